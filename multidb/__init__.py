@@ -1,0 +1,3 @@
+"""multidb: one manifest, many apps, each with its own isolated place on shared database servers."""
+
+__version__ = "0.1.0"

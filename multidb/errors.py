@@ -1,0 +1,191 @@
+"""Every way in which multidb can refuse or fail, and the exit code that each one means.
+
+The rule of the tree: an error says *what* is wrong, *where* (file:line, app or server) and, in `hint`, the next command
+to run. The command line turns an error into text or JSON; nothing below it prints.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import ClassVar
+
+__all__ = [
+    "ArchiveError",
+    "AuthenticationFailed",
+    "Conflict",
+    "Locked",
+    "ManifestError",
+    "MultidbError",
+    "NotAllowed",
+    "PartlyApplied",
+    "Problem",
+    "Refused",
+    "RuntimeUnavailable",
+    "ServerDown",
+    "ServerError",
+    "ServerSlow",
+    "StalePlan",
+    "StatementFailed",
+    "UsageError",
+    "WrongVersion",
+]
+
+
+class MultidbError(Exception):
+    """Base of all errors that a user is meant to read.
+
+    Args:
+        message: what is wrong, one sentence, no secret in it.
+        where: a place a person can go to: ``multidb.yaml:12:3``, ``app lernmi``, ``server postgres (127.0.0.1:5432)``.
+        hint: what to do next, with the command to run.
+    """
+
+    code: ClassVar[str] = "error"
+    exit_code: ClassVar[int] = 1
+
+    def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.where = where
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.where}: {self.message}" if self.where else self.message
+
+
+class UsageError(MultidbError):
+    """The command line asks for something that does not exist or does not go together."""
+
+    code = "usage"
+    exit_code = 2
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Problem:
+    """One mistake in a manifest. Lines and columns count from 1."""
+
+    file: str
+    line: int
+    column: int
+    message: str
+    suggestion: str | None = None
+
+    def __str__(self) -> str:
+        tail = f" {self.suggestion}" if self.suggestion else ""
+        return f"{self.file}:{self.line}:{self.column}: {self.message}{tail}"
+
+
+class ManifestError(MultidbError):
+    """The manifest is wrong; `problems` lists every mistake found, in the order of the file."""
+
+    code = "manifest"
+    exit_code = 2
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = tuple(sorted(set(problems)))
+        count = len(self.problems)
+        super().__init__(
+            "\n".join(str(problem) for problem in self.problems),
+            hint=f"{count} problem{'s' if count != 1 else ''}; correct the manifest, then: multidb validate",
+        )
+
+
+class Refused(MultidbError):
+    """multidb declines and has changed nothing."""
+
+    code = "refused"
+    exit_code = 3
+
+
+class Conflict(Refused):
+    """Something that multidb did not make stands under a name that the manifest wants."""
+
+    code = "conflict"
+
+
+class StalePlan(Refused):
+    """The servers have moved on since the plan was saved."""
+
+    code = "stale-plan"
+
+
+class Locked(Refused):
+    """Another run holds the lock; the message says who and since when."""
+
+    code = "locked"
+
+
+class ServerError(MultidbError):
+    """A server cannot be reached, or does not let multidb do its work."""
+
+    code = "server"
+    exit_code = 4
+
+
+class ServerDown(ServerError):
+    """Nothing accepts connections at the address."""
+
+    code = "server-down"
+
+
+class ServerSlow(ServerError):
+    """The server accepted or ignored the connection and did not answer in time."""
+
+    code = "server-slow"
+
+
+class AuthenticationFailed(ServerError):
+    """The server refuses the name or the password."""
+
+    code = "authentication"
+
+
+class NotAllowed(ServerError):
+    """The admin login lacks a right that the work needs."""
+
+    code = "not-allowed"
+
+
+class WrongVersion(ServerError):
+    """The server is older or newer than what multidb supports, or is another product."""
+
+    code = "wrong-version"
+
+
+class RuntimeUnavailable(ServerError):
+    """An embedded server cannot be had here (no Java, no network for its jars, no package)."""
+
+    code = "runtime"
+
+
+class StatementFailed(ServerError):
+    """A statement failed for a reason that a retry does not cure.
+
+    Args:
+        index: position of the failed statement in the sequence given to ``Session.run``.
+        durable: how many statements, counted from the start, are known to have taken effect.
+    """
+
+    code = "statement"
+
+    def __init__(
+        self, message: str, *, index: int, durable: int, where: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.index = index
+        self.durable = durable
+
+
+class PartlyApplied(MultidbError):
+    """Some changes were made and some were not; the report names each."""
+
+    code = "partly-applied"
+    exit_code = 5
+
+
+class ArchiveError(MultidbError):
+    """A backup could not be made, read or proved."""
+
+    code = "archive"
+    exit_code = 6

@@ -1,0 +1,306 @@
+"""The words of multidb as frozen values: apps, servers, resources, changes, statements. No I/O, no driver.
+
+``Resource`` is the hinge of the whole: a manifest becomes *desired* resources, a server becomes *live* resources, and
+`multidb.plan.diff` compares the two.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, ClassVar, Protocol, Self
+
+from multidb.secrets import Secret, SecretRef, SecretSpec, SecretStore
+
+__all__ = [
+    "Action",
+    "App",
+    "Change",
+    "DerivedName",
+    "Endpoint",
+    "Facts",
+    "FieldChange",
+    "Inspection",
+    "Isolation",
+    "Owner",
+    "Progress",
+    "Project",
+    "Provisioner",
+    "Resource",
+    "Server",
+    "Session",
+    "Statement",
+    "StoreContext",
+]
+
+
+class Progress(Protocol):
+    """Told about work that may last: `subject` (a server, an app, a file), what is going on, and how far it is."""
+
+    def __call__(self, subject: str, message: str, done: float | None = None, total: float | None = None) -> None: ...
+
+
+class Isolation(StrEnum):
+    """How real the wall around an app is on one store."""
+
+    ENFORCED = "enforced"  # the server refuses
+    PARTIAL = "partial"  # the server refuses most things; docs/security.md says which not
+    NAMING_ONLY = "naming-only"  # a convention; any app can reach any other
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Owner:
+    """Whose a resource is, as written on the server itself."""
+
+    project: str
+    app: str
+
+    def __str__(self) -> str:
+        return f"{self.project}/{self.app}"
+
+
+@dataclass(frozen=True, slots=True)
+class App:
+    """One tenant. `stores` maps a store's name to that store's own options object; a store not in it is not wanted."""
+
+    id: str
+    tenant_id: str
+    stores: Mapping[str, Any]
+    labels: Mapping[str, str] = field(default_factory=dict)
+    where: str = ""  # file:line:column of its entry in the manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A whole manifest, checked. `servers` maps a store's name to that store's server options object."""
+
+    name: str
+    runtime: str
+    apps: Mapping[str, App]
+    servers: Mapping[str, Any]
+    external: Mapping[str, Any] = field(default_factory=dict)
+    root: str = "."  # folder of the manifest
+    file: str = "multidb.yaml"
+    deploy: Mapping[str, Any] = field(default_factory=dict)
+    backup: Mapping[str, Any] = field(default_factory=dict)
+
+    def apps_with(self, store: str) -> tuple[App, ...]:
+        """The apps that use `store`, in the order of the manifest."""
+        return tuple(app for app in self.apps.values() if store in app.stores)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where a server is, as multidb reaches it. `path` is set instead of `host` for a store kept in a local folder.
+
+    `params` are the driver's own connection options (``sslmode``, ``ca_file``, ``grpc_port`` ...), never a secret.
+    """
+
+    host: str = ""
+    port: int = 0
+    user: str = ""
+    path: str = ""
+    database: str = ""  # maintenance database, where the store has one
+    tls: bool = False
+    params: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.path or f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """A running shared instance: one per store, or one per app where the store has no databases (Neo4j Community).
+
+    The admin's password is not here; ``Runtime.admin(server)`` gives it.
+    """
+
+    name: str  # "postgres", "neo4j-lernmi"
+    store: str
+    endpoint: Endpoint
+    app: str | None = None  # the only app served, for a server of one app
+    timeout: float = 10.0  # seconds that one connection attempt or one round trip of a check may take
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.endpoint})"
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a server really is, probed on connect. Each store extends it with its own abilities."""
+
+    product: str  # "PostgreSQL", "Valkey"
+    version: str  # as the server says it
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resource:
+    """Something that exists on a server for an app. Two equal resources mean: no change.
+
+    Subclasses add the fields that are compared, all hashable and printable, none of them secret. A field that must not
+    take part is declared with ``field(compare=False)``.
+    """
+
+    kind: ClassVar[str]
+    rank: ClassVar[int]  # order of creation on a server
+    marked: ClassVar[bool] = False  # carries an owner mark on the server; unmarked under our name: Conflict
+    edge: ClassVar[bool] = False  # a grant, a membership: one too many is drift, and is taken away
+
+    name: str
+    app: str | None = None  # None: it belongs to the server as a whole
+    owner: Owner | None = None  # the mark: desired, or read from the server
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What identifies it on its server."""
+        return (self.kind, self.name)
+
+    def compared(self) -> dict[str, object]:
+        """The fields that take part in the comparison, by name, without the identity."""
+        skip = {"name", "app"}
+        return {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.compare and f.name not in skip}
+
+
+class Action(StrEnum):
+    CREATE = "create"
+    UPDATE = "update"
+    DELETE = "delete"
+    CONFLICT = "conflict"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldChange:
+    """One field that differs: what the server has, what the manifest wants."""
+
+    field: str
+    old: object
+    new: object
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """One thing sent to a server, as an operator could paste it.
+
+    `text` is exactly what is sent. A secret stands in it as a parameter in the store's own syntax (``:'verifier'`` for
+    psql, ``$password`` for Cypher ...); `binds` says which secret each parameter is, and the session puts the value in
+    when it sends the statement. So no text ever contains a secret.
+    """
+
+    text: str
+    binds: tuple[tuple[str, SecretRef], ...] = ()
+    scope: str = ""  # the database (or DB number) it runs in; empty: the store's maintenance place
+    atomic: bool = False  # may share one transaction with its neighbours of the same scope
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A difference between the manifest and a server, with the statements that remove it."""
+
+    action: Action
+    desired: Resource | None
+    live: Resource | None
+    fields: tuple[FieldChange, ...] = ()
+    reason: str = ""  # for a conflict: why, and the ways out
+    statements: tuple[Statement, ...] = ()
+    store: str = ""
+    server: str = ""
+
+    @property
+    def resource(self) -> Resource:
+        """The resource that the change is about: the desired one, else the live one."""
+        resource = self.desired if self.desired is not None else self.live
+        assert resource is not None
+        return resource
+
+    def changed(self, *names: str) -> bool:
+        """Whether any of the named fields changes. A creation changes every field."""
+        return self.action is Action.CREATE or any(change.field in names for change in self.fields)
+
+
+@dataclass(frozen=True, slots=True)
+class DerivedName:
+    """A name that an app takes on a server. `space` tells names that may not be equal from names that may."""
+
+    space: str  # "postgres database", "postgres role"
+    name: str
+    limit: int  # longest allowed, in bytes
+    what: str = ""  # for the message: "the read-only login of lernmi"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreContext:
+    """What a store's pure functions may know beside the app: the project, the server's facts, what is recorded.
+
+    `numbers` are durable choices made once per app (Redis DB numbers), by app id.
+    """
+
+    project: str
+    facts: Any
+    options: Any = None  # the store's server options
+    numbers: Mapping[str, int] = field(default_factory=dict)
+    server: Server | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What a session is asked to read.
+
+    Args:
+        context: as for `desired`.
+        apps: the apps whose resources matter (already limited by ``--app``).
+        desired: the desired resources; live ones of the same name are wanted back, whoever owns them.
+        secrets: to tell whether the server still holds the credential that multidb gave (read only).
+        deep: also look inside each app's database; False reads only what one query can tell about all apps.
+    """
+
+    context: StoreContext
+    apps: Sequence[App]
+    desired: Sequence[Resource]
+    secrets: SecretStore
+    deep: bool = True
+
+
+class Session(Protocol):
+    """All effects on one server. Opened by ``Provisioner.connect``, used as a context manager, used by one thread."""
+
+    @property
+    def facts(self) -> Any:
+        """What the server is and can do (a subclass of `Facts`), read when the session was opened."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def inspect(self, inspection: Inspection) -> Sequence[Resource]:
+        """The live resources: those named in `desired`, and any other that carries this project's mark or is an edge
+        (a grant, a membership) on one of them. Changes nothing, takes no lock."""
+
+    def lock(self, project: str, holder: str) -> AbstractContextManager[None]:
+        """Keeps other applies of the project away from this server; `Locked` says who holds it and since when.
+        A holder that dies loses the lock."""
+
+    def run(self, statements: Sequence[Statement], secrets: SecretStore) -> Iterator[int]:
+        """Sends the statements in order and yields how many are durable after each step; retries what is retryable;
+        raises `StatementFailed` at the first real failure."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provisioner:
+    """A store, as the engine sees it: a record of pure functions, and one that opens a session."""
+
+    name: str
+    title: str
+    app_options: Any  # frozen pydantic model of an app's options
+    server_options: Any  # frozen pydantic model of ``servers.<store>``
+    derived_names: Callable[[App], Sequence[DerivedName]]
+    secrets: Callable[[App], Sequence[SecretSpec]]
+    desired: Callable[[Sequence[App], StoreContext], Sequence[Resource]]
+    statements: Callable[[Change, StoreContext], Sequence[Statement]]
+    env: Callable[[App, StoreContext, Endpoint, Callable[[SecretRef], Secret]], Mapping[str, str | Secret]]
+    isolation: Callable[[App, Any], tuple[Isolation, str]]  # (level, why) from the server's facts
+    connect: Callable[[Server, Secret | None, str], Session]  # (server, admin password, application name)
+    allocate: Callable[[Sequence[App], Any, Mapping[str, int]], Mapping[str, int]] | None = None
+    """(apps, facts, recorded numbers) -> numbers by app id, for stores that hand out numbers."""

@@ -1,0 +1,56 @@
+"""Where the servers come from: processes that multidb runs (`embedded`), or servers that exist already (`external`).
+
+A runtime knows nothing of apps' resources; it starts, stops and locates servers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from multidb.model import Progress, Server
+from multidb.secrets import Secret
+
+__all__ = ["Runtime", "ServerState", "ServerStatus"]
+
+
+class ServerState(StrEnum):
+    RUNNING = "running"
+    STOPPED = "stopped"
+    SKIPPED = "skipped"  # cannot be had on this machine; `message` says why, the rest works without it
+    FAILED = "failed"  # should run and does not
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatus:
+    """One server of the runtime, as `multidb status` shows it."""
+
+    name: str
+    store: str
+    state: ServerState
+    server: Server | None  # None when it has no address (skipped)
+    message: str = ""  # version when running; the reason otherwise
+    pid: int | None = None
+
+
+class Runtime(Protocol):
+    """What the engine asks of a runtime. All calls may be repeated at will."""
+
+    def up(self, progress: Progress, only: Sequence[str] | None = None) -> list[ServerStatus]:
+        """Starts what is not running (or only the servers so named) and returns when each answers.
+        A server that cannot be had is reported `SKIPPED`, one that does not come up `FAILED`; the others go on."""
+
+    def down(self, progress: Progress) -> list[ServerStatus]:
+        """Stops exactly what `up` started. Data stays."""
+
+    def status(self) -> list[ServerStatus]:
+        """Every server that the manifest asks for, without starting any."""
+
+    def servers(self) -> list[Server]:
+        """The servers to plan against: every one that has an address, running or not."""
+
+    def admin(self, server: Server) -> Secret | None:
+        """The admin's password on `server`; None where the store has no authentication (a local folder).
+        `UsageError` when the environment variable or file that should hold it is missing."""

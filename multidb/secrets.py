@@ -1,0 +1,138 @@
+"""Secrets: values that must never be shown, the names by which plans refer to them, and where they are kept.
+
+A plan holds *references* (`SecretRef`), never values, so a plan can be printed, saved and compared freely. The value is
+looked up in a `SecretStore` at the moment a statement is sent.
+"""
+
+from __future__ import annotations
+
+import hmac
+import secrets as _random
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+__all__ = ["MASK", "MemorySecretStore", "Secret", "SecretRef", "SecretSpec", "SecretStore", "generate", "redact"]
+
+MASK: Final = "***"
+_ALPHABET_BYTES: Final = 32  # 32 random bytes are 43 URL-safe characters, 256 bits
+_SHORTEST_REDACTED: Final = 8  # shorter values would also hide harmless words
+
+_revealed: set[str] = set()
+
+
+class Secret:
+    """A value that prints as ``***``. Compare with ``==`` (constant time); read with `reveal`.
+
+    Copying, pickling and formatting never show the value.
+    """
+
+    __slots__ = ("_value",)
+
+    def __init__(self, value: str) -> None:
+        self._value = value
+        if len(value) >= _SHORTEST_REDACTED:
+            _revealed.add(value)
+
+    def reveal(self) -> str:
+        """The value itself. Call it only where the value is sent or written to a 0600 file."""
+        return self._value
+
+    def __repr__(self) -> str:
+        return MASK
+
+    __str__ = __repr__
+
+    def __format__(self, spec: str) -> str:
+        return format(MASK, spec)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return hmac.compare_digest(self._value.encode(), other._value.encode())
+
+    def __hash__(self) -> int:
+        return hash((Secret, self._value))
+
+    def __bool__(self) -> bool:
+        return bool(self._value)
+
+    def __reduce__(self) -> tuple[object, ...]:
+        raise TypeError("a Secret cannot be pickled or copied to another process")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class SecretRef:
+    """A secret's name: whose it is (an app id, or ``@server-name`` for an admin), for which store, which one."""
+
+    owner: str
+    store: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.owner}/{self.store}/{self.name}"
+
+    @classmethod
+    def parse(cls, text: str) -> SecretRef:
+        """The reference written as ``owner/store/name``; `ValueError` for anything else."""
+        owner, store, name = text.split("/")
+        return cls(owner, store, name)
+
+
+@dataclass(frozen=True, slots=True)
+class SecretSpec:
+    """A secret that an app needs. Without `derive` it is random; with it, it is made from the secret `source`.
+
+    A derived secret (a SCRAM verifier, a hash) is made anew whenever its source is.
+    """
+
+    ref: SecretRef
+    source: SecretRef | None = None
+    derive: Callable[[str], str] | None = None
+
+
+class SecretStore(Protocol):
+    """Where secrets are kept. `put` is atomic: after a crash either all or none of the given values are there."""
+
+    def get(self, ref: SecretRef) -> Secret | None: ...
+
+    def put(self, values: Mapping[SecretRef, Secret]) -> None: ...
+
+    def delete(self, refs: Iterable[SecretRef]) -> None: ...
+
+    def refs(self) -> frozenset[SecretRef]: ...
+
+
+class MemorySecretStore:
+    """A `SecretStore` that forgets everything with the process; for dry runs and tests."""
+
+    def __init__(self, values: Mapping[SecretRef, Secret] | None = None) -> None:
+        self._values: dict[SecretRef, Secret] = dict(values or {})
+
+    def get(self, ref: SecretRef) -> Secret | None:
+        return self._values.get(ref)
+
+    def put(self, values: Mapping[SecretRef, Secret]) -> None:
+        self._values.update(values)
+
+    def delete(self, refs: Iterable[SecretRef]) -> None:
+        for ref in refs:
+            self._values.pop(ref, None)
+
+    def refs(self) -> frozenset[SecretRef]:
+        return frozenset(self._values)
+
+
+def generate() -> Secret:
+    """A new random secret: 43 characters of ``[A-Za-z0-9_-]``, safe in URLs, env files and shells."""
+    return Secret(_random.token_urlsafe(_ALPHABET_BYTES))
+
+
+def redact(text: str) -> str:
+    """`text` with every secret value that this process has held replaced by ``***``.
+
+    A safety net for messages that come from drivers and servers; our own messages never contain a secret.
+    """
+    for value in sorted(_revealed, key=len, reverse=True):
+        text = text.replace(value, MASK)
+    return text

@@ -1,0 +1,173 @@
+"""What multidb remembers between runs, in the project's ``.multidb/`` folder.
+
+``secrets.json`` (0600) holds every generated credential; ``state.json`` holds durable choices that are not secret:
+ports, Redis DB numbers, the processes of the embedded runtime. Losing ``state.json`` costs nothing that cannot be read
+back from the servers; losing ``secrets.json`` means new credentials (`multidb apply --regenerate APP`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import getpass
+import json
+import os
+import socket
+import threading
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from multidb import files
+from multidb.errors import UsageError
+from multidb.secrets import Secret, SecretRef
+
+__all__ = ["FileSecretStore", "ProjectState", "holder"]
+
+_FORMAT = 1
+
+
+class FileSecretStore:
+    """A `SecretStore` in one file of mode 0600. Every `get` sees what another process has put.
+
+    Raises:
+        UsageError: the file is not ours to understand, or its permissions let others read it.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._guard = threading.Lock()
+        self._stamp: tuple[int, int] | None = None
+        self._values: dict[SecretRef, Secret] = {}
+
+    def get(self, ref: SecretRef) -> Secret | None:
+        with self._guard:
+            return self._read().get(ref)
+
+    def put(self, values: Mapping[SecretRef, Secret]) -> None:
+        with self._change() as held:
+            held.update(values)
+
+    def delete(self, refs: Iterable[SecretRef]) -> None:
+        with self._change() as held:
+            for ref in refs:
+                held.pop(ref, None)
+
+    def refs(self) -> frozenset[SecretRef]:
+        with self._guard:
+            return frozenset(self._read())
+
+    @contextlib.contextmanager
+    def _change(self) -> Iterator[dict[SecretRef, Secret]]:
+        with self._guard, _exclusive(self._path.with_suffix(".lock")):
+            held = dict(self._read())
+            before = dict(held)
+            yield held
+            if held == before:
+                return
+            document = {str(ref): held[ref].reveal() for ref in sorted(held)}
+            text = json.dumps({"version": _FORMAT, "secrets": document}, indent=1)
+            files.write_text(self._path, text + "\n", mode=files.PRIVATE)
+            self._stamp = None
+
+    def _read(self) -> dict[SecretRef, Secret]:
+        try:
+            status = self._path.stat()
+        except FileNotFoundError:
+            return {}
+        stamp = (status.st_mtime_ns, status.st_ino)
+        if stamp == self._stamp:
+            return self._values
+        if status.st_mode & 0o077:
+            raise UsageError(
+                "others can read the secrets",
+                where=str(self._path),
+                hint=f"chmod 600 {self._path}, and rotate what they may have seen",
+            )
+        try:
+            document = json.loads(files.read_text(self._path) or "")
+            values = {SecretRef.parse(name): Secret(value) for name, value in document["secrets"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
+            raise UsageError(
+                "is not a multidb secrets file",
+                where=str(self._path),
+                hint="restore it from a copy; multidb apply --regenerate APP makes new credentials",
+            ) from None
+        self._values, self._stamp = values, stamp
+        return values
+
+
+class ProjectState:
+    """The ``.multidb/`` folder of one project.
+
+    Args:
+        root: the folder of the manifest.
+    """
+
+    def __init__(self, root: Path) -> None:
+        self.folder = root / ".multidb"
+        self.secrets = FileSecretStore(self.folder / "secrets.json")
+        self._path = self.folder / "state.json"
+
+    def read(self, section: str) -> dict[str, Any]:
+        """A copy of one section (``ports``, ``numbers``, ``processes``); empty when there is none yet."""
+        value = self._document().get(section, {})
+        return dict(value) if isinstance(value, dict) else {}
+
+    @contextlib.contextmanager
+    def change(self, section: str) -> Iterator[dict[str, Any]]:
+        """The section, to be changed in the block, written when it ends well. Keeps other processes out meanwhile."""
+        with _exclusive(self.folder / "state.lock"):
+            document = self._document()
+            value = document.setdefault(section, {})
+            yield value
+            document["version"] = _FORMAT
+            files.write_text(self._path, json.dumps(document, indent=1, sort_keys=True) + "\n", mode=files.PRIVATE)
+
+    def lock(self, name: str, command: str) -> contextlib.AbstractContextManager[None]:
+        """The project's lock `name` (``apply-postgres``); `Locked` when another process holds it."""
+        return files.lock(self.folder / "locks" / name, holder(command))
+
+    def _document(self) -> dict[str, Any]:
+        text = files.read_text(self._path)
+        if text is None:
+            return {}
+        try:
+            document = json.loads(text)
+            if not isinstance(document, dict):
+                raise ValueError
+        except ValueError:
+            raise UsageError(
+                "is damaged",
+                where=str(self._path),
+                hint="move it away; multidb reads back from the servers what it needs",
+            ) from None
+        return document
+
+
+def holder(command: str) -> dict[str, object]:
+    """Who holds a lock: command, user and host, process id, time in UTC."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = str(os.getuid())
+    return {
+        "command": command,
+        "user": f"{user}@{socket.gethostname()}",
+        "pid": os.getpid(),
+        "since": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+@contextlib.contextmanager
+def _exclusive(path: Path) -> Iterator[None]:
+    """Waits for the short internal lock that guards one read-change-write of a file."""
+    import fcntl
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, files.PRIVATE)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

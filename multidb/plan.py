@@ -1,12 +1,97 @@
-"""Comparing what is wanted with what is there: pure functions over values, the same for every store."""
+"""Comparing what is wanted with what is there, and the plan that comes of it: pure functions over values.
+
+One `diff` serves every store. A `Plan` is a value: printed, saved, compared by its digest; no secret is in it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any
 
-from multidb.model import Action, Change, FieldChange, Resource
+from multidb.errors import MultidbError
+from multidb.model import Action, Change, FieldChange, Isolation, Resource
 
-__all__ = ["diff"]
+__all__ = ["LOST", "Plan", "ServerPlan", "diff", "plain"]
+
+LOST = "lost"
+"""Live value of a credential field when the server has one and the secret store does not."""
+
+
+@dataclass(frozen=True, slots=True)
+class ServerPlan:
+    """The changes that one server needs, in the order in which they are made.
+
+    `error` is set instead of changes when the server could not be read, `skipped` when this machine cannot have it.
+    """
+
+    server: str
+    store: str
+    version: str = ""
+    isolation: Mapping[str, tuple[Isolation, str]] = dataclasses.field(default_factory=dict)  # by app: level, why
+    changes: tuple[Change, ...] = ()
+    error: MultidbError | None = None
+    skipped: str = ""
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over every change and statement; equal digests mean that the same would be done."""
+        text = json.dumps([change_document(change) for change in self.changes], sort_keys=True)
+        return hashlib.sha256(f"{self.server}\n{text}".encode()).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What would change on every server of a project."""
+
+    project: str
+    servers: tuple[ServerPlan, ...]
+
+    @property
+    def changes(self) -> tuple[Change, ...]:
+        """All changes, server by server; conflicts among them."""
+        return tuple(change for server in self.servers for change in server.changes)
+
+    @property
+    def conflicts(self) -> tuple[Change, ...]:
+        """The changes that cannot be made because something else stands in the way."""
+        return tuple(change for change in self.changes if change.action is Action.CONFLICT)
+
+    @property
+    def errors(self) -> tuple[tuple[ServerPlan, MultidbError], ...]:
+        """The servers that could not be read, and why."""
+        return tuple((server, server.error) for server in self.servers if server.error is not None)
+
+    @property
+    def in_sync(self) -> bool:
+        """Whether every server could be read and is as the manifest says."""
+        return not self.changes and not self.errors
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over all servers' digests."""
+        return hashlib.sha256("\n".join(server.digest for server in self.servers).encode()).hexdigest()
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many changes of each action there are; every action is a key."""
+        counted = Counter(change.action for change in self.changes)
+        return {action.value: counted[action] for action in Action}
+
+    def document(self) -> dict[str, Any]:
+        """The plan as plain JSON values, as `multidb plan --json` prints and ``--out`` saves it."""
+        return {
+            "project": self.project,
+            "digest": self.digest,
+            "counts": self.counts,
+            "servers": [_server_document(server) for server in self.servers],
+            "changes": [change_document(change) for change in self.changes],
+        }
 
 
 def diff(
@@ -25,39 +110,107 @@ def diff(
     """
     wanted = {resource.key: resource for resource in desired}
     there = {resource.key: resource for resource in live}
-    changes: list[Change] = []
-    for key, want in wanted.items():
-        have = there.get(key)
-        if have is None:
-            changes.append(Change(Action.CREATE, want, None))
-        elif (reason := _foreign(want, have, adopt)) is not None:
-            changes.append(Change(Action.CONFLICT, want, have, reason=reason))
-        elif fields := _differences(want, have):
-            changes.append(Change(Action.UPDATE, want, have, fields))
+    changes = [change for key, want in wanted.items() if (change := _compare(want, there.get(key), adopt)) is not None]
     changes += [Change(Action.DELETE, None, have) for key, have in there.items() if have.edge and key not in wanted]
-    refused = {change.resource.app for change in changes if change.action is Action.CONFLICT}
-    kept = [change for change in changes if change.action is Action.CONFLICT or change.resource.app not in refused]
-    return tuple(sorted(kept, key=_order))
+    return in_order(without_half_apps(changes))
 
 
-def _foreign(want: Resource, have: Resource, adopt: frozenset[str]) -> str | None:
+def without_half_apps(changes: Iterable[Change]) -> list[Change]:
+    """`changes` without those of an app that also has a conflict; the conflicts stay."""
+    found = list(changes)
+    refused = {change.resource.app for change in found if change.action is Action.CONFLICT}
+    return [change for change in found if change.action is Action.CONFLICT or change.resource.app not in refused]
+
+
+def in_order(changes: Iterable[Change]) -> tuple[Change, ...]:
+    """The order in which changes are made: by rank; within it, a hole is closed before anything is built beside it."""
+    return tuple(sorted(changes, key=_order))
+
+
+def plain(value: object) -> Any:
+    """A field's value as JSON can hold it: sets sorted, dataclasses as mappings, enumerations by value."""
+    if isinstance(value, Enum):
+        return value.value
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): plain(item) for key, item in sorted(value.items())}
+    if isinstance(value, frozenset | set):
+        return sorted((plain(item) for item in value), key=lambda item: json.dumps(item, sort_keys=True))
+    if isinstance(value, tuple | list):
+        return [plain(item) for item in value]
+    if value is None or isinstance(value, str | int | float | bool):
+        return value
+    return str(value)
+
+
+def change_document(change: Change) -> dict[str, Any]:
+    """A change as plain JSON values; statements as they are sent, with secrets as parameters."""
+    return {
+        "action": change.action.value,
+        "store": change.store,
+        "server": change.server,
+        "kind": change.resource.kind,
+        "name": change.resource.name,
+        "app": change.resource.app,
+        "fields": [{"field": f.field, "old": plain(f.old), "new": plain(f.new)} for f in change.fields],
+        "statements": [{"text": s.text, "scope": s.scope} for s in change.statements],
+        **({"reason": change.reason} if change.reason else {}),
+    }
+
+
+def _server_document(server: ServerPlan) -> dict[str, Any]:
+    return {
+        "server": server.server,
+        "store": server.store,
+        "version": server.version,
+        "digest": server.digest,
+        "isolation": {app: {"level": level.value, "why": why} for app, (level, why) in server.isolation.items()},
+        **({"error": {"code": server.error.code, "message": str(server.error)}} if server.error else {}),
+        **({"skipped": server.skipped} if server.skipped else {}),
+    }
+
+
+def _compare(want: Resource, have: Resource | None, adopt: frozenset[str]) -> Change | None:
+    if have is None:
+        return Change(Action.CREATE, want, None)
+    if reason := _foreign(want, have, adopt):
+        return Change(Action.CONFLICT, want, have, reason=reason)
+    fields = tuple(_differences(want, have))
+    if fixed := [field for field in fields if field.field in want.immutable]:
+        return Change(Action.CONFLICT, want, have, tuple(fixed), reason=_unchangeable(want, fixed))
+    return Change(Action.UPDATE, want, have, fields) if fields else None
+
+
+def _foreign(want: Resource, have: Resource, adopt: frozenset[str]) -> str:
     if not want.marked or have.owner == want.owner:
-        return None
+        return ""
     if have.owner is not None:
         return f"{have.kind} {have.name} belongs to {have.owner}, which another manifest manages"
     if want.app in adopt:
-        return None
+        return ""
     return f"{have.kind} {have.name} exists already and multidb did not make it"
 
 
-def _differences(want: Resource, have: Resource) -> tuple[FieldChange, ...]:
-    if want == have:
-        return ()
-    old = have.compared()
-    return tuple(FieldChange(name, old[name], value) for name, value in want.compared().items() if old[name] != value)
+def _unchangeable(want: Resource, fields: Iterable[FieldChange]) -> str:
+    what = "; ".join(f"{f.field} is {_words(f.old)}, the manifest wants {_words(f.new)}" for f in fields)
+    ways = f". {want.ways_out}" if want.ways_out else ""
+    return f"{want.kind} {want.name} cannot be changed in place: {what}{ways}"
+
+
+def _words(value: object) -> str:
+    """A field's value as a person reads it in a sentence."""
+    return (", ".join(map(str, value)) or "none") if isinstance(value, tuple) else str(value)
+
+
+def _differences(want: Resource, have: Resource) -> Iterator[FieldChange]:
+    if want != have:
+        old = have.compared()
+        for name, value in want.compared().items():
+            if old[name] != value:
+                yield FieldChange(name, old[name], value)
 
 
 def _order(change: Change) -> tuple[int, int, str, str]:
     resource = change.resource
-    # Surplus edges go first within their rank: a hole is closed before anything is built beside it.
     return (resource.rank, 0 if change.action is Action.DELETE else 1, resource.app or "", resource.name)

@@ -1,0 +1,105 @@
+"""The command line: typer, one module per command, and the one place where errors become text and exit codes.
+
+A command's module is imported when the command is run, so `multidb --help` reads no driver and no model.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from importlib import import_module
+from typing import Any, NoReturn
+
+import typer
+from typer.core import TyperGroup
+
+from multidb import __version__
+
+__all__ = ["COMMANDS", "app", "main"]
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "init": ("init", "Write a commented manifest to start from."),
+    "up": ("up", "Start the servers of the manifest and wait until each answers."),
+    "down": ("down", "Stop the servers that `up` started; data stays."),
+    "status": ("status", "Show the servers."),
+    "validate": ("validate", "Check the manifest; every problem at once."),
+    "schema": ("schema", "Print the manifest's JSON Schema, for editors."),
+    "doctor": ("doctor", "Check versions, ports, client tools and capacity, each with its fix."),
+    "plan": ("plan", "Show what would change on the servers."),
+    "apply": ("apply", "Bring the servers to the manifest."),
+    "add-app": ("add_app", "Add an app: manifest entry, stores, credentials, env file."),
+    "env": ("env", "Print the variables with which an app reaches its stores."),
+    "show": ("show", "Show an app: its stores, names and how isolated it is."),
+}
+"""Command -> (module under multidb.cli, one line of help). The order is the order of ``--help``."""
+
+
+class _LazyGroup(TyperGroup):
+    """The root command: knows its commands by name and imports the one that is run."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"multidb.cli.{COMMANDS[cmd_name][0]}")
+        command = typer.main.get_command(module.app)
+        command.name = cmd_name
+        return command
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
+
+
+app = typer.Typer(
+    cls=_LazyGroup,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="One manifest, many apps, each in its own isolated place on shared Postgres, Neo4j, Qdrant and Redis servers.",
+    epilog="Start with: multidb init, multidb up, multidb apply. Exit codes: 0 done, 1 not as wanted, 2 usage or "
+    "manifest, 3 refused, 4 server, 5 applied in part, 6 backup.",
+)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"multidb {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
+) -> None:
+    """Options that stand before the command."""
+
+
+def main() -> NoReturn:
+    """Runs the command line and exits with its code. Never shows a traceback unless MULTIDB_DEBUG is set."""
+    arguments = sys.argv[1:]
+    try:
+        code = app(args=arguments, prog_name="multidb", standalone_mode=False)
+        _flush()
+    except Exception as error:
+        code = _failed(error, arguments)
+    except KeyboardInterrupt:
+        sys.stderr.write("\nInterrupted. Run the command again to finish the work.\n")
+        code = 130
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _failed(error: Exception, arguments: list[str]) -> int:
+    if os.environ.get("MULTIDB_DEBUG"):
+        raise error
+    if isinstance(error, BrokenPipeError):  # `multidb plan | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    from multidb.cli.output import report_error
+
+    return report_error(error, arguments)
+
+
+def _flush() -> None:
+    sys.stdout.flush()

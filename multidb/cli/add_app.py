@@ -1,0 +1,122 @@
+"""`multidb add-app`: an app, from nothing to credentials in one command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from multidb import files, manifest
+from multidb.cli.env_files import write_env_files
+from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, VerboseOption
+from multidb.cli.plan_view import report_document, show_report
+from multidb.engine import Scope, load_project
+from multidb.errors import UsageError
+from multidb.provisioners import STORES
+from multidb.runtime import ServerState
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command(
+    "add-app",
+    epilog="Examples: multidb add-app lernmi · multidb add-app beep-boop --stores postgres,redis · "
+    "multidb add-app digi_core --collection knowledge:1536:cosine --extension vector",
+)
+def add_app(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The new app; beep-boop means beep_boop.")],
+    file: FileOption = DEFAULT_FILE,
+    env: EnvOption = None,
+    stores: Annotated[str | None, typer.Option("--stores", help="Which stores, comma-separated; default: all.")] = None,
+    collections: Annotated[
+        list[str] | None,
+        typer.Option("--collection", help="A Qdrant collection as type:size:distance; may be repeated."),
+    ] = None,
+    extensions: Annotated[
+        list[str] | None, typer.Option("--extension", help="A Postgres extension; may be repeated.")
+    ] = None,
+    tenant: Annotated[str | None, typer.Option("--tenant-id", help="Its tenant id; default: its name.")] = None,
+    no_apply: Annotated[bool, typer.Option("--no-apply", help="Only write the manifest entry.")] = False,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> int:
+    """Add an app: manifest entry, a place on every store, credentials and env file. Run again, it changes nothing."""
+    run = Run("add-app", file, env, as_json, verbose)
+    output = run.output
+    new = manifest.app_id(name)
+    known = load_project(file, env)
+    before = files.read_text(file) or ""
+    if new in known.apps:
+        output.note(f"{new} is in {known.apps[new].where} already")
+    else:
+        entry = _entry(stores, collections, extensions, tenant)
+        files.write_text(file, manifest.add_app(before, new, entry))
+        _check_or_undo(file, env, before)
+        output.note(f"Added {new} to {file}")
+    if no_apply:
+        output.document(True, {"app": new, "applied": False})
+        return 0
+    return _bring_up(run, new)
+
+
+def _bring_up(run: Run, new: str) -> int:
+    output = run.output
+    engine = run.engine(output)
+    with output.working():
+        own = [each.name for each in engine.runtime.servers() if each.app == new]
+        states = engine.runtime.up(output.progress, own) if own else []
+        report = engine.apply(Scope(apps=frozenset({new})))
+    for each in states:
+        if each.state is not ServerState.RUNNING:
+            output.note(f"{each.name}: {each.state.value}, {each.message}", style="yellow")
+    written = write_env_files(engine, output, [new])
+    error = report.error()
+    document: dict[str, Any] = {"app": new, "applied": True, "plan": report.plan.document(), **report_document(report)}
+    output.document(error is None, {**document, "files": [str(path) for path in written]})
+    show_report(output, report)
+    if error is not None:
+        if not run.json:
+            output.note(f"Error: {error}", style="red")
+            output.note(f"  {error.hint or 'correct the cause'}, or: multidb apply --app {new}")
+        return error.exit_code
+    if not report.done:
+        output.say(f"{new} is as the manifest says; nothing to do.", style="green")
+    output.say(f"Next: multidb show {new} · its variables are in apps/{new}/.env (multidb env {new})")
+    return 0
+
+
+def _entry(
+    stores: str | None, collections: list[str] | None, extensions: list[str] | None, tenant: str | None
+) -> dict[str, Any]:
+    entry: dict[str, Any] = {}
+    if tenant is not None:
+        entry["tenant_id"] = tenant
+    if stores is not None:
+        wanted = [store.strip() for store in stores.split(",") if store.strip()]
+        unknown = [store for store in wanted if store not in STORES]
+        if unknown or not wanted:
+            raise UsageError(f"there is no store {', '.join(unknown)!r}", hint=f"stores: {', '.join(STORES)}")
+        entry["stores"] = wanted
+    if extensions:
+        entry["postgres"] = {"extensions": extensions}
+    if collections:
+        entry["qdrant"] = {"collections": dict(_collection(text) for text in collections)}
+    return entry
+
+
+def _collection(text: str) -> tuple[str, dict[str, Any]]:
+    kind, _, rest = text.partition(":")
+    size, _, distance = rest.partition(":")
+    if not kind or not size.isdigit():
+        raise UsageError(f"{text!r} is not type:size:distance", hint="for example --collection knowledge:1536:cosine")
+    return kind, {"size": int(size), **({"distance": distance} if distance else {})}
+
+
+def _check_or_undo(file: Path, env: str | None, before: str) -> None:
+    """An entry that makes the manifest wrong is taken back before the problem is reported."""
+    try:
+        load_project(file, env)
+    except BaseException:
+        files.write_text(file, before)
+        raise

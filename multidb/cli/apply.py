@@ -1,0 +1,111 @@
+"""`multidb apply`: bring the servers to the manifest."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from multidb import files
+from multidb.cli.env_files import write_env_files
+from multidb.cli.options import (
+    DEFAULT_FILE,
+    AppsOption,
+    DeepOption,
+    EnvOption,
+    FileOption,
+    JsonOption,
+    Run,
+    StoresOption,
+    VerboseOption,
+    YesOption,
+    ask,
+    scope,
+)
+from multidb.cli.plan_view import report_document, show_plan, show_report
+from multidb.engine import Engine, Report, Scope
+from multidb.errors import StalePlan, UsageError
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command(
+    epilog="Examples: multidb apply · multidb apply --yes --app lernmi · multidb apply next.json (a saved plan) · "
+    "multidb apply --adopt lernmi (take over what exists; no data is touched)"
+)
+def apply(
+    saved: Annotated[Path | None, typer.Argument(metavar="[PLAN]", help="A plan saved by plan --out.")] = None,
+    file: FileOption = DEFAULT_FILE,
+    env: EnvOption = None,
+    apps: AppsOption = None,
+    stores: StoresOption = None,
+    adopt: Annotated[
+        list[str] | None, typer.Option("--adopt", help="Take over what exists under this app's names.", metavar="NAME")
+    ] = None,
+    regenerate: Annotated[
+        list[str] | None,
+        typer.Option("--regenerate", help="New credentials where this app's are lost.", metavar="NAME"),
+    ] = None,
+    deep: DeepOption = True,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> int:
+    """Bring the servers to the manifest: plan, ask, run. Never deletes an app's data.
+
+    What exists under a wanted name and is not multidb's is refused (exit 3). When a server fails, the others go on, and
+    the report says what was done, what failed and what was not tried (exit 5); run it again to finish.
+    """
+    run = Run("apply", file, env, as_json, verbose)
+    output = run.output
+    engine = run.engine(output)
+    wanted, digest = scope(apps, stores, adopt=adopt, regenerate=regenerate, deep=deep), None
+    if saved is not None:
+        wanted, digest = _saved_plan(saved)
+    with output.working():
+        found = engine.plan(wanted)
+    if digest not in (None, found.digest):
+        raise StalePlan(
+            "the servers or the manifest have changed since this plan was made",
+            where=str(saved),
+            hint=f"make a new one: multidb plan --out {saved}",
+        )
+    show_plan(output, found)
+    if found.changes and not found.conflicts and not ask("Apply these changes?", yes=yes):
+        output.note("Nothing was changed.")
+        return 3
+    with output.working():
+        report = engine.apply(wanted, found)
+    write_env_files(engine, output, _changed(engine, report))
+    error = report.error()
+    show_report(output, report)
+    output.document(error is None, {"plan": found.document(), **report_document(report)})
+    if error is None:
+        return 0
+    if not as_json:
+        output.note(f"Error: {error}", style="red")
+        output.note(f"  {error.hint}" if error.hint else "")
+    return error.exit_code
+
+
+def _changed(engine: Engine, report: Report) -> list[str]:
+    changed = {change.resource.app for change in report.done}
+    return [app for app in engine.project.apps if app in changed]
+
+
+def _saved_plan(path: Path) -> tuple[Scope, str]:
+    text = files.read_text(path)
+    if text is None:
+        raise UsageError("there is no such plan", where=str(path), hint=f"make it: multidb plan --out {path}")
+    try:
+        document: dict[str, Any] = json.loads(text)
+        if document["command"] != "plan":
+            raise KeyError("command")
+        wanted = scope(document["apps"], document["stores"], adopt=document["adopt"], deep=document["deep"])
+        return wanted, str(document["digest"])
+    except (ValueError, KeyError, TypeError):
+        raise UsageError(
+            "is not a plan saved by multidb", where=str(path), hint=f"make it again: multidb plan --out {path}"
+        ) from None

@@ -1,0 +1,46 @@
+"""`multidb env`: the variables with which an app reaches its stores."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from multidb.cli.env_files import write_env_files
+from multidb.cli.options import DEFAULT_FILE, AppArgument, EnvOption, FileOption, Run, StoresOption
+from multidb.manifest import app_id
+from multidb.render import EnvFormat, env_text
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command(
+    epilog='Examples: multidb env lernmi --reveal > .env · eval "$(multidb env lernmi --format export --reveal)" · '
+    "multidb env lernmi --format k8s-secret --reveal | kubectl apply -f - · multidb env lernmi --write"
+)
+def env(
+    name: AppArgument,
+    file: FileOption = DEFAULT_FILE,
+    overlay: EnvOption = None,
+    stores: StoresOption = None,
+    form: Annotated[EnvFormat, typer.Option("--format", help="How to print them.")] = EnvFormat.DOTENV,
+    reveal: Annotated[bool, typer.Option("--reveal", help="Print secret values instead of ***.")] = False,
+    write: Annotated[bool, typer.Option("--write", help="Write apps/NAME/.env (mode 0600) instead.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
+) -> int:
+    """Print the variables with which an app reaches its stores. Secrets show as *** unless --reveal is given."""
+    run = Run("env", file, overlay, json=as_json)
+    output = run.output
+    engine = run.engine(output)
+    if write:
+        write_env_files(engine, output, [app_id(name)])
+        return 0
+    with output.working():
+        found = engine.connections(app_id(name), stores)
+    form = EnvFormat.JSON if as_json else form
+    text = env_text(found.app, found.env, form, masked=not reveal)
+    typer.echo(
+        text if form is not EnvFormat.JSON else json.dumps(json.loads(text), indent=2), nl=form is EnvFormat.JSON
+    )
+    return 0

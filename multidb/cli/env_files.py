@@ -1,0 +1,40 @@
+"""The env files that commands leave for an app: ``apps/<app>/.env`` (0600) and ``.env.example``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from multidb import files
+from multidb.cli.output import Output
+from multidb.engine import Engine
+from multidb.errors import MultidbError
+from multidb.render import EnvFormat, env_example, env_text, is_ours
+
+__all__ = ["write_env_files"]
+
+
+def write_env_files(engine: Engine, output: Output, apps: Iterable[str]) -> list[Path]:
+    """Writes the env files of `apps` and says so. A file that a person wrote is left alone; a server that does not
+    answer costs its app the file, with a note, and nothing else."""
+    written: list[Path] = []
+    for app in apps:
+        folder = Path(engine.project.root) / "apps" / app
+        target = folder / ".env"
+        old = files.read_text(target)
+        if old is not None and not is_ours(old):
+            output.note(f"{target}: left alone, multidb did not write it (see: multidb env {app})", style="yellow")
+            continue
+        try:
+            env = engine.connections(app).env
+        except MultidbError as error:
+            output.note(f"{target}: not written, {error}", style="yellow")
+            continue
+        text = env_text(app, env, EnvFormat.DOTENV)
+        if text != old:
+            files.write_text(target, text, mode=files.PRIVATE)
+            files.write_text(folder / ".env.example", env_example(app, env))
+            written.append(target)
+    if written:
+        output.note(f"Wrote {', '.join(str(path) for path in written)}")
+    return written

@@ -1,0 +1,106 @@
+"""The options that commands share, so that each means the same everywhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from multidb.cli.output import Output
+from multidb.engine import Engine, Scope, load_project
+from multidb.errors import Refused, UsageError
+from multidb.manifest import app_id
+from multidb.provisioners import STORES
+
+__all__ = [
+    "AppArgument",
+    "AppsOption",
+    "DeepOption",
+    "EnvOption",
+    "FileOption",
+    "JsonOption",
+    "Run",
+    "StoresOption",
+    "VerboseOption",
+    "YesOption",
+    "ask",
+]
+
+_HERE = "Where"
+_ONLY = "Only"
+
+FileOption = Annotated[
+    Path, typer.Option("--file", "-f", envvar="MULTIDB_FILE", help="The manifest.", show_default=True)
+]
+EnvOption = Annotated[
+    str | None,
+    typer.Option("--env", envvar="MULTIDB_ENV", help="Lay multidb.NAME.yaml over the manifest.", metavar="NAME"),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; everything else on stderr.")]
+VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: every statement, every step.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+AppsOption = Annotated[list[str] | None, typer.Option("--app", help="Only this app; may be repeated.", metavar="NAME")]
+StoresOption = Annotated[
+    list[str] | None,
+    typer.Option("--store", help=f"Only this store ({', '.join(STORES)}); may be repeated.", metavar="STORE"),
+]
+DeepOption = Annotated[
+    bool, typer.Option("--deep/--shallow", help="Also look inside every app's database, or read shared catalogs only.")
+]
+AppArgument = Annotated[str, typer.Argument(metavar="NAME", help="The app; beep-boop means beep_boop.")]
+
+DEFAULT_FILE = Path("multidb.yaml")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One run of a command: where its manifest is and how it speaks."""
+
+    command: str
+    file: Path = DEFAULT_FILE
+    overlay: str | None = None
+    json: bool = False
+    verbose: bool = False
+
+    @property
+    def output(self) -> Output:
+        """Where this run prints."""
+        return Output(self.command, json=self.json, verbose=self.verbose)
+
+    def engine(self, output: Output) -> Engine:
+        """The engine for the manifest, which is read and checked now."""
+        return Engine(load_project(self.file, self.overlay), progress=output.progress, command=self.command)
+
+
+def scope(
+    apps: Sequence[str] | None = None,
+    stores: Sequence[str] | None = None,
+    *,
+    adopt: Sequence[str] | None = None,
+    regenerate: Sequence[str] | None = None,
+    deep: bool = True,
+) -> Scope:
+    """The scope that the shared options describe. `UsageError` for an unknown store or an impossible app id."""
+    for store in stores or ():
+        if store not in STORES:
+            raise UsageError(f"there is no store {store!r}", hint=f"stores: {', '.join(STORES)}")
+    adopted, regenerated = _ids(adopt), _ids(regenerate)
+    only = _ids(apps) | adopted | regenerated
+    return Scope(only or None, frozenset(stores) if stores else None, adopted, regenerated, deep)
+
+
+def ask(question: str, *, yes: bool) -> bool:
+    """Whether the person agrees. `Refused` when there is nobody to ask and ``--yes`` was not given."""
+    if yes:
+        return True
+    if not sys.stdin.isatty():
+        raise Refused("this needs a yes, and there is no terminal to ask on", hint="run it again with --yes")
+    return typer.confirm(question, default=False, err=True)
+
+
+def _ids(names: Sequence[str] | None) -> frozenset[str]:
+    return frozenset(app_id(name) for name in names or ())

@@ -1,0 +1,174 @@
+"""How commands speak: text for people, one JSON document for programs, errors for both.
+
+Results go to stdout, everything else (progress, notes, questions, errors) to stderr, so that output can be piped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from multidb.errors import ManifestError, MultidbError
+from multidb.secrets import redact
+
+__all__ = ["Output", "report_error"]
+
+_LINE_EVERY = 5.0  # seconds between progress lines where there is no terminal
+_DOCUMENT_VERSION = 1
+
+
+class Output:
+    """Where one command prints.
+
+    Args:
+        command: its name, for the JSON document.
+        json: print one JSON document instead of text.
+    """
+
+    def __init__(self, command: str, *, json: bool = False, verbose: bool = False) -> None:
+        self.command = command
+        self.json = json
+        self.verbose = verbose
+        self.out = Console(soft_wrap=True, highlight=False)
+        self.err = Console(stderr=True, soft_wrap=True, highlight=False)
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+        self._said: dict[str, float] = {}
+        self._guard = threading.Lock()
+
+    def document(self, ok: bool, fields: Mapping[str, Any]) -> None:
+        """Prints the command's JSON document, when JSON was asked for."""
+        if self.json:
+            print_document(self.command, ok, fields)
+
+    def say(self, text: str = "", *, style: str | None = None) -> None:
+        """A line of the result; nothing when JSON was asked for."""
+        if not self.json:
+            self.out.print(text, style=style, markup=False)
+
+    def note(self, text: str, *, style: str | None = None) -> None:
+        """A line beside the result, on stderr."""
+        self.err.print(text, style=style, markup=False)
+
+    def table(
+        self, columns: Sequence[str], rows: Sequence[Sequence[str]], styles: Mapping[str, str] | None = None
+    ) -> None:
+        """A table of plain cells. `styles` colours a cell by its text."""
+        if self.json:
+            return
+        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+        for column in columns:
+            table.add_column(column, overflow="fold")
+        from rich.text import Text
+
+        for row in rows:
+            table.add_row(*(Text(cell, style=(styles or {}).get(cell, "")) for cell in row))
+        self.out.print(table)
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        """Shows progress while the block runs: bars on a terminal, a line every few seconds elsewhere."""
+        if not self.err.is_terminal or os.environ.get("TERM") == "dumb":
+            yield
+            return
+        columns = (
+            SpinnerColumn(),
+            TextColumn("{task.fields[subject]}", style="bold"),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+        )
+        with Progress(*columns, console=self.err, transient=True) as bars:
+            self._bars = bars
+            try:
+                yield
+            finally:
+                self._bars = None
+                self._tasks.clear()
+
+    def progress(self, subject: str, message: str, done: float | None = None, total: float | None = None) -> None:
+        """The progress callback of the engine and the runtimes; safe from any thread."""
+        with self._guard:
+            if self._bars is not None:
+                self._draw(self._bars, subject, message, done, total)
+            else:
+                self._line(subject, message)
+
+    def _draw(self, bars: Progress, subject: str, message: str, done: float | None, total: float | None) -> None:
+        if subject not in self._tasks:
+            self._tasks[subject] = bars.add_task(message, total=total, subject=subject)
+        bars.update(self._tasks[subject], description=message, completed=done or 0, total=total)
+
+    def _line(self, subject: str, message: str) -> None:
+        now = time.monotonic()
+        first = self._said.setdefault("", now)
+        quiet = now - self._said.get(subject, first) < _LINE_EVERY
+        if not quiet:
+            self._said[subject] = now
+            self.err.print(f"{subject}: {message} ({now - first:.0f} s)", markup=False)
+
+
+def print_document(command: str, ok: bool, fields: Mapping[str, Any]) -> None:
+    """One JSON document, the same shape for every command."""
+    document = {"version": _DOCUMENT_VERSION, "command": command, "ok": ok, **fields}
+    sys.stdout.write(redact(json.dumps(document, indent=2, ensure_ascii=False)) + "\n")
+
+
+def report_error(error: Exception, arguments: Sequence[str]) -> int:
+    """Says what went wrong, as text or as the command's JSON document, and gives the exit code."""
+    if isinstance(error, MultidbError):
+        fields, code = _fields(error), error.exit_code
+    elif isinstance(error, typer.Abort):
+        fields, code = {"code": "aborted", "message": "aborted, nothing changed"}, 3
+    elif hasattr(error, "format_message"):  # the command line's own usage errors
+        fields, code = {"code": "usage", "message": error.format_message(), "hint": "multidb --help"}, 2
+    else:
+        where = f"{type(error).__name__}: {error}"
+        fields, code = (
+            {
+                "code": "internal",
+                "message": f"a fault of multidb itself ({where})",
+                "hint": "please report it; MULTIDB_DEBUG=1 shows the traceback",
+            },
+            1,
+        )
+    fields = {name: redact(value) if isinstance(value, str) else value for name, value in fields.items()}
+    if "--json" in arguments:
+        print_document(_command(arguments), False, {"error": fields})
+    else:
+        _print_error(fields)
+    return code
+
+
+def _fields(error: MultidbError) -> dict[str, Any]:
+    fields: dict[str, Any] = {"code": error.code, "message": error.message}
+    if isinstance(error, ManifestError):
+        fields["problems"] = [
+            {"file": p.file, "line": p.line, "column": p.column, "message": p.message, "suggestion": p.suggestion}
+            for p in error.problems
+        ]
+    return {**fields, "where": error.where, "hint": error.hint}
+
+
+def _print_error(fields: Mapping[str, Any]) -> None:
+    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    where = f"{fields['where']}: " if fields.get("where") else ""
+    console.print(f"Error: {where}{fields['message']}", style="red", markup=False)
+    if fields.get("hint"):
+        console.print(f"  {fields['hint']}", markup=False)
+
+
+def _command(arguments: Sequence[str]) -> str:
+    return next((argument for argument in arguments if not argument.startswith("-")), "")

@@ -1,0 +1,67 @@
+"""`multidb plan`: what would change on the servers."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from multidb import files
+from multidb.cli.options import (
+    DEFAULT_FILE,
+    AppsOption,
+    DeepOption,
+    EnvOption,
+    FileOption,
+    JsonOption,
+    Run,
+    StoresOption,
+    VerboseOption,
+    scope,
+)
+from multidb.cli.plan_view import show_plan, show_sql
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command(
+    epilog="Examples: multidb plan · multidb plan --check (CI: exit 1 on drift) · multidb plan --out next.json, then "
+    "multidb apply next.json · multidb plan --sql --app lernmi"
+)
+def plan(
+    file: FileOption = DEFAULT_FILE,
+    env: EnvOption = None,
+    apps: AppsOption = None,
+    stores: StoresOption = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Save the plan, to apply exactly this one.")] = None,
+    check: Annotated[bool, typer.Option("--check", help="Exit 1 when anything would change.")] = False,
+    sql: Annotated[bool, typer.Option("--sql", help="Only the statements, as they would be sent.")] = False,
+    adopt: Annotated[
+        list[str] | None, typer.Option("--adopt", help="Plan to take over what exists for this app.", metavar="NAME")
+    ] = None,
+    deep: DeepOption = True,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> int:
+    """Show what would change on the servers, statement by statement with -v. Changes nothing and takes no lock."""
+    run = Run("plan", file, env, as_json, verbose)
+    output = run.output
+    with output.working():
+        found = run.engine(output).plan(scope(apps, stores, adopt=adopt, deep=deep))
+    if out is not None:
+        saved = {"version": 1, "command": "plan", "adopt": sorted(adopt or ()), "apps": apps, "stores": stores}
+        files.write_text(out, json.dumps({**saved, "deep": deep, **found.document()}, indent=1) + "\n")
+        output.note(f"Saved. Apply exactly this plan with: multidb apply {out}")
+    if as_json:
+        output.document(not found.errors and not found.conflicts, found.document())
+    elif sql:
+        show_sql(output, found)
+    else:
+        show_plan(output, found)
+    if found.errors:
+        return found.errors[0][1].exit_code
+    if found.conflicts:
+        return 3
+    return 1 if check and found.changes else 0

@@ -1,0 +1,147 @@
+"""A plan and an apply's report as text: what a person reads before saying yes, and afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from multidb.cli.output import Output
+from multidb.engine import Report, ServerReport
+from multidb.model import Action, Change, Statement
+from multidb.plan import Plan, ServerPlan, plain
+
+__all__ = ["report_document", "show_plan", "show_report", "show_sql"]
+
+_SIGN = {Action.CREATE: "+", Action.UPDATE: "~", Action.DELETE: "-", Action.CONFLICT: "!"}
+_STYLE = {Action.CREATE: "green", Action.UPDATE: "yellow", Action.DELETE: "red", Action.CONFLICT: "bold red"}
+_WIDEST_VALUE = 60
+
+
+def show_plan(output: Output, plan: Plan) -> None:
+    """The plan, server by server, with a closing line of counts."""
+    for server in plan.servers:
+        _show_server(output, server)
+    if not plan.changes and not plan.errors:
+        output.say("No changes. The servers are as the manifest says.", style="green")
+    elif plan.changes:
+        counts = plan.counts
+        words = {"create": "to create", "update": "to update", "delete": "to remove", "conflict": "in conflict"}
+        parts = [f"{counts[action]} {word}" for action, word in words.items() if counts[action] or action != "conflict"]
+        output.say(f"Plan: {', '.join(parts)}.")
+
+
+def show_sql(output: Output, plan: Plan) -> None:
+    """Every statement, as it is sent, ready to paste; secrets stand as parameters."""
+    for server in plan.servers:
+        scope = None
+        for change in server.changes:
+            for statement in change.statements:
+                if statement.scope != scope:
+                    output.say(f"-- {server.server}{': ' + statement.scope if statement.scope else ''}")
+                    scope = statement.scope
+                output.say(_pasteable(server.store, statement))
+
+
+def show_report(output: Output, report: Report) -> None:
+    """What an apply did, per server, and what is left when something failed."""
+    for server in report.servers:
+        if server.error is None:
+            output.say(f"{server.server}: {_changes(len(server.done))} made", style="green")
+            continue
+        output.say(
+            f"{server.server}: {len(server.done)} done, {_failed(server)}, {len(server.not_tried)} not tried",
+            style="red",
+        )
+        for sign, changes in (("done", server.done), ("not tried", server.not_tried)):
+            for change in changes:
+                output.say(f"  {sign}: {_headline(change)}")
+
+
+def report_document(report: Report) -> dict[str, Any]:
+    """The report as plain JSON values."""
+    return {
+        "servers": [
+            {
+                "server": server.server,
+                "store": server.store,
+                "done": [_key(change) for change in server.done],
+                "failed": _key(server.failed) if server.failed else None,
+                "not_tried": [_key(change) for change in server.not_tried],
+                "error": {"code": server.error.code, "message": str(server.error)} if server.error else None,
+            }
+            for server in report.servers
+        ]
+    }
+
+
+def _show_server(output: Output, server: ServerPlan) -> None:
+    if server.skipped:
+        output.say(f"{server.server}: skipped, {server.skipped}", style="yellow")
+        return
+    if server.error is not None:
+        output.say(f"{server.server}: {server.error}", style="red")
+        if server.error.hint:
+            output.say(f"  {server.error.hint}")
+        return
+    if not server.changes:
+        return
+    output.say(f"{server.server} ({server.version})", style="bold")
+    for change in server.changes:
+        output.say(f"  {_SIGN[change.action]} {_headline(change)}", style=_STYLE[change.action])
+        for line in _details(change):
+            output.say(f"      {line}")
+        if output.verbose:
+            for statement in change.statements:
+                output.say(f"      {statement.scope + ': ' if statement.scope else ''}{statement.text}", style="dim")
+    output.say()
+
+
+def _headline(change: Change) -> str:
+    resource = change.resource
+    owner = f"  ({resource.app})" if resource.app and resource.app not in resource.name else ""
+    return f"{resource.kind} {resource.name}{owner}"
+
+
+def _details(change: Change) -> Iterable[str]:
+    if change.action is Action.CONFLICT:
+        yield change.reason
+    for field in change.fields if change.action is Action.UPDATE else ():
+        old, new = field.old, field.new
+        if isinstance(old, frozenset) and isinstance(new, frozenset):
+            gone, come = plain(old - new), plain(new - old)
+            parts = [f"without {_short(gone)}"] * bool(gone) + [f"with {_short(come)}"] * bool(come)
+            yield f"{field.field}: {', '.join(parts)}"
+        else:
+            yield f"{field.field}: {_short(plain(old))} -> {_short(plain(new))}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, list):
+        text = ", ".join(_short(item) for item in value)
+    elif isinstance(value, Mapping):
+        text = ", ".join(f"{key}={_short(item)}" for key, item in value.items())
+    else:
+        text = "nothing" if value in (None, "") else str(value)
+    return text if len(text) <= _WIDEST_VALUE else text[: _WIDEST_VALUE - 1] + "…"
+
+
+def _pasteable(store: str, statement: Statement) -> str:
+    needs_semicolon = store in ("postgres", "neo4j") and not statement.text.rstrip().endswith(";")
+    return statement.text + (";" if needs_semicolon else "")
+
+
+def _changes(count: int) -> str:
+    return f"{count} change{'' if count == 1 else 's'}"
+
+
+def _failed(server: ServerReport) -> str:
+    return f"failed at {_headline(server.failed)}" if server.failed else "stopped"
+
+
+def _key(change: Change) -> dict[str, Any]:
+    return {
+        "action": change.action.value,
+        "kind": change.resource.kind,
+        "name": change.resource.name,
+        "app": change.resource.app,
+    }

@@ -1,0 +1,57 @@
+"""`multidb show`: one app, as its servers have it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from multidb.cli.options import DEFAULT_FILE, AppArgument, EnvOption, FileOption, JsonOption, Run
+from multidb.manifest import app_id
+from multidb.plan import plain
+from multidb.provisioners import provisioner
+from multidb.secrets import MASK, Secret
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command(epilog="Examples: multidb show lernmi · multidb show lernmi --json")
+def show(name: AppArgument, file: FileOption = DEFAULT_FILE, env: EnvOption = None, as_json: JsonOption = False) -> int:
+    """Show an app: its stores, the names it has there, how it connects and how isolated it is. No secret is shown."""
+    run = Run("show", file, env, json=as_json)
+    output = run.output
+    engine = run.engine(output)
+    with output.working():
+        found = engine.connections(app_id(name))
+    entry = engine.project.apps[found.app]
+    names: dict[str, list[str]] = {
+        store: [derived.name for derived in provisioner(store).derived_names(entry)] for store in entry.stores
+    }
+    variables = {key: MASK if isinstance(value, Secret) else value for key, value in found.env.items()}
+    document: dict[str, Any] = {
+        "app": entry.id,
+        "tenant_id": entry.tenant_id,
+        "where": entry.where,
+        "stores": {
+            store: {
+                "isolation": found.isolation[store][0].value,
+                "why": found.isolation[store][1],
+                "names": names[store],
+            }
+            for store in found.isolation
+        },
+        "labels": plain(entry.labels),
+        "env": variables,
+    }
+    output.document(True, document)
+    output.say(f"{entry.id}  (tenant {entry.tenant_id}, {entry.where})", style="bold")
+    rows = [(store, level.value, ", ".join(names[store])) for store, (level, _) in found.isolation.items()]
+    output.table(
+        ("store", "isolation", "names"), rows, {"enforced": "green", "partial": "yellow", "naming-only": "red"}
+    )
+    for store, (_, why) in found.isolation.items():
+        output.say(f"  {store}: {why}")
+    output.say()
+    for key, value in variables.items():
+        output.say(f"  {key}={value}")
+    return 0

@@ -1,0 +1,47 @@
+"""`multidb status`: the servers, and whether they run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import typer
+
+from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run
+from multidb.cli.output import Output
+from multidb.runtime import ServerState, ServerStatus
+
+app = typer.Typer(rich_markup_mode=None)
+
+_STYLES = {"running": "green", "stopped": "yellow", "skipped": "yellow", "failed": "red"}
+
+
+@app.command(epilog="Examples: multidb status · multidb status --json")
+def status(file: FileOption = DEFAULT_FILE, env: EnvOption = None, as_json: JsonOption = False) -> int:
+    """Show the servers of the manifest. Exit 1 when one that should run does not."""
+    run = Run("status", file, env, json=as_json)
+    output = run.output
+    with output.working():
+        found = run.engine(output).runtime.status()
+    ok = all(each.state in (ServerState.RUNNING, ServerState.SKIPPED) for each in found)
+    show_servers(output, found, ok)
+    return 0 if ok else 1
+
+
+def show_servers(output: Output, found: Sequence[ServerStatus], ok: bool) -> None:
+    """The servers as a table, or as the command's JSON document."""
+    servers = [
+        {
+            "name": each.name,
+            "store": each.store,
+            "state": each.state.value,
+            "address": str(each.server.endpoint) if each.server else None,
+            "pid": each.pid,
+            "message": each.message,
+        }
+        for each in found
+    ]
+    output.document(ok, {"servers": servers})
+    rows = [
+        (each.name, each.state.value, str(each.server.endpoint) if each.server else "", each.message) for each in found
+    ]
+    output.table(("server", "state", "address", ""), rows, _STYLES)

@@ -1,0 +1,448 @@
+"""The imperative shell: the only module that holds a session and a plan at once.
+
+Reading, planning and applying go server by server, side by side; on one server the statements run in order. Nothing is
+printed here: callers get values, and hear of progress through a callback.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from multidb import manifest
+from multidb.errors import (
+    Conflict,
+    MultidbError,
+    PartlyApplied,
+    Refused,
+    ServerError,
+    StalePlan,
+    StatementFailed,
+    UsageError,
+)
+from multidb.model import (
+    Action,
+    App,
+    Change,
+    Inspection,
+    Isolation,
+    Progress,
+    Project,
+    Provisioner,
+    Server,
+    Session,
+    StoreContext,
+)
+from multidb.plan import LOST, Plan, ServerPlan, diff, in_order, without_half_apps
+from multidb.provisioners import STORES, provisioner
+from multidb.runtime import Runtime, ServerState, open_runtime
+from multidb.secrets import Secret, SecretRef, generate, redact
+from multidb.state import ProjectState, holder
+
+__all__ = ["AppConnections", "Engine", "Report", "Scope", "ServerReport", "load_project", "store_schemas"]
+
+_SERVERS_AT_ONCE = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which part of the manifest a command is about, and what it may do.
+
+    Args:
+        apps: only these apps; None means all.
+        stores: only these stores; None means all.
+        adopt: apps whose unmarked resources are taken over.
+        regenerate: apps that get new credentials where theirs are lost.
+        deep: also look inside every app's database.
+    """
+
+    apps: frozenset[str] | None = None
+    stores: frozenset[str] | None = None
+    adopt: frozenset[str] = frozenset()
+    regenerate: frozenset[str] = frozenset()
+    deep: bool = True
+
+    def wants(self, app: App) -> bool:
+        """Whether the app is in scope."""
+        return self.apps is None or app.id in self.apps
+
+
+@dataclass(frozen=True, slots=True)
+class ServerReport:
+    """What an apply did on one server. A change is in exactly one of `done`, `failed`, `not_tried`."""
+
+    server: str
+    store: str
+    done: tuple[Change, ...] = ()
+    failed: Change | None = None
+    not_tried: tuple[Change, ...] = ()
+    error: MultidbError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What an apply did."""
+
+    plan: Plan
+    servers: tuple[ServerReport, ...]
+
+    @property
+    def done(self) -> tuple[Change, ...]:
+        """Every change that is now in effect."""
+        return tuple(change for server in self.servers for change in server.done)
+
+    def error(self) -> MultidbError | None:
+        """None when everything was done; `PartlyApplied` when some was; else the first server's own error."""
+        errors = [server.error for server in self.servers if server.error is not None]
+        if not errors:
+            return None
+        if not self.done and len(errors) == 1:
+            return errors[0]
+        failed = [server for server in self.servers if server.error is not None]
+        left = sum(len(server.not_tried) for server in failed)
+        return PartlyApplied(
+            "; ".join(f"{server.server}: {server.error}" for server in failed),
+            hint=f"{len(self.done)} changes done, {left} not tried; correct the cause, then: multidb apply",
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class AppConnections:
+    """How one app reaches its stores: the variables of its env file, and how real the wall is on each store."""
+
+    app: str
+    env: Mapping[str, str | Secret]
+    isolation: Mapping[str, tuple[Isolation, str]] = field(default_factory=dict)
+
+
+def store_schemas() -> dict[str, manifest.StoreSchema]:
+    """What the manifest has to know of each store, taken from the provisioners."""
+    return {name: manifest.StoreSchema.of(provisioner(name)) for name in STORES}
+
+
+def load_project(path: Path, overlay: str | None = None) -> Project:
+    """Reads and checks the manifest. `ManifestError` lists every problem at once."""
+    from multidb.runtime.external import ExternalServer
+
+    return manifest.load(path, store_schemas(), external=ExternalServer, overlay=overlay)
+
+
+def _quiet(subject: str, message: str, done: float | None = None, total: float | None = None) -> None:
+    """Progress that nobody watches."""
+
+
+class Engine:
+    """Brings servers to the manifest of one project.
+
+    Args:
+        project: the checked manifest.
+        state: its ``.multidb/`` folder.
+        runtime: where its servers come from; by default what the manifest says.
+        progress: told about work that may last.
+        command: how this run calls itself towards servers and other runs (``apply``).
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        state: ProjectState | None = None,
+        *,
+        runtime: Runtime | None = None,
+        progress: Progress = _quiet,
+        command: str = "multidb",
+    ) -> None:
+        self.project = project
+        self.state = state or ProjectState(Path(project.root))
+        self.runtime = runtime or open_runtime(project, self.state)
+        self._progress = progress
+        self._command = command
+        self._stopping = threading.Event()
+
+    def plan(self, scope: Scope | None = None) -> Plan:
+        """What would change. Takes no lock and changes nothing; a server that cannot be read is in `Plan.errors`."""
+        scope = scope or Scope()
+        self._check(scope)
+        servers = self._servers(scope)
+        plans = self._side_by_side(lambda server: self._plan_server(server, scope), servers)
+        return Plan(self.project.name, (*plans, *self._skipped(scope)))
+
+    def apply(self, scope: Scope | None = None, plan: Plan | None = None) -> Report:
+        """Makes the changes: lock each server, read it again, run, read once more to prove that they took effect.
+
+        Args:
+            plan: the plan that was agreed to, made with the same scope; None: make one now and do as it says.
+
+        Raises:
+            Conflict: something in the way that is not ours; nothing was changed.
+
+        A server that has moved on since `plan`, is locked by another run or fails is in the report; the others go on.
+        """
+        scope = scope or Scope()
+        plan = plan or self.plan(scope)
+        self._refuse_conflicts(plan)
+        servers = {server.name: server for server in self._servers(scope)}
+        todo = [server for server in plan.servers if server.changes or server.error is not None]
+        reports = self._side_by_side(lambda each: self._apply_server(servers[each.server], each, scope), todo)
+        return Report(plan, tuple(reports))
+
+    def connections(self, app: str, stores: Iterable[str] | None = None) -> AppConnections:
+        """The variables with which an app reaches its stores, secrets included.
+
+        Raises:
+            UsageError: no such app, or it has no credentials yet.
+            ServerError: a server has to be asked for something and does not answer.
+        """
+        entry = self._app(app)
+        wanted = [store for store in entry.stores if stores is None or store in set(stores)]
+        servers = [server for store in wanted for server in self._servers_of(entry, store)]
+        env: dict[str, str | Secret] = {"APP_NAME": entry.id, "APP_TENANT_ID": entry.tenant_id}
+        isolation: dict[str, tuple[Isolation, str]] = {}
+        for server, (context, level) in zip(
+            servers, self._side_by_side(lambda each: self._ask(each, entry), servers), strict=True
+        ):
+            store = provisioner(server.store)
+            env |= store.env(entry, context, server.endpoint, self._secret)
+            isolation[server.store] = level
+        return AppConnections(entry.id, env, isolation)
+
+    def stop(self) -> None:
+        """Asks a running apply to end after the statement in flight; what was not run is reported as not tried."""
+        self._stopping.set()
+
+    # Planning one server
+
+    def _plan_server(self, server: Server, scope: Scope) -> ServerPlan:
+        try:
+            self._progress(server.name, "reading")
+            with self._open(server) as session:
+                return self._read(server, session, scope)
+        except ServerError as error:
+            return ServerPlan(server.name, server.store, error=error)
+
+    def _read(self, server: Server, session: Session, scope: Scope) -> ServerPlan:
+        store = provisioner(server.store)
+        everyone = self._apps_of(server)
+        context = self._context(server, session, everyone)
+        apps = [app for app in everyone if scope.wants(app)]
+        desired = tuple(store.desired(apps, context))
+        live = session.inspect(Inspection(context, apps, desired, self.state.secrets, scope.deep))
+        changes = diff(desired, live, scope.adopt)
+        changes = in_order(without_half_apps(self._refuse_lost(change, scope) for change in changes))
+        return ServerPlan(
+            server.name,
+            server.store,
+            f"{session.facts.product} {session.facts.version}",
+            {app.id: store.isolation(app, session.facts) for app in apps},
+            tuple(_with_statements(change, store, context) for change in changes),
+        )
+
+    def _context(self, server: Server, session: Session, apps: Sequence[App]) -> StoreContext:
+        store = provisioner(server.store)
+        recorded = self._numbers(server)
+        numbers = store.allocate(apps, session.facts, recorded) if store.allocate else {}
+        options = self.project.servers.get(server.store)
+        return StoreContext(self.project.name, session.facts, options, {**recorded, **numbers}, server)
+
+    def _numbers(self, server: Server) -> dict[str, int]:
+        return dict(self.state.read("numbers").get(server.name, {}))
+
+    def _refuse_lost(self, change: Change, scope: Scope) -> Change:
+        lost = [each.field for each in change.fields if each.old == LOST]
+        app = change.resource.app
+        if not lost or app in scope.regenerate or app in scope.adopt:
+            return change
+        return replace(
+            change,
+            action=Action.CONFLICT,
+            reason=f"the {lost[0]} of {change.resource.kind} {change.resource.name} is not in the secret store; "
+            f"restore .multidb/secrets.json, or make new credentials: multidb apply --regenerate {app}",
+        )
+
+    def _skipped(self, scope: Scope) -> Iterable[ServerPlan]:
+        for status in self.runtime.status():
+            wanted = scope.stores is None or status.store in scope.stores
+            if wanted and status.state is ServerState.SKIPPED:
+                yield ServerPlan(status.name, status.store, skipped=status.message)
+
+    # Applying to one server
+
+    def _apply_server(self, server: Server, planned: ServerPlan, scope: Scope) -> ServerReport:
+        nothing = ServerReport(server.name, server.store, not_tried=planned.changes)
+        if planned.error is not None:
+            return replace(nothing, error=planned.error)
+        try:
+            with ExitStack() as stack:
+                stack.enter_context(self.state.lock(f"{self._command}-{server.name}", f"multidb {self._command}"))
+                session = stack.enter_context(self._open(server))
+                stack.enter_context(session.lock(self.project.name, f"multidb {self._command} by {holder('')['user']}"))
+                fresh = self._read(server, session, scope)
+                if fresh.digest != planned.digest:
+                    raise StalePlan(
+                        "it has changed since the plan was made", where=str(server), hint="run the command again"
+                    )
+                self._record(server, session)
+                report = self._run(server, session, fresh.changes)
+                return self._proved(server, session, scope, report) if report.error is None else report
+        except (ServerError, Refused) as error:
+            return replace(nothing, error=error)
+
+    def _record(self, server: Server, session: Session) -> None:
+        """Writes down durable choices before the first statement that relies on them."""
+        numbers = self._context(server, session, self._apps_of(server)).numbers
+        if numbers and numbers != self._numbers(server):
+            with self.state.change("numbers") as section:
+                section[server.name] = dict(numbers)
+
+    def _run(self, server: Server, session: Session, changes: Sequence[Change]) -> ServerReport:
+        self._ensure_secrets(provisioner(server.store), changes)
+        statements = [statement for change in changes for statement in change.statements]
+        durable, error, failing = 0, None, -1
+        try:
+            for durable in session.run(statements, self.state.secrets):
+                self._progress(server.name, "applying", durable, len(statements))
+                if self._stopping.is_set() and durable < len(statements):
+                    raise StatementFailed("stopped on request", index=-1, durable=durable, where=str(server))
+        except StatementFailed as failure:
+            durable, failing, error = failure.durable, failure.index, failure
+        return _account(server, changes, durable, failing, error)
+
+    def _proved(self, server: Server, session: Session, scope: Scope, report: ServerReport) -> ServerReport:
+        """Reads the server once more: some servers answer a statement with success and change nothing."""
+        self._progress(server.name, "checking")
+        left = self._read(server, session, scope).changes
+        if not left:
+            return report
+        names = {change.resource.key for change in left}
+        failed = next((change for change in report.done if change.resource.key in names), None)
+        what = ", ".join(f"{change.resource.kind} {change.resource.name}" for change in left[:3])
+        error = ServerError(
+            f"the server accepted the statements, yet {what} is not as the manifest says",
+            where=str(server),
+            hint="multidb plan shows what is left; the admin login may lack a right (multidb doctor)",
+        )
+        done = tuple(change for change in report.done if change.resource.key not in names)
+        return replace(report, done=done, failed=failed, error=error)
+
+    def _ensure_secrets(self, store: Provisioner, changes: Sequence[Change]) -> None:
+        """Generates, in one write, every secret that the statements bind and the store does not hold."""
+        bound = {ref for change in changes for statement in change.statements for _, ref in statement.binds}
+        missing = {ref for ref in bound if self.state.secrets.get(ref) is None}
+        owners = {ref.owner for ref in missing}
+        specs = [spec for app in self.project.apps.values() if app.id in owners for spec in store.secrets(app)]
+        made: dict[SecretRef, Secret] = {}
+        for spec in specs:
+            if spec.source is None and self.state.secrets.get(spec.ref) is None:
+                made[spec.ref] = generate()
+        for spec in specs:
+            source = spec.source and (made.get(spec.source) or self.state.secrets.get(spec.source))
+            if source and spec.derive is not None and (spec.ref in missing or spec.source in made):
+                made[spec.ref] = Secret(spec.derive(source.reveal()))
+        if made:
+            self.state.secrets.put(made)
+
+    # Servers, apps, secrets
+
+    def _check(self, scope: Scope) -> None:
+        for app in sorted((scope.apps or frozenset()) | scope.adopt | scope.regenerate):
+            self._app(app)
+
+    def _app(self, name: str) -> App:
+        try:
+            return self.project.apps[name]
+        except KeyError:
+            known = ", ".join(self.project.apps) or "none yet"
+            raise UsageError(
+                f"there is no app {name!r}",
+                where=self.project.file,
+                hint=f"apps: {known}; add it: multidb add-app {name}",
+            ) from None
+
+    def _servers(self, scope: Scope) -> list[Server]:
+        return [
+            server
+            for server in self.runtime.servers()
+            if (scope.stores is None or server.store in scope.stores)
+            and any(scope.wants(app) for app in self._apps_of(server))
+        ]
+
+    def _servers_of(self, app: App, store: str) -> list[Server]:
+        return [server for server in self.runtime.servers() if server.store == store and server.app in (None, app.id)]
+
+    def _apps_of(self, server: Server) -> list[App]:
+        apps = self.project.apps_with(server.store)
+        return [app for app in apps if server.app in (None, app.id)]
+
+    def _open(self, server: Server) -> Session:
+        admin = self.runtime.admin(server)
+        return provisioner(server.store).connect(server, admin, f"multidb {self._command} {holder('')['user']}")
+
+    def _ask(self, server: Server, app: App) -> tuple[StoreContext, tuple[Isolation, str]]:
+        with self._open(server) as session:
+            context = self._context(server, session, self._apps_of(server))
+            return context, provisioner(server.store).isolation(app, session.facts)
+
+    def _secret(self, ref: SecretRef) -> Secret:
+        secret = self.state.secrets.get(ref)
+        if secret is None:
+            raise UsageError(
+                f"there is no credential {ref}",
+                where=f"app {ref.owner}",
+                hint=f"make it: multidb apply --app {ref.owner}",
+            )
+        return secret
+
+    def _refuse_conflicts(self, plan: Plan) -> None:
+        if not plan.conflicts:
+            return
+        apps = sorted({change.resource.app or "" for change in plan.conflicts})
+        raise Conflict(
+            "; ".join(dict.fromkeys(change.reason for change in plan.conflicts)),
+            where=", ".join(dict.fromkeys(f"server {change.server}" for change in plan.conflicts)),
+            hint=f"take it over: multidb apply --adopt {apps[0]}; or give the app another name in the manifest",
+        )
+
+    def _side_by_side(self, work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+        if len(items) < 2:
+            return [work(item) for item in items]
+        with ThreadPoolExecutor(min(len(items), _SERVERS_AT_ONCE)) as pool:
+            futures = [pool.submit(work, item) for item in items]
+            try:
+                return [future.result() for future in futures]
+            except KeyboardInterrupt:
+                self._stopping.set()
+                raise
+
+
+def _with_statements(change: Change, store: Provisioner, context: StoreContext) -> Change:
+    assert context.server is not None
+    change = replace(change, store=store.name, server=context.server.name)
+    if change.action is Action.CONFLICT:
+        return change
+    return replace(change, statements=tuple(store.statements(change, context)))
+
+
+def _account(
+    server: Server, changes: Sequence[Change], durable: int, failing: int, error: StatementFailed | None
+) -> ServerReport:
+    """Sorts the changes into done, failed and not tried by how far the statements got."""
+    done: list[Change] = []
+    failed: Change | None = None
+    not_tried: list[Change] = []
+    position = 0
+    for change in changes:
+        end = position + len(change.statements)
+        if end <= durable:
+            done.append(change)
+        elif position <= failing < end:
+            failed = change
+        else:
+            not_tried.append(change)
+        position = end
+    if error is not None:
+        error.message = redact(error.message)
+    return ServerReport(server.name, server.store, tuple(done), failed, tuple(not_tried), error)

@@ -1,0 +1,78 @@
+r"""From values to the text of files: pure functions, nothing is written here.
+
+Env files are read by Docker Compose, by shells and by python-dotenv, which quote differently; a value in single quotes
+with ``\'`` for a quote inside is literal in all but the shell, so the ``export`` format has its own quoting.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from enum import StrEnum
+
+from multidb.secrets import Secret
+
+__all__ = ["ENV_HEADER", "EnvFormat", "env_example", "env_text", "is_ours"]
+
+ENV_HEADER = (
+    "# Written by multidb for the app {app}; changes made here are lost. Make it again: multidb env {app} --write"
+)
+_OURS = "# Written by multidb"
+_BARE = re.compile(r"[A-Za-z0-9_./:@%+,=?&~-]*\Z")
+
+
+class EnvFormat(StrEnum):
+    """The forms in which `multidb env` prints an app's variables."""
+
+    DOTENV = "dotenv"
+    EXPORT = "export"
+    JSON = "json"
+    K8S_SECRET = "k8s-secret"  # noqa: S105 (a format's name)
+
+
+def env_text(app: str, env: Mapping[str, str | Secret], form: EnvFormat, *, masked: bool = False) -> str:
+    """The variables of an app as text that ends in a newline. Contains its secrets unless `masked`."""
+    values = {name: _value(value, masked) for name, value in env.items()}
+    match form:
+        case EnvFormat.DOTENV:
+            return "\n".join([ENV_HEADER.format(app=app), *(f"{k}={_dotenv(v)}" for k, v in values.items())]) + "\n"
+        case EnvFormat.EXPORT:
+            return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items())
+        case EnvFormat.JSON:
+            return json.dumps(values, indent=2) + "\n"
+        case EnvFormat.K8S_SECRET:
+            return _k8s_secret(app, values)
+
+
+def env_example(app: str, env: Mapping[str, str | Secret]) -> str:
+    """The same file with every secret left empty, fit to be committed."""
+    header = f"# The variables that multidb gives to {app}; the real file is .env beside this one (not committed)."
+    lines = [f"{name}={'' if isinstance(value, Secret) else _dotenv(value)}" for name, value in env.items()]
+    return "\n".join([header, *lines]) + "\n"
+
+
+def is_ours(text: str) -> bool:
+    """Whether an env file was written by multidb, and so may be written again."""
+    return text.startswith(_OURS)
+
+
+def _value(value: str | Secret, masked: bool) -> str:
+    if isinstance(value, Secret):
+        return str(value) if masked else value.reveal()
+    return value
+
+
+def _dotenv(value: str) -> str:
+    if _BARE.match(value):
+        return value
+    escaped = value.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
+def _k8s_secret(app: str, values: Mapping[str, str]) -> str:
+    name = app.replace("_", "-")
+    data = "".join(f"  {key}: {base64.b64encode(value.encode()).decode()}\n" for key, value in values.items())
+    return f"apiVersion: v1\nkind: Secret\nmetadata:\n  name: {name}-databases\ntype: Opaque\ndata:\n{data}"

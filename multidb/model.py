@@ -148,6 +148,8 @@ class Resource:
     rank: ClassVar[int]  # order of creation on a server
     marked: ClassVar[bool] = False  # carries an owner mark on the server; unmarked under our name: Conflict
     edge: ClassVar[bool] = False  # a grant, a membership: one too many is drift, and is taken away
+    immutable: ClassVar[frozenset[str]] = frozenset()  # fields that the server cannot change in place: Conflict
+    ways_out: ClassVar[str] = ""  # what a person can do about such a conflict
 
     name: str
     app: str | None = None  # None: it belongs to the server as a whole

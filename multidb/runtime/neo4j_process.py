@@ -87,9 +87,7 @@ def command(java: Path, jars: Path, home: Path, heap: str) -> list[str]:
         heap: the largest heap, in Java's notation (``384m``, ``1g``).
     """
     cache = aot_cache(java, jars)
-    quicker = (
-        [f"-XX:AOTCache={cache}", "-Xlog:aot=off", "-Xlog:cds=off"] if cache is not None and cache.exists() else []
-    )
+    quicker = [f"-XX:AOTCache={cache}"] if cache is not None and cache.exists() else []
     return _argv(java, jars, home, heap, *quicker)
 
 
@@ -142,6 +140,8 @@ def _argv(java: Path, jars: Path, home: Path, heap: str, *options: str) -> list[
         "-Xms64m",
         f"-Xmx{heap}",
         "-XX:+ExitOnOutOfMemoryError",
+        "-Xlog:disable",  # its remarks on a cache that does not fit in every part
+        "-Xlog:all=error:stderr",
         *(f"--add-opens=java.base/{package}=ALL-UNNAMED" for package in ("java.nio", "java.io", "sun.nio.ch")),
         "--enable-native-access=ALL-UNNAMED",
         "-Dfile.encoding=UTF-8",

@@ -1,7 +1,7 @@
 """What a store hands to the contract suite: how to get a real server, how to break things by hand, how to attack.
 
 One suite (test_contract.py) runs every store through the same promises. A store adds a `StoreCase` per server it can be
-tried on (Postgres 15 and 18, Redis 7 and Valkey 9) in its ``case_<store>.py``; it writes no test of those promises itself.
+tried on (Postgres 15 and 18, Redis 7 and Valkey 9) in its ``case_<store>.py``; it writes no test of those promises.
 """
 
 from __future__ import annotations

@@ -1,0 +1,31 @@
+"""One apply in a process of its own, to be killed by the contract suite. Says "ready" just before it begins."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from multidb.engine import Engine
+from multidb.model import App, Project
+from multidb.state import ProjectState
+from tests.contract.cases import CASES
+from tests.contract.given_runtime import GivenRuntime
+
+document = json.loads(Path(sys.argv[1]).read_text())
+case = next(case for case in CASES if case.name == document["case"])
+store = case.provisioner.name
+settings = case.provisioner.app_options(**case.app_options)
+project = Project(
+    name="contract",
+    runtime="external",
+    apps={app: App(app, app, {store: settings}) for app in document["apps"]},
+    servers={store: case.provisioner.server_options(**document["options"])},
+    root=document["root"],
+)
+runtime = GivenRuntime(GivenRuntime.load(document, project.servers[store]))
+engine = Engine(project, ProjectState(Path(document["root"])), runtime=runtime, command="test")
+print("ready", flush=True)
+engine.apply()

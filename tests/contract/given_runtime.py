@@ -1,0 +1,58 @@
+"""A runtime that hands out one server that the test run has already started."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from multidb.model import Endpoint, Progress, Server
+from multidb.runtime import ServerState, ServerStatus
+from multidb.secrets import Secret
+from tests.contract.case import RealServer
+
+
+class GivenRuntime:
+    def __init__(self, real: RealServer) -> None:
+        self._real = real
+
+    def up(self, progress: Progress, only: Sequence[str] | None = None) -> list[ServerStatus]:
+        return self.status()
+
+    def down(self, progress: Progress) -> list[ServerStatus]:
+        return self.status()
+
+    def status(self) -> list[ServerStatus]:
+        server = self._real.server
+        return [ServerStatus(server.name, server.store, ServerState.RUNNING, server)]
+
+    def servers(self) -> list[Server]:
+        return [self._real.server]
+
+    def admin(self, server: Server) -> Secret | None:
+        return self._real.admin
+
+    @staticmethod
+    def save(path: Path, case: str, real: RealServer, apps: Sequence[str], root: Path) -> None:
+        """Writes down what `load` needs in another process."""
+        server = real.server
+        document = {
+            "case": case,
+            "server": {
+                **asdict(server),
+                "endpoint": {**asdict(server.endpoint), "params": dict(server.endpoint.params)},
+            },
+            "admin": real.admin.reveal() if real.admin else None,
+            "options": real.options.model_dump(mode="json"),
+            "apps": list(apps),
+            "root": str(root),
+        }
+        path.write_text(json.dumps(document))
+        path.chmod(0o600)
+
+    @staticmethod
+    def load(document: dict[str, Any], options: Any) -> RealServer:
+        server = Server(**{**document["server"], "endpoint": Endpoint(**document["server"]["endpoint"])})
+        return RealServer(server, Secret(document["admin"]) if document["admin"] else None, options)

@@ -1,0 +1,198 @@
+"""The engine's own promises, on a store kept in memory: order, accounting, secrets, conflicts, proof."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import multidb.provisioners
+from multidb import engine as engine_module
+from multidb.engine import Engine, Scope, load_project
+from multidb.errors import Conflict, Locked, PartlyApplied, ServerDown, ServerError, StalePlan, UsageError
+from multidb.model import Endpoint, Owner, Project, Server
+from multidb.secrets import MemorySecretStore, SecretRef
+from multidb.state import ProjectState
+from tests.contract.case import RealServer
+from tests.contract.given_runtime import GivenRuntime
+from tests.unit.engine import toy_store
+from tests.unit.engine.toy_store import SHELF, Box, ToyServer
+
+MANIFEST = """\
+version: 1
+project: shop
+runtime: external
+external: {}
+apps:
+  ann: {stores: [toy]}
+  bob: {stores: [toy], toy: {colour: blue}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The registry line; and an empty shelf for each test."""
+    monkeypatch.setitem(multidb.provisioners.STORES, "toy", "tests.unit.engine.toy_store")
+    SHELF.__init__()  # type: ignore[misc]
+    yield
+    multidb.provisioners.provisioner.cache_clear()
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    (tmp_path / "multidb.yaml").write_text(MANIFEST)
+    return load_project(tmp_path / "multidb.yaml")
+
+
+@pytest.fixture
+def engine(project: Project) -> Engine:
+    server = Server("toy", "toy", Endpoint("shelf", 1))
+    runtime = GivenRuntime(RealServer(server, None, ToyServer()))
+    return Engine(project, ProjectState(Path(project.root)), runtime=runtime)
+
+
+def test_a_fifth_store_is_one_registry_line(engine: Engine) -> None:
+    assert engine.apply().error() is None
+    assert SHELF.boxes["bob"].colour == "blue"
+    assert engine.plan().in_sync
+    assert engine.connections("bob").env["TOY_BOX"] == "bob"
+
+
+def test_what_is_shown_is_what_runs(engine: Engine) -> None:
+    planned = [statement.text for change in engine.plan().changes for statement in change.statements]
+    assert SHELF.sent == []
+    engine.apply()
+    assert SHELF.sent == planned
+
+
+def test_a_failure_is_accounted_for_change_by_change(engine: Engine) -> None:
+    SHELF.fail_on = "PAINT bob"
+    report = engine.apply()
+    (server,) = report.servers
+    assert [change.resource.name for change in server.done] == ["ann"]
+    assert server.failed is not None
+    assert server.failed.resource.name == "bob"
+    assert server.not_tried == ()
+    assert isinstance(report.error(), PartlyApplied)
+    SHELF.fail_on = ""
+    assert engine.apply().error() is None
+    assert engine.plan().in_sync
+
+
+def test_a_failure_before_anything_was_done_is_the_servers_own_error(engine: Engine) -> None:
+    SHELF.fail_on = "MAKE ann"
+    error = engine.apply().error()
+    assert error is not None
+    assert error.exit_code == 4
+    assert "the shelf is full" in str(error)
+
+
+def test_a_statement_that_lies_is_found_out(engine: Engine) -> None:
+    SHELF.ignore = "PAINT bob blue"
+    report = engine.apply()
+    error = report.error()
+    assert error is not None
+    assert "box bob" in str(error)
+    assert [change.resource.name for change in report.done] == ["ann"]
+
+
+def test_a_conflict_refuses_the_whole_apply(engine: Engine) -> None:
+    SHELF.boxes["ann"] = Box(name="ann", colour="red")
+    with pytest.raises(Conflict, match="box ann exists already") as caught:
+        engine.apply()
+    assert caught.value.exit_code == 3
+    assert "--adopt ann" in str(caught.value.hint)
+    assert SHELF.sent == []
+
+
+def test_adopting_is_an_update_that_is_planned(engine: Engine) -> None:
+    SHELF.boxes["ann"] = Box(name="ann", colour="red")
+    assert engine.apply(Scope(apps=frozenset({"ann"}), adopt=frozenset({"ann"}))).error() is None
+    assert SHELF.boxes["ann"].owner == Owner("shop", "ann")
+
+
+def test_another_projects_box_cannot_be_adopted(engine: Engine) -> None:
+    SHELF.boxes["ann"] = Box(name="ann", colour="red", owner=Owner("rival", "ann"))
+    with pytest.raises(Conflict, match="rival/ann"):
+        engine.apply(Scope(adopt=frozenset({"ann"})))
+
+
+def test_a_lost_secret_is_refused_until_asked_for(engine: Engine) -> None:
+    engine.apply()
+    old = SHELF.keys["ann"]
+    refs = [SecretRef("ann", "toy", name) for name in ("key", "print")]
+    engine.state.secrets.delete(refs)
+    with pytest.raises(Conflict, match="not in the secret store"):
+        engine.apply()
+    assert SHELF.keys["ann"] == old
+    assert engine.apply(Scope(regenerate=frozenset({"ann"}))).error() is None
+    assert SHELF.keys["ann"] != old
+    assert engine.plan().in_sync
+
+
+def test_a_derived_secret_follows_its_source(engine: Engine) -> None:
+    engine.apply()
+    key = engine.state.secrets.get(SecretRef("ann", "toy", "key"))
+    assert key is not None
+    assert SHELF.keys["ann"] == f"print-of-{key.reveal()}"
+    assert len(key.reveal()) >= 32
+
+
+def test_secrets_are_written_before_the_first_statement(engine: Engine) -> None:
+    SHELF.fail_on = "MAKE ann"
+    engine.apply()
+    assert SecretRef("ann", "toy", "key") in engine.state.secrets.refs()
+
+
+def test_an_agreed_plan_that_no_longer_fits_is_stale(engine: Engine) -> None:
+    plan = engine.plan()
+    SHELF.boxes["ann"] = Box(name="ann", colour="red", owner=Owner("shop", "ann"))
+    error = engine.apply(plan=plan).error()
+    assert isinstance(error, StalePlan)
+    assert SHELF.sent == []
+
+
+def test_the_servers_lock_is_respected(engine: Engine) -> None:
+    SHELF.locked_by = "multidb apply by eve"
+    error = engine.apply().error()
+    assert isinstance(error, Locked)
+    assert "eve" in str(error)
+
+
+def test_a_server_that_is_down_is_in_the_plan_and_the_report(engine: Engine) -> None:
+    SHELF.down = True
+    plan = engine.plan()
+    assert isinstance(plan.errors[0][1], ServerDown)
+    assert not plan.in_sync
+    assert isinstance(engine.apply().error(), ServerDown)
+
+
+def test_scope_limits_the_apps(engine: Engine) -> None:
+    engine.apply(Scope(apps=frozenset({"bob"})))
+    assert set(SHELF.boxes) == {"bob"}
+
+
+def test_an_unknown_app_is_named_with_those_there_are(engine: Engine) -> None:
+    with pytest.raises(UsageError) as caught:
+        engine.plan(Scope(apps=frozenset({"eve"})))
+    assert "ann, bob" in str(caught.value.hint)
+
+
+def test_no_credentials_yet(engine: Engine) -> None:
+    with pytest.raises(UsageError, match="no credential ann/toy/key"):
+        engine.connections("ann")
+
+
+def test_stopping_reports_what_was_not_tried(engine: Engine) -> None:
+    engine.stop()
+    report = engine.apply()
+    (server,) = report.servers
+    assert server.error is not None
+    assert server.not_tried
+    assert isinstance(server.error, ServerError)
+
+
+def test_memory_secrets_forget(engine: Engine) -> None:
+    assert MemorySecretStore().refs() == frozenset()
+    assert engine_module.Scope().wants(engine.project.apps["ann"])

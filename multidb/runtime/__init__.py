@@ -10,10 +10,12 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from multidb.model import Progress, Server
+from multidb.errors import UsageError
+from multidb.model import Progress, Project, Server
 from multidb.secrets import Secret
+from multidb.state import ProjectState
 
-__all__ = ["Runtime", "ServerState", "ServerStatus"]
+__all__ = ["Runtime", "ServerState", "ServerStatus", "open_runtime"]
 
 
 class ServerState(StrEnum):
@@ -54,3 +56,24 @@ class Runtime(Protocol):
     def admin(self, server: Server) -> Secret | None:
         """The admin's password on `server`; None where the store has no authentication (a local folder).
         `UsageError` when the environment variable or file that should hold it is missing."""
+
+
+def open_runtime(project: Project, state: ProjectState) -> Runtime:
+    """The runtime that the manifest asks for. Starts nothing and reads nothing.
+
+    Raises:
+        UsageError: this version has no such runtime.
+    """
+    if project.runtime == "embedded":
+        from multidb.runtime.embedded import EmbeddedRuntime
+
+        return EmbeddedRuntime(project, state)
+    if project.runtime == "external":
+        from multidb.runtime.external import ExternalRuntime
+
+        return ExternalRuntime(project, state)
+    raise UsageError(
+        f"runtime {project.runtime!r} is not available in this version",
+        where=project.file,
+        hint="use runtime: embedded (servers on this machine), or runtime: external (servers that exist already)",
+    )

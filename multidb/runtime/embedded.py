@@ -1,0 +1,232 @@
+"""The embedded runtime: real servers as processes of this machine, from installed packages, without Docker.
+
+Everything a server keeps is in ``.multidb/servers/<name>/``, what it says in ``.multidb/logs/<name>.log``. Servers
+listen on the loopback address only and outlive the command that started them; ``multidb down`` ends them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from multidb.errors import AuthenticationFailed, UsageError
+from multidb.model import Progress, Project, Server
+from multidb.runtime import ServerState, ServerStatus, processes, qdrant_process
+from multidb.runtime.launch import Site
+from multidb.runtime.postgres_process import PostgresKind
+from multidb.runtime.processes import Ledger, Process
+from multidb.runtime.qdrant_process import QdrantKind
+from multidb.runtime.redis_process import RedisKind
+from multidb.runtime.seats import Seat, admin_ref, configured_port, last_words, outdated, port_key
+from multidb.runtime.starting import Start
+from multidb.runtime.together import clear_errors, one_at_a_time, side_by_side
+from multidb.secrets import Secret
+from multidb.state import ProjectState
+
+__all__ = ["EmbeddedRuntime"]
+
+_STORES = ("postgres", "redis", "qdrant", "neo4j")
+_STOP_LIMIT = 60.0  # seconds until a server that does not leave is killed
+_NO_DATABASES = (
+    "isolation: database needs Neo4j Enterprise, which multidb does not run;"
+    " use isolation: instance (a small server per app), or runtime: external"
+)
+
+
+class EmbeddedRuntime:
+    """A `Runtime` of processes on this machine, for the stores that apps of the manifest use.
+
+    Args:
+        project: its `servers` hold, per store, the options read here (``port``, ``max_connections`` ...).
+        state: remembers ports and processes; its secret store keeps the admins' passwords, which are generated.
+    """
+
+    def __init__(self, project: Project, state: ProjectState) -> None:
+        self._project = project
+        self._state = state
+        self._ledger = Ledger(state)
+
+    def up(self, progress: Progress, only: Sequence[str] | None = None) -> list[ServerStatus]:
+        """See `Runtime.up`. `only` takes names of servers, or of stores for all their servers.
+
+        Raises:
+            Locked: another ``up`` or ``down`` works on this project.
+            UsageError: `only` names no server of the project; the project's folder cannot be written.
+        """
+        with clear_errors(), self._state.lock("runtime", "multidb up"):
+            seats = self._chosen(only)
+            self._stop_strays(progress)
+            return Start(self._state, self._ledger, one_at_a_time(progress)).all(seats)
+
+    def down(self, progress: Progress) -> list[ServerStatus]:
+        """See `Runtime.down`. The list has an entry for each process that there was to stop.
+
+        Raises:
+            Locked: another ``up`` or ``down`` works on this project.
+        """
+        if not self._state.folder.exists():
+            return []
+        report = one_at_a_time(progress)
+        with clear_errors(), self._state.lock("runtime", "multidb down"):
+            self._stop_strays(report)
+            return side_by_side(lambda process: self._stop(process, report), list(self._ledger.read().values()))
+
+    def status(self) -> list[ServerStatus]:
+        """See `Runtime.status`."""
+        with clear_errors():
+            recorded = self._ledger.read()
+            return side_by_side(lambda seat: self._look(seat, recorded.get(seat.site.name)), self._seats())
+
+    def servers(self) -> list[Server]:
+        """See `Runtime.servers`. One that was never started and has no port in the manifest has no address."""
+        with clear_errors():
+            recorded, remembered = self._ledger.read(), self._state.read("ports")
+            found = [self._located(seat, recorded.get(seat.site.name), remembered) for seat in self._seats()]
+        return [server for server in found if server is not None]
+
+    def admin(self, server: Server) -> Secret | None:
+        """See `Runtime.admin`."""
+        if server.endpoint.path:
+            return None
+        secret = self._state.secrets.get(admin_ref(server.name, server.store))
+        if secret is None:
+            raise UsageError("has no admin password yet", where=f"server {server.name}", hint="start it: multidb up")
+        return secret
+
+    # Which servers there are
+
+    def _seats(self) -> list[Seat]:
+        return [seat for store in _STORES if self._project.apps_with(store) for seat in self._seats_of(store)]
+
+    def _seats_of(self, store: str) -> list[Seat]:
+        if store == "postgres":
+            return [Seat(self._site("postgres", store), PostgresKind())]
+        if store == "redis":
+            return [Seat(self._site("redis", store), RedisKind())]
+        if store == "qdrant":
+            binary = qdrant_process.find(self._project.servers[store].binary, Path(self._project.root))
+            if binary is None:
+                site = dataclasses.replace(self._site("qdrant", store), folder=self._servers / "qdrant-local")
+                return [Seat(site, None, qdrant_process.LOCAL_MODE, in_folder=True)]
+            return [Seat(self._site("qdrant", store), QdrantKind(binary))]
+        return self._neo4j_seats()
+
+    def _neo4j_seats(self) -> list[Seat]:
+        from multidb.runtime.neo4j_instance import Neo4jKind
+
+        isolation = self._project.servers["neo4j"].isolation
+        if isolation == "database":
+            return [Seat(self._site("neo4j", "neo4j"), None, _NO_DATABASES)]
+        kind = Neo4jKind()
+        if isolation == "label":  # a convention inside one database: one server holds everybody
+            return [Seat(self._site("neo4j", "neo4j"), kind)]
+        apps = self._project.apps_with("neo4j")
+        return [Seat(self._site(f"neo4j-{app.id}", "neo4j", app.id), kind) for app in apps]
+
+    def _site(self, name: str, store: str, app: str | None = None) -> Site:
+        return Site(
+            name=name,
+            store=store,
+            project=self._project.name,
+            folder=self._servers / name,
+            log=self._state.folder / "logs" / f"{name}.log",
+            options=self._project.servers[store],
+            app=app,
+        )
+
+    @property
+    def _servers(self) -> Path:
+        return self._state.folder.resolve() / "servers"
+
+    def _chosen(self, only: Sequence[str] | None) -> list[Seat]:
+        seats = self._seats()
+        if only is None:
+            return seats
+        known = {seat.site.name for seat in seats} | {seat.site.store for seat in seats}
+        unknown = sorted(set(only) - known)
+        if unknown:
+            raise UsageError(
+                f"no server named {', '.join(unknown)} in this project",
+                where=self._project.file,
+                hint=f"there are: {', '.join(sorted(known)) or 'none; no app uses a store'}",
+            )
+        return [seat for seat in seats if {seat.site.name, seat.site.store} & set(only)]
+
+    # Looking and stopping
+
+    def _look(self, seat: Seat, recorded: Process | None) -> ServerStatus:
+        site, kind = seat.site, seat.kind
+        if kind is None:
+            state = ServerState.RUNNING if seat.local else ServerState.SKIPPED
+            return ServerStatus(site.name, site.store, state, seat.local, seat.note)
+        if recorded is not None and recorded.alive():
+            return self._ask(seat, recorded)
+        server = self._located(seat, None, self._state.read("ports"))
+        reason = kind.missing()
+        if reason is not None:
+            return ServerStatus(site.name, site.store, ServerState.SKIPPED, None, reason)
+        if recorded is None:
+            return ServerStatus(site.name, site.store, ServerState.STOPPED, server, "not started; multidb up")
+        if recorded.before_boot():
+            message = "the machine was restarted since; multidb up"
+            return ServerStatus(site.name, site.store, ServerState.STOPPED, server, message)
+        message = last_words("is gone", site.log) + "; multidb up starts it again"
+        return ServerStatus(site.name, site.store, ServerState.FAILED, server, message)
+
+    def _ask(self, seat: Seat, recorded: Process) -> ServerStatus:
+        assert seat.kind is not None
+        site, server = seat.site, seat.server(recorded.ports)
+        secret = self._state.secrets.get(admin_ref(site.name, site.store))
+        try:
+            version = seat.kind.probe(server, secret) if secret else None
+        except AuthenticationFailed as error:
+            return ServerStatus(site.name, site.store, ServerState.FAILED, server, error.message, recorded.pid)
+        if version is None:
+            message = "runs and does not answer" if secret else "runs, and its admin password is lost"
+            return ServerStatus(site.name, site.store, ServerState.FAILED, server, message, recorded.pid)
+        message = version + outdated(site, recorded)
+        return ServerStatus(site.name, site.store, ServerState.RUNNING, server, message, recorded.pid)
+
+    def _located(self, seat: Seat, recorded: Process | None, remembered: Mapping[str, int]) -> Server | None:
+        if seat.kind is None:
+            return seat.local
+        if recorded is not None and recorded.alive():
+            return seat.server(recorded.ports)
+        numbers = {
+            option: configured_port(seat.site, option) or remembered.get(port_key(seat.site, option))
+            for option in seat.kind.ports
+        }
+        known = {option: number for option, number in numbers.items() if number is not None}
+        if len(known) < len(numbers) or seat.kind.missing() is not None:
+            return None
+        return seat.server(known)
+
+    def _stop(self, process: Process, progress: Progress) -> ServerStatus:
+        began = time.monotonic()
+        message = "was not running"
+        if process.alive():
+            progress(process.name, "stopping")
+            left = processes.stop(
+                process.pid,
+                _stop_signal(process.store),
+                _STOP_LIMIT,
+                lambda seconds: progress(process.name, "stopping", seconds),
+            )
+            took = time.monotonic() - began
+            message = f"stopped in {took:.1f} s" if left else f"killed: it did not leave in {_STOP_LIMIT:.0f} s"
+        self._ledger.forget(process.name)
+        return ServerStatus(process.name, process.store, ServerState.STOPPED, None, message)
+
+    def _stop_strays(self, progress: Progress) -> None:
+        """Ends what an interrupted ``up`` started and could not record any more."""
+        for pid, mark in self._ledger.strays(self._servers).items():
+            name = Path(mark).name
+            progress(name, "stopping what an interrupted run left behind")
+            processes.stop(pid, _stop_signal(name.partition("-")[0]), _STOP_LIMIT)
+
+
+def _stop_signal(store: str) -> signal.Signals:
+    return PostgresKind.stop_signal if store == PostgresKind.store else signal.SIGTERM

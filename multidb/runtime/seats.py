@@ -1,0 +1,89 @@
+"""A seat is one server that the manifest asks for; and what is said about it, in one way everywhere."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from multidb.errors import MultidbError, UsageError
+from multidb.model import Endpoint, Server
+from multidb.runtime import processes
+from multidb.runtime.launch import Kind, Site
+from multidb.runtime.processes import Process
+from multidb.secrets import SecretRef
+
+__all__ = ["Seat", "admin_ref", "configured_port", "last_words", "lost", "outdated", "port_key", "sentence"]
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """One server that the manifest asks for.
+
+    Args:
+        kind: None when no process belongs to it; `note` then says why.
+        in_folder: a folder stands in for the server.
+    """
+
+    site: Site
+    kind: Kind | None
+    note: str = ""
+    in_folder: bool = False
+
+    @property
+    def local(self) -> Server | None:
+        """The folder that stands in for the server, where one does."""
+        return Server(self.site.name, self.site.store, Endpoint(path=str(self.site.folder))) if self.in_folder else None
+
+    def server(self, numbers: Mapping[str, int]) -> Server:
+        """The server as reached on these ports."""
+        assert self.kind is not None
+        site = dataclasses.replace(self.site, ports=numbers)
+        return Server(site.name, site.store, self.kind.endpoint(site), app=site.app)
+
+
+def admin_ref(name: str, store: str) -> SecretRef:
+    """The name of the admin's password of the server `name`."""
+    return SecretRef(f"@{name}", store, "admin")
+
+
+def configured_port(site: Site, option: str) -> int | None:
+    """The port that the manifest fixes. For servers of one app each, the option is only where their row begins."""
+    port: int | None = getattr(site.options, option)
+    return port if site.app is None else None
+
+
+def port_key(site: Site, option: str) -> str:
+    """Under which a chosen port is remembered."""
+    return site.name if option == "port" else f"{site.name}.{option}"
+
+
+def outdated(site: Site, process: Process) -> str:
+    """What to add to the message of a server that runs with options which the manifest no longer has."""
+    return "" if process.options == repr(site.options) else "; its options have changed: multidb down, then multidb up"
+
+
+def lost(site: Site) -> MultidbError:
+    """The error for data whose admin password is not known any more."""
+    return UsageError(
+        f"its data is there, and its admin password is not in {_short(site.log.parent.parent / 'secrets.json')}",
+        hint=f"restore that file from a copy, or move {site.folder} away to begin with an empty server",
+    )
+
+
+def last_words(problem: str, log: Path, since: int = 0) -> str:
+    """`problem`, with the end of the log and where to read on."""
+    lines = processes.tail(log, since)
+    return f"{problem}; {_short(log)} ends with:\n{lines}" if lines else f"{problem}; its log is {_short(log)}"
+
+
+def sentence(error: MultidbError) -> str:
+    """An error as the message of a status: what, where unless obvious, and what to do."""
+    return f"{error}; {error.hint}" if error.hint else str(error)
+
+
+def _short(path: Path) -> str:
+    """A path in the project's own folder, as one types it there."""
+    parts = path.parts
+    return str(Path(*parts[parts.index(".multidb") :])) if ".multidb" in parts else str(path)

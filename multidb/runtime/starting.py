@@ -1,0 +1,168 @@
+"""One ``up``: servers started side by side, each waited for until it answers a real login."""
+
+from __future__ import annotations
+
+import dataclasses
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from multidb.errors import MultidbError, RuntimeUnavailable, ServerError, UsageError
+from multidb.model import Progress, Server
+from multidb.runtime import ServerState, ServerStatus, ports, processes
+from multidb.runtime.launch import Kind, Site
+from multidb.runtime.processes import Ledger, Process
+from multidb.runtime.seats import Seat, admin_ref, configured_port, last_words, lost, outdated, port_key, sentence
+from multidb.runtime.together import clear_errors, side_by_side
+from multidb.secrets import Secret, generate
+from multidb.state import ProjectState
+
+__all__ = ["Start"]
+
+_FIRST_LOOK, _SLOWEST_LOOK = 0.05, 0.5  # seconds between two tries of a starting server
+
+
+class Start:
+    """One ``up``: brings servers up side by side, each in a thread of its own."""
+
+    def __init__(self, state: ProjectState, ledger: Ledger, progress: Progress) -> None:
+        self._state = state
+        self._ledger = ledger
+        self._progress = progress
+        self._cancelled = threading.Event()
+        self._turns: dict[str, threading.BoundedSemaphore] = {}
+        # Popen complains when it is collected before its process ends; these processes end long after us.
+        self._children: list[subprocess.Popen[bytes]] = []
+
+    def all(self, seats: Sequence[Seat]) -> list[ServerStatus]:
+        """The outcome for each seat, in their order."""
+        for seat in seats:
+            if seat.kind is not None and seat.kind.store not in self._turns:
+                self._turns[seat.kind.store] = threading.BoundedSemaphore(seat.kind.at_once)
+        return side_by_side(self._one, seats, self._cancelled)
+
+    def _one(self, seat: Seat) -> ServerStatus:
+        site, kind = seat.site, seat.kind
+        if kind is None:
+            if seat.local:
+                site.folder.mkdir(parents=True, exist_ok=True)
+            state = ServerState.RUNNING if seat.local else ServerState.SKIPPED
+            return ServerStatus(site.name, site.store, state, seat.local, seat.note)
+        try:
+            with clear_errors():
+                return self._running(seat, kind) or self._started(seat, kind)
+        except RuntimeUnavailable as error:
+            return ServerStatus(site.name, site.store, ServerState.SKIPPED, None, sentence(error))
+        except MultidbError as error:
+            return ServerStatus(site.name, site.store, ServerState.FAILED, None, sentence(error))
+
+    def _running(self, seat: Seat, kind: Kind) -> ServerStatus | None:
+        """The server that an earlier run started, once it answers; None when there is none alive."""
+        site = seat.site
+        recorded = self._ledger.read().get(site.name)
+        if recorded is None or not recorded.alive():
+            return None
+        secret = self._state.secrets.get(admin_ref(site.name, site.store))
+        if secret is None:
+            raise lost(site)
+        server = seat.server(recorded.ports)
+        version = self._answer(kind, server, secret, recorded.alive, site)
+        message = version + outdated(site, recorded)
+        return ServerStatus(site.name, site.store, ServerState.RUNNING, server, message, recorded.pid)
+
+    def _started(self, seat: Seat, kind: Kind) -> ServerStatus:
+        reason = kind.missing()
+        if reason is not None:
+            raise RuntimeUnavailable(reason)
+        turn = self._turns[kind.store]
+        if not turn.acquire(blocking=False):
+            self._progress(seat.site.name, "waiting for its turn")
+            turn.acquire()
+        try:
+            return self._start(seat, kind)
+        finally:
+            turn.release()
+
+    def _start(self, seat: Seat, kind: Kind) -> ServerStatus:
+        if self._cancelled.is_set():
+            raise RuntimeUnavailable("interrupted")
+        secret = self._secret(seat.site, kind)
+        numbers, moved = self._ports(seat.site, kind)
+        site = dataclasses.replace(seat.site, ports=numbers)
+        self._progress(site.name, "starting")
+        launch = kind.prepare(site, secret, self._progress)
+        since = site.log.stat().st_size if site.log.exists() else 0
+        child = processes.start(launch, site.folder, site.log)
+        self._children.append(child)
+        process = Process(
+            site.name,
+            site.store,
+            str(site.folder),
+            child.pid,
+            processes.started_at(child.pid),
+            dict(numbers),
+            repr(site.options),
+        )
+        self._ledger.record(process)
+        server = seat.server(numbers)
+        version = self._answer(kind, server, secret, lambda: child.poll() is None, site, since)
+        return ServerStatus(site.name, site.store, ServerState.RUNNING, server, version + moved, child.pid)
+
+    def _answer(
+        self, kind: Kind, server: Server, secret: Secret, alive: Callable[[], bool], site: Site, since: int = 0
+    ) -> str:
+        """Waits until the server answers a real login. Its product and version.
+
+        Raises:
+            ServerError: it has ended, does not answer in time, or refuses the password; with its last words.
+        """
+        began, pause, reported = time.monotonic(), _FIRST_LOOK, 0.0
+        while (waited := time.monotonic() - began) < kind.patience:
+            living = alive()
+            version = kind.probe(server, secret) if living else None
+            if version is not None:
+                return version
+            if not living:
+                raise ServerError(last_words("ended right after its start", site.log, since))
+            if waited - reported >= 1:
+                reported = waited
+                self._progress(site.name, "starting", waited)
+            if self._cancelled.wait(pause):
+                raise ServerError("interrupted; multidb up goes on from here")
+            pause = min(pause * 1.5, _SLOWEST_LOOK)
+        problem = f"does not answer on port {server.endpoint.port} after {kind.patience:.0f} s"
+        raise ServerError(last_words(problem, site.log, since))
+
+    def _secret(self, site: Site, kind: Kind) -> Secret:
+        ref = admin_ref(site.name, site.store)
+        secret = self._state.secrets.get(ref)
+        if secret is None:
+            if kind.initialised(site):
+                raise lost(site)
+            secret = generate()
+            self._state.secrets.put({ref: secret})
+        return secret
+
+    def _ports(self, site: Site, kind: Kind) -> tuple[dict[str, int], str]:
+        """The ports to listen on, and what to tell the user about a change."""
+        numbers: dict[str, int] = {}
+        moved = ""
+        with self._state.change("ports") as remembered:
+            for option in kind.ports:
+                configured, key = configured_port(site, option), port_key(site, option)
+                if configured is not None:
+                    if ports.is_taken(configured):
+                        raise UsageError(
+                            f"port {configured} is taken by another process",
+                            hint=f"stop that process, or set another servers.{site.store}.{option}",
+                        )
+                    numbers[option] = configured
+                    continue
+                number = remembered.get(key)
+                if number is None or ports.is_taken(number):
+                    before, number = number, ports.choose(set(remembered.values()), getattr(site.options, option))
+                    remembered[key] = number
+                    moved = moved if before is None else f"; port {before} was taken, now on {number}"
+                numbers[option] = number
+        return numbers, moved

@@ -1,0 +1,153 @@
+"""Project state and files: whole or not at all, private where secret, one writer at a time."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from multidb import files
+from multidb.errors import Locked, UsageError
+from multidb.secrets import Secret, SecretRef
+from multidb.state import ProjectState
+
+REF = SecretRef("ann", "toy", "key")
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> ProjectState:
+    return ProjectState(tmp_path)
+
+
+def test_secrets_are_kept_in_a_private_file(state: ProjectState) -> None:
+    old = os.umask(0)
+    try:
+        state.secrets.put({REF: Secret("hush-hush-hush")})
+    finally:
+        os.umask(old)
+    path = state.folder / "secrets.json"
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert state.secrets.get(REF) == Secret("hush-hush-hush")
+    assert ProjectState(state.folder.parent).secrets.get(REF) == Secret("hush-hush-hush")
+
+
+def test_another_process_sees_what_was_put(state: ProjectState, tmp_path: Path) -> None:
+    other = ProjectState(tmp_path)
+    assert other.secrets.get(REF) is None
+    state.secrets.put({REF: Secret("first-value")})
+    assert other.secrets.get(REF) == Secret("first-value")
+    state.secrets.put({REF: Secret("second-value")})
+    assert other.secrets.get(REF) == Secret("second-value")
+    state.secrets.delete([REF])
+    assert other.secrets.refs() == frozenset()
+
+
+def test_two_writers_lose_nothing(tmp_path: Path) -> None:
+    stores = [ProjectState(tmp_path).secrets for _ in range(4)]
+
+    def work(number: int) -> None:
+        for step in range(10):
+            stores[number].put({SecretRef(f"app{number}", "toy", str(step)): Secret(f"value-{number}-{step}")})
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(ProjectState(tmp_path).secrets.refs()) == 40
+
+
+def test_a_file_that_others_can_read_is_refused(state: ProjectState) -> None:
+    state.secrets.put({REF: Secret("hush-hush-hush")})
+    (state.folder / "secrets.json").chmod(0o644)
+    with pytest.raises(UsageError, match="others can read"):
+        ProjectState(state.folder.parent).secrets.get(REF)
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"secrets": []}', '{"secrets": {"no-slashes": "x"}}', "\x00"])
+def test_a_damaged_file_is_said_to_be_so(state: ProjectState, text: str) -> None:
+    files.write_text(state.folder / "secrets.json", text, mode=files.PRIVATE)
+    with pytest.raises(UsageError, match="not a multidb secrets file"):
+        state.secrets.get(REF)
+
+
+def test_sections_are_changed_one_at_a_time(state: ProjectState) -> None:
+    with state.change("ports") as ports:
+        ports["postgres"] = 5432
+    with state.change("numbers") as numbers:
+        numbers["redis"] = {"ann": 1}
+    assert state.read("ports") == {"postgres": 5432}
+    assert state.read("nothing") == {}
+
+
+def test_a_change_that_fails_changes_nothing(state: ProjectState) -> None:
+    def change_and_fail() -> None:
+        with state.change("ports") as ports:
+            ports["postgres"] = 1
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        change_and_fail()
+    assert state.read("ports") == {}
+
+
+def test_damaged_state_is_said_to_be_so(state: ProjectState) -> None:
+    files.write_text(state.folder / "state.json", "[1")
+    with pytest.raises(UsageError, match="damaged"):
+        state.read("ports")
+
+
+def test_a_lock_is_refused_with_its_holder_and_let_go_by_death(state: ProjectState) -> None:
+    code = (
+        "import sys; from pathlib import Path; from multidb.state import ProjectState\n"
+        "with ProjectState(Path(sys.argv[1])).lock('apply-x', 'multidb apply'):\n"
+        "    print('held', flush=True); sys.stdin.read()"
+    )
+    child = subprocess.Popen(
+        [sys.executable, "-c", code, str(state.folder.parent)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert child.stdout is not None
+    assert child.stdin is not None
+    assert child.stdout.readline() == "held\n"
+    with (
+        pytest.raises(Locked, match=f"multidb apply by .*, process {child.pid}, since 20"),
+        state.lock("apply-x", "me"),
+    ):
+        pass
+    child.kill()
+    child.wait()
+    child.stdin.close()
+    child.stdout.close()
+    with state.lock("apply-x", "me"):
+        pass
+
+
+def test_writing_leaves_the_old_file_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "file"
+    files.write_text(path, "old")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UsageError, match="No space left on device"):
+        files.write_text(path, "new")
+    assert path.read_text() == "old"
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_written_files_have_the_mode_asked_for(tmp_path: Path) -> None:
+    files.write_text(tmp_path / "a" / "b", "x", mode=0o600)
+    assert stat.S_IMODE((tmp_path / "a" / "b").stat().st_mode) == 0o600
+
+
+def test_reading_what_is_not_text(tmp_path: Path) -> None:
+    (tmp_path / "x").write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="not UTF-8"):
+        files.read_text(tmp_path / "x")
+    assert files.read_text(tmp_path / "missing") is None

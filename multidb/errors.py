@@ -72,7 +72,7 @@ class Problem:
     suggestion: str | None = None
 
     def __str__(self) -> str:
-        tail = f" {self.suggestion}" if self.suggestion else ""
+        tail = f". {self.suggestion}" if self.suggestion else ""
         return f"{self.file}:{self.line}:{self.column}: {self.message}{tail}"
 
 

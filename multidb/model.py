@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -71,6 +71,9 @@ class App:
     stores: Mapping[str, Any]
     labels: Mapping[str, str] = field(default_factory=dict)
     where: str = ""  # file:line:column of its entry in the manifest
+    quota: Mapping[str, str] = field(default_factory=dict)  # store -> size ("5GB")
+    backup: Mapping[str, Any] = field(default_factory=dict)  # what differs from the project's backup section
+    deploy: Mapping[str, Any] = field(default_factory=dict)  # how its own container is run
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,3 +309,7 @@ class Provisioner:
     connect: Callable[[Server, Secret | None, str], Session]  # (server, admin password, application name)
     allocate: Callable[[Sequence[App], Any, Mapping[str, int]], Mapping[str, int]] | None = None
     """(apps, facts, recorded numbers) -> numbers by app id, for stores that hand out numbers."""
+    reserved: tuple[str, ...] = ()
+    """Names that the server keeps for itself, as shell patterns (``pg_*``): no app id and no derived name is one."""
+    check: Callable[[Sequence[App]], Iterable[tuple[App, str]]] | None = None
+    """What only a look at all apps of the manifest can tell: the app, and what is wrong with it."""

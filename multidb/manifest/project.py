@@ -1,0 +1,359 @@
+"""Manifest files -> one checked `Project`, or every problem that they have."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from collections.abc import Mapping as MappingType
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any, Final
+
+from pydantic import BaseModel, ValidationError
+
+from multidb.errors import ManifestError, Problem, UsageError
+from multidb.manifest.document import Entry, Mapping, Node, Place, Scalar, Sequence, over, plain, read
+from multidb.manifest.names import check_names, check_tenants, id_problem, project_name
+from multidb.manifest.problems import explain
+from multidb.manifest.schema import VERSION, Shape, StoreSchema
+from multidb.model import App, Project
+
+__all__ = ["load"]
+
+_MOST_FILES: Final = 20_000  # that one include pattern may bring in
+
+
+def load(
+    path: Path,
+    stores: MappingType[str, StoreSchema],
+    external: type[BaseModel] | None = None,
+    overlay: str | None = None,
+) -> Project:
+    """Reads the manifest at `path`, the files that it includes and, for an environment, the file laid over it.
+
+    Mappings of an overlay, and of ``defaults`` under an app's options, are merged key by key; numbers, texts and lists
+    replace; an empty value changes nothing. ``$`` is an ordinary character: nothing is taken from the environment.
+
+    Args:
+        external: model of ``external.<store>``; None when there is none.
+        overlay: ``prod`` lays ``multidb.prod.yaml`` over ``multidb.yaml``.
+
+    Raises:
+        ManifestError: with every problem of every file.
+        UsageError: the manifest or the overlay does not exist or cannot be read.
+    """
+    problems: list[Problem] = []
+    tree = _Files(path, problems).tree(overlay)
+    project = _Reading(tree, path, Shape(stores, external), problems).project()
+    if project is None or problems:
+        raise ManifestError(problems)
+    return project
+
+
+class _Files:
+    """The files of a manifest, brought together in one tree."""
+
+    def __init__(self, path: Path, problems: list[Problem]) -> None:
+        self._path = path
+        self._problems = problems
+
+    def tree(self, overlay: str | None) -> Mapping:
+        base = self._top(self._path, "multidb init writes one")
+        top = (
+            base if overlay is None else self._top(self._overlay(overlay), "environments are files beside the manifest")
+        )
+        merged = over(base, top)
+        assert isinstance(merged, Mapping)
+        # An overlay changes included apps too, so they come in below it.
+        apps = self._with_included(_section(base, "apps", self._problems), merged)
+        return merged.with_value("apps", apps if overlay is None else over(apps, _section(top, "apps", self._problems)))
+
+    def _overlay(self, name: str) -> Path:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+            raise UsageError(f'"{name}" is not the name of an environment', hint="letters, digits, _ and -: prod")
+        return self._path.with_name(f"{self._path.stem}.{name}{self._path.suffix}")
+
+    def _top(self, path: Path, hint: str) -> Mapping:
+        if not path.exists():
+            raise UsageError("there is no such manifest", where=str(path), hint=hint)
+        node, problems = read(path, str(path))
+        start = Place(str(path), 1, 1)
+        if node is None:
+            raise ManifestError(
+                problems or [start.problem("the manifest is empty", f'Begin with "version: {VERSION}".')]
+            )
+        self._problems += problems
+        if not isinstance(node, Mapping):
+            kind = "a list" if isinstance(node, Sequence) else "one value"
+            raise ManifestError(
+                [*problems, node.place.problem(f"the manifest is {kind}", f'Begin with "version: {VERSION}".')]
+            )
+        return Mapping(node.entries, start)
+
+    def _with_included(self, apps: Mapping, top: Mapping) -> Mapping:
+        entries = dict(apps.entries)
+        for file, name in self._included(top):
+            for app_id, entry in self._entries_of(file, name).items():
+                if (first := entries.get(app_id)) is None:
+                    entries[app_id] = entry
+                    continue
+                for one, other in ((first, entry), (entry, first)):
+                    self._problems.append(
+                        one.key.place.problem(f"app {app_id} stands in two files; the other is {other.key.place}")
+                    )
+        return Mapping(entries, apps.place)
+
+    def _entries_of(self, file: Path, name: str) -> MappingType[str, Entry]:
+        try:
+            node, problems = read(file, name)
+        except ManifestError as error:
+            self._problems += error.problems
+            return {}
+        except UsageError as error:
+            self._problems.append(Place(name, 1, 1).problem(error.message))
+            return {}
+        self._problems += problems
+        if node is None:
+            return {}
+        if not isinstance(node, Mapping):
+            self._problems.append(node.place.problem("an included file maps app ids to their entries: lernmi: {}"))
+            return {}
+        for section in ("version", "apps"):
+            if (entry := node.entries.get(section)) is not None:
+                self._problems.append(
+                    entry.key.place.problem(
+                        f'"{section}" has no place in an included file', "Write the app's id at the top: lernmi: {}."
+                    )
+                )
+                return {}
+        return node.entries
+
+    def _included(self, top: Mapping) -> Iterator[tuple[Path, str]]:
+        """The included files with the names that problems give them, each once, in the order of patterns and names."""
+        listed = top.get("include")
+        seen: set[Path] = {self._path.resolve()}
+        for pattern in listed.items if isinstance(listed, Sequence) else ():
+            if not (isinstance(pattern, Scalar) and isinstance(pattern.value, str)):
+                continue  # the schema says so
+            for file in self._matching(pattern.value, pattern.place):
+                if (real := file.resolve()) not in seen:
+                    seen.add(real)
+                    yield file, str(file)
+
+    def _matching(self, pattern: str, place: Place) -> list[Path]:
+        root = self._path.parent
+        parts = PurePosixPath(pattern).parts
+        if not parts or pattern.startswith("/") or ".." in parts:
+            self._problems.append(
+                place.problem(
+                    f'"{pattern[:80]}" leaves the folder of the manifest', "Name files inside it: apps/*/app.yaml."
+                )
+            )
+            return []
+        try:
+            found = sorted(islice((file for file in root.glob(pattern) if file.is_file()), _MOST_FILES + 1))
+        except (ValueError, OSError, IndexError, NotImplementedError, re.error):
+            self._problems.append(
+                place.problem(f'"{pattern[:80]}" is not a file pattern', "For example: apps/*/app.yaml.")
+            )
+            return []
+        if len(found) > _MOST_FILES:
+            self._problems.append(place.problem(f'"{pattern[:80]}" matches more than {_MOST_FILES:,} files'))
+            return []
+        if not found and not re.search(r"[*?\[]", pattern):
+            self._problems.append(place.problem(f'there is no file "{pattern[:80]}"'))
+        inside = root.resolve()
+        outside = [file for file in found if not file.resolve().is_relative_to(inside)]
+        for file in outside:
+            self._problems.append(place.problem(f"{file} is a link that leaves the folder of the manifest"))
+        return [file for file in found if file not in outside]
+
+
+class _Reading:
+    """One tree against one set of stores."""
+
+    def __init__(self, top: Mapping, path: Path, shape: Shape, problems: list[Problem]) -> None:
+        self._top = top
+        self._path = path
+        self._shape = shape
+        self._stores = shape.stores
+        self._problems = problems
+
+    def project(self) -> Project | None:
+        """The project; None when its head is wrong. Everything that can be checked is, whatever else is wrong."""
+        if not self._understood():
+            return None
+        head = self._head()
+        apps = self._apps()
+        if head is None:
+            return None
+        external = {name: value for name in self._stores if (value := getattr(head.external, name, None)) is not None}
+        if head.runtime == "external" and self._shape.external is not None:
+            self._check_addresses(apps, external)
+        return Project(
+            name=head.project,
+            runtime=head.runtime,
+            apps=apps,
+            servers={name: getattr(head.servers, name) for name in self._stores},
+            external=external,
+            root=str(self._path.parent),
+            file=self._path.name,
+            deploy=head.deploy.model_dump(),
+            backup=head.backup.model_dump(),
+        )
+
+    def _understood(self) -> bool:
+        """Whether the manifest's format is ours; if it is not, nothing else that could be said about it is true."""
+        entry = self._top.entries.get("version")
+        if entry is None:
+            self._problems.append(self._top.place.problem("version is missing", f'Add "version: {VERSION}".'))
+            return True
+        version = entry.value.value if isinstance(entry.value, Scalar) else None
+        if isinstance(version, int) and not isinstance(version, bool) and version > VERSION:
+            self._problems.append(
+                entry.value.place.problem(
+                    f"version {version} is newer than what this multidb reads ({VERSION})", "Upgrade multidb."
+                )
+            )
+            return False
+        if version != VERSION or isinstance(version, bool):
+            self._problems.append(entry.value.place.problem(f"version must be the number {VERSION}"))
+        return True
+
+    def _head(self) -> Any:
+        tree = self._top.without("apps").with_value("version", Scalar(VERSION, str(VERSION), self._top.place))
+        if "project" not in tree.entries:
+            name = project_name(self._path.resolve().parent.name)
+            self._problems.append(self._top.place.problem("project is missing", f'Add "project: {name}".'))
+            tree = tree.with_value("project", Scalar("unnamed", "unnamed", self._top.place))
+        return self._validated(self._shape.head, tree, self._top.place, ())
+
+    def _apps(self) -> dict[str, App]:
+        defaults = self._defaults()
+        apps: dict[str, App] = {}
+        places: dict[str, Place] = {}
+        section = self._top.get("apps")
+        for app_id, entry in section.entries.items() if isinstance(section, Mapping) else ():
+            problem = id_problem(entry.key)
+            if problem is not None:
+                self._problems.append(problem)
+            app = self._app(app_id, entry, defaults)
+            if app is not None and problem is None:
+                apps[app_id], places[app_id] = app, entry.key.place
+        self._problems += check_tenants(apps.values(), places)
+        self._problems += check_names(apps.values(), self._stores, places)
+        for store in self._stores.values():
+            using = [app for app in apps.values() if store.name in app.stores]
+            for app, message in store.check(using) if store.check else ():
+                self._problems.append(self._place_of_options(app.id, store.name).problem(message))
+        return apps
+
+    def _app(self, app_id: str, entry: Entry, defaults: MappingType[str, Node]) -> App | None:
+        place = entry.key.place
+        tree = _mapping_or_empty(entry)
+        if tree is None:
+            self._problems.append(
+                entry.value.place.problem(
+                    f"the entry of app {app_id} must be a mapping", f"For example {app_id}: {{}}."
+                )
+            )
+            return None
+        wanted = self._wanted(tree)
+        for store in self._stores:
+            block = tree.entries.get(store)
+            if store in wanted:
+                options = over(defaults.get(store), block.value if block else Mapping({}, place))
+                tree = tree.with_value(store, options)
+            elif block is not None:
+                self._problems.append(
+                    block.key.place.problem(
+                        f'app {app_id} has options for {store}, which is not one of its "stores"',
+                        f"Add {store} to stores, or remove the options.",
+                    )
+                )
+        read: Any = self._validated(self._shape.entry, tree, place, ("apps", app_id))
+        if read is None:
+            return None
+        return App(
+            id=app_id,
+            tenant_id=read.tenant_id or app_id,
+            stores={store: getattr(read, store) for store in self._stores if store in read.stores},
+            labels=read.labels,
+            quota=read.quota,
+            backup=read.backup.model_dump(exclude_unset=True),
+            deploy=read.deploy.model_dump(exclude_unset=True),
+            where=str(place),
+        )
+
+    def _wanted(self, tree: Mapping) -> frozenset[str]:
+        """The stores of an app, as far as they can be told before it is validated."""
+        listed = tree.get("stores")
+        if not isinstance(listed, Sequence):
+            return frozenset(self._stores)
+        names = [item.text for item in listed.items if isinstance(item, Scalar)]
+        for position, item in enumerate(listed.items):
+            if isinstance(item, Scalar) and item.text in names[:position]:
+                self._problems.append(item.place.problem(f"{item.text} is listed twice"))
+        return frozenset(names)
+
+    def _defaults(self) -> dict[str, Node]:
+        """The options under ``defaults``; each checked alone, since no app may be there to show a mistake in them."""
+        section = self._top.get("defaults")
+        found: dict[str, Node] = {}
+        for name, entry in section.entries.items() if isinstance(section, Mapping) else ():
+            tree = _mapping_or_empty(entry)
+            if tree is None or name not in self._stores:
+                continue  # the head's model says so
+            found[name] = tree
+            try:
+                self._stores[name].app_options.model_validate(plain(tree))
+            except ValidationError as error:
+                # An app may add what is missing, and may change what does not go together.
+                certain = [one for one in error.errors(include_url=False) if one["loc"] and one["type"] != "missing"]
+                self._problems += explain(certain, tree, entry.key.place, ("defaults", name), self._shape.document)
+        return found
+
+    def _check_addresses(self, apps: MappingType[str, App], external: MappingType[str, Any]) -> None:
+        entry = self._top.entries["runtime"]
+        for store in self._stores:
+            users = [app.id for app in apps.values() if store in app.stores]
+            if users and store not in external:
+                self._problems.append(
+                    entry.value.place.problem(
+                        f"runtime is external, and external does not say where {store} is, which app {users[0]} uses",
+                        f"Add external: {{{store}: {{url: ...}}}}, or leave {store} out of the stores of the apps.",
+                    )
+                )
+
+    def _place_of_options(self, app_id: str, store: str) -> Place:
+        apps = self._top.get("apps")
+        assert isinstance(apps, Mapping)
+        entry = apps.entries[app_id]
+        block = entry.value.entries.get(store) if isinstance(entry.value, Mapping) else None
+        return (block or entry).key.place
+
+    def _validated(self, model: type[BaseModel], tree: Mapping, place: Place, prefix: tuple[str, ...]) -> Any:
+        try:
+            return model.model_validate(plain(tree))
+        except ValidationError as error:
+            found = error.errors(include_url=False)
+            self._problems += explain(found, tree, place, prefix, self._shape.document)
+            return None
+
+
+def _section(top: Mapping, name: str, problems: list[Problem]) -> Mapping:
+    """A section that has to be a mapping; one that is not is a problem and counts as empty."""
+    entry = top.entries.get(name)
+    if entry is None:
+        return Mapping({}, top.place)
+    tree = _mapping_or_empty(entry)
+    if tree is None:
+        problems.append(entry.value.place.problem(f"{name} must be a mapping", "For example: apps: {lernmi: {}}."))
+    return tree or Mapping({}, entry.key.place)
+
+
+def _mapping_or_empty(entry: Entry) -> Mapping | None:
+    """The mapping under a key, an empty one where nothing stands; None for anything else."""
+    if isinstance(entry.value, Scalar) and entry.value.value is None:
+        return Mapping({}, entry.key.place)
+    return entry.value if isinstance(entry.value, Mapping) else None

@@ -1,0 +1,285 @@
+"""The sections of the manifest as pydantic models, and the JSON Schema made from them.
+
+Which stores there are, and what can be said about each, is handed in as `StoreSchema` values: this package knows no
+store by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Annotated, Any, Final, Literal, Self, cast
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+
+from multidb.model import App, DerivedName, Provisioner
+
+__all__ = ["APP_ID", "VERSION", "AppEntry", "Head", "Shape", "StoreSchema", "schema"]
+
+VERSION: Final = 1
+APP_ID: Final = r"[a-z][a-z0-9_]{0,29}[a-z0-9]"
+_TENANT: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
+
+
+@dataclass(frozen=True, slots=True)
+class StoreSchema:
+    """What the manifest has to know about a store.
+
+    Args:
+        app_options: frozen model of ``apps.<app>.<store>``; unknown keys forbidden.
+        server_options: frozen model of ``servers.<store>``; every field has a default.
+        derived_names: the names that an app takes on the server.
+        reserved: names that the server keeps for itself, as shell patterns (``pg_*``).
+        check: what only a look at all apps can tell; yields the app and what is wrong with it.
+    """
+
+    name: str
+    app_options: type[BaseModel]
+    server_options: type[BaseModel]
+    derived_names: Callable[[App], Sequence[DerivedName]]
+    reserved: tuple[str, ...] = ()
+    check: Callable[[Sequence[App]], Iterable[tuple[App, str]]] | None = None
+
+    @classmethod
+    def of(cls, provisioner: Provisioner) -> Self:
+        """What a provisioner says of itself."""
+        return cls(
+            name=provisioner.name,
+            app_options=provisioner.app_options,
+            server_options=provisioner.server_options,
+            derived_names=provisioner.derived_names,
+            reserved=provisioner.reserved,
+            check=provisioner.check,
+        )
+
+
+def _matching(pattern: str, sentence: str) -> Any:
+    """A text of the given form; `sentence` ("must be ...") is what a person reads when it is not."""
+    return Field(pattern=pattern, json_schema_extra={"errorMessage": sentence})
+
+
+Duration = Annotated[
+    str, _matching(r"^[1-9][0-9]*(ms|s|m|min|h|d|w)$", "must be a duration such as 30s, 2min, 24h or 7d")
+]
+Size = Annotated[str, _matching(r"^[1-9][0-9]*(\.[0-9]+)? ?([kKMGT]i?)?B$", "must be a size such as 500MB or 5GB")]
+_PORT = _matching(r"^(([0-9.]+:)?[0-9]{1,5}:)?[0-9]{1,5}(/(tcp|udp))?$", "must be a port such as 8000, or 8080:80")
+Port = Annotated[
+    str,
+    _PORT,
+    BeforeValidator(
+        lambda value: str(value) if isinstance(value, int) and not isinstance(value, bool) else value,
+        json_schema_input_type=Annotated[str, _PORT] | int,
+    ),
+]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def _or_empty(model: Any) -> BeforeValidator:
+    """Lets nothing at all (``lernmi:``) mean the same as ``{}``."""
+    return BeforeValidator(lambda value: {} if value is None else value, json_schema_input_type=model | None)
+
+
+def _nullable(model: Any) -> Any:
+    return Annotated[model, _or_empty(model)]
+
+
+class Keep(Section):
+    """How many backup sets stay."""
+
+    last: int = Field(default=3, ge=1, description="The newest sets, whatever their age.")
+    daily: int = Field(default=7, ge=0, description="One set for each of so many days.")
+    weekly: int = Field(default=4, ge=0, description="One set for each of so many weeks.")
+
+
+class Backup(Section):
+    """When backups are made, where they go and how long they stay."""
+
+    every: Duration = Field(default="24h", description="The longest time between two backups.")
+    to: tuple[str, ...] = Field(default=("backups/",), description="Where sets go: folders, relative to the manifest.")
+    keep: Keep = Field(default=Keep(), description="How many sets stay.")
+    verify: Literal["always", "daily", "weekly", "monthly", "never"] = Field(
+        default="weekly", description="How often a set is proved by restoring it."
+    )
+
+
+class Deploy(Section):
+    """How servers and apps are laid out in compose files."""
+
+    strategy: Literal["single", "separate", "hybrid"] = Field(
+        default="hybrid",
+        description="single: one compose file. separate: one per app. hybrid: the servers in one, each app in its own.",
+    )
+    profiles: tuple[Literal["backup", "monitoring", "pgbouncer"], ...] = Field(
+        default=(), description="Optional services that run beside the servers."
+    )
+
+
+class AppBackup(Section):
+    """What differs for this app from the manifest's backup section."""
+
+    every: Duration | None = Field(default=None, description="The longest time between two backups of this app.")
+    to: tuple[str, ...] | None = Field(default=None, description="Where this app's sets are written.")
+    keep: Keep | None = Field(default=None, description="How many sets of this app stay.")
+    verify: Literal["always", "daily", "weekly", "monthly", "never"] | None = Field(
+        default=None, description="How often a set of this app is proved by restoring it."
+    )
+
+
+class AppDeploy(Section):
+    """How the app's own container is run."""
+
+    image: str | None = Field(default=None, min_length=1, description="The container image.")
+    ports: tuple[Port, ...] = Field(default=(), description="Published ports: 8000, or host:container.")
+    command: str | tuple[str, ...] | None = Field(default=None, description="What runs instead of the image's command.")
+
+
+class AppEntry(Section):
+    """One app. Everything has a default: an empty entry is an app with every store."""
+
+    tenant_id: str | None = Field(
+        default=None,
+        pattern=_TENANT,
+        json_schema_extra={"errorMessage": "must be 1 to 63 letters, digits, '.', '_' or '-', such as digi-core"},
+        description="What the app is called in data that tenants share. Default: the app's id.",
+    )
+    labels: dict[str, str] = Field(default_factory=dict, description="Free words for people and scripts.")
+    backup: Annotated[AppBackup, _or_empty(AppBackup)] = Field(default=AppBackup(), description="Backups of this app.")
+    deploy: Annotated[AppDeploy, _or_empty(AppDeploy)] = Field(default=AppDeploy(), description="The app's container.")
+
+
+class Head(Section):
+    """What a manifest says beside its apps."""
+
+    version: Literal[1] = Field(description="The version of the manifest's format.")
+    project: str = Field(
+        pattern=r"^[a-z][a-z0-9_-]{0,38}[a-z0-9]$",
+        json_schema_extra={"errorMessage": "must be 2 to 40 characters a-z, 0-9, _ or -, beginning with a letter"},
+        description="Names the owner of everything that multidb makes on the servers. Do not change it later.",
+    )
+    runtime: Literal["embedded", "compose", "external"] = Field(
+        default="embedded", description="Where the servers come from: processes, Docker, or servers that exist already."
+    )
+    include: tuple[str, ...] = Field(
+        default=(), description="Files with more apps, such as apps/*/app.yaml. Each maps app ids to entries."
+    )
+    deploy: Annotated[Deploy, _or_empty(Deploy)] = Field(default=Deploy(), description="Layout of compose files.")
+    backup: Annotated[Backup, _or_empty(Backup)] = Field(default=Backup(), description="Backups of every app.")
+
+
+class Shape:
+    """The models of one set of stores.
+
+    Attributes:
+        head: everything but the apps.
+        entry: one entry under ``apps``, with the options of every store.
+    """
+
+    def __init__(self, stores: Mapping[str, StoreSchema], external: type[BaseModel] | None) -> None:
+        self.stores = stores
+        self.external = external
+        names: Any = cast("Any", Literal)[tuple(stores)] if stores else str
+        dictionary: Any = dict
+        self.entry = _model(
+            "AppEntry",
+            AppEntry,
+            {
+                "stores": (
+                    cast("Any", tuple)[names, ...],
+                    Field(
+                        default=tuple(stores),
+                        min_length=1,
+                        description="The stores that the app uses; default: all.",
+                    ),
+                ),
+                "quota": (
+                    _nullable(dictionary[names, Size]),
+                    Field(default_factory=dict, description="The most that the app may keep in a store: 5GB."),
+                ),
+                **{
+                    name: (
+                        _nullable(store.app_options),
+                        Field(default=None, description=f"Options for {name}."),
+                    )
+                    for name, store in stores.items()
+                },
+            },
+        )
+        sections: dict[str, dict[str, Any]] = {
+            "servers": {name: store.server_options for name, store in stores.items()},
+            "external": dict.fromkeys(stores, external) if external else {},
+            "defaults": dict.fromkeys(stores, dict[str, Any]),
+        }
+        self.head = _model(
+            "Manifest",
+            Head,
+            {name: _section(name, models, filled=name == "servers") for name, models in sections.items()},
+        )
+
+    @cached_property
+    def document(self) -> dict[str, Any]:
+        """The JSON Schema of a whole manifest (draft 2020-12)."""
+        dictionary: Any = dict
+        apps: tuple[Any, Any] = (
+            _nullable(dictionary[str, _nullable(self.entry)]),
+            Field(
+                default_factory=dict,
+                description="The apps by id: a-z, 0-9 and _, 2 to 31 characters, beginning with a letter.",
+                json_schema_extra={"propertyNames": {"pattern": f"^{APP_ID}$"}},
+            ),
+        )
+        whole = _model("Manifest", self.head, {"apps": apps}).model_json_schema()
+        defaults = whole["$defs"].get("Defaults", {}).get("properties", {})
+        for name, store in self.stores.items():
+            options = _partial(store.app_options.model_json_schema(ref_template=f"#/$defs/{name}-default-{{model}}"))
+            for model, definition in options.pop("$defs", {}).items():
+                whole["$defs"][f"{name}-default-{model}"] = definition
+            nothing = {"type": "null"}
+            defaults[name] = {"anyOf": [options, nothing], "description": f"Options of {name} for every app."}
+        return {
+            "$schema": "https://json-schema.org/draft/2020-12/schema",
+            **whole,
+            "title": "multidb manifest",
+            "description": "Apps, and the isolated place that each has on shared database servers.",
+        }
+
+
+def schema(stores: Mapping[str, StoreSchema], external: type[BaseModel] | None = None) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of the manifest, for editors and for the manifest reference."""
+    return Shape(stores, external).document
+
+
+_DESCRIPTIONS: Final = {
+    "servers": "The shared servers: one for each store.",
+    "external": "Servers that exist already: where they are and how to log in.",
+    "defaults": "Options that hold for every app that does not say otherwise.",
+}
+
+
+def _section(name: str, models: Mapping[str, Any], *, filled: bool) -> tuple[Any, Any]:
+    """A section with one field per store; `filled`: a store that it leaves out has its defaults."""
+    default = {store: {"default_factory": model} if filled else {"default": None} for store, model in models.items()}
+    section = _model(
+        name.capitalize(),
+        Section,
+        {store: (_nullable(model), Field(**cast("Any", default[store]))) for store, model in models.items()},
+    )
+    return _nullable(section), Field(default_factory=section, description=_DESCRIPTIONS[name])
+
+
+def _model(name: str, base: type[BaseModel], fields: Mapping[str, Any]) -> type[BaseModel]:
+    return cast("type[BaseModel]", cast("Any", create_model)(name, __base__=base, **fields))
+
+
+def _partial(part: Any, *, names: bool = False) -> Any:
+    """A schema without its demands for completeness. `names`: the keys of `part` are property names, not keywords."""
+    if isinstance(part, dict):
+        return {
+            key: _partial(value, names=not names and key in ("properties", "$defs"))
+            for key, value in part.items()
+            if names or key != "required"
+        }
+    return [_partial(item) for item in part] if isinstance(part, list) else part

@@ -1,0 +1,62 @@
+"""Qdrant: each app has its own collections and a token that opens nothing else.
+
+**What an app gets.** A collection ``<app>_<type>`` for each type under ``collections`` (one type, ``knowledge`` with
+1536 dimensions and cosine distance, when nothing is said), with an index on the payload field ``tenant_id`` made
+before there is any data, and on the other fields under ``indexes``. A JSON Web Token, signed with the server's api
+key, that may read and write points in these collections and do nothing else: no index, snapshot, alias or collection.
+It carries an end (``servers.qdrant.token_days``, a year by default); with less than 30 days left the next apply signs
+a new one. A token that is lost, lists other collections or was signed with a former key is replaced the same way. The
+old one stays valid until its own end: Qdrant keeps no list of tokens. To revoke at once, change the server's api key,
+which revokes them all.
+
+**How it is isolated.** *Enforced* where the server has ``service.api_key`` and ``service.jwt_rbac: true``: it refuses
+every request about a collection that the token does not list. Every new token is tried on the server before it is
+kept, and thrown away when it opens more or less than it should. *Naming only* elsewhere: without RBAC there is one
+key for everything, which multidb gives to apps only when ``servers.qdrant.share_api_key: true`` says so; a server
+without a key, and the client library's local mode (a folder, no server), have no walls at all.
+
+**What stays a convention.** ``tenant_id`` separates an app's own customers inside a collection. The server does not
+ask for it; `multidb.client.qdrant` adds it to every request.
+
+**What is shared.** Memory, disk, file descriptors, CPU and the version. The names of other apps' collections, and
+nothing else about them, show in the server's telemetry to everyone with a token; so a collection's name should not be
+a secret. Strict mode (``strict``) limits what requests to a collection may cost.
+
+**Local mode** keeps collections, points and owner marks, one process at a time. It has no payload indexes, strict
+mode, quantization or storage settings, so none are planned for it.
+
+**Owner mark.** ``metadata.multidb`` of the collection: project and app. A collection of the wanted name without it is
+a conflict, and so is one with other vectors, since size, distance and names of vectors cannot be changed in place.
+
+**Rights needed.** The server's ``api_key`` (or ``alt_api_key``); version 1.16 or newer, the first with metadata.
+"""
+
+from __future__ import annotations
+
+from multidb.model import Provisioner, Server, Session
+from multidb.provisioners.qdrant import resources
+from multidb.provisioners.qdrant.statements import statements
+from multidb.secrets import Secret
+
+__all__ = ["PROVISIONER"]
+
+
+def _connect(server: Server, admin: Secret | None, application: str) -> Session:
+    from multidb.provisioners.qdrant.session import connect
+
+    return connect(server, admin, application)
+
+
+PROVISIONER = Provisioner(
+    name=resources.STORE,
+    title="Qdrant",
+    app_options=resources.AppOptions,
+    server_options=resources.ServerOptions,
+    derived_names=resources.derived_names,
+    secrets=resources.secrets,
+    desired=resources.desired,
+    statements=statements,
+    env=resources.env,
+    isolation=resources.isolation,
+    connect=_connect,
+)

@@ -56,10 +56,11 @@ class EmbeddedRuntime:
             Locked: another ``up`` or ``down`` works on this project.
             UsageError: `only` names no server of the project; the project's folder cannot be written.
         """
+        report = one_at_a_time(progress)
         with clear_errors(), self._state.lock("runtime", "multidb up"):
             seats = self._chosen(only)
-            self._stop_strays(progress)
-            return Start(self._state, self._ledger, one_at_a_time(progress)).all(seats)
+            self._stop_strays(report)
+            return Start(self._state, self._ledger, report).all(seats)
 
     def down(self, progress: Progress) -> list[ServerStatus]:
         """See `Runtime.down`. The list has an entry for each process that there was to stop.
@@ -222,10 +223,14 @@ class EmbeddedRuntime:
 
     def _stop_strays(self, progress: Progress) -> None:
         """Ends what an interrupted ``up`` started and could not record any more."""
-        for pid, mark in self._ledger.strays(self._servers).items():
+
+        def end(stray: tuple[int, str]) -> bool:
+            pid, mark = stray
             name = Path(mark).name
             progress(name, "stopping what an interrupted run left behind")
-            processes.stop(pid, _stop_signal(name.partition("-")[0]), _STOP_LIMIT)
+            return processes.stop(pid, _stop_signal(name.partition("-")[0]), _STOP_LIMIT)
+
+        side_by_side(end, list(self._ledger.strays(self._servers).items()))
 
 
 def _stop_signal(store: str) -> signal.Signals:

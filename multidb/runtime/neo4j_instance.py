@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 from multidb.errors import AuthenticationFailed, RuntimeUnavailable
 from multidb.model import Endpoint, Progress, Server
@@ -29,6 +30,7 @@ class Neo4jKind:
 
     def __init__(self) -> None:
         self._fetching = threading.Lock()
+        self._unavailable: RuntimeUnavailable | None = None
 
     def missing(self) -> str | None:
         if neo4j_process.find_java() is None:
@@ -42,12 +44,22 @@ class Neo4jKind:
         java = neo4j_process.find_java()
         if java is None:
             raise RuntimeUnavailable(self.missing() or "", where=site.name)
-        with self._fetching:
-            folder = jars.fetch_neo4j(progress)
+        folder = self._jars(progress)
         site.folder.mkdir(parents=True, exist_ok=True)
         site.folder.chmod(0o700)
         neo4j_process.prepare(site.folder, bolt_port=site.ports["port"], password=admin, heap=site.options.heap)
         return Launch(neo4j_process.command(java, folder, site.folder, site.options.heap), site.folder)
+
+    def _jars(self, progress: Progress) -> Path:
+        """The jars, asked for once: where they cannot be had, the other servers need not wait for the same answer."""
+        with self._fetching:
+            if self._unavailable is not None:
+                raise self._unavailable
+            try:
+                return jars.fetch_neo4j(progress)
+            except RuntimeUnavailable as error:
+                self._unavailable = error
+                raise
 
     def endpoint(self, site: Site) -> Endpoint:
         return Endpoint(host=LOOPBACK, port=site.ports["port"], user=_ADMIN, database="neo4j")

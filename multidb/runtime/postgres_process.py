@@ -18,6 +18,8 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+import psutil
+
 from multidb import files
 from multidb.errors import AuthenticationFailed, RuntimeUnavailable, UsageError
 from multidb.model import Endpoint, Progress, Server
@@ -64,6 +66,7 @@ class PostgresKind:
         programs = _programs(package, account, progress, site.name)
         if not _holds_data(folder):
             _initialise(site, folder, programs, account, admin, progress)
+        _drop_stale_lock(folder / "data")
         settings = _settings(site, programs)
         arguments = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         return Launch([str(programs / "bin/postgres"), "-D", str(folder / "data"), *arguments], folder, account)
@@ -266,6 +269,27 @@ def _initdb(site: Site, aside: Path, programs: Path, account: Account | None) ->
             where=str(aside.parent),
             hint="free space or correct the permissions, then: multidb up",
         )
+
+
+def _drop_stale_lock(data: Path) -> None:
+    """Takes away the lock file of a Postgres that died, when its process id belongs to some other program by now.
+
+    Postgres does so itself unless that other program runs as the same user, as after the restart of a container.
+    """
+    lock = data / "postmaster.pid"
+    lines = (files.read_text(lock) or "").splitlines()
+    if not lines or not lines[0].isdigit():
+        return
+    pid = int(lines[0])
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process = psutil.Process(pid)
+        if "postgres" in process.name():
+            raise UsageError(
+                f"another Postgres, process {pid}, seems to run on this data folder",
+                where=str(data),
+                hint=f"stop it (kill -INT {pid}), then: multidb up",
+            )
+        lock.unlink()
 
 
 def _settings(site: Site, programs: Path) -> dict[str, object]:

@@ -24,15 +24,19 @@ from multidb.runtime.launch import Launch
 from multidb.secrets import redact
 from multidb.state import ProjectState
 
-__all__ = ["MARK", "Ledger", "Process", "environment", "start", "started_at", "stop", "tail"]
+__all__ = ["MARK", "Ledger", "Process", "environment", "start", "stop", "tail"]
 
 MARK = "MULTIDB_SERVER"
 
 _SECTION = "processes"
 _SAME_START = 1.0  # seconds; a time of start is read with a coarse clock
+_PAUSE = 0.02  # seconds between two looks at a process that is to leave
 _LARGEST_LOG = 10 * 1024 * 1024
 _TAIL_BYTES = 8192
 _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "TMPDIR")  # nothing else: our environment may hold passwords
+
+# Popen complains when it is collected before its process ends, and these processes end long after us.
+_children: list[subprocess.Popen[bytes]] = []
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,16 +118,19 @@ def environment(folder: Path) -> dict[str, str]:
     return {"PATH": os.defpath, **passed_on, "HOME": str(folder), "LC_ALL": "C", "TZ": "UTC", MARK: str(folder)}
 
 
-def start(launch: Launch, folder: Path, log: Path) -> subprocess.Popen[bytes]:
+def start(launch: Launch, folder: Path, log: Path) -> tuple[int, float]:
     """Starts a server in a session of its own, so that neither Ctrl-C nor a closed terminal reaches it.
 
     Args:
         folder: the server's, for the mark.
         log: gets its output, appended.
+
+    Returns:
+        the process id and the time of its start (0.0 when it has gone already).
     """
     account = launch.account
     with _log_file(log) as output:
-        return subprocess.Popen(
+        child = subprocess.Popen(
             list(launch.argv),
             cwd=launch.folder,
             env=environment(folder),
@@ -136,13 +143,10 @@ def start(launch: Launch, folder: Path, log: Path) -> subprocess.Popen[bytes]:
             extra_groups=[] if account else None,
             umask=0o077,
         )
-
-
-def started_at(pid: int) -> float:
-    """When the process was started, in seconds since 1970; 0.0 when it has gone already."""
+    _children.append(child)
     with contextlib.suppress(psutil.Error):
-        return psutil.Process(pid).create_time()
-    return 0.0
+        return child.pid, psutil.Process(child.pid).create_time()
+    return child.pid, 0.0
 
 
 def stop(
@@ -167,10 +171,14 @@ def stop(
     with contextlib.suppress(psutil.NoSuchProcess):
         found.send_signal(polite)
         began = time.monotonic()
+        reported = 0.0
         while (waited := time.monotonic() - began) < limit:
-            if _gone(found, min(1.0, limit - waited)):
+            if _gone(found):
                 return True
-            waiting(time.monotonic() - began)
+            if waited - reported >= 1:
+                reported = waited
+                waiting(waited)
+            time.sleep(_PAUSE)
         family = [*found.children(recursive=True), found]
         for member in family:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -212,9 +220,10 @@ def _running(pid: int) -> psutil.Process | None:
     return None
 
 
-def _gone(process: psutil.Process, timeout: float) -> bool:
+def _gone(process: psutil.Process) -> bool:
+    """Whether it has ended, even where nobody takes note of that: a container's first process may not."""
     try:
-        process.wait(timeout)
+        process.wait(0)  # takes note when it is a child of ours
     except psutil.TimeoutExpired:
         return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
     return True

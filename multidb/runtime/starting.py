@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -32,8 +31,6 @@ class Start:
         self._progress = progress
         self._cancelled = threading.Event()
         self._turns: dict[str, threading.BoundedSemaphore] = {}
-        # Popen complains when it is collected before its process ends; these processes end long after us.
-        self._children: list[subprocess.Popen[bytes]] = []
 
     def all(self, seats: Sequence[Seat]) -> list[ServerStatus]:
         """The outcome for each seat, in their order."""
@@ -93,21 +90,14 @@ class Start:
         self._progress(site.name, "starting")
         launch = kind.prepare(site, secret, self._progress)
         since = site.log.stat().st_size if site.log.exists() else 0
-        child = processes.start(launch, site.folder, site.log)
-        self._children.append(child)
+        pid, started = processes.start(launch, site.folder, site.log)
         process = Process(
-            site.name,
-            site.store,
-            str(site.folder),
-            child.pid,
-            processes.started_at(child.pid),
-            dict(numbers),
-            repr(site.options),
+            site.name, site.store, str(site.folder), pid, started, ports=numbers, options=repr(site.options)
         )
         self._ledger.record(process)
         server = seat.server(numbers)
-        version = self._answer(kind, server, secret, lambda: child.poll() is None, site, since)
-        return ServerStatus(site.name, site.store, ServerState.RUNNING, server, version + moved, child.pid)
+        version = self._answer(kind, server, secret, process.alive, site, since)
+        return ServerStatus(site.name, site.store, ServerState.RUNNING, server, version + moved, pid)
 
     def _answer(
         self, kind: Kind, server: Server, secret: Secret, alive: Callable[[], bool], site: Site, since: int = 0

@@ -6,6 +6,7 @@ printed here: callers get values, and hear of progress through a callback.
 
 from __future__ import annotations
 
+import re
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -29,6 +30,7 @@ from multidb.model import (
     Action,
     App,
     Change,
+    Finding,
     Inspection,
     Isolation,
     Progress,
@@ -210,6 +212,16 @@ class Engine:
             isolation[server.store] = level
         return AppConnections(entry.id, env, isolation)
 
+    def advice(self) -> list[Finding]:
+        """What each reachable server's limits mean for the apps of the manifest; unreachable ones are left out."""
+        return [finding for each in self._asked() for finding in each]
+
+    def versions(self, store: str) -> list[int]:
+        """The major version of every reachable server of `store`."""
+        plans = self.plan(Scope(stores=frozenset({store}), deep=False)).servers
+        found = [re.search(r"(\d+)", plan.version) for plan in plans]
+        return [int(match[1]) for match in found if match]
+
     def stop(self) -> None:
         """Asks a running apply to end after the statement in flight; what was not run is reported as not tried."""
         self._stopping.set()
@@ -385,6 +397,18 @@ class Engine:
         with self._open(server) as session:
             context = self._context(server, session, self._apps_of(server))
             return context, provisioner(server.store).isolation(app, session.facts)
+
+    def _asked(self) -> list[Sequence[Finding]]:
+        def ask(server: Server) -> Sequence[Finding]:
+            store = provisioner(server.store)
+            apps = self._apps_of(server)
+            try:
+                with self._open(server) as session:
+                    return store.advise(apps, self._context(server, session, apps)) if store.advise else ()
+            except ServerError:
+                return ()  # its state is a finding of its own
+
+        return self._side_by_side(ask, self._servers(Scope()))
 
     def _secret(self, ref: SecretRef) -> Secret:
         secret = self.state.secrets.get(ref)

@@ -23,8 +23,10 @@ __all__ = [
     "Endpoint",
     "Facts",
     "FieldChange",
+    "Finding",
     "Inspection",
     "Isolation",
+    "Level",
     "Owner",
     "Progress",
     "Project",
@@ -268,6 +270,24 @@ class Inspection:
     deep: bool = True
 
 
+class Level(StrEnum):
+    """How much a finding matters."""
+
+    OK = "ok"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that `multidb doctor` has to say: about what, what it is, and what would mend it."""
+
+    level: Level
+    subject: str
+    message: str
+    fix: str = ""
+
+
 class Session(Protocol):
     """All effects on one server. Opened by ``Provisioner.connect``, used as a context manager, used by one thread."""
 
@@ -313,3 +333,5 @@ class Provisioner:
     """Names that the server keeps for itself, as shell patterns (``pg_*``): no app id and no derived name is one."""
     check: Callable[[Sequence[App]], Iterable[tuple[App, str]]] | None = None
     """What only a look at all apps of the manifest can tell: the app, and what is wrong with it."""
+    advise: Callable[[Sequence[App], StoreContext], Sequence[Finding]] | None = None
+    """What the server's limits mean for these apps (connections, DB numbers, collections), good news included."""

@@ -1,0 +1,28 @@
+"""`multidb doctor`: what stands in the way, each with its fix."""
+
+from __future__ import annotations
+
+import typer
+
+from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run
+from multidb.diagnosis import diagnose
+from multidb.model import Level
+
+app = typer.Typer(rich_markup_mode=None)
+
+
+@app.command(epilog="Examples: multidb doctor · multidb doctor --json")
+def doctor(file: FileOption = DEFAULT_FILE, env: EnvOption = None, as_json: JsonOption = False) -> int:
+    """Check versions, ports in use, client tools and capacity. Exit 1 when something is wrong; warnings are not."""
+    run = Run("doctor", file, env, json=as_json)
+    output = run.output
+    with output.working():
+        found = diagnose(run.engine(output))
+    ok = all(finding.level is not Level.ERROR for finding in found)
+    findings = [
+        {"level": each.level.value, "subject": each.subject, "message": each.message, "fix": each.fix} for each in found
+    ]
+    output.document(ok, {"findings": findings})
+    rows = [(f.level.value, f.subject, f.message + (f"; fix: {f.fix}" if f.fix else "")) for f in found]
+    output.table(("", "what", ""), rows, {"ok": "green", "warning": "yellow", "error": "red"})
+    return 0 if ok else 1

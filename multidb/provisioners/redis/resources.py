@@ -1,0 +1,532 @@
+"""What an app gets on Redis or Valkey, as values: options, names, resources, numbers, environment. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import re
+import urllib.parse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from multidb.errors import UsageError
+from multidb.model import App, DerivedName, Endpoint, Facts, Isolation, Owner, Resource, StoreContext
+from multidb.provisioners.redis.rules import ALL_DATABASES, CommandTable, Rule
+from multidb.secrets import Secret, SecretRef, SecretSpec, SecretStore
+
+__all__ = [
+    "NOTE_USER",
+    "AclUser",
+    "Claim",
+    "DefaultUser",
+    "RedisApp",
+    "RedisFacts",
+    "RedisServer",
+    "SaveNote",
+    "SavedRules",
+    "allocate",
+    "command_rule",
+    "default_user_is_open",
+    "derived_names",
+    "desired",
+    "env",
+    "found_default_user",
+    "found_user",
+    "hash_ref",
+    "isolation",
+    "mark",
+    "parse_mark",
+    "secrets",
+    "user_name",
+]
+
+NOTE_USER = "__multidb__:unsaved"
+_MARK = "__multidb__"
+_CHANNEL = re.compile(r"[!-~]+")
+_DATA_DB = 1  # DB 0 is where every connection starts; it belongs to nobody
+
+
+# --- options ---------------------------------------------------------------------------------------------------------
+
+
+class RedisApp(BaseModel):
+    """What an app may say under ``redis:``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    db: int | None = Field(
+        default=None,
+        description="The app's DB number, 1 or higher. Without it multidb chooses a free one and keeps to it.",
+    )
+    isolation: Literal["auto", "database", "prefix"] = Field(
+        default="auto",
+        description="database: a DB number of its own. prefix: keys that start with '<app>:', in DB 0, for clusters "
+        "and servers with few DB numbers. auto: database, and prefix on a cluster.",
+    )
+    channels: tuple[str, ...] = Field(
+        default=(),
+        description="Pub/sub channel patterns beside '<app>:*'. Apps that name the same pattern hear each other.",
+    )
+
+    @field_validator("db")
+    @classmethod
+    def _not_zero(cls, value: int | None) -> int | None:
+        if value is not None and value < _DATA_DB:
+            raise ValueError("must be 1 or higher: connections start in DB 0, so it is kept empty and is no app's own")
+        return value
+
+    @field_validator("channels")
+    @classmethod
+    def _plain_channels(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in value:
+            if not _CHANNEL.fullmatch(pattern):
+                raise ValueError("must be channel patterns of printable ASCII without spaces, such as rq:pubsub:*")
+            if pattern.startswith(("*", "?", "[", "\\", "_")):
+                raise ValueError("must be channel patterns that start with a letter, such as rq:pubsub:*")
+        return value
+
+    @model_validator(mode="after")
+    def _number_only_in_database_mode(self) -> RedisApp:
+        if self.db is not None and self.isolation == "prefix":
+            raise ValueError("must be isolation: database when db is given; with prefix every app lives in DB 0")
+        return self
+
+
+class RedisServer(BaseModel):
+    """What may stand under ``servers.redis``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    port: int | None = Field(default=None, ge=1, le=65535, description="TCP port; a free one is chosen without it.")
+    databases: int = Field(default=64, ge=2, le=100_000, description="How many DB numbers the server has.")
+    maxmemory: str | None = Field(
+        default=None,
+        pattern=r"^[1-9]\d*([kKmMgG][bB]?)?$",
+        description="Memory limit, such as 512mb. It is shared by all apps.",
+    )
+    image: str | None = Field(default=None, description="Container image, where the server runs in one.")
+    default_user: Literal["close", "keep"] = Field(
+        default="close",
+        description="What becomes of a default user that needs no password: it is turned off, or kept as it is "
+        "(then the apps are not isolated).",
+    )
+
+
+# --- facts -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A DB number that an ACL user on the server is limited to. `owner` is None for a user without our mark."""
+
+    user: str
+    db: int
+    owner: Owner | None = None
+
+    def __str__(self) -> str:
+        return f"app {self.owner.app} of project {self.owner.project}" if self.owner else f"ACL user {self.user}"
+
+
+@dataclass(frozen=True, slots=True)
+class RedisFacts(Facts):
+    """What the server is and can do."""
+
+    commands: CommandTable = field(compare=False)
+    databases: int | None = None  # None: the server does not tell
+    db_rules: bool = False  # ``db=3`` in ACL rules is a boundary: Valkey 9.1.1 and later
+    cluster: bool = False
+    persistence: Literal["aclfile", "config", "none"] = "none"  # where ACL users can be saved
+    admin: str = "default"  # the user that multidb is
+    default_open: bool = False  # the default user works without a password
+    claims: tuple[Claim, ...] = ()
+    keys: Mapping[int, int] = field(default_factory=dict)  # number of keys by DB number, without empty ones
+
+
+# --- resources -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveNote(Resource):
+    """A note on the server that rules are about to change and are not saved yet.
+
+    It is an ACL user without any right, so it lives exactly where the rules live. Whoever finds it after an apply was
+    killed knows that the rules have to be saved.
+    """
+
+    kind: ClassVar[str] = "save note"
+    rank: ClassVar[int] = 0
+
+    written: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class AclUser(Resource):
+    """An app's login and everything that it may do."""
+
+    kind: ClassVar[str] = "acl user"
+    rank: ClassVar[int] = 20
+    marked: ClassVar[bool] = True
+
+    db: int
+    enabled: bool = True
+    password: str = "current"  # noqa: S105 - "current", "current and others", "other", "none", "not needed", "lost"
+    keys: tuple[str, ...]
+    channels: tuple[str, ...]
+    databases: str
+    commands: tuple[str, ...] = ()  # how the allowed commands differ from the app's rule: "+flushall", "-get"
+    selectors: tuple[str, ...] = ()
+    sanitized: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class DefaultUser(Resource):
+    """The user that every connection has before it logs in."""
+
+    kind: ClassVar[str] = "default user"
+    rank: ClassVar[int] = 30
+
+    access: Literal["closed", "open"] = "closed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedRules(Resource):
+    """The rules as they are kept over a restart of the server."""
+
+    kind: ClassVar[str] = "saved rules"
+    rank: ClassVar[int] = 90
+
+    saved: bool = True
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def user_name(app: str) -> str:
+    """The ACL user of an app: ``lernmi_user``."""
+    return f"{app}_user"
+
+
+def derived_names(app: App) -> Sequence[DerivedName]:
+    """The names that the app takes. Keys and channels start with ``<id>:``, which no other id can."""
+    return (DerivedName("redis user", user_name(app.id), 64, f"the ACL user of {app.id}"),)
+
+
+def _secret_ref(app: str) -> SecretRef:
+    return SecretRef(app, "redis", "user")
+
+
+def hash_ref(app: str) -> SecretRef:
+    """The SHA-256 of the app's password, which is all that the server ever gets."""
+    return SecretRef(app, "redis", "user_sha256")
+
+
+def _sha256(password: str) -> str:
+    return hashlib.sha256(password.encode()).hexdigest()
+
+
+def secrets(app: App) -> Sequence[SecretSpec]:
+    """The app's password, and its hash. The hash is not salted, which is safe for 256 random bits."""
+    return (
+        SecretSpec(_secret_ref(app.id)),
+        SecretSpec(hash_ref(app.id), source=_secret_ref(app.id), derive=_sha256),
+    )
+
+
+def mark(owner: Owner, db: int) -> str:
+    """The channel pattern that says on the server whose a user is and which DB number it has.
+
+    As a channel it is of no use to anybody: it has no wildcard, and only this one user may publish to it.
+    """
+    return ":".join((_MARK, _plain(owner.project), _plain(owner.app), str(db)))
+
+
+def parse_mark(pattern: str) -> tuple[Owner, int] | None:
+    """What `mark` wrote; None for any other channel pattern."""
+    match pattern.split(":"):
+        case [prefix, project, app, db] if prefix == _MARK and db.isdecimal():
+            return Owner(urllib.parse.unquote(project), urllib.parse.unquote(app)), int(db)
+    return None
+
+
+def _plain(name: str) -> str:
+    return urllib.parse.quote(name, safe="")  # no colon, no wildcard
+
+
+# --- what is wanted --------------------------------------------------------------------------------------------------
+
+
+def _by_prefix(app: App, facts: RedisFacts) -> bool:
+    options: RedisApp = app.stores["redis"]
+    if options.isolation == "auto":
+        return facts.cluster and (facts.databases or 1) <= _DATA_DB
+    return options.isolation == "prefix"
+
+
+def desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
+    """The ACL users of the apps, and what the server as a whole needs for them to be worth something."""
+    facts: RedisFacts = context.facts
+    options: RedisServer = context.options or RedisServer()
+    users: list[Resource] = [_desired_user(app, context) for app in apps]
+    if facts.admin != "default" and options.default_user == "close":
+        users.append(DefaultUser(name="default"))
+    if facts.persistence != "none":
+        users += [SaveNote(name="acl"), SavedRules(name="acl")]
+    return users
+
+
+def _desired_user(app: App, context: StoreContext) -> AclUser:
+    facts: RedisFacts = context.facts
+    number = context.numbers[app.id]
+    prefix = _by_prefix(app, facts)
+    return AclUser(
+        name=user_name(app.id),
+        app=app.id,
+        owner=Owner(context.project, app.id),
+        db=number,
+        keys=(f"{app.id}:*",) if prefix else ("*",),
+        channels=tuple(sorted({*_own_channels(app.id, number, prefix), *app.stores["redis"].channels})),
+        databases=str(number) if facts.db_rules else ALL_DATABASES,
+    )
+
+
+def _own_channels(app: str, number: int, prefix: bool) -> set[str]:
+    if prefix:
+        return {f"{app}:*"}
+    # Celery's broadcasts go to "/<db>.<exchange>". A PSUBSCRIBE needs its very pattern in the rule, hence the others.
+    fanout = {f"/{number}.{name}" for name in ("*", "celery.pidbox", "celeryev/*", "celeryev/#", "celeryev/worker.#")}
+    return {f"{app}:*", *fanout}
+
+
+_DATA = ("-@all", "+@read", "+@write", "+@connection", "+@transaction", "+@pubsub", "+@scripting")
+_SERVER_WIDE = (
+    *("-@admin", "-@dangerous", "-function", "-script", "-client", "-pubsub", "-acl"),
+    *("-move", "-copy", "-swapdb", "-flushall"),
+)
+_EVERYDAY = (
+    *("+info", "+time", "+acl|whoami", "+script|load", "+script|exists"),
+    *("+client|id", "+client|info", "+client|getname", "+client|setname", "+client|setinfo"),
+    *("+client|reply", "+client|no-touch", "+client|capa"),
+)
+_WITHIN_DB = ("+sort", "+sort_ro", "+keys", "+flushdb")
+_BLIND_TO_PREFIX = ("-scan", "-randomkey", "-dbsize", "-keys", "-flushdb", "-sort", "-sort_ro")
+_CLUSTER = tuple(
+    f"+cluster|{name}" for name in ("slots", "shards", "nodes", "info", "keyslot", "myid", "countkeysinslot")
+)
+
+
+def command_rule(prefix: bool, number: int, facts: RedisFacts) -> tuple[str, ...]:
+    """The command tokens of an app's rule, made of what this server understands.
+
+    Data commands come by category, so that new ones are allowed as servers learn them. What acts on, or shows, more
+    than the app's own place is then taken away: COPY and MOVE reach into other DBs, PUBSUB and CLIENT show other
+    apps' channels and connections, the script cache and functions are one for all. SCAN, KEYS and their like ignore
+    key patterns (redis #8152, valkey #370), so an app that has only a prefix does without.
+    """
+    tokens = [*_DATA, *_SERVER_WIDE, *_EVERYDAY, *(_BLIND_TO_PREFIX if prefix else _WITHIN_DB)]
+    if not facts.db_rules:
+        tokens += ["-select", f"+select|{number}"]  # clients send it for a URL that ends in /<number>
+    if facts.cluster:
+        tokens += _CLUSTER
+    return facts.commands.known(tokens)
+
+
+# --- what is there ---------------------------------------------------------------------------------------------------
+
+
+def found_user(rule: Rule, want: AclUser | None, facts: RedisFacts, held: SecretStore) -> AclUser:
+    """A live user in the terms of `AclUser`.
+
+    Args:
+        want: the desired user of that name, whose commands the live ones are compared with; None for the user of an
+            app that is no longer in the manifest.
+        held: the project's secrets.
+    """
+    marks = [(pattern, marked) for pattern in rule.channels if (marked := parse_mark(pattern)) is not None]
+    pattern, (owner, db) = _best(marks, want) if marks else ("", (None, 0))
+    app = want.app if want is not None else owner.app if owner is not None else None
+    password = _password(rule, held, app) if app is not None else "other"
+    if owner is None and want is not None and password.startswith("current"):
+        owner = want.owner  # somebody wiped the mark; that our password opens it says as much
+    commands: tuple[str, ...] = ()
+    if want is not None:
+        wanted = command_rule(want.keys != ("*",), want.db, facts)
+        commands = facts.commands.granted(rule.commands).deviation(facts.commands.granted(wanted))
+    return AclUser(
+        name=rule.user,
+        app=app,
+        owner=owner,
+        db=db,
+        enabled=rule.enabled,
+        password=password,
+        keys=rule.keys,
+        channels=tuple(channel for channel in rule.channels if channel != pattern),
+        databases=rule.databases,
+        commands=commands,
+        selectors=rule.selectors,
+        sanitized=rule.sanitized,
+    )
+
+
+def _best(marks: Sequence[tuple[str, tuple[Owner, int]]], want: AclUser | None) -> tuple[str, tuple[Owner, int]]:
+    ours = [found for found in marks if want is not None and found[1] == (want.owner, want.db)]
+    return (ours or list(marks))[0]
+
+
+def _password(rule: Rule, held: SecretStore, app: str) -> str:
+    secret = held.get(_secret_ref(app))
+    if rule.nopass:
+        return "not needed"
+    if secret is None:
+        return "lost"
+    if _sha256(secret.reveal()) in rule.passwords:
+        return "current" if len(rule.passwords) == 1 else "current and others"
+    return "other" if rule.passwords else "none"
+
+
+def default_user_is_open(rule: Rule) -> bool:
+    """Whether a connection that never logs in can do anything."""
+    return rule.enabled and rule.nopass and any(token.startswith("+") for token in rule.commands)
+
+
+def found_default_user(rule: Rule) -> DefaultUser:
+    """The live default user in the terms of `DefaultUser`."""
+    return DefaultUser(name="default", access="open" if default_user_is_open(rule) else "closed")
+
+
+# --- DB numbers ------------------------------------------------------------------------------------------------------
+
+
+def allocate(apps: Sequence[App], facts: RedisFacts, recorded: Mapping[str, int]) -> Mapping[str, int]:
+    """The DB number of each app; 0 for an app that lives in DB 0 under its prefix.
+
+    An explicit ``db`` wins over what the app's mark on the server says, that over `recorded`, that over the lowest
+    free number. A number is free when no app has it or ever had it (`recorded` keeps removed apps), no ACL user on the
+    server is limited to it, and its DB is empty.
+
+    Raises:
+        UsageError: two apps with one number, a number that the server does not have, or none left.
+    """
+    by_prefix = [app for app in apps if _by_prefix(app, facts)]
+    numbered = [app for app in apps if app not in by_prefix]
+    _check_modes(by_prefix, numbered, facts)
+    foreign = _foreign_numbers(apps, facts, recorded)
+    taken = dict(foreign)
+    numbers = {app.id: 0 for app in by_prefix}
+
+    def give(app: App, number: int) -> None:
+        if number in taken:
+            raise _refusal(app, f"DB {number} belongs to {taken[number]}", "give one of them another db: number")
+        _check_range(app, number, facts)
+        numbers[app.id], taken[number] = number, f"app {app.id}"
+
+    for app in numbered:
+        if (wish := app.stores["redis"].db) is not None:
+            give(app, wish)
+    for app in numbered:
+        held = _held(app, facts, recorded)
+        if app.id not in numbers and held is not None and held not in foreign:
+            give(app, held)
+    never = {*recorded.values(), *facts.keys, *(claim.db for claim in facts.claims)}
+    for app in numbered:
+        if app.id not in numbers:
+            give(app, next(number for number in itertools.count(_DATA_DB) if number not in never | taken.keys()))
+    return numbers
+
+
+def _foreign_numbers(apps: Sequence[App], facts: RedisFacts, recorded: Mapping[str, int]) -> dict[int, str]:
+    """The numbers that none of `apps` may have, and whose they are."""
+    ids = {app.id for app in apps}
+    users = {user_name(app) for app in ids}
+    others = {number: f"app {app}, which had it before" for app, number in recorded.items() if app not in ids}
+    return others | {claim.db: str(claim) for claim in facts.claims if claim.user not in users}
+
+
+def _held(app: App, facts: RedisFacts, recorded: Mapping[str, int]) -> int | None:
+    """The number that the app has already: by its mark on the server, else by what is recorded."""
+    live = {claim.db for claim in facts.claims if claim.user == user_name(app.id)} - {0}
+    return live.pop() if len(live) == 1 else recorded.get(app.id) or None
+
+
+def _check_range(app: App, number: int, facts: RedisFacts) -> None:
+    if facts.databases is None or number < facts.databases:
+        return
+    hint = "raise servers.redis.databases and restart the server: multidb down && multidb up"
+    if facts.cluster:
+        hint = "a cluster has only these; set isolation: prefix"
+    raise _refusal(app, f"DB {number} is beyond the server's last one, {facts.databases - 1}", hint)
+
+
+def _check_modes(by_prefix: Sequence[App], numbered: Sequence[App], facts: RedisFacts) -> None:
+    """Without database rules an app with a DB of its own reaches DB 0 too, where the apps with a prefix live."""
+    if facts.db_rules:
+        return
+    users = {user_name(app.id) for app in (*by_prefix, *numbered)}
+    others = [claim for claim in facts.claims if claim.owner is not None and claim.user not in users]
+    in_zero = [f"app {app.id}" for app in by_prefix] + [str(claim) for claim in others if claim.db == 0]
+    if by_prefix and (outside := [claim for claim in others if claim.db != 0]):
+        raise _mixed(by_prefix[0], "prefix", str(outside[0]), facts)
+    if numbered and in_zero:
+        raise _mixed(numbered[0], "database", in_zero[0], facts)
+
+
+def _mixed(app: App, mode: str, other: str, facts: RedisFacts) -> UsageError:
+    return _refusal(
+        app,
+        f"isolation: {mode} does not go with that of {other}: {facts.product} {facts.version} has no database rules, "
+        "so an app with a DB of its own reaches DB 0, where apps with a prefix live",
+        "give all apps of this server the same isolation, or use Valkey 9.1.1 or later",
+    )
+
+
+def _refusal(app: App, message: str, hint: str) -> UsageError:
+    return UsageError(f"redis: {message}", where=app.where or f"app {app.id}", hint=hint)
+
+
+# --- what the app is told --------------------------------------------------------------------------------------------
+
+
+def env(
+    app: App, context: StoreContext, endpoint: Endpoint, lookup: Callable[[SecretRef], Secret]
+) -> Mapping[str, str | Secret]:
+    """The app's variables; `endpoint` is the server as the app sees it."""
+    number, user, password = context.numbers[app.id], user_name(app.id), lookup(_secret_ref(app.id))
+    scheme = "rediss" if endpoint.tls else "redis"
+    login = f"{user}:{urllib.parse.quote(password.reveal(), safe='')}"
+    variables: dict[str, str | Secret] = {
+        "REDIS_URL": Secret(f"{scheme}://{login}@{endpoint.host}:{endpoint.port}/{number}"),
+        "REDIS_HOST": endpoint.host,
+        "REDIS_PORT": str(endpoint.port),
+        "REDIS_USER": user,
+        "REDIS_PASSWORD": password,
+        "REDIS_DB": str(number),
+        f"REDIS_DB_{app.id.upper()}": str(number),
+    }
+    if _by_prefix(app, context.facts):
+        variables["REDIS_KEY_PREFIX"] = f"{app.id}:"
+    return variables
+
+
+def isolation(app: App, facts: RedisFacts) -> tuple[Isolation, str]:
+    """How real the app's wall is on this server, and why. Numbers in INFO are visible to every app in any case."""
+    level, why = _wall(app, facts)
+    if facts.persistence == "none":
+        why += "; the server can't save ACL users and forgets them when it restarts (give it an aclfile)"
+    return level, why
+
+
+def _wall(app: App, facts: RedisFacts) -> tuple[Isolation, str]:
+    extra = app.stores["redis"].channels
+    if facts.default_open:
+        return Isolation.NAMING_ONLY, "the server's default user needs no password, so anyone is an administrator"
+    if not _by_prefix(app, facts) and not facts.db_rules:
+        return Isolation.PARTIAL, (
+            "SELECT reaches the app's DB only, but every connection starts in DB 0, where all apps can read and write"
+        )
+    if extra:
+        return Isolation.PARTIAL, f"any app may be given the channels {', '.join(extra)} as well"
+    if _by_prefix(app, facts):
+        return Isolation.ENFORCED, f"the ACL allows only keys and channels that start with {app.id}:"
+    return Isolation.ENFORCED, "the ACL allows only the app's DB and channels"

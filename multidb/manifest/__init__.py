@@ -3,8 +3,9 @@
 Knows no store by name: what it has to know of each is handed in as a `StoreSchema`.
 """
 
+from multidb.manifest.edit import add_app, initial, remove_app
 from multidb.manifest.names import app_id, project_name
 from multidb.manifest.project import load
 from multidb.manifest.schema import StoreSchema, schema
 
-__all__ = ["StoreSchema", "app_id", "load", "project_name", "schema"]
+__all__ = ["StoreSchema", "add_app", "app_id", "initial", "load", "project_name", "remove_app", "schema"]

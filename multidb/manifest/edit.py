@@ -1,0 +1,321 @@
+"""Adding an app to a manifest's text and taking one out, with every other character left as it is.
+
+A YAML library that reads and writes again would lay the whole file out anew. Here the parser only says where things
+stand; the text is cut and joined at these places, and the result is read again before anybody gets it: if it does not
+hold exactly what was asked for, the edit is refused.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final
+
+import yaml
+
+from multidb.errors import ManifestError, UsageError
+from multidb.manifest.document import compose, plain, tree
+from multidb.manifest.names import closest
+
+__all__ = ["add_app", "initial", "remove_app"]
+
+_WIDEST: Final = 100  # an entry that fits is written on one line
+_NAME: Final = "multidb.yaml"
+_LINE_BREAK = re.compile("\r\n|\n|\r")
+_GAP = re.compile(r"(?:[ \t\r\n]|#[^\r\n]*)*")
+_ALIAS = re.compile(r"[\s,:-]*\*[^\s,\[\]{}]+")
+
+
+def add_app(text: str, app_id: str, entry: Mapping[str, Any]) -> str:
+    """The manifest `text` with one more app, after the others and in their style; `remove_app` gives `text` back.
+
+    (Where there was no ``apps`` at all, `remove_app` leaves an empty ``apps:``.)
+
+    Raises:
+        ManifestError: `text` is not YAML.
+        UsageError: the app is there already, or the text is laid out in a way that cannot be edited safely.
+    """
+    source = _Source(text)
+    before = source.values()
+    apps = _apps_in(before)
+    if app_id in apps:
+        raise UsageError(f"app {app_id} is in the manifest already")
+    after = source.with_app(app_id, _copy(entry))
+    expected = {**before, "apps": {**apps, app_id: _copy(entry)}}
+    return _checked(after, expected, f"write it by hand, under apps: {_flow({app_id: _copy(entry)})}")
+
+
+def remove_app(text: str, app_id: str) -> str:
+    """The manifest, or included file, `text` without one app. Comments outside of its entry stay.
+
+    Raises:
+        ManifestError: `text` is not YAML.
+        UsageError: there is no such app in it, or it cannot be taken out safely (another entry uses its anchor).
+    """
+    source = _Source(text)
+    before = source.values()
+    included = source.is_included_file()
+    apps = before if included else _apps_in(before)
+    if app_id not in apps:
+        near = closest(app_id, apps)
+        hint = f"did you mean {near}?" if near else "multidb show lists the apps"
+        raise UsageError(f"there is no app {app_id} in the manifest", hint=hint)
+    left = {name: value for name, value in apps.items() if name != app_id}
+    expected = left if included else {**before, "apps": left}
+    return _checked(source.without_app(app_id, included=included), expected, "take the entry out by hand")
+
+
+def initial(project: str) -> str:
+    """The commented manifest that a new project begins with."""
+    return f"""\
+# What each app of this project wants on the shared servers. `multidb plan` shows what would change, `multidb apply`
+# makes it so. `multidb schema` prints the JSON Schema of this file, for editors.
+version: 1
+{_flow({"project": project})} # marks everything that multidb makes on the servers; do not change it later
+runtime: embedded # processes that `multidb up` starts; `external` uses servers that exist already
+
+# servers: # the shared servers; everything has a default
+#   postgres: {{port: 5432}}
+
+# defaults: # options for every app that does not say otherwise
+#   postgres: {{connection_limit: 20, statement_timeout: 30s}}
+
+# The apps by id. An empty entry is an app with every store and all defaults; `multidb add-app NAME` adds one.
+#   shop: {{}}
+#   blog: {{stores: [postgres, redis]}}
+#   search:
+#     qdrant: {{collections: {{knowledge: {{size: 1536, distance: cosine}}}}}}
+apps:
+
+# include: [apps/*/app.yaml] # more apps, one file each
+"""
+
+
+def _checked(text: str, expected: Mapping[str, Any], hint: str) -> str:
+    """`text`, if it says what it is meant to say."""
+    try:
+        found = _Source(text).values()
+        if {**found, "apps": _apps_in(found)} == {**expected, "apps": _apps_in(expected)}:
+            return text
+    except ManifestError:
+        pass
+    raise UsageError("the manifest is laid out in a way that cannot be edited safely", where=_NAME, hint=hint)
+
+
+def _apps_in(values: Mapping[str, Any]) -> dict[str, Any]:
+    apps = values.get("apps")
+    return apps if isinstance(apps, dict) else {}
+
+
+class _Source:
+    """A manifest's text with its YAML nodes, and where in the text they stand."""
+
+    def __init__(self, text: str) -> None:
+        self._mark = "\ufeff" if text.startswith("\ufeff") else ""
+        self._text = text.removeprefix("\ufeff")
+        self._root = compose(self._text, _NAME)
+        self._starts = [0, *(found.end() for found in _LINE_BREAK.finditer(self._text))]
+        self._newline = "\r\n" if "\r\n" in self._text else "\n"
+
+    def values(self) -> dict[str, Any]:
+        """What the text says; `ManifestError` when YAML itself forbids it (a key twice, a tag)."""
+        node, problems = tree(self._root, _NAME)
+        if problems:
+            raise ManifestError(problems)
+        found = {} if node is None else plain(node)
+        if not isinstance(found, dict):
+            raise UsageError("the manifest is not a mapping", where=_NAME, hint="begin it with: version: 1")
+        return found
+
+    def is_included_file(self) -> bool:
+        """Whether apps stand at the top, as in files that a manifest includes."""
+        return not any(key.value in ("version", "apps") for key, _ in self._pairs(self._root))
+
+    def with_app(self, app_id: str, entry: Mapping[str, Any]) -> str:
+        item = _flow({app_id: entry})
+        root, apps = self._root, self._apps()
+        if not isinstance(root, yaml.MappingNode):
+            raise UsageError("the manifest is empty", where=_NAME, hint="multidb init writes one")
+        if apps is None:
+            if root.flow_style:
+                return self._into_flow(root, f"apps: {{{item}}}")
+            indent = " " * root.value[0][0].start_mark.column
+            return self._line_after(self._end(root), [f"{indent}apps:", *self._block(app_id, entry, indent)])
+        key, value = apps
+        if isinstance(value, yaml.MappingNode) and value.flow_style:
+            return self._into_flow(value, item)
+        if isinstance(value, yaml.MappingNode):
+            indent = " " * value.value[0][0].start_mark.column
+            return self._line_after(self._end(value), self._lines(app_id, entry, indent))
+        end = self._end_of_pair(key, value)
+        if root.flow_style:
+            return self._spliced((end, end, f" {{{item}}}"))
+        return self._line_after(end, self._block(app_id, entry, " " * key.start_mark.column))
+
+    def without_app(self, app_id: str, *, included: bool) -> str:
+        apps = self._apps()
+        holder = self._root if included else apps[1] if apps else None
+        assert isinstance(holder, yaml.MappingNode)
+        pairs = self._pairs(holder)
+        position = next((at for at, (key, _) in enumerate(pairs) if key.value == app_id), None)
+        if position is None:  # it comes out of a merge key
+            return self._mark + self._text
+        key, value = pairs[position]
+        if not holder.flow_style:
+            return self._without_lines(self._at(key.start_mark), self._end_of_pair(key, value))
+        return self._out_of_flow(pairs, position)
+
+    # -- reading the layout --------------------------------------------------------------------------------------------
+
+    def _apps(self) -> tuple[yaml.Node, yaml.Node] | None:
+        return next(((key, value) for key, value in self._pairs(self._root) if key.value == "apps"), None)
+
+    def _pairs(self, node: yaml.Node | None) -> list[tuple[yaml.Node, yaml.Node]]:
+        return list(node.value) if isinstance(node, yaml.MappingNode) else []
+
+    def _at(self, mark: yaml.Mark) -> int:
+        return self._starts[mark.line] + mark.column
+
+    def _line_start(self, position: int) -> int:
+        return max(start for start in self._starts if start <= position)
+
+    def _line_end(self, position: int) -> int:
+        found = _LINE_BREAK.search(self._text, position)
+        return found.start() if found else len(self._text)
+
+    def _end(self, node: yaml.Node) -> int:
+        """Where the last character of a node's value ends; the parser's own end of a block is where the next begins."""
+        if isinstance(node, yaml.MappingNode) and not node.flow_style:
+            return self._end_of_pair(*node.value[-1])
+        if isinstance(node, yaml.SequenceNode) and not node.flow_style:
+            end = self._at(node.start_mark)
+            for item in node.value:
+                end = self._end_of_item(item, end)
+            return end
+        return len(self._text[: self._at(node.end_mark)].rstrip())
+
+    def _end_of_pair(self, key: yaml.Node, value: yaml.Node) -> int:
+        return self._end_of_item(value, self._at(key.end_mark))
+
+    def _end_of_item(self, node: yaml.Node, after: int) -> int:
+        if self._at(node.start_mark) < after:  # an alias: the node stands where its anchor is
+            found = _ALIAS.match(self._text, after)
+            return found.end() if found else after
+        return max(after, self._end(node))
+
+    # -- cutting and joining -------------------------------------------------------------------------------------------
+
+    def _spliced(self, *changes: tuple[int, int, str]) -> str:
+        """The text with each (start, end, replacement) made; of two at one place the first comes first."""
+        text = self._text
+        for start, end, replacement in sorted(changes[::-1], key=lambda change: change[0], reverse=True):
+            text = text[:start] + replacement + text[end:]
+        return self._mark + text
+
+    def _line_after(self, position: int, lines: list[str]) -> str:
+        end = self._line_end(position)
+        return self._spliced((end, end, "".join(self._newline + line for line in lines)))
+
+    def _without_lines(self, start: int, end: int, *more: tuple[int, int, str]) -> str:
+        first, last = self._line_start(start), self._line_end(end)
+        before = next((found.start() for found in _LINE_BREAK.finditer(self._text) if found.end() == first), None)
+        if before is not None:
+            return self._spliced((before, last, ""), *more)
+        following = _LINE_BREAK.match(self._text, last)
+        return self._spliced((first, following.end() if following else last, ""), *more)
+
+    def _block(self, app_id: str, entry: Mapping[str, Any], indent: str) -> list[str]:
+        return self._lines(app_id, entry, indent + " " * self._step())
+
+    def _lines(self, app_id: str, entry: Mapping[str, Any], indent: str) -> list[str]:
+        line = indent + _flow({app_id: entry})
+        if len(line) <= _WIDEST:
+            return [line]
+        block: str = _dump({app_id: entry}, None, self._step())
+        return [indent + line for line in block.splitlines()]
+
+    def _step(self) -> int:
+        """By how much this file indents: as its first nested block does."""
+        for key, value in self._pairs(self._root):
+            if isinstance(value, yaml.MappingNode) and not value.flow_style:
+                step: int = value.value[0][0].start_mark.column - key.start_mark.column
+                return step if 1 < step < 9 else 2
+        return 2
+
+    def _alone_on_its_line(self, start: int, end: int) -> bool:
+        rest = self._text[end : self._line_end(end)].strip()
+        return self._starts_its_line(start) and (not rest or rest.startswith("#"))
+
+    def _starts_its_line(self, position: int) -> bool:
+        return not self._text[self._line_start(position) : position].strip()
+
+    def _comma_after(self, position: int) -> int | None:
+        """Where the comma after a flow entry stands, if there is one."""
+        found = _GAP.match(self._text, position)
+        assert found is not None
+        return found.end() if self._text[found.end() : found.end() + 1] == "," else None
+
+    def _into_flow(self, mapping: yaml.MappingNode, item: str) -> str:
+        if not mapping.value:
+            brace = self._text.index("{", self._at(mapping.start_mark)) + 1
+            return self._spliced((brace, brace, item))
+        key, value = mapping.value[-1]
+        end = self._end_of_pair(key, value)
+        comma = self._comma_after(end)
+        after = end if comma is None else comma + 1
+        closing = "" if comma is None else ","
+        opening = "," if comma is None else ""
+        if not self._starts_its_line(self._at(key.start_mark)):
+            return self._spliced((after, after, f"{opening} {item}{closing}"))
+        line = f"{self._newline}{' ' * key.start_mark.column}{item}{closing}"
+        if not self._alone_on_its_line(self._at(key.start_mark), after):
+            return self._spliced((after, after, opening + line))
+        return self._spliced((end, end, opening), (self._line_end(after), self._line_end(after), line))
+
+    def _out_of_flow(self, pairs: list[tuple[yaml.Node, yaml.Node]], position: int) -> str:
+        start, end = self._at(pairs[position][0].start_mark), self._end_of_pair(*pairs[position])
+        comma = self._comma_after(end)
+        after = end if comma is None else comma + 1
+        previous = self._end_of_pair(*pairs[position - 1]) if position else None
+        between = self._comma_after(previous) if previous is not None else None
+        if self._alone_on_its_line(start, after):
+            surplus = [(between, between + 1, "")] if between is not None and comma is None else []
+            return self._without_lines(start, after, *surplus)
+        if previous is None or between is None:
+            if comma is not None and position + 1 < len(pairs):
+                after = self._at(pairs[position + 1][0].start_mark)
+            return self._spliced((start, after, ""))
+        begin = previous if comma is None else between + 1
+        return self._spliced((start if "#" in self._text[begin:start] else begin, after, ""))
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+def _dump(value: Mapping[str, Any], flow: bool | None, step: int) -> str:
+    text: str = yaml.dump(
+        dict(value),
+        Dumper=_Dumper,
+        default_flow_style=flow,
+        indent=step,
+        width=1_000_000,
+        sort_keys=False,
+        allow_unicode=True,
+    )
+    return text
+
+
+def _flow(value: Mapping[str, Any]) -> str:
+    """``key: value`` on one line."""
+    return _dump(value, True, 2).strip().removeprefix("{").removesuffix("}")
+
+
+def _copy(value: Any) -> Any:
+    """Plain dicts and lists, as they come out of a file."""
+    if isinstance(value, Mapping):
+        return {str(key): _copy(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_copy(item) for item in value]
+    return value

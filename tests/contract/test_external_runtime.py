@@ -1,0 +1,90 @@
+"""The external runtime against real sockets and files."""
+
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from multidb.errors import UsageError
+from multidb.model import App, Project
+from multidb.runtime import ServerState
+from multidb.runtime.external import ExternalRuntime
+from multidb.state import ProjectState
+
+
+@pytest.fixture
+def listening() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def runtime(root: Path, **external: object) -> ExternalRuntime:
+    apps = {"a": App("a", "a", dict.fromkeys(external))}
+    return ExternalRuntime(Project("p", "external", apps, {}, external=external, root=str(root)), ProjectState(root))
+
+
+def closed_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port: int = server.getsockname()[1]
+    return port
+
+
+def test_status_tells_who_can_be_reached(tmp_path: Path, listening: int) -> None:
+    it = runtime(
+        tmp_path,
+        postgres={"url": f"postgresql://127.0.0.1:{listening}"},
+        redis={"url": f"redis://127.0.0.1:{closed_port()}"},
+        qdrant={"path": "vectors"},
+        neo4j={"url": "bolt://no-such-host.invalid"},
+    )
+    found = {status.name: status for status in it.status()}
+    assert found["postgres"].state is ServerState.RUNNING
+    assert found["redis"].state is ServerState.FAILED
+    assert "refused" in found["redis"].message
+    assert found["qdrant"].state is ServerState.STOPPED
+    assert found["neo4j"].state is ServerState.FAILED
+    (tmp_path / "vectors").mkdir()
+    assert {s.name: s.state for s in it.status()}["qdrant"] is ServerState.RUNNING
+    assert not (tmp_path / ".multidb").exists()
+
+
+def test_servers_that_ignore_us_are_waited_for_together(tmp_path: Path) -> None:
+    """A listener whose queue is full takes no connection and refuses none."""
+    full = socket.socket()
+    full.bind(("127.0.0.1", 0))
+    full.listen(0)
+    port = full.getsockname()[1]
+    waiting = []
+    try:
+        for _ in range(8):
+            extra = socket.socket()
+            extra.setblocking(False)
+            extra.connect_ex(("127.0.0.1", port))
+            waiting.append(extra)
+        silent = {"url": f"redis://127.0.0.1:{port}", "timeout": 0.5}
+        it = runtime(tmp_path, redis=silent, postgres={**silent, "url": f"postgresql://127.0.0.1:{port}"})
+        began = time.monotonic()
+        found = it.status()
+        took = time.monotonic() - began
+    finally:
+        for each in (*waiting, full):
+            each.close()
+    assert [status.state for status in found] == [ServerState.FAILED] * 2
+    assert all("0.5 s" in status.message for status in found)
+    assert took < 0.95
+
+
+def test_the_password_from_a_file(tmp_path: Path) -> None:
+    it = runtime(tmp_path, postgres={"url": "postgresql://db", "password": {"file": "admin.txt"}})
+    (server,) = it.servers()
+    with pytest.raises(UsageError, match=r"admin\.txt"):
+        it.admin(server)
+    (tmp_path / "admin.txt").write_text("pa ss\n")
+    secret = it.admin(server)
+    assert secret is not None
+    assert secret.reveal() == "pa ss"
+    (tmp_path / "admin.txt").write_bytes(b"\xff\xfe")
+    with pytest.raises(UsageError, match="not text"):
+        it.admin(server)

@@ -9,20 +9,23 @@ import typer
 
 from multidb import files, manifest
 from multidb.cli.env_files import write_env_files
-from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, VerboseOption
+from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, VerboseOption, examples
 from multidb.cli.plan_view import report_document, show_report
 from multidb.engine import Scope, load_project
 from multidb.errors import UsageError
 from multidb.provisioners import STORES
 from multidb.runtime import ServerState
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.command(
     "add-app",
-    epilog="Examples: multidb add-app lernmi · multidb add-app beep-boop --stores postgres,redis · "
-    "multidb add-app digi_core --collection knowledge:1536:cosine --extension vector",
+    epilog=examples(
+        "multidb add-app lernmi",
+        "multidb add-app beep-boop --stores postgres,redis",
+        "multidb add-app digi_core --collection knowledge:1536:cosine --extension vector",
+    ),
 )
 def add_app(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The new app; beep-boop means beep_boop.")],

@@ -22,18 +22,23 @@ from multidb.cli.options import (
     VerboseOption,
     YesOption,
     ask,
+    examples,
     scope,
 )
 from multidb.cli.plan_view import report_document, show_plan, show_report
 from multidb.engine import Engine, Report, Scope
 from multidb.errors import StalePlan, UsageError
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.command(
-    epilog="Examples: multidb apply · multidb apply --yes --app lernmi · multidb apply next.json (a saved plan) · "
-    "multidb apply --adopt lernmi (take over what exists; no data is touched)"
+    epilog=examples(
+        "multidb apply",
+        "multidb apply --yes --app lernmi",
+        "multidb apply next.json         (a saved plan)",
+        "multidb apply --adopt lernmi    (take over what exists; no data is touched)",
+    )
 )
 def apply(
     saved: Annotated[Path | None, typer.Argument(metavar="[PLAN]", help="A plan saved by plan --out.")] = None,

@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import typer
 
-from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run
+from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, examples
 from multidb.diagnosis import diagnose
 from multidb.model import Level
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
-@app.command(epilog="Examples: multidb doctor · multidb doctor --json")
+@app.command(
+    epilog=examples(
+        "multidb doctor",
+        "multidb doctor --json",
+    )
+)
 def doctor(file: FileOption = DEFAULT_FILE, env: EnvOption = None, as_json: JsonOption = False) -> int:
     """Check versions, ports in use, client tools and capacity. Exit 1 when something is wrong; warnings are not."""
     run = Run("doctor", file, env, json=as_json)

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import typer
 
-from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run
+from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, examples
 from multidb.cli.status import show_servers
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
-@app.command(epilog="Example: multidb down")
+@app.command(
+    epilog=examples(
+        "multidb down",
+    )
+)
 def down(file: FileOption = DEFAULT_FILE, env: EnvOption = None, as_json: JsonOption = False) -> int:
     """Stop exactly the servers that `up` started. Data stays."""
     run = Run("down", file, env, json=as_json)

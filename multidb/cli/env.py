@@ -8,16 +8,20 @@ from typing import Annotated
 import typer
 
 from multidb.cli.env_files import write_env_files
-from multidb.cli.options import DEFAULT_FILE, AppArgument, EnvOption, FileOption, Run, StoresOption
+from multidb.cli.options import DEFAULT_FILE, AppArgument, EnvOption, FileOption, Run, StoresOption, examples
 from multidb.manifest import app_id
 from multidb.render import EnvFormat, env_text
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.command(
-    epilog='Examples: multidb env lernmi --reveal > .env · eval "$(multidb env lernmi --format export --reveal)" · '
-    "multidb env lernmi --format k8s-secret --reveal | kubectl apply -f - · multidb env lernmi --write"
+    epilog=examples(
+        "multidb env lernmi --reveal > .env",
+        'eval "$(multidb env lernmi --format export --reveal)"',
+        "multidb env lernmi --format k8s-secret --reveal | kubectl apply -f -",
+        "multidb env lernmi --write",
+    )
 )
 def env(
     name: AppArgument,

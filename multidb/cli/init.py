@@ -8,15 +8,20 @@ from typing import Annotated
 import typer
 
 from multidb import files, manifest
-from multidb.cli.options import DEFAULT_FILE, FileOption, JsonOption, Run
+from multidb.cli.options import DEFAULT_FILE, FileOption, JsonOption, Run, examples
 from multidb.errors import Refused
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 _IGNORED = (".multidb/", ".env")
 
 
-@app.command(epilog="Examples: multidb init · multidb init --project digi")
+@app.command(
+    epilog=examples(
+        "multidb init",
+        "multidb init --project digi",
+    )
+)
 def init(
     file: FileOption = DEFAULT_FILE,
     project: Annotated[str | None, typer.Option("--project", help="Its name; default: the folder's.")] = None,

@@ -28,6 +28,8 @@ __all__ = [
     "VerboseOption",
     "YesOption",
     "ask",
+    "examples",
+    "scope",
 ]
 
 _HERE = "Where"
@@ -74,6 +76,11 @@ class Run:
     def engine(self, output: Output) -> Engine:
         """The engine for the manifest, which is read and checked now."""
         return Engine(load_project(self.file, self.overlay), progress=output.progress, command=self.command)
+
+
+def examples(*lines: str) -> str:
+    """The end of a command's help: one example a line, not rewrapped."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
 
 
 def scope(

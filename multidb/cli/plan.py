@@ -19,16 +19,21 @@ from multidb.cli.options import (
     Run,
     StoresOption,
     VerboseOption,
+    examples,
     scope,
 )
 from multidb.cli.plan_view import show_plan, show_sql
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.command(
-    epilog="Examples: multidb plan · multidb plan --check (CI: exit 1 on drift) · multidb plan --out next.json, then "
-    "multidb apply next.json · multidb plan --sql --app lernmi"
+    epilog=examples(
+        "multidb plan",
+        "multidb plan --check                    (CI: exit 1 on drift)",
+        "multidb plan --out next.json           (then: multidb apply next.json)",
+        "multidb plan --sql --app lernmi",
+    )
 )
 def plan(
     file: FileOption = DEFAULT_FILE,

@@ -6,16 +6,21 @@ from typing import Any
 
 import typer
 
-from multidb.cli.options import DEFAULT_FILE, AppArgument, EnvOption, FileOption, JsonOption, Run
+from multidb.cli.options import DEFAULT_FILE, AppArgument, EnvOption, FileOption, JsonOption, Run, examples
 from multidb.manifest import app_id
 from multidb.plan import plain
 from multidb.provisioners import provisioner
 from multidb.secrets import MASK, Secret
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
-@app.command(epilog="Examples: multidb show lernmi · multidb show lernmi --json")
+@app.command(
+    epilog=examples(
+        "multidb show lernmi",
+        "multidb show lernmi --json",
+    )
+)
 def show(name: AppArgument, file: FileOption = DEFAULT_FILE, env: EnvOption = None, as_json: JsonOption = False) -> int:
     """Show an app: its stores, the names it has there, how it connects and how isolated it is. No secret is shown."""
     run = Run("show", file, env, json=as_json)

@@ -6,16 +6,21 @@ from collections.abc import Sequence
 
 import typer
 
-from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run
+from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, examples
 from multidb.cli.output import Output
 from multidb.runtime import ServerState, ServerStatus
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 _STYLES = {"running": "green", "stopped": "yellow", "skipped": "yellow", "failed": "red"}
 
 
-@app.command(epilog="Examples: multidb status · multidb status --json")
+@app.command(
+    epilog=examples(
+        "multidb status",
+        "multidb status --json",
+    )
+)
 def status(file: FileOption = DEFAULT_FILE, env: EnvOption = None, as_json: JsonOption = False) -> int:
     """Show the servers of the manifest. Exit 1 when one that should run does not."""
     run = Run("status", file, env, json=as_json)

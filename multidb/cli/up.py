@@ -6,14 +6,19 @@ from typing import Annotated
 
 import typer
 
-from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run
+from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, examples
 from multidb.cli.status import show_servers
 from multidb.runtime import ServerState
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
-@app.command(epilog="Examples: multidb up · multidb up --server postgres")
+@app.command(
+    epilog=examples(
+        "multidb up",
+        "multidb up --server postgres",
+    )
+)
 def up(
     file: FileOption = DEFAULT_FILE,
     env: EnvOption = None,

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import typer
 
-from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run
+from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, examples
 from multidb.engine import load_project
 
-app = typer.Typer(rich_markup_mode=None)
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
-@app.command(epilog="Examples: multidb validate · multidb validate -f staging.yaml --json")
+@app.command(
+    epilog=examples(
+        "multidb validate",
+        "multidb validate -f staging.yaml --json",
+    )
+)
 def validate(file: FileOption = DEFAULT_FILE, env: EnvOption = None, as_json: JsonOption = False) -> int:
     """Check the manifest and say every problem at once, each as file:line:column. Reads no server."""
     output = Run("validate", file, env, json=as_json).output

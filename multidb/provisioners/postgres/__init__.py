@@ -1,0 +1,57 @@
+"""Postgres (13 to 18): a database of its own for every app on one shared server.
+
+**What an app gets.** A database ``<app>`` and three roles without login: ``<app>_owner`` owns what is in the database,
+``<app>_rw`` reads and writes it, ``<app>_ro`` reads it. Two logins: ``<app>_user``, which becomes ``<app>_owner`` when
+it connects, so that an app that migrates its own schema just works, and ``<app>_readonly``, which can read every table
+that the app has or will make. With ``roles: split`` a third login, ``<app>_migrate``, owns and changes the schema, and
+``<app>_user`` only reads and writes. Extensions, connection limits per login, and timeouts as the manifest says.
+
+**How it is isolated.** Nobody but the app's own logins may connect to its database, and no app may connect to the
+server's own databases (``postgres``, ``template1``). The database belongs to the platform's admin login: the app cannot
+let others in, raise its limits or change its settings for good. Passwords are generated; the server is only ever told
+SCRAM-SHA-256 verifiers, so none can end up in its log.
+
+**What is shared.** CPU, memory, disk, connections of the server as a whole, restarts. Every login can see the names of
+all databases and roles and their comments. A timeout is a guard rail: the app can lift it for its own session.
+
+**What marks it as ours.** ``COMMENT ON DATABASE`` and ``COMMENT ON ROLE`` say ``multidb:<project>/<app>``. A role or
+database under a wanted name without that comment is a conflict, also when only the comment was lost: adopting it writes
+the comment and takes over everything in the database by planned statements, without touching data. A database's comment
+ends in the revision of its inside, or in ``unfinished``, so that a look at the shared catalogs is enough to know which
+databases have to be entered.
+
+**What the admin login needs.** A superuser, or ``CREATEROLE`` and ``CREATEDB`` (Amazon RDS, Cloud SQL, Azure). Without
+superuser: multidb grants the admin membership in each ``<app>_owner``; untrusted extensions are refused unless the
+service allows them; passwords cannot be read back, so whether they are still ours is only known after a deep check,
+which tries them; before Postgres 15 an app's schema cannot be given to it; and a database of the server's own that the
+admin does not own stays open, which the isolation level says.
+"""
+
+from __future__ import annotations
+
+from multidb.model import Provisioner, Server, Session
+from multidb.provisioners.postgres import resources, statements
+from multidb.secrets import Secret
+
+__all__ = ["PROVISIONER"]
+
+
+def _connect(server: Server, password: Secret | None, application_name: str) -> Session:
+    from multidb.provisioners.postgres.session import PostgresSession  # the driver is loaded when it is needed
+
+    return PostgresSession(server, password, application_name)
+
+
+PROVISIONER = Provisioner(
+    name=resources.STORE,
+    title="Postgres",
+    app_options=resources.AppOptions,
+    server_options=resources.ServerOptions,
+    derived_names=resources.derived_names,
+    secrets=resources.secrets,
+    desired=resources.desired,
+    statements=statements.statements,
+    env=resources.env,
+    isolation=resources.isolation,
+    connect=_connect,
+)

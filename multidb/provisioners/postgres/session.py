@@ -1,0 +1,297 @@
+"""All effects on one Postgres server: reading it, keeping other applies away, and sending statements."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import random
+import time
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Self, TypeVar
+
+from multidb.errors import (
+    AuthenticationFailed,
+    Locked,
+    NotAllowed,
+    ServerDown,
+    ServerError,
+    ServerSlow,
+    StatementFailed,
+)
+from multidb.model import Inspection, Resource, Server, Statement
+from multidb.provisioners.postgres import catalog
+from multidb.provisioners.postgres.resources import Interior, PostgresFacts, Role, password_ref
+from multidb.provisioners.postgres.statements import literal
+from multidb.provisioners.postgres.wire import Answer, Refusal, Traffic, Wire
+from multidb.secrets import Secret, SecretStore, redact
+
+__all__ = ["PostgresSession"]
+
+_WORKERS = 4  # more gain nothing: the server does the work
+_BATCH = 500  # statements in one transaction, so that a thousand apps show progress and fit the server's lock table
+_ATTEMPTS = 6
+_FROZEN_AFTER = 300.0  # seconds without a sign of life while statements run, which may take long by themselves
+_LOCK_CLASS = zlib.crc32(b"multidb") - 2**31
+_LOCK_PATIENCE = 3.0  # seconds
+
+_RETRYABLE = frozenset({"40P01", "40001", "55006"})
+_SOMEBODY_ELSE = frozenset({"42710", "42P04", "23505"})
+_DENIED = frozenset({"42501", "01006", "01007"})
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+class PostgresSession:
+    """A connection as admin to the maintenance database, and others for as long as they are needed.
+
+    `traffic` counts the connections and round trips so far.
+    """
+
+    def __init__(self, server: Server, password: Secret | None, application_name: str) -> None:
+        self._server = server
+        self._password = password
+        self._application = application_name
+        self.traffic = Traffic()
+        self._main = self._open(reading=True)
+        try:
+            catalog.require_version(self._main.version, str(server))
+            query = catalog.facts_query(self._main.version)
+            self._facts = catalog.read_facts(self._main.ask(query, (), server.timeout))
+        except BaseException:
+            self._main.close()
+            raise
+
+    @property
+    def facts(self) -> PostgresFacts:
+        return self._facts
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._main.close()
+
+    def inspect(self, inspection: Inspection) -> Sequence[Resource]:
+        """The live resources. One round trip for all shared catalogs, and one for each database that is entered.
+
+        Without `deep` only those databases are entered whose mark says that their inside is unfinished, unknown or of
+        another revision. With it, all are, and an admin who cannot read verifiers tries each login's password.
+        """
+        query, parameters = catalog.overview_query(self._facts), catalog.overview_parameters(inspection)
+        overview = catalog.read_overview(self._main.ask(query, parameters, self._server.timeout), inspection)
+        resources = list(overview.resources)
+        if inspection.deep and not self._facts.superuser:
+            resources = self._side_by_side(lambda resource: self._tried(resource, inspection), resources)
+        entered = [inside for inside in overview.insides if inside.open and (inspection.deep or not inside.settled)]
+        resources += [inside.desired for inside in overview.insides if inside not in entered]
+        resources += [interior for interior in self._side_by_side(self._enter, entered) if interior is not None]
+        return resources
+
+    def _enter(self, inside: catalog.Inside) -> Interior | None:
+        """Reads the inside of a database; None when it is not ours and does not let us in."""
+        try:
+            with self._open(inside.desired.name, reading=True) as wire:
+                answer = wire.ask(catalog.INTERIOR, (inside.desired.role,), self._server.timeout)
+        except NotAllowed:
+            if inside.marked:
+                raise
+            return None
+        return catalog.read_interior(answer, inside.desired, inside.revision)
+
+    def _tried(self, resource: Resource, inspection: Inspection) -> Resource:
+        """The role, its password tried by logging in with it where that can tell anything."""
+        if not isinstance(resource, Role) or resource.password != "current" or not resource.login:  # noqa: S105
+            return resource
+        assert resource.app is not None
+        slot = resource.name.removeprefix(f"{resource.app}_")
+        password = inspection.secrets.get(password_ref(resource.app, slot))
+        if password is None or resource.valid_until is not None:
+            return resource
+        try:
+            with self._open(resource.app, reading=True, user=resource.name, password=password):
+                return resource
+        except AuthenticationFailed as error:
+            if "pg_hba.conf" in error.message:  # it may not come from here, which says nothing of its password
+                return resource
+            return dataclasses.replace(resource, password="other")  # noqa: S106
+        except (ServerDown, ServerSlow):
+            raise
+        except ServerError:
+            return resource  # the server refuses other things only after it has accepted the password
+
+    def _side_by_side(self, work: Callable[[_In], _Out], items: Sequence[_In]) -> list[_Out]:
+        """The results of `work` in the order of `items`. The first error stops what has not begun."""
+        if not items:
+            return []
+        with ThreadPoolExecutor(min(_WORKERS, len(items)), "multidb-postgres") as pool:
+            futures = [pool.submit(work, item) for item in items]
+            try:
+                return [future.result() for future in futures]
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+
+    @contextlib.contextmanager
+    def lock(self, project: str, holder: str) -> Iterator[None]:
+        """Holds the project's advisory lock, on a connection of its own to the maintenance database.
+
+        Raises:
+            Locked: another apply of the project holds it for longer than a moment; says who and since when.
+        """
+        key = (str(_LOCK_CLASS), str(zlib.crc32(project.encode()) - 2**31))
+        with self._open(reading=False, application_name=holder) as wire:
+            deadline = time.monotonic() + _LOCK_PATIENCE
+            while wire.ask("SELECT pg_try_advisory_lock($1::int4, $2::int4)", key, self._server.timeout) != "t":
+                if time.monotonic() > deadline:
+                    raise self._locked(wire, key)
+                time.sleep(0.2)
+            yield
+
+    def _locked(self, wire: Wire, key: tuple[str, str]) -> Locked:
+        try:
+            holder = json.loads(wire.ask(catalog.LOCK_HOLDER, key, self._server.timeout))
+            who = f"{holder['who'] or 'another run'} (server process {holder['pid']}), since {holder['since']}"
+        except ServerError:  # it has just let go, or may not be seen
+            who = "another run"
+        return Locked(
+            f"another apply works here: {who}",
+            where=str(self._server),
+            hint="wait for it to end, then run the command again",
+        )
+
+    def run(self, statements: Sequence[Statement], secrets: SecretStore) -> Iterator[int]:
+        """Sends the statements in order; neighbours that may share a transaction do.
+
+        Raises:
+            StatementFailed: at the first failure that a few retries do not cure. Its transaction is rolled back.
+        """
+        if statements:
+            self._main.send("SET statement_timeout = 0", self._server.timeout)  # reading had one
+        for start, batch in _batches(statements):
+            try:
+                self._run_batch(start, batch, secrets)
+            except StatementFailed:
+                raise
+            except ServerError as error:
+                raise StatementFailed(
+                    error.message, index=start, durable=start, where=error.where, hint=error.hint
+                ) from None
+            yield start + len(batch)
+
+    def _run_batch(self, start: int, batch: Sequence[Statement], secrets: SecretStore) -> None:
+        texts = [_filled(statement, secrets) for statement in batch]
+        scope = batch[0].scope
+        with self._open(scope, reading=False) if scope else contextlib.nullcontext(self._main) as wire:
+            for attempt in itertools.count(1):
+                problem = _send(wire, texts, atomic=batch[0].atomic)
+                if problem is None:
+                    return
+                index, refusal = problem
+                if attempt == _ATTEMPTS or not _retryable(refusal):
+                    raise self._failed(batch[index], start + index, start, refusal)
+                time.sleep(random.uniform(0.5, 1.0) * 0.05 * 2**attempt)  # noqa: S311
+
+    def _failed(self, statement: Statement, index: int, durable: int, refusal: Refusal) -> StatementFailed:
+        place = f" in database {statement.scope}" if statement.scope else ""
+        return StatementFailed(
+            redact(f"{refusal.message}{place}, at: {statement.text}"),
+            index=index,
+            durable=durable,
+            where=str(self._server),
+            hint=_hint(refusal, self._facts),
+        )
+
+    def _open(
+        self,
+        database: str = "",
+        *,
+        reading: bool,
+        user: str = "",
+        password: Secret | None = None,
+        application_name: str = "",
+    ) -> Wire:
+        return Wire(
+            self._server,
+            password if user else self._password,
+            application_name or self._application,
+            self.traffic,
+            database=database,
+            user=user,
+            statement_timeout=round(self._server.timeout * 1000) if reading else 0,
+        )
+
+
+def _batches(statements: Sequence[Statement]) -> Iterator[tuple[int, Sequence[Statement]]]:
+    """The statements in pieces that are sent as one, each with the position of its first."""
+    start = 0
+    for position in range(1, len(statements) + 1):
+        if position == len(statements) or _parted(statements[start:position], statements[position]):
+            yield start, statements[start:position]
+            start = position
+
+
+def _parted(batch: Sequence[Statement], following: Statement) -> bool:
+    last = batch[-1]
+    if not (last.atomic and following.atomic and last.scope == following.scope):
+        return True
+    # A long piece ends where the next thing begins, so that a thing is never parted from its mark.
+    return len(batch) >= _BATCH and following.text.startswith(("CREATE ", "COMMENT ON DATABASE "))
+
+
+def _filled(statement: Statement, secrets: SecretStore) -> str:
+    """The text with its parameters put in. Only for the wire: it is never shown and never part of an error."""
+    text = statement.text
+    for parameter, ref in statement.binds:
+        value = secrets.get(ref)
+        if value is None:
+            raise ServerError(f"the secret {ref} is missing", hint="multidb apply --regenerate APP makes new ones")
+        text = text.replace(f":'{parameter}'", literal(value.reveal()))
+    return text
+
+
+def _send(wire: Wire, texts: Sequence[str], *, atomic: bool) -> tuple[int, Refusal] | None:
+    """Sends the texts, as one transaction when `atomic`. None when they are durable, else which failed and why."""
+    if not atomic:
+        answer = wire.send(texts[0], _FROZEN_AFTER)
+        return (0, answer.refusal or answer.warnings[0][1]) if answer.refusal or answer.warnings else None
+    answer = wire.send(";\n".join(["BEGIN", *texts]), _FROZEN_AFTER)
+    problem = _problem(answer, texts)
+    if problem is not None:
+        wire.send("ROLLBACK", _FROZEN_AFTER)
+        return problem
+    # By itself, since a grant that granted nothing is a success to the server, and has to be seen before.
+    committed = wire.send("COMMIT", _FROZEN_AFTER)
+    return (len(texts) - 1, committed.refusal) if committed.refusal is not None else None
+
+
+def _problem(answer: Answer, texts: Sequence[str]) -> tuple[int, Refusal] | None:
+    if answer.warnings:
+        index, warning = answer.warnings[0]
+        return index - 1, warning
+    if answer.refusal is None:
+        return None
+    if answer.done == 0 and answer.refusal.position is not None:  # the server reads the whole message before it begins
+        ends = itertools.accumulate((len(text) + 2 for text in texts), initial=len("BEGIN;\n"))
+        return max(sum(end < answer.refusal.position for end in ends) - 1, 0), answer.refusal
+    return max(answer.done - 1, 0), answer.refusal
+
+
+def _retryable(refusal: Refusal) -> bool:
+    return refusal.sqlstate in _RETRYABLE or (
+        refusal.sqlstate == "XX000" and "concurrently" in refusal.message  # "tuple concurrently updated"
+    )
+
+
+def _hint(refusal: Refusal, facts: PostgresFacts) -> str:
+    if refusal.sqlstate in _SOMEBODY_ELSE:
+        return "somebody else is creating the same at this moment; run the command again"
+    if refusal.sqlstate in _DENIED:
+        return f"give the admin login {facts.admin} that right, or use a superuser"
+    if refusal.sqlstate == "55P03":
+        return "an app holds a lock on it; wait for its transaction to end, then run the command again"
+    return "correct the cause, then run the command again; what is done stays done"

@@ -1,0 +1,317 @@
+"""A change, as the SQL that an operator could paste into psql. Pure: no driver, no connection.
+
+Everything that does not have to stand alone is `atomic`, so a session may send it in one transaction with its
+neighbours. The order of the ranks does the rest: all roles, then the databases, then who may enter them, then the
+inside of each, in one transaction per database.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+
+from multidb.errors import NotAllowed, ServerError
+from multidb.model import Action, Change, Owner, Statement, StoreContext
+from multidb.provisioners.postgres.resources import (
+    PUBLIC,
+    Access,
+    Database,
+    Interior,
+    Membership,
+    PostgresFacts,
+    Role,
+    ServerDatabase,
+    Settings,
+    verifier_ref,
+)
+
+__all__ = ["UNFINISHED", "identifier", "literal", "mark", "statements"]
+
+UNFINISHED = "unfinished"  # stands in a database's mark until its inside is done
+_PREFIX = "multidb:"
+_GRANT_OPTION = "GRANT OPTION FOR "
+
+
+def identifier(name: str) -> str:
+    """`name` as SQL reads it back unchanged, whatever characters it has."""
+    if "\0" in name:
+        raise ValueError("a name in Postgres cannot contain the NUL character")
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """`text` as a string constant, whatever ``standard_conforming_strings`` says."""
+    if "\0" in text:
+        raise ValueError("a text in Postgres cannot contain the NUL character")
+    quoted = "'" + text.replace("'", "''") + "'"
+    return "E" + quoted.replace("\\", "\\\\") if "\\" in text else quoted
+
+
+def mark(owner: Owner, tail: str) -> str:
+    """The comment that says whose a role or database is. Every login can read it."""
+    return f"{_PREFIX}{owner} {tail}".rstrip()
+
+
+def statements(change: Change, context: StoreContext) -> tuple[Statement, ...]:
+    """What removes the difference `change`, in order. A conflict has none.
+
+    Raises:
+        ServerError: the server's machine lacks an extension that is to be created.
+        NotAllowed: the admin login cannot create it, or cannot own the app's schema.
+    """
+    if change.action is Action.CONFLICT:
+        return ()
+    facts = context.facts
+    assert isinstance(facts, PostgresFacts)
+    match change.resource:
+        case ServerDatabase() as database:
+            return _atomic(_server_database(change, database, facts))
+        case Role() as role:
+            return _role(change, role)
+        case Membership() as membership:
+            return _atomic(_membership(change, membership, facts))
+        case Database() as database:
+            return _database(change, database)
+        case Access() as access:
+            return _atomic(_access(change, access, context))
+        case Settings() as settings:
+            return _atomic(_settings(change, settings))
+        case Interior() as interior:
+            return _atomic(_interior(change, interior, context), scope=interior.name)
+    raise TypeError(f"not a Postgres resource: {change.resource!r}")
+
+
+def _atomic(lines: Iterable[str], scope: str = "") -> tuple[Statement, ...]:
+    return tuple(Statement(line, scope=scope, atomic=True) for line in lines)
+
+
+def _grantee(name: str) -> str:
+    return "PUBLIC" if name == PUBLIC else identifier(name)
+
+
+def _server_database(change: Change, database: ServerDatabase, facts: PostgresFacts) -> Iterator[str]:
+    name = identifier(database.name)
+    if change.changed("admin_connects"):
+        yield f"GRANT CONNECT ON DATABASE {name} TO {identifier(facts.admin)}"
+    if change.changed("public"):
+        yield f"REVOKE CONNECT, CREATE, TEMPORARY ON DATABASE {name} FROM PUBLIC"
+
+
+# ----------------------------------------------------------------------------------------------- roles, memberships
+
+_FLAGS = {
+    "login": "LOGIN",
+    "inherit": "INHERIT",
+    "superuser": "SUPERUSER",
+    "createdb": "CREATEDB",
+    "createrole": "CREATEROLE",
+    "replication": "REPLICATION",
+    "bypassrls": "BYPASSRLS",
+}
+
+
+def _role(change: Change, role: Role) -> tuple[Statement, ...]:
+    name = identifier(role.name)
+    assert role.owner is not None
+    assert role.app is not None
+    comment = f"COMMENT ON ROLE {name} IS {literal(mark(role.owner, role.purpose))}"
+    sends_password = role.password is not None and change.changed("password")
+    binds = (("verifier", verifier_ref(role.app, role.secret)),) if sends_password else ()
+    # Only what changes is named: naming SUPERUSER at all takes a superuser.
+    if change.action is Action.CREATE:
+        words = ["LOGIN" if role.login else "NOLOGIN"]
+        words += [] if role.inherit else ["NOINHERIT"]
+        words += [] if role.connection_limit < 0 else [f"CONNECTION LIMIT {role.connection_limit}"]
+    else:
+        words = [
+            word if getattr(role, field) else f"NO{word}" for field, word in _FLAGS.items() if change.changed(field)
+        ]
+        words += [f"CONNECTION LIMIT {role.connection_limit}"] if change.changed("connection_limit") else []
+        words += ["VALID UNTIL 'infinity'"] if change.changed("valid_until") else []
+        words += ["PASSWORD NULL"] if change.changed("password") and not sends_password else []
+    words += ["PASSWORD :'verifier'"] if sends_password else []
+    result = []
+    if words:
+        verb = "CREATE" if change.action is Action.CREATE else "ALTER"
+        result.append(Statement(f"{verb} ROLE {name} {' '.join(words)}", binds, atomic=True))
+    if change.changed("owner"):
+        result.append(Statement(comment, atomic=True))
+    return tuple(result)
+
+
+def _membership(change: Change, membership: Membership, facts: PostgresFacts) -> Iterator[str]:
+    role, member = identifier(membership.role), identifier(membership.member)
+    live, wanted = change.live, change.desired
+    if isinstance(live, Membership) and membership.member != facts.admin:
+        # Each grantor's grant stands by itself since Postgres 16; before, there is one and nobody asks whose.
+        if facts.membership_options:
+            for grantor in live.grantors:
+                yield f"REVOKE {role} FROM {member} GRANTED BY {identifier(grantor)} CASCADE"
+        else:
+            yield f"REVOKE {role} FROM {member} CASCADE"
+    if isinstance(wanted, Membership):
+        yield f"GRANT {role} TO {member}{_membership_options(wanted)}"
+
+
+def _membership_options(membership: Membership) -> str:
+    if membership.inherit is None or membership.set_role is None:
+        return ""
+    return f" WITH INHERIT {str(membership.inherit).upper()}, SET {str(membership.set_role).upper()}"
+
+
+# -------------------------------------------------------------------------------------------------------- databases
+
+
+def _database(change: Change, database: Database) -> tuple[Statement, ...]:
+    name = identifier(database.name)
+    assert database.owner is not None
+    if change.action is Action.CREATE:
+        # template0: nobody can be connected to it, and it has no local additions. Nobody may enter before the
+        # privileges are in place.
+        locale = f" LOCALE {literal(database.locale)}" if database.locale else ""
+        text = f"CREATE DATABASE {name} TEMPLATE template0 ENCODING 'UTF8'{locale} ALLOW_CONNECTIONS false"
+        return (Statement(text),)
+    lines = []
+    if change.changed("belongs_to"):
+        lines.append(f"ALTER DATABASE {name} OWNER TO {identifier(database.belongs_to)}")
+    if change.changed("template"):
+        lines.append(f"ALTER DATABASE {name} IS_TEMPLATE false")
+    if change.changed("connection_limit"):
+        lines.append(f"ALTER DATABASE {name} CONNECTION LIMIT {database.connection_limit}")
+    if change.changed("owner"):
+        lines.append(f"COMMENT ON DATABASE {name} IS {literal(mark(database.owner, UNFINISHED))}")
+    return _atomic(lines)
+
+
+def _access(change: Change, access: Access, context: StoreContext) -> Iterator[str]:
+    name = identifier(access.name)
+    live = change.live
+    if isinstance(live, Access):
+        held = live.privileges
+    else:
+        assert access.app is not None
+        yield f"COMMENT ON DATABASE {name} IS {literal(mark(Owner(context.project, access.app), UNFINISHED))}"
+        held = frozenset({(PUBLIC, "CONNECT"), (PUBLIC, "TEMPORARY")})  # what a new database has
+    yield from _adjust(f"ON DATABASE {name}", held, access.privileges)
+    if change.changed("allow_connections"):
+        yield f"ALTER DATABASE {name} ALLOW_CONNECTIONS true"
+
+
+def _adjust(what: str, held: frozenset[tuple[str, str]], wanted: frozenset[tuple[str, str]]) -> Iterator[str]:
+    """Revokes what is held and not wanted, grants what is wanted and not held, and touches nothing else."""
+    for grantee, surplus in _by_grantee(held - wanted):
+        options = [privilege.removeprefix(_GRANT_OPTION) for privilege in surplus if _GRANT_OPTION in privilege]
+        plain = [privilege for privilege in surplus if _GRANT_OPTION not in privilege]
+        if options:
+            yield f"REVOKE {_GRANT_OPTION}{', '.join(options)} {what} FROM {_grantee(grantee)} CASCADE"
+        if plain:
+            yield f"REVOKE {', '.join(plain)} {what} FROM {_grantee(grantee)}"
+    for grantee, missing in _by_grantee(wanted - held):
+        yield f"GRANT {', '.join(missing)} {what} TO {_grantee(grantee)}"
+
+
+def _by_grantee(privileges: Iterable[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
+    for grantee, pairs in groupby(sorted(privileges), key=lambda pair: pair[0]):
+        yield grantee, [privilege for _, privilege in pairs]
+
+
+def _settings(change: Change, settings: Settings) -> Iterator[str]:
+    live = change.live
+    held = live.values if isinstance(live, Settings) else frozenset()
+    where = f"ALTER ROLE {identifier(settings.role)} IN DATABASE {identifier(settings.database)}"
+    wanted = dict(settings.values)
+    for name, _ in sorted(held - settings.values):
+        if name not in wanted:
+            yield f"{where} RESET {name}"
+    for name, value in sorted(settings.values - held):
+        yield f"{where} SET {name} = {literal(value)}"
+
+
+# --------------------------------------------------------------------------------------------------------- interior
+
+
+def _interior(change: Change, interior: Interior, context: StoreContext) -> Iterator[str]:
+    live = change.live if isinstance(change.live, Interior) else None
+    yield from _objects(live)
+    yield from _schema(live, interior, context.facts)
+    yield from _default_privileges(live, interior)
+    for name in sorted(interior.extensions - (live.extensions if live else frozenset())):
+        yield _create_extension(name, interior, context.facts)
+    if live is not None and not live.revision:
+        yield from _existing_objects(live, interior)
+    if change.changed("revision"):
+        assert interior.app is not None
+        text = mark(Owner(context.project, interior.app), interior.revision)
+        yield f"COMMENT ON DATABASE {identifier(interior.name)} IS {literal(text)}"
+
+
+def _objects(live: Interior | None) -> Iterator[str]:
+    """Objects of another owner: each by name, since REASSIGN OWNED would also move what that role owns elsewhere."""
+    if live is not None:
+        for kind, name in sorted(live.misowned):
+            yield f"ALTER {kind} {name} OWNER TO {identifier(live.role)}"
+
+
+def _schema(live: Interior | None, interior: Interior, facts: PostgresFacts) -> Iterator[str]:
+    owner = identifier(interior.role)
+    if live is not None and live.schema_owner is None:
+        yield f"CREATE SCHEMA public AUTHORIZATION {owner}"
+        held: frozenset[tuple[str, str]] = frozenset()
+    elif live is None or live.schema_owner != interior.schema_owner:
+        if facts.number < 150000 and not facts.superuser:
+            raise NotAllowed(
+                f"cannot give schema public of {interior.name} to {interior.role}",
+                hint=f"before Postgres 15 that takes a superuser, and {facts.admin} is none: "
+                "use one as the admin login, or a newer server",
+            )
+        yield f"ALTER SCHEMA public OWNER TO {owner}"
+        # What everybody holds in a new database: CREATE as well before Postgres 15, and revoking it twice does no harm.
+        held = live.schema_privileges if live else frozenset({(PUBLIC, "CREATE"), (PUBLIC, "USAGE")})
+    else:
+        held = live.schema_privileges
+    yield from _adjust("ON SCHEMA public", held, interior.schema_privileges)
+
+
+def _default_privileges(live: Interior | None, interior: Interior) -> Iterator[str]:
+    # By default everybody may execute every new function; only the form without IN SCHEMA can take that away.
+    held = live.default_privileges if live else frozenset({("FUNCTIONS", PUBLIC, "EXECUTE")})
+    start = f"ALTER DEFAULT PRIVILEGES FOR ROLE {identifier(interior.role)}"
+    for kind, grantee, privileges in _by_kind(held - interior.default_privileges):
+        yield f"{start} REVOKE {privileges} ON {kind} FROM {_grantee(grantee)}"
+    for kind, grantee, privileges in _by_kind(interior.default_privileges - held):
+        yield f"{start} GRANT {privileges} ON {kind} TO {_grantee(grantee)}"
+
+
+def _by_kind(privileges: Iterable[tuple[str, str, str]]) -> Iterator[tuple[str, str, str]]:
+    for (kind, grantee), entries in groupby(sorted(privileges), key=lambda entry: entry[:2]):
+        yield kind, grantee, ", ".join(privilege for _, _, privilege in entries)
+
+
+def _create_extension(name: str, interior: Interior, facts: PostgresFacts) -> str:
+    extension = facts.extensions.get(name)
+    if extension is None:
+        raise ServerError(
+            f"the server has no extension {name}, which {interior.app} wants",
+            hint="install it on the server's machine or choose an image that has it; "
+            "SELECT name FROM pg_available_extensions lists what is there",
+        )
+    if not (facts.superuser or extension.trusted or facts.service):
+        raise NotAllowed(
+            f"{facts.admin} may not create the extension {name}, which {interior.app} wants",
+            hint=f"the server has it, but it takes a superuser: let one run CREATE EXTENSION {identifier(name)} "
+            f"in database {interior.name}, or use a superuser as the admin login",
+        )
+    # An extension that can live in one schema only does not take another.
+    schema = " SCHEMA public" if extension.schema is None else ""
+    return f"CREATE EXTENSION IF NOT EXISTS {identifier(name)}{schema} CASCADE"
+
+
+def _existing_objects(live: Interior, interior: Interior) -> Iterator[str]:
+    """Default privileges never reach what exists already."""
+    for schema in live.schemas:
+        both = f"{identifier(interior.readers)}, {identifier(interior.writers)}"
+        yield f"GRANT USAGE ON SCHEMA {schema} TO {both}"
+        for kind, grantee, privileges in _by_kind(interior.default_privileges):
+            if kind != "SCHEMAS":
+                routines = "ROUTINES" if kind == "FUNCTIONS" else kind
+                yield f"GRANT {privileges} ON ALL {routines} IN SCHEMA {schema} TO {_grantee(grantee)}"

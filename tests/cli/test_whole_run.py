@@ -1,0 +1,219 @@
+"""A day with multidb on embedded servers, through the command line; then a search for secrets where none belong."""
+
+from __future__ import annotations
+
+import base64
+import json
+import stat
+import urllib.parse
+from collections.abc import Iterator
+
+import psutil
+import pytest
+import yaml
+
+from tests.cli.command import Folder
+
+pytestmark = pytest.mark.server
+
+MANIFEST = """\
+version: 1
+project: day
+runtime: embedded
+apps:
+  ann: {stores: [postgres, qdrant, redis], qdrant: {collections: {knowledge: {size: 4}}}} # the first
+  bob: {stores: [postgres, redis]}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
+    found = Folder(tmp_path_factory.mktemp("day"), [])
+    found.manifest(MANIFEST)
+    yield found
+    found.run("down")
+
+
+@pytest.fixture(scope="module")
+def applied(folder: Folder) -> Folder:
+    folder.ok("up")
+    folder.ok("apply", "--yes")
+    return folder
+
+
+def connections(folder: Folder, app: str) -> dict[str, str]:
+    found: dict[str, str] = folder.ok("env", app, "--json", "--reveal").json()
+    return found
+
+
+def test_planning_before_the_servers_run_says_what_to_do(folder: Folder) -> None:
+    done = folder.run("plan")
+    assert done.code in (0, 4)
+    assert "multidb up" in done.out + done.err
+
+
+def test_from_nothing_to_working_apps(applied: Folder) -> None:
+    assert "No changes" in applied.ok("plan", "--check").out
+    import psycopg
+    import redis
+
+    env = connections(applied, "ann")
+    with psycopg.connect(env["DATABASE_URL"]) as connection:
+        connection.execute("CREATE TABLE notes (text text)")
+        connection.execute("INSERT INTO notes VALUES ('hello')")
+    with psycopg.connect(env["ANN_DB_READONLY_URL"]) as connection:
+        assert connection.execute("SELECT text FROM notes").fetchone() == ("hello",)
+    with redis.Redis.from_url(env["REDIS_URL"]) as client:
+        assert client.set("a", "b")
+
+
+def test_up_twice_is_harmless(applied: Folder) -> None:
+    before = {each["name"]: each["pid"] for each in applied.ok("status", "--json").json()["servers"]}
+    applied.ok("up")
+    assert {each["name"]: each["pid"] for each in applied.ok("status", "--json").json()["servers"]} == before
+
+
+def test_drift_is_shown_refused_by_check_and_repaired(applied: Folder) -> None:
+    import psycopg
+
+    state = json.loads((applied.path / ".multidb" / "secrets.json").read_text())["secrets"]
+    address = next(each for each in applied.ok("status", "--json").json()["servers"] if each["store"] == "postgres")
+    host, port = address["address"].split(":")
+    password = state["@postgres/postgres/admin"]
+    with psycopg.connect(
+        host=host, port=port, user="postgres", password=password, dbname="postgres", autocommit=True
+    ) as admin:
+        admin.execute("GRANT CONNECT ON DATABASE ann TO PUBLIC")
+    done = applied.run("plan", "--check")
+    assert done.code == 1
+    assert "PUBLIC" in done.out
+    assert "REVOKE CONNECT ON DATABASE" in applied.ok("plan", "--sql").out
+    applied.ok("apply", "--yes")
+    applied.ok("plan", "--check")
+
+
+def test_add_app_end_to_end_and_again(applied: Folder) -> None:
+    text = (applied.path / "multidb.yaml").read_text()
+    done = applied.ok("add-app", "carl", "--stores", "postgres,redis", "--extension", "ltree")
+    assert "multidb show carl" in done.out
+    assert (applied.path / "multidb.yaml").read_text().startswith(text)
+    env_file = applied.path / "apps" / "carl" / ".env"
+    assert stat.S_IMODE(env_file.stat().st_mode) == 0o600
+    written = env_file.read_text()
+    again = applied.ok("add-app", "carl")
+    assert "nothing to do" in again.out
+    assert env_file.read_text() == written
+    applied.ok("plan", "--check")
+
+
+def test_a_saved_plan_is_applied_as_saved_or_refused(applied: Folder) -> None:
+    manifest = applied.path / "multidb.yaml"
+    manifest.write_text(manifest.read_text() + "  dora: {stores: [redis]}\n")
+    applied.ok("plan", "--out", "next.json")
+    manifest.write_text(manifest.read_text() + "  emil: {stores: [redis]}\n")
+    refused = applied.run("apply", "next.json", "--yes")
+    assert refused.code == 3
+    assert "plan --out" in refused.err
+    manifest.write_text(manifest.read_text().replace("  emil: {stores: [redis]}\n", ""))
+    applied.ok("apply", "next.json", "--yes")
+    applied.ok("plan", "--check")
+
+
+def test_without_a_terminal_nothing_is_applied_unasked(applied: Folder) -> None:
+    manifest = applied.path / "multidb.yaml"
+    before = manifest.read_text()
+    manifest.write_text(before + "  fred: {stores: [redis]}\n")
+    done = applied.run("apply")
+    assert done.code == 3
+    assert "--yes" in done.err
+    manifest.write_text(before)
+
+
+def test_an_env_file_written_by_hand_is_left_alone(applied: Folder) -> None:
+    path = applied.path / "apps" / "bob" / ".env"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("MINE=1\n")
+    applied.ok("env", "bob", "--write")
+    assert path.read_text() == "MINE=1\n"
+
+
+@pytest.mark.parametrize("form", ["dotenv", "export", "json", "k8s-secret"])
+def test_env_masks_unless_asked(applied: Folder, form: str) -> None:
+    shown = applied.ok("env", "ann", "--format", form).out
+    password = connections(applied, "ann")["DATABASE_URL"].split(":")[2].split("@")[0]
+    assert password not in shown
+    revealed = applied.ok("env", "ann", "--format", form, "--reveal").out
+    if form == "k8s-secret":
+        data = yaml.safe_load(revealed)["data"]["DATABASE_URL"]
+        assert password in base64.b64decode(data).decode()
+    else:
+        assert password in revealed
+
+
+def test_show_tells_the_isolation_and_no_secret(applied: Folder) -> None:
+    document = applied.ok("show", "ann", "--json").json()
+    assert document["stores"]["postgres"]["isolation"] == "enforced"
+    assert document["env"]["DATABASE_URL"] == "***"
+    assert "enforced" in applied.ok("show", "ann").out
+
+
+def test_doctor_finds_nothing_wrong(applied: Folder) -> None:
+    document = applied.ok("doctor", "--json").json()
+    assert {finding["level"] for finding in document["findings"]} <= {"ok", "warning"}
+    assert any(finding["subject"] == "pg_dump" for finding in document["findings"])
+
+
+def test_json_is_one_document_on_stdout(applied: Folder) -> None:
+    for arguments in (["plan"], ["status"], ["apply", "--yes"], ["show", "ann"], ["doctor"], ["up"]):
+        document = applied.run(*arguments, "--json").json()
+        assert document["version"] == 1
+        assert document["command"] == arguments[0]
+
+
+def test_no_secret_is_where_none_belongs(applied: Folder) -> None:
+    """Runs last in this file on purpose: reads everything that was said and written, the servers' logs and the process
+    list, and looks for every secret in every encoding that a tool might have used."""
+    store = applied.path / ".multidb" / "secrets.json"
+    secrets = json.loads(store.read_text())["secrets"]
+    assert len(secrets) > 10
+    needles: dict[str, str] = {}
+    for name, value in secrets.items():
+        # What is derived one way from a password (a verifier, a hash) may be seen by an admin of the server's files.
+        for form in (value, urllib.parse.quote(value), base64.b64encode(value.encode()).decode()):
+            needles[form] = name
+    allowed = {store, *applied.path.glob("apps/*/.env")}
+    revealing = ("--reveal",)
+    said = [ran for ran in applied.said if not set(revealing) & set(ran.arguments)]
+    assert len(said) > 20
+    for ran in said:
+        _assert_clean(ran.out + ran.err, needles, f"output of multidb {' '.join(ran.arguments)}")
+    data = applied.path / ".multidb" / "servers"
+    for path in applied.path.rglob("*"):
+        if path.is_file() and path not in allowed and data not in path.parents:
+            _assert_clean(path.read_bytes().decode("utf-8", "replace"), needles, str(path.relative_to(applied.path)))
+    for path in (applied.path / ".multidb" / "logs").glob("*"):
+        _assert_clean(path.read_bytes().decode("utf-8", "replace"), needles, f"log {path.name}")
+    for process in psutil.process_iter(["cmdline"]):
+        _assert_clean(" ".join(process.info["cmdline"] or []), needles, f"command line of process {process.pid}")
+
+
+def test_secret_files_are_private(applied: Folder) -> None:
+    for path in applied.path.rglob("*"):
+        if path.name in ("secrets.json", "state.json") or (path.name == ".env" and "bob" not in path.parts):
+            assert stat.S_IMODE(path.stat().st_mode) & 0o077 == 0, path
+
+
+def test_down_stops_exactly_what_up_started(applied: Folder) -> None:
+    pids = [each["pid"] for each in applied.ok("status", "--json").json()["servers"] if each["pid"]]
+    assert pids
+    applied.ok("down")
+    assert not [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
+    assert {each["state"] for each in applied.run("status", "--json").json()["servers"]} <= {"stopped", "running"}
+    applied.ok("down")
+    applied.ok("up")
+    applied.ok("plan", "--check")
+
+
+def _assert_clean(text: str, needles: dict[str, str], where: str) -> None:
+    for value, name in needles.items():
+        assert value not in text, f"{name} is in the {where}"

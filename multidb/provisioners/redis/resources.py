@@ -311,7 +311,7 @@ _EVERYDAY = (
     *("+client|reply", "+client|no-touch", "+client|capa"),
 )
 _WITHIN_DB = ("+sort", "+sort_ro", "+keys", "+flushdb")
-_BLIND_TO_PREFIX = ("-scan", "-randomkey", "-dbsize", "-keys", "-flushdb", "-sort", "-sort_ro")
+_BLIND_TO_PREFIX = ("-scan", "-clusterscan", "-randomkey", "-dbsize", "-keys", "-flushdb", "-sort", "-sort_ro")
 _CLUSTER = tuple(
     f"+cluster|{name}" for name in ("slots", "shards", "nodes", "info", "keyslot", "myid", "countkeysinslot")
 )

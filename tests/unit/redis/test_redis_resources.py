@@ -1,0 +1,353 @@
+"""What an app gets on Redis and Valkey, as values."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import ValidationError
+
+from multidb.errors import UsageError
+from multidb.model import Action, App, Endpoint, Isolation, Owner, Resource, StoreContext
+from multidb.plan import diff
+from multidb.provisioners.redis import PROVISIONER
+from multidb.provisioners.redis.resources import (
+    AclUser,
+    Claim,
+    DefaultUser,
+    RedisApp,
+    RedisFacts,
+    RedisServer,
+    SavedRules,
+    allocate,
+    command_rule,
+    found_default_user,
+    found_user,
+    mark,
+    parse_mark,
+)
+from multidb.provisioners.redis.rules import parse_rule
+from multidb.secrets import MemorySecretStore, Secret, SecretRef
+from tests.unit.redis.tables import REDIS_6, REDIS_7, VALKEY_9
+
+PASSWORD = "a-password-of-forty-three-characters-or-so"
+DIGEST = hashlib.sha256(PASSWORD.encode()).hexdigest()
+HELD = MemorySecretStore({SecretRef("lernmi", "redis", "user"): Secret(PASSWORD)})
+
+
+def app(name: str = "lernmi", **options: Any) -> App:
+    return App(name, name, {"redis": RedisApp(**options)}, where=f"multidb.yaml:{name}")
+
+
+def context(facts: RedisFacts = VALKEY_9, number: int = 3, **options: Any) -> StoreContext:
+    return StoreContext("digi", facts, RedisServer(**options), {"lernmi": number})
+
+
+def wanted_user(facts: RedisFacts = VALKEY_9, **options: Any) -> AclUser:
+    user = PROVISIONER.desired([app(**options)], context(facts, 0 if options.get("isolation") == "prefix" else 3))[0]
+    assert isinstance(user, AclUser)
+    return user
+
+
+def sent(want: AclUser, facts: RedisFacts) -> str:
+    """The rule that would be sent for a user, as a line of ACL LIST with the password in it."""
+    [change] = diff([want], [])
+    [statement] = PROVISIONER.statements(change, context(facts))
+    return statement.text.replace("ACL SETUSER", "user").replace("$user_sha256", DIGEST)
+
+
+# --- options ---
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"db": 0}, "kept empty"),
+        ({"db": -1}, "1 or higher"),
+        ({"db": 2, "isolation": "prefix"}, "isolation: database when db is given"),
+        ({"isolation": "schema"}, "database"),
+        ({"channels": ["a b"]}, "without spaces"),
+        ({"channels": ["*"]}, "start with a letter"),
+        ({"channels": ["__keyspace@0__:*"]}, "start with a letter"),
+        ({"channels": ["[a-z]*"]}, "start with a letter"),
+        ({"databse": 1}, "Extra inputs"),
+    ],
+)
+def test_wrong_options_are_explained(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        RedisApp(**options)
+
+
+@pytest.mark.parametrize("options", [{"databases": 1}, {"maxmemory": "lots"}, {"port": 0}, {"default_user": "off"}])
+def test_wrong_server_options(options: dict[str, Any]) -> None:
+    with pytest.raises(ValidationError):
+        RedisServer(**options)
+
+
+# --- marks ---
+
+
+@given(st.text(min_size=1), st.text(min_size=1), st.integers(0, 10**6))
+def test_a_mark_is_read_back_and_matches_nothing_but_itself(project: str, name: str, db: int) -> None:
+    written = mark(Owner(project, name), db)
+    assert parse_mark(written) == (Owner(project, name), db)
+    assert not set(written) & set("*?[]\\ ^-") - {"-"}
+
+
+@pytest.mark.parametrize("pattern", ["lernmi:*", "__multidb__:a:b", "__multidb__:a:b:c", "__multidb__:a:b:1:2", "*"])
+def test_other_channels_are_no_marks(pattern: str) -> None:
+    assert parse_mark(pattern) is None
+
+
+# --- desired and found ---
+
+
+@pytest.mark.parametrize("facts", [REDIS_6, REDIS_7, VALKEY_9], ids=lambda facts: f"{facts.product}-{facts.version}")
+@pytest.mark.parametrize("options", [{}, {"isolation": "prefix"}, {"channels": ("rq:pubsub:*",)}], ids=str)
+def test_what_is_sent_is_what_is_wanted(facts: RedisFacts, options: dict[str, Any]) -> None:
+    want = wanted_user(facts, **options)
+    assert found_user(parse_rule(sent(want, facts)), want, facts, HELD) == want
+
+
+def test_valkey_limits_the_database() -> None:
+    text = sent(wanted_user(), VALKEY_9)
+    assert " resetdbs db=3 " in text
+    assert "select" not in text
+
+
+def test_redis_pins_select() -> None:
+    text = sent(wanted_user(REDIS_7), REDIS_7)
+    assert text.endswith(" -select +select|3")
+    assert "db=" not in text
+
+
+def test_a_prefix_limits_keys_and_what_ignores_them() -> None:
+    want = wanted_user(isolation="prefix")
+    assert (want.keys, want.databases, want.channels) == (("lernmi:*",), "0", ("lernmi:*",))
+    granted = VALKEY_9.commands.granted(command_rule(True, 0, VALKEY_9)).commands
+    assert not granted & {"scan", "clusterscan", "keys", "randomkey", "dbsize", "flushdb", "sort", "sort_ro"}
+    assert {"get", "set", "eval"} <= granted
+
+
+@pytest.mark.parametrize("facts", [REDIS_7, VALKEY_9], ids=lambda facts: facts.product)
+def test_nothing_server_wide_is_granted(facts: RedisFacts) -> None:
+    granted = facts.commands.granted(command_rule(False, 3, facts)).commands
+    denied = "flushall swapdb move copy config|set acl|setuser client|list client|tracking function|flush script|flush"
+    assert not granted & {*denied.split(), "pubsub|channels"}
+    assert {"get", "xadd", "info", "eval", "script|load", "client|setname", "scan", "flushdb", "time"} <= granted
+
+
+def test_a_cluster_without_databases_means_prefix() -> None:
+    facts = dataclasses.replace(REDIS_7, cluster=True, databases=1)
+    assert allocate([app()], facts, {}) == {"lernmi": 0}
+    want = PROVISIONER.desired([app()], context(facts, 0))[0]
+    assert isinstance(want, AclUser)
+    assert want.keys == ("lernmi:*",)
+    assert "cluster|slots" in facts.commands.granted(command_rule(True, 0, facts)).commands
+
+
+@pytest.mark.parametrize(
+    ("damage", "field", "value"),
+    [
+        ((" on ", " off "), "enabled", False),
+        ((f" #{DIGEST}", " #aa"), "password", "other"),
+        ((f" #{DIGEST}", f" #{DIGEST} #aa"), "password", "current and others"),
+        ((f" #{DIGEST}", ""), "password", "none"),
+        ((" on ", " on nopass "), "password", "not needed"),
+        ((" ~* ", " ~a:* "), "keys", ("a:*",)),
+        ((" ~* ", " ~* %R~b "), "keys", ("%R~b", "*")),
+        ((" &lernmi:* ", " "), "channels", None),
+        ((" db=3 ", " db=3,4 "), "databases", "3,4"),
+        ((" db=3 ", " alldbs "), "databases", "all"),
+        ((" +info ", " +info +flushall "), "commands", ("+flushall",)),
+        ((" +@read ", " "), "commands", None),
+        ((" +flushdb", " +flushdb (~a +get)"), "selectors", ("(~a +get)",)),
+        ((" on ", " on skip-sanitize-payload "), "sanitized", False),
+        ((":lernmi:3 ", ":lernmi:4 "), "db", 4),
+    ],
+)
+def test_each_change_by_hand_shows_in_its_field(damage: tuple[str, str], field: str, value: object) -> None:
+    want = wanted_user()
+    line = sent(want, VALKEY_9)
+    assert damage[0] in line
+    found = found_user(parse_rule(line.replace(*damage)), want, VALKEY_9, HELD)
+    [change] = diff([want], [found])
+    assert [each.field for each in change.fields] == [field]
+    assert value is None or change.fields[0].old == value
+
+
+def test_a_lost_secret_is_told_from_another_one() -> None:
+    want = wanted_user()
+    assert found_user(parse_rule(sent(want, VALKEY_9)), want, VALKEY_9, MemorySecretStore()).password == "lost"
+
+
+def test_an_unmarked_user_is_a_conflict_unless_our_password_opens_it() -> None:
+    want = wanted_user()
+    line = sent(want, VALKEY_9).replace(f"&{mark(Owner('digi', 'lernmi'), 3)}", "")
+    ours = diff([want], [found_user(parse_rule(line), want, VALKEY_9, HELD)])
+    assert [change.action for change in ours] == [Action.UPDATE]
+    stranger = found_user(parse_rule(line.replace(DIGEST, "aa")), want, VALKEY_9, HELD)
+    assert [change.action for change in diff([want], [stranger])] == [Action.CONFLICT]
+
+
+def test_the_mark_of_another_project_is_not_overruled() -> None:
+    want = wanted_user()
+    line = sent(want, VALKEY_9).replace(":digi:", ":rival:")
+    [change] = diff([want], [found_user(parse_rule(line), want, VALKEY_9, HELD)], frozenset({"lernmi"}))
+    assert change.action is Action.CONFLICT
+    assert "rival/lernmi" in change.reason
+
+
+@pytest.mark.parametrize(
+    ("line", "access"),
+    [
+        ("user default on nopass ~* &* +@all", "open"),
+        ("user default on nopass ~* &* -@all +ping", "open"),
+        ("user default on nopass ~* &* -@all", "closed"),
+        ("user default off nopass ~* &* +@all", "closed"),
+        ("user default on #aa ~* &* +@all", "closed"),
+    ],
+)
+def test_when_the_default_user_is_open(line: str, access: str) -> None:
+    assert found_default_user(parse_rule(line)).access == access
+
+
+def _kinds(resources: Any) -> set[type[Resource]]:
+    return {type(resource) for resource in resources}
+
+
+def test_the_default_user_is_left_alone_when_it_is_us_or_to_be_kept() -> None:
+    assert DefaultUser in _kinds(PROVISIONER.desired([app()], context()))
+    assert DefaultUser not in _kinds(PROVISIONER.desired([app()], context(default_user="keep")))
+    as_default = dataclasses.replace(VALKEY_9, admin="default")
+    assert DefaultUser not in _kinds(PROVISIONER.desired([app()], context(as_default)))
+
+
+def test_where_nothing_can_be_saved_nothing_is_planned_to() -> None:
+    nowhere = dataclasses.replace(VALKEY_9, persistence="none")
+    assert SavedRules in _kinds(PROVISIONER.desired([app()], context()))
+    assert SavedRules not in _kinds(PROVISIONER.desired([app()], context(nowhere)))
+    assert "forgets them" in PROVISIONER.isolation(app(), nowhere)[1]
+
+
+# --- numbers ---
+
+
+def test_lowest_free_numbers_from_one() -> None:
+    assert allocate([app("a1"), app("b1")], VALKEY_9, {}) == {"a1": 1, "b1": 2}
+
+
+def test_a_number_is_chosen_that_nobody_has_had_or_uses() -> None:
+    facts = dataclasses.replace(
+        VALKEY_9, keys={2: 5}, claims=(Claim("legacy", 3), Claim("x_user", 4, Owner("other", "x")))
+    )
+    assert allocate([app("a1")], facts, {"gone": 1}) == {"a1": 5}
+
+
+def test_explicit_wins_over_the_mark_that_over_the_record() -> None:
+    facts = dataclasses.replace(VALKEY_9, claims=(Claim("lernmi_user", 7, Owner("digi", "lernmi")),))
+    assert allocate([app(db=9)], facts, {"lernmi": 8}) == {"lernmi": 9}
+    assert allocate([app()], facts, {"lernmi": 8}) == {"lernmi": 7}
+    assert allocate([app()], VALKEY_9, {"lernmi": 8}) == {"lernmi": 8}
+
+
+def test_a_recorded_number_stays_even_when_its_db_is_full() -> None:
+    assert allocate([app()], dataclasses.replace(VALKEY_9, keys={8: 1000}), {"lernmi": 8}) == {"lernmi": 8}
+
+
+def test_a_recorded_number_that_is_now_somebody_elses_is_given_up() -> None:
+    facts = dataclasses.replace(VALKEY_9, claims=(Claim("x_user", 1, Owner("other", "x")),))
+    assert allocate([app()], facts, {"lernmi": 1}) == {"lernmi": 2}
+
+
+@pytest.mark.parametrize("recorded", [{}, {"a1": 5}])
+def test_two_apps_with_one_number(recorded: dict[str, int]) -> None:
+    first = app("a1") if recorded else app("a1", db=5)
+    with pytest.raises(UsageError, match="DB 5 belongs to app") as caught:
+        allocate([first, app("b1", db=5)], VALKEY_9, recorded)
+    assert {"a1", "b1"} <= set(str(caught.value).replace(":", " ").split())
+
+
+def test_an_explicit_number_of_a_foreign_user_or_a_removed_app_is_refused() -> None:
+    facts = dataclasses.replace(VALKEY_9, claims=(Claim("legacy", 3),))
+    with pytest.raises(UsageError, match="DB 3 belongs to ACL user legacy"):
+        allocate([app(db=3)], facts, {})
+    with pytest.raises(UsageError, match="DB 3 belongs to app gone"):
+        allocate([app(db=3)], VALKEY_9, {"gone": 3})
+
+
+def test_beyond_the_servers_databases() -> None:
+    with pytest.raises(UsageError, match="DB 64 is beyond the server's last one, 63") as caught:
+        allocate([app(db=64)], VALKEY_9, {})
+    assert "servers.redis.databases" in (caught.value.hint or "")
+    with pytest.raises(UsageError, match="beyond"):
+        allocate([app(f"a{n}") for n in range(16)], REDIS_7, {})
+    assert len(allocate([app(f"a{n}") for n in range(15)], REDIS_7, {})) == 15
+
+
+def test_an_unknown_number_of_databases_is_not_checked() -> None:
+    assert allocate([app(db=500)], dataclasses.replace(VALKEY_9, databases=None), {}) == {"lernmi": 500}
+
+
+def test_prefix_and_database_mix_only_where_the_server_keeps_them_apart() -> None:
+    apps = [app("a1"), app("b1", isolation="prefix")]
+    assert allocate(apps, VALKEY_9, {}) == {"a1": 1, "b1": 0}
+    with pytest.raises(UsageError, match="does not go with that of app b1"):
+        allocate(apps, REDIS_7, {})
+    other = dataclasses.replace(REDIS_7, claims=(Claim("x_user", 4, Owner("other", "x")),))
+    with pytest.raises(UsageError, match="app x of project other"):
+        allocate([app(isolation="prefix")], other, {})
+
+
+# --- environment and isolation ---
+
+
+def test_the_apps_environment() -> None:
+    env = PROVISIONER.env(app(), context(), Endpoint("redis", 6379), lambda ref: Secret("p%40ss/word"))
+    shown = {name: value.reveal() if isinstance(value, Secret) else value for name, value in env.items()}
+    assert shown == {
+        "REDIS_URL": "redis://lernmi_user:p%2540ss%2Fword@redis:6379/3",
+        "REDIS_HOST": "redis",
+        "REDIS_PORT": "6379",
+        "REDIS_USER": "lernmi_user",
+        "REDIS_PASSWORD": "p%40ss/word",
+        "REDIS_DB": "3",
+        "REDIS_DB_LERNMI": "3",
+    }
+    assert isinstance(env["REDIS_URL"], Secret)
+
+
+def test_tls_and_prefix_in_the_environment() -> None:
+    env = PROVISIONER.env(
+        app(isolation="prefix"), context(number=0), Endpoint("redis", 6379, tls=True), lambda ref: Secret("password")
+    )
+    url = env["REDIS_URL"]
+    assert isinstance(url, Secret)
+    assert url.reveal() == "rediss://lernmi_user:password@redis:6379/0"
+    assert env["REDIS_KEY_PREFIX"] == "lernmi:"
+
+
+@pytest.mark.parametrize(
+    ("facts", "options", "level"),
+    [
+        (VALKEY_9, {}, Isolation.ENFORCED),
+        (VALKEY_9, {"channels": ("rq:pubsub:*",)}, Isolation.PARTIAL),
+        (REDIS_7, {}, Isolation.PARTIAL),
+        (REDIS_7, {"isolation": "prefix"}, Isolation.ENFORCED),
+        (dataclasses.replace(VALKEY_9, default_open=True), {}, Isolation.NAMING_ONLY),
+        (dataclasses.replace(REDIS_7, default_open=True), {"isolation": "prefix"}, Isolation.NAMING_ONLY),
+    ],
+)
+def test_isolation_is_said_as_it_is(facts: RedisFacts, options: dict[str, Any], level: Isolation) -> None:
+    assert PROVISIONER.isolation(app(**options), facts)[0] is level
+
+
+def test_importing_the_store_imports_no_driver() -> None:
+    code = "import sys, multidb.provisioners.redis; assert 'redis' not in sys.modules, 'driver'"
+    subprocess.run([sys.executable, "-c", code], check=True)

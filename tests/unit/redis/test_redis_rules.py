@@ -1,0 +1,136 @@
+"""Reading ACL rules and telling what they allow."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from multidb.provisioners.redis.rules import Granted, join_line, parse_rule, split_line
+from tests.unit.redis.tables import REDIS_6, REDIS_7
+
+TABLE = REDIS_7.commands
+
+
+def allowed(*tokens: str) -> Granted:
+    return TABLE.granted(tokens)
+
+
+def test_a_line_of_acl_list_is_read_whole() -> None:
+    rule = parse_rule(
+        "user lernmi_user on skip-sanitize-payload #aa #bb ~b:* %R~a:* resetchannels &lernmi:* db=10,9 -@all +get "
+        "+select|3 (~x resetchannels -@all +get) (~y +@all)"
+    )
+    assert (rule.user, rule.enabled, rule.nopass, rule.sanitized) == ("lernmi_user", True, False, False)
+    assert rule.passwords == {"aa", "bb"}
+    assert rule.keys == ("%R~a:*", "b:*")
+    assert rule.channels == ("lernmi:*",)
+    assert rule.databases == "9,10"
+    assert rule.commands == ("-@all", "+get", "+select|3")
+    assert rule.selectors == ("(~x resetchannels -@all +get)", "(~y +@all)")
+
+
+def test_a_user_whose_name_looks_like_a_rule_is_only_a_name() -> None:
+    rule = parse_rule("user on off resetchannels -@all")
+    assert (rule.user, rule.enabled) == ("on", False)
+
+
+def test_the_old_words_for_everything_and_nothing() -> None:
+    assert parse_rule("user x on allkeys allchannels allcommands").keys == ("*",)
+    assert parse_rule("user x on allkeys allchannels allcommands").channels == ("*",)
+    assert parse_rule("user x on nocommands").commands == ("-@all",)
+
+
+@pytest.mark.parametrize(
+    ("words", "databases"),
+    [("", "all"), (" alldbs", "all"), (" resetdbs", "none"), (" resetdbs db=3", "3"), (" alldbs db=3", "3")],
+)
+def test_the_last_database_rule_counts(words: str, databases: str) -> None:
+    assert parse_rule(f"user x on{words} -@all").databases == databases
+
+
+@pytest.mark.parametrize(
+    ("line", "numbers"),
+    [
+        ("user x on db=3,4 +@all", (3, 4)),
+        ("user x on -@all -select +select|7", (7,)),
+        ("user x on resetdbs -@all", ()),
+        ("user x on +@all", ()),
+    ],
+)
+def test_the_numbers_that_a_user_is_limited_to(line: str, numbers: tuple[int, ...]) -> None:
+    assert parse_rule(line).database_numbers == numbers
+
+
+def test_tokens_are_evaluated_from_left_to_right() -> None:
+    assert allowed("-@all", "+@string", "-set").commands == {"get"}
+    assert allowed("-@all", "-set", "+@string").commands == {"get", "set"}
+    assert allowed("+@all", "-@all", "+get").commands == {"get"}
+
+
+def test_a_container_stands_for_its_subcommands() -> None:
+    assert allowed("-@all", "+script").commands == {"script|load", "script|exists", "script|flush"}
+    assert allowed("-@all", "+@scripting", "-script", "+script|load").commands == {
+        "eval",
+        "function|flush",
+        "script|load",
+    }
+
+
+def test_a_first_argument_is_lost_with_its_command() -> None:
+    assert allowed("-@all", "+select|3").first_arguments == {"select|3"}
+    assert allowed("-@all", "+select|3", "-select").first_arguments == frozenset()
+    assert allowed("-@all", "+select|3", "+@connection").first_arguments == frozenset()
+    assert allowed("-@all", "+select|3", "+select|4").first_arguments == {"select|3", "select|4"}
+
+
+def test_future_commands_stay_allowed_when_one_is_taken_away() -> None:
+    assert allowed("+@all", "-config").future
+    assert not allowed("+@all", "-@all").future
+
+
+def test_a_deviation_names_what_is_too_much_and_what_is_missing() -> None:
+    wanted = allowed("-@all", "+get", "+set")
+    assert allowed("-@all", "+get", "+config|set").deviation(wanted) == ("+config|set", "-set")
+    assert allowed("+@all").deviation(allowed(*(f"+{name}" for name in TABLE.names))) == ("+@all",)
+    assert allowed("-@all", "+set", "+get").deviation(wanted) == ()
+
+
+@pytest.mark.parametrize(
+    ("token", "understood"),
+    [
+        ("+get", True),
+        ("+@read", True),
+        ("-@all", True),
+        ("-function", True),
+        ("+client|id", True),
+        ("+client|setinfo", False),
+        ("+clusterscan", False),
+        ("+@search", False),
+        ("+select|3", True),
+        ("-select|3", False),
+    ],
+)
+def test_only_what_redis_7_understands_is_sent(token: str, understood: bool) -> None:
+    assert TABLE.understands(token) is understood
+
+
+def test_before_redis_7_a_subcommand_is_a_first_argument() -> None:
+    table = REDIS_6.commands
+    assert table.known(["-client", "+client|id", "-function"]) == ("-client", "+client|id")
+    assert table.granted(("-@all", "+client|id")).first_arguments == {"client|id"}
+
+
+@given(st.lists(st.text()))
+def test_a_line_is_read_back_as_it_was_written(words: list[str]) -> None:
+    assert split_line(join_line(words)) == words
+
+
+def test_plain_words_need_no_quotes() -> None:
+    assert join_line(["ACL", "SETUSER", "x", "~*", "&a:*", "#$hash"]) == "ACL SETUSER x ~* &a:* #$hash"
+    assert join_line(['say "hi"', ""]) == '"say \\"hi\\"" ""'
+
+
+def test_an_open_quote_is_refused() -> None:
+    with pytest.raises(ValueError, match="not closed"):
+        split_line('GET "x')

@@ -1,0 +1,65 @@
+"""Neo4j: a database per app where the server has databases and roles, else a small server per app.
+
+What the server can do is found by asking it to plan ``SHOW ROLES`` and ``CREATE DATABASE``, not by its edition's name:
+DozerDB calls itself enterprise and has no roles.
+
+**With databases and roles** (Enterprise, ``isolation: database``, *enforced*). An app gets a database named after it
+(``beep_boop`` gets ``beep-boop``; ids of two letters and ids that begin with ``system`` get ``db.`` in front), the
+roles ``<app>_rw`` and ``<app>_ro`` with rights on that database alone, and the user ``<app>_user`` with the first role
+and the database as its home. The built-in roles are never given, since they reach every database. Once per server the
+right to read files and URLs by LOAD CSV is taken from PUBLIC, which every user has. ``manage_schema: false`` keeps the
+app from making indexes and constraints. Rights beyond these, on the app's roles or by other roles of its user, are
+drift and are taken away; rights that were made ``IMMUTABLE`` are left alone, since they can be changed only while
+authentication is off.
+
+**Without roles** (Community, DozerDB, ``isolation: instance``). There every user is an administrator, so a server is
+given to one app: *enforced* where multidb runs the servers, since no other app has credentials there; *partial* on a
+server that exists already, where others may have accounts. A second app is refused. ``isolation: label`` puts all apps
+in one database on request: *naming only*, each with its own user, and the label in ``NEO4J_LABEL`` is a convention.
+
+**Owner mark.** A role ``multidb_<project>_OWNS_<app>`` that nobody has and that may do nothing; without roles an empty
+index of that name in the default database, which survives the deletion of all data. An unmarked server with data in it
+is a conflict. A server that multidb runs for one app is marked by its place in the project's folder.
+
+**What is shared.** Between databases of one server: memory, page cache, CPU, disk, restarts, and the number of
+databases (``dbms.max_databases``, 100 by default). Between instances: the machine.
+
+**Rights needed.** The role ``admin``, or any user on Community. Neo4j 5 or newer; 4.4 is refused.
+
+**Locking.** Neo4j has no advisory lock: two applies of one project are kept apart by a file lock in the project's
+folder, applies from two machines are not. Every command is atomic and every change is read again before it is made,
+so that two machines can at worst meet a plain error and run again.
+
+**Whether the server still has our password** is told by logging in, once per user in a deep check. After three failed
+logins Neo4j refuses a user for five seconds, whatever the password; a check that meets this waits it out.
+"""
+
+from __future__ import annotations
+
+from multidb.model import Provisioner, Server, Session
+from multidb.provisioners.neo4j import resources
+from multidb.provisioners.neo4j.statements import statements
+from multidb.secrets import Secret
+
+__all__ = ["PROVISIONER"]
+
+
+def _connect(server: Server, admin: Secret | None, application: str) -> Session:
+    from multidb.provisioners.neo4j.session import connect
+
+    return connect(server, admin, application)
+
+
+PROVISIONER = Provisioner(
+    name=resources.STORE,
+    title="Neo4j",
+    app_options=resources.AppOptions,
+    server_options=resources.ServerOptions,
+    derived_names=resources.derived_names,
+    secrets=resources.secrets,
+    desired=resources.desired,
+    statements=statements,
+    env=resources.env,
+    isolation=resources.isolation,
+    connect=_connect,
+)

@@ -1,0 +1,422 @@
+"""What an app gets on Neo4j, as values: options, names, marks, databases, roles, rights, users."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from multidb.errors import Refused
+from multidb.model import App, DerivedName, Endpoint, Facts, Isolation, Owner, Resource, StoreContext
+from multidb.secrets import Secret, SecretRef, SecretSpec
+
+__all__ = [
+    "STORE",
+    "AppOptions",
+    "Database",
+    "Grant",
+    "Mark",
+    "Membership",
+    "Mode",
+    "Neo4jFacts",
+    "PublicRights",
+    "Role",
+    "ServerOptions",
+    "User",
+    "canonical",
+    "database_name",
+    "derived_names",
+    "desired",
+    "env",
+    "isolation",
+    "mark_name",
+    "mode",
+    "password_ref",
+    "read_mark",
+    "ro_role",
+    "rw_role",
+    "secrets",
+    "user_name",
+]
+
+STORE: Final = "neo4j"
+DEFAULT_DATABASE: Final = "neo4j"
+PUBLIC: Final = "PUBLIC"
+_SHORTEST_DATABASE: Final = 3
+_LONGEST_DATABASE: Final = 63
+_LONGEST_NAME: Final = 63  # of users and roles; Neo4j itself allows more
+
+
+class AppOptions(BaseModel):
+    """What stands under ``apps.<app>.neo4j``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    manage_schema: bool = Field(
+        default=True,
+        description="Enterprise: the app may make and drop the indexes and constraints of its own database.",
+    )
+
+
+class ServerOptions(BaseModel):
+    """What stands under ``servers.neo4j``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    isolation: Literal["auto", "database", "instance", "label"] = Field(
+        default="auto",
+        description="auto: what the server can do; database: a database, roles and a user per app (Enterprise); "
+        "instance: a server per app (Community); label: all apps in one database, a convention and no wall.",
+    )
+    port: int | None = Field(
+        default=None, ge=1, le=65535, description="Bolt port of the first instance; without it a free one is chosen."
+    )
+    version: str = Field(default="2026.08.1", description="Version of the embedded or containerised server.")
+    heap: str = Field(
+        default="384m", pattern=r"^[1-9][0-9]*[mMgG]$", description="Largest heap of each instance, such as 384m or 1g."
+    )
+    image: str | None = Field(default=None, description="Container image instead of the official one (compose).")
+
+
+class Mode(StrEnum):
+    """How apps are kept apart on a server; `mode` says which one holds."""
+
+    DATABASE = "database"
+    INSTANCE = "instance"
+    LABEL = "label"
+
+
+@dataclass(frozen=True, slots=True)
+class Neo4jFacts(Facts):
+    """What the server can do, found by asking it to plan the commands: a product's name tells nothing of that.
+
+    `marks` and `labelled` are the owner marks in the default database of a server without roles.
+    """
+
+    edition: str = "community"  # as the server calls itself; shown, never decided upon
+    multi_database: bool = False
+    roles: bool = False
+    default_database: str = DEFAULT_DATABASE
+    dedicated: bool = False  # multidb runs this server for one app
+    marks: tuple[Owner, ...] = ()
+    labelled: tuple[Owner, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark(Resource):
+    """Says on the server whose something is. Made before everything else, so that a half-made app is recognised.
+
+    With databases it is a role that nobody has and that may do nothing; elsewhere it is an empty index in the shared
+    database, which, unlike a user, opens nothing and survives the deletion of all data. On a server of one app there
+    is one for the whole server, and data without a mark counts as somebody else's.
+    """
+
+    kind = "mark"
+    rank = 0
+    marked = True
+
+    mode: Mode = field(default=Mode.DATABASE, compare=False)
+    database: str = field(default="", compare=False)  # where the index is
+
+
+@dataclass(frozen=True, kw_only=True)
+class PublicRights(Resource):
+    """What every user may do besides its own roles. `load`: rights to read files and URLs by LOAD CSV."""
+
+    kind = "public rights"
+    rank = 10
+
+    load: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Database(Resource):
+    """An app's database (Enterprise). `status` is the wanted one that the server knows of."""
+
+    kind = "database"
+    rank = 20
+    marked = True
+
+    status: str = "online"
+    access: str = "read-write"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Role(Resource):
+    """One of an app's roles; what it may do are `Grant` resources."""
+
+    kind = "role"
+    rank = 30
+    marked = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Grant(Resource):
+    """One right of one role. Its name is the command that gives it, as ``SHOW PRIVILEGES AS COMMANDS`` writes it."""
+
+    kind = "grant"
+    rank = 40
+    edge = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class User(Resource):
+    """An app's login. `suspended` and `home` are None where the server has no such thing (Community).
+
+    `password` is ``current`` when the server takes the one in the secret store, ``other`` when it takes another or
+    wants it changed, ``lost`` when the secret store has none.
+    """
+
+    kind = "user"
+    rank = 50
+    marked = True
+
+    password: str = "current"  # noqa: S105 - a state, not a password
+    suspended: bool | None = None
+    home: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Membership(Resource):
+    """That a user has a role."""
+
+    kind = "membership"
+    rank = 60
+    edge = True
+
+    role: str = field(compare=False)
+    user: str = field(compare=False)
+
+    @classmethod
+    def of(cls, role: str, user: str, app: str | None) -> Membership:
+        """The membership of `user` in `role`."""
+        return cls(name=f"{user} in {role}", role=role, user=user, app=app)
+
+
+def database_name(app: str) -> str:
+    """The database of an app: its id with ``-`` for ``_``, which Neo4j does not allow.
+
+    Ids that make no valid name (two letters, ``system...``) get ``db.`` in front. No id has a dot or a hyphen, so two
+    apps never share a name.
+    """
+    name = app.replace("_", "-")
+    return f"db.{name}" if len(name) < _SHORTEST_DATABASE or name.startswith("system") else name
+
+
+def user_name(app: str) -> str:
+    return f"{app}_user"
+
+
+def rw_role(app: str) -> str:
+    return f"{app}_rw"
+
+
+def ro_role(app: str) -> str:
+    return f"{app}_ro"
+
+
+def password_ref(app: str) -> SecretRef:
+    """The password of the app's user."""
+    return SecretRef(app, STORE, "password")
+
+
+def mark_name(owner: Owner, mode: Mode) -> str:
+    """The name of the role or index that marks what is `owner`'s: ``multidb_digi_OWNS_lernmi``.
+
+    Role names are ASCII letters, digits and underscores. Ids have no capitals, so the capitals separate; any other
+    character of a project's name becomes ``X`` and its code in hexadecimal.
+    """
+    project = "".join(c if re.fullmatch("[a-z0-9_]", c) else f"X{ord(c):06X}" for c in owner.project)
+    return f"multidb_{project}_{'LABELS' if mode is Mode.LABEL else 'OWNS'}_{owner.app}"
+
+
+def read_mark(name: str) -> tuple[Owner, Mode] | None:
+    """The inverse of `mark_name`, None for any other name. `Mode.INSTANCE` stands for every mark that is no label's."""
+    found = re.fullmatch(r"multidb_((?:[a-z0-9_]|X[0-9A-F]{6})*)_(OWNS|LABELS)_([a-z][a-z0-9_]*)", name)
+    if found is None:
+        return None
+    project = re.sub(r"X([0-9A-F]{6})", lambda code: chr(int(code[1], 16)), found[1])
+    return Owner(project, found[3]), Mode.LABEL if found[2] == "LABELS" else Mode.INSTANCE
+
+
+def derived_names(app: App) -> Sequence[DerivedName]:
+    return (
+        DerivedName("neo4j database", database_name(app.id), _LONGEST_DATABASE, f"the Neo4j database of {app.id}"),
+        DerivedName("neo4j role", rw_role(app.id), _LONGEST_NAME, f"the Neo4j read-write role of {app.id}"),
+        DerivedName("neo4j role", ro_role(app.id), _LONGEST_NAME, f"the Neo4j read-only role of {app.id}"),
+        DerivedName("neo4j user", user_name(app.id), _LONGEST_NAME, f"the Neo4j user of {app.id}"),
+    )
+
+
+def secrets(app: App) -> Sequence[SecretSpec]:
+    return (SecretSpec(password_ref(app.id)),)
+
+
+def mode(context: StoreContext) -> Mode:
+    """How apps are kept apart on this server.
+
+    Raises:
+        Refused: ``isolation`` asks for what the server cannot do.
+    """
+    facts: Neo4jFacts = context.facts
+    options: ServerOptions = context.options or ServerOptions()
+    able = facts.roles and facts.multi_database
+    where = str(context.server) if context.server else None
+    if options.isolation == "database" and not able:
+        raise Refused(
+            f"isolation: database needs databases and roles; this server ({facts.edition} edition) has "
+            f"{'databases without roles' if facts.multi_database else 'neither'}",
+            where=where,
+            hint="use Neo4j Enterprise, or set servers.neo4j.isolation: auto",
+        )
+    if options.isolation in ("instance", "label") and able:
+        raise Refused(
+            f"isolation: {options.isolation} is for servers without roles; this one has them",
+            where=where,
+            hint="set servers.neo4j.isolation: auto, which gives each app a database and roles of its own",
+        )
+    if able:
+        return Mode.DATABASE
+    return Mode.LABEL if options.isolation == "label" else Mode.INSTANCE
+
+
+def desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
+    """Everything that the apps are to have on this server.
+
+    Raises:
+        Refused: two apps on a server that has room for one; the hint spells the choices out.
+    """
+    chosen = mode(context)
+    if chosen is Mode.DATABASE:
+        found: list[Resource] = [PublicRights(name=PUBLIC)] if apps else []
+        for app in apps:
+            found += _on_enterprise(app, Owner(context.project, app.id))
+        return tuple(found)
+    if chosen is Mode.INSTANCE and len(apps) > 1:
+        raise _one_app_only(apps, context)
+    return tuple(resource for app in apps for resource in _on_community(app, context, chosen))
+
+
+def env(
+    app: App, context: StoreContext, endpoint: Endpoint, secret: Callable[[SecretRef], Secret]
+) -> Mapping[str, str | Secret]:
+    """The app's variables. With `isolation: label` also ``NEO4J_LABEL``, the label that its nodes should carry."""
+    options: ServerOptions = context.options or ServerOptions()
+    scheme = endpoint.params.get("scheme") or ("bolt+s" if endpoint.tls else "bolt")
+    database = _database_of(app, context, options)
+    found: dict[str, str | Secret] = {
+        "NEO4J_URI": f"{scheme}://{endpoint.host}:{endpoint.port}",
+        "NEO4J_USER": user_name(app.id),
+        "NEO4J_PASSWORD": secret(password_ref(app.id)),
+        "NEO4J_DATABASE": database,
+        f"NEO4J_DATABASE_{app.id.upper()}": database,
+    }
+    if options.isolation == "label":
+        found["NEO4J_LABEL"] = app.id
+    return found
+
+
+def isolation(app: App, facts: Neo4jFacts) -> tuple[Isolation, str]:
+    """How far `app` is kept from others, and why, from what the server is and from the marks that are on it."""
+    if facts.roles and facts.multi_database:
+        return Isolation.ENFORCED, "a database, roles and a user of its own"
+    if facts.dedicated:
+        return Isolation.ENFORCED, "a server of its own, with credentials that no other app has"
+    if {owner.app for owner in facts.marks} == {app.id} >= {owner.app for owner in facts.labelled}:
+        return (
+            Isolation.PARTIAL,
+            "the only app that multidb lets on this server; whoever else has an account there is an administrator "
+            "(Neo4j Community has no roles)",
+        )
+    return (
+        Isolation.NAMING_ONLY,
+        "the server is not this app's alone, and every user of a Neo4j without roles is an administrator",
+    )
+
+
+def canonical(command: str) -> tuple[str, ...]:
+    """A privilege command in the form in which the server lists it, one entry for each line that it lists.
+
+    The form is taken from the operations manual (2026): one role per line; names of databases and roles in backticks;
+    ``MATCH``, ``READ`` and ``TRAVERSE`` split into a line for ``NODE`` and one for ``RELATIONSHIP``. What multidb sends
+    has this form already, so this only evens out how other versions may write it. It was not tried on an Enterprise
+    server; the syntax of the result is checked on a Community server, which parses it.
+    """
+    text = " ".join(command.strip().strip('"').split())
+    head, separator, role = text.rpartition(" TO ")
+    if not separator:
+        return (text,)
+    head = re.sub(r"(?<= ON )(DATABASE|GRAPH)S? (?![`*])([A-Za-z0-9.-]+)", r"\1 `\2`", head)
+    role = role if role.startswith("`") else f"`{role}`"
+    spot = re.search(r"(?: (NODES?|RELATIONSHIPS?|ELEMENTS?) (.+))?$", head) if _splits(head) else None
+    if spot is None:
+        return (f"{head} TO {role}",)
+    kinds = {"N": ["NODE"], "R": ["RELATIONSHIP"]}.get((spot[1] or "E")[0], ["NODE", "RELATIONSHIP"])
+    return tuple(f"{head[: spot.start()]} {kind} {spot[2] or '*'} TO {role}" for kind in kinds)
+
+
+def _splits(head: str) -> bool:
+    return re.match(r"(GRANT|DENY) (IMMUTABLE )?(MATCH|READ|TRAVERSE)\b", head) is not None
+
+
+def _on_enterprise(app: App, owner: Owner) -> list[Resource]:
+    options = app.stores[STORE]
+    assert isinstance(options, AppOptions)
+    database, user = database_name(app.id), user_name(app.id)
+    rw, ro = rw_role(app.id), ro_role(app.id)
+    return [
+        Mark(name=app.id, app=app.id, owner=owner),
+        Database(name=database, app=app.id, owner=owner),
+        Role(name=rw, app=app.id, owner=owner),
+        Role(name=ro, app=app.id, owner=owner),
+        *(Grant(name=right, app=app.id) for right in _rights(database, rw, write=True, schema=options.manage_schema)),
+        *(Grant(name=right, app=app.id) for right in _rights(database, ro, write=False, schema=False)),
+        User(name=user, app=app.id, owner=owner, suspended=False, home=database),
+        Membership.of(rw, user, app.id),
+    ]
+
+
+def _rights(database: str, role: str, *, write: bool, schema: bool) -> list[str]:
+    """The commands that give a role its rights. Only GRANT, never DENY: a DENY with a misspelt name denies nothing."""
+    on_database = ["ACCESS", "SHOW INDEX", "SHOW CONSTRAINT"]
+    on_graph = ["MATCH {*}"]
+    if write:
+        on_database.append("NAME MANAGEMENT")  # without it new labels, types and property keys fail
+        on_graph.append("WRITE")
+    if schema:
+        on_database += ["INDEX MANAGEMENT", "CONSTRAINT MANAGEMENT"]
+    commands = [f"GRANT {right} ON DATABASE `{database}` TO `{role}`" for right in on_database]
+    commands += [f"GRANT {right} ON GRAPH `{database}` TO `{role}`" for right in on_graph]
+    return [line for command in commands for line in canonical(command)]
+
+
+def _on_community(app: App, context: StoreContext, chosen: Mode) -> list[Resource]:
+    facts: Neo4jFacts = context.facts
+    owner = Owner(context.project, app.id)
+    user = User(name=user_name(app.id), app=app.id, owner=owner)
+    if facts.dedicated:
+        return [user]
+    name = app.id if chosen is Mode.LABEL else facts.default_database
+    return [Mark(name=name, app=app.id, owner=owner, mode=chosen, database=facts.default_database), user]
+
+
+def _one_app_only(apps: Sequence[App], context: StoreContext) -> Refused:
+    names = ", ".join(app.id for app in apps)
+    return Refused(
+        f"this Neo4j has no roles: every user is an administrator, so one app may have it, and {len(apps)} want it "
+        f"({names})",
+        where=str(context.server) if context.server else None,
+        hint="choose: leave neo4j to one of them (`stores:` of the others); Neo4j Enterprise, for a database per app; "
+        "runtime: embedded, for a small server per app; or servers.neo4j.isolation: label, which is no wall",
+    )
+
+
+def _database_of(app: App, context: StoreContext, options: ServerOptions) -> str:
+    facts: Neo4jFacts | None = context.facts
+    if facts is None:  # not asked: what the manifest says is all there is
+        return database_name(app.id) if options.isolation == "database" else DEFAULT_DATABASE
+    return database_name(app.id) if facts.roles and facts.multi_database else facts.default_database

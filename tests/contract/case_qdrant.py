@@ -68,7 +68,7 @@ def real_server(folder: Path, *, rbac: bool = True, api_key: str | None = None) 
     key = "a-key-of-the-tests-with-more-than-32-bytes" if api_key is None else api_key
     http, grpc = _free_port(), _free_port()
     config = folder / "config.yaml"
-    config.write_text(json.dumps(_config(folder, http, grpc, key, rbac)))
+    config.write_text(json.dumps(server_config(folder, http, grpc, key, rbac)))
     process = _start(where, config, folder, http)
 
     def kill() -> None:
@@ -113,7 +113,7 @@ def _given(url: str) -> RealServer:
     )
 
 
-def _config(folder: Path, http: int, grpc: int, key: str, rbac: bool) -> dict[str, Any]:
+def server_config(folder: Path, http: int, grpc: int, key: str, rbac: bool) -> dict[str, Any]:
     storage = {"storage_path": str(folder / "storage"), "snapshots_path": str(folder / "snapshots")}
     service = {"host": "127.0.0.1", "http_port": http, "grpc_port": grpc, "jwt_rbac": rbac}
     return {

@@ -446,7 +446,10 @@ def isolation(app: App, facts: QdrantFacts) -> tuple[Isolation, str]:
         return Isolation.NAMING_ONLY, "local mode is a folder without authentication; whoever opens it sees every app"
     if facts.rbac:
         warning = "; the api key is shorter than 32 bytes and could be guessed from a token" if facts.short_key else ""
-        return Isolation.ENFORCED, f"a token for its own collections; of others it shows names only (telemetry){warning}"
+        return (
+            Isolation.ENFORCED,
+            f"a token for its own collections; of others it shows names only (telemetry){warning}",
+        )
     if facts.api_key:
         return Isolation.NAMING_ONLY, "every app holds the server's api key (share_api_key); set service.jwt_rbac: true"
     return Isolation.NAMING_ONLY, "the server asks for no key; set service.api_key and service.jwt_rbac: true"

@@ -54,6 +54,7 @@ _WORK_SECONDS: Final = 60.0  # making a collection on a busy server takes longer
 _FOLDER_SECONDS: Final = 2.0  # a run of multidb holds a local folder for less than that
 _ATTEMPTS: Final = 4
 _SHORTEST_KEY: Final = 32  # bytes; what HS256 needs
+_WHICH_PORT: Final = "give the address of Qdrant's HTTP port (6333, not gRPC's 6334), and https or http as it speaks"
 _BUSY: Final = frozenset({429, 500, 502, 503, 504})
 
 
@@ -110,18 +111,23 @@ class _Http:
                 hint="see whether the server is overloaded, then run the command again",
             ) from None
         except httpx.HTTPError as error:
-            words = redact(str(error)) or type(error).__name__
-            if isinstance(error, httpx.RemoteProtocolError) and "disconnected" not in words:
-                raise _not_qdrant(self._server, "what answers there does not speak HTTP") from None
-            raise ServerDown(
-                f"nothing answers ({words})",
-                where=str(self._server),
-                hint="multidb up starts embedded servers; check the address and TLS setting of an external one",
-            ) from None
+            raise self._unreachable(error) from None
         return _reply(answer)
 
     def close(self) -> None:
         self._client.close()
+
+    def _unreachable(self, error: httpx.HTTPError) -> ServerError:
+        words = redact(str(error)) or type(error).__name__
+        if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError | httpx.WriteError):
+            if "illegal" in words:
+                return _not_qdrant(self._server, "what answers there does not speak HTTP")
+            return ServerDown(f"hung up before it answered ({words})", where=str(self._server), hint=_WHICH_PORT)
+        return ServerDown(
+            f"nothing answers ({words})",
+            where=str(self._server),
+            hint="multidb up starts embedded servers; check the address and TLS setting of an external one",
+        )
 
 
 class _Folder:
@@ -432,11 +438,7 @@ def _require_version(server: Server, version: str, how: str) -> None:
 
 
 def _not_qdrant(server: Server, message: str) -> WrongVersion:
-    return WrongVersion(
-        message,
-        where=str(server),
-        hint="give the address of Qdrant's HTTP port (6333, not gRPC's 6334), and https or http",
-    )
+    return WrongVersion(message, where=str(server), hint=_WHICH_PORT)
 
 
 def _expect(server: Server, reply: _Reply) -> _Reply:

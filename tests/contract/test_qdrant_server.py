@@ -1,0 +1,624 @@
+"""What is special to a Qdrant server: tokens, what RBAC is and is not, vectors that cannot change, many collections."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+
+from multidb.client.qdrant import connect as connect_app
+from multidb.client.qdrant import models
+from multidb.errors import (
+    MultidbError,
+    NotAllowed,
+    Refused,
+    ServerDown,
+    StatementFailed,
+    WrongVersion,
+)
+from multidb.model import Action, App, Change, Endpoint, Inspection, Isolation, Server, Statement, StoreContext
+from multidb.plan import diff
+from multidb.provisioners.qdrant import PROVISIONER
+from multidb.provisioners.qdrant import session as qdrant_session
+from multidb.provisioners.qdrant.resources import AppOptions, ServerOptions, token_ref
+from multidb.secrets import MemorySecretStore, Secret
+from tests.contract.case import RealServer
+from tests.contract.case_qdrant import VECTOR, ask, real_server
+
+pytestmark = pytest.mark.server
+
+DAY = 86_400
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
+    with real_server(tmp_path_factory.mktemp("qdrant")) as real:
+        yield real
+
+
+@pytest.fixture
+def real(shared: RealServer) -> Iterator[RealServer]:
+    yield shared
+    for entry in ask(shared, "GET", "/collections").json()["result"]["collections"]:
+        ask(shared, "DELETE", f"/collections/{entry['name']}")
+
+
+class Driver:
+    """What the engine does, in a few lines: read, compare, run."""
+
+    def __init__(self, real: RealServer, *apps: App, options: ServerOptions | None = None) -> None:
+        self.real = real
+        self.apps = apps
+        self.options = options or ServerOptions()
+        self.secrets = MemorySecretStore()
+
+    def changes(self, adopt: frozenset[str] = frozenset()) -> tuple[Change, ...]:
+        with PROVISIONER.connect(self.real.server, self.real.admin, "test") as session:
+            return self._changes(session, adopt)
+
+    def apply(self, adopt: frozenset[str] = frozenset()) -> tuple[Change, ...]:
+        with PROVISIONER.connect(self.real.server, self.real.admin, "test") as session:
+            made = self._changes(session, adopt)
+            statements = [s for change in made for s in PROVISIONER.statements(change, self._context(session))]
+            done = list(session.run(statements, self.secrets))
+            assert done == list(range(1, len(statements) + 1))
+            assert not self._changes(session, adopt)
+        return made
+
+    def env(self, app: App) -> dict[str, str]:
+        with PROVISIONER.connect(self.real.server, self.real.admin, "test") as session:
+            context = self._context(session)
+        found = PROVISIONER.env(app, context, self.real.server.endpoint, self._secret)
+        shown = {key: value.reveal() if isinstance(value, Secret) else value for key, value in found.items()}
+        return {"APP_TENANT_ID": app.tenant_id, **shown}
+
+    def token(self, app: str) -> str:
+        return self._secret(token_ref(app)).reveal()
+
+    def _secret(self, ref: Any) -> Secret:
+        found = self.secrets.get(ref)
+        assert found is not None
+        return found
+
+    def _context(self, session: Any) -> StoreContext:
+        return StoreContext("contract", session.facts, self.options, server=self.real.server)
+
+    def _changes(self, session: Any, adopt: frozenset[str]) -> tuple[Change, ...]:
+        context = self._context(session)
+        wanted = PROVISIONER.desired(self.apps, context)
+        live = session.inspect(Inspection(context, self.apps, wanted, self.secrets))
+        return diff(wanted, live, adopt)
+
+
+def app(name: str = "lernmi", **collections: Any) -> App:
+    return App(name, name, {"qdrant": AppOptions(collections=collections or {"knowledge": {"size": 4}})})
+
+
+def admin_key(real: RealServer) -> str:
+    assert real.admin is not None
+    return real.admin.reveal()
+
+
+def listed(real: RealServer, token: str) -> list[str]:
+    answer = ask(real, "GET", "/collections", key=token)
+    assert answer.status_code == 200, answer.text
+    return sorted(entry["name"] for entry in answer.json()["result"]["collections"])
+
+
+# --- tokens ---
+
+
+def test_the_minted_token_holds_exactly_what_was_planned(real: RealServer) -> None:
+    driver = Driver(real, app("lernmi", docs={"size": 4}, notes={"size": 2}), app("devao"))
+    driver.apply()
+    claims = jwt.decode(driver.token("lernmi"), admin_key(real), algorithms=["HS256"])
+    assert set(claims) == {"access", "exp", "subject"}
+    assert claims["access"] == [
+        {"collection": "lernmi_docs", "access": "prw"},
+        {"collection": "lernmi_notes", "access": "prw"},
+    ]
+    assert abs(claims["exp"] - time.time() - 365 * DAY) < 60
+    assert claims["subject"] == "lernmi"
+    assert listed(real, driver.token("lernmi")) == ["lernmi_docs", "lernmi_notes"]
+
+
+def _lose(driver: Driver) -> None:
+    driver.secrets.delete([token_ref("lernmi")])
+
+
+def _replace_by(make: Callable[[Driver], str]) -> Callable[[Driver], None]:
+    def damage(driver: Driver) -> None:
+        driver.secrets.put({token_ref("lernmi"): Secret(make(driver))})
+
+    return damage
+
+
+def _signed(key: str | None = None, **claims: Any) -> Callable[[Driver], None]:
+    access = [{"collection": "lernmi_knowledge", "access": "prw"}]
+    whole = {"access": access, "exp": int(time.time()) + 300 * DAY, "subject": "lernmi"} | claims
+    kept = {name: value for name, value in whole.items() if value is not None}
+    return _replace_by(lambda driver: jwt.encode(kept, key or admin_key(driver.real), algorithm="HS256"))
+
+
+@pytest.mark.parametrize(
+    ("damage", "fields"),
+    [
+        (_lose, []),
+        (_replace_by(lambda driver: "not-a-token-at-all"), []),
+        (_signed(exp=int(time.time()) - DAY), ["expiry"]),
+        (_signed(exp=int(time.time()) + 20 * DAY), ["expiry"]),
+        (_signed(exp=None), ["expiry"]),
+        (_signed(access=[{"collection": "devao_knowledge", "access": "prw"}]), ["collections"]),
+        (_signed(access=[{"collection": "lernmi_knowledge", "access": "rw"}]), ["access"]),
+        (_signed(access=None), ["access", "collections"]),
+        (_signed(key="the-key-that-the-server-had-some-time-ago"), ["signature"]),
+    ],
+    ids=["lost", "garbage", "expired", "expiring", "endless", "other collections", "more rights", "admin", "old key"],
+)
+def test_a_token_that_is_not_right_is_minted_anew(
+    real: RealServer, damage: Callable[[Driver], None], fields: list[str]
+) -> None:
+    driver = Driver(real, app())
+    driver.apply()
+    damage(driver)
+    (change,) = driver.changes()
+    assert change.resource.kind == "token"
+    assert sorted(field.field for field in change.fields) == fields
+    driver.apply()
+    assert listed(real, driver.token("lernmi")) == ["lernmi_knowledge"]
+
+
+def test_a_new_collection_brings_a_new_token(real: RealServer) -> None:
+    driver = Driver(real, app())
+    driver.apply()
+    driver.apps = (app("lernmi", knowledge={"size": 4}, docs={"size": 4}),)
+    assert [(c.action, c.resource.kind) for c in driver.apply()] == [
+        (Action.CREATE, "collection"),
+        (Action.CREATE, "payload index"),
+        (Action.UPDATE, "token"),
+    ]
+    assert listed(real, driver.token("lernmi")) == ["lernmi_docs", "lernmi_knowledge"]
+
+
+@pytest.mark.parametrize(
+    "claims",
+    [
+        {"exp": int(time.time()) - 60},
+        {"access": [{"collection": "lernmi_knowledge", "access": "w"}]},
+        {"access": [{"collection": "lernmi_knowledge", "access": "prw", "payload": {"a": 1}}]},
+    ],
+    ids=["expired", "unknown right", "payload constraint"],
+)
+def test_tokens_that_the_server_refuses(real: RealServer, claims: dict[str, Any]) -> None:
+    Driver(real, app()).apply()
+    good = {"access": [{"collection": "lernmi_knowledge", "access": "prw"}], "exp": int(time.time()) + 60}
+    assert listed(real, jwt.encode(good, admin_key(real), algorithm="HS256")) == ["lernmi_knowledge"]
+    token = jwt.encode(good | claims, admin_key(real), algorithm="HS256")
+    assert ask(real, "GET", "/collections", key=token).status_code in (401, 403)
+
+
+def test_why_the_access_claim_is_tested_so_hard(real: RealServer) -> None:
+    """A misspelt claim makes an administrator's token. Should the server ever refuse it, the docstrings can relax."""
+    Driver(real, app("lernmi"), app("devao")).apply()
+    token = jwt.encode({"acess": [], "exp": int(time.time()) + 60}, admin_key(real), algorithm="HS256")
+    assert listed(real, token) == ["devao_knowledge", "lernmi_knowledge"]
+
+
+def test_a_token_that_opens_more_than_it_should_is_thrown_away(real: RealServer) -> None:
+    """The proof after minting bites: here the claims lack a collection that is asked for (it does not exist)."""
+    secrets = MemorySecretStore()
+    body = {"access": [{"collection": "nowhere", "access": "prw"}], "exp": "+365d", "subject": "lernmi"}
+    with PROVISIONER.connect(real.server, real.admin, "test") as session:
+        with pytest.raises(StatementFailed, match="nowhere") as failed:
+            list(session.run([Statement(f"SIGN lernmi/qdrant/token\n{json.dumps(body)}")], secrets))
+        assert (failed.value.index, failed.value.durable) == (0, 0)
+    assert not secrets.refs()
+
+
+def test_a_new_api_key_makes_new_tokens(tmp_path: Path) -> None:
+    with real_server(tmp_path) as real:
+        assert real.restart is not None
+        driver = Driver(real, app())
+        driver.apply()
+        before = driver.token("lernmi")
+        config = json.loads((tmp_path / "config.yaml").read_text())
+        config["service"]["api_key"] = "another-key-which-also-has-more-than-32-bytes"
+        (tmp_path / "config.yaml").write_text(json.dumps(config))
+        real.restart()
+        driver.real = replace(real, admin=Secret(config["service"]["api_key"]))
+        assert ask(driver.real, "GET", "/collections", key=before).status_code == 403
+        (change,) = driver.apply()
+        assert [(f.field, f.old) for f in change.fields] == [("signature", "other")]
+        assert listed(driver.real, driver.token("lernmi")) == ["lernmi_knowledge"]
+
+
+# --- servers with less than RBAC ---
+
+
+def test_without_rbac_the_api_key_is_shared_only_on_demand(tmp_path: Path) -> None:
+    with real_server(tmp_path, rbac=False) as real:
+        with pytest.raises(Refused, match="opens every app"):
+            Driver(real, app()).changes()
+        driver = Driver(real, app(), options=ServerOptions(share_api_key=True))
+        driver.apply()
+        env = driver.env(driver.apps[0])
+        assert env["QDRANT_API_KEY"] == admin_key(real)
+        driver.secrets.put({token_ref("lernmi"): Secret("a-former-key")})
+        (change,) = driver.apply()
+        assert change.resource.kind == "shared api key"
+        with PROVISIONER.connect(real.server, real.admin, "test") as session:
+            assert PROVISIONER.isolation(driver.apps[0], session.facts)[0] is Isolation.NAMING_ONLY
+
+
+def test_an_open_server_needs_no_key_even_when_one_is_given(tmp_path: Path) -> None:
+    with real_server(tmp_path, api_key="") as real:
+        for admin in (None, Secret(""), Secret("some-key-from-the-manifest")):
+            driver = Driver(replace(real, admin=admin), app())
+            driver.apply()
+            assert "QDRANT_API_KEY" not in driver.env(driver.apps[0])
+            assert not driver.secrets.refs()
+
+
+def test_a_token_in_the_place_of_the_api_key_is_told_apart(real: RealServer) -> None:
+    driver = Driver(real, app())
+    driver.apply()
+    with pytest.raises(NotAllowed, match="cannot sign"):
+        Driver(replace(real, admin=Secret(driver.token("lernmi"))), app()).changes()
+
+
+def test_a_missing_key_is_an_authentication_failure(real: RealServer) -> None:
+    with pytest.raises(MultidbError) as failed:
+        Driver(replace(real, admin=None), app()).changes()
+    assert failed.value.code == "authentication"
+
+
+# --- collections ---
+
+
+def test_other_vectors_are_a_conflict_and_the_points_stay(real: RealServer) -> None:
+    driver = Driver(real, app())
+    driver.apply()
+    points = [{"id": 1, "vector": VECTOR, "payload": {"tenant_id": "lernmi"}}]
+    ask(real, "PUT", "/collections/lernmi_knowledge/points?wait=true", {"points": points}).raise_for_status()
+    driver.apps = (app("lernmi", knowledge={"size": 8, "distance": "dot"}),)
+    for adopt in (frozenset[str](), frozenset({"lernmi"})):
+        (change,) = driver.changes(adopt)
+        assert change.action is Action.CONFLICT
+        assert "vectors is 4 cosine, the manifest wants 8 dot" in change.reason
+    counted = ask(real, "POST", "/collections/lernmi_knowledge/points/count", {}).json()
+    assert counted["result"]["count"] == 1
+
+
+def test_a_lost_mark_is_a_conflict_until_the_collection_is_adopted(real: RealServer) -> None:
+    driver = Driver(real, app())
+    driver.apply()
+    ask(real, "PATCH", "/collections/lernmi_knowledge", {"metadata": {"multidb": None, "note": "kept"}})
+    (conflict,) = driver.changes()
+    assert conflict.action is Action.CONFLICT
+    assert "did not make it" in conflict.reason
+    (change,) = driver.apply(frozenset({"lernmi"}))
+    assert [field.field for field in change.fields] == ["owner"]
+    config = ask(real, "GET", "/collections/lernmi_knowledge").json()["result"]["config"]
+    assert config["metadata"]["note"] == "kept", "what others wrote there is not touched"
+
+
+def test_every_option_is_kept_by_the_server(real: RealServer) -> None:
+    """Apply asserts that the plan is empty afterwards: each setting reads back as it was asked for."""
+    driver = Driver(
+        real,
+        app(
+            "digi",
+            a={
+                "size": 4,
+                "datatype": "float16",
+                "on_disk": True,
+                "hnsw": {"m": 0, "payload_m": 8, "ef_construct": 64, "full_scan_threshold": 500, "on_disk": True},
+                "quantization": {"type": "binary", "always_ram": True},
+                "strict": {
+                    "max_query_limit": 5,
+                    "max_timeout": 9,
+                    "unindexed_filtering_retrieve": False,
+                    "unindexed_filtering_update": False,
+                    "search_max_hnsw_ef": 77,
+                    "search_allow_exact": False,
+                    "search_max_oversampling": 1.5,
+                    "search_max_batchsize": 8,
+                    "upsert_max_batchsize": 100,
+                    "max_collection_vector_size_bytes": 10_000_000,
+                    "max_collection_payload_size_bytes": 10_000_000,
+                    "max_points_count": 1000,
+                    "read_rate_limit": 1000,
+                    "write_rate_limit": 1000,
+                    "filter_max_conditions": 9,
+                    "condition_max_size": 99,
+                },
+                "on_disk_payload": False,
+                "shard_number": 2,
+                "replication_factor": 1,
+                "segments": 3,
+                "indexes": {
+                    "t": "text",
+                    "d": "datetime",
+                    "u": "uuid",
+                    "g": "geo",
+                    "b": "bool",
+                    "f": "float",
+                    "i": "integer",
+                    "a.b": "keyword",
+                },
+            },
+            n={
+                "vectors": {"x": {"size": 3, "distance": "manhattan", "on_disk": True}, "y": {"size": 5}},
+                "sparse": {"s": {"modifier": "idf", "on_disk": True}, "s2": {}},
+                "quantization": {"type": "none"},
+            },
+            s={"sparse": {"only": {}}},
+            q={
+                "size": 7,
+                "distance": "euclid",
+                "datatype": "uint8",
+                "quantization": {"type": "scalar", "quantile": 0.99},
+            },
+        ),
+    )
+    driver.apply()
+    driver.apps = (
+        app(
+            "digi",
+            a={
+                "size": 4,
+                "datatype": "float16",
+                "on_disk": False,
+                "hnsw": {"m": 16, "on_disk": False},
+                "quantization": {"type": "none"},
+                "strict": {"enabled": False, "max_points_count": 5},
+                "on_disk_payload": True,
+                "indexes": {"t": "keyword", "i": "float"},
+                "shard_number": 2,
+            },
+            n={
+                "vectors": {"x": {"size": 3, "distance": "manhattan", "on_disk": False}, "y": {"size": 5}},
+                "sparse": {"s": {"modifier": "idf", "on_disk": False}, "s2": {}},
+                "quantization": {"type": "binary"},
+            },
+            s={"sparse": {"only": {}}},
+            q={"size": 7, "distance": "euclid", "datatype": "uint8", "quantization": {"type": "binary"}},
+        ),
+    )
+    changed = {field.field for change in driver.apply() for field in change.fields}
+    assert changed == {
+        "vectors_on_disk",
+        "sparse_on_disk",
+        "hnsw",
+        "quantization",
+        "strict",
+        "params",
+        "optimizers",
+        "schema",
+    }
+
+
+def test_a_small_write_ahead_log_takes_a_large_batch(real: RealServer) -> None:
+    driver = Driver(real, App("lernmi", "lernmi", {"qdrant": AppOptions()}))
+    driver.apply()
+    points = [{"id": n, "vector": [0.001 * n] * 1536, "payload": {"tenant_id": "x"}} for n in range(1000)]
+    path = "/collections/lernmi_knowledge/points?wait=true"
+    ask(real, "PUT", path, {"points": points}, key=driver.token("lernmi")).raise_for_status()
+    counted = ask(real, "POST", "/collections/lernmi_knowledge/points/count", {"exact": True}).json()
+    assert counted["result"]["count"] == 1000
+
+
+def test_strict_mode_refuses_what_the_manifest_forbids(real: RealServer) -> None:
+    strict = {"max_query_limit": 3, "unindexed_filtering_retrieve": False, "max_points_count": 1}
+    driver = Driver(real, app("lernmi", knowledge={"size": 4, "strict": strict}))
+    driver.apply()
+    token = driver.token("lernmi")
+    query = "/collections/lernmi_knowledge/points/query"
+    assert ask(real, "POST", query, {"query": VECTOR, "limit": 3}, key=token).status_code == 200
+    assert ask(real, "POST", query, {"query": VECTOR, "limit": 4}, key=token).status_code == 400
+    unindexed = {"must": [{"key": "other", "match": {"value": "x"}}]}
+    assert ask(real, "POST", query, {"query": VECTOR, "limit": 1, "filter": unindexed}, key=token).status_code == 400
+
+
+def test_the_tenants_client_on_a_real_server(real: RealServer) -> None:
+    driver = Driver(real, app())
+    driver.apply()
+    with connect_app(driver.env(driver.apps[0])) as qdrant:
+        acme, other = qdrant.collection(tenant="acme"), qdrant.collection(tenant="other")
+        other.upsert([models.PointStruct(id=1, vector=VECTOR, payload={"kind": "secret"})])
+        acme.upsert([models.PointStruct(id=n, vector=VECTOR, payload={"kind": "mine"}) for n in (1, 2)])
+        assert [found.id for found in acme.search(VECTOR)] == [2], "point 1 is the other's and was not overwritten"
+        assert [found.payload for found in other.search(VECTOR)] == [{"kind": "secret", "tenant_id": "other"}]
+        assert [record.id for record in acme.retrieve([1, 2])] == [2]
+        acme.delete([1, 2])
+        acme.delete(where=models.Filter())
+        assert (acme.count(), other.count()) == (0, 1)
+
+
+def test_an_alias_of_another_apps_collection_is_no_way_in(real: RealServer) -> None:
+    driver = Driver(real, app("lernmi"), app("devao"))
+    driver.apply()
+    alias = {"create_alias": {"collection_name": "devao_knowledge", "alias_name": "side_door"}}
+    ask(real, "POST", "/collections/aliases", {"actions": [alias]}).raise_for_status()
+    token = driver.token("lernmi")
+    assert ask(real, "GET", "/aliases", key=token).json()["result"]["aliases"] == []
+    assert ask(real, "POST", "/collections/side_door/points/scroll", {}, key=token).status_code == 403
+    assert ask(real, "POST", "/collections/side_door/points/scroll", {}).status_code == 200, "the alias works"
+    assert driver.changes() == ()
+
+
+def test_telemetry_shows_the_names_of_others_and_nothing_more(real: RealServer) -> None:
+    """The one thing that leaks to an app's token. If this fails, the server got better: say so in the docstrings."""
+    driver = Driver(real, app("lernmi"), app("devao"))
+    driver.apply()
+    told = ask(real, "GET", "/telemetry?details_level=10", key=driver.token("lernmi")).json()["result"]
+    leak = [entry for entry in told["collections"].pop("snapshots") if entry["id"] == "devao_knowledge"]
+    assert [set(entry) for entry in leak] == [
+        {"id", "running_snapshots", "running_snapshot_recovery", "total_snapshot_creations"}
+    ]
+    assert "devao" not in json.dumps(told)
+
+
+# --- running ---
+
+
+def test_the_number_of_calls_is_as_small_as_the_api_allows(real: RealServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    apps = [app(f"app{n}") for n in range(20)]
+    Driver(real, *apps).apply()
+    ask(real, "PUT", "/collections/somebody_elses", {"vectors": {"size": 4, "distance": "Dot"}}).raise_for_status()
+    sent: list[str] = []
+    original = qdrant_session._Http.send
+
+    def counted(self: Any, call: Any, **options: Any) -> Any:
+        sent.append(call.target)
+        return original(self, call, **options)
+
+    monkeypatch.setattr(qdrant_session._Http, "send", counted)
+    driver = Driver(real, *apps)
+    driver.changes()
+    to_connect, names, one_each = 4, 1, 20
+    assert len(sent) == to_connect + names + one_each, sent
+    assert "/collections/somebody_elses" not in sent
+
+
+def test_a_failure_counts_what_is_durable_and_stops(real: RealServer) -> None:
+    good = '{"vectors": {"size": 4, "distance": "Cosine"}, "metadata": {"multidb": {"project": "p", "app": "a"}}}'
+    bad = '{"vectors": {"size": 0, "distance": "Cosine"}, "metadata": {"multidb": {"project": "p", "app": "a"}}}'
+    texts = [f"PUT /collections/a_{n}\n{bad if n == 5 else good}" for n in range(8)]
+    texts.append('PUT /collections/a_0/index?wait=true\n{"field_name": "x", "field_schema": "keyword"}')
+    seen: list[int] = []
+    with PROVISIONER.connect(real.server, real.admin, "test") as session, pytest.raises(StatementFailed) as failed:
+        seen.extend(session.run([Statement(text) for text in texts], MemorySecretStore()))
+    assert seen == [1, 2, 3, 4, 5] or seen == []
+    assert (failed.value.index, failed.value.durable) == (5, 5)
+    names = {entry["name"] for entry in ask(real, "GET", "/collections").json()["result"]["collections"]}
+    assert {f"a_{n}" for n in range(5)} <= names
+    assert ask(real, "GET", "/collections/a_0").json()["result"]["payload_schema"] == {}, "the next group never began"
+
+
+def test_a_collection_that_somebody_made_meanwhile(real: RealServer) -> None:
+    """Ours (another apply, or an answer that got lost) counts as done; anybody else's is a failure, and stays."""
+    body = {"vectors": {"size": 4, "distance": "Cosine"}, "metadata": {"multidb": {"project": "p", "app": "a"}}}
+    make = Statement(f"PUT /collections/a_docs\n{json.dumps(body)}")
+    ask(real, "PUT", "/collections/a_docs", body).raise_for_status()
+    with PROVISIONER.connect(real.server, real.admin, "test") as session:
+        assert list(session.run([make], MemorySecretStore())) == [1]
+        ask(real, "DELETE", "/collections/a_docs").raise_for_status()
+        foreign = body | {"metadata": {"multidb": {"project": "rival", "app": "a"}}}
+        ask(real, "PUT", "/collections/a_docs", foreign).raise_for_status()
+        with pytest.raises(StatementFailed, match="already exists"):
+            list(session.run([make], MemorySecretStore()))
+
+
+def test_a_hundred_collections_are_made_side_by_side(real: RealServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    busy, most, guard = 0, 0, threading.Lock()
+    original = qdrant_session._Http.send
+
+    def watched(self: Any, call: Any, **options: Any) -> Any:
+        nonlocal busy, most
+        with guard:
+            busy += 1
+            most = max(most, busy)
+        try:
+            return original(self, call, **options)
+        finally:
+            with guard:
+                busy -= 1
+
+    monkeypatch.setattr(qdrant_session._Http, "send", watched)
+    Driver(real, *[app(f"a{n}") for n in range(24)]).apply()
+    assert 2 <= most <= 8
+
+
+# --- what answers is not what was expected ---
+
+
+def _answering(reply: Callable[[BaseHTTPRequestHandler], None]) -> HTTPServer:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            reply(self)
+
+        def log_message(self, format: str, *args: object) -> None:  # noqa: A002
+            pass
+
+    found = HTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=found.serve_forever, daemon=True).start()
+    return found
+
+
+def _json(handler: BaseHTTPRequestHandler, document: object) -> None:
+    body = json.dumps(document).encode()
+    handler.send_response(200)
+    handler.send_header("content-type", "application/json")
+    handler.send_header("content-length", str(len(body)))
+    handler.end_headers()
+    handler.wfile.write(body)
+
+
+def _connect(port: int, **options: Any) -> None:
+    PROVISIONER.connect(Server("qdrant", "qdrant", Endpoint(host="127.0.0.1", port=port, **options)), None, "test")
+
+
+@pytest.mark.parametrize(
+    ("document", "message"),
+    [
+        ({"title": "qdrant - vector search engine", "version": "1.15.5"}, "1.15.5 is too old: multidb needs 1.16"),
+        ({"name": "elasticsearch", "version": {"number": "9"}}, "not a Qdrant"),
+        (["a list"], "not a Qdrant"),
+    ],
+)
+def test_an_old_server_and_another_product_are_told_apart(document: object, message: str) -> None:
+    server = _answering(lambda handler: _json(handler, document))
+    try:
+        with pytest.raises(WrongVersion, match=message) as failed:
+            _connect(server.server_port)
+        assert failed.value.hint
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def test_something_that_speaks_no_http() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                connection.recv(1000)
+                connection.sendall(b"-ERR unknown command 'GET'\r\n\r\n")
+
+        threading.Thread(target=answer, daemon=True).start()
+        with pytest.raises(WrongVersion, match="does not speak HTTP"):
+            _connect(listener.getsockname()[1])
+
+
+def test_something_that_hangs_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=lambda: listener.accept()[0].close(), daemon=True).start()
+        with pytest.raises(ServerDown, match="hung up") as failed:
+            _connect(listener.getsockname()[1])
+        assert "6333" in str(failed.value.hint)
+
+
+def test_tls_to_a_plain_port_and_http_to_grpc(real: RealServer) -> None:
+    endpoint = real.server.endpoint
+    with pytest.raises(ServerDown, match="SSL") as failed:
+        _connect(endpoint.port, tls=True)
+    assert "TLS" in str(failed.value.hint)
+    if "grpc_port" in endpoint.params:
+        with pytest.raises((WrongVersion, ServerDown)):
+            _connect(int(endpoint.params["grpc_port"]))
+
+
+def test_a_certificate_file_that_is_not_there() -> None:
+    with pytest.raises(ServerDown, match=r"/nowhere/ca\.pem"):
+        _connect(1, tls=True, params={"ca_file": "/nowhere/ca.pem"})

@@ -23,7 +23,7 @@ STYLES = {
     "flow over lines with a comma": "version: 1\nproject: digi\napps: {\n  lernmi: {}, # 1\n  beep_boop: {}, # 2\n}\n",
     "flow that closes on the line": "version: 1\nproject: digi\napps: {lernmi: {},\n       beep_boop: {}}\n",
     "all flow": "{version: 1, project: digi, apps: {lernmi: {}}}\n",
-    "quoted": "'version': 1\n\"project\": 'digi'\n\"apps\":\n  'aa': {labels: {\"a: b\": 'c # d'}}\n  \"beep_boop\": {}\n",
+    "quoted": "'version': 1\n\"project\": 'digi'\n\"apps\":\n  'aa': {labels: {\"a: b\": '# d'}}\n  \"beep\": {}\n",
     "markers": "%YAML 1.1\n---\n# hello\nversion: 1\nproject: digi\napps:\n  lernmi: {}\n...\n",
     "apps first": "apps:\n  lernmi:\n    tables: {connection_limit: 5}\n\n\n# the head\nversion: 1\nproject: digi\n",
     "anchors": "version: 1\nproject: digi\napps:\n  lernmi: &base {stores: [tables]}\n  beep_boop: *base # same\n",
@@ -31,7 +31,7 @@ STYLES = {
         "version: 1\nproject: digi\napps:\n  lernmi:\n    labels:\n      note: |\n        one\n        two\n\n"
         "      more: >-\n        folded\n        text\n\n# after\ndeploy: {}\n"
     ),
-    "text over lines": "version: 1\nproject: digi\napps:\n  aa:\n    labels: {note: 'one\n      two'}\n    # in\ndeploy:\n",
+    "text over lines": "version: 1\nproject: digi\napps:\n  aa:\n    labels: {note: 'one\n      two'}\n    # in\n#\n",
     "indented": "  version: 1\n  project: digi\n  apps:\n    lernmi: {}\n",
     "unicode": "# für später ✓ 😀\nversion: 1\nproject: digi\napps:\n  lernmi: {labels: {ä😀: ö}} # 😀\n",
 }

@@ -11,7 +11,7 @@ import re
 from collections.abc import Mapping as MappingType
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, NamedTuple, TypeAlias
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import yaml
 
@@ -34,9 +34,11 @@ __all__ = [
 
 _LARGEST: Final = 8 * 1024 * 1024  # bytes
 _DEEPEST: Final = 50
-_MOST_NODES: Final = 500_000  # 10,000 apps with all options, and far below what an alias bomb wants
+_TOO_DEEP: Final = f"nests more than {_DEEPEST} levels deep"
+_MOST_NODES: Final = 200_000  # ten thousand apps with options, and far below what an alias bomb wants
 
-_Loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml is about ten times as fast; a wheel may come without
+# libyaml is about ten times as fast; a wheel may come without it.
+_FastLoader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _FORBIDDEN = re.compile("[^\t\n\r -~\xa0-\u2027\u202a-\ud7ff\ue000-\ufefe\uff00-\ufffd\U00010000-\U0010ffff]")
 _LINE_BREAK = re.compile("\r\n|\n|\r")
 _TAG = "tag:yaml.org,2002:"
@@ -46,6 +48,23 @@ _READABLE_TAGS = frozenset(
 _COLLECTION_TAGS = frozenset((_TAG + "map", _TAG + "seq"))
 _INTEGER = re.compile(r"[-+]?(0|[1-9][0-9]{0,17})")
 _FLOAT = re.compile(r"[-+]?[0-9]{1,18}\.[0-9]{1,18}")
+
+
+class _Loader(_FastLoader):  # type: ignore[misc]
+    """A loader that stops at deep nesting, where libyaml's own recursion would end the process.
+
+    The two methods are called around every node; what PyYAML uses them for, path resolvers, is not in use here.
+    """
+
+    _depth = 0
+
+    def descend_resolver(self, current_node: yaml.Node | None, current_index: object) -> None:
+        self._depth += 1
+        if self._depth > _DEEPEST and current_node is not None:
+            raise yaml.MarkedYAMLError(problem=_TOO_DEEP, problem_mark=current_node.start_mark)
+
+    def ascend_resolver(self) -> None:
+        self._depth -= 1
 
 
 class Place(NamedTuple):
@@ -151,8 +170,8 @@ def compose(text: str, name: str) -> yaml.Node | None:
         node: yaml.Node | None = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
         raise ManifestError([_syntax_problem(error, text, name)]) from None
-    except (yaml.YAMLError, RecursionError, ValueError):
-        raise ManifestError([Place(name, 1, 1).problem("cannot be read as YAML: it nests too deeply")]) from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ManifestError([Place(name, 1, 1).problem(f"not valid YAML: {error}")]) from None
     return node
 
 
@@ -212,7 +231,7 @@ class _Growth:
         place = self._place(node)
         self._made += 1
         if depth > _DEEPEST:
-            raise _TooLarge(f"nests more than {_DEEPEST} levels deep", place)
+            raise _TooLarge(_TOO_DEEP, place)
         if self._made > _MOST_NODES:
             raise _TooLarge(f"holds more than {_MOST_NODES:,} values, counted with every use of an alias", place)
         if isinstance(node, yaml.ScalarNode):
@@ -286,7 +305,7 @@ _SYNTAX: Final = (
     ("did not find expected key|<block end>|expected <document start>", "the indentation does not fit", None),
     ("node content", "a value is missing, or a bracket is not closed", None),
     ("end of stream|expected ',' or", "a bracket, brace or quote is not closed", None),
-    ("exceeded max depth|maximum depth", f"nests more than {_DEEPEST} levels deep", None),
+    ("exceeded max depth|maximum depth", _TOO_DEEP, None),
 )
 
 

@@ -207,10 +207,11 @@ class _Source:
 
     def _spliced(self, *changes: tuple[int, int, str]) -> str:
         """The text with each (start, end, replacement) made; of two at one place the first comes first."""
-        text = self._text
-        for start, end, replacement in sorted(changes[::-1], key=lambda change: change[0], reverse=True):
-            text = text[:start] + replacement + text[end:]
-        return self._mark + text
+        pieces, done = [self._mark], 0
+        for start, end, replacement in sorted(changes, key=lambda change: change[0]):
+            pieces += [self._text[done:start], replacement]
+            done = end
+        return "".join([*pieces, self._text[done:]])
 
     def _line_after(self, position: int, lines: list[str]) -> str:
         end = self._line_end(position)

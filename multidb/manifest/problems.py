@@ -43,8 +43,8 @@ _SENTENCES: Final = {
     "string_too_short": "must have at least {min_length} characters",
     "string_too_long": "must have at most {max_length} characters",
     "string_pattern_mismatch": "must have the form {pattern}",
-    "too_short": "must have at least {min_length} entries",
-    "too_long": "must have at most {max_length} entries",
+    "too_short": "must have {min_length} or more entries",
+    "too_long": "must have no more than {max_length} entries",
     "finite_number": "must be a number",
     "time_delta_type": "must be a duration such as 30s or 2min",
     "time_delta_parsing": "must be a duration such as 30s or 2min",
@@ -84,6 +84,8 @@ def explain(
         schema: the JSON Schema of the manifest: which keys there could have been.
     """
     for found in _likeliest([_locate(error, tree, place) for error in errors]):
+        if found.error["type"] == "too_short" and isinstance(found.node, Sequence) and found.node.items:
+            continue  # entries that are wrong were not counted; they are told themselves
         path = (*prefix, *found.path)
         yield found.place.problem(*_told(found, path, schema))
 

@@ -167,8 +167,8 @@ class Grant(Resource):
 class User(Resource):
     """An app's login. `suspended` and `home` are None where the server has no such thing (Community).
 
-    `password` is ``current`` when the server takes the one in the secret store, ``other`` when it takes another or
-    wants it changed, ``lost`` when the secret store has none.
+    `password` is ``current`` when the server takes the one in the secret store, ``other`` when it takes another,
+    ``lost`` when the secret store has none. With `change_required` a login works and every query is refused.
     """
 
     kind = "user"
@@ -176,6 +176,7 @@ class User(Resource):
     marked = True
 
     password: str = "current"  # noqa: S105 - a state, not a password
+    change_required: bool = False
     suspended: bool | None = None
     home: str | None = None
 

@@ -232,6 +232,7 @@ class Neo4jSession:
                     app=want.app,
                     owner=owners.get(want.app),
                     password=self._password_state(want, row, inspection),
+                    change_required=row["passwordChangeRequired"],
                     suspended=row["suspended"],
                     home=row["home"],
                 )
@@ -243,8 +244,6 @@ class Neo4jSession:
         known = inspection.secrets.get(password_ref(user.app))
         if known is None:
             return "lost"
-        if row["passwordChangeRequired"]:
-            return "other"
         if not inspection.deep or row["suspended"]:  # a suspended user cannot log in, whatever its password
             return "current"
         return "current" if self._logs_in(user.name, known) else "other"
@@ -253,13 +252,13 @@ class Neo4jSession:
         """One attempt. After three refused ones a user is locked for five seconds, which are waited out."""
         auth = neo4j.basic_auth(name, password.reveal())
         try:
-            return self._wait(self._driver.verify_authentication(auth, database=SYSTEM))
+            return self._wait(self._driver.verify_authentication(auth))
         except exceptions.Neo4jError as error:
             if error.code != _RATE_LIMIT:
                 raise
         time.sleep(_LOCKED_SECONDS)
         try:
-            return self._wait(self._driver.verify_authentication(auth, database=SYSTEM))
+            return self._wait(self._driver.verify_authentication(auth))
         except exceptions.Neo4jError as error:
             if error.code != _RATE_LIMIT:
                 raise

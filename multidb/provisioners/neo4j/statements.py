@@ -97,6 +97,8 @@ def _user(change: Change, user: User) -> Sequence[Statement]:
     secret = change.changed("password")
     if secret:
         clauses.append("SET PLAINTEXT PASSWORD $password CHANGE NOT REQUIRED")
+    elif change.changed("change_required"):  # apart, since Neo4j refuses to set the password that a user has already
+        clauses.append("SET PASSWORD CHANGE NOT REQUIRED")
     if user.suspended is not None and change.changed("suspended"):
         clauses.append("SET STATUS ACTIVE")
     if user.home is not None and change.changed("home"):

@@ -21,6 +21,7 @@ from multidb.errors import (
     MultidbError,
     PartlyApplied,
     Refused,
+    ServerDown,
     ServerError,
     StalePlan,
     StatementFailed,
@@ -42,7 +43,7 @@ from multidb.model import (
 )
 from multidb.plan import LOST, Plan, ServerPlan, diff, in_order, without_half_apps
 from multidb.provisioners import STORES, provisioner
-from multidb.runtime import Runtime, ServerState, open_runtime
+from multidb.runtime import Runtime, ServerState, ServerStatus, open_runtime
 from multidb.secrets import Secret, SecretRef, generate, redact
 from multidb.state import ProjectState, holder
 
@@ -171,7 +172,7 @@ class Engine:
         self._check(scope)
         servers = self._servers(scope)
         plans = self._side_by_side(lambda server: self._plan_server(server, scope), servers)
-        return Plan(self.project.name, (*plans, *self._skipped(scope)))
+        return Plan(self.project.name, (*plans, *self._missing(scope)))
 
     def apply(self, scope: Scope | None = None, plan: Plan | None = None) -> Report:
         """Makes the changes: lock each server, read it again, run, read once more to prove that they took effect.
@@ -189,7 +190,7 @@ class Engine:
         self._refuse_conflicts(plan)
         servers = {server.name: server for server in self._servers(scope)}
         todo = [server for server in plan.servers if server.changes or server.error is not None]
-        reports = self._side_by_side(lambda each: self._apply_server(servers[each.server], each, scope), todo)
+        reports = self._side_by_side(lambda each: self._apply_server(servers.get(each.server), each, scope), todo)
         return Report(plan, tuple(reports))
 
     def connections(self, app: str, stores: Iterable[str] | None = None) -> AppConnections:
@@ -211,6 +212,11 @@ class Engine:
             env |= store.env(entry, context, server.endpoint, self._secret)
             isolation[server.store] = level
         return AppConnections(entry.id, env, isolation)
+
+    def start(self, app: str) -> list[ServerStatus]:
+        """Starts the servers that `app` uses, where they are ours to start. What runs already is left alone."""
+        names = self.runtime.names_for(self._app(app))
+        return self.runtime.up(self._progress, names) if names else []
 
     def advice(self) -> list[Finding]:
         """What each reachable server's limits mean for the apps of the manifest; unreachable ones are left out."""
@@ -275,17 +281,22 @@ class Engine:
             f"restore .multidb/secrets.json, or make new credentials: multidb apply --regenerate {app}",
         )
 
-    def _skipped(self, scope: Scope) -> Iterable[ServerPlan]:
-        for status in self.runtime.status():
-            wanted = scope.stores is None or status.store in scope.stores
-            if wanted and status.state is ServerState.SKIPPED:
+    def _missing(self, scope: Scope) -> Iterable[ServerPlan]:
+        """Servers that the manifest asks for and that nobody can be asked: skipped here, or not started yet."""
+        for status in self.runtime.missing():
+            if scope.stores is not None and status.store not in scope.stores:
+                continue
+            if status.state is ServerState.SKIPPED:
                 yield ServerPlan(status.name, status.store, skipped=status.message)
+            else:
+                error = ServerDown("is not running", where=f"server {status.name}", hint="start it: multidb up")
+                yield ServerPlan(status.name, status.store, error=error)
 
     # Applying to one server
 
-    def _apply_server(self, server: Server, planned: ServerPlan, scope: Scope) -> ServerReport:
-        nothing = ServerReport(server.name, server.store, not_tried=planned.changes)
-        if planned.error is not None:
+    def _apply_server(self, server: Server | None, planned: ServerPlan, scope: Scope) -> ServerReport:
+        nothing = ServerReport(planned.server, planned.store, not_tried=planned.changes)
+        if server is None or planned.error is not None:
             return replace(nothing, error=planned.error)
         try:
             with ExitStack() as stack:

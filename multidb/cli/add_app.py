@@ -67,8 +67,7 @@ def _bring_up(run: Run, new: str) -> int:
     output = run.output
     engine = run.engine(output)
     with output.working():
-        own = [each.name for each in engine.runtime.servers() if each.app == new]
-        states = engine.runtime.up(output.progress, own) if own else []
+        states = engine.start(new)
         report = engine.apply(Scope(apps=frozenset({new})))
     for each in states:
         if each.state is not ServerState.RUNNING:

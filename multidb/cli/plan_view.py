@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from multidb.cli.output import Output
@@ -21,7 +22,7 @@ def show_plan(output: Output, plan: Plan) -> None:
     """The plan, server by server, with a closing line of counts."""
     for server in plan.servers:
         _show_server(output, server)
-    if not plan.changes and not plan.errors:
+    if plan.in_sync:
         output.say("No changes. The servers are as the manifest says.", style="green")
     elif plan.changes:
         counts = plan.counts
@@ -86,14 +87,41 @@ def _show_server(output: Output, server: ServerPlan) -> None:
     if not server.changes:
         return
     output.say(f"{server.server} ({server.version})", style="bold")
+    summarised = () if output.verbose else _whole_apps(server.changes)
+    for app in summarised:
+        made = [change.resource.kind for change in server.changes if change.resource.app == app]
+        output.say(f"  + {app}: {_counted(made)}", style=_STYLE[Action.CREATE])
     for change in server.changes:
-        output.say(f"  {_SIGN[change.action]} {_headline(change)}", style=_STYLE[change.action])
-        for line in _details(change):
-            output.say(f"      {line}")
-        if output.verbose:
-            for statement in change.statements:
-                output.say(f"      {statement.scope + ': ' if statement.scope else ''}{statement.text}", style="dim")
+        if change.resource.app not in summarised:
+            _show_change(output, change)
     output.say()
+
+
+def _show_change(output: Output, change: Change) -> None:
+    output.say(f"  {_SIGN[change.action]} {_headline(change)}", style=_STYLE[change.action])
+    for line in _details(change):
+        output.say(f"      {line}")
+    if output.verbose:
+        for statement in change.statements:
+            output.say(f"      {statement.scope + ': ' if statement.scope else ''}{statement.text}", style="dim")
+
+
+def _whole_apps(changes: Sequence[Change]) -> tuple[str, ...]:
+    """The apps that are new on a server: nothing of theirs is there, so one line tells it all."""
+    actions: dict[str, set[Action]] = {}
+    for change in changes:
+        if change.resource.app is not None:
+            actions.setdefault(change.resource.app, set()).add(change.action)
+    return tuple(app for app, found in actions.items() if found == {Action.CREATE})
+
+
+def _counted(kinds: Iterable[str]) -> str:
+    counts = Counter(kinds)
+    return ", ".join(kind if count == 1 else f"{count} {_plural(kind)}" for kind, count in counts.items())
+
+
+def _plural(kind: str) -> str:
+    return kind if kind.endswith("s") else f"{kind}s"
 
 
 def _headline(change: Change) -> str:

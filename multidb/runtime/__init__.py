@@ -11,7 +11,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from multidb.errors import UsageError
-from multidb.model import Progress, Project, Server
+from multidb.model import App, Progress, Project, Server
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 
@@ -52,6 +52,12 @@ class Runtime(Protocol):
 
     def servers(self) -> list[Server]:
         """The servers to plan against: every one that has an address, running or not."""
+
+    def missing(self) -> list[ServerStatus]:
+        """The servers that the manifest asks for and that have no address: never started, or not to be had here."""
+
+    def names_for(self, app: App) -> list[str]:
+        """The names of the servers that `app` uses and that `up` can start; none where they are not ours to start."""
 
     def admin(self, server: Server) -> Secret | None:
         """The admin's password on `server`; None where the store has no authentication (a local folder).

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from multidb.errors import AuthenticationFailed, UsageError
-from multidb.model import Progress, Project, Server
+from multidb.model import App, Progress, Project, Server
 from multidb.runtime import ServerState, ServerStatus, processes, qdrant_process
 from multidb.runtime.launch import Site
 from multidb.runtime.postgres_process import PostgresKind
@@ -87,6 +87,20 @@ class EmbeddedRuntime:
             recorded, remembered = self._ledger.read(), self._state.read("ports")
             found = [self._located(seat, recorded.get(seat.site.name), remembered) for seat in self._seats()]
         return [server for server in found if server is not None]
+
+    def missing(self) -> list[ServerStatus]:
+        """See `Runtime.missing`."""
+        located = {server.name for server in self.servers()}
+        with clear_errors():
+            return [self._look(seat, None) for seat in self._seats() if seat.site.name not in located]
+
+    def names_for(self, app: App) -> list[str]:
+        """See `Runtime.names_for`."""
+        return [
+            seat.site.name
+            for seat in self._seats()
+            if seat.site.store in app.stores and seat.site.app in (None, app.id)
+        ]
 
     def admin(self, server: Server) -> Secret | None:
         """See `Runtime.admin`."""

@@ -21,7 +21,7 @@ from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from multidb.errors import Refused, UsageError
-from multidb.model import Endpoint, Progress, Project, Server
+from multidb.model import App, Endpoint, Progress, Project, Server
 from multidb.runtime import ServerState, ServerStatus
 from multidb.runtime.together import side_by_side
 from multidb.secrets import Secret
@@ -249,6 +249,14 @@ class ExternalRuntime:
                 entry = self._entry(store)
                 servers.append(Server(store, store, entry.endpoint(store, self._root), timeout=entry.timeout))
         return servers
+
+    def missing(self) -> list[ServerStatus]:
+        """See `Runtime.missing`. Every server here has an address."""
+        return []
+
+    def names_for(self, app: App) -> list[str]:
+        """See `Runtime.names_for`. None of these is ours to start."""
+        return []
 
     def admin(self, server: Server) -> Secret | None:
         """See `Runtime.admin`. None also where the manifest names no password: the server asks for none."""

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from multidb.model import Endpoint, Progress, Server
+from multidb.model import App, Endpoint, Progress, Server
 from multidb.runtime import ServerState, ServerStatus
 from multidb.secrets import Secret
 from tests.contract.case import RealServer
@@ -30,6 +30,12 @@ class GivenRuntime:
 
     def servers(self) -> list[Server]:
         return [self._real.server]
+
+    def missing(self) -> list[ServerStatus]:
+        return []
+
+    def names_for(self, app: App) -> list[str]:
+        return []
 
     def admin(self, server: Server) -> Secret | None:
         return self._real.admin

@@ -6,6 +6,7 @@ import json
 import socket
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -266,6 +267,17 @@ def test_an_open_server_needs_no_key_even_when_one_is_given(tmp_path: Path) -> N
             driver.apply()
             assert "QDRANT_API_KEY" not in driver.env(driver.apps[0])
             assert not driver.secrets.refs()
+
+
+def test_a_short_api_key_works_and_is_told_without_a_warning(tmp_path: Path) -> None:
+    with real_server(tmp_path, api_key="short") as real, warnings.catch_warnings():
+        warnings.simplefilter("error")
+        driver = Driver(real, app())
+        driver.apply()
+        with PROVISIONER.connect(real.server, real.admin, "test") as session:
+            level, why = PROVISIONER.isolation(driver.apps[0], session.facts)
+        assert level is Isolation.ENFORCED
+        assert "shorter than 32 bytes" in why
 
 
 def test_a_token_in_the_place_of_the_api_key_is_told_apart(real: RealServer) -> None:

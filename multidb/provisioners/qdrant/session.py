@@ -15,7 +15,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.metadata import version as installed_version
-from typing import Any, Final, Protocol, Self
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol, Self
 from urllib.parse import quote, unquote
 
 import httpx
@@ -45,6 +46,9 @@ from multidb.provisioners.qdrant.resources import (
 )
 from multidb.provisioners.qdrant.statements import Call
 from multidb.secrets import Secret, SecretRef, SecretStore, redact
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
 
 __all__ = ["QdrantSession", "connect"]
 
@@ -134,20 +138,9 @@ class _Folder:
     """A folder of the client library's local mode: the same calls, mapped to its functions. For one thread."""
 
     def __init__(self, server: Server) -> None:
-        from qdrant_client import QdrantClient
-
         path = server.endpoint.path
-        deadline = time.monotonic() + min(server.timeout, _FOLDER_SECONDS)
         try:
-            while True:
-                try:
-                    with _quiet():
-                        self._client = QdrantClient(path=path, force_disable_check_same_thread=True)
-                    break
-                except RuntimeError:
-                    if time.monotonic() > deadline:
-                        raise
-                    time.sleep(0.1)
+            self._client = _opened(Path(path), min(server.timeout, _FOLDER_SECONDS))
         except RuntimeError:
             raise Locked(
                 "another process has the folder open, and local mode serves one process at a time",
@@ -167,15 +160,13 @@ class _Folder:
 
     def send(self, call: Call, *, key: Secret | None = None, seconds: float | None = None) -> _Reply:
         try:
-            with _quiet():
-                return _Reply(200, self._do(call))
+            return _Reply(200, self._do(call))
         except ValueError as error:
             missing = "not found" in str(error)
             return _Reply(404 if missing else 409 if "already exists" in str(error) else 400, None, str(error))
 
     def close(self) -> None:
-        with _quiet():
-            self._client.close()
+        self._client.close()
 
     def _do(self, call: Call) -> Any:
         name = unquote(call.target.removeprefix("/collections").removeprefix("/"))
@@ -380,6 +371,7 @@ def connect(server: Server, admin: Secret | None, application: str) -> QdrantSes
     Raises:
         ServerDown, ServerSlow, AuthenticationFailed, NotAllowed, WrongVersion, Locked: each says what to do next.
     """
+    _hush()
     if server.endpoint.path:
         version = installed_version("qdrant-client")
         _require_version(server, version, "pip install --upgrade qdrant-client")
@@ -495,14 +487,12 @@ def _with_expiry(claims: Mapping[str, Any], now: float) -> dict[str, Any]:
 
 
 def _sign(claims: Mapping[str, Any], key: Secret) -> Secret:
-    with _quiet():  # a short key is told in the isolation's reason instead
-        return Secret(jwt.encode(dict(claims), key.reveal(), algorithm="HS256"))
+    return Secret(jwt.encode(dict(claims), key.reveal(), algorithm="HS256"))
 
 
 def _signed_with(token: Secret, key: Secret) -> bool:
     try:
-        with _quiet():
-            jwt.decode(token.reveal(), key.reveal(), algorithms=["HS256"], options={"verify_exp": False})
+        jwt.decode(token.reveal(), key.reveal(), algorithms=["HS256"], options={"verify_exp": False})
     except jwt.InvalidTokenError:
         return False
     return True
@@ -549,9 +539,25 @@ def _bracketed(host: str) -> str:
     return f"[{host}]" if ":" in host else host
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keeps warnings of the libraries from the user's terminal: what they say is told in our own words."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+def _opened(folder: Path, patience: float) -> QdrantClient:
+    """The folder, as soon as no other process has it; `RuntimeError` when that takes longer than `patience` seconds."""
+    from qdrant_client import QdrantClient
+
+    deadline = time.monotonic() + patience
+    listing = folder / "meta.json"
+    if listing.is_file() and listing.stat().st_size == 0:
+        listing.unlink()  # somebody was killed while the library first made the folder; it writes later copies whole
+    while True:
+        try:
+            return QdrantClient(path=str(folder), force_disable_check_same_thread=True)
+        except RuntimeError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)
+
+
+def _hush() -> None:
+    """Keeps two warnings of the libraries from the terminal: a short key is told in the isolation's reason, and that
+    local mode is for small things in the documentation."""
+    for message in ("The HMAC key is", "Local mode is not recommended"):
+        warnings.filterwarnings("ignore", message=message)

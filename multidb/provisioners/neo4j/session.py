@@ -29,19 +29,13 @@ from multidb.errors import (
     WrongVersion,
 )
 from multidb.model import Endpoint, Inspection, Owner, Resource, Server, Statement
+from multidb.provisioners.neo4j.catalog import Listing, Row, owners_of
 from multidb.provisioners.neo4j.resources import (
     DEFAULT_DATABASE,
-    PUBLIC,
-    Database,
-    Grant,
     Mark,
-    Membership,
     Mode,
     Neo4jFacts,
-    PublicRights,
-    Role,
     User,
-    canonical,
     mode,
     password_ref,
     read_mark,
@@ -60,7 +54,6 @@ _RATE_LIMIT: Final = "Neo.ClientError.Security.AuthenticationRateLimit"
 _EXPIRED: Final = "Neo.ClientError.Security.CredentialsExpired"
 _PROBE: Final = "EXPLAIN CREATE DATABASE `multidb-probe`"  # planned, never run
 
-_Row = Mapping[str, Any]
 _T = TypeVar("_T")
 
 logging.getLogger("neo4j").addHandler(logging.NullHandler())  # what matters comes back as an error
@@ -163,26 +156,14 @@ class Neo4jSession:
         return owns, tuple(sorted(owner for owner, kind in found if kind is Mode.LABEL))
 
     def _inspect_databases(self, inspection: Inspection) -> Sequence[Resource]:
-        databases = self._ask("SHOW DATABASES YIELD name, requestedStatus, access")
-        users = self._ask("SHOW USERS YIELD user, suspended, passwordChangeRequired, home")
-        members = self._ask("SHOW ROLES WITH USERS YIELD role, member")
-        commands = self._ask("SHOW ALL PRIVILEGES AS COMMANDS YIELD command")
-        owners = _owners([mark[0] for row in members if (mark := read_mark(row["role"]))], inspection)
-        wanted = {resource.key: resource for resource in inspection.desired}
-        found: list[Resource] = [Mark(name=app, app=app, owner=owner) for app, owner in owners.items()]
-        for row in databases:
-            if want := wanted.get((Database.kind, row["name"])):
-                app, owner = want.app, owners.get(want.app or "")
-                live = Database(
-                    name=row["name"], app=app, owner=owner, status=row["requestedStatus"], access=row["access"]
-                )
-                found.append(live)
-        roles = [want for name in sorted({row["role"] for row in members}) if (want := wanted.get((Role.kind, name)))]
-        found += [Role(name=want.name, app=want.app, owner=owners.get(want.app or "")) for want in roles]
-        found += self._users(users, inspection, owners)
-        found += _memberships(members, inspection)
-        found += _rights([row["command"] for row in commands], inspection)
-        return _unique(found)
+        listed = Listing(
+            databases=self._ask("SHOW DATABASES YIELD name, requestedStatus, access"),
+            users=self._ask("SHOW USERS YIELD user, suspended, passwordChangeRequired, home"),
+            members=self._ask("SHOW ROLES WITH USERS YIELD role, member"),
+            commands=[row["command"] for row in self._ask("SHOW ALL PRIVILEGES AS COMMANDS YIELD command")],
+        )
+        owners = listed.owners(inspection)
+        return [*listed.resources(inspection), *self._users(listed.users, inspection, owners)]
 
     def _inspect_single(self, inspection: Inspection) -> Sequence[Resource]:
         users = self._ask("SHOW USERS YIELD user, suspended, passwordChangeRequired, home")
@@ -191,7 +172,7 @@ class Neo4jSession:
                 users, inspection, {app.id: Owner(inspection.context.project, app.id) for app in inspection.apps}
             )
         owns, labels = self._index_marks(self.facts.default_database)
-        owners = _owners([*owns, *labels], inspection)
+        owners = owners_of([*owns, *labels], inspection)
         marks = [
             live
             for want in inspection.desired
@@ -219,7 +200,7 @@ class Neo4jSession:
         return held_by(None) if counted[0]["nodes"] else None
 
     def _users(
-        self, rows: Sequence[_Row], inspection: Inspection, owners: Mapping[str, Owner | None]
+        self, rows: Sequence[Row], inspection: Inspection, owners: Mapping[str, Owner | None]
     ) -> Sequence[Resource]:
         there = {row["user"]: row for row in rows}
         found: list[Resource] = []
@@ -239,7 +220,7 @@ class Neo4jSession:
             )
         return found
 
-    def _password_state(self, user: User, row: _Row, inspection: Inspection) -> str:
+    def _password_state(self, user: User, row: Row, inspection: Inspection) -> str:
         assert user.app is not None
         known = inspection.secrets.get(password_ref(user.app))
         if known is None:
@@ -432,45 +413,3 @@ def _causes(error: BaseException | None) -> Iterator[BaseException]:
     while error is not None:
         yield error
         error = error.__cause__ or error.__context__
-
-
-def _owners(marks: Sequence[Owner], inspection: Inspection) -> dict[str, Owner | None]:
-    """The owner of each app's resources; a mark of another project outweighs ours, so that neither side wins a race."""
-    ours = inspection.context.project
-    wanted = {app.id for app in inspection.apps}
-    found: dict[str, Owner | None] = {}
-    for owner in sorted(marks, key=lambda owner: (owner.project == ours, owner)):
-        if owner.app in wanted:
-            found.setdefault(owner.app, owner)
-    return found
-
-
-def _memberships(rows: Sequence[_Row], inspection: Inspection) -> list[Resource]:
-    apps = {want.name: want.app for want in inspection.desired if isinstance(want, (Role, User))}
-    return [
-        Membership.of(row["role"], row["member"], apps.get(row["role"]) or apps.get(row["member"]))
-        for row in rows
-        if row["member"] is not None and row["role"] != PUBLIC and (row["role"] in apps or row["member"] in apps)
-    ]
-
-
-def _rights(commands: Sequence[str], inspection: Inspection) -> list[Resource]:
-    """The rights of our roles, and what PUBLIC may load. Immutable ones cannot be changed here and are left out."""
-    roles = {want.name: want.app for want in inspection.desired if isinstance(want, Role)}
-    lines = [line for command in commands for line in canonical(command) if " IMMUTABLE " not in line]
-    found: list[Resource] = []
-    load = []
-    for line in lines:
-        role = line.rpartition(" TO ")[2].strip("`")
-        if role in roles:
-            found.append(Grant(name=line, app=roles[role]))
-        elif role == PUBLIC and line.startswith("GRANT LOAD "):
-            load.append(line)
-    if any(isinstance(want, PublicRights) for want in inspection.desired):
-        found.append(PublicRights(name=PUBLIC, load=tuple(sorted(load))))
-    return found
-
-
-def _unique(resources: Sequence[Resource]) -> list[Resource]:
-    """One of each: a cluster lists a database once per server."""
-    return list({resource.key: resource for resource in resources}.values())

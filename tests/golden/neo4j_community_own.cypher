@@ -1,0 +1,1 @@
+CREATE USER `lernmi_user` SET PLAINTEXT PASSWORD $password CHANGE NOT REQUIRED;  // system

@@ -54,4 +54,6 @@ PROVISIONER = Provisioner(
     env=resources.env,
     isolation=resources.isolation,
     connect=_connect,
+    reserved=resources.RESERVED,
+    advise=resources.advise,
 )

@@ -221,7 +221,9 @@ def read_overview(answer: str, inspection: Inspection) -> Overview:
         interior = wanted.get((Interior.kind, row["name"]))
         if isinstance(interior, Interior) and database is not None and owner in (None, database.owner):
             settled = revision == interior.revision
-            insides.append(Inside(interior, revision, settled, row["open"], marked=owner is not None))
+            # A limit keeps out everybody but superusers, and has to be lifted first.
+            open_ = row["open"] and (facts.superuser or row["connection_limit"] < 0)
+            insides.append(Inside(interior, revision, settled, open_, marked=owner is not None))
     return Overview(tuple(resources), tuple(insides))
 
 

@@ -15,13 +15,13 @@ from urllib.parse import quote
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from multidb.errors import UsageError
-from multidb.model import App, DerivedName, Endpoint, Facts, Isolation, Owner, Resource, StoreContext
+from multidb.model import App, DerivedName, Endpoint, Facts, Finding, Isolation, Level, Owner, Resource, StoreContext
 from multidb.provisioners.postgres import scram
 from multidb.secrets import Secret, SecretRef, SecretSpec
 
 __all__ = [
     "PUBLIC",
+    "RESERVED",
     "STORE",
     "Access",
     "AppOptions",
@@ -36,6 +36,7 @@ __all__ = [
     "ServerOptions",
     "Settings",
     "MANAGED_SETTINGS",
+    "advise",
     "derived_names",
     "desired",
     "duration",
@@ -48,8 +49,9 @@ __all__ = [
 
 STORE = "postgres"
 PUBLIC = "public"  # the grantee that is everybody; Postgres reserves this name, so no role can have it
+_MIGRATE_CONNECTIONS = 5
 _NAME_LIMIT = 63  # bytes; the server cuts longer names silently
-_RESERVED = frozenset({"postgres", "template0", "template1"})
+RESERVED = ("postgres", "template0", "template1", "pg_*")  # names that the server keeps for itself
 
 _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|min|h|d)?")
 _UNITS: Mapping[str, float] = {"us": 0.001, "ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
@@ -302,17 +304,7 @@ class _Names:
 
 
 def derived_names(app: App) -> tuple[DerivedName, ...]:
-    """Every name that the app takes on a server, now or when its credentials are rotated.
-
-    Raises:
-        UsageError: the server keeps the app's name for itself.
-    """
-    if app.id in _RESERVED or app.id.startswith("pg_"):
-        raise UsageError(
-            f"Postgres keeps the name {app.id} for itself",
-            where=app.where or f"app {app.id}",
-            hint="give the app another id",
-        )
+    """Every name that the app takes on a server, now or when its credentials are rotated."""
     names = _Names.of(app.id)
     roles = {
         names.owner: "the owner role",
@@ -390,7 +382,11 @@ def _roles(app: App, names: _Names, owner: Owner, options: AppOptions) -> Iterat
     ):
         yield Role(name=name, app=app.id, owner=owner, purpose=purpose)
     split = options.roles == "split"
-    limits = {"user": options.connection_limit, "readonly": options.readonly_connection_limit, "migrate": 5}
+    limits = {
+        "user": options.connection_limit,
+        "readonly": options.readonly_connection_limit,
+        "migrate": _MIGRATE_CONNECTIONS,
+    }
     purposes = {"user": "login of the app", "readonly": "read-only login", "migrate": "login for migrations"}
     for slot in _logins(options):
         yield Role(
@@ -534,3 +530,33 @@ def isolation(app: App, facts: Any) -> tuple[Isolation, str]:
         f"own database and logins, but every login may still connect to {names}, which {facts.admin} cannot close; "
         f"let {owners} run: REVOKE CONNECT, TEMPORARY ON DATABASE {quoted} FROM PUBLIC",
     )
+
+
+def advise(apps: Sequence[App], context: StoreContext) -> tuple[Finding, ...]:
+    """What the server's limits mean for these apps: connections, and databases whose collation has changed."""
+    facts = context.facts
+    assert isinstance(facts, PostgresFacts)
+    wanted = sum(_connections(_options(app)) for app in apps)
+    there = facts.max_connections - facts.reserved_connections
+    subject = "connections"
+    said = f"the logins of {len(apps)} apps may hold {wanted} connections together, the server has {there}"
+    if wanted > there:
+        fix = "lower connection_limit of some apps, raise max_connections, or put PgBouncer in front"
+        findings = [Finding(Level.WARNING, subject, said, fix)]
+    else:
+        findings = [Finding(Level.OK, subject, said)]
+    for name in facts.stale_collations:
+        fix = f'REINDEX DATABASE "{name}", then ALTER DATABASE "{name}" REFRESH COLLATION VERSION'
+        text = "was made under another version of the system's collations, so its text indexes may be wrong"
+        findings.append(Finding(Level.WARNING, f"database {name}", text, fix))
+    for database in facts.server_databases:
+        if database.open and not database.closable:
+            text = f"every login may connect to it, and {facts.admin} cannot change that"
+            fix = f'let {database.owner} run: REVOKE CONNECT, TEMPORARY ON DATABASE "{database.name}" FROM PUBLIC'
+            findings.append(Finding(Level.WARNING, f"database {database.name}", text, fix))
+    return tuple(findings)
+
+
+def _connections(options: AppOptions) -> int:
+    migrations = _MIGRATE_CONNECTIONS if options.roles == "split" else 0
+    return options.connection_limit + options.readonly_connection_limit + migrations

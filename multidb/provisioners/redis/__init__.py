@@ -20,10 +20,11 @@ How it is isolated
 
 What works
     Every data type, blocking commands, streams, transactions, EVAL, EVALSHA, SCRIPT LOAD and EXISTS, pub/sub, INFO,
-    HELLO, CLIENT ID, INFO, SETNAME, GETNAME, SETINFO. Sidekiq and BullMQ need nothing more. Celery results are
-    announced on ``celery-task-meta-*``, a channel name without an app in it: set
-    ``result_backend_transport_options = {"global_keyprefix": "<app>:"}``. RQ workers listen on ``rq:pubsub:*``: give
-    the app ``channels: ["rq:pubsub:*"]``, and know that all apps with it hear each other.
+    HELLO, CLIENT ID, INFO, SETNAME, GETNAME, SETINFO. Sidekiq, BullMQ and RQ need nothing more (RQ's remote commands
+    to workers need ``channels: ["rq:pubsub:*"]``, which all apps that have it share). Celery works too; only its
+    results are announced on ``celery-task-meta-*``, a channel name with no app in it, so an app that reads results sets
+    ``result_backend_transport_options = {"global_keyprefix": "<app>:"}``. With ``isolation: prefix`` a client has to
+    put ``REDIS_KEY_PREFIX`` before its keys.
 
 What is denied
     Whatever acts on more than the app: CONFIG, ACL (except WHOAMI), FLUSHALL, SWAPDB, MOVE, COPY, FUNCTION, SCRIPT

@@ -296,7 +296,7 @@ def _own_channels(app: str, number: int, prefix: bool) -> set[str]:
     if prefix:
         return {f"{app}:*"}
     # Celery's broadcasts go to "/<db>.<exchange>". A PSUBSCRIBE needs its very pattern in the rule, hence the others.
-    fanout = {f"/{number}.{name}" for name in ("*", "celery.pidbox", "celeryev/*", "celeryev/#", "celeryev/worker.#")}
+    fanout = {f"/{number}.{name}" for name in ("*", "celery.pidbox", "celeryev/*", "celeryev/worker.*")}
     return {f"{app}:*", *fanout}
 
 
@@ -410,7 +410,7 @@ def allocate(apps: Sequence[App], facts: RedisFacts, recorded: Mapping[str, int]
         UsageError: two apps with one number, a number that the server does not have, or none left.
     """
     by_prefix = [app for app in apps if _by_prefix(app, facts)]
-    numbered = [app for app in apps if app not in by_prefix]
+    numbered = [app for app in apps if not _by_prefix(app, facts)]
     _check_modes(by_prefix, numbered, facts)
     foreign = _foreign_numbers(apps, facts, recorded)
     taken = dict(foreign)
@@ -430,9 +430,10 @@ def allocate(apps: Sequence[App], facts: RedisFacts, recorded: Mapping[str, int]
         if app.id not in numbers and held is not None and held not in foreign:
             give(app, held)
     never = {*recorded.values(), *facts.keys, *(claim.db for claim in facts.claims)}
+    free = (number for number in itertools.count(_DATA_DB) if number not in never and number not in taken)
     for app in numbered:
         if app.id not in numbers:
-            give(app, next(number for number in itertools.count(_DATA_DB) if number not in never | taken.keys()))
+            give(app, next(free))
     return numbers
 
 

@@ -76,7 +76,7 @@ class CommandTable:
                 continue
             members = self._members(name)
             if allow and not members and "|" in name:
-                first.add(name)
+                first |= {name} if name.partition("|")[0] not in commands else set()
                 continue
             commands = commands | members if allow else commands - members
             first = {argument for argument in first if argument.partition("|")[0] not in members}

@@ -81,6 +81,7 @@ def test_a_first_argument_is_lost_with_its_command() -> None:
     assert allowed("-@all", "+select|3").first_arguments == {"select|3"}
     assert allowed("-@all", "+select|3", "-select").first_arguments == frozenset()
     assert allowed("-@all", "+select|3", "+@connection").first_arguments == frozenset()
+    assert allowed("-@all", "+select", "+select|3").first_arguments == frozenset()
     assert allowed("-@all", "+select|3", "+select|4").first_arguments == {"select|3", "select|4"}
 
 

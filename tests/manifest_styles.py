@@ -27,6 +27,11 @@ STYLES = {
     "markers": "%YAML 1.1\n---\n# hello\nversion: 1\nproject: digi\napps:\n  lernmi: {}\n...\n",
     "apps first": "apps:\n  lernmi:\n    tables: {connection_limit: 5}\n\n\n# the head\nversion: 1\nproject: digi\n",
     "anchors": "version: 1\nproject: digi\napps:\n  lernmi: &base {stores: [tables]}\n  beep_boop: *base # same\n",
+    "anchors in flow": "version: 1\nproject: digi\napps: {aa: &base {stores: [tables]}, bb: *base }\n",
+    "anchors in a list": (
+        "version: 1\nproject: digi\napps:\n  aa:\n    stores:\n    - &s tables\n"
+        "  bb:\n    stores:\n    - cache\n    - *s\n# end\n"
+    ),
     "block text": (
         "version: 1\nproject: digi\napps:\n  lernmi:\n    labels:\n      note: |\n        one\n        two\n\n"
         "      more: >-\n        folded\n        text\n\n# after\ndeploy: {}\n"

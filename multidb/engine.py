@@ -283,8 +283,10 @@ class Engine:
 
     def _missing(self, scope: Scope) -> Iterable[ServerPlan]:
         """Servers that the manifest asks for and that nobody can be asked: skipped here, or not started yet."""
+        apps = [app for app in self.project.apps.values() if scope.wants(app)]
+        wanted = {name for app in apps for name in self.runtime.names_for(app)}
         for status in self.runtime.missing():
-            if scope.stores is not None and status.store not in scope.stores:
+            if status.name not in wanted or (scope.stores is not None and status.store not in scope.stores):
                 continue
             if status.state is ServerState.SKIPPED:
                 yield ServerPlan(status.name, status.store, skipped=status.message)

@@ -96,11 +96,8 @@ class EmbeddedRuntime:
 
     def names_for(self, app: App) -> list[str]:
         """See `Runtime.names_for`."""
-        return [
-            seat.site.name
-            for seat in self._seats()
-            if seat.site.store in app.stores and seat.site.app in (None, app.id)
-        ]
+        sites = (seat.site for seat in self._seats())
+        return [site.name for site in sites if site.store in app.stores and site.app in (None, app.id)]
 
     def admin(self, server: Server) -> Secret | None:
         """See `Runtime.admin`."""

@@ -374,7 +374,7 @@ def test_a_server_too_old_and_one_that_is_no_redis_are_told_apart() -> None:
 
     def redis_5(data: bytes) -> bytes:
         commands = len(re.findall(rb"^\*\d+\r$", data, re.MULTILINE))
-        if b"INFO" not in data:
+        if b"\nINFO\r" not in data:
             return b"+OK\r\n" * commands
         unknown = b"-ERR unknown command\r\n" * (commands - 2)
         return b"$%d\r\n%s\r\n*0\r\n%s" % (len(info), info, unknown)

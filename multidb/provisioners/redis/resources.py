@@ -302,11 +302,11 @@ def _own_channels(app: str, number: int, prefix: bool) -> set[str]:
 
 _DATA = ("-@all", "+@read", "+@write", "+@connection", "+@transaction", "+@pubsub", "+@scripting")
 _SERVER_WIDE = (
-    *("-@admin", "-@dangerous", "-function", "-script", "-client", "-pubsub", "-acl"),
+    *("-@admin", "-@dangerous", "-function", "-script", "-client", "-pubsub", "-acl", "-memory"),
     *("-move", "-copy", "-swapdb", "-flushall"),
 )
 _EVERYDAY = (
-    *("+info", "+time", "+acl|whoami", "+script|load", "+script|exists"),
+    *("+info", "+time", "+acl|whoami", "+memory|usage", "+script|load", "+script|exists"),
     *("+client|id", "+client|info", "+client|getname", "+client|setname", "+client|setinfo"),
     *("+client|reply", "+client|no-touch", "+client|capa"),
 )

@@ -30,6 +30,9 @@ _REDIS_7 = {
     "acl": "slow",
     "acl|whoami": "slow",
     "acl|setuser": "admin dangerous",
+    "memory": "slow",
+    "memory|usage": "read slow",
+    "memory|stats": "slow",
     "client": "slow",
     "client|id": "connection",
     "client|info": "connection",
@@ -59,6 +62,7 @@ _VALKEY_9 = _REDIS_7 | {
 }
 # Before Redis 7 COMMAND tells nothing of subcommands.
 _REDIS_6 = {name: categories for name, categories in _REDIS_7.items() if "|" not in name and name != "function"} | {
+    "memory": "read slow",
     "acl": "admin dangerous",
     "client": "admin dangerous connection",
 }

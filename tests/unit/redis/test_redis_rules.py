@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from multidb.provisioners.redis.resources import command_rule
 from multidb.provisioners.redis.rules import Granted, join_line, parse_rule, split_line
 from tests.unit.redis.tables import REDIS_6, REDIS_7
 
@@ -120,6 +121,9 @@ def test_before_redis_7_a_subcommand_is_a_first_argument() -> None:
     table = REDIS_6.commands
     assert table.known(["-client", "+client|id", "-function"]) == ("-client", "+client|id")
     assert table.granted(("-@all", "+client|id")).first_arguments == {"client|id"}
+    granted = table.granted(command_rule(False, 3, REDIS_6))
+    assert "memory" not in granted.commands, "there MEMORY STATS is a read command"
+    assert {"memory|usage", "client|id", "select|3"} <= granted.first_arguments
 
 
 @given(st.lists(st.text()))

@@ -155,7 +155,7 @@ def stop(
     limit: float,
     waiting: Callable[[float], None] = lambda seconds: None,
 ) -> bool:
-    """Asks a process to leave, waits, and after `limit` seconds kills it with all its children.
+    """Asks a process to leave, waits, and after `limit` seconds kills it. No child of it is left in either case.
 
     The caller has made sure that the process is ours.
 
@@ -168,24 +168,20 @@ def stop(
     found = _running(pid)
     if found is None:
         return True
+    family: list[psutil.Process] = []
     with contextlib.suppress(psutil.NoSuchProcess):
+        family = found.children(recursive=True)
         found.send_signal(polite)
-        began = time.monotonic()
-        reported = 0.0
-        while (waited := time.monotonic() - began) < limit:
-            if _gone(found):
-                return True
-            if waited - reported >= 1:
-                reported = waited
-                waiting(waited)
-            time.sleep(_PAUSE)
-        family = [*found.children(recursive=True), found]
-        for member in family:
-            with contextlib.suppress(psutil.NoSuchProcess):
-                member.kill()
-        psutil.wait_procs(family, timeout=limit)
-        return False
-    return True
+    left = _left(found, limit, waiting)
+    if not left:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            family = found.children(recursive=True)
+        family.append(found)
+    for member in family:  # also of one that left by itself: initdb leaves its children behind
+        with contextlib.suppress(psutil.NoSuchProcess):
+            member.kill()
+    psutil.wait_procs(family, timeout=0 if left else limit)
+    return left
 
 
 def tail(log: Path, since: int = 0, lines: int = 5) -> str:
@@ -218,6 +214,18 @@ def _running(pid: int) -> psutil.Process | None:
         if process.status() != psutil.STATUS_ZOMBIE:
             return process
     return None
+
+
+def _left(process: psutil.Process, limit: float, waiting: Callable[[float], None]) -> bool:
+    began, reported = time.monotonic(), 0.0
+    while (waited := time.monotonic() - began) < limit:
+        if _gone(process):
+            return True
+        if waited - reported >= 1:
+            reported = waited
+            waiting(waited)
+        time.sleep(_PAUSE)
+    return False
 
 
 def _gone(process: psutil.Process) -> bool:

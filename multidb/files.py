@@ -26,7 +26,8 @@ PRIVATE = 0o600
 def read_text(path: Path) -> str | None:
     """The text of `path`, None when there is no such file. `UsageError` when it is there and cannot be read."""
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open(encoding="utf-8", newline="") as file:  # line ends stay as they are
+            return file.read()
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
@@ -43,7 +44,7 @@ def write_text(path: Path, text: str, *, mode: int = PUBLIC) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
             os.fchmod(descriptor, mode)  # the umask may have narrowed it
             file.write(text)
             file.flush()

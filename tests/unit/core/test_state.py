@@ -151,3 +151,9 @@ def test_reading_what_is_not_text(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="not UTF-8"):
         files.read_text(tmp_path / "x")
     assert files.read_text(tmp_path / "missing") is None
+
+
+def test_line_ends_stay_as_they_are(tmp_path: Path) -> None:
+    files.write_text(tmp_path / "x", "a\r\nb\n")
+    assert (tmp_path / "x").read_bytes() == b"a\r\nb\n"
+    assert files.read_text(tmp_path / "x") == "a\r\nb\n"

@@ -1,0 +1,20 @@
+"""Runs the benchmarks, all or those named: ``python -m bench [postgres_apply ...]``. Prints a Markdown table."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+
+BENCHMARKS = ("command_line", "postgres_apply", "postgres_plan", "redis_plan", "qdrant_collections")
+
+
+def main() -> None:
+    print("| what | ratio to the floor | the floor | promised | |\n|---|---|---|---|---|")
+    for name in sys.argv[1:] or BENCHMARKS:
+        for result in import_module(f"bench.{name}").measure():
+            print(result.row(), flush=True)
+            print(f"  {name}: ours {result.ours:.3f}, floor {result.floor:.3f}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()

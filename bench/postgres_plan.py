@@ -1,0 +1,82 @@
+"""A plan with nothing to do: 300 apps with a look inside each database, and 1,000 apps by shared catalogs alone."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import psycopg
+
+from bench.ground import Result, admin, apps, open_engine, project, taking_turns, write_manifest
+from multidb.engine import Scope
+
+DEEP, SHALLOW, RUNS, THREADS = 300, 1000, 3, 4
+ENTRY = "{stores: [postgres]}"
+
+
+def measure() -> list[Result]:
+    with project(apps("app", DEEP, ENTRY)) as folder:
+        error = open_engine(folder).apply().error()
+        assert error is None, error
+        deep = _deep(folder)
+        write_manifest(folder, apps("app", SHALLOW, ENTRY))
+        error = open_engine(folder).apply().error()
+        assert error is None, error
+        return [deep, _shallow(folder), _memory(folder)]
+
+
+def _deep(folder: Path) -> Result:
+    engine = open_engine(folder)
+    host, port, user, password = admin(engine, "postgres")
+
+    def visit(number: int) -> None:
+        with psycopg.connect(
+            host=host, port=port, user=user, password=password, dbname=f"app{number:04}"
+        ) as connection:
+            connection.execute("SELECT 1")
+
+    def floor() -> None:
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(visit, range(DEEP)))
+
+    def ours() -> None:
+        assert open_engine(folder).plan().in_sync
+
+    mine, bare = taking_turns(RUNS, ours, floor)
+    what = f"a bare client: one connection and SELECT 1 per database, {THREADS} threads"
+    return Result(f"plan with nothing to do, {DEEP} apps, inside every database", mine, bare, what, "at most 2")
+
+
+def _shallow(folder: Path) -> Result:
+    engine = open_engine(folder)
+    host, port, user, password = admin(engine, "postgres")
+
+    def floor() -> None:
+        with psycopg.connect(host=host, port=port, user=user, password=password, dbname="postgres") as connection:
+            for catalog in ("pg_database", "pg_roles", "pg_auth_members", "pg_db_role_setting", "pg_shdescription"):
+                connection.execute(f"SELECT * FROM {catalog}").fetchall()
+
+    def ours() -> None:
+        assert engine.plan(Scope(deep=False)).in_sync
+
+    mine, bare = taking_turns(RUNS, ours, floor)
+    seconds = "under 1 s" if mine < 1 else f"NOT under 1 s: {mine:.1f} s"
+    return Result(
+        f"plan with nothing to do, {SHALLOW} apps, shared catalogs",
+        mine,
+        bare,
+        "SELECT * of the five catalogs",
+        "under 1 s",
+        seconds,
+    )
+
+
+def _memory(folder: Path) -> Result:
+    code = "from multidb.cli import main; main()"
+    subprocess.run([sys.executable, "-c", code, "plan", "--check"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+    ours = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    note = f"{ours:.0f} MB"
+    return Result(f"peak memory of `plan`, {SHALLOW} apps (MB against 200 MB)", ours, 200, "200 MB", "under 1", note)

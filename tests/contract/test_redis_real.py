@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import socket
@@ -23,7 +24,17 @@ from multidb.provisioners.redis.rules import parse_rule
 from multidb.provisioners.redis.session import RedisSession, connect
 from multidb.secrets import MemorySecretStore, Secret, SecretRef, generate
 from tests.contract.case import RealServer, Refused, Tenant
-from tests.contract.case_redis import ADMIN, as_admin, as_app, real_server, redis_binary, refusals, use, valkey_binary
+from tests.contract.case_redis import (
+    ADMIN,
+    as_admin,
+    as_app,
+    free_port,
+    real_server,
+    redis_binary,
+    refusals,
+    use,
+    valkey_binary,
+)
 
 pytestmark = pytest.mark.server
 
@@ -485,6 +496,40 @@ def test_who_loses_the_lock_stops(project: Project, monkeypatch: pytest.MonkeyPa
             list(session.run([Statement("ACL SETUSER probe off")], project.secrets))
     with as_admin(project.real) as client:
         assert client.execute_command("GET", "multidb:lock") == "somebody else's", "only our own lock is released"
+
+
+def test_each_node_of_a_cluster_has_a_lock_of_its_own(tmp_path: Path) -> None:
+    """A node refuses keys whose slots are another's; whoever works on that node still finds the same lock."""
+    with contextlib.ExitStack() as stack:
+        nodes, buses = [], [free_port(), free_port()]
+        for bus in buses:
+            folder = tmp_path / str(bus)
+            folder.mkdir()
+            cluster = ("cluster-enabled yes", "cluster-require-full-coverage no", f"cluster-port {bus}")
+            nodes.append(stack.enter_context(real_server(folder, binary=valkey_binary, settings=cluster)))
+        for real, first, last in zip(nodes, (0, 8192), (8191, 16383), strict=True):
+            with as_admin(real) as client:
+                client.execute_command("CLUSTER", "ADDSLOTSRANGE", str(first), str(last))
+        with as_admin(nodes[0]) as client:
+            client.execute_command("CLUSTER", "MEET", "127.0.0.1", str(nodes[1].server.endpoint.port), str(buses[1]))
+        deadline = time.monotonic() + 20
+        while any(not _sees_the_whole_cluster(real) for real in nodes):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        for real in nodes:
+            project = Project(real)
+            with project.connect() as session, session.lock("realtest", "x"):
+                project.apply("lernmi")
+                with as_admin(real) as client:
+                    [key] = [key for key in client.execute_command("KEYS", "*") if key.startswith("multidb:lock")]
+                    assert client.execute_command("GET", key)
+            assert project.in_sync("lernmi")
+
+
+def _sees_the_whole_cluster(real: RealServer) -> bool:
+    with as_admin(real) as client:
+        info = client.execute_command("CLUSTER", "INFO")
+    return "cluster_state:ok" in info and "cluster_slots_assigned:16384" in info
 
 
 def test_numbers_are_read_again_under_the_lock(project: Project) -> None:

@@ -39,7 +39,8 @@ Where the rules are kept
     forgets its users at a restart; `multidb apply` makes them again. Rules are not replicated: a replica or another
     node of a cluster has its own. Passwords reach the server only as SHA-256 hashes of 256 random bits.
 
-The lock of an apply is the key ``multidb:lock`` in DB 0. Where isolation is ``partial`` an app could delete it.
+The lock of an apply is the key ``multidb:lock`` in DB 0 (with a number behind it on some nodes of a cluster). Where
+isolation is ``partial`` an app could delete it.
 
 The admin needs ACL, CONFIG GET (and REWRITE), INFO, COMMAND, and EVAL, SET, GET, PTTL on ``multidb:lock``.
 """

@@ -18,6 +18,7 @@ from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
     InvalidResponse,
+    MovedError,
     NoPermissionError,
     ReadOnlyError,
     RedisError,
@@ -55,6 +56,7 @@ from multidb.secrets import Secret, SecretStore, redact
 __all__ = ["RedisSession", "connect"]
 
 _LOCK_KEY = "multidb:lock"
+_LOCK_CANDIDATES = 1000  # enough to find one on each of a hundred nodes
 _LOCK_SECONDS = 15
 _LOCK_MILLISECONDS = _LOCK_SECONDS * 1000
 _RENEW_SECONDS = 4
@@ -433,6 +435,7 @@ class _Lease:
         self._server = server
         self._client = client  # this lease's own: the lock is lost with it
         self._holder = {"project": project, "holder": holder, "since": datetime.now(UTC).isoformat(timespec="seconds")}
+        self._key = _LOCK_KEY
         self._value = ""
         self._stop = threading.Event()
         self._until = 0.0
@@ -442,6 +445,7 @@ class _Lease:
     def __enter__(self) -> Self:
         try:
             with _told_plainly(self._server):
+                self._key = _lock_key(self._client)
                 client_id = _ask(self._client, "CLIENT", "ID")
                 self._value = json.dumps({**self._holder, "client": client_id, "token": random.token_hex(8)})
                 self._acquire()
@@ -455,7 +459,7 @@ class _Lease:
         self._stop.set()
         self._thread.join()
         with contextlib.suppress(RedisError):  # it expires by itself
-            _ask(self._client, "EVAL", _RELEASE, "1", _LOCK_KEY, self._value)
+            _ask(self._client, "EVAL", _RELEASE, "1", self._key, self._value)
         self._client.close()
 
     def check(self) -> None:
@@ -471,13 +475,13 @@ class _Lease:
         left_before = _LOCK_MILLISECONDS
         while True:
             asked = time.monotonic()
-            if _ask(self._client, "SET", _LOCK_KEY, self._value, "NX", "PX", str(_LOCK_MILLISECONDS)):
+            if _ask(self._client, "SET", self._key, self._value, "NX", "PX", str(_LOCK_MILLISECONDS)):
                 self._until = asked + _LOCK_SECONDS
                 return
-            held = _ask(self._client, "GET", _LOCK_KEY) or ""
-            if not held or (self._is_orphan(held) and _ask(self._client, "EVAL", _RELEASE, "1", _LOCK_KEY, held)):
+            held = _ask(self._client, "GET", self._key) or ""
+            if not held or (self._is_orphan(held) and _ask(self._client, "EVAL", _RELEASE, "1", self._key, held)):
                 continue
-            left = _ask(self._client, "PTTL", _LOCK_KEY)
+            left = _ask(self._client, "PTTL", self._key)
             # A time to live that grows again has been renewed: its holder is alive.
             if left == -1 or left > left_before + 500 or time.monotonic() > deadline:
                 raise Locked(
@@ -500,13 +504,23 @@ class _Lease:
         while not self._stop.wait(_RENEW_SECONDS):
             asked = time.monotonic()
             try:
-                held = _ask(self._client, "EVAL", _RENEW, "1", _LOCK_KEY, self._value, str(_LOCK_MILLISECONDS))
+                held = _ask(self._client, "EVAL", _RENEW, "1", self._key, self._value, str(_LOCK_MILLISECONDS))
             except RedisError:
                 held = 0
             if not held:
                 self._lost = True
                 return
             self._until = asked + _LOCK_SECONDS
+
+
+def _lock_key(client: redis.Redis) -> str:
+    """The key of the lock: on a cluster, where a node refuses the keys of others, the first that this node holds."""
+    for number in range(_LOCK_CANDIDATES):
+        key = f"{_LOCK_KEY}:{number}" if number else _LOCK_KEY
+        with contextlib.suppress(MovedError):
+            _ask(client, "GET", key)
+            return key
+    return _LOCK_KEY
 
 
 def _described(raw: str) -> str:

@@ -1,7 +1,7 @@
 """Qdrant in the contract suite: local mode always, a real server when one can be found.
 
-The server comes from ``MULTIDB_TEST_QDRANT`` (a binary, or a URL with ``MULTIDB_TEST_QDRANT_API_KEY`` beside it) or
-from a ``qdrant`` on the PATH.
+The server comes from ``MULTIDB_TEST_QDRANT`` (a binary; or a URL, with ``MULTIDB_TEST_QDRANT_API_KEY`` and, if it is not
+6334, ``MULTIDB_TEST_QDRANT_GRPC_PORT`` beside it) or from a ``qdrant`` on the PATH.
 """
 
 from __future__ import annotations
@@ -55,13 +55,16 @@ def ask(real: RealServer, method: str, path: str, body: Any = None, *, key: str 
 
 
 @contextlib.contextmanager
-def real_server(folder: Path, *, rbac: bool = True, api_key: str | None = None) -> Iterator[RealServer]:
-    """A Qdrant server of our own with RBAC, or the one that ``MULTIDB_TEST_QDRANT`` points at."""
+def real_server(
+    folder: Path, *, rbac: bool = True, api_key: str | None = None, own: bool = False
+) -> Iterator[RealServer]:
+    """A Qdrant server of our own with RBAC, or the one that ``MULTIDB_TEST_QDRANT`` points at (never with `own`: for
+    tests that restart the server or delete whatever is on it)."""
     where = os.environ.get("MULTIDB_TEST_QDRANT") or shutil.which("qdrant")
     if not where:
         pytest.skip("no Qdrant server: set MULTIDB_TEST_QDRANT to its binary or its URL")
     if where.startswith(("http://", "https://")):
-        if not rbac or api_key is not None:
+        if own or not rbac or api_key is not None:
             pytest.skip("this test starts a server of its own: MULTIDB_TEST_QDRANT is a URL")
         yield _given(where)
         return
@@ -107,7 +110,8 @@ def _given(url: str) -> RealServer:
     parts = urlsplit(url)
     tls = parts.scheme == "https"
     assert parts.hostname
-    endpoint = Endpoint(host=parts.hostname, port=parts.port or 6333, tls=tls)
+    grpc = os.environ.get("MULTIDB_TEST_QDRANT_GRPC_PORT", "6334")
+    endpoint = Endpoint(host=parts.hostname, port=parts.port or 6333, tls=tls, params={"grpc_port": grpc})
     return RealServer(
         Server("qdrant", "qdrant", endpoint), Secret(os.environ["MULTIDB_TEST_QDRANT_API_KEY"]), ServerOptions()
     )

@@ -42,7 +42,7 @@ DAY = 86_400
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
-    with real_server(tmp_path_factory.mktemp("qdrant")) as real:
+    with real_server(tmp_path_factory.mktemp("qdrant"), own=True) as real:
         yield real
 
 
@@ -226,7 +226,7 @@ def test_a_token_that_opens_more_than_it_should_is_thrown_away(real: RealServer)
 
 
 def test_a_new_api_key_makes_new_tokens(tmp_path: Path) -> None:
-    with real_server(tmp_path) as real:
+    with real_server(tmp_path, own=True) as real:
         assert real.restart is not None
         driver = Driver(real, app())
         driver.apply()

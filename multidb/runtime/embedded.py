@@ -9,18 +9,18 @@ from __future__ import annotations
 import dataclasses
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from multidb.errors import AuthenticationFailed, UsageError
 from multidb.model import App, Progress, Project, Server
 from multidb.runtime import ServerState, ServerStatus, processes, qdrant_process
-from multidb.runtime.launch import Site
+from multidb.runtime.launch import Kind, Site
 from multidb.runtime.postgres_process import PostgresKind
 from multidb.runtime.processes import Ledger, Process
 from multidb.runtime.qdrant_process import QdrantKind
 from multidb.runtime.redis_process import RedisKind
-from multidb.runtime.seats import Seat, admin_ref, configured_port, last_words, outdated, port_key
+from multidb.runtime.seats import SKIPPED, Seat, admin_ref, configured_port, last_words, outdated, port_key
 from multidb.runtime.starting import Start
 from multidb.runtime.together import clear_errors, one_at_a_time, side_by_side
 from multidb.secrets import Secret
@@ -84,8 +84,8 @@ class EmbeddedRuntime:
     def servers(self) -> list[Server]:
         """See `Runtime.servers`. One that was never started and has no port in the manifest has no address."""
         with clear_errors():
-            recorded, remembered = self._ledger.read(), self._state.read("ports")
-            found = [self._located(seat, recorded.get(seat.site.name), remembered) for seat in self._seats()]
+            recorded = self._ledger.read()
+            found = [self._located(seat, recorded.get(seat.site.name)) for seat in self._seats()]
         return [server for server in found if server is not None]
 
     def missing(self) -> list[ServerStatus]:
@@ -176,8 +176,8 @@ class EmbeddedRuntime:
             return ServerStatus(site.name, site.store, state, seat.local, seat.note)
         if recorded is not None and recorded.alive():
             return self._ask(seat, recorded)
-        server = self._located(seat, None, self._state.read("ports"))
-        reason = kind.missing()
+        server = self._located(seat, None)
+        reason = self._unavailable(site, kind)
         if reason is not None:
             return ServerStatus(site.name, site.store, ServerState.SKIPPED, None, reason)
         if recorded is None:
@@ -202,17 +202,23 @@ class EmbeddedRuntime:
         message = version + outdated(site, recorded)
         return ServerStatus(site.name, site.store, ServerState.RUNNING, server, message, recorded.pid)
 
-    def _located(self, seat: Seat, recorded: Process | None, remembered: Mapping[str, int]) -> Server | None:
+    def _unavailable(self, site: Site, kind: Kind) -> str | None:
+        """Why a server that does not run cannot be had: seen now, or by the last ``up``."""
+        reason: str | None = kind.missing() or self._state.read(SKIPPED).get(site.name)
+        return reason
+
+    def _located(self, seat: Seat, recorded: Process | None) -> Server | None:
         if seat.kind is None:
             return seat.local
         if recorded is not None and recorded.alive():
             return seat.server(recorded.ports)
+        remembered = self._state.read("ports")
         numbers = {
             option: configured_port(seat.site, option) or remembered.get(port_key(seat.site, option))
             for option in seat.kind.ports
         }
         known = {option: number for option, number in numbers.items() if number is not None}
-        if len(known) < len(numbers) or seat.kind.missing() is not None:
+        if len(known) < len(numbers) or self._unavailable(seat.site, seat.kind) is not None:
             return None
         return seat.server(known)
 

@@ -14,7 +14,11 @@ from multidb.runtime.launch import Kind, Site
 from multidb.runtime.processes import Process
 from multidb.secrets import SecretRef
 
-__all__ = ["Seat", "admin_ref", "configured_port", "last_words", "lost", "outdated", "port_key", "sentence"]
+__all__ = ["SKIPPED", "Seat", "admin_ref", "configured_port", "last_words", "lost", "outdated", "port_key", "sentence"]
+
+SKIPPED = "skipped"
+"""The section of the state that holds, by server name, why the last ``up`` could not have a server: commands that come
+later leave it out as well, instead of trying to reach it."""
 
 
 @dataclass(frozen=True, slots=True)

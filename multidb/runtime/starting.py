@@ -12,7 +12,17 @@ from multidb.model import Progress, Server
 from multidb.runtime import ServerState, ServerStatus, ports, processes
 from multidb.runtime.launch import Kind, Site
 from multidb.runtime.processes import Ledger, Process
-from multidb.runtime.seats import Seat, admin_ref, configured_port, last_words, lost, outdated, port_key, sentence
+from multidb.runtime.seats import (
+    SKIPPED,
+    Seat,
+    admin_ref,
+    configured_port,
+    last_words,
+    lost,
+    outdated,
+    port_key,
+    sentence,
+)
 from multidb.runtime.together import clear_errors, side_by_side
 from multidb.secrets import Secret, generate
 from multidb.state import ProjectState
@@ -50,6 +60,8 @@ class Start:
             with clear_errors():
                 return self._running(seat, kind) or self._started(seat, kind)
         except RuntimeUnavailable as error:
+            with self._state.change(SKIPPED) as section:
+                section[site.name] = sentence(error)
             return ServerStatus(site.name, site.store, ServerState.SKIPPED, None, sentence(error))
         except MultidbError as error:
             return ServerStatus(site.name, site.store, ServerState.FAILED, None, sentence(error))
@@ -83,7 +95,7 @@ class Start:
 
     def _start(self, seat: Seat, kind: Kind) -> ServerStatus:
         if self._cancelled.is_set():
-            raise RuntimeUnavailable("interrupted")
+            raise ServerError("interrupted before its start")
         secret = self._secret(seat.site, kind)
         numbers, moved = self._ports(seat.site, kind)
         site = dataclasses.replace(seat.site, ports=numbers)
@@ -95,6 +107,9 @@ class Start:
             site.name, site.store, str(site.folder), pid, started, ports=numbers, options=repr(site.options)
         )
         self._ledger.record(process)
+        if site.name in self._state.read(SKIPPED):
+            with self._state.change(SKIPPED) as section:
+                section.pop(site.name, None)
         server = seat.server(numbers)
         version = self._answer(kind, server, secret, process.alive, site, since)
         return ServerStatus(site.name, site.store, ServerState.RUNNING, server, version + moved, pid)

@@ -8,6 +8,7 @@ import json
 import os
 import pwd
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -304,6 +305,17 @@ def test_no_secret_where_none_belongs(place: Callable[..., Place]) -> None:
     assert not list(it.root.rglob("password"))
 
 
+def test_importing_the_runtimes_imports_no_driver() -> None:
+    script = """
+        import sys
+        import multidb.runtime.embedded, multidb.runtime.external, multidb.runtime.neo4j_instance
+        print(sorted({"psycopg", "redis", "neo4j", "qdrant_client"} & set(sys.modules)))
+    """
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run([sys.executable, "-c", textwrap.dedent(script)], cwd=root, capture_output=True, check=True)
+    assert done.stdout == b"[]\n"
+
+
 # Ports
 
 
@@ -398,6 +410,27 @@ def test_up_killed_anywhere(place: Callable[..., Place], seed: int) -> None:
     assert {name: (status.state, status.message) for name, status in found.items() if status.state is not RUNNING} == {}
     assert sql(it, "SELECT 1") == 1
     assert not (it.folder("postgres") / "unfinished").exists()
+
+
+def test_up_interrupted_by_its_user(place: Callable[..., Place]) -> None:
+    """Ctrl-C ends the command at once; the server that was starting goes on, and the next ``up`` finds it."""
+    it = place("redis")
+    run = in_another_process(
+        it,
+        """
+        from multidb.runtime.redis_process import RedisKind
+        RedisKind.probe = lambda *_: print('asked', flush=True)
+        """,
+    )
+    assert run.stdout is not None
+    assert run.stdout.readline() == "asked\n"
+    run.send_signal(signal.SIGINT)
+    began = time.monotonic()
+    run.communicate(timeout=20)
+    assert time.monotonic() - began < 5
+    assert run.returncode != 0
+    (process,) = it.marked()
+    assert it.up()["redis"].pid == process.pid
 
 
 def test_a_half_made_data_folder_is_made_again(place: Callable[..., Place]) -> None:
@@ -539,6 +572,8 @@ def test_without_java_or_jars_the_rest_works(place: Callable[..., Place], monkey
         ]
         assert "no network" in found["neo4j-lernmi"].message
         assert asked == [1]
+        assert "no network" in it.status()["neo4j-lernmi"].message
+        assert [server.name for server in it.runtime.servers()] == ["redis"]
     with monkeypatch.context() as patch:
         patch.setattr(neo4j_process, "find_java", lambda: None)
         found = it.up()
@@ -553,6 +588,48 @@ def test_databases_of_an_edition_that_we_do_not_run(place: Callable[..., Place])
     assert (status.state, status.server) == (SKIPPED, None)
     assert "Enterprise" in status.message
     assert it.runtime.servers() == []
+
+
+def test_a_convention_needs_one_neo4j_for_all(place: Callable[..., Place]) -> None:
+    assert list(place("neo4j", "lernmi beep_boop", neo4j={"isolation": "label"}).status()) == ["neo4j"]
+
+
+def test_the_neo4js_of_the_apps_are_in_a_row_from_the_port_of_the_manifest(
+    place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from multidb.runtime import neo4j_process
+
+    seen = []
+
+    def stop_here(home: Path, *, bolt_port: int, **_: object) -> None:
+        seen.append(bolt_port)
+        raise UsageError("far enough")
+
+    monkeypatch.setattr(neo4j_process, "prepare", stop_here)
+    monkeypatch.setattr("multidb.runtime.jars.fetch_neo4j", lambda progress: Path("/"))
+    monkeypatch.setattr(neo4j_process, "find_java", lambda: Path("/bin/false"))
+    it = place("neo4j", "lernmi beep_boop", neo4j={"port": 19687})
+    assert {status.state for status in it.up().values()} == {FAILED}
+    assert sorted(seen) == [19687, 19688]
+    first = dict(zip(it.status(), seen, strict=True))
+    seen.clear()
+    it.up()
+    assert set(seen) == set(first.values())
+
+
+def test_redis_of_the_machine_where_the_package_is_not(
+    place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from multidb.runtime import redis_process
+
+    if shutil.which("redis-server") is None:
+        pytest.skip("no redis-server on this machine")
+    monkeypatch.setattr(redis_process.importlib.util, "find_spec", lambda name: None)
+    it = place("redis")
+    assert it.up()["redis"].message.startswith("Redis ")
+    assert valkey(it).set("a", 1)
+    assert [process.pid for process in it.marked()] == [it.status()["redis"].pid]
+    assert it.down()["redis"].message.startswith("stopped")
 
 
 def test_qdrant_without_a_server_is_a_folder_and_says_so(
@@ -703,7 +780,7 @@ def test_as_root_in_a_folder_that_nobody_may_enter(
 @AS_ROOT
 def test_an_ordinary_user_and_a_folder_that_is_not_his(place: Callable[..., Place], tmp_path: Path) -> None:
     """The whole life of a project without root; and one clear error where he may not write."""
-    python = next((p for p in ("/usr/bin/python3", "/usr/local/bin/python3") if _runs_as_nobody(p)), None)
+    python = next(filter(_runs_as_nobody, (sys.executable, "/usr/bin/python3", "/usr/local/bin/python3")), None)
     if python is None:
         pytest.skip("no Python that an ordinary user can run with these packages")
     nobody = pwd.getpwnam("nobody")
@@ -712,13 +789,19 @@ def test_an_ordinary_user_and_a_folder_that_is_not_his(place: Callable[..., Plac
     theirs.mkdir()
     os.chown(mine, nobody.pw_uid, nobody.pw_gid)
     script = """
-        import json, sys, pathlib
+        import json, pathlib, sys, types
         from multidb.errors import MultidbError
-        from tests.contract.test_embedded_runtime import Place
-        place = Place(pathlib.Path(sys.argv[1]))
+        from multidb.model import App, Project
+        from multidb.runtime import open_runtime
+        from multidb.state import ProjectState
+
+        root = pathlib.Path(sys.argv[1])
+        servers = {"postgres": types.SimpleNamespace(port=None, max_connections=20)}
+        project = Project("trial", "embedded", {"a": App("a", "a", {"postgres": None})}, servers, root=str(root))
+        runtime = open_runtime(project, ProjectState(root))
         try:
-            found = {n: [s.state, s.message] for n, s in place.up().items()}
-            place.down()
+            found = {status.name: [status.state, status.message] for status in runtime.up(lambda *_: None)}
+            runtime.down(lambda *_: None)
         except MultidbError as error:
             found = {"error": [type(error).__name__, f"{error} {error.hint}"]}
         print(json.dumps(found))
@@ -742,7 +825,7 @@ def test_an_ordinary_user_and_a_folder_that_is_not_his(place: Callable[..., Plac
         return answer
 
     found = life(mine)
-    assert {name: state for name, (state, _) in found.items()} == {"postgres": "running", "redis": "running"}, found
+    assert {name: state for name, (state, _) in found.items()} == {"postgres": "running"}, found
     assert (mine / ".multidb/servers/postgres/data").stat().st_uid == nobody.pw_uid
     kind, message = life(theirs)["error"]
     assert kind == "UsageError"
@@ -781,7 +864,7 @@ def _runs_as_nobody(python: str) -> bool:
     try:
         return (
             subprocess.run(
-                [python, "-c", "import sys, psycopg, redis, psutil, pytest, pydantic"],
+                [python, "-c", "import psycopg, psutil, pydantic"],
                 user=nobody.pw_uid,
                 group=nobody.pw_gid,
                 extra_groups=[],

@@ -1,7 +1,7 @@
 """Qdrant in the contract suite: local mode always, a real server when one can be found.
 
-The server comes from ``MULTIDB_TEST_QDRANT`` (a binary; or a URL, with ``MULTIDB_TEST_QDRANT_API_KEY`` and, if it is not
-6334, ``MULTIDB_TEST_QDRANT_GRPC_PORT`` beside it) or from a ``qdrant`` on the PATH.
+The server comes from ``MULTIDB_TEST_QDRANT`` (a binary; or a URL, with ``MULTIDB_TEST_QDRANT_API_KEY`` and, if it is
+not 6334, ``MULTIDB_TEST_QDRANT_GRPC_PORT`` beside it) or from a ``qdrant`` on the PATH.
 """
 
 from __future__ import annotations

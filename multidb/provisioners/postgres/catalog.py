@@ -385,51 +385,52 @@ def _setting(name: str, value: str) -> str:
 
 # ---------------------------------------------------------------------------------------------------------- interior
 
-# $1: the app's owner role. What an extension brought with it belongs to whoever created the extension.
+# $1: the app's owner role; $2: whether large objects count, which any login may make: only while a database is taken
+# over. What an extension brought with it belongs to whoever created the extension. The server's own objects have oids
+# below 16384; saying so keeps a new connection, whose caches are empty, from reading whole catalogs.
 INTERIOR = """
-WITH owner AS (SELECT (SELECT oid FROM pg_roles WHERE rolname = $1) AS oid),
+WITH owner AS MATERIALIZED (SELECT to_regrole(quote_ident($1))::oid AS oid),
 app_schema AS MATERIALIZED (
-  SELECT n.* FROM pg_namespace n
-  WHERE n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'
-    AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 'pg_namespace'::regclass AND e.objid = n.oid
-                                              AND e.deptype = 'e')),
+  SELECT n.oid, n.nspname, n.nspowner FROM pg_namespace n
+  WHERE (n.oid >= 16384 OR n.nspname = 'public') AND n.nspname !~ '^pg_'
+    AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 2615 AND e.objid = n.oid AND e.deptype = 'e')),
 object AS (
-  SELECT 'pg_class'::regclass AS class, c.oid, c.relowner AS owner,
+  SELECT 1259 AS class, c.oid, c.relowner AS owner,
     CASE c.relkind WHEN 'S' THEN 'SEQUENCE' WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW'
                    WHEN 'f' THEN 'FOREIGN TABLE' WHEN 'c' THEN 'TYPE' ELSE 'TABLE' END AS kind,
     format('%I.%I', s.nspname, c.relname) AS name
   FROM pg_class c JOIN app_schema s ON s.oid = c.relnamespace
-  WHERE c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f', 'c')
+  WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f', 'c')
     -- a sequence that belongs to a column follows its table
-    AND NOT (c.relkind = 'S' AND EXISTS (SELECT FROM pg_depend d WHERE d.classid = 'pg_class'::regclass
-               AND d.objid = c.oid AND d.refclassid = 'pg_class'::regclass AND d.deptype IN ('a', 'i')))
+    AND NOT (c.relkind = 'S' AND EXISTS (SELECT FROM pg_depend d WHERE d.classid = 1259 AND d.objid = c.oid
+                                           AND d.refclassid = 1259 AND d.deptype IN ('a', 'i')))
   UNION ALL
-  SELECT 'pg_proc'::regclass, p.oid, p.proowner, 'ROUTINE',
+  SELECT 1255, p.oid, p.proowner, 'ROUTINE',
     format('%I.%I(%s)', s.nspname, p.proname, pg_get_function_identity_arguments(p.oid))
-  FROM pg_proc p JOIN app_schema s ON s.oid = p.pronamespace
+  FROM pg_proc p JOIN app_schema s ON s.oid = p.pronamespace WHERE p.oid >= 16384
   UNION ALL
-  SELECT 'pg_type'::regclass, t.oid, t.typowner, CASE t.typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END,
+  SELECT 1247, t.oid, t.typowner, CASE t.typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END,
     format('%I.%I', s.nspname, t.typname)
   FROM pg_type t JOIN app_schema s ON s.oid = t.typnamespace
-  WHERE t.typtype IN ('b', 'd', 'e', 'r') AND NOT EXISTS (SELECT FROM pg_type e WHERE e.typarray = t.oid)
+  -- neither the row types of tables nor the array types that come with every type
+  WHERE t.oid >= 16384 AND t.typtype IN ('b', 'd', 'e', 'r') AND NOT (t.typelem <> 0 AND t.typlen = -1)
   UNION ALL
-  SELECT 'pg_namespace'::regclass, s.oid, s.nspowner, 'SCHEMA', quote_ident(s.nspname)
-  FROM app_schema s WHERE s.nspname <> 'public'
+  SELECT 2615, s.oid, s.nspowner, 'SCHEMA', quote_ident(s.nspname) FROM app_schema s WHERE s.nspname <> 'public'
   UNION ALL
-  SELECT 'pg_largeobject'::regclass, l.oid, l.lomowner, 'LARGE OBJECT', l.oid::text FROM pg_largeobject_metadata l)
+  SELECT 2613, l.oid, l.lomowner, 'LARGE OBJECT', l.oid::text FROM pg_largeobject_metadata l WHERE $2 = 'true')
 SELECT json_build_object(
   'schema', (SELECT json_build_object('owner', pg_get_userbyid(n.nspowner), 'privileges',
-      (SELECT json_agg(json_build_array(coalesce(g.rolname, 'public'), x.privilege_type, x.is_grantable))
-       FROM aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) x
-       LEFT JOIN pg_roles g ON g.oid = x.grantee WHERE x.grantee <> n.nspowner))
+      (SELECT json_agg(json_build_array(CASE x.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(x.grantee) END,
+                                        x.privilege_type, x.is_grantable))
+       FROM aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) x WHERE x.grantee <> n.nspowner))
     FROM pg_namespace n WHERE n.nspname = 'public'),
-  'defaults', (SELECT json_agg(json_build_array(k.kind, coalesce(g.rolname, 'public'), x.privilege_type))
+  'defaults', (SELECT json_agg(json_build_array(
+      k.kind, CASE x.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(x.grantee) END, x.privilege_type))
     FROM owner CROSS JOIN (VALUES ('r', 'r', 'TABLES'), ('S', 's', 'SEQUENCES'), ('f', 'f', 'FUNCTIONS'),
                                   ('n', 'n', 'SCHEMAS')) k (stored, builtin, kind)
     LEFT JOIN pg_default_acl a ON a.defaclrole = owner.oid AND a.defaclnamespace = 0
                               AND a.defaclobjtype = k.stored::"char"
     CROSS JOIN aclexplode(coalesce(a.defaclacl, acldefault(k.builtin::"char", coalesce(owner.oid, 10)))) x
-    LEFT JOIN pg_roles g ON g.oid = x.grantee
     WHERE x.grantee <> coalesce(owner.oid, 10)),
   'extensions', (SELECT json_agg(extname) FROM pg_extension),
   'schemas', (SELECT json_agg(quote_ident(nspname) ORDER BY nspname) FROM app_schema),

@@ -66,6 +66,8 @@ def duration(text: object) -> str:
     if found is None:
         raise ValueError("must be a duration such as 500ms, 30s, 5min, 1h, or 0 for no limit")
     milliseconds = round(float(found[1]) * _UNITS[found[2] or "ms"])
+    if not milliseconds and float(found[1]):
+        raise ValueError("must be a duration of at least 1ms; 0 means no limit")
     if milliseconds > 2_147_483_647:
         raise ValueError("must be a duration of at most 24 days")
     for unit in ("d", "h", "min", "s"):

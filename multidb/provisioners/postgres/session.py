@@ -97,7 +97,8 @@ class PostgresSession:
         """Reads the inside of a database; None when it is not ours and does not let us in."""
         try:
             with self._open(inside.desired.name, reading=True) as wire:
-                answer = wire.ask(catalog.INTERIOR, (inside.desired.role,), self._server.timeout)
+                taking_over = "false" if inside.revision else "true"
+                answer = wire.ask(catalog.INTERIOR, (inside.desired.role, taking_over), self._server.timeout)
         except NotAllowed:
             if inside.marked:
                 raise

@@ -199,20 +199,26 @@ def _access(change: Change, access: Access, context: StoreContext) -> Iterator[s
 
 def _adjust(what: str, held: frozenset[tuple[str, str]], wanted: frozenset[tuple[str, str]]) -> Iterator[str]:
     """Revokes what is held and not wanted, grants what is wanted and not held, and touches nothing else."""
-    for grantee, surplus in _by_grantee(held - wanted):
-        options = [privilege.removeprefix(_GRANT_OPTION) for privilege in surplus if _GRANT_OPTION in privilege]
-        plain = [privilege for privilege in surplus if _GRANT_OPTION not in privilege]
-        if options:
-            yield f"REVOKE {_GRANT_OPTION}{', '.join(options)} {what} FROM {_grantee(grantee)} CASCADE"
-        if plain:
-            yield f"REVOKE {', '.join(plain)} {what} FROM {_grantee(grantee)}"
-    for grantee, missing in _by_grantee(wanted - held):
-        yield f"GRANT {', '.join(missing)} {what} TO {_grantee(grantee)}"
+    surplus = held - wanted
+    options = {(to, right.removeprefix(_GRANT_OPTION)) for to, right in surplus if right.startswith(_GRANT_OPTION)}
+    for grantees, privileges in _alike(options):
+        yield f"REVOKE {_GRANT_OPTION}{privileges} {what} FROM {grantees} CASCADE"
+    for grantees, privileges in _alike(pair for pair in surplus if not pair[1].startswith(_GRANT_OPTION)):
+        yield f"REVOKE {privileges} {what} FROM {grantees}"
+    for grantees, privileges in _alike(wanted - held):
+        yield f"GRANT {privileges} {what} TO {grantees}"
 
 
-def _by_grantee(privileges: Iterable[tuple[str, str]]) -> Iterator[tuple[str, list[str]]]:
-    for grantee, pairs in groupby(sorted(privileges), key=lambda pair: pair[0]):
-        yield grantee, [privilege for _, privilege in pairs]
+def _alike(privileges: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """Lists of grantees, with the list of privileges that each of them has alike, as SQL writes them."""
+    by_grantee: dict[str, list[str]] = {}
+    for grantee, privilege in sorted(privileges):
+        by_grantee.setdefault(grantee, []).append(privilege)
+    alike: dict[str, list[str]] = {}
+    for grantee, held in by_grantee.items():
+        alike.setdefault(", ".join(held), []).append(_grantee(grantee))
+    for together, grantees in alike.items():
+        yield ", ".join(grantees), together
 
 
 def _settings(change: Change, settings: Settings) -> Iterator[str]:
@@ -276,15 +282,16 @@ def _default_privileges(live: Interior | None, interior: Interior) -> Iterator[s
     # By default everybody may execute every new function; only the form without IN SCHEMA can take that away.
     held = live.default_privileges if live else frozenset({("FUNCTIONS", PUBLIC, "EXECUTE")})
     start = f"ALTER DEFAULT PRIVILEGES FOR ROLE {identifier(interior.role)}"
-    for kind, grantee, privileges in _by_kind(held - interior.default_privileges):
-        yield f"{start} REVOKE {privileges} ON {kind} FROM {_grantee(grantee)}"
-    for kind, grantee, privileges in _by_kind(interior.default_privileges - held):
-        yield f"{start} GRANT {privileges} ON {kind} TO {_grantee(grantee)}"
+    for kind, grantees, privileges in _by_kind(held - interior.default_privileges):
+        yield f"{start} REVOKE {privileges} ON {kind} FROM {grantees}"
+    for kind, grantees, privileges in _by_kind(interior.default_privileges - held):
+        yield f"{start} GRANT {privileges} ON {kind} TO {grantees}"
 
 
 def _by_kind(privileges: Iterable[tuple[str, str, str]]) -> Iterator[tuple[str, str, str]]:
-    for (kind, grantee), entries in groupby(sorted(privileges), key=lambda entry: entry[:2]):
-        yield kind, grantee, ", ".join(privilege for _, _, privilege in entries)
+    for kind, entries in groupby(sorted(privileges), key=lambda entry: entry[0]):
+        for grantees, together in _alike((grantee, privilege) for _, grantee, privilege in entries):
+            yield kind, grantees, together
 
 
 def _create_extension(name: str, interior: Interior, facts: PostgresFacts) -> str:
@@ -309,9 +316,8 @@ def _create_extension(name: str, interior: Interior, facts: PostgresFacts) -> st
 def _existing_objects(live: Interior, interior: Interior) -> Iterator[str]:
     """Default privileges never reach what exists already."""
     for schema in live.schemas:
-        both = f"{identifier(interior.readers)}, {identifier(interior.writers)}"
-        yield f"GRANT USAGE ON SCHEMA {schema} TO {both}"
-        for kind, grantee, privileges in _by_kind(interior.default_privileges):
+        yield f"GRANT USAGE ON SCHEMA {schema} TO {identifier(interior.readers)}, {identifier(interior.writers)}"
+        for kind, grantees, privileges in _by_kind(interior.default_privileges):
             if kind != "SCHEMAS":
                 routines = "ROUTINES" if kind == "FUNCTIONS" else kind
-                yield f"GRANT {privileges} ON ALL {routines} IN SCHEMA {schema} TO {_grantee(grantee)}"
+                yield f"GRANT {privileges} ON ALL {routines} IN SCHEMA {schema} TO {grantees}"

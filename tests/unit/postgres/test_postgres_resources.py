@@ -1,0 +1,283 @@
+"""Postgres, the pure part: options, names, secrets, environment, isolation."""
+
+from __future__ import annotations
+
+import base64
+import subprocess
+import sys
+from urllib.parse import unquote, urlsplit
+
+import pytest
+from pydantic import ValidationError
+
+from multidb.model import App, Endpoint, Isolation, StoreContext
+from multidb.provisioners.postgres import PROVISIONER, scram
+from multidb.provisioners.postgres.resources import (
+    AppOptions,
+    Extension,
+    Interior,
+    Membership,
+    PostgresFacts,
+    Role,
+    ServerDatabase,
+    ServerDatabaseFacts,
+    Settings,
+    advise,
+    derived_names,
+    desired,
+    duration,
+    env,
+    isolation,
+    secrets,
+)
+from multidb.secrets import Secret, SecretRef
+
+
+def app(name: str = "lernmi", **options: object) -> App:
+    return App(name, name, {"postgres": AppOptions(**options)})
+
+
+def facts(number: int = 180006, superuser: bool = True, **more: object) -> PostgresFacts:
+    return PostgresFacts(
+        product="PostgreSQL",
+        version=f"{number // 10000}",
+        number=number,
+        admin="postgres" if superuser else "plat",
+        superuser=superuser,
+        createrole=True,
+        createdb=True,
+        extensions={"ltree": Extension("1.3", True, None), "vector": Extension("0.8", False, None)},
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def context(known: PostgresFacts | None = None) -> StoreContext:
+    return StoreContext("digi", known or facts())
+
+
+# --- options ---
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        *(("30s", "30s"), (30000, "30s"), ("0.5 min", "30s"), ("60s", "1min"), ("90s", "90s"), ("1500", "1500ms")),
+        *(("0", "0"), ("0s", "0"), ("24h", "1d"), ("1.5s", "1500ms"), ("2500us", "2ms")),
+    ],
+)
+def test_a_duration_has_one_form(text: object, canonical: str) -> None:
+    assert duration(text) == canonical
+    assert duration(canonical) == canonical
+
+
+@pytest.mark.parametrize("text", ["", "soon", "-1", "-1s", "30 seconds", "30S", True, None, "60d", "1s; DROP", "250us"])
+def test_what_is_no_duration_is_refused_with_what_would_be(text: object) -> None:
+    with pytest.raises(ValueError, match="must be a duration"):
+        duration(text)
+
+
+@pytest.mark.parametrize("name", ["", "a b", "vector;", 'x"y', "-a", "a" * 64])
+def test_an_extension_name_is_checked(name: str) -> None:
+    with pytest.raises(ValidationError, match="must be names of extensions"):
+        AppOptions(extensions=(name,))
+
+
+def test_extensions_are_a_set() -> None:
+    assert AppOptions(extensions=("uuid-ossp", "ltree", "ltree")).extensions == ("ltree", "uuid-ossp")
+
+
+def test_an_unknown_option_is_refused() -> None:
+    with pytest.raises(ValidationError):
+        AppOptions(connection_limits=3)  # type: ignore[call-arg]
+
+
+# --- names, secrets ---
+
+
+def test_names_of_an_app() -> None:
+    by_space: dict[str, list[str]] = {}
+    for name in derived_names(app()):
+        by_space.setdefault(name.space, []).append(name.name)
+    assert by_space == {
+        "postgres database": ["lernmi"],
+        "postgres role": [
+            "lernmi_owner",
+            "lernmi_rw",
+            "lernmi_ro",
+            "lernmi_user",
+            "lernmi_user_b",
+            "lernmi_readonly",
+            "lernmi_migrate",
+        ],
+    }
+
+
+def test_a_longest_id_fits() -> None:
+    assert all(len(name.name.encode()) <= name.limit for name in derived_names(app("a" * 31)))
+
+
+def test_an_app_and_one_named_like_its_role_collide() -> None:
+    taken = {(name.space, name.name) for name in derived_names(app("a"))}
+    assert ("postgres role", "a_user_b") in taken
+    assert not taken & {(name.space, name.name) for name in derived_names(app("b"))}
+
+
+def test_each_login_has_a_password_and_a_verifier_of_it() -> None:
+    names = [spec.ref.name for spec in secrets(app(roles="split"))]
+    assert names == ["user", "user_verifier", "readonly", "readonly_verifier", "migrate", "migrate_verifier"]
+    verifier = secrets(app())[1]
+    assert verifier.source == SecretRef("lernmi", "postgres", "user")
+    assert verifier.derive is not None
+    assert scram.matches("a password", verifier.derive("a password"))
+
+
+# --- SCRAM ---
+
+
+def test_a_verifier_is_what_the_server_would_make() -> None:
+    """The example of RFC 7677, section 3: the server key signs what the client can check."""
+    import hashlib
+    import hmac
+
+    made = scram.verifier("pencil", base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ=="))
+    _, parameters, keys = made.split("$")
+    assert parameters == "4096:W22ZaJ0SNY7soEsUEjb6gQ=="
+    stored, server = (base64.b64decode(key) for key in keys.split(":"))
+    message = (
+        b"n=user,r=rOprNGfwEbeRWgbNEkqO,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0,"
+        b"s=W22ZaJ0SNY7soEsUEjb6gQ==,i=4096,c=biws,r=rOprNGfwEbeRWgbNEkqO%hvYDpWUa2RaTCAfuxFIlj)hNlF$k0"
+    )
+    signature = hmac.digest(server, message, "sha256")
+    assert base64.b64encode(signature).decode() == "6rriTRBi23WpRR/wtup+mMhUZUn/dB5nLTJRsjl95G4="
+    proof = base64.b64decode("dHzbZapWIk4jUhN+Ute9ytag9zjfMHgsqmmiz7AndVQ=")
+    client_key = bytes(a ^ b for a, b in zip(proof, hmac.digest(stored, message, "sha256"), strict=True))
+    assert hashlib.sha256(client_key).digest() == stored
+
+
+def test_a_verifier_matches_its_password_only() -> None:
+    held = scram.verifier("right")
+    assert scram.matches("right", held)
+    assert not scram.matches("wrong", held)
+    assert held != scram.verifier("right"), "every verifier has its own salt"
+
+
+@pytest.mark.parametrize("held", ["", "md5" + "0" * 32, "SCRAM-SHA-256$x:y$z:w", "SCRAM-SHA-256$0:AAAA$a:b", "a$b$c"])
+def test_what_is_no_verifier_matches_nothing(held: str) -> None:
+    assert not scram.matches("right", held)
+
+
+# --- desired ---
+
+
+def of(kind: type, *apps: App, known: PostgresFacts | None = None) -> dict[str, object]:
+    return {r.name: r for r in desired(apps or (app(),), context(known)) if isinstance(r, kind)}
+
+
+def test_simple_the_login_becomes_the_owner_and_inherits_nothing() -> None:
+    login = of(Role)["lernmi_user"]
+    assert isinstance(login, Role)
+    assert (login.login, login.inherit, login.connection_limit) == (True, False, 20)
+    settings = of(Settings)["lernmi_user in lernmi"]
+    assert isinstance(settings, Settings)
+    assert ("role", "lernmi_owner") in settings.values
+    assert "lernmi_migrate" not in of(Role)
+
+
+def test_split_only_the_migration_login_becomes_the_owner() -> None:
+    members = of(Membership, app(roles="split"))
+    assert set(members) == {
+        "lernmi_user in lernmi_rw",
+        "lernmi_readonly in lernmi_ro",
+        "lernmi_migrate in lernmi_owner",
+    }
+    settings = of(Settings, app(roles="split"))
+    assert ("role", "lernmi_owner") not in settings["lernmi_user in lernmi"].values  # type: ignore[attr-defined]
+    assert settings["lernmi_migrate in lernmi"].values == {("role", "lernmi_owner")}  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(("number", "known"), [(130000, False), (159999, False), (160000, True), (180006, True)])
+def test_membership_options_are_wanted_where_the_server_has_them(number: int, known: bool) -> None:
+    edges = of(Membership, known=facts(number)).values()
+    assert all((edge.inherit is not None) is known for edge in edges)  # type: ignore[attr-defined]
+
+
+def test_an_admin_who_is_no_superuser_joins_the_owner() -> None:
+    assert "plat in lernmi_owner" in of(Membership, known=facts(superuser=False))
+    assert "postgres in lernmi_owner" not in of(Membership)
+
+
+def test_the_revision_changes_with_what_is_wanted_inside_and_with_nothing_else() -> None:
+    def revision(**options: object) -> str:
+        interior = of(Interior, app(**options))["lernmi"]
+        assert isinstance(interior, Interior)
+        return interior.revision
+
+    assert revision() == revision(connection_limit=7, statement_timeout="1s")
+    assert revision() != revision(extensions=("ltree",))
+
+
+def test_only_databases_that_can_be_closed_are_to_be() -> None:
+    known = facts(
+        server_databases=(
+            ServerDatabaseFacts("postgres", "root", open=True, closable=False),
+            ServerDatabaseFacts("template1", "plat", open=True, closable=True),
+        )
+    )
+    assert set(of(ServerDatabase, known=known)) == {"template1"}
+    level, why = isolation(app(), known)
+    assert level is Isolation.PARTIAL
+    assert "postgres" in why
+    assert "root" in why
+    assert "REVOKE" in why
+    assert isolation(app(), facts())[0] is Isolation.ENFORCED
+
+
+# --- environment, advice ---
+
+
+def test_the_environment_survives_any_password() -> None:
+    nasty = "p@ss:w/rd%20$#?&'\"\\ü "
+    variables = env(
+        app("beep_boop", roles="split"),
+        context(),
+        Endpoint("::1", 5432, params={"sslmode": "verify-full"}),
+        lambda _: Secret(nasty),
+    )
+    assert set(variables) == {
+        "DATABASE_URL",
+        "BEEP_BOOP_DB_URL",
+        "BEEP_BOOP_DB_READONLY_URL",
+        "BEEP_BOOP_DB_MIGRATE_URL",
+        "DATABASE_URL_ASYNC",
+    }
+    secret = variables["DATABASE_URL"]
+    assert isinstance(secret, Secret)
+    url = urlsplit(secret.reveal())
+    assert (url.hostname, url.port, url.path, url.query) == ("::1", 5432, "/beep_boop", "sslmode=verify-full")
+    assert unquote(url.password or "") == nasty
+    asynchronous = variables["DATABASE_URL_ASYNC"]
+    assert isinstance(asynchronous, Secret)
+    assert asynchronous.reveal().startswith("postgresql+asyncpg://beep_boop_user:")
+    assert asynchronous.reveal().endswith("/beep_boop?ssl=verify-full")
+    assert nasty not in repr(variables)
+
+
+def test_too_many_connections_are_advised_against() -> None:
+    (finding,) = advise([app(), app("other")], context(facts(max_connections=53)))
+    assert finding.level == "ok", finding
+    (finding,) = advise([app(), app("other"), app("third", roles="split")], context(facts(max_connections=50)))
+    assert finding.level == "warning"
+    assert "80 connections" in finding.message
+    assert finding.fix
+
+
+def test_a_stale_collation_is_found() -> None:
+    *_, finding = advise([], context(facts(stale_collations=("old",))))
+    assert (finding.level, finding.subject) == ("warning", "database old")
+    assert "REINDEX" in finding.fix
+
+
+def test_no_driver_is_loaded_to_plan() -> None:
+    code = "import sys, multidb.provisioners.postgres; sys.exit('psycopg' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+    assert PROVISIONER.name == "postgres"

@@ -1,0 +1,307 @@
+"""Postgres: changes as SQL, and the catalogs' answers as resources. No server."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from multidb.errors import NotAllowed, ServerError, WrongVersion
+from multidb.model import Action, App, Change, Inspection, Owner, Resource
+from multidb.plan import diff
+from multidb.provisioners.postgres import catalog
+from multidb.provisioners.postgres.resources import (
+    Access,
+    AppOptions,
+    Database,
+    Interior,
+    Membership,
+    PostgresFacts,
+    Role,
+    desired,
+)
+from multidb.provisioners.postgres.statements import identifier, literal, statements
+from multidb.secrets import MemorySecretStore
+from tests.unit.postgres.test_postgres_resources import app, context, facts
+
+
+def sql(change: Change, known: PostgresFacts | None = None) -> list[str]:
+    return [statement.text for statement in statements(change, context(known))]
+
+
+def the(kind: type[Resource], *, known: PostgresFacts | None = None, **options: object) -> list[Resource]:
+    return [resource for resource in desired([app(**options)], context(known)) if isinstance(resource, kind)]
+
+
+def changed(want: Resource, known: PostgresFacts | None = None, **live: object) -> list[str]:
+    """What is sent when the server's `want` has the fields `live`."""
+    (change,) = diff([want], [dataclasses.replace(want, **live)])
+    return sql(change, known)
+
+
+# --- quoting ---
+
+
+@given(st.text(alphabet=st.characters(exclude_characters="\0")))
+def test_an_identifier_reads_back_unchanged(name: str) -> None:
+    quoted = identifier(name)
+    assert quoted[0] == quoted[-1] == '"'
+    assert '"' not in quoted[1:-1].replace('""', "")
+    assert quoted[1:-1].replace('""', '"') == name
+
+
+@given(st.text(alphabet=st.characters(exclude_characters="\0")))
+def test_a_literal_reads_back_unchanged(text: str) -> None:
+    quoted = literal(text)
+    body = quoted.removeprefix("E")[1:-1]
+    assert "'" not in body.replace("''", "")
+    read = body.replace("''", "'")
+    assert (read.replace("\\\\", "\\") if quoted.startswith("E") else read) == text
+
+
+@pytest.mark.parametrize("quote", [identifier, literal])
+def test_nul_is_refused(quote: object) -> None:
+    with pytest.raises(ValueError, match="NUL"):
+        quote("a\0b")  # type: ignore[operator]
+
+
+# --- roles, memberships ---
+
+
+def test_an_altered_role_names_only_what_differs() -> None:
+    (login,) = [role for role in the(Role) if role.name == "lernmi_user"]
+    assert changed(login, connection_limit=3) == ['ALTER ROLE "lernmi_user" CONNECTION LIMIT 20']
+    assert changed(login, superuser=True, login=False) == ['ALTER ROLE "lernmi_user" LOGIN NOSUPERUSER']
+    assert changed(login, valid_until="2020-01-01") == ["ALTER ROLE \"lernmi_user\" VALID UNTIL 'infinity'"]
+
+
+def test_a_password_is_a_parameter() -> None:
+    (login,) = [role for role in the(Role) if role.name == "lernmi_user"]
+    (change,) = diff([login], [dataclasses.replace(login, password="other")])
+    (statement,) = statements(change, context())
+    assert statement.text == "ALTER ROLE \"lernmi_user\" PASSWORD :'verifier'"
+    assert [(name, str(ref)) for name, ref in statement.binds] == [("verifier", "lernmi/postgres/user_verifier")]
+
+
+def test_a_password_where_none_belongs_is_taken_away() -> None:
+    owner = the(Role)[0]
+    assert changed(owner, password="other") == ['ALTER ROLE "lernmi_owner" PASSWORD NULL']
+
+
+def test_a_surplus_membership_is_revoked_from_each_grantor() -> None:
+    edge = Membership(name="x in y", role="y", member="x", grantors=("a", 'b"'))
+    assert sql(Change(Action.DELETE, None, edge)) == [
+        'REVOKE "y" FROM "x" GRANTED BY "a" CASCADE',
+        'REVOKE "y" FROM "x" GRANTED BY "b""" CASCADE',
+    ]
+    assert sql(Change(Action.DELETE, None, edge), facts(150000)) == ['REVOKE "y" FROM "x" CASCADE']
+
+
+def test_before_16_a_membership_has_no_options() -> None:
+    old = facts(150000)
+    (grant, *_) = [line for edge in the(Membership, known=old) for line in sql(Change(Action.CREATE, edge, None), old)]
+    assert grant == 'GRANT "lernmi_ro" TO "lernmi_readonly"'
+
+
+# --- privileges ---
+
+
+def test_only_the_difference_is_revoked_and_granted() -> None:
+    (access,) = the(Access)
+    assert isinstance(access, Access)
+    live = access.privileges - {("lernmi_ro", "CONNECT")} | {("public", "CONNECT"), ("lernmi_rw", "CREATE")}
+    assert changed(access, privileges=live) == [
+        'REVOKE CREATE ON DATABASE "lernmi" FROM "lernmi_rw"',
+        'REVOKE CONNECT ON DATABASE "lernmi" FROM PUBLIC',
+        'GRANT CONNECT ON DATABASE "lernmi" TO "lernmi_ro"',
+    ]
+
+
+def test_a_right_to_pass_on_is_revoked_alone() -> None:
+    (access,) = the(Access)
+    assert isinstance(access, Access)
+    live = access.privileges | {("lernmi_owner", "GRANT OPTION FOR CONNECT")}
+    assert changed(access, privileges=live) == [
+        'REVOKE GRANT OPTION FOR CONNECT ON DATABASE "lernmi" FROM "lernmi_owner" CASCADE'
+    ]
+
+
+def test_a_role_called_public_in_capitals_is_not_everybody() -> None:
+    (access,) = the(Access)
+    assert isinstance(access, Access)
+    (line,) = changed(access, privileges=access.privileges | {("PUBLIC", "CONNECT")})
+    assert line.endswith('FROM "PUBLIC"')
+
+
+# --- interior ---
+
+
+def test_the_revision_is_written_with_the_work_and_last() -> None:
+    (interior,) = the(Interior, extensions=("ltree",))
+    sent = statements(Change(Action.CREATE, interior, None), context())
+    assert sent[-1].text.startswith('COMMENT ON DATABASE "lernmi" IS \'multidb:digi/lernmi ')
+    assert {statement.scope for statement in sent} == {"lernmi"}
+    assert all(statement.atomic for statement in sent)
+
+
+def test_repairing_a_drift_does_not_write_the_revision() -> None:
+    (interior,) = the(Interior)
+    assert changed(interior, schema_owner="mallory") == ['ALTER SCHEMA public OWNER TO "lernmi_owner"']
+
+
+def test_a_missing_schema_is_made() -> None:
+    (interior,) = the(Interior)
+    assert changed(interior, schema_owner=None, schema_privileges=frozenset()) == [
+        'CREATE SCHEMA public AUTHORIZATION "lernmi_owner"',
+        'GRANT USAGE ON SCHEMA public TO "lernmi_ro", "lernmi_rw"',
+    ]
+
+
+def test_objects_of_another_owner_are_taken_over_one_by_one() -> None:
+    (interior,) = the(Interior)
+    objects = frozenset({("TABLE", "s.t"), ("SCHEMA", "s"), ("ROUTINE", "s.f(integer)")})
+    assert changed(interior, misowned=objects) == [
+        'ALTER SCHEMA s OWNER TO "lernmi_owner"',
+        'ALTER ROUTINE s.f(integer) OWNER TO "lernmi_owner"',
+        'ALTER TABLE s.t OWNER TO "lernmi_owner"',
+    ]
+
+
+def test_an_extension_that_the_server_lacks_is_told_from_one_that_is_not_allowed() -> None:
+    (missing,) = the(Interior, extensions=("postgis",))
+    with pytest.raises(ServerError, match="the server has no extension postgis, which lernmi wants") as lacking:
+        sql(Change(Action.CREATE, missing, None))
+    assert not isinstance(lacking.value, NotAllowed)
+    (untrusted,) = the(Interior, extensions=("vector",))
+    with pytest.raises(NotAllowed, match="plat may not create the extension vector") as denied:
+        sql(Change(Action.CREATE, untrusted, None), facts(superuser=False))
+    assert "superuser" in (denied.value.hint or "")
+    assert sql(Change(Action.CREATE, untrusted, None))
+    assert sql(Change(Action.CREATE, untrusted, None), facts(superuser=False, service="rds"))
+    (trusted,) = the(Interior, extensions=("ltree",))
+    assert sql(Change(Action.CREATE, trusted, None), facts(superuser=False))
+
+
+def test_before_15_the_schema_takes_a_superuser() -> None:
+    (interior,) = the(Interior)
+    change = Change(Action.CREATE, interior, None)
+    assert sql(change, facts(140000))
+    with pytest.raises(NotAllowed, match="cannot give schema public"):
+        sql(change, facts(140000, superuser=False))
+
+
+# --- reading the catalogs ---
+
+
+def overview(known: PostgresFacts | None = None, **document: object) -> catalog.Overview:
+    apps: list[App] = [App("lernmi", "lernmi", {"postgres": AppOptions()})]
+    wanted = desired(apps, context(known))
+    answer = {"roles": None, "memberships": None, "databases": None} | document
+    inspection = Inspection(context(known), apps, wanted, MemorySecretStore())
+    return catalog.read_overview(json.dumps(answer), inspection)
+
+
+def database(**fields: object) -> dict[str, object]:
+    row = {"name": "lernmi", "mark": None, "owner": "postgres", "open": True, "template": False, "connection_limit": -1}
+    return row | {"privileges": None, "settings": None} | fields
+
+
+def owner_role(mark: str | None = "multidb:digi/lernmi owns") -> dict[str, object]:
+    flags = ("login", "inherit", "superuser", "createdb", "createrole", "replication", "bypassrls")
+    row = dict.fromkeys(flags, False) | {"inherit": True, "connection_limit": -1, "valid_until": None, "held": None}
+    return row | {"name": "lernmi_owner", "mark": mark}
+
+
+def found(seen: catalog.Overview) -> Database:
+    (resource,) = [resource for resource in seen.resources if isinstance(resource, Database)]
+    return resource
+
+
+def test_a_database_created_and_not_marked_yet_is_ours() -> None:
+    seen = overview(roles=[owner_role()], databases=[database(open=False)])
+    assert found(seen).owner == Owner("digi", "lernmi")
+    assert not any(isinstance(resource, Access) for resource in seen.resources), "all the rest is still to be made"
+    assert not seen.insides
+
+
+@pytest.mark.parametrize(
+    ("role", "row"),
+    [
+        (owner_role(), database(open=True)),  # somebody may already be in it
+        (owner_role(None), database(open=False)),
+        (owner_role("multidb:rival/lernmi"), database(open=False)),
+        (owner_role(), database(open=False, mark="a note of somebody's")),
+    ],
+)
+def test_any_other_unmarked_database_is_not(role: dict[str, object], row: dict[str, object]) -> None:
+    assert found(overview(roles=[role], databases=[row])).owner is None
+
+
+@pytest.mark.parametrize(
+    ("mark", "owner", "settled"),
+    [
+        (None, None, False),
+        ("multidb:digi/lernmi", Owner("digi", "lernmi"), False),
+        ("multidb:digi/lernmi unfinished", Owner("digi", "lernmi"), False),
+        ("multidb:digi/lernmi 00000000", Owner("digi", "lernmi"), False),
+        ("multidb:digi/lernmi REVISION and a note", Owner("digi", "lernmi"), True),
+    ],
+)
+def test_a_mark_tells_whose_and_whether_it_has_to_be_entered(
+    mark: str | None, owner: Owner | None, settled: bool
+) -> None:
+    (interior,) = the(Interior)
+    assert isinstance(interior, Interior)
+    seen = overview(databases=[database(mark=mark and mark.replace("REVISION", interior.revision))])
+    assert found(seen).owner == owner
+    (inside,) = seen.insides
+    assert (inside.settled, inside.marked) == (settled, owner is not None)
+
+
+def test_a_rivals_database_is_not_entered() -> None:
+    assert not overview(databases=[database(mark="multidb:rival/lernmi unfinished")]).insides
+
+
+def edges(seen: catalog.Overview) -> dict[str, Membership]:
+    return {resource.name: resource for resource in seen.resources if isinstance(resource, Membership)}
+
+
+def test_grants_of_several_grantors_are_one_membership() -> None:
+    rows = [["lernmi_ro", "x", "a", False, False, True], ["lernmi_ro", "x", "b", True, True, False]]
+    edge = edges(overview(memberships=rows))["x in lernmi_ro"]
+    assert (edge.admin, edge.inherit, edge.set_role, edge.grantors) == (True, True, True, ("a", "b"))
+
+
+def test_what_the_server_grants_a_roles_creator_is_no_drift() -> None:
+    known = facts(superuser=False)
+    rows = [[role, "plat", "postgres", True, False, False] for role in ("lernmi_owner", "lernmi_ro")]
+    assert not edges(overview(known, memberships=rows))
+    rows.append(["lernmi_owner", "plat", "plat", False, True, True])
+    edge = edges(overview(known, memberships=rows))["plat in lernmi_owner"]
+    assert not diff([edge for edge in the(Membership, known=known) if edge.name == "plat in lernmi_owner"], [edge])
+
+
+@pytest.mark.parametrize("value", ["30s", "30000", "0.5min", "30000ms"])
+def test_equal_durations_are_no_drift(value: str) -> None:
+    config = [
+        f"statement_timeout={value}",
+        "idle_in_transaction_session_timeout=60s",
+        "role=lernmi_owner",
+        "work_mem=4MB",
+    ]
+    seen = overview(databases=[database(settings=[["lernmi_user", config]])])
+    wanted = [r for r in desired([app()], context()) if r.name == "lernmi_user in lernmi" and r.kind == "settings"]
+    live = [r for r in seen.resources if r.name == "lernmi_user in lernmi"]
+    assert not diff(wanted, live)
+
+
+@pytest.mark.parametrize(("number", "ok"), [(90624, False), (129999, False), (130000, True), (190000, True)])
+def test_versions(number: int, ok: bool) -> None:
+    if ok:
+        catalog.require_version(number, "postgres")
+    else:
+        with pytest.raises(WrongVersion, match="needs 13 or newer"):
+            catalog.require_version(number, "postgres")

@@ -239,7 +239,7 @@ class Engine:
             self._progress(server.name, "reading")
             with self._open(server) as session:
                 return self._read(server, session, scope)
-        except ServerError as error:
+        except (ServerError, Refused) as error:
             return ServerPlan(server.name, server.store, error=error)
 
     def _read(self, server: Server, session: Session, scope: Scope) -> ServerPlan:

@@ -156,7 +156,7 @@ class SaveNote(Resource):
     killed knows that the rules have to be saved.
     """
 
-    kind: ClassVar[str] = "save note"
+    kind: ClassVar[str] = "note of unsaved rules"
     rank: ClassVar[int] = 0
 
     written: bool = True
@@ -273,7 +273,7 @@ def desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
     if facts.admin != "default" and options.default_user == "close":
         users.append(DefaultUser(name="default"))
     if facts.persistence != "none":
-        users += [SaveNote(name="acl"), SavedRules(name="acl")]
+        users += [SaveNote(name="before the first change"), SavedRules(name="after the last change")]
     return users
 
 

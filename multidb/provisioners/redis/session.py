@@ -121,8 +121,8 @@ class RedisSession:
             live.append(found_default_user(rules["default"]))
         unsaved = NOTE_USER in rules or _will_change(inspection.desired, live)
         # Both say what the coming changes make of the saved rules; when there are none, nothing is to be done.
-        live.append(SaveNote(name="acl", written=NOTE_USER in rules or not unsaved))
-        live.append(SavedRules(name="acl", saved=not unsaved))
+        live.append(SaveNote(name="before the first change", written=NOTE_USER in rules or not unsaved))
+        live.append(SavedRules(name="after the last change", saved=not unsaved))
         return live
 
     @contextlib.contextmanager

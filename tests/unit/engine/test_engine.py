@@ -22,8 +22,7 @@ from tests.unit.engine.toy_store import SHELF, Box, ToyServer
 MANIFEST = """\
 version: 1
 project: shop
-runtime: external
-external: {}
+runtime: embedded
 apps:
   ann: {stores: [toy]}
   bob: {stores: [toy], toy: {colour: blue}}

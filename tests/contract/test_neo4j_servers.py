@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -13,7 +14,7 @@ import psutil
 import pytest
 
 from multidb.engine import Engine, Scope
-from multidb.errors import AuthenticationFailed, ServerSlow, StatementFailed, WrongVersion
+from multidb.errors import AuthenticationFailed, ServerDown, ServerError, ServerSlow, StatementFailed, WrongVersion
 from multidb.errors import Refused as MultidbRefused
 from multidb.model import App, Endpoint, Inspection, Isolation, Project, Resource, Server, Statement, StoreContext
 from multidb.plan import diff
@@ -234,6 +235,31 @@ def test_a_server_that_is_no_neo4j_is_told_apart(shared: RealServer) -> None:
         thread.start()
         endpoint = Endpoint("127.0.0.1", listener.getsockname()[1], "neo4j")
         with pytest.raises(WrongVersion, match="Bolt"):
+            connect(Server("neo4j", "neo4j", endpoint, timeout=3), generate(), "multidb test")
+        thread.join()
+
+
+def test_tls_that_fails_is_told_from_a_server_that_is_down(shared: RealServer) -> None:
+    for params in (
+        {"scheme": "bolt+s"},
+        {"scheme": "bolt+s", "ca_file": ssl.get_default_verify_paths().openssl_cafile},
+    ):
+        endpoint = replace(shared.server.endpoint, tls=True, params=params)
+        with pytest.raises(ServerError, match=r"TLS|cannot be read") as caught:
+            open_session(shared, endpoint=endpoint)
+        assert "ca_file" in (caught.value.hint or "")
+
+
+def test_a_server_that_hangs_up_is_down() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def hang_up() -> None:
+            listener.accept()[0].close()
+
+        thread = threading.Thread(target=hang_up)
+        thread.start()
+        endpoint = Endpoint("127.0.0.1", listener.getsockname()[1], "neo4j")
+        with pytest.raises(ServerDown):
             connect(Server("neo4j", "neo4j", endpoint, timeout=3), generate(), "multidb test")
         thread.join()
 

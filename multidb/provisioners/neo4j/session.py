@@ -350,15 +350,21 @@ def _explain(error: BaseException, server: Server) -> ServerError:
     if isinstance(error, exceptions.Neo4jError):
         return _explain_answer(error, where)
     causes = list(_causes(error))
-    if isinstance(error, exceptions.UnsupportedServerProduct) or _is_not_bolt(error):
+    if isinstance(error, (FileNotFoundError, PermissionError)):
+        return ServerError(
+            f"{error.filename or 'a certificate file'} cannot be read: {error.strerror}",
+            where=where,
+            hint="correct ca_file, cert_file or key_file",
+        )
+    if _is_not_bolt(error):
         return WrongVersion(
             "something answers there that does not speak Bolt, or not a version that multidb's driver knows",
             where=where,
             hint="check the address: Bolt is usually on port 7687, and bolt+s:// needs TLS on the server",
         )
-    if any(isinstance(cause, ssl.SSLError) for cause in causes):
+    if _is_tls(causes):
         return ServerDown(
-            f"the TLS connection fails: {redact(str(error))}",
+            "the TLS connection fails",
             where=where,
             hint="name the server's CA with ca_file, or correct the scheme (bolt:// or bolt+s://)",
         )
@@ -405,8 +411,12 @@ def _message(error: exceptions.Neo4jError) -> str:
 
 
 def _is_not_bolt(error: BaseException) -> bool:
-    text = str(error).lower()
-    return "handshake" in text or "unknown protocol version" in text or "looks like http" in text
+    return isinstance(error, exceptions.UnsupportedServerProduct) or "looks like HTTP" in str(error)
+
+
+def _is_tls(causes: Sequence[BaseException]) -> bool:
+    # The driver's words for a handshake that broke; a server without TLS just closes the connection.
+    return any(isinstance(cause, ssl.SSLError) or "enabled encryption" in str(cause) for cause in causes)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

@@ -77,13 +77,14 @@ class Cluster:
         self.stop(signal.SIGKILL)
 
     def freeze(self) -> None:
-        """Stops every process of it, so that it accepts connections and answers nothing."""
+        """Stops the process that takes connections: they are accepted by the system, and answered by nobody. Sessions
+        that are open already go on."""
         assert self.process is not None
-        os.killpg(self.process.pid, signal.SIGSTOP)
+        self.process.send_signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
         assert self.process is not None
-        os.killpg(self.process.pid, signal.SIGCONT)
+        self.process.send_signal(signal.SIGCONT)
 
     def sql(self, *statements: str, database: str = "postgres") -> list[Any]:
         """Runs statements as the superuser; the rows of the last one."""
@@ -149,7 +150,10 @@ def cluster(major: int, **settings: str) -> Iterator[Cluster]:
         made.start()
         _BY_PORT[made.port] = made
         try:
-            made.sql(f"CREATE ROLE {PLATFORM} LOGIN CREATEDB CREATEROLE PASSWORD '{made.platform_password}'")
+            made.sql(
+                f"CREATE ROLE {PLATFORM} LOGIN CREATEDB CREATEROLE PASSWORD '{made.platform_password}'",
+                f"GRANT CONNECT ON DATABASE postgres TO {PLATFORM}",
+            )
             yield made
         finally:
             made.thaw()

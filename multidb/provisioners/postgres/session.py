@@ -11,7 +11,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Self, TypeVar
+from typing import Self, TypeVar, cast
 
 from multidb.errors import (
     AuthenticationFailed,
@@ -127,16 +127,22 @@ class PostgresSession:
             return resource  # the server refuses other things only after it has accepted the password
 
     def _side_by_side(self, work: Callable[[_In], _Out], items: Sequence[_In]) -> list[_Out]:
-        """The results of `work` in the order of `items`. The first error stops what has not begun."""
-        if not items:
-            return []
-        with ThreadPoolExecutor(min(_WORKERS, len(items)), "multidb-postgres") as pool:
-            futures = [pool.submit(work, item) for item in items]
+        """The results of `work` in the order of `items`. Nothing is begun after the first error, which is raised, so
+        that a server that stops answering costs one timeout and not one for each item."""
+        failed: list[Exception] = []
+
+        def unless_failed(item: _In) -> _Out | None:
+            if failed:
+                return None
             try:
-                return [future.result() for future in futures]
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
+                return work(item)
+            except Exception as error:
+                failed.append(error)
                 raise
+
+        with ThreadPoolExecutor(_WORKERS, "multidb-postgres") as pool:
+            results = list(pool.map(unless_failed, items))
+        return cast("list[_Out]", results)  # without an error none was left out
 
     @contextlib.contextmanager
     def lock(self, project: str, holder: str) -> Iterator[None]:

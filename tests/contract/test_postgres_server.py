@@ -1,0 +1,479 @@
+"""What is special to Postgres, on real servers: cost in round trips, gaps between statements, locks, logs, rights."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import psycopg
+import pytest
+
+from multidb.errors import Locked, NotAllowed, ServerError, ServerSlow, StatementFailed, WrongVersion
+from multidb.model import Action, App, Change, Inspection, Isolation, Statement, StoreContext
+from multidb.plan import diff
+from multidb.provisioners.postgres import PROVISIONER
+from multidb.provisioners.postgres.resources import AppOptions, password_ref
+from multidb.provisioners.postgres.session import PostgresSession
+from multidb.provisioners.postgres.statements import identifier, literal
+from multidb.secrets import MemorySecretStore, Secret, generate
+from tests.contract.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
+
+pytestmark = pytest.mark.server
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="module", params=[18, 15])
+def served(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    with cluster(request.param, log_statement="all", log_min_error_statement="error") as made:
+        yield made
+
+
+class Site:
+    """A project on the server: its apps, its secrets, and the steps that the engine takes."""
+
+    def __init__(self, served: Cluster, admin: str = SUPERUSER, timeout: float = 10.0) -> None:
+        self.served = served
+        self.secrets = MemorySecretStore()
+        self.admin = admin
+        self.timeout = timeout
+
+    def app(self, **options: Any) -> App:
+        name = f"s{next(_numbers)}"
+        return App(name, name, {"postgres": AppOptions(**options)})
+
+    def connect(self, name: str = "multidb test") -> PostgresSession:
+        return PostgresSession(self.served.server(self.admin, self.timeout), self.served.admin(self.admin), name)
+
+    def plan(
+        self, session: PostgresSession, apps: Sequence[App], *, deep: bool = True, adopt: Sequence[str] = ()
+    ) -> list[Change]:
+        context = StoreContext("site", session.facts)
+        desired = PROVISIONER.desired(apps, context)
+        live = session.inspect(Inspection(context, apps, desired, self.secrets, deep))
+        changes = diff(desired, live, frozenset(adopt))
+        return [replace(change, statements=tuple(PROVISIONER.statements(change, context))) for change in changes]
+
+    def statements(self, session: PostgresSession, apps: Sequence[App], **how: Any) -> list[Statement]:
+        self.generate(apps)
+        return [statement for change in self.plan(session, apps, **how) for statement in change.statements]
+
+    def generate(self, apps: Sequence[App]) -> None:
+        for spec in (spec for app in apps for spec in PROVISIONER.secrets(app)):
+            if self.secrets.get(spec.ref) is None:
+                source = self.secrets.get(spec.source) if spec.source else None
+                made = Secret(spec.derive(source.reveal())) if source and spec.derive else generate()
+                self.secrets.put({spec.ref: made})
+
+    def apply(self, apps: Sequence[App], **how: Any) -> None:
+        with self.connect() as session:
+            list(session.run(self.statements(session, apps, **how), self.secrets))
+
+    def changes(self, apps: Sequence[App], **how: Any) -> list[Change]:
+        with self.connect() as session:
+            return self.plan(session, apps, **how)
+
+    def enter(self, app: App, login: str = "user") -> psycopg.Connection[Any]:
+        password = self.secrets.get(password_ref(app.id, login))
+        assert password is not None
+        return psycopg.connect(
+            host="127.0.0.1",
+            port=self.served.port,
+            user=f"{app.id}_{login}",
+            password=password.reveal(),
+            dbname=app.id,
+            autocommit=True,
+        )
+
+    def clean(self, *apps: App) -> None:
+        for app in apps:
+            self.served.sql(f"DROP DATABASE IF EXISTS {app.id} WITH (FORCE)")
+
+
+@pytest.fixture
+def site(served: Cluster) -> Site:
+    return Site(served)
+
+
+@pytest.fixture
+def platform(served: Cluster) -> Site:
+    return Site(served, PLATFORM)
+
+
+# --- cost ---
+
+
+def test_the_number_of_round_trips_is_constant_per_server_and_one_per_database(site: Site) -> None:
+    costs = {}
+    for count in (3, 6):
+        apps = [site.app() for _ in range(count)]
+        site.apply(apps)
+        for deep in (False, True):
+            with site.connect() as session:
+                before = (session.traffic.connections, session.traffic.round_trips)
+                assert not site.plan(session, apps, deep=deep)
+                after = (session.traffic.connections, session.traffic.round_trips)
+            costs[count, deep] = (after[0] - before[0], after[1] - before[1])
+    assert costs == {(3, False): (0, 1), (6, False): (0, 1), (3, True): (3, 4), (6, True): (6, 7)}
+
+
+def test_an_apply_opens_one_connection_per_database(site: Site) -> None:
+    apps = [site.app() for _ in range(4)]
+    with site.connect() as session:
+        todo = site.statements(session, apps)
+        before = session.traffic.connections
+        steps = list(session.run(todo, site.secrets))
+        assert session.traffic.connections - before == 4
+    assert steps[-1] == len(todo)
+    assert len(steps) == 1 + 4 + 1 + 4, "all roles, each database, all access, each inside"
+
+
+# --- gaps ---
+
+
+def test_stopped_after_any_step_the_next_apply_converges(site: Site) -> None:
+    """The process ends between two messages: every such place is tried."""
+    for gap in range(1, 6):
+        apps = [site.app(extensions=("ltree",)), site.app()]
+        with site.connect() as session:
+            steps = session.run(site.statements(session, apps), site.secrets)
+            assert len(list(itertools.islice(steps, gap))) == gap
+            steps.close()  # type: ignore[attr-defined]
+        left = site.changes(apps, deep=False)
+        assert left, f"after step {gap} a shallow look sees that something is missing"
+        assert all(change.action is not Action.CONFLICT for change in left), f"step {gap}"
+        site.apply(apps, deep=False)
+        assert not site.changes(apps), f"step {gap}"
+        site.clean(*apps)
+
+
+def test_a_failed_statement_takes_its_transaction_with_it(site: Site) -> None:
+    name = f"s{next(_numbers)}"
+    todo = [
+        Statement(f"CREATE ROLE {name}_done"),
+        Statement(f"CREATE ROLE {name}_gone", atomic=True),
+        Statement("CREATE ROLE pg_forbidden", atomic=True),
+        Statement(f"CREATE ROLE {name}_untried", atomic=True),
+    ]
+    with site.connect() as session, pytest.raises(StatementFailed) as caught:
+        list(session.run(todo, site.secrets))
+    assert (caught.value.index, caught.value.durable) == (2, 1)
+    assert "pg_forbidden" in str(caught.value)
+    left = site.served.sql(f"SELECT rolname FROM pg_roles WHERE rolname LIKE '{name}%'")
+    assert left == [(f"{name}_done",)]
+
+
+def test_a_statement_that_cannot_be_read_is_told_from_its_neighbours(site: Site) -> None:
+    todo = [
+        Statement("SELECT 'ü'", atomic=True),
+        Statement("SELEKT 1", atomic=True),
+        Statement("SELECT 2", atomic=True),
+    ]
+    with site.connect() as session, pytest.raises(StatementFailed) as caught:
+        list(session.run(todo, site.secrets))
+    assert (caught.value.index, caught.value.durable) == (1, 0)
+
+
+def test_a_grant_that_granted_nothing_is_a_failure(site: Site, platform: Site) -> None:
+    todo = [
+        Statement("SELECT 1", atomic=True),
+        Statement("REVOKE CONNECT ON DATABASE template1 FROM PUBLIC", atomic=True),
+    ]
+    site.served.sql("GRANT CONNECT ON DATABASE template1 TO PUBLIC")
+    with platform.connect() as session, pytest.raises(StatementFailed, match="could be revoked") as caught:
+        list(session.run(todo, platform.secrets))
+    assert (caught.value.index, caught.value.durable) == (1, 0)
+    assert PLATFORM in (caught.value.hint or "")
+    with site.connect() as session:
+        assert list(session.run(todo, site.secrets)) == [2], "the owner's revoke is one"
+
+
+def test_concurrent_changes_of_the_same_role_are_retried(site: Site) -> None:
+    """`tuple concurrently updated`: four runs alter one role over and over, and none fails."""
+    role = f"s{next(_numbers)}_busy"
+    site.served.sql(f"CREATE ROLE {role}")
+    errors: list[Exception] = []
+
+    def work() -> None:
+        try:
+            with site.connect() as session:
+                list(
+                    session.run([Statement(f"ALTER ROLE {role} CONNECTION LIMIT {n}") for n in range(25)], site.secrets)
+                )
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not errors
+    log = site.served.log.read_text(errors="replace")
+    assert "tuple concurrently updated" in log, "the control: it did happen"
+
+
+def test_what_somebody_else_creates_meanwhile_is_said_so(site: Site) -> None:
+    app = site.app()
+    with site.connect() as session:
+        todo = site.statements(session, [app])
+        site.served.sql(f"CREATE ROLE {app.id}_owner")
+        with pytest.raises(StatementFailed) as caught:
+            list(session.run(todo, site.secrets))
+    assert "somebody else" in (caught.value.hint or "")
+    assert caught.value.durable == 0
+
+
+# --- lock, slowness, version ---
+
+
+def test_the_lock_says_who_holds_it_and_since_when(site: Site) -> None:
+    with site.connect() as one, site.connect() as two, one.lock("site", "multidb apply ada@host"):
+        started = time.monotonic()
+        with pytest.raises(Locked) as caught, two.lock("site", "multidb apply bob@host"):
+            pass
+        assert time.monotonic() - started < 6
+        with two.lock("another project", "multidb apply bob@host"):
+            pass
+    assert "multidb apply ada@host" in str(caught.value)
+    assert "since 20" in str(caught.value)
+    with site.connect() as two, two.lock("site", "multidb apply bob@host"):
+        pass
+
+
+def test_a_lock_waits_a_moment(site: Site) -> None:
+    with site.connect() as one, site.connect() as two:
+        first = one.lock("site", "first")
+        first.__enter__()
+        threading.Timer(0.5, lambda: first.__exit__(None, None, None)).start()
+        with two.lock("site", "second"):
+            pass
+
+
+def test_a_server_that_stops_answering_in_the_middle_costs_one_timeout(served: Cluster) -> None:
+    site = Site(served, timeout=2.0)
+    apps = [site.app() for _ in range(6)]
+    site.apply(apps)
+    with site.connect() as session:
+        served.freeze()
+        try:
+            started = time.monotonic()
+            with pytest.raises(ServerSlow):
+                site.plan(session, apps)
+            assert time.monotonic() - started < 3.5
+        finally:
+            served.thaw()
+    assert not site.changes(apps)
+
+
+def test_an_old_server_is_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("multidb.provisioners.postgres.wire.Wire.version", 120022)
+    with pytest.raises(WrongVersion, match="Postgres 12"):
+        site.connect()
+
+
+# --- secrets, quoting ---
+
+
+def test_no_password_reaches_the_log(site: Site) -> None:
+    app = site.app(roles="split")
+    site.apply([app])
+    site.enter(app).close()
+    log = site.served.log.read_text(errors="replace")
+    assert f'CREATE ROLE "{app.id}_user"' in log, "the control: statements are logged"
+    for slot in ("user", "readonly", "migrate"):
+        password = site.secrets.get(password_ref(app.id, slot))
+        assert password is not None
+        assert password.reveal() not in log
+
+
+def test_no_password_is_in_an_error(site: Site) -> None:
+    wrong = Secret("a-very-wrong-password")
+    with pytest.raises(ServerError) as caught:
+        PostgresSession(site.served.server(), wrong, "test")
+    chain: BaseException | None = caught.value
+    while chain is not None:
+        assert wrong.reveal() not in repr(chain) + str(chain) + repr(vars(chain))
+        chain = chain.__cause__ or (None if chain.__suppress_context__ else chain.__context__)
+
+
+@pytest.mark.parametrize("name", ['a"b', "a'b", "Ä$%\\ü;--", "x" * 63, "\U0001f418" * 15, "$$", ":'verifier'", " "])
+def test_any_name_and_text_goes_through(site: Site, name: str) -> None:
+    todo = [
+        Statement(f"CREATE ROLE {identifier(name)}", atomic=True),
+        Statement(f"COMMENT ON ROLE {identifier(name)} IS {literal(name)}", atomic=True),
+    ]
+    with site.connect() as session:
+        list(session.run(todo, site.secrets))
+    try:
+        query = "SELECT shobj_description(oid, 'pg_authid') FROM pg_roles WHERE rolname = " + literal(name)
+        assert site.served.sql(query) == [(name,)]
+    finally:
+        site.served.sql(f"DROP ROLE {identifier(name)}")
+
+
+def test_a_password_with_any_characters_logs_in(site: Site) -> None:
+    app = site.app()
+    site.generate([app])
+    nasty = Secret("p'a\"$s%s\\w@:/ö rd")
+    derive = next(spec.derive for spec in PROVISIONER.secrets(app) if spec.derive)
+    assert derive is not None
+    refs = [spec.ref for spec in PROVISIONER.secrets(app)]
+    site.secrets.put({refs[0]: nasty, refs[1]: Secret(derive(nasty.reveal()))})
+    site.apply([app])
+    with site.enter(app) as session:
+        assert session.execute("SELECT session_user, current_user").fetchone() == (f"{app.id}_user", f"{app.id}_owner")
+
+
+def test_another_verifier_of_the_same_password_is_no_drift(site: Site) -> None:
+    app = site.app()
+    site.apply([app])
+    derive = PROVISIONER.secrets(app)[1].derive
+    password = site.secrets.get(password_ref(app.id, "user"))
+    assert derive is not None
+    assert password is not None
+    site.served.sql(f"ALTER ROLE {app.id}_user PASSWORD '{derive(password.reveal())}'")
+    assert not site.changes([app])
+
+
+def test_a_lost_secret_is_seen_and_shown(site: Site) -> None:
+    app = site.app()
+    site.apply([app])
+    site.secrets.delete([password_ref(app.id, "user")])
+    (change,) = site.changes([app])
+    assert [(field.field, field.old) for field in change.fields] == [("password", "lost")]
+
+
+# --- reading and owning ---
+
+
+def test_the_reader_reads_what_is_made_later_wherever_it_is(site: Site) -> None:
+    app = site.app(roles="split")
+    site.apply([app])
+    with site.enter(app, "migrate") as owner:
+        for statement in (
+            "CREATE TABLE late (id serial)",
+            "CREATE SCHEMA aside",
+            "CREATE TABLE aside.late (id serial)",
+            "CREATE FUNCTION aside.one() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+        ):
+            owner.execute(statement.encode())
+    with site.enter(app, "user") as user:
+        user.execute("INSERT INTO aside.late DEFAULT VALUES")
+    with site.enter(app, "readonly") as reader:
+        assert reader.execute("SELECT id, aside.one() FROM aside.late").fetchall() == [(1, 1)]
+        assert reader.execute("SHOW statement_timeout").fetchone() == ("30s",)
+        with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+            reader.execute("INSERT INTO late DEFAULT VALUES")
+    assert not site.changes([app])
+
+
+def test_what_is_newly_wanted_inside_is_seen_from_outside(site: Site) -> None:
+    app = site.app()
+    site.apply([app])
+    more = App(app.id, app.id, {"postgres": AppOptions(extensions=("ltree",))})
+    (change,) = site.changes([more], deep=False)
+    assert {field.field for field in change.fields} == {"extensions", "revision"}
+    site.apply([more], deep=False)
+    assert not site.changes([more])
+
+
+def test_another_kind_of_roles_takes_the_old_memberships_away(site: Site) -> None:
+    app = site.app(roles="split")
+    site.apply([app])
+    simple = App(app.id, app.id, {"postgres": AppOptions()})
+    site.apply([simple])
+    assert not site.changes([simple])
+    members = site.served.sql(
+        f"SELECT member::regrole::text FROM pg_auth_members WHERE roleid = '{app.id}_owner'::regrole"
+    )
+    assert members == [(f"{app.id}_user",)], "the migration login is left, without its rights"
+
+
+def test_a_limited_plan_leaves_other_apps_alone(site: Site) -> None:
+    one, two = site.app(), site.app()
+    site.apply([one, two])
+    site.served.sql(f"GRANT {two.id}_ro TO {two.id}_user")
+    assert not site.changes([one])
+    (change,) = site.changes([one, two])
+    assert change.action is Action.DELETE
+
+
+def test_a_lost_comment_is_a_conflict_that_adopting_mends(site: Site) -> None:
+    app = site.app()
+    site.apply([app])
+    site.served.sql(f"COMMENT ON ROLE {app.id}_owner IS NULL", f"COMMENT ON DATABASE {app.id} IS 'my notes'")
+    assert {change.action for change in site.changes([app])} == {Action.CONFLICT}
+    site.apply([app], adopt=[app.id])
+    assert not site.changes([app])
+
+
+def test_an_apps_own_functions_are_not_called_by_the_admin(site: Site) -> None:
+    """A function with a better fitting signature in schema public would run with the superuser's rights."""
+    app = site.app()
+    site.apply([app])
+    with site.enter(app) as owner:
+        owner.execute("CREATE TABLE caught (who text)")
+        for signature in ("quote_ident(name)", "format(text, name, name)", "starts_with(text, text)"):
+            owner.execute(
+                f"CREATE FUNCTION public.{signature} RETURNS text LANGUAGE sql "
+                "AS 'INSERT INTO public.caught VALUES (current_user) RETURNING who'".encode()
+            )
+        assert not site.changes([app])
+        assert owner.execute("SELECT * FROM caught").fetchall() == []
+
+
+# --- an admin who is no superuser ---
+
+
+def test_a_database_that_the_admin_cannot_close_is_reported_and_not_promised(platform: Site) -> None:
+    app = platform.app()
+    platform.served.sql("GRANT CONNECT ON DATABASE postgres TO PUBLIC")
+    with platform.connect() as session:
+        level, why = PROVISIONER.isolation(app, session.facts)
+        assert level is Isolation.PARTIAL
+        assert "REVOKE CONNECT, TEMPORARY ON DATABASE" in why
+    platform.apply([app])
+    assert not platform.changes([app])
+    platform.enter(app).close()
+
+
+def test_without_superuser_a_password_is_tried_by_a_deep_look_only(platform: Site) -> None:
+    app = platform.app()
+    platform.apply([app])
+    platform.served.sql(f"ALTER ROLE {app.id}_readonly PASSWORD 'by hand'")
+    assert not platform.changes([app], deep=False)
+    (change,) = platform.changes([app])
+    assert [(field.field, field.old) for field in change.fields] == [("password", "other")]
+    platform.apply([app])
+    platform.enter(app, "readonly").close()
+
+
+def test_an_extension_that_only_a_superuser_may_create(platform: Site) -> None:
+    (name,) = platform.served.sql(
+        "SELECT name FROM pg_available_extension_versions WHERE superuser AND NOT trusted AND requires IS NULL LIMIT 1"
+    )[0]
+    app = platform.app(extensions=(name,))
+    with pytest.raises(NotAllowed, match=f"may not create the extension {name}"):
+        platform.changes([app])
+    with pytest.raises(ServerError, match="the server has no extension no_such_thing"):
+        platform.changes([platform.app(extensions=("no_such_thing",))])
+
+
+def test_a_membership_that_the_admin_cannot_take_back_is_a_failure_not_a_silence(platform: Site) -> None:
+    app = platform.app()
+    platform.apply([app])
+    platform.served.sql(f"GRANT {app.id}_ro TO pg_monitor")
+    with platform.connect() as session:
+        if not session.facts.membership_options:
+            platform.apply([app])
+            assert not platform.changes([app]), "before 16 any administrator of a role may"
+            return
+        with pytest.raises(StatementFailed) as caught:
+            list(session.run(platform.statements(session, [app]), platform.secrets))
+    assert "superuser" in (caught.value.hint or "")
+    platform.served.sql(f"REVOKE {app.id}_ro FROM pg_monitor")

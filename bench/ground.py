@@ -39,6 +39,7 @@ def project(apps: str, *, servers: str = "{}", defaults: str = "{}") -> Iterator
     """A folder with a manifest of the given apps (YAML, one line each) and its servers running."""
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
+        folder.chmod(0o755)  # as root, Postgres runs as another user, who has to get in
         write_manifest(folder, apps, servers=servers, defaults=defaults)
         engine = open_engine(folder)
         engine.runtime.up(quiet)

@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import stat
+import tempfile
 import urllib.parse
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -27,11 +29,14 @@ apps:
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Folder]:
-    found = Folder(tmp_path_factory.mktemp("day"), [])
-    found.manifest(MANIFEST)
-    yield found
-    found.run("down")
+def folder() -> Iterator[Folder]:
+    with tempfile.TemporaryDirectory(prefix="day-") as name:
+        path = Path(name)
+        path.chmod(0o755)  # as root, Postgres runs as another user, who has to get in
+        found = Folder(path, [])
+        found.manifest(MANIFEST)
+        yield found
+        found.run("down")
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ from multidb.secrets import MemorySecretStore, SecretRef
 from multidb.state import ProjectState
 from tests.contract.case import RealServer
 from tests.contract.given_runtime import GivenRuntime
-from tests.unit.engine import toy_store
 from tests.unit.engine.toy_store import SHELF, Box, ToyServer
 
 MANIFEST = """\

@@ -145,7 +145,7 @@ def _details(change: Change) -> Iterable[str]:
 
 def _short(value: Any) -> str:
     if isinstance(value, list):
-        text = ", ".join(_short(item) for item in value)
+        text = ", ".join(" ".join(map(str, item)) if isinstance(item, list) else _short(item) for item in value)
     elif isinstance(value, Mapping):
         text = ", ".join(f"{key}={_short(item)}" for key, item in value.items())
     else:

@@ -99,9 +99,9 @@ def test_every_problem_of_a_manifest_at_once(folder: Folder) -> None:
 
 def test_validate_says_what_is_there(folder: Folder) -> None:
     folder.manifest("version: 1\nproject: shop\nruntime: embedded\napps: {ann: {}, bob: {stores: [redis]}}\n")
-    assert folder.ok("validate", "--json").json() == {
-        "version": 1, "command": "validate", "ok": True, "project": "shop", "runtime": "embedded", "apps": ["ann", "bob"],
-    }  # fmt: skip
+    document = folder.ok("validate", "--json").json()
+    assert document.pop("apps") == ["ann", "bob"]
+    assert document == {"version": 1, "command": "validate", "ok": True, "project": "shop", "runtime": "embedded"}
 
 
 def test_the_schema_accepts_the_example_and_refuses_a_mistake(folder: Folder) -> None:

@@ -91,7 +91,7 @@ def test_drift_is_shown_refused_by_check_and_repaired(applied: Folder) -> None:
         admin.execute("GRANT CONNECT ON DATABASE ann TO PUBLIC")
     done = applied.run("plan", "--check")
     assert done.code == 1
-    assert "PUBLIC" in done.out
+    assert "without public CONNECT" in done.out
     assert "REVOKE CONNECT ON DATABASE" in applied.ok("plan", "--sql").out
     applied.ok("apply", "--yes")
     applied.ok("plan", "--check")

@@ -44,19 +44,24 @@ class Neo4jKind:
         java = neo4j_process.find_java()
         if java is None:
             raise RuntimeUnavailable(self.missing() or "", where=site.name)
-        folder = self._jars(progress)
+        folder = self._jars(java, progress)
         site.folder.mkdir(parents=True, exist_ok=True)
         site.folder.chmod(0o700)
         neo4j_process.prepare(site.folder, bolt_port=site.ports["port"], password=admin, heap=site.options.heap)
         return Launch(neo4j_process.command(java, folder, site.folder, site.options.heap), site.folder)
 
-    def _jars(self, progress: Progress) -> Path:
-        """The jars, asked for once: where they cannot be had, the other servers need not wait for the same answer."""
+    def _jars(self, java: Path, progress: Progress) -> Path:
+        """The jars, and the cache that halves the work of a start; made once, while the servers of other apps wait.
+
+        Where they cannot be had, the others need not wait for the same answer.
+        """
         with self._fetching:
             if self._unavailable is not None:
                 raise self._unavailable
             try:
-                return jars.fetch_neo4j(progress)
+                folder = jars.fetch_neo4j(progress)
+                neo4j_process.train(java, folder, progress)
+                return folder
             except RuntimeUnavailable as error:
                 self._unavailable = error
                 raise

@@ -87,9 +87,12 @@ class PostgresSession:
         resources = list(overview.resources)
         if inspection.deep and not self._facts.superuser:
             resources = self._side_by_side(lambda resource: self._tried(resource, inspection), resources)
-        entered = [inside for inside in overview.insides if inside.open and (inspection.deep or not inside.settled)]
-        # One that is settled is taken at its word; one that is neither settled nor open is brought about from scratch.
-        resources += [inside.desired for inside in overview.insides if inside.settled and inside not in entered]
+        entered: list[catalog.Inside] = []
+        for inside in overview.insides:
+            if inside.open and (inspection.deep or not inside.settled):
+                entered.append(inside)
+            elif inside.settled:
+                resources.append(inside.desired)  # taken at its word; one that is not is brought about from scratch
         resources += [interior for interior in self._side_by_side(self._enter, entered) if interior is not None]
         return resources
 
@@ -146,23 +149,29 @@ class PostgresSession:
 
     @contextlib.contextmanager
     def lock(self, project: str, holder: str) -> Iterator[None]:
-        """Holds the project's advisory lock, on a connection of its own to the maintenance database.
+        """Holds the project's advisory lock, in the maintenance database, on the connection that also runs statements
+        there: what the server still carries out for a run that was killed, it carries out under the lock.
 
         Raises:
             Locked: another apply of the project holds it for longer than a moment; says who and since when.
         """
+        timeout = self._server.timeout
         key = (str(_LOCK_CLASS), str(zlib.crc32(project.encode()) - 2**31))
-        with self._open(reading=False, application_name=holder) as wire:
-            deadline = time.monotonic() + _LOCK_PATIENCE
-            while wire.ask("SELECT pg_try_advisory_lock($1::int4, $2::int4)", key, self._server.timeout) != "t":
-                if time.monotonic() > deadline:
-                    raise self._locked(wire, key)
-                time.sleep(0.2)
-            yield
-
-    def _locked(self, wire: Wire, key: tuple[str, str]) -> Locked:
+        self._main.ask("SELECT set_config('application_name', $1, false)", (holder,), timeout)
+        deadline = time.monotonic() + _LOCK_PATIENCE
+        while self._main.ask("SELECT pg_try_advisory_lock($1::int4, $2::int4)", key, timeout) != "t":
+            if time.monotonic() > deadline:
+                raise self._locked(key)
+            time.sleep(0.2)
         try:
-            holder = json.loads(wire.ask(catalog.LOCK_HOLDER, key, self._server.timeout))
+            yield
+        finally:
+            with contextlib.suppress(ServerError):  # a connection that is lost has let go of it already
+                self._main.ask("SELECT pg_advisory_unlock($1::int4, $2::int4)", key, timeout)
+
+    def _locked(self, key: tuple[str, str]) -> Locked:
+        try:
+            holder = json.loads(self._main.ask(catalog.LOCK_HOLDER, key, self._server.timeout))
             who = f"{holder['who'] or 'another run'} (server process {holder['pid']}), since {holder['since']}"
         except ServerError:  # it has just let go, or may not be seen
             who = "another run"
@@ -221,12 +230,11 @@ class PostgresSession:
         reading: bool,
         user: str = "",
         password: Secret | None = None,
-        application_name: str = "",
     ) -> Wire:
         return Wire(
             self._server,
             password if user else self._password,
-            application_name or self._application,
+            self._application,
             self.traffic,
             database=database,
             user=user,

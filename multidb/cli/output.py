@@ -25,6 +25,7 @@ from multidb.secrets import redact
 __all__ = ["Output", "report_error"]
 
 _LINE_EVERY = 5.0  # seconds between progress lines where there is no terminal
+_PATIENCE = 1.0  # seconds before the first
 _DOCUMENT_VERSION = 1
 
 
@@ -44,7 +45,8 @@ class Output:
         self.err = Console(stderr=True, soft_wrap=True, highlight=False)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._said: dict[str, float] = {}
+        self._said: dict[str, tuple[str, float]] = {}
+        self._started = time.monotonic()
         self._guard = threading.Lock()
 
     def document(self, ok: bool, fields: Mapping[str, Any]) -> None:
@@ -112,12 +114,14 @@ class Output:
         bars.update(self._tasks[subject], description=message, completed=done or 0, total=total)
 
     def _line(self, subject: str, message: str) -> None:
+        """A line when a subject turns to something new, and every few seconds while it lasts; nothing in the first."""
         now = time.monotonic()
-        first = self._said.setdefault("", now)
-        quiet = now - self._said.get(subject, first) < _LINE_EVERY
-        if not quiet:
-            self._said[subject] = now
-            self.err.print(f"{subject}: {message} ({now - first:.0f} s)", markup=False)
+        elapsed = now - self._started
+        last_message, last_time = self._said.get(subject, ("", self._started))
+        news = message != last_message and elapsed >= _PATIENCE
+        if news or now - last_time >= _LINE_EVERY:
+            self._said[subject] = (message, now)
+            self.err.print(f"{subject}: {message} ({elapsed:.0f} s)", markup=False)
 
 
 def print_document(command: str, ok: bool, fields: Mapping[str, Any]) -> None:

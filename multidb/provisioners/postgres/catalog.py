@@ -147,18 +147,18 @@ SELECT json_build_object(
       'createdb', rolcreatedb, 'createrole', rolcreaterole, 'replication', rolreplication, 'bypassrls', rolbypassrls,
       'connection_limit', rolconnlimit, 'valid_until', nullif(rolvaliduntil, 'infinity'), 'held', held)) FROM role),
   'memberships', (SELECT json_agg(json_build_array(
-      r.rolname, m.rolname, coalesce(g.rolname, ''), am.admin_option, {options}))
+      pg_get_userbyid(am.roleid), pg_get_userbyid(am.member), pg_get_userbyid(am.grantor), am.admin_option, {options}))
     FROM pg_auth_members am
-    JOIN pg_roles r ON r.oid = am.roleid JOIN pg_roles m ON m.oid = am.member LEFT JOIN pg_roles g ON g.oid = am.grantor
     WHERE am.roleid IN (SELECT oid FROM role WHERE named) OR am.member IN (SELECT oid FROM role WHERE named)),
   'databases', (SELECT json_agg(json_build_object(
       'name', d.datname, 'mark', d.mark, 'owner', pg_get_userbyid(d.datdba), 'open', d.datallowconn,
       'template', d.datistemplate, 'connection_limit', d.datconnlimit,
-      'privileges', (SELECT json_agg(json_build_array(coalesce(g.rolname, 'public'), x.privilege_type, x.is_grantable))
-                     FROM aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) x
-                     LEFT JOIN pg_roles g ON g.oid = x.grantee WHERE x.grantee <> d.datdba),
-      'settings', (SELECT json_agg(json_build_array(r.rolname, s.setconfig))
-                   FROM pg_db_role_setting s JOIN role r ON r.oid = s.setrole WHERE s.setdatabase = d.oid)))
+      'privileges', (SELECT json_agg(json_build_array(
+                       CASE x.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(x.grantee) END,
+                       x.privilege_type, x.is_grantable))
+                     FROM aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) x WHERE x.grantee <> d.datdba),
+      'settings', (SELECT json_agg(json_build_array(pg_get_userbyid(s.setrole), s.setconfig))
+                   FROM pg_db_role_setting s WHERE s.setdatabase = d.oid AND s.setrole <> 0)))
     FROM database d))"""  # noqa: S608
 
 

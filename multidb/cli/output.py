@@ -25,7 +25,6 @@ from multidb.secrets import redact
 __all__ = ["Output", "report_error"]
 
 _LINE_EVERY = 5.0  # seconds between progress lines where there is no terminal
-_PATIENCE = 1.0  # seconds before the first
 _DOCUMENT_VERSION = 1
 
 
@@ -45,8 +44,7 @@ class Output:
         self.err = Console(stderr=True, soft_wrap=True, highlight=False)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
-        self._said: dict[str, tuple[str, float]] = {}
-        self._started = time.monotonic()
+        self._heard = "working"
         self._guard = threading.Lock()
 
     def document(self, ok: bool, fields: Mapping[str, Any]) -> None:
@@ -82,7 +80,8 @@ class Output:
     def working(self) -> Iterator[None]:
         """Shows progress while the block runs: bars on a terminal, a line every few seconds elsewhere."""
         if not self.err.is_terminal or os.environ.get("TERM") == "dumb":
-            yield
+            with self._lines():
+                yield
             return
         columns = (
             SpinnerColumn(),
@@ -103,25 +102,34 @@ class Output:
     def progress(self, subject: str, message: str, done: float | None = None, total: float | None = None) -> None:
         """The progress callback of the engine and the runtimes; safe from any thread."""
         with self._guard:
+            self._heard = f"{subject}: {message}"
             if self._bars is not None:
                 self._draw(self._bars, subject, message, done, total)
-            else:
-                self._line(subject, message)
 
     def _draw(self, bars: Progress, subject: str, message: str, done: float | None, total: float | None) -> None:
         if subject not in self._tasks:
             self._tasks[subject] = bars.add_task(message, total=total, subject=subject)
         bars.update(self._tasks[subject], description=message, completed=done or 0, total=total)
 
-    def _line(self, subject: str, message: str) -> None:
-        """A line when a subject turns to something new, and every few seconds while it lasts; nothing in the first."""
-        now = time.monotonic()
-        elapsed = now - self._started
-        last_message, last_time = self._said.get(subject, ("", self._started))
-        news = message != last_message and elapsed >= _PATIENCE
-        if news or now - last_time >= _LINE_EVERY:
-            self._said[subject] = (message, now)
-            self.err.print(f"{subject}: {message} ({elapsed:.0f} s)", markup=False)
+    @contextmanager
+    def _lines(self) -> Iterator[None]:
+        """Without a terminal: every few seconds one line, what was last heard of."""
+        ended = threading.Event()
+        started = time.monotonic()
+
+        def speak() -> None:
+            while not ended.wait(_LINE_EVERY):
+                with self._guard:
+                    heard = self._heard
+                self.err.print(f"{heard} ({time.monotonic() - started:.0f} s)", markup=False)
+
+        speaker = threading.Thread(target=speak, daemon=True)
+        speaker.start()
+        try:
+            yield
+        finally:
+            ended.set()
+            speaker.join()
 
 
 def print_document(command: str, ok: bool, fields: Mapping[str, Any]) -> None:

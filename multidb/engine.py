@@ -116,11 +116,14 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class AppConnections:
-    """How one app reaches its stores: the variables of its env file, and how real the wall is on each store."""
+    """How one app reaches its stores: the variables of its env file, how real the wall is on each store, and what the
+    app has there (``role lernmi_user``).
+    """
 
     app: str
     env: Mapping[str, str | Secret]
     isolation: Mapping[str, tuple[Isolation, str]] = field(default_factory=dict)
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 def store_schemas() -> dict[str, manifest.StoreSchema]:
@@ -205,13 +208,14 @@ class Engine:
         servers = [server for store in wanted for server in self._servers_of(entry, store)]
         env: dict[str, str | Secret] = {"APP_NAME": entry.id, "APP_TENANT_ID": entry.tenant_id}
         isolation: dict[str, tuple[Isolation, str]] = {}
-        for server, (context, level) in zip(
-            servers, self._side_by_side(lambda each: self._ask(each, entry), servers), strict=True
-        ):
+        names: dict[str, tuple[str, ...]] = {}
+        for server, context in zip(servers, self._side_by_side(self._ask, servers), strict=True):
             store = provisioner(server.store)
             env |= store.env(entry, context, server.endpoint, self._secret)
-            isolation[server.store] = level
-        return AppConnections(entry.id, env, isolation)
+            isolation[server.store] = store.isolation(entry, context.facts)
+            having = [resource for resource in store.desired([entry], context) if not resource.edge]
+            names[server.store] = tuple(f"{each.kind} {each.name}" for each in having if each.app == entry.id)
+        return AppConnections(entry.id, env, isolation, names)
 
     def start(self, app: str) -> list[ServerStatus]:
         """Starts the servers that `app` uses, where they are ours to start. What runs already is left alone."""
@@ -406,10 +410,9 @@ class Engine:
         admin = self.runtime.admin(server)
         return provisioner(server.store).connect(server, admin, f"multidb {self._command} {holder('')['user']}")
 
-    def _ask(self, server: Server, app: App) -> tuple[StoreContext, tuple[Isolation, str]]:
+    def _ask(self, server: Server) -> StoreContext:
         with self._open(server) as session:
-            context = self._context(server, session, self._apps_of(server))
-            return context, provisioner(server.store).isolation(app, session.facts)
+            return self._context(server, session, self._apps_of(server))
 
     def _asked(self) -> list[Sequence[Finding]]:
         def ask(server: Server) -> Sequence[Finding]:

@@ -7,6 +7,7 @@ looked up in a `SecretStore` at the moment a statement is sent.
 from __future__ import annotations
 
 import hmac
+import re
 import secrets as _random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -18,13 +19,17 @@ MASK: Final = "***"
 _ALPHABET_BYTES: Final = 32  # 32 random bytes are 43 URL-safe characters, 256 bits
 _SHORTEST_REDACTED: Final = 8  # shorter values would also hide harmless words
 
+# scheme://user:PASSWORD@rest. A percent-encoded password has none of ":/@" in it; anything else is hidden whole.
+_ADDRESS: Final = re.compile(r"([a-z][a-z0-9+.-]*://[^:/@?#]*:)[^:/@?#]+(@[^@]*)")
+
 _revealed: set[str] = set()
 
 
 class Secret:
     """A value that prints as ``***``. Compare with ``==`` (constant time); read with `reveal`.
 
-    Copying, pickling and formatting never show the value.
+    An address prints with only its password hidden: ``redis://lernmi_user:***@127.0.0.1:6379/1``. Copying, pickling
+    and formatting never show the value.
     """
 
     __slots__ = ("_value",)
@@ -41,10 +46,12 @@ class Secret:
     def __repr__(self) -> str:
         return MASK
 
-    __str__ = __repr__
+    def __str__(self) -> str:
+        address = _ADDRESS.fullmatch(self._value)
+        return f"{address[1]}{MASK}{address[2]}" if address else MASK
 
     def __format__(self, spec: str) -> str:
-        return format(MASK, spec)
+        return format(str(self), spec)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Secret):

@@ -9,8 +9,6 @@ import typer
 from multidb.cli.options import DEFAULT_FILE, AppArgument, EnvOption, FileOption, JsonOption, Run, examples
 from multidb.manifest import app_id
 from multidb.plan import plain
-from multidb.provisioners import provisioner
-from multidb.secrets import MASK, Secret
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -29,10 +27,7 @@ def show(name: AppArgument, file: FileOption = DEFAULT_FILE, env: EnvOption = No
     with output.working():
         found = engine.connections(app_id(name))
     entry = engine.project.apps[found.app]
-    names: dict[str, list[str]] = {
-        store: [derived.name for derived in provisioner(store).derived_names(entry)] for store in entry.stores
-    }
-    variables = {key: MASK if isinstance(value, Secret) else value for key, value in found.env.items()}
+    variables = {key: str(value) for key, value in found.env.items()}
     document: dict[str, Any] = {
         "app": entry.id,
         "tenant_id": entry.tenant_id,
@@ -41,7 +36,7 @@ def show(name: AppArgument, file: FileOption = DEFAULT_FILE, env: EnvOption = No
             store: {
                 "isolation": found.isolation[store][0].value,
                 "why": found.isolation[store][1],
-                "names": names[store],
+                "names": list(found.names[store]),
             }
             for store in found.isolation
         },
@@ -50,12 +45,11 @@ def show(name: AppArgument, file: FileOption = DEFAULT_FILE, env: EnvOption = No
     }
     output.document(True, document)
     output.say(f"{entry.id}  (tenant {entry.tenant_id}, {entry.where})", style="bold")
-    rows = [(store, level.value, ", ".join(names[store])) for store, (level, _) in found.isolation.items()]
-    output.table(
-        ("store", "isolation", "names"), rows, {"enforced": "green", "partial": "yellow", "naming-only": "red"}
-    )
-    for store, (_, why) in found.isolation.items():
-        output.say(f"  {store}: {why}")
+    rows = [(store, level.value, why) for store, (level, why) in found.isolation.items()]
+    output.table(("store", "isolation", ""), rows, {"enforced": "green", "partial": "yellow", "naming-only": "red"})
+    output.say()
+    for store, names in found.names.items():
+        output.say(f"  {store}: {', '.join(names)}")
     output.say()
     for key, value in variables.items():
         output.say(f"  {key}={value}")

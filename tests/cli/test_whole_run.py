@@ -158,7 +158,8 @@ def test_env_masks_unless_asked(applied: Folder, form: str) -> None:
 def test_show_tells_the_isolation_and_no_secret(applied: Folder) -> None:
     document = applied.ok("show", "ann", "--json").json()
     assert document["stores"]["postgres"]["isolation"] == "enforced"
-    assert document["env"]["DATABASE_URL"] == "***"
+    assert document["env"]["DATABASE_URL"].startswith("postgresql://ann_user:***@127.0.0.1:")
+    assert document["env"]["REDIS_PASSWORD"] == "***"
     assert "enforced" in applied.ok("show", "ann").out
 
 

@@ -124,7 +124,7 @@ class ServerOptions(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     port: int | None = Field(default=None, ge=1, le=65_535, description="TCP port; a free one is taken without it.")
-    max_connections: int = Field(default=100, ge=10, le=10_000, description="Connections that the server accepts.")
+    max_connections: int = Field(default=200, ge=10, le=10_000, description="Connections that the server accepts.")
     image: str | None = Field(default=None, description="Container image, for the compose runtime.")
 
 

@@ -23,6 +23,19 @@ def test_no_way_of_printing_shows_it(shown: object) -> None:
     assert MASK in text
 
 
+def test_an_address_hides_its_password_only() -> None:
+    address = Secret(f"postgresql://ann_user:{VALUE}@db.example:5432/ann?sslmode=require")
+    assert str(address) == "postgresql://ann_user:***@db.example:5432/ann?sslmode=require"
+    assert repr(address) == MASK
+
+
+@pytest.mark.parametrize(
+    "odd", ["://x:y@z", f"http://a:{VALUE}/b@c:d@e", f"x {VALUE}", f"a://b:{VALUE}@c@d", f"a://{VALUE}"]
+)
+def test_what_is_not_quite_an_address_is_hidden_whole(odd: str) -> None:
+    assert str(Secret(odd)) == MASK
+
+
 def test_it_cannot_be_pickled_or_copied_away() -> None:
     with pytest.raises(TypeError):
         pickle.dumps(Secret(VALUE))

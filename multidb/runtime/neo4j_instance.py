@@ -44,13 +44,13 @@ class Neo4jKind:
         java = neo4j_process.find_java()
         if java is None:
             raise RuntimeUnavailable(self.missing() or "", where=site.name)
-        folder = self._jars(java, progress)
+        folder = self._jars(java, site.options.version, progress)
         site.folder.mkdir(parents=True, exist_ok=True)
         site.folder.chmod(0o700)
         neo4j_process.prepare(site.folder, bolt_port=site.ports["port"], password=admin, heap=site.options.heap)
         return Launch(neo4j_process.command(java, folder, site.folder, site.options.heap), site.folder)
 
-    def _jars(self, java: Path, progress: Progress) -> Path:
+    def _jars(self, java: Path, version: str, progress: Progress) -> Path:
         """The jars, and the cache that halves the work of a start; made once, while the servers of other apps wait.
 
         Where they cannot be had, the others need not wait for the same answer.
@@ -59,7 +59,7 @@ class Neo4jKind:
             if self._unavailable is not None:
                 raise self._unavailable
             try:
-                folder = jars.fetch_neo4j(progress)
+                folder = jars.fetch_neo4j(progress, version)
                 neo4j_process.train(java, folder, progress)
                 return folder
             except RuntimeUnavailable as error:

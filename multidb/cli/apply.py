@@ -77,7 +77,7 @@ def apply(
             where=str(saved),
             hint=f"make a new one: multidb plan --out {saved}",
         )
-    if saved is None or not yes:  # a saved plan that needs no yes was read when it was saved
+    if saved is None or not yes or not found.changes:  # a saved plan that needs no yes was read when it was saved
         show_plan(output, found)
     if found.changes and not found.conflicts and not ask("Apply these changes?", yes=yes):
         output.note("Nothing was changed.")

@@ -174,6 +174,8 @@ class _Source:
         return list(node.value) if isinstance(node, yaml.MappingNode) else []
 
     def _at(self, mark: yaml.Mark) -> int:
+        if mark.line >= len(self._starts):  # an empty value at the very end is marked on a line that is not there
+            return len(self._text)
         return self._starts[mark.line] + mark.column
 
     def _line_start(self, position: int) -> int:

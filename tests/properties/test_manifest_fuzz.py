@@ -150,3 +150,8 @@ def test_any_value_in_any_place(data: st.DataObject) -> None:
         place[key] = data.draw(values)
         break
     check(json.dumps(document).encode())
+
+
+def test_an_empty_value_at_the_very_end() -> None:
+    """Found by a fuzzer: libyaml marks it on a line that does not exist."""
+    edit("? ")

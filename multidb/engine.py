@@ -343,7 +343,10 @@ class Engine:
     def _proved(self, server: Server, session: Session, scope: Scope, report: ServerReport) -> ServerReport:
         """Reads the server once more: some servers answer a statement with success and change nothing."""
         self._progress(server.name, "checking")
-        left = self._read(server, session, scope).changes
+        try:
+            left = self._read(server, session, scope).changes
+        except (ServerError, Refused) as error:  # what the server has answered for is done all the same
+            return replace(report, error=error)
         if not left:
             return report
         names = {change.resource.key for change in left}
@@ -358,15 +361,11 @@ class Engine:
         return replace(report, done=done, failed=failed, error=error)
 
     def _ensure_secrets(self, store: Provisioner, changes: Sequence[Change]) -> None:
-        """Generates, in one write, every secret that the statements bind and the store does not hold."""
-        bound = {ref for change in changes for statement in change.statements for _, ref in statement.binds}
-        missing = {ref for ref in bound if self.state.secrets.get(ref) is None}
-        owners = {ref.owner for ref in missing}
+        """Generates, in one write, the secrets that the store does not hold of apps whose statements bind some."""
+        owners = {ref.owner for change in changes for statement in change.statements for _, ref in statement.binds}
         specs = [spec for app in self.project.apps.values() if app.id in owners for spec in store.secrets(app)]
-        made: dict[SecretRef, Secret] = {}
-        for spec in specs:
-            if spec.source is None and self.state.secrets.get(spec.ref) is None:
-                made[spec.ref] = generate()
+        missing = {spec.ref for spec in specs if self.state.secrets.get(spec.ref) is None}
+        made = {spec.ref: generate() for spec in specs if spec.source is None and spec.ref in missing}
         for spec in specs:
             source = spec.source and (made.get(spec.source) or self.state.secrets.get(spec.source))
             if source and spec.derive is not None and (spec.ref in missing or spec.source in made):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,8 +12,9 @@ import multidb.provisioners
 from multidb import engine as engine_module
 from multidb.engine import Engine, Scope, load_project
 from multidb.errors import Conflict, Locked, PartlyApplied, ServerDown, ServerError, StalePlan, UsageError
-from multidb.model import Endpoint, Owner, Project, Server
-from multidb.secrets import MemorySecretStore, SecretRef
+from multidb.model import Action, Endpoint, Owner, Project, Server
+from multidb.runtime import ServerStatus
+from multidb.secrets import MemorySecretStore, Secret, SecretRef
 from multidb.state import ProjectState
 from tests.contract.case import RealServer
 from tests.contract.given_runtime import GivenRuntime
@@ -48,6 +50,22 @@ def engine(project: Project) -> Engine:
     server = Server("toy", "toy", Endpoint("shelf", 1))
     runtime = GivenRuntime(RealServer(server, None, ToyServer()))
     return Engine(project, ProjectState(Path(project.root)), runtime=runtime)
+
+
+class OneEach(GivenRuntime):
+    """A server of its own for each app."""
+
+    def __init__(self, project: Project) -> None:
+        self._apps = list(project.apps)
+
+    def servers(self) -> list[Server]:
+        return [Server(f"toy-{app}", "toy", Endpoint("shelf", 1), app=app) for app in self._apps]
+
+    def missing(self) -> list[ServerStatus]:
+        return []
+
+    def admin(self, server: Server) -> Secret | None:
+        return None
 
 
 def test_a_fifth_store_is_one_registry_line(engine: Engine) -> None:
@@ -95,6 +113,39 @@ def test_a_statement_that_lies_is_found_out(engine: Engine) -> None:
     assert [change.resource.name for change in report.done] == ["ann"]
 
 
+def test_when_all_went_well_every_change_is_done(engine: Engine) -> None:
+    report = engine.apply()
+    (server,) = report.servers
+    assert [change.resource.name for change in server.done] == ["ann", "bob"]
+    assert (server.failed, server.not_tried, server.error) == (None, (), None)
+    assert report.done == server.done
+
+
+def test_what_was_answered_for_is_done_even_if_the_server_goes_before_the_proof(engine: Engine) -> None:
+    SHELF.goes_down_after = "LOCK bob $print"
+    report = engine.apply()
+    (server,) = report.servers
+    assert [change.resource.name for change in server.done] == ["ann", "bob"]
+    assert server.not_tried == ()
+    assert isinstance(server.error, ServerDown)
+
+
+def test_one_server_that_fails_does_not_stop_the_others(project: Project) -> None:
+    engine = Engine(project, ProjectState(Path(project.root)), runtime=OneEach(project))
+    SHELF.fail_on = "MAKE ann"
+    report = engine.apply()
+    assert isinstance(report.error(), PartlyApplied)
+    assert {server.server: bool(server.error) for server in report.servers} == {"toy-ann": True, "toy-bob": False}
+    assert set(SHELF.boxes) == {"bob"}
+
+
+def test_servers_are_read_side_by_side(project: Project) -> None:
+    """Each inspection waits for the other one to begin."""
+    engine = Engine(project, ProjectState(Path(project.root)), runtime=OneEach(project))
+    SHELF.meet = threading.Barrier(2)
+    assert not engine.plan().errors
+
+
 def test_a_conflict_refuses_the_whole_apply(engine: Engine) -> None:
     SHELF.boxes["ann"] = Box(name="ann", colour="red")
     with pytest.raises(Conflict, match="box ann exists already") as caught:
@@ -129,6 +180,46 @@ def test_a_lost_secret_is_refused_until_asked_for(engine: Engine) -> None:
     assert engine.plan().in_sync
 
 
+def test_new_credentials_are_for_the_apps_asked_for_alone(engine: Engine) -> None:
+    engine.apply()
+    keys = dict(SHELF.keys)
+    engine.state.secrets.delete(SecretRef(app, "toy", name) for app in ("ann", "bob") for name in ("key", "print"))
+    plan = engine.plan(Scope(regenerate=frozenset({"ann"})))
+    assert [(change.resource.name, change.action) for change in plan.changes] == [
+        ("ann", Action.UPDATE),
+        ("bob", Action.CONFLICT),
+    ]
+    assert engine.apply(Scope(apps=frozenset({"ann"}), regenerate=frozenset({"ann"}))).error() is None
+    assert SHELF.keys["ann"] != keys["ann"]
+    assert SHELF.keys["bob"] == keys["bob"]
+
+
+def test_credentials_that_are_not_lost_are_never_replaced(engine: Engine) -> None:
+    engine.apply()
+    keys, sent = dict(SHELF.keys), len(SHELF.sent)
+    assert engine.apply(Scope(regenerate=frozenset({"ann", "bob"}))).done == ()
+    assert (SHELF.keys, len(SHELF.sent)) == (keys, sent)
+
+
+def test_a_lost_derived_secret_is_made_from_the_one_that_is_there(engine: Engine) -> None:
+    engine.apply()
+    keys = dict(SHELF.keys)
+    engine.state.secrets.delete([SecretRef("ann", "toy", "print")])
+    assert engine.apply(Scope(regenerate=frozenset({"ann"}))).error() is None
+    assert SHELF.keys == keys
+
+
+def test_a_lost_password_is_replaced_although_what_was_made_of_it_is_there(engine: Engine) -> None:
+    engine.apply()
+    SHELF.keys["ann"] = "changed by hand"
+    engine.state.secrets.delete([SecretRef("ann", "toy", "key")])
+    assert engine.apply().error() is None
+    key = engine.state.secrets.get(SecretRef("ann", "toy", "key"))
+    assert key is not None
+    assert SHELF.keys["ann"] == f"print-of-{key.reveal()}"
+    assert engine.plan().in_sync
+
+
 def test_a_derived_secret_follows_its_source(engine: Engine) -> None:
     engine.apply()
     key = engine.state.secrets.get(SecretRef("ann", "toy", "key"))
@@ -158,6 +249,20 @@ def test_the_servers_lock_is_respected(engine: Engine) -> None:
     assert "eve" in str(error)
 
 
+def test_a_plan_is_made_while_somebody_applies(engine: Engine) -> None:
+    SHELF.locked_by = "multidb apply by eve"
+    with engine.state.lock("multidb-toy", "multidb apply"):
+        assert not engine.plan().errors
+    assert SHELF.sent == []
+    assert not engine.state.secrets.refs()
+
+
+def test_the_projects_own_lock_is_respected(engine: Engine) -> None:
+    with engine.state.lock("multidb-toy", "multidb apply"):
+        assert isinstance(engine.apply().error(), Locked)
+    assert SHELF.sent == []
+
+
 def test_a_server_that_is_down_is_in_the_plan_and_the_report(engine: Engine) -> None:
     SHELF.down = True
     plan = engine.plan()
@@ -169,6 +274,13 @@ def test_a_server_that_is_down_is_in_the_plan_and_the_report(engine: Engine) -> 
 def test_scope_limits_the_apps(engine: Engine) -> None:
     engine.apply(Scope(apps=frozenset({"bob"})))
     assert set(SHELF.boxes) == {"bob"}
+
+
+def test_scope_limits_the_stores_and_the_depth(engine: Engine) -> None:
+    assert engine.plan(Scope(stores=frozenset({"postgres"}))).servers == ()
+    engine.plan(Scope(stores=frozenset({"toy"}), deep=False))
+    engine.plan()
+    assert SHELF.looks == [False, True]
 
 
 def test_an_unknown_app_is_named_with_those_there_are(engine: Engine) -> None:

@@ -5,6 +5,7 @@ The "server" is a `Shelf`: named boxes with a colour, each with its owner. It ca
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -59,8 +60,11 @@ class Shelf:
     sent: list[str] = field(default_factory=list)
     fail_on: str = ""
     ignore: str = ""  # a statement it answers with success and does not carry out
+    goes_down_after: str = ""  # the last statement that it carries out
     down: bool = False
     locked_by: str = ""
+    looks: list[bool] = field(default_factory=list)  # how each inspection was asked for: deep or not
+    meet: threading.Barrier | None = None  # inspections wait here for each other
 
 
 SHELF = Shelf()
@@ -119,6 +123,11 @@ class ToySession:
         return None
 
     def inspect(self, inspection: Inspection) -> Sequence[Resource]:
+        if SHELF.down:
+            raise ServerDown("closed the connection", where="shelf", hint="start it")
+        if SHELF.meet is not None:
+            SHELF.meet.wait(timeout=5)
+        SHELF.looks.append(inspection.deep)
         return [self._seen(SHELF.boxes[r.name], inspection) for r in inspection.desired if r.name in SHELF.boxes]
 
     def _seen(self, box: Box, inspection: Inspection) -> Box:
@@ -130,11 +139,7 @@ class ToySession:
     def lock(self, project: str, holder: str) -> Iterator[None]:
         if SHELF.locked_by:
             raise Locked(f"another run works here: {SHELF.locked_by}")
-        SHELF.locked_by = holder
-        try:
-            yield
-        finally:
-            SHELF.locked_by = ""
+        yield
 
     def run(self, statements: Sequence[Statement], secrets: SecretStore) -> Iterator[int]:
         for index, statement in enumerate(statements):
@@ -144,6 +149,7 @@ class ToySession:
             SHELF.sent.append(statement.text)
             if statement.text != SHELF.ignore:
                 self._do(statement.text.split(), bound)
+            SHELF.down = SHELF.down or statement.text == SHELF.goes_down_after
             yield index + 1
 
     def _do(self, words: list[str], bound: Mapping[str, Secret | None]) -> None:

@@ -345,8 +345,8 @@ class Engine:
         self._progress(server.name, "checking")
         try:
             left = self._read(server, session, scope).changes
-        except (ServerError, Refused) as error:  # what the server has answered for is done all the same
-            return replace(report, error=error)
+        except (ServerError, Refused) as unproved:  # what the server has answered for is done all the same
+            return replace(report, error=unproved)
         if not left:
             return report
         names = {change.resource.key for change in left}

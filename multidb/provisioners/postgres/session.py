@@ -110,7 +110,7 @@ class PostgresSession:
 
     def _tried(self, resource: Resource, inspection: Inspection) -> Resource:
         """The role, its password tried by logging in with it where that can tell anything."""
-        if not isinstance(resource, Role) or resource.password != "current" or not resource.login:  # noqa: S105
+        if not isinstance(resource, Role) or resource.password != "current" or not resource.login:
             return resource
         assert resource.app is not None
         slot = resource.name.removeprefix(f"{resource.app}_")
@@ -123,7 +123,7 @@ class PostgresSession:
         except AuthenticationFailed as error:
             if "pg_hba.conf" in error.message:  # it may not come from here, which says nothing of its password
                 return resource
-            return dataclasses.replace(resource, password="other")  # noqa: S106
+            return dataclasses.replace(resource, password="other")
         except (ServerDown, ServerSlow):
             raise
         except ServerError:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from multidb.errors import ServerDown
 from multidb.model import Action, Change, FieldChange, Owner, Resource, Statement
-from multidb.plan import Plan, ServerPlan, diff, plain
+from multidb.plan import Plan, ServerPlan, diff, document_digest, plain
 
 OURS = Owner("shop", "ann")
 
@@ -78,6 +79,20 @@ def test_the_digest_follows_the_statements() -> None:
 
     assert plan("MAKE a").digest == plan("MAKE a").digest
     assert plan("MAKE a").digest != plan("MAKE b").digest
+
+
+def test_a_saved_plan_tells_when_it_was_altered() -> None:
+    want = Room(name="a", app="ann", owner=OURS, doors=frozenset({"front", "back"}))
+    change = replace(
+        *diff([want], [replace(want, size=2)]), server="hotel", store="rooms", statements=(Statement("BUILD ü"),)
+    )
+    plan = Plan("shop", (ServerPlan("hotel", "rooms", changes=(change,)), ServerPlan("inn", "rooms")))
+    saved = json.dumps(plan.document(), indent=1)
+    assert document_digest(json.loads(saved)) == plan.digest
+    for old, new in (("BUILD", "RAZE"), ('"scope": ""', '"scope": "b"'), ('"old": 2', '"old": 3'), ('"inn"', '"pub"')):
+        altered = saved.replace(old, new)
+        assert altered != saved
+        assert document_digest(json.loads(altered)) != plan.digest, (old, new)
 
 
 def test_a_server_that_cannot_be_read_is_not_in_sync() -> None:

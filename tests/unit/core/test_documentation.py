@@ -1,0 +1,30 @@
+"""The pages for people: every link leads somewhere, every command named there exists."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from multidb.cli import COMMANDS
+
+ROOT = Path(__file__).resolve().parents[3]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page: Path) -> None:
+    targets = re.findall(r"\]\(([^)#]+?)(?:#[^)]*)?\)", page.read_text(encoding="utf-8"))
+    local = [target for target in targets if "://" not in target]
+    assert [target for target in local if not (page.parent / target).exists()] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_commands_that_are_shown_exist(page: Path) -> None:
+    prose_and_code = page.read_text(encoding="utf-8").split("```")
+    shown = [name for part in prose_and_code[0::2] for name in re.findall(r"`multidb ([a-z][a-z-]*)", part)]
+    shown += [
+        name for part in prose_and_code[1::2] for name in re.findall(r"^multidb ([a-z][a-z-]*)", part, re.MULTILINE)
+    ]
+    assert sorted(set(shown) - set(COMMANDS)) == []

@@ -17,7 +17,7 @@ from typing import Any
 from multidb.errors import MultidbError
 from multidb.model import Action, Change, FieldChange, Isolation, Resource
 
-__all__ = ["LOST", "Plan", "ServerPlan", "diff", "plain"]
+__all__ = ["LOST", "Plan", "ServerPlan", "diff", "document_digest", "plain"]
 
 LOST = "lost"
 """Live value of a credential field when the server has one and the secret store does not."""
@@ -41,8 +41,7 @@ class ServerPlan:
     @property
     def digest(self) -> str:
         """SHA-256 over every change and statement; equal digests mean that the same would be done."""
-        text = json.dumps([change_document(change) for change in self.changes], sort_keys=True)
-        return hashlib.sha256(f"{self.server}\n{text}".encode()).hexdigest()
+        return _server_digest(self.server, [change_document(change) for change in self.changes])
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +74,7 @@ class Plan:
     @property
     def digest(self) -> str:
         """SHA-256 over all servers' digests."""
-        return hashlib.sha256("\n".join(server.digest for server in self.servers).encode()).hexdigest()
+        return _digest(server.digest for server in self.servers)
 
     @property
     def counts(self) -> dict[str, int]:
@@ -92,6 +91,18 @@ class Plan:
             "servers": [_server_document(server) for server in self.servers],
             "changes": [change_document(change) for change in self.changes],
         }
+
+
+def document_digest(document: Mapping[str, Any]) -> str:
+    """The digest of what a plan's document says would be done. Another than the one it carries: somebody altered it.
+
+    Raises:
+        KeyError, TypeError: it is no document of a plan.
+    """
+    changes = document["changes"]
+    names = [server["server"] for server in document["servers"]]
+    by_server = [[change for change in changes if change["server"] == name] for name in names]
+    return _digest(_server_digest(name, found) for name, found in zip(names, by_server, strict=True))
 
 
 def diff(
@@ -157,6 +168,15 @@ def change_document(change: Change) -> dict[str, Any]:
         "statements": [{"text": s.text, "scope": s.scope} for s in change.statements],
         **({"reason": change.reason} if change.reason else {}),
     }
+
+
+def _server_digest(server: str, changes: list[dict[str, Any]]) -> str:
+    text = json.dumps(changes, sort_keys=True)
+    return hashlib.sha256(f"{server}\n{text}".encode()).hexdigest()
+
+
+def _digest(of_servers: Iterable[str]) -> str:
+    return hashlib.sha256("\n".join(of_servers).encode()).hexdigest()
 
 
 def _server_document(server: ServerPlan) -> dict[str, Any]:

@@ -27,7 +27,8 @@ from multidb.cli.options import (
 )
 from multidb.cli.plan_view import report_document, show_plan, show_report
 from multidb.engine import Engine, Report, Scope
-from multidb.errors import StalePlan, UsageError
+from multidb.errors import Refused, StalePlan, UsageError
+from multidb.plan import document_digest
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -110,8 +111,15 @@ def _saved_plan(path: Path) -> tuple[Scope, str]:
         if document["command"] != "plan":
             raise KeyError("command")
         wanted = scope(document["apps"], document["stores"], adopt=document["adopt"], deep=document["deep"])
-        return wanted, str(document["digest"])
+        altered = document_digest(document) != document["digest"]
     except (ValueError, KeyError, TypeError):
         raise UsageError(
             "is not a plan saved by multidb", where=str(path), hint=f"make it again: multidb plan --out {path}"
         ) from None
+    if altered:  # it would not be what runs
+        raise Refused(
+            "was changed by hand after it was saved",
+            where=str(path),
+            hint=f"change the manifest instead, then: multidb plan --out {path}",
+        )
+    return wanted, str(document["digest"])

@@ -120,6 +120,13 @@ def test_a_saved_plan_is_applied_as_saved_or_refused(applied: Folder) -> None:
     assert refused.code == 3
     assert "plan --out" in refused.err
     manifest.write_text(manifest.read_text().replace("  emil: {stores: [redis]}\n", ""))
+    plan = applied.path / "next.json"
+    agreed = plan.read_text()
+    plan.write_text(agreed.replace("ACL SETUSER dora_user", "ACL SETUSER eve_user"))
+    tampered = applied.run("apply", "next.json", "--yes")
+    assert tampered.code == 3
+    assert "changed by hand" in tampered.err
+    plan.write_text(agreed)
     applied.ok("apply", "next.json", "--yes")
     applied.ok("plan", "--check")
 

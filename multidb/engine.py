@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from multidb import manifest
+from multidb.deployment import Deployment, app_env, containers
 from multidb.errors import (
     Conflict,
     MultidbError,
@@ -47,7 +48,16 @@ from multidb.runtime import Runtime, ServerState, ServerStatus, open_runtime
 from multidb.secrets import Secret, SecretRef, generate, redact
 from multidb.state import ProjectState, holder
 
-__all__ = ["AppConnections", "Engine", "Report", "Scope", "ServerReport", "load_project", "store_schemas"]
+__all__ = [
+    "AppConnections",
+    "Engine",
+    "Report",
+    "Scope",
+    "ServerReport",
+    "load_deployment",
+    "load_project",
+    "store_schemas",
+]
 
 _SERVERS_AT_ONCE = 8
 
@@ -138,6 +148,19 @@ def load_project(path: Path, overlay: str | None = None) -> Project:
     return manifest.load(path, store_schemas(), external=ExternalServer, overlay=overlay)
 
 
+def load_deployment(path: Path, overlay: str | None = None) -> Deployment:
+    """The files of the manifest's deployment. `ManifestError` as for `load_project`."""
+    project = load_project(path, overlay)
+    return Deployment(project, ProjectState(Path(project.root)), _templates())
+
+
+def _templates() -> Path:
+    """Beside the package's modules in an installed multidb, beside the package in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "templates"
+    return installed if installed.is_dir() else package.parent / "templates"
+
+
 def _quiet(subject: str, message: str, done: float | None = None, total: float | None = None) -> None:
     """Progress that nobody watches."""
 
@@ -211,7 +234,7 @@ class Engine:
         names: dict[str, tuple[str, ...]] = {}
         for server, context in zip(servers, self._side_by_side(self._ask, servers), strict=True):
             store = provisioner(server.store)
-            env |= store.env(entry, context, server.endpoint, self._secret)
+            env |= self._env(entry, server, context)
             isolation[server.store] = store.isolation(entry, context.facts)
             having = [resource for resource in store.desired([entry], context) if not resource.edge]
             names[server.store] = tuple(f"{each.kind} {each.name}" for each in having if each.app == entry.id)
@@ -372,6 +395,14 @@ class Engine:
                 made[spec.ref] = Secret(spec.derive(source.reveal()))
         if made:
             self.state.secrets.put(made)
+
+    def _env(self, app: App, server: Server, context: StoreContext) -> Mapping[str, str | Secret]:
+        """The app's variables for one server: as it is seen by the app, which in containers is not how we see it."""
+        if self.project.runtime == "compose":
+            for container in containers(self.project):
+                if container.server == server.name:
+                    return app_env(self.project, app, container, context, self._secret)
+        return provisioner(server.store).env(app, context, server.endpoint, self._secret)
 
     # Servers, apps, secrets
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from multidb.errors import Locked, UsageError
 
-__all__ = ["PRIVATE", "PUBLIC", "lock", "read_text", "write_text"]
+__all__ = ["PRIVATE", "PUBLIC", "lock", "read_text", "write_all", "write_text"]
 
 PUBLIC = 0o644
 PRIVATE = 0o600
@@ -40,25 +40,48 @@ def write_text(path: Path, text: str, *, mode: int = PUBLIC) -> None:
     Raises:
         UsageError: the folder cannot be written, or the disk is full. The old file is untouched.
     """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    write_all({path: (text, mode)})
+
+
+def write_all(texts: Mapping[Path, tuple[str, int]]) -> None:
+    """Puts every text (with its permissions) at its path, or none: all are on the disk before the first is in place.
+
+    Raises:
+        UsageError: a folder cannot be written, or the disk is full. The old files are untouched, new ones are not left
+            behind. Only a crash between two renames leaves some old and some new; each is whole in any case.
+    """
+    staged: dict[Path, Path] = {}
+    path = Path()
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-            os.fchmod(descriptor, mode)  # the umask may have narrowed it
-            file.write(text)
-            file.flush()
-            os.fsync(descriptor)
-        temporary.replace(path)
-        _sync_folder(path.parent)
+        for path, (text, mode) in texts.items():
+            temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            staged[path] = temporary
+            _write_new(temporary, text, mode)
+        for path, temporary in staged.items():
+            temporary.replace(path)
+        for folder in {path.parent for path in staged}:
+            _sync_folder(folder)
     except OSError as error:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
+        for temporary in staged.values():
+            with contextlib.suppress(OSError):
+                temporary.unlink()
         raise UsageError(
             f"cannot be written: {_why(error)}",
             where=str(path),
             hint="free space or correct the permissions, then run the command again",
         ) from None
+
+
+def _write_new(path: Path, text: str, mode: int) -> None:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+    with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+        os.fchmod(descriptor, mode)  # the umask may have narrowed it
+        file.write(text)
+        file.flush()
+        os.fsync(descriptor)
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar, Protocol, Self
 
+from multidb.container import Containers
 from multidb.secrets import Secret, SecretRef, SecretSpec, SecretStore
 
 __all__ = [
@@ -333,5 +334,7 @@ class Provisioner:
     """Names that the server keeps for itself, as shell patterns (``pg_*``): no app id and no derived name is one."""
     check: Callable[[Sequence[App]], Iterable[tuple[App, str]]] | None = None
     """What only a look at all apps of the manifest can tell: the app, and what is wrong with it."""
+    containers: Containers | None = None
+    """The servers that it needs as containers; None for a store that cannot be run in one."""
     advise: Callable[[Sequence[App], StoreContext], Sequence[Finding]] | None = None
     """What the server's limits mean for these apps (connections, DB numbers, collections), good news included."""

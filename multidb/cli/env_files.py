@@ -33,7 +33,8 @@ def write_env_files(engine: Engine, output: Output, apps: Iterable[str]) -> list
         text = env_text(app, env, EnvFormat.DOTENV)
         if text != old:
             files.write_text(target, text, mode=files.PRIVATE)
-            files.write_text(folder / ".env.example", env_example(app, env))
+            if files.read_text(folder / ".env.example") is None:  # multidb render looks after one that is there
+                files.write_text(folder / ".env.example", env_example(app, env))
             written.append(target)
     if written:
         output.note(f"Wrote {', '.join(str(path) for path in written)}")

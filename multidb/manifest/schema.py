@@ -116,6 +116,17 @@ class Deploy(Section):
     profiles: tuple[Literal["backup", "monitoring", "pgbouncer"], ...] = Field(
         default=(), description="Optional services that run beside the servers."
     )
+    expose: Literal["loopback", "none"] = Field(
+        default="loopback",
+        description="loopback: the servers' ports are published on 127.0.0.1. none: they are reached in their own "
+        "network only.",
+    )
+    pgbouncer_image: str = Field(
+        default="edoburu/pgbouncer:v1.24.1-p1",
+        pattern=r"^[a-z0-9][A-Za-z0-9._/@:-]*$",
+        json_schema_extra={"errorMessage": "must be an image such as pgbouncer:1.24 (1.19 is the oldest that will do)"},
+        description="The pooler's image; PgBouncer 1.19 or later, which can look up passwords in another database.",
+    )
 
 
 class AppBackup(Section):

@@ -38,6 +38,7 @@ from __future__ import annotations
 
 from multidb.model import Provisioner, Server, Session
 from multidb.provisioners.neo4j import resources
+from multidb.provisioners.neo4j.container import containers
 from multidb.provisioners.neo4j.statements import statements
 from multidb.secrets import Secret
 
@@ -62,4 +63,5 @@ PROVISIONER = Provisioner(
     env=resources.env,
     isolation=resources.isolation,
     connect=_connect,
+    containers=containers,
 )

@@ -10,6 +10,7 @@ from typing import Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from multidb.container import ContainerOptions
 from multidb.errors import Refused
 from multidb.model import App, DerivedName, Endpoint, Facts, Isolation, Owner, Resource, StoreContext
 from multidb.secrets import Secret, SecretRef, SecretSpec
@@ -62,10 +63,8 @@ class AppOptions(BaseModel):
     )
 
 
-class ServerOptions(BaseModel):
+class ServerOptions(ContainerOptions):
     """What stands under ``servers.neo4j``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     isolation: Literal["auto", "database", "instance", "label"] = Field(
         default="auto",
@@ -79,7 +78,6 @@ class ServerOptions(BaseModel):
     heap: str = Field(
         default="384m", pattern=r"^[1-9][0-9]*[mMgG]$", description="Largest heap of each instance, such as 384m or 1g."
     )
-    image: str | None = Field(default=None, description="Container image instead of the official one (compose).")
 
 
 class Mode(StrEnum):
@@ -175,7 +173,7 @@ class User(Resource):
     rank = 50
     marked = True
 
-    password: str = "current"  # noqa: S105 - a state, not a password
+    password: str = "current"
     change_required: bool = False
     suspended: bool | None = None
     home: str | None = None

@@ -31,6 +31,7 @@ from __future__ import annotations
 
 from multidb.model import Provisioner, Server, Session
 from multidb.provisioners.postgres import resources, statements
+from multidb.provisioners.postgres.container import containers
 from multidb.secrets import Secret
 
 __all__ = ["PROVISIONER"]
@@ -54,6 +55,7 @@ PROVISIONER = Provisioner(
     env=resources.env,
     isolation=resources.isolation,
     connect=_connect,
+    containers=containers,
     reserved=resources.RESERVED,
     advise=resources.advise,
 )

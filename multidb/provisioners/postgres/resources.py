@@ -15,6 +15,7 @@ from urllib.parse import quote
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
+from multidb.container import ContainerOptions
 from multidb.model import App, DerivedName, Endpoint, Facts, Finding, Isolation, Level, Owner, Resource, StoreContext
 from multidb.provisioners.postgres import scram
 from multidb.secrets import Secret, SecretRef, SecretSpec
@@ -118,14 +119,11 @@ class AppOptions(BaseModel):
     )
 
 
-class ServerOptions(BaseModel):
+class ServerOptions(ContainerOptions):
     """``servers.postgres``: the shared server of an embedded or compose runtime."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     port: int | None = Field(default=None, ge=1, le=65_535, description="TCP port; a free one is taken without it.")
     max_connections: int = Field(default=200, ge=10, le=10_000, description="Connections that the server accepts.")
-    image: str | None = Field(default=None, description="Container image, for the compose runtime.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -399,7 +397,7 @@ def _roles(app: App, names: _Names, owner: Owner, options: AppOptions) -> Iterat
             # A login that becomes the owner does so by SET ROLE only: what it makes belongs to the owner, or fails.
             inherit=slot == "readonly" or (slot == "user" and split),
             connection_limit=limits[slot],
-            password="current",  # noqa: S106
+            password="current",
             secret=slot,
             purpose=purposes[slot],
         )

@@ -35,6 +35,7 @@ from __future__ import annotations
 
 from multidb.model import Provisioner, Server, Session
 from multidb.provisioners.qdrant import resources
+from multidb.provisioners.qdrant.container import containers
 from multidb.provisioners.qdrant.statements import statements
 from multidb.secrets import Secret
 
@@ -59,4 +60,5 @@ PROVISIONER = Provisioner(
     env=resources.env,
     isolation=resources.isolation,
     connect=_connect,
+    containers=containers,
 )

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from multidb.container import ContainerOptions
 from multidb.errors import Refused
 from multidb.model import App, DerivedName, Endpoint, Facts, Isolation, Owner, Resource, StoreContext
 from multidb.secrets import Secret, SecretRef, SecretSpec
@@ -187,7 +188,7 @@ class AppOptions(_Options):
     )
 
 
-class ServerOptions(_Options):
+class ServerOptions(ContainerOptions):
     """What stands under ``servers.qdrant``."""
 
     port: int | None = Field(
@@ -195,7 +196,6 @@ class ServerOptions(_Options):
     )
     grpc_port: int | None = Field(default=None, ge=1, le=65_535, description="gRPC port; chosen likewise.")
     binary: str | None = Field(default=None, description="Qdrant's server program, if it is not on the PATH.")
-    image: str | None = Field(default=None, description="Container image, for `runtime: compose`.")
     token_days: int = Field(
         default=365,
         gt=RENEW_DAYS,
@@ -435,8 +435,8 @@ def env(
         found["QDRANT_GRPC_PORT"] = endpoint.params.get("grpc_port") or str(options.grpc_port or 6334)
         if context.facts is None or context.facts.api_key:
             found["QDRANT_API_KEY"] = secret(token_ref(app.id))
-    found["QDRANT_COLLECTION_PREFIX"] = f"{app.id}_"
     found[f"QDRANT_COLLECTION_{app.id.upper()}"] = collection_name(app.id, first)
+    found["QDRANT_COLLECTION_PREFIX"] = f"{app.id}_"  # the last word, also for an app called prefix
     return found
 
 

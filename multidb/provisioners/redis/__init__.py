@@ -48,6 +48,7 @@ The admin needs ACL, CONFIG GET (and REWRITE), INFO, COMMAND, and EVAL, SET, GET
 from __future__ import annotations
 
 from multidb.model import Provisioner, Server, Session
+from multidb.provisioners.redis.container import containers
 from multidb.provisioners.redis.resources import (
     RedisApp,
     RedisServer,
@@ -82,5 +83,6 @@ PROVISIONER = Provisioner(
     env=env,
     isolation=isolation,
     connect=_connect,
+    containers=containers,
     allocate=allocate,
 )

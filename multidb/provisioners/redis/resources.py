@@ -12,6 +12,7 @@ from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from multidb.container import ContainerOptions
 from multidb.errors import UsageError
 from multidb.model import App, DerivedName, Endpoint, Facts, Isolation, Owner, Resource, StoreContext
 from multidb.provisioners.redis.rules import ALL_DATABASES, CommandTable, Rule
@@ -95,10 +96,8 @@ class RedisApp(BaseModel):
         return self
 
 
-class RedisServer(BaseModel):
+class RedisServer(ContainerOptions):
     """What may stand under ``servers.redis``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     port: int | None = Field(default=None, ge=1, le=65535, description="TCP port; a free one is chosen without it.")
     databases: int = Field(default=64, ge=2, le=100_000, description="How many DB numbers the server has.")
@@ -107,7 +106,6 @@ class RedisServer(BaseModel):
         pattern=r"^[1-9]\d*([kKmMgG][bB]?)?$",
         description="Memory limit, such as 512mb. It is shared by all apps.",
     )
-    image: str | None = Field(default=None, description="Container image, where the server runs in one.")
     default_user: Literal["close", "keep"] = Field(
         default="close",
         description="What becomes of a default user that needs no password: it is turned off, or kept as it is "
@@ -172,7 +170,7 @@ class AclUser(Resource):
 
     db: int
     enabled: bool = True
-    password: str = "current"  # noqa: S105 - "current", "current and others", "other", "none", "not needed", "lost"
+    password: str = "current"
     keys: tuple[str, ...]
     channels: tuple[str, ...]
     databases: str

@@ -30,7 +30,7 @@ class EnvFormat(StrEnum):
     DOTENV = "dotenv"
     EXPORT = "export"
     JSON = "json"
-    K8S_SECRET = "k8s-secret"  # noqa: S105 (a format's name)
+    K8S_SECRET = "k8s-secret"
 
 
 def env_text(app: str, env: Mapping[str, str | Secret], form: EnvFormat, *, masked: bool = False) -> str:
@@ -49,14 +49,16 @@ def env_text(app: str, env: Mapping[str, str | Secret], form: EnvFormat, *, mask
 
 def env_example(app: str, env: Mapping[str, str | Secret]) -> str:
     """The same file with every secret left empty, fit to be committed."""
-    header = f"# The variables that multidb gives to {app}; the real file is .env beside this one (not committed)."
+    header = (
+        f"# Written by multidb: what it gives to the app {app}. The real file is .env beside this one (not committed)."
+    )
     lines = [f"{name}={'' if isinstance(value, Secret) else _dotenv(value)}" for name, value in env.items()]
     return "\n".join([header, *lines]) + "\n"
 
 
 def is_ours(text: str) -> bool:
-    """Whether an env file was written by multidb, and so may be written again."""
-    return text.startswith(_OURS)
+    """Whether a file was written by multidb, and so may be written again."""
+    return any(line.startswith(_OURS) for line in text.split("\n", 4)[:3])
 
 
 def _value(value: str | Secret, masked: bool) -> str:

@@ -1,0 +1,126 @@
+"""A server as it is run in a container: what the manifest may say of it, and what a store says it needs. No I/O."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from multidb.secrets import SecretRef
+
+__all__ = ["Container", "ContainerOptions", "SecretVariable", "one_each", "shared"]
+
+
+class ContainerOptions(BaseModel):
+    """The part of ``servers.<store>`` that is the same for every store."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    image: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9][A-Za-z0-9._/@:-]*$",
+        json_schema_extra={"errorMessage": "must be an image such as postgres:18, or one with a digest (@sha256:...)"},
+        description="Container image instead of the official one, best with a version or a digest.",
+    )
+    memory: str | None = Field(
+        default=None,
+        pattern=r"^[1-9][0-9]*[mg]$",
+        json_schema_extra={"errorMessage": "must be an amount of memory such as 512m or 2g"},
+        description="The most memory that the container may take, such as 512m or 2g.",
+    )
+    cpus: float | None = Field(
+        default=None, gt=0, le=1024, description="The most processors that the container may use, such as 1.5."
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class SecretVariable:
+    """How a server in a container is told its admin's password: an environment variable and its form.
+
+    Args:
+        form: the value with ``{}`` where the password stands (``neo4j/{}``).
+    """
+
+    name: str
+    form: str = "{}"
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """One server of a compose file.
+
+    Args:
+        name: service and host name, unique in the project: ``postgres``, ``neo4j-lernmi``.
+        app: the only app that it serves; None when it is shared.
+        ports: the ports inside by the name of the server option, the one for clients first: ``{"port": 6333, ...}``.
+        published: the ports on this machine's loopback address, by the same names; empty when none is published.
+        admin: the admin's login, empty where the store has none.
+        memory: limit of the container when the manifest says none.
+        facts: what is known of such a server before it has been asked, as the store's pure functions want it.
+        files: files that are mounted, relative to the compose file, and the template of each.
+        settings: what the store's own template needs beside this.
+    """
+
+    name: str
+    store: str
+    image: str
+    ports: Mapping[str, int]
+    secret: SecretVariable
+    memory: str
+    admin: str = ""
+    database: str = ""
+    cpus: float | None = None
+    app: str | None = None
+    published: Mapping[str, int] = field(default_factory=dict)
+    facts: Any = None
+    files: Mapping[str, str] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def server(self) -> str:
+        """What multidb calls the server: its name, with the app's id as it is written in the manifest."""
+        return self.name if self.app is None else f"{self.store}-{self.app}"
+
+    @property
+    def admin_ref(self) -> SecretRef:
+        """Under which name multidb keeps the admin's password."""
+        return SecretRef(f"@{self.server}", self.store, "admin")
+
+    @property
+    def variable(self) -> str:
+        """The name under which the admin's password stands in the deployment's env file."""
+        suffix = self.name.removeprefix(self.store)
+        return self.secret.name + suffix.upper().replace("-", "_")
+
+    @property
+    def volume(self) -> str:
+        """The volume that holds its data."""
+        return f"{self.name}-data"
+
+
+Containers = Callable[[Sequence[str], Any, bool], Sequence[Container]]
+"""(ids of the apps that use the store, server options, a server per app is asked for) -> the servers to run."""
+
+
+def shared(container: Container, options: Any) -> list[Container]:
+    """One server for all apps, published on the ports that the manifest says."""
+    published = {option: getattr(options, option) or port for option, port in container.ports.items()}
+    return [replace(container, published=published)]
+
+
+def one_each(container: Container, apps: Sequence[str], options: Any) -> list[Container]:
+    """A server for each app, called ``<store>-<app>``, published on ports that count up from those of the manifest."""
+    step = len(container.ports)
+    return [
+        replace(
+            container,
+            name=f"{container.name}-{app.replace('_', '-')}",
+            app=app,
+            published={
+                option: (getattr(options, option) or port) + position * step for option, port in container.ports.items()
+            },
+        )
+        for position, app in enumerate(apps)
+    ]

@@ -1,0 +1,187 @@
+"""How a project is run in containers: which servers, what its apps see of them, and the files that say so."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final
+
+from multidb import files
+from multidb.container import Container
+from multidb.errors import Refused
+from multidb.model import App, Endpoint, Project, StoreContext
+from multidb.provisioners import STORES, provisioner
+from multidb.render import POOLER, POOLER_PORT, RenderedFile, is_ours, render
+from multidb.secrets import Secret, SecretRef, generate
+from multidb.state import ProjectState
+
+__all__ = ["Deployment", "FileState", "app_endpoint", "app_env", "containers", "shipped_templates"]
+
+_POOLER_REF: Final = SecretRef(f"@{POOLER}", "postgres", "admin")
+
+
+def containers(project: Project) -> list[Container]:
+    """The servers that the project's apps need, as containers; none where the servers exist already."""
+    if project.runtime == "external":
+        return []
+    per_app = project.deploy["strategy"] == "separate"
+    found: list[Container] = []
+    for store in STORES:
+        apps = [app.id for app in project.apps_with(store)]
+        describe = provisioner(store).containers
+        if apps and describe is not None:
+            found += describe(apps, project.servers[store], per_app)
+    return found
+
+
+def app_endpoint(container: Container) -> Endpoint:
+    """The server as an app in the same network reaches it."""
+    (_, port), *others = container.ports.items()
+    return Endpoint(host=container.name, port=port, params={option: str(number) for option, number in others})
+
+
+def app_env(
+    project: Project, app: App, container: Container, context: StoreContext, secret: Callable[[SecretRef], Secret]
+) -> Mapping[str, str | Secret]:
+    """The variables of one store for an app that runs in the servers' network.
+
+    Behind a pooler, what cannot go through it (migrations, session locks) has an address of its own.
+    """
+    env = provisioner(container.store).env
+    variables = env(app, context, app_endpoint(container), secret)
+    if container.store != "postgres" or POOLER not in project.deploy["profiles"]:
+        return variables
+    pooled = env(app, context, Endpoint(host=POOLER, port=POOLER_PORT), secret)
+    straight = {name: value for name, value in variables.items() if name.endswith("_MIGRATE_URL")}
+    return {**pooled, **straight, "DATABASE_URL_DIRECT": variables["DATABASE_URL"]}
+
+
+class FileState(StrEnum):
+    """What a rendered file is compared with the one that is there."""
+
+    CURRENT = "current"
+    MISSING = "missing"
+    DIFFERENT = "different"
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """The files of one project.
+
+    Args:
+        templates: the folder of templates that comes with multidb.
+    """
+
+    project: Project
+    state: ProjectState
+    templates: Path
+
+    def files(self, *, new_secrets: bool) -> dict[str, RenderedFile]:
+        """Every file, by its path relative to the manifest's folder.
+
+        Args:
+            new_secrets: make the admin passwords that are missing, and keep them. Without it, files whose secrets are
+                not known here (in CI) are left out.
+
+        Raises:
+            UsageError: a template is wrong, or the manifest asks for what cannot be rendered. Nothing is kept then.
+        """
+        servers = containers(self.project)
+        refs = {server.server: server.admin_ref for server in servers} | {POOLER: _POOLER_REF}
+        known = {name: self.state.secrets.get(ref) for name, ref in refs.items()}
+        made = {name: generate() for name, value in known.items() if value is None}
+        env = {app.id: self._env(app, servers) for app in self.project.apps.values()}
+        used: set[str] = set()
+
+        def secret(server: str) -> Secret:
+            used.add(server)
+            return known[server] or made[server]
+
+        found = render(self.project, servers, self._templates(), env=env, secret=secret)
+        if self.project.runtime != "compose":  # the app's env file is about the servers that it really has
+            found = {path: file for path, file in found.items() if not (path.startswith("apps/") and _is_env(path))}
+        fresh = {refs[name]: made[name] for name in used & set(made)}
+        if new_secrets and fresh:
+            self.state.secrets.put(fresh)
+        if fresh and not new_secrets:
+            found = {path: file for path, file in found.items() if not file.private}
+        return found
+
+    def compare(self, rendered: Mapping[str, RenderedFile]) -> dict[str, FileState]:
+        """How each file stands on the disk."""
+        found = {}
+        for path, file in rendered.items():
+            there = files.read_text(self._root / path)
+            same = FileState.CURRENT if there == file.text else FileState.DIFFERENT
+            found[path] = FileState.MISSING if there is None else same
+        return found
+
+    def write(self, rendered: Mapping[str, RenderedFile]) -> list[str]:
+        """Writes what is missing or different, all files or none, and says which.
+
+        Raises:
+            Refused: a file stands in the way that multidb did not write.
+            UsageError: a folder cannot be written.
+        """
+        todo = [path for path, state in self.compare(rendered).items() if state is not FileState.CURRENT]
+        foreign = [path for path in todo if not is_ours(files.read_text(self._root / path) or "# Written by multidb")]
+        if foreign:
+            raise Refused(
+                "multidb did not write it, so it is not replaced, and nothing was written",
+                where=", ".join(foreign),
+                hint="move it away, or keep it and put what differs into a template (docs/deploying.md)",
+            )
+        files.write_all({self._root / path: (rendered[path].text, rendered[path].mode) for path in todo})
+        return todo
+
+    @property
+    def _root(self) -> Path:
+        return Path(self.project.root)
+
+    def _env(self, app: App, servers: list[Container]) -> dict[str, str | Secret]:
+        """The app's variables; without its secrets where it has none yet (`multidb apply` makes them)."""
+        missing: list[SecretRef] = []
+
+        def secret(ref: SecretRef) -> Secret:
+            found = self.state.secrets.get(ref)
+            if found is None:
+                missing.append(ref)
+            return found or Secret("")
+
+        variables: dict[str, str | Secret] = {"APP_NAME": app.id, "APP_TENANT_ID": app.tenant_id}
+        for server in servers:
+            if server.store in app.stores and server.app in (None, app.id):
+                variables |= app_env(self.project, app, server, self._context(server), secret)
+        if missing:
+            return {name: Secret("") if isinstance(value, Secret) else value for name, value in variables.items()}
+        return variables
+
+    def _context(self, server: Container) -> StoreContext:
+        store = provisioner(server.store)
+        apps = [app for app in self.project.apps_with(server.store) if server.app in (None, app.id)]
+        recorded = dict(self.state.read("numbers").get(server.server, {}))
+        numbers = store.allocate(apps, server.facts, recorded) if store.allocate else {}
+        return StoreContext(
+            self.project.name, server.facts, self.project.servers[server.store], {**recorded, **numbers}
+        )
+
+    def _templates(self) -> dict[str, str]:
+        """The templates that come with multidb, and over them those in the project's own ``templates/``."""
+        found: dict[str, str] = {}
+        for folder in (self.templates, self._root / "templates"):
+            for path in sorted(folder.rglob("*.j2")):
+                found[path.relative_to(folder).as_posix()] = files.read_text(path) or ""
+        return found
+
+
+def _is_env(path: str) -> bool:
+    return path.endswith("/.env")
+
+
+def shipped_templates() -> Path:
+    """The templates that come with multidb: in the package when installed, beside it in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "templates"
+    return installed if installed.is_dir() else package.parent / "templates"

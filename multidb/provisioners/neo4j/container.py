@@ -1,0 +1,39 @@
+"""Neo4j as a container: one with a database per app (Enterprise), or a small one per app (Community)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from multidb.container import Container, SecretVariable, one_each, shared
+from multidb.provisioners.neo4j.resources import STORE, Neo4jFacts, ServerOptions
+
+__all__ = ["containers"]
+
+_BESIDE_THE_HEAP: Final = 640  # megabytes for the page cache and for Java itself
+
+
+def containers(apps: Sequence[str], options: ServerOptions, per_app: bool) -> list[Container]:
+    """One server for all where the image is Enterprise or labels are all that is wanted, else one for each app."""
+    enterprise = options.isolation == "database" or (options.isolation == "auto" and "enterprise" in str(options.image))
+    dedicated = per_app or not (enterprise or options.isolation == "label")
+    edition = "enterprise" if enterprise else "community"
+    container = Container(
+        name=STORE,
+        store=STORE,
+        image=options.image or f"neo4j:{options.version}-{edition}",
+        ports={"port": 7687},
+        secret=SecretVariable("NEO4J_AUTH", "neo4j/{}"),
+        memory=options.memory or f"{_megabytes(options.heap) + _BESIDE_THE_HEAP}m",
+        cpus=options.cpus,
+        admin="neo4j",
+        facts=Neo4jFacts("Neo4j", options.version, edition, enterprise, enterprise, dedicated=dedicated),
+        settings={"heap": options.heap, "enterprise": enterprise},
+    )
+    if not dedicated:
+        return shared(container, options)
+    return one_each(container, apps, options)
+
+
+def _megabytes(amount: str) -> int:
+    return int(amount[:-1]) * (1024 if amount[-1] in "gG" else 1)

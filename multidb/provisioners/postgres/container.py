@@ -1,0 +1,30 @@
+"""Postgres as a container: the official image and its contract."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Final
+
+from multidb.container import Container, SecretVariable, one_each, shared
+from multidb.provisioners.postgres.resources import STORE, ServerOptions
+
+__all__ = ["IMAGE", "containers"]
+
+IMAGE: Final = "postgres:18"
+
+
+def containers(apps: Sequence[str], options: ServerOptions, per_app: bool) -> list[Container]:
+    """One server, or one for each app."""
+    container = Container(
+        name=STORE,
+        store=STORE,
+        image=options.image or IMAGE,
+        ports={"port": 5432},
+        secret=SecretVariable("POSTGRES_PASSWORD"),
+        memory=options.memory or "1g",
+        cpus=options.cpus,
+        admin="postgres",
+        database="postgres",
+        settings={"max_connections": options.max_connections},
+    )
+    return one_each(container, apps, options) if per_app else shared(container, options)

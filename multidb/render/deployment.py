@@ -1,0 +1,335 @@
+"""A project and its templates -> the files by which it is run in containers. Pure: nothing is read or written here."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+import jinja2
+import yaml
+
+from multidb.container import Container
+from multidb.errors import UsageError
+from multidb.model import App, Project
+from multidb.render.env import EnvFormat, env_example, env_text
+from multidb.secrets import Secret
+
+__all__ = ["POOLER", "POOLER_PORT", "RenderedFile", "render"]
+
+POOLER: Final = "pgbouncer"
+POOLER_PORT: Final = 6432
+_PUBLIC: Final = 0o644
+_PROGRAM: Final = 0o755
+_PRIVATE: Final = 0o600
+_SHOWN: Final = 12  # a shorter secret would be found by chance
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedFile:
+    """The text of a file and its permissions; `private` ones hold secrets."""
+
+    text: str = field(repr=False)
+    mode: int = _PUBLIC
+
+    @property
+    def private(self) -> bool:
+        """Whether only its owner may read it."""
+        return self.mode == _PRIVATE
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """A compose file: where it is, and which servers and apps stand in it."""
+
+    path: str
+    containers: Sequence[Container]
+    apps: Sequence[App] = ()
+    secrets_file: str = ""  # read by the servers; empty: Compose takes their passwords from the .env beside the file
+
+    @property
+    def folder(self) -> str:
+        return self.path.rpartition("/")[0]
+
+    @property
+    def root(self) -> str:
+        """The way from its folder to that of the manifest."""
+        return "/".join([".."] * len(self.folder.split("/")))
+
+
+def render(
+    project: Project,
+    containers: Sequence[Container],
+    templates: Mapping[str, str],
+    *,
+    env: Mapping[str, Mapping[str, str | Secret]],
+    secret: Callable[[str], Secret],
+) -> dict[str, RenderedFile]:
+    """Every file of a deployment, by its path relative to the manifest's folder.
+
+    Args:
+        containers: the servers to run.
+        templates: texts by name.
+        env: the variables of each app.
+        secret: the admin's password of the server so called; also that of the pooler.
+
+    Raises:
+        UsageError: a template is wrong, gives something that is not a compose file, or puts a secret where others can
+            read it; or the manifest asks for what the strategy cannot do.
+    """
+    _refuse(project, containers)
+    rendering = _Rendering(project, templates, secret)
+    found: dict[str, RenderedFile] = {}
+    for place in _places(project, containers) if containers else ():
+        found |= rendering.place(place)
+    if project.deploy["strategy"] == "hybrid" or not containers:
+        for app in project.apps.values():
+            found[f"apps/{app.id}/docker-compose.yml"] = rendering.joining(app)
+    if any(container.store == "postgres" for container in containers):
+        text = rendering.text("init-multiple-databases.sh.j2", root="..")
+        found["scripts/init-multiple-databases.sh"] = RenderedFile(text, _PROGRAM)
+    for app_id, variables in env.items():
+        found[f"apps/{app_id}/.env"] = RenderedFile(env_text(app_id, variables, EnvFormat.DOTENV), _PRIVATE)
+        found[f"apps/{app_id}/.env.example"] = RenderedFile(env_example(app_id, variables))
+    secrets = [rendering.used[name] for name in rendering.used]
+    secrets += [value for variables in env.values() for value in variables.values() if isinstance(value, Secret)]
+    _check(found, secrets)
+    return dict(sorted(found.items()))
+
+
+def _refuse(project: Project, containers: Sequence[Container]) -> None:
+    profiles = project.deploy["profiles"]
+    if "monitoring" in profiles:
+        raise UsageError(
+            "this version has no monitoring to render",
+            where=f"{project.file}: deploy.profiles",
+            hint="take monitoring out of deploy.profiles",
+        )
+    if "pgbouncer" in profiles and project.deploy["strategy"] == "separate":
+        raise UsageError(
+            "a pooler stands before one shared Postgres, and with strategy separate every app has its own",
+            where=f"{project.file}: deploy.profiles",
+            hint="take pgbouncer out of deploy.profiles, or choose strategy hybrid or single",
+        )
+    served = {(container.store, container.app) for container in containers}
+    if project.runtime == "external":
+        return  # the servers exist already; their addresses were checked with the manifest
+    names = {container.name for container in containers} | {POOLER, f"{POOLER}-setup", "backup"}
+    for app in project.apps.values():
+        if project.deploy["strategy"] != "hybrid" and _service(app) in names:
+            raise UsageError(
+                f"strategy {project.deploy['strategy']} cannot run it: a server is called {_service(app)} too",
+                where=f"{project.file}: app {app.id}",
+                hint="choose strategy hybrid, or give the app another name",
+            )
+        for store in app.stores:
+            if (store, None) not in served and (store, app.id) not in served:
+                raise UsageError(
+                    f"strategy {project.deploy['strategy']} has no server of {store} for it",
+                    where=f"{project.file}: app {app.id}",
+                    hint=f"take {store} out of the app's stores; multidb cannot run {store} in a container",
+                )
+
+
+def _places(project: Project, containers: Sequence[Container]) -> list[_Place]:
+    if project.deploy["strategy"] == "separate":
+        return [
+            _Place(
+                f"apps/{app.id}/docker-compose.yml",
+                [container for container in containers if container.app == app.id],
+                [app],
+                secrets_file="servers.env",
+            )
+            for app in project.apps.values()
+        ]
+    apps = tuple(project.apps.values()) if project.deploy["strategy"] == "single" else ()
+    return [_Place("infrastructure/docker-compose.yml", containers, apps)]
+
+
+class _Rendering:
+    """One project with its templates. `used` are the secrets asked for, by the name of their server."""
+
+    def __init__(self, project: Project, templates: Mapping[str, str], secret: Callable[[str], Secret]) -> None:
+        self._project = project
+        self._secret = secret
+        self.used: dict[str, Secret] = {}
+        self._jinja = jinja2.Environment(
+            loader=jinja2.FunctionLoader(lambda name: (templates[name], name, None) if name in templates else None),
+            undefined=jinja2.StrictUndefined,
+            keep_trailing_newline=False,
+            autoescape=False,  # noqa: S701 (none of the texts is HTML)
+        )
+        self._jinja.filters |= {"yaml": _yaml, "interpolated": _interpolated}
+
+    def text(self, template: str, **values: Any) -> str:
+        """One template with its values; `UsageError` names the template and the line that is wrong."""
+        header = (
+            f"# Written by multidb from {self._project.file}; changes made here are lost. "
+            f"Make it again: multidb render. Template: {template}"
+        )
+        common = {
+            "header": header,
+            "project": self._project.name,
+            "network": self._project.name,
+            "published": self._project.deploy["expose"] == "loopback",
+            "profiles": self._project.deploy["profiles"],
+            "backup": self._project.backup,
+            "backup_folders": [folder.strip("/") for folder in self._project.backup.get("to", ())],
+            "pooler_image": self._project.deploy["pgbouncer_image"],
+            "databases": self._databases,
+        }
+        try:
+            return self._jinja.get_template(template).render({**common, **values}).rstrip("\n") + "\n"
+        except jinja2.TemplateNotFound as error:
+            raise UsageError(f"there is no template {error.name}", where=f"templates/{template}") from None
+        except jinja2.TemplateSyntaxError as error:
+            raise _wrong(error.name or template, error.lineno, error.message or "syntax error") from None
+        except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
+            raise _wrong(*_position(error, template), str(error)) from None
+
+    def place(self, place: _Place) -> dict[str, RenderedFile]:
+        """A compose file with servers in it, and the files that they need beside it."""
+        folder = place.folder
+        found = {place.path: RenderedFile(self._compose(place))}
+        for container in place.containers:
+            for path, template in container.files.items():
+                found[f"{folder}/{path}"] = RenderedFile(self.text(template, container=container, root=place.root))
+        secrets = {self._name(container, place): self._password(container) for container in place.containers}
+        if POOLER in self._project.deploy["profiles"]:
+            secrets["PGBOUNCER_PASSWORD"] = self._used(POOLER)
+            for container in place.containers:
+                if container.store == "postgres":
+                    for name in ("pgbouncer.ini", "start.sh", "setup.sh"):
+                        text = self.text(f"pgbouncer/{name}.j2", container=container, root=place.root)
+                        found[f"{folder}/pgbouncer/{name}"] = RenderedFile(text)
+        env = f"{folder}/{place.secrets_file or '.env'}"
+        values = {"compose_file": place.path, "separate": bool(place.secrets_file), "root": place.root}
+        shown = {name: value.reveal() for name, value in secrets.items()}
+        found[env] = RenderedFile(self.text("env.j2", secrets=shown, **values), _PRIVATE)
+        hidden = dict.fromkeys(secrets, "")
+        found[f"{env}.example"] = RenderedFile(self.text("env.j2", secrets=hidden, **values))
+        return found
+
+    def joining(self, app: App) -> RenderedFile:
+        """The compose file of an app whose servers run elsewhere."""
+        values = {"app": self._app(app, ".", ()), "root": "../..", "joining": self._project.runtime != "external"}
+        return RenderedFile(self.text("app.docker-compose.yml.j2", **values))
+
+    def _compose(self, place: _Place) -> str:
+        names = ", ".join(container.name for container in place.containers)
+        about = f"The servers {names}" if not place.apps else f"The servers {names} and the apps on them"
+        if place.secrets_file:
+            about = f"The app {place.apps[0].id} with servers of its own"
+        apps = []
+        for app in place.apps:
+            folder = "." if place.secrets_file else f"{place.root}/apps/{app.id}"
+            serving = [
+                each.name for each in place.containers if each.store in app.stores and each.app in (None, app.id)
+            ]
+            if POOLER in self._project.deploy["profiles"] and "postgres" in app.stores:
+                serving.append(POOLER)
+            apps.append(self._app(app, folder, serving))
+        network = f"{self._project.name}-{place.apps[0].id}" if place.secrets_file else self._project.name
+        return self.text(
+            "docker-compose.yml.j2",
+            about=about + ".",
+            containers=place.containers,
+            apps=apps,
+            root=place.root,
+            secrets_file=place.secrets_file,
+            joining=True,
+            **({"network": network} if place.secrets_file else {}),
+        )
+
+    def _app(self, app: App, folder: str, needs: Sequence[str]) -> dict[str, Any]:
+        return {
+            "id": app.id,
+            "service": _service(app),
+            "folder": folder,
+            "needs": needs,
+            "image": app.deploy.get("image"),
+            "command": app.deploy.get("command"),
+            "ports": [_loopback(port) for port in app.deploy.get("ports", ())],
+        }
+
+    def _databases(self, container: Container) -> str:
+        """What stands for the databases of the first start: the env file says, or the one app that it is for."""
+        return _yaml(container.app) if container.app else '"${POSTGRES_MULTIPLE_DATABASES:-}"'
+
+    def _name(self, container: Container, place: _Place) -> str:
+        return container.secret.name if place.secrets_file else container.variable
+
+    def _password(self, container: Container) -> Secret:
+        return Secret(container.secret.form.format(self._used(container.server).reveal()))
+
+    def _used(self, server: str) -> Secret:
+        self.used[server] = self._secret(server)
+        return self.used[server]
+
+
+def _service(app: App) -> str:
+    return app.id.replace("_", "-")
+
+
+def _yaml(value: Any) -> str:
+    """A value as YAML on one line, with ``$`` as an ordinary character."""
+    return json.dumps(value, ensure_ascii=False).replace("$", "$$")
+
+
+def _interpolated(container: Container) -> str:
+    return f'"${{{container.variable}:?multidb render writes it to .env}}"'
+
+
+def _loopback(port: str) -> str:
+    """A published port of an app; without an address it is one of this machine only."""
+    return f"127.0.0.1:{port}" if port.count(":") == 1 else f"127.0.0.1:{port}:{port}" if ":" not in port else port
+
+
+def _position(error: BaseException, template: str) -> tuple[str, int]:
+    """Where in the templates an error came up: the innermost frame that belongs to one."""
+    place, trace = (template, 0), error.__traceback__
+    while trace is not None:
+        name = trace.tb_frame.f_code.co_filename
+        if name.endswith(".j2"):
+            place = (name, trace.tb_lineno)
+        trace = trace.tb_next
+    return place
+
+
+def _wrong(template: str, line: int, message: str) -> UsageError:
+    return UsageError(
+        f"the template is wrong: {message}",
+        where=f"templates/{template}:{line}",
+        hint="correct it, or remove your copy to have the one that comes with multidb; nothing was written",
+    )
+
+
+def _check(files: Mapping[str, RenderedFile], secrets: Sequence[Secret]) -> None:
+    for path, file in files.items():
+        if path.endswith(".yml"):
+            _check_compose(path, file.text)
+        if not file.private and any(
+            value in file.text for secret in secrets if len(value := secret.reveal()) >= _SHOWN
+        ):
+            raise UsageError(
+                "a template puts a secret into a file that others can read",
+                where=path,
+                hint="let Compose take it from the env file; nothing was written",
+            )
+
+
+def _check_compose(path: str, text: str) -> None:
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UsageError(f"what the templates give is not YAML: {error}", where=path) from None
+    services = document.get("services") if isinstance(document, dict) else None
+    if not isinstance(services, dict) or not services:
+        raise UsageError("what the templates give is not a compose file: it has no services", where=path)
+    for name, service in services.items():
+        if not isinstance(service, dict) or not ({"image", "build"} & set(service)):
+            raise UsageError(f"service {name} has neither image nor build", where=path)
+        if not re.fullmatch(r"[a-z0-9][a-z0-9_-]*", str(name)):
+            raise UsageError(f"{name!r} is no name for a service", where=path)

@@ -72,16 +72,13 @@ def _bring_up(run: Run, new: str) -> int:
     for each in states:
         if each.state is not ServerState.RUNNING:
             output.note(f"{each.name}: {each.state.value}, {each.message}", style="yellow")
+    code = show_report(output, report)
     written = write_env_files(engine, output, [new])
-    error = report.error()
     document: dict[str, Any] = {"app": new, "applied": True, "plan": report.plan.document(), **report_document(report)}
-    output.document(error is None, {**document, "files": [str(path) for path in written]})
-    show_report(output, report)
-    if error is not None:
-        if not run.json:
-            output.note(f"Error: {error}", style="red")
-            output.note(f"  {error.hint or 'correct the cause'}, or: multidb apply --app {new}")
-        return error.exit_code
+    output.document(code == 0, {**document, "files": [str(path) for path in written]})
+    if code:
+        output.note(f"  To go on with {new} alone: multidb apply --app {new}")
+        return code
     if not report.done:
         output.say(f"{new} is as the manifest says; nothing to do.", style="green")
     output.say(f"Next: multidb show {new} · its variables are in apps/{new}/.env (multidb env {new})")

@@ -85,16 +85,10 @@ def apply(
         return 3
     with output.working():
         report = engine.apply(wanted, found)
+    code = show_report(output, report)
     write_env_files(engine, output, _changed(engine, report))
-    error = report.error()
-    show_report(output, report)
-    output.document(error is None, {"plan": found.document(), **report_document(report)})
-    if error is None:
-        return 0
-    if not as_json:
-        output.note(f"Error: {error}", style="red")
-        output.note(f"  {error.hint}" if error.hint else "")
-    return error.exit_code
+    output.document(code == 0, {"plan": found.document(), **report_document(report)})
+    return code
 
 
 def _changed(engine: Engine, report: Report) -> list[str]:

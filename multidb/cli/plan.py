@@ -58,13 +58,14 @@ def plan(
     if out is not None:
         saved = {"version": 1, "command": "plan", "adopt": sorted(adopt or ()), "apps": apps, "stores": stores}
         files.write_text(out, json.dumps({**saved, "deep": deep, **found.document()}, indent=1) + "\n")
-        output.note(f"Saved. Apply exactly this plan with: multidb apply {out}")
     if as_json:
         output.document(not found.errors and not found.conflicts, found.document())
     elif sql:
         show_sql(output, found)
     else:
         show_plan(output, found)
+    if out is not None:
+        output.note(f"Saved. Apply exactly this plan with: multidb apply {out}")
     if found.errors:
         return found.errors[0][1].exit_code
     if found.conflicts:

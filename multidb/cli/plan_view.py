@@ -43,19 +43,24 @@ def show_sql(output: Output, plan: Plan) -> None:
                 output.say(_pasteable(server.store, statement))
 
 
-def show_report(output: Output, report: Report) -> None:
-    """What an apply did, per server, and what is left when something failed."""
+def show_report(output: Output, report: Report) -> int:
+    """What an apply did, per server, and what is left when something failed. Gives the exit code."""
     for server in report.servers:
         if server.error is None:
             output.say(f"{server.server}: {_changes(len(server.done))} made", style="green")
             continue
-        output.say(
-            f"{server.server}: {len(server.done)} done, {_failed(server)}, {len(server.not_tried)} not tried",
-            style="red",
-        )
+        counts = f"{len(server.done)} done, {_failed(server)}, {len(server.not_tried)} not tried"
+        output.say(f"{server.server}: {counts}", style="red")
         for sign, changes in (("done", server.done), ("not tried", server.not_tried)):
             for change in changes:
                 output.say(f"  {sign}: {_headline(change)}")
+    error = report.error()
+    if error is None:
+        return 0
+    output.note(f"Error: {error}", style="red")
+    if error.hint:
+        output.note(f"  {error.hint}")
+    return error.exit_code
 
 
 def report_document(report: Report) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import typer
 
@@ -46,7 +47,17 @@ def show_servers(output: Output, found: Sequence[ServerStatus], ok: bool) -> Non
         for each in found
     ]
     output.document(ok, {"servers": servers})
-    rows = [
-        (each.name, each.state.value, str(each.server.endpoint) if each.server else "", each.message) for each in found
-    ]
+    if not found:
+        output.say("No server was running.")
+        return
+    rows = [(each.name, each.state.value, _address(each), each.message) for each in found]
     output.table(("server", "state", "address", ""), rows, _STYLES)
+
+
+def _address(status: ServerStatus) -> str:
+    """Where the server is; a folder as one would type it here."""
+    if status.server is None:
+        return ""
+    place = Path(status.server.endpoint.path)
+    here = Path.cwd()
+    return str(place.relative_to(here)) if place.is_relative_to(here) else str(status.server.endpoint)

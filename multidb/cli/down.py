@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+from typing import Annotated
+
 import typer
 
 from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, examples
+from multidb.cli.output import Output
 from multidb.cli.status import show_servers
+from multidb.errors import Refused, UsageError
+from multidb.runtime import Runtime, ServerStatus
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -13,13 +19,58 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 @app.command(
     epilog=examples(
         "multidb down",
+        "multidb down --volumes                     (asks for the project's name)",
+        "multidb down --volumes --yes-destroy digi  (where nobody can be asked)",
     )
 )
-def down(file: FileOption = DEFAULT_FILE, env: EnvOption = None, as_json: JsonOption = False) -> int:
-    """Stop exactly the servers that `up` started. Data stays."""
+def down(
+    file: FileOption = DEFAULT_FILE,
+    env: EnvOption = None,
+    volumes: Annotated[
+        bool, typer.Option("--volumes", help="Delete the containers' volumes as well, with all data of all apps.")
+    ] = False,
+    yes_destroy: Annotated[
+        str | None,
+        typer.Option("--yes-destroy", metavar="PROJECT", help="Do not ask; the project's name is the answer."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Stop exactly the servers that `up` started. Data stays, unless --volumes asks for its end and is confirmed."""
     run = Run("down", file, env, json=as_json)
     output = run.output
+    engine = run.engine(output)
+    if yes_destroy is not None and not volumes:
+        raise UsageError(
+            "--yes-destroy goes with --volumes", hint="multidb down stops the servers and keeps their data"
+        )
+    if volumes:
+        _agree(engine.project.name, yes_destroy, output)
     with output.working():
-        found = run.engine(output).runtime.down(output.progress)
+        found = _erase(engine.runtime, output) if volumes else engine.runtime.down(output.progress)
     show_servers(output, found, ok=True)
     return 0
+
+
+def _agree(project: str, answer: str | None, output: Output) -> None:
+    """Returns when the project's name was given as the sign that its data may go; `Refused` otherwise."""
+    if answer is None:
+        if not sys.stdin.isatty():
+            raise Refused(
+                "deleting all data needs the project's name as an answer, and there is no terminal to ask on",
+                hint=f"multidb down --volumes --yes-destroy {project}",
+            )
+        output.note(f"This deletes the volumes of {project}: all data of all of its apps. It cannot be undone.")
+        answer = str(typer.prompt(f"Type {project} to go on", default="", show_default=False, err=True))
+    if answer != project:
+        raise Refused(f"{answer!r} is not the name of this project, so nothing was stopped or deleted")
+
+
+def _erase(runtime: Runtime, output: Output) -> list[ServerStatus]:
+    from multidb.runtime.compose import ComposeRuntime
+
+    if not isinstance(runtime, ComposeRuntime):
+        raise Refused(
+            "only containers have volumes, and the manifest does not say runtime: compose",
+            hint="embedded servers keep their data in .multidb/servers: multidb down, then delete that folder yourself",
+        )
+    return runtime.down(output.progress, erase=True)

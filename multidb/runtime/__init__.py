@@ -1,16 +1,16 @@
-"""Where the servers come from: processes that multidb runs (`embedded`), or servers that exist already (`external`).
+"""Where the servers come from: processes that multidb runs (`embedded`), containers (`compose`), or servers that exist
+already (`external`).
 
 A runtime knows nothing of apps' resources; it starts, stops and locates servers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from multidb.errors import UsageError
 from multidb.model import App, Progress, Project, Server
 from multidb.secrets import Secret
 from multidb.state import ProjectState
@@ -63,23 +63,22 @@ class Runtime(Protocol):
         """The admin's password on `server`; None where the store has no authentication (a local folder).
         `UsageError` when the environment variable or file that should hold it is missing."""
 
+    def logs(self, name: str, lines: int, follow: bool) -> Iterator[str]:
+        """The last `lines` lines that the server `name` has said; with `follow` also each new one, without an end.
+
+        `Refused` where its logs are not ours to read."""
+
 
 def open_runtime(project: Project, state: ProjectState) -> Runtime:
-    """The runtime that the manifest asks for. Starts nothing and reads nothing.
-
-    Raises:
-        UsageError: this version has no such runtime.
-    """
+    """The runtime that the manifest asks for. Starts nothing and reads nothing."""
     if project.runtime == "embedded":
         from multidb.runtime.embedded import EmbeddedRuntime
 
         return EmbeddedRuntime(project, state)
-    if project.runtime == "external":
-        from multidb.runtime.external import ExternalRuntime
+    if project.runtime == "compose":
+        from multidb.runtime.compose import ComposeRuntime
 
-        return ExternalRuntime(project, state)
-    raise UsageError(
-        f"runtime {project.runtime!r} is not available in this version",
-        where=project.file,
-        hint="use runtime: embedded (servers on this machine), or runtime: external (servers that exist already)",
-    )
+        return ComposeRuntime(project, state)
+    from multidb.runtime.external import ExternalRuntime
+
+    return ExternalRuntime(project, state)

@@ -9,13 +9,14 @@ from __future__ import annotations
 import dataclasses
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from multidb.errors import AuthenticationFailed, UsageError
 from multidb.model import App, Progress, Project, Server
 from multidb.runtime import ServerState, ServerStatus, processes, qdrant_process
 from multidb.runtime.launch import Kind, Site
+from multidb.runtime.log_file import log_lines
 from multidb.runtime.postgres_process import PostgresKind
 from multidb.runtime.processes import Ledger, Process
 from multidb.runtime.qdrant_process import QdrantKind
@@ -107,6 +108,10 @@ class EmbeddedRuntime:
         if secret is None:
             raise UsageError("has no admin password yet", where=f"server {server.name}", hint="start it: multidb up")
         return secret
+
+    def logs(self, name: str, lines: int, follow: bool) -> Iterator[str]:
+        """See `Runtime.logs`."""
+        return log_lines(self._state.folder / "logs" / f"{name}.log", lines, follow)
 
     # Which servers there are
 

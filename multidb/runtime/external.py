@@ -12,7 +12,7 @@ from __future__ import annotations
 import os
 import re
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -268,6 +268,10 @@ class ExternalRuntime:
     def app_endpoint(self, server: Server) -> Endpoint:
         """Where the apps reach `server`."""
         return self._entry(server.store).app_endpoint(server.store, self._root)
+
+    def logs(self, name: str, lines: int, follow: bool) -> Iterator[str]:
+        """Refuses: nobody but the servers' own administrators can read these."""
+        raise self._not_ours("read the logs of")
 
     def _entry(self, store: str) -> ExternalServer:
         where = f"{self._project.file}, external.{store}"

@@ -1,0 +1,54 @@
+"""`multidb logs`: what the servers say."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, examples
+from multidb.errors import UsageError
+from multidb.secrets import redact
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@app.command(
+    epilog=examples(
+        "multidb logs",
+        "multidb logs postgres --lines 200",
+        "multidb logs neo4j-lernmi --follow",
+    )
+)
+def logs(
+    server: Annotated[
+        str | None, typer.Argument(metavar="[SERVER]", help="The server, as `multidb status` calls it; default: all.")
+    ] = None,
+    lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="So many of the last lines.")] = 50,
+    follow: Annotated[bool, typer.Option("--follow", help="Go on with each new line; Ctrl-C ends it.")] = False,
+    file: FileOption = DEFAULT_FILE,
+    env: EnvOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Show the last lines of a server's log, or of every server's."""
+    run = Run("logs", file, env, json=as_json)
+    output = run.output
+    engine = run.engine(output)
+    known = sorted({name for each in engine.project.apps.values() for name in engine.runtime.names_for(each)})
+    if server is not None and known and server not in known:
+        raise UsageError(f"there is no server {server!r}", where=str(file), hint=f"servers: {', '.join(known)}")
+    if follow and (as_json or (server is None and len(known) > 1)):
+        raise UsageError(
+            "--follow shows one server, as text", hint=f"name it: multidb logs {known[0] if known else 'NAME'} --follow"
+        )
+    said: dict[str, list[str]] = {}
+    for name in [server] if server is not None else known or ["all"]:
+        lead = "" if server is not None else f"{name} | "
+        said[name] = []
+        for line in engine.runtime.logs(name, lines, follow):
+            if as_json:
+                said[name].append(redact(line))
+            else:
+                output.say(lead + redact(line))
+    output.document(True, {"logs": said})
+    return 0

@@ -1,0 +1,378 @@
+"""The compose runtime: the servers of the rendered compose file, as containers of this machine's Docker engine.
+
+Compose makes the containers out of the file; everything else (health, addresses, logs, stopping) is asked of the engine
+itself, which takes a few milliseconds and works whatever has become of the file. Servers are reached on the loopback
+address, or, with ``expose: none``, at their address in the deployment's own network.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+from multidb.container import Container
+from multidb.deployment import Deployment, containers, shipped_templates
+from multidb.errors import AuthenticationFailed, MultidbError, Refused, ServerError, UsageError
+from multidb.model import App, Endpoint, Progress, Project, Server
+from multidb.runtime import ServerState, ServerStatus, compose_tool
+from multidb.runtime.container_state import Seen, Verdict, judge
+from multidb.runtime.docker_engine import DockerEngine
+from multidb.runtime.ports import LOOPBACK, is_taken
+from multidb.runtime.seats import sentence
+from multidb.runtime.together import clear_errors, one_at_a_time, side_by_side
+from multidb.secrets import Secret
+from multidb.state import ProjectState
+
+__all__ = ["ComposeRuntime", "endpoint"]
+
+_PATIENCE: Final = {"neo4j": 300.0}  # seconds until a started container has to be healthy
+_USUAL_PATIENCE: Final = 150.0
+_PAUSE: Final = 0.5  # seconds between two looks at the containers
+_STOP_LIMIT: Final = 60  # seconds until a container that does not leave is killed
+
+
+class ComposeRuntime:
+    """A `Runtime` of containers, for the stores that apps of the manifest use.
+
+    Args:
+        state: its secret store keeps the admins' passwords.
+    """
+
+    def __init__(self, project: Project, state: ProjectState) -> None:
+        self._project = project
+        self._state = state
+        self._containers = containers(project)
+        self._exposed = project.deploy.get("expose", "loopback") == "loopback"
+        self._file = Path(project.root).resolve() / "infrastructure" / "docker-compose.yml"
+        self._engine = DockerEngine(project.name)
+
+    def up(self, progress: Progress, only: Sequence[str] | None = None) -> list[ServerStatus]:
+        """See `Runtime.up`. Writes the rendered files first, so what runs is what the manifest says. `only` takes names
+        of servers, or of stores for all their servers. Apps in the same compose file are not started.
+
+        Raises:
+            Locked: another ``up`` or ``down`` works on this project.
+            Refused: containers of this name belong to another folder; a rendered file's place is taken by a stranger;
+                with strategy ``separate``, there are no shared servers to start.
+            RuntimeUnavailable: no engine, or no Compose.
+            UsageError: `only` names no server of the project; files cannot be written; a password is lost.
+        """
+        report = one_at_a_time(progress)
+        with clear_errors(), self._state.lock("runtime", "multidb up"):
+            chosen = self._chosen(only)
+            self._refuse_separate()
+            seen = self._ours()
+            compose_tool.command()
+            self._refuse_lost(chosen)
+            self._render(report)
+            outcome = self._unfit(chosen, seen, report)
+            fit = [container for container in chosen if container.server not in outcome]
+            if fit:
+                outcome |= self._started(fit, report)
+        return [outcome[container.server] for container in chosen]
+
+    def down(self, progress: Progress, *, erase: bool = False) -> list[ServerStatus]:
+        """See `Runtime.down`. Also ends what else Compose started under the project's name (a pooler, apps).
+
+        Raises:
+            Locked: another ``up`` or ``down`` works on this project.
+            Refused: containers of this name belong to another folder.
+            RuntimeUnavailable: no engine.
+        """
+        report = one_at_a_time(progress)
+        with clear_errors(), self._state.lock("runtime", "multidb down"):
+            running = list(self._ours())
+            stopped = side_by_side(lambda service: self._stop(service, report), running)
+            self._engine.remove_networks()
+            erased = self._engine.remove_volumes() if erase else []
+        known = {container.name: (container.server, container.store) for container in self._containers}
+        found = [
+            ServerStatus(*known.get(service, (service, "")), ServerState.STOPPED, None, message)
+            for service, message in zip(running, stopped, strict=True)
+        ]
+        gone = [ServerStatus(volume, "", ServerState.STOPPED, None, "its data is deleted") for volume in erased]
+        return [*found, *gone]
+
+    def status(self) -> list[ServerStatus]:
+        """See `Runtime.status`. `RuntimeUnavailable` when there is no engine to ask."""
+        seen = self._ours()
+        return side_by_side(lambda container: self._look(container, seen.get(container.name)), self._containers)
+
+    def servers(self) -> list[Server]:
+        """See `Runtime.servers`. One that was never started has no password and counts as having no address."""
+        seen = {} if self._exposed else self._ours()
+        found = [self._located(container, seen.get(container.name)) for container in self._containers]
+        return [server for server in found if server is not None]
+
+    def missing(self) -> list[ServerStatus]:
+        """See `Runtime.missing`."""
+        located = {server.name for server in self.servers()}
+        return [
+            ServerStatus(each.server, each.store, ServerState.STOPPED, None, "not started; multidb up")
+            for each in self._containers
+            if each.server not in located
+        ]
+
+    def names_for(self, app: App) -> list[str]:
+        """See `Runtime.names_for`."""
+        return [each.server for each in self._containers if each.store in app.stores and each.app in (None, app.id)]
+
+    def admin(self, server: Server) -> Secret | None:
+        """See `Runtime.admin`."""
+        secret = self._state.secrets.get(self._container(server.name).admin_ref)
+        if secret is None:
+            raise UsageError("has no admin password yet", where=f"server {server.name}", hint="start it: multidb up")
+        return secret
+
+    def logs(self, name: str, lines: int, follow: bool) -> Iterator[str]:
+        """See `Runtime.logs`."""
+        return self._engine.logs(self._container(name).name, lines, follow)
+
+    # Before anything is started
+
+    def _render(self, report: Progress) -> None:
+        report("multidb", "rendering")
+        deployment = Deployment(self._project, self._state, shipped_templates())
+        deployment.write(deployment.files(new_secrets=True))
+
+    def _chosen(self, only: Sequence[str] | None) -> list[Container]:
+        containers = self._containers
+        if only is None:
+            return containers
+        known = {each.server for each in containers} | {each.store for each in containers}
+        unknown = sorted(set(only) - known)
+        if unknown:
+            raise UsageError(
+                f"no server named {', '.join(unknown)} in this project",
+                where=self._project.file,
+                hint=f"there are: {', '.join(sorted(known)) or 'none; no app uses a store'}",
+            )
+        return [each for each in containers if {each.server, each.store} & set(only)]
+
+    def _container(self, name: str) -> Container:
+        (container,) = self._chosen([name])
+        return container
+
+    def _refuse_separate(self) -> None:
+        if self._project.deploy.get("strategy") == "separate":
+            raise Refused(
+                "with strategy separate every app brings its own servers; there are no shared ones to start",
+                where=f"{self._project.file}: deploy.strategy",
+                hint="start an app with its servers: multidb render, then docker compose up -d in apps/<app>",
+            )
+
+    def _ours(self) -> dict[str, Seen]:
+        """The project's containers by service. `Refused` when another folder has made them: a second checkout, or
+        another project of the same name, whose servers would be replaced by ours."""
+        seen = self._engine.containers()
+        folder = self._file.parent
+        for each in seen.values():
+            if each.folder and Path(each.folder).resolve() != folder:
+                raise Refused(
+                    f"containers of the project {self._project.name} were made from {each.folder}, not from {folder}",
+                    where=self._project.file,
+                    hint=f"stop them there (multidb down), or change project: {self._project.name} in this manifest",
+                )
+        return seen
+
+    def _refuse_lost(self, chosen: Sequence[Container]) -> None:
+        """A volume whose admin password nobody knows cannot be used, and is not ours to overwrite."""
+        unknown = [each for each in chosen if self._state.secrets.get(each.admin_ref) is None]
+        volumes = set(self._engine.volumes()) if unknown else set()
+        for each in unknown:
+            volume = f"{self._project.name}_{each.volume}"
+            if volume in volumes:
+                raise UsageError(
+                    f"its data is there (volume {volume}), and its admin password is not in .multidb/secrets.json",
+                    where=f"server {each.server}",
+                    hint="restore that file from a copy, or begin with empty servers: multidb down --volumes",
+                )
+
+    def _unfit(
+        self, chosen: Sequence[Container], seen: Mapping[str, Seen], report: Progress
+    ) -> dict[str, ServerStatus]:
+        """The servers that cannot be started, by name: a port is taken, an image cannot be had."""
+
+        def problem(container: Container) -> MultidbError | None:
+            present = seen.get(container.name)
+            if self._exposed and (present is None or present.status != "running"):
+                for option, port in container.published.items():
+                    if is_taken(port):
+                        return UsageError(
+                            f"port {port} is taken by another process",
+                            hint=f"stop that process, or set another servers.{container.store}.{option}",
+                        )
+            try:
+                self._fetch(container, report)
+            except ServerError as error:
+                return error
+            return None
+
+        problems = zip(chosen, side_by_side(problem, chosen), strict=True)
+        return {each.server: self._failed(each, sentence(error)) for each, error in problems if error is not None}
+
+    def _fetch(self, container: Container, report: Progress) -> None:
+        if not self._engine.has(container.image):
+            report(container.server, f"pulling {container.image}")
+            self._engine.pull(
+                container.image, lambda done, total: report(container.server, f"pulling {container.image}", done, total)
+            )
+
+    # Starting and waiting
+
+    def _started(self, containers: Sequence[Container], report: Progress) -> dict[str, ServerStatus]:
+        """Has Compose start the servers, and waits for them. One that it cannot start does not keep the others."""
+        for container in containers:
+            report(container.server, "starting")
+        try:
+            compose_tool.up(
+                self._file,
+                self._project.name,
+                [container.name for container in containers],
+                self._engine.environment,
+                lambda line: report("docker compose", line),
+            )
+        except ServerError as error:
+            seen = self._engine.containers()
+            there = [each for each in containers if each.name in seen and seen[each.name].status != "created"]
+            if not there:
+                raise
+            left = [each for each in containers if each not in there]
+            reasons = {each.server: judge(seen.get(each.name)).message for each in left if each.name in seen}
+            failed = {each.server: self._failed(each, reasons.get(each.server, sentence(error))) for each in left}
+            return failed | self._healthy(there, report)
+        return self._healthy(containers, report)
+
+    def _healthy(self, containers: Sequence[Container], report: Progress) -> dict[str, ServerStatus]:
+        """Waits for each container's health, and then for a real login. The outcome by name."""
+        outcome: dict[str, ServerStatus] = {}
+        began = time.monotonic()
+        while len(outcome) < len(containers):
+            seen = self._engine.containers()
+            waited = time.monotonic() - began
+            for container in containers:
+                if container.server not in outcome:
+                    status = self._settled(container, seen.get(container.name), waited, report)
+                    if status is not None:
+                        outcome[container.server] = status
+            if len(outcome) < len(containers):
+                time.sleep(_PAUSE)
+        return outcome
+
+    def _settled(self, container: Container, seen: Seen | None, waited: float, report: Progress) -> ServerStatus | None:
+        """The final word on a server that is being started; None while it may still change."""
+        verdict = judge(seen)
+        if verdict.state is ServerState.RUNNING:
+            status = self._asked(container, seen)
+            if status is not None:
+                return status
+            verdict = Verdict(ServerState.FAILED, "is healthy and does not answer yet", final=False)
+        patience = _PATIENCE.get(container.store, _USUAL_PATIENCE)
+        if verdict.final or waited > patience:
+            late = "" if verdict.final else f" after {waited:.0f} s"
+            return self._failed(container, self._with_log(container, f"{verdict.message}{late}"))
+        report(container.server, verdict.message, waited)
+        return None
+
+    def _look(self, container: Container, seen: Seen | None) -> ServerStatus:
+        verdict = judge(seen)
+        if verdict.state is ServerState.RUNNING:
+            asked = self._asked(container, seen)
+            return asked if asked is not None else self._failed(container, "runs and does not answer", seen)
+        return ServerStatus(
+            container.server, container.store, verdict.state, self._located(container, seen), verdict.message
+        )
+
+    def _asked(self, container: Container, seen: Seen | None) -> ServerStatus | None:
+        """What the server says of itself after a login as its admin; None when it does not answer."""
+        server = self._located(container, seen)
+        secret = self._state.secrets.get(container.admin_ref)
+        if server is None or secret is None:
+            return self._failed(container, "runs, and its admin password or its address is not known", seen)
+        try:
+            version = _probe(server, secret)
+        except AuthenticationFailed as error:
+            hint = (
+                "its volume was made with another password; restore .multidb/secrets.json, or: multidb down --volumes"
+            )
+            return self._failed(container, f"{error.message}; {hint}", seen)
+        if version is None:
+            return None
+        return ServerStatus(container.server, container.store, ServerState.RUNNING, server, version)
+
+    def _failed(self, container: Container, message: str, seen: Seen | None = None) -> ServerStatus:
+        server = self._located(container, seen)
+        return ServerStatus(container.server, container.store, ServerState.FAILED, server, message)
+
+    def _with_log(self, container: Container, problem: str) -> str:
+        words = ""
+        with contextlib.suppress(MultidbError):
+            words = self._engine.last_words(container.name)
+        tail = f"; multidb logs {container.server}"
+        return f"{problem}{tail} ends with:\n{words}" if words else f"{problem}{tail}"
+
+    def _located(self, container: Container, seen: Seen | None) -> Server | None:
+        if self._state.secrets.get(container.admin_ref) is None:
+            return None
+        if self._exposed:
+            where = endpoint(container, LOOPBACK, container.published)
+        else:
+            address = seen.addresses.get(self._project.name) if seen is not None else None
+            if address is None:
+                return None
+            where = endpoint(container, address, container.ports)
+        return Server(container.server, container.store, where, app=container.app)
+
+    # Stopping
+
+    def _stop(self, service: str, report: Progress) -> str:
+        began = time.monotonic()
+        report(service, "stopping")
+        self._engine.stop(service, _STOP_LIMIT)
+        return f"stopped in {time.monotonic() - began:.1f} s"
+
+
+def endpoint(container: Container, host: str, ports: Mapping[str, int]) -> Endpoint:
+    """The server in a container, as reached under this host name and on these ports."""
+    others = {option: str(port) for option, port in ports.items() if option != "port"}
+    return Endpoint(host=host, port=ports["port"], user=container.admin, database=container.database, params=others)
+
+
+def _probe(server: Server, admin: Secret) -> str | None:
+    """The server's product and version after a login; None when it does not answer."""
+    return _PROBES[server.store](server, admin)
+
+
+def _postgres(server: Server, admin: Secret) -> str | None:
+    from multidb.runtime.postgres_process import PostgresKind
+
+    return PostgresKind().probe(server, admin)
+
+
+def _redis(server: Server, admin: Secret) -> str | None:
+    from multidb.runtime.redis_process import RedisKind
+
+    return RedisKind().probe(server, admin)
+
+
+def _qdrant(server: Server, admin: Secret) -> str | None:
+    from multidb.runtime.qdrant_process import QdrantKind
+
+    return QdrantKind("").probe(server, admin)
+
+
+def _neo4j(server: Server, admin: Secret) -> str | None:
+    from multidb.runtime.neo4j_instance import Neo4jKind
+
+    return Neo4jKind().probe(server, admin)
+
+
+_PROBES: Final[Mapping[str, Callable[[Server, Secret], str | None]]] = {
+    "postgres": _postgres,
+    "redis": _redis,
+    "qdrant": _qdrant,
+    "neo4j": _neo4j,
+}

@@ -1,0 +1,121 @@
+"""What the Docker engine says of a container, read and judged. Pure: its JSON comes in, words for people go out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from multidb.runtime import ServerState
+
+__all__ = ["Seen", "Verdict", "judge", "read"]
+
+_STOP_CODES = (0, 143)  # ended by itself, or by TERM, which is how a container is stopped
+_LONGEST_OUTPUT = 300
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """One container at one moment.
+
+    Args:
+        status: created, running, paused, restarting, removing, exited or dead.
+        health: starting, healthy or unhealthy; empty where the container has no health check.
+        said: what the last health check printed.
+        exit_code: of the last run; means nothing while it runs.
+        out_of_memory: the last run was ended because the container's limit was reached.
+        restarts: how often the engine has started it again by itself.
+        addresses: its address in each network that it is in, by the network's name.
+        folder: the folder of the compose file that it was made from.
+        problem: why the engine could not start it.
+    """
+
+    service: str
+    status: str
+    health: str = ""
+    said: str = ""
+    exit_code: int = 0
+    out_of_memory: bool = False
+    restarts: int = 0
+    addresses: Mapping[str, str] = field(default_factory=dict)
+    folder: str = ""
+    problem: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What a container's state means for its server.
+
+    Args:
+        final: waiting longer changes nothing.
+    """
+
+    state: ServerState
+    message: str = ""
+    final: bool = True
+
+
+def read(attributes: Mapping[str, Any]) -> Seen:
+    """The container as ``GET /containers/<id>/json`` describes it, made by any version of Compose."""
+    state = attributes.get("State") or {}
+    health = state.get("Health") or {}
+    labels = (attributes.get("Config") or {}).get("Labels") or {}
+    networks = (attributes.get("NetworkSettings") or {}).get("Networks") or {}
+    checks = health.get("Log") or []
+    return Seen(
+        service=labels.get("com.docker.compose.service", ""),
+        status=state.get("Status", ""),
+        health="" if health.get("Status") in (None, "none") else health["Status"],
+        said=_short(checks[-1].get("Output") or "") if checks else "",
+        exit_code=int(state.get("ExitCode") or 0),
+        out_of_memory=bool(state.get("OOMKilled")),
+        restarts=int(attributes.get("RestartCount") or 0),
+        addresses={name: each["IPAddress"] for name, each in networks.items() if each.get("IPAddress")},
+        folder=labels.get("com.docker.compose.project.working_dir", ""),
+        problem=_short(state.get("Error") or ""),
+    )
+
+
+def judge(seen: Seen | None) -> Verdict:
+    """Whether the server in the container runs, and what to say about it. None: there is no container."""
+    if seen is None:
+        return Verdict(ServerState.STOPPED, "not started; multidb up")
+    match seen.status:
+        case "running":
+            return _running(seen)
+        case "restarting":
+            return Verdict(ServerState.FAILED, f"ends after each start ({_end(seen)})", final=seen.restarts > 2)
+        case "paused":
+            return Verdict(ServerState.STOPPED, "is paused; docker unpause lets it go on")
+        case "created":
+            if seen.problem:
+                return Verdict(ServerState.FAILED, f"could not be started: {seen.problem}")
+            return Verdict(ServerState.STOPPED, "not started; multidb up", final=False)
+    if seen.problem:
+        return Verdict(ServerState.FAILED, f"could not be started: {seen.problem}")
+    if seen.exit_code in _STOP_CODES and not seen.out_of_memory:
+        return Verdict(ServerState.STOPPED, "is stopped; multidb up")
+    return Verdict(ServerState.FAILED, f"has ended ({_end(seen)})")
+
+
+def _running(seen: Seen) -> Verdict:
+    if seen.restarts > 2 and seen.health != "healthy":
+        return Verdict(ServerState.FAILED, f"ends after each start ({seen.restarts} times so far)")
+    if seen.health == "starting":
+        return Verdict(ServerState.FAILED, "is starting", final=False)
+    if seen.health == "unhealthy":
+        said = f": {seen.said}" if seen.said else ""
+        return Verdict(ServerState.FAILED, f"runs and is not healthy{said}", final=False)
+    return Verdict(ServerState.RUNNING)
+
+
+def _end(seen: Seen) -> str:
+    if seen.out_of_memory:
+        return "it reached its memory limit"
+    return f"exit code {seen.exit_code}"
+
+
+def _short(text: str) -> str:
+    """The text on one line, not longer than fits a message."""
+    line = " ".join(text.split())
+    return line if len(line) <= _LONGEST_OUTPUT else f"{line[:_LONGEST_OUTPUT]} ..."

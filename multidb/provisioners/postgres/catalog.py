@@ -279,8 +279,8 @@ def _password(held: str | None, desired: Role, inspection: Inspection, facts: Po
         return "other" if held else None
     assert desired.app is not None
     ours = inspection.secrets.get(password_ref(desired.app, desired.secret))
-    if ours is None:
-        return "lost"
+    if ours is None:  # a login that never had a password has none to lose
+        return "none" if facts.superuser and held is None else "lost"
     if not facts.superuser:
         return "current"
     if held is None:

@@ -152,6 +152,16 @@ _DRIFTS = (
         _by_hand("GRANT CONNECT ON DATABASE {app} TO {app}_owner WITH GRANT OPTION"),
         ("privileges",),
     ),
+    Drift(
+        "everybody may connect, by the leave of somebody else",
+        _by_hand(
+            _STRANGER.replace("stranger", "bystander"),  # the admin is to be the one who makes the stranger
+            "GRANT CONNECT ON DATABASE {app} TO bystander WITH GRANT OPTION",
+            "SET ROLE bystander",
+            "GRANT CONNECT ON DATABASE {app} TO PUBLIC",
+        ),
+        ("privileges",),
+    ),
     Drift("a privilege missing", _by_hand("REVOKE CONNECT ON DATABASE {app} FROM {app}_ro"), ("privileges",)),
     Drift("a stranger is a member", _by_admin(_STRANGER, "GRANT {app}_ro TO stranger"), _MEMBERSHIP),
     Drift("a login belongs elsewhere", _by_admin(_STRANGER, "GRANT stranger TO {app}_user"), _MEMBERSHIP),
@@ -190,6 +200,16 @@ _DRIFTS = (
 
 # Only a superuser can put these right.
 _SUPERUSER_DRIFTS = (
+    Drift(
+        "a member by the leave of a member",
+        _by_hand(
+            _STRANGER,
+            "GRANT {app}_ro TO stranger WITH ADMIN OPTION",
+            "SET ROLE stranger",
+            "GRANT {app}_ro TO {app}_user",
+        ),
+        _MEMBERSHIP,
+    ),
     Drift("a login reads files", _by_hand("GRANT pg_read_server_files TO {app}_user"), _MEMBERSHIP),
     Drift("login is superuser", _by_hand("ALTER ROLE {app}_user SUPERUSER"), ("superuser",)),
     Drift("login bypasses row security", _by_hand("ALTER ROLE {app}_user BYPASSRLS"), ("bypassrls",)),

@@ -247,6 +247,26 @@ def test_an_apply_that_finds_the_lock_taken_is_refused_or_waits(world: World) ->
     assert world.engine(app).plan().in_sync
 
 
+def test_a_plan_takes_no_lock_and_waits_for_none(world: World) -> None:
+    app = world.app()
+    engine = world.engine(app)
+    server = world.real.server
+    if server.endpoint.path:
+        pytest.skip("a local folder is open to one process at a time, whatever it does")
+    before = engine.plan().digest
+    connect = world.case.provisioner.connect
+    with (
+        world.state.lock(f"test-{server.name}", "multidb apply"),
+        connect(server, world.real.admin, "multidb test") as session,
+        session.lock("contract", "multidb apply"),
+    ):
+        started = time.monotonic()
+        plan = engine.plan()
+        assert time.monotonic() - started < 5
+    assert not plan.errors
+    assert plan.digest == before
+
+
 def test_the_lock_names_its_holder(world: World) -> None:
     app = world.app()
     engine = world.engine(app)

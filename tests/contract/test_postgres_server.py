@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -218,6 +219,38 @@ def test_concurrent_changes_of_the_same_role_are_retried(site: Site) -> None:
     assert not errors
 
 
+def test_a_deadlock_is_survived(site: Site) -> None:
+    """We hold `one` and want `two`, somebody else the other way round; the server ends whoever waited first: us."""
+    name = f"s{next(_numbers)}"
+    site.served.sql(f"CREATE TABLE {name}_one ()", f"CREATE TABLE {name}_two ()")
+    todo = [
+        Statement(f"COMMENT ON TABLE public.{name}_one IS 'ours'", atomic=True),
+        Statement(f"COMMENT ON TABLE public.{name}_two IS 'ours'", atomic=True),
+    ]
+    waiting = "SELECT count(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock' AND application_name = 'in our way'"
+    password = site.served.admin().reveal()
+    with (
+        psycopg.connect(
+            host="127.0.0.1", port=site.served.port, user=SUPERUSER, password=password, dbname="postgres"
+        ) as rival,
+        site.connect("in our way") as session,
+    ):
+        rival.execute(f"LOCK TABLE {name}_two".encode())
+        ours = threading.Thread(target=lambda: list(session.run(todo, site.secrets)))
+        ours.start()
+        deadline = time.monotonic() + 10
+        while site.served.sql(waiting) != [(1,)]:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        rival.execute(f"LOCK TABLE {name}_one".encode())
+        rival.commit()
+        ours.join()
+    assert "deadlock detected" in site.served.log.read_text(errors="replace"), "the control: it happened"
+    query = f"SELECT obj_description('{name}_one'::regclass), obj_description('{name}_two'::regclass)"
+    assert site.served.sql(query) == [("ours", "ours")]
+    site.served.sql(f"DROP TABLE {name}_one, {name}_two")
+
+
 def test_what_somebody_else_creates_meanwhile_is_said_so(site: Site) -> None:
     app = site.app()
     with site.connect() as session:
@@ -290,6 +323,30 @@ def test_no_password_reaches_the_log(site: Site) -> None:
         password = site.secrets.get(password_ref(app.id, slot))
         assert password is not None
         assert password.reveal() not in log
+
+
+def test_what_is_shown_is_what_the_server_is_sent(site: Site) -> None:
+    """By the server's own log: each statement, in order, with the verifier in its place, and nothing that changes
+    anything besides."""
+    app = site.app(roles="split", extensions=("ltree",))
+    with site.connect() as session:
+        todo = site.statements(session, [app])
+        start = site.served.log.stat().st_size
+        list(session.run(todo, site.secrets))
+    shown = []
+    for statement in todo:
+        text = statement.text
+        for parameter, ref in statement.binds:
+            verifier = site.secrets.get(ref)
+            assert verifier is not None
+            text = text.replace(f":'{parameter}'", literal(verifier.reveal()))
+        shown.append(text)
+    logged = site.served.log.read_bytes()[start:].decode()
+    found = re.findall(
+        r"LOG:  statement: (.*?)(?=^[^\n\t]*(?:LOG|ERROR|WARNING|NOTICE):|\Z)", logged, re.DOTALL | re.MULTILINE
+    )
+    sent = [line.strip() for message in found for line in message.split(";\n")]
+    assert [line for line in sent if line not in ("BEGIN", "COMMIT", "SET statement_timeout = 0")] == shown
 
 
 def test_no_password_is_in_an_error(site: Site) -> None:

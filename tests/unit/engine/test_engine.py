@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -232,6 +233,22 @@ def test_secrets_are_written_before_the_first_statement(engine: Engine) -> None:
     SHELF.fail_on = "MAKE ann"
     engine.apply()
     assert SecretRef("ann", "toy", "key") in engine.state.secrets.refs()
+
+
+def test_numbers_are_written_down_before_the_first_statement_and_never_given_twice(engine: Engine) -> None:
+    engine.plan()
+    assert engine.state.read("numbers") == {}, "a plan decides nothing"
+    SHELF.fail_on = "MAKE bob"
+    engine.apply(Scope(apps=frozenset({"bob"})))
+    assert engine.state.read("numbers") == {"toy": {"ann": 1, "bob": 2}}
+    later = Engine(
+        replace(engine.project, apps={name: replace(engine.project.apps["bob"], id=name) for name in ("eve", "bob")}),
+        engine.state,
+        runtime=engine.runtime,
+    )
+    SHELF.fail_on = ""
+    assert later.apply().error() is None
+    assert engine.state.read("numbers") == {"toy": {"ann": 1, "bob": 2, "eve": 3}}
 
 
 def test_an_agreed_plan_that_no_longer_fits_is_stale(engine: Engine) -> None:

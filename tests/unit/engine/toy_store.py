@@ -168,6 +168,15 @@ class ToySession:
                 SHELF.keys[name] = key.reveal()
 
 
+def allocate(apps: Sequence[App], facts: Facts, recorded: Mapping[str, int]) -> Mapping[str, int]:
+    """A number for each app: its own again, else one that nobody ever had."""
+    numbers = {app.id: recorded[app.id] for app in apps if app.id in recorded}
+    for app in apps:
+        if app.id not in numbers:
+            numbers[app.id] = max([0, *recorded.values(), *numbers.values()]) + 1
+    return numbers
+
+
 def _connect(server: Server, admin: Secret | None, application: str) -> Any:
     return ToySession(server, application)
 
@@ -184,4 +193,5 @@ PROVISIONER = Provisioner(
     env=env,
     isolation=lambda app, facts: (Isolation.ENFORCED, "a box has walls"),
     connect=_connect,
+    allocate=allocate,
 )

@@ -26,11 +26,12 @@ from multidb.runtime.together import clear_errors, one_at_a_time, side_by_side
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 
-__all__ = ["ComposeRuntime", "endpoint"]
+__all__ = ["ComposeRuntime", "located"]
 
 _PATIENCE: Final = {"neo4j": 300.0}  # seconds until a started container has to be healthy
 _USUAL_PATIENCE: Final = 150.0
 _PAUSE: Final = 0.5  # seconds between two looks at the containers
+_RECORD: Final = "compose"  # the section of the state that holds the volumes which an ``up`` here may have made
 _STOP_LIMIT: Final = 60  # seconds until a container that does not leave is killed
 
 
@@ -68,6 +69,9 @@ class ComposeRuntime:
             compose_tool.command()
             self._refuse_lost(chosen)
             self._render(report)
+            with self._state.change(_RECORD) as record:
+                names = {self._volume(container) for container in self._containers}
+                record["volumes"] = sorted(names.union(record.get("volumes", ())))
             outcome = self._unfit(chosen, seen, report)
             fit = [container for container in chosen if container.server not in outcome]
             if fit:
@@ -77,14 +81,19 @@ class ComposeRuntime:
     def down(self, progress: Progress, *, erase: bool = False) -> list[ServerStatus]:
         """See `Runtime.down`. Also ends what else Compose started under the project's name (a pooler, apps).
 
+        Args:
+            erase: delete the volumes as well, with all data. The caller has asked, twice.
+
         Raises:
             Locked: another ``up`` or ``down`` works on this project.
-            Refused: containers of this name belong to another folder.
+            Refused: containers of this name belong to another folder; or volumes do, as far as can be told.
             RuntimeUnavailable: no engine.
         """
         report = one_at_a_time(progress)
         with clear_errors(), self._state.lock("runtime", "multidb down"):
             running = list(self._ours())
+            if erase:
+                self._refuse_unknown_volumes()
             stopped = side_by_side(lambda service: self._stop(service, report), running)
             self._engine.remove_networks()
             erased = self._engine.remove_volumes() if erase else []
@@ -183,13 +192,26 @@ class ComposeRuntime:
         unknown = [each for each in chosen if self._state.secrets.get(each.admin_ref) is None]
         volumes = set(self._engine.volumes()) if unknown else set()
         for each in unknown:
-            volume = f"{self._project.name}_{each.volume}"
+            volume = self._volume(each)
             if volume in volumes:
                 raise UsageError(
                     f"its data is there (volume {volume}), and its admin password is not in .multidb/secrets.json",
                     where=f"server {each.server}",
-                    hint="restore that file from a copy, or begin with empty servers: multidb down --volumes",
+                    hint=f"restore that file from a copy, or begin with an empty server: docker volume rm {volume}",
                 )
+
+    def _refuse_unknown_volumes(self) -> None:
+        """Volumes do not say which folder they were made from: only those that an ``up`` here knew may be deleted."""
+        unknown = sorted(set(self._engine.volumes()) - set(self._state.read(_RECORD).get("volumes", ())))
+        if unknown:
+            raise Refused(
+                f"not made by a multidb up in this folder: {', '.join(unknown)}; nothing was stopped or deleted",
+                where=self._project.file,
+                hint=f"when their data is really to go: docker volume rm {' '.join(unknown)}",
+            )
+
+    def _volume(self, container: Container) -> str:
+        return f"{self._project.name}_{container.volume}"
 
     def _unfit(
         self, chosen: Sequence[Container], seen: Mapping[str, Seen], report: Progress
@@ -317,14 +339,7 @@ class ComposeRuntime:
     def _located(self, container: Container, seen: Seen | None) -> Server | None:
         if self._state.secrets.get(container.admin_ref) is None:
             return None
-        if self._exposed:
-            where = endpoint(container, LOOPBACK, container.published)
-        else:
-            address = seen.addresses.get(self._project.name) if seen is not None else None
-            if address is None:
-                return None
-            where = endpoint(container, address, container.ports)
-        return Server(container.server, container.store, where, app=container.app)
+        return located(container, seen, None if self._exposed else self._project.name)
 
     # Stopping
 
@@ -335,8 +350,23 @@ class ComposeRuntime:
         return f"stopped in {time.monotonic() - began:.1f} s"
 
 
-def endpoint(container: Container, host: str, ports: Mapping[str, int]) -> Endpoint:
-    """The server in a container, as reached under this host name and on these ports."""
+def located(container: Container, seen: Seen | None, network: str | None) -> Server | None:
+    """The server in a container as multidb reaches it; None when it has no address now.
+
+    Args:
+        network: the network in which it has an address; None where it is published on the loopback address.
+    """
+    if network is None:
+        where = _endpoint(container, LOOPBACK, container.published)
+    else:
+        address = seen.addresses.get(network) if seen is not None else None
+        if address is None:
+            return None
+        where = _endpoint(container, address, container.ports)
+    return Server(container.server, container.store, where, app=container.app)
+
+
+def _endpoint(container: Container, host: str, ports: Mapping[str, int]) -> Endpoint:
     others = {option: str(port) for option, port in ports.items() if option != "port"}
     return Endpoint(host=host, port=ports["port"], user=container.admin, database=container.database, params=others)
 

@@ -137,12 +137,6 @@ def test_starting_and_stopping_is_declined() -> None:
         assert caught.value.hint
 
 
-def test_a_runtime_of_the_future_is_a_mistake_of_the_user() -> None:
-    with pytest.raises(UsageError, match="not available") as caught:
-        open_runtime(project("compose"), ProjectState(ROOT))
-    assert "embedded" in (caught.value.hint or "")
-
-
 def test_opening_a_runtime_touches_nothing() -> None:
     for name in ("embedded", "external"):
         open_runtime(project(name), ProjectState(Path("/nowhere/at/all")))

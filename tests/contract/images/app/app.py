@@ -1,7 +1,7 @@
 """An app on its stores: writes and reads with what its env file says; then the same with a stranger's names.
 
-Prints one line for each thing tried: ``postgres own ok``, ``redis other refused``. With OTHER_APP (and OTHER_DB) set, it
-also tries what belongs to that app, with its own credentials.
+Prints one line for each thing tried: ``postgres own ok``, ``redis other refused``. With OTHER_APP set, it also tries
+what belongs to that app, with its own credentials (OTHER_REDIS_DB, OTHER_NEO4J say where that is).
 """
 
 import json

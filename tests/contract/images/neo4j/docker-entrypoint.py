@@ -1,4 +1,4 @@
-"""The contract of the official image: NEO4J_AUTH is the first password; NEO4J_a_b__c sets a.b_c; data lives in /data."""
+"""The contract of the official image: NEO4J_AUTH is the first password, NEO4J_a_b__c sets a.b_c, /data holds all."""
 
 import hashlib
 import os

@@ -1,0 +1,138 @@
+"""The compose runtime where no engine is needed, or none answers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from multidb.deployment import containers
+from multidb.engine import load_project
+from multidb.errors import Refused, RuntimeUnavailable, UsageError
+from multidb.model import Project
+from multidb.runtime import ServerState, open_runtime
+from multidb.runtime.compose import ComposeRuntime, located
+from multidb.runtime.container_state import Seen
+from multidb.secrets import Secret
+from multidb.state import ProjectState
+
+MANIFEST = """\
+version: 1
+project: digi
+runtime: compose
+servers:
+  postgres: {port: 15432}
+apps:
+  lernmi: {}
+  beep_boop: {stores: [postgres, neo4j]}
+"""
+
+
+@pytest.fixture(autouse=True)
+def no_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", f"unix://{tmp_path}/nothing.sock")
+
+
+def project(root: Path, manifest: str = MANIFEST) -> Project:
+    (root / "multidb.yaml").write_text(manifest)
+    return load_project(root / "multidb.yaml")
+
+
+def opened(root: Path, manifest: str = MANIFEST, *, started: bool = True) -> ComposeRuntime:
+    loaded, state = project(root, manifest), ProjectState(root)
+    if started:
+        state.secrets.put({each.admin_ref: Secret(f"secret-of-{each.server}") for each in containers(loaded)})
+    runtime = open_runtime(loaded, state)
+    assert isinstance(runtime, ComposeRuntime)
+    return runtime
+
+
+def test_published_servers_are_on_the_loopback_address_and_known_without_the_engine(tmp_path: Path) -> None:
+    found = {server.name: server for server in opened(tmp_path).servers()}
+
+    assert {name: str(server.endpoint) for name, server in found.items()} == {
+        "postgres": "127.0.0.1:15432",
+        "neo4j-lernmi": "127.0.0.1:7687",
+        "neo4j-beep_boop": "127.0.0.1:7688",
+        "qdrant": "127.0.0.1:6333",
+        "redis": "127.0.0.1:6379",
+    }
+    assert found["qdrant"].endpoint.params == {"grpc_port": "6334"}
+    assert found["neo4j-beep_boop"].app == "beep_boop"
+    assert found["redis"].endpoint.user == "multidb_admin"
+
+
+def test_a_server_that_was_never_started_has_no_address(tmp_path: Path) -> None:
+    runtime = opened(tmp_path, started=False)
+
+    assert runtime.servers() == []
+    assert {status.name for status in runtime.missing()} == {
+        "postgres",
+        "neo4j-lernmi",
+        "neo4j-beep_boop",
+        "qdrant",
+        "redis",
+    }
+    assert all(status.state is ServerState.STOPPED for status in runtime.missing())
+
+
+def test_an_app_names_its_own_servers_only(tmp_path: Path) -> None:
+    loaded = project(tmp_path)
+
+    assert opened(tmp_path).names_for(loaded.apps["beep_boop"]) == ["postgres", "neo4j-beep_boop"]
+
+
+def test_without_published_ports_a_server_is_reached_inside_the_network(tmp_path: Path) -> None:
+    qdrant = next(each for each in containers(project(tmp_path)) if each.store == "qdrant")
+    seen = Seen("qdrant", "running", addresses={"other": "172.19.0.9", "digi": "172.18.0.4"})
+
+    server = located(qdrant, seen, "digi")
+
+    assert server is not None
+    assert str(server.endpoint) == "172.18.0.4:6333"
+    assert server.endpoint.params == {"grpc_port": "6334"}
+
+
+@pytest.mark.parametrize(
+    "seen", [None, Seen("qdrant", "exited"), Seen("qdrant", "running", addresses={"x": "10.0.0.1"})]
+)
+def test_without_published_ports_a_server_that_does_not_run_has_no_address(tmp_path: Path, seen: Seen | None) -> None:
+    qdrant = next(each for each in containers(project(tmp_path)) if each.store == "qdrant")
+
+    assert located(qdrant, seen, "digi") is None
+
+
+@pytest.mark.parametrize("action", ["up", "down", "status"])
+def test_without_an_engine_the_error_says_what_to_start(tmp_path: Path, action: str) -> None:
+    runtime = opened(tmp_path)
+
+    with pytest.raises(RuntimeUnavailable, match="no Docker engine answers at unix://") as caught:
+        runtime.status() if action == "status" else getattr(runtime, action)(_quiet)
+
+    assert "systemctl start docker" in str(caught.value.hint)
+    assert not (tmp_path / "infrastructure").exists()
+
+
+def test_an_engine_on_another_machine_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DOCKER_HOST", "tcp://build.example.com:2376")
+
+    with pytest.raises(RuntimeUnavailable, match="on another machine"):
+        opened(tmp_path).status()
+
+
+def test_apps_with_servers_of_their_own_have_none_to_start_together(tmp_path: Path) -> None:
+    runtime = opened(tmp_path, MANIFEST + "deploy: {strategy: separate}\n")
+
+    with pytest.raises(Refused, match="every app brings its own servers"):
+        runtime.up(_quiet)
+
+
+def test_an_unknown_server_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no server named mysql") as caught:
+        opened(tmp_path).up(_quiet, ["mysql"])
+
+    assert "neo4j-lernmi" in str(caught.value.hint)
+
+
+def _quiet(subject: str, message: str, done: float | None = None, total: float | None = None) -> None:
+    """Nobody watches."""

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import pytest
+
+from multidb.runtime import ServerState
+from multidb.runtime.container_state import Seen, judge, read
+
+
+def described(status: str, **state: object) -> dict[str, object]:
+    return {
+        "State": {"Status": status, **state},
+        "RestartCount": 0,
+        "Config": {
+            "Labels": {
+                "com.docker.compose.service": "postgres",
+                "com.docker.compose.project.working_dir": "/srv/digi/infrastructure",
+            }
+        },
+        "NetworkSettings": {"Networks": {"digi": {"IPAddress": "172.18.0.2"}, "other": {"IPAddress": ""}}},
+    }
+
+
+def test_reads_what_the_engine_says() -> None:
+    checks = [{"Output": "first"}, {"Output": "no response\n  yet\n"}]
+    seen = read(described("running", Health={"Status": "unhealthy", "Log": checks}, ExitCode=0, OOMKilled=False))
+
+    assert seen == Seen(
+        service="postgres",
+        status="running",
+        health="unhealthy",
+        said="no response yet",
+        addresses={"digi": "172.18.0.2"},
+        folder="/srv/digi/infrastructure",
+    )
+
+
+@pytest.mark.parametrize("health", [None, {}, {"Status": "none", "Log": None}])
+def test_a_container_without_health_check_has_no_health(health: object) -> None:
+    assert read(described("running", Health=health)).health == ""
+
+
+def test_a_stranger_without_labels_or_networks_can_be_read() -> None:
+    assert read({"State": {"Status": "exited"}, "Config": {"Labels": None}, "NetworkSettings": {}}) == Seen(
+        "", "exited"
+    )
+
+
+@pytest.mark.parametrize(
+    ("seen", "state", "words", "final"),
+    [
+        (None, ServerState.STOPPED, "multidb up", True),
+        (Seen("s", "running", "healthy"), ServerState.RUNNING, "", True),
+        (Seen("s", "running"), ServerState.RUNNING, "", True),
+        (Seen("s", "running", "starting"), ServerState.FAILED, "is starting", False),
+        (Seen("s", "running", "unhealthy", said="refused"), ServerState.FAILED, "not healthy: refused", False),
+        (Seen("s", "running", "starting", restarts=3), ServerState.FAILED, "after each start", True),
+        (Seen("s", "restarting", exit_code=1, restarts=1), ServerState.FAILED, "exit code 1", False),
+        (Seen("s", "restarting", exit_code=1, restarts=3), ServerState.FAILED, "exit code 1", True),
+        (Seen("s", "paused"), ServerState.STOPPED, "docker unpause", True),
+        (Seen("s", "created"), ServerState.STOPPED, "multidb up", False),
+        (Seen("s", "created", problem="no such device"), ServerState.FAILED, "no such device", True),
+        (Seen("s", "exited"), ServerState.STOPPED, "is stopped", True),
+        (Seen("s", "exited", exit_code=143), ServerState.STOPPED, "is stopped", True),
+        (Seen("s", "exited", exit_code=1), ServerState.FAILED, "exit code 1", True),
+        (Seen("s", "exited", exit_code=137, out_of_memory=True), ServerState.FAILED, "memory limit", True),
+        (Seen("s", "exited", exit_code=128, problem="bad mount"), ServerState.FAILED, "bad mount", True),
+        (Seen("s", "dead", exit_code=1), ServerState.FAILED, "has ended", True),
+    ],
+)
+def test_judges(seen: Seen | None, state: ServerState, words: str, final: bool) -> None:
+    verdict = judge(seen)
+
+    assert (verdict.state, verdict.final) == (state, final)
+    assert words in verdict.message
+
+
+def test_a_server_that_went_through_restarts_and_is_healthy_now_runs() -> None:
+    assert judge(Seen("s", "running", "healthy", restarts=5)).state is ServerState.RUNNING
+
+
+def test_what_a_health_check_prints_is_cut_to_one_line() -> None:
+    checks = [{"Output": "x\n" * 5000}]
+    said = read(described("running", Health={"Status": "unhealthy", "Log": checks})).said
+
+    assert "\n" not in said
+    assert len(said) < 400

@@ -52,6 +52,39 @@ def test_no_driver_is_imported_before_its_store_is_used(tmp_path: Path, command:
     assert ran.stderr.strip() == "[]"
 
 
+@pytest.mark.parametrize(
+    ("store", "scheme", "own"),
+    [
+        ("postgres", "postgresql", {"psycopg"}),
+        ("redis", "redis", {"redis"}),
+        ("qdrant", "http", {"httpx"}),
+        ("neo4j", "bolt", {"neo4j"}),
+    ],
+)
+def test_a_plan_imports_the_drivers_of_the_stores_it_asks(
+    tmp_path: Path, store: str, scheme: str, own: set[str]
+) -> None:
+    """Nothing listens there; the driver has to be loaded to find that out, and no other one."""
+    (tmp_path / "multidb.yaml").write_text(
+        f"version: 1\nproject: shop\nruntime: external\napps: {{ann: {{stores: [{store}]}}}}\n"
+        f"external: {{{store}: {{url: '{scheme}://admin@127.0.0.1:1', password: {{env: PASSWORD}}}}}}\n"
+    )
+    code = (
+        "import sys\nfrom multidb.cli import main\nsys.argv = ['multidb', 'plan']\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 4, end.code\n"
+        f"print('drivers', *(name for name in {DRIVERS!r} if name in sys.modules))"
+    )
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PASSWORD": "long enough for anybody"}
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=env, check=True
+    )
+    (line,) = [line for line in ran.stdout.splitlines() if line.startswith("drivers")]
+    others = {"psycopg", "neo4j", "qdrant_client", "redis", "httpx"} - own
+    loaded = set(line.split()[1:])
+    assert own <= loaded
+    assert not loaded & others
+
+
 def test_help_does_not_even_read_the_model(tmp_path: Path) -> None:
     code = (
         "import sys\nfrom multidb.cli import main\nsys.argv = ['multidb', '--help']\n"

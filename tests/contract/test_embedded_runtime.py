@@ -289,6 +289,21 @@ def test_users_of_valkey_survive_a_restart(place: Callable[..., Place]) -> None:
     assert "lernmi_user" in valkey(it).acl_users()
 
 
+def test_no_statement_is_kept_and_no_data_pushed_out(place: Callable[..., Place]) -> None:
+    """A statement may hold a password, whoever wrote it: neither a failing one nor one that works stays anywhere."""
+    it = place()
+    it.up()
+    sql(it, "CREATE EXTENSION pg_stat_statements")
+    with pytest.raises(psycopg.errors.UndefinedObject):
+        sql(it, "ALTER ROLE nobody_here PASSWORD 'shown-by-mistake'")
+    sql(it, "CREATE ROLE somebody PASSWORD 'shown-by-mistake'")
+    assert "nobody_here" in (it.root / ".multidb/logs/postgres.log").read_text(), "the control: the error is logged"
+    assert "shown-by-mistake" not in (it.root / ".multidb/logs/postgres.log").read_text()
+    assert sql(it, "SELECT count(*) FROM pg_stat_statements WHERE query LIKE '%shown-by%'") == 0
+    assert sql(it, "SELECT count(*) FROM pg_stat_statements WHERE query LIKE '%pg_stat_statements%'") > 0, "the control"
+    assert valkey(it).config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
+
+
 def test_no_secret_where_none_belongs(place: Callable[..., Place]) -> None:
     it = place("postgres redis qdrant", **({"qdrant": {"binary": QDRANT}} if QDRANT else {}))
     told = Told()

@@ -92,7 +92,7 @@ class Deployment:
         refs = {server.server: server.admin_ref for server in servers} | {POOLER: _POOLER_REF}
         known = {name: self.state.secrets.get(ref) for name, ref in refs.items()}
         made = {name: generate() for name, value in known.items() if value is None}
-        env = {app.id: self._env(app, servers) for app in self.project.apps.values()}
+        env = {app.id: self._env(app, servers) for app in self.project.apps.values()} if servers else {}
         used: set[str] = set()
 
         def secret(server: str) -> Secret:

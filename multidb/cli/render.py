@@ -43,6 +43,9 @@ def render(
     output.document(ok, {"files": found, "written": written})
     for path in stale:
         output.say(f"{states[path]:<10} {path}" if check else f"wrote      {path}")
-    summary = f"{len(states) - len(stale)} of {len(states)} files are current"
-    output.note(summary if ok else f"{summary}; write the others: multidb render")
+    if check:
+        summary = f"{len(states) - len(stale)} of {len(states)} files are current"
+        output.note(summary if ok else f"{summary}; write the others: multidb render")
+    elif not written:
+        output.note(f"Nothing to write: all {len(states)} files are current.")
     return 0 if ok else 1

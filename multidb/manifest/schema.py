@@ -121,6 +121,12 @@ class Deploy(Section):
         description="loopback: the servers' ports are published on 127.0.0.1. none: they are reached in their own "
         "network only.",
     )
+    backup_image: str = Field(
+        default="multidb",
+        pattern=r"^[a-z0-9][A-Za-z0-9._/@:-]*$",
+        json_schema_extra={"errorMessage": "must be an image, with multidb as its entrypoint"},
+        description="The image of the profile backup; its entrypoint is multidb. There is no official one yet.",
+    )
     pgbouncer_image: str = Field(
         default="edoburu/pgbouncer:v1.24.1-p1",
         pattern=r"^[a-z0-9][A-Za-z0-9._/@:-]*$",

@@ -176,7 +176,8 @@ class _Rendering:
             "published": self._project.deploy["expose"] == "loopback",
             "profiles": self._project.deploy["profiles"],
             "backup": self._project.backup,
-            "backup_folders": [folder.strip("/") for folder in self._project.backup.get("to", ())],
+            "backup_image": self._project.deploy["backup_image"],
+            "backup_mounts": self._backup_mounts,
             "pooler_image": self._project.deploy["pgbouncer_image"],
             "databases": self._databases,
         }
@@ -257,6 +258,11 @@ class _Rendering:
     def _databases(self, container: Container) -> str:
         """What stands for the databases of the first start: the env file says, or the one app that it is for."""
         return _yaml(container.app) if container.app else '"${POSTGRES_MULTIPLE_DATABASES:-}"'
+
+    def _backup_mounts(self, root: str) -> list[str]:
+        """The folders that sets are written to, in the container where the manifest says; addresses need none."""
+        folders = [folder.rstrip("/") for folder in self._project.backup["to"] if "://" not in folder]
+        return [f"{each}:{each}" if each.startswith("/") else f"{root}/{each}:/project/{each}" for each in folders]
 
     def _name(self, container: Container, place: _Place) -> str:
         return container.secret.name if place.secrets_file else container.variable

@@ -112,7 +112,7 @@ backup: {every: 12h, to: [a/, b/], keep: {last: 1}, verify: daily}
     assert app.quota == {"tables": "5GB"}
     assert app.backup == {"every": "1h"}
     assert app.deploy == {"image": "lernmi:1", "ports": ("8000", "22:22"), "command": ("run", "it")}
-    assert project.deploy == {"strategy": "single", "profiles": ("backup",)}
+    assert (project.deploy["strategy"], project.deploy["profiles"]) == ("single", ("backup",))
     assert project.backup["keep"] == {"last": 1, "daily": 7, "weekly": 4}
 
 

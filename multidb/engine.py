@@ -329,7 +329,7 @@ class Engine:
             return replace(nothing, error=planned.error)
         try:
             with ExitStack() as stack:
-                stack.enter_context(self.state.lock(f"{self._command}-{server.name}", f"multidb {self._command}"))
+                stack.enter_context(self.state.lock(f"apply-{server.name}", f"multidb {self._command}"))
                 session = stack.enter_context(self._open(server))
                 stack.enter_context(session.lock(self.project.name, f"multidb {self._command} by {holder('')['user']}"))
                 fresh = self._read(server, session, scope)

@@ -256,7 +256,7 @@ def test_a_plan_takes_no_lock_and_waits_for_none(world: World) -> None:
     before = engine.plan().digest
     connect = world.case.provisioner.connect
     with (
-        world.state.lock(f"test-{server.name}", "multidb apply"),
+        world.state.lock(f"apply-{server.name}", "multidb add-app"),
         connect(server, world.real.admin, "multidb test") as session,
         session.lock("contract", "multidb apply"),
     ):
@@ -274,7 +274,7 @@ def test_the_lock_names_its_holder(world: World) -> None:
     with world.state.lock(f"test-{server.name}", "multidb apply"):
         error = engine.apply().error()
     assert isinstance(error, Locked)
-    assert "multidb apply" in str(error)
+    assert "multidb add-app" in str(error)
     assert "since" in str(error)
 
 

@@ -271,7 +271,7 @@ def test_the_lock_names_its_holder(world: World) -> None:
     app = world.app()
     engine = world.engine(app)
     server = world.real.server
-    with world.state.lock(f"test-{server.name}", "multidb apply"):
+    with world.state.lock(f"apply-{server.name}", "multidb add-app"):
         error = engine.apply().error()
     assert isinstance(error, Locked)
     assert "multidb add-app" in str(error)

@@ -340,7 +340,7 @@ class Engine:
                 self._record(server, session)
                 report = self._run(server, session, fresh.changes)
                 return self._proved(server, session, scope, report) if report.error is None else report
-        except (ServerError, Refused) as error:
+        except MultidbError as error:  # whatever it is, it must not cost the other servers their report
             return replace(nothing, error=error)
 
     def _record(self, server: Server, session: Session) -> None:
@@ -469,11 +469,15 @@ class Engine:
     def _refuse_conflicts(self, plan: Plan) -> None:
         if not plan.conflicts:
             return
-        apps = sorted({change.resource.app or "" for change in plan.conflicts})
+        first = plan.conflicts[0]
+        app = first.resource.app
+        ways = f"take it over: multidb apply --adopt {app}; or give the app another name in the manifest"
+        if any(field.old == LOST for field in first.fields):
+            ways = f"restore the file, or make new credentials: multidb apply --regenerate {app}"
         raise Conflict(
             "; ".join(dict.fromkeys(change.reason for change in plan.conflicts)),
             where=", ".join(dict.fromkeys(f"server {change.server}" for change in plan.conflicts)),
-            hint=f"take it over: multidb apply --adopt {apps[0]}; or give the app another name in the manifest",
+            hint=ways,
         )
 
     def _side_by_side(self, work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:

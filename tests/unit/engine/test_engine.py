@@ -140,6 +140,16 @@ def test_one_server_that_fails_does_not_stop_the_others(project: Project) -> Non
     assert set(SHELF.boxes) == {"bob"}
 
 
+def test_a_mistake_found_under_the_lock_costs_no_other_server_its_report(project: Project) -> None:
+    engine = Engine(project, ProjectState(Path(project.root)), runtime=OneEach(project))
+    plan = engine.plan()
+    SHELF.numberless = "ann"
+    first, second = engine.apply(plan=plan).servers
+    assert isinstance(first.error, UsageError)
+    assert first.not_tried
+    assert [change.resource.name for change in second.done] == ["bob"]
+
+
 def test_servers_are_read_side_by_side(project: Project) -> None:
     """Each inspection waits for the other one to begin."""
     engine = Engine(project, ProjectState(Path(project.root)), runtime=OneEach(project))
@@ -173,8 +183,10 @@ def test_a_lost_secret_is_refused_until_asked_for(engine: Engine) -> None:
     old = SHELF.keys["ann"]
     refs = [SecretRef("ann", "toy", name) for name in ("key", "print")]
     engine.state.secrets.delete(refs)
-    with pytest.raises(Conflict, match="not in the secret store"):
+    with pytest.raises(Conflict, match="not in the secret store") as caught:
         engine.apply()
+    assert "--regenerate ann" in str(caught.value.hint)
+    assert "--adopt" not in str(caught.value.hint)
     assert SHELF.keys["ann"] == old
     assert engine.apply(Scope(regenerate=frozenset({"ann"}))).error() is None
     assert SHELF.keys["ann"] != old
@@ -268,14 +280,14 @@ def test_the_servers_lock_is_respected(engine: Engine) -> None:
 
 def test_a_plan_is_made_while_somebody_applies(engine: Engine) -> None:
     SHELF.locked_by = "multidb apply by eve"
-    with engine.state.lock("multidb-toy", "multidb apply"):
+    with engine.state.lock("apply-toy", "multidb apply"):
         assert not engine.plan().errors
     assert SHELF.sent == []
     assert not engine.state.secrets.refs()
 
 
 def test_the_projects_own_lock_is_respected(engine: Engine) -> None:
-    with engine.state.lock("multidb-toy", "multidb apply"):
+    with engine.state.lock("apply-toy", "multidb apply"):
         assert isinstance(engine.apply().error(), Locked)
     assert SHELF.sent == []
 

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from multidb.errors import Locked, ServerDown, StatementFailed
+from multidb.errors import Locked, ServerDown, StatementFailed, UsageError
 from multidb.model import (
     Action,
     App,
@@ -61,6 +61,7 @@ class Shelf:
     fail_on: str = ""
     ignore: str = ""  # a statement it answers with success and does not carry out
     goes_down_after: str = ""  # the last statement that it carries out
+    numberless: str = ""  # an app that no number is left for
     down: bool = False
     locked_by: str = ""
     looks: list[bool] = field(default_factory=list)  # how each inspection was asked for: deep or not
@@ -170,6 +171,8 @@ class ToySession:
 
 def allocate(apps: Sequence[App], facts: Facts, recorded: Mapping[str, int]) -> Mapping[str, int]:
     """A number for each app: its own again, else one that nobody ever had."""
+    if any(app.id == SHELF.numberless for app in apps):
+        raise UsageError("there is no number left")
     numbers = {app.id: recorded[app.id] for app in apps if app.id in recorded}
     for app in apps:
         if app.id not in numbers:

@@ -13,8 +13,8 @@ import multidb.provisioners
 from multidb import engine as engine_module
 from multidb.engine import Engine, Scope, load_project
 from multidb.errors import Conflict, Locked, PartlyApplied, ServerDown, ServerError, StalePlan, UsageError
-from multidb.model import Action, Endpoint, Owner, Project, Server
-from multidb.runtime import ServerStatus
+from multidb.model import Action, App, Endpoint, Owner, Project, Server
+from multidb.runtime import ServerState, ServerStatus
 from multidb.secrets import MemorySecretStore, Secret, SecretRef
 from multidb.state import ProjectState
 from tests.contract.case import RealServer
@@ -298,6 +298,32 @@ def test_a_server_that_is_down_is_in_the_plan_and_the_report(engine: Engine) -> 
     assert isinstance(plan.errors[0][1], ServerDown)
     assert not plan.in_sync
     assert isinstance(engine.apply().error(), ServerDown)
+
+
+def test_a_server_that_is_not_there_is_in_the_plan_with_what_to_do(project: Project) -> None:
+    class Missing(OneEach):
+        def servers(self) -> list[Server]:
+            return [server for server in super().servers() if server.app == "bob"]
+
+        def missing(self) -> list[ServerStatus]:
+            return [
+                ServerStatus("toy-ann", "toy", ServerState.STOPPED, None, "not started"),
+                ServerStatus("toy-eve", "toy", ServerState.SKIPPED, None, "there is no wood here"),
+                ServerStatus("toy-of-nobody", "toy", ServerState.STOPPED, None, "not started"),
+            ]
+
+        def names_for(self, app: App) -> list[str]:
+            return [f"toy-{app.id}", "toy-eve"]
+
+    engine = Engine(project, ProjectState(Path(project.root)), runtime=Missing(project))
+    bob, ann, eve = engine.plan().servers
+    assert not bob.error
+    assert isinstance(ann.error, ServerDown)
+    assert "multidb up" in str(ann.error.hint)
+    assert (eve.error, eve.skipped) == (None, "there is no wood here")
+    report = engine.apply()
+    assert set(SHELF.boxes) == {"bob"}
+    assert isinstance(report.error(), PartlyApplied)
 
 
 def test_scope_limits_the_apps(engine: Engine) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from neo4j import exceptions
 
 from multidb.engine import Engine, Scope
 from multidb.errors import AuthenticationFailed, ServerDown, ServerError, ServerSlow, StatementFailed, WrongVersion
@@ -358,3 +359,42 @@ def test_only_bolt_listens_on_loopback_and_no_password_shows(servers: tuple[Real
     assert listening == {("127.0.0.1", real.server.endpoint.port)}
     assert real.admin.reveal() not in " ".join(process.cmdline())
     assert real.admin.reveal() not in str(process.environ())
+
+
+def test_no_password_is_in_any_file_of_the_server(servers: tuple[RealServer, RealServer], tmp_path: Path) -> None:
+    """Nor in its logs: of a statement that works, of one that fails, of a wrong login."""
+    real = servers[1]
+    engine = _renewed(real, tmp_path)
+    password = engine.connections("devao").env["NEO4J_PASSWORD"]
+    assert isinstance(password, Secret)
+    assert real.admin is not None
+    taken = Statement("CREATE USER devao_user SET PLAINTEXT PASSWORD $p", (("p", password_ref("devao")),), "system")
+    with connect(real.server, real.admin, "test") as session, pytest.raises(StatementFailed):
+        list(session.run([taken], engine.state.secrets))
+    with pytest.raises(AuthenticationFailed):
+        connect(real.server, Secret("a-password-that-is-wrong"), "test")
+    files = [path for path in _home(real).rglob("*") if path.is_file()]
+    assert any(path.name == "debug.log" for path in files), "the control: there are logs"
+    for value in (password.reveal(), real.admin.reveal(), "a-password-that-is-wrong"):
+        assert not [path for path in files if value.encode() in path.read_bytes()]
+
+
+def test_an_app_cannot_read_files_of_the_machine(servers: tuple[RealServer, RealServer], tmp_path: Path) -> None:
+    """On a server of its own an app is an administrator of the database, and still none of the machine."""
+    app = tenant(_renewed(servers[1], tmp_path), "devao")
+    use(app)
+    with pytest.raises(exceptions.ClientError, match="allow_csv_import_from_file_urls"):
+        ask(app, "LOAD CSV FROM 'file:///etc/passwd' AS line RETURN line")
+
+
+def _renewed(real: RealServer, folder: Path) -> Engine:
+    """The app of the second server, with new credentials where an earlier test has made it."""
+    engine = engine_of(real, folder, "devao")
+    assert engine.apply(Scope(regenerate=frozenset({"devao"}))).error() is None
+    return engine
+
+
+def _home(real: RealServer) -> Path:
+    assert real.pid is not None
+    words = psutil.Process(real.pid).cmdline()
+    return Path(next(word.partition("=")[2] for word in words if word.startswith("--home-dir=")))

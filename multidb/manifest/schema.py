@@ -128,7 +128,7 @@ class Deploy(Section):
         description="The image of the profile backup; its entrypoint is multidb. There is no official one yet.",
     )
     pgbouncer_image: str = Field(
-        default="edoburu/pgbouncer:v1.24.1-p1",
+        default="edoburu/pgbouncer:v1.25.2-p0",
         pattern=r"^[a-z0-9][A-Za-z0-9._/@:-]*$",
         json_schema_extra={"errorMessage": "must be an image such as pgbouncer:1.24 (1.19 is the oldest that will do)"},
         description="The pooler's image; PgBouncer 1.19 or later, which can look up passwords in another database.",

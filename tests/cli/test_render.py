@@ -86,7 +86,7 @@ def test_a_template_of_the_project_takes_the_place_of_ours(folder: Folder) -> No
     render(folder.path)
     text = (folder.path / "infrastructure/docker-compose.yml").read_text()
     assert "image: mine:1" in text
-    assert 'image: "postgres:18"' in text
+    assert 'image: "postgres:18-trixie"' in text
 
 
 @pytest.mark.parametrize(

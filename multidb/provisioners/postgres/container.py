@@ -10,7 +10,7 @@ from multidb.provisioners.postgres.resources import STORE, ServerOptions
 
 __all__ = ["IMAGE", "containers"]
 
-IMAGE: Final = "postgres:18"
+IMAGE: Final = "postgres:18-trixie"  # with the distribution: another one may sort text differently
 
 
 def containers(apps: Sequence[str], options: ServerOptions, per_app: bool) -> list[Container]:

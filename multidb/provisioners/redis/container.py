@@ -11,7 +11,7 @@ from multidb.provisioners.redis.rules import CommandTable
 
 __all__ = ["IMAGE", "containers"]
 
-IMAGE: Final = "valkey/valkey:9.1"
+IMAGE: Final = "valkey/valkey:9.1.2"
 _OF_THE_LIMIT: Final = 0.75  # of the container's memory for data; the rest is for buffers and rewriting the log
 
 

@@ -50,14 +50,15 @@ def _server(status: ServerStatus) -> Finding:
         case ServerState.STOPPED:
             return Finding(Level.WARNING, status.name, "is not running", "multidb up")
         case ServerState.FAILED:
-            return Finding(Level.ERROR, status.name, status.message, "multidb up")
+            fix = "" if status.pid is not None else "multidb up"  # one that runs says itself what helps
+            return Finding(Level.ERROR, status.name, status.message, fix)
 
 
 def _ports(statuses: Iterable[ServerStatus]) -> Iterator[Finding]:
-    """A server of ours that is stopped and whose port answers: somebody else has it."""
+    """A server of ours that has no process and whose port answers: somebody else has it."""
     for status in statuses:
         server = status.server
-        if status.state is ServerState.RUNNING or server is None or not server.endpoint.port:
+        if status.pid is not None or status.state is ServerState.RUNNING or server is None or not server.endpoint.port:
             continue
         with socket.socket() as probe:
             probe.settimeout(_PORT_SECONDS)

@@ -114,7 +114,7 @@ class Report:
         errors = [server.error for server in self.servers if server.error is not None]
         if not errors:
             return None
-        if not self.done and len(errors) == 1:
+        if not self.done:
             return errors[0]
         failed = [server for server in self.servers if server.error is not None]
         left = sum(len(server.not_tried) for server in failed)

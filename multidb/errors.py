@@ -6,6 +6,7 @@ to run. The command line turns an error into text or JSON; nothing below it prin
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
@@ -77,17 +78,22 @@ class Problem:
 
 
 class ManifestError(MultidbError):
-    """The manifest is wrong; `problems` lists every mistake found, in the order of the file."""
+    """The manifest is wrong; `problems` lists every mistake found, in the order of the file.
+
+    Args:
+        file: the manifest as the user named it, for the command that checks it again.
+    """
 
     code = "manifest"
     exit_code = 2
 
-    def __init__(self, problems: Iterable[Problem]) -> None:
+    def __init__(self, problems: Iterable[Problem], file: str = "multidb.yaml") -> None:
         self.problems = tuple(sorted(set(problems)))
         count = len(self.problems)
+        again = "multidb validate" if file == "multidb.yaml" else f"multidb validate -f {shlex.quote(file)}"
         super().__init__(
             "\n".join(str(problem) for problem in self.problems),
-            hint=f"{count} problem{'s' if count != 1 else ''}; correct the manifest, then: multidb validate",
+            hint=f"{count} problem{'s' if count != 1 else ''}; correct the manifest, then: {again}",
         )
 
 

@@ -68,11 +68,38 @@ def write_all(texts: Mapping[Path, tuple[str, int]]) -> None:
         for temporary in staged.values():
             with contextlib.suppress(OSError):
                 temporary.unlink()
-        raise UsageError(
-            f"cannot be written: {_why(error)}",
-            where=str(path),
-            hint="free space or correct the permissions, then run the command again",
-        ) from None
+        raise _unwritable(path, error) from None
+
+
+@contextlib.contextmanager
+def turn(path: Path) -> Iterator[None]:
+    """Waits until no other process has the lock file `path`, and holds it while the block runs. For short work.
+
+    Raises:
+        UsageError: the folder cannot be written.
+    """
+    descriptor = _open_lock(path)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _open_lock(path: Path) -> int:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def _unwritable(path: Path, error: OSError) -> UsageError:
+    return UsageError(
+        f"cannot be written: {_why(error)}",
+        where=str(path),
+        hint="free space or correct the permissions, then run the command again",
+    )
 
 
 def _write_new(path: Path, text: str, mode: int) -> None:
@@ -93,9 +120,9 @@ def lock(path: Path, holder: Mapping[str, object]) -> Iterator[None]:
 
     Raises:
         Locked: another process holds it.
+        UsageError: the folder cannot be written.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, PRIVATE)
+    descriptor = _open_lock(path)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

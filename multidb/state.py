@@ -59,7 +59,7 @@ class FileSecretStore:
 
     @contextlib.contextmanager
     def _change(self) -> Iterator[dict[SecretRef, Secret]]:
-        with self._guard, _exclusive(self._path.with_suffix(".lock")):
+        with self._guard, files.turn(self._path.with_suffix(".lock")):
             held = dict(self._read())
             before = dict(held)
             yield held
@@ -91,7 +91,8 @@ class FileSecretStore:
             raise UsageError(
                 "is not a multidb secrets file",
                 where=str(self._path),
-                hint="restore it from a copy; multidb apply --regenerate APP makes new credentials",
+                hint="restore it from a copy; without one, move it away, then make new credentials: "
+                "multidb apply --regenerate APP",
             ) from None
         self._values, self._stamp = values, stamp
         return values
@@ -110,14 +111,14 @@ class ProjectState:
         self._path = self.folder / "state.json"
 
     def read(self, section: str) -> dict[str, Any]:
-        """A copy of one section (``ports``, ``numbers``, ``processes``); empty when there is none yet."""
-        value = self._document().get(section, {})
-        return dict(value) if isinstance(value, dict) else {}
+        """One section (``ports``, ``numbers``, ``processes``); empty when there is none yet."""
+        found: dict[str, Any] = self._document().get(section, {})
+        return found
 
     @contextlib.contextmanager
     def change(self, section: str) -> Iterator[dict[str, Any]]:
         """The section, to be changed in the block, written when it ends well. Keeps other processes out meanwhile."""
-        with _exclusive(self.folder / "state.lock"):
+        with files.turn(self.folder / "state.lock"):
             document = self._document()
             value = document.setdefault(section, {})
             yield value
@@ -128,15 +129,20 @@ class ProjectState:
         """The project's lock `name` (``apply-postgres``); `Locked` when another process holds it."""
         return files.lock(self.folder / "locks" / name, holder(command))
 
+    def turn(self, name: str) -> contextlib.AbstractContextManager[None]:
+        """Waits until no other process has the turn `name`, and has it while the block runs. For short work."""
+        return files.turn(self.folder / f"{name}.lock")
+
     def _document(self) -> dict[str, Any]:
         text = files.read_text(self._path)
         if text is None:
             return {}
         try:
-            document = json.loads(text)
-            if not isinstance(document, dict):
+            document: dict[str, Any] = json.loads(text)
+            sections = document.items()
+            if not all(isinstance(section, dict) for name, section in sections if name != "version"):
                 raise ValueError
-        except ValueError:
+        except (ValueError, AttributeError):
             raise UsageError(
                 "is damaged",
                 where=str(self._path),
@@ -157,17 +163,3 @@ def holder(command: str) -> dict[str, object]:
         "pid": os.getpid(),
         "since": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-@contextlib.contextmanager
-def _exclusive(path: Path) -> Iterator[None]:
-    """Waits for the short internal lock that guards one read-change-write of a file."""
-    import fcntl
-
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, files.PRIVATE)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

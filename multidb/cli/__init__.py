@@ -17,6 +17,8 @@ from multidb import __version__
 
 __all__ = ["COMMANDS", "app", "main"]
 
+_INTERRUPTED = 130  # as shells have it: 128 and the number of SIGINT
+
 COMMANDS: dict[str, tuple[str, str]] = {
     "init": ("init", "Write a commented manifest to start from."),
     "up": ("up", "Start the servers of the manifest and wait until each answers."),
@@ -60,7 +62,7 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="One manifest, many apps, each in its own isolated place on shared Postgres, Neo4j, Qdrant and Redis servers.",
-    epilog="Start with: multidb init, multidb up, multidb apply. Exit codes: 0 done, 1 not as wanted, 2 usage or "
+    epilog="Start with: multidb init, multidb add-app NAME. Exit codes: 0 done, 1 not as wanted, 2 usage or "
     "manifest, 3 refused, 4 server, 5 applied in part, 6 backup.",
 )
 
@@ -83,12 +85,13 @@ def main() -> NoReturn:
     arguments = sys.argv[1:]
     try:
         code = app(args=arguments, prog_name="multidb", standalone_mode=False)
+        if code == _INTERRUPTED:  # typer makes this of a KeyboardInterrupt
+            raise KeyboardInterrupt
         _flush()
     except Exception as error:
         code = _failed(error, arguments)
     except KeyboardInterrupt:
-        sys.stderr.write("\nInterrupted. Run the command again to finish the work.\n")
-        code = 130
+        code = _interrupted(arguments)
     sys.exit(code if isinstance(code, int) else 0)
 
 
@@ -101,6 +104,13 @@ def _failed(error: Exception, arguments: list[str]) -> int:
     from multidb.cli.output import report_error
 
     return report_error(error, arguments)
+
+
+def _interrupted(arguments: list[str]) -> int:
+    from multidb.cli.output import report_interrupt
+
+    report_interrupt(arguments)
+    return _INTERRUPTED
 
 
 def _flush() -> None:

@@ -8,13 +8,14 @@ from typing import Annotated, Any
 import typer
 
 from multidb import files, manifest
-from multidb.cli.env_files import write_env_files
+from multidb.cli.env_files import following_servers, write_env_files
 from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, VerboseOption, examples
 from multidb.cli.plan_view import report_document, show_report
 from multidb.engine import Scope, load_project
 from multidb.errors import UsageError
 from multidb.provisioners import STORES
 from multidb.runtime import ServerState
+from multidb.state import ProjectState
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -48,15 +49,18 @@ def add_app(
     run = Run("add-app", file, env, as_json, verbose)
     output = run.output
     new = manifest.app_id(name)
-    known = load_project(file, env)
-    before = files.read_text(file) or ""
-    if new in known.apps:
-        output.note(f"{new} is in {known.apps[new].where} already")
-    else:
-        entry = _entry(stores, collections, extensions, tenant)
-        files.write_text(file, manifest.add_app(before, new, entry))
-        _check_or_undo(file, env, before)
-        output.note(f"Added {new} to {file}")
+    entry = _entry(stores, collections, extensions, tenant)
+    load_project(file, env)  # a manifest that is missing or wrong is said before anything is locked
+    # One at a time: reading, changing and writing the manifest must not lose what another run adds meanwhile.
+    with ProjectState(file.parent).turn("manifest"):
+        known = load_project(file, env)
+        before = files.read_text(file) or ""
+        if new in known.apps:
+            output.note(f"{new} is in {known.apps[new].where} already")
+        else:
+            files.write_text(file, manifest.add_app(before, new, entry))
+            _check_or_undo(file, env, before)
+            output.note(f"Added {new} to {file}")
     if no_apply:
         output.document(True, {"app": new, "applied": False})
         return 0
@@ -67,7 +71,8 @@ def _bring_up(run: Run, new: str) -> int:
     output = run.output
     engine = run.engine(output)
     with output.working():
-        states = engine.start(new)
+        with following_servers(engine, output):
+            states = engine.start(new)
         report = engine.apply(Scope(apps=frozenset({new})))
     for each in states:
         if each.state is not ServerState.RUNNING:

@@ -47,7 +47,7 @@ def down(
         _agree(engine.project.name, yes_destroy, output)
     with output.working():
         found = _erase(engine.runtime, output) if volumes else engine.runtime.down(output.progress)
-    show_servers(output, found, ok=True)
+    show_servers(output, found, ok=True, nothing="No server was running.")
     return 0
 
 

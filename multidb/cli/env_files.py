@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from multidb import files
@@ -11,7 +12,7 @@ from multidb.engine import Engine
 from multidb.errors import MultidbError
 from multidb.render import EnvFormat, env_example, env_text, is_ours
 
-__all__ = ["write_env_files"]
+__all__ = ["following_servers", "write_env_files"]
 
 
 def write_env_files(engine: Engine, output: Output, apps: Iterable[str]) -> list[Path]:
@@ -39,3 +40,20 @@ def write_env_files(engine: Engine, output: Output, apps: Iterable[str]) -> list
     if written:
         output.note(f"Wrote {', '.join(str(path) for path in written)}")
     return written
+
+
+@contextmanager
+def following_servers(engine: Engine, output: Output) -> Iterator[None]:
+    """Writes the env files again of apps with a server that has another address after the block: its port was taken, or
+    was forgotten with the state."""
+    before = _addresses(engine)
+    yield
+    moved = {name for name, address in _addresses(engine).items() if before.get(name) != address}
+    apps = [
+        app for app in engine.project.apps.values() if (Path(engine.project.root) / "apps" / app.id / ".env").exists()
+    ]
+    write_env_files(engine, output, [app.id for app in apps if moved & set(engine.runtime.names_for(app))])
+
+
+def _addresses(engine: Engine) -> dict[str, str]:
+    return {server.name: str(server.endpoint) for server in engine.runtime.servers()}

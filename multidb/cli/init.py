@@ -35,7 +35,7 @@ def init(
     added = _ignore(file.parent / ".gitignore")
     output.document(True, {"file": str(file), "gitignore": added})
     output.say(f"Wrote {file}" + (f" and added {', '.join(added)} to .gitignore" if added else ""))
-    output.say("Next: multidb up, then multidb add-app NAME")
+    output.say("Next: multidb add-app NAME")
     return 0
 
 

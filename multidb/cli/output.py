@@ -22,9 +22,10 @@ from rich.table import Table
 from multidb.errors import ManifestError, MultidbError
 from multidb.secrets import redact
 
-__all__ = ["Output", "report_error"]
+__all__ = ["Output", "report_error", "report_interrupt"]
 
 _LINE_EVERY = 5.0  # seconds between progress lines where there is no terminal
+_WIDEST = 10_000  # columns, where there is no terminal
 _DOCUMENT_VERSION = 1
 
 
@@ -41,6 +42,8 @@ class Output:
         self.json = json
         self.verbose = verbose
         self.out = Console(soft_wrap=True, highlight=False)
+        if not self.out.is_terminal:
+            self.out.width = _WIDEST  # folding is for eyes; a program gets one line for each row, however long
         self.err = Console(stderr=True, soft_wrap=True, highlight=False)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
@@ -162,6 +165,16 @@ def report_error(error: Exception, arguments: Sequence[str]) -> int:
     else:
         _print_error(fields)
     return code
+
+
+def report_interrupt(arguments: Sequence[str]) -> None:
+    """Says that Ctrl-C ended the command, as text or as the command's JSON document."""
+    fields = {"code": "interrupted", "message": "interrupted", "hint": "run the command again to finish the work"}
+    if "--json" in arguments:
+        print_document(_command(arguments), False, {"error": fields})
+        sys.stdout.flush()
+    else:
+        sys.stderr.write("\nInterrupted. Run the command again to finish the work.\n")
 
 
 def _fields(error: MultidbError) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from multidb.cli.output import Output
 from multidb.engine import Report, ServerReport
+from multidb.errors import MultidbError
 from multidb.model import Action, Change, Statement
 from multidb.plan import Plan, ServerPlan, plain
 
@@ -49,6 +50,10 @@ def show_report(output: Output, report: Report) -> int:
         if server.error is None:
             output.say(f"{server.server}: {_changes(len(server.done))} made", style="green")
             continue
+        if not server.done and server.failed is None:
+            if server.not_tried:  # else the plan has said already that it cannot be read
+                output.say(f"{server.server}: nothing was changed; {server.error}", style="red")
+            continue
         counts = f"{len(server.done)} done, {_failed(server)}, {len(server.not_tried)} not tried"
         output.say(f"{server.server}: {counts}", style="red")
         for sign, changes in (("done", server.done), ("not tried", server.not_tried)):
@@ -85,7 +90,7 @@ def _show_server(output: Output, server: ServerPlan) -> None:
         output.say(f"{server.server}: skipped, {server.skipped}", style="yellow")
         return
     if server.error is not None:
-        output.say(f"{server.server}: {server.error}", style="red")
+        output.say(_problem(server.server, server.error), style="red")
         if server.error.hint:
             output.say(f"  {server.error.hint}")
         return
@@ -100,6 +105,11 @@ def _show_server(output: Output, server: ServerPlan) -> None:
         if change.resource.app not in summarised:
             _show_change(output, change)
     output.say()
+
+
+def _problem(server: str, error: MultidbError) -> str:
+    """An error of a server, which most errors name themselves."""
+    return str(error) if server in (error.where or "").split() else f"{server}: {error}"
 
 
 def _show_change(output: Output, change: Change) -> None:

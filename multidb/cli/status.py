@@ -33,8 +33,13 @@ def status(file: FileOption = DEFAULT_FILE, env: EnvOption = None, as_json: Json
     return 0 if ok else 1
 
 
-def show_servers(output: Output, found: Sequence[ServerStatus], ok: bool) -> None:
-    """The servers as a table, or as the command's JSON document."""
+def show_servers(
+    output: Output,
+    found: Sequence[ServerStatus],
+    ok: bool,
+    nothing: str = "No servers: no app of the manifest uses a store yet. Next: multidb add-app NAME",
+) -> None:
+    """The servers as a table, or as the command's JSON document; `nothing` is said where there are none."""
     servers = [
         {
             "name": each.name,
@@ -48,7 +53,7 @@ def show_servers(output: Output, found: Sequence[ServerStatus], ok: bool) -> Non
     ]
     output.document(ok, {"servers": servers})
     if not found:
-        output.say("No server was running.")
+        output.say(nothing)
         return
     rows = [(each.name, each.state.value, _address(each), each.message) for each in found]
     output.table(("server", "state", "address", ""), rows, _STYLES)

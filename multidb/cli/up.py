@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from multidb.cli.env_files import following_servers
 from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, examples
 from multidb.cli.status import show_servers
 from multidb.runtime import ServerState
@@ -33,8 +34,9 @@ def up(
     """
     run = Run("up", file, env, json=as_json)
     output = run.output
-    with output.working():
-        found = run.engine(output).runtime.up(output.progress, servers)
+    engine = run.engine(output)
+    with output.working(), following_servers(engine, output):
+        found = engine.runtime.up(output.progress, servers)
     ok = all(status.state is not ServerState.FAILED for status in found)
     show_servers(output, found, ok)
     return 0 if ok else 4

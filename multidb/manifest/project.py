@@ -43,11 +43,23 @@ def load(
         UsageError: the manifest or the overlay does not exist or cannot be read.
     """
     problems: list[Problem] = []
-    tree = _Files(path, problems).tree(overlay)
+    try:
+        tree = _Files(path, problems).tree(overlay)
+    except ManifestError as error:
+        raise ManifestError(error.problems, str(path)) from None
     project = _Reading(tree, path, Shape(stores, external), problems).project()
     if project is None or problems:
-        raise ManifestError(problems)
+        raise ManifestError(problems, str(path))
     return project
+
+
+def _above(path: Path) -> str | None:
+    """The hint for a command that was run in a subfolder of its project."""
+    if path.name != str(path):  # the user said which one
+        return None
+    folders = Path.cwd().parents
+    found = next(((depth, folder) for depth, folder in enumerate(folders, 1) if (folder / path).is_file()), None)
+    return found and f"there is one in {found[1]}; run the command there, or with -f {'../' * found[0]}{path}"
 
 
 class _Files:
@@ -75,7 +87,7 @@ class _Files:
 
     def _top(self, path: Path, hint: str) -> Mapping:
         if not path.exists():
-            raise UsageError("there is no such manifest", where=str(path), hint=hint)
+            raise UsageError("there is no such manifest", where=str(path), hint=_above(path) or hint)
         node, problems = read(path, str(path))
         start = Place(str(path), 1, 1)
         if node is None:

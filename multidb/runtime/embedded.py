@@ -21,7 +21,7 @@ from multidb.runtime.postgres_process import PostgresKind
 from multidb.runtime.processes import Ledger, Process
 from multidb.runtime.qdrant_process import QdrantKind
 from multidb.runtime.redis_process import RedisKind
-from multidb.runtime.seats import SKIPPED, Seat, admin_ref, configured_port, last_words, outdated, port_key
+from multidb.runtime.seats import SKIPPED, Seat, admin_ref, configured_port, last_words, lost, outdated, port_key
 from multidb.runtime.starting import Start
 from multidb.runtime.together import clear_errors, one_at_a_time, side_by_side
 from multidb.secrets import Secret
@@ -105,9 +105,14 @@ class EmbeddedRuntime:
         if server.endpoint.path:
             return None
         secret = self._state.secrets.get(admin_ref(server.name, server.store))
-        if secret is None:
-            raise UsageError("has no admin password yet", where=f"server {server.name}", hint="start it: multidb up")
-        return secret
+        if secret is not None:
+            return secret
+        where = f"server {server.name}"
+        for seat in self._seats():
+            if seat.site.name == server.name and seat.kind is not None and seat.kind.initialised(seat.site):
+                problem = lost(seat.site)
+                raise UsageError(problem.message, where=where, hint=problem.hint)
+        raise UsageError("has no admin password yet", where=where, hint="start it: multidb up")
 
     def logs(self, name: str, lines: int, follow: bool) -> Iterator[str]:
         """See `Runtime.logs`."""
@@ -190,7 +195,7 @@ class EmbeddedRuntime:
         if recorded.before_boot():
             message = "the machine was restarted since; multidb up"
             return ServerStatus(site.name, site.store, ServerState.STOPPED, server, message)
-        message = last_words("is gone", site.log) + "; multidb up starts it again"
+        message = last_words("is gone; multidb up starts it again", site.log)
         return ServerStatus(site.name, site.store, ServerState.FAILED, server, message)
 
     def _ask(self, seat: Seat, recorded: Process) -> ServerStatus:
@@ -202,7 +207,8 @@ class EmbeddedRuntime:
         except AuthenticationFailed as error:
             return ServerStatus(site.name, site.store, ServerState.FAILED, server, error.message, recorded.pid)
         if version is None:
-            message = "runs and does not answer" if secret else "runs, and its admin password is lost"
+            silent = "runs and does not answer; start it anew: multidb down, then multidb up"
+            message = silent if secret else "runs, and its admin password is lost"
             return ServerStatus(site.name, site.store, ServerState.FAILED, server, message, recorded.pid)
         message = version + outdated(site, recorded)
         return ServerStatus(site.name, site.store, ServerState.RUNNING, server, message, recorded.pid)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import socket
 import stat
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -14,6 +18,14 @@ import pytest
 import yaml
 
 from multidb.cli import COMMANDS
+from multidb.cli.output import Output
+from multidb.cli.plan_view import show_plan, show_report
+from multidb.diagnosis import _ports
+from multidb.engine import Report, ServerReport
+from multidb.errors import Locked, ServerDown
+from multidb.model import Action, Change, Endpoint, Level, Resource, Server
+from multidb.plan import Plan, ServerPlan
+from multidb.runtime import ServerState, ServerStatus
 from tests.cli.command import REPOSITORY, Folder
 
 DRIVERS = ("psycopg", "neo4j", "qdrant_client", "redis", "docker", "httpx", "grpc", "numpy")
@@ -223,3 +235,105 @@ def test_a_fault_of_our_own_is_no_traceback_and_no_secret(capsys: pytest.Capture
 def test_manifests_are_not_executable(folder: Folder) -> None:
     folder.ok("init")
     assert stat.S_IMODE((folder.path / "multidb.yaml").stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_ctrl_c_says_so_and_what_next(folder: Folder, form: tuple[str, ...]) -> None:
+    """The server accepts connections and never answers: the command is stopped in the middle of its work."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        folder.manifest(
+            "version: 1\nproject: shop\nruntime: external\napps: {ann: {stores: [redis]}}\n"
+            f"external: {{redis: {{url: 'redis://127.0.0.1:{port}', password: {{env: ADMIN}}}}}}\n"
+        )
+        running = subprocess.Popen(
+            [sys.executable, "-c", "from multidb.cli import main; main()", "plan", *form],
+            cwd=folder.path,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY), "ADMIN": "secret-of-the-admin"},
+        )
+        silent.settimeout(30)
+        connection, _ = silent.accept()
+        with connection:
+            running.send_signal(signal.SIGINT)
+            out, err = running.communicate(timeout=30)
+    assert running.returncode == 130
+    if form:
+        assert json.loads(out)["error"]["code"] == "interrupted"
+    else:
+        assert "Interrupted. Run the command again" in err
+    assert "Traceback" not in out + err
+
+
+def test_a_table_in_a_pipe_has_one_line_for_each_row(capsys: pytest.CaptureFixture[str]) -> None:
+    path = "/a/rather/long/path" * 20
+    Output("status").table(("server", "address"), [("qdrant", path)])
+    assert any(path in line for line in capsys.readouterr().out.splitlines())
+
+
+@pytest.mark.parametrize("command", ["up", "status"])
+def test_without_apps_the_next_step_is_add_app(folder: Folder, command: str) -> None:
+    assert "Next: multidb add-app NAME" in folder.ok("init").out
+    assert "multidb add-app NAME" in folder.ok(command).out
+
+
+def test_a_manifest_in_a_parent_folder_is_pointed_out(folder: Folder) -> None:
+    folder.ok("init")
+    (folder.path / "apps" / "ann").mkdir(parents=True)
+    inside = Folder(folder.path / "apps" / "ann", [])
+    assert "-f ../../multidb.yaml" in inside.run("plan").err
+    assert "multidb init" in inside.run("plan", "-f", "other.yaml").err
+
+
+def test_the_hint_of_a_wrong_manifest_names_its_file(folder: Folder) -> None:
+    (folder.path / "other one.yaml").write_text("version: 2\n")
+    assert "then: multidb validate -f 'other one.yaml'" in folder.run("plan", "-f", "other one.yaml").err
+    (folder.path / "multidb.yaml").write_text("")
+    assert "then: multidb validate\n" in folder.run("plan").err
+
+
+def test_two_apps_may_not_ask_for_one_db_number(folder: Folder) -> None:
+    entry = "{stores: [redis], redis: {db: 3}}"
+    folder.manifest(f"version: 1\nproject: shop\nruntime: embedded\napps:\n  ann: {entry}\n  bob: {entry}\n")
+    done = folder.run("validate")
+    assert done.code == 2
+    assert "app ann asks for redis db 3, and so does bob" in done.err
+    assert "app bob asks for redis db 3, and so does ann" in done.err
+
+
+def test_apps_added_at_once_are_all_there(folder: Folder) -> None:
+    folder.ok("init")
+    names = [f"app{number}" for number in range(5)]
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(lambda name: folder.ok("add-app", name, "--no-apply"), names))
+    assert set(yaml.safe_load((folder.path / "multidb.yaml").read_text())["apps"]) == set(names)
+
+
+def test_a_server_that_was_refused_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    changes = tuple(Change(Action.CREATE, Resource(name=f"thing{n}"), None) for n in range(50))
+    locked = Locked("another run works here", where=".multidb/locks/apply-toy")
+    show_report(Output("apply"), Report(Plan("shop", ()), (ServerReport("toy", "toy", (), None, changes, locked),)))
+    assert capsys.readouterr().out == "toy: nothing was changed; .multidb/locks/apply-toy: another run works here\n"
+
+
+def test_a_server_is_named_once_with_its_error(capsys: pytest.CaptureFixture[str]) -> None:
+    down = ServerDown("is not running", where="server toy", hint="start it: multidb up")
+    show_plan(Output("plan"), Plan("shop", (ServerPlan("toy", "toy", error=down),)))
+    assert capsys.readouterr().out.splitlines()[0] == "server toy: is not running"
+
+
+def test_nothing_done_on_any_server_is_not_applied_in_part(folder: Folder) -> None:
+    folder.manifest("version: 1\nproject: shop\nruntime: embedded\napps: {ann: {stores: [postgres, redis]}}\n")
+    done = folder.run("apply", "--yes")
+    assert done.code == 4
+    assert "not tried" not in done.out + done.err
+
+
+def test_a_server_that_hangs_has_its_port_from_us() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        server = Server("redis", "redis", Endpoint(host="127.0.0.1", port=listening.getsockname()[1]))
+        hanging = ServerStatus("redis", "redis", ServerState.FAILED, server, "runs and does not answer", os.getpid())
+        assert list(_ports([hanging])) == []
+        assert [found.level for found in _ports([replace(hanging, pid=None)])] == [Level.ERROR]

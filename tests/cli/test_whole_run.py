@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import socket
 import stat
 import tempfile
 import urllib.parse
@@ -225,6 +226,33 @@ def test_down_stops_exactly_what_up_started(applied: Folder) -> None:
     applied.ok("down")
     applied.ok("up")
     applied.ok("plan", "--check")
+
+
+def test_env_files_follow_a_server_to_another_port(applied: Folder) -> None:
+    before = connections(applied, "ann")
+    applied.ok("down")
+    with socket.create_server(("127.0.0.1", int(before["REDIS_PORT"]))):
+        assert "was taken" in applied.ok("up").out
+        after = connections(applied, "ann")
+        assert after["REDIS_PORT"] != before["REDIS_PORT"]
+        assert f"REDIS_PORT={after['REDIS_PORT']}\n" in (applied.path / "apps" / "ann" / ".env").read_text()
+    (applied.path / ".multidb" / "state.json").unlink()
+    applied.ok("up")
+    found = connections(applied, "ann")
+    assert found["REDIS_DB"] == before["REDIS_DB"]
+    assert found["DATABASE_URL"] in (applied.path / "apps" / "ann" / ".env").read_text()
+    applied.ok("plan", "--check")
+
+
+def test_a_lost_admin_password_is_not_looked_for_by_starting_again(applied: Folder) -> None:
+    kept = applied.path / ".multidb" / "secrets.json"
+    aside = kept.rename(kept.with_name("secrets.aside"))
+    try:
+        done = applied.run("plan")
+        assert done.code == 2
+        assert "restore that file from a copy" in done.err
+    finally:
+        aside.rename(kept)
 
 
 def _assert_clean(text: str, needles: dict[str, str], where: str) -> None:

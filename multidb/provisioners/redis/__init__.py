@@ -53,6 +53,7 @@ from multidb.provisioners.redis.resources import (
     RedisApp,
     RedisServer,
     allocate,
+    check,
     derived_names,
     desired,
     env,
@@ -85,4 +86,5 @@ PROVISIONER = Provisioner(
     connect=_connect,
     containers=containers,
     allocate=allocate,
+    check=check,
 )

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import re
 import urllib.parse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
@@ -29,6 +29,7 @@ __all__ = [
     "SaveNote",
     "SavedRules",
     "allocate",
+    "check",
     "command_rule",
     "default_user_is_open",
     "derived_names",
@@ -433,6 +434,18 @@ def allocate(apps: Sequence[App], facts: RedisFacts, recorded: Mapping[str, int]
         if app.id not in numbers:
             give(app, next(free))
     return numbers
+
+
+def check(apps: Sequence[App]) -> Iterator[tuple[App, str]]:
+    """Apps that ask for the same DB number."""
+    holders: dict[int, list[App]] = {}
+    for app in apps:
+        if (wish := app.stores["redis"].db) is not None:
+            holders.setdefault(wish, []).append(app)
+    for number, sharing in holders.items():
+        for app in sharing if len(sharing) > 1 else ():
+            others = ", ".join(f"{other.id} ({other.where})" for other in sharing if other is not app)
+            yield app, f"app {app.id} asks for redis db {number}, and so does {others}"
 
 
 def _foreign_numbers(apps: Sequence[App], facts: RedisFacts, recorded: Mapping[str, int]) -> dict[int, str]:

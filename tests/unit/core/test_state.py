@@ -157,3 +157,28 @@ def test_line_ends_stay_as_they_are(tmp_path: Path) -> None:
     files.write_text(tmp_path / "x", "a\r\nb\n")
     assert (tmp_path / "x").read_bytes() == b"a\r\nb\n"
     assert files.read_text(tmp_path / "x") == "a\r\nb\n"
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{", '{"ports": [1]}', '{"processes": "x"}'])
+def test_a_state_file_that_makes_no_sense_is_damaged(state: ProjectState, text: str) -> None:
+    state.folder.mkdir()
+    (state.folder / "state.json").write_text(text)
+    with pytest.raises(UsageError, match="damaged"):
+        state.read("ports")
+
+
+def test_a_damaged_secrets_file_is_moved_away_before_new_credentials_are_made(state: ProjectState) -> None:
+    state.folder.mkdir()
+    files.write_text(state.folder / "secrets.json", "{", mode=files.PRIVATE)
+    with pytest.raises(UsageError) as refused:
+        state.secrets.get(REF)
+    assert "move it away" in (refused.value.hint or "")
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root can write everywhere")
+def test_a_folder_that_cannot_be_written_is_said(state: ProjectState) -> None:
+    state.folder.parent.chmod(0o555)
+    with pytest.raises(UsageError, match="cannot be written"), state.lock("runtime", "test"):
+        pass
+    with pytest.raises(UsageError, match="cannot be written"), state.change("ports"):
+        pass

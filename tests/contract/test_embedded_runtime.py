@@ -304,6 +304,19 @@ def test_no_statement_is_kept_and_no_data_pushed_out(place: Callable[..., Place]
     assert valkey(it).config_get("maxmemory-policy") == {"maxmemory-policy": "noeviction"}
 
 
+def test_what_the_servers_write_is_for_their_own_eyes(place: Callable[..., Place]) -> None:
+    """Valkey, for one, asks for 0644 when it saves the users and the hashes of their passwords."""
+    it = place()
+    it.up()
+    valkey(it).acl_save()
+    users = it.folder("redis") / "acl" / "users.acl"
+    assert "user multidb" in users.read_text()
+    assert users.stat().st_mode & 0o077 == 0
+    assert (it.folder("postgres") / "data").stat().st_mode & 0o077 == 0
+    for log in (it.root / ".multidb" / "logs").iterdir():
+        assert log.stat().st_mode & 0o077 == 0, log
+
+
 def test_no_secret_where_none_belongs(place: Callable[..., Place]) -> None:
     it = place("postgres redis qdrant", **({"qdrant": {"binary": QDRANT}} if QDRANT else {}))
     told = Told()

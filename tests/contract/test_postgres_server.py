@@ -251,6 +251,18 @@ def test_a_deadlock_is_survived(site: Site) -> None:
     site.served.sql(f"DROP TABLE {name}_one, {name}_two")
 
 
+def test_a_session_in_template1_is_in_nobodys_way(site: Site) -> None:
+    """Whoever copies that template fails while anybody is in it; it is also where local additions are."""
+    app = site.app()
+    password = site.served.admin().reveal()
+    address = {"host": "127.0.0.1", "port": str(site.served.port), "user": SUPERUSER, "password": password}
+    with psycopg.connect(psycopg.conninfo.make_conninfo(dbname="template1", **address)):
+        with pytest.raises(psycopg.errors.ObjectInUse):
+            site.served.sql("CREATE DATABASE copied TEMPLATE template1")
+        site.apply([app])
+    assert not site.changes([app])
+
+
 def test_what_somebody_else_creates_meanwhile_is_said_so(site: Site) -> None:
     app = site.app()
     with site.connect() as session:

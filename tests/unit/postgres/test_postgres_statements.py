@@ -21,6 +21,8 @@ from multidb.provisioners.postgres.resources import (
     Membership,
     PostgresFacts,
     Role,
+    ServerDatabase,
+    ServerDatabaseFacts,
     desired,
 )
 from multidb.provisioners.postgres.statements import identifier, literal, statements
@@ -238,6 +240,26 @@ def test_a_database_created_and_not_marked_yet_is_ours() -> None:
 )
 def test_any_other_unmarked_database_is_not(role: dict[str, object], row: dict[str, object]) -> None:
     assert found(overview(roles=[role], databases=[row])).owner is None
+
+
+def test_the_admin_is_let_in_before_everybody_else_is_shut_out() -> None:
+    """In a database that belongs to somebody else its way in may be the one of everybody, which is about to be shut."""
+    known = facts(
+        superuser=False, server_databases=(ServerDatabaseFacts("postgres", "root", open=True, closable=True),)
+    )
+    everybody = [["public", "CONNECT", False], ["public", "TEMPORARY", False]]
+
+    def seen(*privileges: list[object], owner: str = "root") -> list[str]:
+        row = database(name="postgres", owner=owner, privileges=privileges)
+        (want,) = [each for each in desired([app()], context(known)) if isinstance(each, ServerDatabase)]
+        live = [each for each in overview(known, databases=[row]).resources if isinstance(each, ServerDatabase)]
+        return [text for change in diff([want], live) for text in sql(change, known)]
+
+    shut = 'REVOKE CONNECT, CREATE, TEMPORARY ON DATABASE "postgres" FROM PUBLIC'
+    assert seen(*everybody) == ['GRANT CONNECT ON DATABASE "postgres" TO "plat"', shut]
+    assert seen(*everybody, ["plat", "CONNECT", False]) == [shut]
+    assert seen(*everybody, owner="plat") == [shut]
+    assert seen(["plat", "CONNECT", False]) == []
 
 
 @pytest.mark.parametrize(

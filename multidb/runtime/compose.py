@@ -62,9 +62,9 @@ class ComposeRuntime:
             UsageError: `only` names no server of the project; files cannot be written; a password is lost.
         """
         report = one_at_a_time(progress)
+        self._refuse_separate()
         with clear_errors(), self._state.lock("runtime", "multidb up"):
             chosen = self._chosen(only)
-            self._refuse_separate()
             seen = self._ours()
             compose_tool.command()
             self._refuse_lost(chosen)
@@ -90,6 +90,7 @@ class ComposeRuntime:
             RuntimeUnavailable: no engine.
         """
         report = one_at_a_time(progress)
+        self._refuse_separate()
         with clear_errors(), self._state.lock("runtime", "multidb down"):
             running = list(self._ours())
             if erase:
@@ -107,6 +108,7 @@ class ComposeRuntime:
 
     def status(self) -> list[ServerStatus]:
         """See `Runtime.status`. `RuntimeUnavailable` when there is no engine to ask."""
+        self._refuse_separate()
         seen = self._ours()
         return side_by_side(lambda container: self._look(container, seen.get(container.name)), self._containers)
 
@@ -138,6 +140,7 @@ class ComposeRuntime:
 
     def logs(self, name: str, lines: int, follow: bool) -> Iterator[str]:
         """See `Runtime.logs`."""
+        self._refuse_separate()
         return self._engine.logs(self._container(name).name, lines, follow)
 
     # Before anything is started
@@ -168,9 +171,9 @@ class ComposeRuntime:
     def _refuse_separate(self) -> None:
         if self._project.deploy.get("strategy") == "separate":
             raise Refused(
-                "with strategy separate every app brings its own servers; there are no shared ones to start",
+                "with strategy separate every app brings its own servers; multidb starts and stops shared ones only",
                 where=f"{self._project.file}: deploy.strategy",
-                hint="start an app with its servers: multidb render, then docker compose up -d in apps/<app>",
+                hint="multidb render, then in apps/<app>: docker compose up -d (or ps, logs, down)",
             )
 
     def _ours(self) -> dict[str, Seen]:

@@ -123,8 +123,10 @@ def test_an_engine_on_another_machine_is_refused(tmp_path: Path, monkeypatch: py
 def test_apps_with_servers_of_their_own_have_none_to_start_together(tmp_path: Path) -> None:
     runtime = opened(tmp_path, MANIFEST + "deploy: {strategy: separate}\n")
 
-    with pytest.raises(Refused, match="every app brings its own servers"):
-        runtime.up(_quiet)
+    for work in (lambda: runtime.up(_quiet), lambda: runtime.down(_quiet), runtime.status):
+        with pytest.raises(Refused, match="every app brings its own servers"):
+            work()
+    assert "postgres-beep_boop" in {server.name for server in runtime.servers()}  # they can be applied to
 
 
 def test_an_unknown_server_is_refused_by_name(tmp_path: Path) -> None:

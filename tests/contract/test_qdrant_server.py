@@ -13,6 +13,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import jwt
 import pytest
 
@@ -31,6 +32,7 @@ from multidb.plan import diff
 from multidb.provisioners.qdrant import PROVISIONER
 from multidb.provisioners.qdrant import session as qdrant_session
 from multidb.provisioners.qdrant.resources import AppOptions, ServerOptions, token_ref
+from multidb.provisioners.qdrant.statements import Call
 from multidb.secrets import MemorySecretStore, Secret
 from tests.contract.case import RealServer
 from tests.contract.case_qdrant import VECTOR, ask, real_server
@@ -481,6 +483,28 @@ def test_telemetry_shows_the_names_of_others_and_nothing_more(real: RealServer) 
 
 
 # --- running ---
+
+
+def test_what_is_shown_is_what_is_sent(real: RealServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By what goes out: the plan's requests with their bodies, and besides only questions."""
+    out: list[str] = []
+    send = httpx.Client.send
+
+    def recorded(self: httpx.Client, request: httpx.Request, **options: Any) -> httpx.Response:
+        body = request.content.decode()
+        out.append(Call(request.method, request.url.raw_path.decode(), json.loads(body) if body else {}).text)
+        return send(self, request, **options)
+
+    driver = Driver(real, app("shown"), app("also_shown"))
+    with PROVISIONER.connect(real.server, real.admin, "test") as session:
+        changes = driver._changes(session, frozenset())
+        todo = [s for change in changes for s in PROVISIONER.statements(change, driver._context(session))]
+        monkeypatch.setattr(httpx.Client, "send", recorded)
+        list(session.run(todo, driver.secrets))
+    changing = [text for text in out if not text.startswith("GET ")]
+    shown = [statement.text for statement in todo if Call.parse(statement.text).http]
+    assert sorted(changing) == sorted(shown)
+    assert ["/index" in text for text in changing] == ["/index" in text for text in shown], "collections come first"
 
 
 def test_the_number_of_calls_is_as_small_as_the_api_allows(real: RealServer, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -29,7 +29,7 @@ def diagnose(engine: Engine) -> list[Finding]:
         _python(),
         *(_server(status) for status in statuses),
         *_ports(statuses),
-        *_capacity(engine),
+        *_capacity(engine, statuses),
         *_client_tools(engine),
     ]
 
@@ -71,14 +71,16 @@ def _ports(statuses: Iterable[ServerStatus]) -> Iterator[Finding]:
                 )
 
 
-def _capacity(engine: Engine) -> Iterator[Finding]:
-    """What each store has to say about its own limits, asked of the servers that answer."""
+def _capacity(engine: Engine, statuses: Iterable[ServerStatus]) -> Iterator[Finding]:
+    """What each store has to say about its own limits, asked of the servers with a login. That one does not run is said
+    already; one that is there and does not let us in is not."""
     try:
         found = engine.advice()
     except MultidbError as error:
         yield Finding(Level.ERROR, error.where or "servers", error.message, error.hint or "")
         return
-    yield from found
+    told = {status.name for status in statuses if status.state is not ServerState.RUNNING}
+    yield from (finding for finding in found if finding.level is not Level.ERROR or finding.subject not in told)
 
 
 def _client_tools(engine: Engine) -> Iterator[Finding]:

@@ -35,6 +35,7 @@ from multidb.model import (
     Finding,
     Inspection,
     Isolation,
+    Level,
     Progress,
     Project,
     Provisioner,
@@ -246,7 +247,7 @@ class Engine:
         return self.runtime.up(self._progress, names) if names else []
 
     def advice(self) -> list[Finding]:
-        """What each reachable server's limits mean for the apps of the manifest; unreachable ones are left out."""
+        """What each server's limits mean for the apps of the manifest; of one that does not let us in, why."""
         return [finding for each in self._asked() for finding in each]
 
     def versions(self, store: str) -> list[int]:
@@ -451,8 +452,8 @@ class Engine:
             try:
                 with self._open(server) as session:
                     return store.advise(apps, self._context(server, session, apps)) if store.advise else ()
-            except ServerError:
-                return ()  # its state is a finding of its own
+            except ServerError as error:
+                return (Finding(Level.ERROR, server.name, error.message, error.hint or ""),)
 
         return self._side_by_side(ask, self._servers(Scope()))
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from multidb.errors import ManifestError, MultidbError
@@ -91,7 +91,7 @@ class Output:
             TextColumn("{task.fields[subject]}", style="bold"),
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
-            MofNCompleteColumn(),
+            TextColumn("{task.fields[count]}"),
             TimeElapsedColumn(),
         )
         with Progress(*columns, console=self.err, transient=True) as bars:
@@ -111,8 +111,9 @@ class Output:
 
     def _draw(self, bars: Progress, subject: str, message: str, done: float | None, total: float | None) -> None:
         if subject not in self._tasks:
-            self._tasks[subject] = bars.add_task(message, total=total, subject=subject)
-        bars.update(self._tasks[subject], description=message, completed=done or 0, total=total)
+            self._tasks[subject] = bars.add_task(message, total=total, subject=subject, count="")
+        count = f"{done or 0:.0f}/{total:.0f}" if total else ""  # without an end there is nothing to count to
+        bars.update(self._tasks[subject], description=message, completed=done or 0, total=total, count=count)
 
     @contextmanager
     def _lines(self) -> Iterator[None]:

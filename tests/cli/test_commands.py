@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import os
+import re
 import signal
 import socket
 import stat
 import subprocess
 import sys
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +20,7 @@ from pathlib import Path
 import jsonschema
 import pytest
 import yaml
+from rich.console import Console
 
 from multidb.cli import COMMANDS
 from multidb.cli.output import Output
@@ -337,3 +342,49 @@ def test_a_server_that_hangs_has_its_port_from_us() -> None:
         hanging = ServerStatus("redis", "redis", ServerState.FAILED, server, "runs and does not answer", os.getpid())
         assert list(_ports([hanging])) == []
         assert [found.level for found in _ports([replace(hanging, pid=None)])] == [Level.ERROR]
+
+
+def test_an_api_key_that_no_header_can_carry_is_no_fault_of_ours(folder: Folder) -> None:
+    folder.manifest(
+        "version: 1\nproject: shop\nruntime: external\napps: {ann: {stores: [qdrant]}}\n"
+        "external: {qdrant: {url: 'http://127.0.0.1:1', password: {env: ADMIN}}}\n"
+    )
+    done = folder.run("plan", env={"ADMIN": "schlüssel-of-the-admin"})
+    assert done.code == 4
+    assert "no HTTP header can carry" in done.out
+    assert "schlüssel" not in done.out + done.err
+
+
+def test_doctor_tells_a_server_that_answers_and_lets_nobody_in(folder: Folder) -> None:
+    """It accepts connections, which is all that its state says; what it answers is not Redis."""
+
+    def answer(listening: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            while True:
+                connection, _ = listening.accept()
+                connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                connection.close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        thread = threading.Thread(target=answer, args=(listening,), daemon=True)
+        thread.start()
+        url = f"redis://127.0.0.1:{listening.getsockname()[1]}"
+        folder.manifest(
+            "version: 1\nproject: shop\nruntime: external\napps: {ann: {stores: [redis]}}\n"
+            f"external: {{redis: {{url: '{url}', password: {{env: ADMIN}}}}}}\n"
+        )
+        done = folder.run("doctor", "--json", env={"ADMIN": "secret-of-the-admin"})
+        listening.shutdown(socket.SHUT_RDWR)
+    levels = [finding["level"] for finding in done.json()["findings"] if finding["subject"] == "redis"]
+    assert (done.code, levels) == (1, ["ok", "error"])
+
+
+def test_progress_without_an_end_shows_no_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    output, screen = Output("up"), io.StringIO()
+    output.err = Console(file=screen, force_terminal=True, width=100)
+    with output.working():
+        output.progress("redis", "starting", 2)
+        output.progress("postgres", "applying", 3, 7)
+    assert "3/7" in screen.getvalue()
+    assert "?" not in re.sub(r"\x1b\[[?0-9;]*[a-zA-Z]", "", screen.getvalue())

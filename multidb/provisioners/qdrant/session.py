@@ -378,6 +378,12 @@ def connect(server: Server, admin: Secret | None, application: str) -> QdrantSes
         version = installed_version("qdrant-client")
         _require_version(server, version, "pip install --upgrade qdrant-client")
         return QdrantSession(server, None, _Folder(server), QdrantFacts("Qdrant local mode", version, local=True))
+    if admin and not admin.reveal().isascii():
+        raise AuthenticationFailed(
+            "the api key has a character that no HTTP header can carry",
+            where=str(server),
+            hint="an api key is made of ASCII characters; correct the one that external.qdrant.password leads to",
+        )
     transport = _Http(server, admin or None)
     try:
         facts = _probe(server, admin or None, transport)

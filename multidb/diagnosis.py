@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from multidb.engine import Engine
-from multidb.errors import MultidbError
+from multidb.errors import MultidbError, RuntimeUnavailable
 from multidb.model import Finding, Level
 from multidb.runtime import ServerState, ServerStatus
 
@@ -24,7 +24,14 @@ _PORT_SECONDS = 0.5
 
 def diagnose(engine: Engine) -> list[Finding]:
     """Every finding about the project of `engine`, good ones too. Changes nothing; asks every server that runs."""
-    statuses = engine.runtime.status()
+    try:
+        statuses = engine.runtime.status()
+    except RuntimeUnavailable as error:  # no Docker engine: nothing else can be said of its servers
+        return [
+            _python(),
+            Finding(Level.ERROR, "docker", error.message, error.hint or ""),
+            *_client_tools(engine),
+        ]
     return [
         _python(),
         *(_server(status) for status in statuses),

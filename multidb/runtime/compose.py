@@ -17,6 +17,7 @@ from multidb.container import Container
 from multidb.deployment import Deployment, containers, shipped_templates
 from multidb.errors import AuthenticationFailed, MultidbError, Refused, ServerError, UsageError
 from multidb.model import App, Endpoint, Progress, Project, Server
+from multidb.render import POOLER
 from multidb.runtime import ServerState, ServerStatus, compose_tool
 from multidb.runtime.container_state import Seen, Verdict, judge
 from multidb.runtime.docker_engine import DockerEngine
@@ -48,6 +49,7 @@ class ComposeRuntime:
         self._containers = containers(project)
         self._exposed = project.deploy.get("expose", "loopback") == "loopback"
         self._file = Path(project.root).resolve() / "infrastructure" / "docker-compose.yml"
+        self._pooled = POOLER in project.deploy.get("profiles", ())
         self._engine = DockerEngine(project.name)
 
     def up(self, progress: Progress, only: Sequence[str] | None = None) -> list[ServerStatus]:
@@ -76,7 +78,8 @@ class ComposeRuntime:
             fit = [container for container in chosen if container.server not in outcome]
             if fit:
                 outcome |= self._started(fit, report)
-        return [outcome[container.server] for container in chosen]
+            pooler = self._pooler_started(list(outcome.values()), report)
+        return [*(outcome[container.server] for container in chosen), *pooler]
 
     def down(self, progress: Progress, *, erase: bool = False) -> list[ServerStatus]:
         """See `Runtime.down`. Also ends what else Compose started under the project's name (a pooler, apps).
@@ -110,7 +113,8 @@ class ComposeRuntime:
         """See `Runtime.status`. `RuntimeUnavailable` when there is no engine to ask."""
         self._refuse_separate()
         seen = self._ours()
-        return side_by_side(lambda container: self._look(container, seen.get(container.name)), self._containers)
+        servers = side_by_side(lambda each: self._look(each, seen.get(each.name)), self._containers)
+        return [*servers, _pooler(judge(seen.get(POOLER)))] if self._pooled else servers
 
     def servers(self) -> list[Server]:
         """See `Runtime.servers`. One that was never started has no password and counts as having no address."""
@@ -253,13 +257,7 @@ class ComposeRuntime:
         for container in containers:
             report(container.server, "starting")
         try:
-            compose_tool.up(
-                self._file,
-                self._project.name,
-                [container.name for container in containers],
-                self._engine.environment,
-                lambda line: report("docker compose", line),
-            )
+            self._compose_up([container.name for container in containers], report)
         except ServerError as error:
             seen = self._engine.containers()
             there = [each for each in containers if each.name in seen and seen[each.name].status != "created"]
@@ -270,6 +268,32 @@ class ComposeRuntime:
             failed = {each.server: self._failed(each, reasons.get(each.server, sentence(error))) for each in left}
             return failed | self._healthy(there, report)
         return self._healthy(containers, report)
+
+    def _compose_up(self, services: Sequence[str], report: Progress) -> None:
+        def heard(line: str) -> None:
+            report("docker compose", line)
+
+        compose_tool.up(self._file, self._project.name, services, self._engine.environment, heard)
+
+    def _pooler_started(self, servers: Sequence[ServerStatus], report: Progress) -> list[ServerStatus]:
+        """The pooler, where the manifest has one, started once Postgres runs: nobody can log in through it before."""
+        postgres = [each for each in servers if each.store == "postgres"]
+        if not self._pooled or not postgres:
+            return []
+        if postgres[0].state is not ServerState.RUNNING:
+            return [_pooler(Verdict(ServerState.FAILED, "waits for postgres"))]
+        report(POOLER, "starting")
+        try:
+            self._compose_up([POOLER], report)
+        except MultidbError as error:
+            return [_pooler(Verdict(ServerState.FAILED, sentence(error)))]
+        began = time.monotonic()
+        while True:
+            verdict, waited = judge(self._engine.containers().get(POOLER)), time.monotonic() - began
+            if verdict.final or waited > _USUAL_PATIENCE:
+                return [_pooler(verdict)]
+            report(POOLER, verdict.message, waited)
+            time.sleep(_PAUSE)
 
     def _healthy(self, containers: Sequence[Container], report: Progress) -> dict[str, ServerStatus]:
         """Waits for each container's health, and then for a real login. The outcome by name."""
@@ -307,9 +331,8 @@ class ComposeRuntime:
         if verdict.state is ServerState.RUNNING:
             asked = self._asked(container, seen)
             return asked if asked is not None else self._failed(container, "runs and does not answer", seen)
-        return ServerStatus(
-            container.server, container.store, verdict.state, self._located(container, seen), verdict.message
-        )
+        server = self._located(container, seen)
+        return ServerStatus(container.server, container.store, verdict.state, server, verdict.message, _pid(seen))
 
     def _asked(self, container: Container, seen: Seen | None) -> ServerStatus | None:
         """What the server says of itself after a login as its admin; None when it does not answer."""
@@ -326,11 +349,11 @@ class ComposeRuntime:
             return self._failed(container, f"{error.message}; {hint}", seen)
         if version is None:
             return None
-        return ServerStatus(container.server, container.store, ServerState.RUNNING, server, version)
+        return ServerStatus(container.server, container.store, ServerState.RUNNING, server, version, _pid(seen))
 
     def _failed(self, container: Container, message: str, seen: Seen | None = None) -> ServerStatus:
         server = self._located(container, seen)
-        return ServerStatus(container.server, container.store, ServerState.FAILED, server, message)
+        return ServerStatus(container.server, container.store, ServerState.FAILED, server, message, _pid(seen))
 
     def _with_log(self, container: Container, problem: str) -> str:
         words = ""
@@ -351,6 +374,14 @@ class ComposeRuntime:
         report(service, "stopping")
         self._engine.stop(service, _STOP_LIMIT)
         return f"stopped in {time.monotonic() - began:.1f} s"
+
+
+def _pid(seen: Seen | None) -> int | None:
+    return seen.pid if seen is not None else None
+
+
+def _pooler(verdict: Verdict) -> ServerStatus:
+    return ServerStatus(POOLER, "postgres", verdict.state, None, verdict.message)
 
 
 def located(container: Container, seen: Seen | None, network: str | None) -> Server | None:

@@ -28,6 +28,7 @@ class Seen:
         addresses: its address in each network that it is in, by the network's name.
         folder: the folder of the compose file that it was made from.
         problem: why the engine could not start it.
+        pid: its first process, as the engine's machine numbers it; None when there is none.
     """
 
     service: str
@@ -40,6 +41,7 @@ class Seen:
     addresses: Mapping[str, str] = field(default_factory=dict)
     folder: str = ""
     problem: str = ""
+    pid: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ def read(attributes: Mapping[str, Any]) -> Seen:
         addresses={name: each["IPAddress"] for name, each in networks.items() if each.get("IPAddress")},
         folder=labels.get("com.docker.compose.project.working_dir", ""),
         problem=_short(state.get("Error") or ""),
+        pid=state.get("Pid") or None,
     )
 
 

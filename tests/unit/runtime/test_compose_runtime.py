@@ -7,12 +7,14 @@ from pathlib import Path
 import pytest
 
 from multidb.deployment import containers
-from multidb.engine import load_project
+from multidb.diagnosis import diagnose
+from multidb.engine import Engine, load_project
 from multidb.errors import Refused, RuntimeUnavailable, UsageError
-from multidb.model import Project
+from multidb.model import Level, Project
 from multidb.runtime import ServerState, open_runtime
 from multidb.runtime.compose import ComposeRuntime, located
 from multidb.runtime.container_state import Seen
+from multidb.runtime.docker_engine import DockerEngine
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 
@@ -138,3 +140,22 @@ def test_an_unknown_server_is_refused_by_name(tmp_path: Path) -> None:
 
 def _quiet(subject: str, message: str, done: float | None = None, total: float | None = None) -> None:
     """Nobody watches."""
+
+
+def test_a_pooler_is_shown_beside_the_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    runtime = opened(tmp_path, MANIFEST + "deploy: {profiles: [pgbouncer]}\n", started=False)
+    monkeypatch.setattr(DockerEngine, "containers", lambda _: {"pgbouncer": Seen("pgbouncer", "running", "healthy")})
+
+    found = {status.name: status.state for status in runtime.status()}
+
+    assert found["pgbouncer"] is ServerState.RUNNING
+    assert found["postgres"] is ServerState.STOPPED
+
+
+def test_doctor_says_that_there_is_no_engine(tmp_path: Path) -> None:
+    opened(tmp_path)
+    findings = diagnose(Engine(load_project(tmp_path / "multidb.yaml")))
+
+    (found,) = [each for each in findings if each.subject == "docker"]
+    assert found.level is Level.ERROR
+    assert "no Docker engine answers" in found.message

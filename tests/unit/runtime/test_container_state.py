@@ -22,7 +22,7 @@ def described(status: str, **state: object) -> dict[str, object]:
 
 def test_reads_what_the_engine_says() -> None:
     checks = [{"Output": "first"}, {"Output": "no response\n  yet\n"}]
-    seen = read(described("running", Health={"Status": "unhealthy", "Log": checks}, ExitCode=0, OOMKilled=False))
+    seen = read(described("running", Health={"Status": "unhealthy", "Log": checks}, ExitCode=0, Pid=77))
 
     assert seen == Seen(
         service="postgres",
@@ -31,6 +31,7 @@ def test_reads_what_the_engine_says() -> None:
         said="no response yet",
         addresses={"digi": "172.18.0.2"},
         folder="/srv/digi/infrastructure",
+        pid=77,
     )
 
 

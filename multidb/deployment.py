@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -101,7 +102,7 @@ class Deployment:
 
         found = render(self.project, servers, self._templates(), env=env, secret=secret)
         if self.project.runtime != "compose":  # the app's env file is about the servers that it really has
-            found = {path: file for path, file in found.items() if not (path.startswith("apps/") and _is_env(path))}
+            found = {path: file for path, file in found.items() if not re.fullmatch(r"apps/[^/]+/\.env", path)}
         fresh = {refs[name]: made[name] for name in used & set(made)}
         if new_secrets and fresh:
             self.state.secrets.put(fresh)
@@ -110,12 +111,16 @@ class Deployment:
         return found
 
     def compare(self, rendered: Mapping[str, RenderedFile]) -> dict[str, FileState]:
-        """How each file stands on the disk."""
+        """How each file stands on the disk. A private one that others can read counts as different."""
         found = {}
         for path, file in rendered.items():
             there = files.read_text(self._root / path)
-            same = FileState.CURRENT if there == file.text else FileState.DIFFERENT
-            found[path] = FileState.MISSING if there is None else same
+            if there is None:
+                found[path] = FileState.MISSING
+            elif there != file.text or (file.private and (self._root / path).stat().st_mode & 0o077):
+                found[path] = FileState.DIFFERENT
+            else:
+                found[path] = FileState.CURRENT
         return found
 
     def write(self, rendered: Mapping[str, RenderedFile]) -> list[str]:
@@ -174,10 +179,6 @@ class Deployment:
             for path in sorted(folder.rglob("*.j2")):
                 found[path.relative_to(folder).as_posix()] = files.read_text(path) or ""
         return found
-
-
-def _is_env(path: str) -> bool:
-    return path.endswith("/.env")
 
 
 def shipped_templates() -> Path:

@@ -13,7 +13,7 @@ from multidb.errors import Refused
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
-_IGNORED = (".multidb/", ".env", "servers.env")
+_IGNORED = (".multidb/", ".env")
 
 
 @app.command(

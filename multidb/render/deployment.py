@@ -140,7 +140,7 @@ def _places(project: Project, containers: Sequence[Container]) -> list[_Place]:
                 f"apps/{app.id}/docker-compose.yml",
                 [container for container in containers if container.app == app.id],
                 [app],
-                secrets_file="servers.env",
+                secrets_file="servers/.env",
             )
             for app in project.apps.values()
         ]

@@ -75,6 +75,13 @@ def test_ci_without_the_secrets_checks_everything_else(folder: Folder) -> None:
     assert folder.run("render", "--check").code == 1
 
 
+def test_a_secret_file_that_others_can_read_is_closed_again(folder: Folder) -> None:
+    render(folder.path)
+    (folder.path / "infrastructure/.env").chmod(0o644)
+    assert render(folder.path) == ["infrastructure/.env"]
+    assert stat.S_IMODE((folder.path / "infrastructure/.env").stat().st_mode) == 0o600
+
+
 def _template(folder: Folder, name: str, text: str) -> None:
     path = folder.path / "templates" / name
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -470,15 +470,10 @@ class Engine:
     def _refuse_conflicts(self, plan: Plan) -> None:
         if not plan.conflicts:
             return
-        first = plan.conflicts[0]
-        app = first.resource.app
-        ways = f"take it over: multidb apply --adopt {app}; or give the app another name in the manifest"
-        if any(field.old == LOST for field in first.fields):
-            ways = f"restore the file, or make new credentials: multidb apply --regenerate {app}"
         raise Conflict(
             "; ".join(dict.fromkeys(change.reason for change in plan.conflicts)),
             where=", ".join(dict.fromkeys(f"server {change.server}" for change in plan.conflicts)),
-            hint=ways,
+            hint="; ".join(dict.fromkeys(_way_out(change) for change in plan.conflicts)),
         )
 
     def _side_by_side(self, work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
@@ -491,6 +486,18 @@ class Engine:
             except KeyboardInterrupt:
                 self._stopping.set()
                 raise
+
+
+def _way_out(conflict: Change) -> str:
+    """What to do about a conflict: each kind has its own way, and none that the next command would refuse."""
+    app, want, have = conflict.resource.app, conflict.desired, conflict.live
+    if any(field.old == LOST for field in conflict.fields):
+        return f"restore the file, or make new credentials: multidb apply --regenerate {app}"
+    if want is None or have is None or have.owner == want.owner:
+        return f"the server is as it was; change {app} in the manifest to fit it"
+    if have.owner is not None:
+        return f"give {app} another name in the manifest, or have {have.owner.project} let go of it first"
+    return f"take it over: multidb apply --adopt {app}; or give the app another name in the manifest"
 
 
 def _with_statements(change: Change, store: Provisioner, context: StoreContext) -> Change:

@@ -2,7 +2,8 @@
 
 ``secrets.json`` (0600) holds every generated credential; ``state.json`` holds durable choices that are not secret:
 ports, Redis DB numbers, the processes of the embedded runtime. Losing ``state.json`` costs nothing that cannot be read
-back from the servers; losing ``secrets.json`` means new credentials (`multidb apply --regenerate APP`).
+back from the servers. Losing ``secrets.json`` means new credentials for apps (`multidb apply --regenerate APP`), and
+of embedded servers it loses the admin's way in: keep a copy.
 """
 
 from __future__ import annotations

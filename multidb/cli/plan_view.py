@@ -136,7 +136,8 @@ def _counted(kinds: Iterable[str]) -> str:
 
 
 def _plural(kind: str) -> str:
-    return kind if kind.endswith("s") else f"{kind}s"
+    head, of, rest = kind.partition(" of ")
+    return (head if head.endswith("s") else f"{head}s") + of + rest
 
 
 def _headline(change: Change) -> str:
@@ -164,7 +165,8 @@ def _short(value: Any) -> str:
     elif isinstance(value, Mapping):
         text = ", ".join(f"{key}={_short(item)}" for key, item in value.items())
     else:
-        text = "nothing" if value in (None, "") else str(value)
+        words = {None: "nothing", "": "nothing", True: "yes", False: "no"}
+        text = words[value] if value is None or value == "" or isinstance(value, bool) else str(value)
     return text if len(text) <= _WIDEST_VALUE else text[: _WIDEST_VALUE - 1] + "…"
 
 

@@ -172,7 +172,7 @@ _DRIFTS = (
         _MEMBERSHIP,
     ),
     Drift("no timeout", _by_hand("ALTER ROLE {app}_user IN DATABASE {app} SET statement_timeout = 0"), ("values",)),
-    Drift("settings gone", _by_hand("ALTER ROLE {app}_user IN DATABASE {app} RESET ALL"), ("settings",)),
+    Drift("settings gone", _by_hand("ALTER ROLE {app}_user IN DATABASE {app} RESET ALL"), ("settings of login",)),
     Drift(
         "read-only login writes",
         _by_hand("ALTER ROLE {app}_readonly IN DATABASE {app} SET default_transaction_read_only = off"),
@@ -391,7 +391,7 @@ def _drifts(admin: str, options: Mapping[str, Any]) -> tuple[Drift, ...]:
     becomes = "migrate" if options.get("roles") == "split" else "user"
     reset = f"ALTER ROLE {{app}}_{becomes} IN DATABASE {{app}} RESET role"
     # It may do this to itself.
-    own_doing = Drift("the login does not become the owner", _by_hand(reset), ("values", "settings"))
+    own_doing = Drift("the login does not become the owner", _by_hand(reset), ("values", "settings of login"))
     return (*_DRIFTS, own_doing, *(_SUPERUSER_DRIFTS if admin == SUPERUSER else ()))
 
 

@@ -375,7 +375,9 @@ def _explain(error: BaseException, server: Server) -> ServerError:
             where=where,
             hint="see whether it is starting or overloaded, then run the command again",
         )
-    return ServerDown("cannot be reached", where=where, hint="start it (multidb up), or correct its address")
+    return ServerDown(
+        "cannot be reached", where=where, hint="start it (multidb up, where multidb runs it), or correct its address"
+    )
 
 
 def _explain_answer(error: exceptions.Neo4jError, where: str) -> ServerError:

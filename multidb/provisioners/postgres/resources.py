@@ -234,7 +234,7 @@ class Database(Resource):
 class Access(Resource):
     """Who may do what on a database as a whole: pairs of grantee and privilege, beside its owner's own."""
 
-    kind: ClassVar[str] = "access"
+    kind: ClassVar[str] = "access to database"
     rank: ClassVar[int] = 50
 
     allow_connections: bool = True
@@ -245,7 +245,7 @@ class Access(Resource):
 class Settings(Resource):
     """What is set for a login when it connects to the app's database. Other settings than ours are left alone."""
 
-    kind: ClassVar[str] = "settings"
+    kind: ClassVar[str] = "settings of login"
     rank: ClassVar[int] = 50
 
     role: str
@@ -266,7 +266,7 @@ class Interior(Resource):
     transaction, so one look at the shared catalogs tells which databases are unfinished or out of date.
     """
 
-    kind: ClassVar[str] = "interior"
+    kind: ClassVar[str] = "rights inside database"
     rank: ClassVar[int] = 60
 
     role: str  # owner of everything inside

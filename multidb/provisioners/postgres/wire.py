@@ -287,7 +287,7 @@ _CONNECTION_ERRORS: tuple[tuple[tuple[str, ...], type[ServerError], str, str], .
         ),
         ServerDown,
         "cannot be reached",
-        "start it (multidb up), or correct the address",
+        "start it (multidb up, where multidb runs it), or correct the address",
     ),
 )
 

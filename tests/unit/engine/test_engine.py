@@ -361,3 +361,11 @@ def test_stopping_reports_what_was_not_tried(engine: Engine) -> None:
 def test_memory_secrets_forget(engine: Engine) -> None:
     assert MemorySecretStore().refs() == frozenset()
     assert engine_module.Scope().wants(engine.project.apps["ann"])
+
+
+def test_each_kind_of_conflict_has_a_way_out_that_works(engine: Engine) -> None:
+    SHELF.boxes["ann"] = Box(name="ann", colour="red", owner=Owner("rival", "ann"))
+    with pytest.raises(Conflict) as caught:
+        engine.apply()
+    assert "--adopt" not in str(caught.value.hint)
+    assert "rival" in str(caught.value.hint)

@@ -185,11 +185,41 @@ def test_usage_errors_say_what_and_what_next(folder: Folder, arguments: list[str
     assert as_json.json()["error"]["message"]
 
 
-def test_a_runtime_that_is_not_there_yet(folder: Folder) -> None:
-    folder.manifest("version: 1\nproject: shop\nruntime: compose\napps: {ann: {}}\n")
-    done = folder.run("plan")
-    assert done.code == 2
-    assert "runtime: embedded" in done.err
+def test_containers_without_an_engine(folder: Folder) -> None:
+    folder.manifest("version: 1\nproject: shop\nruntime: compose\napps: {ann: {stores: [redis]}}\n")
+    no_engine = {"DOCKER_HOST": f"unix://{folder.path}/none.sock"}
+    for command in ("up", "down", "status"):
+        done = folder.run(command, env=no_engine)
+        assert done.code == 4
+        assert "no Docker engine answers" in done.err
+        assert "runtime: embedded" in done.err
+    assert folder.run("plan", env=no_engine).code == 4
+    assert not (folder.path / "infrastructure").exists()
+
+
+def test_deleting_data_is_asked_for_and_only_where_there_are_volumes(folder: Folder) -> None:
+    folder.manifest("version: 1\nproject: shop\nruntime: embedded\napps: {ann: {stores: [redis]}}\n")
+    assert folder.run("down", "--yes-destroy", "shop").code == 2
+    asked = folder.run("down", "--volumes")
+    assert asked.code == 3
+    assert "--yes-destroy shop" in asked.err
+    assert folder.run("down", "--volumes", "--yes-destroy", "sho").code == 3
+    refused = folder.run("down", "--volumes", "--yes-destroy", "shop")
+    assert refused.code == 3
+    assert ".multidb/servers" in refused.err
+
+
+def test_logs_of_a_server_that_has_said_nothing(folder: Folder) -> None:
+    folder.manifest("version: 1\nproject: shop\nruntime: embedded\napps: {ann: {stores: [redis]}}\n")
+    log = folder.path / ".multidb" / "logs" / "redis.log"
+    assert folder.ok("logs", "--json").json()["logs"] == {"redis": []}
+    log.parent.mkdir(parents=True, exist_ok=True)
+    log.write_text("one\ntwo\nthree\n")
+    assert folder.ok("logs", "redis", "-n", "2").out == "two\nthree\n"
+    assert folder.ok("logs").out.splitlines()[0] == "redis | one"
+    unknown = folder.run("logs", "postgres")
+    assert unknown.code == 2
+    assert "servers: redis" in unknown.err
 
 
 def test_add_app_without_apply_keeps_comments(folder: Folder) -> None:

@@ -20,6 +20,7 @@ __all__ = ["command", "environment", "explain", "up"]
 
 _CANDIDATES: Final = (("docker", "compose"), ("docker-compose",))
 _OLDEST: Final = (1, 29)
+_UNNUMBERED: Final = (2, 0)  # the second version calls itself "dev" when somebody has built it himself
 _LAST_LINES: Final = 8
 _TAKEN: Final = re.compile(r"(?:0\.0\.0\.0|127\.0\.0\.1|\[::\d?\]):(\d+).*(?:already allocated|already in use)")
 _NO_IMAGE: Final = re.compile(r"(?:[Nn]o such image: |pull access denied for |manifest for )(\S+?)[,\s]")
@@ -122,5 +123,7 @@ def _version(candidate: Sequence[str]) -> tuple[int, ...]:
         )
     except (OSError, subprocess.TimeoutExpired):
         return ()
-    found = re.search(r"(\d+)\.(\d+)", asked.stdout) if asked.returncode == 0 else None
-    return (int(found[1]), int(found[2])) if found else ()
+    if asked.returncode:
+        return ()
+    found = re.search(r"(\d+)\.(\d+)", asked.stdout)
+    return (int(found[1]), int(found[2])) if found else _UNNUMBERED

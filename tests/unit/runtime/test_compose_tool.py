@@ -81,9 +81,12 @@ def test_a_compose_that_is_too_old_is_not_taken(tmp_path: Path, monkeypatch: pyt
         compose_tool.command()
 
 
-def test_the_plugin_is_taken_before_the_old_program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("version", ["v2.40.1", "dev"])
+def test_the_plugin_is_taken_before_the_old_program(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
     _program(tmp_path / "docker-compose", "echo 1.29.2")
-    _program(tmp_path / "docker", '[ "$1" = compose ] && echo v2.40.1')
+    _program(tmp_path / "docker", f'[ "$1" = compose ] && echo {version}')
     monkeypatch.setenv("PATH", str(tmp_path))
 
     assert compose_tool.command() == ["docker", "compose"]

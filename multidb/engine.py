@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -192,6 +192,7 @@ class Engine:
         self._progress = progress
         self._command = command
         self._stopping = threading.Event()
+        self._kept: dict[str, Session] | None = None
 
     def plan(self, scope: Scope | None = None) -> Plan:
         """What would change. Takes no lock and changes nothing; a server that cannot be read is in `Plan.errors`."""
@@ -255,6 +256,17 @@ class Engine:
         plans = self.plan(Scope(stores=frozenset({store}), deep=False)).servers
         found = [re.search(r"(\d+)", plan.version) for plan in plans]
         return [int(match[1]) for match in found if match]
+
+    @contextmanager
+    def keeping_open(self) -> Iterator[None]:
+        """In the block a session stays open once it is, so that a plan, its apply and an env file log in only once."""
+        self._kept = {}
+        try:
+            yield
+        finally:
+            kept, self._kept = self._kept, None
+            for session in kept.values():
+                session.__exit__(None, None, None)
 
     def stop(self) -> None:
         """Asks a running apply to end after the statement in flight; what was not run is reported as not tried."""
@@ -437,7 +449,14 @@ class Engine:
         apps = self.project.apps_with(server.store)
         return [app for app in apps if server.app in (None, app.id)]
 
-    def _open(self, server: Server) -> Session:
+    def _open(self, server: Server) -> AbstractContextManager[Session]:
+        if self._kept is None:
+            return self._connect(server)
+        if server.name not in self._kept:
+            self._kept[server.name] = self._connect(server).__enter__()
+        return nullcontext(self._kept[server.name])
+
+    def _connect(self, server: Server) -> Session:
         admin = self.runtime.admin(server)
         return provisioner(server.store).connect(server, admin, f"multidb {self._command} {holder('')['user']}")
 

@@ -70,15 +70,16 @@ def add_app(
 def _bring_up(run: Run, new: str) -> int:
     output = run.output
     engine = run.engine(output)
-    with output.working():
-        with following_servers(engine, output):
-            states = engine.start(new)
-        report = engine.apply(Scope(apps=frozenset({new})))
-    for each in states:
-        if each.state is not ServerState.RUNNING:
-            output.note(f"{each.name}: {each.state.value}, {each.message}", style="yellow")
-    code = show_report(output, report)
-    written = write_env_files(engine, output, [new])
+    with engine.keeping_open():
+        with output.working():
+            with following_servers(engine, output):
+                states = engine.start(new)
+            report = engine.apply(Scope(apps=frozenset({new})))
+        for each in states:
+            if each.state is not ServerState.RUNNING:
+                output.note(f"{each.name}: {each.state.value}, {each.message}", style="yellow")
+        code = show_report(output, report)
+        written = write_env_files(engine, output, [new])
     document: dict[str, Any] = {"app": new, "applied": True, "plan": report.plan.document(), **report_document(report)}
     output.document(code == 0, {**document, "files": [str(path) for path in written]})
     if code:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import resource
 import subprocess
 import sys
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -17,15 +18,16 @@ DEEP, SHALLOW, RUNS, THREADS = 300, 1000, 3, 4
 ENTRY = "{stores: [postgres]}"
 
 
-def measure() -> list[Result]:
+def measure() -> Iterator[Result]:
     with project(apps("app", DEEP, ENTRY)) as folder:
         error = open_engine(folder).apply().error()
         assert error is None, error
-        deep = _deep(folder)
+        yield _deep(folder)
         write_manifest(folder, apps("app", SHALLOW, ENTRY))
         error = open_engine(folder).apply().error()
         assert error is None, error
-        return [deep, _shallow(folder), _memory(folder)]
+        yield _shallow(folder)
+        yield _memory(folder)
 
 
 def _deep(folder: Path) -> Result:

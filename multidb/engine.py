@@ -415,7 +415,7 @@ class Engine:
             for container in containers(self.project):
                 if container.server == server.name:
                     return app_env(self.project, app, container, context, self._secret)
-        return provisioner(server.store).env(app, context, server.endpoint, self._secret)
+        return provisioner(server.store).env(app, context, self.runtime.app_endpoint(server), self._secret)
 
     # Servers, apps, secrets
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from multidb.model import App, Progress, Project, Server
+from multidb.model import App, Endpoint, Progress, Project, Server
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 
@@ -55,6 +55,9 @@ class Runtime(Protocol):
 
     def missing(self) -> list[ServerStatus]:
         """The servers that the manifest asks for and that have no address: never started, or not to be had here."""
+
+    def app_endpoint(self, server: Server) -> Endpoint:
+        """Where the apps reach `server`, which may be another way than ours."""
 
     def names_for(self, app: App) -> list[str]:
         """The names of the servers that `app` uses and that `up` can start; none where they are not ours to start."""

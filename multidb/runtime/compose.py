@@ -131,6 +131,10 @@ class ComposeRuntime:
             if each.server not in located
         ]
 
+    def app_endpoint(self, server: Server) -> Endpoint:
+        """See `Runtime.app_endpoint`."""
+        return server.endpoint
+
     def names_for(self, app: App) -> list[str]:
         """See `Runtime.names_for`."""
         return [each.server for each in self._containers if each.store in app.stores and each.app in (None, app.id)]

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from multidb.errors import AuthenticationFailed, UsageError
-from multidb.model import App, Progress, Project, Server
+from multidb.model import App, Endpoint, Progress, Project, Server
 from multidb.runtime import ServerState, ServerStatus, processes, qdrant_process
 from multidb.runtime.launch import Kind, Site
 from multidb.runtime.log_file import log_lines
@@ -94,6 +94,10 @@ class EmbeddedRuntime:
         located = {server.name for server in self.servers()}
         with clear_errors():
             return [self._look(seat, None) for seat in self._seats() if seat.site.name not in located]
+
+    def app_endpoint(self, server: Server) -> Endpoint:
+        """See `Runtime.app_endpoint`."""
+        return server.endpoint
 
     def names_for(self, app: App) -> list[str]:
         """See `Runtime.names_for`."""

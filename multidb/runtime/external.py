@@ -266,7 +266,7 @@ class ExternalRuntime:
         return source.read(self._root, f"server {server.name}")
 
     def app_endpoint(self, server: Server) -> Endpoint:
-        """Where the apps reach `server`."""
+        """See `Runtime.app_endpoint`."""
         return self._entry(server.store).app_endpoint(server.store, self._root)
 
     def logs(self, name: str, lines: int, follow: bool) -> Iterator[str]:

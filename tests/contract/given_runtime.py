@@ -34,6 +34,9 @@ class GivenRuntime:
     def missing(self) -> list[ServerStatus]:
         return []
 
+    def app_endpoint(self, server: Server) -> Endpoint:
+        return server.endpoint
+
     def names_for(self, app: App) -> list[str]:
         return []
 

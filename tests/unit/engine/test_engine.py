@@ -369,3 +369,9 @@ def test_each_kind_of_conflict_has_a_way_out_that_works(engine: Engine) -> None:
         engine.apply()
     assert "--adopt" not in str(caught.value.hint)
     assert "rival" in str(caught.value.hint)
+
+
+def test_an_app_is_told_the_address_that_it_can_reach(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine.apply()
+    monkeypatch.setattr(engine.runtime, "app_endpoint", lambda server: Endpoint("shelf.internal", 7))
+    assert engine.connections("ann").env["TOY_PLACE"] == "shelf.internal:7"

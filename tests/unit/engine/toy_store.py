@@ -108,7 +108,7 @@ def statements(change: Change, context: StoreContext) -> Sequence[Statement]:
 def env(
     app: App, context: StoreContext, endpoint: Endpoint, secret: Callable[[SecretRef], Secret]
 ) -> Mapping[str, str | Secret]:
-    return {"TOY_BOX": app.id, "TOY_KEY": secret(_key(app.id))}
+    return {"TOY_BOX": app.id, "TOY_PLACE": str(endpoint), "TOY_KEY": secret(_key(app.id))}
 
 
 class ToySession:

@@ -57,7 +57,7 @@ def options(**changed: Mapping[str, Any]) -> dict[str, SimpleNamespace]:
         "postgres": {"port": None, "max_connections": 20},
         "redis": {"port": None, "databases": 16, "maxmemory": None},
         "qdrant": {"port": None, "grpc_port": None, "binary": None},
-        "neo4j": {"port": None, "isolation": "auto", "heap": "384m"},
+        "neo4j": {"version": "2026.08.1", "port": None, "isolation": "auto", "heap": "384m"},
     }
     return {store: SimpleNamespace(**{**values, **changed.get(store, {})}) for store, values in defaults.items()}
 

@@ -586,7 +586,7 @@ def test_without_java_or_jars_the_rest_works(place: Callable[..., Place], monkey
 
     asked = []
 
-    def offline(progress: object) -> Path:
+    def offline(progress: object, version: str) -> Path:
         asked.append(1)
         raise RuntimeUnavailable("Neo4j's jars cannot be fetched: no network")
 
@@ -635,7 +635,7 @@ def test_the_neo4js_of_the_apps_are_in_a_row_from_the_port_of_the_manifest(
         raise UsageError("far enough")
 
     monkeypatch.setattr(neo4j_process, "prepare", stop_here)
-    monkeypatch.setattr("multidb.runtime.jars.fetch_neo4j", lambda progress: Path("/"))
+    monkeypatch.setattr("multidb.runtime.jars.fetch_neo4j", lambda progress, version: Path("/"))
     monkeypatch.setattr(neo4j_process, "find_java", lambda: Path("/bin/false"))
     it = place("neo4j", "lernmi beep_boop", neo4j={"port": 19687})
     assert {status.state for status in it.up().values()} == {FAILED}

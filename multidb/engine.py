@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from multidb import manifest
-from multidb.deployment import Deployment, app_env, containers
+from multidb.deployment import Deployment, app_env, containers, shipped_templates
 from multidb.errors import (
     Conflict,
     MultidbError,
@@ -152,14 +152,7 @@ def load_project(path: Path, overlay: str | None = None) -> Project:
 def load_deployment(path: Path, overlay: str | None = None) -> Deployment:
     """The files of the manifest's deployment. `ManifestError` as for `load_project`."""
     project = load_project(path, overlay)
-    return Deployment(project, ProjectState(Path(project.root)), _templates())
-
-
-def _templates() -> Path:
-    """Beside the package's modules in an installed multidb, beside the package in a checkout."""
-    package = Path(__file__).parent
-    installed = package / "templates"
-    return installed if installed.is_dir() else package.parent / "templates"
+    return Deployment(project, ProjectState(Path(project.root)), shipped_templates())
 
 
 def _quiet(subject: str, message: str, done: float | None = None, total: float | None = None) -> None:

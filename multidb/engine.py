@@ -18,6 +18,7 @@ from typing import Any
 from multidb import manifest
 from multidb.deployment import Deployment, app_env, containers, shipped_templates
 from multidb.errors import (
+    ArchiveError,
     Conflict,
     MultidbError,
     PartlyApplied,
@@ -31,6 +32,7 @@ from multidb.errors import (
 from multidb.model import (
     Action,
     App,
+    Archive,
     Change,
     Finding,
     Inspection,
@@ -42,6 +44,7 @@ from multidb.model import (
     Server,
     Session,
     StoreContext,
+    Tenant,
 )
 from multidb.plan import LOST, Plan, ServerPlan, diff, in_order, without_half_apps
 from multidb.provisioners import STORES, provisioner
@@ -191,8 +194,8 @@ class Engine:
         """What would change. Takes no lock and changes nothing; a server that cannot be read is in `Plan.errors`."""
         scope = scope or Scope()
         self._check(scope)
-        servers = self._servers(scope)
-        plans = self._side_by_side(lambda server: self._plan_server(server, scope), servers)
+        servers = self.servers(scope)
+        plans = self.side_by_side(lambda server: self._plan_server(server, scope), servers)
         return Plan(self.project.name, (*plans, *self._missing(scope)))
 
     def apply(self, scope: Scope | None = None, plan: Plan | None = None) -> Report:
@@ -209,9 +212,9 @@ class Engine:
         scope = scope or Scope()
         plan = plan or self.plan(scope)
         self._refuse_conflicts(plan)
-        servers = {server.name: server for server in self._servers(scope)}
+        servers = {server.name: server for server in self.servers(scope)}
         todo = [server for server in plan.servers if server.changes or server.error is not None]
-        reports = self._side_by_side(lambda each: self._apply_server(servers.get(each.server), each, scope), todo)
+        reports = self.side_by_side(lambda each: self._apply_server(servers.get(each.server), each, scope), todo)
         return Report(plan, tuple(reports))
 
     def connections(self, app: str, stores: Iterable[str] | None = None) -> AppConnections:
@@ -227,7 +230,7 @@ class Engine:
         env: dict[str, str | Secret] = {"APP_NAME": entry.id, "APP_TENANT_ID": entry.tenant_id}
         isolation: dict[str, tuple[Isolation, str]] = {}
         names: dict[str, tuple[str, ...]] = {}
-        for server, context in zip(servers, self._side_by_side(self._ask, servers), strict=True):
+        for server, context in zip(servers, self.side_by_side(self._ask, servers), strict=True):
             store = provisioner(server.store)
             env |= self._env(entry, server, context)
             isolation[server.store] = store.isolation(entry, context.facts)
@@ -265,20 +268,94 @@ class Engine:
         """Asks a running apply to end after the statement in flight; what was not run is reported as not tried."""
         self._stopping.set()
 
+    # What other work on the servers is built on
+
+    def servers(self, scope: Scope) -> list[Server]:
+        """The servers with an address that serve an app in scope."""
+        return [
+            server
+            for server in self.runtime.servers()
+            if (scope.stores is None or server.store in scope.stores)
+            and any(scope.wants(app) for app in self.apps_of(server))
+        ]
+
+    def apps_of(self, server: Server) -> list[App]:
+        """The apps that the server serves, in the order of the manifest."""
+        apps = self.project.apps_with(server.store)
+        return [app for app in apps if server.app in (None, app.id)]
+
+    def open(self, server: Server) -> AbstractContextManager[Session]:
+        """A session with the admin's login, for a ``with`` block. `ServerError` when it cannot be had."""
+        if self._kept is None:
+            return self._connect(server)
+        if server.name not in self._kept:
+            self._kept[server.name] = self._connect(server).__enter__()
+        return nullcontext(self._kept[server.name])
+
+    def context(self, server: Server, session: Session) -> StoreContext:
+        """What the pure functions of the server's store are told."""
+        store, apps = provisioner(server.store), self.apps_of(server)
+        recorded = self._numbers(server)
+        numbers = store.allocate(apps, session.facts, recorded) if store.allocate else {}
+        options = self.project.servers.get(server.store)
+        return StoreContext(
+            self.project.name, session.facts, options, {**recorded, **numbers}, server, self._restricted(server)
+        )
+
+    def tenants(self, scope: Scope) -> tuple[list[Tenant], dict[str, MultidbError]]:
+        """Every app in scope on each of its servers, with its own credentials; and per server why it has none.
+
+        A server that does not let the admin in is no reason to leave its apps out: what they are told by the manifest
+        and the records is enough to try, mostly.
+        """
+        found: list[Tenant] = []
+        errors: dict[str, MultidbError] = {}
+        servers = self.servers(scope)
+        for server, context in zip(servers, self.side_by_side(self._ask_or_recall, servers), strict=True):
+            for app in filter(scope.wants, self.apps_of(server)):
+                try:
+                    env = provisioner(server.store).env(app, context, server.endpoint, self._secret)
+                except (MultidbError, LookupError) as error:
+                    errors[server.name] = error if isinstance(error, MultidbError) else self._never_applied(app)
+                else:
+                    found.append(Tenant(app, server, context, env))
+        return found, errors
+
+    def archive(self, server: Server) -> Archive:
+        """The data of the server's apps, coming and going. `ArchiveError` where the store has no backups."""
+        store = provisioner(server.store)
+        if store.archive is None:
+            raise ArchiveError(f"{store.title} has no backups", where=str(server))
+        return store.archive(server, self.runtime.admin(server), f"multidb {self._command} {holder('')['user']}")
+
+    def side_by_side(
+        self, work: Callable[[Any], Any], items: Sequence[Any], at_once: int = _SERVERS_AT_ONCE
+    ) -> list[Any]:
+        """`work` done for each of `items`, at most `at_once` at a time; the results in their order."""
+        if len(items) < 2:
+            return [work(item) for item in items]
+        with ThreadPoolExecutor(min(len(items), at_once)) as pool:
+            futures = [pool.submit(work, item) for item in items]
+            try:
+                return [future.result() for future in futures]
+            except KeyboardInterrupt:
+                self._stopping.set()
+                raise
+
     # Planning one server
 
     def _plan_server(self, server: Server, scope: Scope) -> ServerPlan:
         try:
             self._progress(server.name, "reading")
-            with self._open(server) as session:
+            with self.open(server) as session:
                 return self._read(server, session, scope)
         except (ServerError, Refused) as error:
             return ServerPlan(server.name, server.store, error=error)
 
     def _read(self, server: Server, session: Session, scope: Scope) -> ServerPlan:
         store = provisioner(server.store)
-        everyone = self._apps_of(server)
-        context = self._context(server, session, everyone)
+        everyone = self.apps_of(server)
+        context = self.context(server, session)
         apps = [app for app in everyone if scope.wants(app)]
         desired = tuple(store.desired(apps, context))
         live = session.inspect(Inspection(context, apps, desired, self.state.secrets, scope.deep))
@@ -292,15 +369,11 @@ class Engine:
             tuple(_with_statements(change, store, context) for change in changes),
         )
 
-    def _context(self, server: Server, session: Session, apps: Sequence[App]) -> StoreContext:
-        store = provisioner(server.store)
-        recorded = self._numbers(server)
-        numbers = store.allocate(apps, session.facts, recorded) if store.allocate else {}
-        options = self.project.servers.get(server.store)
-        return StoreContext(self.project.name, session.facts, options, {**recorded, **numbers}, server)
-
     def _numbers(self, server: Server) -> dict[str, int]:
         return dict(self.state.read("numbers").get(server.name, {}))
+
+    def _restricted(self, server: Server) -> frozenset[str]:
+        return frozenset(self.state.read("restricted").get(server.store, ()))
 
     def _refuse_lost(self, change: Change, scope: Scope) -> Change:
         lost = [each.field for each in change.fields if each.old == LOST]
@@ -336,7 +409,7 @@ class Engine:
         try:
             with ExitStack() as stack:
                 stack.enter_context(self.state.lock(f"apply-{server.name}", f"multidb {self._command}"))
-                session = stack.enter_context(self._open(server))
+                session = stack.enter_context(self.open(server))
                 stack.enter_context(session.lock(self.project.name, f"multidb {self._command} by {holder('')['user']}"))
                 fresh = self._read(server, session, scope)
                 if fresh.digest != planned.digest:
@@ -351,7 +424,7 @@ class Engine:
 
     def _record(self, server: Server, session: Session) -> None:
         """Writes down durable choices before the first statement that relies on them."""
-        numbers = self._context(server, session, self._apps_of(server)).numbers
+        numbers = self.context(server, session).numbers
         if numbers and numbers != self._numbers(server):
             with self.state.change("numbers") as section:
                 section[server.name] = dict(numbers)
@@ -427,47 +500,40 @@ class Engine:
                 hint=f"apps: {known}; add it: multidb add-app {name}",
             ) from None
 
-    def _servers(self, scope: Scope) -> list[Server]:
-        return [
-            server
-            for server in self.runtime.servers()
-            if (scope.stores is None or server.store in scope.stores)
-            and any(scope.wants(app) for app in self._apps_of(server))
-        ]
-
     def _servers_of(self, app: App, store: str) -> list[Server]:
         return [server for server in self.runtime.servers() if server.store == store and server.app in (None, app.id)]
-
-    def _apps_of(self, server: Server) -> list[App]:
-        apps = self.project.apps_with(server.store)
-        return [app for app in apps if server.app in (None, app.id)]
-
-    def _open(self, server: Server) -> AbstractContextManager[Session]:
-        if self._kept is None:
-            return self._connect(server)
-        if server.name not in self._kept:
-            self._kept[server.name] = self._connect(server).__enter__()
-        return nullcontext(self._kept[server.name])
 
     def _connect(self, server: Server) -> Session:
         admin = self.runtime.admin(server)
         return provisioner(server.store).connect(server, admin, f"multidb {self._command} {holder('')['user']}")
 
     def _ask(self, server: Server) -> StoreContext:
-        with self._open(server) as session:
-            return self._context(server, session, self._apps_of(server))
+        with self.open(server) as session:
+            return self.context(server, session)
+
+    def _ask_or_recall(self, server: Server) -> StoreContext:
+        try:
+            return self._ask(server)
+        except (ServerError, Refused):
+            options = self.project.servers.get(server.store)
+            return StoreContext(self.project.name, None, options, self._numbers(server), server)
+
+    def _never_applied(self, app: App) -> UsageError:
+        return UsageError(
+            "nothing was made for it yet", where=f"app {app.id}", hint=f"make it: multidb apply --app {app.id}"
+        )
 
     def _asked(self) -> list[Sequence[Finding]]:
         def ask(server: Server) -> Sequence[Finding]:
             store = provisioner(server.store)
-            apps = self._apps_of(server)
+            apps = self.apps_of(server)
             try:
-                with self._open(server) as session:
-                    return store.advise(apps, self._context(server, session, apps)) if store.advise else ()
+                with self.open(server) as session:
+                    return store.advise(apps, self.context(server, session)) if store.advise else ()
             except ServerError as error:
                 return (Finding(Level.ERROR, server.name, error.message, error.hint or ""),)
 
-        return self._side_by_side(ask, self._servers(Scope()))
+        return self.side_by_side(ask, self.servers(Scope()))
 
     def _secret(self, ref: SecretRef) -> Secret:
         secret = self.state.secrets.get(ref)
@@ -487,17 +553,6 @@ class Engine:
             where=", ".join(dict.fromkeys(f"server {change.server}" for change in plan.conflicts)),
             hint="; ".join(dict.fromkeys(_way_out(change) for change in plan.conflicts)),
         )
-
-    def _side_by_side(self, work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-        if len(items) < 2:
-            return [work(item) for item in items]
-        with ThreadPoolExecutor(min(len(items), _SERVERS_AT_ONCE)) as pool:
-            futures = [pool.submit(work, item) for item in items]
-            try:
-                return [future.result() for future in futures]
-            except KeyboardInterrupt:
-                self._stopping.set()
-                raise
 
 
 def _way_out(conflict: Change) -> str:

@@ -7,14 +7,12 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Protocol
 
-from multidb.container import Containers
-from multidb.secrets import Secret, SecretRef, SecretSpec, SecretStore
+from multidb.secrets import Secret, SecretRef, SecretStore
 
 __all__ = [
     "Action",
@@ -31,12 +29,11 @@ __all__ = [
     "Owner",
     "Progress",
     "Project",
-    "Provisioner",
     "Resource",
     "Server",
-    "Session",
     "Statement",
     "StoreContext",
+    "Tenant",
 ]
 
 
@@ -242,7 +239,8 @@ class DerivedName:
 class StoreContext:
     """What a store's pure functions may know beside the app: the project, the server's facts, what is recorded.
 
-    `numbers` are durable choices made once per app (Redis DB numbers), by app id.
+    `numbers` are durable choices made once per app (Redis DB numbers), by app id. `facts` is None where the server
+    was not asked.
     """
 
     project: str
@@ -250,6 +248,20 @@ class StoreContext:
     options: Any = None  # the store's server options
     numbers: Mapping[str, int] = field(default_factory=dict)
     server: Server | None = None
+    restricted: frozenset[str] = frozenset()  # apps over their quota, which may read and delete and not grow
+
+
+@dataclass(frozen=True, slots=True)
+class Tenant:
+    """One app on one server, as the app itself comes: with its own variables, and no admin's.
+
+    `env` is what the app's env file says, with the address by which multidb reaches the server.
+    """
+
+    app: App
+    server: Server
+    context: StoreContext
+    env: Mapping[str, str | Secret]
 
 
 @dataclass(frozen=True, slots=True)
@@ -287,54 +299,3 @@ class Finding:
     subject: str
     message: str
     fix: str = ""
-
-
-class Session(Protocol):
-    """All effects on one server. Opened by ``Provisioner.connect``, used as a context manager, used by one thread."""
-
-    @property
-    def facts(self) -> Any:
-        """What the server is and can do (a subclass of `Facts`), read when the session was opened."""
-
-    def __enter__(self) -> Self: ...
-
-    def __exit__(self, *exc: object) -> None: ...
-
-    def inspect(self, inspection: Inspection) -> Sequence[Resource]:
-        """The live resources: those named in `desired`, and any other that carries this project's mark or is an edge
-        (a grant, a membership) on one of them. Changes nothing, takes no lock."""
-
-    def lock(self, project: str, holder: str) -> AbstractContextManager[None]:
-        """Keeps other applies of the project away from this server; `Locked` says who holds it and since when.
-        A holder that dies loses the lock."""
-
-    def run(self, statements: Sequence[Statement], secrets: SecretStore) -> Iterator[int]:
-        """Sends the statements in order and yields how many are durable after each step; retries what is retryable;
-        raises `StatementFailed` at the first real failure."""
-
-
-@dataclass(frozen=True, slots=True)
-class Provisioner:
-    """A store, as the engine sees it: a record of pure functions, and one that opens a session."""
-
-    name: str
-    title: str
-    app_options: Any  # frozen pydantic model of an app's options
-    server_options: Any  # frozen pydantic model of ``servers.<store>``
-    derived_names: Callable[[App], Sequence[DerivedName]]
-    secrets: Callable[[App], Sequence[SecretSpec]]
-    desired: Callable[[Sequence[App], StoreContext], Sequence[Resource]]
-    statements: Callable[[Change, StoreContext], Sequence[Statement]]
-    env: Callable[[App, StoreContext, Endpoint, Callable[[SecretRef], Secret]], Mapping[str, str | Secret]]
-    isolation: Callable[[App, Any], tuple[Isolation, str]]  # (level, why) from the server's facts
-    connect: Callable[[Server, Secret | None, str], Session]  # (server, admin password, application name)
-    allocate: Callable[[Sequence[App], Any, Mapping[str, int]], Mapping[str, int]] | None = None
-    """(apps, facts, recorded numbers) -> numbers by app id, for stores that hand out numbers."""
-    reserved: tuple[str, ...] = ()
-    """Names that the server keeps for itself, as shell patterns (``pg_*``): no app id and no derived name is one."""
-    check: Callable[[Sequence[App]], Iterable[tuple[App, str]]] | None = None
-    """What only a look at all apps of the manifest can tell: the app, and what is wrong with it."""
-    containers: Containers | None = None
-    """The servers that it needs as containers; None for a store that cannot be run in one."""
-    advise: Callable[[Sequence[App], StoreContext], Sequence[Finding]] | None = None
-    """What the server's limits mean for these apps (connections, DB numbers, collections), good news included."""

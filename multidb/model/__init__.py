@@ -1,0 +1,72 @@
+"""The words of multidb as frozen values and protocols. No I/O, no driver.
+
+`core`: apps, servers, resources, changes, statements. `health`, `audit`, `usage`, `archive`: what is found, measured
+and kept of them. `provisioner`: what a store is to the engine.
+"""
+
+from multidb.model.archive import Archive, ArchiveReader, ArchiveWriter, Measures, Part, Place, PlaceKind
+from multidb.model.audit import Hole, Outcome, Probe
+from multidb.model.core import (
+    Action,
+    App,
+    Change,
+    DerivedName,
+    Endpoint,
+    Facts,
+    FieldChange,
+    Finding,
+    Inspection,
+    Isolation,
+    Level,
+    Owner,
+    Progress,
+    Project,
+    Resource,
+    Server,
+    Statement,
+    StoreContext,
+    Tenant,
+)
+from multidb.model.health import Health, Status, worst
+from multidb.model.provisioner import Provisioner, Session
+from multidb.model.usage import AppUsage, Query, ServerUsage
+
+__all__ = [
+    "Action",
+    "App",
+    "AppUsage",
+    "Archive",
+    "ArchiveReader",
+    "ArchiveWriter",
+    "Change",
+    "DerivedName",
+    "Endpoint",
+    "Facts",
+    "FieldChange",
+    "Finding",
+    "Health",
+    "Hole",
+    "Inspection",
+    "Isolation",
+    "Level",
+    "Measures",
+    "Outcome",
+    "Owner",
+    "Part",
+    "Place",
+    "PlaceKind",
+    "Probe",
+    "Progress",
+    "Project",
+    "Provisioner",
+    "Query",
+    "Resource",
+    "Server",
+    "ServerUsage",
+    "Session",
+    "Statement",
+    "Status",
+    "StoreContext",
+    "Tenant",
+    "worst",
+]

@@ -1,0 +1,129 @@
+"""What a store's part of a backup set is, and what a store can do with one.
+
+A *place* is where data lives on a server: an app's own (live), or one that no app can reach and that multidb made to
+try a set out (scratch) or to load it before it replaces what is there (new).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import BinaryIO, Protocol, Self
+
+from multidb.model.core import App, Progress, StoreContext
+
+__all__ = ["Archive", "ArchiveReader", "ArchiveWriter", "Measures", "Part", "Place", "PlaceKind"]
+
+
+@dataclass(frozen=True, slots=True)
+class Measures:
+    """What a restore is compared by.
+
+    Args:
+        counts: how many, by what: ``{"table public.orders": 1200}``, ``{"hash keys": 7}``, ``{"label Person": 3}``.
+        fingerprints: by the same names, a digest of the content that does not depend on the order of rows, on the
+            server's version or on physical layout. A name may be missing where the store cannot make one cheaply.
+    """
+
+    counts: Mapping[str, int] = field(default_factory=dict)
+    fingerprints: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One store of one set, as the set's ``manifest.json`` describes it. Plain values only; no secret.
+
+    Args:
+        format: what is in the files, with its version: ``pg_dump custom``, ``redis dump 1``.
+        server: product and version that it was made from (``PostgreSQL 18.6``).
+        client: the tool that made it, with its version.
+        consistent: whether everything in it is of one moment.
+        measures: taken at the same moment as the data (or, where not `consistent`, as near as can be).
+        details: what the store needs to restore it (names, collection configs, aliases).
+    """
+
+    format: str
+    server: str
+    client: str
+    consistent: bool
+    measures: Measures
+    details: Mapping[str, object] = field(default_factory=dict)
+
+
+class PlaceKind(StrEnum):
+    LIVE = "live"
+    SCRATCH = "scratch"
+    NEW = "new"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where on a server. `name` is the store's own (a database, a prefix, a DB number), for messages."""
+
+    kind: PlaceKind
+    app: App
+    name: str
+
+
+class ArchiveWriter(Protocol):
+    """The files of one store in a set being made. What is written is compressed, encrypted and checksummed on its way;
+    the store sees plain bytes and never holds a whole file."""
+
+    def file(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """A new file to be written from start to end. One at a time. `name` is plain: ``dump.pgc``, ``keys.bin``."""
+
+
+class ArchiveReader(Protocol):
+    """The files of one store in a finished set. A checksum that does not fit raises `ArchiveError` at the latest when
+    the end of the file is read."""
+
+    def names(self) -> Sequence[str]:
+        """The files, in the order in which they were written."""
+
+    def file(self, name: str) -> AbstractContextManager[BinaryIO]:
+        """The file's plain bytes, to be read from start to end."""
+
+
+class Archive(Protocol):
+    """A store's data coming and going, on one server, with the admin's login. A context manager; used by one thread.
+
+    Everything here may be interrupted anywhere and started again. `discard` and `leftovers` clean up after a crash.
+    Driver errors come out as `ServerError`, a wrong file as `ArchiveError`; neither has a secret in it.
+    """
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def backup(self, app: App, context: StoreContext, writer: ArchiveWriter, progress: Progress) -> Part:
+        """Writes everything the app has on this server. Streams: memory does not grow with the data."""
+
+    def live(self, app: App, context: StoreContext) -> Place:
+        """The app's own place."""
+
+    def prepare(self, kind: PlaceKind, app: App, context: StoreContext) -> Place:
+        """Makes an empty place of kind `SCRATCH` or `NEW` that no app can reach, marked as multidb's. One left over
+        by a crash is emptied first."""
+
+    def restore(self, place: Place, part: Part, reader: ArchiveReader, progress: Progress) -> None:
+        """Loads a part into an empty place. Names of the app that the set was made of become those of `place.app`.
+        A version of the server that cannot take the part is refused before anything is loaded."""
+
+    def measure(self, place: Place) -> Measures:
+        """The same measures as `backup` takes, of what is in the place now, under the names of the set."""
+
+    def is_empty(self, place: Place) -> bool:
+        """Whether there is no data in it; what `multidb apply` makes (empty schemas, indexes) is no data."""
+
+    def replace(self, new: Place, context: StoreContext) -> None:
+        """Makes a `NEW` place the app's live one, in one step as far as the store can: at any moment the app has
+        either the old data or all of the new. The old data is gone when this returns. Sessions of the app are ended.
+        Grants, owners and access rules are re-made by `multidb apply` afterwards."""
+
+    def discard(self, place: Place) -> None:
+        """Removes a `SCRATCH` or `NEW` place; `LIVE` is refused (`ValueError`). One that is gone is fine."""
+
+    def leftovers(self, app: App, context: StoreContext) -> Sequence[Place]:
+        """Places of kind `SCRATCH` and `NEW` that an earlier run has left."""

@@ -1,0 +1,69 @@
+"""What is found when the walls between apps are tried, and when a server is searched for holes in them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+__all__ = ["Hole", "Outcome", "Probe"]
+
+
+class Outcome(StrEnum):
+    """What came of an attempt."""
+
+    REFUSED = "refused"  # the server said no, in so many words
+    ALLOWED = "allowed"  # it worked
+    BROKEN = "broken"  # the probe itself does not work (its control failed), so it proves nothing
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """One attempt by `app`, with its own credentials, against `target`.
+
+    A probe is harmless even when it succeeds: what would change or destroy something is asked for in a way that the
+    server decides on and does not carry out (a transaction rolled back, a dry run, an empty change).
+
+    Args:
+        name: the act, in a word or two of the store (``connect``, ``SELECT``, ``read points``).
+        target: the other app; None for an act that no app may do at all (``CREATE ROLE``).
+        expected: what the isolation that multidb claims for this server promises. `ALLOWED` only where
+            docs/security.md says that there is no wall.
+        got: what came of it. `BROKEN` when the same act on the app's own things, its positive control, did not work.
+        detail: what the server said, shortened, no secret in it.
+    """
+
+    app: str
+    target: str | None
+    name: str
+    expected: Outcome
+    got: Outcome
+    detail: str = ""
+
+    @property
+    def breach(self) -> bool:
+        """Whether something is open that is promised to be shut."""
+        return self.got is Outcome.ALLOWED and self.expected is Outcome.REFUSED
+
+    @property
+    def ok(self) -> bool:
+        """Whether it came out as promised, or tighter."""
+        return self.got is self.expected or self.got is Outcome.REFUSED
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """Something on a server that lets an app, or anybody, through a wall: found in its catalogs, not by trying.
+
+    Args:
+        name: what kind of hole, a few words (``connect for everybody``).
+        subject: where: ``database lernmi``, ``acl user old_worker``.
+        message: what it means for whom, one sentence.
+        closes: the statements that close it, as an operator could paste them.
+        app: the app whose wall it is in; None: the server's own.
+    """
+
+    name: str
+    subject: str
+    message: str
+    closes: tuple[str, ...]
+    app: str | None = None

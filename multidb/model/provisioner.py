@@ -1,0 +1,107 @@
+"""What a store is to the engine: a record of pure functions, and sessions that have all the effects."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol, Self
+
+from multidb.container import Containers
+from multidb.model.archive import Archive
+from multidb.model.audit import Hole, Probe
+from multidb.model.core import (
+    App,
+    Change,
+    DerivedName,
+    Endpoint,
+    Finding,
+    Inspection,
+    Isolation,
+    Resource,
+    Server,
+    Statement,
+    StoreContext,
+    Tenant,
+)
+from multidb.model.health import Health
+from multidb.model.usage import ServerUsage
+from multidb.secrets import Secret, SecretRef, SecretSpec, SecretStore
+
+__all__ = ["Provisioner", "Session"]
+
+
+class Session(Protocol):
+    """All effects on one server. Opened by ``Provisioner.connect``, used as a context manager, used by one thread."""
+
+    @property
+    def facts(self) -> Any:
+        """What the server is and can do (a subclass of `Facts`), read when the session was opened."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(self, *exc: object) -> None: ...
+
+    def inspect(self, inspection: Inspection) -> Sequence[Resource]:
+        """The live resources: those named in `desired`, and any other that carries this project's mark or is an edge
+        (a grant, a membership) on one of them. Changes nothing, takes no lock."""
+
+    def lock(self, project: str, holder: str) -> AbstractContextManager[None]:
+        """Keeps other applies of the project away from this server; `Locked` says who holds it and since when.
+        A holder that dies loses the lock."""
+
+    def run(self, statements: Sequence[Statement], secrets: SecretStore) -> Iterator[int]:
+        """Sends the statements in order and yields how many are durable after each step; retries what is retryable;
+        raises `StatementFailed` at the first real failure."""
+
+    def usage(self, context: StoreContext, apps: Sequence[App]) -> ServerUsage:
+        """What the server and each of `apps` use now. Bulk queries: their number does not grow with the apps, except
+        that what only the inside of a database tells takes one round trip for each of them."""
+
+    def holes(self, inspection: Inspection) -> Sequence[Hole]:
+        """Everything on the server that opens a wall around one of the apps, whoever made it. Changes nothing."""
+
+    def suspension(self, app: App, context: StoreContext) -> Sequence[Statement]:
+        """What turns the app's logins off and ends their sessions; nothing when that is so already. Data stays."""
+
+    def removal(self, app: App, context: StoreContext) -> Sequence[Statement]:
+        """What drops everything of the app that carries our mark, as it stands now: dependents in other databases,
+        prepared transactions and sessions included. Nothing when there is nothing left, so that it can be asked
+        again after an interruption. What carries no mark of ours is never in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Provisioner:
+    """A store, as the engine sees it: a record of pure functions, and one that opens a session."""
+
+    name: str
+    title: str
+    app_options: Any  # frozen pydantic model of an app's options
+    server_options: Any  # frozen pydantic model of ``servers.<store>``
+    derived_names: Callable[[App], Sequence[DerivedName]]
+    secrets: Callable[[App], Sequence[SecretSpec]]
+    desired: Callable[[Sequence[App], StoreContext], Sequence[Resource]]
+    statements: Callable[[Change, StoreContext], Sequence[Statement]]
+    env: Callable[[App, StoreContext, Endpoint, Callable[[SecretRef], Secret]], Mapping[str, str | Secret]]
+    isolation: Callable[[App, Any], tuple[Isolation, str]]  # (level, why) from the server's facts
+    connect: Callable[[Server, Secret | None, str], Session]  # (server, admin password, application name)
+    check_health: Callable[[Tenant, bool], Health] | None = None
+    """(tenant, may write) -> health, tried as the app: can it connect, is its place there, can it write and read.
+
+    Leaves nothing behind and lasts at most about ``tenant.server.timeout``. Raises only `ServerError`, which means
+    unhealthy. Runs in any thread, many at once."""
+    probe: Callable[[Tenant, Sequence[Tenant]], Iterable[Probe]] | None = None
+    """(attacker, victims) -> what came of trying every wall of the store with the attacker's credentials. Harmless
+    even where it succeeds; every act has its positive control. Raises only `ServerError`."""
+    archive: Callable[[Server, Secret | None, str], Archive] | None = None
+    """(server, admin password, application name) -> its data coming and going; None: the store has no backups."""
+    allocate: Callable[[Sequence[App], Any, Mapping[str, int]], Mapping[str, int]] | None = None
+    """(apps, facts, recorded numbers) -> numbers by app id, for stores that hand out numbers."""
+    reserved: tuple[str, ...] = ()
+    """Names that the server keeps for itself, as shell patterns (``pg_*``): no app id and no derived name is one."""
+    check: Callable[[Sequence[App]], Iterable[tuple[App, str]]] | None = None
+    """What only a look at all apps of the manifest can tell: the app, and what is wrong with it."""
+    containers: Containers | None = None
+    """The servers that it needs as containers; None for a store that cannot be run in one."""
+    advise: Callable[[Sequence[App], StoreContext], Sequence[Finding]] | None = None
+    """What the server's limits mean for these apps (connections, DB numbers, collections), good news included."""

@@ -1,0 +1,54 @@
+"""How much of a shared server each app uses. Sizes are bytes, times are seconds; None: the server cannot tell."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+__all__ = ["AppUsage", "Query", "ServerUsage"]
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One kind of query, as the server's own statistics have it. `text` has no literals in it."""
+
+    text: str
+    calls: int
+    mean: float
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class AppUsage:
+    """One app on one server.
+
+    Args:
+        size: bytes that the app's data takes.
+        estimated: whether `size` was reckoned from a sample instead of read.
+        connections: open now; `connection_limit`: the most that the app may open.
+        counts: what the store counts: ``rows``, ``keys``, ``points``, ``vectors``, ``nodes``, ``relationships``; also
+            rates and counters (``cache_hit`` from 0 to 1, ``deadlocks``, ``temp_bytes``, ``queries``, ``query_time``).
+        largest: the largest tables, collections or kinds of keys, with their bytes, largest first, at most ten.
+        slow: the queries that took the most time in all, at most ten.
+        notes: what a reader has to know to understand the figures.
+    """
+
+    size: int | None = None
+    estimated: bool = False
+    connections: int | None = None
+    connection_limit: int | None = None
+    counts: Mapping[str, float] = field(default_factory=dict)
+    largest: tuple[tuple[str, int], ...] = ()
+    slow: tuple[Query, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class ServerUsage:
+    """One server, and every app on it by app id. Read in a number of round trips that does not grow with the apps."""
+
+    size: int | None = None
+    connections: int | None = None
+    connection_limit: int | None = None
+    apps: Mapping[str, AppUsage] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()

@@ -9,8 +9,6 @@ An address never carries a password: manifests are committed, printed and shared
 
 from __future__ import annotations
 
-import os
-import re
 import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -24,10 +22,11 @@ from multidb.errors import Refused, UsageError
 from multidb.model import App, Endpoint, Progress, Project, Server
 from multidb.runtime import ServerState, ServerStatus
 from multidb.runtime.together import side_by_side
+from multidb.secret_source import SecretSource
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 
-__all__ = ["ExternalRuntime", "ExternalServer", "PasswordSource"]
+__all__ = ["ExternalRuntime", "ExternalServer"]
 
 _STORES = ("postgres", "redis", "qdrant", "neo4j")
 _SECRET_PARAMETERS = {"password", "passwd", "pwd", "sslpassword", "api_key", "api-key", "apikey", "token", "key"}
@@ -59,59 +58,6 @@ _DIALECTS = {
 _POSTGRES_FILES = {"ca_file": "sslrootcert", "cert_file": "sslcert", "key_file": "sslkey"}
 
 
-class PasswordSource(BaseModel):
-    """Where a password is read from when it is needed: ``{env: NAME}`` or ``{file: PATH}``."""
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
-
-    env: str | None = Field(default=None, description="Environment variable that holds the password.")
-    file: str | None = Field(
-        default=None, description="File that holds the password, relative to the manifest; a final newline is dropped."
-    )
-
-    @field_validator("env")
-    @classmethod
-    def _name(cls, value: str | None) -> str | None:
-        if value is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*", value):
-            raise ValueError("must be the name of an environment variable, not the password itself")
-        return value
-
-    @model_validator(mode="after")
-    def _one(self) -> PasswordSource:
-        if (self.env is None) == (self.file is None):
-            raise ValueError("must be either {env: NAME} or {file: PATH}")
-        return self
-
-    def read(self, root: Path, where: str) -> Secret:
-        """The password.
-
-        Args:
-            root: the folder of the manifest.
-            where: for the error: whose password it is.
-
-        Raises:
-            UsageError: the variable is not set, the file cannot be read, or there is nothing in it.
-        """
-        if self.env is not None:
-            value, source = os.environ.get(self.env, ""), f"the environment variable {self.env}"
-            hint = f"export {self.env} (its value is never stored), then run the command again"
-        else:
-            path = root / Path(self.file or "").expanduser()
-            source, hint = str(path), "put the password there, readable only by you"
-            try:
-                value = path.read_text(encoding="utf-8").rstrip("\r\n")
-            except FileNotFoundError:
-                value = ""
-            except (OSError, UnicodeDecodeError) as error:
-                reason = error.strerror if isinstance(error, OSError) else "it is not text"
-                raise UsageError(f"the admin's password cannot be read from {source}: {reason}", where=where) from None
-        if not value:
-            raise UsageError(
-                f"the admin's password is expected in {source}, which is empty or missing", where=where, hint=hint
-            )
-        return Secret(value)
-
-
 class ExternalServer(BaseModel):
     """One entry of ``external:`` in the manifest: a server that exists already."""
 
@@ -125,7 +71,7 @@ class ExternalServer(BaseModel):
     path: str | None = Field(
         default=None, description="Qdrant only: folder of the client's local mode, instead of url."
     )
-    password: PasswordSource | None = Field(
+    password: SecretSource | None = Field(
         default=None, description="Where the admin's password (Qdrant: the api key) is read from."
     )
     app_url: str | None = Field(
@@ -263,7 +209,7 @@ class ExternalRuntime:
         source = self._entry(server.store).password
         if server.endpoint.path or source is None:
             return None
-        return source.read(self._root, f"server {server.name}")
+        return source.read(self._root, f"server {server.name}", "the admin's password")
 
     def app_endpoint(self, server: Server) -> Endpoint:
         """See `Runtime.app_endpoint`."""

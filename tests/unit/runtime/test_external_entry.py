@@ -93,7 +93,7 @@ def test_a_password_in_an_address_is_refused_and_never_repeated(field: str, url:
         ("postgres", {"url": "postgresql://db", "sslmode": "on"}, "must be one of disable"),
         ("postgres", {"url": "postgresql://db", "cert_file": "c.pem"}, "together"),
         ("postgres", {"url": "postgresql://db", "password": {}}, "either {env: NAME} or {file: PATH}"),
-        ("postgres", {"url": "postgresql://db", "password": {"env": "s3cret-itself!"}}, "not the password itself"),
+        ("postgres", {"url": "postgresql://db", "password": {"env": "s3cret-itself!"}}, "not the secret itself"),
         ("postgres", {"url": "postgresql://db", "colour": "blue"}, "colour"),
     ],
 )

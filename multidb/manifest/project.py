@@ -212,6 +212,7 @@ class _Reading:
             file=self._path.name,
             deploy=head.deploy.model_dump(),
             backup=head.backup.model_dump(),
+            notify=head.notify.model_dump(),
         )
 
     def _understood(self) -> bool:

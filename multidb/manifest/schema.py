@@ -14,6 +14,7 @@ from typing import Annotated, Any, Final, Literal, Self, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from multidb.model import App, DerivedName, Provisioner
+from multidb.secret_source import SecretSource
 
 __all__ = ["APP_ID", "VERSION", "AppEntry", "Head", "Shape", "StoreSchema", "schema"]
 
@@ -135,6 +136,30 @@ class Deploy(Section):
     )
 
 
+class Webhook(Section):
+    """An address that is told when something is wrong, and when it is well again."""
+
+    url: SecretSource = Field(description="Where its address is read from; whoever has the address can use it.")
+    form: Literal["json", "slack"] = Field(
+        default="json", description="json: one document. slack: a text, as Slack, Mattermost and Rocket.Chat take it."
+    )
+
+
+class Notify(Section):
+    """Who is told when an app is unhealthy, a wall is open, a server has drifted or a backup is late."""
+
+    webhooks: tuple[Webhook, ...] = Field(default=(), max_length=8, description="Addresses that are told.")
+    heartbeat: SecretSource | None = Field(
+        default=None,
+        description="Where the address is read from that is called after every check of the apps' health, whatever "
+        "it found: the service behind it says when the calls stop.",
+    )
+    about: tuple[Literal["unhealthy", "breach", "drift", "backup", "quota"], ...] = Field(
+        default=("unhealthy", "breach", "drift", "backup", "quota"), description="What is told."
+    )
+    remind: Duration = Field(default="24h", description="How often it is said again as long as nothing changes.")
+
+
 class AppBackup(Section):
     """What differs for this app from the manifest's backup section."""
 
@@ -185,6 +210,7 @@ class Head(Section):
     )
     deploy: Annotated[Deploy, _or_empty(Deploy)] = Field(default=Deploy(), description="Layout of compose files.")
     backup: Annotated[Backup, _or_empty(Backup)] = Field(default=Backup(), description="Backups of every app.")
+    notify: Annotated[Notify, _or_empty(Notify)] = Field(default=Notify(), description="Who is told of trouble.")
 
 
 class Shape:

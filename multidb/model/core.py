@@ -89,6 +89,7 @@ class Project:
     file: str = "multidb.yaml"
     deploy: Mapping[str, Any] = field(default_factory=dict)
     backup: Mapping[str, Any] = field(default_factory=dict)
+    notify: Mapping[str, Any] = field(default_factory=dict)
 
     def apps_with(self, store: str) -> tuple[App, ...]:
         """The apps that use `store`, in the order of the manifest."""

@@ -25,6 +25,7 @@ from multidb.errors import (
     Refused,
     ServerDown,
     ServerError,
+    ServerSlow,
     StalePlan,
     StatementFailed,
     UsageError,
@@ -51,6 +52,7 @@ from multidb.provisioners import STORES, provisioner
 from multidb.runtime import Runtime, ServerState, ServerStatus, open_runtime
 from multidb.secrets import Secret, SecretRef, generate, redact
 from multidb.state import ProjectState, holder
+from multidb.tombstone import tombstones
 
 __all__ = [
     "AppConnections",
@@ -149,7 +151,8 @@ def load_project(path: Path, overlay: str | None = None) -> Project:
     """Reads and checks the manifest. `ManifestError` lists every problem at once."""
     from multidb.runtime.external import ExternalServer
 
-    return manifest.load(path, store_schemas(), external=ExternalServer, overlay=overlay)
+    removed = {app: each.removed for app, each in tombstones(ProjectState(path.parent)).items()}
+    return manifest.load(path, store_schemas(), external=ExternalServer, overlay=overlay, removed=removed)
 
 
 def load_deployment(path: Path, overlay: str | None = None) -> Deployment:
@@ -189,11 +192,12 @@ class Engine:
         self._command = command
         self._stopping = threading.Event()
         self._kept: dict[str, Session] | None = None
+        self._facts: dict[str, Any] = {}  # by server, as last read
 
     def plan(self, scope: Scope | None = None) -> Plan:
         """What would change. Takes no lock and changes nothing; a server that cannot be read is in `Plan.errors`."""
         scope = scope or Scope()
-        self._check(scope)
+        self.require(scope)
         servers = self.servers(scope)
         plans = self.side_by_side(lambda server: self._plan_server(server, scope), servers)
         return Plan(self.project.name, (*plans, *self._missing(scope)))
@@ -270,6 +274,11 @@ class Engine:
 
     # What other work on the servers is built on
 
+    def require(self, scope: Scope) -> None:
+        """`UsageError` when the scope names an app that is not in the manifest."""
+        for app in sorted((scope.apps or frozenset()) | scope.adopt | scope.regenerate):
+            self._app(app)
+
     def servers(self, scope: Scope) -> list[Server]:
         """The servers with an address that serve an app in scope."""
         return [
@@ -292,9 +301,19 @@ class Engine:
             self._kept[server.name] = self._connect(server).__enter__()
         return nullcontext(self._kept[server.name])
 
+    @contextmanager
+    def locked(self, server: Server) -> Iterator[Session]:
+        """A session, with every other run kept from changing the server. `Locked` when one is at it."""
+        with ExitStack() as stack:
+            stack.enter_context(self.state.lock(f"apply-{server.name}", f"multidb {self._command}"))
+            session = stack.enter_context(self.open(server))
+            stack.enter_context(session.lock(self.project.name, f"multidb {self._command} by {holder('')['user']}"))
+            yield session
+
     def context(self, server: Server, session: Session) -> StoreContext:
         """What the pure functions of the server's store are told."""
         store, apps = provisioner(server.store), self.apps_of(server)
+        self._facts[server.name] = session.facts
         recorded = self._numbers(server)
         numbers = store.allocate(apps, session.facts, recorded) if store.allocate else {}
         options = self.project.servers.get(server.store)
@@ -312,14 +331,40 @@ class Engine:
         errors: dict[str, MultidbError] = {}
         servers = self.servers(scope)
         for server, context in zip(servers, self.side_by_side(self._ask_or_recall, servers), strict=True):
-            for app in filter(scope.wants, self.apps_of(server)):
-                try:
-                    env = provisioner(server.store).env(app, context, server.endpoint, self._secret)
-                except (MultidbError, LookupError) as error:
-                    errors[server.name] = error if isinstance(error, MultidbError) else self._never_applied(app)
-                else:
-                    found.append(Tenant(app, server, context, env))
+            there, missing = self.tenants_of(server, context, scope)
+            found += there
+            errors |= {server.name: error for error in missing.values()}
         return found, errors
+
+    def tenants_of(
+        self, server: Server, context: StoreContext, scope: Scope
+    ) -> tuple[list[Tenant], dict[str, MultidbError]]:
+        """The apps in scope on one server, and by app why one has nothing to come with."""
+        found: list[Tenant] = []
+        errors: dict[str, MultidbError] = {}
+        for app in filter(scope.wants, self.apps_of(server)):
+            try:
+                env = provisioner(server.store).env(app, context, server.endpoint, self._secret)
+            except (MultidbError, LookupError) as error:
+                errors[app.id] = error if isinstance(error, MultidbError) else self._never_applied(app)
+            else:
+                found.append(Tenant(app, server, context, env))
+        return found, errors
+
+    def known(self, server: Server) -> StoreContext:
+        """As `context`, from what this engine has learned of the server already; asks it only the first time.
+
+        Where the admin is not let in, or has no password here, the manifest and the records have to do (`facts` is
+        None). A server that does not answer at all is another matter: `ServerDown`, `ServerSlow`.
+        """
+        if server.name not in self._facts:
+            try:
+                return self._ask(server)
+            except (ServerDown, ServerSlow):
+                raise
+            except MultidbError:
+                return self._recall(server, None)
+        return self._recall(server, self._facts[server.name])
 
     def archive(self, server: Server) -> Archive:
         """The data of the server's apps, coming and going. `ArchiveError` where the store has no backups."""
@@ -407,10 +452,7 @@ class Engine:
         if server is None or planned.error is not None:
             return replace(nothing, error=planned.error)
         try:
-            with ExitStack() as stack:
-                stack.enter_context(self.state.lock(f"apply-{server.name}", f"multidb {self._command}"))
-                session = stack.enter_context(self.open(server))
-                stack.enter_context(session.lock(self.project.name, f"multidb {self._command} by {holder('')['user']}"))
+            with self.locked(server) as session:
                 fresh = self._read(server, session, scope)
                 if fresh.digest != planned.digest:
                     raise StalePlan(
@@ -485,10 +527,6 @@ class Engine:
 
     # Servers, apps, secrets
 
-    def _check(self, scope: Scope) -> None:
-        for app in sorted((scope.apps or frozenset()) | scope.adopt | scope.regenerate):
-            self._app(app)
-
     def _app(self, name: str) -> App:
         try:
             return self.project.apps[name]
@@ -514,9 +552,12 @@ class Engine:
     def _ask_or_recall(self, server: Server) -> StoreContext:
         try:
             return self._ask(server)
-        except (ServerError, Refused):
-            options = self.project.servers.get(server.store)
-            return StoreContext(self.project.name, None, options, self._numbers(server), server)
+        except MultidbError:
+            return self._recall(server, None)
+
+    def _recall(self, server: Server, facts: Any) -> StoreContext:
+        options, restricted = self.project.servers.get(server.store), self._restricted(server)
+        return StoreContext(self.project.name, facts, options, self._numbers(server), server, restricted)
 
     def _never_applied(self, app: App) -> UsageError:
         return UsageError(

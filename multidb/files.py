@@ -17,7 +17,7 @@ from pathlib import Path
 
 from multidb.errors import Locked, UsageError
 
-__all__ = ["PRIVATE", "PUBLIC", "lock", "read_text", "write_all", "write_text"]
+__all__ = ["PRIVATE", "PUBLIC", "delete", "lock", "read_text", "write_all", "write_text"]
 
 PUBLIC = 0o644
 PRIVATE = 0o600
@@ -68,6 +68,20 @@ def write_all(texts: Mapping[Path, tuple[str, int]]) -> None:
         for temporary in staged.values():
             with contextlib.suppress(OSError):
                 temporary.unlink()
+        raise _unwritable(path, error) from None
+
+
+def delete(path: Path) -> None:
+    """Removes a file, and its folder when that leaves it empty; nothing when there is no such file.
+
+    Raises:
+        UsageError: it cannot be removed.
+    """
+    try:
+        path.unlink(missing_ok=True)
+        if path.parent.is_dir() and not any(path.parent.iterdir()):
+            path.parent.rmdir()
+    except OSError as error:
         raise _unwritable(path, error) from None
 
 

@@ -3,9 +3,20 @@
 Knows no store by name: what it has to know of each is handed in as a `StoreSchema`.
 """
 
-from multidb.manifest.edit import add_app, initial, remove_app
+from multidb.manifest.edit import add_app, entry_of, initial, remove_app
 from multidb.manifest.names import app_id, project_name
-from multidb.manifest.project import load
+from multidb.manifest.project import Removed, load
 from multidb.manifest.schema import StoreSchema, schema
 
-__all__ = ["StoreSchema", "add_app", "app_id", "initial", "load", "project_name", "remove_app", "schema"]
+__all__ = [
+    "Removed",
+    "StoreSchema",
+    "add_app",
+    "app_id",
+    "entry_of",
+    "initial",
+    "load",
+    "project_name",
+    "remove_app",
+    "schema",
+]

@@ -26,6 +26,7 @@ __all__ = [
     "Sequence",
     "compose",
     "decode",
+    "from_plain",
     "over",
     "plain",
     "read",
@@ -193,6 +194,20 @@ def plain(node: Node) -> object:
     if isinstance(node, Sequence):
         return [plain(item) for item in node.items]
     return node.value
+
+
+def from_plain(value: object, place: Place) -> Node:
+    """The tree of ordinary Python values, all of it at one place: `plain(from_plain(value, place)) == value`."""
+    if isinstance(value, dict):
+        entries = {
+            str(key): Entry(Scalar(str(key), str(key), place), from_plain(item, place)) for key, item in value.items()
+        }
+        return Mapping(entries, place)
+    if isinstance(value, list):
+        return Sequence(tuple(from_plain(item, place) for item in value), place)
+    if value is None or isinstance(value, str | int | float | bool):
+        return Scalar(value, "" if value is None else str(value), place, isinstance(value, str))
+    raise TypeError(f"{type(value).__name__} is nothing that a manifest holds")
 
 
 def over(base: Node | None, top: Node) -> Node:

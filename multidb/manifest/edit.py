@@ -17,7 +17,7 @@ from multidb.errors import ManifestError, UsageError
 from multidb.manifest.document import compose, plain, tree
 from multidb.manifest.names import closest
 
-__all__ = ["add_app", "initial", "remove_app"]
+__all__ = ["add_app", "entry_of", "initial", "remove_app"]
 
 _WIDEST: Final = 100  # an entry that fits is written on one line
 _NAME: Final = "multidb.yaml"
@@ -63,6 +63,21 @@ def remove_app(text: str, app_id: str) -> str:
     left = {name: value for name, value in apps.items() if name != app_id}
     expected = left if included else {**before, "apps": left}
     return _checked(source.without_app(app_id, included=included), expected, "take the entry out by hand")
+
+
+def entry_of(text: str, app_id: str) -> dict[str, Any] | None:
+    """What the manifest, overlay or included file `text` says about one app; None when it does not name it.
+
+    Raises:
+        ManifestError: `text` is not YAML.
+    """
+    source = _Source(text)
+    values = source.values()
+    apps = values if source.is_included_file() else _apps_in(values)
+    if app_id not in apps:
+        return None
+    entry = apps[app_id]
+    return entry if isinstance(entry, dict) else {}
 
 
 def initial(project: str) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from collections.abc import Mapping as MappingType
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, Final
@@ -12,15 +13,30 @@ from typing import Any, Final
 from pydantic import BaseModel, ValidationError
 
 from multidb.errors import ManifestError, Problem, UsageError
-from multidb.manifest.document import Entry, Mapping, Node, Place, Scalar, Sequence, over, plain, read
+from multidb.manifest.document import Entry, Mapping, Node, Place, Scalar, Sequence, from_plain, over, plain, read
 from multidb.manifest.names import check_names, check_tenants, id_problem, project_name
 from multidb.manifest.problems import explain
 from multidb.manifest.schema import VERSION, Shape, StoreSchema
 from multidb.model import App, Project
 
-__all__ = ["load"]
+__all__ = ["Removed", "load"]
 
 _MOST_FILES: Final = 20_000  # that one include pattern may bring in
+
+
+@dataclass(frozen=True, slots=True)
+class Removed:
+    """An app that was taken out of the manifest.
+
+    Args:
+        entries: what stood in the manifest about it, the base first, then what was laid over it.
+        when: the day it went, for messages.
+        settled: False while it is on its way out or back, when the manifest may still, or again, have it.
+    """
+
+    entries: tuple[MappingType[str, Any], ...]
+    when: str
+    settled: bool = True
 
 
 def load(
@@ -28,6 +44,7 @@ def load(
     stores: MappingType[str, StoreSchema],
     external: type[BaseModel] | None = None,
     overlay: str | None = None,
+    removed: MappingType[str, Removed] | None = None,
 ) -> Project:
     """Reads the manifest at `path`, the files that it includes and, for an environment, the file laid over it.
 
@@ -37,6 +54,7 @@ def load(
     Args:
         external: model of ``external.<store>``; None when there is none.
         overlay: ``prod`` lays ``multidb.prod.yaml`` over ``multidb.yaml``.
+        removed: apps that were taken out of the manifest; no other app may take a name of theirs.
 
     Raises:
         ManifestError: with every problem of every file.
@@ -47,7 +65,7 @@ def load(
         tree = _Files(path, problems).tree(overlay)
     except ManifestError as error:
         raise ManifestError(error.problems, str(path)) from None
-    project = _Reading(tree, path, Shape(stores, external), problems).project()
+    project = _Reading(tree, path, Shape(stores, external), problems, removed or {}).project()
     if project is None or problems:
         raise ManifestError(problems, str(path))
     return project
@@ -184,8 +202,11 @@ class _Files:
 class _Reading:
     """One tree against one set of stores."""
 
-    def __init__(self, top: Mapping, path: Path, shape: Shape, problems: list[Problem]) -> None:
+    def __init__(
+        self, top: Mapping, path: Path, shape: Shape, problems: list[Problem], removed: MappingType[str, Removed]
+    ) -> None:
         self._top = top
+        self._tombstones = removed
         self._path = path
         self._shape = shape
         self._stores = shape.stores
@@ -196,7 +217,7 @@ class _Reading:
         if not self._understood():
             return None
         head = self._head()
-        apps = self._apps()
+        apps, removed = self._apps()
         if head is None:
             return None
         external = {name: value for name in self._stores if (value := getattr(head.external, name, None)) is not None}
@@ -213,6 +234,7 @@ class _Reading:
             deploy=head.deploy.model_dump(),
             backup=head.backup.model_dump(),
             notify=head.notify.model_dump(),
+            removed=removed,
         )
 
     def _understood(self) -> bool:
@@ -241,25 +263,55 @@ class _Reading:
             tree = tree.with_value("project", Scalar("unnamed", "unnamed", self._top.place))
         return self._validated(self._shape.head, tree, self._top.place, ())
 
-    def _apps(self) -> dict[str, App]:
+    def _apps(self) -> tuple[dict[str, App], dict[str, App]]:
+        """The apps of the manifest, and those that were removed from it and still hold their names."""
         defaults = self._defaults()
         apps: dict[str, App] = {}
         places: dict[str, Place] = {}
         section = self._top.get("apps")
         for app_id, entry in section.entries.items() if isinstance(section, Mapping) else ():
-            problem = id_problem(entry.key)
+            problem = id_problem(entry.key) or self._still_held(app_id, entry.key.place)
             if problem is not None:
                 self._problems.append(problem)
             app = self._app(app_id, entry, defaults)
             if app is not None and problem is None:
                 apps[app_id], places[app_id] = app, entry.key.place
-        self._problems += check_tenants(apps.values(), places)
-        self._problems += check_names(apps.values(), self._stores, places)
+        removed = self._removed(apps, places, defaults)
+        everybody = [*apps.values(), *removed.values()]
+        self._problems += check_tenants(everybody, places)
+        self._problems += check_names(everybody, self._stores, places)
         for store in self._stores.values():
-            using = [app for app in apps.values() if store.name in app.stores]
+            using = [app for app in everybody if store.name in app.stores]
             for app, message in store.check(using) if store.check else ():
-                self._problems.append(self._place_of_options(app.id, store.name).problem(message))
-        return apps
+                place = places[app.id] if app.id in removed else self._place_of_options(app.id, store.name)
+                self._problems.append(place.problem(message))
+        return apps, removed
+
+    def _still_held(self, app_id: str, place: Place) -> Problem | None:
+        """What is wrong with an entry under the name of an app that was removed and not purged."""
+        gone = self._tombstones.get(app_id)
+        if gone is None or not gone.settled:
+            return None
+        return place.problem(
+            f"app {app_id} was removed on {gone.when}, and what it had is still kept",
+            f"Bring it back: multidb undo-remove {app_id}; or end it for good: multidb purge {app_id}.",
+        )
+
+    def _removed(
+        self, apps: MappingType[str, App], places: dict[str, Place], defaults: MappingType[str, Node]
+    ) -> dict[str, App]:
+        found = {}
+        for app_id, gone in self._tombstones.items():
+            if app_id in apps:
+                continue
+            place = places[app_id] = Place(str(self._path), 1, 1)
+            node: Node | None = None
+            for entry in gone.entries:
+                node = over(node, from_plain(dict(entry), place))
+            key = Scalar(app_id, app_id, place)
+            if (app := self._app(app_id, Entry(key, node or Mapping({}, place)), defaults)) is not None:
+                found[app_id] = replace(app, where=f"removed on {gone.when}")
+        return found
 
     def _app(self, app_id: str, entry: Entry, defaults: MappingType[str, Node]) -> App | None:
         place = entry.key.place

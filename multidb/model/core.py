@@ -90,6 +90,13 @@ class Project:
     deploy: Mapping[str, Any] = field(default_factory=dict)
     backup: Mapping[str, Any] = field(default_factory=dict)
     notify: Mapping[str, Any] = field(default_factory=dict)
+    removed: Mapping[str, App] = field(default_factory=dict)
+    """Apps that were taken out and may still come back: their names, numbers and data are kept."""
+
+    def including(self, app: App) -> Project:
+        """The same project with one of its removed apps as if it were not."""
+        removed = {name: each for name, each in self.removed.items() if name != app.id}
+        return dataclasses.replace(self, apps={**self.apps, app.id: app}, removed=removed)
 
     def apps_with(self, store: str) -> tuple[App, ...]:
         """The apps that use `store`, in the order of the manifest."""

@@ -47,6 +47,9 @@ class Runtime(Protocol):
     def down(self, progress: Progress) -> list[ServerStatus]:
         """Stops exactly what `up` started. Data stays."""
 
+    def retire(self, app: App, progress: Progress, *, erase: bool = False) -> list[ServerStatus]:
+        """Stops the servers that serve nobody but `app`, where they are ours; with `erase` their data goes as well."""
+
     def status(self) -> list[ServerStatus]:
         """Every server that the manifest asks for, without starting any."""
 

@@ -109,6 +109,30 @@ class ComposeRuntime:
         gone = [ServerStatus(volume, "", ServerState.STOPPED, None, "its data is deleted") for volume in erased]
         return [*found, *gone]
 
+    def retire(self, app: App, progress: Progress, *, erase: bool = False) -> list[ServerStatus]:
+        """See `Runtime.retire`.
+
+        Raises:
+            Locked: an ``up`` or ``down`` works on this project.
+            Refused: the containers belong to another folder; or volumes do, as far as can be told.
+            RuntimeUnavailable: no engine.
+        """
+        report = one_at_a_time(progress)
+        own = [each for each in self._containers if each.app == app.id]
+        if not own:
+            return []
+        with clear_errors(), self._state.lock("runtime", "multidb"):
+            running = [each for each in own if each.name in self._ours()]
+            stopped = [self._stop(each.name, report) for each in running]
+            if erase:
+                self._refuse_unknown_volumes()
+                self._engine.remove_volumes([self._volume(each) for each in own])
+                self._state.secrets.delete([each.admin_ref for each in own])
+        return [
+            ServerStatus(each.server, each.store, ServerState.STOPPED, None, message)
+            for each, message in zip(running, stopped, strict=True)
+        ]
+
     def status(self) -> list[ServerStatus]:
         """See `Runtime.status`. `RuntimeUnavailable` when there is no engine to ask."""
         self._refuse_separate()

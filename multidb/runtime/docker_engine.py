@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
@@ -120,11 +120,13 @@ class DockerEngine:
                     kept.append(str(network.name))
         return kept
 
-    def remove_volumes(self) -> list[str]:
-        """Removes the project's volumes with everything in them; their names."""
+    def remove_volumes(self, only: Collection[str] | None = None) -> list[str]:
+        """Removes the project's volumes (or those of these names) with everything in them; their names."""
         removed = []
         with _clear(self._where):
             for volume in self._client().volumes.list(filters=self._ours):
+                if only is not None and volume.name not in only:
+                    continue
                 volume.remove()
                 removed.append(str(volume.name))
         return removed

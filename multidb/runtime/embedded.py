@@ -7,6 +7,7 @@ listen on the loopback address only and outlive the command that started them; `
 from __future__ import annotations
 
 import dataclasses
+import shutil
 import signal
 import time
 from collections.abc import Iterator, Sequence
@@ -75,6 +76,21 @@ class EmbeddedRuntime:
         with clear_errors(), self._state.lock("runtime", "multidb down"):
             self._stop_strays(report)
             return side_by_side(lambda process: self._stop(process, report), list(self._ledger.read().values()))
+
+    def retire(self, app: App, progress: Progress, *, erase: bool = False) -> list[ServerStatus]:
+        """See `Runtime.retire`.
+
+        Raises:
+            Locked: an ``up`` or ``down`` works on this project.
+        """
+        report = one_at_a_time(progress)
+        sites = [seat.site for seat in self._seats() if seat.site.app == app.id]
+        with clear_errors(), self._state.lock("runtime", "multidb"):
+            recorded = self._ledger.read()
+            stopped = [self._stop(recorded[site.name], report) for site in sites if site.name in recorded]
+            for site in sites if erase else ():
+                self._erase(site)
+        return stopped
 
     def status(self) -> list[ServerStatus]:
         """See `Runtime.status`."""
@@ -252,6 +268,15 @@ class EmbeddedRuntime:
             message = f"stopped in {took:.1f} s" if left else f"killed: it did not leave in {_STOP_LIMIT:.0f} s"
         self._ledger.forget(process.name)
         return ServerStatus(process.name, process.store, ServerState.STOPPED, None, message)
+
+    def _erase(self, site: Site) -> None:
+        if site.folder.exists():
+            shutil.rmtree(site.folder)
+        site.log.unlink(missing_ok=True)
+        self._state.secrets.delete([admin_ref(site.name, site.store)])
+        with self._state.change("ports") as remembered:
+            for key in [key for key in remembered if key.partition(".")[0] == site.name]:
+                del remembered[key]
 
     def _stop_strays(self, progress: Progress) -> None:
         """Ends what an interrupted ``up`` started and could not record any more."""

@@ -179,6 +179,10 @@ class ExternalRuntime:
         """Refuses: these servers are not ours to stop."""
         raise self._not_ours("stop")
 
+    def retire(self, app: App, progress: Progress, *, erase: bool = False) -> list[ServerStatus]:
+        """Nothing: none of these servers is ours."""
+        return []
+
     def status(self) -> list[ServerStatus]:
         """Whether something listens at each address; nobody logs in for that."""
         return side_by_side(_reached, self.servers())

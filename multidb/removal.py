@@ -1,0 +1,265 @@
+"""The end of an app: out of the manifest with its logins off, back again as it was, or gone for good.
+
+Every step is written down before it is taken (`multidb.tombstone`), and every step may be repeated, so that a run which
+was interrupted anywhere is finished by the same command.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from multidb import files, manifest
+from multidb.engine import Engine, Scope
+from multidb.errors import (
+    AuthenticationFailed,
+    MultidbError,
+    NotAllowed,
+    PartlyApplied,
+    Refused,
+    ServerError,
+    UsageError,
+)
+from multidb.model import App, Isolation, Progress, Server, Session, Statement
+from multidb.provisioners import provisioner
+from multidb.render import is_ours
+from multidb.tombstone import Edit, Phase, Tombstone, bury, forget, tombstones
+
+__all__ = ["purge", "remove", "restored", "restoring", "the_removed"]
+
+_ROUNDS: Final = 5  # of dropping what is left; each finds what another session made meanwhile
+_OURS: Final = (".env", ".env.example", "docker-compose.yml")
+
+
+def remove(engine: Engine, app_id: str, *, grace: timedelta, backup: str, progress: Progress) -> Tombstone:
+    """Takes the app out of the manifest, turns its logins off and proves that they are; its data stays.
+
+    Args:
+        engine: of a project that has the app, or had it when an earlier run was interrupted (`the_removed`).
+        grace: for how long it is meant to be kept.
+        backup: the id of its final set; empty when there is none.
+
+    Raises:
+        PartlyApplied: a server did not let it be done; the app is out of the manifest, and the same again finishes.
+    """
+    state = engine.state
+    with state.lock("removal", f"multidb remove-app {app_id}"):
+        stone = tombstones(state).get(app_id)
+        if stone is None:
+            now = datetime.now(UTC)
+            with state.turn("manifest"):
+                stone = Tombstone(app_id, Phase.REMOVING, now, now + grace, _edits(engine, app_id), backup)
+                bury(state, stone)
+        stone = dataclasses.replace(stone, phase=Phase.REMOVING, backup=stone.backup or backup)
+        bury(state, stone)
+        _take_out(engine, stone)
+        app = engine.project.apps[app_id]
+        failed = _on_each_server(engine, app, lambda server: _suspend(engine, server, app, progress))
+        if failed:
+            raise _unfinished(failed, f"multidb remove-app {app_id}")
+        stone = dataclasses.replace(stone, phase=Phase.REMOVED)
+        bury(state, stone)
+        engine.runtime.retire(app, progress)
+        _drop_files(engine, app_id, [".env"])
+        return stone
+
+
+def restoring(engine: Engine, app_id: str) -> None:
+    """Puts the app back into the manifest. What is left to do is `multidb apply` for it, then `restored`.
+
+    Raises:
+        UsageError: it was not removed, or its file is laid out in a way that cannot be edited.
+        Refused: it is being purged.
+    """
+    stone = the_removed(engine, app_id)
+    if stone.phase is Phase.PURGING:
+        raise Refused(
+            "some of it is gone already",
+            where=f"app {app_id}",
+            hint=f"finish it: multidb purge {app_id}; then bring it back from its set {stone.backup or '(none)'}",
+        )
+    bury(engine.state, dataclasses.replace(stone, phase=Phase.RESTORING))
+    with engine.state.turn("manifest"):
+        for edit in stone.edits:
+            _put_back(Path(engine.project.root) / edit.file, app_id, edit)
+
+
+def restored(engine: Engine, app_id: str) -> None:
+    """The app is as it was: nothing has to be remembered of its absence."""
+    forget(engine.state, app_id)
+
+
+def purge(engine: Engine, app_id: str, progress: Progress) -> None:
+    """Drops everything that the app has: on the servers what carries our mark, then its credentials and files. Its
+    backup sets stay. An app that is in the manifest is taken out first.
+
+    Raises:
+        PartlyApplied: a server did not let it be done; the same again finishes.
+    """
+    state = engine.state
+    with state.lock("removal", f"multidb purge {app_id}"):
+        stone = tombstones(state).get(app_id)
+        if stone is None:
+            now = datetime.now(UTC)
+            with state.turn("manifest"):
+                stone = Tombstone(app_id, Phase.PURGING, now, now, _edits(engine, app_id))
+                bury(state, stone)
+        stone = dataclasses.replace(stone, phase=Phase.PURGING)
+        bury(state, stone)
+        _take_out(engine, stone)
+        app = engine.project.apps[app_id]
+        failed = _on_each_server(engine, app, lambda server: _drop(engine, server, app, progress))
+        if failed:
+            raise _unfinished(failed, f"multidb purge {app_id}")
+        engine.runtime.retire(app, progress, erase=True)
+        _forget_everything(engine, app_id)
+        forget(state, app_id)
+
+
+def the_removed(engine: Engine, app_id: str) -> Tombstone:
+    """The tombstone of a removed app; `UsageError` when there is none."""
+    stone = tombstones(engine.state).get(app_id)
+    if stone is None:
+        known = ", ".join(tombstones(engine.state)) or "none"
+        raise UsageError(f"app {app_id} was not removed", hint=f"removed apps: {known}")
+    return stone
+
+
+# --- the manifest ----------------------------------------------------------------------------------------------------
+
+
+def _edits(engine: Engine, app_id: str) -> tuple[Edit, ...]:
+    """What has to be changed where: the manifest or the file that it includes, and what is laid over it."""
+    root = Path(engine.project.root)
+    main = root / engine.project.file
+    included = Path(engine.project.apps[app_id].where.rsplit(":", 2)[0])
+    overlays = sorted(main.parent.glob(f"{main.stem}.*{main.suffix}"))
+    found: dict[str, Edit] = {}
+    for path in dict.fromkeys(each.resolve() for each in (main, included, *overlays)):
+        text = files.read_text(path)
+        entry = None if text is None else manifest.entry_of(text, app_id)
+        if text is not None and entry is not None:
+            name = str(path.relative_to(root.resolve()))
+            found[name] = Edit(name, text, manifest.remove_app(text, app_id), entry)
+    return tuple(found.values())
+
+
+def _take_out(engine: Engine, stone: Tombstone) -> None:
+    with engine.state.turn("manifest"):
+        for edit in stone.edits:
+            path = Path(engine.project.root) / edit.file
+            text = files.read_text(path)
+            if text == edit.before:
+                files.write_text(path, edit.after)
+            elif text is not None and manifest.entry_of(text, stone.app) is not None:
+                files.write_text(path, manifest.remove_app(text, stone.app))
+
+
+def _put_back(path: Path, app_id: str, edit: Edit) -> None:
+    text = files.read_text(path)
+    if text is None or text == edit.after:
+        files.write_text(path, edit.before)
+    elif manifest.entry_of(text, app_id) is None:  # changed since: it comes back at the end
+        files.write_text(path, manifest.add_app(text, app_id, edit.entry))
+
+
+# --- the servers -----------------------------------------------------------------------------------------------------
+
+
+def _on_each_server(engine: Engine, app: App, work: Callable[[Server], None]) -> dict[str, MultidbError]:
+    """`work` on each server of the app, side by side; by server, why it could not be done."""
+
+    def one(server: Server) -> MultidbError | None:
+        try:
+            work(server)
+        except MultidbError as error:  # what one server refuses must not keep the others from being done
+            return error
+        return None
+
+    servers = engine.servers(Scope(apps=frozenset({app.id})))
+    outcomes = zip(servers, engine.side_by_side(one, servers), strict=True)
+    return {server.name: error for server, error in outcomes if error is not None}
+
+
+def _suspend(engine: Engine, server: Server, app: App, progress: Progress) -> None:
+    progress(server.name, f"turning the logins of {app.id} off")
+    with engine.locked(server) as session:
+        context = engine.context(server, session)
+        _send(engine, session, session.suspension(app, context))
+        level, _ = provisioner(server.store).isolation(app, context.facts)
+    if level is not Isolation.NAMING_ONLY:  # there, nothing keeps anybody out
+        _prove_shut(engine, server, app)
+
+
+def _prove_shut(engine: Engine, server: Server, app: App) -> None:
+    """Tries the app's own credentials, which have to be refused."""
+    check = provisioner(server.store).check_health
+    tenants, _ = engine.tenants(Scope(apps=frozenset({app.id}), stores=frozenset({server.store})))
+    for tenant in tenants:
+        if check is None or tenant.server.name != server.name:
+            continue
+        try:
+            check(tenant, False)
+        except (AuthenticationFailed, NotAllowed):
+            continue
+        raise ServerError(f"the logins of {app.id} still work after they were turned off", where=str(server))
+
+
+def _drop(engine: Engine, server: Server, app: App, progress: Progress) -> None:
+    if server.app == app.id:  # a server of its own goes as a whole
+        return
+    progress(server.name, f"dropping what {app.id} has")
+    with engine.locked(server) as session:
+        context = engine.context(server, session)
+        for _ in range(_ROUNDS):
+            left = session.removal(app, context)
+            if not left:
+                return
+            _send(engine, session, left)
+        what = "; ".join(statement.text for statement in session.removal(app, context)[:3])
+    if what:
+        raise ServerError(f"something of {app.id} stays, whatever is dropped: {what}", where=str(server))
+
+
+def _send(engine: Engine, session: Session, statements: Sequence[Statement]) -> None:
+    for _ in session.run(statements, engine.state.secrets):
+        pass
+
+
+def _unfinished(failed: Mapping[str, MultidbError], command: str) -> PartlyApplied:
+    return PartlyApplied(
+        "; ".join(f"{server}: {error}" for server, error in failed.items()),
+        hint=f"correct the cause, then finish with: {command}",
+    )
+
+
+# --- what is kept beside the servers ---------------------------------------------------------------------------------
+
+
+def _forget_everything(engine: Engine, app_id: str) -> None:
+    state = engine.state
+    state.secrets.delete([ref for ref in state.secrets.refs() if ref.owner == app_id])
+    with state.change("numbers") as numbers:
+        for held in numbers.values():
+            held.pop(app_id, None)
+    with state.change("restricted") as restricted:
+        for store, apps in restricted.items():
+            restricted[store] = [app for app in apps if app != app_id]
+    _drop_files(engine, app_id, _OURS)
+
+
+def _drop_files(engine: Engine, app_id: str, names: Sequence[str]) -> None:
+    """Deletes the app's files that multidb wrote, and its folder when nothing else is in it."""
+    folder = Path(engine.project.root) / "apps" / app_id
+    for path in list(_written_by_us(folder, names)):
+        files.delete(path)
+
+
+def _written_by_us(folder: Path, names: Sequence[str]) -> Iterator[Path]:
+    for name in names:
+        text = files.read_text(folder / name)
+        if text is not None and is_ours(text):
+            yield folder / name

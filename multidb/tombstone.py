@@ -1,0 +1,122 @@
+"""What is remembered of an app that was taken out of the manifest, until it comes back or is purged.
+
+Tombstones stand in the section ``removed`` of the project's state. While one is there the app's names and numbers stay
+taken and its data is kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any, Self
+
+from multidb.errors import UsageError
+from multidb.manifest import Removed
+from multidb.state import ProjectState
+
+__all__ = ["Edit", "Phase", "Tombstone", "bury", "forget", "tombstones"]
+
+_SECTION = "removed"
+
+
+class Phase(StrEnum):
+    """How far the app has come. Every phase can be gone on from."""
+
+    REMOVING = "removing"
+    REMOVED = "removed"
+    RESTORING = "restoring"
+    PURGING = "purging"
+
+
+@dataclass(frozen=True, slots=True)
+class Edit:
+    """A file that the app was taken out of.
+
+    Args:
+        file: its path, relative to the manifest's folder.
+        before: its whole text with the app, `after`: without it. Where it still is `after`, undoing is exact.
+        entry: what it said about the app.
+    """
+
+    file: str
+    before: str
+    after: str
+    entry: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Tombstone:
+    """One removed app.
+
+    Args:
+        since: when it was removed; `until`: the end of its days of grace. Both in UTC.
+        backup: the id of its final backup set; empty when there is none.
+    """
+
+    app: str
+    phase: Phase
+    since: datetime
+    until: datetime
+    edits: tuple[Edit, ...]
+    backup: str = ""
+
+    @property
+    def removed(self) -> Removed:
+        """What the manifest has to know of it."""
+        settled = self.phase in (Phase.REMOVED, Phase.PURGING)
+        return Removed(tuple(edit.entry for edit in self.edits), f"{self.since:%Y-%m-%d}", settled)
+
+    def document(self) -> dict[str, Any]:
+        """As it stands in the state, and in JSON that is printed; no secret is in it."""
+        return {
+            "phase": self.phase.value,
+            "since": self.since.isoformat(timespec="seconds"),
+            "until": self.until.isoformat(timespec="seconds"),
+            "backup": self.backup,
+            "edits": [
+                {"file": each.file, "before": each.before, "after": each.after, "entry": dict(each.entry)}
+                for each in self.edits
+            ],
+        }
+
+    @classmethod
+    def read(cls, app: str, document: Mapping[str, Any]) -> Self:
+        """The tombstone that `document` made; `KeyError`, `TypeError` or `ValueError` for anything else."""
+        return cls(
+            app,
+            Phase(document["phase"]),
+            datetime.fromisoformat(document["since"]),
+            datetime.fromisoformat(document["until"]),
+            tuple(Edit(each["file"], each["before"], each["after"], each["entry"]) for each in document["edits"]),
+            document["backup"],
+        )
+
+
+def tombstones(state: ProjectState) -> dict[str, Tombstone]:
+    """Every removed app, by its id.
+
+    Raises:
+        UsageError: the state cannot be understood.
+    """
+    try:
+        return {app: Tombstone.read(app, document) for app, document in state.read(_SECTION).items()}
+    except (KeyError, TypeError, ValueError):
+        raise UsageError(
+            "what it says of removed apps cannot be read",
+            where=str(state.folder / "state.json"),
+            hint="restore the file from a copy",
+        ) from None
+
+
+def bury(state: ProjectState, tombstone: Tombstone) -> None:
+    """Writes the tombstone, in place of an earlier one of the same app."""
+    with state.change(_SECTION) as section:
+        section[tombstone.app] = tombstone.document()
+
+
+def forget(state: ProjectState, app: str) -> None:
+    """Takes the tombstone away; nothing when there is none."""
+    with state.change(_SECTION) as section:
+        section.pop(app, None)

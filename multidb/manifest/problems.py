@@ -55,7 +55,7 @@ _SENTENCES: Final = {
     "enum": "must be {expected}",
 }
 _SHOWN: Final = 40  # characters of a wrong value that a message repeats
-_SILENT: Final = ("external",)  # sections whose values may be secrets written into the wrong place
+_SILENT: Final = ("external", "notify")  # sections whose values may be secrets written into the wrong place
 
 
 class _Found(NamedTuple):

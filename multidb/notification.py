@@ -1,0 +1,334 @@
+"""Who is told when something is wrong: webhooks and a heartbeat.
+
+What is wrong now is compared with what was told last (kept in ``.multidb/state.json``), so a thing is told once when it
+begins, again as a reminder, and once when it is over; whether it was `multidb serve`, a cron job or a person's command
+that looked. Everything that one look finds goes out in one message. What does not get through is told by a later look;
+nothing here raises because of a receiver.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final
+
+from multidb.errors import MultidbError, UsageError
+from multidb.model import Project
+from multidb.secret_source import SecretSource
+from multidb.secrets import Secret, redact
+from multidb.state import ProjectState
+
+__all__ = ["Alarm", "Delivery", "Kind", "Looked", "News", "Notice", "Notifier", "news", "seconds"]
+
+_TRIES: Final = 3
+_PAUSE: Final = 1.0  # seconds before the second try; doubled before the third
+_PATIENCE: Final = 5.0  # seconds that one try may take, whatever the receiver does
+_GAP: Final = timedelta(minutes=1)  # between two messages about one thing, however often it changes
+_BEAT_GAP: Final = 30.0  # seconds between two heartbeats
+_LISTED: Final = 30  # alarms in one message for people
+_SECTION: Final = "told"
+_UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
+
+
+class Kind(StrEnum):
+    """What can be wrong."""
+
+    UNHEALTHY = "unhealthy"
+    BREACH = "breach"
+    DRIFT = "drift"
+    BACKUP = "backup"
+    QUOTA = "quota"
+
+
+@dataclass(frozen=True, slots=True)
+class Alarm:
+    """One thing that is wrong now.
+
+    Args:
+        app: whose; None: a server's own.
+        store: on which; None: the app's as a whole.
+        message: what is wrong, one sentence.
+        fix: what to do, with the command to run.
+    """
+
+    kind: Kind
+    app: str | None
+    store: str | None
+    message: str
+    fix: str = ""
+
+    @property
+    def key(self) -> str:
+        """What makes it the same thing when it is seen again, whatever the message says."""
+        return f"{self.kind}/{self.app or ''}/{self.store or ''}"
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What a look was about: what was told of anything else stays as it is.
+
+    Args:
+        apps: only these; None means all.
+        stores: only these; None means all.
+    """
+
+    kinds: frozenset[Kind]
+    apps: frozenset[str] | None = None
+    stores: frozenset[str] | None = None
+
+    def covers(self, key: str) -> bool:
+        """Whether the look would have seen the alarm of that key."""
+        kind, app, store = key.split("/")
+        return (
+            kind in self.kinds
+            and (self.apps is None or app in self.apps)
+            and (self.stores is None or store in self.stores)
+        )
+
+
+class News(StrEnum):
+    """Why something is told."""
+
+    BEGAN = "began"
+    REMINDER = "reminder"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """Something to tell."""
+
+    news: News
+    alarm: Alarm
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """What came of telling one receiver. `detail` has neither its address nor any other secret."""
+
+    receiver: str
+    ok: bool
+    detail: str = ""
+
+
+def news(
+    told: Mapping[str, Mapping[str, str]],
+    alarms: Iterable[Alarm],
+    looked: Looked,
+    now: datetime,
+    remind: timedelta,
+) -> list[Notice]:
+    """What there is to tell: what began or ended since it was told last, and what has to be said again.
+
+    Something that was told less than a minute ago waits, so what comes and goes is not told each time.
+
+    Args:
+        told: by key, what was told: ``since``, ``at`` (ISO times), ``message``, ``fix``, and ``ended`` ("yes" when its
+            end was told).
+    """
+    current = {alarm.key: alarm for alarm in alarms}
+    found = []
+    for key in sorted({*current, *(key for key in told if looked.covers(key))}):
+        entry, alarm = told.get(key), current.get(key)
+        over = entry is None or bool(entry.get("ended"))
+        if entry is not None and now - _time(entry["at"]) < _GAP:
+            continue
+        if alarm is not None and over:
+            found.append(Notice(News.BEGAN, alarm, now))
+        elif alarm is not None and entry is not None and now - _time(entry["at"]) >= remind:
+            found.append(Notice(News.REMINDER, alarm, _time(entry["since"])))
+        elif alarm is None and entry is not None and not over:
+            found.append(Notice(News.ENDED, _alarm(key, entry), _time(entry["since"])))
+    return found
+
+
+def seconds(duration: str) -> float:
+    """A duration as the manifest writes it (``30s``, ``24h``), in seconds."""
+    match = re.fullmatch(r"([0-9]+)([a-z]+)", duration)
+    assert match is not None, duration  # the manifest is checked
+    return int(match[1]) * _UNITS[match[2]]
+
+
+@dataclass(frozen=True, slots=True)
+class _Hook:
+    name: str
+    address: Secret
+    slack: bool
+
+
+class Notifier:
+    """Tells the receivers of one project.
+
+    Raises:
+        UsageError: the address of a receiver is not where the manifest says, or is none.
+    """
+
+    def __init__(self, project: Project, state: ProjectState) -> None:
+        self._project = project.name
+        self._state = state
+        settings = project.notify
+        root = Path(project.root)
+        self._hooks = [_hook(number, each, root) for number, each in enumerate(settings.get("webhooks", ()))]
+        beat = settings.get("heartbeat")
+        self._beat = _address(beat, root, "notify.heartbeat") if beat else None
+        self._about = frozenset(settings.get("about", Kind))
+        self._remind = timedelta(seconds=seconds(settings.get("remind", "24h")))
+        self._last_beat = self._quiet_until = float("-inf")
+
+    @property
+    def wanted(self) -> bool:
+        """Whether there is anybody to tell."""
+        return bool(self._hooks or self._beat)
+
+    def tell(self, alarms: Iterable[Alarm], looked: Looked) -> list[Delivery]:
+        """Tells each webhook what is new to it; what it has taken is remembered. Lasts at most some 20 seconds.
+
+        After a message that nobody has taken, there is none for a minute.
+        """
+        if not self._hooks or time.monotonic() < self._quiet_until:
+            return []
+        looked = replace(looked, kinds=looked.kinds & self._about)
+        wanted = [alarm for alarm in alarms if alarm.kind in looked.kinds]
+        try:
+            with self._state.turn(_SECTION), ThreadPoolExecutor(len(self._hooks)) as pool:
+                found = list(filter(None, pool.map(lambda hook: self._tell(hook, wanted, looked), self._hooks)))
+        except MultidbError as error:  # the state cannot be read or written
+            found = [Delivery("notify", False, redact(str(error)))]
+        if found and not any(delivery.ok for delivery in found):
+            self._quiet_until = time.monotonic() + _GAP.total_seconds()
+        return found
+
+    def beat(self) -> list[Delivery]:
+        """Calls the heartbeat's address, at most every half minute."""
+        if self._beat is None or time.monotonic() - self._last_beat < _BEAT_GAP:
+            return []
+        self._last_beat = time.monotonic()
+        return [_deliver("notify.heartbeat", self._beat, None)]
+
+    def _tell(self, hook: _Hook, alarms: Sequence[Alarm], looked: Looked) -> Delivery | None:
+        now = datetime.now(UTC)
+        notices = news(self._state.read(_SECTION).get(hook.name, {}), alarms, looked, now, self._remind)
+        if not notices:
+            return None
+        body = {"text": _text(self._project, notices)} if hook.slack else _document(self._project, notices, now)
+        delivery = _deliver(hook.name, hook.address, body)
+        if delivery.ok:
+            with self._state.change(_SECTION) as section:
+                told = section.setdefault(hook.name, {})
+                told |= {notice.alarm.key: _entry(notice, now) for notice in notices}
+                section[hook.name] = {key: entry for key, entry in told.items() if not _forgotten(entry, now)}
+        return delivery
+
+
+def _hook(number: int, entry: Mapping[str, Any], root: Path) -> _Hook:
+    name = f"notify.webhooks[{number}]"
+    return _Hook(name, _address(entry["url"], root, f"{name}.url"), entry["form"] == "slack")
+
+
+def _address(source: Mapping[str, Any], root: Path, where: str) -> Secret:
+    address = SecretSource(**source).read(root, where, "the receiver's address")
+    if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", address.reveal().strip()):
+        raise UsageError("the receiver's address must begin with https:// or http://", where=where)
+    return Secret(address.reveal().strip())
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
+def _forgotten(entry: Mapping[str, str], now: datetime) -> bool:
+    return bool(entry.get("ended")) and now - _time(entry["at"]) > _GAP
+
+
+def _alarm(key: str, entry: Mapping[str, str]) -> Alarm:
+    kind, app, store = key.split("/")
+    return Alarm(Kind(kind), app or None, store or None, entry.get("message", ""), entry.get("fix", ""))
+
+
+def _entry(notice: Notice, now: datetime) -> dict[str, str]:
+    ended = {"ended": "yes"} if notice.news is News.ENDED else {}
+    return {
+        "since": notice.since.isoformat(timespec="seconds"),
+        "at": now.isoformat(timespec="seconds"),
+        "message": redact(notice.alarm.message),
+        "fix": notice.alarm.fix,
+        **ended,
+    }
+
+
+def _document(project: str, notices: Sequence[Notice], now: datetime) -> dict[str, Any]:
+    return {
+        "version": 1,
+        "project": project,
+        "sent": now.isoformat(timespec="seconds"),
+        "alarms": [
+            {
+                "news": str(notice.news),
+                "kind": str(notice.alarm.kind),
+                "app": notice.alarm.app,
+                "store": notice.alarm.store,
+                "message": redact(notice.alarm.message),
+                "fix": redact(notice.alarm.fix),
+                "since": notice.since.isoformat(timespec="seconds"),
+            }
+            for notice in notices
+        ],
+    }
+
+
+def _text(project: str, notices: Sequence[Notice]) -> str:
+    """The message for people, in Slack's own escaping (its ``<...>`` would be links and mentions)."""
+    signs = {News.BEGAN: ":red_circle:", News.REMINDER: ":repeat:", News.ENDED: ":white_check_mark: over:"}
+    lines = [f"multidb, {project}:"]
+    for notice in notices[:_LISTED]:
+        alarm = notice.alarm
+        subject = " / ".join(filter(None, (alarm.app, alarm.store))) or "servers"
+        fix = f" ({alarm.fix})" if alarm.fix and notice.news is not News.ENDED else ""
+        lines.append(redact(f"{signs[notice.news]} {alarm.kind}: {subject}: {alarm.message}{fix}"))
+    if len(notices) > _LISTED:
+        lines.append(f"and {len(notices) - _LISTED} more")
+    return "\n".join(lines).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def _deliver(receiver: str, address: Secret, body: Mapping[str, Any] | None) -> Delivery:
+    """One message (or, without a body, one call), tried again where that can help."""
+    detail = ""
+    for attempt in range(_TRIES):
+        if attempt:
+            time.sleep(_PAUSE * 2 ** (attempt - 1))
+        try:
+            status = asyncio.run(_send(address, body))
+        except TimeoutError:
+            detail = f"no answer within {_PATIENCE:g} s"
+            continue
+        except Exception as error:  # whatever it is, it is not the check's fault; its text may hold the address
+            detail = f"cannot be reached ({type(error).__name__})"
+            continue
+        if status < 300:
+            return Delivery(receiver, True)
+        detail = f"answers {status}"
+        if status < 500 and status != 429:
+            break  # it would say the same again
+    return Delivery(receiver, False, detail)
+
+
+async def _send(address: Secret, body: Mapping[str, Any] | None) -> int:
+    """The status of the answer; its body is not read. Redirects are not followed: they would leak the address."""
+    import httpx  # 100 ms, and most commands tell nobody
+
+    async def send() -> int:
+        async with (
+            httpx.AsyncClient(timeout=_PATIENCE) as client,
+            client.stream("GET" if body is None else "POST", address.reveal(), json=body) as answer,
+        ):
+            return answer.status_code
+
+    return await asyncio.wait_for(send(), _PATIENCE)

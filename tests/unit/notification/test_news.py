@@ -1,0 +1,78 @@
+"""What is told and when, as a function of what was told before."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from multidb.notification import Alarm, Kind, Looked, News, news, seconds
+
+NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
+DAY = timedelta(days=1)
+ALL = Looked(frozenset(Kind))
+REFUSED = Alarm(Kind.UNHEALTHY, "lernmi", "postgres", "refuses the password", "multidb apply")
+
+
+def told(
+    alarm: Alarm, *, ago: timedelta, since: timedelta | None = None, ended: bool = False
+) -> dict[str, dict[str, str]]:
+    entry = {
+        "since": (NOW - (since or ago)).isoformat(),
+        "at": (NOW - ago).isoformat(),
+        "message": alarm.message,
+        "fix": alarm.fix,
+    }
+    return {alarm.key: entry | ({"ended": "yes"} if ended else {})}
+
+
+def test_what_begins_is_told_once() -> None:
+    (notice,) = news({}, [REFUSED], ALL, NOW, DAY)
+    assert (notice.news, notice.alarm, notice.since) == (News.BEGAN, REFUSED, NOW)
+    assert news(told(REFUSED, ago=timedelta(hours=2)), [REFUSED], ALL, NOW, DAY) == []
+
+
+def test_another_message_about_the_same_thing_is_not_news() -> None:
+    other = Alarm(Kind.UNHEALTHY, "lernmi", "postgres", "does not answer")
+    assert news(told(REFUSED, ago=timedelta(hours=2)), [other], ALL, NOW, DAY) == []
+
+
+def test_a_reminder_says_since_when() -> None:
+    before = told(REFUSED, ago=DAY, since=timedelta(days=3))
+    (notice,) = news(before, [REFUSED], ALL, NOW, DAY)
+    assert (notice.news, notice.since) == (News.REMINDER, NOW - timedelta(days=3))
+
+
+def test_the_end_is_told_once_with_what_it_was() -> None:
+    (notice,) = news(told(REFUSED, ago=timedelta(hours=2)), [], ALL, NOW, DAY)
+    assert (notice.news, notice.alarm) == (News.ENDED, REFUSED)
+    assert news(told(REFUSED, ago=timedelta(hours=2), ended=True), [], ALL, NOW, DAY) == []
+    (again,) = news(told(REFUSED, ago=timedelta(hours=2), ended=True), [REFUSED], ALL, NOW, DAY)
+    assert again.news is News.BEGAN
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_what_comes_and_goes_is_told_once_a_minute(ended: bool) -> None:
+    current = [REFUSED] if ended else []
+    assert news(told(REFUSED, ago=timedelta(seconds=59), ended=ended), current, ALL, NOW, DAY) == []
+    assert len(news(told(REFUSED, ago=timedelta(seconds=60), ended=ended), current, ALL, NOW, DAY)) == 1
+
+
+@pytest.mark.parametrize(
+    "looked",
+    [
+        Looked(frozenset({Kind.BREACH})),
+        Looked(frozenset(Kind), apps=frozenset({"beep_boop"})),
+        Looked(frozenset(Kind), stores=frozenset({"redis"})),
+    ],
+)
+def test_what_was_not_looked_at_has_not_ended(looked: Looked) -> None:
+    before = told(REFUSED, ago=timedelta(hours=2))
+    assert news(before, [], looked, NOW, DAY) == []
+    same = Looked(frozenset({Kind.UNHEALTHY}), frozenset({"lernmi"}), frozenset({"postgres"}))
+    assert len(news(before, [], same, NOW, DAY)) == 1  # the control
+
+
+@pytest.mark.parametrize(("text", "value"), [("30s", 30), ("2min", 120), ("5m", 300), ("24h", 86400), ("500ms", 0.5)])
+def test_durations_are_seconds(text: str, value: float) -> None:
+    assert seconds(text) == value

@@ -1,0 +1,240 @@
+"""Sets on targets: writing one to several at once, finding them, reading them, removing them."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import PurePosixPath
+from typing import BinaryIO, Final
+
+from multidb.backup.encryption import Identities
+from multidb.backup.sets import MANIFEST, VERIFIED, BackupSet, Verification, made_at
+from multidb.backup.streams import StoreReader, Upload
+from multidb.backup.targets import Target
+from multidb.errors import ArchiveError, MultidbError, UsageError
+
+__all__ = ["Copy", "Destinations", "HalfMade", "Repository"]
+
+_AT_ONCE: Final = 8  # manifests read side by side
+_SMALL: Final = 64 * 1024 * 1024  # no manifest.json is larger
+_ABANDONED: Final = timedelta(days=1)  # nobody takes longer for one set
+
+
+@dataclass(frozen=True, slots=True)
+class Copy:
+    """One set as it lies on one target. `problem` is set instead of `found` when its manifest cannot be read."""
+
+    target: Target
+    app: str
+    id: str
+    found: BackupSet | None
+    verification: Verification | None = None
+    problem: str = ""
+
+    @property
+    def verified(self) -> bool:
+        """Whether this very set was restored once, and came out as it was measured."""
+        mark = self.verification
+        return self.found is not None and mark is not None and mark.ok and mark.digest == self.found.digest
+
+    @property
+    def where(self) -> str:
+        """For messages."""
+        return f"{self.target.name.rstrip('/')} {self.app}/{self.id}"
+
+
+@dataclass(frozen=True, slots=True)
+class HalfMade:
+    """Files of what was never finished, or is half removed: no manifest is beside them."""
+
+    target: Target
+    folder: str
+    id: str
+
+    def abandoned(self, now: datetime) -> bool:
+        """Whether it is too old to be on its way still."""
+        return made_at(self.id) < now - _ABANDONED
+
+
+class Destinations:
+    """Several targets written as one. One that fails is left out from then on, and the others go on."""
+
+    def __init__(self, targets: Sequence[Target], folder: str) -> None:
+        self._folder = folder
+        self.alive: dict[str, Target] = {target.name: target for target in targets}
+        self.failed: dict[str, MultidbError] = {}
+
+    def create(self, path: str) -> Upload:
+        """A file that goes to every target that has not failed yet. `ArchiveError` when none is left."""
+        uploads: dict[str, Upload] = {}
+        for name, target in list(self.alive.items()):
+            with self._blaming(name):
+                uploads[name] = target.create(f"{self._folder}/{path}")
+        return _FanOut(self, uploads)
+
+    def write(self, path: str, text: str) -> None:
+        """A small file, whole."""
+        upload = self.create(path)
+        try:
+            upload.write(text.encode())
+            upload.commit()
+        except BaseException:
+            upload.abort()
+            raise
+
+    def each(self, uploads: dict[str, Upload], act: Callable[[Upload], None]) -> None:
+        """Does `act` with each upload, drops those that fail; `ArchiveError` when none is left."""
+        for name, upload in list(uploads.items()):
+            with self._blaming(name):
+                act(upload)
+            if name in self.failed:
+                uploads.pop(name).abort()
+        if not uploads:
+            raise ArchiveError("; ".join(str(error) for error in self.failed.values()))
+
+    @contextlib.contextmanager
+    def _blaming(self, name: str) -> Iterator[None]:
+        try:
+            yield
+        except ArchiveError as error:
+            self.failed[name] = error
+            self.alive.pop(name, None)
+
+
+class _FanOut:
+    """One file on its way to several targets."""
+
+    def __init__(self, destinations: Destinations, uploads: dict[str, Upload]) -> None:
+        self._destinations = destinations
+        self._uploads = uploads
+        self._each(lambda upload: None)
+
+    def write(self, data: bytes) -> None:
+        self._each(lambda upload: upload.write(data))
+
+    def commit(self) -> None:
+        self._each(lambda upload: upload.commit())
+
+    def abort(self) -> None:
+        for upload in self._uploads.values():
+            upload.abort()
+
+    def _each(self, act: Callable[[Upload], None]) -> None:
+        self._destinations.each(self._uploads, act)
+
+
+class Repository:
+    """The sets of one project on some targets."""
+
+    def __init__(self, project: str, targets: Sequence[Target]) -> None:
+        self.project = project
+        self.targets = tuple(targets)
+
+    def copies(self, apps: Iterable[str] | None = None) -> list[Copy]:
+        """Every set, once per target that has it, newest first. A target that cannot be read is an `ArchiveError`."""
+        wanted = None if apps is None else set(apps)
+        found = []
+        for target in self.targets:
+            for app, set_id, files in self._folders(target):
+                if MANIFEST in files and (wanted is None or app in wanted):
+                    found.append((target, app, set_id, VERIFIED in files))
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            copies = list(pool.map(lambda each: self._copy(*each), found))
+        return sorted(copies, key=lambda copy: copy.id, reverse=True)
+
+    def half_made(self) -> list[HalfMade]:
+        """What looks like a set and has no manifest: being made, given up, or half removed."""
+        return [
+            HalfMade(target, f"{self.project}/{app}/{set_id}", set_id)
+            for target in self.targets
+            for app, set_id, files in self._folders(target)
+            if MANIFEST not in files
+        ]
+
+    def find(self, name: str) -> Copy:
+        """The set called `name`: its id, the beginning of it, ``APP/ID``, or an app for its newest set.
+
+        Raises:
+            UsageError: there is none, or several.
+        """
+        app, _, wanted = name.rpartition("/")
+        copies = [copy for copy in self.copies() if app in ("", copy.app)]
+        matching = [copy for copy in copies if copy.id.startswith(wanted)]
+        if not matching and not app:
+            matching = [copy for copy in copies if copy.app == wanted.replace("-", "_")][:1]
+        if not matching:
+            raise UsageError(f"there is no backup set {name!r}", hint="multidb backups list shows those there are")
+        if len({(copy.app, copy.id) for copy in matching}) > 1:
+            several = ", ".join(sorted({f"{copy.app}/{copy.id}" for copy in matching})[:4])
+            raise UsageError(f"{name!r} may be several sets: {several}", hint="write more of the id")
+        return next((copy for copy in matching if copy.found), matching[0])
+
+    def reader(
+        self, copy: Copy, store: str, keys: Identities | None, counted: Callable[[int], None] = lambda size: None
+    ) -> StoreReader:
+        """The files of one store of a set."""
+        assert copy.found is not None
+        folder = copy.found.folder
+
+        def open_stored(path: str) -> contextlib.AbstractContextManager[BinaryIO]:
+            return copy.target.open(f"{folder}/{path}")
+
+        return StoreReader(copy.found.parts[store].files, open_stored, keys, copy.where, counted)
+
+    def mark(self, copy: Copy, verification: Verification) -> None:
+        """Writes down beside the set what came of trying it."""
+        folder = f"{self.project}/{copy.app}/{copy.id}"
+        Destinations([copy.target], folder).write(VERIFIED, verification.to_json())
+
+    def remove(self, target: Target, folder: str) -> None:
+        """Removes a set or what is left of one. Its manifest goes first: half removed, it is no set any more."""
+        target.delete(f"{folder}/{MANIFEST}")
+        for path, _ in list(target.list(folder)):
+            target.delete(path)
+        target.sweep(folder)
+
+    def _folders(self, target: Target) -> Iterator[tuple[str, str, set[str]]]:
+        """App, set id and file names of every folder that is named like a set."""
+        files: dict[tuple[str, str], set[str]] = {}
+        for path, _ in target.list(self.project):
+            parts = PurePosixPath(path).parts[1:]
+            if len(parts) >= 3 and _is_id(parts[1]):
+                files.setdefault((parts[0], parts[1]), set()).add("/".join(parts[2:]))
+        for (app, set_id), names in files.items():
+            yield app, set_id, names
+
+    def _copy(self, target: Target, app: str, set_id: str, marked: bool) -> Copy:
+        folder = f"{self.project}/{app}/{set_id}"
+        where = f"{target.name.rstrip('/')} {app}/{set_id}"
+        try:
+            found = BackupSet.from_json(_read(target, f"{folder}/{MANIFEST}"), where)
+            if (found.project, found.app, found.id) != (self.project, app, set_id):
+                raise ArchiveError(f"is the manifest of {found.folder}", where=where)
+        except ArchiveError as error:
+            return Copy(target, app, set_id, None, problem=error.message)
+        mark = None
+        if marked:
+            with contextlib.suppress(ArchiveError):  # then it counts as not verified
+                mark = Verification.from_json(_read(target, f"{folder}/{VERIFIED}"))
+        return Copy(target, app, set_id, found, mark)
+
+
+def _read(target: Target, path: str) -> bytes:
+    with target.open(path) as file:
+        return file.read(_SMALL)
+
+
+def _is_id(text: str) -> bool:
+    try:
+        made_at(text)
+    except ValueError:
+        return False
+    return True
+
+
+def utc_now() -> datetime:
+    """Now, in UTC, without the parts of a second."""
+    return datetime.now(UTC).replace(microsecond=0)

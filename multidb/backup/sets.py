@@ -1,0 +1,335 @@
+"""What a backup set is, as a value, and as the ``manifest.json`` that is written last. Pure.
+
+A set is a folder ``<project>/<app>/<id>/`` on a target. Without its ``manifest.json`` it is not a set; with it, every
+file that belongs to it is there, whole.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, Final
+
+from multidb.errors import ArchiveError
+from multidb.model import App, Measures, Part
+from multidb.plan import plain
+
+__all__ = [
+    "MANIFEST",
+    "VERIFIED",
+    "BackupSet",
+    "Consistency",
+    "Reason",
+    "StoredFile",
+    "StoredPart",
+    "Verification",
+    "declaration",
+    "made_at",
+    "new_id",
+]
+
+MANIFEST: Final = "manifest.json"
+VERIFIED: Final = "verified.json"
+_FORMAT: Final = "multidb set 1"
+_VERIFIED_FORMAT: Final = "multidb verification 1"
+_ID: Final = re.compile(r"(\d{8}T\d{6}Z)-[0-9a-f]{6}")
+
+
+class Consistency(StrEnum):
+    """Of how many moments a set is."""
+
+    CONSISTENT = "consistent"  # everything in it is of one moment
+    PER_STORE = "per-store"  # each store is of a moment of its own, or not even that: see its `consistent`
+
+
+class Reason(StrEnum):
+    """Why a set was made."""
+
+    ASKED = "asked"
+    SCHEDULED = "scheduled"
+    SAFETY = "safety"  # before a restore replaced what it holds
+    FINAL = "final"  # before the app was removed
+
+
+@dataclass(frozen=True, slots=True)
+class StoredFile:
+    """One file of a set.
+
+    Args:
+        name: as the store calls it: ``dump.pgc``.
+        stored: as it lies on the target, relative to the set: ``postgres/dump.pgc.zst.age``.
+        size, plain_sha256: of what the store wrote.
+        stored_size, sha256: of what lies on the target.
+    """
+
+    name: str
+    stored: str
+    size: int
+    plain_sha256: str
+    stored_size: int
+    sha256: str
+
+
+@dataclass(frozen=True, slots=True)
+class StoredPart:
+    """One store's part with its files, in the order in which they were written."""
+
+    part: Part
+    files: tuple[StoredFile, ...]
+
+    @property
+    def size(self) -> int:
+        """Plain bytes of all its files."""
+        return sum(file.size for file in self.files)
+
+    @property
+    def stored_size(self) -> int:
+        """Bytes that its files take on the target."""
+        return sum(file.stored_size for file in self.files)
+
+
+@dataclass(frozen=True, slots=True)
+class BackupSet:
+    """One backup of one app over all of its stores.
+
+    Args:
+        declaration: the app's entry in the manifest, complete enough to add it again.
+        recipients: the public keys that it is encrypted for; empty: it is not encrypted.
+        complete: whether it has every store that the app had; ``--store`` makes one that has not.
+        quiesced: whether the app's logins were off meanwhile.
+    """
+
+    id: str
+    project: str
+    app: str
+    finished: datetime
+    multidb: str
+    parts: Mapping[str, StoredPart]
+    declaration: Mapping[str, Any] = field(default_factory=dict)
+    recipients: tuple[str, ...] = ()
+    complete: bool = True
+    quiesced: bool = False
+    reason: Reason = Reason.ASKED
+
+    @property
+    def made(self) -> datetime:
+        """When it was begun, in UTC."""
+        return made_at(self.id)
+
+    @property
+    def folder(self) -> str:
+        """Where it lies on a target."""
+        return f"{self.project}/{self.app}/{self.id}"
+
+    @property
+    def consistency(self) -> Consistency:
+        """With the logins off nothing changes from the first store to the last; else only a single store can be of
+        one moment."""
+        alone = len(self.parts) == 1 and all(each.part.consistent for each in self.parts.values())
+        return Consistency.CONSISTENT if alone or self.quiesced else Consistency.PER_STORE
+
+    @property
+    def size(self) -> int:
+        return sum(part.size for part in self.parts.values())
+
+    @property
+    def stored_size(self) -> int:
+        return sum(part.stored_size for part in self.parts.values())
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over everything that the set says of itself."""
+        return _digest(self._body())
+
+    def only(self, stores: Sequence[str]) -> BackupSet:
+        """The same set as if it had these stores alone."""
+        return replace(self, parts={name: part for name, part in self.parts.items() if name in stores})
+
+    def to_json(self) -> str:
+        """The text of its ``manifest.json``."""
+        body = self._body()
+        return json.dumps({**body, "digest": _digest(body)}, indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes, where: str) -> BackupSet:
+        """The set that a ``manifest.json`` describes. `ArchiveError` when it is damaged or of a newer multidb."""
+        try:
+            body = json.loads(text)
+            digest = body.pop("digest")
+            if body["format"] != _FORMAT:
+                raise ArchiveError(
+                    f"is a {str(body['format'])[:40]!r}, which this multidb does not read",
+                    where=where,
+                    hint="use the multidb that made it, or a newer one",
+                )
+            found = _set_of(body)
+            intact = digest == _digest(body)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            intact, found = False, None
+        if not intact or found is None:
+            raise ArchiveError(
+                "is damaged: it does not have the digest that it says", where=where, hint="take another set"
+            )
+        return found
+
+    def _body(self) -> dict[str, Any]:
+        return {
+            "format": _FORMAT,
+            "id": self.id,
+            "project": self.project,
+            "app": self.app,
+            "made": self.made.isoformat(),
+            "finished": self.finished.isoformat(),
+            "multidb": self.multidb,
+            "reason": self.reason.value,
+            "complete": self.complete,
+            "consistency": self.consistency.value,
+            "quiesced": self.quiesced,
+            "encryption": {"scheme": "age", "recipients": list(self.recipients)} if self.recipients else None,
+            "declaration": plain(self.declaration),
+            "stores": {name: _part_document(part) for name, part in self.parts.items()},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Verification:
+    """What came of restoring a set into a scratch place: the ``verified.json`` beside it.
+
+    Args:
+        digest: of the set that was tried, so that the mark cannot pass to another.
+        failures: by store, what does not fit.
+        unproved: by store, why it could not be restored here; its files were read and their checksums fit.
+    """
+
+    set_id: str
+    digest: str
+    when: datetime
+    multidb: str
+    failures: Mapping[str, str] = field(default_factory=dict)
+    unproved: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every store was restored and came out as it was measured."""
+        return not self.failures and not self.unproved
+
+    def to_json(self) -> str:
+        body = {
+            "format": _VERIFIED_FORMAT,
+            "set": self.set_id,
+            "digest": self.digest,
+            "when": self.when.isoformat(),
+            "multidb": self.multidb,
+            "ok": self.ok,
+            "failures": dict(self.failures),
+            "unproved": dict(self.unproved),
+        }
+        return json.dumps(body, indent=1, ensure_ascii=False) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Verification | None:
+        """None for what is not one: then the set counts as not verified."""
+        try:
+            body = json.loads(text)
+            if body["format"] != _VERIFIED_FORMAT:
+                return None
+            when = datetime.fromisoformat(body["when"])
+            found = cls(body["set"], body["digest"], when, body["multidb"], body["failures"], body["unproved"])
+            return found if when.tzinfo is not None else None
+        except (ValueError, KeyError, TypeError):
+            return None
+
+
+def new_id(now: datetime) -> str:
+    """A new set's id: its moment in UTC, which sorts by age, and six random digits."""
+    return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
+
+
+def made_at(set_id: str) -> datetime:
+    """The moment in a set's id. `ValueError` when it is none."""
+    found = _ID.fullmatch(set_id)
+    if found is None:
+        raise ValueError(f"{set_id!r} is not the id of a backup set")
+    return datetime.strptime(found[1], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+
+
+def declaration(app: App) -> dict[str, Any]:
+    """The app's entry as the manifest could have it; what is a default is left out."""
+    entry: dict[str, Any] = {"stores": list(app.stores)}
+    if app.tenant_id != app.id:
+        entry["tenant_id"] = app.tenant_id
+    for store, options in app.stores.items():
+        if values := options.model_dump(mode="json", exclude_defaults=True):
+            entry[store] = values
+    for name in ("labels", "quota", "backup", "deploy"):
+        if value := plain(getattr(app, name)):
+            entry[name] = value
+    return entry
+
+
+def _digest(body: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
+
+
+def _part_document(stored: StoredPart) -> dict[str, Any]:
+    part = stored.part
+    return {
+        "format": part.format,
+        "server": part.server,
+        "client": part.client,
+        "consistent": part.consistent,
+        "counts": dict(part.measures.counts),
+        "fingerprints": dict(part.measures.fingerprints),
+        "details": plain(part.details),
+        "files": [
+            {
+                "name": file.name,
+                "stored": file.stored,
+                "bytes": file.size,
+                "plain_sha256": file.plain_sha256,
+                "stored_bytes": file.stored_size,
+                "sha256": file.sha256,
+            }
+            for file in stored.files
+        ],
+    }
+
+
+def _set_of(body: Mapping[str, Any]) -> BackupSet:
+    return BackupSet(
+        id=body["id"],
+        project=body["project"],
+        app=body["app"],
+        finished=datetime.fromisoformat(body["finished"]),
+        multidb=body["multidb"],
+        parts={name: _part_of(part) for name, part in body["stores"].items()},
+        declaration=body["declaration"],
+        recipients=tuple(body["encryption"]["recipients"]) if body["encryption"] else (),
+        complete=body["complete"],
+        quiesced=body["quiesced"],
+        reason=Reason(body["reason"]),
+    )
+
+
+def _part_of(body: Mapping[str, Any]) -> StoredPart:
+    part = Part(
+        format=body["format"],
+        server=body["server"],
+        client=body["client"],
+        consistent=body["consistent"],
+        measures=Measures(body["counts"], body["fingerprints"]),
+        details=body["details"],
+    )
+    files = tuple(
+        StoredFile(
+            each["name"], each["stored"], each["bytes"], each["plain_sha256"], each["stored_bytes"], each["sha256"]
+        )
+        for each in body["files"]
+    )
+    return StoredPart(part, files)

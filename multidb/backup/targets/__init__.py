@@ -1,0 +1,72 @@
+"""Where sets are kept: a folder, S3-compatible storage, or whatever fsspec has a file system for.
+
+A target knows files by their paths and nothing of sets. Credentials come from the environment or the usual
+configuration files of the storage, never from the manifest.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from multidb.backup.streams import Upload
+from multidb.errors import UsageError
+
+__all__ = ["Target", "open_target"]
+
+
+class Target(Protocol):
+    """Files under paths with ``/``. Used by any thread. What goes wrong is an `ArchiveError` that names the target."""
+
+    @property
+    def name(self) -> str:
+        """As the manifest has it; no secret in it."""
+
+    def create(self, path: str) -> Upload:
+        """Begins a file; it appears under `path` when it is committed, whole, in place of one that was there."""
+
+    def open(self, path: str) -> AbstractContextManager[BinaryIO]:
+        """The file at `path`. `ArchiveError` when it is not there."""
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Path and size of every finished file whose path begins with the folder `prefix`, in any order."""
+
+    def delete(self, path: str) -> None:
+        """Removes a file; one that is gone is fine."""
+
+    def sweep(self, prefix: str) -> None:
+        """Removes what unfinished files in the folder `prefix` have left, and the folder when it is empty."""
+
+
+def open_target(address: str, root: Path) -> Target:
+    """The target that the manifest calls `address`: a folder (relative to `root`), ``s3://bucket/prefix``, or any
+    other URL that fsspec knows. Touches nothing yet.
+
+    Raises:
+        UsageError: the package for this kind of storage is not installed, or the address makes no sense.
+    """
+    scheme = re.match(r"([a-z][a-z0-9+.-]*)://", address)
+    if scheme is None:
+        from multidb.backup.targets.folder import FolderTarget
+
+        return FolderTarget(address, root / address)
+    if scheme[1] == "file":
+        from multidb.backup.targets.folder import FolderTarget
+
+        return FolderTarget(address, Path(address.removeprefix("file://")))
+    if "@" in address.partition("://")[2].partition("/")[0]:
+        raise UsageError(
+            "a target's address has no user or password in it",
+            where=address.partition("://")[0] + "://",
+            hint="give credentials by the environment or the storage's own configuration file",
+        )
+    if scheme[1] == "s3":
+        from multidb.backup.targets.s3 import S3Target
+
+        return S3Target(address)
+    from multidb.backup.targets.remote import RemoteTarget
+
+    return RemoteTarget(address)

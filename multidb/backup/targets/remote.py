@@ -1,0 +1,123 @@
+"""Sets on any storage that fsspec has a file system for: ``sftp://``, ``gs://``, ``az://``, ``webdav://`` ...
+
+Options and credentials come from fsspec's own configuration (``~/.config/fsspec``, ``FSSPEC_<PROTOCOL>_<OPTION>``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from collections.abc import Iterator
+from typing import Any, BinaryIO
+
+from multidb.errors import ArchiveError, UsageError
+
+__all__ = ["RemoteTarget"]
+
+_UNFINISHED = ".part"
+
+
+class RemoteTarget:
+    """A folder of such a storage. A file is written under a temporary name and moved, which every file system has;
+    where moving is copying, a reader still sees the final name only when all of the file is there.
+
+    Args:
+        address: ``sftp://host/path``.
+
+    Raises:
+        UsageError: the package for this kind of storage is not installed.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.name = address
+        try:
+            import fsspec
+
+            self._files, root = fsspec.core.url_to_fs(address)
+        except ImportError as error:
+            raise UsageError(f"needs a package: {error}", where=address, hint="pip install 'multidb[remote]'") from None
+        except Exception as error:  # every file system has errors of its own
+            raise UsageError(f"is no address that fsspec knows: {error}", where=address) from None
+        self._root = str(root).rstrip("/")
+
+    def create(self, path: str) -> _NewFile:
+        final = f"{self._root}/{path}"
+        with self.explaining(path):
+            self._files.makedirs(final.rpartition("/")[0], exist_ok=True)
+            return _NewFile(self, self._files, final)
+
+    @contextlib.contextmanager
+    def open(self, path: str) -> Iterator[BinaryIO]:
+        with self.explaining(path):
+            file = self._files.open(f"{self._root}/{path}", "rb")
+        with contextlib.closing(file):
+            yield file
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        with self.explaining(prefix):
+            found = self._found(f"{self._root}/{prefix}")
+        for path, size in found.items():
+            if not path.endswith(_UNFINISHED):
+                yield self._relative(path), size
+
+    def delete(self, path: str) -> None:
+        with self.explaining(path), contextlib.suppress(FileNotFoundError):
+            self._files.rm_file(f"{self._root}/{path}")
+
+    def sweep(self, prefix: str) -> None:
+        with self.explaining(prefix):
+            folder = f"{self._root}/{prefix}"
+            for path in self._found(folder):
+                if path.endswith(_UNFINISHED):
+                    self._files.rm_file(path)
+            if self._files.isdir(folder) and not self._found(folder):
+                self._files.rm(folder, recursive=True)
+
+    @contextlib.contextmanager
+    def explaining(self, path: str) -> Iterator[None]:
+        """Errors of the storage as ours."""
+        try:
+            yield
+        except ArchiveError:
+            raise
+        except FileNotFoundError:
+            raise ArchiveError("is not there", where=f"{self.name} {path}") from None
+        except Exception as error:  # every file system has errors of its own
+            words = (str(error) or type(error).__name__).splitlines()[0][:200]
+            raise ArchiveError(
+                words, where=f"target {self.name}", hint="check the address and the credentials, then run it again"
+            ) from None
+
+    def _found(self, folder: str) -> dict[str, int]:
+        self._files.invalidate_cache()
+        found: dict[str, dict[str, Any]] = self._files.find(folder, detail=True)
+        return {path: int(entry.get("size") or 0) for path, entry in found.items()}
+
+    def _relative(self, path: str) -> str:
+        return path[path.index(self._root) + len(self._root) :].lstrip("/")
+
+
+class _NewFile:
+    """A file under a temporary name."""
+
+    def __init__(self, target: RemoteTarget, files: Any, final: str) -> None:
+        self._target = target
+        self._files = files
+        self._final = final
+        self._temporary = f"{final}.{secrets.token_hex(4)}{_UNFINISHED}"
+        self._file = files.open(self._temporary, "wb")
+
+    def write(self, data: bytes) -> None:
+        with self._target.explaining(self._final):
+            self._file.write(bytes(data))
+
+    def commit(self) -> None:
+        with self._target.explaining(self._final):
+            self._file.close()
+            self._files.mv(self._temporary, self._final)
+
+    def abort(self) -> None:
+        with contextlib.suppress(Exception):
+            self._file.close()
+        with contextlib.suppress(Exception):
+            self._files.rm_file(self._temporary)

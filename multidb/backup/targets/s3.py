@@ -1,0 +1,168 @@
+"""Sets in S3 or in storage that speaks its protocol.
+
+Credentials, region and endpoint come from where every S3 tool takes them (``AWS_ACCESS_KEY_ID``, ``AWS_PROFILE``,
+``AWS_ENDPOINT_URL_S3`` ...). Files are sent in parts, each with its checksum, each tried again on its own when the
+network fails; an object appears only when all of its parts are there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any, BinaryIO, Final
+
+from multidb.errors import ArchiveError, UsageError
+
+__all__ = ["S3Target"]
+
+_PART: Final = 8 * 1024 * 1024
+_LARGE_PART: Final = 8 * _PART  # once so many are sent that an object's 10,000 parts could run out
+_MANY: Final = 2000
+_CONNECT, _READ, _TRIES = 10, 60, 8  # seconds, seconds, attempts at one request
+_ABANDONED: Final = timedelta(days=1)
+_HINT: Final = "check the bucket and the credentials (AWS_PROFILE, AWS_ENDPOINT_URL_S3 ...), then run it again"
+
+
+class S3Target:
+    """A bucket, or a prefix in one.
+
+    Args:
+        address: ``s3://bucket/prefix``.
+
+    Raises:
+        UsageError: boto3 is not installed, or there is no bucket in the address.
+    """
+
+    def __init__(self, address: str) -> None:
+        self.name = address
+        self._bucket, _, prefix = address.removeprefix("s3://").partition("/")
+        self._prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
+        if not self._bucket:
+            raise UsageError("names no bucket", where=address, hint="for example s3://backups/digi")
+        self._client = _client()
+
+    def create(self, path: str) -> _Object:
+        return _Object(self, self._client, self._bucket, self._prefix + path)
+
+    @contextlib.contextmanager
+    def open(self, path: str) -> Iterator[BinaryIO]:
+        with self.explaining(path):
+            body = self._client.get_object(Bucket=self._bucket, Key=self._prefix + path)["Body"]
+        with contextlib.closing(_Body(self, body, path)) as file:
+            yield file  # type: ignore[misc]
+
+    def list(self, prefix: str) -> Iterator[tuple[str, int]]:
+        pages = self._client.get_paginator("list_objects_v2")
+        with self.explaining(prefix):
+            for page in pages.paginate(Bucket=self._bucket, Prefix=f"{self._prefix}{prefix}/"):
+                for entry in page.get("Contents", ()):
+                    yield entry["Key"].removeprefix(self._prefix), entry["Size"]
+
+    def delete(self, path: str) -> None:
+        with self.explaining(path):
+            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + path)
+
+    def sweep(self, prefix: str) -> None:
+        """Ends the uploads that nobody goes on with: their parts cost money and are not seen."""
+        pages = self._client.get_paginator("list_multipart_uploads")
+        with self.explaining(prefix):
+            for page in pages.paginate(Bucket=self._bucket, Prefix=f"{self._prefix}{prefix}/"):
+                for upload in page.get("Uploads", ()):
+                    if upload["Initiated"] < datetime.now(UTC) - _ABANDONED:
+                        self._client.abort_multipart_upload(
+                            Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                        )
+
+    @contextlib.contextmanager
+    def explaining(self, path: str) -> Iterator[None]:
+        """Errors of the storage as ours."""
+        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+
+        try:
+            yield
+        except ClientError as error:
+            code = str(error.response.get("Error", {}).get("Code", "error"))
+            missing = code in ("NoSuchKey", "404")
+            hint = "take another set, or the same from another target" if missing else _HINT
+            raise ArchiveError(
+                "is not there" if missing else f"the storage answered {code}", where=f"{self.name} {path}", hint=hint
+            ) from None
+        except (BotoCoreError, HTTPClientError, OSError) as error:
+            words = str(error).splitlines()[0][:200]
+            raise ArchiveError(f"cannot be reached: {words}", where=f"target {self.name}", hint=_HINT) from None
+
+
+class _Object:
+    """An object on its way. Up to one part it is sent whole; from then on in parts."""
+
+    def __init__(self, target: S3Target, client: Any, bucket: str, key: str) -> None:
+        self._target = target
+        self._client = client
+        self._place = {"Bucket": bucket, "Key": key}
+        self._held = bytearray()
+        self._upload = ""
+        self._parts: list[dict[str, Any]] = []
+
+    def write(self, data: bytes) -> None:
+        self._held += data
+        size = _PART if len(self._parts) < _MANY else _LARGE_PART
+        while len(self._held) > size:
+            self._send(bytes(self._held[:size]))
+            del self._held[:size]
+
+    def commit(self) -> None:
+        with self._target.explaining(self._place["Key"]):
+            if not self._upload:
+                body = bytes(self._held)
+                self._client.put_object(**self._place, Body=body, ChecksumAlgorithm="CRC32")
+                return
+            self._send(bytes(self._held))
+            self._client.complete_multipart_upload(
+                **self._place, UploadId=self._upload, MultipartUpload={"Parts": self._parts}
+            )
+
+    def abort(self) -> None:
+        if self._upload:
+            with contextlib.suppress(ArchiveError), self._target.explaining(self._place["Key"]):
+                self._client.abort_multipart_upload(**self._place, UploadId=self._upload)
+
+    def _send(self, part: bytes) -> None:
+        with self._target.explaining(self._place["Key"]):
+            if not self._upload:
+                begun = self._client.create_multipart_upload(**self._place, ChecksumAlgorithm="CRC32")
+                self._upload = begun["UploadId"]
+            number = len(self._parts) + 1
+            sent = self._client.upload_part(
+                **self._place, UploadId=self._upload, PartNumber=number, Body=part, ChecksumAlgorithm="CRC32"
+            )
+            checksum = {name: sent[name] for name in ("ChecksumCRC32",) if name in sent}
+            self._parts.append({"PartNumber": number, "ETag": sent["ETag"], **checksum})
+
+
+class _Body:
+    """An object's bytes. A connection that ends before they do is an error here, not an early end."""
+
+    def __init__(self, target: S3Target, body: Any, path: str) -> None:
+        self._target = target
+        self._body = body
+        self._path = path
+
+    def read(self, size: int = -1) -> bytes:
+        with self._target.explaining(self._path):
+            return bytes(self._body.read(size if size >= 0 else None))
+
+    def close(self) -> None:
+        self._body.close()
+
+
+def _client() -> Any:
+    try:
+        import boto3
+        from botocore.config import Config
+    except ImportError:
+        raise UsageError("needs the package boto3", where="s3://", hint="pip install 'multidb[s3]'") from None
+    settings = Config(
+        connect_timeout=_CONNECT, read_timeout=_READ, retries={"mode": "standard", "total_max_attempts": _TRIES}
+    )
+    return boto3.session.Session().client("s3", config=settings)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Annotated
 
 import typer
@@ -10,6 +9,7 @@ import typer
 from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, examples
 from multidb.cli.output import Output
 from multidb.cli.status import show_servers
+from multidb.cli.typed_name import agree_to_destroy
 from multidb.errors import Refused, UsageError
 from multidb.runtime import Runtime, ServerStatus
 
@@ -44,25 +44,18 @@ def down(
             "--yes-destroy goes with --volumes", hint="multidb down stops the servers and keeps their data"
         )
     if volumes:
-        _agree(engine.project.name, yes_destroy, output)
+        project = engine.project.name
+        agree_to_destroy(
+            project,
+            yes_destroy,
+            output,
+            warning=f"This deletes the volumes of {project}: all data of all of its apps. It cannot be undone.",
+            command=f"multidb down --volumes --yes-destroy {project}",
+        )
     with output.working():
         found = _erase(engine.runtime, output) if volumes else engine.runtime.down(output.progress)
     show_servers(output, found, ok=True, nothing="No server was running.")
     return 0
-
-
-def _agree(project: str, answer: str | None, output: Output) -> None:
-    """Returns when the project's name was given as the sign that its data may go; `Refused` otherwise."""
-    if answer is None:
-        if not sys.stdin.isatty():
-            raise Refused(
-                "deleting all data needs the project's name as an answer, and there is no terminal to ask on",
-                hint=f"multidb down --volumes --yes-destroy {project}",
-            )
-        output.note(f"This deletes the volumes of {project}: all data of all of its apps. It cannot be undone.")
-        answer = str(typer.prompt(f"Type {project} to go on", default="", show_default=False, err=True))
-    if answer != project:
-        raise Refused(f"{answer!r} is not the name of this project, so nothing was stopped or deleted")
 
 
 def _erase(runtime: Runtime, output: Output) -> list[ServerStatus]:

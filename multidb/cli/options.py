@@ -14,6 +14,7 @@ from multidb.cli.output import Output
 from multidb.engine import Engine, Scope, load_project
 from multidb.errors import Refused, UsageError
 from multidb.manifest import app_id
+from multidb.model import Project
 from multidb.provisioners import STORES
 
 __all__ = [
@@ -73,9 +74,13 @@ class Run:
         """Where this run prints."""
         return Output(self.command, json=self.json, verbose=self.verbose)
 
-    def engine(self, output: Output) -> Engine:
-        """The engine for the manifest, which is read and checked now."""
-        return Engine(load_project(self.file, self.overlay), progress=output.progress, command=self.command)
+    def project(self) -> Project:
+        """The manifest, read and checked now."""
+        return load_project(self.file, self.overlay)
+
+    def engine(self, output: Output, project: Project | None = None) -> Engine:
+        """The engine for the manifest, which is read and checked now, or for `project`."""
+        return Engine(project or self.project(), progress=output.progress, command=self.command)
 
 
 def examples(*lines: str) -> str:

@@ -24,6 +24,9 @@ class GivenRuntime:
     def down(self, progress: Progress) -> list[ServerStatus]:
         return self.status()
 
+    def retire(self, app: App, progress: Progress, *, erase: bool = False) -> list[ServerStatus]:
+        return []
+
     def status(self) -> list[ServerStatus]:
         server = self._real.server
         return [ServerStatus(server.name, server.store, ServerState.RUNNING, server)]

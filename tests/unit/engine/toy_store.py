@@ -153,6 +153,14 @@ class ToySession:
             SHELF.down = SHELF.down or statement.text == SHELF.goes_down_after
             yield index + 1
 
+    def suspension(self, app: App, context: StoreContext) -> Sequence[Statement]:
+        return [Statement(f"SHUT {app.id} now")] if SHELF.keys.get(app.id) else []
+
+    def removal(self, app: App, context: StoreContext) -> Sequence[Statement]:
+        box = SHELF.boxes.get(app.id)
+        ours = box is not None and box.owner == Owner(context.project, app.id)
+        return [Statement(f"DROP {app.id} now")] if ours else []
+
     def _do(self, words: list[str], bound: Mapping[str, Secret | None]) -> None:
         verb, name, what = words
         box = SHELF.boxes.get(name)
@@ -163,6 +171,10 @@ class ToySession:
                 SHELF.boxes[name] = Box(name=name, app=name, owner=Owner(*what.split("/")), colour=box.colour)
             case "PAINT" if box:
                 SHELF.boxes[name] = Box(name=name, app=name, owner=box.owner, colour=what)
+            case "SHUT":
+                SHELF.keys[name] = ""
+            case "DROP":
+                SHELF.boxes.pop(name, None)
             case "LOCK":
                 key = bound["print"]
                 assert key is not None

@@ -1,0 +1,276 @@
+"""Taking an app out, bringing it back, ending it: on a store kept in memory, interrupted at every step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+import multidb.provisioners
+from multidb import files, removal
+from multidb.engine import Engine, Scope, load_project
+from multidb.errors import AuthenticationFailed, ManifestError, PartlyApplied, Refused, UsageError
+from multidb.model import Endpoint, Health, Project, Server, Status, Tenant
+from multidb.secrets import Secret
+from multidb.state import ProjectState
+from multidb.tombstone import Phase, tombstones
+from tests.contract.case import RealServer
+from tests.contract.given_runtime import GivenRuntime
+from tests.unit.engine import toy_store
+from tests.unit.engine.toy_store import SHELF, Box, ToyServer
+
+MANIFEST = """\
+version: 1
+project: shop
+runtime: embedded
+include: [more/*.yaml]
+apps:
+  # ann came first
+  ann: {stores: [toy]} # and is loud
+  bob: {stores: [toy], toy: {colour: blue}}
+"""
+OVERLAY = "apps:\n  ann: {toy: {colour: green}}\n"
+INCLUDED = "eve: {stores: [toy]}\n"
+GRACE = timedelta(days=7)
+
+
+def quiet(subject: str, message: str, done: float | None = None, total: float | None = None) -> None:
+    return None
+
+
+def check_health(tenant: Tenant, may_write: bool) -> Health:
+    key = tenant.env["TOY_KEY"]
+    assert isinstance(key, Secret)
+    if SHELF.keys.get(tenant.app.id) != f"print-of-{key.reveal()}":
+        raise AuthenticationFailed("wrong key", where=str(tenant.server))
+    return Health(Status.HEALTHY, "it opens")
+
+
+@pytest.fixture(autouse=True)
+def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    monkeypatch.setitem(multidb.provisioners.STORES, "toy", "tests.unit.engine.toy_store")
+    monkeypatch.setattr(toy_store, "PROVISIONER", replace(toy_store.PROVISIONER, check_health=check_health))
+    multidb.provisioners.provisioner.cache_clear()
+    SHELF.__init__()  # type: ignore[misc]
+    yield
+    multidb.provisioners.provisioner.cache_clear()
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "more").mkdir()
+    for name, text in (("multidb.yaml", MANIFEST), ("multidb.prod.yaml", OVERLAY), ("more/eve.yaml", INCLUDED)):
+        (tmp_path / name).write_text(text)
+    return tmp_path
+
+
+def load(root: Path) -> Project:
+    return load_project(root / "multidb.yaml", "prod")
+
+
+def engine_for(root: Path, app: str = "ann") -> Engine:
+    project = load(root)
+    if app in project.removed:
+        project = project.including(project.removed[app])
+    server = RealServer(Server("toy", "toy", Endpoint("shelf", 1)), None, ToyServer())
+    return Engine(project, ProjectState(root), runtime=GivenRuntime(server))
+
+
+def take_out(root: Path, app: str = "ann") -> None:
+    removal.remove(engine_for(root, app), app, grace=GRACE, backup="a-set", progress=quiet)
+
+
+def bring_back(root: Path, app: str = "ann") -> None:
+    removal.restoring(engine_for(root, app), app)
+    engine = engine_for(root, app)
+    assert engine.apply(Scope(apps=frozenset({app}))).error() is None
+    removal.restored(engine, app)
+
+
+def end(root: Path, app: str = "ann") -> None:
+    removal.purge(engine_for(root, app), app, quiet)
+
+
+@pytest.fixture
+def applied(root: Path) -> Path:
+    assert engine_for(root).apply().error() is None
+    return root
+
+
+def texts(root: Path) -> dict[str, str]:
+    return {name: (root / name).read_text() for name in ("multidb.yaml", "multidb.prod.yaml", "more/eve.yaml")}
+
+
+def lets_in(root: Path, app: str = "ann") -> bool:
+    tenants, _ = engine_for(root, app).tenants(Scope(apps=frozenset({app})))
+    try:
+        return check_health(tenants[0], False).status is Status.HEALTHY
+    except AuthenticationFailed:
+        return False
+
+
+@pytest.mark.parametrize("app", ["ann", "eve"])
+def test_out_and_back_leaves_every_file_as_it_was(applied: Path, app: str) -> None:
+    before = texts(applied)
+    assert lets_in(applied, app)
+    take_out(applied, app)
+    assert app not in load(applied).apps
+    assert app not in "".join(texts(applied).values()).replace("# ann came first", "")
+    assert app in SHELF.boxes
+    assert not lets_in(applied, app)
+    bring_back(applied, app)
+    assert texts(applied) == before
+    assert lets_in(applied, app)
+    assert tombstones(ProjectState(applied)) == {}
+
+
+def test_the_others_are_not_touched(applied: Path) -> None:
+    take_out(applied)
+    assert load(applied).apps.keys() == {"bob", "eve"}
+    assert Engine(load(applied), ProjectState(applied), runtime=engine_for(applied).runtime).plan().in_sync
+    assert lets_in(applied, "bob")
+
+
+def test_a_manifest_that_was_changed_meanwhile_keeps_its_changes(applied: Path) -> None:
+    take_out(applied)
+    manifest = applied / "multidb.yaml"
+    manifest.write_text(manifest.read_text() + "  cat: {stores: [toy]}\n")
+    bring_back(applied)
+    assert load(applied).apps.keys() == {"ann", "bob", "cat", "eve"}
+    assert load(applied).apps["ann"].stores["toy"].colour == "green"  # the overlay's word
+
+
+def test_its_name_is_kept(applied: Path) -> None:
+    take_out(applied)
+    manifest = applied / "multidb.yaml"
+    manifest.write_text(manifest.read_text() + "  ann: {stores: [toy]}\n")
+    with pytest.raises(ManifestError, match="app ann was removed on .* multidb undo-remove ann"):
+        load(applied)
+
+
+def test_its_number_is_kept_until_it_is_purged(applied: Path) -> None:
+    state = ProjectState(applied)
+    number = state.read("numbers")["toy"]["ann"]
+    take_out(applied)
+    manifest = applied / "multidb.yaml"
+    manifest.write_text(manifest.read_text() + "  cat: {stores: [toy]}\n")
+    assert engine_for(applied).apply().error() is None
+    assert state.read("numbers")["toy"]["cat"] != number
+    end(applied)
+    assert "ann" not in state.read("numbers")["toy"]
+
+
+def test_purging_takes_what_is_ours_and_nothing_else(applied: Path) -> None:
+    take_out(applied)
+    files.write_text(applied / "apps/ann/.env.example", "# Written by multidb\n")
+    files.write_text(applied / "apps/ann/notes.txt", "mine")
+    end(applied)
+    assert SHELF.boxes.keys() == {"bob", "eve"}
+    assert {ref.owner for ref in ProjectState(applied).secrets.refs()} == {"bob", "eve"}
+    assert [path.name for path in (applied / "apps/ann").iterdir()] == ["notes.txt"]
+    assert tombstones(ProjectState(applied)) == {}
+
+
+def test_a_box_without_our_mark_stays(applied: Path) -> None:
+    take_out(applied)
+    SHELF.boxes["ann"] = Box(name="ann", colour="red")
+    end(applied)
+    assert "ann" in SHELF.boxes
+
+
+def test_what_was_never_removed_cannot_come_back(applied: Path) -> None:
+    with pytest.raises(UsageError, match="app ann was not removed"):
+        removal.restoring(engine_for(applied), "ann")
+
+
+def test_what_is_half_gone_does_not_come_back(applied: Path) -> None:
+    take_out(applied)
+    SHELF.fail_on = "DROP"
+    with pytest.raises(PartlyApplied):
+        end(applied)
+    with pytest.raises(Refused, match="gone already"):
+        removal.restoring(engine_for(applied), "ann")
+
+
+def test_logins_that_still_work_are_not_taken_for_gone(applied: Path) -> None:
+    SHELF.ignore = "SHUT ann now"  # the server says yes and does nothing
+    with pytest.raises(PartlyApplied, match="still work"):
+        take_out(applied)
+    assert tombstones(ProjectState(applied))["ann"].phase is Phase.REMOVING
+    SHELF.ignore = ""
+    take_out(applied)
+    assert not lets_in(applied)
+
+
+class Cut(BaseException):
+    """The process is gone."""
+
+
+@pytest.mark.parametrize("act", [take_out, end, bring_back], ids=["remove", "purge", "undo"])
+def test_interrupted_anywhere_the_same_again_finishes(
+    applied: Path, act: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every write of a file is a place where the process may die, before it or after it."""
+    if act is not take_out:
+        take_out(applied)
+    before, write = texts(applied), files.write_text
+    boxes, keys = dict(SHELF.boxes), dict(SHELF.keys)
+    secrets, state = (applied / ".multidb/secrets.json").read_text(), (applied / ".multidb/state.json").read_text()
+    for place in range(40):
+        for name, text in before.items():
+            write(applied / name, text)
+        write(applied / ".multidb/secrets.json", secrets, mode=0o600)
+        write(applied / ".multidb/state.json", state, mode=0o600)
+        SHELF.boxes, SHELF.keys = dict(boxes), dict(keys)
+        seen = 0
+
+        def cut_short(path: Path, text: str, *, mode: int = 0o644) -> None:
+            nonlocal seen
+            seen += 1
+            if seen > place // 2:
+                if place % 2:
+                    write(path, text, mode=mode)
+                raise Cut
+            write(path, text, mode=mode)
+
+        monkeypatch.setattr(files, "write_text", cut_short)
+        try:
+            act(applied)
+        except Cut:
+            monkeypatch.setattr(files, "write_text", write)
+            if act is bring_back and "ann" not in tombstones(ProjectState(applied)):
+                assert "ann" in load(applied).apps  # it was over, all but the end of the process
+            elif act is end and "ann" not in tombstones(ProjectState(applied)):
+                assert "ann" not in SHELF.boxes
+            else:
+                act(applied)
+            _is_finished(applied, act)
+        else:
+            monkeypatch.setattr(files, "write_text", write)
+            assert place > 4, "nothing was interrupted"
+            return
+    raise AssertionError("never got to the end")
+
+
+def _is_finished(root: Path, act: Callable[[Path], None]) -> None:
+    if act is bring_back:
+        assert "ann" in load(root).apps
+        assert lets_in(root)
+        assert tombstones(ProjectState(root)) == {}
+    elif act is take_out:
+        assert "ann" not in load(root).apps
+        assert not lets_in(root)
+        assert tombstones(ProjectState(root))["ann"].phase is Phase.REMOVED
+    else:
+        assert "ann" not in SHELF.boxes
+        assert tombstones(ProjectState(root)) == {}
+
+
+def test_an_app_in_use_is_taken_out_before_it_ends(applied: Path) -> None:
+    end(applied)
+    assert "ann" not in load(applied).apps
+    assert "ann" not in SHELF.boxes
+    assert not (applied / "multidb.prod.yaml").read_text().count("ann")

@@ -29,7 +29,7 @@ admin does not own stays open, which the isolation level says.
 
 from __future__ import annotations
 
-from multidb.model import Provisioner, Server, Session
+from multidb.model import Health, Provisioner, Server, Session, Tenant
 from multidb.provisioners.postgres import resources, statements
 from multidb.provisioners.postgres.container import containers
 from multidb.secrets import Secret
@@ -41,6 +41,12 @@ def _connect(server: Server, password: Secret | None, application_name: str) -> 
     from multidb.provisioners.postgres.session import PostgresSession  # the driver is loaded when it is needed
 
     return PostgresSession(server, password, application_name)
+
+
+def _check_health(tenant: Tenant, may_write: bool) -> Health:
+    from multidb.provisioners.postgres.health import check_health
+
+    return check_health(tenant, may_write)
 
 
 PROVISIONER = Provisioner(
@@ -55,6 +61,7 @@ PROVISIONER = Provisioner(
     env=resources.env,
     isolation=resources.isolation,
     connect=_connect,
+    check_health=_check_health,
     containers=containers,
     reserved=resources.RESERVED,
     advise=resources.advise,

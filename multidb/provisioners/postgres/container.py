@@ -26,5 +26,12 @@ def containers(apps: Sequence[str], options: ServerOptions, per_app: bool) -> li
         admin="postgres",
         database="postgres",
         settings={"max_connections": options.max_connections},
+        users=("postgres",),
+        tls_files={
+            "key.sh": "tls/key.sh.j2",
+            "start.sh": "postgres/start.sh.j2",
+            "pg_hba.conf": "postgres/pg_hba.conf.j2",
+        },
+        trust={"sslmode": "verify-full", "sslrootcert": "{}"},
     )
     return one_each(container, apps, options) if per_app else shared(container, options)

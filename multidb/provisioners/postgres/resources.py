@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
-from urllib.parse import quote
+from urllib.parse import quote, urlencode
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
@@ -494,12 +494,15 @@ def env(
     app: App, context: StoreContext, endpoint: Endpoint, secret: Callable[[SecretRef], Secret]
 ) -> dict[str, str | Secret]:
     """The variables by which the app finds its database; `endpoint` is the server as the app sees it."""
+    authority = endpoint.params.get("sslrootcert")
+    libpq = {name: endpoint.params[name] for name in ("sslmode", "sslrootcert") if name in endpoint.params}
+    # asyncpg calls libpq's sslmode plain ssl, and finds the authority in libpq's variable
+    asyncpg = {"ssl": libpq["sslmode"]} if "sslmode" in libpq else {}
 
-    def url(login: str, scheme: str = "postgresql", tls_key: str = "sslmode") -> Secret:
+    def url(login: str, scheme: str = "postgresql", tls: Mapping[str, str] = libpq) -> Secret:
         password = quote(secret(password_ref(app.id, login)).reveal(), safe="")
         host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
-        mode = endpoint.params.get("sslmode")
-        tail = f"?{tls_key}={quote(mode, safe='')}" if mode else ""
+        tail = f"?{urlencode(tls, safe='/')}" if tls else ""
         user, database = quote(f"{app.id}_{login}", safe=""), quote(app.id, safe="")
         return Secret(f"{scheme}://{user}:{password}@{host}:{endpoint.port}/{database}{tail}")
 
@@ -508,9 +511,10 @@ def env(
         "DATABASE_URL": url("user"),
         f"{prefix}_DB_URL": url("user"),
         f"{prefix}_DB_READONLY_URL": url("readonly"),
-        # asyncpg calls libpq's sslmode plain ssl
-        "DATABASE_URL_ASYNC": url("user", "postgresql+asyncpg", "ssl"),
+        "DATABASE_URL_ASYNC": url("user", "postgresql+asyncpg", asyncpg),
     }
+    if authority:
+        variables["PGSSLROOTCERT"] = authority
     if _options(app).roles == "split":
         variables[f"{prefix}_DB_MIGRATE_URL"] = url("migrate")
     return variables

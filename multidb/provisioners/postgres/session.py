@@ -22,8 +22,8 @@ from multidb.errors import (
     ServerSlow,
     StatementFailed,
 )
-from multidb.model import Inspection, Resource, Server, Statement
-from multidb.provisioners.postgres import catalog
+from multidb.model import App, Inspection, Resource, Server, Statement, StoreContext
+from multidb.provisioners.postgres import catalog, removal
 from multidb.provisioners.postgres.resources import Interior, PostgresFacts, Role, password_ref
 from multidb.provisioners.postgres.statements import literal
 from multidb.provisioners.postgres.wire import Answer, Refusal, Traffic, Wire
@@ -199,6 +199,15 @@ class PostgresSession:
                     error.message, index=start, durable=start, where=error.where, hint=error.hint
                 ) from None
             yield start + len(batch)
+
+    def suspension(self, app: App, context: StoreContext) -> Sequence[Statement]:
+        return removal.suspension(self._ask, app, context)
+
+    def removal(self, app: App, context: StoreContext) -> Sequence[Statement]:
+        return removal.removal(self._ask, app, context)
+
+    def _ask(self, query: str, parameters: Sequence[str]) -> str:
+        return self._main.ask(query, parameters, self._server.timeout)
 
     def _run_batch(self, start: int, batch: Sequence[Statement], secrets: SecretStore) -> None:
         texts = [_filled(statement, secrets) for statement in batch]

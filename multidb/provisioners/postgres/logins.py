@@ -1,0 +1,46 @@
+"""An app's own logins, by the addresses in its env file, and connections as one of them.
+
+What the admin may do plays no part here: checks of health and of the walls see what the app sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import unquote, urlsplit
+
+from multidb.model import Tenant
+from multidb.provisioners.postgres.wire import Traffic, Wire
+from multidb.secrets import Secret
+
+__all__ = ["Login", "enter", "logins"]
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """A login of an app: its name on the server, and its password."""
+
+    user: str
+    password: Secret
+
+
+def logins(tenant: Tenant) -> Iterator[Login]:
+    """Every login that the app was given; first the one it works with, last the one that owns what it makes."""
+    prefix = tenant.app.id.upper()
+    for variable in ("DATABASE_URL", f"{prefix}_DB_READONLY_URL", f"{prefix}_DB_MIGRATE_URL"):
+        address = tenant.env.get(variable)
+        if isinstance(address, Secret):
+            parts = urlsplit(address.reveal())
+            yield Login(unquote(parts.username or ""), Secret(unquote(parts.password or "")))
+
+
+def enter(tenant: Tenant, login: Login, database: str = "") -> Wire:
+    """A connection to the app's own database, or to another. Errors as for `Wire`."""
+    return Wire(
+        tenant.server,
+        login.password,
+        "multidb check",
+        Traffic(),
+        database=database or tenant.app.id,
+        user=login.user,
+    )

@@ -1,0 +1,24 @@
+"""Databases beside an app's own that hold its data for a while: names and marks. Pure.
+
+Their mark has another beginning than an app's, so that no look at the apps' resources ever takes one for an app's.
+"""
+
+from __future__ import annotations
+
+from multidb.model import Owner
+
+__all__ = ["NEW", "OLD", "SCRATCH", "place_mark", "place_names"]
+
+SCRATCH = "__scratch"  # a set is tried out in it
+NEW = "__new"  # a set is loaded into it before it replaces the app's own
+OLD = "__old"  # the app's own of before, on its way out
+
+
+def place_names(app_id: str) -> tuple[str, ...]:
+    """Every such database that the app may have."""
+    return tuple(f"{app_id}{suffix}" for suffix in (SCRATCH, NEW, OLD))
+
+
+def place_mark(owner: Owner) -> str:
+    """The comment that says whose data it is."""
+    return f"multidb-place:{owner}"

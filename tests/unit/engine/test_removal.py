@@ -147,7 +147,7 @@ def test_its_name_is_kept(applied: Path) -> None:
     take_out(applied)
     manifest = applied / "multidb.yaml"
     manifest.write_text(manifest.read_text() + "  ann: {stores: [toy]}\n")
-    with pytest.raises(ManifestError, match="app ann was removed on .* multidb undo-remove ann"):
+    with pytest.raises(ManifestError, match=r"app ann was removed on .* multidb undo-remove ann"):
         load(applied)
 
 
@@ -209,6 +209,21 @@ class Cut(BaseException):
     """The process is gone."""
 
 
+def dying(write: Callable[..., None], *, after: int, done: bool) -> Callable[..., None]:
+    """`write`, and the end of the process at the write after so many: once that is `done`, or before it."""
+    seen = 0
+
+    def write_or_die(path: Path, text: str, *, mode: int = files.PUBLIC) -> None:
+        nonlocal seen
+        seen += 1
+        if seen <= after or done:
+            write(path, text, mode=mode)
+        if seen > after:
+            raise Cut
+
+    return write_or_die
+
+
 @pytest.mark.parametrize("act", [take_out, end, bring_back], ids=["remove", "purge", "undo"])
 def test_interrupted_anywhere_the_same_again_finishes(
     applied: Path, act: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
@@ -225,18 +240,7 @@ def test_interrupted_anywhere_the_same_again_finishes(
         write(applied / ".multidb/secrets.json", secrets, mode=0o600)
         write(applied / ".multidb/state.json", state, mode=0o600)
         SHELF.boxes, SHELF.keys = dict(boxes), dict(keys)
-        seen = 0
-
-        def cut_short(path: Path, text: str, *, mode: int = 0o644) -> None:
-            nonlocal seen
-            seen += 1
-            if seen > place // 2:
-                if place % 2:
-                    write(path, text, mode=mode)
-                raise Cut
-            write(path, text, mode=mode)
-
-        monkeypatch.setattr(files, "write_text", cut_short)
+        monkeypatch.setattr(files, "write_text", dying(write, after=place // 2, done=place % 2 == 1))
         try:
             act(applied)
         except Cut:

@@ -47,7 +47,7 @@ The admin needs ACL, CONFIG GET (and REWRITE), INFO, COMMAND, and EVAL, SET, GET
 
 from __future__ import annotations
 
-from multidb.model import Provisioner, Server, Session
+from multidb.model import Health, Provisioner, Server, Session, Tenant
 from multidb.provisioners.redis.container import containers
 from multidb.provisioners.redis.resources import (
     RedisApp,
@@ -72,6 +72,12 @@ def _connect(server: Server, password: Secret | None, application: str) -> Sessi
     return session.connect(server, password, application)
 
 
+def _check_health(tenant: Tenant, may_write: bool) -> Health:
+    from multidb.provisioners.redis import health
+
+    return health.check_health(tenant, may_write)
+
+
 PROVISIONER = Provisioner(
     name="redis",
     title="Redis / Valkey",
@@ -84,6 +90,7 @@ PROVISIONER = Provisioner(
     env=env,
     isolation=isolation,
     connect=_connect,
+    check_health=_check_health,
     containers=containers,
     allocate=allocate,
     check=check,

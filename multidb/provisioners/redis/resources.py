@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from multidb.container import ContainerOptions
 from multidb.errors import UsageError
-from multidb.model import App, DerivedName, Endpoint, Facts, Isolation, Owner, Resource, StoreContext
+from multidb.model import App, DerivedName, Endpoint, Facts, Isolation, Owner, PlaceKind, Resource, StoreContext
 from multidb.provisioners.redis.rules import ALL_DATABASES, CommandTable, Rule
 from multidb.secrets import Secret, SecretRef, SecretSpec, SecretStore
 
@@ -40,7 +40,11 @@ __all__ = [
     "hash_ref",
     "isolation",
     "mark",
+    "marks_of",
     "parse_mark",
+    "place_of",
+    "place_prefix",
+    "place_user",
     "secrets",
     "user_name",
 ]
@@ -178,6 +182,7 @@ class AclUser(Resource):
     commands: tuple[str, ...] = ()  # how the allowed commands differ from the app's rule: "+flushall", "-get"
     selectors: tuple[str, ...] = ()
     sanitized: bool = True
+    restricted: bool = field(default=False, compare=False)  # the app's rule is the one without commands that grow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -250,6 +255,26 @@ def parse_mark(pattern: str) -> tuple[Owner, int] | None:
     return None
 
 
+def marks_of(rule: Rule) -> list[tuple[Owner, int]]:
+    """Every mark of ours that a user carries."""
+    return [marked for pattern in rule.channels if (marked := parse_mark(pattern)) is not None]
+
+
+def place_user(kind: PlaceKind, owner: Owner) -> str:
+    """The ACL user, without any right, that says by its mark what place a backup or restore has taken for an app."""
+    return ":".join((_MARK, kind.value, _plain(owner.project), _plain(owner.app)))
+
+
+def place_prefix(kind: PlaceKind, owner: Owner) -> str:
+    """What keys begin with in such a place, where apps are told apart by prefix: no app's own prefix is like it."""
+    return f"{place_user(kind, owner)}:"
+
+
+def place_of(user: str, owner: Owner) -> PlaceKind | None:
+    """The kind of place that a user of the owner stands for; None for the app's own user."""
+    return next((kind for kind in (PlaceKind.SCRATCH, PlaceKind.NEW) if user == place_user(kind, owner)), None)
+
+
 def _plain(name: str) -> str:
     return urllib.parse.quote(name, safe="")  # no colon, no wildcard
 
@@ -288,6 +313,7 @@ def _desired_user(app: App, context: StoreContext) -> AclUser:
         keys=(f"{app.id}:*",) if prefix else ("*",),
         channels=tuple(sorted({*_own_channels(app.id, number, prefix), *app.stores["redis"].channels})),
         databases=str(number) if facts.db_rules else ALL_DATABASES,
+        restricted=app.id in context.restricted,
     )
 
 
@@ -311,13 +337,25 @@ _EVERYDAY = (
 )
 _WITHIN_DB = ("+sort", "+sort_ro", "+keys", "+flushdb")
 _BLIND_TO_PREFIX = ("-scan", "-clusterscan", "-randomkey", "-dbsize", "-keys", "-flushdb", "-sort", "-sort_ro")
+# What an app over its quota keeps of the commands that write: those that never make its data larger.
+_SHRINKING = (
+    *("+del", "+unlink", "+delex", "+expire", "+pexpire", "+expireat", "+pexpireat", "+getdel", "+getex"),
+    *("+hdel", "+hgetdel", "+hexpire", "+hpexpire", "+hexpireat", "+hpexpireat", "+srem", "+spop"),
+    *("+lpop", "+rpop", "+blpop", "+brpop", "+lmpop", "+blmpop", "+lrem", "+ltrim"),
+    *("+zrem", "+zremrangebyrank", "+zremrangebyscore", "+zremrangebylex"),
+    *("+zpopmin", "+zpopmax", "+bzpopmin", "+bzpopmax", "+zmpop", "+bzmpop"),
+    *("+xdel", "+xdelex", "+xtrim", "+xack", "+xackdel"),
+)
 _CLUSTER = tuple(
     f"+cluster|{name}" for name in ("slots", "shards", "nodes", "info", "keyslot", "myid", "countkeysinslot")
 )
 
 
-def command_rule(prefix: bool, number: int, facts: RedisFacts) -> tuple[str, ...]:
+def command_rule(prefix: bool, number: int, facts: RedisFacts, restricted: bool = False) -> tuple[str, ...]:
     """The command tokens of an app's rule, made of what this server understands.
+
+    Args:
+        restricted: without the commands that make data grow.
 
     Data commands come by category, so that new ones are allowed as servers learn them. What acts on, or shows, more
     than the app's own place is then taken away: COPY and MOVE reach into other DBs, PUBSUB and CLIENT show other
@@ -325,6 +363,8 @@ def command_rule(prefix: bool, number: int, facts: RedisFacts) -> tuple[str, ...
     key patterns (redis #8152, valkey #370), so an app that has only a prefix does without.
     """
     tokens = [*_DATA, *_SERVER_WIDE, *_EVERYDAY, *(_BLIND_TO_PREFIX if prefix else _WITHIN_DB)]
+    if restricted:
+        tokens += ["-@write", *_SHRINKING, *(() if prefix else ("+flushdb",))]
     if not facts.db_rules:
         tokens += ["-select", f"+select|{number}"]  # clients send it for a URL that ends in /<number>
     if facts.cluster:
@@ -351,7 +391,7 @@ def found_user(rule: Rule, want: AclUser | None, facts: RedisFacts, held: Secret
         owner = want.owner  # somebody wiped the mark; that our password opens it says as much
     commands: tuple[str, ...] = ()
     if want is not None:
-        wanted = command_rule(want.keys != ("*",), want.db, facts)
+        wanted = command_rule(want.keys != ("*",), want.db, facts, want.restricted)
         commands = facts.commands.granted(rule.commands).deviation(facts.commands.granted(wanted))
     return AclUser(
         name=rule.user,
@@ -366,6 +406,7 @@ def found_user(rule: Rule, want: AclUser | None, facts: RedisFacts, held: Secret
         commands=commands,
         selectors=rule.selectors,
         sanitized=rule.sanitized,
+        restricted=want is not None and want.restricted,
     )
 
 
@@ -516,8 +557,10 @@ def env(
         "REDIS_DB": str(number),
         f"REDIS_DB_{app.id.upper()}": str(number),
     }
-    if _by_prefix(app, context.facts):
+    if number == 0:  # only apps that live under their prefix have it
         variables["REDIS_KEY_PREFIX"] = f"{app.id}:"
+    if "ca_file" in endpoint.params:
+        variables["REDIS_CA_FILE"] = endpoint.params["ca_file"]
     return variables
 
 

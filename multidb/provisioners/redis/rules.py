@@ -60,9 +60,13 @@ class CommandTable:
         """The tokens that the server understands, in their order."""
         return tuple(token for token in tokens if self.understands(token))
 
+    def of_category(self, category: str) -> frozenset[str]:
+        """The commands of a category, named without the ``@``."""
+        return self._of_category.get(category, frozenset())
+
     def _members(self, name: str) -> frozenset[str]:
         if name.startswith("@"):
-            return self._of_category.get(name[1:], frozenset())
+            return self.of_category(name[1:])
         return self._subcommands.get(name, frozenset({name}) & self.names)
 
     def _granted(self, tokens: tuple[str, ...]) -> Granted:

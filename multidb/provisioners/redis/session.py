@@ -1,4 +1,4 @@
-"""All effects on a Redis or Valkey server. The only module of this store that imports the driver."""
+"""What a plan needs of a Redis or Valkey server: its facts, its rules, the lock, sending."""
 
 from __future__ import annotations
 
@@ -10,33 +10,48 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Self
 
 import redis
-from redis.backoff import NoBackoff
 from redis.exceptions import (
-    AuthenticationError,
     BusyLoadingError,
-    InvalidResponse,
     MovedError,
     NoPermissionError,
     ReadOnlyError,
     RedisError,
 )
-from redis.retry import Retry
 
 from multidb.errors import (
-    AuthenticationFailed,
     Locked,
     NotAllowed,
-    ServerDown,
     ServerError,
-    ServerSlow,
     StatementFailed,
-    UsageError,
     WrongVersion,
 )
-from multidb.model import Inspection, Owner, Resource, Server, Statement
+from multidb.model import (
+    App,
+    Hole,
+    Inspection,
+    Resource,
+    Server,
+    ServerUsage,
+    Statement,
+    StoreContext,
+)
+from multidb.provisioners.redis.connection import (
+    ADMIN_NEEDS,
+    PRIMARY,
+    ask,
+    clients,
+    each,
+    fields,
+    open_client,
+    scanned,
+    told_plainly,
+)
+from multidb.provisioners.redis.holes import find_holes
+from multidb.provisioners.redis.removal import removal, suspension
 from multidb.provisioners.redis.resources import (
     NOTE_USER,
     AclUser,
@@ -48,12 +63,13 @@ from multidb.provisioners.redis.resources import (
     default_user_is_open,
     found_default_user,
     found_user,
-    parse_mark,
+    marks_of,
 )
 from multidb.provisioners.redis.rules import CommandTable, Rule, parse_rule, split_line
+from multidb.provisioners.redis.usage import read_usage
 from multidb.secrets import Secret, SecretStore, redact
 
-__all__ = ["RedisSession", "connect"]
+__all__ = ["RedisSession", "connect", "read_facts", "read_rules"]
 
 _LOCK_KEY = "multidb:lock"
 _LOCK_CANDIDATES = 1000  # enough to find one on each of a hundred nodes
@@ -64,7 +80,6 @@ _RETRIES = 5
 _RETRYABLE = ("LOADING", "BUSY ", "TRYAGAIN", "CLUSTERDOWN")
 _FIRST_DB_RULES = (9, 1, 1)  # in 9.1.0 COPY and CLUSTER FLUSHSLOT got past them (valkey #3801, #3806)
 _FIRST_CHANNEL_RULES = (6, 2)
-_TLS_OPTIONS = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
 
 _RELEASE = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('del', KEYS[1]) end return 0"
 _RENEW = "if redis.call('get', KEYS[1]) == ARGV[1] then return redis.call('pexpire', KEYS[1], ARGV[2]) end return 0"
@@ -76,9 +91,10 @@ def connect(server: Server, password: Secret | None, application: str) -> RedisS
     Raises:
         ServerDown, ServerSlow, AuthenticationFailed, NotAllowed, WrongVersion: see multidb.errors.
     """
-    client = _client(server, password, application)
+    another = partial(open_client, server, password, application)
+    client = another()
     try:
-        return RedisSession(server, client, _read_facts(server, client), lambda: _client(server, password, application))
+        return RedisSession(server, client, read_facts(server, client), another)
     except BaseException:
         client.close()
         raise
@@ -88,7 +104,7 @@ class RedisSession:
     """One connection to one server."""
 
     def __init__(
-        self, server: Server, client: redis.Redis, facts: RedisFacts, another: Callable[[], redis.Redis]
+        self, server: Server, client: redis.Redis, facts: RedisFacts, another: Callable[..., redis.Redis]
     ) -> None:
         self._server = server
         self._client = client
@@ -110,7 +126,7 @@ class RedisSession:
 
     def inspect(self, inspection: Inspection) -> Sequence[Resource]:
         """The live users by one ``ACL LIST``, however many apps there are."""
-        rules = {rule.user: rule for rule in _read_rules(self._server, self._client)}
+        rules = read_rules(self._server, self._client)
         wanted = {want.name: want for want in inspection.desired if isinstance(want, AclUser)}
         live: list[Resource] = []
         for name, rule in rules.items():
@@ -137,7 +153,7 @@ class RedisSession:
         with _Lease(self._server, self._another(), project, holder) as lease:
             self._lease = lease
             try:
-                self._facts = _read_facts(self._server, self._client)
+                self._facts = read_facts(self._server, self._client)
                 yield
             finally:
                 self._lease = None
@@ -146,7 +162,7 @@ class RedisSession:
         """Sends one statement at a time, so that nothing follows one that failed. Each is durable when answered."""
         for index, statement in enumerate(statements):
             try:
-                self._send(_words(statement, secrets))
+                self._carry_out(statement, secrets)
             except RedisError as error:
                 raise StatementFailed(
                     f"{redact(str(error))}: {_shortened(statement.text)}",
@@ -161,12 +177,47 @@ class RedisSession:
                 ) from None
             yield index + 1
 
+    def usage(self, context: StoreContext, apps: Sequence[App]) -> ServerUsage:
+        """Keys and connections as the server counts them, memory reckoned from a sample of keys."""
+        return read_usage(self._server, self._another, context, apps)
+
+    def holes(self, inspection: Inspection) -> Sequence[Hole]:
+        """What the rules of the server open around the apps."""
+        return find_holes(inspection, read_rules(self._server, self._client))
+
+    def suspension(self, app: App, context: StoreContext) -> Sequence[Statement]:
+        """The app's user off and its sessions ended."""
+        return suspension(app, context, read_rules(self._server, self._client), self._connected())
+
+    def removal(self, app: App, context: StoreContext) -> Sequence[Statement]:
+        """The app's keys and users, as far as they carry our mark."""
+        return removal(app, context, read_rules(self._server, self._client))
+
+    def _connected(self) -> set[str]:
+        with told_plainly(self._server):
+            return {client["user"] for client in clients(ask(self._client, "CLIENT", "LIST"))}
+
+    def _carry_out(self, statement: Statement, secrets: SecretStore) -> None:
+        words = _words(statement, secrets)
+        if not statement.scope:
+            self._send(words)
+            return
+        if self._lease is not None:
+            self._lease.check()
+        with self._another(db=int(statement.scope), raw=True) as client:
+            if "|" in words:
+                bar = words.index("|")
+                for keys in scanned(client, words[2:bar]):
+                    each(client, [(*words[bar + 1 :], key) for key in keys])
+            else:
+                ask(client, *words)
+
     def _send(self, words: Sequence[str]) -> None:
         for attempt in range(_RETRIES + 1):
             if self._lease is not None:
                 self._lease.check()
             try:
-                _ask(self._client, *words)
+                ask(self._client, *words)
                 return
             except RedisError as error:
                 if attempt == _RETRIES or not _retryable(error):
@@ -174,90 +225,7 @@ class RedisSession:
             time.sleep(min(0.1 * 2**attempt, 2.0))
 
 
-# --- connection and errors -------------------------------------------------------------------------------------------
-
-
-def _client(server: Server, password: Secret | None, application: str) -> redis.Redis:
-    endpoint = server.endpoint
-    client = redis.Redis(
-        host=endpoint.host,
-        port=endpoint.port,
-        username=endpoint.user or None,
-        password=password.reveal() if password is not None else None,
-        protocol=2,
-        decode_responses=True,
-        encoding_errors="backslashreplace",
-        socket_timeout=server.timeout,
-        socket_connect_timeout=server.timeout,
-        retry=Retry(NoBackoff(), 0),  # a lost answer is not proof that nothing happened; `run` decides what to repeat
-        single_connection_client=False,
-        max_connections=1,
-        client_name=re.sub(r"\s+", "-", application) or None,
-        **_tls(server),
-    )
-    client.response_callbacks.clear()  # answers as the server gives them, whatever the driver's version makes of them
-    return client
-
-
-def _tls(server: Server) -> dict[str, Any]:
-    params = dict(server.endpoint.params)
-    if not server.endpoint.tls:
-        return {}
-    options: dict[str, Any] = {"ssl": True}
-    if "ca_file" in params:
-        options["ssl_ca_certs"] = params.pop("ca_file")
-    for name, value in params.items():
-        if name not in _TLS_OPTIONS:
-            raise UsageError(
-                f"unknown connection option {name!r}", where=str(server), hint=f"one of: {', '.join(_TLS_OPTIONS)}"
-            )
-        options[name] = value.lower() in ("true", "1", "yes") if name == "ssl_check_hostname" else value
-    return options
-
-
-@contextlib.contextmanager
-def _told_plainly(server: Server) -> Iterator[None]:
-    try:
-        yield
-    except RedisError as error:
-        raise _translated(server, error) from None
-
-
-def _translated(server: Server, error: RedisError) -> ServerError:
-    where, text = str(server), redact(str(error))
-    if isinstance(error, BusyLoadingError):
-        return ServerSlow("the server is still loading its data", where=where, hint="wait, then run the command again")
-    if isinstance(error, redis.TimeoutError):
-        return ServerSlow(
-            f"no answer within {server.timeout:g} seconds",
-            where=where,
-            hint="look at the server's load (redis-cli --latency), then run the command again",
-        )
-    if isinstance(error, AuthenticationError) or text.startswith(("WRONGPASS", "NOAUTH", "invalid username")):
-        user = server.endpoint.user or "default"
-        return AuthenticationFailed(
-            f"the server refuses the user {user!r} or its password",
-            where=where,
-            hint="correct the admin's name or password for this server",
-        )
-    if isinstance(error, NoPermissionError):
-        return NotAllowed(text, where=where, hint=_ADMIN_NEEDS)
-    if isinstance(error, ReadOnlyError):
-        return NotAllowed("the server is a replica", where=where, hint=_PRIMARY)
-    if isinstance(error, InvalidResponse):
-        return WrongVersion(
-            "what answers there does not speak the Redis protocol", where=where, hint="correct the port or the scheme"
-        )
-    if isinstance(error, redis.ConnectionError):
-        return ServerDown(f"cannot be reached: {text}", where=where, hint="multidb up, or correct its address")
-    return ServerError(text, where=where, hint="multidb doctor")
-
-
-_PRIMARY = "name the primary server in the manifest"
-_ADMIN_NEEDS = (
-    "use an admin that may run ACL, CONFIG, INFO, COMMAND, EVAL, SET and GET; a managed service without ACL SETUSER "
-    "can't give apps users of their own"
-)
+# --- sending ---------------------------------------------------------------------------------------------------------
 
 
 def _retryable(error: RedisError) -> bool:
@@ -268,9 +236,9 @@ def _advice(error: RedisError) -> str:
     if isinstance(error, redis.TimeoutError | redis.ConnectionError):
         return "bring the server back, then run multidb apply again; it goes on where this stopped"
     if isinstance(error, NoPermissionError):
-        return _ADMIN_NEEDS
+        return ADMIN_NEEDS
     if isinstance(error, ReadOnlyError):
-        return _PRIMARY
+        return PRIMARY
     return "correct what the server says, then run multidb apply again"
 
 
@@ -288,17 +256,12 @@ def _shortened(text: str) -> str:
     return text if len(text) <= 60 else f"{text[:60]}..."
 
 
-def _ask(client: redis.Redis, *words: str) -> Any:
-    """The server's answer to one command, as it gave it."""
-    execute: Any = client.execute_command
-    return execute(*words)
-
-
 # --- reading ---------------------------------------------------------------------------------------------------------
 
 
-def _read_facts(server: Server, client: redis.Redis) -> RedisFacts:
-    with _told_plainly(server):
+def read_facts(server: Server, client: redis.Redis) -> RedisFacts:
+    """What the server is and can do, in one round trip."""
+    with told_plainly(server):
         pipeline: Any = client.pipeline(transaction=False)
         for words in (
             ("INFO",),
@@ -315,7 +278,7 @@ def _read_facts(server: Server, client: redis.Redis) -> RedisFacts:
         for answer in (info, commands):
             if isinstance(answer, RedisError):
                 raise answer
-    said = dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
+    said = fields(info)
     product, version = _product(said)
     if _numbers(said.get("redis_version", "")) < _FIRST_CHANNEL_RULES:
         raise WrongVersion(
@@ -324,7 +287,7 @@ def _read_facts(server: Server, client: redis.Redis) -> RedisFacts:
             hint="use Redis 6.2 or later, or Valkey",
         )
     if isinstance(users, RedisError):
-        raise NotAllowed(f"ACL LIST: {redact(str(users))}", where=str(server), hint=_ADMIN_NEEDS)
+        raise NotAllowed(f"ACL LIST: {redact(str(users))}", where=str(server), hint=ADMIN_NEEDS)
     table = CommandTable(_categories(commands))
     rules = [parse_rule(line) for line in users]
     me = admin if isinstance(admin, str) else server.endpoint.user or "default"
@@ -345,9 +308,11 @@ def _read_facts(server: Server, client: redis.Redis) -> RedisFacts:
     )
 
 
-def _read_rules(server: Server, client: redis.Redis) -> list[Rule]:
-    with _told_plainly(server):
-        return [parse_rule(line) for line in _ask(client, "ACL", "LIST")]
+def read_rules(server: Server, client: redis.Redis) -> dict[str, Rule]:
+    """Every user of the server, by name."""
+    with told_plainly(server):
+        rules = [parse_rule(line) for line in ask(client, "ACL", "LIST")]
+    return {rule.user: rule for rule in rules}
 
 
 def _product(said: Mapping[str, str]) -> tuple[str, str]:
@@ -375,7 +340,7 @@ def _check_admin(server: Server, me: str, rules: Sequence[Rule], table: CommandT
     needed = "acl|setuser" if "acl|setuser" in table.names else "acl"
     granted = table.granted(rule.commands).commands if rule is not None else frozenset()
     if needed not in table or (rule is not None and needed not in granted and not rule.selectors):
-        raise NotAllowed(f"the user {me!r} may not run ACL SETUSER", where=str(server), hint=_ADMIN_NEEDS)
+        raise NotAllowed(f"the user {me!r} may not run ACL SETUSER", where=str(server), hint=ADMIN_NEEDS)
 
 
 def _setting(answer: Any) -> int | None:
@@ -392,8 +357,7 @@ def _persistence(aclfile: Any, config_file: str) -> Any:
 
 
 def _claims(rule: Rule) -> list[Claim]:
-    marks = [marked for pattern in rule.channels if (marked := parse_mark(pattern)) is not None]
-    if marks:
+    if marks := marks_of(rule):
         return [Claim(rule.user, db, owner) for owner, db in marks]
     return [Claim(rule.user, number) for number in rule.database_numbers]
 
@@ -405,8 +369,7 @@ def _keyspace(said: Mapping[str, str]) -> dict[int, int]:
 
 
 def _project(rule: Rule) -> str | None:
-    owners: list[Owner] = [marked[0] for pattern in rule.channels if (marked := parse_mark(pattern)) is not None]
-    return owners[0].project if owners else None
+    return next((owner.project for owner, _ in marks_of(rule)), None)
 
 
 def _will_change(desired: Sequence[Resource], live: Sequence[Resource]) -> bool:
@@ -444,9 +407,9 @@ class _Lease:
 
     def __enter__(self) -> Self:
         try:
-            with _told_plainly(self._server):
+            with told_plainly(self._server):
                 self._key = _lock_key(self._client)
-                client_id = _ask(self._client, "CLIENT", "ID")
+                client_id = ask(self._client, "CLIENT", "ID")
                 self._value = json.dumps({**self._holder, "client": client_id, "token": random.token_hex(8)})
                 self._acquire()
         except BaseException:
@@ -459,7 +422,7 @@ class _Lease:
         self._stop.set()
         self._thread.join()
         with contextlib.suppress(RedisError):  # it expires by itself
-            _ask(self._client, "EVAL", _RELEASE, "1", self._key, self._value)
+            ask(self._client, "EVAL", _RELEASE, "1", self._key, self._value)
         self._client.close()
 
     def check(self) -> None:
@@ -475,13 +438,13 @@ class _Lease:
         left_before = _LOCK_MILLISECONDS
         while True:
             asked = time.monotonic()
-            if _ask(self._client, "SET", self._key, self._value, "NX", "PX", str(_LOCK_MILLISECONDS)):
+            if ask(self._client, "SET", self._key, self._value, "NX", "PX", str(_LOCK_MILLISECONDS)):
                 self._until = asked + _LOCK_SECONDS
                 return
-            held = _ask(self._client, "GET", self._key) or ""
-            if not held or (self._is_orphan(held) and _ask(self._client, "EVAL", _RELEASE, "1", self._key, held)):
+            held = ask(self._client, "GET", self._key) or ""
+            if not held or (self._is_orphan(held) and ask(self._client, "EVAL", _RELEASE, "1", self._key, held)):
                 continue
-            left = _ask(self._client, "PTTL", self._key)
+            left = ask(self._client, "PTTL", self._key)
             # A time to live that grows again has been renewed: its holder is alive.
             if left == -1 or left > left_before + 500 or time.monotonic() > deadline:
                 raise Locked(
@@ -496,7 +459,7 @@ class _Lease:
         """Whether the holder's connection is gone. False when that can't be told."""
         try:
             client = int(json.loads(held)["client"])
-            return not str(_ask(self._client, "CLIENT", "LIST", "ID", str(client))).strip()
+            return not str(ask(self._client, "CLIENT", "LIST", "ID", str(client))).strip()
         except (ValueError, KeyError, TypeError, NoPermissionError):
             return False
 
@@ -504,7 +467,7 @@ class _Lease:
         while not self._stop.wait(_RENEW_SECONDS):
             asked = time.monotonic()
             try:
-                held = _ask(self._client, "EVAL", _RENEW, "1", self._key, self._value, str(_LOCK_MILLISECONDS))
+                held = ask(self._client, "EVAL", _RENEW, "1", self._key, self._value, str(_LOCK_MILLISECONDS))
             except RedisError:
                 held = 0
             if not held:
@@ -518,7 +481,7 @@ def _lock_key(client: redis.Redis) -> str:
     for number in range(_LOCK_CANDIDATES):
         key = f"{_LOCK_KEY}:{number}" if number else _LOCK_KEY
         with contextlib.suppress(MovedError):
-            _ask(client, "GET", key)
+            ask(client, "GET", key)
             return key
     return _LOCK_KEY
 

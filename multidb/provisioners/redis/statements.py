@@ -1,4 +1,9 @@
-"""What is sent to bring a server to the manifest, as lines for the ``redis-cli`` prompt. Pure."""
+"""What is sent to bring a server to the manifest, as lines for the ``redis-cli`` prompt. Pure.
+
+A statement's scope is the DB number that it runs in. One thing the prompt does not have: ``SCAN 0 MATCH x:* | UNLINK``
+is a scan to its end, each key found being the argument of the command behind the bar, which a shell would write as
+``redis-cli --scan --pattern 'x:*' | xargs redis-cli unlink``.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +23,7 @@ from multidb.provisioners.redis.resources import (
 )
 from multidb.provisioners.redis.rules import ALL_DATABASES, join_line
 
-__all__ = ["statements"]
+__all__ = ["limits", "note", "saving", "statements"]
 
 _HASH = "user_sha256"
 
@@ -30,17 +35,17 @@ def statements(change: Change, context: StoreContext) -> Sequence[Statement]:
     facts: RedisFacts = context.facts
     match change.desired:
         case SaveNote():
-            return (_note(),)
+            return (note(),)
         case AclUser() as user:
             adopted = change.action is Action.UPDATE and change.changed("owner")
             # The server is read before anybody knows whether it will be adopted, so the plan may lack the saving.
             if adopted and facts.persistence != "none":
-                return (_note(), _rule(user, facts), *_saving(facts))
+                return (note(), _rule(user, facts), *saving(facts))
             return (_rule(user, facts),)
         case DefaultUser():
             return (Statement("ACL SETUSER default off resetpass"),)
         case SavedRules():
-            return _saving(facts)
+            return saving(facts)
     return ()
 
 
@@ -50,21 +55,33 @@ def _rule(user: AclUser, facts: RedisFacts) -> Statement:
     It starts with ``reset``, which also wipes passwords, so the password has to be in the same command.
     """
     assert user.app is not None
-    assert user.owner is not None
-    words = ["ACL", "SETUSER", user.name, "reset", "on", f"#${_HASH}"]
-    words += [f"~{pattern}" for pattern in user.keys]
-    words += ["resetchannels", *(f"&{pattern}" for pattern in (*user.channels, mark(user.owner, user.db)))]
-    if user.databases != ALL_DATABASES:
-        words += ["resetdbs", f"db={user.databases}"]
-    words += command_rule(user.keys != ("*",), user.db, facts)
+    words = ["ACL", "SETUSER", user.name, "reset", "on", f"#${_HASH}", *_rights(user, facts)]
     return Statement(join_line(words), binds=((_HASH, hash_ref(user.app)),))
 
 
-def _note() -> Statement:
+def limits(user: AclUser, facts: RedisFacts) -> str:
+    """The line that takes from a user every right beyond the app's rule, and leaves it its passwords."""
+    words = ["ACL", "SETUSER", user.name, "resetkeys"]
+    if "acl|getuser" in facts.commands:  # selectors came with subcommands in the ACL, in Redis 7
+        words.append("clearselectors")
+    return join_line([*words, *_rights(user, facts)])
+
+
+def _rights(user: AclUser, facts: RedisFacts) -> list[str]:
+    assert user.owner is not None
+    words = [f"~{pattern}" for pattern in user.keys]
+    words += ["resetchannels", *(f"&{pattern}" for pattern in (*user.channels, mark(user.owner, user.db)))]
+    if user.databases != ALL_DATABASES:
+        words += ["resetdbs", f"db={user.databases}"]
+    return [*words, *command_rule(user.keys != ("*",), user.db, facts, user.restricted)]
+
+
+def note() -> Statement:
+    """Says on the server that rules are about to change and are not saved yet."""
     return Statement(join_line(["ACL", "SETUSER", NOTE_USER, "reset", "off"]))
 
 
-def _saving(facts: RedisFacts) -> tuple[Statement, ...]:
+def saving(facts: RedisFacts) -> tuple[Statement, ...]:
     """Saved once with the note, so that being killed here means saving again, and once without it."""
     save = Statement("ACL SAVE" if facts.persistence == "aclfile" else "CONFIG REWRITE")
     return (save, Statement(join_line(["ACL", "DELUSER", NOTE_USER])), save)

@@ -1,0 +1,112 @@
+"""One connection that is spoken to in batches: many commands in one write, answers as bytes, refusals as values.
+
+The driver's own connection asks about itself before it says anything else, waits anew for every piece of an answer and
+raises the first refusal. A health check has one deadline for everything, a probe wants the refusals, and a backup is
+faster by what is left out. Parsing is hiredis', as in the driver.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Sequence
+from typing import Any, Self
+
+import hiredis
+import redis
+from redis.exceptions import InvalidResponse, ResponseError
+
+from multidb.model import Server
+from multidb.provisioners.redis.connection import tls_options
+
+__all__ = ["Wire"]
+
+_CHUNK = 1 << 18
+
+
+class Wire:
+    """A connection without a login yet. Raises the driver's exceptions (`multidb...connection.told_plainly`).
+
+    Args:
+        within: seconds that everything together may take; None: each batch may take the server's timeout.
+    """
+
+    def __init__(self, server: Server, within: float | None = None) -> None:
+        self._timeout = server.timeout
+        self._until = None if within is None else time.monotonic() + within
+        self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=ResponseError)
+        deadline = self._deadline()
+        try:
+            address = (server.endpoint.host, server.endpoint.port)
+            self._socket = socket.create_connection(address, timeout=_left(deadline))
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if server.endpoint.tls:
+                self._socket.settimeout(_left(deadline))
+                self._socket = _context(server).wrap_socket(self._socket, server_hostname=server.endpoint.host)
+        except TimeoutError:
+            raise redis.TimeoutError("no connection in time") from None
+        except OSError as error:
+            raise redis.ConnectionError(error.strerror or str(error)) from None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._socket.close()
+
+    def tell(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
+        """The answers to `commands`, in their order; a refusal is a `ResponseError` in its place."""
+        deadline = self._deadline()
+        try:
+            self._socket.settimeout(_left(deadline))
+            self._socket.sendall(b"".join(hiredis.pack_command(tuple(words)) for words in commands))
+            return [self._answer(deadline) for _ in commands]
+        except TimeoutError:
+            raise redis.TimeoutError("no answer in time") from None
+        except OSError as error:
+            raise redis.ConnectionError(error.strerror or str(error)) from None
+
+    def ask(self, *words: Any) -> Any:
+        """The answer to one command. Raises a refusal."""
+        [answer] = self.tell([words])
+        if isinstance(answer, ResponseError):
+            raise answer
+        return answer
+
+    def login(self, user: str, password: str, db: int = 0) -> None:
+        """Logs in and selects the DB, in one round trip. Raises a refusal of either."""
+        login = [("AUTH", *([user] if user else []), password)] if password else []
+        for answer in self.tell([*login, *([("SELECT", db)] if db else [])]):
+            if isinstance(answer, ResponseError):
+                raise answer
+
+    def _deadline(self) -> float:
+        return self._until if self._until is not None else time.monotonic() + self._timeout
+
+    def _answer(self, deadline: float) -> Any:
+        while (answer := self._reader.gets()) is False:
+            self._socket.settimeout(_left(deadline))
+            piece = self._socket.recv(_CHUNK)
+            if not piece:
+                raise redis.ConnectionError("the server closed the connection")
+            self._reader.feed(piece)
+        return answer
+
+
+def _left(deadline: float) -> float:
+    left = deadline - time.monotonic()
+    if left <= 0:
+        raise TimeoutError
+    return left
+
+
+def _context(server: Server) -> ssl.SSLContext:
+    options = tls_options(server)
+    context = ssl.create_default_context(cafile=options.get("ssl_ca_certs"), capath=options.get("ssl_ca_path"))
+    context.check_hostname = options.get("ssl_check_hostname", True)
+    if options.get("ssl_cert_reqs") == "none":
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    if "ssl_certfile" in options:
+        context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"))
+    return context

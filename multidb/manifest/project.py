@@ -232,7 +232,7 @@ class _Reading:
             root=str(self._path.parent),
             file=self._path.name,
             deploy=head.deploy.model_dump(),
-            backup=head.backup.model_dump(),
+            backup={**head.backup.model_dump(), "declared": "backup" in head.model_fields_set},
             notify=head.notify.model_dump(),
             removed=removed,
         )

@@ -64,6 +64,10 @@ Duration = Annotated[
     str, _matching(r"^[1-9][0-9]*(ms|s|m|min|h|d|w)$", "must be a duration such as 30s, 2min, 24h or 7d")
 ]
 Size = Annotated[str, _matching(r"^[1-9][0-9]*(\.[0-9]+)? ?([kKMGT]i?)?B$", "must be a size such as 500MB or 5GB")]
+Recipient = Annotated[
+    str,
+    _matching(r"^(age1[a-z0-9]{20,}|ssh-(ed25519|rsa) .{40,})$", "must be a public key of age (age1...) or ssh"),
+]
 _PORT = _matching(r"^(([0-9.]+:)?[0-9]{1,5}:)?[0-9]{1,5}(/(tcp|udp))?$", "must be a port such as 8000, or 8080:80")
 Port = Annotated[
     str,
@@ -94,13 +98,31 @@ class Keep(Section):
     last: int = Field(default=3, ge=1, description="The newest sets, whatever their age.")
     daily: int = Field(default=7, ge=0, description="One set for each of so many days.")
     weekly: int = Field(default=4, ge=0, description="One set for each of so many weeks.")
+    monthly: int = Field(default=0, ge=0, description="One set for each of so many months.")
+
+
+class Encrypt(Section):
+    """For whom sets are encrypted. They can be read only with the secret key of one of them."""
+
+    recipients: tuple[Recipient, ...] = Field(
+        min_length=1, description="Public keys of age (age1...) or ssh. The secret key is never in the manifest."
+    )
 
 
 class Backup(Section):
     """When backups are made, where they go and how long they stay."""
 
     every: Duration = Field(default="24h", description="The longest time between two backups.")
-    to: tuple[str, ...] = Field(default=("backups/",), description="Where sets go: folders, relative to the manifest.")
+    to: tuple[str, ...] = Field(
+        default=("backups/",),
+        min_length=1,
+        description="Where sets go, each to all of them: folders (relative to the manifest), s3://bucket/prefix, or any "
+        "other URL that fsspec knows. Credentials come from the environment.",
+    )
+    quiesce: bool = Field(
+        default=False, description="Turn the app's logins off meanwhile, so that all of its stores are of one moment."
+    )
+    encrypt: Encrypt | None = Field(default=None, description="Encrypt sets; default: they are not encrypted.")
     keep: Keep = Field(default=Keep(), description="How many sets stay.")
     verify: Literal["always", "daily", "weekly", "monthly", "never"] = Field(
         default="weekly", description="How often a set is proved by restoring it."
@@ -169,6 +191,8 @@ class AppBackup(Section):
     verify: Literal["always", "daily", "weekly", "monthly", "never"] | None = Field(
         default=None, description="How often a set of this app is proved by restoring it."
     )
+    quiesce: bool | None = Field(default=None, description="Whether this app's logins are off meanwhile.")
+    encrypt: Encrypt | None = Field(default=None, description="For whom this app's sets are encrypted.")
 
 
 class AppDeploy(Section):

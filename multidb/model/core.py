@@ -88,7 +88,7 @@ class Project:
     root: str = "."  # folder of the manifest
     file: str = "multidb.yaml"
     deploy: Mapping[str, Any] = field(default_factory=dict)
-    backup: Mapping[str, Any] = field(default_factory=dict)
+    backup: Mapping[str, Any] = field(default_factory=dict)  # with `declared`: whether the manifest speaks of backups
     notify: Mapping[str, Any] = field(default_factory=dict)
     removed: Mapping[str, App] = field(default_factory=dict)
     """Apps that were taken out and may still come back: their names, numbers and data are kept."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from multidb import manifest
-from multidb.deployment import Deployment, app_env, containers, shipped_templates
+from multidb.deployment import Deployment, app_env, containers, named, shipped_templates
 from multidb.errors import (
     ArchiveError,
     Conflict,
@@ -62,6 +62,7 @@ __all__ = [
     "ServerReport",
     "load_deployment",
     "load_project",
+    "not_running",
     "store_schemas",
 ]
 
@@ -231,7 +232,7 @@ class Engine:
         entry = self._app(app)
         wanted = [store for store in entry.stores if stores is None or store in set(stores)]
         servers = [server for store in wanted for server in self._servers_of(entry, store)]
-        env: dict[str, str | Secret] = {"APP_NAME": entry.id, "APP_TENANT_ID": entry.tenant_id}
+        env: dict[str, str | Secret] = {**named(self.project, entry)}
         isolation: dict[str, tuple[Isolation, str]] = {}
         names: dict[str, tuple[str, ...]] = {}
         for server, context in zip(servers, self.side_by_side(self._ask, servers), strict=True):
@@ -288,6 +289,17 @@ class Engine:
             and any(scope.wants(app) for app in self.apps_of(server))
         ]
 
+    def lacking(self, scope: Scope) -> list[tuple[ServerStatus, tuple[App, ...]]]:
+        """The servers that nobody can be asked (not started, or not to be had here), with the apps that want them."""
+        apps = [app for app in self.project.apps.values() if scope.wants(app)]
+        wanted = {app.id: set(self.runtime.names_for(app)) for app in apps}
+        found = [
+            (status, tuple(app for app in apps if status.name in wanted[app.id]))
+            for status in self.runtime.missing()
+            if scope.stores is None or status.store in scope.stores
+        ]
+        return [(status, users) for status, users in found if users]
+
     def apps_of(self, server: Server) -> list[App]:
         """The apps that the server serves, in the order of the manifest."""
         apps = self.project.apps_with(server.store)
@@ -333,7 +345,8 @@ class Engine:
         for server, context in zip(servers, self.side_by_side(self._ask_or_recall, servers), strict=True):
             there, missing = self.tenants_of(server, context, scope)
             found += there
-            errors |= {server.name: error for error in missing.values()}
+            for error in missing.values():
+                errors[server.name] = error
         return found, errors
 
     def tenants_of(
@@ -434,16 +447,11 @@ class Engine:
 
     def _missing(self, scope: Scope) -> Iterable[ServerPlan]:
         """Servers that the manifest asks for and that nobody can be asked: skipped here, or not started yet."""
-        apps = [app for app in self.project.apps.values() if scope.wants(app)]
-        wanted = {name for app in apps for name in self.runtime.names_for(app)}
-        for status in self.runtime.missing():
-            if status.name not in wanted or (scope.stores is not None and status.store not in scope.stores):
-                continue
+        for status, _ in self.lacking(scope):
             if status.state is ServerState.SKIPPED:
                 yield ServerPlan(status.name, status.store, skipped=status.message)
             else:
-                error = ServerDown("is not running", where=f"server {status.name}", hint="start it: multidb up")
-                yield ServerPlan(status.name, status.store, error=error)
+                yield ServerPlan(status.name, status.store, error=not_running(status))
 
     # Applying to one server
 
@@ -594,6 +602,11 @@ class Engine:
             where=", ".join(dict.fromkeys(f"server {change.server}" for change in plan.conflicts)),
             hint="; ".join(dict.fromkeys(_way_out(change) for change in plan.conflicts)),
         )
+
+
+def not_running(status: ServerStatus) -> ServerDown:
+    """What is wrong with a server that was not started."""
+    return ServerDown("is not running", where=f"server {status.name}", hint="start it: multidb up")
 
 
 def _way_out(conflict: Change) -> str:

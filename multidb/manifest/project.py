@@ -17,7 +17,7 @@ from multidb.manifest.document import Entry, Mapping, Node, Place, Scalar, Seque
 from multidb.manifest.names import check_names, check_tenants, id_problem, project_name
 from multidb.manifest.problems import explain
 from multidb.manifest.schema import VERSION, Shape, StoreSchema
-from multidb.model import App, Project
+from multidb.model import App, Enforce, Project, Quota, bytes_of
 
 __all__ = ["Removed", "load"]
 
@@ -344,7 +344,7 @@ class _Reading:
             tenant_id=read.tenant_id or app_id,
             stores={store: getattr(read, store) for store in self._stores if store in read.stores},
             labels=read.labels,
-            quota=read.quota,
+            quota={store: Quota(bytes_of(each.size), Enforce(each.enforce)) for store, each in read.quota.items()},
             backup=read.backup.model_dump(exclude_unset=True),
             deploy=read.deploy.model_dump(exclude_unset=True),
             where=str(place),

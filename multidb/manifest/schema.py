@@ -195,6 +195,25 @@ class AppBackup(Section):
     encrypt: Encrypt | None = Field(default=None, description="For whom this app's sets are encrypted.")
 
 
+class AppQuota(Section):
+    """The most that the app should keep in one store."""
+
+    size: Size = Field(description="The bytes that its data may take: 500MB, 5GiB.")
+    enforce: Literal["warn", "read-only"] = Field(
+        default="warn",
+        description="warn: multidb usage and the metrics show it. read-only: multidb usage --enforce also lets the app "
+        "only read and delete, until it is below 90 %, on servers that can do that.",
+    )
+
+
+AppQuotaOrSize = Annotated[
+    AppQuota,
+    BeforeValidator(
+        lambda value: value if isinstance(value, dict) else {"size": value}, json_schema_input_type=Size | AppQuota
+    ),
+]
+
+
 class AppDeploy(Section):
     """How the app's own container is run."""
 
@@ -263,8 +282,11 @@ class Shape:
                     ),
                 ),
                 "quota": (
-                    _nullable(dictionary[names, Size]),
-                    Field(default_factory=dict, description="The most that the app may keep in a store: 5GB."),
+                    _nullable(dictionary[names, AppQuotaOrSize]),
+                    Field(
+                        default_factory=dict,
+                        description="The most that the app should keep in a store: 5GB, or a size and what to do.",
+                    ),
                 ),
                 **{
                     name: (

@@ -29,7 +29,7 @@ from multidb.model.core import (
 )
 from multidb.model.health import Health, Status, worst
 from multidb.model.provisioner import Provisioner, Session
-from multidb.model.usage import AppUsage, Query, ServerUsage
+from multidb.model.usage import AppUsage, Enforce, Query, Quota, ServerUsage, bytes_of
 
 __all__ = [
     "Action",
@@ -41,6 +41,7 @@ __all__ = [
     "Change",
     "DerivedName",
     "Endpoint",
+    "Enforce",
     "Facts",
     "FieldChange",
     "Finding",
@@ -60,6 +61,7 @@ __all__ = [
     "Project",
     "Provisioner",
     "Query",
+    "Quota",
     "Resource",
     "Server",
     "ServerUsage",
@@ -68,5 +70,6 @@ __all__ = [
     "Status",
     "StoreContext",
     "Tenant",
+    "bytes_of",
     "worst",
 ]

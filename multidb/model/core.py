@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar, Protocol
 
+from multidb.model.usage import Quota
 from multidb.secrets import Secret, SecretRef, SecretStore
 
 __all__ = [
@@ -71,7 +72,7 @@ class App:
     stores: Mapping[str, Any]
     labels: Mapping[str, str] = field(default_factory=dict)
     where: str = ""  # file:line:column of its entry in the manifest
-    quota: Mapping[str, str] = field(default_factory=dict)  # store -> size ("5GB")
+    quota: Mapping[str, Quota] = field(default_factory=dict)  # by store
     backup: Mapping[str, Any] = field(default_factory=dict)  # what differs from the project's backup section
     deploy: Mapping[str, Any] = field(default_factory=dict)  # how its own container is run
 

@@ -2,10 +2,38 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
 
-__all__ = ["AppUsage", "Query", "ServerUsage"]
+__all__ = ["AppUsage", "Enforce", "Query", "Quota", "ServerUsage", "bytes_of"]
+
+_POWERS: Final = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4}
+
+
+def bytes_of(size: str) -> int:
+    """The bytes of ``500MB`` (powers of 1000) or ``5GiB`` (powers of 1024). `ValueError` for anything else."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kKMGT]?)(i?)B", size)
+    if match is None or (match[3] and not match[2]):
+        raise ValueError(f"{size!r} is not a size")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** _POWERS[match[2]])
+
+
+class Enforce(StrEnum):
+    """What happens to an app that has used up its quota."""
+
+    WARN = "warn"  # it is shown, and `multidb usage` exits with 1
+    READ_ONLY = "read-only"  # and `multidb usage --enforce` lets it read and delete only, where the server can do that
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """The most bytes that an app should keep in a store, and what happens when it has more."""
+
+    size: int
+    enforce: Enforce = Enforce.WARN
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ import pytest
 
 from multidb.errors import ManifestError, UsageError
 from multidb.manifest import load
-from multidb.model import Project
+from multidb.model import Enforce, Project, Quota
 from tests.toy_stores import STORES, Address
 
 HEAD = "version: 1\nproject: digi\n"
@@ -97,7 +97,7 @@ external:
 apps:
   lernmi:
     labels: {tier: gold}
-    quota: {tables: 5GB}
+    quota: {tables: 5GB, cache: {size: 1.5MiB, enforce: read-only}}
     backup: {every: 1h}
     deploy: {image: "lernmi:1", ports: [8000, 22:22], command: [run, it]}
 deploy: {strategy: single, profiles: [backup]}
@@ -109,7 +109,7 @@ backup: {every: 12h, to: [a/, b/], keep: {last: 1}, verify: daily}
     assert project.external["cache"].url == "$HOME"  # nothing is taken from the environment
     app = project.apps["lernmi"]
     assert app.labels == {"tier": "gold"}
-    assert app.quota == {"tables": "5GB"}
+    assert app.quota == {"tables": Quota(5_000_000_000), "cache": Quota(3 * 1024**2 // 2, Enforce.READ_ONLY)}
     assert app.backup == {"every": "1h"}
     assert app.deploy == {"image": "lernmi:1", "ports": ("8000", "22:22"), "command": ("run", "it")}
     assert (project.deploy["strategy"], project.deploy["profiles"]) == ("single", ("backup",))

@@ -110,6 +110,15 @@ CASES = {
         ' Put it in quotes: "12".'
     ),
     HEAD + "apps: {lernmi: {quota: {tables: 5}}}\n": "3:33: tables must be a size such as 500MB or 5GB, not 5",
+    HEAD + "apps: {lernmi: {quota: {tables: {size: 5GB, enforce: readonly}}}}\n": (
+        "3:54: enforce must be 'warn' or 'read-only', not readonly. Did you mean \"read-only\"?"
+    ),
+    HEAD + "apps: {lernmi: {quota: {tables: {sise: 5GB, size: 5GB}}}}\n": (
+        '3:34: unknown key "sise" in tables. Did you mean "size"?'
+    ),
+    HEAD + "apps: {lernmi: {quota: {tables: {enforce: warn}}}}\n": (
+        "3:25: size is missing from tables. (The bytes that its data may take: 500MB, 5GiB)"
+    ),
     HEAD + "apps: {lernmi: {deploy: {ports: [http]}}}\n": (
         "3:34: an entry of ports must be a port such as 8000, or 8080:80, not http"
     ),

@@ -1,0 +1,187 @@
+"""The audit's effects: reads each server's catalogs as the admin, and tries the walls as the apps."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from multidb import __version__
+from multidb.audit.findings import Audit, ServerAudited, Tried, Untried
+from multidb.audit.pairs import ALL_PAIRS, Pairs, choose
+from multidb.engine import Engine, Scope, not_running
+from multidb.errors import MultidbError, ServerDown, ServerError, ServerSlow
+from multidb.model import Inspection, Isolation, Progress, Server, Tenant
+from multidb.provisioners import provisioner
+from multidb.runtime import ServerState
+from multidb.secrets import redact
+
+__all__ = ["audit"]
+
+_ATTACKERS_AT_ONCE = 8  # each with its own login on one server, so that no app's connection limit is eaten
+
+
+def audit(
+    engine: Engine, scope: Scope | None = None, *, progress: Progress, seed: int | None = None, most: int = ALL_PAIRS
+) -> Audit:
+    """Proves, or not, that the apps in scope are kept from every other app of the manifest, and these from them.
+
+    Reads catalogs, and tries acts that change nothing even where they succeed; no app's data is read or written.
+
+    Args:
+        seed: draws the ring of pairs where there are too many; by default the day, so that days differ.
+        most: see `choose`.
+
+    Raises:
+        UsageError: an app of the scope is not in the manifest.
+    """
+    scope = scope or Scope()
+    engine.require(scope)
+    started = datetime.now(UTC)
+    drawn = started.toordinal() if seed is None else seed
+    servers = engine.side_by_side(lambda server: _catalogs(engine, server, scope, progress), engine.servers(scope))
+    cast = _Cast.of(engine, scope)
+    pairs = {store: choose(tuple(cast.tenants[store]), drawn, scope.apps, most) for store in cast.tenants}
+    attack = _Attack(cast, pairs, progress)
+    attempts = engine.side_by_side(attack.attempt, attack.attempts, _ATTACKERS_AT_ONCE)
+    return Audit(
+        project=engine.project.name,
+        apps=tuple(app.id for app in engine.project.apps.values() if scope.wants(app)),
+        pairs=pairs,
+        tried=tuple(tried for each in attempts for tried in each.tried),
+        servers=(*servers, *_missing(engine, scope)),
+        untried=(*cast.never_made, *(gap for each in attempts for gap in attack.untried(each))),
+        refusals={(each.attacker.app.id, each.attacker.server.store): each.error for each in attempts if each.error},
+        started=started,
+        finished=datetime.now(UTC),
+        multidb=__version__,
+    )
+
+
+def _catalogs(engine: Engine, server: Server, scope: Scope, progress: Progress) -> ServerAudited:
+    """What the server's own catalogs say: who should be isolated how, and what is open all the same."""
+    store = provisioner(server.store)
+    apps = [app for app in engine.apps_of(server) if scope.wants(app)]
+    names = tuple(app.id for app in apps)
+    progress(server.name, "reading catalogs")
+    try:
+        with engine.open(server) as session:
+            context = engine.context(server, session)
+            desired = store.desired(apps, context)
+            holes = session.holes(Inspection(context, apps, desired, engine.state.secrets))
+            isolation = {app.id: store.isolation(app, session.facts) for app in apps}
+            version = f"{session.facts.product} {session.facts.version}"
+            return ServerAudited(server.name, server.store, names, version, isolation, tuple(holes))
+    except MultidbError as error:
+        return ServerAudited(server.name, server.store, names, error=error)
+
+
+def _missing(engine: Engine, scope: Scope) -> Iterator[ServerAudited]:
+    """The servers that nobody can be asked."""
+    for status, users in engine.lacking(scope):
+        names = tuple(app.id for app in users)
+        if status.state is ServerState.SKIPPED:
+            yield ServerAudited(status.name, status.store, names, skipped=status.message)
+        else:
+            yield ServerAudited(status.name, status.store, names, error=not_running(status))
+
+
+@dataclass(frozen=True, slots=True)
+class _Cast:
+    """Everybody who can take part, by store and app, the promise that each was given, and who has nothing yet."""
+
+    tenants: Mapping[str, Mapping[str, Tenant]]
+    promised: Mapping[tuple[str, str], Isolation]
+    never_made: tuple[Untried, ...]
+
+    @classmethod
+    def of(cls, engine: Engine, scope: Scope) -> _Cast:
+        """From every server that let the admin in: what is promised there is computed from what the server is."""
+        everyone = Scope(stores=scope.stores)
+        tenants: dict[str, dict[str, Tenant]] = {}
+        promised: dict[tuple[str, str], Isolation] = {}
+        never_made: list[Untried] = []
+        for server in engine.servers(everyone):
+            try:
+                context = engine.known(server)
+            except ServerError:  # it is among the audited servers with this error, or serves no app that is
+                continue
+            if context.facts is None:
+                continue
+            there, missing = engine.tenants_of(server, context, everyone)
+            never_made += [
+                Untried(server.store, app, None, _why(error))
+                for app, error in missing.items()
+                if scope.apps is None or app in scope.apps
+            ]
+            for tenant in there:
+                tenants.setdefault(server.store, {})[tenant.app.id] = tenant
+                level, _ = provisioner(server.store).isolation(tenant.app, context.facts)
+                promised[tenant.app.id, server.store] = level
+        return cls(tenants, promised, tuple(never_made))
+
+
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """One app's attempts on its victims, and what came of them; `error`: why it had to stop."""
+
+    attacker: Tenant
+    victims: tuple[Tenant, ...]
+    tried: tuple[Tried, ...] = ()
+    error: MultidbError | None = None
+
+
+class _Attack:
+    """Every attempt of one audit, and which servers have turned out to answer nobody."""
+
+    def __init__(self, cast: _Cast, pairs: Mapping[str, Pairs], progress: Progress) -> None:
+        self._cast = cast
+        self._progress = progress
+        self._guard = threading.Lock()
+        self._silent: dict[str, ServerError] = {}
+        self._done = 0
+        self.attempts: Sequence[_Attempt] = [
+            _Attempt(tenants[attacker], tuple(tenants[victim] for victim in victims))
+            for store, tenants in cast.tenants.items()
+            for attacker, victims in pairs[store].victims.items()
+        ]
+
+    def attempt(self, planned: _Attempt) -> _Attempt:
+        """Makes the attempts. Raises nothing: what goes wrong is in the result."""
+        attacker = planned.attacker
+        store, server = provisioner(attacker.server.store), attacker.server
+        with self._guard:
+            silent = self._silent.get(server.name)
+        if silent is not None:
+            return _Attempt(attacker, planned.victims, error=silent)
+        tried: list[Tried] = []
+        error: MultidbError | None = None
+        try:
+            for probe in store.probe(attacker, planned.victims) if store.probe else ():
+                tried.append(Tried(server.store, server.name, probe))  # noqa: PERF401 - what came before an error stays
+        except (ServerDown, ServerSlow) as lost:
+            error = lost
+            with self._guard:
+                self._silent.setdefault(server.name, lost)
+        except MultidbError as refused:
+            error = refused
+        except Exception as fault:  # a fault in one store's probes must not hide what the others found
+            error = MultidbError(redact(f"the probe itself failed ({type(fault).__name__}: {fault})"))
+        with self._guard:
+            self._done += 1
+            self._progress("audit", "trying", self._done, len(self.attempts))
+        return _Attempt(attacker, planned.victims, tuple(tried), error)
+
+    def untried(self, made: _Attempt) -> Iterable[Untried]:
+        """The victims that were promised a wall which nobody has tried."""
+        store, attacker = made.attacker.server.store, made.attacker.app.id
+        reached = {each.probe.target for each in made.tried}
+        for victim in made.victims:
+            name = victim.app.id
+            if name not in reached and self._cast.promised[name, store] is not Isolation.NAMING_ONLY:
+                yield Untried(store, attacker, name, _why(made.error) if made.error else "no probe was made")
+
+
+def _why(error: MultidbError) -> str:
+    return redact(f"{error.message}; {error.hint}" if error.hint else error.message)

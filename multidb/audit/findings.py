@@ -1,0 +1,268 @@
+"""What an audit has found, as values, and whether it is a proof. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from multidb.audit.pairs import Pairs
+from multidb.errors import MultidbError
+from multidb.model import Hole, Isolation, Outcome, Probe
+
+__all__ = ["Audit", "Found", "ServerAudited", "Summary", "Tried", "Untried"]
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """A probe, and where it was tried: the attacker's `server`."""
+
+    store: str
+    server: str
+    probe: Probe
+
+    def document(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        probe = self.probe
+        return {
+            "app": probe.app,
+            "target": probe.target,
+            "store": self.store,
+            "server": self.server,
+            "probe": probe.name,
+            "expected": probe.expected.value,
+            "got": probe.got.value,
+            "ok": probe.ok,
+            "detail": probe.detail,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A hole, and the server that it was found on."""
+
+    store: str
+    server: str
+    hole: Hole
+
+    def document(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        hole = self.hole
+        return {
+            "store": self.store,
+            "server": self.server,
+            "app": hole.app,
+            "hole": hole.name,
+            "subject": hole.subject,
+            "message": hole.message,
+            "closes": list(hole.closes),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Untried:
+    """An app, or a pair of apps, that should have been tried and was not, so that nothing is proved of it."""
+
+    store: str
+    app: str
+    target: str | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class ServerAudited:
+    """One server as its catalogs have it.
+
+    Args:
+        apps: the audited apps that it serves.
+        version: product and version.
+        isolation: by app, how isolated it should be, and why.
+        error: why it was not asked, instead of all this.
+        skipped: why this machine cannot have it; then nothing of any app is there.
+    """
+
+    server: str
+    store: str
+    apps: tuple[str, ...] = ()
+    version: str = ""
+    isolation: Mapping[str, tuple[Isolation, str]] = field(default_factory=dict)
+    holes: tuple[Hole, ...] = ()
+    error: MultidbError | None = None
+    skipped: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """The outcome of one audit in a few figures, as it is kept for the page and the metrics."""
+
+    finished: datetime
+    ok: bool
+    probes: int
+    breaches: int
+    holes: int
+    unproved: int
+    errors: int
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What was tried, what came of it, and what could not be proved.
+
+    Args:
+        apps: the apps that it is about.
+        pairs: by store, who tried whom.
+        tried: every probe.
+        servers: every server that was asked.
+        untried: what was to be tried and gave no answer.
+        refusals: by app and store, why a probe could not be made at all (the server, or its own login).
+        started, finished: in UTC.
+        multidb: the version of this program.
+    """
+
+    project: str
+    apps: tuple[str, ...]
+    pairs: Mapping[str, Pairs]
+    tried: tuple[Tried, ...]
+    servers: tuple[ServerAudited, ...]
+    untried: tuple[Untried, ...]
+    refusals: Mapping[tuple[str, str], MultidbError]
+    started: datetime
+    finished: datetime
+    multidb: str
+
+    @cached_property
+    def breaches(self) -> tuple[Tried, ...]:
+        """What worked and is promised not to."""
+        return tuple(each for each in self.tried if each.probe.breach)
+
+    @cached_property
+    def broken(self) -> tuple[Tried, ...]:
+        """Probes whose control did not work: they prove nothing, whatever they seem to say."""
+        return tuple(each for each in self.tried if each.probe.got is Outcome.BROKEN)
+
+    @cached_property
+    def gaps(self) -> tuple[Tried, ...]:
+        """What worked where no wall is promised."""
+        both = (Outcome.ALLOWED, Outcome.ALLOWED)
+        return tuple(each for each in self.tried if (each.probe.expected, each.probe.got) == both)
+
+    @cached_property
+    def holes(self) -> tuple[Found, ...]:
+        """Every hole on every server."""
+        return tuple(Found(each.store, each.server, hole) for each in self.servers for hole in each.holes)
+
+    @cached_property
+    def errors(self) -> tuple[tuple[str, MultidbError], ...]:
+        """What could not be asked, by server or by app and store, and why."""
+        of_servers = [(each.server, each.error) for each in self.servers if each.error is not None]
+        of_apps = [(f"{app} on {store}", error) for (app, store), error in self.refusals.items()]
+        return (*of_servers, *of_apps)
+
+    @property
+    def ok(self) -> bool:
+        """Whether every wall that is promised has been proved."""
+        return not (self.breaches or self.broken or self.holes or self.untried or self.errors)
+
+    @property
+    def exit_code(self) -> int:
+        """0 proved; 1 a breach, a hole or a probe that proves nothing; 4 only that something could not be asked."""
+        if self.breaches or self.broken or self.holes:
+            return 1
+        if self.errors:
+            return 4
+        return 1 if self.untried else 0
+
+    @cached_property
+    def isolation(self) -> dict[str, dict[str, tuple[Isolation, str]]]:
+        """By app and store, what is promised and why."""
+        found: dict[str, dict[str, tuple[Isolation, str]]] = {app: {} for app in self.apps}
+        for server in self.servers:
+            for app, promised in server.isolation.items():
+                if app in found:
+                    found[app][server.store] = promised
+        return found
+
+    @property
+    def stores(self) -> tuple[str, ...]:
+        """The stores that were looked at."""
+        return tuple(dict.fromkeys(each.store for each in self.servers))
+
+    def verdict(self, app: str, store: str) -> str:
+        """One cell of the matrix: ``breach``, ``hole``, ``not proved``, the promised level, or nothing where the app
+        does not use the store. A breach counts against the app whose wall it went through."""
+        if any((each.probe.target or each.probe.app, each.store) == (app, store) for each in self.breaches):
+            return "breach"
+        if any(each.store == store and each.hole.app in (app, None) for each in self.holes) and self._has(app, store):
+            return "hole"
+        if self._unproved(app, store):
+            return "not proved"
+        promised = self.isolation.get(app, {}).get(store)
+        return promised[0].value if promised else ""
+
+    def summary(self) -> Summary:
+        """The outcome in a few figures."""
+        unproved = len(self.broken) + len(self.untried)
+        figures = (len(self.tried), len(self.breaches), len(self.holes), unproved, len(self.errors))
+        return Summary(self.finished, self.ok, *figures)
+
+    def document(self) -> dict[str, Any]:
+        """The audit as plain JSON values."""
+        return {
+            "project": self.project,
+            "started": self.started.isoformat(timespec="seconds"),
+            "finished": self.finished.isoformat(timespec="seconds"),
+            "multidb": self.multidb,
+            "pairs": {store: _pairs(pairs) for store, pairs in self.pairs.items()},
+            "servers": {each.server: _server(each) for each in self.servers},
+            "isolation": {
+                app: {store: level.value for store, (level, _) in stores.items()}
+                for app, stores in self.isolation.items()
+            },
+            "verdicts": {app: self._verdicts(app) for app in self.apps},
+            "counts": _counts(self.tried),
+            "breaches": [each.document() for each in self.breaches],
+            "holes": [each.document() for each in self.holes],
+            "broken": [each.document() for each in self.broken],
+            "untried": [
+                {"store": each.store, "app": each.app, "target": each.target, "why": each.why} for each in self.untried
+            ],
+            "errors": [
+                {"subject": subject, "code": error.code, "message": str(error), "hint": error.hint}
+                for subject, error in self.errors
+            ],
+            "probes": [each.document() for each in self.tried],
+        }
+
+    def _verdicts(self, app: str) -> dict[str, str]:
+        return {store: verdict for store in self.stores if (verdict := self.verdict(app, store))}
+
+    def _has(self, app: str, store: str) -> bool:
+        return store in self.isolation.get(app, {})
+
+    def _unproved(self, app: str, store: str) -> bool:
+        broken = [each.probe for each in self.broken if each.store == store]
+        untried = [each for each in self.untried if each.store == store]
+        return (
+            (app, store) in self.refusals
+            or any(each.error and app in each.apps and each.store == store for each in self.servers)
+            or any(app in (probe.app, probe.target) for probe in broken)
+            or any(app in (each.app, each.target) for each in untried)
+        )
+
+
+def _counts(tried: Iterable[Tried]) -> dict[str, int]:
+    """How many probes came out which way; each outcome is a key."""
+    found = [each.probe.got for each in tried]
+    return {outcome.value: found.count(outcome) for outcome in Outcome}
+
+
+def _pairs(pairs: Pairs) -> dict[str, Any]:
+    return {"tried": pairs.count, "possible": pairs.possible, "sampled": pairs.sampled, "seed": pairs.seed}
+
+
+def _server(each: ServerAudited) -> dict[str, Any]:
+    error = {"error": {"code": each.error.code, "message": str(each.error)}} if each.error else {}
+    skipped = {"skipped": each.skipped} if each.skipped else {}
+    return {"store": each.store, "version": each.version, **error, **skipped}

@@ -1,0 +1,125 @@
+"""An audit as a page for an auditor: what was asked of whom, how, what came of it, and what was left out. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+
+from multidb.audit.findings import Audit, Found, Tried
+from multidb.model import Outcome
+from multidb.secrets import redact
+
+__all__ = ["markdown"]
+
+_METHOD = """\
+Each app's own credentials were used to try what would reach another app. A probe changes nothing even where it
+succeeds: what would write or destroy is asked for as a dry run, in a transaction that is rolled back, or as a change
+of nothing. Before a refusal counts, the same act is tried on the app's own things (its control); where that fails the
+probe is *broken* and proves nothing. Beside the probes, the catalogs of every server were searched, with the admin's
+login, for anything that lets an app or everybody through. No data of any app was read or changed.
+"""
+
+
+def markdown(audit: Audit) -> str:
+    """The report. It holds no secret."""
+    sections = (_head(audit), _servers(audit), _matrix(audit), _findings(audit), _probes(audit), _gaps(audit))
+    return redact("\n".join(line for section in sections for line in section)) + "\n"
+
+
+def _head(audit: Audit) -> Iterator[str]:
+    verdict = "every wall that is promised was proved" if audit.ok else "NOT PROVED; see the findings"
+    yield f"# Isolation audit of {audit.project}\n"
+    yield f"- Result: **{verdict}**"
+    yield f"- Started {_time(audit.started)}, finished {_time(audit.finished)}"
+    yield f"- multidb {audit.multidb}"
+    yield f"- Apps: {', '.join(audit.apps) or 'none'}"
+    yield f"- Probes: {len(audit.tried)}, on pairs of apps: " + (
+        "; ".join(f"{store}: {pairs}" for store, pairs in audit.pairs.items()) or "none"
+    )
+    if any(pairs.sampled for pairs in audit.pairs.values()):
+        yield "- Where pairs were drawn, each app tried its neighbours in a ring of random order. Catalogs were searched"
+        yield "  for every app."
+    yield "\n## Method\n"
+    yield _METHOD
+
+
+def _servers(audit: Audit) -> Iterator[str]:
+    yield "## Servers\n"
+    rows = [(each.server, each.version or "", each.skipped or str(each.error or "")) for each in audit.servers]
+    yield from _table(("server", "version", "not asked because"), rows)
+
+
+def _matrix(audit: Audit) -> Iterator[str]:
+    yield "## Apps and stores\n"
+    yield from _table(("app", *audit.stores), [(app, *_cells(audit, app)) for app in audit.apps])
+    reasons = sorted({(store, *why) for stores in audit.isolation.values() for store, why in stores.items()})
+    yield from (f"- {store}, {level.value}: {why}" for store, level, why in reasons)
+    yield ""
+
+
+def _cells(audit: Audit, app: str) -> Iterator[str]:
+    for store in audit.stores:
+        verdict = audit.verdict(app, store)
+        yield f"**{verdict}**" if verdict in ("breach", "hole", "not proved") else verdict
+
+
+def _findings(audit: Audit) -> Iterator[str]:
+    yield "## Findings\n"
+    if audit.ok:
+        yield "None.\n"
+        return
+    yield from (_breach(each) for each in audit.breaches)
+    yield from (line for each in audit.holes for line in _hole(each))
+    for each in audit.broken:
+        yield f"- **Broken probe** on {each.server}: {_act(each)}: {each.probe.detail}"
+    for gap in audit.untried:
+        yield f"- **Not tried** on {gap.store}: {gap.app}{f' against {gap.target}' if gap.target else ''}: {gap.why}"
+    for subject, error in audit.errors:
+        yield f"- **Not asked**: {subject}: {error}"
+    yield ""
+
+
+def _breach(each: Tried) -> str:
+    return f"- **Breach** on {each.server}: {_act(each)} worked. {each.probe.detail}".rstrip()
+
+
+def _hole(each: Found) -> Iterator[str]:
+    hole = each.hole
+    yield f"- **Hole** on {each.server}: {hole.name}, {hole.subject}. {hole.message} What closes it:"
+    yield "\n  ```"
+    yield from (f"  {line}" for statement in hole.closes for line in statement.splitlines())
+    yield "  ```\n"
+
+
+def _act(each: Tried) -> str:
+    probe = each.probe
+    return f"{probe.name} by {probe.app}" + (f" against {probe.target}" if probe.target else "")
+
+
+def _probes(audit: Audit) -> Iterator[str]:
+    yield "## Every probe\n"
+    counts = Counter((each.store, each.probe.name, each.probe.got) for each in audit.tried)
+    kinds = dict.fromkeys((each.store, each.probe.name) for each in audit.tried)
+    rows = [(*kind, *(str(counts[(*kind, outcome)]) for outcome in Outcome)) for kind in kinds]
+    yield from _table(("store", "probe", *(outcome.value for outcome in Outcome)), rows)
+
+
+def _gaps(audit: Audit) -> Iterator[str]:
+    yield "## Exceptions: open, and promised to nobody\n"
+    kinds = Counter((each.store, each.probe.name) for each in audit.gaps)
+    yield from (f"- {store}: {name} ({count} times)" for (store, name), count in kinds.items())
+    if not kinds:
+        yield "None."
+    yield "\nThe levels are explained in docs/security.md."
+
+
+def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    yield f"| {' | '.join(columns)} |"
+    yield f"|{'---|' * len(columns)}"
+    for row in rows:
+        yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
+    yield ""
+
+
+def _time(moment: object) -> str:
+    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"

@@ -1,0 +1,256 @@
+"""Every app's every store, tried as the app would: all at once, and the worst of it for each app and over all.
+
+A check is made with the app's own credentials. What one check learns of a server that answers nobody holds for the
+apps whose turn has not come yet, so that a server that hangs costs one timeout and not one for each app.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from itertools import chain, zip_longest
+from typing import Any
+
+from multidb.engine import Engine, Scope, not_running
+from multidb.errors import MultidbError, RuntimeUnavailable, ServerDown, ServerError, ServerSlow
+from multidb.model import App, Health, Server, Status, StoreContext, Tenant, worst
+from multidb.provisioners import provisioner
+from multidb.runtime import ServerState, ServerStatus
+from multidb.secrets import redact
+
+__all__ = ["Checked", "Freshness", "HealthReport", "check"]
+
+Freshness = Callable[[App], Health | None]
+"""What is to be said of an app's backups; None: nothing."""
+
+_AT_ONCE = 64
+_UNREACHABLE = (ServerDown, ServerSlow, RuntimeUnavailable)
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """What one check found.
+
+    Args:
+        server: the server's name.
+        reached: whether the server answered; None where it was not asked, as nothing was made there for the app yet.
+    """
+
+    app: str
+    store: str
+    server: str
+    health: Health
+    reached: bool | None = True
+
+    def document(self) -> dict[str, Any]:
+        """Plain JSON values; `latency_ms` is null when nothing was answered."""
+        latency = self.health.latency
+        return {
+            **_words(self.health),
+            "latency_ms": None if latency is None else round(latency * 1000, 1),
+            "server": self.server,
+            "reached": self.reached,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class HealthReport:
+    """How well a project's apps are.
+
+    Args:
+        checks: one for each app and store, in the order of the manifest.
+        backups: by app, what is to be said of its backups.
+        checked_at: when the checks began, in UTC; `seconds`: how long they took in all.
+    """
+
+    project: str
+    checks: tuple[Checked, ...]
+    backups: Mapping[str, Health] = field(default_factory=dict)
+    checked_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+    seconds: float = 0.0
+
+    @property
+    def apps(self) -> tuple[str, ...]:
+        """The apps that were checked."""
+        return tuple(dict.fromkeys(check.app for check in self.checks))
+
+    @property
+    def status(self) -> Status:
+        """The worst of all; healthy when there is nothing to check."""
+        return worst(self.status_of(app) for app in self.apps)
+
+    def status_of(self, app: str) -> Status:
+        """The worst of the app's stores and backups."""
+        found = [check.health.status for check in self.checks if check.app == app]
+        return worst([*found, self.backups[app].status] if app in self.backups else found)
+
+    @property
+    def unreachable(self) -> bool:
+        """Whether no server that was asked has answered; then nothing is known of any app."""
+        return {check.reached for check in self.checks} - {None} == {False}
+
+    def only(self, app: str) -> HealthReport:
+        """The part of the report that is about one app."""
+        backups = {name: health for name, health in self.backups.items() if name == app}
+        checks = tuple(check for check in self.checks if check.app == app)
+        return HealthReport(self.project, checks, backups, self.checked_at, self.seconds)
+
+    def document(self) -> dict[str, Any]:
+        """The report as plain JSON values, as `multidb health --json` and ``/health/databases`` give it."""
+        return {
+            "status": self.status.value,
+            "project": self.project,
+            "checked_at": self.checked_at.isoformat(timespec="milliseconds"),
+            "seconds": round(self.seconds, 3),
+            "apps": {app: self._app_document(app) for app in self.apps},
+        }
+
+    def _app_document(self, app: str) -> dict[str, Any]:
+        stores = {check.store: check.document() for check in self.checks if check.app == app}
+        backup = {"backup": _words(self.backups[app])} if app in self.backups else {}
+        return {"status": self.status_of(app).value, "stores": stores, **backup}
+
+
+def check(
+    engine: Engine,
+    scope: Scope | None = None,
+    *,
+    may_write: bool = True,
+    freshness: Freshness | None = None,
+) -> HealthReport:
+    """Tries every store of every app in scope. Leaves nothing behind on the servers.
+
+    Args:
+        may_write: also write something, read it back and remove it; else only look.
+        freshness: asked of each app, for what is to be said of its backups.
+
+    Raises:
+        UsageError: an app of the scope is not in the manifest.
+    """
+    scope = scope or Scope()
+    engine.require(scope)
+    began, started = datetime.now(UTC), time.monotonic()
+    round_ = _Round(engine, scope, may_write)
+    found = {(each.app, each.store): each for each in chain(round_.missing(), round_.checks())}
+    in_order = [
+        found[app.id, store]
+        for app in engine.project.apps.values()
+        for store in engine.project.servers
+        if (app.id, store) in found
+    ]
+    backups: dict[str, Health] = {}
+    if freshness is not None:
+        for app in filter(scope.wants, engine.project.apps.values()):
+            if (fresh := freshness(app)) is not None:
+                backups[app.id] = fresh
+    return HealthReport(engine.project.name, tuple(in_order), backups, began, time.monotonic() - started)
+
+
+class _Round:
+    """One round of checks, and what it has learned of the servers so far."""
+
+    def __init__(self, engine: Engine, scope: Scope, may_write: bool) -> None:
+        self._engine = engine
+        self._scope = scope
+        self._may_write = may_write
+        self._guard = threading.Lock()
+        self._answered: dict[str, float] = {}  # by server: when it last answered a check
+        self._silent: dict[str, ServerError] = {}  # by server: why no further check is worth its timeout
+
+    def missing(self) -> Iterator[Checked]:
+        """The stores whose server nobody can be asked: not started, or not to be had on this machine."""
+        for status, users in self._engine.lacking(self._scope):
+            for app in users:
+                yield Checked(app.id, status.store, status.name, _not_there(status), reached=False)
+
+    def checks(self) -> list[Checked]:
+        """A check of every app on every server that has an address."""
+        servers = self._engine.servers(self._scope)
+        contexts = _at_once(self._context, servers)
+        found: list[Checked] = []
+        tenants: list[list[Tenant]] = []
+        for server, context in zip(servers, contexts, strict=True):
+            if isinstance(context, ServerError):
+                apps = filter(self._scope.wants, self._engine.apps_of(server))
+                found += [_failed(app.id, server, context) for app in apps]
+                continue
+            there, never_made = self._engine.tenants_of(server, context, self._scope)
+            found += [_failed(app, server, error, reached=None) for app, error in never_made.items()]
+            tenants.append(there)
+        return found + _at_once(self._check, _in_turn(tenants))
+
+    def _context(self, server: Server) -> StoreContext | ServerError:
+        try:
+            return self._engine.known(server)
+        except _UNREACHABLE as error:
+            return error
+
+    def _check(self, tenant: Tenant) -> Checked:
+        app, server = tenant.app.id, tenant.server
+        with self._guard:
+            silent = self._silent.get(server.name)
+        if silent is not None:
+            return _failed(app, server, silent)
+        began = time.monotonic()
+        try:
+            health = _ask(tenant, self._may_write)
+        except _UNREACHABLE as error:
+            self._note_silence(server, error, began)
+            return _failed(app, server, error)
+        except MultidbError as error:
+            return _failed(app, server, error, reached=True)
+        except Exception as error:  # a fault in one store's check must not hide what the others found
+            message = redact(f"the check itself failed ({type(error).__name__}: {error})")
+            return Checked(app, server.store, server.name, Health(Status.UNHEALTHY, message), reached=True)
+        with self._guard:
+            self._answered[server.name] = time.monotonic()
+        return Checked(app, server.store, server.name, health)
+
+    def _note_silence(self, server: Server, error: ServerError, began: float) -> None:
+        """The verdict holds for the whole server only when nobody was answered while this check waited."""
+        with self._guard:
+            if self._answered.get(server.name, -1.0) < began:
+                self._silent.setdefault(server.name, error)
+
+
+def _ask(tenant: Tenant, may_write: bool) -> Health:
+    store = provisioner(tenant.server.store)
+    if store.check_health is None:
+        return Health(Status.DEGRADED, f"{store.title} has no check; nothing was tried")
+    return store.check_health(tenant, may_write)
+
+
+def _at_once(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
+    """`work` done for each, many at a time; the results in their order. What has not begun is dropped on Ctrl-C."""
+    if not items:
+        return []
+    pool = ThreadPoolExecutor(min(len(items), _AT_ONCE), thread_name_prefix="health")
+    try:
+        return list(pool.map(work, items))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _in_turn(tenants: Iterable[Sequence[Tenant]]) -> list[Tenant]:
+    """One of each server, then the next of each: a server that hangs does not hold up the others' checks."""
+    return [tenant for row in zip_longest(*tenants) for tenant in row if tenant is not None]
+
+
+def _failed(app: str, server: Server, error: MultidbError, reached: bool | None = False) -> Checked:
+    health = Health(Status.UNHEALTHY, redact(error.message), fix=redact(error.hint or ""))
+    return Checked(app, server.store, server.name, health, reached)
+
+
+def _not_there(status: ServerStatus) -> Health:
+    if status.state is ServerState.SKIPPED:
+        return Health(Status.UNHEALTHY, f"the server cannot be had here: {status.message}")
+    error = not_running(status)
+    return Health(Status.UNHEALTHY, f"server {status.name} {error.message}", fix=error.hint or "")
+
+
+def _words(health: Health) -> dict[str, str]:
+    return {"status": health.status.value, "message": health.message, "fix": health.fix}

@@ -1,0 +1,27 @@
+"""How much of the shared servers each app uses, how fast that grows, and what happens at a quota.
+
+`looking` asks the servers. `report`: what they said, as values. `history`: a few figures of each look, kept for growth.
+`quotas`: who is to be made read-only, and who no longer. `enforcing` makes it so.
+"""
+
+from multidb.usage.enforcing import Enforcement, enforce
+from multidb.usage.history import History, Look
+from multidb.usage.looking import look
+from multidb.usage.quotas import RELEASED, restricted_after
+from multidb.usage.report import NEAR, Growth, ServerSeen, Standing, StoreUsage, UsageReport
+
+__all__ = [
+    "NEAR",
+    "RELEASED",
+    "Enforcement",
+    "Growth",
+    "History",
+    "Look",
+    "ServerSeen",
+    "Standing",
+    "StoreUsage",
+    "UsageReport",
+    "enforce",
+    "look",
+    "restricted_after",
+]

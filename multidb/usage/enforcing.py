@@ -1,0 +1,59 @@
+"""Makes apps over their quota read-only, and those that have made room writable again."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from multidb.engine import Engine, Report, Scope
+from multidb.usage.quotas import Restricted, restricted_after
+from multidb.usage.report import UsageReport
+
+__all__ = ["Enforcement", "enforce"]
+
+_SECTION = "restricted"  # of the project's state; the engine reads it for every plan
+
+
+@dataclass(frozen=True, slots=True)
+class Enforcement:
+    """What was decided, and what came of it.
+
+    Args:
+        restricted: by store, the apps that are read-only from now on; `lifted`: those that no longer are.
+        standing: by store, every app that is read-only.
+        reports: what the applies did, by store.
+    """
+
+    restricted: Restricted = field(default_factory=dict)
+    lifted: Restricted = field(default_factory=dict)
+    standing: Restricted = field(default_factory=dict)
+    reports: Mapping[str, Report] = field(default_factory=dict)
+
+
+def enforce(engine: Engine, report: UsageReport) -> Enforcement:
+    """Writes down who is restricted after `report`, then applies the manifest to those apps, so that it takes effect.
+
+    The decision is written first: when the apply fails or is cut off, the next plan shows what is left, and the next
+    apply or enforcement does it. Apps that were restricted before are applied again, which finishes what was left.
+
+    Raises:
+        Conflict: something stands in the way of an apply; the decision is written all the same.
+    """
+    with engine.state.change(_SECTION) as section:
+        before = {store: frozenset(apps) for store, apps in section.items()}
+        after = restricted_after(engine.project, report, before)
+        section.clear()
+        section.update({store: sorted(apps) for store, apps in sorted(after.items())})
+    concerned = {store: before.get(store, frozenset()) | after.get(store, frozenset()) for store in {*before, *after}}
+    reports = {
+        store: engine.apply(Scope(apps=known, stores=frozenset({store})))
+        for store, apps in sorted(concerned.items())
+        if (known := apps & engine.project.apps.keys())
+    }
+    return Enforcement(_more(after, before), _more(before, after), after, reports)
+
+
+def _more(these: Restricted, those: Restricted) -> dict[str, frozenset[str]]:
+    """What is in `these` and not in `those`."""
+    found = {store: apps - those.get(store, frozenset()) for store, apps in these.items()}
+    return {store: apps for store, apps in found.items() if apps}

@@ -1,0 +1,153 @@
+"""What the servers said about their use, as values. Pure. Sizes are bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+from multidb.errors import MultidbError
+from multidb.model import AppUsage, Quota, ServerUsage
+
+__all__ = ["NEAR", "Growth", "ServerSeen", "Standing", "StoreUsage", "UsageReport"]
+
+NEAR = 0.8
+"""The share of a quota from which on it is nearly used up."""
+
+
+class Standing(StrEnum):
+    """How an app stands to its quota."""
+
+    NONE = "none"  # there is no quota, or no size to hold against it
+    WITHIN = "within"
+    NEAR = "near"
+    OVER = "over"
+
+
+@dataclass(frozen=True, slots=True)
+class Growth:
+    """By how many bytes an app has grown (or, below zero, shrunk) since an earlier look."""
+
+    size: int
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StoreUsage:
+    """What one app uses of one store.
+
+    Args:
+        restricted: whether it is read-only now because of its quota.
+    """
+
+    app: str
+    store: str
+    server: str
+    usage: AppUsage
+    quota: Quota | None = None
+    growth: Growth | None = None
+    restricted: bool = False
+
+    @property
+    def share(self) -> float | None:
+        """The part of the quota that is used; 1 is all of it."""
+        if self.quota is None or self.usage.size is None:
+            return None
+        return self.usage.size / self.quota.size
+
+    @property
+    def standing(self) -> Standing:
+        """How it stands to its quota."""
+        if self.share is None:
+            return Standing.NONE
+        if self.share >= 1:
+            return Standing.OVER
+        return Standing.NEAR if self.share >= NEAR else Standing.WITHIN
+
+    def document(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        usage, quota, growth = self.usage, self.quota, self.growth
+        share = None if self.share is None else round(self.share, 4)
+        return {
+            "server": self.server,
+            "size": usage.size,
+            "estimated": usage.estimated,
+            "connections": usage.connections,
+            "connection_limit": usage.connection_limit,
+            "counts": dict(usage.counts),
+            "largest": [{"name": name, "size": size} for name, size in usage.largest],
+            "slow": [{"text": q.text, "calls": q.calls, "mean": q.mean, "total": q.total} for q in usage.slow],
+            "growth": growth and {"size": growth.size, "since": growth.since.isoformat(timespec="seconds")},
+            "quota": quota and {"size": quota.size, "enforce": quota.enforce.value, "share": share},
+            "standing": self.standing.value,
+            "restricted": self.restricted,
+            "notes": list(usage.notes),
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSeen:
+    """One server's own figures, or why it told none."""
+
+    server: str
+    store: str
+    usage: ServerUsage | None = None
+    error: MultidbError | None = None
+
+    def document(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        usage = self.usage or ServerUsage()
+        error = {"error": {"code": self.error.code, "message": str(self.error)}} if self.error else {}
+        return {
+            "store": self.store,
+            "size": usage.size,
+            "connections": usage.connections,
+            "connection_limit": usage.connection_limit,
+            "notes": list(usage.notes),
+            **error,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class UsageReport:
+    """One look at every app's use.
+
+    Args:
+        looked_at: in UTC.
+        notes: what happened to the history, where something did.
+    """
+
+    project: str
+    looked_at: datetime
+    stores: tuple[StoreUsage, ...]
+    servers: tuple[ServerSeen, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def over(self) -> tuple[StoreUsage, ...]:
+        """Those that have used up their quota."""
+        return tuple(each for each in self.stores if each.standing is Standing.OVER)
+
+    @property
+    def errors(self) -> tuple[tuple[str, MultidbError], ...]:
+        """The servers that told nothing, and why."""
+        return tuple((each.server, each.error) for each in self.servers if each.error is not None)
+
+    @property
+    def exit_code(self) -> int:
+        """1 when a quota is used up; else 4 when a server could not be asked; else 0."""
+        return 1 if self.over else 4 if self.errors else 0
+
+    def document(self) -> dict[str, Any]:
+        """The report as plain JSON values, as `multidb usage --json` prints it."""
+        apps: dict[str, dict[str, Any]] = {}
+        for each in self.stores:
+            apps.setdefault(each.app, {})[each.store] = each.document()
+        return {
+            "project": self.project,
+            "looked_at": self.looked_at.isoformat(timespec="seconds"),
+            "apps": apps,
+            "servers": {each.server: each.document() for each in self.servers},
+            "notes": list(self.notes),
+        }

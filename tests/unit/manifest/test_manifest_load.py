@@ -113,7 +113,7 @@ backup: {every: 12h, to: [a/, b/], keep: {last: 1}, verify: daily}
     assert app.backup == {"every": "1h"}
     assert app.deploy == {"image": "lernmi:1", "ports": ("8000", "22:22"), "command": ("run", "it")}
     assert (project.deploy["strategy"], project.deploy["profiles"]) == ("single", ("backup",))
-    assert project.backup["keep"] == {"last": 1, "daily": 7, "weekly": 4}
+    assert project.backup["keep"] == {"last": 1, "daily": 7, "weekly": 4, "monthly": 0}
 
 
 def test_words_that_old_yaml_reads_as_truth_are_text(tmp_path: Path) -> None:

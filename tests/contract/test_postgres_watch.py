@@ -12,8 +12,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from multidb.errors import ServerError, ServerSlow
-from multidb.model import App, Status, StoreContext, Tenant
+from multidb.errors import AuthenticationFailed, ServerError, ServerSlow
+from multidb.model import App, Health, Status, StoreContext, Tenant
 from multidb.provisioners.postgres import PROVISIONER
 from multidb.secrets import Secret
 from tests.contract.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
@@ -55,7 +55,10 @@ def tenant(site: Site, app: App, **context: Any) -> Tenant:
 
 def health(site: Site, app: App, *, may_write: bool = True, **context: Any) -> tuple[Status, str]:
     assert PROVISIONER.check_health is not None
-    found = PROVISIONER.check_health(tenant(site, app, **context), may_write)
+    try:
+        found = PROVISIONER.check_health(tenant(site, app, **context), may_write)
+    except AuthenticationFailed as error:
+        found = Health(Status.UNHEALTHY, error.message, fix=error.hint or "")
     assert found.status is Status.HEALTHY or found.fix, "what is not well says what to do"
     return found.status, found.message
 

@@ -67,6 +67,7 @@ def check_health(tenant: Tenant, may_write: bool) -> Health:
 
     Raises:
         ServerDown, ServerSlow: there is no server to be asked.
+        AuthenticationFailed: it does not let the app's login in.
     """
     login = next(logins(tenant))
     started = time.monotonic()
@@ -99,7 +100,11 @@ def _refused(error: ServerError, tenant: Tenant, user: str) -> Health:
     if "does not exist" in message:
         message, fix = f"the database or the login {user} is not there ({message})", again
     elif isinstance(error, AuthenticationFailed):
-        message, fix = f"the server refuses {user} ({message})", f"{again} gives the login its password back"
+        hint = f"{again} gives the login its password back"
+        raise AuthenticationFailed(f"the server refuses {user} ({message})", where=str(tenant.server), hint=hint)
+    elif "not permitted to log in" in message:
+        message = f"{user} may not enter its database ({message})"
+        raise AuthenticationFailed(message, where=str(tenant.server), hint=f"{again} lets it in again")
     elif isinstance(error, NotAllowed) or "not currently accepting" in message:
         message, fix = f"{user} may not enter its database ({message})", f"{again} lets it in again"
     elif "too many connections for role" in message:

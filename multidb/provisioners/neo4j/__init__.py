@@ -36,7 +36,9 @@ logins Neo4j refuses a user for five seconds, whatever the password; a check tha
 
 from __future__ import annotations
 
-from multidb.model import Provisioner, Server, Session
+from collections.abc import Iterable, Sequence
+
+from multidb.model import Health, Probe, Provisioner, Server, Session, Tenant
 from multidb.provisioners.neo4j import resources
 from multidb.provisioners.neo4j.container import containers
 from multidb.provisioners.neo4j.statements import statements
@@ -51,6 +53,18 @@ def _connect(server: Server, admin: Secret | None, application: str) -> Session:
     return connect(server, admin, application)
 
 
+def _check_health(tenant: Tenant, may_write: bool) -> Health:
+    from multidb.provisioners.neo4j.health import check_health
+
+    return check_health(tenant, may_write)
+
+
+def _probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterable[Probe]:
+    from multidb.provisioners.neo4j.audit import probe
+
+    return probe(attacker, victims)
+
+
 PROVISIONER = Provisioner(
     name=resources.STORE,
     title="Neo4j",
@@ -63,5 +77,7 @@ PROVISIONER = Provisioner(
     env=resources.env,
     isolation=resources.isolation,
     connect=_connect,
+    check_health=_check_health,
+    probe=_probe,
     containers=containers,
 )

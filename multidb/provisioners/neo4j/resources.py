@@ -37,6 +37,7 @@ __all__ = [
     "mark_name",
     "mode",
     "password_ref",
+    "place_names",
     "read_mark",
     "ro_role",
     "rw_role",
@@ -206,6 +207,15 @@ def database_name(app: str) -> str:
     return f"db.{name}" if len(name) < _SHORTEST_DATABASE or name.startswith("system") else name
 
 
+def place_names(app: str) -> tuple[str, str]:
+    """The databases that no app can reach and in which a backup is tried, or loaded before it replaces what is there.
+
+    Since no id has a dot, none of them is an app's own.
+    """
+    name = app.replace("_", "-")
+    return f"try.{name}", f"new.{name}"
+
+
 def user_name(app: str) -> str:
     return f"{app}_user"
 
@@ -293,7 +303,7 @@ def desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
     if chosen is Mode.DATABASE:
         found: list[Resource] = [PublicRights(name=PUBLIC)] if apps else []
         for app in apps:
-            found += _on_enterprise(app, Owner(context.project, app.id))
+            found += _on_enterprise(app, Owner(context.project, app.id), may_grow=app.id not in context.restricted)
         return tuple(found)
     if chosen is Mode.INSTANCE and len(apps) > 1:
         raise _one_app_only(apps, context)
@@ -316,6 +326,8 @@ def env(
     }
     if options.isolation == "label":
         found["NEO4J_LABEL"] = app.id
+    if "ca_file" in endpoint.params:
+        found["NEO4J_CA_FILE"] = endpoint.params["ca_file"]
     return found
 
 
@@ -341,9 +353,9 @@ def canonical(command: str) -> tuple[str, ...]:
     """A privilege command in the form in which the server lists it, one entry for each line that it lists.
 
     The form is taken from the operations manual (2026): one role per line; names of databases and roles in backticks;
-    ``MATCH``, ``READ`` and ``TRAVERSE`` split into a line for ``NODE`` and one for ``RELATIONSHIP``. What multidb sends
-    has this form already, so this only evens out how other versions may write it. It was not tried on an Enterprise
-    server; the syntax of the result is checked on a Community server, which parses it.
+    ``MATCH``, ``READ``, ``TRAVERSE`` and ``DELETE`` split into a line for ``NODE`` and one for ``RELATIONSHIP``. What
+    multidb sends has this form already, so this only evens out how other versions may write it. It was not tried on an
+    Enterprise server; the syntax of the result is checked on a Community server, which parses it.
     """
     text = " ".join(command.strip().strip('"').split())
     head, separator, role = text.rpartition(" TO ")
@@ -359,10 +371,10 @@ def canonical(command: str) -> tuple[str, ...]:
 
 
 def _splits(head: str) -> bool:
-    return re.match(r"(GRANT|DENY) (IMMUTABLE )?(MATCH|READ|TRAVERSE)\b", head) is not None
+    return re.match(r"(GRANT|DENY) (IMMUTABLE )?(MATCH|READ|TRAVERSE|DELETE)\b", head) is not None
 
 
-def _on_enterprise(app: App, owner: Owner) -> list[Resource]:
+def _on_enterprise(app: App, owner: Owner, *, may_grow: bool) -> list[Resource]:
     options = app.stores[STORE]
     assert isinstance(options, AppOptions)
     database, user = database_name(app.id), user_name(app.id)
@@ -372,22 +384,31 @@ def _on_enterprise(app: App, owner: Owner) -> list[Resource]:
         Database(name=database, app=app.id, owner=owner),
         Role(name=rw, app=app.id, owner=owner),
         Role(name=ro, app=app.id, owner=owner),
-        *(Grant(name=right, app=app.id) for right in _rights(database, rw, write=True, schema=options.manage_schema)),
-        *(Grant(name=right, app=app.id) for right in _rights(database, ro, write=False, schema=False)),
+        *(Grant(name=right, app=app.id) for right in _rights(database, rw, _of_the_app(options, may_grow))),
+        *(Grant(name=right, app=app.id) for right in _rights(database, ro, ())),
         User(name=user, app=app.id, owner=owner, suspended=False, home=database),
         Membership.of(rw, user, app.id),
     ]
 
 
-def _rights(database: str, role: str, *, write: bool, schema: bool) -> list[str]:
+def _of_the_app(options: AppOptions, may_grow: bool) -> Sequence[str]:
+    """The rights of the app's own user beyond reading, without the places that they are on."""
+    if not may_grow:
+        return ("DELETE",)
+    # Without NAME MANAGEMENT new labels, types and property keys fail.
+    schema = ("INDEX MANAGEMENT", "CONSTRAINT MANAGEMENT") if options.manage_schema else ()
+    return ("NAME MANAGEMENT", *schema, "WRITE")
+
+
+def _rights(database: str, role: str, more: Sequence[str]) -> list[str]:
     """The commands that give a role its rights. Only GRANT, never DENY: a DENY with a misspelt name denies nothing."""
-    on_database = ["ACCESS", "SHOW INDEX", "SHOW CONSTRAINT"]
-    on_graph = ["MATCH {*}"]
-    if write:
-        on_database.append("NAME MANAGEMENT")  # without it new labels, types and property keys fail
-        on_graph.append("WRITE")
-    if schema:
-        on_database += ["INDEX MANAGEMENT", "CONSTRAINT MANAGEMENT"]
+    on_database = [
+        "ACCESS",
+        "SHOW INDEX",
+        "SHOW CONSTRAINT",
+        *(right for right in more if right.endswith("MANAGEMENT")),
+    ]
+    on_graph = ["MATCH {*}", *(right for right in more if not right.endswith("MANAGEMENT"))]
     commands = [f"GRANT {right} ON DATABASE `{database}` TO `{role}`" for right in on_database]
     commands += [f"GRANT {right} ON GRAPH `{database}` TO `{role}`" for right in on_graph]
     return [line for command in commands for line in canonical(command)]

@@ -1,35 +1,26 @@
-"""The effects on one Neo4j server, over Bolt.
-
-The asynchronous driver is used for one reason: only its calls can be given up when a server accepts a connection and
-says nothing. Nothing here runs at the same time as anything else.
-"""
+"""The effects of an admin on one Neo4j server."""
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import logging
 import re
-import ssl
 import time
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
-from typing import Any, Final, Self, TypeVar
+from typing import Final, Self, TypeVar
 
-import neo4j
 from neo4j import exceptions
 
 from multidb.errors import (
-    AuthenticationFailed,
-    NotAllowed,
-    ServerDown,
-    ServerError,
-    ServerSlow,
     StatementFailed,
     WrongVersion,
 )
-from multidb.model import Endpoint, Inspection, Owner, Resource, Server, Statement
+from multidb.model import App, Hole, Inspection, Owner, Resource, Server, ServerUsage, Statement, StoreContext
+from multidb.provisioners.neo4j.audit import holes
+from multidb.provisioners.neo4j.bolt import DRIVER_ERRORS, Bolt, explain, said
 from multidb.provisioners.neo4j.catalog import Listing, Row, owners_of
+from multidb.provisioners.neo4j.removal import removal, suspension
 from multidb.provisioners.neo4j.resources import (
     DEFAULT_DATABASE,
     Mark,
@@ -41,12 +32,14 @@ from multidb.provisioners.neo4j.resources import (
     read_mark,
 )
 from multidb.provisioners.neo4j.statements import SYSTEM
+from multidb.provisioners.neo4j.usage import usage
 from multidb.secrets import Secret, SecretStore, redact
 
 __all__ = ["Neo4jSession", "connect"]
 
 _OLDEST: Final = 5
 _WORK_SECONDS: Final = 180.0  # making a database waits up to 120 s on the server itself
+_DELETING_SECONDS: Final = 6 * 3600.0
 _ATTEMPTS: Final = 4
 _LOCKED_SECONDS: Final = 5.2  # dbms.security.auth_lock_time, 5 s by default, and a little
 _UNSUPPORTED: Final = "Neo.ClientError.Statement.UnsupportedAdministrationCommand"
@@ -75,15 +68,13 @@ def connect(server: Server, admin: Secret | None, application: str) -> Neo4jSess
 
 
 class Neo4jSession:
-    """A `Session` on one Neo4j; see `multidb.model.Session`. `sent` counts the round trips made so far."""
+    """A `Session` on one Neo4j; see `multidb.model.Session`."""
 
     facts: Neo4jFacts
 
     def __init__(self, server: Server, admin: Secret | None, application: str) -> None:
         self._server = server
-        self._runner = asyncio.Runner()
-        self._driver = _driver(server, admin, application)
-        self.sent = 0
+        self._bolt = Bolt(server, server.endpoint.user or "neo4j", admin, application)
 
     def open(self) -> None:
         """Reads `facts`; called by `connect`."""
@@ -91,9 +82,12 @@ class Neo4jSession:
 
     def close(self) -> None:
         """Ends the connection; a server that does not answer any more is not waited for."""
-        with contextlib.suppress(Exception):
-            self._runner.run(asyncio.wait_for(self._driver.close(), 2))
-        self._runner.close()
+        self._bolt.close()
+
+    @property
+    def sent(self) -> int:
+        """The round trips made so far."""
+        return self._bolt.sent
 
     def __enter__(self) -> Self:
         return self
@@ -108,24 +102,25 @@ class Neo4jSession:
     # Reading
 
     def inspect(self, inspection: Inspection) -> Sequence[Resource]:
-        with self._explained():
+        with self._bolt.explained():
             if mode(inspection.context) is Mode.DATABASE:
                 return self._inspect_databases(inspection)
             return self._inspect_single(inspection)
 
     def _probe(self) -> Neo4jFacts:
-        with self._explained():
+        with self._bolt.explained():
             product, version, edition = self._product()
             roles = self._supports("SHOW ROLES YIELD role RETURN role LIMIT 1")
             multi_database = self._supports(_PROBE)
-            default = next((row["name"] for row in self._ask("SHOW DEFAULT DATABASE YIELD name")), DEFAULT_DATABASE)
+            defaults = self._bolt.ask("SHOW DEFAULT DATABASE YIELD name")
+            default = next((row["name"] for row in defaults), DEFAULT_DATABASE)
             dedicated = self._server.app is not None
             owns, labels = ((), ()) if roles or dedicated else self._index_marks(default)
         return Neo4jFacts(product, version, edition, multi_database, roles, default, dedicated, owns, labels)
 
     def _product(self) -> tuple[str, str, str]:
         try:
-            rows = self._ask("CALL dbms.components() YIELD name, versions, edition")
+            rows = self._bolt.ask("CALL dbms.components() YIELD name, versions, edition")
         except exceptions.ClientError as error:
             if error.code is not None and error.code.startswith("Neo.ClientError.Security."):
                 raise
@@ -142,7 +137,7 @@ class Neo4jSession:
     def _supports(self, command: str) -> bool:
         """Whether the server knows the administration command at all; a refusal for want of a right is an error."""
         try:
-            self._ask(command)
+            self._bolt.ask(command)
         except exceptions.ClientError as error:
             if error.code == _UNSUPPORTED:
                 return False
@@ -151,22 +146,23 @@ class Neo4jSession:
 
     def _index_marks(self, database: str) -> tuple[tuple[Owner, ...], tuple[Owner, ...]]:
         """The owners by whom a server without roles is marked: for itself alone, for a label each."""
-        found = [mark for row in self._ask("SHOW INDEXES YIELD name", database) if (mark := read_mark(row["name"]))]
+        rows = self._bolt.ask("SHOW INDEXES YIELD name", database)
+        found = [mark for row in rows if (mark := read_mark(row["name"]))]
         owns = tuple(sorted(owner for owner, kind in found if kind is not Mode.LABEL))
         return owns, tuple(sorted(owner for owner, kind in found if kind is Mode.LABEL))
 
     def _inspect_databases(self, inspection: Inspection) -> Sequence[Resource]:
         listed = Listing(
-            databases=self._ask("SHOW DATABASES YIELD name, requestedStatus, access"),
-            users=self._ask("SHOW USERS YIELD user, suspended, passwordChangeRequired, home"),
-            members=self._ask("SHOW ROLES WITH USERS YIELD role, member"),
-            commands=[row["command"] for row in self._ask("SHOW ALL PRIVILEGES AS COMMANDS YIELD command")],
+            databases=self._bolt.ask("SHOW DATABASES YIELD name, requestedStatus, access"),
+            users=self._bolt.ask("SHOW USERS YIELD user, suspended, passwordChangeRequired, home"),
+            members=self._bolt.ask("SHOW ROLES WITH USERS YIELD role, member"),
+            commands=[row["command"] for row in self._bolt.ask("SHOW ALL PRIVILEGES AS COMMANDS YIELD command")],
         )
         owners = listed.owners(inspection)
         return [*listed.resources(inspection), *self._users(listed.users, inspection, owners)]
 
     def _inspect_single(self, inspection: Inspection) -> Sequence[Resource]:
-        users = self._ask("SHOW USERS YIELD user, suspended, passwordChangeRequired, home")
+        users = self._bolt.ask("SHOW USERS YIELD user, suspended, passwordChangeRequired, home")
         if self.facts.dedicated:
             return self._users(
                 users, inspection, {app.id: Owner(inspection.context.project, app.id) for app in inspection.apps}
@@ -196,7 +192,7 @@ class Neo4jSession:
             return held_by((of_others or own)[0])
         if want.mode is Mode.LABEL:
             return None
-        counted = self._ask("MATCH (n) RETURN count(n) AS nodes", self.facts.default_database)
+        counted = self._bolt.ask("MATCH (n) RETURN count(n) AS nodes", self.facts.default_database)
         return held_by(None) if counted[0]["nodes"] else None
 
     def _users(
@@ -227,27 +223,7 @@ class Neo4jSession:
             return "lost"
         if not inspection.deep or row["suspended"]:  # a suspended user cannot log in, whatever its password
             return "current"
-        return "current" if self._logs_in(user.name, known) else "other"
-
-    def _logs_in(self, name: str, password: Secret) -> bool:
-        """One attempt. After three refused ones a user is locked for five seconds, which are waited out."""
-        auth = neo4j.basic_auth(name, password.reveal())
-        try:
-            return self._wait(self._driver.verify_authentication(auth))
-        except exceptions.Neo4jError as error:
-            if error.code != _RATE_LIMIT:
-                raise
-        time.sleep(_LOCKED_SECONDS)
-        try:
-            return self._wait(self._driver.verify_authentication(auth))
-        except exceptions.Neo4jError as error:
-            if error.code != _RATE_LIMIT:
-                raise
-            raise ServerSlow(
-                f"somebody keeps trying wrong passwords for user {name}, so Neo4j refuses to check any",
-                where=str(self._server),
-                hint="stop the client with the wrong password, then run the command again",
-            ) from None
+        return "current" if self._bolt.logs_in(user.name, known) else "other"
 
     # Writing
 
@@ -270,158 +246,41 @@ class Neo4jSession:
             values[parameter] = secret.reveal()
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                rows = self._ask(statement.text, statement.scope or SYSTEM, values, seconds=_WORK_SECONDS)
+                rows = self._bolt.ask(statement.text, statement.scope or SYSTEM, values, _seconds(statement))
             except exceptions.TransientError as error:  # rolled back by the server: nothing has happened
                 if attempt == _ATTEMPTS:
-                    raise failed(_message(error)) from None
+                    raise failed(said(error)) from None
                 time.sleep(0.1 * 3**attempt)
-            except (exceptions.Neo4jError, exceptions.DriverError, OSError, TimeoutError) as error:
-                known = _explain(error, self._server)
+            except DRIVER_ERRORS as error:
+                known = explain(error, self._server)
                 raise failed(known.message, known.hint) from None
             else:
                 break
         if refused := [row for row in rows if row.get("success") is False]:
             raise failed(str(refused[0].get("message", "the server did not finish in time")))
 
-    # Talking to the server
+    # Watching and removing
 
-    def _ask(
-        self, text: str, database: str = SYSTEM, values: Mapping[str, Any] | None = None, seconds: float | None = None
-    ) -> list[dict[str, Any]]:
-        self.sent += 1
-        return self._wait(self._send(text, database, values or {}), seconds)
+    def usage(self, context: StoreContext, apps: Sequence[App]) -> ServerUsage:
+        with self._bolt.explained():
+            return usage(self._bolt, context, apps)
 
-    async def _send(self, text: str, database: str, values: Mapping[str, Any]) -> list[dict[str, Any]]:
-        # The text comes from `statements` and from this module, with names quoted there; values are parameters.
-        async with self._driver.session(database=database) as session:
-            result = await session.run(text, dict(values))
-            return await result.data()
+    def holes(self, inspection: Inspection) -> Sequence[Hole]:
+        with self._bolt.explained():
+            return holes(self._bolt, inspection)
 
-    def _wait(self, work: Coroutine[Any, Any, _T], seconds: float | None = None) -> _T:
-        return self._runner.run(_within(work, seconds or self._server.timeout))
+    def suspension(self, app: App, context: StoreContext) -> Sequence[Statement]:
+        with self._bolt.explained():
+            return suspension(self._bolt, app, context)
 
-    @contextlib.contextmanager
-    def _explained(self) -> Iterator[None]:
-        try:
-            yield
-        except (exceptions.Neo4jError, exceptions.DriverError, OSError, TimeoutError) as error:
-            raise _explain(error, self._server) from None
+    def removal(self, app: App, context: StoreContext) -> Sequence[Statement]:
+        with self._bolt.explained():
+            return removal(self._bolt, app, context)
 
     def _wrong_version(self, what: str) -> WrongVersion:
         return WrongVersion(what, where=str(self._server), hint="point the manifest at a Neo4j 5, 2025 or 2026 server")
 
 
-async def _within(work: Coroutine[Any, Any, _T], seconds: float) -> _T:
-    return await asyncio.wait_for(work, seconds)
-
-
-def _driver(server: Server, admin: Secret | None, application: str) -> neo4j.AsyncDriver:
-    endpoint = server.endpoint
-    uri, options = _address(endpoint)
-    return neo4j.AsyncGraphDatabase.driver(
-        uri,
-        auth=(endpoint.user or "neo4j", admin.reveal()) if admin is not None else None,
-        user_agent=application,
-        connection_timeout=server.timeout,
-        connection_acquisition_timeout=server.timeout,
-        max_transaction_retry_time=0,
-        notifications_min_severity=neo4j.NotificationMinimumSeverity.OFF,
-        telemetry_disabled=True,
-        **options,
-    )
-
-
-def _address(endpoint: Endpoint) -> tuple[str, dict[str, Any]]:
-    """The driver's URI and its TLS options. The driver takes either ``+s`` in the scheme or files, never both."""
-    scheme = endpoint.params.get("scheme") or ("bolt+s" if endpoint.tls else "bolt")
-    options: dict[str, Any] = {}
-    if ca_file := endpoint.params.get("ca_file"):
-        scheme = scheme.partition("+")[0]
-        options |= {"encrypted": True, "trusted_certificates": neo4j.TrustCustomCAs(ca_file)}
-    if cert_file := endpoint.params.get("cert_file"):
-        certificate = neo4j.auth_management.ClientCertificate(cert_file, endpoint.params.get("key_file"))
-        options["client_certificate"] = neo4j.auth_management.AsyncClientCertificateProviders.static(certificate)
-    return f"{scheme}://{endpoint.host}:{endpoint.port}", options
-
-
-def _explain(error: BaseException, server: Server) -> ServerError:
-    """What a driver's error means for the person who runs multidb."""
-    where = str(server)
-    if isinstance(error, exceptions.Neo4jError):
-        return _explain_answer(error, where)
-    causes = list(_causes(error))
-    if isinstance(error, (FileNotFoundError, PermissionError)):
-        return ServerError(
-            f"{error.filename or 'a certificate file'} cannot be read: {error.strerror}",
-            where=where,
-            hint="correct ca_file, cert_file or key_file",
-        )
-    if _is_not_bolt(error):
-        return WrongVersion(
-            "something answers there that does not speak Bolt, or not a version that multidb's driver knows",
-            where=where,
-            hint="check the address: Bolt is usually on port 7687, and bolt+s:// needs TLS on the server",
-        )
-    if _is_tls(causes):
-        return ServerDown(
-            "the TLS connection fails",
-            where=where,
-            hint="name the server's CA with ca_file, or correct the scheme (bolt:// or bolt+s://)",
-        )
-    refused = any(isinstance(cause, ConnectionRefusedError) for cause in causes)
-    if not refused and any(isinstance(cause, TimeoutError) or "timed out" in str(cause).lower() for cause in causes):
-        return ServerSlow(
-            f"does not answer within {server.timeout:g} s",
-            where=where,
-            hint="see whether it is starting or overloaded, then run the command again",
-        )
-    return ServerDown(
-        "cannot be reached", where=where, hint="start it (multidb up, where multidb runs it), or correct its address"
-    )
-
-
-def _explain_answer(error: exceptions.Neo4jError, where: str) -> ServerError:
-    if error.code == _RATE_LIMIT:
-        return AuthenticationFailed(
-            "refuses the admin for a few seconds after too many wrong passwords",
-            where=where,
-            hint="correct the password, wait five seconds, then run the command again",
-        )
-    if error.code == _EXPIRED:
-        return AuthenticationFailed(
-            "wants the admin's password changed before anything else",
-            where=where,
-            hint="ALTER CURRENT USER SET PASSWORD FROM '...' TO '...' in cypher-shell, then give multidb the new one",
-        )
-    if isinstance(error, exceptions.AuthError):
-        return AuthenticationFailed(
-            "refuses the admin's name or password", where=where, hint="correct the server's user or password"
-        )
-    if isinstance(error, exceptions.Forbidden):
-        return NotAllowed(
-            f"the admin may not do this: {_message(error)}",
-            where=where,
-            hint="give it the role admin (GRANT ROLE admin)",
-        )
-    if isinstance(error, exceptions.TransientError):
-        return ServerSlow(_message(error), where=where, hint="run the command again")
-    return ServerError(_message(error), where=where)
-
-
-def _message(error: exceptions.Neo4jError) -> str:
-    return redact((error.message or error.code or type(error).__name__).splitlines()[0])
-
-
-def _is_not_bolt(error: BaseException) -> bool:
-    return isinstance(error, exceptions.UnsupportedServerProduct) or "looks like HTTP" in str(error)
-
-
-def _is_tls(causes: Sequence[BaseException]) -> bool:
-    # The driver's words for a handshake that broke; a server without TLS just closes the connection.
-    return any(isinstance(cause, ssl.SSLError) or "enabled encryption" in str(cause) for cause in causes)
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+def _seconds(statement: Statement) -> float:
+    """How long it may take. What deletes an app's data in many transactions lasts as long as there is data."""
+    return _DELETING_SECONDS if "IN TRANSACTIONS" in statement.text else _WORK_SECONDS

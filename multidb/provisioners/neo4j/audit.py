@@ -1,0 +1,315 @@
+"""The walls between apps on Neo4j: tried with one app's login, and searched for holes with the admin's.
+
+Every attempt is made in a transaction that is rolled back, administration commands included: Neo4j runs those in
+transactions too, and checks the rights when they run (``EXPLAIN`` would not). What cannot be rolled back is not tried:
+ending another app's transactions, and guessing passwords. Three wrong ones lock a user for five seconds, so an app's
+login is tried on another app's server under its own name only.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from neo4j import exceptions
+
+from multidb.model import Hole, Inspection, Outcome, Probe, Tenant
+from multidb.provisioners.neo4j.bolt import DRIVER_ERRORS, Bolt, explain, said
+from multidb.provisioners.neo4j.catalog import Row
+from multidb.provisioners.neo4j.health import as_the_app
+from multidb.provisioners.neo4j.resources import (
+    PUBLIC,
+    STORE,
+    Mode,
+    canonical,
+    database_name,
+    mode,
+    place_names,
+    read_mark,
+    ro_role,
+    rw_role,
+    user_name,
+)
+from multidb.provisioners.neo4j.statements import SYSTEM, quoted, revoked
+from multidb.secrets import Secret
+
+__all__ = ["Attempt", "ON_DATABASES", "ON_LABELS", "holes", "holes_in_rights", "probe"]
+
+_REFUSALS: Final = ("Neo.ClientError.Security.", "Neo.ClientError.Database.DatabaseNotFound")
+_ADMIN_ROLE: Final = "admin"
+_FIRST_USER: Final = "neo4j"
+_FIRST_PASSWORD: Final = Secret("neo4j")  # what every new server has
+# What PUBLIC has on every new server and may keep. LOAD, which it has too, `multidb apply` takes away.
+_EVERYBODYS: Final = ("GRANT ACCESS ON HOME", "GRANT EXECUTE")
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """One act against another app's things.
+
+    Args:
+        text: Cypher in which ``{db}``, ``{rw}``, ``{user}`` and ``{label}`` stand for the names of whoever is attacked.
+        system: it is an administration command, which no app may run; that the login works is its control.
+        passed: the code of an error that comes after the server has let the act pass.
+        counts_rows: an answer without rows is a refusal, since the server hides what is not to be seen.
+    """
+
+    name: str
+    text: str
+    system: bool = False
+    passed: str = ""
+    counts_rows: bool = False
+
+
+_URL: Final = Attempt(
+    "read a URL",
+    "LOAD CSV FROM 'http://127.0.0.1:1/x' AS row RETURN row",
+    passed="Neo.ClientError.Statement.ExternalResourceFailed",
+)
+_OWN: Final = Attempt("read its own", "MATCH (n) RETURN n LIMIT 1")
+
+ON_DATABASES: Final = (
+    Attempt("read nodes", "MATCH (n) RETURN n LIMIT 1"),
+    Attempt("write a node", "CREATE (n) RETURN n"),
+    Attempt("list indexes", "SHOW INDEXES YIELD name"),
+    Attempt("list constraints", "SHOW CONSTRAINTS YIELD name"),
+    Attempt("make an index", "CREATE INDEX multidb_probe FOR (n:multidb_probe) ON (n.p)"),
+)
+"""Against another app's database; each is tried on the attacker's own first."""
+
+ON_SYSTEM: Final = (
+    Attempt("see the database", "SHOW DATABASE {db} YIELD name", system=True, counts_rows=True),
+    Attempt("list users", "SHOW USERS YIELD user", system=True),
+    Attempt("list rights", "SHOW ALL PRIVILEGES YIELD role", system=True),
+    Attempt("make a user", "CREATE USER multidb_probe SET PASSWORD 'multidb-probe'", system=True),
+    Attempt("make a role", "CREATE ROLE multidb_probe", system=True),
+    Attempt("make a database", "CREATE DATABASE `multidb-probe`", system=True),
+    Attempt("drop the database", "DROP DATABASE {db}", system=True),
+    Attempt("take the role", "GRANT ROLE {rw} TO {own_user}", system=True),
+    Attempt("change the password", "ALTER USER {user} SET PASSWORD CHANGE REQUIRED", system=True),
+    Attempt("drop the user", "DROP USER {user}", system=True),
+)
+"""Against another app's database, roles and users, and the server: no app may do these, not even to itself."""
+
+ON_LABELS: Final = (
+    Attempt("read nodes", "MATCH (n:{label}) RETURN n LIMIT 1"),
+    Attempt("write a node", "CREATE (n:{label}) RETURN n"),
+    Attempt("list users", "SHOW USERS YIELD user", system=True),
+    Attempt("change the password", "ALTER USER {user} SET PASSWORD CHANGE REQUIRED", system=True),
+    Attempt("drop the user", "DROP USER {user}", system=True),
+)
+"""Where apps share one database by a convention; all of it works."""
+
+
+def probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterable[Probe]:
+    """Tries every wall between `attacker` and each of `victims`.
+
+    Raises:
+        ServerError: a server does not answer.
+    """
+    with as_the_app(attacker) as bolt:
+        control, why = _tried(bolt, _OWN, attacker, attacker)
+        if _has_walls(attacker) and control is Outcome.ALLOWED:
+            got, detail = _tried(bolt, _URL, attacker, attacker)
+            yield Probe(attacker.app.id, None, _URL.name, Outcome.REFUSED, got, detail)
+        for victim in victims:
+            if control is not Outcome.ALLOWED:
+                yield Probe(attacker.app.id, victim.app.id, _OWN.name, Outcome.ALLOWED, Outcome.BROKEN, why)
+            elif victim.server.endpoint != attacker.server.endpoint:
+                yield _log_in_elsewhere(attacker, victim)
+            else:
+                yield from _same_server(bolt, attacker, victim)
+
+
+def _log_in_elsewhere(attacker: Tenant, victim: Tenant) -> Probe:
+    uri = victim.env["NEO4J_URI"]
+    there = Tenant(attacker.app, victim.server, victim.context, {**attacker.env, "NEO4J_DATABASE": SYSTEM})
+    with as_the_app(there, uri if isinstance(uri, str) else uri.reveal()) as bolt:
+        got, detail = _tried(bolt, Attempt("log in", "SHOW DEFAULT DATABASE", system=True), there, victim)
+    return Probe(attacker.app.id, victim.app.id, "log in to its server", Outcome.REFUSED, got, detail)
+
+
+def _same_server(bolt: Bolt, attacker: Tenant, victim: Tenant) -> Iterator[Probe]:
+    if not _has_walls(attacker):
+        for attempt in ON_LABELS:
+            got, detail = _tried(bolt, attempt, attacker, victim)
+            yield Probe(attacker.app.id, victim.app.id, attempt.name, Outcome.ALLOWED, got, detail)
+        return
+    for attempt in (*ON_DATABASES, *ON_SYSTEM):
+        got, detail = _tried(bolt, attempt, attacker, victim)
+        if got is Outcome.REFUSED and not attempt.system and not _barred_at_home(attempt, attacker):
+            got, detail = _checked_at_home(bolt, attempt, attacker, detail)
+        yield Probe(attacker.app.id, victim.app.id, attempt.name, Outcome.REFUSED, got, detail)
+    database, theirs = str(attacker.env["NEO4J_DATABASE"]), user_name(victim.app.id)
+    got, detail = _outcome(bolt, Attempt("become its user", "RETURN 1"), "RETURN 1", database, theirs)
+    yield Probe(attacker.app.id, victim.app.id, "become its user", Outcome.REFUSED, got, detail)
+
+
+def _has_walls(tenant: Tenant) -> bool:
+    facts = tenant.context.facts
+    return facts is not None and facts.roles and facts.multi_database
+
+
+def _checked_at_home(bolt: Bolt, attempt: Attempt, attacker: Tenant, detail: str) -> tuple[Outcome, str]:
+    """A refusal that also meets the attacker's own things proves nothing."""
+    control, why = _tried(bolt, attempt, attacker, attacker)
+    return (Outcome.REFUSED, detail) if control is Outcome.ALLOWED else (Outcome.BROKEN, f"so is its own: {why}")
+
+
+def _barred_at_home(attempt: Attempt, attacker: Tenant) -> bool:
+    """Whether the app may not do this even to its own things, by the manifest or for being over its quota."""
+    options = attacker.app.stores[STORE]
+    if attacker.app.id in attacker.context.restricted:
+        return attempt.name in ("write a node", "make an index")
+    return attempt.name == "make an index" and not options.manage_schema
+
+
+def _tried(bolt: Bolt, attempt: Attempt, attacker: Tenant, target: Tenant) -> tuple[Outcome, str]:
+    app = target.app.id
+    text = attempt.text.format(
+        db=quoted(database_name(app)),
+        rw=quoted(rw_role(app)),
+        user=quoted(user_name(app)),
+        own_user=quoted(user_name(attacker.app.id)),
+        label=quoted(app),
+    )
+    return _outcome(bolt, attempt, text, SYSTEM if attempt.system else str(target.env["NEO4J_DATABASE"]))
+
+
+def _outcome(bolt: Bolt, attempt: Attempt, text: str, database: str, user: str | None = None) -> tuple[Outcome, str]:
+    """Runs the text, as `user` if one is given, and takes it back.
+
+    Raises:
+        ServerError: the server does not answer.
+    """
+    try:
+        rows = bolt.wait(_rolled_back(bolt, text, database, user))
+    except exceptions.ClientError as error:
+        code = error.code or ""
+        if code.startswith(_REFUSALS):
+            return Outcome.REFUSED, said(error)
+        return Outcome.ALLOWED if code == attempt.passed else Outcome.BROKEN, said(error)
+    except DRIVER_ERRORS as error:
+        raise explain(error, bolt.server, "the app") from None
+    return Outcome.REFUSED if attempt.counts_rows and not rows else Outcome.ALLOWED, ""
+
+
+async def _rolled_back(bolt: Bolt, text: str, database: str, user: str | None) -> int:
+    """How many rows came."""
+    async with bolt.session(database, impersonated_user=user) as session:
+        transaction = await session.begin_transaction()
+        try:
+            return len(await (await transaction.run(text)).data())
+        finally:
+            await transaction.rollback()
+
+
+def holes(bolt: Bolt, inspection: Inspection) -> Sequence[Hole]:
+    """What opens a wall around one of the apps; four questions and at most one login, however many apps there are."""
+    found = [*_open_doors(bolt)]
+    if mode(inspection.context) is Mode.DATABASE:
+        members = bolt.ask("SHOW ROLES WITH USERS YIELD role, member")
+        commands = [row["command"] for row in bolt.ask("SHOW ALL PRIVILEGES AS COMMANDS YIELD command")]
+        names = {row["name"] for row in bolt.ask("SHOW DATABASES YIELD name")}
+        return [*found, *holes_in_rights(commands, members, inspection), *_left_over(names, inspection)]
+    marks = [mark[0] for row in _indexes(bolt, inspection) if (mark := read_mark(row["name"]))]
+    known = {user_name(app.id) for app in inspection.apps} | {user_name(owner.app) for owner in marks}
+    strangers = {row["user"] for row in bolt.ask("SHOW USERS YIELD user")} - known - {bolt.user}
+    return [*found, *(_stranger(user) for user in sorted(strangers))]
+
+
+def _indexes(bolt: Bolt, inspection: Inspection) -> Sequence[Row]:
+    return bolt.ask("SHOW INDEXES YIELD name", inspection.context.facts.default_database)
+
+
+def _stranger(user: str) -> Hole:
+    return Hole(
+        "another administrator",
+        f"user {user}",
+        "it belongs to no app, and on a Neo4j without roles whoever logs in with it can do everything",
+        (f"DROP USER {quoted(user)}",),
+    )
+
+
+def _open_doors(bolt: Bolt) -> Iterator[Hole]:
+    """Ways in that need no credential of anybody's."""
+    setting = bolt.ask("SHOW SETTINGS 'dbms.security.auth_enabled' YIELD value")
+    if any(row["value"] == "false" for row in setting):
+        yield Hole(
+            "no authentication",
+            "server",
+            "whoever reaches the server can do everything",
+            ("dbms.security.auth_enabled=true  // in neo4j.conf, then start the server anew",),
+        )
+    elif bolt.user != _FIRST_USER and bolt.takes_first_password(_FIRST_USER, _FIRST_PASSWORD):
+        yield Hole(
+            "the password of every new server",
+            f"user {_FIRST_USER}",
+            "anybody can log in with it and then do everything",
+            (f"ALTER USER {quoted(_FIRST_USER)} SET PASSWORD $password CHANGE NOT REQUIRED",),
+        )
+
+
+def _left_over(names: set[str], inspection: Inspection) -> Iterator[Hole]:
+    for app in inspection.apps:
+        for name in sorted(names.intersection(place_names(app.id))):
+            yield Hole(
+                "left by an interrupted run",
+                f"database {name}",
+                f"it may hold a copy of the data of {app.id}; no app can reach it",
+                (f"DROP DATABASE {quoted(name)} DESTROY DATA",),
+                app.id,
+            )
+
+
+def holes_in_rights(commands: Sequence[str], members: Sequence[Row], inspection: Inspection) -> Sequence[Hole]:
+    """What the rights and memberships of a server with roles open.
+
+    Args:
+        commands: the rows of ``SHOW ALL PRIVILEGES AS COMMANDS``.
+        members: ``SHOW ROLES WITH USERS YIELD role, member``.
+    """
+    held: dict[str, set[str]] = {PUBLIC: {"everybody"}}
+    for row in members:
+        if row["member"] is not None and row["role"] != PUBLIC:
+            held.setdefault(row["role"], set()).add(row["member"])
+    lines = dict.fromkeys(line for command in commands for line in canonical(command))
+    return [*_by_right(lines, held, inspection), *_by_membership(held, inspection)]
+
+
+def _by_right(lines: Iterable[str], held: Mapping[str, set[str]], inspection: Inspection) -> Iterator[Hole]:
+    roles = {role: app.id for app in inspection.apps for role in (rw_role(app.id), ro_role(app.id))}
+    databases = {database_name(app.id): app.id for app in inspection.apps}
+    for line in lines:
+        head, _, role = line.rpartition(" TO ")
+        role = role.strip("`")
+        if not line.startswith("GRANT ") or " IMMUTABLE " in head or role not in held or role == _ADMIN_ROLE:
+            continue
+        who = f"role {role} ({', '.join(sorted(held[role]))})"
+        spot = re.search(r" ON (?:DATABASE|GRAPH)S? (\*|`[^`]+`)", head)
+        place = spot[1].strip("`") if spot else ""
+        if place == "*":
+            yield Hole(
+                "a right on every database", who, f"it reaches every app: {head}", (revoked(line),), roles.get(role)
+            )
+        elif place in databases and roles.get(role) != databases[place]:
+            owner = databases[place]
+            yield Hole("a right on an app's database", who, f"it reaches {owner}: {head}", (revoked(line),), owner)
+        elif not spot and (role in roles or role == PUBLIC) and not head.startswith(_EVERYBODYS):
+            yield Hole(
+                "a right on the whole server", who, f"no app needs it: {head}", (revoked(line),), roles.get(role)
+            )
+
+
+def _by_membership(held: Mapping[str, set[str]], inspection: Inspection) -> Iterator[Hole]:
+    users = {user_name(app.id): app.id for app in inspection.apps}
+    roles = {role: app.id for app in inspection.apps for role in (rw_role(app.id), ro_role(app.id))}
+    for role, names in held.items():
+        for user in sorted(names):
+            if (user in users or role in roles) and users.get(user) != roles.get(role):
+                app = roles.get(role) or users[user]
+                message = f"it can do what {role} may" + (f", in the database of {app}" if role in roles else "")
+                closes = f"REVOKE ROLE {quoted(role)} FROM {quoted(user)}"
+                yield Hole("a role of somebody else", f"user {user}", message, (closes,), app)

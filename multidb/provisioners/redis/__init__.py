@@ -47,7 +47,9 @@ The admin needs ACL, CONFIG GET (and REWRITE), INFO, COMMAND, and EVAL, SET, GET
 
 from __future__ import annotations
 
-from multidb.model import Health, Provisioner, Server, Session, Tenant
+from collections.abc import Iterable, Sequence
+
+from multidb.model import Health, Probe, Provisioner, Server, Session, Tenant
 from multidb.provisioners.redis.container import containers
 from multidb.provisioners.redis.resources import (
     RedisApp,
@@ -78,6 +80,12 @@ def _check_health(tenant: Tenant, may_write: bool) -> Health:
     return health.check_health(tenant, may_write)
 
 
+def _probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterable[Probe]:
+    from multidb.provisioners.redis import audit
+
+    return audit.probe(attacker, victims)
+
+
 PROVISIONER = Provisioner(
     name="redis",
     title="Redis / Valkey",
@@ -91,6 +99,7 @@ PROVISIONER = Provisioner(
     isolation=isolation,
     connect=_connect,
     check_health=_check_health,
+    probe=_probe,
     containers=containers,
     allocate=allocate,
     check=check,

@@ -9,13 +9,12 @@ from typing import Final
 
 from redis.exceptions import ResponseError
 
-from multidb.errors import AuthenticationFailed
 from multidb.model import Health, Status, Tenant
 from multidb.provisioners.redis.connection import fields, told_plainly
-from multidb.provisioners.redis.wire import Wire
-from multidb.secrets import Secret, redact
+from multidb.provisioners.redis.wire import Wire, as_app
+from multidb.secrets import redact
 
-__all__ = ["check_health", "login_as"]
+__all__ = ["check_health"]
 
 _PROBE_MILLISECONDS = 10_000  # a probe that is interrupted goes away by itself
 _NEARLY: Final = 0.9
@@ -42,31 +41,13 @@ def check_health(tenant: Tenant, may_write: bool) -> Health:
         ServerDown, ServerSlow, AuthenticationFailed: the app cannot connect at all.
     """
     began = time.monotonic()
-    try:
-        with told_plainly(tenant.server), Wire(tenant.server, within=tenant.server.timeout) as wire:
-            login_as(tenant, wire)
-            kept, said = _probe(tenant, wire, may_write)
-    except AuthenticationFailed as error:
-        raise AuthenticationFailed(
-            f"the server refuses the app's user {tenant.env['REDIS_USER']!r} or its password",
-            where=error.where,
-            hint=f"multidb plan shows what differs; multidb apply --app {tenant.app.id} mends it",
-        ) from None
-    return _judged(tenant, kept, said, may_write, time.monotonic() - began)
-
-
-def login_as(tenant: Tenant, wire: Wire) -> None:
-    """Logs in with the app's own credentials, in the app's own DB."""
-    password = tenant.env["REDIS_PASSWORD"]
-    wire.login(
-        str(tenant.env["REDIS_USER"]),
-        password.reveal() if isinstance(password, Secret) else password,
-        int(str(tenant.env["REDIS_DB"])),
-    )
+    with told_plainly(tenant.server), as_app(tenant, within=tenant.server.timeout) as wire:
+        wrong, said = _probe(tenant, wire, may_write)
+    return _judged(tenant, wrong, said, may_write, time.monotonic() - began)
 
 
 def _probe(tenant: Tenant, wire: Wire, may_write: bool) -> tuple[list[object], dict[str, str]]:
-    """What the server answered to SET, GET, DEL (or to a GET only), and what INFO says."""
+    """The answers to SET, GET, DEL (or to a GET only) that are not as they should be, and what INFO says."""
     value = random.token_hex(8)
     key = f"{tenant.env.get('REDIS_KEY_PREFIX', '')}__multidb_probe:{value}"
     acts: list[tuple[object, ...]] = [("GET", key)]
@@ -75,8 +56,8 @@ def _probe(tenant: Tenant, wire: Wire, may_write: bool) -> tuple[list[object], d
     answers = wire.tell([*acts, *(("INFO", section) for section in _SECTIONS)])
     info = [answer.decode() for answer in answers[len(acts) :] if isinstance(answer, bytes)]
     expected = [b"OK", value.encode(), 1] if may_write else [None]
-    kept = [answer for answer, want in zip(answers, expected, strict=False) if answer != want]
-    return kept, fields("\n".join(info))
+    wrong = [answer for answer, want in zip(answers, expected, strict=False) if answer != want]
+    return wrong, fields("\n".join(info))
 
 
 def _judged(tenant: Tenant, wrong: list[object], said: Mapping[str, str], may_write: bool, latency: float) -> Health:

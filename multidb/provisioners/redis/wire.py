@@ -7,26 +7,55 @@ faster by what is left out. Parsing is hiredis', as in the driver.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import ssl
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import hiredis
 import redis
 from redis.exceptions import InvalidResponse, ResponseError
 
-from multidb.model import Server
+from multidb.errors import AuthenticationFailed
+from multidb.model import Server, Tenant
 from multidb.provisioners.redis.connection import tls_options
+from multidb.secrets import Secret, redact
 
-__all__ = ["Wire"]
+__all__ = ["Wire", "as_app"]
 
 _CHUNK = 1 << 18
 
 
+@contextlib.contextmanager
+def as_app(tenant: Tenant, within: float | None = None, *, select: bool = True) -> Iterator[Wire]:
+    """A connection with the app's own login, in its own DB or, without `select`, in the one where all begin.
+
+    Raises:
+        AuthenticationFailed: the server does not let the app in.
+    """
+    password = tenant.env["REDIS_PASSWORD"]
+    with Wire(tenant.server, within) as wire:
+        try:
+            wire.login(
+                str(tenant.env["REDIS_USER"]),
+                password.reveal() if isinstance(password, Secret) else password,
+                int(str(tenant.env["REDIS_DB"])) if select else 0,
+            )
+        except ResponseError as error:
+            if not str(error).startswith(("WRONGPASS", "NOAUTH", "NOPERM")):
+                raise
+            raise AuthenticationFailed(
+                f"the server refuses the app's user, password or DB: {redact(str(error))}",
+                where=str(tenant.server),
+                hint=f"multidb plan shows what differs; multidb apply --app {tenant.app.id} mends it",
+            ) from None
+        yield wire
+
+
 class Wire:
-    """A connection without a login yet. Raises the driver's exceptions (`multidb...connection.told_plainly`).
+    """A connection without a login yet. Raises the driver's exceptions (`connection.told_plainly`).
 
     Args:
         within: seconds that everything together may take; None: each batch may take the server's timeout.

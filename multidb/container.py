@@ -61,6 +61,9 @@ class Container:
         facts: what is known of such a server before it has been asked, as the store's pure functions want it.
         files: files that are mounted, relative to the compose file, and the template of each.
         settings: what the store's own template needs beside this.
+        users: whom its image runs the server as, the first that there is; none where it stays root.
+        tls_files: files that it needs beside certificate and key where it speaks TLS, and the template of each.
+        trust: a client's options for checking its certificate; ``{}`` stands for the file of the authority.
     """
 
     name: str
@@ -77,6 +80,9 @@ class Container:
     facts: Any = None
     files: Mapping[str, str] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
+    users: tuple[str, ...] = ()
+    tls_files: Mapping[str, str] = field(default_factory=dict)
+    trust: Mapping[str, str] = field(default_factory=lambda: {"ca_file": "{}"})
 
     @property
     def server(self) -> str:

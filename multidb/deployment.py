@@ -3,24 +3,39 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
 from typing import Final
 
 from multidb import files
+from multidb.certificates import Identity, issue, names_of, new_authority, problem, serves
 from multidb.container import Container
-from multidb.errors import Refused
+from multidb.errors import Refused, UsageError
 from multidb.model import App, Endpoint, Project, StoreContext
 from multidb.provisioners import STORES, provisioner
-from multidb.render import POOLER, POOLER_PORT, RenderedFile, is_ours, render
+from multidb.render import CA_MOUNTED, POOLER, POOLER_PORT, RenderedFile, Trust, is_ours, render
 from multidb.secrets import Secret, SecretRef, generate
 from multidb.state import ProjectState
 
-__all__ = ["Deployment", "FileState", "app_endpoint", "app_env", "containers", "shipped_templates"]
+__all__ = [
+    "Deployment",
+    "FileState",
+    "app_endpoint",
+    "app_env",
+    "compose_project",
+    "containers",
+    "named",
+    "secured",
+    "shipped_templates",
+]
 
 _POOLER_REF: Final = SecretRef(f"@{POOLER}", "postgres", "admin")
+_AUTHORITY_REF: Final = SecretRef("@tls", "tls", "authority")
+_OF_TLS: Final = re.compile(r"(?:infrastructure|apps/[^/]+)/tls/.*")
+_OF_AN_APP: Final = re.compile(r"apps/[^/]+/\.env")
 
 
 def containers(project: Project) -> list[Container]:
@@ -37,10 +52,31 @@ def containers(project: Project) -> list[Container]:
     return found
 
 
-def app_endpoint(container: Container) -> Endpoint:
-    """The server as an app in the same network reaches it."""
-    (_, port), *others = container.ports.items()
-    return Endpoint(host=container.name, port=port, params={option: str(number) for option, number in others})
+def compose_project(project: Project, app: str) -> str:
+    """What Compose calls the containers of an app that has a compose file of its own."""
+    return f"{project.name}-{app}"
+
+
+def named(project: Project, app: App) -> dict[str, str]:
+    """The variables that say which app it is: to itself, and to Compose where the app has a compose file of its own."""
+    found = {"APP_NAME": app.id, "APP_TENANT_ID": app.tenant_id}
+    if project.runtime == "compose" and project.deploy.get("strategy") != "single":
+        found["COMPOSE_PROJECT_NAME"] = compose_project(project, app.id)
+    return found
+
+
+def secured(endpoint: Endpoint, container: Container, ca_file: str) -> Endpoint:
+    """The endpoint of a server that speaks TLS, to clients that find the authority's certificate in `ca_file`."""
+    trust = {option: value.format(ca_file) for option, value in container.trust.items()}
+    return replace(endpoint, tls=True, params={**endpoint.params, **trust})
+
+
+def app_endpoint(project: Project, container: Container, host: str = "", port: int = 0) -> Endpoint:
+    """The server as an app in the same network reaches it, or what stands before it at `host` and `port`."""
+    (_, own), *others = container.ports.items()
+    params = {option: str(number) for option, number in others}
+    found = Endpoint(host=host or container.name, port=port or own, params=params)
+    return secured(found, container, CA_MOUNTED) if project.deploy.get("tls", "none") != "none" else found
 
 
 def app_env(
@@ -51,10 +87,10 @@ def app_env(
     Behind a pooler, what cannot go through it (migrations, session locks) has an address of its own.
     """
     env = provisioner(container.store).env
-    variables = env(app, context, app_endpoint(container), secret)
+    variables = env(app, context, app_endpoint(project, container), secret)
     if container.store != "postgres" or POOLER not in project.deploy["profiles"]:
         return variables
-    pooled = env(app, context, Endpoint(host=POOLER, port=POOLER_PORT), secret)
+    pooled = env(app, context, app_endpoint(project, container, POOLER, POOLER_PORT), secret)
     straight = {name: value for name, value in variables.items() if name.endswith("_MIGRATE_URL")}
     return {**pooled, **straight, "DATABASE_URL_DIRECT": variables["DATABASE_URL"]}
 
@@ -73,41 +109,47 @@ class Deployment:
 
     Args:
         templates: the folder of templates that comes with multidb.
+        clock: the time now, by which certificates are made and renewed.
     """
 
     project: Project
     state: ProjectState
     templates: Path
+    clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
 
     def files(self, *, new_secrets: bool) -> dict[str, RenderedFile]:
         """Every file, by its path relative to the manifest's folder.
 
         Args:
-            new_secrets: make the admin passwords that are missing, and keep them. Without it, files whose secrets are
-                not known here (in CI) are left out.
+            new_secrets: make the admin passwords and certificates that are missing or soon too old, and keep them.
+                Without it, files whose secrets are not known here (in CI) are left out.
 
         Raises:
-            UsageError: a template is wrong, or the manifest asks for what cannot be rendered. Nothing is kept then.
+            UsageError: a template or a given certificate is wrong, or the manifest asks for what cannot be rendered.
+                Nothing is kept then.
         """
         servers = containers(self.project)
         refs = {server.server: server.admin_ref for server in servers} | {POOLER: _POOLER_REF}
         known = {name: self.state.secrets.get(ref) for name, ref in refs.items()}
         made = {name: generate() for name, value in known.items() if value is None}
         env = {app.id: self._env(app, servers) for app in self.project.apps.values()} if servers else {}
+        trust, issued = self._trust(servers, needed=new_secrets)
         used: set[str] = set()
 
         def secret(server: str) -> Secret:
             used.add(server)
             return known[server] or made[server]
 
-        found = render(self.project, servers, self._templates(), env=env, secret=secret)
+        found = render(self.project, servers, self._templates(), env=env, secret=secret, trust=trust)
         if self.project.runtime != "compose":  # the app's env file is about the servers that it really has
-            found = {path: file for path, file in found.items() if not re.fullmatch(r"apps/[^/]+/\.env", path)}
+            found = {path: file for path, file in found.items() if not _OF_AN_APP.fullmatch(path)}
         fresh = {refs[name]: made[name] for name in used & set(made)}
-        if new_secrets and fresh:
-            self.state.secrets.put(fresh)
+        if new_secrets and (fresh or issued):
+            self.state.secrets.put({**fresh, **issued})
         if fresh and not new_secrets:
             found = {path: file for path, file in found.items() if not file.private}
+        if _AUTHORITY_REF in issued and not new_secrets:
+            found = {path: file for path, file in found.items() if not _OF_TLS.fullmatch(path)}
         return found
 
     def compare(self, rendered: Mapping[str, RenderedFile]) -> dict[str, FileState]:
@@ -155,13 +197,77 @@ class Deployment:
                 missing.append(ref)
             return found or Secret("")
 
-        variables: dict[str, str | Secret] = {"APP_NAME": app.id, "APP_TENANT_ID": app.tenant_id}
+        variables: dict[str, str | Secret] = {**named(self.project, app)}
         for server in servers:
             if server.store in app.stores and server.app in (None, app.id):
                 variables |= app_env(self.project, app, server, self._context(server), secret)
         if missing:
             return {name: Secret("") if isinstance(value, Secret) else value for name, value in variables.items()}
         return variables
+
+    def _trust(self, servers: Sequence[Container], *, needed: bool) -> tuple[Trust | None, dict[SecretRef, Secret]]:
+        """Who proves what to whom where the manifest asks for TLS; and what had to be made for that just now.
+
+        Args:
+            needed: given files have to be there. Otherwise ones made up stand for them, as for an authority not known.
+        """
+        tls = self.project.deploy.get("tls", "none")
+        if tls == "none" or not servers:
+            return None, {}
+        if self.project.deploy["expose"] == "none":
+            raise UsageError(
+                "with expose none, multidb reaches servers by addresses that no certificate can name",
+                where=f"{self.project.file}: deploy.tls",
+                hint="choose expose: loopback, or tls: none",
+            )
+        names = [server.name for server in servers]
+        names += [POOLER] if POOLER in self.project.deploy["profiles"] else []
+        if tls == "own":
+            return self._own(names, self.state.secrets.get)
+        if not needed and not all((self._root / path).exists() for path in tls.values()):
+            return self._own(names, lambda _: None)
+        return self._given(tls, names), {}
+
+    def _own(
+        self, names: Sequence[str], known: Callable[[SecretRef], Secret | None]
+    ) -> tuple[Trust, dict[SecretRef, Secret]]:
+        """Certificates of the project's own authority. A new authority means new certificates for all."""
+        now = self.clock()
+        made: dict[SecretRef, Secret] = {}
+
+        def kept(ref: SecretRef) -> Identity | None:
+            bundle = known(ref)
+            return Identity.parse(bundle) if bundle else None
+
+        authority = kept(_AUTHORITY_REF)
+        if authority is None or not serves(authority, authority.certificate, (), now):
+            authority = new_authority(self.project.name, now)
+            made[_AUTHORITY_REF] = authority.bundle()
+        identities = {}
+        for name in names:
+            ref = SecretRef("@tls", "tls", name)
+            identity = kept(ref)
+            if identity is None or not serves(identity, authority.certificate, names_of(name), now):
+                identity = issue(authority, name, now)
+                made[ref] = identity.bundle()
+            identities[name] = identity
+        return Trust(authority.certificate, identities), made
+
+    def _given(self, given: Mapping[str, str], names: Sequence[str]) -> Trust:
+        """The certificate that the manifest names, for every server. `UsageError` when apps would refuse it."""
+        where = f"{self.project.file}: deploy.tls"
+        texts = {}
+        for part in ("cert", "key", "ca"):
+            text = files.read_text(self._root / given[part])
+            if text is None:
+                raise UsageError(f"there is no file {given[part]}", where=f"{where}.{part}")
+            texts[part] = text
+        identity = Identity(texts["cert"], Secret(texts["key"]))
+        wrong = problem(identity, texts["ca"], [each for name in names for each in names_of(name)], self.clock())
+        if wrong is not None:
+            hint = "one certificate for all servers, with their names, localhost and 127.0.0.1; or tls: own"
+            raise UsageError(wrong, where=where, hint=hint)
+        return Trust(texts["ca"], dict.fromkeys(names, identity))
 
     def _context(self, server: Container) -> StoreContext:
         store = provisioner(server.store)

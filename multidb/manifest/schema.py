@@ -129,6 +129,18 @@ class Backup(Section):
     )
 
 
+class Certificates(Section):
+    """One certificate for every server, made elsewhere."""
+
+    cert: str = Field(
+        min_length=1,
+        description="Certificate in PEM, with its chain. It names every server as the apps call it, and localhost and "
+        "127.0.0.1, by which multidb connects.",
+    )
+    key: str = Field(min_length=1, description="Its private key in PEM, without a passphrase.")
+    ca: str = Field(min_length=1, description="The certificate of the authority that apps trust, in PEM.")
+
+
 class Deploy(Section):
     """How servers and apps are laid out in compose files."""
 
@@ -143,6 +155,11 @@ class Deploy(Section):
         default="loopback",
         description="loopback: the servers' ports are published on 127.0.0.1. none: they are reached in their own "
         "network only.",
+    )
+    tls: Literal["none", "own"] | Certificates = Field(
+        default="none",
+        description="none: plain connections. own: an authority that multidb makes, and a certificate from it for each "
+        "server. {cert, key, ca}: given files, relative to the manifest. Servers refuse plain connections then.",
     )
     backup_image: str = Field(
         default="multidb",

@@ -1,14 +1,17 @@
 """From values to the text of files: pure functions, nothing is written here."""
 
-from multidb.render.deployment import POOLER, POOLER_PORT, RenderedFile, render
+from multidb.render.deployment import CA_FILE, CA_MOUNTED, POOLER, POOLER_PORT, RenderedFile, Trust, render
 from multidb.render.env import ENV_HEADER, EnvFormat, env_example, env_text, is_ours
 
 __all__ = [
+    "CA_FILE",
+    "CA_MOUNTED",
     "ENV_HEADER",
     "POOLER",
     "POOLER_PORT",
     "EnvFormat",
     "RenderedFile",
+    "Trust",
     "env_example",
     "env_text",
     "is_ours",

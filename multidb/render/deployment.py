@@ -11,16 +11,19 @@ from typing import Any, Final
 import jinja2
 import yaml
 
+from multidb.certificates import Identity
 from multidb.container import Container
 from multidb.errors import UsageError
 from multidb.model import App, Project
 from multidb.render.env import EnvFormat, env_example, env_text
 from multidb.secrets import Secret
 
-__all__ = ["POOLER", "POOLER_PORT", "RenderedFile", "render"]
+__all__ = ["CA_FILE", "CA_MOUNTED", "POOLER", "POOLER_PORT", "RenderedFile", "Trust", "render"]
 
 POOLER: Final = "pgbouncer"
 POOLER_PORT: Final = 6432
+CA_FILE: Final = "tls/ca.crt"  # beside the compose file
+CA_MOUNTED: Final = "/etc/multidb-tls/ca.crt"  # in every container, servers and apps
 _PUBLIC: Final = 0o644
 _PROGRAM: Final = 0o755
 _PRIVATE: Final = 0o600
@@ -38,6 +41,19 @@ class RenderedFile:
     def private(self) -> bool:
         """Whether only its owner may read it."""
         return self.mode == _PRIVATE
+
+
+@dataclass(frozen=True, slots=True)
+class Trust:
+    """What a deployment with TLS adds: whom everybody trusts, and how each server proves who it is.
+
+    Args:
+        authority: certificates in PEM.
+        identities: by the server's name as apps call it.
+    """
+
+    authority: str
+    identities: Mapping[str, Identity]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +82,7 @@ def render(
     *,
     env: Mapping[str, Mapping[str, str | Secret]],
     secret: Callable[[str], Secret],
+    trust: Trust | None = None,
 ) -> dict[str, RenderedFile]:
     """Every file of a deployment, by its path relative to the manifest's folder.
 
@@ -74,13 +91,14 @@ def render(
         templates: texts by name.
         env: the variables of each app.
         secret: the admin's password of the server so called; also that of the pooler.
+        trust: where the manifest asks for TLS.
 
     Raises:
         UsageError: a template is wrong, gives something that is not a compose file, or puts a secret where others can
             read it; or the manifest asks for what the strategy cannot do.
     """
     _refuse(project, containers)
-    rendering = _Rendering(project, templates, secret)
+    rendering = _Rendering(project, templates, secret, trust)
     found: dict[str, RenderedFile] = {}
     for place in _places(project, containers) if containers else ():
         found |= rendering.place(place)
@@ -94,6 +112,7 @@ def render(
         found[f"apps/{app_id}/.env"] = RenderedFile(env_text(app_id, variables, EnvFormat.DOTENV), _PRIVATE)
         found[f"apps/{app_id}/.env.example"] = RenderedFile(env_example(app_id, variables))
     secrets = [rendering.used[name] for name in rendering.used]
+    secrets += [identity.key for identity in trust.identities.values()] if trust else []
     secrets += [value for variables in env.values() for value in variables.values() if isinstance(value, Secret)]
     _check(found, secrets)
     return dict(sorted(found.items()))
@@ -151,9 +170,12 @@ def _places(project: Project, containers: Sequence[Container]) -> list[_Place]:
 class _Rendering:
     """One project with its templates. `used` are the secrets asked for, by the name of their server."""
 
-    def __init__(self, project: Project, templates: Mapping[str, str], secret: Callable[[str], Secret]) -> None:
+    def __init__(
+        self, project: Project, templates: Mapping[str, str], secret: Callable[[str], Secret], trust: Trust | None
+    ) -> None:
         self._project = project
         self._secret = secret
+        self._trust = trust
         self.used: dict[str, Secret] = {}
         self._jinja = jinja2.Environment(
             loader=jinja2.FunctionLoader(lambda name: (templates[name], name, None) if name in templates else None),
@@ -180,6 +202,8 @@ class _Rendering:
             "backup_mounts": self._backup_mounts,
             "pooler_image": self._project.deploy["pgbouncer_image"],
             "databases": self._databases,
+            "tls": self._trust is not None,
+            "ca": CA_MOUNTED,
         }
         try:
             return self._jinja.get_template(template).render({**common, **values}).rstrip("\n") + "\n"
@@ -205,6 +229,8 @@ class _Rendering:
                     for name in ("pgbouncer.ini", "start.sh", "setup.sh"):
                         text = self.text(f"pgbouncer/{name}.j2", container=container, root=place.root)
                         found[f"{folder}/pgbouncer/{name}"] = RenderedFile(text)
+        if self._trust is not None:
+            found |= {f"{folder}/{path}": file for path, file in self._tls(self._trust, place).items()}
         env = f"{folder}/{place.secrets_file or '.env'}"
         values = {"compose_file": place.path, "separate": bool(place.secrets_file), "root": place.root}
         shown = {name: value.reveal() for name, value in secrets.items()}
@@ -213,9 +239,33 @@ class _Rendering:
         found[f"{env}.example"] = RenderedFile(self.text("env.j2", secrets=hidden, **values))
         return found
 
+    def _tls(self, trust: Trust, place: _Place) -> dict[str, RenderedFile]:
+        """The certificates of a place, by their path beside its compose file: each server can read its own only."""
+        authority = RenderedFile(self.text("tls/certificate.j2", pem=trust.authority))
+        found = {CA_FILE: authority, "tls/.gitignore": RenderedFile(self.text("tls/gitignore.j2"))}
+        users = {container.name: container.users for container in place.containers}
+        files = {container.name: container.tls_files for container in place.containers}
+        if POOLER in self._project.deploy["profiles"]:
+            users[POOLER], files[POOLER] = ("nobody",), {"key.sh": "tls/key.sh.j2"}
+        for name, wanted in files.items():
+            identity, folder = trust.identities[name], f"tls/{name}"
+            found[f"{folder}/ca.crt"] = authority
+            found[f"{folder}/server.crt"] = RenderedFile(self.text("tls/certificate.j2", pem=identity.certificate))
+            key = self.text("tls/certificate.j2", pem=identity.key.reveal())
+            found[f"{folder}/server.key"] = RenderedFile(key, _PRIVATE)
+            for path, template in wanted.items():
+                found[f"{folder}/{path}"] = RenderedFile(self.text(template, users=users[name], root=place.root))
+        return found
+
     def joining(self, app: App) -> RenderedFile:
         """The compose file of an app whose servers run elsewhere."""
-        values = {"app": self._app(app, ".", ()), "root": "../..", "joining": self._project.runtime != "external"}
+        joining = self._project.runtime != "external"
+        values = {
+            "app": self._app(app, ".", ()),
+            "root": "../..",
+            "joining": joining,
+            "ca_file": f"../../infrastructure/{CA_FILE}" if self._trust and joining else "",
+        }
         return RenderedFile(self.text("app.docker-compose.yml.j2", **values))
 
     def _compose(self, place: _Place) -> str:
@@ -241,6 +291,7 @@ class _Rendering:
             root=place.root,
             secrets_file=place.secrets_file,
             joining=True,
+            ca_file=f"./{CA_FILE}" if self._trust else "",
             **({"network": network} if place.secrets_file else {}),
         )
 

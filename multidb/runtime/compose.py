@@ -3,21 +3,25 @@
 Compose makes the containers out of the file; everything else (health, addresses, logs, stopping) is asked of the engine
 itself, which takes a few milliseconds and works whatever has become of the file. Servers are reached on the loopback
 address, or, with ``expose: none``, at their address in the deployment's own network.
+
+With strategy ``separate`` there is one such file, and one project of Compose, for each app.
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
 from multidb.container import Container
-from multidb.deployment import Deployment, containers, shipped_templates
-from multidb.errors import AuthenticationFailed, MultidbError, Refused, ServerError, UsageError
+from multidb.deployment import Deployment, compose_project, containers, secured, shipped_templates
+from multidb.errors import AuthenticationFailed, MultidbError, Refused, ServerDown, ServerError, ServerSlow, UsageError
 from multidb.model import App, Endpoint, Progress, Project, Server
-from multidb.render import POOLER
+from multidb.provisioners import provisioner
+from multidb.render import CA_FILE, POOLER
 from multidb.runtime import ServerState, ServerStatus, compose_tool
 from multidb.runtime.container_state import Seen, Verdict, judge
 from multidb.runtime.docker_engine import DockerEngine
@@ -36,6 +40,37 @@ _RECORD: Final = "compose"  # the section of the state that holds the volumes wh
 _STOP_LIMIT: Final = 60  # seconds until a container that does not leave is killed
 
 
+@dataclass(frozen=True)
+class _Stack:
+    """One compose file and what runs from it.
+
+    Args:
+        project: what Compose calls it; also the name of its network.
+    """
+
+    project: str
+    file: Path
+    containers: Sequence[Container]
+    engine: DockerEngine
+
+    @property
+    def folder(self) -> Path:
+        return self.file.parent
+
+    def seen(self) -> dict[str, Seen]:
+        """Its containers by service. `Refused` when another folder has made them: a second checkout, or another
+        project of the same name, whose servers would be replaced by ours."""
+        seen = self.engine.containers()
+        for each in seen.values():
+            if each.folder and Path(each.folder).resolve() != self.folder:
+                raise Refused(
+                    f"containers of the project {self.project} were made from {each.folder}, not from {self.folder}",
+                    where=str(self.file),
+                    hint="stop them there (multidb down), or change the name after project: in this manifest",
+                )
+        return seen
+
+
 class ComposeRuntime:
     """A `Runtime` of containers, for the stores that apps of the manifest use.
 
@@ -48,9 +83,9 @@ class ComposeRuntime:
         self._state = state
         self._containers = containers(project)
         self._exposed = project.deploy.get("expose", "loopback") == "loopback"
-        self._file = Path(project.root).resolve() / "infrastructure" / "docker-compose.yml"
+        self._tls = project.deploy.get("tls", "none") != "none"
         self._pooled = POOLER in project.deploy.get("profiles", ())
-        self._engine = DockerEngine(project.name)
+        self._stacks = self._found_stacks()
 
     def up(self, progress: Progress, only: Sequence[str] | None = None) -> list[ServerStatus]:
         """See `Runtime.up`. Writes the rendered files first, so what runs is what the manifest says. `only` takes names
@@ -58,13 +93,11 @@ class ComposeRuntime:
 
         Raises:
             Locked: another ``up`` or ``down`` works on this project.
-            Refused: containers of this name belong to another folder; a rendered file's place is taken by a stranger;
-                with strategy ``separate``, there are no shared servers to start.
+            Refused: containers of this name belong to another folder; a rendered file's place is taken by a stranger.
             RuntimeUnavailable: no engine, or no Compose.
             UsageError: `only` names no server of the project; files cannot be written; a password is lost.
         """
         report = one_at_a_time(progress)
-        self._refuse_separate()
         with clear_errors(), self._state.lock("runtime", "multidb up"):
             chosen = self._chosen(only)
             seen = self._ours()
@@ -76,9 +109,12 @@ class ComposeRuntime:
                 record["volumes"] = sorted(names.union(record.get("volumes", ())))
             outcome = self._unfit(chosen, seen, report)
             fit = [container for container in chosen if container.server not in outcome]
-            if fit:
-                outcome |= self._started(fit, report)
-            pooler = self._pooler_started(list(outcome.values()), report)
+            self._stop_outdated(fit, seen, report)
+            for stack in self._stacks:
+                here = [container for container in fit if container in stack.containers]
+                if here:
+                    outcome |= self._started(stack, here, report)
+            pooler = self._pooler_started(list(outcome.values()), seen, report)
         return [*(outcome[container.server] for container in chosen), *pooler]
 
     def down(self, progress: Progress, *, erase: bool = False) -> list[ServerStatus]:
@@ -93,18 +129,18 @@ class ComposeRuntime:
             RuntimeUnavailable: no engine.
         """
         report = one_at_a_time(progress)
-        self._refuse_separate()
         with clear_errors(), self._state.lock("runtime", "multidb down"):
-            running = list(self._ours())
+            running = [(stack, service) for stack in self._stacks for service in stack.seen()]
             if erase:
                 self._refuse_unknown_volumes()
-            stopped = side_by_side(lambda service: self._stop(service, report), running)
-            self._engine.remove_networks()
-            erased = self._engine.remove_volumes() if erase else []
+            stopped = side_by_side(lambda each: self._stop(*each, report), running)
+            for stack in self._stacks:
+                stack.engine.remove_networks()
+            erased = [volume for stack in self._stacks for volume in (stack.engine.remove_volumes() if erase else ())]
         known = {container.name: (container.server, container.store) for container in self._containers}
         found = [
             ServerStatus(*known.get(service, (service, "")), ServerState.STOPPED, None, message)
-            for service, message in zip(running, stopped, strict=True)
+            for (_, service), message in zip(running, stopped, strict=True)
         ]
         gone = [ServerStatus(volume, "", ServerState.STOPPED, None, "its data is deleted") for volume in erased]
         return [*found, *gone]
@@ -133,9 +169,15 @@ class ComposeRuntime:
             for each, message in zip(running, stopped, strict=True)
         ]
 
+    def spare(self, server: Server, progress: Progress) -> None:
+        """None: every container is in the rendered files."""
+
+    def adopt(self, server: Server, spare: Server, progress: Progress) -> None:
+        """Refuses, since there is no spare here."""
+        raise Refused("containers are not replaced by others", where=str(server))
+
     def status(self) -> list[ServerStatus]:
         """See `Runtime.status`. `RuntimeUnavailable` when there is no engine to ask."""
-        self._refuse_separate()
         seen = self._ours()
         servers = side_by_side(lambda each: self._look(each, seen.get(each.name)), self._containers)
         return [*servers, _pooler(judge(seen.get(POOLER)))] if self._pooled else servers
@@ -172,8 +214,28 @@ class ComposeRuntime:
 
     def logs(self, name: str, lines: int, follow: bool) -> Iterator[str]:
         """See `Runtime.logs`."""
-        self._refuse_separate()
-        return self._engine.logs(self._container(name).name, lines, follow)
+        container = self._container(name)
+        return self._stack(container).engine.logs(container.name, lines, follow)
+
+    def _found_stacks(self) -> list[_Stack]:
+        root, name = Path(self._project.root).resolve(), self._project.name
+        if self._project.deploy.get("strategy") != "separate":
+            file = root / "infrastructure" / "docker-compose.yml"
+            return [_Stack(name, file, self._containers, DockerEngine(name))]
+        found = []
+        for app in self._project.apps:
+            file, project = root / "apps" / app / "docker-compose.yml", compose_project(self._project, app)
+            here = [container for container in self._containers if container.app == app]
+            found.append(_Stack(project, file, here, DockerEngine(project)))
+        return found
+
+    def _stack(self, container: Container) -> _Stack:
+        (stack,) = [stack for stack in self._stacks if container in stack.containers]
+        return stack
+
+    def _ours(self) -> dict[str, Seen]:
+        """The containers of the project by service, which is a name that no two of its servers share."""
+        return {service: seen for stack in self._stacks for service, seen in stack.seen().items()}
 
     # Before anything is started
 
@@ -200,32 +262,10 @@ class ComposeRuntime:
         (container,) = self._chosen([name])
         return container
 
-    def _refuse_separate(self) -> None:
-        if self._project.deploy.get("strategy") == "separate":
-            raise Refused(
-                "with strategy separate every app brings its own servers; multidb starts and stops shared ones only",
-                where=f"{self._project.file}: deploy.strategy",
-                hint="multidb render, then in apps/<app>: docker compose up -d (or ps, logs, down)",
-            )
-
-    def _ours(self) -> dict[str, Seen]:
-        """The project's containers by service. `Refused` when another folder has made them: a second checkout, or
-        another project of the same name, whose servers would be replaced by ours."""
-        seen = self._engine.containers()
-        folder = self._file.parent
-        for each in seen.values():
-            if each.folder and Path(each.folder).resolve() != folder:
-                raise Refused(
-                    f"containers of the project {self._project.name} were made from {each.folder}, not from {folder}",
-                    where=self._project.file,
-                    hint=f"stop them there (multidb down), or change project: {self._project.name} in this manifest",
-                )
-        return seen
-
     def _refuse_lost(self, chosen: Sequence[Container]) -> None:
         """A volume whose admin password nobody knows cannot be used, and is not ours to overwrite."""
         unknown = [each for each in chosen if self._state.secrets.get(each.admin_ref) is None]
-        volumes = set(self._engine.volumes()) if unknown else set()
+        volumes = self._volumes() if unknown else set()
         for each in unknown:
             volume = self._volume(each)
             if volume in volumes:
@@ -237,13 +277,16 @@ class ComposeRuntime:
 
     def _refuse_unknown_volumes(self) -> None:
         """Volumes do not say which folder they were made from: only those that an ``up`` here knew may be deleted."""
-        unknown = sorted(set(self._engine.volumes()) - set(self._state.read(_RECORD).get("volumes", ())))
+        unknown = sorted(self._volumes() - set(self._state.read(_RECORD).get("volumes", ())))
         if unknown:
             raise Refused(
                 f"not made by a multidb up in this folder: {', '.join(unknown)}; nothing was stopped or deleted",
                 where=self._project.file,
                 hint=f"when their data is really to go: docker volume rm {' '.join(unknown)}",
             )
+
+    def _volumes(self) -> set[str]:
+        return {volume for stack in self._stacks for volume in stack.engine.volumes()}
 
     def _volume(self, container: Container) -> str:
         return f"{self._project.name}_{container.volume}"
@@ -272,63 +315,79 @@ class ComposeRuntime:
         return {each.server: self._failed(each, sentence(error)) for each, error in problems if error is not None}
 
     def _fetch(self, container: Container, report: Progress) -> None:
-        if not self._engine.has(container.image):
+        engine = self._stack(container).engine
+        if not engine.has(container.image):
             report(container.server, f"pulling {container.image}")
-            self._engine.pull(
+            engine.pull(
                 container.image, lambda done, total: report(container.server, f"pulling {container.image}", done, total)
             )
 
+    def _stop_outdated(self, chosen: Iterable[Container], seen: Mapping[str, Seen], report: Progress) -> None:
+        """Stops the servers whose mounted files are newer than their last start (another configuration, a renewed
+        certificate), of which Compose takes no notice. It makes them anew."""
+        for container in chosen:
+            stack, present = self._stack(container), seen.get(container.name)
+            mounted = [stack.folder / path for path in container.files]
+            mounted += [stack.folder / "tls" / container.name] if self._tls else []
+            if _outdated(present, mounted):
+                self._stop(stack, container.name, report)
+
     # Starting and waiting
 
-    def _started(self, containers: Sequence[Container], report: Progress) -> dict[str, ServerStatus]:
+    def _started(self, stack: _Stack, containers: Sequence[Container], report: Progress) -> dict[str, ServerStatus]:
         """Has Compose start the servers, and waits for them. One that it cannot start does not keep the others."""
         for container in containers:
             report(container.server, "starting")
         try:
-            self._compose_up([container.name for container in containers], report)
+            self._compose_up(stack, [container.name for container in containers], report)
         except ServerError as error:
-            seen = self._engine.containers()
+            seen = stack.engine.containers()
             there = [each for each in containers if each.name in seen and seen[each.name].status != "created"]
             if not there:
                 raise
             left = [each for each in containers if each not in there]
             reasons = {each.server: judge(seen.get(each.name)).message for each in left if each.name in seen}
             failed = {each.server: self._failed(each, reasons.get(each.server, sentence(error))) for each in left}
-            return failed | self._healthy(there, report)
-        return self._healthy(containers, report)
+            return failed | self._healthy(stack, there, report)
+        return self._healthy(stack, containers, report)
 
-    def _compose_up(self, services: Sequence[str], report: Progress) -> None:
+    def _compose_up(self, stack: _Stack, services: Sequence[str], report: Progress) -> None:
         def heard(line: str) -> None:
             report("docker compose", line)
 
-        compose_tool.up(self._file, self._project.name, services, self._engine.environment, heard)
+        compose_tool.up(stack.file, stack.project, services, stack.engine.environment, heard)
 
-    def _pooler_started(self, servers: Sequence[ServerStatus], report: Progress) -> list[ServerStatus]:
+    def _pooler_started(
+        self, servers: Sequence[ServerStatus], seen: Mapping[str, Seen], report: Progress
+    ) -> list[ServerStatus]:
         """The pooler, where the manifest has one, started once Postgres runs: nobody can log in through it before."""
         postgres = [each for each in servers if each.store == "postgres"]
         if not self._pooled or not postgres:
             return []
         if postgres[0].state is not ServerState.RUNNING:
             return [_pooler(Verdict(ServerState.FAILED, "waits for postgres"))]
+        (stack,) = self._stacks  # a pooler stands before shared servers only
         report(POOLER, "starting")
+        if _outdated(seen.get(POOLER), [stack.folder / POOLER, stack.folder / "tls" / POOLER]):
+            self._stop(stack, POOLER, report)
         try:
-            self._compose_up([POOLER], report)
+            self._compose_up(stack, [POOLER], report)
         except MultidbError as error:
             return [_pooler(Verdict(ServerState.FAILED, sentence(error)))]
         began = time.monotonic()
         while True:
-            verdict, waited = judge(self._engine.containers().get(POOLER)), time.monotonic() - began
+            verdict, waited = judge(stack.engine.containers().get(POOLER)), time.monotonic() - began
             if verdict.final or waited > _USUAL_PATIENCE:
                 return [_pooler(verdict)]
             report(POOLER, verdict.message, waited)
             time.sleep(_PAUSE)
 
-    def _healthy(self, containers: Sequence[Container], report: Progress) -> dict[str, ServerStatus]:
+    def _healthy(self, stack: _Stack, containers: Sequence[Container], report: Progress) -> dict[str, ServerStatus]:
         """Waits for each container's health, and then for a real login. The outcome by name."""
         outcome: dict[str, ServerStatus] = {}
         began = time.monotonic()
         while len(outcome) < len(containers):
-            seen = self._engine.containers()
+            seen = stack.engine.containers()
             waited = time.monotonic() - began
             for container in containers:
                 if container.server not in outcome:
@@ -369,14 +428,17 @@ class ComposeRuntime:
         if server is None or secret is None:
             return self._failed(container, "runs, and its admin password or its address is not known", seen)
         try:
-            version = _probe(server, secret)
+            with provisioner(container.store).connect(server, secret, "multidb up") as session:
+                version = f"{session.facts.product} {session.facts.version}"
         except AuthenticationFailed as error:
             hint = (
                 "its volume was made with another password; restore .multidb/secrets.json, or: multidb down --volumes"
             )
             return self._failed(container, f"{error.message}; {hint}", seen)
-        if version is None:
+        except (ServerDown, ServerSlow):
             return None
+        except MultidbError as error:
+            return self._failed(container, sentence(error), seen)
         return ServerStatus(container.server, container.store, ServerState.RUNNING, server, version, _pid(seen))
 
     def _failed(self, container: Container, message: str, seen: Seen | None = None) -> ServerStatus:
@@ -386,22 +448,34 @@ class ComposeRuntime:
     def _with_log(self, container: Container, problem: str) -> str:
         words = ""
         with contextlib.suppress(MultidbError):
-            words = self._engine.last_words(container.name)
+            words = self._stack(container).engine.last_words(container.name)
         tail = f"; multidb logs {container.server}"
         return f"{problem}{tail} ends with:\n{words}" if words else f"{problem}{tail}"
 
     def _located(self, container: Container, seen: Seen | None) -> Server | None:
         if self._state.secrets.get(container.admin_ref) is None:
             return None
-        return located(container, seen, None if self._exposed else self._project.name)
+        stack = self._stack(container)
+        found = located(container, seen, None if self._exposed else stack.project)
+        if found is None or not self._tls:
+            return found
+        return replace(found, endpoint=secured(found.endpoint, container, str(stack.folder / CA_FILE)))
 
     # Stopping
 
-    def _stop(self, service: str, report: Progress) -> str:
+    def _stop(self, stack: _Stack, service: str, report: Progress) -> str:
         began = time.monotonic()
         report(service, "stopping")
-        self._engine.stop(service, _STOP_LIMIT)
+        stack.engine.stop(service, _STOP_LIMIT)
         return f"stopped in {time.monotonic() - began:.1f} s"
+
+
+def _outdated(seen: Seen | None, mounted: Iterable[Path]) -> bool:
+    """Whether a container runs that was started before one of the files (or a file in one of the folders) changed."""
+    if seen is None or seen.status != "running":
+        return False
+    files = [file for path in mounted for file in (path.iterdir() if path.is_dir() else [path]) if file.exists()]
+    return any(file.stat().st_mtime > seen.started for file in files)
 
 
 def _pid(seen: Seen | None) -> int | None:
@@ -431,40 +505,3 @@ def located(container: Container, seen: Seen | None, network: str | None) -> Ser
 def _endpoint(container: Container, host: str, ports: Mapping[str, int]) -> Endpoint:
     others = {option: str(port) for option, port in ports.items() if option != "port"}
     return Endpoint(host=host, port=ports["port"], user=container.admin, database=container.database, params=others)
-
-
-def _probe(server: Server, admin: Secret) -> str | None:
-    """The server's product and version after a login; None when it does not answer."""
-    return _PROBES[server.store](server, admin)
-
-
-def _postgres(server: Server, admin: Secret) -> str | None:
-    from multidb.runtime.postgres_process import PostgresKind
-
-    return PostgresKind().probe(server, admin)
-
-
-def _redis(server: Server, admin: Secret) -> str | None:
-    from multidb.runtime.redis_process import RedisKind
-
-    return RedisKind().probe(server, admin)
-
-
-def _qdrant(server: Server, admin: Secret) -> str | None:
-    from multidb.runtime.qdrant_process import QdrantKind
-
-    return QdrantKind("").probe(server, admin)
-
-
-def _neo4j(server: Server, admin: Secret) -> str | None:
-    from multidb.runtime.neo4j_instance import Neo4jKind
-
-    return Neo4jKind().probe(server, admin)
-
-
-_PROBES: Final[Mapping[str, Callable[[Server, Secret], str | None]]] = {
-    "postgres": _postgres,
-    "redis": _redis,
-    "qdrant": _qdrant,
-    "neo4j": _neo4j,
-}

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import Any
 
 from multidb.runtime import ServerState
@@ -28,6 +30,7 @@ class Seen:
         addresses: its address in each network that it is in, by the network's name.
         folder: the folder of the compose file that it was made from.
         problem: why the engine could not start it.
+        started: when it was last started, in seconds since 1970; 0 when it never was.
         pid: its first process, as the engine's machine numbers it; None when there is none.
     """
 
@@ -41,6 +44,7 @@ class Seen:
     addresses: Mapping[str, str] = field(default_factory=dict)
     folder: str = ""
     problem: str = ""
+    started: float = 0.0
     pid: int | None = None
 
 
@@ -75,6 +79,7 @@ def read(attributes: Mapping[str, Any]) -> Seen:
         addresses={name: each["IPAddress"] for name, each in networks.items() if each.get("IPAddress")},
         folder=labels.get("com.docker.compose.project.working_dir", ""),
         problem=_short(state.get("Error") or ""),
+        started=_seconds(state.get("StartedAt") or ""),
         pid=state.get("Pid") or None,
     )
 
@@ -116,6 +121,13 @@ def _end(seen: Seen) -> str:
     if seen.out_of_memory:
         return "it reached its memory limit"
     return f"exit code {seen.exit_code}"
+
+
+def _seconds(moment: str) -> float:
+    """The engine's ``2026-11-21T14:05:01.123456789Z`` in seconds since 1970; 0 for its year 1, which means never."""
+    if not moment or moment.startswith("0001-"):
+        return 0.0
+    return datetime.fromisoformat(re.sub(r"(\.\d{6})\d+", r"\1", moment)).timestamp()
 
 
 def _short(text: str) -> str:

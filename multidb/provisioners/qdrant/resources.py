@@ -435,6 +435,8 @@ def env(
         found["QDRANT_GRPC_PORT"] = endpoint.params.get("grpc_port") or str(options.grpc_port or 6334)
         if context.facts is None or context.facts.api_key:
             found["QDRANT_API_KEY"] = secret(token_ref(app.id))
+        if "ca_file" in endpoint.params:
+            found["QDRANT_CA_FILE"] = endpoint.params["ca_file"]
     found[f"QDRANT_COLLECTION_{app.id.upper()}"] = collection_name(app.id, first)
     found["QDRANT_COLLECTION_PREFIX"] = f"{app.id}_"  # the last word, also for an app called prefix
     return found

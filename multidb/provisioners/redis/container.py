@@ -32,6 +32,8 @@ def containers(apps: Sequence[str], options: RedisServer, per_app: bool) -> list
         facts=facts,
         files={"valkey/valkey.conf": "valkey/valkey.conf.j2", "valkey/start.sh": "valkey/start.sh.j2"},
         settings={"databases": options.databases, "maxmemory": options.maxmemory or _share(memory)},
+        users=("valkey", "redis"),
+        tls_files={"key.sh": "tls/key.sh.j2"},
     )
     return one_each(container, apps, options) if per_app else shared(container, options)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from multidb.engine import Engine, load_project
 from multidb.errors import Refused, RuntimeUnavailable, UsageError
 from multidb.model import Level, Project
 from multidb.runtime import ServerState, open_runtime
-from multidb.runtime.compose import ComposeRuntime, located
+from multidb.runtime.compose import ComposeRuntime, _outdated, located
 from multidb.runtime.container_state import Seen
 from multidb.runtime.docker_engine import DockerEngine
 from multidb.secrets import Secret
@@ -122,13 +123,53 @@ def test_an_engine_on_another_machine_is_refused(tmp_path: Path, monkeypatch: py
         opened(tmp_path).status()
 
 
-def test_apps_with_servers_of_their_own_have_none_to_start_together(tmp_path: Path) -> None:
+def test_apps_with_servers_of_their_own_are_compose_projects_of_their_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+
+    def containers_of(engine: DockerEngine) -> dict[str, Seen]:
+        asked.append(engine._project)
+        return {}
+
+    monkeypatch.setattr(DockerEngine, "containers", containers_of)
+    runtime = opened(tmp_path, MANIFEST + "deploy: {strategy: separate, tls: own}\n")
+
+    found = {status.name: status.server for status in runtime.status()}
+
+    assert sorted(asked) == ["digi-beep_boop", "digi-lernmi"]
+    assert {"postgres-lernmi", "postgres-beep_boop", "neo4j-beep_boop", "redis-lernmi"} < found.keys()
+    server = found["postgres-beep_boop"]
+    assert server is not None
+    assert server.endpoint.tls
+    assert server.endpoint.params == {
+        "sslmode": "verify-full",
+        "sslrootcert": f"{tmp_path}/apps/beep_boop/tls/ca.crt",
+    }
+
+
+def test_containers_of_an_app_made_elsewhere_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = opened(tmp_path, MANIFEST + "deploy: {strategy: separate}\n")
+    made = {"redis-lernmi": Seen("redis-lernmi", "running", folder="/srv/other/apps/lernmi")}
+    monkeypatch.setattr(DockerEngine, "containers", lambda engine: made if engine._project == "digi-lernmi" else {})
 
     for work in (lambda: runtime.up(_quiet), lambda: runtime.down(_quiet), runtime.status):
-        with pytest.raises(Refused, match="every app brings its own servers"):
+        with pytest.raises(Refused, match="digi-lernmi were made from /srv/other/apps/lernmi"):
             work()
-    assert "postgres-beep_boop" in {server.name for server in runtime.servers()}  # they can be applied to
+
+
+def test_a_container_older_than_a_file_that_it_mounts_is_outdated(tmp_path: Path) -> None:
+    (tmp_path / "tls").mkdir()
+    for name in ("valkey.conf", "tls/server.crt"):
+        (tmp_path / name).write_text("")
+        os.utime(tmp_path / name, (1000, 1000))
+    mounted = [tmp_path / "valkey.conf", tmp_path / "tls", tmp_path / "not there"]
+
+    assert not _outdated(Seen("redis", "running", started=1001), mounted)
+    os.utime(tmp_path / "tls" / "server.crt", (1002, 1002))
+    assert _outdated(Seen("redis", "running", started=1001), mounted)
+    assert not _outdated(Seen("redis", "exited", started=1001), mounted)
+    assert not _outdated(None, mounted)
 
 
 def test_an_unknown_server_is_refused_by_name(tmp_path: Path) -> None:

@@ -22,7 +22,15 @@ def described(status: str, **state: object) -> dict[str, object]:
 
 def test_reads_what_the_engine_says() -> None:
     checks = [{"Output": "first"}, {"Output": "no response\n  yet\n"}]
-    seen = read(described("running", Health={"Status": "unhealthy", "Log": checks}, ExitCode=0, Pid=77))
+    seen = read(
+        described(
+            "running",
+            Health={"Status": "unhealthy", "Log": checks},
+            ExitCode=0,
+            Pid=77,
+            StartedAt="1970-01-01T00:01:40.123456789Z",
+        )
+    )
 
     assert seen == Seen(
         service="postgres",
@@ -31,6 +39,7 @@ def test_reads_what_the_engine_says() -> None:
         said="no response yet",
         addresses={"digi": "172.18.0.2"},
         folder="/srv/digi/infrastructure",
+        started=100.123456,
         pid=77,
     )
 
@@ -38,6 +47,10 @@ def test_reads_what_the_engine_says() -> None:
 @pytest.mark.parametrize("health", [None, {}, {"Status": "none", "Log": None}])
 def test_a_container_without_health_check_has_no_health(health: object) -> None:
     assert read(described("running", Health=health)).health == ""
+
+
+def test_a_container_that_was_never_started_has_no_start() -> None:
+    assert read(described("created", StartedAt="0001-01-01T00:00:00Z")).started == 0.0
 
 
 def test_a_stranger_without_labels_or_networks_can_be_read() -> None:

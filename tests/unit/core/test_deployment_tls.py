@@ -1,0 +1,114 @@
+"""Certificates in the rendered files: made once, renewed in time, given ones checked, nothing kept by a mere look."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from multidb.certificates import issue, new_authority
+from multidb.deployment import Deployment, shipped_templates
+from multidb.engine import load_project
+from multidb.errors import UsageError
+from multidb.render import RenderedFile
+from multidb.state import ProjectState
+
+NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
+CERTIFICATE, KEY, CA = (
+    f"infrastructure/tls/{name}" for name in ("postgres/server.crt", "postgres/server.key", "ca.crt")
+)
+
+
+def deployment(root: Path, tls: str = "own", *, days: int = 0, more: str = "") -> Deployment:
+    (root / "multidb.yaml").write_text(
+        f"version: 1\nproject: digi\nruntime: compose\ndeploy: {{tls: {tls}{more}}}\n"
+        "apps: {ann: {stores: [postgres, redis]}}\n"
+    )
+    project = load_project(root / "multidb.yaml")
+    return Deployment(project, ProjectState(root), shipped_templates(), lambda: NOW + timedelta(days=days))
+
+
+def made(found: dict[str, RenderedFile], *paths: str) -> list[str]:
+    return [found[path].text for path in paths]
+
+
+def test_rendered_again_the_certificates_stay(tmp_path: Path) -> None:
+    first = deployment(tmp_path).files(new_secrets=True)
+    again = deployment(tmp_path, days=700).files(new_secrets=True)
+
+    assert first == again
+    assert first[KEY].mode == 0o600
+    assert "tls/.gitignore" in str(list(first))
+
+
+def test_a_certificate_that_ends_soon_is_renewed_and_the_authority_stays(tmp_path: Path) -> None:
+    first = deployment(tmp_path).files(new_secrets=True)
+    looked = deployment(tmp_path, days=800)
+    looked.write(first)
+    states = looked.compare(looked.files(new_secrets=False))
+    renewed = deployment(tmp_path, days=800).files(new_secrets=True)
+
+    assert {path for path, state in states.items() if state != "current"} >= {CERTIFICATE, KEY}
+    assert states[CA] == "current"
+    assert made(renewed, CA) == made(first, CA)
+    assert made(renewed, CERTIFICATE, KEY) != made(first, CERTIFICATE, KEY)
+    assert deployment(tmp_path, days=801).files(new_secrets=True) == renewed
+
+
+def test_a_new_authority_means_new_certificates(tmp_path: Path) -> None:
+    first = deployment(tmp_path).files(new_secrets=True)
+    late = deployment(tmp_path, days=3640).files(new_secrets=True)
+
+    for path in (CA, CERTIFICATE, "infrastructure/tls/redis/ca.crt", "infrastructure/tls/redis/server.key"):
+        assert first[path] != late[path]
+
+
+def test_where_the_authority_is_not_known_its_files_are_not_compared(tmp_path: Path) -> None:
+    found = deployment(tmp_path).files(new_secrets=False)
+
+    assert not [path for path in found if "/tls/" in path]
+    assert "ssl=on" in found["infrastructure/docker-compose.yml"].text
+    assert not (tmp_path / ".multidb").exists()
+
+
+def given(root: Path, *servers: str, days: int = 0) -> None:
+    authority = new_authority("elsewhere", NOW)
+    identity = issue(authority, servers[0], NOW)
+    for name, text in (("cert", identity.certificate), ("key", identity.key.reveal()), ("ca", authority.certificate)):
+        (root / f"{name}.pem").write_text(text)
+
+
+GIVEN = "{cert: cert.pem, key: key.pem, ca: ca.pem}"
+
+
+def test_a_given_certificate_has_to_name_every_server(tmp_path: Path) -> None:
+    given(tmp_path, "postgres")
+
+    with pytest.raises(UsageError, match="does not name redis") as caught:
+        deployment(tmp_path, GIVEN).files(new_secrets=True)
+
+    assert "one certificate for all servers" in str(caught.value.hint)
+    assert not (tmp_path / ".multidb").exists()
+
+
+def test_a_given_certificate_is_used_as_it_is(tmp_path: Path) -> None:
+    given(tmp_path, "postgres")
+    (tmp_path / "multidb.yaml").unlink(missing_ok=True)
+    alone = deployment(tmp_path, GIVEN)
+    (tmp_path / "multidb.yaml").write_text((tmp_path / "multidb.yaml").read_text().replace(", redis", ""))
+    alone = Deployment(load_project(tmp_path / "multidb.yaml"), alone.state, alone.templates, alone.clock)
+    found = alone.files(new_secrets=True)
+
+    for path, source in ((CERTIFICATE, "cert.pem"), (KEY, "key.pem"), (CA, "ca.pem")):
+        assert (tmp_path / source).read_text().strip() in found[path].text
+    assert found[KEY].mode == 0o600
+    (tmp_path / "key.pem").unlink()
+    assert not [path for path in alone.files(new_secrets=False) if "/tls/" in path], "CI has no key"
+    with pytest.raises(UsageError, match=r"there is no file key\.pem"):
+        alone.files(new_secrets=True)
+
+
+def test_an_address_that_no_certificate_can_name_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no certificate can name"):
+        deployment(tmp_path, more=", expose: none").files(new_secrets=True)

@@ -18,6 +18,7 @@ __all__ = [
     "Locked",
     "ManifestError",
     "MultidbError",
+    "NeedsServer",
     "NotAllowed",
     "PartlyApplied",
     "Problem",
@@ -195,3 +196,9 @@ class ArchiveError(MultidbError):
 
     code = "archive"
     exit_code = 6
+
+
+class NeedsServer(ArchiveError):
+    """The server has no room for a second place beside the live one; only a second server would have it."""
+
+    code = "needs-server"

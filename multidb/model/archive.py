@@ -105,11 +105,31 @@ class Archive(Protocol):
 
     def prepare(self, kind: PlaceKind, app: App, context: StoreContext) -> Place:
         """Makes an empty place of kind `SCRATCH` or `NEW` that no app can reach, marked as multidb's. One left over
-        by a crash is emptied first."""
+        by a crash is emptied first.
+
+        Raises:
+            NeedsServer: the server holds one place only (Neo4j Community has one database). Where ``Runtime.spare``
+                gives a second server, `prepare` on *its* archive gives the place, the whole server being the place:
+
+                    with runtime.spare(server, progress) as spare:
+                        with store.archive(spare, runtime.admin(spare), ...) as archive:
+                            place = archive.prepare(kind, app, context_of_spare)
+                            archive.restore(place, part, reader, progress)
+                            found = archive.measure(place)
+                        runtime.adopt(server, spare, progress)  # for `NEW`, instead of `replace`
+
+                where ``context_of_spare`` is `context` with the spare's own facts (from a session on it) and
+                ``server=spare``. Where there is no spare, a set cannot be tried out, and `restore` into the live
+                place is what is left.
+        """
 
     def restore(self, place: Place, part: Part, reader: ArchiveReader, progress: Progress) -> None:
         """Loads a part into an empty place. Names of the app that the set was made of become those of `place.app`.
-        A version of the server that cannot take the part is refused before anything is loaded."""
+        A version of the server that cannot take the part is refused before anything is loaded.
+
+        A live place that is not empty is refused, except where `prepare` raises `NeedsServer`: there what it holds is
+        replaced in one transaction, so that the app has either the old data or all of the new; `ArchiveError` where
+        that is too much for one transaction, and then nothing was changed."""
 
     def measure(self, place: Place) -> Measures:
         """The same measures as `backup` takes, of what is in the place now, under the names of the set."""

@@ -7,6 +7,7 @@ A runtime knows nothing of apps' resources; it starts, stops and locates servers
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
@@ -68,6 +69,20 @@ class Runtime(Protocol):
     def admin(self, server: Server) -> Secret | None:
         """The admin's password on `server`; None where the store has no authentication (a local folder).
         `UsageError` when the environment variable or file that should hold it is missing."""
+
+    def spare(self, server: Server, progress: Progress) -> AbstractContextManager[Server] | None:
+        """A second, empty server of the same kind, version and options as `server`, for the block, that no app has
+        credentials for: see ``Archive.prepare``. `admin` knows it. At the end it is stopped and its data removed,
+        unless `adopt` took it. One that a killed run has left is ended by the next `spare`, by `up` and by `down`.
+
+        None where the runtime cannot start one: then nothing replaces it.
+        """
+
+    def adopt(self, server: Server, spare: Server, progress: Progress) -> None:
+        """Puts the data of `spare` in the place of that of `server` and starts it anew at its old address: a moment
+        of downtime, then all of the new data. Killed anywhere, the next `up` finds the old data or the new, whole.
+        Logins of apps are not in the new data: `multidb apply` makes them again.
+        """
 
     def logs(self, name: str, lines: int, follow: bool) -> Iterator[str]:
         """The last `lines` lines that the server `name` has said; with `follow` also each new one, without an end.

@@ -176,6 +176,13 @@ class ComposeRuntime:
         """Refuses, since there is no spare here."""
         raise Refused("containers are not replaced by others", where=str(server))
 
+    def spare(self, server: Server, progress: Progress) -> None:
+        """None: every container is in the rendered files."""
+
+    def adopt(self, server: Server, spare: Server, progress: Progress) -> None:
+        """Refuses, since there is no spare here."""
+        raise Refused("containers are not replaced by others", where=str(server))
+
     def status(self) -> list[ServerStatus]:
         """See `Runtime.status`. `RuntimeUnavailable` when there is no engine to ask."""
         seen = self._ours()

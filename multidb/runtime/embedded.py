@@ -11,6 +11,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from multidb.errors import AuthenticationFailed, UsageError
@@ -23,6 +24,7 @@ from multidb.runtime.processes import Ledger, Process
 from multidb.runtime.qdrant_process import QdrantKind
 from multidb.runtime.redis_process import RedisKind
 from multidb.runtime.seats import SKIPPED, Seat, admin_ref, configured_port, last_words, lost, outdated, port_key
+from multidb.runtime.spare import Spares
 from multidb.runtime.starting import Start
 from multidb.runtime.together import clear_errors, one_at_a_time, side_by_side
 from multidb.secrets import Secret
@@ -62,6 +64,7 @@ class EmbeddedRuntime:
         with clear_errors(), self._state.lock("runtime", "multidb up"):
             seats = self._chosen(only)
             self._stop_strays(report)
+            self._spares(report).clear()
             return Start(self._state, self._ledger, report).all(seats)
 
     def down(self, progress: Progress) -> list[ServerStatus]:
@@ -75,6 +78,7 @@ class EmbeddedRuntime:
         report = one_at_a_time(progress)
         with clear_errors(), self._state.lock("runtime", "multidb down"):
             self._stop_strays(report)
+            self._spares(report).clear()
             return side_by_side(lambda process: self._stop(process, report), list(self._ledger.read().values()))
 
     def retire(self, app: App, progress: Progress, *, erase: bool = False) -> list[ServerStatus]:
@@ -91,6 +95,28 @@ class EmbeddedRuntime:
             for site in sites if erase else ():
                 self._erase(site)
         return stopped
+
+    def spare(self, server: Server, progress: Progress) -> AbstractContextManager[Server] | None:
+        """See `Runtime.spare`. Only Neo4j needs one; the others have room for a second place.
+
+        Raises:
+            Locked: another run has one for this server, or an ``up`` or ``down`` works on this project.
+            ServerError: it does not start.
+        """
+        seat = self._seat(server) if server.store == "neo4j" else None
+        return None if seat is None else self._spares(one_at_a_time(progress)).running(seat)
+
+    def adopt(self, server: Server, spare: Server, progress: Progress) -> None:
+        """See `Runtime.adopt`.
+
+        Raises:
+            Locked: an ``up`` or ``down`` works on this project.
+            ServerError: the server does not start with the new data.
+        """
+        seat = self._seat(server)
+        if seat is None or not spare.spare:
+            raise ValueError(f"{spare} is no spare of {server}")
+        self._spares(one_at_a_time(progress)).adopt(seat)
 
     def status(self) -> list[ServerStatus]:
         """See `Runtime.status`."""
@@ -167,6 +193,12 @@ class EmbeddedRuntime:
             return [Seat(self._site("neo4j", "neo4j"), kind)]
         apps = self._project.apps_with("neo4j")
         return [Seat(self._site(f"neo4j-{app.id}", "neo4j", app.id), kind) for app in apps]
+
+    def _seat(self, server: Server) -> Seat | None:
+        return next((seat for seat in self._seats() if seat.site.name == server.name), None)
+
+    def _spares(self, report: Progress) -> Spares:
+        return Spares(self._state, self._ledger, self._servers, report, self._stop)
 
     def _site(self, name: str, store: str, app: str | None = None) -> Site:
         return Site(

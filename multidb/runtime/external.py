@@ -183,6 +183,13 @@ class ExternalRuntime:
         """Nothing: none of these servers is ours."""
         return []
 
+    def spare(self, server: Server, progress: Progress) -> None:
+        """None: these servers are not ours to start."""
+
+    def adopt(self, server: Server, spare: Server, progress: Progress) -> None:
+        """Refuses: these servers are not ours to change."""
+        raise self._not_ours("replace")
+
     def status(self) -> list[ServerStatus]:
         """Whether something listens at each address; nobody logs in for that."""
         return side_by_side(_reached, self.servers())

@@ -12,6 +12,7 @@ from multidb.model import Endpoint, Progress, Server
 from multidb.runtime import jars, neo4j_process
 from multidb.runtime.launch import Launch, Site
 from multidb.runtime.ports import LOOPBACK
+from multidb.runtime.spare import settle
 from multidb.secrets import Secret
 
 __all__ = ["Neo4jKind"]
@@ -47,6 +48,7 @@ class Neo4jKind:
         folder = self._jars(java, site.options.version, progress)
         site.folder.mkdir(parents=True, exist_ok=True)
         site.folder.chmod(0o700)
+        settle(site.folder)
         neo4j_process.prepare(site.folder, bolt_port=site.ports["port"], password=admin, heap=site.options.heap)
         return Launch(neo4j_process.command(java, folder, site.folder, site.options.heap), site.folder)
 

@@ -27,6 +27,12 @@ class GivenRuntime:
     def retire(self, app: App, progress: Progress, *, erase: bool = False) -> list[ServerStatus]:
         return []
 
+    def spare(self, server: Server, progress: Progress) -> None:
+        return None
+
+    def adopt(self, server: Server, spare: Server, progress: Progress) -> None:
+        raise AssertionError("there is no spare")
+
     def status(self) -> list[ServerStatus]:
         server = self._real.server
         return [ServerStatus(server.name, server.store, ServerState.RUNNING, server)]

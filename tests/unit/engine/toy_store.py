@@ -6,29 +6,38 @@ The "server" is a `Shelf`: named boxes with a colour, each with its owner. It ca
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from multidb.errors import Locked, ServerDown, StatementFailed, UsageError
+from multidb.errors import AuthenticationFailed, Locked, ServerDown, ServerSlow, StatementFailed, UsageError
 from multidb.model import (
     Action,
     App,
+    AppUsage,
     Change,
     DerivedName,
     Endpoint,
     Facts,
+    Health,
+    Hole,
     Inspection,
     Isolation,
+    Outcome,
     Owner,
+    Probe,
     Provisioner,
     Resource,
     Server,
+    ServerUsage,
     Statement,
+    Status,
     StoreContext,
+    Tenant,
 )
 from multidb.secrets import Secret, SecretRef, SecretSpec, SecretStore
 
@@ -49,6 +58,7 @@ class Box(Resource):
     marked: ClassVar[bool] = True
     colour: str
     key_held: str = "current"
+    sealed: bool = False  # nothing more may be put in
 
 
 @dataclass
@@ -66,6 +76,19 @@ class Shelf:
     locked_by: str = ""
     looks: list[bool] = field(default_factory=list)  # how each inspection was asked for: deep or not
     meet: threading.Barrier | None = None  # inspections wait here for each other
+    found: dict[str, Health | Exception] = field(default_factory=dict)  # what the check of an app's box finds
+    together: threading.Barrier | None = None  # checks wait here for each other
+    silent: set[str] = field(default_factory=set)  # servers, and apps, whose checks wait for `patience` in vain
+    patience: float = 0.2  # seconds
+    tried: list[tuple[str, str]] = field(default_factory=list)  # app and server of each check and each attacker
+    at_once: int = 0  # attackers that are at work now
+    most_at_once: int = 0
+    open_to: dict[str, str] = field(default_factory=dict)  # a box that one other app can look into
+    clumsy: set[str] = field(default_factory=set)  # attackers whose probes do not even work on their own box
+    shy: set[str] = field(default_factory=set)  # attackers that try nothing
+    unlocked: set[str] = field(default_factory=set)  # boxes that stand open to everybody
+    weights: dict[str, int] = field(default_factory=dict)  # what is in each box
+    level: Isolation = Isolation.ENFORCED
 
 
 SHELF = Shelf()
@@ -85,7 +108,13 @@ def secrets(app: App) -> Sequence[SecretSpec]:
 
 def desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
     return [
-        Box(name=app.id, app=app.id, owner=Owner(context.project, app.id), colour=app.stores["toy"].colour)
+        Box(
+            name=app.id,
+            app=app.id,
+            owner=Owner(context.project, app.id),
+            colour=app.stores["toy"].colour,
+            sealed=app.id in context.restricted,
+        )
         for app in apps
     ]
 
@@ -100,6 +129,8 @@ def statements(change: Change, context: StoreContext) -> Sequence[Statement]:
         found.append(Statement(f"OWN {box.name} {box.owner}"))
     if change.changed("colour"):
         found.append(Statement(f"PAINT {box.name} {box.colour}"))
+    if change.action is Action.UPDATE and change.changed("sealed"):
+        found.append(Statement(f"SEAL {box.name} {'shut' if box.sealed else 'open'}"))
     if change.changed("key_held"):
         found.append(Statement(f"LOCK {box.name} $print", binds=(("print", SecretRef(box.name, "toy", "print")),)))
     return found
@@ -134,7 +165,7 @@ class ToySession:
     def _seen(self, box: Box, inspection: Inspection) -> Box:
         held = inspection.secrets.get(SecretRef(box.name, "toy", "print"))
         key = "lost" if held is None else "current" if held.reveal() == SHELF.keys.get(box.name) else "other"
-        return Box(name=box.name, app=box.app, owner=box.owner, colour=box.colour, key_held=key)
+        return replace(box, key_held=key)
 
     @contextmanager
     def lock(self, project: str, holder: str) -> Iterator[None]:
@@ -161,6 +192,18 @@ class ToySession:
         ours = box is not None and box.owner == Owner(context.project, app.id)
         return [Statement(f"DROP {app.id} now")] if ours else []
 
+    def usage(self, context: StoreContext, apps: Sequence[App]) -> ServerUsage:
+        weights = {app.id: SHELF.weights[app.id] for app in apps if app.id in SHELF.weights}
+        used = {app: AppUsage(size=weight, connections=1, connection_limit=4) for app, weight in weights.items()}
+        return ServerUsage(size=sum(weights.values()), connections=len(used), connection_limit=10, apps=used)
+
+    def holes(self, inspection: Inspection) -> Sequence[Hole]:
+        return [
+            Hole("unlocked box", f"box {app.id}", "Anybody can look in.", (f"SHUT {app.id}",), app.id)
+            for app in inspection.apps
+            if app.id in SHELF.unlocked
+        ]
+
     def _do(self, words: list[str], bound: Mapping[str, Secret | None]) -> None:
         verb, name, what = words
         box = SHELF.boxes.get(name)
@@ -168,9 +211,11 @@ class ToySession:
             case "MAKE":
                 SHELF.boxes[name] = Box(name=name, app=name, owner=Owner(*what.split("/")), colour="bare")
             case "OWN" if box:
-                SHELF.boxes[name] = Box(name=name, app=name, owner=Owner(*what.split("/")), colour=box.colour)
+                SHELF.boxes[name] = replace(box, owner=Owner(*what.split("/")))
             case "PAINT" if box:
-                SHELF.boxes[name] = Box(name=name, app=name, owner=box.owner, colour=what)
+                SHELF.boxes[name] = replace(box, colour=what)
+            case "SEAL" if box:
+                SHELF.boxes[name] = replace(box, sealed=what == "shut")
             case "SHUT":
                 SHELF.keys[name] = ""
             case "DROP":
@@ -192,6 +237,45 @@ def allocate(apps: Sequence[App], facts: Facts, recorded: Mapping[str, int]) -> 
     return numbers
 
 
+def check_health(tenant: Tenant, may_write: bool) -> Health:
+    app, server = tenant.app.id, tenant.server
+    SHELF.tried.append((app, server.name))
+    if SHELF.together is not None:
+        SHELF.together.wait(timeout=5)
+    if {server.name, app} & SHELF.silent:
+        time.sleep(SHELF.patience)
+        raise ServerSlow("does not answer", where=str(server), hint="look at it")
+    key = tenant.env["TOY_KEY"]
+    assert isinstance(key, Secret)
+    if SHELF.keys.get(app) != f"print-of-{key.reveal()}":
+        raise AuthenticationFailed("wrong key", where=str(server), hint=f"multidb apply --app {app}")
+    found = SHELF.found.get(app, Health(Status.HEALTHY, "put in and took out" if may_write else "looked in", 0.001))
+    if isinstance(found, Exception):
+        raise found
+    return found
+
+
+def probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterator[Probe]:
+    app = attacker.app.id
+    if app in SHELF.shy:
+        return
+    SHELF.tried.append((app, attacker.server.name))
+    SHELF.at_once += 1
+    SHELF.most_at_once = max(SHELF.at_once, SHELF.most_at_once)
+    time.sleep(0.002)
+    try:
+        for victim in [each.app.id for each in victims]:
+            broken = app in SHELF.clumsy
+            got = Outcome.ALLOWED if SHELF.open_to.get(victim) == app else Outcome.REFUSED
+            promised = Outcome.ALLOWED if SHELF.level is Isolation.NAMING_ONLY else Outcome.REFUSED
+            yield Probe(app, victim, "look in", promised, Outcome.BROKEN if broken else got, "it is a box")
+            if isinstance(error := SHELF.found.get(app), Exception):
+                raise error
+        yield Probe(app, None, "move the shelf", Outcome.REFUSED, Outcome.REFUSED)
+    finally:
+        SHELF.at_once -= 1
+
+
 def _connect(server: Server, admin: Secret | None, application: str) -> Any:
     return ToySession(server, application)
 
@@ -206,7 +290,9 @@ PROVISIONER = Provisioner(
     desired=desired,
     statements=statements,
     env=env,
-    isolation=lambda app, facts: (Isolation.ENFORCED, "a box has walls"),
+    isolation=lambda app, facts: (SHELF.level, "a box has walls"),
     connect=_connect,
+    check_health=check_health,
+    probe=probe,
     allocate=allocate,
 )

@@ -1,0 +1,81 @@
+"""An engine over the toy store, on one server for all apps or on one for each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import multidb.provisioners
+from multidb.engine import Engine, load_project
+from multidb.model import App, Endpoint, Project, Server
+from multidb.runtime import ServerStatus
+from multidb.secrets import Secret
+from multidb.state import ProjectState
+from tests.contract.case import RealServer
+from tests.contract.given_runtime import GivenRuntime
+from tests.unit.engine.toy_store import SHELF, ToyServer
+
+OpenShop = Callable[..., Engine]
+
+
+class OneEach(GivenRuntime):
+    """A server of its own for each app; those named in `lacking` are not there, for the given reason."""
+
+    def __init__(self, project: Project, lacking: dict[str, ServerStatus] | None = None) -> None:
+        self._apps = list(project.apps)
+        self._lacking = lacking or {}
+
+    def servers(self) -> list[Server]:
+        return [
+            Server(f"toy-{app}", "toy", Endpoint("shelf", 1), app=app) for app in self._apps if app not in self._lacking
+        ]
+
+    def missing(self) -> list[ServerStatus]:
+        return list(self._lacking.values())
+
+    def names_for(self, app: App) -> list[str]:
+        return [f"toy-{app.id}"]
+
+    def admin(self, server: Server) -> Secret | None:
+        return None
+
+
+@pytest.fixture(autouse=True)
+def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The registry line; and an empty shelf for each test."""
+    monkeypatch.setattr(multidb.provisioners, "STORES", {"toy": "tests.unit.engine.toy_store"})
+    monkeypatch.setattr("multidb.engine.STORES", {"toy": "tests.unit.engine.toy_store"})
+    multidb.provisioners.provisioner.cache_clear()
+    SHELF.__init__()  # type: ignore[misc]
+    yield
+    multidb.provisioners.provisioner.cache_clear()
+
+
+@pytest.fixture
+def open_shop(tmp_path: Path) -> OpenShop:
+    """Makes an engine for apps of the given names and entries; applied unless told otherwise."""
+
+    def opened(
+        apps: list[str] | dict[str, str],
+        *,
+        each: bool = False,
+        lacking: dict[str, ServerStatus] | None = None,
+        apply: bool = True,
+    ) -> Engine:
+        entries = dict.fromkeys(apps, "{}") if isinstance(apps, list) else apps
+        lines = "".join(f"  {app}: {entry}\n" for app, entry in entries.items())
+        (tmp_path / "multidb.yaml").write_text(f"version: 1\nproject: shop\nruntime: embedded\napps:\n{lines}")
+        project = load_project(tmp_path / "multidb.yaml")
+        one = GivenRuntime(RealServer(Server("toy", "toy", Endpoint("shelf", 1), timeout=1), None, ToyServer()))
+        engine = Engine(project, ProjectState(tmp_path), runtime=OneEach(project, lacking) if each or lacking else one)
+        if apply:
+            assert engine.apply().error() is None
+        return engine
+
+    return opened
+
+
+def quiet(subject: str, message: str, done: float | None = None, total: float | None = None) -> None:
+    """Progress that nobody watches."""

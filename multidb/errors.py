@@ -29,7 +29,9 @@ __all__ = [
     "ServerSlow",
     "StalePlan",
     "StatementFailed",
+    "TargetError",
     "UsageError",
+    "WrongKey",
     "WrongVersion",
 ]
 
@@ -196,6 +198,18 @@ class ArchiveError(MultidbError):
 
     code = "archive"
     exit_code = 6
+
+
+class TargetError(ArchiveError):
+    """A place where sets are kept cannot be reached, is full or does not let multidb in; it says nothing of a set."""
+
+    code = "target"
+
+
+class WrongKey(ArchiveError):
+    """A set is encrypted, and the key that would read it was not given."""
+
+    code = "wrong-key"
 
 
 class NeedsServer(ArchiveError):

@@ -1,0 +1,64 @@
+"""Who tries whom."""
+
+from __future__ import annotations
+
+from itertools import permutations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from multidb.audit import ALL_PAIRS, choose
+
+MANY = tuple(f"app{number:03}" for number in range(40))
+
+
+def test_few_are_all_tried() -> None:
+    pairs = choose(("a", "b", "c"), seed=1)
+    assert set(pairs) == set(permutations("abc", 2))
+    assert (pairs.count, pairs.possible, pairs.sampled, pairs.seed) == (6, 6, False, None)
+    assert str(pairs) == "all 6 pairs"
+
+
+def test_the_last_number_that_is_tried_whole() -> None:
+    assert not choose(MANY[:16], seed=1).sampled
+    assert choose(MANY[:16], seed=1).count == ALL_PAIRS == 240
+    assert choose(MANY[:17], seed=1).sampled
+
+
+@given(st.integers(), st.integers(min_value=17, max_value=40))
+def test_of_many_everybody_is_on_both_sides(seed: int, count: int) -> None:
+    apps = MANY[:count]
+    pairs = choose(apps, seed)
+    assert pairs.sampled
+    assert set(pairs.victims) == set(apps)
+    assert {victim for _, victim in pairs} == set(apps)
+    assert pairs.count == 3 * count
+    assert all(attacker != victim for attacker, victim in pairs)
+    assert pairs.possible == count * (count - 1)
+    assert str(seed) in str(pairs)
+
+
+def test_the_same_seed_draws_the_same_and_another_another() -> None:
+    assert choose(MANY, seed=1) == choose(MANY, seed=1)
+    assert set(choose(MANY, seed=1)) != set(choose(MANY, seed=2))
+
+
+def test_one_app_against_everybody_both_ways() -> None:
+    pairs = choose(("a", "b", "c"), seed=1, only=frozenset({"b"}))
+    assert set(pairs) == {("b", "a"), ("b", "c"), ("a", "b"), ("c", "b")}
+
+
+def test_one_of_very_many_still_tries_and_is_tried() -> None:
+    pairs = choose(MANY, seed=5, only=frozenset({MANY[7]}), most=10)
+    assert pairs.sampled
+    assert len(pairs.victims[MANY[7]]) == 3
+    assert sum(MANY[7] == victim for _, victim in pairs) == 3
+    assert all(MANY[7] in pair for pair in pairs)
+
+
+@pytest.mark.parametrize("apps", [(), ("a",)])
+def test_nobody_else(apps: tuple[str, ...]) -> None:
+    pairs = choose(apps, seed=1)
+    assert list(pairs) == []
+    assert set(pairs.victims) == set(apps), "an app alone still tries what no app may do"

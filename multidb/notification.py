@@ -19,13 +19,33 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final
 
+from multidb.audit import Audit
+from multidb.engine import Scope
 from multidb.errors import MultidbError, UsageError
-from multidb.model import Project
+from multidb.health import HealthReport
+from multidb.model import Project, Status
+from multidb.plan import Plan
+from multidb.provisioners import STORES
 from multidb.secret_source import SecretSource
 from multidb.secrets import Secret, redact
 from multidb.state import ProjectState
+from multidb.usage import UsageReport
 
-__all__ = ["Alarm", "Delivery", "Kind", "Looked", "News", "Notice", "Notifier", "news", "seconds"]
+__all__ = [
+    "Alarm",
+    "Delivery",
+    "Kind",
+    "Looked",
+    "News",
+    "Notice",
+    "Notifier",
+    "drifts",
+    "news",
+    "open_walls",
+    "over_quota",
+    "seconds",
+    "unwell",
+]
 
 _TRIES: Final = 3
 _PAUSE: Final = 1.0  # seconds before the second try; doubled before the third
@@ -34,6 +54,7 @@ _GAP: Final = timedelta(minutes=1)  # between two messages about one thing, howe
 _BEAT_GAP: Final = 30.0  # seconds between two heartbeats
 _LISTED: Final = 30  # alarms in one message for people
 _SECTION: Final = "told"
+_EVERYTHING: Final = Scope()
 _UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
@@ -150,6 +171,59 @@ def news(
     return found
 
 
+def unwell(report: HealthReport) -> list[Alarm]:
+    """An alarm for each place where an app cannot work, and for each app whose backups are not as they should be."""
+    found = [
+        Alarm(Kind.UNHEALTHY, each.app, each.store, each.health.message, each.health.fix)
+        for each in report.checks
+        if each.health.status is Status.UNHEALTHY
+    ]
+    late = [(app, health) for app, health in report.backups.items() if health.status is not Status.HEALTHY]
+    return found + [Alarm(Kind.BACKUP, app, None, health.message, health.fix) for app, health in late]
+
+
+def drifts(plan: Plan) -> list[Alarm]:
+    """An alarm for each app and store that is not as the manifest says."""
+    changes: dict[tuple[str | None, str], list[str]] = {}
+    for change in plan.changes:
+        what = f"{change.action} {change.resource.kind} {change.resource.name}"
+        changes.setdefault((change.resource.app, change.store), []).append(what)
+    return [
+        Alarm(Kind.DRIFT, app, store, f"not as the manifest says: {_first(texts)}", "multidb plan")
+        for (app, store), texts in changes.items()
+    ]
+
+
+def open_walls(audit: Audit) -> list[Alarm]:
+    """An alarm for each app and store whose wall is open."""
+    found: dict[tuple[str | None, str], list[tuple[str, str]]] = {}
+    for hole in audit.holes:
+        closing = "; ".join(hole.hole.closes)
+        found.setdefault((hole.hole.app, hole.store), []).append((hole.hole.message, closing))
+    for tried in audit.breaches:
+        probe = tried.probe
+        text = f"{probe.app} got through: {probe.name}" + (f" against {probe.target}" if probe.target else "")
+        found.setdefault((probe.target or probe.app, tried.store), []).append((text, "multidb audit"))
+    return [
+        Alarm(Kind.BREACH, app, store, _first([text for text, _ in each]), each[0][1])
+        for (app, store), each in found.items()
+    ]
+
+
+def over_quota(report: UsageReport) -> list[Alarm]:
+    """An alarm for each app and store that has used up its quota."""
+    return [
+        Alarm(
+            Kind.QUOTA,
+            each.app,
+            each.store,
+            f"uses {each.share:.0%} of its quota" + (", and may only read and delete now" if each.restricted else ""),
+            f"multidb usage {each.app}",
+        )
+        for each in report.over
+    ]
+
+
 def seconds(duration: str) -> float:
     """A duration as the manifest writes it (``30s``, ``24h``), in seconds."""
     match = re.fullmatch(r"([0-9]+)([a-z]+)", duration)
@@ -206,6 +280,27 @@ class Notifier:
             self._quiet_until = time.monotonic() + _GAP.total_seconds()
         return found
 
+    def about_health(self, report: HealthReport, scope: Scope = _EVERYTHING) -> list[Delivery]:
+        """Tells what a health check within `scope` has found, and calls the heartbeat after one of everything."""
+        deliveries = self.tell(unwell(report), _looked(scope, Kind.UNHEALTHY, Kind.BACKUP))
+        return deliveries + self.beat() if scope == _EVERYTHING else deliveries
+
+    def about_plan(self, plan: Plan, scope: Scope = _EVERYTHING) -> list[Delivery]:
+        """Tells what a plan within `scope` would change."""
+        unread = {server.store for server in plan.servers if server.error is not None}
+        return self.tell(drifts(plan), _looked(scope, Kind.DRIFT, unread=unread))
+
+    def about_audit(self, audit: Audit, scope: Scope = _EVERYTHING) -> list[Delivery]:
+        """Tells which walls an audit within `scope` has found open."""
+        unread = {server.store for server in audit.servers if server.error is not None}
+        unread |= {store for _, store in audit.refusals}
+        return self.tell(open_walls(audit), _looked(scope, Kind.BREACH, unread=unread))
+
+    def about_usage(self, report: UsageReport, scope: Scope = _EVERYTHING) -> list[Delivery]:
+        """Tells who has used up a quota."""
+        unread = {server.store for server in report.servers if server.error is not None}
+        return self.tell(over_quota(report), _looked(scope, Kind.QUOTA, unread=unread))
+
     def beat(self) -> list[Delivery]:
         """Calls the heartbeat's address, at most every half minute."""
         if self._beat is None or time.monotonic() - self._last_beat < _BEAT_GAP:
@@ -238,6 +333,17 @@ def _address(source: Mapping[str, Any], root: Path, where: str) -> Secret:
     if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", address.reveal().strip()):
         raise UsageError("the receiver's address must begin with https:// or http://", where=where)
     return Secret(address.reveal().strip())
+
+
+def _first(texts: Sequence[str]) -> str:
+    return texts[0] if len(texts) == 1 else f"{texts[0]}, and {len(texts) - 1} more"
+
+
+def _looked(scope: Scope, *kinds: Kind, unread: Iterable[str] = ()) -> Looked:
+    """What a look within `scope` has seen, if the stores in `unread` told nothing."""
+    stores = (scope.stores or frozenset(STORES)) - set(unread)
+    everything = scope.stores is None and not unread
+    return Looked(frozenset(kinds), scope.apps, None if everything else stores)
 
 
 def _time(text: str) -> datetime:

@@ -31,6 +31,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "plan": ("plan", "Show what would change on the servers."),
     "apply": ("apply", "Bring the servers to the manifest."),
     "add-app": ("add_app", "Add an app: manifest entry, stores, credentials, env file."),
+    "serve": ("serve", "Serve health, metrics and a page over HTTP."),
     "render": ("render", "Write the compose, env and init files of the manifest."),
     "env": ("env", "Print the variables with which an app reaches its stores."),
     "show": ("show", "Show an app: its stores, names and how isolated it is."),

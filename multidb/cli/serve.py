@@ -1,0 +1,65 @@
+"""`multidb serve`: health, metrics and a page over HTTP."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, Run, examples
+from multidb.errors import UsageError
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@app.command(
+    epilog=examples(
+        "multidb serve                                        (then open http://127.0.0.1:8642/)",
+        "multidb serve --port 9000 --every 60",
+        "multidb serve --host 0.0.0.0 --token-file /run/secrets/multidb-token",
+    )
+)
+def serve(
+    file: FileOption = DEFAULT_FILE,
+    env: EnvOption = None,
+    host: Annotated[str, typer.Option("--host", help="Address to listen on; any but loopback needs a token.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0: any that is free.")] = (
+        8642
+    ),
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--token-file", help="File with the token that callers need; else MULTIDB_TOKEN in the environment."
+        ),
+    ] = None,
+    every: Annotated[
+        float, typer.Option("--every", min=0, help="Seconds between two health checks; 0: only when asked.")
+    ] = 30.0,
+    look_only: Annotated[
+        bool, typer.Option("--look-only", help="Health checks write nothing on the servers, not even a probe.")
+    ] = False,
+) -> int:
+    """Serve each app's health as JSON, metrics for Prometheus and a page for people. Read only; ends with SIGTERM.
+
+    /health/databases, /health/databases/APP, /health/live, /metrics, / and /openapi.json. On loopback everybody on this
+    machine may read; elsewhere the token is needed, as a bearer token or as the password that a browser asks for.
+    """
+    try:
+        from multidb.service.serving import Settings, token_from
+        from multidb.service.serving import serve as run_service
+    except ModuleNotFoundError as error:
+        raise UsageError(
+            f"the package {error.name} is not installed",
+            where="multidb serve",
+            hint="pip install 'multidb[serve]'",
+        ) from None
+    run = Run("serve", file, env)
+    settings = Settings(host, port, token_from(token_file, os.environ.get("MULTIDB_TOKEN")), may_write=not look_only)
+    settings = replace(settings, pace=replace(settings.pace, health=every))
+    run_service(lambda: run.engine(run.output), settings, run.output.note)
+    return 0

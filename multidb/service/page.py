@@ -1,0 +1,218 @@
+"""The page for people: one HTML document, whole without JavaScript, in which no state is told by colour alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache
+from importlib.resources import files
+from typing import Any, Final
+
+import jinja2
+
+from multidb import notification
+from multidb.model import Isolation, Status
+from multidb.secrets import redact
+from multidb.service.collector import Reading
+from multidb.service.overview import AppRow, Cell, Overview
+from multidb.usage import NEAR
+
+__all__ = ["page", "size", "sparkline"]
+
+_SIGNS: Final = {Status.HEALTHY: "✓", Status.DEGRADED: "!", Status.UNHEALTHY: "✕", None: "?"}
+_TITLES: Final = {"postgres": "Postgres", "neo4j": "Neo4j", "qdrant": "Qdrant", "redis": "Redis"}
+_POINTS: Final = 48  # of a sparkline; more cannot be seen
+
+
+@dataclass(frozen=True, slots=True)
+class _Tile:
+    """One of the figures at the top. `tone`: good, warn, bad or none."""
+
+    title: str
+    value: str
+    detail: str
+    tone: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Note:
+    """Something that a person should look at. `tone`: warn or bad."""
+
+    tone: str
+    kind: str
+    subject: str
+    message: str
+    fix: str
+
+
+def page(known: Overview, readings: Mapping[str, Reading[Any] | None]) -> str:
+    """The whole document.
+
+    Args:
+        readings: the latest one of each collector, by its name; for when it was made and why it failed.
+    """
+    status = known.health.status if known.health else None
+    text = _template().render(
+        known=known,
+        status=status,
+        tiles=list(_tiles(known)),
+        notes=list(_notes(known, readings)),
+        looks=[(name, reading) for name, reading in readings.items() if reading is not None],
+        health=readings.get("health"),
+    )
+    return redact(text)
+
+
+def size(count: int) -> str:
+    """Bytes for people: ``8.1 MB``, in powers of 1000."""
+    value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    return f"{value:.0f} {units[0]}" if value >= 99.5 or units[0] == "B" else f"{value:.1f} {units[0]}"
+
+
+def sparkline(values: Sequence[int], width: int = 72, height: int = 18) -> str:
+    """The points of an SVG line from the oldest value to the newest, lowest value at the bottom."""
+    step = max(1, -(-len(values) // _POINTS))
+    shown = list(values[::-1][::step][::-1])  # the newest is always among them
+    low, high = min(shown), max(shown)
+    across = (width - 4) / max(1, len(shown) - 1)
+    tall = (height - 4) / (high - low) if high > low else 0
+    middle = height / 2 if high == low else height - 2
+    return " ".join(f"{2 + at * across:.1f},{middle - (value - low) * tall:.1f}" for at, value in enumerate(shown))
+
+
+@cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+    environment.filters |= {"size": size, "sparkline": sparkline, "clock": _clock, "day": _day, "title": _title}
+    environment.globals |= {
+        "sign": _SIGNS.__getitem__,
+        "trend": _trend,
+        "tone": _tone,
+        "isolation_tone": _isolation_tone,
+        "near": NEAR,
+    }
+    text = files("multidb.service").joinpath("static", "page.html.j2").read_text(encoding="utf-8")
+    return environment.from_string(text)
+
+
+def _tiles(known: Overview) -> Iterator[_Tile]:
+    yield _health_tile(known)
+    yield _isolation_tile(known)
+    yield _backup_tile(known.rows)
+    yield _drift_tile(known)
+
+
+def _health_tile(known: Overview) -> _Tile:
+    if known.health is None:
+        return _Tile("Health", "unknown", "not checked yet", "none")
+    rows = [row for row in known.rows if row.status is not None]
+    well = sum(row.status is Status.HEALTHY for row in rows)
+    detail = "apps are healthy" if well == len(rows) else f"healthy, {len(rows) - well} not"
+    return _Tile("Health", f"{well} of {len(rows)}", detail, _tone(known.health.status))
+
+
+def _isolation_tile(known: Overview) -> _Tile:
+    if known.audit is None:
+        return _Tile("Isolation", "unknown", "not audited yet", "none")
+    found = known.audit.summary()
+    when = f"audited {_clock(found.finished)}"
+    if found.breaches or found.holes:
+        count = found.breaches + found.holes
+        return _Tile("Isolation", "open", f"{count} {'way' if count == 1 else 'ways'} through, {when}", "bad")
+    if not found.ok:
+        return _Tile("Isolation", "not proved", f"{found.unproved + found.errors} gaps, {when}", "warn")
+    return _Tile("Isolation", "proved", f"{found.probes} attempts refused, {when}", "good")
+
+
+def _backup_tile(rows: Sequence[AppRow]) -> _Tile:
+    known = [row for row in rows if row.backup is not None]
+    if not known:
+        return _Tile("Backups", "unknown", "no backups are known of", "none")
+    proved = sum(row.backup is not None and row.backup.verified is not None for row in known)
+    late = sum(row.backup_health is not None and row.backup_health.status is not Status.HEALTHY for row in known)
+    tone = "warn" if late or proved < len(known) else "good"
+    return _Tile(
+        "Backups", f"{proved} of {len(known)}", "have a verified backup" + (f", {late} late" * bool(late)), tone
+    )
+
+
+def _drift_tile(known: Overview) -> _Tile:
+    if known.plan is None:
+        return _Tile("Drift", "unknown", "not compared yet", "none")
+    count, unread = len(known.plan.changes), len(known.plan.errors)
+    left = f"{unread} {'server' if unread == 1 else 'servers'} could not be read"
+    if count:
+        return _Tile(
+            "Drift", str(count), f"{'change' if count == 1 else 'changes'} open" + f"; {left}" * bool(unread), "warn"
+        )
+    return _Tile(
+        "Drift",
+        "unknown" if unread else "none",
+        left if unread else "as the manifest says",
+        "none" if unread else "good",
+    )
+
+
+def _notes(known: Overview, readings: Mapping[str, Reading[Any] | None]) -> Iterator[_Note]:
+    """What is wrong, worst first."""
+    found = [
+        *(
+            _Note("bad", "look failed", name, each.error, each.hint)
+            for name, each in readings.items()
+            if each and each.error
+        ),
+        *_alarms("bad", notification.open_walls(known.audit) if known.audit else ()),
+        *_alarms("bad", notification.unwell(known.health) if known.health else ()),
+        *_degraded(known),
+        *_alarms("warn", notification.over_quota(known.usage) if known.usage else ()),
+        *_alarms("warn", notification.drifts(known.plan) if known.plan else ()),
+    ]
+    yield from sorted(found, key=lambda note: note.tone)  # bad before warn
+
+
+def _alarms(tone: str, alarms: Sequence[notification.Alarm]) -> Iterator[_Note]:
+    for alarm in alarms:
+        subject = " / ".join(filter(None, (alarm.app, _title(alarm.store or ""))))
+        late = alarm.kind is notification.Kind.BACKUP
+        yield _Note("warn" if late else tone, str(alarm.kind), subject or "servers", alarm.message, alarm.fix)
+
+
+def _degraded(known: Overview) -> Iterator[_Note]:
+    for row in known.rows:
+        for cell in row.cells.values():
+            health = cell.health
+            if health is not None and health.status is Status.DEGRADED:
+                yield _Note("warn", "degraded", f"{row.app} / {_title(cell.store)}", health.message, health.fix)
+
+
+def _clock(at: datetime) -> str:
+    return at.strftime("%H:%M:%S UTC")
+
+
+def _day(at: datetime) -> str:
+    return at.strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _title(store: str) -> str:
+    return _TITLES.get(store, store)
+
+
+def _trend(cell: Cell) -> tuple[int, ...]:
+    """Earlier sizes and the present one; empty when there is nothing to draw."""
+    now = cell.usage.usage.size if cell.usage else None
+    values = (*cell.history, now) if now is not None else cell.history
+    return values if len(values) > 1 else ()
+
+
+def _tone(status: Status | None) -> str:
+    return {Status.HEALTHY: "good", Status.DEGRADED: "warn", Status.UNHEALTHY: "bad", None: "none"}[status]
+
+
+def _isolation_tone(cell: Cell) -> str:
+    if cell.open:
+        return "bad"
+    level = cell.isolation[0] if cell.isolation else None
+    return {Isolation.ENFORCED: "good", Isolation.PARTIAL: "warn", Isolation.NAMING_ONLY: "bad", None: "none"}[level]

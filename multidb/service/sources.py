@@ -1,0 +1,96 @@
+"""What the service looks at, each kind with its own pace: an expensive look is made less often.
+
+Only what other commands do too; nothing here changes a server, but for the probe of a health check, which leaves
+nothing behind.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from threading import Lock
+
+from multidb import audit, health, usage
+from multidb.audit import Audit
+from multidb.engine import Engine, Scope
+from multidb.health import HealthReport
+from multidb.model import Project
+from multidb.plan import Plan
+from multidb.service.overview import BackupFacts
+from multidb.usage import History, Look, UsageReport
+
+__all__ = ["Sources", "UsageSeen"]
+
+_RELOAD = 30.0  # seconds for which the manifest is taken to be as it was read
+_KEEP_EVERY = timedelta(hours=1)  # between two sizes kept for the sparklines
+
+
+@dataclass(frozen=True, slots=True)
+class UsageSeen:
+    """What the apps use, and their sizes at earlier looks."""
+
+    report: UsageReport
+    looks: Sequence[Look]
+
+
+class Sources:
+    """The looks at one project. Each may block and may raise `MultidbError`; any thread may call any of them.
+
+    Args:
+        open_engine: reads the manifest; called again every half minute, so that a new app is seen without a restart.
+        may_write: the health check also writes something and reads it back.
+    """
+
+    def __init__(self, open_engine: Callable[[], Engine], *, may_write: bool = True) -> None:
+        self._open_engine = open_engine
+        self._may_write = may_write
+        self._guard = Lock()
+        self._engine: Engine | None = None
+        self._read_at = float("-inf")
+
+    def engine(self) -> Engine:
+        """The engine for the manifest as it is now, or was some seconds ago. `MultidbError` when it is wrong."""
+        with self._guard:
+            if self._engine is None or time.monotonic() - self._read_at > _RELOAD:
+                self._engine = self._open_engine()
+                self._read_at = time.monotonic()
+            return self._engine
+
+    @property
+    def project(self) -> Project:
+        """The manifest as it was last read; does not block."""
+        return (self._engine or self.engine()).project
+
+    def health(self) -> HealthReport:
+        """Tries every app's every store."""
+        return health.check(self.engine(), may_write=self._may_write)
+
+    def drift(self) -> Plan:
+        """What an apply would change, as far as the servers' shared catalogs tell."""
+        return self.engine().plan(Scope(deep=False))
+
+    def audit(self) -> Audit:
+        """Tries the walls between the apps."""
+        engine = self.engine()
+        found = audit.audit(engine, progress=_unwatched)
+        audit.remember(engine.state, found)
+        return found
+
+    def usage(self) -> UsageSeen:
+        """Asks what each app uses."""
+        engine = self.engine()
+        history = History(engine.state)
+        looks, _ = history.looks()
+        due = not looks or datetime.now(UTC) - looks[-1].at >= _KEEP_EVERY
+        report = usage.look(engine, progress=_unwatched, keep=due)
+        return UsageSeen(report, looks)
+
+    def backups(self) -> Mapping[str, BackupFacts]:
+        """How old each app's backups are."""
+        return {}
+
+
+def _unwatched(subject: str, message: str, done: float | None = None, total: float | None = None) -> None:
+    """Progress that nobody watches."""

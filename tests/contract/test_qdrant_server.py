@@ -27,15 +27,15 @@ from multidb.errors import (
     StatementFailed,
     WrongVersion,
 )
-from multidb.model import Action, App, Change, Endpoint, Inspection, Isolation, Server, Statement, StoreContext
-from multidb.plan import diff
+from multidb.model import Action, App, Endpoint, Isolation, Server, Statement
 from multidb.provisioners.qdrant import PROVISIONER
-from multidb.provisioners.qdrant import session as qdrant_session
-from multidb.provisioners.qdrant.resources import AppOptions, ServerOptions, token_ref
+from multidb.provisioners.qdrant import transport as qdrant_transport
+from multidb.provisioners.qdrant.resources import AppOptions, ServerOptions, admission_claim, registry_name, token_ref
 from multidb.provisioners.qdrant.statements import Call
 from multidb.secrets import MemorySecretStore, Secret
 from tests.contract.case import RealServer
 from tests.contract.case_qdrant import VECTOR, ask, real_server
+from tests.contract.qdrant_driver import Driver, app
 
 pytestmark = pytest.mark.server
 
@@ -53,57 +53,6 @@ def real(shared: RealServer) -> Iterator[RealServer]:
     yield shared
     for entry in ask(shared, "GET", "/collections").json()["result"]["collections"]:
         ask(shared, "DELETE", f"/collections/{entry['name']}")
-
-
-class Driver:
-    """What the engine does, in a few lines: read, compare, run."""
-
-    def __init__(self, real: RealServer, *apps: App, options: ServerOptions | None = None) -> None:
-        self.real = real
-        self.apps = apps
-        self.options = options or ServerOptions()
-        self.secrets = MemorySecretStore()
-
-    def changes(self, adopt: frozenset[str] = frozenset()) -> tuple[Change, ...]:
-        with PROVISIONER.connect(self.real.server, self.real.admin, "test") as session:
-            return self._changes(session, adopt)
-
-    def apply(self, adopt: frozenset[str] = frozenset()) -> tuple[Change, ...]:
-        with PROVISIONER.connect(self.real.server, self.real.admin, "test") as session:
-            made = self._changes(session, adopt)
-            statements = [s for change in made for s in PROVISIONER.statements(change, self._context(session))]
-            done = list(session.run(statements, self.secrets))
-            assert done == list(range(1, len(statements) + 1))
-            assert not self._changes(session, adopt)
-        return made
-
-    def env(self, app: App) -> dict[str, str]:
-        with PROVISIONER.connect(self.real.server, self.real.admin, "test") as session:
-            context = self._context(session)
-        found = PROVISIONER.env(app, context, self.real.server.endpoint, self._secret)
-        shown = {key: value.reveal() if isinstance(value, Secret) else value for key, value in found.items()}
-        return {"APP_TENANT_ID": app.tenant_id, **shown}
-
-    def token(self, app: str) -> str:
-        return self._secret(token_ref(app)).reveal()
-
-    def _secret(self, ref: Any) -> Secret:
-        found = self.secrets.get(ref)
-        assert found is not None
-        return found
-
-    def _context(self, session: Any) -> StoreContext:
-        return StoreContext("contract", session.facts, self.options, server=self.real.server)
-
-    def _changes(self, session: Any, adopt: frozenset[str]) -> tuple[Change, ...]:
-        context = self._context(session)
-        wanted = PROVISIONER.desired(self.apps, context)
-        live = session.inspect(Inspection(context, self.apps, wanted, self.secrets))
-        return diff(wanted, live, adopt)
-
-
-def app(name: str = "lernmi", **collections: Any) -> App:
-    return App(name, name, {"qdrant": AppOptions(collections=collections or {"knowledge": {"size": 4}})})
 
 
 def admin_key(real: RealServer) -> str:
@@ -124,7 +73,7 @@ def test_the_minted_token_holds_exactly_what_was_planned(real: RealServer) -> No
     driver = Driver(real, app("lernmi", docs={"size": 4}, notes={"size": 2}), app("devao"))
     driver.apply()
     claims = jwt.decode(driver.token("lernmi"), admin_key(real), algorithms=["HS256"])
-    assert set(claims) == {"access", "exp", "subject"}
+    assert set(claims) == {"access", "value_exists", "exp", "subject"}
     assert claims["access"] == [
         {"collection": "lernmi_docs", "access": "prw"},
         {"collection": "lernmi_notes", "access": "prw"},
@@ -147,7 +96,9 @@ def _replace_by(make: Callable[[Driver], str]) -> Callable[[Driver], None]:
 
 def _signed(key: str | None = None, **claims: Any) -> Callable[[Driver], None]:
     access = [{"collection": "lernmi_knowledge", "access": "prw"}]
-    whole = {"access": access, "exp": int(time.time()) + 300 * DAY, "subject": "lernmi"} | claims
+    admission = admission_claim(registry_name("contract"), "lernmi")
+    whole = {"access": access, "value_exists": admission, "exp": int(time.time()) + 300 * DAY, "subject": "lernmi"}
+    whole |= claims
     kept = {name: value for name, value in whole.items() if value is not None}
     return _replace_by(lambda driver: jwt.encode(kept, key or admin_key(driver.real), algorithm="HS256"))
 
@@ -163,9 +114,21 @@ def _signed(key: str | None = None, **claims: Any) -> Callable[[Driver], None]:
         (_signed(access=[{"collection": "devao_knowledge", "access": "prw"}]), ["collections"]),
         (_signed(access=[{"collection": "lernmi_knowledge", "access": "rw"}]), ["access"]),
         (_signed(access=None), ["access", "collections"]),
+        (_signed(value_exists=None), ["registry"]),
         (_signed(key="the-key-that-the-server-had-some-time-ago"), ["signature"]),
     ],
-    ids=["lost", "garbage", "expired", "expiring", "endless", "other collections", "more rights", "admin", "old key"],
+    ids=[
+        "lost",
+        "garbage",
+        "expired",
+        "expiring",
+        "endless",
+        "other collections",
+        "more rights",
+        "admin",
+        "not revocable",
+        "old key",
+    ],
 )
 def test_a_token_that_is_not_right_is_minted_anew(
     real: RealServer, damage: Callable[[Driver], None], fields: list[str]
@@ -213,7 +176,7 @@ def test_why_the_access_claim_is_tested_so_hard(real: RealServer) -> None:
     """A misspelt claim makes an administrator's token. Should the server ever refuse it, the docstrings can relax."""
     Driver(real, app("lernmi"), app("devao")).apply()
     token = jwt.encode({"acess": [], "exp": int(time.time()) + 60}, admin_key(real), algorithm="HS256")
-    assert listed(real, token) == ["devao_knowledge", "lernmi_knowledge"]
+    assert listed(real, token) == ["devao_knowledge", "lernmi_knowledge", registry_name("contract")]
 
 
 def test_a_token_that_opens_more_than_it_should_is_thrown_away(real: RealServer) -> None:
@@ -512,17 +475,17 @@ def test_the_number_of_calls_is_as_small_as_the_api_allows(real: RealServer, mon
     Driver(real, *apps).apply()
     ask(real, "PUT", "/collections/somebody_elses", {"vectors": {"size": 4, "distance": "Dot"}}).raise_for_status()
     sent: list[str] = []
-    original = qdrant_session._Http.send
+    original = qdrant_transport.Http.send
 
     def counted(self: Any, call: Any, **options: Any) -> Any:
         sent.append(call.target)
         return original(self, call, **options)
 
-    monkeypatch.setattr(qdrant_session._Http, "send", counted)
+    monkeypatch.setattr(qdrant_transport.Http, "send", counted)
     driver = Driver(real, *apps)
     driver.changes()
-    to_connect, names, one_each = 4, 1, 20
-    assert len(sent) == to_connect + names + one_each, sent
+    to_connect, names, one_each, registry, admissions = 4, 1, 20, 1, 1
+    assert len(sent) == to_connect + names + one_each + registry + admissions, sent
     assert "/collections/somebody_elses" not in sent
 
 
@@ -557,7 +520,7 @@ def test_a_collection_that_somebody_made_meanwhile(real: RealServer) -> None:
 
 def test_a_hundred_collections_are_made_side_by_side(real: RealServer, monkeypatch: pytest.MonkeyPatch) -> None:
     busy, most, guard = 0, 0, threading.Lock()
-    original = qdrant_session._Http.send
+    original = qdrant_transport.Http.send
 
     def watched(self: Any, call: Any, **options: Any) -> Any:
         nonlocal busy, most
@@ -570,7 +533,7 @@ def test_a_hundred_collections_are_made_side_by_side(real: RealServer, monkeypat
             with guard:
                 busy -= 1
 
-    monkeypatch.setattr(qdrant_session._Http, "send", watched)
+    monkeypatch.setattr(qdrant_transport.Http, "send", watched)
     Driver(real, *[app(f"a{n}") for n in range(24)]).apply()
     assert 2 <= most <= 8
 

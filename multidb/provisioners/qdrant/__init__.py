@@ -33,7 +33,9 @@ a conflict, and so is one with other vectors, since size, distance and names of 
 
 from __future__ import annotations
 
-from multidb.model import Provisioner, Server, Session
+from collections.abc import Iterable, Sequence
+
+from multidb.model import Health, Probe, Provisioner, Server, Session, Tenant
 from multidb.provisioners.qdrant import resources
 from multidb.provisioners.qdrant.container import containers
 from multidb.provisioners.qdrant.statements import statements
@@ -48,6 +50,18 @@ def _connect(server: Server, admin: Secret | None, application: str) -> Session:
     return connect(server, admin, application)
 
 
+def _check_health(tenant: Tenant, may_write: bool) -> Health:
+    from multidb.provisioners.qdrant.health import check_health
+
+    return check_health(tenant, may_write)
+
+
+def _probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterable[Probe]:
+    from multidb.provisioners.qdrant.audit import probe
+
+    return probe(attacker, victims)
+
+
 PROVISIONER = Provisioner(
     name=resources.STORE,
     title="Qdrant",
@@ -60,5 +74,8 @@ PROVISIONER = Provisioner(
     env=resources.env,
     isolation=resources.isolation,
     connect=_connect,
+    check_health=_check_health,
+    probe=_probe,
+    reserved=(f"{resources.OWN_PREFIX}*",),
     containers=containers,
 )

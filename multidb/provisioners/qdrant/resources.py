@@ -7,6 +7,7 @@ which differs from server to server. Qdrant merges a PATCH, so a setting taken o
 from __future__ import annotations
 
 import dataclasses
+import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,16 +22,25 @@ from multidb.secrets import Secret, SecretRef, SecretSpec
 
 __all__ = [
     "TENANT_FIELD",
+    "OWN_PREFIX",
+    "REGISTRY_MARK",
+    "RENEW_DAYS",
+    "STORE",
+    "UNLIMITED_BATCH",
+    "Admission",
     "ApiKey",
     "AppOptions",
     "Collection",
     "CollectionOptions",
     "PayloadIndex",
     "QdrantFacts",
+    "Registry",
     "ServerOptions",
     "SparseVector",
     "Token",
     "Vector",
+    "admission_claim",
+    "admission_id",
     "collection_name",
     "derived_names",
     "desired",
@@ -38,13 +48,19 @@ __all__ = [
     "isolation",
     "live_collection",
     "live_index",
+    "live_registry",
     "live_token",
+    "owner_of",
+    "registry_name",
     "secrets",
     "token_ref",
 ]
 
 STORE: Final = "qdrant"
 TENANT_FIELD: Final = "tenant_id"
+REGISTRY_MARK: Final = "-"  # stands for the project as a whole where an app's id would stand
+OWN_PREFIX: Final = "multidb__"  # of the collections that multidb keeps for itself; no app's name may begin so
+UNLIMITED_BATCH: Final = 2**31  # points in one upsert: what takes a limit away, since Qdrant cannot unset one
 RENEW_DAYS: Final = 30  # a token with less left than this is minted anew
 _DEFAULT_SIZE: Final = 1536
 _LONGEST_NAME: Final = 200  # bytes; a collection is a directory, and its snapshots add to the name
@@ -274,7 +290,28 @@ class Collection(Resource):
     quantization: Settings = ()
     strict: Settings = ()
     optimizers: Settings = ()
+    growth: str = "free"  # "restricted": the server refuses new points; reading, changing and deleting stays
     wal_capacity_mb: int | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Registry(Resource):
+    """The collection in which a project keeps who is admitted. A token is refused as soon as its app is not in it, and
+    no app's token opens it."""
+
+    kind: ClassVar[str] = "token registry"
+    rank: ClassVar[int] = 5
+    marked: ClassVar[bool] = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class Admission(Resource):
+    """An app's entry in the registry."""
+
+    kind: ClassVar[str] = "token admission"
+    rank: ClassVar[int] = 25
+
+    registry: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -301,6 +338,7 @@ class Token(Resource):
     rank: ClassVar[int] = 30
 
     collections: tuple[str, ...]
+    registry: str = ""  # where its admission is asked for; empty: nowhere, and nothing but a new api key revokes it
     access: str = "prw"  # read and write points; no indexes, snapshots or collections
     signature: str = "current"  # "other": signed with a key that the server no longer has
     expiry: str = "ahead"  # otherwise the day, when that is less than RENEW_DAYS away, or "never"
@@ -327,6 +365,16 @@ def token_ref(app_id: str) -> SecretRef:
     return SecretRef(app_id, STORE, "token")
 
 
+def registry_name(project: str) -> str:
+    """The collection with the project's admissions."""
+    return f"{OWN_PREFIX}tokens__{project}"
+
+
+def admission_id(registry: str, app_id: str) -> str:
+    """The point that stands for an app in a registry."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{registry}/{app_id}"))
+
+
 def derived_names(app: App) -> Sequence[DerivedName]:
     """The collections' names; `digi` with `core_docs` and `digi_core` with `docs` meet here."""
     return [
@@ -351,20 +399,38 @@ def desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
     facts: QdrantFacts = context.facts
     options: ServerOptions = context.options or ServerOptions()
     found: list[Resource] = []
+    registry = registry_name(context.project)
+    if facts.rbac and apps:
+        found.append(Registry(name=registry, owner=Owner(context.project, REGISTRY_MARK)))
     for app in apps:
         owner = Owner(context.project, app.id)
         for kind, wanted in _options(app).collections.items():
             name = collection_name(app.id, kind)
-            found.append(_collection(name, owner, wanted, plain=facts.local))
+            collection = _collection(name, owner, wanted, plain=facts.local)
+            found.append(_restricted(collection) if app.id in context.restricted and not facts.local else collection)
             if not facts.local:
                 found += _indexes(name, app.id, wanted)
         if facts.rbac:
             names = tuple(sorted(collection_name(app.id, kind) for kind in _options(app).collections))
-            found.append(Token(name=app.id, app=app.id, collections=names, days=options.token_days))
+            found.append(Admission(name=app.id, app=app.id, registry=registry))
+            found.append(Token(name=app.id, app=app.id, collections=names, registry=registry, days=options.token_days))
         elif facts.api_key:
             _require_sharing(options, context)
             found.append(ApiKey(name=app.id, app=app.id))
     return found
+
+
+def owner_of(details: Mapping[str, Any]) -> Owner | None:
+    """The mark of a collection, from what the server says of it."""
+    mark = (details["config"].get("metadata") or {}).get("multidb")
+    if not isinstance(mark, Mapping) or not mark.get("project") or not mark.get("app"):
+        return None
+    return Owner(str(mark["project"]), str(mark["app"]))
+
+
+def admission_claim(registry: str, app_id: str) -> dict[str, Any]:
+    """The claim by which the server asks the registry for every request of an app."""
+    return {"collection": registry, "matches": [{"key": "app", "value": app_id}]}
 
 
 def live_collection(name: str, details: Mapping[str, Any], wanted: Collection | None) -> Collection:
@@ -376,7 +442,7 @@ def live_collection(name: str, details: Mapping[str, Any], wanted: Collection | 
     found = Collection(
         name=name,
         app=wanted.app if wanted else None,
-        owner=_owner(config.get("metadata")),
+        owner=owner_of(details),
         vectors=tuple(sorted((_live_vector(key, value) for key, value in dense.items()), key=lambda v: v.name)),
         sparse=tuple(SparseVector(key, value.get("modifier") or "none") for key, value in sorted(sparse.items())),
     )
@@ -393,8 +459,14 @@ def live_collection(name: str, details: Mapping[str, Any], wanted: Collection | 
         quantization=_like(wanted.quantization, _live_quantization(config.get("quantization_config"))),
         strict=_like(wanted.strict, config.get("strict_mode_config") or {}),
         optimizers=_like(wanted.optimizers, config["optimizer_config"]),
+        growth=_growth(config.get("strict_mode_config") or {}),
         wal_capacity_mb=wanted.wal_capacity_mb,
     )
+
+
+def live_registry(wanted: Registry, details: Mapping[str, Any]) -> Registry:
+    """The registry as the server describes it."""
+    return dataclasses.replace(wanted, owner=owner_of(details))
 
 
 def live_index(wanted: PayloadIndex, details: Mapping[str, Any]) -> PayloadIndex | None:
@@ -412,6 +484,7 @@ def live_token(wanted: Token, claims: Mapping[str, Any], *, signed: bool, now: f
     return dataclasses.replace(
         wanted,
         collections=collections,
+        registry=_admission_asked(claims, wanted),
         access=access,
         signature="current" if signed else "other",
         expiry=_expiry(claims.get("exp"), now, wanted.days),
@@ -546,11 +619,20 @@ def _live_quantization(config: Mapping[str, Any] | None) -> dict[str, Any]:
     return {"type": "none"}
 
 
-def _owner(metadata: Mapping[str, Any] | None) -> Owner | None:
-    mark = (metadata or {}).get("multidb")
-    if not isinstance(mark, Mapping) or not mark.get("project") or not mark.get("app"):
-        return None
-    return Owner(str(mark["project"]), str(mark["app"]))
+def _restricted(collection: Collection) -> Collection:
+    limits: dict[str, Any] = {"enabled": True, "upsert_max_batchsize": 0}
+    strict = tuple((key, limits.get(key, value)) for key, value in collection.strict)
+    return dataclasses.replace(collection, strict=strict, growth="restricted")
+
+
+def _growth(strict: Mapping[str, Any]) -> str:
+    return "restricted" if strict.get("enabled") and strict.get("upsert_max_batchsize") == 0 else "free"
+
+
+def _admission_asked(claims: Mapping[str, Any], wanted: Token) -> str:
+    """The registry that a token with these claims depends on; a condition other than ours counts as none."""
+    asked = claims.get("value_exists")
+    return wanted.registry if asked == admission_claim(wanted.registry, wanted.name) else ""
 
 
 def _granted(access: object) -> tuple[tuple[str, ...], str]:

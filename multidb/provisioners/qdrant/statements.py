@@ -19,9 +19,21 @@ from typing import Any
 from urllib.parse import quote
 
 from multidb.model import Action, Change, Owner, Statement, StoreContext
-from multidb.provisioners.qdrant.resources import ApiKey, Collection, PayloadIndex, Settings, Token, token_ref
+from multidb.provisioners.qdrant.resources import (
+    UNLIMITED_BATCH,
+    Admission,
+    ApiKey,
+    Collection,
+    PayloadIndex,
+    Registry,
+    Settings,
+    Token,
+    admission_claim,
+    admission_id,
+    token_ref,
+)
 
-__all__ = ["Call", "claims", "statements"]
+__all__ = ["Call", "claims", "create_index", "dismissal", "statements"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +77,10 @@ def statements(change: Change, context: StoreContext) -> Sequence[Statement]:
         calls = _create(resource) if change.action is Action.CREATE else [_patch(resource, change)]
     elif isinstance(resource, PayloadIndex):
         calls = _index(resource, change)
+    elif isinstance(resource, Registry):
+        calls = _registry(resource, change)
+    elif isinstance(resource, Admission):
+        calls = [_admit(resource)]
     elif isinstance(resource, Token):
         calls = [Call("SIGN", str(token_ref(resource.name)), claims(resource))]
     else:
@@ -80,7 +96,32 @@ def claims(token: Token) -> dict[str, Any]:
     an administrator's. Names are exact; there are no patterns.
     """
     access = [{"collection": name, "access": token.access} for name in token.collections]
-    return {"access": access, "exp": f"+{token.days}d", "subject": token.name}
+    admission = {"value_exists": admission_claim(token.registry, token.name)} if token.registry else {}
+    return {"access": access, **admission, "exp": f"+{token.days}d", "subject": token.name}
+
+
+def create_index(wanted: PayloadIndex) -> Call:
+    """Makes an index, or gives one of the same type other parameters."""
+    schema: object = {"type": wanted.schema, "is_tenant": True} if wanted.is_tenant else wanted.schema
+    body = {"field_name": wanted.field_name, "field_schema": schema}
+    return Call("PUT", f"{_path(wanted.collection)}/index?wait=true", body)
+
+
+def dismissal(registry: str, app_id: str) -> Call:
+    """Takes an app's admission away: the server refuses its token from then on."""
+    return Call("POST", f"{_path(registry)}/points/delete?wait=true", {"points": [admission_id(registry, app_id)]})
+
+
+def _registry(wanted: Registry, change: Change) -> list[Call]:
+    body = {"metadata": _mark(wanted.owner)}
+    if change.action is Action.CREATE:
+        return [Call("PUT", _path(wanted.name), {"vectors": {}, "wal_config": {"wal_capacity_mb": 1}, **body})]
+    return [Call("PATCH", _path(wanted.name), body)]
+
+
+def _admit(wanted: Admission) -> Call:
+    point = {"id": admission_id(wanted.registry, wanted.name), "vector": {}, "payload": {"app": wanted.name}}
+    return Call("PUT", f"{_path(wanted.registry)}/points?wait=true", {"points": [point]})
 
 
 def _create(wanted: Collection) -> list[Call]:
@@ -95,8 +136,8 @@ def _create(wanted: Collection) -> list[Call]:
         body["hnsw_config"] = dict(wanted.hnsw)
     if isinstance(quantization, dict):
         body["quantization_config"] = quantization
-    if wanted.strict:
-        body["strict_mode_config"] = dict(wanted.strict)
+    if wanted.strict or wanted.growth == "restricted":
+        body["strict_mode_config"] = dict(wanted.strict) | (_growth(wanted) if wanted.growth == "restricted" else {})
     if wanted.optimizers:
         body["optimizers_config"] = dict(wanted.optimizers)
     if wanted.wal_capacity_mb is not None:
@@ -116,21 +157,31 @@ def _patch(wanted: Collection, change: Change) -> Call:
         "hnsw": ("hnsw_config", dict(wanted.hnsw)),
         "quantization": ("quantization_config", _quantization(wanted.quantization)),
         "strict": ("strict_mode_config", dict(wanted.strict)),
+        "growth": ("strict_mode_config", dict(wanted.strict) | _growth(wanted)),
         "optimizers": ("optimizers_config", dict(wanted.optimizers)),
         "owner": ("metadata", _mark(wanted.owner)),
     }
-    return Call("PATCH", _path(wanted.name), dict(parts[field.field] for field in change.fields))
+    fields = sorted((field.field for field in change.fields), key="growth".__eq__)  # which has all of `strict` in it
+    return Call("PATCH", _path(wanted.name), dict(parts[field] for field in fields))
+
+
+def _growth(wanted: Collection) -> dict[str, Any]:
+    """The limits under which a collection may, or may not, grow. An upsert of no points at all refuses them all."""
+    if wanted.growth == "restricted":
+        return {"enabled": True, "upsert_max_batchsize": 0}
+    limits = dict(wanted.strict)
+    most = limits.get("upsert_max_batchsize", UNLIMITED_BATCH)
+    return {"enabled": limits.get("enabled", False), "upsert_max_batchsize": most}
 
 
 def _index(wanted: PayloadIndex, change: Change) -> list[Call]:
     # Put over an index of the same type, the server replaces its parameters; another type has to go first.
-    collection = _path(wanted.collection)
-    schema: object = wanted.schema
-    if wanted.is_tenant:
-        schema = {"type": wanted.schema, "is_tenant": True}
-    put = Call("PUT", f"{collection}/index?wait=true", {"field_name": wanted.field_name, "field_schema": schema})
+    put = create_index(wanted)
     if change.action is Action.UPDATE and change.changed("schema"):
-        return [Call("DELETE", f"{collection}/index/{quote(wanted.field_name, safe='')}?wait=true", {}), put]
+        return [
+            Call("DELETE", f"{_path(wanted.collection)}/index/{quote(wanted.field_name, safe='')}?wait=true", {}),
+            put,
+        ]
     return [put]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,13 +16,16 @@ from multidb.model import Action, App, Endpoint, Isolation, Owner, Resource, Sto
 from multidb.plan import diff
 from multidb.provisioners.qdrant import PROVISIONER
 from multidb.provisioners.qdrant.resources import (
+    Admission,
     ApiKey,
     AppOptions,
     Collection,
     PayloadIndex,
     QdrantFacts,
+    Registry,
     ServerOptions,
     Token,
+    admission_claim,
     live_collection,
     live_index,
     live_token,
@@ -46,7 +50,39 @@ def context(facts: QdrantFacts = RBAC, **options: Any) -> StoreContext:
 
 
 def desired(facts: QdrantFacts = RBAC, *apps: App, **options: Any) -> list[Resource]:
-    return list(PROVISIONER.desired(apps or (app(),), context(facts, **options)))
+    """What is wanted, without what admits the tokens."""
+    wanted = PROVISIONER.desired(apps or (app(),), context(facts, **options))
+    return [resource for resource in wanted if not isinstance(resource, Registry | Admission)]
+
+
+def test_every_token_needs_the_admission_of_its_app() -> None:
+    wanted = PROVISIONER.desired((app(), app("devao")), context())
+    (registry,) = [each for each in wanted if isinstance(each, Registry)]
+    admissions = [each for each in wanted if isinstance(each, Admission)]
+    tokens = [each for each in wanted if isinstance(each, Token)]
+    assert registry.name == "multidb__tokens__digi"
+    assert [(each.name, each.registry) for each in admissions] == [("lernmi", registry.name), ("devao", registry.name)]
+    assert {token.registry for token in tokens} == {registry.name}
+    assert registry.rank < admissions[0].rank < tokens[0].rank, "a token is proved when it is signed"
+    assert registry.name not in {name for token in tokens for name in token.collections}
+    for facts in (LOCAL, OPEN):
+        assert not [each for each in PROVISIONER.desired((app(),), context(facts)) if isinstance(each, Registry)]
+
+
+def test_an_app_over_its_quota_may_not_grow_and_others_may() -> None:
+    strict = {"docs": {"size": 4, "strict": {"max_query_limit": 5, "enabled": False, "upsert_max_batchsize": 50}}}
+    apps = (app(collections=strict), app("devao"))
+    wanted = PROVISIONER.desired(apps, replace(context(), restricted=frozenset({"lernmi"})))
+    shut, free = [each for each in wanted if isinstance(each, Collection)]
+    assert (shut.growth, free.growth) == ("restricted", "free")
+    assert dict(shut.strict) == {"enabled": True, "max_query_limit": 5, "upsert_max_batchsize": 0}
+    there = details(strict_mode_config={"enabled": True, "max_query_limit": 5, "upsert_max_batchsize": 0})
+    assert live_collection(shut.name, there, shut).growth == "restricted"
+    back = next(each for each in PROVISIONER.desired(apps, context()) if isinstance(each, Collection))
+    live = live_collection(shut.name, there, back)
+    assert (live.growth, dict(live.strict)["enabled"]) == ("restricted", True)
+    live = live_collection(free.name, there, free)
+    assert live.growth == "restricted", "also where the manifest gives no limits"
 
 
 def details(**config: Any) -> dict[str, Any]:
@@ -243,7 +279,12 @@ def test_a_plain_keyword_index_is_not_a_tenant_index() -> None:
 
 def claims(**changed: Any) -> dict[str, Any]:
     access = [{"collection": "lernmi_knowledge", "access": "prw"}]
-    return {"access": access, "exp": NOW + 300 * DAY, "subject": "lernmi"} | changed
+    return {
+        "access": access,
+        "value_exists": admission_claim("multidb__tokens__digi", "lernmi"),
+        "exp": NOW + 300 * DAY,
+        "subject": "lernmi",
+    } | changed
 
 
 @pytest.mark.parametrize(
@@ -263,6 +304,8 @@ def claims(**changed: Any) -> dict[str, Any]:
         ({"access": "m"}, "access", "everything"),
         ({"access": "r"}, "access", "r"),
         ({"access": None}, "access", "everything"),
+        ({"value_exists": None}, "registry", ""),
+        ({"value_exists": admission_claim("multidb__tokens__digi", "devao")}, "registry", ""),
     ],
 )
 def test_a_token_is_read_by_its_claims(changed: dict[str, Any], field: str, value: object) -> None:

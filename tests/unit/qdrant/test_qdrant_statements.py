@@ -19,11 +19,12 @@ from multidb.provisioners.qdrant.resources import (
     ServerOptions,
     Token,
 )
-from multidb.provisioners.qdrant.session import _independent, _with_expiry
+from multidb.provisioners.qdrant.session import _independent
 from multidb.provisioners.qdrant.statements import Call, claims
+from multidb.provisioners.qdrant.tokens import with_expiry
 
 CONTEXT = StoreContext("digi", QdrantFacts("Qdrant", "1.18.3", api_key=True, rbac=True), ServerOptions())
-TOKEN = Token(name="lernmi", app="lernmi", collections=("lernmi_a", "lernmi_b"))
+TOKEN = Token(name="lernmi", app="lernmi", collections=("lernmi_a", "lernmi_b"), registry="multidb__tokens__digi")
 
 
 def calls(change: Change) -> list[Call]:
@@ -32,7 +33,7 @@ def calls(change: Change) -> list[Call]:
 
 def collection(**options: Any) -> Collection:
     app = App("lernmi", "lernmi", {"qdrant": AppOptions(collections={"knowledge": options})})
-    found = PROVISIONER.desired([app], CONTEXT)[0]
+    found = next(each for each in PROVISIONER.desired([app], CONTEXT) if isinstance(each, Collection))
     assert isinstance(found, Collection)
     return found
 
@@ -50,6 +51,10 @@ def test_a_token_is_never_minted_without_the_access_claim() -> None:
     minted = claims(TOKEN)
     assert minted == {
         "access": [{"collection": "lernmi_a", "access": "prw"}, {"collection": "lernmi_b", "access": "prw"}],
+        "value_exists": {
+            "collection": "multidb__tokens__digi",
+            "matches": [{"key": "app", "value": "lernmi"}],
+        },
         "exp": "+365d",
         "subject": "lernmi",
     }
@@ -57,7 +62,7 @@ def test_a_token_is_never_minted_without_the_access_claim() -> None:
 
 
 def test_the_lifetime_becomes_a_moment_when_the_token_is_signed() -> None:
-    assert _with_expiry(claims(dataclasses.replace(TOKEN, days=31)), 1000.9)["exp"] == 1000 + 31 * 86_400
+    assert with_expiry(claims(dataclasses.replace(TOKEN, days=31)), 1000.9)["exp"] == 1000 + 31 * 86_400
 
 
 def test_signing_and_sharing_show_what_is_kept_where_and_no_value() -> None:
@@ -180,3 +185,18 @@ def test_calls_go_side_by_side_only_where_none_needs_another() -> None:
     patch = Call("PATCH", "/collections/c0", {"hnsw_config": {}})
     assert _independent([make[0], patch]) == make[:1]
     assert _independent([index[0], Call("DELETE", "/collections/c0/index/a", {})]) == index[:1]
+
+
+def test_a_collection_that_may_not_grow_may_grow_again() -> None:
+    """Qdrant cannot unset a limit, so one that is far away takes its place."""
+    plain = collection(size=4)
+    shut = dataclasses.replace(plain, growth="restricted")
+    none = {"enabled": True, "upsert_max_batchsize": 0}
+    assert create(shut)[0].body["strict_mode_config"] == none
+    assert "strict_mode_config" not in create(plain)[0].body
+    assert [call.body for call in update(shut, "growth")] == [{"strict_mode_config": none}]
+    (back,) = update(plain, "growth")
+    assert back.body == {"strict_mode_config": {"enabled": False, "upsert_max_batchsize": 2**31}}
+    limited = collection(size=4, strict={"max_query_limit": 5, "upsert_max_batchsize": 50})
+    (back,) = update(limited, "strict", "growth")
+    assert back.body["strict_mode_config"] == {"enabled": True, "max_query_limit": 5, "upsert_max_batchsize": 50}

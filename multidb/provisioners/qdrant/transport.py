@@ -1,0 +1,346 @@
+"""How a Qdrant is spoken to: plain HTTP to a server, or the client library's local mode for a folder.
+
+Both are a `Transport` that takes the same calls, so what is built on it hardly asks which one it has. HTTP is spoken
+directly because a plan shows HTTP: nothing stands between what is printed and what is sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import ssl
+import time
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Protocol
+from urllib.parse import unquote, urlsplit
+
+import httpx
+
+from multidb.errors import AuthenticationFailed, Locked, NotAllowed, ServerDown, ServerError, ServerSlow, WrongVersion
+from multidb.model import Server
+from multidb.provisioners.qdrant.statements import Call
+from multidb.secrets import Secret, redact
+
+if TYPE_CHECKING:
+    from qdrant_client import QdrantClient
+
+__all__ = ["AT_ONCE", "Folder", "Http", "Reply", "Transport", "expect", "hint_for", "hush", "not_qdrant"]
+
+AT_ONCE: Final = 8  # requests in flight to one server
+_FOLDER_SECONDS: Final = 2.0  # a run of multidb holds a local folder for less than that
+_CHUNK: Final = 1 << 20
+_BOUNDARY: Final = "multidb-4f1c9d6be2a24a4c8d35"  # of the form around an uploaded snapshot
+_WHICH_PORT: Final = "give the address of Qdrant's HTTP port (6333, not gRPC's 6334), and https or http as it speaks"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came back: an HTTP status, the ``result`` of the answer, and the server's words when it refused."""
+
+    status: int
+    result: Any
+    error: str = ""
+
+    @property
+    def fine(self) -> bool:
+        return self.status < 300
+
+
+class Transport(Protocol):
+    @property
+    def several(self) -> bool:
+        """Whether calls may go side by side, from several threads."""
+
+    def send(self, call: Call, *, key: Secret | None = None, seconds: float | None = None) -> Reply:
+        """Sends one call (with another key than the admin's, when given) and returns the answer, whatever it is.
+        Raises a `ServerError` when there is no answer."""
+
+    def close(self) -> None: ...
+
+
+class Http:
+    """A Qdrant server. Safe for several threads."""
+
+    several = True
+
+    def __init__(self, server: Server, admin: Secret | None) -> None:
+        endpoint = server.endpoint
+        self._server = server
+        self._admin = admin
+        self._client = httpx.Client(
+            base_url=f"{'https' if endpoint.tls else 'http'}://{_bracketed(endpoint.host)}:{endpoint.port}",
+            timeout=server.timeout,
+            limits=httpx.Limits(max_connections=AT_ONCE, max_keepalive_connections=AT_ONCE),
+            verify=_certificates(server),
+            trust_env=False,  # a proxy of the environment is not for a database
+        )
+
+    def send(self, call: Call, *, key: Secret | None = None, seconds: float | None = None) -> Reply:
+        key = key if key is not None else self._admin
+        seconds = seconds or self._server.timeout
+        deadline = time.monotonic() + seconds
+        body, headers = call.body or None, self._headers(key)
+        try:
+            with self._client.stream(call.verb, call.target, json=body, headers=headers, timeout=seconds) as answer:
+                content = bytearray()
+                for chunk in answer.iter_bytes():
+                    content += chunk
+                    if time.monotonic() > deadline:  # each byte came in time; all of them together did not
+                        raise self._slow(call.verb, call.target, seconds)
+                return _reply(answer.status_code, bytes(content))
+        except httpx.TimeoutException:
+            raise self._slow(call.verb, call.target, seconds) from None
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from None
+
+    @contextlib.contextmanager
+    def download(self, target: str) -> Iterator[Iterator[bytes]]:
+        """The bytes of what `target` is, as they come."""
+        try:
+            with self._client.stream("GET", target, headers=self._headers(self._admin)) as answer:
+                if answer.status_code >= 300:
+                    expect(self._server, _reply(answer.status_code, answer.read()))
+                yield answer.iter_raw(_CHUNK)
+        except httpx.TimeoutException:
+            raise self._slow("GET", target, self._server.timeout) from None
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from None
+
+    def upload(self, target: str, chunks: Iterable[bytes], seconds: float) -> Reply:
+        """Sends `chunks` as the file ``snapshot`` of a form, as they come; what `chunks` raises comes out as it is."""
+        headers = self._headers(self._admin) | {"content-type": f"multipart/form-data; boundary={_BOUNDARY}"}
+        try:
+            answer = self._client.post(target, content=_form(chunks), headers=headers, timeout=seconds)
+            return _reply(answer.status_code, answer.content)
+        except httpx.TimeoutException:
+            raise self._slow("POST", target, seconds) from None
+        except httpx.HTTPError as error:
+            raise self._unreachable(error) from None
+
+    def close(self) -> None:
+        self._client.close()
+
+    @staticmethod
+    def _headers(key: Secret | None) -> dict[str, str]:
+        return {"api-key": key.reveal()} if key else {}
+
+    def _slow(self, verb: str, target: str, seconds: float) -> ServerSlow:
+        return ServerSlow(
+            f"did not answer {verb} {target} within {seconds:g} s",
+            where=str(self._server),
+            hint="see whether the server is overloaded, then run the command again",
+        )
+
+    def _unreachable(self, error: httpx.HTTPError) -> ServerError:
+        words = redact(str(error)) or type(error).__name__
+        if isinstance(error, httpx.RemoteProtocolError | httpx.ReadError | httpx.WriteError):
+            if "illegal" in words:
+                return not_qdrant(self._server, "what answers there does not speak HTTP")
+            return ServerDown(f"hung up before it answered ({words})", where=str(self._server), hint=_WHICH_PORT)
+        return ServerDown(
+            f"nothing answers ({words})",
+            where=str(self._server),
+            hint="multidb up starts embedded servers; check the address and TLS setting of an external one",
+        )
+
+
+class Folder:
+    """A folder of the client library's local mode: the same calls, mapped to its functions. For one thread."""
+
+    several = False
+
+    def __init__(self, server: Server) -> None:
+        path = server.endpoint.path
+        try:
+            self._client = _opened(Path(path), min(server.timeout, _FOLDER_SECONDS))
+        except RuntimeError:
+            raise Locked(
+                "another process has the folder open, and local mode serves one process at a time",
+                where=str(server),
+                hint="stop that process and try again; a Qdrant server (servers.qdrant.binary) has no such limit",
+            ) from None
+        except PermissionError:
+            raise NotAllowed(
+                "the folder cannot be read and written", where=str(server), hint=f"check the owner of {path}"
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ServerDown(
+                f"the folder cannot be opened ({type(error).__name__})",
+                where=str(server),
+                hint=f"see whether {path} is a folder of Qdrant's local mode; restore it from a copy if it is damaged",
+            ) from None
+
+    def send(self, call: Call, *, key: Secret | None = None, seconds: float | None = None) -> Reply:
+        try:
+            return Reply(200, self._do(call))
+        except ValueError as error:
+            missing = "not found" in str(error)
+            return Reply(404 if missing else 409 if "already exists" in str(error) else 400, None, str(error))
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _do(self, call: Call) -> Any:
+        path = urlsplit(call.target).path
+        name, _, rest = path.removeprefix("/collections").removeprefix("/").partition("/")
+        if path == "/aliases":
+            return self._client.get_aliases().model_dump(mode="json")
+        if path == "/collections/aliases":
+            return self._alias(call.body)
+        if call.verb == "GET" and not name:
+            return self._client.get_collections().model_dump(mode="json")
+        act = self._acts[call.verb, rest]
+        return act(self._client, unquote(name), call.body)
+
+    def _alias(self, body: Mapping[str, Any]) -> bool:
+        from qdrant_client import models
+
+        create, delete = models.CreateAliasOperation, models.DeleteAliasOperation
+        actions = [create(**action) if "create_alias" in action else delete(**action) for action in body["actions"]]
+        return self._client.update_collection_aliases(actions)
+
+    _acts: Mapping[tuple[str, str], Callable[[Any, str, Mapping[str, Any]], Any]] = {
+        ("GET", ""): lambda client, name, _: client.get_collection(name).model_dump(mode="json"),
+        ("PUT", ""): lambda client, name, body: client.create_collection(name, **_local_creation(body)),
+        ("PATCH", ""): lambda client, name, body: client.update_collection(name, metadata=dict(body["metadata"])),
+        ("DELETE", ""): lambda client, name, _: client.delete_collection(name),
+        ("POST", "points"): lambda client, name, body: _plain(client.retrieve(name, body["ids"])),
+        ("PUT", "points"): lambda client, name, body: client.upsert(name, _points(body)),
+        ("POST", "points/delete"): lambda client, name, body: client.delete(name, body["points"]),
+        ("POST", "points/count"): lambda client, name, _: {"count": client.count(name, exact=True).count},
+        ("POST", "points/scroll"): lambda client, name, body: _page(client, name, body),
+        ("POST", "points/payload"): lambda client, name, body: client.set_payload(
+            name, body["payload"], _filter(body["filter"])
+        ),
+    }
+
+
+def _plain(records: Iterable[Any]) -> list[dict[str, Any]]:
+    return [record.model_dump(mode="json", include={"id", "vector", "payload"}) for record in records]
+
+
+def _points(body: Mapping[str, Any]) -> list[Any]:
+    from qdrant_client import models
+
+    return [models.PointStruct.model_validate(point) for point in body["points"]]
+
+
+def _filter(body: Mapping[str, Any]) -> Any:
+    from qdrant_client import models
+
+    return models.Filter.model_validate(body)
+
+
+def _page(client: QdrantClient, name: str, body: Mapping[str, Any]) -> dict[str, Any]:
+    records, following = client.scroll(
+        name, limit=body["limit"], offset=body.get("offset"), with_vectors=body.get("with_vector", False)
+    )
+    return {"points": _plain(records), "next_page_offset": following}
+
+
+def not_qdrant(server: Server, message: str) -> WrongVersion:
+    return WrongVersion(message, where=str(server), hint=_WHICH_PORT)
+
+
+def expect(server: Server, reply: Reply) -> Reply:
+    if reply.fine:
+        return reply
+    if reply.status == 401 or (reply.status == 403 and "ignature" in reply.error):
+        raise AuthenticationFailed(
+            f"the server refuses the api key ({redact(reply.error)})",
+            where=str(server),
+            hint="give multidb the server's service.api_key, in the variable or file that the manifest names",
+        )
+    if reply.status == 403:
+        raise NotAllowed(redact(reply.error), where=str(server), hint=hint_for(403))
+    raise ServerError(
+        f"answers {reply.status} ({redact(reply.error)})", where=str(server), hint="look into the server's log"
+    )
+
+
+def hint_for(status: int) -> str:
+    if status in (401, 403):
+        return "multidb needs the server's own api key (service.api_key), not a read-only key or a token"
+    return "correct what the server names and run multidb apply again"
+
+
+def _reply(status: int, content: bytes) -> Reply:
+    try:
+        body = json.loads(content)
+    except ValueError:
+        return Reply(status, None, content[:300].decode(errors="replace").strip())
+    if not isinstance(body, dict):
+        return Reply(status, body)
+    said = body.get("status")
+    return Reply(status, body.get("result", body), str(said.get("error", "")) if isinstance(said, dict) else "")
+
+
+def _local_creation(body: Mapping[str, Any]) -> dict[str, Any]:
+    from qdrant_client import models
+
+    vectors = body.get("vectors") or {}
+    single = "size" in vectors
+    return {
+        "vectors_config": models.VectorParams(**vectors)
+        if single
+        else {name: models.VectorParams(**params) for name, params in vectors.items()},
+        "sparse_vectors_config": {
+            name: models.SparseVectorParams(**params) for name, params in body.get("sparse_vectors", {}).items()
+        }
+        or None,
+        "metadata": body["metadata"],
+    }
+
+
+def _form(chunks: Iterable[bytes]) -> Iterator[bytes]:
+    yield f'--{_BOUNDARY}\r\ncontent-disposition: form-data; name="snapshot"; filename="snapshot"\r\n\r\n'.encode()
+    yield from chunks
+    yield f"\r\n--{_BOUNDARY}--\r\n".encode()
+
+
+def _certificates(server: Server) -> ssl.SSLContext | bool:
+    """What a server's certificate is checked against. Nothing is loaded for plain HTTP: it would take 0.2 s."""
+    ca_file = server.endpoint.params.get("ca_file")
+    if not server.endpoint.tls:
+        return False
+    if not ca_file:
+        return True
+    try:
+        return ssl.create_default_context(cafile=ca_file)
+    except OSError as error:
+        raise ServerDown(
+            f"the certificate file {ca_file} cannot be read ({error.strerror or type(error).__name__})",
+            where=str(server),
+            hint="correct ca_file in the manifest",
+        ) from None
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def _opened(folder: Path, patience: float) -> QdrantClient:
+    """The folder, as soon as no other process has it; `RuntimeError` when that takes longer than `patience` seconds."""
+    from qdrant_client import QdrantClient
+
+    deadline = time.monotonic() + patience
+    listing = folder / "meta.json"
+    if listing.is_file() and listing.stat().st_size == 0:
+        listing.unlink()  # somebody was killed while the library first made the folder; it writes later copies whole
+    while True:
+        try:
+            return QdrantClient(path=str(folder), force_disable_check_same_thread=True)
+        except RuntimeError:
+            if time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)
+
+
+def hush() -> None:
+    """Keeps two warnings of the libraries from the terminal: a short key is told in the isolation's reason, and that
+    local mode is for small things in the documentation."""
+    for message in ("The HMAC key is", "Local mode is not recommended"):
+        warnings.filterwarnings("ignore", message=message)

@@ -93,6 +93,13 @@ class HealthReport:
         """Whether no server that was asked has answered; then nothing is known of any app."""
         return {check.reached for check in self.checks} - {None} == {False}
 
+    @property
+    def exit_code(self) -> int:
+        """0 healthy; 4 when no server that was asked has answered; else 1."""
+        if self.status is Status.HEALTHY:
+            return 0
+        return 4 if self.unreachable else 1
+
     def only(self, app: str) -> HealthReport:
         """The part of the report that is about one app."""
         backups = {name: health for name, health in self.backups.items() if name == app}

@@ -23,6 +23,12 @@ class Tried:
     server: str
     probe: Probe
 
+    @property
+    def act(self) -> str:
+        """Who tried what, in words: ``SELECT by lernmi against beep_boop``."""
+        probe = self.probe
+        return f"{probe.name} by {probe.app}" + (f" against {probe.target}" if probe.target else "")
+
     def document(self) -> dict[str, Any]:
         """Plain JSON values."""
         probe = self.probe
@@ -69,6 +75,10 @@ class Untried:
     app: str
     target: str | None
     why: str
+
+    def __str__(self) -> str:
+        against = f" against {self.target}" if self.target else ""
+        return f"{self.app} on {self.store}{against}: {self.why}"
 
 
 @dataclass(frozen=True, slots=True)

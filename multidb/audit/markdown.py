@@ -37,8 +37,8 @@ def _head(audit: Audit) -> Iterator[str]:
         "; ".join(f"{store}: {pairs}" for store, pairs in audit.pairs.items()) or "none"
     )
     if any(pairs.sampled for pairs in audit.pairs.values()):
-        yield "- Where pairs were drawn, each app tried its neighbours in a ring of random order. Catalogs were searched"
-        yield "  for every app."
+        yield "- Where pairs were drawn, each app tried its neighbours in a ring of random order. Catalogs were"
+        yield "  searched for every app."
     yield "\n## Method\n"
     yield _METHOD
 
@@ -71,16 +71,16 @@ def _findings(audit: Audit) -> Iterator[str]:
     yield from (_breach(each) for each in audit.breaches)
     yield from (line for each in audit.holes for line in _hole(each))
     for each in audit.broken:
-        yield f"- **Broken probe** on {each.server}: {_act(each)}: {each.probe.detail}"
+        yield f"- **Broken probe** on {each.server}: {each.act}: {each.probe.detail}"
     for gap in audit.untried:
-        yield f"- **Not tried** on {gap.store}: {gap.app}{f' against {gap.target}' if gap.target else ''}: {gap.why}"
+        yield f"- **Not tried**: {gap}"
     for subject, error in audit.errors:
         yield f"- **Not asked**: {subject}: {error}"
     yield ""
 
 
 def _breach(each: Tried) -> str:
-    return f"- **Breach** on {each.server}: {_act(each)} worked. {each.probe.detail}".rstrip()
+    return f"- **Breach** on {each.server}: {each.act} worked. {each.probe.detail}".rstrip()
 
 
 def _hole(each: Found) -> Iterator[str]:
@@ -89,11 +89,6 @@ def _hole(each: Found) -> Iterator[str]:
     yield "\n  ```"
     yield from (f"  {line}" for statement in hole.closes for line in statement.splitlines())
     yield "  ```\n"
-
-
-def _act(each: Tried) -> str:
-    probe = each.probe
-    return f"{probe.name} by {probe.app}" + (f" against {probe.target}" if probe.target else "")
 
 
 def _probes(audit: Audit) -> Iterator[str]:

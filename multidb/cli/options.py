@@ -19,6 +19,7 @@ from multidb.provisioners import STORES
 
 __all__ = [
     "AppArgument",
+    "AppOrAllArgument",
     "AppsOption",
     "DeepOption",
     "EnvOption",
@@ -55,6 +56,9 @@ DeepOption = Annotated[
     bool, typer.Option("--deep/--shallow", help="Also look inside every app's database, or read shared catalogs only.")
 ]
 AppArgument = Annotated[str, typer.Argument(metavar="NAME", help="The app; beep-boop means beep_boop.")]
+AppOrAllArgument = Annotated[
+    str | None, typer.Argument(metavar="[NAME]", help="Only this app; beep-boop means beep_boop. Default: every app.")
+]
 
 DEFAULT_FILE = Path("multidb.yaml")
 

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -54,6 +54,17 @@ class Output:
         """Prints the command's JSON document, when JSON was asked for."""
         if self.json:
             print_document(self.command, ok, fields)
+
+    def line(self, ok: bool, fields: Mapping[str, Any]) -> None:
+        """One JSON document on a line of its own, for a command that goes on; when JSON was asked for."""
+        if self.json:
+            print_document(self.command, ok, fields, indent=None)
+            sys.stdout.flush()
+
+    def show(self, drawn: RenderableType) -> None:
+        """Something that rich can draw, as part of the result; nothing when JSON was asked for."""
+        if not self.json:
+            self.out.print(drawn)
 
     def say(self, text: str = "", *, style: str | None = None) -> None:
         """A line of the result; nothing when JSON was asked for."""
@@ -136,10 +147,10 @@ class Output:
             speaker.join()
 
 
-def print_document(command: str, ok: bool, fields: Mapping[str, Any]) -> None:
+def print_document(command: str, ok: bool, fields: Mapping[str, Any], indent: int | None = 2) -> None:
     """One JSON document, the same shape for every command."""
     document = {"version": _DOCUMENT_VERSION, "command": command, "ok": ok, **fields}
-    sys.stdout.write(redact(json.dumps(document, indent=2, ensure_ascii=False)) + "\n")
+    sys.stdout.write(redact(json.dumps(document, indent=indent, ensure_ascii=False)) + "\n")
 
 
 def report_error(error: Exception, arguments: Sequence[str]) -> int:

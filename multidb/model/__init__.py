@@ -29,7 +29,7 @@ from multidb.model.core import (
 )
 from multidb.model.health import Health, Status, worst
 from multidb.model.provisioner import Provisioner, Session
-from multidb.model.usage import AppUsage, Enforce, Query, Quota, ServerUsage, bytes_of
+from multidb.model.usage import AppUsage, Enforce, Query, Quota, ServerUsage, bytes_of, in_words
 
 __all__ = [
     "Action",
@@ -71,5 +71,6 @@ __all__ = [
     "StoreContext",
     "Tenant",
     "bytes_of",
+    "in_words",
     "worst",
 ]

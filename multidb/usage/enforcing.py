@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from multidb.engine import Engine, Report, Scope
+from multidb.errors import MultidbError
 from multidb.usage.quotas import Restricted, restricted_after
 from multidb.usage.report import UsageReport
 
@@ -28,6 +30,19 @@ class Enforcement:
     lifted: Restricted = field(default_factory=dict)
     standing: Restricted = field(default_factory=dict)
     reports: Mapping[str, Report] = field(default_factory=dict)
+
+    @property
+    def errors(self) -> dict[str, MultidbError]:
+        """By store, why an apply could not make it so; the next enforcement tries again."""
+        found = {store: report.error() for store, report in self.reports.items()}
+        return {store: error for store, error in found.items() if error is not None}
+
+    def document(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        words = {"restricted": self.restricted, "lifted": self.lifted, "standing": self.standing}
+        found = {word: {store: sorted(apps) for store, apps in by.items()} for word, by in words.items()}
+        errors = {store: {"code": error.code, "message": str(error)} for store, error in self.errors.items()}
+        return {**found, "errors": errors}
 
 
 def enforce(engine: Engine, report: UsageReport) -> Enforcement:

@@ -1,0 +1,119 @@
+"""`multidb audit`: proves that the apps are kept from each other, or shows where they are not."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from multidb import files
+from multidb.audit import ALL_PAIRS, Audit, audit, markdown, remember
+from multidb.cli.options import (
+    DEFAULT_FILE,
+    AppOrAllArgument,
+    EnvOption,
+    FileOption,
+    JsonOption,
+    Run,
+    StoresOption,
+    examples,
+    scope,
+)
+from multidb.cli.output import Output
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+_STYLES = {
+    "enforced": "green",
+    "partial": "yellow",
+    "naming-only": "red",
+    "breach": "bold red",
+    "hole": "bold red",
+    "not proved": "bold yellow",
+}
+_MOST_SHOWN = 20  # findings of one kind; --json and --report have them all
+
+
+@app.command(
+    "audit",
+    epilog=examples(
+        "multidb audit",
+        "multidb audit lernmi --store postgres",
+        "multidb audit --report audit.md     (for an auditor)",
+        "multidb audit --all-pairs           (also where there are hundreds of apps)",
+    ),
+)
+def audit_command(
+    name: AppOrAllArgument = None,
+    file: FileOption = DEFAULT_FILE,
+    env: EnvOption = None,
+    stores: StoresOption = None,
+    all_pairs: Annotated[
+        bool, typer.Option("--all-pairs", help=f"Try every pair, also where there are more than {ALL_PAIRS}.")
+    ] = False,
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Draw the same pairs again. Default: other pairs every day.")
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option("--report", metavar="FILE.md", help="Also write it down for an auditor.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Try what would reach another app, with each app's own credentials, and search the servers for holes.
+
+    No app's data is read or changed: what would write or destroy is asked for as a dry run, in a transaction that is
+    rolled back, or as a change of nothing. Every probe is first tried on the app's own things; one that does not work
+    there proves nothing. Exit 0: every wall that is promised was proved. 1: a breach, a hole, or something not proved.
+    4: only that a server could not be asked.
+    """
+    run = Run("audit", file, env, json=as_json)
+    output = run.output
+    engine, wanted = run.engine(output), scope([name] if name else None, stores)
+    most = len(engine.project.apps) ** 2 if all_pairs else ALL_PAIRS
+    with output.working():
+        found = audit(engine, wanted, progress=output.progress, seed=seed, most=most)
+    if wanted.apps is None and wanted.stores is None:
+        remember(engine.state, found)
+    if report is not None:
+        files.write_text(report, markdown(found))
+    output.document(found.ok, found.document())
+    _show(output, found)
+    if report is not None:
+        output.note(f"Written: {report}")
+    return found.exit_code
+
+
+def _show(output: Output, found: Audit) -> None:
+    output.table(
+        ("app", *found.stores),
+        [(each, *(found.verdict(each, store) for store in found.stores)) for each in found.apps],
+        _STYLES,
+    )
+    for style, line in _findings(found):
+        output.say(line, style=style)
+    for store, pairs in found.pairs.items():
+        output.say(f"{store}: {pairs}", style="dim")
+    open_ones = f", {len(found.gaps)} open where no wall is promised (docs/security.md)" if found.gaps else ""
+    output.say(f"{len(found.tried)} probes{open_ones}. Nothing was changed and no app's data was read.", style="dim")
+    verdict = "Every wall that is promised was proved." if found.ok else "Not every wall was proved."
+    output.say(verdict, style="green" if found.ok else "bold red")
+
+
+def _findings(found: Audit) -> Iterator[tuple[str, str]]:
+    """What is wrong, worst first, each line with its style."""
+    for each in found.breaches[:_MOST_SHOWN]:
+        yield "bold red", f"breach on {each.server}: {each.act} worked. {each.probe.detail}".rstrip()
+    for hole in found.holes[:_MOST_SHOWN]:
+        yield "red", f"hole on {hole.server}: {hole.hole.name}, {hole.hole.subject}. {hole.hole.message}"
+        yield from (("", f"    {statement}") for statement in hole.hole.closes)
+    for each in found.broken[:_MOST_SHOWN]:
+        yield "yellow", f"broken probe on {each.server}: {each.act}: {each.probe.detail}"
+    for gap in found.untried[:_MOST_SHOWN]:
+        yield "yellow", f"not tried: {gap}"
+    for subject, error in found.errors[:_MOST_SHOWN]:
+        yield "yellow", f"not asked: {subject}: {error.message}" + (f"; {error.hint}" if error.hint else "")
+    for kind in (found.breaches, found.holes, found.broken, found.untried, found.errors):
+        if len(kind) > _MOST_SHOWN:
+            yield "dim", f"{len(kind) - _MOST_SHOWN} more; --json and --report have them all"

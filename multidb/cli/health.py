@@ -1,0 +1,139 @@
+"""`multidb health`: every app's every store, tried as the app would."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from typing import Annotated
+
+import typer
+from rich.console import Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from multidb.cli.options import (
+    DEFAULT_FILE,
+    AppOrAllArgument,
+    EnvOption,
+    FileOption,
+    JsonOption,
+    Run,
+    StoresOption,
+    examples,
+    scope,
+)
+from multidb.cli.output import Output
+from multidb.engine import Engine, Scope
+from multidb.health import HealthReport, check
+from multidb.model import Health, Status
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+_STYLES = {Status.HEALTHY: "green", Status.DEGRADED: "yellow", Status.UNHEALTHY: "bold red"}
+
+
+@app.command(
+    epilog=examples(
+        "multidb health",
+        "multidb health lernmi --read-only",
+        "multidb health --watch --every 5",
+        "multidb health --watch --json | jq .status",
+    )
+)
+def health(
+    name: AppOrAllArgument = None,
+    file: FileOption = DEFAULT_FILE,
+    env: EnvOption = None,
+    stores: StoresOption = None,
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="Only look; without it each check also writes, reads and removes.")
+    ] = False,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="Go on until Ctrl-C.")] = False,
+    every: Annotated[
+        float, typer.Option("--every", min=0.2, metavar="SECONDS", help="With --watch: from one round to the next.")
+    ] = 2.0,
+    as_json: JsonOption = False,
+) -> int:
+    """Try each app's stores with the app's own credentials. Leaves nothing behind.
+
+    Exit 0: every app is healthy. 1: one is degraded (it works, and something needs you) or unhealthy. 4: no server
+    that was asked has answered. With --watch the last round decides, and --json prints one document a line.
+    """
+    run = Run("health", file, env, json=as_json)
+    output = run.output
+    engine, wanted = run.engine(output), scope([name] if name else None, stores)
+    if watch:
+        return _watch(engine, wanted, output, every, may_write=not read_only)
+    with output.working():
+        report = check(engine, wanted, may_write=not read_only)
+    output.document(report.exit_code == 0, report.document())
+    output.show(_drawn(report))
+    return report.exit_code
+
+
+def _watch(engine: Engine, wanted: Scope, output: Output, every: float, *, may_write: bool) -> int:
+    """Rounds until Ctrl-C, which ends them without a word. Gives the exit code of the last."""
+    code = 0
+    try:
+        with Live(console=output.err if output.json else output.out, auto_refresh=False, transient=output.json) as live:
+            for report in _rounds(engine, wanted, every, may_write):
+                code = report.exit_code
+                if output.json:
+                    output.line(code == 0, report.document())
+                else:
+                    live.update(Group(_drawn(report), _footer(report)), refresh=True)
+    except KeyboardInterrupt:
+        pass
+    return code
+
+
+def _rounds(engine: Engine, wanted: Scope, every: float, may_write: bool) -> Iterator[HealthReport]:
+    while True:
+        began = time.monotonic()
+        yield check(engine, wanted, may_write=may_write)
+        time.sleep(max(0.0, began + every - time.monotonic()))
+
+
+def _drawn(report: HealthReport) -> RenderableType:
+    """A row for each app and a column for each store; below, what a person has to know of whatever is not well."""
+    if not report.checks:
+        return Text("There is nothing to check. Next: multidb add-app NAME")
+    stores = tuple(dict.fromkeys(check.store for check in report.checks))
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in ("app", "status", *stores, *(("backup",) if report.backups else ())):
+        table.add_column(column)
+    found = {(check.app, check.store): check.health for check in report.checks}
+    for app in report.apps:
+        cells = [_cell(found.get((app, store))) for store in stores]
+        backup = [_cell(report.backups.get(app))] if report.backups else []
+        status = report.status_of(app)
+        table.add_row(Text(app), Text(status.value, _STYLES[status]), *cells, *backup)
+    return Group(table, *_remarks(report))
+
+
+def _cell(health: Health | None) -> Text:
+    if health is None:
+        return Text("")
+    took = f" {health.latency * 1000:.0f} ms" if health.latency is not None else ""
+    word = "ok" if health.status is Status.HEALTHY else health.status.value
+    return Text(f"{word}{took}", _STYLES[health.status])
+
+
+def _remarks(report: HealthReport) -> Iterator[Text]:
+    """One line for each thing that is wrong, however many apps it is wrong for."""
+    subjects: dict[Health, list[str]] = {}
+    every = [(f"{check.app} {check.store}", check.health) for check in report.checks]
+    for subject, health in (*every, *((f"{app} backup", health) for app, health in report.backups.items())):
+        if health.status is not Status.HEALTHY:
+            same = Health(health.status, health.message, fix=health.fix)
+            subjects.setdefault(same, []).append(subject)
+    for health, names in subjects.items():
+        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
+        fix = f"; {health.fix}" if health.fix else ""
+        yield Text(f"{', '.join(names[:3])}{more}: {health.message}{fix}", _STYLES[health.status])
+
+
+def _footer(report: HealthReport) -> Text:
+    local = report.checked_at.astimezone()
+    return Text(f"{local:%H:%M:%S}, {len(report.checks)} checks in {report.seconds:.2f} s; Ctrl-C ends", "dim")

@@ -1,0 +1,186 @@
+"""`multidb usage`: what each app uses of the shared servers, against its limits and quotas."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated
+
+import typer
+from rich.table import Table
+from rich.text import Text
+
+from multidb.cli.options import (
+    DEFAULT_FILE,
+    AppOrAllArgument,
+    EnvOption,
+    FileOption,
+    JsonOption,
+    Run,
+    StoresOption,
+    VerboseOption,
+    examples,
+    scope,
+)
+from multidb.cli.output import Output
+from multidb.model import in_words
+from multidb.usage import Enforcement, Standing, StoreUsage, UsageReport, enforce, look
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+_STYLES = {Standing.NONE: "", Standing.WITHIN: "green", Standing.NEAR: "yellow", Standing.OVER: "bold red"}
+_BAR = 20  # columns
+
+
+@app.command(
+    epilog=examples(
+        "multidb usage",
+        "multidb usage lernmi --store postgres --slow",
+        "multidb usage --enforce         (for cron; read-only where a quota says so, and back)",
+    )
+)
+def usage(
+    name: AppOrAllArgument = None,
+    file: FileOption = DEFAULT_FILE,
+    env: EnvOption = None,
+    stores: StoresOption = None,
+    enforced: Annotated[
+        bool,
+        typer.Option(
+            "--enforce",
+            help="Make apps read-only that are over a quota with enforce: read-only, and let go those below 90 %. "
+            "Applies the manifest to these apps.",
+        ),
+    ] = False,
+    slow: Annotated[bool, typer.Option("--slow", help="Also the queries that took the most time.")] = False,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> int:
+    """Show connections, sizes and growth per app and store. A bar is the part of the quota, or of its store's total.
+
+    Exit 1: an app is over its quota. 4: a server could not be asked. With --enforce also the exit codes of apply.
+    """
+    run = Run("usage", file, env, as_json, verbose)
+    output = run.output
+    engine, wanted = run.engine(output), scope([name] if name else None, stores)
+    with output.working():
+        report = look(engine, wanted, progress=output.progress)
+        done = enforce(engine, report) if enforced else None
+    document = report.document()
+    if done is not None:
+        document["enforced"] = done.document()
+    failed = next(iter(done.errors.values()), None) if done is not None else None
+    code = failed.exit_code if failed is not None else report.exit_code
+    output.document(code == 0, document)
+    _show(output, report, slow=slow)
+    if done is not None:
+        _show_enforced(output, done)
+    return code
+
+
+def _show(output: Output, report: UsageReport, *, slow: bool) -> None:
+    if report.stores:
+        output.show(_table(report))
+    for each in report.stores:
+        subject = f"{each.app} {each.store}"
+        if each.standing in (Standing.NEAR, Standing.OVER) and each.share is not None and each.quota is not None:
+            word = "is over its quota of" if each.standing is Standing.OVER else "has nearly used up its quota of"
+            output.say(f"{subject} {word} {in_words(each.quota.size)}", style=_STYLES[each.standing])
+        if output.verbose:
+            _show_details(output, subject, each)
+        if slow:
+            for query in each.usage.slow:
+                figures = f"{query.calls} calls, mean {query.mean * 1000:.1f} ms, {query.total:.1f} s in all"
+                output.say(f"{subject}: {figures}: {' '.join(query.text.split())}")
+    if slow and not any(each.usage.slow for each in report.stores):
+        output.say("No server told of slow queries (Postgres does with pg_stat_statements).", style="dim")
+    for note in dict.fromkeys([*report.notes, *_notes(report)]):
+        output.say(note, style="dim")
+    for server, error in report.errors:
+        output.say(f"{server}: {error.message}" + (f"; {error.hint}" if error.hint else ""), style="red")
+
+
+def _notes(report: UsageReport) -> Iterable[str]:
+    """Of apps only where they are the same for all: what is special to one is in --json."""
+    for server in report.servers:
+        yield from (f"{server.server}: {note}" for note in server.usage.notes) if server.usage else ()
+
+
+def _show_details(output: Output, subject: str, each: StoreUsage) -> None:
+    counts = ", ".join(f"{name} {value:g}" for name, value in each.usage.counts.items())
+    largest = ", ".join(f"{name} {in_words(size)}" for name, size in each.usage.largest)
+    for what, text in (("counts", counts), ("largest", largest), ("notes", "; ".join(each.usage.notes))):
+        if text:
+            output.say(f"{subject}: {what}: {text}", style="dim")
+
+
+def _table(report: UsageReport) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in ("app", "store", "size", "", "", "growth", "connections", ""):
+        table.add_column(column, justify="right" if column == "size" else "left")
+    totals = _totals(report)
+    for each in report.stores:
+        style = _STYLES[each.standing]
+        share = each.share if each.share is not None else _part(each.usage.size, totals[each.store])
+        of = f"{share:.0%}{' of quota' if each.share is not None else ''}" if share is not None else ""
+        table.add_row(
+            each.app,
+            each.store,
+            _size(each),
+            Text(_bar(share), style),
+            Text(of, style),
+            _growth(each),
+            _connections(each),
+            Text("read-only" if each.restricted else "", "bold red"),
+        )
+    return table
+
+
+def _totals(report: UsageReport) -> dict[str, int]:
+    """By store, the bytes of all the apps that are shown."""
+    totals: dict[str, int] = {}
+    for each in report.stores:
+        totals[each.store] = totals.get(each.store, 0) + (each.usage.size or 0)
+    return totals
+
+
+def _part(size: int | None, total: int) -> float | None:
+    return size / total if size is not None and total else None
+
+
+def _size(each: StoreUsage) -> str:
+    if each.usage.size is None:
+        return "?"
+    return ("~" if each.usage.estimated else "") + in_words(each.usage.size)
+
+
+def _bar(share: float | None) -> str:
+    if share is None:
+        return ""
+    filled = min(_BAR, round(share * _BAR))
+    return "█" * filled + "░" * (_BAR - filled)
+
+
+def _growth(each: StoreUsage) -> str:
+    if each.growth is None:
+        return ""
+    sign = "+" if each.growth.size >= 0 else ""
+    return f"{sign}{in_words(each.growth.size)} since {each.growth.since.astimezone():%d %b %H:%M}"
+
+
+def _connections(each: StoreUsage) -> str:
+    now, limit = each.usage.connections, each.usage.connection_limit
+    if now is None:
+        return ""
+    return f"{now} of {limit}" if limit is not None else str(now)
+
+
+def _show_enforced(output: Output, done: Enforcement) -> None:
+    for style, verb, apps in (
+        ("yellow", "is read-only from now on", done.restricted),
+        ("green", "may write again", done.lifted),
+    ):
+        for store, names in sorted(apps.items()):
+            for name in sorted(names):
+                output.say(f"{name} {store} {verb}", style=style)
+    for store, error in done.errors.items():
+        output.note(f"{store}: {error}; multidb plan shows what is left", style="red")

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
-from multidb.errors import ArchiveError, UsageError
+from multidb.errors import ArchiveError, UsageError, WrongKey
 
 __all__ = ["IDENTITY_VARIABLE", "Identities", "decrypting", "encrypting", "identities", "recipient_problem"]
 
@@ -193,7 +193,7 @@ def _explained(error: Exception) -> Exception:
     if isinstance(error, ArchiveError):
         return error
     if "No matching keys" in str(error):
-        return ArchiveError(
+        return WrongKey(
             "is encrypted for another key", hint=f"give the right one: --identity FILE, or {IDENTITY_VARIABLE}=FILE"
         )
     return ArchiveError("cannot be decrypted: it is not what age wrote")

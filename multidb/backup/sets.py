@@ -101,6 +101,7 @@ class BackupSet:
     Args:
         declaration: the app's entry in the manifest, complete enough to add it again.
         recipients: the public keys that it is encrypted for; empty: it is not encrypted.
+        absent: by store, why the app had nothing of it where the set was made.
         complete: whether it has every store that the app had; ``--store`` makes one that has not.
         quiesced: whether the app's logins were off meanwhile.
     """
@@ -113,6 +114,7 @@ class BackupSet:
     parts: Mapping[str, StoredPart]
     declaration: Mapping[str, Any] = field(default_factory=dict)
     recipients: tuple[str, ...] = ()
+    absent: Mapping[str, str] = field(default_factory=dict)
     complete: bool = True
     quiesced: bool = False
     reason: Reason = Reason.ASKED
@@ -188,6 +190,7 @@ class BackupSet:
             "finished": self.finished.isoformat(),
             "multidb": self.multidb,
             "reason": self.reason.value,
+            "absent": dict(self.absent),
             "complete": self.complete,
             "consistency": self.consistency.value,
             "quiesced": self.quiesced,
@@ -267,7 +270,11 @@ def declaration(app: App) -> dict[str, Any]:
     for store, options in app.stores.items():
         if values := options.model_dump(mode="json", exclude_defaults=True):
             entry[store] = values
-    for name in ("labels", "quota", "backup", "deploy"):
+    if app.quota:
+        entry["quota"] = {
+            store: {"size": f"{each.size}B", "enforce": str(each.enforce)} for store, each in app.quota.items()
+        }
+    for name in ("labels", "backup", "deploy"):
         if value := plain(getattr(app, name)):
             entry[name] = value
     return entry
@@ -311,6 +318,7 @@ def _set_of(body: Mapping[str, Any]) -> BackupSet:
         parts={name: _part_of(part) for name, part in body["stores"].items()},
         declaration=body["declaration"],
         recipients=tuple(body["encryption"]["recipients"]) if body["encryption"] else (),
+        absent=body["absent"],
         complete=body["complete"],
         quiesced=body["quiesced"],
         reason=Reason(body["reason"]),

@@ -17,7 +17,7 @@ import zstandard
 
 from multidb.backup.encryption import IDENTITY_VARIABLE, Identities, decrypting, encrypting
 from multidb.backup.sets import StoredFile
-from multidb.errors import ArchiveError
+from multidb.errors import ArchiveError, TargetError, WrongKey
 
 __all__ = ["StoreReader", "StoreWriter", "Upload"]
 
@@ -159,7 +159,7 @@ class StoreReader:
 
     def _needed(self, where: str) -> Identities:
         if self._keys is None:
-            raise ArchiveError(
+            raise WrongKey(
                 "is encrypted, and no key was given",
                 where=where,
                 hint=f"--identity FILE, or {IDENTITY_VARIABLE}=FILE",
@@ -281,9 +281,11 @@ class _Plain(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         try:
             data = self._unpack(len(buffer))
+        except TargetError:
+            raise
         except ArchiveError as error:
             self._stored.drain()  # a wrong checksum is the better reason
-            raise ArchiveError(error.message, where=self._where, hint=error.hint) from None
+            raise type(error)(error.message, where=self._where, hint=error.hint) from None
         buffer[: len(data)] = data
         self._seen.add(data)
         self._counted(len(data))

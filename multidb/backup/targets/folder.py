@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
-from multidb.errors import ArchiveError
+from multidb.errors import ArchiveError, TargetError
 
 __all__ = ["FolderTarget"]
 
@@ -125,7 +125,7 @@ def _sync(folder: Path) -> None:
 def _failed(target: str, path: Path, error: OSError) -> ArchiveError:
     if isinstance(error, FileNotFoundError):
         return ArchiveError("is not there", where=str(path), hint="take another set, or the same from another target")
-    return ArchiveError(
+    return TargetError(
         f"{error.strerror or type(error).__name__}",
         where=f"target {target}: {path}",
         hint="free space or correct the permissions, then run the command again",

@@ -10,7 +10,7 @@ import secrets
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from multidb.errors import ArchiveError, UsageError
+from multidb.errors import ArchiveError, TargetError, UsageError
 
 __all__ = ["RemoteTarget"]
 
@@ -84,7 +84,7 @@ class RemoteTarget:
             raise ArchiveError("is not there", where=f"{self.name} {path}") from None
         except Exception as error:  # every file system has errors of its own
             words = (str(error) or type(error).__name__).splitlines()[0][:200]
-            raise ArchiveError(
+            raise TargetError(
                 words, where=f"target {self.name}", hint="check the address and the credentials, then run it again"
             ) from None
 

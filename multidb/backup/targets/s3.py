@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any, BinaryIO, Final
 
-from multidb.errors import ArchiveError, UsageError
+from multidb.errors import ArchiveError, TargetError, UsageError
 
 __all__ = ["S3Target"]
 
@@ -85,12 +85,12 @@ class S3Target:
             code = str(error.response.get("Error", {}).get("Code", "error"))
             missing = code in ("NoSuchKey", "404")
             hint = "take another set, or the same from another target" if missing else _HINT
-            raise ArchiveError(
-                "is not there" if missing else f"the storage answered {code}", where=f"{self.name} {path}", hint=hint
-            ) from None
+            kind = ArchiveError if missing else TargetError
+            words = "is not there" if missing else f"the storage answered {code}"
+            raise kind(words, where=f"{self.name} {path}", hint=hint) from None
         except (BotoCoreError, HTTPClientError, OSError) as error:
             words = str(error).splitlines()[0][:200]
-            raise ArchiveError(f"cannot be reached: {words}", where=f"target {self.name}", hint=_HINT) from None
+            raise TargetError(f"cannot be reached: {words}", where=f"target {self.name}", hint=_HINT) from None
 
 
 class _Object:

@@ -1,0 +1,68 @@
+"""What backup work has begun and not ended, kept in the project's state, so that the run after a crash can finish it.
+
+Every note is written before the step that it is about, and taken out after it. Sections of the state:
+
+``backup-work``  by kind of work and app: the set that is being made, the logins that are off, the set that is being
+                 tried, the restore that is under way.
+``backups``      by app: the newest set, its proof, the last failure; a cache for `freshness`, which asks no target.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Final
+
+from multidb.state import ProjectState
+
+__all__ = ["MAKING", "PAUSED", "RESTORING", "VERIFYING", "Journal", "exclusively"]
+
+_WORK: Final = "backup-work"
+_SETS: Final = "backups"
+_LOCK: Final = "backup"
+
+MAKING: Final = "making"
+PAUSED: Final = "paused"
+VERIFYING: Final = "verifying"
+RESTORING: Final = "restoring"
+
+
+def exclusively(state: ProjectState, command: str) -> AbstractContextManager[None]:
+    """One run of backup work at a time. `Locked` says who is at it; whoever has it may take all notes for old."""
+    return state.lock(_LOCK, f"multidb {command}")
+
+
+class Journal:
+    """Notes by app and kind of work."""
+
+    def __init__(self, state: ProjectState) -> None:
+        self._state = state
+
+    def begin(self, kind: str, app: str, note: Mapping[str, Any]) -> None:
+        """Writes down that something begins."""
+        with self._state.change(_WORK) as work:
+            work.setdefault(kind, {})[app] = dict(note)
+
+    def end(self, kind: str, app: str) -> None:
+        """Takes the note out: it is done, or undone."""
+        with self._state.change(_WORK) as work:
+            work.get(kind, {}).pop(app, None)
+
+    def open(self, kind: str) -> dict[str, dict[str, Any]]:
+        """By app, what has begun and not ended."""
+        return dict(self._state.read(_WORK).get(kind, {}))
+
+    def known(self, app: str) -> dict[str, Any]:
+        """What is known of the app's sets."""
+        return dict(self._state.read(_SETS).get(app, {}))
+
+    def learn(self, app: str, **facts: Any) -> None:
+        """Adds to what is known; None forgets."""
+        with self._state.change(_SETS) as sets:
+            known = {**sets.get(app, {}), **facts}
+            sets[app] = {name: value for name, value in known.items() if value is not None}
+
+    def forget(self, app: str) -> None:
+        """Forgets the app's sets."""
+        with self._state.change(_SETS) as sets:
+            sets.pop(app, None)

@@ -1,0 +1,299 @@
+"""Making sets: every store of an app, one after the other, to all targets at once; apps side by side.
+
+What fails costs its own app its set and nothing else. What is half-made is taken away, at the latest by the next run.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Final
+
+from multidb import __version__
+from multidb.backup.journal import MAKING, PAUSED, RESTORING, Journal
+from multidb.backup.pace import Pace
+from multidb.backup.repository import Destinations, Repository, utc_now
+from multidb.backup.sets import MANIFEST, BackupSet, Reason, StoredPart, declaration, new_id
+from multidb.backup.settings import Settings, settings
+from multidb.backup.streams import StoreWriter
+from multidb.backup.targets import Target, open_target
+from multidb.engine import Engine, Scope
+from multidb.errors import ArchiveError, MultidbError, Refused, ServerDown, ServerError
+from multidb.model import App, Progress, Server, StoreContext
+from multidb.runtime import ServerState
+
+__all__ = ["Grounds", "Made", "make_sets", "pausing", "repository", "targets_of", "turn_on"]
+
+_APPS_AT_ONCE: Final = 4
+_CHANGING: Final = threading.Lock()  # servers are changed by one app at a time, as by one run at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """What came of one app's backup.
+
+    Args:
+        made: the set; None when there is none.
+        errors: by store or target, what went wrong. With a set there, it is only that some target does not have it.
+    """
+
+    app: str
+    made: BackupSet | None = None
+    errors: Mapping[str, MultidbError] = field(default_factory=dict)
+    seconds: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        """Whether there is a set, on every target."""
+        return self.made is not None and not self.errors
+
+
+class Grounds:
+    """The servers that a run works on, each asked once for what it is, however many apps are on it."""
+
+    def __init__(self, engine: Engine, scope: Scope) -> None:
+        self._engine = engine
+        self._servers = engine.servers(scope)
+        asked = engine.side_by_side(self._ask, self._servers)
+        self._contexts = dict(zip((server.name for server in self._servers), asked, strict=True))
+        self._missing = engine.runtime.missing()
+
+    def of(self, app: App, store: str) -> tuple[Server, StoreContext] | None:
+        """The app's server for a store; None where this machine cannot have it, so that the app has nothing there.
+
+        Raises:
+            ServerError, Refused: it cannot be asked.
+        """
+        for server in self._servers:
+            if server.store == store and server.app in (None, app.id):
+                context = self._contexts[server.name]
+                if isinstance(context, MultidbError):
+                    raise context
+                return server, context
+        names = set(self._engine.runtime.names_for(app))
+        for status in self._missing:
+            if status.store == store and status.name in names and status.state is ServerState.SKIPPED:
+                return None
+        raise ServerDown("is not running", where=f"{store} of {app.id}", hint="start it: multidb up")
+
+    def _ask(self, server: Server) -> StoreContext | MultidbError:
+        try:
+            with self._engine.open(server) as session:
+                return self._engine.context(server, session)
+        except (ServerError, Refused) as error:
+            return error
+
+
+def targets_of(engine: Engine, addresses: Sequence[str]) -> list[Target]:
+    """The targets with these addresses."""
+    return [open_target(address, Path(engine.project.root)) for address in dict.fromkeys(addresses)]
+
+
+def repository(engine: Engine, addresses: Sequence[str] | None = None) -> Repository:
+    """The sets of the project, on these targets or on all that the manifest names."""
+    if addresses is None:
+        apps = engine.project.apps.values()
+        addresses = [*engine.project.backup["to"], *(each for app in apps for each in settings(engine.project, app).to)]
+    return Repository(engine.project.name, targets_of(engine, addresses))
+
+
+def make_sets(
+    engine: Engine,
+    scope: Scope,
+    *,
+    to: Sequence[str] = (),
+    quiesce: bool | None = None,
+    reason: Reason = Reason.ASKED,
+    progress: Progress,
+) -> list[Made]:
+    """A set of every app in scope. The caller holds `exclusively`.
+
+    Args:
+        to: the targets' addresses instead of those in the manifest.
+        quiesce: whether logins are off meanwhile; None: as the manifest says.
+
+    Raises:
+        UsageError: an app or a store that is not there, a target that makes no sense. Nothing was made.
+    """
+    apps = [app for app in engine.project.apps.values() if scope.wants(app)]
+    wanted = [(app, settings(engine.project, app)) for app in apps]
+    places = {app.id: targets_of(engine, to or said.to) for app, said in wanted}
+    grounds = Grounds(engine, scope)
+
+    def make(each: tuple[App, Settings]) -> Made:
+        app, said = each
+        maker = _Maker(engine, grounds, scope, app, said, places[app.id], progress)
+        return maker.make(said.quiesce if quiesce is None else quiesce, reason)
+
+    return engine.side_by_side(make, wanted, at_once=_APPS_AT_ONCE)
+
+
+class _Maker:
+    """One app's set."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        grounds: Grounds,
+        scope: Scope,
+        app: App,
+        said: Settings,
+        targets: Sequence[Target],
+        progress: Progress,
+    ) -> None:
+        self._engine = engine
+        self._grounds = grounds
+        self._app = app
+        self._said = said
+        self._targets = targets
+        self._progress = progress
+        self._journal = Journal(engine.state)
+        self._absent: dict[str, str] = {}
+        self._stores = [store for store in app.stores if scope.stores is None or store in scope.stores]
+        known = self._journal.known(app.id).get("sizes", {})
+        self._pace = Pace(progress, app.id, sum(known.get(store, 0) for store in self._stores))
+
+    def make(self, quiesce: bool, reason: Reason) -> Made:
+        if self._app.id in self._journal.open(RESTORING):
+            error = Refused(
+                "a restore of it is unfinished", where=f"app {self._app.id}", hint="multidb restore SET --replace"
+            )
+            return Made(self._app.id, errors={"backup": error})
+        begun = utc_now()
+        set_id = new_id(begun)
+        folder = f"{self._engine.project.name}/{self._app.id}/{set_id}"
+        errors: dict[str, MultidbError] = {}
+        destinations = Destinations(self._targets, folder)
+        self._journal.begin(MAKING, self._app.id, {"folder": folder, "to": [each.name for each in self._targets]})
+        finished: BackupSet | None = None
+        try:
+            with pausing(self._engine, self._app, self._progress) if quiesce else contextlib.nullcontext():
+                parts = self._parts(destinations, errors)
+            if not errors:
+                finished = self._finished(set_id, parts, quiesce, reason)
+                destinations.write(MANIFEST, finished.to_json())
+        except MultidbError as error:
+            finished = None
+            errors.setdefault("backup", error)
+        finally:
+            if finished is None:
+                self._clear(folder)
+            else:
+                self._clear(folder, only=destinations.failed)
+                self._journal.end(MAKING, self._app.id)
+        if finished is not None or not destinations.alive:
+            errors = dict(destinations.failed)
+        made = Made(self._app.id, finished, errors, (utc_now() - begun).total_seconds())
+        self._remember(made)
+        return made
+
+    def _parts(self, destinations: Destinations, errors: dict[str, MultidbError]) -> dict[str, StoredPart]:
+        parts = {}
+        for store in self._stores:
+            try:
+                if part := self._part(store, destinations):
+                    parts[store] = part
+            except MultidbError as error:
+                errors[store] = error
+                break  # a set without one of its stores is none; the time for the others would be lost
+        if not parts and not errors:
+            errors["backup"] = ArchiveError("none of its stores is to be had here", where=f"app {self._app.id}")
+        return parts
+
+    def _part(self, store: str, destinations: Destinations) -> StoredPart | None:
+        ground = self._grounds.of(self._app, store)
+        if ground is None:
+            self._absent[store] = "this machine cannot have such a server"
+            return None
+        server, context = ground
+        self._pace.doing = store
+        self._progress(self._app.id, f"{store}: reading")
+        writer = StoreWriter(store, destinations.create, self._said.recipients, self._pace)
+        with self._engine.archive(server) as archive:
+            part = archive.backup(self._app, context, writer, self._progress)
+        stored = StoredPart(part, tuple(writer.files))
+        if not stored.size and any(part.measures.counts.values()):
+            raise ArchiveError("the store has data, and none was written", where=str(server))
+        return stored
+
+    def _finished(self, set_id: str, parts: Mapping[str, StoredPart], quiesce: bool, reason: Reason) -> BackupSet:
+        return BackupSet(
+            id=set_id,
+            project=self._engine.project.name,
+            app=self._app.id,
+            finished=utc_now(),
+            multidb=__version__,
+            parts=parts,
+            declaration=declaration(self._app),
+            recipients=self._said.recipients,
+            absent=self._absent,
+            complete=self._stores == list(self._app.stores),
+            quiesced=quiesce,
+            reason=reason,
+        )
+
+    def _clear(self, folder: str, only: Mapping[str, object] | None = None) -> None:
+        """Takes away what is half-made. A target that cannot even do that keeps the note, and the next run tries."""
+        home = Repository(self._engine.project.name, self._targets)
+        kept = False
+        for target in self._targets:
+            if only is None or target.name in only:
+                try:
+                    home.remove(target, folder)
+                except ArchiveError:
+                    kept = True
+        if not kept and only is None:
+            self._journal.end(MAKING, self._app.id)
+
+    def _remember(self, made: Made) -> None:
+        if made.made is None or made.errors:
+            first = next(iter(made.errors.items()))
+            failed = {"when": utc_now().isoformat(), "message": f"{first[0]}: {first[1]}"}
+            self._journal.learn(self._app.id, failed=failed)
+        if made.made is not None and made.made.complete:
+            sizes = {store: part.size for store, part in made.made.parts.items()}
+            when = made.made.made.isoformat()
+            self._journal.learn(self._app.id, newest=made.made.id, when=when, sizes=sizes, stored=made.made.stored_size)
+            if not made.errors:
+                self._journal.learn(self._app.id, failed=None)
+
+
+@contextlib.contextmanager
+def pausing(engine: Engine, app: App, progress: Progress) -> Iterator[None]:
+    """The app's logins are off while the block runs, and on again afterwards, as the manifest has them.
+
+    Raises:
+        MultidbError: they could not be turned off, or not on again; then the next run tries, as does
+            ``multidb apply --app APP``.
+    """
+    Journal(engine.state).begin(PAUSED, app.id, {})
+    try:
+        progress(app.id, "turning its logins off")
+        _turn_off(engine, app)
+        yield
+    finally:
+        progress(app.id, "turning its logins on")
+        turn_on(engine, app.id)
+
+
+def _turn_off(engine: Engine, app: App) -> None:
+    for server in engine.servers(Scope(apps=frozenset({app.id}))):
+        with _CHANGING, engine.locked(server) as session:
+            statements = session.suspension(app, engine.context(server, session))
+            for _ in session.run(statements, engine.state.secrets):
+                pass
+
+
+def turn_on(engine: Engine, app_id: str) -> None:
+    """The logins of a paused app as the manifest has them, and the note of it taken out."""
+    if app_id in engine.project.apps:  # removed meanwhile: its logins are meant to be off
+        with _CHANGING:
+            error = engine.apply(Scope(apps=frozenset({app_id}))).error()
+        if error is not None:
+            raise ServerError(
+                f"its logins are still off: {error}", where=f"app {app_id}", hint=f"multidb apply --app {app_id}"
+            )
+    Journal(engine.state).end(PAUSED, app_id)

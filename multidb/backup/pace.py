@@ -1,0 +1,62 @@
+"""How fast bytes go by, in words."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Final
+
+from multidb.model import Progress
+
+__all__ = ["Pace", "in_words"]
+
+_EVERY: Final = 0.25  # seconds between two reports
+_UNITS: Final = ("B", "kB", "MB", "GB", "TB")
+
+
+class Pace:
+    """Counts the bytes of one app's work and tells `progress` how many, how fast and, where that can be known, how
+    long it will take. Called from any thread.
+
+    Args:
+        total: the bytes that are expected; 0: nobody knows.
+    """
+
+    def __init__(self, progress: Progress, subject: str, total: int = 0) -> None:
+        self._progress = progress
+        self._subject = subject
+        self._total = total
+        self._guard = threading.Lock()
+        self._started = self._told = time.monotonic()
+        self._done = 0
+        self.doing = ""
+
+    def __call__(self, size: int) -> None:
+        """So many bytes more."""
+        with self._guard:
+            self._done += size
+            now = time.monotonic()
+            if now - self._told < _EVERY:
+                return
+            self._told = now
+            message, done = self._words(now), self._done
+        self._progress(self._subject, message, *((done, max(self._total, done)) if self._total else ()))
+
+    def _words(self, now: float) -> str:
+        rate = self._done / max(now - self._started, 0.001)
+        left = (self._total - self._done) / rate if rate and self._total > self._done else 0
+        estimate = f", about {_time(left)} left" if left else ""
+        return f"{self.doing} {in_words(self._done)}, {in_words(rate)}/s{estimate}"
+
+
+def in_words(size: float) -> str:
+    """``1.4 GB``."""
+    unit = 0
+    while size >= 1000 and unit < len(_UNITS) - 1:
+        size /= 1000
+        unit += 1
+    return f"{size:.0f} {_UNITS[unit]}" if unit == 0 or size >= 100 else f"{size:.1f} {_UNITS[unit]}"
+
+
+def _time(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"

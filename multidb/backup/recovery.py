@@ -1,0 +1,80 @@
+"""What a run that died has left, undone or finished by the next one. Nothing is guessed: the journal has a note of all
+that was begun and not ended.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from multidb.backup.encryption import Identities
+from multidb.backup.journal import MAKING, PAUSED, RESTORING, VERIFYING, Journal
+from multidb.backup.making import Grounds, targets_of, turn_on
+from multidb.backup.repository import Repository
+from multidb.backup.restoring import finish_restore
+from multidb.backup.rooms import clear
+from multidb.backup.sets import MANIFEST
+from multidb.engine import Engine, Scope
+from multidb.errors import MultidbError
+from multidb.model import Progress
+
+__all__ = ["recover"]
+
+
+def recover(engine: Engine, keys: Identities | None, progress: Progress) -> tuple[list[str], dict[str, MultidbError]]:
+    """Says what was put right, and by app what could not be now and is left to the next run. The caller holds
+    `exclusively`, so whatever the journal has is nobody's work any more.
+    """
+    journal = Journal(engine.state)
+    done: list[str] = []
+    problems: dict[str, MultidbError] = {}
+
+    def restoring(app: str, note: Mapping[str, Any]) -> str:
+        return finish_restore(engine, app, note, keys, progress)
+
+    def logins(app: str, note: Mapping[str, Any]) -> str:
+        turn_on(engine, app)
+        return "its logins are on again, which an interrupted run left off"
+
+    def scratch(app: str, note: Mapping[str, Any]) -> str:
+        _clear_places(engine, app, note)
+        return "removed the scratch places that an interrupted run left"
+
+    def half_made(app: str, note: Mapping[str, Any]) -> str:
+        _remove_half_made(engine, note)
+        return "removed what an interrupted backup left"
+
+    work: tuple[tuple[str, Callable[[str, Mapping[str, Any]], str]], ...] = (
+        (RESTORING, restoring),
+        (PAUSED, logins),
+        (VERIFYING, scratch),
+        (MAKING, half_made),
+    )
+    for kind, put_right in work:
+        for app, note in journal.open(kind).items():
+            if app not in engine.project.apps and kind != MAKING:  # removed meanwhile, with all that it had
+                journal.end(kind, app)
+                continue
+            try:
+                progress(app, "finishing what was interrupted")
+                done.append(f"{app}: {put_right(app, note)}")
+                journal.end(kind, app)
+            except MultidbError as error:
+                problems[app] = error
+    return done, problems
+
+
+def _clear_places(engine: Engine, app_id: str, note: Mapping[str, Any]) -> None:
+    app = engine.project.apps[app_id]
+    grounds = Grounds(engine, Scope(frozenset({app_id}), frozenset(note["stores"])))
+    for store in note["stores"]:
+        if ground := grounds.of(app, store):
+            clear(engine, ground[0], app, ground[1])
+
+
+def _remove_half_made(engine: Engine, note: Mapping[str, Any]) -> None:
+    """A set that was finished in the moment before the run died stays."""
+    folder = note["folder"]
+    for target in targets_of(engine, note["to"]):
+        if not any(path == f"{folder}/{MANIFEST}" for path, _ in target.list(folder)):
+            Repository(engine.project.name, [target]).remove(target, folder)

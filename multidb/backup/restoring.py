@@ -1,0 +1,268 @@
+"""Bringing a set back: every store is loaded into a new place and compared first; only then do the new places take the
+old ones' place, one store after the other. Until then the app is as it was.
+
+What is under way is in the journal. A run that dies while it loads is undone by the next; one that dies while places
+are exchanged is finished by the next.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from multidb.backup.encryption import Identities
+from multidb.backup.journal import RESTORING, Journal
+from multidb.backup.making import Grounds, make_sets, targets_of
+from multidb.backup.pace import Pace
+from multidb.backup.repository import Copy, Repository
+from multidb.backup.rooms import Room, clear, differences, load, room
+from multidb.backup.sets import BackupSet, Reason
+from multidb.backup.streams import StoreReader
+from multidb.engine import Engine, Report, Scope
+from multidb.errors import ArchiveError, NeedsServer, Refused, UsageError
+from multidb.model import App, Archive, Place, PlaceKind, Progress, Server, StoreContext
+
+__all__ = ["Restored", "finish_restore", "restore"]
+
+_LOADING, _EXCHANGING = "loading", "exchanging"
+
+
+@dataclass(frozen=True, slots=True)
+class Restored:
+    """What a restore did.
+
+    Args:
+        stores: those that hold the set's data now.
+        safety: the set that was made of what was there before; None when there was nothing.
+        report: of the apply that made the privileges anew; None when that is left to the caller.
+    """
+
+    app: str
+    set_id: str
+    stores: tuple[str, ...]
+    safety: BackupSet | None
+    report: Report | None
+
+
+def restore(
+    engine: Engine,
+    home: Repository,
+    copy: Copy,
+    app_id: str,
+    *,
+    stores: Sequence[str] | None = None,
+    replace: bool = False,
+    safety: bool = True,
+    keys: Identities | None = None,
+    apply: bool = True,
+    progress: Progress,
+) -> Restored:
+    """Makes `app_id`, an app of the manifest that has been applied, hold what the set holds. The caller holds
+    `exclusively`.
+
+    Args:
+        stores: only these; None: all that the set has.
+        replace: what the app has now may go.
+        safety: make a set of it first.
+        apply: make owners, grants and logins anew afterwards, as the manifest says.
+
+    Raises:
+        UsageError: the set has no such store, or the app does not use it.
+        Refused: the app has data, and `replace` was not said. Nothing was changed.
+        ArchiveError: the set is damaged, does not fit, or no safety set could be made. Nothing was changed.
+        ServerError: a server failed. While places are exchanged, the next run goes on.
+    """
+    if copy.found is None:
+        raise ArchiveError(copy.problem, where=copy.where, hint="take another set")
+    app = engine.project.apps[app_id]
+    work = _Restore(engine, home, copy, copy.found, app, _wanted(copy.found, app, stores), keys, progress)
+    occupied = work.occupied()
+    if occupied and not replace:
+        raise Refused(
+            f"app {app_id} has data in {', '.join(occupied)}",
+            where=copy.where,
+            hint="add --replace (a safety set is made first), or restore beside it: --as OTHER",
+        )
+    before = _safety_set(engine, app_id, occupied, progress) if occupied and safety else None
+    work.run()
+    report = engine.apply(Scope(apps=frozenset({app_id}))) if apply else None
+    return Restored(app_id, copy.id, tuple(work.stores), before, report)
+
+
+def finish_restore(
+    engine: Engine, app_id: str, note: Mapping[str, Any], keys: Identities | None, progress: Progress
+) -> str:
+    """Undoes or finishes the restore that a note of the journal tells of. Says which. The caller holds `exclusively`.
+
+    Raises:
+        MultidbError: it cannot be finished now (a server is down, the key is missing).
+    """
+    home = Repository(engine.project.name, targets_of(engine, [note["target"]]))
+    copy = home.find(f"{note['of']}/{note['set']}")
+    if copy.found is None:
+        raise ArchiveError(copy.problem, where=copy.where)
+    work = _Restore(engine, home, copy, copy.found, engine.project.apps[app_id], note["stores"], keys, progress)
+    if note["phase"] == _LOADING:
+        work.clear()
+        return "undid a restore that was interrupted before it changed anything"
+    work.finish()
+    error = engine.apply(Scope(apps=frozenset({app_id}))).error()
+    if error is not None:
+        raise error
+    return f"finished the restore of {note['set']}, which was interrupted"
+
+
+class _Restore:
+    """One set on its way into one app."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        home: Repository,
+        copy: Copy,
+        found: BackupSet,
+        app: App,
+        stores: Sequence[str],
+        keys: Identities | None,
+        progress: Progress,
+    ) -> None:
+        self._engine = engine
+        self._home = home
+        self._copy = copy
+        self._found = found
+        self._app = app
+        self._keys = keys
+        self._progress = progress
+        self._pace = Pace(progress, app.id, sum(found.parts[store].size for store in stores))
+        self._journal = Journal(engine.state)
+        grounds = Grounds(engine, Scope(frozenset({app.id}), frozenset(stores)))
+        self._grounds = {store: self._ground(grounds, store) for store in stores}
+        self.stores = list(stores)
+
+    def occupied(self) -> list[str]:
+        """The stores where the app has data now."""
+        found = []
+        for store in self.stores:
+            with self._live(store) as (archive, place):
+                if not archive.is_empty(place):
+                    found.append(store)
+        return found
+
+    def run(self) -> None:
+        """Loads everything, then exchanges. Interrupted before the exchange, nothing has changed."""
+        self._note(_LOADING)
+        with ExitStack() as stack:
+            rooms = {store: self._loaded(stack, store) for store in self.stores}
+            for found in rooms.values():
+                if found is not None:
+                    found.kept = True
+            self._note(_EXCHANGING)
+            self._exchange(rooms)
+        self._journal.end(RESTORING, self._app.id)
+
+    def finish(self) -> None:
+        """Goes on where a run died while it exchanged places: what is loaded moves in, what is not is loaded again."""
+        for store in self.stores:
+            if not self._there(store) and not self._moved_in(store):
+                with ExitStack() as stack:
+                    self._exchange({store: self._loaded(stack, store)})
+
+    def clear(self) -> None:
+        """Removes the places that a run which died has left."""
+        for server, context in self._grounds.values():
+            clear(self._engine, server, self._app, context)
+
+    def _loaded(self, stack: ExitStack, store: str) -> Room | None:
+        """A room with the set's data in it; None where there is no room, and the live place has to do."""
+        server, context = self._grounds[store]
+        self._pace.doing = f"restoring {store}"
+        self._progress(self._app.id, self._pace.doing)
+        try:
+            found = stack.enter_context(room(self._engine, PlaceKind.NEW, server, self._app, context, self._progress))
+        except NeedsServer:
+            self._reader(store).check()
+            return None
+        load(found, self._found.parts[store], self._reader(store), self._progress)
+        return found
+
+    def _exchange(self, rooms: Mapping[str, Room | None]) -> None:
+        """First what a killed run would lose: the store that is loaded in one transaction, those on a spare server."""
+        for store in sorted(rooms, key=lambda each: _durability(rooms[each])):
+            self._progress(self._app.id, f"{store}: replacing")
+            found = rooms[store]
+            if found is not None:
+                found.move_in()
+                continue
+            with self._live(store) as (archive, place):
+                archive.restore(place, self._found.parts[store].part, self._reader(store), self._progress)
+
+    def _there(self, store: str) -> bool:
+        """Whether the live place holds the set's data already."""
+        with self._live(store) as (archive, place):
+            return self._same(store, archive, place)
+
+    def _moved_in(self, store: str) -> bool:
+        """Whether a whole new place was left over, and is the live one now."""
+        server, context = self._grounds[store]
+        with self._engine.archive(server) as archive:
+            for place in archive.leftovers(self._app, context):
+                if place.kind is PlaceKind.NEW and self._same(store, archive, place):
+                    archive.replace(place, context)
+                    return True
+        return False
+
+    def _same(self, store: str, archive: Archive, place: Place) -> bool:
+        return not any(differences(self._found.parts[store].part.measures, archive.measure(place)))
+
+    @contextmanager
+    def _live(self, store: str) -> Iterator[tuple[Archive, Place]]:
+        server, context = self._grounds[store]
+        with self._engine.archive(server) as archive:
+            yield archive, archive.live(self._app, context)
+
+    def _reader(self, store: str) -> StoreReader:
+        return self._home.reader(self._copy, store, self._keys, self._pace)
+
+    def _ground(self, grounds: Grounds, store: str) -> tuple[Server, StoreContext]:
+        ground = grounds.of(self._app, store)
+        if ground is None:
+            raise Refused(
+                f"this machine has no {store} to restore it on",
+                where=self._copy.where,
+                hint="leave it out: --store ...",
+            )
+        return ground
+
+    def _note(self, phase: str) -> None:
+        note = {"set": self._copy.id, "of": self._copy.app, "target": self._copy.target.name}
+        self._journal.begin(RESTORING, self._app.id, {**note, "stores": self.stores, "phase": phase})
+
+
+def _durability(found: Room | None) -> int:
+    return 0 if found is None else 1 + found.lasting
+
+
+def _wanted(found: BackupSet, app: App, stores: Sequence[str] | None) -> list[str]:
+    wanted = list(found.parts) if stores is None else list(stores)
+    for store in wanted:
+        if store not in found.parts:
+            raise UsageError(f"the set has no {store}", where=found.folder, hint=f"it has {', '.join(found.parts)}")
+        if store not in app.stores:
+            raise UsageError(f"app {app.id} does not use {store}", where=app.where, hint="leave it out: --store ...")
+    return wanted
+
+
+def _safety_set(engine: Engine, app_id: str, occupied: Sequence[str], progress: Progress) -> BackupSet:
+    """What the app has now, kept before it goes."""
+    scope = Scope(frozenset({app_id}), frozenset(occupied))
+    (made,) = make_sets(engine, scope, reason=Reason.SAFETY, progress=progress)
+    if made.made is None:
+        why = "; ".join(f"{name}: {error}" for name, error in made.errors.items())
+        raise ArchiveError(
+            f"what it has now could not be backed up first: {why}",
+            where=f"app {app_id}",
+            hint="nothing was changed; correct the cause, or go without: --no-safety-set",
+        )
+    return made.made

@@ -1,0 +1,80 @@
+"""Which sets stay. Pure: from what is known of some sets and a policy to those that stay, with the reason.
+
+Slots (the newest so many, one a day, one a week, one a month) are filled twice: from the verified sets alone, and from
+all that are not known to be bad. What is in either stays, so that a set nobody has tried yet never takes the place of
+one that is proved, and yesterday's set stays although the last proof was on Sunday. While no set is verified, none
+goes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Final
+
+__all__ = ["Candidate", "Keep", "Trust", "kept"]
+
+
+class Trust(StrEnum):
+    """What is known of a set."""
+
+    VERIFIED = "verified"  # it was restored and came out as it was measured
+    UNTRIED = "untried"
+    BAD = "bad"  # it was tried, and did not; or its manifest cannot be read
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """How many sets stay: the newest, and the newest of each of so many days, weeks, months that have one (UTC)."""
+
+    last: int = 3
+    daily: int = 7
+    weekly: int = 4
+    monthly: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One set of one line of succession: the same app, target and stores."""
+
+    id: str
+    made: datetime
+    trust: Trust
+
+
+_PERIODS: Final[tuple[tuple[str, Callable[[datetime], object]], ...]] = (
+    ("last", lambda made: object()),  # each is a period of its own
+    ("daily", lambda made: made.date()),
+    ("weekly", lambda made: tuple(made.isocalendar())[:2]),
+    ("monthly", lambda made: (made.year, made.month)),
+)
+
+
+def kept(candidates: Sequence[Candidate], keep: Keep) -> dict[str, str]:
+    """The ids of the sets that stay, each with why."""
+    newest_first = sorted(candidates, key=lambda each: (each.made, each.id), reverse=True)
+    verified = [each for each in newest_first if each.trust is Trust.VERIFIED]
+    if not verified:
+        return {each.id: "no set is verified" for each in newest_first}
+    reasons: dict[str, list[str]] = {verified[0].id: ["newest verified"]}
+    for some in (verified, [each for each in newest_first if each.trust is not Trust.BAD]):
+        for name, period in _PERIODS:
+            for each in _newest_of_each(some, period, getattr(keep, name)):
+                reasons.setdefault(each.id, [])
+                if name not in reasons[each.id]:
+                    reasons[each.id].append(name)
+    for each in newest_first:
+        if each.trust is Trust.BAD and each.made > verified[0].made:
+            reasons[each.id] = ["newer than the newest verified"]  # somebody may want to know what happened
+    return {name: ", ".join(why) for name, why in reasons.items()}
+
+
+def _newest_of_each(
+    newest_first: Sequence[Candidate], period: Callable[[datetime], object], count: int
+) -> list[Candidate]:
+    found: dict[object, Candidate] = {}
+    for each in newest_first:
+        found.setdefault(period(each.made), each)
+    return list(found.values())[:count]

@@ -1,0 +1,121 @@
+"""A second place for an app's data beside its live one: on the same server, or, where a server has room for one place
+only, on a spare server that the runtime starts for the time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from multidb.backup.sets import StoredPart
+from multidb.backup.streams import StoreReader
+from multidb.engine import Engine
+from multidb.errors import ArchiveError, NeedsServer
+from multidb.model import App, Archive, Measures, Place, PlaceKind, Progress, Server, StoreContext
+
+__all__ = ["Room", "clear", "differences", "load", "room"]
+
+_SHOWN = 3  # differences in one message
+
+
+@dataclass(slots=True)
+class Room:
+    """An empty place that no app can reach.
+
+    Args:
+        move_in: makes it the app's live place (only of kind `NEW`).
+        lasting: whether it is still there when this process has died.
+        kept: whether it stays when the block ends by an error, for the next run to move in.
+    """
+
+    archive: Archive
+    place: Place
+    move_in: Callable[[], None]
+    lasting: bool
+    kept: bool = False
+
+
+@contextlib.contextmanager
+def room(
+    engine: Engine, kind: PlaceKind, server: Server, app: App, context: StoreContext, progress: Progress
+) -> Iterator[Room]:
+    """A place of this kind for the block; it is gone afterwards, unless somebody moved in.
+
+    Raises:
+        NeedsServer: there is no room on the server, and no spare is to be had.
+    """
+    with engine.archive(server) as archive:
+        try:
+            place = archive.prepare(kind, app, context)
+        except NeedsServer:
+            pass
+        else:
+            found = Room(archive, place, lambda: archive.replace(place, context), lasting=True)
+            try:
+                yield found
+            except BaseException:
+                if not found.kept:
+                    archive.discard(place)
+                raise
+            archive.discard(place)
+            return
+    with _spare(engine, kind, server, app, context, progress) as found:
+        yield found
+
+
+def load(found: Room, stored: StoredPart, reader: StoreReader, progress: Progress) -> None:
+    """Restores a part into a room and compares what is there then with what was measured when the set was made.
+
+    Raises:
+        ArchiveError: it is another.
+    """
+    found.archive.restore(found.place, stored.part, reader, progress)
+    other = list(differences(stored.part.measures, found.archive.measure(found.place)))
+    if other:
+        more = f" and {len(other) - _SHOWN} more" if len(other) > _SHOWN else ""
+        raise ArchiveError("restored, it is not what was backed up: " + "; ".join(other[:_SHOWN]) + more)
+
+
+def differences(expected: Measures, found: Measures) -> Iterator[str]:
+    """What of `found` is not as `expected`, in words. A fingerprint that one side could not make is no difference."""
+    for name in sorted({*expected.counts, *found.counts}):
+        want, have = expected.counts.get(name), found.counts.get(name)
+        if want != have:
+            yield f"{name}: {_number(have)}, the set says {_number(want)}"
+    for name in sorted(set(expected.fingerprints) & set(found.fingerprints)):
+        same_number = expected.counts.get(name) == found.counts.get(name)
+        if same_number and expected.fingerprints[name] != found.fingerprints[name]:
+            yield f"{name}: another content"
+
+
+def clear(engine: Engine, server: Server, app: App, context: StoreContext) -> None:
+    """Removes the places that a run which died has left beside the app's own."""
+    with engine.archive(server) as archive:
+        for place in archive.leftovers(app, context):
+            archive.discard(place)
+
+
+@contextlib.contextmanager
+def _spare(
+    engine: Engine, kind: PlaceKind, server: Server, app: App, context: StoreContext, progress: Progress
+) -> Iterator[Room]:
+    starting = engine.runtime.spare(server, progress)
+    if starting is None:
+        raise NeedsServer("it has room for one place only, and no second server can be started here", where=str(server))
+    with starting as spare:
+        with engine.open(spare) as session:
+            own = dataclasses.replace(context, facts=session.facts, server=spare)
+        with contextlib.ExitStack() as stack:
+            archive = stack.enter_context(engine.archive(spare))
+
+            def move_in() -> None:
+                stack.close()  # nobody may be connected
+                engine.runtime.adopt(server, spare, progress)
+
+            yield Room(archive, archive.prepare(kind, app, own), move_in, lasting=False)
+
+
+def _number(count: int | None) -> str:
+    return "none" if count is None else f"{count:,}"

@@ -1,0 +1,167 @@
+"""Proving sets: each store's part is restored into a scratch place that no app can reach, measured, and compared with
+what was measured when the set was made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from multidb import __version__
+from multidb.backup.encryption import Identities
+from multidb.backup.journal import VERIFYING, Journal
+from multidb.backup.making import Grounds
+from multidb.backup.pace import Pace
+from multidb.backup.repository import Copy, Repository, utc_now
+from multidb.backup.rooms import load, room
+from multidb.backup.sets import BackupSet, Verification
+from multidb.engine import Engine, Scope
+from multidb.errors import (
+    ArchiveError,
+    MultidbError,
+    NeedsServer,
+    NotAllowed,
+    ServerError,
+    TargetError,
+    WrongKey,
+    WrongVersion,
+)
+from multidb.model import App, PlaceKind, Progress, Server, StoreContext
+from multidb.provisioners import STORES, provisioner
+
+__all__ = ["Verified", "app_of", "verify"]
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """What came of trying one copy of a set.
+
+    Args:
+        problem: why it could not even be tried; nothing is written down then.
+    """
+
+    copy: Copy
+    verification: Verification | None = None
+    problem: MultidbError | None = None
+
+    @property
+    def ok(self) -> bool:
+        """Whether every store was restored and came out as it was measured."""
+        return self.verification is not None and self.verification.ok
+
+
+def verify(engine: Engine, home: Repository, copy: Copy, keys: Identities | None, progress: Progress) -> Verified:
+    """Restores one copy of a set into scratch places, and writes down beside it what came of it.
+
+    Servers or targets that are down and a key that is missing say nothing about the set: they are its `problem`, and
+    its mark stays as it was. The caller holds `exclusively`.
+    """
+    if copy.found is None:
+        return Verified(copy, problem=ArchiveError(copy.problem, where=copy.where, hint="take another set"))
+    journal = Journal(engine.state)
+    try:
+        trial = _Trial(engine, home, copy, copy.found, keys, progress)
+        journal.begin(VERIFYING, copy.app, {"stores": list(copy.found.parts)})
+        trial.run()
+        journal.end(VERIFYING, copy.app)
+        verification = Verification(copy.id, copy.found.digest, utc_now(), __version__, trial.failures, trial.unproved)
+        home.mark(copy, verification)
+    except (ServerError, ArchiveError) as problem:
+        return Verified(copy, problem=problem)
+    _remember(journal, copy, verification)
+    return Verified(copy, verification)
+
+
+class _Trial:
+    """One set being tried, store by store."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        home: Repository,
+        copy: Copy,
+        found: BackupSet,
+        keys: Identities | None,
+        progress: Progress,
+    ) -> None:
+        self._engine = engine
+        self._home = home
+        self._copy = copy
+        self._found = found
+        self._keys = keys
+        self._progress = progress
+        self._app = engine.project.apps.get(copy.app) or app_of(found)
+        self._pace = Pace(progress, copy.app, found.size)
+        self._grounds = Grounds(engine, Scope(stores=frozenset(found.parts)))
+        self.failures: dict[str, str] = {}
+        self.unproved: dict[str, str] = {}
+
+    def run(self) -> None:
+        wanted = set(self._found.declaration.get("stores", ())) if self._found.complete else set()
+        for store in sorted(wanted - set(self._found.parts) - set(self._found.absent)):
+            self.failures[store] = "the set has nothing of it"
+        for store in self._found.parts:
+            try:
+                self._try(store)
+            except (TargetError, WrongKey):
+                raise
+            except ArchiveError as error:
+                self.failures[store] = str(error)
+
+    def _try(self, store: str) -> None:
+        self._pace.doing = f"verifying {store}"
+        self._progress(self._copy.app, self._pace.doing)
+        reader = self._home.reader(self._copy, store, self._keys, self._pace)
+        part = self._found.parts[store]
+        ground = self._ground(store)
+        if ground is None:
+            reader.check()
+            self.unproved[store] = "there is no server here to restore it on; its files are as they were written"
+            return
+        server, context = ground
+        try:
+            with room(self._engine, PlaceKind.SCRATCH, server, self._app, context, self._progress) as scratch:
+                load(scratch, part, reader, self._progress)
+        except (NeedsServer, NotAllowed, WrongVersion) as error:
+            reader.check()
+            self.unproved[store] = f"{error}; its files are as they were written"
+
+    def _ground(self, store: str) -> tuple[Server, StoreContext] | None:
+        try:
+            return self._grounds.of(self._app, store)
+        except ServerError:
+            if self._copy.app in self._engine.project.apps:  # then its server should be there
+                raise
+            return None
+
+
+def app_of(found: BackupSet) -> App:
+    """The app as it was when the set was made.
+
+    Raises:
+        ArchiveError: its declaration is not what this multidb understands.
+    """
+    entry: Mapping[str, Any] = found.declaration
+    try:
+        stores = {
+            store: provisioner(store).app_options.model_validate(entry.get(store) or {})
+            for store in entry.get("stores", ())
+            if store in STORES
+        }
+    except ValidationError as error:
+        raise ArchiveError(
+            f"its declaration of the app is not understood: {error.errors()[0]['msg']}", where=found.folder
+        ) from None
+    return App(found.app, entry.get("tenant_id", found.app), stores)
+
+
+def _remember(journal: Journal, copy: Copy, verification: Verification) -> None:
+    if verification.ok:
+        newest = max(journal.known(copy.app).get("verified_set", ""), copy.id)
+        journal.learn(copy.app, verified=verification.when.isoformat(), verified_set=newest, bad=None)
+    elif verification.failures:
+        first = next(iter(verification.failures.items()))
+        journal.learn(copy.app, bad={"id": copy.id, "message": f"{first[0]}: {first[1]}"})

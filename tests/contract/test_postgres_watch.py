@@ -13,7 +13,7 @@ import psycopg
 import pytest
 
 from multidb.errors import AuthenticationFailed, ServerError, ServerSlow
-from multidb.model import App, Health, Status, StoreContext, Tenant
+from multidb.model import App, Health, Hole, Inspection, Outcome, Probe, Status, StoreContext, Tenant
 from multidb.provisioners.postgres import PROVISIONER
 from multidb.secrets import Secret
 from tests.contract.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
@@ -150,6 +150,188 @@ def test_no_server_is_a_server_error_without_a_password(super_site: Site) -> Non
     with pytest.raises(ServerError) as raised:
         PROVISIONER.check_health(replace(known, server=server), True)  # type: ignore[misc]
     assert "postgresql://" not in str(raised.value)
+
+
+# --- the walls ---
+
+
+def probes(site: Site, attacker: App, victim: App, **context: Any) -> list[Probe]:
+    assert PROVISIONER.probe is not None
+    with site.connect() as session:
+        facts = session.facts
+    a, b = tenant(site, attacker), tenant(site, victim)
+    return list(PROVISIONER.probe(replace(a, context=replace(a.context, facts=facts)), [b]))
+
+
+def test_every_wall_holds_and_every_probe_works(super_site: Site) -> None:
+    apps = [super_site.app(), super_site.app(roles="split")]
+    super_site.apply(apps)
+    before = super_site.served.sql("SELECT oid, datacl::text FROM pg_database ORDER BY 1")
+    for attacker, victim in (apps, apps[::-1]):
+        found = probes(super_site, attacker, victim)
+        assert {probe.got for probe in found} == {Outcome.REFUSED}, [p for p in found if p.got is not Outcome.REFUSED]
+        assert len(found) >= 38
+        assert {probe.target for probe in found} == {None, victim.id}
+    assert super_site.served.sql("SELECT oid, datacl::text FROM pg_database ORDER BY 1") == before
+    assert not super_site.changes(apps)
+
+
+BREACHES = (
+    ("GRANT CONNECT ON DATABASE {b} TO PUBLIC", "connect as user"),
+    ("GRANT CONNECT ON DATABASE postgres TO PUBLIC", "connect to postgres as readonly"),
+    ("GRANT {b}_owner TO {a}_user", "become the owner"),
+    ("GRANT {b}_ro TO {a}_user", "become the reader"),
+    ("GRANT pg_read_all_data TO {a}_user", "become pg_read_all_data"),
+    ("GRANT {b}_user TO {a}_owner", "cancel a query"),
+    ("ALTER ROLE {a}_user SUPERUSER", "become pg_execute_server_program"),
+    ("ALTER DATABASE {b} OWNER TO {a}_owner", "own the database"),
+    ("ALTER ROLE {a}_owner CREATEDB", "CREATE DATABASE"),
+    ("GRANT EXECUTE ON FUNCTION pg_read_file(text) TO PUBLIC", "read a server file"),
+)
+
+
+def test_a_wall_that_is_open_is_a_breach(super_site: Site) -> None:
+    sql, a, b = super_site.served.sql, super_site.app(), super_site.app()
+    super_site.apply([a, b])
+    for opening, name in BREACHES:
+        here = a.id if "FUNCTION" in opening else "postgres"
+        sql(opening.format(a=a.id, b=b.id), database=here)
+        breaches = [probe.name for probe in probes(super_site, a, b) if probe.breach]
+        assert name in breaches, (opening, breaches)
+        super_site.apply([a, b])
+
+
+def test_a_probe_whose_control_fails_proves_nothing(super_site: Site) -> None:
+    a, b = super_site.app(), super_site.app()
+    super_site.apply([a, b])
+    super_site.served.sql(f"ALTER ROLE {b.id}_ro RENAME TO {b.id}_gone", f"ALTER ROLE {b.id}_user NOLOGIN")
+    found = {probe.name: probe for probe in probes(super_site, a, b)}
+    assert found["become the reader"].got is Outcome.BROKEN
+    assert found["cancel a query"].got is Outcome.BROKEN
+    assert found["connect as user"].got is Outcome.REFUSED
+
+
+def holes(site: Site, *apps: App) -> dict[str, Hole]:
+    with site.connect() as session:
+        context = StoreContext("site", session.facts)
+        desired = PROVISIONER.desired(apps, context)
+        return {hole.subject: hole for hole in session.holes(Inspection(context, apps, desired, site.secrets))}
+
+
+HOLES = (
+    ("postgres", "GRANT CONNECT ON DATABASE {a} TO PUBLIC", "database {a}"),
+    ("postgres", "GRANT CONNECT, CREATE ON DATABASE {a} TO {b}_user", "database {a}"),
+    ("postgres", "GRANT CONNECT ON DATABASE postgres TO PUBLIC", "database postgres"),
+    ("postgres", "GRANT {a}_owner TO {b}_user", "role {a}_owner"),
+    ("postgres", "GRANT pg_read_all_data TO {a}_user", "role pg_read_all_data"),
+    ("postgres", "ALTER ROLE {a}_user SUPERUSER", "role {a}_user"),
+    ("postgres", "ALTER ROLE {a}_readonly BYPASSRLS", "role {a}_readonly"),
+    ("postgres", "ALTER ROLE {a}_owner LOGIN", "role {a}_owner"),
+    ("postgres", "ALTER ROLE {a}_user PASSWORD NULL", "login {a}_user"),
+    ("postgres", "SET password_encryption = md5; ALTER ROLE {a}_user PASSWORD 'x'", "login {a}_user"),
+    ("{a}", "GRANT USAGE ON SCHEMA public TO PUBLIC", "schema public in database {a}"),
+    ("{a}", "CREATE TABLE t (a int); GRANT SELECT ON t TO {b}_user", "table public.t in database {a}"),
+    ("{a}", "CREATE SEQUENCE s; GRANT USAGE ON s TO PUBLIC", "sequence public.s in database {a}"),
+    (
+        "{a}",
+        "ALTER DEFAULT PRIVILEGES FOR ROLE {a}_owner IN SCHEMA public GRANT SELECT ON TABLES TO {b}_user",
+        "default privileges FOR ROLE {a}_owner IN SCHEMA public in database {a}",
+    ),
+    (
+        "postgres",
+        "CREATE DATABASE {a}__scratch; COMMENT ON DATABASE {a}__scratch IS 'multidb-place:site/{a}'",
+        "database {a}__scratch",
+    ),
+)
+
+
+def test_each_hole_is_found_and_closed_by_the_statement_that_it_names(super_site: Site) -> None:
+    a, b = super_site.app(), super_site.app()
+    super_site.apply([a, b])
+    assert holes(super_site, a, b) == {}
+    for database, opening, subject in HOLES:
+        names = {"a": a.id, "b": b.id}
+        super_site.served.sql(*opening.format(**names).split("; "), database=database.format(**names))
+        found = holes(super_site, a, b)
+        assert list(found) == [subject.format(**names)], opening
+        hole = found[subject.format(**names)]
+        assert hole.app == (None if "database postgres" in subject else a.id)
+        assert hole.message
+        where = a.id if f"-- in database {a.id}" in hole.closes[0] else "postgres"
+        super_site.served.sql(*hole.closes, database=where)
+        assert holes(super_site, a, b) == {}, hole
+        super_site.apply([a, b])
+
+
+def test_a_line_that_asks_for_no_password_is_a_hole(super_site: Site) -> None:
+    file = super_site.served.data / "pg_hba.conf"
+    text = file.read_text()
+    try:
+        file.write_text(f"{text}host all all 10.1.2.3/32 trust\n")
+        found = holes(super_site)
+        assert any(subject.startswith("pg_hba.conf line") for subject in found)
+        assert "10.1.2.3" in next(iter(found.values())).message
+    finally:
+        file.write_text(text)
+    assert holes(super_site) == {}
+
+
+def test_looking_for_holes_costs_two_round_trips_and_one_for_each_database(site: Site) -> None:
+    apps = [site.app() for _ in range(3)]
+    site.apply(apps)
+    with site.connect() as session:
+        context = StoreContext("site", session.facts)
+        desired = PROVISIONER.desired(apps, context)
+        before = session.traffic.round_trips
+        assert not [hole for hole in session.holes(Inspection(context, apps, desired, site.secrets)) if hole.app]
+        assert session.traffic.round_trips - before == 2 + len(apps)
+
+
+# --- usage ---
+
+
+def test_usage_tells_each_app_from_the_others(site: Site) -> None:
+    big, small = site.app(connection_limit=7), site.app()
+    site.apply([big, small])
+    with site.enter(big) as session, site.connect() as admin:
+        session.execute(
+            'CREATE TABLE "the ""big"" one" AS SELECT g AS id, repeat(\'x\', 100) FROM generate_series(1, 20000) g'
+        )
+        session.execute("CREATE TABLE little (a int)")
+        session.execute("ANALYZE")
+        before = admin.traffic.round_trips
+        server = admin.usage(StoreContext("site", admin.facts), [big, small])
+        assert admin.traffic.round_trips - before <= 2 + 2
+    used, other = server.apps[big.id], server.apps[small.id]
+    assert used.size
+    assert other.size
+    assert used.size > other.size + 2_000_000
+    assert used.largest[0][0] == 'public."the ""big"" one"'
+    assert used.largest[0][1] > 2_000_000
+    assert (used.connections, used.connection_limit, other.connections) == (1, 12, 0)
+    assert 0 <= used.counts["cache_hit"] <= 1
+    assert used.counts["deadlocks"] == 0
+    assert server.size
+    assert server.size > used.size + other.size - 1
+    assert server.connections
+    assert server.connection_limit == 57
+    assert server.notes
+    assert "pg_stat_statements" in server.notes[0]
+
+
+def test_slow_queries_come_without_their_literals(super_site: Site) -> None:
+    app = super_site.app()
+    with cluster(18, shared_preload_libraries="pg_stat_statements") as made:
+        made.sql("CREATE EXTENSION pg_stat_statements")
+        site = Site(made)
+        site.apply([app])
+        with site.enter(app) as session, site.connect() as admin:
+            session.execute("SELECT count(*), 'a secret literal' FROM generate_series(1, 200000)")
+            session.execute("SET application_name = 'another literal'")
+            used = admin.usage(StoreContext("site", admin.facts), [app]).apps[app.id]
+    assert any("generate_series" in query.text and query.calls == 1 and query.total > 0 for query in used.slow)
+    assert "literal" not in str(used.slow)
+    assert used.counts["queries"] >= 1
 
 
 # --- the end of an app ---

@@ -29,7 +29,9 @@ admin does not own stays open, which the isolation level says.
 
 from __future__ import annotations
 
-from multidb.model import Health, Provisioner, Server, Session, Tenant
+from collections.abc import Iterable, Sequence
+
+from multidb.model import Health, Probe, Provisioner, Server, Session, Tenant
 from multidb.provisioners.postgres import resources, statements
 from multidb.provisioners.postgres.container import containers
 from multidb.secrets import Secret
@@ -49,6 +51,12 @@ def _check_health(tenant: Tenant, may_write: bool) -> Health:
     return check_health(tenant, may_write)
 
 
+def _probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterable[Probe]:
+    from multidb.provisioners.postgres.audit import probe
+
+    return probe(attacker, victims)
+
+
 PROVISIONER = Provisioner(
     name=resources.STORE,
     title="Postgres",
@@ -62,6 +70,7 @@ PROVISIONER = Provisioner(
     isolation=resources.isolation,
     connect=_connect,
     check_health=_check_health,
+    probe=_probe,
     containers=containers,
     reserved=resources.RESERVED,
     advise=resources.advise,

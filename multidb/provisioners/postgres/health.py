@@ -115,7 +115,8 @@ def _refused(error: ServerError, tenant: Tenant, user: str) -> Health:
 
 
 def _judged(answer: Answer, tenant: Tenant, may_write: bool, latency: float) -> Health:
-    figures = next((_Figures(**json.loads(row[0])) for row in answer.rows if (row[0] or "").startswith("{")), None)
+    documents = [value for row in answer.rows for value in row if value is not None and value.startswith("{")]
+    figures = _Figures(**json.loads(documents[0])) if documents else None
     if figures is None or (answer.refusal is not None and not figures.read_only):
         said = answer.refusal.message if answer.refusal is not None else "it gave no answer"
         return Health(

@@ -18,14 +18,19 @@ __all__ = ["Login", "enter", "logins"]
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """A login of an app: its name on the server, and its password."""
+    """A login of an app: its name on the server, its password, and what it is for (``user``, ``readonly``,
+    ``migrate``)."""
 
     user: str
     password: Secret
 
+    @property
+    def slot(self) -> str:
+        return self.user.rpartition("_")[2]
+
 
 def logins(tenant: Tenant) -> Iterator[Login]:
-    """Every login that the app was given; first the one it works with, last the one that owns what it makes."""
+    """Every login that the app was given; first the one it works with."""
     prefix = tenant.app.id.upper()
     for variable in ("DATABASE_URL", f"{prefix}_DB_READONLY_URL", f"{prefix}_DB_MIGRATE_URL"):
         address = tenant.env.get(variable)

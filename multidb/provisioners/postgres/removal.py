@@ -69,6 +69,11 @@ class _Remains:
     elsewhere: Sequence[str]
     maintenance: str
 
+    @classmethod
+    def read(cls, answer: str) -> _Remains:
+        document: dict[str, Any] = {key: value or () for key, value in json.loads(answer).items()}
+        return cls(**document)
+
     def scope(self, database: str) -> str:
         return "" if database == self.maintenance else database
 
@@ -77,8 +82,7 @@ def _remains(ask: Ask, app: App, context: StoreContext) -> _Remains:
     owner = Owner(context.project, app.id)
     names = [name.name for name in derived_names(app) if name.space == "postgres database"]
     names += place_names(app.id)
-    document: dict[str, Any] = json.loads(ask(_REMAINS, (mark(owner, ""), place_mark(owner), json.dumps(names))))
-    return _Remains(**{key: value or () for key, value in document.items()})
+    return _Remains.read(ask(_REMAINS, (mark(owner, ""), place_mark(owner), json.dumps(names))))
 
 
 def suspension(ask: Ask, app: App, context: StoreContext) -> tuple[Statement, ...]:

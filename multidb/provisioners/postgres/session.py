@@ -22,8 +22,8 @@ from multidb.errors import (
     ServerSlow,
     StatementFailed,
 )
-from multidb.model import App, Inspection, Resource, Server, Statement, StoreContext
-from multidb.provisioners.postgres import catalog, removal
+from multidb.model import App, Hole, Inspection, Resource, Server, ServerUsage, Statement, StoreContext
+from multidb.provisioners.postgres import catalog, holes, removal, usage
 from multidb.provisioners.postgres.resources import Interior, PostgresFacts, Role, password_ref
 from multidb.provisioners.postgres.statements import literal
 from multidb.provisioners.postgres.wire import Answer, Refusal, Traffic, Wire
@@ -199,6 +199,38 @@ class PostgresSession:
                     error.message, index=start, durable=start, where=error.where, hint=error.hint
                 ) from None
             yield start + len(batch)
+
+    def usage(self, context: StoreContext, apps: Sequence[App]) -> ServerUsage:
+        """Two round trips for all apps, and one for the inside of each of their databases."""
+        about = usage.parameters(apps)
+        answer = self._ask(usage.QUERY, about)
+        question = usage.queries_query(answer)
+        queries = self._ask(question, about) if question is not None else None
+        insides = dict(self._side_by_side(self._inside_usage, usage.enterable(answer, self._facts)))
+        return usage.read(answer, queries, insides, self._facts)
+
+    def _inside_usage(self, database: str) -> tuple[str, str]:
+        with self._open(database, reading=True) as wire:
+            return database, wire.ask(usage.INSIDE, (), self._server.timeout)
+
+    def holes(self, inspection: Inspection) -> Sequence[Hole]:
+        """As constant as `inspect`: two round trips, and one for each database that is entered."""
+        query, parameters = catalog.overview_query(self._facts), catalog.overview_parameters(inspection)
+        overview = catalog.read_overview(self._ask(query, parameters), inspection)
+        found = list(holes.holes_in_resources(inspection, overview.resources))
+        logins = {each.name: each.app for each in inspection.desired if isinstance(each, Role) and each.login}
+        places = f"multidb-place:{inspection.context.project}/"
+        answer = self._ask(holes.server_query(self._facts), (json.dumps(sorted(logins)), places))
+        found += holes.holes_of_the_server(answer, logins)
+        entered = [inside for inside in overview.insides if inside.open and inside.marked]
+        for each in self._side_by_side(lambda inside: self._holes_inside(inside.desired, inspection), entered):
+            found += each
+        return found
+
+    def _holes_inside(self, interior: Interior, inspection: Inspection) -> Sequence[Hole]:
+        with self._open(interior.name, reading=True) as wire:
+            answer = wire.ask(holes.INSIDE, holes.inside_parameters(interior, inspection), self._server.timeout)
+        return tuple(holes.holes_inside(answer, interior))
 
     def suspension(self, app: App, context: StoreContext) -> Sequence[Statement]:
         return removal.suspension(self._ask, app, context)

@@ -122,6 +122,11 @@ class Wire:
         """``server_version_num`` of the server."""
         return self._pgconn.server_version
 
+    @property
+    def process(self) -> int:
+        """The server's process for this connection."""
+        return self._pgconn.backend_pid
+
     def __enter__(self) -> Self:
         return self
 

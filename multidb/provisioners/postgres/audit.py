@@ -1,0 +1,250 @@
+"""The walls between apps, tried with an app's own logins.
+
+Every act runs in a transaction that is rolled back, or fails for a harmless reason even where it is allowed. What the
+server answers is the proof: `42501` is a wall; anything else that is not success proves nothing, and says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from multidb.errors import AuthenticationFailed, NotAllowed, ServerDown, ServerError, ServerSlow
+from multidb.model import Outcome, Probe, Tenant
+from multidb.provisioners.postgres.logins import Login, enter, logins
+from multidb.provisioners.postgres.resources import PostgresFacts
+from multidb.provisioners.postgres.statements import identifier, literal
+from multidb.provisioners.postgres.wire import Answer, Wire
+
+__all__ = ["probe"]
+
+_DENIED = "42501"
+_SHOWN = 160  # characters of what a server said
+
+
+@dataclass(frozen=True, slots=True)
+class _Act:
+    """One attempt, as text in which ``{b}`` is the victim (or an app's own name, for the control) as an identifier
+    begins, ``{a}`` the attacker, ``{login}`` the login, and ``{pid}`` a session of the victim.
+
+    Args:
+        control: the same act on the attacker's own things, which must work; None where no app may do it at all.
+        owning: tried with the login that owns what it makes.
+        done: errors that only come once the server has agreed, so that they count as success.
+        transaction: False for what no transaction may hold; it then fails by itself, for a reason in `done`.
+        counts: the act is a question, and only an answer other than 0 is success.
+    """
+
+    name: str
+    text: str
+    control: str | None = None
+    owning: bool = False
+    done: frozenset[str] = frozenset()
+    transaction: bool = True
+    counts: bool = False
+
+
+_BECOME_SELF = "SET LOCAL ROLE {login}"
+_OF_OTHERS = (
+    _Act("become the owner", "SET LOCAL ROLE {b_owner}", _BECOME_SELF, owning=True),
+    _Act("become the writer", "SET LOCAL ROLE {b_rw}", _BECOME_SELF),
+    _Act("become the reader", "SET LOCAL ROLE {b_ro}", _BECOME_SELF),
+    _Act("become the login", "SET LOCAL ROLE {b_user}", _BECOME_SELF),
+    _Act(
+        "ALTER ROLE",
+        "SET LOCAL ROLE {login}; ALTER ROLE {b_user} SET work_mem = '4MB'",
+        "SET LOCAL ROLE {login}; ALTER ROLE {login} SET work_mem = '4MB'",
+    ),
+    _Act("change the password", "ALTER ROLE {b_user} PASSWORD NULL"),
+    _Act("join its roles", "GRANT {b_rw} TO {login}", owning=True),
+    _Act("ALTER DATABASE", "ALTER DATABASE {b} SET work_mem = '4MB'", owning=True),
+    # what DROP and RENAME ask for, too
+    _Act("own the database", "COMMENT ON DATABASE {b} IS NULL", owning=True),
+    _Act("let itself in", "GRANT CONNECT ON DATABASE {b} TO {login}", owning=True),
+    _Act("see the size", "SELECT pg_database_size({b_text})", "SELECT pg_database_size({a_text})"),
+)
+_QUERIES = "SELECT count(*) FROM pg_stat_activity WHERE query <> '<insufficient privilege>' AND"
+_OF_SESSIONS = (
+    _Act(
+        "cancel a query",
+        "SELECT pg_cancel_backend({pid})",
+        "SET LOCAL ROLE {login}; SELECT pg_cancel_backend(pg_backend_pid()); SELECT pg_sleep(1)",
+        done=frozenset({"57014"}),
+    ),
+    _Act(
+        "read its queries",
+        f"{_QUERIES} pid = {{pid}}",
+        f"SET LOCAL ROLE {{login}}; {_QUERIES} pid = pg_backend_pid()",
+        counts=True,
+    ),
+)
+_GROUPS = (
+    "pg_read_all_data",
+    "pg_write_all_data",
+    "pg_read_server_files",
+    "pg_write_server_files",
+    "pg_execute_server_program",
+    "pg_signal_backend",
+    "pg_monitor",
+)
+# Writing needs a right on some table, so asking for the rights needs no table and touches none.
+_WRITABLE = (
+    "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+    "WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' "
+    "AND has_table_privilege(session_user, c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE')"
+)
+_READABLE = _WRITABLE.replace("INSERT, UPDATE, DELETE, TRUNCATE", "SELECT")
+_EXTENSION = (
+    "DO $$ DECLARE name text; BEGIN SELECT v.name INTO STRICT name FROM pg_available_extension_versions v "
+    "WHERE {condition} AND NOT v.installed AND v.requires IS NULL ORDER BY v.name LIMIT 1; "
+    "EXECUTE format('CREATE EXTENSION %I', name); END $$"
+)
+_UNTRUSTED, _TRUSTED = (
+    _EXTENSION.replace("{condition}", condition) for condition in ("v.superuser AND NOT v.trusted", "v.trusted")
+)
+_OF_THE_SERVER = (
+    _Act("read password verifiers", "SELECT count(*) FROM pg_authid", "SELECT count(*) FROM pg_roles"),
+    _Act("CREATE ROLE", "CREATE ROLE multidb_audit", owning=True),
+    # The name is taken, which the server finds only after it has looked at the right.
+    _Act("CREATE DATABASE", "CREATE DATABASE {a}", owning=True, done=frozenset({"42P04"}), transaction=False),
+    _Act("CREATE EXTENSION, untrusted", _UNTRUSTED, _TRUSTED, owning=True),
+    _Act("become superuser", "ALTER ROLE {login} SUPERUSER", owning=True),
+    _Act("raise its connection limit", "ALTER ROLE {login} CONNECTION LIMIT -1", owning=True),
+    _Act("ALTER DATABASE, its own", "ALTER DATABASE {a} CONNECTION LIMIT -1", owning=True),
+    _Act("let everybody in", "GRANT CONNECT ON DATABASE {a} TO PUBLIC", owning=True),
+    _Act("change server settings", "SET LOCAL log_statement = 'none'", "SET LOCAL work_mem = '4MB'"),
+    _Act("run a program", "COPY (SELECT 1) TO PROGRAM 'true'", owning=True),
+    _Act("read a server file", "SELECT pg_read_file('PG_VERSION')", owning=True),
+    _Act("list server files", "SELECT count(*) FROM pg_ls_dir('.')", owning=True),
+    _Act("import a server file", "SELECT lo_import('/dev/null')", "SELECT lo_from_bytea(0, '')", owning=True),
+    *(_Act(f"become {group}", f"SET LOCAL ROLE {group}", _BECOME_SELF) for group in _GROUPS),
+)
+_OF_THE_READER = (_Act("write with the read-only login", _WRITABLE, "SELECT 1", counts=True),)
+
+
+def probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterator[Probe]:
+    """What came of trying every wall with the attacker's logins: one connection for each of them, one refused attempt
+    at the door of each victim for each of them, and one connection as each victim, to have a session to attack.
+
+    Raises:
+        ServerError: the attacker cannot even come into its own database.
+    """
+    with ExitStack() as stack:
+        sessions = [_Attack(attacker, login, stack.enter_context(enter(attacker, login))) for login in logins(attacker)]
+        user = sessions[0]
+        owning = next((each for each in sessions if each.login.slot == "migrate"), user)
+        for session in sessions:
+            yield from session.doors(victims)
+        for act in _OF_THE_SERVER:
+            yield (owning if act.owning else user).tried(act)
+        for session in sessions:
+            if session.login.slot == "readonly":
+                yield from map(session.tried, _OF_THE_READER)
+        for victim in victims:
+            for act in _OF_OTHERS:
+                yield (owning if act.owning else user).tried(act, victim)
+            yield from user.at_a_session(victim)
+
+
+class _Attack:
+    """One login of the attacker, in its own database."""
+
+    def __init__(self, attacker: Tenant, login: Login, wire: Wire) -> None:
+        self._attacker = attacker
+        self.login = login
+        self._wire = wire
+        self._controls: dict[str, str] = {}  # what is wrong with a control, by act
+
+    def doors(self, victims: Sequence[Tenant]) -> Iterator[Probe]:
+        """Connects to every database but its own."""
+        facts = self._attacker.context.facts
+        own = facts.server_databases if isinstance(facts, PostgresFacts) else ()
+        left_open = {database.name for database in own if database.open and not database.closable}
+        for database in sorted({"postgres", "template1"} | {database.name for database in own}):
+            expected = Outcome.ALLOWED if database in left_open else Outcome.REFUSED
+            yield from self._door(None, database, f"connect to {database}", expected)
+        for victim in victims:
+            yield from self._door(victim, victim.app.id, "connect", Outcome.REFUSED)
+
+    def _door(self, victim: Tenant | None, database: str, name: str, expected: Outcome) -> Iterator[Probe]:
+        target = victim.app.id if victim is not None else None
+
+        def seen(act: str, got: Outcome, detail: str) -> Probe:
+            return Probe(self._attacker.app.id, target, act, expected, got, detail)
+
+        name = f"{name} as {self.login.slot}"
+        try:
+            with enter(self._attacker, self.login, database) as wire:
+                yield seen(name, Outcome.ALLOWED, f"{self.login.user} came into {database}")
+                if victim is not None:
+                    for what, question in (("read tables", _READABLE), ("write tables", _WRITABLE)):
+                        answer = wire.send(question, self._attacker.server.timeout)
+                        yield seen(f"{what} as {self.login.slot}", *_outcome(answer, frozenset(), counts=True))
+        except (ServerDown, ServerSlow):
+            raise
+        except ServerError as error:
+            shut = isinstance(error, NotAllowed) or "not currently accepting" in error.message
+            shut = shut or (isinstance(error, AuthenticationFailed) and "pg_hba.conf" in error.message)
+            yield seen(name, Outcome.REFUSED if shut else Outcome.BROKEN, error.message[:_SHOWN])
+
+    def tried(self, act: _Act, victim: Tenant | None = None, **values: str) -> Probe:
+        """Carries out the act, unless its control shows that it would prove nothing."""
+        target = victim.app.id if victim is not None else None
+        if act.name not in self._controls:
+            self._controls[act.name] = self._control(act)
+        if self._controls[act.name]:
+            got, detail = Outcome.BROKEN, f"its control failed: {self._controls[act.name]}"
+        else:
+            names = {**self._names(target), **values}
+            got, detail = self._send(act.text.format_map(names) if "{" in act.text else act.text, act)
+        return Probe(self._attacker.app.id, target, act.name, Outcome.REFUSED, got, detail[:_SHOWN])
+
+    def _control(self, act: _Act) -> str:
+        if act.control is None:
+            return ""
+        text = act.control.format_map(self._names(None)) if "{" in act.control else act.control
+        got, detail = self._send(text, act)
+        return "" if got is Outcome.ALLOWED else detail or "it was not done"
+
+    def at_a_session(self, victim: Tenant) -> Iterator[Probe]:
+        """What may be done to a session of the victim: an idle one, opened with its own login for this."""
+        try:
+            with enter(victim, next(logins(victim))) as session:
+                session.send("SELECT 'something of its own'", victim.server.timeout)
+                for act in _OF_SESSIONS:
+                    yield self.tried(act, victim, pid=str(session.process))
+        except (ServerDown, ServerSlow):
+            raise
+        except ServerError as error:
+            for act in _OF_SESSIONS:
+                detail = f"there is no session of {victim.app.id} to try it on: {error.message}"[:_SHOWN]
+                yield Probe(self._attacker.app.id, victim.app.id, act.name, Outcome.REFUSED, Outcome.BROKEN, detail)
+
+    def _names(self, target: str | None) -> Mapping[str, str]:
+        app = self._attacker.app.id
+        names = {"a": identifier(app), "a_text": literal(app), "login": identifier(self.login.user)}
+        if target is not None:
+            roles = {f"b_{role}": identifier(f"{target}_{role}") for role in ("owner", "rw", "ro", "user")}
+            names |= {"b": identifier(target), "b_text": literal(target), **roles}
+        return names
+
+    def _send(self, text: str, act: _Act) -> tuple[Outcome, str]:
+        timeout = self._attacker.server.timeout
+        if not act.transaction:
+            return _outcome(self._wire.send(text, timeout), act.done)
+        answer = self._wire.send(f"BEGIN READ WRITE; {text}", timeout)
+        self._wire.send("ROLLBACK", timeout)
+        return _outcome(answer, act.done, counts=act.counts)
+
+
+def _outcome(answer: Answer, done: frozenset[str], *, counts: bool = False) -> tuple[Outcome, str]:
+    refusal = answer.refusal
+    if refusal is None and answer.warnings:  # a grant that granted nothing
+        return Outcome.REFUSED, answer.warnings[0].message
+    if refusal is None:
+        nothing = counts and answer.rows[-1:] == [["0"]]
+        return (Outcome.REFUSED, "there is nothing that it may") if nothing else (Outcome.ALLOWED, "")
+    if refusal.sqlstate in done:
+        return Outcome.ALLOWED, refusal.message
+    return Outcome.REFUSED if refusal.sqlstate == _DENIED else Outcome.BROKEN, refusal.message

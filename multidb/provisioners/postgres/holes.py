@@ -1,0 +1,226 @@
+"""What opens a wall on a Postgres server, found in its catalogs, with the statement that closes it.
+
+Most holes are drift towards open, so they are found by comparing resources, as a plan does, and closed by the plan's
+own statements. What no resource describes (grants on tables, default privileges of others, pg_hba.conf, what a crash
+left behind) is asked for here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from multidb.model import Action, Change, FieldChange, Hole, Inspection, Resource
+from multidb.provisioners.postgres.resources import (
+    PUBLIC,
+    Access,
+    Interior,
+    Membership,
+    PostgresFacts,
+    Role,
+    ServerDatabase,
+    derived_names,
+)
+from multidb.provisioners.postgres.statements import identifier, statements
+
+__all__ = ["INSIDE", "holes_in_resources", "holes_inside", "holes_of_the_server", "inside_parameters", "server_query"]
+
+_POWERS = ("superuser", "createdb", "createrole", "replication", "bypassrls")
+
+
+# -------------------------------------------------------------------------------------------- drift that opens a wall
+
+
+def holes_in_resources(inspection: Inspection, live: Iterable[Resource]) -> Iterator[Hole]:
+    """The holes that show in the live resources of `inspection`."""
+    desired = {resource.key: resource for resource in inspection.desired}
+    for have in live:
+        want = desired.get(have.key)
+        match have, want:
+            case Access(), Access():
+                yield from _access(have, want, inspection)
+            case Membership(), None:
+                yield _membership(have, inspection)
+            case Membership(), Membership() if have.admin and not want.admin:
+                yield _membership(have, inspection)
+            case Role(), Role():
+                yield from _role(have, want, inspection)
+            case ServerDatabase(), ServerDatabase() if have.public & {"CONNECT", "CREATE"}:
+                yield _server_database(have, want, inspection)
+
+
+def _closes(change: Change, inspection: Inspection) -> tuple[str, ...]:
+    return tuple(_pasteable(statement.text, statement.scope) for statement in statements(change, inspection.context))
+
+
+def _pasteable(text: str, database: str) -> str:
+    return f"{text}  -- in database {database}" if database else text
+
+
+def _updated(want: Resource, have: Resource, *fields: str) -> Change:
+    differences = tuple(FieldChange(name, getattr(have, name), getattr(want, name)) for name in fields)
+    return Change(Action.UPDATE, want, have, differences)
+
+
+def _access(have: Access, want: Access, inspection: Inspection) -> Iterator[Hole]:
+    for grantee in sorted({grantee for grantee, _ in have.privileges - want.privileges}):
+        surplus = frozenset(pair for pair in have.privileges - want.privileges if pair[0] == grantee)
+        opened = replace(want, privileges=want.privileges | surplus)
+        rights = ", ".join(sorted(right for _, right in surplus))
+        who = "everybody" if grantee == PUBLIC else grantee
+        yield Hole(
+            f"{rights} for {who}",
+            f"database {have.name}",
+            f"{who} holds {rights} on the database of {want.app}, which multidb does not give",
+            _closes(_updated(want, opened, "privileges"), inspection),
+            want.app,
+        )
+
+
+def _membership(have: Membership, inspection: Inspection) -> Hole:
+    return Hole(
+        "membership",
+        f"role {have.role}",
+        f"{have.member} belongs to {have.role}{' and may let others in' if have.admin else ''}, "
+        "which multidb does not give",
+        _closes(Change(Action.DELETE, None, have), inspection),
+        have.app,
+    )
+
+
+def _role(have: Role, want: Role, inspection: Inspection) -> Iterator[Hole]:
+    powers = [power for power in _POWERS if getattr(have, power) and not getattr(want, power)]
+    if have.login and not want.login:
+        powers.append("login")
+    for power in powers:
+        yield Hole(
+            f"{power.upper()}",
+            f"role {have.name}",
+            f"{have.name} of {want.app} has {power.upper()}, which no role of an app needs",
+            _closes(_updated(want, have, power), inspection),
+            want.app,
+        )
+
+
+def _server_database(have: ServerDatabase, want: ServerDatabase, inspection: Inspection) -> Hole:
+    return Hole(
+        "connect for everybody",
+        f"database {have.name}",
+        f"every login of every app may connect to {have.name} and see what is there",
+        _closes(_updated(want, have, "public"), inspection),
+    )
+
+
+# ------------------------------------------------------------------------------------------------- inside a database
+
+# $1: the roles that may hold rights here (JSON array); others of the app's database are outsiders, and so is PUBLIC.
+# What an extension brought with it, and the right to execute functions, which everybody has by default, do not count.
+INSIDE = """
+WITH insider AS MATERIALIZED (
+  SELECT oid FROM pg_roles WHERE rolsuper OR rolname = current_user OR rolname ~ '^pg_'
+     OR rolname IN (SELECT json_array_elements_text($1::json))),
+granted AS (
+  SELECT 'SCHEMA' AS kind, quote_ident(n.nspname) AS name, x.* FROM pg_namespace n, aclexplode(n.nspacl) x
+  WHERE (n.oid >= 16384 OR n.nspname = 'public') AND n.nspname !~ '^pg_' AND x.grantee <> n.nspowner
+    AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 2615 AND e.objid = n.oid AND e.deptype = 'e')
+  UNION ALL
+  SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, format('%I.%I', n.nspname, c.relname), x.*
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, aclexplode(c.relacl) x
+  WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND x.grantee <> c.relowner
+    AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 1259 AND e.objid = c.oid AND e.deptype = 'e')
+  UNION ALL
+  SELECT 'DEFAULT', format('FOR ROLE %I%s', pg_get_userbyid(a.defaclrole),
+           CASE WHEN a.defaclnamespace <> 0 THEN format(' IN SCHEMA %I', n.nspname) ELSE '' END)
+         || '/' || CASE a.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'n' THEN 'SCHEMAS'
+                   ELSE 'TYPES' END, x.*
+  FROM pg_default_acl a LEFT JOIN pg_namespace n ON n.oid = a.defaclnamespace, aclexplode(a.defaclacl) x
+  WHERE a.defaclobjtype IN ('r', 'S', 'n') AND x.grantee <> a.defaclrole)
+SELECT coalesce(json_agg(json_build_array(kind, name, grantee, rights) ORDER BY kind, name, grantee), '[]'::json) FROM (
+  SELECT kind, name, CASE grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(grantee) END AS grantee,
+         string_agg(DISTINCT privilege_type, ', ' ORDER BY privilege_type) AS rights
+  FROM granted WHERE grantee NOT IN (SELECT oid FROM insider) GROUP BY 1, 2, 3) outsider"""
+
+
+def inside_parameters(interior: Interior, inspection: Inspection) -> tuple[str]:
+    """What `INSIDE` is asked with for a database of one of the apps."""
+    app = next(app for app in inspection.apps if app.id == interior.app)
+    return (json.dumps([name.name for name in derived_names(app) if name.space == "postgres role"]),)
+
+
+def holes_inside(answer: str, interior: Interior) -> Iterator[Hole]:
+    """The holes in the answer to `INSIDE`."""
+    for kind, name, grantee, rights in json.loads(answer):
+        to = "PUBLIC" if grantee == PUBLIC else identifier(grantee)
+        who = "every login of the app, also the read-only one," if grantee == PUBLIC else grantee
+        if kind == "DEFAULT":
+            whose, _, objects = name.rpartition("/")
+            text = f"ALTER DEFAULT PRIVILEGES {whose} REVOKE ALL ON {objects} FROM {to}"
+            what, subject = f"{who} gets {rights} on {objects} made from now on", f"default privileges {whose}"
+        else:
+            text = f"REVOKE ALL ON {kind} {name} FROM {to}{' CASCADE' if grantee != PUBLIC else ''}"
+            what, subject = f"{who} holds {rights} on it", f"{kind.lower()} {name}"
+        yield Hole(
+            "default privilege" if kind == "DEFAULT" else f"grant on {kind.lower()}",
+            f"{subject} in database {interior.name}",
+            what,
+            (_pasteable(text, interior.name),),
+            interior.app,
+        )
+
+
+# ----------------------------------------------------------------------------------------------------- the whole server
+
+
+def server_query(facts: PostgresFacts) -> str:
+    """Asks for what no app's resources show. ``$1``: the names of the apps' logins, ``$2``: the beginning of the marks
+    of this project's places. Verifiers and pg_hba.conf are only told to a superuser."""
+    weak, trusting = "NULL::json", "NULL::json"
+    if facts.superuser:
+        weak = """(SELECT json_agg(json_build_array(rolname, rolpassword IS NULL) ORDER BY rolname) FROM pg_authid
+          WHERE rolcanlogin AND rolname IN (SELECT json_array_elements_text($1::json))
+            AND coalesce(rolpassword, '') NOT LIKE 'SCRAM-SHA-256$%')"""
+        trusting = """(SELECT json_agg(json_build_array(line_number, type, array_to_string(database, ','),
+            array_to_string(user_name, ','), coalesce(address, 'everywhere'), auth_method) ORDER BY line_number)
+          FROM pg_hba_file_rules WHERE type <> 'local' AND auth_method IN ('trust', 'password')
+            AND NOT (type = 'hostssl' AND auth_method = 'password'))"""
+    return f"""SELECT json_build_object('weak', {weak}, 'trusting', {trusting}, 'places', (
+  SELECT json_agg(json_build_array(d.datname, split_part(c.description, '/', 2)) ORDER BY d.datname)
+  FROM pg_database d JOIN pg_shdescription c ON c.objoid = d.oid AND c.classoid = 'pg_database'::regclass
+  WHERE starts_with(c.description, $2) AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid)),
+  'asked', $1::json)"""  # noqa: S608
+
+
+def holes_of_the_server(answer: str, logins: Mapping[str, str | None]) -> Iterator[Hole]:
+    """The holes in the answer to `server_query`.
+
+    Args:
+        logins: the app of each login that was asked about.
+    """
+    document: dict[str, Sequence[Sequence[Any]] | None] = json.loads(answer)
+    for login, unset in document["weak"] or ():
+        yield Hole(
+            "login without SCRAM",
+            f"login {login}",
+            f"{login} has {'no password' if unset else 'a password that is not kept as SCRAM-SHA-256'}; "
+            "multidb apply gives it one, and until then it should not log in",
+            (f"ALTER ROLE {identifier(login)} NOLOGIN",),
+            logins[login],
+        )
+    for line, kind, databases, users, address, method in document["trusting"] or ():
+        rule = f"{kind} {databases} {users} {address} {method}"
+        yield Hole(
+            "login without a password" if method == "trust" else "password in the clear",
+            f"pg_hba.conf line {line}",
+            f"whoever comes from {address} may be any of: {users}" if method == "trust" else f"{rule} sends it so",
+            (f"SELECT pg_reload_conf()  -- after writing scram-sha-256 instead of {method} in line {line}: {rule}",),
+        )
+    for name, app in document["places"] or ():
+        yield Hole(
+            "left by a run that was interrupted",
+            f"database {name}",
+            f"it holds data of {app} beside its own database, and nobody is using it",
+            (f"DROP DATABASE {identifier(name)} WITH (FORCE)",),
+            app,
+        )

@@ -12,7 +12,7 @@ from typing import Any, Final
 import jinja2
 
 from multidb import notification
-from multidb.model import Isolation, Status
+from multidb.model import Health, Isolation, Status
 from multidb.secrets import redact
 from multidb.service.collector import Reading
 from multidb.service.overview import AppRow, Cell, Overview
@@ -22,6 +22,7 @@ __all__ = ["page", "size", "sparkline"]
 
 _SIGNS: Final = {Status.HEALTHY: "✓", Status.DEGRADED: "!", Status.UNHEALTHY: "✕", None: "?"}
 _TITLES: Final = {"postgres": "Postgres", "neo4j": "Neo4j", "qdrant": "Qdrant", "redis": "Redis"}
+_NAMED: Final = 6  # apps in one note
 _POINTS: Final = 48  # of a sparkline; more cannot be seen
 
 
@@ -57,7 +58,7 @@ def page(known: Overview, readings: Mapping[str, Reading[Any] | None]) -> str:
         known=known,
         status=status,
         tiles=list(_tiles(known)),
-        notes=list(_notes(known, readings)),
+        notes=_notes(known, readings),
         looks=[(name, reading) for name, reading in readings.items() if reading is not None],
         health=readings.get("health"),
     )
@@ -156,36 +157,43 @@ def _drift_tile(known: Overview) -> _Tile:
     )
 
 
-def _notes(known: Overview, readings: Mapping[str, Reading[Any] | None]) -> Iterator[_Note]:
-    """What is wrong, worst first."""
-    found = [
-        *(
-            _Note("bad", "look failed", name, each.error, each.hint)
-            for name, each in readings.items()
-            if each and each.error
-        ),
-        *_alarms("bad", notification.open_walls(known.audit) if known.audit else ()),
-        *_alarms("bad", notification.unwell(known.health) if known.health else ()),
-        *_degraded(known),
-        *_alarms("warn", notification.over_quota(known.usage) if known.usage else ()),
-        *_alarms("warn", notification.drifts(known.plan) if known.plan else ()),
+def _notes(known: Overview, readings: Mapping[str, Reading[Any] | None]) -> list[_Note]:
+    """What is wrong, worst first; what is the same for several apps is one note."""
+    failed = [
+        _Note("bad", "look failed", name, each.error, each.hint)
+        for name, each in readings.items()
+        if each and each.error
     ]
-    yield from sorted(found, key=lambda note: note.tone)  # bad before warn
+    alarms: list[tuple[str, notification.Alarm]] = [
+        *(("bad", alarm) for alarm in (notification.open_walls(known.audit) if known.audit else ())),
+        *(("bad", alarm) for alarm in (notification.unwell(known.health) if known.health else ())),
+        *(("warn", alarm) for alarm in (notification.over_quota(known.usage) if known.usage else ())),
+        *(("warn", alarm) for alarm in (notification.drifts(known.plan) if known.plan else ())),
+    ]
+    same: dict[tuple[str, str, str, str, str], list[str]] = {}
+    for tone, alarm in alarms:
+        tone = "warn" if alarm.kind is notification.Kind.BACKUP else tone
+        key = (tone, str(alarm.kind), alarm.store or "", alarm.message, alarm.fix)
+        same.setdefault(key, []).append(alarm.app or "servers")
+    for cell, health in _degraded(known):
+        same.setdefault(("warn", "degraded", cell.store, health.message, health.fix), []).append(cell.app)
+    found = [
+        _Note(tone, kind, _subject(apps, store), message, fix)
+        for (tone, kind, store, message, fix), apps in same.items()
+    ]
+    return sorted(failed + found, key=lambda note: note.tone)  # bad before warn
 
 
-def _alarms(tone: str, alarms: Sequence[notification.Alarm]) -> Iterator[_Note]:
-    for alarm in alarms:
-        subject = " / ".join(filter(None, (alarm.app, _title(alarm.store or ""))))
-        late = alarm.kind is notification.Kind.BACKUP
-        yield _Note("warn" if late else tone, str(alarm.kind), subject or "servers", alarm.message, alarm.fix)
+def _subject(apps: Sequence[str], store: str) -> str:
+    shown = ", ".join(apps[:_NAMED]) + (f" and {len(apps) - _NAMED} more" if len(apps) > _NAMED else "")
+    return f"{shown} / {_title(store)}" if store else shown
 
 
-def _degraded(known: Overview) -> Iterator[_Note]:
+def _degraded(known: Overview) -> Iterator[tuple[Cell, Health]]:
     for row in known.rows:
         for cell in row.cells.values():
-            health = cell.health
-            if health is not None and health.status is Status.DEGRADED:
-                yield _Note("warn", "degraded", f"{row.app} / {_title(cell.store)}", health.message, health.fix)
+            if cell.health is not None and cell.health.status is Status.DEGRADED:
+                yield cell, cell.health
 
 
 def _clock(at: datetime) -> str:

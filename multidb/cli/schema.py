@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Annotated
 
 import typer
 
@@ -17,10 +18,17 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 @app.command(
     epilog=examples(
         "multidb schema > multidb.schema.json",
+        "multidb schema --overlay > multidb.overlay.schema.json   (for multidb.prod.yaml and its like)",
         "and as the manifest's first line:  # yaml-language-server: $schema=multidb.schema.json",
     )
 )
-def schema() -> int:
+def schema(
+    overlay: Annotated[
+        bool,
+        typer.Option("--overlay", help="That of the files laid over the manifest by --env, where all is optional."),
+    ] = False,
+) -> int:
     """Print the manifest's JSON Schema (draft 2020-12), with which editors complete and check it."""
-    typer.echo(json.dumps(manifest.schema(store_schemas(), external=ExternalServer), indent=2))
+    document = manifest.schema(store_schemas(), external=ExternalServer, overlay=overlay)
+    typer.echo(json.dumps(document, indent=2))
     return 0

@@ -13,6 +13,7 @@ filter, so that no call through it reads, overwrites or deletes a point of anoth
 from __future__ import annotations
 
 import os
+import ssl
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from types import TracebackType
@@ -149,6 +150,8 @@ def connect(env: Mapping[str, str] | None = None, **options: Any) -> AppQdrant:
     prefix, tenant = env["QDRANT_COLLECTION_PREFIX"], env["APP_TENANT_ID"]
     if path := env.get("QDRANT_PATH"):
         return AppQdrant(QdrantClient(path=path, **options), prefix, tenant)
+    if authority := env.get("QDRANT_CA_FILE"):
+        options = {"verify": ssl.create_default_context(cafile=authority), **options}
     with warnings.catch_warnings():
         # The address and whether it is encrypted are the operator's choice, made in the manifest.
         warnings.filterwarnings("ignore", message="Api key is used with an insecure connection")

@@ -353,9 +353,19 @@ class Shape:
         }
 
 
-def schema(stores: Mapping[str, StoreSchema], external: type[BaseModel] | None = None) -> dict[str, Any]:
-    """The JSON Schema (draft 2020-12) of the manifest, for editors and for the manifest reference."""
-    return Shape(stores, external).document
+def schema(
+    stores: Mapping[str, StoreSchema], external: type[BaseModel] | None = None, *, overlay: bool = False
+) -> dict[str, Any]:
+    """The JSON Schema (draft 2020-12) of the manifest, for editors and for the manifest reference.
+
+    Args:
+        overlay: of a file such as ``multidb.prod.yaml``, which says only what differs: nothing has to be there.
+    """
+    document = Shape(stores, external).document
+    if not overlay:
+        return document
+    partial: dict[str, Any] = _partial(document)
+    return {**partial, "title": "multidb overlay", "description": "What an environment changes in the manifest."}
 
 
 _DESCRIPTIONS: Final = {

@@ -23,7 +23,9 @@ from typing import Any
 import psycopg
 import pytest
 import yaml
+from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
+from multidb.client.qdrant import connect as connect_app
 from multidb.container import Container
 from multidb.deployment import Deployment, containers, secured, shipped_templates
 from multidb.engine import load_project
@@ -244,6 +246,15 @@ def test_qdrant_takes_verified_connections_only(inside: Inside, rendered: Render
 
         assert login(server, admin) == "Qdrant"
         assert_closed_to_strangers(server, admin, stranger)
+
+        env = {"QDRANT_URL": f"https://127.0.0.1:{port}", "QDRANT_API_KEY": admin.reveal()}
+        env |= {"QDRANT_COLLECTION_PREFIX": "ann_", "APP_TENANT_ID": "ann"}
+        for authority, said in ((rendered.authority, "Not found: Collection"), (stranger, "CERTIFICATE_VERIFY_FAILED")):
+            with (
+                connect_app({**env, "QDRANT_CA_FILE": str(authority)}) as app,
+                pytest.raises((UnexpectedResponse, ResponseHandlingException), match=said),
+            ):
+                app.collection("knowledge").count()
 
 
 @pytest.mark.parametrize("inside", ["neo4j"], indirect=True)

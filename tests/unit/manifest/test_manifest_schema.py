@@ -56,6 +56,15 @@ def test_it_refuses_what_does_not_load(document: object) -> None:
     assert not accepts(document)
 
 
+def test_an_overlay_needs_nothing_and_is_checked_for_the_rest() -> None:
+    overlay = jsonschema.Draft202012Validator(schema(STORES, Address, overlay=True))
+
+    for fine in ({}, {"runtime": "external"}, {"apps": {"lernmi": {"vectors": {"collections": {"docs": {}}}}}}):
+        assert overlay.is_valid(fine), fine
+    for wrong in ({"version": 2}, {"aps": {}}, {"apps": {"lernmi": {"tables": {"connection_limt": 3}}}}):
+        assert not overlay.is_valid(wrong), wrong
+
+
 def test_the_keys_of_an_app_and_their_descriptions_are_there_for_completion() -> None:
     entry = SCHEMA["$defs"]["AppEntry"]["properties"]
     assert {"stores", "tenant_id", "labels", "quota", "backup", "deploy", *STORES} == set(entry)

@@ -25,7 +25,8 @@ from multidb.secrets import redact
 
 __all__ = ["probe"]
 
-_REFUSALS = ("NOPERM", "NOAUTH", "WRONGPASS")
+# DEBUG is off for everybody where enable-debug-command says so, and that is asked before the app's rules.
+_REFUSALS = ("NOPERM", "NOAUTH", "WRONGPASS", "ERR DEBUG command not allowed")
 _REFUSALS_IN_SCRIPTS = ("The user executing the script can't", "ACL failure in script", "No permissions")
 _DETAIL = 120  # characters
 

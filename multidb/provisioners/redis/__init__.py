@@ -49,7 +49,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from multidb.model import Health, Probe, Provisioner, Server, Session, Tenant
+from multidb.model import Archive, Health, Probe, Provisioner, Server, Session, Tenant
 from multidb.provisioners.redis.container import containers
 from multidb.provisioners.redis.resources import (
     RedisApp,
@@ -86,6 +86,12 @@ def _probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterable[Probe]:
     return audit.probe(attacker, victims)
 
 
+def _archive(server: Server, password: Secret | None, application: str) -> Archive:
+    from multidb.provisioners.redis import archive
+
+    return archive.RedisArchive(server, password, application)
+
+
 PROVISIONER = Provisioner(
     name="redis",
     title="Redis / Valkey",
@@ -100,6 +106,7 @@ PROVISIONER = Provisioner(
     connect=_connect,
     check_health=_check_health,
     probe=_probe,
+    archive=_archive,
     containers=containers,
     allocate=allocate,
     check=check,

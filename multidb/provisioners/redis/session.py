@@ -69,7 +69,7 @@ from multidb.provisioners.redis.rules import CommandTable, Rule, parse_rule, spl
 from multidb.provisioners.redis.usage import read_usage
 from multidb.secrets import Secret, SecretStore, redact
 
-__all__ = ["RedisSession", "connect", "read_facts", "read_rules"]
+__all__ = ["Lease", "RedisSession", "carry_out", "connect", "read_facts", "read_rules"]
 
 _LOCK_KEY = "multidb:lock"
 _LOCK_CANDIDATES = 1000  # enough to find one on each of a hundred nodes
@@ -110,7 +110,7 @@ class RedisSession:
         self._client = client
         self._facts = facts
         self._another = another
-        self._lease: _Lease | None = None
+        self._lease: Lease | None = None
 
     @property
     def facts(self) -> RedisFacts:
@@ -150,7 +150,7 @@ class RedisSession:
         Raises:
             Locked: a holder that is alive has it.
         """
-        with _Lease(self._server, self._another(), project, holder) as lease:
+        with Lease(self._server, self._another(), project, holder) as lease:
             self._lease = lease
             try:
                 self._facts = read_facts(self._server, self._client)
@@ -198,19 +198,12 @@ class RedisSession:
             return {client["user"] for client in clients(ask(self._client, "CLIENT", "LIST"))}
 
     def _carry_out(self, statement: Statement, secrets: SecretStore) -> None:
-        words = _words(statement, secrets)
         if not statement.scope:
-            self._send(words)
+            self._send(_words(statement, secrets))
             return
         if self._lease is not None:
             self._lease.check()
-        with self._another(db=int(statement.scope), raw=True) as client:
-            if "|" in words:
-                bar = words.index("|")
-                for keys in scanned(client, words[2:bar]):
-                    each(client, [(*words[bar + 1 :], key) for key in keys])
-            else:
-                ask(client, *words)
+        carry_out(self._another, statement)
 
     def _send(self, words: Sequence[str]) -> None:
         for attempt in range(_RETRIES + 1):
@@ -226,6 +219,22 @@ class RedisSession:
 
 
 # --- sending ---------------------------------------------------------------------------------------------------------
+
+
+def carry_out(another: Callable[..., redis.Redis], statement: Statement) -> None:
+    """Sends a statement that is for one DB, over a connection that is in that DB. Raises the driver's exceptions.
+
+    Args:
+        another: opens a client, as `open_client` does.
+    """
+    words = split_line(statement.text)
+    with another(db=int(statement.scope), raw=True) as client:
+        if "|" not in words:
+            ask(client, *words)
+            return
+        bar = words.index("|")
+        for keys in scanned(client, words[2:bar]):
+            each(client, [(*words[bar + 1 :], key) for key in keys])
 
 
 def _retryable(error: RedisError) -> bool:
@@ -387,7 +396,7 @@ def _will_change(desired: Sequence[Resource], live: Sequence[Resource]) -> bool:
 # --- lock ------------------------------------------------------------------------------------------------------------
 
 
-class _Lease:
+class Lease:
     """The lock: a key that names a connection of its holder, and expires when nobody renews it.
 
     A waiting run asks the server whether that connection is still there. A killed process loses it at once; the

@@ -11,7 +11,7 @@ import contextlib
 import socket
 import ssl
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Self
 
 import hiredis
@@ -58,7 +58,7 @@ class Wire:
     """A connection without a login yet. Raises the driver's exceptions (`connection.told_plainly`).
 
     Args:
-        within: seconds that everything together may take; None: each batch may take the server's timeout.
+        within: seconds that everything together may take; None: each answer may take the server's timeout.
     """
 
     def __init__(self, server: Server, within: float | None = None) -> None:
@@ -66,17 +66,13 @@ class Wire:
         self._until = None if within is None else time.monotonic() + within
         self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=ResponseError)
         deadline = self._deadline()
-        try:
+        with _driver_errors():
             address = (server.endpoint.host, server.endpoint.port)
             self._socket = socket.create_connection(address, timeout=_left(deadline))
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if server.endpoint.tls:
                 self._socket.settimeout(_left(deadline))
                 self._socket = _context(server).wrap_socket(self._socket, server_hostname=server.endpoint.host)
-        except TimeoutError:
-            raise redis.TimeoutError("no connection in time") from None
-        except OSError as error:
-            raise redis.ConnectionError(error.strerror or str(error)) from None
 
     def __enter__(self) -> Self:
         return self
@@ -86,15 +82,28 @@ class Wire:
 
     def tell(self, commands: Sequence[Sequence[Any]]) -> list[Any]:
         """The answers to `commands`, in their order; a refusal is a `ResponseError` in its place."""
+        self.send(commands)
+        return [self.receive() for _ in commands]
+
+    def send(self, commands: Iterable[Sequence[Any]]) -> None:
+        """Sends without waiting for the answers, which have to be received in the same order."""
+        with _driver_errors():
+            self._socket.settimeout(_left(self._deadline()))
+            self._socket.sendall(b"".join([hiredis.pack_command(tuple(words)) for words in commands]))
+
+    def receive(self) -> Any:
+        """The next answer. It comes from what has arrived already, if that holds a whole one."""
+        if (answer := self._reader.gets()) is not False:
+            return answer
         deadline = self._deadline()
-        try:
-            self._socket.settimeout(_left(deadline))
-            self._socket.sendall(b"".join(hiredis.pack_command(tuple(words)) for words in commands))
-            return [self._answer(deadline) for _ in commands]
-        except TimeoutError:
-            raise redis.TimeoutError("no answer in time") from None
-        except OSError as error:
-            raise redis.ConnectionError(error.strerror or str(error)) from None
+        with _driver_errors():
+            while (answer := self._reader.gets()) is False:
+                self._socket.settimeout(_left(deadline))
+                piece = self._socket.recv(_CHUNK)
+                if not piece:
+                    raise redis.ConnectionError("the server closed the connection")
+                self._reader.feed(piece)
+        return answer
 
     def ask(self, *words: Any) -> Any:
         """The answer to one command. Raises a refusal."""
@@ -113,14 +122,15 @@ class Wire:
     def _deadline(self) -> float:
         return self._until if self._until is not None else time.monotonic() + self._timeout
 
-    def _answer(self, deadline: float) -> Any:
-        while (answer := self._reader.gets()) is False:
-            self._socket.settimeout(_left(deadline))
-            piece = self._socket.recv(_CHUNK)
-            if not piece:
-                raise redis.ConnectionError("the server closed the connection")
-            self._reader.feed(piece)
-        return answer
+
+@contextlib.contextmanager
+def _driver_errors() -> Iterator[None]:
+    try:
+        yield
+    except TimeoutError:
+        raise redis.TimeoutError("no answer in time") from None
+    except OSError as error:
+        raise redis.ConnectionError(error.strerror or str(error)) from None
 
 
 def _left(deadline: float) -> float:

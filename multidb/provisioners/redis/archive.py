@@ -1,0 +1,463 @@
+"""An app's keys coming and going: SCAN and DUMP out, RESTORE in, by several connections at a time.
+
+A set is not of one moment: keys that change while it is made are in it as they were when their turn came. Functions
+and scripts belong to the server, not to an app, and are in no set.
+
+A place is a DB number, or the keys of a prefix where apps live under prefixes. One that is made for a set is held by an
+ACL user without rights, which carries the app's mark and so keeps everybody else's hands off the number. Where that
+user is gone, the place is gone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, Final, Self
+
+import redis
+from redis.exceptions import ResponseError
+
+from multidb import __version__
+from multidb.errors import ArchiveError, Refused, ServerError, WrongVersion
+from multidb.model import (
+    App,
+    ArchiveReader,
+    ArchiveWriter,
+    Measures,
+    Owner,
+    Part,
+    Place,
+    PlaceKind,
+    Progress,
+    Server,
+    StoreContext,
+)
+from multidb.provisioners.redis.connection import ask, open_client, scanned, told_plainly
+from multidb.provisioners.redis.keys_file import NEVER, KeysReader, KeysWriter, Record, rdb_version
+from multidb.provisioners.redis.removal import emptying
+from multidb.provisioners.redis.resources import (
+    RedisFacts,
+    mark,
+    marks_of,
+    place_prefix,
+    place_user,
+    user_name,
+)
+from multidb.provisioners.redis.rules import Rule
+from multidb.provisioners.redis.session import Lease, carry_out, read_facts, read_rules
+from multidb.provisioners.redis.tally import Seen, Tally
+from multidb.provisioners.redis.wire import Wire
+from multidb.secrets import Secret, redact
+
+__all__ = ["RedisArchive"]
+
+_FILE: Final = "keys.bin"
+_FORMAT: Final = "redis keys 1"
+_LANES = 3  # connections; the server answers one while another's answers are read
+_MOST_KEYS = 500  # in one batch
+_BATCH_BYTES = 2 << 20  # of payload in one batch, which the server has to hold until it is read
+_EVERY = 20_000  # keys between two words of progress
+_NEWER = "the server cannot read what a newer version, or another product, has serialized"
+
+
+class RedisArchive:
+    """The archive of one server (protocol `multidb.model.Archive`)."""
+
+    def __init__(self, server: Server, password: Secret | None, application: str) -> None:
+        self._server = server
+        self._password = password
+        self._another: Callable[..., redis.Redis] = partial(open_client, server, password, application)
+        self._client = self._another()
+
+    def __enter__(self) -> Self:
+        try:
+            self._facts = self._read_facts()
+            if self._facts.cluster:
+                raise ArchiveError(
+                    "a cluster's keys are on many nodes, and multidb reaches only one",
+                    where=str(self._server),
+                    hint="back the nodes up with their own snapshots (BGSAVE)",
+                )
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._client.close()
+
+    def backup(self, app: App, context: StoreContext, writer: ArchiveWriter, progress: Progress) -> Part:
+        """Writes each key with its expiry. Beside one batch of keys, 16 to 32 bytes a key are what memory grows by."""
+        place, tally = self.live(app, context), Tally()
+        with told_plainly(self._server), writer.file(_FILE) as out:
+            total = self._facts.keys.get(_where(place)[0]) if _where(place)[0] else None
+            rdb = self._rdb()
+            keys = KeysWriter(out, rdb)
+            for record in self._records(place):
+                keys.write(record)
+                tally.add(record)
+                if keys.count % _EVERY == 0:
+                    progress(app.id, "reading keys", keys.count, total)
+            keys.close()
+        return Part(
+            format=_FORMAT,
+            server=f"{self._facts.product} {self._facts.version}",
+            client=f"multidb {__version__}",
+            consistent=False,
+            measures=tally.measures(),
+            details={"keys": keys.count, "expiring": tally.expiring, "rdb": rdb, "prefix": _where(place)[1]},
+        )
+
+    def live(self, app: App, context: StoreContext) -> Place:
+        """The app's DB, or the keys under its prefix."""
+        number = context.numbers[app.id]
+        return Place(PlaceKind.LIVE, app, _name(number, f"{app.id}:"))
+
+    def prepare(self, kind: PlaceKind, app: App, context: StoreContext) -> Place:
+        """A DB number that nobody has, or a prefix that no app has, held by an ACL user without rights.
+
+        Raises:
+            Refused: every DB number is taken.
+        """
+        if kind is PlaceKind.LIVE:
+            raise ValueError("the live place is not made here")
+        owner = Owner(context.project, app.id)
+        with Lease(self._server, self._another(), context.project, f"a set of {app.id}"), told_plainly(self._server):
+            self._facts = self._read_facts()
+            rules = read_rules(self._server, self._client)
+            number = self._number_for(kind, owner, context, rules)
+            self._rule(place_user(kind, owner), "reset", "off", "resetchannels", f"&{mark(owner, number)}")
+        place = Place(kind, app, _name(number, place_prefix(kind, owner)))
+        self._empty(place)
+        return place
+
+    def restore(self, place: Place, part: Part, reader: ArchiveReader, progress: Progress) -> None:
+        """Loads the keys that have not expired meanwhile."""
+        with told_plainly(self._server), reader.file(_FILE) as file:
+            records = KeysReader(file)
+            if records.rdb > self._rdb():
+                raise self._too_old(part)
+            self._load(place, part, records, progress)
+
+    def measure(self, place: Place) -> Measures:
+        """Counts and fingerprints of the keys that stay."""
+        tally = Tally()
+        with told_plainly(self._server):
+            for record in self._records(place):
+                tally.add(record)
+        return tally.measures()
+
+    def is_empty(self, place: Place) -> bool:
+        """Whether there is no key."""
+        number, prefix = _where(place)
+        with told_plainly(self._server), self._another(db=number, raw=True) as client:
+            return next(scanned(client, _match(prefix)), None) is None
+
+    def replace(self, new: Place, context: StoreContext) -> None:
+        """Swaps the two DBs in one step. Where apps live under prefixes, one transaction removes the old keys and
+        renames the new ones, with the app's login off meanwhile; the server does nothing else as long as it lasts.
+
+        Raises:
+            ArchiveError: the new place is gone.
+        """
+        if new.kind is not PlaceKind.NEW or not self._holders(new):
+            raise ArchiveError(f"{new.name} is no new place of app {new.app.id}", where=str(self._server))
+        live = self.live(new.app, context)
+        user = user_name(new.app.id)
+        with told_plainly(self._server):
+            if _where(live)[0]:
+                ask(self._client, "SWAPDB", str(_where(live)[0]), str(_where(new)[0]))
+                ask(self._client, "CLIENT", "KILL", "USER", user)
+            else:
+                with self._shut_out(user):
+                    self._rename_all(live, new)
+        self.discard(new)
+
+    def discard(self, place: Place) -> None:
+        """Removes the keys, then the user that holds the place."""
+        if place.kind is PlaceKind.LIVE:
+            raise ValueError("the live place of an app is not discarded")
+        holders = self._holders(place)
+        if holders:
+            self._empty(place)
+            with told_plainly(self._server):
+                ask(self._client, "ACL", "DELUSER", *holders)
+                self._save()
+
+    def leftovers(self, app: App, context: StoreContext) -> Sequence[Place]:
+        """The places whose users are still there."""
+        owner = Owner(context.project, app.id)
+        rules = read_rules(self._server, self._client)
+        return [
+            Place(kind, app, _name(number, place_prefix(kind, owner)))
+            for kind in (PlaceKind.SCRATCH, PlaceKind.NEW)
+            for number in _numbers(rules.get(place_user(kind, owner)), owner)
+        ]
+
+    # Places
+
+    def _number_for(self, kind: PlaceKind, owner: Owner, context: StoreContext, rules: Mapping[str, Rule]) -> int:
+        if context.numbers[owner.app] == 0:
+            return 0
+        if left := _numbers(rules.get(place_user(kind, owner)), owner):
+            return left[0]
+        taken = {0, *context.numbers.values(), *self._facts.keys, *(claim.db for claim in self._facts.claims)}
+        free = (number for number in range(self._facts.databases or 16) if number not in taken)
+        number = next(free, None)
+        if number is None:
+            raise Refused(
+                f"all {self._facts.databases} DB numbers are taken, and a set needs a free one to be tried or loaded",
+                where=str(self._server),
+                hint="raise servers.redis.databases and restart the server: multidb down && multidb up",
+            )
+        return number
+
+    def _holders(self, place: Place) -> list[str]:
+        """The users that hold the place for us: none when it is gone, or was never ours."""
+        number, prefix = _where(place)
+        return [
+            name
+            for name, rule in read_rules(self._server, self._client).items()
+            for owner, found in marks_of(rule)
+            if name == place_user(place.kind, owner)
+            and (owner.app, found) == (place.app.id, number)
+            and (number or place_prefix(place.kind, owner) == prefix)
+        ]
+
+    def _empty(self, place: Place) -> None:
+        with told_plainly(self._server):
+            carry_out(self._another, emptying(*_where(place)))
+
+    def _rule(self, user: str, *tokens: str) -> None:
+        ask(self._client, "ACL", "SETUSER", user, *tokens)
+        self._save()
+
+    def _save(self) -> None:
+        match self._facts.persistence:
+            case "aclfile":
+                ask(self._client, "ACL", "SAVE")
+            case "config":
+                ask(self._client, "CONFIG", "REWRITE")
+
+    @contextlib.contextmanager
+    def _shut_out(self, user: str) -> Iterator[None]:
+        """In the block nobody is logged in as `user`. A login that was off before stays off."""
+        rule = read_rules(self._server, self._client).get(user)
+        enabled = rule is not None and rule.enabled
+        if enabled:
+            ask(self._client, "ACL", "SETUSER", user, "off")
+        ask(self._client, "CLIENT", "KILL", "USER", user)
+        try:
+            yield
+        finally:
+            if enabled:
+                ask(self._client, "ACL", "SETUSER", user, "on")
+
+    def _rename_all(self, live: Place, new: Place) -> None:
+        """Queued on the server while the keys are found, so that this process never holds all of them."""
+        old, coming = _where(live)[1].encode(), _where(new)[1].encode()
+        with self._lane(0) as wire, self._another(raw=True) as client:
+            wire.ask("MULTI")
+            self._queue(wire, ([("UNLINK", key) for key in keys] for keys in scanned(client, _match(old.decode()))))
+            renamed = Seen()
+            self._queue(
+                wire,
+                (
+                    [("RENAME", key, old + key.removeprefix(coming)) for key in keys if not renamed.before(key)]
+                    for keys in scanned(client, _match(coming.decode()))
+                ),
+            )
+            wire.ask("EXEC")
+
+    def _queue(self, wire: Wire, batches: Iterable[Sequence[tuple[Any, ...]]]) -> None:
+        for batch in batches:
+            for answer in wire.tell(batch):
+                if isinstance(answer, ResponseError):
+                    raise answer
+
+    # Reading
+
+    def _records(self, place: Place) -> Iterator[Record]:
+        """Every key of the place once. Batches are asked of several connections in turn, read in the same order."""
+        number, prefix = _where(place)
+        skip, when = len(prefix.encode()), "PEXPIRETIME" if "pexpiretime" in self._facts.commands else "PTTL"
+        pace = _Pace()
+        with ExitStack() as stack:
+            lanes: deque[Wire] = deque()
+            asked: deque[tuple[Wire, Sequence[bytes]]] = deque()
+            for keys in _batches(self._keys(stack.enter_context(self._lane(number)), prefix), pace):
+                if len(asked) == _LANES:
+                    lane, named = asked.popleft()
+                    yield from _received(lane, named, skip, when, pace)
+                    lanes.append(lane)
+                lane = lanes.popleft() if lanes else stack.enter_context(self._lane(number))
+                lane.send(words for key in keys for words in (("DUMP", key), (when, key)))
+                asked.append((lane, keys))
+            for lane, named in asked:
+                yield from _received(lane, named, skip, when, pace)
+
+    def _keys(self, lane: Wire, prefix: str) -> Iterator[bytes]:
+        """The keys of a place, each once. The next page is asked for before this one is worked on."""
+        seen, cursor = Seen(), b"0"
+        while True:
+            lane.send([("SCAN", cursor, *_match(prefix), "COUNT", 1000)])
+            answer = lane.receive()
+            if isinstance(answer, ResponseError):
+                raise answer
+            cursor, keys = answer
+            yield from (key for key in keys if not seen.before(key))
+            if cursor == b"0":
+                return
+
+    @contextlib.contextmanager
+    def _lane(self, number: int) -> Iterator[Wire]:
+        with Wire(self._server) as wire:
+            password = self._password.reveal() if self._password is not None else ""
+            wire.login(self._server.endpoint.user, password, number)
+            yield wire
+
+    def _rdb(self) -> int:
+        """The RDB version in which the server serializes: that of any payload. Nothing is left behind."""
+        key = f"__multidb__:rdb:{time.monotonic_ns()}"
+        with self._lane(0) as wire:
+            _, payload, _ = wire.tell([("SET", key, "", "PX", 10_000), ("DUMP", key), ("DEL", key)])
+        if isinstance(payload, ResponseError):
+            raise payload
+        return rdb_version(payload)
+
+    def _read_facts(self) -> RedisFacts:
+        return read_facts(self._server, self._client)
+
+    # Loading
+
+    def _load(self, place: Place, part: Part, records: Iterable[Record], progress: Progress) -> None:
+        number, prefix = _where(place)
+        now, loaded, expired = self._now(), 0, 0
+        begin, total = prefix.encode(), part.details.get("keys")
+        with ExitStack() as stack:
+            lanes = deque(stack.enter_context(self._lane(number)) for _ in range(_LANES))
+            waiting: deque[tuple[Wire, int]] = deque()
+            for batch in _by_size(records):
+                alive = [record for record in batch if record.expiry == NEVER or record.expiry > now]
+                expired += len(batch) - len(alive)
+                if len(waiting) == _LANES:
+                    self._settle(part, *waiting.popleft())
+                lane = lanes[0]
+                lanes.rotate(-1)
+                lane.send(
+                    ("RESTORE", begin + record.key, max(record.expiry, 0), record.payload, "REPLACE", "ABSTTL")
+                    for record in alive
+                )
+                waiting.append((lane, len(alive)))
+                if not loaded:  # whether the server takes the first tells mostly whether it takes any
+                    self._settle(part, *waiting.popleft())
+                loaded += len(batch)
+                progress(place.app.id, "loading keys", loaded, total if isinstance(total, int) else None)
+            for lane, count in waiting:
+                self._settle(part, lane, count)
+        if expired:
+            progress(place.app.id, f"{expired} keys have expired since and were left out")
+
+    def _settle(self, part: Part, lane: Wire, count: int) -> None:
+        for _ in range(count):
+            answer = lane.receive()
+            if isinstance(answer, ResponseError):
+                raise self._refused(part, answer)
+
+    def _refused(self, part: Part, answer: ResponseError) -> Exception:
+        text = redact(str(answer))
+        if "DUMP payload version or checksum" in text:
+            return ArchiveError(
+                f"the server refuses a value of the set, which {part.server} has made: {text}",
+                where=str(self._server),
+                hint=f"take another set, or restore into a server of that version ({_NEWER})",
+            )
+        if text.startswith("OOM"):
+            return ServerError(
+                "the server has no memory left for the set", where=str(self._server), hint="raise its maxmemory"
+            )
+        return ServerError(f"the server refuses a value of the set: {text}", where=str(self._server))
+
+    def _too_old(self, part: Part) -> WrongVersion:
+        return WrongVersion(
+            f"the set was made by {part.server}; {self._facts.product} {self._facts.version} is too old for it",
+            where=str(self._server),
+            hint=f"restore into that version or a later one: {_NEWER}",
+        )
+
+    def _now(self) -> int:
+        """The server's time, in milliseconds: it is the server's clock that keys expire by."""
+        seconds, micros = ask(self._client, "TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
+
+
+class _Pace:
+    """How many keys are asked for at once: few while they are large, so that neither side has to hold much."""
+
+    def __init__(self) -> None:
+        self.keys = 16
+
+    def saw(self, keys: int, size: int) -> None:
+        """What one batch came to."""
+        wanted = _BATCH_BYTES * keys // max(size, 1)
+        self.keys = max(1, min(wanted, 2 * self.keys, _MOST_KEYS))
+
+
+def _batches(keys: Iterable[bytes], pace: _Pace) -> Iterator[list[bytes]]:
+    iterator = iter(keys)
+    while batch := list(itertools.islice(iterator, pace.keys)):
+        yield batch
+
+
+def _received(lane: Wire, keys: Sequence[bytes], skip: int, when: str, pace: _Pace) -> Iterator[Record]:
+    """The records of a batch. A key that is gone meanwhile is none."""
+    now = time.time_ns() // 1_000_000 if when == "PTTL" else 0
+    size = 0
+    for key in keys:
+        payload, expiry = lane.receive(), lane.receive()
+        for answer in (payload, expiry):
+            if isinstance(answer, ResponseError):
+                raise answer
+        if payload is not None:
+            size += len(payload)
+            yield Record(key[skip:], payload, expiry + now if expiry >= 0 else NEVER)
+    pace.saw(len(keys), size)
+
+
+def _by_size(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """The records in batches that neither side minds to hold. The first is of one, to see whether it is taken."""
+    batch: list[Record] = []
+    size, most = 0, 1
+    for record in records:
+        batch.append(record)
+        size += len(record.payload)
+        if len(batch) == most or size >= _BATCH_BYTES:
+            yield batch
+            batch, size, most = [], 0, _MOST_KEYS
+    if batch:
+        yield batch
+
+
+def _name(number: int, prefix: str) -> str:
+    return f"DB {number}" if number else f"keys {prefix}*"
+
+
+def _where(place: Place) -> tuple[int, str]:
+    """The DB number and the prefix of a place: one of them says nothing (0, or no prefix)."""
+    if number := re.fullmatch(r"DB (\d+)", place.name):
+        return int(number[1]), ""
+    return 0, place.name.removeprefix("keys ").removesuffix("*")
+
+
+def _match(prefix: str) -> tuple[str, ...]:
+    return ("MATCH", f"{prefix}*") if prefix else ()
+
+
+def _numbers(rule: Rule | None, owner: Owner) -> list[int]:
+    return [number for found, number in marks_of(rule) if found == owner] if rule is not None else []

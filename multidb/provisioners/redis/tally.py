@@ -1,0 +1,148 @@
+"""What a place holds, as counts and fingerprints that a restore is compared by. Pure.
+
+Counted are the keys that stay; those that expire, or have hash fields that do, may be gone when a set is restored, so
+they are only numbered beside them. A fingerprint is a sum of hashes, so the order of the keys does not matter.
+
+The hash of a key is made of its name and of what DUMP gave, without the footer (RDB version and checksum), which spares
+asking for every value a second time. Elements of hashes and sets that the server keeps in a hash table come in any
+order and are sorted first. Other encodings keep their order over a restore. Strings are serialized alike since Redis 4;
+the rest is not alike in all versions, so its fingerprints have the RDB version in their names, and sets of different
+versions share only the strings'.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Iterator
+from hashlib import blake2b
+from typing import Final
+
+from multidb.model import Measures
+from multidb.provisioners.redis.keys_file import NEVER, Record, rdb_version
+
+__all__ = ["Seen", "Tally"]
+
+# RDB types, the first byte of a payload (rdb.h of Redis and Valkey).
+_NAMES: Final[dict[int, str]] = {
+    **dict.fromkeys((0,), "string"),
+    **dict.fromkeys((1, 10, 14, 18), "list"),
+    **dict.fromkeys((2, 11, 20), "set"),
+    **dict.fromkeys((3, 5, 12, 17), "sorted set"),
+    **dict.fromkeys((4, 9, 13, 16, 22, 23, 24, 25), "hash"),
+    **dict.fromkeys((15, 19, 21, 26, 27), "stream"),
+}
+_SET_TABLE, _HASH_TABLE = 2, 4
+_EXPIRING_FIELDS = frozenset({22, 23, 24, 25})
+_FOOTER = 10
+_MODULUS = 1 << 128
+
+
+class Tally:
+    """Counts what goes by."""
+
+    def __init__(self) -> None:
+        self.expiring = 0
+        self._rdb = 0
+        self._counts: Counter[str] = Counter()
+        self._sums: Counter[str] = Counter()
+
+    def add(self, record: Record) -> None:
+        """One key. The same key twice would be counted twice."""
+        kind = record.payload[0]
+        if record.expiry != NEVER or kind in _EXPIRING_FIELDS:
+            self.expiring += 1
+            return
+        name = f"{_NAMES.get(kind, 'other')} keys"
+        self._rdb = rdb_version(record.payload)
+        self._counts[name] += 1
+        digest = blake2b(len(record.key).to_bytes(4), digest_size=16)
+        digest.update(record.key)
+        digest.update(_in_order(kind, record.payload[:-_FOOTER]))
+        self._sums[name] += int.from_bytes(digest.digest())
+
+    def measures(self) -> Measures:
+        """What was counted."""
+        sums = {
+            name if name == "string keys" else f"{name}, RDB {self._rdb}": f"{total % _MODULUS:032x}"
+            for name, total in sorted(self._sums.items())
+        }
+        return Measures(dict(sorted(self._counts.items())), sums)
+
+
+class Seen:
+    """Which keys have gone by: SCAN may name one twice while the server makes its table larger or smaller.
+
+    Only hashes are kept, 8 bytes each in a table at most half full. Of a million keys two have the same hash in one of
+    a hundred million backups.
+    """
+
+    def __init__(self) -> None:
+        self._slots = array("Q", bytes(8 * 1024))
+        self._used = 0
+
+    def before(self, key: bytes) -> bool:
+        """Whether the key has been asked about before."""
+        if self._used * 2 >= len(self._slots):
+            self._grow()
+        number = hash(key) & 0xFFFF_FFFF_FFFF_FFFF or 1
+        return not self._put(number)
+
+    def _put(self, number: int) -> bool:
+        slots, mask = self._slots, len(self._slots) - 1
+        place = number & mask
+        while (there := slots[place]) != 0:
+            if there == number:
+                return False
+            place = (place + 1) & mask
+        slots[place] = number
+        self._used += 1
+        return True
+
+    def _grow(self) -> None:
+        old, self._used = self._slots, 0
+        self._slots = array("Q", bytes(8 * 2 * len(old)))
+        for number in old:
+            if number:
+                self._put(number)
+
+
+def _in_order(kind: int, body: bytes) -> bytes:
+    if kind not in (_SET_TABLE, _HASH_TABLE):
+        return body
+    strings = _strings(body)
+    count, _, _ = _length(body, 1)
+    if kind == _SET_TABLE:
+        return b"".join(sorted(next(strings) for _ in range(count)))
+    return b"".join(sorted(next(strings) + next(strings) for _ in range(count)))
+
+
+def _strings(body: bytes) -> Iterator[bytes]:
+    """The strings after the type and the count, as they are serialized: each begins with its own length."""
+    _, at, _ = _length(body, 1)
+    while at < len(body):
+        length, data, special = _length(body, at)
+        if not special:
+            end = data + length
+        elif length < 3:  # an integer of 1, 2 or 4 bytes
+            end = data + (1 << length)
+        else:  # compressed: two lengths, then as many bytes as the first says
+            packed, after, _ = _length(body, data)
+            _, start, _ = _length(body, after)
+            end = start + packed
+        yield body[at:end]
+        at = end
+
+
+def _length(body: bytes, at: int) -> tuple[int, int, bool]:
+    """A length of the RDB format, where what follows it begins, and whether it is a special encoding instead."""
+    first = body[at]
+    match first >> 6:
+        case 0:
+            return first & 0x3F, at + 1, False
+        case 1:
+            return (first & 0x3F) << 8 | body[at + 1], at + 2, False
+        case 2:
+            size = 8 if first == 0x81 else 4
+            return int.from_bytes(body[at + 1 : at + 1 + size]), at + 1 + size, False
+    return first & 0x3F, at + 1, True

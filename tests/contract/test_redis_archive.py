@@ -1,0 +1,430 @@
+"""Redis and Valkey: sets made, tried out, loaded and swapped in, on real servers."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import random
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, BinaryIO
+
+import pytest
+import redis
+
+from multidb.errors import ArchiveError, MultidbError, WrongVersion
+from multidb.model import App, Part, Place, PlaceKind, StoreContext
+from multidb.provisioners.redis.archive import RedisArchive
+from multidb.provisioners.redis.keys_file import KeysReader
+from multidb.provisioners.redis.resources import RedisApp
+from tests.contract.case import RealServer
+from tests.contract.case_redis import ADMIN, PASSWORD, as_admin, as_app, real_server, redis_binary, valkey_binary
+from tests.contract.test_redis_real import Project
+
+pytestmark = pytest.mark.server
+
+BINARIES = {"valkey-9": valkey_binary, "redis-7": redis_binary}
+KINDS: tuple[tuple[str, Mapping[str, Any]], ...] = (
+    ("valkey-9", {}),
+    ("redis-7", {}),
+    ("redis-7", {"isolation": "prefix"}),
+)
+
+
+def quiet(subject: str, message: str, done: float | None = None, total: float | None = None) -> None:
+    pass
+
+
+@dataclass
+class Files:
+    """A set in memory: writer and reader in one."""
+
+    content: dict[str, bytes] = field(default_factory=dict)
+
+    @contextlib.contextmanager
+    def writing(self, name: str) -> Iterator[BinaryIO]:
+        buffer = io.BytesIO()
+        yield buffer
+        self.content[name] = buffer.getvalue()
+
+    def names(self) -> Sequence[str]:
+        return list(self.content)
+
+    @contextlib.contextmanager
+    def file(self, name: str) -> Iterator[BinaryIO]:
+        yield io.BytesIO(self.content[name])
+
+
+class Writer:
+    def __init__(self, files: Files) -> None:
+        self._files = files
+
+    def file(self, name: str) -> contextlib.AbstractContextManager[BinaryIO]:
+        return self._files.writing(name)
+
+
+class Stage:
+    """Two applied apps on one server, and an archive of it."""
+
+    def __init__(self, real: RealServer, options: Mapping[str, Any]) -> None:
+        self.project = Project(real, **options)
+        self.real = real
+        self.project.apply("alpha", "beta")
+        self.alpha, self.beta = (App(name, name, {"redis": RedisApp(**options)}) for name in ("alpha", "beta"))
+        with self.project.connect() as session:
+            self.context: StoreContext = self.project.context(session, [self.alpha, self.beta])
+        self.prefix = "alpha:" if options else ""
+
+    def archive(self) -> RedisArchive:
+        return RedisArchive(self.real.server, self.real.admin, "multidb test")
+
+    def raw(self, app: App) -> redis.Redis:
+        """The admin in the app's DB, bytes in and out."""
+        endpoint = self.real.server.endpoint
+        client = redis.Redis(
+            host=endpoint.host,
+            port=endpoint.port,
+            username=ADMIN,
+            password=PASSWORD,
+            db=self.context.numbers[app.id],
+            protocol=2,
+        )
+        client.response_callbacks.clear()
+        return client
+
+    def backup(self, app: App) -> tuple[Part, Files]:
+        files = Files()
+        with self.archive() as archive:
+            return archive.backup(app, self.context, Writer(files), quiet), files
+
+
+@pytest.fixture(scope="module")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RealServer]]:
+    with contextlib.ExitStack() as stack:
+        started = {}
+        for name, binary in BINARIES.items():
+            with contextlib.suppress(pytest.skip.Exception):
+                folder = tmp_path_factory.mktemp(name)
+                started[name] = stack.enter_context(real_server(folder, binary=binary))
+        yield started
+
+
+@contextlib.contextmanager
+def on_stage(servers: Mapping[str, RealServer], name: str, options: Mapping[str, Any]) -> Iterator[Stage]:
+    if name not in servers:
+        pytest.skip(f"{name} is not installed")
+    yield Stage(servers[name], options)
+    with as_admin(servers[name]) as client:
+        for user in set(client.execute_command("ACL", "USERS")) - {"default", ADMIN}:
+            client.execute_command("ACL", "DELUSER", user)
+        client.execute_command("FLUSHALL")
+
+
+@pytest.fixture(params=KINDS, ids=lambda kind: f"{kind[0]}{'-prefix' if kind[1] else ''}")
+def stage(request: pytest.FixtureRequest, servers: dict[str, RealServer]) -> Iterator[Stage]:
+    with on_stage(servers, *request.param) as made:
+        yield made
+
+
+@pytest.fixture
+def valkey(servers: dict[str, RealServer]) -> Iterator[Stage]:
+    with on_stage(servers, "valkey-9", {}) as made:
+        yield made
+
+
+def fill(stage: Stage, app: App, later: int) -> None:
+    """Every type in its small and its large encoding, odd keys, expiries, a stream with a group at work."""
+    client = stage.raw(app)
+    prefix = f"{app.id}:".encode() if stage.prefix else b""
+
+    def say(*words: Any) -> Any:
+        return client.execute_command(words[0], prefix + words[1], *words[2:])
+
+    say("SET", b"text", "hello")
+    say("SET", b"number", 12345)
+    say("SET", b"", "the key without a name")
+    say("SET", b"\x00\xff\xfe\r\n *?[a]\\", bytes(range(256)))
+    say("SET", b"large", random.Random(1).randbytes(3_000_000))
+    say("SETBIT", b"bits", 10_000, 1)
+    say("HSET", b"hash", "a", 1, "b", 2.5)
+    say("HSET", b"hash of many", *(word for i in range(700) for word in (f"field{i}", f"value{i}" * (i % 9))))
+    say("RPUSH", b"list", *range(5))
+    say("RPUSH", b"list of many", *(f"item{i}" * 20 for i in range(900)))
+    say("SADD", b"set of numbers", *range(20))
+    say("SADD", b"set", "a", "b", "c")
+    say("SADD", b"set of many", *range(10**6, 10**6 + 700), *(f"member{i}" * 5 for i in range(700)))
+    say("ZADD", b"scores", 1, "a", 2.5, "b", "-inf", "c")
+    say("ZADD", b"scores of many", *(word for i in range(700) for word in (i / 3, f"m{i}")))
+    say("PFADD", b"unique", *range(2000))
+    say("GEOADD", b"places", 13.4, 52.5, "Berlin")
+    for i in range(250):
+        say("XADD", b"stream", f"{i + 1}-0", "field", i)
+    say("XDEL", b"stream", "17-0")
+    client.execute_command("XGROUP", "CREATE", prefix + b"stream", "workers", "0")
+    client.execute_command("XREADGROUP", "GROUP", "workers", "one", "COUNT", 7, "STREAMS", prefix + b"stream", ">")
+    say("XACK", b"stream", "workers", "3-0")
+    say("SET", b"expires", "soon", "PXAT", later)
+    say("HSET", b"expires too", "a", 1)
+    say("PEXPIREAT", b"expires too", later + 1)
+
+
+def content(stage: Stage, app: App, number: int, prefix: bytes) -> dict[bytes, tuple[bytes, int]]:
+    """Every key under a prefix in a DB, with what it holds in its type's own terms, and its expiry."""
+    reads = {
+        b"string": lambda key: ("GET", key),
+        b"hash": lambda key: ("HGETALL", key),
+        b"list": lambda key: ("LRANGE", key, 0, -1),
+        b"set": lambda key: ("SMEMBERS", key),
+        b"zset": lambda key: ("ZRANGE", key, 0, -1, "WITHSCORES"),
+        b"stream": lambda key: ("XINFO", "STREAM", key, "FULL", "COUNT", 0),
+    }
+    found: dict[bytes, tuple[bytes, int]] = {}
+    with stage.raw(app) as client, client.pipeline() as pipeline:
+        pipeline.response_callbacks.clear()
+        pipeline.execute_command("SELECT", number)
+        pipeline.execute_command("KEYS", prefix.replace(b"\\", b"\\\\") + b"*")
+        _, keys = pipeline.execute()
+        for key in sorted(keys):
+            pipeline.execute_command("SELECT", number)
+            pipeline.execute_command("TYPE", key)
+            kind = pipeline.execute()[1]
+            pipeline.execute_command("SELECT", number)
+            pipeline.execute_command(*reads[kind](key))
+            pipeline.execute_command("PEXPIRETIME", key)
+            _, value, expiry = pipeline.execute()
+            if kind == b"set":
+                value = sorted(value)
+            if kind == b"hash":
+                value = sorted(zip(value[::2], value[1::2], strict=True))
+            found[key.removeprefix(prefix)] = (repr((kind, _timeless(value))).encode(), expiry)
+    return found
+
+
+def _timeless(value: Any) -> Any:
+    """A stream's description without what a restore need not keep: how its nodes lie in memory, when a consumer was
+    seen."""
+    if isinstance(value, list):
+        skip = {b"radix-tree-keys", b"radix-tree-nodes", b"seen-time", b"active-time"}
+        pairs = [i for i, item in enumerate(value) if isinstance(item, bytes) and item in skip]
+        gone = {*pairs, *(i + 1 for i in pairs)}
+        return [_timeless(item) for i, item in enumerate(value) if i not in gone]
+    return value
+
+
+def place_of(place: Place) -> tuple[int, bytes]:
+    if place.name.startswith("DB "):
+        return int(place.name[3:]), b""
+    return 0, place.name.removeprefix("keys ").removesuffix("*").encode()
+
+
+def of_app(stage: Stage, app: App) -> tuple[int, bytes]:
+    return stage.context.numbers[app.id], f"{app.id}:".encode() if stage.prefix else b""
+
+
+def test_what_comes_back_is_what_went_in_and_no_app_can_reach_it_meanwhile(stage: Stage) -> None:
+    later = int(time.time() * 1000) + 3_600_000
+    fill(stage, stage.alpha, later)
+    fill(stage, stage.beta, later)
+    before = content(stage, stage.alpha, *of_app(stage, stage.alpha))
+    assert len(before) == 20
+    part, files = stage.backup(stage.alpha)
+    assert sum(part.measures.counts.values()) == 18
+    assert (part.details["keys"], part.details["expiring"]) == (20, 2)
+    assert part.measures.counts["stream keys"] == 1
+    assert not part.consistent
+
+    with stage.archive() as archive:
+        place = archive.prepare(PlaceKind.SCRATCH, stage.alpha, stage.context)
+        assert archive.is_empty(place)
+        archive.restore(place, part, files, quiet)
+        number, prefix = place_of(place)
+        assert content(stage, stage.alpha, number, prefix) == before
+        assert archive.measure(place) == part.measures == archive.measure(archive.live(stage.alpha, stage.context))
+        assert [found.name for found in archive.leftovers(stage.alpha, stage.context)] == [place.name]
+        for app in (stage.alpha, stage.beta):
+            with as_app(stage.project.tenant(app.id)) as client, pytest.raises(redis.exceptions.NoPermissionError):
+                client.execute_command("SELECT", number) if number else client.execute_command("GET", prefix + b"text")
+        assert stage.project.in_sync("alpha", "beta")
+        with stage.project.connect() as session:  # a new app gets another number
+            apps = [stage.alpha, stage.beta, App("gamma", "gamma", {"redis": stage.alpha.stores["redis"]})]
+            assert number == 0 or stage.project.context(session, apps).numbers["gamma"] != number
+
+        stage.raw(stage.alpha).execute_command("APPEND", of_app(stage, stage.alpha)[1] + b"text", "!")
+        assert archive.measure(archive.live(stage.alpha, stage.context)) != part.measures
+        archive.discard(place)
+        archive.discard(place)
+        assert archive.leftovers(stage.alpha, stage.context) == []
+        assert content(stage, stage.alpha, number, prefix) == {}
+    with as_admin(stage.real) as client:
+        assert set(client.execute_command("ACL", "USERS")) == {"default", ADMIN, "alpha_user", "beta_user"}
+    assert len(content(stage, stage.beta, *of_app(stage, stage.beta))) == 20
+
+
+def test_new_data_takes_the_place_of_the_old_in_one_step(stage: Stage) -> None:
+    later = int(time.time() * 1000) + 3_600_000
+    fill(stage, stage.alpha, later)
+    before = content(stage, stage.alpha, *of_app(stage, stage.alpha))
+    part, files = stage.backup(stage.alpha)
+    raw, prefix = stage.raw(stage.alpha), of_app(stage, stage.alpha)[1]
+    raw.execute_command("DEL", prefix + b"text")
+    raw.execute_command("SET", prefix + b"made since", "x")
+    with as_app(stage.project.tenant("alpha")) as client, stage.archive() as archive:
+        client.execute_command("PING")
+        new = archive.prepare(PlaceKind.NEW, stage.alpha, stage.context)
+        archive.restore(new, part, files, quiet)
+        archive.replace(new, stage.context)
+        assert archive.leftovers(stage.alpha, stage.context) == []
+        with pytest.raises(ArchiveError, match="no new place"):
+            archive.replace(new, stage.context)
+        with pytest.raises(redis.ConnectionError):
+            client.execute_command("PING")
+    assert content(stage, stage.alpha, *of_app(stage, stage.alpha)) == before
+    assert content(stage, stage.alpha, *place_of(new)) == {}
+    assert stage.project.in_sync("alpha", "beta")
+    with as_app(stage.project.tenant("alpha")) as client:
+        assert client.execute_command("GET", f"{stage.prefix}text") == "hello"
+
+
+def test_a_set_is_loaded_for_another_app(stage: Stage) -> None:
+    fill(stage, stage.alpha, int(time.time() * 1000) + 3_600_000)
+    part, files = stage.backup(stage.alpha)
+    with stage.archive() as archive:
+        new = archive.prepare(PlaceKind.NEW, stage.beta, stage.context)
+        archive.restore(new, part, files, quiet)
+        archive.replace(new, stage.context)
+        assert archive.measure(archive.live(stage.beta, stage.context)) == part.measures
+    with as_app(stage.project.tenant("beta")) as client:
+        assert client.execute_command("GET", "beta:text" if stage.prefix else "text") == "hello"
+
+
+def test_what_a_crash_has_left_is_found_and_used_again(stage: Stage) -> None:
+    fill(stage, stage.alpha, int(time.time() * 1000) + 3_600_000)
+    part, files = stage.backup(stage.alpha)
+    with stage.archive() as archive:
+        left = archive.prepare(PlaceKind.SCRATCH, stage.alpha, stage.context)
+        archive.restore(left, part, files, quiet)  # and the process dies here
+    with stage.archive() as archive:
+        others = archive.prepare(PlaceKind.SCRATCH, stage.beta, stage.context)
+        new = archive.prepare(PlaceKind.NEW, stage.alpha, stage.context)
+        assert len({left.name, others.name, new.name}) == 3
+        assert {place.name for place in archive.leftovers(stage.alpha, stage.context)} == {left.name, new.name}
+        assert not archive.is_empty(left)
+        again = archive.prepare(PlaceKind.SCRATCH, stage.alpha, stage.context)
+        assert again == left
+        assert archive.is_empty(again)
+        assert not archive.is_empty(archive.live(stage.alpha, stage.context))
+        with pytest.raises(ValueError, match="live"):
+            archive.discard(archive.live(stage.alpha, stage.context))
+    with stage.project.connect() as session:  # removing the app takes its places along
+        for _ in session.run(session.removal(stage.alpha, stage.context), stage.project.secrets):
+            pass
+        assert session.removal(stage.alpha, stage.context) == ()
+    assert content(stage, stage.alpha, *of_app(stage, stage.alpha)) == {}
+    with as_admin(stage.real) as client:
+        assert not any("alpha" in user for user in client.execute_command("ACL", "USERS"))
+
+
+def test_a_damaged_file_is_refused(valkey: Stage) -> None:
+    client = valkey.raw(valkey.alpha)
+    for i in range(40):
+        client.execute_command("SET", f"key{i}", f"value{i}" * 10, "PX", 10_000_000)
+    part, files = valkey.backup(valkey.alpha)
+    whole = files.content["keys.bin"]
+    seed = random.randrange(10**6)
+    print(f"seed {seed}")
+    chance = random.Random(seed)
+    damaged = [whole[:at] for at in (0, 5, len(whole) - 1, *(chance.randrange(len(whole)) for _ in range(8)))]
+    for _ in range(40):
+        at = chance.randrange(len(whole))
+        damaged.append(whole[:at] + bytes([whole[at] ^ (1 << chance.randrange(8))]) + whole[at + 1 :])
+    damaged.append(whole + b"x")
+    with valkey.archive() as archive:
+        place = archive.prepare(PlaceKind.SCRATCH, valkey.alpha, valkey.context)
+        for data in damaged:
+            with pytest.raises(MultidbError):
+                archive.restore(place, part, Files({"keys.bin": data}), quiet)
+        archive.restore(place, part, files, quiet)  # the control
+
+
+def test_keys_that_have_expired_stay_away_and_an_empty_place_is_a_set_too(valkey: Stage) -> None:
+    empty, files = valkey.backup(valkey.alpha)
+    assert empty.measures.counts == {}
+    with valkey.archive() as archive:
+        place = archive.prepare(PlaceKind.SCRATCH, valkey.alpha, valkey.context)
+        archive.restore(place, empty, files, quiet)
+        assert archive.is_empty(place)
+        client = valkey.raw(valkey.alpha)
+        client.execute_command("SET", "short", "x", "PX", 300)
+        client.execute_command("SET", "long", "x")
+        client.execute_command("HSET", "fields", "stays", "x", "goes", "x")
+        client.execute_command("HEXPIRE", "fields", 1000, "FIELDS", 1, "goes")
+        part, files = valkey.backup(valkey.alpha)
+        assert part.measures.counts == {"string keys": 1}
+        assert part.details["expiring"] == 2
+        time.sleep(0.35)
+        said: list[str] = []
+        archive.restore(place, part, files, lambda subject, message, done=None, total=None: said.append(message))
+        assert "1 keys have expired since and were left out" in said
+        assert set(content(valkey, valkey.alpha, *place_of(place))) == {b"long", b"fields"}
+        with as_admin(valkey.real, place_of(place)[0]) as scratch:
+            assert 0 < scratch.execute_command("HTTL", "fields", "FIELDS", 1, "goes")[0] <= 1000
+        assert archive.measure(place) == part.measures
+
+
+def test_writes_go_on_during_a_backup(stage: Stage) -> None:
+    """50,000 keys that stay are in the set, each once, while a writer makes the server's tables grow and shrink."""
+    client, prefix = stage.raw(stage.alpha), of_app(stage, stage.alpha)[1]
+    for start in range(0, 50_000, 5_000):
+        words = [word for i in range(start, start + 5_000) for word in (prefix + f"stays{i}".encode(), f"value{i}")]
+        client.execute_command("MSET", *words)
+    stop = threading.Event()
+
+    def write() -> None:
+        with stage.raw(stage.alpha) as other:
+            for round_ in range(1_000):
+                names = [prefix + f"passes{round_}-{i}".encode() for i in range(4_000)]
+                other.execute_command("MSET", *(word for name in names for word in (name, "x")))
+                other.execute_command("DEL", *names[: 4_000 - round_ % 3])
+                if stop.wait(0.02):
+                    return
+
+    writer = threading.Thread(target=write)
+    writer.start()
+    try:
+        part, files = stage.backup(stage.alpha)
+    finally:
+        stop.set()
+        writer.join()
+    keys = [record.key for record in KeysReader(io.BytesIO(files.content["keys.bin"]))]
+    assert len(keys) == len(set(keys)) == part.details["keys"]
+    assert sum(key.startswith(b"stays") for key in keys) == 50_000
+    with stage.archive() as archive:
+        place = archive.prepare(PlaceKind.SCRATCH, stage.alpha, stage.context)
+        archive.restore(place, part, files, quiet)
+        assert archive.measure(place) == part.measures
+
+
+def test_another_version_takes_the_set_or_refuses_it_before_it_loads_anything(
+    servers: dict[str, RealServer], valkey: Stage
+) -> None:
+    with on_stage(servers, "redis-7", {}) as older:
+        later = int(time.time() * 1000) + 3_600_000
+        fill(valkey, valkey.alpha, later)
+        fill(older, older.alpha, later)
+        from_older, older_files = older.backup(older.alpha)
+        from_newer, newer_files = valkey.backup(valkey.alpha)
+        with older.archive() as archive:
+            place = archive.prepare(PlaceKind.SCRATCH, older.alpha, older.context)
+            with pytest.raises(WrongVersion, match=r"Valkey 9.*Redis 7.* is too old"):
+                archive.restore(place, from_newer, newer_files, quiet)
+            assert archive.is_empty(place)
+        with valkey.archive() as archive:
+            place = archive.prepare(PlaceKind.SCRATCH, valkey.alpha, valkey.context)
+            archive.restore(place, from_older, older_files, quiet)
+            found = archive.measure(place)
+            assert found.counts == from_older.measures.counts
+            both = set(found.fingerprints) & set(from_older.measures.fingerprints)
+            assert both == {"string keys"}
+            assert found.fingerprints["string keys"] == from_older.measures.fingerprints["string keys"]

@@ -38,7 +38,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from multidb.model import Health, Probe, Provisioner, Server, Session, Tenant
+from multidb.model import Archive, Health, Probe, Provisioner, Server, Session, Tenant
 from multidb.provisioners.neo4j import resources
 from multidb.provisioners.neo4j.container import containers
 from multidb.provisioners.neo4j.statements import statements
@@ -65,6 +65,12 @@ def _probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterable[Probe]:
     return probe(attacker, victims)
 
 
+def _archive(server: Server, admin: Secret | None, application: str) -> Archive:
+    from multidb.provisioners.neo4j.archive import Neo4jArchive
+
+    return Neo4jArchive(server, admin, application)
+
+
 PROVISIONER = Provisioner(
     name=resources.STORE,
     title="Neo4j",
@@ -79,5 +85,6 @@ PROVISIONER = Provisioner(
     connect=_connect,
     check_health=_check_health,
     probe=_probe,
+    archive=_archive,
     containers=containers,
 )

@@ -20,7 +20,7 @@ from multidb.provisioners.neo4j.resources import (
 )
 from multidb.provisioners.neo4j.statements import SYSTEM, quoted
 
-__all__ = ["removal", "suspension"]
+__all__ = ["disconnect", "removal", "suspension"]
 
 _ROWS: Final = 10_000  # deleted in one transaction, so that the server's memory does not grow with the data
 
@@ -37,7 +37,7 @@ def suspension(bolt: Bolt, app: App, context: StoreContext) -> Sequence[Statemen
     off = f"ALTER USER {quoted(user)} SET STATUS SUSPENDED" if with_status else f"DROP USER {quoted(user)} IF EXISTS"
     found = [Statement(off, scope=SYSTEM)] if on else []
     if on or _is_connected(bolt, user):
-        found.append(_disconnect(user, context))
+        found.append(disconnect(user, context))
     return found
 
 
@@ -65,7 +65,7 @@ def _is_connected(bolt: Bolt, user: str) -> bool:
     return any(row["username"] == user for row in bolt.ask("CALL dbms.listConnections() YIELD username"))
 
 
-def _disconnect(user: str, context: StoreContext) -> Statement:
+def disconnect(user: str, context: StoreContext) -> Statement:
     """Ends the user's connections, and with them its transactions; neither a new status nor a drop does that."""
     facts: Neo4jFacts = context.facts
     text = (
@@ -92,7 +92,7 @@ def _on_enterprise(bolt: Bolt, app: App, context: StoreContext) -> Sequence[Stat
         f"DROP ROLE {quoted(mark_name(Owner(context.project, app.id), Mode.DATABASE))} IF EXISTS",
     ]
     drops = [Statement(text, scope=SYSTEM) for text in texts]
-    return [drops[0], _disconnect(user, context), *drops[1:]]
+    return [drops[0], disconnect(user, context), *drops[1:]]
 
 
 def _on_community(bolt: Bolt, app: App, context: StoreContext) -> Sequence[Statement]:

@@ -74,7 +74,7 @@ class Neo4jSession:
 
     def __init__(self, server: Server, admin: Secret | None, application: str) -> None:
         self._server = server
-        self._bolt = Bolt(server, server.endpoint.user or "neo4j", admin, application)
+        self.bolt = Bolt(server, server.endpoint.user or "neo4j", admin, application)
 
     def open(self) -> None:
         """Reads `facts`; called by `connect`."""
@@ -82,12 +82,12 @@ class Neo4jSession:
 
     def close(self) -> None:
         """Ends the connection; a server that does not answer any more is not waited for."""
-        self._bolt.close()
+        self.bolt.close()
 
     @property
     def sent(self) -> int:
         """The round trips made so far."""
-        return self._bolt.sent
+        return self.bolt.sent
 
     def __enter__(self) -> Self:
         return self
@@ -102,17 +102,17 @@ class Neo4jSession:
     # Reading
 
     def inspect(self, inspection: Inspection) -> Sequence[Resource]:
-        with self._bolt.explained():
+        with self.bolt.explained():
             if mode(inspection.context) is Mode.DATABASE:
                 return self._inspect_databases(inspection)
             return self._inspect_single(inspection)
 
     def _probe(self) -> Neo4jFacts:
-        with self._bolt.explained():
+        with self.bolt.explained():
             product, version, edition = self._product()
             roles = self._supports("SHOW ROLES YIELD role RETURN role LIMIT 1")
             multi_database = self._supports(_PROBE)
-            defaults = self._bolt.ask("SHOW DEFAULT DATABASE YIELD name")
+            defaults = self.bolt.ask("SHOW DEFAULT DATABASE YIELD name")
             default = next((row["name"] for row in defaults), DEFAULT_DATABASE)
             dedicated = self._server.app is not None
             owns, labels = ((), ()) if roles or dedicated else self._index_marks(default)
@@ -120,7 +120,7 @@ class Neo4jSession:
 
     def _product(self) -> tuple[str, str, str]:
         try:
-            rows = self._bolt.ask("CALL dbms.components() YIELD name, versions, edition")
+            rows = self.bolt.ask("CALL dbms.components() YIELD name, versions, edition")
         except exceptions.ClientError as error:
             if error.code is not None and error.code.startswith("Neo.ClientError.Security."):
                 raise
@@ -137,7 +137,7 @@ class Neo4jSession:
     def _supports(self, command: str) -> bool:
         """Whether the server knows the administration command at all; a refusal for want of a right is an error."""
         try:
-            self._bolt.ask(command)
+            self.bolt.ask(command)
         except exceptions.ClientError as error:
             if error.code == _UNSUPPORTED:
                 return False
@@ -146,23 +146,23 @@ class Neo4jSession:
 
     def _index_marks(self, database: str) -> tuple[tuple[Owner, ...], tuple[Owner, ...]]:
         """The owners by whom a server without roles is marked: for itself alone, for a label each."""
-        rows = self._bolt.ask("SHOW INDEXES YIELD name", database)
+        rows = self.bolt.ask("SHOW INDEXES YIELD name", database)
         found = [mark for row in rows if (mark := read_mark(row["name"]))]
         owns = tuple(sorted(owner for owner, kind in found if kind is not Mode.LABEL))
         return owns, tuple(sorted(owner for owner, kind in found if kind is Mode.LABEL))
 
     def _inspect_databases(self, inspection: Inspection) -> Sequence[Resource]:
         listed = Listing(
-            databases=self._bolt.ask("SHOW DATABASES YIELD name, requestedStatus, access"),
-            users=self._bolt.ask("SHOW USERS YIELD user, suspended, passwordChangeRequired, home"),
-            members=self._bolt.ask("SHOW ROLES WITH USERS YIELD role, member"),
-            commands=[row["command"] for row in self._bolt.ask("SHOW ALL PRIVILEGES AS COMMANDS YIELD command")],
+            databases=self.bolt.ask("SHOW DATABASES YIELD name, requestedStatus, access"),
+            users=self.bolt.ask("SHOW USERS YIELD user, suspended, passwordChangeRequired, home"),
+            members=self.bolt.ask("SHOW ROLES WITH USERS YIELD role, member"),
+            commands=[row["command"] for row in self.bolt.ask("SHOW ALL PRIVILEGES AS COMMANDS YIELD command")],
         )
         owners = listed.owners(inspection)
         return [*listed.resources(inspection), *self._users(listed.users, inspection, owners)]
 
     def _inspect_single(self, inspection: Inspection) -> Sequence[Resource]:
-        users = self._bolt.ask("SHOW USERS YIELD user, suspended, passwordChangeRequired, home")
+        users = self.bolt.ask("SHOW USERS YIELD user, suspended, passwordChangeRequired, home")
         if self.facts.dedicated:
             return self._users(
                 users, inspection, {app.id: Owner(inspection.context.project, app.id) for app in inspection.apps}
@@ -192,7 +192,7 @@ class Neo4jSession:
             return held_by((of_others or own)[0])
         if want.mode is Mode.LABEL:
             return None
-        counted = self._bolt.ask("MATCH (n) RETURN count(n) AS nodes", self.facts.default_database)
+        counted = self.bolt.ask("MATCH (n) RETURN count(n) AS nodes", self.facts.default_database)
         return held_by(None) if counted[0]["nodes"] else None
 
     def _users(
@@ -223,7 +223,7 @@ class Neo4jSession:
             return "lost"
         if not inspection.deep or row["suspended"]:  # a suspended user cannot log in, whatever its password
             return "current"
-        return "current" if self._bolt.logs_in(user.name, known) else "other"
+        return "current" if self.bolt.logs_in(user.name, known) else "other"
 
     # Writing
 
@@ -246,7 +246,7 @@ class Neo4jSession:
             values[parameter] = secret.reveal()
         for attempt in range(1, _ATTEMPTS + 1):
             try:
-                rows = self._bolt.ask(statement.text, statement.scope or SYSTEM, values, _seconds(statement))
+                rows = self.bolt.ask(statement.text, statement.scope or SYSTEM, values, _seconds(statement))
             except exceptions.TransientError as error:  # rolled back by the server: nothing has happened
                 if attempt == _ATTEMPTS:
                     raise failed(said(error)) from None
@@ -262,20 +262,20 @@ class Neo4jSession:
     # Watching and removing
 
     def usage(self, context: StoreContext, apps: Sequence[App]) -> ServerUsage:
-        with self._bolt.explained():
-            return usage(self._bolt, context, apps)
+        with self.bolt.explained():
+            return usage(self.bolt, context, apps)
 
     def holes(self, inspection: Inspection) -> Sequence[Hole]:
-        with self._bolt.explained():
-            return holes(self._bolt, inspection)
+        with self.bolt.explained():
+            return holes(self.bolt, inspection)
 
     def suspension(self, app: App, context: StoreContext) -> Sequence[Statement]:
-        with self._bolt.explained():
-            return suspension(self._bolt, app, context)
+        with self.bolt.explained():
+            return suspension(self.bolt, app, context)
 
     def removal(self, app: App, context: StoreContext) -> Sequence[Statement]:
-        with self._bolt.explained():
-            return removal(self._bolt, app, context)
+        with self.bolt.explained():
+            return removal(self.bolt, app, context)
 
     def _wrong_version(self, what: str) -> WrongVersion:
         return WrongVersion(what, where=str(self._server), hint="point the manifest at a Neo4j 5, 2025 or 2026 server")

@@ -1,0 +1,461 @@
+"""An app's graph coming and going: read in one transaction through the driver, written in batches.
+
+Neo4j has no snapshots: a transaction sees what others commit while it reads. The bookmark of the database, which moves
+with every commit, is compared before and after; where it has not moved, nothing was written in between, and the part is
+`consistent`. Relationships to nodes that came too late for the file are left out of it.
+
+A database cannot be renamed, and Community has only one. So what replaces the live data does so in one transaction, of
+at most `LARGEST_EXCHANGE` nodes and relationships, which Neo4j keeps in memory; or a whole server takes the place of
+another (``Runtime.adopt``).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, Self, TypeVar
+
+import neo4j
+
+from multidb.errors import ArchiveError, NeedsServer
+from multidb.model import (
+    App,
+    ArchiveReader,
+    ArchiveWriter,
+    Measures,
+    Part,
+    Place,
+    PlaceKind,
+    Progress,
+    Server,
+    Statement,
+    StoreContext,
+)
+from multidb.provisioners.neo4j.bolt import Bolt
+from multidb.provisioners.neo4j.graph_file import FILE, FORMAT, HEAD, Line, Numbers, Tally, read, write
+from multidb.provisioners.neo4j.removal import disconnect
+from multidb.provisioners.neo4j.resources import Neo4jFacts, database_name, place_names, read_mark, user_name
+from multidb.provisioners.neo4j.session import Neo4jSession, connect
+from multidb.provisioners.neo4j.statements import SYSTEM, quoted
+from multidb.provisioners.neo4j.values import decode, encode
+from multidb.secrets import MemorySecretStore, Secret
+
+__all__ = ["LARGEST_EXCHANGE", "Neo4jArchive"]
+
+LARGEST_EXCHANGE: Final = 200_000
+_FETCHED: Final = 1_000  # rows asked for at once
+_BATCH: Final = 5_000  # rows written in one transaction; a long text or list counts for more
+_SILENCE: Final = 120.0  # seconds without an answer after which the server is given up
+_DELETING: Final = 6 * 3600.0  # seconds
+_INDEXING: Final = 6 * 3600.0  # an index over all data is made before the answer
+_CREATES: Final = re.compile(r"CREATE (CONSTRAINT|((RANGE|TEXT|POINT|FULLTEXT|VECTOR) )?INDEX) ")
+_UNIQUE: Final = "UNIQUENESS"  # the one kind of constraint that Community has
+_T = TypeVar("_T")
+_NO_ROOM: Final = "a Neo4j without databases has room for one graph"
+
+_Work = Sequence[tuple[str, list[list[Any]]]]
+"""Statements with the rows that each is run for."""
+_Run = Callable[[_Work], Sequence[Sequence[Any]]]
+"""Runs them in one transaction and gives the rows that they answer."""
+
+
+class Neo4jArchive:
+    """An `Archive` on one Neo4j; see `multidb.model.Archive`."""
+
+    def __init__(self, server: Server, admin: Secret | None, application: str) -> None:
+        self._server = server
+        self._login = (server, admin, application)
+
+    def __enter__(self) -> Self:
+        self._session: Neo4jSession = connect(*self._login)
+        self._bolt: Bolt = self._session.bolt
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._session.close()
+
+    def backup(self, app: App, context: StoreContext, writer: ArchiveWriter, progress: Progress) -> Part:
+        database, label = self._spot(self.live(app, context))
+        facts: Neo4jFacts = self._session.facts
+        types: set[str] = set()
+        with Numbers() as numbers, writer.file(FILE) as stream:
+            before, total = self._bookmark(database), self._total(database, label)
+            tally = Tally(numbers)
+            write(stream, HEAD)
+            for done, line in enumerate(self._lines(database, label)):
+                if tally.add(line):
+                    write(stream, line)
+                if "constraint" in line:
+                    types.add(line["type"])
+                if done % _FETCHED == 0:
+                    progress(app.id, "reading the graph", done, total)
+            write(stream, tally.end())
+            unchanged = self._bookmark(database) == before
+        return Part(
+            format=FORMAT,
+            server=f"{facts.product} {facts.version}",
+            client=f"Neo4j Python driver {neo4j.__version__}",
+            consistent=unchanged,
+            measures=tally.measures(),
+            details={"constraints": sorted(types)},
+        )
+
+    def live(self, app: App, context: StoreContext) -> Place:
+        return Place(PlaceKind.LIVE, app, self._live_name(app))
+
+    def prepare(self, kind: PlaceKind, app: App, context: StoreContext) -> Place:
+        if kind is PlaceKind.LIVE:
+            raise ValueError("the live place is made by apply")
+        if not self._has_databases:
+            if not self._server.spare:
+                raise NeedsServer(_NO_ROOM, where=str(self._server), hint="restore into the app's empty server instead")
+            place = Place(kind, app, self._session.facts.default_database)
+            self._empty(place)
+            return place
+        name = _name(kind, app)
+        self._administer(f"CREATE OR REPLACE DATABASE {quoted(name)} WAIT 120 SECONDS")
+        return Place(kind, app, name)
+
+    def restore(self, place: Place, part: Part, reader: ArchiveReader, progress: Progress) -> None:
+        self._refuse_unfit(part)
+        with reader.file(FILE) as stream:
+            lines = read(stream, str(self._server))
+            total = part.measures.counts.get("nodes", 0) + part.measures.counts.get("relationships", 0)
+            if place.kind is PlaceKind.LIVE and not self.is_empty(place):
+                if self._has_databases:
+                    raise ArchiveError("is not empty", where=f"{self._server}, database {place.name}")
+                self._exchange(place, lines, total, progress)
+            else:
+                self._load(place, lines, total, progress)
+
+    def measure(self, place: Place) -> Measures:
+        with Numbers() as numbers:
+            tally = Tally(numbers)
+            for line in self._lines(*self._spot(place)):
+                tally.add(line)
+            return tally.measures()
+
+    def is_empty(self, place: Place) -> bool:
+        database, label = self._spot(place)
+        return not self._ask(f"MATCH {_node(label)} RETURN n LIMIT 1", database)
+
+    def replace(self, new: Place, context: StoreContext) -> None:
+        if not self._has_databases:
+            raise ArchiveError("the spare server takes the place of the live one", where=str(self._server))
+        live = self.live(new.app, context)
+        self._run(disconnect(user_name(new.app.id), context))
+        self._exchange(live, self._lines(new.name, None), self._total(new.name, None), _quiet)
+        self.discard(new)
+
+    def discard(self, place: Place) -> None:
+        if place.kind is PlaceKind.LIVE:
+            raise ValueError("the live place is not discarded")
+        if self._has_databases:
+            self._administer(f"DROP DATABASE {quoted(place.name)} IF EXISTS DESTROY DATA WAIT 120 SECONDS")
+
+    def leftovers(self, app: App, context: StoreContext) -> Sequence[Place]:
+        if not self._has_databases:
+            return ()
+        there = {row["name"] for row in self._ask("SHOW DATABASES YIELD name")}
+        kinds = (PlaceKind.SCRATCH, PlaceKind.NEW)
+        return [Place(kind, app, name) for kind in kinds if (name := _name(kind, app)) in there]
+
+    # Where things are
+
+    @property
+    def _has_databases(self) -> bool:
+        facts: Neo4jFacts = self._session.facts
+        return facts.roles and facts.multi_database
+
+    def _live_name(self, app: App) -> str:
+        return database_name(app.id) if self._has_databases else str(self._session.facts.default_database)
+
+    def _spot(self, place: Place) -> tuple[str, str | None]:
+        """The database, and the label by which the app shares it with others, if it does."""
+        facts: Neo4jFacts = self._session.facts
+        labelled = not self._has_databases and any(owner.app == place.app.id for owner in facts.labelled)
+        return place.name, place.app.id if labelled else None
+
+    # Reading
+
+    def _lines(self, database: str, label: str | None) -> Iterator[Line]:
+        """Everything there is, in the order of the file, read as it comes."""
+        with self._reading(database) as transaction:
+            for row in self._rows(transaction, f"MATCH {_node(label)} RETURN elementId(n), labels(n), properties(n)"):
+                labels = [each for each in row[1] if each != label]
+                yield {"node": _number(row[0]), "labels": sorted(labels), "properties": self._encoded(row[0], row[2])}
+            pattern = f"{_node(label, 'a')}-[r]->{_node(label, 'b')}"
+            text = f"MATCH {pattern} RETURN elementId(r), type(r), elementId(a), elementId(b), properties(r)"
+            for row in self._rows(transaction, text):
+                ends = {"from": _number(row[2]), "to": _number(row[3])}
+                yield {"relationship": row[1], **ends, "properties": self._encoded(row[0], row[4])}
+        if label is None:
+            yield from self._schema(database)
+
+    def _schema(self, database: str) -> Iterator[Line]:
+        """Constraints and indexes, without those that come by themselves and our mark."""
+        columns = "name, type, entityType, labelsOrTypes, properties, createStatement"
+        for row in self._ask(f"SHOW CONSTRAINTS YIELD {columns}", database):
+            kind = _UNIQUE if row["type"].endswith(_UNIQUE) else row["type"]  # called otherwise in Cypher 25
+            yield {"constraint": row["name"], "type": kind, "on": _about(row), "create": row["createStatement"]}
+        for row in self._ask(f"SHOW INDEXES YIELD {columns}, owningConstraint", database):
+            if row["owningConstraint"] is None and row["type"] != "LOOKUP" and read_mark(row["name"]) is None:
+                yield {"index": row["name"], "type": row["type"], "on": _about(row), "create": row["createStatement"]}
+
+    @contextlib.contextmanager
+    def _reading(self, database: str) -> Iterator[neo4j.AsyncTransaction]:
+        session = self._bolt.session(database, default_access_mode=neo4j.READ_ACCESS, fetch_size=_FETCHED)
+        try:
+            transaction = self._wait(session.begin_transaction())
+            yield transaction
+            self._wait(transaction.rollback())
+        finally:
+            self._wait(session.close())
+
+    def _rows(self, transaction: neo4j.AsyncTransaction, text: str) -> Iterator[neo4j.Record]:
+        result = self._wait(transaction.run(text))
+        while rows := self._wait(result.fetch(_FETCHED)):
+            yield from rows
+
+    def _encoded(self, element: str, properties: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return {name: encode(value) for name, value in properties.items()}
+        except TypeError:
+            raise ArchiveError(
+                "a property has a value that Python's driver cannot hold (a year before 1 or after 9999, a zone that "
+                "it does not know)",
+                where=f"{self._server}, element {element}",
+                hint=f"find it: MATCH (n) WHERE elementId(n) = '{element}' RETURN n",
+            ) from None
+
+    def _bookmark(self, database: str) -> frozenset[str]:
+        """Where the database is: every commit moves it on."""
+
+        async def ask() -> frozenset[str]:
+            async with self._bolt.session(database) as session:
+                await (await session.run("RETURN 1")).consume()
+                return (await session.last_bookmarks()).raw_values
+
+        return self._wait(ask())
+
+    def _total(self, database: str, label: str | None) -> int:
+        nodes = self._ask(f"MATCH {_node(label)} RETURN count(n) AS total", database)[0]["total"]
+        relationships = self._ask("MATCH ()-[r]->() RETURN count(r) AS total", database)[0]["total"]
+        return int(nodes + (0 if label else relationships))
+
+    # Writing
+
+    def _refuse_unfit(self, part: Part) -> None:
+        """Refuses what this server could not take, before anything is loaded."""
+        facts: Neo4jFacts = self._session.facts
+        made_by = part.server.rpartition(" ")[2]
+        if part.format != FORMAT:
+            raise ArchiveError(f"the part is of the format {part.format}; {FORMAT} is known", where=str(self._server))
+        if _release(made_by) > _release(facts.version):
+            raise ArchiveError(
+                f"runs Neo4j {facts.version}, and the part was made by {made_by}",
+                where=str(self._server),
+                hint="restore it on that version or a newer one",
+            )
+        constraints = part.details.get("constraints")
+        others = sorted(set(constraints) - {_UNIQUE}) if isinstance(constraints, list) else []
+        if others and not self._has_databases:
+            raise ArchiveError(
+                f"has no constraints of the kind {', '.join(others)}, which only Enterprise has",
+                where=str(self._server),
+            )
+
+    def _load(self, place: Place, lines: Iterable[Line], total: int, progress: Progress) -> None:
+        """Loads into an empty place, many transactions."""
+        database, label = self._spot(place)
+        session = self._bolt.session(database)
+        try:
+            with Numbers() as numbers:
+                loader = _Loader(lambda work: self._wait(session.execute_write(_all, work)), numbers, label)
+                loader.take(lines, lambda done: progress(place.app.id, "loading the graph", done, total))
+        finally:
+            self._wait(session.close())
+        self._make_schema(database, loader.schema)
+
+    def _exchange(self, place: Place, lines: Iterable[Line], total: int, progress: Progress) -> None:
+        """Takes away what is in the place and loads something else, in one transaction; then its schema likewise.
+
+        An interruption in between leaves the new data with the old schema; the next run makes the new one.
+        """
+        database, label = self._spot(place)
+        size = total + self._total(database, label)
+        if size > LARGEST_EXCHANGE:
+            raise ArchiveError(
+                f"{size} nodes and relationships would have to be exchanged in one transaction; {LARGEST_EXCHANGE} can",
+                where=f"{self._server}, database {database}",
+                hint="restore into an empty server, or with neo4j-admin while this one is stopped",
+            )
+        session = self._bolt.session(database)
+        try:
+            transaction = self._wait(session.begin_transaction())
+            self._wait(_all(transaction, [(f"MATCH {_node(label)} DETACH DELETE n", [])]), _DELETING)
+            with Numbers() as numbers:
+                loader = _Loader(lambda work: self._wait(_all(transaction, work)), numbers, label)
+                loader.take(lines, lambda done: progress(place.app.id, "loading the graph", done, total))
+            self._wait(transaction.commit())
+        finally:
+            self._wait(session.close())
+        if label is None:
+            self._drop_schema(database, keep={line["create"] for line in loader.schema})
+            there = {line["create"] for line in self._schema(database)}
+            self._make_schema(database, [line for line in loader.schema if line["create"] not in there])
+
+    def _make_schema(self, database: str, schema: Sequence[Line]) -> None:
+        for line in schema:
+            if not _CREATES.match(line["create"]):
+                raise ArchiveError(
+                    f"{FILE} has a line that makes neither a constraint nor an index", where=str(self._server)
+                )
+            self._ask(line["create"], database, seconds=_INDEXING)
+        if schema:
+            self._ask("CALL db.awaitIndexes($seconds)", database, {"seconds": int(_INDEXING)}, _INDEXING)
+
+    def _drop_schema(self, database: str, keep: Iterable[str] = ()) -> None:
+        for line in list(self._schema(database)):
+            if line["create"] not in set(keep):
+                kind = "constraint" if "constraint" in line else "index"
+                self._ask(f"DROP {kind.upper()} {quoted(line[kind])} IF EXISTS", database)
+
+    def _empty(self, place: Place) -> None:
+        self._drop_schema(place.name)
+        text = "MATCH (n) CALL { WITH n DETACH DELETE n } IN TRANSACTIONS OF 10000 ROWS"
+        self._ask(text, place.name, seconds=_DELETING)
+
+    # Talking to the server: an error of the driver is explained here, where no error of the set's files can be meant.
+
+    def _ask(
+        self, text: str, database: str = SYSTEM, values: Mapping[str, Any] | None = None, seconds: float = _SILENCE
+    ) -> list[dict[str, Any]]:
+        with self._bolt.explained():
+            return self._bolt.ask(text, database, values, seconds)
+
+    def _wait(self, work: Coroutine[Any, Any, _T], seconds: float = _SILENCE) -> _T:
+        with self._bolt.explained():
+            return self._bolt.wait(work, seconds)
+
+    def _administer(self, text: str) -> None:
+        self._run(Statement(text, scope=SYSTEM))
+
+    def _run(self, statement: Statement) -> None:
+        list(self._session.run([statement], MemorySecretStore()))
+
+
+class _Loader:
+    """Turns lines into statements for many rows at a time, and hands them to `run`, one transaction's worth a time."""
+
+    def __init__(self, run: _Run, numbers: Numbers, label: str | None) -> None:
+        self.schema: list[Line] = []
+        self._run = run
+        self._numbers = numbers
+        self._label = label
+        self._prefix = ""  # of every element id of this database
+        self._nodes: dict[tuple[str, ...], list[list[Any]]] = {}
+        self._relationships: dict[str, list[list[Any]]] = {}
+        self._weight = 0
+
+    def take(self, lines: Iterable[Line], report: Callable[[int], None]) -> None:
+        """Everything; the last batch, too."""
+        for done, line in enumerate(lines, 1):
+            if "node" in line:
+                self._node(line)
+            elif "relationship" in line:
+                self._relationship(line)
+            else:
+                self.schema.append(line)
+            if self._weight >= _BATCH:
+                self._flush()
+                report(done)
+        self._flush()
+
+    def _node(self, line: Line) -> None:
+        labels = (*line["labels"], *((self._label,) if self._label else ()))
+        self._nodes.setdefault(labels, []).append([line["node"], _decoded(line)])
+        self._weight += _weight(line)
+
+    def _relationship(self, line: Line) -> None:
+        if self._nodes:
+            self._flush()
+        ends = [self._numbers[line["from"]], self._numbers[line["to"]]]
+        if not all(ends):
+            raise ArchiveError(f"{FILE} has a relationship between nodes that are not in it")
+        start, end = (f"{self._prefix}:{number - 1}" for number in ends)
+        self._relationships.setdefault(line["relationship"], []).append([start, end, _decoded(line)])
+        self._weight += _weight(line)
+
+    def _flush(self) -> None:
+        work = [
+            (f"UNWIND $rows AS row CREATE (n{_labels(labels)}) SET n = row[1] RETURN row[0], elementId(n)", rows)
+            for labels, rows in self._nodes.items()
+        ]
+        work += [
+            (
+                "UNWIND $rows AS row MATCH (a) WHERE elementId(a) = row[0] MATCH (b) WHERE elementId(b) = row[1] "
+                f"CREATE (a)-[r:{quoted(kind)}]->(b) SET r = row[2]",
+                rows,
+            )
+            for kind, rows in self._relationships.items()
+        ]
+        for number, element in self._run(work) if work else ():
+            self._prefix = element.rpartition(":")[0]
+            self._numbers[number] = _number(element) + 1
+        self._nodes, self._relationships, self._weight = {}, {}, 0
+
+
+async def _all(transaction: Any, work: _Work) -> list[list[Any]]:
+    """Sends the statements, and gives the rows that they answered."""
+    found: list[list[Any]] = []
+    for text, rows in work:
+        result = await transaction.run(text, rows=rows)
+        found += await result.values()
+    return found
+
+
+def _name(kind: PlaceKind, app: App) -> str:
+    scratch, new = place_names(app.id)
+    return scratch if kind is PlaceKind.SCRATCH else new
+
+
+def _node(label: str | None, name: str = "n") -> str:
+    return f"({name}{_labels((label,) if label else ())})"
+
+
+def _labels(labels: Iterable[str]) -> str:
+    return "".join(f":{quoted(label)}" for label in labels)
+
+
+def _number(element: str) -> int:
+    """The number that an element id ends with; what is before it is the same in the whole database."""
+    return int(element.rpartition(":")[2])
+
+
+def _about(row: Mapping[str, Any]) -> list[Any]:
+    """What a constraint or an index is for, the same in every version of the server."""
+    return [row["entityType"], sorted(row["labelsOrTypes"] or ()), row["properties"]]
+
+
+def _release(version: str) -> tuple[int, ...]:
+    """``2026.08.1`` as (2026, 8): versions of one release read each other's data."""
+    return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
+
+
+def _decoded(line: Line) -> dict[str, Any]:
+    try:
+        return {name: decode(value) for name, value in line["properties"].items()}
+    except (KeyError, TypeError, ValueError, AttributeError):
+        raise ArchiveError(f"{FILE} has a value of an unknown type") from None
+
+
+def _weight(line: Line) -> int:
+    """1 for most; more for what has long texts, lists or bytes."""
+    long = (value for value in line["properties"].values() if isinstance(value, (str, list, dict)))
+    return 1 + sum(len(value.get("bytes", "") if isinstance(value, dict) else value) for value in long) // 1000
+
+
+def _quiet(subject: str, message: str, done: float | None = None, total: float | None = None) -> None:
+    """Progress that nobody watches."""

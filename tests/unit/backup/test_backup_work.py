@@ -1,0 +1,358 @@
+"""Sets made, proved and brought back on a store of files: what is promised when all goes well, and when it does not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import pyrage
+import pytest
+
+from multidb.backup.encryption import Identities
+from multidb.backup.journal import Journal, exclusively
+from multidb.backup.making import Made, make_sets, repository
+from multidb.backup.recovery import recover
+from multidb.backup.repository import Copy
+from multidb.backup.restoring import restore
+from multidb.backup.sets import BackupSet, Consistency, Reason, Verification
+from multidb.backup.verifying import Verified, verify
+from multidb.engine import Engine, Scope
+from multidb.errors import ArchiveError, Locked, Refused, ServerDown, UsageError, WrongKey
+from tests.unit.backup.cabinet import FAULTS, ONE_PLACE, rows_of, write_rows
+from tests.unit.backup.conftest import MANIFEST, make_engine
+
+
+def quiet(subject: str, message: str, done: float | None = None, total: float | None = None) -> None:
+    pass
+
+
+def make(engine: Engine, *apps: str, **options: object) -> dict[str, Made]:
+    found = make_sets(engine, Scope(apps=frozenset(apps) or None), progress=quiet, **options)  # type: ignore[arg-type]
+    return {each.app: each for each in found}
+
+
+def made(engine: Engine, app: str = "ann", **options: object) -> Copy:
+    done = make(engine, app, **options)[app]
+    assert done.ok, done.errors
+    return repository(engine).find(f"{app}/{done.made.id}")  # type: ignore[union-attr]
+
+
+def tried(engine: Engine, copy: Copy, keys: Identities | None = None) -> Verified:
+    return verify(engine, repository(engine), copy, keys, quiet)
+
+
+def folder_of(copy: Copy, root: Path) -> Path:
+    return root / "sets" / "shop" / copy.app / copy.id
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+
+
+def test_a_set_is_one_folder_that_tells_what_is_in_it(engine: Engine, tmp_path: Path) -> None:
+    copy = made(engine)
+    folder = folder_of(copy, tmp_path)
+    assert files_in(folder) == ["cabinet/rows.txt.zst", "drawer/rows.txt.zst", "manifest.json"]
+    told = json.loads((folder / "manifest.json").read_text())
+    assert (told["app"], told["consistency"], told["complete"]) == ("ann", "per-store", True)
+    assert told["stores"]["cabinet"]["counts"] == {"rows": 50}
+    assert told["declaration"] == {"stores": ["cabinet", "drawer"]}
+    assert copy.found == BackupSet.from_json((folder / "manifest.json").read_bytes(), "x")
+    assert all(path.stat().st_mode & 0o077 == 0 for path in folder.rglob("*"))
+
+
+def test_only_a_set_of_one_moment_is_called_consistent(engine: Engine, data: Path) -> None:
+    alone = make_sets(engine, Scope(frozenset({"ann"}), frozenset({"drawer"})), progress=quiet)[0].made
+    assert alone is not None
+    assert alone.consistency is Consistency.CONSISTENT
+    assert not alone.complete
+    paused = made(engine, quiesce=True).found
+    assert paused is not None
+    assert paused.consistency is Consistency.CONSISTENT
+
+
+def test_logins_are_off_while_a_quiesced_set_is_made_and_on_afterwards(
+    engine: Engine, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tests.unit.backup.cabinet import Archive
+
+    seen = []
+    real = Archive.backup
+
+    def backup(self: Archive, *arguments: object) -> object:
+        seen.append([(self.shelf.box(app) or {})["login"] for app in ("ann", "bob")])
+        return real(self, *arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(Archive, "backup", backup)
+    made(engine, quiesce=True)
+    assert seen == [["off", "on"], ["off", "on"]]
+    assert engine.plan().in_sync
+    FAULTS["backup ann"] = ArchiveError("broken")
+    assert not make(engine, "ann", quiesce=True)["ann"].ok
+    assert engine.plan().in_sync
+    assert Journal(engine.state).open("paused") == {}
+
+
+def test_one_app_that_fails_harms_no_other_and_leaves_nothing(engine: Engine, tmp_path: Path) -> None:
+    FAULTS["midway ann drawer"] = ServerDown("went away", where="drawer")
+    done = make(engine)
+    assert done["bob"].ok
+    assert done["ann"].made is None
+    assert "went away" in str(done["ann"].errors["drawer"])
+    assert not list((tmp_path / "sets").rglob("ann/*"))
+    assert [copy.app for copy in repository(engine).copies()] == ["bob"]
+    assert repository(engine).half_made() == []
+
+
+def test_a_server_that_is_down_fails_the_apps_on_it(engine: Engine, data: Path) -> None:
+    (data / "drawer" / "down").touch()
+    done = make(engine)
+    assert {app: list(each.errors) for app, each in done.items()} == {"ann": ["drawer"], "bob": ["drawer"]}
+    assert repository(engine).copies() == []
+
+
+def test_a_target_that_fails_costs_only_its_own_copy(tmp_path: Path, data: Path) -> None:
+    (tmp_path / "file").touch()
+    engine = make_engine(tmp_path, data, MANIFEST.replace("[sets/]", "[sets/, file/sets, more/]"))
+    done = make(engine, "ann")["ann"]
+    assert done.made is not None
+    assert list(done.errors) == ["file/sets"]
+    for name in ("sets/", "more/"):
+        (copy,) = repository(engine, [name]).copies()
+        assert copy.found == done.made
+        assert tried(engine, copy).ok
+    every = make(engine, "ann", to=["file/sets"])["ann"]
+    assert every.made is None
+    assert list(every.errors) == ["file/sets"]
+
+
+def test_a_good_set_is_proved_and_says_so(engine: Engine, tmp_path: Path, data: Path) -> None:
+    copy = made(engine)
+    assert not copy.verified
+    assert tried(engine, copy).ok
+    again = repository(engine).find(copy.id)
+    assert again.verified
+    assert again.verification == Verification.from_json((folder_of(copy, tmp_path) / "verified.json").read_bytes())
+    assert not list(data.rglob("*__*"))
+    assert rows_of(data, "cabinet", "ann").count(b"\n") == 50
+
+
+def swap(folder: Path) -> None:
+    one, two = folder / "cabinet/rows.txt.zst", folder / "drawer/rows.txt.zst"
+    first, second = one.read_bytes(), two.read_bytes()
+    one.write_bytes(second)
+    two.write_bytes(first)
+
+
+def flip(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 4
+    path.write_bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("harm", "stores", "said"),
+    [
+        (lambda f: (f / "drawer/rows.txt.zst").write_bytes(b""), ["drawer"], "is empty"),
+        (lambda f: (f / "drawer/rows.txt.zst").unlink(), ["drawer"], "is not there"),
+        (lambda f: flip(f / "drawer/rows.txt.zst"), ["drawer"], "SHA-256"),
+        (lambda f: (f / "drawer/rows.txt.zst").write_bytes(b"\x28\xb5\x2f\xfd"), ["drawer"], "cut off"),
+        (swap, ["cabinet", "drawer"], "is"),
+    ],
+    ids=["empty", "missing", "flipped", "cut", "swapped"],
+)
+def test_a_damaged_set_does_not_verify(
+    engine: Engine, tmp_path: Path, harm: object, stores: list[str], said: str
+) -> None:
+    copy = made(engine)
+    harm(folder_of(copy, tmp_path))  # type: ignore[operator]
+    found = tried(engine, copy)
+    assert not found.ok
+    assert found.verification is not None
+    assert sorted(found.verification.failures) == stores
+    assert all(said in words and f"{store}/rows.txt" in words for store, words in found.verification.failures.items())
+    assert not repository(engine).find(copy.id).verified
+
+
+def test_a_manifest_that_was_altered_is_no_manifest(engine: Engine, tmp_path: Path) -> None:
+    copy = made(engine)
+    path = folder_of(copy, tmp_path) / "manifest.json"
+    path.write_text(path.read_text().replace('"rows": 50', '"rows": 49'))
+    (found,) = repository(engine).copies()
+    assert "damaged" in found.problem
+    assert not tried(engine, found).ok
+
+
+def test_a_set_without_one_of_its_stores_is_found_out(engine: Engine, tmp_path: Path) -> None:
+    copy = made(engine)
+    assert copy.found is not None
+    less = dataclasses.replace(copy.found, parts={"drawer": copy.found.parts["drawer"]})
+    (folder_of(copy, tmp_path) / "manifest.json").write_text(less.to_json())
+    verification = tried(engine, repository(engine).find(copy.id)).verification
+    assert verification is not None
+    assert verification.failures == {"cabinet": "the set has nothing of it"}
+
+
+def test_a_set_that_restores_to_something_else_does_not_verify(engine: Engine, tmp_path: Path) -> None:
+    """What was measured and what was written differ, though every checksum fits."""
+    copy = made(engine)
+    assert copy.found is not None
+    part = copy.found.parts["drawer"]
+    for measures, said in (
+        (dataclasses.replace(part.part.measures, counts={"rows": 51}), "rows: 50, the set says 51"),
+        (dataclasses.replace(part.part.measures, fingerprints={"rows": "0"}), "rows: another content"),
+        (dataclasses.replace(part.part.measures, counts={"rows": 50, "more": 1}), "more: none, the set says 1"),
+    ):
+        other = dataclasses.replace(part, part=dataclasses.replace(part.part, measures=measures))
+        changed = dataclasses.replace(copy.found, parts={**copy.found.parts, "drawer": other})
+        (folder_of(copy, tmp_path) / "manifest.json").write_text(changed.to_json())
+        verification = tried(engine, repository(engine).find(copy.id)).verification
+        assert verification is not None
+        assert said in verification.failures["drawer"]
+
+
+def test_a_mark_does_not_pass_to_another_set(engine: Engine, tmp_path: Path, data: Path) -> None:
+    first = made(engine)
+    tried(engine, first)
+    second = made(engine)
+    mark = folder_of(first, tmp_path) / "verified.json"
+    (folder_of(second, tmp_path) / "verified.json").write_bytes(mark.read_bytes())
+    assert [copy.verified for copy in repository(engine).copies() if copy.id == second.id] == [False]
+
+
+def test_what_says_nothing_of_the_set_leaves_no_mark(engine: Engine, tmp_path: Path, data: Path) -> None:
+    copy = made(engine)
+    (data / "drawer" / "down").touch()
+    found = tried(engine, copy)
+    assert isinstance(found.problem, ServerDown)
+    assert "verified.json" not in files_in(folder_of(copy, tmp_path))
+
+
+def test_a_store_without_room_is_read_and_said_to_be_unproved(engine: Engine) -> None:
+    copy = made(engine)
+    ONE_PLACE.add("drawer")
+    verification = tried(engine, copy).verification
+    assert verification is not None
+    assert "no second server" in verification.unproved["drawer"]
+    assert not verification.ok
+
+
+def test_encrypted_sets_need_their_key(tmp_path: Path, data: Path) -> None:
+    key = pyrage.x25519.Identity.generate()
+    manifest = MANIFEST.replace("verify:", f"encrypt: {{recipients: [{key.to_public()}]}}, verify:")
+    engine = make_engine(tmp_path, data, manifest)
+    copy = made(engine)
+    assert "cabinet/rows.txt.zst.age" in files_in(folder_of(copy, tmp_path))
+    assert tried(engine, copy, Identities([key])).ok
+    for keys in (None, Identities([pyrage.x25519.Identity.generate()])):
+        assert isinstance(tried(engine, copy, keys).problem, WrongKey)
+    assert repository(engine).find(copy.id).verified  # a wrong key says nothing about the set
+    with pytest.raises(WrongKey):
+        restore(engine, repository(engine), copy, "ann", replace=True, safety=False, progress=quiet)
+
+
+def test_a_restore_brings_back_what_was(engine: Engine, data: Path) -> None:
+    before = {store: rows_of(data, store, "ann") for store in ("cabinet", "drawer")}
+    copy = made(engine)
+    write_rows(data, "cabinet", "ann", 7, salt="later")
+    with pytest.raises(Refused, match="has data in cabinet, drawer"):
+        restore(engine, repository(engine), copy, "ann", progress=quiet)
+    assert rows_of(data, "cabinet", "ann").count(b"\n") == 7
+    done = restore(engine, repository(engine), copy, "ann", replace=True, progress=quiet)
+    assert {store: rows_of(data, store, "ann") for store in before} == before
+    assert engine.plan().in_sync
+    assert done.safety is not None
+    assert done.safety.reason is Reason.SAFETY
+    assert done.safety.parts["cabinet"].part.measures.counts == {"rows": 7}
+    assert not list(data.rglob("*__*"))
+    assert Journal(engine.state).open("restoring") == {}
+
+
+def test_one_store_alone_is_restored(engine: Engine, data: Path) -> None:
+    copy = made(engine)
+    for store in ("cabinet", "drawer"):
+        write_rows(data, store, "ann", 7, salt="later")
+    restore(engine, repository(engine), copy, "ann", stores=["drawer"], replace=True, progress=quiet)
+    assert [rows_of(data, store, "ann").count(b"\n") for store in ("cabinet", "drawer")] == [7, 50]
+    with pytest.raises(UsageError, match="the set has no pages"):
+        restore(engine, repository(engine), copy, "ann", stores=["pages"], replace=True, progress=quiet)
+
+
+def test_another_app_gets_the_data_under_its_own_names(engine: Engine, data: Path) -> None:
+    copy = made(engine)
+    for store in ("cabinet", "drawer"):
+        write_rows(data, store, "bob", 0)
+    done = restore(engine, repository(engine), copy, "bob", progress=quiet)
+    assert done.safety is None
+    assert rows_of(data, "drawer", "bob") == rows_of(data, "drawer", "ann").replace(b"ann:", b"bob:")
+
+
+def test_a_restore_that_fails_while_it_loads_changes_nothing(engine: Engine, tmp_path: Path, data: Path) -> None:
+    copy = made(engine)
+    write_rows(data, "cabinet", "ann", 7, salt="later")
+    before = rows_of(data, "cabinet", "ann")
+    flip(folder_of(copy, tmp_path) / "drawer/rows.txt.zst")
+    with pytest.raises(ArchiveError, match="SHA-256"):
+        restore(engine, repository(engine), copy, "ann", replace=True, progress=quiet)
+    assert rows_of(data, "cabinet", "ann") == before
+    assert not list(data.rglob("*__*"))
+
+
+def test_a_restore_that_fails_while_places_are_exchanged_is_finished_by_the_next_run(
+    engine: Engine, data: Path
+) -> None:
+    copy = made(engine)
+    for store in ("cabinet", "drawer"):
+        write_rows(data, store, "ann", 7, salt="later")
+    FAULTS["replace ann drawer"] = ServerDown("went away", where="drawer")
+    with pytest.raises(ServerDown):
+        restore(engine, repository(engine), copy, "ann", replace=True, progress=quiet)
+    assert [rows_of(data, store, "ann").count(b"\n") for store in ("cabinet", "drawer")] == [50, 7]
+    assert isinstance(make(engine, "ann")["ann"].errors["backup"], Refused)  # nobody wants a set of this
+    _, problems = recover(engine, None, quiet)
+    assert list(problems) == ["ann"]
+    FAULTS.clear()
+    done, problems = recover(engine, None, quiet)
+    assert not problems
+    assert "finished the restore" in done[0]
+    assert [rows_of(data, store, "ann").count(b"\n") for store in ("cabinet", "drawer")] == [50, 50]
+    assert not list(data.rglob("*__*"))
+    assert engine.plan().in_sync
+    assert recover(engine, None, quiet) == ([], {})
+
+
+def test_no_restore_without_its_safety_set(engine: Engine, data: Path) -> None:
+    copy = made(engine)
+    FAULTS["backup ann"] = ServerDown("went away", where="drawer")
+    before = rows_of(data, "cabinet", "ann")
+    with pytest.raises(ArchiveError, match="could not be backed up first"):
+        restore(engine, repository(engine), copy, "ann", replace=True, progress=quiet)
+    assert rows_of(data, "cabinet", "ann") == before
+    restore(engine, repository(engine), copy, "ann", replace=True, safety=False, progress=quiet)
+
+
+def test_a_store_with_one_place_is_loaded_where_it_is(engine: Engine, data: Path) -> None:
+    copy = made(engine)
+    ONE_PLACE.add("drawer")
+    write_rows(data, "drawer", "ann", 7, salt="later")
+    restore(engine, repository(engine), copy, "ann", replace=True, progress=quiet)
+    assert rows_of(data, "drawer", "ann").count(b"\n") == 50
+
+
+def test_two_runs_at_once_the_second_says_so(engine: Engine) -> None:
+    with exclusively(engine.state, "backup"), pytest.raises(Locked, match="multidb backup by"):
+        exclusively(engine.state, "backup").__enter__()
+
+
+def test_sets_are_found_by_the_names_that_people_use(engine: Engine) -> None:
+    first, second = made(engine), made(engine)
+    home = repository(engine)
+    newest = max(first.id, second.id)
+    assert home.find("ann").id == newest
+    assert home.find(f"ann/{first.id}").id == first.id
+    assert home.find(first.id).id == first.id
+    with pytest.raises(UsageError, match="may be several"):
+        home.find(first.id[:6])
+    with pytest.raises(UsageError, match="no backup set"):
+        home.find("carl")

@@ -1,0 +1,116 @@
+"""What is due, and what is late: for cron, systemd, the sidecar, and for `multidb health`, which asks no target."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from typing import Any, Final
+
+from multidb.backup.journal import Journal
+from multidb.backup.settings import Settings, settings
+from multidb.engine import Engine
+from multidb.errors import MultidbError
+from multidb.model import App, Health, Project, Status
+from multidb.state import ProjectState
+
+__all__ = ["due", "freshness", "last_sets", "next_due", "verification_due"]
+
+_EARLY: Final = 0.02  # of the interval: a timer that fires a moment early must not lose a whole turn
+_LATE: Final = 1.5  # intervals after which somebody is told
+
+
+def due(engine: Engine, now: datetime) -> list[App]:
+    """The apps whose newest set is older than the manifest allows, or that have none."""
+    journal = Journal(engine.state)
+    return [app for app in engine.project.apps.values() if _next(engine.project, app, journal.known(app.id)) <= now]
+
+
+def next_due(engine: Engine, now: datetime) -> datetime:
+    """When the next backup is due; `now` where there is no app."""
+    journal = Journal(engine.state)
+    moments = [_next(engine.project, app, journal.known(app.id)) for app in engine.project.apps.values()]
+    return max(now, min(moments, default=now))
+
+
+def verification_due(engine: Engine, app: App, now: datetime) -> bool:
+    """Whether the last proof of one of the app's sets is longer ago than the manifest allows."""
+    wanted = settings(engine.project, app).verify
+    if wanted is None:
+        return False
+    last = _moment(Journal(engine.state).known(app.id).get("verified"))
+    return last is None or last + wanted * (1 - _EARLY) <= now
+
+
+def freshness(project: Project, state: ProjectState, app: App, now: datetime) -> Health | None:
+    """What is to be said of the app's backups; None where the manifest does not speak of any. Reads the state alone."""
+    try:
+        wanted = settings(project, app)
+    except MultidbError as error:
+        return Health(Status.DEGRADED, str(error), fix=error.hint or "")
+    known = Journal(state).known(app.id)
+    if not wanted.declared:
+        return None
+    newest, verified = _moment(known.get("when")), _moment(known.get("verified"))
+    problem = _problem(app, wanted, known, newest, verified, now)
+    if problem:
+        return Health(Status.DEGRADED, *problem)
+    assert newest is not None
+    proof = f", proved {_age(now - verified)} ago" if verified else ""
+    return Health(Status.HEALTHY, f"newest set {_age(now - newest)} old{proof}")
+
+
+def last_sets(project: Project, state: ProjectState) -> dict[str, tuple[datetime | None, datetime | None]]:
+    """By app, when its newest set was made and when one was last proved (UTC), for metrics. Reads the state alone."""
+    journal = Journal(state)
+    known = {app: journal.known(app) for app in project.apps}
+    return {app: (_moment(each.get("when")), _moment(each.get("verified"))) for app, each in known.items()}
+
+
+def _problem(
+    app: App,
+    wanted: Settings,
+    known: dict[str, Any],
+    newest: datetime | None,
+    verified: datetime | None,
+    now: datetime,
+) -> tuple[str, None, str] | None:
+    again = f"multidb backup {app.id}"
+    failed = known.get("failed")
+    if newest is None:
+        return (f"has no backup yet{_because(failed)}", None, again)
+    if now - newest > wanted.every * _LATE:
+        return (
+            f"newest backup is {_age(now - newest)} old, one every {_age(wanted.every)} is wanted{_because(failed)}",
+            None,
+            again,
+        )
+    if failed:
+        return (f"the last backup failed: {failed['message']}", None, again)
+    if "bad" in known:
+        return (f"set {known['bad']['id']} does not verify: {known['bad']['message']}", None, again)
+    if wanted.verify is not None and now - (verified or newest) > wanted.verify + wanted.every * _LATE:
+        age = f"{_age(now - verified)} ago" if verified else "never"
+        return (f"no set was proved lately (last: {age})", None, f"multidb backups verify {app.id}")
+    return None
+
+
+def _because(failed: Any) -> str:
+    return f" (last failure: {failed['message']})" if failed else ""
+
+
+def _next(project: Project, app: App, known: dict[str, Any]) -> datetime:
+    newest = _moment(known.get("when"))
+    if newest is None:
+        return datetime.fromtimestamp(0, tz=UTC)
+    return newest + settings(project, app).every * (1 - _EARLY)
+
+
+def _moment(text: Any) -> datetime | None:
+    return datetime.fromisoformat(text) if isinstance(text, str) else None
+
+
+def _age(length: timedelta) -> str:
+    seconds = length.total_seconds()
+    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= 2 * unit:
+            return f"{seconds / unit:.0f} {name}"
+    return f"{max(seconds, 0):.0f} s"

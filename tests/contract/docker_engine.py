@@ -3,6 +3,9 @@
 The engine is the one that ``MULTIDB_TEST_DOCKER`` names (``unix:///var/run/docker.sock``); ``own`` starts one, as root,
 with everything that it keeps in a temporary folder, no default bridge and no rules
 in the firewall, so that nothing of the machine changes and nothing is left behind.
+
+The images are built here from Debian's packages, each with the contract of the official one. Where images can be
+pulled, ``MULTIDB_TEST_IMAGES=official`` takes the official ones, which a manifest without ``image:`` names.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ import contextlib
 import importlib.util
 import os
 import platform
+import re
 import resource
 import shutil
 import signal
@@ -21,9 +25,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from multidb.provisioners.postgres import container as postgres
+from multidb.provisioners.qdrant import container as qdrant
+from multidb.provisioners.redis import container as redis
 from multidb.runtime.jars import NEO4J_VERSION, cache_folder
 
 IMAGES = Path(__file__).parent / "images"
+OFFICIAL = os.environ.get("MULTIDB_TEST_IMAGES") == "official"
+_PULLED = {
+    "postgres": postgres.IMAGE,
+    "redis": redis.IMAGE,
+    "qdrant": qdrant.IMAGE,
+    "neo4j": f"neo4j:{NEO4J_VERSION}-community",
+}
 BASE = "multidb-test/base:1"
 _PACKAGES = "postgresql-15,redis-server,python3-psycopg2,python3-redis"
 _NOT_NEEDED = ("proc/*", "sys/*", "var/cache/*", "var/lib/apt/lists/*", "usr/share/doc", "usr/share/man")
@@ -108,25 +122,40 @@ def _wait(process: subprocess.Popen[bytes], engine: Engine, log: Path) -> None:
 
 
 def prepare(engine: Engine) -> dict[str, str]:
-    """Builds an image for every store that can be had, and the app's. The reasons for the stores left out.
+    """An image for every store that can be had, and the app's. The reasons for those left out.
 
     Raises:
-        CannotBeHad: without a base there is no image at all.
+        CannotBeHad: the official images cannot be pulled; or there is no base, and so no image at all.
     """
+    if OFFICIAL:
+        _pull(engine)
+        return {"pgbouncer": "the test has an image of its own for it"}
     _base(engine)
     left_out = {}
     with tempfile.TemporaryDirectory(prefix="multidb-images-") as folder:
-        for name in ("postgres", "valkey", "qdrant", "neo4j", "app"):
+        for name in _PARTS:
             context = Path(folder) / name
             shutil.copytree(IMAGES / name, context)
             try:
                 _PARTS[name](context)
             except CannotBeHad as reason:
-                left_out[{"valkey": "redis"}.get(name, name)] = str(reason)
+                left_out[{"valkey": "redis", "redis": "redis-tls"}.get(name, name)] = str(reason)
                 continue
             engine.docker("build", "--quiet", "--network=none", "--tag", f"multidb-test/{name}:1", str(context))
             shutil.rmtree(context)
     return left_out
+
+
+def _pull(engine: Engine) -> None:
+    """The official images, and an app's on the official Python."""
+    for image in _PULLED.values():
+        if engine.docker("images", "-q", image).strip():
+            continue
+        pulled = subprocess.run(["docker", "pull", "-q", image], env=engine.environment, capture_output=True, text=True)
+        if pulled.returncode:
+            raise CannotBeHad(f"{image} cannot be pulled here: {pulled.stderr.strip().splitlines()[-1]}")
+    folder = str(IMAGES / "app")
+    engine.docker("build", "--quiet", "--tag", "multidb-test/app:1", "--file", f"{folder}/official.Dockerfile", folder)
 
 
 def _base(engine: Engine) -> None:
@@ -162,6 +191,21 @@ def _valkey(context: Path) -> None:
     shutil.copy(binaries[0], context)
 
 
+def _redis(context: Path) -> None:
+    """Nothing but what is in the folder: the server is in the base."""
+
+
+def _pgbouncer(context: Path) -> None:
+    binary = os.environ.get("MULTIDB_PGBOUNCER")
+    if not binary or not Path(binary).is_file():
+        raise CannotBeHad("no PgBouncer of 1.19 or later (Debian 12 has 1.18): MULTIDB_PGBOUNCER names no binary")
+    shutil.copy(binary, context / "pgbouncer")
+    (context / "lib").mkdir()
+    linked = subprocess.run(["ldd", binary], capture_output=True, text=True, check=True).stdout
+    for library in re.findall(r"=> (\S*/(?:libevent|libcares)\S*)", linked):
+        shutil.copy(library, context / "lib")
+
+
 def _qdrant(context: Path) -> None:
     binary = os.environ.get("MULTIDB_TEST_QDRANT")
     if not binary or not Path(binary).is_file():
@@ -182,7 +226,15 @@ def _app(context: Path) -> None:
         shutil.copytree(_package(name), context / "drivers" / name, ignore=shutil.ignore_patterns("__pycache__"))
 
 
-_PARTS = {"postgres": _postgres, "valkey": _valkey, "qdrant": _qdrant, "neo4j": _neo4j, "app": _app}
+_PARTS = {
+    "postgres": _postgres,
+    "valkey": _valkey,
+    "redis": _redis,
+    "qdrant": _qdrant,
+    "neo4j": _neo4j,
+    "pgbouncer": _pgbouncer,
+    "app": _app,
+}
 
 
 def _package(name: str) -> Path:

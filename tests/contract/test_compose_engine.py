@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
+import pty
 import re
 import subprocess
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,12 +19,20 @@ import pytest
 from multidb.runtime import compose_tool
 from multidb.runtime.ports import choose
 from tests.cli.command import REPOSITORY, Folder
-from tests.contract.docker_engine import CannotBeHad, Engine, most_open_files, prepare, running_engine
+from tests.contract.docker_engine import (
+    OFFICIAL,
+    CannotBeHad,
+    Engine,
+    most_open_files,
+    prepare,
+    running_engine,
+)
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(1200)]
 
 PROJECT = "multidbtest"
 IMAGES = {"postgres": "postgres", "redis": "valkey", "qdrant": "qdrant", "neo4j": "neo4j"}
+TLS_IMAGES = {**IMAGES, "redis": "redis"}
 APPS = ("lernmi", "beep_boop")
 
 
@@ -98,19 +110,27 @@ def place(path: Path) -> Folder:
     return Folder(path, [])
 
 
-def manifest(stores: list[str], *, project: str = PROJECT, extra: str = "", **options: str) -> str:
+def manifest(
+    stores: list[str],
+    *,
+    project: str = PROJECT,
+    extra: str = "",
+    images: Mapping[str, str] = IMAGES,
+    apps: Mapping[str, list[str]] | None = None,
+) -> str:
     ports: set[int] = set()
     lines = [f"version: 1\nproject: {project}\nruntime: compose\n{extra}servers:\n"]
     for store in stores:
         names = ["port", "grpc_port"] if store == "qdrant" else ["port"]
-        # Neo4j counts up from its port, one for each app.
+        # Where each app has a server of its own, ports count up.
         numbers = {name: choose(ports | {port + 1 for port in ports} | {port - 1 for port in ports}) for name in names}
         ports |= set(numbers.values())
-        entry = {**numbers, "image": f"multidb-test/{IMAGES[store]}:1", **({"cpus": "2"} if store == "neo4j" else {})}
-        lines.append(f"  {store}: {{{', '.join(f'{name}: {value}' for name, value in (entry | options).items())}}}\n")
+        entry = {**numbers, **({"cpus": "2"} if store == "neo4j" else {})}
+        entry |= {} if OFFICIAL else {"image": f"multidb-test/{images[store]}:1"}
+        lines.append(f"  {store}: {{{', '.join(f'{name}: {value}' for name, value in entry.items())}}}\n")
     lines.append("apps:\n")
-    for app in APPS:
-        lines.append(f"  {app}: {{stores: [{', '.join(stores)}], deploy: {{image: 'multidb-test/app:1'}}}}\n")
+    for app, used in (apps or dict.fromkeys(APPS, stores)).items():
+        lines.append(f"  {app}: {{stores: [{', '.join(used)}], deploy: {{image: 'multidb-test/app:1'}}}}\n")
     return "".join(lines)
 
 
@@ -271,7 +291,7 @@ def test_a_taken_port_keeps_that_server_only(stack: Stack, tmp_path: Path) -> No
 def test_an_image_that_cannot_be_pulled_is_named(stack: Stack, tmp_path: Path) -> None:
     other = Folder(tmp_path, [])
     text = manifest(["postgres"], project="multidbtest3")
-    other.manifest(text.replace("multidb-test/postgres:1", "127.0.0.1:1/no:1"))
+    other.manifest(re.sub(r"postgres: {port: (\d+)[^}]*}", r'postgres: {port: \1, image: "127.0.0.1:1/no:1"}', text))
 
     (server,) = run(other, stack.engine, "up", "--json", code=4).json()["servers"]
 
@@ -317,3 +337,140 @@ def test_without_its_password_existing_data_is_left_alone(stack: Stack, tmp_path
         run(other, stack.engine, "up")
     finally:
         run(other, stack.engine, "down", "--volumes", "--yes-destroy", "multidbtest5")
+
+
+def services_of(engine: Engine, project: str) -> dict[str, str]:
+    """The running containers of a compose project: their ids by service."""
+    label = '{{.Label "com.docker.compose.service"}} {{.ID}}'
+    listed = engine.docker("ps", "--filter", f"label=com.docker.compose.project={project}", "--format", label)
+    return dict(line.split() for line in listed.splitlines())
+
+
+def run_app(compose: list[str], engine: Engine, folder: Path, service: str) -> list[str]:
+    """What the app says that is started with nothing but its rendered files. Compose finds its project in `.env`."""
+    argv = [*compose, "run", "--rm", "-T", service]
+    done = subprocess.run(argv, cwd=folder, env=engine.environment, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.splitlines()
+
+
+def test_apps_with_servers_of_their_own_over_tls(
+    stack: Stack, compose: list[str], left_out: dict[str, str], tmp_path: Path
+) -> None:
+    """Strategy separate: a compose project for each app; and all of it over TLS."""
+    project, engine = "multidbtest6", stack.engine
+    stores = [store for store in stack.stores if store != "redis" or "redis-tls" not in left_out]
+    apps = {"lernmi": stores, "beep_boop": ["postgres"]}
+    folder = place(tmp_path)
+    options = "deploy: {strategy: separate, tls: own}\n"
+    folder.manifest(manifest(stores, project=project, extra=options, images=TLS_IMAGES, apps=apps))
+    try:
+        up = run(folder, engine, "up", "--json").json()["servers"]
+        run(folder, engine, "apply", "--yes")
+        run(folder, engine, "plan", "--check")
+        status = run(folder, engine, "status", "--json").json()["servers"]
+        before = {app: services_of(engine, f"{project}-{app}") for app in apps}
+        said = run_app(compose, engine, tmp_path / "apps" / "lernmi", "lernmi")
+        logs = run(folder, engine, "logs", "postgres-beep_boop").out
+        run(folder, engine, "up")
+        again = {app: services_of(engine, f"{project}-{app}") for app in apps}
+        run(folder, engine, "down")
+        left = {app: services_of(engine, f"{project}-{app}") for app in apps}
+        kept = engine.docker("volume", "ls", "-q", "--filter", f"name={project}").split()
+        run(folder, engine, "up", "--server", "postgres-beep_boop")
+        run(folder, engine, "plan", "--check", "--app", "beep_boop")
+    finally:
+        run(folder, engine, "down", "--volumes", "--yes-destroy", project)
+
+    names = {f"{store}-{app}" for app, used in apps.items() for store in used}
+    assert {each["name"] for each in up} == {each["name"] for each in status} == names
+    assert {each["state"] for each in status} == {"running"}
+    assert {service for found in before.values() for service in found} == {name.replace("_", "-") for name in names}
+    assert sorted(said) == sorted(f"{store} own ok" for store in stores)
+    assert "database system is ready" in logs
+    assert again == before
+    assert left == {app: {} for app in apps}
+    assert {f"{project}_{name.replace('_', '-')}-data" for name in names} == set(kept)
+    assert not engine.docker("volume", "ls", "-q", "--filter", f"name={project}").split()
+    print("over TLS:", said, [(each["name"], each["message"]) for each in status])
+
+
+def test_a_pooler_over_tls_and_a_renewed_certificate(
+    stack: Stack, compose: list[str], left_out: dict[str, str], tmp_path: Path
+) -> None:
+    """Strategy single, with a pooler before Postgres; a certificate made anew reaches its server with the next up."""
+    if "pgbouncer" in left_out:
+        pytest.skip(left_out["pgbouncer"])
+    project, engine = "multidbtest7", stack.engine
+    folder = Folder(tmp_path, [])
+    options = (
+        "deploy: {strategy: single, tls: own, profiles: [pgbouncer], pgbouncer_image: 'multidb-test/pgbouncer:1'}\n"
+    )
+    folder.manifest(manifest(["postgres"], project=project, extra=options))
+    try:
+        up = run(folder, engine, "up", "--json").json()["servers"]
+        run(folder, engine, "apply", "--yes")
+        running = services_of(engine, project)
+        said = run_app(compose, engine, tmp_path / "infrastructure", "lernmi")
+        secrets = tmp_path / ".multidb" / "secrets.json"
+        document = json.loads(secrets.read_text())
+        del document["secrets"]["@tls/tls/postgres"]
+        secrets.write_text(json.dumps(document))
+        run(folder, engine, "up")
+        renewed = services_of(engine, project)
+        said += run_app(compose, engine, tmp_path / "infrastructure", "lernmi")
+        run(folder, engine, "plan", "--check")
+        status = run(folder, engine, "status", "--json").json()["servers"]
+    finally:
+        run(folder, engine, "down", "--volumes", "--yes-destroy", project)
+
+    address = (tmp_path / "apps" / "lernmi" / ".env").read_text()
+    assert "@pgbouncer:6432/lernmi?sslmode=verify-full" in address
+    assert {each["name"]: each["state"] for each in up} == {"postgres": "running", "pgbouncer": "running"}
+    assert set(running) == {"postgres", "pgbouncer"}, "up starts servers, not apps"
+    assert said == ["postgres own ok"] * 2
+    assert renewed["postgres"] != running["postgres"]
+    assert renewed["pgbouncer"] == running["pgbouncer"]
+    assert {each["state"] for each in status} == {"running"}
+
+
+def test_the_typed_name_of_the_project_deletes_its_data(stack: Stack, tmp_path: Path) -> None:
+    project, engine = "multidbtest8", stack.engine
+    folder = Folder(tmp_path, [])
+    folder.manifest(manifest(["redis"], project=project))
+    try:
+        run(folder, engine, "up")
+        refused = at_a_terminal(folder, engine, "yes", "down", "--volumes")
+        there = services_of(engine, project)
+        agreed = at_a_terminal(folder, engine, project, "down", "--volumes")
+    finally:
+        run(folder, engine, "down", "--volumes", "--yes-destroy", project)
+
+    assert refused[0] == 3
+    assert f"Type {project} to go on" in refused[1]
+    assert "nothing was stopped or deleted" in refused[1]
+    assert set(there) == {"redis"}
+    assert agreed[0] == 0, agreed[1]
+    assert "its data is deleted" in agreed[1]
+    assert not engine.docker("volume", "ls", "-q", "--filter", f"name={project}_").split()
+
+
+def at_a_terminal(folder: Folder, engine: Engine, answer: str, *arguments: str) -> tuple[int, str]:
+    """Runs multidb at a terminal, and types `answer` when it asks. The exit code, and what the screen has shown."""
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(folder.path)
+        environment = {**engine.environment, "PYTHONPATH": str(REPOSITORY), "NO_COLOR": "1", "COLUMNS": "120"}
+        program = [sys.executable, "-c", "from multidb.cli import main; main()", *arguments]
+        os.execve(sys.executable, program, environment)
+    shown = b""
+    typed = False
+    with contextlib.suppress(OSError):  # a terminal whose program has ended is an error to read from
+        while part := os.read(terminal, 4096):
+            shown += part
+            if not typed and b"to go on" in shown:
+                os.write(terminal, answer.encode() + b"\n")
+                typed = True
+    _, state = os.waitpid(process, 0)
+    os.close(terminal)
+    return os.waitstatus_to_exitcode(state), shown.decode(errors="replace")

@@ -6,6 +6,7 @@ what belongs to that app, with its own credentials (OTHER_REDIS_DB, OTHER_NEO4J 
 
 import json
 import os
+import ssl
 import sys
 import urllib.error
 import urllib.request
@@ -32,7 +33,8 @@ def postgres(database=None):
 def redis(number=None):
     import redis as driver
 
-    client = driver.Redis.from_url(ENV["REDIS_URL"], socket_timeout=10)
+    trust = {"ssl_ca_certs": ENV["REDIS_CA_FILE"]} if "REDIS_CA_FILE" in ENV else {}
+    client = driver.Redis.from_url(ENV["REDIS_URL"], socket_timeout=10, **trust)
     if number is not None:
         parts = urlsplit(ENV["REDIS_URL"])
         client = driver.Redis(parts.hostname, parts.port, int(number), username=parts.username, password=parts.password)
@@ -47,7 +49,8 @@ def _call(method, path, body=None):
         data=json.dumps(body).encode() if body is not None else None,
         headers={"api-key": ENV["QDRANT_API_KEY"], "content-type": "application/json"},
     )
-    with urllib.request.urlopen(request, timeout=20) as response:
+    trust = ssl.create_default_context(cafile=ENV.get("QDRANT_CA_FILE"))
+    with urllib.request.urlopen(request, timeout=20, context=trust) as response:
         return json.loads(response.read())
 
 
@@ -60,12 +63,15 @@ def qdrant(collection=None):
 
 
 def neo4j(host=None):
-    from neo4j import GraphDatabase
+    from neo4j import GraphDatabase, TrustCustomCAs
 
-    uri = ENV["NEO4J_URI"]
+    uri, trust = ENV["NEO4J_URI"], {}
     if host:
         uri = f"bolt://{host}:7687"
-    with GraphDatabase.driver(uri, auth=(ENV["NEO4J_USER"], ENV["NEO4J_PASSWORD"])) as driver:
+    if "NEO4J_CA_FILE" in ENV:  # this driver takes either +s or an authority of one's own
+        uri = uri.replace("bolt+s:", "bolt:")
+        trust = {"encrypted": True, "trusted_certificates": TrustCustomCAs(ENV["NEO4J_CA_FILE"])}
+    with GraphDatabase.driver(uri, auth=(ENV["NEO4J_USER"], ENV["NEO4J_PASSWORD"]), **trust) as driver:
         database = ENV["NEO4J_DATABASE"]
         driver.execute_query("MERGE (n:Seen {who: $who})", who=APP, database_=database)
         rows = driver.execute_query("MATCH (n:Seen) RETURN n.who AS who", database_=database).records

@@ -1,8 +1,10 @@
-"""The contract of the official image: NEO4J_AUTH is the first password, NEO4J_a_b__c sets a.b_c, /data holds all."""
+"""The contract of the official image: NEO4J_AUTH is the first password, NEO4J_a_b__c sets a.b_c, /data holds all, and
+EXTENSION_SCRIPT is read by a bash as root before the server starts."""
 
 import hashlib
 import os
 import secrets
+import subprocess
 from pathlib import Path
 
 ROUNDS = 1024
@@ -41,6 +43,8 @@ def main() -> None:
         first.parent.mkdir(parents=True, exist_ok=True)
         user, _, password = os.environ["NEO4J_AUTH"].partition("/")
         first.write_text(credential(user, password))
+    if script := os.environ.get("EXTENSION_SCRIPT"):
+        subprocess.run(["bash", "-euc", f". {script}"], check=True)
     opens = [f"--add-opens=java.base/{name}=ALL-UNNAMED" for name in ("java.nio", "java.io", "sun.nio.ch")]
     java = "/opt/java/bin/java"
     os.execv(

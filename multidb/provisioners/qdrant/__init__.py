@@ -35,7 +35,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from multidb.model import Health, Probe, Provisioner, Server, Session, Tenant
+from multidb.model import Archive, Health, Probe, Provisioner, Server, Session, Tenant
 from multidb.provisioners.qdrant import resources
 from multidb.provisioners.qdrant.container import containers
 from multidb.provisioners.qdrant.statements import statements
@@ -54,6 +54,12 @@ def _check_health(tenant: Tenant, may_write: bool) -> Health:
     from multidb.provisioners.qdrant.health import check_health
 
     return check_health(tenant, may_write)
+
+
+def _archive(server: Server, admin: Secret | None, application: str) -> Archive:
+    from multidb.provisioners.qdrant.archive import QdrantArchive
+
+    return QdrantArchive(server, admin, application)
 
 
 def _probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterable[Probe]:
@@ -76,6 +82,7 @@ PROVISIONER = Provisioner(
     connect=_connect,
     check_health=_check_health,
     probe=_probe,
+    archive=_archive,
     reserved=(f"{resources.OWN_PREFIX}*",),
     containers=containers,
 )

@@ -218,6 +218,11 @@ class ServerOptions(ContainerOptions):
         le=3650,
         description=f"Life of an app's token; renewed when {RENEW_DAYS} days are left.",
     )
+    backup: Literal["snapshot", "points"] = Field(
+        default="snapshot",
+        description="What a backup holds: the server's own snapshots (fast; for this version and the next minor one), "
+        "or points as lines of JSON (for any version and local mode).",
+    )
     share_api_key: bool = Field(
         default=False,
         description="Give every app the server's own api key where tokens cannot be limited. No isolation at all.",

@@ -33,7 +33,7 @@ from multidb.provisioners.qdrant.resources import (
     token_ref,
 )
 
-__all__ = ["Call", "claims", "create_index", "dismissal", "statements"]
+__all__ = ["Call", "admit", "claims", "create_index", "dismissal", "statements"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +80,7 @@ def statements(change: Change, context: StoreContext) -> Sequence[Statement]:
     elif isinstance(resource, Registry):
         calls = _registry(resource, change)
     elif isinstance(resource, Admission):
-        calls = [_admit(resource)]
+        calls = [admit(resource.registry, resource.name)]
     elif isinstance(resource, Token):
         calls = [Call("SIGN", str(token_ref(resource.name)), claims(resource))]
     else:
@@ -107,6 +107,12 @@ def create_index(wanted: PayloadIndex) -> Call:
     return Call("PUT", f"{_path(wanted.collection)}/index?wait=true", body)
 
 
+def admit(registry: str, app_id: str) -> Call:
+    """Lets an app's token in, whichever it is."""
+    point = {"id": admission_id(registry, app_id), "vector": {}, "payload": {"app": app_id}}
+    return Call("PUT", f"{_path(registry)}/points?wait=true", {"points": [point]})
+
+
 def dismissal(registry: str, app_id: str) -> Call:
     """Takes an app's admission away: the server refuses its token from then on."""
     return Call("POST", f"{_path(registry)}/points/delete?wait=true", {"points": [admission_id(registry, app_id)]})
@@ -117,11 +123,6 @@ def _registry(wanted: Registry, change: Change) -> list[Call]:
     if change.action is Action.CREATE:
         return [Call("PUT", _path(wanted.name), {"vectors": {}, "wal_config": {"wal_capacity_mb": 1}, **body})]
     return [Call("PATCH", _path(wanted.name), body)]
-
-
-def _admit(wanted: Admission) -> Call:
-    point = {"id": admission_id(wanted.registry, wanted.name), "vector": {}, "payload": {"app": wanted.name}}
-    return Call("PUT", f"{_path(wanted.registry)}/points?wait=true", {"points": [point]})
 
 
 def _create(wanted: Collection) -> list[Call]:

@@ -100,7 +100,8 @@ class Http:
     def download(self, target: str) -> Iterator[Iterator[bytes]]:
         """The bytes of what `target` is, as they come."""
         try:
-            with self._client.stream("GET", target, headers=self._headers(self._admin)) as answer:
+            headers = self._headers(self._admin) | {"accept-encoding": "identity"}
+            with self._client.stream("GET", target, headers=headers) as answer:
                 if answer.status_code >= 300:
                     expect(self._server, _reply(answer.status_code, answer.read()))
                 yield answer.iter_raw(_CHUNK)

@@ -1,0 +1,191 @@
+"""The points of a collection on their way: read page by page, written as lines of JSON, reduced to fingerprints."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+import time
+from array import array
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, BinaryIO, Final
+from urllib.parse import quote
+
+from multidb.errors import ArchiveError
+from multidb.model import Server
+from multidb.provisioners.qdrant.resources import TENANT_FIELD
+from multidb.provisioners.qdrant.statements import Call
+from multidb.provisioners.qdrant.transport import Transport, expect
+
+__all__ = ["Fingerprint", "page_size", "pages", "read_lines", "with_tenant", "write_lines"]
+
+Point = Mapping[str, Any]
+
+_COMPONENTS: Final = 400_000  # of vectors in one page: 5 MB as JSON, three times that as Python's objects
+_MOST: Final = 1000  # points in one page
+_MULTI: Final = 32  # vectors that a multivector is reckoned with
+_WORK_SECONDS: Final = 300.0
+_PATIENCE: Final = 120  # seconds to wait for a collection that limits its reads to so many a minute
+_MODULUS: Final = 1 << 128
+
+
+def page_size(details: Mapping[str, Any]) -> int:
+    """How many points of a collection to handle at once, by the size of its vectors and its own limit."""
+    config = details["config"]
+    vectors = config["params"].get("vectors") or {}
+    dense = [vectors] if isinstance(vectors.get("size"), int) else list(vectors.values())
+    components = sum(int(each["size"]) * (_MULTI if each.get("multivector_config") else 1) for each in dense)
+    limit = (config.get("strict_mode_config") or {}).get("max_query_limit") or _MOST
+    return max(1, min(_MOST, int(limit), _COMPONENTS // max(components, 1)))
+
+
+def pages(server: Server, transport: Transport, collection: str, size: int) -> Generator[Sequence[Point], None, None]:
+    """All points, `size` at a time. The next page is fetched from a server while the last one is looked at."""
+
+    def fetch(offset: Any) -> Mapping[str, Any]:
+        body = {"limit": size, "with_payload": True, "with_vector": True} | ({"offset": offset} if offset else {})
+        return _patient(
+            server, transport, Call("POST", f"/collections/{quote(collection, safe='')}/points/scroll", body)
+        )
+
+    if not transport.several:
+        page = fetch(None)
+        while True:
+            yield page["points"]
+            if page["next_page_offset"] is None:
+                return
+            page = fetch(page["next_page_offset"])
+    with ThreadPoolExecutor(1, thread_name_prefix="qdrant") as ahead:
+        page = fetch(None)
+        while page["next_page_offset"] is not None:
+            coming = ahead.submit(fetch, page["next_page_offset"])
+            yield page["points"]
+            page = coming.result()
+        yield page["points"]
+
+
+def _patient(server: Server, transport: Transport, call: Call) -> Mapping[str, Any]:
+    deadline = time.monotonic() + _PATIENCE
+    while True:
+        reply = transport.send(call, seconds=_WORK_SECONDS)
+        if reply.status != 429 or time.monotonic() > deadline:
+            return dict(expect(server, reply).result)
+        time.sleep(1)
+
+
+def with_tenant(point: Point, old: str, new: str) -> Point:
+    """The point, as another tenant's if it is `old`'s."""
+    payload = point.get("payload") or {}
+    return {**point, "payload": {**payload, TENANT_FIELD: new}} if payload.get(TENANT_FIELD) == old else point
+
+
+def write_lines(out: BinaryIO, points: Iterable[Point]) -> None:
+    """One point a line, as Qdrant's own API takes it: ``{"id": .., "payload": .., "vector": ..}``."""
+    for point in points:
+        line = {"id": point["id"], "payload": point.get("payload") or {}, "vector": _vectors(point)}
+        out.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
+
+
+def read_lines(source: BinaryIO, name: str, size: int) -> Iterator[list[Point]]:
+    """What `write_lines` wrote, `size` points at a time.
+
+    Raises:
+        ArchiveError: a line is no point.
+    """
+    batch: list[Point] = []
+    for number, line in enumerate(_lines(source), 1):
+        try:
+            point = json.loads(line)
+            batch.append({"id": point["id"], "payload": point["payload"], "vector": point["vector"]})
+        except (ValueError, KeyError, TypeError):
+            raise ArchiveError(f"line {number} of {name} is no point", hint="restore from another set") from None
+        if len(batch) == size:
+            yield batch
+            batch = []
+    if batch:
+        yield batch
+
+
+def _lines(source: BinaryIO) -> Iterator[bytes]:
+    rest = b""
+    while chunk := source.read(1 << 20):
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield from lines
+    if rest:
+        yield rest
+
+
+class Fingerprint:
+    """A digest of points that does not depend on their order.
+
+    Ids and payloads are apart from vectors, since local mode makes vectors of cosine distance one long each time they
+    are written, which changes their last bits. The app's own tenant counts as the same for every app, so that a copy
+    for another app has the same digest.
+
+    Args:
+        tenant: the `tenant_id` of the app whose points these are.
+    """
+
+    def __init__(self, tenant: str) -> None:
+        self.count = 0
+        self._tenant = tenant
+        self._points = 0
+        self._vectors = 0
+
+    def add(self, points: Iterable[Point]) -> None:
+        """Takes more points in."""
+        for point in points:
+            self.count += 1
+            identity = json.dumps(point["id"]).encode()
+            payload = with_tenant(point, self._tenant, "\0").get("payload") or {}
+            text = json.dumps(payload, sort_keys=True, separators=(",", ":")).encode()
+            self._points += _number(identity, text)
+            self._vectors += _number(identity, *_canonical(_vectors(point)))
+
+    @property
+    def points(self) -> str:
+        """Of ids and payloads."""
+        return f"{self._points % _MODULUS:032x}"
+
+    @property
+    def vectors(self) -> str:
+        """Of ids and vectors."""
+        return f"{self._vectors % _MODULUS:032x}"
+
+
+def _vectors(point: Point) -> Any:
+    vector = point.get("vector")
+    return {} if vector is None else vector
+
+
+def _canonical(vectors: Any) -> Iterator[bytes]:
+    named = vectors if isinstance(vectors, Mapping) else {"": vectors}
+    for name in sorted(named):
+        yield name.encode()
+        vector = named[name]
+        if isinstance(vector, Mapping):
+            pairs = sorted(zip(vector["indices"], vector["values"], strict=True))
+            yield _packed("Q", [index for index, _ in pairs])
+            yield _packed("f", [value for _, value in pairs])
+        elif vector and isinstance(vector[0], Sequence):
+            for row in vector:
+                yield _packed("f", row)
+        else:
+            yield _packed("f", vector)
+
+
+def _packed(kind: str, values: Sequence[float]) -> bytes:
+    packed = array(kind, values)
+    if sys.byteorder == "big":
+        packed.byteswap()
+    found: bytes = packed.tobytes()
+    return found
+
+
+def _number(*parts: bytes) -> int:
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(len(part).to_bytes(8, "little"))
+        digest.update(part)
+    return int.from_bytes(digest.digest(), "little")

@@ -1,0 +1,385 @@
+"""Qdrant's data coming and going: round trips with data that bites, damage, crashes, other apps, other versions."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import random
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import pytest
+
+from multidb.errors import ArchiveError, Conflict, WrongVersion
+from multidb.model import Archive, Part, PlaceKind
+from multidb.provisioners.qdrant import PROVISIONER
+from multidb.provisioners.qdrant.resources import ServerOptions
+from tests.contract.case import RealServer
+from tests.contract.case_qdrant import ask, local_folder, opened, real_server
+from tests.contract.qdrant_driver import Driver, app
+
+pytestmark = pytest.mark.server
+
+KINDS: dict[str, Any] = {
+    "plain": {"size": 4},
+    "pages": {
+        "vectors": {"title": {"size": 3, "distance": "dot"}, "body": {"size": 2, "distance": "euclid"}},
+        "sparse": {"words": {"modifier": "idf"}},
+        "strict": {"max_query_limit": 7},
+    },
+    "empty": {"size": 2, "distance": "manhattan"},
+}
+
+
+class Files:
+    """The files of a part, in memory: what a set's writer and reader do with them."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, bytes] = {}
+
+    @contextlib.contextmanager
+    def _write(self, name: str) -> Iterator[BinaryIO]:
+        buffer = io.BytesIO()
+        yield buffer
+        self.held[name] = buffer.getvalue()
+
+    def names(self) -> Sequence[str]:
+        return list(self.held)
+
+    def file(self, name: str) -> contextlib.AbstractContextManager[BinaryIO]:
+        return contextlib.nullcontext(io.BytesIO(self.held[name])) if name in self.held else self._write(name)
+
+
+def quiet(*words: object) -> None:
+    """Nobody watches."""
+
+
+def archive(real: RealServer) -> Archive:
+    assert PROVISIONER.archive
+    return PROVISIONER.archive(real.server, real.admin, "test")
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
+    with real_server(tmp_path_factory.mktemp("qdrant"), own=True) as real:
+        yield real
+
+
+@pytest.fixture(params=["snapshot", "points", "local"])
+def driver(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Driver]:
+    """An app with data that bites, on a server (backed up in both formats) and in a local folder."""
+    if request.param == "local":
+        with local_folder(tmp_path) as real:
+            yield filled(Driver(real, app("lernmi", **KINDS), app("devao", **KINDS)))
+        return
+    yield from on_server(request.getfixturevalue("shared"), ServerOptions(backup=request.param))
+
+
+@pytest.fixture
+def served(shared: RealServer) -> Iterator[Driver]:
+    yield from on_server(shared, ServerOptions())
+
+
+def on_server(real: RealServer, options: ServerOptions) -> Iterator[Driver]:
+    yield filled(Driver(real, app("lernmi", **KINDS), app("devao", **KINDS), options=options))
+    for entry in ask(real, "GET", "/collections").json()["result"]["collections"]:
+        ask(real, "DELETE", f"/collections/{entry['name']}").raise_for_status()
+
+
+PAYLOADS: list[dict[str, Any]] = [
+    {"tenant_id": "lernmi", "deep": {"list": [1, {"x": None}], "ü": "ß\n\u2028"}},
+    {"tenant_id": "a customer", "big": 2**53 + 1, "small": -1.5e-7, "truth": True},
+    {"tenant_id": "lernmi", "empty": {}, "none": None, "text": 'quoted "words"', "float": 0.1},
+    {},
+]
+
+
+def filled(driver: Driver) -> Driver:
+    driver.apply()
+    numbers = random.Random(7)
+    plain = [
+        {
+            "id": n if n % 2 else str(uuid.UUID(int=n)),
+            "vector": [numbers.uniform(-1, 1) for _ in range(4)],
+            "payload": PAYLOADS[n % 4],
+        }
+        for n in range(1, 40)
+    ]
+    pages: list[dict[str, Any]] = [
+        {"id": 1, "vector": {"title": [1, 2, 3], "words": {"indices": [7, 3], "values": [0.5, 1.25]}}, "payload": {}},
+        {"id": 2**63 + 5, "vector": {"title": [0.1, 0, 0], "body": [3, 4]}, "payload": PAYLOADS[0]},
+        {"id": 9, "vector": {"words": {"indices": [4294967295], "values": [1]}}, "payload": PAYLOADS[1]},
+        *({"id": 100 + n, "vector": {"body": [n, 0.5]}, "payload": {"n": n}} for n in range(30)),
+    ]
+    put(driver.real, "lernmi_plain", plain)
+    put(driver.real, "lernmi_pages", pages)
+    put(driver.real, "devao_plain", plain[:3])
+    return driver
+
+
+def put(real: RealServer, name: str, points: list[dict[str, Any]]) -> None:
+    if not real.server.endpoint.path:
+        ask(real, "PUT", f"/collections/{name}/points?wait=true", {"points": points}).raise_for_status()
+        return
+    from qdrant_client import models
+
+    with opened(real.server.endpoint.path) as client:
+        client.upsert(name, [models.PointStruct(**point) for point in points])
+
+
+def contents(real: RealServer, name: str) -> list[dict[str, Any]]:
+    """Every point, vectors with the precision that survives being normalized again."""
+    if real.server.endpoint.path:
+        with opened(real.server.endpoint.path) as client:
+            records, _ = client.scroll(name, limit=1000, with_vectors=True)
+            points = [record.model_dump(include={"id", "vector", "payload"}) for record in records]
+    else:
+        found = ask(real, "POST", f"/collections/{name}/points/scroll", {"limit": 7, "with_vector": True}).json()
+        points = found["result"]["points"]
+        while found["result"]["next_page_offset"] is not None:
+            offset = found["result"]["next_page_offset"]
+            body = {"limit": 7, "with_vector": True, "offset": offset}
+            found = ask(real, "POST", f"/collections/{name}/points/scroll", body).json()
+            points += found["result"]["points"]
+    return sorted((rounded(point) for point in points), key=lambda point: str(point["id"]))
+
+
+def rounded(value: Any) -> Any:
+    if isinstance(value, float):
+        return round(value, 5)
+    if isinstance(value, dict):
+        return {key: rounded(each) for key, each in value.items() if key not in ("indices", "values")} | (
+            {"pairs": sorted(zip(value["indices"], map(rounded, value["values"]), strict=True))}
+            if "indices" in value
+            else {}
+        )
+    return [rounded(each) for each in value] if isinstance(value, list) else value
+
+
+def saved(driver: Driver) -> tuple[Part, Files]:
+    context, files = driver.context(), Files()
+    with archive(driver.real) as open_:
+        return open_.backup(driver.apps[0], context, files, quiet), files
+
+
+def collections(driver: Driver) -> set[str]:
+    def names(session: Any, _: Any) -> set[str]:
+        return set(session._catalog.names())
+
+    return driver.asked(names)
+
+
+def test_a_set_is_proved_in_a_scratch_place_and_replaces_what_is_there(driver: Driver) -> None:
+    context, (lernmi, _) = driver.context(), driver.apps
+    before = {name: contents(driver.real, f"lernmi_{name}") for name in KINDS}
+    part, files = saved(driver)
+    assert part.measures.counts == {"points plain": 39, "points pages": 33, "points empty": 0}
+    names = collections(driver)
+    with archive(driver.real) as open_:
+        assert open_.measure(open_.live(lernmi, context)) == part.measures
+        scratch = open_.prepare(PlaceKind.SCRATCH, lernmi, context)
+        assert open_.is_empty(scratch)
+        open_.restore(scratch, part, files, quiet)
+        assert open_.measure(scratch) == part.measures
+        assert not open_.is_empty(scratch)
+        assert [place.kind for place in open_.leftovers(lernmi, context)] == [PlaceKind.SCRATCH]
+        open_.discard(scratch)
+        open_.discard(scratch)
+        assert open_.leftovers(lernmi, context) == []
+        with pytest.raises(ValueError, match="live"):
+            open_.discard(open_.live(lernmi, context))
+    assert collections(driver) == names, "nothing stays"
+    put(driver.real, "lernmi_plain", [{"id": 777, "vector": [1, 1, 1, 1], "payload": {"late": True}}])
+    with archive(driver.real) as open_:
+        assert open_.measure(open_.live(lernmi, context)).fingerprints != part.measures.fingerprints
+        new = open_.prepare(PlaceKind.NEW, lernmi, context)
+        open_.restore(new, part, files, quiet)
+        open_.replace(new, context)
+        assert open_.measure(open_.live(lernmi, context)) == part.measures
+        assert open_.leftovers(lernmi, context) == []
+    assert {name: contents(driver.real, f"lernmi_{name}") for name in KINDS} == before
+    driver.apply()
+    assert collections(driver) == names
+    if not driver.real.server.endpoint.path:
+        assert ask(driver.real, "GET", "/collections", key=driver.token("lernmi")).status_code == 200
+        for name in KINDS:
+            assert ask(driver.real, "GET", f"/collections/lernmi_{name}/snapshots").json()["result"] == []
+
+
+def test_a_copy_for_another_app_is_that_apps(driver: Driver) -> None:
+    context, devao = driver.context(), driver.apps[1]
+    part, files = saved(driver)
+    with archive(driver.real) as open_:
+        new = open_.prepare(PlaceKind.NEW, devao, context)
+        open_.restore(new, part, files, quiet)
+        assert open_.measure(new) == part.measures
+        open_.replace(new, context)
+    driver.apply()
+    tenants = [point["payload"].get("tenant_id") for point in contents(driver.real, "devao_plain")]
+    assert set(tenants) == {"devao", "a customer", None}
+    assert len(tenants) == 39
+    assert "lernmi" in {point["payload"].get("tenant_id") for point in contents(driver.real, "lernmi_plain")}
+
+
+def test_an_interrupted_replacement_is_finished_and_never_shown(
+    served: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from multidb.provisioners.qdrant import archive as module
+
+    context, lernmi = served.context(), served.apps[0]
+    part, files = saved(served)
+    for name in ("lernmi_plain", "lernmi_pages"):
+        ask(served.real, "POST", f"/collections/{name}/points/delete?wait=true", {"points": [1]}).raise_for_status()
+    original, done = module.QdrantArchive._become, []
+
+    def dying(self: Any, name: str, *rest: Any) -> None:
+        if done:
+            raise KeyboardInterrupt
+        done.append(name)
+        original(self, name, *rest)
+
+    monkeypatch.setattr(module.QdrantArchive, "_become", dying)
+    with archive(served.real) as open_:
+        new = open_.prepare(PlaceKind.NEW, lernmi, context)
+        open_.restore(new, part, files, quiet)
+        with pytest.raises(KeyboardInterrupt):
+            open_.replace(new, context)
+    assert ask(served.real, "GET", "/collections", key=served.token("lernmi")).status_code == 401, "half is not shown"
+    monkeypatch.undo()
+    with archive(served.real) as open_:
+        (left,) = open_.leftovers(lernmi, context)
+        open_.discard(left)
+        assert open_.measure(open_.live(lernmi, context)) == part.measures
+        assert open_.leftovers(lernmi, context) == []
+    served.apply()
+    assert ask(served.real, "GET", "/collections", key=served.token("lernmi")).status_code == 200
+
+
+def test_a_place_that_was_not_finished_is_emptied_and_the_app_keeps_what_it_had(served: Driver) -> None:
+    context, lernmi = served.context(), served.apps[0]
+    part, files = saved(served)
+    with archive(served.real) as open_:
+        before = open_.measure(open_.live(lernmi, context))
+        open_.restore(open_.prepare(PlaceKind.NEW, lernmi, context), part, files, quiet)
+    assert {hole.name for hole in served.holes()} == {"copy left behind"}
+    with archive(served.real) as open_:
+        assert open_.is_empty(open_.prepare(PlaceKind.NEW, lernmi, context))
+        assert open_.measure(open_.live(lernmi, context)) == before
+    token = served.token("lernmi")
+    assert ask(served.real, "GET", "/collections/multidb__new__contract__lernmi__plain", key=token).status_code == 403
+
+
+def _cut(data: bytes) -> bytes:
+    return data[: len(data) // 2]
+
+
+def _flipped(data: bytes) -> bytes:
+    at = len(data) // 2
+    return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+
+
+@pytest.mark.parametrize("damage", [_cut, _flipped, lambda data: b""], ids=["cut", "flipped", "empty"])
+def test_a_damaged_snapshot_is_refused_and_loads_nothing(served: Driver, damage: Callable[[bytes], bytes]) -> None:
+    context, lernmi = served.context(), served.apps[0]
+    part, files = saved(served)
+    files.held["plain.snapshot"] = damage(files.held["plain.snapshot"])
+    with archive(served.real) as open_:
+        scratch = open_.prepare(PlaceKind.SCRATCH, lernmi, context)
+        with pytest.raises(ArchiveError):
+            open_.restore(scratch, part, files, quiet)
+        open_.discard(scratch)
+
+
+def test_lines_that_are_no_points_are_refused(served: Driver) -> None:
+    served.options = ServerOptions(backup="points")
+    context, lernmi = served.context(), served.apps[0]
+    part, files = saved(served)
+    files.held["plain.jsonl"] = _cut(files.held["plain.jsonl"])
+    with archive(served.real) as open_:
+        scratch = open_.prepare(PlaceKind.SCRATCH, lernmi, context)
+        with pytest.raises(ArchiveError, match="is no point"):
+            open_.restore(scratch, part, files, quiet)
+
+
+@pytest.mark.parametrize(("made", "taken"), [("1.17.4", True), ("1.16.0", False), ("1.19.0", False), ("2.0.0", False)])
+def test_another_version_is_refused_before_anything_is_loaded(served: Driver, made: str, taken: bool) -> None:
+    context, lernmi = served.context(), served.apps[0]
+    part, files = saved(served)
+    part = replace(part, server=f"Qdrant {made}")
+    with archive(served.real) as open_:
+        scratch = open_.prepare(PlaceKind.SCRATCH, lernmi, context)
+        if taken:
+            open_.restore(scratch, part, files, quiet)
+            return
+        with pytest.raises(WrongVersion, match=made) as refused:
+            open_.restore(scratch, part, files, quiet)
+        assert "backup: points" in str(refused.value.hint)
+        assert open_.leftovers(lernmi, context) == []
+
+
+def test_points_go_between_servers_and_local_mode(served: Driver, tmp_path: Path) -> None:
+    served.options = ServerOptions(backup="points")
+    part, files = saved(served)
+    with local_folder(tmp_path) as real:
+        local = Driver(real, *served.apps)
+        context = local.context()
+        with archive(real) as open_:
+            new = open_.prepare(PlaceKind.NEW, served.apps[0], context)
+            open_.restore(new, part, files, quiet)
+            open_.replace(new, context)
+        assert contents(real, "lernmi_plain") == contents(served.real, "lernmi_plain")
+        back, files = saved(local)
+        with archive(real) as open_:
+            place = open_.prepare(PlaceKind.SCRATCH, served.apps[0], context)
+            with pytest.raises(WrongVersion, match="no snapshot"):
+                open_.restore(place, replace(back, format="qdrant snapshot 1"), files, quiet)
+    assert back.measures.counts == part.measures.counts
+    assert back.measures.fingerprints.items() <= part.measures.fingerprints.items()
+    context = served.context()
+    with archive(served.real) as open_:
+        scratch = open_.prepare(PlaceKind.SCRATCH, served.apps[0], context)
+        open_.restore(scratch, back, files, quiet)
+        assert open_.measure(scratch).counts == part.measures.counts
+        open_.discard(scratch)
+
+
+def test_multivectors_aliases_and_changed_vectors_come_back(served: Driver) -> None:
+    """Made by hand and marked: what the manifest cannot say yet has to survive all the same."""
+    context, lernmi, real = served.context(), served.apps[0], served.real
+    mark = {"multidb": {"project": "contract", "app": "lernmi"}}
+    many = {"size": 2, "distance": "Cosine", "multivector_config": {"comparator": "max_sim"}}
+    ask(real, "PUT", "/collections/lernmi_multi", {"vectors": {"m": many}, "metadata": mark}).raise_for_status()
+    put(real, "lernmi_multi", [{"id": 1, "vector": {"m": [[1, 2], [3, 4], [5, 6]]}, "payload": {}}])
+    alias = {"create_alias": {"collection_name": "lernmi_multi", "alias_name": "lernmi_search"}}
+    ask(real, "POST", "/collections/aliases", {"actions": [alias]}).raise_for_status()
+    for options in (ServerOptions(), ServerOptions(backup="points")):
+        served.options = options
+        part, files = saved(served)
+        before = contents(real, "lernmi_multi")
+        ask(real, "DELETE", "/collections/lernmi_multi").raise_for_status()
+        other = {"vectors": {"size": 3, "distance": "Dot"}, "metadata": mark}
+        ask(real, "PUT", "/collections/lernmi_multi", other).raise_for_status()
+        with archive(real) as open_:
+            new = open_.prepare(PlaceKind.NEW, lernmi, context)
+            open_.restore(new, part, files, quiet)
+            open_.replace(new, context)
+            assert open_.measure(open_.live(lernmi, context)) == part.measures
+        assert contents(real, "lernmi_multi") == before
+        aliases = ask(real, "GET", "/aliases").json()["result"]["aliases"]
+        assert aliases == [{"alias_name": "lernmi_search", "collection_name": "lernmi_multi"}]
+
+
+def test_somebody_elses_collection_is_not_replaced(served: Driver) -> None:
+    context, lernmi = served.context(), served.apps[0]
+    part, files = saved(served)
+    ask(served.real, "PATCH", "/collections/lernmi_plain", {"metadata": {"multidb": None}}).raise_for_status()
+    with archive(served.real) as open_:
+        new = open_.prepare(PlaceKind.NEW, lernmi, context)
+        open_.restore(new, part, files, quiet)
+        with pytest.raises(Conflict, match="lernmi_plain"):
+            open_.replace(new, context)
+        open_.discard(new)
+    assert len(contents(served.real, "lernmi_plain")) == 39

@@ -16,7 +16,7 @@ from multidb.container import Container
 from multidb.errors import Refused, UsageError
 from multidb.model import App, Endpoint, Project, StoreContext
 from multidb.provisioners import STORES, provisioner
-from multidb.render import CA_MOUNTED, POOLER, POOLER_PORT, RenderedFile, Trust, is_ours, render
+from multidb.render import CA_MOUNTED, GRAFANA, POOLER, POOLER_PORT, TOKEN, RenderedFile, Trust, is_ours, render
 from multidb.secrets import Secret, SecretRef, generate
 from multidb.state import ProjectState
 
@@ -32,7 +32,11 @@ __all__ = [
     "shipped_templates",
 ]
 
-_POOLER_REF: Final = SecretRef(f"@{POOLER}", "postgres", "admin")
+_BESIDE_SERVERS: Final = {
+    POOLER: SecretRef(f"@{POOLER}", "postgres", "admin"),
+    TOKEN: SecretRef(f"@{TOKEN}", "monitoring", "token"),
+    GRAFANA: SecretRef(f"@{GRAFANA}", "monitoring", "admin"),
+}
 _AUTHORITY_REF: Final = SecretRef("@tls", "tls", "authority")
 _OF_TLS: Final = re.compile(r"(?:infrastructure|apps/[^/]+)/tls/.*")
 _OF_AN_APP: Final = re.compile(r"apps/[^/]+/\.env")
@@ -110,12 +114,14 @@ class Deployment:
     Args:
         templates: the folder of templates that comes with multidb.
         clock: the time now, by which certificates are made and renewed.
+        user: as ``uid:gid``, whose the project is; by default the owner of its folder.
     """
 
     project: Project
     state: ProjectState
     templates: Path
     clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
+    user: str = ""
 
     def files(self, *, new_secrets: bool) -> dict[str, RenderedFile]:
         """Every file, by its path relative to the manifest's folder.
@@ -129,7 +135,7 @@ class Deployment:
                 Nothing is kept then.
         """
         servers = containers(self.project)
-        refs = {server.server: server.admin_ref for server in servers} | {POOLER: _POOLER_REF}
+        refs = {server.server: server.admin_ref for server in servers} | _BESIDE_SERVERS
         known = {name: self.state.secrets.get(ref) for name, ref in refs.items()}
         made = {name: generate() for name, value in known.items() if value is None}
         env = {app.id: self._env(app, servers) for app in self.project.apps.values()} if servers else {}
@@ -140,7 +146,8 @@ class Deployment:
             used.add(server)
             return known[server] or made[server]
 
-        found = render(self.project, servers, self._templates(), env=env, secret=secret, trust=trust)
+        user = self.user or owner(self._root)
+        found = render(self.project, servers, self._templates(), env=env, secret=secret, trust=trust, user=user)
         if self.project.runtime != "compose":  # the app's env file is about the servers that it really has
             found = {path: file for path, file in found.items() if not _OF_AN_APP.fullmatch(path)}
         fresh = {refs[name]: made[name] for name in used & set(made)}
@@ -285,6 +292,12 @@ class Deployment:
             for path in sorted(folder.rglob("*.j2")):
                 found[path.relative_to(folder).as_posix()] = files.read_text(path) or ""
         return found
+
+
+def owner(folder: Path) -> str:
+    """Whose the folder is, as ``uid:gid``."""
+    status = folder.stat()
+    return f"{status.st_uid}:{status.st_gid}"
 
 
 def shipped_templates() -> Path:

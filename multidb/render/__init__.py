@@ -1,14 +1,26 @@
 """From values to the text of files: pure functions, nothing is written here."""
 
-from multidb.render.deployment import CA_FILE, CA_MOUNTED, POOLER, POOLER_PORT, RenderedFile, Trust, render
+from multidb.render.deployment import (
+    CA_FILE,
+    CA_MOUNTED,
+    GRAFANA,
+    POOLER,
+    POOLER_PORT,
+    TOKEN,
+    RenderedFile,
+    Trust,
+    render,
+)
 from multidb.render.env import ENV_HEADER, EnvFormat, env_example, env_text, is_ours
 
 __all__ = [
     "CA_FILE",
     "CA_MOUNTED",
     "ENV_HEADER",
+    "GRAFANA",
     "POOLER",
     "POOLER_PORT",
+    "TOKEN",
     "EnvFormat",
     "RenderedFile",
     "Trust",

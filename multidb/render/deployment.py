@@ -18,10 +18,36 @@ from multidb.model import App, Project
 from multidb.render.env import EnvFormat, env_example, env_text
 from multidb.secrets import Secret
 
-__all__ = ["CA_FILE", "CA_MOUNTED", "POOLER", "POOLER_PORT", "RenderedFile", "Trust", "render"]
+__all__ = [
+    "CA_FILE",
+    "CA_MOUNTED",
+    "GRAFANA",
+    "POOLER",
+    "POOLER_PORT",
+    "TOKEN",
+    "RenderedFile",
+    "Trust",
+    "render",
+]
 
 POOLER: Final = "pgbouncer"
 POOLER_PORT: Final = 6432
+MONITORING: Final = "monitoring"
+TOKEN: Final = "multidb"
+"""What `render` calls the token of `multidb serve` when it asks for a secret."""
+GRAFANA: Final = "grafana"
+"""What `render` calls the password of Grafana's admin when it asks for a secret."""
+_MONITORS: Final = frozenset({"multidb", "prometheus", "alertmanager", "grafana"})
+_MONITORING_FILES: Final = {  # beside the compose file: template
+    "prometheus/prometheus.yml": "prometheus.yml.j2",
+    "prometheus/alerts.yml": "alerts.yml.j2",
+    "prometheus/prometheus.sh": "prometheus.sh.j2",
+    "alertmanager/alertmanager.yml": "alertmanager.yml.j2",
+    "grafana/datasources/multidb.yml": "datasource.yml.j2",
+    "grafana/dashboards/multidb.yml": "dashboards.yml.j2",
+    "grafana/dashboards/multidb/overview.json": "overview.json.j2",
+    "grafana/dashboards/multidb/app.json": "app.json.j2",
+}
 CA_FILE: Final = "tls/ca.crt"  # beside the compose file
 CA_MOUNTED: Final = "/etc/multidb-tls/ca.crt"  # in every container, servers and apps
 _PUBLIC: Final = 0o644
@@ -83,6 +109,7 @@ def render(
     env: Mapping[str, Mapping[str, str | Secret]],
     secret: Callable[[str], Secret],
     trust: Trust | None = None,
+    user: str = "",
 ) -> dict[str, RenderedFile]:
     """Every file of a deployment, by its path relative to the manifest's folder.
 
@@ -90,15 +117,16 @@ def render(
         containers: the servers to run.
         templates: texts by name.
         env: the variables of each app.
-        secret: the admin's password of the server so called; also that of the pooler.
+        secret: the admin's password of the server so called; also that of the pooler, `TOKEN` and `GRAFANA`.
         trust: where the manifest asks for TLS.
+        user: as ``uid:gid``, whose files the project's are; containers that read secrets of the project run as this.
 
     Raises:
         UsageError: a template is wrong, gives something that is not a compose file, or puts a secret where others can
             read it; or the manifest asks for what the strategy cannot do.
     """
     _refuse(project, containers)
-    rendering = _Rendering(project, templates, secret, trust)
+    rendering = _Rendering(project, templates, secret, trust, user)
     found: dict[str, RenderedFile] = {}
     for place in _places(project, containers) if containers else ():
         found |= rendering.place(place)
@@ -120,11 +148,12 @@ def render(
 
 def _refuse(project: Project, containers: Sequence[Container]) -> None:
     profiles = project.deploy["profiles"]
-    if "monitoring" in profiles:
+    if MONITORING in profiles and (project.deploy["strategy"] == "separate" or project.runtime == "external"):
         raise UsageError(
-            "this version has no monitoring to render",
+            "monitoring stands beside shared servers that run in containers, and here there are none",
             where=f"{project.file}: deploy.profiles",
-            hint="take monitoring out of deploy.profiles",
+            hint="take monitoring out of deploy.profiles, run multidb serve, and let your own Prometheus scrape it "
+            "(docs/monitoring.md)",
         )
     if "pgbouncer" in profiles and project.deploy["strategy"] == "separate":
         raise UsageError(
@@ -136,6 +165,7 @@ def _refuse(project: Project, containers: Sequence[Container]) -> None:
     if project.runtime == "external":
         return  # the servers exist already; their addresses were checked with the manifest
     names = {container.name for container in containers} | {POOLER, f"{POOLER}-setup", "backup"}
+    names |= _MONITORS if MONITORING in profiles else set()
     for app in project.apps.values():
         if project.deploy["strategy"] != "hybrid" and _service(app) in names:
             raise UsageError(
@@ -171,9 +201,15 @@ class _Rendering:
     """One project with its templates. `used` are the secrets asked for, by the name of their server."""
 
     def __init__(
-        self, project: Project, templates: Mapping[str, str], secret: Callable[[str], Secret], trust: Trust | None
+        self,
+        project: Project,
+        templates: Mapping[str, str],
+        secret: Callable[[str], Secret],
+        trust: Trust | None,
+        user: str,
     ) -> None:
         self._project = project
+        self._user = user
         self._secret = secret
         self._trust = trust
         self.used: dict[str, Secret] = {}
@@ -229,10 +265,16 @@ class _Rendering:
                     for name in ("pgbouncer.ini", "start.sh", "setup.sh"):
                         text = self.text(f"pgbouncer/{name}.j2", container=container, root=place.root)
                         found[f"{folder}/pgbouncer/{name}"] = RenderedFile(text)
+        if MONITORING in self._project.deploy["profiles"]:
+            secrets |= {"MULTIDB_TOKEN": self._used(TOKEN), "GRAFANA_PASSWORD": self._used(GRAFANA)}
+            for path, template in _MONITORING_FILES.items():
+                text = self.text(f"monitoring/{template}", root=place.root)
+                found[f"{folder}/monitoring/{path}"] = RenderedFile(text)
         if self._trust is not None:
             found |= {f"{folder}/{path}": file for path, file in self._tls(self._trust, place).items()}
         env = f"{folder}/{place.secrets_file or '.env'}"
         values = {"compose_file": place.path, "separate": bool(place.secrets_file), "root": place.root}
+        values["user"] = self._user if MONITORING in self._project.deploy["profiles"] else ""
         shown = {name: value.reveal() for name, value in secrets.items()}
         found[env] = RenderedFile(self.text("env.j2", secrets=shown, **values), _PRIVATE)
         hidden = dict.fromkeys(secrets, "")
@@ -365,8 +407,10 @@ def _wrong(template: str, line: int, message: str) -> UsageError:
 
 def _check(files: Mapping[str, RenderedFile], secrets: Sequence[Secret]) -> None:
     for path, file in files.items():
-        if path.endswith(".yml"):
-            _check_compose(path, file.text)
+        if path.endswith((".yml", ".json")):
+            document = _parsed(path, file.text)
+            if path.endswith("docker-compose.yml"):
+                _check_compose(path, document)
         if not file.private and any(
             value in file.text for secret in secrets if len(value := secret.reveal()) >= _SHOWN
         ):
@@ -377,11 +421,15 @@ def _check(files: Mapping[str, RenderedFile], secrets: Sequence[Secret]) -> None
             )
 
 
-def _check_compose(path: str, text: str) -> None:
+def _parsed(path: str, text: str) -> Any:
     try:
-        document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UsageError(f"what the templates give is not YAML: {error}", where=path) from None
+        return json.loads(text) if path.endswith(".json") else yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError) as error:
+        form = "JSON" if path.endswith(".json") else "YAML"
+        raise UsageError(f"what the templates give is not {form}: {error}", where=path) from None
+
+
+def _check_compose(path: str, document: Any) -> None:
     services = document.get("services") if isinstance(document, dict) else None
     if not isinstance(services, dict) or not services:
         raise UsageError("what the templates give is not a compose file: it has no services", where=path)

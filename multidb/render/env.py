@@ -20,7 +20,7 @@ __all__ = ["ENV_HEADER", "EnvFormat", "env_example", "env_text", "is_ours"]
 ENV_HEADER = (
     "# Written by multidb for the app {app}; changes made here are lost. Make it again: multidb env {app} --write"
 )
-_OURS = "# Written by multidb"
+_OURS = re.compile(r'( "description": ")?# Written by multidb')  # JSON has no comments
 _BARE = re.compile(r"[A-Za-z0-9_./:@%+,=?&~-]*\Z")
 
 
@@ -58,7 +58,7 @@ def env_example(app: str, env: Mapping[str, str | Secret]) -> str:
 
 def is_ours(text: str) -> bool:
     """Whether a file was written by multidb, and so may be written again."""
-    return any(line.startswith(_OURS) for line in text.split("\n", 4)[:3])
+    return any(_OURS.match(line) for line in text.split("\n", 4)[:3])
 
 
 def _value(value: str | Secret, masked: bool) -> str:

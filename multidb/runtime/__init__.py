@@ -6,6 +6,7 @@ A runtime knows nothing of apps' resources; it starts, stops and locates servers
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from multidb.model import App, Endpoint, Progress, Project, Server
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 
-__all__ = ["Runtime", "ServerState", "ServerStatus", "open_runtime"]
+__all__ = ["Runtime", "ServerState", "ServerStatus", "inside", "open_runtime"]
 
 
 class ServerState(StrEnum):
@@ -90,13 +91,19 @@ class Runtime(Protocol):
         `Refused` where its logs are not ours to read."""
 
 
+def inside() -> bool:
+    """Whether this process runs in a container of the servers' own network (``MULTIDB_INSIDE=1``), as the sidecars do
+    that multidb renders: servers are reached by their names then, and there is no engine to ask."""
+    return os.environ.get("MULTIDB_INSIDE") == "1"
+
+
 def open_runtime(project: Project, state: ProjectState) -> Runtime:
     """The runtime that the manifest asks for. Starts nothing and reads nothing."""
-    if project.runtime == "embedded":
+    if project.runtime == "embedded" and not inside():
         from multidb.runtime.embedded import EmbeddedRuntime
 
         return EmbeddedRuntime(project, state)
-    if project.runtime == "compose":
+    if project.runtime in ("compose", "embedded"):
         from multidb.runtime.compose import ComposeRuntime
 
         return ComposeRuntime(project, state)

@@ -22,7 +22,7 @@ from multidb.errors import AuthenticationFailed, MultidbError, Refused, ServerDo
 from multidb.model import App, Endpoint, Progress, Project, Server
 from multidb.provisioners import provisioner
 from multidb.render import CA_FILE, POOLER
-from multidb.runtime import ServerState, ServerStatus, compose_tool
+from multidb.runtime import ServerState, ServerStatus, compose_tool, inside
 from multidb.runtime.container_state import Seen, Verdict, judge
 from multidb.runtime.docker_engine import DockerEngine
 from multidb.runtime.ports import LOOPBACK, is_taken
@@ -83,6 +83,7 @@ class ComposeRuntime:
         self._state = state
         self._containers = containers(project)
         self._exposed = project.deploy.get("expose", "loopback") == "loopback"
+        self._inside = inside()
         self._tls = project.deploy.get("tls", "none") != "none"
         self._pooled = POOLER in project.deploy.get("profiles", ())
         self._stacks = self._found_stacks()
@@ -191,7 +192,7 @@ class ComposeRuntime:
 
     def servers(self) -> list[Server]:
         """See `Runtime.servers`. One that was never started has no password and counts as having no address."""
-        seen = {} if self._exposed else self._ours()
+        seen = {} if self._exposed or self._inside else self._ours()
         found = [self._located(container, seen.get(container.name)) for container in self._containers]
         return [server for server in found if server is not None]
 
@@ -463,7 +464,7 @@ class ComposeRuntime:
         if self._state.secrets.get(container.admin_ref) is None:
             return None
         stack = self._stack(container)
-        found = located(container, seen, None if self._exposed else stack.project)
+        found = named(container) if self._inside else located(container, seen, None if self._exposed else stack.project)
         if found is None or not self._tls:
             return found
         return replace(found, endpoint=secured(found.endpoint, container, str(stack.folder / CA_FILE)))
@@ -491,6 +492,13 @@ def _pid(seen: Seen | None) -> int | None:
 
 def _pooler(verdict: Verdict) -> ServerStatus:
     return ServerStatus(POOLER, "postgres", verdict.state, None, verdict.message)
+
+
+def named(container: Container) -> Server:
+    """The server in a container as its neighbours in the network reach it."""
+    return Server(
+        container.server, container.store, _endpoint(container, container.name, container.ports), app=container.app
+    )
 
 
 def located(container: Container, seen: Seen | None, network: str | None) -> Server | None:

@@ -41,10 +41,10 @@ class Output:
         self.command = command
         self.json = json
         self.verbose = verbose
-        self.out = Console(soft_wrap=True, highlight=False)
+        self.out = Console(soft_wrap=True, highlight=False, emoji=False)
         if not self.out.is_terminal:
             self.out.width = _WIDEST  # folding is for eyes; a program gets one line for each row, however long
-        self.err = Console(stderr=True, soft_wrap=True, highlight=False)
+        self.err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._heard = "working"
@@ -200,7 +200,7 @@ def _fields(error: MultidbError) -> dict[str, Any]:
 
 
 def _print_error(fields: Mapping[str, Any]) -> None:
-    console = Console(stderr=True, soft_wrap=True, highlight=False)
+    console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
     where = f"{fields['where']}: " if fields.get("where") else ""
     console.print(f"Error: {where}{fields['message']}", style="red", markup=False)
     if fields.get("hint"):

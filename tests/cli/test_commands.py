@@ -418,3 +418,11 @@ def test_progress_without_an_end_shows_no_count(monkeypatch: pytest.MonkeyPatch)
         output.progress("postgres", "applying", 3, 7)
     assert "3/7" in screen.getvalue()
     assert "?" not in re.sub(r"\x1b\[[?0-9;]*[a-zA-Z]", "", screen.getvalue())
+
+
+def test_names_between_colons_are_no_pictures(capsys: pytest.CaptureFixture[str]) -> None:
+    """A statement that is shown is to be pasted: ``:watch:`` in it is the name of a project."""
+    Output("plan").say("ACL SETUSER ann_user &__multidb__:watch:ann:1")
+    Output("plan").note(":key:")
+    shown = capsys.readouterr()
+    assert (shown.out, shown.err) == ("ACL SETUSER ann_user &__multidb__:watch:ann:1\n", ":key:\n")

@@ -1,1 +1,11 @@
-"""Backup sets."""
+"""Backups: one set of one app over all of its stores, proved by restoring it.
+
+`sets`      what a set is, and its ``manifest.json``
+`streams`   the way of its bytes: checksum, zstd, age, checksum, target, and back; `encryption`, `targets`
+`repository` sets on targets; `retention` and `pruning` say which stay
+`making`, `verifying`, `restoring`, `cloning`  the work; `rooms` gives it a place beside the live one
+`journal`   what has begun and not ended; `recovery` finishes or undoes it
+`schedule`, `rounds`  what is due, and one run from beginning to end
+
+A store's own part is its ``Archive`` (`multidb.model.archive`); nothing here knows a store by name.
+"""

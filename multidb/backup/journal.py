@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from multidb.state import ProjectState
 
-__all__ = ["MAKING", "PAUSED", "RESTORING", "VERIFYING", "Journal", "exclusively"]
+__all__ = ["CLONING", "MAKING", "PAUSED", "RESTORING", "VERIFYING", "Journal", "exclusively"]
 
 _WORK: Final = "backup-work"
 _SETS: Final = "backups"
@@ -25,6 +25,7 @@ MAKING: Final = "making"
 PAUSED: Final = "paused"
 VERIFYING: Final = "verifying"
 RESTORING: Final = "restoring"
+CLONING: Final = "cloning"
 
 
 def exclusively(state: ProjectState, command: str) -> AbstractContextManager[None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Final
 
@@ -25,7 +25,7 @@ from multidb.errors import ArchiveError, MultidbError, Refused, ServerDown, Serv
 from multidb.model import App, Progress, Server, StoreContext
 from multidb.runtime import ServerState
 
-__all__ = ["Grounds", "Made", "make_sets", "pausing", "repository", "targets_of", "turn_on"]
+__all__ = ["Grounds", "Made", "make_sets", "pausing", "repository", "targets_of", "turn_off", "turn_on"]
 
 _APPS_AT_ONCE: Final = 4
 _CHANGING: Final = threading.Lock()  # servers are changed by one app at a time, as by one run at a time
@@ -107,6 +107,7 @@ def make_sets(
     to: Sequence[str] = (),
     quiesce: bool | None = None,
     reason: Reason = Reason.ASKED,
+    remember: bool = True,
     progress: Progress,
 ) -> list[Made]:
     """A set of every app in scope. The caller holds `exclusively`.
@@ -114,19 +115,25 @@ def make_sets(
     Args:
         to: the targets' addresses instead of those in the manifest.
         quiesce: whether logins are off meanwhile; None: as the manifest says.
+        remember: whether they count as backups of the app; without, they are not encrypted either.
 
     Raises:
         UsageError: an app or a store that is not there, a target that makes no sense. Nothing was made.
     """
     apps = [app for app in engine.project.apps.values() if scope.wants(app)]
     wanted = [(app, settings(engine.project, app)) for app in apps]
+    if not remember:
+        wanted = [(app, replace(said, recipients=())) for app, said in wanted]
     places = {app.id: targets_of(engine, to or said.to) for app, said in wanted}
     grounds = Grounds(engine, scope)
 
     def make(each: tuple[App, Settings]) -> Made:
         app, said = each
         maker = _Maker(engine, grounds, scope, app, said, places[app.id], progress)
-        return maker.make(said.quiesce if quiesce is None else quiesce, reason)
+        made = maker.make(said.quiesce if quiesce is None else quiesce, reason)
+        if remember:
+            _remember(Journal(engine.state), made)
+        return made
 
     return engine.side_by_side(make, wanted, at_once=_APPS_AT_ONCE)
 
@@ -186,9 +193,7 @@ class _Maker:
                 self._journal.end(MAKING, self._app.id)
         if finished is not None or not destinations.alive:
             errors = dict(destinations.failed)
-        made = Made(self._app.id, finished, errors, (utc_now() - begun).total_seconds())
-        self._remember(made)
-        return made
+        return Made(self._app.id, finished, errors, (utc_now() - begun).total_seconds())
 
     def _parts(self, destinations: Destinations, errors: dict[str, MultidbError]) -> dict[str, StoredPart]:
         parts = {}
@@ -248,17 +253,16 @@ class _Maker:
         if not kept and only is None:
             self._journal.end(MAKING, self._app.id)
 
-    def _remember(self, made: Made) -> None:
-        if made.made is None or made.errors:
-            first = next(iter(made.errors.items()))
-            failed = {"when": utc_now().isoformat(), "message": f"{first[0]}: {first[1]}"}
-            self._journal.learn(self._app.id, failed=failed)
-        if made.made is not None and made.made.complete:
-            sizes = {store: part.size for store, part in made.made.parts.items()}
-            when = made.made.made.isoformat()
-            self._journal.learn(self._app.id, newest=made.made.id, when=when, sizes=sizes, stored=made.made.stored_size)
-            if not made.errors:
-                self._journal.learn(self._app.id, failed=None)
+
+def _remember(journal: Journal, made: Made) -> None:
+    if made.errors:
+        name, error = next(iter(made.errors.items()))
+        journal.learn(made.app, failed={"when": utc_now().isoformat(), "message": f"{name}: {error}"})
+    if made.made is not None and made.made.complete:
+        sizes = {store: part.size for store, part in made.made.parts.items()}
+        journal.learn(made.app, newest=made.made.id, when=made.made.made.isoformat(), sizes=sizes)
+        if not made.errors:
+            journal.learn(made.app, failed=None)
 
 
 @contextlib.contextmanager
@@ -272,14 +276,15 @@ def pausing(engine: Engine, app: App, progress: Progress) -> Iterator[None]:
     Journal(engine.state).begin(PAUSED, app.id, {})
     try:
         progress(app.id, "turning its logins off")
-        _turn_off(engine, app)
+        turn_off(engine, app)
         yield
     finally:
         progress(app.id, "turning its logins on")
         turn_on(engine, app.id)
 
 
-def _turn_off(engine: Engine, app: App) -> None:
+def turn_off(engine: Engine, app: App) -> None:
+    """The app's logins are refused and its sessions ended, on every server."""
     for server in engine.servers(Scope(apps=frozenset({app.id}))):
         with _CHANGING, engine.locked(server) as session:
             statements = session.suspension(app, engine.context(server, session))

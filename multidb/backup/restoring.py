@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from multidb.backup.encryption import Identities
-from multidb.backup.journal import RESTORING, Journal
+from multidb.backup.journal import CLONING, RESTORING, Journal
 from multidb.backup.making import Grounds, make_sets, targets_of
 from multidb.backup.pace import Pace
 from multidb.backup.repository import Copy, Repository
@@ -108,9 +108,10 @@ def finish_restore(
         work.clear()
         return "undid a restore that was interrupted before it changed anything"
     work.finish()
-    error = engine.apply(Scope(apps=frozenset({app_id}))).error()
-    if error is not None:
-        raise error
+    if app_id not in Journal(engine.state).open(CLONING):  # a clone's logins stay off until its data is masked
+        error = engine.apply(Scope(apps=frozenset({app_id}))).error()
+        if error is not None:
+            raise error
     return f"finished the restore of {note['set']}, which was interrupted"
 
 

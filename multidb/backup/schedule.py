@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
+from multidb.backup.cloning import CLONE_OF
 from multidb.backup.journal import Journal
+from multidb.backup.sets import made_at
 from multidb.backup.settings import Settings, settings
 from multidb.engine import Engine
 from multidb.errors import MultidbError
 from multidb.model import App, Health, Project, Status
 from multidb.state import ProjectState
 
-__all__ = ["due", "freshness", "last_sets", "next_due", "verification_due"]
+__all__ = ["due", "LastSets", "freshness", "last_sets", "next_due", "verification_due"]
 
 _EARLY: Final = 0.02  # of the interval: a timer that fires a moment early must not lose a whole turn
 _LATE: Final = 1.5  # intervals after which somebody is told
@@ -21,13 +24,13 @@ _LATE: Final = 1.5  # intervals after which somebody is told
 def due(engine: Engine, now: datetime) -> list[App]:
     """The apps whose newest set is older than the manifest allows, or that have none."""
     journal = Journal(engine.state)
-    return [app for app in engine.project.apps.values() if _next(engine.project, app, journal.known(app.id)) <= now]
+    return [app for app in _scheduled(engine.project) if _next(engine.project, app, journal.known(app.id)) <= now]
 
 
 def next_due(engine: Engine, now: datetime) -> datetime:
     """When the next backup is due; `now` where there is no app."""
     journal = Journal(engine.state)
-    moments = [_next(engine.project, app, journal.known(app.id)) for app in engine.project.apps.values()]
+    moments = [_next(engine.project, app, journal.known(app.id)) for app in _scheduled(engine.project)]
     return max(now, min(moments, default=now))
 
 
@@ -47,7 +50,7 @@ def freshness(project: Project, state: ProjectState, app: App, now: datetime) ->
     except MultidbError as error:
         return Health(Status.DEGRADED, str(error), fix=error.hint or "")
     known = Journal(state).known(app.id)
-    if not wanted.declared:
+    if not wanted.declared or CLONE_OF in app.labels:
         return None
     newest, verified = _moment(known.get("when")), _moment(known.get("verified"))
     problem = _problem(app, wanted, known, newest, verified, now)
@@ -58,11 +61,30 @@ def freshness(project: Project, state: ProjectState, app: App, now: datetime) ->
     return Health(Status.HEALTHY, f"newest set {_age(now - newest)} old{proof}")
 
 
-def last_sets(project: Project, state: ProjectState) -> dict[str, tuple[datetime | None, datetime | None]]:
-    """By app, when its newest set was made and when one was last proved (UTC), for metrics. Reads the state alone."""
+@dataclass(frozen=True, slots=True)
+class LastSets:
+    """When an app's newest set was made, when the newest that was proved, and what lies between two at most."""
+
+    newest: datetime | None
+    verified: datetime | None
+    every: timedelta
+
+
+def last_sets(project: Project, state: ProjectState) -> dict[str, LastSets]:
+    """By app whose backups the manifest speaks of. Reads the state alone."""
     journal = Journal(state)
-    known = {app: journal.known(app) for app in project.apps}
-    return {app: (_moment(each.get("when")), _moment(each.get("verified"))) for app, each in known.items()}
+    found = {}
+    for app in _scheduled(project):
+        wanted, known = settings(project, app), journal.known(app.id)
+        if wanted.declared:
+            proved = known.get("verified_set")
+            found[app.id] = LastSets(_moment(known.get("when")), proved and made_at(proved), wanted.every)
+    return found
+
+
+def _scheduled(project: Project) -> list[App]:
+    """All but clones, which can be made again."""
+    return [app for app in project.apps.values() if CLONE_OF not in app.labels]
 
 
 def _problem(

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from multidb import files, manifest
+from multidb import manifest
+from multidb.cli.adding import ensure_entry
 from multidb.cli.env_files import following_servers, write_env_files
 from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, VerboseOption, examples
 from multidb.cli.plan_view import report_document, show_report
-from multidb.engine import Scope, load_project
+from multidb.engine import Scope
 from multidb.errors import UsageError
 from multidb.provisioners import STORES
 from multidb.runtime import ServerState
-from multidb.state import ProjectState
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -50,17 +49,7 @@ def add_app(
     output = run.output
     new = manifest.app_id(name)
     entry = _entry(stores, collections, extensions, tenant)
-    load_project(file, env)  # a manifest that is missing or wrong is said before anything is locked
-    # One at a time: reading, changing and writing the manifest must not lose what another run adds meanwhile.
-    with ProjectState(file.parent).turn("manifest"):
-        known = load_project(file, env)
-        before = files.read_text(file) or ""
-        if new in known.apps:
-            output.note(f"{new} is in {known.apps[new].where} already")
-        else:
-            files.write_text(file, manifest.add_app(before, new, entry))
-            _check_or_undo(file, env, before)
-            output.note(f"Added {new} to {file}")
+    ensure_entry(run, output, new, entry)
     if no_apply:
         output.document(True, {"app": new, "applied": False})
         return 0
@@ -116,12 +105,3 @@ def _collection(text: str) -> tuple[str, dict[str, Any]]:
     if not kind or not size.isdigit():
         raise UsageError(f"{text!r} is not type:size:distance", hint="for example --collection knowledge:1536:cosine")
     return kind, {"size": int(size), **({"distance": distance} if distance else {})}
-
-
-def _check_or_undo(file: Path, env: str | None, before: str) -> None:
-    """An entry that makes the manifest wrong is taken back before the problem is reported."""
-    try:
-        load_project(file, env)
-    except BaseException:
-        files.write_text(file, before)
-        raise

@@ -1,0 +1,179 @@
+"""One run of backup work from beginning to end: finish what was interrupted, make sets, prove one where that is due,
+remove what need not stay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from multidb.backup.encryption import Identities
+from multidb.backup.journal import exclusively
+from multidb.backup.making import Made, make_sets, repository
+from multidb.backup.pruning import carry_out, decide
+from multidb.backup.recovery import recover
+from multidb.backup.repository import Copy, utc_now
+from multidb.backup.schedule import verification_due
+from multidb.backup.sets import Reason
+from multidb.backup.settings import settings
+from multidb.backup.verifying import Verified, verify
+from multidb.engine import Engine, Scope
+from multidb.errors import ArchiveError, MultidbError, WrongKey
+from multidb.model import Progress
+
+__all__ = ["Round", "final_set", "run_round"]
+
+
+@dataclass(slots=True)
+class Round:
+    """What one run did.
+
+    Args:
+        recovered: what of an earlier run was put right.
+        notes: what somebody may want to know, and is no failure.
+        errors: by app, what went wrong beside the sets themselves.
+    """
+
+    recovered: list[str] = field(default_factory=list)
+    made: list[Made] = field(default_factory=list)
+    verified: list[Verified] = field(default_factory=list)
+    pruned: list[Copy] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    errors: dict[str, MultidbError] = field(default_factory=dict)
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that was tried went well."""
+        return all(each.ok for each in self.made) and all(each.ok for each in self.verified) and not self.errors
+
+    def document(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        verdicts = {each.copy.id: each.ok for each in self.verified}
+        return {
+            "sets": [_set_document(each, verdicts) for each in self.made if each.made],
+            "failed": [
+                {"app": each.app, "where": name, "code": error.code, "message": str(error)}
+                for each in self.made
+                for name, error in each.errors.items()
+            ],
+            "recovered": self.recovered,
+            "pruned": [copy.where for copy in self.pruned],
+            "errors": {app: {"code": error.code, "message": str(error)} for app, error in self.errors.items()},
+        }
+
+
+def run_round(
+    engine: Engine,
+    scope: Scope,
+    *,
+    scheduled: bool,
+    to: Sequence[str] = (),
+    quiesce: bool | None = None,
+    keys: Identities | None = None,
+    progress: Progress,
+) -> Round:
+    """Makes a set of every app in scope.
+
+    Args:
+        scheduled: also prove sets that are due for it, and remove those that need not stay. (With ``verify: always``
+            every set is proved, whoever asked for it.)
+
+    Raises:
+        Locked: another run is at it.
+    """
+    engine.require(scope)
+    done = Round()
+    with exclusively(engine.state, "backup"):
+        done.recovered, done.errors = recover(engine, keys, progress)
+        reason = Reason.SCHEDULED if scheduled else Reason.ASKED
+        done.made = make_sets(engine, scope, to=to, quiesce=quiesce, reason=reason, progress=progress)
+        for made in done.made:
+            if made.made is not None and made.made.complete:
+                _prove(engine, made, scheduled, to, keys, done, progress)
+                if scheduled and made.ok:
+                    _prune(engine, made.app, done)
+    return done
+
+
+def final_set(engine: Engine, app_id: str, progress: Progress) -> str:
+    """The id of a set of the app that was made now and proved by restoring it: the last one before it is removed.
+
+    Raises:
+        Locked: another run is at it.
+        ArchiveError: it could not be made, or not be proved.
+        ServerError: a server is down.
+    """
+    with exclusively(engine.state, "remove-app"):
+        recover(engine, None, progress)
+        (made,) = make_sets(engine, Scope(apps=frozenset({app_id})), reason=Reason.FINAL, progress=progress)
+        if made.made is None:
+            name, error = next(iter(made.errors.items()))
+            raise ArchiveError(f"no final set could be made: {name}: {error}", where=f"app {app_id}", hint=error.hint)
+        home = repository(engine)
+        tried = verify(engine, home, home.find(f"{app_id}/{made.made.id}"), None, progress)
+    if tried.problem is not None:
+        raise tried.problem
+    if not tried.ok and tried.verification is not None:
+        bad = {**tried.verification.unproved, **tried.verification.failures}
+        name, why = next(reversed(bad.items()))
+        raise ArchiveError(f"set {made.made.id} could not be proved: {name}: {why}", where=f"app {app_id}")
+    return made.made.id
+
+
+def _prove(
+    engine: Engine,
+    made: Made,
+    scheduled: bool,
+    to: Sequence[str],
+    keys: Identities | None,
+    done: Round,
+    progress: Progress,
+) -> None:
+    """Tries the new set where it is kept first; the other targets have the same bytes, by their checksums."""
+    app = engine.project.apps[made.app]
+    wanted = settings(engine.project, app)
+    always = wanted.verify is not None and not wanted.verify
+    if made.made is None or not (always or (scheduled and verification_due(engine, app, utc_now()))):
+        return
+    first = next(name for name in (to or wanted.to) if name not in made.errors)
+    home = repository(engine, [first])
+    tried = verify(engine, home, home.find(f"{made.app}/{made.made.id}"), keys, progress)
+    if isinstance(tried.problem, WrongKey):
+        done.notes.append(f"{made.app}: not proved, because there is no key here to read it with")
+        return
+    done.verified.append(tried)
+
+
+def _prune(engine: Engine, app_id: str, done: Round) -> None:
+    wanted = settings(engine.project, engine.project.apps[app_id])
+    try:
+        home = repository(engine, wanted.to)
+        pruning = decide(home, {app_id: wanted.keep}, utc_now())
+        errors = carry_out(home, pruning)
+    except MultidbError as error:
+        errors = [error]
+    else:
+        done.pruned += pruning.going
+    if errors:
+        done.errors[app_id] = errors[0]
+
+
+def _set_document(each: Made, verdicts: dict[str, bool]) -> dict[str, Any]:
+    assert each.made is not None
+    return {
+        "id": each.made.id,
+        "app": each.app,
+        "consistency": each.made.consistency.value,
+        "seconds": each.seconds,
+        "stores": {
+            store: {
+                "bytes": part.size,
+                "stored_bytes": part.stored_size,
+                "sha256": {file.name: file.sha256 for file in part.files},
+                "counts": dict(part.part.measures.counts),
+            }
+            for store, part in each.made.parts.items()
+        },
+        "verified": verdicts.get(each.made.id),
+    }

@@ -1,0 +1,184 @@
+"""`multidb backup`: sets of apps, now or when they are due."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Final
+
+import typer
+
+from multidb.backup.encryption import identities
+from multidb.backup.pace import in_words
+from multidb.backup.repository import utc_now
+from multidb.backup.rounds import Round, run_round
+from multidb.backup.schedule import due, next_due
+from multidb.cli.options import (
+    DEFAULT_FILE,
+    EnvOption,
+    FileOption,
+    JsonOption,
+    Run,
+    StoresOption,
+    VerboseOption,
+    examples,
+    scope,
+)
+from multidb.cli.output import Output
+from multidb.errors import Locked, MultidbError, UsageError
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+_FAILED: Final = 6
+_LOOK_EVERY: Final = timedelta(minutes=1)  # the longest sleep: the manifest may have changed
+_AFTER_FAILURE: Final = timedelta(minutes=15)
+
+IdentityOption = Annotated[
+    Path | None,
+    typer.Option("--identity", help="Secret key of age or ssh; default: $MULTIDB_BACKUP_IDENTITY.", metavar="FILE"),
+]
+
+SetArgument = Annotated[
+    str, typer.Argument(metavar="SET", help="A set's id or its beginning, APP/ID, or an app for its newest.")
+]
+
+
+@app.command(
+    epilog=examples(
+        "multidb backup                        (every app)",
+        "multidb backup lernmi beep-boop",
+        "multidb backup lernmi --store postgres --to s3://offsite/digi",
+        "multidb backup --due                  (for cron and systemd: what is due, prove, prune)",
+        "multidb backup --watch                (for a container: the same, for ever)",
+    )
+)
+def backup(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these apps.")] = None,
+    file: FileOption = DEFAULT_FILE,
+    env: EnvOption = None,
+    stores: StoresOption = None,
+    to: Annotated[
+        list[str] | None, typer.Option("--to", help="Where to, instead of the manifest's targets; may be repeated.")
+    ] = None,
+    quiesce: Annotated[
+        bool | None,
+        typer.Option("--quiesce/--no-quiesce", help="Logins off meanwhile, so that all stores are of one moment."),
+    ] = None,
+    only_due: Annotated[bool, typer.Option("--due", help="Only what the manifest's schedule asks for now.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Do what is due whenever it is, until stopped.")] = False,
+    identity: IdentityOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> int:
+    """Make a set of each app: all of its stores, compressed, checksummed, perhaps encrypted, on every target.
+
+    An app that fails costs no other its set; what failed is said line by line, with exit code 6. A second run at the
+    same time says so and leaves (exit 3).
+    """
+    if watch and (as_json or names):
+        raise UsageError("--watch takes no names and no --json", hint="multidb backup --watch")
+    run = Run("backup", file, env, as_json, verbose)
+    if watch:
+        return _watch(run, identity)
+    output = run.output
+    done = _round(run, output, names, stores, to, quiesce, only_due, identity)
+    output.document(done.ok, done.document())
+    _show(output, done, nothing="Nothing is due." if only_due else "There is no app.")
+    return 0 if done.ok else _FAILED
+
+
+def _round(
+    run: Run,
+    output: Output,
+    names: Sequence[str] | None,
+    stores: Sequence[str] | None,
+    to: Sequence[str] | None,
+    quiesce: bool | None,
+    only_due: bool,
+    identity: Path | None,
+) -> Round:
+    engine = run.engine(output)
+    keys = identities(identity, os.environ)
+    wanted = scope(names, stores)
+    engine.require(wanted)
+    if only_due:
+        apps = [each.id for each in due(engine, utc_now()) if wanted.wants(each)]
+        if not apps:
+            return Round()
+        wanted = scope(apps, stores)
+    with output.working():
+        return run_round(
+            engine, wanted, scheduled=only_due, to=to or (), quiesce=quiesce, keys=keys, progress=output.progress
+        )
+
+
+def _show(output: Output, done: Round, nothing: str) -> None:
+    for line in (*done.recovered, *done.notes):
+        output.note(line)
+    proved = {each.copy.id: "proved" if each.ok else "DOES NOT VERIFY" for each in done.verified}
+    rows = [
+        (
+            each.app,
+            each.made.id,
+            in_words(each.made.size),
+            in_words(each.made.stored_size),
+            f"{each.seconds:.0f} s",
+            each.made.consistency.value,
+            proved.get(each.made.id, ""),
+        )
+        for each in done.made
+        if each.made is not None
+    ]
+    if rows:
+        columns = ("app", "set", "data", "stored", "time", "consistency", "")
+        output.table(columns, rows, {"proved": "green", "DOES NOT VERIFY": "red"})
+    elif not done.made:
+        output.say(nothing)
+    for line in _failures(done):
+        output.note(line, style="red")
+    if done.pruned:
+        output.note(f"Removed {len(done.pruned)} sets that need not stay.")
+
+
+def _failures(done: Round) -> Iterator[str]:
+    """One line for each thing that went wrong."""
+    for each in done.made:
+        for name, error in each.errors.items():
+            yield f"{each.app}: {name}: {error}{f' ({error.hint})' if error.hint else ''}"
+    for tried in done.verified:
+        if tried.problem is not None:
+            yield f"{tried.copy.app}: not proved: {tried.problem}"
+        elif tried.verification is not None:
+            for store, why in {**tried.verification.failures, **tried.verification.unproved}.items():
+                yield f"{tried.copy.app}: {store}: {why}"
+    for app_id, error in done.errors.items():
+        yield f"{app_id}: {error}"
+
+
+def _watch(run: Run, identity: Path | None) -> int:
+    """Until SIGTERM or SIGINT. A round that fails is said, and tried again a little later."""
+    ended = threading.Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: ended.set())
+    while not ended.is_set():
+        output = run.output
+        pause = _LOOK_EVERY
+        try:
+            done = _round(run, output, None, None, None, None, True, identity)
+            if done.made:
+                _show(output, done, nothing="")
+                pause = _LOOK_EVERY if done.ok else _AFTER_FAILURE
+            pause = min(pause, max(next_due(run.engine(output), utc_now()) - utc_now(), timedelta(seconds=1)))
+            if not done.ok:
+                pause = _AFTER_FAILURE
+        except Locked as error:
+            output.note(str(error))
+        except MultidbError as error:
+            output.note(f"Error: {error}", style="red")
+            pause = _AFTER_FAILURE
+        ended.wait(pause.total_seconds())
+    return 0

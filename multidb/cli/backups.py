@@ -1,0 +1,290 @@
+"""`multidb backups`: the sets that there are: list, show, verify, prune."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+from typing import Annotated, Any
+
+import typer
+
+from multidb.backup.encryption import identities
+from multidb.backup.journal import exclusively
+from multidb.backup.making import repository
+from multidb.backup.pace import in_words
+from multidb.backup.pruning import carry_out, decide
+from multidb.backup.recovery import recover
+from multidb.backup.repository import Copy, Repository, utc_now
+from multidb.backup.settings import settings
+from multidb.backup.verifying import Verified, verify
+from multidb.cli.backup import IdentityOption, SetArgument
+from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, YesOption, ask, examples
+from multidb.engine import Engine
+from multidb.errors import UsageError
+from multidb.manifest import app_id
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False, help="The backup sets that there are.")
+
+_NOT_AS_WANTED, _FAILED = 1, 6
+
+FromOption = Annotated[
+    list[str] | None, typer.Option("--from", help="Only this target, as the manifest writes it; may be repeated.")
+]
+SetsArgument = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[SET]...", help="A set's id or its beginning, APP/ID, or an app for its newest."),
+]
+
+
+@app.command("list", epilog=examples("multidb backups list", "multidb backups list lernmi --json"))
+def list_sets(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these apps.")] = None,
+    file: FileOption = DEFAULT_FILE,
+    env: EnvOption = None,
+    targets: FromOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """List the sets: age, size, and whether each was proved by restoring it. Half-made ones are not sets."""
+    run = Run("backups list", file, env, json=as_json)
+    output = run.output
+    engine = run.engine(output)
+    now = utc_now()
+    with output.working():
+        copies = repository(engine, targets).copies([app_id(name) for name in names] if names else None)
+    output.document(True, {"sets": [_document(copy, now) for copy in copies]})
+    rows = [
+        (
+            copy.app,
+            copy.id,
+            _age(now, copy),
+            in_words(copy.found.stored_size) if copy.found else "?",
+            ", ".join(copy.found.parts) if copy.found else copy.problem,
+            _proof(copy),
+            copy.target.name,
+        )
+        for copy in copies
+    ]
+    if rows:
+        columns = ("app", "set", "age", "stored", "stores", "proved", "target")
+        output.table(columns, rows, {"yes": "green", "FAILED": "red", "no": "yellow"})
+    else:
+        output.say("There is no backup set yet. Make one: multidb backup")
+    return 0
+
+
+@app.command("show", epilog=examples("multidb backups show lernmi", "multidb backups show 20261121T140501Z-1a2b3c"))
+def show_set(
+    name: SetArgument,
+    file: FileOption = DEFAULT_FILE,
+    env: EnvOption = None,
+    targets: FromOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Show a set: what is in it, of which versions, how many of what."""
+    run = Run("backups show", file, env, json=as_json)
+    output = run.output
+    copy = repository(run.engine(output), targets).find(name)
+    found = copy.found
+    output.document(found is not None, {"set": {**_document(copy, utc_now()), "problem": copy.problem}})
+    if found is None:
+        output.say(f"{copy.where}: {copy.problem}", style="red")
+        return _NOT_AS_WANTED
+    output.say(
+        f"{copy.app}  {copy.id}  ({copy.target.name}, {found.reason.value}, {found.consistency.value})", style="bold"
+    )
+    if found.recipients:
+        output.say(f"  encrypted for {', '.join(found.recipients)}")
+    output.say(f"  proved: {_proof(copy)}")
+    for store, stored in found.parts.items():
+        part = stored.part
+        output.say(
+            f"{store}: {part.server}, {part.format}, {in_words(stored.size)} ({in_words(stored.stored_size)} stored)"
+        )
+        for what, count in sorted(part.measures.counts.items()):
+            output.say(f"  {what}: {count:,}")
+    return 0
+
+
+@app.command(
+    "verify",
+    epilog=examples(
+        "multidb backups verify                (each app's newest set)",
+        "multidb backups verify lernmi --identity key.txt",
+        "multidb backups verify --all",
+    ),
+)
+def verify_sets(
+    names: SetsArgument = None,
+    file: FileOption = DEFAULT_FILE,
+    env: EnvOption = None,
+    targets: FromOption = None,
+    every: Annotated[bool, typer.Option("--all", help="Every set there is.")] = False,
+    identity: IdentityOption = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Prove sets: restore each into a place that no app can reach, compare what is there then, remove it.
+
+    Exit 1: a set is not what was backed up, or could not be proved here. Exit 6: it could not be tried.
+    """
+    run = Run("backups verify", file, env, json=as_json)
+    output = run.output
+    engine = run.engine(output)
+    keys = identities(identity, os.environ)
+    home = repository(engine, targets)
+    with output.working(), exclusively(engine.state, "backups verify"):
+        recovered, _ = recover(engine, keys, output.progress)
+        tried = [verify(engine, home, copy, keys, output.progress) for copy in _chosen(home, names, every)]
+    for line in recovered:
+        output.note(line)
+    output.document(all(each.ok for each in tried), {"sets": [_verdict(each) for each in tried]})
+    for each in tried:
+        mark = each.verification
+        if each.ok:
+            output.say(f"{each.copy.where}: proved", style="green")
+        elif each.problem is not None:
+            output.say(f"{each.copy.where}: could not be tried: {each.problem.message}", style="red")
+            if each.problem.hint:
+                output.note(f"  {each.problem.hint}")
+        elif mark is not None:
+            for store, why in mark.failures.items():
+                output.say(f"{each.copy.where}: {store}: {why}", style="red")
+            for store, why in mark.unproved.items():
+                output.say(f"{each.copy.where}: {store}: not proved: {why}", style="yellow")
+    if not tried:
+        output.say("There is no backup set yet. Make one: multidb backup")
+    if any(each.problem is not None for each in tried):
+        return _FAILED
+    return 0 if all(each.ok for each in tried) else _NOT_AS_WANTED
+
+
+@app.command(
+    "prune",
+    epilog=examples("multidb backups prune --dry-run", "multidb backups prune lernmi", "multidb backups prune --yes"),
+)
+def prune_sets(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these apps.")] = None,
+    file: FileOption = DEFAULT_FILE,
+    env: EnvOption = None,
+    targets: FromOption = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Remove the sets that the manifest's `keep` does not want, and what unfinished runs left.
+
+    Counts sets that were proved; an app whose sets were never proved keeps them all. The last good set always stays.
+    """
+    run = Run("backups prune", file, env, json=as_json)
+    output = run.output
+    engine = run.engine(output)
+    wanted = [app_id(name) for name in names] if names else list(engine.project.apps)
+    keep = {each: settings(engine.project, _app(engine, each)).keep for each in wanted}
+    home = repository(engine, targets)
+    with exclusively(engine.state, "backups prune"):
+        with output.working():
+            pruning = decide(home, keep, utc_now())
+        for decision in pruning.decisions:
+            word = "keep  " if decision.keep else "remove"
+            output.say(f"{word}  {decision.copy.where}  {decision.why}")
+        for half in pruning.half_made:
+            output.say(f"remove  {half.target.name} {half.folder}  unfinished")
+        todo = len(pruning.going) + len(pruning.half_made)
+        agreed = bool(todo) and not dry_run and ask(f"Remove {todo} of them?", yes=yes)
+        errors = carry_out(home, pruning) if agreed else []
+    document = {
+        "removed": agreed,
+        "remove": [{"app": copy.app, "id": copy.id, "target": copy.target.name} for copy in pruning.going],
+        "keep": [
+            {"app": each.copy.app, "id": each.copy.id, "target": each.copy.target.name, "why": each.why}
+            for each in pruning.decisions
+            if each.keep
+        ],
+        "unfinished": [half.folder for half in pruning.half_made],
+        "failed": [str(error) for error in errors],
+    }
+    output.document(not errors, document)
+    for error in errors:
+        output.note(str(error), style="red")
+    if not todo:
+        output.note("Nothing to remove.")
+    elif not agreed:
+        output.note("Nothing was removed.")
+    return _FAILED if errors else 0 if agreed or dry_run or not todo else 3
+
+
+def _chosen(home: Repository, names: Sequence[str] | None, every: bool) -> list[Copy]:
+    if names:
+        return [home.find(name) for name in names]
+    copies = home.copies()
+    if every:
+        return copies
+    newest: dict[str, Copy] = {}
+    for copy in copies:
+        newest.setdefault(copy.app, copy)
+    return list(newest.values())
+
+
+def _app(engine: Engine, name: str) -> Any:
+    if name not in engine.project.apps:
+        known = ", ".join(engine.project.apps)
+        raise UsageError(f"there is no app {name!r}, so nothing says which of its sets stay", hint=f"apps: {known}")
+    return engine.project.apps[name]
+
+
+def _document(copy: Copy, now: datetime) -> dict[str, Any]:
+    found = copy.found
+    mark = copy.verification
+    return {
+        "id": copy.id,
+        "app": copy.app,
+        "target": copy.target.name,
+        "verified": copy.verified,
+        "tried": mark.when.isoformat() if mark else None,
+        **(
+            {
+                "made": found.made.isoformat(),
+                "age_seconds": (now - found.made).total_seconds(),
+                "reason": found.reason.value,
+                "consistency": found.consistency.value,
+                "complete": found.complete,
+                "encrypted": bool(found.recipients),
+                "stores": {
+                    store: {
+                        "bytes": part.size,
+                        "stored_bytes": part.stored_size,
+                        "counts": dict(part.part.measures.counts),
+                    }
+                    for store, part in found.parts.items()
+                },
+            }
+            if found
+            else {"problem": copy.problem}
+        ),
+    }
+
+
+def _verdict(each: Verified) -> dict[str, Any]:
+    mark = each.verification
+    return {
+        "id": each.copy.id,
+        "app": each.copy.app,
+        "target": each.copy.target.name,
+        "verified": each.ok,
+        "failures": dict(mark.failures) if mark else {},
+        "unproved": dict(mark.unproved) if mark else {},
+        "problem": str(each.problem) if each.problem else None,
+    }
+
+
+def _proof(copy: Copy) -> str:
+    if copy.verified:
+        return "yes"
+    return "FAILED" if copy.verification and copy.verification.failures else "no"
+
+
+def _age(now: datetime, copy: Copy) -> str:
+    age = now - copy.found.made if copy.found else timedelta()
+    if age >= timedelta(days=2):
+        return f"{age.days} d"
+    return f"{age.total_seconds() / 3600:.1f} h" if age >= timedelta(hours=1) else f"{age.total_seconds() / 60:.0f} min"

@@ -1,0 +1,91 @@
+"""`multidb clone`: a preview environment from an app's live data."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from multidb import files
+from multidb.backup.cloning import CLONE_OF, EXPIRES, copy_into, entry_for
+from multidb.backup.journal import exclusively
+from multidb.backup.recovery import recover
+from multidb.backup.sets import declaration
+from multidb.backup.settings import duration
+from multidb.cli.adding import ensure_entry
+from multidb.cli.env_files import write_env_files
+from multidb.cli.options import (
+    DEFAULT_FILE,
+    AppArgument,
+    EnvOption,
+    FileOption,
+    JsonOption,
+    Run,
+    VerboseOption,
+    examples,
+)
+from multidb.cli.restore import audited, ready
+from multidb.engine import Scope
+from multidb.errors import Refused, UsageError
+from multidb.manifest import app_id
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@app.command(
+    epilog=examples(
+        "multidb clone lernmi lernmi_pr42 --ttl 3d",
+        "multidb clone lernmi lernmi_pr42 --ttl 3d --mask mask.sql",
+        "multidb expire                        (removes the clones whose time is up)",
+    )
+)
+def clone(
+    name: AppArgument,
+    other: Annotated[str, typer.Argument(metavar="OTHER", help="The new app.")],
+    file: FileOption = DEFAULT_FILE,
+    env: EnvOption = None,
+    ttl: Annotated[str | None, typer.Option("--ttl", help="How long it stays: 12h, 3d, 2w. Default: for good.")] = None,
+    mask: Annotated[
+        Path | None, typer.Option("--mask", help="SQL that is run in the clone's database first.", metavar="FILE.sql")
+    ] = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> int:
+    """Make an app like another, with the data that it has now, isolated as any: for a preview, for CI.
+
+    Nobody can log in to it before its data is there and masked. Interrupted, or with --mask corrected, run it again.
+    """
+    run = Run("clone", file, env, as_json, verbose)
+    output = run.output
+    source, new = app_id(name), app_id(other)
+    sql = files.read_text(mask) if mask else ""
+    if sql is None:
+        raise UsageError("there is no such file", where=str(mask))
+    engine = run.engine(output)
+    engine.require(Scope(apps=frozenset({source})))
+    labels = {CLONE_OF: source}
+    if ttl:
+        labels[EXPIRES] = (datetime.now(UTC) + duration(ttl)).isoformat(timespec="seconds")
+    if new in engine.project.apps and engine.project.apps[new].labels.get(CLONE_OF) != source:
+        raise Refused(
+            f"app {new} is no clone of {source}", where=engine.project.apps[new].where, hint="give it another name"
+        )
+    entry = entry_for(declaration(engine.project.apps[source]))
+    ensure_entry(run, output, new, {**entry, "labels": {**entry.get("labels", {}), **labels}})
+    engine = run.engine(output)
+    with output.working(), exclusively(engine.state, "clone"):
+        ready(engine, new)
+        recover(engine, None, output.progress)
+        copy_into(engine, source, new, mask=sql, progress=output.progress)
+    written = write_env_files(engine, output, [new])
+    breaches = audited(engine, new, output)
+    until = engine.project.apps[new].labels.get(EXPIRES)
+    document: dict[str, Any] = {"app": new, "of": source, "expires": until, "files": [str(path) for path in written]}
+    output.document(not breaches, {**document, "breaches": breaches})
+    output.say(
+        f"{new} has what {source} has.{f' It goes after {until}: multidb expire.' if until else ''}", style="green"
+    )
+    output.say(f"Next: multidb show {new} · its variables are in apps/{new}/.env")
+    return 1 if breaches else 0

@@ -1,0 +1,144 @@
+"""`multidb restore`: a set brought back, into its app or into another."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from multidb.backup.cloning import entry_for
+from multidb.backup.encryption import identities
+from multidb.backup.journal import exclusively
+from multidb.backup.making import repository
+from multidb.backup.recovery import recover
+from multidb.backup.restoring import restore as bring_back
+from multidb.cli.adding import ensure_entry
+from multidb.cli.backup import IdentityOption, SetArgument
+from multidb.cli.env_files import write_env_files
+from multidb.cli.options import (
+    DEFAULT_FILE,
+    EnvOption,
+    FileOption,
+    JsonOption,
+    Run,
+    StoresOption,
+    VerboseOption,
+    examples,
+    scope,
+)
+from multidb.cli.output import Output
+from multidb.cli.plan_view import report_document, show_report
+from multidb.engine import Engine, Scope
+from multidb.errors import ArchiveError, UsageError
+from multidb.manifest import app_id
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@app.command(
+    epilog=examples(
+        "multidb restore lernmi --replace                       (its newest set, into lernmi)",
+        "multidb restore 20261121T140501Z-1a2b3c --replace",
+        "multidb restore lernmi --as lernmi_old                 (beside it, as an app of its own)",
+        "multidb restore lernmi --store postgres --replace",
+    )
+)
+def restore(
+    name: SetArgument,
+    file: FileOption = DEFAULT_FILE,
+    env: EnvOption = None,
+    of: Annotated[str | None, typer.Option("--app", help="Only among the sets of this app.", metavar="NAME")] = None,
+    as_other: Annotated[
+        str | None, typer.Option("--as", help="Into another app, which is added if it is not there.", metavar="OTHER")
+    ] = None,
+    stores: StoresOption = None,
+    replace: Annotated[bool, typer.Option("--replace", help="What the app has now may go.")] = False,
+    safety_set: Annotated[
+        bool, typer.Option("--safety-set/--no-safety-set", help="Make a set of what the app has now first.")
+    ] = True,
+    targets: Annotated[list[str] | None, typer.Option("--from", help="Only sets on this target.")] = None,
+    identity: IdentityOption = None,
+    as_json: JsonOption = False,
+    verbose: VerboseOption = False,
+) -> int:
+    """Bring a set back. All of it is loaded beside the app's data and compared before anything of it is replaced.
+
+    Until then the app is as it was; an app that has data is refused without --replace. Owners, grants and logins are
+    made anew from the manifest. Interrupted anywhere, the next run of a backup command undoes or finishes it.
+    """
+    run = Run("restore", file, env, as_json, verbose)
+    output = run.output
+    engine = run.engine(output)
+    scope(None, stores)
+    keys = identities(identity, os.environ)
+    copy = repository(engine, targets).find(f"{app_id(of)}/{'' if name == of else name}" if of else name)
+    if copy.found is None:
+        raise ArchiveError(copy.problem, where=copy.where, hint="take another set")
+    into = app_id(as_other) if as_other else copy.app
+    if into not in engine.project.apps:
+        if as_other is None:
+            raise UsageError(
+                f"app {into} is not in the manifest",
+                where=str(file),
+                hint=f"bring it back: multidb undo-remove {into}, multidb add-app {into}; or restore it --as OTHER",
+            )
+        ensure_entry(run, output, into, entry_for(copy.found.declaration))
+        engine = run.engine(output)
+    with output.working(), exclusively(engine.state, "restore"):
+        ready(engine, into)
+        recovered, problems = recover(engine, keys, output.progress)
+        home = repository(engine, targets)
+        done = bring_back(
+            engine,
+            home,
+            copy,
+            into,
+            stores=stores,
+            replace=replace,
+            safety=safety_set,
+            keys=keys,
+            progress=output.progress,
+        )
+    for line in (*recovered, *(f"{app}: {error}" for app, error in problems.items())):
+        output.note(line)
+    assert done.report is not None
+    code = show_report(output, done.report)
+    written = write_env_files(engine, output, [into])
+    document = {
+        "app": into,
+        "set": copy.id,
+        "stores": list(done.stores),
+        "safety_set": done.safety.id if done.safety else None,
+        **report_document(done.report),
+        "files": [str(path) for path in written],
+    }
+    breaches = audited(engine, into, output)
+    output.document(code == 0 and not breaches, {**document, "breaches": breaches})
+    output.say(f"{into}: {', '.join(done.stores)} as of {copy.found.made:%Y-%m-%d %H:%M:%S} UTC.", style="green")
+    if done.safety:
+        output.say(f"What it had before is in set {done.safety.id}.")
+    return code or (1 if breaches else 0)
+
+
+def audited(engine: Engine, app: str, output: Output) -> list[str]:
+    """What is open around an app whose privileges were made anew, said in red."""
+    from multidb.audit import audit
+
+    with output.working():
+        found = audit(engine, Scope(apps=frozenset({app})), progress=output.progress)
+    breaches = [
+        *(f"{each.store}: {each.act}: allowed" for each in found.breaches),
+        *(f"{each.server}: {each.hole.subject}: {each.hole.message}" for each in found.holes),
+    ]
+    for line in breaches:
+        output.note(line, style="red")
+    return breaches
+
+
+def ready(engine: Engine, app: str) -> None:
+    """The app's place has to be there before something is brought into it."""
+    engine.start(app)
+    error = engine.apply(Scope(apps=frozenset({app}))).error()
+    if error is not None:
+        raise error

@@ -46,6 +46,9 @@ def write_env_files(engine: Engine, output: Output, apps: Iterable[str]) -> list
 def following_servers(engine: Engine, output: Output) -> Iterator[None]:
     """Writes the env files again of apps with a server that has another address after the block: its port was taken, or
     was forgotten with the state."""
+    if engine.project.runtime == "compose":  # apps in containers see names and ports that stay
+        yield
+        return
     before = _addresses(engine)
     yield
     moved = {name for name, address in _addresses(engine).items() if before.get(name) != address}

@@ -109,7 +109,8 @@ def _locate(error: ErrorDetails, tree: Node, place: Place) -> _Found:
 
 
 def _likeliest(found: list[_Found]) -> list[_Found]:
-    """Of a union's alternatives only the one with the fewest mistakes: the others were not meant."""
+    """Of a union's alternatives only the one with the fewest mistakes, a word for a mapping being the worst: the others
+    were not meant."""
     kept = [one for one in found if one.branch is None]
     unions: dict[tuple[object, ...], dict[str, list[_Found]]] = {}
     for one in found:
@@ -117,9 +118,12 @@ def _likeliest(found: list[_Found]) -> list[_Found]:
             depth, name = one.branch
             unions.setdefault(one.error["loc"][:depth], {}).setdefault(name, []).append(one)
     for branches in unions.values():
-        fewest = min(branches.values(), key=len)
-        kept += fewest
+        kept += min(branches.values(), key=lambda branch: (any(_wants_a_word(one) for one in branch), len(branch)))
     return kept
+
+
+def _wants_a_word(found: _Found) -> bool:
+    return found.error["type"] in ("literal_error", "string_type") and isinstance(found.node, Mapping)
 
 
 def _told(found: _Found, path: tuple[str | int, ...], schema: MappingType[str, Any]) -> tuple[str, str | None]:
@@ -132,7 +136,7 @@ def _told(found: _Found, path: tuple[str | int, ...], schema: MappingType[str, A
     context: dict[str, Any] = error.get("ctx", {})
     forms = [str(part["pattern"]) for part in _parts(schema, path) if "pattern" in part]
     custom = next((str(part["errorMessage"]) for part in _parts(schema, path) if "errorMessage" in part), None)
-    if custom and error["type"] in ("string_pattern_mismatch", "string_type"):
+    if custom and error["type"] in ("string_pattern_mismatch", "string_type", "literal_error"):
         sentence = custom
     elif error["type"] in ("value_error", "assertion_error"):
         sentence = str(context.get("error") or error["msg"].partition(", ")[2] or "is not right")

@@ -158,6 +158,7 @@ class Deploy(Section):
     )
     tls: Literal["none", "own"] | Certificates = Field(
         default="none",
+        json_schema_extra={"errorMessage": "must be none, own, or {cert: FILE, key: FILE, ca: FILE}"},
         description="none: plain connections. own: an authority that multidb makes, and a certificate from it for each "
         "server. {cert, key, ca}: given files, relative to the manifest. Servers refuse plain connections then.",
     )

@@ -104,7 +104,7 @@ class ComposeRuntime:
             seen = self._ours()
             compose_tool.command()
             self._refuse_lost(chosen)
-            self._render(report)
+            self._render()
             with self._state.change(_RECORD) as record:
                 names = {self._volume(container) for container in self._containers}
                 record["volumes"] = sorted(names.union(record.get("volumes", ())))
@@ -247,8 +247,7 @@ class ComposeRuntime:
 
     # Before anything is started
 
-    def _render(self, report: Progress) -> None:
-        report("multidb", "rendering")
+    def _render(self) -> None:
         deployment = Deployment(self._project, self._state, shipped_templates())
         deployment.write(deployment.files(new_secrets=True))
 

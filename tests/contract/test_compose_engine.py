@@ -355,11 +355,11 @@ def run_app(compose: list[str], engine: Engine, folder: Path, service: str) -> l
 
 
 def test_apps_with_servers_of_their_own_over_tls(
-    stack: Stack, compose: list[str], left_out: dict[str, str], tmp_path: Path
+    engine: Engine, compose: list[str], left_out: dict[str, str], tmp_path: Path
 ) -> None:
     """Strategy separate: a compose project for each app; and all of it over TLS."""
-    project, engine = "multidbtest6", stack.engine
-    stores = [store for store in stack.stores if store != "redis" or "redis-tls" not in left_out]
+    project = "multidbtest6"
+    stores = [store for store in IMAGES if store not in left_out and (store != "redis" or "redis-tls" not in left_out)]
     apps = {"lernmi": stores, "beep_boop": ["postgres"]}
     folder = place(tmp_path)
     options = "deploy: {strategy: separate, tls: own}\n"
@@ -396,12 +396,12 @@ def test_apps_with_servers_of_their_own_over_tls(
 
 
 def test_a_pooler_over_tls_and_a_renewed_certificate(
-    stack: Stack, compose: list[str], left_out: dict[str, str], tmp_path: Path
+    engine: Engine, compose: list[str], left_out: dict[str, str], tmp_path: Path
 ) -> None:
     """Strategy single, with a pooler before Postgres; a certificate made anew reaches its server with the next up."""
     if "pgbouncer" in left_out:
         pytest.skip(left_out["pgbouncer"])
-    project, engine = "multidbtest7", stack.engine
+    project = "multidbtest7"
     folder = Folder(tmp_path, [])
     options = (
         "deploy: {strategy: single, tls: own, profiles: [pgbouncer], pgbouncer_image: 'multidb-test/pgbouncer:1'}\n"
@@ -434,8 +434,10 @@ def test_a_pooler_over_tls_and_a_renewed_certificate(
     assert {each["state"] for each in status} == {"running"}
 
 
-def test_the_typed_name_of_the_project_deletes_its_data(stack: Stack, tmp_path: Path) -> None:
-    project, engine = "multidbtest8", stack.engine
+def test_the_typed_name_of_the_project_deletes_its_data(
+    engine: Engine, left_out: dict[str, str], tmp_path: Path
+) -> None:
+    project = "multidbtest8"
     folder = Folder(tmp_path, [])
     folder.manifest(manifest(["redis"], project=project))
     try:

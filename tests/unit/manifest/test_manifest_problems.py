@@ -62,6 +62,10 @@ CASES = {
         "3:21: an entry of profiles must be 'backup', 'monitoring' or 'pgbouncer', not monitor."
         ' Did you mean "monitoring"?'
     ),
+    HEAD + "deploy: {tls: yes}\n": ("3:15: tls must be none, own, or {cert: FILE, key: FILE, ca: FILE}, not yes"),
+    HEAD + "deploy: {tls: {cert: a, key: b, ca: c, crl: d}}\n": (
+        '3:40: unknown key "crl" in tls. Known here: ca, cert, key.'
+    ),
     HEAD + "backup: {keep: {last: 0}}\n": "3:23: last must be at least 1, not 0",
     HEAD + "backup: {every: often}\n": ("3:17: every must be a duration such as 30s, 2min, 24h or 7d, not often"),
     # external: what may be a secret in the wrong place is not repeated

@@ -31,7 +31,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from multidb.model import Health, Probe, Provisioner, Server, Session, Tenant
+from multidb.model import Archive, Health, Probe, Provisioner, Server, Session, Tenant
 from multidb.provisioners.postgres import resources, statements
 from multidb.provisioners.postgres.container import containers
 from multidb.secrets import Secret
@@ -43,6 +43,12 @@ def _connect(server: Server, password: Secret | None, application_name: str) -> 
     from multidb.provisioners.postgres.session import PostgresSession  # the driver is loaded when it is needed
 
     return PostgresSession(server, password, application_name)
+
+
+def _archive(server: Server, password: Secret | None, application_name: str) -> Archive:
+    from multidb.provisioners.postgres.archive import PostgresArchive
+
+    return PostgresArchive(server, password, application_name)
 
 
 def _check_health(tenant: Tenant, may_write: bool) -> Health:
@@ -71,6 +77,7 @@ PROVISIONER = Provisioner(
     connect=_connect,
     check_health=_check_health,
     probe=_probe,
+    archive=_archive,
     containers=containers,
     reserved=resources.RESERVED,
     advise=resources.advise,

@@ -1,0 +1,508 @@
+"""An app's database as a dump, and back: `pg_dump` and `pg_restore` do the work, multidb looks after everything around.
+
+**Backup.** One transaction holds a snapshot; the dump and the measures are both of that snapshot, the measures being
+taken by the server while the dump is written. **Restore** goes into a database of its own, made from template0, open to
+the admin only. Extensions are made by the admin first, since an app may not make all of them; the rest belongs to the
+app's owner role from the start. **Replace** is one transaction of renames, so an interruption leaves the old database
+or the new one, never half of each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from typing import Any, BinaryIO, Self
+
+from multidb.errors import ArchiveError, Conflict, ServerError, WrongVersion
+from multidb.model import (
+    App,
+    ArchiveReader,
+    ArchiveWriter,
+    Measures,
+    Owner,
+    Part,
+    Place,
+    PlaceKind,
+    Progress,
+    Server,
+    StoreContext,
+)
+from multidb.provisioners.postgres import contents, programs, scram
+from multidb.provisioners.postgres.places import NEW, OLD, SCRATCH, place_mark, place_names
+from multidb.provisioners.postgres.resources import derived_names
+from multidb.provisioners.postgres.statements import UNFINISHED, identifier, literal, mark
+from multidb.provisioners.postgres.wire import Traffic, Wire
+from multidb.secrets import Secret, generate
+
+__all__ = ["PostgresArchive"]
+
+_FORMAT = "pg_dump custom 1"
+_FILE = "dump.pgc"
+_MAGIC = b"PGDMP"
+_CHUNK = 1 << 20
+_PATIENCE = 24 * 3600.0  # seconds that one table may take to be read
+_ROUNDS = 10  # attempts to find a database without sessions
+_BUSY = "55006"
+_LIST_SETTINGS = frozenset({"search_path", "temp_tablespaces", "session_preload_libraries", "local_preload_libraries"})
+
+# $1: names (JSON array). What has to be known of these databases to make one like it, or to put one in its place.
+_DATABASES = """
+SELECT coalesce(json_object_agg(d.datname, json_build_object(
+  'mark', c.description, 'open', d.datallowconn, 'limit', d.datconnlimit,
+  'collate', d.datcollate, 'ctype', d.datctype, 'provider', {provider}, 'locale', {locale},
+  'privileges', (SELECT json_agg(json_build_array(
+       CASE x.grantee WHEN 0 THEN NULL ELSE pg_get_userbyid(x.grantee) END, x.privilege_type))
+     FROM aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) x WHERE x.grantee <> d.datdba),
+  'settings', (SELECT json_agg(json_build_array(r.rolname, s.setconfig))
+     FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole WHERE s.setdatabase = d.oid),
+  'prepared', (SELECT json_agg(p.gid) FROM pg_prepared_xacts p WHERE p.database = d.datname))), '{{}}'::json)
+FROM pg_database d LEFT JOIN pg_shdescription c ON c.objoid = d.oid AND c.classoid = 'pg_database'::regclass
+WHERE d.datname IN (SELECT json_array_elements_text($1::json))"""
+
+
+class PostgresArchive:
+    """The data of apps on one server, with the admin's login."""
+
+    def __init__(self, server: Server, password: Secret | None, application_name: str) -> None:
+        self._server = server
+        self._where = str(server)
+        self._password = password
+        self._application = application_name
+        self._main = self._open()
+        self._major = self._main.version // 10000
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._main.close()
+
+    # ------------------------------------------------------------------------------------------------------- backup
+
+    def backup(self, app: App, context: StoreContext, writer: ArchiveWriter, progress: Progress) -> Part:
+        """Writes the dump. Everything in it, and the measures, are of one moment.
+
+        Raises:
+            ArchiveError: no pg_dump here fits the server, or it failed.
+        """
+        program = programs.find("pg_dump", self._major, self._where)
+        with self._snapshot(app.id) as (holder, snapshot), ThreadPoolExecutor(1) as beside:
+            details = {
+                "app": app.id,
+                "postgres": self._major,
+                "dump": program.major,
+                "extensions": json.loads(self._ask(holder, contents.EXTENSIONS)),
+                "policies": json.loads(self._ask(holder, contents.POLICIES)),
+            }
+            measuring = beside.submit(contents.measures, lambda query: self._ask(holder, query))
+            try:
+                with writer.file(_FILE) as file:
+                    self._dump(programs.dump_command(program, self._address(app.id), snapshot), file, app, progress)
+                measured = measuring.result()
+            except BaseException:
+                self._cancel(holder)
+                raise
+        return Part(
+            format=_FORMAT,
+            server=f"PostgreSQL {self._version()}",
+            client=f"pg_dump {program.version}",
+            consistent=True,
+            measures=measured,
+            details=details,
+        )
+
+    def _dump(self, command: Sequence[str], file: BinaryIO, app: App, progress: Progress) -> None:
+        with programs.running(command, self._password, self._where) as output:
+            written = 0
+            while chunk := output.read(_CHUNK):
+                file.write(chunk)
+                written += len(chunk)
+                progress(app.id, "dumping", float(written))
+        if not written:
+            raise ArchiveError("pg_dump wrote nothing", where=self._where)
+
+    @contextlib.contextmanager
+    def _snapshot(self, database: str) -> Iterator[tuple[Wire, str]]:
+        """A connection in a read-only transaction, and the name by which others see what it sees."""
+        with self._reading(database) as wire:
+            yield wire, self._ask(wire, "SELECT pg_export_snapshot()")
+
+    @contextlib.contextmanager
+    def _reading(self, database: str) -> Iterator[Wire]:
+        with self._open(database) as wire:
+            self._do(wire, *contents.SESSION, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            yield wire
+
+    def _cancel(self, wire: Wire) -> None:
+        """Ends what the connection is doing, so that nobody waits for it."""
+        with contextlib.suppress(ServerError):
+            self._do(self._main, f"SELECT pg_cancel_backend({wire.process})")
+
+    # ------------------------------------------------------------------------------------------------------- places
+
+    def live(self, app: App, context: StoreContext) -> Place:
+        return Place(PlaceKind.LIVE, app, app.id)
+
+    def prepare(self, kind: PlaceKind, app: App, context: StoreContext) -> Place:
+        """A new database beside the app's own, with its locale, that nobody but the admin may connect to.
+
+        Raises:
+            Conflict: there is a database of that name that is not ours.
+        """
+        place = Place(kind, app, app.id + {PlaceKind.SCRATCH: SCRATCH, PlaceKind.NEW: NEW}[kind])
+        self.discard(place)
+        name, owner = identifier(place.name), Owner(context.project, app.id)
+        like = self._databases(app.id).get(app.id)
+        # Shut until nobody else may enter it; without a mark and shut, the next run takes it for what it is.
+        self._do(self._main, f"CREATE DATABASE {name} TEMPLATE template0{_locale(like)} ALLOW_CONNECTIONS false")
+        self._together(
+            f"REVOKE ALL ON DATABASE {name} FROM PUBLIC",
+            f"COMMENT ON DATABASE {name} IS {literal(place_mark(owner))}",
+            f"ALTER DATABASE {name} ALLOW_CONNECTIONS true",
+        )
+        return place
+
+    def discard(self, place: Place) -> None:
+        """Drops the database of a place, whoever is connected to it.
+
+        Raises:
+            ValueError: it is the app's own.
+            Conflict: it is not ours.
+        """
+        if place.kind is PlaceKind.LIVE:
+            raise ValueError("a live place is not discarded")
+        there = self._databases(place.name).get(place.name)
+        if there is not None:
+            if not _is_place(there, place.app):
+                raise Conflict(
+                    f"the database {place.name} exists and multidb did not make it",
+                    where=self._where,
+                    hint="rename it, or drop it if nobody needs it",
+                )
+            self._drop(place.name, there)
+        self._remove_loader(place.app)
+
+    def leftovers(self, app: App, context: StoreContext) -> Sequence[Place]:
+        """What an earlier run has left; the app's old database after an exchange is among it, as scratch."""
+        there = self._databases(*place_names(app.id))
+        return [
+            Place(PlaceKind.NEW if name.endswith(NEW) else PlaceKind.SCRATCH, app, name)
+            for name, database in there.items()
+            if _is_place(database, app)
+        ]
+
+    def measure(self, place: Place) -> Measures:
+        with self._reading(place.name) as wire:
+            return contents.measures(lambda query: self._ask(wire, query))
+
+    def is_empty(self, place: Place) -> bool:
+        """Whether nobody has made a table, a function, a type or a large object there."""
+        with self._open(place.name) as wire:
+            return self._ask(wire, contents.EMPTY) == "t"
+
+    # ------------------------------------------------------------------------------------------------------ restore
+
+    def restore(self, place: Place, part: Part, reader: ArchiveReader, progress: Progress) -> None:
+        """Loads the dump; everything will belong to the owner role of `place.app`, where the server has that.
+
+        The dump is put into a nameless temporary file first: only a file can be read by several connections at once.
+
+        Raises:
+            WrongVersion: the server is older than the one that the dump is of.
+            ArchiveError: the file is no dump, or is not whole; an extension is missing; pg_restore failed.
+        """
+        source, dumped_by = int(str(part.details["postgres"])), int(str(part.details["dump"]))
+        if self._major < source:
+            raise WrongVersion(
+                f"is Postgres {self._major}, and the backup is of Postgres {source}",
+                where=self._where,
+                hint="upgrade the server",
+            )
+        program = programs.find("pg_restore", max(self._major, dumped_by), self._where)
+        role = self._owner(place.app)
+        with tempfile.TemporaryFile() as dump, tempfile.TemporaryFile() as listed:
+            _spool(reader, dump, place.app, progress)
+            with self._open(place.name) as wire:
+                schemas = self._groundwork(wire, place, part, role)
+                names = (_by_number(dump), _by_number(listed))
+                files = (dump.fileno(), listed.fileno())
+                with programs.running(programs.list_command(program, names[0]), None, self._where, files) as output:
+                    listed.write(_wanted(output.read(), schemas, part))
+                    listed.flush()
+                progress(place.app.id, "loading")
+                dump.seek(0)
+                listed.seek(0)
+                with self._loader(wire, place, role) as (login, password):
+                    target = programs.address(login, place.name)
+                    command = programs.restore_command(program, target, *names, role, _jobs())
+                    with programs.running(command, password, self._where, files) as output:
+                        output.read()
+                self._policies(wire, place.app, part, role)
+        if place.kind is PlaceKind.LIVE:
+            self._unfinished(place.name)
+
+    @contextlib.contextmanager
+    def _loader(self, wire: Wire, place: Place, role: str | None) -> Iterator[tuple[Server, Secret]]:
+        """A login for one restore, which can become the owner role and nothing else.
+
+        What is loaded may call functions of the app (in constraints, in generated columns), and a function may leave
+        the role that was set: it then is this login, and not the admin.
+        """
+        name, password = _loader_name(place.app), generate()
+        self._remove_loader(place.app)
+        quoted, database = identifier(name), identifier(place.name)
+        texts = [f"CREATE ROLE {quoted} LOGIN PASSWORD {literal(scram.verifier(password.reveal()))}"]
+        if not self._superuser():
+            texts.append(f"GRANT {quoted} TO CURRENT_USER")
+        texts.append(f"GRANT CONNECT, CREATE ON DATABASE {database} TO {quoted}")
+        texts += [f"GRANT {identifier(role)} TO {quoted}"] if role is not None else []
+        self._together(*texts)
+        if role is None:
+            self._do(wire, f"ALTER SCHEMA public OWNER TO {quoted}")
+        try:
+            yield replace(self._server, endpoint=replace(self._server.endpoint, user=name)), password
+        finally:
+            self._do(wire, f"REASSIGN OWNED BY {quoted} TO CURRENT_USER")
+            self._remove_loader(place.app)
+
+    def _remove_loader(self, app: App) -> None:
+        name = _loader_name(app)
+        if self._is_role(name):
+            self._do(self._main, f"DROP OWNED BY {identifier(name)}", f"DROP ROLE {identifier(name)}")
+
+    def _groundwork(self, wire: Wire, place: Place, part: Part, role: str | None) -> frozenset[str]:
+        """What the owner role cannot do itself: its right to make things, and extensions. The schemas of those."""
+        if role is not None and place.kind is not PlaceKind.LIVE:
+            to = identifier(role)
+            self._do(self._main, f"GRANT CREATE ON DATABASE {identifier(place.name)} TO {to}")
+            self._do(wire, f"ALTER SCHEMA public OWNER TO {to}")
+        extensions = _entries(part, "extensions")
+        there = set(json.loads(self._ask(wire, "SELECT json_agg(name) FROM pg_available_extensions")))
+        if missing := sorted({str(name) for name, _, _ in extensions} - there):
+            raise ArchiveError(
+                f"the server lacks extensions that the backup needs: {', '.join(missing)}",
+                where=self._where,
+                hint="install them on the server's machine, or take an image that has them",
+            )
+        schemas = frozenset(str(schema) for _, _, schema in extensions) - {"public", "pg_catalog"}
+        authorization = f" AUTHORIZATION {identifier(role)}" if role is not None else ""
+        for schema in sorted(schemas):
+            self._do(wire, f"CREATE SCHEMA IF NOT EXISTS {identifier(schema)}{authorization}")
+        for name, _, schema in extensions:
+            where = "" if schema == "pg_catalog" else f" SCHEMA {identifier(str(schema))}"
+            self._do(wire, f"CREATE EXTENSION IF NOT EXISTS {identifier(str(name))}{where}")
+        return schemas
+
+    def _policies(self, wire: Wire, app: App, part: Part, role: str | None) -> None:
+        """Row policies for roles by name, of the app's roles for those of the app that the backup is of."""
+        source = str(part.details["app"])
+        entries = _entries(part, "policies")
+        there = set(json.loads(self._ask(wire, "SELECT json_agg(rolname) FROM pg_roles"))) | {"public"}
+        ours = {name.name for name in derived_names(App(source, source, {}))}
+        for entry in entries:
+            roles = [app.id + name[len(source) :] if name in ours else name for name in map(str, entry["roles"])]
+            known = [name for name in roles if name in there]
+            # A policy for nobody would be a policy for everybody.
+            self._do(wire, contents.policy(entry, known or [role or self._server.endpoint.user]))
+
+    def _owner(self, app: App) -> str | None:
+        role = f"{app.id}_owner"
+        return role if self._is_role(role) else None
+
+    def _is_role(self, name: str) -> bool:
+        return self._ask(self._main, f"SELECT to_regrole({literal(identifier(name))}) IS NOT NULL") == "t"
+
+    def _superuser(self) -> bool:
+        return self._ask(self._main, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user") == "t"
+
+    # ------------------------------------------------------------------------------------------------------ replace
+
+    def replace(self, new: Place, context: StoreContext) -> None:
+        """Puts the new database in the place of the app's own, with its settings, privileges and limit.
+
+        Its inside counts as unfinished until the next apply. Interrupted before the exchange, the app's database is
+        shut at worst, which this or `multidb apply` mends; after it, only the old one is left to be dropped.
+
+        Raises:
+            Conflict: the app's database is not ours.
+            ServerError: somebody cannot be kept out for long enough; nothing was changed.
+        """
+        live, old = new.app.id, new.app.id + OLD
+        there = self._databases(live, new.name, old)
+        if old in there:
+            self.discard(Place(PlaceKind.SCRATCH, new.app, old))
+        owner = Owner(context.project, new.app.id)
+        texts = [f"ALTER DATABASE {identifier(new.name)} RENAME TO {identifier(live)}"]
+        texts.append(f"COMMENT ON DATABASE {identifier(live)} IS {literal(mark(owner, UNFINISHED))}")
+        if live not in there:
+            self._exchange([new.name], texts)
+            return
+        if not str(there[live]["mark"] or "").startswith(mark(owner, "")):
+            raise Conflict(f"the database {live} is not ours", where=self._where, hint="multidb plan says whose it is")
+        away = [
+            f"ALTER DATABASE {identifier(live)} RENAME TO {identifier(old)}",
+            f"COMMENT ON DATABASE {identifier(old)} IS {literal(place_mark(owner))}",
+        ]
+        self._end_prepared(live, there[live])
+        self._do(self._main, f"ALTER DATABASE {identifier(live)} ALLOW_CONNECTIONS false")
+        try:
+            self._exchange([live, new.name], [*away, *texts, *_likewise(live, there[live])])
+        except BaseException:
+            with contextlib.suppress(ServerError):
+                self._do(self._main, f"ALTER DATABASE {identifier(live)} ALLOW_CONNECTIONS true")
+            raise
+        self._drop(old, self._databases(old)[old])
+
+    def _exchange(self, names: Sequence[str], texts: Sequence[str]) -> None:
+        """The transaction, once no session is left in the databases."""
+        within = ", ".join(map(literal, names))
+        end = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname IN ({within})"  # noqa: S608
+        for left in reversed(range(_ROUNDS)):
+            self._do(self._main, end)
+            answer = self._main.send("; ".join(["BEGIN", *texts, "COMMIT"]), _PATIENCE)
+            if answer.refusal is None:
+                return
+            self._do(self._main, "ROLLBACK")
+            if answer.refusal.sqlstate != _BUSY or not left:
+                raise self._main.error(answer.refusal)
+            time.sleep(0.1)
+
+    def _unfinished(self, database: str) -> None:
+        """Lets the next apply look after everything inside."""
+        found = str(self._databases(database)[database]["mark"] or "").split(" ")[0]
+        self._do(self._main, f"COMMENT ON DATABASE {identifier(database)} IS {literal(f'{found} {UNFINISHED}')}")
+
+    # -------------------------------------------------------------------------------------------------------- wires
+
+    def _databases(self, *names: str) -> dict[str, Mapping[str, Any]]:
+        known = {
+            "provider": "d.datlocprovider" if self._major >= 15 else "'c'",
+            "locale": "d.datlocale" if self._major >= 17 else "d.daticulocale" if self._major >= 15 else "NULL",
+        }
+        query = _DATABASES.format(**known)
+        found: dict[str, Mapping[str, Any]] = json.loads(
+            self._main.ask(query, (json.dumps(names),), self._server.timeout)
+        )
+        return found
+
+    def _drop(self, name: str, database: Mapping[str, Any]) -> None:
+        self._end_prepared(name, database)
+        self._do(self._main, f"DROP DATABASE IF EXISTS {identifier(name)} WITH (FORCE)")
+
+    def _end_prepared(self, name: str, database: Mapping[str, Any]) -> None:
+        """Prepared transactions keep a database, and only inside it can they be ended."""
+        if not database["prepared"]:
+            return
+        self._do(self._main, f"ALTER DATABASE {identifier(name)} ALLOW_CONNECTIONS true")
+        with self._open(name) as wire:
+            for transaction in database["prepared"]:
+                self._do(wire, f"ROLLBACK PREPARED {literal(transaction)}")
+
+    def _open(self, database: str = "") -> Wire:
+        return Wire(self._server, self._password, self._application, Traffic(), database=database)
+
+    def _address(self, database: str) -> str:
+        return programs.address(self._server, database)
+
+    def _version(self) -> str:
+        return self._ask(self._main, "SELECT current_setting('server_version')").split(" ")[0]
+
+    def _ask(self, wire: Wire, query: str) -> str:
+        return wire.ask(query, (), _PATIENCE)
+
+    def _together(self, *texts: str) -> None:
+        answer = self._main.send("; ".join(["BEGIN", *texts, "COMMIT"]), _PATIENCE)
+        if answer.refusal is not None:
+            self._do(self._main, "ROLLBACK")
+            raise self._main.error(answer.refusal)
+
+    def _do(self, wire: Wire, *texts: str) -> None:
+        for text in texts:
+            answer = wire.send(text, _PATIENCE)
+            if answer.refusal is not None:
+                raise wire.error(answer.refusal)
+
+
+def _loader_name(app: App) -> str:
+    return f"{app.id}__loader"
+
+
+def _is_place(database: Mapping[str, Any], app: App) -> bool:
+    """Whether it is a place of the app that multidb made, maybe half."""
+    comment = database["mark"]
+    if comment is None:
+        return not database["open"]
+    return str(comment).startswith(place_mark(Owner("", ""))[:-1]) and str(comment).endswith(f"/{app.id}")
+
+
+def _locale(like: Mapping[str, Any] | None) -> str:
+    """The clause that gives a new database the locale of another."""
+    if like is None:
+        return " ENCODING 'UTF8'"
+    words = f" ENCODING 'UTF8' LC_COLLATE {literal(like['collate'])} LC_CTYPE {literal(like['ctype'])}"
+    if like["provider"] == "i":
+        words += f" LOCALE_PROVIDER icu ICU_LOCALE {literal(like['locale'])}"
+    if like["provider"] == "b":
+        words += f" LOCALE_PROVIDER builtin BUILTIN_LOCALE {literal(like['locale'])}"
+    return words
+
+
+def _likewise(name: str, database: Mapping[str, Any]) -> Iterator[str]:
+    """What makes a database treat its users as another one did."""
+    quoted = identifier(name)
+    yield f"ALTER DATABASE {quoted} CONNECTION LIMIT {database['limit']}"
+    for grantee, privilege in database["privileges"] or ():
+        yield f"GRANT {privilege} ON DATABASE {quoted} TO {identifier(grantee) if grantee else 'PUBLIC'}"
+    for role, settings in database["settings"] or ():
+        whose = f"ALTER ROLE {identifier(role)} IN DATABASE {quoted}" if role else f"ALTER DATABASE {quoted}"
+        for setting in settings:
+            key, _, value = setting.partition("=")
+            # A list is kept with the quotes of its members, so it is its own text.
+            text = value if key in _LIST_SETTINGS else literal(value)
+            yield f"{whose} SET {key if '.' in key else identifier(key)} = {text}"
+
+
+def _spool(reader: ArchiveReader, dump: BinaryIO, app: App, progress: Progress) -> None:
+    with reader.file(_FILE) as file:
+        start = file.read(_CHUNK)
+        if not start.startswith(_MAGIC):
+            raise ArchiveError(f"{_FILE} is no dump of pg_dump")
+        dump.write(start)
+        while chunk := file.read(_CHUNK):
+            dump.write(chunk)
+            progress(app.id, "reading", float(dump.tell()))
+    dump.flush()
+    dump.seek(0)
+
+
+def _by_number(file: BinaryIO) -> str:
+    """A name by which a child process opens a file that has none."""
+    return f"/dev/fd/{file.fileno()}"
+
+
+def _jobs() -> int:
+    """How many connections load at once. Elsewhere than on Linux all who open a file by number share one position."""
+    return min(os.cpu_count() or 1, 4) if sys.platform == "linux" else 1
+
+
+def _entries(part: Part, name: str) -> Sequence[Any]:
+    found = part.details[name]
+    assert isinstance(found, list | tuple)
+    return found
+
+
+def _wanted(listing: bytes, schemas: frozenset[str], part: Part) -> bytes:
+    """The table of contents without what the admin has made already, and what is made with other names."""
+    skipped = [" EXTENSION - ", " COMMENT - EXTENSION "]
+    skipped += [f" SCHEMA - {schema} " for schema in schemas]
+    skipped += [f" POLICY {entry['schema']} {entry['table']} {entry['name']} " for entry in _entries(part, "policies")]
+    skipped += [f" COMMENT {entry['schema']} POLICY " for entry in _entries(part, "policies")]
+    kept = [line for line in listing.decode().splitlines() if not any(words in line for words in skipped)]
+    return "\n".join([*kept, ""]).encode()

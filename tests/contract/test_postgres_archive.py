@@ -1,0 +1,395 @@
+"""A Postgres app's data as a dump and back, on real servers, with data that bites."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import psycopg
+import pytest
+
+from multidb.errors import ArchiveError, Conflict, ServerError, WrongVersion
+from multidb.model import App, Archive, Part, Place, PlaceKind, StoreContext
+from multidb.provisioners.postgres import PROVISIONER, programs
+from tests.contract.postgres_servers import PLATFORM, Cluster, cluster
+from tests.contract.test_postgres_server import Site
+
+pytestmark = pytest.mark.server
+
+
+@pytest.fixture(scope="module", params=[18, 15])
+def served(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    with cluster(request.param, max_prepared_transactions="5") as made:
+        yield made
+
+
+@pytest.fixture(scope="module")
+def site(served: Cluster) -> Site:
+    return Site(served)
+
+
+class Files:
+    """A part's files in memory, written and read as a set's are."""
+
+    def __init__(self, **content: bytes) -> None:
+        self.content = dict(content)
+
+    @contextlib.contextmanager
+    def file(self, name: str) -> Iterator[BinaryIO]:
+        if name in self.content:
+            yield io.BytesIO(self.content[name])
+            return
+        written = io.BytesIO()
+        yield written
+        self.content[name] = written.getvalue()
+
+    def names(self) -> Sequence[str]:
+        return list(self.content)
+
+
+def quiet(subject: str, message: str, done: float | None = None, total: float | None = None) -> None:
+    pass
+
+
+@contextlib.contextmanager
+def archive(site: Site) -> Iterator[tuple[Archive, StoreContext]]:
+    assert PROVISIONER.archive is not None
+    with site.connect() as session:
+        context = StoreContext("site", session.facts)
+    with PROVISIONER.archive(site.served.server(site.admin), site.served.admin(site.admin), "test") as opened:
+        yield opened, context
+
+
+def backed_up(site: Site, app: App) -> tuple[Part, Files]:
+    files = Files()
+    with archive(site) as (opened, context):
+        return opened.backup(app, context, files, quiet), files
+
+
+def restored(site: Site, app: App, part: Part, files: Files, kind: PlaceKind = PlaceKind.SCRATCH) -> Place:
+    with archive(site) as (opened, context):
+        place = opened.prepare(kind, app, context)
+        opened.restore(place, part, files, quiet)
+        assert opened.measure(place) == part.measures
+        return place
+
+
+BITING = Path(__file__).with_name("postgres_biting.sql").read_text(encoding="utf-8")
+
+
+def fill(site: Site, app: App) -> None:
+    with site.enter(app) as session:
+        session.execute("CREATE SCHEMA ext")
+        for extension in ("hstore", "ltree"):
+            session.execute(f"CREATE EXTENSION {extension}".encode())
+        session.execute("CREATE EXTENSION citext SCHEMA ext")
+        session.execute("CREATE TABLE worded (w ext.citext UNIQUE)")
+        session.execute("INSERT INTO worded VALUES ('Word')")
+        for statement in BITING.replace("{app}", app.id).encode().split(b";\n"):
+            if statement.strip():
+                session.execute(statement)
+    site.served.sql("CREATE TABLE foreign_owned (a int)", "INSERT INTO foreign_owned VALUES (1), (2)", database=app.id)
+    for statement in ("CREATE EXTENSION pageinspect", "UPDATE every_type SET x = '<a>x</a>'"):
+        with contextlib.suppress(psycopg.errors.FeatureNotSupported):  # not every build of the server has it
+            site.served.sql(statement, database=app.id)
+
+
+def facts_of(site: Site, database: str) -> list[Any]:
+    """What a person would look at, beside the data."""
+    sql = site.served.sql
+    return [
+        sql("SELECT last_value, is_called FROM generated_s_seq", database=database),
+        sql("SELECT n, s FROM summed", database=database),
+        sql("SELECT last_value, increment_by FROM pg_sequences WHERE sequencename LIKE 'quoted%'", database=database),
+        sql("SELECT obj_description(oid, 'pg_class') FROM pg_class WHERE relname LIKE 'quoted%'", database=database)[
+            :1
+        ],
+        sql("SELECT lo_get(4242) = decode(repeat('ab00', 5000), 'hex'), lo_get(4243)", database=database),
+        sql("SELECT 'word'::ext.citext = w FROM worded", database=database),
+        sql("SELECT conname, condeferrable FROM pg_constraint WHERE contype = 'f' ORDER BY 1", database=database),
+        sql("SELECT extname, extversion FROM pg_extension ORDER BY 1", database=database),
+        sql("SELECT polname, polcmd, polpermissive FROM pg_policy ORDER BY 1", database=database),
+    ]
+
+
+@dataclass(frozen=True)
+class Bitten:
+    """An app with the data that bites, and its backup."""
+
+    app: App
+    part: Part
+    files: Files
+
+
+@pytest.fixture(scope="module")
+def bitten(site: Site) -> Bitten:
+    app = site.app()
+    site.apply([app])
+    fill(site, app)
+    return Bitten(app, *backed_up(site, app))
+
+
+# --- there and back ---
+
+
+def test_what_bites_comes_back_as_it_was(site: Site, bitten: Bitten) -> None:
+    app, part, files = bitten.app, bitten.part, bitten.files
+    assert part.consistent
+    assert part.measures.counts["table public.foreign_owned"] == 2
+    assert part.measures.counts["table public.parent"] == 1, "a child's rows are the child's"
+    assert part.measures.counts["large objects"] == 2
+    place = restored(site, app, part, files)
+    assert facts_of(site, place.name) == facts_of(site, app.id)
+    owners = "SELECT DISTINCT pg_get_userbyid(relowner) FROM pg_class WHERE oid > 16384 AND relkind IN ('r', 'v', 'm')"
+    assert site.served.sql(f"{owners} AND relname NOT LIKE 'pg_%'", database=place.name) == [(f"{app.id}_owner",)]
+    with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+        psycopg.connect(site.enter(app).info.dsn, dbname=place.name, password=site.enter(app).info.password)
+    assert site.served.sql(f"SELECT count(*) FROM pg_roles WHERE rolname = '{app.id}__loader'") == [(0,)]
+    for change, name in (
+        ("UPDATE every_type SET f8 = 1 WHERE f4 = 'NaN'", "table public.every_type"),
+        ("SELECT lo_put(4242, 9, 'x')", "large objects"),
+        ("UPDATE generated SET a = 0 WHERE s = 1; UPDATE generated SET a = 3 WHERE s = 2", "table public.generated"),
+    ):
+        site.served.sql(*change.split("; "), database=place.name)
+        with archive(site) as (opened, _):
+            found = opened.measure(place)
+        assert found.counts == part.measures.counts
+        assert found.fingerprints[name] != part.measures.fingerprints[name], change
+    with archive(site) as (opened, context):
+        assert opened.leftovers(app, context) == [place]
+        opened.discard(place)
+        opened.discard(place)
+        assert opened.leftovers(app, context) == []
+
+
+def test_as_another_app_every_name_is_the_others(site: Site, bitten: Bitten) -> None:
+    app, part, files = bitten.app, bitten.part, bitten.files
+    other = site.app()
+    site.apply([other])
+    with archive(site) as (opened, context):
+        assert opened.is_empty(opened.live(other, context))
+        assert not opened.is_empty(opened.live(app, context))
+    place = restored(site, other, part, files, PlaceKind.NEW)
+    with archive(site) as (opened, context):
+        opened.replace(place, context)
+    policies = "SELECT roles::text FROM pg_policies WHERE policyname = 'named; one'"
+    assert site.served.sql(policies, database=other.id) == [(f"{{{other.id}_ro,{other.id}_rw}}",)]
+    site.apply([other])
+    assert not site.changes([other])
+    with site.enter(other) as session:
+        assert session.execute("SELECT count(*) FROM parted").fetchone() == (500,)
+    with site.enter(other, "readonly") as session:
+        assert session.execute("SELECT what FROM secretive").fetchall() == []
+        assert session.execute("SELECT a FROM foreign_owned ORDER BY 1").fetchall() == [(1,), (2,)]
+
+
+def test_an_admin_who_is_no_superuser_can_do_it_too(served: Cluster) -> None:
+    site = Site(served, PLATFORM)
+    app = site.app(roles="split")
+    site.apply([app])
+    with site.enter(app, "migrate") as session:
+        session.execute("CREATE TABLE t AS SELECT g AS a FROM generate_series(1, 10) g")
+        session.execute("SELECT lo_from_bytea(77, 'abc')")
+    part, files = backed_up(site, app)
+    place = restored(site, app, part, files, PlaceKind.NEW)
+    with archive(site) as (opened, context):
+        opened.replace(place, context)
+        assert opened.leftovers(app, context) == []
+    site.apply([app])
+    assert not site.changes([app])
+    with site.enter(app) as session:
+        assert session.execute("SELECT sum(a) FROM t").fetchone() == (55,)
+
+
+def test_the_dump_and_its_measures_are_of_one_moment_while_others_write(site: Site) -> None:
+    app = site.app()
+    site.apply([app])
+    with site.enter(app) as session:
+        session.execute("CREATE TABLE a (n serial, pad text); CREATE TABLE b (n int)")
+        session.execute("INSERT INTO a (pad) SELECT repeat('x', 500) FROM generate_series(1, 20000)")
+    stop = threading.Event()
+
+    def write() -> None:
+        with site.enter(app) as writer:
+            while not stop.is_set():  # what is in one table is in the other, always
+                new = "WITH new AS (INSERT INTO a (pad) VALUES ('y') RETURNING n)"
+                writer.execute(f"{new} INSERT INTO b SELECT n FROM new".encode())
+
+    writing = threading.Thread(target=write)
+    writing.start()
+    try:
+        time.sleep(0.2)
+        part, files = backed_up(site, app)
+    finally:
+        stop.set()
+        writing.join()
+    assert part.measures.counts["table public.b"] > 0
+    assert part.measures.counts["table public.a"] == part.measures.counts["table public.b"] + 20000
+    restored(site, app, part, files)
+
+
+# --- what must not happen ---
+
+
+def test_a_file_that_is_not_whole_is_refused(site: Site) -> None:
+    app = site.app()
+    site.apply([app])
+    with site.enter(app) as session:
+        session.execute("CREATE TABLE t AS SELECT g, md5(g::text) FROM generate_series(1, 20000) g")
+    part, files = backed_up(site, app)
+    whole = files.content["dump.pgc"]
+    for content in (b"", b"not a dump", whole[: len(whole) // 2], whole[:-7], whole[:100] + whole[50_000:]):
+        with archive(site) as (opened, context):
+            place = opened.prepare(PlaceKind.NEW, app, context)
+            with pytest.raises(ArchiveError):
+                opened.restore(place, part, Files(**{"dump.pgc": content}), quiet)
+            opened.discard(place)
+    assert site.enter(app).execute("SELECT count(*) FROM t").fetchone() == (20000,)
+
+
+def test_a_function_in_the_data_does_not_run_as_the_admin(site: Site) -> None:
+    """An app plants it in a constraint; loading calls it."""
+    app = site.app()
+    site.apply([app])
+    with site.enter(app) as session:
+        body = (
+            "BEGIN RESET ROLE; PERFORM set_config('role', 'none', false); "
+            f"EXECUTE 'ALTER ROLE {app.id}_user SUPERUSER'; RETURN true; EXCEPTION WHEN OTHERS THEN RETURN true; END"
+        )
+        session.execute(f"CREATE FUNCTION evil(int) RETURNS bool LANGUAGE plpgsql AS $${body}$$".encode())
+        session.execute("CREATE TABLE trap (a int CHECK (evil(a)))")
+        session.execute("INSERT INTO trap VALUES (1)")
+    part, files = backed_up(site, app)
+    with archive(site) as (opened, context):
+        place = opened.prepare(PlaceKind.SCRATCH, app, context)
+        opened.restore(place, part, files, quiet)
+    assert site.served.sql(f"SELECT rolsuper FROM pg_roles WHERE rolname = '{app.id}_user'") == [(False,)]
+    assert site.served.sql("SELECT a FROM trap", database=place.name) == [(1,)], "it was called"
+
+
+def test_a_set_of_a_newer_server_is_refused_before_anything_is_loaded(site: Site) -> None:
+    app = site.app()
+    site.apply([app])
+    part, files = backed_up(site, app)
+    newer = Part(part.format, part.server, part.client, True, part.measures, {**part.details, "postgres": 99})
+    with archive(site) as (opened, context):
+        place = opened.prepare(PlaceKind.SCRATCH, app, context)
+        with pytest.raises(WrongVersion, match="backup is of Postgres 99"):
+            opened.restore(place, newer, files, quiet)
+        assert opened.is_empty(place)
+        opened.discard(place)
+    with pytest.raises(ArchiveError, match="needs pg_dump of Postgres 99"):
+        programs.find("pg_dump", 99, "here")
+
+
+def test_neither_argument_lists_nor_errors_have_the_password(site: Site) -> None:
+    program = programs.find("pg_dump", 15, "here")
+    server, password = site.served.server(), site.served.admin()
+    command = programs.dump_command(program, programs.address(server, "no such database"), "1-1")
+    assert password.reveal() not in " ".join(command)
+    with pytest.raises(ArchiveError, match="no such database") as raised:  # noqa: SIM117
+        with programs.running(command, password, "here") as output:
+            output.read()
+    assert password.reveal() not in str(raised.value)
+
+
+# --- one database in the place of another ---
+
+
+def test_replacing_keeps_the_apps_doors_and_ends_its_sessions(site: Site) -> None:
+    app = site.app(connection_limit=7)
+    site.apply([app])
+    sql = site.served.sql
+    alter = f"ALTER DATABASE {app.id} SET"
+    sql(f'{alter} search_path = public, "Odd, one"', f"{alter} my.own = 'a''b'")
+    with site.enter(app) as session:
+        session.execute("CREATE TABLE t (a int)")
+        session.execute("INSERT INTO t VALUES (1)")
+    part, files = backed_up(site, app)
+    place = restored(site, app, part, files, PlaceKind.NEW)
+    sql("INSERT INTO t VALUES (2)", database=app.id)
+    with site.enter(app) as prepared:
+        prepared.execute("BEGIN; INSERT INTO t VALUES (3); PREPARE TRANSACTION 'half'")
+    with site.enter(app) as session, archive(site) as (opened, context):
+        opened.replace(place, context)
+        with pytest.raises(psycopg.OperationalError):
+            session.execute("SELECT 1")
+        assert opened.leftovers(app, context) == []
+    with site.enter(app) as session:
+        assert session.execute("SELECT a FROM t").fetchall() == [(1,)]
+        seen = session.execute("SELECT current_setting('my.own'), current_user").fetchone()
+        assert seen == ("a'b", f"{app.id}_owner")
+        assert session.execute("SHOW search_path").fetchone() == ('public, "Odd, one"',)
+    site.apply([app])
+    assert not site.changes([app])
+    assert site.enter(app, "readonly").execute("SELECT a FROM t").fetchall() == [(1,)]
+
+
+def test_interrupted_anywhere_an_exchange_is_before_or_after(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    from multidb.provisioners.postgres.wire import Wire
+
+    app = site.app()
+    site.apply([app])
+    send, made = Wire.send, "CREATE TABLE IF NOT EXISTS version AS SELECT '{}' AS v"
+    site.served.sql(made.format("old"), database=app.id)
+    for stop in range(1, 30):
+        with archive(site) as (opened, context):
+            place = opened.prepare(PlaceKind.NEW, app, context)
+        site.served.sql("UPDATE version SET v = 'old'", database=app.id)
+        site.served.sql(made.format("new"), database=place.name)
+        left = iter(range(stop))
+
+        def cut(self: Wire, text: str, timeout: float, left: Iterator[int] = left) -> Any:
+            if next(left, None) is None:
+                raise KeyboardInterrupt  # and nothing is sent any more, as after kill -9
+            return send(self, text, timeout)
+
+        with archive(site) as (opened, context):
+            monkeypatch.setattr(Wire, "send", cut)
+            finished = True
+            try:
+                opened.replace(place, context)
+            except KeyboardInterrupt:
+                finished = False
+            monkeypatch.setattr(Wire, "send", send)
+        with archive(site) as (opened, context):
+            for there in opened.leftovers(app, context):
+                opened.discard(there)
+            assert opened.leftovers(app, context) == []
+        site.apply([app])
+        value = site.enter(app).execute("SELECT v FROM version").fetchall()
+        assert value in ([("old",)], [("new",)])
+        assert not site.changes([app])
+        if finished:
+            assert value == [("new",)]
+            return
+    raise AssertionError("never came to the end")
+
+
+def test_what_is_not_ours_is_left_alone(site: Site) -> None:
+    app = site.app()
+    site.apply([app])
+    site.served.sql(f"CREATE DATABASE {app.id}__new")
+    with archive(site) as (opened, context):
+        assert opened.leftovers(app, context) == []
+        with pytest.raises(Conflict):
+            opened.prepare(PlaceKind.NEW, app, context)
+        with pytest.raises(ValueError, match="live"):
+            opened.discard(opened.live(app, context))
+        place = opened.prepare(PlaceKind.SCRATCH, app, context)
+        site.served.sql(f"COMMENT ON DATABASE {app.id} IS 'multidb:other/{app.id}'")
+        with pytest.raises(Conflict):
+            opened.replace(place, context)
+    site.served.sql(f"DROP DATABASE {app.id}__new")
+
+
+def test_a_database_that_is_not_there_is_a_server_error(site: Site) -> None:
+    app = site.app()
+    with archive(site) as (opened, context), pytest.raises(ServerError, match="does not exist"):
+        opened.backup(app, context, Files(), quiet)

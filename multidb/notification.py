@@ -23,7 +23,7 @@ from multidb.audit import Audit
 from multidb.engine import Scope
 from multidb.errors import MultidbError, UsageError
 from multidb.health import HealthReport
-from multidb.model import Project, Status
+from multidb.model import Health, Project, Status
 from multidb.plan import Plan
 from multidb.provisioners import STORES
 from multidb.secret_source import SecretSource
@@ -40,6 +40,7 @@ __all__ = [
     "Notice",
     "Notifier",
     "drifts",
+    "late_backups",
     "news",
     "open_walls",
     "over_quota",
@@ -178,8 +179,17 @@ def unwell(report: HealthReport) -> list[Alarm]:
         for each in report.checks
         if each.health.status is Status.UNHEALTHY
     ]
-    late = [(app, health) for app, health in report.backups.items() if health.status is not Status.HEALTHY]
-    return found + [Alarm(Kind.BACKUP, app, None, health.message, health.fix) for app, health in late]
+    return found + late_backups(report.backups)
+
+
+def late_backups(found: Mapping[str, Health]) -> list[Alarm]:
+    """An alarm for each app whose backups are not as they should be.
+
+    Args:
+        found: by app, what `multidb.backup.schedule.freshness` says.
+    """
+    late = [(app, health) for app, health in found.items() if health.status is not Status.HEALTHY]
+    return [Alarm(Kind.BACKUP, app, None, health.message, health.fix) for app, health in late]
 
 
 def drifts(plan: Plan) -> list[Alarm]:
@@ -202,8 +212,7 @@ def open_walls(audit: Audit) -> list[Alarm]:
         found.setdefault((hole.hole.app, hole.store), []).append((hole.hole.message, closing))
     for tried in audit.breaches:
         probe = tried.probe
-        text = f"{probe.app} got through: {probe.name}" + (f" against {probe.target}" if probe.target else "")
-        found.setdefault((probe.target or probe.app, tried.store), []).append((text, "multidb audit"))
+        found.setdefault((probe.target or probe.app, tried.store), []).append((f"{tried.act} worked", "multidb audit"))
     return [
         Alarm(Kind.BREACH, app, store, _first([text for text, _ in each]), each[0][1])
         for (app, store), each in found.items()
@@ -284,6 +293,10 @@ class Notifier:
         """Tells what a health check within `scope` has found, and calls the heartbeat after one of everything."""
         deliveries = self.tell(unwell(report), _looked(scope, Kind.UNHEALTHY, Kind.BACKUP))
         return deliveries + self.beat() if scope == _EVERYTHING else deliveries
+
+    def about_backups(self, found: Mapping[str, Health], scope: Scope = _EVERYTHING) -> list[Delivery]:
+        """Tells whose backups have failed or are late; `found` as for `late_backups`."""
+        return self.tell(late_backups(found), _looked(scope, Kind.BACKUP))
 
     def about_plan(self, plan: Plan, scope: Scope = _EVERYTHING) -> list[Delivery]:
         """Tells what a plan within `scope` would change."""

@@ -22,6 +22,7 @@ from multidb.cli.options import (
     scope,
 )
 from multidb.cli.output import Output
+from multidb.cli.telling import NotifyOption, tell
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -42,6 +43,7 @@ _MOST_SHOWN = 20  # findings of one kind; --json and --report have them all
         "multidb audit",
         "multidb audit lernmi --store postgres",
         "multidb audit --report audit.md     (for an auditor)",
+        "multidb audit --notify              (for cron)",
         "multidb audit --all-pairs           (also where there are hundreds of apps)",
     ),
 )
@@ -59,6 +61,7 @@ def audit_command(
     report: Annotated[
         Path | None, typer.Option("--report", metavar="FILE.md", help="Also write it down for an auditor.")
     ] = None,
+    notify: NotifyOption = False,
     as_json: JsonOption = False,
 ) -> int:
     """Try what would reach another app, with each app's own credentials, and search the servers for holes.
@@ -76,6 +79,8 @@ def audit_command(
         found = audit(engine, wanted, progress=output.progress, seed=seed, most=most)
     if wanted.apps is None and wanted.stores is None:
         remember(engine.state, found)
+    if notify:
+        tell(output, engine, lambda notifier: notifier.about_audit(found, wanted))
     if report is not None:
         files.write_text(report, markdown(found))
     output.document(found.ok, found.document())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
@@ -12,6 +13,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from multidb.backup.schedule import freshness
 from multidb.cli.options import (
     DEFAULT_FILE,
     AppOrAllArgument,
@@ -24,9 +26,10 @@ from multidb.cli.options import (
     scope,
 )
 from multidb.cli.output import Output
+from multidb.cli.telling import NotifyOption, tell
 from multidb.engine import Engine, Scope
 from multidb.health import HealthReport, check
-from multidb.model import Health, Status
+from multidb.model import App, Health, Status
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -39,6 +42,7 @@ _STYLES = {Status.HEALTHY: "green", Status.DEGRADED: "yellow", Status.UNHEALTHY:
         "multidb health lernmi --read-only",
         "multidb health --watch --every 5",
         "multidb health --watch --json | jq .status",
+        "multidb health --notify               (for cron)",
     )
 )
 def health(
@@ -53,6 +57,7 @@ def health(
     every: Annotated[
         float, typer.Option("--every", min=0.2, metavar="SECONDS", help="With --watch: from one round to the next.")
     ] = 2.0,
+    notify: NotifyOption = False,
     as_json: JsonOption = False,
 ) -> int:
     """Try each app's stores with the app's own credentials. Leaves nothing behind.
@@ -66,10 +71,19 @@ def health(
     if watch:
         return _watch(engine, wanted, output, every, may_write=not read_only)
     with output.working():
-        report = check(engine, wanted, may_write=not read_only)
+        report = _checked(engine, wanted, may_write=not read_only)
+    if notify:
+        tell(output, engine, lambda notifier: notifier.about_health(report, wanted))
     output.document(report.exit_code == 0, report.document())
     output.show(_drawn(report))
     return report.exit_code
+
+
+def _checked(engine: Engine, wanted: Scope, *, may_write: bool) -> HealthReport:
+    def fresh(app: App) -> Health | None:
+        return freshness(engine.project, engine.state, app, datetime.now(UTC))
+
+    return check(engine, wanted, may_write=may_write, freshness=fresh if wanted.stores is None else None)
 
 
 def _watch(engine: Engine, wanted: Scope, output: Output, every: float, *, may_write: bool) -> int:
@@ -91,7 +105,7 @@ def _watch(engine: Engine, wanted: Scope, output: Output, every: float, *, may_w
 def _rounds(engine: Engine, wanted: Scope, every: float, may_write: bool) -> Iterator[HealthReport]:
     while True:
         began = time.monotonic()
-        yield check(engine, wanted, may_write=may_write)
+        yield _checked(engine, wanted, may_write=may_write)
         time.sleep(max(0.0, began + every - time.monotonic()))
 
 

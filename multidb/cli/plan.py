@@ -23,6 +23,7 @@ from multidb.cli.options import (
     scope,
 )
 from multidb.cli.plan_view import show_plan, show_sql
+from multidb.cli.telling import NotifyOption, tell
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -47,14 +48,18 @@ def plan(
         list[str] | None, typer.Option("--adopt", help="Plan to take over what exists for this app.", metavar="NAME")
     ] = None,
     deep: DeepOption = True,
+    notify: NotifyOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> int:
     """Show what would change on the servers, statement by statement with -v. Changes nothing and takes no lock."""
     run = Run("plan", file, env, as_json, verbose)
     output = run.output
+    engine, wanted = run.engine(output), scope(apps, stores, adopt=adopt, deep=deep)
     with output.working():
-        found = run.engine(output).plan(scope(apps, stores, adopt=adopt, deep=deep))
+        found = engine.plan(wanted)
+    if notify:
+        tell(output, engine, lambda notifier: notifier.about_plan(found, wanted))
     if out is not None:
         saved = {"version": 1, "command": "plan", "adopt": sorted(adopt or ()), "apps": apps, "stores": stores}
         files.write_text(out, json.dumps({**saved, "deep": deep, **found.document()}, indent=1) + "\n")

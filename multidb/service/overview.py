@@ -7,30 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
 
 from multidb.audit import Audit
+from multidb.backup.schedule import LastSets
 from multidb.health import HealthReport
 from multidb.model import Health, Isolation, Project, Status
 from multidb.plan import Plan
 from multidb.usage import Look, StoreUsage, UsageReport
 
-__all__ = ["AppRow", "BackupFacts", "Cell", "Overview", "overview"]
-
-
-@dataclass(frozen=True, slots=True)
-class BackupFacts:
-    """An app's backups.
-
-    Args:
-        newest: when the newest set was made; None: there is none.
-        verified: when the newest set that was proved by restoring it was made; None: there is none.
-        every: seconds that may lie between two sets.
-    """
-
-    newest: datetime | None
-    verified: datetime | None
-    every: float
+__all__ = ["AppRow", "Cell", "Overview", "overview"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +51,7 @@ class AppRow:
     app: str
     status: Status | None
     cells: Mapping[str, Cell]
-    backup: BackupFacts | None = None
+    backup: LastSets | None = None
     backup_health: Health | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
 
@@ -98,7 +83,7 @@ def overview(
     audit: Audit | None = None,
     usage: UsageReport | None = None,
     looks: Sequence[Look] = (),
-    backups: Mapping[str, BackupFacts] | None = None,
+    backups: Mapping[str, LastSets] | None = None,
 ) -> Overview:
     """Brings the readings together. What they say of apps that are no longer in the manifest is left out.
 

@@ -14,11 +14,11 @@ from threading import Lock
 
 from multidb import audit, health, usage
 from multidb.audit import Audit
+from multidb.backup.schedule import LastSets, freshness, last_sets
 from multidb.engine import Engine, Scope
 from multidb.health import HealthReport
-from multidb.model import Project
+from multidb.model import App, Health, Project
 from multidb.plan import Plan
-from multidb.service.overview import BackupFacts
 from multidb.usage import History, Look, UsageReport
 
 __all__ = ["Sources", "UsageSeen"]
@@ -65,7 +65,12 @@ class Sources:
 
     def health(self) -> HealthReport:
         """Tries every app's every store."""
-        return health.check(self.engine(), may_write=self._may_write)
+        engine = self.engine()
+
+        def fresh(app: App) -> Health | None:
+            return freshness(engine.project, engine.state, app, datetime.now(UTC))
+
+        return health.check(engine, may_write=self._may_write, freshness=fresh)
 
     def drift(self) -> Plan:
         """What an apply would change, as far as the servers' shared catalogs tell."""
@@ -87,9 +92,10 @@ class Sources:
         report = usage.look(engine, progress=_unwatched, keep=due)
         return UsageSeen(report, looks)
 
-    def backups(self) -> Mapping[str, BackupFacts]:
-        """How old each app's backups are."""
-        return {}
+    def backups(self) -> Mapping[str, LastSets]:
+        """How old each app's backups are. Asks no target: what was done is in the state."""
+        engine = self.engine()
+        return last_sets(engine.project, engine.state)
 
 
 def _unwatched(subject: str, message: str, done: float | None = None, total: float | None = None) -> None:

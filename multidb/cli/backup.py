@@ -16,7 +16,7 @@ from multidb.backup.encryption import identities
 from multidb.backup.pace import in_words
 from multidb.backup.repository import utc_now
 from multidb.backup.rounds import Round, run_round
-from multidb.backup.schedule import due, next_due
+from multidb.backup.schedule import due, freshness, next_due
 from multidb.cli.options import (
     DEFAULT_FILE,
     EnvOption,
@@ -29,6 +29,7 @@ from multidb.cli.options import (
     scope,
 )
 from multidb.cli.output import Output
+from multidb.cli.telling import NotifyOption, tell
 from multidb.errors import Locked, MultidbError, UsageError
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -71,6 +72,7 @@ def backup(
     only_due: Annotated[bool, typer.Option("--due", help="Only what the manifest's schedule asks for now.")] = False,
     watch: Annotated[bool, typer.Option("--watch", help="Do what is due whenever it is, until stopped.")] = False,
     identity: IdentityOption = None,
+    notify: NotifyOption = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> int:
@@ -83,9 +85,11 @@ def backup(
         raise UsageError("--watch takes no names and no --json", hint="multidb backup --watch")
     run = Run("backup", file, env, as_json, verbose)
     if watch:
-        return _watch(run, identity)
+        return _watch(run, identity, notify=notify)
     output = run.output
     done = _round(run, output, names, stores, to, quiesce, only_due, identity)
+    if notify:
+        _tell(run, output)
     output.document(done.ok, done.document())
     _show(output, done, nothing="Nothing is due." if only_due else "There is no app.")
     return 0 if done.ok else _FAILED
@@ -114,6 +118,15 @@ def _round(
         return run_round(
             engine, wanted, scheduled=only_due, to=to or (), quiesce=quiesce, keys=keys, progress=output.progress
         )
+
+
+def _tell(run: Run, output: Output) -> None:
+    """Tells the receivers how each app's backups stand now, whatever this run was about."""
+    engine = run.engine(output)
+    now = utc_now()
+    found = {app.id: freshness(engine.project, engine.state, app, now) for app in engine.project.apps.values()}
+    known = {app: health for app, health in found.items() if health is not None}
+    tell(output, engine, lambda notifier: notifier.about_backups(known))
 
 
 def _show(output: Output, done: Round, nothing: str) -> None:
@@ -159,7 +172,7 @@ def _failures(done: Round) -> Iterator[str]:
         yield f"{app_id}: {error}"
 
 
-def _watch(run: Run, identity: Path | None) -> int:
+def _watch(run: Run, identity: Path | None, *, notify: bool) -> int:
     """Until SIGTERM or SIGINT. A round that fails is said, and tried again a little later."""
     ended = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
@@ -169,6 +182,8 @@ def _watch(run: Run, identity: Path | None) -> int:
         pause = _LOOK_EVERY
         try:
             done = _round(run, output, None, None, None, None, True, identity)
+            if notify:
+                _tell(run, output)
             if done.made:
                 _show(output, done, nothing="")
                 pause = _LOOK_EVERY if done.ok else _AFTER_FAILURE

@@ -111,10 +111,8 @@ class ComposeRuntime:
             outcome = self._unfit(chosen, seen, report)
             fit = [container for container in chosen if container.server not in outcome]
             self._stop_outdated(fit, seen, report)
-            for stack in self._stacks:
-                here = [container for container in fit if container in stack.containers]
-                if here:
-                    outcome |= self._started(stack, here, report)
+            if fit:
+                outcome |= self._started(fit, report)
             pooler = self._pooler_started(list(outcome.values()), seen, report)
         return [*(outcome[container.server] for container in chosen), *pooler]
 
@@ -160,22 +158,16 @@ class ComposeRuntime:
             return []
         with clear_errors(), self._state.lock("runtime", "multidb"):
             running = [each for each in own if each.name in self._ours()]
-            stopped = [self._stop(each.name, report) for each in running]
+            stopped = [self._stop(self._stack(each), each.name, report) for each in running]
             if erase:
                 self._refuse_unknown_volumes()
-                self._engine.remove_volumes([self._volume(each) for each in own])
+                for each in own:
+                    self._stack(each).engine.remove_volumes([self._volume(each)])
                 self._state.secrets.delete([each.admin_ref for each in own])
         return [
             ServerStatus(each.server, each.store, ServerState.STOPPED, None, message)
             for each, message in zip(running, stopped, strict=True)
         ]
-
-    def spare(self, server: Server, progress: Progress) -> None:
-        """None: every container is in the rendered files."""
-
-    def adopt(self, server: Server, spare: Server, progress: Progress) -> None:
-        """Refuses, since there is no spare here."""
-        raise Refused("containers are not replaced by others", where=str(server))
 
     def spare(self, server: Server, progress: Progress) -> None:
         """None: every container is in the rendered files."""
@@ -341,22 +333,28 @@ class ComposeRuntime:
 
     # Starting and waiting
 
-    def _started(self, stack: _Stack, containers: Sequence[Container], report: Progress) -> dict[str, ServerStatus]:
+    def _started(self, containers: Sequence[Container], report: Progress) -> dict[str, ServerStatus]:
         """Has Compose start the servers, and waits for them. One that it cannot start does not keep the others."""
         for container in containers:
             report(container.server, "starting")
-        try:
-            self._compose_up(stack, [container.name for container in containers], report)
-        except ServerError as error:
-            seen = stack.engine.containers()
-            there = [each for each in containers if each.name in seen and seen[each.name].status != "created"]
-            if not there:
-                raise
-            left = [each for each in containers if each not in there]
-            reasons = {each.server: judge(seen.get(each.name)).message for each in left if each.name in seen}
-            failed = {each.server: self._failed(each, reasons.get(each.server, sentence(error))) for each in left}
-            return failed | self._healthy(stack, there, report)
-        return self._healthy(stack, containers, report)
+        failed: dict[str, ServerStatus] = {}
+        for stack in self._stacks:
+            here = [container for container in containers if container in stack.containers]
+            try:
+                if here:
+                    self._compose_up(stack, [container.name for container in here], report)
+            except ServerError as error:
+                failed |= self._left(stack, here, error)
+                if len(failed) == len(containers):
+                    raise
+        return failed | self._healthy([each for each in containers if each.server not in failed], report)
+
+    def _left(self, stack: _Stack, containers: Sequence[Container], error: ServerError) -> dict[str, ServerStatus]:
+        """The servers of a stack that Compose has given up on, by name."""
+        seen = stack.engine.containers()
+        left = [each for each in containers if each.name not in seen or seen[each.name].status == "created"]
+        reasons = {each.server: judge(seen.get(each.name)).message for each in left if each.name in seen}
+        return {each.server: self._failed(each, reasons.get(each.server, sentence(error))) for each in left}
 
     def _compose_up(self, stack: _Stack, services: Sequence[str], report: Progress) -> None:
         def heard(line: str) -> None:
@@ -389,12 +387,12 @@ class ComposeRuntime:
             report(POOLER, verdict.message, waited)
             time.sleep(_PAUSE)
 
-    def _healthy(self, stack: _Stack, containers: Sequence[Container], report: Progress) -> dict[str, ServerStatus]:
+    def _healthy(self, containers: Sequence[Container], report: Progress) -> dict[str, ServerStatus]:
         """Waits for each container's health, and then for a real login. The outcome by name."""
         outcome: dict[str, ServerStatus] = {}
         began = time.monotonic()
         while len(outcome) < len(containers):
-            seen = stack.engine.containers()
+            seen = self._ours()
             waited = time.monotonic() - began
             for container in containers:
                 if container.server not in outcome:

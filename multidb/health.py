@@ -28,6 +28,7 @@ Freshness = Callable[[App], Health | None]
 """What is to be said of an app's backups; None: nothing."""
 
 _AT_ONCE = 64
+_WITNESSES = 2  # checks that must have failed before others are spared theirs
 _UNREACHABLE = (ServerDown, ServerSlow, RuntimeUnavailable)
 
 
@@ -166,6 +167,7 @@ class _Round:
         self._may_write = may_write
         self._guard = threading.Lock()
         self._answered: dict[str, float] = {}  # by server: when it last answered a check
+        self._in_vain: dict[str, int] = {}  # by server: how many checks nobody answered, since then
         self._silent: dict[str, ServerError] = {}  # by server: why no further check is worth its timeout
 
     def missing(self) -> Iterator[Checked]:
@@ -215,12 +217,16 @@ class _Round:
             return Checked(app, server.store, server.name, Health(Status.UNHEALTHY, message), reached=True)
         with self._guard:
             self._answered[server.name] = time.monotonic()
+            self._in_vain.pop(server.name, None)
         return Checked(app, server.store, server.name, health)
 
     def _note_silence(self, server: Server, error: ServerError, began: float) -> None:
         """The verdict holds for the whole server only when nobody was answered while this check waited."""
         with self._guard:
-            if self._answered.get(server.name, -1.0) < began:
+            if self._answered.get(server.name, -1.0) >= began:
+                return
+            self._in_vain[server.name] = self._in_vain.get(server.name, 0) + 1
+            if self._in_vain[server.name] >= _WITNESSES:
                 self._silent.setdefault(server.name, error)
 
 

@@ -128,6 +128,13 @@ def test_one_app_that_waits_in_vain_does_not_condemn_a_server_that_answers_other
     assert [each.app for each in report.checks if each.health.status is Status.UNHEALTHY] == ["app000", "app001"]
 
 
+def test_one_lost_connection_does_not_condemn_a_server(open_shop: OpenShop) -> None:
+    engine = open_shop([f"app{number:03}" for number in range(200)])
+    SHELF.found = {"app000": ServerDown("closed the connection")}
+    report = check(engine)
+    assert [each.app for each in report.checks if each.health.status is Status.UNHEALTHY] == ["app000"]
+
+
 def test_a_server_that_is_gone_is_asked_once(open_shop: OpenShop) -> None:
     engine = open_shop(["ann", "bob"])
     SHELF.down = True

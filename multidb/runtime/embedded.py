@@ -97,13 +97,14 @@ class EmbeddedRuntime:
         return stopped
 
     def spare(self, server: Server, progress: Progress) -> AbstractContextManager[Server] | None:
-        """See `Runtime.spare`. Only Neo4j needs one; the others have room for a second place.
+        """See `Runtime.spare`. Only a Neo4j of one app needs one; the others have room for a second place. None for a
+        Neo4j that apps share by labels: its data is not one app's.
 
         Raises:
             Locked: another run has one for this server, or an ``up`` or ``down`` works on this project.
             ServerError: it does not start.
         """
-        seat = self._seat(server) if server.store == "neo4j" else None
+        seat = self._seat(server) if server.store == "neo4j" and server.app is not None else None
         return None if seat is None else self._spares(one_at_a_time(progress)).running(seat)
 
     def adopt(self, server: Server, spare: Server, progress: Progress) -> None:

@@ -126,6 +126,17 @@ def as_admin(real: RealServer, *texts: str, database: str = "system") -> list[di
     return rows
 
 
+def emptied(real: RealServer) -> None:
+    """Takes away all data, schema and users but the first one."""
+    for row in as_admin(real, "SHOW CONSTRAINTS YIELD name", database="neo4j"):
+        as_admin(real, f"DROP CONSTRAINT `{row['name']}`", database="neo4j")
+    for row in as_admin(real, "SHOW INDEXES YIELD name, type WHERE type <> 'LOOKUP'", database="neo4j"):
+        as_admin(real, f"DROP INDEX `{row['name']}`", database="neo4j")
+    as_admin(real, "MATCH (n) DETACH DELETE n", database="neo4j")
+    for row in as_admin(real, "SHOW USERS YIELD user WHERE user <> 'neo4j'"):
+        as_admin(real, f"DROP USER `{row['user']}`")
+
+
 def ask(
     tenant: Tenant, text: str, *, database: str | None = None, like: Tenant | None = None
 ) -> list[dict[str, object]]:

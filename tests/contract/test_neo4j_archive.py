@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
-import signal
+import json
+import pickle
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
-import neo4j
 import pytest
 
 from multidb.errors import ArchiveError, NeedsServer
-from multidb.model import App, Part, Place, PlaceKind, StoreContext
-from multidb.provisioners.neo4j.archive import Neo4jArchive
+from multidb.model import App, Part, PlaceKind, StoreContext
+from multidb.provisioners.neo4j import archive as archive_module
+from multidb.provisioners.neo4j.archive import LARGEST_EXCHANGE, Neo4jArchive
 from multidb.provisioners.neo4j.graph_file import FILE
 from multidb.provisioners.neo4j.resources import AppOptions, Neo4jFacts
 from tests.contract.case import RealServer
-from tests.contract.case_neo4j import as_admin, community
+from tests.contract.case_neo4j import as_admin, emptied
 
 pytestmark = pytest.mark.server
 
@@ -78,8 +78,8 @@ GRAPH = (
     "CREATE (:`odd ``label`:B:A {`odd ``key`: 1})-[:`odd ``type` {since: date('2026-01-01')}]->()",
     "MATCH (n:A) CREATE (n)-[:SELF]->(n), (n)-[:TWIN {n: 1}]->(:B), (n)-[:LAST]->(:Value {id: -1})",
     "MATCH (n:A)-[:TWIN]->(b) CREATE (n)-[:TWIN {n: 1}]->(b), (b)-[:TWIN {n: 2}]->(n)",
-    "UNWIND range(1, 12000) AS id CREATE (:Many {id: id, text: 'x' + id})",
-    "MATCH (a:Many), (b:Many {id: 1}) WHERE a.id <= 6000 CREATE (a)-[:TO {w: a.id * 1.0}]->(b)",
+    "UNWIND range(1, 3000) AS id CREATE (:Many {id: id, text: 'x' + id})",
+    "MATCH (a:Many), (b:Many {id: 1}) WHERE a.id <= 1500 CREATE (a)-[:TO {w: a.id * 1.0}]->(b)",
 )
 SCHEMA = (
     "CREATE CONSTRAINT value_id FOR (n:Value) REQUIRE n.id IS UNIQUE",
@@ -89,7 +89,8 @@ SCHEMA = (
     "CREATE INDEX on_relationship FOR ()-[r:TWIN]-() ON (r.n)",
     "CREATE TEXT INDEX text FOR (n:Many) ON (n.text)",
     "CREATE POINT INDEX point FOR (n:Value) ON (n.point) OPTIONS {indexConfig: {`spatial.cartesian.max`: [9.0, 9.0]}}",
-    "CREATE FULLTEXT INDEX words FOR (n:Many|B) ON EACH [n.text, n.u] OPTIONS {indexConfig: {`fulltext.analyzer`: 'german'}}",
+    "CREATE FULLTEXT INDEX words FOR (n:Many|B) ON EACH [n.text, n.u]"
+    " OPTIONS {indexConfig: {`fulltext.analyzer`: 'german'}}",
     "CREATE VECTOR INDEX vector FOR (n:Many) ON (n.v) OPTIONS {indexConfig: {`vector.dimensions`: 3}}",
 )
 
@@ -135,29 +136,230 @@ def schema(real: RealServer) -> list[dict[str, object]]:
     ]
 
 
+@pytest.fixture(autouse=True)
+def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that a small graph takes several."""
+    monkeypatch.setattr(archive_module, "_BATCH", 700)
+    monkeypatch.setattr(archive_module, "_FETCHED", 500)
+
+
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RealServer, RealServer]]:
-    """An app's server with the graph in it, and a spare one."""
-    with (
-        community(tmp_path_factory.mktemp("lernmi"), "lernmi") as live,
-        community(tmp_path_factory.mktemp("spare"), "lernmi") as spare,
-    ):
-        as_admin(live, *SCHEMA, *GRAPH, database="neo4j")
-        yield live, replace(spare, server=replace(spare.server, spare=True))
+def live(neo4j_servers: tuple[RealServer, RealServer]) -> RealServer:
+    """An app's server with the graph in it."""
+    real = neo4j_servers[0]
+    emptied(real)
+    as_admin(real, *SCHEMA, *GRAPH, database="neo4j")
+    return real
 
 
-def test_everything_comes_back(servers: tuple[RealServer, RealServer]) -> None:
-    live, spare = servers
-    part, content = saved(live)
+@pytest.fixture(scope="module")
+def made(live: RealServer) -> tuple[Part, bytes]:
+    return saved(live)
+
+
+@pytest.fixture
+def spare(neo4j_servers: tuple[RealServer, RealServer]) -> RealServer:
+    """A second server that no app knows."""
+    real = neo4j_servers[1]
+    return replace(real, server=replace(real.server, app="lernmi", spare=True))
+
+
+@pytest.fixture
+def target(neo4j_servers: tuple[RealServer, RealServer]) -> RealServer:
+    """A live server of the app with something in it that is not the graph."""
+    real = neo4j_servers[1]
+    emptied(real)
+    texts = ("CREATE CONSTRAINT old FOR (n:Old) REQUIRE n.id IS UNIQUE", "CREATE INDEX composite FOR (n:Old) ON (n.x)")
+    as_admin(real, *texts, "CREATE (:Old {id: 1})-[:R]->(:Old {id: 2})", database="neo4j")
+    return real
+
+
+def test_everything_comes_back(live: RealServer, made: tuple[Part, bytes], spare: RealServer) -> None:
+    part, content = made
     assert part.consistent
-    assert part.measures.counts["nodes"] == 12_000 + len(VALUES) + 4
+    assert part.measures.counts["nodes"] == 3_000 + len(VALUES) + 4
     with opened(spare) as archive:
         place = archive.prepare(PlaceKind.SCRATCH, APP, CONTEXT)
         assert archive.is_empty(place)
         archive.restore(place, part, Files(content), quiet)
         assert archive.measure(place) == part.measures
     assert schema(spare) == schema(live)
-    same = "MATCH (n:Value) RETURN n.id AS id, valueType(n.value) AS type, toStringOrNull(n.value) AS text ORDER BY id"
-    assert as_admin(spare, same, database="neo4j") == as_admin(live, same, database="neo4j")
-    ends = "MATCH (n:Value)-[r]-(m) RETURN n.id, type(r), startNode(r) = n AS out, size(labels(m)) AS labels"
-    assert as_admin(spare, ends, database="neo4j") == as_admin(live, ends, database="neo4j")
+    for text in (
+        "MATCH (n:Value) RETURN n.id AS id, valueType(n.value) AS type, toStringOrNull(n.value) AS text ORDER BY id",
+        "MATCH (n:Value)-[r]-(m) RETURN n.id, type(r), startNode(r) = n AS out, size(labels(m)) AS labels",
+    ):
+        rows = as_admin(live, text, database="neo4j")
+        assert rows
+        assert as_admin(spare, text, database="neo4j") == rows
+
+
+def test_a_change_of_one_value_or_one_end_is_seen(made: tuple[Part, bytes], spare: RealServer) -> None:
+    part, content = made
+    small = replace_lines(content, lambda line: b"Many" not in line and b'"TO"' not in line)
+    changes = {
+        "MATCH (n:A)-[r:LAST]->(v) CREATE (n)-[:LAST]->(:Value {id: 77}) DELETE r": {"type LAST", "label Value"},
+        "MATCH (v:Value {id: 0}) SET v.value = false": {"label Value"},
+        "MATCH (v:Value {id: -1}) SET v:Extra": {"label Value", "label Extra", "type LAST"},
+        "DROP INDEX point": {"indexes"},
+    }
+    for change, expected in changes.items():
+        with opened(spare) as archive:
+            place = archive.prepare(PlaceKind.SCRATCH, APP, CONTEXT)
+            archive.restore(place, part, Files(small), quiet)
+            before = archive.measure(place)
+            as_admin(spare, change, database="neo4j")
+            after = archive.measure(place)
+        names = {*before.fingerprints, *after.fingerprints}
+        assert {name for name in names if before.fingerprints.get(name) != after.fingerprints.get(name)} >= expected
+
+
+def test_a_file_that_is_not_whole_is_refused(made: tuple[Part, bytes], target: RealServer) -> None:
+    """And where it would have taken the place of live data, that is as it was."""
+    part, content = made
+    small = replace_lines(content, lambda line: b"Many" not in line and b'"TO"' not in line)
+    lines = small.splitlines(keepends=True)
+    part = replace(part, measures=replace(part.measures, counts={"nodes": len(lines)}))
+    wrong = {
+        "cut off in a line": small[:-10],
+        "cut off between lines": b"".join(lines[:-1]),
+        "a line is missing": b"".join([*lines[:2], *lines[3:]]),
+        "a byte is changed": small.replace(b'"labels"', b'"labelz"', 1),
+        "a line is added": small + lines[-1],
+        "an end is missing": small.replace(b'"from":', b'"from":9', 1),
+        "another format": small.replace(b"multidb graph", b"multidb grape", 1),
+        "empty": b"",
+    }
+    with opened(target) as archive:
+        place = archive.live(APP, CONTEXT)
+        before = archive.measure(place)
+        for name, damaged in wrong.items():
+            with pytest.raises(ArchiveError):
+                archive.restore(place, part, Files(damaged), quiet)
+            assert archive.measure(place) == before, name
+
+
+def test_live_data_is_exchanged_in_one_step(made: tuple[Part, bytes], target: RealServer) -> None:
+    """With the old constraints and indexes, one of which has the name of a new one."""
+    part, content = made
+    with opened(target) as archive:
+        place = archive.live(APP, CONTEXT)
+        archive.restore(place, part, Files(content), quiet)
+        assert archive.measure(place) == part.measures
+        huge = replace(part, measures=replace(part.measures, counts={"nodes": LARGEST_EXCHANGE}))
+        with pytest.raises(ArchiveError, match="one transaction"):
+            archive.restore(place, huge, Files(content), quiet)
+        assert archive.measure(place) == part.measures
+
+
+def test_there_is_no_second_place_on_a_live_server(target: RealServer) -> None:
+    with opened(target) as archive:
+        for kind in (PlaceKind.SCRATCH, PlaceKind.NEW):
+            with pytest.raises(NeedsServer):
+                archive.prepare(kind, APP, CONTEXT)
+        assert not archive.is_empty(archive.live(APP, CONTEXT))
+        assert archive.leftovers(APP, CONTEXT) == ()
+        with pytest.raises(ValueError, match="live"):
+            archive.discard(archive.live(APP, CONTEXT))
+
+
+def test_what_does_not_fit_the_server_is_refused_at_once(made: tuple[Part, bytes], spare: RealServer) -> None:
+    part, content = made
+    with opened(spare) as archive:
+        place = archive.prepare(PlaceKind.SCRATCH, APP, CONTEXT)
+        for other in (
+            replace(part, server="Neo4j 2099.01.0"),
+            replace(part, format="multidb graph 2"),
+            replace(part, details={"constraints": ["NODE_KEY"]}),
+        ):
+            with pytest.raises(ArchiveError):
+                archive.restore(place, other, Files(content), quiet)
+        assert archive.is_empty(place)
+
+
+def test_writes_during_the_backup_are_told(target: RealServer) -> None:
+    def write_once(*_: object) -> None:
+        as_admin(target, "MERGE (:Old {id: 3})", database="neo4j")
+
+    with opened(target) as archive:
+        assert archive.backup(APP, CONTEXT, Files(), quiet).consistent
+        assert not archive.backup(APP, CONTEXT, Files(), write_once).consistent
+
+
+def test_a_value_that_the_driver_cannot_hold_is_named(target: RealServer) -> None:
+    as_admin(target, "CREATE (:Old {id: 9, when: date('+10000-01-01')})", database="neo4j")
+    with opened(target) as archive, pytest.raises(ArchiveError, match="year") as caught:
+        archive.backup(APP, CONTEXT, Files(), quiet)
+    (found,) = as_admin(target, (caught.value.hint or "").removeprefix("find it: "), database="neo4j")
+    assert found
+
+
+def test_apps_with_labels_come_and_go_alone(target: RealServer) -> None:
+    """Also under another name: the label follows the app."""
+    real = replace(target, server=replace(target.server, name="neo4j", app=None))
+    texts = [f"CREATE INDEX multidb_digi_LABELS_{app} FOR (n:multidb_digi_LABELS_{app}) ON (n.multidb)" for app in APPS]
+    graph = "CREATE (a:lernmi:A {n: 1})-[:R]->(:lernmi), (a)-[:FOREIGN]->(:devao {n: 2})"
+    as_admin(real, "MATCH (n) DETACH DELETE n", *texts, graph, database="neo4j")
+    other = App("devao", "devao", {"neo4j": AppOptions()})
+    files = Files()
+    with opened(real) as archive:
+        part = archive.backup(APP, CONTEXT, files, quiet)
+        assert part.measures.counts["relationships"] == 1
+        theirs = archive.measure(archive.live(other, CONTEXT))
+        as_admin(real, "MATCH (n:lernmi) SET n.n = 7", database="neo4j")
+        archive.restore(archive.live(APP, CONTEXT), part, files, quiet)
+        assert archive.measure(archive.live(APP, CONTEXT)) == part.measures
+        assert archive.measure(archive.live(other, CONTEXT)) == theirs
+        archive.restore(archive.live(other, CONTEXT), part, files, quiet)
+        assert archive.measure(archive.live(other, CONTEXT)) == part.measures
+
+
+APPS = ("lernmi", "devao")
+
+
+def replace_lines(content: bytes, keep: Callable[[bytes], bool]) -> bytes:
+    """The file with fewer lines, and a last line that fits."""
+    lines = [line for line in content.splitlines() if keep(line)]
+    ends = {"nodes": b'{"node"', "relationships": b'{"rel', "constraints": b'{"con', "indexes": b'{"index"'}
+    end = {"end": {name: sum(line.startswith(start) for line in lines) for name, start in ends.items()}}
+    return b"".join(line + b"\n" for line in [*lines[:-1], json.dumps(end).encode()])
+
+
+_RESTORE = """
+import json, pickle, sys
+from multidb.model import PlaceKind
+from multidb.secrets import Secret
+from tests.contract.test_neo4j_archive import APP, CONTEXT, Files, quiet
+from multidb.provisioners.neo4j import archive
+archive._BATCH = 50
+from multidb.provisioners.neo4j.archive import Neo4jArchive
+server, part, content = pickle.load(open(sys.argv[1], "rb"))
+print("ready", flush=True)
+with Neo4jArchive(server, Secret(sys.stdin.readline().strip()), "killed") as archive:
+    archive.restore(archive.prepare(PlaceKind.NEW, APP, CONTEXT), part, Files(content), quiet)
+"""
+
+
+def test_a_restore_that_was_killed_is_begun_anew(made: tuple[Part, bytes], spare: RealServer, tmp_path: Path) -> None:
+    part, content = made
+    given = tmp_path / "given"
+    given.write_bytes(pickle.dumps((spare.server, part, content)))
+    emptied(spare)
+    process = subprocess.Popen(
+        [sys.executable, "-c", _RESTORE, given], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    assert spare.admin is not None
+    process.stdin.write(spare.admin.reveal() + "\n")
+    process.stdin.flush()
+    while not as_admin(spare, "MATCH (n) RETURN n LIMIT 1", database="neo4j") and process.poll() is None:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    with opened(spare) as archive:
+        assert archive.measure(archive.live(APP, CONTEXT)) != part.measures, "it was killed too late to tell"
+        place = archive.prepare(PlaceKind.NEW, APP, CONTEXT)
+        assert archive.is_empty(place)
+        archive.restore(place, part, Files(content), quiet)
+        assert archive.measure(place) == part.measures

@@ -6,7 +6,7 @@ import socket
 import ssl
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -34,7 +34,7 @@ from multidb.provisioners.neo4j.statements import statements
 from multidb.secrets import MemorySecretStore, Secret, generate
 from multidb.state import ProjectState
 from tests.contract.case import RealServer, Refused, Tenant
-from tests.contract.case_neo4j import as_admin, ask, community, use
+from tests.contract.case_neo4j import as_admin, ask, emptied, use
 from tests.contract.given_runtime import GivenRuntime
 
 pytestmark = pytest.mark.server
@@ -42,25 +42,17 @@ pytestmark = pytest.mark.server
 UNSUPPORTED = "Unsupported administration command"
 
 
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[RealServer, RealServer]]:
+@pytest.fixture
+def servers(neo4j_servers: tuple[RealServer, RealServer]) -> tuple[RealServer, RealServer]:
     """Two servers of one app each, as the embedded runtime makes them."""
-    with (
-        community(tmp_path_factory.mktemp("lernmi"), "lernmi") as first,
-        community(tmp_path_factory.mktemp("devao"), "devao") as second,
-    ):
-        yield first, second
+    return neo4j_servers
 
 
 @pytest.fixture
 def shared(servers: tuple[RealServer, RealServer]) -> RealServer:
     """The first server as one that exists already, empty and nobody's."""
     real = servers[0]
-    for row in as_admin(real, "SHOW INDEXES YIELD name, type WHERE type <> 'LOOKUP'", database="neo4j"):
-        as_admin(real, f"DROP INDEX `{row['name']}`", database="neo4j")
-    as_admin(real, "MATCH (n) DETACH DELETE n", database="neo4j")
-    for row in as_admin(real, "SHOW USERS YIELD user WHERE user <> 'neo4j'"):
-        as_admin(real, f"DROP USER `{row['user']}`")
+    emptied(real)
     return replace(real, server=replace(real.server, name="neo4j", app=None))
 
 

@@ -43,6 +43,14 @@ _PLURALS: Final = {
     "constraint": "constraints",
     "index": "indexes",
 }
+_SHAPES: Final[Mapping[str, frozenset[str]]] = {
+    "format": frozenset({"format", "version"}),
+    "node": frozenset({"node", "labels", "properties"}),
+    "relationship": frozenset({"relationship", "from", "to", "properties"}),
+    "constraint": frozenset({"constraint", "type", "on", "create"}),
+    "index": frozenset({"index", "type", "on", "create"}),
+    "end": frozenset({"end"}),
+}
 _CHUNK: Final = 1 << 20
 _DIGEST_BYTES: Final = 16
 _WHOLE: Final = 1 << 8 * _DIGEST_BYTES
@@ -152,7 +160,7 @@ def _parsed(stream: BinaryIO, where: str) -> Iterator[Line]:
     try:
         for text in _split(stream):
             line = json.loads(text)
-            if not isinstance(line, dict) or not line.keys() & {*_PLURALS, "end", "format"}:
+            if not isinstance(line, dict) or line.keys() not in _SHAPES.values():
                 raise ValueError
             yield line
     except ValueError:

@@ -1,0 +1,162 @@
+"""Every route, asked without a network: what is answered, to whom, and with which headers."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import json
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import pytest
+
+from multidb.errors import ManifestError, Problem
+from multidb.model import Status
+from multidb.secrets import Secret
+from multidb.service.application import Pace, Service, application
+from multidb.service.documents import Failure, HealthDocument, OneAppHealth
+from multidb.service.guard import Guard
+from tests.unit.service import reports
+
+TOKEN = Secret("token-of-the-service-0123456789")
+
+
+def guarded(token: Secret | None = None, *, loopback_only: bool = True, **looks: Any) -> Guard:
+    service = Service(reports.sources(**looks), ThreadPoolExecutor(5), pace=Pace(0, 0, 0, 0, 0))
+    return application(service, token=token, loopback_only=loopback_only)
+
+
+def ask(app: Guard, path: str, method: str = "GET", **headers: str) -> httpx.Response:
+    async def send() -> httpx.Response:
+        transport = httpx.ASGITransport(app)
+        async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1:8642") as client:
+            return await client.request(method, path, headers=headers)
+
+    return asyncio.run(send())
+
+
+@pytest.mark.parametrize(("status", "code"), [(Status.HEALTHY, 200), (Status.DEGRADED, 200), (Status.UNHEALTHY, 503)])
+def test_the_status_is_the_code(status: Status, code: int) -> None:
+    app = guarded(health=lambda: reports.health(status))
+    answer = ask(app, "/health/databases")
+    assert answer.status_code == code
+    document = HealthDocument.model_validate_json(answer.content)
+    assert not document.ok
+    assert document.apps["lernmi"].stores["redis"].status == status.value
+    one = ask(app, "/health/databases/beep-boop")
+    assert one.status_code == 200, "another app's trouble is not its own"
+    assert set(OneAppHealth.model_validate_json(one.content).apps) == {"beep_boop"}
+
+
+def test_an_unknown_app_is_404_and_a_check_that_fails_is_500_without_a_traceback() -> None:
+    unknown = ask(guarded(), "/health/databases/nobody")
+    assert unknown.status_code == 404
+    assert Failure.model_validate_json(unknown.content).error.hint == "apps: lernmi, beep_boop"
+
+    def broken() -> Any:
+        raise ManifestError([Problem("multidb.yaml", 3, 1, "unknown key")])
+
+    def fault() -> Any:
+        raise ZeroDivisionError("line 7 of /srv/secret/path.py")
+
+    for look, code in ((broken, "manifest"), (fault, "internal")):
+        app = guarded(health=look)
+        for path in ("/health/databases", "/health/databases/lernmi"):
+            answer = ask(app, path)
+            assert answer.status_code == 500
+            assert Failure.model_validate_json(answer.content).error.code == code
+            assert "Traceback" not in answer.text
+            assert "/srv/secret" not in answer.text
+        assert ask(app, "/").status_code == 200
+        assert 'multidb_collector_success{collector="health"} 0.0' in ask(app, "/metrics").text
+        assert ask(app, "/health/live").json() == {"status": "alive"}
+
+
+PATHS = ("/", "/metrics", "/health/databases", "/health/live", "/openapi.json", "/style.css", "/refresh.js", "/none")
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_every_answer_is_read_only_and_has_the_headers(path: str) -> None:
+    app = guarded()
+    answer = ask(app, path)
+    assert answer.status_code == {"/none": 404, "/health/databases": 503}.get(path, 200)
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    policy = answer.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    for method in ("POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE"):
+        refused = ask(app, path, method)
+        assert refused.status_code == 405
+        assert refused.headers["allow"] == "GET, HEAD"
+        assert refused.headers["x-content-type-options"] == "nosniff"
+    assert ask(app, path, "HEAD").status_code == answer.status_code
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8642", "127.0.0.1.evil.example", "localhost.", "[::1]x"]
+)
+def test_on_loopback_other_names_are_turned_away(host: str) -> None:
+    app = guarded()
+    answer = ask(app, "/health/databases", host=host)
+    assert answer.status_code == 421
+    assert "lernmi" not in answer.text
+    for own in ("localhost", "LOCALHOST:8642", "127.0.0.1:1", "[::1]:8642"):
+        assert ask(app, "/health/live", host=own).status_code == 200
+
+
+def _basic(user: str, password: str) -> str:
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+def test_with_a_token_everything_but_liveness_wants_it() -> None:
+    app = guarded(TOKEN, loopback_only=False)
+    token = TOKEN.reveal()
+    wrong = [
+        "",
+        "Bearer",
+        "Bearer ",
+        f"Bearer {token[:-1]}",
+        f"Bearer {token}x",
+        f"Token {token}",
+        token,
+        _basic(token, ""),
+        _basic("a", token[:-1]),
+        "Basic %%%",
+        "Basic",
+    ]
+    for path in PATHS:
+        expected = 200 if path == "/health/live" else 401
+        assert ask(app, path, host="multidb.example").status_code == expected
+        for authorization in wrong:
+            answer = ask(app, path, authorization=authorization)
+            assert answer.status_code == expected, authorization
+            assert token not in answer.text
+    challenges = ask(app, "/").headers.get_list("www-authenticate")
+    assert [challenge.split()[0] for challenge in challenges] == ["Bearer", "Basic"]
+    for authorization in (f"Bearer {token}", f"bearer {token}", _basic("", token), _basic("me", token)):
+        assert ask(app, "/metrics", authorization=authorization, host="multidb.example").status_code == 200
+
+
+def test_no_answer_has_a_secret() -> None:
+    held = Secret("a-credential-of-lernmi")
+
+    def leaking() -> Any:
+        report = reports.health()
+        object.__setattr__(report.checks[1].health, "message", f"refuses {held.reveal()}")
+        return report
+
+    app = guarded(TOKEN, loopback_only=False, health=leaking)
+    for path in PATHS:
+        answer = ask(app, path, authorization=f"Bearer {TOKEN.reveal()}")
+        assert held.reveal() not in answer.text
+        assert TOKEN.reveal() not in answer.text
+    assert "refuses ***" in ask(app, "/", authorization=f"Bearer {TOKEN.reveal()}").text
+
+
+def test_the_description_names_every_route_and_answer() -> None:
+    described = json.loads(ask(guarded(), "/openapi.json").content)["paths"]
+    assert set(described) == {"/", "/metrics", "/health/live", "/health/databases", "/health/databases/{app}"}
+    assert all(set(route) == {"get"} for route in described.values())
+    assert set(described["/health/databases/{app}"]["get"]["responses"]) >= {"200", "404", "500", "503"}

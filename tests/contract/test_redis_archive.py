@@ -7,7 +7,7 @@ import io
 import random
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, BinaryIO
 
@@ -15,22 +15,14 @@ import pytest
 import redis
 
 from multidb.errors import ArchiveError, MultidbError, WrongVersion
-from multidb.model import App, Part, Place, PlaceKind, StoreContext
-from multidb.provisioners.redis.archive import RedisArchive
+from multidb.model import App, Part, Place, PlaceKind
 from multidb.provisioners.redis.keys_file import KeysReader
-from multidb.provisioners.redis.resources import RedisApp
 from tests.contract.case import RealServer
-from tests.contract.case_redis import ADMIN, PASSWORD, as_admin, as_app, real_server, redis_binary, valkey_binary
-from tests.contract.test_redis_real import Project
+from tests.contract.case_redis import ADMIN, as_admin, as_app
+from tests.contract.redis_stage import Stage, on_stage
 
+pytest_plugins = ["tests.contract.redis_stage"]
 pytestmark = pytest.mark.server
-
-BINARIES = {"valkey-9": valkey_binary, "redis-7": redis_binary}
-KINDS: tuple[tuple[str, Mapping[str, Any]], ...] = (
-    ("valkey-9", {}),
-    ("redis-7", {}),
-    ("redis-7", {"isolation": "prefix"}),
-)
 
 
 def quiet(subject: str, message: str, done: float | None = None, total: float | None = None) -> None:
@@ -65,73 +57,10 @@ class Writer:
         return self._files.writing(name)
 
 
-class Stage:
-    """Two applied apps on one server, and an archive of it."""
-
-    def __init__(self, real: RealServer, options: Mapping[str, Any]) -> None:
-        self.project = Project(real, **options)
-        self.real = real
-        self.project.apply("alpha", "beta")
-        self.alpha, self.beta = (App(name, name, {"redis": RedisApp(**options)}) for name in ("alpha", "beta"))
-        with self.project.connect() as session:
-            self.context: StoreContext = self.project.context(session, [self.alpha, self.beta])
-        self.prefix = "alpha:" if options else ""
-
-    def archive(self) -> RedisArchive:
-        return RedisArchive(self.real.server, self.real.admin, "multidb test")
-
-    def raw(self, app: App) -> redis.Redis:
-        """The admin in the app's DB, bytes in and out."""
-        endpoint = self.real.server.endpoint
-        client = redis.Redis(
-            host=endpoint.host,
-            port=endpoint.port,
-            username=ADMIN,
-            password=PASSWORD,
-            db=self.context.numbers[app.id],
-            protocol=2,
-        )
-        client.response_callbacks.clear()
-        return client
-
-    def backup(self, app: App) -> tuple[Part, Files]:
-        files = Files()
-        with self.archive() as archive:
-            return archive.backup(app, self.context, Writer(files), quiet), files
-
-
-@pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, RealServer]]:
-    with contextlib.ExitStack() as stack:
-        started = {}
-        for name, binary in BINARIES.items():
-            with contextlib.suppress(pytest.skip.Exception):
-                folder = tmp_path_factory.mktemp(name)
-                started[name] = stack.enter_context(real_server(folder, binary=binary))
-        yield started
-
-
-@contextlib.contextmanager
-def on_stage(servers: Mapping[str, RealServer], name: str, options: Mapping[str, Any]) -> Iterator[Stage]:
-    if name not in servers:
-        pytest.skip(f"{name} is not installed")
-    yield Stage(servers[name], options)
-    with as_admin(servers[name]) as client:
-        for user in set(client.execute_command("ACL", "USERS")) - {"default", ADMIN}:
-            client.execute_command("ACL", "DELUSER", user)
-        client.execute_command("FLUSHALL")
-
-
-@pytest.fixture(params=KINDS, ids=lambda kind: f"{kind[0]}{'-prefix' if kind[1] else ''}")
-def stage(request: pytest.FixtureRequest, servers: dict[str, RealServer]) -> Iterator[Stage]:
-    with on_stage(servers, *request.param) as made:
-        yield made
-
-
-@pytest.fixture
-def valkey(servers: dict[str, RealServer]) -> Iterator[Stage]:
-    with on_stage(servers, "valkey-9", {}) as made:
-        yield made
+def backup(stage: Stage, app: App) -> tuple[Part, Files]:
+    files = Files()
+    with stage.archive() as archive:
+        return archive.backup(app, stage.context, Writer(files), quiet), files
 
 
 def fill(stage: Stage, app: App, later: int) -> None:
@@ -229,7 +158,7 @@ def test_what_comes_back_is_what_went_in_and_no_app_can_reach_it_meanwhile(stage
     fill(stage, stage.beta, later)
     before = content(stage, stage.alpha, *of_app(stage, stage.alpha))
     assert len(before) == 20
-    part, files = stage.backup(stage.alpha)
+    part, files = backup(stage, stage.alpha)
     assert sum(part.measures.counts.values()) == 18
     assert (part.details["keys"], part.details["expiring"]) == (20, 2)
     assert part.measures.counts["stream keys"] == 1
@@ -266,7 +195,7 @@ def test_new_data_takes_the_place_of_the_old_in_one_step(stage: Stage) -> None:
     later = int(time.time() * 1000) + 3_600_000
     fill(stage, stage.alpha, later)
     before = content(stage, stage.alpha, *of_app(stage, stage.alpha))
-    part, files = stage.backup(stage.alpha)
+    part, files = backup(stage, stage.alpha)
     raw, prefix = stage.raw(stage.alpha), of_app(stage, stage.alpha)[1]
     raw.execute_command("DEL", prefix + b"text")
     raw.execute_command("SET", prefix + b"made since", "x")
@@ -289,7 +218,7 @@ def test_new_data_takes_the_place_of_the_old_in_one_step(stage: Stage) -> None:
 
 def test_a_set_is_loaded_for_another_app(stage: Stage) -> None:
     fill(stage, stage.alpha, int(time.time() * 1000) + 3_600_000)
-    part, files = stage.backup(stage.alpha)
+    part, files = backup(stage, stage.alpha)
     with stage.archive() as archive:
         new = archive.prepare(PlaceKind.NEW, stage.beta, stage.context)
         archive.restore(new, part, files, quiet)
@@ -301,7 +230,7 @@ def test_a_set_is_loaded_for_another_app(stage: Stage) -> None:
 
 def test_what_a_crash_has_left_is_found_and_used_again(stage: Stage) -> None:
     fill(stage, stage.alpha, int(time.time() * 1000) + 3_600_000)
-    part, files = stage.backup(stage.alpha)
+    part, files = backup(stage, stage.alpha)
     with stage.archive() as archive:
         left = archive.prepare(PlaceKind.SCRATCH, stage.alpha, stage.context)
         archive.restore(left, part, files, quiet)  # and the process dies here
@@ -330,7 +259,7 @@ def test_a_damaged_file_is_refused(valkey: Stage) -> None:
     client = valkey.raw(valkey.alpha)
     for i in range(40):
         client.execute_command("SET", f"key{i}", f"value{i}" * 10, "PX", 10_000_000)
-    part, files = valkey.backup(valkey.alpha)
+    part, files = backup(valkey, valkey.alpha)
     whole = files.content["keys.bin"]
     seed = random.randrange(10**6)
     print(f"seed {seed}")
@@ -349,7 +278,7 @@ def test_a_damaged_file_is_refused(valkey: Stage) -> None:
 
 
 def test_keys_that_have_expired_stay_away_and_an_empty_place_is_a_set_too(valkey: Stage) -> None:
-    empty, files = valkey.backup(valkey.alpha)
+    empty, files = backup(valkey, valkey.alpha)
     assert empty.measures.counts == {}
     with valkey.archive() as archive:
         place = archive.prepare(PlaceKind.SCRATCH, valkey.alpha, valkey.context)
@@ -360,7 +289,7 @@ def test_keys_that_have_expired_stay_away_and_an_empty_place_is_a_set_too(valkey
         client.execute_command("SET", "long", "x")
         client.execute_command("HSET", "fields", "stays", "x", "goes", "x")
         client.execute_command("HEXPIRE", "fields", 1000, "FIELDS", 1, "goes")
-        part, files = valkey.backup(valkey.alpha)
+        part, files = backup(valkey, valkey.alpha)
         assert part.measures.counts == {"string keys": 1}
         assert part.details["expiring"] == 2
         time.sleep(0.35)
@@ -373,18 +302,18 @@ def test_keys_that_have_expired_stay_away_and_an_empty_place_is_a_set_too(valkey
         assert archive.measure(place) == part.measures
 
 
-def test_writes_go_on_during_a_backup(stage: Stage) -> None:
+def test_writes_go_on_during_a_backup(valkey: Stage) -> None:
     """50,000 keys that stay are in the set, each once, while a writer makes the server's tables grow and shrink."""
-    client, prefix = stage.raw(stage.alpha), of_app(stage, stage.alpha)[1]
+    client = valkey.raw(valkey.alpha)
     for start in range(0, 50_000, 5_000):
-        words = [word for i in range(start, start + 5_000) for word in (prefix + f"stays{i}".encode(), f"value{i}")]
+        words = [word for i in range(start, start + 5_000) for word in (f"stays{i}".encode(), f"value{i}")]
         client.execute_command("MSET", *words)
     stop = threading.Event()
 
     def write() -> None:
-        with stage.raw(stage.alpha) as other:
+        with valkey.raw(valkey.alpha) as other:
             for round_ in range(1_000):
-                names = [prefix + f"passes{round_}-{i}".encode() for i in range(4_000)]
+                names = [f"passes{round_}-{i}".encode() for i in range(4_000)]
                 other.execute_command("MSET", *(word for name in names for word in (name, "x")))
                 other.execute_command("DEL", *names[: 4_000 - round_ % 3])
                 if stop.wait(0.02):
@@ -393,28 +322,28 @@ def test_writes_go_on_during_a_backup(stage: Stage) -> None:
     writer = threading.Thread(target=write)
     writer.start()
     try:
-        part, files = stage.backup(stage.alpha)
+        part, files = backup(valkey, valkey.alpha)
     finally:
         stop.set()
         writer.join()
     keys = [record.key for record in KeysReader(io.BytesIO(files.content["keys.bin"]))]
     assert len(keys) == len(set(keys)) == part.details["keys"]
     assert sum(key.startswith(b"stays") for key in keys) == 50_000
-    with stage.archive() as archive:
-        place = archive.prepare(PlaceKind.SCRATCH, stage.alpha, stage.context)
+    with valkey.archive() as archive:
+        place = archive.prepare(PlaceKind.SCRATCH, valkey.alpha, valkey.context)
         archive.restore(place, part, files, quiet)
         assert archive.measure(place) == part.measures
 
 
 def test_another_version_takes_the_set_or_refuses_it_before_it_loads_anything(
-    servers: dict[str, RealServer], valkey: Stage
+    redis_servers: dict[str, RealServer], valkey: Stage
 ) -> None:
-    with on_stage(servers, "redis-7", {}) as older:
+    with on_stage(redis_servers, "redis-7", {}) as older:
         later = int(time.time() * 1000) + 3_600_000
         fill(valkey, valkey.alpha, later)
         fill(older, older.alpha, later)
-        from_older, older_files = older.backup(older.alpha)
-        from_newer, newer_files = valkey.backup(valkey.alpha)
+        from_older, older_files = backup(older, older.alpha)
+        from_newer, newer_files = backup(valkey, valkey.alpha)
         with older.archive() as archive:
             place = archive.prepare(PlaceKind.SCRATCH, older.alpha, older.context)
             with pytest.raises(WrongVersion, match=r"Valkey 9.*Redis 7.* is too old"):

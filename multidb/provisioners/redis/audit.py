@@ -37,6 +37,9 @@ Words = tuple[str, ...]
 class _Act:
     """One thing that an app may do to its own place, and not to another's.
 
+    `queued`: sent in a transaction that is discarded. `futile`: sent with arguments that the server refuses if it lets
+    the user send the command at all, so that only a refusal of the user is one.
+
     In `words`, ``{key}``, ``{channel}``, ``{db}``, ``{user}`` are those of whoever it is aimed at, ``{own}`` is a key
     of the app that does it.
     """
@@ -44,6 +47,7 @@ class _Act:
     name: str
     words: Words
     queued: bool = True
+    futile: bool = False
 
 
 _CHANNELS: Final = (
@@ -52,12 +56,12 @@ _CHANNELS: Final = (
     _Act("SUBSCRIBE", ("SUBSCRIBE", "{channel}")),
     _Act("SSUBSCRIBE", ("SSUBSCRIBE", "{channel}")),
     _Act("PSUBSCRIBE", ("PSUBSCRIBE", "{app}:*")),
-    _Act("PUBLISH in a script", ("EVAL", "return redis.call('PUBLISH', ARGV[1], 'x')", "0", "{channel}"), False),
+    _Act("PUBLISH in a script", ("EVAL", "return redis.call('PUBLISH', ARGV[1], 'x')", "0", "{channel}"), queued=False),
 )
 _NUMBERS: Final = (
     _Act("SELECT in a transaction", ("SELECT", "{db}")),
-    _Act("SELECT in a script", ("EVAL", "redis.call('SELECT', ARGV[1]) return 1", "0", "{db}"), False),
-    _Act("SELECT", ("SELECT", "{db}"), False),
+    _Act("SELECT in a script", ("EVAL", "redis.call('SELECT', ARGV[1]) return 1", "0", "{db}"), queued=False),
+    _Act("SELECT", ("SELECT", "{db}"), queued=False),
 )
 _KEYS: Final = (
     *(_Act(name, (name, "{key}")) for name in ("GET", "EXISTS", "TYPE", "TTL", "DUMP", "DEL", "UNLINK", "LLEN")),
@@ -67,10 +71,10 @@ _KEYS: Final = (
     _Act("MEMORY USAGE", ("MEMORY", "USAGE", "{key}")),
     _Act("SUNIONSTORE", ("SUNIONSTORE", "{own}", "{key}")),
     _Act("XREAD", ("XREAD", "STREAMS", "{key}", "0")),
-    _Act("GET in a script", ("EVAL", "return redis.call('GET', KEYS[1])", "1", "{key}"), False),
-    _Act("GET in a script, undeclared", ("EVAL", "return redis.call('GET', ARGV[1])", "0", "{key}"), False),
+    _Act("GET in a script", ("EVAL", "return redis.call('GET', KEYS[1])", "1", "{key}"), queued=False),
+    _Act("GET in a script, undeclared", ("EVAL", "return redis.call('GET', ARGV[1])", "0", "{key}"), queued=False),
 )
-# What no app may do at all. Those with another word for what is sent cannot be queued.
+# What no app may do at all.
 _NOBODYS: Final = (
     *(
         _Act(line, tuple(line.split()))
@@ -85,7 +89,7 @@ _NOBODYS: Final = (
             *("PSUBSCRIBE *", "SUBSCRIBE __keyspace@0__:x"),
         )
     ),
-    _Act("SHUTDOWN", ("SHUTDOWN", "__multidb_probe"), False),
+    _Act("SHUTDOWN", ("SHUTDOWN", "__multidb_probe"), queued=False, futile=True),
 )
 _BLIND_TO_PREFIX: Final = tuple(
     _Act(line.split()[0], tuple(line.split()))
@@ -154,7 +158,8 @@ class _Attack:
     def _try(self, wire: Wire, act: _Act, target: Tenant) -> object:
         words = [word.format_map(self._names(target)) if "{" in word else word for word in act.words]
         if not act.queued:
-            return wire.tell([words])[0]
+            answer = wire.tell([words])[0]
+            return None if act.futile and _outcome(answer)[0] is not Outcome.REFUSED else answer
         return wire.tell([("MULTI",), words, ("DISCARD",)])[1]
 
     def _names(self, target: Tenant) -> dict[str, str]:

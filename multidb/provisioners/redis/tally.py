@@ -25,14 +25,14 @@ __all__ = ["Seen", "Tally"]
 
 # RDB types, the first byte of a payload (rdb.h of Redis and Valkey).
 _NAMES: Final[dict[int, str]] = {
-    **dict.fromkeys((0,), "string"),
-    **dict.fromkeys((1, 10, 14, 18), "list"),
-    **dict.fromkeys((2, 11, 20), "set"),
-    **dict.fromkeys((3, 5, 12, 17), "sorted set"),
-    **dict.fromkeys((4, 9, 13, 16, 22, 23, 24, 25), "hash"),
-    **dict.fromkeys((15, 19, 21, 26, 27), "stream"),
+    **dict.fromkeys((0,), "string keys"),
+    **dict.fromkeys((1, 10, 14, 18), "list keys"),
+    **dict.fromkeys((2, 11, 20), "set keys"),
+    **dict.fromkeys((3, 5, 12, 17), "sorted set keys"),
+    **dict.fromkeys((4, 9, 13, 16, 22, 23, 24, 25), "hash keys"),
+    **dict.fromkeys((15, 19, 21, 26, 27), "stream keys"),
 }
-_SET_TABLE, _HASH_TABLE = 2, 4
+_SET_TABLE, _HASH_TABLE = _TABLES = 2, 4
 _EXPIRING_FIELDS = frozenset({22, 23, 24, 25})
 _FOOTER = 10
 _MODULUS = 1 << 128
@@ -49,17 +49,18 @@ class Tally:
 
     def add(self, record: Record) -> None:
         """One key. The same key twice would be counted twice."""
-        kind = record.payload[0]
+        key, payload = record.key, record.payload
+        kind = payload[0]
         if record.expiry != NEVER or kind in _EXPIRING_FIELDS:
             self.expiring += 1
             return
-        name = f"{_NAMES.get(kind, 'other')} keys"
-        self._rdb = rdb_version(record.payload)
+        if not self._rdb:
+            self._rdb = rdb_version(payload)
+        name = _NAMES.get(kind, "other keys")
+        body = _in_order(kind, payload) if kind in _TABLES else payload[:-_FOOTER]
+        digest = blake2b(b"%d:%b%b" % (len(key), key, body), digest_size=16).digest()
         self._counts[name] += 1
-        digest = blake2b(len(record.key).to_bytes(4), digest_size=16)
-        digest.update(record.key)
-        digest.update(_in_order(kind, record.payload[:-_FOOTER]))
-        self._sums[name] += int.from_bytes(digest.digest())
+        self._sums[name] += int.from_bytes(digest)
 
     def measures(self) -> Measures:
         """What was counted."""
@@ -107,9 +108,9 @@ class Seen:
                 self._put(number)
 
 
-def _in_order(kind: int, body: bytes) -> bytes:
-    if kind not in (_SET_TABLE, _HASH_TABLE):
-        return body
+def _in_order(kind: int, payload: bytes) -> bytes:
+    """The elements of a hash or set that is kept in a hash table, sorted."""
+    body = payload[:-_FOOTER]
     strings = _strings(body)
     count, _, _ = _length(body, 1)
     if kind == _SET_TABLE:

@@ -101,7 +101,7 @@ class Wire:
                 self._socket.settimeout(_left(deadline))
                 piece = self._socket.recv(_CHUNK)
                 if not piece:
-                    raise redis.ConnectionError("the server closed the connection")
+                    raise redis.ConnectionError("the server closed the connection; it may have none left (maxclients)")
                 self._reader.feed(piece)
         return answer
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import random
 import uuid
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -73,7 +74,7 @@ def driver(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Driver]:
     """An app with data that bites, on a server (backed up in both formats) and in a local folder."""
     if request.param == "local":
         with local_folder(tmp_path) as real:
-            yield filled(Driver(real, app("lernmi", **KINDS), app("devao", **KINDS)))
+            yield filled(Driver(real, app("lernmi", **KINDS), app("devao", plain=KINDS["plain"])))
         return
     yield from on_server(request.getfixturevalue("shared"), ServerOptions(backup=request.param))
 
@@ -84,7 +85,7 @@ def served(shared: RealServer) -> Iterator[Driver]:
 
 
 def on_server(real: RealServer, options: ServerOptions) -> Iterator[Driver]:
-    yield filled(Driver(real, app("lernmi", **KINDS), app("devao", **KINDS), options=options))
+    yield filled(Driver(real, app("lernmi", **KINDS), app("devao", plain=KINDS["plain"]), options=options))
     for entry in ask(real, "GET", "/collections").json()["result"]["collections"]:
         ask(real, "DELETE", f"/collections/{entry['name']}").raise_for_status()
 
@@ -131,11 +132,12 @@ def put(real: RealServer, name: str, points: list[dict[str, Any]]) -> None:
 
 
 def contents(real: RealServer, name: str) -> list[dict[str, Any]]:
-    """Every point, vectors with the precision that survives being normalized again."""
+    """Every point. Local mode makes vectors of cosine distance one long, or not, as it likes."""
     if real.server.endpoint.path:
         with opened(real.server.endpoint.path) as client:
             records, _ = client.scroll(name, limit=1000, with_vectors=True)
             points = [record.model_dump(include={"id", "vector", "payload"}) for record in records]
+        points = [{**point, "vector": one_long(point["vector"])} for point in points]
     else:
         found = ask(real, "POST", f"/collections/{name}/points/scroll", {"limit": 7, "with_vector": True}).json()
         points = found["result"]["points"]
@@ -145,6 +147,13 @@ def contents(real: RealServer, name: str) -> list[dict[str, Any]]:
             found = ask(real, "POST", f"/collections/{name}/points/scroll", body).json()
             points += found["result"]["points"]
     return sorted((rounded(point) for point in points), key=lambda point: str(point["id"]))
+
+
+def one_long(vector: Any) -> Any:
+    if not isinstance(vector, list):
+        return vector
+    length = math.hypot(*vector)
+    return [component / length for component in vector]
 
 
 def rounded(value: Any) -> Any:
@@ -281,15 +290,17 @@ def _flipped(data: bytes) -> bytes:
     return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
 
 
-@pytest.mark.parametrize("damage", [_cut, _flipped, lambda data: b""], ids=["cut", "flipped", "empty"])
-def test_a_damaged_snapshot_is_refused_and_loads_nothing(served: Driver, damage: Callable[[bytes], bytes]) -> None:
+def test_a_damaged_snapshot_is_refused_and_loads_nothing(served: Driver) -> None:
     context, lernmi = served.context(), served.apps[0]
     part, files = saved(served)
-    files.held["plain.snapshot"] = damage(files.held["plain.snapshot"])
+    whole = files.held["plain.snapshot"]
     with archive(served.real) as open_:
-        scratch = open_.prepare(PlaceKind.SCRATCH, lernmi, context)
-        with pytest.raises(ArchiveError):
-            open_.restore(scratch, part, files, quiet)
+        for damaged in (_cut(whole), _flipped(whole), b""):
+            files.held["plain.snapshot"] = damaged
+            scratch = open_.prepare(PlaceKind.SCRATCH, lernmi, context)
+            with pytest.raises(ArchiveError, match="does not take the snapshot"):
+                open_.restore(scratch, part, files, quiet)
+            assert open_.measure(scratch).counts.get("points plain", 0) == 0
         open_.discard(scratch)
 
 
@@ -304,20 +315,18 @@ def test_lines_that_are_no_points_are_refused(served: Driver) -> None:
             open_.restore(scratch, part, files, quiet)
 
 
-@pytest.mark.parametrize(("made", "taken"), [("1.17.4", True), ("1.16.0", False), ("1.19.0", False), ("2.0.0", False)])
-def test_another_version_is_refused_before_anything_is_loaded(served: Driver, made: str, taken: bool) -> None:
+def test_another_version_is_refused_before_anything_is_loaded(served: Driver) -> None:
     context, lernmi = served.context(), served.apps[0]
     part, files = saved(served)
-    part = replace(part, server=f"Qdrant {made}")
+    major, minor = (int(number) for number in part.server.removeprefix("Qdrant ").split(".")[:2])
     with archive(served.real) as open_:
         scratch = open_.prepare(PlaceKind.SCRATCH, lernmi, context)
-        if taken:
-            open_.restore(scratch, part, files, quiet)
-            return
-        with pytest.raises(WrongVersion, match=made) as refused:
-            open_.restore(scratch, part, files, quiet)
-        assert "backup: points" in str(refused.value.hint)
-        assert open_.leftovers(lernmi, context) == []
+        for other in (f"{major}.{minor - 2}.0", f"{major}.{minor + 1}.0", f"{major + 1}.0.0"):
+            with pytest.raises(WrongVersion, match=other) as refused:
+                open_.restore(scratch, replace(part, server=f"Qdrant {other}"), files, quiet)
+            assert "backup: points" in str(refused.value.hint)
+            assert open_.leftovers(lernmi, context) == []
+        open_.restore(scratch, replace(part, server=f"Qdrant {major}.{minor - 1}.4"), files, quiet)
 
 
 def test_points_go_between_servers_and_local_mode(served: Driver, tmp_path: Path) -> None:

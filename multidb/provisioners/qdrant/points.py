@@ -22,7 +22,7 @@ __all__ = ["Fingerprint", "page_size", "pages", "read_lines", "with_tenant", "wr
 
 Point = Mapping[str, Any]
 
-_COMPONENTS: Final = 400_000  # of vectors in one page: 5 MB as JSON, three times that as Python's objects
+_COMPONENTS: Final = 150_000  # of vectors in one page: 2 MB as JSON, three times that as Python's objects
 _MOST: Final = 1000  # points in one page
 _MULTI: Final = 32  # vectors that a multivector is reckoned with
 _WORK_SECONDS: Final = 300.0

@@ -75,6 +75,7 @@ class Http:
             timeout=server.timeout,
             limits=httpx.Limits(max_connections=AT_ONCE, max_keepalive_connections=AT_ONCE),
             verify=_certificates(server),
+            headers={"accept-encoding": "identity"},  # a page of vectors takes the server 0.07 s, and 0.9 s with gzip
             trust_env=False,  # a proxy of the environment is not for a database
         )
 
@@ -100,8 +101,7 @@ class Http:
     def download(self, target: str) -> Iterator[Iterator[bytes]]:
         """The bytes of what `target` is, as they come."""
         try:
-            headers = self._headers(self._admin) | {"accept-encoding": "identity"}
-            with self._client.stream("GET", target, headers=headers) as answer:
+            with self._client.stream("GET", target, headers=self._headers(self._admin)) as answer:
                 if answer.status_code >= 300:
                     expect(self._server, _reply(answer.status_code, answer.read()))
                 yield answer.iter_raw(_CHUNK)

@@ -5,9 +5,16 @@
 before there is any data, and on the other fields under ``indexes``. A JSON Web Token, signed with the server's api
 key, that may read and write points in these collections and do nothing else: no index, snapshot, alias or collection.
 It carries an end (``servers.qdrant.token_days``, a year by default); with less than 30 days left the next apply signs
-a new one. A token that is lost, lists other collections or was signed with a former key is replaced the same way. The
-old one stays valid until its own end: Qdrant keeps no list of tokens. To revoke at once, change the server's api key,
-which revokes them all.
+a new one. A token that is lost, lists other collections or was signed with a former key is replaced the same way; the
+one before it stays valid until its own end. Every token depends on its app's entry in the project's registry, the
+collection ``multidb__tokens__<project>``, which no app can open: without the entry the server refuses the app's tokens,
+all of them and at once. Names that begin with ``multidb__`` are multidb's own.
+
+**Over its quota** an app's collections take no new points (an upsert of more than no points is refused); reading,
+changing and deleting them stays possible. Local mode has no limits and ignores it.
+
+**Backups** are the server's snapshots, or with ``servers.qdrant.backup: points`` and in local mode points as lines of
+JSON. Neither is of one moment. A restored collection comes in by recovery from a snapshot, in one step each.
 
 **How it is isolated.** *Enforced* where the server has ``service.api_key`` and ``service.jwt_rbac: true``: it refuses
 every request about a collection that the token does not list. Every new token is tried on the server before it is

@@ -1,0 +1,36 @@
+"""The service with looks that find trouble of every kind, on a real port, in this process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import uvicorn
+
+from multidb.secrets import Secret
+from multidb.service.application import Pace, Service, application
+from tests.unit.service import reports
+
+
+@contextmanager
+def served(token: Secret | None = None, pace: Pace | None = None, **looks: Any) -> Iterator[str]:
+    """The address of the service, for the block."""
+    pace = pace or Pace(health=60)
+    with ThreadPoolExecutor(5) as executor:
+        service = Service(reports.sources(**looks), executor, pace=pace)
+        app = application(service, token=token, loopback_only=True)
+        server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False, ws="none"))
+        thread = threading.Thread(target=server.run)
+        thread.start()
+        try:
+            while not server.started:
+                assert thread.is_alive()
+                time.sleep(0.02)
+            yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(10)

@@ -1,0 +1,174 @@
+"""The page as a document: what it says, in words, to whoever reads it in whichever way."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from importlib.resources import files
+from itertools import product
+
+import pytest
+
+from multidb.service.collector import Reading
+from multidb.service.overview import Overview, overview
+from multidb.service.page import page, size, sparkline
+from tests.unit.service import reports
+
+READING = Reading(1, reports.AT, 0.25)
+
+
+def known() -> Overview:
+    seen = reports.usage()
+    return overview(
+        reports.project(),
+        health=reports.health(),
+        plan=reports.plan(),
+        audit=reports.audited(),
+        usage=seen.report,
+        looks=seen.looks,
+        backups=reports.backups(),
+    )
+
+
+class Document(HTMLParser):
+    """Elements with their attributes and texts, in order; refuses what is not closed."""
+
+    VOID = frozenset({"meta", "link", "polyline", "br"})
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.elements: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self._open: list[tuple[str, dict[str, str | None], list[str]]] = []
+        self.feed(text)
+        assert not self._open, "everything is closed"
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        element: tuple[str, dict[str, str | None], list[str]] = (tag, dict(attrs), [])
+        self.elements.append(element)
+        if tag not in self.VOID:
+            self._open.append(element)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self._open.pop()[0] == tag
+        if tag == "p":
+            self.handle_data(" ")
+
+    def handle_data(self, data: str) -> None:
+        for element in self._open:
+            element[2].append(data)
+
+    def texts(self, tag: str, **attributes: str) -> list[str]:
+        return [
+            " ".join("".join(texts).split())
+            for name, found, texts in self.elements
+            if name == tag and attributes.items() <= found.items()
+        ]
+
+
+@pytest.fixture(scope="module")
+def document() -> Document:
+    return Document(page(known(), {"health": READING, "usage": None}))
+
+
+def test_the_table_says_everything_in_words(document: Document) -> None:
+    assert document.texts("title") == ["digi: unhealthy (multidb)"]
+    assert document.texts("th", scope="col") == ["App", "Postgres", "Redis", "Verified backup", "Open drift"]
+    assert document.texts("th", scope="row") == ["lernmi ✕unhealthy", "beep_boop !degraded"]
+    cells = document.texts("td")
+    assert cells[0] == "Postgres ✓healthy 3.2 ms wall open: breach 9.0 MB 112% of quota"
+    assert cells[1] == "Redis ✕unhealthy naming-only size unknown"
+    assert cells[2:4] == ["Verified backup 2026-11-17 12:00 UTC", "Open drift none"]
+    assert cells[4] == "Postgres !degraded 100 ms partial 4.0 MB"
+    assert cells[5:] == ["Redisnot used", "Verified backup no backup", "Open drift none"]
+
+
+def test_what_is_wrong_comes_worst_first_with_the_command(document: Document) -> None:
+    notes = document.texts("li")
+    assert [note.split()[0] for note in notes] == ["breach", "unhealthy", "backup", "quota", "degraded"]
+    assert "anybody connects, and 1 more REVOKE CONNECT" in notes[0]
+
+
+def test_what_servers_say_is_never_markup(document: Document) -> None:
+    assert any(reports.HOSTILE in note for note in document.texts("li")), "it is shown as it is"
+    assert [found for name, found, _ in document.elements if name == "script"] == [
+        {"src": "/refresh.js", "defer": None}
+    ]
+    for _, attributes, _ in document.elements:
+        assert not {name for name in attributes if name.startswith("on") or name == "style"}, "refused by the policy"
+
+
+def test_people_who_do_not_see_it_are_told_the_same(document: Document) -> None:
+    tags = [name for name, _, _ in document.elements]
+    assert tags.count("h1") == 1
+    assert {"header", "main", "footer", "caption"} <= set(tags)
+    assert [found["lang"] for name, found, _ in document.elements if name == "html"] == ["en"]
+    named = {found["id"] for _, found, _ in document.elements if "id" in found}
+    for _, found, _ in document.elements:
+        for attribute in ("aria-labelledby", "aria-describedby"):
+            assert found.get(attribute) is None or found[attribute] in named
+    images = [found for name, found, _ in document.elements if name == "svg"]
+    assert [image["aria-label"] for image in images] == ["Size from 7.0 MB to 9.0 MB"]
+    roles = [found["role"] for _, found, _ in document.elements if "role" in found]
+    assert roles.count("row") == 3  # also where the phone's layout takes a table's meaning away
+    assert roles.count("cell") == 8
+
+
+def test_of_an_empty_project_and_of_nothing_known_there_is_a_page() -> None:
+    unread = Document(page(overview(reports.project()), {}))
+    assert unread.texts("title") == ["digi: unknown (multidb)"]
+    assert "unknown" in unread.texts("dd")[0]
+    failing = {"health": Reading(None, reports.AT, 1.0, "server-down", "no engine", "start it")}
+    assert "look failed health no engine start it" in Document(page(overview(reports.project()), failing)).texts("li")
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_499, "999 kB"), (999_500, "1.0 MB"), (8_100_000, "8.1 MB")],
+)
+def test_sizes_are_for_people(count: int, text: str) -> None:
+    assert size(count) == text
+
+
+def test_a_sparkline_goes_from_the_oldest_to_the_newest_and_keeps_to_its_box() -> None:
+    points = [tuple(map(float, point.split(","))) for point in sparkline([5, 9, 1]).split()]
+    assert points == [(2, 9), (36, 2), (70, 16)]
+    many = [tuple(map(float, point.split(","))) for point in sparkline(list(range(2000))).split()]
+    assert len(many) <= 48
+    assert many[-1] == (70, 2), "the newest is shown"
+    assert {y for _, y in [tuple(map(float, point.split(","))) for point in sparkline([7, 7]).split()]} == {9}
+
+
+# Contrast, by the formula of WCAG 2
+
+
+def _colours() -> Iterator[tuple[str, dict[str, str]]]:
+    css = files("multidb.service").joinpath("static", "style.css").read_text()
+    light, dark = re.findall(r":root \{(.*?)\}", css, re.DOTALL)[:2]
+    for theme, block in (("light", light), ("dark", dark)):
+        yield theme, dict(re.findall(r"--([a-z-]+): (#[0-9a-f]+)", block))
+
+
+def _luminance(colour: str) -> float:
+    digits = colour[1:] if len(colour) == 7 else "".join(each * 2 for each in colour[1:])
+    parts = [int(digits[at : at + 2], 16) / 255 for at in (0, 2, 4)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def _contrast(one: str, other: str) -> float:
+    low, high = sorted((_luminance(one), _luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_every_text_can_be_read(theme: str) -> None:
+    assert _contrast("#000", "#fff") == pytest.approx(21)  # the control
+    colours = dict(_colours())[theme]
+    texts = ("text", "faint", "accent", "good", "warn", "bad")
+    pairs = [*product(texts, ("ground", "card")), *((tone, f"{tone}-ground") for tone in ("good", "warn", "bad"))]
+    pairs += [("faint", "none-ground"), ("text", "none-ground")]
+    low = {pair: round(_contrast(colours[pair[0]], colours[pair[1]]), 2) for pair in pairs}
+    assert {pair: ratio for pair, ratio in low.items() if ratio < 4.5} == {}
+    assert _contrast(colours["trend"], colours["card"]) >= 3  # a line, not a text

@@ -61,18 +61,18 @@ def audit(
 
 def _catalogs(engine: Engine, server: Server, scope: Scope, progress: Progress) -> ServerAudited:
     """What the server's own catalogs say: who should be isolated how, and what is open all the same."""
-    store = provisioner(server.store)
-    apps = [app for app in engine.apps_of(server) if scope.wants(app)]
-    names = tuple(app.id for app in apps)
+    store, everyone = provisioner(server.store), engine.apps_of(server)
+    names = tuple(app.id for app in everyone if scope.wants(app))
     progress(server.name, "reading catalogs")
     try:
         with engine.open(server) as session:
             context = engine.context(server, session)
-            desired = store.desired(apps, context)
-            holes = session.holes(Inspection(context, apps, desired, engine.state.secrets))
-            isolation = {app.id: store.isolation(app, session.facts) for app in apps}
+            # All apps: what belongs to none of them is a stranger's. The holes of those out of scope are dropped after.
+            inspection = Inspection(context, everyone, store.desired(everyone, context), engine.state.secrets)
+            holes = tuple(hole for hole in session.holes(inspection) if hole.app is None or hole.app in names)
+            isolation = {app.id: store.isolation(app, session.facts) for app in everyone if app.id in names}
             version = f"{session.facts.product} {session.facts.version}"
-            return ServerAudited(server.name, server.store, names, version, isolation, tuple(holes))
+            return ServerAudited(server.name, server.store, names, version, isolation, holes)
     except MultidbError as error:
         return ServerAudited(server.name, server.store, names, error=error)
 

@@ -198,10 +198,15 @@ class ToySession:
         return ServerUsage(size=sum(weights.values()), connections=len(used), connection_limit=10, apps=used)
 
     def holes(self, inspection: Inspection) -> Sequence[Hole]:
+        known = {app.id for app in inspection.apps}
+        shared = inspection.context.server is not None and inspection.context.server.app is None
+        strangers = [name for name in SHELF.boxes if shared and name not in known]
         return [
-            Hole("unlocked box", f"box {app.id}", "Anybody can look in.", (f"SHUT {app.id}",), app.id)
-            for app in inspection.apps
-            if app.id in SHELF.unlocked
+            *(
+                Hole("unlocked box", f"box {app}", "Anybody can look in.", (f"SHUT {app}",), app)
+                for app in sorted(known & SHELF.unlocked)
+            ),
+            *(Hole("box of nobody", f"box {name}", "Who put it here?", (f"DROP {name}",)) for name in strangers),
         ]
 
     def _do(self, words: list[str], bound: Mapping[str, Secret | None]) -> None:

@@ -128,6 +128,15 @@ def test_one_app_is_tried_from_both_sides(open_shop: OpenShop) -> None:
     assert not found.holes, "another app's hole is another audit's"
 
 
+def test_an_audit_of_one_app_takes_nobody_else_for_a_stranger(open_shop: OpenShop) -> None:
+    engine = open_shop(["ann", "bob", "eve"])
+    assert made(engine, Scope(apps=frozenset({"bob"}))).ok
+    SHELF.boxes["zoe"] = SHELF.boxes["ann"]
+    found = made(engine, Scope(apps=frozenset({"bob"})))
+    assert [each.hole.subject for each in found.holes] == ["box zoe"], "a hole of the server's own is everybody's"
+    assert found.verdict("bob", "toy") == "hole"
+
+
 def test_many_are_sampled_and_it_says_so(open_shop: OpenShop) -> None:
     engine = open_shop([f"app{number:02}" for number in range(8)])
     SHELF.unlocked = {"app05"}

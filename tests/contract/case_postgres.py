@@ -100,7 +100,7 @@ def _squatted(real: RealServer, app: str) -> bool:
 
 def _remove(real: RealServer, app: str) -> None:
     _sql(real, f'DROP DATABASE IF EXISTS "{app}" WITH (FORCE)')
-    ours = f"^{app}_(owner|rw|ro|user|user_b|readonly|migrate)$"
+    ours = f"^{app}_(owner|rw|ro|user|user_b|readonly|migrate|restricted)$"
     roles = _sql(real, f"SELECT rolname FROM pg_roles WHERE rolname ~ '{ours}'")
     for (role,) in roles:
         _sql(real, f'DROP OWNED BY "{role}"', f'DROP ROLE "{role}"')

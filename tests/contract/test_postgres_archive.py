@@ -95,9 +95,9 @@ def fill(site: Site, app: App) -> None:
             if statement.strip():
                 session.execute(statement)
     site.served.sql("CREATE TABLE foreign_owned (a int)", "INSERT INTO foreign_owned VALUES (1), (2)", database=app.id)
-    for statement in ("CREATE EXTENSION pageinspect", "UPDATE every_type SET x = '<a>x</a>'"):
+    for extra in ("CREATE EXTENSION pageinspect", "UPDATE every_type SET x = '<a>x</a>'"):
         with contextlib.suppress(psycopg.errors.FeatureNotSupported):  # not every build of the server has it
-            site.served.sql(statement, database=app.id)
+            site.served.sql(extra, database=app.id)
 
 
 def facts_of(site: Site, database: str) -> list[Any]:

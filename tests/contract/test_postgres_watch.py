@@ -13,7 +13,8 @@ import psycopg
 import pytest
 
 from multidb.errors import AuthenticationFailed, ServerError, ServerSlow
-from multidb.model import App, Health, Hole, Inspection, Outcome, Probe, Status, StoreContext, Tenant
+from multidb.model import App, Change, Health, Hole, Inspection, Outcome, Probe, Status, StoreContext, Tenant
+from multidb.plan import diff
 from multidb.provisioners.postgres import PROVISIONER
 from multidb.secrets import Secret
 from tests.contract.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
@@ -332,6 +333,61 @@ def test_slow_queries_come_without_their_literals(super_site: Site) -> None:
     assert any("generate_series" in query.text and query.calls == 1 and query.total > 0 for query in used.slow)
     assert "literal" not in str(used.slow)
     assert used.counts["queries"] >= 1
+
+
+# --- over its quota ---
+
+
+def restrict(site: Site, app: App, *, restricted: bool) -> list[Change]:
+    """Applies once as the engine does, with the app over its quota or not; what a second look would change."""
+    with site.connect() as session:
+        context = StoreContext("site", session.facts, restricted=frozenset({app.id} if restricted else ()))
+        for attempt in ("apply", "look"):
+            desired = PROVISIONER.desired([app], context)
+            changes = diff(desired, session.inspect(Inspection(context, [app], desired, site.secrets)))
+            todo = [statement for change in changes for statement in PROVISIONER.statements(change, context)]
+            if attempt == "apply":
+                list(session.run(todo, site.secrets))
+        return list(changes)
+
+
+@pytest.mark.parametrize("roles", ["simple", "split"])
+def test_over_its_quota_an_app_reads_and_deletes_until_it_is_lifted(site: Site, roles: str) -> None:
+    app = site.app(roles=roles)
+    site.apply([app])
+    maker = "migrate" if roles == "split" else "user"
+    with site.enter(app, maker) as session:
+        session.execute("CREATE TABLE t AS SELECT g AS a FROM generate_series(1, 10) g")
+        session.execute("CREATE TABLE only_read (a int)")
+        session.execute(f"REVOKE INSERT ON only_read FROM {app.id}_rw")
+    acl = "SELECT relname, relacl::text FROM pg_class WHERE relname IN ('t', 'only_read') ORDER BY 1"
+    before = site.served.sql(acl, database=app.id)
+    with site.enter(app, maker) as open_before:
+        assert restrict(site, app, restricted=True) == []
+        with pytest.raises(psycopg.OperationalError):
+            open_before.execute("INSERT INTO t VALUES (0)")
+    for login in {"user", maker}:
+        with site.enter(app, login) as session:
+            for refused in (
+                "INSERT INTO t VALUES (0)",
+                "UPDATE t SET a = 0",
+                "CREATE TABLE more (a int)",
+                "CREATE TEMP TABLE more (a int)",
+                f"SET ROLE {app.id}_owner",
+                f"SET ROLE {app.id}_rw",
+            ):
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    session.execute(refused.encode())
+            assert session.execute("DELETE FROM t WHERE a = (SELECT max(a) FROM t)").rowcount == 1
+    status, message = health(site, app, restricted=frozenset({app.id}))
+    assert (status, "quota" in message) == (Status.DEGRADED, True)
+    assert restrict(site, app, restricted=False) == []
+    assert site.served.sql(acl, database=app.id) == before
+    with site.enter(app, maker) as session:
+        session.execute("CREATE TABLE more (a int)")
+    with site.enter(app) as session:
+        session.execute("INSERT INTO t VALUES (0)")
+    assert not site.changes([app])
 
 
 # --- the end of an app ---

@@ -14,6 +14,11 @@ SCRAM-SHA-256 verifiers, so none can end up in its log.
 **What is shared.** CPU, memory, disk, connections of the server as a whole, restarts. Every login can see the names of
 all databases and roles and their comments. A timeout is a guard rail: the app can lift it for its own session.
 
+**Over its quota** (where the manifest says ``enforce``) an app's logins become ``<app>_restricted`` instead of the
+owner or the writer: they read, delete, and empty tables, and the server refuses INSERT, UPDATE, CREATE and temporary
+tables. Its sessions are ended, so that they begin anew as that role. Nothing of the app's own grants changes, so
+lifting it restores what was. Large objects can still be made: every login may.
+
 **What marks it as ours.** ``COMMENT ON DATABASE`` and ``COMMENT ON ROLE`` say ``multidb:<project>/<app>``. A role or
 database under a wanted name without that comment is a conflict, also when only the comment was lost: adopting it writes
 the comment and takes over everything in the database by planned statements, without touching data. A database's comment

@@ -17,7 +17,7 @@ from typing import Any
 from multidb.model import App, Owner, Statement, StoreContext
 from multidb.provisioners.postgres.places import place_mark, place_names
 from multidb.provisioners.postgres.resources import PostgresFacts, derived_names
-from multidb.provisioners.postgres.statements import identifier, literal, mark
+from multidb.provisioners.postgres.statements import ending_sessions, identifier, literal, mark
 
 __all__ = ["removal", "suspension"]
 
@@ -100,19 +100,8 @@ def suspension(ask: Ask, app: App, context: StoreContext) -> tuple[Statement, ..
 def _switched_off(remains: _Remains, facts: PostgresFacts) -> Iterator[Statement]:
     for login in remains.logins:
         yield Statement(f"ALTER ROLE {identifier(login)} NOLOGIN", atomic=True)
-    users = sorted({*remains.connected, *remains.logins})  # one may have come since we looked
-    # Who is no superuser ends sessions of roles that it belongs to; it administers the app's, so it may join them.
-    joining = () if facts.superuser else users
-    admin = identifier(facts.admin)
-    for login in joining:
-        option = " WITH INHERIT TRUE" if facts.membership_options else ""
-        yield Statement(f"GRANT {identifier(login)} TO {admin}{option}")
-    ending = ", ".join(map(literal, users))
-    sessions = f"FROM pg_stat_activity WHERE usename IN ({ending}) AND pid <> pg_backend_pid()"
-    yield Statement(f"SELECT pg_terminate_backend(pid) {sessions}")
-    for login in joining:
-        by = f" GRANTED BY {admin}" if facts.membership_options else ""
-        yield Statement(f"REVOKE {identifier(login)} FROM {admin}{by}")
+    # one may have come since we looked
+    yield from ending_sessions(sorted({*remains.connected, *remains.logins}), facts)
 
 
 def removal(ask: Ask, app: App, context: StoreContext) -> tuple[Statement, ...]:

@@ -279,6 +279,7 @@ class Interior(Resource):
     misowned: frozenset[tuple[str, str]] = frozenset()  # (TABLE, its quoted name): objects of another owner
     revision: str
     schemas: tuple[str, ...] = field(default=(), compare=False)  # quoted names of the app's schemas
+    shrinker: str = field(default="", compare=False)  # the role of an app over its quota
 
 
 # ---------------------------------------------------------------------------------------------------- names, secrets
@@ -296,10 +297,11 @@ class _Names:
     standby: str  # the second login that a rotation needs
     readonly: str
     migrate: str
+    restricted: str  # what an app over its quota becomes instead of the owner
 
     @classmethod
     def of(cls, app_id: str) -> _Names:
-        suffixes = ("owner", "rw", "ro", "user", "user_b", "readonly", "migrate")
+        suffixes = ("owner", "rw", "ro", "user", "user_b", "readonly", "migrate", "restricted")
         return cls(app_id, *(f"{app_id}_{suffix}" for suffix in suffixes))
 
 
@@ -314,6 +316,7 @@ def derived_names(app: App) -> tuple[DerivedName, ...]:
         names.standby: "the login that a rotation switches to",
         names.readonly: "the read-only login",
         names.migrate: "the migration login",
+        names.restricted: "the role over its quota",
     }
     return (
         DerivedName("postgres database", names.database, _NAME_LIMIT, f"the database of {app.id}"),
@@ -360,18 +363,21 @@ def desired(apps: Sequence[App], context: StoreContext) -> tuple[Resource, ...]:
     closed = [ServerDatabase(name=database.name) for database in facts.server_databases if database.closable]
     resources: list[Resource] = list(closed)
     for app in apps:
-        resources += _of_app(app, context.project, facts)
+        resources += _of_app(app, context, facts)
     return tuple(resources)
 
 
-def _of_app(app: App, project: str, facts: PostgresFacts) -> Iterator[Resource]:
-    options, names, owner = _options(app), _Names.of(app.id), Owner(project, app.id)
+def _of_app(app: App, context: StoreContext, facts: PostgresFacts) -> Iterator[Resource]:
+    options, names, owner = _options(app), _Names.of(app.id), Owner(context.project, app.id)
+    restricted = app.id in context.restricted
     yield from _roles(app, names, owner, options)
-    yield from _memberships(app, names, options, facts)
+    if restricted:
+        yield Role(name=names.restricted, app=app.id, owner=owner, purpose="reads and deletes, over its quota")
+    yield from _memberships(app, names, options, facts, restricted=restricted)
     yield Database(name=names.database, app=app.id, owner=owner, belongs_to=facts.admin, locale=options.locale)
     yield Access(name=names.database, app=app.id, privileges=_database_privileges(names, options))
-    yield from _settings(app, names, options)
-    yield _interior(app, names, options)
+    yield from _settings(app, names, options, restricted=restricted)
+    yield _interior(app, names, options, restricted=restricted)
 
 
 def _roles(app: App, names: _Names, owner: Owner, options: AppOptions) -> Iterator[Role]:
@@ -403,7 +409,9 @@ def _roles(app: App, names: _Names, owner: Owner, options: AppOptions) -> Iterat
         )
 
 
-def _memberships(app: App, names: _Names, options: AppOptions, facts: PostgresFacts) -> Iterator[Membership]:
+def _memberships(
+    app: App, names: _Names, options: AppOptions, facts: PostgresFacts, *, restricted: bool
+) -> Iterator[Membership]:
     def member_of(role: str, member: str, *, inherit: bool, set_role: bool) -> Membership:
         known = facts.membership_options
         return Membership(
@@ -416,11 +424,15 @@ def _memberships(app: App, names: _Names, options: AppOptions, facts: PostgresFa
         )
 
     yield member_of(names.ro, names.readonly, inherit=True, set_role=False)
+    # Over its quota, an app keeps its logins and loses what they belong to, so that nothing of its own has to change.
+    owner, writer = (names.restricted, names.restricted) if restricted else (names.owner, names.rw)
     if options.roles == "split":
-        yield member_of(names.rw, names.user, inherit=True, set_role=False)
-        yield member_of(names.owner, names.migrate, inherit=False, set_role=True)
+        yield member_of(writer, names.user, inherit=True, set_role=False)
+        yield member_of(owner, names.migrate, inherit=False, set_role=True)
     else:
-        yield member_of(names.owner, names.user, inherit=False, set_role=True)
+        yield member_of(owner, names.user, inherit=False, set_role=True)
+    if restricted:
+        yield member_of(names.ro, names.restricted, inherit=True, set_role=False)
     if not facts.superuser:  # who is no superuser can give things to a role only as its member
         yield member_of(names.owner, facts.admin, inherit=True, set_role=True)
 
@@ -440,12 +452,12 @@ def _database_privileges(names: _Names, options: AppOptions) -> frozenset[tuple[
     )
 
 
-def _settings(app: App, names: _Names, options: AppOptions) -> Iterator[Settings]:
+def _settings(app: App, names: _Names, options: AppOptions, *, restricted: bool) -> Iterator[Settings]:
     limits = {
         ("statement_timeout", options.statement_timeout),
         ("idle_in_transaction_session_timeout", options.idle_in_transaction_session_timeout),
     }
-    become_owner = ("role", names.owner)
+    become_owner = ("role", names.restricted if restricted else names.owner)
     split = options.roles == "split"
     values = {
         names.user: limits if split else limits | {become_owner},
@@ -463,13 +475,15 @@ def _settings(app: App, names: _Names, options: AppOptions) -> Iterator[Settings
         )
 
 
-def _interior(app: App, names: _Names, options: AppOptions) -> Interior:
+def _interior(app: App, names: _Names, options: AppOptions, *, restricted: bool) -> Interior:
     rw, ro = names.rw, names.ro
     tables = {("TABLES", rw, privilege) for privilege in ("SELECT", "INSERT", "UPDATE", "DELETE")}
     sequences = {("SEQUENCES", rw, privilege) for privilege in ("SELECT", "USAGE", "UPDATE")}
     reading = {("TABLES", ro, "SELECT"), ("SEQUENCES", ro, "SELECT")}
     both = {(of, to, right) for of, right in (("FUNCTIONS", "EXECUTE"), ("SCHEMAS", "USAGE")) for to in (rw, ro)}
-    default_privileges = frozenset(tables | sequences | reading | both)
+    deleting = ("DELETE",) if options.roles == "split" else ("DELETE", "TRUNCATE")
+    shrinking = {("TABLES", names.restricted, right) for right in deleting if restricted}
+    default_privileges = frozenset(tables | sequences | reading | both | shrinking)
     schema_privileges = frozenset({(rw, "USAGE"), (ro, "USAGE")})
     extensions = frozenset(options.extensions)
     recipe = repr((names.owner, sorted(schema_privileges), sorted(default_privileges), sorted(extensions)))
@@ -483,6 +497,7 @@ def _interior(app: App, names: _Names, options: AppOptions) -> Interior:
         schema_privileges=schema_privileges,
         default_privileges=default_privileges,
         extensions=extensions,
+        shrinker=names.restricted,
         revision=hashlib.sha256(recipe.encode()).hexdigest()[:8],
     )
 

@@ -7,7 +7,7 @@ inside of each, in one transaction per database.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 from multidb.errors import NotAllowed, ServerError
@@ -25,7 +25,7 @@ from multidb.provisioners.postgres.resources import (
     verifier_ref,
 )
 
-__all__ = ["UNFINISHED", "identifier", "literal", "mark", "statements"]
+__all__ = ["UNFINISHED", "ending_sessions", "identifier", "literal", "mark", "statements"]
 
 UNFINISHED = "unfinished"  # stands in a database's mark until its inside is done
 _PREFIX = "multidb:"
@@ -75,7 +75,7 @@ def statements(change: Change, context: StoreContext) -> tuple[Statement, ...]:
         case Access() as access:
             return _atomic(_access(change, access, context))
         case Settings() as settings:
-            return _atomic(_settings(change, settings))
+            return (*_atomic(_settings(change, settings)), *_anew(change, settings, facts))
         case Interior() as interior:
             return _atomic(_interior(change, interior, context), scope=interior.name)
     raise TypeError(f"not a Postgres resource: {change.resource!r}")
@@ -233,6 +233,30 @@ def _settings(change: Change, settings: Settings) -> Iterator[str]:
         yield f"{where} SET {name} = {literal(value)}"
 
 
+def _anew(change: Change, settings: Settings, facts: PostgresFacts) -> Iterator[Statement]:
+    """A session stays what it became when it began, so a login that becomes another role has to begin anew."""
+    held, wanted = (
+        dict(each.values).get("role") if isinstance(each, Settings) else None for each in (change.live, settings)
+    )
+    if held is not None and held != wanted:
+        yield from ending_sessions([settings.role], facts)
+
+
+def ending_sessions(logins: Sequence[str], facts: PostgresFacts) -> Iterator[Statement]:
+    """What ends the sessions of logins, wherever they are."""
+    # Who is no superuser ends sessions of roles that it belongs to; it administers the app's, so it may join them.
+    admin, joining = identifier(facts.admin), () if facts.superuser else logins
+    for login in joining:
+        option = " WITH INHERIT TRUE" if facts.membership_options else ""
+        yield Statement(f"GRANT {identifier(login)} TO {admin}{option}")
+    named = ", ".join(map(literal, logins))
+    sessions = f"FROM pg_stat_activity WHERE usename IN ({named}) AND pid <> pg_backend_pid()"
+    yield Statement(f"SELECT pg_terminate_backend(pid) {sessions}")
+    for login in joining:
+        by = f" GRANTED BY {admin}" if facts.membership_options else ""
+        yield Statement(f"REVOKE {identifier(login)} FROM {admin}{by}")
+
+
 # --------------------------------------------------------------------------------------------------------- interior
 
 
@@ -243,6 +267,8 @@ def _interior(change: Change, interior: Interior, context: StoreContext) -> Iter
     yield from _default_privileges(live, interior)
     for name in sorted(interior.extensions - (live.extensions if live else frozenset())):
         yield _create_extension(name, interior, context.facts)
+    if live is not None:
+        yield from _shrinking(live, interior)
     if live is not None and not live.revision:
         yield from _existing_objects(live, interior)
     if change.changed("revision"):
@@ -286,6 +312,19 @@ def _default_privileges(live: Interior | None, interior: Interior) -> Iterator[s
         yield f"{start} REVOKE {privileges} ON {kind} FROM {grantees}"
     for kind, grantees, privileges in _by_kind(interior.default_privileges - held):
         yield f"{start} GRANT {privileges} ON {kind} TO {grantees}"
+
+
+def _shrinking(live: Interior, interior: Interior) -> Iterator[str]:
+    """An app over its quota may delete from the tables that it has; once it is no more, nothing of that is left."""
+    held, wanted = (
+        {right for _, to, right in each.default_privileges if to == interior.shrinker} for each in (live, interior)
+    )
+    if held == wanted:
+        return
+    verb, rights, to = ("GRANT", wanted, "TO") if wanted else ("REVOKE", held, "FROM")
+    for schema in live.schemas:
+        tables = f"ALL TABLES IN SCHEMA {schema}"
+        yield f"{verb} {', '.join(sorted(rights))} ON {tables} {to} {identifier(interior.shrinker)}"
 
 
 def _by_kind(privileges: Iterable[tuple[str, str, str]]) -> Iterator[tuple[str, str, str]]:

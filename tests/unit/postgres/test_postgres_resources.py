@@ -108,6 +108,7 @@ def test_names_of_an_app() -> None:
             "lernmi_user_b",
             "lernmi_readonly",
             "lernmi_migrate",
+            "lernmi_restricted",
         ],
     }
 

@@ -1,0 +1,79 @@
+"""One round of `multidb health` over 100 apps on four stores, against three times the slowest single check and the
+logins alone. One Neo4j serves all apps here (`isolation: label`): a hundred of them are no laptop's."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from bench.ground import Result, apps, median, open_engine, project
+from multidb.engine import Engine, Scope
+from multidb.health import check
+from multidb.model import Status, Tenant
+from multidb.provisioners import provisioner
+from multidb.secrets import Secret
+
+APPS = 100
+RUNS = 5
+_AT_ONCE = 64
+_SERVERS = "{neo4j: {isolation: label}, postgres: {max_connections: 200}}"
+_ENTRY = "{qdrant: {collections: {knowledge: {size: 4}}}}"
+
+
+def measure() -> list[Result]:
+    with project(apps("app_", APPS, _ENTRY), servers=_SERVERS, defaults="{}") as folder:
+        engine = open_engine(folder)
+        error = engine.apply().error()
+        assert error is None, error
+        tenants, _ = engine.tenants(Scope())
+        ours = median(RUNS, lambda: _round(engine, len(tenants)))
+        single = max(median(RUNS, lambda each=each: _single(each)) for each in _one_of_each(tenants))  # type: ignore[misc]
+        logins = median(RUNS, lambda: _logins(tenants))
+    note = f"{len(tenants)} checks in {ours:.2f} s; slowest alone {single:.3f} s, logins alone {logins:.2f} s"
+    floor_is = "3 times the slowest single check, and the logins alone"
+    return [Result(f"health of {APPS} apps on 4 stores", ours, 3 * single + logins, floor_is, "at most 1", note)]
+
+
+def _round(engine: Engine, expected: int) -> None:
+    report = check(engine)
+    assert len(report.checks) == expected
+    assert report.status is Status.HEALTHY, [each for each in report.checks if each.health.status is not Status.HEALTHY]
+
+
+def _one_of_each(tenants: list[Tenant]) -> list[Tenant]:
+    return list({tenant.server.store: tenant for tenant in tenants}.values())
+
+
+def _single(tenant: Tenant) -> None:
+    made = provisioner(tenant.server.store).check_health
+    assert made is not None
+    made(tenant, True)
+
+
+def _logins(tenants: list[Tenant]) -> None:
+    """As many at once as a round of checks has, with the stores' own drivers and one question each."""
+    with ThreadPoolExecutor(_AT_ONCE) as pool:
+        for _ in pool.map(_login, tenants):
+            pass
+
+
+def _login(tenant: Tenant) -> Any:
+    env = {name: value.reveal() if isinstance(value, Secret) else value for name, value in tenant.env.items()}
+    match tenant.server.store:
+        case "postgres":
+            import psycopg
+
+            with psycopg.connect(env["DATABASE_URL"]) as connection:
+                return connection.execute("SELECT 1").fetchone()
+        case "redis":
+            import redis
+
+            with redis.Redis.from_url(env["REDIS_URL"]) as client:
+                return client.ping()
+        case "neo4j":
+            import neo4j
+
+            login = (env["NEO4J_USER"], env["NEO4J_PASSWORD"])
+            with neo4j.GraphDatabase.driver(env["NEO4J_URI"], auth=login) as driver:
+                return driver.verify_connectivity()
+    return None  # Qdrant's local mode is a folder

@@ -96,8 +96,11 @@ def run_round(
     return done
 
 
-def final_set(engine: Engine, app_id: str, progress: Progress) -> str:
+def final_set(engine: Engine, app_id: str, keys: Identities | None, progress: Progress) -> str:
     """The id of a set of the app that was made now and proved by restoring it: the last one before it is removed.
+
+    Args:
+        keys: to read it again, where the manifest has it encrypted.
 
     Raises:
         Locked: another run is at it.
@@ -105,13 +108,13 @@ def final_set(engine: Engine, app_id: str, progress: Progress) -> str:
         ServerError: a server is down.
     """
     with exclusively(engine.state, "remove-app"):
-        recover(engine, None, progress)
+        recover(engine, keys, progress)
         (made,) = make_sets(engine, Scope(apps=frozenset({app_id})), reason=Reason.FINAL, progress=progress)
         if made.made is None:
             name, error = next(iter(made.errors.items()))
             raise ArchiveError(f"no final set could be made: {name}: {error}", where=f"app {app_id}", hint=error.hint)
         home = repository(engine)
-        tried = verify(engine, home, home.find(f"{app_id}/{made.made.id}"), None, progress)
+        tried = verify(engine, home, home.find(f"{app_id}/{made.made.id}"), keys, progress)
     if tried.problem is not None:
         raise tried.problem
     if not tried.ok and tried.verification is not None:

@@ -1,0 +1,94 @@
+"""`multidb purge`: a removed app, gone for good."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from multidb import removal
+from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, examples
+from multidb.cli.output import Output
+from multidb.cli.remove_app import engine_of
+from multidb.cli.typed_name import agree_to_destroy
+from multidb.errors import Refused
+from multidb.manifest import app_id
+from multidb.state import ProjectState
+from multidb.tombstone import Tombstone, tombstones
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@app.command(
+    epilog=examples(
+        "multidb purge                             (lists what was removed)",
+        "multidb purge lernmi                      (asks for its name)",
+        "multidb purge lernmi --yes-destroy lernmi (where nobody can be asked)",
+    )
+)
+def purge(
+    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The removed app; none: list them.")] = None,
+    file: FileOption = DEFAULT_FILE,
+    env: EnvOption = None,
+    yes_destroy: Annotated[
+        str | None, typer.Option("--yes-destroy", metavar="NAME", help="Do not ask; the app's name is the answer.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Drop everything that a removed app has on the servers, and its credentials. Its backup sets stay.
+
+    What carries no mark of ours is never touched. Interrupted anywhere, run it again.
+    """
+    run = Run("purge", file, env, json=as_json)
+    output = run.output
+    if name is None:
+        _list(output, tombstones(ProjectState(file.parent)))
+        return 0
+    wanted = app_id(name)
+    engine = engine_of(run, output, wanted)
+    stone = tombstones(engine.state).get(wanted)
+    if stone is None:
+        raise Refused(
+            f"app {wanted} is in use", where=engine.project.file, hint=f"take it out first: multidb remove-app {wanted}"
+        )
+    kept = f"its final set {stone.backup}" if stone.backup else "no final set"
+    agree_to_destroy(
+        wanted,
+        yes_destroy,
+        output,
+        warning=f"This deletes everything that {wanted} has on the servers. It cannot be undone; there is {kept}.",
+        command=f"multidb purge {wanted} --yes-destroy {wanted}",
+    )
+    with output.working():
+        removal.purge(engine, wanted, output.progress)
+    output.document(True, {"app": wanted, "backup": stone.backup})
+    output.say(f"{wanted} is gone from the servers.", style="green")
+    return 0
+
+
+def _list(output: Output, stones: dict[str, Tombstone]) -> None:
+    now = datetime.now(UTC)
+    output.document(
+        True,
+        {
+            "removed": {
+                app: {"phase": each.phase.value, "since": f"{each.since:%Y-%m-%d}", "until": f"{each.until:%Y-%m-%d}"}
+                for app, each in stones.items()
+            }
+        },
+    )
+    if not stones:
+        output.say("No app was removed.")
+        return
+    rows = [
+        (
+            app,
+            each.phase.value,
+            f"{each.since:%Y-%m-%d}",
+            f"{each.until:%Y-%m-%d}" + (" (over)" if each.until < now else ""),
+            each.backup or "none",
+        )
+        for app, each in stones.items()
+    ]
+    output.table(("app", "", "since", "kept until", "final set"), rows)

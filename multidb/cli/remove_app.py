@@ -1,0 +1,111 @@
+"""`multidb remove-app`: an app's logins off, its data kept for a time of grace."""
+
+from __future__ import annotations
+
+import os
+import re
+from datetime import timedelta
+from typing import Annotated, Any, Final
+
+import typer
+
+from multidb import removal
+from multidb.backup.encryption import identities
+from multidb.backup.rounds import final_set
+from multidb.cli.backup import IdentityOption
+from multidb.cli.options import (
+    DEFAULT_FILE,
+    AppArgument,
+    EnvOption,
+    FileOption,
+    JsonOption,
+    Run,
+    YesOption,
+    ask,
+    examples,
+)
+from multidb.cli.output import Output
+from multidb.engine import Engine
+from multidb.errors import UsageError
+from multidb.manifest import app_id
+from multidb.tombstone import Phase, tombstones
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+_UNITS: Final = {"h": 1, "d": 24, "w": 168}
+
+
+@app.command(
+    "remove-app",
+    epilog=examples(
+        "multidb remove-app lernmi",
+        "multidb remove-app lernmi --grace 30d --yes",
+        "multidb remove-app lernmi --no-backup",
+    ),
+)
+def remove_app(
+    name: AppArgument,
+    file: FileOption = DEFAULT_FILE,
+    env: EnvOption = None,
+    grace: Annotated[str, typer.Option("--grace", help="How long its data is meant to stay: 12h, 7d, 4w.")] = "7d",
+    backup: Annotated[
+        bool, typer.Option("--backup/--no-backup", help="Make a final set first, and prove it by restoring it.")
+    ] = True,
+    identity: IdentityOption = None,
+    yes: YesOption = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Take an app out: a final verified backup, its entry out of the manifest, its logins off and its sessions ended.
+
+    Its data, names and numbers are kept: `multidb undo-remove NAME` brings it back as it was, `multidb purge NAME`
+    drops it for good. Interrupted anywhere, run it again.
+    """
+    run = Run("remove-app", file, env, json=as_json)
+    output = run.output
+    wanted, days = app_id(name), _duration(grace)
+    engine = engine_of(run, output, wanted)
+    begun = tombstones(engine.state).get(wanted)
+    if begun is not None and begun.phase is not Phase.REMOVING:
+        raise UsageError(
+            f"app {wanted} is {begun.phase.value} already",
+            hint=f"bring it back: multidb undo-remove {wanted}; end it for good: multidb purge {wanted}",
+        )
+    if begun is None:
+        with output.working():
+            there = engine.connections(wanted).names
+        for store, names in there.items():
+            output.note(f"  {store}: {', '.join(names)}")
+        if not ask(f"Turn off {wanted} on these servers? Its data stays for {grace}.", yes=yes):
+            output.note("Nothing was changed.")
+            return 3
+    with output.working():
+        final = ""
+        if backup and begun is None:
+            final = final_set(engine, wanted, identities(identity, os.environ), output.progress)
+        stone = removal.remove(engine, wanted, grace=days, backup=final, progress=output.progress)
+    document: dict[str, Any] = {"app": wanted, **stone.document()}
+    document.pop("edits")
+    output.document(True, document)
+    output.say(f"{wanted} is out: its logins are off, its data stays until {stone.until:%Y-%m-%d}.", style="green")
+    if stone.backup:
+        output.say(f"Its final set: {stone.backup}")
+    output.say(f"Bring it back: multidb undo-remove {wanted} · end it for good: multidb purge {wanted}")
+    return 0
+
+
+def engine_of(run: Run, output: Output, wanted: str) -> Engine:
+    """An engine for which the app is there, also when it was removed; `UsageError` when there is no such app."""
+    project = run.project()
+    if wanted in project.removed:
+        project = project.including(project.removed[wanted])
+    elif wanted not in project.apps:
+        known = ", ".join(project.apps) or "none yet"
+        raise UsageError(f"there is no app {wanted!r}", where=project.file, hint=f"apps: {known}")
+    return run.engine(output, project)
+
+
+def _duration(text: str) -> timedelta:
+    found = re.fullmatch(r"([1-9][0-9]{0,4})([hdw])", text)
+    if found is None:
+        raise UsageError(f"{text!r} is not a time of grace", hint="for example --grace 7d")
+    return timedelta(hours=int(found[1]) * _UNITS[found[2]])

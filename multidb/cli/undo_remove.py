@@ -1,0 +1,42 @@
+"""`multidb undo-remove`: an app that was taken out, back as it was."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import typer
+
+from multidb import removal
+from multidb.cli.env_files import write_env_files
+from multidb.cli.options import DEFAULT_FILE, AppArgument, EnvOption, FileOption, JsonOption, Run, examples
+from multidb.cli.plan_view import report_document, show_report
+from multidb.cli.remove_app import engine_of
+from multidb.engine import Scope
+from multidb.manifest import app_id
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@app.command("undo-remove", epilog=examples("multidb undo-remove lernmi"))
+def undo_remove(
+    name: AppArgument, file: FileOption = DEFAULT_FILE, env: EnvOption = None, as_json: JsonOption = False
+) -> int:
+    """Bring a removed app back: its entry in the manifest, its logins with the credentials that it had, its data."""
+    run = Run("undo-remove", file, env, json=as_json)
+    output = run.output
+    wanted = app_id(name)
+    removal.restoring(engine_of(run, output, wanted), wanted)
+    engine = run.engine(output)
+    with output.working():
+        engine.start(wanted)
+        report = engine.apply(Scope(apps=frozenset({wanted})))
+    code = show_report(output, report)
+    if code == 0:
+        removal.restored(engine, wanted)
+        write_env_files(engine, output, [wanted])
+        output.say(f"{wanted} is back as it was.", style="green")
+    document: dict[str, Any] = {"app": wanted, **report_document(report)}
+    output.document(code == 0, document)
+    if code:
+        output.note(f"  To go on: multidb undo-remove {wanted}")
+    return code

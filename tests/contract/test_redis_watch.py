@@ -1,5 +1,7 @@
 """Redis and Valkey: health, the walls tried and searched, usage, suspension and removal, on real servers."""
 
+# ruff: noqa: F811 (fixtures are imported by their names)
+
 from __future__ import annotations
 
 import contextlib
@@ -20,9 +22,8 @@ from multidb.plan import diff
 from multidb.provisioners.redis import PROVISIONER, usage
 from multidb.provisioners.redis.rules import split_line
 from tests.contract.case_redis import ADMIN, as_admin, as_app
-from tests.contract.redis_stage import Stage
+from tests.contract.redis_stage import Stage, redis_servers, stage, valkey  # noqa: F401
 
-pytest_plugins = ["tests.contract.redis_stage"]
 pytestmark = pytest.mark.server
 
 
@@ -132,6 +133,13 @@ def dripping(connection: socket.socket) -> None:
         time.sleep(0.1)
 
 
+def agreeing_slowly(connection: socket.socket) -> None:
+    """Every answer in time, and all together not."""
+    for _ in range(20):
+        connection.sendall(b"+OK\r\n")
+        time.sleep(0.3)
+
+
 def test_a_check_lasts_one_timeout_however_the_server_hangs(valkey: Stage) -> None:
     def lasts(endpoint: Endpoint) -> float:
         server = replace(valkey.real.server, endpoint=endpoint, timeout=0.6)
@@ -146,7 +154,7 @@ def test_a_check_lasts_one_timeout_however_the_server_hangs(valkey: Stage) -> No
         assert lasts(valkey.real.server.endpoint) < 1.5
     finally:
         os.kill(valkey.real.pid, signal.SIGCONT)
-    for answer in (dripping, lambda connection: time.sleep(2)):
+    for answer in (dripping, agreeing_slowly, lambda connection: time.sleep(2)):
         with listening(answer) as port:
             assert lasts(Endpoint("127.0.0.1", port)) < 1.5
     nobody = replace(valkey.real.server, endpoint=Endpoint("127.0.0.1", 1))

@@ -1,0 +1,115 @@
+"""The file of a set and what it is measured by."""
+
+from __future__ import annotations
+
+import io
+import random
+from typing import Any
+
+import pytest
+
+from multidb.errors import ArchiveError
+from multidb.model import Endpoint, Server
+from multidb.provisioners.redis.archive import RedisArchive
+from multidb.provisioners.redis.keys_file import NEVER, KeysReader, KeysWriter, Record
+from multidb.provisioners.redis.tally import Seen, Tally
+
+FOOTER = b"\x50\x00" + bytes(8)
+STRING = b"\x00\x05hello" + FOOTER
+HASH = b"\x04\x02" + b"\x01a\xc0\x07" + b"\x01b\xc3\x04\x1e\x01xx\xe0" + FOOTER  # a number, a compressed string
+SAME_HASH = b"\x04\x02" + b"\x01b\xc3\x04\x1e\x01xx\xe0" + b"\x01a\xc0\x07" + FOOTER
+RECORDS = [Record(b"", STRING, NEVER), Record(b"\x00\xff\n", HASH, NEVER), Record(b"soon", STRING, 1_700_000_000_000)]
+
+
+def file_of(records: list[Record]) -> bytes:
+    out = io.BytesIO()
+    writer = KeysWriter(out, 80)
+    for record in records:
+        writer.write(record)
+    writer.close()
+    return out.getvalue()
+
+
+def test_records_come_back_as_they_were() -> None:
+    reader = KeysReader(io.BytesIO(file_of(RECORDS)))
+    assert list(reader) == RECORDS
+    assert reader.rdb == 80
+    assert list(KeysReader(io.BytesIO(file_of([])))) == []
+
+
+def test_the_format_is_as_it_is_documented() -> None:
+    assert file_of(RECORDS[2:])[:-4] == (
+        b"MDBREDIS\x00\x01\x00\x50"
+        + b"\x01"
+        + (1_700_000_000_000).to_bytes(8)
+        + (4).to_bytes(4)
+        + len(STRING).to_bytes(8)
+        + b"soon"
+        + STRING
+        + b"\x00"
+        + (1).to_bytes(8)
+    )
+
+
+def test_every_cut_and_every_flipped_bit_is_seen() -> None:
+    whole = file_of(RECORDS)
+    damaged = [whole[:at] for at in range(len(whole))]
+    damaged += [
+        whole[:at] + bytes([whole[at] ^ 1 << bit]) + whole[at + 1 :] for at in range(len(whole)) for bit in range(8)
+    ]
+    for data in (*damaged, whole + b"x", b""):
+        with pytest.raises(ArchiveError):
+            list(KeysReader(io.BytesIO(data)))
+
+
+def measured(*records: Record) -> Any:
+    tally = Tally()
+    for record in records:
+        tally.add(record)
+    return tally.measures()
+
+
+def test_fingerprints_know_no_order_and_every_difference() -> None:
+    first, second, _ = RECORDS
+    assert measured(first, second) == measured(second, first)
+    assert measured(first, second).counts == {"hash keys": 1, "string keys": 1}
+    assert set(measured(first, second).fingerprints) == {"string keys", "hash keys, RDB 80"}
+    assert measured(Record(b"h", HASH, NEVER)) == measured(Record(b"h", SAME_HASH, NEVER))
+    assert measured(first) != measured(Record(b"x", STRING, NEVER))
+    assert measured(first) != measured(Record(b"", STRING.replace(b"hello", b"hallo"), NEVER))
+    # neither may a key take over what belongs to its value
+    assert measured(Record(b"a", b"\x00b" + FOOTER, NEVER)) != measured(Record(b"a\x00", b"\x00b" + FOOTER, NEVER))
+
+
+def test_what_expires_is_not_measured() -> None:
+    tally = Tally()
+    tally.add(RECORDS[2])
+    tally.add(Record(b"fields", b"\x16\x01" + FOOTER, NEVER))
+    assert tally.expiring == 2
+    assert tally.measures().counts == {}
+
+
+def test_a_key_is_seen_once() -> None:
+    keys = [random.Random(7).randbytes(12) for _ in range(1)] + [b"%d" % i for i in range(20_000)]
+    seen = Seen()
+    assert not any(seen.before(key) for key in keys)
+    assert all(seen.before(key) for key in keys)
+
+
+class Repeating:
+    """A server whose SCAN names keys twice, as while its table is resized."""
+
+    def __init__(self) -> None:
+        self.pages = [[b"1", [b"a", b"b"]], [b"2", [b"b", b"c", b"a"]], [b"0", [b"c"]]]
+
+    def send(self, commands: list[tuple[Any, ...]]) -> None:
+        assert commands[0][0] == "SCAN"
+
+    def receive(self) -> Any:
+        return self.pages.pop(0)
+
+
+def test_what_scan_names_twice_is_taken_once() -> None:
+    archive = RedisArchive(Server("redis", "redis", Endpoint("127.0.0.1", 1)), None, "test")
+    lane: Any = Repeating()
+    assert list(archive._keys(lane, "")) == [b"a", b"b", b"c"]

@@ -382,8 +382,15 @@ class ComposeRuntime:
         began = time.monotonic()
         while True:
             verdict, waited = judge(stack.engine.containers().get(POOLER)), time.monotonic() - began
-            if verdict.final or waited > _USUAL_PATIENCE:
+            if verdict.state is ServerState.RUNNING:
                 return [_pooler(verdict)]
+            if verdict.final or waited > _USUAL_PATIENCE:
+                words = _ending(stack.engine, POOLER)
+                return [
+                    _pooler(
+                        Verdict(ServerState.FAILED, f"{verdict.message}; its log{words}" if words else verdict.message)
+                    )
+                ]
             report(POOLER, verdict.message, waited)
             time.sleep(_PAUSE)
 
@@ -451,11 +458,8 @@ class ComposeRuntime:
         return ServerStatus(container.server, container.store, ServerState.FAILED, server, message, _pid(seen))
 
     def _with_log(self, container: Container, problem: str) -> str:
-        words = ""
-        with contextlib.suppress(MultidbError):
-            words = self._stack(container).engine.last_words(container.name)
         tail = f"; multidb logs {container.server}"
-        return f"{problem}{tail} ends with:\n{words}" if words else f"{problem}{tail}"
+        return f"{problem}{tail}{_ending(self._stack(container).engine, container.name)}"
 
     def _located(self, container: Container, seen: Seen | None) -> Server | None:
         if self._state.secrets.get(container.admin_ref) is None:
@@ -485,6 +489,14 @@ def _outdated(seen: Seen | None, mounted: Iterable[Path]) -> bool:
 
 def _pid(seen: Seen | None) -> int | None:
     return seen.pid if seen is not None else None
+
+
+def _ending(engine: DockerEngine, service: str) -> str:
+    """How a service's log ends, to follow a sentence about it; empty where it has said nothing."""
+    with contextlib.suppress(MultidbError):
+        if words := engine.last_words(service):
+            return f" ends with:\n{words}"
+    return ""
 
 
 def _pooler(verdict: Verdict) -> ServerStatus:

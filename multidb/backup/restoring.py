@@ -88,6 +88,8 @@ def restore(
     before = _safety_set(engine, app_id, occupied, progress) if occupied and safety else None
     work.run()
     report = engine.apply(Scope(apps=frozenset({app_id}))) if apply else None
+    if report is None or report.error() is None:
+        Journal(engine.state).end(RESTORING, app_id)
     return Restored(app_id, copy.id, tuple(work.stores), before, report)
 
 
@@ -161,7 +163,6 @@ class _Restore:
                     found.kept = True
             self._note(_EXCHANGING)
             self._exchange(rooms)
-        self._journal.end(RESTORING, self._app.id)
 
     def finish(self) -> None:
         """Goes on where a run died while it exchanged places: what is loaded moves in, what is not is loaded again."""

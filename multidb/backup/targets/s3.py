@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
 from typing import Any, BinaryIO, Final
 
 from multidb.errors import ArchiveError, TargetError, UsageError
@@ -20,7 +19,6 @@ _PART: Final = 8 * 1024 * 1024
 _LARGE_PART: Final = 8 * _PART  # once so many are sent that an object's 10,000 parts could run out
 _MANY: Final = 2000
 _CONNECT, _READ, _TRIES = 10, 60, 8  # seconds, seconds, attempts at one request
-_ABANDONED: Final = timedelta(days=1)
 _HINT: Final = "check the bucket and the credentials (AWS_PROFILE, AWS_ENDPOINT_URL_S3 ...), then run it again"
 
 
@@ -69,10 +67,9 @@ class S3Target:
         with self.explaining(prefix):
             for page in pages.paginate(Bucket=self._bucket, Prefix=f"{self._prefix}{prefix}/"):
                 for upload in page.get("Uploads", ()):
-                    if upload["Initiated"] < datetime.now(UTC) - _ABANDONED:
-                        self._client.abort_multipart_upload(
-                            Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
-                        )
+                    self._client.abort_multipart_upload(
+                        Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
+                    )
 
     @contextlib.contextmanager
     def explaining(self, path: str) -> Iterator[None]:

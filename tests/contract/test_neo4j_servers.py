@@ -20,6 +20,7 @@ from multidb.errors import Refused as MultidbRefused
 from multidb.model import App, Endpoint, Inspection, Isolation, Project, Resource, Server, Statement, StoreContext
 from multidb.plan import diff
 from multidb.provisioners.neo4j import PROVISIONER
+from multidb.provisioners.neo4j.audit import ON_SYSTEM
 from multidb.provisioners.neo4j.resources import (
     AppOptions,
     Grant,
@@ -39,6 +40,8 @@ from tests.contract.given_runtime import GivenRuntime
 
 pytestmark = pytest.mark.server
 
+ANY_NAMES = {"db": "`lernmi`", "rw": "`lernmi_rw`", "user": "`lernmi_user`", "own_user": "`devao_user`", "label": "`x`"}
+COMMUNITYS = ("USER", "USERS", "SHOW")  # what Community has, too
 UNSUPPORTED = "Unsupported administration command"
 
 
@@ -301,8 +304,19 @@ def enterprise_texts() -> Sequence[str]:
         diff(wanted, damaged),
     )
     found = [s.text for changes in plans for change in changes for s in statements(change, context)]
+    full = replace(context, restricted=frozenset({"lernmi"}))
+    found += [want.name for want in PROVISIONER.desired(apps, full) if isinstance(want, Grant)]
+    found += [
+        attempt.text.format(**ANY_NAMES) for attempt in ON_SYSTEM if not set(COMMUNITYS) & {*attempt.text.split()}
+    ]
     return [
         *dict.fromkeys(found),
+        "ALTER USER `lernmi_user` SET STATUS SUSPENDED",
+        "SHOW ALIASES FOR DATABASE YIELD name, database",
+        "DROP ALIAS `also` IF EXISTS FOR DATABASE",
+        "DROP DATABASE `lernmi` IF EXISTS DESTROY DATA WAIT 120 SECONDS",
+        "DROP ROLE `lernmi_rw` IF EXISTS",
+        "CREATE OR REPLACE DATABASE `try.lernmi` WAIT 120 SECONDS",
         "SHOW ROLES YIELD role RETURN role LIMIT 1",
         "SHOW ROLES WITH USERS YIELD role, member",
         "SHOW ALL PRIVILEGES AS COMMANDS YIELD command",

@@ -285,9 +285,9 @@ def _by_right(lines: Iterable[str], held: Mapping[str, set[str]], inspection: In
     for line in lines:
         head, _, role = line.rpartition(" TO ")
         role = role.strip("`")
-        if not line.startswith("GRANT ") or " IMMUTABLE " in head or role not in held or role == _ADMIN_ROLE:
+        if not line.startswith("GRANT ") or " IMMUTABLE " in head or role == _ADMIN_ROLE or role not in {*held, *roles}:
             continue
-        who = f"role {role} ({', '.join(sorted(held[role]))})"
+        who = f"role {role} ({', '.join(sorted(held.get(role, ()))) or 'nobody'})"
         spot = re.search(r" ON (?:DATABASE|GRAPH)S? (\*|`[^`]+`)", head)
         place = spot[1].strip("`") if spot else ""
         if place == "*":

@@ -12,7 +12,7 @@ from multidb.model import Health, Status, Tenant
 from multidb.provisioners.neo4j.bolt import DRIVER_ERRORS, Bolt, explain, said
 from multidb.secrets import Secret
 
-__all__ = ["as_the_app", "check_health", "fullest_heap"]
+__all__ = ["as_the_app", "check_health", "fullest_heap", "trouble"]
 
 _READ_ONLY: Final = (
     "Neo.ClientError.General.ForbiddenOnReadOnlyDatabase",
@@ -43,7 +43,7 @@ def check_health(tenant: Tenant, may_write: bool) -> Health:
         try:
             heap = bolt.wait(_work(bolt, tenant, may_write))
         except DRIVER_ERRORS as error:
-            return _trouble(error, tenant, time.monotonic() - began)
+            return trouble(error, tenant, time.monotonic() - began)
         latency = time.monotonic() - began
     if heap > _NEARLY_FULL:
         return Health(
@@ -95,7 +95,7 @@ async def _work(bolt: Bolt, tenant: Tenant, may_write: bool) -> float:
         return fullest_heap(await (await session.run(_HEAP)).data())
 
 
-def _trouble(error: BaseException, tenant: Tenant, latency: float) -> Health:
+def trouble(error: BaseException, tenant: Tenant, latency: float) -> Health:
     """What an error means for the app. One that means no more than that it cannot work is raised."""
     code = error.code if isinstance(error, exceptions.Neo4jError) else None
     database = tenant.env["NEO4J_DATABASE"]

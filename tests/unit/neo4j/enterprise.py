@@ -49,14 +49,38 @@ class Enterprise:
             case "CREATE USER" | "ALTER USER":
                 assert (name[0] in self.users) is (verb == "ALTER USER")
                 user = self.users.setdefault(name[0], {"suspended": False, "home": None})
-                user["suspended"] = user["suspended"] and "SET STATUS ACTIVE" not in text
+                user["suspended"] = "SUSPENDED" in text or (user["suspended"] and "SET STATUS ACTIVE" not in text)
                 user["home"] = name[1] if "SET HOME DATABASE" in text else user["home"]
+            case "DROP USER" | "DROP ROLE" | "DROP DATABASE":
+                assert "IF EXISTS" in text or name[0] in {*self.users, *self.roles, *self.databases}
+                self._drop(verb, name[0])
             case "GRANT ROLE":
                 self.members.add((name[0], name[1]))
             case "REVOKE ROLE":
                 self.members.discard((name[0], name[1]))
             case _:
                 self._rights(text)
+
+    def _drop(self, verb: str, name: str) -> None:
+        if verb == "DROP USER":
+            self.users.pop(name, None)
+        elif verb == "DROP ROLE":
+            self.roles.discard(name)
+            self.rights = {right for right in self.rights if not right.endswith(f" TO `{name}`")}
+        else:
+            self.databases.pop(name, None)
+        self.members = {pair for pair in self.members if name not in pair or verb == "DROP DATABASE"}
+
+    def ask(self, text: str, *_: object) -> list[dict[str, object]]:
+        """The answers to what the removal of an app asks, in the place of a `Bolt`."""
+        if text.startswith("SHOW ROLES"):
+            return [{"role": role} for role in sorted(self.roles)]
+        if text.startswith("SHOW USERS"):
+            return [{"user": name, **row} for name, row in self.users.items()]
+        if text.startswith("SHOW ALIASES"):
+            return [{"name": "also", "database": "lernmi"}] if "lernmi" in self.databases else []
+        assert text == "CALL dbms.listConnections() YIELD username"
+        return []
 
     def _rights(self, text: str) -> None:
         if text.startswith("REVOKE "):

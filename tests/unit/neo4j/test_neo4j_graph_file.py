@@ -1,0 +1,88 @@
+"""The file of a graph, and the digests by which two are compared."""
+
+from __future__ import annotations
+
+import io
+import random
+from typing import Any
+
+import pytest
+
+from multidb.errors import ArchiveError
+from multidb.provisioners.neo4j.graph_file import HEAD, Line, Numbers, Tally, read, write
+from multidb.provisioners.neo4j.values import decode, encode
+
+NODES: list[Line] = [{"node": n, "labels": ["A"] if n % 2 else [], "properties": {"n": n // 3}} for n in range(20)]
+LINKS: list[Line] = [
+    {"relationship": "R", "from": n, "to": (n * 7) % 20, "properties": {"w": {"float": "nan"}}} for n in range(20)
+]
+
+
+def tally(lines: list[Line]) -> Tally:
+    with Numbers() as numbers:
+        found = Tally(numbers)
+        for line in lines:
+            found.add(line)
+        return found
+
+
+def test_digests_depend_neither_on_order_nor_on_numbers() -> None:
+    shuffled = random.Random(7)
+    nodes = [{**line, "node": line["node"] * 31 + 5} for line in NODES]
+    links = [{**line, "from": line["from"] * 31 + 5, "to": line["to"] * 31 + 5} for line in LINKS]
+    shuffled.shuffle(nodes)
+    shuffled.shuffle(links)
+    assert tally([*nodes, *links]).measures() == tally([*NODES, *LINKS]).measures()
+
+
+def test_an_end_moved_to_another_node_is_seen_where_only_the_end_changes() -> None:
+    moved = [*LINKS[:-1], {**LINKS[-1], "to": 0}]
+    before, after = tally([*NODES, *LINKS]).measures(), tally([*NODES, *moved]).measures()
+    assert before.counts == after.counts
+    assert {k for k, v in before.fingerprints.items() if after.fingerprints[k] != v} == {"relationships", "type R"}
+
+
+def test_a_relationship_to_a_node_that_came_too_late_counts_for_nothing() -> None:
+    with Numbers() as numbers:
+        found = Tally(numbers)
+        assert found.add(NODES[0])
+        assert not found.add({"relationship": "R", "from": 0, "to": 1, "properties": {}})
+        assert found.measures().counts["relationships"] == 0
+
+
+def test_numbers_of_nodes_may_have_gaps() -> None:
+    with Numbers() as numbers:
+        numbers[10_000_000_000] = 7
+        assert [numbers[10_000_000_000], numbers[3], numbers[20_000_000_000]] == [7, 0, 0]
+
+
+def whole() -> bytes:
+    stream = io.BytesIO()
+    for line in (HEAD, *NODES, *LINKS, tally([*NODES, *LINKS]).end()):
+        write(stream, line)
+    return stream.getvalue()
+
+
+def test_what_is_written_is_read() -> None:
+    assert list(read(io.BytesIO(whole()), "x")) == [*NODES, *LINKS]
+
+
+def test_a_file_cut_off_anywhere_is_refused() -> None:
+    content = whole()
+    for length in range(len(content)):
+        with pytest.raises(ArchiveError):
+            list(read(io.BytesIO(content[:length]), "x"))
+
+
+def test_a_value_of_no_known_type_is_refused_both_ways() -> None:
+    values: list[Any] = [object(), {"map": 1}]
+    for value in values:
+        with pytest.raises(TypeError):
+            encode(value)
+    for text in ({"unknown": 1}, {"date": "yesterday"}, {"point": [1.0], "srid": 1}, {"bytes": "%"}):
+        with pytest.raises((KeyError, ValueError)):
+            decode(text)
+
+
+def test_bytes_come_back() -> None:
+    assert decode(encode(bytes(range(256)))) == bytes(range(256))

@@ -1,0 +1,196 @@
+"""Holes, suspension, removal and quotas on Enterprise as the manual describes it; what an error means for an app."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import cast
+
+import pytest
+from neo4j import exceptions
+
+from multidb.errors import NotAllowed
+from multidb.model import Endpoint, Hole, Inspection, Server, Statement, Status, Tenant
+from multidb.provisioners.neo4j.audit import holes_in_rights
+from multidb.provisioners.neo4j.bolt import Bolt
+from multidb.provisioners.neo4j.health import fullest_heap, trouble
+from multidb.provisioners.neo4j.removal import removal, suspension
+from multidb.provisioners.neo4j.resources import Grant, desired, place_names
+from multidb.secrets import MemorySecretStore
+from tests.unit.neo4j.enterprise import Enterprise
+from tests.unit.neo4j.test_neo4j_catalog import APPS, CONTEXT, apply, changes
+
+LERNMI = APPS[0]
+
+
+@pytest.fixture
+def server() -> Enterprise:
+    made = Enterprise()
+    apply(made)
+    return made
+
+
+def holes(server: Enterprise) -> Sequence[Hole]:
+    listing = server.listing()
+    inspection = Inspection(CONTEXT, APPS, (), MemorySecretStore())
+    return holes_in_rights(listing.commands, listing.members, inspection)
+
+
+def test_what_apply_makes_has_no_hole(server: Enterprise) -> None:
+    assert holes(server) == []
+
+
+@pytest.mark.parametrize(
+    ("opened", "name", "app"),
+    [
+        ("GRANT ACCESS ON DATABASE * TO `lernmi_ro`", "a right on every database", "lernmi"),
+        ("GRANT MATCH {*} ON GRAPH * TO `PUBLIC`", "a right on every database", None),
+        ("GRANT MATCH {*} ON GRAPH `lernmi` TO `beep_boop_rw`", "a right on an app's database", "lernmi"),
+        ("GRANT ACCESS ON DATABASE `beep-boop` TO `PUBLIC`", "a right on an app's database", "beep_boop"),
+        ("GRANT LOAD ON ALL DATA TO `PUBLIC`", "a right on the whole server", None),
+        ("GRANT ALL DBMS PRIVILEGES ON DBMS TO `lernmi_rw`", "a right on the whole server", "lernmi"),
+        ("GRANT IMPERSONATE (`beep_boop_user`) ON DBMS TO `lernmi_rw`", "a right on the whole server", "lernmi"),
+        ("GRANT ROLE `reader` TO `lernmi_user`", "a role of somebody else", "lernmi"),
+        ("GRANT ROLE `lernmi_rw` TO `beep_boop_user`", "a role of somebody else", "lernmi"),
+        ("GRANT ROLE `lernmi_ro` TO `neo4j`", "a role of somebody else", "lernmi"),
+    ],
+)
+def test_a_hole_is_found_and_its_own_statements_close_it(
+    server: Enterprise, opened: str, name: str, app: str | None
+) -> None:
+    server.run(opened)
+    found = holes(server)
+    assert {(hole.name, hole.app) for hole in found} == {(name, app)}
+    for statement in (each for hole in found for each in hole.closes):
+        server.run(statement)
+    assert holes(server) == []
+
+
+def test_rights_that_reach_no_app_are_no_holes(server: Enterprise) -> None:
+    for text in ("CREATE ROLE `unused`", "CREATE ROLE `staff`", "CREATE USER `bob`", "GRANT ROLE `staff` TO `bob`"):
+        server.run(text)
+    server.run("GRANT MATCH {*} ON GRAPH * TO `unused`")
+    server.run("GRANT MATCH {*} ON GRAPH `reports` TO `staff`")
+    server.run("GRANT ALL ON DATABASE * TO `admin`")
+    assert holes(server) == []
+
+
+def test_a_suspended_app_comes_back_by_apply(server: Enterprise) -> None:
+    bolt = cast("Bolt", server)
+    off, end = suspension(bolt, LERNMI, CONTEXT)
+    assert off == Statement("ALTER USER `lernmi_user` SET STATUS SUSPENDED", scope="system")
+    assert "dbms.killConnections" in end.text
+    server.run(off)
+    assert suspension(bolt, LERNMI, CONTEXT) == []
+    assert [change.fields[0].field for change in changes(server)] == ["suspended"]
+    apply(server)
+    assert not changes(server)
+
+
+def test_a_removal_interrupted_anywhere_is_finished_by_the_next() -> None:
+    full = drops(made())
+    assert full[0] == "DROP USER `lernmi_user` IF EXISTS", "nobody comes back in while the rest goes"
+    assert full[-1] == "DROP ROLE `multidb_digi_OWNS_lernmi` IF EXISTS", "until the end it is known whose it is"
+    for done in range(len(full) + 1):
+        server = made()
+        for text in full[:done]:
+            server.run(text)
+        for text in drops(server):
+            server.run(text)
+        assert not {*server.databases, *server.users, *server.roles} & {
+            *("lernmi", "lernmi_user", "lernmi_rw", "lernmi_ro", "multidb_digi_OWNS_lernmi"),
+            *place_names("lernmi"),
+        }
+        assert removal(cast("Bolt", server), LERNMI, CONTEXT) == ()
+        assert "beep-boop" in server.databases
+
+
+def made() -> Enterprise:
+    server = Enterprise()
+    apply(server)
+    server.databases |= {name: {} for name in place_names("lernmi")}
+    return server
+
+
+def drops(server: Enterprise) -> list[str]:
+    """The statements of a removal that the simulator knows."""
+    found = [statement.text for statement in removal(cast("Bolt", server), LERNMI, CONTEXT)]
+    return [text for text in found if not text.startswith(("CALL", "DROP ALIAS"))]
+
+
+def test_aliases_of_an_apps_database_go_before_it(server: Enterprise) -> None:
+    found = [statement.text for statement in removal(cast("Bolt", server), LERNMI, CONTEXT)]
+    alias = found.index("DROP ALIAS `also` IF EXISTS FOR DATABASE")
+    assert alias < found.index("DROP DATABASE `lernmi` IF EXISTS DESTROY DATA WAIT 120 SECONDS")
+
+
+def test_what_another_project_has_marked_is_left_alone(server: Enterprise) -> None:
+    rival = replace(CONTEXT, project="rival")
+    assert removal(cast("Bolt", server), LERNMI, rival) == ()
+    assert suspension(cast("Bolt", server), LERNMI, rival) == ()
+
+
+def test_an_app_over_its_quota_may_read_and_delete_and_not_grow() -> None:
+    over = replace(CONTEXT, restricted=frozenset({"lernmi"}))
+    rights = [
+        want.name for want in desired(APPS, over) if isinstance(want, Grant) and want.name.endswith("`lernmi_rw`")
+    ]
+    assert any("MATCH {*} ON GRAPH `lernmi` NODE" in right for right in rights)
+    assert {right for right in rights if " DELETE " in right} == {
+        "GRANT DELETE ON GRAPH `lernmi` NODE * TO `lernmi_rw`",
+        "GRANT DELETE ON GRAPH `lernmi` RELATIONSHIP * TO `lernmi_rw`",
+    }
+    assert not [right for right in rights if "WRITE" in right or "MANAGEMENT" in right]
+    others = [want for want in desired(APPS, over) if want.app == "beep_boop"]
+    assert others == [want for want in desired(APPS, CONTEXT) if want.app == "beep_boop"]
+
+
+def test_the_places_of_backups_are_never_an_apps_own() -> None:
+    names = {*place_names("lernmi"), *place_names("x" * 58)}
+    assert names.isdisjoint({"lernmi"})
+    assert all("." in name and len(name) <= 63 for name in names)
+
+
+# Health
+
+
+def tenant(restricted: bool) -> Tenant:
+    context = replace(CONTEXT, restricted=frozenset({"lernmi"} if restricted else ()))
+    return Tenant(LERNMI, Server("neo4j", "neo4j", Endpoint("h", 1)), context, {"NEO4J_DATABASE": "lernmi"})
+
+
+def error(code: str) -> exceptions.Neo4jError:
+    return exceptions.Neo4jError._hydrate_neo4j(code=code, message="words of the server")  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize(
+    ("code", "status", "word"),
+    [
+        ("Neo.ClientError.General.WriteOnReadOnlyAccessDatabase", Status.DEGRADED, "not written"),
+        ("Neo.TransientError.Database.DatabaseUnavailable", Status.UNHEALTHY, "offline"),
+        ("Neo.ClientError.Database.DatabaseNotFound", Status.UNHEALTHY, "not there"),
+        ("Neo.TransientError.General.MemoryPoolOutOfMemoryError", Status.DEGRADED, "words of the server"),
+    ],
+)
+def test_an_error_is_told_for_what_it_means(code: str, status: Status, word: str) -> None:
+    health = trouble(error(code), tenant(restricted=False), 0.1)
+    assert health.status is status
+    assert word in health.message
+    assert health.fix
+
+
+def test_a_refused_write_is_expected_of_an_app_over_its_quota_only() -> None:
+    refused = error("Neo.ClientError.Security.Forbidden")
+    assert trouble(refused, tenant(restricted=True), 0.1).status is Status.DEGRADED
+    with pytest.raises(NotAllowed, match="app lernmi"):
+        trouble(refused, tenant(restricted=False), 0.1)
+
+
+def test_only_the_lasting_part_of_the_heap_counts() -> None:
+    eden = {"name": "java.lang:name=Eden Space,type=MemoryPool", "usage": {"used": 99, "max": 100}}
+    code = {"name": "java.lang:name=CodeCache,type=MemoryPool", "usage": None}
+    assert fullest_heap([eden, code]) == 0
+    for name in ("Tenured Gen", "G1 Old Gen"):
+        old = {"name": f"java.lang:name={name},type=MemoryPool", "usage": {"used": 95, "max": 100}}
+        assert fullest_heap([eden, code, old]) == 0.95
+    assert fullest_heap([{"name": "Tenured Gen", "usage": {"used": 95, "max": -1}}]) == 0

@@ -218,6 +218,31 @@ def test_a_set_is_proved_in_a_scratch_place_and_replaces_what_is_there(driver: D
             assert ask(driver.real, "GET", f"/collections/lernmi_{name}/snapshots").json()["result"] == []
 
 
+def test_writes_during_a_backup_are_in_it_or_not_and_measured_as_they_are(served: Driver) -> None:
+    """A point comes between the snapshot and its measuring: the measures are the snapshot's all the same."""
+    real, lernmi, context = served.real, served.apps[0], served.context()
+
+    class Written(Files):
+        @contextlib.contextmanager
+        def _write(self, name: str) -> Iterator[BinaryIO]:
+            with super()._write(name) as out:
+                yield out
+            if name == "plain.snapshot":
+                put(real, "lernmi_plain", [{"id": 888, "vector": [1, 1, 1, 1], "payload": {"late": True}}])
+
+    assert saved(served)[0].consistent
+    files = Written()
+    with archive(real) as open_:
+        part = open_.backup(lernmi, context, files, quiet)
+        assert not part.consistent
+        assert part.measures.counts["points plain"] == 39
+        assert open_.leftovers(lernmi, context) == []
+        scratch = open_.prepare(PlaceKind.SCRATCH, lernmi, context)
+        open_.restore(scratch, part, files, quiet)
+        assert open_.measure(scratch) == part.measures
+        open_.discard(scratch)
+
+
 def test_a_copy_for_another_app_is_that_apps(driver: Driver) -> None:
     context, devao = driver.context(), driver.apps[1]
     part, files = saved(driver)

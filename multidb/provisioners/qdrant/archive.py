@@ -11,8 +11,8 @@ import hashlib
 import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
-from dataclasses import replace
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass, replace
 from importlib.metadata import version as installed_version
 from typing import Any, BinaryIO, Final, Self
 from urllib.parse import quote
@@ -61,6 +61,15 @@ _CREATED: Final = ("vectors", "sparse_vectors", "shard_number", "replication_fac
 _COPIED: Final = ("hnsw_config", "quantization_config")
 
 
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """A snapshot on the server: its size and checksum as the server says them, and its bytes, as often as asked for."""
+
+    size: int
+    sha256: str
+    bytes: Callable[[], AbstractContextManager[Iterator[bytes]]]
+
+
 class QdrantArchive:
     """`multidb.model.Archive` for one Qdrant."""
 
@@ -80,14 +89,16 @@ class QdrantArchive:
         self._transport.close()
 
     def backup(self, app: App, context: StoreContext, writer: ArchiveWriter, progress: Progress) -> Part:
-        """A file for each collection that bears the app's mark. Never of one moment: Qdrant has no snapshot over
-        several collections, and the measures are taken beside the data. In an app that is suspended they agree."""
+        """A file for each collection that bears the app's mark. What is measured is what is in the files, also while
+        the app writes; they are of one moment where the server's counters of operations say that it wrote nothing."""
+        owner = Owner(context.project, app.id)
         options: ServerOptions = context.options or ServerOptions()
         as_points = self._facts.local or options.backup == "points"
-        aliases = self._catalog.aliases()
+        aliases, before = self._catalog.aliases(), self._catalog.operations()
+        collections = self._live(owner)
         measures = Measures({}, {})
         entries = []
-        for kind, (name, details) in self._live(Owner(context.project, app.id)).items():
+        for kind, (name, details) in collections.items():
             entry: dict[str, object] = {"type": kind, "created": _creation(details), "file": f"{kind}.snapshot"}
             entry["aliases"] = sorted(alias for alias, collection in aliases.items() if collection == name)
             if as_points:
@@ -95,16 +106,20 @@ class QdrantArchive:
                 with writer.file(str(entry["file"])) as out:
                     found = self._scanned(name, details, app, progress, out)
             else:
-                with writer.file(str(entry["file"])) as out:
-                    entry["sha256"] = self._snapshot(name, out.write, progress)
-                found = self._scanned(name, details, app, progress)
+                apart = PlaceMark(PlaceKind.SCRATCH, owner, kind)
+                with self._taken(name) as snapshot:
+                    with writer.file(str(entry["file"])) as out:
+                        entry["sha256"] = self._copied(name, snapshot, out.write, progress)
+                    found = self._scanned_snapshot(name, details, app, progress, snapshot, before.get(name), apart)
             measures = _joined(measures, self._measures(kind, details, found))
             entries.append(entry)
+        after = self._catalog.operations()
+        names = [name for name, _ in collections.values()]
         return Part(
             format=_POINTS if as_points else _SNAPSHOT,
             server=f"{self._facts.product} {self._facts.version}",
             client=f"multidb {installed_version('multidb')}",
-            consistent=False,
+            consistent=self._facts.local or all(_same_count(before, after, name) for name in names),
             measures=measures,
             details={"app": app.id, "tenant": app.tenant_id, "collections": entries},
         )
@@ -217,6 +232,30 @@ class QdrantArchive:
                 progress(self._server.name, f"reading {name}", found.count, total)
         return found
 
+    def _scanned_snapshot(
+        self,
+        name: str,
+        details: Mapping[str, Any],
+        app: App,
+        progress: Progress,
+        snapshot: _Snapshot,
+        before: int | None,
+        apart: PlaceMark,
+    ) -> Fingerprint:
+        """What is in a snapshot: read from its collection, or from a copy where that was written meanwhile."""
+        found = self._scanned(name, details, app, progress)
+        if before is not None and self._catalog.operations().get(name) == before:
+            return found
+        copy = apart.collection
+        self._must(Call("DELETE", _path(copy), {}))
+        self._must(Call("PUT", _path(copy), {**_creation(details), "metadata": apart.metadata}))
+        try:
+            with snapshot.bytes() as chunks:
+                self._recovered(copy, chunks, snapshot.sha256)
+            return self._scanned(copy, details, app, progress)
+        finally:
+            self._must(Call("DELETE", _path(copy), {}))
+
     def _measures(self, kind: str, details: Mapping[str, Any], found: Fingerprint) -> Measures:
         fingerprints = {f"points {kind}": found.points}
         if not (self._facts.local and _has_cosine(details)):
@@ -288,31 +327,30 @@ class QdrantArchive:
 
     # Snapshots
 
-    def _snapshot(self, name: str, write: Callable[[bytes], object], progress: Progress) -> str:
-        """Writes a new snapshot of a collection; its SHA-256. Nothing of it stays on the server."""
+    def _copied(self, name: str, snapshot: _Snapshot, write: Callable[[bytes], object], progress: Progress) -> str:
+        """Writes a snapshot out; its SHA-256."""
         digest, size = hashlib.sha256(), 0
-        with self._taken(name) as (made, chunks):
+        with snapshot.bytes() as chunks:
             for chunk in chunks:
                 digest.update(chunk)
                 write(chunk)
                 size += len(chunk)
-                progress(self._server.name, f"copying {name}", size, made["size"])
-        if digest.hexdigest() != made["checksum"] or size != made["size"]:
+                progress(self._server.name, f"copying {name}", size, snapshot.size)
+        if digest.hexdigest() != snapshot.sha256 or size != snapshot.size:
             raise ArchiveError(
                 f"the snapshot of {name} did not arrive as the server made it",
                 where=str(self._server),
                 hint="run the backup again",
             )
-        return digest.hexdigest()
+        return snapshot.sha256
 
     @contextmanager
-    def _taken(self, name: str) -> Iterator[tuple[Mapping[str, Any], Iterator[bytes]]]:
-        """A new snapshot: what the server says of it, and its bytes. It is deleted at the end."""
+    def _taken(self, name: str) -> Iterator[_Snapshot]:
+        """A new snapshot, which is deleted from the server at the end."""
         made = self._snapshot_made(name)
         file = f"{_path(name)}/snapshots/{quote(str(made['name']), safe='')}"
         try:
-            with self._http.download(file) as chunks:
-                yield made, chunks
+            yield _Snapshot(int(made["size"]), str(made["checksum"]), lambda: self._http.download(file))
         finally:
             self._transport.send(Call("DELETE", f"{file}?wait=true", {}), seconds=_WORK_SECONDS)
 
@@ -378,8 +416,8 @@ class QdrantArchive:
                     if page:
                         self._must(Call("PUT", f"{_path(live)}/points", {"points": page}))
         else:
-            with self._taken(name) as (made, chunks):
-                self._recovered(live, chunks, str(made["checksum"]))
+            with self._taken(name) as snapshot, snapshot.bytes() as chunks:
+                self._recovered(live, chunks, snapshot.sha256)
         self._point_aliases(live, mark.aliases)
 
     def _point_aliases(self, live: str, aliases: Sequence[str]) -> None:
@@ -474,6 +512,10 @@ def _renamed(aliases: Sequence[str], old: str, new: str) -> tuple[str, ...]:
     if old == new:
         return tuple(aliases)
     return tuple(f"{new}_{alias.removeprefix(f'{old}_')}" for alias in aliases if alias.startswith(f"{old}_"))
+
+
+def _same_count(before: Mapping[str, int], after: Mapping[str, int], name: str) -> bool:
+    return name in before and before[name] == after.get(name)
 
 
 def _joined(one: Measures, other: Measures) -> Measures:

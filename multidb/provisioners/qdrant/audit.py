@@ -325,15 +325,17 @@ def _stray(inspection: Inspection, described: Mapping[str, Mapping[str, Any]]) -
         if (place := PlaceMark.read(details)) is not None:
             if place.owner.project == project:
                 message = f"a copy of {place.owner.app}'s data, made to restore or to prove a backup, was left behind"
-                yield Hole("copy left behind", subject, message, drop, place.owner.app)
+                yield Hole(
+                    "copy left behind", subject, message, drop, place.owner.app if place.owner.app in apps else None
+                )
         elif name in wanted:
             continue
-        elif owner is None and (app := _by_prefix(name, apps)):
-            message = f"it has the name of an app's collection and no mark; {app}'s token does not open it"
-            yield Hole("unmarked collection", subject, message, drop, app)
+        elif owner is None and (like := _by_prefix(name, apps)):
+            message = f"it has the name of an app's collection and no mark; {like}'s token does not open it"
+            yield Hole("unmarked collection", subject, message, drop, like)
         elif owner is not None and owner.project == project and owner.app not in apps and owner != _all_of(project):
             message = f"it is marked as {owner.app}'s, and the manifest has no such app"
-            yield Hole("collection of no app", subject, message, drop, owner.app)
+            yield Hole("collection of no app", subject, message, drop)
 
 
 def _all_of(project: str) -> Owner:

@@ -56,6 +56,18 @@ class Catalog:
             return set()
         return {str(entry["id"]) for entry in expect(self._server, reply).result}
 
+    def operations(self) -> dict[str, int]:
+        """How many operations each collection has taken; without those whose server does not count them. Two equal
+        numbers mean that nothing was written in between. Nothing in local mode, whose folder only one can have."""
+        if not self._transport.several:
+            return {}
+        found: dict[str, int] = {}
+        for entry in self._get("/telemetry?details_level=6")["collections"]["collections"]:
+            queues = [(shard.get("local") or {}).get("update_queue") or {} for shard in entry["shards"]]
+            if queues and all("op_num" in queue for queue in queues):
+                found[str(entry["id"])] = sum(int(queue["op_num"]) for queue in queues)
+        return found
+
     def _get(self, target: str) -> Any:
         return expect(self._server, self._transport.send(Call("GET", target, {}))).result
 

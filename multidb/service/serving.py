@@ -16,7 +16,7 @@ from multidb.engine import Engine
 from multidb.errors import UsageError
 from multidb.notification import Notifier
 from multidb.secrets import Secret
-from multidb.service.application import Pace, Service, application, executor
+from multidb.service.application import FRESH, Pace, Service, application, executor
 from multidb.service.collector import Reading
 from multidb.service.guard import is_loopback
 from multidb.service.sources import Sources
@@ -93,7 +93,8 @@ def serve(open_engine: Callable[[], Engine], settings: Settings, say: Callable[[
         def heard(name: str, reading: Reading[Any]) -> None:
             telling.submit(_tell, notifier, name, reading, say)
 
-        service = Service(sources, looking, pace=settings.pace, heard=heard)
+        fresh = min(FRESH, settings.pace.health or FRESH)
+        service = Service(sources, looking, pace=settings.pace, fresh=fresh, heard=heard)
         guarded = application(service, token=settings.token, loopback_only=is_loopback(settings.host))
         server = uvicorn.Server(
             uvicorn.Config(

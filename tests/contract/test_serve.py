@@ -1,0 +1,230 @@
+"""`multidb serve` as a process, before a real Valkey that goes away and comes back, watched by a real Prometheus."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from multidb.engine import load_deployment
+from multidb.runtime.ports import choose
+from tests.cli.command import Folder
+
+pytestmark = pytest.mark.server
+
+TOKEN = "a-token-for-the-tests-0123456789"
+MANIFEST = """
+version: 1
+project: digi
+runtime: embedded
+apps:
+  lernmi: {stores: [redis]}
+  beep_boop: {stores: [redis]}
+"""
+NOTIFY = "notify: {webhooks: [{url: {file: hook}}], heartbeat: {file: beat}}"
+
+
+@dataclass
+class Heard:
+    address: str
+    messages: list[Any]
+    beats: list[str]
+
+
+@pytest.fixture(scope="module")
+def receiver() -> Iterator[Heard]:
+    heard = Heard("", [], [])
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            heard.beats.append(self.path)
+            self._answer()
+
+        def do_POST(self) -> None:
+            heard.messages.append(json.loads(self.rfile.read(int(self.headers["content-length"]))))
+            self._answer()
+
+        def _answer(self) -> None:
+            self.send_response(204)
+            self.end_headers()
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        heard.address = f"http://127.0.0.1:{server.server_port}"
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield heard
+        server.shutdown()
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, receiver: Heard) -> Iterator[Folder]:
+    made = Folder(tmp_path_factory.mktemp("serve"), [])
+    made.manifest(MANIFEST + NOTIFY)
+    (made.path / "hook").write_text(f"{receiver.address}/hook")
+    (made.path / "beat").write_text(f"{receiver.address}/beat")
+    (made.path / "token").write_text(f"{TOKEN}\n")
+    made.ok("up")
+    made.ok("apply", "--yes")
+    yield made
+    made.ok("down")
+
+
+@dataclass
+class Running:
+    url: str
+    process: subprocess.Popen[str]
+
+
+@contextmanager
+def serving(folder: Folder, *options: str) -> Iterator[Running]:
+    process = subprocess.Popen(
+        [sys.executable, "-c", "from multidb.cli import main; main()", "serve", "--port", "0", *options],
+        cwd=folder.path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={"PYTHONPATH": str(Path(__file__).resolve().parents[2]), "PATH": "/usr/bin:/bin"},
+    )
+    assert process.stderr is not None
+    try:
+        line = process.stderr.readline()
+        found = re.search(r"http://\S+", line)
+        assert found, line + process.stderr.read()
+        yield Running(found[0].rstrip("/"), process)
+    finally:
+        process.terminate()
+        process.communicate(timeout=40)
+
+
+def until(what: Callable[[], Any], seconds: float) -> Any:
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, "it does not come"
+        time.sleep(0.2)
+    return found
+
+
+def test_a_probe_storm_is_one_check_and_sigterm_is_a_good_end(folder: Folder) -> None:
+    with serving(folder, "--every", "0") as service, httpx.Client(base_url=service.url) as client:
+        with ThreadPoolExecutor(32) as pool:
+            answers = list(pool.map(lambda _: client.get("/health/databases"), range(200)))
+        assert {answer.status_code for answer in answers} == {200}
+        assert len({answer.json()["checked_at"] for answer in answers}) == 1
+        assert (
+            client.get("/health/databases/beep-boop").json()["apps"]["beep_boop"]["stores"]["redis"]["status"]
+            == "healthy"
+        )
+        head = client.head("/")
+        assert (head.status_code, head.content) == (200, b"")
+        service.process.send_signal(signal.SIGTERM)
+        out, err = service.process.communicate(timeout=20)
+        assert (service.process.returncode, out) == (0, "")
+        assert "Traceback" not in err
+
+
+def test_what_may_not_be_served_is_refused_before_it_listens(folder: Folder) -> None:
+    refused = folder.run("serve", "--host", "0.0.0.0")
+    assert refused.code == 2
+    assert "--token-file" in refused.err
+    (folder.path / "short").write_text("short")
+    assert "16 characters" in folder.run("serve", "--host", "0.0.0.0", "--token-file", "short").err
+    with serving(folder, "--every", "0") as service:
+        taken = folder.run("serve", "--port", service.url.rpartition(":")[2])
+        assert (taken.code, "--port" in taken.err) == (2, True)
+    without = subprocess.run(
+        [
+            sys.executable,
+            "-c",
+            "import sys; sys.modules['fastapi'] = None; from multidb.cli import main; main()",
+            "serve",
+        ],
+        cwd=folder.path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert without.returncode == 2
+    assert "pip install 'multidb[serve]'" in without.stderr
+
+
+def _prometheus_folder(folder: Folder, target: str) -> Path:
+    """The rendered configuration, hurried: where something has to last for minutes, it has to last for a second."""
+    made = folder.path / "rendered"
+    made.mkdir()
+    (made / "multidb.yaml").write_text(MANIFEST.replace("embedded", "compose") + "deploy: {profiles: [monitoring]}\n")
+    load = load_deployment(made / "multidb.yaml")
+    load.write(load.files(new_secrets=True))
+    place = made / "infrastructure/monitoring/prometheus"
+    text = (place / "prometheus.yml").read_text()
+    for old, new in {
+        "15s": "1s",
+        "multidb:8642": target,
+        "/run/multidb/token": str(folder.path / "token"),
+        "/etc/prometheus/multidb/": f"{place}/",
+        "alertmanager:9093": "127.0.0.1:1",
+    }.items():
+        assert old in text
+        text = text.replace(old, new)
+    (place / "prometheus.yml").write_text(text)
+    rules = (place / "alerts.yml").read_text()
+    (place / "alerts.yml").write_text(re.sub(r"for: \d+[mhd]", "for: 1s", rules))
+    return place
+
+
+def test_prometheus_sees_a_server_go_and_the_receivers_are_told(folder: Folder, receiver: Heard) -> None:
+    if shutil.which("prometheus") is None:
+        pytest.skip("no prometheus here (Debian: apt-get install prometheus)")
+    with serving(folder, "--every", "1", "--token-file", "token") as service:
+        assert httpx.get(f"{service.url}/metrics").status_code == 401
+        place = _prometheus_folder(folder, service.url.removeprefix("http://"))
+        web = f"127.0.0.1:{choose(())}"
+        prometheus = subprocess.Popen(
+            ["prometheus", f"--config.file={place / 'prometheus.yml'}", f"--web.listen-address={web}",
+             f"--storage.tsdb.path={folder.path / 'tsdb'}", "--log.level=warn"],
+            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        )  # fmt: skip
+
+        def asked(query: str) -> list[dict[str, Any]]:
+            try:
+                answer = httpx.get(f"http://{web}/api/v1/query", params={"query": query}).json()
+            except httpx.TransportError:
+                return []
+            found: list[dict[str, Any]] = answer["data"]["result"]
+            return found
+
+        try:
+            until(lambda: len(asked('multidb_health_status{status="healthy"} == 1')) == 2, 60)
+            assert asked('ALERTS{alertname="MultidbAppUnhealthy"}') == []
+            until(lambda: receiver.beats, 60)
+            folder.ok("down")
+            query = 'ALERTS{alertname="MultidbAppUnhealthy", alertstate="firing"}'
+            firing = until(lambda: len(found := asked(query)) == 2 and found, 60)
+            assert {each["metric"]["app"] for each in firing} == {"lernmi", "beep_boop"}
+            told = until(lambda: [alarm for each in receiver.messages for alarm in each["alarms"]], 60)
+            unwell = [(alarm["app"], alarm["news"]) for alarm in told if alarm["kind"] == "unhealthy"]
+            assert sorted(unwell) == [("beep_boop", "began"), ("lernmi", "began")]
+            answer = httpx.get(f"{service.url}/health/databases", auth=("", TOKEN))
+            assert (answer.status_code, answer.json()["status"]) == (503, "unhealthy")
+            folder.ok("up")
+        finally:
+            prometheus.terminate()
+            prometheus.wait(20)

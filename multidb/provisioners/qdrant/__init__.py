@@ -14,7 +14,8 @@ all of them and at once. Names that begin with ``multidb__`` are multidb's own.
 changing and deleting them stays possible. Local mode has no limits and ignores it.
 
 **Backups** are the server's snapshots, or with ``servers.qdrant.backup: points`` and in local mode points as lines of
-JSON. They are of one moment where the app wrote nothing meanwhile, which is checked. A restored collection comes in by recovery from a snapshot, in one step each.
+JSON. They are of one moment where the app wrote nothing meanwhile, which is checked. A restored collection comes in by
+recovery from a snapshot, in one step each.
 
 **How it is isolated.** *Enforced* where the server has ``service.api_key`` and ``service.jwt_rbac: true``: it refuses
 every request about a collection that the token does not list. Every new token is tried on the server before it is

@@ -5,7 +5,15 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-BENCHMARKS = ("command_line", "postgres_apply", "postgres_plan", "redis_plan", "qdrant_collections", "health_round")
+BENCHMARKS = (
+    "command_line",
+    "postgres_apply",
+    "postgres_plan",
+    "redis_plan",
+    "redis_backup",
+    "qdrant_collections",
+    "health_round",
+)
 
 
 def main() -> None:

@@ -34,6 +34,24 @@ What is shared
     Memory, eviction and ``maxmemory``, the one thread that runs commands (a slow script stops everybody), the script
     cache, restarts. INFO shows every app the server's numbers, among them how many keys each DB has.
 
+An app over its quota
+    Keeps the commands that read and those that make data smaller (DEL, UNLINK, EXPIRE, LPOP, ZREM, XTRIM, FLUSHDB ...)
+    and loses all others that write. It gets them back when it is no longer restricted.
+
+Backups
+    A set holds every key as DUMP gives it, with its expiry (`keys_file` says in what form). It is not of one moment:
+    keys that change meanwhile are in it as they were when their turn came. Functions and scripts belong to the server
+    and are in no set. A set goes into a server of its own version or a later one of the same product; which other ones
+    take it is for the server to say, and it is refused before anything is loaded where it does not. To be tried or
+    loaded a set takes a free DB number for a while, held by an ACL user without rights (``__multidb__:scratch:...``).
+    Restored keys come in by SWAPDB, in one step. With ``isolation: prefix`` one transaction renames them all: no app is
+    served as long as that lasts, about a second or two for a million keys. A cluster is not backed up.
+
+The end of an app
+    Suspended: its user is off, its sessions are ended. Removed: its DB is flushed, or the keys of its prefix are
+    unlinked, then its user is deleted. The user's mark says which data is the app's: an app whose user has lost its
+    mark, or whose DB number somebody else has too, keeps its data.
+
 Where the rules are kept
     In the server's ``aclfile`` (ACL SAVE), else in its configuration file (CONFIG REWRITE). A server that has neither
     forgets its users at a restart; `multidb apply` makes them again. Rules are not replicated: a replica or another
@@ -42,7 +60,9 @@ Where the rules are kept
 The lock of an apply is the key ``multidb:lock`` in DB 0 (with a number behind it on some nodes of a cluster). Where
 isolation is ``partial`` an app could delete it.
 
-The admin needs ACL, CONFIG GET (and REWRITE), INFO, COMMAND, and EVAL, SET, GET, PTTL on ``multidb:lock``.
+The admin needs ACL, CONFIG GET (and REWRITE), INFO, COMMAND, and EVAL, SET, GET, PTTL on ``multidb:lock``; for usage
+CLIENT LIST, RANDOMKEY, SCAN, TYPE and MEMORY USAGE; to suspend and remove CLIENT KILL, SELECT, FLUSHDB, SCAN and
+UNLINK; for backups DUMP, RESTORE, SWAPDB (with prefixes MULTI and RENAME) as well.
 """
 
 from __future__ import annotations

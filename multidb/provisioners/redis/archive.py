@@ -173,7 +173,7 @@ class RedisArchive:
         with told_plainly(self._server):
             if _where(live)[0]:
                 ask(self._client, "SWAPDB", str(_where(live)[0]), str(_where(new)[0]))
-                ask(self._client, "CLIENT", "KILL", "USER", user)
+                self._end_sessions(user)
             else:
                 with self._shut_out(user):
                     self._rename_all(live, new)
@@ -252,12 +252,16 @@ class RedisArchive:
         enabled = rule is not None and rule.enabled
         if enabled:
             ask(self._client, "ACL", "SETUSER", user, "off")
-        ask(self._client, "CLIENT", "KILL", "USER", user)
+        self._end_sessions(user)
         try:
             yield
         finally:
             if enabled:
                 ask(self._client, "ACL", "SETUSER", user, "on")
+
+    def _end_sessions(self, user: str) -> None:
+        with contextlib.suppress(ResponseError):  # an app whose user is gone has none
+            ask(self._client, "CLIENT", "KILL", "USER", user)
 
     def _rename_all(self, live: Place, new: Place) -> None:
         """Queued on the server while the keys are found, so that this process never holds all of them."""
@@ -304,13 +308,15 @@ class RedisArchive:
 
     def _keys(self, lane: Wire, prefix: str) -> Iterator[bytes]:
         """The keys of a place, each once. The next page is asked for before this one is worked on."""
-        seen, cursor = Seen(), b"0"
+        seen, scan = Seen(), ("SCAN", "0", *_match(prefix), "COUNT", 1000)
+        lane.send([scan])
         while True:
-            lane.send([("SCAN", cursor, *_match(prefix), "COUNT", 1000)])
             answer = lane.receive()
             if isinstance(answer, ResponseError):
                 raise answer
             cursor, keys = answer
+            if cursor != b"0":
+                lane.send([("SCAN", cursor, *scan[2:])])
             yield from (key for key in keys if not seen.before(key))
             if cursor == b"0":
                 return

@@ -212,11 +212,12 @@ def test_a_probe_whose_control_fails_proves_nothing(super_site: Site) -> None:
     assert found["connect as user"].got is Outcome.REFUSED
 
 
-def holes(site: Site, *apps: App) -> dict[str, Hole]:
+def holes(site: Site, *apps: App, strangers: bool = False) -> dict[str, Hole]:
     with site.connect() as session:
         context = StoreContext("site", session.facts)
         desired = PROVISIONER.desired(apps, context)
-        return {hole.subject: hole for hole in session.holes(Inspection(context, apps, desired, site.secrets))}
+        found = session.holes(Inspection(context, apps, desired, site.secrets))
+        return {hole.subject: hole for hole in found if strangers or "not in the manifest" not in hole.name}
 
 
 HOLES = (
@@ -262,6 +263,17 @@ def test_each_hole_is_found_and_closed_by_the_statement_that_it_names(super_site
         super_site.served.sql(*hole.closes, database=where)
         assert holes(super_site, a, b) == {}, hole
         super_site.apply([a, b])
+
+
+def test_a_login_of_an_app_that_the_manifest_has_no_more_is_a_hole(super_site: Site) -> None:
+    kept, gone = super_site.app(), super_site.app()
+    super_site.apply([kept, gone])
+    logins = {f"login {gone.id}_user", f"login {gone.id}_readonly"}
+    found = holes(super_site, kept, strangers=True)
+    assert logins <= set(found)
+    assert f"login {kept.id}_user" not in found
+    super_site.served.sql(*(found[subject].closes[0] for subject in logins))
+    assert not logins & set(holes(super_site, kept, strangers=True))
 
 
 def test_a_line_that_asks_for_no_password_is_a_hole(super_site: Site) -> None:

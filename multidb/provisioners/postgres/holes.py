@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from multidb.model import Action, Change, FieldChange, Hole, Inspection, Resource
+from multidb.model import Action, Change, FieldChange, Hole, Inspection, Owner, Resource
 from multidb.provisioners.postgres.resources import (
     PUBLIC,
     Access,
@@ -47,6 +47,8 @@ def holes_in_resources(inspection: Inspection, live: Iterable[Resource]) -> Iter
                 yield _membership(have, inspection)
             case Role(), Role():
                 yield from _role(have, want, inspection)
+            case Role(), None if have.login and have.owner is not None and _is_stranger(have, inspection):
+                yield _stranger(have)
             case ServerDatabase(), ServerDatabase() if have.public & {"CONNECT", "CREATE"}:
                 yield _server_database(have, want, inspection)
 
@@ -102,6 +104,20 @@ def _role(have: Role, want: Role, inspection: Inspection) -> Iterator[Hole]:
             _closes(_updated(want, have, power), inspection),
             want.app,
         )
+
+
+def _is_stranger(have: Role, inspection: Inspection) -> bool:
+    """Whether it is a login of this project for an app that the manifest does not have (any more)."""
+    return have.owner not in {Owner(inspection.context.project, app.id) for app in inspection.apps}
+
+
+def _stranger(have: Role) -> Hole:
+    return Hole(
+        "login of an app that is not in the manifest",
+        f"login {have.name}",
+        f"{have.name} can still log in, and the manifest has no app {have.app}",
+        (f"ALTER ROLE {identifier(have.name)} NOLOGIN",),
+    )
 
 
 def _server_database(have: ServerDatabase, want: ServerDatabase, inspection: Inspection) -> Hole:

@@ -24,6 +24,28 @@ is a conflict. A server that multidb runs for one app is marked by its place in 
 **What is shared.** Between databases of one server: memory, page cache, CPU, disk, restarts, and the number of
 databases (``dbms.max_databases``, 100 by default). Between instances: the machine.
 
+**Health** is tried as the app: a node without a label in a transaction that is rolled back, which leaves no name
+behind. Read-only databases, a server short of memory and a heap that stays full after a collection are degraded.
+
+**Over its quota** an app of an Enterprise server has READ and DELETE instead of WRITE, and may not make names, indexes
+or constraints. Without roles no user can be held back: there the quota warns and nothing more.
+
+**Turned off** an app's user is suspended on Enterprise. Community has no such thing: the user is dropped, and comes
+back by `apply` with its old password. Its connections are ended either way, which neither a new status nor a drop
+does.
+
+**Sizes** are not told over Bolt. They are read from the data folder where it is on this machine, which its file
+``server_id`` has to prove.
+
+**Backups** are a typed logical export through the driver (`graph_file` and `values` document it): every type of value,
+constraints and indexes. Neo4j has no snapshots: a part is consistent when the database's bookmark says that nothing
+was committed meanwhile. With databases, a set is tried in ``try.<app>`` and loaded in ``new.<app>``; else on a spare
+server that the runtime starts. What replaces live data on the same server does so in one transaction of at most
+200,000 nodes and relationships; where multidb runs the server, a spare's data folder takes the place of the live one,
+of any size. Not in an export: with `isolation: label` the indexes, which are the shared database's. Refused: dates
+before the year 1 or after 9999, which Python's driver cannot hold. Not told apart by the driver: the zone ``UTC`` from
+the offset zero, and an offset's seconds, which it drops.
+
 **Rights needed.** The role ``admin``, or any user on Community. Neo4j 5 or newer; 4.4 is refused.
 
 **Locking.** Neo4j has no advisory lock: two applies of one project are kept apart by a file lock in the project's

@@ -1,0 +1,72 @@
+"""A spare Neo4j beside an app's own, and its data in the place of the first one's."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from multidb.engine import Engine, Scope
+from multidb.model import App, Project, Server
+from multidb.provisioners.neo4j.resources import AppOptions, ServerOptions
+from multidb.runtime import ServerState
+from multidb.state import ProjectState
+from tests.contract.case import RealServer
+from tests.contract.case_neo4j import as_admin
+
+pytestmark = [pytest.mark.server, pytest.mark.slow]
+
+
+def quiet(*_: object) -> None: ...
+
+
+def test_a_spare_comes_and_goes_or_takes_the_place(tmp_path: Path) -> None:
+    apps = {"lernmi": App("lernmi", "lernmi", {"neo4j": AppOptions()})}
+    project = Project("digi", "embedded", apps, {"neo4j": ServerOptions()}, root=str(tmp_path))
+    engine = Engine(project, ProjectState(tmp_path))
+    (status,) = engine.runtime.up(quiet)
+    if status.state is ServerState.SKIPPED:
+        pytest.skip(status.message)
+    try:
+        assert engine.apply().error() is None
+        (live,) = engine.servers(Scope())
+        _cypher(engine, live, "CREATE (:Old)")
+        before = _known(engine, tmp_path)
+
+        lent = engine.runtime.spare(live, quiet)
+        assert lent is not None
+        with lent as spare:
+            assert spare.spare
+            assert _labels(engine, spare) == []
+            assert [each.name for each in engine.runtime.servers()] == [live.name]
+        assert _known(engine, tmp_path) == before
+        assert _labels(engine, live) == [["Old"]]
+
+        lent = engine.runtime.spare(live, quiet)
+        assert lent is not None
+        with lent as spare:
+            _cypher(engine, spare, "CREATE (:New)")
+            engine.runtime.adopt(live, spare, quiet)
+        assert _known(engine, tmp_path) == before
+        assert _labels(engine, live) == [["New"]]
+        assert not engine.plan().in_sync, "the app's login was not in the spare"
+        assert engine.apply().error() is None
+    finally:
+        engine.runtime.down(quiet)
+
+
+def _cypher(engine: Engine, server: Server, text: str) -> list[dict[str, object]]:
+    return as_admin(RealServer(server, engine.runtime.admin(server), None), text, database="neo4j")
+
+
+def _labels(engine: Engine, server: Server) -> list[object]:
+    return [row["labels"] for row in _cypher(engine, server, "MATCH (n) RETURN labels(n) AS labels")]
+
+
+def _known(engine: Engine, folder: Path) -> list[list[str]]:
+    """Everything that a spare could leave behind."""
+    servers = folder / ".multidb" / "servers"
+    files = sorted(path.relative_to(servers).as_posix() for path in servers.glob("*/*"))
+    state = engine.state
+    refs = sorted(str(ref) for ref in state.secrets.refs())
+    return [files, sorted(state.read("ports")), sorted(state.read("processes")), refs]

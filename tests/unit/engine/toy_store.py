@@ -80,12 +80,13 @@ class Shelf:
     together: threading.Barrier | None = None  # checks wait here for each other
     silent: set[str] = field(default_factory=set)  # servers, and apps, whose checks wait for `patience` in vain
     patience: float = 0.2  # seconds
+    lag: float = 0.0  # seconds that a check takes which is answered
     tried: list[tuple[str, str]] = field(default_factory=list)  # app and server of each check and each attacker
     at_once: int = 0  # attackers that are at work now
     most_at_once: int = 0
     open_to: dict[str, str] = field(default_factory=dict)  # a box that one other app can look into
     clumsy: set[str] = field(default_factory=set)  # attackers whose probes do not even work on their own box
-    shy: set[str] = field(default_factory=set)  # attackers that try nothing
+    shy: set[str] = field(default_factory=set)  # attackers that try nothing, or not this one: ``ann>bob``
     unlocked: set[str] = field(default_factory=set)  # boxes that stand open to everybody
     weights: dict[str, int] = field(default_factory=dict)  # what is in each box
     level: Isolation = Isolation.ENFORCED
@@ -254,6 +255,7 @@ def check_health(tenant: Tenant, may_write: bool) -> Health:
     assert isinstance(key, Secret)
     if SHELF.keys.get(app) != f"print-of-{key.reveal()}":
         raise AuthenticationFailed("wrong key", where=str(server), hint=f"multidb apply --app {app}")
+    time.sleep(SHELF.lag)
     found = SHELF.found.get(app, Health(Status.HEALTHY, "put in and took out" if may_write else "looked in", 0.001))
     if isinstance(found, Exception):
         raise found
@@ -269,7 +271,7 @@ def probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterator[Probe]:
     SHELF.most_at_once = max(SHELF.at_once, SHELF.most_at_once)
     time.sleep(0.002)
     try:
-        for victim in [each.app.id for each in victims]:
+        for victim in [each.app.id for each in victims if f"{app}>{each.app.id}" not in SHELF.shy]:
             broken = app in SHELF.clumsy
             got = Outcome.ALLOWED if SHELF.open_to.get(victim) == app else Outcome.REFUSED
             promised = Outcome.ALLOWED if SHELF.level is Isolation.NAMING_ONLY else Outcome.REFUSED

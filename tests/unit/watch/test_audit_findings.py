@@ -62,10 +62,10 @@ def test_a_broken_probe_cannot_pass(open_shop: OpenShop) -> None:
 
 
 def test_what_nobody_has_tried_is_not_proved(open_shop: OpenShop) -> None:
-    engine = open_shop(["ann", "bob"])
-    SHELF.shy = {"ann"}
+    engine = open_shop(["ann", "bob", "eve"])
+    SHELF.shy = {"ann", "eve>bob"}
     found = made(engine)
-    assert [(each.app, each.target) for each in found.untried] == [("ann", "bob")]
+    assert [(each.app, each.target) for each in found.untried] == [("ann", "bob"), ("ann", "eve"), ("eve", "bob")]
     assert found.exit_code == 1
     assert "Not tried" in markdown(found)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from typing import Any, Final
 
-from fastapi import FastAPI, Path, Response
+from fastapi import FastAPI, Path, Request, Response
 from fastapi.responses import HTMLResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
@@ -174,6 +174,8 @@ def application(service: Service, *, token: Secret | None, loopback_only: bool) 
         "servers. Read only; no answer has a secret in it.",
         docs_url=None,  # their pages load scripts from elsewhere
         redoc_url=None,
+        redirect_slashes=False,
+        exception_handlers={404: _not_found},
         lifespan=lifespan,
     )
     _add_health(app, service)
@@ -247,6 +249,10 @@ def _health_answer(report: HealthReport) -> Response:
     ok = report.status is Status.HEALTHY
     status = 503 if report.status is Status.UNHEALTHY else 200
     return _json(status, {"version": 1, "command": "health", "ok": ok, **report.document()})
+
+
+async def _not_found(request: Request, error: Exception) -> Response:
+    return _failure(404, "usage", "there is nothing here", "/openapi.json says what there is")
 
 
 def _failure(status: int, code: str, message: str, hint: str) -> Response:

@@ -22,6 +22,7 @@ from typing import Any
 
 import psycopg
 import pytest
+import redis
 import yaml
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
@@ -218,6 +219,9 @@ def test_redis_takes_verified_connections_only(inside: Inside, rendered: Rendere
         assert login(server, admin) == "Redis"
         assert_closed_to_strangers(server, admin, stranger)
 
+        options = {"username": "multidb_admin", "password": admin.reveal(), "ssl_ca_certs": str(rendered.authority)}
+        with redis.Redis(port=port, ssl=True, **options) as client:
+            assert client.config_get("port") == {"port": "0"}, "no plain port beside it"
         check = inside.moved(rendered.service("redis")["healthcheck"]["test"][1]).replace(
             "redis-cli", f"redis-cli -p {port}"
         )

@@ -138,7 +138,7 @@ class Neo4jArchive:
 
     def is_empty(self, place: Place) -> bool:
         database, label = self._spot(place)
-        return not self._ask(f"MATCH {_node(label)} RETURN n LIMIT 1", database)
+        return not self._ask(f"MATCH {_node(label)} RETURN 1 AS one LIMIT 1", database)
 
     def replace(self, new: Place, context: StoreContext) -> None:
         if not self._has_databases:

@@ -68,10 +68,10 @@ _URL: Final = Attempt(
     "LOAD CSV FROM 'http://127.0.0.1:1/x' AS row RETURN row",
     passed="Neo.ClientError.Statement.ExternalResourceFailed",
 )
-_OWN: Final = Attempt("read its own", "MATCH (n) RETURN n LIMIT 1")
+_OWN: Final = Attempt("read its own", "MATCH (n) RETURN labels(n) LIMIT 1")
 
 ON_DATABASES: Final = (
-    Attempt("read nodes", "MATCH (n) RETURN n LIMIT 1"),
+    Attempt("read nodes", "MATCH (n) RETURN labels(n) LIMIT 1"),
     Attempt("write a node", "CREATE (n) RETURN n"),
     Attempt("list indexes", "SHOW INDEXES YIELD name"),
     Attempt("list constraints", "SHOW CONSTRAINTS YIELD name"),
@@ -94,7 +94,7 @@ ON_SYSTEM: Final = (
 """Against another app's database, roles and users, and the server: no app may do these, not even to itself."""
 
 ON_LABELS: Final = (
-    Attempt("read nodes", "MATCH (n:{label}) RETURN n LIMIT 1"),
+    Attempt("read nodes", "MATCH (n:{label}) RETURN labels(n) LIMIT 1"),
     Attempt("write a node", "CREATE (n:{label}) RETURN n"),
     Attempt("list users", "SHOW USERS YIELD user", system=True),
     Attempt("change the password", "ALTER USER {user} SET PASSWORD CHANGE REQUIRED", system=True),

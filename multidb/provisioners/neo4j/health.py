@@ -86,7 +86,7 @@ async def _work(bolt: Bolt, tenant: Tenant, may_write: bool) -> float:
                 created = await (await transaction.run("CREATE (n) RETURN elementId(n) AS id")).single(strict=True)
                 text, values = "MATCH (n) WHERE elementId(n) = $id RETURN count(n) AS nodes", {"id": created["id"]}
             else:
-                text, values = "MATCH (n) RETURN n LIMIT 1", {}
+                text, values = "MATCH (n) RETURN labels(n) LIMIT 1", {}
             await (await transaction.run(text, values)).consume()
         finally:
             await transaction.rollback()

@@ -13,6 +13,7 @@ BENCHMARKS = (
     "redis_backup",
     "qdrant_collections",
     "health_round",
+    "serve_storm",
 )
 
 

@@ -39,11 +39,9 @@ __all__ = [
     "each",
     "fields",
     "open_client",
-    "reached",
     "scanned",
     "tls_options",
     "told_plainly",
-    "translated",
 ]
 
 PRIMARY: Final = "name the primary server in the manifest"
@@ -65,31 +63,24 @@ def open_client(
         raw: answers are bytes, as keys and values are; otherwise text.
     """
     client = redis.Redis(
-        **reached(server),
+        host=server.endpoint.host,
+        port=server.endpoint.port,
         username=server.endpoint.user or None,
         password=password.reveal() if password is not None else None,
         db=db,
+        protocol=2,
         decode_responses=not raw,
         encoding_errors="backslashreplace",
+        socket_timeout=server.timeout,
+        socket_connect_timeout=server.timeout,
+        retry=Retry(NoBackoff(), 0),  # a lost answer is no proof that nothing happened; callers decide what to repeat
         single_connection_client=False,
         max_connections=1,
         client_name=re.sub(r"\s+", "-", application) or None,
+        **tls_options(server),
     )
     client.response_callbacks.clear()  # answers as the server gives them, whatever the driver's version makes of them
     return client
-
-
-def reached(server: Server) -> dict[str, Any]:
-    """The driver's options for reaching the server, without a login."""
-    return {
-        "host": server.endpoint.host,
-        "port": server.endpoint.port,
-        "protocol": 2,
-        "socket_timeout": server.timeout,
-        "socket_connect_timeout": server.timeout,
-        "retry": Retry(NoBackoff(), 0),  # a lost answer is no proof that nothing happened; callers decide
-        **tls_options(server),
-    }
 
 
 def tls_options(server: Server) -> dict[str, Any]:
@@ -115,10 +106,10 @@ def told_plainly(server: Server) -> Iterator[None]:
     try:
         yield
     except RedisError as error:
-        raise translated(server, error) from None
+        raise _translated(server, error) from None
 
 
-def translated(server: Server, error: RedisError) -> ServerError:
+def _translated(server: Server, error: RedisError) -> ServerError:
     """The driver's error as one of ours, without secrets and with the next thing to do."""
     where, text = str(server), redact(str(error))
     if isinstance(error, BusyLoadingError):

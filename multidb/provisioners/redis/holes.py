@@ -55,7 +55,7 @@ def _widened(
         if live is None or live.owner != want.owner or not live.enabled:
             continue
         surplus = [
-            *(f"keys {pattern}" for pattern in set(live.keys) - set(want.keys) if "*" not in want.keys),
+            *(f"keys {pattern}" for pattern in sorted(set(live.keys) - set(want.keys)) if "*" not in want.keys),
             *(f"channels {pattern}" for pattern in sorted(set(live.channels) - set(want.channels))),
             *_more_databases(live, want),
             *(token for token in live.commands if token.startswith("+")),
@@ -103,9 +103,8 @@ def _strangers(
             apps = [str(want.app) for want in reached]
             message = f"whoever logs in as {name} gets at the keys or channels of {_few(apps)}"
             closes = (join_line(["ACL", "SETUSER", name, "off"]), *_ending(name))
-            yield Hole(
-                "foreign user with access", f"acl user {name}", message, closes, apps[0] if len(apps) == 1 else None
-            )
+            whose = apps[0] if len(apps) == 1 else None
+            yield Hole("foreign user with access", f"acl user {name}", message, closes, whose)
 
 
 def _reaches(rule: Rule, want: AclUser, facts: RedisFacts) -> bool:

@@ -101,7 +101,7 @@ class Wire:
                 self._socket.settimeout(_left(deadline))
                 piece = self._socket.recv(_CHUNK)
                 if not piece:
-                    raise redis.ConnectionError("the server closed the connection; it may have none left (maxclients)")
+                    raise ConnectionResetError
                 self._reader.feed(piece)
         return answer
 
@@ -129,6 +129,8 @@ def _driver_errors() -> Iterator[None]:
         yield
     except TimeoutError:
         raise redis.TimeoutError("no answer in time") from None
+    except (ConnectionResetError, BrokenPipeError):
+        raise redis.ConnectionError("the server closed the connection; it may have none left (maxclients)") from None
     except OSError as error:
         raise redis.ConnectionError(error.strerror or str(error)) from None
 

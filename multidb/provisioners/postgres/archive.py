@@ -47,7 +47,8 @@ _FORMAT = "pg_dump custom 1"
 _FILE = "dump.pgc"
 _MAGIC = b"PGDMP"
 _CHUNK = 1 << 20
-_PATIENCE = 24 * 3600.0  # seconds that one table may take to be read
+# Seconds without a sign of life: for a catalog query, for a statement that changes something, for reading one table.
+_ANSWER, _WORK, _READ = 60.0, 600.0, 24 * 3600.0
 _ROUNDS = 10  # attempts to find a database without sessions
 _BUSY = "55006"
 _LIST_SETTINGS = frozenset({"search_path", "temp_tablespaces", "session_preload_libraries", "local_preload_libraries"})
@@ -101,7 +102,7 @@ class PostgresArchive:
                 "extensions": json.loads(self._ask(holder, contents.EXTENSIONS)),
                 "policies": json.loads(self._ask(holder, contents.POLICIES)),
             }
-            measuring = beside.submit(contents.measures, lambda query: self._ask(holder, query))
+            measuring = beside.submit(contents.measures, lambda query: holder.ask(query, (), _READ))
             try:
                 with writer.file(_FILE) as file:
                     self._dump(programs.dump_command(program, self._address(app.id), snapshot), file, app, progress)
@@ -200,7 +201,7 @@ class PostgresArchive:
 
     def measure(self, place: Place) -> Measures:
         with self._reading(place.name) as wire:
-            return contents.measures(lambda query: self._ask(wire, query))
+            return contents.measures(lambda query: wire.ask(query, (), _READ))
 
     def is_empty(self, place: Place) -> bool:
         """Whether nobody has made a table, a function, a type or a large object there."""
@@ -366,7 +367,7 @@ class PostgresArchive:
         end = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname IN ({within})"  # noqa: S608
         for left in reversed(range(_ROUNDS)):
             self._do(self._main, end)
-            answer = self._main.send("; ".join(["BEGIN", *texts, "COMMIT"]), _PATIENCE)
+            answer = self._main.send("; ".join(["BEGIN", *texts, "COMMIT"]), _WORK)
             if answer.refusal is None:
                 return
             self._do(self._main, "ROLLBACK")
@@ -387,9 +388,7 @@ class PostgresArchive:
             "locale": "d.datlocale" if self._major >= 17 else "d.daticulocale" if self._major >= 15 else "NULL",
         }
         query = _DATABASES.format(**known)
-        found: dict[str, Mapping[str, Any]] = json.loads(
-            self._main.ask(query, (json.dumps(names),), self._server.timeout)
-        )
+        found: dict[str, Mapping[str, Any]] = json.loads(self._main.ask(query, (json.dumps(names),), _ANSWER))
         return found
 
     def _drop(self, name: str, database: Mapping[str, Any]) -> None:
@@ -415,17 +414,17 @@ class PostgresArchive:
         return self._ask(self._main, "SELECT current_setting('server_version')").split(" ")[0]
 
     def _ask(self, wire: Wire, query: str) -> str:
-        return wire.ask(query, (), _PATIENCE)
+        return wire.ask(query, (), _ANSWER)
 
     def _together(self, *texts: str) -> None:
-        answer = self._main.send("; ".join(["BEGIN", *texts, "COMMIT"]), _PATIENCE)
+        answer = self._main.send("; ".join(["BEGIN", *texts, "COMMIT"]), _WORK)
         if answer.refusal is not None:
             self._do(self._main, "ROLLBACK")
             raise self._main.error(answer.refusal)
 
     def _do(self, wire: Wire, *texts: str) -> None:
         for text in texts:
-            answer = wire.send(text, _PATIENCE)
+            answer = wire.send(text, _WORK)
             if answer.refusal is not None:
                 raise wire.error(answer.refusal)
 

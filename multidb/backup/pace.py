@@ -6,12 +6,11 @@ import threading
 import time
 from typing import Final
 
-from multidb.model import Progress
+from multidb.model import Progress, in_words
 
-__all__ = ["Pace", "in_words"]
+__all__ = ["Pace"]
 
 _EVERY: Final = 0.25  # seconds between two reports
-_UNITS: Final = ("B", "kB", "MB", "GB", "TB")
 
 
 class Pace:
@@ -47,15 +46,6 @@ class Pace:
         left = (self._total - self._done) / rate if rate and self._total > self._done else 0
         estimate = f", about {_time(left)} left" if left else ""
         return f"{self.doing} {in_words(self._done)}, {in_words(rate)}/s{estimate}"
-
-
-def in_words(size: float) -> str:
-    """``1.4 GB``."""
-    unit = 0
-    while size >= 1000 and unit < len(_UNITS) - 1:
-        size /= 1000
-        unit += 1
-    return f"{size:.0f} {_UNITS[unit]}" if unit == 0 or size >= 100 else f"{size:.1f} {_UNITS[unit]}"
 
 
 def _time(seconds: float) -> str:

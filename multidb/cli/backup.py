@@ -13,7 +13,6 @@ from typing import Annotated, Final
 import typer
 
 from multidb.backup.encryption import identities
-from multidb.backup.pace import in_words
 from multidb.backup.repository import utc_now
 from multidb.backup.rounds import Round, run_round
 from multidb.backup.schedule import due, freshness, next_due
@@ -31,6 +30,7 @@ from multidb.cli.options import (
 from multidb.cli.output import Output
 from multidb.cli.telling import NotifyOption, tell
 from multidb.errors import Locked, MultidbError, UsageError
+from multidb.model import in_words
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 

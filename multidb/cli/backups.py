@@ -12,7 +12,6 @@ import typer
 from multidb.backup.encryption import identities
 from multidb.backup.journal import exclusively
 from multidb.backup.making import repository
-from multidb.backup.pace import in_words
 from multidb.backup.pruning import carry_out, decide
 from multidb.backup.recovery import recover
 from multidb.backup.repository import Copy, Repository, utc_now
@@ -23,6 +22,7 @@ from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption,
 from multidb.engine import Engine
 from multidb.errors import UsageError
 from multidb.manifest import app_id
+from multidb.model import in_words
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, help="The backup sets that there are.")
 

@@ -12,13 +12,13 @@ from typing import Any, Final
 import jinja2
 
 from multidb import notification
-from multidb.model import Health, Isolation, Status
+from multidb.model import Health, Isolation, Status, in_words
 from multidb.secrets import redact
 from multidb.service.collector import Reading
 from multidb.service.overview import AppRow, Cell, Overview
 from multidb.usage import NEAR
 
-__all__ = ["page", "size", "sparkline"]
+__all__ = ["page", "sparkline"]
 
 _SIGNS: Final = {Status.HEALTHY: "✓", Status.DEGRADED: "!", Status.UNHEALTHY: "✕", None: "?"}
 _TITLES: Final = {"postgres": "Postgres", "neo4j": "Neo4j", "qdrant": "Qdrant", "redis": "Redis"}
@@ -65,14 +65,6 @@ def page(known: Overview, readings: Mapping[str, Reading[Any] | None]) -> str:
     return redact(text)
 
 
-def size(count: int) -> str:
-    """Bytes for people: ``8.1 MB``, in powers of 1000."""
-    value, units = float(count), ["B", "kB", "MB", "GB", "TB"]
-    while value >= 999.5 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    return f"{value:.0f} {units[0]}" if value >= 99.5 or units[0] == "B" else f"{value:.1f} {units[0]}"
-
-
 def sparkline(values: Sequence[int], width: int = 72, height: int = 18) -> str:
     """The points of an SVG line from the oldest value to the newest, lowest value at the bottom."""
     step = max(1, -(-len(values) // _POINTS))
@@ -87,7 +79,7 @@ def sparkline(values: Sequence[int], width: int = 72, height: int = 18) -> str:
 @cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters |= {"size": size, "sparkline": sparkline, "clock": _clock, "day": _day, "title": _title}
+    environment.filters |= {"size": in_words, "sparkline": sparkline, "clock": _clock, "day": _day, "title": _title}
     environment.globals |= {
         "sign": _SIGNS.__getitem__,
         "trend": _trend,

@@ -10,9 +10,10 @@ from itertools import product
 
 import pytest
 
+from multidb.model import in_words
 from multidb.service.collector import Reading
 from multidb.service.overview import Overview, overview
-from multidb.service.page import page, size, sparkline
+from multidb.service.page import page, sparkline
 from tests.unit.service import reports
 
 READING = Reading(1, reports.AT, 0.25)
@@ -128,7 +129,7 @@ def test_of_an_empty_project_and_of_nothing_known_there_is_a_page() -> None:
     [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_499, "999 kB"), (999_500, "1.0 MB"), (8_100_000, "8.1 MB")],
 )
 def test_sizes_are_for_people(count: int, text: str) -> None:
-    assert size(count) == text
+    assert in_words(count) == text
 
 
 def test_a_sparkline_goes_from_the_oldest_to_the_newest_and_keeps_to_its_box() -> None:

@@ -219,3 +219,9 @@ def test_inside_the_network_servers_are_reached_by_name(
         "qdrant (qdrant:6333)",
         "redis (redis:6379)",
     }
+
+
+def test_the_page_about_it_names_every_metric_with_its_labels() -> None:
+    text = (Path(__file__).resolve().parents[3] / "docs/monitoring.md").read_text()
+    for name, (says, labels) in METRICS.items():
+        assert f"| `{name}` | {', '.join(labels)} | {says} |" in text

@@ -84,8 +84,8 @@ class QdrantSession:
             if want is not None or (collection.owner and collection.owner.project == inspection.context.project):
                 found.append(collection)
         for want in inspection.desired:
-            if isinstance(want, PayloadIndex) and (described_ := details.get(want.collection)) is not None:
-                found += [index] if (index := live_index(want, described_)) else []
+            if isinstance(want, PayloadIndex) and (there := details.get(want.collection)) is not None:
+                found += [index] if (index := live_index(want, there)) else []
             elif isinstance(want, Token):
                 found += [token] if (token := self._token(want, inspection.secrets)) else []
             elif isinstance(want, ApiKey):
@@ -94,11 +94,11 @@ class QdrantSession:
         return [*found, *self._admissions(inspection)]
 
     def usage(self, context: StoreContext, apps: Sequence[App]) -> ServerUsage:
-        """One call for all, and two in local mode for each collection."""
+        """One call for all; in local mode, one for each collection."""
         return usage(self._server, self._transport, context, apps)
 
     def holes(self, inspection: Inspection) -> Sequence[Hole]:
-        """One call for all names, one for aliases, and two for each collection of ours."""
+        """One call for all names, one for aliases, one for each collection, and one more for each of ours."""
         return holes(self._catalog, inspection, self._admin)
 
     def suspension(self, app: App, context: StoreContext) -> Sequence[Statement]:

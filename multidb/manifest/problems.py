@@ -118,12 +118,15 @@ def _likeliest(found: list[_Found]) -> list[_Found]:
             depth, name = one.branch
             unions.setdefault(one.error["loc"][:depth], {}).setdefault(name, []).append(one)
     for branches in unions.values():
-        kept += min(branches.values(), key=lambda branch: (any(_wants_a_word(one) for one in branch), len(branch)))
+        likeliest: list[_Found] = min(branches.values(), key=lambda branch: (_wants_words(branch), len(branch)))
+        kept += likeliest
     return kept
 
 
-def _wants_a_word(found: _Found) -> bool:
-    return found.error["type"] in ("literal_error", "string_type") and isinstance(found.node, Mapping)
+def _wants_words(branch: list[_Found]) -> bool:
+    """Whether a word was wanted where a mapping stands."""
+    words = ("literal_error", "string_type")
+    return any(one.error["type"] in words and isinstance(one.node, Mapping) for one in branch)
 
 
 def _told(found: _Found, path: tuple[str | int, ...], schema: MappingType[str, Any]) -> tuple[str, str | None]:

@@ -1,0 +1,156 @@
+"""An app's end through the command line, on real servers: out, back, gone, and killed in between."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+import redis
+
+from tests.cli.command import REPOSITORY, Folder
+
+pytestmark = pytest.mark.server
+
+MANIFEST = """\
+version: 1
+project: ends
+runtime: embedded
+apps:
+  ann: {stores: [postgres, qdrant, redis]} # goes
+  bob: {stores: [postgres, redis]}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Folder]:
+    with tempfile.TemporaryDirectory(prefix="ends-") as name:
+        path = Path(name)
+        path.chmod(0o755)  # as root, Postgres runs as another user, who has to get in
+        found = Folder(path, [])
+        found.manifest(MANIFEST)
+        found.ok("up")
+        yield found
+        found.run("down")
+
+
+@pytest.fixture
+def applied(folder: Folder) -> Folder:
+    if "ann" in folder.ok("purge", "--json").json()["removed"]:
+        folder.ok("purge", "ann", "--yes-destroy", "ann")
+    folder.manifest(MANIFEST)
+    folder.ok("apply", "--yes")
+    write(connections(folder, "ann"))
+    return folder
+
+
+def connections(folder: Folder, app: str) -> dict[str, str]:
+    found: dict[str, str] = folder.ok("env", app, "--json", "--reveal").json()
+    return found
+
+
+def write(env: dict[str, str]) -> None:
+    with psycopg.connect(env["DATABASE_URL"]) as connection:
+        connection.execute("DROP TABLE IF EXISTS notes")
+        connection.execute("CREATE TABLE notes AS SELECT 'kept' AS text")
+    with redis.Redis.from_url(env["REDIS_URL"], decode_responses=True) as client:
+        client.set("note", "kept")
+
+
+def read(env: dict[str, str]) -> list[Any]:
+    with psycopg.connect(env["DATABASE_URL"]) as connection:
+        found = connection.execute("SELECT text FROM notes").fetchall()
+    with redis.Redis.from_url(env["REDIS_URL"], decode_responses=True) as client:
+        return [found, client.get("note")]
+
+
+def refused(env: dict[str, str]) -> bool:
+    """Whether every credential of the app is dead."""
+    for name, value in env.items():
+        if name.endswith("_URL") and value.startswith("postgresql:"):
+            with pytest.raises(psycopg.OperationalError, match=r"not permitted to log in|authentication failed"):
+                psycopg.connect(value)
+    with redis.Redis.from_url(env["REDIS_URL"]) as client, pytest.raises(redis.AuthenticationError):
+        client.ping()
+    return True
+
+
+def test_out_and_back(applied: Folder) -> None:
+    before, env = (applied.path / "multidb.yaml").read_text(), connections(applied, "ann")
+    with psycopg.connect(env["DATABASE_URL"]) as busy:  # a session that is open is ended
+        done = applied.ok("remove-app", "ann", "--yes")
+        with pytest.raises(psycopg.OperationalError):
+            busy.execute("SELECT 1")
+    assert "multidb undo-remove ann" in done.out
+    (final,) = (each for each in applied.ok("backups", "list", "--json").json()["sets"] if each["app"] == "ann")
+    assert final["verified"], "its final set was restored and compared"
+    assert final["id"] in done.out
+    assert refused(env)
+    assert "ann" not in (applied.path / "multidb.yaml").read_text()
+    assert not (applied.path / "apps/ann/.env").exists()
+    applied.ok("plan", "--check")  # what is kept of it is no drift
+    assert applied.run("env", "ann").code == 2
+    again = applied.run("remove-app", "ann", "--yes")
+    assert (again.code, "undo-remove" in again.err) == (2, True)
+
+    applied.ok("undo-remove", "ann")
+    assert (applied.path / "multidb.yaml").read_text() == before
+    assert connections(applied, "ann") == env
+    assert read(env) == [[("kept",)], "kept"]
+
+
+def test_gone_for_good(applied: Folder) -> None:
+    env, others = connections(applied, "ann"), connections(applied, "bob")
+    assert applied.run("purge", "ann", "--yes-destroy", "ann").code == 3, "an app in use is not purged"
+    applied.ok("remove-app", "ann", "--no-backup", "--yes")
+    assert applied.run("purge", "ann").code == 3, "nobody there to type its name"
+    assert applied.run("purge", "ann", "--yes-destroy", "bob").code == 3
+    applied.ok("purge", "ann", "--yes-destroy", "ann")
+    assert refused(env)
+    assert "ann" not in (applied.path / ".multidb/secrets.json").read_text()
+    with psycopg.connect(others["DATABASE_URL"]) as connection:
+        names = "SELECT datname FROM pg_database UNION ALL SELECT rolname FROM pg_roles"
+        assert not [name for (name,) in connection.execute(names) if name.startswith("ann")]
+    applied.ok("plan", "--check")
+    applied.manifest(MANIFEST)
+    applied.ok("apply", "--yes")
+    with redis.Redis.from_url(connections(applied, "ann")["REDIS_URL"]) as client:
+        assert client.dbsize() == 0
+
+
+@pytest.mark.parametrize("command", ["remove-app", "purge", "undo-remove"])
+def test_killed_anywhere_the_same_again_finishes(applied: Folder, command: str) -> None:
+    env = connections(applied, "ann")
+    arguments = {"remove-app": ["--no-backup", "--yes"], "purge": ["--yes-destroy", "ann"], "undo-remove": []}[command]
+    if command != "remove-app":
+        applied.ok("remove-app", "ann", "--no-backup", "--yes")
+    seed = int(os.environ.get("MULTIDB_TEST_SEED", str(random.randrange(10**6))))
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    for _ in range(3):
+        process = subprocess.Popen(
+            [sys.executable, "-c", "from multidb.cli import main; main()", command, "ann", *arguments],
+            cwd=applied.path,
+            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        time.sleep(dice.uniform(0.2, 1.6))
+        process.kill()
+        process.wait()
+    last = applied.run(command, "ann", *arguments)
+    done_before = last.code in (2, 3)  # a run that was not killed in time has finished it
+    assert last.code == 0 or done_before, last.err
+    if command == "undo-remove":
+        assert read(env) == [[("kept",)], "kept"]
+        return
+    assert refused(env)
+    assert applied.ok("purge", "--json").json()["removed"].keys() == ({"ann"} if command == "remove-app" else set())

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
+import traceback
 from collections.abc import Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -109,4 +111,7 @@ class Collector(Generic[T]):
         except MultidbError as failed:
             return reading(None, failed.code, redact(str(failed)), redact(failed.hint or ""))
         except Exception as fault:  # whatever it is, those who asked get an answer, and no traceback
-            return reading(None, "internal", f"a fault of multidb itself ({type(fault).__name__})", "please report it")
+            if os.environ.get("MULTIDB_DEBUG"):
+                traceback.print_exc()
+            hint = "please report it; MULTIDB_DEBUG=1 shows the traceback on stderr"
+            return reading(None, "internal", f"a fault of multidb itself ({type(fault).__name__})", hint)

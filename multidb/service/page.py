@@ -12,7 +12,7 @@ from typing import Any, Final
 import jinja2
 
 from multidb import notification
-from multidb.model import Health, Isolation, Status, in_words
+from multidb.model import Isolation, Status, in_words
 from multidb.secrets import redact
 from multidb.service.collector import Reading
 from multidb.service.overview import AppRow, Cell, Overview
@@ -42,7 +42,7 @@ class _Note:
 
     tone: str
     kind: str
-    subject: str
+    store: str
     message: str
     fix: str
 
@@ -149,31 +149,32 @@ def _drift_tile(known: Overview) -> _Tile:
     )
 
 
-def _notes(known: Overview, readings: Mapping[str, Reading[Any] | None]) -> list[_Note]:
-    """What is wrong, worst first; what is the same for several apps is one note."""
-    failed = [
-        _Note("bad", "look failed", name, each.error, each.hint)
-        for name, each in readings.items()
-        if each and each.error
-    ]
-    alarms: list[tuple[str, notification.Alarm]] = [
-        *(("bad", alarm) for alarm in (notification.open_walls(known.audit) if known.audit else ())),
-        *(("bad", alarm) for alarm in (notification.unwell(known.health) if known.health else ())),
-        *(("warn", alarm) for alarm in (notification.over_quota(known.usage) if known.usage else ())),
-        *(("warn", alarm) for alarm in (notification.drifts(known.plan) if known.plan else ())),
-    ]
-    same: dict[tuple[str, str, str, str, str], list[str]] = {}
-    for tone, alarm in alarms:
-        tone = "warn" if alarm.kind is notification.Kind.BACKUP else tone
-        key = (tone, str(alarm.kind), alarm.store or "", alarm.message, alarm.fix)
-        same.setdefault(key, []).append(alarm.app or "servers")
-    for cell, health in _degraded(known):
-        same.setdefault(("warn", "degraded", cell.store, health.message, health.fix), []).append(cell.app)
+def _notes(known: Overview, readings: Mapping[str, Reading[Any] | None]) -> list[tuple[str, _Note]]:
+    """What is wrong and of whom, worst first; what is the same for several apps is one note."""
+    same: dict[_Note, list[str]] = {}
+    for subject, note in (*_failed(readings), *_alarms(known), *_degraded(known)):
+        same.setdefault(note, []).append(subject)
+    ordered = sorted(same.items(), key=lambda each: each[0].tone)  # bad before warn
+    return [(_subject(subjects, note.store), note) for note, subjects in ordered]
+
+
+def _failed(readings: Mapping[str, Reading[Any] | None]) -> Iterator[tuple[str, _Note]]:
+    for name, reading in readings.items():
+        if reading is not None and reading.error:
+            yield name, _Note("bad", "look failed", "", reading.error, reading.hint)
+
+
+def _alarms(known: Overview) -> Iterator[tuple[str, _Note]]:
+    """What people are told of."""
     found = [
-        _Note(tone, kind, _subject(apps, store), message, fix)
-        for (tone, kind, store, message, fix), apps in same.items()
+        *(notification.open_walls(known.audit) if known.audit else ()),
+        *(notification.unwell(known.health) if known.health else ()),
+        *(notification.over_quota(known.usage) if known.usage else ()),
+        *(notification.drifts(known.plan) if known.plan else ()),
     ]
-    return sorted(failed + found, key=lambda note: note.tone)  # bad before warn
+    for alarm in found:
+        tone = "bad" if alarm.kind in (notification.Kind.BREACH, notification.Kind.UNHEALTHY) else "warn"
+        yield alarm.app or "servers", _Note(tone, str(alarm.kind), alarm.store or "", alarm.message, alarm.fix)
 
 
 def _subject(apps: Sequence[str], store: str) -> str:
@@ -181,11 +182,10 @@ def _subject(apps: Sequence[str], store: str) -> str:
     return f"{shown} / {_title(store)}" if store else shown
 
 
-def _degraded(known: Overview) -> Iterator[tuple[Cell, Health]]:
-    for row in known.rows:
-        for cell in row.cells.values():
-            if cell.health is not None and cell.health.status is Status.DEGRADED:
-                yield cell, cell.health
+def _degraded(known: Overview) -> Iterator[tuple[str, _Note]]:
+    for check in known.health.checks if known.health else ():
+        if check.health.status is Status.DEGRADED:
+            yield check.app, _Note("warn", "degraded", check.store, check.health.message, check.health.fix)
 
 
 def _clock(at: datetime) -> str:

@@ -33,6 +33,8 @@ __all__ = [
 POOLER: Final = "pgbouncer"
 POOLER_PORT: Final = 6432
 MONITORING: Final = "monitoring"
+BACKUP: Final = "backup"
+_TIMERS: Final = ("crontab", "cronjob.yaml", "multidb-backup.service", "multidb-backup.timer")
 TOKEN: Final = "multidb"
 """What `render` calls the token of `multidb serve` when it asks for a secret."""
 GRAFANA: Final = "grafana"
@@ -136,6 +138,9 @@ def render(
     if any(container.store == "postgres" for container in containers):
         text = rendering.text("init-multiple-databases.sh.j2", root="..")
         found["scripts/init-multiple-databases.sh"] = RenderedFile(text, _PROGRAM)
+    if BACKUP in project.deploy["profiles"]:
+        for name in _TIMERS:
+            found[f"infrastructure/backup/{name}"] = RenderedFile(rendering.text(f"backup/{name}.j2"))
     for app_id, variables in env.items():
         found[f"apps/{app_id}/.env"] = RenderedFile(env_text(app_id, variables, EnvFormat.DOTENV), _PRIVATE)
         found[f"apps/{app_id}/.env.example"] = RenderedFile(env_example(app_id, variables))
@@ -274,7 +279,7 @@ class _Rendering:
             found |= {f"{folder}/{path}": file for path, file in self._tls(self._trust, place).items()}
         env = f"{folder}/{place.secrets_file or '.env'}"
         values = {"compose_file": place.path, "separate": bool(place.secrets_file), "root": place.root}
-        values["user"] = self._user if MONITORING in self._project.deploy["profiles"] else ""
+        values["user"] = self._user if {MONITORING, BACKUP} & {*self._project.deploy["profiles"]} else ""
         shown = {name: value.reveal() for name, value in secrets.items()}
         found[env] = RenderedFile(self.text("env.j2", secrets=shown, **values), _PRIVATE)
         hidden = dict.fromkeys(secrets, "")

@@ -112,7 +112,7 @@ class Files:
         return [FILE]
 
 
-def quiet(*_: object) -> None: ...
+def quiet(subject: str, message: str, done: float | None = None, total: float | None = None) -> None: ...
 
 
 @contextlib.contextmanager
@@ -277,7 +277,7 @@ def test_what_does_not_fit_the_server_is_refused_at_once(made: tuple[Part, bytes
 
 
 def test_writes_during_the_backup_are_told(target: RealServer) -> None:
-    def write_once(*_: object) -> None:
+    def write_once(subject: str, message: str, done: float | None = None, total: float | None = None) -> None:
         as_admin(target, "MERGE (:Old {id: 3})", database="neo4j")
 
     with opened(target) as archive:

@@ -17,7 +17,7 @@ from tests.contract.case_neo4j import as_admin
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 
 
-def quiet(*_: object) -> None: ...
+def quiet(subject: str, message: str, done: float | None = None, total: float | None = None) -> None: ...
 
 
 def test_a_spare_comes_and_goes_or_takes_the_place(tmp_path: Path) -> None:

@@ -160,7 +160,7 @@ def tenant(restricted: bool) -> Tenant:
 
 
 def error(code: str) -> exceptions.Neo4jError:
-    return exceptions.Neo4jError._hydrate_neo4j(code=code, message="words of the server")  # type: ignore[no-any-return]
+    return exceptions.Neo4jError._hydrate_neo4j(code=code, message="words of the server")
 
 
 @pytest.mark.parametrize(

@@ -337,12 +337,13 @@ def test_interrupted_anywhere_an_exchange_is_before_or_after(site: Site, monkeyp
     app = site.app()
     site.apply([app])
     send, made = Wire.send, "CREATE TABLE IF NOT EXISTS version AS SELECT '{}' AS v"
-    site.served.sql(made.format("old"), database=app.id)
+    given = f"ALTER TABLE version OWNER TO {app.id}_owner"
+    site.served.sql(made.format("old"), given, database=app.id)
     for stop in range(1, 30):
         with archive(site) as (opened, context):
             place = opened.prepare(PlaceKind.NEW, app, context)
         site.served.sql("UPDATE version SET v = 'old'", database=app.id)
-        site.served.sql(made.format("new"), database=place.name)
+        site.served.sql(made.format("new"), given, database=place.name)
         left = iter(range(stop))
 
         def cut(self: Wire, text: str, timeout: float, left: Iterator[int] = left) -> Any:
@@ -363,7 +364,8 @@ def test_interrupted_anywhere_an_exchange_is_before_or_after(site: Site, monkeyp
                 opened.discard(there)
             assert opened.leftovers(app, context) == []
         site.apply([app])
-        value = site.enter(app).execute("SELECT v FROM version").fetchall()
+        value = site.served.sql("SELECT v FROM version", database=app.id)
+        site.enter(app).close()
         assert value in ([("old",)], [("new",)])
         assert not site.changes([app])
         if finished:

@@ -178,6 +178,7 @@ def _show_enforced(output: Output, done: Enforcement) -> None:
     for style, verb, apps in (
         ("yellow", "is read-only from now on", done.restricted),
         ("green", "may write again", done.lifted),
+        ("yellow", "should be read-only, which its server cannot do for one app; nothing was changed", done.powerless),
     ):
         for store, names in sorted(apps.items()):
             for name in sorted(names):

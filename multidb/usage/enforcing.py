@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from multidb.engine import Engine, Report, Scope
 from multidb.errors import MultidbError
+from multidb.model import StoreContext
+from multidb.provisioners import provisioner
 from multidb.usage.quotas import Restricted, restricted_after
 from multidb.usage.report import UsageReport
 
@@ -23,12 +25,14 @@ class Enforcement:
     Args:
         restricted: by store, the apps that are read-only from now on; `lifted`: those that no longer are.
         standing: by store, every app that is read-only.
+        powerless: by store, apps that should be, on servers that cannot do that for one app; nothing is changed there.
         reports: what the applies did, by store.
     """
 
     restricted: Restricted = field(default_factory=dict)
     lifted: Restricted = field(default_factory=dict)
     standing: Restricted = field(default_factory=dict)
+    powerless: Restricted = field(default_factory=dict)
     reports: Mapping[str, Report] = field(default_factory=dict)
 
     @property
@@ -39,7 +43,12 @@ class Enforcement:
 
     def document(self) -> dict[str, Any]:
         """Plain JSON values."""
-        words = {"restricted": self.restricted, "lifted": self.lifted, "standing": self.standing}
+        words = {
+            "restricted": self.restricted,
+            "lifted": self.lifted,
+            "standing": self.standing,
+            "powerless": self.powerless,
+        }
         found = {word: {store: sorted(apps) for store, apps in by.items()} for word, by in words.items()}
         errors = {store: {"code": error.code, "message": str(error)} for store, error in self.errors.items()}
         return {**found, "errors": errors}
@@ -56,7 +65,8 @@ def enforce(engine: Engine, report: UsageReport) -> Enforcement:
     """
     with engine.state.change(_SECTION) as section:
         before = {store: frozenset(apps) for store, apps in section.items()}
-        after = restricted_after(engine.project, report, before)
+        wanted = restricted_after(engine.project, report, before)
+        after = _only(wanted, lambda store, app: _able(engine, store, app))
         section.clear()
         section.update({store: sorted(apps) for store, apps in sorted(after.items())})
     concerned = {store: before.get(store, frozenset()) | after.get(store, frozenset()) for store in {*before, *after}}
@@ -65,10 +75,35 @@ def enforce(engine: Engine, report: UsageReport) -> Enforcement:
         for store, apps in sorted(concerned.items())
         if (known := apps & engine.project.apps.keys())
     }
-    return Enforcement(_more(after, before), _more(before, after), after, reports)
+    return Enforcement(_more(after, before), _more(before, after), after, _more(wanted, after), reports)
+
+
+def _able(engine: Engine, store: str, app: str) -> bool:
+    """Whether the app would get anything else on its server if it were restricted. Taken to be so where the server
+    cannot be asked: then the decision waits for it."""
+    for server in engine.servers(Scope(apps=frozenset({app}), stores=frozenset({store}))):
+        try:
+            context = engine.known(server)
+        except MultidbError:
+            continue
+        if context.facts is not None and _given(engine, context, app, set()) == _given(engine, context, app, {app}):
+            return False
+    return True
+
+
+def _given(engine: Engine, context: StoreContext, app: str, restricted: set[str]) -> list[dict[str, Any]]:
+    """Every field of what the app gets, also of those that are not compared."""
+    assert context.server is not None
+    store = provisioner(context.server.store)
+    resources = store.desired([engine.project.apps[app]], replace(context, restricted=frozenset(restricted)))
+    return [asdict(resource) for resource in resources]
+
+
+def _only(these: Restricted, keep: Callable[[str, str], bool]) -> dict[str, frozenset[str]]:
+    found = {store: frozenset(app for app in apps if keep(store, app)) for store, apps in these.items()}
+    return {store: apps for store, apps in found.items() if apps}
 
 
 def _more(these: Restricted, those: Restricted) -> dict[str, frozenset[str]]:
     """What is in `these` and not in `those`."""
-    found = {store: apps - those.get(store, frozenset()) for store, apps in these.items()}
-    return {store: apps for store, apps in found.items() if apps}
+    return _only(these, lambda store, app: app not in those.get(store, frozenset()))

@@ -208,6 +208,7 @@ def test_over_the_quota_an_app_may_only_read_and_delete_until_it_has_made_room(f
         "restricted": {"postgres": ["bob"]},
         "lifted": {},
         "standing": {"postgres": ["bob"]},
+        "powerless": {},
         "errors": {},
     }
     assert load_engine(folder).plan().in_sync

@@ -90,6 +90,7 @@ class Shelf:
     unlocked: set[str] = field(default_factory=set)  # boxes that stand open to everybody
     weights: dict[str, int] = field(default_factory=dict)  # what is in each box
     level: Isolation = Isolation.ENFORCED
+    seals: bool = True  # whether a box can be sealed
 
 
 SHELF = Shelf()
@@ -114,7 +115,7 @@ def desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
             app=app.id,
             owner=Owner(context.project, app.id),
             colour=app.stores["toy"].colour,
-            sealed=app.id in context.restricted,
+            sealed=SHELF.seals and app.id in context.restricted,
         )
         for app in apps
     ]

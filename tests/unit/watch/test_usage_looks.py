@@ -190,6 +190,15 @@ def test_what_was_restricted_is_told(open_shop: OpenShop) -> None:
     assert not seen(engine).stores[0].restricted
 
 
+def test_a_server_that_cannot_seal_one_box_is_said_to_be_powerless(open_shop: OpenShop) -> None:
+    engine = open_shop(CLOSED)
+    SHELF.weights, SHELF.seals = {"ann": 2000}, False
+    done = enforce(engine, seen(engine))
+    assert (done.restricted, done.standing, done.powerless) == ({}, {}, {"toy": frozenset({"ann"})})
+    assert engine.state.read("restricted") == {}
+    assert not seen(engine).stores[0].restricted, "nobody is told that it is read-only"
+
+
 def test_an_enforcement_that_was_cut_off_is_finished_by_the_next(open_shop: OpenShop) -> None:
     engine = open_shop(CLOSED)
     SHELF.weights, SHELF.fail_on = {"ann": 2000}, "SEAL"

@@ -186,6 +186,14 @@ def test_over_the_quota_is_1_and_enforcement_says_what_it_did(shop: Engine, caps
     assert json.loads(capsys.readouterr().out)["enforced"]["lifted"] == {"toy": ["ann"]}
 
 
+def test_what_a_server_cannot_do_is_not_said_to_be_done(shop: Engine, capsys: Captured) -> None:
+    SHELF.weights, SHELF.seals = {"ann": 1000}, False
+    assert usage_cli.usage(enforced=True) == 1
+    out = capsys.readouterr().out
+    assert "ann toy should be read-only, which its server cannot do" in out
+    assert "from now on" not in out
+
+
 def test_an_enforcement_that_failed_has_the_exit_code_of_its_apply(shop: Engine, capsys: Captured) -> None:
     SHELF.weights, SHELF.fail_on = {"ann": 1000}, "SEAL"
     assert usage_cli.usage(enforced=True) == 4

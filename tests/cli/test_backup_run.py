@@ -1,0 +1,206 @@
+"""Backups on real Postgres and Valkey through the command line: made, proved, damaged, brought back, cloned."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+
+from multidb.engine import Engine, load_project
+from multidb.provisioners.postgres import programs
+from tests.cli.command import REPOSITORY, Folder
+from tests.cli.test_whole_run import connections
+
+pytestmark = pytest.mark.server
+
+MANIFEST = """\
+version: 1
+project: kept
+runtime: embedded
+apps:
+  ann: {stores: [postgres, redis], redis: {db: 3}}
+  bob: {stores: [postgres, redis]}
+backup: {to: [sets/], verify: always}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Folder]:
+    with tempfile.TemporaryDirectory(prefix="kept-") as name:
+        path = Path(name)
+        path.chmod(0o755)  # as root, Postgres runs as another user, who has to get in
+        found = Folder(path, [])
+        found.manifest(MANIFEST)
+        found.ok("up")
+        found.ok("apply", "--yes")
+        for app in ("ann", "bob"):
+            fill(found, app)
+        yield found
+        found.run("down")
+
+
+def fill(folder: Folder, app: str) -> None:
+    env = connections(folder, app)
+    with psycopg.connect(env["DATABASE_URL"]) as connection:
+        connection.execute("CREATE TABLE people (id int GENERATED ALWAYS AS IDENTITY, email text, note bytea)")
+        connection.execute(
+            "INSERT INTO people (email, note) SELECT n || '@example.org', '\\xff00' FROM generate_series(1, 500) n"
+        )
+        connection.execute("CREATE VIEW recent AS SELECT * FROM people ORDER BY id DESC LIMIT 5")
+    with redis.Redis.from_url(env["REDIS_URL"]) as client:
+        client.set("greeting", "hello")
+        client.set("soon gone", b"\xff\x00", ex=86400)
+        client.xadd("events", {"kind": "login"})
+        client.xgroup_create("events", "readers")
+
+
+def contents(folder: Folder, app: str) -> tuple[object, object, object]:
+    env = connections(folder, app)
+    with psycopg.connect(env["DATABASE_URL"]) as connection:
+        rows = connection.execute("SELECT count(*), min(email), max(id) FROM people").fetchone()
+    with redis.Redis.from_url(env["REDIS_URL"]) as client:
+        keys = sorted(client.scan_iter()) if app == "ann" else client.get("greeting")
+        return rows, keys, client.xinfo_groups("events")[0]["name"]
+
+
+def change(folder: Folder, app: str) -> None:
+    env = connections(folder, app)
+    with psycopg.connect(env["DATABASE_URL"]) as connection:
+        connection.execute("DELETE FROM people WHERE id > 3")
+        connection.execute("CREATE TABLE later ()")
+    with redis.Redis.from_url(env["REDIS_URL"]) as client:
+        client.set("later", "1")
+        client.delete("events")
+
+
+@pytest.fixture(scope="module")
+def sets(folder: Folder) -> dict[str, str]:
+    """Ids by app, of one backup of both, proved."""
+    document = folder.ok("backup", "--json").json()
+    assert document["ok"]
+    assert {each["app"]: each["verified"] for each in document["sets"]} == {"ann": True, "bob": True}
+    return {each["app"]: each["id"] for each in document["sets"]}
+
+
+def test_a_set_tells_of_real_data(folder: Folder, sets: dict[str, str]) -> None:
+    (shown,) = folder.ok("backups", "list", "ann", "--json").json()["sets"]
+    assert shown["verified"]
+    counts = shown["stores"]["postgres"]["counts"]
+    assert 500 in counts.values()
+    manifest = json.loads((folder.path / "sets/kept/ann" / sets["ann"] / "manifest.json").read_text())
+    assert manifest["stores"]["redis"]["server"].startswith("Valkey")
+    secrets = json.loads((folder.path / ".multidb/secrets.json").read_text())["secrets"].values()
+    everything = b"".join(path.read_bytes() for path in (folder.path / "sets").rglob("*") if path.is_file())
+    assert not [secret for secret in secrets if len(secret) > 8 and secret.encode() in everything]
+
+
+def test_what_was_changed_comes_back_and_is_alone(folder: Folder, sets: dict[str, str]) -> None:
+    before, other = contents(folder, "ann"), contents(folder, "bob")
+    change(folder, "ann")
+    refused = folder.run("restore", sets["ann"])
+    assert refused.code == 3
+    assert "--replace" in refused.err
+    document = folder.ok("restore", sets["ann"], "--replace", "--json").json()
+    assert document["safety_set"]
+    assert document["breaches"] == []
+    assert contents(folder, "ann") == before
+    assert contents(folder, "bob") == other
+    folder.ok("plan", "--check")
+    env = connections(folder, "ann")
+    with psycopg.connect(env["DATABASE_URL"]) as connection:
+        connection.execute("INSERT INTO people (email) VALUES ('new')")  # identity goes on, rights are there
+        connection.execute("DELETE FROM people WHERE email = 'new'")
+    with psycopg.connect(env["ANN_DB_READONLY_URL"]) as connection:
+        assert connection.execute("SELECT count(*) FROM recent").fetchone() == (5,)
+
+
+def test_a_clone_is_masked_alone_and_goes_when_its_time_is_up(folder: Folder, sets: dict[str, str]) -> None:
+    mask = folder.path / "mask.sql"
+    mask.write_text("UPDATE people SET email = 'x';\nSELECT nothing_like_this();")
+    failed = folder.run("clone", "ann", "ann_pr42", "--ttl", "1s", "--mask", str(mask))
+    assert failed.code == 6
+    assert "nothing_like_this" in failed.err
+    env = folder.run("env", "ann_pr42", "--json", "--reveal").json()
+    with pytest.raises(psycopg.OperationalError):  # nobody sees what is not masked
+        psycopg.connect(env["DATABASE_URL"]).close()
+    mask.write_text("UPDATE people SET email = 'person ' || id;\nALTER TABLE people DROP COLUMN note CASCADE;")
+    document = folder.ok("clone", "ann", "ann_pr42", "--mask", str(mask), "--json").json()
+    assert document["breaches"] == []
+    env = connections(folder, "ann_pr42")
+    with psycopg.connect(env["DATABASE_URL"]) as connection:
+        assert connection.execute("SELECT count(*), min(email) FROM people").fetchone() == (500, "person 1")
+    with redis.Redis.from_url(env["REDIS_URL"]) as client:
+        assert client.get("greeting") == b"hello"
+    assert contents(folder, "ann")[0] == (500, "100@example.org", 500)
+    time.sleep(1)
+    assert folder.ok("expire", "--json").json()["removed"] == ["ann_pr42"]
+    assert "ann_pr42" not in (folder.path / "multidb.yaml").read_text()
+    with pytest.raises(psycopg.OperationalError):
+        psycopg.connect(env["DATABASE_URL"]).close()
+    assert folder.ok("expire", "--json").json()["removed"] == []
+
+
+def test_a_damaged_set_is_named_with_exit_1_and_a_failing_app_with_exit_6(folder: Folder) -> None:
+    made = folder.ok("backup", "bob", "--json", "--to", "other/").json()["sets"][0]["id"]
+    path = folder.path / "other/kept/bob" / made / "postgres/dump.pgc.zst"
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+    told = folder.run("backups", "verify", "--from", "other/")
+    assert told.code == 1
+    assert "postgres/dump.pgc.zst" in told.out
+    (folder.path / "file").touch()
+    failed = folder.run("backup", "bob", "--to", "file/x")
+    assert failed.code == 6
+    assert len([line for line in failed.err.splitlines() if line.startswith("bob: file/x:")]) == 1
+
+
+def blocks() -> dict[str, str]:
+    text = (REPOSITORY / "docs/restore-by-hand.md").read_text()
+    return dict(re.findall(r"```sh (\w+)\n(.*?)```", text, re.DOTALL))
+
+
+def test_the_page_on_restoring_by_hand_is_right(folder: Folder, sets: dict[str, str], tmp_path: Path) -> None:
+    engine = Engine(load_project(folder.path / "multidb.yaml"))
+    server = next(server for server in engine.runtime.servers() if server.store == "postgres")
+    password = engine.runtime.admin(server)
+    assert password is not None
+    where = server.endpoint
+    with redis.Redis.from_url(connections(folder, "bob")["REDIS_URL"]) as client:
+        client.delete("greeting", "events", "soon gone")
+    env = {
+        **os.environ,
+        "PATH": f"{Path(programs.find('pg_restore', 18, 'here').path).parent}:{os.environ['PATH']}",
+        "SET": str(folder.path / "sets/kept/ann" / sets["ann"]),
+        "WORK": str(tmp_path),
+        "PGHOST": where.host,
+        "PGPORT": str(where.port),
+        "PGUSER": where.user,
+        "PGPASSWORD": password.reveal(),
+        "OWNER": "bob_owner",
+        "DATABASE": "by_hand",
+        "REDIS_ADDRESS": connections(folder, "bob")["REDIS_URL"],
+    }
+    found = blocks()
+    assert set(found) == {"whole", "postgres", "redis"}
+    for script in found.values():
+        ran = subprocess.run(["bash", "-euo", "pipefail", "-c", script], env=env, capture_output=True, text=True)
+        assert ran.returncode == 0, ran.stdout + ran.stderr
+    login = {"host": where.host, "port": where.port, "user": where.user, "password": password.reveal()}
+    with psycopg.connect(**login, dbname="by_hand") as connection:  # type: ignore[arg-type]
+        assert connection.execute("SELECT count(*), min(email) FROM people").fetchone() == (500, "100@example.org")
+    with psycopg.connect(**login, dbname="postgres", autocommit=True) as connection:  # type: ignore[arg-type]
+        connection.execute("DROP DATABASE by_hand")
+    with redis.Redis.from_url(connections(folder, "bob")["REDIS_URL"]) as client:
+        assert client.get("greeting") == b"hello"
+        assert 0 < client.ttl("soon gone") <= 86400
+        assert client.xinfo_groups("events")[0]["name"] == b"readers"

@@ -1,0 +1,177 @@
+"""What is due, what is late, what a run from beginning to end does, and which sets it removes."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from multidb.backup import making, rounds
+from multidb.backup.cloning import entry_for, expired
+from multidb.backup.journal import Journal
+from multidb.backup.making import repository
+from multidb.backup.pruning import carry_out, decide
+from multidb.backup.retention import Keep
+from multidb.backup.rounds import final_set, run_round
+from multidb.backup.schedule import due, freshness, last_sets, next_due, verification_due
+from multidb.backup.sets import Reason
+from multidb.backup.settings import duration, settings
+from multidb.engine import Engine, Scope
+from multidb.errors import ArchiveError, UsageError
+from multidb.model import App, Health, Status
+from tests.unit.backup.cabinet import FAULTS, ONE_PLACE
+from tests.unit.backup.conftest import MANIFEST, make_engine
+from tests.unit.backup.test_backup_work import folder_of, made, quiet, tried
+
+START = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+class Clock:
+    """The moment that sets are made at."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(making, "utc_now", clock)
+    monkeypatch.setattr(rounds, "utc_now", clock)
+    return clock
+
+
+def health(engine: Engine, now: datetime, app: str = "ann") -> Health:
+    found = freshness(engine.project, engine.state, engine.project.apps[app], now)
+    assert found is not None
+    return found
+
+
+def scheduled(engine: Engine, clock: Clock) -> rounds.Round:
+    apps = frozenset(app.id for app in due(engine, clock.now))
+    return run_round(engine, Scope(apps=apps), scheduled=True, progress=quiet)
+
+
+def test_what_is_due_is_what_is_older_than_the_manifest_allows(engine: Engine, clock: Clock) -> None:
+    assert [app.id for app in due(engine, clock.now)] == ["ann", "bob"]
+    made(engine, "ann")
+    assert [app.id for app in due(engine, clock.now)] == ["bob"]
+    made(engine, "bob")
+    assert due(engine, clock.now + timedelta(hours=23)) == []
+    assert len(due(engine, clock.now + timedelta(hours=24))) == 2
+    assert timedelta(hours=23) < next_due(engine, clock.now) - clock.now <= timedelta(hours=24)
+
+
+def test_health_tells_of_sets_that_are_missing_old_failed_or_bad(engine: Engine, clock: Clock, tmp_path: Path) -> None:
+    assert "has no backup yet" in health(engine, clock.now).message
+    copy = made(engine)
+    assert tried(engine, copy).ok
+    well = health(engine, clock.now)
+    assert (well.status, last_sets(engine.project, engine.state)["ann"].newest) == (Status.HEALTHY, START)
+    late = health(engine, clock.now + timedelta(days=3))
+    assert (late.status, late.fix) == (Status.DEGRADED, "multidb backup ann")
+    assert "3 d old" in late.message
+    FAULTS["backup ann"] = ArchiveError("the disk is gone")
+    clock.now += timedelta(days=1)
+    assert not scheduled(engine, clock).ok
+    assert "the disk is gone" in health(engine, clock.now).message
+    FAULTS.clear()
+    second = made(engine)
+    (folder_of(second, tmp_path) / "drawer/rows.txt.zst").write_bytes(b"")
+    assert not tried(engine, second).ok
+    assert f"set {second.id} does not verify" in health(engine, clock.now).message
+
+
+def test_nobody_is_told_of_backups_that_the_manifest_does_not_speak_of(tmp_path: Path, data: Path) -> None:
+    silent = make_engine(tmp_path, data, MANIFEST.partition("backup:")[0])
+    assert freshness(silent.project, silent.state, silent.project.apps["ann"], START) is None
+    own = MANIFEST.partition("backup:")[0].replace("drawer]}", "drawer], backup: {every: 1h}}")
+    engine = make_engine(tmp_path, data, own)
+    assert settings(engine.project, engine.project.apps["ann"]).every == timedelta(hours=1)
+    assert health(engine, START).status is Status.DEGRADED
+
+
+def test_proofs_are_due_as_often_as_the_manifest_says(tmp_path: Path, data: Path, clock: Clock) -> None:
+    engine = make_engine(tmp_path, data, MANIFEST.replace("always", "weekly"))
+    app = engine.project.apps["ann"]
+    done = scheduled(engine, clock)
+    assert {each.copy.app for each in done.verified} == {"ann", "bob"}
+    for day in range(1, 9):
+        clock.now = START + timedelta(days=day)
+        Journal(engine.state).learn("ann", verified=START.isoformat())  # the real clock wrote it
+        assert verification_due(engine, app, clock.now) == (day >= 7)
+
+
+def test_a_scheduled_run_proves_and_prunes_and_one_that_was_asked_for_does_not(
+    tmp_path: Path, data: Path, clock: Clock
+) -> None:
+    engine = make_engine(tmp_path, data, MANIFEST.replace("verify:", "keep: {last: 2, daily: 0, weekly: 0}, verify:"))
+    ids = []
+    for day in range(4):
+        clock.now = START + timedelta(days=day)
+        done = scheduled(engine, clock)
+        assert done.ok, done.document()
+        ids.append(next(each.made.id for each in done.made if each.app == "ann" and each.made))
+    assert [copy.id for copy in repository(engine).copies(["ann"])] == [ids[3], ids[2]]
+    run_round(engine, Scope(apps=frozenset({"ann"})), scheduled=False, progress=quiet)
+    assert len(repository(engine).copies(["ann"])) == 3
+
+
+def test_pruning_removes_no_proved_set_for_an_unproved_one(engine: Engine, clock: Clock, tmp_path: Path) -> None:
+    copies = []
+    for day in range(5):
+        clock.now = START + timedelta(days=day)
+        copies.append(made(engine))
+    home, policy = repository(engine), {"ann": Keep(1, 0, 0)}
+    assert decide(home, policy, clock.now).going == ()  # none was proved
+    assert tried(engine, copies[1]).ok
+    pruning = decide(home, policy, clock.now)
+    assert {copy.id for copy in pruning.going} == {copies[0].id, copies[2].id, copies[3].id}
+    assert carry_out(home, pruning) == []
+    assert {copy.id for copy in home.copies()} == {copies[1].id, copies[4].id}
+    (folder_of(copies[4], tmp_path) / "manifest.json").unlink()  # half removed
+    assert decide(home, policy, clock.now).half_made == ()  # it may be on its way
+    assert len(decide(home, policy, clock.now + timedelta(days=2)).half_made) == 1
+
+
+def test_a_final_set_is_proved_and_never_pruned(engine: Engine, clock: Clock) -> None:
+    last = final_set(engine, "ann", None, quiet)
+    copy = repository(engine).find(last)
+    assert copy.verified
+    assert copy.found is not None
+    assert copy.found.reason is Reason.FINAL
+    clock.now += timedelta(days=1)
+    assert tried(engine, made(engine)).ok
+    assert decide(repository(engine), {"ann": Keep(1, 0, 0)}, clock.now).going == ()
+    ONE_PLACE.add("drawer")
+    with pytest.raises(ArchiveError, match="could not be proved: drawer"):
+        final_set(engine, "bob", None, quiet)
+
+
+def test_clones_are_nobodys_to_back_up_and_expire(tmp_path: Path, data: Path) -> None:
+    labels = "labels: {clone_of: ann, expires: '2026-03-01T12:00:00+00:00'}"
+    engine = make_engine(tmp_path, data, MANIFEST.replace("cabinet: {colour: blue}", labels))
+    assert [app.id for app in due(engine, START)] == ["ann"]
+    assert freshness(engine.project, engine.state, engine.project.apps["bob"], START) is None
+    apps = engine.project.apps
+    assert expired(apps, START) == []
+    assert [app.id for app in expired(apps, START + timedelta(seconds=1))] == ["bob"]
+    only_labelled = App("carl", "carl", {}, labels={"expires": "2020-01-01T00:00:00+00:00"})
+    for_good = App("dora", "dora", {}, labels={"clone_of": "ann"})
+    assert expired({"carl": only_labelled, "dora": for_good}, START) == []
+
+
+def test_what_only_one_app_can_have_is_not_cloned() -> None:
+    entry = entry_for({"stores": ["redis"], "tenant_id": "me", "redis": {"db": 3}, "labels": {"tier": "gold"}})
+    assert entry == {"stores": ["redis"], "labels": {"tier": "gold"}}
+
+
+@pytest.mark.parametrize("text", ["", "3", "d", "0d", "3 d", "-3d", "3y"])
+def test_a_length_of_time_is_a_number_and_a_unit(text: str) -> None:
+    assert duration("90min") == timedelta(hours=1.5)
+    with pytest.raises(UsageError, match="not a length of time"):
+        duration(text)

@@ -15,11 +15,14 @@ from typing import Any
 import pytest
 
 from multidb import notification
-from multidb.errors import UsageError
+from multidb.engine import Scope
+from multidb.errors import ServerDown, UsageError
 from multidb.model import Project
 from multidb.notification import Alarm, Kind, Looked, Notifier
+from multidb.plan import Plan, ServerPlan
 from multidb.secrets import Secret
 from multidb.state import ProjectState
+from tests.unit.service import reports
 
 ALL = Looked(frozenset(Kind))
 REFUSED = Alarm(Kind.UNHEALTHY, "lernmi", "postgres", "refuses <!channel> & all", "multidb apply")
@@ -198,3 +201,15 @@ def test_the_heartbeat_is_called_once_in_a_while(
     assert [delivery.ok for delivery in beating.beat()] == [True]
     assert beating.beat() == []
     assert receiver.heard == [("GET", "/services/T0/very-secret-path", None)]
+
+
+def test_a_server_that_could_not_be_read_has_not_mended_itself(receiver: Receiver, tmp_path: Path) -> None:
+    telling = notifier(tmp_path, receiver.address)
+    assert telling.about_plan(reports.plan())[0].ok
+    later(tmp_path, timedelta(minutes=2))
+    unread = Plan("digi", (ServerPlan("postgres", "postgres", error=ServerDown("is not running")),))
+    assert telling.about_plan(unread) == []
+    assert telling.about_plan(Plan("digi", ()), Scope(apps=frozenset({"beep_boop"}))) == []
+    assert telling.about_plan(Plan("digi", ()))[0].ok  # the control
+    news = [[(alarm["news"], alarm["app"]) for alarm in body["alarms"]] for _, _, body in receiver.heard]
+    assert news == [[("began", None), ("began", "lernmi")], [("ended", None), ("ended", "lernmi")]]

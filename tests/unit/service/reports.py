@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 from multidb.audit import Audit, ServerAudited, Tried
 from multidb.backup.schedule import LastSets
 from multidb.health import Checked, HealthReport
 from multidb.model import (
+    Action,
     App,
     AppUsage,
+    Change,
     Health,
     Hole,
     Isolation,
@@ -20,6 +23,7 @@ from multidb.model import (
     Probe,
     Project,
     Quota,
+    Resource,
     ServerUsage,
     Status,
 )
@@ -54,13 +58,24 @@ def health(status: Status = Status.UNHEALTHY) -> HealthReport:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Role(Resource):
+    kind: ClassVar[str] = "role"
+    rank: ClassVar[int] = 1
+
+
+def _missing(name: str, app: str | None) -> Change:
+    return Change(Action.CREATE, Role(name=name, app=app), None, store="postgres", server="postgres")
+
+
 def plan() -> Plan:
     isolation = {"lernmi": (Isolation.ENFORCED, "a wall"), "beep_boop": (Isolation.PARTIAL, "some of it")}
     redis = {"lernmi": (Isolation.NAMING_ONLY, "no wall")}
+    changes = (_missing("multidb_admins", None), _missing("lernmi_user", "lernmi"), _missing("lernmi_ro", "lernmi"))
     return Plan(
         "digi",
         (
-            ServerPlan("postgres", "postgres", "PostgreSQL 18", isolation),
+            ServerPlan("postgres", "postgres", "PostgreSQL 18", isolation, changes),
             ServerPlan("redis", "redis", "Valkey 9", redis),
         ),
     )

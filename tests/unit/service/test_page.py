@@ -80,14 +80,22 @@ def test_the_table_says_everything_in_words(document: Document) -> None:
     cells = document.texts("td")
     assert cells[0] == "Postgres ✓healthy 3.2 ms wall open: breach 9.0 MB 112% of quota"
     assert cells[1] == "Redis ✕unhealthy naming-only size unknown"
-    assert cells[2:4] == ["Verified backup 2026-11-17 12:00 UTC", "Open drift none"]
+    assert cells[2:4] == ["Verified backup 2026-11-17 12:00 UTC", "Open drift 2 changes"]
     assert cells[4] == "Postgres !degraded 100 ms partial 4.0 MB"
     assert cells[5:] == ["Redisnot used", "Verified backup no backup", "Open drift none"]
 
 
 def test_what_is_wrong_comes_worst_first_with_the_command(document: Document) -> None:
     notes = document.texts("li")
-    assert [note.split()[0] for note in notes] == ["breach", "unhealthy", "backup", "quota", "degraded"]
+    assert [note.split()[0] for note in notes] == [
+        "breach",
+        "unhealthy",
+        "backup",
+        "quota",
+        "drift",
+        "drift",
+        "degraded",
+    ]
     assert "anybody connects, and 1 more REVOKE CONNECT" in notes[0]
 
 

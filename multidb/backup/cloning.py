@@ -10,7 +10,7 @@ import shutil
 from collections.abc import Mapping
 from contextlib import suppress
 from datetime import datetime
-from typing import Any, Final, LiteralString, cast
+from typing import Any, Final
 
 from multidb.backup.encryption import Identities
 from multidb.backup.journal import CLONING, Journal
@@ -107,7 +107,7 @@ def _mask(engine: Engine, app: App, sql: str) -> None:
     try:
         with psycopg.connect(address.reveal() if isinstance(address, Secret) else address) as connection:
             connection.execute("SET statement_timeout = 0")
-            connection.execute(cast("LiteralString", sql))
+            connection.execute(sql.encode())
     except psycopg.Error as error:
         raise ArchiveError(
             f"the masking SQL failed: {error.diag.message_primary or type(error).__name__}",

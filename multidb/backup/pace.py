@@ -39,7 +39,8 @@ class Pace:
                 return
             self._told = now
             message, done = self._words(now), self._done
-        self._progress(self._subject, message, *((done, max(self._total, done)) if self._total else ()))
+        share = (min(100 * done / self._total, 100.0), 100.0) if self._total else ()
+        self._progress(self._subject, message, *share)
 
     def _words(self, now: float) -> str:
         rate = self._done / max(now - self._started, 0.001)

@@ -27,7 +27,7 @@ def address() -> Iterator[str]:
         yield f"{url}/"
 
 
-@pytest.mark.parametrize(("width", "dark"), product((1280, 390), (False, True)))
+@pytest.mark.parametrize(("width", "dark"), [*product((1280, 390), (False, True))])
 def test_it_fits_is_drawn_and_is_read_out(page: Page, address: str, width: int, dark: bool, tmp_path: Path) -> None:
     page.open(address, width, dark=dark)
     assert page.value("document.documentElement.scrollWidth") <= width, "nothing has to be scrolled sideways"

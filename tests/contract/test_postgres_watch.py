@@ -262,7 +262,8 @@ def test_each_hole_is_found_and_closed_by_the_statement_that_it_names(super_site
         where = a.id if f"-- in database {a.id}" in hole.closes[0] else "postgres"
         super_site.served.sql(*hole.closes, database=where)
         assert holes(super_site, a, b) == {}, hole
-        super_site.apply([a, b])
+        if "NOLOGIN" in hole.closes[0]:
+            super_site.apply([a, b])
 
 
 def test_a_login_of_an_app_that_the_manifest_has_no_more_is_a_hole(super_site: Site) -> None:

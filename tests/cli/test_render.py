@@ -143,7 +143,11 @@ def test_a_template_cannot_put_a_secret_where_others_read(folder: Folder) -> Non
 @pytest.mark.parametrize(
     ("manifest", "error", "words"),
     [
-        ("deploy: {profiles: [monitoring]}\n" + APPS, UsageError, "no monitoring"),
+        (
+            "deploy: {strategy: separate, profiles: [monitoring]}\n" + APPS,
+            UsageError,
+            "monitoring stands beside shared",
+        ),
         ("deploy: {strategy: separate, profiles: [pgbouncer]}\n" + APPS, UsageError, "every app has its own"),
         ("deploy: {strategy: single}\napps: {redis: {}}\n", UsageError, "a server is called redis too"),
     ],

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import time
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -80,7 +82,7 @@ def test_watching_prints_a_document_a_line_until_ctrl_c(
         if len(rounds) == 3:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr("multidb.cli.health.time.sleep", after)
+    monkeypatch.setattr(health_cli, "time", SimpleNamespace(sleep=after, monotonic=time.monotonic))
     assert health_cli.health(watch=True, every=1.0, as_json=True) == 1, "the last round decides"
     captured = capsys.readouterr()
     documents = [json.loads(line) for line in captured.out.splitlines()]

@@ -130,17 +130,24 @@ def rules(rendered: Path) -> list[dict[str, Any]]:
     return found
 
 
+def _firing(alert: str) -> str:
+    return f'count(ALERTS{{alertname="{alert}",alertstate="firing"}})'
+
+
+def _test(series: dict[str, str], expected: list[dict[str, Any]]) -> dict[str, Any]:
+    listed = [{"series": name, "values": values} for name, values in series.items()]
+    return {"interval": "1m", "input_series": listed, "promql_expr_test": expected}
+
+
 @promtool
 def test_each_alert_fires_and_is_silent_when_all_is_well(rendered: Path, tmp_path: Path) -> None:
     assert {rule["alert"] for rule in rules(rendered)} == set(FIRING)
-    tests: list[dict[str, Any]] = []
-    for alert, (series, at) in FIRING.items():
-        query = f'count(ALERTS{{alertname="{alert}",alertstate="firing"}})'
-        fires = {"expr": query, "eval_time": at, "exp_samples": [{"labels": "{}", "value": 1}]}
-        silent = {"expr": query, "eval_time": "180m", "exp_samples": []}
-        for given, expected in ((series, fires), (WELL, silent)):
-            listed = [{"series": name, "values": values} for name, values in given.items()]
-            tests.append({"interval": "1m", "input_series": listed, "promql_expr_test": [expected]})
+    fires = {
+        alert: {"expr": _firing(alert), "eval_time": at, "exp_samples": [{"labels": "{}", "value": 1}]}
+        for alert, (_, at) in FIRING.items()
+    }
+    silent = [{"expr": _firing(alert), "eval_time": "180m", "exp_samples": []} for alert in FIRING]
+    tests = [_test(series, [fires[alert]]) for alert, (series, _) in FIRING.items()] + [_test(WELL, silent)]
     document = {"rule_files": [str(rendered / "prometheus/alerts.yml")], "evaluation_interval": "1m", "tests": tests}
     (tmp_path / "test.yml").write_text(yaml.safe_dump(document))
     assert "SUCCESS" in said("promtool", "test", "rules", "test.yml", cwd=tmp_path)

@@ -175,6 +175,10 @@ def test_the_page_on_restoring_by_hand_is_right(folder: Folder, sets: dict[str, 
     password = engine.runtime.admin(server)
     assert password is not None
     where = server.endpoint
+    cache = next(server for server in engine.runtime.servers() if server.store == "redis")
+    keys, keys_password = cache.endpoint, engine.runtime.admin(cache)
+    assert keys_password is not None
+    number = connections(folder, "bob")["REDIS_DB"]
     with redis.Redis.from_url(connections(folder, "bob")["REDIS_URL"]) as client:
         client.delete("greeting", "events", "soon gone")
     env = {
@@ -188,7 +192,7 @@ def test_the_page_on_restoring_by_hand_is_right(folder: Folder, sets: dict[str, 
         "PGPASSWORD": password.reveal(),
         "OWNER": "bob_owner",
         "DATABASE": "by_hand",
-        "REDIS_ADDRESS": connections(folder, "bob")["REDIS_URL"],
+        "REDIS_ADDRESS": f"redis://{keys.user}:{keys_password.reveal()}@{keys.host}:{keys.port}/{number}",
     }
     found = blocks()
     assert set(found) == {"whole", "postgres", "redis"}

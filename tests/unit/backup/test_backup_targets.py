@@ -17,6 +17,7 @@ from multidb.backup.making import make_sets, repository
 from multidb.backup.repository import Destinations, Repository
 from multidb.backup.targets import open_target
 from multidb.backup.targets import s3 as s3_module
+from multidb.backup.targets.folder import FolderTarget
 from multidb.backup.verifying import verify
 from multidb.engine import Engine, Scope
 from multidb.errors import ArchiveError, TargetError, UsageError
@@ -103,6 +104,26 @@ def test_several_at_once_and_one_that_fails_is_left_out(bucket: str, tmp_path: P
     assert "NoSuchBucket" in str(destinations.failed["s3://no-such-bucket/a"])
     for target in targets[:2]:
         assert dict(target.list("shop")) == {"shop/ann/x/one": len(NOISE), "shop/ann/x/two": 5}
+
+
+def test_a_target_that_was_away_for_a_moment_gets_no_manifest(
+    tmp_path: Path, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, asked = FolderTarget.create, []
+
+    def create(self: FolderTarget, path: str) -> object:
+        if self.name == "away/":
+            asked.append(path)
+            if len(asked) == 1:
+                raise TargetError("is away")
+        return real(self, path)
+
+    monkeypatch.setattr(FolderTarget, "create", create)
+    (made,) = make_sets(engine, Scope(apps=frozenset({"ann"})), to=["away/", "here/"], progress=quiet)
+    assert list(made.errors) == ["away/"]
+    assert [copy.target.name for copy in repository(engine, ["away/", "here/"]).copies()] == ["here/"]
+    assert len(asked) == 1, "it is left out from then on"
+    assert not (tmp_path / "away").exists()
 
 
 def test_credentials_do_not_stand_in_an_address(tmp_path: Path) -> None:

@@ -300,7 +300,7 @@ def test_a_restore_that_fails_while_it_loads_changes_nothing(engine: Engine, tmp
 
 
 def test_a_restore_that_fails_while_places_are_exchanged_is_finished_by_the_next_run(
-    engine: Engine, data: Path
+    engine: Engine, tmp_path: Path, data: Path
 ) -> None:
     copy = made(engine)
     for store in ("cabinet", "drawer"):
@@ -313,6 +313,7 @@ def test_a_restore_that_fails_while_places_are_exchanged_is_finished_by_the_next
     _, problems = recover(engine, None, quiet)
     assert list(problems) == ["ann"]
     FAULTS.clear()
+    (folder_of(copy, tmp_path) / "drawer/rows.txt.zst").unlink()  # what is loaded and proved needs the set no more
     done, problems = recover(engine, None, quiet)
     assert not problems
     assert "finished the restore" in done[0]

@@ -58,7 +58,7 @@ def copy_into(engine: Engine, source: str, other: str, *, mask: str = "", progre
     Raises:
         MultidbError: it could not be done; the clone's logins are off, and the same again goes on.
     """
-    work = engine.state.folder / "clones"
+    work = (engine.state.folder / "clones").resolve()  # targets are relative to the manifest, this is not
     shutil.rmtree(work, ignore_errors=True)  # of a run that died
     try:
         scope = Scope(frozenset({source}), frozenset(engine.project.apps[other].stores))

@@ -45,7 +45,7 @@ class Pace:
     def _words(self, now: float) -> str:
         rate = self._done / max(now - self._started, 0.001)
         left = (self._total - self._done) / rate if rate and self._total > self._done else 0
-        estimate = f", about {_time(left)} left" if left else ""
+        estimate = f", about {_time(left)} left" if left >= 1 else ""
         return f"{self.doing} {in_words(self._done)}, {in_words(rate)}/s{estimate}"
 
 

@@ -9,17 +9,20 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from typing import Any, BinaryIO, Final
+from typing import Any, BinaryIO, Final, cast
 
 from multidb.errors import ArchiveError, TargetError, UsageError
 
 __all__ = ["S3Target"]
 
 _PART: Final = 8 * 1024 * 1024
-_LARGE_PART: Final = 8 * _PART  # once so many are sent that an object's 10,000 parts could run out
+_LARGE_PART: Final = 4 * _PART  # once so many are sent that an object's 10,000 parts could run out
 _MANY: Final = 2000
 _CONNECT, _READ, _TRIES = 10, 60, 8  # seconds, seconds, attempts at one request
-_HINT: Final = "check the bucket and the credentials (AWS_PROFILE, AWS_ENDPOINT_URL_S3 ...), then run it again"
+_HINT: Final = (
+    "check the bucket and the credentials (AWS_PROFILE, AWS_ENDPOINT_URL_S3 ...), then run it again; "
+    "what only reads may leave it out: --from OTHER_TARGET"
+)
 
 
 class S3Target:
@@ -48,7 +51,7 @@ class S3Target:
         with self.explaining(path):
             body = self._client.get_object(Bucket=self._bucket, Key=self._prefix + path)["Body"]
         with contextlib.closing(_Body(self, body, path)) as file:
-            yield file  # type: ignore[misc]
+            yield cast("BinaryIO", file)
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         pages = self._client.get_paginator("list_objects_v2")

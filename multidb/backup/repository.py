@@ -11,7 +11,7 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, Final
 
 from multidb.backup.encryption import Identities
-from multidb.backup.sets import MANIFEST, VERIFIED, BackupSet, Verification, made_at
+from multidb.backup.sets import MANIFEST, VERIFIED, BackupSet, Reason, Verification, made_at
 from multidb.backup.streams import StoreReader, Upload
 from multidb.backup.targets import Target
 from multidb.errors import ArchiveError, MultidbError, UsageError
@@ -39,6 +39,11 @@ class Copy:
         """Whether this very set was restored once, and came out as it was measured."""
         mark = self.verification
         return self.found is not None and mark is not None and mark.ok and mark.digest == self.found.digest
+
+    @property
+    def usual(self) -> bool:
+        """Whether it is what somebody means who names the app alone: whole, and not what a restore put aside."""
+        return self.found is not None and self.found.complete and self.found.reason is not Reason.SAFETY
 
     @property
     def where(self) -> str:
@@ -155,7 +160,8 @@ class Repository:
         ]
 
     def find(self, name: str) -> Copy:
-        """The set called `name`: its id, the beginning of it, ``APP/ID``, or an app for its newest set.
+        """The set called `name`: its id, the beginning of it, ``APP/ID``, or an app for its newest set
+        (of all its stores, and not one that a restore has put aside).
 
         Raises:
             UsageError: there is none, or several.
@@ -164,7 +170,8 @@ class Repository:
         copies = [copy for copy in self.copies() if app in ("", copy.app)]
         matching = [copy for copy in copies if copy.id.startswith(wanted)]
         if not matching and not app:
-            matching = [copy for copy in copies if copy.app == wanted.replace("-", "_")][:1]
+            of_app = [copy for copy in copies if copy.app == wanted.replace("-", "_")]
+            matching = [copy for copy in of_app if copy.usual][:1] or of_app[:1]
         if not matching:
             raise UsageError(f"there is no backup set {name!r}", hint="multidb backups list shows those there are")
         if len({(copy.app, copy.id) for copy in matching}) > 1:

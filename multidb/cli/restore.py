@@ -72,7 +72,7 @@ def restore(
     engine = run.engine(output)
     scope(None, stores)
     keys = identities(identity, os.environ)
-    copy = repository(engine, targets).find(f"{app_id(of)}/{'' if name == of else name}" if of else name)
+    copy = repository(engine, targets).find(name if of is None or of == name else f"{app_id(of)}/{name}")
     if copy.found is None:
         raise ArchiveError(copy.problem, where=copy.where, hint="take another set")
     into = app_id(as_other) if as_other else copy.app

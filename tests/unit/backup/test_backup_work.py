@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import time
 from pathlib import Path
 
 import pyrage
@@ -353,6 +354,12 @@ def test_sets_are_found_by_the_names_that_people_use(engine: Engine) -> None:
     assert home.find("ann").id == newest
     assert home.find(f"ann/{first.id}").id == first.id
     assert home.find(first.id).id == first.id
+    time.sleep(1.1)  # an id is of a second
+    put_aside = made(engine, reason=Reason.SAFETY)
+    (part,) = make_sets(engine, Scope(frozenset({"ann"}), frozenset({"drawer"})), progress=quiet)
+    assert part.made is not None
+    assert {copy.id for copy in home.copies(["ann"])} == {first.id, second.id, put_aside.id, part.made.id}
+    assert home.find("ann").id == newest
     with pytest.raises(UsageError, match="may be several"):
         home.find(first.id[:6])
     with pytest.raises(UsageError, match="no backup set"):

@@ -266,6 +266,7 @@ OPENED = [
     ("another way in", "ACL SETUSER alpha_user nopass"),
     ("rights beyond the app", "ACL SETUSER alpha_user +flushall"),
     ("rights beyond the app", "ACL SETUSER alpha_user &other:*"),
+    ("rights beyond the app", "ACL SETUSER alpha_user allchannels"),  # wipes the mark, too
     ("rights beyond the app", 'ACL SETUSER alpha_user "(~* +@all)"'),
     ("foreign user with access", "ACL SETUSER worker on >pw ~* +@all"),
     ("foreign user with access", "ACL SETUSER worker on >pw %R~* +@read +select"),

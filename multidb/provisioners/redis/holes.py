@@ -52,7 +52,11 @@ def _widened(
     """Apps' users that may do more than they should. What closes it leaves the app its password where it has one."""
     for name, want in wanted.items():
         live = found_user(rules[name], want, facts, inspection.secrets) if name in rules else None
-        if live is None or live.owner != want.owner or not live.enabled:
+        if live is None or live.owner not in (want.owner, None) or not live.enabled:
+            continue
+        if live.owner is None:
+            if rules[name].nopass or rules[name].passwords:
+                yield _nobodys(want)
             continue
         surplus = [
             *(f"keys {pattern}" for pattern in sorted(set(live.keys) - set(want.keys)) if "*" not in want.keys),
@@ -67,8 +71,17 @@ def _widened(
         if live.password in ("not needed", "current and others", "other"):
             how = "without a password" if live.password == "not needed" else "with a password that multidb did not give"
             message = f"somebody can log in as app {want.app} {how}; multidb apply gives the app its own back"
-            closes = (join_line(["ACL", "SETUSER", name, "resetpass"]), *_ending(name))
-            yield Hole("another way in", f"acl user {name}", message, closes, want.app)
+            yield Hole("another way in", f"acl user {name}", message, _locking(name), want.app)
+
+
+def _nobodys(want: AclUser) -> Hole:
+    """A user under an app's name that has neither its mark nor its password: the app's own, altered, or a stranger's.
+    Its passwords go, which `multidb apply --adopt` can undo; nothing claims it as ours."""
+    message = (
+        f"somebody can log in under the name of app {want.app}, and neither a mark nor a password says that it is the "
+        f"app; multidb apply --adopt {want.app} gives the app its own login back"
+    )
+    return Hole("another way in", f"acl user {want.name}", message, _locking(want.name), want.app)
 
 
 def _more_databases(live: AclUser, want: AclUser) -> list[str]:
@@ -91,9 +104,10 @@ def _abandoned(inspection: Inspection, rules: Mapping[str, Rule], wanted: Mappin
 def _strangers(
     inspection: Inspection, rules: Mapping[str, Rule], wanted: Mapping[str, AclUser], facts: RedisFacts
 ) -> Iterator[Hole]:
-    """Users that neither multidb made nor is, and that get at apps' data or channels."""
+    """Users that neither multidb made nor is, and that get at apps' data or channels. One under an app's own name is
+    never among them: turning it off would shut the app out."""
     for name, rule in rules.items():
-        ours = name == facts.admin or (name in wanted and marks_of(rule))
+        ours = name == facts.admin or name in wanted
         gone = any(owner.project == inspection.context.project for owner, _ in marks_of(rule))
         open_default = name == "default" and default_user_is_open(rule)
         if not rule.enabled or ours or gone or open_default:
@@ -152,6 +166,11 @@ def _unsaved(rules: Mapping[str, Rule], facts: RedisFacts) -> Iterator[Hole]:
     if NOTE_USER in rules and facts.persistence != "none":
         message = "a run was interrupted before it saved the rules: a restart of the server brings the old ones back"
         yield Hole("rules that are not saved", "saved rules", message, tuple(each.text for each in saving(facts)))
+
+
+def _locking(user: str) -> tuple[str, ...]:
+    """Nobody can log in any more, and whoever is has to go."""
+    return (join_line(["ACL", "SETUSER", user, "resetpass"]), *_ending(user))
 
 
 def _ending(user: str) -> tuple[str, ...]:

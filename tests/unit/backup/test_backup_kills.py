@@ -103,7 +103,7 @@ def test_killed_anywhere(before: Engine, tmp_path: Path, data: Path, what: str) 
             shutil.copytree(start / name, folder)
         hits += killed_at(before, what, randomly.uniform(0, lasts))
         check_what_is_listed(before)
-        act(before, "nothing but recovery")
+        act(before, "clone" if what == "clone" else "nothing but recovery")  # until then a clone's logins are off
         check_nothing_is_left(before, data)
         check_rows(before, data, what, old)
     assert hits, "no process was killed in time"
@@ -122,7 +122,8 @@ def check_what_is_listed(engine: Engine) -> None:
 def check_nothing_is_left(engine: Engine, data: Path) -> None:
     assert not list(data.rglob("*__*"))
     assert engine.plan().in_sync
-    assert not any(Journal(engine.state).open(kind) for kind in ("making", "paused", "verifying", "restoring"))
+    kinds = ("making", "paused", "verifying", "restoring", "cloning")
+    assert not any(Journal(engine.state).open(kind) for kind in kinds)
     assert repository(engine).half_made() == []
 
 
@@ -132,7 +133,10 @@ def check_rows(engine: Engine, data: Path, what: str, old: dict[str, bytes]) -> 
     assert all(have) or (what == "restore" and not any(have)), have
     if what == "restore" and not any(have):
         assert [rows_of(data, store, "ann").count(b"\n") for store in STORES] == [ROWS, ROWS]
-    if what != "clone":
+    if what == "clone":
+        expected = [old[store].replace(b"ann:", b"bob:") for store in STORES]
+        assert [rows_of(data, store, "bob") for store in STORES] == expected
+    else:
         assert [rows_of(data, store, "bob").count(b"\n") for store in STORES] == [ROWS, ROWS]
 
 

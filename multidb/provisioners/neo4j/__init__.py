@@ -39,12 +39,13 @@ does.
 
 **Backups** are a typed logical export through the driver (`graph_file` and `values` document it): every type of value,
 constraints and indexes. Neo4j has no snapshots: a part is consistent when the database's bookmark says that nothing
-was committed meanwhile. With databases, a set is tried in ``try.<app>`` and loaded in ``new.<app>``; else on a spare
-server that the runtime starts. What replaces live data on the same server does so in one transaction of at most
-200,000 nodes and relationships; where multidb runs the server, a spare's data folder takes the place of the live one,
-of any size. Not in an export: with `isolation: label` the indexes, which are the shared database's. Refused: dates
-before the year 1 or after 9999, which Python's driver cannot hold. Not told apart by the driver: the zone ``UTC`` from
-the offset zero, and an offset's seconds, which it drops.
+was committed meanwhile. With databases, a set is tried in ``try.<app>`` and loaded in ``new.<app>``, which a role marks
+as multidb's (``multidb_<project>_TRIES_<app>``, ``multidb_<project>_LOADS_<app>``): a database of that name without it
+is refused. Else a spare server takes its place, which the runtime starts. What replaces live data on the same server
+does so in one transaction of at most 200,000 nodes and relationships; where multidb runs the server, a spare's data
+folder takes the place of the live one, of any size. Not in an export: with `isolation: label` the indexes, which are
+the shared database's. Refused: dates before the year 1 or after 9999, which Python's driver cannot hold. Not told apart
+by the driver: the zone ``UTC`` from the offset zero, and an offset's seconds, which it drops.
 
 **Rights needed.** The role ``admin``, or any user on Community. Neo4j 5 or newer; 4.4 is refused.
 

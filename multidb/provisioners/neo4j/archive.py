@@ -24,6 +24,7 @@ from multidb.model import (
     ArchiveReader,
     ArchiveWriter,
     Measures,
+    Owner,
     Part,
     Place,
     PlaceKind,
@@ -34,8 +35,9 @@ from multidb.model import (
 )
 from multidb.provisioners.neo4j.bolt import Bolt
 from multidb.provisioners.neo4j.graph_file import FILE, FORMAT, HEAD, Line, Numbers, Tally, read, write
+from multidb.provisioners.neo4j.places import dropping, making, place_name, places
 from multidb.provisioners.neo4j.removal import disconnect
-from multidb.provisioners.neo4j.resources import Neo4jFacts, database_name, place_names, read_mark, user_name
+from multidb.provisioners.neo4j.resources import Neo4jFacts, database_name, read_mark, user_name
 from multidb.provisioners.neo4j.session import Neo4jSession, connect
 from multidb.provisioners.neo4j.statements import SYSTEM, quoted
 from multidb.provisioners.neo4j.values import decode, encode
@@ -113,9 +115,10 @@ class Neo4jArchive:
             place = Place(kind, app, self._session.facts.default_database)
             self._empty(place)
             return place
-        name = _name(kind, app)
-        self._administer(f"CREATE OR REPLACE DATABASE {quoted(name)} WAIT 120 SECONDS")
-        return Place(kind, app, name)
+        with self._bolt.explained():
+            made = making(self._bolt, kind, Owner(context.project, app.id), str(self._server))
+        self._run(made)
+        return Place(kind, app, place_name(kind, app.id))
 
     def restore(self, place: Place, part: Part, reader: ArchiveReader, progress: Progress) -> None:
         self._refuse_unfit(part)
@@ -144,7 +147,7 @@ class Neo4jArchive:
         if not self._has_databases:
             raise ArchiveError("the spare server takes the place of the live one", where=str(self._server))
         live = self.live(new.app, context)
-        self._run(disconnect(user_name(new.app.id), context))
+        self._run([disconnect(user_name(new.app.id), context)])
         self._exchange(live, self._lines(new.name, None), self._total(new.name, None), _quiet)
         self.discard(new)
 
@@ -152,14 +155,15 @@ class Neo4jArchive:
         if place.kind is PlaceKind.LIVE:
             raise ValueError("the live place is not discarded")
         if self._has_databases:
-            self._administer(f"DROP DATABASE {quoted(place.name)} IF EXISTS DESTROY DATA WAIT 120 SECONDS")
+            with self._bolt.explained():
+                gone = dropping(self._bolt, place)
+            self._run(gone)
 
     def leftovers(self, app: App, context: StoreContext) -> Sequence[Place]:
         if not self._has_databases:
             return ()
-        there = {row["name"] for row in self._ask("SHOW DATABASES YIELD name")}
-        kinds = (PlaceKind.SCRATCH, PlaceKind.NEW)
-        return [Place(kind, app, name) for kind in kinds if (name := _name(kind, app)) in there]
+        with self._bolt.explained():
+            return places(self._bolt, app, context.project)
 
     # Where things are
 
@@ -339,11 +343,8 @@ class Neo4jArchive:
         with self._bolt.explained():
             return self._bolt.wait(work, seconds)
 
-    def _administer(self, text: str) -> None:
-        self._run(Statement(text, scope=SYSTEM))
-
-    def _run(self, statement: Statement) -> None:
-        list(self._session.run([statement], MemorySecretStore()))
+    def _run(self, statements: Sequence[Statement]) -> None:
+        list(self._session.run(statements, MemorySecretStore()))
 
 
 class _Loader:
@@ -414,11 +415,6 @@ async def _all(transaction: Any, work: _Work) -> list[list[Any]]:
         result = await transaction.run(text, rows=rows)
         found += await result.values()
     return found
-
-
-def _name(kind: PlaceKind, app: App) -> str:
-    scratch, new = place_names(app.id)
-    return scratch if kind is PlaceKind.SCRATCH else new
 
 
 def _node(label: str | None, name: str = "n") -> str:

@@ -19,6 +19,7 @@ from multidb.model import Hole, Inspection, Outcome, Probe, Tenant
 from multidb.provisioners.neo4j.bolt import DRIVER_ERRORS, Bolt, explain, said
 from multidb.provisioners.neo4j.catalog import Row
 from multidb.provisioners.neo4j.health import as_the_app
+from multidb.provisioners.neo4j.places import place_names
 from multidb.provisioners.neo4j.resources import (
     PUBLIC,
     STORE,
@@ -26,7 +27,6 @@ from multidb.provisioners.neo4j.resources import (
     canonical,
     database_name,
     mode,
-    place_names,
     read_mark,
     ro_role,
     rw_role,

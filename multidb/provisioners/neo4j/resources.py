@@ -37,11 +37,11 @@ __all__ = [
     "mark_name",
     "mode",
     "password_ref",
-    "place_names",
     "read_mark",
     "ro_role",
     "rw_role",
     "secrets",
+    "spelled",
     "user_name",
 ]
 
@@ -207,15 +207,6 @@ def database_name(app: str) -> str:
     return f"db.{name}" if len(name) < _SHORTEST_DATABASE or name.startswith("system") else name
 
 
-def place_names(app: str) -> tuple[str, str]:
-    """The databases that no app can reach and in which a backup is tried, or loaded before it replaces what is there.
-
-    Since no id has a dot, none of them is an app's own.
-    """
-    name = app.replace("_", "-")
-    return f"try.{name}", f"new.{name}"
-
-
 def user_name(app: str) -> str:
     return f"{app}_user"
 
@@ -234,13 +225,18 @@ def password_ref(app: str) -> SecretRef:
 
 
 def mark_name(owner: Owner, mode: Mode) -> str:
-    """The name of the role or index that marks what is `owner`'s: ``multidb_digi_OWNS_lernmi``.
+    """The name of the role or index that marks what is `owner`'s: ``multidb_digi_OWNS_lernmi``."""
+    return spelled(owner, "LABELS" if mode is Mode.LABEL else "OWNS")
 
-    Role names are ASCII letters, digits and underscores. Ids have no capitals, so the capitals separate; any other
-    character of a project's name becomes ``X`` and its code in hexadecimal.
+
+def spelled(owner: Owner, verb: str) -> str:
+    """A mark as a name that roles can have: ASCII letters, digits and underscores.
+
+    Ids have no capitals, so those of `verb` separate; any other character of a project's name becomes ``X`` and its
+    code in hexadecimal.
     """
     project = "".join(c if re.fullmatch("[a-z0-9_]", c) else f"X{ord(c):06X}" for c in owner.project)
-    return f"multidb_{project}_{'LABELS' if mode is Mode.LABEL else 'OWNS'}_{owner.app}"
+    return f"multidb_{project}_{verb}_{owner.app}"
 
 
 def read_mark(name: str) -> tuple[Owner, Mode] | None:

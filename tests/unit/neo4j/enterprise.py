@@ -42,6 +42,8 @@ class Enterprise:
             case "CREATE DATABASE":
                 assert name[0] not in self.databases
                 self.databases[name[0]] = {"requestedStatus": "online", "access": "read-write"}
+            case "CREATE OR REPLACE DATABASE":
+                self.databases[name[0]] = {"requestedStatus": "online", "access": "read-write"}
             case "START DATABASE":
                 self.databases[name[0]]["requestedStatus"] = "online"
             case "ALTER DATABASE":
@@ -72,7 +74,9 @@ class Enterprise:
         self.members = {pair for pair in self.members if name not in pair or verb == "DROP DATABASE"}
 
     def ask(self, text: str, *_: object) -> list[dict[str, object]]:
-        """The answers to what the removal of an app asks, in the place of a `Bolt`."""
+        """The answers to what the removal of an app and its places ask, in the place of a `Bolt`."""
+        if text == "SHOW DATABASES YIELD name":
+            return [{"name": name} for name in self.databases]
         if text.startswith("SHOW ROLES"):
             return [{"role": role} for role in sorted(self.roles)]
         if text.startswith("SHOW USERS"):

@@ -9,18 +9,21 @@ from typing import cast
 import pytest
 from neo4j import exceptions
 
-from multidb.errors import NotAllowed
-from multidb.model import Endpoint, Hole, Inspection, Server, Statement, Status, Tenant
+from multidb.errors import Conflict, NotAllowed
+from multidb.model import Endpoint, Hole, Inspection, Owner, Place, PlaceKind, Server, Statement, Status, Tenant
 from multidb.provisioners.neo4j.audit import holes_in_rights
 from multidb.provisioners.neo4j.bolt import Bolt
 from multidb.provisioners.neo4j.health import fullest_heap, trouble
+from multidb.provisioners.neo4j.places import dropping, making, place_mark, place_name, places
 from multidb.provisioners.neo4j.removal import removal, suspension
-from multidb.provisioners.neo4j.resources import Grant, desired, place_names
+from multidb.provisioners.neo4j.resources import Grant, desired, read_mark
 from multidb.secrets import MemorySecretStore
 from tests.unit.neo4j.enterprise import Enterprise
 from tests.unit.neo4j.test_neo4j_catalog import APPS, CONTEXT, apply, changes
 
 LERNMI = APPS[0]
+OWNER = Owner(CONTEXT.project, LERNMI.id)
+KINDS = (PlaceKind.SCRATCH, PlaceKind.NEW)
 
 
 @pytest.fixture
@@ -99,7 +102,8 @@ def test_a_removal_interrupted_anywhere_is_finished_by_the_next() -> None:
             server.run(text)
         assert not {*server.databases, *server.users, *server.roles} & {
             *("lernmi", "lernmi_user", "lernmi_rw", "lernmi_ro", "multidb_digi_OWNS_lernmi"),
-            *place_names("lernmi"),
+            *(place_name(kind, "lernmi") for kind in KINDS),
+            *(place_mark(kind, OWNER) for kind in KINDS),
         }
         assert removal(cast("Bolt", server), LERNMI, CONTEXT) == ()
         assert "beep-boop" in server.databases
@@ -108,7 +112,9 @@ def test_a_removal_interrupted_anywhere_is_finished_by_the_next() -> None:
 def made() -> Enterprise:
     server = Enterprise()
     apply(server)
-    server.databases |= {name: {} for name in place_names("lernmi")}
+    for kind in KINDS:
+        for statement in making(cast("Bolt", server), kind, OWNER, "here"):
+            server.run(statement)
     return server
 
 
@@ -146,9 +152,38 @@ def test_an_app_over_its_quota_may_read_and_delete_and_not_grow() -> None:
 
 
 def test_the_places_of_backups_are_never_an_apps_own() -> None:
-    names = {*place_names("lernmi"), *place_names("x" * 58)}
-    assert names.isdisjoint({"lernmi"})
+    names = {place_name(kind, app) for kind in KINDS for app in ("lernmi", "x" * 58)}
+    assert len(names) == 4
     assert all("." in name and len(name) <= 63 for name in names)
+    assert not [kind for kind in KINDS if read_mark(place_mark(kind, OWNER))]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_place_whose_making_or_dropping_was_interrupted_is_known(server: Enterprise, kind: PlaceKind) -> None:
+    bolt, place = cast("Bolt", server), Place(kind, LERNMI, place_name(kind, "lernmi"))
+    mark, database = making(bolt, kind, OWNER, "here")
+    server.run(mark)
+    assert places(bolt, LERNMI, "digi") == [place]
+    server.run(database)
+    assert [each.text for each in making(bolt, kind, OWNER, "here")] == [mark.text, database.text]
+    gone, forgotten = dropping(bolt, place)
+    server.run(gone)
+    assert place.name not in server.databases
+    assert places(bolt, LERNMI, "digi") == [place]
+    server.run(forgotten)
+    assert places(bolt, LERNMI, "digi") == []
+    assert dropping(bolt, place) == ()
+
+
+def test_a_database_that_multidb_did_not_make_is_never_a_place(server: Enterprise) -> None:
+    bolt, place = cast("Bolt", server), Place(PlaceKind.SCRATCH, LERNMI, "try.lernmi")
+    server.databases["try.lernmi"] = {}
+    server.run(making(bolt, PlaceKind.NEW, OWNER, "here")[0])  # the mark of another kind of place says nothing of it
+    with pytest.raises(Conflict, match=r"try\.lernmi exists and multidb did not make it"):
+        making(bolt, PlaceKind.SCRATCH, OWNER, "here")
+    assert dropping(bolt, place) == ()
+    assert place not in places(bolt, LERNMI, "digi")
+    assert not [text for text in drops(server) if "try.lernmi" in text]
 
 
 # Health

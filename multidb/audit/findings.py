@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -157,6 +158,11 @@ class Audit:
         """What worked where no wall is promised."""
         both = (Outcome.ALLOWED, Outcome.ALLOWED)
         return tuple(each for each in self.tried if (each.probe.expected, each.probe.got) == both)
+
+    @cached_property
+    def exceptions(self) -> Mapping[tuple[str, str], int]:
+        """The kinds of `gaps`: by store and probe, how many."""
+        return Counter((each.store, each.probe.name) for each in self.gaps)
 
     @cached_property
     def holes(self) -> tuple[Found, ...]:

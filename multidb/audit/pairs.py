@@ -39,6 +39,8 @@ class Pairs:
         return ((attacker, victim) for attacker, victims in self.victims.items() for victim in victims)
 
     def __str__(self) -> str:
+        if not self.possible:
+            return "no two apps to try on each other"
         if not self.sampled:
             return f"all {self.possible} pairs"
         return f"{self.count} of {self.possible} pairs, drawn with seed {self.seed}"

@@ -18,6 +18,7 @@ from multidb.cli.options import (
     JsonOption,
     Run,
     StoresOption,
+    VerboseOption,
     examples,
     scope,
 )
@@ -63,6 +64,7 @@ def audit_command(
     ] = None,
     notify: NotifyOption = False,
     as_json: JsonOption = False,
+    verbose: VerboseOption = False,
 ) -> int:
     """Try what would reach another app, with each app's own credentials, and search the servers for holes.
 
@@ -71,7 +73,7 @@ def audit_command(
     there proves nothing. Exit 0: every wall that is promised was proved. 1: a breach, a hole, or something not proved.
     4: only that a server could not be asked.
     """
-    run = Run("audit", file, env, json=as_json)
+    run = Run("audit", file, env, as_json, verbose)
     output = run.output
     engine, wanted = run.engine(output), scope([name] if name else None, stores)
     most = len(engine.project.apps) ** 2 if all_pairs else ALL_PAIRS
@@ -100,6 +102,9 @@ def _show(output: Output, found: Audit) -> None:
         output.say(line, style=style)
     for store, pairs in found.pairs.items():
         output.say(f"{store}: {pairs}", style="dim")
+    if output.verbose:
+        for (store, probe), count in found.exceptions.items():
+            output.say(f"open where no wall is promised: {store}: {probe} ({count})", style="dim")
     open_ones = f", {len(found.gaps)} open where no wall is promised (docs/security.md)" if found.gaps else ""
     output.say(f"{len(found.tried)} probes{open_ones}. Nothing was changed and no app's data was read.", style="dim")
     verdict = "Every wall that is promised was proved." if found.ok else "Not every wall was proved."

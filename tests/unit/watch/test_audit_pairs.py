@@ -62,3 +62,4 @@ def test_nobody_else(apps: tuple[str, ...]) -> None:
     pairs = choose(apps, seed=1)
     assert list(pairs) == []
     assert set(pairs.victims) == set(apps), "an app alone still tries what no app may do"
+    assert str(pairs) == "no two apps to try on each other"

@@ -142,12 +142,16 @@ def test_many_breaches_are_counted_and_not_all_printed(open_shop: OpenShop, shop
     assert len(json.loads(capsys.readouterr().out)["broken"]) == 870
 
 
-def test_gaps_are_told_where_there_is_no_wall(shop: Engine, capsys: Captured) -> None:
+def test_gaps_are_told_where_there_is_no_wall(shop: Engine, capsys: Captured, tmp_path: Path) -> None:
     SHELF.level, SHELF.open_to = Isolation.NAMING_ONLY, {"bob": "ann"}
     assert audit_cli.audit_command() == 0
     out = capsys.readouterr().out
     assert "naming-only" in out
     assert "1 open where no wall is promised" in out
+    assert "look in" not in out
+    assert audit_cli.audit_command(verbose=True, report=tmp_path / "audit.md") == 0
+    assert "open where no wall is promised: toy: look in (1)" in capsys.readouterr().out
+    assert "- toy: look in (1)" in (tmp_path / "audit.md").read_text()
 
 
 def test_a_server_that_cannot_be_asked_is_4(shop: Engine, capsys: Captured) -> None:

@@ -46,6 +46,7 @@ from multidb.model import (
     Session,
     StoreContext,
     Tenant,
+    unwatched,
 )
 from multidb.plan import LOST, Plan, ServerPlan, diff, in_order, without_half_apps
 from multidb.provisioners import STORES, provisioner
@@ -162,10 +163,6 @@ def load_deployment(path: Path, overlay: str | None = None) -> Deployment:
     return Deployment(project, ProjectState(Path(project.root)), shipped_templates())
 
 
-def _quiet(subject: str, message: str, done: float | None = None, total: float | None = None) -> None:
-    """Progress that nobody watches."""
-
-
 class Engine:
     """Brings servers to the manifest of one project.
 
@@ -183,7 +180,7 @@ class Engine:
         state: ProjectState | None = None,
         *,
         runtime: Runtime | None = None,
-        progress: Progress = _quiet,
+        progress: Progress = unwatched,
         command: str = "multidb",
     ) -> None:
         self.project = project

@@ -57,6 +57,11 @@ class MultidbError(Exception):
     def __str__(self) -> str:
         return f"{self.where}: {self.message}" if self.where else self.message
 
+    def sentence(self, *, where: bool = True) -> str:
+        """What is wrong, where (unless that is said already) and what to do, on one line."""
+        said = str(self) if where else self.message
+        return f"{said}; {self.hint}" if self.hint else said
+
 
 class UsageError(MultidbError):
     """The command line asks for something that does not exist or does not go together."""

@@ -23,7 +23,7 @@ from multidb.audit import Audit
 from multidb.engine import Scope
 from multidb.errors import MultidbError, UsageError
 from multidb.health import HealthReport
-from multidb.model import Health, Project, Status
+from multidb.model import Health, Project, Status, duration_of
 from multidb.plan import Plan
 from multidb.provisioners import STORES
 from multidb.secret_source import SecretSource
@@ -44,7 +44,6 @@ __all__ = [
     "news",
     "open_walls",
     "over_quota",
-    "seconds",
     "unwell",
 ]
 
@@ -56,7 +55,6 @@ _BEAT_GAP: Final = 30.0  # seconds between two heartbeats
 _LISTED: Final = 30  # alarms in one message for people
 _SECTION: Final = "told"
 _EVERYTHING: Final = Scope()
-_UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86_400, "w": 604_800}
 
 
 class Kind(StrEnum):
@@ -233,13 +231,6 @@ def over_quota(report: UsageReport) -> list[Alarm]:
     ]
 
 
-def seconds(duration: str) -> float:
-    """A duration as the manifest writes it (``30s``, ``24h``), in seconds."""
-    match = re.fullmatch(r"([0-9]+)([a-z]+)", duration)
-    assert match is not None, duration  # the manifest is checked
-    return int(match[1]) * _UNITS[match[2]]
-
-
 @dataclass(frozen=True, slots=True)
 class _Hook:
     name: str
@@ -263,7 +254,7 @@ class Notifier:
         beat = settings.get("heartbeat")
         self._beat = _address(beat, root, "notify.heartbeat") if beat else None
         self._about = frozenset(settings.get("about", Kind))
-        self._remind = timedelta(seconds=seconds(settings.get("remind", "24h")))
+        self._remind = duration_of(settings.get("remind", "24h"))
         self._last_beat = self._quiet_until = float("-inf")
 
     @property

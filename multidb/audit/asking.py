@@ -111,7 +111,7 @@ class _Cast:
                 continue
             there, missing = engine.tenants_of(server, context, everyone)
             never_made += [
-                Untried(server.store, app, None, _why(error))
+                Untried(server.store, app, None, redact(error.sentence(where=False)))
                 for app, error in missing.items()
                 if scope.apps is None or app in scope.apps
             ]
@@ -180,8 +180,5 @@ class _Attack:
         for victim in made.victims:
             name = victim.app.id
             if name not in reached and self._cast.promised[name, store] is not Isolation.NAMING_ONLY:
-                yield Untried(store, attacker, name, _why(made.error) if made.error else "no probe was made")
-
-
-def _why(error: MultidbError) -> str:
-    return redact(f"{error.message}; {error.hint}" if error.hint else error.message)
+                why = redact(made.error.sentence(where=False)) if made.error else "no probe was made"
+                yield Untried(store, attacker, name, why)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
+from datetime import timedelta
 from typing import Final
 
-from multidb.model import Progress, in_words
+from multidb.model import Progress, size_in_words, time_in_words
 
 __all__ = ["Pace"]
 
@@ -45,9 +46,5 @@ class Pace:
     def _words(self, now: float) -> str:
         rate = self._done / max(now - self._started, 0.001)
         left = (self._total - self._done) / rate if rate and self._total > self._done else 0
-        estimate = f", about {_time(left)} left" if left >= 1 else ""
-        return f"{self.doing} {in_words(self._done)}, {in_words(rate)}/s{estimate}"
-
-
-def _time(seconds: float) -> str:
-    return f"{seconds:.0f} s" if seconds < 100 else f"{seconds / 60:.0f} min"
+        estimate = f", about {time_in_words(timedelta(seconds=left))} left" if left >= 1 else ""
+        return f"{self.doing} {size_in_words(self._done)}, {size_in_words(rate)}/s{estimate}"

@@ -12,7 +12,7 @@ from multidb.backup.sets import made_at
 from multidb.backup.settings import Settings, settings
 from multidb.engine import Engine
 from multidb.errors import MultidbError
-from multidb.model import App, Health, Project, Status
+from multidb.model import App, Health, Project, Status, time_in_words
 from multidb.state import ProjectState
 
 __all__ = ["due", "LastSets", "freshness", "last_sets", "next_due", "verification_due"]
@@ -57,8 +57,8 @@ def freshness(project: Project, state: ProjectState, app: App, now: datetime) ->
     if problem:
         return Health(Status.DEGRADED, *problem)
     assert newest is not None
-    proof = f", proved {_age(now - verified)} ago" if verified else ""
-    return Health(Status.HEALTHY, f"newest set {_age(now - newest)} old{proof}")
+    proof = f", proved {time_in_words(now - verified)} ago" if verified else ""
+    return Health(Status.HEALTHY, f"newest set {time_in_words(now - newest)} old{proof}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,17 +100,14 @@ def _problem(
     if newest is None:
         return (f"has no backup yet{_because(failed)}", None, again)
     if now - newest > wanted.every * _LATE:
-        return (
-            f"newest backup is {_age(now - newest)} old, one every {_age(wanted.every)} is wanted{_because(failed)}",
-            None,
-            again,
-        )
+        age, every = time_in_words(now - newest), time_in_words(wanted.every)
+        return (f"newest backup is {age} old, one every {every} is wanted{_because(failed)}", None, again)
     if failed:
         return (f"the last backup failed: {failed['message']}", None, again)
     if "bad" in known:
         return (f"set {known['bad']['id']} does not verify: {known['bad']['message']}", None, again)
     if wanted.verify is not None and now - (verified or newest) > wanted.verify + wanted.every * _LATE:
-        age = f"{_age(now - verified)} ago" if verified else "never"
+        age = f"{time_in_words(now - verified)} ago" if verified else "never"
         return (f"no set was proved lately (last: {age})", None, f"multidb backups verify {app.id}")
     return None
 
@@ -128,11 +125,3 @@ def _next(project: Project, app: App, known: dict[str, Any]) -> datetime:
 
 def _moment(text: Any) -> datetime | None:
     return datetime.fromisoformat(text) if isinstance(text, str) else None
-
-
-def _age(length: timedelta) -> str:
-    seconds = length.total_seconds()
-    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= 2 * unit:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{max(seconds, 0):.0f} s"

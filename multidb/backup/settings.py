@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -11,11 +10,10 @@ from typing import Any, Final
 from multidb.backup.encryption import recipient_problem
 from multidb.backup.retention import Keep
 from multidb.errors import UsageError
-from multidb.model import App, Project
+from multidb.model import App, Project, duration_of
 
-__all__ = ["Settings", "duration", "settings"]
+__all__ = ["Settings", "settings"]
 
-_UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3600, "d": 86400, "w": 604800}
 _VERIFY: Final = {
     "always": timedelta(0),
     "daily": timedelta(days=1),
@@ -59,7 +57,7 @@ def settings(project: Project, app: App) -> Settings:
         if problem := recipient_problem(recipient):
             raise UsageError(f"backup.encrypt: {recipient[:20]!r} {problem}", where=project.file)
     return Settings(
-        every=duration(said["every"]),
+        every=duration_of(said["every"]),
         to=tuple(said["to"]),
         keep=Keep(**keep),
         verify=_VERIFY[said["verify"]],
@@ -67,11 +65,3 @@ def settings(project: Project, app: App) -> Settings:
         recipients=recipients,
         declared=bool(project.backup["declared"] or own),
     )
-
-
-def duration(text: str) -> timedelta:
-    """``6h``, ``2min``, ``7d`` as a length of time. `UsageError` for anything else."""
-    found = re.fullmatch(r"([1-9][0-9]{0,6})(ms|s|m|min|h|d|w)", text)
-    if found is None:
-        raise UsageError(f"{text!r} is not a length of time", hint="for example 12h, 3d, 2w")
-    return timedelta(seconds=int(found[1]) * _UNITS[found[2]])

@@ -20,6 +20,7 @@ from multidb.cli.options import (
     DEFAULT_FILE,
     EnvOption,
     FileOption,
+    IdentityOption,
     JsonOption,
     Run,
     StoresOption,
@@ -30,22 +31,13 @@ from multidb.cli.options import (
 from multidb.cli.output import Output
 from multidb.cli.telling import NotifyOption, tell
 from multidb.errors import Locked, MultidbError, UsageError
-from multidb.model import in_words
+from multidb.model import size_in_words
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 _FAILED: Final = 6
 _LOOK_EVERY: Final = timedelta(minutes=1)  # the longest sleep: the manifest may have changed
 _AFTER_FAILURE: Final = timedelta(minutes=15)
-
-IdentityOption = Annotated[
-    Path | None,
-    typer.Option("--identity", help="Secret key of age or ssh; default: $MULTIDB_BACKUP_IDENTITY.", metavar="FILE"),
-]
-
-SetArgument = Annotated[
-    str, typer.Argument(metavar="SET", help="A set's id or its beginning, APP/ID, or an app for its newest.")
-]
 
 
 @app.command(
@@ -137,8 +129,8 @@ def _show(output: Output, done: Round, nothing: str) -> None:
         (
             each.app,
             each.made.id,
-            in_words(each.made.size),
-            in_words(each.made.stored_size),
+            size_in_words(each.made.size),
+            size_in_words(each.made.stored_size),
             f"{each.seconds:.0f} s",
             each.made.consistency.value,
             proved.get(each.made.id, ""),

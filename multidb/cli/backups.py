@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Annotated, Any
 
 import typer
@@ -17,12 +17,22 @@ from multidb.backup.recovery import recover
 from multidb.backup.repository import Copy, Repository, utc_now
 from multidb.backup.settings import settings
 from multidb.backup.verifying import Verified, verify
-from multidb.cli.backup import IdentityOption, SetArgument
-from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, YesOption, ask, examples
+from multidb.cli.options import (
+    DEFAULT_FILE,
+    EnvOption,
+    FileOption,
+    IdentityOption,
+    JsonOption,
+    Run,
+    SetArgument,
+    YesOption,
+    ask,
+    examples,
+)
 from multidb.engine import Engine
 from multidb.errors import UsageError
 from multidb.manifest import app_id
-from multidb.model import in_words
+from multidb.model import size_in_words, time_in_words
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False, help="The backup sets that there are.")
 
@@ -57,8 +67,8 @@ def list_sets(
         (
             copy.app,
             copy.id,
-            _age(now, copy),
-            in_words(copy.found.stored_size) if copy.found else "?",
+            time_in_words(now - copy.found.made) if copy.found else "?",
+            size_in_words(copy.found.stored_size) if copy.found else "?",
             ", ".join(copy.found.parts) if copy.found else copy.problem,
             _proof(copy),
             copy.target.name,
@@ -98,9 +108,8 @@ def show_set(
     output.say(f"  proved: {_proof(copy)}")
     for store, stored in found.parts.items():
         part = stored.part
-        output.say(
-            f"{store}: {part.server}, {part.format}, {in_words(stored.size)} ({in_words(stored.stored_size)} stored)"
-        )
+        sizes = f"{size_in_words(stored.size)} ({size_in_words(stored.stored_size)} stored)"
+        output.say(f"{store}: {part.server}, {part.format}, {sizes}")
         for what, count in sorted(part.measures.counts.items()):
             output.say(f"  {what}: {count:,}")
     return 0
@@ -281,10 +290,3 @@ def _proof(copy: Copy) -> str:
     if copy.verified:
         return "yes"
     return "FAILED" if copy.verification and copy.verification.failures else "no"
-
-
-def _age(now: datetime, copy: Copy) -> str:
-    age = now - copy.found.made if copy.found else timedelta()
-    if age >= timedelta(days=2):
-        return f"{age.days} d"
-    return f"{age.total_seconds() / 3600:.1f} h" if age >= timedelta(hours=1) else f"{age.total_seconds() / 60:.0f} min"

@@ -13,7 +13,6 @@ from multidb.backup.cloning import CLONE_OF, EXPIRES, copy_into, entry_for
 from multidb.backup.journal import exclusively
 from multidb.backup.recovery import recover
 from multidb.backup.sets import declaration
-from multidb.backup.settings import duration
 from multidb.cli.adding import ensure_entry
 from multidb.cli.env_files import write_env_files
 from multidb.cli.options import (
@@ -24,6 +23,7 @@ from multidb.cli.options import (
     JsonOption,
     Run,
     VerboseOption,
+    duration,
     examples,
 )
 from multidb.cli.restore import audited, ready

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 from typing import Annotated
 
@@ -14,7 +15,7 @@ from multidb.cli.output import Output
 from multidb.engine import Engine, Scope, load_project
 from multidb.errors import Refused, UsageError
 from multidb.manifest import app_id
-from multidb.model import Project
+from multidb.model import Project, duration_of
 from multidb.provisioners import STORES
 
 __all__ = [
@@ -24,12 +25,15 @@ __all__ = [
     "DeepOption",
     "EnvOption",
     "FileOption",
+    "IdentityOption",
     "JsonOption",
     "Run",
+    "SetArgument",
     "StoresOption",
     "VerboseOption",
     "YesOption",
     "ask",
+    "duration",
     "examples",
     "scope",
 ]
@@ -58,6 +62,13 @@ DeepOption = Annotated[
 AppArgument = Annotated[str, typer.Argument(metavar="NAME", help="The app; beep-boop means beep_boop.")]
 AppOrAllArgument = Annotated[
     str | None, typer.Argument(metavar="[NAME]", help="Only this app; beep-boop means beep_boop. Default: every app.")
+]
+IdentityOption = Annotated[
+    Path | None,
+    typer.Option("--identity", help="Secret key of age or ssh; default: $MULTIDB_BACKUP_IDENTITY.", metavar="FILE"),
+]
+SetArgument = Annotated[
+    str, typer.Argument(metavar="SET", help="A set's id or its beginning, APP/ID, or an app for its newest.")
 ]
 
 DEFAULT_FILE = Path("multidb.yaml")
@@ -107,6 +118,14 @@ def scope(
     adopted, regenerated = _ids(adopt), _ids(regenerate)
     only = _ids(apps) | adopted | regenerated
     return Scope(only or None, frozenset(stores) if stores else None, adopted, regenerated, deep)
+
+
+def duration(text: str) -> timedelta:
+    """A length of time as it was typed. `UsageError` when it is none."""
+    try:
+        return duration_of(text)
+    except ValueError as error:
+        raise UsageError(str(error), hint="for example 12h, 3d, 2w") from None
 
 
 def ask(question: str, *, yes: bool) -> bool:

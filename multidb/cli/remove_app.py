@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import os
-import re
-from datetime import timedelta
-from typing import Annotated, Any, Final
+from typing import Annotated, Any
 
 import typer
 
 from multidb import removal
 from multidb.backup.encryption import identities
 from multidb.backup.rounds import final_set
-from multidb.cli.backup import IdentityOption
 from multidb.cli.options import (
     DEFAULT_FILE,
     AppArgument,
     EnvOption,
     FileOption,
+    IdentityOption,
     JsonOption,
     Run,
     YesOption,
     ask,
+    duration,
     examples,
 )
 from multidb.cli.output import Output
@@ -31,8 +30,6 @@ from multidb.manifest import app_id
 from multidb.tombstone import Phase, tombstones
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
-
-_UNITS: Final = {"h": 1, "d": 24, "w": 168}
 
 
 @app.command(
@@ -62,7 +59,7 @@ def remove_app(
     """
     run = Run("remove-app", file, env, json=as_json)
     output = run.output
-    wanted, days = app_id(name), _duration(grace)
+    wanted, kept = app_id(name), duration(grace)
     engine = engine_of(run, output, wanted)
     begun = tombstones(engine.state).get(wanted)
     if begun is not None and begun.phase is not Phase.REMOVING:
@@ -82,7 +79,7 @@ def remove_app(
         final = ""
         if backup and begun is None:
             final = final_set(engine, wanted, identities(identity, os.environ), output.progress)
-        stone = removal.remove(engine, wanted, grace=days, backup=final, progress=output.progress)
+        stone = removal.remove(engine, wanted, grace=kept, backup=final, progress=output.progress)
     document: dict[str, Any] = {"app": wanted, **stone.document()}
     document.pop("edits")
     output.document(True, document)
@@ -102,10 +99,3 @@ def engine_of(run: Run, output: Output, wanted: str) -> Engine:
         known = ", ".join(project.apps) or "none yet"
         raise UsageError(f"there is no app {wanted!r}", where=project.file, hint=f"apps: {known}")
     return run.engine(output, project)
-
-
-def _duration(text: str) -> timedelta:
-    found = re.fullmatch(r"([1-9][0-9]{0,4})([hdw])", text)
-    if found is None:
-        raise UsageError(f"{text!r} is not a time of grace", hint="for example --grace 7d")
-    return timedelta(hours=int(found[1]) * _UNITS[found[2]])

@@ -14,14 +14,15 @@ from multidb.backup.making import repository
 from multidb.backup.recovery import recover
 from multidb.backup.restoring import restore as bring_back
 from multidb.cli.adding import ensure_entry
-from multidb.cli.backup import IdentityOption, SetArgument
 from multidb.cli.env_files import write_env_files
 from multidb.cli.options import (
     DEFAULT_FILE,
     EnvOption,
     FileOption,
+    IdentityOption,
     JsonOption,
     Run,
+    SetArgument,
     StoresOption,
     VerboseOption,
     examples,

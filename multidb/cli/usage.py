@@ -22,7 +22,7 @@ from multidb.cli.options import (
     scope,
 )
 from multidb.cli.output import Output
-from multidb.model import in_words
+from multidb.model import size_in_words
 from multidb.usage import Enforcement, Standing, StoreUsage, UsageReport, enforce, look
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -84,7 +84,7 @@ def _show(output: Output, report: UsageReport, *, slow: bool) -> None:
         subject = f"{each.app} {each.store}"
         if each.standing in (Standing.NEAR, Standing.OVER) and each.share is not None and each.quota is not None:
             word = "is over its quota of" if each.standing is Standing.OVER else "has nearly used up its quota of"
-            output.say(f"{subject} {word} {in_words(each.quota.size)}", style=_STYLES[each.standing])
+            output.say(f"{subject} {word} {size_in_words(each.quota.size)}", style=_STYLES[each.standing])
         if output.verbose:
             _show_details(output, subject, each)
         if slow:
@@ -96,7 +96,7 @@ def _show(output: Output, report: UsageReport, *, slow: bool) -> None:
     for note in dict.fromkeys([*report.notes, *_notes(report)]):
         output.say(note, style="dim")
     for server, error in report.errors:
-        output.say(f"{server}: {error.message}" + (f"; {error.hint}" if error.hint else ""), style="red")
+        output.say(f"{server}: {error.sentence(where=False)}", style="red")
 
 
 def _notes(report: UsageReport) -> Iterable[str]:
@@ -107,7 +107,7 @@ def _notes(report: UsageReport) -> Iterable[str]:
 
 def _show_details(output: Output, subject: str, each: StoreUsage) -> None:
     counts = ", ".join(f"{name} {value:g}" for name, value in each.usage.counts.items())
-    largest = ", ".join(f"{name} {in_words(size)}" for name, size in each.usage.largest)
+    largest = ", ".join(f"{name} {size_in_words(size)}" for name, size in each.usage.largest)
     for what, text in (("counts", counts), ("largest", largest), ("notes", "; ".join(each.usage.notes))):
         if text:
             output.say(f"{subject}: {what}: {text}", style="dim")
@@ -150,7 +150,7 @@ def _part(size: int | None, total: int) -> float | None:
 def _size(each: StoreUsage) -> str:
     if each.usage.size is None:
         return "?"
-    return ("~" if each.usage.estimated else "") + in_words(each.usage.size)
+    return ("~" if each.usage.estimated else "") + size_in_words(each.usage.size)
 
 
 def _bar(share: float | None) -> str:
@@ -164,7 +164,7 @@ def _growth(each: StoreUsage) -> str:
     if each.growth is None:
         return ""
     sign = "+" if each.growth.size >= 0 else ""
-    return f"{sign}{in_words(each.growth.size)} since {each.growth.since.astimezone():%d %b %H:%M}"
+    return f"{sign}{size_in_words(each.growth.size)} since {each.growth.since.astimezone():%d %b %H:%M}"
 
 
 def _connections(each: StoreUsage) -> str:

@@ -61,7 +61,7 @@ def _matching(pattern: str, sentence: str) -> Any:
 
 
 Duration = Annotated[
-    str, _matching(r"^[1-9][0-9]*(ms|s|m|min|h|d|w)$", "must be a duration such as 30s, 2min, 24h or 7d")
+    str, _matching(r"^[1-9][0-9]{0,6}(ms|s|m|min|h|d|w)$", "must be a duration such as 30s, 2min, 24h or 7d")
 ]
 Size = Annotated[str, _matching(r"^[1-9][0-9]*(\.[0-9]+)? ?([kKMGT]i?)?B$", "must be a size such as 500MB or 5GB")]
 Recipient = Annotated[
@@ -116,8 +116,8 @@ class Backup(Section):
     to: tuple[str, ...] = Field(
         default=("backups/",),
         min_length=1,
-        description="Where sets go, each to all of them: folders (relative to the manifest), s3://bucket/prefix, or any "
-        "other URL that fsspec knows. Credentials come from the environment.",
+        description="Where sets go, each to all of them: folders (relative to the manifest), s3://bucket/prefix, or "
+        "any other URL that fsspec knows. Credentials come from the environment.",
     )
     quiesce: bool = Field(
         default=False, description="Turn the app's logins off meanwhile, so that all of its stores are of one moment."

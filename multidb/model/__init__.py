@@ -1,7 +1,7 @@
 """The words of multidb as frozen values and protocols. No I/O, no driver.
 
 `core`: apps, servers, resources, changes, statements. `health`, `audit`, `usage`, `archive`: what is found, measured
-and kept of them. `provisioner`: what a store is to the engine.
+and kept of them. `figures`: sizes and times in words. `provisioner`: what a store is to the engine.
 """
 
 from multidb.model.archive import Archive, ArchiveReader, ArchiveWriter, Measures, Part, Place, PlaceKind
@@ -26,10 +26,12 @@ from multidb.model.core import (
     Statement,
     StoreContext,
     Tenant,
+    unwatched,
 )
+from multidb.model.figures import bytes_of, duration_of, size_in_words, time_in_words
 from multidb.model.health import Health, Status, worst
 from multidb.model.provisioner import Provisioner, Session
-from multidb.model.usage import AppUsage, Enforce, Query, Quota, ServerUsage, bytes_of, in_words
+from multidb.model.usage import AppUsage, Enforce, Query, Quota, ServerUsage
 
 __all__ = [
     "Action",
@@ -71,6 +73,9 @@ __all__ = [
     "StoreContext",
     "Tenant",
     "bytes_of",
-    "in_words",
+    "duration_of",
+    "size_in_words",
+    "time_in_words",
+    "unwatched",
     "worst",
 ]

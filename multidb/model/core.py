@@ -35,6 +35,7 @@ __all__ = [
     "Statement",
     "StoreContext",
     "Tenant",
+    "unwatched",
 ]
 
 
@@ -42,6 +43,10 @@ class Progress(Protocol):
     """Told about work that may last: `subject` (a server, an app, a file), what is going on, and how far it is."""
 
     def __call__(self, subject: str, message: str, done: float | None = None, total: float | None = None) -> None: ...
+
+
+def unwatched(subject: str, message: str, done: float | None = None, total: float | None = None) -> None:
+    """A `Progress` that nobody watches."""
 
 
 class Isolation(StrEnum):

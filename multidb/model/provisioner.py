@@ -89,8 +89,8 @@ class Provisioner:
     """(tenant, may write) -> health, tried as the app: can it connect, is its place there, can it write and read.
 
     Leaves nothing behind and lasts at most about ``tenant.server.timeout``. Raises only `ServerError`, which means
-    unhealthy; `AuthenticationFailed` when and only when the server does not let the app's login in (how the removal of an
-    app proves that its credentials are dead). Runs in any thread, many at once."""
+    unhealthy; `AuthenticationFailed` when and only when the server does not let the app's login in (how the removal of
+    an app proves that its credentials are dead). Runs in any thread, many at once."""
     probe: Callable[[Tenant, Sequence[Tenant]], Iterable[Probe]] | None = None
     """(attacker, victims) -> what came of trying every wall of the store with the attacker's credentials. Harmless
     even where it succeeds; every act has its positive control. Raises only `ServerError`."""

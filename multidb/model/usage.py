@@ -2,32 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final
 
-__all__ = ["AppUsage", "Enforce", "Query", "Quota", "ServerUsage", "bytes_of", "in_words"]
-
-_POWERS: Final = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4}
-
-
-def bytes_of(size: str) -> int:
-    """The bytes of ``500MB`` (powers of 1000) or ``5GiB`` (powers of 1024). `ValueError` for anything else."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kKMGT]?)(i?)B", size)
-    if match is None or (match[3] and not match[2]):
-        raise ValueError(f"{size!r} is not a size")
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** _POWERS[match[2]])
-
-
-def in_words(size: float) -> str:
-    """Bytes for people, in powers of 1000: ``8.1 MB``; what has shrunk has a minus."""
-    value, units = abs(float(size)), ["B", "kB", "MB", "GB", "TB"]
-    while value >= 999.5 and len(units) > 1:
-        value, units = value / 1000, units[1:]
-    sign = "-" if size < 0 else ""
-    return f"{sign}{value:.0f} {units[0]}" if value >= 99.5 or units[0] == "B" else f"{sign}{value:.1f} {units[0]}"
+__all__ = ["AppUsage", "Enforce", "Query", "Quota", "ServerUsage"]
 
 
 class Enforce(StrEnum):

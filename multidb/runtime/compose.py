@@ -26,7 +26,6 @@ from multidb.runtime import ServerState, ServerStatus, compose_tool, inside
 from multidb.runtime.container_state import Seen, Verdict, judge
 from multidb.runtime.docker_engine import DockerEngine
 from multidb.runtime.ports import LOOPBACK, is_taken
-from multidb.runtime.seats import sentence
 from multidb.runtime.together import clear_errors, one_at_a_time, side_by_side
 from multidb.secrets import Secret
 from multidb.state import ProjectState
@@ -311,7 +310,7 @@ class ComposeRuntime:
             return None
 
         problems = zip(chosen, side_by_side(problem, chosen), strict=True)
-        return {each.server: self._failed(each, sentence(error)) for each, error in problems if error is not None}
+        return {each.server: self._failed(each, error.sentence()) for each, error in problems if error is not None}
 
     def _fetch(self, container: Container, report: Progress) -> None:
         engine = self._stack(container).engine
@@ -354,7 +353,7 @@ class ComposeRuntime:
         seen = stack.engine.containers()
         left = [each for each in containers if each.name not in seen or seen[each.name].status == "created"]
         reasons = {each.server: judge(seen.get(each.name)).message for each in left if each.name in seen}
-        return {each.server: self._failed(each, reasons.get(each.server, sentence(error))) for each in left}
+        return {each.server: self._failed(each, reasons.get(each.server, error.sentence())) for each in left}
 
     def _compose_up(self, stack: _Stack, services: Sequence[str], report: Progress) -> None:
         def heard(line: str) -> None:
@@ -378,7 +377,7 @@ class ComposeRuntime:
         try:
             self._compose_up(stack, [POOLER], report)
         except MultidbError as error:
-            return [_pooler(Verdict(ServerState.FAILED, sentence(error)))]
+            return [_pooler(Verdict(ServerState.FAILED, error.sentence()))]
         began = time.monotonic()
         while True:
             verdict, waited = judge(stack.engine.containers().get(POOLER)), time.monotonic() - began
@@ -450,7 +449,7 @@ class ComposeRuntime:
         except (ServerDown, ServerSlow):
             return None
         except MultidbError as error:
-            return self._failed(container, sentence(error), seen)
+            return self._failed(container, error.sentence(), seen)
         return ServerStatus(container.server, container.store, ServerState.RUNNING, server, version, _pid(seen))
 
     def _failed(self, container: Container, message: str, seen: Seen | None = None) -> ServerStatus:

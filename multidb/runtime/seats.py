@@ -14,7 +14,7 @@ from multidb.runtime.launch import Kind, Site
 from multidb.runtime.processes import Process
 from multidb.secrets import SecretRef
 
-__all__ = ["SKIPPED", "Seat", "admin_ref", "configured_port", "last_words", "lost", "outdated", "port_key", "sentence"]
+__all__ = ["SKIPPED", "Seat", "admin_ref", "configured_port", "last_words", "lost", "outdated", "port_key"]
 
 SKIPPED = "skipped"
 """The section of the state that holds, by server name, why the last ``up`` could not have a server: commands that come
@@ -80,11 +80,6 @@ def last_words(problem: str, log: Path, since: int = 0) -> str:
     """`problem`, with the end of the log and where to read on."""
     lines = processes.tail(log, since)
     return f"{problem}; {_short(log)} ends with:\n{lines}" if lines else f"{problem}; its log is {_short(log)}"
-
-
-def sentence(error: MultidbError) -> str:
-    """An error as the message of a status: what, where unless obvious, and what to do."""
-    return f"{error}; {error.hint}" if error.hint else str(error)
 
 
 def _short(path: Path) -> str:

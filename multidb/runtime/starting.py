@@ -21,7 +21,6 @@ from multidb.runtime.seats import (
     lost,
     outdated,
     port_key,
-    sentence,
 )
 from multidb.runtime.together import clear_errors, side_by_side
 from multidb.secrets import Secret, generate
@@ -61,10 +60,10 @@ class Start:
                 return self._running(seat, kind) or self._started(seat, kind)
         except RuntimeUnavailable as error:
             with self._state.change(SKIPPED) as section:
-                section[site.name] = sentence(error)
-            return ServerStatus(site.name, site.store, ServerState.SKIPPED, None, sentence(error))
+                section[site.name] = error.sentence()
+            return ServerStatus(site.name, site.store, ServerState.SKIPPED, None, error.sentence())
         except MultidbError as error:
-            return ServerStatus(site.name, site.store, ServerState.FAILED, None, sentence(error))
+            return ServerStatus(site.name, site.store, ServerState.FAILED, None, error.sentence())
 
     def _running(self, seat: Seat, kind: Kind) -> ServerStatus | None:
         """The server that an earlier run started, once it answers; None when there is none alive."""

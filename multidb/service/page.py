@@ -12,7 +12,7 @@ from typing import Any, Final
 import jinja2
 
 from multidb import notification
-from multidb.model import Isolation, Status, in_words
+from multidb.model import Isolation, Status, size_in_words
 from multidb.secrets import redact
 from multidb.service.collector import Reading
 from multidb.service.overview import AppRow, Cell, Overview
@@ -79,7 +79,13 @@ def sparkline(values: Sequence[int], width: int = 72, height: int = 18) -> str:
 @cache
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
-    environment.filters |= {"size": in_words, "sparkline": sparkline, "clock": _clock, "day": _day, "title": _title}
+    environment.filters |= {
+        "size": size_in_words,
+        "sparkline": sparkline,
+        "clock": _clock,
+        "day": _day,
+        "title": _title,
+    }
     environment.globals |= {
         "sign": _SIGNS.__getitem__,
         "trend": _trend,

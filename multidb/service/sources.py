@@ -17,7 +17,7 @@ from multidb.audit import Audit
 from multidb.backup.schedule import LastSets, freshness, last_sets
 from multidb.engine import Engine, Scope
 from multidb.health import HealthReport
-from multidb.model import App, Health, Project
+from multidb.model import App, Health, Project, unwatched
 from multidb.plan import Plan
 from multidb.usage import History, Look, UsageReport
 
@@ -79,7 +79,7 @@ class Sources:
     def audit(self) -> Audit:
         """Tries the walls between the apps."""
         engine = self.engine()
-        found = audit.audit(engine, progress=_unwatched)
+        found = audit.audit(engine, progress=unwatched)
         audit.remember(engine.state, found)
         return found
 
@@ -89,14 +89,10 @@ class Sources:
         history = History(engine.state)
         looks, _ = history.looks()
         due = not looks or datetime.now(UTC) - looks[-1].at >= _KEEP_EVERY
-        report = usage.look(engine, progress=_unwatched, keep=due)
+        report = usage.look(engine, progress=unwatched, keep=due)
         return UsageSeen(report, looks)
 
     def backups(self) -> Mapping[str, LastSets]:
         """How old each app's backups are. Asks no target: what was done is in the state."""
         engine = self.engine()
         return last_sets(engine.project, engine.state)
-
-
-def _unwatched(subject: str, message: str, done: float | None = None, total: float | None = None) -> None:
-    """Progress that nobody watches."""

@@ -32,6 +32,7 @@ from multidb.model import (
     Server,
     Statement,
     StoreContext,
+    unwatched,
 )
 from multidb.provisioners.neo4j.bolt import Bolt
 from multidb.provisioners.neo4j.graph_file import FILE, FORMAT, HEAD, Line, Numbers, Tally, read, write
@@ -148,7 +149,7 @@ class Neo4jArchive:
             raise ArchiveError("the spare server takes the place of the live one", where=str(self._server))
         live = self.live(new.app, context)
         self._run([disconnect(user_name(new.app.id), context)])
-        self._exchange(live, self._lines(new.name, None), self._total(new.name, None), _quiet)
+        self._exchange(live, self._lines(new.name, None), self._total(new.name, None), unwatched)
         self.discard(new)
 
     def discard(self, place: Place) -> None:
@@ -451,7 +452,3 @@ def _weight(line: Line) -> int:
     """1 for most; more for what has long texts, lists or bytes."""
     long = (value for value in line["properties"].values() if isinstance(value, (str, list, dict)))
     return 1 + sum(len(value.get("bytes", "") if isinstance(value, dict) else value) for value in long) // 1000
-
-
-def _quiet(subject: str, message: str, done: float | None = None, total: float | None = None) -> None:
-    """Progress that nobody watches."""

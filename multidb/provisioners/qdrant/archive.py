@@ -30,6 +30,7 @@ from multidb.model import (
     Progress,
     Server,
     StoreContext,
+    unwatched,
 )
 from multidb.provisioners.qdrant.catalog import Catalog
 from multidb.provisioners.qdrant.connection import open_transport
@@ -153,7 +154,7 @@ class QdrantArchive:
         """Counts and fingerprints, by the types of content."""
         measures = Measures({}, {})
         for kind, (name, details) in self._collections(place).items():
-            found = self._scanned(name, details, place.app, _quiet)
+            found = self._scanned(name, details, place.app, unwatched)
             measures = _joined(measures, self._measures(kind, details, found))
         return measures
 
@@ -442,10 +443,6 @@ class QdrantArchive:
 
     def _must(self, call: Call) -> Reply:
         return expect(self._server, self._transport.send(call, seconds=_WORK_SECONDS))
-
-
-def _quiet(subject: str, message: str, done: float | None = None, total: float | None = None) -> None:
-    """Progress that nobody watches."""
 
 
 def _path(collection: str) -> str:

@@ -16,9 +16,9 @@ from multidb.backup.retention import Keep
 from multidb.backup.rounds import final_set, run_round
 from multidb.backup.schedule import due, freshness, last_sets, next_due, verification_due
 from multidb.backup.sets import Reason
-from multidb.backup.settings import duration, settings
+from multidb.backup.settings import settings
 from multidb.engine import Engine, Scope
-from multidb.errors import ArchiveError, UsageError
+from multidb.errors import ArchiveError
 from multidb.model import App, Health, Status
 from tests.unit.backup.cabinet import FAULTS, ONE_PLACE
 from tests.unit.backup.conftest import MANIFEST, make_engine
@@ -168,10 +168,3 @@ def test_clones_are_nobodys_to_back_up_and_expire(tmp_path: Path, data: Path) ->
 def test_what_only_one_app_can_have_is_not_cloned() -> None:
     entry = entry_for({"stores": ["redis"], "tenant_id": "me", "redis": {"db": 3}, "labels": {"tier": "gold"}})
     assert entry == {"stores": ["redis"], "labels": {"tier": "gold"}}
-
-
-@pytest.mark.parametrize("text", ["", "3", "d", "0d", "3 d", "-3d", "3y"])
-def test_a_length_of_time_is_a_number_and_a_unit(text: str) -> None:
-    assert duration("90min") == timedelta(hours=1.5)
-    with pytest.raises(UsageError, match="not a length of time"):
-        duration(text)

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from multidb.notification import Alarm, Kind, Looked, News, news, seconds
+from multidb.notification import Alarm, Kind, Looked, News, news
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -71,8 +71,3 @@ def test_what_was_not_looked_at_has_not_ended(looked: Looked) -> None:
     assert news(before, [], looked, NOW, DAY) == []
     same = Looked(frozenset({Kind.UNHEALTHY}), frozenset({"lernmi"}), frozenset({"postgres"}))
     assert len(news(before, [], same, NOW, DAY)) == 1  # the control
-
-
-@pytest.mark.parametrize(("text", "value"), [("30s", 30), ("2min", 120), ("5m", 300), ("24h", 86400), ("500ms", 0.5)])
-def test_durations_are_seconds(text: str, value: float) -> None:
-    assert seconds(text) == value

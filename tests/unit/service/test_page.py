@@ -10,7 +10,6 @@ from itertools import product
 
 import pytest
 
-from multidb.model import in_words
 from multidb.service.collector import Reading
 from multidb.service.overview import Overview, overview
 from multidb.service.page import page, sparkline
@@ -130,14 +129,6 @@ def test_of_an_empty_project_and_of_nothing_known_there_is_a_page() -> None:
     assert "unknown" in unread.texts("dd")[0]
     failing = {"health": Reading(None, reports.AT, 1.0, "server-down", "no engine", "start it")}
     assert "look failed health no engine start it" in Document(page(overview(reports.project()), failing)).texts("li")
-
-
-@pytest.mark.parametrize(
-    ("count", "text"),
-    [(0, "0 B"), (999, "999 B"), (1000, "1.0 kB"), (999_499, "999 kB"), (999_500, "1.0 MB"), (8_100_000, "8.1 MB")],
-)
-def test_sizes_are_for_people(count: int, text: str) -> None:
-    assert in_words(count) == text
 
 
 def test_a_sparkline_goes_from_the_oldest_to_the_newest_and_keeps_to_its_box() -> None:

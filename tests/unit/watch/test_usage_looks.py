@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from multidb.engine import Engine, Scope
 from multidb.errors import UsageError
-from multidb.model import AppUsage, Enforce, Quota, bytes_of
+from multidb.model import AppUsage, Enforce, Quota
 from multidb.runtime import ServerState, ServerStatus
 from multidb.state import ProjectState
 from multidb.usage import History, Look, Standing, StoreUsage, UsageReport, enforce, look, restricted_after
@@ -43,20 +43,6 @@ def enforced(engine: Engine, **weights: int) -> set[str]:
     sealed = {name for name, box in SHELF.boxes.items() if box.sealed}
     assert sealed == set(done.standing.get("toy", ()))
     return sealed
-
-
-@pytest.mark.parametrize(
-    ("text", "size"),
-    [("1B", 1), ("500MB", 500_000_000), ("5GB", 5 * 10**9), ("5GiB", 5 * 2**30), ("1.5 kB", 1500), ("2TiB", 2**41)],
-)
-def test_sizes(text: str, size: int) -> None:
-    assert bytes_of(text) == size
-
-
-@pytest.mark.parametrize("text", ["", "5", "5iB", "GB", "5gb", "-1GB"])
-def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(ValueError, match="not a size"):
-        bytes_of(text)
 
 
 def test_a_look_tells_size_share_and_standing(open_shop: OpenShop) -> None:

@@ -1,0 +1,46 @@
+"""Sizes and lengths of time, as people write and read them."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from typing import Final
+
+__all__ = ["bytes_of", "duration_of", "size_in_words", "time_in_words"]
+
+_POWERS: Final = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4}
+_SECONDS: Final = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
+
+
+def bytes_of(size: str) -> int:
+    """The bytes of ``500MB`` (powers of 1000) or ``5GiB`` (powers of 1024). `ValueError` for anything else."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kKMGT]?)(i?)B", size)
+    if match is None or (match[3] and not match[2]):
+        raise ValueError(f"{size!r} is not a size")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** _POWERS[match[2]])
+
+
+def size_in_words(size: float) -> str:
+    """Bytes for people, in powers of 1000: ``8.1 MB``; what has shrunk has a minus."""
+    value, units = abs(float(size)), ["B", "kB", "MB", "GB", "TB"]
+    while value >= 999.5 and len(units) > 1:
+        value, units = value / 1000, units[1:]
+    sign = "-" if size < 0 else ""
+    return f"{sign}{value:.0f} {units[0]}" if value >= 99.5 or units[0] == "B" else f"{sign}{value:.1f} {units[0]}"
+
+
+def duration_of(text: str) -> timedelta:
+    """``30s``, ``2min``, ``6h``, ``7d``, ``4w`` as a length of time. `ValueError` for anything else."""
+    match = re.fullmatch(rf"([1-9][0-9]{{0,6}})({'|'.join(_SECONDS)})", text)
+    if match is None:
+        raise ValueError(f"{text!r} is not a length of time")
+    return timedelta(seconds=int(match[1]) * _SECONDS[match[2]])
+
+
+def time_in_words(length: timedelta) -> str:
+    """A length of time for people, in the largest unit of which there are two: ``36 h``; none is negative."""
+    seconds = length.total_seconds()
+    for unit in ("d", "h", "min"):
+        if seconds >= 2 * _SECONDS[unit]:
+            return f"{seconds / _SECONDS[unit]:.0f} {unit}"
+    return f"{max(seconds, 0):.0f} s"

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from textwrap import shorten
 from typing import Any
 
 from multidb.audit.pairs import Pairs
@@ -14,6 +15,8 @@ from multidb.errors import MultidbError
 from multidb.model import Hole, Isolation, Outcome, Probe
 
 __all__ = ["Audit", "Found", "ServerAudited", "Summary", "Tried", "Untried"]
+
+_SHOWN = 160  # characters of what a server said
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +32,12 @@ class Tried:
         """Who tried what, in words: ``SELECT by lernmi against beep_boop``."""
         probe = self.probe
         return f"{probe.name} by {probe.app}" + (f" against {probe.target}" if probe.target else "")
+
+    @property
+    def said(self) -> str:
+        """What the server said to it, in parentheses on one line, to be put behind the act; or nothing."""
+        said = shorten(self.probe.detail, _SHOWN, placeholder=" ...")
+        return f" ({said})" if said else ""
 
     def document(self) -> dict[str, Any]:
         """Plain JSON values."""

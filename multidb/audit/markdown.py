@@ -80,7 +80,7 @@ def _findings(audit: Audit) -> Iterator[str]:
 
 
 def _breach(each: Tried) -> str:
-    return f"- **Breach** on {each.server}: {each.act} worked. {each.probe.detail}".rstrip()
+    return f"- **Breach** on {each.server}: {each.act} worked{each.said}"
 
 
 def _hole(each: Found) -> Iterator[str]:

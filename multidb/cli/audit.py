@@ -114,16 +114,16 @@ def _show(output: Output, found: Audit) -> None:
 def _findings(found: Audit) -> Iterator[tuple[str, str]]:
     """What is wrong, worst first, each line with its style."""
     for each in found.breaches[:_MOST_SHOWN]:
-        yield "bold red", f"breach on {each.server}: {each.act} worked. {each.probe.detail}".rstrip()
+        yield "bold red", f"breach on {each.server}: {each.act} worked{each.said}"
     for hole in found.holes[:_MOST_SHOWN]:
         yield "red", f"hole on {hole.server}: {hole.hole.name}, {hole.hole.subject}. {hole.hole.message}"
-        yield from (("", f"    {statement}") for statement in hole.hole.closes)
+        yield from (("", f"    {line}") for statement in hole.hole.closes for line in statement.splitlines())
     for each in found.broken[:_MOST_SHOWN]:
         yield "yellow", f"broken probe on {each.server}: {each.act}: {each.probe.detail}"
     for gap in found.untried[:_MOST_SHOWN]:
         yield "yellow", f"not tried: {gap}"
     for subject, error in found.errors[:_MOST_SHOWN]:
-        yield "yellow", f"not asked: {subject}: {error.message}" + (f"; {error.hint}" if error.hint else "")
+        yield "yellow", f"not asked: {subject}: {error.sentence(where=False)}"
     for kind in (found.breaches, found.holes, found.broken, found.untried, found.errors):
         if len(kind) > _MOST_SHOWN:
             yield "dim", f"{len(kind) - _MOST_SHOWN} more; --json and --report have them all"

@@ -177,6 +177,18 @@ def test_every_wall_holds_and_every_probe_works(super_site: Site) -> None:
     assert not super_site.changes(apps)
 
 
+def test_a_connection_limit_of_one_is_enough_to_prove_the_walls(super_site: Site) -> None:
+    one, other = super_site.app(connection_limit=1), super_site.app(connection_limit=1)
+    super_site.apply([one, other])
+    with super_site.enter(other):  # its only connection, as when it attacks at the same time
+        found = probes(super_site, one, other)
+    assert {probe.got for probe in found} == {Outcome.REFUSED}, [p for p in found if p.got is not Outcome.REFUSED]
+    assert {"connect as user", "cancel a query", "read its queries"} <= {probe.name for probe in found}
+    with super_site.enter(one), pytest.raises(ServerError) as taken:
+        probes(super_site, one, other)
+    assert "connection_limit" in str(taken.value.hint)
+
+
 BREACHES = (
     ("GRANT CONNECT ON DATABASE {b} TO PUBLIC", "connect as user"),
     ("GRANT CONNECT ON DATABASE postgres TO PUBLIC", "connect to postgres as readonly"),
@@ -244,6 +256,7 @@ HOLES = (
         "CREATE DATABASE {a}__scratch; COMMENT ON DATABASE {a}__scratch IS 'multidb-place:site/{a}'",
         "database {a}__scratch",
     ),
+    ("postgres", "CREATE DATABASE {a}__new ALLOW_CONNECTIONS false", "database {a}__new"),  # killed before its mark
 )
 
 
@@ -259,10 +272,11 @@ def test_each_hole_is_found_and_closed_by_the_statement_that_it_names(super_site
         hole = found[subject.format(**names)]
         assert hole.app == (None if "database postgres" in subject else a.id)
         assert hole.message
-        where = a.id if f"-- in database {a.id}" in hole.closes[0] else "postgres"
-        super_site.served.sql(*hole.closes, database=where)
+        assert all(line.endswith(";") or line == rf'\connect "{a.id}"' for line in hole.closes), "psql takes them"
+        where = a.id if hole.closes[0].startswith(r"\connect") else "postgres"
+        super_site.served.sql(*(line for line in hole.closes if line[0] != "\\"), database=where)
         assert holes(super_site, a, b) == {}, hole
-        if "NOLOGIN" in hole.closes[0]:
+        if "NOLOGIN" in hole.closes[-1]:
             super_site.apply([a, b])
 
 

@@ -20,6 +20,7 @@ from multidb.provisioners.postgres.wire import Answer, Wire
 __all__ = ["probe"]
 
 _DENIED = "42501"
+_TAKEN = "too many connections for role"
 _SHOWN = 160  # characters of what a server said
 
 
@@ -124,18 +125,19 @@ _OF_THE_READER = (_Act("write with the read-only login", _WRITABLE, "SELECT 1", 
 
 
 def probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterator[Probe]:
-    """What came of trying every wall with the attacker's logins: one connection for each of them, one refused attempt
-    at the door of each victim for each of them, and one connection as each victim, to have a session to attack.
+    """What came of trying every wall with the attacker's logins: one refused attempt at each door for each of them,
+    then one connection for each of them, and one as each victim, to have a session to attack. A connection limit of 1
+    is enough.
 
     Raises:
         ServerError: the attacker cannot even come into its own database.
     """
+    for login in logins(attacker):  # before a session of its own takes what may be the only connection that it has
+        yield from _doors(attacker, login, victims)
     with ExitStack() as stack:
         sessions = [_Attack(attacker, login, stack.enter_context(enter(attacker, login))) for login in logins(attacker)]
         user = sessions[0]
         owning = next((each for each in sessions if each.login.slot == "migrate"), user)
-        for session in sessions:
-            yield from session.doors(victims)
         for act in _OF_THE_SERVER:
             yield (owning if act.owning else user).tried(act)
         for session in sessions:
@@ -147,6 +149,52 @@ def probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterator[Probe]:
             yield from user.at_a_session(victim)
 
 
+def _doors(attacker: Tenant, login: Login, victims: Sequence[Tenant]) -> Iterator[Probe]:
+    """Connects to every database but the attacker's own. That the login works at all, its own session shows later."""
+    facts = attacker.context.facts
+    own = facts.server_databases if isinstance(facts, PostgresFacts) else ()
+    left_open = {database.name for database in own if database.open and not database.closable}
+    for database in sorted({"postgres", "template1"} | {database.name for database in own}):
+        expected = Outcome.ALLOWED if database in left_open else Outcome.REFUSED
+        yield from _door(attacker, login, None, database, expected)
+    for victim in victims:
+        yield from _door(attacker, login, victim, victim.app.id, Outcome.REFUSED)
+
+
+def _door(attacker: Tenant, login: Login, victim: Tenant | None, database: str, expected: Outcome) -> Iterator[Probe]:
+    target = victim.app.id if victim is not None else None
+
+    def seen(act: str, got: Outcome, detail: str) -> Probe:
+        return Probe(attacker.app.id, target, f"{act} as {login.slot}", expected, got, detail)
+
+    act = "connect" if victim is not None else f"connect to {database}"
+    try:
+        with enter(attacker, login, database) as wire:
+            yield seen(act, Outcome.ALLOWED, f"{login.user} came into {database}")
+            if victim is not None:
+                for what, question in (("read tables", _READABLE), ("write tables", _WRITABLE)):
+                    answer = wire.send(question, attacker.server.timeout)
+                    yield seen(what, *_outcome(answer, frozenset(), counts=True))
+    except (ServerDown, ServerSlow):
+        raise
+    except ServerError as error:
+        shut = isinstance(error, NotAllowed) or "not currently accepting" in error.message
+        shut = shut or (isinstance(error, AuthenticationFailed) and "pg_hba.conf" in error.message)
+        yield seen(act, Outcome.REFUSED if shut else Outcome.BROKEN, error.message[:_SHOWN])
+
+
+def _session_of(victim: Tenant) -> Wire:
+    """A session as the first of the victim's logins that has a connection free. Errors as for `enter`."""
+    *others, last = logins(victim)
+    for login in others:
+        try:
+            return enter(victim, login)
+        except ServerError as error:
+            if _TAKEN not in error.message:
+                raise
+    return enter(victim, last)
+
+
 class _Attack:
     """One login of the attacker, in its own database."""
 
@@ -155,38 +203,6 @@ class _Attack:
         self.login = login
         self._wire = wire
         self._controls: dict[str, str] = {}  # what is wrong with a control, by act
-
-    def doors(self, victims: Sequence[Tenant]) -> Iterator[Probe]:
-        """Connects to every database but its own."""
-        facts = self._attacker.context.facts
-        own = facts.server_databases if isinstance(facts, PostgresFacts) else ()
-        left_open = {database.name for database in own if database.open and not database.closable}
-        for database in sorted({"postgres", "template1"} | {database.name for database in own}):
-            expected = Outcome.ALLOWED if database in left_open else Outcome.REFUSED
-            yield from self._door(None, database, f"connect to {database}", expected)
-        for victim in victims:
-            yield from self._door(victim, victim.app.id, "connect", Outcome.REFUSED)
-
-    def _door(self, victim: Tenant | None, database: str, name: str, expected: Outcome) -> Iterator[Probe]:
-        target = victim.app.id if victim is not None else None
-
-        def seen(act: str, got: Outcome, detail: str) -> Probe:
-            return Probe(self._attacker.app.id, target, act, expected, got, detail)
-
-        name = f"{name} as {self.login.slot}"
-        try:
-            with enter(self._attacker, self.login, database) as wire:
-                yield seen(name, Outcome.ALLOWED, f"{self.login.user} came into {database}")
-                if victim is not None:
-                    for what, question in (("read tables", _READABLE), ("write tables", _WRITABLE)):
-                        answer = wire.send(question, self._attacker.server.timeout)
-                        yield seen(f"{what} as {self.login.slot}", *_outcome(answer, frozenset(), counts=True))
-        except (ServerDown, ServerSlow):
-            raise
-        except ServerError as error:
-            shut = isinstance(error, NotAllowed) or "not currently accepting" in error.message
-            shut = shut or (isinstance(error, AuthenticationFailed) and "pg_hba.conf" in error.message)
-            yield seen(name, Outcome.REFUSED if shut else Outcome.BROKEN, error.message[:_SHOWN])
 
     def tried(self, act: _Act, victim: Tenant | None = None, **values: str) -> Probe:
         """Carries out the act, unless its control shows that it would prove nothing."""
@@ -210,7 +226,7 @@ class _Attack:
     def at_a_session(self, victim: Tenant) -> Iterator[Probe]:
         """What may be done to a session of the victim: an idle one, opened with its own login for this."""
         try:
-            with enter(victim, next(logins(victim))) as session:
+            with _session_of(victim) as session:
                 session.send("SELECT 'something of its own'", victim.server.timeout)
                 for act in _OF_SESSIONS:
                     yield self.tried(act, victim, pid=str(session.process))

@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from multidb.model import Action, Change, FieldChange, Hole, Inspection, Owner, Resource
+from multidb.provisioners.postgres.places import place_mark, place_names
 from multidb.provisioners.postgres.resources import (
     PUBLIC,
     Access,
@@ -25,7 +26,15 @@ from multidb.provisioners.postgres.resources import (
 )
 from multidb.provisioners.postgres.statements import identifier, statements
 
-__all__ = ["INSIDE", "holes_in_resources", "holes_inside", "holes_of_the_server", "inside_parameters", "server_query"]
+__all__ = [
+    "INSIDE",
+    "holes_in_resources",
+    "holes_inside",
+    "holes_of_the_server",
+    "inside_parameters",
+    "server_parameters",
+    "server_query",
+]
 
 _POWERS = ("superuser", "createdb", "createrole", "replication", "bypassrls")
 
@@ -54,11 +63,14 @@ def holes_in_resources(inspection: Inspection, live: Iterable[Resource]) -> Iter
 
 
 def _closes(change: Change, inspection: Inspection) -> tuple[str, ...]:
-    return tuple(_pasteable(statement.text, statement.scope) for statement in statements(change, inspection.context))
+    made = list(statements(change, inspection.context))
+    return tuple(line for each in made for line in _pasteable(each.text, each.scope))
 
 
-def _pasteable(text: str, database: str) -> str:
-    return f"{text}  -- in database {database}" if database else text
+def _pasteable(text: str, database: str = "") -> tuple[str, ...]:
+    """The lines as psql takes them: a statement inside a database does nothing, or harm, in another."""
+    enter = (rf"\connect {identifier(database)}",) if database else ()
+    return (*enter, f"{text};")
 
 
 def _updated(want: Resource, have: Resource, *fields: str) -> Change:
@@ -116,7 +128,7 @@ def _stranger(have: Role) -> Hole:
         "login of an app that is not in the manifest",
         f"login {have.name}",
         f"{have.name} can still log in, and the manifest has no app {have.app}",
-        (f"ALTER ROLE {identifier(have.name)} NOLOGIN",),
+        _pasteable(f"ALTER ROLE {identifier(have.name)} NOLOGIN"),
     )
 
 
@@ -181,7 +193,7 @@ def holes_inside(answer: str, interior: Interior) -> Iterator[Hole]:
             "default privilege" if kind == "DEFAULT" else f"grant on {kind.lower()}",
             f"{subject} in database {interior.name}",
             what,
-            (_pasteable(text, interior.name),),
+            _pasteable(text, interior.name),
             interior.app,
         )
 
@@ -191,7 +203,8 @@ def holes_inside(answer: str, interior: Interior) -> Iterator[Hole]:
 
 def server_query(facts: PostgresFacts) -> str:
     """Asks for what no app's resources show. ``$1``: the names of the apps' logins, ``$2``: the beginning of the marks
-    of this project's places. Verifiers and pg_hba.conf are only told to a superuser."""
+    of this project's places, ``$3``: the app of each name that a place may have (JSON object): one that was left
+    before it got its mark is shut and has no comment. Verifiers and pg_hba.conf are only told to a superuser."""
     weak, trusting = "NULL::json", "NULL::json"
     if facts.superuser:
         weak = """(SELECT json_agg(json_build_array(rolname, rolpassword IS NULL) ORDER BY rolname) FROM pg_authid
@@ -202,10 +215,19 @@ def server_query(facts: PostgresFacts) -> str:
           FROM pg_hba_file_rules WHERE type <> 'local' AND auth_method IN ('trust', 'password')
             AND NOT (type = 'hostssl' AND auth_method = 'password'))"""
     return f"""SELECT json_build_object('weak', {weak}, 'trusting', {trusting}, 'places', (
-  SELECT json_agg(json_build_array(d.datname, split_part(c.description, '/', 2)) ORDER BY d.datname)
-  FROM pg_database d JOIN pg_shdescription c ON c.objoid = d.oid AND c.classoid = 'pg_database'::regclass
-  WHERE starts_with(c.description, $2) AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid)),
-  'asked', $1::json)"""  # noqa: S608
+  SELECT json_agg(json_build_array(d.datname, coalesce(split_part(c.description, '/', 2), $3::json ->> d.datname))
+                  ORDER BY d.datname)
+  FROM pg_database d LEFT JOIN pg_shdescription c ON c.objoid = d.oid AND c.classoid = 'pg_database'::regclass
+  WHERE (starts_with(c.description, $2)
+         OR (c.description IS NULL AND NOT d.datallowconn AND $3::json ->> d.datname IS NOT NULL))
+    AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid)), 'asked', $1::json)"""  # noqa: S608
+
+
+def server_parameters(logins: Iterable[str], inspection: Inspection) -> tuple[str, str, str]:
+    """What `server_query` is asked with about the apps' `logins`."""
+    places = {name: app.id for app in inspection.apps for name in place_names(app.id)}
+    ours = place_mark(Owner(inspection.context.project, ""))
+    return json.dumps(sorted(logins)), ours, json.dumps(places)
 
 
 def holes_of_the_server(answer: str, logins: Mapping[str, str | None]) -> Iterator[Hole]:
@@ -220,8 +242,8 @@ def holes_of_the_server(answer: str, logins: Mapping[str, str | None]) -> Iterat
             "login without SCRAM",
             f"login {login}",
             f"{login} has {'no password' if unset else 'a password that is not kept as SCRAM-SHA-256'}; "
-            "multidb apply gives it one, and until then it should not log in",
-            (f"ALTER ROLE {identifier(login)} NOLOGIN",),
+            f"multidb apply --app {logins[login]} gives it one; this shuts it out until then",
+            _pasteable(f"ALTER ROLE {identifier(login)} NOLOGIN"),
             logins[login],
         )
     for line, kind, databases, users, address, method in document["trusting"] or ():
@@ -230,13 +252,13 @@ def holes_of_the_server(answer: str, logins: Mapping[str, str | None]) -> Iterat
             "login without a password" if method == "trust" else "password in the clear",
             f"pg_hba.conf line {line}",
             f"whoever comes from {address} may be any of: {users}" if method == "trust" else f"{rule} sends it so",
-            (f"SELECT pg_reload_conf()  -- after writing scram-sha-256 instead of {method} in line {line}: {rule}",),
+            (f"SELECT pg_reload_conf();  -- after writing scram-sha-256 instead of {method} in line {line}: {rule}",),
         )
     for name, app in document["places"] or ():
         yield Hole(
             "left by a run that was interrupted",
             f"database {name}",
             f"it holds data of {app} beside its own database, and nobody is using it",
-            (f"DROP DATABASE {identifier(name)} WITH (FORCE)",),
+            _pasteable(f"DROP DATABASE {identifier(name)} WITH (FORCE)"),
             app,
         )

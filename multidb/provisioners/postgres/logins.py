@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from urllib.parse import unquote, urlsplit
 
+from multidb.errors import AuthenticationFailed, NotAllowed
 from multidb.model import Tenant
 from multidb.provisioners.postgres.wire import Traffic, Wire
 from multidb.secrets import Secret
@@ -40,12 +41,16 @@ def logins(tenant: Tenant) -> Iterator[Login]:
 
 
 def enter(tenant: Tenant, login: Login, database: str = "") -> Wire:
-    """A connection to the app's own database, or to another. Errors as for `Wire`."""
-    return Wire(
-        tenant.server,
-        login.password,
-        "multidb check",
-        Traffic(),
-        database=database or tenant.app.id,
-        user=login.user,
-    )
+    """A connection to the app's own database, or to another. Errors as for `Wire`; what they advise is for an app."""
+    try:
+        return Wire(
+            tenant.server,
+            login.password,
+            "multidb check",
+            Traffic(),
+            database=database or tenant.app.id,
+            user=login.user,
+        )
+    except (AuthenticationFailed, NotAllowed) as error:
+        hint = f"multidb apply --app {tenant.app.id} lets it in again"
+        raise type(error)(error.message, where=error.where, hint=hint) from None

@@ -219,8 +219,8 @@ class PostgresSession:
         overview = catalog.read_overview(self._ask(query, parameters), inspection)
         found = list(holes.holes_in_resources(inspection, overview.resources))
         logins = {each.name: each.app for each in inspection.desired if isinstance(each, Role) and each.login}
-        places = f"multidb-place:{inspection.context.project}/"
-        answer = self._ask(holes.server_query(self._facts), (json.dumps(sorted(logins)), places))
+        query, parameters = holes.server_query(self._facts), holes.server_parameters(logins, inspection)
+        answer = self._ask(query, parameters)
         found += holes.holes_of_the_server(answer, logins)
         entered = [inside for inside in overview.insides if inside.open and inside.marked]
         for each in self._side_by_side(lambda inside: self._holes_inside(inside.desired, inspection), entered):

@@ -266,6 +266,12 @@ _CONNECTION_ERRORS: tuple[tuple[tuple[str, ...], type[ServerError], str, str], .
         "let a superuser grant it CONNECT there",
     ),
     (
+        ("too many connections for role",),
+        ServerError,
+        "has no free connection",
+        "close some of the login's, or raise its connection_limit",
+    ),
+    (
         ("too many clients", "remaining connection slots", "too many connections"),
         ServerError,
         "has no free connection",

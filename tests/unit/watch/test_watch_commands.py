@@ -117,7 +117,7 @@ def test_breaches_holes_and_what_closes_them(shop: Engine, capsys: Captured, tmp
     assert audit_cli.audit_command(report=tmp_path / "audit.md") == 1
     out = capsys.readouterr().out
     for line in (
-        "breach on toy: look in by eve against bob worked. it is a box",
+        "breach on toy: look in by eve against bob worked (it is a box)",
         "hole on toy: unlocked box, box ann. Anybody can look in.",
         "    SHUT ann",
         "broken probe on toy: look in by ann against bob: it is a box",

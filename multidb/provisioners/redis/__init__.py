@@ -71,11 +71,10 @@ from collections.abc import Iterable, Sequence
 
 from multidb.model import Archive, Health, Probe, Provisioner, Server, Session, Tenant
 from multidb.provisioners.redis.container import containers
+from multidb.provisioners.redis.numbers import allocate, check
 from multidb.provisioners.redis.resources import (
     RedisApp,
     RedisServer,
-    allocate,
-    check,
     derived_names,
     desired,
     env,

@@ -40,13 +40,12 @@ from multidb.model import (
 )
 from multidb.provisioners.redis.connection import ask, open_client, scanned, told_plainly
 from multidb.provisioners.redis.keys_file import NEVER, KeysReader, KeysWriter, Record, rdb_version
+from multidb.provisioners.redis.places import place_prefix, place_user
 from multidb.provisioners.redis.removal import emptying
 from multidb.provisioners.redis.resources import (
     RedisFacts,
     mark,
     marks_of,
-    place_prefix,
-    place_user,
     user_name,
 )
 from multidb.provisioners.redis.rules import Rule

@@ -6,12 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 
 from multidb.errors import Refused
 from multidb.model import App, Owner, Statement, StoreContext
+from multidb.provisioners.redis.places import place_of, place_prefix
 from multidb.provisioners.redis.resources import (
     NOTE_USER,
     RedisFacts,
     marks_of,
-    place_of,
-    place_prefix,
     user_name,
 )
 from multidb.provisioners.redis.rules import Rule, join_line

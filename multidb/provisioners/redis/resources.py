@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import re
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from multidb.container import ContainerOptions
-from multidb.errors import UsageError
-from multidb.model import App, DerivedName, Endpoint, Facts, Isolation, Owner, PlaceKind, Resource, StoreContext
+from multidb.model import App, DerivedName, Endpoint, Facts, Isolation, Owner, Resource, StoreContext
 from multidb.provisioners.redis.rules import ALL_DATABASES, CommandTable, Rule
 from multidb.secrets import Secret, SecretRef, SecretSpec, SecretStore
 
 __all__ = [
+    "FIRST_DB",
     "NOTE_USER",
     "AclUser",
     "Claim",
@@ -28,8 +27,7 @@ __all__ = [
     "RedisServer",
     "SaveNote",
     "SavedRules",
-    "allocate",
-    "check",
+    "by_prefix",
     "command_rule",
     "default_user_is_open",
     "derived_names",
@@ -42,17 +40,15 @@ __all__ = [
     "mark",
     "marks_of",
     "parse_mark",
-    "place_of",
-    "place_prefix",
-    "place_user",
     "secrets",
+    "spelled",
     "user_name",
 ]
 
 NOTE_USER = "__multidb__:unsaved"
 _MARK = "__multidb__"
+FIRST_DB = 1  # DB 0 is where every connection starts; it belongs to nobody
 _CHANNEL = re.compile(r"[!-~]+")
-_DATA_DB = 1  # DB 0 is where every connection starts; it belongs to nobody
 
 
 # --- options ---------------------------------------------------------------------------------------------------------
@@ -80,7 +76,7 @@ class RedisApp(BaseModel):
     @field_validator("db")
     @classmethod
     def _not_zero(cls, value: int | None) -> int | None:
-        if value is not None and value < _DATA_DB:
+        if value is not None and value < FIRST_DB:
             raise ValueError("must be 1 or higher: connections start in DB 0, so it is kept empty and is no app's own")
         return value
 
@@ -244,7 +240,12 @@ def mark(owner: Owner, db: int) -> str:
 
     As a channel it is of no use to anybody: it has no wildcard, and only this one user may publish to it.
     """
-    return ":".join((_MARK, _plain(owner.project), _plain(owner.app), str(db)))
+    return spelled(owner.project, owner.app, str(db))
+
+
+def spelled(*parts: str) -> str:
+    """A name on the server that is multidb's own; a part may hold what Redis gives a meaning."""
+    return ":".join((_MARK, *(urllib.parse.quote(part, safe="") for part in parts)))  # no colon, no wildcard
 
 
 def parse_mark(pattern: str) -> tuple[Owner, int] | None:
@@ -260,32 +261,13 @@ def marks_of(rule: Rule) -> list[tuple[Owner, int]]:
     return [marked for pattern in rule.channels if (marked := parse_mark(pattern)) is not None]
 
 
-def place_user(kind: PlaceKind, owner: Owner) -> str:
-    """The ACL user, without any right, that says by its mark what place a backup or restore has taken for an app."""
-    return ":".join((_MARK, kind.value, _plain(owner.project), _plain(owner.app)))
-
-
-def place_prefix(kind: PlaceKind, owner: Owner) -> str:
-    """What keys begin with in such a place, where apps are told apart by prefix: no app's own prefix is like it."""
-    return f"{place_user(kind, owner)}:"
-
-
-def place_of(user: str, owner: Owner) -> PlaceKind | None:
-    """The kind of place that a user of the owner stands for; None for the app's own user."""
-    return next((kind for kind in (PlaceKind.SCRATCH, PlaceKind.NEW) if user == place_user(kind, owner)), None)
-
-
-def _plain(name: str) -> str:
-    return urllib.parse.quote(name, safe="")  # no colon, no wildcard
-
-
 # --- what is wanted --------------------------------------------------------------------------------------------------
 
 
-def _by_prefix(app: App, facts: RedisFacts) -> bool:
+def by_prefix(app: App, facts: RedisFacts) -> bool:
     options: RedisApp = app.stores["redis"]
     if options.isolation == "auto":
-        return facts.cluster and (facts.databases or 1) <= _DATA_DB
+        return facts.cluster and (facts.databases or 1) <= FIRST_DB
     return options.isolation == "prefix"
 
 
@@ -304,7 +286,7 @@ def desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
 def _desired_user(app: App, context: StoreContext) -> AclUser:
     facts: RedisFacts = context.facts
     number = context.numbers[app.id]
-    prefix = _by_prefix(app, facts)
+    prefix = by_prefix(app, facts)
     return AclUser(
         name=user_name(app.id),
         app=app.id,
@@ -436,108 +418,6 @@ def found_default_user(rule: Rule) -> DefaultUser:
     return DefaultUser(name="default", access="open" if default_user_is_open(rule) else "closed")
 
 
-# --- DB numbers ------------------------------------------------------------------------------------------------------
-
-
-def allocate(apps: Sequence[App], facts: RedisFacts, recorded: Mapping[str, int]) -> Mapping[str, int]:
-    """The DB number of each app; 0 for an app that lives in DB 0 under its prefix.
-
-    An explicit ``db`` wins over what the app's mark on the server says, that over `recorded`, that over the lowest
-    free number. A number is free when no app has it or ever had it (`recorded` keeps removed apps), no ACL user on the
-    server is limited to it, and its DB is empty.
-
-    Raises:
-        UsageError: two apps with one number, a number that the server does not have, or none left.
-    """
-    by_prefix = [app for app in apps if _by_prefix(app, facts)]
-    numbered = [app for app in apps if not _by_prefix(app, facts)]
-    _check_modes(by_prefix, numbered, facts)
-    foreign = _foreign_numbers(apps, facts, recorded)
-    taken = dict(foreign)
-    numbers = {app.id: 0 for app in by_prefix}
-
-    def give(app: App, number: int) -> None:
-        if number in taken:
-            raise _refusal(app, f"DB {number} belongs to {taken[number]}", "give one of them another db: number")
-        _check_range(app, number, facts)
-        numbers[app.id], taken[number] = number, f"app {app.id}"
-
-    for app in numbered:
-        if (wish := app.stores["redis"].db) is not None:
-            give(app, wish)
-    for app in numbered:
-        held = _held(app, facts, recorded)
-        if app.id not in numbers and held is not None and held not in foreign:
-            give(app, held)
-    never = {*recorded.values(), *facts.keys, *(claim.db for claim in facts.claims)}
-    free = (number for number in itertools.count(_DATA_DB) if number not in never and number not in taken)
-    for app in numbered:
-        if app.id not in numbers:
-            give(app, next(free))
-    return numbers
-
-
-def check(apps: Sequence[App]) -> Iterator[tuple[App, str]]:
-    """Apps that ask for the same DB number."""
-    holders: dict[int, list[App]] = {}
-    for app in apps:
-        if (wish := app.stores["redis"].db) is not None:
-            holders.setdefault(wish, []).append(app)
-    for number, sharing in holders.items():
-        for app in sharing if len(sharing) > 1 else ():
-            others = ", ".join(f"{other.id} ({other.where})" for other in sharing if other is not app)
-            yield app, f"app {app.id} asks for redis db {number}, and so does {others}"
-
-
-def _foreign_numbers(apps: Sequence[App], facts: RedisFacts, recorded: Mapping[str, int]) -> dict[int, str]:
-    """The numbers that none of `apps` may have, and whose they are."""
-    ids = {app.id for app in apps}
-    users = {user_name(app) for app in ids}
-    others = {number: f"app {app}, which had it before" for app, number in recorded.items() if app not in ids}
-    return others | {claim.db: str(claim) for claim in facts.claims if claim.user not in users}
-
-
-def _held(app: App, facts: RedisFacts, recorded: Mapping[str, int]) -> int | None:
-    """The number that the app has already: by its mark on the server, else by what is recorded."""
-    live = {claim.db for claim in facts.claims if claim.user == user_name(app.id)} - {0}
-    return live.pop() if len(live) == 1 else recorded.get(app.id) or None
-
-
-def _check_range(app: App, number: int, facts: RedisFacts) -> None:
-    if facts.databases is None or number < facts.databases:
-        return
-    hint = "raise servers.redis.databases and restart the server: multidb down && multidb up"
-    if facts.cluster:
-        hint = "a cluster has only these; set isolation: prefix"
-    raise _refusal(app, f"DB {number} is beyond the server's last one, {facts.databases - 1}", hint)
-
-
-def _check_modes(by_prefix: Sequence[App], numbered: Sequence[App], facts: RedisFacts) -> None:
-    """Without database rules an app with a DB of its own reaches DB 0 too, where the apps with a prefix live."""
-    if facts.db_rules:
-        return
-    users = {user_name(app.id) for app in (*by_prefix, *numbered)}
-    others = [claim for claim in facts.claims if claim.owner is not None and claim.user not in users]
-    in_zero = [f"app {app.id}" for app in by_prefix] + [str(claim) for claim in others if claim.db == 0]
-    if by_prefix and (outside := [claim for claim in others if claim.db != 0]):
-        raise _mixed(by_prefix[0], "prefix", str(outside[0]), facts)
-    if numbered and in_zero:
-        raise _mixed(numbered[0], "database", in_zero[0], facts)
-
-
-def _mixed(app: App, mode: str, other: str, facts: RedisFacts) -> UsageError:
-    return _refusal(
-        app,
-        f"isolation: {mode} does not go with that of {other}: {facts.product} {facts.version} has no database rules, "
-        "so an app with a DB of its own reaches DB 0, where apps with a prefix live",
-        "give all apps of this server the same isolation, or use Valkey 9.1.1 or later",
-    )
-
-
-def _refusal(app: App, message: str, hint: str) -> UsageError:
-    return UsageError(f"redis: {message}", where=app.where or f"app {app.id}", hint=hint)
-
-
 # --- what the app is told --------------------------------------------------------------------------------------------
 
 
@@ -576,12 +456,12 @@ def _wall(app: App, facts: RedisFacts) -> tuple[Isolation, str]:
     extra = app.stores["redis"].channels
     if facts.default_open:
         return Isolation.NAMING_ONLY, "the server's default user needs no password, so anyone is an administrator"
-    if not _by_prefix(app, facts) and not facts.db_rules:
+    if not by_prefix(app, facts) and not facts.db_rules:
         return Isolation.PARTIAL, (
             "SELECT reaches the app's DB only, but every connection starts in DB 0, where all apps can read and write"
         )
     if extra:
         return Isolation.PARTIAL, f"any app may be given the channels {', '.join(extra)} as well"
-    if _by_prefix(app, facts):
+    if by_prefix(app, facts):
         return Isolation.ENFORCED, f"the ACL allows only keys and channels that start with {app.id}:"
     return Isolation.ENFORCED, "the ACL allows only the app's DB and channels"

@@ -17,6 +17,7 @@ from multidb.errors import UsageError
 from multidb.model import Action, App, Endpoint, Isolation, Owner, Resource, StoreContext
 from multidb.plan import diff
 from multidb.provisioners.redis import PROVISIONER
+from multidb.provisioners.redis.numbers import allocate
 from multidb.provisioners.redis.resources import (
     AclUser,
     Claim,
@@ -25,7 +26,6 @@ from multidb.provisioners.redis.resources import (
     RedisFacts,
     RedisServer,
     SavedRules,
-    allocate,
     command_rule,
     found_default_user,
     found_user,

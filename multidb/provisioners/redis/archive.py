@@ -40,6 +40,7 @@ from multidb.model import (
 )
 from multidb.provisioners.redis.connection import ask, open_client, scanned, told_plainly
 from multidb.provisioners.redis.keys_file import NEVER, KeysReader, KeysWriter, Record, rdb_version
+from multidb.provisioners.redis.lock import Lease
 from multidb.provisioners.redis.places import place_prefix, place_user
 from multidb.provisioners.redis.removal import emptying
 from multidb.provisioners.redis.resources import (
@@ -49,7 +50,7 @@ from multidb.provisioners.redis.resources import (
     user_name,
 )
 from multidb.provisioners.redis.rules import Rule
-from multidb.provisioners.redis.session import Lease, carry_out, read_facts, read_rules
+from multidb.provisioners.redis.session import carry_out, read_facts, read_rules
 from multidb.provisioners.redis.tally import Seen, Tally
 from multidb.provisioners.redis.wire import Wire
 from multidb.secrets import Secret, redact

@@ -106,6 +106,7 @@ def facts_of(site: Site, database: str) -> list[Any]:
     return [
         sql("SELECT last_value, is_called FROM generated_s_seq", database=database),
         sql("SELECT n, s FROM summed", database=database),
+        sql("SELECT n FROM visible", database=database),  # what its owner sees of a table that hides rows from it
         sql("SELECT last_value, increment_by FROM pg_sequences WHERE sequencename LIKE 'quoted%'", database=database),
         sql("SELECT obj_description(oid, 'pg_class') FROM pg_class WHERE relname LIKE 'quoted%'", database=database)[
             :1

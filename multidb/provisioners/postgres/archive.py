@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import sys
 import tempfile
 import time
@@ -51,6 +52,8 @@ _CHUNK = 1 << 20
 _ANSWER, _WORK, _READ = 60.0, 600.0, 24 * 3600.0
 _ROUNDS = 10  # attempts to find a database without sessions
 _BUSY = "55006"
+_ENTRY = re.compile(r"[0-9]+; [0-9]+ [0-9]+ (.*)")  # of a table of contents: its number, two oids, what it is
+_SECURITY, _FILLING = "ROW SECURITY ", "MATERIALIZED VIEW DATA "
 _LIST_SETTINGS = frozenset({"search_path", "temp_tablespaces", "session_preload_libraries", "local_preload_libraries"})
 
 # $1: names (JSON array). What has to be known of these databases to make one like it, or to put one in its place.
@@ -235,17 +238,26 @@ class PostgresArchive:
                 names = (_by_number(dump), _by_number(listed))
                 files = (dump.fileno(), listed.fileno())
                 with programs.running(programs.list_command(program, names[0]), None, self._where, files) as output:
-                    listed.write(_wanted(output.read(), schemas, part))
-                    listed.flush()
-                progress(place.app.id, "loading")
-                dump.seek(0)
-                listed.seek(0)
+                    first, last = _steps(output.read().decode(errors="surrogateescape"), schemas, part)
                 with self._loader(wire, place, role) as (login, password):
                     target = programs.address(login, place.name)
-                    command = programs.restore_command(program, target, *names, role, _jobs())
-                    with programs.running(command, password, self._where, files) as output:
-                        output.read()
-                self._policies(wire, place.app, part, role)
+
+                    def load(contents: Sequence[str], jobs: int) -> None:
+                        listed.seek(0)
+                        listed.truncate()
+                        listed.write("\n".join([*contents, ""]).encode(errors="surrogateescape"))
+                        listed.flush()
+                        for file in (dump, listed):
+                            file.seek(0)
+                        command = programs.restore_command(program, target, *names, role, jobs)
+                        with programs.running(command, password, self._where, files) as output:
+                            output.read()
+
+                    progress(place.app.id, "loading")
+                    load(first, _jobs())
+                    self._policies(wire, place.app, part, role)
+                    if last:
+                        load(last, 1)
         if place.kind is PlaceKind.LIVE:
             self._unfinished(place.name)
 
@@ -497,11 +509,20 @@ def _entries(part: Part, name: str) -> Sequence[Any]:
     return found
 
 
-def _wanted(listing: bytes, schemas: frozenset[str], part: Part) -> bytes:
-    """The table of contents without what the admin has made already, and what is made with other names."""
-    skipped = [" EXTENSION - ", " COMMENT - EXTENSION "]
-    skipped += [f" SCHEMA - {schema} " for schema in schemas]
-    skipped += [f" POLICY {entry['schema']} {entry['table']} {entry['name']} " for entry in _entries(part, "policies")]
-    skipped += [f" COMMENT {entry['schema']} POLICY " for entry in _entries(part, "policies")]
-    kept = [line for line in listing.decode().splitlines() if not any(words in line for words in skipped)]
-    return "\n".join([*kept, ""]).encode()
+def _steps(listing: str, schemas: frozenset[str], part: Part) -> tuple[list[str], list[str]]:
+    """The table of contents without what the admin has made already, and what is made with other names; in two steps.
+
+    Row security comes after everything that it would hide rows from (a foreign key of a table that forces it upon its
+    owner is refused), and materialized views are filled after it, as their owner would fill them.
+    """
+    skipped = ["EXTENSION - ", "COMMENT - EXTENSION "]
+    skipped += [f"SCHEMA - {schema} " for schema in schemas]
+    skipped += [f"POLICY {entry['schema']} {entry['table']} {entry['name']} " for entry in _entries(part, "policies")]
+    skipped += [f"COMMENT {entry['schema']} POLICY " for entry in _entries(part, "policies")]
+    kept = {line: found[1] for line in listing.splitlines() if (found := _ENTRY.match(line))}
+    kept = {line: what for line, what in kept.items() if not what.startswith(tuple(skipped))}
+    if not any(what.startswith(_SECURITY) for what in kept.values()):
+        return list(kept), []
+    last = [line for line, what in kept.items() if what.startswith((_SECURITY, _FILLING))]
+    last.sort(key=lambda line: not kept[line].startswith(_SECURITY))
+    return [line for line in kept if line not in last], last

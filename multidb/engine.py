@@ -327,8 +327,12 @@ class Engine:
         numbers = store.allocate(apps, session.facts, recorded) if store.allocate else {}
         options = self.project.servers.get(server.store)
         return StoreContext(
-            self.project.name, session.facts, options, {**recorded, **numbers}, server, self._restricted(server)
+            self.project.name, session.facts, options, {**recorded, **numbers}, server, self.restricted(server.store)
         )
+
+    def restricted(self, store: str) -> frozenset[str]:
+        """The apps that are read-only on the store because of their quota."""
+        return frozenset(self.state.read("restricted").get(store, ()))
 
     def tenants(self, scope: Scope) -> tuple[list[Tenant], dict[str, MultidbError]]:
         """Every app in scope on each of its servers, with its own credentials; and per server why it has none.
@@ -426,9 +430,6 @@ class Engine:
 
     def _numbers(self, server: Server) -> dict[str, int]:
         return dict(self.state.read("numbers").get(server.name, {}))
-
-    def _restricted(self, server: Server) -> frozenset[str]:
-        return frozenset(self.state.read("restricted").get(server.store, ()))
 
     def _refuse_lost(self, change: Change, scope: Scope) -> Change:
         lost = [each.field for each in change.fields if each.old == LOST]
@@ -561,7 +562,7 @@ class Engine:
             return self._recall(server, None)
 
     def _recall(self, server: Server, facts: Any) -> StoreContext:
-        options, restricted = self.project.servers.get(server.store), self._restricted(server)
+        options, restricted = self.project.servers.get(server.store), self.restricted(server.store)
         return StoreContext(self.project.name, facts, options, self._numbers(server), server, restricted)
 
     def _never_applied(self, app: App) -> UsageError:

@@ -57,6 +57,10 @@ class MultidbError(Exception):
     def __str__(self) -> str:
         return f"{self.where}: {self.message}" if self.where else self.message
 
+    def document(self) -> dict[str, str]:
+        """As it stands in the JSON document of something that could not be done for one app, store or server."""
+        return {"code": self.code, "message": str(self)}
+
     def sentence(self, *, where: bool = True) -> str:
         """What is wrong, where (unless that is said already) and what to do, on one line."""
         said = str(self) if where else self.message

@@ -186,7 +186,7 @@ def _server_document(server: ServerPlan) -> dict[str, Any]:
         "version": server.version,
         "digest": server.digest,
         "isolation": {app: {"level": level.value, "why": why} for app, (level, why) in server.isolation.items()},
-        **({"error": {"code": server.error.code, "message": str(server.error)}} if server.error else {}),
+        **({"error": server.error.document()} if server.error else {}),
         **({"skipped": server.skipped} if server.skipped else {}),
     }
 

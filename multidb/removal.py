@@ -47,15 +47,7 @@ def remove(engine: Engine, app_id: str, *, grace: timedelta, backup: str, progre
     """
     state = engine.state
     with state.lock("removal", f"multidb remove-app {app_id}"):
-        stone = tombstones(state).get(app_id)
-        if stone is None:
-            now = datetime.now(UTC)
-            with state.turn("manifest"):
-                stone = Tombstone(app_id, Phase.REMOVING, now, now + grace, _edits(engine, app_id), backup)
-                bury(state, stone)
-        stone = dataclasses.replace(stone, phase=Phase.REMOVING, backup=stone.backup or backup)
-        bury(state, stone)
-        _take_out(engine, stone)
+        stone = _taken_out(engine, app_id, Phase.REMOVING, grace, backup)
         app = engine.project.apps[app_id]
         failed = _on_each_server(engine, app, lambda server: _suspend(engine, server, app, progress))
         if failed:
@@ -101,15 +93,7 @@ def purge(engine: Engine, app_id: str, progress: Progress) -> None:
     """
     state = engine.state
     with state.lock("removal", f"multidb purge {app_id}"):
-        stone = tombstones(state).get(app_id)
-        if stone is None:
-            now = datetime.now(UTC)
-            with state.turn("manifest"):
-                stone = Tombstone(app_id, Phase.PURGING, now, now, _edits(engine, app_id))
-                bury(state, stone)
-        stone = dataclasses.replace(stone, phase=Phase.PURGING)
-        bury(state, stone)
-        _take_out(engine, stone)
+        _taken_out(engine, app_id, Phase.PURGING)
         app = engine.project.apps[app_id]
         failed = _on_each_server(engine, app, lambda server: _drop(engine, server, app, progress))
         if failed:
@@ -129,6 +113,23 @@ def the_removed(engine: Engine, app_id: str) -> Tombstone:
 
 
 # --- the manifest ----------------------------------------------------------------------------------------------------
+
+
+def _taken_out(
+    engine: Engine, app_id: str, phase: Phase, grace: timedelta = timedelta(0), backup: str = ""
+) -> Tombstone:
+    """Takes the app out of the manifest, once that is written down; an earlier run's tombstone goes on in `phase`."""
+    state = engine.state
+    stone = tombstones(state).get(app_id)
+    if stone is None:
+        now = datetime.now(UTC)
+        with state.turn("manifest"):
+            stone = Tombstone(app_id, phase, now, now + grace, _edits(engine, app_id), backup)
+            bury(state, stone)
+    stone = dataclasses.replace(stone, phase=phase, backup=stone.backup or backup)
+    bury(state, stone)
+    _take_out(engine, stone)
+    return stone
 
 
 def _edits(engine: Engine, app_id: str) -> tuple[Edit, ...]:

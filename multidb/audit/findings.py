@@ -253,10 +253,7 @@ class Audit:
             "untried": [
                 {"store": each.store, "app": each.app, "target": each.target, "why": each.why} for each in self.untried
             ],
-            "errors": [
-                {"subject": subject, "code": error.code, "message": str(error), "hint": error.hint}
-                for subject, error in self.errors
-            ],
+            "errors": [{"subject": subject, **error.document(), "hint": error.hint} for subject, error in self.errors],
             "probes": [each.document() for each in self.tried],
         }
 
@@ -288,6 +285,6 @@ def _pairs(pairs: Pairs) -> dict[str, Any]:
 
 
 def _server(each: ServerAudited) -> dict[str, Any]:
-    error = {"error": {"code": each.error.code, "message": str(each.error)}} if each.error else {}
+    error = {"error": each.error.document()} if each.error else {}
     skipped = {"skipped": each.skipped} if each.skipped else {}
     return {"store": each.store, "version": each.version, **error, **skipped}

@@ -53,13 +53,13 @@ class Round:
         return {
             "sets": [_set_document(each, verdicts) for each in self.made if each.made],
             "failed": [
-                {"app": each.app, "where": name, "code": error.code, "message": str(error)}
+                {"app": each.app, "where": name, **error.document()}
                 for each in self.made
                 for name, error in each.errors.items()
             ],
             "recovered": self.recovered,
             "pruned": [copy.where for copy in self.pruned],
-            "errors": {app: {"code": error.code, "message": str(error)} for app, error in self.errors.items()},
+            "errors": {app: error.document() for app, error in self.errors.items()},
         }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
@@ -15,7 +16,7 @@ from multidb.errors import MultidbError
 from multidb.model import App, Health, Project, Status, time_in_words
 from multidb.state import ProjectState
 
-__all__ = ["due", "LastSets", "freshness", "last_sets", "next_due", "verification_due"]
+__all__ = ["due", "LastSets", "freshness", "freshness_now", "last_sets", "next_due", "verification_due"]
 
 _EARLY: Final = 0.02  # of the interval: a timer that fires a moment early must not lose a whole turn
 _LATE: Final = 1.5  # intervals after which somebody is told
@@ -59,6 +60,11 @@ def freshness(project: Project, state: ProjectState, app: App, now: datetime) ->
     assert newest is not None
     proof = f", proved {time_in_words(now - verified)} ago" if verified else ""
     return Health(Status.HEALTHY, f"newest set {time_in_words(now - newest)} old{proof}")
+
+
+def freshness_now(engine: Engine) -> Callable[[App], Health | None]:
+    """`freshness` of the project's apps, each as it is when it is asked for."""
+    return lambda app: freshness(engine.project, engine.state, app, datetime.now(UTC))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,10 @@ import typer
 from multidb.backup.encryption import identities
 from multidb.backup.repository import utc_now
 from multidb.backup.rounds import Round, run_round
-from multidb.backup.schedule import due, freshness, next_due
+from multidb.backup.schedule import due, freshness_now, next_due
 from multidb.cli.options import (
     DEFAULT_FILE,
+    AppsArgument,
     EnvOption,
     FileOption,
     IdentityOption,
@@ -50,7 +51,7 @@ _AFTER_FAILURE: Final = timedelta(minutes=15)
     )
 )
 def backup(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these apps.")] = None,
+    names: AppsArgument = None,
     file: FileOption = DEFAULT_FILE,
     env: EnvOption = None,
     stores: StoresOption = None,
@@ -115,8 +116,8 @@ def _round(
 def _tell(run: Run, output: Output) -> None:
     """Tells the receivers how each app's backups stand now, whatever this run was about."""
     engine = run.engine(output)
-    now = utc_now()
-    found = {app.id: freshness(engine.project, engine.state, app, now) for app in engine.project.apps.values()}
+    fresh = freshness_now(engine)
+    found = {app.id: fresh(app) for app in engine.project.apps.values()}
     known = {app: health for app, health in found.items() if health is not None}
     tell(output, engine, lambda notifier: notifier.about_backups(known))
 

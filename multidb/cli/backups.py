@@ -19,6 +19,7 @@ from multidb.backup.settings import settings
 from multidb.backup.verifying import Verified, verify
 from multidb.cli.options import (
     DEFAULT_FILE,
+    AppsArgument,
     EnvOption,
     FileOption,
     IdentityOption,
@@ -49,7 +50,7 @@ SetsArgument = Annotated[
 
 @app.command("list", epilog=examples("multidb backups list", "multidb backups list lernmi --json"))
 def list_sets(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these apps.")] = None,
+    names: AppsArgument = None,
     file: FileOption = DEFAULT_FILE,
     env: EnvOption = None,
     targets: FromOption = None,
@@ -172,7 +173,7 @@ def verify_sets(
     epilog=examples("multidb backups prune --dry-run", "multidb backups prune lernmi", "multidb backups prune --yes"),
 )
 def prune_sets(
-    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these apps.")] = None,
+    names: AppsArgument = None,
     file: FileOption = DEFAULT_FILE,
     env: EnvOption = None,
     targets: FromOption = None,

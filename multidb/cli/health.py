@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from typing import Annotated
 
 import typer
 from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.table import Table
 from rich.text import Text
 
-from multidb.backup.schedule import freshness
+from multidb.backup.schedule import freshness_now
 from multidb.cli.options import (
     DEFAULT_FILE,
     AppOrAllArgument,
@@ -25,11 +23,11 @@ from multidb.cli.options import (
     examples,
     scope,
 )
-from multidb.cli.output import Output
+from multidb.cli.output import Output, grid
 from multidb.cli.telling import NotifyOption, tell
 from multidb.engine import Engine, Scope
 from multidb.health import HealthReport, check
-from multidb.model import App, Health, Status
+from multidb.model import Health, Status
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -80,10 +78,8 @@ def health(
 
 
 def _checked(engine: Engine, wanted: Scope, *, may_write: bool) -> HealthReport:
-    def fresh(app: App) -> Health | None:
-        return freshness(engine.project, engine.state, app, datetime.now(UTC))
-
-    return check(engine, wanted, may_write=may_write, freshness=fresh if wanted.stores is None else None)
+    freshness = freshness_now(engine) if wanted.stores is None else None
+    return check(engine, wanted, may_write=may_write, freshness=freshness)
 
 
 def _watch(engine: Engine, wanted: Scope, output: Output, every: float, *, may_write: bool) -> int:
@@ -114,9 +110,7 @@ def _drawn(report: HealthReport) -> RenderableType:
     if not report.checks:
         return Text("There is nothing to check. Next: multidb add-app NAME")
     stores = tuple(dict.fromkeys(check.store for check in report.checks))
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column in ("app", "status", *stores, *(("backup",) if report.backups else ())):
-        table.add_column(column)
+    table = grid("app", "status", *stores, *(("backup",) if report.backups else ()))
     found = {(check.app, check.store): check.health for check in report.checks}
     for app in report.apps:
         cells = [_cell(found.get((app, store))) for store in stores]

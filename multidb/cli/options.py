@@ -21,6 +21,7 @@ from multidb.provisioners import STORES
 __all__ = [
     "AppArgument",
     "AppOrAllArgument",
+    "AppsArgument",
     "AppsOption",
     "DeepOption",
     "EnvOption",
@@ -60,6 +61,7 @@ DeepOption = Annotated[
     bool, typer.Option("--deep/--shallow", help="Also look inside every app's database, or read shared catalogs only.")
 ]
 AppArgument = Annotated[str, typer.Argument(metavar="NAME", help="The app; beep-boop means beep_boop.")]
+AppsArgument = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these apps.")]
 AppOrAllArgument = Annotated[
     str | None, typer.Argument(metavar="[NAME]", help="Only this app; beep-boop means beep_boop. Default: every app.")
 ]

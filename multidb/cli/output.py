@@ -18,11 +18,12 @@ import typer
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
+from rich.text import Text
 
 from multidb.errors import ManifestError, MultidbError
 from multidb.secrets import redact
 
-__all__ = ["Output", "report_error", "report_interrupt"]
+__all__ = ["Output", "grid", "report_error", "report_interrupt"]
 
 _LINE_EVERY = 5.0  # seconds between progress lines where there is no terminal
 _WIDEST = 10_000  # columns, where there is no terminal
@@ -81,11 +82,7 @@ class Output:
         """A table of plain cells. `styles` colours a cell by its text."""
         if self.json:
             return
-        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-        for column in columns:
-            table.add_column(column, overflow="fold")
-        from rich.text import Text
-
+        table = grid(*columns)
         for row in rows:
             table.add_row(*(Text(cell, style=(styles or {}).get(cell, "")) for cell in row))
         self.out.print(table)
@@ -145,6 +142,14 @@ class Output:
         finally:
             ended.set()
             speaker.join()
+
+
+def grid(*columns: str, right: Sequence[str] = ()) -> Table:
+    """An empty table of these columns, those in `right` with their cells to the right."""
+    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold", justify="right" if column in right else "left")
+    return table
 
 
 def print_document(command: str, ok: bool, fields: Mapping[str, Any], indent: int | None = 2) -> None:

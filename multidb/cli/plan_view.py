@@ -78,7 +78,7 @@ def report_document(report: Report) -> dict[str, Any]:
                 "done": [_key(change) for change in server.done],
                 "failed": _key(server.failed) if server.failed else None,
                 "not_tried": [_key(change) for change in server.not_tried],
-                "error": {"code": server.error.code, "message": str(server.error)} if server.error else None,
+                "error": server.error.document() if server.error else None,
             }
             for server in report.servers
         ]

@@ -21,7 +21,7 @@ from multidb.cli.options import (
     examples,
     scope,
 )
-from multidb.cli.output import Output
+from multidb.cli.output import Output, grid
 from multidb.model import size_in_words
 from multidb.usage import Enforcement, Standing, StoreUsage, UsageReport, enforce, look
 
@@ -114,9 +114,7 @@ def _show_details(output: Output, subject: str, each: StoreUsage) -> None:
 
 
 def _table(report: UsageReport) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column in ("app", "store", "size", "", "", "growth", "connections", ""):
-        table.add_column(column, justify="right" if column == "size" else "left")
+    table = grid("app", "store", "size", "", "", "growth", "connections", "", right=("size",))
     totals = _totals(report)
     for each in report.stores:
         style = _STYLES[each.standing]

@@ -14,10 +14,10 @@ from threading import Lock
 
 from multidb import audit, health, usage
 from multidb.audit import Audit
-from multidb.backup.schedule import LastSets, freshness, last_sets
+from multidb.backup.schedule import LastSets, freshness_now, last_sets
 from multidb.engine import Engine, Scope
 from multidb.health import HealthReport
-from multidb.model import App, Health, Project, unwatched
+from multidb.model import Project, unwatched
 from multidb.plan import Plan
 from multidb.usage import History, Look, UsageReport
 
@@ -66,11 +66,7 @@ class Sources:
     def health(self) -> HealthReport:
         """Tries every app's every store."""
         engine = self.engine()
-
-        def fresh(app: App) -> Health | None:
-            return freshness(engine.project, engine.state, app, datetime.now(UTC))
-
-        return health.check(engine, may_write=self._may_write, freshness=fresh)
+        return health.check(engine, may_write=self._may_write, freshness=freshness_now(engine))
 
     def drift(self) -> Plan:
         """What an apply would change, as far as the servers' shared catalogs tell."""

@@ -50,7 +50,7 @@ class Enforcement:
             "powerless": self.powerless,
         }
         found = {word: {store: sorted(apps) for store, apps in by.items()} for word, by in words.items()}
-        errors = {store: {"code": error.code, "message": str(error)} for store, error in self.errors.items()}
+        errors = {store: error.document() for store, error in self.errors.items()}
         return {**found, "errors": errors}
 
 

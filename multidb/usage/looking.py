@@ -60,7 +60,7 @@ def _ask(engine: Engine, server: Server, scope: Scope, progress: Progress) -> Se
 def _of_apps(
     engine: Engine, server: Server, seen: ServerSeen, scope: Scope, earlier: Look | None
 ) -> Iterator[StoreUsage]:
-    restricted = engine.state.read("restricted").get(server.store, ())
+    restricted = engine.restricted(server.store)
     for app in engine.apps_of(server) if seen.usage else ():
         usage = seen.usage.apps.get(app.id) if seen.usage and scope.wants(app) else None
         if usage is None:

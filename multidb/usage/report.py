@@ -98,7 +98,7 @@ class ServerSeen:
     def document(self) -> dict[str, Any]:
         """Plain JSON values."""
         usage = self.usage or ServerUsage()
-        error = {"error": {"code": self.error.code, "message": str(self.error)}} if self.error else {}
+        error = {"error": self.error.document()} if self.error else {}
         return {
             "store": self.store,
             "size": usage.size,

@@ -17,7 +17,7 @@ import pytest
 from multidb.errors import ArchiveError, Conflict, WrongVersion
 from multidb.model import Archive, Part, PlaceKind
 from multidb.provisioners.qdrant import PROVISIONER
-from multidb.provisioners.qdrant.resources import ServerOptions
+from multidb.provisioners.qdrant.options import ServerOptions
 from tests.contract.case import RealServer
 from tests.contract.case_qdrant import ask, local_folder, opened, real_server
 from tests.contract.qdrant_driver import Driver, app

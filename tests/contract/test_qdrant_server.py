@@ -30,7 +30,8 @@ from multidb.errors import (
 from multidb.model import Action, App, Endpoint, Isolation, Server, Statement
 from multidb.provisioners.qdrant import PROVISIONER
 from multidb.provisioners.qdrant import transport as qdrant_transport
-from multidb.provisioners.qdrant.resources import AppOptions, ServerOptions, admission_claim, registry_name, token_ref
+from multidb.provisioners.qdrant.options import AppOptions, ServerOptions
+from multidb.provisioners.qdrant.resources import admission_claim, registry_name, token_ref
 from multidb.provisioners.qdrant.statements import Call
 from multidb.secrets import MemorySecretStore, Secret
 from tests.contract.case import RealServer

@@ -1,4 +1,4 @@
-"""The walls between apps on Neo4j: tried with one app's login, and searched for holes with the admin's.
+"""The walls between apps on Neo4j, tried with one app's login.
 
 Every attempt is made in a transaction that is rolled back, administration commands included: Neo4j runs those in
 transactions too, and checks the rights when they run (``EXPLAIN`` would not). What cannot be rolled back is not tried:
@@ -8,41 +8,26 @@ login is tried on another app's server under its own name only.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
 from neo4j import exceptions
 
-from multidb.model import Hole, Inspection, Outcome, Probe, Tenant
+from multidb.model import Outcome, Probe, Tenant
 from multidb.provisioners.neo4j.bolt import DRIVER_ERRORS, Bolt, explain, said
-from multidb.provisioners.neo4j.catalog import Row
 from multidb.provisioners.neo4j.health import as_the_app
-from multidb.provisioners.neo4j.places import place_names
 from multidb.provisioners.neo4j.resources import (
-    PUBLIC,
     STORE,
-    Mode,
-    canonical,
     database_name,
-    mode,
-    read_mark,
-    ro_role,
     rw_role,
     user_name,
 )
-from multidb.provisioners.neo4j.statements import SYSTEM, quoted, revoked
-from multidb.secrets import Secret
+from multidb.provisioners.neo4j.statements import SYSTEM, quoted
 
-__all__ = ["Attempt", "ON_DATABASES", "ON_LABELS", "holes", "holes_in_rights", "probe"]
+__all__ = ["Attempt", "ON_DATABASES", "ON_LABELS", "probe"]
 
 _REFUSALS: Final = ("Neo.ClientError.Security.", "Neo.ClientError.Database.DatabaseNotFound")
-_ADMIN_ROLE: Final = "admin"
-_FIRST_USER: Final = "neo4j"
-_FIRST_PASSWORD: Final = Secret("neo4j")  # what every new server has
-# What PUBLIC has on every new server and may keep. LOAD, which it has too, `multidb apply` takes away.
-_EVERYBODYS: Final = ("GRANT ACCESS ON HOME", "GRANT EXECUTE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,112 +189,3 @@ async def _rolled_back(bolt: Bolt, text: str, database: str, user: str | None) -
             return len(await (await transaction.run(text)).data())
         finally:
             await transaction.rollback()
-
-
-def holes(bolt: Bolt, inspection: Inspection) -> Sequence[Hole]:
-    """What opens a wall around one of the apps; four questions and at most one login, however many apps there are."""
-    found = [*_open_doors(bolt)]
-    if mode(inspection.context) is Mode.DATABASE:
-        members = bolt.ask("SHOW ROLES WITH USERS YIELD role, member")
-        commands = [row["command"] for row in bolt.ask("SHOW ALL PRIVILEGES AS COMMANDS YIELD command")]
-        names = {row["name"] for row in bolt.ask("SHOW DATABASES YIELD name")}
-        return [*found, *holes_in_rights(commands, members, inspection), *_left_over(names, inspection)]
-    marks = [mark[0] for row in _indexes(bolt, inspection) if (mark := read_mark(row["name"]))]
-    known = {user_name(app.id) for app in inspection.apps} | {user_name(owner.app) for owner in marks}
-    strangers = {row["user"] for row in bolt.ask("SHOW USERS YIELD user")} - known - {bolt.user}
-    return [*found, *(_stranger(user) for user in sorted(strangers))]
-
-
-def _indexes(bolt: Bolt, inspection: Inspection) -> Sequence[Row]:
-    return bolt.ask("SHOW INDEXES YIELD name", inspection.context.facts.default_database)
-
-
-def _stranger(user: str) -> Hole:
-    return Hole(
-        "another administrator",
-        f"user {user}",
-        "it belongs to no app, and on a Neo4j without roles whoever logs in with it can do everything",
-        (f"DROP USER {quoted(user)}",),
-    )
-
-
-def _open_doors(bolt: Bolt) -> Iterator[Hole]:
-    """Ways in that need no credential of anybody's."""
-    setting = bolt.ask("SHOW SETTINGS 'dbms.security.auth_enabled' YIELD value")
-    if any(row["value"] == "false" for row in setting):
-        yield Hole(
-            "no authentication",
-            "server",
-            "whoever reaches the server can do everything",
-            ("dbms.security.auth_enabled=true  // in neo4j.conf, then start the server anew",),
-        )
-    elif bolt.user != _FIRST_USER and bolt.takes_first_password(_FIRST_USER, _FIRST_PASSWORD):
-        yield Hole(
-            "the password of every new server",
-            f"user {_FIRST_USER}",
-            "anybody can log in with it and then do everything",
-            (f"ALTER USER {quoted(_FIRST_USER)} SET PASSWORD $password CHANGE NOT REQUIRED",),
-        )
-
-
-def _left_over(names: set[str], inspection: Inspection) -> Iterator[Hole]:
-    for app in inspection.apps:
-        for name in sorted(names.intersection(place_names(app.id))):
-            yield Hole(
-                "left by an interrupted run",
-                f"database {name}",
-                f"it may hold a copy of the data of {app.id}; no app can reach it",
-                (f"DROP DATABASE {quoted(name)} DESTROY DATA",),
-                app.id,
-            )
-
-
-def holes_in_rights(commands: Sequence[str], members: Sequence[Row], inspection: Inspection) -> Sequence[Hole]:
-    """What the rights and memberships of a server with roles open.
-
-    Args:
-        commands: the rows of ``SHOW ALL PRIVILEGES AS COMMANDS``.
-        members: ``SHOW ROLES WITH USERS YIELD role, member``.
-    """
-    held: dict[str, set[str]] = {PUBLIC: {"everybody"}}
-    for row in members:
-        if row["member"] is not None and row["role"] != PUBLIC:
-            held.setdefault(row["role"], set()).add(row["member"])
-    lines = dict.fromkeys(line for command in commands for line in canonical(command))
-    return [*_by_right(lines, held, inspection), *_by_membership(held, inspection)]
-
-
-def _by_right(lines: Iterable[str], held: Mapping[str, set[str]], inspection: Inspection) -> Iterator[Hole]:
-    roles = {role: app.id for app in inspection.apps for role in (rw_role(app.id), ro_role(app.id))}
-    databases = {database_name(app.id): app.id for app in inspection.apps}
-    for line in lines:
-        head, _, role = line.rpartition(" TO ")
-        role = role.strip("`")
-        if not line.startswith("GRANT ") or " IMMUTABLE " in head or role == _ADMIN_ROLE or role not in {*held, *roles}:
-            continue
-        who = f"role {role} ({', '.join(sorted(held.get(role, ()))) or 'nobody'})"
-        spot = re.search(r" ON (?:DATABASE|GRAPH)S? (\*|`[^`]+`)", head)
-        place = spot[1].strip("`") if spot else ""
-        if place == "*":
-            yield Hole(
-                "a right on every database", who, f"it reaches every app: {head}", (revoked(line),), roles.get(role)
-            )
-        elif place in databases and roles.get(role) != databases[place]:
-            owner = databases[place]
-            yield Hole("a right on an app's database", who, f"it reaches {owner}: {head}", (revoked(line),), owner)
-        elif not spot and (role in roles or role == PUBLIC) and not head.startswith(_EVERYBODYS):
-            yield Hole(
-                "a right on the whole server", who, f"no app needs it: {head}", (revoked(line),), roles.get(role)
-            )
-
-
-def _by_membership(held: Mapping[str, set[str]], inspection: Inspection) -> Iterator[Hole]:
-    users = {user_name(app.id): app.id for app in inspection.apps}
-    roles = {role: app.id for app in inspection.apps for role in (rw_role(app.id), ro_role(app.id))}
-    for role, names in held.items():
-        for user in sorted(names):
-            if (user in users or role in roles) and users.get(user) != roles.get(role):
-                app = roles.get(role) or users[user]
-                message = f"it can do what {role} may" + (f", in the database of {app}" if role in roles else "")
-                closes = f"REVOKE ROLE {quoted(role)} FROM {quoted(user)}"
-                yield Hole("a role of somebody else", f"user {user}", message, (closes,), app)

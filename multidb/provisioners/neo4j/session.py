@@ -17,9 +17,9 @@ from multidb.errors import (
     WrongVersion,
 )
 from multidb.model import App, Hole, Inspection, Owner, Resource, Server, ServerUsage, Statement, StoreContext
-from multidb.provisioners.neo4j.audit import holes
 from multidb.provisioners.neo4j.bolt import DRIVER_ERRORS, Bolt, explain, said
 from multidb.provisioners.neo4j.catalog import Listing, Row, owners_of
+from multidb.provisioners.neo4j.holes import holes
 from multidb.provisioners.neo4j.removal import removal, suspension
 from multidb.provisioners.neo4j.resources import (
     DEFAULT_DATABASE,

@@ -44,7 +44,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from multidb.model import Archive, Health, Probe, Provisioner, Server, Session, Tenant
-from multidb.provisioners.qdrant import resources
+from multidb.provisioners.qdrant import options, resources
 from multidb.provisioners.qdrant.container import containers
 from multidb.provisioners.qdrant.statements import statements
 from multidb.secrets import Secret
@@ -77,10 +77,10 @@ def _probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterable[Probe]:
 
 
 PROVISIONER = Provisioner(
-    name=resources.STORE,
+    name=options.STORE,
     title="Qdrant",
-    app_options=resources.AppOptions,
-    server_options=resources.ServerOptions,
+    app_options=options.AppOptions,
+    server_options=options.ServerOptions,
     derived_names=resources.derived_names,
     secrets=resources.secrets,
     desired=resources.desired,

@@ -34,13 +34,12 @@ from multidb.model import (
 )
 from multidb.provisioners.qdrant.catalog import Catalog
 from multidb.provisioners.qdrant.connection import open_transport
+from multidb.provisioners.qdrant.options import TENANT_FIELD, ServerOptions
 from multidb.provisioners.qdrant.places import PlaceMark, place_name
 from multidb.provisioners.qdrant.points import Fingerprint, page_size, pages, read_lines, with_tenant, write_lines
 from multidb.provisioners.qdrant.resources import (
     OWN_PREFIX,
-    TENANT_FIELD,
     QdrantFacts,
-    ServerOptions,
     admission_id,
     collection_name,
     owner_of,

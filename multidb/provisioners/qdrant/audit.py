@@ -1,4 +1,4 @@
-"""The walls between apps on one Qdrant: tried with an app's own token, and searched for holes with the admin's key.
+"""The walls between apps on one Qdrant, tried with an app's own token.
 
 Every request of a probe changes nothing, also where it is let through: it names points that do not exist, an index, a
 snapshot or an alias of a random name, or has nothing to do in it. What only the right to do it on *nothing* would not
@@ -17,31 +17,18 @@ from typing import Any, Final
 from urllib.parse import quote
 
 from multidb.errors import MultidbError, ServerError
-from multidb.model import App, Hole, Inspection, Outcome, Owner, Probe, Tenant
-from multidb.provisioners.qdrant.catalog import Catalog
-from multidb.provisioners.qdrant.places import PlaceMark
+from multidb.model import App, Outcome, Probe, Tenant
+from multidb.provisioners.qdrant.options import STORE, TENANT_FIELD, AppOptions
 from multidb.provisioners.qdrant.resources import (
-    REGISTRY_MARK,
-    STORE,
-    TENANT_FIELD,
-    AppOptions,
-    Collection,
-    PayloadIndex,
     QdrantFacts,
-    Registry,
-    Token,
     collection_name,
-    live_index,
-    live_token,
-    owner_of,
-    token_ref,
 )
-from multidb.provisioners.qdrant.statements import Call, create_index
-from multidb.provisioners.qdrant.tokens import claims_of, sign, signed_with
+from multidb.provisioners.qdrant.statements import Call
+from multidb.provisioners.qdrant.tokens import sign
 from multidb.provisioners.qdrant.transport import Folder, Http, Reply, Transport, hush
-from multidb.secrets import Secret, SecretStore, redact
+from multidb.secrets import Secret, redact
 
-__all__ = ["holes", "probe"]
+__all__ = ["probe"]
 
 _REFUSED: Final = frozenset({401, 403})
 _NOWHERE: Final = "multidb-audit-nowhere"
@@ -281,136 +268,3 @@ def _said(reply: Reply) -> str:
 
 def _encoded(document: Mapping[str, Any]) -> str:
     return base64.urlsafe_b64encode(json.dumps(document).encode()).decode().rstrip("=")
-
-
-# --- holes ---------------------------------------------------------------------------------------------------------
-
-
-def holes(catalog: Catalog, inspection: Inspection, admin: Secret | None) -> Sequence[Hole]:
-    """What opens a wall, or was left behind, on one server. `inspection.apps` has to be all apps of the project for
-    what belongs to none of them to be told."""
-    facts: QdrantFacts = inspection.context.facts
-    names = catalog.names()
-    described = catalog.described(names)
-    found = [*_server_holes(facts), *_stray(inspection, described), *_aliases(inspection, catalog.aliases())]
-    found += _indexes(inspection, described)
-    found += _tokens(inspection, inspection.secrets, admin)
-    found += _snapshots(inspection, catalog.snapshots([name for name in names if _ours(inspection, described, name)]))
-    return found
-
-
-def _server_holes(facts: QdrantFacts) -> Iterator[Hole]:
-    if facts.local:
-        return
-    if not facts.api_key:
-        message = "whoever reaches the server reads and changes every app's collections"
-        yield Hole("no api key", "server", message, ("service.api_key: <32 random bytes or more>",))
-    elif not facts.rbac:
-        message = "tokens cannot be limited: the one api key that opens everything is all that an app can be given"
-        yield Hole("no JWT RBAC", "server", message, ("service.jwt_rbac: true",))
-    elif facts.short_key:
-        message = "the api key signs all tokens and has fewer than 32 bytes; it could be guessed from any one of them"
-        yield Hole("short api key", "server", message, ("service.api_key: <32 random bytes or more>",))
-
-
-def _stray(inspection: Inspection, described: Mapping[str, Mapping[str, Any]]) -> Iterator[Hole]:
-    """Collections of nobody: marked for an app that is not there, without a mark in an app's name, forgotten places."""
-    project = inspection.context.project
-    apps = {app.id for app in inspection.apps}
-    wanted = {each.name for each in inspection.desired if isinstance(each, Collection | Registry)}
-    for name, details in described.items():
-        owner = owner_of(details)
-        drop = (f"DELETE {_path(name)}",)
-        subject = f"collection {name}"
-        if (place := PlaceMark.read(details)) is not None:
-            if place.owner.project == project:
-                message = f"a copy of {place.owner.app}'s data, made to restore or to prove a backup, was left behind"
-                yield Hole(
-                    "copy left behind", subject, message, drop, place.owner.app if place.owner.app in apps else None
-                )
-        elif name in wanted:
-            continue
-        elif owner is None and (like := _by_prefix(name, apps)):
-            message = f"it has the name of an app's collection and no mark; {like}'s token does not open it"
-            yield Hole("unmarked collection", subject, message, drop, like)
-        elif owner is not None and owner.project == project and owner.app not in apps and owner != _all_of(project):
-            message = f"it is marked as {owner.app}'s, and the manifest has no such app"
-            yield Hole("collection of no app", subject, message, drop)
-
-
-def _all_of(project: str) -> Owner:
-    return Owner(project, REGISTRY_MARK)
-
-
-def _by_prefix(name: str, apps: Iterable[str]) -> str | None:
-    """The app with the longest id whose collections' names begin as this one does."""
-    return max((app for app in apps if name.startswith(f"{app}_")), key=len, default=None)
-
-
-def _aliases(inspection: Inspection, aliases: Mapping[str, str]) -> Iterator[Hole]:
-    """An alias that bears a name which a token lists opens, to that token, the collection it leads to."""
-    wanted = {each.name: each for each in inspection.desired if isinstance(each, Collection)}
-    for alias, collection in sorted(aliases.items()):
-        if alias not in wanted:
-            continue
-        app = wanted[alias].app
-        closes = Call("POST", "/collections/aliases", {"actions": [{"delete_alias": {"alias_name": alias}}]}).text
-        message = f"it has the name that {app}'s token lists, and so opens {collection} to {app}"
-        yield Hole("alias in a collection's name", f"alias {alias}", message, (closes,), app)
-
-
-def _indexes(inspection: Inspection, described: Mapping[str, Mapping[str, Any]]) -> Iterator[Hole]:
-    for want in inspection.desired:
-        if not isinstance(want, PayloadIndex) or not want.is_tenant or want.collection not in described:
-            continue
-        live = live_index(want, described[want.collection])
-        if live is None or not live.is_tenant:
-            message = "searches by tenant_id read other tenants' points on their way, and strict mode cannot ask for it"
-            closes = (create_index(want).text,)
-            yield Hole("no tenant index", f"collection {want.collection}", message, closes, want.app)
-
-
-def _tokens(inspection: Inspection, secrets: SecretStore, admin: Secret | None) -> Iterator[Hole]:
-    """Tokens in our own secret store that open more than they should; what was handed out elsewhere nobody can tell."""
-    for want in inspection.desired:
-        held = secrets.get(token_ref(want.name)) if isinstance(want, Token) else None
-        if held is None or admin is None or not isinstance(want, Token):
-            continue
-        message = _too_broad(want, held, admin)
-        if message:
-            closes = f"multidb apply --app {want.app}"  # no request of the server's: tokens are signed here
-            yield Hole("token opens too much", f"token {want.name}", message, (closes,), want.app)
-
-
-def _too_broad(want: Token, held: Secret, admin: Secret) -> str:
-    if held == admin:
-        return "the app holds the server's own api key"
-    told = claims_of(held)
-    if told is None or not signed_with(held, admin):
-        return ""  # opens nothing
-    live = live_token(want, told, signed=True, now=time.time())
-    if live.access == "everything":
-        return "it has no access claim: it is an administrator's"
-    more = sorted(set(live.collections) - set(want.collections))
-    if more:
-        return f"it also opens {', '.join(more)}"
-    if live.access != want.access:
-        return f"it may do {live.access} where {want.access} is meant"
-    return "" if live.registry else "it cannot be revoked alone, before its own end"
-
-
-def _snapshots(inspection: Inspection, snapshots: Mapping[str, Sequence[str]]) -> Iterator[Hole]:
-    owners = {each.name: each.app for each in inspection.desired if isinstance(each, Collection)}
-    for name, files in snapshots.items():
-        message = "copies of the data lie on the server's disk, and outlive the collection"
-        closes = tuple(f"DELETE {_path(name)}/snapshots/{quote(file, safe='')}" for file in files)
-        yield Hole("snapshots kept", f"collection {name}", message, closes, owners.get(name))
-
-
-def _ours(inspection: Inspection, described: Mapping[str, Mapping[str, Any]], name: str) -> bool:
-    owner = owner_of(described[name]) if name in described else None
-    return owner is not None and owner.project == inspection.context.project
-
-
-def _path(collection: str) -> str:
-    return f"/collections/{quote(collection, safe='')}"

@@ -11,7 +11,8 @@ from urllib.parse import quote
 
 from multidb.errors import AuthenticationFailed, Locked, MultidbError, ServerError, ServerSlow
 from multidb.model import Health, Status, Tenant
-from multidb.provisioners.qdrant.resources import STORE, TENANT_FIELD, AppOptions, collection_name
+from multidb.provisioners.qdrant.options import STORE, TENANT_FIELD, AppOptions
+from multidb.provisioners.qdrant.resources import collection_name
 from multidb.provisioners.qdrant.statements import Call
 from multidb.provisioners.qdrant.tokens import claims_of
 from multidb.provisioners.qdrant.transport import Folder, Http, Reply, Transport, expect, hush

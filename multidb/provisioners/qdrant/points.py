@@ -14,7 +14,7 @@ from urllib.parse import quote
 
 from multidb.errors import ArchiveError
 from multidb.model import Server
-from multidb.provisioners.qdrant.resources import TENANT_FIELD
+from multidb.provisioners.qdrant.options import TENANT_FIELD
 from multidb.provisioners.qdrant.statements import Call
 from multidb.provisioners.qdrant.transport import Transport, expect
 

@@ -1,4 +1,4 @@
-"""What an app gets on Qdrant, as values: options, names, resources, environment. Pure; imports no driver.
+"""What an app gets on Qdrant, as values: names, resources, environment. Pure; imports no driver.
 
 Settings of a collection are compared only where the manifest gives them: what it leaves out is the server's default,
 which differs from server to server. Qdrant merges a PATCH, so a setting taken out of the manifest keeps its last value.
@@ -11,31 +11,31 @@ import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Annotated, Any, ClassVar, Final, Literal
+from typing import Any, ClassVar, Final
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
-
-from multidb.container import ContainerOptions
 from multidb.errors import Refused
 from multidb.model import App, DerivedName, Endpoint, Facts, Isolation, Owner, Resource, StoreContext
+from multidb.provisioners.qdrant.options import (
+    DEFAULT_SIZE,
+    RENEW_DAYS,
+    STORE,
+    TENANT_FIELD,
+    AppOptions,
+    CollectionOptions,
+    ServerOptions,
+)
 from multidb.secrets import Secret, SecretRef, SecretSpec
 
 __all__ = [
-    "TENANT_FIELD",
     "OWN_PREFIX",
     "REGISTRY_MARK",
-    "RENEW_DAYS",
-    "STORE",
     "UNLIMITED_BATCH",
     "Admission",
     "ApiKey",
-    "AppOptions",
     "Collection",
-    "CollectionOptions",
     "PayloadIndex",
     "QdrantFacts",
     "Registry",
-    "ServerOptions",
     "SparseVector",
     "Token",
     "Vector",
@@ -56,177 +56,13 @@ __all__ = [
     "token_ref",
 ]
 
-STORE: Final = "qdrant"
-TENANT_FIELD: Final = "tenant_id"
 REGISTRY_MARK: Final = "-"  # stands for the project as a whole where an app's id would stand
 OWN_PREFIX: Final = "multidb__"  # of the collections that multidb keeps for itself; no app's name may begin so
 UNLIMITED_BATCH: Final = 2**31  # points in one upsert: what takes a limit away, since Qdrant cannot unset one
-RENEW_DAYS: Final = 30  # a token with less left than this is minted anew
-_DEFAULT_SIZE: Final = 1536
 _LONGEST_NAME: Final = 200  # bytes; a collection is a directory, and its snapshots add to the name
 _DAY: Final = 86_400
 
 Settings = tuple[tuple[str, bool | int | float | str | None], ...]
-TypeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
-VectorName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
-Size = Annotated[int, Field(ge=1, le=65_536)]
-Distance = Literal["cosine", "dot", "euclid", "manhattan"]
-Datatype = Literal["float32", "float16", "uint8"]
-IndexType = Literal["keyword", "integer", "float", "bool", "geo", "datetime", "text", "uuid"]
-
-
-class _Options(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class VectorOptions(_Options):
-    """One named vector of a collection."""
-
-    size: Size = Field(description="Number of dimensions, 1 to 65536.")
-    distance: Distance = Field(default="cosine", description="How two vectors are compared.")
-    datatype: Datatype | None = Field(
-        default=None, description="How components are stored; the server's default is float32."
-    )
-    on_disk: bool | None = Field(default=None, description="Keep the vectors on disk instead of in memory.")
-
-
-class SparseOptions(_Options):
-    """One named sparse vector of a collection."""
-
-    modifier: Literal["idf"] | None = Field(default=None, description="`idf` weighs terms by how rare they are (BM25).")
-    on_disk: bool | None = Field(default=None, description="Keep the sparse index on disk instead of in memory.")
-
-
-class HnswOptions(_Options):
-    """The vector index. `m: 0` with `payload_m: 16` builds one graph per tenant and none over all."""
-
-    m: int | None = Field(default=None, ge=0, description="Edges per node of the graph over all points.")
-    payload_m: int | None = Field(default=None, ge=0, description="Edges per node of the graphs inside one tenant.")
-    ef_construct: int | None = Field(default=None, ge=4, description="Neighbours considered while the graph is built.")
-    full_scan_threshold: int | None = Field(
-        default=None, ge=10, description="Kilobytes below which a full scan is used."
-    )
-    on_disk: bool | None = Field(default=None, description="Keep the graph on disk instead of in memory.")
-
-
-class QuantizationOptions(_Options):
-    """Compressed copies of the vectors, for speed and memory."""
-
-    type: Literal["none", "scalar", "binary"] = Field(description="Kind of compression; `none` switches it off.")
-    always_ram: bool | None = Field(default=None, description="Keep the compressed vectors in memory.")
-    quantile: float | None = Field(
-        default=None, ge=0.5, le=1.0, description="Scalar only: share of values kept in range."
-    )
-
-    @model_validator(mode="after")
-    def _fitting(self) -> QuantizationOptions:
-        if self.quantile is not None and self.type != "scalar":
-            raise ValueError("quantile must only be given with type: scalar")
-        if self.always_ram is not None and self.type == "none":
-            raise ValueError("always_ram must not be given with type: none")
-        return self
-
-
-class StrictOptions(_Options):
-    """Limits that the server enforces on every request to the collection (strict mode)."""
-
-    enabled: bool = Field(default=True, description="False keeps the limits but does not enforce them.")
-    max_query_limit: int | None = Field(default=None, ge=1, description="Largest `limit` of a search.")
-    max_timeout: int | None = Field(default=None, ge=1, description="Longest `timeout` of a request, in seconds.")
-    unindexed_filtering_retrieve: bool | None = Field(
-        default=None, description="False: searches may only filter by an index."
-    )
-    unindexed_filtering_update: bool | None = Field(
-        default=None, description="False: updates may only filter by an index."
-    )
-    search_max_hnsw_ef: int | None = Field(default=None, ge=0, description="Largest `hnsw_ef` of a search.")
-    search_allow_exact: bool | None = Field(default=None, description="False: no exact (full scan) searches.")
-    search_max_oversampling: float | None = Field(default=None, ge=0, description="Largest oversampling of a search.")
-    search_max_batchsize: int | None = Field(default=None, ge=1, description="Most searches in one batch.")
-    upsert_max_batchsize: int | None = Field(default=None, ge=1, description="Most points in one upsert.")
-    max_collection_vector_size_bytes: int | None = Field(default=None, ge=1, description="Most bytes of vectors.")
-    max_collection_payload_size_bytes: int | None = Field(default=None, ge=1, description="Most bytes of payload.")
-    max_points_count: int | None = Field(default=None, ge=1, description="Most points.")
-    read_rate_limit: int | None = Field(default=None, ge=1, description="Most reads per minute and replica.")
-    write_rate_limit: int | None = Field(default=None, ge=1, description="Most writes per minute and replica.")
-    filter_max_conditions: int | None = Field(default=None, ge=0, description="Most conditions in one filter.")
-    condition_max_size: int | None = Field(default=None, ge=0, description="Most values in one condition.")
-
-
-class CollectionOptions(_Options):
-    """One collection, `<app>_<type>`."""
-
-    size: Size | None = Field(
-        default=None, description="Number of dimensions of its one unnamed vector; 1536 by default."
-    )
-    distance: Distance = Field(default="cosine", description="How two vectors are compared.")
-    datatype: Datatype | None = Field(
-        default=None, description="How components are stored; the server's default is float32."
-    )
-    on_disk: bool | None = Field(default=None, description="Keep the vectors on disk instead of in memory.")
-    vectors: Mapping[VectorName, VectorOptions] = Field(default={}, description="Named vectors, instead of `size`.")
-    sparse: Mapping[VectorName, SparseOptions] = Field(default={}, description="Named sparse vectors.")
-    on_disk_payload: bool | None = Field(default=None, description="Keep payloads on disk instead of in memory.")
-    hnsw: HnswOptions = Field(default_factory=HnswOptions, description="The vector index.")
-    quantization: QuantizationOptions | None = Field(default=None, description="Compressed copies of the vectors.")
-    strict: StrictOptions | None = Field(default=None, description="Limits enforced by the server.")
-    indexes: Mapping[str, IndexType] = Field(
-        default={},
-        description="Payload fields to index beside `tenant_id`; the app's token cannot make indexes itself.",
-    )
-    segments: int = Field(
-        default=1, ge=0, description="Segments the optimizer aims for; 1 is right for many small collections."
-    )
-    wal_capacity_mb: int = Field(
-        default=1, ge=1, description="Size of a write-ahead log segment; set at creation only."
-    )
-    shard_number: int | None = Field(default=None, ge=1, description="Shards; cannot be changed later.")
-    replication_factor: int | None = Field(default=None, ge=1, description="Copies of each shard, in a cluster.")
-
-    @model_validator(mode="after")
-    def _fitting(self) -> CollectionOptions:
-        if self.vectors and (self.size is not None or self.on_disk is not None or self.datatype is not None):
-            raise ValueError("size, datatype and on_disk must be given inside each of `vectors`, not beside them")
-        if both := sorted(self.vectors.keys() & self.sparse.keys()):
-            raise ValueError(f"{both[0]} must be either in `vectors` or in `sparse`")
-        if TENANT_FIELD in self.indexes:
-            raise ValueError(f"{TENANT_FIELD} must not be listed in `indexes`: every collection has it")
-        return self
-
-
-class AppOptions(_Options):
-    """What stands under ``apps.<app>.qdrant``."""
-
-    collections: Mapping[TypeName, CollectionOptions] = Field(
-        default_factory=lambda: {"knowledge": CollectionOptions(size=_DEFAULT_SIZE)},
-        min_length=1,
-        description="Collections by type; `knowledge` of lernmi is the collection `lernmi_knowledge`.",
-    )
-
-
-class ServerOptions(ContainerOptions):
-    """What stands under ``servers.qdrant``."""
-
-    port: int | None = Field(
-        default=None, ge=1, le=65_535, description="HTTP port; a free one is chosen and kept if not given."
-    )
-    grpc_port: int | None = Field(default=None, ge=1, le=65_535, description="gRPC port; chosen likewise.")
-    binary: str | None = Field(default=None, description="Qdrant's server program, if it is not on the PATH.")
-    token_days: int = Field(
-        default=365,
-        gt=RENEW_DAYS,
-        le=3650,
-        description=f"Life of an app's token; renewed when {RENEW_DAYS} days are left.",
-    )
-    backup: Literal["snapshot", "points"] = Field(
-        default="snapshot",
-        description="What a backup holds: the server's own snapshots (fast; for this version and the next minor one), "
-        "or points as lines of JSON (for any version and local mode).",
-    )
-    share_api_key: bool = Field(
-        default=False,
-        description="Give every app the server's own api key where tokens cannot be limited. No isolation at all.",
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -580,7 +416,7 @@ def _vectors(wanted: CollectionOptions) -> Iterable[Vector]:
     for name, vector in sorted(wanted.vectors.items()):
         yield Vector(name, vector.size, vector.distance, vector.datatype or "float32")
     if not wanted.vectors and (wanted.size is not None or not wanted.sparse):
-        yield Vector("", wanted.size or _DEFAULT_SIZE, wanted.distance, wanted.datatype or "float32")
+        yield Vector("", wanted.size or DEFAULT_SIZE, wanted.distance, wanted.datatype or "float32")
 
 
 def _indexes(collection: str, app_id: str, wanted: CollectionOptions) -> Iterable[PayloadIndex]:

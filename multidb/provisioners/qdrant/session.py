@@ -14,9 +14,9 @@ from multidb.errors import (
     StatementFailed,
 )
 from multidb.model import App, Hole, Inspection, Resource, Server, ServerUsage, Statement, StoreContext
-from multidb.provisioners.qdrant.audit import holes
 from multidb.provisioners.qdrant.catalog import Catalog
 from multidb.provisioners.qdrant.connection import open_transport
+from multidb.provisioners.qdrant.holes import holes
 from multidb.provisioners.qdrant.removal import removal, suspension
 from multidb.provisioners.qdrant.resources import (
     Admission,

@@ -11,9 +11,9 @@ from neo4j import exceptions
 
 from multidb.errors import Conflict, NotAllowed
 from multidb.model import Endpoint, Hole, Inspection, Owner, Place, PlaceKind, Server, Statement, Status, Tenant
-from multidb.provisioners.neo4j.audit import holes_in_rights
 from multidb.provisioners.neo4j.bolt import Bolt
 from multidb.provisioners.neo4j.health import fullest_heap, trouble
+from multidb.provisioners.neo4j.holes import holes_in_rights
 from multidb.provisioners.neo4j.places import dropping, making, place_mark, place_name, places
 from multidb.provisioners.neo4j.removal import removal, suspension
 from multidb.provisioners.neo4j.resources import Grant, desired, read_mark

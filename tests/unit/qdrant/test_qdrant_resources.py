@@ -15,15 +15,14 @@ from multidb.errors import Refused
 from multidb.model import Action, App, Endpoint, Isolation, Owner, Resource, StoreContext
 from multidb.plan import diff
 from multidb.provisioners.qdrant import PROVISIONER
+from multidb.provisioners.qdrant.options import AppOptions, ServerOptions
 from multidb.provisioners.qdrant.resources import (
     Admission,
     ApiKey,
-    AppOptions,
     Collection,
     PayloadIndex,
     QdrantFacts,
     Registry,
-    ServerOptions,
     Token,
     admission_claim,
     live_collection,

@@ -10,15 +10,8 @@ import pytest
 
 from multidb.model import Action, App, Change, FieldChange, Resource, StoreContext
 from multidb.provisioners.qdrant import PROVISIONER
-from multidb.provisioners.qdrant.resources import (
-    ApiKey,
-    AppOptions,
-    Collection,
-    PayloadIndex,
-    QdrantFacts,
-    ServerOptions,
-    Token,
-)
+from multidb.provisioners.qdrant.options import AppOptions, ServerOptions
+from multidb.provisioners.qdrant.resources import ApiKey, Collection, PayloadIndex, QdrantFacts, Token
 from multidb.provisioners.qdrant.session import _independent
 from multidb.provisioners.qdrant.statements import Call, claims
 from multidb.provisioners.qdrant.tokens import with_expiry

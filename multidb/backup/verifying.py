@@ -24,6 +24,7 @@ from multidb.errors import (
     MultidbError,
     NeedsServer,
     NotAllowed,
+    Refused,
     ServerError,
     TargetError,
     WrongKey,
@@ -125,7 +126,7 @@ class _Trial:
         try:
             with room(self._engine, PlaceKind.SCRATCH, server, self._app, context, self._progress) as scratch:
                 load(scratch, part, reader, self._progress)
-        except (NeedsServer, NotAllowed, WrongVersion) as error:
+        except (NeedsServer, NotAllowed, Refused, WrongVersion) as error:  # of this server, not of the set
             reader.check()
             self.unproved[store] = f"{error}; its files are as they were written"
 

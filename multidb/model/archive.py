@@ -90,7 +90,8 @@ class Archive(Protocol):
     """A store's data coming and going, on one server, with the admin's login. A context manager; used by one thread.
 
     Everything here may be interrupted anywhere and started again. `discard` and `leftovers` clean up after a crash.
-    Driver errors come out as `ServerError`, a wrong file as `ArchiveError`; neither has a secret in it.
+    Driver errors come out as `ServerError`, a wrong file as `ArchiveError`, what is not multidb's as `Conflict`. There
+    is no secret in any of them.
     """
 
     def __enter__(self) -> Self: ...
@@ -108,6 +109,8 @@ class Archive(Protocol):
         by a crash is emptied first.
 
         Raises:
+            Conflict: something stands under the place's name that multidb did not make; it is not touched.
+            Refused: there is no room for another place (every DB number is taken).
             NeedsServer: the server holds one place only (Neo4j Community has one database). Where ``Runtime.spare``
                 gives a second server, `prepare` on *its* archive gives the place, the whole server being the place:
 

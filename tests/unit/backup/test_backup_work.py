@@ -6,6 +6,7 @@ import dataclasses
 import json
 import time
 from pathlib import Path
+from typing import NoReturn
 
 import pyrage
 import pytest
@@ -19,7 +20,7 @@ from multidb.backup.restoring import restore
 from multidb.backup.sets import BackupSet, Consistency, Reason, Verification
 from multidb.backup.verifying import Verified, verify
 from multidb.engine import Engine, Scope
-from multidb.errors import ArchiveError, Locked, Refused, ServerDown, UsageError, WrongKey
+from multidb.errors import ArchiveError, Conflict, Locked, Refused, ServerDown, UsageError, WrongKey
 from tests.unit.backup.cabinet import FAULTS, ONE_PLACE, rows_of, write_rows
 from tests.unit.backup.conftest import MANIFEST, make_engine
 
@@ -236,6 +237,20 @@ def test_a_store_without_room_is_read_and_said_to_be_unproved(engine: Engine) ->
     verification = tried(engine, copy).verification
     assert verification is not None
     assert "no second server" in verification.unproved["drawer"]
+    assert not verification.ok
+
+
+def test_a_place_that_is_not_ours_says_nothing_of_the_set(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = made(engine)
+
+    def prepare(*_: object) -> NoReturn:
+        raise Conflict("the database ann__scratch exists and multidb did not make it")
+
+    monkeypatch.setattr("tests.unit.backup.cabinet.Archive.prepare", prepare)
+    verification = tried(engine, copy).verification
+    assert verification is not None
+    assert "multidb did not make it" in verification.unproved["cabinet"]
+    assert not verification.failures
     assert not verification.ok
 
 

@@ -206,7 +206,7 @@ def open_walls(audit: Audit) -> list[Alarm]:
     """An alarm for each app and store whose wall is open."""
     found: dict[tuple[str | None, str], list[tuple[str, str]]] = {}
     for hole in audit.holes:
-        closing = "; ".join(hole.hole.closes)
+        closing = "\n".join(hole.hole.closes)
         found.setdefault((hole.hole.app, hole.store), []).append((hole.hole.message, closing))
     for tried in audit.breaches:
         probe = tried.probe

@@ -66,13 +66,17 @@ def page(known: Overview, readings: Mapping[str, Reading[Any] | None]) -> str:
 
 
 def sparkline(values: Sequence[int], width: int = 72, height: int = 18) -> str:
-    """The points of an SVG line from the oldest value to the newest, lowest value at the bottom."""
+    """The points of an SVG line from the oldest value to the newest, lowest value at the bottom.
+
+    A change of less than a tenth does not take the whole height, so that what hardly grows does not seem to soar.
+    """
     step = max(1, -(-len(values) // _POINTS))
     shown = list(values[::-1][::step][::-1])  # the newest is always among them
     low, high = min(shown), max(shown)
+    reach = max(high - low, high // 10)
     across = (width - 4) / max(1, len(shown) - 1)
-    tall = (height - 4) / (high - low) if high > low else 0
-    middle = height / 2 if high == low else height - 2
+    tall = (height - 4) / reach if reach else 0
+    middle = height / 2 + (high - low) * tall / 2
     return " ".join(f"{2 + at * across:.1f},{middle - (value - low) * tall:.1f}" for at, value in enumerate(shown))
 
 
@@ -123,13 +127,13 @@ def _isolation_tile(known: Overview) -> _Tile:
         return _Tile("Isolation", "open", f"{count} {'way' if count == 1 else 'ways'} through, {when}", "bad")
     if not found.ok:
         return _Tile("Isolation", "not proved", f"{found.unproved + found.errors} gaps, {when}", "warn")
-    return _Tile("Isolation", "proved", f"{found.probes} attempts refused, {when}", "good")
+    return _Tile("Isolation", "proved", f"{found.probes} attempts, no way through, {when}", "good")
 
 
 def _backup_tile(rows: Sequence[AppRow]) -> _Tile:
     known = [row for row in rows if row.backup is not None]
     if not known:
-        return _Tile("Backups", "unknown", "no backups are known of", "none")
+        return _Tile("Backups", "not scheduled", "the manifest asks for none", "none")
     proved = sum(row.backup is not None and row.backup.verified is not None for row in known)
     late = sum(row.backup_health is not None and row.backup_health.status is not Status.HEALTHY for row in known)
     tone = "warn" if late or proved < len(known) else "good"

@@ -18,10 +18,11 @@ from multidb.notification import Notifier
 from multidb.secrets import Secret
 from multidb.service.application import FRESH, Pace, Service, application, executor
 from multidb.service.collector import Reading
-from multidb.service.guard import is_loopback
+from multidb.service.connection import Connection
+from multidb.service.guard import Guard, is_loopback
 from multidb.service.sources import Sources
 
-__all__ = ["Settings", "serve", "token_from"]
+__all__ = ["Settings", "serve", "token_from", "web_server"]
 
 _SHORTEST: Final = 16  # characters of a token
 _GRACE: Final = 5  # seconds that answers under way have to end
@@ -62,7 +63,9 @@ def token_from(file: Path | None, variable: str | None) -> Secret | None:
             value = file.read_text(encoding="utf-8").strip()
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise UsageError(f"the token cannot be read: {reason}", where=where) from None
+            raise UsageError(
+                f"the token cannot be read: {reason}", where=where, hint="--token-file FILE, or MULTIDB_TOKEN"
+            ) from None
     elif variable is not None:
         value = variable.strip()
     else:
@@ -96,23 +99,29 @@ def serve(open_engine: Callable[[], Engine], settings: Settings, say: Callable[[
         fresh = min(FRESH, settings.pace.health or FRESH)
         service = Service(sources, looking, pace=settings.pace, fresh=fresh, heard=heard)
         guarded = application(service, token=settings.token, loopback_only=is_loopback(settings.host))
-        server = uvicorn.Server(
-            uvicorn.Config(
-                guarded,
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                ws="none",
-                timeout_graceful_shutdown=_GRACE,
-            )
-        )
+        server = web_server(guarded)
         for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn ends, and then raises them again
             signal.signal(number, lambda *_: None)
         say(f"Serving {engine.project.name} on {_url(listener)} (Ctrl-C ends it)")
         server.run(sockets=[listener])
         say("Ending; waiting for checks under way.")
         telling.shutdown(wait=False, cancel_futures=True)
+
+
+def web_server(app: Guard) -> uvicorn.Server:
+    """What speaks HTTP for `app`; it is given its sockets when it is run."""
+    return uvicorn.Server(
+        uvicorn.Config(
+            app,
+            http=Connection,
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            ws="none",
+            timeout_graceful_shutdown=_GRACE,
+        )
+    )
 
 
 def _bound(settings: Settings) -> socket.socket:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -9,10 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
-import uvicorn
-
 from multidb.secrets import Secret
 from multidb.service.application import Pace, Service, application
+from multidb.service.serving import web_server
 from tests.unit.service import reports
 
 
@@ -23,14 +23,14 @@ def served(token: Secret | None = None, pace: Pace | None = None, **looks: Any) 
     with ThreadPoolExecutor(5) as executor:
         service = Service(reports.sources(**looks), executor, pace=pace)
         app = application(service, token=token, loopback_only=True)
-        server = uvicorn.Server(uvicorn.Config(app, port=0, log_config=None, access_log=False, ws="none"))
-        thread = threading.Thread(target=server.run)
+        server, listener = web_server(app), socket.create_server(("127.0.0.1", 0))
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:
             while not server.started:
                 assert thread.is_alive()
                 time.sleep(0.02)
-            yield f"http://127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
         finally:
             server.should_exit = True
             thread.join(10)

@@ -6,13 +6,14 @@ import json
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -23,7 +24,9 @@ import pytest
 
 from multidb.engine import load_deployment
 from multidb.runtime.ports import choose
+from multidb.service import connection
 from tests.cli.command import Folder
+from tests.contract.serving import served
 
 pytestmark = pytest.mark.server
 
@@ -228,3 +231,27 @@ def test_prometheus_sees_a_server_go_and_the_receivers_are_told(folder: Folder, 
         finally:
             prometheus.terminate()
             prometheus.wait(20)
+
+
+@pytest.mark.parametrize("head", [b"", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: "])
+def test_a_caller_that_never_ends_its_request_is_cut_off(head: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "_SECONDS", 0.3)
+    with served() as address, socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as caller:
+        caller.settimeout(5)
+        began = time.monotonic()
+        caller.sendall(head)
+        with suppress(ConnectionResetError):
+            assert caller.recv(1) == b"", "it gets no answer"
+        assert time.monotonic() - began < 3
+        with httpx.Client() as patient:  # one that ends its requests may stay, and come again
+            for _ in range(2):
+                assert patient.get(f"{address}/health/live").status_code == 200
+                time.sleep(0.4)
+
+
+def test_a_request_without_end_is_not_remembered() -> None:
+    with served() as address, socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as caller:
+        caller.settimeout(5)
+        caller.sendall(b"GET /health/live HTTP/1.1\r\nHost: localhost\r\nX: ")
+        with pytest.raises(ConnectionError):
+            caller.sendall(b"a" * 50_000_000)

@@ -138,6 +138,8 @@ def test_a_sparkline_goes_from_the_oldest_to_the_newest_and_keeps_to_its_box() -
     assert len(many) <= 48
     assert many[-1] == (70, 2), "the newest is shown"
     assert {y for _, y in [tuple(map(float, point.split(","))) for point in sparkline([7, 7]).split()]} == {9}
+    (_, before), (_, after) = [tuple(map(float, point.split(","))) for point in sparkline([1000, 1010]).split()]
+    assert 0.5 < before - after < 2, "a hundredth more is seen, and does not look like a tenfold"
 
 
 # Contrast, by the formula of WCAG 2

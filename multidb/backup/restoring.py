@@ -170,6 +170,7 @@ class _Restore:
             if not self._there(store) and not self._moved_in(store):
                 with ExitStack() as stack:
                     self._exchange({store: self._loaded(stack, store)})
+        self.clear()  # what was loaded for a place that holds the same already
 
     def clear(self) -> None:
         """Removes the places that a run which died has left."""

@@ -339,6 +339,19 @@ def test_a_restore_that_fails_while_places_are_exchanged_is_finished_by_the_next
     assert recover(engine, None, quiet) == ([], {})
 
 
+def test_what_was_loaded_for_a_place_that_has_the_same_already_goes_too(engine: Engine, data: Path) -> None:
+    copy = made(engine)
+    FAULTS["replace ann"] = ServerDown("went away", where="cabinet")
+    with pytest.raises(ServerDown):
+        restore(engine, repository(engine), copy, "ann", replace=True, progress=quiet)
+    assert len(list(data.rglob("ann__new.*"))) == 2
+    FAULTS.clear()
+    done, problems = recover(engine, None, quiet)
+    assert "finished the restore" in done[0]
+    assert not problems
+    assert not list(data.rglob("*__*"))
+
+
 def test_no_restore_without_its_safety_set(engine: Engine, data: Path) -> None:
     copy = made(engine)
     FAULTS["backup ann"] = ServerDown("went away", where="drawer")

@@ -13,10 +13,10 @@ from multidb.backup.encryption import identities
 from multidb.backup.journal import exclusively
 from multidb.backup.making import repository
 from multidb.backup.pruning import carry_out, decide
-from multidb.backup.recovery import recover
 from multidb.backup.repository import Copy, Repository, utc_now
 from multidb.backup.settings import settings
 from multidb.backup.verifying import Verified, verify
+from multidb.cli.finishing import finish_interrupted
 from multidb.cli.options import (
     DEFAULT_FILE,
     AppsArgument,
@@ -143,10 +143,8 @@ def verify_sets(
     keys = identities(identity, os.environ)
     home = repository(engine, targets)
     with output.working(), exclusively(engine.state, "backups verify"):
-        recovered, _ = recover(engine, keys, output.progress)
+        finish_interrupted(engine, keys, output)
         tried = [verify(engine, home, copy, keys, output.progress) for copy in _chosen(home, names, every)]
-    for line in recovered:
-        output.note(line)
     output.document(all(each.ok for each in tried), {"sets": [_verdict(each) for each in tried]})
     for each in tried:
         mark = each.verification

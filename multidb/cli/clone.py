@@ -11,10 +11,10 @@ import typer
 from multidb import files
 from multidb.backup.cloning import CLONE_OF, EXPIRES, copy_into, entry_for
 from multidb.backup.journal import exclusively
-from multidb.backup.recovery import recover
 from multidb.backup.sets import declaration
 from multidb.cli.adding import ensure_entry
 from multidb.cli.env_files import write_env_files
+from multidb.cli.finishing import finish_interrupted
 from multidb.cli.options import (
     DEFAULT_FILE,
     AppArgument,
@@ -62,7 +62,7 @@ def clone(
     source, new = app_id(name), app_id(other)
     sql = files.read_text(mask) if mask else ""
     if sql is None:
-        raise UsageError("there is no such file", where=str(mask))
+        raise UsageError("there is no such file", where=str(mask), hint="--mask takes a file of SQL")
     engine = run.engine(output)
     engine.require(Scope(apps=frozenset({source})))
     labels = {CLONE_OF: source}
@@ -77,7 +77,7 @@ def clone(
     engine = run.engine(output)
     with output.working(), exclusively(engine.state, "clone"):
         ready(engine, new)
-        recover(engine, None, output.progress)
+        finish_interrupted(engine, None, output)
         copy_into(engine, source, new, mask=sql, progress=output.progress)
     written = write_env_files(engine, output, [new])
     breaches = audited(engine, new, output)

@@ -8,7 +8,6 @@ import typer
 
 from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, examples
 from multidb.errors import UsageError
-from multidb.secrets import redact
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -47,8 +46,8 @@ def logs(
         said[name] = []
         for line in engine.runtime.logs(name, lines, follow):
             if as_json:
-                said[name].append(redact(line))
+                said[name].append(line)
             else:
-                output.say(lead + redact(line))
+                output.say(lead + line)
     output.document(True, {"logs": said})
     return 0

@@ -1,6 +1,7 @@
 """How commands speak: text for people, one JSON document for programs, errors for both.
 
-Results go to stdout, everything else (progress, notes, questions, errors) to stderr, so that output can be piped.
+Results go to stdout, everything else (progress, notes, questions, errors) to stderr, so that output can be piped. What
+drivers and servers have said may be in any of it, so every line and document is redacted.
 """
 
 from __future__ import annotations
@@ -70,11 +71,11 @@ class Output:
     def say(self, text: str = "", *, style: str | None = None) -> None:
         """A line of the result; nothing when JSON was asked for."""
         if not self.json:
-            self.out.print(text, style=style, markup=False)
+            self.out.print(redact(text), style=style, markup=False)
 
     def note(self, text: str, *, style: str | None = None) -> None:
         """A line beside the result, on stderr."""
-        self.err.print(text, style=style, markup=False)
+        self.err.print(redact(text), style=style, markup=False)
 
     def table(
         self, columns: Sequence[str], rows: Sequence[Sequence[str]], styles: Mapping[str, str] | None = None
@@ -84,7 +85,7 @@ class Output:
             return
         table = grid(*columns)
         for row in rows:
-            table.add_row(*(Text(cell, style=(styles or {}).get(cell, "")) for cell in row))
+            table.add_row(*(Text(redact(cell), style=(styles or {}).get(cell, "")) for cell in row))
         self.out.print(table)
 
     @contextmanager
@@ -112,6 +113,7 @@ class Output:
 
     def progress(self, subject: str, message: str, done: float | None = None, total: float | None = None) -> None:
         """The progress callback of the engine and the runtimes; safe from any thread."""
+        message = redact(message)
         with self._guard:
             self._heard = f"{subject}: {message}"
             if self._bars is not None:
@@ -155,7 +157,16 @@ def grid(*columns: str, right: Sequence[str] = ()) -> Table:
 def print_document(command: str, ok: bool, fields: Mapping[str, Any], indent: int | None = 2) -> None:
     """One JSON document, the same shape for every command."""
     document = {"version": _DOCUMENT_VERSION, "command": command, "ok": ok, **fields}
-    sys.stdout.write(redact(json.dumps(document, indent=indent, ensure_ascii=False)) + "\n")
+    sys.stdout.write(json.dumps(_redacted(document), indent=indent, ensure_ascii=False) + "\n")
+
+
+def _redacted(value: Any) -> Any:
+    """The same with every text redacted, before JSON escapes what is in it."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {redact(str(key)): _redacted(each) for key, each in value.items()}
+    return [_redacted(each) for each in value] if isinstance(value, list | tuple) else value
 
 
 def report_error(error: Exception, arguments: Sequence[str]) -> int:
@@ -176,11 +187,10 @@ def report_error(error: Exception, arguments: Sequence[str]) -> int:
             },
             1,
         )
-    fields = {name: redact(value) if isinstance(value, str) else value for name, value in fields.items()}
     if "--json" in arguments:
         print_document(_command(arguments), False, {"error": fields})
     else:
-        _print_error(fields)
+        _print_error(_redacted(fields))
     return code
 
 

@@ -11,10 +11,10 @@ from multidb.backup.cloning import entry_for
 from multidb.backup.encryption import identities
 from multidb.backup.journal import exclusively
 from multidb.backup.making import repository
-from multidb.backup.recovery import recover
 from multidb.backup.restoring import restore as bring_back
 from multidb.cli.adding import ensure_entry
 from multidb.cli.env_files import write_env_files
+from multidb.cli.finishing import finish_interrupted
 from multidb.cli.options import (
     DEFAULT_FILE,
     EnvOption,
@@ -88,7 +88,7 @@ def restore(
         engine = run.engine(output)
     with output.working(), exclusively(engine.state, "restore"):
         ready(engine, into)
-        recovered, problems = recover(engine, keys, output.progress)
+        finish_interrupted(engine, keys, output)
         home = repository(engine, targets)
         done = bring_back(
             engine,
@@ -101,8 +101,6 @@ def restore(
             keys=keys,
             progress=output.progress,
         )
-    for line in (*recovered, *(f"{app}: {error}" for app, error in problems.items())):
-        output.note(line)
     assert done.report is not None
     code = show_report(output, done.report)
     written = write_env_files(engine, output, [into])

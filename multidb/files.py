@@ -17,7 +17,7 @@ from pathlib import Path
 
 from multidb.errors import Locked, UsageError
 
-__all__ = ["PRIVATE", "PUBLIC", "delete", "lock", "read_text", "write_all", "write_text"]
+__all__ = ["PRIVATE", "PUBLIC", "delete", "lock", "read_text", "sync_folder", "write_all", "write_text"]
 
 PUBLIC = 0o644
 PRIVATE = 0o600
@@ -63,7 +63,7 @@ def write_all(texts: Mapping[Path, tuple[str, int]]) -> None:
         for path, temporary in staged.items():
             temporary.replace(path)
         for folder in {path.parent for path in staged}:
-            _sync_folder(folder)
+            sync_folder(folder)
     except OSError as error:
         for temporary in staged.values():
             with contextlib.suppress(OSError):
@@ -163,7 +163,8 @@ def _describe(raw: bytes) -> str:
         return "it has just started"
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
+    """Makes sure that a power cut does not take back the names in the folder."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

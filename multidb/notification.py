@@ -23,7 +23,7 @@ from multidb.audit import Audit
 from multidb.engine import Scope
 from multidb.errors import MultidbError, UsageError
 from multidb.health import HealthReport
-from multidb.model import Health, Project, Status, duration_of
+from multidb.model import Health, Project, Status, duration_of, listed
 from multidb.plan import Plan
 from multidb.provisioners import STORES
 from multidb.secret_source import SecretSource
@@ -197,7 +197,7 @@ def drifts(plan: Plan) -> list[Alarm]:
         what = f"{change.action} {change.resource.kind} {change.resource.name}"
         changes.setdefault((change.resource.app, change.store), []).append(what)
     return [
-        Alarm(Kind.DRIFT, app, store, f"not as the manifest says: {_first(texts)}", "multidb plan")
+        Alarm(Kind.DRIFT, app, store, f"not as the manifest says: {listed(texts, 1)}", "multidb plan")
         for (app, store), texts in changes.items()
     ]
 
@@ -212,7 +212,7 @@ def open_walls(audit: Audit) -> list[Alarm]:
         probe = tried.probe
         found.setdefault((probe.target or probe.app, tried.store), []).append((f"{tried.act} worked", "multidb audit"))
     return [
-        Alarm(Kind.BREACH, app, store, _first([text for text, _ in each]), each[0][1])
+        Alarm(Kind.BREACH, app, store, listed([text for text, _ in each], 1), each[0][1])
         for (app, store), each in found.items()
     ]
 
@@ -337,10 +337,6 @@ def _address(source: Mapping[str, Any], root: Path, where: str) -> Secret:
     if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", address.reveal().strip()):
         raise UsageError("the receiver's address must begin with https:// or http://", where=where)
     return Secret(address.reveal().strip())
-
-
-def _first(texts: Sequence[str]) -> str:
-    return texts[0] if len(texts) == 1 else f"{texts[0]}, and {len(texts) - 1} more"
 
 
 def _looked(scope: Scope, *kinds: Kind, unread: Iterable[str] = ()) -> Looked:

@@ -206,7 +206,11 @@ def _prove_shut(engine: Engine, server: Server, app: App) -> None:
             check(tenant, False)
         except (AuthenticationFailed, NotAllowed):
             continue
-        raise ServerError(f"the logins of {app.id} still work after they were turned off", where=str(server))
+        raise ServerError(
+            f"the logins of {app.id} still work after they were turned off",
+            where=str(server),
+            hint="see whether the server lets everybody in without a password: multidb audit",
+        )
 
 
 def _drop(engine: Engine, server: Server, app: App, progress: Progress) -> None:
@@ -222,7 +226,9 @@ def _drop(engine: Engine, server: Server, app: App, progress: Progress) -> None:
             _send(engine, session, left)
         what = "; ".join(statement.text for statement in session.removal(app, context)[:3])
     if what:
-        raise ServerError(f"something of {app.id} stays, whatever is dropped: {what}", where=str(server))
+        raise ServerError(
+            f"something of {app.id} stays, whatever is dropped: {what}", where=str(server), hint="drop it by hand"
+        )
 
 
 def _send(engine: Engine, session: Session, statements: Sequence[Statement]) -> None:

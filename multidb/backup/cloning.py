@@ -77,7 +77,9 @@ def fill(engine: Engine, copy: Copy, other: str, *, mask: str, keys: Identities 
     """Gives the clone `other` what a set holds; see `copy_into`."""
     app = engine.project.apps[other]
     if mask and _MASKED not in app.stores:
-        raise UsageError("masking SQL is for Postgres, which this app does not use", where=f"app {other}")
+        raise UsageError(
+            "masking SQL is for Postgres, which this app does not use", where=f"app {other}", hint="leave --mask out"
+        )
     journal = Journal(engine.state)
     journal.begin(CLONING, other, {"of": copy.app})
     turn_off(engine, app)
@@ -121,4 +123,8 @@ def _until(app: App) -> datetime | None:
     try:
         return datetime.fromisoformat(text) if text else None
     except ValueError:
-        raise UsageError(f"its label {EXPIRES} is no time: {text!r}", where=app.where or f"app {app.id}") from None
+        raise UsageError(
+            f"its label {EXPIRES} is no time: {text!r}",
+            where=app.where or f"app {app.id}",
+            hint="write it as 2026-11-30T12:00:00+00:00, or take the label away and the app stays",
+        ) from None

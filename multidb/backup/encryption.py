@@ -56,7 +56,9 @@ def identities(path: Path | None, environment: Mapping[str, str]) -> Identities 
             open_to_others = os.fstat(file.fileno()).st_mode & 0o077
             text = file.read()
     except OSError as error:
-        raise UsageError(f"cannot be read: {error.strerror}", where=str(named)) from None
+        raise UsageError(
+            f"cannot be read: {error.strerror}", where=str(named), hint=f"--identity FILE, or ${IDENTITY_VARIABLE}"
+        ) from None
     if open_to_others:
         raise UsageError("others can read this secret key", where=str(named), hint=f"chmod 600 {named}")
     try:

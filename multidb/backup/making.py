@@ -205,7 +205,9 @@ class _Maker:
                 errors[store] = error
                 break  # a set without one of its stores is none; the time for the others would be lost
         if not parts and not errors:
-            errors["backup"] = ArchiveError("none of its stores is to be had here", where=f"app {self._app.id}")
+            errors["backup"] = ArchiveError(
+                "none of its stores is to be had here", where=f"app {self._app.id}", hint="multidb status says why"
+            )
         return parts
 
     def _part(self, store: str, destinations: Destinations) -> StoredPart | None:
@@ -221,7 +223,9 @@ class _Maker:
             part = archive.backup(self._app, context, writer, self._progress)
         stored = StoredPart(part, tuple(writer.files))
         if not stored.size and any(part.measures.counts.values()):
-            raise ArchiveError("the store has data, and none was written", where=str(server))
+            raise ArchiveError(
+                "the store has data, and none was written", where=str(server), hint=f"multidb backup {self._app.id}"
+            )
         return stored
 
     def _finished(self, set_id: str, parts: Mapping[str, StoredPart], quiesce: bool, reason: Reason) -> BackupSet:

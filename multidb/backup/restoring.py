@@ -104,7 +104,7 @@ def finish_restore(
     home = Repository(engine.project.name, targets_of(engine, [note["target"]]))
     copy = home.find(f"{note['of']}/{note['set']}")
     if copy.found is None:
-        raise ArchiveError(copy.problem, where=copy.where)
+        raise ArchiveError(copy.problem, where=copy.where, hint="restore another set: multidb backups list")
     work = _Restore(engine, home, copy, copy.found, engine.project.apps[app_id], note["stores"], keys, progress)
     if note["phase"] == _LOADING:
         work.clear()

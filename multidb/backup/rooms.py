@@ -13,11 +13,9 @@ from multidb.backup.sets import StoredPart
 from multidb.backup.streams import StoreReader
 from multidb.engine import Engine
 from multidb.errors import ArchiveError, NeedsServer
-from multidb.model import App, Archive, Measures, Place, PlaceKind, Progress, Server, StoreContext
+from multidb.model import App, Archive, Measures, Place, PlaceKind, Progress, Server, StoreContext, listed
 
 __all__ = ["Room", "clear", "differences", "load", "room"]
-
-_SHOWN = 3  # differences in one message
 
 
 @dataclass(slots=True)
@@ -74,8 +72,10 @@ def load(found: Room, stored: StoredPart, reader: StoreReader, progress: Progres
     found.archive.restore(found.place, stored.part, reader, progress)
     other = list(differences(stored.part.measures, found.archive.measure(found.place)))
     if other:
-        more = f" and {len(other) - _SHOWN} more" if len(other) > _SHOWN else ""
-        raise ArchiveError("restored, it is not what was backed up: " + "; ".join(other[:_SHOWN]) + more)
+        raise ArchiveError(
+            f"restored, it is not what was backed up: {listed(other, between='; ')}",
+            hint=f"take another set: multidb backups list {found.place.app.id}",
+        )
 
 
 def differences(expected: Measures, found: Measures) -> Iterator[str]:

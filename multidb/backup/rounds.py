@@ -120,7 +120,11 @@ def final_set(engine: Engine, app_id: str, keys: Identities | None, progress: Pr
     if not tried.ok and tried.verification is not None:
         bad = {**tried.verification.unproved, **tried.verification.failures}
         name, why = next(reversed(bad.items()))
-        raise ArchiveError(f"set {made.made.id} could not be proved: {name}: {why}", where=f"app {app_id}")
+        raise ArchiveError(
+            f"set {made.made.id} could not be proved: {name}: {why}",
+            where=f"app {app_id}",
+            hint=f"correct the cause, or go without: multidb remove-app {app_id} --no-backup",
+        )
     return made.made.id
 
 

@@ -285,7 +285,7 @@ class _Plain(io.RawIOBase):
             raise
         except ArchiveError as error:
             self._stored.drain()  # a wrong checksum is the better reason
-            raise type(error)(error.message, where=self._where, hint=error.hint) from None
+            raise type(error)(error.message, where=self._where, hint=error.hint or "take another set") from None
         buffer[: len(data)] = data
         self._seen.add(data)
         self._counted(len(data))

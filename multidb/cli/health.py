@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 import typer
@@ -27,7 +28,7 @@ from multidb.cli.output import Output, grid
 from multidb.cli.telling import NotifyOption, tell
 from multidb.engine import Engine, Scope
 from multidb.health import HealthReport, check
-from multidb.model import Health, Status
+from multidb.model import Health, Status, listed
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -86,16 +87,31 @@ def _watch(engine: Engine, wanted: Scope, output: Output, every: float, *, may_w
     """Rounds until Ctrl-C, which ends them without a word. Gives the exit code of the last."""
     code = 0
     try:
-        with Live(console=output.err if output.json else output.out, auto_refresh=False, transient=output.json) as live:
+        with _screen(output) as show:
             for report in _rounds(engine, wanted, every, may_write):
                 code = report.exit_code
-                if output.json:
-                    output.line(code == 0, report.document())
-                else:
-                    live.update(Group(_drawn(report), _footer(report)), refresh=True)
+                show(report)
     except KeyboardInterrupt:
         pass
     return code
+
+
+@contextmanager
+def _screen(output: Output) -> Iterator[Callable[[HealthReport], None]]:
+    """Shows one round after the other: in its place on a terminal, below it elsewhere, a line each as JSON."""
+    if output.json:
+        yield lambda report: output.line(report.exit_code == 0, report.document())
+    elif output.out.is_terminal and not output.out.is_dumb_terminal:
+        with Live(console=output.out, auto_refresh=False) as live:
+            yield lambda report: live.update(_round(report), refresh=True)
+    else:
+        yield lambda report: output.show(_round(report))
+
+
+def _round(report: HealthReport) -> RenderableType:
+    local = report.checked_at.astimezone()
+    footer = f"{local:%H:%M:%S}, {len(report.checks)} checks in {report.seconds:.2f} s; Ctrl-C ends"
+    return Group(_drawn(report), Text(footer, "dim"))
 
 
 def _rounds(engine: Engine, wanted: Scope, every: float, may_write: bool) -> Iterator[HealthReport]:
@@ -137,11 +153,5 @@ def _remarks(report: HealthReport) -> Iterator[Text]:
             same = Health(health.status, health.message, fix=health.fix)
             subjects.setdefault(same, []).append(subject)
     for health, names in subjects.items():
-        more = f" and {len(names) - 3} more" if len(names) > 3 else ""
         fix = f"; {health.fix}" if health.fix else ""
-        yield Text(f"{', '.join(names[:3])}{more}: {health.message}{fix}", _STYLES[health.status])
-
-
-def _footer(report: HealthReport) -> Text:
-    local = report.checked_at.astimezone()
-    return Text(f"{local:%H:%M:%S}, {len(report.checks)} checks in {report.seconds:.2f} s; Ctrl-C ends", "dim")
+        yield Text(f"{listed(names)}: {health.message}{fix}", _STYLES[health.status])

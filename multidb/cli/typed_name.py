@@ -26,4 +26,4 @@ def agree_to_destroy(name: str, answer: str | None, output: Output, *, warning: 
         output.note(warning)
         answer = str(typer.prompt(f"Type {name} to go on", default="", show_default=False, err=True))
     if answer != name:
-        raise Refused(f"{answer!r} is not {name}, so nothing was stopped or deleted")
+        raise Refused(f"{answer!r} is not {name}, so nothing was stopped or deleted", hint=command)

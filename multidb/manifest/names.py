@@ -11,7 +11,7 @@ from typing import Final
 from multidb.errors import Problem, UsageError
 from multidb.manifest.document import Place, Scalar
 from multidb.manifest.schema import APP_ID, StoreSchema
-from multidb.model import App, DerivedName
+from multidb.model import App, DerivedName, listed
 
 __all__ = ["app_id", "check_names", "check_tenants", "closest", "id_problem", "project_name"]
 
@@ -60,7 +60,7 @@ def check_tenants(apps: Iterable[App], places: Mapping[str, Place]) -> Iterator[
         holders.setdefault(app.tenant_id, []).append(app)
     for tenant, sharing in holders.items():
         for app in sharing if len(sharing) > 1 else ():
-            others = _listed(other for other in sharing if other is not app)
+            others = _with_places(other for other in sharing if other is not app)
             yield places[app.id].problem(f"app {app.id} has the tenant_id {tenant}, and so has {others}")
 
 
@@ -88,7 +88,7 @@ def check_names(
     for (space, taken), sharing in holders.items():
         if len({app.id for app, _ in sharing}) > 1:
             for app, name in sharing:
-                others = _listed(other for other, _ in sharing if other.id != app.id)
+                others = _with_places(other for other, _ in sharing if other.id != app.id)
                 what = name.what or f"a {space} of {app.id}"
                 yield places[app.id].problem(
                     f"app {app.id}: {what} would be named {taken}, as would one of {others}", "Rename one of the apps."
@@ -113,9 +113,8 @@ def _reserved(app: App, schema: StoreSchema, names: Iterable[DerivedName], place
             return
 
 
-def _listed(apps: Iterable[App]) -> str:
-    shown = [f"{app.id} ({app.where})" for app in apps]
-    return ", ".join(shown[:3]) + (f" and {len(shown) - 3} more" if len(shown) > 3 else "")
+def _with_places(apps: Iterable[App]) -> str:
+    return listed([f"{app.id} ({app.where})" for app in apps])
 
 
 def _suggested(text: str) -> str:

@@ -1,7 +1,7 @@
 """The words of multidb as frozen values and protocols. No I/O, no driver.
 
 `core`: apps, servers, resources, changes, statements. `health`, `audit`, `usage`, `archive`: what is found, measured
-and kept of them. `figures`: sizes and times in words. `provisioner`: what a store is to the engine.
+and kept of them. `figures`: sizes, times and lists in words. `provisioner`: what a store is to the engine.
 """
 
 from multidb.model.archive import Archive, ArchiveReader, ArchiveWriter, Measures, Part, Place, PlaceKind
@@ -28,7 +28,7 @@ from multidb.model.core import (
     Tenant,
     unwatched,
 )
-from multidb.model.figures import bytes_of, duration_of, size_in_words, time_in_words
+from multidb.model.figures import bytes_of, duration_of, listed, size_in_words, time_in_words
 from multidb.model.health import Health, Status, worst
 from multidb.model.provisioner import Provisioner, Session
 from multidb.model.usage import AppUsage, Enforce, Query, Quota, ServerUsage
@@ -74,6 +74,7 @@ __all__ = [
     "Tenant",
     "bytes_of",
     "duration_of",
+    "listed",
     "size_in_words",
     "time_in_words",
     "unwatched",

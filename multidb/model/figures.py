@@ -1,12 +1,13 @@
-"""Sizes and lengths of time, as people write and read them."""
+"""Sizes, lengths of time and lists, as people write and read them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
-__all__ = ["bytes_of", "duration_of", "size_in_words", "time_in_words"]
+__all__ = ["bytes_of", "duration_of", "listed", "size_in_words", "time_in_words"]
 
 _POWERS: Final = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4}
 _SECONDS: Final = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
@@ -44,3 +45,9 @@ def time_in_words(length: timedelta) -> str:
         if seconds >= 2 * _SECONDS[unit]:
             return f"{seconds / _SECONDS[unit]:.0f} {unit}"
     return f"{max(seconds, 0):.0f} s"
+
+
+def listed(things: Sequence[str], most: int = 3, between: str = ", ") -> str:
+    """The first of them, and how many more there are: ``ann, bob, eve and 4 more``."""
+    more = f" and {len(things) - most} more" if len(things) > most else ""
+    return between.join(things[:most]) + more

@@ -12,7 +12,7 @@ from typing import Any, Final
 import jinja2
 
 from multidb import notification
-from multidb.model import Isolation, Status, size_in_words
+from multidb.model import Isolation, Status, listed, size_in_words
 from multidb.secrets import redact
 from multidb.service.collector import Reading
 from multidb.service.overview import AppRow, Cell, Overview
@@ -188,7 +188,7 @@ def _alarms(known: Overview) -> Iterator[tuple[str, _Note]]:
 
 
 def _subject(apps: Sequence[str], store: str) -> str:
-    shown = ", ".join(apps[:_NAMED]) + (f" and {len(apps) - _NAMED} more" if len(apps) > _NAMED else "")
+    shown = listed(apps, _NAMED)
     return f"{shown} / {_title(store)}" if store else shown
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from multidb.errors import ArchiveError, TargetError
+from multidb.files import sync_folder
 
 __all__ = ["FolderTarget"]
 
@@ -103,7 +104,7 @@ class _NewFile:
             self._file.close()
             self._temporary.replace(self._final)
             for folder in (self._final.parent, self._final.parent.parent):
-                _sync(folder)
+                sync_folder(folder)
         except OSError as error:
             raise _failed(self._target, self._final, error) from None
 
@@ -112,14 +113,6 @@ class _NewFile:
             self._file.close()
         with contextlib.suppress(OSError):
             self._temporary.unlink()
-
-
-def _sync(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _failed(target: str, path: Path, error: OSError) -> ArchiveError:

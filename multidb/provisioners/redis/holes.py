@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from multidb.model import Hole, Inspection
+from multidb.model import Hole, Inspection, listed
 from multidb.provisioners.redis.resources import (
     NOTE_USER,
     AclUser,
@@ -66,7 +66,7 @@ def _widened(
             *(f"selector {selector}" for selector in live.selectors),
         ]
         if surplus:
-            message = f"app {want.app} may do more than it should: {_few(surplus)}"
+            message = f"app {want.app} may do more than it should: {listed(surplus, 5)}"
             yield Hole("rights beyond the app", f"acl user {name}", message, (limits(want, facts),), want.app)
         if live.password in ("not needed", "current and others", "other"):
             how = "without a password" if live.password == "not needed" else "with a password that multidb did not give"
@@ -115,7 +115,7 @@ def _strangers(
         reached = [want for want in wanted.values() if want.name != name and _reaches(rule, want, facts)]
         if reached:
             apps = [str(want.app) for want in reached]
-            message = f"whoever logs in as {name} gets at the keys or channels of {_few(apps)}"
+            message = f"whoever logs in as {name} gets at the keys or channels of {listed(apps, 5)}"
             closes = (join_line(["ACL", "SETUSER", name, "off"]), *_ending(name))
             whose = apps[0] if len(apps) == 1 else None
             yield Hole("foreign user with access", f"acl user {name}", message, closes, whose)
@@ -175,8 +175,3 @@ def _locking(user: str) -> tuple[str, ...]:
 
 def _ending(user: str) -> tuple[str, ...]:
     return (join_line(["CLIENT", "KILL", "USER", user]),)
-
-
-def _few(things: Iterable[str]) -> str:
-    found = list(things)
-    return ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")

@@ -1,4 +1,4 @@
-"""Sizes and lengths of time, as people write and read them."""
+"""Sizes, lengths of time and lists, as people write and read them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from multidb.model import bytes_of, duration_of, size_in_words, time_in_words
+from multidb.model import bytes_of, duration_of, listed, size_in_words, time_in_words
 
 
 @pytest.mark.parametrize(
@@ -59,3 +59,10 @@ def test_what_is_no_length_of_time(text: str) -> None:
 )
 def test_lengths_of_time_are_for_people(seconds: int, text: str) -> None:
     assert time_in_words(timedelta(seconds=seconds)) == text
+
+
+def test_long_lists_end_in_a_number() -> None:
+    assert listed(["ann"]) == "ann"
+    assert listed(["ann", "bob", "eve"]) == "ann, bob, eve"
+    assert listed(["ann", "bob", "eve", "carl", "dora"]) == "ann, bob, eve and 2 more"
+    assert listed(["a: 1", "b: 2", "c: 3"], 2, between="; ") == "a: 1; b: 2 and 1 more"

@@ -95,7 +95,7 @@ def test_what_is_wrong_comes_worst_first_with_the_command(document: Document) ->
         "drift",
         "degraded",
     ]
-    assert "anybody connects, and 1 more REVOKE CONNECT" in notes[0]
+    assert "anybody connects and 1 more REVOKE CONNECT" in notes[0]
 
 
 def test_what_servers_say_is_never_markup(document: Document) -> None:

@@ -274,10 +274,9 @@ def test_a_stopped_server_costs_one_timeout_and_the_others_are_well(folder: Fold
     assert after.status is Status.HEALTHY
 
 
-def test_watching_a_server_die_and_ending_with_ctrl_c(folder: Folder) -> None:
-    """One document a line. The server is killed while watched; the last round decides the exit code."""
-    command = ["health", "--watch", "--every", "0.3", "--store", "redis", "--json"]
-    watching = subprocess.Popen(
+def watched(folder: Folder, *options: str) -> subprocess.Popen[str]:
+    command = ["health", "--watch", "--every", "0.3", "--store", "redis", *options]
+    return subprocess.Popen(
         [sys.executable, "-c", "from multidb.cli import main; main()", *command],
         cwd=folder.path,
         stdout=subprocess.PIPE,
@@ -285,6 +284,24 @@ def test_watching_a_server_die_and_ending_with_ctrl_c(folder: Folder) -> None:
         text=True,
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
     )
+
+
+def test_watching_into_a_pipe_prints_each_round_below_the_last(folder: Folder) -> None:
+    watching = watched(folder)
+    assert watching.stdout is not None
+    heads = 0
+    for line in watching.stdout:
+        heads += line.startswith("app ")
+        if heads == 3:
+            break
+    watching.send_signal(signal.SIGINT)
+    rest, err = watching.communicate(timeout=20)
+    assert (heads, watching.returncode, err) == (3, 0, ""), rest
+
+
+def test_watching_a_server_die_and_ending_with_ctrl_c(folder: Folder) -> None:
+    """One document a line. The server is killed while watched; the last round decides the exit code."""
+    watching = watched(folder, "--json")
     assert watching.stdout is not None
     assert json.loads(watching.stdout.readline())["status"] == "healthy"
     os.kill(status(folder)["redis"]["pid"], signal.SIGKILL)

@@ -128,7 +128,8 @@ class Archive(Protocol):
 
     def restore(self, place: Place, part: Part, reader: ArchiveReader, progress: Progress) -> None:
         """Loads a part into an empty place. Names of the app that the set was made of become those of `place.app`.
-        A version of the server that cannot take the part is refused before anything is loaded.
+        A server that cannot take the part is refused before anything is loaded (`WrongVersion`, which says nothing of
+        the set).
 
         A live place that is not empty is refused, except where `prepare` raises `NeedsServer`: there what it holds is
         replaced in one transaction, so that the app has either the old data or all of the new; `ArchiveError` where

@@ -16,7 +16,7 @@ from typing import BinaryIO
 
 import pytest
 
-from multidb.errors import ArchiveError, NeedsServer
+from multidb.errors import ArchiveError, NeedsServer, WrongVersion
 from multidb.model import App, Part, PlaceKind, StoreContext
 from multidb.provisioners.neo4j import archive as archive_module
 from multidb.provisioners.neo4j.archive import LARGEST_EXCHANGE, Neo4jArchive
@@ -266,12 +266,12 @@ def test_what_does_not_fit_the_server_is_refused_at_once(made: tuple[Part, bytes
     part, content = made
     with opened(spare) as archive:
         place = archive.prepare(PlaceKind.SCRATCH, APP, CONTEXT)
-        for other in (
-            replace(part, server="Neo4j 2099.01.0"),
-            replace(part, format="multidb graph 2"),
-            replace(part, details={"constraints": ["NODE_KEY"]}),
+        for other, refusal in (
+            (replace(part, server="Neo4j 2099.01.0"), WrongVersion),  # says nothing of the set
+            (replace(part, format="multidb graph 2"), ArchiveError),
+            (replace(part, details={"constraints": ["NODE_KEY"]}), WrongVersion),
         ):
-            with pytest.raises(ArchiveError):
+            with pytest.raises(refusal):
                 archive.restore(place, other, Files(content), quiet)
         assert archive.is_empty(place)
 

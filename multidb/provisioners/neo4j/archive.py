@@ -18,7 +18,7 @@ from typing import Any, Final, Self, TypeVar
 
 import neo4j
 
-from multidb.errors import ArchiveError, NeedsServer
+from multidb.errors import ArchiveError, NeedsServer, WrongVersion
 from multidb.model import (
     App,
     ArchiveReader,
@@ -128,7 +128,11 @@ class Neo4jArchive:
             total = part.measures.counts.get("nodes", 0) + part.measures.counts.get("relationships", 0)
             if place.kind is PlaceKind.LIVE and not self.is_empty(place):
                 if self._has_databases:
-                    raise ArchiveError("is not empty", where=f"{self._server}, database {place.name}")
+                    raise ArchiveError(
+                        "is not empty",
+                        where=f"{self._server}, database {place.name}",
+                        hint=f"multidb restore {place.app.id} --replace",
+                    )
                 self._exchange(place, lines, total, progress)
             else:
                 self._load(place, lines, total, progress)
@@ -256,9 +260,13 @@ class Neo4jArchive:
         facts: Neo4jFacts = self._session.facts
         made_by = part.server.rpartition(" ")[2]
         if part.format != FORMAT:
-            raise ArchiveError(f"the part is of the format {part.format}; {FORMAT} is known", where=str(self._server))
-        if _release(made_by) > _release(facts.version):
             raise ArchiveError(
+                f"the part is of the format {part.format}; {FORMAT} is known",
+                where=str(self._server),
+                hint="restore it with the multidb that made it",
+            )
+        if _release(made_by) > _release(facts.version):
+            raise WrongVersion(
                 f"runs Neo4j {facts.version}, and the part was made by {made_by}",
                 where=str(self._server),
                 hint="restore it on that version or a newer one",
@@ -266,9 +274,10 @@ class Neo4jArchive:
         constraints = part.details.get("constraints")
         others = sorted(set(constraints) - {_UNIQUE}) if isinstance(constraints, list) else []
         if others and not self._has_databases:
-            raise ArchiveError(
+            raise WrongVersion(
                 f"has no constraints of the kind {', '.join(others)}, which only Enterprise has",
                 where=str(self._server),
+                hint="restore it on Neo4j Enterprise",
             )
 
     def _load(self, place: Place, lines: Iterable[Line], total: int, progress: Progress) -> None:

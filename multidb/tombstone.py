@@ -68,13 +68,19 @@ class Tombstone:
         settled = self.phase in (Phase.REMOVED, Phase.PURGING)
         return Removed(tuple(edit.entry for edit in self.edits), f"{self.since:%Y-%m-%d}", settled)
 
-    def document(self) -> dict[str, Any]:
-        """As it stands in the state, and in JSON that is printed; no secret is in it."""
+    def summary(self) -> dict[str, str]:
+        """What is printed of it, as plain JSON values."""
         return {
             "phase": self.phase.value,
             "since": self.since.isoformat(timespec="seconds"),
             "until": self.until.isoformat(timespec="seconds"),
             "backup": self.backup,
+        }
+
+    def document(self) -> dict[str, Any]:
+        """As it stands in the state; no secret is in it."""
+        return {
+            **self.summary(),
             "edits": [
                 {"file": each.file, "before": each.before, "after": each.after, "entry": dict(each.entry)}
                 for each in self.edits

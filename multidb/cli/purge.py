@@ -69,15 +69,7 @@ def purge(
 
 def _list(output: Output, stones: dict[str, Tombstone]) -> None:
     now = datetime.now(UTC)
-    output.document(
-        True,
-        {
-            "removed": {
-                app: {"phase": each.phase.value, "since": f"{each.since:%Y-%m-%d}", "until": f"{each.until:%Y-%m-%d}"}
-                for app, each in stones.items()
-            }
-        },
-    )
+    output.document(True, {"removed": {app: each.summary() for app, each in stones.items()}})
     if not stones:
         output.say("No app was removed.")
         return

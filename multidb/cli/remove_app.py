@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -80,9 +80,7 @@ def remove_app(
         if backup and begun is None:
             final = final_set(engine, wanted, identities(identity, os.environ), output.progress)
         stone = removal.remove(engine, wanted, grace=kept, backup=final, progress=output.progress)
-    document: dict[str, Any] = {"app": wanted, **stone.document()}
-    document.pop("edits")
-    output.document(True, document)
+    output.document(True, {"app": wanted, **stone.summary()})
     output.say(f"{wanted} is out: its logins are off, its data stays until {stone.until:%Y-%m-%d}.", style="green")
     if stone.backup:
         output.say(f"Its final set: {stone.backup}")

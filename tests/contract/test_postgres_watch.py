@@ -160,7 +160,7 @@ def probes(site: Site, attacker: App, victim: App, **context: Any) -> list[Probe
     assert PROVISIONER.probe is not None
     with site.connect() as session:
         facts = session.facts
-    a, b = tenant(site, attacker), tenant(site, victim)
+    a, b = tenant(site, attacker, **context), tenant(site, victim, **context)
     return list(PROVISIONER.probe(replace(a, context=replace(a.context, facts=facts)), [b]))
 
 
@@ -187,6 +187,16 @@ def test_a_connection_limit_of_one_is_enough_to_prove_the_walls(super_site: Site
     with super_site.enter(one), pytest.raises(ServerError) as taken:
         probes(super_site, one, other)
     assert "connection_limit" in str(taken.value.hint)
+
+
+def test_the_walls_of_an_app_over_its_quota_are_proved_too(super_site: Site) -> None:
+    full, other = super_site.app(), super_site.app()
+    super_site.apply([full, other])
+    restrict(super_site, full, restricted=True)
+    with super_site.enter(full) as session, pytest.raises(psycopg.errors.InsufficientPrivilege):
+        session.execute("CREATE TABLE more (a int)")
+    found = probes(super_site, full, other, restricted=frozenset({full.id}))
+    assert {probe.got for probe in found} == {Outcome.REFUSED}, [p for p in found if p.got is not Outcome.REFUSED]
 
 
 BREACHES = (

@@ -35,6 +35,7 @@ class _Act:
         done: errors that only come once the server has agreed, so that they count as success.
         transaction: False for what no transaction may hold; it then fails by itself, for a reason in `done`.
         counts: the act is a question, and only an answer other than 0 is success.
+        grows: its control makes something, which an app over its quota may not, so that it is not tried then.
     """
 
     name: str
@@ -44,6 +45,7 @@ class _Act:
     done: frozenset[str] = frozenset()
     transaction: bool = True
     counts: bool = False
+    grows: bool = False
 
 
 _BECOME_SELF = "SET LOCAL ROLE {login}"
@@ -109,7 +111,7 @@ _OF_THE_SERVER = (
     _Act("CREATE ROLE", "CREATE ROLE multidb_audit", owning=True),
     # The name is taken, which the server finds only after it has looked at the right.
     _Act("CREATE DATABASE", "CREATE DATABASE {a}", owning=True, done=frozenset({"42P04"}), transaction=False),
-    _Act("CREATE EXTENSION, untrusted", _UNTRUSTED, _TRUSTED, owning=True),
+    _Act("CREATE EXTENSION, untrusted", _UNTRUSTED, _TRUSTED, owning=True, grows=True),
     _Act("become superuser", "ALTER ROLE {login} SUPERUSER", owning=True),
     _Act("raise its connection limit", "ALTER ROLE {login} CONNECTION LIMIT -1", owning=True),
     _Act("ALTER DATABASE, its own", "ALTER DATABASE {a} CONNECTION LIMIT -1", owning=True),
@@ -138,7 +140,10 @@ def probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterator[Probe]:
         sessions = [_Attack(attacker, login, stack.enter_context(enter(attacker, login))) for login in logins(attacker)]
         user = sessions[0]
         owning = next((each for each in sessions if each.login.slot == "migrate"), user)
+        restricted = attacker.app.id in attacker.context.restricted
         for act in _OF_THE_SERVER:
+            if restricted and act.grows:
+                continue
             yield (owning if act.owning else user).tried(act)
         for session in sessions:
             if session.login.slot == "readonly":

@@ -138,7 +138,9 @@ def _worry(figures: _Figures, tenant: Tenant) -> tuple[str, str] | None:
     if figures.standby:
         return "the server is a standby and takes no writes", "let the app connect to the primary"
     if figures.read_only:
-        return "the app's transactions are read-only", f"multidb apply --app {tenant.app.id}, or remove the setting"
+        name = tenant.app.id
+        fix = f'multidb apply --app {name}; then, by hand: ALTER DATABASE "{name}" RESET default_transaction_read_only'
+        return "the app's transactions are read-only", fix
     if figures.my_limit > 0 and figures.mine >= _NEARLY_FULL * figures.my_limit:
         return (
             f"{figures.user} holds {figures.mine} of its {figures.my_limit} connections",

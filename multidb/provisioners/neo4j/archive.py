@@ -36,7 +36,7 @@ from multidb.model import (
 )
 from multidb.provisioners.neo4j.bolt import Bolt
 from multidb.provisioners.neo4j.graph_file import FILE, FORMAT, HEAD, Line, Numbers, Tally, read, write
-from multidb.provisioners.neo4j.places import dropping, making, place_name, places
+from multidb.provisioners.neo4j.places import dropping, making, place_name, places, roles_of
 from multidb.provisioners.neo4j.removal import disconnect
 from multidb.provisioners.neo4j.resources import Neo4jFacts, database_name, read_mark, user_name
 from multidb.provisioners.neo4j.session import Neo4jSession, connect
@@ -161,14 +161,14 @@ class Neo4jArchive:
             raise ValueError("the live place is not discarded")
         if self._has_databases:
             with self._bolt.explained():
-                gone = dropping(self._bolt, place)
+                gone = dropping(roles_of(self._bolt), place)
             self._run(gone)
 
     def leftovers(self, app: App, context: StoreContext) -> Sequence[Place]:
         if not self._has_databases:
             return ()
         with self._bolt.explained():
-            return places(self._bolt, app, context.project)
+            return places(roles_of(self._bolt), app, context.project)
 
     # Where things are
 

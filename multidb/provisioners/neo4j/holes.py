@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 from multidb.model import Hole, Inspection
 from multidb.provisioners.neo4j.bolt import Bolt
 from multidb.provisioners.neo4j.catalog import Row
-from multidb.provisioners.neo4j.places import place_names
+from multidb.provisioners.neo4j.places import dropping, places
 from multidb.provisioners.neo4j.resources import (
     PUBLIC,
     Mode,
@@ -24,7 +24,7 @@ from multidb.provisioners.neo4j.resources import (
 from multidb.provisioners.neo4j.statements import quoted, revoked
 from multidb.secrets import Secret
 
-__all__ = ["holes", "holes_in_rights"]
+__all__ = ["holes", "holes_in_rights", "left_over"]
 
 _ADMIN_ROLE: Final = "admin"
 _FIRST_USER: Final = "neo4j"
@@ -34,13 +34,13 @@ _EVERYBODYS: Final = ("GRANT ACCESS ON HOME", "GRANT EXECUTE")
 
 
 def holes(bolt: Bolt, inspection: Inspection) -> Sequence[Hole]:
-    """What opens a wall around one of the apps; four questions and at most one login, however many apps there are."""
+    """What opens a wall around one of the apps; three questions and at most one login, however many apps there are."""
     found = [*_open_doors(bolt)]
     if mode(inspection.context) is Mode.DATABASE:
         members = bolt.ask("SHOW ROLES WITH USERS YIELD role, member")
         commands = [row["command"] for row in bolt.ask("SHOW ALL PRIVILEGES AS COMMANDS YIELD command")]
-        names = {row["name"] for row in bolt.ask("SHOW DATABASES YIELD name")}
-        return [*found, *holes_in_rights(commands, members, inspection), *_left_over(names, inspection)]
+        roles = {row["role"] for row in members}
+        return [*found, *holes_in_rights(commands, members, inspection), *left_over(roles, inspection)]
     marks = [mark[0] for row in _indexes(bolt, inspection) if (mark := read_mark(row["name"]))]
     known = {user_name(app.id) for app in inspection.apps} | {user_name(owner.app) for owner in marks}
     strangers = {row["user"] for row in bolt.ask("SHOW USERS YIELD user")} - known - {bolt.user}
@@ -79,14 +79,15 @@ def _open_doors(bolt: Bolt) -> Iterator[Hole]:
         )
 
 
-def _left_over(names: set[str], inspection: Inspection) -> Iterator[Hole]:
+def left_over(roles: Collection[str], inspection: Inspection) -> Iterator[Hole]:
+    """Places of backups that carry our mark; a database of such a name without it is not ours to speak of."""
     for app in inspection.apps:
-        for name in sorted(names.intersection(place_names(app.id))):
+        for place in places(roles, app, inspection.context.project):
             yield Hole(
                 "left by an interrupted run",
-                f"database {name}",
+                f"database {place.name}",
                 f"it may hold a copy of the data of {app.id}; no app can reach it",
-                (f"DROP DATABASE {quoted(name)} DESTROY DATA",),
+                tuple(statement.text for statement in dropping(roles, place)),
                 app.id,
             )
 

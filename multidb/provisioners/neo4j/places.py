@@ -7,7 +7,7 @@ and dropped after it, so that a run that was interrupted anywhere is known for o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Final
 
 from multidb.errors import Conflict
@@ -16,7 +16,7 @@ from multidb.provisioners.neo4j.bolt import Bolt
 from multidb.provisioners.neo4j.resources import spelled
 from multidb.provisioners.neo4j.statements import SYSTEM, quoted
 
-__all__ = ["dropping", "making", "place_mark", "place_name", "place_names", "places"]
+__all__ = ["dropping", "making", "place_mark", "place_name", "places", "roles_of"]
 
 _NAMES: Final = {PlaceKind.SCRATCH: "try", PlaceKind.NEW: "new"}
 _VERBS: Final = {PlaceKind.SCRATCH: "TRIES", PlaceKind.NEW: "LOADS"}
@@ -27,20 +27,20 @@ def place_name(kind: PlaceKind, app: str) -> str:
     return f"{_NAMES[kind]}.{app.replace('_', '-')}"
 
 
-def place_names(app: str) -> tuple[str, ...]:
-    """Every such database that the app may have."""
-    return tuple(place_name(kind, app) for kind in _NAMES)
-
-
 def place_mark(kind: PlaceKind, owner: Owner) -> str:
     """The role that says whose the database is: ``multidb_digi_TRIES_lernmi``. No look at the apps' marks takes it for
     one of theirs."""
     return spelled(owner, _VERBS[kind])
 
 
-def places(bolt: Bolt, app: App, project: str) -> Sequence[Place]:
+def roles_of(bolt: Bolt) -> set[str]:
+    """Every role of the server, in which the functions below look for marks."""
+    return {row["role"] for row in bolt.ask("SHOW ROLES YIELD role")}
+
+
+def places(roles: Collection[str], app: App, project: str) -> Sequence[Place]:
     """The places that the project has made for the app; half-made and half-dropped ones, too."""
-    roles, owner = _roles(bolt), Owner(project, app.id)
+    owner = Owner(project, app.id)
     return [Place(kind, app, place_name(kind, app.id)) for kind in _NAMES if place_mark(kind, owner) in roles]
 
 
@@ -52,7 +52,7 @@ def making(bolt: Bolt, kind: PlaceKind, owner: Owner, where: str) -> Sequence[St
     """
     name, mark = place_name(kind, owner.app), place_mark(kind, owner)
     there = any(row["name"] == name for row in bolt.ask("SHOW DATABASES YIELD name"))
-    if there and mark not in _roles(bolt):
+    if there and mark not in roles_of(bolt):
         raise Conflict(
             f"the database {name} exists and multidb did not make it",
             where=where,
@@ -65,10 +65,10 @@ def making(bolt: Bolt, kind: PlaceKind, owner: Owner, where: str) -> Sequence[St
     return [Statement(text, scope=SYSTEM) for text in texts]
 
 
-def dropping(bolt: Bolt, place: Place) -> Sequence[Statement]:
+def dropping(roles: Collection[str], place: Place) -> Sequence[Statement]:
     """Drops a place, and then what says that it is ours; nothing where nothing says so."""
     end = f"_{_VERBS[place.kind]}_{place.app.id}"
-    marks = sorted(role for role in _roles(bolt) if role.startswith("multidb_") and role.endswith(end))
+    marks = sorted(role for role in roles if role.startswith("multidb_") and role.endswith(end))
     if not marks:
         return ()
     texts = (
@@ -76,7 +76,3 @@ def dropping(bolt: Bolt, place: Place) -> Sequence[Statement]:
         *(f"DROP ROLE {quoted(mark)} IF EXISTS" for mark in marks),
     )
     return [Statement(text, scope=SYSTEM) for text in texts]
-
-
-def _roles(bolt: Bolt) -> set[str]:
-    return {row["role"] for row in bolt.ask("SHOW ROLES YIELD role")}

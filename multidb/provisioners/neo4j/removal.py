@@ -7,7 +7,7 @@ from typing import Final
 
 from multidb.model import App, Owner, Statement, StoreContext
 from multidb.provisioners.neo4j.bolt import Bolt
-from multidb.provisioners.neo4j.places import dropping, places
+from multidb.provisioners.neo4j.places import dropping, places, roles_of
 from multidb.provisioners.neo4j.resources import (
     Mode,
     Neo4jFacts,
@@ -77,7 +77,8 @@ def disconnect(user: str, context: StoreContext) -> Statement:
 
 def _on_enterprise(bolt: Bolt, app: App, context: StoreContext) -> Sequence[Statement]:
     user, database = user_name(app.id), database_name(app.id)
-    beside = places(bolt, app, context.project)
+    roles = roles_of(bolt)
+    beside = places(roles, app, context.project)
     databases = {database, *(place.name for place in beside)}
     aliases = bolt.ask("SHOW ALIASES FOR DATABASE YIELD name, database")
     texts = [
@@ -88,7 +89,7 @@ def _on_enterprise(bolt: Bolt, app: App, context: StoreContext) -> Sequence[Stat
             if row["database"] in databases
         ),
         f"DROP DATABASE {quoted(database)} IF EXISTS DESTROY DATA WAIT 120 SECONDS",
-        *(statement.text for place in beside for statement in dropping(bolt, place)),
+        *(statement.text for place in beside for statement in dropping(roles, place)),
         f"DROP ROLE {quoted(rw_role(app.id))} IF EXISTS",
         f"DROP ROLE {quoted(ro_role(app.id))} IF EXISTS",
         f"DROP ROLE {quoted(mark_name(Owner(context.project, app.id), Mode.DATABASE))} IF EXISTS",

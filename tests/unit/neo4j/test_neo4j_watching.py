@@ -13,7 +13,7 @@ from multidb.errors import Conflict, NotAllowed
 from multidb.model import Endpoint, Hole, Inspection, Owner, Place, PlaceKind, Server, Statement, Status, Tenant
 from multidb.provisioners.neo4j.bolt import Bolt
 from multidb.provisioners.neo4j.health import fullest_heap, trouble
-from multidb.provisioners.neo4j.holes import holes_in_rights
+from multidb.provisioners.neo4j.holes import holes_in_rights, left_over
 from multidb.provisioners.neo4j.places import dropping, making, place_mark, place_name, places
 from multidb.provisioners.neo4j.removal import removal, suspension
 from multidb.provisioners.neo4j.resources import Grant, desired, read_mark
@@ -23,6 +23,7 @@ from tests.unit.neo4j.test_neo4j_catalog import APPS, CONTEXT, apply, changes
 
 LERNMI = APPS[0]
 OWNER = Owner(CONTEXT.project, LERNMI.id)
+INSPECTION = Inspection(CONTEXT, APPS, (), MemorySecretStore())
 KINDS = (PlaceKind.SCRATCH, PlaceKind.NEW)
 
 
@@ -35,8 +36,7 @@ def server() -> Enterprise:
 
 def holes(server: Enterprise) -> Sequence[Hole]:
     listing = server.listing()
-    inspection = Inspection(CONTEXT, APPS, (), MemorySecretStore())
-    return holes_in_rights(listing.commands, listing.members, inspection)
+    return holes_in_rights(listing.commands, listing.members, INSPECTION)
 
 
 def test_what_apply_makes_has_no_hole(server: Enterprise) -> None:
@@ -163,16 +163,28 @@ def test_a_place_whose_making_or_dropping_was_interrupted_is_known(server: Enter
     bolt, place = cast("Bolt", server), Place(kind, LERNMI, place_name(kind, "lernmi"))
     mark, database = making(bolt, kind, OWNER, "here")
     server.run(mark)
-    assert places(bolt, LERNMI, "digi") == [place]
+    assert places(server.roles, LERNMI, "digi") == [place]
     server.run(database)
     assert [each.text for each in making(bolt, kind, OWNER, "here")] == [mark.text, database.text]
-    gone, forgotten = dropping(bolt, place)
+    gone, forgotten = dropping(server.roles, place)
     server.run(gone)
     assert place.name not in server.databases
-    assert places(bolt, LERNMI, "digi") == [place]
+    assert places(server.roles, LERNMI, "digi") == [place]
     server.run(forgotten)
-    assert places(bolt, LERNMI, "digi") == []
-    assert dropping(bolt, place) == ()
+    assert places(server.roles, LERNMI, "digi") == []
+    assert dropping(server.roles, place) == ()
+
+
+def test_a_place_that_was_left_is_a_hole_and_closed_whole() -> None:
+    server = made()
+    found = left_over(server.roles, INSPECTION)
+    closes = [statement for hole in found for statement in hole.closes]
+    assert {statement.split("`")[1] for statement in closes if statement.startswith("DROP DATABASE")} == {
+        place_name(kind, "lernmi") for kind in KINDS
+    }
+    for statement in closes:
+        server.run(statement)
+    assert not list(left_over(server.roles, INSPECTION))
 
 
 def test_a_database_that_multidb_did_not_make_is_never_a_place(server: Enterprise) -> None:
@@ -181,8 +193,9 @@ def test_a_database_that_multidb_did_not_make_is_never_a_place(server: Enterpris
     server.run(making(bolt, PlaceKind.NEW, OWNER, "here")[0])  # the mark of another kind of place says nothing of it
     with pytest.raises(Conflict, match=r"try\.lernmi exists and multidb did not make it"):
         making(bolt, PlaceKind.SCRATCH, OWNER, "here")
-    assert dropping(bolt, place) == ()
-    assert place not in places(bolt, LERNMI, "digi")
+    assert dropping(server.roles, place) == ()
+    assert "database try.lernmi" not in {hole.subject for hole in left_over(server.roles, INSPECTION)}
+    assert place not in places(server.roles, LERNMI, "digi")
     assert not [text for text in drops(server) if "try.lernmi" in text]
 
 

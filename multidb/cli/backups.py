@@ -35,7 +35,12 @@ from multidb.errors import UsageError
 from multidb.manifest import app_id
 from multidb.model import size_in_words, time_in_words
 
-app = typer.Typer(rich_markup_mode=None, add_completion=False, help="The backup sets that there are.")
+app = typer.Typer(
+    rich_markup_mode=None,
+    add_completion=False,
+    help="The backup sets that there are.",
+    epilog=examples("multidb backups list", "multidb backups verify lernmi", "multidb backups prune --yes"),
+)
 
 _NOT_AS_WANTED, _FAILED = 1, 6
 

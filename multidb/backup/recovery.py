@@ -16,7 +16,8 @@ from multidb.backup.rooms import clear
 from multidb.backup.sets import MANIFEST
 from multidb.engine import Engine, Scope
 from multidb.errors import MultidbError
-from multidb.model import Progress
+from multidb.model import App, Progress
+from multidb.provisioners import provisioner
 
 __all__ = ["recover"]
 
@@ -52,7 +53,9 @@ def recover(engine: Engine, keys: Identities | None, progress: Progress) -> tupl
     )
     for kind, put_right in work:
         for app, note in journal.open(kind).items():
-            if app not in engine.project.apps and kind != MAKING:  # removed meanwhile, with all that it had
+            if app in engine.project.removed and kind in (RESTORING, PAUSED):  # until it is back, or purged
+                continue
+            if app not in engine.project.apps and kind in (RESTORING, PAUSED):  # gone, with all that it had
                 journal.end(kind, app)
                 continue
             try:
@@ -65,9 +68,11 @@ def recover(engine: Engine, keys: Identities | None, progress: Progress) -> tupl
 
 
 def _clear_places(engine: Engine, app_id: str, note: Mapping[str, Any]) -> None:
-    app = engine.project.apps[app_id]
-    grounds = Grounds(engine, Scope(frozenset({app_id}), frozenset(note["stores"])))
-    for store in note["stores"]:
+    stores = {store: provisioner(store).app_options() for store in note["stores"]}
+    app = engine.project.apps.get(app_id) or App(app_id, app_id, stores)  # sets outlive their apps, and can be proved
+    apps = frozenset({app_id}) if app_id in engine.project.apps else None
+    grounds = Grounds(engine, Scope(apps, frozenset(stores)))
+    for store in stores:
         if ground := grounds.of(app, store):
             clear(engine, ground[0], app, ground[1])
 

@@ -65,7 +65,7 @@ def verify(engine: Engine, home: Repository, copy: Copy, keys: Identities | None
     journal = Journal(engine.state)
     try:
         trial = _Trial(engine, home, copy, copy.found, keys, progress)
-        journal.begin(VERIFYING, copy.app, {"stores": list(copy.found.parts)})
+        journal.begin(VERIFYING, copy.app, {"stores": trial.places()})
         trial.run()
         journal.end(VERIFYING, copy.app)
         verification = Verification(copy.id, copy.found.digest, utc_now(), __version__, trial.failures, trial.unproved)
@@ -99,6 +99,10 @@ class _Trial:
         self._grounds = Grounds(engine, Scope(stores=frozenset(found.parts)))
         self.failures: dict[str, str] = {}
         self.unproved: dict[str, str] = {}
+
+    def places(self) -> list[str]:
+        """The stores that there is a server for."""
+        return [store for store in self._found.parts if self._ground(store) is not None]
 
     def run(self) -> None:
         wanted = set(self._found.declaration.get("stores", ())) if self._found.complete else set()

@@ -10,7 +10,7 @@ import random
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
 
 import pytest
@@ -252,6 +252,13 @@ def test_what_a_crash_has_left_is_found_and_used_again(stage: Stage) -> None:
             pass
         assert session.removal(stage.alpha, stage.context) == ()
     assert content(stage, stage.alpha, *of_app(stage, stage.alpha)) == {}
+    gone = replace(stage.context, numbers={"beta": stage.context.numbers["beta"]})
+    with stage.archive() as archive:  # a set of it can be proved still
+        place = archive.prepare(PlaceKind.SCRATCH, stage.alpha, gone)
+        archive.restore(place, part, files, quiet)
+        assert archive.measure(place) == part.measures
+        assert archive.is_empty(archive.live(stage.beta, gone))
+        archive.discard(place)
     with as_admin(stage.real) as client:
         assert not any("alpha" in user for user in client.execute_command("ACL", "USERS"))
 

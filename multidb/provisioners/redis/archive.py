@@ -45,6 +45,7 @@ from multidb.provisioners.redis.places import place_prefix, place_user
 from multidb.provisioners.redis.removal import emptying
 from multidb.provisioners.redis.resources import (
     RedisFacts,
+    by_prefix,
     mark,
     marks_of,
     user_name,
@@ -131,7 +132,7 @@ class RedisArchive:
         with Lease(self._server, self._another(), context.project, f"a set of {app.id}"), told_plainly(self._server):
             self._facts = self._read_facts()
             rules = read_rules(self._server, self._client)
-            number = self._number_for(kind, owner, context, rules)
+            number = self._number_for(kind, app, context, rules)
             self._rule(place_user(kind, owner), "reset", "off", "resetchannels", f"&{mark(owner, number)}")
         place = Place(kind, app, _name(number, place_prefix(kind, owner)))
         self._empty(place)
@@ -202,8 +203,9 @@ class RedisArchive:
 
     # Places
 
-    def _number_for(self, kind: PlaceKind, owner: Owner, context: StoreContext, rules: Mapping[str, Rule]) -> int:
-        if context.numbers[owner.app] == 0:
+    def _number_for(self, kind: PlaceKind, app: App, context: StoreContext, rules: Mapping[str, Rule]) -> int:
+        owner, own = Owner(context.project, app.id), context.numbers.get(app.id)
+        if own == 0 or (own is None and by_prefix(app, self._facts)):  # an app that is gone has no number any more
             return 0
         if left := _numbers(rules.get(place_user(kind, owner)), owner):
             return left[0]

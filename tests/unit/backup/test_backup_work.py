@@ -352,6 +352,24 @@ def test_what_was_loaded_for_a_place_that_has_the_same_already_goes_too(engine: 
     assert not list(data.rglob("*__*"))
 
 
+def test_a_set_outlives_its_app_and_what_a_killed_proof_of_it_left_goes(
+    engine: Engine, tmp_path: Path, data: Path
+) -> None:
+    copy = made(engine)
+    without = make_engine(tmp_path, data, MANIFEST.replace("  ann: {stores: [cabinet, drawer]}\n", ""))
+    assert tried(without, copy).ok
+    FAULTS["restore ann"] = KeyboardInterrupt()
+    with pytest.raises(KeyboardInterrupt):
+        tried(without, copy)
+    FAULTS.clear()
+    write_rows(data, "cabinet", "ann__scratch", 5)
+    done, problems = recover(without, None, quiet)
+    assert not problems
+    assert "scratch" in done[0]
+    assert not list(data.rglob("*__scratch.rows"))
+    assert recover(without, None, quiet) == ([], {})
+
+
 def test_no_restore_without_its_safety_set(engine: Engine, data: Path) -> None:
     copy = made(engine)
     FAULTS["backup ann"] = ServerDown("went away", where="drawer")

@@ -126,7 +126,8 @@ def _isolation_tile(known: Overview) -> _Tile:
         count = found.breaches + found.holes
         return _Tile("Isolation", "open", f"{count} {'way' if count == 1 else 'ways'} through, {when}", "bad")
     if not found.ok:
-        return _Tile("Isolation", "not proved", f"{found.unproved + found.errors} gaps, {when}", "warn")
+        count = found.unproved + found.errors
+        return _Tile("Isolation", "not proved", f"{count} {'gap' if count == 1 else 'gaps'}, {when}", "warn")
     return _Tile("Isolation", "proved", f"{found.probes} attempts, no way through, {when}", "good")
 
 
@@ -162,7 +163,7 @@ def _drift_tile(known: Overview) -> _Tile:
 def _notes(known: Overview, readings: Mapping[str, Reading[Any] | None]) -> list[tuple[str, _Note]]:
     """What is wrong and of whom, worst first; what is the same for several apps is one note."""
     same: dict[_Note, list[str]] = {}
-    for subject, note in (*_failed(readings), *_alarms(known), *_degraded(known)):
+    for subject, note in (*_failed(readings), *_alarms(known), *_unproved(known), *_degraded(known)):
         same.setdefault(note, []).append(subject)
     ordered = sorted(same.items(), key=lambda each: each[0].tone)  # bad before warn
     return [(_subject(subjects, note.store), note) for note, subjects in ordered]
@@ -196,6 +197,17 @@ def _degraded(known: Overview) -> Iterator[tuple[str, _Note]]:
     for check in known.health.checks if known.health else ():
         if check.health.status is Status.DEGRADED:
             yield check.app, _Note("warn", "degraded", check.store, check.health.message, check.health.fix)
+
+
+def _unproved(known: Overview) -> Iterator[tuple[str, _Note]]:
+    """Apps whose walls the last audit neither proved nor found open."""
+    for row in known.rows:
+        for store, cell in row.cells.items():
+            if cell.verdict == "not proved":
+                yield (
+                    row.app,
+                    _Note("warn", "not proved", store, "the last audit could not prove its wall", "multidb audit"),
+                )
 
 
 def _clock(at: datetime) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -184,6 +185,9 @@ def test_a_connection_limit_of_one_is_enough_to_prove_the_walls(super_site: Site
         found = probes(super_site, one, other)
     assert {probe.got for probe in found} == {Outcome.REFUSED}, [p for p in found if p.got is not Outcome.REFUSED]
     assert {"connect as user", "cancel a query", "read its queries"} <= {probe.name for probe in found}
+    passing = super_site.enter(one)  # another's check at the same moment
+    threading.Timer(0.6, passing.close).start()
+    assert {probe.got for probe in probes(super_site, one, other)} == {Outcome.REFUSED}
     with super_site.enter(one), pytest.raises(ServerError) as taken:
         probes(super_site, one, other)
     assert "connection_limit" in str(taken.value.hint)

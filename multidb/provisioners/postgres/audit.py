@@ -6,6 +6,7 @@ server answers is the proof: `42501` is a wall; anything else that is not succes
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ __all__ = ["probe"]
 
 _DENIED = "42501"
 _TAKEN = "too many connections for role"
+_PATIENCE = 2.0  # seconds
 _SHOWN = 160  # characters of what a server said
 
 
@@ -137,7 +139,9 @@ def probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterator[Probe]:
     for login in logins(attacker):  # before a session of its own takes what may be the only connection that it has
         yield from _doors(attacker, login, victims)
     with ExitStack() as stack:
-        sessions = [_Attack(attacker, login, stack.enter_context(enter(attacker, login))) for login in logins(attacker)]
+        sessions = [
+            _Attack(attacker, login, stack.enter_context(_patiently(attacker, login))) for login in logins(attacker)
+        ]
         user = sessions[0]
         owning = next((each for each in sessions if each.login.slot == "migrate"), user)
         restricted = attacker.app.id in attacker.context.restricted
@@ -174,7 +178,7 @@ def _door(attacker: Tenant, login: Login, victim: Tenant | None, database: str, 
 
     act = "connect" if victim is not None else f"connect to {database}"
     try:
-        with enter(attacker, login, database) as wire:
+        with _patiently(attacker, login, database) as wire:
             yield seen(act, Outcome.ALLOWED, f"{login.user} came into {database}")
             if victim is not None:
                 for what, question in (("read tables", _READABLE), ("write tables", _WRITABLE)):
@@ -197,7 +201,19 @@ def _session_of(victim: Tenant) -> Wire:
         except ServerError as error:
             if _TAKEN not in error.message:
                 raise
-    return enter(victim, last)
+    return _patiently(victim, last)
+
+
+def _patiently(tenant: Tenant, login: Login, database: str = "") -> Wire:
+    """As `enter`; a connection that is taken only for a moment, as by a check of health, is waited for."""
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return enter(tenant, login, database)
+        except ServerError as error:
+            if _TAKEN not in error.message or time.monotonic() > until:
+                raise
+        time.sleep(_PATIENCE / 10)
 
 
 class _Attack:

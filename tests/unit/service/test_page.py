@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from dataclasses import replace
 from html.parser import HTMLParser
 from importlib.resources import files
 from itertools import product
 
 import pytest
 
+from multidb.audit import Audit
+from multidb.audit.findings import Untried
 from multidb.service.collector import Reading
 from multidb.service.overview import Overview, overview
 from multidb.service.page import page, sparkline
@@ -18,13 +21,13 @@ from tests.unit.service import reports
 READING = Reading(1, reports.AT, 0.25)
 
 
-def known() -> Overview:
+def known(audited: Audit | None = None) -> Overview:
     seen = reports.usage()
     return overview(
         reports.project(),
         health=reports.health(),
         plan=reports.plan(),
-        audit=reports.audited(),
+        audit=audited or reports.audited(),
         usage=seen.report,
         looks=seen.looks,
         backups=reports.backups(),
@@ -140,6 +143,15 @@ def test_a_sparkline_goes_from_the_oldest_to_the_newest_and_keeps_to_its_box() -
     assert {y for _, y in [tuple(map(float, point.split(","))) for point in sparkline([7, 7]).split()]} == {9}
     (_, before), (_, after) = [tuple(map(float, point.split(","))) for point in sparkline([1000, 1010]).split()]
     assert 0.5 < before - after < 2, "a hundredth more is seen, and does not look like a tenfold"
+
+
+def test_a_wall_that_could_not_be_proved_is_named() -> None:
+    (server,) = reports.audited().servers
+    gap = Untried("postgres", "lernmi", None, "no connection")
+    audited = replace(reports.audited(), tried=(), untried=(gap,), servers=(replace(server, holes=()),))
+    shown = Document(page(known(audited), {}))
+    assert any("not proved lernmi / Postgres" in text for text in shown.texts("li", **{"class": "warn"}))
+    assert any("1 gap, audited" in text for text in shown.texts("dd"))
 
 
 # Contrast, by the formula of WCAG 2

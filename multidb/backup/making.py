@@ -16,6 +16,7 @@ from multidb import __version__
 from multidb.backup.journal import MAKING, PAUSED, RESTORING, Journal
 from multidb.backup.pace import Pace
 from multidb.backup.repository import Destinations, Repository, utc_now
+from multidb.backup.rooms import temporary_files
 from multidb.backup.sets import MANIFEST, BackupSet, Reason, StoredPart, declaration, new_id
 from multidb.backup.settings import Settings, settings
 from multidb.backup.streams import StoreWriter
@@ -219,7 +220,7 @@ class _Maker:
         self._pace.doing = store
         self._progress(self._app.id, f"{store}: reading")
         writer = StoreWriter(store, destinations.create, self._said.recipients, self._pace)
-        with self._engine.archive(server) as archive:
+        with self._engine.archive(server) as archive, temporary_files():
             part = archive.backup(self._app, context, writer, self._progress)
         stored = StoredPart(part, tuple(writer.files))
         if not stored.size and any(part.measures.counts.values()):

@@ -17,7 +17,7 @@ from multidb.backup.journal import CLONING, RESTORING, Journal
 from multidb.backup.making import Grounds, make_sets, targets_of
 from multidb.backup.pace import Pace
 from multidb.backup.repository import Copy, Repository
-from multidb.backup.rooms import Room, clear, differences, load, room
+from multidb.backup.rooms import Room, clear, differences, load, room, temporary_files
 from multidb.backup.sets import BackupSet, Reason
 from multidb.backup.streams import StoreReader
 from multidb.engine import Engine, Report, Scope
@@ -198,7 +198,7 @@ class _Restore:
             if found is not None:
                 found.move_in()
                 continue
-            with self._live(store) as (archive, place):
+            with self._live(store) as (archive, place), temporary_files():
                 archive.restore(place, self._found.parts[store].part, self._reader(store), self._progress)
 
     def _there(self, store: str) -> bool:

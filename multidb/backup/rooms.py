@@ -6,16 +6,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from multidb.backup.sets import StoredPart
 from multidb.backup.streams import StoreReader
 from multidb.engine import Engine
-from multidb.errors import ArchiveError, NeedsServer
+from multidb.errors import ArchiveError, NeedsServer, TargetError
 from multidb.model import App, Archive, Measures, Place, PlaceKind, Progress, Server, StoreContext, listed
 
-__all__ = ["Room", "clear", "differences", "load", "room"]
+__all__ = ["Room", "clear", "differences", "load", "room", "temporary_files"]
 
 
 @dataclass(slots=True)
@@ -69,13 +71,34 @@ def load(found: Room, stored: StoredPart, reader: StoreReader, progress: Progres
     Raises:
         ArchiveError: it is another.
     """
-    found.archive.restore(found.place, stored.part, reader, progress)
-    other = list(differences(stored.part.measures, found.archive.measure(found.place)))
+    with temporary_files():
+        found.archive.restore(found.place, stored.part, reader, progress)
+        measures = found.archive.measure(found.place)
+    other = list(differences(stored.part.measures, measures))
     if other:
         raise ArchiveError(
             f"restored, it is not what was backed up: {listed(other, between='; ')}",
             hint=f"take another set: multidb backups list {found.place.app.id}",
         )
+
+
+@contextlib.contextmanager
+def temporary_files() -> Iterator[None]:
+    """A store's archive may use temporary files in the block.
+
+    Raises:
+        TargetError: the disk is too full for them; it says nothing of a set.
+    """
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise TargetError(
+            "no space is left for temporary files",
+            where=tempfile.gettempdir(),
+            hint="free space there, or name another folder: TMPDIR=FOLDER",
+        ) from None
 
 
 def differences(expected: Measures, found: Measures) -> Iterator[str]:

@@ -66,7 +66,11 @@ def verify(engine: Engine, home: Repository, copy: Copy, keys: Identities | None
     try:
         trial = _Trial(engine, home, copy, copy.found, keys, progress)
         journal.begin(VERIFYING, copy.app, {"stores": trial.places()})
-        trial.run()
+        try:
+            trial.run()
+        except ArchiveError:  # no server failed, so the scratch places are gone
+            journal.end(VERIFYING, copy.app)
+            raise
         journal.end(VERIFYING, copy.app)
         verification = Verification(copy.id, copy.found.digest, utc_now(), __version__, trial.failures, trial.unproved)
         home.mark(copy, verification)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import json
 import time
 from pathlib import Path
@@ -20,7 +21,7 @@ from multidb.backup.restoring import restore
 from multidb.backup.sets import BackupSet, Consistency, Reason, Verification
 from multidb.backup.verifying import Verified, verify
 from multidb.engine import Engine, Scope
-from multidb.errors import ArchiveError, Conflict, Locked, Refused, ServerDown, UsageError, WrongKey
+from multidb.errors import ArchiveError, Conflict, Locked, Refused, ServerDown, TargetError, UsageError, WrongKey
 from tests.unit.backup.cabinet import FAULTS, ONE_PLACE, rows_of, write_rows
 from tests.unit.backup.conftest import MANIFEST, make_engine
 
@@ -368,6 +369,18 @@ def test_a_set_outlives_its_app_and_what_a_killed_proof_of_it_left_goes(
     assert "scratch" in done[0]
     assert not list(data.rglob("*__scratch.rows"))
     assert recover(without, None, quiet) == ([], {})
+
+
+def test_no_space_for_temporary_files_says_nothing_of_a_set(engine: Engine) -> None:
+    copy = made(engine)
+    for what in ("restore ann", "backup ann"):
+        FAULTS[what] = OSError(errno.ENOSPC, "No space left on device")
+    found = tried(engine, copy)
+    assert isinstance(found.problem, TargetError)
+    assert "TMPDIR" in (found.problem.hint or "")
+    assert found.verification is None
+    assert recover(engine, None, quiet) == ([], {})  # and its scratch places are gone
+    assert isinstance(make(engine, "ann")["ann"].errors["cabinet"], TargetError)
 
 
 def test_no_restore_without_its_safety_set(engine: Engine, data: Path) -> None:

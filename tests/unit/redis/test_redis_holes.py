@@ -40,3 +40,11 @@ def test_a_login_under_an_apps_name_that_nothing_says_is_the_apps() -> None:
 
 def test_another_projects_app_of_the_same_name_is_no_stranger() -> None:
     assert holes(sent(wanted_user(), VALKEY_9).replace(":digi:", ":rival:")) == []
+
+
+def test_a_login_of_an_app_that_is_gone_is_told_by_every_audit() -> None:
+    """An audit drops the holes of apps that are not in the manifest, so that this one may belong to none."""
+    gone = f"user gone_user on #{DIGEST} resetchannels &{mark(Owner('digi', 'gone'), 5)} -@all +ping"
+    [found] = holes(gone)
+    assert (found.name, found.app) == ("login of an app that is gone", None)
+    assert "gone" in found.message

@@ -67,9 +67,13 @@ def _catalogs(engine: Engine, server: Server, scope: Scope, progress: Progress) 
     try:
         with engine.open(server) as session:
             context = engine.context(server, session)
-            # All apps: what belongs to none of them is a stranger's. The holes of those out of scope are dropped after.
-            inspection = Inspection(context, everyone, store.desired(everyone, context), engine.state.secrets)
-            holes = tuple(hole for hole in session.holes(inspection) if hole.app is None or hole.app in names)
+            # All apps, also those that were removed and may come back: what belongs to none of them is a stranger's.
+            # The holes of those out of scope are dropped after.
+            removed = [app for app in engine.project.removed.values() if server.store in app.stores]
+            known = [*everyone, *(app for app in removed if server.app is None)]
+            inspection = Inspection(context, known, store.desired(known, context), engine.state.secrets)
+            others = {app.id for app in known} - set(names)
+            holes = tuple(hole for hole in session.holes(inspection) if hole.app not in others)
             isolation = {app.id: store.isolation(app, session.facts) for app in everyone if app.id in names}
             version = f"{session.facts.product} {session.facts.version}"
             return ServerAudited(server.name, server.store, names, version, isolation, holes)

@@ -97,6 +97,7 @@ def test_out_and_back(applied: Folder) -> None:
     assert "ann" not in (applied.path / "multidb.yaml").read_text()
     assert not (applied.path / "apps/ann/.env").exists()
     applied.ok("plan", "--check")  # what is kept of it is no drift
+    assert applied.ok("audit", "--json").json()["holes"] == []  # nor a stranger's
     assert applied.run("env", "ann").code == 2
     again = applied.run("remove-app", "ann", "--yes")
     assert (again.code, "undo-remove" in again.err) == (2, True)

@@ -161,6 +161,7 @@ def made(live: RealServer) -> tuple[Part, bytes]:
 def spare(neo4j_servers: tuple[RealServer, RealServer]) -> RealServer:
     """A second server that no app knows."""
     real = neo4j_servers[1]
+    emptied(real)
     return replace(real, server=replace(real.server, app="lernmi", spare=True))
 
 

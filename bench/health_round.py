@@ -16,7 +16,7 @@ from multidb.secrets import Secret
 APPS = 100
 RUNS = 5
 _AT_ONCE = 64
-_SERVERS = "{neo4j: {isolation: label}, postgres: {max_connections: 200}}"
+_SERVERS = "{neo4j: {isolation: label}, postgres: {max_connections: 200}, redis: {databases: 128}}"
 _ENTRY = "{qdrant: {collections: {knowledge: {size: 4}}}}"
 
 

@@ -8,6 +8,7 @@ import re
 
 import pytest
 
+from multidb import secrets
 from multidb.secrets import MASK, MemorySecretStore, Secret, SecretRef, generate, redact
 
 VALUE = "correct-horse-battery-staple"
@@ -60,6 +61,13 @@ def test_generated_ones_are_long_url_safe_and_different() -> None:
     assert all(re.fullmatch(r"[A-Za-z0-9_-]{43}", value) for value in made)
 
 
+@pytest.fixture
+def nothing_held(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a process of its own: other tests have had secrets that are ordinary words."""
+    monkeypatch.setattr(secrets, "_revealed", set())
+
+
+@pytest.mark.usefixtures("nothing_held")
 def test_redaction_covers_every_value_this_process_held() -> None:
     made = generate()
     assert redact(f"FATAL: password {made.reveal()!r} is wrong") == "FATAL: password '***' is wrong"

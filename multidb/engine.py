@@ -319,6 +319,15 @@ class Engine:
             stack.enter_context(session.lock(self.project.name, f"multidb {self._command} by {holder('')['user']}"))
             yield session
 
+    def suspend(self, app: App, server: Server) -> StoreContext:
+        """Turns the app's logins on the server off and ends their sessions; `apply` turns them on again. What the
+        store's pure functions were told of the server meanwhile."""
+        with self.locked(server) as session:
+            context = self.context(server, session)
+            for _ in session.run(session.suspension(app, context), self.state.secrets):
+                pass
+        return context
+
     def context(self, server: Server, session: Session) -> StoreContext:
         """What the pure functions of the server's store are told."""
         store, apps = provisioner(server.store), self.apps_of(server)

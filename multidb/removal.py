@@ -23,7 +23,7 @@ from multidb.errors import (
     ServerError,
     UsageError,
 )
-from multidb.model import App, Isolation, Progress, Server, Session, Statement
+from multidb.model import App, Isolation, Progress, Server
 from multidb.provisioners import provisioner
 from multidb.render import is_ours
 from multidb.tombstone import Edit, Phase, Tombstone, bury, forget, tombstones
@@ -123,10 +123,9 @@ def _taken_out(
     stone = tombstones(state).get(app_id)
     if stone is None:
         now = datetime.now(UTC)
-        with state.turn("manifest"):
-            stone = Tombstone(app_id, phase, now, now + grace, _edits(engine, app_id), backup)
-            bury(state, stone)
-    stone = dataclasses.replace(stone, phase=phase, backup=stone.backup or backup)
+        stone = Tombstone(app_id, phase, now, now + grace, _edits(engine, app_id), backup)
+    else:
+        stone = dataclasses.replace(stone, phase=phase, backup=stone.backup or backup)
     bury(state, stone)
     _take_out(engine, stone)
     return stone
@@ -187,10 +186,7 @@ def _on_each_server(engine: Engine, app: App, work: Callable[[Server], None]) ->
 
 def _suspend(engine: Engine, server: Server, app: App, progress: Progress) -> None:
     progress(server.name, f"turning the logins of {app.id} off")
-    with engine.locked(server) as session:
-        context = engine.context(server, session)
-        _send(engine, session, session.suspension(app, context))
-        level, _ = provisioner(server.store).isolation(app, context.facts)
+    level, _ = provisioner(server.store).isolation(app, engine.suspend(app, server).facts)
     if level is not Isolation.NAMING_ONLY:  # there, nothing keeps anybody out
         _prove_shut(engine, server, app)
 
@@ -219,21 +215,17 @@ def _drop(engine: Engine, server: Server, app: App, progress: Progress) -> None:
     progress(server.name, f"dropping what {app.id} has")
     with engine.locked(server) as session:
         context = engine.context(server, session)
-        for _ in range(_ROUNDS):
+        for _round in range(_ROUNDS):
             left = session.removal(app, context)
             if not left:
                 return
-            _send(engine, session, left)
+            for _ in session.run(left, engine.state.secrets):
+                pass
         what = "; ".join(statement.text for statement in session.removal(app, context)[:3])
     if what:
         raise ServerError(
             f"something of {app.id} stays, whatever is dropped: {what}", where=str(server), hint="drop it by hand"
         )
-
-
-def _send(engine: Engine, session: Session, statements: Sequence[Statement]) -> None:
-    for _ in session.run(statements, engine.state.secrets):
-        pass
 
 
 def _unfinished(failed: Mapping[str, MultidbError], command: str) -> PartlyApplied:

@@ -291,10 +291,8 @@ def pausing(engine: Engine, app: App, progress: Progress) -> Iterator[None]:
 def turn_off(engine: Engine, app: App) -> None:
     """The app's logins are refused and its sessions ended, on every server."""
     for server in engine.servers(Scope(apps=frozenset({app.id}))):
-        with _CHANGING, engine.locked(server) as session:
-            statements = session.suspension(app, engine.context(server, session))
-            for _ in session.run(statements, engine.state.secrets):
-                pass
+        with _CHANGING:
+            engine.suspend(app, server)
 
 
 def turn_on(engine: Engine, app_id: str) -> None:

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Final
 
 from multidb import files, manifest
+from multidb.backup import cloning
+from multidb.backup.journal import Journal
 from multidb.engine import Engine, Scope
 from multidb.errors import (
     AuthenticationFailed,
@@ -28,9 +30,10 @@ from multidb.provisioners import provisioner
 from multidb.render import is_ours
 from multidb.tombstone import Edit, Phase, Tombstone, bury, forget, tombstones
 
-__all__ = ["purge", "remove", "restored", "restoring", "the_removed"]
+__all__ = ["expired", "purge", "remove", "restored", "restoring", "the_removed"]
 
 _ROUNDS: Final = 5  # of dropping what is left; each finds what another session made meanwhile
+_FOR_GOOD: Final = (Phase.ENDING, Phase.PURGING)  # somebody, or an app's own label, has said that it ends
 _OURS: Final = (".env", ".env.example", "docker-compose.yml")
 
 
@@ -67,9 +70,9 @@ def restoring(engine: Engine, app_id: str) -> None:
         Refused: it is being purged.
     """
     stone = the_removed(engine, app_id)
-    if stone.phase is Phase.PURGING:
+    if stone.phase in _FOR_GOOD:
         raise Refused(
-            "some of it is gone already",
+            "it is being purged, and some of it may be gone already",
             where=f"app {app_id}",
             hint=f"finish it: multidb purge {app_id}; then bring it back from its set {stone.backup or '(none)'}",
         )
@@ -93,7 +96,8 @@ def purge(engine: Engine, app_id: str, progress: Progress) -> None:
     """
     state = engine.state
     with state.lock("removal", f"multidb purge {app_id}"):
-        _taken_out(engine, app_id, Phase.PURGING)
+        stone = _taken_out(engine, app_id, Phase.ENDING)
+        bury(state, dataclasses.replace(stone, phase=Phase.PURGING))
         app = engine.project.apps[app_id]
         failed = _on_each_server(engine, app, lambda server: _drop(engine, server, app, progress))
         if failed:
@@ -101,6 +105,16 @@ def purge(engine: Engine, app_id: str, progress: Progress) -> None:
         engine.runtime.retire(app, progress, erase=True)
         _forget_everything(engine, app_id)
         forget(state, app_id)
+
+
+def expired(engine: Engine, now: datetime) -> list[App]:
+    """The clones that `purge` is to end: those of the manifest whose time is up, and those of them that an interrupted
+    run has left half gone. What a person has removed is kept, whatever its labels say.
+    """
+    half_gone = {app for app, stone in tombstones(engine.state).items() if stone.phase in _FOR_GOOD}
+    project = engine.project
+    removed = {name: app for name, app in project.removed.items() if name in half_gone}
+    return cloning.expired({**project.apps, **removed}, now)
 
 
 def the_removed(engine: Engine, app_id: str) -> Tombstone:
@@ -148,8 +162,9 @@ def _edits(engine: Engine, app_id: str) -> tuple[Edit, ...]:
 
 
 def _take_out(engine: Engine, stone: Tombstone) -> None:
+    """What is laid over the app's own entry goes first: alone, it would be another app, without the same labels."""
     with engine.state.turn("manifest"):
-        for edit in stone.edits:
+        for edit in reversed(stone.edits):
             path = Path(engine.project.root) / edit.file
             text = files.read_text(path)
             if text == edit.before:
@@ -240,6 +255,7 @@ def _unfinished(failed: Mapping[str, MultidbError], command: str) -> PartlyAppli
 
 def _forget_everything(engine: Engine, app_id: str) -> None:
     state = engine.state
+    Journal(state).forget(app_id)
     state.secrets.delete([ref for ref in state.secrets.refs() if ref.owner == app_id])
     with state.change("numbers") as numbers:
         for held in numbers.values():

@@ -22,11 +22,14 @@ _SECTION = "removed"
 
 
 class Phase(StrEnum):
-    """How far the app has come. Every phase can be gone on from."""
+    """How far the app has come. Every phase can be gone on from. While it is removing or ending, its entry may still be
+    in the manifest; only when it is purging is anything dropped.
+    """
 
     REMOVING = "removing"
     REMOVED = "removed"
     RESTORING = "restoring"
+    ENDING = "ending"
     PURGING = "purging"
 
 

@@ -64,6 +64,9 @@ class Journal:
             sets[app] = {name: value for name, value in known.items() if value is not None}
 
     def forget(self, app: str) -> None:
-        """Forgets the app's sets."""
+        """Forgets what is known of the app's sets, and that it is a clone which has not got its data yet: another app
+        may take its name.
+        """
         with self._state.change(_SETS) as sets:
             sets.pop(app, None)
+        self.end(CLONING, app)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Final
 
@@ -16,6 +17,7 @@ from multidb.backup.encryption import identities
 from multidb.backup.repository import utc_now
 from multidb.backup.rounds import Round, run_round
 from multidb.backup.schedule import due, freshness_now, next_due
+from multidb.cli.expire import remove_expired, show_expired
 from multidb.cli.options import (
     DEFAULT_FILE,
     AppsArgument,
@@ -63,7 +65,7 @@ def backup(
         typer.Option("--quiesce/--no-quiesce", help="Logins off meanwhile, so that all stores are of one moment."),
     ] = None,
     only_due: Annotated[bool, typer.Option("--due", help="Only what the manifest's schedule asks for now.")] = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Do what is due whenever it is, until stopped.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Until stopped: do what is due, expire clones.")] = False,
     identity: IdentityOption = None,
     notify: NotifyOption = False,
     as_json: JsonOption = False,
@@ -166,27 +168,41 @@ def _failures(done: Round) -> Iterator[str]:
 
 
 def _watch(run: Run, identity: Path | None, *, notify: bool) -> int:
-    """Until SIGTERM or SIGINT. A round that fails is said, and tried again a little later."""
+    """Until SIGTERM or SIGINT. What fails is said, and tried again a little later."""
     ended = threading.Event()
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: ended.set())
+    output = run.output
+    works = (partial(_expire, run, output), partial(_back_up, run, output, identity, notify=notify))
     while not ended.is_set():
-        output = run.output
-        pause = _LOOK_EVERY
-        try:
-            done = _round(run, output, None, None, None, None, True, identity)
-            if notify:
-                _tell(run, output)
-            if done.made:
-                _show(output, done, nothing="")
-                pause = _LOOK_EVERY if done.ok else _AFTER_FAILURE
-            pause = min(pause, max(next_due(run.engine(output), utc_now()) - utc_now(), timedelta(seconds=1)))
-            if not done.ok:
-                pause = _AFTER_FAILURE
-        except Locked as error:
-            output.note(str(error))
-        except MultidbError as error:
-            output.note(f"Error: {error}", style="red")
-            pause = _AFTER_FAILURE
-        ended.wait(pause.total_seconds())
+        ended.wait(min(_attempted(output, work) for work in works).total_seconds())
     return 0
+
+
+def _attempted(output: Output, work: Callable[[], timedelta]) -> timedelta:
+    """Does it, or says why not; gives how long it can wait until the next time."""
+    try:
+        return work()
+    except Locked as error:
+        output.note(str(error))
+        return _LOOK_EVERY
+    except MultidbError as error:
+        output.note(f"Error: {error}", style="red")
+        return _AFTER_FAILURE
+
+
+def _expire(run: Run, output: Output) -> timedelta:
+    done = remove_expired(run, output)
+    show_expired(output, done)
+    return _AFTER_FAILURE if done.failed else _LOOK_EVERY
+
+
+def _back_up(run: Run, output: Output, identity: Path | None, *, notify: bool) -> timedelta:
+    done = _round(run, output, None, None, None, None, True, identity)
+    if notify:
+        _tell(run, output)
+    if done.made:
+        _show(output, done, nothing="")
+    if not done.ok:
+        return _AFTER_FAILURE
+    return min(_LOOK_EVERY, max(next_due(run.engine(output), utc_now()) - utc_now(), timedelta(seconds=1)))

@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Annotated
 
 import typer
 
 from multidb import removal
-from multidb.backup.cloning import CLONE_OF, EXPIRES, expired
+from multidb.backup.cloning import CLONE_OF, EXPIRES
+from multidb.backup.journal import exclusively
 from multidb.backup.repository import utc_now
 from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, examples
+from multidb.cli.output import Output
+from multidb.cli.remove_app import engine_of
 from multidb.errors import MultidbError
+from multidb.model import App
+
+__all__ = ["Expired", "remove_expired", "show_expired"]
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Expired:
+    """The clones whose time was up, and by id why one could not be removed."""
+
+    clones: tuple[App, ...]
+    failed: dict[str, MultidbError]
+
+    @property
+    def gone(self) -> list[App]:
+        """Those that were removed."""
+        return [each for each in self.clones if each.id not in self.failed]
 
 
 @app.command(epilog=examples("multidb expire", "multidb expire --dry-run"))
@@ -24,27 +44,49 @@ def expire(
 ) -> int:
     """Remove the clones whose time is up, data, logins and manifest entry. For cron; asks nothing.
 
-    Only what `multidb clone --ttl` made: an app with both of its labels. No other app is ever touched.
+    Only what `multidb clone --ttl` made: an app with both of its labels. No other app is ever touched. Interrupted
+    anywhere, the next run finishes it. `multidb backup --watch` does the same by itself.
     """
     run = Run("expire", file, env, json=as_json)
     output = run.output
-    engine = run.engine(output)
-    going = expired(engine.project.apps, utc_now())
-    failed: dict[str, MultidbError] = {}
-    for each in going if not dry_run else ():
-        try:
-            with output.working():
-                removal.purge(run.engine(output), each.id, output.progress)
-        except MultidbError as error:
-            failed[each.id] = error
-    gone = [each.id for each in going if each.id not in failed and not dry_run]
-    output.document(not failed, {"expired": [each.id for each in going], "removed": gone})
-    for each in going:
-        words = f"{each.id}, a clone of {each.labels[CLONE_OF]} until {each.labels.get(EXPIRES)}"
-        if each.id in failed:
-            output.note(f"{words}: {failed[each.id]}", style="red")
-        else:
-            output.say(f"{'would remove' if dry_run else 'removed'} {words}")
-    if not going:
+    if dry_run:
+        going = removal.expired(run.engine(output), utc_now())
+        done = Expired(tuple(going), {})
+    else:
+        with output.working():
+            done = remove_expired(run, output)
+    removed = [] if dry_run else [each.id for each in done.gone]
+    output.document(not done.failed, {"expired": [each.id for each in done.clones], "removed": removed})
+    show_expired(output, done, "would remove" if dry_run else "removed")
+    if not done.clones:
         output.say("No clone's time is up.")
-    return next(iter(failed.values())).exit_code if failed else 0
+    return next(iter(done.failed.values())).exit_code if done.failed else 0
+
+
+def remove_expired(run: Run, output: Output) -> Expired:
+    """Removes the clones whose time is up; one that cannot be removed keeps no other.
+
+    Raises:
+        Locked: backup work is going on; a clone may just be getting its data.
+    """
+    if not removal.expired(run.engine(output), utc_now()):
+        return Expired((), {})
+    failed: dict[str, MultidbError] = {}
+    with exclusively(run.engine(output).state, "expire"):
+        clones = tuple(removal.expired(run.engine(output), utc_now()))
+        for each in clones:
+            try:
+                removal.purge(engine_of(run, output, each.id), each.id, output.progress)
+            except MultidbError as error:
+                failed[each.id] = error
+    return Expired(clones, failed)
+
+
+def show_expired(output: Output, done: Expired, verb: str = "removed") -> None:
+    """A line for each clone."""
+    for each in done.clones:
+        words = f"{each.id}, a clone of {each.labels[CLONE_OF]} until {each.labels.get(EXPIRES)}"
+        if each.id in done.failed:
+            output.note(f"{words}: {done.failed[each.id].sentence()}", style="red")
+        else:
+            output.say(f"{verb} {words}")

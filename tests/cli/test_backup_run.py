@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
+import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -17,6 +19,8 @@ import redis
 
 from multidb.engine import Engine, load_project
 from multidb.provisioners.postgres import programs
+from multidb.state import ProjectState
+from multidb.tombstone import tombstones
 from tests.cli.command import REPOSITORY, Folder
 from tests.cli.test_whole_run import connections
 
@@ -141,12 +145,30 @@ def test_a_clone_is_masked_alone_and_goes_when_its_time_is_up(folder: Folder, se
     with redis.Redis.from_url(env["REDIS_URL"]) as client:
         assert client.get("greeting") == b"hello"
     assert contents(folder, "ann")[0] == (500, "100@example.org", 500)
-    time.sleep(1)
-    assert folder.ok("expire", "--json").json()["removed"] == ["ann_pr42"]
+    document = folder.ok("expire", "--dry-run", "--json").json()
+    assert (document["expired"], document["removed"]) == (["ann_pr42"], [])
+    said = watched_until_gone(folder, "ann_pr42")
+    assert "removed ann_pr42, a clone of ann until" in said
     assert "ann_pr42" not in (folder.path / "multidb.yaml").read_text()
     with pytest.raises(psycopg.OperationalError):
         psycopg.connect(env["DATABASE_URL"]).close()
     assert folder.ok("expire", "--json").json()["removed"] == []
+
+
+def watched_until_gone(folder: Folder, app: str) -> str:
+    """What `multidb backup --watch`, the sidecar's command, says until the app is gone and it is told to end."""
+    command = [sys.executable, "-c", "from multidb.cli import main; main()", "backup", "--watch"]
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    watching = subprocess.Popen(command, cwd=folder.path, stdout=subprocess.PIPE, text=True, env=env)
+    state, until = ProjectState(folder.path), time.monotonic() + 60
+    while app in (folder.path / "multidb.yaml").read_text() or app in tombstones(state):
+        assert time.monotonic() < until, f"{app} is still there"
+        assert watching.poll() is None
+        time.sleep(0.1)
+    watching.send_signal(signal.SIGTERM)
+    said, _ = watching.communicate(timeout=60)
+    assert watching.returncode == 0
+    return said
 
 
 def test_a_damaged_set_is_named_with_exit_1_and_a_failing_app_with_exit_6(folder: Folder) -> None:

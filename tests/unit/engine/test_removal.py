@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 import multidb.provisioners
 from multidb import files, removal
+from multidb.backup.journal import CLONING, Journal
 from multidb.engine import Engine, Scope, load_project
 from multidb.errors import AuthenticationFailed, ManifestError, PartlyApplied, Refused, UsageError
 from multidb.model import Endpoint, Health, Project, Server, Status, Tenant
@@ -35,6 +36,7 @@ apps:
 OVERLAY = "apps:\n  ann: {toy: {colour: green}}\n"
 INCLUDED = "eve: {stores: [toy]}\n"
 GRACE = timedelta(days=7)
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
 
 
 def quiet(subject: str, message: str, done: float | None = None, total: float | None = None) -> None:
@@ -92,6 +94,20 @@ def bring_back(root: Path, app: str = "ann") -> None:
 
 def end(root: Path, app: str = "ann") -> None:
     removal.purge(engine_for(root, app), app, quiet)
+
+
+def expire(root: Path) -> None:
+    for app in removal.expired(Engine(load(root), ProjectState(root)), NOW):
+        end(root, app.id)
+
+
+@pytest.fixture
+def clone(root: Path) -> Path:
+    """ann is a clone whose time is up."""
+    manifest = root / "multidb.yaml"
+    manifest.write_text(MANIFEST.replace("ann: {", f"ann: {{labels: {{clone_of: bob, expires: '{NOW - GRACE}'}}, "))
+    assert engine_for(root).apply().error() is None
+    return root
 
 
 @pytest.fixture
@@ -167,7 +183,12 @@ def test_purging_takes_what_is_ours_and_nothing_else(applied: Path) -> None:
     take_out(applied)
     files.write_text(applied / "apps/ann/.env.example", "# Written by multidb\n")
     files.write_text(applied / "apps/ann/notes.txt", "mine")
+    journal = Journal(ProjectState(applied))
+    journal.learn("ann", newest="a-set")
+    journal.begin(CLONING, "ann", {"of": "bob"})
     end(applied)
+    assert not journal.known("ann")
+    assert not journal.open(CLONING), "a new app of its name would wait for its data"
     assert SHELF.boxes.keys() == {"bob", "eve"}
     assert {ref.owner for ref in ProjectState(applied).secrets.refs()} == {"bob", "eve"}
     assert [path.name for path in (applied / "apps/ann").iterdir()] == ["notes.txt"]
@@ -224,12 +245,13 @@ def dying(write: Callable[..., None], *, after: int, done: bool) -> Callable[...
     return write_or_die
 
 
-@pytest.mark.parametrize("act", [take_out, end, bring_back], ids=["remove", "purge", "undo"])
+@pytest.mark.parametrize("act", [take_out, end, bring_back, expire], ids=["remove", "purge", "undo", "expire"])
 def test_interrupted_anywhere_the_same_again_finishes(
-    applied: Path, act: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+    request: pytest.FixtureRequest, act: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Every write of a file is a place where the process may die, before it or after it."""
-    if act is not take_out:
+    applied: Path = request.getfixturevalue("clone" if act is expire else "applied")
+    if act in (end, bring_back):
         take_out(applied)
     before, write = texts(applied), files.write_text
     boxes, keys = dict(SHELF.boxes), dict(SHELF.keys)
@@ -269,8 +291,27 @@ def _is_finished(root: Path, act: Callable[[Path], None]) -> None:
         assert not lets_in(root)
         assert tombstones(ProjectState(root))["ann"].phase is Phase.REMOVED
     else:
+        assert "ann" not in load(root).apps
         assert "ann" not in SHELF.boxes
         assert tombstones(ProjectState(root)) == {}
+
+
+def test_a_clone_that_a_person_removed_does_not_expire(clone: Path) -> None:
+    take_out(clone)
+    expire(clone)
+    assert "ann" in SHELF.boxes
+    bring_back(clone)
+    expire(clone)
+    assert "ann" not in SHELF.boxes
+
+
+def test_an_app_that_is_half_gone_and_no_clone_waits_for_its_person(applied: Path) -> None:
+    SHELF.fail_on = "DROP"
+    with pytest.raises(PartlyApplied):
+        end(applied)
+    SHELF.fail_on = ""
+    expire(applied)
+    assert "ann" in SHELF.boxes
 
 
 def test_an_app_in_use_is_taken_out_before_it_ends(applied: Path) -> None:

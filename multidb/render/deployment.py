@@ -241,6 +241,8 @@ class _Rendering:
             "backup": self._project.backup,
             "backup_image": self._project.deploy["backup_image"],
             "backup_mounts": self._backup_mounts,
+            "notify_option": ["--notify"] if self._receivers() else [],
+            "notify_variables": sorted({each["env"] for each in self._receivers() if each.get("env")}),
             "pooler_image": self._project.deploy["pgbouncer_image"],
             "databases": self._databases,
             "tls": self._trust is not None,
@@ -358,9 +360,20 @@ class _Rendering:
         return _yaml(container.app) if container.app else '"${POSTGRES_MULTIPLE_DATABASES:-}"'
 
     def _backup_mounts(self, root: str) -> list[str]:
-        """The folders that sets are written to, in the container where the manifest says; addresses need none."""
-        folders = [folder.rstrip("/") for folder in self._project.backup["to"] if "://" not in folder]
-        return [f"{each}:{each}" if each.startswith("/") else f"{root}/{each}:/project/{each}" for each in folders]
+        """The folders outside of the project that sets are written to, in the container where the manifest says."""
+        named = [
+            *self._project.backup["to"],
+            *(to for app in self._project.apps.values() for to in app.backup.get("to") or ()),
+        ]
+        folders = dict.fromkeys(folder.rstrip("/") for folder in named if "://" not in folder)
+        outside = [each for each in folders if each.startswith(("/", "../"))]
+        return [f"{each}:{each}" if each.startswith("/") else f"{root}/{each}:/project/{each}" for each in outside]
+
+    def _receivers(self) -> list[Mapping[str, Any]]:
+        """Where the addresses of those who are told come from."""
+        notify = self._project.notify
+        heartbeat = notify.get("heartbeat")
+        return [*(hook["url"] for hook in notify.get("webhooks", ())), *([heartbeat] if heartbeat else [])]
 
     def _name(self, container: Container, place: _Place) -> str:
         return container.secret.name if place.secrets_file else container.variable

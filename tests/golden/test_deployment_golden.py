@@ -38,7 +38,8 @@ CASES = {
     "single_pgbouncer_backup": "deploy: {strategy: single, profiles: [pgbouncer, backup]}",
     "hybrid_monitoring": "deploy: {profiles: [monitoring]}",
     "single_monitoring_unexposed": "deploy: {strategy: single, expose: none, profiles: [monitoring]}",
-    "hybrid_backup": "deploy: {profiles: [backup]}\nbackup: {every: 6h, to: [backups/, /mnt/nas/digi]}",
+    "hybrid_backup": "deploy: {profiles: [backup]}\nbackup: {every: 6h, to: [backups/, /mnt/nas/digi]}\n"
+    "notify: {webhooks: [{url: {env: CHAT_HOOK}}], heartbeat: {file: heartbeat.url}}",
     "expose_none": "deploy: {expose: none}",
     "servers": "servers:\n"
     f'  postgres: {{image: "postgres@sha256:{DIGEST}", port: 15432, memory: 4g, cpus: 1.5, max_connections: 400}}\n'

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
 from multidb import __version__
@@ -73,10 +73,15 @@ def _catalogs(engine: Engine, server: Server, scope: Scope, progress: Progress) 
             known = [*everyone, *(app for app in removed if server.app is None)]
             inspection = Inspection(context, known, store.desired(known, context), engine.state.secrets)
             others = {app.id for app in known} - set(names)
-            holes = tuple(hole for hole in session.holes(inspection) if hole.app not in others)
+            search = session.search(inspection)
+            search = replace(
+                search,
+                holes=tuple(hole for hole in search.holes if hole.app not in others),
+                remarks=tuple(remark for remark in search.remarks if remark.app not in others),
+            )
             isolation = {app.id: store.isolation(app, session.facts) for app in everyone if app.id in names}
             version = f"{session.facts.product} {session.facts.version}"
-            return ServerAudited(server.name, server.store, names, version, isolation, holes)
+            return ServerAudited(server.name, server.store, names, version, isolation, search)
     except MultidbError as error:
         return ServerAudited(server.name, server.store, names, error=error)
 

@@ -12,7 +12,7 @@ from typing import Any
 
 from multidb.audit.pairs import Pairs
 from multidb.errors import MultidbError
-from multidb.model import Hole, Isolation, Outcome, Probe
+from multidb.model import Hole, Isolation, Outcome, Probe, Remark, Search
 
 __all__ = ["Audit", "Found", "ServerAudited", "Summary", "Tried", "Untried"]
 
@@ -99,6 +99,7 @@ class ServerAudited:
         apps: the audited apps that it serves.
         version: product and version.
         isolation: by app, how isolated it should be, and why.
+        search: what was found in its catalogs, and in which.
         error: why it was not asked, instead of all this.
         skipped: why this machine cannot have it; then nothing of any app is there.
     """
@@ -108,7 +109,7 @@ class ServerAudited:
     apps: tuple[str, ...] = ()
     version: str = ""
     isolation: Mapping[str, tuple[Isolation, str]] = field(default_factory=dict)
-    holes: tuple[Hole, ...] = ()
+    search: Search = field(default_factory=Search)
     error: MultidbError | None = None
     skipped: str = ""
 
@@ -176,7 +177,12 @@ class Audit:
     @cached_property
     def holes(self) -> tuple[Found, ...]:
         """Every hole on every server."""
-        return tuple(Found(each.store, each.server, hole) for each in self.servers for hole in each.holes)
+        return tuple(Found(each.store, each.server, hole) for each in self.servers for hole in each.search.holes)
+
+    @cached_property
+    def remarks(self) -> tuple[tuple[str, Remark], ...]:
+        """What a person should know of, by server; no wall is open by it."""
+        return tuple((each.server, remark) for each in self.servers for remark in each.search.remarks)
 
     @cached_property
     def errors(self) -> tuple[tuple[str, MultidbError], ...]:
@@ -249,6 +255,10 @@ class Audit:
             "counts": _counts(self.tried),
             "breaches": [each.document() for each in self.breaches],
             "holes": [each.document() for each in self.holes],
+            "remarks": [
+                {"server": server, "app": remark.app, "subject": remark.subject, "message": remark.message}
+                for server, remark in self.remarks
+            ],
             "broken": [each.document() for each in self.broken],
             "untried": [
                 {"store": each.store, "app": each.app, "target": each.target, "why": each.why} for each in self.untried
@@ -287,4 +297,8 @@ def _pairs(pairs: Pairs) -> dict[str, Any]:
 def _server(each: ServerAudited) -> dict[str, Any]:
     error = {"error": each.error.document()} if each.error else {}
     skipped = {"skipped": each.skipped} if each.skipped else {}
-    return {"store": each.store, "version": each.version, **error, **skipped}
+    searched = [
+        {"catalog": catalog.catalog, "objects": catalog.objects, "looked_for": catalog.looked_for}
+        for catalog in each.search.catalogs
+    ]
+    return {"store": each.store, "version": each.version, "searched": searched, **error, **skipped}

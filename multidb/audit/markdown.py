@@ -22,7 +22,15 @@ login, for anything that lets an app or everybody through. No data of any app wa
 
 def markdown(audit: Audit) -> str:
     """The report. It holds no secret."""
-    sections = (_head(audit), _servers(audit), _matrix(audit), _findings(audit), _probes(audit), _gaps(audit))
+    sections = (
+        _head(audit),
+        _servers(audit),
+        _matrix(audit),
+        _findings(audit),
+        _searched(audit),
+        _probes(audit),
+        _gaps(audit),
+    )
     return redact("\n".join(line for section in sections for line in section)) + "\n"
 
 
@@ -89,6 +97,18 @@ def _hole(each: Found) -> Iterator[str]:
     yield "\n  ```"
     yield from (f"  {line}" for statement in hole.closes for line in statement.splitlines())
     yield "  ```\n"
+
+
+def _searched(audit: Audit) -> Iterator[str]:
+    yield "## Catalogs that were searched\n"
+    rows = [
+        (each.server, catalog.catalog, str(catalog.objects), catalog.looked_for)
+        for each in audit.servers
+        for catalog in each.search.catalogs
+    ]
+    yield from _table(("server", "catalog", "objects", "looked for"), rows)
+    yield from (f"- Note on {server}: {remark.subject}: {remark.message}." for server, remark in audit.remarks)
+    yield ""
 
 
 def _probes(audit: Audit) -> Iterator[str]:

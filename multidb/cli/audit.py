@@ -100,9 +100,17 @@ def _show(output: Output, found: Audit) -> None:
     )
     for style, line in _findings(found):
         output.say(line, style=style)
+    for server, remark in found.remarks[:_MOST_SHOWN]:
+        output.say(f"note on {server}: {remark.subject}: {remark.message}")
+    if len(found.remarks) > _MOST_SHOWN:
+        output.say(_more(len(found.remarks)), style="dim")
     for store, pairs in found.pairs.items():
         output.say(f"{store}: {pairs}", style="dim")
     if output.verbose:
+        for each in found.servers:
+            for catalog in each.search.catalogs:
+                searched = f"{catalog.catalog} ({catalog.objects}): {catalog.looked_for}"
+                output.say(f"searched on {each.server}: {searched}", style="dim")
         for (store, probe), count in found.exceptions.items():
             output.say(f"open where no wall is promised: {store}: {probe} ({count})", style="dim")
     open_ones = f", {len(found.gaps)} open where no wall is promised (docs/security.md)" if found.gaps else ""
@@ -126,4 +134,8 @@ def _findings(found: Audit) -> Iterator[tuple[str, str]]:
         yield "yellow", f"not asked: {subject}: {error.sentence(where=False)}"
     for kind in (found.breaches, found.holes, found.broken, found.untried, found.errors):
         if len(kind) > _MOST_SHOWN:
-            yield "dim", f"{len(kind) - _MOST_SHOWN} more; --json and --report have them all"
+            yield "dim", _more(len(kind))
+
+
+def _more(count: int) -> str:
+    return f"{count - _MOST_SHOWN} more; --json and --report have them all"

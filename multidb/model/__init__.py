@@ -5,7 +5,7 @@ and kept of them. `figures`: sizes, times and lists in words. `provisioner`: wha
 """
 
 from multidb.model.archive import Archive, ArchiveReader, ArchiveWriter, Measures, Part, Place, PlaceKind
-from multidb.model.audit import Hole, Outcome, Probe
+from multidb.model.audit import Hole, Outcome, Probe, Remark, Search, Searched
 from multidb.model.core import (
     Action,
     App,
@@ -64,7 +64,10 @@ __all__ = [
     "Provisioner",
     "Query",
     "Quota",
+    "Remark",
     "Resource",
+    "Search",
+    "Searched",
     "Server",
     "ServerUsage",
     "Session",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["Hole", "Outcome", "Probe"]
+__all__ = ["Hole", "Outcome", "Probe", "Remark", "Search", "Searched"]
 
 
 class Outcome(StrEnum):
@@ -67,3 +67,44 @@ class Hole:
     message: str
     closes: tuple[str, ...]
     app: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Remark:
+    """Something that looks like what multidb makes, or stands beside it, and carries no mark: nobody's wall is open by
+    it, and no command ever touches it; a person should know that it is there.
+
+    Args:
+        subject: what and where, as of a `Hole`.
+        message: why it is told, one sentence.
+        app: the app whose it may be; None: nobody's.
+    """
+
+    subject: str
+    message: str
+    app: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """A catalog that was searched for holes.
+
+    Args:
+        catalog: by the server's own name (``pg_roles``, ``ACL LIST``), and inside what, where there are several.
+        objects: how many of its entries were looked at. 0 of what should be there proves nothing.
+        looked_for: what would be a hole there.
+    """
+
+    catalog: str
+    objects: int
+    looked_for: str
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What a search of one server's catalogs has found, and which ones were searched, so that nothing found means
+    something."""
+
+    holes: tuple[Hole, ...] = ()
+    catalogs: tuple[Searched, ...] = ()
+    remarks: tuple[Remark, ...] = ()

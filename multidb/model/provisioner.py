@@ -9,7 +9,7 @@ from typing import Any, Protocol, Self
 
 from multidb.container import Containers
 from multidb.model.archive import Archive
-from multidb.model.audit import Hole, Probe
+from multidb.model.audit import Probe, Search
 from multidb.model.core import (
     App,
     Change,
@@ -58,8 +58,9 @@ class Session(Protocol):
         """What the server and each of `apps` use now. Bulk queries: their number does not grow with the apps, except
         that what only the inside of a database tells takes one round trip for each of them."""
 
-    def holes(self, inspection: Inspection) -> Sequence[Hole]:
-        """Everything on the server that opens a wall around one of the apps, whoever made it. Changes nothing."""
+    def search(self, inspection: Inspection) -> Search:
+        """Everything on the server that opens a wall around one of the apps, whoever made it, with the catalogs that
+        were searched for it. Changes nothing."""
 
     def suspension(self, app: App, context: StoreContext) -> Sequence[Statement]:
         """What turns the app's logins off and ends their sessions; nothing when that is so already. Data stays."""

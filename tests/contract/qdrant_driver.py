@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
-from multidb.model import App, Change, Hole, Inspection, Server, Statement, StoreContext, Tenant
+from multidb.model import App, Change, Hole, Inspection, Search, Server, Statement, StoreContext, Tenant
 from multidb.plan import diff
 from multidb.provisioners.qdrant import PROVISIONER
 from multidb.provisioners.qdrant.options import AppOptions, ServerOptions
@@ -66,9 +66,13 @@ class Driver:
             return question(session, self._context(session))
 
     def holes(self) -> list[Hole]:
-        def look(session: Any, context: StoreContext) -> list[Hole]:
+        return list(self.search().holes)
+
+    def search(self) -> Search:
+        def look(session: Any, context: StoreContext) -> Search:
             wanted = PROVISIONER.desired(self.apps, context)
-            return list(session.holes(Inspection(context, self.apps, wanted, self.secrets)))
+            found: Search = session.search(Inspection(context, self.apps, wanted, self.secrets))
+            return found
 
         return self.asked(look)
 

@@ -139,6 +139,11 @@ def test_a_label_is_no_wall_and_nothing_is_harmed_in_showing_it(shared: RealServ
     assert {(probe.expected, probe.got, probe.breach) for probe in tried} == {(Outcome.ALLOWED, Outcome.ALLOWED, False)}
     assert [*names(shared), as_admin(shared, "SHOW USERS")] == before
     assert engine.plan().in_sync
+    assert holes(engine) == []
+    (gone,) = holes(engine_of(shared, tmp_path, "lernmi", isolation="label"))
+    assert (gone.name, gone.subject) == ("login of an app that is gone", "user devao_user")
+    as_admin(shared, *gone.closes)
+    assert holes(engine_of(shared, tmp_path, "lernmi", isolation="label")) == []
 
 
 # Holes
@@ -167,7 +172,8 @@ def holes(engine: Engine) -> list[Hole]:
     (server,) = engine.servers(Scope())
     with engine.open(server) as session:
         context, apps = engine.context(server, session), engine.apps_of(server)
-        return [*session.holes(Inspection(context, apps, PROVISIONER.desired(apps, context), engine.state.secrets))]
+        inspection = Inspection(context, apps, PROVISIONER.desired(apps, context), engine.state.secrets)
+        return [*session.search(inspection).holes]
 
 
 # Usage

@@ -78,7 +78,7 @@ class Site:
         with self.connect() as session:
             return self.plan(session, apps, **how)
 
-    def enter(self, app: App, login: str = "user") -> psycopg.Connection[Any]:
+    def enter(self, app: App, login: str = "user", *, database: str = "") -> psycopg.Connection[Any]:
         password = self.secrets.get(password_ref(app.id, login))
         assert password is not None
         return psycopg.connect(
@@ -86,7 +86,7 @@ class Site:
             port=self.served.port,
             user=f"{app.id}_{login}",
             password=password.reveal(),
-            dbname=app.id,
+            dbname=database or app.id,
             autocommit=True,
         )
 

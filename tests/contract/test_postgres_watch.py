@@ -14,7 +14,7 @@ import psycopg
 import pytest
 
 from multidb.errors import AuthenticationFailed, ServerError, ServerSlow
-from multidb.model import App, Change, Health, Hole, Inspection, Outcome, Probe, Status, StoreContext, Tenant
+from multidb.model import App, Change, Health, Hole, Inspection, Outcome, Probe, Search, Status, StoreContext, Tenant
 from multidb.plan import diff
 from multidb.provisioners.postgres import PROVISIONER
 from multidb.secrets import Secret
@@ -238,12 +238,16 @@ def test_a_probe_whose_control_fails_proves_nothing(super_site: Site) -> None:
     assert found["connect as user"].got is Outcome.REFUSED
 
 
-def holes(site: Site, *apps: App, strangers: bool = False) -> dict[str, Hole]:
+def search(site: Site, *apps: App) -> Search:
     with site.connect() as session:
         context = StoreContext("site", session.facts)
         desired = PROVISIONER.desired(apps, context)
-        found = session.holes(Inspection(context, apps, desired, site.secrets))
-        return {hole.subject: hole for hole in found if strangers or "not in the manifest" not in hole.name}
+        return session.search(Inspection(context, apps, desired, site.secrets))
+
+
+def holes(site: Site, *apps: App, strangers: bool = False) -> dict[str, Hole]:
+    found = search(site, *apps).holes
+    return {hole.subject: hole for hole in found if strangers or "not in the manifest" not in hole.name}
 
 
 HOLES = (
@@ -305,6 +309,34 @@ def test_a_login_of_an_app_that_the_manifest_has_no_more_is_a_hole(super_site: S
     assert not logins & set(holes(super_site, kept, strangers=True))
 
 
+def test_what_stands_unmarked_is_told_and_what_was_searched_is_counted(site: Site) -> None:
+    app, sql = site.app(), site.served.sql
+    site.apply([app])
+    copy, other, closed = f"{app.id}__new", f"other_{app.id}", f"closed_{app.id}"
+    sql(f"CREATE DATABASE {copy}", f"CREATE DATABASE {other}", f"CREATE DATABASE {closed}")
+    sql(f"REVOKE CONNECT ON DATABASE {closed} FROM PUBLIC")
+    try:
+        hole = holes(site, app)[f"database {copy}"]
+        assert hole.app == app.id
+        with site.enter(app, database=copy):
+            pass  # it is a real one
+        sql(*hole.closes)
+        assert f"database {copy}" not in holes(site, app)
+        found = search(site, app)
+        ours = {remark.subject: remark.app for remark in found.remarks if app.id in remark.subject}
+        assert ours == {f"database {copy}": app.id, f"database {other}": None}
+        objects = {each.catalog: each.objects for each in found.catalogs}
+        assert objects["pg_class inside 1 of 1 databases"] == 0
+        with site.enter(app) as session:
+            session.execute("CREATE TABLE t (a int); CREATE SEQUENCE s")
+        objects = {each.catalog: each.objects for each in search(site, app).catalogs}
+        assert objects["pg_class inside 1 of 1 databases"] == 2
+        assert objects["pg_database"] == sql("SELECT count(*) FROM pg_database")[0][0]
+        assert (objects["pg_hba_file_rules"] > 0) is (site.admin == SUPERUSER), "what may not be read is not counted"
+    finally:
+        sql(*(f"DROP DATABASE {name}" for name in (copy, other, closed)))
+
+
 def test_a_line_that_asks_for_no_password_is_a_hole(super_site: Site) -> None:
     file = super_site.served.data / "pg_hba.conf"
     text = file.read_text()
@@ -325,7 +357,8 @@ def test_looking_for_holes_costs_two_round_trips_and_one_for_each_database(site:
         context = StoreContext("site", session.facts)
         desired = PROVISIONER.desired(apps, context)
         before = session.traffic.round_trips
-        assert not [hole for hole in session.holes(Inspection(context, apps, desired, site.secrets)) if hole.app]
+        found = session.search(Inspection(context, apps, desired, site.secrets)).holes
+        assert not [hole for hole in found if hole.app]
         assert session.traffic.round_trips - before == 2 + len(apps)
 
 

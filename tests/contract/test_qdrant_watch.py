@@ -280,15 +280,6 @@ def test_a_probe_whose_control_fails_proves_nothing(real: RealServer) -> None:
     [
         ("no tenant index", _admin("DELETE", f"{C}/index/tenant_id?wait=true")),
         ("snapshots kept", _admin("POST", f"{C}/snapshots?wait=true")),
-        ("unmarked collection", _admin("PUT", "/collections/lernmi_old", {"vectors": {"size": 4, "distance": "Dot"}})),
-        (
-            "collection of no app",
-            _admin(
-                "PUT",
-                "/collections/gone_docs",
-                {"vectors": {}, "metadata": {"multidb": {"project": "contract", "app": "gone"}}},
-            ),
-        ),
         ("token opens too much", lambda driver: driver.secrets.put({token_ref("lernmi"): driver.real.admin})),
     ],
 )
@@ -307,6 +298,29 @@ def test_a_hole_is_named_and_its_statement_closes_it(
     else:
         driver.run([Statement(text) for text in hole.closes])
     assert driver.holes() == []
+
+
+def test_the_token_of_an_app_that_is_gone_is_a_hole_and_what_nobody_claims_is_told(real: RealServer) -> None:
+    driver = Driver(real, app(), app("devao"))
+    driver.apply()
+    assert driver.search().remarks == ()
+    for name in ("lernmi_old", "multidb__new__mine", "elsewhere"):
+        _admin("PUT", f"/collections/{name}", {"vectors": {"size": 4, "distance": "Dot"}})(driver)
+    driver.apps = driver.apps[:1]
+    found, token = driver.search(), driver.token("devao")
+    (hole,) = found.holes
+    assert (hole.subject, hole.app) == ("token devao", None), "nobody's, or the audit would leave it out"
+    assert {(remark.subject, remark.app) for remark in found.remarks} == {
+        ("collection lernmi_old", "lernmi"),
+        ("collection multidb__new__mine", None),
+        ("collection devao_knowledge", None),
+    }
+    objects = {each.catalog: each.objects for each in found.catalogs}
+    assert (objects["the registry of tokens"], objects["GET /collections/<name>"]) == (2, 6)
+    assert ask(real, "POST", "/collections/devao_knowledge/points/scroll", {}, key=token).status_code == 200
+    driver.run([Statement(text) for text in hole.closes])
+    assert driver.holes() == []
+    assert ask(real, "POST", "/collections/devao_knowledge/points/scroll", {}, key=token).status_code == 401
 
 
 def test_an_alias_in_a_lost_collections_name_is_a_hole(real: RealServer) -> None:

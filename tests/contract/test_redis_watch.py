@@ -257,7 +257,7 @@ def holes(stage: Stage, *apps: App) -> list[Hole]:
     with stage.project.connect() as session:
         context = replace(stage.context, facts=session.facts)
         desired = PROVISIONER.desired(apps, context)
-        return list(session.holes(Inspection(context, apps, desired, stage.project.secrets)))
+        return list(session.search(Inspection(context, apps, desired, stage.project.secrets)).holes)
 
 
 OPENED = [

@@ -6,10 +6,10 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
-from multidb.model import Hole, Inspection
+from multidb.model import Hole, Inspection, Owner, PlaceKind, Remark, Search, Searched
 from multidb.provisioners.neo4j.bolt import Bolt
 from multidb.provisioners.neo4j.catalog import Row
-from multidb.provisioners.neo4j.places import dropping, places
+from multidb.provisioners.neo4j.places import dropping, place_name, places
 from multidb.provisioners.neo4j.resources import (
     PUBLIC,
     Mode,
@@ -24,31 +24,83 @@ from multidb.provisioners.neo4j.resources import (
 from multidb.provisioners.neo4j.statements import quoted, revoked
 from multidb.secrets import Secret
 
-__all__ = ["holes", "holes_in_rights", "left_over"]
+__all__ = ["gone_users", "holes_in_rights", "left_over", "search"]
 
 _ADMIN_ROLE: Final = "admin"
 _FIRST_USER: Final = "neo4j"
 _FIRST_PASSWORD: Final = Secret("neo4j")  # what every new server has
 # What PUBLIC has on every new server and may keep. LOAD, which it has too, `multidb apply` takes away.
 _EVERYBODYS: Final = ("GRANT ACCESS ON HOME", "GRANT EXECUTE")
+_SETTINGS: Final = Searched("SHOW SETTINGS", 1, "logins without a password, the password of every new server")
 
 
-def holes(bolt: Bolt, inspection: Inspection) -> Sequence[Hole]:
-    """What opens a wall around one of the apps; three questions and at most one login, however many apps there are."""
-    found = [*_open_doors(bolt)]
+def search(bolt: Bolt, inspection: Inspection) -> Search:
+    """What opens a wall around one of the apps; a few questions and at most one login, however many apps there are."""
     if mode(inspection.context) is Mode.DATABASE:
-        members = bolt.ask("SHOW ROLES WITH USERS YIELD role, member")
-        commands = [row["command"] for row in bolt.ask("SHOW ALL PRIVILEGES AS COMMANDS YIELD command")]
-        roles = {row["role"] for row in members}
-        return [*found, *holes_in_rights(commands, members, inspection), *left_over(roles, inspection)]
-    marks = [mark[0] for row in _indexes(bolt, inspection) if (mark := read_mark(row["name"]))]
+        return _with_roles(bolt, inspection)
+    users = [row["user"] for row in bolt.ask("SHOW USERS YIELD user")]
+    indexes = bolt.ask("SHOW INDEXES YIELD name", inspection.context.facts.default_database)
+    marks = _owners(row["name"] for row in indexes)
+    gone = [user for user in gone_users(marks, inspection) if user in users]
     known = {user_name(app.id) for app in inspection.apps} | {user_name(owner.app) for owner in marks}
-    strangers = {row["user"] for row in bolt.ask("SHOW USERS YIELD user")} - known - {bolt.user}
-    return [*found, *(_stranger(user) for user in sorted(strangers))]
+    strangers = sorted(set(users) - known - {bolt.user})
+    searched = (
+        _SETTINGS,
+        Searched("SHOW USERS", len(users), "users that belong to no app: each of them can do everything"),
+        Searched("SHOW INDEXES", len(indexes), "marks of apps that are not in the manifest"),
+    )
+    return Search((*_open_doors(bolt), *map(_gone, gone), *map(_stranger, strangers)), searched)
 
 
-def _indexes(bolt: Bolt, inspection: Inspection) -> Sequence[Row]:
-    return bolt.ask("SHOW INDEXES YIELD name", inspection.context.facts.default_database)
+def _with_roles(bolt: Bolt, inspection: Inspection) -> Search:
+    members = bolt.ask("SHOW ROLES WITH USERS YIELD role, member")
+    commands = [row["command"] for row in bolt.ask("SHOW ALL PRIVILEGES AS COMMANDS YIELD command")]
+    roles = {row["role"] for row in members}
+    users = bolt.ask("SHOW USERS YIELD user, suspended")
+    databases = {row["name"] for row in bolt.ask("SHOW DATABASES YIELD name")}
+    enabled = {row["user"] for row in users if not row["suspended"]}
+    gone = [user for user in gone_users(_owners(roles), inspection) if user in enabled]
+    searched = (
+        _SETTINGS,
+        Searched("SHOW PRIVILEGES", len(commands), "rights on every database, on an app's, and on the server"),
+        Searched("SHOW ROLES WITH USERS", len(members), "memberships across apps; marks of copies that were left"),
+        Searched("SHOW USERS", len(users), "logins of apps that are not in the manifest"),
+        Searched("SHOW DATABASES", len(databases), "unmarked databases in the names of copies"),
+    )
+    found = (
+        *_open_doors(bolt),
+        *holes_in_rights(commands, members, inspection),
+        *left_over(roles, inspection),
+        *(_gone(user, suspend=True) for user in gone),
+    )
+    return Search(found, searched, tuple(_unmarked(databases, roles, inspection)))
+
+
+def _owners(names: Iterable[str]) -> list[Owner]:
+    return [mark[0] for name in names if (mark := read_mark(name))]
+
+
+def gone_users(marks: Iterable[Owner], inspection: Inspection) -> list[str]:
+    """The users of apps that this project has marked and the manifest does not have (any more)."""
+    there = {app.id for app in inspection.apps}
+    gone = {owner.app for owner in marks if owner.project == inspection.context.project} - there
+    return sorted(user_name(app) for app in gone)
+
+
+def _gone(user: str, *, suspend: bool = False) -> Hole:
+    off = f"ALTER USER {quoted(user)} SET STATUS SUSPENDED" if suspend else f"DROP USER {quoted(user)} IF EXISTS"
+    message = "its app is not in the manifest, and the login still works; data stays"
+    # Nobody's: the audit leaves out what belongs to an app that it is not asked about.
+    return Hole("login of an app that is gone", f"user {user}", message, (off,))
+
+
+def _unmarked(databases: Collection[str], roles: Collection[str], inspection: Inspection) -> Iterator[Remark]:
+    for app in inspection.apps:
+        ours = {place.name for place in places(roles, app, inspection.context.project)}
+        names = {place_name(kind, app.id) for kind in (PlaceKind.SCRATCH, PlaceKind.NEW)}
+        for name in sorted(names.intersection(databases) - ours):
+            message = f"it has the name of a copy of the data of {app.id}, and no mark, so that no command touches it"
+            yield Remark(f"database {name}", message, app.id)
 
 
 def _stranger(user: str) -> Hole:

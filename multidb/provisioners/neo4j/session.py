@@ -16,10 +16,10 @@ from multidb.errors import (
     StatementFailed,
     WrongVersion,
 )
-from multidb.model import App, Hole, Inspection, Owner, Resource, Server, ServerUsage, Statement, StoreContext
+from multidb.model import App, Inspection, Owner, Resource, Search, Server, ServerUsage, Statement, StoreContext
 from multidb.provisioners.neo4j.bolt import DRIVER_ERRORS, Bolt, explain, said
 from multidb.provisioners.neo4j.catalog import Listing, Row, owners_of
-from multidb.provisioners.neo4j.holes import holes
+from multidb.provisioners.neo4j.holes import search
 from multidb.provisioners.neo4j.removal import removal, suspension
 from multidb.provisioners.neo4j.resources import (
     DEFAULT_DATABASE,
@@ -265,9 +265,9 @@ class Neo4jSession:
         with self.bolt.explained():
             return usage(self.bolt, context, apps)
 
-    def holes(self, inspection: Inspection) -> Sequence[Hole]:
+    def search(self, inspection: Inspection) -> Search:
         with self.bolt.explained():
-            return holes(self.bolt, inspection)
+            return search(self.bolt, inspection)
 
     def suspension(self, app: App, context: StoreContext) -> Sequence[Statement]:
         with self.bolt.explained():

@@ -8,11 +8,12 @@ left behind) is asked for here.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Final
 
-from multidb.model import Action, Change, FieldChange, Hole, Inspection, Owner, Resource
+from multidb.model import Action, Change, FieldChange, Hole, Inspection, Owner, Remark, Resource, Searched
 from multidb.provisioners.postgres.places import place_mark, place_names
 from multidb.provisioners.postgres.resources import (
     PUBLIC,
@@ -32,6 +33,9 @@ __all__ = [
     "holes_inside",
     "holes_of_the_server",
     "inside_parameters",
+    "remarks_of_the_server",
+    "searched_inside",
+    "searched_on_the_server",
     "server_parameters",
     "server_query",
 ]
@@ -149,26 +153,39 @@ INSIDE = """
 WITH insider AS MATERIALIZED (
   SELECT oid FROM pg_roles WHERE rolsuper OR rolname = current_user OR rolname ~ '^pg_'
      OR rolname IN (SELECT json_array_elements_text($1::json))),
-granted AS (
-  SELECT 'SCHEMA' AS kind, quote_ident(n.nspname) AS name, x.* FROM pg_namespace n, aclexplode(n.nspacl) x
-  WHERE (n.oid >= 16384 OR n.nspname = 'public') AND n.nspname !~ '^pg_' AND x.grantee <> n.nspowner
+entry AS MATERIALIZED (
+  SELECT 'pg_namespace' AS catalog, 'SCHEMA' AS kind, quote_ident(n.nspname) AS name,
+         n.nspowner AS owner, n.nspacl AS acl
+  FROM pg_namespace n
+  WHERE (n.oid >= 16384 OR n.nspname = 'public') AND n.nspname !~ '^pg_'
     AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 2615 AND e.objid = n.oid AND e.deptype = 'e')
   UNION ALL
-  SELECT CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, format('%I.%I', n.nspname, c.relname), x.*
-  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace, aclexplode(c.relacl) x
-  WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S') AND x.grantee <> c.relowner
+  SELECT 'pg_class', CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, format('%I.%I', n.nspname, c.relname),
+         c.relowner, c.relacl
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
     AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 1259 AND e.objid = c.oid AND e.deptype = 'e')
   UNION ALL
-  SELECT 'DEFAULT', format('FOR ROLE %I%s', pg_get_userbyid(a.defaclrole),
+  SELECT 'pg_default_acl', 'DEFAULT', format('FOR ROLE %I%s', pg_get_userbyid(a.defaclrole),
            CASE WHEN a.defaclnamespace <> 0 THEN format(' IN SCHEMA %I', n.nspname) ELSE '' END)
          || '/' || CASE a.defaclobjtype WHEN 'r' THEN 'TABLES' WHEN 'S' THEN 'SEQUENCES' WHEN 'n' THEN 'SCHEMAS'
-                   ELSE 'TYPES' END, x.*
-  FROM pg_default_acl a LEFT JOIN pg_namespace n ON n.oid = a.defaclnamespace, aclexplode(a.defaclacl) x
-  WHERE a.defaclobjtype IN ('r', 'S', 'n') AND x.grantee <> a.defaclrole)
-SELECT coalesce(json_agg(json_build_array(kind, name, grantee, rights) ORDER BY kind, name, grantee), '[]'::json) FROM (
-  SELECT kind, name, CASE grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(grantee) END AS grantee,
-         string_agg(DISTINCT privilege_type, ', ' ORDER BY privilege_type) AS rights
-  FROM granted WHERE grantee NOT IN (SELECT oid FROM insider) GROUP BY 1, 2, 3) outsider"""
+                   ELSE 'TYPES' END, a.defaclrole, a.defaclacl
+  FROM pg_default_acl a LEFT JOIN pg_namespace n ON n.oid = a.defaclnamespace
+  WHERE a.defaclobjtype IN ('r', 'S', 'n'))
+SELECT json_build_object(
+  'searched', (SELECT json_object_agg(catalog, entries)
+               FROM (SELECT catalog, count(*) AS entries FROM entry GROUP BY 1) counted),
+  'outsiders', (SELECT json_agg(json_build_array(kind, name, grantee, rights) ORDER BY kind, name, grantee) FROM (
+    SELECT kind, name, CASE grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(grantee) END AS grantee,
+           string_agg(DISTINCT privilege_type, ', ' ORDER BY privilege_type) AS rights
+    FROM entry, aclexplode(acl)
+    WHERE grantee <> owner AND grantee NOT IN (SELECT oid FROM insider) GROUP BY 1, 2, 3) outsider))"""
+
+_INSIDE: Final = {
+    "pg_namespace": "rights of others on schemas",
+    "pg_class": "rights of others on tables, views and sequences",
+    "pg_default_acl": "rights of others on what is made from now on",
+}
 
 
 def inside_parameters(interior: Interior, inspection: Inspection) -> tuple[str]:
@@ -179,7 +196,7 @@ def inside_parameters(interior: Interior, inspection: Inspection) -> tuple[str]:
 
 def holes_inside(answer: str, interior: Interior) -> Iterator[Hole]:
     """The holes in the answer to `INSIDE`."""
-    for kind, name, grantee, rights in json.loads(answer):
+    for kind, name, grantee, rights in json.loads(answer)["outsiders"] or ():
         to = "PUBLIC" if grantee == PUBLIC else identifier(grantee)
         who = "every login of the app, also the read-only one," if grantee == PUBLIC else grantee
         if kind == "DEFAULT":
@@ -198,6 +215,15 @@ def holes_inside(answer: str, interior: Interior) -> Iterator[Hole]:
         )
 
 
+def searched_inside(answers: Sequence[str], asked: int) -> Iterator[Searched]:
+    """What was looked at inside the databases that gave `answers` to `INSIDE`, of `asked` that the apps have."""
+    counts: Counter[str] = Counter()
+    for answer in answers:
+        counts.update(json.loads(answer)["searched"] or {})
+    for catalog, looked_for in _INSIDE.items():
+        yield Searched(f"{catalog} inside {len(answers)} of {asked} databases", counts[catalog], looked_for)
+
+
 # ----------------------------------------------------------------------------------------------------- the whole server
 
 
@@ -205,7 +231,7 @@ def server_query(facts: PostgresFacts) -> str:
     """Asks for what no app's resources show. ``$1``: the names of the apps' logins, ``$2``: the beginning of the marks
     of this project's places, ``$3``: the app of each name that a place may have (JSON object): one that was left
     before it got its mark is shut and has no comment. Verifiers and pg_hba.conf are only told to a superuser."""
-    weak, trusting = "NULL::json", "NULL::json"
+    weak, trusting, lines = "NULL::json", "NULL::json", "NULL::int"
     if facts.superuser:
         weak = """(SELECT json_agg(json_build_array(rolname, rolpassword IS NULL) ORDER BY rolname) FROM pg_authid
           WHERE rolcanlogin AND rolname IN (SELECT json_array_elements_text($1::json))
@@ -214,13 +240,23 @@ def server_query(facts: PostgresFacts) -> str:
             array_to_string(user_name, ','), coalesce(address, 'everywhere'), auth_method) ORDER BY line_number)
           FROM pg_hba_file_rules WHERE type <> 'local' AND auth_method IN ('trust', 'password')
             AND NOT (type = 'hostssl' AND auth_method = 'password'))"""
-    return f"""SELECT json_build_object('weak', {weak}, 'trusting', {trusting}, 'places', (
+        lines = "(SELECT count(*) FROM pg_hba_file_rules)"
+    return f"""SELECT json_build_object('weak', {weak}, 'trusting', {trusting}, 'lines', {lines}, 'places', (
   SELECT json_agg(json_build_array(d.datname, coalesce(split_part(c.description, '/', 2), $3::json ->> d.datname))
                   ORDER BY d.datname)
   FROM pg_database d LEFT JOIN pg_shdescription c ON c.objoid = d.oid AND c.classoid = 'pg_database'::regclass
   WHERE (starts_with(c.description, $2)
          OR (c.description IS NULL AND NOT d.datallowconn AND $3::json ->> d.datname IS NOT NULL))
-    AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid)), 'asked', $1::json)"""  # noqa: S608
+    AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid)),
+  'databases', (SELECT count(*) FROM pg_database),
+  'unmarked', (
+  SELECT json_agg(json_build_array(d.datname, $3::json ->> d.datname, d.datallowconn AND EXISTS (
+           SELECT FROM aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) x
+           WHERE x.grantee = 0 AND x.privilege_type = 'CONNECT')) ORDER BY d.datname)
+  FROM pg_database d LEFT JOIN pg_shdescription c ON c.objoid = d.oid AND c.classoid = 'pg_database'::regclass
+  WHERE NOT d.datistemplate AND coalesce(c.description, '') !~ '^multidb(-place)?:'
+    AND (d.datallowconn OR c.description IS NOT NULL)),
+  'asked', $1::json)"""  # noqa: S608
 
 
 def server_parameters(logins: Iterable[str], inspection: Inspection) -> tuple[str, str, str]:
@@ -254,6 +290,16 @@ def holes_of_the_server(answer: str, logins: Mapping[str, str | None]) -> Iterat
             f"whoever comes from {address} may be any of: {users}" if method == "trust" else f"{rule} sends it so",
             (f"SELECT pg_reload_conf();  -- after writing scram-sha-256 instead of {method} in line {line}: {rule}",),
         )
+    for name, app, everybodys in document["unmarked"] or ():
+        if app is not None and everybodys:
+            yield Hole(
+                "open database in a copy's name",
+                f"database {name}",
+                f"multidb calls a copy of the data of {app} so; this one has no mark of it, so that no command touches "
+                "it, and every login of every app may connect to it",
+                _pasteable(f"REVOKE CONNECT ON DATABASE {identifier(name)} FROM PUBLIC"),
+                app,
+            )
     for name, app in document["places"] or ():
         yield Hole(
             "left by a run that was interrupted",
@@ -262,3 +308,32 @@ def holes_of_the_server(answer: str, logins: Mapping[str, str | None]) -> Iterat
             _pasteable(f"DROP DATABASE {identifier(name)} WITH (FORCE)"),
             app,
         )
+
+
+def remarks_of_the_server(answer: str, inspection: Inspection) -> Iterator[Remark]:
+    """The databases in the answer to `server_query` that nobody has marked: in the name of a copy of an app's, or open
+    to every app's logins. Those that a plan speaks of are left out."""
+    planned = {resource.name for resource in inspection.desired}
+    for name, app, everybodys in json.loads(answer)["unmarked"] or ():
+        if app is not None and not everybodys:
+            message = f"it has the name of a copy of the data of {app}, and no mark, so that no command touches it"
+            yield Remark(f"database {name}", message, app)
+        elif app is None and everybodys and name not in planned:
+            yield Remark(f"database {name}", "it is no app's, and every login of every app may connect to it")
+
+
+def searched_on_the_server(answer: str, live: Iterable[Resource], facts: PostgresFacts) -> Iterator[Searched]:
+    """What `holes_in_resources` and `holes_of_the_server` have looked at."""
+    document = json.loads(answer)
+    counts = Counter(type(resource) for resource in live)
+    roles = "pg_authid" if facts.superuser else "pg_roles"
+    yield Searched(roles, counts[Role], "powers that no app needs; logins of apps that are not in the manifest")
+    yield Searched("pg_auth_members", counts[Membership], "members of an app's roles; roles that an app belongs to")
+    looked_for = "CONNECT and CREATE for others; copies that were left; unmarked databases in their names"
+    yield Searched("pg_database", document["databases"], looked_for)
+    if facts.superuser:
+        yield Searched("pg_authid.rolpassword", len(document["asked"]), "logins without SCRAM-SHA-256")
+        yield Searched("pg_hba_file_rules", document["lines"], "logins without a password, passwords in the clear")
+    else:
+        for catalog in ("pg_authid.rolpassword", "pg_hba_file_rules"):
+            yield Searched(catalog, 0, "nothing: only a superuser may read it")

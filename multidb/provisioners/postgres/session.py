@@ -22,7 +22,7 @@ from multidb.errors import (
     ServerSlow,
     StatementFailed,
 )
-from multidb.model import App, Hole, Inspection, Resource, Server, ServerUsage, Statement, StoreContext
+from multidb.model import App, Inspection, Resource, Search, Server, ServerUsage, Statement, StoreContext
 from multidb.provisioners.postgres import catalog, holes, removal, usage
 from multidb.provisioners.postgres.resources import Interior, PostgresFacts, Role, password_ref
 from multidb.provisioners.postgres.statements import literal
@@ -213,24 +213,31 @@ class PostgresSession:
         with self._open(database, reading=True) as wire:
             return database, wire.ask(usage.INSIDE, (), self._server.timeout)
 
-    def holes(self, inspection: Inspection) -> Sequence[Hole]:
+    def search(self, inspection: Inspection) -> Search:
         """As constant as `inspect`: two round trips, and one for each database that is entered."""
         query, parameters = catalog.overview_query(self._facts), catalog.overview_parameters(inspection)
         overview = catalog.read_overview(self._ask(query, parameters), inspection)
-        found = list(holes.holes_in_resources(inspection, overview.resources))
         logins = {each.name: each.app for each in inspection.desired if isinstance(each, Role) and each.login}
         query, parameters = holes.server_query(self._facts), holes.server_parameters(logins, inspection)
         answer = self._ask(query, parameters)
-        found += holes.holes_of_the_server(answer, logins)
-        entered = [inside for inside in overview.insides if inside.open and inside.marked]
-        for each in self._side_by_side(lambda inside: self._holes_inside(inside.desired, inspection), entered):
-            found += each
-        return found
+        entered = [inside.desired for inside in overview.insides if inside.open and inside.marked]
+        answers = self._side_by_side(lambda interior: self._rights_inside(interior, inspection), entered)
+        return Search(
+            (
+                *holes.holes_in_resources(inspection, overview.resources),
+                *holes.holes_of_the_server(answer, logins),
+                *(hole for each in zip(answers, entered, strict=True) for hole in holes.holes_inside(*each)),
+            ),
+            (
+                *holes.searched_on_the_server(answer, overview.resources, self._facts),
+                *holes.searched_inside(answers, len(inspection.apps)),
+            ),
+            tuple(holes.remarks_of_the_server(answer, inspection)),
+        )
 
-    def _holes_inside(self, interior: Interior, inspection: Inspection) -> Sequence[Hole]:
+    def _rights_inside(self, interior: Interior, inspection: Inspection) -> str:
         with self._open(interior.name, reading=True) as wire:
-            answer = wire.ask(holes.INSIDE, holes.inside_parameters(interior, inspection), self._server.timeout)
-        return tuple(holes.holes_inside(answer, interior))
+            return wire.ask(holes.INSIDE, holes.inside_parameters(interior, inspection), self._server.timeout)
 
     def suspension(self, app: App, context: StoreContext) -> Sequence[Statement]:
         return removal.suspension(self._ask, app, context)

@@ -15,6 +15,8 @@ __all__ = ["Catalog"]
 
 Answer = TypeVar("Answer")
 
+_PAGE = 1_000  # points in one answer
+
 
 class Catalog:
     """Reads one Qdrant. Questions about several collections are asked side by side, except of local mode."""
@@ -55,6 +57,21 @@ class Catalog:
         if reply.status == 404 or not wanted:
             return set()
         return {str(entry["id"]) for entry in expect(self._server, reply).result}
+
+    def admitted(self, registry: str) -> set[str]:
+        """The apps whose tokens a registry lets in; none where there is no such collection."""
+        found: set[str] = set()
+        offset = None
+        while True:
+            body = {"with_payload": ["app"], "with_vector": False, "limit": _PAGE, "offset": offset}
+            reply = self._transport.send(Call("POST", f"/collections/{quote(registry, safe='')}/points/scroll", body))
+            if reply.status == 404:
+                return found
+            page = expect(self._server, reply).result
+            found |= {str((entry.get("payload") or {}).get("app", "")) for entry in page["points"]}
+            offset = page.get("next_page_offset")
+            if offset is None:
+                return found - {""}
 
     def operations(self) -> dict[str, int]:
         """How many operations each collection has taken; without those whose server does not count them. Two equal

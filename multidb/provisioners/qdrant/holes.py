@@ -7,10 +7,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
-from multidb.model import Hole, Inspection, Owner
+from multidb.model import Hole, Inspection, Owner, Remark, Search, Searched
 from multidb.provisioners.qdrant.catalog import Catalog
 from multidb.provisioners.qdrant.places import PlaceMark
 from multidb.provisioners.qdrant.resources import (
+    OWN_PREFIX,
     REGISTRY_MARK,
     Collection,
     PayloadIndex,
@@ -20,26 +21,42 @@ from multidb.provisioners.qdrant.resources import (
     live_index,
     live_token,
     owner_of,
+    registry_name,
     token_ref,
 )
 from multidb.provisioners.qdrant.statements import Call, create_index
 from multidb.provisioners.qdrant.tokens import claims_of, signed_with
 from multidb.secrets import Secret, SecretStore
 
-__all__ = ["holes"]
+__all__ = ["search"]
 
 
-def holes(catalog: Catalog, inspection: Inspection, admin: Secret | None) -> Sequence[Hole]:
+def search(catalog: Catalog, inspection: Inspection, admin: Secret | None) -> Search:
     """What opens a wall, or was left behind, on one server. `inspection.apps` has to be all apps of the project for
     what belongs to none of them to be told."""
     facts: QdrantFacts = inspection.context.facts
     names = catalog.names()
-    described = catalog.described(names)
-    found = [*_server_holes(facts), *_stray(inspection, described), *_aliases(inspection, catalog.aliases())]
-    found += _indexes(inspection, described)
-    found += _tokens(inspection, inspection.secrets, admin)
-    found += _snapshots(inspection, catalog.snapshots([name for name in names if _ours(inspection, described, name)]))
-    return found
+    described, aliases = catalog.described(names), catalog.aliases()
+    ours = [name for name in names if _ours(inspection, described, name)]
+    admitted = catalog.admitted(registry_name(inspection.context.project)) if facts.rbac else set()
+    tokens = [want for want in inspection.desired if isinstance(want, Token)]
+    found = (
+        *_server_holes(facts),
+        *_copies(inspection, described),
+        *_aliases(inspection, aliases),
+        *_indexes(inspection, described),
+        *_tokens(tokens, inspection.secrets, admin),
+        *_gone(inspection, admitted),
+        *_snapshots(inspection, catalog.snapshots(ours)),
+    )
+    searched = (
+        Searched("GET /collections/<name>", len(described), "copies that were left, tenant indexes that are missing"),
+        Searched("GET /aliases", len(aliases), "aliases in the names that tokens list"),
+        Searched("GET /collections/<name>/snapshots", 0 if facts.local else len(ours), "snapshots that were kept"),
+        Searched("tokens that multidb keeps", len(tokens), "tokens that open too much or cannot be revoked"),
+        Searched("the registry of tokens", len(admitted), "tokens of apps that are not in the manifest"),
+    )
+    return Search(found, searched, tuple(_unclaimed(inspection, described)))
 
 
 def _server_holes(facts: QdrantFacts) -> Iterator[Hole]:
@@ -56,29 +73,44 @@ def _server_holes(facts: QdrantFacts) -> Iterator[Hole]:
         yield Hole("short api key", "server", message, ("service.api_key: <32 random bytes or more>",))
 
 
-def _stray(inspection: Inspection, described: Mapping[str, Mapping[str, Any]]) -> Iterator[Hole]:
-    """Collections of nobody: marked for an app that is not there, without a mark in an app's name, forgotten places."""
+def _copies(inspection: Inspection, described: Mapping[str, Mapping[str, Any]]) -> Iterator[Hole]:
+    """Forgotten places."""
+    apps = {app.id for app in inspection.apps}
+    for name, details in described.items():
+        place = PlaceMark.read(details)
+        if place is not None and place.owner.project == inspection.context.project:
+            message = f"a copy of {place.owner.app}'s data, made to restore or to prove a backup, was left behind"
+            whose = place.owner.app if place.owner.app in apps else None
+            yield Hole("copy left behind", f"collection {name}", message, (f"DELETE {_path(name)}",), whose)
+
+
+def _unclaimed(inspection: Inspection, described: Mapping[str, Mapping[str, Any]]) -> Iterator[Remark]:
+    """Collections that no token opens: marked for an app that is not there, or without a mark in the name of an app's
+    or of a place."""
     project = inspection.context.project
     apps = {app.id for app in inspection.apps}
     wanted = {each.name for each in inspection.desired if isinstance(each, Collection | Registry)}
     for name, details in described.items():
-        owner = owner_of(details)
-        drop = (f"DELETE {_path(name)}",)
-        subject = f"collection {name}"
-        if (place := PlaceMark.read(details)) is not None:
-            if place.owner.project == project:
-                message = f"a copy of {place.owner.app}'s data, made to restore or to prove a backup, was left behind"
-                yield Hole(
-                    "copy left behind", subject, message, drop, place.owner.app if place.owner.app in apps else None
-                )
-        elif name in wanted:
+        owner, subject = owner_of(details), f"collection {name}"
+        if name in wanted or PlaceMark.read(details) is not None:
             continue
-        elif owner is None and (like := _by_prefix(name, apps)):
-            message = f"it has the name of an app's collection and no mark; {like}'s token does not open it"
-            yield Hole("unmarked collection", subject, message, drop, like)
-        elif owner is not None and owner.project == project and owner.app not in apps and owner != _all_of(project):
-            message = f"it is marked as {owner.app}'s, and the manifest has no such app"
-            yield Hole("collection of no app", subject, message, drop)
+        if owner is not None:
+            if owner.project == project and owner.app not in apps and owner != _all_of(project):
+                yield Remark(subject, f"it is marked as {owner.app}'s, and the manifest has no such app")
+        elif like := _by_prefix(name, apps):
+            message = f"it has the name of a collection of {like}, and no mark; the token of {like} does not open it"
+            yield Remark(subject, message, like)
+        elif name.startswith(OWN_PREFIX):
+            yield Remark(subject, "it has the name of one of multidb's own, and no mark")
+
+
+def _gone(inspection: Inspection, admitted: Iterable[str]) -> Iterator[Hole]:
+    registry = registry_name(inspection.context.project)
+    for app in sorted(set(admitted) - {app.id for app in inspection.apps}):
+        message = f"app {app} is not in the manifest, and its token still works"
+        chosen = {"filter": {"must": [{"key": "app", "match": {"value": app}}]}}
+        closes = Call("POST", f"{_path(registry)}/points/delete?wait=true", chosen).text
+        yield Hole("token of an app that is gone", f"token {app}", message, (closes,))
 
 
 def _all_of(project: str) -> Owner:
@@ -113,11 +145,11 @@ def _indexes(inspection: Inspection, described: Mapping[str, Mapping[str, Any]])
             yield Hole("no tenant index", f"collection {want.collection}", message, closes, want.app)
 
 
-def _tokens(inspection: Inspection, secrets: SecretStore, admin: Secret | None) -> Iterator[Hole]:
+def _tokens(tokens: Iterable[Token], secrets: SecretStore, admin: Secret | None) -> Iterator[Hole]:
     """Tokens in our own secret store that open more than they should; what was handed out elsewhere nobody can tell."""
-    for want in inspection.desired:
-        held = secrets.get(token_ref(want.name)) if isinstance(want, Token) else None
-        if held is None or admin is None or not isinstance(want, Token):
+    for want in tokens:
+        held = secrets.get(token_ref(want.name))
+        if held is None or admin is None:
             continue
         message = _too_broad(want, held, admin)
         if message:

@@ -13,10 +13,10 @@ from multidb.errors import (
     ServerError,
     StatementFailed,
 )
-from multidb.model import App, Hole, Inspection, Resource, Server, ServerUsage, Statement, StoreContext
+from multidb.model import App, Inspection, Resource, Search, Server, ServerUsage, Statement, StoreContext
 from multidb.provisioners.qdrant.catalog import Catalog
 from multidb.provisioners.qdrant.connection import open_transport
-from multidb.provisioners.qdrant.holes import holes
+from multidb.provisioners.qdrant.holes import search
 from multidb.provisioners.qdrant.removal import removal, suspension
 from multidb.provisioners.qdrant.resources import (
     Admission,
@@ -97,9 +97,10 @@ class QdrantSession:
         """One call for all; in local mode, one for each collection."""
         return usage(self._server, self._transport, context, apps)
 
-    def holes(self, inspection: Inspection) -> Sequence[Hole]:
-        """One call for all names, one for aliases, one for each collection, and one more for each of ours."""
-        return holes(self._catalog, inspection, self._admin)
+    def search(self, inspection: Inspection) -> Search:
+        """One call for all names, one for aliases, one for the admitted, one for each collection, and one more for
+        each of ours."""
+        return search(self._catalog, inspection, self._admin)
 
     def suspension(self, app: App, context: StoreContext) -> Sequence[Statement]:
         """Takes the app's token off the list of those admitted. Nothing where the server has no such list."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 
-from multidb.model import Hole, Inspection, listed
+from multidb.model import Hole, Inspection, Search, Searched, listed
 from multidb.provisioners.redis.resources import (
     NOTE_USER,
     AclUser,
@@ -17,10 +17,22 @@ from multidb.provisioners.redis.resources import (
 from multidb.provisioners.redis.rules import ALL_DATABASES, NO_DATABASES, Rule, join_line, parse_rule
 from multidb.provisioners.redis.statements import limits, saving
 
-__all__ = ["find_holes"]
+__all__ = ["find_holes", "search"]
 
 _EVERYWHERE = frozenset({"flushall", "acl|setuser", "acl|load", "config|set", "debug", "module|load", "replicaof"})
 _ACROSS = frozenset({"copy", "move", "swapdb"})  # reach other DBs than the selected one
+
+
+_LOOKED_FOR = (
+    "logins without a password or with another; rights beyond an app's keys, channels and DBs; others that get at "
+    "them; logins of apps that are not in the manifest; rules that are not saved"
+)
+
+
+def search(inspection: Inspection, rules: Mapping[str, Rule]) -> Search:
+    """The holes in `rules`, every user of the server. There is no other catalog: what is on a Redis belongs to whoever
+    may use its DB or prefix."""
+    return Search(tuple(find_holes(inspection, rules)), (Searched("ACL LIST", len(rules), _LOOKED_FOR),))
 
 
 def find_holes(inspection: Inspection, rules: Mapping[str, Rule]) -> Sequence[Hole]:

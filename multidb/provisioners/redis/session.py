@@ -25,9 +25,9 @@ from multidb.errors import (
 )
 from multidb.model import (
     App,
-    Hole,
     Inspection,
     Resource,
+    Search,
     Server,
     ServerUsage,
     Statement,
@@ -44,7 +44,7 @@ from multidb.provisioners.redis.connection import (
     scanned,
     told_plainly,
 )
-from multidb.provisioners.redis.holes import find_holes
+from multidb.provisioners.redis.holes import search
 from multidb.provisioners.redis.lock import Lease
 from multidb.provisioners.redis.removal import removal, suspension
 from multidb.provisioners.redis.resources import (
@@ -168,9 +168,9 @@ class RedisSession:
         """Keys and connections as the server counts them, memory reckoned from a sample of keys."""
         return read_usage(self._server, self._another, context, apps)
 
-    def holes(self, inspection: Inspection) -> Sequence[Hole]:
+    def search(self, inspection: Inspection) -> Search:
         """What the rules of the server open around the apps."""
-        return find_holes(inspection, read_rules(self._server, self._client))
+        return search(inspection, read_rules(self._server, self._client))
 
     def suspension(self, app: App, context: StoreContext) -> Sequence[Statement]:
         """The app's user off and its sessions ended."""

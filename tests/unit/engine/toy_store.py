@@ -31,7 +31,10 @@ from multidb.model import (
     Owner,
     Probe,
     Provisioner,
+    Remark,
     Resource,
+    Search,
+    Searched,
     Server,
     ServerUsage,
     Statement,
@@ -88,6 +91,7 @@ class Shelf:
     clumsy: set[str] = field(default_factory=set)  # attackers whose probes do not even work on their own box
     shy: set[str] = field(default_factory=set)  # attackers that try nothing, or not this one: ``ann>bob``
     unlocked: set[str] = field(default_factory=set)  # boxes that stand open to everybody
+    dusty: set[str] = field(default_factory=set)  # boxes beside which lies what nobody has marked
     weights: dict[str, int] = field(default_factory=dict)  # what is in each box
     level: Isolation = Isolation.ENFORCED
     seals: bool = True  # whether a box can be sealed
@@ -199,17 +203,19 @@ class ToySession:
         used = {app: AppUsage(size=weight, connections=1, connection_limit=4) for app, weight in weights.items()}
         return ServerUsage(size=sum(weights.values()), connections=len(used), connection_limit=10, apps=used)
 
-    def holes(self, inspection: Inspection) -> Sequence[Hole]:
+    def search(self, inspection: Inspection) -> Search:
         known = {app.id for app in inspection.apps}
         shared = inspection.context.server is not None and inspection.context.server.app is None
         strangers = [name for name in SHELF.boxes if shared and name not in known]
-        return [
+        found = (
             *(
                 Hole("unlocked box", f"box {app}", "Anybody can look in.", (f"SHUT {app}",), app)
                 for app in sorted(known & SHELF.unlocked)
             ),
             *(Hole("box of nobody", f"box {name}", "Who put it here?", (f"DROP {name}",)) for name in strangers),
-        ]
+        )
+        remarks = [Remark(f"dust under {app}", "nobody sweeps here", app) for app in sorted(known & SHELF.dusty)]
+        return Search(found, (Searched("the shelf", len(SHELF.boxes), "boxes that are open"),), tuple(remarks))
 
     def _do(self, words: list[str], bound: Mapping[str, Secret | None]) -> None:
         verb, name, what = words

@@ -30,6 +30,7 @@ class Enterprise:
     rights: set[str] = field(default_factory=lambda: set(PUBLIC_RIGHTS))
     users: dict[str, dict[str, object]] = field(default_factory=lambda: {"neo4j": {"suspended": False, "home": None}})
     members: set[tuple[str, str]] = field(default_factory=lambda: {("admin", "neo4j")})
+    user: str = "neo4j"
 
     def run(self, statement: Statement | str) -> None:
         text = statement if isinstance(statement, str) else statement.text
@@ -74,9 +75,15 @@ class Enterprise:
         self.members = {pair for pair in self.members if name not in pair or verb == "DROP DATABASE"}
 
     def ask(self, text: str, *_: object) -> list[dict[str, object]]:
-        """The answers to what the removal of an app and its places ask, in the place of a `Bolt`."""
+        """The answers to what the removal of an app, its places and an audit ask, in the place of a `Bolt`."""
         if text == "SHOW DATABASES YIELD name":
             return [{"name": name} for name in self.databases]
+        if text == "SHOW ALL PRIVILEGES AS COMMANDS YIELD command":
+            return [{"command": command} for command in self.listing().commands]
+        if text == "SHOW ROLES WITH USERS YIELD role, member":
+            return [dict(row) for row in self.listing().members]
+        if text.startswith("SHOW SETTINGS"):
+            return [{"value": "true"}]
         if text.startswith("SHOW ROLES"):
             return [{"role": role} for role in sorted(self.roles)]
         if text.startswith("SHOW USERS"):

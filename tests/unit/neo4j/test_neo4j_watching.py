@@ -13,7 +13,7 @@ from multidb.errors import Conflict, NotAllowed
 from multidb.model import Endpoint, Hole, Inspection, Owner, Place, PlaceKind, Server, Statement, Status, Tenant
 from multidb.provisioners.neo4j.bolt import Bolt
 from multidb.provisioners.neo4j.health import fullest_heap, trouble
-from multidb.provisioners.neo4j.holes import holes_in_rights, left_over
+from multidb.provisioners.neo4j.holes import left_over, search
 from multidb.provisioners.neo4j.places import dropping, making, place_mark, place_name, places
 from multidb.provisioners.neo4j.removal import removal, suspension
 from multidb.provisioners.neo4j.resources import Grant, desired, read_mark
@@ -35,8 +35,7 @@ def server() -> Enterprise:
 
 
 def holes(server: Enterprise) -> Sequence[Hole]:
-    listing = server.listing()
-    return holes_in_rights(listing.commands, listing.members, INSPECTION)
+    return list(search(cast("Bolt", server), INSPECTION).holes)
 
 
 def test_what_apply_makes_has_no_hole(server: Enterprise) -> None:
@@ -67,6 +66,28 @@ def test_a_hole_is_found_and_its_own_statements_close_it(
     for statement in (each for hole in found for each in hole.closes):
         server.run(statement)
     assert holes(server) == []
+
+
+def test_the_login_of_an_app_that_is_gone_is_a_hole_until_it_is_off(server: Enterprise) -> None:
+    left = replace(INSPECTION, apps=[app for app in APPS if app.id != "beep_boop"])
+    (found,) = [hole for hole in search(cast("Bolt", server), left).holes if "gone" in hole.name]
+    assert (found.subject, found.app) == ("user beep_boop_user", None), "nobody's, or the audit would leave it out"
+    server.run(found.closes[0])
+    assert not [hole for hole in search(cast("Bolt", server), left).holes if "gone" in hole.name]
+    rival = replace(INSPECTION, context=replace(CONTEXT, project="rival"), apps=APPS[:1])
+    assert not [hole for hole in search(cast("Bolt", server), rival).holes if "gone" in hole.name], "another project's"
+
+
+def test_an_audit_says_what_it_searched_and_what_stands_there_unmarked(server: Enterprise) -> None:
+    server.databases["new.lernmi"] = {}
+    found = search(cast("Bolt", server), INSPECTION)
+    assert found.holes == ()
+    assert [(remark.subject, remark.app) for remark in found.remarks] == [("database new.lernmi", "lernmi")]
+    counts = {each.catalog: each.objects for each in found.catalogs}
+    assert counts["SHOW USERS"] == len(server.users)
+    assert counts["SHOW PRIVILEGES"] == len(server.listing().commands)
+    ours = made()
+    assert not search(cast("Bolt", ours), INSPECTION).remarks, "what is marked is told as a hole"
 
 
 def test_rights_that_reach_no_app_are_no_holes(server: Enterprise) -> None:

@@ -46,7 +46,7 @@ def test_a_policy_is_made_for_other_roles_word_by_word() -> None:
 
 def test_a_grant_inside_a_database_is_closed_there() -> None:
     answer = [["TABLE", "public.t", "stranger", "SELECT"], ["DEFAULT", 'FOR ROLE "x/y"/TABLES', "public", "INSERT"]]
-    table, default = holes.holes_inside(json.dumps(answer), interior())
+    table, default = holes.holes_inside(json.dumps({"outsiders": answer, "searched": {}}), interior())
     assert table.closes == (r'\connect "lernmi"', 'REVOKE ALL ON TABLE public.t FROM "stranger" CASCADE;')
     text = 'ALTER DEFAULT PRIVILEGES FOR ROLE "x/y" REVOKE ALL ON TABLES FROM PUBLIC;'
     assert default.closes == (r'\connect "lernmi"', text)

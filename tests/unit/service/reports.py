@@ -24,6 +24,7 @@ from multidb.model import (
     Project,
     Quota,
     Resource,
+    Search,
     ServerUsage,
     Status,
 )
@@ -91,7 +92,7 @@ def audited() -> Audit:
         served,
         {},
         (Tried("postgres", "postgres", probe),),
-        (ServerAudited("postgres", "postgres", served, "PostgreSQL 18", isolation, (hole,)),),
+        (ServerAudited("postgres", "postgres", served, "PostgreSQL 18", isolation, Search((hole,))),),
         (),
         {},
         AT,

@@ -13,6 +13,7 @@ import pytest
 
 from multidb.audit import Audit
 from multidb.audit.findings import Untried
+from multidb.model import Search
 from multidb.service.collector import Reading
 from multidb.service.overview import Overview, overview
 from multidb.service.page import page, sparkline
@@ -148,7 +149,7 @@ def test_a_sparkline_goes_from_the_oldest_to_the_newest_and_keeps_to_its_box() -
 def test_a_wall_that_could_not_be_proved_is_named() -> None:
     (server,) = reports.audited().servers
     gap = Untried("postgres", "lernmi", None, "no connection")
-    audited = replace(reports.audited(), tried=(), untried=(gap,), servers=(replace(server, holes=()),))
+    audited = replace(reports.audited(), tried=(), untried=(gap,), servers=(replace(server, search=Search()),))
     shown = Document(page(known(audited), {}))
     assert any("not proved lernmi / Postgres" in text for text in shown.texts("li", **{"class": "warn"}))
     assert any("1 gap, audited" in text for text in shown.texts("dd"))

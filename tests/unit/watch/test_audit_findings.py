@@ -250,10 +250,24 @@ def test_the_report_has_what_an_auditor_asks_for(open_shop: OpenShop) -> None:
         "## Method",
         "| ann | enforced |",
         "| toy | look in | 2 | 0 | 0 |",
+        "| toy | the shelf | 2 | boxes that are open |",
         "## Exceptions",
         "every wall that is promised was proved",
     ):
         assert part in page, part
+
+
+def test_what_stands_there_unmarked_is_told_and_opens_no_wall(open_shop: OpenShop) -> None:
+    engine = open_shop(["ann", "bob"])
+    SHELF.dusty = {"ann", "bob"}
+    found = made(engine)
+    assert found.ok
+    assert "Note on toy: dust under ann: nobody sweeps here." in markdown(found)
+    assert [each["app"] for each in found.document()["remarks"]] == ["ann", "bob"]
+    searched = [{"catalog": "the shelf", "objects": 2, "looked_for": "boxes that are open"}]
+    assert found.document()["servers"]["toy"]["searched"] == searched
+    alone = made(engine, Scope(apps=frozenset({"bob"})))
+    assert [remark.app for _, remark in alone.remarks] == ["bob"]
 
 
 def test_the_last_outcome_is_remembered(open_shop: OpenShop) -> None:

@@ -149,8 +149,12 @@ def test_gaps_are_told_where_there_is_no_wall(shop: Engine, capsys: Captured, tm
     assert "naming-only" in out
     assert "1 open where no wall is promised" in out
     assert "look in" not in out
+    SHELF.dusty = {"bob"}
     assert audit_cli.audit_command(verbose=True, report=tmp_path / "audit.md") == 0
-    assert "open where no wall is promised: toy: look in (1)" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "open where no wall is promised: toy: look in (1)" in out
+    assert "searched on toy: the shelf (3): boxes that are open" in out
+    assert "note on toy: dust under bob: nobody sweeps here" in out
     assert "- toy: look in (1)" in (tmp_path / "audit.md").read_text()
 
 

@@ -7,8 +7,10 @@ from __future__ import annotations
 import contextlib
 import io
 import random
+import re
 import threading
 import time
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, BinaryIO
@@ -16,7 +18,7 @@ from typing import Any, BinaryIO
 import pytest
 import redis
 
-from multidb.errors import ArchiveError, MultidbError, WrongVersion
+from multidb.errors import ArchiveError, MultidbError, ServerError, WrongVersion
 from multidb.model import App, Part, Place, PlaceKind
 from multidb.provisioners.redis.keys_file import KeysReader
 from tests.contract.case import RealServer
@@ -341,6 +343,51 @@ def test_writes_go_on_during_a_backup(valkey: Stage) -> None:
         place = archive.prepare(PlaceKind.SCRATCH, valkey.alpha, valkey.context)
         archive.restore(place, part, files, quiet)
         assert archive.measure(place) == part.measures
+
+
+def test_a_server_without_memory_gives_a_set_and_loses_nothing_by_taking_one(valkey: Stage) -> None:
+    for app in (valkey.alpha, valkey.beta):
+        with valkey.raw(app) as client:
+            client.execute_command("MSET", *(word for i in range(800) for word in (f"k{i}", random.randbytes(5_000))))
+    part, files = backup(valkey, valkey.alpha)
+    empty = Files({"keys.bin": files.content["keys.bin"][:12] + b"\0" * 9})
+    empty.content["keys.bin"] += zlib.crc32(empty.content["keys.bin"]).to_bytes(4, "big")
+
+    def limited(policy: str, more: int) -> None:
+        with as_admin(valkey.real) as client:
+            used = re.search(r"used_memory:(\d+)", client.execute_command("INFO", "memory"))
+            assert used
+            client.execute_command("CONFIG", "SET", "maxmemory-policy", policy)
+            client.execute_command("CONFIG", "SET", "maxmemory", max(0, int(used[1]) + more))
+
+    try:
+        with valkey.archive() as archive:
+            for policy, says in (
+                ("noeviction", "no memory left"),
+                ("allkeys-lru", "push out others"),
+                ("volatile-ttl", "push out others"),
+            ):
+                place = archive.prepare(PlaceKind.NEW, valkey.alpha, valkey.context)
+                limited(policy, 2_000_000)
+                with pytest.raises(ServerError, match=says) as refused:
+                    archive.restore(place, part, files, quiet)
+                assert "maxmemory" in refused.value.hint
+                archive.discard(place)
+                assert archive.leftovers(valkey.alpha, valkey.context) == []
+                for app in (valkey.alpha, valkey.beta):
+                    with valkey.raw(app) as client:
+                        assert client.execute_command("DBSIZE") == 800
+                limited(policy, 50_000_000)
+                archive.restore(archive.prepare(PlaceKind.NEW, valkey.alpha, valkey.context), part, files, quiet)
+                archive.discard(place)
+            limited("noeviction", -1_000_000)
+            assert backup(valkey, valkey.alpha)[0].measures == part.measures
+            with pytest.raises(ServerError, match="no memory left"):
+                archive.prepare(PlaceKind.NEW, valkey.alpha, valkey.context)
+            with pytest.raises(ServerError, match="no memory left"):
+                archive.restore(place, part, empty, quiet)
+    finally:
+        limited("noeviction", -1 << 62)
 
 
 def test_another_version_takes_the_set_or_refuses_it_before_it_loads_anything(

@@ -39,6 +39,7 @@ from multidb.model import (
     StoreContext,
 )
 from multidb.provisioners.redis.connection import ask, open_client, scanned, told_plainly
+from multidb.provisioners.redis.headroom import Headroom
 from multidb.provisioners.redis.keys_file import NEVER, KeysReader, KeysWriter, Record, rdb_version
 from multidb.provisioners.redis.lock import Lease
 from multidb.provisioners.redis.places import place_prefix, place_user
@@ -98,9 +99,11 @@ class RedisArchive:
         place, tally = self.live(app, context), Tally()
         with told_plainly(self._server), writer.file(_FILE) as out:
             total = self._facts.keys.get(_where(place)[0]) if _where(place)[0] else None
-            rdb = self._rdb()
+            records = self._records(place)
+            first = next(records, None)
+            rdb = rdb_version(first.payload) if first else 0  # asked of no key of ours: a full server takes none
             keys = KeysWriter(out, rdb)
-            for record in self._records(place):
+            for record in itertools.chain([first] if first else [], records):
                 keys.write(record)
                 tally.add(record)
                 if keys.count % _EVERY == 0:
@@ -334,10 +337,11 @@ class RedisArchive:
         """The RDB version in which the server serializes: that of any payload. Nothing is left behind."""
         key = f"__multidb__:rdb:{time.monotonic_ns()}"
         with self._lane(0) as wire:
-            _, payload, _ = wire.tell([("SET", key, "", "PX", 10_000), ("DUMP", key), ("DEL", key)])
-        if isinstance(payload, ResponseError):
-            raise payload
-        return rdb_version(payload)
+            answers = wire.tell([("SET", key, "", "PX", 10_000), ("DUMP", key), ("DEL", key)])
+        for answer in answers:
+            if isinstance(answer, ResponseError):
+                raise answer
+        return rdb_version(answers[1])
 
     def _read_facts(self) -> RedisFacts:
         return read_facts(self._server, self._client)
@@ -346,7 +350,7 @@ class RedisArchive:
 
     def _load(self, place: Place, part: Part, records: Iterable[Record], progress: Progress) -> None:
         number, prefix = _where(place)
-        now, loaded, expired = self._now(), 0, 0
+        now, loaded, expired, headroom = self._now(), 0, 0, Headroom(self._server, self._client)
         begin, total = prefix.encode(), part.details.get("keys")
         with ExitStack() as stack:
             lanes = deque(stack.enter_context(self._lane(number)) for _ in range(_LANES))
@@ -356,6 +360,8 @@ class RedisArchive:
                 expired += len(batch) - len(alive)
                 if len(waiting) == _LANES:
                     self._settle(part, *waiting.popleft())
+                unsettled = 1 + len(waiting)  # batches like this one, which the server may not have counted yet
+                headroom.require(unsettled * len(alive), unsettled * sum(len(record.payload) for record in alive))
                 lane = lanes[0]
                 lanes.rotate(-1)
                 lane.send(
@@ -387,9 +393,7 @@ class RedisArchive:
                 hint=f"take another set, or restore into a server of that version ({_NEWER})",
             )
         if text.startswith("OOM"):
-            return ServerError(
-                "the server has no memory left for the set", where=str(self._server), hint="raise its maxmemory"
-            )
+            return answer  # the same as anywhere else
         return ServerError(f"the server refuses a value of the set: {text}", where=str(self._server))
 
     def _too_old(self, part: Part) -> WrongVersion:

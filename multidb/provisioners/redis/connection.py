@@ -14,6 +14,7 @@ from redis.exceptions import (
     BusyLoadingError,
     InvalidResponse,
     NoPermissionError,
+    OutOfMemoryError,
     ReadOnlyError,
     RedisError,
 )
@@ -131,6 +132,8 @@ def _translated(server: Server, error: RedisError) -> ServerError:
         return NotAllowed(text, where=where, hint=ADMIN_NEEDS)
     if isinstance(error, ReadOnlyError):
         return NotAllowed("the server is a replica", where=where, hint=PRIMARY)
+    if isinstance(error, OutOfMemoryError) or text.startswith("OOM"):
+        return ServerError("the server has no memory left", where=where, hint="raise its maxmemory, or delete keys")
     if isinstance(error, InvalidResponse):
         return WrongVersion(
             "what answers there does not speak the Redis protocol", where=where, hint="correct the port or the scheme"

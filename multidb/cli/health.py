@@ -24,7 +24,7 @@ from multidb.cli.options import (
     examples,
     scope,
 )
-from multidb.cli.output import Output, grid
+from multidb.cli.output import Grid, Output
 from multidb.cli.telling import NotifyOption, tell
 from multidb.engine import Engine, Scope
 from multidb.health import HealthReport, check
@@ -126,7 +126,7 @@ def _drawn(report: HealthReport) -> RenderableType:
     if not report.checks:
         return Text("There is nothing to check. Next: multidb add-app NAME")
     stores = tuple(dict.fromkeys(check.store for check in report.checks))
-    table = grid("app", "status", *stores, *(("backup",) if report.backups else ()))
+    table = Grid("app", "status", *stores, *(("backup",) if report.backups else ()))
     found = {(check.app, check.store): check.health for check in report.checks}
     for app in report.apps:
         cells = [_cell(found.get((app, store))) for store in stores]

@@ -13,10 +13,11 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import typer
-from rich.console import Console, RenderableType
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -24,11 +25,15 @@ from rich.text import Text
 from multidb.errors import ManifestError, MultidbError
 from multidb.secrets import redact
 
-__all__ = ["Output", "grid", "report_error", "report_interrupt"]
+__all__ = ["Bar", "Grid", "Output", "report_error", "report_interrupt"]
 
 _LINE_EVERY = 5.0  # seconds between progress lines where there is no terminal
 _WIDEST = 10_000  # columns, where there is no terminal
 _DOCUMENT_VERSION = 1
+_GAP = "  "  # between two columns
+_SHORT = 24  # columns; a longer cell is prose, or a name in the first place
+_NARROWEST = 12  # columns of what gives way
+_SHORTEST_BAR, _LONGEST_BAR = 6, 20
 
 
 class Output:
@@ -83,7 +88,7 @@ class Output:
         """A table of plain cells. `styles` colours a cell by its text."""
         if self.json:
             return
-        table = grid(*columns)
+        table = Grid(*columns)
         for row in rows:
             table.add_row(*(Text(redact(cell), style=(styles or {}).get(cell, "")) for cell in row))
         self.out.print(table)
@@ -146,12 +151,82 @@ class Output:
             speaker.join()
 
 
-def grid(*columns: str, right: Sequence[str] = ()) -> Table:
-    """An empty table of these columns, those in `right` with their cells to the right."""
-    table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 2, 0, 0))
-    for column in columns:
-        table.add_column(column, overflow="fold", justify="right" if column in right else "left")
-    return table
+Cell: TypeAlias = "str | Text | Bar"
+
+
+class Grid:
+    """A table that keeps its words whole: on a narrow terminal the first column and prose give way, then bars; where
+    that is not enough, each row becomes a list of its cells.
+
+    Args:
+        right: the columns whose cells stand to the right.
+    """
+
+    def __init__(self, *columns: str, right: Sequence[str] = ()) -> None:
+        self._columns = columns
+        self._right = right
+        self._rows: list[Sequence[Cell]] = []
+
+    def add_row(self, *cells: Cell) -> None:
+        """One cell for each column."""
+        self._rows.append(cells)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        widths = [self._width(console, options, each) for each in range(len(self._columns))]
+        needed = sum(least for least, _ in widths) + len(_GAP) * (len(widths) - 1)
+        yield self._table([least == most for least, most in widths]) if needed <= options.max_width else self._list()
+
+    def _width(self, console: Console, options: ConsoleOptions, column: int) -> tuple[int, int]:
+        """The least columns of the terminal that it can do with, and the most that it can use."""
+        cells: list[Cell] = [self._columns[column], *(row[column] for row in self._rows)]
+        measured = [Measurement.get(console, options.update(max_width=_WIDEST), cell) for cell in cells]
+        most = max(each.maximum for each in measured)
+        if any(isinstance(cell, Bar) for cell in cells):
+            return max(each.minimum for each in measured), most
+        gives_way = column == 0 or most > _SHORT
+        return (min(most, _NARROWEST) if gives_way else most), most
+
+    def _table(self, rigid: Sequence[bool]) -> Table:
+        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, len(_GAP), 0, 0))
+        for column, whole in zip(self._columns, rigid, strict=True):
+            justify: Literal["left", "right"] = "right" if column in self._right else "left"
+            table.add_column(column, overflow="fold", justify=justify, no_wrap=whole)
+        for row in self._rows:
+            table.add_row(*row)
+        return table
+
+    def _list(self) -> Group:
+        """A line for each cell that says something, under the row's first."""
+        parts: list[RenderableType] = []
+        for head, *cells in self._rows:
+            table = Table(box=None, pad_edge=False, show_header=False, padding=(0, len(_GAP), 0, 0))
+            table.add_column(no_wrap=True)
+            table.add_column(overflow="fold")
+            for name, cell in zip(self._columns[1:], cells, strict=True):
+                if isinstance(cell, Bar) or str(cell):
+                    table.add_row(f"{_GAP}{name}", cell)
+            parts += [head, table]
+        return Group(*parts)
+
+
+class Bar:
+    """A share as a bar, as long as there is room.
+
+    Args:
+        share: 1 is a full bar.
+    """
+
+    def __init__(self, share: float, style: str = "") -> None:
+        self._share = share
+        self._style = style
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(_SHORTEST_BAR, _LONGEST_BAR)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        length = min(_LONGEST_BAR, options.max_width)
+        filled = min(length, round(self._share * length))
+        yield Text("█" * filled + "░" * (length - filled), self._style)
 
 
 def print_document(command: str, ok: bool, fields: Mapping[str, Any], indent: int | None = 2) -> None:

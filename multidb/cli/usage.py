@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 import typer
-from rich.table import Table
 from rich.text import Text
 
 from multidb.cli.options import (
@@ -21,14 +20,13 @@ from multidb.cli.options import (
     examples,
     scope,
 )
-from multidb.cli.output import Output, grid
+from multidb.cli.output import Bar, Grid, Output
 from multidb.model import size_in_words
 from multidb.usage import Enforcement, Standing, StoreUsage, UsageReport, enforce, look
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 _STYLES = {Standing.NONE: "", Standing.WITHIN: "green", Standing.NEAR: "yellow", Standing.OVER: "bold red"}
-_BAR = 20  # columns
 
 
 @app.command(
@@ -55,7 +53,10 @@ def usage(
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> int:
-    """Show connections, sizes and growth per app and store. A bar is the part of the quota, or of its store's total.
+    """Show connections, sizes and growth per app and store.
+
+    A bar is the part of the app's quota that is used; without a quota, the app's part of what all apps have on the
+    store.
 
     Exit 1: an app is over its quota. 4: a server could not be asked. With --enforce also the exit codes of apply.
     """
@@ -93,7 +94,9 @@ def _show(output: Output, report: UsageReport, *, slow: bool) -> None:
                 output.say(f"{subject}: {figures}: {' '.join(query.text.split())}")
     if slow and not any(each.usage.slow for each in report.stores):
         output.say("No server told of slow queries (Postgres does with pg_stat_statements).", style="dim")
-    for note in dict.fromkeys([*report.notes, *_notes(report)]):
+    since = {each.growth.since for each in report.stores if each.growth is not None}
+    notes = [f"Growth since {each.astimezone():%d %b %H:%M}." for each in since]
+    for note in dict.fromkeys([*notes, *report.notes, *_notes(report)]):
         output.say(note, style="dim")
     for server, error in report.errors:
         output.say(f"{server}: {error.sentence(where=False)}", style="red")
@@ -113,36 +116,39 @@ def _show_details(output: Output, subject: str, each: StoreUsage) -> None:
             output.say(f"{subject}: {what}: {text}", style="dim")
 
 
-def _table(report: UsageReport) -> Table:
-    table = grid("app", "store", "size", "", "", "growth", "connections", "", right=("size",))
-    totals = _totals(report)
+def _table(report: UsageReport) -> Grid:
+    restricted = any(each.restricted for each in report.stores)
+    columns = ("app", "store", "size", "", "", "growth", "connections", *(("",) if restricted else ()))
+    table, totals = Grid(*columns, right=("size",)), _totals(report)
     for each in report.stores:
         style = _STYLES[each.standing]
-        share = each.share if each.share is not None else _part(each.usage.size, totals[each.store])
-        of = f"{share:.0%}{' of quota' if each.share is not None else ''}" if share is not None else ""
+        share, of = (each.share, "quota") if each.share is not None else (_part(each, totals), "all apps")
         table.add_row(
             each.app,
             each.store,
             _size(each),
-            Text(_bar(share), style),
-            Text(of, style),
+            Bar(share, style) if share is not None else "",
+            Text(f"{share:.0%} of {of}" if share is not None else "", style),
             _growth(each),
             _connections(each),
-            Text("read-only" if each.restricted else "", "bold red"),
+            *((Text("read-only" if each.restricted else "", "bold red"),) if restricted else ()),
         )
     return table
 
 
-def _totals(report: UsageReport) -> dict[str, int]:
-    """By store, the bytes of all the apps that are shown."""
-    totals: dict[str, int] = {}
+def _totals(report: UsageReport) -> dict[str, tuple[int, int]]:
+    """By store, how many apps are shown, and the bytes of all of them."""
+    totals: dict[str, tuple[int, int]] = {}
     for each in report.stores:
-        totals[each.store] = totals.get(each.store, 0) + (each.usage.size or 0)
+        apps, size = totals.get(each.store, (0, 0))
+        totals[each.store] = apps + 1, size + (each.usage.size or 0)
     return totals
 
 
-def _part(size: int | None, total: int) -> float | None:
-    return size / total if size is not None and total else None
+def _part(each: StoreUsage, totals: Mapping[str, tuple[int, int]]) -> float | None:
+    """The app's part of what all apps have on the store; None for one app alone, of which that says nothing."""
+    apps, total = totals[each.store]
+    return each.usage.size / total if each.usage.size is not None and total and apps > 1 else None
 
 
 def _size(each: StoreUsage) -> str:
@@ -151,18 +157,10 @@ def _size(each: StoreUsage) -> str:
     return ("~" if each.usage.estimated else "") + size_in_words(each.usage.size)
 
 
-def _bar(share: float | None) -> str:
-    if share is None:
-        return ""
-    filled = min(_BAR, round(share * _BAR))
-    return "█" * filled + "░" * (_BAR - filled)
-
-
 def _growth(each: StoreUsage) -> str:
     if each.growth is None:
         return ""
-    sign = "+" if each.growth.size >= 0 else ""
-    return f"{sign}{size_in_words(each.growth.size)} since {each.growth.since.astimezone():%d %b %H:%M}"
+    return ("+" if each.growth.size >= 0 else "") + size_in_words(each.growth.size)
 
 
 def _connections(each: StoreUsage) -> str:

@@ -5,16 +5,20 @@ from __future__ import annotations
 import json
 import time
 from datetime import UTC, datetime, timedelta
+from io import StringIO
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from rich.console import Console
+from rich.text import Text
 
 from multidb.audit import last
 from multidb.cli import audit as audit_cli
 from multidb.cli import health as health_cli
 from multidb.cli import usage as usage_cli
 from multidb.cli.options import Run
+from multidb.cli.output import Bar, Grid
 from multidb.engine import Engine
 from multidb.errors import ServerDown
 from multidb.model import Health, Isolation, Status
@@ -174,12 +178,33 @@ def test_usage_shows_shares_of_quotas_and_of_the_total(shop: Engine, capsys: Cap
     ann, bob, eve = lines[1:4]
     assert "█" * 10 + "░" * 10 in ann
     assert "50% of quota" in ann
-    assert "+200 B since" in ann
+    assert "+200 B" in ann
+    assert any(line.startswith("Growth since ") for line in lines[4:])
     assert "1 of 4" in ann
     assert "90% of quota" in bob
-    assert "30%" in eve
-    assert "quota" not in eve
+    assert "30% of all apps" in eve
+    assert usage_cli.usage("eve") == 0
+    assert "%" not in capsys.readouterr().out, "all of itself says nothing"
     assert "bob toy has nearly used up its quota of 1.0 kB" in lines[4:]
+
+
+@pytest.mark.parametrize("columns", [40, 60, 80, 200])
+def test_no_word_is_cut_on_a_terminal_of_any_width(columns: int) -> None:
+    console = Console(width=columns, file=StringIO(), force_terminal=True, color_system=None)
+    long = "an_app_with_a_very_long_name_xx"
+    table = Grid("app", "store", "size", "", "", "growth", "connections", right=("size",))
+    table.add_row("ann", "postgres", "7.8 MB", Bar(0.5), "50% of all apps", "+161 kB", "25 of 25")
+    table.add_row(Text(long), "redis", "~0 B", "", "", "+0 B", "")
+    console.print(table)
+    assert isinstance(console.file, StringIO)
+    drawn = console.file.getvalue()
+    assert max(len(line.rstrip()) for line in drawn.splitlines()) <= columns
+    for whole in ("postgres", "7.8 MB", "50% of all apps", "+161 kB", "25 of 25", "connections", "redis"):
+        assert whole in drawn, whole
+    bar = next(line for line in drawn.splitlines() if "█" in line)
+    assert bar.count("█") in (half := bar.count("░"), half + 1), "half of it, however long it is"
+    assert (long in drawn) is (columns != 80), "of all, a name may be folded where that saves the table"
+    assert len([line for line in drawn.splitlines() if "+0 B" in line]) == 1
 
 
 def test_over_the_quota_is_1_and_enforcement_says_what_it_did(shop: Engine, capsys: Captured) -> None:

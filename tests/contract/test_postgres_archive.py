@@ -155,9 +155,11 @@ def test_what_bites_comes_back_as_it_was(site: Site, bitten: Bitten) -> None:
     for change, name in (
         ("UPDATE every_type SET f8 = 1 WHERE f4 = 'NaN'", "table public.every_type"),
         ("SELECT lo_put(4242, 9, 'x')", "large objects"),
-        ("UPDATE generated SET a = 0 WHERE s = 1; UPDATE generated SET a = 3 WHERE s = 2", "table public.generated"),
+        ("UPDATE generated SET a = CASE s WHEN 1 THEN 0 ELSE 3 END WHERE s < 3", "table public.generated"),
+        ("UPDATE parted_1 SET v = 'row ' || 3 - k WHERE k < 3", "table public.parted_1"),  # two rows change values
+        ('UPDATE "quoted ""names""; -- 🐘" SET t = coalesce(t, \'\')', 'table public."quoted ""names""; -- 🐘"'),
     ):
-        site.served.sql(*change.split("; "), database=place.name)
+        site.served.sql(change, database=place.name)
         with archive(site) as (opened, _):
             found = opened.measure(place)
         assert found.counts == part.measures.counts

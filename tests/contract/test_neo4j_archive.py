@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import os
 import pickle
+import re
 import subprocess
 import sys
 import time
@@ -15,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import pytest
+import zstandard
 
 from multidb.errors import ArchiveError, NeedsServer, WrongVersion
 from multidb.model import App, Part, PlaceKind, StoreContext
@@ -315,6 +318,30 @@ def test_apps_with_labels_come_and_go_alone(target: RealServer) -> None:
 
 
 APPS = ("lernmi", "devao")
+
+
+def test_the_page_on_restoring_by_hand_is_right(made: tuple[Part, bytes], spare: RealServer, tmp_path: Path) -> None:
+    part, content = made
+    page = (Path(__file__).parents[2] / "docs/restore-by-hand.md").read_text()
+    (script,) = re.findall(r"```sh neo4j\n(.*?)```", page, re.DOTALL)
+    stored = tmp_path / "neo4j" / f"{FILE}.zst"
+    stored.parent.mkdir()
+    stored.write_bytes(zstandard.compress(content))
+    assert spare.admin is not None
+    where = spare.server.endpoint
+    env = {
+        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+        "SET": str(tmp_path),
+        "WORK": str(tmp_path),
+        "NEO4J_URI": f"bolt://{where.host}:{where.port}",
+        "NEO4J_USERNAME": where.user,
+        "NEO4J_PASSWORD": spare.admin.reveal(),
+        "NEO4J_DATABASE": "neo4j",
+    }
+    ran = subprocess.run(["bash", "-euo", "pipefail", "-c", script], env=env, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    with opened(spare) as archive:
+        assert archive.measure(archive.live(APP, CONTEXT)) == part.measures
 
 
 def replace_lines(content: bytes, keep: Callable[[bytes], bool]) -> bytes:

@@ -55,6 +55,11 @@ _CHUNK: Final = 1 << 20
 _DIGEST_BYTES: Final = 16
 _WHOLE: Final = 1 << 8 * _DIGEST_BYTES
 _NUMBER: Final = struct.Struct("<q")
+# Made once: `json.dumps` makes one for every call.
+_text: Final = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_sorted_text: Final = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True
+).encode
 
 
 class Numbers:
@@ -129,7 +134,7 @@ class Tally:
 
 def write(stream: BinaryIO, line: Line) -> None:
     """Writes one line."""
-    stream.write(json.dumps(line, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode() + b"\n")
+    stream.write(_text(line).encode() + b"\n")
 
 
 def read(stream: BinaryIO, where: str) -> Iterator[Line]:
@@ -177,5 +182,4 @@ def _split(stream: BinaryIO) -> Iterator[bytes]:
 
 
 def _digest(content: object) -> int:
-    text = json.dumps(content, ensure_ascii=False, allow_nan=False, sort_keys=True, separators=(",", ":"))
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=_DIGEST_BYTES).digest())
+    return int.from_bytes(hashlib.blake2b(_sorted_text(content).encode(), digest_size=_DIGEST_BYTES).digest())

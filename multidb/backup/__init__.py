@@ -2,7 +2,7 @@
 
 `sets`      what a set is, and its ``manifest.json``
 `streams`   the way of its bytes: checksum, zstd, age, checksum, target, and back; `encryption`, `targets`
-`repository` sets on targets; `retention` and `pruning` say which stay
+`repository` sets on targets; `copying` brings one to another; `retention` and `pruning` say which stay
 `making`, `verifying`, `restoring`, `cloning`  the work; `rooms` gives it a place beside the live one
 `journal`   what has begun and not ended; `recovery` finishes or undoes it
 `schedule`, `rounds`  what is due, and one run from beginning to end

@@ -3,7 +3,7 @@
 Every note is written before the step that it is about, and taken out after it. Sections of the state:
 
 ``backup-work``  by kind of work and app: the set that is being made, the logins that are off, the set that is being
-                 tried, the restore that is under way.
+                 tried, the restore that is under way, the targets that lack a set because they failed.
 ``backups``      by app: the newest set, its proof, the last failure; a cache for `freshness`, which asks no target.
 """
 
@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from multidb.state import ProjectState
 
-__all__ = ["CLONING", "MAKING", "PAUSED", "RESTORING", "VERIFYING", "Journal", "exclusively"]
+__all__ = ["CLONING", "COPYING", "MAKING", "PAUSED", "RESTORING", "VERIFYING", "Journal", "exclusively"]
 
 _WORK: Final = "backup-work"
 _SETS: Final = "backups"
@@ -26,6 +26,7 @@ PAUSED: Final = "paused"
 VERIFYING: Final = "verifying"
 RESTORING: Final = "restoring"
 CLONING: Final = "cloning"
+COPYING: Final = "copying"
 
 
 def exclusively(state: ProjectState, command: str) -> AbstractContextManager[None]:

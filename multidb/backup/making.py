@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Final
 
 from multidb import __version__
-from multidb.backup.journal import MAKING, PAUSED, RESTORING, Journal
+from multidb.backup.journal import COPYING, MAKING, PAUSED, RESTORING, Journal
 from multidb.backup.pace import Pace
 from multidb.backup.repository import Destinations, Repository, utc_now
 from multidb.backup.rooms import temporary_files
@@ -133,7 +133,7 @@ def make_sets(
         maker = _Maker(engine, grounds, scope, app, said, places[app.id], progress)
         made = maker.make(said.quiesce if quiesce is None else quiesce, reason)
         if remember:
-            _remember(Journal(engine.state), made)
+            _remember(Journal(engine.state), made, [target.name for target in places[app.id]])
         return made
 
     return engine.side_by_side(make, wanted, at_once=_APPS_AT_ONCE)
@@ -187,10 +187,8 @@ class _Maker:
             finished = None
             errors.setdefault("backup", error)
         finally:
-            if finished is None:
-                self._clear(folder)
-            else:
-                self._clear(folder, only=destinations.failed)
+            half_made = [each for each in self._targets if finished is None or each.name in destinations.failed]
+            if self._cleared(folder, half_made):
                 self._journal.end(MAKING, self._app.id)
         if finished is not None or not destinations.alive:
             errors = dict(destinations.failed)
@@ -245,25 +243,28 @@ class _Maker:
             reason=reason,
         )
 
-    def _clear(self, folder: str, only: Mapping[str, object] | None = None) -> None:
-        """Takes away what is half-made. A target that cannot even do that keeps the note, and the next run tries."""
-        home = Repository(self._engine.project.name, self._targets)
-        kept = False
-        for target in self._targets:
-            if only is None or target.name in only:
-                try:
-                    home.remove(target, folder)
-                except ArchiveError:
-                    kept = True
-        if not kept and only is None:
-            self._journal.end(MAKING, self._app.id)
+    def _cleared(self, folder: str, targets: Sequence[Target]) -> bool:
+        """Takes away what is half-made. Where a target cannot even do that, the note stays, and the next run tries."""
+        home = Repository(self._engine.project.name, targets)
+        gone = True
+        for target in targets:
+            try:
+                home.remove(target, folder)
+            except ArchiveError:
+                gone = False
+        return gone
 
 
-def _remember(journal: Journal, made: Made) -> None:
+def _remember(journal: Journal, made: Made, targets: Sequence[str]) -> None:
     if made.errors:
         name, error = next(iter(made.errors.items()))
         journal.learn(made.app, failed={"when": utc_now().isoformat(), "message": f"{name}: {error}"})
-    if made.made is not None and made.made.complete:
+    if made.made is None:
+        return
+    if made.errors:
+        source = next(name for name in targets if name not in made.errors)
+        journal.begin(COPYING, made.app, {"id": made.made.id, "from": source, "to": list(made.errors)})
+    if made.made.complete:
         sizes = {store: part.size for store, part in made.made.parts.items()}
         journal.learn(made.app, newest=made.made.id, when=made.made.made.isoformat(), sizes=sizes)
         if not made.errors:

@@ -155,7 +155,7 @@ class Repository:
         return [
             HalfMade(target, f"{self.project}/{app}/{set_id}", set_id)
             for target in self.targets
-            for app, set_id, files in self._folders(target)
+            for app, set_id, files in self._folders(target, unfinished=True)
             if MANIFEST not in files
         ]
 
@@ -203,10 +203,11 @@ class Repository:
             target.delete(path)
         target.sweep(folder)
 
-    def _folders(self, target: Target) -> Iterator[tuple[str, str, set[str]]]:
+    def _folders(self, target: Target, *, unfinished: bool = False) -> Iterator[tuple[str, str, set[str]]]:
         """App, set id and file names of every folder that is named like a set."""
         files: dict[tuple[str, str], set[str]] = {}
-        for path, _ in target.list(self.project):
+        paths = [path for path, _ in target.list(self.project)]
+        for path in [*paths, *(target.unfinished(self.project) if unfinished else ())]:
             parts = PurePosixPath(path).parts[1:]
             if len(parts) >= 3 and _is_id(parts[1]):
                 files.setdefault((parts[0], parts[1]), set()).add("/".join(parts[2:]))

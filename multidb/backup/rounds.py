@@ -8,8 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from multidb.backup.copying import catch_up
 from multidb.backup.encryption import Identities
-from multidb.backup.journal import exclusively
+from multidb.backup.journal import COPYING, Journal, exclusively
 from multidb.backup.making import Made, make_sets, repository
 from multidb.backup.pruning import carry_out, decide
 from multidb.backup.recovery import recover
@@ -22,7 +23,7 @@ from multidb.engine import Engine, Scope
 from multidb.errors import ArchiveError, MultidbError, WrongKey
 from multidb.model import Progress
 
-__all__ = ["Round", "final_set", "run_round"]
+__all__ = ["Round", "final_set", "run_catching_up", "run_round"]
 
 
 @dataclass(slots=True)
@@ -86,6 +87,8 @@ def run_round(
     done = Round()
     with exclusively(engine.state, "backup"):
         done.recovered, done.errors = recover(engine, keys, progress)
+        if scheduled:
+            _catch_up(engine, done, progress)
         reason = Reason.SCHEDULED if scheduled else Reason.ASKED
         done.made = make_sets(engine, scope, to=to, quiesce=quiesce, reason=reason, progress=progress)
         for made in done.made:
@@ -93,6 +96,19 @@ def run_round(
                 _prove(engine, made, scheduled, to, keys, done, progress)
                 if scheduled and made.ok:
                     _prune(engine, made.app, done)
+    return done
+
+
+def run_catching_up(engine: Engine, progress: Progress) -> Round:
+    """Only brings sets to targets that failed when they were made; for a run for which nothing else is due.
+
+    Raises:
+        Locked: another run is at it.
+    """
+    done = Round()
+    if Journal(engine.state).open(COPYING):
+        with exclusively(engine.state, "backup"):
+            _catch_up(engine, done, progress)
     return done
 
 
@@ -128,6 +144,12 @@ def final_set(engine: Engine, app_id: str, keys: Identities | None, progress: Pr
     return made.made.id
 
 
+def _catch_up(engine: Engine, done: Round, progress: Progress) -> None:
+    copied, problems = catch_up(engine, progress)
+    done.recovered += copied
+    done.errors |= problems
+
+
 def _prove(
     engine: Engine,
     made: Made,
@@ -137,19 +159,26 @@ def _prove(
     done: Round,
     progress: Progress,
 ) -> None:
-    """Tries the new set where it is kept first; the other targets have the same bytes, by their checksums."""
+    """Tries the new set where it is kept first; the other targets have the same bytes, by their checksums, and get the
+    same mark."""
     app = engine.project.apps[made.app]
     wanted = settings(engine.project, app)
     always = wanted.verify is not None and not wanted.verify
     if made.made is None or not (always or (scheduled and verification_due(engine, app, utc_now()))):
         return
-    first = next(name for name in (to or wanted.to) if name not in made.errors)
+    first, *others = (name for name in (to or wanted.to) if name not in made.errors)
     home = repository(engine, [first])
     tried = verify(engine, home, home.find(f"{made.app}/{made.made.id}"), keys, progress)
     if isinstance(tried.problem, WrongKey):
         done.notes.append(f"{made.app}: not proved, because there is no key here to read it with")
         return
     done.verified.append(tried)
+    if tried.ok and tried.verification is not None:
+        try:
+            for home in (repository(engine, [name]) for name in others):
+                home.mark(home.find(f"{made.app}/{made.made.id}"), tried.verification)
+        except MultidbError as error:
+            done.errors[made.app] = error
 
 
 def _prune(engine: Engine, app_id: str, done: Round) -> None:

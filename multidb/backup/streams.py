@@ -19,7 +19,7 @@ from multidb.backup.encryption import IDENTITY_VARIABLE, Identities, decrypting,
 from multidb.backup.sets import StoredFile
 from multidb.errors import ArchiveError, TargetError, WrongKey
 
-__all__ = ["StoreReader", "StoreWriter", "Upload"]
+__all__ = ["StoreReader", "StoreWriter", "Upload", "checked"]
 
 _LEVEL: Final = 3
 _BUFFER: Final = 256 * 1024
@@ -165,6 +165,11 @@ class StoreReader:
                 hint=f"--identity FILE, or {IDENTITY_VARIABLE}=FILE",
             )
         return self._keys
+
+
+def checked(raw: BinaryIO, file: StoredFile, where: str) -> BinaryIO:
+    """The stored bytes of a file, whose end is an `ArchiveError` where they are not those that the set says."""
+    return cast("BinaryIO", _Checked(raw, file.stored_size, file.sha256, where))
 
 
 class _Tally:

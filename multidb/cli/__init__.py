@@ -35,7 +35,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "undo-remove": ("undo_remove", "Bring a removed app back as it was."),
     "purge": ("purge", "Drop everything that a removed app has."),
     "backup": ("backup", "Make a set of each app: all of its stores, on every target."),
-    "backups": ("backups", "The sets that there are: list, show, verify, prune."),
+    "backups": ("backups", "The sets that there are: list, show, verify, copy, prune."),
     "restore": ("restore", "Bring a set back, into its app or into another."),
     "clone": ("clone", "Make an app like another, with its data: for a preview, for CI."),
     "expire": ("expire", "Remove the clones whose time is up."),

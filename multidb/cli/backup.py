@@ -15,7 +15,7 @@ import typer
 
 from multidb.backup.encryption import identities
 from multidb.backup.repository import utc_now
-from multidb.backup.rounds import Round, run_round
+from multidb.backup.rounds import Round, run_catching_up, run_round
 from multidb.backup.schedule import due, freshness_now, next_due
 from multidb.cli.expire import remove_expired, show_expired
 from multidb.cli.options import (
@@ -107,7 +107,8 @@ def _round(
     if only_due:
         apps = [each.id for each in due(engine, utc_now()) if wanted.wants(each)]
         if not apps:
-            return Round()
+            with output.working():
+                return run_catching_up(engine, output.progress)
         wanted = scope(apps, stores)
     with output.working():
         return run_round(
@@ -157,6 +158,9 @@ def _failures(done: Round) -> Iterator[str]:
     for each in done.made:
         for name, error in each.errors.items():
             yield f"{each.app}: {name}: {error}{f' ({error.hint})' if error.hint else ''}"
+        if each.errors and each.made is not None:
+            targets = " ".join(f"--to {name}" for name in each.errors)
+            yield f"{each.app}: to bring the set there: multidb backups copy {each.app}/{each.made.id} {targets}"
     for tried in done.verified:
         if tried.problem is not None:
             yield f"{tried.copy.app}: not proved: {tried.problem}"
@@ -201,7 +205,7 @@ def _back_up(run: Run, output: Output, identity: Path | None, *, notify: bool) -
     done = _round(run, output, None, None, None, None, True, identity)
     if notify:
         _tell(run, output)
-    if done.made:
+    if done.made or done.recovered or done.errors:
         _show(output, done, nothing="")
     if not done.ok:
         return _AFTER_FAILURE

@@ -1,7 +1,8 @@
-"""`multidb backups`: the sets that there are: list, show, verify, prune."""
+"""`multidb backups`: the sets that there are: list, show, verify, copy, prune."""
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Sequence
 from datetime import datetime
@@ -9,9 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
+from multidb.backup.copying import copy_set, settle
 from multidb.backup.encryption import identities
-from multidb.backup.journal import exclusively
-from multidb.backup.making import repository
+from multidb.backup.journal import Journal, exclusively
+from multidb.backup.making import repository, targets_of
 from multidb.backup.pruning import carry_out, decide
 from multidb.backup.repository import Copy, Repository, utc_now
 from multidb.backup.settings import settings
@@ -31,7 +33,7 @@ from multidb.cli.options import (
     examples,
 )
 from multidb.engine import Engine
-from multidb.errors import UsageError
+from multidb.errors import MultidbError, UsageError
 from multidb.manifest import app_id
 from multidb.model import size_in_words, time_in_words
 
@@ -169,6 +171,52 @@ def verify_sets(
     if any(each.problem is not None for each in tried):
         return _FAILED
     return 0 if all(each.ok for each in tried) else _NOT_AS_WANTED
+
+
+@app.command(
+    "copy",
+    epilog=examples(
+        "multidb backups copy lernmi --to s3://offsite/digi   (its newest set)",
+        "multidb backups copy 20261121T140501Z-1a2b3c --to /mnt/nas/digi",
+    ),
+)
+def copy_sets(
+    names: SetsArgument = None,
+    file: FileOption = DEFAULT_FILE,
+    env: EnvOption = None,
+    targets: FromOption = None,
+    to: Annotated[
+        list[str] | None, typer.Option("--to", help="The target that is to have it; may be repeated.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> int:
+    """Bring sets to another target, such as one that was away when they were made. Asks no server.
+
+    Interrupted, run it again: files that are there stay, and S3 is sent only the parts that it lacks. A set is listed
+    there when all of it is there.
+    """
+    run = Run("backups copy", file, env, json=as_json)
+    output = run.output
+    if not to:
+        raise UsageError("nothing says where to", hint="multidb backups copy [SET] --to TARGET")
+    engine = run.engine(output)
+    home = repository(engine, targets)
+    failed: list[MultidbError] = []
+    copied: list[dict[str, str]] = []
+    with output.working(), exclusively(engine.state, "backups copy"):
+        for copy, target in itertools.product(_chosen(home, names, every=False), targets_of(engine, to)):
+            try:
+                new = copy_set(copy, target, output.progress)
+                settle(Journal(engine.state), copy.app, copy.id, [target.name])
+            except MultidbError as error:
+                failed.append(error)
+                continue
+            copied += [{"app": copy.app, "id": copy.id, "target": target.name}] if new else []
+            output.say(f"{copy.app}/{copy.id}: {target.name} has it {'now' if new else 'already'}", style="green")
+    output.document(not failed, {"copied": copied, "failed": [error.document() for error in failed]})
+    for problem in failed:
+        output.note(problem.sentence(), style="red")
+    return _FAILED if failed else 0
 
 
 @app.command(

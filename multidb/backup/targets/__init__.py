@@ -28,11 +28,19 @@ class Target(Protocol):
     def create(self, path: str) -> Upload:
         """Begins a file; it appears under `path` when it is committed, whole, in place of one that was there."""
 
+    def resume(self, path: str) -> Upload:
+        """Begins a file that an earlier run may have begun; the same bytes are written, from the start. A target that
+        keeps parts of unfinished files is not sent those that it has, and giving up leaves them to a later run.
+        """
+
     def open(self, path: str) -> AbstractContextManager[BinaryIO]:
         """The file at `path`. `ArchiveError` when it is not there."""
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         """Path and size of every finished file whose path begins with the folder `prefix`, in any order."""
+
+    def unfinished(self, prefix: str) -> Iterator[str]:
+        """Paths, in the folder `prefix`, of what unfinished files have left; `list` does not have them."""
 
     def delete(self, path: str) -> None:
         """Removes a file; one that is gone is fine."""

@@ -38,6 +38,8 @@ class FolderTarget:
         except OSError as error:
             raise self._failed(error, path) from None
 
+    resume = create  # what was written of a file is gone with its run
+
     @contextlib.contextmanager
     def open(self, path: str) -> Iterator[BinaryIO]:
         try:
@@ -48,12 +50,15 @@ class FolderTarget:
             yield file
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        for folder, _, files in os.walk(self._root / prefix, onerror=self._unreadable):
-            for name in files:
-                path = Path(folder) / name
-                if not name.endswith(_UNFINISHED):
-                    with contextlib.suppress(FileNotFoundError):  # another run removes sets
-                        yield path.relative_to(self._root).as_posix(), path.stat().st_size
+        for path in self._files(prefix):
+            if not path.name.endswith(_UNFINISHED):
+                with contextlib.suppress(FileNotFoundError):  # another run removes sets
+                    yield path.relative_to(self._root).as_posix(), path.stat().st_size
+
+    def unfinished(self, prefix: str) -> Iterator[str]:
+        for path in self._files(prefix):
+            if path.name.endswith(_UNFINISHED):
+                yield path.relative_to(self._root).as_posix()
 
     def delete(self, path: str) -> None:
         try:
@@ -71,6 +76,10 @@ class FolderTarget:
                     Path(folder).rmdir()
         except OSError as error:
             raise self._failed(error, prefix) from None
+
+    def _files(self, prefix: str) -> Iterator[Path]:
+        for folder, _, files in os.walk(self._root / prefix, onerror=self._unreadable):
+            yield from (Path(folder) / name for name in files)
 
     def _unreadable(self, error: OSError) -> None:
         if not isinstance(error, FileNotFoundError):  # a folder that is not there yet holds nothing

@@ -46,6 +46,8 @@ class RemoteTarget:
             self._files.makedirs(final.rpartition("/")[0], exist_ok=True)
             return _NewFile(self, self._files, final)
 
+    resume = create  # what was written of a file is gone with its run
+
     @contextlib.contextmanager
     def open(self, path: str) -> Iterator[BinaryIO]:
         with self.explaining(path):
@@ -59,6 +61,11 @@ class RemoteTarget:
         for path, size in found.items():
             if not path.endswith(_UNFINISHED):
                 yield self._relative(path), size
+
+    def unfinished(self, prefix: str) -> Iterator[str]:
+        with self.explaining(prefix):
+            found = self._found(f"{self._root}/{prefix}")
+        yield from (self._relative(path) for path in found if path.endswith(_UNFINISHED))
 
     def delete(self, path: str) -> None:
         with self.explaining(path), contextlib.suppress(FileNotFoundError):

@@ -2,13 +2,18 @@
 
 Credentials, region and endpoint come from where every S3 tool takes them (``AWS_ACCESS_KEY_ID``, ``AWS_PROFILE``,
 ``AWS_ENDPOINT_URL_S3`` ...). Files are sent in parts, each with its checksum, each tried again on its own when the
-network fails; an object appears only when all of its parts are there.
+network fails; an object appears only when all of its parts are there. Parts that a run left when it died are removed by
+the next run that clears up after it, or gone on with where the same bytes can be had again (`resume`).
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
-from collections.abc import Iterator
+import hashlib
+import zlib
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, BinaryIO, Final, cast
 
 from multidb.errors import ArchiveError, TargetError, UsageError
@@ -46,6 +51,17 @@ class S3Target:
     def create(self, path: str) -> _Object:
         return _Object(self, self._client, self._bucket, self._prefix + path)
 
+    def resume(self, path: str) -> _Object:
+        key = self._prefix + path
+        with self.explaining(path):
+            begun = [each for each in self._uploads(key) if each["Key"] == key]
+            if not begun:
+                return _Object(self, self._client, self._bucket, key, stays=True)
+            upload = max(begun, key=lambda each: each["Initiated"])["UploadId"]
+            sent = self._client.get_paginator("list_parts").paginate(Bucket=self._bucket, Key=key, UploadId=upload)
+            there = {part["PartNumber"]: part for page in sent for part in page.get("Parts", ())}
+        return _Object(self, self._client, self._bucket, key, upload, there, stays=True)
+
     @contextlib.contextmanager
     def open(self, path: str) -> Iterator[BinaryIO]:
         with self.explaining(path):
@@ -60,19 +76,25 @@ class S3Target:
                 for entry in page.get("Contents", ()):
                     yield entry["Key"].removeprefix(self._prefix), entry["Size"]
 
+    def unfinished(self, prefix: str) -> Iterator[str]:
+        with self.explaining(prefix):
+            for upload in self._uploads(f"{self._prefix}{prefix}/"):
+                yield upload["Key"].removeprefix(self._prefix)
+
     def delete(self, path: str) -> None:
         with self.explaining(path):
             self._client.delete_object(Bucket=self._bucket, Key=self._prefix + path)
 
     def sweep(self, prefix: str) -> None:
         """Ends the uploads that nobody goes on with: their parts cost money and are not seen."""
-        pages = self._client.get_paginator("list_multipart_uploads")
         with self.explaining(prefix):
-            for page in pages.paginate(Bucket=self._bucket, Prefix=f"{self._prefix}{prefix}/"):
-                for upload in page.get("Uploads", ()):
-                    self._client.abort_multipart_upload(
-                        Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"]
-                    )
+            for upload in self._uploads(f"{self._prefix}{prefix}/"):
+                self._client.abort_multipart_upload(Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+
+    def _uploads(self, prefix: str) -> Iterator[dict[str, Any]]:
+        """The uploads that were begun and not ended, under keys that begin so."""
+        for page in self._client.get_paginator("list_multipart_uploads").paginate(Bucket=self._bucket, Prefix=prefix):
+            yield from page.get("Uploads", ())
 
     @contextlib.contextmanager
     def explaining(self, path: str) -> Iterator[None]:
@@ -94,15 +116,33 @@ class S3Target:
 
 
 class _Object:
-    """An object on its way. Up to one part it is sent whole; from then on in parts."""
+    """An object on its way. Up to one part it is sent whole; from then on in parts.
 
-    def __init__(self, target: S3Target, client: Any, bucket: str, key: str) -> None:
+    Args:
+        upload: the id of one that an earlier run has begun; `there`: by number, its parts.
+        stays: whether giving up leaves the parts to a later run.
+    """
+
+    def __init__(
+        self,
+        target: S3Target,
+        client: Any,
+        bucket: str,
+        key: str,
+        upload: str = "",
+        there: Mapping[int, Mapping[str, Any]] = MappingProxyType({}),
+        *,
+        stays: bool = False,
+    ) -> None:
         self._target = target
         self._client = client
         self._place = {"Bucket": bucket, "Key": key}
         self._held = bytearray()
-        self._upload = ""
+        self._upload = upload
+        self._there = there
+        self._stays = stays
         self._parts: list[dict[str, Any]] = []
+        self._size = 0
 
     def write(self, data: bytes) -> None:
         self._held += data
@@ -118,12 +158,10 @@ class _Object:
                 self._client.put_object(**self._place, Body=body, ChecksumAlgorithm="CRC32")
                 return
             self._send(bytes(self._held))
-            self._client.complete_multipart_upload(
-                **self._place, UploadId=self._upload, MultipartUpload={"Parts": self._parts}
-            )
+            self._complete()
 
     def abort(self) -> None:
-        if self._upload:
+        if self._upload and not self._stays:
             with contextlib.suppress(ArchiveError), self._target.explaining(self._place["Key"]):
                 self._client.abort_multipart_upload(**self._place, UploadId=self._upload)
 
@@ -133,11 +171,44 @@ class _Object:
                 begun = self._client.create_multipart_upload(**self._place, ChecksumAlgorithm="CRC32")
                 self._upload = begun["UploadId"]
             number = len(self._parts) + 1
-            sent = self._client.upload_part(
-                **self._place, UploadId=self._upload, PartNumber=number, Body=part, ChecksumAlgorithm="CRC32"
-            )
+            sent = self._there.get(number)
+            if sent is None or not _same(sent, part):
+                sent = self._client.upload_part(
+                    **self._place, UploadId=self._upload, PartNumber=number, Body=part, ChecksumAlgorithm="CRC32"
+                )
             checksum = {name: sent[name] for name in ("ChecksumCRC32",) if name in sent}
             self._parts.append({"PartNumber": number, "ETag": sent["ETag"], **checksum})
+            self._size += len(part)
+
+    def _complete(self) -> None:
+        from botocore.exceptions import ClientError
+
+        try:
+            self._client.complete_multipart_upload(
+                **self._place, UploadId=self._upload, MultipartUpload={"Parts": self._parts}
+            )
+        except ClientError as error:
+            # The first try may have done it and its answer been lost; to the second one it is no upload any more.
+            if error.response.get("Error", {}).get("Code") != "NoSuchUpload" or not self._is_whole():
+                raise
+
+    def _is_whole(self) -> bool:
+        from botocore.exceptions import ClientError
+
+        try:
+            return bool(self._client.head_object(**self._place)["ContentLength"] == self._size)
+        except ClientError:
+            return False
+
+
+def _same(sent: Mapping[str, Any], part: bytes) -> bool:
+    """Whether a part that the storage has is this one: by its CRC-32, or where none is kept by its MD5, as an ETag is
+    unless the storage encrypts with a key of its own."""
+    if sent["Size"] != len(part):
+        return False
+    if "ChecksumCRC32" in sent:
+        return bool(sent["ChecksumCRC32"] == base64.b64encode(zlib.crc32(part).to_bytes(4, "big")).decode())
+    return bool(sent["ETag"].strip('"') == hashlib.md5(part, usedforsecurity=False).hexdigest())
 
 
 class _Body:

@@ -109,16 +109,19 @@ def test_proofs_are_due_as_often_as_the_manifest_says(tmp_path: Path, data: Path
 def test_a_scheduled_run_proves_and_prunes_and_one_that_was_asked_for_does_not(
     tmp_path: Path, data: Path, clock: Clock
 ) -> None:
-    engine = make_engine(tmp_path, data, MANIFEST.replace("verify:", "keep: {last: 2, daily: 0, weekly: 0}, verify:"))
+    text = MANIFEST.replace("verify:", "keep: {last: 2, daily: 0, weekly: 0}, verify:").replace("sets/", "sets/, more/")
+    engine = make_engine(tmp_path, data, text)
     ids = []
     for day in range(4):
         clock.now = START + timedelta(days=day)
         done = scheduled(engine, clock)
         assert done.ok, done.document()
         ids.append(next(each.made.id for each in done.made if each.app == "ann" and each.made))
-    assert [copy.id for copy in repository(engine).copies(["ann"])] == [ids[3], ids[2]]
+    for target in ("sets/", "more/"):
+        assert [copy.id for copy in repository(engine, [target]).copies(["ann"])] == [ids[3], ids[2]]
+        assert repository(engine, [target]).find("ann").verified
     run_round(engine, Scope(apps=frozenset({"ann"})), scheduled=False, progress=quiet)
-    assert len(repository(engine).copies(["ann"])) == 3
+    assert len(repository(engine, ["sets/"]).copies(["ann"])) == 3
 
 
 def test_pruning_removes_no_proved_set_for_an_unproved_one(engine: Engine, clock: Clock, tmp_path: Path) -> None:

@@ -2,26 +2,41 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlparse
 
 import boto3
+import moto.s3.models
 import pytest
+from botocore.exceptions import ClientError
 from moto.server import ThreadedMotoServer
 
+from multidb.backup.copying import copy_set
+from multidb.backup.journal import exclusively
 from multidb.backup.making import make_sets, repository
-from multidb.backup.repository import Destinations, Repository
+from multidb.backup.pruning import carry_out, decide
+from multidb.backup.recovery import recover
+from multidb.backup.repository import Destinations, Repository, utc_now
+from multidb.backup.rounds import run_catching_up, run_round
+from multidb.backup.schedule import freshness
 from multidb.backup.targets import open_target
 from multidb.backup.targets import s3 as s3_module
 from multidb.backup.targets.folder import FolderTarget
+from multidb.backup.targets.s3 import S3Target
 from multidb.backup.verifying import verify
 from multidb.engine import Engine, Scope
 from multidb.errors import ArchiveError, TargetError, UsageError
+from multidb.model import Health, Status
 from tests.unit.backup.cabinet import write_rows
+from tests.unit.backup.conftest import MANIFEST, make_engine
 from tests.unit.backup.test_backup_work import quiet
 
 NOISE = bytes(range(256)) * 4096 * 20  # 20 MB: three parts
@@ -143,12 +158,14 @@ class Line:
         rate: bytes a second upwards; 0: as fast as can be.
         cut_after: bytes upwards after which a connection is cut; 0: never.
         cuts: how many connections are cut before it is well again.
+        dies_after: bytes upwards, of all connections together, after which every connection is cut; 0: never.
     """
 
-    def __init__(self, storage: str, *, rate: int = 0, cut_after: int = 0, cuts: int = 0) -> None:
+    def __init__(self, storage: str, *, rate: int = 0, cut_after: int = 0, cuts: int = 0, dies_after: int = 0) -> None:
         where = urlparse(storage)
         self._to = (str(where.hostname), int(where.port or 0))
-        self._rate, self._cut_after, self._cuts = rate, cut_after, cuts
+        self._rate, self._cut_after, self._cuts, self._dies_after = rate, cut_after, cuts, dies_after
+        self.passed = 0
         self._listening = socket.create_server(("127.0.0.1", 0))
         self.address = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
         threading.Thread(target=self._serve, daemon=True).start()
@@ -170,8 +187,11 @@ class Line:
         passed = 0
         try:
             while data := source.recv(65536):
+                if self._dies_after and self.passed > self._dies_after:
+                    break
                 sink.sendall(data)
                 passed += len(data)
+                self.passed += len(data)
                 if self._rate:
                     time.sleep(len(data) / self._rate)
                 if self._cut_after and passed > self._cut_after and self._cuts:
@@ -220,32 +240,161 @@ def test_a_slow_line_is_waited_for(bucket: str, storage: str, tmp_path: Path, mo
     assert list(open_target(f"s3://{bucket}", tmp_path).list("shop")) == [("shop/big", len(NOISE))]
 
 
-def test_storage_that_stays_dead_is_an_error_and_no_set(
-    bucket: str, storage: str, engine: Engine, data: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lost_answer_to_the_end_of_an_upload_is_no_failure(bucket: str, tmp_path: Path) -> None:
+    target = open_target(f"s3://{bucket}", tmp_path)
+    assert isinstance(target, S3Target)
+    complete, asked = target._client.complete_multipart_upload, []
+
+    def answer_lost(**request: Any) -> None:  # as S3 answers the second try of what the first has done
+        asked.append(complete(**request) if asked else None)
+        raise ClientError({"Error": {"Code": "NoSuchUpload"}}, "CompleteMultipartUpload")
+
+    target._client.complete_multipart_upload = answer_lost
+    never_done, done = target.create("shop/never"), target.create("shop/done")
+    for upload in (never_done, done):
+        upload.write(NOISE)
+    with pytest.raises(TargetError):  # the control: nothing has come of it
+        never_done.commit()
+    done.commit()
+    assert list(target.list("shop")) == [("shop/done", len(NOISE))]
+
+
+@pytest.fixture
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(s3_module, "_PART", 128 * 1024)
+    monkeypatch.setattr(moto.s3.models, "S3_UPLOAD_PART_MIN_SIZE", 0)
     monkeypatch.setattr(s3_module, "_TRIES", 2)
-    write_rows(data, "cabinet", "ann", 150_000)
-    line = Line(storage, cut_after=1_000_000, cuts=1000)
+
+
+def uploads(bucket: str) -> list[str]:
+    return [each["Key"] for each in boto3.client("s3").list_multipart_uploads(Bucket=bucket).get("Uploads", ())]
+
+
+def test_storage_that_was_dead_is_an_error_and_gets_the_set_when_it_is_back(
+    bucket: str, storage: str, tmp_path: Path, data: Path, small_parts: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    away = f"s3://{bucket}"
+    engine = make_engine(tmp_path, data, MANIFEST.replace("sets/", f"{away}, sets/"))
+    write_rows(data, "cabinet", "ann", 10_000)
+    line = Line(storage, dies_after=300_000)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", line.address)
-    (made,) = make_sets(engine, Scope(apps=frozenset({"ann"})), to=[f"s3://{bucket}", "sets/"], progress=quiet)
+    done = run_round(engine, Scope(apps=frozenset({"ann"})), scheduled=True, progress=quiet)
+    (made,) = done.made
+    assert made.made is not None
+    assert isinstance(made.errors[away], TargetError)
+    assert "cannot be reached" in str(made.errors[away])
+    assert "knows-the-secret" not in str(done.document())
+    assert "cannot be reached" in fresh(engine).message
+    assert not run_catching_up(engine, quiet).ok, "it is dead still"
     line.close()
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", storage)
+    assert [copy.target.name for copy in repository(engine).copies()] == ["sets/"]
+    assert uploads(bucket), "parts are there, and nobody could remove them"
+    with exclusively(engine.state, "the next run"):
+        assert recover(engine, None, quiet)[1] == {}
+    assert uploads(bucket) == []
+    caught = run_catching_up(engine, quiet)
+    assert caught.recovered == [f"ann: {away} has set {made.made.id} now, too"]
+    assert run_catching_up(engine, quiet).recovered == []
+    home = repository(engine, [away])
+    assert home.find("ann").verified, "the mark is of the same bytes"
+    assert verify(engine, home, home.find("ann"), None, quiet).ok
+    assert fresh(engine).status is Status.HEALTHY
+
+
+def fresh(engine: Engine) -> Health:
+    found = freshness(engine.project, engine.state, engine.project.apps["ann"], utc_now())
+    assert found is not None
+    return found
+
+
+def test_an_interrupted_copy_goes_on_with_the_parts_that_are_there(
+    bucket: str, storage: str, engine: Engine, data: Path, small_parts: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rows(data, "cabinet", "ann", 30_000)
+    (made,) = make_sets(engine, Scope(apps=frozenset({"ann"})), progress=quiet)
+    copy = repository(engine).find("ann")
     assert made.made is not None
-    assert isinstance(made.errors[f"s3://{bucket}"], TargetError)
-    assert "cannot be reached" in str(made.errors[f"s3://{bucket}"])
-    assert "knows-the-secret" not in str(made.errors)
-    assert [copy.target.name for copy in repository(engine, ["sets/", f"s3://{bucket}"]).copies()] == ["sets/"]
+    assert made.made.stored_size > 8 * 128 * 1024
+    for dies_after in (500_000, 500_000):
+        line = Line(storage, dies_after=dies_after)
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", line.address)
+        with pytest.raises(TargetError, match="cannot be reached"):
+            copy_set(copy, open_target(f"s3://{bucket}", data), quiet)
+        line.close()
+    line = Line(storage)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", line.address)
+    home = repository(engine, [f"s3://{bucket}"])
+    (target,) = home.targets
+    assert home.copies() == []
+    assert len(home.half_made()) == 1
+    before = line.passed
+    assert copy_set(copy, target, quiet)
+    assert line.passed - before < made.made.stored_size - 500_000, "what was there was sent again"
+    assert not copy_set(copy, target, quiet)
+    line.close()
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", storage)
+    assert uploads(bucket) == []
+    home = repository(engine, [f"s3://{bucket}"])
+    assert verify(engine, home, home.find("ann"), None, quiet).ok
 
 
-def test_parts_that_nobody_goes_on_with_go_with_their_set(bucket: str, tmp_path: Path) -> None:
+def test_parts_of_another_file_are_not_taken_for_this_ones(bucket: str, tmp_path: Path, small_parts: None) -> None:
+    target = open_target(f"s3://{bucket}", tmp_path)
+    target.resume("shop/x").write(NOISE[:1_000_000])
+    upload = target.resume("shop/x")
+    other = NOISE[:300_000] + NOISE[1_000_000:1_500_001]
+    upload.write(other)
+    upload.commit()
+    with target.open("shop/x") as file:
+        assert file.read() == other
+
+
+def test_a_damaged_set_is_not_copied(engine: Engine, tmp_path: Path) -> None:
+    make_sets(engine, Scope(apps=frozenset({"ann"})), progress=quiet)
+    copy = repository(engine).find("ann")
+    assert copy.found is not None
+    path = tmp_path / "sets" / copy.found.folder / "drawer/rows.txt.zst"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(ArchiveError, match="SHA-256"):
+        copy_set(copy, open_target("other/", tmp_path), quiet)
+    assert not list((tmp_path / "other").rglob("*.zst"))
+
+
+def test_a_run_that_was_killed_leaves_no_parts_to_pay_for(
+    bucket: str, storage: str, engine: Engine, data: Path, small_parts: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rows(data, "cabinet", "ann", 30_000)
+    line = Line(storage, rate=500_000)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", line.address)
+    child = os.fork()
+    if not child:
+        try:
+            make_sets(engine, Scope(apps=frozenset({"ann"})), to=[f"s3://{bucket}"], progress=quiet)
+        finally:
+            os._exit(0)
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", storage)
+    while not uploads(bucket):
+        time.sleep(0.05)
+    os.kill(child, signal.SIGKILL)
+    assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
+    line.close()
+    (half,) = repository(engine, [f"s3://{bucket}"]).half_made()
+    assert half.folder.startswith("shop/ann/")
+    with exclusively(engine.state, "the next run"):
+        recover(engine, None, quiet)
+    assert uploads(bucket) == []
+    assert repository(engine, [f"s3://{bucket}"]).half_made() == []
+
+
+def test_parts_that_no_note_tells_of_are_pruned_after_a_day(bucket: str, tmp_path: Path) -> None:
     target = open_target(f"s3://{bucket}", tmp_path)
     for name in ("20260101T000000Z-000000", "20260102T000000Z-000000"):
         target.create(f"shop/ann/{name}/x").write(NOISE)
-    client = boto3.client("s3")
-    assert len(client.list_multipart_uploads(Bucket=bucket)["Uploads"]) == 2
-    Repository("shop", [target]).remove(target, "shop/ann/20260101T000000Z-000000")
-    (left,) = client.list_multipart_uploads(Bucket=bucket)["Uploads"]  # it may be another run's
-    assert left["Key"] == "shop/ann/20260102T000000Z-000000/x"
+    assert len(uploads(bucket)) == 2
+    home = Repository("shop", [target])
+    carry_out(home, decide(home, {}, datetime(2026, 1, 2, 12, tzinfo=UTC)))
+    assert uploads(bucket) == ["shop/ann/20260102T000000Z-000000/x"]  # it may be another run's
 
 
 def test_an_unreadable_target_is_an_error_and_not_an_empty_one(tmp_path: Path) -> None:

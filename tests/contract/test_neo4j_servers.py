@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 import ssl
 import threading
@@ -21,6 +23,8 @@ from multidb.model import App, Endpoint, Inspection, Isolation, Project, Resourc
 from multidb.plan import diff
 from multidb.provisioners.neo4j import PROVISIONER
 from multidb.provisioners.neo4j.audit import ON_SYSTEM
+from multidb.provisioners.neo4j.bolt import DRIVER_ERRORS, Bolt
+from multidb.provisioners.neo4j.health import HEAP, fullest
 from multidb.provisioners.neo4j.resources import (
     AppOptions,
     Grant,
@@ -268,6 +272,30 @@ def test_a_server_that_never_answers_costs_one_timeout() -> None:
         with pytest.raises(ServerSlow):
             connect(Server("neo4j", "neo4j", endpoint, timeout=1), generate(), "multidb test")
         assert time.monotonic() - started < 4
+
+
+def test_an_answer_that_does_not_come_is_given_up_and_the_next_question_is_answered(shared: RealServer) -> None:
+    assert shared.pid is not None
+    with Bolt(replace(shared.server, timeout=1), "neo4j", shared.admin, "test") as bolt:
+        assert bolt.ask("RETURN 1 AS one", seconds=30) == [{"one": 1}]
+        started = time.monotonic()
+        with pytest.raises(TimeoutError):
+            bolt.ask("UNWIND range(1, 1000000000) AS n RETURN sum(n)", "neo4j")
+        os.kill(shared.pid, signal.SIGSTOP)
+        try:
+            for large in ("", "x" * 50_000_000):  # more than a socket takes while nobody reads
+                with pytest.raises((TimeoutError, *DRIVER_ERRORS)):
+                    bolt.ask("RETURN size($large) AS size", "neo4j", {"large": large})
+        finally:
+            os.kill(shared.pid, signal.SIGCONT)
+        assert time.monotonic() - started < 12, "each one timeout, and some for a busy machine"
+        assert bolt.ask("RETURN 2 AS two", seconds=30) == [{"two": 2}]
+
+
+def test_a_real_server_tells_how_full_its_heap_is(shared: RealServer) -> None:
+    with connect(shared.server, shared.admin, "test") as session:
+        pools = [row["usage"] for row in session.bolt.ask(HEAP)]
+    assert 0 < fullest(pools) < 1
 
 
 def test_too_many_wrong_admin_passwords_are_named(servers: tuple[RealServer, RealServer]) -> None:

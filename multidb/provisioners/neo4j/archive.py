@@ -13,8 +13,8 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, Self, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, Self
 
 import neo4j
 
@@ -54,7 +54,6 @@ _DELETING: Final = 6 * 3600.0  # seconds
 _INDEXING: Final = 6 * 3600.0  # an index over all data is made before the answer
 _CREATES: Final = re.compile(r"CREATE (CONSTRAINT|((RANGE|TEXT|POINT|FULLTEXT|VECTOR) )?INDEX) ")
 _UNIQUE: Final = "UNIQUENESS"  # the one kind of constraint that Community has
-_T = TypeVar("_T")
 _NO_ROOM: Final = "a Neo4j without databases has room for one graph"
 
 _Work = Sequence[tuple[str, list[list[Any]]]]
@@ -213,19 +212,23 @@ class Neo4jArchive:
                 yield {"index": row["name"], "type": row["type"], "on": _about(row), "create": row["createStatement"]}
 
     @contextlib.contextmanager
-    def _reading(self, database: str) -> Iterator[neo4j.AsyncTransaction]:
-        session = self._bolt.session(database, default_access_mode=neo4j.READ_ACCESS, fetch_size=_FETCHED)
-        try:
-            transaction = self._wait(session.begin_transaction())
+    def _reading(self, database: str) -> Iterator[neo4j.Transaction]:
+        with self._opened(database, default_access_mode=neo4j.READ_ACCESS, fetch_size=_FETCHED) as session:
+            with self._patience():
+                transaction = session.begin_transaction()
             yield transaction
-            self._wait(transaction.rollback())
-        finally:
-            self._wait(session.close())
+            with self._patience():
+                transaction.rollback()
 
-    def _rows(self, transaction: neo4j.AsyncTransaction, text: str) -> Iterator[neo4j.Record]:
-        result = self._wait(transaction.run(text))
-        while rows := self._wait(result.fetch(_FETCHED)):
+    def _rows(self, transaction: neo4j.Transaction, text: str) -> Iterator[neo4j.Record]:
+        with self._patience():
+            result = transaction.run(text)
+        while rows := self._fetched(result):
             yield from rows
+
+    def _fetched(self, result: neo4j.Result) -> list[neo4j.Record]:
+        with self._patience():
+            return result.fetch(_FETCHED)
 
     def _encoded(self, element: str, properties: Mapping[str, Any]) -> dict[str, Any]:
         try:
@@ -240,13 +243,9 @@ class Neo4jArchive:
 
     def _bookmark(self, database: str) -> frozenset[str]:
         """Where the database is: every commit moves it on."""
-
-        async def ask() -> frozenset[str]:
-            async with self._bolt.session(database) as session:
-                await (await session.run("RETURN 1")).consume()
-                return (await session.last_bookmarks()).raw_values
-
-        return self._wait(ask())
+        with self._patience(), self._bolt.session(database) as session:
+            session.run("RETURN 1").consume()
+            return session.last_bookmarks().raw_values
 
     def _total(self, database: str, label: str | None) -> int:
         nodes = self._ask(f"MATCH {_node(label)} RETURN count(n) AS total", database)[0]["total"]
@@ -283,13 +282,14 @@ class Neo4jArchive:
     def _load(self, place: Place, lines: Iterable[Line], total: int, progress: Progress) -> None:
         """Loads into an empty place, many transactions."""
         database, label = self._spot(place)
-        session = self._bolt.session(database)
-        try:
-            with Numbers() as numbers:
-                loader = _Loader(lambda work: self._wait(session.execute_write(_all, work)), numbers, label)
-                loader.take(lines, lambda done: progress(place.app.id, "loading the graph", done, total))
-        finally:
-            self._wait(session.close())
+        with self._opened(database) as session, Numbers() as numbers:
+
+            def run(work: _Work) -> list[list[Any]]:
+                with self._patience():
+                    return session.execute_write(_all, work)
+
+            loader = _Loader(run, numbers, label)
+            loader.take(lines, lambda done: progress(place.app.id, "loading the graph", done, total))
         self._make_schema(database, loader.schema)
 
     def _exchange(self, place: Place, lines: Iterable[Line], total: int, progress: Progress) -> None:
@@ -305,16 +305,19 @@ class Neo4jArchive:
                 where=f"{self._server}, database {database}",
                 hint="restore into an empty server, or with neo4j-admin while this one is stopped",
             )
-        session = self._bolt.session(database)
-        try:
-            transaction = self._wait(session.begin_transaction())
-            self._wait(_all(transaction, [(f"MATCH {_node(label)} DETACH DELETE n", [])]), _DELETING)
-            with Numbers() as numbers:
-                loader = _Loader(lambda work: self._wait(_all(transaction, work)), numbers, label)
-                loader.take(lines, lambda done: progress(place.app.id, "loading the graph", done, total))
-            self._wait(transaction.commit())
-        finally:
-            self._wait(session.close())
+        with self._opened(database) as session, Numbers() as numbers:
+            with self._patience():
+                transaction = session.begin_transaction()
+
+            def run(work: _Work, seconds: float = _SILENCE) -> list[list[Any]]:
+                with self._patience(seconds):
+                    return _all(transaction, work)
+
+            run([(f"MATCH {_node(label)} DETACH DELETE n", [])], _DELETING)
+            loader = _Loader(run, numbers, label)
+            loader.take(lines, lambda done: progress(place.app.id, "loading the graph", done, total))
+            with self._patience():
+                transaction.commit()
         if label is None:
             self._drop_schema(database, keep={line["create"] for line in loader.schema})
             there = {line["create"] for line in self._schema(database)}
@@ -349,9 +352,19 @@ class Neo4jArchive:
         with self._bolt.explained():
             return self._bolt.ask(text, database, values, seconds)
 
-    def _wait(self, work: Coroutine[Any, Any, _T], seconds: float = _SILENCE) -> _T:
-        with self._bolt.explained():
-            return self._bolt.wait(work, seconds)
+    @contextlib.contextmanager
+    def _patience(self, seconds: float = _SILENCE) -> Iterator[None]:
+        with self._bolt.explained(), self._bolt.within(seconds):
+            yield
+
+    @contextlib.contextmanager
+    def _opened(self, database: str, **options: Any) -> Iterator[neo4j.Session]:
+        session = self._bolt.session(database, **options)
+        try:
+            yield session
+        finally:
+            with self._patience():
+                session.close()
 
     def _run(self, statements: Sequence[Statement]) -> None:
         list(self._session.run(statements, MemorySecretStore()))
@@ -418,12 +431,11 @@ class _Loader:
         self._nodes, self._relationships, self._weight = {}, {}, 0
 
 
-async def _all(transaction: Any, work: _Work) -> list[list[Any]]:
+def _all(transaction: Any, work: _Work) -> list[list[Any]]:
     """Sends the statements, and gives the rows that they answered."""
     found: list[list[Any]] = []
     for text, rows in work:
-        result = await transaction.run(text, rows=rows)
-        found += await result.values()
+        found += transaction.run(text, rows=rows).values()
     return found
 
 

@@ -170,7 +170,8 @@ def _outcome(bolt: Bolt, attempt: Attempt, text: str, database: str, user: str |
         ServerError: the server does not answer.
     """
     try:
-        rows = bolt.wait(_rolled_back(bolt, text, database, user))
+        with bolt.within():
+            rows = _rolled_back(bolt, text, database, user)
     except exceptions.ClientError as error:
         code = error.code or ""
         if code.startswith(_REFUSALS):
@@ -181,11 +182,9 @@ def _outcome(bolt: Bolt, attempt: Attempt, text: str, database: str, user: str |
     return Outcome.REFUSED if attempt.counts_rows and not rows else Outcome.ALLOWED, ""
 
 
-async def _rolled_back(bolt: Bolt, text: str, database: str, user: str | None) -> int:
+def _rolled_back(bolt: Bolt, text: str, database: str, user: str | None) -> int:
     """How many rows came."""
-    async with bolt.session(database, impersonated_user=user) as session:
-        transaction = await session.begin_transaction()
-        try:
-            return len(await (await transaction.run(text)).data())
-        finally:
-            await transaction.rollback()
+    with bolt.session(database, impersonated_user=user) as session, session.begin_transaction() as transaction:
+        rows = len(transaction.run(text).data())
+        transaction.rollback()
+        return rows

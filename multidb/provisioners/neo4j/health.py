@@ -12,7 +12,7 @@ from multidb.model import Health, Status, Tenant
 from multidb.provisioners.neo4j.bolt import DRIVER_ERRORS, Bolt, explain, said
 from multidb.secrets import Secret
 
-__all__ = ["as_the_app", "check_health", "fullest_heap", "trouble"]
+__all__ = ["HEAP", "as_the_app", "check_health", "fullest", "trouble"]
 
 _READ_ONLY: Final = (
     "Neo.ClientError.General.ForbiddenOnReadOnlyDatabase",
@@ -21,10 +21,15 @@ _READ_ONLY: Final = (
 _UNAVAILABLE: Final = "Neo.TransientError.Database.DatabaseUnavailable"
 _MISSING: Final = "Neo.ClientError.Database.DatabaseNotFound"
 _NEARLY_FULL: Final = 0.9
-# What is left in each part of the heap after a collection; before one, most of what is in it is garbage.
-_HEAP: Final = (
+# A node is written and looked up again.
+_WRITE: Final = "CREATE (n) WITH elementId(n) AS id MATCH (m) WHERE elementId(m) = id RETURN labels(m)"
+_READ: Final = "OPTIONAL MATCH (n) RETURN labels(n) LIMIT 1"
+# How much is left in the parts of the heap that lasting data lives in, after a collection; before one, most of what is
+# in them is garbage.
+HEAP: Final = (
     "CALL dbms.queryJmx('java.lang:type=MemoryPool,*') YIELD name, attributes "
-    "RETURN name, attributes.CollectionUsage.value.properties AS usage"
+    "WHERE name CONTAINS 'Old Gen' OR name CONTAINS 'Tenured' "
+    "RETURN attributes.CollectionUsage.value.properties AS usage"
 )
 
 
@@ -41,7 +46,8 @@ def check_health(tenant: Tenant, may_write: bool) -> Health:
     began = time.monotonic()
     with as_the_app(tenant) as bolt:
         try:
-            heap = bolt.wait(_work(bolt, tenant, may_write))
+            with bolt.within():
+                heap = _work(bolt, tenant, may_write)
         except DRIVER_ERRORS as error:
             return trouble(error, tenant, time.monotonic() - began)
         latency = time.monotonic() - began
@@ -68,31 +74,20 @@ def as_the_app(tenant: Tenant, uri: str | None = None) -> Bolt:
     )
 
 
-def fullest_heap(pools: Sequence[Mapping[str, Any]]) -> float:
-    """How full, from 0 to 1, the part of the heap is that lasting data lives in; 0 where the server does not say."""
-    lasting = [
-        pool["usage"] for pool in pools if pool["usage"] and ("Old Gen" in pool["name"] or "Tenured" in pool["name"])
-    ]
-    return max((usage["used"] / usage["max"] for usage in lasting if usage["max"] > 0), default=0.0)
+def fullest(pools: Sequence[Mapping[str, Any] | None]) -> float:
+    """How full, from 0 to 1, the fullest part of the heap is; 0 where the server does not say."""
+    return max((pool["used"] / pool["max"] for pool in pools if pool and pool["max"] > 0), default=0.0)
 
 
-async def _work(bolt: Bolt, tenant: Tenant, may_write: bool) -> float:
+def _work(bolt: Bolt, tenant: Tenant, may_write: bool) -> float:
     """Does what the app does. How full the heap is; 0 where the app may not ask."""
     facts = tenant.context.facts
-    async with bolt.session(str(tenant.env["NEO4J_DATABASE"])) as session:
-        transaction = await session.begin_transaction()
-        try:
-            if may_write:
-                created = await (await transaction.run("CREATE (n) RETURN elementId(n) AS id")).single(strict=True)
-                text, values = "MATCH (n) WHERE elementId(n) = $id RETURN count(n) AS nodes", {"id": created["id"]}
-            else:
-                text, values = "MATCH (n) RETURN labels(n) LIMIT 1", {}
-            await (await transaction.run(text, values)).consume()
-        finally:
-            await transaction.rollback()
-        if facts is None or facts.roles:
-            return 0.0
-        return fullest_heap(await (await session.run(_HEAP)).data())
+    with bolt.session(str(tenant.env["NEO4J_DATABASE"])) as session, session.begin_transaction() as transaction:
+        transaction.run(_WRITE if may_write else _READ).single(strict=True)
+        asked = facts is not None and not facts.roles
+        pools = transaction.run(HEAP).value() if asked else ()
+        transaction.rollback()
+    return fullest(pools)
 
 
 def trouble(error: BaseException, tenant: Tenant, latency: float) -> Health:

@@ -12,7 +12,7 @@ from neo4j import exceptions
 from multidb.errors import Conflict, NotAllowed
 from multidb.model import Endpoint, Hole, Inspection, Owner, Place, PlaceKind, Server, Statement, Status, Tenant
 from multidb.provisioners.neo4j.bolt import Bolt
-from multidb.provisioners.neo4j.health import fullest_heap, trouble
+from multidb.provisioners.neo4j.health import fullest, trouble
 from multidb.provisioners.neo4j.holes import left_over, search
 from multidb.provisioners.neo4j.places import dropping, making, place_mark, place_name, places
 from multidb.provisioners.neo4j.removal import removal, suspension
@@ -255,11 +255,7 @@ def test_a_refused_write_is_expected_of_an_app_over_its_quota_only() -> None:
         trouble(refused, tenant(restricted=False), 0.1)
 
 
-def test_only_the_lasting_part_of_the_heap_counts() -> None:
-    eden = {"name": "java.lang:name=Eden Space,type=MemoryPool", "usage": {"used": 99, "max": 100}}
-    code = {"name": "java.lang:name=CodeCache,type=MemoryPool", "usage": None}
-    assert fullest_heap([eden, code]) == 0
-    for name in ("Tenured Gen", "G1 Old Gen"):
-        old = {"name": f"java.lang:name={name},type=MemoryPool", "usage": {"used": 95, "max": 100}}
-        assert fullest_heap([eden, code, old]) == 0.95
-    assert fullest_heap([{"name": "Tenured Gen", "usage": {"used": 95, "max": -1}}]) == 0
+def test_the_fullest_part_of_the_heap_counts_where_it_has_an_end() -> None:
+    assert fullest([]) == 0
+    assert fullest([None, {"used": 95, "max": -1}]) == 0
+    assert fullest([{"used": 50, "max": 100}, {"used": 95, "max": 100}]) == 0.95

@@ -69,22 +69,24 @@ def freshness_now(engine: Engine) -> Callable[[App], Health | None]:
 
 @dataclass(frozen=True, slots=True)
 class LastSets:
-    """When an app's newest set was made, when the newest that was proved, and what lies between two at most."""
+    """When an app's newest set was made, when the newest that was proved, and what lies between two at most (None: the
+    manifest asks for none)."""
 
     newest: datetime | None
     verified: datetime | None
-    every: timedelta
+    every: timedelta | None
 
 
 def last_sets(project: Project, state: ProjectState) -> dict[str, LastSets]:
-    """By app whose backups the manifest speaks of. Reads the state alone."""
+    """By app whose backups the manifest speaks of, or that has one all the same. Reads the state alone."""
     journal = Journal(state)
     found = {}
     for app in _scheduled(project):
         wanted, known = settings(project, app), journal.known(app.id)
-        if wanted.declared:
-            proved = known.get("verified_set")
-            found[app.id] = LastSets(_moment(known.get("when")), proved and made_at(proved), wanted.every)
+        newest, proved = _moment(known.get("when")), known.get("verified_set")
+        if wanted.declared or newest or proved:
+            every = wanted.every if wanted.declared else None
+            found[app.id] = LastSets(newest, proved and made_at(proved), every)
     return found
 
 

@@ -119,8 +119,9 @@ def _of_app(row: AppRow) -> Iterator[Sample]:
             yield "multidb_app_status", (row.app, status.value), row.status is status
     if row.backup is not None:
         app = (row.app,)
-        yield "multidb_backup_interval_seconds", app, row.backup.every.total_seconds()
-        yield "multidb_backup_missing", app, row.backup.newest is None
+        if row.backup.every is not None:
+            yield "multidb_backup_interval_seconds", app, row.backup.every.total_seconds()
+            yield "multidb_backup_missing", app, row.backup.newest is None
         if row.backup.newest is not None:
             yield "multidb_backup_last_success_timestamp_seconds", app, row.backup.newest.timestamp()
         if row.backup.verified is not None:

@@ -137,10 +137,11 @@ def _backup_tile(rows: Sequence[AppRow]) -> _Tile:
         return _Tile("Backups", "not scheduled", "the manifest asks for none", "none")
     proved = sum(row.backup is not None and row.backup.verified is not None for row in known)
     late = sum(row.backup_health is not None and row.backup_health.status is not Status.HEALTHY for row in known)
-    tone = "warn" if late or proved < len(known) else "good"
-    return _Tile(
-        "Backups", f"{proved} of {len(known)}", "have a verified backup" + (f", {late} late" * bool(late)), tone
-    )
+    unscheduled = sum(row.backup is not None and row.backup.every is None for row in known)
+    detail = "have a verified backup" + f", {late} late" * bool(late)
+    detail += f", {unscheduled} not scheduled" * bool(unscheduled)
+    tone = "warn" if late or proved < len(known) else "none" if unscheduled else "good"
+    return _Tile("Backups", f"{proved} of {len(known)}", detail, tone)
 
 
 def _drift_tile(known: Overview) -> _Tile:

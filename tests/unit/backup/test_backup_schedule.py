@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -64,6 +65,14 @@ def test_what_is_due_is_what_is_older_than_the_manifest_allows(engine: Engine, c
     assert due(engine, clock.now + timedelta(hours=23)) == []
     assert len(due(engine, clock.now + timedelta(hours=24))) == 2
     assert timedelta(hours=23) < next_due(engine, clock.now) - clock.now <= timedelta(hours=24)
+
+
+def test_a_set_that_nobody_has_scheduled_is_known_all_the_same(engine: Engine, clock: Clock) -> None:
+    made(engine)
+    assert last_sets(engine.project, engine.state)["ann"].every == timedelta(hours=24)
+    bare = replace(engine.project, backup={**engine.project.backup, "declared": False})
+    found = last_sets(bare, engine.state)
+    assert [(app, each.newest, each.every) for app, each in found.items()] == [("ann", START, None)]
 
 
 def test_health_tells_of_sets_that_are_missing_old_failed_or_bad(engine: Engine, clock: Clock, tmp_path: Path) -> None:

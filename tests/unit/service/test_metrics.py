@@ -8,6 +8,7 @@ import subprocess
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from multidb.backup.schedule import LastSets
 from multidb.service.collector import Reading
 from multidb.service.metrics import METRICS, exposition
 from multidb.service.overview import overview
@@ -78,6 +79,10 @@ def test_what_is_not_known_has_no_sample(text: str) -> None:
     names = {name for name, labels in samples(text) if ("app", "beep_boop") in labels}
     assert "multidb_app_quota_ratio" not in names
     assert "multidb_backup_last_success_timestamp_seconds" not in names
+    unscheduled = overview(reports.project(), backups={"lernmi": LastSets(reports.AT, None, None)})
+    names = {name for name, _ in samples(exposition(unscheduled, {}).decode())}
+    assert "multidb_backup_last_success_timestamp_seconds" in names
+    assert not {"multidb_backup_interval_seconds", "multidb_backup_missing"} & names, "or alerts would ask for one"
     nothing = exposition(overview(reports.project()), {}).decode()
     assert {name for name, _ in samples(nothing) if name.startswith("multidb_")} == {"multidb_build_info"}
 

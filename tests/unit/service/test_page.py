@@ -13,6 +13,7 @@ import pytest
 
 from multidb.audit import Audit
 from multidb.audit.findings import Untried
+from multidb.backup.schedule import LastSets
 from multidb.model import Search
 from multidb.service.collector import Reading
 from multidb.service.overview import Overview, overview
@@ -86,6 +87,16 @@ def test_the_table_says_everything_in_words(document: Document) -> None:
     assert cells[2:4] == ["Verified backup 2026-11-17 12:00 UTC", "Open drift 2 changes"]
     assert cells[4] == "Postgres !degraded 100 ms partial 4.0 MB"
     assert cells[5:] == ["Redisnot used", "Verified backup no backup", "Open drift none"]
+
+
+def test_a_set_that_was_proved_counts_also_where_none_is_scheduled() -> None:
+    sets = {"lernmi": LastSets(reports.AT, reports.AT, None)}
+    rows = (replace(row, backup=sets.get(row.app), backup_health=None) for row in known().rows)
+    shown = replace(known(), rows=tuple(rows))
+    document = Document(page(shown, {}))
+    cells = [text for text in document.texts("td", role="cell") if text.startswith("Verified backup")]
+    assert cells == [f"Verified backup {reports.AT:%Y-%m-%d %H:%M} UTC not scheduled", "Verified backup not scheduled"]
+    assert "1 of 1 have a verified backup, 1 not scheduled" in document.texts("dd")
 
 
 def test_what_is_wrong_comes_worst_first_with_the_command(document: Document) -> None:

@@ -84,7 +84,9 @@ def fill(engine: Engine, copy: Copy, other: str, *, mask: str, keys: Identities 
     journal.begin(CLONING, other, {"of": copy.app})
     turn_off(engine, app)
     home = repository(engine, [copy.target.name])
-    restore(engine, home, copy, other, replace=True, safety=False, keys=keys, apply=False, progress=progress)
+    restore(
+        engine, home, copy, other, replace=True, safety=False, closed=True, keys=keys, apply=False, progress=progress
+    )
     report = engine.apply(Scope(apps=frozenset({other})))
     if (error := report.error()) is not None:
         raise error

@@ -1,6 +1,8 @@
 """Bringing a set back: every store is loaded into a new place and compared first; only then do the new places take the
 old ones' place, one store after the other. Until then the app is as it was.
 
+Single tables are loaded and compared the same way, with all of their set; then they alone go into the live place.
+
 What is under way is in the journal. A run that dies while it loads is undone by the next; one that dies while places
 are exchanged is finished by the next.
 """
@@ -17,16 +19,16 @@ from multidb.backup.journal import CLONING, RESTORING, Journal
 from multidb.backup.making import Grounds, make_sets, targets_of
 from multidb.backup.pace import Pace
 from multidb.backup.repository import Copy, Repository
-from multidb.backup.rooms import Room, clear, differences, load, room, temporary_files
+from multidb.backup.rooms import Room, clear, compare, differences, load, room, temporary_files
 from multidb.backup.sets import BackupSet, Reason
 from multidb.backup.streams import StoreReader
 from multidb.engine import Engine, Report, Scope
 from multidb.errors import ArchiveError, NeedsServer, Refused, UsageError
-from multidb.model import App, Archive, Place, PlaceKind, Progress, Server, StoreContext
+from multidb.model import App, Archive, Place, PlaceKind, Progress, Server, StoreContext, TableArchive, listed
 
-__all__ = ["Restored", "finish_restore", "restore"]
+__all__ = ["Restored", "finish_restore", "restore", "restore_tables"]
 
-_LOADING, _EXCHANGING = "loading", "exchanging"
+_LOADING, _EXCHANGING, _TABLES = "loading", "exchanging", "exchanging tables"
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +39,7 @@ class Restored:
         stores: those that hold the set's data now.
         safety: the set that was made of what was there before; None when there was nothing.
         report: of the apply that made the privileges anew; None when that is left to the caller.
+        tables: the only ones that were brought back; none: everything was.
     """
 
     app: str
@@ -44,6 +47,7 @@ class Restored:
     stores: tuple[str, ...]
     safety: BackupSet | None
     report: Report | None
+    tables: tuple[str, ...] = ()
 
 
 def restore(
@@ -55,6 +59,7 @@ def restore(
     stores: Sequence[str] | None = None,
     replace: bool = False,
     safety: bool = True,
+    closed: bool = False,
     keys: Identities | None = None,
     apply: bool = True,
     progress: Progress,
@@ -66,6 +71,8 @@ def restore(
         stores: only these; None: all that the set has.
         replace: what the app has now may go.
         safety: make a set of it first.
+        closed: nobody can log in to the app, nor will before this has succeeded. Then a store that has room for one
+            place only, and nothing in it, is loaded where it is, without a spare server.
         apply: make owners, grants and logins anew afterwards, as the manifest says.
 
     Raises:
@@ -79,6 +86,7 @@ def restore(
     app = engine.project.apps[app_id]
     work = _Restore(engine, home, copy, copy.found, app, _wanted(copy.found, app, stores), keys, progress)
     occupied = work.occupied()
+    work.free = frozenset(work.stores).difference(occupied) if closed else frozenset()
     if occupied and not replace:
         raise Refused(
             f"app {app_id} has data in {', '.join(occupied)}",
@@ -91,6 +99,50 @@ def restore(
     if report is None or report.error() is None:
         Journal(engine.state).end(RESTORING, app_id)
     return Restored(app_id, copy.id, tuple(work.stores), before, report)
+
+
+def restore_tables(
+    engine: Engine,
+    home: Repository,
+    copy: Copy,
+    store: str,
+    names: Sequence[str],
+    *,
+    replace: bool = False,
+    safety: bool = True,
+    keys: Identities | None = None,
+    progress: Progress,
+) -> Restored:
+    """Makes single tables of the set's own app what they are in the set, all of them in one step. The caller holds
+    `exclusively`.
+
+    Args:
+        store: where they are.
+        names: as the set's manifest writes them; without a schema where it is the usual one.
+        replace: tables that the app has now may go.
+        safety: make a set of what the app has in that store first, where there is such a table.
+
+    Raises:
+        UsageError: the set has no such table, or the store has no tables. Nothing was changed.
+        Refused: there is such a table, and `replace` was not said; or something is made of it. Nothing was changed.
+        ArchiveError: as for `restore`; or what the app has now does not fit the tables. Nothing was changed.
+        ServerError: a server failed. The next run says what came of it.
+    """
+    if copy.found is None:
+        raise ArchiveError(copy.problem, where=copy.where, hint="take another set")
+    app = engine.project.apps[copy.app]
+    work = _Restore(engine, home, copy, copy.found, app, _wanted(copy.found, app, [store]), keys, progress)
+    there = work.tables_there(store, names)
+    if there and not replace:
+        raise Refused(
+            f"app {app.id} has {listed(there)}", where=copy.where, hint="add --replace (a safety set is made first)"
+        )
+    before = _safety_set(engine, app.id, [store], progress) if there and safety else None
+    tables = work.run_tables(store, names)
+    report = engine.apply(Scope(apps=frozenset({app.id})))
+    if report.error() is None:
+        Journal(engine.state).end(RESTORING, app.id)
+    return Restored(app.id, copy.id, (store,), before, report, tuple(tables))
 
 
 def finish_restore(
@@ -109,11 +161,16 @@ def finish_restore(
     if note["phase"] == _LOADING:
         work.clear()
         return "undid a restore that was interrupted before it changed anything"
-    work.finish()
+    if note["phase"] == _TABLES:
+        work.clear()
+    else:
+        work.finish()
     if app_id not in Journal(engine.state).open(CLONING):  # a clone's logins stay off until its data is masked
         error = engine.apply(Scope(apps=frozenset({app_id}))).error()
         if error is not None:
             raise error
+    if note["phase"] == _TABLES:
+        return f"ended a restore of tables of {note['set']}, which was interrupted: all of them are new, or none"
     return f"finished the restore of {note['set']}, which was interrupted"
 
 
@@ -143,6 +200,8 @@ class _Restore:
         grounds = Grounds(engine, Scope(frozenset({app.id}), frozenset(stores)))
         self._grounds = {store: self._ground(grounds, store) for store in stores}
         self.stores = list(stores)
+        self.free: frozenset[str] = frozenset()
+        """Stores whose live place is empty and stays so until it is loaded: no spare server is started for them."""
 
     def occupied(self) -> list[str]:
         """The stores where the app has data now."""
@@ -172,6 +231,30 @@ class _Restore:
                     self._exchange({store: self._loaded(stack, store)})
         self.clear()  # what was loaded for a place that holds the same already
 
+    def tables_there(self, store: str, names: Sequence[str]) -> list[str]:
+        """Those of the tables that the app has now."""
+        with self._live(store) as (archive, place):
+            return list(_of_tables(archive, store).find_tables(place, names).values())
+
+    def run_tables(self, store: str, names: Sequence[str]) -> list[str]:
+        """Loads all of the store, then puts these tables into the live place. Says their full names."""
+        self._note(_LOADING)
+        try:
+            with ExitStack() as stack:
+                found = self._loaded(stack, store)
+                assert found is not None  # a store with tables has room for another place
+                archive = _of_tables(found.archive, store)
+                tables = archive.find_tables(found.place, names)
+                if missing := [name for name in names if name not in tables]:
+                    raise UsageError(f"the set has no table {listed(missing)}", where=self._found.folder)
+                self._note(_TABLES)
+                self._progress(self._app.id, f"{store}: replacing {listed(sorted(tables.values()))}")
+                archive.replace_tables(found.place, list(dict.fromkeys(tables.values())), self._found.parts[store].part)
+        except (ArchiveError, Refused, UsageError):  # no server failed, so nothing is left and nothing was changed
+            self._journal.end(RESTORING, self._app.id)
+            raise
+        return list(dict.fromkeys(tables.values()))
+
     def clear(self) -> None:
         """Removes the places that a run which died has left."""
         for server, context in self._grounds.values():
@@ -182,8 +265,11 @@ class _Restore:
         server, context = self._grounds[store]
         self._pace.doing = f"restoring {store}"
         self._progress(self._app.id, self._pace.doing)
+        beside = room(
+            self._engine, PlaceKind.NEW, server, self._app, context, self._progress, spare=store not in self.free
+        )
         try:
-            found = stack.enter_context(room(self._engine, PlaceKind.NEW, server, self._app, context, self._progress))
+            found = stack.enter_context(beside)
         except NeedsServer:
             self._reader(store).check()
             return None
@@ -200,6 +286,8 @@ class _Restore:
                 continue
             with self._live(store) as (archive, place), temporary_files():
                 archive.restore(place, self._found.parts[store].part, self._reader(store), self._progress)
+                if store in self.free:
+                    compare(self._found.parts[store], archive, place)
 
     def _there(self, store: str) -> bool:
         """Whether the live place holds the set's data already."""
@@ -241,6 +329,12 @@ class _Restore:
     def _note(self, phase: str) -> None:
         note = {"set": self._copy.id, "of": self._copy.app, "target": self._copy.target.name}
         self._journal.begin(RESTORING, self._app.id, {**note, "stores": self.stores, "phase": phase})
+
+
+def _of_tables(archive: Archive, store: str) -> TableArchive:
+    if not isinstance(archive, TableArchive):
+        raise UsageError(f"{store} has no tables to be restored alone", hint=f"all of it: --store {store}")
+    return archive
 
 
 def _durability(found: Room | None) -> int:

@@ -17,7 +17,7 @@ from multidb.engine import Engine
 from multidb.errors import ArchiveError, NeedsServer, TargetError
 from multidb.model import App, Archive, Measures, Place, PlaceKind, Progress, Server, StoreContext, listed
 
-__all__ = ["Room", "clear", "differences", "load", "room", "temporary_files"]
+__all__ = ["Room", "clear", "compare", "differences", "load", "room", "temporary_files"]
 
 
 @dataclass(slots=True)
@@ -39,9 +39,19 @@ class Room:
 
 @contextlib.contextmanager
 def room(
-    engine: Engine, kind: PlaceKind, server: Server, app: App, context: StoreContext, progress: Progress
+    engine: Engine,
+    kind: PlaceKind,
+    server: Server,
+    app: App,
+    context: StoreContext,
+    progress: Progress,
+    *,
+    spare: bool = True,
 ) -> Iterator[Room]:
     """A place of this kind for the block; it is gone afterwards, unless somebody moved in.
+
+    Args:
+        spare: whether a spare server may be started where there is no room on the server itself.
 
     Raises:
         NeedsServer: there is no room on the server, and no spare is to be had.
@@ -50,7 +60,8 @@ def room(
         try:
             place = archive.prepare(kind, app, context)
         except NeedsServer:
-            pass
+            if not spare:
+                raise
         else:
             found = Room(archive, place, lambda: archive.replace(place, context), lasting=True)
             try:
@@ -73,12 +84,20 @@ def load(found: Room, stored: StoredPart, reader: StoreReader, progress: Progres
     """
     with temporary_files():
         found.archive.restore(found.place, stored.part, reader, progress)
-        measures = found.archive.measure(found.place)
-    other = list(differences(stored.part.measures, measures))
+        compare(stored, found.archive, found.place)
+
+
+def compare(stored: StoredPart, archive: Archive, place: Place) -> None:
+    """Compares what a part was loaded into with what was measured when the set was made.
+
+    Raises:
+        ArchiveError: it is another.
+    """
+    other = list(differences(stored.part.measures, archive.measure(place)))
     if other:
         raise ArchiveError(
             f"restored, it is not what was backed up: {listed(other, between='; ')}",
-            hint=f"take another set: multidb backups list {found.place.app.id}",
+            hint=f"take another set: multidb backups list {place.app.id}",
         )
 
 

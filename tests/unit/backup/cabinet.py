@@ -158,13 +158,15 @@ class Archive:
     def restore(self, place: Place, part: Part, reader: ArchiveReader, progress: Progress) -> None:
         self._fault("restore", place.app.id)
         old, new = f"{part.details['app']}:".encode(), f"{place.app.id}:".encode()
-        temporary = self.shelf.rows(place.name).with_suffix(".loading")
+        live = self.shelf.rows(place.name)
+        # What is empty is filled as it stands; what is not, in one step.
+        temporary = live if place.kind is PlaceKind.LIVE and self.is_empty(place) else live.with_suffix(".loading")
         with reader.file("rows.txt") as file, temporary.open("wb") as rows:
             for line in file:
                 if not line.startswith(old):
                     raise ArchiveError("has a row of another app")
                 rows.write(new + line.removeprefix(old))
-        temporary.replace(self.shelf.rows(place.name))
+        temporary.replace(live)
 
     def measure(self, place: Place) -> Measures:
         self._fault("measure", place.app.id)

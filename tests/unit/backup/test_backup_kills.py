@@ -23,12 +23,13 @@ from multidb.backup.retention import Keep
 from multidb.backup.verifying import verify
 from multidb.engine import Engine, Scope
 from multidb.errors import ArchiveError
-from tests.unit.backup.cabinet import rows_of, write_rows
+from tests.unit.backup.cabinet import ONE_PLACE, rows_of, write_rows
 from tests.unit.backup.conftest import make_engine
 from tests.unit.backup.test_backup_work import made, make, quiet, tried
 
 SEED = int(os.environ.get("MULTIDB_TEST_SEED", random.SystemRandom().randrange(10**6)))
-ROUNDS = {"backup": 8, "verify": 4, "restore": 10, "clone": 4, "prune": 4}
+ROUNDS = {"backup": 8, "verify": 4, "restore": 10, "clone": 4, "new clone": 6, "prune": 4}
+"""A new clone is empty, and one of its servers has one place only."""
 STORES = ("cabinet", "drawer")
 ROWS = 5_000
 
@@ -45,7 +46,7 @@ def act(engine: Engine, what: str) -> None:
                 verify(engine, home, home.find("ann"), None, quiet)
             case "restore":
                 restore(engine, home, home.copies(["ann"])[-1], "ann", replace=True, progress=quiet)
-            case "clone":
+            case "clone" | "new clone":
                 copy_into(engine, "ann", "bob", progress=quiet)
             case "prune":
                 carry_out(home, decide(home, {"ann": Keep(1, 0, 0), "bob": Keep(1, 0, 0)}, utc_now()))
@@ -90,6 +91,10 @@ def before(tmp_path: Path, data: Path) -> Engine:
 def test_killed_anywhere(before: Engine, tmp_path: Path, data: Path, what: str) -> None:
     print(f"seed {SEED}")
     randomly = random.Random(f"{SEED} {what}")
+    if what == "new clone":
+        ONE_PLACE.add("drawer")
+        for store in STORES:
+            write_rows(data, store, "bob", 0)
     start = tmp_path / "start"
     shutil.copytree(data, start / "data")
     for name in ("sets", ".multidb"):
@@ -103,7 +108,7 @@ def test_killed_anywhere(before: Engine, tmp_path: Path, data: Path, what: str) 
             shutil.copytree(start / name, folder)
         hits += killed_at(before, what, randomly.uniform(0, lasts))
         check_what_is_listed(before)
-        act(before, "clone" if what == "clone" else "nothing but recovery")  # until then a clone's logins are off
+        act(before, "clone" if "clone" in what else "nothing but recovery")  # until then a clone's logins are off
         check_nothing_is_left(before, data)
         check_rows(before, data, what, old)
     assert hits, "no process was killed in time"
@@ -133,7 +138,7 @@ def check_rows(engine: Engine, data: Path, what: str, old: dict[str, bytes]) -> 
     assert all(have) or (what == "restore" and not any(have)), have
     if what == "restore" and not any(have):
         assert [rows_of(data, store, "ann").count(b"\n") for store in STORES] == [ROWS, ROWS]
-    if what == "clone":
+    if "clone" in what:
         expected = [old[store].replace(b"ann:", b"bob:") for store in STORES]
         assert [rows_of(data, store, "bob") for store in STORES] == expected
     else:

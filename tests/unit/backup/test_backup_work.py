@@ -7,11 +7,12 @@ import errno
 import json
 import time
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import pyrage
 import pytest
 
+from multidb.backup.cloning import copy_into
 from multidb.backup.encryption import Identities
 from multidb.backup.journal import Journal, exclusively
 from multidb.backup.making import Made, make_sets, repository
@@ -22,7 +23,8 @@ from multidb.backup.sets import BackupSet, Consistency, Reason, Verification
 from multidb.backup.verifying import Verified, verify
 from multidb.engine import Engine, Scope
 from multidb.errors import ArchiveError, Conflict, Locked, Refused, ServerDown, TargetError, UsageError, WrongKey
-from tests.unit.backup.cabinet import FAULTS, ONE_PLACE, rows_of, write_rows
+from multidb.model import Place, PlaceKind
+from tests.unit.backup.cabinet import FAULTS, ONE_PLACE, Archive, rows_of, write_rows
 from tests.unit.backup.conftest import MANIFEST, make_engine
 
 
@@ -399,6 +401,38 @@ def test_a_store_with_one_place_is_loaded_where_it_is(engine: Engine, data: Path
     write_rows(data, "drawer", "ann", 7, salt="later")
     restore(engine, repository(engine), copy, "ann", replace=True, progress=quiet)
     assert rows_of(data, "drawer", "ann").count(b"\n") == 50
+
+
+def test_no_spare_server_is_started_for_a_new_clone(
+    engine: Engine, data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is loaded where it lives; what has data is loaded beside it first."""
+    asked: list[str] = []
+    monkeypatch.setattr(engine.runtime, "spare", lambda server, progress: asked.append(server.name))
+    ONE_PLACE.add("drawer")
+    write_rows(data, "drawer", "bob", 0)
+    copy_into(engine, "ann", "bob", progress=quiet)
+    assert rows_of(data, "drawer", "bob") == rows_of(data, "drawer", "ann").replace(b"ann:", b"bob:")
+    assert asked == []
+    copy_into(engine, "ann", "bob", progress=quiet)
+    assert asked == ["drawer"]
+
+
+def test_what_a_clone_was_loaded_with_is_compared(engine: Engine, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ONE_PLACE.add("drawer")
+    write_rows(data, "drawer", "bob", 0)
+    restored = Archive.restore
+
+    def less(self: Archive, place: Place, *rest: Any) -> None:
+        restored(self, place, *rest)
+        if place.kind is PlaceKind.LIVE:
+            write_rows(data, "drawer", "bob", 49, salt="drawer")
+
+    monkeypatch.setattr(Archive, "restore", less)
+    with pytest.raises(ArchiveError, match="rows: 49, the set says 50"):
+        copy_into(engine, "ann", "bob", progress=quiet)
+    for store in ("cabinet", "drawer"):
+        assert json.loads((data / store / "bob.json").read_text())["login"] != "on"
 
 
 def test_two_runs_at_once_the_second_says_so(engine: Engine) -> None:

@@ -33,7 +33,7 @@ from multidb.plan import Plan, ServerPlan
 from multidb.runtime import ServerState, ServerStatus
 from tests.cli.command import REPOSITORY, Folder
 
-DRIVERS = ("psycopg", "neo4j", "qdrant_client", "redis", "docker", "httpx", "grpc", "numpy")
+DRIVERS = ("psycopg", "neo4j", "qdrant_client", "redis", "docker", "httpx", "urllib3", "grpc", "numpy")
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_no_driver_is_imported_before_its_store_is_used(tmp_path: Path, command:
     [
         ("postgres", "postgresql", {"psycopg"}),
         ("redis", "redis", {"redis"}),
-        ("qdrant", "http", {"httpx"}),
+        ("qdrant", "http", {"urllib3"}),
         ("neo4j", "bolt", {"neo4j"}),
     ],
 )
@@ -96,7 +96,7 @@ def test_a_plan_imports_the_drivers_of_the_stores_it_asks(
         [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=env, check=True
     )
     (line,) = [line for line in ran.stdout.splitlines() if line.startswith("drivers")]
-    others = {"psycopg", "neo4j", "qdrant_client", "redis", "httpx"} - own
+    others = {"psycopg", "neo4j", "qdrant_client", "redis", "httpx", "urllib3"} - own
     loaded = set(line.split()[1:])
     assert own <= loaded
     assert not loaded & others

@@ -13,9 +13,9 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from typing import Any
 
-import httpx
 import jwt
 import pytest
+import urllib3
 
 from multidb.client.qdrant import connect as connect_app
 from multidb.client.qdrant import models
@@ -452,18 +452,17 @@ def test_telemetry_shows_the_names_of_others_and_nothing_more(real: RealServer) 
 def test_what_is_shown_is_what_is_sent(real: RealServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """By what goes out: the plan's requests with their bodies, and besides only questions."""
     out: list[str] = []
-    send = httpx.Client.send
+    send = urllib3.HTTPConnectionPool.urlopen
 
-    def recorded(self: httpx.Client, request: httpx.Request, **options: Any) -> httpx.Response:
-        body = request.content.decode()
-        out.append(Call(request.method, request.url.raw_path.decode(), json.loads(body) if body else {}).text)
-        return send(self, request, **options)
+    def recorded(self: Any, verb: str, target: str, body: bytes | None, *rest: Any, **options: Any) -> Any:
+        out.append(Call(verb, target, json.loads(body) if body else {}).text)
+        return send(self, verb, target, body, *rest, **options)
 
     driver = Driver(real, app("shown"), app("also_shown"))
     with PROVISIONER.connect(real.server, real.admin, "test") as session:
         changes = driver._changes(session, frozenset())
         todo = [s for change in changes for s in PROVISIONER.statements(change, driver._context(session))]
-        monkeypatch.setattr(httpx.Client, "send", recorded)
+        monkeypatch.setattr(urllib3.HTTPConnectionPool, "urlopen", recorded)
         list(session.run(todo, driver.secrets))
     changing = [text for text in out if not text.startswith("GET ")]
     shown = [statement.text for statement in todo if Call.parse(statement.text).http]

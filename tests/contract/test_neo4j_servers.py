@@ -277,7 +277,7 @@ def test_a_server_that_never_answers_costs_one_timeout() -> None:
 def test_an_answer_that_does_not_come_is_given_up_and_the_next_question_is_answered(shared: RealServer) -> None:
     assert shared.pid is not None
     with Bolt(replace(shared.server, timeout=1), "neo4j", shared.admin, "test") as bolt:
-        assert bolt.ask("RETURN 1 AS one", seconds=30) == [{"one": 1}]
+        assert bolt.ask("RETURN 1 AS one", "neo4j", seconds=30) == [{"one": 1}]
         started = time.monotonic()
         with pytest.raises(TimeoutError):
             bolt.ask("UNWIND range(1, 1000000000) AS n RETURN sum(n)", "neo4j")
@@ -289,7 +289,7 @@ def test_an_answer_that_does_not_come_is_given_up_and_the_next_question_is_answe
         finally:
             os.kill(shared.pid, signal.SIGCONT)
         assert time.monotonic() - started < 12, "each one timeout, and some for a busy machine"
-        assert bolt.ask("RETURN 2 AS two", seconds=30) == [{"two": 2}]
+        assert bolt.ask("RETURN 2 AS two", "neo4j", seconds=30) == [{"two": 2}]
 
 
 def test_a_real_server_tells_how_full_its_heap_is(shared: RealServer) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 
-import httpx
+import urllib3
 
 from bench.ground import Result, admin, apps, open_engine, project, taking_turns, write_manifest
 
@@ -26,19 +26,27 @@ def measure() -> list[Result]:
         ]
         calls = [text.replace("/ours", "/floor", 1).split("\n", 1) for text in planned]
 
-        def call(client: httpx.Client, head: str, body: str) -> None:
-            client.put(
-                head.removeprefix("PUT "), content=body, headers={"content-type": "application/json"}
-            ).raise_for_status()
+        bare = urllib3.HTTPConnectionPool(host, port, maxsize=THREADS, block=True, headers={"api-key": key})
 
-        def wave(client: httpx.Client, chosen: list[list[str]]) -> None:
+        def put(head: str, body: str) -> None:
+            answer = bare.request(
+                "PUT",
+                head.removeprefix("PUT "),
+                body=body,
+                headers={"api-key": key, "content-type": "application/json"},
+            )
+            assert answer.status == 200, answer.data
+
+        def get(path: str) -> None:
+            assert bare.request("GET", path).status == 200
+
+        def wave(chosen: list[list[str]]) -> None:
             with ThreadPoolExecutor(THREADS) as pool:
-                list(pool.map(lambda each: call(client, *each), chosen))
+                list(pool.map(lambda each: put(*each), chosen))
 
         def floor() -> None:
-            with httpx.Client(base_url=f"http://{host}:{port}", headers={"api-key": key}, timeout=60) as client:
-                wave(client, [each for each in calls if "/index" not in each[0]])
-                wave(client, [each for each in calls if "/index" in each[0]])  # an index needs its collection
+            wave([each for each in calls if "/index" not in each[0]])
+            wave([each for each in calls if "/index" in each[0]])  # an index needs its collection
 
         def ours() -> None:
             error = open_engine(folder).apply().error()
@@ -48,14 +56,9 @@ def measure() -> list[Result]:
         ready = open_engine(folder)
 
         def look() -> None:
-            with httpx.Client(base_url=f"http://{host}:{port}", headers={"api-key": key}) as client:
-                client.get("/collections").raise_for_status()
-                with ThreadPoolExecutor(THREADS) as pool:
-                    list(
-                        pool.map(
-                            lambda n: client.get(f"/collections/ours{n:04}_knowledge").raise_for_status(), range(APPS)
-                        )
-                    )
+            get("/collections")
+            with ThreadPoolExecutor(THREADS) as pool:
+                list(pool.map(lambda n: get(f"/collections/ours{n:04}_knowledge"), range(APPS)))
 
         def plan() -> None:
             assert ready.plan().in_sync

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -12,6 +13,7 @@ from multidb.backup.encryption import identities
 from multidb.backup.journal import exclusively
 from multidb.backup.making import repository
 from multidb.backup.restoring import restore as bring_back
+from multidb.backup.restoring import restore_tables
 from multidb.cli.adding import ensure_entry
 from multidb.cli.env_files import write_env_files
 from multidb.cli.finishing import finish_interrupted
@@ -34,6 +36,8 @@ from multidb.engine import Engine, Scope
 from multidb.errors import ArchiveError, UsageError
 from multidb.manifest import app_id
 
+_TABLES_OF = "postgres"
+
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
@@ -43,6 +47,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "multidb restore 20261121T140501Z-1a2b3c --replace",
         "multidb restore lernmi --as lernmi_old                 (beside it, as an app of its own)",
         "multidb restore lernmi --store postgres --replace",
+        "multidb restore lernmi --table orders --table 'shop.\"Odd name\"' --replace",
     )
 )
 def restore(
@@ -54,6 +59,10 @@ def restore(
         str | None, typer.Option("--as", help="Into another app, which is added if it is not there.", metavar="OTHER")
     ] = None,
     stores: StoresOption = None,
+    tables: Annotated[
+        list[str] | None,
+        typer.Option("--table", help="Only this table of Postgres; may be repeated.", metavar="[SCHEMA.]TABLE"),
+    ] = None,
     replace: Annotated[bool, typer.Option("--replace", help="What the app has now may go.")] = False,
     safety_set: Annotated[
         bool, typer.Option("--safety-set/--no-safety-set", help="Make a set of what the app has now first.")
@@ -67,11 +76,16 @@ def restore(
 
     Until then the app is as it was; an app that has data is refused without --replace. Owners, grants and logins are
     made anew from the manifest. Interrupted anywhere, the next run of a backup command undoes or finishes it.
+
+    With --table the tables go into the app's own database in one transaction, with their rows, indexes, constraints,
+    triggers and sequences. Foreign keys of other tables that refer to them are kept and proved; views are refused.
     """
     run = Run("restore", file, env, as_json, verbose)
     output = run.output
     engine = run.engine(output)
     scope(None, stores)
+    if tables and (as_other or any(store != _TABLES_OF for store in stores or ())):
+        raise UsageError("--table goes into the app's own Postgres", hint="leave out --as and --store")
     keys = identities(identity, os.environ)
     copy = repository(engine, targets).find(name if of is None or of == name else f"{app_id(of)}/{name}")
     if copy.found is None:
@@ -90,17 +104,12 @@ def restore(
         ready(engine, into)
         finish_interrupted(engine, keys, output)
         home = repository(engine, targets)
-        done = bring_back(
-            engine,
-            home,
-            copy,
-            into,
-            stores=stores,
-            replace=replace,
-            safety=safety_set,
-            keys=keys,
-            progress=output.progress,
+        bringing = (
+            partial(restore_tables, engine, home, copy, _TABLES_OF, tables)
+            if tables
+            else partial(bring_back, engine, home, copy, into, stores=stores)
         )
+        done = bringing(replace=replace, safety=safety_set, keys=keys, progress=output.progress)
     assert done.report is not None
     code = show_report(output, done.report)
     written = write_env_files(engine, output, [into])
@@ -108,13 +117,16 @@ def restore(
         "app": into,
         "set": copy.id,
         "stores": list(done.stores),
+        **({"tables": list(done.tables)} if done.tables else {}),
         "safety_set": done.safety.id if done.safety else None,
         **report_document(done.report),
         "files": [str(path) for path in written],
     }
     breaches = audited(engine, into, output)
     output.document(code == 0 and not breaches, {**document, "breaches": breaches})
-    output.say(f"{into}: {', '.join(done.stores)} as of {copy.found.made:%Y-%m-%d %H:%M:%S} UTC.", style="green")
+    output.say(
+        f"{into}: {', '.join(done.tables or done.stores)} as of {copy.found.made:%Y-%m-%d %H:%M:%S} UTC.", style="green"
+    )
     if done.safety:
         output.say(f"What it had before is in set {done.safety.id}.")
     return code or (1 if breaches else 0)

@@ -4,7 +4,7 @@
 and kept of them. `figures`: sizes, times and lists in words. `provisioner`: what a store is to the engine.
 """
 
-from multidb.model.archive import Archive, ArchiveReader, ArchiveWriter, Measures, Part, Place, PlaceKind
+from multidb.model.archive import Archive, ArchiveReader, ArchiveWriter, Measures, Part, Place, PlaceKind, TableArchive
 from multidb.model.audit import Hole, Outcome, Probe, Remark, Search, Searched
 from multidb.model.core import (
     Action,
@@ -74,6 +74,7 @@ __all__ = [
     "Statement",
     "Status",
     "StoreContext",
+    "TableArchive",
     "Tenant",
     "bytes_of",
     "duration_of",

@@ -10,11 +10,11 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import BinaryIO, Protocol, Self
+from typing import BinaryIO, Protocol, Self, runtime_checkable
 
 from multidb.model.core import App, Progress, StoreContext
 
-__all__ = ["Archive", "ArchiveReader", "ArchiveWriter", "Measures", "Part", "Place", "PlaceKind"]
+__all__ = ["Archive", "ArchiveReader", "ArchiveWriter", "Measures", "Part", "Place", "PlaceKind", "TableArchive"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,3 +151,20 @@ class Archive(Protocol):
 
     def leftovers(self, app: App, context: StoreContext) -> Sequence[Place]:
         """Places of kind `SCRATCH` and `NEW` that an earlier run has left."""
+
+
+@runtime_checkable
+class TableArchive(Archive, Protocol):
+    """An archive of a store with tables, which can bring back some of them alone."""
+
+    def find_tables(self, place: Place, names: Sequence[str]) -> Mapping[str, str]:
+        """The tables of those names in the place, each by its full name as `Measures` write it; what is not there is
+        left out. `Refused` where a name means two, or less than a whole table."""
+
+    def replace_tables(self, new: Place, tables: Sequence[str], part: Part) -> None:
+        """Makes the tables (full names) of the app's live place what they are in a `NEW` place that holds the set, in
+        one step: at any moment the app has all of the old ones or all of the new. What it has beside them stays.
+
+        Raises:
+            Refused, ArchiveError: something of the app stands against it; nothing was changed.
+        """

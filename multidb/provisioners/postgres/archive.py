@@ -35,7 +35,7 @@ from multidb.model import (
     Server,
     StoreContext,
 )
-from multidb.provisioners.postgres import contents, programs, scram
+from multidb.provisioners.postgres import archive_tables, contents, programs, scram
 from multidb.provisioners.postgres.places import NEW, OLD, SCRATCH, place_mark, place_names
 from multidb.provisioners.postgres.resources import derived_names
 from multidb.provisioners.postgres.statements import UNFINISHED, identifier, literal, mark
@@ -386,6 +386,38 @@ class PostgresArchive:
             if answer.refusal.sqlstate != _BUSY or not left:
                 raise self._main.error(answer.refusal)
             time.sleep(0.1)
+
+    # ------------------------------------------------------------------------------------------------ single tables
+
+    def find_tables(self, place: Place, names: Sequence[str]) -> Mapping[str, str]:
+        with self._open(place.name) as wire:
+            return archive_tables.find(wire, names)
+
+    def replace_tables(self, new: Place, tables: Sequence[str], part: Part) -> None:
+        """Every table with its rows, indexes, constraints, triggers, policies and the sequences that are its own.
+
+        Raises:
+            Refused: a view is made of one of them.
+            ArchiveError: the app's database does not take them, or has no owner role.
+        """
+        role = self._owner(new.app)
+        if role is None:
+            raise ArchiveError(f"app {new.app.id} has no owner role here", where=self._where, hint="multidb apply")
+        program = programs.find("pg_dump", self._major, self._where)
+        live = Place(PlaceKind.LIVE, new.app, new.app.id)
+
+        def script(patterns: Sequence[str], section: str) -> str:
+            command = programs.tables_command(program, self._address(new.name), patterns, section)
+            with programs.running(command, self._password, self._where) as output:
+                return programs.statements_of(output.read().decode())
+
+        with (
+            self._reading(new.name) as source,
+            self._open(live.name) as wire,
+            self._loader(wire, live, role) as (login, password),
+            Wire(login, password, self._application, Traffic(), database=live.name, user=login.endpoint.user) as target,
+        ):
+            archive_tables.exchange(source, target, role, tables, script, part.measures)
 
     def _unfinished(self, database: str) -> None:
         """Lets the next apply look after everything inside."""

@@ -8,12 +8,12 @@ materialized views, which a restore fills anew.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from multidb.model import Measures
 from multidb.provisioners.postgres.statements import identifier
 
-__all__ = ["EMPTY", "EXTENSIONS", "POLICIES", "SESSION", "measures", "policy"]
+__all__ = ["EMPTY", "EXTENSIONS", "POLICIES", "SESSION", "measures", "policy", "rows"]
 
 # The text of a value depends on these.
 SESSION = (
@@ -110,10 +110,15 @@ def measures(ask: Callable[[str], str]) -> Measures:
     counts: dict[str, int] = document["counts"]
     fingerprints = {"large objects": document["objects"]}
     for name, columns in document["tables"]:
-        values = ", ".join(_VALUE.format(column=column) for column in columns)
-        rows, digest = json.loads(ask(_DIGEST.format(values=values, table=name)))
-        counts[f"table {name}"], fingerprints[f"table {name}"] = rows, digest
+        counts[f"table {name}"], fingerprints[f"table {name}"] = rows(ask, name, columns)
     return Measures(counts, fingerprints)
+
+
+def rows(ask: Callable[[str], str], table: str, columns: Sequence[str]) -> tuple[int, str]:
+    """How many rows a table has, without those of its children, and their digest; names are quoted."""
+    values = ", ".join(_VALUE.format(column=column) for column in columns)
+    count, digest = json.loads(ask(_DIGEST.format(values=values, table=table)))
+    return count, digest
 
 
 def policy(entry: dict[str, object], roles: list[str]) -> str:

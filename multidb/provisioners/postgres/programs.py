@@ -25,7 +25,17 @@ from multidb.errors import ArchiveError
 from multidb.model import Server
 from multidb.secrets import Secret, redact
 
-__all__ = ["Program", "address", "dump_command", "find", "list_command", "restore_command", "running"]
+__all__ = [
+    "Program",
+    "address",
+    "dump_command",
+    "find",
+    "list_command",
+    "restore_command",
+    "running",
+    "statements_of",
+    "tables_command",
+]
 
 _DEBIAN = Path("/usr/lib/postgresql")
 _VERSION = re.compile(r"\(PostgreSQL\) ((\d+)\S*)")
@@ -97,6 +107,20 @@ def dump_command(program: Program, address: str, snapshot: str) -> list[str]:
         *(program.path, "--format=custom", "--compress=1", "--no-password", "--no-subscriptions"),
         *("--lock-wait-timeout=60s", f"--snapshot={snapshot}", f"--dbname={address}"),
     ]
+
+
+def tables_command(program: Program, address: str, tables: Sequence[str], section: str) -> list[str]:
+    """Writes, as SQL, how tables (patterns of psql) are made: ``pre-data`` before their rows, ``post-data`` after."""
+    return [
+        *(program.path, "--no-password", "--no-owner", "--no-acl", "--no-publications", "--no-tablespaces"),
+        *(f"--section={section}", *(f"--table={table}" for table in tables), f"--dbname={address}"),
+    ]
+
+
+def statements_of(script: str) -> str:
+    """A script of pg_dump without its beginning and its end: settings, and commands of psql."""
+    start, end = script.find("\n--\n-- Name: "), script.rfind("\n--\n-- PostgreSQL database dump complete\n")
+    return script[start:end] if start != -1 else ""
 
 
 def list_command(program: Program, file: str) -> list[str]:

@@ -160,6 +160,24 @@ class Wire:
             raise ServerError("gave no answer to a catalog query", where=str(self._server))
         return answer.rows[0][0]
 
+    def pour(self, out: str, into: Wire, command: str) -> None:
+        """Sends what ``COPY ... TO STDOUT`` gives here into ``COPY ... FROM STDIN`` there. Memory stays flat.
+
+        Raises:
+            ServerError: one of the two failed; its transaction, where there is one, is to be rolled back.
+        """
+        try:
+            with (
+                self._connection.cursor().copy(out.encode(_UTF8)) as rows,
+                into._connection.cursor().copy(command.encode(_UTF8)) as taken,
+            ):
+                for chunk in rows:
+                    taken.write(chunk)
+        except psycopg.Error as error:
+            said = error.diag.message_primary or "closed the connection"
+            detail = f" ({error.diag.message_detail})" if error.diag.message_detail else ""
+            raise ServerError(redact(f"{said}{detail}"), where=str(self._server)) from None
+
     def error(self, refusal: Refusal) -> ServerError:
         """The refusal as an error for people."""
         where, message = str(self._server), redact(refusal.message)

@@ -69,12 +69,13 @@ def freshness_now(engine: Engine) -> Callable[[App], Health | None]:
 
 @dataclass(frozen=True, slots=True)
 class LastSets:
-    """When an app's newest set was made, when the newest that was proved, and what lies between two at most (None: the
-    manifest asks for none)."""
+    """When an app's newest set was made, when the newest that was proved, what lies between two at most (None: the
+    manifest asks for none), and whether the last run failed, if only for one of the targets."""
 
     newest: datetime | None
     verified: datetime | None
     every: timedelta | None
+    failed: bool = False
 
 
 def last_sets(project: Project, state: ProjectState) -> dict[str, LastSets]:
@@ -86,7 +87,7 @@ def last_sets(project: Project, state: ProjectState) -> dict[str, LastSets]:
         newest, proved = _moment(known.get("when")), known.get("verified_set")
         if wanted.declared or newest or proved:
             every = wanted.every if wanted.declared else None
-            found[app.id] = LastSets(newest, proved and made_at(proved), every)
+            found[app.id] = LastSets(newest, proved and made_at(proved), every, "failed" in known)
     return found
 
 

@@ -56,6 +56,7 @@ METRICS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
         _APP,
     ),
     "multidb_backup_interval_seconds": ("How often the app is to be backed up.", _APP),
+    "multidb_backup_failed": ("Whether the app's last backup failed, if only for one of its targets.", _APP),
     "multidb_backup_missing": ("Whether the app is to be backed up and has no backup at all.", _APP),
 }
 """Every metric but those of the process itself: what it says, and its labels."""
@@ -121,6 +122,7 @@ def _of_app(row: AppRow) -> Iterator[Sample]:
         app = (row.app,)
         if row.backup.every is not None:
             yield "multidb_backup_interval_seconds", app, row.backup.every.total_seconds()
+            yield "multidb_backup_failed", app, row.backup.failed
             yield "multidb_backup_missing", app, row.backup.newest is None
         if row.backup.newest is not None:
             yield "multidb_backup_last_success_timestamp_seconds", app, row.backup.newest.timestamp()

@@ -59,7 +59,7 @@ def test_prometheus_accepts_its_configuration(rendered: Path, tmp_path: Path) ->
     text = text.replace("/etc/prometheus/multidb/", f"{rendered}/prometheus/").replace("/run/multidb/", f"{tmp_path}/")
     (tmp_path / "token").write_text("x")
     (tmp_path / "prometheus.yml").write_text(text)
-    assert "SUCCESS: 16 rules found" in said("promtool", "check", "config", "prometheus.yml", cwd=tmp_path)
+    assert "SUCCESS: 17 rules found" in said("promtool", "check", "config", "prometheus.yml", cwd=tmp_path)
 
 
 @amtool
@@ -85,6 +85,7 @@ FIRING: dict[str, tuple[dict[str, str], str]] = {  # alert: (series: values ever
         },
         "90m",
     ),
+    "MultidbBackupFailed": ({'multidb_backup_failed{app="lernmi"}': "1x20"}, "10m"),
     "MultidbBackupMissing": ({'multidb_backup_missing{app="lernmi"}': "1x200"}, "70m"),
     "MultidbBackupNotVerified": ({'multidb_backup_missing{app="lernmi"}': "0x2000"}, "25h"),
     "MultidbQuotaNearlyUsed": ({f"multidb_app_quota_ratio{{{PLACE}}}": "0.95x20"}, "20m"),
@@ -115,6 +116,7 @@ WELL = {
     'multidb_backup_last_success_timestamp_seconds{app="lernmi"}': "0x200",
     'multidb_backup_last_verified_timestamp_seconds{app="lernmi"}': "0x200",
     'multidb_backup_interval_seconds{app="lernmi"}': "86400x200",
+    'multidb_backup_failed{app="lernmi"}': "0x200",
     'multidb_backup_missing{app="lernmi"}': "0x200",
     f"multidb_app_quota_ratio{{{PLACE}}}": "0.5x200",
     f"multidb_app_connections{{{PLACE}}}": "2x200",
@@ -171,6 +173,29 @@ def test_nothing_is_asked_for_that_is_not_given(rendered: Path) -> None:
         for name, matchers in re.findall(r"\b(multidb_\w+)\{([^}]*)\}", each):
             used = set(re.findall(r"(\w+)\s*=", matchers))
             assert used <= set(METRICS[name][1]), each
+
+
+@promtool
+def test_prometheus_can_read_what_is_asked(rendered: Path, tmp_path: Path) -> None:
+    """The variable's own language is Grafana's; everything else is given to Prometheus' parser, as a rule each."""
+    asked = [each.replace("$app", "lernmi") for each in expressions(rendered) if not each.startswith("label_values(")]
+    named = [{"record": f"asked:number_{number}", "expr": each} for number, each in enumerate(asked)]
+    (tmp_path / "asked.yml").write_text(yaml.safe_dump({"groups": [{"name": "asked", "rules": named}]}))
+    assert f"SUCCESS: {len(asked)} rules found" in said("promtool", "check", "rules", "asked.yml", cwd=tmp_path)
+
+
+def test_every_line_of_a_dashboard_has_the_labels_that_it_is_called_by(rendered: Path) -> None:
+    called = 0
+    for path in (rendered / "grafana/dashboards/multidb").iterdir():
+        for panel in json.loads(path.read_text())["panels"]:
+            for target in panel["targets"]:
+                wanted = set(re.findall(r"\{\{(\w+)\}\}", target["legendFormat"]))
+                kept = re.findall(r"\bby \(([^)]*)\)", target["expr"])
+                names = set(re.findall(r"\bmultidb_\w+", target["expr"]))
+                given = set(kept[0].split(", ")) if kept else set.intersection(*(set(METRICS[n][1]) for n in names))
+                assert wanted <= given, (panel["title"], target["expr"])
+                called += len(wanted)
+    assert called > 5
 
 
 def test_dashboards_are_two_of_which_one_is_by_app(rendered: Path) -> None:

@@ -118,7 +118,7 @@ def usage() -> UsageSeen:
 
 def backups() -> dict[str, LastSets]:
     day = timedelta(days=1)
-    return {"lernmi": LastSets(AT - 3 * day, AT - 4 * day, day), "beep_boop": LastSets(None, None, day)}
+    return {"lernmi": LastSets(AT - 3 * day, AT - 4 * day, day, failed=True), "beep_boop": LastSets(None, None, day)}
 
 
 def sources(**looks: Callable[[], Any]) -> Any:

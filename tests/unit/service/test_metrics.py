@@ -68,6 +68,8 @@ def samples(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
         ("multidb_backup_last_success_timestamp_seconds", {"app": "lernmi"}, AT - 3 * 86400),
         ("multidb_backup_last_verified_timestamp_seconds", {"app": "lernmi"}, AT - 4 * 86400),
         ("multidb_backup_interval_seconds", {"app": "lernmi"}, 86400),
+        ("multidb_backup_failed", {"app": "lernmi"}, 1),
+        ("multidb_backup_failed", {"app": "beep_boop"}, 0),
         ("multidb_backup_missing", {"app": "beep_boop"}, 1),
     ],
 )

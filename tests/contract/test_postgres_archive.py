@@ -7,15 +7,15 @@ import io
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import psycopg
 import pytest
 
-from multidb.errors import ArchiveError, Conflict, ServerError, WrongVersion
-from multidb.model import App, Archive, Part, Place, PlaceKind, StoreContext
+from multidb.errors import ArchiveError, Conflict, Refused, ServerError, WrongVersion
+from multidb.model import App, Archive, Part, Place, PlaceKind, StoreContext, TableArchive
 from multidb.provisioners.postgres import PROVISIONER, programs
 from tests.contract.postgres_servers import PLATFORM, Cluster, cluster
 from tests.contract.test_postgres_server import Site
@@ -375,6 +375,138 @@ def test_interrupted_anywhere_an_exchange_is_before_or_after(site: Site, monkeyp
             assert value == [("new",)]
             return
     raise AssertionError("never came to the end")
+
+
+# --- single tables ---
+
+
+SHOP = Path(__file__).with_name("postgres_shop.sql").read_text(encoding="utf-8")
+
+MADE = """
+SELECT pg_get_indexdef(indexrelid) FROM pg_index WHERE indexrelid > 16384 AND indrelid::regclass::text !~ '^pg_toast'
+UNION ALL SELECT conrelid::regclass || conname || pg_get_constraintdef(oid) || coalesce(obj_description(oid), '')
+  FROM pg_constraint WHERE oid > 16384
+UNION ALL SELECT pg_get_triggerdef(oid) FROM pg_trigger WHERE NOT tgisinternal
+UNION ALL SELECT polrelid::regclass || polname || pg_get_expr(polqual, polrelid) FROM pg_policy
+UNION ALL SELECT concat_ws(' ', oid::regclass, relowner::regrole, relacl, relrowsecurity, relforcerowsecurity,
+    pg_get_expr(relpartbound, oid), col_description(oid, 2))
+  FROM pg_class WHERE oid > 16384 AND relkind IN ('r', 'p', 'S')
+UNION ALL SELECT seqrelid::regclass || ' ' || seqstart FROM pg_sequence ORDER BY 1"""
+
+
+@dataclass(frozen=True)
+class Shop:
+    """An app whose tables are to come back alone, and a place that holds its set."""
+
+    app: App
+    part: Part
+    place: Place
+    made: list[Any]
+
+
+@pytest.fixture(scope="module")
+def shop(site: Site) -> Shop:
+    app = site.app()
+    site.apply([app])
+    with site.enter(app) as session:
+        session.execute(SHOP.encode())
+    made = site.served.sql(MADE, database=app.id)
+    part, files = backed_up(site, app)
+    return Shop(app, part, restored(site, app, part, files, PlaceKind.NEW), made)
+
+
+def bring_back(site: Site, shop: Shop, *names: str) -> None:
+    with archive(site) as (opened, _):
+        assert isinstance(opened, TableArchive)
+        found = opened.find_tables(shop.place, names)
+        assert set(found) == set(names)
+        opened.replace_tables(shop.place, list(found.values()), shop.part)
+
+
+def test_single_tables_come_back_with_all_that_is_theirs(site: Site, shop: Shop) -> None:
+    sql, app = site.served.sql, shop.app.id
+    sql("INSERT INTO orders (customer) VALUES (2)", database=app)  # newer than the set, and stays
+    sql("UPDATE customers SET name = 'spoilt'", "ALTER TABLE customers DROP COLUMN upper", database=app)
+    sql("INSERT INTO customers (name) VALUES ('new')", 'DROP INDEX "by name"', "TRUNCATE audited", database=app)
+    sql('CREATE TABLE log_new PARTITION OF "Log ""x""" DEFAULT', "UPDATE log_old SET what = 'spoilt'", database=app)
+    bring_back(site, shop, "customers", 'public."Log ""x"""')
+    assert sql(MADE, database=app) == shop.made
+    assert sql("SELECT name, upper, boss FROM customers ORDER BY 1", database=app) == [
+        ("ann", "ANN", None),
+        ("bob", "BOB", 1),
+        ("hidden", "HIDDEN", 1),
+    ]
+    assert sql('SELECT what FROM "Log ""x"""', database=app) == [("y",)]
+    assert sql("SELECT count(*) FROM orders", database=app) == [(3,)]
+    assert sql("SELECT count(*) FROM audited", database=app) == [(0,)], "its triggers do not see rows that come back"
+    with site.enter(shop.app) as session:
+        session.execute("INSERT INTO customers (name) VALUES ('next')")
+        assert session.execute('SELECT max("the "" id") FROM customers').fetchone() == (4,)
+    sql("DROP TABLE orders", database=app)
+    bring_back(site, shop, 'Log "x"', "orders")  # as it is, without quotes; and one that is lost
+    assert sql("SELECT customer FROM orders ORDER BY 1", database=app) == [(1,), (2,)]
+    site.apply([shop.app])
+    assert not site.changes([shop.app])
+    assert sql(MADE, database=app) == shop.made
+
+
+def test_a_table_that_does_not_fit_changes_nothing(site: Site, shop: Shop) -> None:
+    sql, app = site.served.sql, shop.app.id
+    sql("INSERT INTO customers (name) VALUES ('of today')", database=app)
+    sql('INSERT INTO orders (customer) SELECT max("the "" id") FROM customers', database=app)
+    before = sql("SELECT * FROM customers ORDER BY 1", database=app), sql(MADE, database=app)
+    with pytest.raises(ArchiveError, match='violates foreign key constraint "who; ordered"'):
+        bring_back(site, shop, "customers")
+    sql("CREATE VIEW of_it AS SELECT * FROM log_old", database=app)
+    with pytest.raises(Refused, match=r"public\.of_it of public\.log_old"):
+        bring_back(site, shop, 'Log "x"')
+    with pytest.raises(Refused, match="log_old is a partition") as raised:
+        bring_back(site, shop, "log_old")
+    assert raised.value.hint.endswith('public."Log ""x"""')
+    other = dict(shop.part.measures.fingerprints) | {"table public.log_old": "1"}
+    wrong = replace(shop, part=replace(shop.part, measures=replace(shop.part.measures, fingerprints=other)))
+    sql("DROP VIEW of_it", database=app)
+    with pytest.raises(ArchiveError, match=r"table public\.log_old: restored, it is not what was backed up"):
+        bring_back(site, wrong, 'Log "x"')
+    with archive(site) as (opened, _):
+        assert isinstance(opened, TableArchive)
+        assert opened.find_tables(shop.place, ["no such", "pg_class"]) == {}
+    assert (sql("SELECT * FROM customers ORDER BY 1", database=app), sql(MADE, database=app)) == before
+    sql("DELETE FROM orders WHERE customer > 3", database=app)
+    assert sql(f"SELECT count(*) FROM pg_roles WHERE rolname = '{app}__loader'") == [(0,)]
+
+
+def test_interrupted_anywhere_tables_are_all_old_or_all_new(
+    site: Site, shop: Shop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from multidb.provisioners.postgres.wire import Wire
+
+    sql, app, send, made = site.served.sql, shop.app.id, Wire.send, shop.made
+    sql("UPDATE customers SET name = 'old'", "UPDATE log_old SET what = 'old'", database=app)
+    for stop in range(1, 200, 9):
+        left = iter(range(stop))
+
+        def cut(self: Wire, text: str, timeout: float, left: Iterator[int] = left) -> Any:
+            if next(left, None) is None:
+                raise KeyboardInterrupt  # and nothing is sent any more, as after kill -9
+            return send(self, text, timeout)
+
+        monkeypatch.setattr(Wire, "send", cut)
+        with contextlib.suppress(KeyboardInterrupt):
+            bring_back(site, shop, "customers", 'Log "x"')
+        finished = next(left, None) is not None
+        monkeypatch.setattr(Wire, "send", send)
+        found = sql("SELECT DISTINCT name = 'old' FROM customers", database=app)
+        assert found == sql("SELECT what = 'old' FROM log_old", database=app)
+        assert sql(MADE, database=app) == made
+        if finished:
+            break
+    assert found == [(False,)]
+    with archive(site) as (opened, context):
+        for place in opened.leftovers(shop.app, context):
+            opened.discard(place)
+    assert sql(f"SELECT count(*) FROM pg_roles WHERE rolname = '{app}__loader'") == [(0,)]
+    assert not site.changes([shop.app])
 
 
 def test_what_is_not_ours_is_left_alone(site: Site) -> None:

@@ -125,7 +125,7 @@ def server_at(rendered: Rendered, store: str, authority: Path, **ports: int) -> 
     container = replace(rendered.container(store), published=ports)
     found = located(container, None, None)
     assert found is not None
-    return replace(found, endpoint=secured(found.endpoint, container, str(authority)), timeout=5.0)
+    return replace(found, endpoint=secured(found.endpoint, container, str(authority)), timeout=30.0)
 
 
 def login(server: Server, admin: Secret) -> str:

@@ -187,6 +187,15 @@ class Archive:
         self.shelf.put(new.app.id, {**box, "login": "none"})  # made anew by apply
         self.shelf.rows(new.name).replace(self.shelf.rows(new.app.id))
 
+    def find_tables(self, place: Place, names: Sequence[str]) -> Mapping[str, str]:
+        return {name: "all rows" for name in names if name == "rows" and not self.is_empty(place)}
+
+    def replace_tables(self, new: Place, tables: Sequence[str], part: Part) -> None:
+        self._fault("replace tables", new.app.id)
+        temporary = self.shelf.rows(new.name).with_suffix(".loading")
+        temporary.write_bytes(self.shelf.rows(new.name).read_bytes())
+        temporary.replace(self.shelf.rows(new.app.id))
+
     def discard(self, place: Place) -> None:
         if place.kind is PlaceKind.LIVE:
             raise ValueError("a live place stays")

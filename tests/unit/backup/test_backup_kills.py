@@ -18,7 +18,7 @@ from multidb.backup.making import make_sets, repository
 from multidb.backup.pruning import carry_out, decide
 from multidb.backup.recovery import recover
 from multidb.backup.repository import utc_now
-from multidb.backup.restoring import restore
+from multidb.backup.restoring import restore, restore_tables
 from multidb.backup.retention import Keep
 from multidb.backup.verifying import verify
 from multidb.engine import Engine, Scope
@@ -28,7 +28,7 @@ from tests.unit.backup.conftest import make_engine
 from tests.unit.backup.test_backup_work import made, make, quiet, tried
 
 SEED = int(os.environ.get("MULTIDB_TEST_SEED", random.SystemRandom().randrange(10**6)))
-ROUNDS = {"backup": 8, "verify": 4, "restore": 10, "clone": 4, "new clone": 6, "prune": 4}
+ROUNDS = {"backup": 8, "verify": 4, "restore": 10, "tables": 6, "clone": 4, "new clone": 6, "prune": 4}
 """A new clone is empty, and one of its servers has one place only."""
 STORES = ("cabinet", "drawer")
 ROWS = 5_000
@@ -46,6 +46,8 @@ def act(engine: Engine, what: str) -> None:
                 verify(engine, home, home.find("ann"), None, quiet)
             case "restore":
                 restore(engine, home, home.copies(["ann"])[-1], "ann", replace=True, progress=quiet)
+            case "tables":
+                restore_tables(engine, home, home.copies(["ann"])[-1], "drawer", ["rows"], replace=True, progress=quiet)
             case "clone" | "new clone":
                 copy_into(engine, "ann", "bob", progress=quiet)
             case "prune":
@@ -133,11 +135,12 @@ def check_nothing_is_left(engine: Engine, data: Path) -> None:
 
 
 def check_rows(engine: Engine, data: Path, what: str, old: dict[str, bytes]) -> None:
-    """After recovery, ann has in all stores what it had, or in all stores what the set has; others are untouched."""
-    have = [rows_of(data, store, "ann") == old[store] for store in STORES]
-    assert all(have) or (what == "restore" and not any(have)), have
-    if what == "restore" and not any(have):
-        assert [rows_of(data, store, "ann").count(b"\n") for store in STORES] == [ROWS, ROWS]
+    """After recovery, ann has everywhere what it had, or in restored stores what the set has; others are untouched."""
+    restored = {"restore": STORES, "tables": ("drawer",)}.get(what, ())
+    have = {store: rows_of(data, store, "ann") == old[store] for store in STORES}
+    assert all(have.values()) or [store for store in STORES if not have[store]] == list(restored), have
+    if not all(have.values()):
+        assert [rows_of(data, store, "ann").count(b"\n") for store in restored] == [ROWS] * len(restored)
     if "clone" in what:
         expected = [old[store].replace(b"ann:", b"bob:") for store in STORES]
         assert [rows_of(data, store, "bob") for store in STORES] == expected

@@ -18,7 +18,7 @@ from multidb.backup.journal import Journal, exclusively
 from multidb.backup.making import Made, make_sets, repository
 from multidb.backup.recovery import recover
 from multidb.backup.repository import Copy
-from multidb.backup.restoring import restore
+from multidb.backup.restoring import Restored, restore, restore_tables
 from multidb.backup.sets import BackupSet, Consistency, Reason, Verification
 from multidb.backup.verifying import Verified, verify
 from multidb.engine import Engine, Scope
@@ -296,6 +296,41 @@ def test_one_store_alone_is_restored(engine: Engine, data: Path) -> None:
     assert [rows_of(data, store, "ann").count(b"\n") for store in ("cabinet", "drawer")] == [7, 50]
     with pytest.raises(UsageError, match="the set has no pages"):
         restore(engine, repository(engine), copy, "ann", stores=["pages"], replace=True, progress=quiet)
+
+
+def test_single_tables_are_restored(engine: Engine, data: Path) -> None:
+    copy, journal = made(engine), Journal(engine.state)
+    for store in ("cabinet", "drawer"):
+        write_rows(data, store, "ann", 7, salt="later")
+
+    def bring_back(*names: str, replace: bool = True) -> Restored:
+        home = repository(engine)
+        return restore_tables(engine, home, copy, "drawer", names, replace=replace, progress=quiet)
+
+    with pytest.raises(Refused, match="app ann has all rows"):
+        bring_back("rows", replace=False)
+    with pytest.raises(UsageError, match="the set has no table columns"):
+        bring_back("rows", "columns")
+    FAULTS["replace tables"] = Refused("a view is made of it")
+    with pytest.raises(Refused, match="a view"):
+        bring_back("rows")
+    assert journal.open("restoring") == {}, "nothing was changed, and the next run has nothing to say"
+    FAULTS["replace tables"] = ServerDown("gone")
+    with pytest.raises(ServerDown):
+        bring_back("rows")
+    FAULTS.clear()
+    with exclusively(engine.state, "test"):
+        assert recover(engine, None, quiet)[0][0].endswith("all of them are new, or none")
+    assert [rows_of(data, store, "ann").count(b"\n") for store in ("cabinet", "drawer")] == [7, 7]
+    done = bring_back("rows")
+    assert done.tables == ("all rows",)
+    assert done.safety is not None
+    assert list(done.safety.parts) == ["drawer"]
+    assert [rows_of(data, store, "ann").count(b"\n") for store in ("cabinet", "drawer")] == [7, 50]
+    write_rows(data, "drawer", "ann", 0)
+    assert bring_back("rows", replace=False).safety is None
+    assert not list(data.rglob("*__*"))
+    assert journal.open("restoring") == {}
 
 
 def test_another_app_gets_the_data_under_its_own_names(engine: Engine, data: Path) -> None:

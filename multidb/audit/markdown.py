@@ -36,6 +36,8 @@ def markdown(audit: Audit) -> str:
 
 def _head(audit: Audit) -> Iterator[str]:
     verdict = "every wall that is promised was proved" if audit.ok else "NOT PROVED; see the findings"
+    if not audit.apps:
+        verdict = "there are no apps, and so no walls"
     yield f"# Isolation audit of {audit.project}\n"
     yield f"- Result: **{verdict}**"
     yield f"- Started {_time(audit.started)}, finished {_time(audit.finished)}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from importlib import import_module
+from io import TextIOWrapper
 from typing import Any, NoReturn
 
 import typer
@@ -95,6 +96,8 @@ def _root(
 def main() -> NoReturn:
     """Runs the command line and exits with its code. Never shows a traceback unless MULTIDB_DEBUG is set."""
     arguments = sys.argv[1:]
+    if isinstance(sys.stdout, TextIOWrapper):  # what a terminal has no letter for is spelled, as on stderr
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         code = app(args=arguments, prog_name="multidb", standalone_mode=False)
         if code == _INTERRUPTED:  # typer makes this of a KeyboardInterrupt

@@ -93,6 +93,9 @@ def audit_command(
 
 
 def _show(output: Output, found: Audit) -> None:
+    if not found.apps:
+        output.say("There is nothing to audit. Next: multidb add-app NAME")
+        return
     output.table(
         ("app", *found.stores),
         [(each, *(found.verdict(each, store) for store in found.stores)) for each in found.apps],

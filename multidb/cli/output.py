@@ -101,7 +101,7 @@ class Output:
                 yield
             return
         columns = (
-            SpinnerColumn(),
+            SpinnerColumn("dots" if self.err.encoding.startswith("utf") else "line"),
             TextColumn("{task.fields[subject]}", style="bold"),
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -226,13 +226,15 @@ class Bar:
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         length = min(_LONGEST_BAR, options.max_width)
         filled = min(length, round(self._share * length))
-        yield Text("█" * filled + "░" * (length - filled), self._style)
+        full, empty = "#-" if options.ascii_only else "█░"
+        yield Text(full * filled + empty * (length - filled), self._style)
 
 
 def print_document(command: str, ok: bool, fields: Mapping[str, Any], indent: int | None = 2) -> None:
     """One JSON document, the same shape for every command."""
     document = {"version": _DOCUMENT_VERSION, "command": command, "ok": ok, **fields}
-    sys.stdout.write(json.dumps(_redacted(document), indent=indent, ensure_ascii=False) + "\n")
+    spelled = not (sys.stdout.encoding or "utf-8").lower().startswith("utf")
+    sys.stdout.write(json.dumps(_redacted(document), indent=indent, ensure_ascii=spelled) + "\n")
 
 
 def _redacted(value: Any) -> Any:

@@ -81,6 +81,8 @@ def usage(
 def _show(output: Output, report: UsageReport, *, slow: bool) -> None:
     if report.stores:
         output.show(_table(report))
+    elif not report.errors:
+        output.say("There is nothing to look at. Next: multidb add-app NAME")
     for each in report.stores:
         subject = f"{each.app} {each.store}"
         if each.standing in (Standing.NEAR, Standing.OVER) and each.share is not None and each.quota is not None:

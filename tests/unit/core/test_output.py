@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+from io import BytesIO, TextIOWrapper
+from pathlib import Path
 
 import pytest
+from rich.console import Console
 
-from multidb.cli.output import Output, report_error
+from multidb.cli.output import Bar, Output, report_error
 from multidb.errors import ServerError
 from multidb.secrets import Secret
 
@@ -48,3 +54,19 @@ def test_no_document_has_a_secret(capsys: pytest.CaptureFixture[str]) -> None:
         "none": None,
     }
     assert json.loads("{" + second)["error"]["message"] == "refused ***"
+
+
+def test_a_terminal_without_the_letters_gets_others(tmp_path: Path) -> None:
+    """Where the locale has ASCII only, nothing fails, text is spelled and JSON is still JSON."""
+    (tmp_path / "ü.yaml").write_text("version: 1\nproject: shop\napps: {}\n", encoding="utf-8")
+    run = [sys.executable, "-c", "from multidb.cli import main; main()", "validate", "-f", "ü.yaml"]
+    found = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(Path(__file__).resolve().parents[3])}
+    ran = subprocess.run(run, cwd=tmp_path, env=found, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert ran.stdout.startswith(r"\xfc.yaml: project shop")
+    (tmp_path / "ü.yaml").write_text("version: 1\nproject: ü\n", encoding="utf-8")
+    ran = subprocess.run([*run, "--json"], cwd=tmp_path, env=found, capture_output=True, text=True, check=False)
+    assert "ü.yaml" in json.dumps(json.loads(ran.stdout), ensure_ascii=False)
+    ascii_only = TextIOWrapper(BytesIO(), encoding="ascii", write_through=True)
+    Console(file=ascii_only, width=80).print(Bar(0.5))
+    assert ascii_only.buffer.getvalue() == b"##########----------\n"  # type: ignore[attr-defined]

@@ -73,6 +73,11 @@ def test_nothing_to_check(shop: Engine, capsys: Captured) -> None:
     capsys.readouterr()
     assert health_cli.health() == 0
     assert "multidb add-app" in capsys.readouterr().out
+    for command in (audit_cli.audit_command, usage_cli.usage):
+        assert command() == 0
+        out = capsys.readouterr().out
+        assert "multidb add-app" in out
+        assert "proved" not in out
 
 
 def test_watching_prints_a_document_a_line_until_ctrl_c(

@@ -25,7 +25,7 @@ from multidb.cli.options import (
     scope,
 )
 from multidb.cli.output import Grid, Output
-from multidb.cli.telling import NotifyOption, tell
+from multidb.cli.telling import NotifyOption, teller
 from multidb.engine import Engine, Scope
 from multidb.health import HealthReport, check
 from multidb.model import Health, Status, listed
@@ -42,6 +42,7 @@ _STYLES = {Status.HEALTHY: "green", Status.DEGRADED: "yellow", Status.UNHEALTHY:
         "multidb health --watch --every 5",
         "multidb health --watch --json | jq .status",
         "multidb health --notify               (for cron)",
+        "multidb health --watch --notify       (where nothing else looks)",
     )
 )
 def health(
@@ -67,12 +68,17 @@ def health(
     run = Run("health", file, env, json=as_json)
     output = run.output
     engine, wanted = run.engine(output), scope([name] if name else None, stores)
+    telling = teller(output, engine) if notify else None
+
+    def told(report: HealthReport) -> None:
+        if telling is not None:
+            telling(lambda notifier: notifier.about_health(report, wanted))
+
     if watch:
-        return _watch(engine, wanted, output, every, may_write=not read_only)
+        return _watch(engine, wanted, output, every, told, may_write=not read_only)
     with output.working():
         report = _checked(engine, wanted, may_write=not read_only)
-    if notify:
-        tell(output, engine, lambda notifier: notifier.about_health(report, wanted))
+    told(report)
     output.document(report.exit_code == 0, report.document())
     output.show(_drawn(report))
     return report.exit_code
@@ -83,7 +89,15 @@ def _checked(engine: Engine, wanted: Scope, *, may_write: bool) -> HealthReport:
     return check(engine, wanted, may_write=may_write, freshness=freshness)
 
 
-def _watch(engine: Engine, wanted: Scope, output: Output, every: float, *, may_write: bool) -> int:
+def _watch(
+    engine: Engine,
+    wanted: Scope,
+    output: Output,
+    every: float,
+    told: Callable[[HealthReport], None],
+    *,
+    may_write: bool,
+) -> int:
     """Rounds until Ctrl-C, which ends them without a word. Gives the exit code of the last."""
     code = 0
     try:
@@ -91,6 +105,7 @@ def _watch(engine: Engine, wanted: Scope, output: Output, every: float, *, may_w
             for report in _rounds(engine, wanted, every, may_write):
                 code = report.exit_code
                 show(report)
+                told(report)
     except KeyboardInterrupt:
         pass
     return code

@@ -12,22 +12,34 @@ from multidb.engine import Engine
 from multidb.errors import MultidbError
 from multidb.notification import Delivery, Notifier
 
-__all__ = ["NotifyOption", "tell"]
+__all__ = ["NotifyOption", "tell", "teller"]
 
 NotifyOption = Annotated[
     bool, typer.Option("--notify", help="Tell whom the manifest names (notify) what began, what goes on, what is over.")
 ]
 
+About = Callable[[Notifier], list[Delivery]]
 
-def tell(output: Output, engine: Engine, about: Callable[[Notifier], list[Delivery]]) -> None:
+
+def tell(output: Output, engine: Engine, about: About) -> None:
     """Tells the receivers; who could not be told is said on stderr."""
+    teller(output, engine)(about)
+
+
+def teller(output: Output, engine: Engine) -> Callable[[About], None]:
+    """`tell` for a command that looks again and again: it leaves a receiver that does not answer alone for a while, and
+    calls the heartbeat no more often than its service needs."""
     try:
         notifier = Notifier(engine.project, engine.state)
     except MultidbError as error:
         output.note(f"Nobody was told: {error}", style="yellow")
-        return
+        return lambda about: None
     if not notifier.wanted:
         output.note("Nobody was told: the manifest has no notify section.", style="yellow")
-    for delivery in about(notifier):
-        if not delivery.ok:
-            output.note(f"{delivery.receiver} could not be told: {delivery.detail}", style="yellow")
+
+    def tell_about(about: About) -> None:
+        for delivery in about(notifier):
+            if not delivery.ok:
+                output.note(f"{delivery.receiver} could not be told: {delivery.detail}", style="yellow")
+
+    return tell_about

@@ -23,6 +23,7 @@ from multidb.state import ProjectState
 from multidb.tombstone import tombstones
 from tests.cli.command import REPOSITORY, Folder
 from tests.cli.test_whole_run import connections
+from tests.contract.test_notification_receivers import listening
 
 pytestmark = pytest.mark.server
 
@@ -59,6 +60,7 @@ def fill(folder: Folder, app: str) -> None:
         connection.execute(
             "INSERT INTO people (email, note) SELECT n || '@example.org', '\\xff00' FROM generate_series(1, 500) n"
         )
+        connection.execute('CREATE TABLE "Odd ""one""" AS SELECT id FROM people')
         connection.execute("CREATE VIEW recent AS SELECT * FROM people ORDER BY id DESC LIMIT 5")
     with redis.Redis.from_url(env["REDIS_URL"]) as client:
         client.set("greeting", "hello")
@@ -127,6 +129,27 @@ def test_what_was_changed_comes_back_and_is_alone(folder: Folder, sets: dict[str
         assert connection.execute("SELECT count(*) FROM recent").fetchone() == (5,)
 
 
+def test_a_table_alone_comes_back(folder: Folder, sets: dict[str, str]) -> None:
+    with psycopg.connect(connections(folder, "bob")["DATABASE_URL"]) as connection:
+        connection.execute('DELETE FROM "Odd ""one"""')
+        connection.execute("INSERT INTO people (email) VALUES ('newer')")
+    (odd, name) = ("--table", 'public."Odd ""one"""')
+    refused = folder.run("restore", sets["bob"], odd, name)
+    assert (refused.code, "--replace" in refused.err) == (3, True)
+    refused = folder.run("restore", sets["bob"], odd, "people", "--replace", "--no-safety-set")
+    assert (refused.code, "public.recent of public.people" in refused.err) == (3, True)
+    for wrong in (("--store", "redis"), ("--as", "carl")):
+        assert folder.run("restore", sets["bob"], odd, name, *wrong).code == 2
+    document = folder.ok("restore", sets["bob"], odd, name, "--replace", "--json").json()
+    assert (document["tables"], document["breaches"], bool(document["safety_set"])) == ([name], [], True)
+    folder.ok("plan", "--check")
+    with psycopg.connect(connections(folder, "bob")["BOB_DB_READONLY_URL"]) as connection:
+        assert connection.execute('SELECT count(*) FROM "Odd ""one"""').fetchone() == (500,)
+        assert connection.execute("SELECT count(*) FROM people WHERE email = 'newer'").fetchone() == (1,)
+    with psycopg.connect(connections(folder, "bob")["DATABASE_URL"]) as connection:
+        connection.execute("DELETE FROM people WHERE email = 'newer'")
+
+
 def test_a_clone_is_masked_alone_and_goes_when_its_time_is_up(folder: Folder, sets: dict[str, str]) -> None:
     mask = folder.path / "mask.sql"
     mask.write_text("UPDATE people SET email = 'x';\nSELECT nothing_like_this();")
@@ -171,7 +194,7 @@ def watched_until_gone(folder: Folder, app: str) -> str:
     return said
 
 
-def test_a_damaged_set_is_named_with_exit_1_and_a_failing_app_with_exit_6(folder: Folder) -> None:
+def test_a_damaged_set_is_named_with_exit_1_and_a_failing_app_with_exit_6(folder: Folder, sets: dict[str, str]) -> None:
     made = folder.ok("backup", "bob", "--json", "--to", "other/").json()["sets"][0]["id"]
     path = folder.path / "other/kept/bob" / made / "postgres/dump.pgc.zst"
     data = bytearray(path.read_bytes())
@@ -180,10 +203,24 @@ def test_a_damaged_set_is_named_with_exit_1_and_a_failing_app_with_exit_6(folder
     told = folder.run("backups", "verify", "--from", "other/")
     assert told.code == 1
     assert "postgres/dump.pgc.zst" in told.out
+    refused = folder.run("backups", "copy", f"bob/{made}", "--from", "other/", "--to", "third/", "--json")
+    assert (refused.code, refused.json()["copied"]) == (6, [])
+    assert "postgres/dump.pgc.zst" in refused.json()["failed"][0]["message"]
+    copied = folder.ok("backups", "copy", f"bob/{sets['bob']}", "--to", "third/", "--json").json()["copied"]
+    assert copied == [{"app": "bob", "id": sets["bob"], "target": "third/"}]
+    (found,) = folder.ok("backups", "list", "--from", "third/", "--json").json()["sets"]
+    assert (found["id"], found["verified"]) == (sets["bob"], True)
     (folder.path / "file").touch()
-    failed = folder.run("backup", "bob", "--to", "file/x")
+    with listening() as receiver:
+        (folder.path / "hook").write_text(receiver.address)
+        folder.manifest(MANIFEST + "notify: {webhooks: [{url: {file: hook}}]}\n")
+        failed = folder.run("backup", "bob", "--to", "file/x", "--notify")
+        folder.manifest(MANIFEST)
     assert failed.code == 6
     assert len([line for line in failed.err.splitlines() if line.startswith("bob: file/x:")]) == 1
+    ((_, _, message),) = receiver.heard
+    assert [(alarm["kind"], alarm["app"]) for alarm in message["alarms"]] == [("backup", "bob")]
+    assert "the last backup failed: file/x" in message["alarms"][0]["message"]
 
 
 def blocks() -> dict[str, str]:

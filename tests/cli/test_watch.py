@@ -26,6 +26,7 @@ from multidb.health import HealthReport, check
 from multidb.model import Server, Status
 from tests.cli.command import REPOSITORY, Folder
 from tests.cli.throttle import throttled
+from tests.contract.test_notification_receivers import listening
 
 pytestmark = pytest.mark.server
 
@@ -300,8 +301,26 @@ def test_watching_into_a_pipe_prints_each_round_below_the_last(folder: Folder) -
 
 
 def test_watching_a_server_die_and_ending_with_ctrl_c(folder: Folder) -> None:
-    """One document a line. The server is killed while watched; the last round decides the exit code."""
-    watching = watched(folder, "--json")
+    """One document a line. The server is killed while watched, which is told once; the last round decides the exit
+    code."""
+    with listening() as receiver:
+        (folder.path / "hook").write_text(receiver.address)
+        folder.manifest(MANIFEST + "notify: {webhooks: [{url: {file: hook}}]}\n")
+        _watch_it_die(folder)
+        folder.manifest(MANIFEST)
+    ((_, _, message),) = receiver.heard
+    assert {(alarm["news"], alarm["kind"], alarm["store"]) for alarm in message["alarms"]} == {
+        ("began", "unhealthy", "redis")
+    }
+    assert {alarm["app"] for alarm in message["alarms"]} >= {"ann", "bob", "eve"}
+    done = folder.run("health")
+    assert done.code == 1, "the others answer"
+    assert "multidb up" in done.out
+    assert audited(folder).exit_code == 4
+
+
+def _watch_it_die(folder: Folder) -> None:
+    watching = watched(folder, "--json", "--notify")
     assert watching.stdout is not None
     assert json.loads(watching.stdout.readline())["status"] == "healthy"
     os.kill(status(folder)["redis"]["pid"], signal.SIGKILL)
@@ -310,11 +329,9 @@ def test_watching_a_server_die_and_ending_with_ctrl_c(folder: Folder) -> None:
         assert time.monotonic() < deadline
     assert last["ok"] is False
     assert last["apps"]["ann"]["stores"]["redis"]["reached"] is False
+    for _ in range(2):
+        assert json.loads(watching.stdout.readline())["ok"] is False
     watching.send_signal(signal.SIGINT)
     _, err = watching.communicate(timeout=20)
     assert watching.returncode == 4, err
     assert err == ""
-    done = folder.run("health")
-    assert done.code == 1, "the others answer"
-    assert "multidb up" in done.out
-    assert audited(folder).exit_code == 4

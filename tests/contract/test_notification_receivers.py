@@ -93,7 +93,6 @@ def receiver() -> Iterator[Receiver]:
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notification, "_PAUSE", 0.02)
-    monkeypatch.setattr(notification, "_PATIENCE", 0.4)
 
 
 def notifier(folder: Path, address: str, *, form: str = "json", **more: Any) -> Notifier:
@@ -171,7 +170,10 @@ def test_what_was_not_taken_is_told_by_a_later_look(
 
 
 @pytest.mark.parametrize("answer", ["hang", "drip"])
-def test_a_receiver_that_does_not_answer_costs_a_bounded_time(receiver: Receiver, tmp_path: Path, answer: str) -> None:
+def test_a_receiver_that_does_not_answer_costs_a_bounded_time(
+    receiver: Receiver, tmp_path: Path, answer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notification, "_PATIENCE", 0.4)
     receiver.answers = [answer]
     began = time.monotonic()
     (delivery,) = notifier(tmp_path, receiver.address).tell([REFUSED], ALL)

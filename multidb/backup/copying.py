@@ -50,6 +50,7 @@ def copy_set(copy: Copy, to: Target, progress: Progress) -> bool:
                 _copy_file(copy, file, to, pace)
             else:
                 pace(file.stored_size)
+        to.sweep(folder)  # once there is a manifest, nobody looks for what other runs have left
         for name in (VERIFIED, MANIFEST) if copy.verification else (MANIFEST,):
             _copy_small(copy.target, f"{folder}/{name}", to)
     except TargetError:

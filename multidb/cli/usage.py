@@ -92,7 +92,8 @@ def _show(output: Output, report: UsageReport, *, slow: bool) -> None:
             _show_details(output, subject, each)
         if slow:
             for query in each.usage.slow:
-                figures = f"{query.calls} calls, mean {query.mean * 1000:.1f} ms, {query.total:.1f} s in all"
+                calls = f"{query.calls} call{'' if query.calls == 1 else 's'}"
+                figures = f"{calls}, mean {query.mean * 1000:.1f} ms, {query.total:.1f} s in all"
                 output.say(f"{subject}: {figures}: {' '.join(query.text.split())}")
     if slow and not any(each.usage.slow for each in report.stores):
         output.say("No server told of slow queries (Postgres does with pg_stat_statements).", style="dim")
@@ -111,11 +112,23 @@ def _notes(report: UsageReport) -> Iterable[str]:
 
 
 def _show_details(output: Output, subject: str, each: StoreUsage) -> None:
-    counts = ", ".join(f"{name} {value:g}" for name, value in each.usage.counts.items())
-    largest = ", ".join(f"{name} {size_in_words(size)}" for name, size in each.usage.largest)
+    counts = ", ".join(f"{name} {_count(name, value)}" for name, value in each.usage.counts.items())
+    largest = ", ".join(f"{' '.join(name.split())} {size_in_words(size)}" for name, size in each.usage.largest)
     for what, text in (("counts", counts), ("largest", largest), ("notes", "; ".join(each.usage.notes))):
         if text:
             output.say(f"{subject}: {what}: {text}", style="dim")
+
+
+def _count(name: str, value: float) -> str:
+    """With its unit, where it is not a plain number."""
+    match name:
+        case "temp_bytes":
+            return size_in_words(value)
+        case "query_time":
+            return f"{value:.1f} s"
+        case "cache_hit":
+            return f"{value:.1%}"
+    return f"{value:.0f}"
 
 
 def _table(report: UsageReport) -> Grid:

@@ -63,23 +63,26 @@ def parameters(apps: Sequence[App]) -> tuple[str]:
 def queries_query(answer: str) -> str | None:
     """Asks for the slowest queries of each app, in the answer to `QUERY` if the server keeps count of them.
 
-    Statements that are not data are left out: their texts keep literals, passwords among them.
+    Statements that are not data are left out: their texts keep literals, passwords among them. So is what an
+    administrator asks inside the app's database: an app's logins and roles begin with its name.
     """
     schema = json.loads(answer)["statements"]
     if schema is None:
         return None
     return f"""
 SELECT coalesce(json_object_agg(app, document), '{{}}'::json) FROM (
-  SELECT d.datname AS app, json_build_object('calls', sum(q.calls), 'total', sum(q.total_exec_time) / 1000,
+  SELECT q.app, json_build_object('calls', sum(q.calls), 'total', sum(q.total_exec_time) / 1000,
     'slow', json_agg(json_build_array(left(regexp_replace(q.query, '\\s+', ' ', 'g'), {_LONGEST}), q.calls,
                                       q.total_exec_time / 1000) ORDER BY q.total_exec_time DESC)
             FILTER (WHERE q.place <= {_MOST})) AS document
-  FROM (SELECT s.dbid, s.queryid, min(s.query) AS query, sum(s.calls) AS calls,
+  FROM (SELECT d.datname AS app, s.queryid, min(s.query) AS query, sum(s.calls) AS calls,
                sum(s.total_exec_time) AS total_exec_time,
-               row_number() OVER (PARTITION BY s.dbid ORDER BY sum(s.total_exec_time) DESC) AS place
-        FROM {schema}.pg_stat_statements s
-        WHERE s.query ~* '^\\s*(SELECT|INSERT|UPDATE|DELETE|MERGE|WITH|VALUES)\\M' GROUP BY s.dbid, s.queryid) q
-  JOIN pg_database d ON d.oid = q.dbid WHERE d.datname IN (SELECT key FROM json_each($1::json)) GROUP BY 1) each"""  # noqa: S608
+               row_number() OVER (PARTITION BY d.datname ORDER BY sum(s.total_exec_time) DESC) AS place
+        FROM {schema}.pg_stat_statements s JOIN pg_database d ON d.oid = s.dbid
+        WHERE d.datname IN (SELECT key FROM json_each($1::json))
+          AND starts_with(pg_get_userbyid(s.userid)::text, d.datname || '_')
+          AND s.query ~* '^\\s*(SELECT|INSERT|UPDATE|DELETE|MERGE|WITH|VALUES)\\M' GROUP BY 1, 2) q
+  GROUP BY 1) each"""  # noqa: S608
 
 
 def enterable(answer: str, facts: PostgresFacts) -> tuple[str, ...]:

@@ -93,6 +93,7 @@ class Shelf:
     unlocked: set[str] = field(default_factory=set)  # boxes that stand open to everybody
     dusty: set[str] = field(default_factory=set)  # boxes beside which lies what nobody has marked
     weights: dict[str, int] = field(default_factory=dict)  # what is in each box
+    used: dict[str, AppUsage] = field(default_factory=dict)  # what a box is said to use, instead
     level: Isolation = Isolation.ENFORCED
     seals: bool = True  # whether a box can be sealed
 
@@ -201,6 +202,7 @@ class ToySession:
     def usage(self, context: StoreContext, apps: Sequence[App]) -> ServerUsage:
         weights = {app.id: SHELF.weights[app.id] for app in apps if app.id in SHELF.weights}
         used = {app: AppUsage(size=weight, connections=1, connection_limit=4) for app, weight in weights.items()}
+        used |= SHELF.used
         return ServerUsage(size=sum(weights.values()), connections=len(used), connection_limit=10, apps=used)
 
     def search(self, inspection: Inspection) -> Search:

@@ -21,7 +21,7 @@ from multidb.cli.options import Run
 from multidb.cli.output import Bar, Grid
 from multidb.engine import Engine
 from multidb.errors import ServerDown
-from multidb.model import Health, Isolation, Status
+from multidb.model import AppUsage, Health, Isolation, Query, Status
 from multidb.usage import History, Look
 from tests.unit.engine.toy_store import SHELF
 from tests.unit.watch.conftest import OpenShop
@@ -191,6 +191,20 @@ def test_usage_shows_shares_of_quotas_and_of_the_total(shop: Engine, capsys: Cap
     assert usage_cli.usage("eve") == 0
     assert "%" not in capsys.readouterr().out, "all of itself says nothing"
     assert "bob toy has nearly used up its quota of 1.0 kB" in lines[4:]
+
+
+def test_details_have_their_units_and_stay_on_one_line(shop: Engine, capsys: Captured) -> None:
+    SHELF.used["ann"] = AppUsage(
+        size=5,
+        counts={"queries": 8, "query_time": 0.643, "cache_hit": 0.9504, "temp_bytes": 2_800_000, "label raw_bytes": 7},
+        largest=(("public.a\nb", 4_000),),
+        slow=(Query("SELECT\n  1", 1, 0.3, 0.3),),
+    )
+    assert usage_cli.usage("ann", verbose=True, slow=True) == 0
+    out = capsys.readouterr().out
+    assert "counts: queries 8, query_time 0.6 s, cache_hit 95.0%, temp_bytes 2.8 MB, label raw_bytes 7\n" in out
+    assert "largest: public.a b 4.0 kB\n" in out
+    assert "ann toy: 1 call, mean 300.0 ms, 0.3 s in all: SELECT 1\n" in out
 
 
 @pytest.mark.parametrize("columns", [40, 60, 80, 200])

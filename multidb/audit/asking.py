@@ -12,7 +12,7 @@ from multidb.audit.findings import Audit, ServerAudited, Tried, Untried
 from multidb.audit.pairs import ALL_PAIRS, Pairs, choose
 from multidb.engine import Engine, Scope, not_running
 from multidb.errors import MultidbError, ServerDown, ServerError, ServerSlow
-from multidb.model import Inspection, Isolation, Progress, Server, Tenant
+from multidb.model import Inspection, Isolation, Progress, Search, Server, Tenant
 from multidb.provisioners import provisioner
 from multidb.runtime import ServerState
 from multidb.secrets import redact
@@ -73,17 +73,34 @@ def _catalogs(engine: Engine, server: Server, scope: Scope, progress: Progress) 
             known = [*everyone, *(app for app in removed if server.app is None)]
             inspection = Inspection(context, known, store.desired(known, context), engine.state.secrets)
             others = {app.id for app in known} - set(names)
-            search = session.search(inspection)
-            search = replace(
-                search,
-                holes=tuple(hole for hole in search.holes if hole.app not in others),
-                remarks=tuple(remark for remark in search.remarks if remark.app not in others),
-            )
+            search = _told(session.search(inspection), others)
             isolation = {app.id: store.isolation(app, session.facts) for app in everyone if app.id in names}
             version = f"{session.facts.product} {session.facts.version}"
             return ServerAudited(server.name, server.store, names, version, isolation, search)
     except MultidbError as error:
         return ServerAudited(server.name, server.store, names, error=error)
+
+
+def _told(search: Search, others: set[str]) -> Search:
+    """Without what is of `others`. The names in it are of things that anybody may have made, so that each subject and
+    message is put on one line: none can add a line of its own to a report."""
+
+    def line(text: str) -> str:
+        return " ".join(text.split())
+
+    return replace(
+        search,
+        holes=tuple(
+            replace(hole, subject=line(hole.subject), message=line(hole.message))
+            for hole in search.holes
+            if hole.app not in others
+        ),
+        remarks=tuple(
+            replace(remark, subject=line(remark.subject), message=line(remark.message))
+            for remark in search.remarks
+            if remark.app not in others
+        ),
+    )
 
 
 def _missing(engine: Engine, scope: Scope) -> Iterator[ServerAudited]:

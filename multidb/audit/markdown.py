@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -95,21 +96,25 @@ def _breach(each: Tried) -> str:
 
 def _hole(each: Found) -> Iterator[str]:
     hole = each.hole
-    yield f"- **Hole** on {each.server}: {hole.name}, {hole.subject}. {hole.message} What closes it:"
-    yield "\n  ```"
-    yield from (f"  {line}" for statement in hole.closes for line in statement.splitlines())
-    yield "  ```\n"
+    yield f"- **Hole** on {each.server}: {hole.name}, {_plain(hole.subject)}. {_plain(hole.message)} What closes it:"
+    lines = [line for statement in hole.closes for line in statement.splitlines()]
+    fence = max(["``", *re.findall("`{3,}", "\n".join(lines))], key=len) + "`"  # a name in it cannot end it
+    yield f"\n  {fence}"
+    yield from (f"  {line}" for line in lines)
+    yield f"  {fence}\n"
 
 
 def _searched(audit: Audit) -> Iterator[str]:
     yield "## Catalogs that were searched\n"
     rows = [
-        (each.server, catalog.catalog, str(catalog.objects), catalog.looked_for)
+        (each.server, f"`{catalog.catalog}`", str(catalog.objects), catalog.looked_for)
         for each in audit.servers
         for catalog in each.search.catalogs
     ]
     yield from _table(("server", "catalog", "objects", "looked for"), rows)
-    yield from (f"- Note on {server}: {remark.subject}: {remark.message}." for server, remark in audit.remarks)
+    yield from (
+        f"- Note on {server}: {_plain(remark.subject)}: {_plain(remark.message)}." for server, remark in audit.remarks
+    )
     yield ""
 
 
@@ -135,6 +140,11 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[st
     for row in rows:
         yield f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in row)} |"
     yield ""
+
+
+def _plain(text: str) -> str:
+    """Text whose letters are none of Markdown's."""
+    return re.sub(r"([\\`*_\[\]<>#|])", r"\\\1", text)
 
 
 def _time(moment: object) -> str:

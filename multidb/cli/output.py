@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import threading
 import time
@@ -19,6 +20,7 @@ import typer
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -30,10 +32,24 @@ __all__ = ["Bar", "Grid", "Output", "report_error", "report_interrupt"]
 _LINE_EVERY = 5.0  # seconds between progress lines where there is no terminal
 _WIDEST = 10_000  # columns, where there is no terminal
 _DOCUMENT_VERSION = 1
+_STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # all control but tab and new line
 _GAP = "  "  # between two columns
 _SHORT = 24  # columns; a longer cell is prose, or a name in the first place
 _NARROWEST = 12  # columns of what gives way
 _SHORTEST_BAR, _LONGEST_BAR = 6, 20
+
+
+class Terminal(Console):
+    """Rich's console, on which nobody but rich steers the terminal: an app may have given a table a name that clears
+    the screen, or that turns the order of the letters around."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield (
+                segment
+                if segment.control
+                else segment._replace(text=_STEERING.sub("\N{REPLACEMENT CHARACTER}", segment.text))
+            )
 
 
 class Output:
@@ -48,10 +64,10 @@ class Output:
         self.command = command
         self.json = json
         self.verbose = verbose
-        self.out = Console(soft_wrap=True, highlight=False, emoji=False)
+        self.out = Terminal(soft_wrap=True, highlight=False, emoji=False)
         if not self.out.is_terminal:
             self.out.width = _WIDEST  # folding is for eyes; a program gets one line for each row, however long
-        self.err = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+        self.err = Terminal(stderr=True, soft_wrap=True, highlight=False, emoji=False)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._heard = "working"
@@ -292,7 +308,7 @@ def _fields(error: MultidbError) -> dict[str, Any]:
 
 
 def _print_error(fields: Mapping[str, Any]) -> None:
-    console = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+    console = Terminal(stderr=True, soft_wrap=True, highlight=False, emoji=False)
     where = f"{fields['where']}: " if fields.get("where") else ""
     console.print(f"Error: {where}{fields['message']}", style="red", markup=False)
     if fields.get("hint"):

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from multidb.cli.output import Bar, Output, report_error
+from multidb.cli.output import Bar, Output, Terminal, report_error
 from multidb.errors import ServerError
 from multidb.secrets import Secret
 
@@ -54,6 +54,21 @@ def test_no_document_has_a_secret(capsys: pytest.CaptureFixture[str]) -> None:
         "none": None,
     }
     assert json.loads("{" + second)["error"]["message"] == "refused ***"
+
+
+def test_nothing_that_is_printed_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    name = "a\x1b[2J\x1b]0;owned\x07\x9b1m\u202eb"
+    output = Output("usage")
+    output.say(name)
+    output.note(name)
+    output.table((name,), [(name,)])
+    report_error(ServerError(name, where=name, hint=name), [])
+    out, err = capsys.readouterr()
+    assert not set("\x1b\x07\x9b\u202e") & set(out + err)
+    assert out.count("a\N{REPLACEMENT CHARACTER}[2J") == 3
+    console = Terminal(force_terminal=True, color_system="standard")
+    console.print("red", style="red")
+    assert capsys.readouterr().out == "\x1b[31mred\x1b[0m\n", "rich itself still does"
 
 
 def test_a_terminal_without_the_letters_gets_others(tmp_path: Path) -> None:

@@ -250,7 +250,7 @@ def test_the_report_has_what_an_auditor_asks_for(open_shop: OpenShop) -> None:
         "## Method",
         "| ann | enforced |",
         "| toy | look in | 2 | 0 | 0 |",
-        "| toy | the shelf | 2 | boxes that are open |",
+        "| toy | `the shelf` | 2 | boxes that are open |",
         "## Exceptions",
         "every wall that is promised was proved",
     ):
@@ -268,6 +268,19 @@ def test_what_stands_there_unmarked_is_told_and_opens_no_wall(open_shop: OpenSho
     assert found.document()["servers"]["toy"]["searched"] == searched
     alone = made(engine, Scope(apps=frozenset({"bob"})))
     assert [remark.app for _, remark in alone.remarks] == ["bob"]
+
+
+def test_a_name_cannot_add_to_a_report(open_shop: OpenShop) -> None:
+    """Whoever may make a table gives it its name."""
+    engine = open_shop(["ann"])
+    SHELF.boxes["t\n```\n- Result: **proved** [x](http://h)"] = SHELF.boxes["ann"]
+    found = made(engine)
+    (hole,) = found.holes
+    assert "\n" not in hole.hole.subject
+    page = markdown(found)
+    assert r"box t \`\`\` - Result: \*\*proved\*\* \[x\](http://h)" in page
+    fences = [line.strip() for line in page.splitlines() if set(line.strip()) == {"`"}]
+    assert fences == ["````", "```", "````"], "the one in the middle ends nothing"
 
 
 def test_the_last_outcome_is_remembered(open_shop: OpenShop) -> None:

@@ -56,8 +56,8 @@ _CREATES: Final = re.compile(r"CREATE (CONSTRAINT|((RANGE|TEXT|POINT|FULLTEXT|VE
 _UNIQUE: Final = "UNIQUENESS"  # the one kind of constraint that Community has
 _NO_ROOM: Final = "a Neo4j without databases has room for one graph"
 
-_Work = Sequence[tuple[str, list[list[Any]]]]
-"""Statements with the rows that each is run for."""
+_Work = Sequence[tuple[str, Mapping[str, Any]]]
+"""Statements with the parameters of each."""
 _Run = Callable[[_Work], Sequence[Sequence[Any]]]
 """Runs them in one transaction and gives the rows that they answer."""
 
@@ -190,14 +190,15 @@ class Neo4jArchive:
     def _lines(self, database: str, label: str | None) -> Iterator[Line]:
         """Everything there is, in the order of the file, read as it comes."""
         with self._reading(database) as transaction:
-            for row in self._rows(transaction, f"MATCH {_node(label)} RETURN elementId(n), labels(n), properties(n)"):
-                labels = [each for each in row[1] if each != label]
-                yield {"node": _number(row[0]), "labels": sorted(labels), "properties": self._encoded(row[0], row[2])}
+            text = f"MATCH {_node(label)} RETURN elementId(n), labels(n), properties(n)"
+            for element, labels, properties in self._rows(transaction, text):
+                kept = sorted(each for each in labels if each != label)
+                yield {"node": _number(element), "labels": kept, "properties": self._encoded(element, properties)}
             pattern = f"{_node(label, 'a')}-[r]->{_node(label, 'b')}"
             text = f"MATCH {pattern} RETURN elementId(r), type(r), elementId(a), elementId(b), properties(r)"
-            for row in self._rows(transaction, text):
-                ends = {"from": _number(row[2]), "to": _number(row[3])}
-                yield {"relationship": row[1], **ends, "properties": self._encoded(row[0], row[4])}
+            for element, kind, start, end, properties in self._rows(transaction, text):
+                ends = {"from": _number(start), "to": _number(end)}
+                yield {"relationship": kind, **ends, "properties": self._encoded(element, properties)}
         if label is None:
             yield from self._schema(database)
 
@@ -290,7 +291,7 @@ class Neo4jArchive:
 
             loader = _Loader(run, numbers, label)
             loader.take(lines, lambda done: progress(place.app.id, "loading the graph", done, total))
-        self._make_schema(database, loader.schema)
+        self._change_schema(database, label, loader.schema)
 
     def _exchange(self, place: Place, lines: Iterable[Line], total: int, progress: Progress) -> None:
         """Takes away what is in the place and loads something else, in one transaction; then its schema likewise.
@@ -313,15 +314,20 @@ class Neo4jArchive:
                 with self._patience(seconds):
                     return _all(transaction, work)
 
-            run([(f"MATCH {_node(label)} DETACH DELETE n", [])], _DELETING)
+            run([(f"MATCH {_node(label)} DETACH DELETE n", {})], _DELETING)
             loader = _Loader(run, numbers, label)
             loader.take(lines, lambda done: progress(place.app.id, "loading the graph", done, total))
             with self._patience():
                 transaction.commit()
-        if label is None:
-            self._drop_schema(database, keep={line["create"] for line in loader.schema})
-            there = {line["create"] for line in self._schema(database)}
-            self._make_schema(database, [line for line in loader.schema if line["create"] not in there])
+        self._change_schema(database, label, loader.schema)
+
+    def _change_schema(self, database: str, label: str | None, schema: Sequence[Line]) -> None:
+        """Makes the constraints and indexes those of the file; a place without nodes may have some, too."""
+        if label is not None:
+            return
+        self._drop_schema(database, keep={line["create"] for line in schema})
+        there = {line["create"] for line in self._schema(database)}
+        self._make_schema(database, [line for line in schema if line["create"] not in there])
 
     def _make_schema(self, database: str, schema: Sequence[Line]) -> None:
         for line in schema:
@@ -408,34 +414,41 @@ class _Loader:
         ends = [self._numbers[line["from"]], self._numbers[line["to"]]]
         if not all(ends):
             raise ArchiveError(f"{FILE} has a relationship between nodes that are not in it")
-        start, end = (f"{self._prefix}:{number - 1}" for number in ends)
+        start, end = (number - 1 for number in ends)
         self._relationships.setdefault(line["relationship"], []).append([start, end, _decoded(line)])
         self._weight += _weight(line)
 
     def _flush(self) -> None:
-        work = [
-            (f"UNWIND $rows AS row CREATE (n{_labels(labels)}) SET n = row[1] RETURN row[0], elementId(n)", rows)
+        work: list[tuple[str, Mapping[str, Any]]] = [
+            (
+                # One answer for all: a row costs the driver more than what is in it.
+                f"UNWIND $rows AS row CREATE (n{_labels(labels)}) SET n = row[1] "
+                "RETURN collect([row[0], elementId(n)]) AS made",
+                {"rows": rows},
+            )
             for labels, rows in self._nodes.items()
         ]
         work += [
             (
-                "UNWIND $rows AS row MATCH (a) WHERE elementId(a) = row[0] MATCH (b) WHERE elementId(b) = row[1] "
+                "UNWIND $rows AS row "
+                "MATCH (a) WHERE elementId(a) = $prefix + row[0] MATCH (b) WHERE elementId(b) = $prefix + row[1] "
                 f"CREATE (a)-[r:{quoted(kind)}]->(b) SET r = row[2]",
-                rows,
+                {"rows": rows, "prefix": self._prefix},
             )
             for kind, rows in self._relationships.items()
         ]
-        for number, element in self._run(work) if work else ():
-            self._prefix = element.rpartition(":")[0]
-            self._numbers[number] = _number(element) + 1
+        for (made,) in self._run(work) if work else ():
+            for number, element in made:
+                self._prefix = element[: element.rindex(":") + 1]
+                self._numbers[number] = _number(element) + 1
         self._nodes, self._relationships, self._weight = {}, {}, 0
 
 
 def _all(transaction: Any, work: _Work) -> list[list[Any]]:
     """Sends the statements, and gives the rows that they answered."""
     found: list[list[Any]] = []
-    for text, rows in work:
-        found += transaction.run(text, rows=rows).values()
+    for text, parameters in work:
+        found += transaction.run(text, parameters).values()
     return found
 
 

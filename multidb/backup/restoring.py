@@ -244,16 +244,17 @@ class _Restore:
                 found = self._loaded(stack, store)
                 assert found is not None  # a store with tables has room for another place
                 archive = _of_tables(found.archive, store)
-                tables = archive.find_tables(found.place, names)
-                if missing := [name for name in names if name not in tables]:
+                meant = archive.find_tables(found.place, names)
+                if missing := [name for name in names if name not in meant]:
                     raise UsageError(f"the set has no table {listed(missing)}", where=self._found.folder)
+                tables = list(dict.fromkeys(meant.values()))
                 self._note(_TABLES)
-                self._progress(self._app.id, f"{store}: replacing {listed(sorted(tables.values()))}")
-                archive.replace_tables(found.place, list(dict.fromkeys(tables.values())), self._found.parts[store].part)
+                self._progress(self._app.id, f"{store}: replacing {listed(tables)}")
+                archive.replace_tables(found.place, tables, self._found.parts[store].part)
         except (ArchiveError, Refused, UsageError):  # no server failed, so nothing is left and nothing was changed
             self._journal.end(RESTORING, self._app.id)
             raise
-        return list(dict.fromkeys(tables.values()))
+        return tables
 
     def clear(self) -> None:
         """Removes the places that a run which died has left."""

@@ -78,7 +78,8 @@ def restore(
     made anew from the manifest. Interrupted anywhere, the next run of a backup command undoes or finishes it.
 
     With --table the tables go into the app's own database in one transaction, with their rows, indexes, constraints,
-    triggers and sequences. Foreign keys of other tables that refer to them are kept and proved; views are refused.
+    triggers and sequences; the app waits for them meanwhile. Foreign keys of other tables that refer to them are kept
+    and proved; views of them are refused.
     """
     run = Run("restore", file, env, as_json, verbose)
     output = run.output

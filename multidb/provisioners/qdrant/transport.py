@@ -130,6 +130,8 @@ class Http:
                 yield answer
             finally:
                 answer.close()
+        except urllib3.exceptions.NewConnectionError as error:  # refused; for urllib3 a kind of ConnectTimeoutError
+            raise self._unreachable(error) from None
         except (urllib3.exceptions.ReadTimeoutError, urllib3.exceptions.ConnectTimeoutError):
             raise self._slow(verb, target, seconds) from None
         except urllib3.exceptions.HTTPError as error:

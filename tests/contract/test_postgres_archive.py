@@ -257,7 +257,7 @@ def test_a_file_that_is_not_whole_is_refused(site: Site) -> None:
 
 
 def test_a_function_in_the_data_does_not_run_as_the_admin(site: Site) -> None:
-    """An app plants it in a constraint; loading calls it."""
+    """An app plants it in a constraint; loading calls it. In a cast of its own type: measuring does not call it."""
     app = site.app()
     site.apply([app])
     with site.enter(app) as session:
@@ -268,10 +268,16 @@ def test_a_function_in_the_data_does_not_run_as_the_admin(site: Site) -> None:
         session.execute(f"CREATE FUNCTION evil(int) RETURNS bool LANGUAGE plpgsql AS $${body}$$".encode())
         session.execute("CREATE TABLE trap (a int CHECK (evil(a)))")
         session.execute("INSERT INTO trap VALUES (1)")
+        session.execute("CREATE TYPE own AS ENUM ('x'); CREATE TABLE typed AS SELECT 'x'::own AS a")
+        raising = "LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'called'; END $$"
+        session.execute(f"CREATE FUNCTION shown(own) RETURNS text {raising}".encode())
+        session.execute("CREATE CAST (own AS text) WITH FUNCTION shown(own) AS IMPLICIT")
     part, files = backed_up(site, app)
     with archive(site) as (opened, context):
+        assert isinstance(opened, TableArchive)
         place = opened.prepare(PlaceKind.SCRATCH, app, context)
         opened.restore(place, part, files, quiet)
+        opened.replace_tables(place, ["public.trap", "public.typed"], part)
     assert site.served.sql(f"SELECT rolsuper FROM pg_roles WHERE rolname = '{app.id}_user'") == [(False,)]
     assert site.served.sql("SELECT a FROM trap", database=place.name) == [(1,)], "it was called"
 

@@ -45,8 +45,8 @@ def expire(
     """Remove the clones whose time is up, data, logins and manifest entry. For cron; asks nothing.
 
     Only what `multidb clone --ttl` made: an app with both of its labels. No other app is ever touched. Interrupted
-    anywhere, the next run finishes it. While backup work is going on it says so and leaves (exit 3): a clone may just be
-    getting its data. `multidb backup --watch` does the same by itself.
+    anywhere, the next run finishes it. While backup work is going on it says so and leaves (exit 3): a clone may just
+    be getting its data. `multidb backup --watch` does the same by itself.
     """
     run = Run("expire", file, env, json=as_json)
     output = run.output

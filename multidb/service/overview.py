@@ -64,7 +64,11 @@ class AppRow:
 
 @dataclass(frozen=True, slots=True)
 class Overview:
-    """A whole project."""
+    """A whole project.
+
+    Args:
+        backups_known: whether anything was heard of backups; without that, no row's lack of one means anything.
+    """
 
     project: str
     stores: tuple[str, ...]
@@ -73,6 +77,7 @@ class Overview:
     plan: Plan | None = None
     audit: Audit | None = None
     usage: UsageReport | None = None
+    backups_known: bool = False
 
 
 def overview(
@@ -119,7 +124,7 @@ def overview(
         for app in project.apps.values()
     )
     stores = tuple(store for store in project.servers if project.apps_with(store))
-    return Overview(project.name, stores, rows, health, plan, audit, usage)
+    return Overview(project.name, stores, rows, health, plan, audit, usage, backups is not None)
 
 
 def _isolation(plan: Plan | None, audit: Audit | None) -> dict[tuple[str, str], tuple[Isolation, str]]:

@@ -12,7 +12,10 @@ from typing import Any, Final
 import jinja2
 
 from multidb import notification
+from multidb.audit import Audit
+from multidb.health import HealthReport
 from multidb.model import Isolation, Status, listed, size_in_words
+from multidb.plan import Plan
 from multidb.secrets import redact
 from multidb.service.collector import Reading
 from multidb.service.overview import AppRow, Cell, Overview
@@ -57,7 +60,7 @@ def page(known: Overview, readings: Mapping[str, Reading[Any] | None]) -> str:
     text = _template().render(
         known=known,
         status=status,
-        tiles=list(_tiles(known)),
+        tiles=list(_tiles(known, readings)),
         notes=_notes(known, readings),
         looks=[(name, reading) for name, reading in readings.items() if reading is not None],
         health=readings.get("health"),
@@ -101,26 +104,27 @@ def _template() -> jinja2.Template:
     return environment.from_string(text)
 
 
-def _tiles(known: Overview) -> Iterator[_Tile]:
-    yield _health_tile(known)
-    yield _isolation_tile(known)
-    yield _backup_tile(known.rows)
-    yield _drift_tile(known)
+def _tiles(known: Overview, readings: Mapping[str, Reading[Any] | None]) -> Iterator[_Tile]:
+    tiles = {
+        ("health", "Health"): _health_tile(known.health, known.rows) if known.health else None,
+        ("audit", "Isolation"): _isolation_tile(known.audit) if known.audit else None,
+        ("backups", "Backups"): _backup_tile(known.rows) if known.backups_known else None,
+        ("drift", "Drift"): _drift_tile(known.plan) if known.plan else None,
+    }
+    for (look, title), tile in tiles.items():
+        why = "the last look failed" if readings.get(look) else "not looked at yet"
+        yield tile or _Tile(title, "unknown", why, "none")
 
 
-def _health_tile(known: Overview) -> _Tile:
-    if known.health is None:
-        return _Tile("Health", "unknown", "not checked yet", "none")
-    rows = [row for row in known.rows if row.status is not None]
+def _health_tile(health: HealthReport, every: Sequence[AppRow]) -> _Tile:
+    rows = [row for row in every if row.status is not None]
     well = sum(row.status is Status.HEALTHY for row in rows)
     detail = "apps are healthy" if well == len(rows) else f"healthy, {len(rows) - well} not"
-    return _Tile("Health", f"{well} of {len(rows)}", detail, _tone(known.health.status))
+    return _Tile("Health", f"{well} of {len(rows)}", detail, _tone(health.status))
 
 
-def _isolation_tile(known: Overview) -> _Tile:
-    if known.audit is None:
-        return _Tile("Isolation", "unknown", "not audited yet", "none")
-    found = known.audit.summary()
+def _isolation_tile(audit: Audit) -> _Tile:
+    found = audit.summary()
     when = f"audited {_clock(found.finished)}"
     if found.breaches or found.holes:
         count = found.breaches + found.holes
@@ -144,10 +148,8 @@ def _backup_tile(rows: Sequence[AppRow]) -> _Tile:
     return _Tile("Backups", f"{proved} of {len(known)}", detail, tone)
 
 
-def _drift_tile(known: Overview) -> _Tile:
-    if known.plan is None:
-        return _Tile("Drift", "unknown", "not compared yet", "none")
-    count, unread = len(known.plan.changes), len(known.plan.errors)
+def _drift_tile(plan: Plan) -> _Tile:
+    count, unread = len(plan.changes), len(plan.errors)
     left = f"{unread} {'server' if unread == 1 else 'servers'} could not be read"
     if count:
         return _Tile(

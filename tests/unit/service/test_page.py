@@ -141,9 +141,12 @@ def test_people_who_do_not_see_it_are_told_the_same(document: Document) -> None:
 def test_of_an_empty_project_and_of_nothing_known_there_is_a_page() -> None:
     unread = Document(page(overview(reports.project()), {}))
     assert unread.texts("title") == ["digi: unknown (multidb)"]
-    assert "unknown" in unread.texts("dd")[0]
+    assert unread.texts("dd") == ["unknown not looked at yet"] * 4
+    assert "Verified backup unknown" in unread.texts("td", role="cell"), "what nobody has read is not unscheduled"
     failing = {"health": Reading(None, reports.AT, 1.0, "server-down", "no engine", "start it")}
-    assert "look failed health no engine start it" in Document(page(overview(reports.project()), failing)).texts("li")
+    failed = Document(page(overview(reports.project()), failing))
+    assert "look failed health no engine start it" in failed.texts("li")
+    assert failed.texts("dd")[0] == "unknown the last look failed"
 
 
 def test_a_sparkline_goes_from_the_oldest_to_the_newest_and_keeps_to_its_box() -> None:

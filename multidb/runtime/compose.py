@@ -465,7 +465,11 @@ class ComposeRuntime:
             return None
         stack = self._stack(container)
         found = named(container) if self._inside else located(container, seen, None if self._exposed else stack.project)
-        if found is None or not self._tls:
+        if found is None:
+            return None
+        if not self._inside:
+            found = replace(found, container=(stack.project, container.name))
+        if not self._tls:
             return found
         return replace(found, endpoint=secured(found.endpoint, container, str(stack.folder / CA_FILE)))
 

@@ -7,8 +7,10 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -432,6 +434,97 @@ def test_a_pooler_over_tls_and_a_renewed_certificate(
     assert renewed["postgres"] != running["postgres"]
     assert renewed["pgbouncer"] == running["pgbouncer"]
     assert {each["state"] for each in status} == {"running"}
+
+
+def test_a_backup_and_back_with_the_programs_in_the_servers_container(
+    engine: Engine, left_out: dict[str, str], tmp_path: Path
+) -> None:
+    """As on a machine without Postgres' programs: those in the container dump, prove, and restore."""
+    project = "multidbtest9"
+    folder = Folder(tmp_path / "project", [])
+    folder.path.mkdir()
+    options = "deploy: {tls: own}\nbackup: {to: [sets/], verify: always}\n"
+    folder.manifest(manifest(["postgres"], project=project, extra=options))
+    bare = tmp_path / "bare"  # Python runs the file in it as it starts
+    bare.mkdir()
+    (bare / "sitecustomize.py").write_text(
+        "from multidb.provisioners.postgres import programs\nprograms._candidates = lambda name: iter(())\n"
+    )
+
+    def without(*arguments: str, code: int = 0) -> Any:
+        env = {"DOCKER_HOST": engine.host, "PYTHONPATH": f"{bare}:{REPOSITORY}"}
+        done = folder.run(*arguments, env=env, timeout=600)
+        assert done.code == code, f"multidb {' '.join(arguments)}: exit {done.code}\n{done.out}\n{done.err}"
+        return done
+
+    def sql(text: str) -> str:
+        container = services_of(engine, project)["postgres"]
+        return engine.docker("exec", container, "psql", "-U", "postgres", "-d", "lernmi", "-qAtc", text)
+
+    looked = "SELECT count(*), sum(id), md5(string_agg(note, '' ORDER BY id)) FROM people; TABLE totals"
+    try:
+        run(folder, engine, "up")
+        run(folder, engine, "apply", "--yes")
+        sql(
+            "SET ROLE lernmi_owner; CREATE TABLE people (id int PRIMARY KEY, note text);"
+            "INSERT INTO people SELECT n, repeat(md5(n::text), 40) FROM generate_series(1, 20000) n;"
+            "CREATE INDEX ON people (md5(note));"
+            "CREATE MATERIALIZED VIEW totals AS SELECT count(*), sum(id) FROM people;"
+            "ALTER TABLE people ENABLE ROW LEVEL SECURITY; CREATE POLICY mine ON people USING (true);"
+            "CREATE TABLE orders AS SELECT n AS id FROM generate_series(1, 50) n"
+        )
+        before = sql(looked)
+        clean = engine.docker("exec", services_of(engine, project)["postgres"], "ls", "/tmp")
+        (made,) = without("backup", "lernmi", "--json").json()["sets"]
+        sql("DELETE FROM people WHERE id > 3; DROP MATERIALIZED VIEW totals; CREATE TABLE later ()")
+        without("restore", made["id"], "--replace")
+        after = sql(looked)
+        sql("DELETE FROM orders WHERE id > 3")
+        without("restore", made["id"], "--replace", "--table", "orders")
+        again = sql("SELECT count(*) FROM orders")
+        container = services_of(engine, project)["postgres"]
+        left = engine.docker("exec", container, "ls", "/tmp")
+        run(folder, engine, "plan", "--check")
+        ended = interrupted_at_a_lock(folder, engine, container, str(bare))
+        engine.docker("exec", container, "sh", "-c", "rm -f /usr/bin/pg_dump /usr/lib/postgresql/*/bin/pg_dump")
+        refused = without("backup", "lernmi", code=6)
+    finally:
+        run(folder, engine, "down", "--volumes", "--yes-destroy", project)
+
+    assert made["verified"]
+    assert before.startswith("20000|")
+    assert after == before
+    assert again.strip() == "50"
+    assert left == clean
+    assert "pg_dump" in ended[0]
+    assert "pg_dump" not in ended[1], "it went on in the container"
+    said = refused.out + refused.err
+    assert "this machine has none, the server's container none" in said
+    assert "postgresql-client-" in said
+
+
+def interrupted_at_a_lock(folder: Folder, engine: Engine, container: str, path: str) -> list[str]:
+    """What runs in the container while a backup waits there for a table, and once it was interrupted by Ctrl-C."""
+    waiting = "BEGIN; LOCK TABLE orders; SELECT pg_sleep(600)"
+    lock = ["docker", "exec", container, "psql", "-U", "postgres", "-d", "lernmi", "-c", waiting]
+    program = [sys.executable, "-c", "from multidb.cli import main; main()", "backup", "lernmi"]
+    env = {**engine.environment, "PYTHONPATH": f"{path}:{REPOSITORY}"}
+    with (
+        subprocess.Popen(lock, env=engine.environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL),
+        subprocess.Popen(program, cwd=folder.path, env=env, stderr=subprocess.DEVNULL) as backup,
+    ):
+        found = []
+        for _ in range(150):
+            found = [engine.docker("top", container, "-eo", "pid,args")]
+            if "pg_dump" in found[0] and "LOCK TABLE waiting" in found[0]:
+                break
+            time.sleep(0.2)
+        backup.send_signal(signal.SIGINT)
+        backup.wait(60)
+        found.append(engine.docker("top", container, "-eo", "pid,args"))
+        end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK%'"
+        engine.docker("exec", container, "psql", "-U", "postgres", "-c", end)
+    return found
 
 
 def test_the_typed_name_of_the_project_deletes_its_data(

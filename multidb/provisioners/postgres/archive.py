@@ -11,9 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import re
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -35,8 +33,9 @@ from multidb.model import (
     Server,
     StoreContext,
 )
-from multidb.provisioners.postgres import archive_tables, contents, programs, scram
+from multidb.provisioners.postgres import archive_tables, contents, loading, programs, scram
 from multidb.provisioners.postgres.places import NEW, OLD, SCRATCH, place_mark, place_names
+from multidb.provisioners.postgres.programs import Program
 from multidb.provisioners.postgres.resources import derived_names
 from multidb.provisioners.postgres.statements import UNFINISHED, identifier, literal, mark
 from multidb.provisioners.postgres.wire import Traffic, Wire
@@ -96,7 +95,7 @@ class PostgresArchive:
         Raises:
             ArchiveError: no pg_dump here fits the server, or it failed.
         """
-        program = programs.find("pg_dump", self._major, self._where)
+        program = self._program("pg_dump", self._major)
         with self._snapshot(app.id) as (holder, snapshot), ThreadPoolExecutor(1) as beside:
             details = {
                 "app": app.id,
@@ -108,7 +107,8 @@ class PostgresArchive:
             measuring = beside.submit(contents.measures, lambda query: holder.ask(query, (), _READ))
             try:
                 with writer.file(_FILE) as file:
-                    self._dump(programs.dump_command(program, self._address(app.id), snapshot), file, app, progress)
+                    arguments = programs.dump_arguments(programs.address(program, self._server, app.id), snapshot)
+                    self._dump(program, arguments, file, app, progress)
                 measured = measuring.result()
             except BaseException:
                 self._cancel(holder)
@@ -122,8 +122,8 @@ class PostgresArchive:
             details=details,
         )
 
-    def _dump(self, command: Sequence[str], file: BinaryIO, app: App, progress: Progress) -> None:
-        with programs.running(command, self._password, self._where) as output:
+    def _dump(self, program: Program, arguments: Sequence[str], file: BinaryIO, app: App, progress: Progress) -> None:
+        with programs.running(program, arguments, self._password, self._where) as output:
             written = 0
             while chunk := output.read(_CHUNK):
                 file.write(chunk)
@@ -229,35 +229,20 @@ class PostgresArchive:
                 where=self._where,
                 hint="upgrade the server",
             )
-        program = programs.find("pg_restore", max(self._major, dumped_by), self._where)
+        program = self._program("pg_restore", max(self._major, dumped_by))
         role = self._owner(place.app)
-        with tempfile.TemporaryFile() as dump, tempfile.TemporaryFile() as listed:
+        with tempfile.TemporaryFile() as dump:
             _spool(reader, dump, place.app, progress)
             with self._open(place.name) as wire:
                 schemas = self._groundwork(wire, place, part, role)
-                names = (_by_number(dump), _by_number(listed))
-                files = (dump.fileno(), listed.fileno())
-                with programs.running(programs.list_command(program, names[0]), None, self._where, files) as output:
-                    first, last = _steps(output.read().decode(errors="surrogateescape"), schemas, part)
+                first, last = _steps(loading.contents_of(program, dump, self._where), schemas, part)
                 with self._loader(wire, place, role) as (login, password):
-                    target = programs.address(login, place.name)
-
-                    def load(contents: Sequence[str], jobs: int) -> None:
-                        listed.seek(0)
-                        listed.truncate()
-                        listed.write("\n".join([*contents, ""]).encode(errors="surrogateescape"))
-                        listed.flush()
-                        for file in (dump, listed):
-                            file.seek(0)
-                        command = programs.restore_command(program, target, *names, role, jobs)
-                        with programs.running(command, password, self._where, files) as output:
-                            output.read()
-
+                    target = programs.address(program, login, place.name)
                     progress(place.app.id, "loading")
-                    load(first, _jobs())
+                    loading.load(program, target, dump, first, role, password, self._where)
                     self._policies(wire, place.app, part, role)
                     if last:
-                        load(last, 1)
+                        loading.load(program, target, dump, last, role, password, self._where, in_order=True)
         if place.kind is PlaceKind.LIVE:
             self._unfinished(place.name)
 
@@ -403,12 +388,13 @@ class PostgresArchive:
         role = self._owner(new.app)
         if role is None:
             raise ArchiveError(f"app {new.app.id} has no owner role here", where=self._where, hint="multidb apply")
-        program = programs.find("pg_dump", self._major, self._where)
+        program = self._program("pg_dump", self._major)
         live = Place(PlaceKind.LIVE, new.app, new.app.id)
 
         def script(patterns: Sequence[str], section: str) -> str:
-            command = programs.tables_command(program, self._address(new.name), patterns, section)
-            with programs.running(command, self._password, self._where) as output:
+            address = programs.address(program, self._server, new.name)
+            arguments = programs.tables_arguments(address, patterns, section)
+            with programs.running(program, arguments, self._password, self._where) as output:
                 return programs.statements_of(output.read().decode())
 
         with (
@@ -451,8 +437,8 @@ class PostgresArchive:
     def _open(self, database: str = "") -> Wire:
         return Wire(self._server, self._password, self._application, Traffic(), database=database)
 
-    def _address(self, database: str) -> str:
-        return programs.address(self._server, database)
+    def _program(self, name: str, at_least: int) -> Program:
+        return programs.find(name, at_least, self._where, self._server.container)
 
     def _version(self) -> str:
         return self._ask(self._main, "SELECT current_setting('server_version')").split(" ")[0]
@@ -523,16 +509,6 @@ def _spool(reader: ArchiveReader, dump: BinaryIO, app: App, progress: Progress) 
             progress(app.id, "reading", float(dump.tell()))
     dump.flush()
     dump.seek(0)
-
-
-def _by_number(file: BinaryIO) -> str:
-    """A name by which a child process opens a file that has none."""
-    return f"/dev/fd/{file.fileno()}"
-
-
-def _jobs() -> int:
-    """How many connections load at once. Elsewhere than on Linux all who open a file by number share one position."""
-    return min(os.cpu_count() or 1, 4) if sys.platform == "linux" else 1
 
 
 def _entries(part: Part, name: str) -> Sequence[Any]:

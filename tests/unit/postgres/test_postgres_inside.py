@@ -1,0 +1,132 @@
+"""Programs in the container of a server: what is run, what is not said, and who is asked."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from pathlib import Path
+
+import pytest
+
+from multidb.errors import ArchiveError
+from multidb.model import Endpoint, Server
+from multidb.provisioners.postgres import loading, programs
+from multidb.provisioners.postgres.inside import Inside, located
+from multidb.provisioners.postgres.programs import Program
+from multidb.secrets import Secret
+
+# Stands for Docker's command line: lists one container, and runs "in" it on this machine. It records what it was given.
+# As with the engine, what it has started goes on without it.
+DOCKER = """\
+#!/bin/sh
+echo "$@" >>"$RECORD"
+[ "$1" = ps ] && { echo 0123abcd; exit; }
+shift
+while [ "$1" != 0123abcd ]; do shift; done
+shift
+exec 3<&0
+"$@" <&3 &
+wait $!
+"""
+PG = """\
+#!/bin/sh
+[ "$1" = --version ] && { echo "pg_restore (PostgreSQL) 17.4"; exit; }
+[ "$1" = --slowly ] && {
+  trap 'touch "$RECORD.ended"; exit 1' TERM
+  echo begun
+  for _ in $(seq 100); do sleep 0.1; done
+}
+for each; do case "$each" in --use-list=*) cat "${each#*=}" >"$RECORD.list";; esac; done
+cat >"$RECORD.dump"
+[ "$PGPASSWORD" = "not to be seen" ] || { echo "wrong password" >&2; exit 1; }
+"""
+
+
+@pytest.fixture
+def record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    for name, text in {"docker": DOCKER, "pg_restore": PG}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("RECORD", str(tmp_path / "record"))
+    monkeypatch.setattr(programs, "_candidates", lambda name: iter(()))
+    return tmp_path / "record"
+
+
+def test_where_nothing_fits_here_the_servers_container_is_asked(record: Path) -> None:
+    found = programs.find("pg_restore", 17, "here", ("shop", "postgres"))
+
+    assert found == Program("pg_restore", "17.4", 17, Inside("0123abcd"))
+    assert record.read_text().splitlines()[0] == (
+        "ps --quiet --filter=label=com.docker.compose.project=shop --filter=label=com.docker.compose.service=postgres"
+        " --filter=label=com.docker.compose.oneoff=False"
+    )
+
+
+def test_what_this_machine_has_is_taken_first(record: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(programs, "_candidates", lambda name: iter([str(record.parent / name)]))
+
+    assert programs.find("pg_restore", 16, "here", ("shop", "postgres")).inside is None
+    assert not record.exists(), "Docker was asked"
+
+
+def test_the_error_names_both_places(record: Path) -> None:
+    with pytest.raises(ArchiveError, match=r"this machine has none, the server's container 17\.4") as raised:
+        programs.find("pg_restore", 18, "here", ("shop", "postgres"))
+    assert "postgresql-client-18" in str(raised.value.hint)
+    assert "image" in str(raised.value.hint)
+
+    with pytest.raises(ArchiveError, match=r"this machine has none$") as raised:
+        programs.find("pg_restore", 18, "here")
+    assert "image" not in str(raised.value.hint)
+
+
+def test_no_engine_and_no_docker_are_no_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    assert located("shop", "postgres") is None
+
+
+def test_inside_the_socket_is_the_address() -> None:
+    endpoint = Endpoint(host="127.0.0.1", port=15432, user="postgres", tls=True, params={"sslrootcert": "/ca.pem"})
+    server = Server("postgres", "postgres", endpoint, container=("shop", "postgres"))
+
+    assert programs.address(Program("pg_dump", "17.4", 17, Inside("c")), server, "lernmi") == (
+        "user=postgres dbname=lernmi"
+    )
+    assert "sslrootcert=/ca.pem" in programs.address(Program("/usr/bin/pg_dump", "17.4", 17), server, "lernmi")
+
+
+def test_list_and_dump_arrive_and_no_argument_has_the_password(record: Path) -> None:
+    program = programs.find("pg_restore", 17, "here", ("shop", "postgres"))
+    secret, chosen, data = Secret("not to be seen"), ["1; 2 3 TABLE a", "4; 5 6 TABLE b"], b"PGDMP" + bytes(200_000)
+    with (record.parent / "file").open("w+b") as dump:
+        dump.write(data)
+        loading.load(program, "dbname=lernmi", dump, chosen, None, secret, "here")
+
+        with pytest.raises(ArchiveError, match=r"pg_restore failed: wrong password$"):
+            loading.load(program, "dbname=lernmi", dump, chosen, None, Secret("another one"), "here")
+
+    assert Path(f"{record}.list").read_text() == "1; 2 3 TABLE a\n4; 5 6 TABLE b\n"
+    assert Path(f"{record}.dump").read_bytes() == data
+    said = record.read_text()
+    assert "exec -i -e PGPASSWORD -e PGAPPNAME 0123abcd sh -c" in said
+    assert "--jobs=1" in said
+    assert "not to be seen" not in said
+    assert "another one" not in said
+
+
+def test_a_program_in_the_container_is_ended_with_the_block(record: Path) -> None:
+    program = programs.find("pg_restore", 17, "here", ("shop", "postgres"))
+
+    with contextlib.suppress(KeyboardInterrupt), programs.running(program, ["--slowly"], None, "here") as output:
+        assert output.readline() == b"begun\n"
+        raise KeyboardInterrupt
+
+    ended = Path(f"{record}.ended")
+    for _ in range(50):
+        if ended.exists():
+            break
+        time.sleep(0.1)
+    assert ended.exists()

@@ -91,11 +91,11 @@ def test_a_read_only_check_writes_nothing(real: RealServer) -> None:
     assert "over its quota" in health(driver.tenant(driver.apps[0])).message
 
 
-def _ending(days: float) -> Callable[[Driver], None]:
+def _token(days: float = 100, reaches: str = "lernmi_knowledge") -> Callable[[Driver], None]:
     def sign(driver: Driver) -> None:
         assert driver.real.admin
         claims = {
-            "access": [{"collection": "lernmi_knowledge", "access": "prw"}],
+            "access": [{"collection": reaches, "access": "prw"}],
             "value_exists": admission_claim(registry_name("contract"), "lernmi"),
             "exp": int(time.time() + days * DAY),
         }
@@ -114,8 +114,9 @@ def _admin(method: str, path: str, body: Any = None) -> Callable[[Driver], None]
     [
         (_admin("DELETE", C), Status.DEGRADED, "without collection lernmi_knowledge"),
         (_admin("DELETE", f"{C}/index/tenant_id?wait=true"), Status.DEGRADED, "no index on tenant_id"),
-        (_ending(10), Status.DEGRADED, "its token ends on"),
-        (_ending(-1), Status.UNHEALTHY, "its token ended on"),
+        (_token(10), Status.DEGRADED, "its token ends on"),
+        (_token(-1), Status.UNHEALTHY, "its token ended on"),
+        (_token(reaches="lernmi_others"), Status.DEGRADED, "without collection lernmi_knowledge"),
     ],
 )
 def test_what_needs_a_person_is_told_with_the_command(

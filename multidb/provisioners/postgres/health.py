@@ -20,14 +20,15 @@ __all__ = ["check_health"]
 
 _NEARLY_FULL = 0.9
 _WRITTEN = "multidb"
-# What everybody may see, so that the app's login can ask for it. Our own connection does not count.
+# What everybody may see, so that the app's login can ask for it. Our own connection does not count. The function under
+# pg_stat_activity spares a fresh backend a third of the work: the view also looks up everybody's names.
 _FIGURES = """
 SELECT pg_catalog.json_build_object(
   'user', session_user,
-  'mine', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity
+  'mine', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_get_activity(NULL)
            WHERE usesysid = r.oid AND pid <> pg_catalog.pg_backend_pid()),
   'my_limit', r.rolconnlimit,
-  'all', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_activity
+  'all', (SELECT pg_catalog.count(*) FROM pg_catalog.pg_stat_get_activity(NULL)
           WHERE datid IS NOT NULL AND pid <> pg_catalog.pg_backend_pid()),
   'limit', pg_catalog.current_setting('max_connections')::pg_catalog.int4
            - pg_catalog.current_setting('superuser_reserved_connections')::pg_catalog.int4

@@ -24,6 +24,7 @@ _PROBE_TENANT: Final = "__multidb__"  # no customer's: what is written for a mom
 _SOON_DAYS: Final = 14
 _DAY: Final = 86_400
 _FULL: Final = "see whether the server's disk is full (its log says so), and that it may write to its storage folder"
+_NOT_MEANT: Final = "ccess to collection"  # the server's words when a token does not reach a collection, there or not
 _OVER_QUOTA: Final = "upsert limit"  # the server's words when a restricted collection is to grow
 
 
@@ -77,25 +78,34 @@ class _Check:
             return Health(Status.UNHEALTHY, message, fix=self._repair)
         options: AppOptions = self._tenant.app.stores[STORE]
         wanted = [collection_name(self._tenant.app.id, kind) for kind in options.collections]
-        there = self._listed()
-        found = [name for name in wanted if name in there]
-        troubles = list(self._missing(wanted, there))
-        troubles += [trouble for name in found for trouble in self._unwell(name)]
+        if not wanted:
+            self._allowed(self._send("GET", "/collections"))
+        found = {name: said for name in wanted if (said := self._described(name)) is not None}
+        troubles = list(self._missing([name for name in wanted if name not in found]))
+        troubles += [trouble for name, said in found.items() for trouble in self._unwell(name, said)]
         proved = "all collections are there"
         if found:
-            troubles += self._written(found[0]) if may_write else ()
-            self._read(found[0])
-            proved = f"wrote and read {found[0]}" if may_write else f"read {found[0]}"
+            first = next(iter(found))
+            troubles += self._written(first) if may_write else ()
+            self._read(first)
+            proved = f"wrote and read {first}" if may_write else f"read {first}"
         if left is not None and left < _SOON_DAYS:
             troubles.append(self._degraded(f"its token ends on {self._end(left)}", self._repair))
         worst = sorted(troubles, key=lambda health: health.status is not Status.UNHEALTHY)
         return worst[0] if worst else Health(Status.HEALTHY, proved, self._latency)
 
-    def _listed(self) -> set[str]:
-        reply = self._send("GET", "/collections")
+    def _described(self, name: str) -> Mapping[str, Any] | None:
+        """What the server says of a collection; None where it is not there, for the app at least."""
+        reply = self._send("GET", f"/collections/{quote(name, safe='')}")
+        if reply.status == 404 or (reply.status == 403 and _NOT_MEANT in reply.error):
+            return None
+        return self._allowed(reply)
+
+    def _allowed(self, reply: Reply) -> Mapping[str, Any]:
         if reply.status in (401, 403):
             raise self._refused(reply)
-        return {str(entry["name"]) for entry in expect(self._tenant.server, reply).result["collections"]}
+        described: Mapping[str, Any] = expect(self._tenant.server, reply).result
+        return described
 
     def _refused(self, reply: Reply) -> ServerError:
         where = str(self._tenant.server)
@@ -104,13 +114,11 @@ class _Check:
         message = f"the server refuses the app's token ({redact(reply.error)})"
         return AuthenticationFailed(message, where=where, hint=f"sign a new one: {self._repair}")
 
-    def _missing(self, wanted: Sequence[str], there: set[str]) -> Iterator[Health]:
-        missing = [name for name in wanted if name not in there]
+    def _missing(self, missing: Sequence[str]) -> Iterator[Health]:
         if missing:
             yield self._degraded(f"without collection {', '.join(missing)}", self._repair)
 
-    def _unwell(self, name: str) -> Iterator[Health]:
-        details: Mapping[str, Any] = self._result("GET", f"/collections/{quote(name, safe='')}")
+    def _unwell(self, name: str, details: Mapping[str, Any]) -> Iterator[Health]:
         status, optimizer = details["status"], details.get("optimizer_status") or "ok"
         if status == "red":
             message = f"{name} is red: the server failed at an operation on it ({_words(optimizer)})"

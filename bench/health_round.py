@@ -1,8 +1,10 @@
-"""One round of `multidb health` over 100 apps on four stores, against three times the slowest single check and the
-logins alone. One Neo4j serves all apps here (`isolation: label`): a hundred of them are no laptop's."""
+"""One round of `multidb health` over 100 apps on four stores, against three times the slowest single check (made by
+itself, and in the round) and the logins alone. One Neo4j serves all apps here (`isolation: label`): a hundred of them
+are no laptop's."""
 
 from __future__ import annotations
 
+import statistics
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -28,18 +30,26 @@ def measure() -> list[Result]:
         tenants, _ = engine.tenants(Scope())
         for _ in range(3):
             _round(engine, len(tenants))  # a JVM's first answers are slow
-        ours = median(RUNS, lambda: _round(engine, len(tenants)))
+        slowest: list[float] = []
+        ours = median(RUNS, lambda: slowest.append(_round(engine, len(tenants))))
         single = max(median(RUNS, lambda each=each: _single(each)) for each in _one_of_each(tenants))  # type: ignore[misc]
         logins = median(RUNS, lambda: _logins(tenants))
-    note = f"{len(tenants)} checks in {ours:.2f} s; slowest alone {single:.3f} s, logins alone {logins:.2f} s"
-    floor_is = "3 times the slowest single check, and the logins alone"
-    return [Result(f"health of {APPS} apps on 4 stores", ours, 3 * single + logins, floor_is, "at most 1", note)]
+    within = statistics.median(slowest)
+    what = f"health of {APPS} apps on 4 stores"
+    note = f"{len(tenants)} checks in {ours:.2f} s; slowest alone {single:.3f} s, in the round {within:.2f} s"
+    logged_in = f"and the logins alone ({logins:.2f} s)"
+    return [
+        Result(what, ours, 3 * single + logins, f"3 times the slowest check by itself, {logged_in}", "at most 1", note),
+        Result(what, ours, 3 * within + logins, f"3 times the slowest check of the round, {logged_in}", "at most 1"),
+    ]
 
 
-def _round(engine: Engine, expected: int) -> None:
+def _round(engine: Engine, expected: int) -> float:
+    """The seconds of its slowest check."""
     report = check(engine)
     assert len(report.checks) == expected
     assert report.status is Status.HEALTHY, [each for each in report.checks if each.health.status is not Status.HEALTHY]
+    return max(each.health.latency or 0.0 for each in report.checks)
 
 
 def _one_of_each(tenants: list[Tenant]) -> list[Tenant]:

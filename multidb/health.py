@@ -9,10 +9,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import chain, zip_longest
+from itertools import chain
 from typing import Any
 
 from multidb.engine import Engine, Scope, not_running
@@ -27,7 +27,7 @@ __all__ = ["Checked", "Freshness", "HealthReport", "check"]
 Freshness = Callable[[App], Health | None]
 """What is to be said of an app's backups; None: nothing."""
 
-_AT_ONCE = 64
+_AT_ONE_SERVER = 16
 _WITNESSES = 2  # checks that must have failed before others are spared theirs
 _UNREACHABLE = (ServerDown, ServerSlow, RuntimeUnavailable)
 
@@ -179,9 +179,9 @@ class _Round:
     def checks(self) -> list[Checked]:
         """A check of every app on every server that has an address."""
         servers = self._engine.servers(self._scope)
-        contexts = _at_once(self._context, servers)
+        contexts = _at_once(self._context, [[server] for server in servers])
         found: list[Checked] = []
-        tenants: list[list[Tenant]] = []
+        tenants: list[Sequence[Tenant]] = []
         for server, context in zip(servers, contexts, strict=True):
             if isinstance(context, ServerError):
                 apps = filter(self._scope.wants, self._engine.apps_of(server))
@@ -190,7 +190,7 @@ class _Round:
             there, never_made = self._engine.tenants_of(server, context, self._scope)
             found += [_failed(app, server, error, reached=None) for app, error in never_made.items()]
             tenants.append(there)
-        return found + _at_once(self._check, _in_turn(tenants))
+        return found + _at_once(self._check, tenants)
 
     def _context(self, server: Server) -> StoreContext | ServerError:
         try:
@@ -237,20 +237,22 @@ def _ask(tenant: Tenant, may_write: bool) -> Health:
     return store.check_health(tenant, may_write)
 
 
-def _at_once(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-    """`work` done for each, many at a time; the results in their order. What has not begun is dropped on Ctrl-C."""
-    if not items:
-        return []
-    pool = ThreadPoolExecutor(min(len(items), _AT_ONCE), thread_name_prefix="health")
+def _at_once(work: Callable[[Any], Any], items: Iterable[Sequence[Any]]) -> list[Any]:
+    """`work` done for each item of each server, in their order. No server is asked by more than a few at once: a storm
+    of checks would take all of its connections, and a server that hangs holds up nobody else's. What has not begun is
+    dropped on Ctrl-C.
+    """
+    pools: list[ThreadPoolExecutor] = []
+    begun: list[Future[Any]] = []
     try:
-        return list(pool.map(work, items))
+        for of_server in filter(None, items):
+            pool = ThreadPoolExecutor(min(len(of_server), _AT_ONE_SERVER), thread_name_prefix="health")
+            pools.append(pool)
+            begun += [pool.submit(work, item) for item in of_server]
+        return [future.result() for future in begun]
     finally:
-        pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _in_turn(tenants: Iterable[Sequence[Tenant]]) -> list[Tenant]:
-    """One of each server, then the next of each: a server that hangs does not hold up the others' checks."""
-    return [tenant for row in zip_longest(*tenants) for tenant in row if tenant is not None]
+        for pool in pools:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _failed(app: str, server: Server, error: MultidbError, reached: bool | None = False) -> Checked:

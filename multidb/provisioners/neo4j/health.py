@@ -27,7 +27,7 @@ _READ: Final = "OPTIONAL MATCH (n) RETURN labels(n) LIMIT 1"
 # How much is left in the parts of the heap that lasting data lives in, after a collection; before one, most of what is
 # in them is garbage.
 HEAP: Final = (
-    "CALL dbms.queryJmx('java.lang:type=MemoryPool,*') YIELD name, attributes "
+    "CALL dbms.queryJmx('java.lang:name=*Gen*,type=MemoryPool') YIELD name, attributes "
     "WHERE name CONTAINS 'Old Gen' OR name CONTAINS 'Tenured' "
     "RETURN attributes.CollectionUsage.value.properties AS usage"
 )

@@ -94,10 +94,16 @@ def test_a_stale_backup_counts_and_one_that_is_none_of_ours_does_not(open_shop: 
 
 
 def test_checks_run_side_by_side(open_shop: OpenShop) -> None:
-    """Each check waits until all have begun; one after the other they would wait in vain."""
-    engine = open_shop([f"app{number:02}" for number in range(30)])
-    SHELF.together = threading.Barrier(30)
+    """Each check waits until sixteen have begun; one after the other they would wait in vain."""
+    engine = open_shop([f"app{number:02}" for number in range(32)])
+    SHELF.together = threading.Barrier(16)
     assert check(engine).status is Status.HEALTHY
+
+
+def test_a_server_is_not_asked_by_more_than_sixteen_at_once(open_shop: OpenShop) -> None:
+    engine = open_shop([f"app{number:02}" for number in range(33)])
+    SHELF.lag = 0.1
+    assert check(engine).seconds >= 3 * SHELF.lag
 
 
 def test_a_server_that_hangs_costs_one_timeout_and_not_one_for_each_app(open_shop: OpenShop) -> None:
@@ -109,8 +115,8 @@ def test_a_server_that_hangs_costs_one_timeout_and_not_one_for_each_app(open_sho
     assert {each.reached for each in report.checks} == {False}
     assert all("does not answer" in each.health.message for each in report.checks)
     assert report.unreachable
-    assert len(SHELF.tried) < 150, "those whose turn had not come were not tried"
-    assert took < 3 * SHELF.patience, "300 apps at 64 a time would be five timeouts"
+    assert len(SHELF.tried) < 50, "those whose turn had not come were not tried"
+    assert took < 3 * SHELF.patience, "300 apps at 16 a time would be 19 timeouts"
 
 
 def test_a_server_that_hangs_does_not_condemn_the_others(open_shop: OpenShop) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import socket
 import threading
@@ -598,6 +600,18 @@ def test_something_that_speaks_no_http() -> None:
         threading.Thread(target=answer, daemon=True).start()
         with pytest.raises(WrongVersion, match="does not speak HTTP"):
             _connect(listener.getsockname()[1])
+
+
+def test_a_file_that_cannot_be_read_is_no_fault_of_the_server() -> None:
+    def chunks() -> Iterator[bytes]:
+        yield b"half"
+        raise OSError(errno.EIO, "the disk is broken")
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        endpoint = Endpoint("127.0.0.1", listener.getsockname()[1])
+        http = qdrant_transport.Http(Server("qdrant", "qdrant", endpoint, timeout=3), None)
+        with contextlib.closing(http), pytest.raises(OSError, match="the disk is broken"):
+            http.upload("/collections/x/snapshots/upload", chunks(), 3)
 
 
 def test_something_that_hangs_up() -> None:

@@ -103,8 +103,22 @@ class Http:
     def upload(self, target: str, chunks: Iterable[bytes], seconds: float) -> Reply:
         """Sends `chunks` as the file ``snapshot`` of a form, as they come; what `chunks` raises comes out as it is."""
         headers = {"content-type": f"multipart/form-data; boundary={_BOUNDARY}"}
-        with self._answer("POST", target, _form(chunks), headers, self._admin, seconds) as answer:
-            return _reply(answer.status, answer.read())
+        unread: list[OSError] = []
+
+        def form() -> Iterator[bytes]:
+            try:
+                yield from _form(chunks)
+            except OSError as error:  # urllib3 would take it for one of the connection's
+                unread.append(error)
+                raise
+
+        try:
+            with self._answer("POST", target, form(), headers, self._admin, seconds) as answer:
+                return _reply(answer.status, answer.read())
+        except ServerError:
+            if unread:
+                raise unread[0] from None
+            raise
 
     def close(self) -> None:
         self._pool.close()

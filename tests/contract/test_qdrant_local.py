@@ -161,6 +161,14 @@ def test_a_folder_of_somebody_else(tmp_path: Path) -> None:
 KILLS = 10
 
 
+def made(where: Server) -> int:
+    """How many collections the folder has."""
+    try:
+        return len(json.loads((Path(where.endpoint.path) / "meta.json").read_text())["collections"])
+    except (FileNotFoundError, json.JSONDecodeError):  # not there yet, or being written
+        return 0
+
+
 def test_killed_anywhere_the_next_apply_converges(tmp_path: Path) -> None:
     seed = random.SystemRandom().randrange(2**32)
     print(f"seed {seed}")
@@ -170,7 +178,9 @@ def test_killed_anywhere_the_next_apply_converges(tmp_path: Path) -> None:
         where = server(tmp_path / str(number))
         child = multiprocessing.get_context("fork").Process(target=apply, args=(where, apps(10)))
         child.start()
-        time.sleep(randomly.uniform(0, 0.3))
+        enough = randomly.randrange(30)
+        while made(where) < enough and child.is_alive():
+            time.sleep(0.001)
         child.kill()
         child.join()
         left = apply(where, apps(10))

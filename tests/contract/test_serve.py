@@ -208,10 +208,12 @@ def test_prometheus_sees_a_server_go_and_the_receivers_are_told(folder: Folder, 
 
         def asked(query: str) -> list[dict[str, Any]]:
             try:
-                answer = httpx.get(f"http://{web}/api/v1/query", params={"query": query}).json()
+                answer = httpx.get(f"http://{web}/api/v1/query", params={"query": query})
             except httpx.TransportError:
                 return []
-            found: list[dict[str, Any]] = answer["data"]["result"]
+            if answer.status_code == 503:  # it listens before it is ready
+                return []
+            found: list[dict[str, Any]] = answer.json()["data"]["result"]
             return found
 
         try:

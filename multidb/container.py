@@ -34,6 +34,10 @@ class ContainerOptions(BaseModel):
         default=None, gt=0, le=1024, description="The most processors that the container may use, such as 1.5."
     )
 
+    def unfit(self, runtime: str) -> Mapping[str, str]:
+        """Options that cannot be kept with this runtime: by name, why not."""
+        return {}
+
 
 @dataclass(frozen=True, slots=True)
 class SecretVariable:

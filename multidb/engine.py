@@ -389,12 +389,18 @@ class Engine:
                 return self._recall(server, None)
         return self._recall(server, self._facts[server.name])
 
-    def archive(self, server: Server) -> Archive:
-        """The data of the server's apps, coming and going. `ArchiveError` where the store has no backups."""
+    def archive(self, server: Server, *, may_stop: bool = True) -> Archive:
+        """The data of the server's apps, coming and going. `ArchiveError` where the store has no backups.
+
+        Args:
+            may_stop: whether the server may be stopped for it, where the runtime can and the manifest asks for it.
+        """
         store = provisioner(server.store)
         if store.archive is None:
             raise ArchiveError(f"{store.title} has no backups", where=str(server))
-        return store.archive(server, self.runtime.admin(server), f"multidb {self._command} {holder('')['user']}")
+        application = f"multidb {self._command} {holder('')['user']}"
+        take_offline = self.runtime.take_offline(server) if may_stop else None
+        return store.archive(server, self.runtime.admin(server), application, take_offline)
 
     def side_by_side(
         self, work: Callable[[Any], Any], items: Sequence[Any], at_once: int = _SERVERS_AT_ONCE

@@ -5,6 +5,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
+from multidb.container import ContainerOptions
 from multidb.manifest import StoreSchema
 from multidb.model import App, DerivedName
 
@@ -27,7 +28,7 @@ class TableOptions(Options):
         return value
 
 
-class TableServer(Options):
+class TableServer(ContainerOptions):
     port: int | None = Field(default=None, ge=1, le=65535, description="Where it listens.")
 
 

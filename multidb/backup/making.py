@@ -23,13 +23,14 @@ from multidb.backup.streams import StoreWriter
 from multidb.backup.targets import Target, open_target
 from multidb.engine import Engine, Scope
 from multidb.errors import ArchiveError, MultidbError, Refused, ServerDown, ServerError
-from multidb.model import App, Progress, Server, StoreContext
+from multidb.model import App, Archive, OfflineArchive, Progress, Server, StoreContext
 from multidb.runtime import ServerState
 
 __all__ = ["Grounds", "Made", "make_sets", "pausing", "repository", "targets_of", "turn_off", "turn_on"]
 
 _APPS_AT_ONCE: Final = 4
 _CHANGING: Final = threading.Lock()  # servers are changed by one app at a time, as by one run at a time
+_STOPPING: Final = threading.Lock()  # one server at a time is offline, and no app waits for that with its logins off
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,8 @@ def make_sets(
     Args:
         to: the targets' addresses instead of those in the manifest.
         quiesce: whether logins are off meanwhile; None: as the manifest says.
-        remember: whether they count as backups of the app; without, they are not encrypted either.
+        remember: whether they count as backups of the app; without, they are not encrypted, and no server is stopped
+            for them.
 
     Raises:
         UsageError: an app or a store that is not there, a target that makes no sense. Nothing was made.
@@ -130,8 +132,9 @@ def make_sets(
 
     def make(each: tuple[App, Settings]) -> Made:
         app, said = each
-        maker = _Maker(engine, grounds, scope, app, said, places[app.id], progress)
-        made = maker.make(said.quiesce if quiesce is None else quiesce, reason)
+        paused = said.quiesce if quiesce is None else quiesce
+        maker = _Maker(engine, grounds, scope, app, said, places[app.id], progress, paused=paused, may_stop=remember)
+        made = maker.make(reason)
         if remember:
             _remember(Journal(engine.state), made, [target.name for target in places[app.id]])
         return made
@@ -151,6 +154,9 @@ class _Maker:
         said: Settings,
         targets: Sequence[Target],
         progress: Progress,
+        *,
+        paused: bool,
+        may_stop: bool,
     ) -> None:
         self._engine = engine
         self._grounds = grounds
@@ -158,13 +164,15 @@ class _Maker:
         self._said = said
         self._targets = targets
         self._progress = progress
+        self._paused = paused
+        self._may_stop = may_stop
         self._journal = Journal(engine.state)
         self._absent: dict[str, str] = {}
         self._stores = [store for store in app.stores if scope.stores is None or store in scope.stores]
         known = self._journal.known(app.id).get("sizes", {})
         self._pace = Pace(progress, app.id, sum(known.get(store, 0) for store in self._stores))
 
-    def make(self, quiesce: bool, reason: Reason) -> Made:
+    def make(self, reason: Reason) -> Made:
         if self._app.id in self._journal.open(RESTORING):
             error = Refused(
                 "a restore of it is unfinished", where=f"app {self._app.id}", hint="multidb restore SET --replace"
@@ -178,10 +186,10 @@ class _Maker:
         self._journal.begin(MAKING, self._app.id, {"folder": folder, "to": [each.name for each in self._targets]})
         finished: BackupSet | None = None
         try:
-            with pausing(self._engine, self._app, self._progress) if quiesce else contextlib.nullcontext():
+            with pausing(self._engine, self._app, self._progress) if self._paused else contextlib.nullcontext():
                 parts = self._parts(destinations, errors)
             if not errors:
-                finished = self._finished(set_id, parts, quiesce, reason)
+                finished = self._finished(set_id, parts, reason)
                 destinations.write(MANIFEST, finished.to_json())
         except MultidbError as error:
             finished = None
@@ -218,7 +226,8 @@ class _Maker:
         self._pace.doing = store
         self._progress(self._app.id, f"{store}: reading")
         writer = StoreWriter(store, destinations.create, self._said.recipients, self._pace)
-        with self._engine.archive(server) as archive, temporary_files():
+        opened = self._engine.archive(server, may_stop=self._may_stop)
+        with opened as archive, temporary_files(), self._holding_up(archive, context):
             part = archive.backup(self._app, context, writer, self._progress)
         stored = StoredPart(part, tuple(writer.files))
         if not stored.size and any(part.measures.counts.values()):
@@ -227,7 +236,17 @@ class _Maker:
             )
         return stored
 
-    def _finished(self, set_id: str, parts: Mapping[str, StoredPart], quiesce: bool, reason: Reason) -> BackupSet:
+    @contextlib.contextmanager
+    def _holding_up(self, archive: Archive, context: StoreContext) -> Iterator[None]:
+        """The app's logins are off during the block, where the server is going to be stopped in it."""
+        if not isinstance(archive, OfflineArchive) or not archive.goes_offline(self._app, context, self._progress):
+            yield
+            return
+        off = contextlib.nullcontext() if self._paused else pausing(self._engine, self._app, self._progress)
+        with _STOPPING, off:
+            yield
+
+    def _finished(self, set_id: str, parts: Mapping[str, StoredPart], reason: Reason) -> BackupSet:
         return BackupSet(
             id=set_id,
             project=self._engine.project.name,
@@ -239,7 +258,7 @@ class _Maker:
             recipients=self._said.recipients,
             absent=self._absent,
             complete=self._stores == list(self._app.stores),
-            quiesced=quiesce,
+            quiesced=self._paused,
             reason=reason,
         )
 

@@ -15,9 +15,10 @@ from multidb.backup.restoring import finish_restore
 from multidb.backup.rooms import clear
 from multidb.backup.sets import MANIFEST
 from multidb.engine import Engine, Scope
-from multidb.errors import MultidbError
+from multidb.errors import MultidbError, ServerDown
 from multidb.model import App, Progress
 from multidb.provisioners import provisioner
+from multidb.runtime import ServerState
 
 __all__ = ["recover"]
 
@@ -29,6 +30,11 @@ def recover(engine: Engine, keys: Identities | None, progress: Progress) -> tupl
     journal = Journal(engine.state)
     done: list[str] = []
     problems: dict[str, MultidbError] = {}
+    for status in engine.runtime.resume(progress):
+        if status.state is ServerState.RUNNING:
+            done.append(f"{status.name}: started, which an interrupted run had stopped")
+        else:
+            problems[status.name] = ServerDown(status.message, where=f"server {status.name}", hint="multidb up")
 
     def restoring(app: str, note: Mapping[str, Any]) -> str:
         return finish_restore(engine, app, note, keys, progress)

@@ -223,6 +223,7 @@ class _Reading:
         external = {name: value for name in self._stores if (value := getattr(head.external, name, None)) is not None}
         if head.runtime == "external" and self._shape.external is not None:
             self._check_addresses(apps, external)
+        self._check_servers(head)
         return Project(
             name=head.project,
             runtime=head.runtime,
@@ -389,6 +390,13 @@ class _Reading:
                         f"Add external: {{{store}: {{url: ...}}}}, or leave {store} out of the stores of the apps.",
                     )
                 )
+
+    def _check_servers(self, head: Any) -> None:
+        for store in self._stores:
+            for option, why in getattr(head.servers, store).unfit(head.runtime).items():
+                servers: Any = self._top.get("servers")
+                place = servers.get(store).entries[option].key.place
+                self._problems.append(place.problem(f"servers.{store}.{option}: {why}"))
 
     def _place_of_options(self, app_id: str, store: str) -> Place:
         apps = self._top.get("apps")

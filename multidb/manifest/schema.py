@@ -13,6 +13,7 @@ from typing import Annotated, Any, Final, Literal, Self, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
+from multidb.container import ContainerOptions
 from multidb.model import App, DerivedName, Provisioner
 from multidb.secret_source import SecretSource
 
@@ -37,7 +38,7 @@ class StoreSchema:
 
     name: str
     app_options: type[BaseModel]
-    server_options: type[BaseModel]
+    server_options: type[ContainerOptions]
     derived_names: Callable[[App], Sequence[DerivedName]]
     reserved: tuple[str, ...] = ()
     check: Callable[[Sequence[App]], Iterable[tuple[App, str]]] | None = None

@@ -4,7 +4,19 @@
 and kept of them. `figures`: sizes, times and lists in words. `provisioner`: what a store is to the engine.
 """
 
-from multidb.model.archive import Archive, ArchiveReader, ArchiveWriter, Measures, Part, Place, PlaceKind, TableArchive
+from multidb.model.archive import (
+    Archive,
+    ArchiveReader,
+    ArchiveWriter,
+    Measures,
+    Offline,
+    OfflineArchive,
+    Part,
+    Place,
+    PlaceKind,
+    TableArchive,
+    TakeOffline,
+)
 from multidb.model.audit import Hole, Outcome, Probe, Remark, Search, Searched
 from multidb.model.core import (
     Action,
@@ -53,6 +65,8 @@ __all__ = [
     "Isolation",
     "Level",
     "Measures",
+    "Offline",
+    "OfflineArchive",
     "Outcome",
     "Owner",
     "Part",
@@ -75,6 +89,7 @@ __all__ = [
     "Status",
     "StoreContext",
     "TableArchive",
+    "TakeOffline",
     "Tenant",
     "bytes_of",
     "duration_of",

@@ -6,7 +6,7 @@ try a set out (scratch) or to load it before it replaces what is there (new).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -14,7 +14,19 @@ from typing import BinaryIO, Protocol, Self, runtime_checkable
 
 from multidb.model.core import App, Progress, StoreContext
 
-__all__ = ["Archive", "ArchiveReader", "ArchiveWriter", "Measures", "Part", "Place", "PlaceKind", "TableArchive"]
+__all__ = [
+    "Archive",
+    "ArchiveReader",
+    "ArchiveWriter",
+    "Measures",
+    "Offline",
+    "OfflineArchive",
+    "Part",
+    "Place",
+    "PlaceKind",
+    "TableArchive",
+    "TakeOffline",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +96,26 @@ class ArchiveReader(Protocol):
 
     def file(self, name: str) -> AbstractContextManager[BinaryIO]:
         """The file's plain bytes, to be read from start to end."""
+
+
+class Offline(Protocol):
+    """A server that stands still, so that its store's own tool can work on its files."""
+
+    def dump(self, database: str, stream: BinaryIO) -> None:
+        """Writes the whole database as the tool does. `ArchiveError` with what the tool said when it could not."""
+
+    def load(self, database: str, stream: BinaryIO) -> None:
+        """Replaces the database by what a stream of `dump` holds. Interrupted or failed, it is empty when the server
+        starts again.
+
+        Raises:
+            ArchiveError: the tool could not; with what it said.
+            ServerError: the server's disk is full, which says nothing of the stream.
+        """
+
+
+TakeOffline = Callable[[Progress], AbstractContextManager[Offline]]
+"""Stops a server for a block, see ``Runtime.take_offline``."""
 
 
 class Archive(Protocol):
@@ -168,3 +200,12 @@ class TableArchive(Archive, Protocol):
         Raises:
             Refused, ArchiveError: something of the app stands against it; nothing was changed.
         """
+
+
+@runtime_checkable
+class OfflineArchive(Archive, Protocol):
+    """An archive whose `backup` may have to stop the server for a moment."""
+
+    def goes_offline(self, app: App, context: StoreContext, progress: Progress) -> bool:
+        """Whether `backup` is going to stop the server. What can be read while the app is still at work is read now:
+        call this, then turn the app's logins off, then `backup`."""

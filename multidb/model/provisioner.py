@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 from multidb.container import Containers
-from multidb.model.archive import Archive
+from multidb.model.archive import Archive, TakeOffline
 from multidb.model.audit import Probe, Search
 from multidb.model.core import (
     App,
@@ -95,8 +95,9 @@ class Provisioner:
     probe: Callable[[Tenant, Sequence[Tenant]], Iterable[Probe]] | None = None
     """(attacker, victims) -> what came of trying every wall of the store with the attacker's credentials. Harmless
     even where it succeeds; every act has its positive control. Raises only `ServerError`."""
-    archive: Callable[[Server, Secret | None, str], Archive] | None = None
-    """(server, admin password, application name) -> its data coming and going; None: the store has no backups."""
+    archive: Callable[[Server, Secret | None, str, TakeOffline | None], Archive] | None = None
+    """(server, admin password, application name, how to stop it where that may be) -> its data coming and going; None:
+    the store has no backups."""
     allocate: Callable[[Sequence[App], Any, Mapping[str, int]], Mapping[str, int]] | None = None
     """(apps, facts, recorded numbers) -> numbers by app id, for stores that hand out numbers."""
     reserved: tuple[str, ...] = ()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from multidb.model import App, Endpoint, Progress, Project, Server
+from multidb.model import App, Endpoint, Progress, Project, Server, TakeOffline
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 
@@ -84,6 +84,14 @@ class Runtime(Protocol):
         of downtime, then all of the new data. Killed anywhere, the next `up` finds the old data or the new, whole.
         Logins of apps are not in the new data: `multidb apply` makes them again.
         """
+
+    def take_offline(self, server: Server) -> TakeOffline | None:
+        """How to stop `server` for a block and start it again after it, at its old address; None where it is not ours
+        to stop, or has no tool that works on its files. One at a time: `Locked` while another is offline, or an ``up``
+        or ``down`` is under way. After a kill it stays stopped until `resume` or `up`."""
+
+    def resume(self, progress: Progress) -> list[ServerStatus]:
+        """Starts the servers that a killed run has left offline; an entry for each that did not run."""
 
     def logs(self, name: str, lines: int, follow: bool) -> Iterator[str]:
         """The last `lines` lines that the server `name` has said; with `follow` also each new one, without an end.

@@ -175,6 +175,13 @@ class ComposeRuntime:
         """Refuses, since there is no spare here."""
         raise Refused("containers are not replaced by others", where=str(server))
 
+    def take_offline(self, server: Server) -> None:
+        """None: containers are stopped by `down` only."""
+
+    def resume(self, progress: Progress) -> list[ServerStatus]:
+        """Nothing: none is taken offline."""
+        return []
+
     def status(self) -> list[ServerStatus]:
         """See `Runtime.status`. `RuntimeUnavailable` when there is no engine to ask."""
         seen = self._ours()

@@ -6,6 +6,7 @@ listen on the loopback address only and outlive the command that started them; `
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import shutil
 import signal
@@ -15,10 +16,11 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from multidb.errors import AuthenticationFailed, UsageError
-from multidb.model import App, Endpoint, Progress, Project, Server
+from multidb.model import App, Endpoint, Offline, Progress, Project, Server, TakeOffline, unwatched
 from multidb.runtime import ServerState, ServerStatus, processes, qdrant_process
-from multidb.runtime.launch import Kind, Site
+from multidb.runtime.launch import Kind, OfflineKind, Site
 from multidb.runtime.log_file import log_lines
+from multidb.runtime.outage import Outages
 from multidb.runtime.postgres_process import PostgresKind
 from multidb.runtime.processes import Ledger, Process
 from multidb.runtime.qdrant_process import QdrantKind
@@ -65,7 +67,9 @@ class EmbeddedRuntime:
             seats = self._chosen(only)
             self._stop_strays(report)
             self._spares(report).clear()
-            return Start(self._state, self._ledger, report).all(seats)
+            statuses = Start(self._state, self._ledger, report).all(seats)
+            self._outages(report).settle(statuses)
+            return statuses
 
     def down(self, progress: Progress) -> list[ServerStatus]:
         """See `Runtime.down`. The list has an entry for each process that there was to stop.
@@ -79,6 +83,8 @@ class EmbeddedRuntime:
         with clear_errors(), self._state.lock("runtime", "multidb down"):
             self._stop_strays(report)
             self._spares(report).clear()
+            outages = self._outages(report)
+            outages.forget(outages.left())
             return side_by_side(lambda process: self._stop(process, report), list(self._ledger.read().values()))
 
     def retire(self, app: App, progress: Progress, *, erase: bool = False) -> list[ServerStatus]:
@@ -118,6 +124,28 @@ class EmbeddedRuntime:
         if seat is None or not spare.spare:
             raise ValueError(f"{spare} is no spare of {server}")
         self._spares(one_at_a_time(progress)).adopt(seat)
+
+    def take_offline(self, server: Server) -> TakeOffline | None:
+        """See `Runtime.take_offline`. Only a Neo4j of one app, and the spare of one: Community can neither be read at
+        one moment nor loaded by its own tool while it runs."""
+        if server.store != "neo4j" or server.app is None:
+            return None
+        return lambda progress: self._standing_still(server, one_at_a_time(progress))
+
+    def resume(self, progress: Progress) -> list[ServerStatus]:
+        """See `Runtime.resume`.
+
+        Raises:
+            Locked: an ``up`` or ``down`` works on this project.
+        """
+        outages = self._outages(progress)
+        left = set(outages.left())
+        known = [seat.site.name for seat in self._seats() if seat.site.name in left]
+        outages.forget(sorted(left.difference(known)))
+        if not known:
+            return []
+        running = {status.name for status in self.status() if status.state is ServerState.RUNNING}
+        return [status for status in self.up(progress, known) if status.name not in running]
 
     def status(self) -> list[ServerStatus]:
         """See `Runtime.status`."""
@@ -201,6 +229,18 @@ class EmbeddedRuntime:
     def _spares(self, report: Progress) -> Spares:
         return Spares(self._state, self._ledger, self._servers, report, self._stop)
 
+    def _outages(self, report: Progress) -> Outages:
+        return Outages(self._state, self._ledger, report, self._stop)
+
+    @contextlib.contextmanager
+    def _standing_still(self, server: Server, report: Progress) -> Iterator[Offline]:
+        seats = [seat for seat in self._seats() if seat.site.app == server.app and seat.site.store == server.store]
+        spares = self._spares(report)
+        seat = next(each for seat in seats for each in (seat, spares.beside(seat)) if each.site.name == server.name)
+        assert isinstance(seat.kind, OfflineKind)
+        with self._outages(report).of(seat, seat.kind.offline) as offline:
+            yield offline
+
     def _site(self, name: str, store: str, app: str | None = None) -> Site:
         return Site(
             name=name,
@@ -243,6 +283,9 @@ class EmbeddedRuntime:
         reason = self._unavailable(site, kind)
         if reason is not None:
             return ServerStatus(site.name, site.store, ServerState.SKIPPED, None, reason)
+        if site.name in self._outages(unwatched).left():
+            message = "stopped for a moment, for its backup; if no run is at it: multidb up"
+            return ServerStatus(site.name, site.store, ServerState.STOPPED, server, message)
         if recorded is None:
             return ServerStatus(site.name, site.store, ServerState.STOPPED, server, "not started; multidb up")
         if recorded.before_boot():

@@ -190,6 +190,13 @@ class ExternalRuntime:
         """Refuses: these servers are not ours to change."""
         raise self._not_ours("replace")
 
+    def take_offline(self, server: Server) -> None:
+        """None: these servers are not ours to stop."""
+
+    def resume(self, progress: Progress) -> list[ServerStatus]:
+        """Nothing: none is taken offline."""
+        return []
+
     def status(self) -> list[ServerStatus]:
         """Whether something listens at each address; nobody logs in for that."""
         return side_by_side(_reached, self.servers())

@@ -10,13 +10,13 @@ import signal
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from multidb.model import Endpoint, Progress, Server
+from multidb.model import Endpoint, Offline, Progress, Server
 from multidb.runtime.account import Account
 from multidb.secrets import Secret
 
-__all__ = ["Kind", "Launch", "Site"]
+__all__ = ["Kind", "Launch", "OfflineKind", "Site"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,3 +84,11 @@ class Kind(Protocol):
         Raises:
             AuthenticationFailed: it answers, and refuses the admin's password.
         """
+
+
+@runtime_checkable
+class OfflineKind(Kind, Protocol):
+    """A kind with a tool of its own for the files of a server that is stopped."""
+
+    def offline(self, site: Site, progress: Progress) -> Offline:
+        """The tool."""

@@ -11,6 +11,7 @@ from multidb.errors import AuthenticationFailed, RuntimeUnavailable
 from multidb.model import Endpoint, Progress, Server
 from multidb.runtime import jars, neo4j_process
 from multidb.runtime.launch import Launch, Site
+from multidb.runtime.neo4j_admin import Neo4jAdmin, clear_half_loaded
 from multidb.runtime.ports import LOOPBACK
 from multidb.runtime.spare import settle
 from multidb.secrets import Secret
@@ -42,15 +43,26 @@ class Neo4jKind:
         return (site.folder / "data" / "databases").exists()
 
     def prepare(self, site: Site, admin: Secret, progress: Progress) -> Launch:
-        java = neo4j_process.find_java()
-        if java is None:
-            raise RuntimeUnavailable(self.missing() or "", where=site.name)
+        java = self._java(site)
         folder = self._jars(java, site.options.version, progress)
         site.folder.mkdir(parents=True, exist_ok=True)
         site.folder.chmod(0o700)
         settle(site.folder)
+        clear_half_loaded(site.folder)
         neo4j_process.prepare(site.folder, bolt_port=site.ports["port"], password=admin, heap=site.options.heap)
         return Launch(neo4j_process.command(java, folder, site.folder, site.options.heap), site.folder)
+
+    def offline(self, site: Site, progress: Progress) -> Neo4jAdmin:
+        """Its tool, for a server that is stopped."""
+        java = self._java(site)
+        folder = self._jars(java, site.options.version, progress)
+        return Neo4jAdmin(neo4j_process.admin_command(java, folder, site.options.heap), site.folder, site.name)
+
+    def _java(self, site: Site) -> Path:
+        java = neo4j_process.find_java()
+        if java is None:
+            raise RuntimeUnavailable(self.missing() or "", where=site.name)
+        return java
 
     def _jars(self, java: Path, version: str, progress: Progress) -> Path:
         """The jars, and the cache that halves the work of a start; made once, while the servers of other apps wait.

@@ -27,10 +27,11 @@ from multidb import files
 from multidb.model import Progress
 from multidb.secrets import Secret, generate
 
-__all__ = ["ADMIN", "aot_cache", "command", "find_java", "prepare", "train"]
+__all__ = ["ADMIN", "admin_command", "aot_cache", "command", "find_java", "prepare", "train"]
 
 ADMIN: Final = "neo4j"
 _MAIN: Final = "org.neo4j.server.Neo4jCommunity"
+_ADMIN_MAIN: Final = "org.neo4j.cli.AdminTool"
 _OLDEST_JAVA: Final = 21  # what Neo4j 2025 and later ask for
 _JAVA_WITH_AOT: Final = 25  # -XX:AOTCacheOutput (JEP 514)
 _HASH_ROUNDS: Final = 1024
@@ -103,6 +104,12 @@ def command(java: Path, jars: Path, home: Path, heap: str) -> list[str]:
     return _argv(java, jars, home, heap, *quicker)
 
 
+def admin_command(java: Path, jars: Path, heap: str) -> list[str]:
+    """The argv that runs ``neo4j-admin``, to which its own arguments are added. ``NEO4J_HOME`` and ``NEO4J_CONF`` of
+    its environment say which server it is about."""
+    return [*_java(java, jars, heap), _ADMIN_MAIN]
+
+
 def aot_cache(java: Path, jars: Path) -> Path | None:
     """Where the ahead-of-time cache for this Java and these jars is kept; None when this Java cannot use one.
 
@@ -146,6 +153,10 @@ def train(java: Path, jars: Path, progress: Progress) -> bool:
 
 
 def _argv(java: Path, jars: Path, home: Path, heap: str, *options: str) -> list[str]:
+    return [*_java(java, jars, heap, *options), _MAIN, f"--home-dir={home}", f"--config-dir={home / 'conf'}"]
+
+
+def _java(java: Path, jars: Path, heap: str, *options: str) -> list[str]:
     return [
         str(java),
         *options,
@@ -161,9 +172,6 @@ def _argv(java: Path, jars: Path, home: Path, heap: str, *options: str) -> list[
         "-Dfile.encoding=UTF-8",
         "-cp",
         f"{jars}{os.sep}*",
-        _MAIN,
-        f"--home-dir={home}",
-        f"--config-dir={home / 'conf'}",
     ]
 
 

@@ -14,12 +14,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
-from multidb.errors import Locked, ServerError
+from multidb.errors import Locked
 from multidb.model import Progress, Server
-from multidb.runtime import ServerState, ServerStatus
+from multidb.runtime import ServerStatus
 from multidb.runtime.processes import Ledger, Process
 from multidb.runtime.seats import Seat, admin_ref
-from multidb.runtime.starting import Start
+from multidb.runtime.starting import start_one
 from multidb.runtime.together import clear_errors
 from multidb.state import ProjectState
 
@@ -55,21 +55,27 @@ class Spares:
     @contextlib.contextmanager
     def running(self, seat: Seat) -> Iterator[Server]:
         """A new and empty spare of the server at `seat`, with the same admin's password, while the block runs."""
+        beside = self.beside(seat)
+        name, store = beside.site.name, beside.site.store
+        with clear_errors(), self._state.lock(name, "multidb"):
+            try:
+                with self._state.lock("runtime", "multidb"):
+                    self._remove(name, store)
+                    admin = self._state.secrets.get(admin_ref(seat.site.name, store))
+                    if admin is not None:
+                        self._state.secrets.put({admin_ref(name, store): admin})
+                    server = self._start(beside)
+                yield dataclasses.replace(server, spare=True)
+            finally:
+                self._remove(name, store)
+
+    def beside(self, seat: Seat) -> Seat:
+        """Where the spare of the server at `seat` is."""
         name = _PREFIX + seat.site.name
         log = seat.site.log.with_name(f"{name}.log")
         options = seat.site.options.model_copy(update={"port": None})
         site = dataclasses.replace(seat.site, name=name, folder=self._servers / name, log=log, options=options)
-        with clear_errors(), self._state.lock(name, "multidb"):
-            try:
-                with self._state.lock("runtime", "multidb"):
-                    self._remove(name, site.store)
-                    admin = self._state.secrets.get(admin_ref(seat.site.name, site.store))
-                    if admin is not None:
-                        self._state.secrets.put({admin_ref(name, site.store): admin})
-                    server = self._start(dataclasses.replace(seat, site=site))
-                yield dataclasses.replace(server, spare=True)
-            finally:
-                self._remove(name, site.store)
+        return dataclasses.replace(seat, site=site)
 
     def adopt(self, seat: Seat) -> None:
         """Gives the data of the spare of `seat` to the server itself, which is started anew."""
@@ -91,10 +97,7 @@ class Spares:
                 self._remove(folder.name, folder.name.removeprefix(_PREFIX).partition("-")[0])
 
     def _start(self, seat: Seat) -> Server:
-        status = Start(self._state, self._ledger, self._progress).all([seat])[0]
-        if status.state is not ServerState.RUNNING or status.server is None:
-            raise ServerError(status.message, where=f"server {seat.site.name}")
-        return status.server
+        return start_one(self._state, self._ledger, self._progress, seat)
 
     def _stop(self, name: str) -> None:
         process = self._ledger.read().get(name)

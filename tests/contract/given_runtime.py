@@ -33,6 +33,12 @@ class GivenRuntime:
     def adopt(self, server: Server, spare: Server, progress: Progress) -> None:
         raise AssertionError("there is no spare")
 
+    def take_offline(self, server: Server) -> None:
+        return None
+
+    def resume(self, progress: Progress) -> list[ServerStatus]:
+        return []
+
     def status(self) -> list[ServerStatus]:
         server = self._real.server
         return [ServerStatus(server.name, server.store, ServerState.RUNNING, server)]

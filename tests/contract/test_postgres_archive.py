@@ -62,7 +62,7 @@ def archive(site: Site) -> Iterator[tuple[Archive, StoreContext]]:
     assert PROVISIONER.archive is not None
     with site.connect() as session:
         context = StoreContext("site", session.facts)
-    with PROVISIONER.archive(site.served.server(site.admin), site.served.admin(site.admin), "test") as opened:
+    with PROVISIONER.archive(site.served.server(site.admin), site.served.admin(site.admin), "test", None) as opened:
         yield opened, context
 
 

@@ -60,7 +60,7 @@ def quiet(*words: object) -> None:
 
 def archive(real: RealServer) -> Archive:
     assert PROVISIONER.archive
-    return PROVISIONER.archive(real.server, real.admin, "test")
+    return PROVISIONER.archive(real.server, real.admin, "test", None)
 
 
 @pytest.fixture(scope="module")

@@ -47,6 +47,9 @@ folder takes the place of the live one, of any size. Not in an export: with `iso
 the shared database's. Refused: dates before the year 1 or after 9999, which Python's driver cannot hold. Not told apart
 by the driver: the zone ``UTC`` from the offset zero, and an offset's seconds, which it drops.
 
+With ``servers.neo4j.backup: dump`` a part is what ``neo4j-admin database dump`` writes of a server that the runtime
+stops for it (`Runtime.take_offline`).
+
 **Rights needed.** The role ``admin``, or any user on Community. Neo4j 5 or newer; 4.4 is refused.
 
 **Locking.** Neo4j has no advisory lock: two applies of one project are kept apart by a file lock in the project's
@@ -61,7 +64,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from multidb.model import Archive, Health, Probe, Provisioner, Server, Session, Tenant
+from multidb.model import Archive, Health, Probe, Provisioner, Server, Session, TakeOffline, Tenant
 from multidb.provisioners.neo4j import resources
 from multidb.provisioners.neo4j.container import containers
 from multidb.provisioners.neo4j.statements import statements
@@ -88,10 +91,10 @@ def _probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterable[Probe]:
     return probe(attacker, victims)
 
 
-def _archive(server: Server, admin: Secret | None, application: str) -> Archive:
+def _archive(server: Server, admin: Secret | None, application: str, take_offline: TakeOffline | None) -> Archive:
     from multidb.provisioners.neo4j.archive import Neo4jArchive
 
-    return Neo4jArchive(server, admin, application)
+    return Neo4jArchive(server, admin, application, take_offline)
 
 
 PROVISIONER = Provisioner(

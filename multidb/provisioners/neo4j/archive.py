@@ -7,6 +7,10 @@ with every commit, is compared before and after; where it has not moved, nothing
 A database cannot be renamed, and Community has only one. So what replaces the live data does so in one transaction, of
 at most `LARGEST_EXCHANGE` nodes and relationships, which Neo4j keeps in memory; or a whole server takes the place of
 another (``Runtime.adopt``).
+
+With ``servers.neo4j.backup: dump`` a part is what ``neo4j-admin database dump`` writes, where the server may be stopped
+for it. It is measured through the driver all the same, while it still works: then the app's logins are off, and the
+database's bookmark tells whether that was in time.
 """
 
 from __future__ import annotations
@@ -14,16 +18,19 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Self
 
 import neo4j
 
-from multidb.errors import ArchiveError, NeedsServer, WrongVersion
+from multidb.errors import ArchiveError, NeedsServer, Refused, WrongVersion
 from multidb.model import (
     App,
     ArchiveReader,
     ArchiveWriter,
     Measures,
+    Offline,
     Owner,
     Part,
     Place,
@@ -32,6 +39,7 @@ from multidb.model import (
     Server,
     Statement,
     StoreContext,
+    TakeOffline,
     unwatched,
 )
 from multidb.provisioners.neo4j.bolt import Bolt
@@ -44,7 +52,10 @@ from multidb.provisioners.neo4j.statements import SYSTEM, quoted
 from multidb.provisioners.neo4j.values import decode, encode
 from multidb.secrets import MemorySecretStore, Secret
 
-__all__ = ["LARGEST_EXCHANGE", "Neo4jArchive"]
+__all__ = ["DUMP", "DUMP_FORMAT", "LARGEST_EXCHANGE", "Neo4jArchive"]
+
+DUMP: Final = "neo4j.dump"
+DUMP_FORMAT: Final = "neo4j-admin dump"
 
 LARGEST_EXCHANGE: Final = 200_000
 _FETCHED: Final = 1_000  # rows asked for at once
@@ -62,12 +73,36 @@ _Run = Callable[[_Work], Sequence[Sequence[Any]]]
 """Runs them in one transaction and gives the rows that they answer."""
 
 
-class Neo4jArchive:
-    """An `Archive` on one Neo4j; see `multidb.model.Archive`."""
+@dataclass(frozen=True, slots=True)
+class _Survey:
+    """What was read of a graph from beginning to end.
 
-    def __init__(self, server: Server, admin: Secret | None, application: str) -> None:
+    Args:
+        moment: the database's bookmark before; it is still the same when nothing was written since.
+        end: the last line of a file that holds all this.
+        constraints: the kinds that there are.
+    """
+
+    moment: frozenset[str]
+    measures: Measures
+    end: Line
+    constraints: list[str]
+
+
+class Neo4jArchive:
+    """An `OfflineArchive` on one Neo4j; see `multidb.model.Archive`.
+
+    Args:
+        take_offline: how to stop the server; None where it must not be.
+    """
+
+    def __init__(
+        self, server: Server, admin: Secret | None, application: str, take_offline: TakeOffline | None = None
+    ) -> None:
         self._server = server
         self._login = (server, admin, application)
+        self._take_offline = take_offline
+        self._foreseen: _Survey | None = None
 
     def __enter__(self) -> Self:
         self._session: Neo4jSession = connect(*self._login)
@@ -77,30 +112,31 @@ class Neo4jArchive:
     def __exit__(self, *exc: object) -> None:
         self._session.close()
 
+    def goes_offline(self, app: App, context: StoreContext, progress: Progress) -> bool:
+        if self._take_offline is None or context.options is None or context.options.backup != "dump":
+            return False
+        self._foreseen = self._survey(self.live(app, context), progress)
+        return True
+
     def backup(self, app: App, context: StoreContext, writer: ArchiveWriter, progress: Progress) -> Part:
-        database, label = self._spot(self.live(app, context))
-        facts: Neo4jFacts = self._session.facts
-        types: set[str] = set()
-        with Numbers() as numbers, writer.file(FILE) as stream:
-            before, total = self._bookmark(database), self._total(database, label)
-            tally = Tally(numbers)
-            write(stream, HEAD)
-            for done, line in enumerate(self._lines(database, label)):
-                if tally.add(line):
-                    write(stream, line)
-                if "constraint" in line:
-                    types.add(line["type"])
-                if done % _FETCHED == 0:
-                    progress(app.id, "reading the graph", done, total)
-            write(stream, tally.end())
-            unchanged = self._bookmark(database) == before
+        place, facts = self.live(app, context), self._session.facts
+        if self._foreseen is not None:
+            survey = self._dump(place, self._foreseen, writer, progress)
+            unchanged, shape, client = True, DUMP_FORMAT, f"neo4j-admin {facts.version}"
+        else:
+            with writer.file(FILE) as stream:
+                write(stream, HEAD)
+                survey = self._survey(place, progress, partial(write, stream))
+                write(stream, survey.end)
+                unchanged = self._bookmark(place.name) == survey.moment
+            shape, client = FORMAT, f"Neo4j Python driver {neo4j.__version__}"
         return Part(
-            format=FORMAT,
+            format=shape,
             server=f"{facts.product} {facts.version}",
-            client=f"Neo4j Python driver {neo4j.__version__}",
+            client=client,
             consistent=unchanged,
-            measures=tally.measures(),
-            details={"constraints": sorted(types)},
+            measures=survey.measures,
+            details={"constraints": survey.constraints},
         )
 
     def live(self, app: App, context: StoreContext) -> Place:
@@ -122,6 +158,9 @@ class Neo4jArchive:
 
     def restore(self, place: Place, part: Part, reader: ArchiveReader, progress: Progress) -> None:
         self._refuse_unfit(part)
+        if part.format == DUMP_FORMAT:
+            self._load_dump(place, reader, progress)
+            return
         with reader.file(FILE) as stream:
             lines = read(stream, str(self._server))
             total = part.measures.counts.get("nodes", 0) + part.measures.counts.get("relationships", 0)
@@ -137,11 +176,7 @@ class Neo4jArchive:
                 self._load(place, lines, total, progress)
 
     def measure(self, place: Place) -> Measures:
-        with Numbers() as numbers:
-            tally = Tally(numbers)
-            for line in self._lines(*self._spot(place)):
-                tally.add(line)
-            return tally.measures()
+        return self._survey(place, unwatched).measures
 
     def is_empty(self, place: Place) -> bool:
         database, label = self._spot(place)
@@ -185,7 +220,56 @@ class Neo4jArchive:
         labelled = not self._has_databases and any(owner.app == place.app.id for owner in facts.labelled)
         return place.name, place.app.id if labelled else None
 
+    # Dumps of neo4j-admin
+
+    def _dump(self, place: Place, survey: _Survey, writer: ArchiveWriter, progress: Progress) -> _Survey:
+        """Dumps the database, and gives the survey that is true of the dump. The app's logins are off."""
+        if self._bookmark(place.name) != survey.moment:  # it has written before they were
+            survey = self._survey(place, progress)
+        with self._offline(progress) as server, writer.file(DUMP) as stream:
+            server.dump(place.name, stream)
+        if self._bookmark(place.name) != survey.moment:
+            raise ArchiveError(
+                "somebody wrote to it while its app's logins were off",
+                where=str(self._server),
+                hint="end what else logs in there, then run the command again",
+            )
+        return survey
+
+    def _load_dump(self, place: Place, reader: ArchiveReader, progress: Progress) -> None:
+        if not self.is_empty(place):
+            raise ArchiveError(
+                "is not empty", where=f"{self._server}, database {place.name}", hint=f"multidb restore {place.app.id}"
+            )
+        progress(place.app.id, "loading the dump")
+        with self._offline(progress) as server, reader.file(DUMP) as stream:
+            server.load(place.name, stream)
+
+    @contextlib.contextmanager
+    def _offline(self, progress: Progress) -> Iterator[Offline]:
+        assert self._take_offline is not None  # else no dump is made, and loading one is refused
+        self._session.close()
+        with self._take_offline(progress) as server:
+            yield server
+        self.__enter__()
+
     # Reading
+
+    def _survey(self, place: Place, progress: Progress, keep: Callable[[Line], None] = lambda line: None) -> _Survey:
+        """Reads everything and measures it. `keep` gets each line that counts."""
+        database, label = self._spot(place)
+        constraints: set[str] = set()
+        with Numbers() as numbers:
+            before, total = self._bookmark(database), self._total(database, label)
+            tally = Tally(numbers)
+            for done, line in enumerate(self._lines(database, label)):
+                if tally.add(line):
+                    keep(line)
+                if "constraint" in line:
+                    constraints.add(line["type"])
+                if done % _FETCHED == 0:
+                    progress(place.app.id, "reading the graph", done, total)
+            return _Survey(before, tally.measures(), tally.end(), sorted(constraints))
 
     def _lines(self, database: str, label: str | None) -> Iterator[Line]:
         """Everything there is, in the order of the file, read as it comes."""
@@ -259,11 +343,17 @@ class Neo4jArchive:
         """Refuses what this server could not take, before anything is loaded."""
         facts: Neo4jFacts = self._session.facts
         made_by = part.server.rpartition(" ")[2]
-        if part.format != FORMAT:
+        if part.format not in (FORMAT, DUMP_FORMAT):
             raise ArchiveError(
-                f"the part is of the format {part.format}; {FORMAT} is known",
+                f"the part is of the format {part.format}; {FORMAT} and {DUMP_FORMAT} are known",
                 where=str(self._server),
                 hint="restore it with the multidb that made it",
+            )
+        if part.format == DUMP_FORMAT and self._take_offline is None:
+            raise Refused(
+                "the part is a dump of neo4j-admin, and multidb cannot stop this server to load it",
+                where=str(self._server),
+                hint="load it by hand (docs/restore-by-hand.md), or make a set with servers.neo4j.backup: export",
             )
         if _release(made_by) > _release(facts.version):
             raise WrongVersion(

@@ -79,6 +79,18 @@ class ServerOptions(ContainerOptions):
     heap: str = Field(
         default="384m", pattern=r"^[1-9][0-9]*[mMgG]$", description="Largest heap of each instance, such as 384m or 1g."
     )
+    backup: Literal["export", "dump"] = Field(
+        default="export",
+        repr=False,  # a running server knows nothing of it
+        description="What a backup holds: everything as lines of JSON, read while the app works (for every edition); "
+        "or what `neo4j-admin database dump` writes, quicker to restore, for which the app's logins are turned off and "
+        "its server is stopped for some seconds (`runtime: embedded` with a server per app).",
+    )
+
+    def unfit(self, runtime: str) -> Mapping[str, str]:
+        if self.backup == "dump" and (runtime != "embedded" or self.isolation == "label"):
+            return {"backup": "a dump needs a server of one app that multidb may stop: runtime: embedded"}
+        return {}
 
 
 class Mode(StrEnum):

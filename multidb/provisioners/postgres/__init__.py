@@ -36,7 +36,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from multidb.model import Archive, Health, Probe, Provisioner, Server, Session, Tenant
+from multidb.model import Archive, Health, Probe, Provisioner, Server, Session, TakeOffline, Tenant
 from multidb.provisioners.postgres import resources, statements
 from multidb.provisioners.postgres.container import containers
 from multidb.secrets import Secret
@@ -50,7 +50,7 @@ def _connect(server: Server, password: Secret | None, application_name: str) -> 
     return PostgresSession(server, password, application_name)
 
 
-def _archive(server: Server, password: Secret | None, application_name: str) -> Archive:
+def _archive(server: Server, password: Secret | None, application_name: str, _: TakeOffline | None) -> Archive:
     from multidb.provisioners.postgres.archive import PostgresArchive
 
     return PostgresArchive(server, password, application_name)

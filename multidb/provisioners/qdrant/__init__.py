@@ -43,7 +43,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from multidb.model import Archive, Health, Probe, Provisioner, Server, Session, Tenant
+from multidb.model import Archive, Health, Probe, Provisioner, Server, Session, TakeOffline, Tenant
 from multidb.provisioners.qdrant import options, resources
 from multidb.provisioners.qdrant.container import containers
 from multidb.provisioners.qdrant.statements import statements
@@ -64,7 +64,7 @@ def _check_health(tenant: Tenant, may_write: bool) -> Health:
     return check_health(tenant, may_write)
 
 
-def _archive(server: Server, admin: Secret | None, application: str) -> Archive:
+def _archive(server: Server, admin: Secret | None, application: str, _: TakeOffline | None) -> Archive:
     from multidb.provisioners.qdrant.archive import QdrantArchive
 
     return QdrantArchive(server, admin, application)

@@ -177,6 +177,7 @@ class ServerOptions(ContainerOptions):
     )
     backup: Literal["snapshot", "points"] = Field(
         default="snapshot",
+        repr=False,  # a running server knows nothing of it
         description="What a backup holds: the server's own snapshots (fast; for this version and the next minor one), "
         "or points as lines of JSON (for any version and local mode).",
     )

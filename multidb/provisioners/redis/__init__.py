@@ -69,7 +69,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from multidb.model import Archive, Health, Probe, Provisioner, Server, Session, Tenant
+from multidb.model import Archive, Health, Probe, Provisioner, Server, Session, TakeOffline, Tenant
 from multidb.provisioners.redis.container import containers
 from multidb.provisioners.redis.numbers import allocate, check
 from multidb.provisioners.redis.resources import (
@@ -105,7 +105,7 @@ def _probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterable[Probe]:
     return audit.probe(attacker, victims)
 
 
-def _archive(server: Server, password: Secret | None, application: str) -> Archive:
+def _archive(server: Server, password: Secret | None, application: str, _: TakeOffline | None) -> Archive:
     from multidb.provisioners.redis import archive
 
     return archive.RedisArchive(server, password, application)

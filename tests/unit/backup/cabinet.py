@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from multidb.container import ContainerOptions
 from multidb.errors import ArchiveError, NeedsServer, ServerDown
 from multidb.model import (
     App,
@@ -56,8 +57,8 @@ class Options(BaseModel):
     colour: str = "red"
 
 
-class ServerOptions(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class ServerOptions(ContainerOptions):
+    pass
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,7 +250,7 @@ def provisioner_of(name: str) -> Provisioner:
         env=_env,
         isolation=lambda app, facts: (Isolation.ENFORCED, "a box has walls"),
         connect=lambda server, admin, application: Session(server),  # type: ignore[arg-type, return-value]
-        archive=lambda server, admin, application: Archive(server),
+        archive=lambda server, admin, application, take_offline: Archive(server),
     )
 
 

@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 
+from multidb.container import ContainerOptions
 from multidb.errors import AuthenticationFailed, Locked, ServerDown, ServerSlow, StatementFailed, UsageError
 from multidb.model import (
     Action,
@@ -50,8 +51,8 @@ class ToyOptions(BaseModel):
     colour: str = "red"
 
 
-class ToyServer(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+class ToyServer(ContainerOptions):
+    pass
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from multidb.errors import Refused
+from multidb.engine import load_project
+from multidb.errors import ManifestError, Refused
 from multidb.model import App, Endpoint, Isolation, Owner, Server, StoreContext
 from multidb.provisioners.neo4j.resources import (
     AppOptions,
@@ -238,3 +240,23 @@ def test_a_server_is_named_in_a_refusal() -> None:
 def test_importing_the_store_imports_no_driver() -> None:
     code = "import sys, multidb.provisioners.neo4j; sys.exit('neo4j' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("head", "place"),
+    [
+        ("runtime: compose\nservers: {neo4j: {backup: dump}}", "3:19"),
+        ("runtime: embedded\nservers:\n  neo4j:\n    isolation: label\n    backup: dump", "6:5"),
+    ],
+)
+def test_a_dump_needs_a_server_that_may_be_stopped(tmp_path: Path, head: str, place: str) -> None:
+    path = tmp_path / "multidb.yaml"
+    path.write_text(f"version: 1\n{head}\nproject: digi\napps: {{}}\n")
+    with pytest.raises(ManifestError) as raised:
+        load_project(path)
+    (problem,) = raised.value.problems
+    assert f"{problem.line}:{problem.column}" == place
+    assert "servers.neo4j.backup: a dump needs a server of one app" in problem.message
+
+    path.write_text(path.read_text().replace("compose", "embedded").replace("isolation: label", "isolation: instance"))
+    assert load_project(path).servers["neo4j"].backup == "dump"

@@ -1,0 +1,100 @@
+"""Neo4j's own tool ``neo4j-admin``, from the jars of an embedded server, on the files of one that stands still."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import BinaryIO, Final
+
+from multidb import files
+from multidb.errors import ArchiveError, ServerError
+from multidb.runtime import processes
+
+__all__ = ["Neo4jAdmin", "clear_half_loaded"]
+
+_CHUNK: Final = 1 << 20
+_LOADING: Final = "loading"  # the file that names the database which is being loaded
+_FULL: Final = "No space left on device"
+# What the tool says on its way: time stamps, Java's warnings, how far it is, lines for the eye.
+_CHATTER: Final = re.compile(r"\d{4}-\d\d-\d\d |WARNING: |Files: |Done: |-+$|Command Failed$|\s*$")
+
+
+class Neo4jAdmin:
+    """An `Offline` Neo4j.
+
+    Args:
+        command: the argv to which the tool's arguments are added.
+        home: the server's folder.
+        name: the server's, for errors.
+    """
+
+    def __init__(self, command: Sequence[str], home: Path, name: str) -> None:
+        self._command = command
+        self._home = home
+        self._name = name
+
+    def dump(self, database: str, stream: BinaryIO) -> None:
+        """See `Offline.dump`."""
+        with self._running("dump", "--to-stdout", database) as tool:
+            assert tool.stdout is not None
+            shutil.copyfileobj(tool.stdout, stream, _CHUNK)
+
+    def load(self, database: str, stream: BinaryIO) -> None:
+        """See `Offline.load`. `clear_half_loaded` makes what it promises true."""
+        note = self._home / _LOADING
+        files.write_text(note, database)
+        with self._running("load", "--from-stdin", "--overwrite-destination", database) as tool:
+            assert tool.stdin is not None
+            with contextlib.suppress(BrokenPipeError):  # it has ended; what it said tells why
+                shutil.copyfileobj(stream, tool.stdin, _CHUNK)
+                tool.stdin.close()
+        note.unlink()
+
+    @contextlib.contextmanager
+    def _running(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+        """The tool at work; it has ended well after the block. It ends with the block that fails."""
+        with tempfile.TemporaryFile(prefix="multidb-") as said:
+            environment = processes.environment(self._home)
+            tool = subprocess.Popen(
+                [*self._command, "database", *arguments],
+                env={**environment, "NEO4J_HOME": str(self._home), "NEO4J_CONF": str(self._home / "conf")},
+                stdin=subprocess.PIPE if arguments[0] == "load" else subprocess.DEVNULL,
+                stdout=subprocess.PIPE if arguments[0] == "dump" else subprocess.DEVNULL,
+                stderr=said,
+                start_new_session=True,  # Ctrl-C is ours to hear, and to end it
+            )
+            with contextlib.closing(tool.stdin or tool.stdout):  # type: ignore[type-var]
+                try:
+                    yield tool
+                    code = tool.wait()
+                finally:
+                    tool.kill()
+                    tool.wait()
+            if code:
+                said.seek(0)
+                raise self._failed(arguments[0], said.read().decode(errors="replace"))
+
+    def _failed(self, verb: str, said: str) -> ArchiveError | ServerError:
+        lines = [line.strip() for line in said.splitlines() if not _CHATTER.match(line)]
+        where = f"server {self._name}"
+        if _FULL in said:
+            return ServerError(f"neo4j-admin {verb}: no space left", where=where, hint=f"free space at {self._home}")
+        return ArchiveError(f"neo4j-admin {verb} failed: {lines[-1] if lines else 'it does not say why'}", where=where)
+
+
+def clear_half_loaded(home: Path) -> None:
+    """Takes away the database that an interrupted or failed `Neo4jAdmin.load` has left in a server's folder.
+
+    Neo4j does not come up with such a one, and makes an empty one where there is none."""
+    note = home / _LOADING
+    if note.exists():
+        database = note.read_text()
+        for kind in ("databases", "transactions"):
+            if (folder := home / "data" / kind / database).exists():
+                shutil.rmtree(folder)
+        note.unlink()

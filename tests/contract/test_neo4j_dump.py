@@ -21,6 +21,7 @@ from typing import Any
 import neo4j
 import psutil
 import pytest
+import zstandard
 from neo4j.exceptions import DriverError, Neo4jError
 
 from multidb.backup.making import make_sets
@@ -103,12 +104,9 @@ def state_of(folder: Folder) -> dict[str, Any]:
     return found
 
 
-def newest(folder: Folder) -> Path:
-    return max((folder.path / "sets").rglob("manifest.json")).parent
-
-
 def part_of_newest(folder: Folder) -> dict[str, Any]:
-    found: dict[str, Any] = json.loads((newest(folder) / "manifest.json").read_text())["stores"]["neo4j"]
+    newest = max((folder.path / "sets").rglob("manifest.json"))
+    found: dict[str, Any] = json.loads(newest.read_text())["stores"]["neo4j"]
     return found
 
 
@@ -201,8 +199,11 @@ def test_what_cannot_be_loaded_or_written_leaves_a_server_that_works(folder: Fol
         def write(self, data: Any) -> int:
             raise ArchiveError("the target is full")
 
-    with pytest.raises(ArchiveError, match="the target is full"), take_offline(unwatched) as stopped:
-        stopped.dump("neo4j", Full())
+    whole = io.BytesIO()
+    with take_offline(unwatched) as stopped:
+        stopped.dump("neo4j", whole)
+        with pytest.raises(ArchiveError, match="the target is full"):
+            stopped.dump("neo4j", Full())
     assert nodes(folder) == before
 
     with pytest.raises(ArchiveError, match=r"neo4j-admin load failed: .*[a-z]"), take_offline(unwatched) as stopped:
@@ -217,7 +218,10 @@ def test_what_cannot_be_loaded_or_written_leaves_a_server_that_works(folder: Fol
     tool.chmod(0o755)
     page = (REPOSITORY / "docs" / "restore-by-hand.md").read_text()
     (script,) = re.findall(r"```sh neo4j-dump\n(.*?)```", page, re.DOTALL)
-    env = {"SET": str(newest(folder)), "PATH": f"{folder.path}:{os.environ['PATH']}"}
+    stored = folder.path / "neo4j" / "neo4j.dump.zst"
+    stored.parent.mkdir()
+    stored.write_bytes(zstandard.compress(whole.getvalue()))
+    env = {"SET": str(folder.path), "PATH": f"{folder.path}:{os.environ['PATH']}"}
     with take_offline(unwatched):
         subprocess.run(["bash", "-euo", "pipefail", "-c", script], env=env, check=True, capture_output=True)
     assert nodes(folder) == before

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Final
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from multidb.secrets import SecretRef
 
-__all__ = ["Container", "ContainerOptions", "SecretVariable", "one_each", "shared"]
+__all__ = ["Container", "ContainerOptions", "SecretVariable", "one_each", "scratch", "shared"]
+
+_SCRATCH: Final = "scratch"
 
 
 class ContainerOptions(BaseModel):
@@ -58,6 +60,7 @@ class Container:
     Args:
         name: service and host name, unique in the project: ``postgres``, ``neo4j-lernmi``.
         app: the only app that it serves; None when it is shared.
+        spare: it serves no app: sets of apps whose own servers have room for one place only are tried in it.
         ports: the ports inside by the name of the server option, the one for clients first: ``{"port": 6333, ...}``.
         published: the ports on this machine's loopback address, by the same names; empty when none is published.
         admin: the admin's login, empty where the store has none.
@@ -80,6 +83,7 @@ class Container:
     database: str = ""
     cpus: float | None = None
     app: str | None = None
+    spare: bool = False
     published: Mapping[str, int] = field(default_factory=dict)
     facts: Any = None
     files: Mapping[str, str] = field(default_factory=dict)
@@ -93,6 +97,10 @@ class Container:
         """What multidb calls the server: its name, with the app's id as it is written in the manifest."""
         return self.name if self.app is None else f"{self.store}-{self.app}"
 
+    def serves(self, app: str) -> bool:
+        """Whether the app, which uses its store, has a place in it."""
+        return not self.spare and self.app in (None, app)
+
     @property
     def admin_ref(self) -> SecretRef:
         """Under which name multidb keeps the admin's password."""
@@ -101,7 +109,7 @@ class Container:
     @property
     def variable(self) -> str:
         """The name under which the admin's password stands in the deployment's env file."""
-        suffix = self.name.removeprefix(self.store)
+        suffix = f"-{_SCRATCH}" if self.spare else self.name.removeprefix(self.store)
         return self.secret.name + suffix.upper().replace("-", "_")
 
     @property
@@ -134,3 +142,11 @@ def one_each(container: Container, apps: Sequence[str], options: Any) -> list[Co
         )
         for position, app in enumerate(apps)
     ]
+
+
+def scratch(first: Container) -> Container:
+    """The spare beside servers of one app each, published below the ports of the `first` of them: those above it are
+    taken by the apps that are still to come."""
+    step = len(first.ports)
+    published = {option: port - step for option, port in first.published.items()}
+    return replace(first, name=f"{_SCRATCH}-{first.store}", app=None, spare=True, published=published)

@@ -12,11 +12,11 @@ from typing import Final
 
 from multidb import files
 from multidb.certificates import Identity, issue, names_of, new_authority, problem, serves
-from multidb.container import Container
+from multidb.container import Container, scratch
 from multidb.errors import Refused, UsageError
 from multidb.model import App, Endpoint, Project, StoreContext
 from multidb.provisioners import STORES, provisioner
-from multidb.render import CA_MOUNTED, GRAFANA, POOLER, POOLER_PORT, TOKEN, RenderedFile, Trust, is_ours, render
+from multidb.render import BACKUP, CA_MOUNTED, GRAFANA, POOLER, POOLER_PORT, TOKEN, RenderedFile, Trust, is_ours, render
 from multidb.secrets import Secret, SecretRef, generate
 from multidb.state import ProjectState
 
@@ -52,7 +52,10 @@ def containers(project: Project) -> list[Container]:
         apps = [app.id for app in project.apps_with(store)]
         describe = provisioner(store).containers
         if apps and describe is not None:
-            found += describe(apps, project.servers[store], per_app)
+            servers = describe(apps, project.servers[store], per_app)
+            found += servers
+            if servers[0].app is not None and not per_app and BACKUP in project.deploy["profiles"]:
+                found.append(scratch(servers[0]))
     return found
 
 
@@ -206,7 +209,7 @@ class Deployment:
 
         variables: dict[str, str | Secret] = {**named(self.project, app)}
         for server in servers:
-            if server.store in app.stores and server.app in (None, app.id):
+            if server.store in app.stores and server.serves(app.id):
                 variables |= app_env(self.project, app, server, self._context(server), secret)
         if missing:
             return {name: Secret("") if isinstance(value, Secret) else value for name, value in variables.items()}

@@ -143,7 +143,7 @@ def clear(engine: Engine, server: Server, app: App, context: StoreContext) -> No
 def _spare(
     engine: Engine, kind: PlaceKind, server: Server, app: App, context: StoreContext, progress: Progress
 ) -> Iterator[Room]:
-    starting = engine.runtime.spare(server, progress)
+    starting = engine.runtime.spare(server, progress, adoptable=kind is PlaceKind.NEW)
     if starting is None:
         raise NeedsServer("it has room for one place only, and no second server can be started here", where=str(server))
     with starting as spare:
@@ -156,7 +156,12 @@ def _spare(
                 stack.close()  # nobody may be connected
                 engine.runtime.adopt(server, spare, progress)
 
-            yield Room(archive, archive.prepare(kind, app, own), move_in, lasting=False)
+            place = archive.prepare(kind, app, own)
+            try:
+                yield Room(archive, place, move_in, lasting=False)
+            finally:
+                if spare.kept:
+                    archive.discard(place)
 
 
 def _number(count: int | None) -> str:

@@ -146,7 +146,7 @@ class Archive(Protocol):
             NeedsServer: the server holds one place only (Neo4j Community has one database). Where ``Runtime.spare``
                 gives a second server, `prepare` on *its* archive gives the place, the whole server being the place:
 
-                    with runtime.spare(server, progress) as spare:
+                    with runtime.spare(server, progress, adoptable=kind is PlaceKind.NEW) as spare:
                         with store.archive(spare, runtime.admin(spare), ...) as archive:
                             place = archive.prepare(kind, app, context_of_spare)
                             archive.restore(place, part, reader, progress)

@@ -141,6 +141,7 @@ class Server:
     app: str | None = None  # the only app served, for a server of one app
     timeout: float = 10.0  # seconds that one connection attempt or one round trip of a check may take
     spare: bool = False  # a second one that no app knows, to load a backup into: see ``Runtime.spare``
+    kept: bool = False  # a spare that is there for the next one, too, and so has to be emptied
     # Compose's project and service, where it runs in a container of this machine.
     container: tuple[str, str] | None = field(default=None, compare=False, repr=False)
 

@@ -1,6 +1,7 @@
 """From values to the text of files: pure functions, nothing is written here."""
 
 from multidb.render.deployment import (
+    BACKUP,
     CA_FILE,
     CA_MOUNTED,
     GRAFANA,
@@ -14,6 +15,7 @@ from multidb.render.deployment import (
 from multidb.render.env import ENV_HEADER, EnvFormat, env_example, env_text, is_ours
 
 __all__ = [
+    "BACKUP",
     "CA_FILE",
     "CA_MOUNTED",
     "ENV_HEADER",

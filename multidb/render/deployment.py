@@ -19,6 +19,7 @@ from multidb.render.env import EnvFormat, env_example, env_text
 from multidb.secrets import Secret
 
 __all__ = [
+    "BACKUP",
     "CA_FILE",
     "CA_MOUNTED",
     "GRAFANA",
@@ -166,7 +167,7 @@ def _refuse(project: Project, containers: Sequence[Container]) -> None:
             where=f"{project.file}: deploy.profiles",
             hint="take pgbouncer out of deploy.profiles, or choose strategy hybrid or single",
         )
-    served = {(container.store, container.app) for container in containers}
+    served = {(container.store, container.app) for container in containers if not container.spare}
     if project.runtime == "external":
         return  # the servers exist already; their addresses were checked with the manifest
     names = {container.name for container in containers} | {POOLER, f"{POOLER}-setup", "backup"}
@@ -325,9 +326,7 @@ class _Rendering:
         apps = []
         for app in place.apps:
             folder = "." if place.secrets_file else f"{place.root}/apps/{app.id}"
-            serving = [
-                each.name for each in place.containers if each.store in app.stores and each.app in (None, app.id)
-            ]
+            serving = [each.name for each in place.containers if each.store in app.stores and each.serves(app.id)]
             if POOLER in self._project.deploy["profiles"] and "postgres" in app.stores:
                 serving.append(POOLER)
             apps.append(self._app(app, folder, serving))

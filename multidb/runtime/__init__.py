@@ -71,12 +71,18 @@ class Runtime(Protocol):
         """The admin's password on `server`; None where the store has no authentication (a local folder).
         `UsageError` when the environment variable or file that should hold it is missing."""
 
-    def spare(self, server: Server, progress: Progress) -> AbstractContextManager[Server] | None:
+    def spare(self, server: Server, progress: Progress, *, adoptable: bool) -> AbstractContextManager[Server] | None:
         """A second, empty server of the same kind, version and options as `server`, for the block, that no app has
         credentials for: see ``Archive.prepare``. `admin` knows it. At the end it is stopped and its data removed,
         unless `adopt` took it. One that a killed run has left is ended by the next `spare`, by `up` and by `down`.
 
-        None where the runtime cannot start one: then nothing replaces it.
+        One that is `Server.kept` is there already and stays; what was loaded into it is the caller's to take away, and
+        may still be there when the caller before died.
+
+        Args:
+            adoptable: it has to be one that `adopt` can take.
+
+        None where the runtime has none and cannot start one: then nothing replaces it.
         """
 
     def adopt(self, server: Server, spare: Server, progress: Progress) -> None:

@@ -168,8 +168,17 @@ class ComposeRuntime:
             for each, message in zip(running, stopped, strict=True)
         ]
 
-    def spare(self, server: Server, progress: Progress) -> None:
-        """None: every container is in the rendered files."""
+    def spare(
+        self, server: Server, progress: Progress, *, adoptable: bool
+    ) -> contextlib.AbstractContextManager[Server] | None:
+        """See `Runtime.spare`. With the profile ``backup`` it is the server ``scratch-<store>``, which stays and so is
+        `Server.kept`; the data of one container cannot become another's."""
+        spares = [each for each in self._containers if each.spare and each.store == server.store]
+        if adoptable or server.app is None or not spares:
+            return None
+        seen = {} if self._exposed or self._inside else self._ours()
+        found = self._located(spares[0], seen.get(spares[0].name))
+        return None if found is None else self._lent(replace(found, app=server.app, spare=True, kept=True))
 
     def adopt(self, server: Server, spare: Server, progress: Progress) -> None:
         """Refuses, since there is no spare here."""
@@ -191,7 +200,8 @@ class ComposeRuntime:
     def servers(self) -> list[Server]:
         """See `Runtime.servers`. One that was never started has no password and counts as having no address."""
         seen = {} if self._exposed or self._inside else self._ours()
-        found = [self._located(container, seen.get(container.name)) for container in self._containers]
+        own = [each for each in self._containers if not each.spare]
+        found = [self._located(container, seen.get(container.name)) for container in own]
         return [server for server in found if server is not None]
 
     def missing(self) -> list[ServerStatus]:
@@ -200,7 +210,7 @@ class ComposeRuntime:
         return [
             ServerStatus(each.server, each.store, ServerState.STOPPED, None, "not started; multidb up")
             for each in self._containers
-            if each.server not in located
+            if each.server not in located and not each.spare
         ]
 
     def app_endpoint(self, server: Server) -> Endpoint:
@@ -209,7 +219,7 @@ class ComposeRuntime:
 
     def names_for(self, app: App) -> list[str]:
         """See `Runtime.names_for`."""
-        return [each.server for each in self._containers if each.store in app.stores and each.app in (None, app.id)]
+        return [each.server for each in self._containers if each.store in app.stores and each.serves(app.id)]
 
     def admin(self, server: Server) -> Secret | None:
         """See `Runtime.admin`."""
@@ -234,6 +244,11 @@ class ComposeRuntime:
             here = [container for container in self._containers if container.app == app]
             found.append(_Stack(project, file, here, DockerEngine(project)))
         return found
+
+    @contextlib.contextmanager
+    def _lent(self, spare: Server) -> Iterator[Server]:
+        with self._state.lock(spare.name, "multidb"):
+            yield spare
 
     def _stack(self, container: Container) -> _Stack:
         (stack,) = [stack for stack in self._stacks if container in stack.containers]

@@ -102,7 +102,7 @@ class EmbeddedRuntime:
                 self._erase(site)
         return stopped
 
-    def spare(self, server: Server, progress: Progress) -> AbstractContextManager[Server] | None:
+    def spare(self, server: Server, progress: Progress, *, adoptable: bool) -> AbstractContextManager[Server] | None:
         """See `Runtime.spare`. Only a Neo4j of one app needs one; the others have room for a second place. None for a
         Neo4j that apps share by labels: its data is not one app's.
 

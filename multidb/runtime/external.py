@@ -183,7 +183,7 @@ class ExternalRuntime:
         """Nothing: none of these servers is ours."""
         return []
 
-    def spare(self, server: Server, progress: Progress) -> None:
+    def spare(self, server: Server, progress: Progress, *, adoptable: bool) -> None:
         """None: these servers are not ours to start."""
 
     def adopt(self, server: Server, spare: Server, progress: Progress) -> None:

@@ -27,7 +27,7 @@ class GivenRuntime:
     def retire(self, app: App, progress: Progress, *, erase: bool = False) -> list[ServerStatus]:
         return []
 
-    def spare(self, server: Server, progress: Progress) -> None:
+    def spare(self, server: Server, progress: Progress, *, adoptable: bool) -> None:
         return None
 
     def adopt(self, server: Server, spare: Server, progress: Progress) -> None:

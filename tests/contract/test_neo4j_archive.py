@@ -323,6 +323,18 @@ def test_apps_with_labels_come_and_go_alone(target: RealServer) -> None:
 APPS = ("lernmi", "devao")
 
 
+def test_a_spare_that_is_kept_is_emptied(made: tuple[Part, bytes], spare: RealServer) -> None:
+    part, content = made
+    kept = replace(spare, server=replace(spare.server, spare=True, kept=True))
+    with opened(kept) as archive:
+        place = archive.prepare(PlaceKind.SCRATCH, APP, CONTEXT)
+        archive.restore(place, part, Files(content), quiet)
+        assert not archive.is_empty(place)
+        archive.discard(place)
+        assert archive.is_empty(place)
+        assert archive.measure(place).counts["indexes"] == 0
+
+
 def test_the_page_on_restoring_by_hand_is_right(made: tuple[Part, bytes], spare: RealServer, tmp_path: Path) -> None:
     part, content = made
     page = (Path(__file__).parents[2] / "docs/restore-by-hand.md").read_text()

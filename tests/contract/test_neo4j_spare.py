@@ -33,7 +33,7 @@ def test_a_spare_comes_and_goes_or_takes_the_place(tmp_path: Path) -> None:
         _cypher(engine, live, "CREATE (:Old)")
         before = _known(engine, tmp_path)
 
-        lent = engine.runtime.spare(live, quiet)
+        lent = engine.runtime.spare(live, quiet, adoptable=True)
         assert lent is not None
         with lent as spare:
             assert spare.spare
@@ -42,7 +42,7 @@ def test_a_spare_comes_and_goes_or_takes_the_place(tmp_path: Path) -> None:
         assert _known(engine, tmp_path) == before
         assert _labels(engine, live) == [["Old"]]
 
-        lent = engine.runtime.spare(live, quiet)
+        lent = engine.runtime.spare(live, quiet, adoptable=True)
         assert lent is not None
         with lent as spare:
             _cypher(engine, spare, "CREATE (:New)")

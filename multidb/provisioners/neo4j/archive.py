@@ -197,6 +197,8 @@ class Neo4jArchive:
             with self._bolt.explained():
                 gone = dropping(roles_of(self._bolt), place)
             self._run(gone)
+        elif self._server.kept:
+            self._empty(place)
 
     def leftovers(self, app: App, context: StoreContext) -> Sequence[Place]:
         if not self._has_databases:

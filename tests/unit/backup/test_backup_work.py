@@ -443,7 +443,7 @@ def test_no_spare_server_is_started_for_a_new_clone(
 ) -> None:
     """It is loaded where it lives; what has data is loaded beside it first."""
     asked: list[str] = []
-    monkeypatch.setattr(engine.runtime, "spare", lambda server, progress: asked.append(server.name))
+    monkeypatch.setattr(engine.runtime, "spare", lambda server, progress, *, adoptable: asked.append(server.name))
     ONE_PLACE.add("drawer")
     write_rows(data, "drawer", "bob", 0)
     copy_into(engine, "ann", "bob", progress=quiet)

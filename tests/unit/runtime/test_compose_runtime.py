@@ -12,8 +12,8 @@ from multidb import diagnosis
 from multidb.deployment import containers
 from multidb.diagnosis import diagnose
 from multidb.engine import Engine, load_project
-from multidb.errors import Refused, RuntimeUnavailable, UsageError
-from multidb.model import Finding, Level, Project, Server
+from multidb.errors import Locked, Refused, RuntimeUnavailable, UsageError
+from multidb.model import Finding, Level, Project, Server, unwatched
 from multidb.runtime import ServerState, ServerStatus, open_runtime
 from multidb.runtime.compose import ComposeRuntime, _outdated, located
 from multidb.runtime.container_state import Seen
@@ -86,6 +86,51 @@ def test_an_app_names_its_own_servers_only(tmp_path: Path) -> None:
     loaded = project(tmp_path)
 
     assert opened(tmp_path).names_for(loaded.apps["beep_boop"]) == ["postgres", "neo4j-beep_boop"]
+
+
+def test_with_backups_sets_are_tried_in_a_server_that_no_app_has(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plain = opened(tmp_path)
+    neo4j = next(server for server in plain.servers() if server.name == "neo4j-lernmi")
+    assert plain.spare(neo4j, unwatched, adoptable=False) is None
+
+    manifest = f"{MANIFEST}deploy: {{profiles: [backup]}}\n"
+    runtime = opened(tmp_path, manifest)
+    assert runtime.servers() == plain.servers()
+    assert runtime.missing() == []
+    assert runtime.names_for(project(tmp_path).apps["beep_boop"]) == ["postgres", "neo4j-beep_boop"]
+    postgres = next(server for server in runtime.servers() if server.store == "postgres")
+    assert runtime.spare(postgres, unwatched, adoptable=False) is None
+    assert runtime.spare(neo4j, unwatched, adoptable=True) is None, "its data cannot become the other's"
+
+    for inside, address in (("", "127.0.0.1:7686"), ("1", "scratch-neo4j:7687")):
+        monkeypatch.setenv("MULTIDB_INSIDE", inside)
+        lending = opened(tmp_path, manifest)
+        lent, other = (lending.spare(neo4j, unwatched, adoptable=False) for _ in range(2))
+        assert lent is not None
+        assert other is not None
+        with lent as spare:
+            assert (str(spare.endpoint), spare.app, spare.spare, spare.kept) == (address, "lernmi", True, True)
+            assert lending.admin(spare) == Secret("secret-of-scratch-neo4j")
+            with pytest.raises(Locked), other:
+                pass
+
+
+@pytest.mark.parametrize(
+    ("more", "spares"),
+    [
+        ("deploy: {profiles: [backup]}", ["scratch-neo4j"]),
+        ("deploy: {strategy: single, profiles: [backup]}", ["scratch-neo4j"]),
+        ("deploy: {strategy: separate, profiles: [backup]}", []),
+        ("deploy: {profiles: [monitoring]}", []),
+        ("deploy: {profiles: [backup]}\nservers: {neo4j: {isolation: label}}", []),
+        ("deploy: {profiles: [backup]}\nservers: {neo4j: {isolation: database}}", []),
+    ],
+)
+def test_only_servers_with_room_for_one_place_have_a_spare(tmp_path: Path, more: str, spares: list[str]) -> None:
+    loaded = project(tmp_path, f"version: 1\nproject: digi\nruntime: compose\napps: {{lernmi: {{}}}}\n{more}\n")
+    assert [each.server for each in containers(loaded) if each.spare] == spares
 
 
 def test_without_published_ports_a_server_is_reached_inside_the_network(tmp_path: Path) -> None:

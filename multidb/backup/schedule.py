@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from multidb.backup.cloning import CLONE_OF
-from multidb.backup.journal import Journal
+from multidb.backup.journal import PAUSED, Journal
 from multidb.backup.sets import made_at
 from multidb.backup.settings import Settings, settings
 from multidb.engine import Engine
@@ -50,7 +50,11 @@ def freshness(project: Project, state: ProjectState, app: App, now: datetime) ->
         wanted = settings(project, app)
     except MultidbError as error:
         return Health(Status.DEGRADED, str(error), fix=error.hint or "")
-    known = Journal(state).known(app.id)
+    journal = Journal(state)
+    if app.id in journal.open(PAUSED):
+        message = "its logins are off while a set of it is made"
+        return Health(Status.DEGRADED, message, fix=f"multidb backup {app.id}, if no run is at it any more")
+    known = journal.known(app.id)
     if not wanted.declared or CLONE_OF in app.labels:
         return None
     newest, verified = _moment(known.get("when")), _moment(known.get("verified"))

@@ -10,7 +10,7 @@ import pytest
 
 from multidb.backup import making, rounds
 from multidb.backup.cloning import entry_for, expired
-from multidb.backup.journal import Journal
+from multidb.backup.journal import PAUSED, Journal
 from multidb.backup.making import repository
 from multidb.backup.pruning import carry_out, decide
 from multidb.backup.retention import Keep
@@ -93,6 +93,15 @@ def test_health_tells_of_sets_that_are_missing_old_failed_or_bad(engine: Engine,
     (folder_of(second, tmp_path) / "drawer/rows.txt.zst").write_bytes(b"")
     assert not tried(engine, second).ok
     assert f"set {second.id} does not verify" in health(engine, clock.now).message
+
+
+def test_health_says_why_the_logins_are_off(engine: Engine, clock: Clock) -> None:
+    made(engine)
+    assert health(engine, clock.now).status is Status.HEALTHY
+    Journal(engine.state).begin(PAUSED, "ann", {})
+    told = health(engine, clock.now)
+    assert (told.status, told.message) == (Status.DEGRADED, "its logins are off while a set of it is made")
+    assert "logins" not in health(engine, clock.now, "bob").message
 
 
 def test_nobody_is_told_of_backups_that_the_manifest_does_not_speak_of(tmp_path: Path, data: Path) -> None:

@@ -95,7 +95,7 @@ class PostgresArchive:
         Raises:
             ArchiveError: no pg_dump here fits the server, or it failed.
         """
-        program = self._program("pg_dump", self._major)
+        program = self._program("pg_dump")
         with self._snapshot(app.id) as (holder, snapshot), ThreadPoolExecutor(1) as beside:
             details = {
                 "app": app.id,
@@ -229,7 +229,7 @@ class PostgresArchive:
                 where=self._where,
                 hint="upgrade the server",
             )
-        program = self._program("pg_restore", max(self._major, dumped_by))
+        program = self._program("pg_restore", dumped_by)
         role = self._owner(place.app)
         with tempfile.TemporaryFile() as dump:
             _spool(reader, dump, place.app, progress)
@@ -388,7 +388,7 @@ class PostgresArchive:
         role = self._owner(new.app)
         if role is None:
             raise ArchiveError(f"app {new.app.id} has no owner role here", where=self._where, hint="multidb apply")
-        program = self._program("pg_dump", self._major)
+        program = self._program("pg_dump")
         live = Place(PlaceKind.LIVE, new.app, new.app.id)
 
         def script(patterns: Sequence[str], section: str) -> str:
@@ -437,8 +437,8 @@ class PostgresArchive:
     def _open(self, database: str = "") -> Wire:
         return Wire(self._server, self._password, self._application, Traffic(), database=database)
 
-    def _program(self, name: str, at_least: int) -> Program:
-        return programs.find(name, at_least, self._where, self._server.container)
+    def _program(self, name: str, dump: int = 0) -> Program:
+        return programs.find(name, self._major, self._where, self._server.container, dump=dump)
 
     def _version(self) -> str:
         return self._ask(self._main, "SELECT current_setting('server_version')").split(" ")[0]

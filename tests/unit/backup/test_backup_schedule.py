@@ -98,6 +98,12 @@ def test_health_tells_of_sets_that_are_missing_old_failed_or_bad(engine: Engine,
     (folder_of(second, tmp_path) / "drawer/rows.txt.zst").write_bytes(b"")
     assert not tried(engine, second).ok
     assert f"set {second.id} does not verify" in health(engine, clock.now).message
+    ONE_PLACE.add("drawer")
+    assert not tried(engine, copy).ok
+    assert f"set {second.id} does not verify" in health(engine, clock.now).message, "an older set says nothing of it"
+    clock.now += timedelta(minutes=1)
+    assert not tried(engine, made(engine)).ok
+    assert "does not verify" not in health(engine, clock.now).message, "with the newer one nothing is known to be wrong"
 
 
 def test_health_says_why_the_logins_are_off(engine: Engine, clock: Clock) -> None:

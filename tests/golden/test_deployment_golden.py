@@ -37,7 +37,7 @@ CASES = {
     "hybrid_pgbouncer": "deploy: {profiles: [pgbouncer]}\ndefaults: {postgres: {roles: split}}",
     "single_pgbouncer_backup": "deploy: {strategy: single, profiles: [pgbouncer, backup]}",
     "hybrid_monitoring": "deploy: {profiles: [monitoring]}",
-    "single_monitoring_unexposed": "deploy: {strategy: single, expose: none, profiles: [monitoring]}",
+    "single_monitoring_unexposed": "deploy: {strategy: single, expose: none, profiles: [backup, monitoring]}",
     "hybrid_backup": "deploy: {profiles: [backup]}\nbackup: {every: 6h, to: [backups/, /mnt/nas/digi]}\n"
     "notify: {webhooks: [{url: {env: CHAT_HOOK}}], heartbeat: {file: heartbeat.url}}",
     "expose_none": "deploy: {expose: none}",

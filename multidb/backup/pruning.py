@@ -78,5 +78,6 @@ def _trust(copy: Copy) -> Trust:
     mark = copy.verification
     if copy.verified:
         return Trust.VERIFIED
-    bad = mark is not None and copy.found is not None and mark.digest == copy.found.digest and mark.failures
-    return Trust.BAD if bad else Trust.UNTRIED
+    if mark is None or copy.found is None or mark.digest != copy.found.digest:
+        return Trust.UNTRIED
+    return Trust.BAD if mark.failures else Trust.TRIED

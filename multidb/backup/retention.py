@@ -2,8 +2,9 @@
 
 Slots (the newest so many, one a day, one a week, one a month) are filled twice: from the verified sets alone, and from
 all that are not known to be bad. What is in either stays, so that a set nobody has tried yet never takes the place of
-one that is proved, and yesterday's set stays although the last proof was on Sunday. While no set is verified, none
-goes.
+one that is proved, and yesterday's set stays although the last proof was on Sunday. Where no set could be verified, as
+one of its stores has no server to be restored on, those that were tried without a fault take the part of the verified
+ones, or sets would stay until the disk is full. While no set was tried, none goes.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ class Trust(StrEnum):
     """What is known of a set."""
 
     VERIFIED = "verified"  # it was restored and came out as it was measured
+    TRIED = "tried"  # a store had no server to restore it on; of the others, and of all files, nothing is wrong
     UNTRIED = "untried"
     BAD = "bad"  # it was tried, and did not; or its manifest cannot be read
 
@@ -55,19 +57,21 @@ _PERIODS: Final[tuple[tuple[str, Callable[[datetime], object]], ...]] = (
 def kept(candidates: Sequence[Candidate], keep: Keep) -> dict[str, str]:
     """The ids of the sets that stay, each with why."""
     newest_first = sorted(candidates, key=lambda each: (each.made, each.id), reverse=True)
-    verified = [each for each in newest_first if each.trust is Trust.VERIFIED]
-    if not verified:
+    trusted = [each for each in newest_first if each.trust is Trust.VERIFIED]
+    trusted = trusted or [each for each in newest_first if each.trust is Trust.TRIED]
+    if not trusted:
         return {each.id: "no set is verified" for each in newest_first}
-    reasons: dict[str, list[str]] = {verified[0].id: ["newest verified"]}
-    for some in (verified, [each for each in newest_first if each.trust is not Trust.BAD]):
+    newest = trusted[0]
+    reasons: dict[str, list[str]] = {newest.id: [f"newest {newest.trust}"]}
+    for some in (trusted, [each for each in newest_first if each.trust is not Trust.BAD]):
         for name, period in _PERIODS:
             for each in _newest_of_each(some, period, getattr(keep, name)):
                 reasons.setdefault(each.id, [])
                 if name not in reasons[each.id]:
                     reasons[each.id].append(name)
     for each in newest_first:
-        if each.trust is Trust.BAD and each.made > verified[0].made:
-            reasons[each.id] = ["newer than the newest verified"]  # somebody may want to know what happened
+        if each.trust is Trust.BAD and each.made > newest.made:
+            reasons[each.id] = [f"newer than the newest {newest.trust}"]  # somebody may want to know what happened
     return {name: ", ".join(why) for name, why in reasons.items()}
 
 

@@ -51,11 +51,13 @@ def shortest_interval(project: Project) -> timedelta:
 
 
 def verification_due(engine: Engine, app: App, now: datetime) -> bool:
-    """Whether the last proof of one of the app's sets is longer ago than the manifest allows."""
+    """Whether the last proof of one of the app's sets, or the last try that found nothing wrong where there can be no
+    whole proof, is longer ago than the manifest allows."""
     wanted = settings(engine.project, app).verify
     if wanted is None:
         return False
-    last = _moment(Journal(engine.state).known(app.id).get("verified"))
+    known = Journal(engine.state).known(app.id)
+    last = max((moment for name in ("verified", "tried") if (moment := _moment(known.get(name)))), default=None)
     return last is None or last + wanted * (1 - _EARLY) <= now
 
 

@@ -175,4 +175,4 @@ def _remember(journal: Journal, copy: Copy, verification: Verification) -> None:
         first = next(iter(verification.failures.items()))
         journal.learn(copy.app, bad={"id": copy.id, "message": f"{first[0]}: {first[1]}"})
     elif journal.known(copy.app).get("bad", {}).get("id", copy.id) <= copy.id:  # nothing is known to be wrong with it
-        journal.learn(copy.app, bad=None)
+        journal.learn(copy.app, tried=verification.when.isoformat(), bad=None)

@@ -153,6 +153,26 @@ def test_a_scheduled_run_proves_and_prunes_and_one_that_was_asked_for_does_not(
     assert len(repository(engine, ["sets/"]).copies(["ann"])) == 3
 
 
+def test_what_no_server_can_try_is_tried_as_often_as_the_rest_and_pruned(
+    tmp_path: Path, data: Path, clock: Clock
+) -> None:
+    engine = make_engine(tmp_path, data, MANIFEST.replace("always", "weekly"))
+    ONE_PLACE.add("drawer")
+    app, policy = engine.project.apps["ann"], {"ann": Keep(1, 0, 0)}
+    copies = []
+    for minutes in range(3):
+        clock.now = START + timedelta(minutes=minutes)
+        copies.append(made(engine))
+    assert verification_due(engine, app, datetime.now(UTC))
+    assert not tried(engine, copies[1]).ok
+    assert not verification_due(engine, app, datetime.now(UTC))
+    assert verification_due(engine, app, datetime.now(UTC) + timedelta(days=8))
+    assert [copy.id for copy in decide(repository(engine), policy, clock.now).going] == [copies[0].id]
+    ONE_PLACE.clear()
+    assert tried(engine, copies[0]).ok
+    assert [copy.id for copy in decide(repository(engine), policy, clock.now).going] == [copies[1].id]
+
+
 def test_pruning_removes_no_proved_set_for_an_unproved_one(engine: Engine, clock: Clock, tmp_path: Path) -> None:
     copies = []
     for day in range(5):

@@ -17,13 +17,13 @@ from multidb.model import App, Health, Project, Status, time_in_words
 from multidb.state import ProjectState
 
 __all__ = [
+    "coming_due",
     "due",
     "LastSets",
     "freshness",
     "freshness_now",
     "last_sets",
     "next_due",
-    "shortest_interval",
     "verification_due",
 ]
 
@@ -44,10 +44,11 @@ def next_due(engine: Engine, now: datetime) -> datetime:
     return max(now, min(moments, default=now))
 
 
-def shortest_interval(project: Project) -> timedelta:
-    """The shortest time that the manifest allows between two sets of any app; a day where there is no app."""
-    intervals = (settings(project, app).every for app in _scheduled(project))
-    return min(intervals, default=timedelta(days=1))
+def coming_due(engine: Engine, now: datetime) -> datetime | None:
+    """When the next of the backups is due that are not due `now`, such as those that have just failed."""
+    journal = Journal(engine.state)
+    moments = [_next(engine.project, app, journal.known(app.id)) for app in _scheduled(engine.project)]
+    return min((moment for moment in moments if moment > now), default=None)
 
 
 def verification_due(engine: Engine, app: App, now: datetime) -> bool:

@@ -17,7 +17,7 @@ import typer
 from multidb.backup.encryption import identities
 from multidb.backup.repository import utc_now
 from multidb.backup.rounds import Round, run_catching_up, run_round
-from multidb.backup.schedule import due, freshness_now, next_due, shortest_interval
+from multidb.backup.schedule import coming_due, due, freshness_now, next_due
 from multidb.backup.verifying import Verified
 from multidb.cli.expire import remove_expired, show_expired
 from multidb.cli.options import (
@@ -225,6 +225,7 @@ def _back_up(run: Run, output: Output, identity: Path | None, *, notify: bool) -
         _tell(run, output)
     if done.made or done.recovered or done.errors:
         _show(output, done, nothing="")
+    engine, now = run.engine(output), utc_now()
     if not done.ok:
-        return min(_AFTER_FAILURE, shortest_interval(run.engine(output).project))
-    return min(_LOOK_EVERY, max(next_due(run.engine(output), utc_now()) - utc_now(), timedelta(seconds=1)))
+        return min(_AFTER_FAILURE, (coming_due(engine, now) or now + _AFTER_FAILURE) - now)
+    return min(_LOOK_EVERY, max(next_due(engine, now) - now, timedelta(seconds=1)))

@@ -17,7 +17,7 @@ from multidb.backup.making import repository
 from multidb.backup.pruning import carry_out, decide
 from multidb.backup.retention import Keep
 from multidb.backup.rounds import final_set, run_round
-from multidb.backup.schedule import due, freshness, last_sets, next_due, shortest_interval, verification_due
+from multidb.backup.schedule import coming_due, due, freshness, last_sets, next_due, verification_due
 from multidb.backup.sets import Reason
 from multidb.backup.settings import settings
 from multidb.cli.backup import _by_turns
@@ -63,13 +63,16 @@ def scheduled(engine: Engine, clock: Clock) -> rounds.Round:
 
 def test_what_is_due_is_what_is_older_than_the_manifest_allows(engine: Engine, clock: Clock) -> None:
     assert [app.id for app in due(engine, clock.now)] == ["ann", "bob"]
+    assert coming_due(engine, clock.now) is None
     made(engine, "ann")
     assert [app.id for app in due(engine, clock.now)] == ["bob"]
+    coming = coming_due(engine, clock.now)
+    assert coming is not None
+    assert timedelta(hours=23) < coming - clock.now <= timedelta(hours=24)
     made(engine, "bob")
     assert due(engine, clock.now + timedelta(hours=23)) == []
     assert len(due(engine, clock.now + timedelta(hours=24))) == 2
     assert timedelta(hours=23) < next_due(engine, clock.now) - clock.now <= timedelta(hours=24)
-    assert shortest_interval(engine.project) == timedelta(hours=24)
 
 
 def test_a_set_that_nobody_has_scheduled_is_known_all_the_same(engine: Engine, clock: Clock) -> None:

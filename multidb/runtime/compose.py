@@ -21,7 +21,7 @@ from multidb.deployment import Deployment, compose_project, containers, secured,
 from multidb.errors import AuthenticationFailed, MultidbError, Refused, ServerDown, ServerError, ServerSlow, UsageError
 from multidb.model import App, Endpoint, Progress, Project, Server
 from multidb.provisioners import provisioner
-from multidb.render import CA_FILE, POOLER
+from multidb.render import CA_FILE, MONITORING, MONITORING_VOLUMES, POOLER
 from multidb.runtime import ServerState, ServerStatus, compose_tool, inside
 from multidb.runtime.container_state import Seen, Verdict, judge
 from multidb.runtime.docker_engine import DockerEngine
@@ -105,8 +105,7 @@ class ComposeRuntime:
             self._refuse_lost(chosen)
             self._render()
             with self._state.change(_RECORD) as record:
-                names = {self._volume(container) for container in self._containers}
-                record["volumes"] = sorted(names.union(record.get("volumes", ())))
+                record["volumes"] = sorted(self._own_volumes().union(record.get("volumes", ())))
             outcome = self._unfit(chosen, seen, report)
             fit = [container for container in chosen if container.server not in outcome]
             self._stop_outdated(fit, seen, report)
@@ -304,6 +303,14 @@ class ComposeRuntime:
                 where=self._project.file,
                 hint=f"when their data is really to go: docker volume rm {' '.join(unknown)}",
             )
+
+    def _own_volumes(self) -> set[str]:
+        """The volumes of the rendered files: the servers', and those of the profile monitoring."""
+        beside = MONITORING_VOLUMES if MONITORING in self._project.deploy.get("profiles", ()) else ()
+        return {
+            *(self._volume(container) for container in self._containers),
+            *(f"{self._project.name}_{name}" for name in beside),
+        }
 
     def _volumes(self) -> set[str]:
         return {volume for stack in self._stacks for volume in stack.engine.volumes()}

@@ -21,9 +21,14 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from importlib.metadata import Distribution, distribution
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from multidb.provisioners.postgres import container as postgres
 from multidb.provisioners.qdrant import container as qdrant
@@ -31,6 +36,7 @@ from multidb.provisioners.redis import container as redis
 from multidb.runtime.jars import NEO4J_VERSION, cache_folder
 
 IMAGES = Path(__file__).parent / "images"
+REPOSITORY = Path(__file__).parents[2]
 OFFICIAL = os.environ.get("MULTIDB_TEST_IMAGES") == "official"
 _PULLED = {
     "postgres": postgres.IMAGE,
@@ -41,6 +47,7 @@ _PULLED = {
 BASE = "multidb-test/base:1"
 _PACKAGES = "postgresql-15,redis-server,python3-psycopg2,python3-redis"
 _NOT_NEEDED = ("proc/*", "sys/*", "var/cache/*", "var/lib/apt/lists/*", "usr/share/doc", "usr/share/man")
+_NOT_COPIED = shutil.ignore_patterns("__pycache__")
 _QUIET = ("--bridge=none", "--iptables=false", "--ip6tables=false", "--ip-masq=false", "--ip-forward=false")
 
 
@@ -146,6 +153,54 @@ def prepare(engine: Engine) -> dict[str, str]:
     return left_out
 
 
+def multidb_image(engine: Engine) -> str:
+    """An image of this multidb for the services beside the servers: the one of docs/monitoring.md; where nothing can be
+    pulled, one of the packages that this test runs with. `CannotBeHad` when those are for another Python."""
+    name = "multidb-test/multidb:1"
+    with tempfile.TemporaryDirectory(prefix="multidb-images-") as folder:
+        context = Path(folder) / "multidb"
+        if OFFICIAL:
+            text = (REPOSITORY / "docs" / "monitoring.md").read_text()
+            context.write_text(text.partition("<<'DOCKERFILE'\n")[2].partition("\nDOCKERFILE\n")[0])
+            engine.docker("build", "--quiet", "--tag", name, "--file", str(context), str(REPOSITORY))
+            return name
+        python = engine.docker("run", "--rm", "--network=none", BASE, "python3", "--version").split()[1]
+        if python.split(".")[:2] != platform.python_version().split(".")[:2]:
+            raise CannotBeHad(f"the base of the images has Python {python}, this is {platform.python_version()}")
+        shutil.copytree(IMAGES / "multidb", context)
+        for part in ("multidb", "templates"):
+            shutil.copytree(REPOSITORY / part, context / "packages" / part, ignore=_NOT_COPIED)
+        for package in _needed():
+            for file in package.files or ():
+                if file.parts[0] not in ("..", "__pycache__") and file.suffix not in (".pth", ".pyc"):
+                    copied = context / "packages" / file
+                    copied.parent.mkdir(parents=True, exist_ok=True)
+                    shutil.copy(str(file.locate()), copied)
+        engine.docker("build", "--quiet", "--network=none", "--tag", name, str(context))
+    return name
+
+
+def _needed() -> list[Distribution]:
+    """The installed packages that multidb with `serve` needs, and its own entry among them."""
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
+    todo = [*map(Requirement, (*project["dependencies"], *project["optional-dependencies"]["serve"]))]
+    found = {"multidb": distribution("multidb")}
+    seen = set()
+    while todo:
+        wanted = todo.pop()
+        if str(wanted) in seen or not _applies(wanted, ()):
+            continue
+        seen.add(str(wanted))
+        package = found[canonicalize_name(wanted.name)] = distribution(wanted.name)
+        todo += [each for each in map(Requirement, package.requires or ()) if _applies(each, wanted.extras)]
+    return list(found.values())
+
+
+def _applies(requirement: Requirement, extras: Iterable[str]) -> bool:
+    marker = requirement.marker
+    return marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras))
+
+
 def _pull(engine: Engine) -> None:
     """The official images, and an app's on the official Python."""
     for image in _PULLED.values():
@@ -223,7 +278,7 @@ def _neo4j(context: Path) -> None:
 
 def _app(context: Path) -> None:
     for name in ("neo4j", "pytz"):
-        shutil.copytree(_package(name), context / "drivers" / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(_package(name), context / "drivers" / name, ignore=_NOT_COPIED)
 
 
 _PARTS = {

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from tests.contract.docker_engine import (
     CannotBeHad,
     Engine,
     most_open_files,
+    multidb_image,
     prepare,
     running_engine,
 )
@@ -501,6 +502,103 @@ def test_a_backup_and_back_with_the_programs_in_the_servers_container(
     said = refused.out + refused.err
     assert "this machine has none, the server's container none" in said
     assert "postgresql-client-" in said
+
+
+def test_the_sidecars_back_up_and_watch_from_inside_the_network(
+    engine: Engine, compose: list[str], left_out: dict[str, str], tmp_path: Path
+) -> None:
+    """The services beside the servers, where nothing is published: the backup's is killed while it makes a set; started
+    again, it clears that away and makes one that is proved, and the host restores it. `serve` answers."""
+    try:
+        image = multidb_image(engine)
+    except CannotBeHad as reason:
+        pytest.skip(str(reason))
+    project = "multidbtest10"
+    folder = Folder(tmp_path, [])
+    options = (
+        f"deploy: {{expose: none, profiles: [backup, monitoring], backup_image: '{image}'}}\n"
+        "backup: {every: 24h, to: [sets/], verify: always}\n"
+    )
+    folder.manifest(manifest(["postgres", "redis"], project=project, extra=options))
+
+    def composed(*arguments: str) -> str:
+        argv = [*compose, "--profile", "backup", "--profile", "monitoring", *arguments]
+        done = subprocess.run(
+            argv, cwd=tmp_path / "infrastructure", env=engine.environment, capture_output=True, text=True, timeout=120
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout + done.stderr
+
+    def sql(text: str) -> str:
+        container = services_of(engine, project)["postgres"]
+        return engine.docker("exec", container, "psql", "-U", "postgres", "-d", "lernmi", "-qAtc", text)
+
+    def half_made() -> list[Path]:
+        return [path for path in (tmp_path / "sets").rglob("*.part") if "lernmi" in path.parts]
+
+    def asked(path: str, token: str) -> str:
+        ask = "import sys, urllib.request as r; a, t = sys.argv[1:]\n"
+        ask += "q = r.Request('http://127.0.0.1:8642' + a, headers={'Authorization': 'Bearer ' + t})\n"
+        ask += "print(r.urlopen(q, timeout=60).read().decode())"
+        return engine.docker("exec", services_of(engine, project)["multidb"], "python3", "-c", ask, path, token)
+
+    try:
+        run(folder, engine, "up")
+        run(folder, engine, "apply", "--yes")
+        sql("SET ROLE lernmi_owner; CREATE TABLE people AS SELECT n AS id FROM generate_series(1, 1000) n")
+        lock = ["psql", "-U", "postgres", "-d", "lernmi", "-c", "BEGIN; LOCK TABLE people; SELECT pg_sleep(600)"]
+        engine.docker("exec", "-d", services_of(engine, project)["postgres"], *lock)
+        until(
+            lambda: sql("SELECT 1 FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND relation = 'people'::regclass")
+        )
+        composed("up", "-d", "backup", "multidb")
+        until(half_made)
+        engine.docker("kill", services_of(engine, project)["backup"])
+        interrupted = half_made()
+        sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK%'")
+        composed("up", "-d", "backup")
+        until(lambda: "proved" in composed("logs", "backup"))
+        sets = run(folder, engine, "backups", "list", "lernmi", "--json").json()["sets"]
+        sql("DELETE FROM people")
+        run(folder, engine, "restore", "lernmi", "--replace")
+        restored = sql("SELECT count(*) FROM people")
+        token = re.search("^MULTIDB_TOKEN=(.*)$", (tmp_path / "infrastructure/.env").read_text(), re.MULTILINE)
+        assert token is not None
+        health = json.loads(asked("/health/databases", token[1]))
+        metrics = asked("/metrics", token[1])
+        said = composed("logs")
+        secrets = json.loads((tmp_path / ".multidb/secrets.json").read_text())["secrets"].values()
+        user = engine.docker("exec", services_of(engine, project)["backup"], "id", "-u").strip()
+        composed("stop", "backup", "multidb")
+        ended = [engine.docker("inspect", "--format", "{{.State.ExitCode}}", name) for name in stopped(engine, project)]
+    finally:
+        run(folder, engine, "down", "--volumes", "--yes-destroy", project)
+
+    assert interrupted
+    assert "lernmi: removed what an interrupted backup left" in said
+    assert not half_made()
+    assert [each["verified"] for each in sets] == [True]
+    assert restored.strip() == "1000"
+    assert user == str(tmp_path.stat().st_uid)
+    assert health["status"] == "healthy", health
+    assert 'multidb_app_status{app="lernmi",status="healthy"} 1.0' in metrics
+    assert not [secret for secret in secrets if len(secret) > 20 and secret in said]
+    assert [code.strip() for code in ended] == ["0", "0"], "told to stop, they end by themselves"
+
+
+def until(seen: Callable[[], object]) -> None:
+    """Waits until it is so."""
+    for _ in range(300):
+        if seen():
+            return
+        time.sleep(0.2)
+    pytest.fail("it was not so within a minute")
+
+
+def stopped(engine: Engine, project: str) -> list[str]:
+    """The containers of a compose project that have ended."""
+    label = f"label=com.docker.compose.project={project}"
+    return engine.docker("ps", "-aq", "--filter", label, "--filter", "status=exited").split()
 
 
 def interrupted_at_a_lock(folder: Folder, engine: Engine, container: str, path: str) -> list[str]:

@@ -14,6 +14,7 @@ BENCHMARKS = (
     "redis_backup",
     "qdrant_backup",
     "neo4j_backup",
+    "neo4j_dump",
     "backup_sets",
     "qdrant_collections",
     "health_round",

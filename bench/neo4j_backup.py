@@ -83,7 +83,7 @@ def read(engine: Engine, server: Server) -> None:
 
 
 def write_and_read(engine: Engine, live: Server) -> None:
-    starting = engine.runtime.spare(live, quiet)
+    starting = engine.runtime.spare(live, quiet, adoptable=False)
     assert starting is not None
     with starting as spare:
         write(engine, spare)

@@ -68,13 +68,16 @@ class Neo4jAdmin:
                 stderr=said,
                 start_new_session=True,  # Ctrl-C is ours to hear, and to end it
             )
-            with contextlib.closing(tool.stdin or tool.stdout):  # type: ignore[type-var]
-                try:
-                    yield tool
-                    code = tool.wait()
-                finally:
-                    tool.kill()
-                    tool.wait()
+            try:
+                yield tool
+                code = tool.wait()
+            finally:
+                tool.kill()
+                tool.wait()
+                for pipe in (tool.stdin, tool.stdout):
+                    with contextlib.suppress(BrokenPipeError):  # what is still to be flushed
+                        if pipe is not None:
+                            pipe.close()
             if code:
                 said.seek(0)
                 raise self._failed(arguments[0], said.read().decode(errors="replace"))

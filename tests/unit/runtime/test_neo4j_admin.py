@@ -78,10 +78,12 @@ def test_a_failure_is_told_in_its_last_words_however_much_it_has_read(
 def test_it_ends_with_whom_it_works_for(tmp_path: Path) -> None:
     class Damaged(io.BytesIO):
         def read(self, size: int | None = -1, /) -> bytes:
-            raise ArchiveError("its checksum does not fit")
+            if self.tell():
+                raise ArchiveError("its checksum does not fit")
+            return super().read(size)
 
     with pytest.raises(ArchiveError, match="its checksum does not fit"):
-        tool(tmp_path, "exec sleep 600").load("neo4j", Damaged())
+        tool(tmp_path, "exec sleep 600").load("neo4j", Damaged(b"less than a buffer"))
     assert (tmp_path / "loading").read_text() == "neo4j", "what the next start has to take away"
 
 

@@ -52,9 +52,9 @@ from multidb.provisioners.neo4j.statements import SYSTEM, quoted
 from multidb.provisioners.neo4j.values import decode, encode
 from multidb.secrets import MemorySecretStore, Secret
 
-__all__ = ["DUMP", "DUMP_FORMAT", "LARGEST_EXCHANGE", "Neo4jArchive"]
+__all__ = ["DUMP_FORMAT", "LARGEST_EXCHANGE", "Neo4jArchive"]
 
-DUMP: Final = "neo4j.dump"
+_DUMP: Final = "neo4j.dump"
 DUMP_FORMAT: Final = "neo4j-admin dump"
 
 LARGEST_EXCHANGE: Final = 200_000
@@ -228,7 +228,7 @@ class Neo4jArchive:
         """Dumps the database, and gives the survey that is true of the dump. The app's logins are off."""
         if self._bookmark(place.name) != survey.moment:  # it has written before they were
             survey = self._survey(place, progress)
-        with self._offline(progress) as server, writer.file(DUMP) as stream:
+        with self._offline(progress) as server, writer.file(_DUMP) as stream:
             server.dump(place.name, stream)
         if self._bookmark(place.name) != survey.moment:
             raise ArchiveError(
@@ -244,7 +244,7 @@ class Neo4jArchive:
                 "is not empty", where=f"{self._server}, database {place.name}", hint=f"multidb restore {place.app.id}"
             )
         progress(place.app.id, "loading the dump")
-        with self._offline(progress) as server, reader.file(DUMP) as stream:
+        with self._offline(progress) as server, reader.file(_DUMP) as stream:
             server.load(place.name, stream)
 
     @contextlib.contextmanager

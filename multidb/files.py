@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import secrets
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -21,6 +22,7 @@ __all__ = ["PRIVATE", "PUBLIC", "delete", "lock", "read_text", "sync_folder", "w
 
 PUBLIC = 0o644
 PRIVATE = 0o600
+_PAUSE = 0.1  # seconds between two looks at a lock that is taken
 
 
 def read_text(path: Path) -> str | None:
@@ -126,33 +128,44 @@ def _write_new(path: Path, text: str, mode: int) -> None:
 
 
 @contextlib.contextmanager
-def lock(path: Path, holder: Mapping[str, object]) -> Iterator[None]:
+def lock(path: Path, holder: Mapping[str, object], patience: float = 0.0) -> Iterator[None]:
     """Holds the lock file `path` while the block runs. The kernel lets go of it when the process dies.
 
     Args:
         holder: who we are, shown to whoever finds the lock taken (``command``, ``user``, ``pid``, ``since``).
+        patience: seconds to wait for it to become free.
 
     Raises:
         Locked: another process holds it.
         UsageError: the folder cannot be written.
     """
     descriptor = _open_lock(path)
+    deadline = time.monotonic() + patience
     try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-                raise
-            raise Locked(
-                f"another run works here: {_describe(os.pread(descriptor, 4096, 0))}",
-                where=str(path),
-                hint="wait for it to end, then run the command again",
-            ) from None
+        while not _taken(descriptor):
+            if time.monotonic() >= deadline:
+                raise Locked(
+                    f"another run works here: {_describe(os.pread(descriptor, 4096, 0))}",
+                    where=str(path),
+                    hint="wait for it to end, then run the command again",
+                )
+            time.sleep(_PAUSE)
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(dict(holder)).encode(), 0)
         yield
     finally:
         os.close(descriptor)
+
+
+def _taken(descriptor: int) -> bool:
+    """Whether the lock is ours now."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise
+        return False
+    return True
 
 
 def _describe(raw: bytes) -> str:

@@ -126,9 +126,10 @@ class ProjectState:
             document["version"] = _FORMAT
             files.write_text(self._path, json.dumps(document, indent=1, sort_keys=True) + "\n", mode=files.PRIVATE)
 
-    def lock(self, name: str, command: str) -> contextlib.AbstractContextManager[None]:
-        """The project's lock `name` (``apply-postgres``); `Locked` when another process holds it."""
-        return files.lock(self.folder / "locks" / name, holder(command))
+    def lock(self, name: str, command: str, patience: float = 0.0) -> contextlib.AbstractContextManager[None]:
+        """The project's lock `name` (``apply-postgres``); `Locked` when another process holds it for longer than
+        `patience` seconds."""
+        return files.lock(self.folder / "locks" / name, holder(command), patience)
 
     def turn(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Waits until no other process has the turn `name`, and has it while the block runs. For short work."""

@@ -16,7 +16,7 @@ from multidb.runtime.launch import Site
 from multidb.runtime.processes import Ledger, Process
 from multidb.runtime.seats import Seat
 from multidb.runtime.starting import start_one
-from multidb.runtime.together import clear_errors
+from multidb.runtime.together import PATIENCE, clear_errors
 from multidb.state import ProjectState
 
 __all__ = ["Outages"]
@@ -48,11 +48,11 @@ class Outages:
         """The server at `seat` is stopped while the block runs, and its `tool` has its files.
 
         Raises:
-            Locked: another is offline, or an ``up`` or ``down`` is under way.
+            Locked: another is offline, or an ``up`` or ``down`` is under way and does not end.
             ServerError: it was not running, or does not start again.
         """
         site = seat.site
-        with self._state.lock("runtime", "multidb"):
+        with self._state.lock("runtime", "multidb", PATIENCE):
             with clear_errors():
                 offline = tool(site, self._progress)
                 with self._state.change(_SECTION) as section:

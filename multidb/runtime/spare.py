@@ -20,7 +20,7 @@ from multidb.runtime import ServerStatus
 from multidb.runtime.processes import Ledger, Process
 from multidb.runtime.seats import Seat, admin_ref
 from multidb.runtime.starting import start_one
-from multidb.runtime.together import clear_errors
+from multidb.runtime.together import PATIENCE, clear_errors
 from multidb.state import ProjectState
 
 __all__ = ["Spares", "settle"]
@@ -59,7 +59,7 @@ class Spares:
         name, store = beside.site.name, beside.site.store
         with clear_errors(), self._state.lock(name, "multidb"):
             try:
-                with self._state.lock("runtime", "multidb"):
+                with self._state.lock("runtime", "multidb", PATIENCE):
                     self._remove(name, store)
                     admin = self._state.secrets.get(admin_ref(seat.site.name, store))
                     if admin is not None:
@@ -80,7 +80,7 @@ class Spares:
     def adopt(self, seat: Seat) -> None:
         """Gives the data of the spare of `seat` to the server itself, which is started anew."""
         name, folder = seat.site.name, seat.site.folder
-        with clear_errors(), self._state.lock("runtime", "multidb"):
+        with clear_errors(), self._state.lock("runtime", "multidb", PATIENCE):
             settle(folder)
             for each in (_PREFIX + name, name):
                 self._stop(each)

@@ -6,12 +6,15 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import Final, TypeVar
 
 from multidb.errors import UsageError
 from multidb.model import Progress
 
-__all__ = ["clear_errors", "one_at_a_time", "side_by_side"]
+__all__ = ["PATIENCE", "clear_errors", "one_at_a_time", "side_by_side"]
+
+PATIENCE: Final = 60.0
+"""Seconds that work on one server, such as a backup's, waits for an ``up`` or ``down`` that is under way."""
 
 T = TypeVar("T")
 R = TypeVar("R")

@@ -127,6 +127,25 @@ def test_a_lock_is_refused_with_its_holder_and_let_go_by_death(state: ProjectSta
         pass
 
 
+def test_a_lock_may_be_waited_for(state: ProjectState) -> None:
+    taken, done = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with state.lock("runtime", "multidb up"):
+            taken.set()
+            done.wait(10)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    assert taken.wait(10)
+    with pytest.raises(Locked, match="multidb up by"), state.lock("runtime", "me", 0.2):
+        pass
+    threading.Timer(0.3, done.set).start()
+    with state.lock("runtime", "me", 10):
+        assert done.is_set()
+    holder.join()
+
+
 def test_writing_leaves_the_old_file_when_it_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "file"
     files.write_text(path, "old")

@@ -371,6 +371,7 @@ def test_apps_with_servers_of_their_own_over_tls(
         up = run(folder, engine, "up", "--json").json()["servers"]
         run(folder, engine, "apply", "--yes")
         run(folder, engine, "plan", "--check")
+        run(folder, engine, "health")
         status = run(folder, engine, "status", "--json").json()["servers"]
         before = {app: services_of(engine, f"{project}-{app}") for app in apps}
         said = run_app(compose, engine, tmp_path / "apps" / "lernmi", "lernmi")

@@ -159,8 +159,9 @@ class Bolt:
         """A driver, which connects when it is first asked something."""
         timeout = self.server.timeout
         own, options = address(self.server.endpoint)
+        uri = self._uri or own
         return neo4j.GraphDatabase.driver(
-            self._uri or own,
+            _without_trust(uri) if "trusted_certificates" in options else uri,
             auth=self._auth,
             user_agent=self._application,
             connection_timeout=timeout,
@@ -178,12 +179,18 @@ def address(endpoint: Endpoint) -> tuple[str, dict[str, Any]]:
     scheme = endpoint.params.get("scheme") or ("bolt+s" if endpoint.tls else "bolt")
     options: dict[str, Any] = {}
     if ca_file := endpoint.params.get("ca_file"):
-        scheme = scheme.partition("+")[0]
+        scheme = _without_trust(scheme)
         options |= {"encrypted": True, "trusted_certificates": neo4j.TrustCustomCAs(ca_file)}
     if cert_file := endpoint.params.get("cert_file"):
         certificate = neo4j.auth_management.ClientCertificate(cert_file, endpoint.params.get("key_file"))
         options["client_certificate"] = neo4j.auth_management.ClientCertificateProviders.static(certificate)
     return f"{scheme}://{endpoint.host}:{endpoint.port}", options
+
+
+def _without_trust(uri: str) -> str:
+    """A URI, or a scheme, that leaves it to the driver's options whom to trust: ``bolt`` for ``bolt+s``."""
+    scheme, colon, rest = uri.partition(":")
+    return f"{scheme.partition('+')[0]}{colon}{rest}"
 
 
 def explain(error: BaseException, server: Server, who: str = ADMIN) -> ServerError:

@@ -88,17 +88,20 @@ def _capacity(engine: Engine, statuses: Iterable[ServerStatus]) -> Iterator[Find
 
 def _client_tools(engine: Engine, statuses: Iterable[ServerStatus]) -> Iterator[Finding]:
     """Whether backups of Postgres find a pg_dump for each server, looked for as they do."""
-    from multidb.provisioners.postgres.programs import find
+    from multidb.provisioners.postgres.programs import find, needs_tls
 
     if not engine.project.apps_with("postgres"):
         return
     servers = [status.server for status in statuses if status.store == "postgres" and status.server is not None]
     containers = [server.container for server in servers]
     container = containers[0] if containers and all(containers) else None
+    tls = any(needs_tls(server.endpoint) for server in servers)
     versions = sorted(set(engine.versions("postgres")))
+    if container is not None and not versions:
+        return  # a server that does not run cannot be asked what it has, and its image has what it needs
     for version in versions or [_USUAL_POSTGRES]:
         try:
-            program = find("pg_dump", version, "pg_dump", container)
+            program = find("pg_dump", version, "pg_dump", container, tls=tls)
         except ArchiveError as error:
             yield Finding(Level.ERROR if versions else Level.WARNING, "pg_dump", error.message, error.hint or "")
         else:

@@ -438,7 +438,9 @@ class PostgresArchive:
         return Wire(self._server, self._password, self._application, Traffic(), database=database)
 
     def _program(self, name: str, dump: int = 0) -> Program:
-        return programs.find(name, self._major, self._where, self._server.container, dump=dump)
+        server = self._server
+        tls = programs.needs_tls(server.endpoint)
+        return programs.find(name, self._major, self._where, server.container, dump=dump, tls=tls)
 
     def _version(self) -> str:
         return self._ask(self._main, "SELECT current_setting('server_version')").split(" ")[0]

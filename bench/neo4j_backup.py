@@ -34,12 +34,7 @@ READING: Final = (
 
 
 def measure() -> list[Result]:
-    with project(apps("app", 1, "{stores: [neo4j]}")) as folder, somewhere() as sets:
-        engine = open_engine(folder)
-        error = engine.apply().error()
-        assert error is None, error
-        (live,) = engine.servers(Scope())
-        write(engine, live)
+    with graph() as (engine, live), somewhere() as sets:
         made: list[Copy] = []
         backup = taking_turns(1, lambda: made.append(back_up(engine, sets)), lambda: read(engine, live))
         after_backup = peak()
@@ -55,6 +50,18 @@ def measure() -> list[Result]:
             peak(),
         ),
     ]
+
+
+@contextmanager
+def graph(servers: str = "{}") -> Iterator[tuple[Engine, Server]]:
+    """An app's server with the graph in it."""
+    with project(apps("app", 1, "{stores: [neo4j]}"), servers=servers) as folder:
+        engine = open_engine(folder)
+        error = engine.apply().error()
+        assert error is None, error
+        (live,) = engine.servers(Scope())
+        write(engine, live)
+        yield engine, live
 
 
 @contextmanager

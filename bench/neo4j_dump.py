@@ -8,20 +8,15 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.backup_ground import back_up, peak, restore_beside, somewhere
-from bench.ground import Result, apps, open_engine, project, quiet, taking_turns
-from bench.neo4j_backup import NODES, read, write
+from bench.ground import Result, quiet, taking_turns
+from bench.neo4j_backup import NODES, graph, read
 from multidb.backup.repository import Copy
-from multidb.engine import Engine, Scope
+from multidb.engine import Engine
 from multidb.model import Server
 
 
 def measure() -> list[Result]:
-    with project(apps("app", 1, "{stores: [neo4j]}"), servers="{neo4j: {backup: dump}}") as folder, somewhere() as sets:
-        engine = open_engine(folder)
-        error = engine.apply().error()
-        assert error is None, error
-        (live,) = engine.servers(Scope())
-        write(engine, live)
+    with graph(servers="{neo4j: {backup: dump}}") as (engine, live), somewhere() as sets:
         made: list[Copy] = []
         raw = sets / "raw.dump"
         backup = taking_turns(1, lambda: made.append(back_up(engine, sets)), lambda: dump(engine, live, raw))

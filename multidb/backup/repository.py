@@ -14,7 +14,7 @@ from multidb.backup.encryption import Identities
 from multidb.backup.sets import MANIFEST, VERIFIED, BackupSet, Reason, Verification, made_at
 from multidb.backup.streams import StoreReader, Upload
 from multidb.backup.targets import Target
-from multidb.errors import ArchiveError, MultidbError, UsageError
+from multidb.errors import ArchiveError, MultidbError, TargetError, UsageError
 
 __all__ = ["Copy", "Destinations", "HalfMade", "Repository"]
 
@@ -143,9 +143,15 @@ class Repository:
         wanted = None if apps is None else set(apps)
         found = []
         for target in self.targets:
-            for app, set_id, files in self._folders(target):
-                if MANIFEST in files and (wanted is None or app in wanted):
-                    found.append((target, app, set_id, VERIFIED in files))
+            try:
+                for app, set_id, files in self._folders(target):
+                    if MANIFEST in files and (wanted is None or app in wanted):
+                        found.append((target, app, set_id, VERIFIED in files))
+            except TargetError as error:
+                # The others may have older sets only: nobody goes on with them without having said so.
+                if others := [other.name for other in self.targets if other is not target]:
+                    error.hint = f"{error.hint or 'correct that'}; or go without it: --from {others[0]}"
+                raise
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             copies = list(pool.map(lambda each: self._copy(*each), found))
         return sorted(copies, key=lambda copy: copy.id, reverse=True)

@@ -404,3 +404,7 @@ def test_an_unreadable_target_is_an_error_and_not_an_empty_one(tmp_path: Path) -
     with pytest.raises(TargetError, match="Not a directory"):
         list(open_target("file/x", tmp_path).list("shop"))
     assert list(open_target("not-there-yet", tmp_path).list("shop")) == []
+    home = Repository("shop", [open_target(name, tmp_path) for name in ("good", "file/x")])
+    with pytest.raises(TargetError) as raised:
+        home.copies()
+    assert str(raised.value.hint).endswith("or go without it: --from good")

@@ -51,7 +51,9 @@ UNSUPPORTED = "Unsupported administration command"
 
 @pytest.fixture
 def servers(neo4j_servers: tuple[RealServer, RealServer]) -> tuple[RealServer, RealServer]:
-    """Two servers of one app each, as the embedded runtime makes them."""
+    """Two empty servers of one app each, as the embedded runtime makes them."""
+    for real in neo4j_servers:
+        emptied(real)
     return neo4j_servers
 
 
@@ -59,7 +61,6 @@ def servers(neo4j_servers: tuple[RealServer, RealServer]) -> tuple[RealServer, R
 def shared(servers: tuple[RealServer, RealServer]) -> RealServer:
     """The first server as one that exists already, empty and nobody's."""
     real = servers[0]
-    emptied(real)
     return replace(real, server=replace(real.server, name="neo4j", app=None))
 
 

@@ -281,7 +281,7 @@ class Deployment:
 
     def _context(self, server: Container) -> StoreContext:
         store = provisioner(server.store)
-        apps = [app for app in self.project.apps_with(server.store) if server.app in (None, app.id)]
+        apps = [app for app in self.project.apps_with(server.store) if server.serves(app.id)]
         recorded = dict(self.state.read("numbers").get(server.server, {}))
         numbers = store.allocate(apps, server.facts, recorded) if store.allocate else {}
         return StoreContext(

@@ -75,9 +75,8 @@ def _oldest_first(copies: Iterable[Copy]) -> Sequence[Copy]:
 
 
 def _trust(copy: Copy) -> Trust:
-    mark = copy.verification
-    if copy.verified:
-        return Trust.VERIFIED
-    if mark is None or copy.found is None or mark.digest != copy.found.digest:
+    if copy.tried is None:
         return Trust.UNTRIED
-    return Trust.BAD if mark.failures else Trust.TRIED
+    if copy.tried.failures:
+        return Trust.BAD
+    return Trust.VERIFIED if copy.tried.ok else Trust.TRIED

@@ -37,8 +37,13 @@ class Copy:
     @property
     def verified(self) -> bool:
         """Whether this very set was restored once, and came out as it was measured."""
+        return self.tried is not None and self.tried.ok
+
+    @property
+    def tried(self) -> Verification | None:
+        """What came of trying this very set; None when nobody has, or what lies beside it is about another."""
         mark = self.verification
-        return self.found is not None and mark is not None and mark.ok and mark.digest == self.found.digest
+        return mark if self.found is not None and mark is not None and mark.digest == self.found.digest else None
 
     @property
     def usual(self) -> bool:

@@ -39,16 +39,12 @@ def due(engine: Engine, now: datetime) -> list[App]:
 
 def next_due(engine: Engine, now: datetime) -> datetime:
     """When the next backup is due; `now` where there is no app."""
-    journal = Journal(engine.state)
-    moments = [_next(engine.project, app, journal.known(app.id)) for app in _scheduled(engine.project)]
-    return max(now, min(moments, default=now))
+    return max(now, min(_moments(engine), default=now))
 
 
 def coming_due(engine: Engine, now: datetime) -> datetime | None:
     """When the next of the backups is due that are not due `now`, such as those that have just failed."""
-    journal = Journal(engine.state)
-    moments = [_next(engine.project, app, journal.known(app.id)) for app in _scheduled(engine.project)]
-    return min((moment for moment in moments if moment > now), default=None)
+    return min((moment for moment in _moments(engine) if moment > now), default=None)
 
 
 def verification_due(engine: Engine, app: App, now: datetime) -> bool:
@@ -145,6 +141,12 @@ def _problem(
 
 def _because(failed: Any) -> str:
     return f" (last failure: {failed['message']})" if failed else ""
+
+
+def _moments(engine: Engine) -> list[datetime]:
+    """When each backup is due."""
+    journal = Journal(engine.state)
+    return [_next(engine.project, app, journal.known(app.id)) for app in _scheduled(engine.project)]
 
 
 def _next(project: Project, app: App, known: dict[str, Any]) -> datetime:

@@ -18,6 +18,7 @@ from pathlib import Path
 from multidb.errors import AuthenticationFailed, UsageError
 from multidb.model import App, Endpoint, Offline, Progress, Project, Server, TakeOffline, unwatched
 from multidb.runtime import ServerState, ServerStatus, processes, qdrant_process
+from multidb.runtime.control import Control
 from multidb.runtime.launch import Kind, OfflineKind, Site
 from multidb.runtime.log_file import log_lines
 from multidb.runtime.outage import Outages
@@ -227,10 +228,13 @@ class EmbeddedRuntime:
         return next((seat for seat in self._seats() if seat.site.name == server.name), None)
 
     def _spares(self, report: Progress) -> Spares:
-        return Spares(self._state, self._ledger, self._servers, report, self._stop)
+        return Spares(self._control(report), self._servers)
+
+    def _control(self, report: Progress) -> Control:
+        return Control(self._state, self._ledger, report, self._stop)
 
     def _outages(self, report: Progress) -> Outages:
-        return Outages(self._state, self._ledger, report, self._stop)
+        return Outages(self._control(report))
 
     @contextlib.contextmanager
     def _standing_still(self, server: Server, report: Progress) -> Iterator[Offline]:

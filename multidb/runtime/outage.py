@@ -12,12 +12,10 @@ from typing import Final
 
 from multidb.model import Offline, Progress
 from multidb.runtime import ServerState, ServerStatus
+from multidb.runtime.control import Control
 from multidb.runtime.launch import Site
-from multidb.runtime.processes import Ledger, Process
 from multidb.runtime.seats import Seat
-from multidb.runtime.starting import start_one
 from multidb.runtime.together import PATIENCE, clear_errors
-from multidb.state import ProjectState
 
 __all__ = ["Outages"]
 
@@ -25,23 +23,11 @@ _SECTION: Final = "offline"
 
 
 class Outages:
-    """The outages of one project.
+    """The outages of one project."""
 
-    Args:
-        stop: ends a recorded process and forgets it.
-    """
-
-    def __init__(
-        self,
-        state: ProjectState,
-        ledger: Ledger,
-        progress: Progress,
-        stop: Callable[[Process, Progress], ServerStatus],
-    ) -> None:
-        self._state = state
-        self._ledger = ledger
-        self._progress = progress
-        self._stop = stop
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._state = control.state
 
     @contextlib.contextmanager
     def of(self, seat: Seat, tool: Callable[[Site, Progress], Offline]) -> Iterator[Offline]:
@@ -49,22 +35,20 @@ class Outages:
 
         Raises:
             Locked: another is offline, or an ``up`` or ``down`` is under way and does not end.
-            ServerError: it was not running, or does not start again.
+            ServerError: it does not start again.
         """
         site = seat.site
         with self._state.lock("runtime", "multidb", PATIENCE):
             with clear_errors():
-                offline = tool(site, self._progress)
+                offline = tool(site, self._control.progress)
                 with self._state.change(_SECTION) as section:
                     section[site.name] = True
-                process = self._ledger.read().get(site.name)
-                if process is not None:
-                    self._stop(process, self._progress)
+                self._control.stop(site.name)
             try:
                 yield offline
             finally:
                 with clear_errors():
-                    start_one(self._state, self._ledger, self._progress, seat)
+                    self._control.start(seat)
                     self.forget([site.name])
 
     def left(self) -> list[str]:

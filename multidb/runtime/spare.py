@@ -10,18 +10,15 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Final
 
 from multidb.errors import Locked
-from multidb.model import Progress, Server
-from multidb.runtime import ServerStatus
-from multidb.runtime.processes import Ledger, Process
+from multidb.model import Server
+from multidb.runtime.control import Control
 from multidb.runtime.seats import Seat, admin_ref
-from multidb.runtime.starting import start_one
 from multidb.runtime.together import PATIENCE, clear_errors
-from multidb.state import ProjectState
 
 __all__ = ["Spares", "settle"]
 
@@ -35,22 +32,12 @@ class Spares:
 
     Args:
         servers: the folder that has a folder for each server.
-        stop: ends a recorded process and forgets it.
     """
 
-    def __init__(
-        self,
-        state: ProjectState,
-        ledger: Ledger,
-        servers: Path,
-        progress: Progress,
-        stop: Callable[[Process, Progress], ServerStatus],
-    ) -> None:
-        self._state = state
-        self._ledger = ledger
+    def __init__(self, control: Control, servers: Path) -> None:
+        self._control = control
+        self._state = control.state
         self._servers = servers
-        self._progress = progress
-        self._stop_process = stop
 
     @contextlib.contextmanager
     def running(self, seat: Seat) -> Iterator[Server]:
@@ -64,7 +51,7 @@ class Spares:
                     admin = self._state.secrets.get(admin_ref(seat.site.name, store))
                     if admin is not None:
                         self._state.secrets.put({admin_ref(name, store): admin})
-                    server = self._start(beside)
+                    server = self._control.start(beside)
                 yield dataclasses.replace(server, spare=True)
             finally:
                 self._remove(name, store)
@@ -83,12 +70,12 @@ class Spares:
         with clear_errors(), self._state.lock("runtime", "multidb", PATIENCE):
             settle(folder)
             for each in (_PREFIX + name, name):
-                self._stop(each)
+                self._control.stop(each)
             if (folder / _DATA).exists():
                 (folder / _DATA).rename(folder / _REPLACED)
             (self._servers / (_PREFIX + name) / _DATA).rename(folder / _DATA)
             settle(folder)
-            self._start(seat)
+            self._control.start(seat)
 
     def clear(self) -> None:
         """Removes those that nobody uses any more."""
@@ -96,17 +83,9 @@ class Spares:
             with contextlib.suppress(Locked), self._state.lock(folder.name, "multidb"):
                 self._remove(folder.name, folder.name.removeprefix(_PREFIX).partition("-")[0])
 
-    def _start(self, seat: Seat) -> Server:
-        return start_one(self._state, self._ledger, self._progress, seat)
-
-    def _stop(self, name: str) -> None:
-        process = self._ledger.read().get(name)
-        if process is not None:
-            self._stop_process(process, self._progress)
-
     def _remove(self, name: str, store: str) -> None:
         """The process, then the data, then what else is known of it."""
-        self._stop(name)
+        self._control.stop(name)
         shutil.rmtree(self._servers / name, ignore_errors=True)
         (self._servers.parent / "logs" / f"{name}.log").unlink(missing_ok=True)
         self._state.secrets.delete([admin_ref(name, store)])

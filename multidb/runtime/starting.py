@@ -26,17 +26,9 @@ from multidb.runtime.together import clear_errors, side_by_side
 from multidb.secrets import Secret, generate
 from multidb.state import ProjectState
 
-__all__ = ["Start", "start_one"]
+__all__ = ["Start"]
 
 _FIRST_LOOK, _SLOWEST_LOOK = 0.05, 0.5  # seconds between two tries of a starting server
-
-
-def start_one(state: ProjectState, ledger: Ledger, progress: Progress, seat: Seat) -> Server:
-    """Starts one server and gives it; `ServerError` with the reason when it does not come up."""
-    status = Start(state, ledger, progress).all([seat])[0]
-    if status.state is not ServerState.RUNNING or status.server is None:
-        raise ServerError(status.message, where=f"server {seat.site.name}")
-    return status.server
 
 
 class Start:

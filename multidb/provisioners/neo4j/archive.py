@@ -166,14 +166,14 @@ class Neo4jArchive:
             total = part.measures.counts.get("nodes", 0) + part.measures.counts.get("relationships", 0)
             if place.kind is PlaceKind.LIVE and not self.is_empty(place):
                 if self._has_databases:
-                    raise ArchiveError(
-                        "is not empty",
-                        where=f"{self._server}, database {place.name}",
-                        hint=f"multidb restore {place.app.id} --replace",
-                    )
+                    raise self._occupied(place)
                 self._exchange(place, lines, total, progress)
             else:
                 self._load(place, lines, total, progress)
+
+    def _occupied(self, place: Place) -> ArchiveError:
+        where, hint = f"{self._server}, database {place.name}", f"multidb restore {place.app.id} --replace"
+        return ArchiveError("is not empty", where=where, hint=hint)
 
     def measure(self, place: Place) -> Measures:
         return self._survey(place, unwatched).measures
@@ -240,9 +240,7 @@ class Neo4jArchive:
 
     def _load_dump(self, place: Place, reader: ArchiveReader, progress: Progress) -> None:
         if not self.is_empty(place):
-            raise ArchiveError(
-                "is not empty", where=f"{self._server}, database {place.name}", hint=f"multidb restore {place.app.id}"
-            )
+            raise self._occupied(place)
         progress(place.app.id, "loading the dump")
         with self._offline(progress) as server, reader.file(_DUMP) as stream:
             server.load(place.name, stream)

@@ -285,7 +285,11 @@ class Deployment:
         recorded = dict(self.state.read("numbers").get(server.server, {}))
         numbers = store.allocate(apps, server.facts, recorded) if store.allocate else {}
         return StoreContext(
-            self.project.name, server.facts, self.project.servers[server.store], {**recorded, **numbers}
+            self.project.name,
+            server.facts,
+            self.project.servers[server.store],
+            {**recorded, **numbers},
+            known=self.project.known.get(server.store, frozenset()),
         )
 
     def _templates(self) -> dict[str, str]:

@@ -335,8 +335,10 @@ class Engine:
         recorded = self._numbers(server)
         numbers = store.allocate(apps, session.facts, recorded) if store.allocate else {}
         options = self.project.servers.get(server.store)
+        known = self.project.known.get(server.store, frozenset())
+        restricted = self.restricted(server.store)
         return StoreContext(
-            self.project.name, session.facts, options, {**recorded, **numbers}, server, self.restricted(server.store)
+            self.project.name, session.facts, options, {**recorded, **numbers}, server, restricted, known
         )
 
     def restricted(self, store: str) -> frozenset[str]:
@@ -578,7 +580,8 @@ class Engine:
 
     def _recall(self, server: Server, facts: Any) -> StoreContext:
         options, restricted = self.project.servers.get(server.store), self.restricted(server.store)
-        return StoreContext(self.project.name, facts, options, self._numbers(server), server, restricted)
+        known = self.project.known.get(server.store, frozenset())
+        return StoreContext(self.project.name, facts, options, self._numbers(server), server, restricted, known)
 
     def _never_applied(self, app: App) -> UsageError:
         return UsageError(

@@ -79,7 +79,9 @@ def same_number(apps: Sequence[App]) -> Iterator[tuple[App, str]]:
 
 
 STORES = {
-    "tables": StoreSchema("tables", TableOptions, TableServer, table_names, reserved=("public", "sys_*")),
+    "tables": StoreSchema(
+        "tables", TableOptions, TableServer, table_names, reserved=("public", "sys_*"), own=("sys_*",)
+    ),
     "vectors": StoreSchema("vectors", VectorOptions, TableServer, vector_names),
     "cache": StoreSchema("cache", CacheOptions, TableServer, lambda app: (), check=same_number),
 }

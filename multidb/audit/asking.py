@@ -12,7 +12,7 @@ from multidb.audit.findings import Audit, ServerAudited, Tried, Untried
 from multidb.audit.pairs import ALL_PAIRS, Pairs, choose
 from multidb.engine import Engine, Scope, not_running
 from multidb.errors import MultidbError, ServerDown, ServerError, ServerSlow
-from multidb.model import Inspection, Isolation, Progress, Search, Server, Tenant
+from multidb.model import Inspection, Isolation, Known, Progress, Search, Server, Tenant
 from multidb.provisioners import provisioner
 from multidb.runtime import ServerState
 from multidb.secrets import redact
@@ -73,12 +73,24 @@ def _catalogs(engine: Engine, server: Server, scope: Scope, progress: Progress) 
             known = [*everyone, *(app for app in removed if server.app is None)]
             inspection = Inspection(context, known, store.desired(known, context), engine.state.secrets)
             others = {app.id for app in known} - set(names)
-            search = _told(session.search(inspection), others)
+            search = _told(_sorted(session.search(inspection), context.known), others)
             isolation = {app.id: store.isolation(app, session.facts) for app in everyone if app.id in names}
             version = f"{session.facts.product} {session.facts.version}"
             return ServerAudited(server.name, server.store, names, version, isolation, search)
     except MultidbError as error:
         return ServerAudited(server.name, server.store, names, error=error)
+
+
+def _sorted(search: Search, known: frozenset[str]) -> Search:
+    """With what is for a known account told of it, and no hole."""
+    could = {
+        account: tuple(
+            f"{hole.name}, {hole.subject}: {hole.message}" for hole in search.holes if hole.account == account
+        )
+        for account in sorted(known)
+    }
+    holes = tuple(hole for hole in search.holes if hole.account not in known)
+    return replace(search, holes=holes, known=tuple(Known(*each) for each in could.items()))
 
 
 def _told(search: Search, others: set[str]) -> Search:
@@ -95,6 +107,7 @@ def _told(search: Search, others: set[str]) -> Search:
             for hole in search.holes
             if hole.app not in others
         ),
+        known=tuple(Known(line(each.account), tuple(map(line, each.could))) for each in search.known),
         remarks=tuple(
             replace(remark, subject=line(remark.subject), message=line(remark.message))
             for remark in search.remarks

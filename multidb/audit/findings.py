@@ -12,7 +12,7 @@ from typing import Any
 
 from multidb.audit.pairs import Pairs
 from multidb.errors import MultidbError
-from multidb.model import Hole, Isolation, Outcome, Probe, Remark, Search
+from multidb.model import Hole, Isolation, Known, Outcome, Probe, Remark, Search
 
 __all__ = ["Audit", "Found", "ServerAudited", "Summary", "Tried", "Untried"]
 
@@ -185,6 +185,11 @@ class Audit:
         return tuple((each.server, remark) for each in self.servers for remark in each.search.remarks)
 
     @cached_property
+    def known(self) -> tuple[tuple[str, Known], ...]:
+        """The accounts that the manifest names as known, by server, and what each could do."""
+        return tuple((each.server, known) for each in self.servers for known in each.search.known)
+
+    @cached_property
     def errors(self) -> tuple[tuple[str, MultidbError], ...]:
         """What could not be asked, by server or by app and store, and why."""
         of_servers = [(each.server, each.error) for each in self.servers if each.error is not None]
@@ -258,6 +263,9 @@ class Audit:
             "remarks": [
                 {"server": server, "app": remark.app, "subject": remark.subject, "message": remark.message}
                 for server, remark in self.remarks
+            ],
+            "known": [
+                {"server": server, "account": known.account, "could": list(known.could)} for server, known in self.known
             ],
             "broken": [each.document() for each in self.broken],
             "untried": [

@@ -28,6 +28,7 @@ def markdown(audit: Audit) -> str:
         _servers(audit),
         _matrix(audit),
         _findings(audit),
+        _known(audit),
         _searched(audit),
         _probes(audit),
         _gaps(audit),
@@ -87,6 +88,17 @@ def _findings(audit: Audit) -> Iterator[str]:
         yield f"- **Not tried**: {gap}"
     for subject, error in audit.errors:
         yield f"- **Not asked**: {subject}: {error}"
+    yield ""
+
+
+def _known(audit: Audit) -> Iterator[str]:
+    """What accounts could do that somebody has answered for in the manifest."""
+    if not audit.known:
+        return
+    yield "## Known accounts, and what they could do\n"
+    for server, known in audit.known:
+        yield f"- {server}: {_plain(known.account)}" + (":" if known.could else ": nothing that would be a hole")
+        yield from (f"  - {_plain(each)}" for each in known.could)
     yield ""
 
 

@@ -103,10 +103,8 @@ def _show(output: Output, found: Audit) -> None:
     )
     for style, line in _findings(found):
         output.say(line, style=style)
-    for server, remark in found.remarks[:_MOST_SHOWN]:
-        output.say(f"note on {server}: {remark.subject}: {remark.message}")
-    if len(found.remarks) > _MOST_SHOWN:
-        output.say(_more(len(found.remarks)), style="dim")
+    for style, line in (*_notes(found), *_known(found)):
+        output.say(line, style=style)
     for store, pairs in found.pairs.items():
         output.say(f"{store}: {pairs}", style="dim")
     if output.verbose:
@@ -138,6 +136,22 @@ def _findings(found: Audit) -> Iterator[tuple[str, str]]:
     for kind in (found.breaches, found.holes, found.broken, found.untried, found.errors):
         if len(kind) > _MOST_SHOWN:
             yield "dim", _more(len(kind))
+
+
+def _notes(found: Audit) -> Iterator[tuple[str, str]]:
+    for server, remark in found.remarks[:_MOST_SHOWN]:
+        yield "", f"note on {server}: {remark.subject}: {remark.message}"
+    if len(found.remarks) > _MOST_SHOWN:
+        yield "dim", _more(len(found.remarks))
+
+
+def _known(found: Audit) -> Iterator[tuple[str, str]]:
+    """What the accounts could do that the manifest names as known."""
+    for server, known in found.known:
+        for could in known.could[:_MOST_SHOWN] or ("nothing that would be a hole",):
+            yield "dim", f"known on {server}: {known.account}: {could}"
+        if len(known.could) > _MOST_SHOWN:
+            yield "dim", _more(len(known.could))
 
 
 def _more(count: int) -> str:

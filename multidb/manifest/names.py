@@ -9,14 +9,17 @@ from fnmatch import fnmatchcase
 from typing import Final
 
 from multidb.errors import Problem, UsageError
-from multidb.manifest.document import Place, Scalar
+from multidb.manifest.document import Mapping as Tree
+from multidb.manifest.document import Node, Place, Scalar
+from multidb.manifest.document import Sequence as Listed
 from multidb.manifest.schema import APP_ID, StoreSchema
 from multidb.model import App, DerivedName, listed
 
-__all__ = ["app_id", "check_names", "check_tenants", "closest", "id_problem", "project_name"]
+__all__ = ["app_id", "check_known", "check_names", "check_tenants", "closest", "id_problem", "project_name"]
 
 _RULE: Final = "an app id is 2 to 31 characters a-z, 0-9 and _, begins with a letter and does not end in _"
 _LONGEST: Final = 31
+_LEAVE: Final = "Leave it out."
 
 
 def app_id(text: str) -> str:
@@ -93,6 +96,26 @@ def check_names(
                 yield places[app.id].problem(
                     f"app {app.id}: {what} would be named {taken}, as would one of {others}", "Rename one of the apps."
                 )
+
+
+def check_known(section: Node | None, apps: Iterable[App], stores: Mapping[str, StoreSchema]) -> Iterator[Problem]:
+    """Accounts under ``known`` (whose form is right) that nobody can know: an app's own, multidb's or the server's."""
+    apps = list(apps)
+    for store, entry in section.entries.items() if isinstance(section, Tree) else ():
+        taken = {
+            name.name: (app, name) for app in apps if store in app.stores for name in stores[store].derived_names(app)
+        }
+        items = entry.value.items if isinstance(entry.value, Listed) else ()
+        accounts = [(item.text, item.place) for item in items if isinstance(item, Scalar)]
+        for position, (account, place) in enumerate(accounts):
+            if account in [name for name, _ in accounts[:position]]:
+                yield place.problem(f"{account} is listed twice")
+            elif account in taken:
+                app, name = taken[account]
+                what = name.what or f"a {name.space} of {app.id}"
+                yield place.problem(f"known.{store}: {account} is {what}, and an app's own is never let off", _LEAVE)
+            elif any(fnmatchcase(account, pattern) for pattern in stores[store].own):
+                yield place.problem(f"known.{store}: {account} is multidb's own, or the server's", _LEAVE)
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from multidb.errors import ManifestError, Problem, UsageError
 from multidb.manifest.document import Entry, Mapping, Node, Place, Scalar, Sequence, from_plain, over, plain, read
-from multidb.manifest.names import check_names, check_tenants, id_problem, project_name
+from multidb.manifest.names import check_known, check_names, check_tenants, id_problem, project_name
 from multidb.manifest.problems import explain
 from multidb.manifest.schema import VERSION, Shape, StoreSchema
 from multidb.model import App, Enforce, Project, Quota, bytes_of
@@ -224,6 +224,7 @@ class _Reading:
         if head.runtime == "external" and self._shape.external is not None:
             self._check_addresses(apps, external)
         self._check_servers(head)
+        self._problems += check_known(self._top.get("known"), [*apps.values(), *removed.values()], self._stores)
         return Project(
             name=head.project,
             runtime=head.runtime,
@@ -235,6 +236,7 @@ class _Reading:
             deploy=head.deploy.model_dump(),
             backup={**head.backup.model_dump(), "declared": "backup" in head.model_fields_set},
             notify=head.notify.model_dump(),
+            known={name: frozenset(accounts) for name in self._stores if (accounts := getattr(head.known, name))},
             removed=removed,
         )
 

@@ -33,6 +33,7 @@ class StoreSchema:
         server_options: frozen model of ``servers.<store>``; every field has a default.
         derived_names: the names that an app takes on the server.
         reserved: names that the server keeps for itself, as shell patterns (``pg_*``).
+        own: accounts that multidb or the server makes for itself, as shell patterns: nobody's to know.
         check: what only a look at all apps can tell; yields the app and what is wrong with it.
     """
 
@@ -42,6 +43,7 @@ class StoreSchema:
     derived_names: Callable[[App], Sequence[DerivedName]]
     reserved: tuple[str, ...] = ()
     check: Callable[[Sequence[App]], Iterable[tuple[App, str]]] | None = None
+    own: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, provisioner: Provisioner) -> Self:
@@ -53,6 +55,7 @@ class StoreSchema:
             derived_names=provisioner.derived_names,
             reserved=provisioner.reserved,
             check=provisioner.check,
+            own=provisioner.own,
         )
 
 
@@ -68,6 +71,10 @@ Size = Annotated[str, _matching(r"^[1-9][0-9]*(\.[0-9]+)? ?([kKMGT]i?)?B$", "mus
 Recipient = Annotated[
     str,
     _matching(r"^(age1[a-z0-9]{20,}|ssh-(ed25519|rsa) .{40,})$", "must be a public key of age (age1...) or ssh"),
+]
+Account = Annotated[
+    str,
+    _matching(r"^[^\x00-\x1f\x7f]{1,255}$", "must be the name of an account, as its server has it"),
 ]
 _PORT = _matching(r"^(([0-9.]+:)?[0-9]{1,5}:)?[0-9]{1,5}(/(tcp|udp))?$", "must be a port such as 8000, or 8080:80")
 Port = Annotated[
@@ -324,7 +331,10 @@ class Shape:
         self.head = _model(
             "Manifest",
             Head,
-            {name: _section(name, models, filled=name == "servers") for name, models in sections.items()},
+            {
+                **{name: _section(name, models, filled=name == "servers") for name, models in sections.items()},
+                "known": _known(stores),
+            },
         )
 
     @cached_property
@@ -386,6 +396,30 @@ def _section(name: str, models: Mapping[str, Any], *, filled: bool) -> tuple[Any
         {store: (_nullable(model), Field(**cast("Any", default[store]))) for store, model in models.items()},
     )
     return _nullable(section), Field(default_factory=section, description=_DESCRIPTIONS[name])
+
+
+def _known(stores: Iterable[str]) -> tuple[Any, Any]:
+    """The section ``known``, with a list of accounts per store."""
+    accounts: Any = Annotated[
+        cast("Any", tuple)[Account, ...],
+        BeforeValidator(
+            lambda value: () if value is None else value,
+            json_schema_input_type=cast("Any", tuple)[Account, ...] | None,
+        ),
+    ]
+    section = _model(
+        "Known",
+        Section,
+        {
+            store: (accounts, Field(default=(), max_length=1000, description=f"Accounts on {store}."))
+            for store in stores
+        },
+    )
+    about = (
+        "Accounts that an operator knows beside the apps' own, by store: what one of them could do is in the audit's "
+        "report, and is no hole."
+    )
+    return _nullable(section), Field(default_factory=section, description=about)
 
 
 def _model(name: str, base: type[BaseModel], fields: Mapping[str, Any]) -> type[BaseModel]:

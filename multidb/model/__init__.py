@@ -17,7 +17,7 @@ from multidb.model.archive import (
     TableArchive,
     TakeOffline,
 )
-from multidb.model.audit import Hole, Outcome, Probe, Remark, Search, Searched
+from multidb.model.audit import Hole, Known, Outcome, Probe, Remark, Search, Searched
 from multidb.model.core import (
     Action,
     App,
@@ -63,6 +63,7 @@ __all__ = [
     "Hole",
     "Inspection",
     "Isolation",
+    "Known",
     "Level",
     "Measures",
     "Offline",

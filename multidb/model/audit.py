@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["Hole", "Outcome", "Probe", "Remark", "Search", "Searched"]
+__all__ = ["Hole", "Known", "Outcome", "Probe", "Remark", "Search", "Searched"]
 
 
 class Outcome(StrEnum):
@@ -60,6 +60,8 @@ class Hole:
         message: what it means for whom, one sentence.
         closes: the statements that close it, as an operator could paste them.
         app: the app whose wall it is in; None: the server's own.
+        account: the one login, role, user or token that it is for; None: everybody, or a thing of the server. Where the
+            manifest names it under ``known``, the audit shows what it could do, and that is no hole.
     """
 
     name: str
@@ -67,6 +69,16 @@ class Hole:
     message: str
     closes: tuple[str, ...]
     app: str | None = None
+    account: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """An account that the manifest names under ``known``, and what would be a hole if it did not; nothing of an account
+    that does no harm, or that the server does not have."""
+
+    account: str
+    could: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,3 +120,4 @@ class Search:
     holes: tuple[Hole, ...] = ()
     catalogs: tuple[Searched, ...] = ()
     remarks: tuple[Remark, ...] = ()
+    known: tuple[Known, ...] = ()  # filled in by the audit, of the holes that are for one of `StoreContext.known`

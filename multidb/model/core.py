@@ -96,6 +96,8 @@ class Project:
     deploy: Mapping[str, Any] = field(default_factory=dict)
     backup: Mapping[str, Any] = field(default_factory=dict)  # with `declared`: whether the manifest speaks of backups
     notify: Mapping[str, Any] = field(default_factory=dict)
+    known: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """By store, the accounts that an operator knows beside the apps' own: what one of them could do is no hole."""
     removed: Mapping[str, App] = field(default_factory=dict)
     """Apps that were taken out and may still come back: their names, numbers and data are kept."""
 
@@ -267,6 +269,7 @@ class StoreContext:
     numbers: Mapping[str, int] = field(default_factory=dict)
     server: Server | None = None
     restricted: frozenset[str] = frozenset()  # apps over their quota, which may read and delete and not grow
+    known: frozenset[str] = frozenset()  # accounts of this store that the manifest names beside the apps' own
 
 
 @dataclass(frozen=True, slots=True)

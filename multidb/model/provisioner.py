@@ -104,6 +104,8 @@ class Provisioner:
     """Names that the server keeps for itself, as shell patterns (``pg_*``): no app id and no derived name is one."""
     check: Callable[[Sequence[App]], Iterable[tuple[App, str]]] | None = None
     """What only a look at all apps of the manifest can tell: the app, and what is wrong with it."""
+    own: tuple[str, ...] = ()
+    """Accounts that multidb or the server makes for itself, as shell patterns: none can be named under ``known``."""
     containers: Containers | None = None
     """The servers that it needs as containers; None for a store that cannot be run in one."""
     advise: Callable[[Sequence[App], StoreContext], Sequence[Finding]] | None = None

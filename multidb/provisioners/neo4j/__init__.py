@@ -113,4 +113,5 @@ PROVISIONER = Provisioner(
     probe=_probe,
     archive=_archive,
     containers=containers,
+    own=("multidb_*", "PUBLIC"),
 )

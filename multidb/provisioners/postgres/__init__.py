@@ -85,5 +85,6 @@ PROVISIONER = Provisioner(
     archive=_archive,
     containers=containers,
     reserved=resources.RESERVED,
+    own=("pg_*", "public"),
     advise=resources.advise,
 )

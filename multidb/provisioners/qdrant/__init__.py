@@ -92,5 +92,6 @@ PROVISIONER = Provisioner(
     probe=_probe,
     archive=_archive,
     reserved=(f"{resources.OWN_PREFIX}*",),
+    own=(f"{resources.OWN_PREFIX}*",),
     containers=containers,
 )

@@ -129,4 +129,5 @@ PROVISIONER = Provisioner(
     containers=containers,
     allocate=allocate,
     check=check,
+    own=("__multidb__*",),
 )

@@ -215,7 +215,10 @@ class ToySession:
                 Hole("unlocked box", f"box {app}", "Anybody can look in.", (f"SHUT {app}",), app)
                 for app in sorted(known & SHELF.unlocked)
             ),
-            *(Hole("box of nobody", f"box {name}", "Who put it here?", (f"DROP {name}",)) for name in strangers),
+            *(
+                Hole("box of nobody", f"box {name}", "Who put it here?", (f"DROP {name}",), account=name)
+                for name in strangers
+            ),
         )
         remarks = [Remark(f"dust under {app}", "nobody sweeps here", app) for app in sorted(known & SHELF.dusty)]
         return Search(found, (Searched("the shelf", len(SHELF.boxes), "boxes that are open"),), tuple(remarks))

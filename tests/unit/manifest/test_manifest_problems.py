@@ -74,6 +74,21 @@ CASES = {
     HEAD + "external: {tables: {url: x, password: {environment: A, env: B}}}\n": (
         '3:40: unknown key "environment" in password. Known here: env, file.'
     ),
+    # known
+    HEAD + "known: {table: [monitor]}\n": '3:9: unknown key "table" in known. Did you mean "tables"?',
+    HEAD + "known: [monitor]\n": "3:1: known must be a mapping",
+    HEAD + "known: {tables: monitor}\n": "3:17: tables must be a list, not monitor",
+    HEAD
+    + "known: {tables: [{monitor: yes}]}\n": "3:18: an entry of tables must be the name of an account, as its server"
+    " has it",
+    HEAD + "known: {tables: ['']}\n": "3:18: an entry of tables must be the name of an account, as its server has it",
+    HEAD + "known: {tables: [a, b, a]}\n": "3:24: a is listed twice",
+    HEAD + "known: {tables: [sys_one]}\n": (
+        "3:18: known.tables: sys_one is multidb's own, or the server's. Leave it out."
+    ),
+    HEAD + "known: {tables: [lernmi_rw]}\napps: {lernmi: {stores: [tables]}}\n": (
+        "3:18: known.tables: lernmi_rw is the writer of lernmi, and an app's own is never let off. Leave it out."
+    ),
     # defaults
     HEAD + "defaults: {tables: {connection_limt: 3}}\n": (
         '3:21: unknown key "connection_limt" in tables. Did you mean "connection_limit"?'

@@ -30,6 +30,8 @@ def test_it_is_a_schema_of_draft_2020_12() -> None:
         {"apps": {"lernmi": None, "devao": {"tables": None, "stores": ["tables"]}}},
         {"defaults": {"vectors": {"collections": {"docs": {"distance": "dot"}}}}},
         {"apps": {"aa": {"deploy": {"ports": [80, "80:80"]}, "quota": {"cache": "5GB"}}}},
+        {"known": None},
+        {"known": {"tables": ["monitor", "it's me"], "cache": None}},
     ],
 )
 def test_it_accepts_what_loads(more: dict[str, object]) -> None:
@@ -49,6 +51,9 @@ def test_it_accepts_what_loads(more: dict[str, object]) -> None:
         {**HEAD, "apps": {"lernmi": {"vectors": {"collections": {"docs": {"distance": "dot"}}}}}},
         {**HEAD, "defaults": {"tables": {"connection_limt": 3}}},
         {**HEAD, "external": {"tables": {}}},
+        {**HEAD, "known": {"tables": "monitor"}},
+        {**HEAD, "known": {"tables": ["two\nlines"]}},
+        {**HEAD, "known": {"table": []}},
         {**HEAD, "apps": {"lernmi": {"deploy": {"ports": ["http"]}}}},
     ],
 )

@@ -63,10 +63,12 @@ def open_shop(tmp_path: Path) -> OpenShop:
         each: bool = False,
         lacking: dict[str, ServerStatus] | None = None,
         apply: bool = True,
+        known: str = "{}",
     ) -> Engine:
         entries = dict.fromkeys(apps, "{}") if isinstance(apps, list) else apps
         lines = "".join(f"  {app}: {entry}\n" for app, entry in entries.items())
-        (tmp_path / "multidb.yaml").write_text(f"version: 1\nproject: shop\nruntime: embedded\napps:\n{lines}")
+        head = f"version: 1\nproject: shop\nruntime: embedded\nknown: {known}\n"
+        (tmp_path / "multidb.yaml").write_text(f"{head}apps:\n{lines}")
         project = load_project(tmp_path / "multidb.yaml")
         one = GivenRuntime(RealServer(Server("toy", "toy", Endpoint("shelf", 1), timeout=1), None, ToyServer()))
         engine = Engine(project, ProjectState(tmp_path), runtime=OneEach(project, lacking) if each or lacking else one)

@@ -270,6 +270,35 @@ def test_what_stands_there_unmarked_is_told_and_opens_no_wall(open_shop: OpenSho
     assert [remark.app for _, remark in alone.remarks] == ["bob"]
 
 
+def test_what_a_known_account_could_do_is_shown_and_no_hole(open_shop: OpenShop) -> None:
+    engine = open_shop(["ann", "bob"], known="{toy: [zoe, yan]}")
+    SHELF.boxes["zoe"] = SHELF.boxes["eve"] = SHELF.boxes["ann"]
+    found = made(engine)
+    assert [each.hole.subject for each in found.holes] == ["box eve"], "who is not named is a hole as before"
+    assert [(server, known.account) for server, known in found.known] == [("toy", "yan"), ("toy", "zoe")]
+    could = ["box of nobody, box zoe: Who put it here?"]
+    assert found.document()["known"] == [
+        {"server": "toy", "account": "yan", "could": []},
+        {"server": "toy", "account": "zoe", "could": could},
+    ]
+    page = markdown(found)
+    assert "- toy: yan: nothing that would be a hole" in page
+    assert "- toy: zoe:\n  - box of nobody, box zoe: Who put it here?" in page
+    del SHELF.boxes["eve"]
+    assert made(engine).ok
+    SHELF.unlocked = {"bob"}
+    assert [each.hole.app for each in made(engine).holes] == ["bob"], "what is for everybody is for a known one, too"
+
+
+def test_what_the_manifest_knows_reaches_every_store(open_shop: OpenShop) -> None:
+    engine = open_shop(["ann"], known="{toy: [zoe]}")
+    assert engine.project.known == {"toy": frozenset({"zoe"})}
+    (server,) = engine.servers(Scope())
+    assert engine.known(server).known == frozenset({"zoe"})
+    (tenant,) = engine.tenants(Scope())[0]
+    assert tenant.context.known == frozenset({"zoe"})
+
+
 def test_a_name_cannot_add_to_a_report(open_shop: OpenShop) -> None:
     """Whoever may make a table gives it its name."""
     engine = open_shop(["ann"])

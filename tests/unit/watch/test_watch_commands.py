@@ -137,6 +137,16 @@ def test_breaches_holes_and_what_closes_them(shop: Engine, capsys: Captured, tmp
     assert "worked" in (tmp_path / "audit.md").read_text()
 
 
+def test_known_accounts_and_what_they_could_do(open_shop: OpenShop, shop: Engine, capsys: Captured) -> None:
+    shop.project.known["toy"] = frozenset({"zoe", "yan"})  # type: ignore[index]
+    SHELF.boxes["zoe"] = SHELF.boxes["ann"]
+    assert audit_cli.audit_command() == 0
+    out = capsys.readouterr().out
+    assert "known on toy: yan: nothing that would be a hole" in out
+    assert "known on toy: zoe: box of nobody, box zoe: Who put it here?" in out
+    assert "hole on" not in out
+
+
 def test_many_breaches_are_counted_and_not_all_printed(open_shop: OpenShop, shop: Engine, capsys: Captured) -> None:
     many = open_shop([f"app{number:02}" for number in range(30)])
     shop.project.apps.clear()  # type: ignore[attr-defined]

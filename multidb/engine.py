@@ -12,10 +12,12 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from multidb import manifest
+from multidb.container import Container
 from multidb.deployment import Deployment, app_env, containers, named, shipped_templates
 from multidb.errors import (
     ArchiveError,
@@ -226,19 +228,50 @@ class Engine:
             UsageError: no such app, or it has no credentials yet.
             ServerError: a server has to be asked for something and does not answer.
         """
-        entry = self._app(app)
-        wanted = [store for store in entry.stores if stores is None or store in set(stores)]
-        servers = [server for store in wanted for server in self._servers_of(entry, store)]
-        env: dict[str, str | Secret] = {**named(self.project, entry)}
+        ((_, found),) = self.connections_of([app], stores)
+        if isinstance(found, MultidbError):
+            raise found
+        return found
+
+    def connections_of(
+        self, apps: Sequence[str], stores: Iterable[str] | None = None
+    ) -> Iterator[tuple[str, AppConnections | MultidbError]]:
+        """As `connections`, for each of many apps, or why it has none. A server is asked once, however many it serves.
+
+        Raises:
+            UsageError: no such app.
+        """
+        entries = [self._app(name) for name in apps]
+        wanted = None if stores is None else frozenset(stores)
+        serving: dict[tuple[str, str | None], list[Server]] = {}
+        for server in self.runtime.servers():
+            serving.setdefault((server.store, server.app), []).append(server)
+
+        def servers_of(entry: App) -> list[Server]:
+            chosen = [store for store in entry.stores if wanted is None or store in wanted]
+            return [each for store in chosen for app in (None, entry.id) for each in serving.get((store, app), ())]
+
+        asked = {server.name: server for entry in entries for server in servers_of(entry)}
+        contexts = dict(zip(asked, self.side_by_side(self._ask_quietly, list(asked.values())), strict=True))
+        for entry in entries:
+            try:
+                yield entry.id, self._connections(entry, [(each, contexts[each.name]) for each in servers_of(entry)])
+            except MultidbError as error:
+                yield entry.id, error
+
+    def _connections(self, app: App, servers: Sequence[tuple[Server, StoreContext | MultidbError]]) -> AppConnections:
+        env: dict[str, str | Secret] = {**named(self.project, app)}
         isolation: dict[str, tuple[Isolation, str]] = {}
         names: dict[str, tuple[str, ...]] = {}
-        for server, context in zip(servers, self.side_by_side(self._ask, servers), strict=True):
+        for server, context in servers:
+            if isinstance(context, MultidbError):
+                raise context
             store = provisioner(server.store)
-            env |= self._env(entry, server, context)
-            isolation[server.store] = store.isolation(entry, context.facts)
-            having = [resource for resource in store.desired([entry], context) if not resource.edge]
-            names[server.store] = tuple(f"{each.kind} {each.name}" for each in having if each.app == entry.id)
-        return AppConnections(entry.id, env, isolation, names)
+            env |= self._env(app, server, context)
+            isolation[server.store] = store.isolation(app, context.facts)
+            having = [resource for resource in store.desired([app], context) if not resource.edge]
+            names[server.store] = tuple(f"{each.kind} {each.name}" for each in having if each.app == app.id)
+        return AppConnections(app.id, env, isolation, names)
 
     def start(self, app: str) -> list[ServerStatus]:
         """Starts the servers that `app` uses, where they are ours to start. What runs already is left alone."""
@@ -543,12 +576,17 @@ class Engine:
     def _env(self, app: App, server: Server, context: StoreContext) -> Mapping[str, str | Secret]:
         """The app's variables for one server: as it is seen by the app, which in containers is not how we see it."""
         if self.project.runtime == "compose":
-            for container in containers(self.project):
-                if container.server == server.name:
-                    return app_env(self.project, app, container, context, self._secret)
+            container = self._containers.get(server.name)
+            if container is not None:
+                return app_env(self.project, app, container, context, self._secret)
         return provisioner(server.store).env(app, context, self.runtime.app_endpoint(server), self._secret)
 
     # Servers, apps, secrets
+
+    @cached_property
+    def _containers(self) -> Mapping[str, Container]:
+        """The project's containers by the name of the server that runs in each."""
+        return {container.server: container for container in containers(self.project)}
 
     def _app(self, name: str) -> App:
         try:
@@ -561,9 +599,6 @@ class Engine:
                 hint=f"apps: {known}; add it: multidb add-app {name}",
             ) from None
 
-    def _servers_of(self, app: App, store: str) -> list[Server]:
-        return [server for server in self.runtime.servers() if server.store == store and server.app in (None, app.id)]
-
     def _connect(self, server: Server) -> Session:
         admin = self.runtime.admin(server)
         return provisioner(server.store).connect(server, admin, f"multidb {self._command} {holder('')['user']}")
@@ -571,6 +606,12 @@ class Engine:
     def _ask(self, server: Server) -> StoreContext:
         with self.open(server) as session:
             return self.context(server, session)
+
+    def _ask_quietly(self, server: Server) -> StoreContext | MultidbError:
+        try:
+            return self._ask(server)
+        except MultidbError as error:
+            return error
 
     def _ask_or_recall(self, server: Server) -> StoreContext:
         try:

@@ -19,24 +19,24 @@ def write_env_files(engine: Engine, output: Output, apps: Iterable[str]) -> list
     """Writes the env files of `apps` and says so. A file that a person wrote is left alone; a server that does not
     answer costs its app the file, with a note, and nothing else."""
     written: list[Path] = []
-    for app in apps:
-        folder = Path(engine.project.root) / "apps" / app
-        target = folder / ".env"
-        old = files.read_text(target)
-        if old is not None and not is_ours(old):
-            output.note(f"{target}: left alone, multidb did not write it (see: multidb env {app})", style="yellow")
+    root = Path(engine.project.root) / "apps"
+    before = {app: files.read_text(root / app / ".env") for app in apps}
+    foreign = [app for app, text in before.items() if text is not None and not is_ours(text)]
+    for app in foreign:
+        output.note(
+            f"{root / app / '.env'}: left alone, multidb did not write it (see: multidb env {app})", style="yellow"
+        )
+    for app, found in engine.connections_of([app for app in before if app not in foreign]):
+        folder = root / app
+        if isinstance(found, MultidbError):
+            output.note(f"{folder / '.env'}: not written, {found}", style="yellow")
             continue
-        try:
-            env = engine.connections(app).env
-        except MultidbError as error:
-            output.note(f"{target}: not written, {error}", style="yellow")
-            continue
-        text = env_text(app, env, EnvFormat.DOTENV)
-        if text != old:
-            files.write_text(target, text, mode=files.PRIVATE)
+        text = env_text(app, found.env, EnvFormat.DOTENV)
+        if text != before[app]:
+            files.write_text(folder / ".env", text, mode=files.PRIVATE)
             if files.read_text(folder / ".env.example") is None:  # multidb render looks after one that is there
-                files.write_text(folder / ".env.example", env_example(app, env))
-            written.append(target)
+                files.write_text(folder / ".env.example", env_example(app, found.env))
+            written.append(folder / ".env")
     if written:
         output.note(f"Wrote {', '.join(str(path) for path in written)}")
     return written

@@ -11,7 +11,7 @@ import pytest
 
 import multidb.provisioners
 from multidb import engine as engine_module
-from multidb.engine import Engine, Scope, load_project
+from multidb.engine import AppConnections, Engine, Scope, load_project
 from multidb.errors import Conflict, Locked, PartlyApplied, ServerDown, ServerError, StalePlan, UsageError
 from multidb.model import Action, App, Endpoint, Owner, Project, Server
 from multidb.runtime import ServerState, ServerStatus
@@ -74,6 +74,41 @@ def test_a_fifth_store_is_one_registry_line(engine: Engine) -> None:
     assert SHELF.boxes["bob"].colour == "blue"
     assert engine.plan().in_sync
     assert engine.connections("bob").env["TOY_BOX"] == "bob"
+
+
+def _with_apps(folder: Path, count: int) -> Engine:
+    apps = "".join(f"  app{number}: {{stores: [toy]}}\n" for number in range(count))
+    (folder / "multidb.yaml").write_text(f"version: 1\nproject: shop\nruntime: embedded\napps:\n{apps}")
+    project = load_project(folder / "multidb.yaml")
+    server = Server("toy", "toy", Endpoint("shelf", 1))
+    return Engine(project, ProjectState(folder), runtime=GivenRuntime(RealServer(server, None, ToyServer())))
+
+
+@pytest.mark.parametrize("count", [1, 40])
+def test_the_env_files_of_any_number_of_apps_cost_one_session(
+    tmp_path: Path, count: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = _with_apps(tmp_path, count)
+    assert engine.apply().error() is None
+    reads: list[str] = []
+    read = ProjectState.read
+    monkeypatch.setattr(ProjectState, "read", lambda self, section: (reads.append(section), read(self, section))[1])
+    SHELF.logins = 0
+    found = dict(engine.connections_of(list(engine.project.apps)))
+    boxes = {name: each.env["TOY_BOX"] for name, each in found.items() if isinstance(each, AppConnections)}
+    assert boxes == {name: name for name in engine.project.apps}
+    assert SHELF.logins == 1
+    assert sorted(reads) == ["numbers", "restricted"]
+
+
+def test_an_app_without_credentials_costs_the_others_nothing(engine: Engine) -> None:
+    assert engine.apply().error() is None
+    engine.state.secrets.delete([SecretRef("ann", "toy", "key")])
+    found = dict(engine.connections_of(["ann", "bob"]))
+    assert isinstance(found["ann"], UsageError)
+    assert isinstance(found["bob"], AppConnections)
+    SHELF.down = True
+    assert {type(each) for _, each in engine.connections_of(["ann", "bob"])} == {ServerDown}
 
 
 def test_what_is_shown_is_what_runs(engine: Engine) -> None:

@@ -78,6 +78,7 @@ class Shelf:
     numberless: str = ""  # an app that no number is left for
     down: bool = False
     locked_by: str = ""
+    logins: int = 0  # sessions of the admin that were opened
     looks: list[bool] = field(default_factory=list)  # how each inspection was asked for: deep or not
     meet: threading.Barrier | None = None  # inspections wait here for each other
     found: dict[str, Health | Exception] = field(default_factory=dict)  # what the check of an app's box finds
@@ -154,6 +155,7 @@ class ToySession:
     def __init__(self, server: Server, name: str) -> None:
         if SHELF.down:
             raise ServerDown("nothing listens", where=str(server), hint="start it")
+        SHELF.logins += 1
         self.facts = Facts("Toy", "1.0")
 
     def __enter__(self) -> Self:

@@ -1,8 +1,8 @@
 """What to ask a Postgres server, and how to read its answers as resources. Pure: text in, values out.
 
 Each question is one statement that answers with one JSON document, so that a server of a thousand apps costs one round
-trip. Every connection has ``search_path = pg_catalog``: an app may own functions in its database, and none of them
-must be called by an administrator's query.
+trip. Every session of the admin has ``search_path = pg_catalog, pg_temp``: an app may own functions in its database,
+and none of them must be called by an administrator's query.
 """
 
 from __future__ import annotations
@@ -33,9 +33,11 @@ from multidb.provisioners.postgres.resources import (
     password_ref,
     verifier_ref,
 )
+from multidb.provisioners.postgres.session_settings import OLDEST
 from multidb.provisioners.postgres.statements import UNFINISHED
 
 __all__ = [
+    "EVENT_TRIGGERS",
     "INTERIOR",
     "Inside",
     "LOCK_HOLDER",
@@ -49,7 +51,6 @@ __all__ = [
     "require_version",
 ]
 
-_OLDEST = 130000
 _MARK = re.compile(r"multidb:([^/\s]+)/(\S+)(?:\s+(.*))?", re.DOTALL)
 _SERVICES = {"rds_superuser": "rds", "cloudsqlsuperuser": "cloudsql", "azure_pg_admin": "azure"}
 _REVISION = re.compile(r"[0-9a-f]{8}")
@@ -59,7 +60,7 @@ _REVISION = re.compile(r"[0-9a-f]{8}")
 
 def require_version(number: int, where: str) -> None:
     """`WrongVersion` unless multidb supports the server version `number` (150018)."""
-    if number < _OLDEST:
+    if number < OLDEST:
         raise WrongVersion(
             f"is Postgres {number // 10000}, and multidb needs 13 or newer", where=where, hint="upgrade the server"
         )
@@ -458,6 +459,13 @@ def read_interior(answer: str, desired: Interior, revision: str) -> Interior:
         schemas=tuple(document["schemas"] or ()),
     )
 
+
+# Event triggers that would run, with the rights of whoever makes something here, what neither a superuser nor the admin
+# has written. Only a superuser can make one, in every version.
+EVENT_TRIGGERS = """
+SELECT coalesce(json_agg(json_build_array(t.evtname, r.rolname) ORDER BY t.evtname), '[]'::json)
+FROM pg_event_trigger t JOIN pg_proc p ON p.oid = t.evtfoid JOIN pg_roles r ON r.oid = p.proowner
+WHERE t.evtenabled <> 'D' AND NOT r.rolsuper AND r.rolname <> current_user"""
 
 # -------------------------------------------------------------------------------------------------------------- lock
 

@@ -25,7 +25,7 @@ from multidb.errors import (
 from multidb.model import App, Inspection, Resource, Search, Server, ServerUsage, Statement, StoreContext
 from multidb.provisioners.postgres import catalog, holes, removal, usage
 from multidb.provisioners.postgres.resources import Interior, PostgresFacts, Role, password_ref
-from multidb.provisioners.postgres.statements import literal
+from multidb.provisioners.postgres.statements import identifier, literal
 from multidb.provisioners.postgres.wire import Answer, Refusal, Traffic, Wire
 from multidb.secrets import Secret, SecretStore, redact
 
@@ -252,6 +252,8 @@ class PostgresSession:
         texts = [_filled(statement, secrets) for statement in batch]
         scope = batch[0].scope
         with self._open(scope, reading=False) if scope else contextlib.nullcontext(self._main) as wire:
+            if scope:
+                self._refuse_event_triggers(wire, scope)
             for attempt in itertools.count(1):
                 problem = _send(wire, texts, atomic=batch[0].atomic)
                 if problem is None:
@@ -260,6 +262,19 @@ class PostgresSession:
                 if attempt == _ATTEMPTS or not _retryable(refusal):
                     raise self._failed(batch[index], start + index, start, refusal)
                 time.sleep(random.uniform(0.5, 1.0) * 0.05 * 2**attempt)  # noqa: S311
+
+    def _refuse_event_triggers(self, wire: Wire, database: str) -> None:
+        """`NotAllowed` when a statement there would run, as the admin, a function of somebody who may do less."""
+        if wire.quiets_event_triggers:
+            return
+        found = json.loads(wire.ask(catalog.EVENT_TRIGGERS, (), self._server.timeout))
+        if found:
+            trigger, owner = found[0]
+            raise NotAllowed(
+                f"the event trigger {trigger} of database {database} would run a function of {owner} as the admin",
+                where=str(self._server),
+                hint=f"let a superuser disable it there: ALTER EVENT TRIGGER {identifier(trigger)} DISABLE",
+            )
 
     def _failed(self, statement: Statement, index: int, durable: int, refusal: Refusal) -> StatementFailed:
         place = f" in database {statement.scope}" if statement.scope else ""
@@ -286,6 +301,7 @@ class PostgresSession:
             self.traffic,
             database=database,
             user=user,
+            guarded=True,
             statement_timeout=round(self._server.timeout * 1000) if reading else 0,
         )
 

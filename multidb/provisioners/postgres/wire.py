@@ -1,14 +1,15 @@
 """One connection to a Postgres server: opening it, one round trip at a time, and what its errors mean.
 
 Works on libpq's own level, because that is where several statements travel in one message, where warnings can be seen,
-and where a server that has stopped answering can be waited for with a clock in hand.
+and where a server that has stopped answering, or does not stop, can be met with a clock and a measure in hand.
 """
 
 from __future__ import annotations
 
 import selectors
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -17,6 +18,8 @@ from psycopg import pq
 
 from multidb.errors import AuthenticationFailed, NotAllowed, ServerDown, ServerError, ServerSlow, WrongVersion
 from multidb.model import Server
+from multidb.provisioners.postgres import session_settings
+from multidb.provisioners.postgres.session_settings import Powers
 from multidb.secrets import Secret, redact
 
 __all__ = ["Answer", "Refusal", "Traffic", "Wire", "connection_error"]
@@ -24,6 +27,12 @@ __all__ = ["Answer", "Refusal", "Traffic", "Wire", "connection_error"]
 _UTF8 = "utf-8"
 # Success that is none: nothing was granted, or not everything was revoked.
 _EMPTY_SUCCESS = frozenset({"01006", "01007"})
+_LARGEST = 64 * 2**20  # bytes of one answer; what the catalogs say of a thousand apps is one of them
+_MOST_NOTICES = 10_000
+_BOUNDED = """
+WITH asked (answer) AS MATERIALIZED ({query})
+SELECT CASE WHEN pg_catalog.octet_length(answer::pg_catalog.text) <= {largest} THEN answer END,
+  pg_catalog.octet_length(answer::pg_catalog.text) FROM asked"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,14 +71,47 @@ class Traffic:
             self.round_trips += 1
 
 
+class _Acquaintance:
+    """What this process has learned of servers and their admins, so that the next connection begins with it."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._powers: dict[tuple[str, int, str], Powers] = {}
+
+    def recall(self, server: Server) -> Powers | None:
+        with self._guard:
+            return self._powers.get(self._key(server))
+
+    def note(self, server: Server, powers: Powers | None) -> None:
+        """`powers` of None: what was known does not hold any longer."""
+        with self._guard:
+            if powers is None:
+                self._powers.pop(self._key(server), None)
+            else:
+                self._powers[self._key(server)] = powers
+
+    def _key(self, server: Server) -> tuple[str, int, str]:
+        return server.endpoint.host, server.endpoint.port, server.endpoint.user
+
+
+_ACQUAINTANCE = _Acquaintance()
+
+
 class Wire:
     """An open connection, in autocommit; a context manager that closes it.
+
+    Nothing that a database or a role has stored (``ALTER DATABASE .. SET``, ``ALTER ROLE .. SET``) is in force in a
+    session of the admin; see `session_settings`. No answer takes more than 64 MiB, and none comes with more than
+    10,000 notices.
 
     Args:
         traffic: where the connection and its round trips are counted.
         database: where to connect to; the endpoint's maintenance database without it.
-        user: another login than the admin's, to try its password.
+        user: another login than the admin's. Its session is as the database and the role have it, unless `guarded`, and
+            what it is sent is answered whole within its timeout.
+        guarded: whether what is stored is kept out of a session of another login, too.
         statement_timeout: milliseconds after which the server gives up on a statement; 0 for no limit.
+        lock_timeout: milliseconds after which the server gives up waiting for a lock; 0 for no limit.
 
     Raises:
         ServerDown, ServerSlow, AuthenticationFailed, NotAllowed, WrongVersion, ServerError: as in `connection_error`.
@@ -85,37 +127,73 @@ class Wire:
         database: str = "",
         user: str = "",
         statement_timeout: int = 0,
+        lock_timeout: int = 10_000,
+        guarded: bool = False,
     ) -> None:
         self._server = server
         self._traffic = traffic
-        traffic.connected()
-        endpoint = server.endpoint
-        # search_path: no function that an app has made may be called by an administrator's statement.
-        settings = f"-c search_path=pg_catalog -c statement_timeout={statement_timeout} -c lock_timeout=10s"
-        parameters: dict[str, Any] = {
-            "keepalives_idle": 30,
-            "tcp_user_timeout": 30_000,
-            **endpoint.params,
-            "host": endpoint.host,
-            "port": endpoint.port,
-            "user": user or endpoint.user,
-            "dbname": database or endpoint.database or "postgres",
-            "password": password.reveal() if password is not None else None,
-            "connect_timeout": max(2, round(server.timeout)),
-            "application_name": application_name[:63],
-            "client_encoding": "utf8",
-            "options": settings if not user else "",
-        }
-        if endpoint.tls:
-            parameters.setdefault("sslmode", "require")
-        try:
-            self._connection = psycopg.connect(autocommit=True, **parameters)
-        except psycopg.Error as error:
-            # Not chained: the driver's exception carries the connection's parameters, password included.
-            raise connection_error(error, server) from None
+        self._as_admin = not user
+        self.quiets_event_triggers = False
+        """Whether no event trigger of the database fires in this session."""
+        parameters = _parameters(server, password, application_name, user, database)
+        away = parameters["dbname"] != _maintenance(server)
+
+        def settings(powers: Powers) -> Mapping[str, str]:
+            return session_settings.settings(
+                powers,
+                statement_timeout=statement_timeout,
+                lock_timeout=lock_timeout,
+                foreign=away and self._as_admin,
+            )
+
+        if self._as_admin:
+            # A superuser's event trigger can fire, and a library be loaded, while an app's database is entered: the
+            # admin is told from the maintenance database what it may keep away.
+            if away and _ACQUAINTANCE.recall(server) is None:
+                Wire(server, password, application_name, traffic).close()
+            self._connection = self._guarded(parameters, settings)
+        else:
+            chosen = settings(Powers()) if guarded else {}
+            self._connection = self._connected({**parameters, "options": session_settings.options(chosen)})
         self._pgconn = self._connection.pgconn
         self._pgconn.notice_handler = self._note
         self._notes: list[Refusal] = []
+        self._noticed = 0
+
+    def _connected(self, parameters: Mapping[str, Any]) -> psycopg.Connection[Any]:
+        self._traffic.connected()
+        try:
+            return psycopg.connect(autocommit=True, **parameters)
+        except psycopg.Error as error:
+            # Not chained: the driver's exception carries the connection's parameters, password included.
+            raise connection_error(error, self._server) from None
+
+    def _guarded(
+        self, parameters: Mapping[str, Any], settings: Callable[[Powers], Mapping[str, str]]
+    ) -> psycopg.Connection[Any]:
+        """A connection of the admin with `settings`, which depend on what the server lets it set."""
+        known = _ACQUAINTANCE.recall(self._server)
+        chosen = settings(known or Powers())
+        try:
+            connection = self._connected({**parameters, "options": session_settings.options(chosen)})
+        except (ServerDown, ServerSlow, AuthenticationFailed):
+            raise
+        except ServerError as error:
+            # In whatever language: the parameter that is not known here, or not the admin's to set any longer.
+            if known is None or not any(f'"{name}"' in error.message for name in chosen):
+                raise
+            _ACQUAINTANCE.note(self._server, None)
+            chosen = settings(Powers())
+            connection = self._connected({**parameters, "options": session_settings.options(chosen)})
+        superuser = connection.pgconn.parameter_status(b"is_superuser") == b"on"
+        powers = Powers(connection.pgconn.server_version, superuser)
+        left = {name: value for name, value in settings(powers).items() if name not in chosen}
+        if left:
+            self._traffic.sent()
+            connection.pgconn.exec_(session_settings.assignments(left).encode(_UTF8))
+        _ACQUAINTANCE.note(self._server, powers)
+        self.quiets_event_triggers = powers.quiets_event_triggers
+        return connection
 
     @property
     def version(self) -> int:
@@ -137,28 +215,35 @@ class Wire:
         self._connection.close()
 
     def send(self, text: str, timeout: float) -> Answer:
-        """Sends one message of one or more statements, and waits at most `timeout` seconds for each sign of life.
+        """Sends one message of one or more statements, and waits at most `timeout` seconds for each sign of life; for
+        the whole answer, if it is not the admin who asks.
 
         Raises:
             ServerSlow: no answer in time. The connection is closed; what was under way may or may not happen.
             ServerDown: the connection was lost; likewise.
+            ServerError: more comes than anybody asked for; likewise.
         """
-        return self._exchange(lambda: self._pgconn.send_query(text.encode(_UTF8)), timeout)
+        deadline = None if self._as_admin else time.monotonic() + timeout
+        return self._exchange(lambda: self._pgconn.send_query(text.encode(_UTF8)), timeout, deadline)
 
     def ask(self, query: str, parameters: Sequence[str], timeout: float) -> str:
         """The only value in the answer to one query.
 
         Raises:
             ServerSlow, ServerDown: as for `send`.
-            NotAllowed, ServerError: the server refuses the query.
+            NotAllowed, ServerError: the server refuses the query, or its answer is too large.
         """
         values = [parameter.encode(_UTF8) for parameter in parameters]
-        answer = self._exchange(lambda: self._pgconn.send_query_params(query.encode(_UTF8), values), timeout)
+        bounded = _BOUNDED.format(query=query, largest=_LARGEST).encode(_UTF8)
+        answer = self._exchange(lambda: self._pgconn.send_query_params(bounded, values), timeout)
         if answer.refusal is not None:
             raise self.error(answer.refusal)
-        if not answer.rows or answer.rows[0][0] is None:
+        value, size = answer.rows[0] if answer.rows else (None, None)
+        if value is None:
+            if size is not None:
+                raise self._too_much(f"{int(size) // 2**20} MiB in answer to a catalog query")
             raise ServerError("gave no answer to a catalog query", where=str(self._server))
-        return answer.rows[0][0]
+        return value
 
     def pour(self, out: str, into: Wire, command: str) -> None:
         """Sends what ``COPY ... TO STDOUT`` gives here into ``COPY ... FROM STDIN`` there. Memory stays flat.
@@ -194,21 +279,30 @@ class Wire:
                 return ServerDown(message, where=where, hint="wait until it is up again, then run the command again")
         return ServerError(message, where=where)
 
-    def _exchange(self, send: Callable[[], None], timeout: float) -> Answer:
+    def _exchange(self, send: Callable[[], None], timeout: float, deadline: float | None = None) -> Answer:
         self._traffic.sent()
         self._notes.clear()
-        done = 0
+        self._noticed = 0
+        done = taken = 0
         refusal: Refusal | None = None
         rows: list[list[str | None]] = []
         try:
             send()
-            self._flush(timeout)
-            while (result := self._result(timeout)) is not None:
-                if result.status in (pq.ExecStatus.COMMAND_OK, pq.ExecStatus.TUPLES_OK, pq.ExecStatus.EMPTY_QUERY):
-                    done += 1
-                    rows += _rows(result)
-                else:
-                    refusal = _refusal(result)
+            self._pgconn.set_single_row_mode()  # or libpq keeps every row before we see the first
+            self._flush(timeout, deadline)
+            while (result := self._result(timeout, deadline)) is not None:
+                match result.status:
+                    case pq.ExecStatus.COMMAND_OK | pq.ExecStatus.TUPLES_OK | pq.ExecStatus.EMPTY_QUERY:
+                        done += 1
+                    case pq.ExecStatus.SINGLE_TUPLE:
+                        row = _row(result)
+                        taken += sum(len(value or "") for value in row)
+                        if taken > _LARGEST:
+                            self.close()
+                            raise self._too_much(f"more than {_LARGEST // 2**20} MiB")
+                        rows.append(row)
+                    case _:
+                        refusal = _refusal(result)
         except psycopg.OperationalError:
             self.close()
             if refusal is None:
@@ -218,25 +312,30 @@ class Wire:
         return Answer(done, rows, refusal, tuple(self._notes))
 
     def _note(self, result: pq.abc.PGresult) -> None:
+        self._noticed += 1
         note = _refusal(result)
         if note.sqlstate in _EMPTY_SUCCESS:
             self._notes.append(note)
 
-    def _flush(self, timeout: float) -> None:
+    def _flush(self, timeout: float, deadline: float | None) -> None:
         while self._pgconn.flush():
-            self._wait(selectors.EVENT_READ | selectors.EVENT_WRITE, timeout)
+            self._wait(selectors.EVENT_READ | selectors.EVENT_WRITE, timeout, deadline)
             self._pgconn.consume_input()
 
-    def _result(self, timeout: float) -> pq.abc.PGresult | None:
+    def _result(self, timeout: float, deadline: float | None) -> pq.abc.PGresult | None:
         while self._pgconn.is_busy():
-            self._wait(selectors.EVENT_READ, timeout)
+            self._wait(selectors.EVENT_READ, timeout, deadline)
             self._pgconn.consume_input()
         return self._pgconn.get_result()
 
-    def _wait(self, events: int, timeout: float) -> None:
+    def _wait(self, events: int, timeout: float, deadline: float | None) -> None:
+        if self._noticed > _MOST_NOTICES:
+            self.close()
+            raise self._too_much(f"more than {_MOST_NOTICES} notices")
+        left = timeout if deadline is None else max(min(timeout, deadline - time.monotonic()), 0.0)
         with selectors.DefaultSelector() as selector:
             selector.register(self._pgconn.socket, events)
-            if not selector.select(timeout):
+            if not (left and selector.select(left)):
                 self.close()
                 raise ServerSlow(
                     f"has not answered for {timeout:g} s",
@@ -244,13 +343,46 @@ class Wire:
                     hint="look whether it is stopped or overloaded, then run the command again",
                 )
 
+    def _too_much(self, what: str) -> ServerError:
+        return ServerError(
+            f"sends {what}, which is not taken",
+            where=str(self._server),
+            hint="look what the app has made in its database (functions that send notices, a great many schemas or "
+            "tables), then run the command again",
+        )
 
-def _rows(result: pq.abc.PGresult) -> list[list[str | None]]:
-    def value(row: int, column: int) -> str | None:
-        raw = result.get_value(row, column)
-        return None if raw is None else raw.decode(_UTF8)
 
-    return [[value(row, column) for column in range(result.nfields)] for row in range(result.ntuples)]
+def _maintenance(server: Server) -> str:
+    return server.endpoint.database or "postgres"
+
+
+def _parameters(
+    server: Server, password: Secret | None, application_name: str, user: str, database: str
+) -> dict[str, Any]:
+    """What libpq is told; never shown, since the password is in it."""
+    endpoint = server.endpoint
+    parameters: dict[str, Any] = {
+        "keepalives_idle": 30,
+        "tcp_user_timeout": 30_000,
+        **endpoint.params,
+        "host": endpoint.host,
+        "port": endpoint.port,
+        "user": user or endpoint.user,
+        "dbname": database or _maintenance(server),
+        "password": password.reveal() if password is not None else None,
+        "connect_timeout": max(2, round(server.timeout)),
+        "application_name": application_name[:63],
+        "client_encoding": "utf8",
+    }
+    if endpoint.tls:
+        parameters.setdefault("sslmode", "require")
+    return parameters
+
+
+def _row(result: pq.abc.PGresult) -> list[str | None]:
+    # A database without an encoding of its own (SQL_ASCII) sends its bytes as they are.
+    values = (result.get_value(0, column) for column in range(result.nfields))
+    return [None if raw is None else raw.decode(_UTF8, "replace") for raw in values]
 
 
 def _refusal(result: pq.abc.PGresult) -> Refusal:
@@ -332,7 +464,10 @@ def connection_error(error: psycopg.Error, server: Server) -> ServerError:
             hint="look whether it is stopped or overloaded, then run the command again",
         )
     lowered = text.lower()
+    answered = "fatal:" in lowered and "the database system is" not in lowered
     for signs, kind, message, hint in _CONNECTION_ERRORS:
+        if answered and kind in (ServerDown, ServerSlow):
+            continue  # a server that says why is there, whatever words of the app's it quotes
         if any(sign.lower() in lowered for sign in signs):
             return kind(f"{message}: {said}", where=str(server), hint=hint)
     return ServerError(f"cannot be connected to: {said}", where=str(server), hint="look into the server's log")

@@ -662,7 +662,9 @@ class Engine:
 
 
 def not_running(status: ServerStatus) -> ServerDown:
-    """What is wrong with a server that was not started."""
+    """What is wrong with a server that was not started, or that cannot be."""
+    if status.error is not None:
+        return ServerDown(status.error.message, where=f"server {status.name}", hint=status.error.hint)
     return ServerDown("is not running", where=f"server {status.name}", hint="start it: multidb up")
 
 

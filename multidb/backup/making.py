@@ -21,7 +21,7 @@ from multidb.backup.sets import MANIFEST, BackupSet, Reason, StoredPart, declara
 from multidb.backup.settings import Settings, settings
 from multidb.backup.streams import StoreWriter
 from multidb.backup.targets import Target, open_target
-from multidb.engine import Engine, Scope
+from multidb.engine import Engine, Scope, not_running
 from multidb.errors import ArchiveError, MultidbError, Refused, ServerDown, ServerError
 from multidb.model import App, Archive, OfflineArchive, Progress, Server, StoreContext
 from multidb.runtime import ServerState
@@ -77,8 +77,10 @@ class Grounds:
                 return server, context
         names = set(self._engine.runtime.names_for(app))
         for status in self._missing:
-            if status.store == store and status.name in names and status.state is ServerState.SKIPPED:
-                return None
+            if status.store == store and status.name in names:
+                if status.state is ServerState.SKIPPED:
+                    return None
+                raise not_running(status)
         raise ServerDown("is not running", where=f"{store} of {app.id}", hint="start it: multidb up")
 
     def _ask(self, server: Server) -> StoreContext | MultidbError:

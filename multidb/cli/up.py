@@ -18,6 +18,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
     epilog=examples(
         "multidb up",
         "multidb up --server postgres",
+        "multidb up --switch qdrant",
     )
 )
 def up(
@@ -26,15 +27,27 @@ def up(
     servers: Annotated[
         list[str] | None, typer.Option("--server", help="Only this server; may be repeated.", metavar="NAME")
     ] = None,
+    switch: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--switch",
+            help="Take what this machine has now for this store, where the project has had another product (a Qdrant "
+            "server or its local mode, Valkey or Redis). No data is converted or deleted. May be repeated.",
+            metavar="STORE",
+        ),
+    ] = None,
     as_json: JsonOption = False,
 ) -> int:
     """Start the servers of the manifest and wait until each answers. Run twice, it changes nothing.
 
-    A server that cannot be had on this machine is skipped with a line that says why; the others work without it.
+    A server that cannot be had on this machine is skipped with a line that says why; the others work without it. One
+    that the project has had before is missed instead: exit 4.
     """
     run = Run("up", file, env, json=as_json)
     output = run.output
     engine = run.engine(output)
+    if switch:
+        engine.runtime.switch(switch)
     with output.working(), following_servers(engine, output):
         found = engine.runtime.up(output.progress, servers)
     ok = all(status.state is not ServerState.FAILED for status in found)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from multidb.errors import MultidbError
 from multidb.model import App, Endpoint, Progress, Project, Server, TakeOffline
 from multidb.secrets import Secret
 from multidb.state import ProjectState
@@ -37,6 +38,7 @@ class ServerStatus:
     server: Server | None  # None when it has no address (skipped)
     message: str = ""  # version when running; the reason otherwise
     pid: int | None = None
+    error: MultidbError | None = None  # why it cannot be started, though the project has had it
 
 
 class Runtime(Protocol):
@@ -45,6 +47,15 @@ class Runtime(Protocol):
     def up(self, progress: Progress, only: Sequence[str] | None = None) -> list[ServerStatus]:
         """Starts what is not running (or only the servers so named) and returns when each answers.
         A server that cannot be had is reported `SKIPPED`, one that does not come up `FAILED`; the others go on."""
+
+    def switch(self, stores: Sequence[str]) -> None:
+        """Lets the servers of these stores be another product than the project has had, when `up` next starts them:
+        what this machine has now. No data is converted or deleted.
+
+        Raises:
+            UsageError: no app uses such a store, or its server runs.
+            Refused: servers are not processes of this machine.
+        """
 
     def down(self, progress: Progress) -> list[ServerStatus]:
         """Stops exactly what `up` started. Data stays."""

@@ -114,6 +114,10 @@ class ComposeRuntime:
             pooler = self._pooler_started(list(outcome.values()), seen, report)
         return [*(outcome[container.server] for container in chosen), *pooler]
 
+    def switch(self, stores: Sequence[str]) -> None:
+        """Refuses: the image that the manifest names says what a container is."""
+        raise Refused("containers are what their images are", hint="change servers.STORE.image, then: multidb up")
+
     def down(self, progress: Progress, *, erase: bool = False) -> list[ServerStatus]:
         """See `Runtime.down`. Also ends what else Compose started under the project's name (a pooler, apps).
 

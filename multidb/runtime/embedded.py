@@ -15,18 +15,29 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from multidb.errors import AuthenticationFailed, UsageError
+from multidb.errors import AuthenticationFailed, MultidbError, UsageError
 from multidb.model import App, Endpoint, Offline, Progress, Project, Server, TakeOffline, unwatched
 from multidb.runtime import ServerState, ServerStatus, processes, qdrant_process
 from multidb.runtime.control import Control
-from multidb.runtime.launch import Kind, OfflineKind, Site
+from multidb.runtime.launch import OfflineKind, Site
 from multidb.runtime.log_file import log_lines
 from multidb.runtime.outage import Outages
 from multidb.runtime.postgres_process import PostgresKind
 from multidb.runtime.processes import Ledger, Process
+from multidb.runtime.product import LOCAL_MODE, Products
 from multidb.runtime.qdrant_process import QdrantKind
 from multidb.runtime.redis_process import RedisKind
-from multidb.runtime.seats import SKIPPED, Seat, admin_ref, configured_port, last_words, lost, outdated, port_key
+from multidb.runtime.seats import (
+    SKIPPED,
+    Seat,
+    absent,
+    admin_ref,
+    configured_port,
+    last_words,
+    lost,
+    outdated,
+    port_key,
+)
 from multidb.runtime.spare import Spares
 from multidb.runtime.starting import Start
 from multidb.runtime.together import clear_errors, one_at_a_time, side_by_side
@@ -55,6 +66,8 @@ class EmbeddedRuntime:
         self._project = project
         self._state = state
         self._ledger = Ledger(state)
+        self._products = Products(state)
+        self._switched: frozenset[str] = frozenset()
 
     def up(self, progress: Progress, only: Sequence[str] | None = None) -> list[ServerStatus]:
         """See `Runtime.up`. `only` takes names of servers, or of stores for all their servers.
@@ -68,9 +81,21 @@ class EmbeddedRuntime:
             seats = self._chosen(only)
             self._stop_strays(report)
             self._spares(report).clear()
-            statuses = Start(self._state, self._ledger, report).all(seats)
+            statuses = Start(self._state, self._ledger, report, self._products).all(seats)
             self._outages(report).settle(statuses)
             return statuses
+
+    def switch(self, stores: Sequence[str]) -> None:
+        """See `Runtime.switch`."""
+        for store in stores:
+            seats = self._chosen([store])
+            for name in sorted({seat.site.name for seat in seats} & set(self._ledger.read())):
+                if self._ledger.read()[name].alive():
+                    raise UsageError(
+                        "still runs", where=f"server {name}", hint=f"multidb down, then: multidb up --switch {store}"
+                    )
+        self._switched = frozenset(stores)
+        self._products = Products(self._state, self._switched)
 
     def down(self, progress: Progress) -> list[ServerStatus]:
         """See `Runtime.down`. The list has an entry for each process that there was to stop.
@@ -205,12 +230,25 @@ class EmbeddedRuntime:
         if store == "redis":
             return [Seat(self._site("redis", store), RedisKind())]
         if store == "qdrant":
-            binary = qdrant_process.find(self._project.servers[store].binary, Path(self._project.root))
-            if binary is None:
-                site = dataclasses.replace(self._site("qdrant", store), folder=self._servers / "qdrant-local")
-                return [Seat(site, None, qdrant_process.LOCAL_MODE, in_folder=True)]
-            return [Seat(self._site("qdrant", store), QdrantKind(binary))]
+            return [self._qdrant_seat()]
         return self._neo4j_seats()
+
+    def _qdrant_seat(self) -> Seat:
+        site = self._site("qdrant", "qdrant")
+        binary = qdrant_process.find(self._project.servers["qdrant"].binary, Path(self._project.root))
+        local = dataclasses.replace(site, folder=self._servers / "qdrant-local")
+        kind = QdrantKind(binary)
+        had = self._products.recorded(site.name)
+        if "qdrant" in self._switched:
+            in_folder = binary is None
+        elif had is not None:
+            in_folder = had == LOCAL_MODE
+        else:  # nothing yet, or the record is lost
+            in_folder = not kind.initialised(site) and (binary is None or local.folder.exists())
+        if not in_folder:
+            return Seat(site, kind)
+        other = "" if binary is None else f"; an empty server of {binary} instead: {qdrant_process.SWITCH}"
+        return Seat(local, None, qdrant_process.LOCAL_MODE + other, in_folder=True)
 
     def _neo4j_seats(self) -> list[Seat]:
         from multidb.runtime.neo4j_instance import Neo4jKind
@@ -284,9 +322,9 @@ class EmbeddedRuntime:
         if recorded is not None and recorded.alive():
             return self._ask(seat, recorded)
         server = self._located(seat, None)
-        reason = self._unavailable(site, kind)
-        if reason is not None:
-            return ServerStatus(site.name, site.store, ServerState.SKIPPED, None, reason)
+        obstacle = self._unavailable(seat)
+        if obstacle is not None:
+            return absent(site, obstacle)
         if site.name in self._outages(unwatched).left():
             message = "stopped for a moment, for its backup; if no run is at it: multidb up"
             return ServerStatus(site.name, site.store, ServerState.STOPPED, server, message)
@@ -313,10 +351,10 @@ class EmbeddedRuntime:
         message = version + outdated(site, recorded)
         return ServerStatus(site.name, site.store, ServerState.RUNNING, server, message, recorded.pid)
 
-    def _unavailable(self, site: Site, kind: Kind) -> str | None:
+    def _unavailable(self, seat: Seat) -> MultidbError | None:
         """Why a server that does not run cannot be had: seen now, or by the last ``up``."""
-        reason: str | None = kind.missing() or self._state.read(SKIPPED).get(site.name)
-        return reason
+        said = self._state.read(SKIPPED).get(seat.site.name)
+        return self._products.obstacle(seat) or (self._products.unavailable(seat, said) if said else None)
 
     def _located(self, seat: Seat, recorded: Process | None) -> Server | None:
         if seat.kind is None:
@@ -329,7 +367,7 @@ class EmbeddedRuntime:
             for option in seat.kind.ports
         }
         known = {option: number for option, number in numbers.items() if number is not None}
-        if len(known) < len(numbers) or self._unavailable(seat.site, seat.kind) is not None:
+        if len(known) < len(numbers) or self._unavailable(seat) is not None:
             return None
         return seat.server(known)
 
@@ -354,6 +392,7 @@ class EmbeddedRuntime:
             shutil.rmtree(site.folder)
         site.log.unlink(missing_ok=True)
         self._state.secrets.delete([admin_ref(site.name, site.store)])
+        self._products.forget(site.name)
         with self._state.change("ports") as remembered:
             for key in [key for key in remembered if key.partition(".")[0] == site.name]:
                 del remembered[key]

@@ -175,6 +175,10 @@ class ExternalRuntime:
         """Refuses: these servers are not ours to start."""
         raise self._not_ours("start")
 
+    def switch(self, stores: Sequence[str]) -> None:
+        """Refuses: these servers are not ours to choose."""
+        raise self._not_ours("choose")
+
     def down(self, progress: Progress) -> list[ServerStatus]:
         """Refuses: these servers are not ours to stop."""
         raise self._not_ours("stop")

@@ -60,9 +60,20 @@ class Kind(Protocol):
     """Seconds from start to the first answer after which something must be wrong."""
     stop_signal: signal.Signals
     """What makes it save everything and leave, without waiting for its clients."""
+    one_major: bool
+    """Whether its data is read by its own major version only."""
 
     def missing(self) -> str | None:
         """Why it cannot be had on this machine; None when it can. Quick, and changes nothing."""
+
+    def product(self, site: Site) -> str | None:
+        """The product and version that would be started now, as `probe` will call it; None when it cannot be told."""
+
+    def wrote(self, site: Site) -> str | None:
+        """The product and major version that the data itself names; None where it names none."""
+
+    def way_back(self, product: str) -> str:
+        """What to do to have `product` again, which wrote the data, or to do without it."""
 
     def initialised(self, site: Site) -> bool:
         """Whether there is a data folder already, with the admin's password in it."""

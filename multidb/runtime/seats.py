@@ -7,14 +7,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from multidb.errors import MultidbError, UsageError
+from multidb.errors import MultidbError, RuntimeUnavailable, UsageError
 from multidb.model import Endpoint, Server
-from multidb.runtime import processes
+from multidb.runtime import ServerState, ServerStatus, processes
 from multidb.runtime.launch import Kind, Site
 from multidb.runtime.processes import Process
 from multidb.secrets import SecretRef
 
-__all__ = ["SKIPPED", "Seat", "admin_ref", "configured_port", "last_words", "lost", "outdated", "port_key"]
+__all__ = [
+    "SKIPPED",
+    "Seat",
+    "absent",
+    "admin_ref",
+    "configured_port",
+    "last_words",
+    "lost",
+    "outdated",
+    "port_key",
+]
 
 SKIPPED = "skipped"
 """The section of the state that holds, by server name, why the last ``up`` could not have a server: commands that come
@@ -66,6 +76,14 @@ def port_key(site: Site, option: str) -> str:
 def outdated(site: Site, process: Process) -> str:
     """What to add to the message of a server that runs with options which the manifest no longer has."""
     return "" if process.options == repr(site.options) else "; its options have changed: multidb down, then multidb up"
+
+
+def absent(site: Site, error: MultidbError) -> ServerStatus:
+    """The status of a server that cannot be started on this machine."""
+    said = error.sentence(where=False)
+    if isinstance(error, RuntimeUnavailable):
+        return ServerStatus(site.name, site.store, ServerState.SKIPPED, None, said)
+    return ServerStatus(site.name, site.store, ServerState.FAILED, None, said, error=error)
 
 
 def lost(site: Site) -> MultidbError:

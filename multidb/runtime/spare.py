@@ -17,6 +17,7 @@ from typing import Final
 from multidb.errors import Locked
 from multidb.model import Server
 from multidb.runtime.control import Control
+from multidb.runtime.product import Products
 from multidb.runtime.seats import Seat, admin_ref
 from multidb.runtime.together import PATIENCE, clear_errors
 
@@ -89,6 +90,7 @@ class Spares:
         shutil.rmtree(self._servers / name, ignore_errors=True)
         (self._servers.parent / "logs" / f"{name}.log").unlink(missing_ok=True)
         self._state.secrets.delete([admin_ref(name, store)])
+        Products(self._state).forget(name)
         with self._state.change("ports") as remembered:
             remembered.pop(name, None)
 

@@ -12,9 +12,11 @@ from multidb.model import Progress, Server
 from multidb.runtime import ServerState, ServerStatus, ports, processes
 from multidb.runtime.launch import Kind, Site
 from multidb.runtime.processes import Ledger, Process
+from multidb.runtime.product import LOCAL_MODE, Products
 from multidb.runtime.seats import (
     SKIPPED,
     Seat,
+    absent,
     admin_ref,
     configured_port,
     last_words,
@@ -34,10 +36,13 @@ _FIRST_LOOK, _SLOWEST_LOOK = 0.05, 0.5  # seconds between two tries of a startin
 class Start:
     """One ``up``: brings servers up side by side, each in a thread of its own."""
 
-    def __init__(self, state: ProjectState, ledger: Ledger, progress: Progress) -> None:
+    def __init__(
+        self, state: ProjectState, ledger: Ledger, progress: Progress, products: Products | None = None
+    ) -> None:
         self._state = state
         self._ledger = ledger
         self._progress = progress
+        self._products = products or Products(state)
         self._cancelled = threading.Event()
         self._turns: dict[str, threading.BoundedSemaphore] = {}
 
@@ -53,15 +58,23 @@ class Start:
         if kind is None:
             if seat.local:
                 site.folder.mkdir(parents=True, exist_ok=True)
+                self._products.record(site.name, LOCAL_MODE)
             state = ServerState.RUNNING if seat.local else ServerState.SKIPPED
             return ServerStatus(site.name, site.store, state, seat.local, seat.note)
         try:
             with clear_errors():
-                return self._running(seat, kind) or self._started(seat, kind)
+                running = self._running(seat, kind)
+                if running is not None:
+                    return running
+                obstacle = self._products.obstacle(seat)
+                if obstacle is not None:
+                    return absent(site, obstacle)
+                return self._started(seat, kind)
         except RuntimeUnavailable as error:
+            said = error.sentence(where=False)
             with self._state.change(SKIPPED) as section:
-                section[site.name] = error.sentence()
-            return ServerStatus(site.name, site.store, ServerState.SKIPPED, None, error.sentence())
+                section[site.name] = said
+            return absent(site, self._products.unavailable(seat, said))
         except MultidbError as error:
             return ServerStatus(site.name, site.store, ServerState.FAILED, None, error.sentence())
 
@@ -76,13 +89,11 @@ class Start:
             raise lost(site)
         server = seat.server(recorded.ports)
         version = self._answer(kind, server, secret, recorded.alive, site)
+        self._products.record(site.name, version)
         message = version + outdated(site, recorded)
         return ServerStatus(site.name, site.store, ServerState.RUNNING, server, message, recorded.pid)
 
     def _started(self, seat: Seat, kind: Kind) -> ServerStatus:
-        reason = kind.missing()
-        if reason is not None:
-            raise RuntimeUnavailable(reason)
         turn = self._turns[kind.store]
         if not turn.acquire(blocking=False):
             self._progress(seat.site.name, "waiting for its turn")
@@ -111,6 +122,7 @@ class Start:
                 section.pop(site.name, None)
         server = seat.server(numbers)
         version = self._answer(kind, server, secret, process.alive, site, since)
+        self._products.record(site.name, version)
         return ServerStatus(site.name, site.store, ServerState.RUNNING, server, version + moved, pid)
 
     def _answer(

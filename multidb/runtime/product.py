@@ -1,0 +1,102 @@
+"""Which product a project's server is, kept from its first answer on: ``Valkey 9.1.2``.
+
+What one product wrote is not given to another by chance, and a server that is not to be had for a moment is not taken
+for one that never was: an error says what is missing, until it is back or another is chosen (``multidb up --switch``).
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+import subprocess
+from collections.abc import Collection, Sequence
+from typing import Final
+
+from multidb.errors import MultidbError, RuntimeUnavailable, ServerError
+from multidb.runtime.seats import Seat
+from multidb.state import ProjectState
+
+__all__ = ["LOCAL_MODE", "Products", "fits", "version_of"]
+
+LOCAL_MODE: Final = "Qdrant local mode"
+_SECTION: Final = "products"
+_ASKING: Final = 20.0  # seconds that a program may take to say its version
+
+
+class Products:
+    """What the servers of one project are.
+
+    Args:
+        switched: the stores whose servers may be another product from now on.
+    """
+
+    def __init__(self, state: ProjectState, switched: Collection[str] = ()) -> None:
+        self._state = state
+        self._switched = switched
+
+    def recorded(self, name: str) -> str | None:
+        """What the server `name` said of itself when it last came up; None where it never did."""
+        product: str | None = self._state.read(_SECTION).get(name)
+        return product
+
+    def record(self, name: str, product: str) -> None:
+        """To be called once the server `name` has answered."""
+        if self.recorded(name) != product:
+            with self._state.change(_SECTION) as section:
+                section[name] = product
+
+    def forget(self, name: str) -> None:
+        """To be called once the data of the server `name` is gone."""
+        with self._state.change(_SECTION) as section:
+            section.pop(name, None)
+
+    def obstacle(self, seat: Seat) -> MultidbError | None:
+        """Why the server at `seat` cannot be started now: `RuntimeUnavailable` where the project never had one, which
+        goes on without it; `ServerError` where it had."""
+        assert seat.kind is not None
+        reason = seat.kind.missing()
+        if reason is not None:
+            return self.unavailable(seat, reason)
+        if seat.site.store in self._switched:
+            return None
+        before = seat.kind.wrote(seat.site) or self.recorded(seat.site.name)
+        now = seat.kind.product(seat.site) if before is not None else None
+        if before is None or now is None or fits(before, now, one_major=seat.kind.one_major):
+            return None
+        return ServerError(
+            f"its data was written by {before}, and what is to be had now is {now}",
+            where=f"server {seat.site.name}",
+            hint=seat.kind.way_back(before),
+        )
+
+    def unavailable(self, seat: Seat, reason: str) -> MultidbError:
+        """The error for a server that cannot be had here."""
+        assert seat.kind is not None
+        where = f"server {seat.site.name}"
+        if self.recorded(seat.site.name) is None and not seat.kind.initialised(seat.site):
+            return RuntimeUnavailable(reason, where=where)
+        return ServerError(reason, where=where, hint="its data is kept; once it can be had again: multidb up")
+
+
+def fits(before: str, now: str, *, one_major: bool) -> bool:
+    """Whether `now` reads what `before` wrote: the same product, not older by its first two numbers (servers read what
+    earlier versions of theirs wrote), or with `one_major` of the same major version."""
+    if before.split()[0] != now.split()[0]:
+        return False
+    ours, theirs = _numbers(now), _numbers(before)
+    return ours[:1] == theirs[:1] if one_major else ours >= theirs
+
+
+def _numbers(product: str) -> list[int]:
+    return [int(number) for number in re.findall(r"\d+", product)[:2]]
+
+
+@functools.cache
+def version_of(argv: Sequence[str]) -> str | None:
+    """The first version number that a program prints; None when it does not run or prints none."""
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, errors="replace", timeout=_ASKING, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = re.search(r"\d+(\.\d+)+", done.stdout)
+    return found[0] if found else None

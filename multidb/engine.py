@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from multidb import manifest
+from multidb.closure import closures
 from multidb.container import Container
 from multidb.deployment import Deployment, app_env, containers, named, shipped_templates
 from multidb.errors import (
@@ -200,7 +201,7 @@ class Engine:
         self.require(scope)
         servers = self.servers(scope)
         plans = self.side_by_side(lambda server: self._plan_server(server, scope), servers)
-        return Plan(self.project.name, (*plans, *self._missing(scope)))
+        return Plan(self.project.name, (*plans, *self._missing(scope)), tuple(self._warnings(scope)))
 
     def apply(self, scope: Scope | None = None, plan: Plan | None = None) -> Report:
         """Makes the changes: lock each server, read it again, run, read once more to prove that they took effect.
@@ -367,12 +368,7 @@ class Engine:
         self._facts[server.name] = session.facts
         recorded = self._numbers(server)
         numbers = store.allocate(apps, session.facts, recorded) if store.allocate else {}
-        options = self.project.servers.get(server.store)
-        known = self.project.known.get(server.store, frozenset())
-        restricted = self.restricted(server.store)
-        return StoreContext(
-            self.project.name, session.facts, options, {**recorded, **numbers}, server, restricted, known
-        )
+        return self._context(server, session.facts, {**recorded, **numbers})
 
     def restricted(self, store: str) -> frozenset[str]:
         """The apps that are read-only on the store because of their quota."""
@@ -492,6 +488,12 @@ class Engine:
             reason=f"the {lost[0]} of {change.resource.kind} {change.resource.name} is not in the secret store; "
             f"restore .multidb/secrets.json, or make new credentials: multidb apply --regenerate {app}",
         )
+
+    def _warnings(self, scope: Scope) -> Iterator[Finding]:
+        """What an apply leaves as it is, though it is not as it should be for good."""
+        for app, closure in closures(self.state).items():
+            if app in self.project.apps and scope.wants(self.project.apps[app]):
+                yield Finding(Level.WARNING, f"app {app}", closure.why, closure.way_on)
 
     def _missing(self, scope: Scope) -> Iterable[ServerPlan]:
         """Servers that the manifest asks for and that nobody can be asked: skipped here, or not started yet."""
@@ -620,9 +622,19 @@ class Engine:
             return self._recall(server, None)
 
     def _recall(self, server: Server, facts: Any) -> StoreContext:
-        options, restricted = self.project.servers.get(server.store), self.restricted(server.store)
-        known = self.project.known.get(server.store, frozenset())
-        return StoreContext(self.project.name, facts, options, self._numbers(server), server, restricted, known)
+        return self._context(server, facts, self._numbers(server))
+
+    def _context(self, server: Server, facts: Any, numbers: Mapping[str, int]) -> StoreContext:
+        return StoreContext(
+            self.project.name,
+            facts,
+            self.project.servers.get(server.store),
+            numbers,
+            server,
+            restricted=self.restricted(server.store),
+            known=self.project.known.get(server.store, frozenset()),
+            closed=frozenset(closures(self.state)),
+        )
 
     def _never_applied(self, app: App) -> UsageError:
         return UsageError(

@@ -15,7 +15,7 @@ from enum import Enum
 from typing import Any
 
 from multidb.errors import MultidbError
-from multidb.model import Action, Change, FieldChange, Isolation, Resource
+from multidb.model import Action, Change, FieldChange, Finding, Isolation, Resource
 
 __all__ = ["LOST", "Plan", "ServerPlan", "diff", "document_digest", "plain"]
 
@@ -46,10 +46,14 @@ class ServerPlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What would change on every server of a project."""
+    """What would change on every server of a project.
+
+    `warnings` are what no apply sets right, each with the commands that do.
+    """
 
     project: str
     servers: tuple[ServerPlan, ...]
+    warnings: tuple[Finding, ...] = ()
 
     @property
     def changes(self) -> tuple[Change, ...]:
@@ -90,6 +94,9 @@ class Plan:
             "counts": self.counts,
             "servers": [_server_document(server) for server in self.servers],
             "changes": [change_document(change) for change in self.changes],
+            "warnings": [
+                {"subject": each.subject, "message": each.message, "hint": each.fix} for each in self.warnings
+            ],
         }
 
 

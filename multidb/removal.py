@@ -15,6 +15,7 @@ from typing import Final
 from multidb import files, manifest
 from multidb.backup import cloning
 from multidb.backup.journal import Journal
+from multidb.closure import reopen
 from multidb.engine import Engine, Scope
 from multidb.errors import (
     AuthenticationFailed,
@@ -256,6 +257,7 @@ def _unfinished(failed: Mapping[str, MultidbError], command: str) -> PartlyAppli
 def _forget_everything(engine: Engine, app_id: str) -> None:
     state = engine.state
     Journal(state).forget(app_id)
+    reopen(state, app_id)  # another app may take its name
     state.secrets.delete([ref for ref in state.secrets.refs() if ref.owner == app_id])
     with state.change("numbers") as numbers:
         for held in numbers.values():

@@ -1,7 +1,7 @@
 """An app's data in another app that is made for the time: a preview environment, isolated like any app.
 
-Until the data is in, the clone's logins are off; masking is done with its own login, whose password nobody else has
-before the command ends. A run that fails leaves the logins off, and the same command again goes on.
+Until the data is in and masked the clone is closed (`multidb.closure`): no login of it is on, whatever else is run in
+between. A run that fails leaves it so, and the same command again goes on.
 """
 
 from __future__ import annotations
@@ -9,38 +9,69 @@ from __future__ import annotations
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from multidb.backup.encryption import Identities
-from multidb.backup.journal import CLONING, Journal
+from multidb.backup.journal import RESTORING, Journal
 from multidb.backup.making import make_sets, repository, turn_off
 from multidb.backup.repository import Copy
-from multidb.backup.restoring import restore
+from multidb.backup.restoring import occupied, restore, safety_set
+from multidb.backup.sets import BackupSet
+from multidb.closure import Closure, close, closures, reopen
 from multidb.engine import Engine, Report, Scope
-from multidb.errors import ArchiveError, UsageError
-from multidb.model import App, Progress
+from multidb.errors import ArchiveError, Refused, UsageError
+from multidb.model import App, Progress, ScriptArchive, listed
 from multidb.provisioners import STORES, provisioner
-from multidb.secrets import Secret
 
-__all__ = ["CLONE_OF", "EXPIRES", "copy_into", "entry_for", "expired", "fill"]
+__all__ = ["CLONE_OF", "EXPIRES", "Cloned", "copy_into", "entry_for", "expired", "shared_options"]
 
 CLONE_OF: Final = "clone_of"
 EXPIRES: Final = "expires"
 _MASKED: Final = "postgres"  # the store whose language a masking file is in
 
 
-def entry_for(declaration: Mapping[str, Any]) -> dict[str, Any]:
-    """A manifest entry like the app's, without what only one app can have: its tenant, its numbers."""
+@dataclass(frozen=True, slots=True)
+class Cloned:
+    """What a clone has come to.
+
+    Args:
+        report: of the apply that turned its logins on.
+        safety: the set of what it had before; None when there was nothing, or it was not to be kept.
+    """
+
+    report: Report
+    safety: BackupSet | None
+
+
+def entry_for(declaration: Mapping[str, Any], *, shared: bool = False) -> dict[str, Any]:
+    """A manifest entry like the app's, without what only one app can have: its tenant, its numbers, whose clone it is.
+
+    Args:
+        shared: with what lets apps reach each other (`shared_options`); without it, the new app reaches nobody.
+    """
     entry = {name: value for name, value in declaration.items() if name not in ("tenant_id", "backup", "deploy")}
+    entry["labels"] = {name: text for name, text in entry.get("labels", {}).items() if name not in (CLONE_OF, EXPIRES)}
+    unshared = {} if shared else shared_options(declaration)
     for store in STORES:
         options = entry.get(store)
-        if isinstance(options, dict) and provisioner(store).allocate is not None:
-            kept = {name: value for name, value in options.items() if type(value) is not int}
-            entry[store] = kept
-            if not kept:
-                del entry[store]
-    return entry
+        if isinstance(options, dict):
+            numbered = provisioner(store).allocate is not None
+            kept = {name: value for name, value in options.items() if not (numbered and type(value) is int)}
+            # Said as nothing, since what is left out would come from the manifest's defaults.
+            entry[store] = kept | {name: [] for name in unshared.get(store, ())}
+    return {name: value for name, value in entry.items() if value != {}}
+
+
+def shared_options(declaration: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """By store, the options of an app's entry through which it reaches other apps, as far as it has any."""
+    found = {}
+    for store in STORES:
+        options = declaration.get(store)
+        names = provisioner(store).shared_options
+        if isinstance(options, dict) and (having := {name: options[name] for name in names if options.get(name)}):
+            found[store] = having
+    return found
 
 
 def expired(apps: Mapping[str, App], now: datetime) -> list[App]:
@@ -48,76 +79,108 @@ def expired(apps: Mapping[str, App], now: datetime) -> list[App]:
     return [app for app in apps.values() if CLONE_OF in app.labels and (_until(app) or now) < now]
 
 
-def copy_into(engine: Engine, source: str, other: str, *, mask: str = "", progress: Progress) -> Report:
+def copy_into(
+    engine: Engine,
+    source: str,
+    other: str,
+    *,
+    mask: str = "",
+    replace: bool = False,
+    safety: bool = True,
+    progress: Progress,
+) -> Cloned:
     """Gives `other`, an app of the manifest that has been applied, what `source` has now. The caller holds
     `exclusively`.
 
     Args:
-        mask: SQL that is run in the clone's Postgres database before anybody gets its credentials.
+        mask: SQL that is run in the clone's Postgres database before anybody may log in to it.
+        replace: what the clone has now may go, unless that was never finished.
+        safety: make a set of it first.
 
     Raises:
-        MultidbError: it could not be done; the clone's logins are off, and the same again goes on.
+        Refused: the clone has data, and `replace` was not said; or it was begun with a mask, and none is given now.
+            Nothing was changed.
+        ArchiveError: no safety set could be made. Nothing was changed.
+        MultidbError: it could not be done; once it has begun, the clone's logins are off, and the same again goes on.
     """
+    app = engine.project.apps[other]
+    before = _ready_to_go(engine, app, source, mask, replace=replace, safety=safety, progress=progress)
     work = (engine.state.folder / "clones").resolve()  # targets are relative to the manifest, this is not
     shutil.rmtree(work, ignore_errors=True)  # of a run that died
     try:
-        scope = Scope(frozenset({source}), frozenset(engine.project.apps[other].stores))
+        scope = Scope(frozenset({source}), frozenset(app.stores))
         (made,) = make_sets(engine, scope, to=[str(work)], remember=False, progress=progress)
         if made.made is None:
             name, error = next(iter(made.errors.items()))
             raise ArchiveError(f"{source} could not be read: {name}: {error}", where=f"app {source}", hint=error.hint)
         home = repository(engine, [str(work)])
-        return fill(engine, home.find(f"{source}/{made.made.id}"), other, mask=mask, keys=None, progress=progress)
+        report = _fill(engine, home.find(f"{source}/{made.made.id}"), app, mask, progress)
+        return Cloned(report, before)
     finally:
         with suppress(OSError):
             shutil.rmtree(work)
 
 
-def fill(engine: Engine, copy: Copy, other: str, *, mask: str, keys: Identities | None, progress: Progress) -> Report:
-    """Gives the clone `other` what a set holds; see `copy_into`."""
-    app = engine.project.apps[other]
+def _ready_to_go(
+    engine: Engine, app: App, source: str, mask: str, *, replace: bool, safety: bool, progress: Progress
+) -> BackupSet | None:
+    """Closes the clone, and turns off what is on. Says the set of what it had before, if it was to be kept."""
     if mask and _MASKED not in app.stores:
         raise UsageError(
-            "masking SQL is for Postgres, which this app does not use", where=f"app {other}", hint="leave --mask out"
+            "masking SQL is for Postgres, which this app does not use", where=f"app {app.id}", hint="leave --mask out"
         )
-    journal = Journal(engine.state)
-    journal.begin(CLONING, other, {"of": copy.app})
+    begun = closures(engine.state).get(app.id)
+    if begun is not None and begun.masked and not mask:
+        raise Refused(
+            "this clone was begun with --mask, and has data that is not masked",
+            where=f"app {app.id}",
+            hint=begun.way_on,
+        )
+    before = None
+    if begun is None:  # else what it has is of a clone that nobody has seen yet
+        taken = occupied(engine, app, list(app.stores))
+        if taken and not replace:
+            raise Refused(
+                f"app {app.id} has data in {listed(taken)}",
+                where=app.where,
+                hint="add --replace (a safety set is made first), or give the clone another name",
+            )
+        before = safety_set(engine, app.id, taken, progress) if taken and safety else None
+    close(engine.state, Closure(app.id, source, bool(mask)))
     turn_off(engine, app)
-    home = repository(engine, [copy.target.name])
-    restore(
-        engine, home, copy, other, replace=True, safety=False, closed=True, keys=keys, apply=False, progress=progress
-    )
-    report = engine.apply(Scope(apps=frozenset({other})))
+    return before
+
+
+def _fill(engine: Engine, copy: Copy, app: App, mask: str, progress: Progress) -> Report:
+    """Gives a clone that is closed what a set holds, masks it, and opens the clone."""
+    home, alone = repository(engine, [copy.target.name]), Scope(apps=frozenset({app.id}))
+    restore(engine, home, copy, app.id, replace=True, safety=False, closed=True, apply=False, progress=progress)
+    report = engine.apply(alone)  # its places and rights; its logins stay off
+    if report.error() is None:
+        Journal(engine.state).end(RESTORING, app.id)
+        if mask:
+            progress(app.id, "masking")
+            _mask(engine, app, mask)
+        reopen(engine.state, app.id)
+        report = engine.apply(alone)
     if (error := report.error()) is not None:
         raise error
-    if mask:
-        progress(other, "masking")
-        try:
-            _mask(engine, app, mask)
-        except BaseException:
-            turn_off(engine, app)
-            raise
-    journal.end(CLONING, other)
     return report
 
 
 def _mask(engine: Engine, app: App, sql: str) -> None:
-    """Runs the text in one transaction, with the clone's own login: what fires on its way (triggers, functions in
-    views) was made by an app, and an administrator must not carry it out."""
-    import psycopg
-
-    (tenant,), _ = engine.tenants(Scope(frozenset({app.id}), frozenset({_MASKED})))
-    address = tenant.env["DATABASE_URL"]
-    try:
-        with psycopg.connect(address.reveal() if isinstance(address, Secret) else address) as connection:
-            connection.execute("SET statement_timeout = 0")
-            connection.execute(sql.encode())
-    except psycopg.Error as error:
-        raise ArchiveError(
-            f"the masking SQL failed: {error.diag.message_primary or type(error).__name__}",
-            where=f"app {app.id}",
-            hint="its logins are off; correct the SQL, then run the same command again",
-        ) from None
+    (server,) = engine.servers(Scope(frozenset({app.id}), frozenset({_MASKED})))
+    with engine.archive(server) as archive:
+        if not isinstance(archive, ScriptArchive):
+            raise UsageError(f"{_MASKED} runs no masking SQL", where=f"app {app.id}", hint="leave --mask out")
+        try:
+            archive.run_script(app, sql)
+        except ArchiveError as error:
+            raise ArchiveError(
+                f"the masking SQL failed: {error.message}",
+                where=f"app {app.id}",
+                hint="its logins are off; correct the SQL, then run the same command again",
+            ) from None
 
 
 def _until(app: App) -> datetime | None:

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from multidb.state import ProjectState
 
-__all__ = ["CLONING", "COPYING", "MAKING", "PAUSED", "RESTORING", "VERIFYING", "Journal", "exclusively"]
+__all__ = ["COPYING", "MAKING", "PAUSED", "RESTORING", "VERIFYING", "Journal", "exclusively"]
 
 _WORK: Final = "backup-work"
 _SETS: Final = "backups"
@@ -25,7 +25,6 @@ MAKING: Final = "making"
 PAUSED: Final = "paused"
 VERIFYING: Final = "verifying"
 RESTORING: Final = "restoring"
-CLONING: Final = "cloning"
 COPYING: Final = "copying"
 
 
@@ -65,9 +64,6 @@ class Journal:
             sets[app] = {name: value for name, value in known.items() if value is not None}
 
     def forget(self, app: str) -> None:
-        """Forgets what is known of the app's sets, and that it is a clone which has not got its data yet: another app
-        may take its name.
-        """
+        """Forgets what is known of the app's sets: another app may take its name."""
         with self._state.change(_SETS) as sets:
             sets.pop(app, None)
-        self.end(CLONING, app)

@@ -21,6 +21,7 @@ from multidb.backup.sets import MANIFEST, BackupSet, Reason, StoredPart, declara
 from multidb.backup.settings import Settings, settings
 from multidb.backup.streams import StoreWriter
 from multidb.backup.targets import Target, open_target
+from multidb.closure import closures
 from multidb.engine import Engine, Scope, not_running
 from multidb.errors import ArchiveError, MultidbError, Refused, ServerDown, ServerError
 from multidb.model import App, Archive, OfflineArchive, Progress, Server, StoreContext
@@ -175,11 +176,8 @@ class _Maker:
         self._pace = Pace(progress, app.id, sum(known.get(store, 0) for store in self._stores))
 
     def make(self, reason: Reason) -> Made:
-        if self._app.id in self._journal.open(RESTORING):
-            error = Refused(
-                "a restore of it is unfinished", where=f"app {self._app.id}", hint="multidb restore SET --replace"
-            )
-            return Made(self._app.id, errors={"backup": error})
+        if (unfinished := self._unfinished()) is not None:
+            return Made(self._app.id, errors={"backup": unfinished})
         begun = utc_now()
         set_id = new_id(begun)
         folder = f"{self._engine.project.name}/{self._app.id}/{set_id}"
@@ -203,6 +201,14 @@ class _Maker:
         if finished is not None or not destinations.alive:
             errors = dict(destinations.failed)
         return Made(self._app.id, finished, errors, (utc_now() - begun).total_seconds())
+
+    def _unfinished(self) -> MultidbError | None:
+        """Why there is no sense in a set of what the app has now."""
+        where = f"app {self._app.id}"
+        if self._app.id in self._journal.open(RESTORING):
+            return Refused("a restore of it is unfinished", where=where, hint="multidb restore SET --replace")
+        closure = closures(self._engine.state).get(self._app.id)
+        return None if closure is None else Refused(closure.why, where=where, hint=closure.way_on)
 
     def _parts(self, destinations: Destinations, errors: dict[str, MultidbError]) -> dict[str, StoredPart]:
         parts = {}

@@ -14,6 +14,7 @@ from multidb.backup.repository import Repository
 from multidb.backup.restoring import finish_restore
 from multidb.backup.rooms import clear
 from multidb.backup.sets import MANIFEST
+from multidb.closure import Closure, closures
 from multidb.engine import Engine, Scope
 from multidb.errors import MultidbError, ServerDown
 from multidb.model import App, Progress
@@ -27,16 +28,12 @@ def recover(engine: Engine, keys: Identities | None, progress: Progress) -> tupl
     """Says what was put right, and by app what could not be now and is left to the next run. The caller holds
     `exclusively`, so whatever the journal has is nobody's work any more.
     """
-    journal = Journal(engine.state)
-    done: list[str] = []
-    problems: dict[str, MultidbError] = {}
-    for status in engine.runtime.resume(progress):
-        if status.state is ServerState.RUNNING:
-            done.append(f"{status.name}: started, which an interrupted run had stopped")
-        else:
-            problems[status.name] = ServerDown(status.message, where=f"server {status.name}", hint="multidb up")
+    journal, closed = Journal(engine.state), closures(engine.state)
+    done, problems = _started(engine, progress)
 
     def restoring(app: str, note: Mapping[str, Any]) -> str:
+        if app in closed:
+            return _clear_clone(engine, closed[app], note)
         return finish_restore(engine, app, note, keys, progress)
 
     def logins(app: str, note: Mapping[str, Any]) -> str:
@@ -59,10 +56,9 @@ def recover(engine: Engine, keys: Identities | None, progress: Progress) -> tupl
     )
     for kind, put_right in work:
         for app, note in journal.open(kind).items():
-            if app in engine.project.removed and kind in (RESTORING, PAUSED):  # until it is back, or purged
-                continue
-            if app not in engine.project.apps and kind in (RESTORING, PAUSED):  # gone, with all that it had
-                journal.end(kind, app)
+            if app not in engine.project.apps and kind in (RESTORING, PAUSED):
+                if app not in engine.project.removed:  # gone, with all that it had; else until it is back, or purged
+                    journal.end(kind, app)
                 continue
             try:
                 progress(app, "finishing what was interrupted")
@@ -71,6 +67,24 @@ def recover(engine: Engine, keys: Identities | None, progress: Progress) -> tupl
             except MultidbError as error:
                 problems[app] = error
     return done, problems
+
+
+def _started(engine: Engine, progress: Progress) -> tuple[list[str], dict[str, MultidbError]]:
+    """Starts the servers that an interrupted run had stopped."""
+    done: list[str] = []
+    problems: dict[str, MultidbError] = {}
+    for status in engine.runtime.resume(progress):
+        if status.state is ServerState.RUNNING:
+            done.append(f"{status.name}: started, which an interrupted run had stopped")
+        else:
+            problems[status.name] = ServerDown(status.message, where=f"server {status.name}", hint="multidb up")
+    return done, problems
+
+
+def _clear_clone(engine: Engine, closure: Closure, note: Mapping[str, Any]) -> str:
+    """What it was loaded from is gone with its run, and nobody has seen what is there."""
+    _clear_places(engine, closure.app, note)
+    return f"removed what an interrupted clone left; its logins stay off; {closure.way_on}"
 
 
 def _clear_places(engine: Engine, app_id: str, note: Mapping[str, Any]) -> None:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from multidb.backup.encryption import Identities
-from multidb.backup.journal import CLONING, RESTORING, Journal
+from multidb.backup.journal import RESTORING, Journal
 from multidb.backup.making import Grounds, make_sets, targets_of
 from multidb.backup.pace import Pace
 from multidb.backup.repository import Copy, Repository
@@ -26,7 +26,7 @@ from multidb.engine import Engine, Report, Scope
 from multidb.errors import ArchiveError, NeedsServer, Refused, UsageError
 from multidb.model import App, Archive, Place, PlaceKind, Progress, Server, StoreContext, TableArchive, listed
 
-__all__ = ["Restored", "finish_restore", "restore", "restore_tables"]
+__all__ = ["Restored", "finish_restore", "occupied", "restore", "restore_tables", "safety_set"]
 
 _LOADING, _EXCHANGING, _TABLES = "loading", "exchanging", "exchanging tables"
 
@@ -85,20 +85,34 @@ def restore(
         raise ArchiveError(copy.problem, where=copy.where, hint="take another set")
     app = engine.project.apps[app_id]
     work = _Restore(engine, home, copy, copy.found, app, _wanted(copy.found, app, stores), keys, progress)
-    occupied = work.occupied()
-    work.free = frozenset(work.stores).difference(occupied) if closed else frozenset()
-    if occupied and not replace:
+    taken = occupied(engine, app, work.stores)
+    work.free = frozenset(work.stores).difference(taken) if closed else frozenset()
+    if taken and not replace:
         raise Refused(
-            f"app {app_id} has data in {', '.join(occupied)}",
+            f"app {app_id} has data in {', '.join(taken)}",
             where=copy.where,
             hint="add --replace (a safety set is made first), or restore beside it: --as OTHER",
         )
-    before = _safety_set(engine, app_id, occupied, progress) if occupied and safety else None
+    before = safety_set(engine, app_id, taken, progress) if taken and safety else None
     work.run()
     report = engine.apply(Scope(apps=frozenset({app_id}))) if apply else None
     if report is None or report.error() is None:
         Journal(engine.state).end(RESTORING, app_id)
     return Restored(app_id, copy.id, tuple(work.stores), before, report)
+
+
+def occupied(engine: Engine, app: App, stores: Sequence[str]) -> list[str]:
+    """Those of the stores where the app has data now.
+
+    Raises:
+        ServerError, Refused: a server cannot be asked, or not be had here.
+    """
+    found = []
+    for store, (server, context) in _grounds(engine, app, stores, f"app {app.id}").items():
+        with engine.archive(server) as archive:
+            if not archive.is_empty(archive.live(app, context)):
+                found.append(store)
+    return found
 
 
 def restore_tables(
@@ -137,7 +151,7 @@ def restore_tables(
         raise Refused(
             f"app {app.id} has {listed(there)}", where=copy.where, hint="add --replace (a safety set is made first)"
         )
-    before = _safety_set(engine, app.id, [store], progress) if there and safety else None
+    before = safety_set(engine, app.id, [store], progress) if there and safety else None
     tables = work.run_tables(store, names)
     report = engine.apply(Scope(apps=frozenset({app.id})))
     if report.error() is None:
@@ -165,10 +179,9 @@ def finish_restore(
         work.clear()
     else:
         work.finish()
-    if app_id not in Journal(engine.state).open(CLONING):  # a clone's logins stay off until its data is masked
-        error = engine.apply(Scope(apps=frozenset({app_id}))).error()
-        if error is not None:
-            raise error
+    error = engine.apply(Scope(apps=frozenset({app_id}))).error()  # a clone's logins stay off until it is finished
+    if error is not None:
+        raise error
     if note["phase"] == _TABLES:
         return f"ended a restore of tables of {note['set']}, which was interrupted: all of them are new, or none"
     return f"finished the restore of {note['set']}, which was interrupted"
@@ -197,20 +210,10 @@ class _Restore:
         self._progress = progress
         self._pace = Pace(progress, app.id, sum(found.parts[store].size for store in stores))
         self._journal = Journal(engine.state)
-        grounds = Grounds(engine, Scope(frozenset({app.id}), frozenset(stores)))
-        self._grounds = {store: self._ground(grounds, store) for store in stores}
+        self._grounds = _grounds(engine, app, stores, copy.where)
         self.stores = list(stores)
         self.free: frozenset[str] = frozenset()
         """Stores whose live place is empty and stays so until it is loaded: no spare server is started for them."""
-
-    def occupied(self) -> list[str]:
-        """The stores where the app has data now."""
-        found = []
-        for store in self.stores:
-            with self._live(store) as (archive, place):
-                if not archive.is_empty(place):
-                    found.append(store)
-        return found
 
     def run(self) -> None:
         """Loads everything, then exchanges. Interrupted before the exchange, nothing has changed."""
@@ -317,19 +320,22 @@ class _Restore:
     def _reader(self, store: str) -> StoreReader:
         return self._home.reader(self._copy, store, self._keys, self._pace)
 
-    def _ground(self, grounds: Grounds, store: str) -> tuple[Server, StoreContext]:
-        ground = grounds.of(self._app, store)
-        if ground is None:
-            raise Refused(
-                f"this machine has no {store} to restore it on",
-                where=self._copy.where,
-                hint="leave it out: --store ...",
-            )
-        return ground
-
     def _note(self, phase: str) -> None:
         note = {"set": self._copy.id, "of": self._copy.app, "target": self._copy.target.name}
         self._journal.begin(RESTORING, self._app.id, {**note, "stores": self.stores, "phase": phase})
+
+
+def _grounds(engine: Engine, app: App, stores: Sequence[str], where: str) -> dict[str, tuple[Server, StoreContext]]:
+    grounds = Grounds(engine, Scope(frozenset({app.id}), frozenset(stores)))
+    found = {}
+    for store in stores:
+        ground = grounds.of(app, store)
+        if ground is None:
+            raise Refused(
+                f"this machine has no {store} to restore it on", where=where, hint="leave it out: --store ..."
+            )
+        found[store] = ground
+    return found
 
 
 def _of_tables(archive: Archive, store: str) -> TableArchive:
@@ -352,8 +358,12 @@ def _wanted(found: BackupSet, app: App, stores: Sequence[str] | None) -> list[st
     return wanted
 
 
-def _safety_set(engine: Engine, app_id: str, occupied: Sequence[str], progress: Progress) -> BackupSet:
-    """What the app has now, kept before it goes."""
+def safety_set(engine: Engine, app_id: str, occupied: Sequence[str], progress: Progress) -> BackupSet:
+    """A set of what the app has now, before it goes.
+
+    Raises:
+        ArchiveError: it could not be made.
+    """
     scope = Scope(frozenset({app_id}), frozenset(occupied))
     (made,) = make_sets(engine, scope, reason=Reason.SAFETY, progress=progress)
     if made.made is None:

@@ -5,7 +5,7 @@ remove what need not stay.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from multidb.backup.copying import catch_up
@@ -19,6 +19,7 @@ from multidb.backup.schedule import verification_due
 from multidb.backup.sets import Reason
 from multidb.backup.settings import settings
 from multidb.backup.verifying import Verified, verify
+from multidb.closure import closures
 from multidb.engine import Engine, Scope
 from multidb.errors import ArchiveError, MultidbError, WrongKey
 from multidb.model import Progress
@@ -85,6 +86,8 @@ def run_round(
     """
     engine.require(scope)
     done = Round()
+    if scope.apps is None:
+        scope = _without_closed(engine, scope, done)
     with exclusively(engine.state, "backup"):
         done.recovered, done.errors = recover(engine, keys, progress)
         if scheduled:
@@ -142,6 +145,14 @@ def final_set(engine: Engine, app_id: str, keys: Identities | None, progress: Pr
             hint=f"correct the cause, or go without: multidb remove-app {app_id} --no-backup",
         )
     return made.made.id
+
+
+def _without_closed(engine: Engine, scope: Scope, done: Round) -> Scope:
+    """An unfinished clone has nothing to be kept, and is no fault of the run that was to make sets of everybody."""
+    closed = [closure for app, closure in closures(engine.state).items() if app in engine.project.apps]
+    done.notes += [f"{each.app}: no set is made, because {each.why}" for each in closed]
+    left = frozenset(engine.project.apps) - {each.app for each in closed}
+    return replace(scope, apps=left) if closed else scope
 
 
 def _catch_up(engine: Engine, done: Round, progress: Progress) -> None:

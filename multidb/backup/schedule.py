@@ -11,6 +11,7 @@ from multidb.backup.cloning import CLONE_OF
 from multidb.backup.journal import PAUSED, Journal
 from multidb.backup.sets import made_at
 from multidb.backup.settings import Settings, settings
+from multidb.closure import closures
 from multidb.engine import Engine
 from multidb.errors import MultidbError
 from multidb.model import App, Health, Project, Status, time_in_words
@@ -68,6 +69,9 @@ def freshness(project: Project, state: ProjectState, app: App, now: datetime) ->
     if app.id in journal.open(PAUSED):
         message = "its logins are off while a set of it is made"
         return Health(Status.DEGRADED, message, fix=f"multidb backup {app.id}, if no run is at it any more")
+    closure = closures(state).get(app.id)
+    if closure is not None:
+        return Health(Status.DEGRADED, closure.why, fix=closure.way_on)
     known = journal.known(app.id)
     if not wanted.declared or CLONE_OF in app.labels:
         return None

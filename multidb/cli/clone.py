@@ -26,7 +26,7 @@ from multidb.cli.options import (
     duration,
     examples,
 )
-from multidb.cli.restore import audited, ready
+from multidb.cli.restore import audited, ready, tell_unshared
 from multidb.engine import Scope
 from multidb.errors import Refused, UsageError
 from multidb.manifest import app_id
@@ -50,12 +50,21 @@ def clone(
     mask: Annotated[
         Path | None, typer.Option("--mask", help="SQL that is run in the clone's database first.", metavar="FILE.sql")
     ] = None,
+    replace: Annotated[bool, typer.Option("--replace", help="What a clone of before has now may go.")] = False,
+    safety_set: Annotated[
+        bool, typer.Option("--safety-set/--no-safety-set", help="Make a set of what it has now first.")
+    ] = True,
+    share: Annotated[
+        bool, typer.Option("--share-channels", help="It hears its original's Redis channels, and publishes to them.")
+    ] = False,
     as_json: JsonOption = False,
     verbose: VerboseOption = False,
 ) -> int:
     """Make an app like another, with the data that it has now, isolated as any: for a preview, for CI.
 
-    Nobody can log in to it before its data is there and masked. Interrupted, or with --mask corrected, run it again.
+    Nobody can log in to it before its data is there and masked, whatever else is run meanwhile. Interrupted, or with
+    --mask corrected, run it again. A clone that is finished is made anew with --replace. Channels that the original has
+    under `redis.channels` are not the clone's, so that what it publishes stays with it.
     """
     run = Run("clone", file, env, as_json, verbose)
     output = run.output
@@ -72,20 +81,32 @@ def clone(
         raise Refused(
             f"app {new} is no clone of {source}", where=engine.project.apps[new].where, hint="give it another name"
         )
-    entry = entry_for(declaration(engine.project.apps[source]))
-    ensure_entry(run, output, new, {**entry, "labels": {**entry.get("labels", {}), **labels}})
+    original = declaration(engine.project.apps[source])
+    entry = entry_for(original, shared=share)
+    added = ensure_entry(run, output, new, {**entry, "labels": {**entry.get("labels", {}), **labels}})
+    if added and not share:
+        tell_unshared(output, source, new, original)
     engine = run.engine(output)
     with output.working(), exclusively(engine.state, "clone"):
         ready(engine, new)
         finish_interrupted(engine, None, output)
-        copy_into(engine, source, new, mask=sql, progress=output.progress)
+        done = copy_into(engine, source, new, mask=sql, replace=replace, safety=safety_set, progress=output.progress)
     written = write_env_files(engine, output, [new])
     breaches = audited(engine, new, output)
     until = engine.project.apps[new].labels.get(EXPIRES)
-    document: dict[str, Any] = {"app": new, "of": source, "expires": until, "files": [str(path) for path in written]}
+    kept = done.safety.id if done.safety else None
+    document: dict[str, Any] = {
+        "app": new,
+        "of": source,
+        "expires": until,
+        "safety_set": kept,
+        "files": [str(path) for path in written],
+    }
     output.document(not breaches, {**document, "breaches": breaches})
     output.say(
         f"{new} has what {source} has.{f' It goes after {until}: multidb expire.' if until else ''}", style="green"
     )
+    if kept:
+        output.say(f"What it had before is in set {kept}.")
     output.say(f"Next: multidb show {new} · its variables are in apps/{new}/.env")
     return 1 if breaches else 0

@@ -42,7 +42,7 @@ def plan(
     apps: AppsOption = None,
     stores: StoresOption = None,
     out: Annotated[Path | None, typer.Option("--out", help="Save the plan, to apply exactly this one.")] = None,
-    check: Annotated[bool, typer.Option("--check", help="Exit 1 when anything would change.")] = False,
+    check: Annotated[bool, typer.Option("--check", help="Exit 1 when anything would change, or is warned of.")] = False,
     sql: Annotated[bool, typer.Option("--sql", help="Only the statements, as they would be sent.")] = False,
     adopt: Annotated[
         list[str] | None, typer.Option("--adopt", help="Plan to take over what exists for this app.", metavar="NAME")
@@ -75,4 +75,4 @@ def plan(
         return found.errors[0][1].exit_code
     if found.conflicts:
         return 3
-    return 1 if check and found.changes else 0
+    return 1 if check and (found.changes or found.warnings) else 0

@@ -30,6 +30,9 @@ def show_plan(output: Output, plan: Plan) -> None:
         words = {"create": "to create", "update": "to update", "delete": "to remove", "conflict": "in conflict"}
         parts = [f"{counts[action]} {word}" for action, word in words.items() if counts[action] or action != "conflict"]
         output.say(f"Plan: {', '.join(parts)}.")
+    for each in plan.warnings:
+        output.say(f"{each.subject}: {each.message}", style="yellow")
+        output.say(f"  {each.fix}")
 
 
 def show_sql(output: Output, plan: Plan) -> None:

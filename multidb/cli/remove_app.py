@@ -24,6 +24,7 @@ from multidb.cli.options import (
     examples,
 )
 from multidb.cli.output import Output
+from multidb.closure import closures
 from multidb.engine import Engine
 from multidb.errors import UsageError
 from multidb.manifest import app_id
@@ -77,7 +78,7 @@ def remove_app(
             return 3
     with output.working():
         final = ""
-        if backup and begun is None:
+        if backup and begun is None and wanted not in closures(engine.state):  # an unfinished clone has no data to keep
             final = final_set(engine, wanted, identities(identity, os.environ), output.progress)
         stone = removal.remove(engine, wanted, grace=kept, backup=final, progress=output.progress)
     output.document(True, {"app": wanted, **stone.summary()})

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from functools import partial
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from multidb.backup.cloning import entry_for
+from multidb.backup.cloning import entry_for, shared_options
 from multidb.backup.encryption import identities
 from multidb.backup.journal import exclusively
 from multidb.backup.making import repository
@@ -35,6 +36,7 @@ from multidb.cli.plan_view import report_document, show_report
 from multidb.engine import Engine, Scope
 from multidb.errors import ArchiveError, UsageError
 from multidb.manifest import app_id
+from multidb.model import listed
 
 _TABLES_OF = "postgres"
 
@@ -100,6 +102,7 @@ def restore(
                 hint=f"bring it back: multidb undo-remove {into}, multidb add-app {into}; or restore it --as OTHER",
             )
         ensure_entry(run, output, into, entry_for(copy.found.declaration))
+        tell_unshared(output, copy.app, into, copy.found.declaration)
         engine = run.engine(output)
     with output.working(), exclusively(engine.state, "restore"):
         ready(engine, into)
@@ -146,6 +149,16 @@ def audited(engine: Engine, app: str, output: Output) -> list[str]:
     for line in breaches:
         output.note(line, style="red")
     return breaches
+
+
+def tell_unshared(output: Output, source: str, new: str, declaration: Mapping[str, Any]) -> None:
+    """Says what of an app's entry its double was not given, because they would reach each other by it."""
+    for store, options in shared_options(declaration).items():
+        for name, values in options.items():
+            output.note(
+                f"{new} does not share {store}.{name} of {source} ({listed(values)}); put them into its entry if it is "
+                "meant to"
+            )
 
 
 def ready(engine: Engine, app: str) -> None:

@@ -14,6 +14,7 @@ from multidb.model.archive import (
     Part,
     Place,
     PlaceKind,
+    ScriptArchive,
     TableArchive,
     TakeOffline,
 )
@@ -81,6 +82,7 @@ __all__ = [
     "Quota",
     "Remark",
     "Resource",
+    "ScriptArchive",
     "Search",
     "Searched",
     "Server",

@@ -24,6 +24,7 @@ __all__ = [
     "Part",
     "Place",
     "PlaceKind",
+    "ScriptArchive",
     "TableArchive",
     "TakeOffline",
 ]
@@ -199,6 +200,20 @@ class TableArchive(Archive, Protocol):
 
         Raises:
             Refused, ArchiveError: something of the app stands against it; nothing was changed.
+        """
+
+
+@runtime_checkable
+class ScriptArchive(Archive, Protocol):
+    """An archive of a store with a language in which data can be changed by a script."""
+
+    def run_script(self, app: App, text: str) -> None:
+        """Runs the script in the app's live place, all of it or nothing, with no more power than the app has: what
+        fires on its way (triggers, functions in views) was made by the app. Works while the app's logins are off, and
+        turns none of them on.
+
+        Raises:
+            ArchiveError: the script failed, or the app has no place of its own here; nothing was changed.
         """
 
 

@@ -270,6 +270,7 @@ class StoreContext:
     server: Server | None = None
     restricted: frozenset[str] = frozenset()  # apps over their quota, which may read and delete and not grow
     known: frozenset[str] = frozenset()  # accounts of this store that the manifest names beside the apps' own
+    closed: frozenset[str] = frozenset()  # apps whose logins are meant to be off: `multidb.closure`
 
 
 @dataclass(frozen=True, slots=True)

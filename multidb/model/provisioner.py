@@ -102,6 +102,8 @@ class Provisioner:
     """(apps, facts, recorded numbers) -> numbers by app id, for stores that hand out numbers."""
     reserved: tuple[str, ...] = ()
     """Names that the server keeps for itself, as shell patterns (``pg_*``): no app id and no derived name is one."""
+    shared_options: tuple[str, ...] = ()
+    """Lists among an app's options through which it reaches other apps (``channels``): no clone gets its original's."""
     check: Callable[[Sequence[App]], Iterable[tuple[App, str]]] | None = None
     """What only a look at all apps of the manifest can tell: the app, and what is wrong with it."""
     own: tuple[str, ...] = ()

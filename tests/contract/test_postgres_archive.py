@@ -15,7 +15,7 @@ import psycopg
 import pytest
 
 from multidb.errors import ArchiveError, Conflict, Refused, ServerError, WrongVersion
-from multidb.model import App, Archive, Part, Place, PlaceKind, StoreContext, TableArchive
+from multidb.model import App, Archive, Part, Place, PlaceKind, ScriptArchive, StoreContext, TableArchive
 from multidb.provisioners.postgres import PROVISIONER, programs
 from tests.contract.postgres_servers import PLATFORM, Cluster, cluster
 from tests.contract.test_postgres_server import Site
@@ -280,6 +280,35 @@ def test_a_function_in_the_data_does_not_run_as_the_admin(site: Site) -> None:
         opened.replace_tables(place, ["public.trap", "public.typed"], part)
     assert site.served.sql(f"SELECT rolsuper FROM pg_roles WHERE rolname = '{app.id}_user'") == [(False,)]
     assert site.served.sql("SELECT a FROM trap", database=place.name) == [(1,)], "it was called"
+
+
+def test_a_script_has_the_apps_power_and_no_more_while_its_logins_are_off(site: Site) -> None:
+    app = site.app(roles="split")
+    site.apply([app])
+    superuser = f"ALTER ROLE {app.id}_user SUPERUSER"
+    with site.enter(app, "migrate") as session:
+        session.execute("CREATE SCHEMA shop; CREATE TABLE shop.people (id int, email text)")
+        session.execute("INSERT INTO shop.people SELECT n, 'real' FROM generate_series(1, 9) n")
+        body = (
+            "BEGIN RESET ROLE; PERFORM set_config('role', 'none', false); "
+            f"EXECUTE '{superuser}'; RETURN NEW; EXCEPTION WHEN OTHERS THEN RETURN NEW; END"
+        )
+        session.execute(f"CREATE FUNCTION evil() RETURNS trigger LANGUAGE plpgsql AS $${body}$$".encode())
+        session.execute("CREATE TRIGGER evil BEFORE UPDATE ON shop.people FOR EACH ROW EXECUTE FUNCTION evil()")
+    site.served.sql(f"ALTER ROLE {app.id}_user IN DATABASE {app.id} SET search_path = 'shop', 'public'")
+    site.served.sql(f"ALTER ROLE {app.id}_user NOLOGIN")
+    with archive(site) as (opened, _):
+        assert isinstance(opened, ScriptArchive)
+        for bad in ("UPDATE people SET email = 'x'; SELECT nothing_like_it()", superuser, "COPY people FROM STDIN"):
+            with pytest.raises(ArchiveError):
+                opened.run_script(app, bad)
+        assert site.served.sql("SELECT DISTINCT email FROM shop.people", database=app.id) == [("real",)]
+        opened.run_script(app, "UPDATE people SET email = 'masked'; CREATE TABLE made (); -- the end")
+    assert site.served.sql("SELECT DISTINCT email FROM shop.people", database=app.id) == [("masked",)]
+    made = "SELECT pg_get_userbyid(relowner) FROM pg_class WHERE relname = 'made'"
+    assert site.served.sql(made, database=app.id) == [(f"{app.id}_owner",)]
+    logins = f"SELECT rolname FROM pg_roles WHERE rolname ~ '^{app.id}_' AND (rolsuper OR rolcanlogin) ORDER BY 1"
+    assert site.served.sql(logins) == [(f"{app.id}_migrate",), (f"{app.id}_readonly",)]
 
 
 def test_a_set_of_a_newer_server_is_refused_before_anything_is_loaded(site: Site) -> None:

@@ -311,7 +311,7 @@ def desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
     if chosen is Mode.DATABASE:
         found: list[Resource] = [PublicRights(name=PUBLIC)] if apps else []
         for app in apps:
-            found += _on_enterprise(app, Owner(context.project, app.id), may_grow=app.id not in context.restricted)
+            found += _on_enterprise(app, context)
         return tuple(found)
     if chosen is Mode.INSTANCE and len(apps) > 1:
         raise _one_app_only(apps, context)
@@ -382,9 +382,10 @@ def _splits(head: str) -> bool:
     return re.match(r"(GRANT|DENY) (IMMUTABLE )?(MATCH|READ|TRAVERSE|DELETE)\b", head) is not None
 
 
-def _on_enterprise(app: App, owner: Owner, *, may_grow: bool) -> list[Resource]:
-    options = app.stores[STORE]
+def _on_enterprise(app: App, context: StoreContext) -> list[Resource]:
+    options, owner = app.stores[STORE], Owner(context.project, app.id)
     assert isinstance(options, AppOptions)
+    may_grow, closed = app.id not in context.restricted, app.id in context.closed
     database, user = database_name(app.id), user_name(app.id)
     rw, ro = rw_role(app.id), ro_role(app.id)
     return [
@@ -394,7 +395,7 @@ def _on_enterprise(app: App, owner: Owner, *, may_grow: bool) -> list[Resource]:
         Role(name=ro, app=app.id, owner=owner),
         *(Grant(name=right, app=app.id) for right in _rights(database, rw, _of_the_app(options, may_grow))),
         *(Grant(name=right, app=app.id) for right in _rights(database, ro, ())),
-        User(name=user, app=app.id, owner=owner, suspended=False, home=database),
+        User(name=user, app=app.id, owner=owner, suspended=closed, home=database),
         Membership.of(rw, user, app.id),
     ]
 
@@ -425,11 +426,12 @@ def _rights(database: str, role: str, more: Sequence[str]) -> list[str]:
 def _on_community(app: App, context: StoreContext, chosen: Mode) -> list[Resource]:
     facts: Neo4jFacts = context.facts
     owner = Owner(context.project, app.id)
-    user = User(name=user_name(app.id), app=app.id, owner=owner)
+    # A user cannot be suspended here, so an app that is closed has none.
+    users = [User(name=user_name(app.id), app=app.id, owner=owner)] if app.id not in context.closed else []
     if facts.dedicated:
-        return [user]
+        return [*users]
     name = app.id if chosen is Mode.LABEL else facts.default_database
-    return [Mark(name=name, app=app.id, owner=owner, mode=chosen, database=facts.default_database), user]
+    return [Mark(name=name, app=app.id, owner=owner, mode=chosen, database=facts.default_database), *users]
 
 
 def _one_app_only(apps: Sequence[App], context: StoreContext) -> Refused:

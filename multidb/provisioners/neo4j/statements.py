@@ -100,7 +100,7 @@ def _user(change: Change, user: User) -> Sequence[Statement]:
     elif change.changed("change_required"):  # apart, since Neo4j refuses to set the password that a user has already
         clauses.append("SET PASSWORD CHANGE NOT REQUIRED")
     if user.suspended is not None and change.changed("suspended"):
-        clauses.append("SET STATUS ACTIVE")
+        clauses.append(f"SET STATUS {'SUSPENDED' if user.suspended else 'ACTIVE'}")
     if user.home is not None and change.changed("home"):
         clauses.append(f"SET HOME DATABASE {quoted(user.home)}")
     if not clauses:

@@ -405,6 +405,25 @@ class PostgresArchive:
         ):
             archive_tables.exchange(source, target, role, tables, script, part.measures)
 
+    # ------------------------------------------------------------------------------------------------------ scripts
+
+    def run_script(self, app: App, text: str) -> None:
+        """As the owner role, by a login made for it, with the settings that the app's own login has."""
+        role = self._owner(app)
+        if role is None:
+            raise ArchiveError(f"app {app.id} has no owner role here", where=self._where, hint="multidb apply")
+        live = Place(PlaceKind.LIVE, app, app.id)
+        with (
+            self._open(live.name) as wire,
+            self._loader(wire, live, role) as (login, password),
+            Wire(login, password, self._application, Traffic(), database=live.name, user=login.endpoint.user) as target,
+        ):
+            for name, value in json.loads(wire.ask(contents.SETTINGS, (f"{app.id}_user",), _ANSWER)):
+                with contextlib.suppress(ServerError):  # one that only an admin may set
+                    target.ask("SELECT set_config($1, $2, false)", (name, value), _ANSWER)
+            self._do(target, f"SET ROLE {identifier(role)}", "SET statement_timeout = 0")
+            target.script(text)
+
     def _unfinished(self, database: str) -> None:
         """Lets the next apply look after everything inside."""
         found = str(self._databases(database)[database]["mark"] or "").split(" ")[0]

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from multidb.model import Measures
 from multidb.provisioners.postgres.statements import identifier
 
-__all__ = ["EMPTY", "EXTENSIONS", "POLICIES", "SESSION", "measures", "policy", "rows"]
+__all__ = ["EMPTY", "EXTENSIONS", "POLICIES", "SESSION", "SETTINGS", "measures", "policy", "rows"]
 
 # The text of a value depends on these.
 SESSION = (
@@ -27,6 +27,14 @@ SESSION = (
     "SET row_security = off",  # an error rather than some of the rows
     "SET idle_in_transaction_session_timeout = 0",
 )
+
+# $1: a login. What it is given when it connects to this database, beside the role that it becomes.
+SETTINGS = """
+SELECT coalesce(json_agg(json_build_array(split_part(line, '=', 1), substr(line, strpos(line, '=') + 1))
+                         ORDER BY s.setdatabase), '[]')
+FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole, unnest(s.setconfig) line
+WHERE r.rolname = $1 AND split_part(line, '=', 1) <> 'role'
+  AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))"""
 
 _NOT_OURS = "n.nspname ~ '^pg_' OR n.nspname = 'information_schema'"
 

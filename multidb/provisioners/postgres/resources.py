@@ -370,7 +370,7 @@ def desired(apps: Sequence[App], context: StoreContext) -> tuple[Resource, ...]:
 def _of_app(app: App, context: StoreContext, facts: PostgresFacts) -> Iterator[Resource]:
     options, names, owner = _options(app), _Names.of(app.id), Owner(context.project, app.id)
     restricted = app.id in context.restricted
-    yield from _roles(app, names, owner, options)
+    yield from _roles(app, names, owner, options, login=app.id not in context.closed)
     if restricted:
         yield Role(name=names.restricted, app=app.id, owner=owner, purpose="reads and deletes, over its quota")
     yield from _memberships(app, names, options, facts, restricted=restricted)
@@ -380,7 +380,7 @@ def _of_app(app: App, context: StoreContext, facts: PostgresFacts) -> Iterator[R
     yield _interior(app, names, options, restricted=restricted)
 
 
-def _roles(app: App, names: _Names, owner: Owner, options: AppOptions) -> Iterator[Role]:
+def _roles(app: App, names: _Names, owner: Owner, options: AppOptions, *, login: bool) -> Iterator[Role]:
     for name, purpose in (
         (names.owner, "owns what is in the database"),
         (names.rw, "reads and writes"),
@@ -399,7 +399,7 @@ def _roles(app: App, names: _Names, owner: Owner, options: AppOptions) -> Iterat
             name=f"{app.id}_{slot}",
             app=app.id,
             owner=owner,
-            login=True,
+            login=login,
             # A login that becomes the owner does so by SET ROLE only: what it makes belongs to the owner, or fails.
             inherit=slot == "readonly" or (slot == "user" and split),
             connection_limit=limits[slot],

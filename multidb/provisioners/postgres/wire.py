@@ -16,7 +16,15 @@ from typing import Any, Self
 import psycopg
 from psycopg import pq
 
-from multidb.errors import AuthenticationFailed, NotAllowed, ServerDown, ServerError, ServerSlow, WrongVersion
+from multidb.errors import (
+    ArchiveError,
+    AuthenticationFailed,
+    NotAllowed,
+    ServerDown,
+    ServerError,
+    ServerSlow,
+    WrongVersion,
+)
 from multidb.model import Server
 from multidb.provisioners.postgres import session_settings
 from multidb.provisioners.postgres.session_settings import Powers
@@ -262,6 +270,22 @@ class Wire:
             said = error.diag.message_primary or "closed the connection"
             detail = f" ({error.diag.message_detail})" if error.diag.message_detail else ""
             raise ServerError(redact(f"{said}{detail}"), where=str(self._server)) from None
+
+    def script(self, text: str) -> None:
+        """Runs any statements in one transaction, for as long as they take.
+
+        Raises:
+            ArchiveError: one of them failed, or the connection was lost; the transaction is rolled back.
+        """
+        try:
+            for part in ("BEGIN", text, "COMMIT"):
+                self._connection.execute(part.encode(_UTF8))
+        except psycopg.Error as error:
+            self.close()
+            raise ArchiveError(
+                redact(error.diag.message_primary or str(error).strip() or type(error).__name__),
+                where=str(self._server),
+            ) from None
 
     def error(self, refusal: Refusal) -> ServerError:
         """The refusal as an error for people."""

@@ -253,7 +253,8 @@ def desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
                 found += _indexes(name, app.id, wanted)
         if facts.rbac:
             names = tuple(sorted(collection_name(app.id, kind) for kind in _options(app).collections))
-            found.append(Admission(name=app.id, app=app.id, registry=registry))
+            if app.id not in context.closed:
+                found.append(Admission(name=app.id, app=app.id, registry=registry))
             found.append(Token(name=app.id, app=app.id, collections=names, registry=registry, days=options.token_days))
         elif facts.api_key:
             _require_sharing(options, context)

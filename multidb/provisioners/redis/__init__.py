@@ -128,6 +128,7 @@ PROVISIONER = Provisioner(
     archive=_archive,
     containers=containers,
     allocate=allocate,
+    shared_options=("channels",),
     check=check,
     own=("__multidb__*",),
 )

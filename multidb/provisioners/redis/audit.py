@@ -11,13 +11,14 @@ from __future__ import annotations
 
 import secrets as random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 from redis.exceptions import ResponseError
 
 from multidb.errors import ServerError
 from multidb.model import Isolation, Outcome, Probe, Tenant
+from multidb.provisioners.redis.channels import reaches
 from multidb.provisioners.redis.connection import told_plainly
 from multidb.provisioners.redis.resources import RedisFacts, command_rule, isolation
 from multidb.provisioners.redis.wire import Wire, as_app
@@ -143,7 +144,11 @@ class _Attack:
         for act in acts:
             if self._knows(act) and self._may(act):
                 attempt = self._try(wire, act, victim)
-                yield self._judged(act.name, victim.app.id, attempt, [self._try(wire, act, self._attacker)])
+                control = self._try(wire, act, self._attacker)
+                shared = act in _CHANNELS and reaches(self._attacker.app, self._names(victim)["channel"])
+                judged = self._judged(act.name, victim.app.id, attempt, [control], Outcome.ALLOWED if shared else None)
+                open_ = shared and judged.got is Outcome.ALLOWED
+                yield replace(judged, detail="shared by the manifest") if open_ else judged
 
     def _knows(self, act: _Act) -> bool:
         return act.words[0].lower() in self._facts.commands

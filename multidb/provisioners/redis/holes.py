@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from multidb.model import Hole, Inspection, Search, Searched, listed
+from multidb.provisioners.redis.channels import shared
 from multidb.provisioners.redis.resources import (
     NOTE_USER,
     AclUser,
@@ -32,7 +33,11 @@ _LOOKED_FOR = (
 def search(inspection: Inspection, rules: Mapping[str, Rule]) -> Search:
     """The holes in `rules`, every user of the server. There is no other catalog: what is on a Redis belongs to whoever
     may use its DB or prefix."""
-    return Search(tuple(find_holes(inspection, rules)), (Searched("ACL LIST", len(rules), _LOOKED_FOR),))
+    return Search(
+        tuple(find_holes(inspection, rules)),
+        (Searched("ACL LIST", len(rules), _LOOKED_FOR),),
+        tuple(shared(inspection)),
+    )
 
 
 def find_holes(inspection: Inspection, rules: Mapping[str, Rule]) -> Sequence[Hole]:

@@ -295,6 +295,7 @@ def _desired_user(app: App, context: StoreContext) -> AclUser:
         keys=(f"{app.id}:*",) if prefix else ("*",),
         channels=tuple(sorted({*_own_channels(app.id, number, prefix), *app.stores["redis"].channels})),
         databases=str(number) if facts.db_rules else ALL_DATABASES,
+        enabled=app.id not in context.closed,
         restricted=app.id in context.restricted,
     )
 

@@ -55,7 +55,7 @@ def _rule(user: AclUser, facts: RedisFacts) -> Statement:
     It starts with ``reset``, which also wipes passwords, so the password has to be in the same command.
     """
     assert user.app is not None
-    words = ["ACL", "SETUSER", user.name, "reset", "on", f"#${_HASH}", *_rights(user, facts)]
+    words = ["ACL", "SETUSER", user.name, "reset", "on" if user.enabled else "off", f"#${_HASH}", *_rights(user, facts)]
     return Statement(join_line(words), binds=((_HASH, hash_ref(user.app)),))
 
 

@@ -218,12 +218,21 @@ class Archive:
 
 
 def _desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
-    return [Box(name=app.id, app=app.id, owner=Owner(context.project, app.id)) for app in apps]
+    return [
+        Box(
+            name=app.id,
+            app=app.id,
+            owner=Owner(context.project, app.id),
+            login="off" if app.id in context.closed else "on",
+        )
+        for app in apps
+    ]
 
 
 def _statements(change: Change, context: StoreContext) -> Sequence[Statement]:
     box = change.resource
-    return [Statement(f"owner {box.name} {box.owner}"), Statement(f"login {box.name} on")]
+    assert isinstance(box, Box)
+    return [Statement(f"owner {box.name} {box.owner}"), Statement(f"login {box.name} {box.login}")]
 
 
 def _env(

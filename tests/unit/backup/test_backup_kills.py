@@ -21,6 +21,7 @@ from multidb.backup.repository import utc_now
 from multidb.backup.restoring import restore, restore_tables
 from multidb.backup.retention import Keep
 from multidb.backup.verifying import verify
+from multidb.closure import closures
 from multidb.engine import Engine, Scope
 from multidb.errors import ArchiveError
 from tests.unit.backup.cabinet import ONE_PLACE, rows_of, write_rows
@@ -49,7 +50,7 @@ def act(engine: Engine, what: str) -> None:
             case "tables":
                 restore_tables(engine, home, home.copies(["ann"])[-1], "drawer", ["rows"], replace=True, progress=quiet)
             case "clone" | "new clone":
-                copy_into(engine, "ann", "bob", progress=quiet)
+                copy_into(engine, "ann", "bob", replace=True, safety=False, progress=quiet)
             case "prune":
                 carry_out(home, decide(home, {"ann": Keep(1, 0, 0), "bob": Keep(1, 0, 0)}, utc_now()))
 
@@ -129,8 +130,9 @@ def check_what_is_listed(engine: Engine) -> None:
 def check_nothing_is_left(engine: Engine, data: Path) -> None:
     assert not list(data.rglob("*__*"))
     assert engine.plan().in_sync
-    kinds = ("making", "paused", "verifying", "restoring", "cloning")
+    kinds = ("making", "paused", "verifying", "restoring")
     assert not any(Journal(engine.state).open(kind) for kind in kinds)
+    assert closures(engine.state) == {}
     assert repository(engine).half_made() == []
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from multidb.backup import making, rounds
-from multidb.backup.cloning import entry_for, expired
+from multidb.backup.cloning import entry_for, expired, shared_options
 from multidb.backup.journal import PAUSED, Journal
 from multidb.backup.making import repository
 from multidb.backup.pruning import carry_out, decide
@@ -241,3 +241,12 @@ def test_clones_are_nobodys_to_back_up_and_expire(tmp_path: Path, data: Path) ->
 def test_what_only_one_app_can_have_is_not_cloned() -> None:
     entry = entry_for({"stores": ["redis"], "tenant_id": "me", "redis": {"db": 3}, "labels": {"tier": "gold"}})
     assert entry == {"stores": ["redis"], "labels": {"tier": "gold"}}
+    assert "labels" not in entry_for({"labels": {"clone_of": "bob", "expires": "2020-01-01T00:00:00+00:00"}})
+
+
+def test_a_clone_has_none_of_its_originals_channels() -> None:
+    original = {"stores": ["redis"], "redis": {"channels": ["jobs:*"], "db": 3}}
+    assert entry_for(original)["redis"] == {"channels": []}
+    assert entry_for(original, shared=True)["redis"] == {"channels": ["jobs:*"]}
+    assert shared_options(original) == {"redis": {"channels": ["jobs:*"]}}
+    assert shared_options(entry_for(original)) == {}

@@ -21,6 +21,7 @@ from multidb.backup.repository import Copy
 from multidb.backup.restoring import Restored, restore, restore_tables
 from multidb.backup.sets import BackupSet, Consistency, Reason, Verification
 from multidb.backup.verifying import Verified, verify
+from multidb.closure import Closure, close
 from multidb.engine import Engine, Scope
 from multidb.errors import ArchiveError, Conflict, Locked, Refused, ServerDown, TargetError, UsageError, WrongKey
 from multidb.model import Place, PlaceKind
@@ -446,10 +447,10 @@ def test_no_spare_server_is_started_for_a_new_clone(
     monkeypatch.setattr(engine.runtime, "spare", lambda server, progress, *, adoptable: asked.append(server.name))
     ONE_PLACE.add("drawer")
     write_rows(data, "drawer", "bob", 0)
-    copy_into(engine, "ann", "bob", progress=quiet)
+    copy_into(engine, "ann", "bob", replace=True, progress=quiet)
     assert rows_of(data, "drawer", "bob") == rows_of(data, "drawer", "ann").replace(b"ann:", b"bob:")
     assert asked == []
-    copy_into(engine, "ann", "bob", progress=quiet)
+    copy_into(engine, "ann", "bob", replace=True, progress=quiet)
     assert asked == ["drawer"]
 
 
@@ -465,9 +466,70 @@ def test_what_a_clone_was_loaded_with_is_compared(engine: Engine, data: Path, mo
 
     monkeypatch.setattr(Archive, "restore", less)
     with pytest.raises(ArchiveError, match="rows: 49, the set says 50"):
-        copy_into(engine, "ann", "bob", progress=quiet)
+        copy_into(engine, "ann", "bob", replace=True, progress=quiet)
     for store in ("cabinet", "drawer"):
-        assert json.loads((data / store / "bob.json").read_text())["login"] != "on"
+        assert login(data, store, "bob") != "on"
+
+
+def login(data: Path, store: str, app: str) -> str:
+    found: str = json.loads((data / store / f"{app}.json").read_text())["login"]
+    return found
+
+
+def test_no_login_of_an_unfinished_clone_is_on_whatever_is_run(engine: Engine, data: Path) -> None:
+    """Interrupted at its end, when its data is there and is not masked."""
+    for store in ("cabinet", "drawer"):
+        write_rows(data, store, "bob", 0)
+    FAULTS["replace bob drawer"] = ServerDown("went away", where="drawer")
+    with pytest.raises(ServerDown):
+        copy_into(engine, "ann", "bob", progress=quiet)
+    FAULTS.clear()
+
+    def off() -> bool:
+        return "on" not in {login(data, store, "bob") for store in ("cabinet", "drawer")}
+
+    assert off()
+    assert engine.apply().error() is None
+    assert off(), "apply"
+    (warning,) = engine.plan().warnings
+    assert (warning.subject, "multidb clone ann bob" in warning.fix) == ("app bob", True)
+    with exclusively(engine.state, "backup"):
+        assert recover(engine, None, quiet)[1] == {}
+    assert off(), "another backup command"
+    assert "has not got all of ann's data" in str(make(engine, "bob")["bob"].errors["backup"])
+    assert make(engine, "ann", quiesce=True)["ann"].ok
+    assert off(), "a backup of the original"
+    copy_into(engine, "ann", "bob", progress=quiet)  # what is half there is nobody's, so nobody is asked
+    assert not off()
+    assert engine.plan().warnings == ()
+
+
+def test_a_finished_clone_is_made_again_only_when_it_may_go(engine: Engine, data: Path) -> None:
+    for store in ("cabinet", "drawer"):
+        write_rows(data, store, "bob", 0)
+    assert copy_into(engine, "ann", "bob", progress=quiet).safety is None
+    write_rows(data, "drawer", "bob", 3, salt="work")
+    before = rows_of(data, "drawer", "bob")
+    with pytest.raises(Refused, match="app bob has data in cabinet, drawer"):
+        copy_into(engine, "ann", "bob", progress=quiet)
+    assert (rows_of(data, "drawer", "bob"), login(data, "drawer", "bob")) == (before, "on")
+    FAULTS["backup bob"] = ServerDown("went away", where="drawer")
+    with pytest.raises(ArchiveError, match="could not be backed up first"):
+        copy_into(engine, "ann", "bob", replace=True, progress=quiet)
+    assert (rows_of(data, "drawer", "bob"), login(data, "drawer", "bob")) == (before, "on")
+    FAULTS.clear()
+    safety = copy_into(engine, "ann", "bob", replace=True, progress=quiet).safety
+    assert safety is not None
+    assert rows_of(data, "drawer", "bob") != before
+    restore(engine, repository(engine), repository(engine).find(safety.id), "bob", replace=True, progress=quiet)
+    assert rows_of(data, "drawer", "bob") == before
+
+
+def test_a_clone_begun_with_a_mask_is_not_finished_without(engine: Engine) -> None:
+    close(engine.state, Closure("bob", "ann", masked=True))
+    with pytest.raises(Refused, match="begun with --mask") as refused:
+        copy_into(engine, "ann", "bob", progress=quiet)
+    assert "--mask FILE.sql" in (refused.value.hint or "")
 
 
 def test_two_runs_at_once_the_second_says_so(engine: Engine) -> None:

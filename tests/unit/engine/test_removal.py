@@ -11,7 +11,8 @@ import pytest
 
 import multidb.provisioners
 from multidb import files, removal
-from multidb.backup.journal import CLONING, Journal
+from multidb.backup.journal import Journal
+from multidb.closure import Closure, close, closures
 from multidb.engine import Engine, Scope, load_project
 from multidb.errors import AuthenticationFailed, ManifestError, PartlyApplied, Refused, UsageError
 from multidb.model import Endpoint, Health, Project, Server, Status, Tenant
@@ -185,10 +186,10 @@ def test_purging_takes_what_is_ours_and_nothing_else(applied: Path) -> None:
     files.write_text(applied / "apps/ann/notes.txt", "mine")
     journal = Journal(ProjectState(applied))
     journal.learn("ann", newest="a-set")
-    journal.begin(CLONING, "ann", {"of": "bob"})
+    close(ProjectState(applied), Closure("ann", "bob", masked=False))
     end(applied)
     assert not journal.known("ann")
-    assert not journal.open(CLONING), "a new app of its name would wait for its data"
+    assert not closures(ProjectState(applied)), "a new app of its name would wait for its data"
     assert SHELF.boxes.keys() == {"bob", "eve"}
     assert {ref.owner for ref in ProjectState(applied).secrets.refs()} == {"bob", "eve"}
     assert [path.name for path in (applied / "apps/ann").iterdir()] == ["notes.txt"]

@@ -1,0 +1,158 @@
+"""Clones on real Postgres and Valkey through the command line: shut until masked, made anew only when asked."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+import redis
+
+from tests.cli.command import REPOSITORY, Folder
+from tests.cli.test_whole_run import connections
+
+pytestmark = pytest.mark.server
+
+MANIFEST = """\
+version: 1
+project: previews
+runtime: embedded
+apps:
+  ann: {stores: [postgres, redis], redis: {channels: ["jobs:*", "bob:*"]}}
+  bob: {stores: [redis], redis: {channels: ["jobs:*"]}}
+"""
+MASK = "UPDATE people SET email = 'person ' || id"
+PEOPLE = 500
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Folder]:
+    with tempfile.TemporaryDirectory(prefix="previews-") as name:
+        path = Path(name)
+        path.chmod(0o755)  # as root, Postgres runs as another user, who has to get in
+        found = Folder(path, [])
+        found.manifest(MANIFEST)
+        (path / "mask.sql").write_text(MASK)
+        (path / "slow.sql").write_text(f"SELECT pg_sleep(600); {MASK}")
+        found.ok("up")
+        found.ok("apply", "--yes")
+        with psycopg.connect(connections(found, "ann")["DATABASE_URL"]) as connection:
+            connection.execute("CREATE TABLE people (id int PRIMARY KEY, email text)")
+            query = "INSERT INTO people SELECT n, n || '@example.org' FROM generate_series(1, %s) n"
+            connection.execute(query, (PEOPLE,))
+        with redis.Redis.from_url(connections(found, "ann")["REDIS_URL"]) as client:
+            client.set("greeting", "hello")
+        yield found
+        found.run("down")
+
+
+def emails(env: dict[str, str]) -> tuple[int, str]:
+    with psycopg.connect(env["DATABASE_URL"]) as connection:
+        row = connection.execute("SELECT count(*), min(email) FROM people").fetchone()
+        assert row is not None
+        return row[0], row[1]
+
+
+MASKED, PLAIN = (PEOPLE, "person 1"), (PEOPLE, "100@example.org")
+
+
+def shut(env: dict[str, str]) -> bool:
+    """Whether no credential of the app is let in."""
+    for address in (value for value in env.values() if str(value).startswith("postgresql:")):
+        with pytest.raises(psycopg.OperationalError, match="not permitted to log in"):
+            psycopg.connect(address)
+    with redis.Redis.from_url(env["REDIS_URL"]) as client, pytest.raises(redis.AuthenticationError):
+        client.ping()
+    return True
+
+
+def masking(folder: Folder, *arguments: str) -> subprocess.Popen[bytes]:
+    """A clone at the moment when its data is there and its masking SQL is at work."""
+    command = [sys.executable, "-c", "from multidb.cli import main; main()", "clone", *arguments]
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    process = subprocess.Popen(command, cwd=folder.path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    loaders = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'pr' AND usename = 'pr__loader'"
+    with psycopg.connect(connections(folder, "ann")["DATABASE_URL"], autocommit=True) as watching:
+        until = time.monotonic() + 120
+        while watching.execute(loaders).fetchone() != (1,):
+            assert process.poll() is None, "it has ended"
+            assert time.monotonic() < until
+            time.sleep(0.02)
+    return process
+
+
+def test_nobody_sees_a_clone_before_it_is_masked_whatever_is_run(folder: Folder) -> None:
+    document = folder.ok("clone", "ann", "pr", "--mask", "mask.sql", "--json").json()
+    assert (document["breaches"], document["safety_set"]) == ([], None)
+    env = connections(folder, "pr")  # somebody holds its env file from now on
+    assert emails(env) == MASKED
+    folder.ok("plan", "--check")
+
+    refused = folder.run("clone", "ann", "pr", "--mask", "slow.sql")
+    assert (refused.code, "--replace" in refused.err, emails(env)) == (3, True, MASKED)
+
+    process = masking(folder, "ann", "pr", "--replace", "--mask", "slow.sql")
+    try:
+        assert shut(env)
+        folder.ok("apply", "--yes")
+        assert shut(env), "apply, while it is masked"
+    finally:
+        process.kill()
+        process.wait()
+    (safety,) = (each for each in folder.ok("backups", "list", "pr", "--json").json()["sets"])
+    for command in (["apply", "--yes"], ["up"], ["backup"], ["expire"], ["backups", "verify", "ann"]):
+        folder.ok(*command)
+        assert shut(env), command
+    checked = folder.run("plan", "--check")
+    assert (checked.code, "multidb clone ann pr --mask FILE.sql" in checked.out) == (1, True)
+    told = folder.run("health", "pr")
+    assert (told.code, "clone ann pr" in told.out) == (1, True)
+    assert folder.run("backup", "pr").code == 6, "what it has now is no one's"
+    forgotten = folder.run("clone", "ann", "pr")
+    assert (forgotten.code, "--mask" in forgotten.err) == (3, True)
+    assert shut(env)
+
+    folder.ok("remove-app", "pr", "--yes")
+    folder.ok("undo-remove", "pr")
+    assert shut(env), "undo-remove"
+    folder.ok("clone", "ann", "pr", "--mask", "mask.sql")
+    assert emails(env) == MASKED
+    folder.ok("plan", "--check")
+    with psycopg.connect(env["DATABASE_URL"]) as connection:
+        connection.execute("DELETE FROM people")
+    folder.ok("restore", safety["id"], "--replace")
+    assert emails(env) == MASKED
+    assert emails(connections(folder, "ann")) == PLAIN
+
+
+def test_a_clone_reaches_nobody_through_its_originals_channels(folder: Folder) -> None:
+    told = folder.ok("clone", "ann", "deaf", "--json")
+    assert told.json()["breaches"] == [], "what ann shares by the manifest is no breach"
+    assert "redis.channels of ann (jobs:*, bob:*)" in told.err
+    with redis.Redis.from_url(connections(folder, "deaf")["REDIS_URL"]) as client:
+        for channel in ("jobs:new", "bob:events"):
+            with pytest.raises(redis.exceptions.NoPermissionError):
+                client.publish(channel, "x")
+    assert folder.ok("clone", "ann", "hears", "--share-channels", "--json").json()["breaches"] == []
+    with redis.Redis.from_url(connections(folder, "hears")["REDIS_URL"]) as client:
+        client.publish("jobs:new", "x")
+
+
+def test_what_the_manifest_shares_is_no_breach(folder: Folder) -> None:
+    audited = folder.ok("audit", "--json").json()
+    assert (audited["breaches"], audited["holes"]) == ([], [])
+    open_ones = [each for each in audited["probes"] if each["detail"] == "shared by the manifest"]
+    assert {("ann", "bob", "PUBLISH"), ("ann", "bob", "PSUBSCRIBE")} <= {
+        (each["app"], each["target"], each["probe"]) for each in open_ones
+    }
+    assert {each["target"] for each in open_ones} == {"bob"}
+    said = json.dumps(audited["remarks"])
+    assert "channels jobs:*" in said
+    assert "shared by the manifest" in said

@@ -98,7 +98,7 @@ def test_the_env_files_of_any_number_of_apps_cost_one_session(
     boxes = {name: each.env["TOY_BOX"] for name, each in found.items() if isinstance(each, AppConnections)}
     assert boxes == {name: name for name in engine.project.apps}
     assert SHELF.logins == 1
-    assert sorted(reads) == ["numbers", "restricted"]
+    assert sorted(reads) == ["closed", "numbers", "restricted"]
 
 
 def test_an_app_without_credentials_costs_the_others_nothing(engine: Engine) -> None:

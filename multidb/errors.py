@@ -6,6 +6,7 @@ to run. The command line turns an error into text or JSON; nothing below it prin
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -28,19 +29,29 @@ __all__ = [
     "ServerError",
     "ServerSlow",
     "StalePlan",
+    "StartFailed",
     "StatementFailed",
     "TargetError",
     "UsageError",
     "WrongKey",
     "WrongVersion",
+    "one_line",
 ]
+
+_LINE_BREAK = re.compile("\\s*[\n\r\v\f\x1c-\x1e\x85\u2028\u2029]\\s*")
+
+
+def one_line(text: str) -> str:
+    """`text` without line breaks. What a server says may quote a name that an app has made, and no name can add a line
+    of its own, about another app, to a message or a report."""
+    return _LINE_BREAK.sub(" ", text)
 
 
 class MultidbError(Exception):
     """Base of all errors that a user is meant to read.
 
     Args:
-        message: what is wrong, one sentence, no secret in it.
+        message: what is wrong, one sentence, no secret in it; kept on one line, whatever it quotes.
         where: a place a person can go to: ``multidb.yaml:12:3``, ``app lernmi``, ``server postgres (127.0.0.1:5432)``.
         hint: what to do next, with the command to run.
     """
@@ -49,10 +60,10 @@ class MultidbError(Exception):
     exit_code: ClassVar[int] = 1
 
     def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.where = where
-        self.hint = hint
+        self.message = one_line(message)
+        super().__init__(self.message)
+        self.where = one_line(where) if where else where
+        self.hint = one_line(hint) if hint else hint
 
     def __str__(self) -> str:
         return f"{self.where}: {self.message}" if self.where else self.message
@@ -103,10 +114,8 @@ class ManifestError(MultidbError):
         self.problems = tuple(sorted(set(problems)))
         count = len(self.problems)
         again = "multidb validate" if file == "multidb.yaml" else f"multidb validate -f {shlex.quote(file)}"
-        super().__init__(
-            "\n".join(str(problem) for problem in self.problems),
-            hint=f"{count} problem{'s' if count != 1 else ''}; correct the manifest, then: {again}",
-        )
+        super().__init__("", hint=f"{count} problem{'s' if count != 1 else ''}; correct the manifest, then: {again}")
+        self.message = "\n".join(str(problem) for problem in self.problems)
 
 
 class Refused(MultidbError):
@@ -175,6 +184,14 @@ class RuntimeUnavailable(ServerError):
     """An embedded server cannot be had here (no Java, no network for its jars, no package)."""
 
     code = "runtime"
+
+
+class StartFailed(ServerError):
+    """A server that multidb runs has not come up. The message may end with the last lines of a log, as they are."""
+
+    def __init__(self, message: str, *, where: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, where=where, hint=hint)
+        self.message = message
 
 
 class StatementFailed(ServerError):

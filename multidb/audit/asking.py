@@ -11,7 +11,7 @@ from multidb import __version__
 from multidb.audit.findings import Audit, ServerAudited, Tried, Untried
 from multidb.audit.pairs import ALL_PAIRS, Pairs, choose
 from multidb.engine import Engine, Scope, not_running
-from multidb.errors import MultidbError, ServerDown, ServerError, ServerSlow
+from multidb.errors import MultidbError, ServerDown, ServerError, ServerSlow, one_line
 from multidb.model import Inspection, Isolation, Known, Progress, Search, Server, Tenant
 from multidb.provisioners import provisioner
 from multidb.runtime import ServerState
@@ -96,20 +96,16 @@ def _sorted(search: Search, known: frozenset[str]) -> Search:
 def _told(search: Search, others: set[str]) -> Search:
     """Without what is of `others`. The names in it are of things that anybody may have made, so that each subject and
     message is put on one line: none can add a line of its own to a report."""
-
-    def line(text: str) -> str:
-        return " ".join(text.split())
-
     return replace(
         search,
         holes=tuple(
-            replace(hole, subject=line(hole.subject), message=line(hole.message))
+            replace(hole, subject=one_line(hole.subject), message=one_line(hole.message))
             for hole in search.holes
             if hole.app not in others
         ),
-        known=tuple(Known(line(each.account), tuple(map(line, each.could))) for each in search.known),
+        known=tuple(Known(one_line(each.account), tuple(map(one_line, each.could))) for each in search.known),
         remarks=tuple(
-            replace(remark, subject=line(remark.subject), message=line(remark.message))
+            replace(remark, subject=one_line(remark.subject), message=one_line(remark.message))
             for remark in search.remarks
             if remark.app not in others
         ),

@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
-from multidb.errors import MultidbError, RuntimeUnavailable, ServerError, UsageError
+from multidb.errors import MultidbError, RuntimeUnavailable, ServerError, StartFailed, UsageError
 from multidb.secrets import redact
 
 __all__ = ["command", "environment", "explain", "up"]
@@ -107,7 +107,7 @@ def explain(said: Sequence[str], file: Path) -> MultidbError:
             f"the image {missing[1]} is not there and cannot be pulled",
             hint=f"check servers.<store>.image in the manifest, and try: docker pull {missing[1]}",
         )
-    return ServerError(
+    return StartFailed(
         "Docker Compose could not start the servers; it ends with:\n"
         + "\n".join(f"  {line}" for line in redact(text).splitlines()[-_LAST_LINES:]),
         where=str(file),

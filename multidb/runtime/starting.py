@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
-from multidb.errors import MultidbError, RuntimeUnavailable, ServerError, UsageError
+from multidb.errors import MultidbError, RuntimeUnavailable, ServerError, StartFailed, UsageError
 from multidb.model import Progress, Server
 from multidb.runtime import ServerState, ServerStatus, ports, processes
 from multidb.runtime.launch import Kind, Site
@@ -140,7 +140,7 @@ class Start:
             if version is not None:
                 return version
             if not living:
-                raise ServerError(last_words("ended right after its start", site.log, since))
+                raise StartFailed(last_words("ended right after its start", site.log, since))
             if waited - reported >= 1:
                 reported = waited
                 self._progress(site.name, "starting", waited)
@@ -148,7 +148,7 @@ class Start:
                 raise ServerError("interrupted; multidb up goes on from here")
             pause = min(pause * 1.5, _SLOWEST_LOOK)
         problem = f"does not answer on port {server.endpoint.port} after {kind.patience:.0f} s"
-        raise ServerError(last_words(problem, site.log, since))
+        raise StartFailed(last_words(problem, site.log, since))
 
     def _secret(self, site: Site, kind: Kind) -> Secret:
         ref = admin_ref(site.name, site.store)

@@ -13,7 +13,7 @@ import pytest
 from rich.console import Console
 
 from multidb.cli.output import Bar, Output, Terminal, report_error
-from multidb.errors import ServerError
+from multidb.errors import ServerError, StartFailed
 from multidb.secrets import Secret
 
 VALUE = 'swordfish"quoted"'
@@ -54,6 +54,20 @@ def test_no_document_has_a_secret(capsys: pytest.CaptureFixture[str]) -> None:
         "none": None,
     }
     assert json.loads("{" + second)["error"]["message"] == "refused ***"
+
+
+@pytest.mark.parametrize("separator", ["\n", "\r\n", "\v", "\f", "\x1c", "\x85", "\u2028", "\u2029"])
+def test_no_name_in_an_error_adds_a_line_of_its_own(capsys: pytest.CaptureFixture[str], separator: str) -> None:
+    name = f"orders{separator}  beta: healthy"
+    error = ServerError(f'relation "{name}" is locked', where=f"app {name}", hint=f"look at {name}")
+    assert error.sentence().splitlines() == [error.sentence()]
+    report_error(error, [])
+    assert len(capsys.readouterr().err.splitlines()) == 2
+
+
+def test_a_server_that_does_not_start_is_quoted_line_by_line(capsys: pytest.CaptureFixture[str]) -> None:
+    report_error(StartFailed("ended right after its start; its log ends with:\n  one\n  two"), [])
+    assert capsys.readouterr().err.splitlines()[1:] == ["  one", "  two"]
 
 
 def test_nothing_that_is_printed_steers_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,16 +11,26 @@ import redis
 
 from multidb.model import App, StoreContext
 from multidb.provisioners.redis.archive import RedisArchive
+from multidb.provisioners.redis.connection import ask, ask_lines
 from multidb.provisioners.redis.resources import RedisApp
 from tests.contract.case import RealServer
-from tests.contract.case_redis import ADMIN, PASSWORD, as_admin, real_server, redis_binary, valkey_binary
+from tests.contract.case_redis import (
+    ADMIN,
+    PASSWORD,
+    as_admin,
+    real_server,
+    redis_8_binary,
+    redis_binary,
+    valkey_binary,
+)
 from tests.contract.test_redis_real import Project
 
-BINARIES = {"valkey-9": valkey_binary, "redis-7": redis_binary}
+BINARIES = {"valkey-9": valkey_binary, "redis-7": redis_binary, "redis-8": redis_8_binary}
 KINDS: tuple[tuple[str, Mapping[str, Any]], ...] = (
     ("valkey-9", {}),
-    ("redis-7", {}),
-    ("redis-7", {"isolation": "prefix"}),
+    ("redis-7", {"scripts": True}),
+    ("redis-7", {"isolation": "prefix", "scripts": True}),
+    ("redis-8", {}),
 )
 
 
@@ -34,7 +44,8 @@ class Stage:
         self.alpha, self.beta = (App(name, name, {"redis": RedisApp(**options)}) for name in ("alpha", "beta"))
         with self.project.connect() as session:
             self.context: StoreContext = self.project.context(session, [self.alpha, self.beta])
-        self.prefix = "alpha:" if options else ""
+        self.prefix = "alpha:" if options.get("isolation") == "prefix" else ""
+        self.scripts = bool(options.get("scripts"))
 
     def archive(self) -> RedisArchive:
         return RedisArchive(self.real.server, self.real.admin, "multidb test")
@@ -71,12 +82,12 @@ def on_stage(servers: Mapping[str, RealServer], name: str, options: Mapping[str,
         pytest.skip(f"{name} is not installed")
     yield Stage(servers[name], options)
     with as_admin(servers[name]) as client:
-        for user in set(client.execute_command("ACL", "USERS")) - {"default", ADMIN}:
-            client.execute_command("ACL", "DELUSER", user)
+        for user in set(ask_lines(client, "ACL", "USERS")) - {"default", ADMIN}:
+            ask(client, "ACL", "DELUSER", user)
         client.execute_command("FLUSHALL")
 
 
-@pytest.fixture(params=KINDS, ids=lambda kind: f"{kind[0]}{'-prefix' if kind[1] else ''}")
+@pytest.fixture(params=KINDS, ids=lambda kind: f"{kind[0]}{'-prefix' if 'isolation' in kind[1] else ''}")
 def stage(request: pytest.FixtureRequest, redis_servers: dict[str, RealServer]) -> Iterator[Stage]:
     with on_stage(redis_servers, *request.param) as made:
         yield made

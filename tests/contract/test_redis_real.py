@@ -126,6 +126,7 @@ def project(real: RealServer) -> Iterator[Project]:
     "tokens",
     [
         pytest.param("database", id="an app with a database"),
+        pytest.param("scripts", id="an app with a database and scripts"),
         pytest.param("prefix", id="an app with a prefix"),
         "+@all",
         "+@all -@dangerous -@scripting +script|load",
@@ -139,9 +140,11 @@ def test_what_we_compute_is_what_the_server_allows(project: Project, tokens: str
     """Every command of the server is tried against ACL DRYRUN, for the rule as sent and as the server lists it."""
     with project.connect() as session, as_admin(project.real) as client:
         facts = session.facts
-        rule = {"database": command_rule(False, 3, facts), "prefix": command_rule(True, 0, facts)}.get(
-            tokens, tuple(tokens.split())
-        )
+        rule = {
+            "database": command_rule(False, 3, facts),
+            "scripts": command_rule(False, 3, facts, scripts=True),
+            "prefix": command_rule(True, 0, facts),
+        }.get(tokens, tuple(tokens.split()))
         client.execute_command("ACL", "SETUSER", "probe", "reset", "~*", "&*", *rule)
         [listed] = [line for line in client.execute_command("ACL", "LIST") if line.startswith("user probe ")]
         computed = facts.commands.granted(rule)
@@ -244,6 +247,7 @@ def test_a_mix_of_prefix_and_database_is_refused_where_it_is_unsafe(project: Pro
 
 def test_what_popular_clients_send_works(project: Project) -> None:
     """The sequences of redis-py, RQ, Celery (kombu), BullMQ and Sidekiq, by the app's own URL."""
+    project.options = {"scripts": True}
     project.apply("lernmi")
     number = project.recorded["lernmi"]
     url = project.tenant("lernmi").env["REDIS_URL"]
@@ -384,11 +388,10 @@ def test_a_server_too_old_and_one_that_is_no_redis_are_told_apart() -> None:
     info = b"# Server\r\nredis_version:5.0.14\r\n"
 
     def redis_5(data: bytes) -> bytes:
-        commands = len(re.findall(rb"^\*\d+\r$", data, re.MULTILINE))
-        if b"\nINFO\r" not in data:
-            return b"+OK\r\n" * commands
-        unknown = b"-ERR unknown command\r\n" * (commands - 2)
-        return b"$%d\r\n%s\r\n*0\r\n%s" % (len(info), info, unknown)
+        told = {b"INFO": b"$%d\r\n%s\r\n" % (len(info), info), b"COMMAND": b"*0\r\n"}
+        commands = re.findall(rb"^\*\d+\r\n\$\d+\r\n(\w+)\r$", data, re.MULTILINE)
+        default = b"-ERR unknown command\r\n" if b"INFO" in commands else b"+OK\r\n"
+        return b"".join(told.get(command, default) for command in commands)
 
     old, server = _answering(redis_5)
     with old, pytest.raises(WrongVersion, match=r"Redis 5\.0\.14 has no ACL users"):

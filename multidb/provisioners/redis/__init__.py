@@ -19,20 +19,23 @@ How it is isolated
     in as somebody else (unless ``servers.redis.default_user: keep``), and never when it is that user itself.
 
 What works
-    Every data type, blocking commands, streams, transactions, EVAL, EVALSHA, SCRIPT LOAD and EXISTS, pub/sub, INFO,
-    HELLO, CLIENT ID, INFO, SETNAME, GETNAME, SETINFO. Sidekiq, BullMQ and RQ need nothing more (RQ's remote commands
-    to workers need ``channels: ["rq:pubsub:*"]``, which all apps that have it share). Celery works too; only its
-    results are announced on ``celery-task-meta-*``, a channel name with no app in it, so an app that reads results sets
+    Every data type, blocking commands, streams, transactions, pub/sub, INFO, HELLO, CLIENT ID, INFO, SETNAME, GETNAME,
+    SETINFO; with ``scripts: true`` EVAL, EVALSHA, FCALL, SCRIPT LOAD and EXISTS (decision 22). Celery, RQ, BullMQ,
+    Sidekiq and the locks of redis-py are made of scripts, so an app that uses them says so. RQ's remote commands to
+    workers need ``channels: ["rq:pubsub:*"]`` besides, which all apps that have it share. Celery's results are
+    announced on ``celery-task-meta-*``, a channel name with no app in it, so an app that reads results sets
     ``result_backend_transport_options = {"global_keyprefix": "<app>:"}``. With ``isolation: prefix`` a client has to
     put ``REDIS_KEY_PREFIX`` before its keys.
 
 What is denied
-    Whatever acts on more than the app: CONFIG, ACL (except WHOAMI), FLUSHALL, SWAPDB, MOVE, COPY, FUNCTION, SCRIPT
-    FLUSH and KILL, CLIENT LIST, KILL and TRACKING, MONITOR, DEBUG, PUBSUB, MEMORY STATS, LATENCY, RESTORE, MIGRATE.
+    Scripts and functions, unless the app asks for them. Whatever acts on more than the app: CONFIG, ACL (except
+    WHOAMI), FLUSHALL, SWAPDB, MOVE, COPY, FUNCTION, SCRIPT FLUSH and KILL, CLIENT LIST, KILL and TRACKING, MONITOR,
+    DEBUG, PUBSUB, MEMORY STATS, LATENCY, RESTORE, MIGRATE.
 
 What is shared
-    Memory, eviction and ``maxmemory``, the one thread that runs commands (a slow script stops everybody), the script
-    cache, restarts. INFO shows every app the server's numbers, among them how many keys each DB has.
+    Memory, eviction and ``maxmemory``, the one thread that runs commands (a script that does not end, or one command
+    on very many keys, stops everybody), the script cache, connections, restarts. INFO shows every app the server's
+    numbers, among them how many keys each DB has.
 
 An app over its quota
     Keeps the commands that read and those that make data smaller (DEL, UNLINK, EXPIRE, LPOP, ZREM, XTRIM, FLUSHDB ...)

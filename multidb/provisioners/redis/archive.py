@@ -38,6 +38,7 @@ from multidb.model import (
     Server,
     StoreContext,
 )
+from multidb.provisioners.redis.catalog import read_rules
 from multidb.provisioners.redis.connection import ask, open_client, scanned, told_plainly
 from multidb.provisioners.redis.headroom import Headroom
 from multidb.provisioners.redis.keys_file import NEVER, KeysReader, KeysWriter, Record, rdb_version
@@ -52,7 +53,7 @@ from multidb.provisioners.redis.resources import (
     user_name,
 )
 from multidb.provisioners.redis.rules import Rule
-from multidb.provisioners.redis.session import carry_out, read_facts, read_rules
+from multidb.provisioners.redis.session import carry_out, read_facts
 from multidb.provisioners.redis.tally import Seen, Tally
 from multidb.provisioners.redis.wire import Wire
 from multidb.secrets import Secret, redact

@@ -20,6 +20,7 @@ from multidb.errors import ServerError
 from multidb.model import Isolation, Outcome, Probe, Tenant
 from multidb.provisioners.redis.channels import reaches
 from multidb.provisioners.redis.connection import told_plainly
+from multidb.provisioners.redis.inventory import SCRIPTS
 from multidb.provisioners.redis.resources import RedisFacts, command_rule, isolation
 from multidb.provisioners.redis.wire import Wire, as_app
 from multidb.secrets import redact
@@ -92,6 +93,13 @@ _NOBODYS: Final = (
     ),
     _Act("SHUTDOWN", ("SHUTDOWN", "__multidb_probe"), queued=False, futile=True),
 )
+# What an app may not do whose manifest entry does not say `scripts`.
+_SCRIPTING: Final = (
+    *(_Act(name, (name, "return 1", "0")) for name in ("EVAL", "EVAL_RO")),
+    *(_Act(name, (name, "0" * 40, "0")) for name in ("EVALSHA", "EVALSHA_RO")),
+    *(_Act(name, (name, "__multidb_probe", "0")) for name in ("FCALL", "FCALL_RO")),
+    _Act("SCRIPT LOAD", ("SCRIPT", "LOAD", "return 1")),
+)
 _BLIND_TO_PREFIX: Final = tuple(
     _Act(line.split()[0], tuple(line.split()))
     for line in ("SCAN 0", "KEYS *", "RANDOMKEY", "DBSIZE", "FLUSHDB", "SORT {own} BY nosort GET *")
@@ -123,8 +131,10 @@ class _Attack:
 
     def run(self, victims: Sequence[Tenant]) -> Iterator[Probe]:
         number = _number(self._attacker)
+        acts = [*_NOBODYS, *(_BLIND_TO_PREFIX if number == 0 else ())]
+        acts += () if self._attacker.app.stores["redis"].scripts else _SCRIPTING
         with as_app(self._attacker) as wire:
-            yield from self._alone(wire, (*_NOBODYS, *(_BLIND_TO_PREFIX if number == 0 else ())))
+            yield from self._alone(wire, acts)
             for victim in victims:
                 yield from self._against(wire, victim, _acts(self._attacker, victim))
         yield self._reset()
@@ -156,8 +166,12 @@ class _Attack:
     def _may(self, act: _Act) -> bool:
         """Whether the app may do it to its own place: one over its quota may not write."""
         restricted = self._attacker.app.id in self._attacker.context.restricted
-        rule = command_rule(_number(self._attacker) == 0, _number(self._attacker), self._facts, restricted)
+        scripts = self._attacker.app.stores["redis"].scripts
+        number = _number(self._attacker)
+        rule = command_rule(number == 0, number, self._facts, restricted, scripts=scripts)
         name = "|".join(act.words[:2]).lower() if act.words[0] == "MEMORY" else act.words[0].lower()
+        if name in SCRIPTS and not scripts:
+            return False
         return not restricted or name in self._facts.commands.granted(rule).commands
 
     def _try(self, wire: Wire, act: _Act, target: Tenant) -> object:

@@ -30,12 +30,14 @@ from multidb.errors import (
     WrongVersion,
 )
 from multidb.model import Server
+from multidb.provisioners.redis.rules import BYTES
 from multidb.secrets import Secret, redact
 
 __all__ = [
     "ADMIN_NEEDS",
     "PRIMARY",
     "ask",
+    "ask_lines",
     "clients",
     "each",
     "fields",
@@ -150,9 +152,16 @@ def _translated(server: Server, error: RedisError) -> ServerError:
 
 
 def ask(client: redis.Redis, *words: str | bytes | int) -> Any:
-    """The server's answer to one command, as it gave it."""
+    """The server's answer to one command, as it gave it. A word may hold bytes that are no text (`BYTES`)."""
     execute: Any = client.execute_command
-    return execute(*words)
+    return execute(*(word.encode(errors=BYTES) if isinstance(word, str) else word for word in words))
+
+
+def ask_lines(client: redis.Redis, *words: str) -> list[str]:
+    """The server's answer to a command that lists what others may have named: bytes that are no text stay what they
+    are (`BYTES`)."""
+    execute: Any = client.execute_command
+    return [line.decode(errors=BYTES) for line in execute(*words, NEVER_DECODE=True)]
 
 
 def each(client: redis.Redis, commands: Iterable[Sequence[Any]]) -> list[Any]:

@@ -13,7 +13,8 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from multidb.container import ContainerOptions
 from multidb.model import App, DerivedName, Endpoint, Facts, Isolation, Owner, Resource, StoreContext
-from multidb.provisioners.redis.rules import ALL_DATABASES, CommandTable, Rule
+from multidb.provisioners.redis.inventory import SCRIPTS
+from multidb.provisioners.redis.rules import ALL_DATABASES, CommandTable, Rule, selectors_of
 from multidb.secrets import Secret, SecretRef, SecretSpec, SecretStore
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "AclUser",
     "Claim",
     "DefaultUser",
+    "FORGETS",
     "RedisApp",
     "RedisFacts",
     "RedisServer",
@@ -47,6 +49,7 @@ __all__ = [
 
 NOTE_USER = "__multidb__:unsaved"
 _MARK = "__multidb__"
+FORGETS = "the server can't save ACL users and forgets them when it restarts (give it an aclfile)"
 FIRST_DB = 1  # DB 0 is where every connection starts; it belongs to nobody
 _CHANNEL = re.compile(r"[!-~]+")
 
@@ -71,6 +74,12 @@ class RedisApp(BaseModel):
     channels: tuple[str, ...] = Field(
         default=(),
         description="Pub/sub channel patterns beside '<app>:*'. Apps that name the same pattern hear each other.",
+    )
+    scripts: bool = Field(
+        default=False,
+        description="Whether the app may run Lua scripts and functions (EVAL, EVALSHA, FCALL), as Celery, BullMQ, "
+        "Sidekiq and locks of redis-py do. A script that writes and then does not end stops the server for all apps, "
+        "and only killing the server ends it.",
     )
 
     @field_validator("db")
@@ -141,6 +150,9 @@ class RedisFacts(Facts):
     admin: str = "default"  # the user that multidb is
     default_open: bool = False  # the default user works without a password
     claims: tuple[Claim, ...] = ()
+    rules_file: str = ""  # the file that they are saved in, as the server names it
+    here: bool = False  # the server is a process of this machine
+    new_users_hear_all: bool = False  # a user that is made begins with all channels (acl-pubsub-default)
     keys: Mapping[int, int] = field(default_factory=dict)  # number of keys by DB number, without empty ones
 
 
@@ -178,6 +190,7 @@ class AclUser(Resource):
     commands: tuple[str, ...] = ()  # how the allowed commands differ from the app's rule: "+flushall", "-get"
     selectors: tuple[str, ...] = ()
     sanitized: bool = True
+    scripts: bool = False
     restricted: bool = field(default=False, compare=False)  # the app's rule is the one without commands that grow
 
 
@@ -296,6 +309,7 @@ def _desired_user(app: App, context: StoreContext) -> AclUser:
         channels=tuple(sorted({*_own_channels(app.id, number, prefix), *app.stores["redis"].channels})),
         databases=str(number) if facts.db_rules else ALL_DATABASES,
         enabled=app.id not in context.closed,
+        scripts=app.stores["redis"].scripts,
         restricted=app.id in context.restricted,
     )
 
@@ -308,16 +322,17 @@ def _own_channels(app: str, number: int, prefix: bool) -> set[str]:
     return {f"{app}:*", *fanout}
 
 
-_DATA = ("-@all", "+@read", "+@write", "+@connection", "+@transaction", "+@pubsub", "+@scripting")
+_DATA = ("-@all", "+@read", "+@write", "+@connection", "+@transaction", "+@pubsub")
 _SERVER_WIDE = (
     *("-@admin", "-@dangerous", "-function", "-script", "-client", "-pubsub", "-acl", "-memory"),
     *("-move", "-copy", "-swapdb", "-flushall"),
 )
 _EVERYDAY = (
-    *("+info", "+time", "+acl|whoami", "+memory|usage", "+script|load", "+script|exists"),
+    *("+info", "+time", "+acl|whoami", "+memory|usage"),
     *("+client|id", "+client|info", "+client|getname", "+client|setname", "+client|setinfo"),
     *("+client|reply", "+client|no-touch", "+client|capa"),
 )
+_SCRIPTS = ("+script|load", "+script|exists")
 _WITHIN_DB = ("+sort", "+sort_ro", "+keys", "+flushdb")
 _BLIND_TO_PREFIX = ("-scan", "-clusterscan", "-randomkey", "-dbsize", "-keys", "-flushdb", "-sort", "-sort_ro")
 # What an app over its quota keeps of the commands that write: those that never make its data larger.
@@ -334,18 +349,23 @@ _CLUSTER = tuple(
 )
 
 
-def command_rule(prefix: bool, number: int, facts: RedisFacts, restricted: bool = False) -> tuple[str, ...]:
+def command_rule(
+    prefix: bool, number: int, facts: RedisFacts, restricted: bool = False, *, scripts: bool = False
+) -> tuple[str, ...]:
     """The command tokens of an app's rule, made of what this server understands.
 
     Args:
         restricted: without the commands that make data grow.
+        scripts: with those that run Lua scripts and functions, which nobody can end once they have written.
 
     Data commands come by category, so that new ones are allowed as servers learn them. What acts on, or shows, more
     than the app's own place is then taken away: COPY and MOVE reach into other DBs, PUBSUB and CLIENT show other
     apps' channels and connections, the script cache and functions are one for all. SCAN, KEYS and their like ignore
     key patterns (redis #8152, valkey #370), so an app that has only a prefix does without.
     """
-    tokens = [*_DATA, *_SERVER_WIDE, *_EVERYDAY, *(_BLIND_TO_PREFIX if prefix else _WITHIN_DB)]
+    tokens = [*_DATA, "+@scripting" if scripts else "-@scripting", *_SERVER_WIDE, *_EVERYDAY]
+    tokens += _SCRIPTS if scripts else ()
+    tokens += _BLIND_TO_PREFIX if prefix else _WITHIN_DB
     if restricted:
         tokens += ["-@write", *_SHRINKING, *(() if prefix else ("+flushdb",))]
     if not facts.db_rules:
@@ -372,10 +392,13 @@ def found_user(rule: Rule, want: AclUser | None, facts: RedisFacts, held: Secret
     password = _password(rule, held, app) if app is not None else "other"
     if owner is None and want is not None and password.startswith("current"):
         owner = want.owner  # somebody wiped the mark; that our password opens it says as much
+    granted = facts.commands.granted(rule.commands)
+    scripts = not SCRIPTS.isdisjoint(granted.commands)
     commands: tuple[str, ...] = ()
     if want is not None:
-        wanted = command_rule(want.keys != ("*",), want.db, facts, want.restricted)
-        commands = facts.commands.granted(rule.commands).deviation(facts.commands.granted(wanted))
+        # Beside the scripts, which are told apart by a field of their own.
+        wanted = command_rule(want.keys != ("*",), want.db, facts, want.restricted, scripts=scripts)
+        commands = granted.deviation(facts.commands.granted(wanted))
     return AclUser(
         name=rule.user,
         app=app,
@@ -389,6 +412,7 @@ def found_user(rule: Rule, want: AclUser | None, facts: RedisFacts, held: Secret
         commands=commands,
         selectors=rule.selectors,
         sanitized=rule.sanitized,
+        scripts=scripts,
         restricted=want is not None and want.restricted,
     )
 
@@ -411,7 +435,8 @@ def _password(rule: Rule, held: SecretStore, app: str) -> str:
 
 def default_user_is_open(rule: Rule) -> bool:
     """Whether a connection that never logs in can do anything."""
-    return rule.enabled and rule.nopass and any(token.startswith("+") for token in rule.commands)
+    parts = (rule, *selectors_of(rule))
+    return rule.enabled and rule.nopass and any(token.startswith("+") for part in parts for token in part.commands)
 
 
 def found_default_user(rule: Rule) -> DefaultUser:
@@ -448,8 +473,10 @@ def env(
 def isolation(app: App, facts: RedisFacts) -> tuple[Isolation, str]:
     """How real the app's wall is on this server, and why. Numbers in INFO are visible to every app in any case."""
     level, why = _wall(app, facts)
+    if app.stores["redis"].scripts:
+        why += "; a script of the app that writes and does not end stops the server for all apps until it is killed"
     if facts.persistence == "none":
-        why += "; the server can't save ACL users and forgets them when it restarts (give it an aclfile)"
+        why += f"; {FORGETS}"
     return level, why
 
 

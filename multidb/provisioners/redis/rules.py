@@ -8,11 +8,24 @@ evaluation over the server's own command list; a contract test compares it with 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Final
 
-__all__ = ["CommandTable", "Granted", "Rule", "join_line", "parse_rule", "split_line"]
+__all__ = [
+    "BYTES",
+    "CommandTable",
+    "Granted",
+    "Rule",
+    "join_line",
+    "parse_rule",
+    "same_rights",
+    "selectors_of",
+    "split_line",
+]
 
+BYTES: Final = "surrogateescape"  # how bytes that are no text stand in one, so that they go back as they came
 ALL_DATABASES = "all"
 NO_DATABASES = "none"
 
@@ -22,9 +35,11 @@ class CommandTable:
 
     Args:
         categories: every command and subcommand (``get``, ``client|id``) with its ACL categories, without the ``@``.
+        keyed: those of which the server says what their keys are, so that a user's key patterns hold for them.
     """
 
-    def __init__(self, categories: Mapping[str, frozenset[str]]) -> None:
+    def __init__(self, categories: Mapping[str, frozenset[str]], keyed: Iterable[str] = ()) -> None:
+        self.keyed = frozenset(keyed)
         self._subcommands: dict[str, frozenset[str]] = {}
         for name in categories:
             container, _, sub = name.partition("|")
@@ -128,80 +143,182 @@ class Rule:
         return tuple(int(number) for number in pinned if number.isdecimal())
 
 
-def parse_rule(line: str) -> Rule:
-    """A line of ``ACL LIST``: ``user lernmi_user on #5e88... ~* resetchannels &lernmi:* db=3 -@all +get``."""
-    words = _with_selectors_whole(line.split(" ")[1:])
-    flags = set(words[1:])
-    databases = [word for word in words if word in ("resetdbs", "alldbs") or word.startswith("db=")]
+def parse_rule(line: str, *, channels: str = "") -> Rule:
+    """A line of ``ACL LIST``: ``user lernmi_user on #5e88... ~* resetchannels &lernmi:* db=3 -@all +get``. Also one
+    that a person has written into an ACL file, where words hold from left to right.
+
+    Args:
+        channels: the channel pattern that a user has about whom nothing is said (``acl-pubsub-default``).
+    """
+    name, *words = _with_selectors_whole(line.split(" ")[1:])
+    rule = _Reading(channels)
+    for word in words:
+        rule.read(word)
     return Rule(
-        user=words[0],
-        enabled="on" in flags,
-        nopass="nopass" in flags,
-        sanitized="skip-sanitize-payload" not in flags,
-        passwords=frozenset(word[1:] for word in words[1:] if word.startswith("#")),
-        keys=_patterns(words, ("~", "%"), "allkeys"),
-        channels=_patterns(words, ("&",), "allchannels"),
-        databases=_databases(databases[-1]) if databases else ALL_DATABASES,
-        commands=tuple(_command(word) for word in words[1:] if word[:1] in "+-" or word.endswith("commands")),
-        selectors=tuple(word for word in words[1:] if word.startswith("(")),
+        user=name,
+        enabled=rule.enabled,
+        nopass=rule.nopass,
+        sanitized=rule.sanitized,
+        passwords=frozenset(rule.passwords),
+        keys=tuple(sorted(rule.keys)),
+        channels=tuple(sorted(rule.channels)),
+        databases=rule.databases,
+        commands=tuple(rule.commands),
+        selectors=tuple(rule.selectors),
     )
 
 
+class _Reading:
+    """A user of whom so far nothing but a few words is known."""
+
+    def __init__(self, channels: str) -> None:
+        self._default = {channels} - {""}
+        self._reset()
+
+    def _reset(self) -> None:
+        self.enabled = self.nopass = False
+        self.sanitized = True
+        self.passwords: set[str] = set()
+        self.keys: set[str] = set()
+        self.channels = set(self._default)
+        self.databases = ALL_DATABASES
+        self.commands: list[str] = []
+        self.selectors: list[str] = []
+
+    def read(self, word: str) -> None:
+        """What the next word makes of the user; one that no server takes makes nothing of it."""
+        if word in _SWITCHES:
+            setattr(self, *_SWITCHES[word])
+        elif word == "reset":
+            self._reset()
+        elif word in ("nopass", "resetpass"):
+            self.nopass = word == "nopass"
+            self.passwords.clear()
+        elif word in _PATTERNS:
+            name, patterns = _PATTERNS[word]
+            setattr(self, name, set(patterns))
+        elif word == "clearselectors":
+            self.selectors.clear()
+        else:
+            self._add(word)
+
+    def _add(self, word: str) -> None:
+        sign, rest = word[:1], word[1:]
+        match sign:
+            case "#" | ">":
+                self.nopass = False
+                self.passwords.add(rest if sign == "#" else _sha256(rest))
+            case "!" | "<":
+                self.passwords.discard(rest if sign == "!" else _sha256(rest))
+            case "~" | "%":
+                self.keys.add(rest if sign == "~" else word.removeprefix("%RW~"))
+            case "&":
+                self.channels.add(rest)
+            case "(":
+                self.selectors.append(word)
+            case "+" | "-":
+                self.commands.append(word)
+        if word.startswith("db="):
+            numbers = [number for number in word.removeprefix("db=").split(",") if number.isdecimal()]
+            self.databases = ",".join(sorted(numbers, key=int)) or NO_DATABASES
+        elif word in ("allcommands", "nocommands"):
+            self.commands.append("+@all" if word == "allcommands" else "-@all")
+
+
+_SWITCHES: Final[Mapping[str, tuple[str, object]]] = {
+    "on": ("enabled", True),
+    "off": ("enabled", False),
+    "sanitize-payload": ("sanitized", True),
+    "skip-sanitize-payload": ("sanitized", False),
+    "alldbs": ("databases", ALL_DATABASES),
+    "resetdbs": ("databases", NO_DATABASES),
+}
+_PATTERNS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
+    "allkeys": ("keys", ("*",)),
+    "resetkeys": ("keys", ()),
+    "allchannels": ("channels", ("*",)),
+    "resetchannels": ("channels", ()),
+}
+
+
+def _sha256(password: str) -> str:
+    return hashlib.sha256(password.encode(errors=BYTES)).hexdigest()
+
+
 def _with_selectors_whole(words: Sequence[str]) -> list[str]:
+    """The words, those of a selector in one. A pattern may end in a bracket, and then does not end the selector: the
+    server names commands last."""
     whole: list[str] = []
+    open_selector = False
     for word in words:
-        if whole and whole[-1].startswith("(") and not whole[-1].endswith(")"):
+        if open_selector:
             whole[-1] += f" {word}"
         elif word:
             whole.append(word)
+        else:
+            continue
+        starts = not open_selector and len(whole) > 1 and word.startswith("(")
+        if starts or open_selector:
+            open_selector = not (word.endswith(")") and word.removeprefix("(")[:1] not in ("~", "%", "&"))
     return whole
 
 
-def _patterns(words: Sequence[str], signs: tuple[str, ...], everything: str) -> tuple[str, ...]:
-    found = {word.removeprefix(signs[0]) for word in words[1:] if word.startswith(signs)}
-    return tuple(sorted(found | ({"*"} if everything in words[1:] else set())))
+def selectors_of(rule: Rule) -> list[Rule]:
+    """What a user may do beside, or instead of, the rest of its rule: each selector as a rule of its own."""
+    return [parse_rule(f"user {rule.user} {selector[1:-1]}") for selector in rule.selectors]
 
 
-def _databases(word: str) -> str:
-    match word:
-        case "alldbs":
-            return ALL_DATABASES
-        case "resetdbs":
-            return NO_DATABASES
-    return ",".join(sorted(word.removeprefix("db=").split(","), key=int))
-
-
-def _command(word: str) -> str:
-    return {"allcommands": "+@all", "nocommands": "-@all"}.get(word, word)
+def same_rights(one: Rule, other: Rule, table: CommandTable) -> bool:
+    """Whether two rules come to the same, however they are written."""
+    if replace(one, commands=(), selectors=()) != replace(other, commands=(), selectors=()):
+        return False
+    if table.granted(one.commands) != table.granted(other.commands) or len(one.selectors) != len(other.selectors):
+        return False
+    pairs = zip(selectors_of(one), selectors_of(other), strict=True)
+    return all(same_rights(mine, theirs, table) for mine, theirs in pairs)
 
 
 def join_line(words: Iterable[str]) -> str:
-    """A command as a line for the ``redis-cli`` prompt; `split_line` reads it back."""
+    """A command as a line for the ``redis-cli`` prompt; `split_line` reads it back. All in it can be shown."""
     return " ".join(_quoted(word) for word in words)
 
 
 def _quoted(word: str) -> str:
-    if word and not any(letter.isspace() or letter in "\"'\\" for letter in word):
+    if word and word.isprintable() and not any(letter.isspace() or letter in "\"'\\" for letter in word):
         return word
-    return '"' + word.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return '"' + "".join(_shown(letter) for letter in word) + '"'
+
+
+def _shown(letter: str) -> str:
+    if letter in '"\\':
+        return f"\\{letter}"
+    if letter.isprintable():
+        return letter
+    return "".join(f"\\x{byte:02x}" for byte in letter.encode(errors=BYTES))
 
 
 def split_line(line: str) -> list[str]:
     """The words of a line written by `join_line`. ``ValueError`` when a quote is not closed."""
     words: list[str] = []
     letters = iter(line)
-    word: str | None = None
+    word: bytes | None = None
     quoted = False
     for letter in letters:
         if letter == "\\" and quoted:
-            word = (word or "") + next(letters, "")
+            word = (word or b"") + _escaped(letters)
         elif letter == '"':
-            quoted, word = not quoted, word or ""
+            quoted, word = not quoted, word or b""
         elif letter == " " and not quoted:
-            words += [word] if word is not None else []
+            words += [word.decode(errors=BYTES)] if word is not None else []
             word = None
         else:
-            word = (word or "") + letter
+            word = (word or b"") + letter.encode(errors=BYTES)
     if quoted:
         raise ValueError("a quote is not closed")
-    return [*words, *([word] if word is not None else [])]
+    return [*words, *([word.decode(errors=BYTES)] if word is not None else [])]
+
+
+def _escaped(letters: Iterator[str]) -> bytes:
+    """What follows a backslash: two hexadecimal digits after an ``x``, else any one letter."""
+    letter = next(letters, "")
+    return bytes([int(next(letters, "") + next(letters, ""), 16)]) if letter == "x" else letter.encode(errors=BYTES)

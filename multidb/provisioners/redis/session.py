@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import redis
 from redis.exceptions import (
@@ -33,6 +33,7 @@ from multidb.model import (
     Statement,
     StoreContext,
 )
+from multidb.provisioners.redis.catalog import is_here, read_catalog, read_rules, read_saved
 from multidb.provisioners.redis.connection import (
     ADMIN_NEEDS,
     PRIMARY,
@@ -44,7 +45,7 @@ from multidb.provisioners.redis.connection import (
     scanned,
     told_plainly,
 )
-from multidb.provisioners.redis.holes import search
+from multidb.provisioners.redis.holes import differing, search
 from multidb.provisioners.redis.lock import Lease
 from multidb.provisioners.redis.removal import removal, suspension
 from multidb.provisioners.redis.resources import (
@@ -64,8 +65,15 @@ from multidb.provisioners.redis.rules import CommandTable, Rule, parse_rule, spl
 from multidb.provisioners.redis.usage import read_usage
 from multidb.secrets import Secret, SecretStore, redact
 
-__all__ = ["RedisSession", "carry_out", "connect", "read_facts", "read_rules"]
+__all__ = ["RedisSession", "carry_out", "connect", "read_facts"]
 
+_QUESTIONS = (
+    *(("INFO", section) for section in ("server", "cluster", "keyspace")),
+    ("COMMAND",),
+    ("ACL", "LIST"),
+    ("ACL", "WHOAMI"),
+    *(("CONFIG", "GET", name) for name in ("databases", "cluster-databases", "aclfile", "acl-pubsub-default")),
+)
 _RETRIES = 5
 _RETRYABLE = ("LOADING", "BUSY ", "TRYAGAIN", "CLUSTERDOWN")
 _FIRST_DB_RULES = (9, 1, 1)  # in 9.1.0 COPY and CLUSTER FLUSHSLOT got past them (valkey #3801, #3806)
@@ -81,7 +89,7 @@ def connect(server: Server, password: Secret | None, application: str) -> RedisS
     another = partial(open_client, server, password, application)
     client = another()
     try:
-        return RedisSession(server, client, read_facts(server, client), another)
+        return RedisSession(server, client, read_facts(server, client), another, password)
     except BaseException:
         client.close()
         raise
@@ -91,12 +99,18 @@ class RedisSession:
     """One connection to one server."""
 
     def __init__(
-        self, server: Server, client: redis.Redis, facts: RedisFacts, another: Callable[..., redis.Redis]
+        self,
+        server: Server,
+        client: redis.Redis,
+        facts: RedisFacts,
+        another: Callable[..., redis.Redis],
+        password: Secret | None = None,
     ) -> None:
         self._server = server
         self._client = client
         self._facts = facts
         self._another = another
+        self._password = password
         self._lease: Lease | None = None
 
     @property
@@ -123,6 +137,7 @@ class RedisSession:
         if "default" in rules:
             live.append(found_default_user(rules["default"]))
         unsaved = NOTE_USER in rules or _will_change(inspection.desired, live)
+        unsaved = unsaved or bool(differing(rules, read_saved(self._facts), self._facts))
         # Both say what the coming changes make of the saved rules; when there are none, nothing is to be done.
         live.append(SaveNote(name="before the first change", written=NOTE_USER in rules or not unsaved))
         live.append(SavedRules(name="after the last change", saved=not unsaved))
@@ -170,7 +185,7 @@ class RedisSession:
 
     def search(self, inspection: Inspection) -> Search:
         """What the rules of the server open around the apps."""
-        return search(inspection, read_rules(self._server, self._client))
+        return search(inspection, read_catalog(self._server, self._client, self._facts, self._password))
 
     def suspension(self, app: App, context: StoreContext) -> Sequence[Statement]:
         """The app's user off and its sessions ended."""
@@ -259,22 +274,16 @@ def read_facts(server: Server, client: redis.Redis) -> RedisFacts:
     """What the server is and can do, in one round trip."""
     with told_plainly(server):
         pipeline: Any = client.pipeline(transaction=False)
-        for words in (
-            ("INFO",),
-            ("COMMAND",),
-            ("ACL", "LIST"),
-            ("ACL", "WHOAMI"),
-            ("CONFIG", "GET", "databases"),
-            ("CONFIG", "GET", "aclfile"),
-            ("CONFIG", "GET", "cluster-databases"),
-        ):
+        for words in _QUESTIONS:
             pipeline.execute_command(*words)
         pipeline.response_callbacks.clear()
-        info, commands, users, admin, databases, aclfile, cluster_databases = pipeline.execute(raise_on_error=False)
-        for answer in (info, commands):
+        answers = dict(zip(_QUESTIONS, pipeline.execute(raise_on_error=False), strict=True))
+        # One section at a time: in others an app can make as many lines as it likes (errorstats, of its scripts).
+        sections = [answers[words] for words in _QUESTIONS if words[0] == "INFO"]
+        for answer in (*sections, answers["COMMAND",]):
             if isinstance(answer, RedisError):
                 raise answer
-    said = fields(info)
+    said = fields("\n".join(sections))
     product, version = _product(said)
     if _numbers(said.get("redis_version", "")) < _FIRST_CHANNEL_RULES:
         raise WrongVersion(
@@ -282,33 +291,33 @@ def read_facts(server: Server, client: redis.Redis) -> RedisFacts:
             where=str(server),
             hint="use Redis 6.2 or later, or Valkey",
         )
+    users = answers["ACL", "LIST"]
     if isinstance(users, RedisError):
         raise NotAllowed(f"ACL LIST: {redact(str(users))}", where=str(server), hint=ADMIN_NEEDS)
-    table = CommandTable(_categories(commands))
+    table = _table(answers["COMMAND",])
     rules = [parse_rule(line) for line in users]
+    admin = answers["ACL", "WHOAMI"]
     me = admin if isinstance(admin, str) else server.endpoint.user or "default"
     _check_admin(server, me, rules, table)
     cluster = said.get("cluster_enabled") == "1"
+    numbers = answers["CONFIG", "GET", "cluster-databases" if cluster else "databases"]
+    persistence, rules_file = _persistence(_setting(answers["CONFIG", "GET", "aclfile"]), said.get("config_file", ""))
     return RedisFacts(
         product=product,
         version=version,
         commands=table,
-        databases=_setting(cluster_databases) or 1 if cluster else _setting(databases),
+        databases=int(_setting(numbers) or 1) if cluster else _number(_setting(numbers)),
         db_rules=product == "Valkey" and _numbers(version) >= _FIRST_DB_RULES,
         cluster=cluster,
-        persistence=_persistence(aclfile, said.get("config_file", "")),
+        persistence=persistence,
         admin=me,
         default_open=any(rule.user == "default" and default_user_is_open(rule) for rule in rules),
         claims=tuple(claim for rule in rules for claim in _claims(rule)),
+        rules_file=rules_file,
+        here=is_here(server, said),
+        new_users_hear_all=_setting(answers["CONFIG", "GET", "acl-pubsub-default"]) == "allchannels",
         keys=_keyspace(said),
     )
-
-
-def read_rules(server: Server, client: redis.Redis) -> dict[str, Rule]:
-    """Every user of the server, by name."""
-    with told_plainly(server):
-        rules = [parse_rule(line) for line in ask(client, "ACL", "LIST")]
-    return {rule.user: rule for rule in rules}
 
 
 def _product(said: Mapping[str, str]) -> tuple[str, str]:
@@ -322,13 +331,22 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version)[:3])
 
 
-def _categories(commands: Sequence[Any]) -> dict[str, frozenset[str]]:
-    """From the answer to COMMAND: name, ..., categories (7th), ..., subcommands (10th, since Redis 7)."""
-    found: dict[str, frozenset[str]] = {}
+def _table(commands: Sequence[Any]) -> CommandTable:
+    categories: dict[str, frozenset[str]] = {}
+    keyed: set[str] = set()
+    for name, flags, first_key, named, specifications in _described(commands):
+        categories[name] = frozenset(category.removeprefix("@") for category in named)
+        if first_key or specifications or "movablekeys" in flags:
+            keyed.add(name)
+    return CommandTable(categories, keyed)
+
+
+def _described(commands: Sequence[Any]) -> Iterator[tuple[str, Sequence[str], int, Sequence[str], Sequence[Any]]]:
+    """From the answer to COMMAND: name, arity, flags, position of the first key, ..., categories (7th) and, since Redis
+    7, tips, key specifications, subcommands."""
     for command in commands:
-        found[command[0].lower()] = frozenset(category.removeprefix("@") for category in command[6])
-        found |= _categories(command[9]) if len(command) > 9 else {}
-    return found
+        yield command[0].lower(), command[2], command[3], command[6], command[8] if len(command) > 8 else ()
+        yield from _described(command[9]) if len(command) > 9 else ()
 
 
 def _check_admin(server: Server, me: str, rules: Sequence[Rule], table: CommandTable) -> None:
@@ -339,17 +357,20 @@ def _check_admin(server: Server, me: str, rules: Sequence[Rule], table: CommandT
         raise NotAllowed(f"the user {me!r} may not run ACL SETUSER", where=str(server), hint=ADMIN_NEEDS)
 
 
-def _setting(answer: Any) -> int | None:
+def _setting(answer: Any) -> str | None:
     """The value in an answer to CONFIG GET; None when the server refuses or does not know it."""
-    if isinstance(answer, RedisError) or len(answer) < 2:
-        return None
-    return int(answer[1])
+    return None if isinstance(answer, RedisError) or len(answer) < 2 else str(answer[1])
 
 
-def _persistence(aclfile: Any, config_file: str) -> Any:
-    if not isinstance(aclfile, RedisError) and len(aclfile) > 1 and aclfile[1]:
-        return "aclfile"
-    return "config" if config_file.strip() else "none"
+def _number(setting: str | None) -> int | None:
+    return None if setting is None else int(setting)
+
+
+def _persistence(aclfile: str | None, config_file: str) -> tuple[Literal["aclfile", "config", "none"], str]:
+    """Where the rules are saved, and in what file."""
+    if aclfile:
+        return "aclfile", aclfile
+    return ("config", config_file.strip()) if config_file.strip() else ("none", "")
 
 
 def _claims(rule: Rule) -> list[Claim]:

@@ -61,7 +61,7 @@ def _rule(user: AclUser, facts: RedisFacts) -> Statement:
 
 def limits(user: AclUser, facts: RedisFacts) -> str:
     """The line that takes from a user every right beyond the app's rule, and leaves it its passwords."""
-    words = ["ACL", "SETUSER", user.name, "resetkeys"]
+    words = ["ACL", "SETUSER", user.name, "sanitize-payload", "resetkeys"]
     if "acl|getuser" in facts.commands:  # selectors came with subcommands in the ACL, in Redis 7
         words.append("clearselectors")
     return join_line([*words, *_rights(user, facts)])
@@ -73,7 +73,7 @@ def _rights(user: AclUser, facts: RedisFacts) -> list[str]:
     words += ["resetchannels", *(f"&{pattern}" for pattern in (*user.channels, mark(user.owner, user.db)))]
     if user.databases != ALL_DATABASES:
         words += ["resetdbs", f"db={user.databases}"]
-    return [*words, *command_rule(user.keys != ("*",), user.db, facts, user.restricted)]
+    return [*words, *command_rule(user.keys != ("*",), user.db, facts, user.restricted, scripts=user.scripts)]
 
 
 def note() -> Statement:

@@ -68,8 +68,13 @@ _REDIS_6 = {name: categories for name, categories in _REDIS_7.items() if "|" not
 }
 
 
+_KEYLESS = {"scan", "clusterscan", "keys", "randomkey", "dbsize", "flushdb", "flushall", "swapdb", "function|flush"}
+
+
 def table(commands: dict[str, str]) -> CommandTable:
-    return CommandTable({name: frozenset(categories.split()) for name, categories in commands.items()})
+    categories = {name: frozenset(said.split()) for name, said in commands.items()}
+    keyed = {name for name, said in categories.items() if said & {"read", "write"}} - _KEYLESS
+    return CommandTable(categories, keyed)
 
 
 REDIS_6 = RedisFacts("Redis", "6.2.14", table(_REDIS_6), databases=16, admin="multidb")

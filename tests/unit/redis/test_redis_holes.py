@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from multidb.model import Hole, Inspection, Owner
-from multidb.provisioners.redis.holes import find_holes
+from multidb.provisioners.redis.holes import Catalog, find_holes
 from multidb.provisioners.redis.resources import mark
 from multidb.provisioners.redis.rules import parse_rule
 from tests.unit.redis.tables import VALKEY_9
@@ -15,7 +15,7 @@ MARK = f"&{mark(Owner('digi', 'lernmi'), 3)}"
 def holes(line: str) -> list[Hole]:
     """What is found on a server with the one user."""
     rule = parse_rule(line)
-    return list(find_holes(Inspection(context(), [app()], [wanted_user()], HELD), {rule.user: rule}))
+    return list(find_holes(Inspection(context(), [app()], [wanted_user()], HELD), Catalog({rule.user: rule})))
 
 
 def test_an_app_whose_mark_was_wiped_is_no_stranger() -> None:

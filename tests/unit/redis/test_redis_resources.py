@@ -132,7 +132,20 @@ def test_a_prefix_limits_keys_and_what_ignores_them() -> None:
     assert (want.keys, want.databases, want.channels) == (("lernmi:*",), "0", ("lernmi:*",))
     granted = VALKEY_9.commands.granted(command_rule(True, 0, VALKEY_9)).commands
     assert not granted & {"scan", "clusterscan", "keys", "randomkey", "dbsize", "flushdb", "sort", "sort_ro"}
-    assert {"get", "set", "eval"} <= granted
+    assert {"get", "set"} <= granted
+
+
+@pytest.mark.parametrize("facts", [REDIS_7, VALKEY_9], ids=lambda facts: facts.product)
+@pytest.mark.parametrize("prefix", [False, True])
+def test_scripts_are_granted_to_who_asks_for_them_and_nothing_else_with_them(facts: RedisFacts, prefix: bool) -> None:
+    without, scripting = (
+        facts.commands.granted(command_rule(prefix, 0 if prefix else 3, facts, scripts=scripts)).commands
+        for scripts in (False, True)
+    )
+    assert scripting - without == {"eval", "script|load", "script|exists"}
+    assert without < scripting
+    assert wanted_user(scripts=True).scripts
+    assert not wanted_user().scripts
 
 
 @pytest.mark.parametrize("facts", [REDIS_7, VALKEY_9], ids=lambda facts: facts.product)
@@ -140,7 +153,7 @@ def test_nothing_server_wide_is_granted(facts: RedisFacts) -> None:
     granted = facts.commands.granted(command_rule(False, 3, facts)).commands
     denied = "flushall swapdb move copy config|set acl|setuser client|list client|tracking function|flush script|flush"
     assert not granted & {*denied.split(), "pubsub|channels"}
-    assert {"get", "xadd", "info", "eval", "script|load", "client|setname", "scan", "flushdb", "time"} <= granted
+    assert {"get", "xadd", "info", "client|setname", "scan", "flushdb", "time"} <= granted
 
 
 def test_a_cluster_without_databases_means_prefix() -> None:
@@ -152,6 +165,13 @@ def test_a_cluster_without_databases_means_prefix() -> None:
     assert "cluster|slots" in facts.commands.granted(command_rule(True, 0, facts)).commands
 
 
+def test_what_an_upgrade_takes_away_is_told_as_one_word() -> None:
+    """Apps of an earlier version could run scripts; the plan says that they no longer can, and nothing else."""
+    live = parse_rule(sent(wanted_user(scripts=True), VALKEY_9))
+    [change] = diff([wanted_user()], [found_user(live, wanted_user(), VALKEY_9, HELD)])
+    assert [(each.field, each.old, each.new) for each in change.fields] == [("scripts", True, False)]
+
+
 @pytest.mark.parametrize(
     ("damage", "field", "value"),
     [
@@ -159,7 +179,7 @@ def test_a_cluster_without_databases_means_prefix() -> None:
         ((f" #{DIGEST}", " #aa"), "password", "other"),
         ((f" #{DIGEST}", f" #{DIGEST} #aa"), "password", "current and others"),
         ((f" #{DIGEST}", ""), "password", "none"),
-        ((" on ", " on nopass "), "password", "not needed"),
+        ((f" #{DIGEST}", " nopass"), "password", "not needed"),
         ((" ~* ", " ~a:* "), "keys", ("a:*",)),
         ((" ~* ", " ~* %R~b "), "keys", ("%R~b", "*")),
         ((" &lernmi:* ", " "), "channels", None),

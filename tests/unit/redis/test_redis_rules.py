@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from multidb.provisioners.redis.resources import command_rule
-from multidb.provisioners.redis.rules import Granted, join_line, parse_rule, split_line
+from multidb.provisioners.redis.rules import BYTES, Granted, join_line, parse_rule, same_rights, split_line
 from tests.unit.redis.tables import REDIS_6, REDIS_7
 
 TABLE = REDIS_7.commands
@@ -129,6 +131,65 @@ def test_before_redis_7_a_subcommand_is_a_first_argument() -> None:
 @given(st.lists(st.text()))
 def test_a_line_is_read_back_as_it_was_written(words: list[str]) -> None:
     assert split_line(join_line(words)) == words
+
+
+@given(st.lists(st.binary(max_size=20)))
+def test_bytes_that_are_no_text_come_back_and_can_be_shown(words: list[bytes]) -> None:
+    line = join_line([word.decode(errors=BYTES) for word in words])
+    assert line.isprintable()
+    assert [word.encode(errors=BYTES) for word in split_line(line)] == words
+
+
+@pytest.mark.parametrize(
+    ("line", "same"),
+    [
+        ("user x >pw on allkeys allchannels allcommands", "user x on #{pw} ~* &* +@all"),
+        ("user x on nopass #aa", "user x on #aa"),
+        ("user x on #aa nopass", "user x on nopass"),
+        ("user x on #aa #bb !aa", "user x on #bb"),
+        ("user x on #{pw} #bb <pw", "user x on #bb"),
+        ("user x on ~* resetkeys ~a:*", "user x on ~a:*"),
+        ("user x on &* resetchannels &a", "user x on &a"),
+        ("user x on (~* +get) clearselectors", "user x on"),
+        ("user x on nopass ~* &* +@all reset off", "user x off"),
+        ("user x off ~* on off", "user x off ~*"),
+        ("user x on %RW~a", "user x on ~a"),
+        ("user x on db=3 alldbs", "user x on"),
+        ("user x on nopass resetpass", "user x on"),
+    ],
+)
+def test_words_hold_from_left_to_right(line: str, same: str) -> None:
+    pw = hashlib.sha256(b"pw").hexdigest()
+    one, other = (parse_rule(each.replace("{pw}", pw)) for each in (line, same))
+    assert same_rights(one, other, TABLE)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        "user x off ~* -@all +get (~a +get)",
+        "user x on %R~* -@all +get (~a +get)",
+        "user x on ~* -@all +get +set (~a +get)",
+        "user x on ~* -@all +get (~a +set)",
+        "user x on ~* -@all +get",
+        "user x on ~* db=3 -@all +get (~a +get)",
+    ],
+)
+def test_rules_that_allow_something_else_are_not_the_same(other: str) -> None:
+    rule = parse_rule("user x on ~* -@all +get (~a +get)")
+    assert same_rights(rule, parse_rule("user x on (~a -@all +get) ~* -@all +get"), TABLE)
+    assert not same_rights(rule, parse_rule(other), TABLE)
+
+
+def test_what_a_user_is_called_is_no_part_of_its_rule() -> None:
+    assert parse_rule("user (x on +get (~a +get)").selectors == ("(~a +get)",)
+    assert parse_rule("user #x on nopass").passwords == frozenset()
+
+
+def test_a_pattern_that_ends_in_a_bracket_ends_no_selector() -> None:
+    rule = parse_rule("user x on -@all +get (~a) resetchannels -@all +set)")
+    assert rule.commands == ("-@all", "+get")
+    assert rule.selectors == ("(~a) resetchannels -@all +set)",)
 
 
 def test_plain_words_need_no_quotes() -> None:

@@ -511,6 +511,7 @@ class Engine:
             return replace(nothing, error=planned.error)
         try:
             with self.locked(server) as session:
+                self._refuse_removed(scope)
                 fresh = self._read(server, session, scope)
                 if fresh.digest != planned.digest:
                     raise StalePlan(
@@ -521,6 +522,13 @@ class Engine:
                 return self._proved(server, session, scope, report) if report.error is None else report
         except MultidbError as error:  # whatever it is, it must not cost the other servers their report
             return replace(nothing, error=error)
+
+    def _refuse_removed(self, scope: Scope) -> None:
+        """The manifest was read before the lock was ours: its logins must not come on again."""
+        removed = tombstones(self.state)
+        for app in self.project.apps.values():
+            if scope.wants(app) and app.id in removed and removed[app.id].removed.settled:
+                raise StalePlan("it was removed meanwhile", where=f"app {app.id}", hint="run the command again")
 
     def _record(self, server: Server, session: Session) -> None:
         """Writes down durable choices before the first statement that relies on them."""

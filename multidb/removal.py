@@ -1,7 +1,8 @@
 """The end of an app: out of the manifest with its logins off, back again as it was, or gone for good.
 
 Every step is written down before it is taken (`multidb.tombstone`), and every step may be repeated, so that a run which
-was interrupted anywhere is finished by the same command.
+was interrupted anywhere is finished by the same command. Whoever calls these functions holds the app's lock
+(`ProjectState.lock_apps`) and has read the manifest under it.
 """
 
 from __future__ import annotations
@@ -49,18 +50,16 @@ def remove(engine: Engine, app_id: str, *, grace: timedelta, backup: str, progre
     Raises:
         PartlyApplied: a server did not let it be done; the app is out of the manifest, and the same again finishes.
     """
-    state = engine.state
-    with state.lock("removal", f"multidb remove-app {app_id}"):
-        stone = _taken_out(engine, app_id, Phase.REMOVING, grace, backup)
-        app = engine.project.apps[app_id]
-        failed = _on_each_server(engine, app, lambda server: _suspend(engine, server, app, progress))
-        if failed:
-            raise _unfinished(failed, f"multidb remove-app {app_id}")
-        stone = dataclasses.replace(stone, phase=Phase.REMOVED)
-        bury(state, stone)
-        engine.runtime.retire(app, progress)
-        _drop_files(engine, app_id, [".env"])
-        return stone
+    stone = _taken_out(engine, app_id, Phase.REMOVING, grace, backup)
+    app = engine.project.apps[app_id]
+    failed = _on_each_server(engine, app, lambda server: _suspend(engine, server, app, progress))
+    if failed:
+        raise _unfinished(failed, f"multidb remove-app {app_id}")
+    stone = dataclasses.replace(stone, phase=Phase.REMOVED)
+    bury(engine.state, stone)
+    engine.runtime.retire(app, progress)
+    _drop_files(engine, app_id, [".env"])
+    return stone
 
 
 def restoring(engine: Engine, app_id: str) -> None:
@@ -95,17 +94,15 @@ def purge(engine: Engine, app_id: str, progress: Progress) -> None:
     Raises:
         PartlyApplied: a server did not let it be done; the same again finishes.
     """
-    state = engine.state
-    with state.lock("removal", f"multidb purge {app_id}"):
-        stone = _taken_out(engine, app_id, Phase.ENDING)
-        bury(state, dataclasses.replace(stone, phase=Phase.PURGING))
-        app = engine.project.apps[app_id]
-        failed = _on_each_server(engine, app, lambda server: _drop(engine, server, app, progress))
-        if failed:
-            raise _unfinished(failed, f"multidb purge {app_id}")
-        engine.runtime.retire(app, progress, erase=True)
-        _forget_everything(engine, app_id)
-        forget(state, app_id)
+    stone = _taken_out(engine, app_id, Phase.ENDING)
+    bury(engine.state, dataclasses.replace(stone, phase=Phase.PURGING))
+    app = engine.project.apps[app_id]
+    failed = _on_each_server(engine, app, lambda server: _drop(engine, server, app, progress))
+    if failed:
+        raise _unfinished(failed, f"multidb purge {app_id}")
+    engine.runtime.retire(app, progress, erase=True)
+    _forget_everything(engine, app_id)
+    forget(engine.state, app_id)
 
 
 def expired(engine: Engine, now: datetime) -> list[App]:
@@ -136,9 +133,10 @@ def _taken_out(
     """Takes the app out of the manifest, once that is written down; an earlier run's tombstone goes on in `phase`."""
     state = engine.state
     stone = tombstones(state).get(app_id)
-    if stone is None:
-        now = datetime.now(UTC)
-        stone = Tombstone(app_id, phase, now, now + grace, _edits(engine, app_id), backup)
+    if stone is None or (stone.phase is Phase.RESTORING and phase is Phase.REMOVING):
+        now, known = datetime.now(UTC), {each.file: each for each in stone.edits} if stone else {}
+        known |= {each.file: each for each in _edits(engine, app_id)}  # an undo that died may have left some files out
+        stone = Tombstone(app_id, phase, now, now + grace, tuple(known.values()), backup)
     else:
         stone = dataclasses.replace(stone, phase=phase, backup=stone.backup or backup)
     bury(state, stone)

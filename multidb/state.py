@@ -131,6 +131,19 @@ class ProjectState:
         `patience` seconds."""
         return files.lock(self.folder / "locks" / name, holder(command), patience)
 
+    @contextlib.contextmanager
+    def lock_apps(self, apps: Iterable[str], command: str) -> Iterator[None]:
+        """Keeps every other removal, undo, purge, clone and restore of these apps away while the block runs. What is
+        known of them has to be read again in it.
+
+        Raises:
+            Locked: one is at it; says which.
+        """
+        with contextlib.ExitStack() as stack:
+            for app in sorted(set(apps)):
+                stack.enter_context(self.lock(f"app-{app}", command))
+            yield
+
     def turn(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Waits until no other process has the turn `name`, and has it while the block runs. For short work."""
         return files.turn(self.folder / f"{name}.lock")

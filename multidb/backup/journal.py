@@ -64,6 +64,8 @@ class Journal:
             sets[app] = {name: value for name, value in known.items() if value is not None}
 
     def forget(self, app: str) -> None:
-        """Forgets what is known of the app's sets: another app may take its name."""
+        """Forgets what is known of the app's sets, and what was begun with its data: another app may take its name."""
         with self._state.change(_SETS) as sets:
             sets.pop(app, None)
+        for kind in (RESTORING, PAUSED):
+            self.end(kind, app)

@@ -4,7 +4,7 @@ that was begun and not ended.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from multidb.backup.encryption import Identities
@@ -16,7 +16,7 @@ from multidb.backup.rooms import clear
 from multidb.backup.sets import MANIFEST
 from multidb.closure import Closure, closures
 from multidb.engine import Engine, Scope
-from multidb.errors import MultidbError, ServerDown
+from multidb.errors import Locked, MultidbError, ServerDown
 from multidb.model import App, Progress
 from multidb.provisioners import provisioner
 from multidb.runtime import ServerState
@@ -24,9 +24,15 @@ from multidb.runtime import ServerState
 __all__ = ["recover"]
 
 
-def recover(engine: Engine, keys: Identities | None, progress: Progress) -> tuple[list[str], dict[str, MultidbError]]:
+def recover(
+    engine: Engine, keys: Identities | None, progress: Progress, held: Collection[str] = ()
+) -> tuple[list[str], dict[str, MultidbError]]:
     """Says what was put right, and by app what could not be now and is left to the next run. The caller holds
-    `exclusively`, so whatever the journal has is nobody's work any more.
+    `exclusively`, so whatever the journal has is nobody's work any more. An app with which another command is at work
+    (`ProjectState.lock_apps`) is left alone.
+
+    Args:
+        held: the apps whose lock the caller has.
     """
     journal, closed = Journal(engine.state), closures(engine.state)
     done, problems = _started(engine, progress)
@@ -61,9 +67,12 @@ def recover(engine: Engine, keys: Identities | None, progress: Progress) -> tupl
                     journal.end(kind, app)
                 continue
             try:
-                progress(app, "finishing what was interrupted")
-                done.append(f"{app}: {put_right(app, note)}")
-                journal.end(kind, app)
+                with engine.state.lock_apps({app}.difference(held), "multidb, finishing what was interrupted"):
+                    progress(app, "finishing what was interrupted")
+                    done.append(f"{app}: {put_right(app, note)}")
+                    journal.end(kind, app)
+            except Locked:
+                continue
             except MultidbError as error:
                 problems[app] = error
     return done, problems

@@ -116,7 +116,8 @@ def run_catching_up(engine: Engine, progress: Progress) -> Round:
 
 
 def final_set(engine: Engine, app_id: str, keys: Identities | None, progress: Progress) -> str:
-    """The id of a set of the app that was made now and proved by restoring it: the last one before it is removed.
+    """The id of a set of the app that was made now and proved by restoring it: the last one before it is removed. The
+    caller holds the app's lock.
 
     Args:
         keys: to read it again, where the manifest has it encrypted.
@@ -127,7 +128,7 @@ def final_set(engine: Engine, app_id: str, keys: Identities | None, progress: Pr
         ServerError: a server is down.
     """
     with exclusively(engine.state, "remove-app"):
-        recover(engine, keys, progress)
+        recover(engine, keys, progress, held=[app_id])
         (made,) = make_sets(engine, Scope(apps=frozenset({app_id})), reason=Reason.FINAL, progress=progress)
         if made.made is None:
             name, error = next(iter(made.errors.items()))

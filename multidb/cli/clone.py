@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
@@ -83,13 +84,17 @@ def clone(
         )
     original = declaration(engine.project.apps[source])
     entry = entry_for(original, shared=share)
-    added = ensure_entry(run, output, new, {**entry, "labels": {**entry.get("labels", {}), **labels}})
-    if added and not share:
-        tell_unshared(output, source, new, original)
-    engine = run.engine(output)
-    with output.working(), exclusively(engine.state, "clone"):
-        ready(engine, new)
+    with ExitStack() as stack:
+        stack.enter_context(output.working())
+        stack.enter_context(exclusively(engine.state, "clone"))
         finish_interrupted(engine, None, output)
+        stack.enter_context(engine.state.lock_apps([source, new], f"multidb clone {source} {new}"))
+        added = ensure_entry(run, output, new, {**entry, "labels": {**entry.get("labels", {}), **labels}})
+        if added and not share:
+            tell_unshared(output, source, new, original)
+        engine = run.engine(output)
+        engine.require(Scope(apps=frozenset({source})))
+        ready(engine, new)
         done = copy_into(engine, source, new, mask=sql, replace=replace, safety=safety_set, progress=output.progress)
     written = write_env_files(engine, output, [new])
     breaches = audited(engine, new, output)

@@ -77,7 +77,9 @@ def remove_expired(run: Run, output: Output) -> Expired:
         clones = tuple(removal.expired(run.engine(output), utc_now()))
         for each in clones:
             try:
-                removal.purge(engine_of(run, output, each.id), each.id, output.progress)
+                with run.engine(output).state.lock_apps([each.id], "multidb expire"):
+                    if each.id in {app.id for app in removal.expired(run.engine(output), utc_now())}:
+                        removal.purge(engine_of(run, output, each.id), each.id, output.progress)
             except MultidbError as error:
                 failed[each.id] = error
     return Expired(clones, failed)

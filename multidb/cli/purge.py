@@ -12,6 +12,7 @@ from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption,
 from multidb.cli.output import Output
 from multidb.cli.remove_app import engine_of
 from multidb.cli.typed_name import agree_to_destroy
+from multidb.engine import Engine
 from multidb.errors import Refused
 from multidb.manifest import app_id
 from multidb.state import ProjectState
@@ -47,11 +48,7 @@ def purge(
         return 0
     wanted = app_id(name)
     engine = engine_of(run, output, wanted)
-    stone = tombstones(engine.state).get(wanted)
-    if stone is None:
-        raise Refused(
-            f"app {wanted} is in use", where=engine.project.file, hint=f"take it out first: multidb remove-app {wanted}"
-        )
+    stone = _removed(engine, wanted)
     kept = f"its final set {stone.backup}" if stone.backup else "no final set"
     agree_to_destroy(
         wanted,
@@ -60,11 +57,23 @@ def purge(
         warning=f"This deletes everything that {wanted} has on the servers. It cannot be undone; there is {kept}.",
         command=f"multidb purge {wanted} --yes-destroy {wanted}",
     )
-    with output.working():
+    with output.working(), engine.state.lock_apps([wanted], f"multidb purge {wanted}"):
+        engine = engine_of(run, output, wanted)  # what was read before may hold no longer
+        _removed(engine, wanted)
         removal.purge(engine, wanted, output.progress)
     output.document(True, {"app": wanted, "backup": stone.backup})
     output.say(f"{wanted} is gone from the servers.", style="green")
     return 0
+
+
+def _removed(engine: Engine, wanted: str) -> Tombstone:
+    """The tombstone of an app that may be purged; `Refused` when it is in use."""
+    stone = tombstones(engine.state).get(wanted)
+    if stone is None:
+        raise Refused(
+            f"app {wanted} is in use", where=engine.project.file, hint=f"take it out first: multidb remove-app {wanted}"
+        )
+    return stone
 
 
 def _list(output: Output, stones: dict[str, Tombstone]) -> None:

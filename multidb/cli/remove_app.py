@@ -28,7 +28,7 @@ from multidb.closure import closures
 from multidb.engine import Engine
 from multidb.errors import UsageError
 from multidb.manifest import app_id
-from multidb.tombstone import Phase, tombstones
+from multidb.tombstone import Phase, Tombstone, tombstones
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -62,13 +62,7 @@ def remove_app(
     output = run.output
     wanted, kept = app_id(name), duration(grace)
     engine = engine_of(run, output, wanted)
-    begun = tombstones(engine.state).get(wanted)
-    if begun is not None and begun.phase is not Phase.REMOVING:
-        raise UsageError(
-            f"app {wanted} is {begun.phase.value} already",
-            hint=f"bring it back: multidb undo-remove {wanted}; end it for good: multidb purge {wanted}",
-        )
-    if begun is None:
+    if _begun(engine, wanted) is None:
         with output.working():
             there = engine.connections(wanted).names
         for store, names in there.items():
@@ -76,8 +70,9 @@ def remove_app(
         if not ask(f"Turn off {wanted} on these servers? Its data stays for {grace}.", yes=yes):
             output.note("Nothing was changed.")
             return 3
-    with output.working():
-        final = ""
+    with output.working(), engine.state.lock_apps([wanted], f"multidb remove-app {wanted}"):
+        engine = engine_of(run, output, wanted)  # what was read before may hold no longer
+        begun, final = _begun(engine, wanted), ""
         if backup and begun is None and wanted not in closures(engine.state):  # an unfinished clone has no data to keep
             final = final_set(engine, wanted, identities(identity, os.environ), output.progress)
         stone = removal.remove(engine, wanted, grace=kept, backup=final, progress=output.progress)
@@ -87,6 +82,24 @@ def remove_app(
         output.say(f"Its final set: {stone.backup}")
     output.say(f"Bring it back: multidb undo-remove {wanted} · end it for good: multidb purge {wanted}")
     return 0
+
+
+def _begun(engine: Engine, wanted: str) -> Tombstone | None:
+    """The tombstone of a removal that an earlier run has begun; None when the app is in use, also where that has only
+    just begun again.
+
+    Raises:
+        UsageError: it is removed, or being purged.
+    """
+    begun = tombstones(engine.state).get(wanted)
+    if begun is None or begun.phase is Phase.RESTORING:
+        return None
+    if begun.phase is not Phase.REMOVING:
+        raise UsageError(
+            f"app {wanted} is {begun.phase.value} already",
+            hint=f"bring it back: multidb undo-remove {wanted}; end it for good: multidb purge {wanted}",
+        )
+    return begun
 
 
 def engine_of(run: Run, output: Output, wanted: str) -> Engine:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
 from functools import partial
 from typing import Annotated, Any
 
@@ -94,19 +95,25 @@ def restore(
     if copy.found is None:
         raise ArchiveError(copy.problem, where=copy.where, hint="take another set")
     into = app_id(as_other) if as_other else copy.app
-    if into not in engine.project.apps:
-        if as_other is None:
-            raise UsageError(
-                f"app {into} is not in the manifest",
-                where=str(file),
-                hint=f"bring it back: multidb undo-remove {into}, multidb add-app {into}; or restore it --as OTHER",
-            )
-        ensure_entry(run, output, into, entry_for(copy.found.declaration))
-        tell_unshared(output, copy.app, into, copy.found.declaration)
-        engine = run.engine(output)
-    with output.working(), exclusively(engine.state, "restore"):
-        ready(engine, into)
+    known = into in engine.project.apps
+    if not known and as_other is None:
+        raise UsageError(
+            f"app {into} is not in the manifest",
+            where=str(file),
+            hint=f"bring it back: multidb undo-remove {into}, multidb add-app {into}; or restore it --as OTHER",
+        )
+    with ExitStack() as stack:
+        stack.enter_context(output.working())
+        stack.enter_context(exclusively(engine.state, "restore"))
+        if known:
+            engine.start(into)
         finish_interrupted(engine, keys, output)
+        stack.enter_context(engine.state.lock_apps([into], f"multidb restore of {into}"))
+        if not known and ensure_entry(run, output, into, entry_for(copy.found.declaration)):
+            tell_unshared(output, copy.app, into, copy.found.declaration)
+        engine = run.engine(output)
+        engine.require(Scope(apps=frozenset({into})))
+        ready(engine, into)
         home = repository(engine, targets)
         bringing = (
             partial(restore_tables, engine, home, copy, _TABLES_OF, tables)

@@ -25,14 +25,16 @@ def undo_remove(
     run = Run("undo-remove", file, env, json=as_json)
     output = run.output
     wanted = app_id(name)
-    removal.restoring(engine_of(run, output, wanted), wanted)
-    engine = run.engine(output)
-    with output.working():
+    state = engine_of(run, output, wanted).state
+    with output.working(), state.lock_apps([wanted], f"multidb undo-remove {wanted}"):
+        removal.restoring(engine_of(run, output, wanted), wanted)
+        engine = run.engine(output)
         engine.start(wanted)
         report = engine.apply(Scope(apps=frozenset({wanted})))
+        if report.error() is None:
+            removal.restored(engine, wanted)
     code = show_report(output, report)
     if code == 0:
-        removal.restored(engine, wanted)
         write_env_files(engine, output, [wanted])
         output.say(f"{wanted} is back as it was.", style="green")
     document: dict[str, Any] = {"app": wanted, **report_document(report)}

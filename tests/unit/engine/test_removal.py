@@ -11,10 +11,10 @@ import pytest
 
 import multidb.provisioners
 from multidb import files, removal
-from multidb.backup.journal import Journal
+from multidb.backup.journal import RESTORING, Journal
 from multidb.closure import Closure, close, closures
 from multidb.engine import Engine, Scope, load_project
-from multidb.errors import AuthenticationFailed, ManifestError, PartlyApplied, Refused, UsageError
+from multidb.errors import AuthenticationFailed, ManifestError, PartlyApplied, Refused, StalePlan, UsageError
 from multidb.model import Endpoint, Health, Project, Server, Status, Tenant
 from multidb.secrets import Secret
 from multidb.state import ProjectState
@@ -174,7 +174,7 @@ def test_its_number_is_kept_until_it_is_purged(applied: Path) -> None:
     take_out(applied)
     manifest = applied / "multidb.yaml"
     manifest.write_text(manifest.read_text() + "  cat: {stores: [toy]}\n")
-    assert engine_for(applied).apply().error() is None
+    assert engine_for(applied, "bob").apply().error() is None
     assert state.read("numbers")["toy"]["cat"] != number
     end(applied)
     assert "ann" not in state.read("numbers")["toy"]
@@ -194,6 +194,23 @@ def test_purging_takes_what_is_ours_and_nothing_else(applied: Path) -> None:
     assert {ref.owner for ref in ProjectState(applied).secrets.refs()} == {"bob", "eve"}
     assert [path.name for path in (applied / "apps/ann").iterdir()] == ["notes.txt"]
     assert tombstones(ProjectState(applied)) == {}
+
+
+def test_a_run_that_read_the_manifest_before_a_removal_turns_nothing_on(applied: Path) -> None:
+    late = engine_for(applied)
+    take_out(applied)
+    report = late.apply()
+    assert isinstance(report.error(), StalePlan)
+    assert not lets_in(applied)
+    assert load(applied).apps.keys() == {"bob", "eve"}
+
+
+def test_what_was_begun_with_an_app_ends_with_it(applied: Path) -> None:
+    """Another app that takes its name is not given its set."""
+    journal = Journal(ProjectState(applied))
+    journal.begin(RESTORING, "ann", {"set": "a-set", "of": "ann", "target": "x", "stores": [], "phase": "exchanging"})
+    end(applied)
+    assert journal.open(RESTORING) == {}
 
 
 def test_a_box_without_our_mark_stays(applied: Path) -> None:

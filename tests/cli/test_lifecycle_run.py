@@ -1,0 +1,145 @@
+"""An app's life on real Postgres and Valkey through the command line, with several commands at it."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import psycopg
+import pytest
+
+from multidb.state import ProjectState
+from multidb.tombstone import tombstones
+from tests.cli.command import REPOSITORY, Folder
+from tests.cli.test_whole_run import connections
+
+pytestmark = pytest.mark.server
+
+MANIFEST = """\
+version: 1
+project: lives
+runtime: embedded
+backup: {to: [sets/]}
+apps:
+  ann: {stores: [postgres, redis]} # goes
+  bob: {stores: [postgres, redis]}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Folder]:
+    with tempfile.TemporaryDirectory(prefix="lives-") as name:
+        path = Path(name)
+        path.chmod(0o755)  # as root, Postgres runs as another user, who has to get in
+        found = Folder(path, [])
+        found.manifest(MANIFEST)
+        found.ok("up")
+        yield found
+        found.run("down")
+
+
+@pytest.fixture
+def applied(folder: Folder) -> Folder:
+    for app in tombstones(ProjectState(folder.path)):
+        folder.ok("purge", app, "--yes-destroy", app)
+    folder.manifest(MANIFEST)
+    folder.ok("apply", "--yes")
+    with psycopg.connect(connections(folder, "ann")["DATABASE_URL"]) as connection:
+        connection.execute("DROP TABLE IF EXISTS notes")
+        connection.execute("CREATE TABLE notes AS SELECT 'kept' AS text")
+    return folder
+
+
+def begun(folder: Folder, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", "from multidb.cli import main; main()", *arguments]
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    pipe = subprocess.PIPE
+    return subprocess.Popen(command, cwd=folder.path, env=env, stdout=pipe, stderr=pipe, text=True)
+
+
+def names_on_the_server(folder: Folder, app: str) -> list[str]:
+    """The databases and roles that bear the app's name."""
+    with psycopg.connect(connections(folder, "bob")["DATABASE_URL"]) as connection:
+        query = "SELECT datname FROM pg_database UNION ALL SELECT rolname FROM pg_roles"
+        return [name for (name,) in connection.execute(query) if name == app or name.startswith(f"{app}_")]
+
+
+def let_in(env: dict[str, str]) -> bool:
+    try:
+        psycopg.connect(env["DATABASE_URL"]).close()
+    except psycopg.OperationalError:
+        return False
+    return True
+
+
+COMMANDS: dict[str, Sequence[str]] = {
+    "remove-app": ("ann", "--no-backup", "--yes"),
+    "undo-remove": ("ann",),
+    "purge": ("ann", "--yes-destroy", "ann"),
+    "restore": ("ann", "--replace"),
+    "clone": ("bob", "ann", "--replace"),
+}
+
+
+def test_commands_that_make_or_end_one_app_exclude_each_other(applied: Folder) -> None:
+    applied.ok("backup", "ann")
+    state = ProjectState(applied.path)
+    applied.manifest(MANIFEST.replace("ann: {", "ann: {labels: {clone_of: bob}, "))
+    for command, arguments in COMMANDS.items():
+        if command == "undo-remove":
+            applied.ok("remove-app", "ann", "--no-backup", "--yes")
+        with state.lock_apps(["ann"], "multidb, the other"):
+            refused = applied.run(command, *arguments)
+            assert (refused.code, "multidb, the other" in refused.err) == (3, True), command
+            if command == "purge":
+                applied.ok("backup", "bob")  # what is at work with one app keeps no other's waiting
+                break
+    assert {"ann", "ann_user"} <= set(names_on_the_server(applied, "ann"))
+
+
+def test_of_an_undo_and_a_purge_at_once_one_wins_and_nothing_is_half(applied: Folder) -> None:
+    env = connections(applied, "ann")
+    seed = int(os.environ.get("MULTIDB_TEST_SEED", str(random.randrange(10**6))))
+    print(f"seed {seed}")
+    dice = random.Random(seed)
+    for _ in range(3):
+        applied.ok("remove-app", "ann", "--no-backup", "--yes")
+        first, second = dice.sample(["undo-remove", "purge"], 2)
+        one = begun(applied, first, *COMMANDS[first])
+        time.sleep(dice.uniform(0, 0.4))
+        other = begun(applied, second, *COMMANDS[second])
+        said = {first: one.communicate(timeout=120), second: other.communicate(timeout=120)}
+        codes = {first: one.returncode, second: other.returncode}
+        assert sorted(code == 0 for code in codes.values()) == [False, True], said
+        assert tombstones(ProjectState(applied.path)) == {}, said
+        if codes["undo-remove"] == 0:
+            with psycopg.connect(env["DATABASE_URL"]) as connection:
+                assert connection.execute("SELECT text FROM notes").fetchone() == ("kept",)
+            applied.ok("plan", "--check")
+            continue
+        assert names_on_the_server(applied, "ann") == []
+        assert "ann" not in (applied.path / "multidb.yaml").read_text()
+        return
+
+
+def test_an_undo_that_was_interrupted_ends_with_a_removal(applied: Folder) -> None:
+    env = connections(applied, "ann")
+    applied.ok("remove-app", "ann", "--no-backup", "--yes")
+    undo = begun(applied, "undo-remove", "ann")
+    while "ann:" not in (applied.path / "multidb.yaml").read_text():
+        assert undo.poll() is None
+        time.sleep(0.005)
+    undo.kill()
+    undo.communicate()
+    applied.ok("remove-app", "ann", "--no-backup", "--yes")
+    assert not let_in(env)
+    assert "ann:" not in (applied.path / "multidb.yaml").read_text()
+    applied.ok("undo-remove", "ann")
+    assert let_in(env)
+    assert (applied.path / "multidb.yaml").read_text() == MANIFEST

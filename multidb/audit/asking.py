@@ -104,6 +104,11 @@ def _told(search: Search, others: set[str]) -> Search:
             if hole.app not in others
         ),
         known=tuple(Known(one_line(each.account), tuple(map(one_line, each.could))) for each in search.known),
+        unread=tuple(
+            replace(unread, catalog=one_line(unread.catalog), why=one_line(redact(unread.why)))
+            for unread in search.unread
+            if unread.app not in others
+        ),
         remarks=tuple(
             replace(remark, subject=one_line(remark.subject), message=one_line(remark.message))
             for remark in search.remarks

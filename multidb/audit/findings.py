@@ -12,7 +12,7 @@ from typing import Any
 
 from multidb.audit.pairs import Pairs
 from multidb.errors import MultidbError
-from multidb.model import Hole, Isolation, Known, Outcome, Probe, Remark, Search
+from multidb.model import Hole, Isolation, Known, Outcome, Probe, Remark, Search, Unread
 
 __all__ = ["Audit", "Found", "ServerAudited", "Summary", "Tried", "Untried"]
 
@@ -190,6 +190,19 @@ class Audit:
         return tuple((each.server, known) for each in self.servers for known in each.search.known)
 
     @cached_property
+    def unread(self) -> tuple[tuple[str, Unread], ...]:
+        """What nobody could look at, by server. Of what is the server's own, and closed to the admin, no audit can
+        prove anything; of an app, it is something that should have been."""
+        return tuple((each.server, unread) for each in self.servers for unread in each.search.unread)
+
+    @cached_property
+    def _overlooked(self) -> frozenset[tuple[str, str]]:
+        """The apps, by store, in whose places nobody could look."""
+        return frozenset(
+            (unread.app, each.store) for each in self.servers for unread in each.search.unread if unread.app is not None
+        )
+
+    @cached_property
     def errors(self) -> tuple[tuple[str, MultidbError], ...]:
         """What could not be asked, by server or by app and store, and why."""
         of_servers = [(each.server, each.error) for each in self.servers if each.error is not None]
@@ -198,8 +211,8 @@ class Audit:
 
     @property
     def ok(self) -> bool:
-        """Whether every wall that is promised has been proved."""
-        return not (self.breaches or self.broken or self.holes or self.untried or self.errors)
+        """Whether every wall that is promised has been proved, as far as the admin may read (`unread`)."""
+        return not (self.breaches or self.broken or self.holes or self.untried or self.errors or self._overlooked)
 
     @property
     def exit_code(self) -> int:
@@ -208,7 +221,7 @@ class Audit:
             return 1
         if self.errors:
             return 4
-        return 1 if self.untried else 0
+        return 1 if self.untried or self._overlooked else 0
 
     @cached_property
     def isolation(self) -> dict[str, dict[str, tuple[Isolation, str]]]:
@@ -239,7 +252,7 @@ class Audit:
 
     def summary(self) -> Summary:
         """The outcome in a few figures."""
-        unproved = len(self.broken) + len(self.untried)
+        unproved = len(self.broken) + len(self.untried) + len(self._overlooked)
         figures = (len(self.tried), len(self.breaches), len(self.holes), unproved, len(self.errors))
         return Summary(self.finished, self.ok, *figures)
 
@@ -264,6 +277,10 @@ class Audit:
                 {"server": server, "app": remark.app, "subject": remark.subject, "message": remark.message}
                 for server, remark in self.remarks
             ],
+            "unread": [
+                {"server": server, "app": unread.app, "catalog": unread.catalog, "why": unread.why}
+                for server, unread in self.unread
+            ],
             "known": [
                 {"server": server, "account": known.account, "could": list(known.could)} for server, known in self.known
             ],
@@ -286,6 +303,7 @@ class Audit:
         untried = [each for each in self.untried if each.store == store]
         return (
             (app, store) in self.refusals
+            or (app, store) in self._overlooked
             or any(each.error and app in each.apps and each.store == store for each in self.servers)
             or any(app in (probe.app, probe.target) for probe in broken)
             or any(app in (each.app, each.target) for each in untried)

@@ -38,6 +38,8 @@ def markdown(audit: Audit) -> str:
 
 def _head(audit: Audit) -> Iterator[str]:
     verdict = "every wall that is promised was proved" if audit.ok else "NOT PROVED; see the findings"
+    if audit.ok and audit.unread:
+        verdict = "every wall was proved that could be looked at; NOT PROVED: what could not be read, see the findings"
     if not audit.apps:
         verdict = "there are no apps, and so no walls"
     yield f"# Isolation audit of {audit.project}\n"
@@ -77,7 +79,7 @@ def _cells(audit: Audit, app: str) -> Iterator[str]:
 
 def _findings(audit: Audit) -> Iterator[str]:
     yield "## Findings\n"
-    if audit.ok:
+    if audit.ok and not audit.unread:
         yield "None.\n"
         return
     yield from (_breach(each) for each in audit.breaches)
@@ -86,6 +88,8 @@ def _findings(audit: Audit) -> Iterator[str]:
         yield f"- **Broken probe** on {each.server}: {each.act}: {each.probe.detail}"
     for gap in audit.untried:
         yield f"- **Not tried**: {gap}"
+    for server, unread in audit.unread:
+        yield f"- **Not proved** on {server}: {_plain(unread.catalog)}: {_plain(unread.why)}"
     for subject, error in audit.errors:
         yield f"- **Not asked**: {subject}: {error}"
     yield ""

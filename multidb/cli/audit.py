@@ -116,8 +116,16 @@ def _show(output: Output, found: Audit) -> None:
             output.say(f"open where no wall is promised: {store}: {probe} ({count})", style="dim")
     open_ones = f", {len(found.gaps)} open where no wall is promised (docs/security.md)" if found.gaps else ""
     output.say(f"{len(found.tried)} probes{open_ones}. Nothing was changed and no app's data was read.", style="dim")
-    verdict = "Every wall that is promised was proved." if found.ok else "Not every wall was proved."
-    output.say(verdict, style="green" if found.ok else "bold red")
+    verdict, style = _verdict(found)
+    output.say(verdict, style=style)
+
+
+def _verdict(found: Audit) -> tuple[str, str]:
+    if not found.ok:
+        return "Not every wall was proved.", "bold red"
+    if found.unread:
+        return "Every wall was proved that could be looked at. Not proved: what could not be read.", "bold yellow"
+    return "Every wall that is promised was proved.", "green"
 
 
 def _findings(found: Audit) -> Iterator[tuple[str, str]]:
@@ -131,9 +139,11 @@ def _findings(found: Audit) -> Iterator[tuple[str, str]]:
         yield "yellow", f"broken probe on {each.server}: {each.act}: {each.probe.detail}"
     for gap in found.untried[:_MOST_SHOWN]:
         yield "yellow", f"not tried: {gap}"
+    for server, unread in found.unread[:_MOST_SHOWN]:
+        yield "yellow", f"not proved: {unread.catalog} on {server}: {unread.why}"
     for subject, error in found.errors[:_MOST_SHOWN]:
         yield "yellow", f"not asked: {subject}: {error.sentence(where=False)}"
-    for kind in (found.breaches, found.holes, found.broken, found.untried, found.errors):
+    for kind in (found.breaches, found.holes, found.broken, found.untried, found.unread, found.errors):
         if len(kind) > _MOST_SHOWN:
             yield "dim", _more(len(kind))
 

@@ -18,7 +18,7 @@ from multidb.model.archive import (
     TableArchive,
     TakeOffline,
 )
-from multidb.model.audit import Hole, Known, Outcome, Probe, Remark, Search, Searched
+from multidb.model.audit import Hole, Known, Outcome, Probe, Remark, Search, Searched, Unread
 from multidb.model.core import (
     Action,
     App,
@@ -94,6 +94,7 @@ __all__ = [
     "TableArchive",
     "TakeOffline",
     "Tenant",
+    "Unread",
     "bytes_of",
     "duration_of",
     "listed",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-__all__ = ["Hole", "Known", "Outcome", "Probe", "Remark", "Search", "Searched"]
+__all__ = ["Hole", "Known", "Outcome", "Probe", "Remark", "Search", "Searched", "Unread"]
 
 
 class Outcome(StrEnum):
@@ -113,6 +113,21 @@ class Searched:
 
 
 @dataclass(frozen=True, slots=True)
+class Unread:
+    """Something that a search has to look at and may not read, or could not: nothing is proved of it.
+
+    Args:
+        catalog: as of `Searched`, or the place that could not be entered.
+        why: what would be told by it, and why it is not.
+        app: the app of which nothing is proved then; None: it is the server's own, and the admin has no right to it.
+    """
+
+    catalog: str
+    why: str
+    app: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Search:
     """What a search of one server's catalogs has found, and which ones were searched, so that nothing found means
     something."""
@@ -121,3 +136,4 @@ class Search:
     catalogs: tuple[Searched, ...] = ()
     remarks: tuple[Remark, ...] = ()
     known: tuple[Known, ...] = ()  # filled in by the audit, of the holes that are for one of `StoreContext.known`
+    unread: tuple[Unread, ...] = ()

@@ -22,8 +22,8 @@ from multidb.errors import (
     ServerSlow,
     StatementFailed,
 )
-from multidb.model import App, Inspection, Resource, Search, Server, ServerUsage, Statement, StoreContext
-from multidb.provisioners.postgres import catalog, holes, removal, usage
+from multidb.model import App, Inspection, Resource, Search, Server, ServerUsage, Statement, StoreContext, Unread
+from multidb.provisioners.postgres import catalog, holes, holes_inside, holes_server, inventory, removal, usage
 from multidb.provisioners.postgres.resources import Interior, PostgresFacts, Role, password_ref
 from multidb.provisioners.postgres.statements import identifier, literal
 from multidb.provisioners.postgres.wire import Answer, Refusal, Traffic, Wire
@@ -214,30 +214,47 @@ class PostgresSession:
             return database, wire.ask(usage.INSIDE, (), self._server.timeout)
 
     def search(self, inspection: Inspection) -> Search:
-        """As constant as `inspect`: two round trips, and one for each database that is entered."""
+        """As constant as `inspect`: two round trips, and one for each database that is entered: every app's, and any
+        other one that the admin may enter, since what the server itself has made has its rights in each of them."""
         query, parameters = catalog.overview_query(self._facts), catalog.overview_parameters(inspection)
         overview = catalog.read_overview(self._ask(query, parameters), inspection)
-        logins = {each.name: each.app for each in inspection.desired if isinstance(each, Role) and each.login}
-        query, parameters = holes.server_query(self._facts), holes.server_parameters(logins, inspection)
-        answer = self._ask(query, parameters)
-        entered = [inside.desired for inside in overview.insides if inside.open and inside.marked]
-        answers = self._side_by_side(lambda interior: self._rights_inside(interior, inspection), entered)
+        logins = [each.name for each in inspection.desired if isinstance(each, Role) and each.login]
+        query = holes_server.server_query(self._facts)
+        answer = self._ask(query, holes_server.server_parameters(logins, inspection))
+        ours = [each.desired for each in overview.insides if each.open and each.marked]
+        homes = [holes_inside.Place.of(each, inspection) for each in ours]
+        entered = [*homes, *map(holes_inside.Place, holes_server.databases_beside(answer))]
+        looks = self._side_by_side(self._look_inside, entered)
+        answers = [(look, place) for look, place in zip(looks, entered, strict=True) if isinstance(look, str)]
         return Search(
             (
                 *holes.holes_in_resources(inspection, overview.resources),
-                *holes.holes_of_the_server(answer, logins),
-                *(hole for each in zip(answers, entered, strict=True) for hole in holes.holes_inside(*each)),
+                *holes_server.holes_of_the_server(answer, inspection),
+                *(hole for each in answers for hole in holes_inside.holes_inside(*each)),
             ),
             (
-                *holes.searched_on_the_server(answer, overview.resources, self._facts),
-                *holes.searched_inside(answers, len(inspection.apps)),
+                *holes_server.searched_on_the_server(answer, overview.resources, self._facts),
+                *holes_inside.searched_inside([look for look, _ in answers], len(entered)),
             ),
-            tuple(holes.remarks_of_the_server(answer, inspection)),
+            tuple(holes_server.remarks_of_the_server(answer, inspection)),
+            unread=(
+                *holes_server.unread_on_the_server(self._facts),
+                *(look for look in looks if isinstance(look, Unread)),
+            ),
         )
 
-    def _rights_inside(self, interior: Interior, inspection: Inspection) -> str:
-        with self._open(interior.name, reading=True) as wire:
-            return wire.ask(holes.INSIDE, holes.inside_parameters(interior, inspection), self._server.timeout)
+    def _look_inside(self, place: holes_inside.Place) -> str | Unread:
+        """The answer to `inventory.INSIDE`. A database that does not let the admin in keeps no other from being seen;
+        a server that has gone does."""
+        try:
+            with self._open(place.database, reading=True) as wire:
+                return wire.ask(inventory.INSIDE, place.parameters, self._server.timeout)
+        except ServerSlow:
+            raise
+        except ServerError as error:
+            if isinstance(error, ServerDown) and "FATAL" not in error.message:  # FATAL: a server that is there says so
+                raise
+            return Unread(f"database {place.database}", error.message, place.app)
 
     def suspension(self, app: App, context: StoreContext) -> Sequence[Statement]:
         return removal.suspension(self._ask, app, context)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from multidb.model import App, Owner, StoreContext
-from multidb.provisioners.postgres import contents, holes, places, usage
+from multidb.provisioners.postgres import contents, holes_inside, places, script, statements, usage
 from multidb.provisioners.postgres.resources import AppOptions, Interior, Membership, PostgresFacts, Settings, desired
 from multidb.provisioners.postgres.statements import ending_sessions
 
@@ -44,13 +44,43 @@ def test_a_policy_is_made_for_other_roles_word_by_word() -> None:
     assert contents.policy(entry, ["other_ro", "public"]) == text
 
 
+_NOTHING = ("rights", "owned", "routines", "relations", "mappings", "events", "languages")
+
+
 def test_a_grant_inside_a_database_is_closed_there() -> None:
-    answer = [["TABLE", "public.t", "stranger", "SELECT"], ["DEFAULT", 'FOR ROLE "x/y"/TABLES', "public", "INSERT"]]
-    table, default = holes.holes_inside(json.dumps({"outsiders": answer, "searched": {}}), interior())
-    assert table.closes == (r'\connect "lernmi"', 'REVOKE ALL ON TABLE public.t FROM "stranger" CASCADE;')
-    text = 'ALTER DEFAULT PRIVILEGES FOR ROLE "x/y" REVOKE ALL ON TABLES FROM PUBLIC;'
-    assert default.closes == (r'\connect "lernmi"', text)
-    assert (table.app, default.app) == ("lernmi", "lernmi")
+    rights = [
+        ["table", "public.t", None, "stranger", None, "SELECT", False],
+        ["table", "public.t", "a b", "stranger", "lernmi_rw", "UPDATE", False],
+        ["default acl", 'for role "x on y" on tables', None, "public", None, "INSERT", False],
+        ["table", "pg_catalog.pg_authid", None, "lernmi_user", None, "SELECT", True],
+    ]
+    answer = json.dumps({**dict.fromkeys(_NOTHING), "rights": rights, "searched": {}})
+    place = holes_inside.Place("lernmi", "lernmi", ("lernmi_owner", "lernmi_user"))
+    default, verifiers, table = holes_inside.holes_inside(answer, place)
+    enter = r'\connect "lernmi"'
+    assert table.closes == (
+        enter,
+        'REVOKE SELECT ON TABLE public.t FROM "stranger" CASCADE;',
+        'SET ROLE "lernmi_rw";',
+        'REVOKE UPDATE ("a b") ON TABLE public.t FROM "stranger" CASCADE;',
+        "RESET ROLE;",
+    )
+    text = 'ALTER DEFAULT PRIVILEGES for role "x on y" REVOKE ALL ON tables FROM PUBLIC;'
+    assert default.closes == (enter, text)
+    assert (table.app, default.app, verifiers.app) == ("lernmi", "lernmi", None), "the server's own is everybody's"
+    assert (table.account, default.account, verifiers.account) == ("stranger", None, "lernmi_user")
+
+
+def test_a_name_cannot_part_a_statement() -> None:
+    for name in ('a"b', "a\nb", "\\", "a\u2028b", "\x1b[2J", "\U000e0041", "U&", "'", "🦊", '\n"\n'):
+        quoted = '"' + name.replace('"', '""') + '"'
+        literal = statements.literal(name)
+        line = script.one_line(f"REVOKE SELECT ({quoted}) ON TABLE {quoted} FROM {quoted} -- {literal}")
+        assert line.isprintable(), line
+        if name.isprintable():
+            assert line == f"REVOKE SELECT ({quoted}) ON TABLE {quoted} FROM {quoted} -- {literal}"
+    assert script.one_line('"a\n\\"') == 'U&"a\\000A\\\\"'
+    assert script.one_line("E'a\\\\\n'") == "E'a\\\\\\u000a'"
 
 
 def test_who_is_no_superuser_joins_a_login_to_end_its_sessions_and_leaves_it() -> None:

@@ -8,7 +8,7 @@ from typing import Final
 
 from multidb.provisioners.postgres.statements import identifier
 
-__all__ = ["lines", "one_line"]
+__all__ = ["lines", "printable"]
 
 _TOKEN: Final = re.compile(r"""U&"(?:[^"]|"")*"|E?'(?:[^'\\]|''|\\.)*'|"(?:[^"]|"")*\"""", re.DOTALL)
 _BREAKING: Final = frozenset({"Cc", "Cf", "Zl", "Zp"})  # controls, and what prints as nothing or ends a line
@@ -17,10 +17,10 @@ _BREAKING: Final = frozenset({"Cc", "Cf", "Zl", "Zp"})  # controls, and what pri
 def lines(*statements: str, database: str = "") -> tuple[str, ...]:
     """The lines; a statement inside a database does nothing, or harm, in another, so that it is entered first."""
     enter = (rf"\connect {identifier(database)}",) if database else ()
-    return (*enter, *(f"{one_line(text)};" for text in statements))
+    return (*enter, *(f"{printable(text)};" for text in statements))
 
 
-def one_line(text: str) -> str:
+def printable(text: str) -> str:
     """The same statement without a character that would break its line, or hide in it: names and texts that have one
     are written with escapes."""
     return _TOKEN.sub(lambda found: _escaped(found.group()), text)

@@ -75,12 +75,12 @@ def test_a_name_cannot_part_a_statement() -> None:
     for name in ('a"b', "a\nb", "\\", "a\u2028b", "\x1b[2J", "\U000e0041", "U&", "'", "🦊", '\n"\n'):
         quoted = '"' + name.replace('"', '""') + '"'
         literal = statements.literal(name)
-        line = script.one_line(f"REVOKE SELECT ({quoted}) ON TABLE {quoted} FROM {quoted} -- {literal}")
+        line = script.printable(f"REVOKE SELECT ({quoted}) ON TABLE {quoted} FROM {quoted} -- {literal}")
         assert line.isprintable(), line
         if name.isprintable():
             assert line == f"REVOKE SELECT ({quoted}) ON TABLE {quoted} FROM {quoted} -- {literal}"
-    assert script.one_line('"a\n\\"') == 'U&"a\\000A\\\\"'
-    assert script.one_line("E'a\\\\\n'") == "E'a\\\\\\u000a'"
+    assert script.printable('"a\n\\"') == 'U&"a\\000A\\\\"'
+    assert script.printable("E'a\\\\\n'") == "E'a\\\\\\u000a'"
 
 
 def test_who_is_no_superuser_joins_a_login_to_end_its_sessions_and_leaves_it() -> None:

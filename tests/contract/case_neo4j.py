@@ -22,6 +22,7 @@ from neo4j import exceptions
 from multidb.errors import RuntimeUnavailable
 from multidb.model import Endpoint, Owner, Server
 from multidb.provisioners.neo4j import PROVISIONER
+from multidb.provisioners.neo4j.cypher import quoted
 from multidb.provisioners.neo4j.resources import (
     Mode,
     ServerOptions,
@@ -31,7 +32,6 @@ from multidb.provisioners.neo4j.resources import (
     rw_role,
     user_name,
 )
-from multidb.provisioners.neo4j.statements import quoted
 from multidb.runtime import jars, neo4j_process
 from multidb.secrets import Secret, generate
 from tests.contract.case import Drift, RealServer, Refused, StoreCase, Tenant, Threat
@@ -129,12 +129,12 @@ def as_admin(real: RealServer, *texts: str, database: str = "system") -> list[di
 def emptied(real: RealServer) -> None:
     """Takes away all data, schema and users but the first one."""
     for row in as_admin(real, "SHOW CONSTRAINTS YIELD name", database="neo4j"):
-        as_admin(real, f"DROP CONSTRAINT `{row['name']}`", database="neo4j")
+        as_admin(real, f"DROP CONSTRAINT {quoted(str(row['name']))}", database="neo4j")
     for row in as_admin(real, "SHOW INDEXES YIELD name, type WHERE type <> 'LOOKUP'", database="neo4j"):
-        as_admin(real, f"DROP INDEX `{row['name']}`", database="neo4j")
+        as_admin(real, f"DROP INDEX {quoted(str(row['name']))}", database="neo4j")
     as_admin(real, "MATCH (n) DETACH DELETE n", database="neo4j")
     for row in as_admin(real, "SHOW USERS YIELD user WHERE user <> 'neo4j'"):
-        as_admin(real, f"DROP USER `{row['user']}`")
+        as_admin(real, f"DROP USER {quoted(str(row['user']))}")
 
 
 def ask(

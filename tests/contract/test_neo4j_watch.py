@@ -23,7 +23,7 @@ from multidb.provisioners.neo4j.bolt import Bolt
 from multidb.provisioners.neo4j.health import check_health
 from multidb.secrets import Secret
 from tests.contract.case import RealServer
-from tests.contract.case_neo4j import as_admin, emptied
+from tests.contract.case_neo4j import as_admin, emptied, free_port
 from tests.contract.test_neo4j_servers import applied, engine_of
 
 pytestmark = pytest.mark.server
@@ -66,8 +66,16 @@ def test_a_healthy_app_leaves_nothing(own: RealServer, tmp_path: Path) -> None:
         assert (health.status, health.message) == (Status.HEALTHY, proved)
         assert health.latency is not None
     assert names(own) == before
-    without_facts = replace(app, context=replace(app.context, facts=None))
-    assert check_health(without_facts, True).status is Status.HEALTHY
+
+
+def test_that_multidb_is_locked_out_shows_in_the_apps_health(own: RealServer, tmp_path: Path) -> None:
+    (app,) = tenants(applied(engine_of(own, tmp_path, "lernmi")))
+    unasked = replace(app, context=replace(app.context, facts=None))  # as where the admin's login is refused
+    health = check_health(unasked, True)
+    assert health.status is Status.DEGRADED
+    assert health.fix == f"get back in: multidb recover {own.server.name}"
+    shared = replace(unasked, server=replace(app.server, app=None))  # somebody else's, whose password may be elsewhere
+    assert check_health(shared, True).status is Status.HEALTHY
 
 
 def test_what_is_wrong_with_an_app_is_named(own: RealServer, tmp_path: Path) -> None:
@@ -115,7 +123,10 @@ def test_an_apps_login_opens_nothing_on_the_server_of_another(
     (first,) = tenants(applied(engine_of(own, tmp_path / "a", "lernmi")))
     (second,) = tenants(applied(engine_of(shared, tmp_path / "b", "devao")))
     for attacker, victim in ((first, second), (second, first)):
-        (tried,) = PROVISIONER.probe(attacker, [victim])  # type: ignore[misc]
+        *loads, tried = PROVISIONER.probe(attacker, [victim])  # type: ignore[misc]
+        assert [(load.name, load.got) for load in loads] == [
+            (name, Outcome.REFUSED) for name in ("read a URL", "read a file") if attacker is first
+        ]
         assert (tried.name, tried.got, tried.ok) == ("log in to its server", Outcome.REFUSED, True)
         broken = replace(attacker, env={**attacker.env, "NEO4J_DATABASE": "nowhere"})
         (tried,) = PROVISIONER.probe(broken, [victim])  # type: ignore[misc]
@@ -157,6 +168,63 @@ def test_a_stranger_on_an_instance_is_a_hole_until_it_is_closed(own: RealServer,
     assert (found.name, found.subject) == ("another administrator", "user old-worker")
     as_admin(own, *found.closes)
     assert holes(engine) == []
+
+
+def test_a_stranger_that_the_manifest_knows_is_told_apart(own: RealServer, tmp_path: Path) -> None:
+    engine = applied(engine_of(own, tmp_path, "lernmi"))
+    as_admin(own, "CREATE USER exporter SET PASSWORD 'made-by-hand' CHANGE NOT REQUIRED")
+    (found,) = holes(engine)
+    assert found.account == "exporter"
+
+
+def test_what_settings_open_is_found_and_the_printed_lines_close_it(own: RealServer, tmp_path: Path) -> None:
+    engine = applied(engine_of(own, tmp_path, "lernmi"))
+    assert own.restart is not None
+    (row,) = as_admin(own, "SHOW SETTINGS 'server.directories.neo4j_home' YIELD value")
+    conf = Path(str(row["value"])) / "conf" / "neo4j.conf"
+    before = conf.read_text()
+    opened = {
+        "dbms.security.auth_enabled": "false",
+        "dbms.security.procedures.unrestricted": "db.*",
+        "dbms.security.allow_csv_import_from_file_urls": "true",
+        "internal.dbms.cypher_ip_blocklist": "10.0.0.0/8",
+        "server.http.enabled": "true",
+        "server.http.listen_address": f"127.0.0.1:{free_port()}",
+        "dbms.security.http_auth_allowlist": "/,/browser.*,/db/.*",
+    }
+    try:
+        conf.write_text(changed(before, opened))
+        own.restart()
+        found = holes(engine)
+        assert {hole.name for hole in found} == {
+            "no authentication",
+            "procedures without limits",
+            "LOAD CSV can read a URL",
+            "LOAD CSV can read a file",
+            "paths without a login",
+        }
+        assert {probe.name for probe in walls(engine) if probe.got is Outcome.ALLOWED} == {"read a URL", "read a file"}
+        closed = dict(line.partition("  //")[0].split("=", 1) for hole in found for line in hole.closes)
+        conf.write_text(changed(conf.read_text(), closed))
+        own.restart()
+        assert holes(engine) == []
+        assert {probe.got for probe in walls(engine)} == {Outcome.REFUSED}
+    finally:
+        conf.write_text(before)
+        own.restart()
+
+
+def changed(conf: str, values: dict[str, str]) -> str:
+    """A neo4j.conf with these values, each once."""
+    kept = [line for line in conf.splitlines() if line.partition("=")[0] not in values]
+    return "\n".join([*kept, *(f"{name}={value}" for name, value in values.items())]) + "\n"
+
+
+def walls(engine: Engine) -> list[Probe]:
+    """What the app's login can do beside its own work, on a server of its own."""
+    (tenant,) = tenants(engine)
+    assert PROVISIONER.probe is not None
+    return list(PROVISIONER.probe(tenant, []))
 
 
 def test_the_password_of_a_new_server_is_a_hole(own: RealServer, tmp_path: Path) -> None:

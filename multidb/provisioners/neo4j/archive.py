@@ -43,12 +43,13 @@ from multidb.model import (
     unwatched,
 )
 from multidb.provisioners.neo4j.bolt import Bolt
+from multidb.provisioners.neo4j.cypher import makes_schema, quoted, requoted
 from multidb.provisioners.neo4j.graph_file import FILE, FORMAT, HEAD, Line, Numbers, Tally, read, write
 from multidb.provisioners.neo4j.places import dropping, making, place_name, places, roles_of
 from multidb.provisioners.neo4j.removal import disconnect
 from multidb.provisioners.neo4j.resources import Neo4jFacts, database_name, read_mark, user_name
 from multidb.provisioners.neo4j.session import Neo4jSession, connect
-from multidb.provisioners.neo4j.statements import SYSTEM, quoted
+from multidb.provisioners.neo4j.statements import SYSTEM
 from multidb.provisioners.neo4j.values import decode, encode
 from multidb.secrets import MemorySecretStore, Secret
 
@@ -63,7 +64,6 @@ _BATCH: Final = 5_000  # rows written in one transaction; a long text or list co
 _SILENCE: Final = 120.0  # seconds without an answer after which the server is given up
 _DELETING: Final = 6 * 3600.0  # seconds
 _INDEXING: Final = 6 * 3600.0  # an index over all data is made before the answer
-_CREATES: Final = re.compile(r"CREATE (CONSTRAINT|((RANGE|TEXT|POINT|FULLTEXT|VECTOR) )?INDEX) ")
 _UNIQUE: Final = "UNIQUENESS"  # the one kind of constraint that Community has
 _NO_ROOM: Final = "a Neo4j without databases has room for one graph"
 
@@ -291,10 +291,12 @@ class Neo4jArchive:
         columns = "name, type, entityType, labelsOrTypes, properties, createStatement"
         for row in self._ask(f"SHOW CONSTRAINTS YIELD {columns}", database):
             kind = _UNIQUE if row["type"].endswith(_UNIQUE) else row["type"]  # called otherwise in Cypher 25
-            yield {"constraint": row["name"], "type": kind, "on": _about(row), "create": row["createStatement"]}
+            create = requoted(row["createStatement"])
+            yield {"constraint": row["name"], "type": kind, "on": _about(row), "create": create}
         for row in self._ask(f"SHOW INDEXES YIELD {columns}, owningConstraint", database):
             if row["owningConstraint"] is None and row["type"] != "LOOKUP" and read_mark(row["name"]) is None:
-                yield {"index": row["name"], "type": row["type"], "on": _about(row), "create": row["createStatement"]}
+                create = requoted(row["createStatement"])
+                yield {"index": row["name"], "type": row["type"], "on": _about(row), "create": create}
 
     @contextlib.contextmanager
     def _reading(self, database: str) -> Iterator[neo4j.Transaction]:
@@ -415,16 +417,19 @@ class Neo4jArchive:
         """Makes the constraints and indexes those of the file; a place without nodes may have some, too."""
         if label is not None:
             return
+        odd = next((line for line in schema if not makes_schema(line["create"])), None)
+        if odd is not None:
+            raise ArchiveError(
+                f"{FILE} has a line that makes neither a constraint nor an index: {odd['create'][:200]}",
+                where=str(self._server),
+                hint="restore another set",
+            )
         self._drop_schema(database, keep={line["create"] for line in schema})
         there = {line["create"] for line in self._schema(database)}
         self._make_schema(database, [line for line in schema if line["create"] not in there])
 
     def _make_schema(self, database: str, schema: Sequence[Line]) -> None:
         for line in schema:
-            if not _CREATES.match(line["create"]):
-                raise ArchiveError(
-                    f"{FILE} has a line that makes neither a constraint nor an index", where=str(self._server)
-                )
             self._ask(line["create"], database, seconds=_INDEXING)
         if schema:
             self._ask("CALL db.awaitIndexes($seconds)", database, {"seconds": int(_INDEXING)}, _INDEXING)

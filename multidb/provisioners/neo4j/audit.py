@@ -16,6 +16,7 @@ from neo4j import exceptions
 
 from multidb.model import Outcome, Probe, Tenant
 from multidb.provisioners.neo4j.bolt import DRIVER_ERRORS, Bolt, explain, said
+from multidb.provisioners.neo4j.cypher import quoted
 from multidb.provisioners.neo4j.health import as_the_app
 from multidb.provisioners.neo4j.resources import (
     STORE,
@@ -23,9 +24,9 @@ from multidb.provisioners.neo4j.resources import (
     rw_role,
     user_name,
 )
-from multidb.provisioners.neo4j.statements import SYSTEM, quoted
+from multidb.provisioners.neo4j.statements import SYSTEM
 
-__all__ = ["Attempt", "ON_DATABASES", "ON_LABELS", "probe"]
+__all__ = ["LOADS", "ON_DATABASES", "ON_LABELS", "Attempt", "barred", "probe"]
 
 _REFUSALS: Final = ("Neo.ClientError.Security.", "Neo.ClientError.Database.DatabaseNotFound")
 
@@ -39,6 +40,7 @@ class Attempt:
         system: it is an administration command, which no app may run; that the login works is its control.
         passed: the code of an error that comes after the server has let the act pass.
         counts_rows: an answer without rows is a refusal, since the server hides what is not to be seen.
+        barred: the setting that an error of the code `passed` names where it was refused after all.
     """
 
     name: str
@@ -46,13 +48,25 @@ class Attempt:
     system: bool = False
     passed: str = ""
     counts_rows: bool = False
+    barred: str = ""
 
 
-_URL: Final = Attempt(
-    "read a URL",
-    "LOAD CSV FROM 'http://127.0.0.1:1/x' AS row RETURN row",
-    passed="Neo.ClientError.Statement.ExternalResourceFailed",
+_UNREAD: Final = "Neo.ClientError.Statement.ExternalResourceFailed"
+LOADS: Final = (
+    Attempt(
+        "read a URL",
+        "LOAD CSV FROM 'http://127.0.0.1:1/x' AS row RETURN row",
+        passed=_UNREAD,
+        barred="internal.dbms.cypher_ip_blocklist",
+    ),
+    Attempt(
+        "read a file",
+        "LOAD CSV FROM 'file:///multidb-probe' AS row RETURN row",
+        passed=_UNREAD,
+        barred="dbms.security.allow_csv_import_from_file_urls",
+    ),
 )
+"""What reaches other servers of the machine, and its files, from inside a query."""
 _OWN: Final = Attempt("read its own", "MATCH (n) RETURN labels(n) LIMIT 1")
 
 ON_DATABASES: Final = (
@@ -96,9 +110,10 @@ def probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterable[Probe]:
     """
     with as_the_app(attacker) as bolt:
         control, why = _tried(bolt, _OWN, attacker, attacker)
-        if _has_walls(attacker) and control is Outcome.ALLOWED:
-            got, detail = _tried(bolt, _URL, attacker, attacker)
-            yield Probe(attacker.app.id, None, _URL.name, Outcome.REFUSED, got, detail)
+        if (_has_walls(attacker) or attacker.server.app is not None) and control is Outcome.ALLOWED:
+            for load in LOADS:
+                got, detail = _tried(bolt, load, attacker, attacker)
+                yield Probe(attacker.app.id, None, load.name, Outcome.REFUSED, got, detail)
         for victim in victims:
             if control is not Outcome.ALLOWED:
                 yield Probe(attacker.app.id, victim.app.id, _OWN.name, Outcome.ALLOWED, Outcome.BROKEN, why)
@@ -174,12 +189,17 @@ def _outcome(bolt: Bolt, attempt: Attempt, text: str, database: str, user: str |
             rows = _rolled_back(bolt, text, database, user)
     except exceptions.ClientError as error:
         code = error.code or ""
-        if code.startswith(_REFUSALS):
+        if code.startswith(_REFUSALS) or (code == attempt.passed and barred(error, attempt)):
             return Outcome.REFUSED, said(error)
         return Outcome.ALLOWED if code == attempt.passed else Outcome.BROKEN, said(error)
     except DRIVER_ERRORS as error:
         raise explain(error, bolt.server, "the app") from None
     return Outcome.REFUSED if attempt.counts_rows and not rows else Outcome.ALLOWED, ""
+
+
+def barred(error: exceptions.Neo4jError, attempt: Attempt) -> bool:
+    """Whether the server's settings refused the attempt."""
+    return bool(attempt.barred) and attempt.barred in str(error.message)
 
 
 def _rolled_back(bolt: Bolt, text: str, database: str, user: str | None) -> int:

@@ -52,6 +52,7 @@ _SHAPES: Final[Mapping[str, frozenset[str]]] = {
     "end": frozenset({"end"}),
 }
 _CHUNK: Final = 1 << 20
+_LONGEST: Final = 1 << 30  # bytes of a line: Neo4j's own limit of a value, with room for what JSON adds
 _DIGEST_BYTES: Final = 16
 _WHOLE: Final = 1 << 8 * _DIGEST_BYTES
 _NUMBER: Final = struct.Struct("<q")
@@ -168,7 +169,7 @@ def _parsed(stream: BinaryIO, where: str) -> Iterator[Line]:
             if not isinstance(line, dict) or line.keys() not in _SHAPES.values():
                 raise ValueError
             yield line
-    except ValueError:
+    except (ValueError, RecursionError):
         raise ArchiveError(f"{FILE} is damaged, or cut off", where=where) from None
 
 
@@ -177,6 +178,8 @@ def _split(stream: BinaryIO) -> Iterator[bytes]:
     while chunk := stream.read(_CHUNK):
         *whole, rest = (rest + chunk).split(b"\n")
         yield from whole
+        if len(rest) > _LONGEST:
+            break
     if rest:
         raise ValueError
 

@@ -9,6 +9,7 @@ from typing import Final
 from multidb.model import Hole, Inspection, Owner, PlaceKind, Remark, Search, Searched
 from multidb.provisioners.neo4j.bolt import Bolt
 from multidb.provisioners.neo4j.catalog import Row
+from multidb.provisioners.neo4j.cypher import quoted
 from multidb.provisioners.neo4j.places import dropping, place_name, places
 from multidb.provisioners.neo4j.resources import (
     PUBLIC,
@@ -21,17 +22,17 @@ from multidb.provisioners.neo4j.resources import (
     rw_role,
     user_name,
 )
-from multidb.provisioners.neo4j.statements import quoted, revoked
+from multidb.provisioners.neo4j.settings import NO_AUTHENTICATION, SEARCHED, holes_in_settings, open_loads
+from multidb.provisioners.neo4j.statements import revoked
 from multidb.secrets import Secret
 
-__all__ = ["gone_users", "holes_in_rights", "left_over", "search"]
+__all__ = ["administrators", "gone_users", "holes_in_rights", "left_over", "search"]
 
 _ADMIN_ROLE: Final = "admin"
 _FIRST_USER: Final = "neo4j"
 _FIRST_PASSWORD: Final = Secret("neo4j")  # what every new server has
 # What PUBLIC has on every new server and may keep. LOAD, which it has too, `multidb apply` takes away.
 _EVERYBODYS: Final = ("GRANT ACCESS ON HOME", "GRANT EXECUTE")
-_SETTINGS: Final = Searched("SHOW SETTINGS", 1, "logins without a password, the password of every new server")
 
 
 def search(bolt: Bolt, inspection: Inspection) -> Search:
@@ -39,17 +40,19 @@ def search(bolt: Bolt, inspection: Inspection) -> Search:
     if mode(inspection.context) is Mode.DATABASE:
         return _with_roles(bolt, inspection)
     users = [row["user"] for row in bolt.ask("SHOW USERS YIELD user")]
-    indexes = bolt.ask("SHOW INDEXES YIELD name", inspection.context.facts.default_database)
+    database = inspection.context.facts.default_database
+    indexes = bolt.ask("SHOW INDEXES YIELD name", database)
     marks = _owners(row["name"] for row in indexes)
     gone = [user for user in gone_users(marks, inspection) if user in users]
     known = {user_name(app.id) for app in inspection.apps} | {user_name(owner.app) for owner in marks}
     strangers = sorted(set(users) - known - {bolt.user})
     searched = (
-        _SETTINGS,
+        SEARCHED,
         Searched("SHOW USERS", len(users), "users that belong to no app: each of them can do everything"),
         Searched("SHOW INDEXES", len(indexes), "marks of apps that are not in the manifest"),
     )
-    return Search((*_open_doors(bolt), *map(_gone, gone), *map(_stranger, strangers)), searched)
+    found = (*_open_doors(bolt), *open_loads(bolt, database), *map(_gone, gone), *map(_stranger, strangers))
+    return Search(found, searched)
 
 
 def _with_roles(bolt: Bolt, inspection: Inspection) -> Search:
@@ -61,7 +64,7 @@ def _with_roles(bolt: Bolt, inspection: Inspection) -> Search:
     enabled = {row["user"] for row in users if not row["suspended"]}
     gone = [user for user in gone_users(_owners(roles), inspection) if user in enabled]
     searched = (
-        _SETTINGS,
+        SEARCHED,
         Searched("SHOW PRIVILEGES", len(commands), "rights on every database, on an app's, and on the server"),
         Searched("SHOW ROLES WITH USERS", len(members), "memberships across apps; marks of copies that were left"),
         Searched("SHOW USERS", len(users), "logins of apps that are not in the manifest"),
@@ -69,6 +72,7 @@ def _with_roles(bolt: Bolt, inspection: Inspection) -> Search:
     )
     found = (
         *_open_doors(bolt),
+        *administrators(members, bolt.user),
         *holes_in_rights(commands, members, inspection),
         *left_over(roles, inspection),
         *(_gone(user, suspend=True) for user in gone),
@@ -109,20 +113,25 @@ def _stranger(user: str) -> Hole:
         f"user {user}",
         "it belongs to no app, and on a Neo4j without roles whoever logs in with it can do everything",
         (f"DROP USER {quoted(user)}",),
+        account=user,
     )
 
 
+def administrators(members: Sequence[Row], admin: str) -> Iterator[Hole]:
+    """Members of the role that may do everything, but for multidb's own login."""
+    for user in sorted({row["member"] for row in members if row["role"] == _ADMIN_ROLE} - {admin, None}):
+        message = "it can do everything on the server, in every app's database"
+        closes = f"REVOKE ROLE {_ADMIN_ROLE} FROM {quoted(user)}"
+        yield Hole("another administrator", f"user {user}", message, (closes,), account=user)
+
+
 def _open_doors(bolt: Bolt) -> Iterator[Hole]:
-    """Ways in that need no credential of anybody's."""
-    setting = bolt.ask("SHOW SETTINGS 'dbms.security.auth_enabled' YIELD value")
-    if any(row["value"] == "false" for row in setting):
-        yield Hole(
-            "no authentication",
-            "server",
-            "whoever reaches the server can do everything",
-            ("dbms.security.auth_enabled=true  // in neo4j.conf, then start the server anew",),
-        )
-    elif bolt.user != _FIRST_USER and bolt.takes_first_password(_FIRST_USER, _FIRST_PASSWORD):
+    """Ways in that the server's settings make, and the one credential that everybody knows."""
+    found = [*holes_in_settings(bolt)]
+    yield from found
+    if any(hole.name == NO_AUTHENTICATION for hole in found):
+        return  # every password is taken
+    if bolt.user != _FIRST_USER and bolt.takes_first_password(_FIRST_USER, _FIRST_PASSWORD):
         yield Hole(
             "the password of every new server",
             f"user {_FIRST_USER}",

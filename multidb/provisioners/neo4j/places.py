@@ -13,8 +13,9 @@ from typing import Final
 from multidb.errors import Conflict
 from multidb.model import App, Owner, Place, PlaceKind, Statement
 from multidb.provisioners.neo4j.bolt import Bolt
+from multidb.provisioners.neo4j.cypher import quoted
 from multidb.provisioners.neo4j.resources import spelled
-from multidb.provisioners.neo4j.statements import SYSTEM, quoted
+from multidb.provisioners.neo4j.statements import SYSTEM
 
 __all__ = ["dropping", "making", "place_mark", "place_name", "places", "roles_of"]
 

@@ -7,6 +7,7 @@ from typing import Final
 
 from multidb.model import App, Owner, Statement, StoreContext
 from multidb.provisioners.neo4j.bolt import Bolt
+from multidb.provisioners.neo4j.cypher import quoted
 from multidb.provisioners.neo4j.places import dropping, places, roles_of
 from multidb.provisioners.neo4j.resources import (
     Mode,
@@ -18,7 +19,7 @@ from multidb.provisioners.neo4j.resources import (
     rw_role,
     user_name,
 )
-from multidb.provisioners.neo4j.statements import SYSTEM, quoted
+from multidb.provisioners.neo4j.statements import SYSTEM
 
 __all__ = ["disconnect", "removal", "suspension"]
 

@@ -53,6 +53,17 @@ _LONGEST_DATABASE: Final = 63
 _LONGEST_NAME: Final = 63  # of users and roles; Neo4j itself allows more
 
 
+# IANA's special-purpose registries for IPv4, multicast, and in IPv6 everything but global unicast, without the ranges
+# that carry IPv4 addresses (6to4, Teredo; NAT64 and mapped ones are in ::/3).
+_BLOCKLISTS: Final = {
+    "none": "0.0.0.0/0,::/0",
+    "internet": (
+        "0.0.0.0/8,10.0.0.0/8,100.64.0.0/10,127.0.0.0/8,169.254.0.0/16,172.16.0.0/12,192.0.0.0/24,192.168.0.0/16,"
+        "198.18.0.0/15,224.0.0.0/3,::/3,2001::/32,2002::/16,4000::/2,8000::/1"
+    ),
+}
+
+
 class AppOptions(BaseModel):
     """What stands under ``apps.<app>.neo4j``."""
 
@@ -79,6 +90,11 @@ class ServerOptions(ContainerOptions):
     heap: str = Field(
         default="384m", pattern=r"^[1-9][0-9]*[mMgG]$", description="Largest heap of each instance, such as 384m or 1g."
     )
+    load_csv: Literal["none", "internet"] = Field(
+        default="none",
+        description="What LOAD CSV of an app may read on a server that multidb runs: nothing; or addresses of the "
+        "internet, and none that is private or of this machine. Files never.",
+    )
     backup: Literal["export", "dump"] = Field(
         default="export",
         repr=False,  # a running server knows nothing of it
@@ -86,6 +102,11 @@ class ServerOptions(ContainerOptions):
         "or what `neo4j-admin database dump` writes, quicker to restore, for which the app's logins are turned off and "
         "its server is stopped for some seconds (`runtime: embedded` with a server per app).",
     )
+
+    @property
+    def blocklist(self) -> str:
+        """The addresses that LOAD CSV is kept from, as ``internal.dbms.cypher_ip_blocklist`` takes them."""
+        return _BLOCKLISTS[self.load_csv]
 
     def unfit(self, runtime: str) -> Mapping[str, str]:
         if self.backup == "dump" and (runtime != "embedded" or self.isolation == "label"):

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from multidb.model import Action, Change, Statement, StoreContext
+from multidb.provisioners.neo4j.cypher import quoted
 from multidb.provisioners.neo4j.resources import (
     Database,
     Grant,
@@ -19,15 +20,10 @@ from multidb.provisioners.neo4j.resources import (
     password_ref,
 )
 
-__all__ = ["SYSTEM", "quoted", "revoked", "statements"]
+__all__ = ["SYSTEM", "revoked", "statements"]
 
 SYSTEM: Final = "system"  # administration commands run there, each in a transaction of its own
 _WAIT: Final = "WAIT 120 SECONDS"  # without it the command returns before the database is there
-
-
-def quoted(name: str) -> str:
-    """A name as Cypher writes it, whatever characters it has."""
-    return "`" + name.replace("`", "``") + "`"
 
 
 def revoked(command: str) -> str:

@@ -83,7 +83,7 @@ class Enterprise:
         if text == "SHOW ROLES WITH USERS YIELD role, member":
             return [dict(row) for row in self.listing().members]
         if text.startswith("SHOW SETTINGS"):
-            return [{"value": "true"}]
+            return [{"name": "dbms.security.auth_enabled", "value": "true"}]
         if text.startswith("SHOW ROLES"):
             return [{"role": role} for role in sorted(self.roles)]
         if text.startswith("SHOW USERS"):

@@ -13,10 +13,11 @@ from multidb.errors import Conflict, NotAllowed
 from multidb.model import Endpoint, Hole, Inspection, Owner, Place, PlaceKind, Server, Statement, Status, Tenant
 from multidb.provisioners.neo4j.bolt import Bolt
 from multidb.provisioners.neo4j.health import fullest, trouble
-from multidb.provisioners.neo4j.holes import left_over, search
+from multidb.provisioners.neo4j.holes import administrators, left_over, search
 from multidb.provisioners.neo4j.places import dropping, making, place_mark, place_name, places
 from multidb.provisioners.neo4j.removal import removal, suspension
 from multidb.provisioners.neo4j.resources import Grant, desired, read_mark
+from multidb.provisioners.neo4j.settings import over_http
 from multidb.secrets import MemorySecretStore
 from tests.unit.neo4j.enterprise import Enterprise
 from tests.unit.neo4j.test_neo4j_catalog import APPS, CONTEXT, apply, changes
@@ -259,3 +260,25 @@ def test_the_fullest_part_of_the_heap_counts_where_it_has_an_end() -> None:
     assert fullest([]) == 0
     assert fullest([None, {"used": 95, "max": -1}]) == 0
     assert fullest([{"used": 50, "max": 100}, {"used": 95, "max": 100}]) == 0.95
+
+
+@pytest.mark.parametrize(
+    ("address", "names"),
+    [
+        ("127.0.0.1:7474", []),
+        ("localhost:7474", []),
+        ("[::1]:7474", []),
+        ("0.0.0.0:7474", ["HTTP without TLS"]),
+        ("10.0.0.5:7474", ["HTTP without TLS"]),
+    ],
+)
+def test_http_without_tls_is_a_hole_where_others_can_listen(address: str, names: list[str]) -> None:
+    settings = {"server.http.enabled": "true", "server.http.listen_address": address}
+    assert [hole.name for hole in over_http({**settings, "dbms.security.http_auth_allowlist": "/,/browser.*"})] == names
+    assert list(over_http({**settings, "server.http.enabled": "false"})) == []
+
+
+def test_members_of_admin_are_holes_but_for_our_own_login() -> None:
+    members = [{"role": "admin", "member": each} for each in ("neo4j", "old`one", None)]
+    (hole,) = administrators([*members, {"role": "reader", "member": "someone"}], "neo4j")
+    assert (hole.account, hole.closes) == ("old`one", ("REVOKE ROLE admin FROM `old``one`",))

@@ -27,6 +27,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("status", "Show the servers."),
     "logs": ("logs", "Show what the servers say."),
     "validate": ("validate", "Check the manifest; every problem at once."),
+    "recover": ("recover", "Get back into a Neo4j whose admin's password an app has changed."),
     "schema": ("schema", "Print the manifest's JSON Schema, for editors."),
     "doctor": ("doctor", "Check versions, ports, client tools and capacity, each with its fix."),
     "plan": ("plan", "Show what would change on the servers."),

@@ -107,6 +107,14 @@ class Runtime(Protocol):
         to stop, or has no tool that works on its files. One at a time: `Locked` while another is offline, or an ``up``
         or ``down`` is under way. After a kill it stays stopped until `resume` or `up`."""
 
+    def recover(self, name: str, progress: Progress) -> Server:
+        """Lets multidb back into the server `name` when somebody has changed its admin's password: stops it, takes all
+        of its logins away and starts it with the admin's own. Nobody gets in meanwhile, no other data is touched.
+        Logins of apps come back with ``apply``. Killed anywhere, the next `up` goes on with it.
+
+        `Refused` where the server is not ours to stop.
+        """
+
     def resume(self, progress: Progress) -> list[ServerStatus]:
         """Starts the servers that a killed run has left offline; an entry for each that did not run."""
 

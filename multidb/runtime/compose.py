@@ -190,6 +190,14 @@ class ComposeRuntime:
     def take_offline(self, server: Server) -> None:
         """None: containers are stopped by `down` only."""
 
+    def recover(self, name: str, progress: Progress) -> Server:
+        """Refuses: the files are in the container's volume; the documentation says what to run."""
+        raise Refused(
+            "multidb does not change files in volumes",
+            where=f"server {name}",
+            hint="docs/deploying.md, under When an app has locked multidb out of Neo4j, has the three commands",
+        )
+
     def resume(self, progress: Progress) -> list[ServerStatus]:
         """Nothing: none is taken offline."""
         return []

@@ -15,11 +15,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from multidb.errors import AuthenticationFailed, MultidbError, UsageError
+from multidb.errors import AuthenticationFailed, MultidbError, Refused, UsageError
 from multidb.model import App, Endpoint, Offline, Progress, Project, Server, TakeOffline, unwatched
 from multidb.runtime import ServerState, ServerStatus, processes, qdrant_process
 from multidb.runtime.control import Control
-from multidb.runtime.launch import OfflineKind, Site
+from multidb.runtime.launch import OfflineKind, RecoverableKind, Site
 from multidb.runtime.log_file import log_lines
 from multidb.runtime.outage import Outages
 from multidb.runtime.postgres_process import PostgresKind
@@ -41,7 +41,7 @@ from multidb.runtime.seats import (
 from multidb.runtime.spare import Spares
 from multidb.runtime.starting import Start
 from multidb.runtime.together import clear_errors, one_at_a_time, side_by_side
-from multidb.secrets import Secret
+from multidb.secrets import Secret, generate
 from multidb.state import ProjectState
 
 __all__ = ["EmbeddedRuntime"]
@@ -157,6 +157,35 @@ class EmbeddedRuntime:
         if server.store != "neo4j" or server.app is None:
             return None
         return lambda progress: self._standing_still(server, one_at_a_time(progress))
+
+    def recover(self, name: str, progress: Progress) -> Server:
+        """See `Runtime.recover`. An admin's password that was lost here is generated anew.
+
+        Raises:
+            Locked: an ``up`` or ``down`` works on this project.
+            Refused: a server of this kind needs no recovery: its admin's password is written at every start.
+            ServerError: it does not come up; what was taken away is kept in its folder.
+            UsageError: there is no such server.
+        """
+        report = one_at_a_time(progress)
+        seat = next((seat for seat in self._seats() if seat.site.name == name), None) or self._chosen([name])[0]
+        site, kind = seat.site, seat.kind
+        if not isinstance(kind, RecoverableKind):
+            raise Refused(
+                f"no app can change the admin's password on {site.store}",
+                where=f"server {site.name}",
+                hint="start it anew with the password that multidb has: multidb down, then multidb up",
+            )
+        ref = admin_ref(site.name, site.store)
+        with clear_errors(), self._state.lock("runtime", "multidb recover"):
+            control = self._control(report)
+            control.stop(site.name)
+            if self._state.secrets.get(ref) is None:
+                self._state.secrets.put({ref: generate()})
+            kind.forget_logins(site)
+            server = control.start(seat)
+            kind.forgotten(site)
+        return server
 
     def resume(self, progress: Progress) -> list[ServerStatus]:
         """See `Runtime.resume`.
@@ -343,7 +372,8 @@ class EmbeddedRuntime:
         try:
             version = seat.kind.probe(server, secret) if secret else None
         except AuthenticationFailed as error:
-            return ServerStatus(site.name, site.store, ServerState.FAILED, server, error.message, recorded.pid)
+            said = error.sentence(where=False)
+            return ServerStatus(site.name, site.store, ServerState.FAILED, server, said, recorded.pid)
         if version is None:
             silent = "runs and does not answer; start it anew: multidb down, then multidb up"
             message = silent if secret else "runs, and its admin password is lost"

@@ -197,6 +197,10 @@ class ExternalRuntime:
     def take_offline(self, server: Server) -> None:
         """None: these servers are not ours to stop."""
 
+    def recover(self, name: str, progress: Progress) -> Server:
+        """Refuses: these servers are not ours to stop."""
+        raise self._not_ours("stop")
+
     def resume(self, progress: Progress) -> list[ServerStatus]:
         """Nothing: none is taken offline."""
         return []

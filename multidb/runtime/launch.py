@@ -16,7 +16,7 @@ from multidb.model import Endpoint, Offline, Progress, Server
 from multidb.runtime.account import Account
 from multidb.secrets import Secret
 
-__all__ = ["Kind", "Launch", "OfflineKind", "Site"]
+__all__ = ["Kind", "Launch", "OfflineKind", "RecoverableKind", "Site"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +95,18 @@ class Kind(Protocol):
         Raises:
             AuthenticationFailed: it answers, and refuses the admin's password.
         """
+
+
+@runtime_checkable
+class RecoverableKind(Kind, Protocol):
+    """A kind whose admin's password somebody else may change, and that can be given the right one from outside."""
+
+    def forget_logins(self, site: Site) -> None:
+        """Has the next `prepare` take every login away and make the admin's anew; no other data. The server is stopped.
+        What is taken away is kept aside until `forgotten`."""
+
+    def forgotten(self, site: Site) -> None:
+        """The server has come up without the former logins: they need not be kept any more."""
 
 
 @runtime_checkable

@@ -59,7 +59,13 @@ class Neo4jKind:
         site.folder.chmod(0o700)
         settle(site.folder)
         clear_half_loaded(site.folder)
-        neo4j_process.prepare(site.folder, bolt_port=site.ports["port"], password=admin, heap=site.options.heap)
+        neo4j_process.prepare(
+            site.folder,
+            bolt_port=site.ports["port"],
+            password=admin,
+            heap=site.options.heap,
+            blocklist=site.options.blocklist,
+        )
         return Launch(neo4j_process.command(java, folder, site.folder, site.options.heap), site.folder)
 
     def offline(self, site: Site, progress: Progress) -> Neo4jAdmin:
@@ -67,6 +73,12 @@ class Neo4jKind:
         java = self._java(site)
         folder = self._jars(java, site.options.version, progress)
         return Neo4jAdmin(neo4j_process.admin_command(java, folder, site.options.heap), site.folder, site.name)
+
+    def forget_logins(self, site: Site) -> None:
+        neo4j_process.forget_logins(site.folder)
+
+    def forgotten(self, site: Site) -> None:
+        neo4j_process.forgotten(site.folder)
 
     def _java(self, site: Site) -> Path:
         java = neo4j_process.find_java()
@@ -112,7 +124,8 @@ class Neo4jKind:
                 ).records
         except (exceptions.AuthError, exceptions.ClientError) as error:
             if "Security" in (error.code or ""):
-                raise AuthenticationFailed("refuses the admin's password", where=str(server)) from None
+                hint = f"get back in: multidb recover {server.name}"
+                raise AuthenticationFailed("refuses the admin's password", where=str(server), hint=hint) from None
             return None
         except (exceptions.Neo4jError, exceptions.DriverError, OSError):
             return None

@@ -27,7 +27,17 @@ from multidb import files
 from multidb.model import Progress
 from multidb.secrets import Secret, generate
 
-__all__ = ["ADMIN", "admin_command", "aot_cache", "command", "find_java", "prepare", "train"]
+__all__ = [
+    "ADMIN",
+    "admin_command",
+    "aot_cache",
+    "command",
+    "find_java",
+    "forget_logins",
+    "forgotten",
+    "prepare",
+    "train",
+]
 
 ADMIN: Final = "neo4j"
 _MAIN: Final = "org.neo4j.server.Neo4jCommunity"
@@ -35,6 +45,9 @@ _ADMIN_MAIN: Final = "org.neo4j.cli.AdminTool"
 _OLDEST_JAVA: Final = 21  # what Neo4j 2025 and later ask for
 _JAVA_WITH_AOT: Final = 25  # -XX:AOTCacheOutput (JEP 514)
 _HASH_ROUNDS: Final = 1024
+_EVERYWHERE: Final = "0.0.0.0/0,::/0"
+_FORGETTING: Final = "forgetting-logins"
+_ASIDE: Final = "logins.before"
 _PATIENCE: Final = 180.0  # seconds that the training run may take on a slow machine
 
 _FIRST_QUERIES: Final = (
@@ -59,6 +72,7 @@ server.http.enabled=false
 server.https.enabled=false
 dbms.security.auth_enabled=true
 dbms.security.allow_csv_import_from_file_urls=false
+internal.dbms.cypher_ip_blocklist={blocklist}
 dbms.usage_report.enabled=false
 server.memory.pagecache.size=64m
 # Otherwise 512 MB of empty transaction logs at birth.
@@ -75,7 +89,7 @@ def find_java() -> Path | None:
     return next((java for java in _javas() if _version(java) >= _OLDEST_JAVA), None)
 
 
-def prepare(home: Path, *, bolt_port: int, password: Secret, heap: str) -> None:
+def prepare(home: Path, *, bolt_port: int, password: Secret, heap: str, blocklist: str = _EVERYWHERE) -> None:
     """Makes `home` ready for a start: its configuration, and the admin's first password.
 
     Only Bolt listens, on loopback. Repeat it at will: the configuration is written anew, and a password that is there
@@ -84,12 +98,42 @@ def prepare(home: Path, *, bolt_port: int, password: Secret, heap: str) -> None:
 
     Args:
         heap: as for `command`; written nowhere, it stands in the command.
+        blocklist: networks that no query may load from, separated by commas.
     """
-    files.write_text(home / "conf" / "neo4j.conf", _CONF.format(port=bolt_port))
+    files.write_text(home / "conf" / "neo4j.conf", _CONF.format(port=bolt_port, blocklist=blocklist))
+    _clear_logins(home)
     data = home / "data"
     initial = data / "dbms" / "auth.ini"
     if not initial.exists() and not (data / "databases" / "system").exists():
         files.write_text(initial, _credential(password, secrets.token_bytes(32)), mode=files.PRIVATE)
+
+
+def forget_logins(home: Path) -> None:
+    """Has the next `prepare` take all users away, and with them whatever password the admin has: the database
+    ``system``, which on Community holds nothing else but the list of the two databases that there are. Neo4j makes it
+    anew, with the first password, and takes in the graph that it finds. No server ever runs without asking for a
+    password, as it would with ``dbms.security.auth_enabled=false``.
+    """
+    files.write_text(home / _FORGETTING, "")
+
+
+def forgotten(home: Path) -> None:
+    """Deletes what `forget_logins` has had put aside."""
+    shutil.rmtree(home / _ASIDE, ignore_errors=True)
+
+
+def _clear_logins(home: Path) -> None:
+    note = home / _FORGETTING
+    if not note.exists():
+        return
+    for kind in ("databases", "transactions"):
+        system, aside = home / "data" / kind / "system", home / _ASIDE / kind
+        if system.exists():  # else an interrupted run has moved it already
+            shutil.rmtree(aside, ignore_errors=True)
+            aside.parent.mkdir(exist_ok=True)
+            system.rename(aside)
+    (home / "data" / "dbms" / "auth.ini").unlink(missing_ok=True)
+    note.unlink()
 
 
 def command(java: Path, jars: Path, home: Path, heap: str) -> list[str]:

@@ -39,6 +39,9 @@ class GivenRuntime:
     def take_offline(self, server: Server) -> None:
         return None
 
+    def recover(self, name: str, progress: Progress) -> Server:
+        raise AssertionError("its admin's password is right")
+
     def resume(self, progress: Progress) -> list[ServerStatus]:
         return []
 

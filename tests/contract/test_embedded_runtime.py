@@ -27,7 +27,7 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from multidb.errors import Locked, RuntimeUnavailable, UsageError
+from multidb.errors import Locked, Refused, RuntimeUnavailable, UsageError
 from multidb.model import App, Project, Server
 from multidb.runtime import ServerState, ServerStatus, postgres_process
 from multidb.runtime.embedded import EmbeddedRuntime
@@ -57,7 +57,7 @@ def options(**changed: Mapping[str, Any]) -> dict[str, SimpleNamespace]:
         "postgres": {"port": None, "max_connections": 20},
         "redis": {"port": None, "databases": 16, "maxmemory": None},
         "qdrant": {"port": None, "grpc_port": None, "binary": None},
-        "neo4j": {"version": "2026.08.1", "port": None, "isolation": "auto", "heap": "384m"},
+        "neo4j": {"version": "2026.08.1", "port": None, "isolation": "auto", "heap": "384m", "blocklist": "::/0"},
     }
     return {store: SimpleNamespace(**{**values, **changed.get(store, {})}) for store, values in defaults.items()}
 
@@ -818,6 +818,64 @@ def test_a_real_qdrant_asks_for_its_key(place: Callable[..., Place]) -> None:
     assert grpc.get_collections().collections == []
     it.down()
     assert it.up()["qdrant"].server == server
+
+
+@pytest.mark.slow
+def test_an_app_that_has_locked_multidb_out_of_its_neo4j(
+    place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import neo4j
+    from neo4j.exceptions import AuthError
+
+    from multidb.runtime import neo4j_process
+
+    it = place("neo4j")
+    found = it.up()["neo4j-lernmi"]
+    if found.state is SKIPPED:
+        pytest.skip(found.message)
+    (server,) = it.runtime.servers()
+    ours = ("neo4j", it.password(server.name, "neo4j").reveal())
+
+    def ask(text: str, auth: tuple[str, str] = ours, database: str = "neo4j") -> list[Any]:
+        with neo4j.GraphDatabase.driver(f"bolt://127.0.0.1:{server.endpoint.port}", auth=auth) as driver:
+            return driver.execute_query(text, database_=database).records
+
+    ask("CREATE CONSTRAINT id FOR (n:A) REQUIRE n.id IS UNIQUE")
+    ask("UNWIND range(1, 100) AS id CREATE (:A {id: id})-[:R]->(:B)")
+    ask("CREATE USER lernmi_user SET PASSWORD 'of-the-app' CHANGE NOT REQUIRED", database="system")
+    for theft in ("ALTER USER neo4j SET PASSWORD 'stolen-it' CHANGE NOT REQUIRED", "DROP USER neo4j"):
+        ask(theft, ("lernmi_user", "of-the-app"), "system")
+        with pytest.raises(AuthError):
+            ask("RETURN 1")
+        assert it.status()["neo4j-lernmi"].state is FAILED
+        assert "multidb recover neo4j-lernmi" in it.status()["neo4j-lernmi"].message
+        assert it.runtime.recover("neo4j-lernmi", Told()).endpoint == server.endpoint
+        assert it.status()["neo4j-lernmi"].state is RUNNING
+        assert ask("MATCH (n) RETURN count(n)")[0][0] == 200
+        assert ask("MATCH ()-[r]->() RETURN count(r)")[0][0] == 100
+        assert [row["name"] for row in ask("SHOW CONSTRAINTS YIELD name")] == ["id"]
+        assert [row["user"] for row in ask("SHOW USERS YIELD user", database="system")] == ["neo4j"]
+        assert not (it.folder("neo4j-lernmi") / "logins.before").exists()
+        for thief in (("neo4j", "stolen-it"), ("lernmi_user", "of-the-app"), ("neo4j", "neo4j")):
+            with pytest.raises(AuthError):
+                ask("RETURN 1", thief)
+        ask("CREATE USER lernmi_user SET PASSWORD 'of-the-app' CHANGE NOT REQUIRED", database="system")
+    # Killed on its way: the next `up` goes on with it.
+    monkeypatch.setattr(neo4j_process, "_clear_logins", lambda home: sys.exit("killed"))
+    ask("ALTER USER neo4j SET PASSWORD 'stolen-it' CHANGE NOT REQUIRED", ("lernmi_user", "of-the-app"), "system")
+    with pytest.raises(SystemExit):
+        it.runtime.recover("neo4j-lernmi", Told())
+    monkeypatch.undo()
+    assert it.up()["neo4j-lernmi"].state is RUNNING
+    assert ask("MATCH (n) RETURN count(n)")[0][0] == 200
+
+
+def test_only_what_can_be_locked_is_recovered(place: Callable[..., Place]) -> None:
+    it = place("redis")
+    with pytest.raises(Refused, match="no app can change the admin's password"):
+        it.runtime.recover("redis", Told())
+    with pytest.raises(UsageError, match="no server named nowhere"):
+        it.runtime.recover("nowhere", Told())
 
 
 @pytest.mark.slow

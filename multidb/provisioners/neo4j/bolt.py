@@ -197,7 +197,7 @@ def explain(error: BaseException, server: Server, who: str = ADMIN) -> ServerErr
     """What a driver's error means for the person who runs multidb."""
     where = str(server)
     if isinstance(error, exceptions.Neo4jError):
-        return _explain_answer(error, where, who)
+        return _explain_answer(error, server, who)
     causes = list(_causes(error))
     if isinstance(error, (FileNotFoundError, PermissionError)):
         return ServerError(
@@ -229,14 +229,16 @@ def explain(error: BaseException, server: Server, who: str = ADMIN) -> ServerErr
     )
 
 
-def _explain_answer(error: exceptions.Neo4jError, where: str, who: str) -> ServerError:
-    hints = _HINTS_TO_THE_ADMIN if who == ADMIN else _HINTS_ABOUT_AN_APP
+def _explain_answer(error: exceptions.Neo4jError, server: Server, who: str) -> ServerError:
+    where, hints = str(server), _HINTS_TO_THE_ADMIN if who == ADMIN else _HINTS_ABOUT_AN_APP
     if error.code == RATE_LIMIT:
         return AuthenticationFailed(
             f"refuses {who} for a few seconds after too many wrong passwords",
             where=where,
             hint="correct the password, wait five seconds, then run the command again",
         )
+    if who == ADMIN and server.app is not None and (error.code == EXPIRED or isinstance(error, exceptions.AuthError)):
+        return _locked_out(server)
     if error.code == EXPIRED:
         return AuthenticationFailed(
             f"wants {who}'s password changed before anything else",
@@ -254,6 +256,15 @@ def _explain_answer(error: exceptions.Neo4jError, where: str, who: str) -> Serve
     if isinstance(error, exceptions.TransientError):
         return ServerSlow(said(error), where=where, hint="run the command again")
     return ServerError(said(error), where=where)
+
+
+def _locked_out(server: Server) -> AuthenticationFailed:
+    """Of a server that serves one app and is multidb's own to run."""
+    return AuthenticationFailed(
+        "refuses the admin's password: somebody has changed it, as every login of a Neo4j without roles can",
+        where=str(server),
+        hint=f"get back in: multidb recover {server.name}",
+    )
 
 
 def said(error: exceptions.Neo4jError) -> str:

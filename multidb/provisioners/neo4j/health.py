@@ -51,6 +51,13 @@ def check_health(tenant: Tenant, may_write: bool) -> Health:
         except DRIVER_ERRORS as error:
             return trouble(error, tenant, time.monotonic() - began)
         latency = time.monotonic() - began
+    if tenant.context.facts is None and tenant.server.app is not None:
+        return Health(
+            Status.DEGRADED,
+            "works for the app, and multidb's own login is refused: somebody has changed or lost the admin's password",
+            latency,
+            f"get back in: multidb recover {tenant.server.name}",
+        )
     if heap > _NEARLY_FULL:
         return Health(
             Status.DEGRADED,

@@ -16,20 +16,39 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
+from multidb.document import Document, Unreadable, parse, printable, validated
 from multidb.errors import Locked, UsageError
 
 __all__ = ["PRIVATE", "PUBLIC", "delete", "lock", "read_text", "sync_folder", "write_all", "write_text"]
 
 PUBLIC = 0o644
 PRIVATE = 0o600
+_LARGEST = 256 * 1024**2  # characters
+_LARGEST_HOLDER = 4096  # bytes
 _PAUSE = 0.1  # seconds between two looks at a lock that is taken
 
 
+class _Holder(Document):
+    command: str
+    user: str
+    pid: int
+    since: str
+
+
+_HOLDER = TypeAdapter(_Holder)
+
+
 def read_text(path: Path) -> str | None:
-    """The text of `path`, None when there is no such file. `UsageError` when it is there and cannot be read."""
+    """The text of `path`, None when there is no such file. `UsageError` when it is there and cannot be read, or has no
+    end that a file of a project would have."""
     try:
         with path.open(encoding="utf-8", newline="") as file:  # line ends stay as they are
-            return file.read()
+            text = file.read(_LARGEST + 1)
+        if len(text) > _LARGEST:
+            raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
+        return text
     except FileNotFoundError:
         return None
     except (OSError, UnicodeDecodeError) as error:
@@ -145,7 +164,7 @@ def lock(path: Path, holder: Mapping[str, object], patience: float = 0.0) -> Ite
         while not _taken(descriptor):
             if time.monotonic() >= deadline:
                 raise Locked(
-                    f"another run works here: {_describe(os.pread(descriptor, 4096, 0))}",
+                    f"another run works here: {_describe(os.pread(descriptor, _LARGEST_HOLDER, 0))}",
                     where=str(path),
                     hint="wait for it to end, then run the command again",
                 )
@@ -170,9 +189,9 @@ def _taken(descriptor: int) -> bool:
 
 def _describe(raw: bytes) -> str:
     try:
-        holder = json.loads(raw)
-        return f"{holder['command']} by {holder['user']}, process {holder['pid']}, since {holder['since']}"
-    except (ValueError, KeyError, TypeError):
+        holder = validated(parse(raw, _LARGEST_HOLDER), _HOLDER)
+        return printable(f"{holder.command} by {holder.user}, process {holder.pid}, since {holder.since}", 200)
+    except Unreadable:
         return "it has just started"
 
 

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from multidb.audit import Audit
+from multidb.document import moment
 from multidb.engine import Scope
 from multidb.errors import MultidbError, UsageError
 from multidb.health import HealthReport
@@ -155,18 +156,21 @@ def news(
             end was told).
     """
     current = {alarm.key: alarm for alarm in alarms}
+    told = {
+        key: entry for key, entry in told.items() if key.partition("/")[0] in set(Kind)
+    }  # others: a later multidb's
     found = []
     for key in sorted({*current, *(key for key in told if looked.covers(key))}):
         entry, alarm = told.get(key), current.get(key)
         over = entry is None or bool(entry.get("ended"))
-        if entry is not None and now - _time(entry["at"]) < _GAP:
+        if entry is not None and now - moment(entry["at"]) < _GAP:
             continue
         if alarm is not None and over:
             found.append(Notice(News.BEGAN, alarm, now))
-        elif alarm is not None and entry is not None and now - _time(entry["at"]) >= remind:
-            found.append(Notice(News.REMINDER, alarm, _time(entry["since"])))
+        elif alarm is not None and entry is not None and now - moment(entry["at"]) >= remind:
+            found.append(Notice(News.REMINDER, alarm, moment(entry["since"])))
         elif alarm is None and entry is not None and not over:
-            found.append(Notice(News.ENDED, _alarm(key, entry), _time(entry["since"])))
+            found.append(Notice(News.ENDED, _alarm(key, entry), moment(entry["since"])))
     return found
 
 
@@ -346,12 +350,8 @@ def _looked(scope: Scope, *kinds: Kind, unread: Iterable[str] = ()) -> Looked:
     return Looked(frozenset(kinds), scope.apps, None if everything else stores)
 
 
-def _time(text: str) -> datetime:
-    return datetime.fromisoformat(text)
-
-
 def _forgotten(entry: Mapping[str, str], now: datetime) -> bool:
-    return bool(entry.get("ended")) and now - _time(entry["at"]) > _GAP
+    return bool(entry.get("ended")) and now - moment(entry["at"]) > _GAP
 
 
 def _alarm(key: str, entry: Mapping[str, str]) -> Alarm:

@@ -12,12 +12,17 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any
+from typing import Any, Final, Literal
 
+from pydantic import JsonValue, TypeAdapter
+
+from multidb.document import Document, Sha256, parse, validated
 from multidb.errors import MultidbError
 from multidb.model import Action, Change, FieldChange, Finding, Isolation, Resource
 
-__all__ = ["LOST", "Plan", "ServerPlan", "diff", "document_digest", "plain"]
+__all__ = ["LOST", "Plan", "SavedPlan", "ServerPlan", "diff", "plain", "saved_plan"]
+
+_LARGEST: Final = 256 * 1024**2  # bytes of a saved plan
 
 LOST = "lost"
 """Live value of a credential field when the server has one and the secret store does not."""
@@ -100,16 +105,37 @@ class Plan:
         }
 
 
-def document_digest(document: Mapping[str, Any]) -> str:
-    """The digest of what a plan's document says would be done. Another than the one it carries: somebody altered it.
+@dataclass(frozen=True, slots=True)
+class SavedPlan:
+    """What `multidb plan --out` has written, as it is read back.
 
-    Raises:
-        KeyError, TypeError: it is no document of a plan.
+    Args:
+        apps, stores, adopt, deep: what the plan was about.
+        digest: that it carries.
+        altered: what it says would be done has another digest.
     """
-    changes = document["changes"]
-    names = [server["server"] for server in document["servers"]]
-    by_server = [[change for change in changes if change["server"] == name] for name in names]
-    return _digest(_server_digest(name, found) for name, found in zip(names, by_server, strict=True))
+
+    apps: list[str] | None
+    stores: list[str] | None
+    adopt: list[str]
+    deep: bool
+    digest: str
+    altered: bool
+
+
+def saved_plan(text: str) -> SavedPlan:
+    """The plan in a saved document. `Unreadable` when it is none."""
+    document = parse(text, _LARGEST)
+    said = validated(document, _SAVED)
+    digest = _document_digest([server.server for server in said.servers], document["changes"])
+    return SavedPlan(said.apps, said.stores, said.adopt, said.deep, said.digest, altered=digest != said.digest)
+
+
+def _document_digest(names: Iterable[str], changes: Iterable[dict[str, Any]]) -> str:
+    by_server: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    for change in changes:
+        by_server.setdefault(change["server"], []).append(change)
+    return _digest(_server_digest(name, found) for name, found in by_server.items())
 
 
 def diff(
@@ -241,3 +267,29 @@ def _differences(want: Resource, have: Resource) -> Iterator[FieldChange]:
 def _order(change: Change) -> tuple[int, int, str, str]:
     resource = change.resource
     return (resource.rank, 0 if change.action is Action.DELETE else 1, resource.app or "", resource.name)
+
+
+class _SavedPart(Document, extra="allow"):
+    """A server or a change: only where it is matters here, the rest is compared by its digest."""
+
+    server: str
+    store: str
+
+
+class _SavedDocument(Document, extra="allow"):
+    """What else stands in it is for whoever reads it."""
+
+    version: Literal[1]
+    command: Literal["plan"]
+    adopt: list[str]
+    apps: list[str] | None
+    stores: list[str] | None
+    deep: bool
+    project: str
+    digest: Sha256
+    counts: dict[str, JsonValue]
+    servers: list[_SavedPart]
+    changes: list[_SavedPart]
+
+
+_SAVED: Final = TypeAdapter(_SavedDocument)

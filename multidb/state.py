@@ -19,13 +19,26 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from multidb import files
+from multidb.document import Document, Unreadable, parse, validated
 from multidb.errors import UsageError
 from multidb.secrets import Secret, SecretRef
+from multidb.sections import ANY, SECTIONS
 
 __all__ = ["FileSecretStore", "ProjectState", "holder"]
 
 _FORMAT = 1
+_LARGEST = 256 * 1024**2  # bytes; a removed app's tombstone holds whole manifests
+
+
+class _SecretsDocument(Document):
+    version: int
+    secrets: dict[str, str]
+
+
+_SECRETS = TypeAdapter(_SecretsDocument)
 
 
 class FileSecretStore:
@@ -86,11 +99,13 @@ class FileSecretStore:
                 hint=f"chmod 600 {self._path}, and rotate what they may have seen",
             )
         try:
-            document = json.loads(files.read_text(self._path) or "")
-            values = {SecretRef.parse(name): Secret(value) for name, value in document["secrets"].items()}
-        except (ValueError, KeyError, TypeError, AttributeError):
+            document = _of_our_version(parse(files.read_text(self._path) or "", _LARGEST))
+            held = validated(document, _SECRETS).secrets
+            values = {SecretRef.parse(name): Secret(value) for name, value in held.items()}
+        except ValueError as wrong:
+            reason = f": it {wrong}" if isinstance(wrong, Unreadable) else ""
             raise UsageError(
-                "is not a multidb secrets file",
+                f"is not a multidb secrets file{reason}",
                 where=str(self._path),
                 hint="restore it from a copy; without one, move it away, then make new credentials: "
                 "multidb apply --regenerate APP",
@@ -110,18 +125,33 @@ class ProjectState:
         self.folder = root / ".multidb"
         self.secrets = FileSecretStore(self.folder / "secrets.json")
         self._path = self.folder / "state.json"
+        self._guard = threading.Lock()
+        self._stamp: tuple[int, int, int] | None = None
+        self._held: dict[str, Any] = {}
+        self._sections: dict[str, dict[str, Any]] = {}
 
     def read(self, section: str) -> dict[str, Any]:
-        """One section (``ports``, ``numbers``, ``processes``); empty when there is none yet."""
-        found: dict[str, Any] = self._document().get(section, {})
-        return found
+        """One section (``ports``), in the shape that `multidb.sections` gives it; empty where there is none.
+        Not to be changed: it is shared until the file is written again.
+
+        Raises:
+            UsageError: the state is damaged, or of a newer multidb, or the section has another shape.
+        """
+        with self._guard:
+            stamp = self._stamp_now()
+            if stamp is None or stamp != self._stamp:
+                self._held, self._sections = self._document(), {}
+                self._stamp = stamp
+            if section not in self._sections:
+                self._sections[section] = self._section(self._held, section)
+            return self._sections[section]
 
     @contextlib.contextmanager
     def change(self, section: str) -> Iterator[dict[str, Any]]:
         """The section, to be changed in the block, written when it ends well. Keeps other processes out meanwhile."""
         with files.turn(self.folder / "state.lock"):
             document = self._document()
-            value = document.setdefault(section, {})
+            value = document[section] = self._section(document, section)
             yield value
             document["version"] = _FORMAT
             files.write_text(self._path, json.dumps(document, indent=1, sort_keys=True) + "\n", mode=files.PRIVATE)
@@ -148,22 +178,50 @@ class ProjectState:
         """Waits until no other process has the turn `name`, and has it while the block runs. For short work."""
         return files.turn(self.folder / f"{name}.lock")
 
+    def _stamp_now(self) -> tuple[int, int, int] | None:
+        """What changes whenever the file is written; None where there is none."""
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_ino, status.st_size
+
+    def _section(self, document: Mapping[str, Any], name: str) -> dict[str, Any]:
+        try:
+            return SECTIONS.get(name, ANY).read(document.get(name, {}))
+        except Unreadable as wrong:
+            raise self._damaged(f"{wrong}, in its section {name}") from None
+
     def _document(self) -> dict[str, Any]:
         text = files.read_text(self._path)
         if text is None:
             return {}
         try:
-            document: dict[str, Any] = json.loads(text)
-            sections = document.items()
-            if not all(isinstance(section, dict) for name, section in sections if name != "version"):
-                raise ValueError
-        except (ValueError, AttributeError):
-            raise UsageError(
-                "is damaged",
-                where=str(self._path),
-                hint="move it away; multidb reads back from the servers what it needs",
-            ) from None
+            document = _of_our_version(parse(text, _LARGEST))
+            if not all(isinstance(section, dict) for name, section in document.items() if name != "version"):
+                raise Unreadable("has a section that is none")
+        except Unreadable as wrong:
+            raise self._damaged(str(wrong)) from None
         return document
+
+    def _damaged(self, reason: str) -> UsageError:
+        return UsageError(
+            f"is damaged: it {reason}",
+            where=str(self._path),
+            hint="restore it from a copy; without one, move it away, then: multidb plan reads back from the servers "
+            "what they know",
+        )
+
+
+def _of_our_version(document: object) -> dict[str, Any]:
+    if not isinstance(document, dict):
+        raise Unreadable("is not what multidb writes")
+    version = document.get("version", _FORMAT)
+    if type(version) is not int or version < 1:
+        raise Unreadable("has no version")
+    if version > _FORMAT:
+        raise Unreadable(f"is of version {version}, which a newer multidb has written: use that one")
+    return document
 
 
 def holder(command: str) -> dict[str, object]:

@@ -12,6 +12,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Any, Self
 
+from multidb.document import moment
 from multidb.errors import UsageError
 from multidb.manifest import Removed
 from multidb.state import ProjectState
@@ -92,12 +93,13 @@ class Tombstone:
 
     @classmethod
     def read(cls, app: str, document: Mapping[str, Any]) -> Self:
-        """The tombstone that `document` made; `KeyError`, `TypeError` or `ValueError` for anything else."""
+        """The tombstone that `document` made, which has the shape of the state's section. `ValueError` for a phase that
+        is none."""
         return cls(
             app,
             Phase(document["phase"]),
-            datetime.fromisoformat(document["since"]),
-            datetime.fromisoformat(document["until"]),
+            moment(document["since"]),
+            moment(document["until"]),
             tuple(Edit(each["file"], each["before"], each["after"], each["entry"]) for each in document["edits"]),
             document["backup"],
         )
@@ -111,11 +113,11 @@ def tombstones(state: ProjectState) -> dict[str, Tombstone]:
     """
     try:
         return {app: Tombstone.read(app, document) for app, document in state.read(_SECTION).items()}
-    except (KeyError, TypeError, ValueError):
+    except ValueError:
         raise UsageError(
             "what it says of removed apps cannot be read",
             where=str(state.folder / "state.json"),
-            hint="restore the file from a copy",
+            hint="restore the file from a copy, or use the multidb that wrote it",
         ) from None
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
 from multidb.audit.findings import Audit, Summary
+from multidb.document import moment
 from multidb.state import ProjectState
 
 __all__ = ["last", "remember"]
@@ -31,4 +31,4 @@ def last(state: ProjectState) -> Summary | None:
     if not section:
         return None
     figures = {name: int(section[name]) for name in _FIGURES}
-    return Summary(datetime.fromisoformat(section["finished"]), bool(section["ok"]), **figures)
+    return Summary(moment(section["finished"]), bool(section["ok"]), **figures)

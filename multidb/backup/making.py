@@ -190,7 +190,9 @@ class _Maker:
                 parts = self._parts(destinations, errors)
             if not errors:
                 finished = self._finished(set_id, parts, reason)
-                destinations.write(MANIFEST, finished.to_json())
+                text = finished.to_json()
+                BackupSet.from_json(text, folder)  # what could not be read back would be no set
+                destinations.write(MANIFEST, text)
         except MultidbError as error:
             finished = None
             errors.setdefault("backup", error)

@@ -12,6 +12,7 @@ from multidb.model import Progress, size_in_words, time_in_words
 __all__ = ["Pace"]
 
 _EVERY: Final = 0.25  # seconds between two reports
+_LONGEST: Final = 365 * 24 * 3600.0  # seconds; a set may say that it is larger than anything
 
 
 class Pace:
@@ -46,5 +47,5 @@ class Pace:
     def _words(self, now: float) -> str:
         rate = self._done / max(now - self._started, 0.001)
         left = (self._total - self._done) / rate if rate and self._total > self._done else 0
-        estimate = f", about {time_in_words(timedelta(seconds=left))} left" if left >= 1 else ""
+        estimate = f", about {time_in_words(timedelta(seconds=min(left, _LONGEST)))} left" if left >= 1 else ""
         return f"{self.doing} {size_in_words(self._done)}, {size_in_words(rate)}/s{estimate}"

@@ -13,10 +13,11 @@ from multidb.backup.making import Grounds, targets_of, turn_on
 from multidb.backup.repository import Repository
 from multidb.backup.restoring import finish_restore
 from multidb.backup.rooms import clear
-from multidb.backup.sets import MANIFEST
+from multidb.backup.sets import MANIFEST, is_set_id
 from multidb.closure import Closure, closures
+from multidb.document import printable
 from multidb.engine import Engine, Scope
-from multidb.errors import Locked, MultidbError, ServerDown
+from multidb.errors import Locked, MultidbError, ServerDown, UsageError
 from multidb.model import App, Progress
 from multidb.provisioners import provisioner
 from multidb.runtime import ServerState
@@ -51,7 +52,7 @@ def recover(
         return "removed the scratch places that an interrupted run left"
 
     def half_made(app: str, note: Mapping[str, Any]) -> str:
-        _remove_half_made(engine, note)
+        _remove_half_made(engine, app, note)
         return "removed what an interrupted backup left"
 
     work: tuple[tuple[str, Callable[[str, Mapping[str, Any]], str]], ...] = (
@@ -106,9 +107,16 @@ def _clear_places(engine: Engine, app_id: str, note: Mapping[str, Any]) -> None:
             clear(engine, ground[0], app, ground[1])
 
 
-def _remove_half_made(engine: Engine, note: Mapping[str, Any]) -> None:
+def _remove_half_made(engine: Engine, app_id: str, note: Mapping[str, Any]) -> None:
     """A set that was finished in the moment before the run died stays."""
-    folder = note["folder"]
+    folder = str(note["folder"])
+    own, _, set_id = folder.rpartition("/")
+    if own != f"{engine.project.name}/{app_id}" or not is_set_id(set_id):
+        raise UsageError(
+            f"the state says that a set of {app_id} was begun in {printable(folder)}, where none of its sets is",
+            where=str(engine.state.folder / "state.json"),
+            hint="restore the file from a copy, or take that note out of its section backup-work",
+        )
     for target in targets_of(engine, note["to"]):
         if not any(path == f"{folder}/{MANIFEST}" for path, _ in target.list(folder)):
             Repository(engine.project.name, [target]).remove(target, folder)

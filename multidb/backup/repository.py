@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -11,16 +13,18 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, Final
 
 from multidb.backup.encryption import Identities
-from multidb.backup.sets import MANIFEST, VERIFIED, BackupSet, Reason, Verification, made_at
+from multidb.backup.sets import LARGEST, MANIFEST, VERIFIED, BackupSet, Reason, Verification, is_set_id, made_at
 from multidb.backup.streams import StoreReader, Upload
 from multidb.backup.targets import Target
+from multidb.document import APP_ID
 from multidb.errors import ArchiveError, MultidbError, TargetError, UsageError
 
 __all__ = ["Copy", "Destinations", "HalfMade", "Repository"]
 
 _AT_ONCE: Final = 8  # manifests read side by side
-_SMALL: Final = 64 * 1024 * 1024  # no manifest.json is larger
+_PARSING: Final = threading.Lock()  # a hostile document takes many times its size of memory until it is refused
 _ABANDONED: Final = timedelta(days=1)  # nobody takes longer for one set
+_APP: Final = re.compile(APP_ID)
 
 
 @dataclass(frozen=True, slots=True)
@@ -220,7 +224,7 @@ class Repository:
         paths = [path for path, _ in target.list(self.project)]
         for path in [*paths, *(target.unfinished(self.project) if unfinished else ())]:
             parts = PurePosixPath(path).parts[1:]
-            if len(parts) >= 3 and _is_id(parts[1]):
+            if len(parts) >= 3 and _APP.fullmatch(parts[0]) and is_set_id(parts[1]):
                 files.setdefault((parts[0], parts[1]), set()).add("/".join(parts[2:]))
         for (app, set_id), names in files.items():
             yield app, set_id, names
@@ -229,7 +233,9 @@ class Repository:
         folder = f"{self.project}/{app}/{set_id}"
         where = f"{target.name.rstrip('/')} {app}/{set_id}"
         try:
-            found = BackupSet.from_json(_read(target, f"{folder}/{MANIFEST}"), where)
+            text = _read(target, f"{folder}/{MANIFEST}")
+            with _PARSING:
+                found = BackupSet.from_json(text, where)
             if (found.project, found.app, found.id) != (self.project, app, set_id):
                 raise ArchiveError(f"is the manifest of {found.folder}", where=where)
         except ArchiveError as error:
@@ -243,15 +249,7 @@ class Repository:
 
 def _read(target: Target, path: str) -> bytes:
     with target.open(path) as file:
-        return file.read(_SMALL)
-
-
-def _is_id(text: str) -> bool:
-    try:
-        made_at(text)
-    except ValueError:
-        return False
-    return True
+        return file.read(LARGEST + 1)
 
 
 def utc_now() -> datetime:

@@ -82,9 +82,22 @@ def load(found: Room, stored: StoredPart, reader: StoreReader, progress: Progres
     Raises:
         ArchiveError: it is another.
     """
-    with temporary_files():
+    with temporary_files(), _understood():
         found.archive.restore(found.place, stored.part, reader, progress)
+    with temporary_files():
         compare(stored, found.archive, found.place)
+
+
+@contextlib.contextmanager
+def _understood() -> Iterator[None]:
+    """A store reads in the block what the set says of its own part (`Part.details`), in which anything may stand."""
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, AttributeError, ValueError) as error:
+        raise ArchiveError(
+            f"what the set says of the store's part is not what this multidb writes ({type(error).__name__})",
+            hint="take another set",
+        ) from error
 
 
 def compare(stored: StoredPart, archive: Archive, place: Place) -> None:

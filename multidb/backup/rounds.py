@@ -203,6 +203,8 @@ def _prune(engine: Engine, app_id: str, done: Round) -> None:
         errors = [error]
     else:
         done.pruned += pruning.going
+        unreadable = (each.copy for each in pruning.decisions if each.copy.found is None)
+        done.notes += [f"{copy.where}: {copy.problem}; it stays, and counts for nothing" for copy in unreadable]
     if errors:
         done.errors[app_id] = errors[0]
 

@@ -14,13 +14,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Any, Final
+from typing import Annotated, Any, Final, Literal
 
+from pydantic import Field, JsonValue, StringConstraints, TypeAdapter
+
+from multidb.document import AppId, Count, Document, Moment, Sha256, Unreadable, moment, parse, printable, validated
 from multidb.errors import ArchiveError
 from multidb.model import App, Measures, Part
 from multidb.plan import plain
 
 __all__ = [
+    "LARGEST",
     "MANIFEST",
     "VERIFIED",
     "BackupSet",
@@ -30,15 +34,27 @@ __all__ = [
     "StoredPart",
     "Verification",
     "declaration",
+    "is_set_id",
     "made_at",
     "new_id",
+    "stored_path",
 ]
 
 MANIFEST: Final = "manifest.json"
 VERIFIED: Final = "verified.json"
 _FORMAT: Final = "multidb set 1"
 _VERIFIED_FORMAT: Final = "multidb verification 1"
-_ID: Final = re.compile(r"(\d{8}T\d{6}Z)-[0-9a-f]{6}")
+_ID: Final = re.compile(r"([0-9]{8}T[0-9]{6}Z)-[0-9a-f]{6}")
+LARGEST: Final = 32 * 1024**2
+"""Bytes of the longest ``manifest.json`` that is read: one of some 100,000 tables."""
+
+_LARGEST_FILE: Final = 2**53  # bytes; what a larger number would mean is no file
+_MOST_FILES: Final = 100_000  # of one store
+_ANOTHER: Final = "take another set"
+
+_StoreName = Annotated[str, StringConstraints(pattern=r"\A[a-z][a-z0-9_-]{0,30}\z")]
+_FileName = Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,120}\z")]
+_Size = Annotated[int, Field(ge=0, le=_LARGEST_FILE)]
 
 
 class Consistency(StrEnum):
@@ -160,24 +176,19 @@ class BackupSet:
 
     @classmethod
     def from_json(cls, text: str | bytes, where: str) -> BackupSet:
-        """The set that a ``manifest.json`` describes. `ArchiveError` when it is damaged or of a newer multidb."""
+        """The set that a ``manifest.json`` describes. `ArchiveError` when it is damaged, of a newer multidb, or says
+        what no multidb has written."""
         try:
-            body = json.loads(text)
-            digest = body.pop("digest")
-            if body["format"] != _FORMAT:
-                raise ArchiveError(
-                    f"is a {str(body['format'])[:40]!r}, which this multidb does not read",
-                    where=where,
-                    hint="use the multidb that made it, or a newer one",
-                )
-            found = _set_of(body)
-            intact = digest == _digest(body)
-        except (ValueError, KeyError, TypeError, AttributeError):
-            intact, found = False, None
-        if not intact or found is None:
-            raise ArchiveError(
-                "is damaged: it does not have the digest that it says", where=where, hint="take another set"
-            )
+            body = _of_format(parse(text, LARGEST), _FORMAT)
+            digest = body.pop("digest", None)
+            if digest != _digest(body):
+                raise Unreadable("is damaged: it does not have the digest that it says")
+            found = _set_of(validated(body, _SET))
+            if found._body() != body:
+                raise Unreadable("says of itself what does not fit together")
+        except Unreadable as wrong:
+            hint = "use the multidb that made it, or a newer one" if isinstance(wrong, _OtherFormat) else _ANOTHER
+            raise ArchiveError(str(wrong), where=where, hint=hint) from None
         return found
 
     def _body(self) -> dict[str, Any]:
@@ -239,14 +250,11 @@ class Verification:
     def from_json(cls, text: str | bytes) -> Verification | None:
         """None for what is not one: then the set counts as not verified."""
         try:
-            body = json.loads(text)
-            if body["format"] != _VERIFIED_FORMAT:
-                return None
-            when = datetime.fromisoformat(body["when"])
-            found = cls(body["set"], body["digest"], when, body["multidb"], body["failures"], body["unproved"])
-            return found if when.tzinfo is not None else None
-        except (ValueError, KeyError, TypeError):
+            said = validated(_of_format(parse(text, LARGEST), _VERIFIED_FORMAT), _VERIFICATION)
+        except Unreadable:
             return None
+        found = cls(said.set_id, said.digest, said.when, said.multidb, said.failures, said.unproved)
+        return found if found.ok is said.ok else None
 
 
 def new_id(now: datetime) -> str:
@@ -259,7 +267,21 @@ def made_at(set_id: str) -> datetime:
     found = _ID.fullmatch(set_id)
     if found is None:
         raise ValueError(f"{set_id!r} is not the id of a backup set")
-    return datetime.strptime(found[1], "%Y%m%dT%H%M%SZ").replace(tzinfo=UTC)
+    return moment(found[1])
+
+
+def is_set_id(text: str) -> bool:
+    """Whether it is the id of a set."""
+    try:
+        made_at(text)
+    except ValueError:
+        return False
+    return True
+
+
+def stored_path(store: str, name: str, *, encrypted: bool) -> str:
+    """Where a store's file lies, relative to its set."""
+    return f"{store}/{name}.zst" + (".age" if encrypted else "")
 
 
 def declaration(app: App) -> dict[str, Any]:
@@ -308,36 +330,126 @@ def _part_document(stored: StoredPart) -> dict[str, Any]:
     }
 
 
-def _set_of(body: Mapping[str, Any]) -> BackupSet:
+class _OtherFormat(Unreadable):
+    """It is of another multidb."""
+
+
+def _of_format(document: object, wanted: str) -> dict[str, Any]:
+    """The document, when it is one of that kind and version."""
+    if not isinstance(document, dict) or not isinstance(document.get("format"), str):
+        raise Unreadable("is not of a backup set")
+    if document["format"] != wanted:
+        raise _OtherFormat(f"is a {printable(document['format'])!r}, which this multidb does not read")
+    return document
+
+
+class _FileDocument(Document):
+    name: _FileName
+    stored: str
+    size: _Size = Field(alias="bytes")
+    plain_sha256: Sha256
+    stored_size: _Size = Field(alias="stored_bytes")
+    sha256: Sha256
+
+
+class _PartDocument(Document):
+    format: str
+    server: str
+    client: str
+    consistent: bool
+    counts: dict[str, Count]
+    fingerprints: dict[str, str]
+    details: dict[str, JsonValue]
+    files: list[_FileDocument] = Field(max_length=_MOST_FILES)
+
+
+class _EncryptionDocument(Document):
+    scheme: Literal["age"]
+    recipients: list[str] = Field(min_length=1)
+
+
+class _DeclarationDocument(Document, extra="allow"):
+    """The rest of an app's entry is sections, which are for the schema of the manifest when somebody adds it again."""
+
+    __pydantic_extra__: dict[str, dict[str, JsonValue]]
+    stores: list[_StoreName]
+    tenant_id: Annotated[str, StringConstraints(pattern=r"\A[A-Za-z0-9][A-Za-z0-9._-]{0,62}\z")] | None = None
+
+
+class _SetDocument(Document):
+    format: Literal["multidb set 1"]
+    id: str
+    project: str
+    app: AppId
+    made: Moment
+    finished: Moment
+    multidb: str
+    reason: Annotated[Reason, Field(strict=False)]
+    absent: dict[str, str]
+    complete: bool
+    consistency: str
+    quiesced: bool
+    encryption: _EncryptionDocument | None
+    declaration: dict[str, JsonValue]
+    stores: dict[_StoreName, _PartDocument]
+
+
+class _VerificationDocument(Document):
+    format: Literal["multidb verification 1"]
+    set_id: str = Field(alias="set")
+    digest: Sha256
+    when: Moment
+    multidb: str
+    ok: bool
+    failures: dict[str, str]
+    unproved: dict[str, str]
+
+
+_SET: Final = TypeAdapter(_SetDocument)
+_VERIFICATION: Final = TypeAdapter(_VerificationDocument)
+_DECLARATION: Final = TypeAdapter(_DeclarationDocument)
+
+
+def _set_of(said: _SetDocument) -> BackupSet:
+    if not is_set_id(said.id):
+        raise Unreadable("cannot be understood: id: is not the id of a set")
+    if said.declaration:
+        validated(said.declaration, _DECLARATION)
+    encrypted = said.encryption is not None
     return BackupSet(
-        id=body["id"],
-        project=body["project"],
-        app=body["app"],
-        finished=datetime.fromisoformat(body["finished"]),
-        multidb=body["multidb"],
-        parts={name: _part_of(part) for name, part in body["stores"].items()},
-        declaration=body["declaration"],
-        recipients=tuple(body["encryption"]["recipients"]) if body["encryption"] else (),
-        absent=body["absent"],
-        complete=body["complete"],
-        quiesced=body["quiesced"],
-        reason=Reason(body["reason"]),
+        id=said.id,
+        project=said.project,
+        app=said.app,
+        finished=said.finished,
+        multidb=said.multidb,
+        parts={store: _part_of(store, part, encrypted) for store, part in said.stores.items()},
+        declaration=said.declaration,
+        recipients=tuple(said.encryption.recipients) if said.encryption else (),
+        absent=said.absent,
+        complete=said.complete,
+        quiesced=said.quiesced,
+        reason=said.reason,
     )
 
 
-def _part_of(body: Mapping[str, Any]) -> StoredPart:
+def _part_of(store: str, said: _PartDocument, encrypted: bool) -> StoredPart:
+    """A file's place is the one that multidb gives it, whatever the document says: nothing is looked for elsewhere."""
+    names = [file.name for file in said.files]
+    if len(names) != len(set(names)):
+        raise Unreadable(f"cannot be understood: stores.{store}.files: has a file twice")
+    for file in said.files:
+        if file.stored != stored_path(store, file.name, encrypted=encrypted):
+            raise Unreadable(f"says that a file of it lies elsewhere: {printable(file.stored)!r}")
     part = Part(
-        format=body["format"],
-        server=body["server"],
-        client=body["client"],
-        consistent=body["consistent"],
-        measures=Measures(body["counts"], body["fingerprints"]),
-        details=body["details"],
+        format=said.format,
+        server=said.server,
+        client=said.client,
+        consistent=said.consistent,
+        measures=Measures(said.counts, said.fingerprints),
+        details=said.details,
     )
     files = tuple(
-        StoredFile(
-            each["name"], each["stored"], each["bytes"], each["plain_sha256"], each["stored_bytes"], each["sha256"]
-        )
-        for each in body["files"]
+        StoredFile(file.name, file.stored, file.size, file.plain_sha256, file.stored_size, file.sha256)
+        for file in said.files
     )
     return StoredPart(part, files)

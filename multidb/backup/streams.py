@@ -16,13 +16,14 @@ from typing import Any, BinaryIO, Final, Protocol, cast
 import zstandard
 
 from multidb.backup.encryption import IDENTITY_VARIABLE, Identities, decrypting, encrypting
-from multidb.backup.sets import StoredFile
+from multidb.backup.sets import StoredFile, stored_path
 from multidb.errors import ArchiveError, TargetError, WrongKey
 
 __all__ = ["StoreReader", "StoreWriter", "Upload", "checked"]
 
 _LEVEL: Final = 3
 _BUFFER: Final = 256 * 1024
+_WINDOW: Final = 128 * 1024**2  # bytes that unpacking may remember; ours needs 2 MB, a stranger's file may ask for 2 GB
 _NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,120}")
 
 
@@ -70,7 +71,7 @@ class StoreWriter:
         if self._busy:
             raise ValueError("one file at a time")
         self._busy = True
-        stored = f"{self._store}/{name}.zst" + (".age" if self._recipients else "")
+        stored = stored_path(self._store, name, encrypted=bool(self._recipients))
         try:
             upload = self._create(stored)
             try:
@@ -146,7 +147,9 @@ class StoreReader:
             source = cast("BinaryIO", stored)
             if file.stored.endswith(".age"):
                 source = stack.enter_context(decrypting(source, self._needed(where)))
-            unpacked = zstandard.ZstdDecompressor().stream_reader(source, read_across_frames=True, closefd=False)
+            unpacked = zstandard.ZstdDecompressor(max_window_size=_WINDOW).stream_reader(
+                source, read_across_frames=True, closefd=False
+            )
             plain = _Plain(unpacked, source, stored, file, where, self._counted)
             yield io.BufferedReader(plain, _BUFFER)
             plain.drain()
@@ -231,7 +234,7 @@ class _Checked(io.RawIOBase):
         data = self._raw.read(len(buffer))
         buffer[: len(data)] = data
         self._read.add(data)
-        if not data:
+        if not data or self._read.size > self._size:  # what goes on without end is not read to its end
             self._compare()
         return len(data)
 
@@ -245,9 +248,9 @@ class _Checked(io.RawIOBase):
         if not found.size and self._size:
             raise ArchiveError("is empty", where=self._where, hint="take another set")
         if found.size != self._size:
-            words = "is cut off" if found.size < self._size else "is too long"
+            words = f"is cut off: {found.size:,} bytes" if found.size < self._size else "is too long"
             raise ArchiveError(
-                f"{words}: {found.size:,} bytes, the set says {self._size:,}",
+                f"{words}, the set says {self._size:,}",
                 where=self._where,
                 hint="take another set, or the same from another target",
             )
@@ -294,6 +297,12 @@ class _Plain(io.RawIOBase):
         buffer[: len(data)] = data
         self._seen.add(data)
         self._counted(len(data))
+        if self._seen.size > self._file.size:  # a small file can unpack to more than any disk holds
+            raise ArchiveError(
+                f"holds more than the {self._file.size:,} bytes that the set says",
+                where=self._where,
+                hint="take another set",
+            )
         if not data and not self._proved:
             self._prove()
         return len(data)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -26,9 +25,10 @@ from multidb.cli.options import (
     scope,
 )
 from multidb.cli.plan_view import report_document, show_plan, show_report
+from multidb.document import Unreadable
 from multidb.engine import Engine, Report, Scope
 from multidb.errors import Refused, StalePlan, UsageError
-from multidb.plan import document_digest
+from multidb.plan import saved_plan
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -101,19 +101,17 @@ def _saved_plan(path: Path) -> tuple[Scope, str]:
     if text is None:
         raise UsageError("there is no such plan", where=str(path), hint=f"make it: multidb plan --out {path}")
     try:
-        document: dict[str, Any] = json.loads(text)
-        if document["command"] != "plan":
-            raise KeyError("command")
-        wanted = scope(document["apps"], document["stores"], adopt=document["adopt"], deep=document["deep"])
-        altered = document_digest(document) != document["digest"]
-    except (ValueError, KeyError, TypeError):
+        plan = saved_plan(text)
+    except Unreadable as wrong:
         raise UsageError(
-            "is not a plan saved by multidb", where=str(path), hint=f"make it again: multidb plan --out {path}"
+            f"is not a plan saved by multidb: it {wrong}",
+            where=str(path),
+            hint=f"make it again: multidb plan --out {path}",
         ) from None
-    if altered:  # it would not be what runs
+    if plan.altered:  # it would not be what runs
         raise Refused(
             "was changed by hand after it was saved",
             where=str(path),
             hint=f"change the manifest instead, then: multidb plan --out {path}",
         )
-    return wanted, str(document["digest"])
+    return scope(plan.apps, plan.stores, adopt=plan.adopt, deep=plan.deep), plan.digest

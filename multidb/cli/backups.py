@@ -63,14 +63,18 @@ def list_sets(
     targets: FromOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """List the sets: age, size, and whether each was proved by restoring it. Half-made ones are not sets."""
+    """List the sets: age, size, and whether each was proved by restoring it. Half-made ones are not sets.
+
+    Exit 1: a set cannot be read. It is listed with the reason, kept by `prune`, and counts for nothing.
+    """
     run = Run("backups list", file, env, json=as_json)
     output = run.output
     engine = run.engine(output)
     now = utc_now()
     with output.working():
         copies = repository(engine, targets).copies([app_id(name) for name in names] if names else None)
-    output.document(True, {"sets": [_document(copy, now) for copy in copies]})
+    readable = all(copy.found for copy in copies)
+    output.document(readable, {"sets": [_document(copy, now) for copy in copies]})
     rows = [
         (
             copy.app,
@@ -88,7 +92,7 @@ def list_sets(
         output.table(columns, rows, {"yes": "green", "FAILED": "red", "no": "yellow"})
     else:
         output.say("There is no backup set yet. Make one: multidb backup")
-    return 0
+    return 0 if readable else _NOT_AS_WANTED
 
 
 @app.command("show", epilog=examples("multidb backups show lernmi", "multidb backups show 20261121T140501Z-1a2b3c"))

@@ -14,13 +14,13 @@ from typing import Annotated, Any, Final, Literal, Self, cast
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from multidb.container import ContainerOptions
+from multidb.document import APP_ID
 from multidb.model import App, DerivedName, Provisioner
 from multidb.secret_source import SecretSource
 
 __all__ = ["APP_ID", "VERSION", "AppEntry", "Head", "Shape", "StoreSchema", "schema"]
 
 VERSION: Final = 1
-APP_ID: Final = r"[a-z][a-z0-9_]{0,29}[a-z0-9]"
 _TENANT: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
 

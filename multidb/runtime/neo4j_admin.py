@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import BinaryIO, Final
 
 from multidb import files
-from multidb.errors import ArchiveError, ServerError
+from multidb.errors import ArchiveError, ServerError, UsageError
 from multidb.runtime import processes
 
 __all__ = ["Neo4jAdmin", "clear_half_loaded"]
 
 _CHUNK: Final = 1 << 20
 _LOADING: Final = "loading"  # the file that names the database which is being loaded
+_DATABASE: Final = re.compile(r"[a-z][a-z0-9.-]{0,62}")
 _FULL: Final = "No space left on device"
 # What the tool says on its way: time stamps, Java's warnings, how far it is, lines for the eye.
 _CHATTER: Final = re.compile(r"\d{4}-\d\d-\d\d |WARNING: |Files: |Done: |-+$|Command Failed$|\s*$")
@@ -93,10 +94,16 @@ class Neo4jAdmin:
 def clear_half_loaded(home: Path) -> None:
     """Takes away the database that an interrupted or failed `Neo4jAdmin.load` has left in a server's folder.
 
-    Neo4j does not come up with such a one, and makes an empty one where there is none."""
+    Neo4j does not come up with such a one, and makes an empty one where there is none.
+
+    Raises:
+        UsageError: what says which one it is names no database.
+    """
     note = home / _LOADING
     if note.exists():
-        database = note.read_text()
+        database = (files.read_text(note) or "").strip()
+        if not _DATABASE.fullmatch(database):  # what is taken away is named by it
+            raise UsageError("names no database", where=str(note), hint="delete it, then: multidb up")
         for kind in ("databases", "transactions"):
             if (folder := home / "data" / kind / database).exists():
                 shutil.rmtree(folder)

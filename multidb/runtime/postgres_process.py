@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 
 from multidb import files
+from multidb.document import Unreadable, inside
 from multidb.errors import AuthenticationFailed, RuntimeUnavailable, UsageError
 from multidb.model import Endpoint, Progress, Server
 from multidb.runtime.account import Account, owner_of, unprivileged
@@ -163,8 +164,19 @@ def _holds_data(folder: Path) -> bool:
 
 
 def _pointer(site: Site) -> Path | None:
+    """Where the data is, if not in the project. The server's own account can write the file that says so, and nothing
+    outside of our folder is started because of it."""
     text = files.read_text(site.folder / _ELSEWHERE)
-    return Path(text.strip()) if text else None
+    if not text:
+        return None
+    try:
+        return _OUTSIDE / inside(text.strip().removeprefix(f"{_OUTSIDE}/"))
+    except Unreadable as wrong:
+        raise UsageError(
+            f"says where the data is, and {wrong}",
+            where=str(site.folder / _ELSEWHERE),
+            hint=f"write the folder's name into it again: one below {_OUTSIDE}",
+        ) from None
 
 
 def _open_parents(folder: Path) -> None:

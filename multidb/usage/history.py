@@ -9,7 +9,10 @@ from datetime import datetime, timedelta
 from itertools import accumulate, takewhile
 from pathlib import Path
 
+from pydantic import TypeAdapter
+
 from multidb import files
+from multidb.document import Count, Document, Moment, parse, validated
 from multidb.errors import UsageError
 from multidb.state import ProjectState
 
@@ -17,8 +20,17 @@ __all__ = ["History", "Look"]
 
 _NAME = "usage.jsonl"
 _MOST_BYTES = 1_000_000
+_LARGEST_LINE = 64 * 1024**2  # bytes
 _MOST_LOOKS = 2_000
 _OFTEN = timedelta(minutes=1)  # looks nearer than this to the one before are not kept
+
+
+class _LookDocument(Document):
+    at: Moment
+    sizes: dict[str, dict[str, Count]]
+
+
+_LOOK = TypeAdapter(_LookDocument)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,15 +52,8 @@ class Look:
     @classmethod
     def parse(cls, line: str) -> Look:
         """`ValueError` for anything that `line` did not write."""
-        try:
-            document = json.loads(line)
-            at = datetime.fromisoformat(document["at"])
-            sizes = {app: {store: int(size) for store, size in of.items()} for app, of in document["sizes"].items()}
-        except (KeyError, TypeError, AttributeError) as error:
-            raise ValueError(f"not a look: {error}") from None
-        if at.tzinfo is None:
-            raise ValueError("not a look: no time zone")
-        return cls(at, sizes)
+        said = validated(parse(line, _LARGEST_LINE), _LOOK)
+        return cls(said.at, said.sizes)
 
 
 class History:

@@ -7,19 +7,26 @@ configuration files of the storage, never from the manifest.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO, Final, Protocol
 
 from multidb.backup.streams import Upload
-from multidb.errors import UsageError
+from multidb.document import Unreadable, inside
+from multidb.errors import ArchiveError, TargetError, UsageError
 
-__all__ = ["Target", "open_target"]
+__all__ = ["Target", "open_target", "safe", "within"]
+
+_MOST: Final = 2_000_000  # files that a listing is followed for
 
 
 class Target(Protocol):
-    """Files under paths with ``/``. Used by any thread. What goes wrong is an `ArchiveError` that names the target."""
+    """Files under paths with ``/``. Used by any thread. What goes wrong is an `ArchiveError` that names the target.
+
+    Every path that it is given goes through `safe`, and every path that it finds through `within`: what lies on storage
+    is data, its names too.
+    """
 
     @property
     def name(self) -> str:
@@ -78,3 +85,38 @@ def open_target(address: str, root: Path) -> Target:
     from multidb.backup.targets.remote import RemoteTarget
 
     return RemoteTarget(address)
+
+
+def safe(path: str, where: str) -> str:
+    """`path`, when it stays inside the target.
+
+    Args:
+        where: the target, for the error.
+
+    Raises:
+        ArchiveError: it does not.
+    """
+    try:
+        return inside(path)
+    except Unreadable as wrong:
+        raise ArchiveError(str(wrong), where=where, hint="take another set") from None
+
+
+def within(found: Iterable[tuple[str, int]], prefix: str, where: str) -> Iterator[tuple[str, int]]:
+    """The paths and sizes of a listing that are in the folder `prefix`, as was asked. What storage lists beside them,
+    or under names that no file of a set has, is passed over.
+
+    Raises:
+        TargetError: the listing does not end.
+    """
+    for number, (path, size) in enumerate(found):
+        if number >= _MOST:
+            raise TargetError(
+                f"has more than {_MOST:,} files in {prefix}", where=f"target {where}", hint="name another target"
+            )
+        try:
+            asked_for = inside(path).startswith(f"{prefix}/")
+        except Unreadable:
+            continue
+        if asked_for:
+            yield path, size

@@ -1,21 +1,30 @@
-"""Sets in a folder of this machine (or of whatever is mounted there)."""
+"""Sets in a folder of this machine (or of whatever is mounted there).
+
+The folder itself may be a link; in it, links are not followed, neither of files nor of folders: whoever may write there
+would lead us anywhere. So every name is opened relative to the folder that it is in, one after the other.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, Final
 
+from multidb.backup.targets import safe, within
 from multidb.errors import ArchiveError, TargetError
-from multidb.files import sync_folder
 
 __all__ = ["FolderTarget"]
 
 _PRIVATE: Final = 0o600
 _UNFINISHED: Final = ".part"
+_DEEPEST: Final = 6  # folders below the one that is asked for; a set has three
+_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
+_FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # not waiting for who writes into a named pipe
 
 
 class FolderTarget:
@@ -31,73 +40,119 @@ class FolderTarget:
         self._root = root
 
     def create(self, path: str) -> _NewFile:
-        final = self._root / path
-        try:
-            final.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            return _NewFile(self.name, final)
-        except OSError as error:
-            raise self._failed(error, path) from None
+        with self._explaining(path), self._folder_of(path, make=True) as (folder, name):
+            return _NewFile(self.name, self._root / path, folder, name)
 
     resume = create  # what was written of a file is gone with its run
 
     @contextlib.contextmanager
     def open(self, path: str) -> Iterator[BinaryIO]:
-        try:
-            file = (self._root / path).open("rb")
-        except OSError as error:
-            raise self._failed(error, path) from None
+        with self._explaining(path), self._folder_of(path) as (folder, name):
+            descriptor = os.open(name, _FILE, dir_fd=folder)
+            file = os.fdopen(descriptor, "rb")
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                file.close()
+                raise ArchiveError("is not a file", where=str(self._root / path), hint="take another set")
         with file:
             yield file
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        for path in self._files(prefix):
-            if not path.name.endswith(_UNFINISHED):
-                with contextlib.suppress(FileNotFoundError):  # another run removes sets
-                    yield path.relative_to(self._root).as_posix(), path.stat().st_size
+        for path, size in within(self._files(prefix), prefix, self.name):
+            if not path.endswith(_UNFINISHED):
+                yield path, size
 
     def unfinished(self, prefix: str) -> Iterator[str]:
-        for path in self._files(prefix):
-            if path.name.endswith(_UNFINISHED):
-                yield path.relative_to(self._root).as_posix()
+        for path, _ in within(self._files(prefix), prefix, self.name):
+            if path.endswith(_UNFINISHED):
+                yield path
 
     def delete(self, path: str) -> None:
-        try:
-            (self._root / path).unlink(missing_ok=True)
-        except OSError as error:
-            raise self._failed(error, path) from None
+        with self._explaining(path), contextlib.suppress(FileNotFoundError), self._folder_of(path) as (folder, name):
+            os.unlink(name, dir_fd=folder)
 
     def sweep(self, prefix: str) -> None:
+        with self._explaining(prefix), contextlib.suppress(FileNotFoundError), self._folder_of(prefix) as (above, name):
+            self._sweep(above, name, _DEEPEST)
+
+    def _sweep(self, above: int, name: str, deeper: int) -> None:
+        folder = os.open(name, _FOLDER, dir_fd=above)
         try:
-            for folder, _, files in os.walk(self._root / prefix, topdown=False):
-                for name in files:
-                    if name.endswith(_UNFINISHED):
-                        (Path(folder) / name).unlink(missing_ok=True)
-                with contextlib.suppress(OSError):  # not empty
-                    Path(folder).rmdir()
+            for each, kind, _ in _entries(folder):
+                if stat.S_ISDIR(kind) and deeper:
+                    self._sweep(folder, each, deeper - 1)
+                elif stat.S_ISREG(kind) and each.endswith(_UNFINISHED):
+                    os.unlink(each, dir_fd=folder)
+        finally:
+            os.close(folder)
+        with contextlib.suppress(OSError):  # not empty
+            os.rmdir(name, dir_fd=above)
+
+    def _files(self, prefix: str) -> Iterator[tuple[str, int]]:
+        """Path and size of the ordinary files; what else lies there is nobody's set."""
+        try:
+            with self._folder_of(prefix) as (above, name):
+                top = os.open(name, _FOLDER, dir_fd=above)
+            yield from self._below(top, prefix, _DEEPEST)
+        except FileNotFoundError:  # a folder that is not there yet holds nothing
+            return
         except OSError as error:
-            raise self._failed(error, prefix) from None
+            raise _unreachable(self.name, self._root / prefix, error) from None
 
-    def _files(self, prefix: str) -> Iterator[Path]:
-        for folder, _, files in os.walk(self._root / prefix, onerror=self._unreadable):
-            yield from (Path(folder) / name for name in files)
+    def _below(self, folder: int, path: str, deeper: int) -> Iterator[tuple[str, int]]:
+        """The files of an open folder, which is closed at the end."""
+        try:
+            for name, kind, size in _entries(folder):
+                if stat.S_ISREG(kind):
+                    yield f"{path}/{name}", size
+                elif stat.S_ISDIR(kind) and deeper:
+                    with contextlib.suppress(FileNotFoundError):  # another run removes sets
+                        below = os.open(name, _FOLDER, dir_fd=folder)
+                        yield from self._below(below, f"{path}/{name}", deeper - 1)
+        finally:
+            os.close(folder)
 
-    def _unreadable(self, error: OSError) -> None:
-        if not isinstance(error, FileNotFoundError):  # a folder that is not there yet holds nothing
-            raise self._failed(error, str(error.filename))
+    @contextlib.contextmanager
+    def _folder_of(self, path: str, *, make: bool = False) -> Iterator[tuple[int, str]]:
+        """The folder that `path` is in, as a descriptor, and the name in it."""
+        *folders, name = safe(path, self.name).split("/")
+        if make:
+            self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
+        descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            for each in folders:
+                if make:
+                    with contextlib.suppress(FileExistsError):
+                        os.mkdir(each, 0o700, dir_fd=descriptor)
+                below = os.open(each, _FOLDER, dir_fd=descriptor)
+                os.close(descriptor)
+                descriptor = below
+            yield descriptor, name
+        finally:
+            os.close(descriptor)
 
-    def _failed(self, error: OSError, path: str) -> ArchiveError:
-        return _failed(self.name, self._root / path, error)
+    @contextlib.contextmanager
+    def _explaining(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise _failed(self.name, self._root / path, error) from None
 
 
 class _NewFile:
-    """A file under a temporary name."""
+    """A file under a temporary name.
 
-    def __init__(self, target: str, final: Path) -> None:
+    Args:
+        final: where it will be, for messages; `folder`, `name`: the same as an open folder and the name in it.
+    """
+
+    def __init__(self, target: str, final: Path, folder: int, name: str) -> None:
         self._target = target
         self._final = final
-        self._temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}{_UNFINISHED}")
-        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
-        self._file = os.fdopen(os.open(self._temporary, flags, _PRIVATE), "wb", buffering=0)
+        self._name = name
+        self._temporary = f".{name}.{secrets.token_hex(4)}{_UNFINISHED}"
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
+        self._file = os.fdopen(os.open(self._temporary, flags, _PRIVATE, dir_fd=folder), "wb", buffering=0)
+        self._folder = os.dup(folder)
 
     def write(self, data: bytes) -> None:
         try:
@@ -111,22 +166,53 @@ class _NewFile:
         try:
             os.fsync(self._file.fileno())
             self._file.close()
-            self._temporary.replace(self._final)
-            for folder in (self._final.parent, self._final.parent.parent):
-                sync_folder(folder)
+            os.replace(self._temporary, self._name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
+            os.fsync(self._folder)
+            above = os.open("..", os.O_RDONLY | os.O_DIRECTORY, dir_fd=self._folder)
+            try:
+                os.fsync(above)
+            finally:
+                os.close(above)
+            self._let_go()
         except OSError as error:
             raise _failed(self._target, self._final, error) from None
 
     def abort(self) -> None:
         with contextlib.suppress(OSError):
             self._file.close()
-        with contextlib.suppress(OSError):
-            self._temporary.unlink()
+        if self._folder >= 0:
+            with contextlib.suppress(OSError):
+                os.unlink(self._temporary, dir_fd=self._folder)
+            self._let_go()
+
+    def _let_go(self) -> None:
+        os.close(self._folder)
+        self._folder = -1
+
+
+def _entries(folder: int) -> list[tuple[str, int, int]]:
+    """Name, kind and size of what is in an open folder; links are themselves."""
+    found = []
+    for name in os.listdir(folder):
+        with contextlib.suppress(FileNotFoundError):
+            status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            found.append((name, status.st_mode, status.st_size))
+    return found
 
 
 def _failed(target: str, path: Path, error: OSError) -> ArchiveError:
     if isinstance(error, FileNotFoundError):
         return ArchiveError("is not there", where=str(path), hint="take another set, or the same from another target")
+    if error.errno in (errno.ELOOP, errno.ENOTDIR):
+        return ArchiveError(
+            "there is a link on the way to it, or no folder, and links in a target are not followed",
+            where=str(path),
+            hint="take another set; or name the folder that the link means as the target",
+        )
+    return _unreachable(target, path, error)
+
+
+def _unreachable(target: str, path: Path, error: OSError) -> TargetError:
     return TargetError(
         f"{error.strerror or type(error).__name__}",
         where=f"target {target}: {path}",

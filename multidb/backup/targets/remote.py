@@ -10,6 +10,7 @@ import secrets
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+from multidb.backup.targets import safe, within
 from multidb.errors import ArchiveError, TargetError, UsageError
 
 __all__ = ["RemoteTarget"]
@@ -41,7 +42,7 @@ class RemoteTarget:
         self._root = str(root).rstrip("/")
 
     def create(self, path: str) -> _NewFile:
-        final = f"{self._root}/{path}"
+        final = self._full(path)
         with self.explaining(path):
             self._files.makedirs(final.rpartition("/")[0], exist_ok=True)
             return _NewFile(self, self._files, final)
@@ -51,33 +52,35 @@ class RemoteTarget:
     @contextlib.contextmanager
     def open(self, path: str) -> Iterator[BinaryIO]:
         with self.explaining(path):
-            file = self._files.open(f"{self._root}/{path}", "rb")
+            file = self._files.open(self._full(path), "rb")
         with contextlib.closing(file):
             yield file
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         with self.explaining(prefix):
-            found = self._found(f"{self._root}/{prefix}")
-        for path, size in found.items():
+            found = self._found(prefix)
+        for path, size in within(found.items(), prefix, self.name):
             if not path.endswith(_UNFINISHED):
-                yield self._relative(path), size
+                yield path, size
 
     def unfinished(self, prefix: str) -> Iterator[str]:
         with self.explaining(prefix):
-            found = self._found(f"{self._root}/{prefix}")
-        yield from (self._relative(path) for path in found if path.endswith(_UNFINISHED))
+            found = self._found(prefix)
+        for path, _ in within(found.items(), prefix, self.name):
+            if path.endswith(_UNFINISHED):
+                yield path
 
     def delete(self, path: str) -> None:
         with self.explaining(path), contextlib.suppress(FileNotFoundError):
-            self._files.rm_file(f"{self._root}/{path}")
+            self._files.rm_file(self._full(path))
 
     def sweep(self, prefix: str) -> None:
         with self.explaining(prefix):
-            folder = f"{self._root}/{prefix}"
-            for path in self._found(folder):
+            for path, _ in within(self._found(prefix).items(), prefix, self.name):
                 if path.endswith(_UNFINISHED):
-                    self._files.rm_file(path)
-            if self._files.isdir(folder) and not self._found(folder):
+                    self._files.rm_file(self._full(path))
+            folder = self._full(prefix)
+            if self._files.isdir(folder) and not self._found(prefix):
                 self._files.rm(folder, recursive=True)
 
     @contextlib.contextmanager
@@ -95,13 +98,18 @@ class RemoteTarget:
                 words, where=f"target {self.name}", hint="check the address and the credentials, then run it again"
             ) from None
 
-    def _found(self, folder: str) -> dict[str, int]:
+    def _found(self, prefix: str) -> dict[str, int]:
+        """Size by path, relative to the target; what is not in it has no path."""
         self._files.invalidate_cache()
-        found: dict[str, dict[str, Any]] = self._files.find(folder, detail=True)
-        return {path: int(entry.get("size") or 0) for path, entry in found.items()}
+        found: dict[str, dict[str, Any]] = self._files.find(self._full(prefix), detail=True)
+        return {self._relative(path): int(entry.get("size") or 0) for path, entry in found.items()}
+
+    def _full(self, path: str) -> str:
+        return f"{self._root}/{safe(path, self.name)}"
 
     def _relative(self, path: str) -> str:
-        return path[path.index(self._root) + len(self._root) :].lstrip("/")
+        _, root, rest = path.partition(f"{self._root}/")
+        return rest if root else ""
 
 
 class _NewFile:

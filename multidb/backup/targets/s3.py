@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, BinaryIO, Final, cast
 
+from multidb.backup.targets import safe, within
 from multidb.errors import ArchiveError, TargetError, UsageError
 
 __all__ = ["S3Target"]
@@ -49,10 +50,10 @@ class S3Target:
         self._client = _client()
 
     def create(self, path: str) -> _Object:
-        return _Object(self, self._client, self._bucket, self._prefix + path)
+        return _Object(self, self._client, self._bucket, self._key(path))
 
     def resume(self, path: str) -> _Object:
-        key = self._prefix + path
+        key = self._key(path)
         with self.explaining(path):
             begun = [each for each in self._uploads(key) if each["Key"] == key]
             if not begun:
@@ -65,31 +66,41 @@ class S3Target:
     @contextlib.contextmanager
     def open(self, path: str) -> Iterator[BinaryIO]:
         with self.explaining(path):
-            body = self._client.get_object(Bucket=self._bucket, Key=self._prefix + path)["Body"]
+            body = self._client.get_object(Bucket=self._bucket, Key=self._key(path))["Body"]
         with contextlib.closing(_Body(self, body, path)) as file:
             yield cast("BinaryIO", file)
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        pages = self._client.get_paginator("list_objects_v2")
-        with self.explaining(prefix):
-            for page in pages.paginate(Bucket=self._bucket, Prefix=f"{self._prefix}{prefix}/"):
-                for entry in page.get("Contents", ()):
-                    yield entry["Key"].removeprefix(self._prefix), entry["Size"]
+        yield from within(self._objects(prefix), prefix, self.name)
 
     def unfinished(self, prefix: str) -> Iterator[str]:
         with self.explaining(prefix):
-            for upload in self._uploads(f"{self._prefix}{prefix}/"):
-                yield upload["Key"].removeprefix(self._prefix)
+            begun = ((self._path(upload["Key"]), 0) for upload in self._uploads(self._key(prefix) + "/"))
+            for path, _ in within(begun, prefix, self.name):
+                yield path
 
     def delete(self, path: str) -> None:
         with self.explaining(path):
-            self._client.delete_object(Bucket=self._bucket, Key=self._prefix + path)
+            self._client.delete_object(Bucket=self._bucket, Key=self._key(path))
 
     def sweep(self, prefix: str) -> None:
         """Ends the uploads that nobody goes on with: their parts cost money and are not seen."""
         with self.explaining(prefix):
-            for upload in self._uploads(f"{self._prefix}{prefix}/"):
+            for upload in self._uploads(self._key(prefix) + "/"):
                 self._client.abort_multipart_upload(Bucket=self._bucket, Key=upload["Key"], UploadId=upload["UploadId"])
+
+    def _objects(self, prefix: str) -> Iterator[tuple[str, int]]:
+        pages = self._client.get_paginator("list_objects_v2")
+        with self.explaining(prefix):
+            for page in pages.paginate(Bucket=self._bucket, Prefix=self._key(prefix) + "/"):
+                for entry in page.get("Contents", ()):
+                    yield self._path(entry["Key"]), entry["Size"]
+
+    def _key(self, path: str) -> str:
+        return self._prefix + safe(path, self.name)
+
+    def _path(self, key: str) -> str:
+        return key.removeprefix(self._prefix) if key.startswith(self._prefix) else ""
 
     def _uploads(self, prefix: str) -> Iterator[dict[str, Any]]:
         """The uploads that were begun and not ended, under keys that begin so."""

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from multidb.errors import ServerDown
 from multidb.model import Action, Change, FieldChange, Owner, Resource, Statement
-from multidb.plan import Plan, ServerPlan, diff, document_digest, plain
+from multidb.plan import Plan, ServerPlan, diff, plain, saved_plan
 
 OURS = Owner("shop", "ann")
 
@@ -87,12 +87,16 @@ def test_a_saved_plan_tells_when_it_was_altered() -> None:
         *diff([want], [replace(want, size=2)]), server="hotel", store="rooms", statements=(Statement("BUILD ü"),)
     )
     plan = Plan("shop", (ServerPlan("hotel", "rooms", changes=(change,)), ServerPlan("inn", "rooms")))
-    saved = json.dumps(plan.document(), indent=1)
-    assert document_digest(json.loads(saved)) == plan.digest
+    about = {"version": 1, "command": "plan", "adopt": [], "apps": None, "stores": ["rooms"], "deep": True}
+    saved = json.dumps({**about, **plan.document()}, indent=1)
+    assert (saved_plan(saved).digest, saved_plan(saved).altered) == (plan.digest, False)
     for old, new in (("BUILD", "RAZE"), ('"scope": ""', '"scope": "b"'), ('"old": 2', '"old": 3'), ('"inn"', '"pub"')):
         altered = saved.replace(old, new)
         assert altered != saved
-        assert document_digest(json.loads(altered)) != plan.digest, (old, new)
+        assert saved_plan(altered).altered, (old, new)
+    document = json.loads(saved)
+    document["changes"].append({**document["changes"][0], "server": "nowhere"})
+    assert saved_plan(json.dumps(document)).altered, "a change of a server that the plan does not name"
 
 
 def test_a_server_that_cannot_be_read_is_not_in_sync() -> None:

@@ -1,0 +1,230 @@
+"""Documents that are read back: what multidb has written, and what anybody may have written in its place since.
+
+A set's manifest lies on storage that others can write, a state comes from an old copy, a plan was edited by hand. So
+every one of them goes through `parse` (text to plain values, within limits) and `validated` (plain values to what a
+schema allows), and every path in one through `inside`. Whatever is wrong is an `Unreadable` with words for people; who
+reads the document says where it is and what to do.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from datetime import UTC, datetime
+from typing import Annotated, Any, ClassVar, Final, TypeVar
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints, TypeAdapter
+from pydantic import ValidationError as _Invalid
+
+__all__ = [
+    "APP_ID",
+    "AppId",
+    "Count",
+    "Document",
+    "Moment",
+    "MomentText",
+    "PathInside",
+    "Sha256",
+    "Unreadable",
+    "inside",
+    "moment",
+    "parse",
+    "printable",
+    "validated",
+]
+
+T = TypeVar("T")
+
+APP_ID: Final = r"[a-z][a-z0-9_]{0,29}[a-z0-9]"
+_DEEPEST: Final = 64  # levels; what multidb writes has a dozen
+_DIGITS: Final = 19  # of a whole number: 64 bits, as every reader of JSON has them
+_FIRST_YEAR, _LAST_YEAR = 1970, 2500  # room for every duration to be added or taken away
+_LONGEST_PATH, _LONGEST_NAME = 1024, 255  # characters; what S3 and what file systems take
+_LONGEST_SHOWN: Final = 80
+_SEPARATORS: Final = re.compile(r"[\x00-\x1f\x7f\\]")
+
+
+class Unreadable(ValueError):
+    """What is wrong with a document or a path, in words that go after its name: ``is not JSON``."""
+
+
+class Document(BaseModel):
+    """Base of the schemas: nothing is converted, nothing unknown is passed over, no value stands in an error."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
+
+
+def parse(text: bytes | str, largest: int) -> Any:
+    """The plain values of a JSON text.
+
+    Stricter than JSON where readers differ: a key stands once, a number is finite and fits 64 bits, text can be written
+    as UTF-8, and nesting ends at 64 levels.
+
+    Args:
+        largest: bytes of the longest text that is looked at.
+
+    Raises:
+        Unreadable: it is none, or breaks one of these rules.
+    """
+    if len(text) > largest:
+        raise Unreadable(f"is larger than {largest // 1024**2} MB")
+    try:
+        decoded = text if isinstance(text, str) else text.decode("utf-8")
+    except UnicodeDecodeError:
+        raise Unreadable("is not UTF-8 text") from None
+    try:
+        value = json.loads(
+            decoded,
+            object_pairs_hook=_once_each,
+            parse_int=_whole,
+            parse_float=_finite,
+            parse_constant=_no_number,
+        )
+    except RecursionError:
+        raise Unreadable(f"nests more than {_DEEPEST} levels deep") from None
+    except Unreadable:
+        raise
+    except ValueError:
+        raise Unreadable("is not JSON") from None
+    _check(value)
+    return value
+
+
+def validated(value: object, schema: type[T] | TypeAdapter[T]) -> T:
+    """The plain values of `parse` as the schema has them.
+
+    Raises:
+        Unreadable: they are not; the place and the reason are named, and no value.
+    """
+    adapter: TypeAdapter[T] = schema if isinstance(schema, TypeAdapter) else TypeAdapter(schema)
+    try:
+        return adapter.validate_python(value)
+    except _Invalid as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        reason = first["msg"].removeprefix("Value error, ")
+        raise Unreadable(f"cannot be understood: {printable(place)}: {printable(reason)}") from None
+
+
+def printable(text: str, longest: int = _LONGEST_SHOWN) -> str:
+    """Text of a document as an error shows it: one line, short, and nothing in it that steers a terminal."""
+    shown = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text[: longest + 1])
+    return shown if len(shown) <= longest else f"{shown[:longest]}..."
+
+
+def inside(path: str) -> str:
+    """`path`, when it names something inside whatever folder it is relative to, on every system alike.
+
+    Lexical: a folder's own links are for whoever opens the file (`multidb.files.within`, the targets).
+
+    Raises:
+        Unreadable: it is absolute, empty, too long, has ``..``, ``.`` or an empty part, a backslash or a control
+            character in it, or is no text that a file can be named by.
+    """
+    parts = path.split("/")
+    too_long = len(path) > _LONGEST_PATH or any(len(part.encode("utf-8", "replace")) > _LONGEST_NAME for part in parts)
+    if not path or too_long:
+        raise Unreadable("a path in it is empty or too long")
+    if any(part in ("", ".", "..") for part in parts) or _SEPARATORS.search(path) or not _is_text(path):
+        raise Unreadable(f"a path in it may lead elsewhere: {printable(path)!r}")
+    return path
+
+
+def moment(text: object) -> datetime:
+    """The time of an ISO text with its zone, in UTC. `Unreadable` for anything else, and where no durations could be
+    added to it."""
+    try:
+        found = datetime.fromisoformat(text) if isinstance(text, str) else None
+        if found is not None and found.tzinfo is not None and _FIRST_YEAR <= found.year <= _LAST_YEAR:
+            return found.astimezone(UTC)
+    except (ValueError, OverflowError):
+        pass
+    raise Unreadable("is no time such as 2026-11-30T12:00:00+00:00")
+
+
+def _moment_text(text: str) -> str:
+    moment(text)
+    return text
+
+
+Count = Annotated[int, AfterValidator(lambda value: _natural(value))]
+"""A whole number, zero or more."""
+
+Sha256 = Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{64}\z")]
+"""A digest as it is printed."""
+
+AppId = Annotated[str, StringConstraints(pattern=rf"\A{APP_ID}\z")]
+"""The id of an app, as the manifest takes it."""
+
+Moment = Annotated[datetime, BeforeValidator(moment)]
+"""A time, read from its ISO text."""
+
+MomentText = Annotated[str, AfterValidator(_moment_text)]
+"""The ISO text of a time, left as text."""
+
+PathInside = Annotated[str, AfterValidator(inside)]
+"""A path that does not leave its folder."""
+
+
+def _natural(value: int) -> int:
+    if value < 0:
+        raise ValueError("must not be negative")
+    return value
+
+
+def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in found:
+            raise Unreadable(f"says {printable(name)!r} twice")
+        found[name] = value
+    return found
+
+
+def _whole(text: str) -> int:
+    if len(text.removeprefix("-")) > _DIGITS or not -(2**63) <= (number := int(text)) < 2**63:
+        raise Unreadable("has a number that is too large")
+    return number
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise Unreadable("has a number that is too large")
+    return number
+
+
+def _no_number(text: str) -> float:
+    raise Unreadable(f"has {text} for a number")
+
+
+def _check(value: Any) -> None:
+    """Depth and text of everything in it, without recursion."""
+    level, depth = [value], 0
+    while level:
+        depth += 1
+        if depth > _DEEPEST:
+            raise Unreadable(f"nests more than {_DEEPEST} levels deep")
+        below: list[Any] = []
+        for each in level:
+            if isinstance(each, str):
+                if not _is_text(each):
+                    raise Unreadable("has text in it that is no Unicode")
+            elif isinstance(each, list):
+                below += each
+            elif isinstance(each, dict):
+                below += each.keys()
+                below += each.values()
+        level = below
+
+
+def _is_text(text: str) -> bool:
+    """Whether it can be written as UTF-8; half of a pair of surrogates can not."""
+    if text.isascii():
+        return True
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

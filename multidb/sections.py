@@ -1,0 +1,182 @@
+"""What may stand in each section of ``state.json``. Pure.
+
+Whoever keeps a section says here what is in it; what reads it gets plain values of exactly this shape. A section that
+is not here is only known to be a mapping.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Final
+
+from pydantic import Field, JsonValue, TypeAdapter
+
+from multidb.document import AppId, Count, Document, MomentText, PathInside, Unreadable, validated
+
+__all__ = ["ANY", "SECTIONS", "Section"]
+
+_Port = Annotated[int, Field(ge=1, le=65535)]
+_Number = Annotated[int, Field(ge=0, le=2**31 - 1)]
+_Seconds = Annotated[float, Field(strict=False, ge=0)]
+
+
+@dataclass(frozen=True, slots=True)
+class Section:
+    """The shape of one section.
+
+    Args:
+        losable: what is wrong in it is left out, since it comes back by itself; elsewhere it is an error.
+    """
+
+    schema: TypeAdapter[Any]
+    losable: bool = False
+
+    def read(self, value: object) -> dict[str, Any]:
+        """The section as it stands in the state, when it has this shape. `Unreadable` when it has not, and may not be
+        lost."""
+        if self._fits(value):
+            assert isinstance(value, dict)
+            return value
+        if not self.losable:
+            validated(value, self.schema)  # says what is wrong
+        entries = value.items() if isinstance(value, dict) else ()
+        return {name: entry for name, entry in entries if self._fits({name: entry})}
+
+    def _fits(self, value: object) -> bool:
+        try:
+            validated(value, self.schema)
+        except Unreadable:
+            return False
+        return True
+
+
+class _Loose(Document, extra="allow"):
+    """Something that later versions add to."""
+
+
+class _Process(Document):
+    name: str
+    store: str
+    folder: str
+    pid: Annotated[int, Field(ge=1, le=2**31 - 1)]
+    started: _Seconds
+    ports: dict[str, _Port] = Field(default_factory=dict)
+    options: str = ""
+
+
+class _Edit(Document):
+    file: PathInside
+    before: str
+    after: str
+    entry: dict[str, JsonValue]
+
+
+class _Removed(_Loose):
+    phase: str
+    since: MomentText
+    until: MomentText
+    backup: str
+    edits: list[_Edit]
+
+
+class _Closed(_Loose):
+    of: AppId
+    masked: bool
+
+
+class _Making(_Loose):
+    folder: PathInside
+    to: list[str]
+
+
+class _Verifying(_Loose):
+    stores: list[str]
+
+
+class _Restoring(_Loose):
+    set: str
+    of: AppId
+    target: str
+    stores: list[str]
+    phase: str
+
+
+class _Copying(_Loose):
+    id: str
+    from_: Annotated[str, Field(alias="from")]
+    to: list[str]
+
+
+class _Work(_Loose):
+    making: dict[AppId, _Making] = Field(default_factory=dict)
+    paused: dict[AppId, dict[str, JsonValue]] = Field(default_factory=dict)
+    verifying: dict[AppId, _Verifying] = Field(default_factory=dict)
+    restoring: dict[AppId, _Restoring] = Field(default_factory=dict)
+    copying: dict[AppId, _Copying] = Field(default_factory=dict)
+
+
+class _Failed(_Loose):
+    when: MomentText
+    message: str
+
+
+class _Bad(_Loose):
+    id: str
+    message: str
+
+
+class _Known(_Loose):
+    newest: str | None = None
+    when: MomentText | None = None
+    sizes: dict[str, Count] = Field(default_factory=dict)
+    failed: _Failed | None = None
+    verified: MomentText | None = None
+    verified_set: str | None = None
+    tried: MomentText | None = None
+    bad: _Bad | None = None
+
+
+class _Told(Document):
+    since: MomentText
+    at: MomentText
+    message: str = ""
+    fix: str = ""
+    ended: str = ""
+
+
+class _Audit(_Loose):
+    finished: MomentText
+    ok: bool
+    probes: Count
+    breaches: Count
+    holes: Count
+    unproved: Count
+    errors: Count
+
+
+class _Compose(_Loose):
+    volumes: list[str] = Field(default_factory=list)
+
+
+_Key = Annotated[str, Field(pattern=r"\A[a-z]+/[^/]*/[^/]*\z")]
+
+SECTIONS: Final = {
+    "ports": Section(TypeAdapter(dict[str, _Port])),
+    "numbers": Section(TypeAdapter(dict[str, dict[AppId, _Number]])),
+    "processes": Section(TypeAdapter(dict[str, _Process]), losable=True),  # a process of ours is found by its mark
+    "skipped": Section(TypeAdapter(dict[str, str]), losable=True),
+    "products": Section(TypeAdapter(dict[str, str])),
+    "offline": Section(TypeAdapter(dict[str, bool])),
+    "compose": Section(TypeAdapter(_Compose)),
+    "restricted": Section(TypeAdapter(dict[str, list[AppId]])),
+    "removed": Section(TypeAdapter(dict[AppId, _Removed])),
+    "closed": Section(TypeAdapter(dict[AppId, _Closed])),
+    "backup-work": Section(TypeAdapter(_Work)),
+    "backups": Section(TypeAdapter(dict[AppId, _Known]), losable=True),  # then a backup is due, and a proof
+    "told": Section(TypeAdapter(dict[str, dict[_Key, _Told]]), losable=True),  # then it is told again
+    "audit": Section(TypeAdapter(_Audit), losable=True),
+}
+"""By name. Sections that are not losable hold what nobody else knows."""
+
+ANY: Final = Section(TypeAdapter(dict[str, JsonValue]))
+"""What has a name that is not known here."""

@@ -23,6 +23,7 @@ from multidb.state import ProjectState
 __all__ = [
     "Deployment",
     "FileState",
+    "TOKEN_REF",
     "app_endpoint",
     "app_env",
     "compose_project",
@@ -32,9 +33,12 @@ __all__ = [
     "shipped_templates",
 ]
 
+TOKEN_REF: Final = SecretRef(f"@{TOKEN}", "monitoring", "token")
+"""What callers of `multidb serve` have to know, in the rendered services and on this machine alike."""
+
 _BESIDE_SERVERS: Final = {
     POOLER: SecretRef(f"@{POOLER}", "postgres", "admin"),
-    TOKEN: SecretRef(f"@{TOKEN}", "monitoring", "token"),
+    TOKEN: TOKEN_REF,
     GRAFANA: SecretRef(f"@{GRAFANA}", "monitoring", "admin"),
 }
 _AUTHORITY_REF: Final = SecretRef("@tls", "tls", "authority")

@@ -12,31 +12,40 @@ import typer
 from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, Run, examples
 from multidb.errors import UsageError
 
+_HOST, _PORT = "127.0.0.1", 8642
+
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.command(
     epilog=examples(
         "multidb serve                                        (then open http://127.0.0.1:8642/)",
-        "multidb serve --port 9000 --every 60",
+        "multidb serve --show-token                           (the password that the page asks for)",
+        "multidb serve --socket /run/multidb.sock             (curl --unix-socket /run/multidb.sock http://localhost/)",
         "multidb serve --host 0.0.0.0 --token-file /run/secrets/multidb-token",
     )
 )
 def serve(
     file: FileOption = DEFAULT_FILE,
     env: EnvOption = None,
-    host: Annotated[str, typer.Option("--host", help="Address to listen on; any but loopback needs a token.")] = (
-        "127.0.0.1"
-    ),
-    port: Annotated[int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0: any that is free.")] = (
-        8642
-    ),
+    host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = _HOST,
+    port: Annotated[
+        int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0: any that is free.")
+    ] = _PORT,
+    socket: Annotated[
+        Path | None,
+        typer.Option("--socket", help="Unix socket to listen on instead, mode 0600; who may open it needs no token."),
+    ] = None,
     token_file: Annotated[
         Path | None,
         typer.Option(
-            "--token-file", help="File with the token that callers need; else MULTIDB_TOKEN in the environment."
+            "--token-file",
+            help="File with the token that callers need; else MULTIDB_TOKEN in the environment; else the project's.",
         ),
     ] = None,
+    show_token: Annotated[
+        bool, typer.Option("--show-token", help="Print the token that callers need, and serve nothing.")
+    ] = False,
     every: Annotated[
         float, typer.Option("--every", min=0, help="Seconds between two health checks; 0: only when asked.")
     ] = 30.0,
@@ -46,11 +55,11 @@ def serve(
 ) -> int:
     """Serve each app's health as JSON, metrics for Prometheus and a page for people. Read only; ends with SIGTERM.
 
-    /health/databases, /health/databases/APP, /health/live, /metrics, / and /openapi.json. On loopback everybody on this
-    machine may read; elsewhere the token is needed, as a bearer token or as the password that a browser asks for.
+    /health/databases, /health/databases/APP, /health/live, /metrics, / and /openapi.json. All but /health/live need the
+    token, as a bearer token or as the password that a browser asks for. The project's own is made with the first start.
     """
     try:
-        from multidb.service.serving import Settings, token_from
+        from multidb.service.serving import Settings, project_token, token_from
         from multidb.service.serving import serve as run_service
     except ModuleNotFoundError as error:
         raise UsageError(
@@ -58,8 +67,14 @@ def serve(
             where="multidb serve",
             hint="pip install 'multidb[serve]'",
         ) from None
+    if socket is not None and (host, port) != (_HOST, _PORT):
+        raise UsageError("--socket takes the place of --host and --port", hint="leave one of them out")
     run = Run("serve", file, env)
-    settings = Settings(host, port, token_from(token_file, os.environ.get("MULTIDB_TOKEN")), may_write=not look_only)
+    token = token_from(token_file, os.environ.get("MULTIDB_TOKEN"))
+    if show_token:
+        typer.echo((token or project_token(run.engine(run.output).state)).reveal())
+        return 0
+    settings = Settings(host, port, socket, token, may_write=not look_only)
     settings = replace(settings, pace=replace(settings.pace, health=every))
     run_service(lambda: run.engine(run.output), settings, run.output.note)
     return 0

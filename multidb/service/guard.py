@@ -1,8 +1,10 @@
 """What every request has to pass before anything looks at it, and what every answer carries. Plain ASGI.
 
-Only GET and HEAD. On loopback without a token, only the names of loopback as ``Host``: a page of somebody else's whose
-name resolves to 127.0.0.1 (DNS rebinding) is turned away. With a token, everything but ``/health/live`` wants it, as a
-bearer token or as the password of basic authentication (any user name), which browsers ask for by themselves.
+Only GET and HEAD. Everything but ``/health/live`` wants the token, as a bearer token or as the password of basic
+authentication (any user name), which browsers ask for by themselves: on loopback too, since a database server that
+fetches an address for an app (Neo4j's ``LOAD CSV``) is a caller from this machine. On loopback only the names of
+loopback are taken as ``Host``: a page of somebody else's whose name resolves to 127.0.0.1 (DNS rebinding) is turned
+away. On a Unix socket the socket's file says who may call.
 """
 
 from __future__ import annotations
@@ -48,8 +50,8 @@ class Guard:
     """Stands before `app`.
 
     Args:
-        token: what callers have to know; None: everybody who reaches the port may read.
-        loopback_only: the port is bound to loopback.
+        token: what callers have to know; None: everybody who reaches the socket may read.
+        loopback_only: it is bound to a port of loopback.
     """
 
     def __init__(self, app: ASGIApp, token: Secret | None, *, loopback_only: bool) -> None:

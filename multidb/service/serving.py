@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import socket
-from collections.abc import Callable
+import stat
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,17 +15,19 @@ from typing import Any, Final
 
 import uvicorn
 
+from multidb.deployment import TOKEN_REF
 from multidb.engine import Engine
 from multidb.errors import UsageError
 from multidb.notification import Notifier
-from multidb.secrets import Secret
+from multidb.secrets import Secret, generate
 from multidb.service.application import FRESH, Pace, Service, application, executor
 from multidb.service.collector import Reading
 from multidb.service.connection import Connection
 from multidb.service.guard import Guard, is_loopback
 from multidb.service.sources import Sources
+from multidb.state import ProjectState
 
-__all__ = ["Settings", "serve", "token_from", "web_server"]
+__all__ = ["Settings", "project_token", "serve", "token_from", "web_server"]
 
 _SHORTEST: Final = 16  # characters of a token
 _GRACE: Final = 5  # seconds that answers under way have to end
@@ -32,23 +37,17 @@ _GRACE: Final = 5  # seconds that answers under way have to end
 class Settings:
     """How the service is run.
 
-    Raises:
-        UsageError: others can reach `host`, and there is no token.
+    Args:
+        socket: a Unix socket to be bound instead of `host` and `port`; who may open its file needs no token.
+        token: what callers have to know; None: the project's own (`project_token`).
     """
 
     host: str = "127.0.0.1"
     port: int = 8642
+    socket: Path | None = None
     token: Secret | None = None
     pace: Pace = field(default_factory=Pace)
     may_write: bool = True
-
-    def __post_init__(self) -> None:
-        if not is_loopback(self.host) and self.token is None:
-            raise UsageError(
-                f"others can reach {self.host}, and there is no token that keeps them out",
-                where="multidb serve",
-                hint="give one: --token-file FILE, or MULTIDB_TOKEN in the environment; or stay on 127.0.0.1",
-            )
 
 
 def token_from(file: Path | None, variable: str | None) -> Secret | None:
@@ -77,6 +76,20 @@ def token_from(file: Path | None, variable: str | None) -> Secret | None:
     return Secret(value)
 
 
+def project_token(state: ProjectState) -> Secret:
+    """The project's own token, made when it is wanted for the first time.
+
+    Raises:
+        UsageError: the secrets cannot be read or written.
+    """
+    token = state.secrets.get(TOKEN_REF)
+    if token is None:
+        state.secrets.put({TOKEN_REF: generate()})
+        token = state.secrets.get(TOKEN_REF)
+        assert token is not None
+    return token
+
+
 def serve(open_engine: Callable[[], Engine], settings: Settings, say: Callable[[str], None]) -> None:
     """Serves until SIGTERM or Ctrl-C; a check under way is waited for, since its probe has to be cleaned up.
 
@@ -98,11 +111,12 @@ def serve(open_engine: Callable[[], Engine], settings: Settings, say: Callable[[
 
         fresh = min(FRESH, settings.pace.health or FRESH)
         service = Service(sources, looking, pace=settings.pace, fresh=fresh, heard=heard)
-        guarded = application(service, token=settings.token, loopback_only=is_loopback(settings.host))
-        server = web_server(guarded)
+        server = web_server(_guarded(service, settings, engine.state))
         for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn ends, and then raises them again
             signal.signal(number, lambda *_: None)
         say(f"Serving {engine.project.name} on {_url(listener)} (Ctrl-C ends it)")
+        if settings.socket is None and settings.token is None:
+            say("It wants the project's token, in a browser as the password: multidb serve --show-token")
         server.run(sockets=[listener])
         say("Ending; waiting for checks under way.")
         telling.shutdown(wait=False, cancel_futures=True)
@@ -124,7 +138,59 @@ def web_server(app: Guard) -> uvicorn.Server:
     )
 
 
-def _bound(settings: Settings) -> socket.socket:
+def _guarded(service: Service, settings: Settings, state: ProjectState) -> Guard:
+    if settings.socket is not None:
+        return application(service, token=settings.token, loopback_only=False)
+    token = settings.token or project_token(state)
+    return application(service, token=token, loopback_only=is_loopback(settings.host))
+
+
+@contextlib.contextmanager
+def _bound(settings: Settings) -> Iterator[socket.socket]:
+    if settings.socket is None:
+        with _bound_port(settings) as listener:
+            yield listener
+        return
+    path = settings.socket
+    _remove_stale(path)
+    before = os.umask(0o177)  # from its first moment on it is nobody else's
+    try:
+        listener = socket.socket(socket.AF_UNIX)
+        listener.bind(str(path))
+    except OSError as error:
+        listener.close()
+        raise UsageError(
+            f"cannot listen there: {error.strerror or error}", where=str(path), hint="another path: --socket PATH"
+        ) from None
+    finally:
+        os.umask(before)
+    try:
+        with listener:
+            yield listener
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _remove_stale(path: Path) -> None:
+    """Takes away the socket of a service that died; what else is there is not ours."""
+    try:
+        if not stat.S_ISSOCK(path.lstat().st_mode):
+            raise UsageError("is there already, and is no socket", where=str(path), hint="another path: --socket PATH")
+    except OSError:
+        return
+    with socket.socket(socket.AF_UNIX) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink(missing_ok=True)
+        except OSError:
+            return  # binding says what is wrong
+        else:
+            raise UsageError("somebody listens there", where=str(path), hint="another path: --socket PATH")
+
+
+def _bound_port(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -141,6 +207,8 @@ def _bound(settings: Settings) -> socket.socket:
 
 
 def _url(listener: socket.socket) -> str:
+    if listener.family == socket.AF_UNIX:
+        return f"the socket {listener.getsockname()}"
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}/" if ":" in host else f"http://{host}:{port}/"
 

@@ -127,7 +127,10 @@ def until(what: Callable[[], Any], seconds: float) -> Any:
 
 
 def test_a_probe_storm_is_one_check_and_sigterm_is_a_good_end(folder: Folder) -> None:
-    with serving(folder, "--every", "0") as service, httpx.Client(base_url=service.url) as client:
+    with (
+        serving(folder, "--every", "0", "--token-file", "token") as service,
+        httpx.Client(base_url=service.url, headers={"Authorization": f"Bearer {TOKEN}"}) as client,
+    ):
         with ThreadPoolExecutor(32) as pool:
             answers = list(pool.map(lambda _: client.get("/health/databases"), range(200)))
         assert {answer.status_code for answer in answers} == {200}
@@ -144,10 +147,69 @@ def test_a_probe_storm_is_one_check_and_sigterm_is_a_good_end(folder: Folder) ->
         assert "Traceback" not in err
 
 
+def test_on_loopback_too_the_projects_token_is_wanted(folder: Folder) -> None:
+    """Who fetches an address from this machine may be a database server that does it for an app."""
+    with serving(folder, "--every", "0") as service, httpx.Client(base_url=service.url) as client:
+        for path in ("/", "/metrics", "/health/databases", "/health/databases/lernmi", "/openapi.json", "/style.css"):
+            assert client.get(path).status_code == 401, path
+            assert "lernmi" not in client.get(path).text
+        assert client.get("/health/live").json() == {"status": "alive"}
+        assert service.process.stderr is not None
+        assert "--show-token" in service.process.stderr.readline()
+        shown = folder.ok("serve", "--show-token")
+        token = shown.out.strip()
+        assert len(token) == 43
+        assert token not in shown.err
+        assert client.get("/metrics", headers={"Authorization": f"Bearer {token}"}).status_code == 200
+        assert client.get("/", auth=("anybody", token)).status_code == 200
+        assert client.get("/", auth=("anybody", token), headers={"Host": "evil.example"}).status_code == 421
+    secrets = json.loads((folder.path / ".multidb" / "secrets.json").read_text())["secrets"]
+    assert secrets["@multidb/monitoring/token"] == token
+    assert folder.ok("serve", "--show-token").out.strip() == token, "it stays"
+    assert folder.ok("serve", "--show-token", "--token-file", "token").out.strip() == TOKEN
+
+
+def test_a_unix_socket_is_for_whom_its_file_is_for(folder: Folder) -> None:
+    path = folder.path / "s.sock"
+    with socket.socket(socket.AF_UNIX) as left_behind:
+        left_behind.bind(str(path))
+    command = [
+        sys.executable,
+        "-c",
+        "from multidb.cli import main; main()",
+        "serve",
+        "--socket",
+        str(path),
+        "--every",
+        "0",
+    ]
+    process = subprocess.Popen(command, cwd=folder.path, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stderr is not None
+        assert str(path) in process.stderr.readline()
+        assert path.stat().st_mode & 0o777 == 0o600
+        with httpx.Client(transport=httpx.HTTPTransport(uds=str(path)), base_url="http://behind.a.proxy") as client:
+            assert client.get("/health/databases/lernmi").status_code == 200
+            assert client.post("/").status_code == 405
+        taken = folder.run("serve", "--socket", str(path))
+        assert (taken.code, "somebody listens there" in taken.err) == (2, True)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 0
+        assert not path.exists()
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def test_what_may_not_be_served_is_refused_before_it_listens(folder: Folder) -> None:
-    refused = folder.run("serve", "--host", "0.0.0.0")
+    refused = folder.run("serve", "--socket", "s.sock", "--host", "0.0.0.0")
     assert refused.code == 2
-    assert "--token-file" in refused.err
+    assert "leave one of them out" in refused.err
+    (folder.path / "file").write_text("mine")
+    for socket_path, why in (("file", "no socket"), ("no/such/folder", "No such file"), ("x" * 200, "too long")):
+        refused = folder.run("serve", "--socket", socket_path)
+        assert (refused.code, why in refused.err) == (2, True), refused.err
+    assert (folder.path / "file").read_text() == "mine"
     (folder.path / "short").write_text("short")
     assert "16 characters" in folder.run("serve", "--host", "0.0.0.0", "--token-file", "short").err
     with serving(folder, "--every", "0") as service:

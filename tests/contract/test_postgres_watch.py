@@ -172,7 +172,7 @@ def test_every_wall_holds_and_every_probe_works(super_site: Site) -> None:
     for attacker, victim in (apps, apps[::-1]):
         found = probes(super_site, attacker, victim)
         assert {probe.got for probe in found} == {Outcome.REFUSED}, [p for p in found if p.got is not Outcome.REFUSED]
-        assert len(found) >= 38
+        assert len(found) >= 120
         assert {probe.target for probe in found} == {None, victim.id}
     assert super_site.served.sql("SELECT oid, datacl::text FROM pg_database ORDER BY 1") == before
     assert not super_site.changes(apps)
@@ -204,6 +204,16 @@ def test_the_walls_of_an_app_over_its_quota_are_proved_too(super_site: Site) -> 
 
 
 BREACHES = (
+    ("GRANT SELECT ON pg_authid TO {a}_user", "read password verifiers as user, without its role"),
+    ("GRANT SELECT ON pg_authid TO {a}_readonly", "read password verifiers as readonly"),
+    ("GRANT SELECT ON pg_shadow TO {a}_user", "read what is the server's as user, without its role"),
+    ("GRANT SELECT ON pg_user_mapping TO {a}_owner", "read user mappings"),
+    ("GRANT UPDATE ON pg_shadow TO {a}_readonly", "UPDATE what is the server's as readonly"),
+    ("GRANT EXECUTE ON FUNCTION pg_read_binary_file(text) TO {a}_readonly", "read a server file as bytes as readonly"),
+    ("GRANT EXECUTE ON FUNCTION lo_export(oid, text) TO {a}_user", "export to a server file as user, without its role"),
+    ("GRANT EXECUTE ON FUNCTION pg_rotate_logfile() TO {a}_readonly", "call what is the server's as readonly"),
+    ("GRANT pg_read_all_stats TO {a}_readonly", "belong to a predefined role as readonly"),
+    ("GRANT TEMPORARY ON DATABASE {a} TO {a}_readonly", "make a temporary table with the read-only login"),
     ("GRANT CONNECT ON DATABASE {b} TO PUBLIC", "connect as user"),
     ("GRANT CONNECT ON DATABASE postgres TO PUBLIC", "connect to postgres as readonly"),
     ("GRANT {b}_owner TO {a}_user", "become the owner"),
@@ -221,11 +231,71 @@ def test_a_wall_that_is_open_is_a_breach(super_site: Site) -> None:
     sql, a, b = super_site.served.sql, super_site.app(), super_site.app()
     super_site.apply([a, b])
     for opening, name in BREACHES:
-        here = a.id if "FUNCTION" in opening else "postgres"
+        here = a.id if "FUNCTION" in opening or " ON pg_" in opening else "postgres"
         sql(opening.format(a=a.id, b=b.id), database=here)
         breaches = [probe.name for probe in probes(super_site, a, b) if probe.breach]
         assert name in breaches, (opening, breaches)
+        if here == a.id:
+            closing = opening.replace("GRANT", "REVOKE").replace(" TO ", " FROM ")
+            sql(closing.format(a=a.id, b=b.id), database=here)
         super_site.apply([a, b])
+
+
+@pytest.mark.parametrize("right", ["SET ON PARAMETER log_statement", "ALTER SYSTEM ON PARAMETER work_mem"])
+def test_settings_of_the_server_are_a_wall(super_site: Site, right: str) -> None:
+    if super_site.served.sql("SHOW server_version_num")[0][0] < "150000":
+        pytest.skip("granted since 15")
+    a, b = super_site.app(), super_site.app()
+    super_site.apply([a, b])
+    super_site.served.sql(f"GRANT {right} TO {a.id}_user")
+    try:
+        breaches = {probe.name for probe in probes(super_site, a, b) if probe.breach}
+    finally:
+        super_site.served.sql(f"REVOKE {right} FROM {a.id}_user")
+    expected = {"SET what is the server's", "change server settings"}
+    if "SYSTEM" in right:
+        expected = {"ALTER SYSTEM", "ALTER SYSTEM, anything"}
+    assert breaches == {f"{name} as user, without its role" for name in expected}
+
+
+def test_a_line_without_a_password_is_a_breach_to_whomever_it_lets_in(super_site: Site) -> None:
+    a, b = super_site.app(), super_site.app()
+    super_site.apply([a, b])
+    file = super_site.served.data / "pg_hba.conf"
+    text = file.read_text()
+    try:
+        file.write_text(f"host {a.id} {a.id}_readonly 127.0.0.1/32 trust\n{text}")
+        super_site.served.sql("SELECT pg_reload_conf()")
+        until = time.monotonic() + 20
+        while True:
+            breaches = [probe.name for probe in probes(super_site, a, b) if probe.breach]
+            if breaches or time.monotonic() > until:
+                break
+        assert breaches == ["log in without the password as readonly"]
+    finally:
+        file.write_text(text)
+        super_site.served.sql("SELECT pg_reload_conf()")
+
+
+def test_what_an_app_has_made_does_not_keep_a_wall_from_being_proved(super_site: Site) -> None:
+    """Every trusted extension, one after the other; and things that stand in the way of one."""
+    a, b = super_site.app(), super_site.app()
+    super_site.apply([a, b])
+    found = probes(super_site, a, b)
+    assert {probe.got for probe in found} == {Outcome.REFUSED}
+    trusted = super_site.served.sql(
+        "SELECT name FROM pg_available_extension_versions WHERE trusted AND requires IS NULL AND "
+        "name <> 'plpgsql' GROUP BY 1"
+    )
+    with super_site.enter(a) as session:
+        session.execute("CREATE EXTENSION btree_gin")
+        session.execute("CREATE TYPE public.gbtreekey4 AS ENUM ('in the way of btree_gist')")
+        assert {probe.got for probe in probes(super_site, a, b)} == {Outcome.REFUSED}
+        session.execute("DROP TYPE public.gbtreekey4")
+        for (name,) in trusted:
+            session.execute(f'CREATE EXTENSION IF NOT EXISTS "{name}"')
+    found = probes(super_site, a, b)
+    assert {probe.got for probe in found} == {Outcome.REFUSED}, [p for p in found if p.got is not Outcome.REFUSED]
 
 
 def test_a_probe_whose_control_fails_proves_nothing(super_site: Site) -> None:

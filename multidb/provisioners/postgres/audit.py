@@ -1,7 +1,8 @@
 """The walls between apps, tried with an app's own logins.
 
 Every act runs in a transaction that is rolled back, or fails for a harmless reason even where it is allowed. What the
-server answers is the proof: `42501` is a wall; anything else that is not success proves nothing, and says so.
+server answers is the proof: `42501` is a wall; anything else that is not success proves nothing, and says so. What no
+app may do at all is tried with every login, as the role that it comes as, and as itself.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from multidb.errors import AuthenticationFailed, NotAllowed, ServerDown, ServerError, ServerSlow
 from multidb.model import Outcome, Probe, Tenant
@@ -17,6 +18,7 @@ from multidb.provisioners.postgres.logins import Login, enter, logins
 from multidb.provisioners.postgres.resources import PostgresFacts
 from multidb.provisioners.postgres.statements import identifier, literal
 from multidb.provisioners.postgres.wire import Answer, Wire
+from multidb.secrets import generate
 
 __all__ = ["probe"]
 
@@ -33,11 +35,13 @@ class _Act:
 
     Args:
         control: the same act on the attacker's own things, which must work; None where no app may do it at all.
-        owning: tried with the login that owns what it makes.
+        owning: tried only with the login that owns what it makes, because its control is.
         done: errors that only come once the server has agreed, so that they count as success.
         transaction: False for what no transaction may hold; it then fails by itself, for a reason in `done`.
         counts: the act is a question, and only an answer other than 0 is success.
         grows: its control makes something, which an app over its quota may not, so that it is not tried then.
+        harmless: errors of the control that only come once the server has agreed to it.
+        since: the first server version that can be asked.
     """
 
     name: str
@@ -48,6 +52,8 @@ class _Act:
     transaction: bool = True
     counts: bool = False
     grows: bool = False
+    harmless: frozenset[str] = frozenset()
+    since: int = 0
 
 
 _BECOME_SELF = "SET LOCAL ROLE {login}"
@@ -100,32 +106,98 @@ _WRITABLE = (
     "AND has_table_privilege(session_user, c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE')"
 )
 _READABLE = _WRITABLE.replace("INSERT, UPDATE, DELETE, TRUNCATE", "SELECT")
+# `what` is raised as a refusal where this machine has no such extension: there is nothing that it may then.
 _EXTENSION = (
-    "DO $$ DECLARE name text; BEGIN SELECT v.name INTO STRICT name FROM pg_available_extension_versions v "
-    "WHERE {condition} AND NOT v.installed AND v.requires IS NULL ORDER BY v.name LIMIT 1; "
-    "EXECUTE format('CREATE EXTENSION %I', name); END $$"
+    "DO $$ DECLARE name text; BEGIN SELECT v.name INTO name FROM pg_available_extension_versions v "
+    "WHERE {condition} AND v.requires IS NULL AND NOT EXISTS (SELECT FROM pg_extension e WHERE e.extname = v.name) "
+    "ORDER BY v.name LIMIT 1; IF name IS NULL THEN {none} END IF; EXECUTE format('CREATE EXTENSION %I', name); END $$"
 )
-_UNTRUSTED, _TRUSTED = (
-    _EXTENSION.replace("{condition}", condition) for condition in ("v.superuser AND NOT v.trusted", "v.trusted")
+_UNTRUSTED = _EXTENSION.replace("{condition}", "v.superuser AND NOT v.trusted").replace(
+    "{none}", "RAISE insufficient_privilege USING MESSAGE = 'this machine has none';"
 )
+_TRUSTED = _EXTENSION.replace("{condition}", "v.trusted").replace("{none}", "RETURN;")
+# What stands in the way of a trusted extension is something of the app's: it was let as far as that.
+_IN_ITS_WAY = frozenset({"42710", "42723", "42P07", "42P06"})
+# What the server was made with for superusers alone, and this login may use all the same.
+_KEPT = (
+    "SELECT count(*) FROM {catalog} o JOIN pg_init_privs i ON i.classoid = '{catalog}'::regclass AND i.objoid = o.oid "
+    "AND i.objsubid = 0 WHERE i.privtype = 'i' AND {may}(current_user, o.oid, '{right}') AND NOT EXISTS ("
+    "SELECT FROM aclexplode(i.initprivs) x WHERE x.grantee = 0 AND x.privilege_type = '{right}')"
+)
+
+
+def _kept(catalog: str, may: str, right: str) -> str:
+    return _KEPT.replace("{catalog}", catalog).replace("{may}", may).replace("{right}", right)
+
+
+_PARAMETERS = "SELECT count(*) FROM pg_settings WHERE has_parameter_privilege(current_user, name, "
 _OF_THE_SERVER = (
     _Act("read password verifiers", "SELECT count(*) FROM pg_authid", "SELECT count(*) FROM pg_roles"),
-    _Act("CREATE ROLE", "CREATE ROLE multidb_audit", owning=True),
+    _Act("read password verifiers in a view", "SELECT count(*) FROM pg_shadow", "SELECT count(*) FROM pg_user"),
+    _Act("read user mappings", "SELECT count(*) FROM pg_user_mapping", "SELECT count(*) FROM pg_foreign_server"),
+    _Act("read others' values", "SELECT count(*) FROM pg_statistic", "SELECT count(*) FROM pg_stats"),
+    _Act("read pg_hba.conf", "SELECT count(*) FROM pg_hba_file_rules", "SELECT count(*) FROM pg_settings"),
+    _Act(
+        "read others' passwords",
+        "SELECT count(subconninfo) FROM pg_subscription",
+        "SELECT count(subname) FROM pg_subscription",
+    ),
+    _Act("read what is the server's", _kept("pg_class", "has_table_privilege", "SELECT"), counts=True),
+    *(
+        _Act(f"{right} what is the server's", _kept("pg_class", "has_table_privilege", right), counts=True)
+        for right in ("INSERT", "UPDATE", "DELETE")
+    ),
+    _Act("call what is the server's", _kept("pg_proc", "has_function_privilege", "EXECUTE"), counts=True),
+    _Act(
+        "belong to a predefined role",
+        "SELECT count(*) FROM pg_roles WHERE rolname ~ '^pg_' AND pg_has_role(current_user, oid, 'MEMBER')",
+        counts=True,
+    ),
+    _Act("CREATE ROLE", "CREATE ROLE multidb_audit"),
     # The name is taken, which the server finds only after it has looked at the right.
-    _Act("CREATE DATABASE", "CREATE DATABASE {a}", owning=True, done=frozenset({"42P04"}), transaction=False),
-    _Act("CREATE EXTENSION, untrusted", _UNTRUSTED, _TRUSTED, owning=True, grows=True),
-    _Act("become superuser", "ALTER ROLE {login} SUPERUSER", owning=True),
-    _Act("raise its connection limit", "ALTER ROLE {login} CONNECTION LIMIT -1", owning=True),
-    _Act("ALTER DATABASE, its own", "ALTER DATABASE {a} CONNECTION LIMIT -1", owning=True),
-    _Act("let everybody in", "GRANT CONNECT ON DATABASE {a} TO PUBLIC", owning=True),
+    _Act("CREATE DATABASE", "CREATE DATABASE {a}", done=frozenset({"42P04"}), transaction=False),
+    _Act("CREATE EXTENSION, untrusted", _UNTRUSTED, _TRUSTED, owning=True, grows=True, harmless=_IN_ITS_WAY),
+    _Act("become superuser", "ALTER ROLE {login} SUPERUSER"),
+    _Act("raise its connection limit", "ALTER ROLE {login} CONNECTION LIMIT -1"),
+    _Act("ALTER DATABASE, its own", "ALTER DATABASE {a} CONNECTION LIMIT -1"),
+    _Act("let everybody in", "GRANT CONNECT ON DATABASE {a} TO PUBLIC"),
     _Act("change server settings", "SET LOCAL log_statement = 'none'", "SET LOCAL work_mem = '4MB'"),
-    _Act("run a program", "COPY (SELECT 1) TO PROGRAM 'true'", owning=True),
-    _Act("read a server file", "SELECT pg_read_file('PG_VERSION')", owning=True),
-    _Act("list server files", "SELECT count(*) FROM pg_ls_dir('.')", owning=True),
-    _Act("import a server file", "SELECT lo_import('/dev/null')", "SELECT lo_from_bytea(0, '')", owning=True),
+    # The value is none, which the server finds only after it has looked at the right.
+    _Act("ALTER SYSTEM", "ALTER SYSTEM SET work_mem = 'none'", done=frozenset({"22023"}), transaction=False),
+    _Act(
+        "SET what is the server's",
+        f"{_PARAMETERS}'SET') AND context IN ('superuser', 'superuser-backend')",
+        counts=True,
+        since=150000,
+    ),
+    _Act("ALTER SYSTEM, anything", f"{_PARAMETERS}'ALTER SYSTEM')", counts=True, since=150000),
+    _Act("run a program", "COPY (SELECT 1) TO PROGRAM 'true'"),
+    _Act("write a server file", "COPY (SELECT 1) TO '/dev/null'"),
+    _Act("read a server file", "SELECT pg_read_file('PG_VERSION')"),
+    _Act("read a server file as bytes", "SELECT pg_read_binary_file('PG_VERSION')"),
+    _Act("list server files", "SELECT count(*) FROM pg_ls_dir('.')"),
+    _Act("look at a server file", "SELECT count(*) FROM pg_stat_file('PG_VERSION')"),
+    _Act("import a server file", "SELECT lo_import('/dev/null')"),
+    # There is no such object, which the server finds only after it has looked at the right.
+    _Act("export to a server file", "SELECT lo_export(0, '/dev/null')", done=frozenset({"42704"})),
     *(_Act(f"become {group}", f"SET LOCAL ROLE {group}", _BECOME_SELF) for group in _GROUPS),
 )
-_OF_THE_READER = (_Act("write with the read-only login", _WRITABLE, "SELECT 1", counts=True),)
+_OF_THE_READER = (
+    _Act("write with the read-only login", _WRITABLE, counts=True),
+    _Act("make a temporary table with the read-only login", "CREATE TEMPORARY TABLE multidb_audit (a int)"),
+    _Act(
+        "create with the read-only login",
+        "SELECT (SELECT count(*) FROM pg_namespace WHERE has_schema_privilege(current_user, oid, 'CREATE')) "
+        "+ has_database_privilege(current_database(), 'CREATE, TEMPORARY')::int",
+        counts=True,
+    ),
+    _Act(
+        "move a sequence with the read-only login",
+        "SELECT count(*) FROM pg_class "
+        "WHERE relkind = 'S' AND has_sequence_privilege(current_user, oid, 'USAGE, UPDATE')",
+        counts=True,
+    ),
+)
 
 
 def probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterator[Probe]:
@@ -144,12 +216,8 @@ def probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterator[Probe]:
         ]
         user = sessions[0]
         owning = next((each for each in sessions if each.login.slot == "migrate"), user)
-        restricted = attacker.app.id in attacker.context.restricted
-        for act in _OF_THE_SERVER:
-            if restricted and act.grows:
-                continue
-            yield (owning if act.owning else user).tried(act)
         for session in sessions:
+            yield from session.at_the_server(owning=session is owning)
             if session.login.slot == "readonly":
                 yield from map(session.tried, _OF_THE_READER)
         for victim in victims:
@@ -160,6 +228,7 @@ def probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterator[Probe]:
 
 def _doors(attacker: Tenant, login: Login, victims: Sequence[Tenant]) -> Iterator[Probe]:
     """Connects to every database but the attacker's own. That the login works at all, its own session shows later."""
+    yield _without_its_password(attacker, login)
     facts = attacker.context.facts
     own = facts.server_databases if isinstance(facts, PostgresFacts) else ()
     left_open = {database.name for database in own if database.open and not database.closable}
@@ -168,6 +237,20 @@ def _doors(attacker: Tenant, login: Login, victims: Sequence[Tenant]) -> Iterato
         yield from _door(attacker, login, None, database, expected)
     for victim in victims:
         yield from _door(attacker, login, victim, victim.app.id, Outcome.REFUSED)
+
+
+def _without_its_password(attacker: Tenant, login: Login) -> Probe:
+    """A login with another password than its own: whoever comes from here comes in so where a line of pg_hba.conf asks
+    for none."""
+    act = f"log in without the password as {login.slot}"
+    try:
+        _patiently(attacker, Login(login.user, generate())).close()
+    except (ServerDown, ServerSlow):
+        raise
+    except ServerError as error:
+        got = Outcome.REFUSED if isinstance(error, AuthenticationFailed) else Outcome.BROKEN
+        return Probe(attacker.app.id, None, act, Outcome.REFUSED, got, error.message[:_SHOWN])
+    return Probe(attacker.app.id, None, act, Outcome.REFUSED, Outcome.ALLOWED, f"{login.user} came in")
 
 
 def _door(attacker: Tenant, login: Login, victim: Tenant | None, database: str, expected: Outcome) -> Iterator[Probe]:
@@ -223,7 +306,34 @@ class _Attack:
         self._attacker = attacker
         self.login = login
         self._wire = wire
+        self._version = wire.version
+        self._identity = ""  # appended to the acts' names: as whom they are tried
         self._controls: dict[str, str] = {}  # what is wrong with a control, by act
+        # What the app has made is in no statement's way: none of it is the server's own.
+        wire.send("SET search_path = pg_catalog; SET default_transaction_read_only = off", attacker.server.timeout)
+
+    def at_the_server(self, *, owning: bool) -> Iterator[Probe]:
+        """What no app may do at all: as the login comes, and as itself where it comes as a role that it becomes.
+
+        Args:
+            owning: whether it owns what it makes.
+        """
+        timeout, slot = self._attacker.server.timeout, self.login.slot
+        yield from self._as(f" as {slot}" if slot != "user" else "", owning=owning)
+        if self._wire.send("ROLLBACK; SELECT 1 WHERE current_user <> session_user", timeout).rows:
+            self._wire.send("SET ROLE NONE", timeout)
+            yield from self._as(f" as {slot}, without its role", owning=False)
+            self._wire.send("ROLLBACK; RESET ROLE", timeout)
+        self._identity = ""
+        self._controls.clear()
+
+    def _as(self, identity: str, *, owning: bool) -> Iterator[Probe]:
+        self._identity = identity
+        self._controls.clear()
+        restricted = self._attacker.app.id in self._attacker.context.restricted
+        for act in _OF_THE_SERVER:
+            if self._version >= act.since and (owning or not act.owning) and not (restricted and act.grows):
+                yield self.tried(act)
 
     def tried(self, act: _Act, victim: Tenant | None = None, **values: str) -> Probe:
         """Carries out the act, unless its control shows that it would prove nothing."""
@@ -235,13 +345,15 @@ class _Attack:
         else:
             names = {**self._names(target), **values}
             got, detail = self._send(act.text.format_map(names) if "{" in act.text else act.text, act)
-        return Probe(self._attacker.app.id, target, act.name, Outcome.REFUSED, got, detail[:_SHOWN])
+        return Probe(
+            self._attacker.app.id, target, f"{act.name}{self._identity}", Outcome.REFUSED, got, detail[:_SHOWN]
+        )
 
     def _control(self, act: _Act) -> str:
         if act.control is None:
             return ""
         text = act.control.format_map(self._names(None)) if "{" in act.control else act.control
-        got, detail = self._send(text, act)
+        got, detail = self._send(text, replace(act, done=act.done | act.harmless))
         return "" if got is Outcome.ALLOWED else detail or "it was not done"
 
     def at_a_session(self, victim: Tenant) -> Iterator[Probe]:
@@ -269,9 +381,10 @@ class _Attack:
     def _send(self, text: str, act: _Act) -> tuple[Outcome, str]:
         timeout = self._attacker.server.timeout
         if not act.transaction:
+            self._wire.send("ROLLBACK", timeout)
             return _outcome(self._wire.send(text, timeout), act.done)
-        answer = self._wire.send(f"BEGIN READ WRITE; {text}", timeout)
-        self._wire.send("ROLLBACK", timeout)
+        # One round trip: what the act before it has left is rolled back now, and nothing at all is a warning.
+        answer = self._wire.send(f"ROLLBACK; BEGIN READ WRITE; {text}", timeout)
         return _outcome(answer, act.done, counts=act.counts)
 
 

@@ -61,6 +61,7 @@ from multidb.tombstone import tombstones
 __all__ = [
     "AppConnections",
     "Engine",
+    "Failure",
     "Report",
     "Scope",
     "ServerReport",
@@ -97,15 +98,39 @@ class Scope:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """A change that could not be made, and why."""
+
+    change: Change
+    error: MultidbError
+
+
+@dataclass(frozen=True, slots=True)
 class ServerReport:
-    """What an apply did on one server. A change is in exactly one of `done`, `failed`, `not_tried`."""
+    """What an apply did on one server. A change is in exactly one of `done`, `failures`, `not_tried`.
+
+    What fails for one app costs the changes of that app that were still to come, and nobody else's. `error` is why the
+    server as a whole was not finished: it could not be had, or it failed in something that is no single app's.
+    """
 
     server: str
     store: str
     done: tuple[Change, ...] = ()
-    failed: Change | None = None
+    failures: tuple[Failure, ...] = ()
     not_tried: tuple[Change, ...] = ()
     error: MultidbError | None = None
+    unread: Mapping[str, MultidbError] = field(default_factory=dict)  # apps whose place could not be read
+
+    @property
+    def failed(self) -> Change | None:
+        """The first change that could not be made."""
+        return self.failures[0].change if self.failures else None
+
+    @property
+    def errors(self) -> tuple[MultidbError, ...]:
+        """Everything that went wrong here, once each."""
+        found = [*(failure.error for failure in self.failures), *self.unread.values()]
+        return tuple(dict.fromkeys([*found, self.error] if self.error is not None else found))
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,16 +146,15 @@ class Report:
         return tuple(change for server in self.servers for change in server.done)
 
     def error(self) -> MultidbError | None:
-        """None when everything was done; `PartlyApplied` when some was; else the first server's own error."""
-        errors = [server.error for server in self.servers if server.error is not None]
+        """None when everything was done; `PartlyApplied` when some was; else the first error."""
+        errors = [(server.server, error) for server in self.servers for error in server.errors]
         if not errors:
             return None
         if not self.done:
-            return errors[0]
-        failed = [server for server in self.servers if server.error is not None]
-        left = sum(len(server.not_tried) for server in failed)
+            return errors[0][1]
+        left = sum(len(server.not_tried) for server in self.servers)
         return PartlyApplied(
-            "; ".join(f"{server.server}: {server.error}" for server in failed),
+            "; ".join(f"{server}: {error}" for server, error in errors),
             hint=f"{len(self.done)} changes done, {left} not tried; correct the cause, then: multidb apply",
         )
 
@@ -213,12 +237,13 @@ class Engine:
             Conflict: something in the way that is not ours; nothing was changed.
 
         A server that has moved on since `plan`, is locked by another run or fails is in the report; the others go on.
+        So do the other apps of a server that refuses something of one app.
         """
         scope = scope or Scope()
         plan = plan or self.plan(scope)
         self._refuse_conflicts(plan)
         servers = {server.name: server for server in self.servers(scope)}
-        todo = [server for server in plan.servers if server.changes or server.error is not None]
+        todo = [server for server in plan.servers if server.changes or server.error is not None or server.unread]
         reports = self.side_by_side(lambda each: self._apply_server(servers.get(each.server), each, scope), todo)
         return Report(plan, tuple(reports))
 
@@ -463,15 +488,18 @@ class Engine:
         context = self.context(server, session)
         apps = [app for app in everyone if scope.wants(app)]
         desired = tuple(store.desired(apps, context))
-        live = session.inspect(Inspection(context, apps, desired, self.state.secrets, scope.deep))
-        changes = diff(desired, live, scope.adopt)
-        changes = in_order(without_half_apps(self._refuse_lost(change, scope) for change in changes))
+        inspection = Inspection(context, apps, desired, self.state.secrets, scope.deep)
+        live = session.inspect(inspection)
+        unread = dict(inspection.unread)
+        known = [change for change in diff(desired, live, scope.adopt) if change.resource.app not in unread]
+        changes = in_order(without_half_apps(self._refuse_lost(change, scope) for change in known))
         return ServerPlan(
             server.name,
             server.store,
             f"{session.facts.product} {session.facts.version}",
             {app.id: store.isolation(app, session.facts) for app in apps},
             tuple(_with_statements(change, store, context) for change in changes),
+            unread=unread,
         )
 
     def _numbers(self, server: Server) -> dict[str, int]:
@@ -518,7 +546,7 @@ class Engine:
                         "it has changed since the plan was made", where=str(server), hint="run the command again"
                     )
                 self._record(server, session)
-                report = self._run(server, session, fresh.changes)
+                report = replace(self._run(server, session, scope, fresh.changes), unread=fresh.unread)
                 return self._proved(server, session, scope, report) if report.error is None else report
         except MultidbError as error:  # whatever it is, it must not cost the other servers their report
             return replace(nothing, error=error)
@@ -537,8 +565,35 @@ class Engine:
             with self.state.change("numbers") as section:
                 section[server.name] = dict(numbers)
 
-    def _run(self, server: Server, session: Session, changes: Sequence[Change]) -> ServerReport:
+    def _run(self, server: Server, session: Session, scope: Scope, changes: Sequence[Change]) -> ServerReport:
+        """Makes the changes. Where one app's is refused, the server is read again and the others' are made."""
         self._ensure_secrets(provisioner(server.store), changes)
+        report = self._run_once(server, session, changes)
+        while report.failures and report.error is None:
+            spoilt = {failure.change.resource.app for failure in report.failures}
+            withheld = tuple(change for change in report.not_tried if change.resource.app in spoilt)
+            others = [change for change in report.not_tried if change.resource.app not in spoilt]
+            if not others:
+                break
+            try:
+                left = {change.resource.key: change for change in self._read(server, session, scope).changes}
+            except (ServerError, Refused) as error:
+                return replace(report, error=error)
+            # What was on its way when another's failed may have been done.
+            also = tuple(change for change in others if change.resource.key not in left)
+            keys = {change.resource.key for change in others}
+            again = [left[key] for key in left if key in keys and left[key].action is not Action.CONFLICT]
+            following = self._run_once(server, session, again)
+            report = replace(
+                following,
+                done=(*report.done, *also, *following.done),
+                failures=(*report.failures, *following.failures),
+                not_tried=(*withheld, *following.not_tried),
+            )
+        return report
+
+    def _run_once(self, server: Server, session: Session, changes: Sequence[Change]) -> ServerReport:
+        """Makes the changes up to the first that fails. No `error` when it is a single app's and others can go on."""
         statements = [statement for change in changes for statement in change.statements]
         durable, error, failing = 0, None, -1
         try:
@@ -554,21 +609,24 @@ class Engine:
         """Reads the server once more: some servers answer a statement with success and change nothing."""
         self._progress(server.name, "checking")
         try:
-            left = self._read(server, session, scope).changes
+            proof = self._read(server, session, scope)
         except (ServerError, Refused) as unproved:  # what the server has answered for is done all the same
             return replace(report, error=unproved)
+        report = replace(report, unread={**report.unread, **proof.unread})
+        told = {failure.change.resource.app for failure in report.failures}
+        left = [change for change in proof.changes if change.resource.app not in told]
         if not left:
             return report
         names = {change.resource.key for change in left}
-        failed = next((change for change in report.done if change.resource.key in names), None)
         what = ", ".join(f"{change.resource.kind} {change.resource.name}" for change in left[:3])
         error = ServerError(
             f"the server accepted the statements, yet {what} is not as the manifest says",
             where=str(server),
             hint="multidb plan shows what is left; the admin login may lack a right (multidb doctor)",
         )
+        untrue = [Failure(change, error) for change in report.done if change.resource.key in names]
         done = tuple(change for change in report.done if change.resource.key not in names)
-        return replace(report, done=done, failed=failed, error=error)
+        return replace(report, done=done, failures=(*report.failures, *untrue[:1]), error=error)
 
     def _ensure_secrets(self, store: Provisioner, changes: Sequence[Change]) -> None:
         """Generates, in one write, the secrets that the store does not hold of apps whose statements bind some."""
@@ -705,7 +763,8 @@ def _with_statements(change: Change, store: Provisioner, context: StoreContext) 
     change = replace(change, store=store.name, server=context.server.name)
     if change.action is Action.CONFLICT:
         return change
-    return replace(change, statements=tuple(store.statements(change, context)))
+    app = change.resource.app or ""
+    return replace(change, statements=tuple(replace(each, app=app) for each in store.statements(change, context)))
 
 
 def _account(
@@ -713,18 +772,21 @@ def _account(
 ) -> ServerReport:
     """Sorts the changes into done, failed and not tried by how far the statements got."""
     done: list[Change] = []
-    failed: Change | None = None
+    failures: list[Failure] = []
     not_tried: list[Change] = []
     position = 0
+    if error is not None:
+        error.message = redact(error.message)
     for change in changes:
         end = position + len(change.statements)
         if end <= durable:
             done.append(change)
-        elif position <= failing < end:
-            failed = change
+        elif error is not None and position <= failing < end:
+            failures.append(Failure(change, error))
         else:
             not_tried.append(change)
         position = end
-    if error is not None:
-        error.message = redact(error.message)
-    return ServerReport(server.name, server.store, tuple(done), failed, tuple(not_tried), error)
+    # Where the server itself goes on, what is one app's is that app's alone.
+    contained = error is not None and error.refused and bool(failures) and failures[0].change.resource.app is not None
+    whole = None if contained else error
+    return ServerReport(server.name, server.store, tuple(done), tuple(failures), tuple(not_tried), whole)

@@ -200,16 +200,25 @@ class StatementFailed(ServerError):
     Args:
         index: position of the failed statement in the sequence given to ``Session.run``.
         durable: how many statements, counted from the start, are known to have taken effect.
+        refused: the server refused this one and goes on answering, so that what does not need it can be tried.
     """
 
     code = "statement"
 
     def __init__(
-        self, message: str, *, index: int, durable: int, where: str | None = None, hint: str | None = None
+        self,
+        message: str,
+        *,
+        index: int,
+        durable: int,
+        where: str | None = None,
+        hint: str | None = None,
+        refused: bool = False,
     ) -> None:
         super().__init__(message, where=where, hint=hint)
         self.index = index
         self.durable = durable
+        self.refused = refused
 
 
 class PartlyApplied(MultidbError):

@@ -33,6 +33,7 @@ class ServerPlan:
     """The changes that one server needs, in the order in which they are made.
 
     `error` is set instead of changes when the server could not be read, `skipped` when this machine cannot have it.
+    `unread` says of single apps why their place could not be read; none of their changes is known.
     """
 
     server: str
@@ -42,6 +43,7 @@ class ServerPlan:
     changes: tuple[Change, ...] = ()
     error: MultidbError | None = None
     skipped: str = ""
+    unread: Mapping[str, MultidbError] = dataclasses.field(default_factory=dict)
 
     @property
     def digest(self) -> str:
@@ -72,8 +74,9 @@ class Plan:
 
     @property
     def errors(self) -> tuple[tuple[ServerPlan, MultidbError], ...]:
-        """The servers that could not be read, and why."""
-        return tuple((server, server.error) for server in self.servers if server.error is not None)
+        """The servers that could not be read, and why; also where it is only an app of theirs."""
+        whole = [(server, server.error) for server in self.servers if server.error is not None]
+        return (*whole, *((server, error) for server in self.servers for error in server.unread.values()))
 
     @property
     def in_sync(self) -> bool:
@@ -221,6 +224,7 @@ def _server_document(server: ServerPlan) -> dict[str, Any]:
         "isolation": {app: {"level": level.value, "why": why} for app, (level, why) in server.isolation.items()},
         **({"error": server.error.document()} if server.error else {}),
         **({"skipped": server.skipped} if server.skipped else {}),
+        **({"unread": {app: error.document() for app, error in server.unread.items()}} if server.unread else {}),
     }
 
 

@@ -50,18 +50,21 @@ def show_sql(output: Output, plan: Plan) -> None:
 def show_report(output: Output, report: Report) -> int:
     """What an apply did, per server, and what is left when something failed. Gives the exit code."""
     for server in report.servers:
-        if server.error is None:
+        if not server.errors:
             output.say(f"{server.server}: {_changes(len(server.done))} made", style="green")
             continue
-        if not server.done and server.failed is None:
+        if not server.done and not server.failures:
             if server.not_tried:  # else the plan has said already that it cannot be read
                 output.say(f"{server.server}: nothing was changed; {server.error}", style="red")
             continue
         counts = f"{len(server.done)} done, {_failed(server)}, {len(server.not_tried)} not tried"
         output.say(f"{server.server}: {counts}", style="red")
-        for sign, changes in (("done", server.done), ("not tried", server.not_tried)):
-            for change in changes:
-                output.say(f"  {sign}: {_headline(change)}")
+        for change in server.done:
+            output.say(f"  done: {_headline(change)}")
+        for failure in server.failures if len(server.failures) > 1 or server.error is None else ():
+            output.say(f"  failed: {_headline(failure.change)}: {failure.error.message}", style="red")
+        for change in server.not_tried:
+            output.say(f"  not tried: {_headline(change)}")
     error = report.error()
     if error is None:
         return 0
@@ -80,8 +83,9 @@ def report_document(report: Report) -> dict[str, Any]:
                 "store": server.store,
                 "done": [_key(change) for change in server.done],
                 "failed": _key(server.failed) if server.failed else None,
+                "failures": [{"change": _key(each.change), "error": each.error.document()} for each in server.failures],
                 "not_tried": [_key(change) for change in server.not_tried],
-                "error": server.error.document() if server.error else None,
+                "error": server.errors[0].document() if server.errors else None,
             }
             for server in report.servers
         ]
@@ -97,6 +101,10 @@ def _show_server(output: Output, server: ServerPlan) -> None:
         if server.error.hint:
             output.say(f"  {server.error.hint}")
         return
+    for app, error in server.unread.items():
+        output.say(_problem(f"{app} on {server.server}", error), style="red")
+        if error.hint:
+            output.say(f"  {error.hint}")
     if not server.changes:
         return
     output.say(f"{server.server} ({server.version})", style="bold")
@@ -183,6 +191,8 @@ def _changes(count: int) -> str:
 
 
 def _failed(server: ServerReport) -> str:
+    if len(server.failures) > 1:
+        return f"{len(server.failures)} failed"
     return f"failed at {_headline(server.failed)}" if server.failed else "stopped"
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any, ClassVar, Protocol
 
+from multidb.errors import ServerError
 from multidb.model.usage import Quota
 from multidb.secrets import Secret, SecretRef, SecretStore
 
@@ -218,6 +219,8 @@ class Statement:
     binds: tuple[tuple[str, SecretRef], ...] = ()
     scope: str = ""  # the database (or DB number) it runs in; empty: the store's maintenance place
     atomic: bool = False  # may share one transaction with its neighbours of the same scope
+    app: str = ""  # whose place it is about; empty: the server's as a whole
+    ends_sessions: bool = False  # a session of `app` that it would have to wait for is ended
 
 
 @dataclass(frozen=True, slots=True)
@@ -296,6 +299,7 @@ class Inspection:
         desired: the desired resources; live ones of the same name are wanted back, whoever owns them.
         secrets: to tell whether the server still holds the credential that multidb gave (read only).
         deep: also look inside each app's database; False reads only what one query can tell about all apps.
+        unread: filled by the session: the apps whose place could not be read while the server answers, and why.
     """
 
     context: StoreContext
@@ -303,6 +307,7 @@ class Inspection:
     desired: Sequence[Resource]
     secrets: SecretStore
     deep: bool = True
+    unread: dict[str, ServerError] = field(default_factory=dict, compare=False)
 
 
 class Level(StrEnum):

@@ -44,7 +44,8 @@ class Session(Protocol):
 
     def inspect(self, inspection: Inspection) -> Sequence[Resource]:
         """The live resources: those named in `desired`, and any other that carries this project's mark or is an edge
-        (a grant, a membership) on one of them. Changes nothing, takes no lock."""
+        (a grant, a membership) on one of them. Changes nothing, takes no lock. An app whose own place cannot be read
+        is noted in ``Inspection.unread``, and costs the others nothing."""
 
     def lock(self, project: str, holder: str) -> AbstractContextManager[None]:
         """Keeps other applies of the project away from this server; `Locked` says who holds it and since when.
@@ -52,7 +53,7 @@ class Session(Protocol):
 
     def run(self, statements: Sequence[Statement], secrets: SecretStore) -> Iterator[int]:
         """Sends the statements in order and yields how many are durable after each step; retries what is retryable;
-        raises `StatementFailed` at the first real failure."""
+        raises `StatementFailed` at the first real failure, which says whether the server goes on answering."""
 
     def usage(self, context: StoreContext, apps: Sequence[App]) -> ServerUsage:
         """What the server and each of `apps` use now. Bulk queries: their number does not grow with the apps, except

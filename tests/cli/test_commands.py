@@ -349,7 +349,7 @@ def test_apps_added_at_once_are_all_there(folder: Folder) -> None:
 def test_a_server_that_was_refused_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     changes = tuple(Change(Action.CREATE, Resource(name=f"thing{n}"), None) for n in range(50))
     locked = Locked("another run works here", where=".multidb/locks/apply-toy")
-    show_report(Output("apply"), Report(Plan("shop", ()), (ServerReport("toy", "toy", (), None, changes, locked),)))
+    show_report(Output("apply"), Report(Plan("shop", ()), (ServerReport("toy", "toy", (), (), changes, locked),)))
     assert capsys.readouterr().out == "toy: nothing was changed; .multidb/locks/apply-toy: another run works here\n"
 
 

@@ -128,7 +128,8 @@ def test_an_apply_opens_one_connection_per_database(site: Site) -> None:
         todo = site.statements(session, apps)
         before = session.traffic.connections
         steps = list(session.run(todo, site.secrets))
-        assert session.traffic.connections - before == 4
+        # and one more to see who is in the way, where a statement lasts
+        assert session.traffic.connections - before in (4, 5)
     assert steps[-1] == len(todo)
     assert len(steps) == 1 + 4 + 1 + 4, "all roles, each database, all access, each inside"
 

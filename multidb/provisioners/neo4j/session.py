@@ -233,9 +233,14 @@ class Neo4jSession:
             yield index + 1
 
     def _run_one(self, statement: Statement, secrets: SecretStore, index: int) -> None:
-        def failed(message: str, hint: str | None = None) -> StatementFailed:
+        def failed(message: str, hint: str | None = None, refused: bool = True) -> StatementFailed:
             return StatementFailed(
-                f"{statement.text}: {redact(message)}", index=index, durable=index, where=str(self._server), hint=hint
+                f"{statement.text}: {redact(message)}",
+                index=index,
+                durable=index,
+                where=str(self._server),
+                hint=hint,
+                refused=refused,
             )
 
         values = {}
@@ -253,7 +258,7 @@ class Neo4jSession:
                 time.sleep(0.1 * 3**attempt)
             except DRIVER_ERRORS as error:
                 known = explain(error, self._server)
-                raise failed(known.message, known.hint) from None
+                raise failed(known.message, known.hint, isinstance(error, exceptions.Neo4jError)) from None
             else:
                 break
         if refused := [row for row in rows if row.get("success") is False]:

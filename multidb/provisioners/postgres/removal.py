@@ -9,11 +9,13 @@ apply, which sees logins that may not log in as it sees any drift.
 
 from __future__ import annotations
 
+import dataclasses
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
+from multidb.errors import Refused
 from multidb.model import App, Owner, Statement, StoreContext
 from multidb.provisioners.postgres.places import place_mark, place_names
 from multidb.provisioners.postgres.resources import PostgresFacts, derived_names
@@ -22,6 +24,10 @@ from multidb.provisioners.postgres.statements import ending_sessions, identifier
 __all__ = ["removal", "suspension"]
 
 Ask = Callable[[str, Sequence[str]], str]
+
+HEIR: Final = "multidb__left"
+"""A role that nobody is: it owns what a removed app had in databases of others. Never the admin, whose rights a
+function of the app would then have."""
 
 # $1: the beginning of the app's marks, $2: the beginning of the marks of its places, $3: all names of roles and
 # databases that it may have. A database that nobody may enter and that has no mark yet is half made: ours, since the
@@ -54,7 +60,13 @@ SELECT json_build_object(
                 WHERE s.refclassid = 'pg_authid'::regclass AND s.refobjid IN (SELECT oid FROM role)
                   AND s.dbid NOT IN (SELECT oid FROM database)
                   AND NOT (s.classid = 'pg_database'::regclass AND s.objid IN (SELECT oid FROM database))),
+  'heir', (SELECT CASE WHEN r.rolsuper OR r.rolcanlogin OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication
+                         OR r.rolbypassrls OR EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid)
+                       THEN 'strong' ELSE 'weak' END FROM pg_roles r WHERE r.rolname = 'multidb__left'),
   'maintenance', current_database())"""
+
+
+_HEIRS_COMMENT = "multidb: owns what removed apps have left in databases of others"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +79,7 @@ class _Remains:
     databases: Sequence[tuple[str, bool, bool]]  # name, may be connected to, is a template
     prepared: Sequence[tuple[str, str]]  # database, id of a prepared transaction
     elsewhere: Sequence[str]
+    heir: str | Sequence[str]  # whether `HEIR` is there, and may do anything
     maintenance: str
 
     @classmethod
@@ -94,26 +107,40 @@ def suspension(ask: Ask, app: App, context: StoreContext) -> tuple[Statement, ..
     remains = _remains(ask, app, context)
     if not remains.logins and not remains.connected:
         return ()
-    return tuple(_switched_off(remains, context.facts))
+    return _of(app, _switched_off(remains, context.facts))
+
+
+def _of(app: App, statements: Iterable[Statement]) -> tuple[Statement, ...]:
+    """The statements, for which a session of the app has to give way."""
+    return tuple(dataclasses.replace(each, app=app.id, ends_sessions=True) for each in statements)
 
 
 def _switched_off(remains: _Remains, facts: PostgresFacts) -> Iterator[Statement]:
-    for login in remains.logins:
-        yield Statement(f"ALTER ROLE {identifier(login)} NOLOGIN", atomic=True)
-    # one may have come since we looked
-    yield from ending_sessions(sorted({*remains.connected, *remains.logins}), facts)
+    shut = [Statement(f"ALTER ROLE {identifier(login)} NOLOGIN", atomic=True) for login in remains.logins]
+    # also those without a session: one may have come since we looked
+    yield from ending_sessions(sorted({*remains.connected, *remains.logins}), facts, shut)
 
 
 def removal(ask: Ask, app: App, context: StoreContext) -> tuple[Statement, ...]:
     """What drops the app's databases and roles, and whatever its roles have in other databases.
 
-    Objects of its roles in databases of others are handed to the admin, never dropped: they are somebody's data.
+    Objects of its roles in databases of others are never dropped, since they are somebody's data, and never become the
+    admin's: they are handed to `HEIR`.
 
     Args:
         ask: as for `suspension`.
+
+    Raises:
+        Refused: there is an `HEIR` that may do something.
     """
     remains = _remains(ask, app, context)
-    return tuple(_removed(remains, context.facts))
+    if remains.elsewhere and remains.heir == "strong":
+        raise Refused(
+            f"the role {HEIR} is to own what {app.id} leaves in other databases, and may do more than own",
+            where=f"app {app.id}",
+            hint=f"take its attributes and memberships away, or rename it: ALTER ROLE {identifier(HEIR)} RENAME TO ..",
+        )
+    return _of(app, _removed(remains, context.facts))
 
 
 def _removed(remains: _Remains, facts: PostgresFacts) -> Iterator[Statement]:
@@ -132,11 +159,15 @@ def _removed(remains: _Remains, facts: PostgresFacts) -> Iterator[Statement]:
     if not remains.roles:
         return
     roles = ", ".join(map(identifier, remains.roles))
+    heir = identifier(HEIR)
+    if remains.elsewhere and not remains.heir:
+        yield Statement(f"CREATE ROLE {heir} NOLOGIN", atomic=True)
+        yield Statement(f"COMMENT ON ROLE {heir} IS {literal(_HEIRS_COMMENT)}", atomic=True)
     if remains.elsewhere and not facts.superuser:
         option = " WITH INHERIT TRUE, SET TRUE" if facts.membership_options else ""
-        yield Statement(f"GRANT {roles} TO {identifier(facts.admin)}{option}")
+        yield Statement(f"GRANT {roles}, {heir} TO {identifier(facts.admin)}{option}")
     for database in remains.elsewhere:
         scope = remains.scope(database)
-        yield Statement(f"REASSIGN OWNED BY {roles} TO CURRENT_USER", scope=scope, atomic=True)
+        yield Statement(f"REASSIGN OWNED BY {roles} TO {heir}", scope=scope, atomic=True)
         yield Statement(f"DROP OWNED BY {roles}", scope=scope, atomic=True)
     yield Statement(f"DROP ROLE {roles}")

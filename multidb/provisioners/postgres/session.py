@@ -24,9 +24,10 @@ from multidb.errors import (
 )
 from multidb.model import App, Inspection, Resource, Search, Server, ServerUsage, Statement, StoreContext, Unread
 from multidb.provisioners.postgres import catalog, holes, holes_inside, holes_server, inventory, removal, usage
+from multidb.provisioners.postgres.blocking import Lookout
 from multidb.provisioners.postgres.resources import Interior, PostgresFacts, Role, password_ref
 from multidb.provisioners.postgres.statements import identifier, literal
-from multidb.provisioners.postgres.wire import Answer, Refusal, Traffic, Wire
+from multidb.provisioners.postgres.wire import FULL, Answer, Refusal, Traffic, Wire
 from multidb.secrets import Secret, SecretStore, redact
 
 __all__ = ["PostgresSession"]
@@ -35,10 +36,14 @@ _WORKERS = 4  # more gain nothing: the server does the work
 _BATCH = 500  # statements in one transaction, so that a thousand apps show progress and fit the server's lock table
 _ATTEMPTS = 6
 _FROZEN_AFTER = 300.0  # seconds without a sign of life while statements run, which may take long by themselves
+_LOCK_TIMEOUT = 3000  # milliseconds; an app can hold a lock for as long as it likes
 _LOCK_CLASS = zlib.crc32(b"multidb") - 2**31
 _LOCK_PATIENCE = 3.0  # seconds
+_MOMENT = 1.0  # seconds
+_BREATH = 0.1  # seconds until a connection may have come free
 
 _RETRYABLE = frozenset({"40P01", "40001", "55006"})
+_HELD = "55P03"
 _SOMEBODY_ELSE = frozenset({"42710", "42P04", "23505"})
 _DENIED = frozenset({"42501", "01006", "01007"})
 
@@ -57,6 +62,7 @@ class PostgresSession:
         self._password = password
         self._application = application_name
         self.traffic = Traffic()
+        self._lookout = Lookout(lambda: self._open(reading=True), server.timeout)
         self._main = self._open(reading=True)
         try:
             catalog.require_version(self._main.version, str(server))
@@ -74,6 +80,7 @@ class PostgresSession:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self._lookout.close()
         self._main.close()
 
     def inspect(self, inspection: Inspection) -> Sequence[Resource]:
@@ -93,20 +100,48 @@ class PostgresSession:
                 entered.append(inside)
             elif inside.settled:
                 resources.append(inside.desired)  # taken at its word; one that is not is brought about from scratch
-        resources += [interior for interior in self._side_by_side(self._enter, entered) if interior is not None]
+        found = self._side_by_side(lambda inside: self._enter(inside, inspection), entered)
+        resources += [interior for interior in found if interior is not None]
         return resources
 
-    def _enter(self, inside: catalog.Inside) -> Interior | None:
-        """Reads the inside of a database; None when it is not ours and does not let us in."""
+    def _enter(self, inside: catalog.Inside, inspection: Inspection) -> Interior | None:
+        """Reads the inside of a database; None when it is not ours and does not let us in, or cannot be read."""
+        taking_over = "false" if inside.revision else "true"
         try:
-            with self._open(inside.desired.name, reading=True) as wire:
-                taking_over = "false" if inside.revision else "true"
-                answer = wire.ask(catalog.INTERIOR, (inside.desired.role, taking_over), self._server.timeout)
-        except NotAllowed:
-            if inside.marked:
-                raise
+            answer = self._ask_inside(inside.desired.name, catalog.INTERIOR, inside.desired.role, taking_over)
+        except (ServerDown, ServerSlow):
+            raise
+        except ServerError as error:
+            if isinstance(error, NotAllowed) and not inside.marked:
+                return None
+            assert inside.desired.app is not None
+            error.message = f"database {inside.desired.name}: {error.message}"
+            inspection.unread[inside.desired.app] = error
             return None
         return catalog.read_interior(answer, inside.desired, inside.revision)
+
+    def _ask_inside(self, database: str, query: str, *parameters: str) -> str:
+        """The answer to one query inside a database.
+
+        Raises:
+            ServerDown, ServerSlow: the server as a whole is not to be had.
+            NotAllowed, ServerError: it is only this database that cannot be read, or not in time.
+        """
+        with self._open(database, reading=True, patient=True) as wire:
+            try:
+                return wire.ask(query, parameters, self._server.timeout)
+            except (ServerDown, ServerSlow) as error:  # nothing of an app's keeps a connection from being made
+                self._raise_if_gone(error)
+                raise ServerError(error.message, where=error.where, hint=error.hint) from None
+
+    def _raise_if_gone(self, error: ServerError) -> None:
+        """Raises `error` again unless the server lets us in."""
+        try:
+            self._open(reading=True).close()
+        except (ServerDown, ServerSlow):
+            raise error from None
+        except ServerError:  # it answers
+            return
 
     def _tried(self, resource: Resource, inspection: Inspection) -> Resource:
         """The role, its password tried by logging in with it where that can tell anything."""
@@ -162,6 +197,7 @@ class PostgresSession:
         while self._main.ask("SELECT pg_try_advisory_lock($1::int4, $2::int4)", key, timeout) != "t":
             if time.monotonic() > deadline:
                 raise self._locked(key)
+            self._end_stranger(key)
             time.sleep(0.2)
         try:
             yield
@@ -169,10 +205,24 @@ class PostgresSession:
             with contextlib.suppress(ServerError):  # a connection that is lost has let go of it already
                 self._main.ask("SELECT pg_advisory_unlock($1::int4, $2::int4)", key, timeout)
 
+    def _end_stranger(self, key: tuple[str, str]) -> None:
+        """Whoever may connect here can take the lock; a session that could not be another apply is ended."""
+        with contextlib.suppress(ServerError):
+            holder = json.loads(self._main.ask(catalog.LOCK_HOLDER, key, self._server.timeout))
+            if not holder["admin"]:
+                self._main.send(f"SELECT pg_terminate_backend({holder['pid']})", self._server.timeout)
+
     def _locked(self, key: tuple[str, str]) -> Locked:
         try:
             holder = json.loads(self._main.ask(catalog.LOCK_HOLDER, key, self._server.timeout))
             who = f"{holder['who'] or 'another run'} (server process {holder['pid']}), since {holder['since']}"
+            if not holder["admin"]:
+                return Locked(
+                    f"the lock of the project is held by {holder['user']}, who is no admin",
+                    where=str(self._server),
+                    hint=f"let a superuser end that session: SELECT pg_terminate_backend({holder['pid']}); "
+                    "then run the command again",
+                )
         except ServerError:  # it has just let go, or may not be seen
             who = "another run"
         return Locked(
@@ -196,9 +246,24 @@ class PostgresSession:
                 raise
             except ServerError as error:
                 raise StatementFailed(
-                    error.message, index=start, durable=start, where=error.where, hint=error.hint
+                    error.message,
+                    index=start,
+                    durable=start,
+                    where=error.where,
+                    hint=error.hint,
+                    refused=bool(batch[0].scope) and self._answers(error),
                 ) from None
             yield start + len(batch)
+
+    def _answers(self, error: ServerError) -> bool:
+        """Whether the server can be asked for other things after `error`, met in one of its databases."""
+        try:
+            if isinstance(error, (ServerDown, ServerSlow)):
+                self._raise_if_gone(error)
+            self._ask("SELECT 1", ())
+        except ServerError:
+            return False
+        return True
 
     def usage(self, context: StoreContext, apps: Sequence[App]) -> ServerUsage:
         """Two round trips for all apps, and one for the inside of each of their databases."""
@@ -206,12 +271,17 @@ class PostgresSession:
         answer = self._ask(usage.QUERY, about)
         question = usage.queries_query(answer)
         queries = self._ask(question, about) if question is not None else None
-        insides = dict(self._side_by_side(self._inside_usage, usage.enterable(answer, self._facts)))
+        entered = self._side_by_side(self._inside_usage, usage.enterable(answer, self._facts))
+        insides = {database: inside for database, inside in entered if inside is not None}
         return usage.read(answer, queries, insides, self._facts)
 
-    def _inside_usage(self, database: str) -> tuple[str, str]:
-        with self._open(database, reading=True) as wire:
-            return database, wire.ask(usage.INSIDE, (), self._server.timeout)
+    def _inside_usage(self, database: str) -> tuple[str, str | None]:
+        try:
+            return database, self._ask_inside(database, usage.INSIDE)
+        except (ServerDown, ServerSlow):
+            raise
+        except ServerError:
+            return database, None
 
     def search(self, inspection: Inspection) -> Search:
         """As constant as `inspect`: two round trips, and one for each database that is entered: every app's, and any
@@ -266,19 +336,34 @@ class PostgresSession:
         return self._main.ask(query, parameters, self._server.timeout)
 
     def _run_batch(self, start: int, batch: Sequence[Statement], secrets: SecretStore) -> None:
-        texts = [_filled(statement, secrets) for statement in batch]
-        scope = batch[0].scope
+        texts = [self._text(statement, start + n, start, secrets) for n, statement in enumerate(batch)]
+        scope, ending = batch[0].scope, batch[0].app if batch[0].ends_sessions else ""
         with self._open(scope, reading=False) if scope else contextlib.nullcontext(self._main) as wire:
+            look = self._lookout.over(wire.process, ending)
             if scope:
                 self._refuse_event_triggers(wire, scope)
             for attempt in itertools.count(1):
-                problem = _send(wire, texts, atomic=batch[0].atomic)
+                problem = _send(wire, texts, look, atomic=batch[0].atomic)
                 if problem is None:
                     return
                 index, refusal = problem
-                if attempt == _ATTEMPTS or not _retryable(refusal):
+                again = _retryable(refusal) or (bool(ending) and refusal.sqlstate == _HELD)
+                if attempt == _ATTEMPTS or not again:
                     raise self._failed(batch[index], start + index, start, refusal)
                 time.sleep(random.uniform(0.5, 1.0) * 0.05 * 2**attempt)  # noqa: S311
+
+    def _text(self, statement: Statement, index: int, durable: int, secrets: SecretStore) -> str:
+        try:
+            return _filled(statement, secrets)
+        except ServerError as error:
+            raise StatementFailed(
+                error.message,
+                index=index,
+                durable=durable,
+                where=str(self._server),
+                hint=error.hint,
+                refused=True,
+            ) from None
 
     def _refuse_event_triggers(self, wire: Wire, database: str) -> None:
         """`NotAllowed` when a statement there would run, as the admin, a function of somebody who may do less."""
@@ -295,12 +380,17 @@ class PostgresSession:
 
     def _failed(self, statement: Statement, index: int, durable: int, refusal: Refusal) -> StatementFailed:
         place = f" in database {statement.scope}" if statement.scope else ""
+        message, hint = refusal.message, _hint(refusal, self._facts)
+        if refusal.sqlstate == _HELD and self._lookout.blockers:
+            blocker = self._lookout.blockers[0]
+            message, hint = blocker.sentence(statement.app), blocker.way_out(statement.app)
         return StatementFailed(
-            redact(f"{refusal.message}{place}, at: {statement.text}"),
+            redact(f"{message}{place}, at: {statement.text}"),
             index=index,
             durable=durable,
             where=str(self._server),
-            hint=_hint(refusal, self._facts),
+            hint=hint,
+            refused=not refusal.sqlstate.startswith("57P"),  # the server, or this session, is being ended
         )
 
     def _open(
@@ -310,17 +400,28 @@ class PostgresSession:
         reading: bool,
         user: str = "",
         password: Secret | None = None,
+        patient: bool = False,
     ) -> Wire:
-        return Wire(
-            self._server,
-            password if user else self._password,
-            self._application,
-            self.traffic,
-            database=database,
-            user=user,
-            guarded=True,
-            statement_timeout=round(self._server.timeout * 1000) if reading else 0,
-        )
+        """A connection. One that we have just closed may not be free yet; with `patient`, others of ours have to be
+        closed first."""
+        deadline = time.monotonic() + (self._server.timeout if patient else _MOMENT)
+        while True:
+            try:
+                return Wire(
+                    self._server,
+                    password if user else self._password,
+                    self._application,
+                    self.traffic,
+                    database=database,
+                    user=user,
+                    guarded=True,
+                    statement_timeout=round(self._server.timeout * 1000) if reading else 0,
+                    lock_timeout=_LOCK_TIMEOUT,
+                )
+            except ServerError as error:
+                if not error.message.startswith(FULL) or time.monotonic() > deadline:
+                    raise
+            time.sleep(_BREATH)
 
 
 def _batches(statements: Sequence[Statement]) -> Iterator[tuple[int, Sequence[Statement]]]:
@@ -351,27 +452,29 @@ def _filled(statement: Statement, secrets: SecretStore) -> str:
     return text
 
 
-def _send(wire: Wire, texts: Sequence[str], *, atomic: bool) -> tuple[int, Refusal] | None:
+def _send(
+    wire: Wire, texts: Sequence[str], meanwhile: Callable[[], None], *, atomic: bool
+) -> tuple[int, Refusal] | None:
     """Sends the texts, as one transaction when `atomic`. None when they are durable, else which failed and why."""
     if not atomic:
-        answer = wire.send(texts[0], _FROZEN_AFTER)
+        answer = wire.send(texts[0], _FROZEN_AFTER, meanwhile)
         problem = _refused(answer, texts[0])
         return (0, problem) if problem is not None else None
-    answer = wire.send(";\n".join(["BEGIN", *texts]), _FROZEN_AFTER)
+    answer = wire.send(";\n".join(["BEGIN", *texts]), _FROZEN_AFTER, meanwhile)
     if answer.refusal is not None:
         wire.send("ROLLBACK", _FROZEN_AFTER)
         return _place(answer, answer.refusal, texts), answer.refusal
     if answer.warnings:  # libpq does not tell which statement gave them
         wire.send("ROLLBACK", _FROZEN_AFTER)
-        return _send_singly(wire, texts)
+        return _send_singly(wire, texts, meanwhile)
     return _commit(wire, texts)
 
 
-def _send_singly(wire: Wire, texts: Sequence[str]) -> tuple[int, Refusal] | None:
+def _send_singly(wire: Wire, texts: Sequence[str], meanwhile: Callable[[], None]) -> tuple[int, Refusal] | None:
     """The same transaction, one round trip for each statement."""
     wire.send("BEGIN", _FROZEN_AFTER)
     for index, text in enumerate(texts):
-        problem = _refused(wire.send(text, _FROZEN_AFTER), text)
+        problem = _refused(wire.send(text, _FROZEN_AFTER, meanwhile), text)
         if problem is not None:
             wire.send("ROLLBACK", _FROZEN_AFTER)
             return index, problem
@@ -410,6 +513,6 @@ def _hint(refusal: Refusal, facts: PostgresFacts) -> str:
         return "somebody else is creating the same at this moment; run the command again"
     if refusal.sqlstate in _DENIED:
         return f"give the admin login {facts.admin} that right, or use a superuser"
-    if refusal.sqlstate == "55P03":
+    if refusal.sqlstate == _HELD:
         return "an app holds a lock on it; wait for its transaction to end, then run the command again"
     return "correct the cause, then run the command again; what is done stays done"

@@ -30,6 +30,7 @@ __all__ = ["UNFINISHED", "ending_sessions", "identifier", "literal", "mark", "st
 UNFINISHED = "unfinished"  # stands in a database's mark until its inside is done
 _PREFIX = "multidb:"
 _GRANT_OPTION = "GRANT OPTION FOR "
+_ENDING = 2000  # milliseconds that a session is given to end
 
 
 def identifier(name: str) -> str:
@@ -242,16 +243,28 @@ def _anew(change: Change, settings: Settings, facts: PostgresFacts) -> Iterator[
         yield from ending_sessions([settings.role], facts)
 
 
-def ending_sessions(logins: Sequence[str], facts: PostgresFacts) -> Iterator[Statement]:
-    """What ends the sessions of logins, wherever they are."""
+def ending_sessions(
+    logins: Sequence[str], facts: PostgresFacts, shutting: Sequence[Statement] = ()
+) -> Iterator[Statement]:
+    """What ends the sessions of logins, wherever they are.
+
+    Args:
+        shutting: what keeps them from coming back. Their sessions end first, which may hold a lock on it, and once more
+            after it.
+    """
     # Who is no superuser ends sessions of roles that it belongs to; it administers the app's, so it may join them.
     admin, joining = identifier(facts.admin), () if facts.superuser else logins
     for login in joining:
         option = " WITH INHERIT TRUE" if facts.membership_options else ""
         yield Statement(f"GRANT {identifier(login)} TO {admin}{option}")
     named = ", ".join(map(literal, logins))
+    # A session is told to end, and takes a moment; what comes after this may need it gone.
+    patience = f", {_ENDING}" if facts.number >= 140000 else ""
     sessions = f"FROM pg_stat_activity WHERE usename IN ({named}) AND pid <> pg_backend_pid()"
-    yield Statement(f"SELECT pg_terminate_backend(pid) {sessions}")
+    yield Statement(f"SELECT pg_terminate_backend(pid{patience}) {sessions}")
+    if shutting:
+        yield from shutting
+        yield Statement(f"SELECT pg_terminate_backend(pid{patience}) {sessions}")
     for login in joining:
         by = f" GRANTED BY {admin}" if facts.membership_options else ""
         yield Statement(f"REVOKE {identifier(login)} FROM {admin}{by}")

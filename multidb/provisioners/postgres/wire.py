@@ -30,13 +30,15 @@ from multidb.provisioners.postgres import session_settings
 from multidb.provisioners.postgres.session_settings import Powers
 from multidb.secrets import Secret, redact
 
-__all__ = ["Answer", "Refusal", "Traffic", "Wire", "connection_error"]
+__all__ = ["FULL", "Answer", "Refusal", "Traffic", "Wire", "connection_error"]
 
 _UTF8 = "utf-8"
 # Success that is none: nothing was granted, or not everything was revoked.
 _EMPTY_SUCCESS = frozenset({"01006", "01007"})
 _LARGEST = 64 * 2**20  # bytes of one answer; what the catalogs say of a thousand apps is one of them
 _MOST_NOTICES = 10_000
+_GLANCE = 1.0  # seconds without an answer after which somebody else looks why
+FULL = "has no free connection"  # how the message begins when the server, or a login, has none left
 _BOUNDED = """
 WITH asked (answer) AS MATERIALIZED ({query})
 SELECT CASE WHEN pg_catalog.octet_length(answer::pg_catalog.text) <= {largest} THEN answer END,
@@ -167,6 +169,7 @@ class Wire:
         self._pgconn.notice_handler = self._note
         self._notes: list[Refusal] = []
         self._noticed = 0
+        self._meanwhile: Callable[[], None] | None = None
 
     def _connected(self, parameters: Mapping[str, Any]) -> psycopg.Connection[Any]:
         self._traffic.connected()
@@ -222,9 +225,12 @@ class Wire:
     def close(self) -> None:
         self._connection.close()
 
-    def send(self, text: str, timeout: float) -> Answer:
+    def send(self, text: str, timeout: float, meanwhile: Callable[[], None] | None = None) -> Answer:
         """Sends one message of one or more statements, and waits at most `timeout` seconds for each sign of life; for
         the whole answer, if it is not the admin who asks.
+
+        Args:
+            meanwhile: called again and again while there is no answer, first after a moment.
 
         Raises:
             ServerSlow: no answer in time. The connection is closed; what was under way may or may not happen.
@@ -232,7 +238,11 @@ class Wire:
             ServerError: more comes than anybody asked for; likewise.
         """
         deadline = None if self._as_admin else time.monotonic() + timeout
-        return self._exchange(lambda: self._pgconn.send_query(text.encode(_UTF8)), timeout, deadline)
+        self._meanwhile = meanwhile
+        try:
+            return self._exchange(lambda: self._pgconn.send_query(text.encode(_UTF8)), timeout, deadline)
+        finally:
+            self._meanwhile = None
 
     def ask(self, query: str, parameters: Sequence[str], timeout: float) -> str:
         """The only value in the answer to one query.
@@ -356,16 +366,21 @@ class Wire:
         if self._noticed > _MOST_NOTICES:
             self.close()
             raise self._too_much(f"more than {_MOST_NOTICES} notices")
-        left = timeout if deadline is None else max(min(timeout, deadline - time.monotonic()), 0.0)
+        until = time.monotonic() + timeout
+        until = until if deadline is None else min(until, deadline)
         with selectors.DefaultSelector() as selector:
             selector.register(self._pgconn.socket, events)
-            if not (left and selector.select(left)):
-                self.close()
-                raise ServerSlow(
-                    f"has not answered for {timeout:g} s",
-                    where=str(self._server),
-                    hint="look whether it is stopped or overloaded, then run the command again",
-                )
+            while (left := until - time.monotonic()) > 0:
+                if selector.select(left if self._meanwhile is None else min(left, _GLANCE)):
+                    return
+                if self._meanwhile is not None:
+                    self._meanwhile()
+        self.close()
+        raise ServerSlow(
+            f"has not answered for {timeout:g} s",
+            where=str(self._server),
+            hint="look whether it is stopped or overloaded, then run the command again",
+        )
 
     def _too_much(self, what: str) -> ServerError:
         return ServerError(
@@ -442,13 +457,13 @@ _CONNECTION_ERRORS: tuple[tuple[tuple[str, ...], type[ServerError], str, str], .
     (
         ("too many connections for role",),
         ServerError,
-        "has no free connection",
+        FULL,
         "close some of the login's, or raise its connection_limit",
     ),
     (
         ("too many clients", "remaining connection slots", "too many connections"),
         ServerError,
-        "has no free connection",
+        FULL,
         "close some, or raise max_connections",
     ),
     (

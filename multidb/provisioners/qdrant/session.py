@@ -158,6 +158,7 @@ class QdrantSession:
                 durable=durable,
                 where=str(self._server),
                 hint=failure.hint,
+                refused=True,
             ) from None
         except ServerError as error:
             raise StatementFailed(

@@ -15,6 +15,7 @@ from redis.exceptions import (
     NoPermissionError,
     ReadOnlyError,
     RedisError,
+    ResponseError,
 )
 
 from multidb.errors import (
@@ -172,6 +173,7 @@ class RedisSession:
                     durable=index,
                     where=str(self._server),
                     hint=_advice(error),
+                    refused=isinstance(error, ResponseError),
                 ) from None
             except ServerError as error:
                 raise StatementFailed(

@@ -12,7 +12,7 @@ import pytest
 import multidb.provisioners
 from multidb import engine as engine_module
 from multidb.engine import AppConnections, Engine, Scope, load_project
-from multidb.errors import Conflict, Locked, PartlyApplied, ServerDown, ServerError, StalePlan, UsageError
+from multidb.errors import Conflict, Locked, PartlyApplied, ServerDown, ServerError, ServerSlow, StalePlan, UsageError
 from multidb.model import Action, App, Endpoint, Owner, Project, Server
 from multidb.runtime import ServerState, ServerStatus
 from multidb.secrets import MemorySecretStore, Secret, SecretRef
@@ -130,6 +130,53 @@ def test_a_failure_is_accounted_for_change_by_change(engine: Engine) -> None:
     SHELF.fail_on = ""
     assert engine.apply().error() is None
     assert engine.plan().in_sync
+
+
+def test_what_is_refused_of_one_app_costs_no_other_app_its_changes(engine: Engine) -> None:
+    SHELF.fail_on, SHELF.goes_on = "PAINT ann", True
+    report = engine.apply()
+    (server,) = report.servers
+    assert [change.resource.name for change in server.done] == ["bob"]
+    assert [(failure.change.resource.name, str(failure.error)) for failure in server.failures] == [
+        ("ann", "shelf: the shelf is full")
+    ]
+    assert (server.not_tried, server.error) == ((), None)
+    error = report.error()
+    assert isinstance(error, PartlyApplied)
+    assert error.exit_code == 5
+    assert SHELF.boxes["bob"].colour == "blue"
+    SHELF.fail_on = ""
+    assert engine.apply().error() is None
+    assert engine.plan().in_sync
+
+
+def test_when_every_app_is_refused_each_is_named(engine: Engine) -> None:
+    SHELF.fail_on, SHELF.goes_on = "PAINT", True
+    (server,) = engine.apply().servers
+    assert [failure.change.resource.name for failure in server.failures] == ["ann", "bob"]
+    assert server.done == ()
+
+
+def test_a_lie_about_one_app_is_found_out_although_another_was_refused(engine: Engine) -> None:
+    SHELF.fail_on, SHELF.goes_on, SHELF.ignore = "PAINT ann", True, "PAINT bob blue"
+    (server,) = engine.apply().servers
+    assert server.done == ()
+    assert [failure.change.resource.name for failure in server.failures] == ["ann", "bob"]
+    assert "is not as the manifest says" in str(server.error)
+
+
+def test_an_app_that_cannot_be_looked_at_costs_no_other_app_its_plan(engine: Engine) -> None:
+    SHELF.closed["ann"] = ServerSlow("takes too long", where="shelf", hint="look at its load")
+    plan = engine.plan()
+    assert {change.resource.app for change in plan.changes} == {"bob"}
+    assert [str(error) for _, error in plan.errors] == ["shelf: takes too long"]
+    assert not plan.in_sync
+    assert plan.document()["servers"][0]["unread"]["ann"]["code"] == "server-slow"
+    report = engine.apply()
+    assert [change.resource.name for change in report.done] == ["bob"]
+    assert isinstance(report.error(), PartlyApplied)
+    again = engine.apply()
+    assert isinstance(again.error(), ServerSlow), "it is told although there is nothing else to do"
 
 
 def test_a_failure_before_anything_was_done_is_the_servers_own_error(engine: Engine) -> None:

@@ -15,7 +15,15 @@ from typing import Any, ClassVar, Self
 from pydantic import BaseModel, ConfigDict
 
 from multidb.container import ContainerOptions
-from multidb.errors import AuthenticationFailed, Locked, ServerDown, ServerSlow, StatementFailed, UsageError
+from multidb.errors import (
+    AuthenticationFailed,
+    Locked,
+    ServerDown,
+    ServerError,
+    ServerSlow,
+    StatementFailed,
+    UsageError,
+)
 from multidb.model import (
     Action,
     App,
@@ -73,6 +81,8 @@ class Shelf:
     keys: dict[str, str] = field(default_factory=dict)
     sent: list[str] = field(default_factory=list)
     fail_on: str = ""
+    goes_on: bool = False  # whether it can be asked for other things after that
+    closed: dict[str, ServerError] = field(default_factory=dict)  # apps whose box cannot be looked at
     ignore: str = ""  # a statement it answers with success and does not carry out
     goes_down_after: str = ""  # the last statement that it carries out
     numberless: str = ""  # an app that no number is left for
@@ -170,6 +180,7 @@ class ToySession:
         if SHELF.meet is not None:
             SHELF.meet.wait(timeout=5)
         SHELF.looks.append(inspection.deep)
+        inspection.unread.update({app.id: SHELF.closed[app.id] for app in inspection.apps if app.id in SHELF.closed})
         return [self._seen(SHELF.boxes[r.name], inspection) for r in inspection.desired if r.name in SHELF.boxes]
 
     def _seen(self, box: Box, inspection: Inspection) -> Box:
@@ -186,7 +197,9 @@ class ToySession:
     def run(self, statements: Sequence[Statement], secrets: SecretStore) -> Iterator[int]:
         for index, statement in enumerate(statements):
             if SHELF.fail_on and SHELF.fail_on in statement.text:
-                raise StatementFailed("the shelf is full", index=index, durable=index, where="shelf")
+                raise StatementFailed(
+                    "the shelf is full", index=index, durable=index, where="shelf", refused=SHELF.goes_on
+                )
             bound = {name: secrets.get(ref) for name, ref in statement.binds}
             SHELF.sent.append(statement.text)
             if statement.text != SHELF.ignore:

@@ -36,6 +36,7 @@ def measure() -> list[Result]:
                 f"FROM generate_series(1, {MEGABYTES * ROWS_OF_A_MEGABYTE}) n"
             )
             connection.execute("CREATE INDEX ON public.lines (noise)")
+            connection.execute("ALTER TABLE public.lines OWNER TO app0000_owner")
         env = {**os.environ, "PGHOST": host, "PGPORT": str(port), "PGUSER": user, "PGPASSWORD": password}
         dump, bare = programs.find("pg_dump", 18, "bench").path, str(sets / "floor.pgc")
         load = programs.find("pg_restore", 18, "bench").path

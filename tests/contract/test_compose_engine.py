@@ -473,12 +473,16 @@ def test_a_backup_and_back_with_the_programs_in_the_servers_container(
             "CREATE INDEX ON people (md5(note));"
             "CREATE MATERIALIZED VIEW totals AS SELECT count(*), sum(id) FROM people;"
             "ALTER TABLE people ENABLE ROW LEVEL SECURITY; CREATE POLICY mine ON people USING (true);"
-            "CREATE TABLE orders AS SELECT n AS id FROM generate_series(1, 50) n"
+            "CREATE TABLE orders AS SELECT n AS id FROM generate_series(1, 50) n;"
+            "CREATE TABLE parted (id int) PARTITION BY LIST (id)"
         )
         before = sql(looked)
         clean = engine.docker("exec", services_of(engine, project)["postgres"], "ls", "/tmp")
         (made,) = without("backup", "lernmi", "--json").json()["sets"]
-        sql("DELETE FROM people WHERE id > 3; DROP MATERIALIZED VIEW totals; CREATE TABLE later ()")
+        sql(
+            "DELETE FROM people WHERE id > 3; DROP MATERIALIZED VIEW totals;"
+            "SET ROLE lernmi_owner; CREATE TABLE later ()"
+        )
         without("restore", made["id"], "--replace")
         after = sql(looked)
         sql("DELETE FROM orders WHERE id > 3")
@@ -546,11 +550,14 @@ def test_the_sidecars_back_up_and_watch_from_inside_the_network(
     try:
         run(folder, engine, "up")
         run(folder, engine, "apply", "--yes")
-        sql("SET ROLE lernmi_owner; CREATE TABLE people AS SELECT n AS id FROM generate_series(1, 1000) n")
-        lock = ["psql", "-U", "postgres", "-d", "lernmi", "-c", "BEGIN; LOCK TABLE people; SELECT pg_sleep(600)"]
+        sql(
+            "SET ROLE lernmi_owner; CREATE TABLE people AS SELECT n AS id FROM generate_series(1, 1000) n;"
+            "CREATE TABLE parted (id int) PARTITION BY LIST (id)"  # for which only pg_dump waits, its file begun
+        )
+        lock = ["psql", "-U", "postgres", "-d", "lernmi", "-c", "BEGIN; LOCK TABLE parted; SELECT pg_sleep(600)"]
         engine.docker("exec", "-d", services_of(engine, project)["postgres"], *lock)
         until(
-            lambda: sql("SELECT 1 FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND relation = 'people'::regclass")
+            lambda: sql("SELECT 1 FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND relation = 'parted'::regclass")
         )
         composed("up", "-d", "backup", "multidb")
         until(half_made)
@@ -603,8 +610,9 @@ def stopped(engine: Engine, project: str) -> list[str]:
 
 
 def interrupted_at_a_lock(folder: Folder, engine: Engine, container: str, path: str) -> list[str]:
-    """What runs in the container while a backup waits there for a table, and once it was interrupted by Ctrl-C."""
-    waiting = "BEGIN; LOCK TABLE orders; SELECT pg_sleep(600)"
+    """What runs in the container while pg_dump waits there for a table, and once it was interrupted by Ctrl-C."""
+    # one without rows of its own: multidb itself waits for the others, before pg_dump is started
+    waiting = "BEGIN; LOCK TABLE parted; SELECT pg_sleep(600)"
     lock = ["docker", "exec", container, "psql", "-U", "postgres", "-d", "lernmi", "-c", waiting]
     program = [sys.executable, "-c", "from multidb.cli import main; main()", "backup", "lernmi"]
     env = {**engine.environment, "PYTHONPATH": f"{path}:{REPOSITORY}"}

@@ -133,6 +133,10 @@ def bitten(site: Site) -> Bitten:
     app = site.app()
     site.apply([app])
     fill(site, app)
+    with pytest.raises(ArchiveError, match=r"table public\.foreign_owned \(of postgres\)") as raised:
+        backed_up(site, app)
+    assert 'ALTER TABLE public.foreign_owned OWNER TO "' in str(raised.value.hint)
+    site.served.sql(f"ALTER TABLE public.foreign_owned OWNER TO {app.id}_owner", database=app.id)
     return Bitten(app, *backed_up(site, app))
 
 
@@ -151,7 +155,7 @@ def test_what_bites_comes_back_as_it_was(site: Site, bitten: Bitten) -> None:
     assert site.served.sql(f"{owners} AND relname NOT LIKE 'pg_%'", database=place.name) == [(f"{app.id}_owner",)]
     with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
         psycopg.connect(site.enter(app).info.dsn, dbname=place.name, password=site.enter(app).info.password)
-    assert site.served.sql(f"SELECT count(*) FROM pg_roles WHERE rolname = '{app.id}__loader'") == [(0,)]
+    assert site.served.sql(f"SELECT count(*) FROM pg_roles WHERE rolname = '{app.id}__delegate'") == [(0,)]
     for change, name in (
         ("UPDATE every_type SET f8 = 1 WHERE f4 = 'NaN'", "table public.every_type"),
         ("SELECT lo_put(4242, 9, 'x')", "large objects"),
@@ -173,7 +177,8 @@ def test_what_bites_comes_back_as_it_was(site: Site, bitten: Bitten) -> None:
 
 def test_as_another_app_every_name_is_the_others(site: Site, bitten: Bitten) -> None:
     app, part, files = bitten.app, bitten.part, bitten.files
-    other = site.app()
+    extensions: Any = part.details["extensions"]  # one that takes an admin is given by the manifest only
+    other = site.app(extensions=tuple(name for name, _, _ in extensions if name == "pageinspect"))
     site.apply([other])
     with archive(site) as (opened, context):
         assert opened.is_empty(opened.live(other, context))
@@ -508,7 +513,7 @@ def test_a_table_that_does_not_fit_changes_nothing(site: Site, shop: Shop) -> No
         assert opened.find_tables(shop.place, ["no such", "pg_class"]) == {}
     assert (sql("SELECT * FROM customers ORDER BY 1", database=app), sql(MADE, database=app)) == before
     sql("DELETE FROM orders WHERE customer > 3", database=app)
-    assert sql(f"SELECT count(*) FROM pg_roles WHERE rolname = '{app}__loader'") == [(0,)]
+    assert sql(f"SELECT count(*) FROM pg_roles WHERE rolname = '{app}__delegate'") == [(0,)]
 
 
 def test_interrupted_anywhere_tables_are_all_old_or_all_new(
@@ -540,7 +545,7 @@ def test_interrupted_anywhere_tables_are_all_old_or_all_new(
     with archive(site) as (opened, context):
         for place in opened.leftovers(shop.app, context):
             opened.discard(place)
-    assert sql(f"SELECT count(*) FROM pg_roles WHERE rolname = '{app}__loader'") == [(0,)]
+    assert sql(f"SELECT count(*) FROM pg_roles WHERE rolname = '{app}__delegate'") == [(0,)]
     assert not site.changes([shop.app])
 
 

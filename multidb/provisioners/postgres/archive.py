@@ -1,10 +1,13 @@
 """An app's database as a dump, and back: `pg_dump` and `pg_restore` do the work, multidb looks after everything around.
 
 **Backup.** One transaction holds a snapshot; the dump and the measures are both of that snapshot, the measures being
-taken by the server while the dump is written. **Restore** goes into a database of its own, made from template0, open to
-the admin only. Extensions are made by the admin first, since an app may not make all of them; the rest belongs to the
-app's owner role from the start. **Replace** is one transaction of renames, so an interruption leaves the old database
-or the new one, never half of each.
+taken by the server while the dump is written. **Restore** goes into a database of its own, made from template0, that no
+app may enter; everything in it belongs to the app's owner role from the start. **Replace** is one transaction of
+renames, so an interruption leaves the old database or the new one, never half of each.
+
+Inside a database that an app owns, a login works that may do no more than the app (`delegate`). What the admin's login
+sends to one is in `groundwork.AdminInside`, and nothing else: decision 19 has the list, and why none of it can call
+what an app has made.
 """
 
 from __future__ import annotations
@@ -16,10 +19,9 @@ import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from typing import Any, BinaryIO, Self
 
-from multidb.errors import ArchiveError, Conflict, ServerError, WrongVersion
+from multidb.errors import ArchiveError, Conflict, NotAllowed, ServerError, ServerSlow, WrongVersion
 from multidb.model import (
     App,
     ArchiveReader,
@@ -32,14 +34,17 @@ from multidb.model import (
     Progress,
     Server,
     StoreContext,
+    listed,
 )
-from multidb.provisioners.postgres import archive_tables, contents, loading, programs, scram
+from multidb.provisioners.postgres import archive_tables, catalog_text, contents, groundwork, loading, programs
+from multidb.provisioners.postgres.delegate import Delegate, Delegates
+from multidb.provisioners.postgres.groundwork import AdminInside
 from multidb.provisioners.postgres.places import NEW, OLD, SCRATCH, place_mark, place_names
 from multidb.provisioners.postgres.programs import Program
 from multidb.provisioners.postgres.resources import derived_names
 from multidb.provisioners.postgres.statements import UNFINISHED, identifier, literal, mark
 from multidb.provisioners.postgres.wire import Traffic, Wire
-from multidb.secrets import Secret, generate
+from multidb.secrets import Secret
 
 __all__ = ["PostgresArchive"]
 
@@ -50,10 +55,10 @@ _CHUNK = 1 << 20
 # Seconds without a sign of life: for a catalog query, for a statement that changes something, for reading one table.
 _ANSWER, _WORK, _READ = 60.0, 600.0, 24 * 3600.0
 _ROUNDS = 10  # attempts to find a database without sessions
-_BUSY = "55006"
+_BUSY, _LOCKED = "55006", "55P03"
+_ANOTHER = frozenset({"42P01", "3F000", "42809"})  # there is no such table or schema, or it is no table
 _ENTRY = re.compile(r"[0-9]+; [0-9]+ [0-9]+ (.*)")  # of a table of contents: its number, two oids, what it is
 _SECURITY, _FILLING = "ROW SECURITY ", "MATERIALIZED VIEW DATA "
-_LIST_SETTINGS = frozenset({"search_path", "temp_tablespaces", "session_preload_libraries", "local_preload_libraries"})
 
 # $1: names (JSON array). What has to be known of these databases to make one like it, or to put one in its place.
 _DATABASES = """
@@ -69,6 +74,12 @@ SELECT coalesce(json_object_agg(d.datname, json_build_object(
 FROM pg_database d LEFT JOIN pg_shdescription c ON c.objoid = d.oid AND c.classoid = 'pg_database'::regclass
 WHERE d.datname IN (SELECT json_array_elements_text($1::json))"""
 
+# $1: a database. Who holds a table of it against everybody: process, login.
+_HOLDERS = """
+SELECT coalesce(json_agg(DISTINCT jsonb_build_array(a.pid, a.usename)), '[]'::json) FROM pg_locks l
+JOIN pg_stat_activity a ON a.pid = l.pid JOIN pg_database d ON d.oid = l.database
+WHERE d.datname = $1 AND l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND l.granted"""
+
 
 class PostgresArchive:
     """The data of apps on one server, with the admin's login."""
@@ -80,6 +91,7 @@ class PostgresArchive:
         self._application = application_name
         self._main = self._open()
         self._major = self._main.version // 10000
+        self._delegates = Delegates(self._main, server, application_name)
 
     def __enter__(self) -> Self:
         return self
@@ -93,10 +105,12 @@ class PostgresArchive:
         """Writes the dump. Everything in it, and the measures, are of one moment.
 
         Raises:
-            ArchiveError: no pg_dump here fits the server, or it failed.
+            ArchiveError: no pg_dump here fits the server, or it failed; somebody else's things are in the database.
+            ServerSlow: the app holds a table for longer than a minute.
         """
         program = self._program("pg_dump")
-        with self._snapshot(app.id) as (holder, snapshot), ThreadPoolExecutor(1) as beside:
+        live = self.live(app, context)
+        with self._snapshot(live) as (delegate, holder, snapshot), ThreadPoolExecutor(1) as beside:
             details = {
                 "app": app.id,
                 "postgres": self._major,
@@ -104,11 +118,12 @@ class PostgresArchive:
                 "extensions": json.loads(self._ask(holder, contents.EXTENSIONS)),
                 "policies": json.loads(self._ask(holder, contents.POLICIES)),
             }
-            measuring = beside.submit(contents.measures, lambda query: holder.ask(query, (), _READ))
+            tables = self._held(live, holder)
+            measuring = beside.submit(self._measured, holder, tables)
             try:
                 with writer.file(_FILE) as file:
-                    arguments = programs.dump_arguments(programs.address(program, self._server, app.id), snapshot)
-                    self._dump(program, arguments, file, app, progress)
+                    arguments = programs.dump_arguments(self._address(program, delegate, app.id), snapshot)
+                    self._dump(program, arguments, delegate, file, app, progress)
                 measured = measuring.result()
             except BaseException:
                 self._cancel(holder)
@@ -122,8 +137,16 @@ class PostgresArchive:
             details=details,
         )
 
-    def _dump(self, program: Program, arguments: Sequence[str], file: BinaryIO, app: App, progress: Progress) -> None:
-        with programs.running(program, arguments, self._password, self._where) as output:
+    def _dump(
+        self,
+        program: Program,
+        arguments: Sequence[str],
+        delegate: Delegate,
+        file: BinaryIO,
+        app: App,
+        progress: Progress,
+    ) -> None:
+        with programs.running(program, arguments, delegate.password, self._where) as output:
             written = 0
             while chunk := output.read(_CHUNK):
                 file.write(chunk)
@@ -133,16 +156,85 @@ class PostgresArchive:
             raise ArchiveError("pg_dump wrote nothing", where=self._where)
 
     @contextlib.contextmanager
-    def _snapshot(self, database: str) -> Iterator[tuple[Wire, str]]:
+    def _snapshot(self, place: Place) -> Iterator[tuple[Delegate, Wire, str]]:
         """A connection in a read-only transaction, and the name by which others see what it sees."""
-        with self._reading(database) as wire:
-            yield wire, self._ask(wire, "SELECT pg_export_snapshot()")
+        with self._reading(place) as (delegate, wire):
+            yield delegate, wire, self._ask(wire, "SELECT pg_export_snapshot()")
 
     @contextlib.contextmanager
-    def _reading(self, database: str) -> Iterator[Wire]:
-        with self._open(database) as wire:
-            self._do(wire, *contents.SESSION, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-            yield wire
+    def _reading(self, place: Place) -> Iterator[tuple[Delegate, Wire]]:
+        """A connection that reads all of the app's and nothing else, in a read-only transaction.
+
+        Raises:
+            ArchiveError: the app's database is not there, or has things of others in it.
+            NotAllowed: row security hides rows, and the admin cannot have that lifted.
+        """
+        role = self._role(place)
+        with (
+            self._delegates.acting(place.app, role, [place.name], reads=True) as delegate,
+            delegate.open(place.name) as wire,
+        ):
+            self._do(wire, *contents.READING)
+            if others := json.loads(self._ask(wire, contents.UNREADABLE)):
+                raise self._not_the_apps(others, role)
+            if hidden := json.loads(self._ask(wire, contents.HIDDEN)):
+                self._delegates.see_all(delegate, hidden)
+            self._do(wire, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            yield delegate, wire
+
+    def _role(self, place: Place) -> str:
+        """The owner role of what is in the place."""
+        if place.kind is not PlaceKind.LIVE:
+            return self._delegates.owner_or_stand_in(place.app)
+        if place.name not in self._databases(place.name):
+            raise ServerError(f"database {place.name} does not exist", where=self._where, hint="multidb apply makes it")
+        role = self._delegates.owner(place.app)
+        if role is None:
+            raise ArchiveError(f"app {place.app.id} has no owner role here", where=self._where, hint="multidb apply")
+        return role
+
+    def _not_the_apps(self, others: Sequence[Sequence[str]], role: str) -> ArchiveError:
+        named = [f"{kind} {name} (of {owner})" for kind, name, owner in others]
+        kind, name, _ = others[0]
+        return ArchiveError(
+            f"in the app's database there is what the app may not read: {listed(named)}",
+            where=self._where,
+            hint=f"in its database, ALTER {kind.upper()} {name} OWNER TO {identifier(role)} gives it to the app; "
+            "or take it away; then run the command again",
+        )
+
+    def _held(self, place: Place, wire: Wire) -> contents.Found:
+        """What there is to measure, its tables locked.
+
+        Raises:
+            ServerSlow: the app holds one of them for longer than a minute.
+        """
+        found = contents.found(lambda query: wire.ask(query, (), _READ))
+        for text in contents.locks(found.tables):
+            answer = wire.send(text, _WORK)
+            if answer.refusal is not None and answer.refusal.sqlstate == _LOCKED:
+                holders = json.loads(self._main.ask(_HOLDERS, (place.name,), _ANSWER))
+                raise ServerSlow(
+                    f"a table of {place.name} was held for {contents.LOCK_TIMEOUT} s by "
+                    + (listed([f"a session of {who} (server process {pid})" for pid, who in holders]) or "the app"),
+                    where=self._where,
+                    hint=f"end it: SELECT pg_terminate_backend({holders[0][0]}); then run the command again"
+                    if holders
+                    else "run the command again",
+                )
+            if answer.refusal is not None and answer.refusal.sqlstate in _ANOTHER:
+                raise ArchiveError(
+                    f"the app changes its tables at this moment: {answer.refusal.message}",
+                    where=self._where,
+                    hint="run the command again",
+                )
+            if answer.refusal is not None:
+                raise wire.error(answer.refusal)
+        contents.look_again(lambda query: wire.ask(query, (), _READ), found.tables)
+        return found
+
+    def _measured(self, wire: Wire, found: contents.Found) -> Measures:
+        return contents.measures(lambda query: wire.ask(query, (), _READ), found)
 
     def _cancel(self, wire: Wire) -> None:
         """Ends what the connection is doing, so that nobody waits for it."""
@@ -191,7 +283,7 @@ class PostgresArchive:
                     hint="rename it, or drop it if nobody needs it",
                 )
             self._drop(place.name, there)
-        self._remove_loader(place.app)
+        self._delegates.forget(place.app)
 
     def leftovers(self, app: App, context: StoreContext) -> Sequence[Place]:
         """What an earlier run has left; the app's old database after an exchange is among it, as scratch."""
@@ -203,12 +295,16 @@ class PostgresArchive:
         ]
 
     def measure(self, place: Place) -> Measures:
-        with self._reading(place.name) as wire:
-            return contents.measures(lambda query: wire.ask(query, (), _READ))
+        with self._reading(place) as (_, wire):
+            return self._measured(wire, self._held(place, wire))
 
     def is_empty(self, place: Place) -> bool:
         """Whether nobody has made a table, a function, a type or a large object there."""
-        with self._open(place.name) as wire:
+        role = self._role(place)
+        with (
+            self._delegates.acting(place.app, role, [place.name], reads=True) as delegate,
+            delegate.open(place.name) as wire,
+        ):
             return self._ask(wire, contents.EMPTY) == "t"
 
     # ------------------------------------------------------------------------------------------------------ restore
@@ -230,95 +326,79 @@ class PostgresArchive:
                 hint="upgrade the server",
             )
         program = self._program("pg_restore", dumped_by)
-        role = self._owner(place.app)
+        role = self._role(place)
         with tempfile.TemporaryFile() as dump:
             _spool(reader, dump, place.app, progress)
+            listing = loading.contents_of(program, dump, self._where)
+            if place.kind is not PlaceKind.LIVE:
+                self._do(self._main, f"GRANT CREATE ON DATABASE {identifier(place.name)} TO {identifier(role)}")
+            roles = self._delegates.roles(place.app)
             with self._open(place.name) as wire:
-                schemas = self._groundwork(wire, place, part, role)
-                first, last = _steps(loading.contents_of(program, dump, self._where), schemas, part)
-                with self._loader(wire, place, role) as (login, password):
-                    target = programs.address(program, login, place.name)
+                admin = AdminInside(wire)
+                if place.kind is not PlaceKind.LIVE:
+                    admin.give_schema(role)
+                with self._delegates.acting(place.app, role, [place.name], reads=False) as delegate:
+                    schemas = self._groundwork(admin, delegate, place, part)
+                    before = admin.of_others([*roles, delegate.name])
+                    target = self._address(program, delegate, place.name)
                     progress(place.app.id, "loading")
-                    loading.load(program, target, dump, first, role, password, self._where)
-                    self._policies(wire, place.app, part, role)
+                    first, last = _steps(listing, schemas, part)
+                    loading.load(program, target, dump, first, role, delegate.password, self._where)
+                    self._policies(delegate, place, part)
                     if last:
-                        loading.load(program, target, dump, last, role, password, self._where, in_order=True)
+                        loading.load(program, target, dump, last, role, delegate.password, self._where, in_order=True)
+                self._nothing_of_others(admin.of_others(roles) - before)
         if place.kind is PlaceKind.LIVE:
             self._unfinished(place.name)
 
-    @contextlib.contextmanager
-    def _loader(self, wire: Wire, place: Place, role: str | None) -> Iterator[tuple[Server, Secret]]:
-        """A login for one restore, which can become the owner role and nothing else.
-
-        What is loaded may call functions of the app (in constraints, in generated columns), and a function may leave
-        the role that was set: it then is this login, and not the admin.
-        """
-        name, password = _loader_name(place.app), generate()
-        self._remove_loader(place.app)
-        quoted, database = identifier(name), identifier(place.name)
-        texts = [f"CREATE ROLE {quoted} LOGIN PASSWORD {literal(scram.verifier(password.reveal()))}"]
-        if not self._superuser():
-            texts.append(f"GRANT {quoted} TO CURRENT_USER")
-        texts.append(f"GRANT CONNECT, CREATE ON DATABASE {database} TO {quoted}")
-        texts += [f"GRANT {identifier(role)} TO {quoted}"] if role is not None else []
-        self._together(*texts)
-        if role is None:
-            self._do(wire, f"ALTER SCHEMA public OWNER TO {quoted}")
-        try:
-            yield replace(self._server, endpoint=replace(self._server.endpoint, user=name)), password
-        finally:
-            self._do(wire, f"REASSIGN OWNED BY {quoted} TO CURRENT_USER")
-            self._remove_loader(place.app)
-
-    def _remove_loader(self, app: App) -> None:
-        name = _loader_name(app)
-        if self._is_role(name):
-            self._do(self._main, f"DROP OWNED BY {identifier(name)}", f"DROP ROLE {identifier(name)}")
-
-    def _groundwork(self, wire: Wire, place: Place, part: Part, role: str | None) -> frozenset[str]:
-        """What the owner role cannot do itself: its right to make things, and extensions. The schemas of those."""
-        if role is not None and place.kind is not PlaceKind.LIVE:
-            to = identifier(role)
-            self._do(self._main, f"GRANT CREATE ON DATABASE {identifier(place.name)} TO {to}")
-            self._do(wire, f"ALTER SCHEMA public OWNER TO {to}")
-        extensions = _entries(part, "extensions")
-        there = set(json.loads(self._ask(wire, "SELECT json_agg(name) FROM pg_available_extensions")))
-        if missing := sorted({str(name) for name, _, _ in extensions} - there):
+    def _nothing_of_others(self, found: frozenset[tuple[str, ...]]) -> None:
+        """What was loaded belongs to the app, or it is not kept."""
+        if found:
+            kind, name, owner = min(found)[:3]
             raise ArchiveError(
-                f"the server lacks extensions that the backup needs: {', '.join(missing)}",
+                f"what was loaded made {kind} {name}, which belongs to {owner} and not to the app",
                 where=self._where,
-                hint="install them on the server's machine, or take an image that has them",
+                hint="the set makes things in another name than the app's own: do not use it",
             )
-        schemas = frozenset(str(schema) for _, _, schema in extensions) - {"public", "pg_catalog"}
-        authorization = f" AUTHORIZATION {identifier(role)}" if role is not None else ""
-        for schema in sorted(schemas):
-            self._do(wire, f"CREATE SCHEMA IF NOT EXISTS {identifier(schema)}{authorization}")
-        for name, _, schema in extensions:
-            where = "" if schema == "pg_catalog" else f" SCHEMA {identifier(str(schema))}"
-            self._do(wire, f"CREATE EXTENSION IF NOT EXISTS {identifier(str(name))}{where}")
-        return schemas
 
-    def _policies(self, wire: Wire, app: App, part: Part, role: str | None) -> None:
-        """Row policies for roles by name, of the app's roles for those of the app that the backup is of."""
-        source = str(part.details["app"])
+    def _groundwork(self, admin: AdminInside, delegate: Delegate, place: Place, part: Part) -> frozenset[str]:
+        """The set's extensions, made; the schemas of those."""
+        if not _entries(part, "extensions"):
+            return frozenset()
+        with delegate.open(place.name) as wire:
+            self._do(wire, f"SET ROLE {identifier(delegate.role)}")
+            try:
+                return groundwork.lay(admin, wire, place, part, delegate.role, lambda: self._extensions(place.app.id))
+            except (ArchiveError, NotAllowed) as error:
+                raise type(error)(error.message, where=error.where or self._where, hint=error.hint) from None
+
+    def _extensions(self, database: str) -> Sequence[str]:
+        found = self._databases(database).get(database)
+        if found is None or not found["open"]:
+            return ()
+        with self._open(database) as wire:
+            return AdminInside(wire).extensions()
+
+    def _policies(self, delegate: Delegate, place: Place, part: Part) -> None:
+        """Row policies for roles by name, of the app's roles for those of the app that the backup is of. Making one may
+        call what the app has made."""
         entries = _entries(part, "policies")
-        there = set(json.loads(self._ask(wire, "SELECT json_agg(rolname) FROM pg_roles"))) | {"public"}
+        if not entries:
+            return
+        source = str(part.details["app"])
+        there = set(json.loads(self._ask(self._main, "SELECT json_agg(rolname) FROM pg_roles"))) | {"public"}
         ours = {name.name for name in derived_names(App(source, source, {}))}
-        for entry in entries:
-            roles = [app.id + name[len(source) :] if name in ours else name for name in map(str, entry["roles"])]
-            known = [name for name in roles if name in there]
-            # A policy for nobody would be a policy for everybody.
-            self._do(wire, contents.policy(entry, known or [role or self._server.endpoint.user]))
-
-    def _owner(self, app: App) -> str | None:
-        role = f"{app.id}_owner"
-        return role if self._is_role(role) else None
-
-    def _is_role(self, name: str) -> bool:
-        return self._ask(self._main, f"SELECT to_regrole({literal(identifier(name))}) IS NOT NULL") == "t"
-
-    def _superuser(self) -> bool:
-        return self._ask(self._main, "SELECT rolsuper FROM pg_roles WHERE rolname = current_user") == "t"
+        with delegate.open(place.name) as wire:
+            self._do(wire, f"SET ROLE {identifier(delegate.role)}")
+            for entry in entries:
+                named = map(str, entry["roles"])
+                roles = [place.app.id + name[len(source) :] if name in ours else name for name in named]
+                known = [name for name in roles if name in there]
+                try:  # a policy for nobody would be a policy for everybody
+                    text = catalog_text.policy(entry, known or [delegate.role])
+                except ValueError as error:
+                    raise ArchiveError(str(error), where=self._where, hint="take another set") from None
+                self._do(wire, text)
 
     # ------------------------------------------------------------------------------------------------------ replace
 
@@ -348,15 +428,32 @@ class PostgresArchive:
             f"ALTER DATABASE {identifier(live)} RENAME TO {identifier(old)}",
             f"COMMENT ON DATABASE {identifier(old)} IS {literal(place_mark(owner))}",
         ]
+        likewise = self._likewise(live, there[live])
         self._end_prepared(live, there[live])
         self._do(self._main, f"ALTER DATABASE {identifier(live)} ALLOW_CONNECTIONS false")
         try:
-            self._exchange([live, new.name], [*away, *texts, *_likewise(live, there[live])])
+            self._exchange([live, new.name], [*away, *texts, *likewise])
         except BaseException:
             with contextlib.suppress(ServerError):
                 self._do(self._main, f"ALTER DATABASE {identifier(live)} ALLOW_CONNECTIONS true")
             raise
         self._drop(old, self._databases(old)[old])
+
+    def _likewise(self, name: str, database: Mapping[str, Any]) -> list[str]:
+        """What makes a database treat its users as another one did."""
+        texts = [f"ALTER DATABASE {identifier(name)} CONNECTION LIMIT {int(database['limit'])}"]
+        texts += [catalog_text.privilege(name, grantee, right) for grantee, right in database["privileges"] or ()]
+        for role, settings in database["settings"] or ():
+            for entry in settings:
+                try:
+                    texts.append(catalog_text.setting(name, role, entry))
+                except ValueError as error:
+                    raise ArchiveError(
+                        f"a setting of {role or 'everybody'} in {name} cannot be kept: {error}",
+                        where=self._where,
+                        hint="nothing was changed; ALTER ROLE .. IN DATABASE .. RESET ALL, then multidb apply",
+                    ) from None
+        return texts
 
     def _exchange(self, names: Sequence[str], texts: Sequence[str]) -> None:
         """The transaction, once no session is left in the databases."""
@@ -375,7 +472,7 @@ class PostgresArchive:
     # ------------------------------------------------------------------------------------------------ single tables
 
     def find_tables(self, place: Place, names: Sequence[str]) -> Mapping[str, str]:
-        with self._open(place.name) as wire:
+        with self._reading(place) as (_, wire):
             return archive_tables.find(wire, names)
 
     def replace_tables(self, new: Place, tables: Sequence[str], part: Part) -> None:
@@ -385,40 +482,41 @@ class PostgresArchive:
             Refused: a view is made of one of them.
             ArchiveError: the app's database does not take them, or has no owner role.
         """
-        role = self._owner(new.app)
-        if role is None:
-            raise ArchiveError(f"app {new.app.id} has no owner role here", where=self._where, hint="multidb apply")
-        program = self._program("pg_dump")
         live = Place(PlaceKind.LIVE, new.app, new.app.id)
-
-        def script(patterns: Sequence[str], section: str) -> str:
-            address = programs.address(program, self._server, new.name)
-            arguments = programs.tables_arguments(address, patterns, section)
-            with programs.running(program, arguments, self._password, self._where) as output:
-                return programs.statements_of(output.read().decode())
+        role, program = self._role(live), self._program("pg_dump")
 
         with (
-            self._reading(new.name) as source,
-            self._open(live.name) as wire,
-            self._loader(wire, live, role) as (login, password),
-            Wire(login, password, self._application, Traffic(), database=live.name, user=login.endpoint.user) as target,
+            self._open(live.name) as inside,
+            self._delegates.acting(new.app, role, [new.name, live.name], reads=True) as delegate,
+            delegate.open(new.name) as source,
+            delegate.open(live.name) as target,
         ):
+
+            def script(patterns: Sequence[str], section: str) -> str:
+                arguments = programs.tables_arguments(self._address(program, delegate, new.name), patterns, section)
+                with programs.running(program, arguments, delegate.password, self._where) as output:
+                    return programs.statements_of(output.read().decode())
+
+            self._do(source, *contents.READING)
+            if hidden := json.loads(self._ask(source, contents.HIDDEN)):
+                self._delegates.see_all(delegate, hidden)
+            self._do(source, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            roles = [*self._delegates.roles(new.app), delegate.name]
+            before = AdminInside(inside).of_others(roles)
             archive_tables.exchange(source, target, role, tables, script, part.measures)
+            self._nothing_of_others(AdminInside(inside).of_others(roles) - before)
 
     # ------------------------------------------------------------------------------------------------------ scripts
 
     def run_script(self, app: App, text: str) -> None:
         """As the owner role, by a login made for it, with the settings that the app's own login has."""
-        role = self._owner(app)
-        if role is None:
-            raise ArchiveError(f"app {app.id} has no owner role here", where=self._where, hint="multidb apply")
         live = Place(PlaceKind.LIVE, app, app.id)
+        role = self._role(live)
         with (
-            self._open(live.name) as wire,
-            self._loader(wire, live, role) as (login, password),
-            Wire(login, password, self._application, Traffic(), database=live.name, user=login.endpoint.user) as target,
+            self._delegates.acting(app, role, [live.name], reads=False) as delegate,
+            delegate.open(live.name) as target,
         ):
-            for name, value in json.loads(wire.ask(contents.SETTINGS, (f"{app.id}_user",), _ANSWER)):
+            for name, value in json.loads(target.ask(contents.SETTINGS, (f"{app.id}_user",), _ANSWER)):
                 with contextlib.suppress(ServerError):  # one that only an admin may set
                     target.ask("SELECT set_config($1, $2, false)", (name, value), _ANSWER)
             self._do(target, f"SET ROLE {identifier(role)}", "SET statement_timeout = 0")
@@ -451,10 +549,13 @@ class PostgresArchive:
         self._do(self._main, f"ALTER DATABASE {identifier(name)} ALLOW_CONNECTIONS true")
         with self._open(name) as wire:
             for transaction in database["prepared"]:
-                self._do(wire, f"ROLLBACK PREPARED {literal(transaction)}")
+                AdminInside(wire).roll_back(str(transaction))
 
     def _open(self, database: str = "") -> Wire:
         return Wire(self._server, self._password, self._application, Traffic(), database=database)
+
+    def _address(self, program: Program, delegate: Delegate, database: str) -> str:
+        return programs.address(program, delegate.server, database, self._main.version)
 
     def _program(self, name: str, dump: int = 0) -> Program:
         server = self._server
@@ -480,10 +581,6 @@ class PostgresArchive:
                 raise wire.error(answer.refusal)
 
 
-def _loader_name(app: App) -> str:
-    return f"{app.id}__loader"
-
-
 def _is_place(database: Mapping[str, Any], app: App) -> bool:
     """Whether it is a place of the app that multidb made, maybe half."""
     comment = database["mark"]
@@ -502,21 +599,6 @@ def _locale(like: Mapping[str, Any] | None) -> str:
     if like["provider"] == "b":
         words += f" LOCALE_PROVIDER builtin BUILTIN_LOCALE {literal(like['locale'])}"
     return words
-
-
-def _likewise(name: str, database: Mapping[str, Any]) -> Iterator[str]:
-    """What makes a database treat its users as another one did."""
-    quoted = identifier(name)
-    yield f"ALTER DATABASE {quoted} CONNECTION LIMIT {database['limit']}"
-    for grantee, privilege in database["privileges"] or ():
-        yield f"GRANT {privilege} ON DATABASE {quoted} TO {identifier(grantee) if grantee else 'PUBLIC'}"
-    for role, settings in database["settings"] or ():
-        whose = f"ALTER ROLE {identifier(role)} IN DATABASE {quoted}" if role else f"ALTER DATABASE {quoted}"
-        for setting in settings:
-            key, _, value = setting.partition("=")
-            # A list is kept with the quotes of its members, so it is its own text.
-            text = value if key in _LIST_SETTINGS else literal(value)
-            yield f"{whose} SET {key if '.' in key else identifier(key)} = {text}"
 
 
 def _spool(reader: ArchiveReader, dump: BinaryIO, app: App, progress: Progress) -> None:

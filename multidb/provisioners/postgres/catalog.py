@@ -16,6 +16,7 @@ from typing import Any
 from multidb.errors import WrongVersion
 from multidb.model import Inspection, Owner, Resource
 from multidb.provisioners.postgres import scram
+from multidb.provisioners.postgres.places import DELEGATES
 from multidb.provisioners.postgres.resources import (
     MANAGED_SETTINGS,
     Access,
@@ -151,7 +152,8 @@ SELECT json_build_object(
   'memberships', (SELECT json_agg(json_build_array(
       pg_get_userbyid(am.roleid), pg_get_userbyid(am.member), pg_get_userbyid(am.grantor), am.admin_option, {options}))
     FROM pg_auth_members am
-    WHERE am.roleid IN (SELECT oid FROM role WHERE named) OR am.member IN (SELECT oid FROM role WHERE named)),
+    WHERE (am.roleid IN (SELECT oid FROM role WHERE named) OR am.member IN (SELECT oid FROM role WHERE named))
+      AND am.member NOT IN ({DELEGATES})),
   'databases', (SELECT json_agg(json_build_object(
       'name', d.datname, 'mark', d.mark, 'owner', pg_get_userbyid(d.datdba), 'open', d.datallowconn,
       'template', d.datistemplate, 'connection_limit', d.datconnlimit,

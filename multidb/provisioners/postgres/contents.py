@@ -8,15 +8,53 @@ materialized views, which a restore fills anew.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 
+from multidb.errors import ArchiveError
 from multidb.model import Measures
-from multidb.provisioners.postgres.statements import identifier
+from multidb.provisioners.postgres.statements import literal
 
-__all__ = ["EMPTY", "EXTENSIONS", "POLICIES", "SESSION", "SETTINGS", "measures", "policy", "rows"]
+__all__ = [
+    "EMPTY",
+    "EXTENSIONS",
+    "HIDDEN",
+    "LOCK_TIMEOUT",
+    "OWNED",
+    "POLICIES",
+    "READING",
+    "SESSION",
+    "SETTINGS",
+    "UNREADABLE",
+    "Found",
+    "Table",
+    "found",
+    "locks",
+    "look_again",
+    "measures",
+    "owned_by_others",
+    "rows",
+]
+
+LOCK_TIMEOUT = 60  # seconds that a backup waits for a table which the app holds
+_LOCKED_AT_ONCE = 200
+
+# Each only where the server knows it: what is quiet for a while is not ended, and no view or foreign table is read by
+# mistake.
+_NO_END, _TABLES_ONLY = (
+    f"SELECT count(set_config(name, '{value}', false)) FROM pg_settings WHERE name IN ({names})"  # noqa: S608
+    for value, names in (
+        ("0", "'idle_session_timeout', 'transaction_timeout'"),
+        ("view, foreign-table", "'restrict_nonsystem_relation_kind'"),
+    )
+)
 
 # The text of a value depends on these.
 SESSION = (
+    "SET search_path = pg_catalog",
+    "SET statement_timeout = 0",
+    f"SET lock_timeout = '{LOCK_TIMEOUT}s'",
+    _NO_END,
     "SET DateStyle = 'ISO, YMD'",
     "SET IntervalStyle = 'postgres'",
     "SET TimeZone = 'UTC'",
@@ -27,6 +65,7 @@ SESSION = (
     "SET row_security = off",  # an error rather than some of the rows
     "SET idle_in_transaction_session_timeout = 0",
 )
+READING = (*SESSION, _TABLES_ONLY)
 
 # $1: a login. What it is given when it connects to this database, beside the role that it becomes.
 SETTINGS = """
@@ -53,7 +92,7 @@ _COUNTS = f"""
 WITH relation AS MATERIALIZED ({_RELATION})
 SELECT json_build_object(
   'tables', (SELECT coalesce(json_agg(json_build_array(
-                 format('%I.%I', nspname, relname),
+                 format('%I.%I', nspname, relname), oid::text,
                  (SELECT coalesce(json_agg(quote_ident(attname) ORDER BY attnum), '[]'::json) FROM pg_attribute
                   WHERE attrelid = relation.oid AND attnum > 0 AND NOT attisdropped)
                ) ORDER BY nspname, relname), '[]'::json) FROM relation WHERE relkind = 'r'),
@@ -74,7 +113,7 @@ SELECT json_build_object(
               FROM pg_largeobject_metadata))"""  # noqa: S608
 
 # The rows of a table, each as an array of its values' texts. concat gives what a type's output function gives; a cast,
-# which an app may have made of its own type, would be called as the admin. The text of a whole row would say the same
+# which an app may have made of its own type, could give anything. The text of a whole row would say the same
 # and takes three times as long, for its quotes. Hashed once more, so that values cannot change rows unseen.
 _DIGEST = """
 SELECT json_build_array(count(*),
@@ -108,18 +147,103 @@ SELECT NOT EXISTS ({_RELATION})
                     AND t.typelem = 0 AND t.typrelid = 0)"""  # noqa: S608
 
 
-def measures(ask: Callable[[str], str]) -> Measures:
+# What a backup would have to read and may not, since somebody else has made it: tables and sequences (those of
+# extensions only where pg_dump writes their rows), and large objects.
+UNREADABLE = f"""
+WITH other AS (
+  SELECT CASE c.relkind WHEN 'S' THEN 'sequence' ELSE 'table' END AS kind,
+         format('%I.%I', n.nspname, c.relname) AS name, c.relowner AS owner
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'S') AND c.relpersistence <> 't' AND NOT ({_NOT_OURS})
+    AND (NOT {_brought("pg_class", "c.oid")} OR EXISTS (SELECT FROM pg_extension WHERE c.oid = ANY (extconfig)))
+    AND NOT (has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'))
+  UNION ALL
+  SELECT 'large object', l.oid::text, l.lomowner FROM pg_largeobject_metadata l
+  WHERE NOT pg_has_role(l.lomowner, 'USAGE') AND NOT EXISTS (
+    SELECT FROM aclexplode(l.lomacl) x WHERE x.privilege_type = 'SELECT'
+      AND CASE x.grantee WHEN 0 THEN true ELSE pg_has_role(x.grantee, 'USAGE') END))
+SELECT coalesce(json_agg(json_build_array(kind, name, pg_get_userbyid(owner)) ORDER BY kind, name), '[]'::json)
+FROM other"""  # noqa: S608
+
+# Tables of which row security would hide rows from this login.
+HIDDEN = f"""
+WITH relation AS MATERIALIZED ({_RELATION})
+SELECT coalesce(json_agg(format('%I.%I', nspname, relname) ORDER BY nspname, relname), '[]'::json)
+FROM relation WHERE relkind = 'r' AND row_security_active(oid)"""  # noqa: S608
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table as a catalog has it; `name` and `columns` are quoted where they have to be."""
+
+    name: str
+    oid: str
+    columns: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What there is to measure."""
+
+    counts: dict[str, int]
+    large_objects: str  # their digest
+    tables: Sequence[Table]
+
+
+def found(ask: Callable[[str], str]) -> Found:
+    """Counts everything that has no rows.
+
+    Args:
+        ask: answers a query with its one value, on a connection with the settings of `READING`, in a transaction.
+    """
+    document = json.loads(ask(_COUNTS))
+    return Found(document["counts"], document["objects"], [Table(*each) for each in document["tables"]])
+
+
+def locks(tables: Sequence[Table]) -> Iterator[str]:
+    """The statements that lock tables against everything but reading and writing."""
+    for start in range(0, len(tables), _LOCKED_AT_ONCE):
+        names = ", ".join(f"ONLY {table.name}" for table in tables[start : start + _LOCKED_AT_ONCE])
+        yield f"LOCK TABLE {names} IN ACCESS SHARE MODE"
+
+
+def measures(ask: Callable[[str], str], known: Found) -> Measures:
     """What is in the database now; in a transaction with a snapshot, what was in it then.
 
     Args:
-        ask: answers a query with its one value, on a connection with the settings of `SESSION`.
+        ask: as for `found`, in the same transaction.
+        known: its answer, the tables locked and looked at again.
+
+    Raises:
+        ArchiveError: the app changes its tables at this moment.
     """
-    document = json.loads(ask(_COUNTS))
-    counts: dict[str, int] = document["counts"]
-    fingerprints = {"large objects": document["objects"]}
-    for name, columns in document["tables"]:
-        counts[f"table {name}"], fingerprints[f"table {name}"] = rows(ask, name, columns)
+    counts, fingerprints = dict(known.counts), {"large objects": known.large_objects}
+    for table in known.tables:
+        counts[f"table {table.name}"], fingerprints[f"table {table.name}"] = rows(ask, table.name, table.columns)
+    look_again(ask, known.tables)  # a schema may be renamed while its tables are locked
     return Measures(counts, fingerprints)
+
+
+# Both functions look at the catalogs of now, which a query in an older snapshot does not.
+_OTHERS = """
+SELECT coalesce(json_agg(e ->> 0), '[]'::json) FROM json_array_elements({tables}) e
+WHERE to_regclass(e ->> 0)::oid IS DISTINCT FROM (e ->> 1)::oid
+   OR (pg_identify_object('pg_class'::regclass, (e ->> 1)::oid, 0)).type IS DISTINCT FROM 'table'"""
+
+
+def look_again(ask: Callable[[str], str], tables: Sequence[Table]) -> None:
+    """Looks, once they are locked, whether the names still are those of the catalog's tables: a view under one of them
+    would have functions of the app called.
+
+    Raises:
+        ArchiveError: they are not.
+    """
+    known = literal(json.dumps([[table.name, table.oid] for table in tables])) + "::json"
+    if others := json.loads(ask(_OTHERS.format(tables=known))):
+        raise ArchiveError(
+            f"the app changes its tables at this moment: {others[0]} is no longer what it was",
+            hint="run the command again",
+        )
 
 
 def rows(ask: Callable[[str], str], table: str, columns: Sequence[str]) -> tuple[int, str]:
@@ -129,12 +253,46 @@ def rows(ask: Callable[[str], str], table: str, columns: Sequence[str]) -> tuple
     return count, digest
 
 
-def policy(entry: dict[str, object], roles: list[str]) -> str:
-    """The statement that makes a policy in an answer to `POLICIES`, for other `roles`."""
-    table = f"{identifier(str(entry['schema']))}.{identifier(str(entry['table']))}"
-    kind = "PERMISSIVE" if entry["permissive"] else "RESTRICTIVE"
-    to = ", ".join("PUBLIC" if role == "public" else identifier(role) for role in roles)
-    using = f" USING ({entry['using']})" if entry["using"] is not None else ""
-    check = f" WITH CHECK ({entry['check']})" if entry["check"] is not None else ""
-    name = identifier(str(entry["name"]))
-    return f"CREATE POLICY {name} ON {table} AS {kind} FOR {entry['command']} TO {to}{using}{check}"
+# Every catalog of a database whose entries have an owner, and the column that says so.
+OWNED = {
+    "pg_class": "relowner",
+    "pg_collation": "collowner",
+    "pg_conversion": "conowner",
+    "pg_default_acl": "defaclrole",
+    "pg_event_trigger": "evtowner",
+    "pg_extension": "extowner",
+    "pg_foreign_data_wrapper": "fdwowner",
+    "pg_foreign_server": "srvowner",
+    "pg_language": "lanowner",
+    "pg_largeobject_metadata": "lomowner",
+    "pg_namespace": "nspowner",
+    "pg_opclass": "opcowner",
+    "pg_operator": "oprowner",
+    "pg_opfamily": "opfowner",
+    "pg_proc": "proowner",
+    "pg_publication": "pubowner",
+    "pg_statistic_ext": "stxowner",
+    "pg_ts_config": "cfgowner",
+    "pg_ts_dict": "dictowner",
+    "pg_type": "typowner",
+}
+
+
+def owned_by_others(roles: Sequence[str]) -> str:
+    """The query for what in the database belongs to none of the roles: kind, name, owner, and the two oids of each.
+
+    The schemas of temporary tables are the server's own, whoever is the first to need one.
+    """
+    ours = ", ".join(map(literal, roles))
+    each = " UNION ALL ".join(
+        f"SELECT '{catalog.removesuffix('_metadata')}'::regclass::oid AS class, oid, {owner} AS owner "  # noqa: S608
+        f"FROM {catalog} WHERE oid >= 16384"
+        for catalog, owner in OWNED.items()
+    )
+    return f"""
+WITH object AS ({each})
+SELECT coalesce(json_agg(json_build_array(i.type, i.identity, pg_get_userbyid(o.owner), o.class::text, o.oid::text)
+                         ORDER BY o.class, o.oid), '[]'::json)
+FROM object o, pg_identify_object(o.class, o.oid, 0) i
+WHERE o.owner NOT IN (SELECT oid FROM pg_roles WHERE rolname IN ({ours}))
+  AND i.identity !~ '^pg_(toast_)?temp_[0-9]+$'"""  # noqa: S608

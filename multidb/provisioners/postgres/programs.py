@@ -14,8 +14,9 @@ import importlib.util
 import os
 import re
 import shutil
+import signal
 import subprocess
-import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -27,7 +28,9 @@ from psycopg.conninfo import make_conninfo
 
 from multidb.errors import ArchiveError, WrongVersion
 from multidb.model import Endpoint, Server
+from multidb.provisioners.postgres import session_settings
 from multidb.provisioners.postgres.inside import Inside, located
+from multidb.provisioners.postgres.session_settings import OLDEST, Powers
 from multidb.secrets import Secret, redact
 
 __all__ = [
@@ -44,7 +47,11 @@ __all__ = [
 
 _DEBIAN = Path("/usr/lib/postgresql")
 _VERSION = re.compile(r"\(PostgreSQL\) ((\d+)\S*)")
+# By major version, the first minor one whose pg_dump reads no view that an app puts in a table's place (CVE-2024-7348).
+_READS_TABLES = {12: 20, 13: 16, 14: 13, 15: 8, 16: 4}
 _SAID = 600  # characters of what a failed program said
+_HEARD = 1 << 14  # bytes of it that are kept
+_FIRST_LINE = 5.0  # seconds
 _APART = 17  # programs of this version and newer restore into no older server
 
 
@@ -60,6 +67,12 @@ class Program:
     version: str
     major: int
     inside: Inside | None = None
+
+    @property
+    def sound(self) -> bool:
+        """Whether it is of a release that mends what is known of dumping the database of an app that means harm."""
+        minor = re.match(r"\d+\.(\d+)", self.version)  # no release has none: 18beta1
+        return (int(minor[1]) if minor else 0) >= _READS_TABLES.get(self.major, 0)
 
 
 def find(
@@ -92,7 +105,7 @@ def find(
         )
 
     def fits(program: Program) -> bool:
-        return program.major >= at_least and not (old and program.major >= _APART)
+        return program.major >= at_least and not (old and program.major >= _APART) and program.sound
 
     there = [program for path in _candidates(name) if (program := _asked(path)) is not None]
     fitting = [program for program in there if fits(program) and not (tls and _speaks_no_tls(program.path))]
@@ -107,6 +120,9 @@ def find(
         has += f", the server's container {own.version if own is not None else 'none'}"
     at_all = " that speaks TLS" if tls else ""
     newer = f" to {_APART - 1} (newer ones do not restore into it)" if old else " or newer"
+    unsound = [each.version for each in [*there, *([own] if own is not None else [])] if not each.sound]
+    if unsound:
+        has += f" ({', '.join(sorted(set(unsound)))} may be tricked by what it dumps: CVE-2024-7348)"
     raise ArchiveError(
         f"needs {name} of Postgres {at_least}{newer}{at_all}, and {has}",
         where=where,
@@ -165,14 +181,27 @@ def needs_tls(endpoint: Endpoint) -> bool:
     return endpoint.tls or endpoint.params.get("sslmode") in ("require", "verify-ca", "verify-full")
 
 
-def address(program: Program, server: Server, database: str) -> str:
-    """Where a program connects to, as libpq reads it; no password in it. In the server's container, its socket."""
+def address(program: Program, server: Server, database: str, version: int = OLDEST) -> str:
+    """Where a program connects to, as libpq reads it; no password in it. In the server's container, its socket.
+
+    What is stored for the database or the login is kept out of the session, as out of multidb's own.
+
+    Args:
+        version: ``server_version_num`` of the server, or an older one.
+    """
     endpoint = server.endpoint
+    chosen = session_settings.settings(Powers(version), statement_timeout=0, lock_timeout=0, foreign=False)
+    options = session_settings.options(chosen)
     if program.inside is not None:
-        return make_conninfo(user=endpoint.user, dbname=database)
+        return make_conninfo(user=endpoint.user, dbname=database, options=options)
     tls = {"sslmode": "require"} if endpoint.tls else {}
     return make_conninfo(
-        **{**tls, **endpoint.params}, host=endpoint.host, port=endpoint.port, user=endpoint.user, dbname=database
+        **{**tls, **endpoint.params},
+        host=endpoint.host,
+        port=endpoint.port,
+        user=endpoint.user,
+        dbname=database,
+        options=options,
     )
 
 
@@ -237,18 +266,21 @@ def running(
         ArchiveError: it failed; says what it said.
     """
     command = [program.path, *arguments]
-    with tempfile.TemporaryFile() as complaints, ThreadPoolExecutor(1) as beside:
+    complaints = _Complaints()
+    with ThreadPoolExecutor(2) as beside:
         process = subprocess.Popen(
             command if program.inside is None else program.inside.command(command, listed),
             stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=complaints,
+            stderr=subprocess.PIPE,
             env=_environment(password),
             pass_fds=files,
             start_new_session=True,  # a Ctrl-C is ours to answer
         )
         with process:
             assert process.stdout is not None
+            assert process.stderr is not None
+            heard = beside.submit(complaints.hear, process.stderr)
             if process.stdin is not None:
                 beside.submit(_fed, process.stdin, feed)
                 process.stdin = None  # closed over there
@@ -256,12 +288,15 @@ def running(
                 yield process.stdout
             except BaseException:
                 if program.inside is not None:
-                    program.inside.end(_said(complaints)[0])
-                process.kill()
+                    program.inside.end(complaints.first_line())
+                    process.kill()
+                else:
+                    with contextlib.suppress(ProcessLookupError):
+                        os.killpg(process.pid, signal.SIGKILL)  # what it has started, too
                 raise
+            heard.result()
         if process.returncode != 0:
-            text = _said(complaints)[1 if program.inside is not None else 0 :]
-            said = redact("\n".join(text).strip())[-_SAID:]
+            said = redact(complaints.last(after_first_line=program.inside is not None))
             name = Path(program.path).name
             raise ArchiveError(f"{name} failed: {said or f'it ended with code {process.returncode}'}", where=where)
 
@@ -272,9 +307,33 @@ def _fed(stdin: IO[bytes], files: Sequence[BinaryIO]) -> None:
             shutil.copyfileobj(file, stdin)
 
 
-def _said(complaints: IO[bytes]) -> list[str]:
-    complaints.seek(0)
-    return complaints.read().decode(errors="replace").split("\n")
+class _Complaints:
+    """What a program says on its standard error: its beginning and its end, however much an app has it say."""
+
+    def __init__(self) -> None:
+        self._begun = threading.Event()
+        self._start = b""
+        self._end = b""
+
+    def hear(self, stream: IO[bytes]) -> None:
+        while chunk := os.read(stream.fileno(), 1 << 16):
+            if len(self._start) < _HEARD:
+                self._start += chunk[:_HEARD]
+            self._end = (self._end + chunk)[-_HEARD:]
+            if b"\n" in self._start:
+                self._begun.set()
+
+    def first_line(self) -> str:
+        """Waits a moment for it: the number that a program has in its container."""
+        self._begun.wait(_FIRST_LINE)
+        return self._start.partition(b"\n")[0].decode(errors="replace")
+
+    def last(self, *, after_first_line: bool) -> str:
+        """The last words, at most `_SAID` characters."""
+        text = self._end.decode(errors="replace")
+        if after_first_line and self._start.startswith(self._end):  # all of it is still there
+            text = text.partition("\n")[2]
+        return text.strip()[-_SAID:]
 
 
 def _environment(password: Secret | None) -> Mapping[str, str]:

@@ -87,7 +87,7 @@ def test_a_server_before_17_is_served_by_programs_before_17(monkeypatch: pytest.
     def here(*majors: int) -> None:
         monkeypatch.setattr(programs, "_candidates", lambda name: map(str, majors))
 
-    monkeypatch.setattr(programs, "_asked", lambda path: Program(path, f"{path}.1", int(path)))
+    monkeypatch.setattr(programs, "_asked", lambda path: Program(path, f"{path}.20", int(path)))
     here(14, 15, 16, 18)
     assert [programs.find("pg_dump", server, "here").major for server in (13, 15, 16, 17, 18)] == [14, 15, 16, 18, 18]
     assert programs.find("pg_restore", 14, "here", dump=16).major == 16
@@ -95,9 +95,34 @@ def test_a_server_before_17_is_served_by_programs_before_17(monkeypatch: pytest.
         programs.find("pg_restore", 15, "here", dump=18)
 
     here(18)
-    with pytest.raises(ArchiveError, match=r"needs pg_dump of Postgres 15 to 16 .* this machine has 18\.1$") as raised:
+    with pytest.raises(ArchiveError, match=r"needs pg_dump of Postgres 15 to 16 .* this machine has 18\.20$") as raised:
         programs.find("pg_dump", 15, "here")
     assert raised.value.hint == "install postgresql-client-15 (Debian, Ubuntu)"
+
+
+def test_a_program_that_an_app_could_trick_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def here(*versions: str) -> None:
+        monkeypatch.setattr(programs, "_candidates", lambda name: iter(versions))
+
+    monkeypatch.setattr(programs, "_asked", lambda path: Program(path, path, int(path[:2])))
+    for old, mended in (("13.15", "13.16"), ("14.12", "14.13"), ("15.7", "15.8"), ("16.3", "16.4"), ("15.7", "16.4")):
+        here(old)
+        with pytest.raises(ArchiveError, match=rf"has {old} \({old} may be tricked .*CVE-2024-7348"):
+            programs.find("pg_dump", int(old[:2]), "here")
+        here(old, mended)
+        assert programs.find("pg_dump", int(old[:2]), "here").version == mended
+    here("17beta1", "18.0")
+    assert programs.find("pg_dump", 17, "here").version == "17beta1"
+
+
+def test_what_a_program_says_without_end_fills_nothing(tmp_path: Path) -> None:
+    script = tmp_path / "loud"
+    script.write_text('#!/bin/sh\nhead -c 50000000 /dev/zero | tr "\\0" x >&2\necho "the end" >&2\nexit 1\n')
+    script.chmod(0o755)
+    with pytest.raises(ArchiveError, match=r"loud failed: x+the end$") as raised:  # noqa: SIM117
+        with programs.running(Program(str(script), "18.1", 18), [], None, "here") as output:
+            output.read()
+    assert len(raised.value.message) < 700
 
 
 def test_where_the_server_speaks_tls_the_program_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -131,9 +156,10 @@ def test_inside_the_socket_is_the_address() -> None:
     endpoint = Endpoint(host="127.0.0.1", port=15432, user="postgres", tls=True, params={"sslrootcert": "/ca.pem"})
     server = Server("postgres", "postgres", endpoint, container=("shop", "postgres"))
 
-    assert programs.address(Program("pg_dump", "17.4", 17, Inside("c")), server, "lernmi") == (
-        "user=postgres dbname=lernmi"
-    )
+    inside = programs.address(Program("pg_dump", "17.4", 17, Inside("c")), server, "lernmi")
+    assert inside.startswith("user=postgres dbname=lernmi options='-c search_path=pg_catalog,pg_temp -c role=none ")
+    assert "idle_session_timeout" not in inside
+    assert "-c idle_session_timeout=0" in programs.address(Program("pg_dump", "17.4", 17), server, "lernmi", 180000)
     assert programs.needs_tls(endpoint)
     assert programs.needs_tls(replace(endpoint, tls=False, params={"sslmode": "verify-full"}))
     assert not programs.needs_tls(replace(endpoint, tls=False, params={"sslmode": "prefer"}))

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from multidb.model import App, Owner, StoreContext
-from multidb.provisioners.postgres import contents, holes_inside, places, script, statements, usage
+from multidb.provisioners.postgres import catalog_text, holes_inside, places, script, statements, usage
 from multidb.provisioners.postgres.resources import AppOptions, Interior, Membership, PostgresFacts, Settings, desired
 from multidb.provisioners.postgres.statements import ending_sessions
 
@@ -41,7 +41,7 @@ def test_a_policy_is_made_for_other_roles_word_by_word() -> None:
         "check": None,
     }
     text = 'CREATE POLICY "p" ON "public"."odd ""one""" AS RESTRICTIVE FOR SELECT TO "other_ro", PUBLIC USING ((a > 1))'
-    assert contents.policy(entry, ["other_ro", "public"]) == text
+    assert catalog_text.policy(entry, ["other_ro", "public"]) == text
 
 
 _NOTHING = ("rights", "owned", "routines", "relations", "mappings", "events", "languages")

@@ -122,6 +122,7 @@ def _config(site: Site, key: Secret) -> dict[str, object]:
             "api_key": key.reveal(),
             "jwt_rbac": True,
             "enable_cors": False,
+            "enable_snapshot_url_recovery": False,  # else the server fetches any address that it is given
         },
         "storage": {
             "storage_path": str(site.folder / "storage"),

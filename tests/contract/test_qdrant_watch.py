@@ -28,6 +28,9 @@ pytestmark = pytest.mark.server
 
 DAY = 86_400
 C = "/collections/lernmi_knowledge"
+REGISTRY = f"/collections/{registry_name('contract')}"
+PLANTED = {"id": "5c56c793-69f3-4fbf-87e6-c4bf54c28c26", "vector": {}, "payload": {"app": "lernmi"}}
+ALIAS = {"create_alias": {"collection_name": "lernmi_knowledge", "alias_name": "multidb__tokens__later"}}
 KINDS: dict[str, Any] = {
     "knowledge": {"size": 4},
     "pages": {"vectors": {"title": {"size": 3}, "body": {"size": 2}}, "sparse": {"words": {}}},
@@ -281,6 +284,10 @@ def test_a_probe_whose_control_fails_proves_nothing(real: RealServer) -> None:
     [
         ("no tenant index", _admin("DELETE", f"{C}/index/tenant_id?wait=true")),
         ("snapshots kept", _admin("POST", f"{C}/snapshots?wait=true")),
+        ("snapshot of everything kept", _admin("POST", "/snapshots?wait=true")),
+        ("second admission", _admin("PUT", f"{REGISTRY}/points?wait=true", {"points": [PLANTED]})),
+        ("second admission", _admin("PUT", f"{REGISTRY}/points?wait=true", {"points": [{**PLANTED, "id": 7}]})),
+        ("alias in multidb's own names", _admin("POST", "/collections/aliases", {"actions": [ALIAS]})),
         ("token opens too much", lambda driver: driver.secrets.put({token_ref("lernmi"): driver.real.admin})),
     ],
 )
@@ -301,10 +308,28 @@ def test_a_hole_is_named_and_its_statement_closes_it(
     assert driver.holes() == []
 
 
+def test_a_snapshot_behind_an_overwritten_mark_is_found(real: RealServer) -> None:
+    driver = Driver(real, app())
+    driver.apply()
+    for path in ("/collections/lernmi_knowledge", "/collections/lernmi_old"):
+        if path.endswith("old"):
+            _admin("PUT", path, {"vectors": {"size": 4, "distance": "Dot"}})(driver)
+        _admin("POST", f"{path}/snapshots?wait=true")(driver)
+        _admin("PATCH", path, {"metadata": {"multidb": {"project": None, "app": ["x"]}}})(driver)
+    found = [hole for hole in driver.holes() if hole.name == "snapshots kept"]
+    assert {(hole.subject, hole.app) for hole in found} == {
+        ("collection lernmi_knowledge", "lernmi"),
+        ("collection lernmi_old", "lernmi"),
+    }
+    for hole in found:
+        driver.run([Statement(text) for text in hole.closes])
+    assert [hole for hole in driver.holes() if hole.name == "snapshots kept"] == []
+
+
 def test_the_token_of_an_app_that_is_gone_is_a_hole_and_what_nobody_claims_is_told(real: RealServer) -> None:
     driver = Driver(real, app(), app("devao"))
     driver.apply()
-    assert driver.search().remarks == ()
+    assert [remark.subject for remark in driver.search().remarks] == ["server"]
     for name in ("lernmi_old", "multidb__new__mine", "elsewhere"):
         _admin("PUT", f"/collections/{name}", {"vectors": {"size": 4, "distance": "Dot"}})(driver)
     driver.apps = driver.apps[:1]
@@ -312,6 +337,7 @@ def test_the_token_of_an_app_that_is_gone_is_a_hole_and_what_nobody_claims_is_to
     (hole,) = found.holes
     assert (hole.subject, hole.app) == ("token devao", None), "nobody's, or the audit would leave it out"
     assert {(remark.subject, remark.app) for remark in found.remarks} == {
+        ("server", None),
         ("collection lernmi_old", "lernmi"),
         ("collection multidb__new__mine", None),
         ("collection devao_knowledge", None),

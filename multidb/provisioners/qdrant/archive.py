@@ -49,7 +49,7 @@ from multidb.provisioners.qdrant.statements import Call, admit, dismissal
 from multidb.provisioners.qdrant.transport import Http, Reply, Transport, expect
 from multidb.secrets import Secret, redact
 
-__all__ = ["QdrantArchive"]
+__all__ = ["QdrantArchive", "entries_of"]
 
 _SNAPSHOT: Final = "qdrant snapshot 1"
 _POINTS: Final = "qdrant points 1"
@@ -59,6 +59,9 @@ _NAME_SECONDS: Final = 1.1  # a snapshot's name holds its second, so two of one 
 _ATTEMPTS: Final = 3
 _CREATED: Final = ("vectors", "sparse_vectors", "shard_number", "replication_factor", "on_disk_payload")
 _COPIED: Final = ("hnsw_config", "quantization_config")
+_CREATABLE: Final = frozenset({*_CREATED, *_COPIED, "wal_config", "optimizers_config"})
+_TYPE: Final = re.compile(r"[a-z0-9][a-z0-9_-]*")
+_ANOTHER: Final = "restore another set"
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +142,7 @@ class QdrantArchive:
         `place.app`; those of its customers stay."""
         self._require_loadable(part)
         old_app, old_tenant = str(part.details["app"]), str(part.details["tenant"])
-        for entry in _entries(part):
+        for entry in entries_of(part):
             name = self._made(place, entry, old_app)
             progress(str(self._server.name), f"loading {name}")
             with reader.file(str(entry["file"])) as source:
@@ -291,7 +294,10 @@ class QdrantArchive:
         if place.kind is PlaceKind.LIVE:
             owner = _owner(place)
             name, metadata = collection_name(owner.app, str(entry["type"])), _mark_of(owner)
-            if name in self._catalog.names():
+            there = self._catalog.described([name]).get(name)
+            if there is not None and owner_of(there) != owner:
+                raise _not_the_apps(self._server, name, owner)
+            if there is not None:
                 return name
         else:
             project = place.name.removeprefix(f"{OWN_PREFIX}{place.kind}__").removesuffix(f"__{place.app.id}")
@@ -375,11 +381,7 @@ class QdrantArchive:
         new = [mark for mark, _ in self._marked().values() if mark.owner == owner and mark.kind is PlaceKind.NEW]
         for name, details in self._catalog.described([collection_name(owner.app, mark.type) for mark in new]).items():
             if owner_of(details) != owner:
-                raise Conflict(
-                    f"collection {name} is not {owner.app}'s by its mark",
-                    where=str(self._server),
-                    hint=f"take it over first: multidb apply --adopt {owner.app}",
-                )
+                raise _not_the_apps(self._server, name, owner)
 
     def _mark(self, place: Place, *, replacing: bool) -> None:
         for name, mark in self._marks(place).items():
@@ -448,6 +450,14 @@ def _path(collection: str) -> str:
     return f"/collections/{quote(collection, safe='')}"
 
 
+def _not_the_apps(server: Server, name: str, owner: Owner) -> Conflict:
+    return Conflict(
+        f"collection {name} is not {owner.app}'s by its mark",
+        where=str(server),
+        hint=f"take it over first: multidb apply --adopt {owner.app}",
+    )
+
+
 def _owner(live: Place) -> Owner:
     project, _, app = live.name.partition("/")
     return Owner(project, app)
@@ -457,10 +467,36 @@ def _mark_of(owner: Owner) -> dict[str, Any]:
     return {"multidb": {"project": owner.project, "app": owner.app}}
 
 
-def _entries(part: Part) -> Sequence[Mapping[str, Any]]:
-    entries = part.details["collections"]
-    assert isinstance(entries, Sequence)
+def entries_of(part: Part) -> Sequence[Mapping[str, Any]]:
+    """The collections of a part. A set may come from anywhere: what it says becomes names and requests of the admin's.
+
+    Raises:
+        ArchiveError: it says what no backup writes.
+    """
+    entries = part.details.get("collections")
+    suffix = "snapshot" if part.format == _SNAPSHOT else "jsonl"
+    if not isinstance(entries, Sequence) or not all(_is_entry(entry, suffix) for entry in entries):
+        raise ArchiveError("what the set says of its collections is not what a backup writes", hint=_ANOTHER)
+    types = [entry["type"] for entry in entries]
+    if len(set(types)) < len(types):
+        raise ArchiveError("the set names a collection twice", hint=_ANOTHER)
     return entries
+
+
+def _is_entry(entry: object, suffix: str) -> bool:
+    if not isinstance(entry, Mapping):
+        return False
+    kind, created, aliases = entry.get("type"), entry.get("created"), entry.get("aliases")
+    return (
+        isinstance(kind, str)
+        and _TYPE.fullmatch(kind) is not None
+        and entry.get("file") == f"{kind}.{suffix}"
+        and isinstance(created, Mapping)
+        and created.keys() <= _CREATABLE
+        and isinstance(aliases, Sequence)
+        and all(isinstance(alias, str) and alias and not alias.startswith(OWN_PREFIX) for alias in aliases)
+        and (suffix != "snapshot" or re.fullmatch(r"[0-9a-f]{64}", str(entry.get("sha256"))) is not None)
+    )
 
 
 def _chunks(source: BinaryIO) -> Iterator[bytes]:

@@ -22,6 +22,7 @@ from multidb.provisioners.qdrant.options import STORE, TENANT_FIELD, AppOptions
 from multidb.provisioners.qdrant.resources import (
     QdrantFacts,
     collection_name,
+    registry_name,
 )
 from multidb.provisioners.qdrant.statements import Call
 from multidb.provisioners.qdrant.tokens import sign
@@ -95,6 +96,13 @@ _GLOBAL: Final = (
 )
 
 
+_ON_REGISTRY: Final = (
+    _Act("read the registry of tokens", "POST", f"{_C}/points/scroll", {"limit": 1}),
+    _Act("write to the registry of tokens", "PUT", f"{_C}/points?wait=true", {"points": []}),
+)
+"""Whoever could write there would let its own token in, or others' out."""
+
+
 def probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterable[Probe]:
     """Tries what the attacker's token, or its folder, opens of each victim. `ServerError` when nothing answers."""
     hush()
@@ -120,6 +128,7 @@ class _Attack:
         self._attacker = attacker.app.id
         self._key = attacker.env.get("QDRANT_API_KEY")
         self._own = _collection_of(attacker.app)
+        self._registry = registry_name(attacker.context.project)
         self._transport = transport
         self._expected = Outcome.REFUSED if _walled(attacker) else Outcome.ALLOWED
         self._controls = {act.name: self._control(act) for act in _ACTS if not act.everyone}
@@ -130,6 +139,8 @@ class _Attack:
         """What no app may do at all."""
         for act in _GLOBAL:
             yield self._probe(None, act.name, self._send(act.call("", "", str(uuid.uuid4()))))
+        for act in _ON_REGISTRY:
+            yield self._probe(None, act.name, self._send(self._call(act, self._registry)))
 
     def on(self, victim: Tenant) -> Iterator[Probe]:
         """What may not be done to one victim."""

@@ -49,6 +49,12 @@ class Catalog:
             if entries
         }
 
+    def whole_snapshots(self) -> tuple[str, ...]:
+        """The names of the snapshots of everything that the server keeps; none in local mode."""
+        if not self._transport.several:
+            return ()
+        return tuple(sorted(str(entry["name"]) for entry in self._get("/snapshots")))
+
     def present(self, collection: str, ids: Iterable[str]) -> set[str]:
         """Which of these points are in the collection; none where there is no such collection."""
         wanted = list(ids)
@@ -58,9 +64,10 @@ class Catalog:
             return set()
         return {str(entry["id"]) for entry in expect(self._server, reply).result}
 
-    def admitted(self, registry: str) -> set[str]:
-        """The apps whose tokens a registry lets in; none where there is no such collection."""
-        found: set[str] = set()
+    def admitted(self, registry: str) -> dict[str, str]:
+        """The points of a registry, by which tokens are let in, and the app of each; none where there is no such
+        collection."""
+        found: dict[str, str] = {}
         offset = None
         while True:
             body = {"with_payload": ["app"], "with_vector": False, "limit": _PAGE, "offset": offset}
@@ -68,10 +75,11 @@ class Catalog:
             if reply.status == 404:
                 return found
             page = expect(self._server, reply).result
-            found |= {str((entry.get("payload") or {}).get("app", "")) for entry in page["points"]}
+            apps = {str(entry["id"]): (entry.get("payload") or {}).get("app") for entry in page["points"]}
+            found |= {point: app for point, app in apps.items() if isinstance(app, str) and app}
             offset = page.get("next_page_offset")
             if offset is None:
-                return found - {""}
+                return found
 
     def operations(self) -> dict[str, int]:
         """How many operations each collection has taken; without those whose server does not count them. Two equal

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 from urllib.parse import quote
 
 from multidb.model import Hole, Inspection, Owner, Remark, Search, Searched
@@ -18,6 +18,7 @@ from multidb.provisioners.qdrant.resources import (
     QdrantFacts,
     Registry,
     Token,
+    admission_id,
     live_index,
     live_token,
     owner_of,
@@ -30,6 +31,8 @@ from multidb.secrets import Secret, SecretStore
 
 __all__ = ["search"]
 
+_OTHER_KEYS: Final = frozenset({"alt_api_key", "read_only_api_key"})
+
 
 def search(catalog: Catalog, inspection: Inspection, admin: Secret | None) -> Search:
     """What opens a wall, or was left behind, on one server. `inspection.apps` has to be all apps of the project for
@@ -37,8 +40,9 @@ def search(catalog: Catalog, inspection: Inspection, admin: Secret | None) -> Se
     facts: QdrantFacts = inspection.context.facts
     names = catalog.names()
     described, aliases = catalog.described(names), catalog.aliases()
-    ours = [name for name in names if _ours(inspection, described, name)]
-    admitted = catalog.admitted(registry_name(inspection.context.project)) if facts.rbac else set()
+    near = [name for name in names if _near(inspection, described, name)]
+    admitted = catalog.admitted(registry_name(inspection.context.project)) if facts.rbac else {}
+    whole = catalog.whole_snapshots()
     tokens = [want for want in inspection.desired if isinstance(want, Token)]
     found = (
         *_server_holes(facts),
@@ -47,16 +51,19 @@ def search(catalog: Catalog, inspection: Inspection, admin: Secret | None) -> Se
         *_indexes(inspection, described),
         *_tokens(tokens, inspection.secrets, admin),
         *_gone(inspection, admitted),
-        *_snapshots(inspection, catalog.snapshots(ours)),
+        *_planted(inspection, admitted),
+        *_snapshots(inspection, catalog.snapshots(near)),
+        *_whole_snapshots(whole),
     )
     searched = (
         Searched("GET /collections/<name>", len(described), "copies that were left, tenant indexes that are missing"),
-        Searched("GET /aliases", len(aliases), "aliases in the names that tokens list"),
-        Searched("GET /collections/<name>/snapshots", 0 if facts.local else len(ours), "snapshots that were kept"),
+        Searched("GET /aliases", len(aliases), "aliases in the names that tokens list, and in multidb's own"),
+        Searched("GET /collections/<name>/snapshots", 0 if facts.local else len(near), "snapshots that were kept"),
+        Searched("GET /snapshots", len(whole), "snapshots of everything that were kept"),
         Searched("tokens that multidb keeps", len(tokens), "tokens that open too much or cannot be revoked"),
-        Searched("the registry of tokens", len(admitted), "tokens of apps that are not in the manifest"),
+        Searched("the registry of tokens", len(admitted), "tokens of apps that are gone, or that are let in twice"),
     )
-    return Search(found, searched, tuple(_unclaimed(inspection, described)))
+    return Search(found, searched, (*_other_keys(inspection), *_unclaimed(inspection, described)))
 
 
 def _server_holes(facts: QdrantFacts) -> Iterator[Hole]:
@@ -104,13 +111,46 @@ def _unclaimed(inspection: Inspection, described: Mapping[str, Mapping[str, Any]
             yield Remark(subject, "it has the name of one of multidb's own, and no mark")
 
 
-def _gone(inspection: Inspection, admitted: Iterable[str]) -> Iterator[Hole]:
+def _other_keys(inspection: Inspection) -> Iterator[Remark]:
+    """Keys beside ours that the server may have. Its configuration is not to be read through it, and a key that we do
+    not know is not to be tried: this is said, and not proved."""
+    facts: QdrantFacts = inspection.context.facts
+    unknown = sorted(_OTHER_KEYS - inspection.context.known)
+    if facts.api_key and unknown:
+        keys = " or ".join(f"service.{key}" for key in unknown)
+        message = (
+            f"no request tells whether it has {keys}, which opens every collection; a server that multidb runs has "
+            f"none. Look into its configuration; name what is meant: known: {{qdrant: [{', '.join(unknown)}]}}"
+        )
+        yield Remark("server", message)
+
+
+def _planted(inspection: Inspection, admitted: Mapping[str, str]) -> Iterator[Hole]:
+    """Admissions that are not multidb's: taking the app's own away would not shut its tokens out."""
     registry = registry_name(inspection.context.project)
-    for app in sorted(set(admitted) - {app.id for app in inspection.apps}):
+    for point, app in sorted(admitted.items()):
+        if app in {each.id for each in inspection.apps} and point != admission_id(registry, app):
+            message = f"tokens of {app} are let in by it, also where the app is suspended or removed"
+            chosen = {"points": [int(point) if point.isdigit() else point]}
+            closes = Call("POST", f"{_path(registry)}/points/delete?wait=true", chosen).text
+            yield Hole("second admission", f"point {point} of {registry}", message, (closes,), app)
+
+
+def _whole_snapshots(names: Iterable[str]) -> Iterator[Hole]:
+    for name in names:
+        message = "a copy of every app's collections lies on the server's disk"
+        yield Hole(
+            "snapshot of everything kept", f"snapshot {name}", message, (f"DELETE /snapshots/{quote(name, safe='')}",)
+        )
+
+
+def _gone(inspection: Inspection, admitted: Mapping[str, str]) -> Iterator[Hole]:
+    registry = registry_name(inspection.context.project)
+    for app in sorted(set(admitted.values()) - {app.id for app in inspection.apps}):
         message = f"app {app} is not in the manifest, and its token still works"
         chosen = {"filter": {"must": [{"key": "app", "match": {"value": app}}]}}
         closes = Call("POST", f"{_path(registry)}/points/delete?wait=true", chosen).text
-        yield Hole("token of an app that is gone", f"token {app}", message, (closes,))
+        yield Hole("token of an app that is gone", f"token {app}", message, (closes,), account=app)
 
 
 def _all_of(project: str) -> Owner:
@@ -126,10 +166,13 @@ def _aliases(inspection: Inspection, aliases: Mapping[str, str]) -> Iterator[Hol
     """An alias that bears a name which a token lists opens, to that token, the collection it leads to."""
     wanted = {each.name: each for each in inspection.desired if isinstance(each, Collection)}
     for alias, collection in sorted(aliases.items()):
+        closes = Call("POST", "/collections/aliases", {"actions": [{"delete_alias": {"alias_name": alias}}]}).text
+        if alias.startswith(OWN_PREFIX):
+            message = f"what is asked of multidb's own collection of that name would be asked of {collection}"
+            yield Hole("alias in multidb's own names", f"alias {alias}", message, (closes,))
         if alias not in wanted:
             continue
         app = wanted[alias].app
-        closes = Call("POST", "/collections/aliases", {"actions": [{"delete_alias": {"alias_name": alias}}]}).text
         message = f"it has the name that {app}'s token lists, and so opens {collection} to {app}"
         yield Hole("alias in a collection's name", f"alias {alias}", message, (closes,), app)
 
@@ -176,15 +219,19 @@ def _too_broad(want: Token, held: Secret, admin: Secret) -> str:
 
 def _snapshots(inspection: Inspection, snapshots: Mapping[str, Sequence[str]]) -> Iterator[Hole]:
     owners = {each.name: each.app for each in inspection.desired if isinstance(each, Collection)}
+    apps = {app.id for app in inspection.apps}
     for name, files in snapshots.items():
         message = "copies of the data lie on the server's disk, and outlive the collection"
         closes = tuple(f"DELETE {_path(name)}/snapshots/{quote(file, safe='')}" for file in files)
-        yield Hole("snapshots kept", f"collection {name}", message, closes, owners.get(name))
+        yield Hole("snapshots kept", f"collection {name}", message, closes, owners.get(name) or _by_prefix(name, apps))
 
 
-def _ours(inspection: Inspection, described: Mapping[str, Mapping[str, Any]], name: str) -> bool:
+def _near(inspection: Inspection, described: Mapping[str, Mapping[str, Any]], name: str) -> bool:
+    """Whether a collection is this project's by its mark, or is called as one of its own: a mark can be overwritten."""
     owner = owner_of(described[name]) if name in described else None
-    return owner is not None and owner.project == inspection.context.project
+    ours = owner is not None and owner.project == inspection.context.project
+    called = name.startswith(OWN_PREFIX) or _by_prefix(name, {app.id for app in inspection.apps}) is not None
+    return ours or (called and owner is None)
 
 
 def _path(collection: str) -> str:

@@ -17,6 +17,7 @@ from multidb.provisioners.qdrant.resources import OWN_PREFIX
 __all__ = ["PlaceMark", "place_of"]
 
 _KEY: Final = "multidb_place"
+_KINDS: Final = frozenset({PlaceKind.SCRATCH.value, PlaceKind.NEW.value})
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,17 +58,21 @@ class PlaceMark:
 
     @classmethod
     def read(cls, details: Mapping[str, Any]) -> PlaceMark | None:
-        """The mark of a collection, from what the server says of it; None: it is no place of ours."""
+        """The mark of a collection, from what the server says of it; None: it is no place of ours, nor anything that
+        only looks like one."""
         mark = (details["config"].get("metadata") or {}).get(_KEY)
         if not isinstance(mark, Mapping):
             return None
-        return cls(
-            PlaceKind(mark["kind"]),
-            Owner(str(mark["project"]), str(mark["app"])),
-            str(mark["type"]),
-            bool(mark["replacing"]),
-            tuple(mark["aliases"]),
-        )
+        texts = [mark.get(key) for key in ("kind", "project", "app", "type")]
+        aliases, replacing = mark.get("aliases"), mark.get("replacing")
+        if not all(isinstance(text, str) for text in texts) or texts[0] not in _KINDS:
+            return None
+        if not isinstance(replacing, bool) or not isinstance(aliases, list):
+            return None
+        if not all(isinstance(alias, str) for alias in aliases):
+            return None
+        kind, project, app, content = map(str, texts)
+        return cls(PlaceKind(kind), Owner(project, app), content, replacing, tuple(aliases))
 
 
 def place_name(kind: PlaceKind, owner: Owner) -> str:

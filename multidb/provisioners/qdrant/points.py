@@ -9,6 +9,7 @@ import time
 from array import array
 from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from math import nan
 from typing import Any, BinaryIO, Final
 from urllib.parse import quote
 
@@ -16,7 +17,7 @@ from multidb.errors import ArchiveError
 from multidb.model import Server
 from multidb.provisioners.qdrant.options import TENANT_FIELD
 from multidb.provisioners.qdrant.statements import Call
-from multidb.provisioners.qdrant.transport import Transport, expect
+from multidb.provisioners.qdrant.transport import AnswerTooLarge, Transport, expect
 
 __all__ = ["Fingerprint", "page_size", "pages", "read_lines", "with_tenant", "write_lines"]
 
@@ -28,6 +29,7 @@ _MULTI: Final = 32  # vectors that a multivector is reckoned with
 _WORK_SECONDS: Final = 300.0
 _PATIENCE: Final = 120  # seconds to wait for a collection that limits its reads to so many a minute
 _MODULUS: Final = 1 << 128
+_LARGEST: Final = 1 << 27  # bytes of one answer, or of one line: Qdrant itself takes 32 MB in one request
 
 
 def page_size(details: Mapping[str, Any]) -> int:
@@ -41,13 +43,27 @@ def page_size(details: Mapping[str, Any]) -> int:
 
 
 def pages(server: Server, transport: Transport, collection: str, size: int) -> Generator[Sequence[Point], None, None]:
-    """All points, `size` at a time. The next page is fetched from a server while the last one is looked at."""
+    """All points, `size` at a time, or fewer where they have more payload than we take at once. The next page is
+    fetched from a server while the last one is looked at.
+
+    Raises:
+        ArchiveError: a single point is too large.
+    """
+    target, limit = f"/collections/{quote(collection, safe='')}/points/scroll", size
 
     def fetch(offset: Any) -> Mapping[str, Any]:
-        body = {"limit": size, "with_payload": True, "with_vector": True} | ({"offset": offset} if offset else {})
-        return _patient(
-            server, transport, Call("POST", f"/collections/{quote(collection, safe='')}/points/scroll", body)
-        )
+        nonlocal limit
+        while True:
+            body = {"limit": limit, "with_payload": True, "with_vector": True} | ({"offset": offset} if offset else {})
+            try:
+                page = _patient(server, transport, Call("POST", target, body))
+            except AnswerTooLarge:
+                if limit == 1:
+                    raise _too_large(server, collection, offset) from None
+                limit = max(1, limit // 8)
+            else:
+                limit = min(size, limit * 2)
+                return page
 
     if not transport.several:
         page = fetch(None)
@@ -65,10 +81,19 @@ def pages(server: Server, transport: Transport, collection: str, size: int) -> G
         yield page["points"]
 
 
+def _too_large(server: Server, collection: str, offset: Any) -> ArchiveError:
+    which = f"point {offset}" if offset else "the first point"
+    return ArchiveError(
+        f"{which} of {collection} has more than {_LARGEST >> 20} MB",
+        where=str(server),
+        hint="make its payload smaller, then run the command again",
+    )
+
+
 def _patient(server: Server, transport: Transport, call: Call) -> Mapping[str, Any]:
     deadline = time.monotonic() + _PATIENCE
     while True:
-        reply = transport.send(call, seconds=_WORK_SECONDS)
+        reply = transport.send(call, seconds=_WORK_SECONDS, most=_LARGEST)
         if reply.status != 429 or time.monotonic() > deadline:
             return dict(expect(server, reply).result)
         time.sleep(1)
@@ -81,8 +106,17 @@ def with_tenant(point: Point, old: str, new: str) -> Point:
 
 
 def write_lines(out: BinaryIO, points: Iterable[Point]) -> None:
-    """One point a line, as Qdrant's own API takes it: ``{"id": .., "payload": .., "vector": ..}``."""
+    """One point a line, as Qdrant's own API takes it: ``{"id": .., "payload": .., "vector": ..}``.
+
+    Raises:
+        ArchiveError: a vector has a component that is no number, which no server takes back.
+    """
     for point in points:
+        if not _is_whole(_vectors(point)):
+            raise ArchiveError(
+                f"the vector of point {point['id']} has a component that is no number, and JSON cannot hold it",
+                hint="correct the point, or use servers.qdrant.backup: snapshot",
+            )
         line = {"id": point["id"], "payload": point.get("payload") or {}, "vector": _vectors(point)}
         out.write(json.dumps(line, ensure_ascii=False, separators=(",", ":")).encode() + b"\n")
 
@@ -98,7 +132,7 @@ def read_lines(source: BinaryIO, name: str, size: int) -> Iterator[list[Point]]:
         try:
             point = json.loads(line)
             batch.append({"id": point["id"], "payload": point["payload"], "vector": point["vector"]})
-        except (ValueError, KeyError, TypeError):
+        except (ValueError, KeyError, TypeError, RecursionError):
             raise ArchiveError(f"line {number} of {name} is no point", hint="restore from another set") from None
         if len(batch) == size:
             yield batch
@@ -112,6 +146,8 @@ def _lines(source: BinaryIO) -> Iterator[bytes]:
     while chunk := source.read(1 << 20):
         *lines, rest = (rest + chunk).split(b"\n")
         yield from lines
+        if len(rest) > _LARGEST:
+            break
     if rest:
         yield rest
 
@@ -175,8 +211,20 @@ def _canonical(vectors: Any) -> Iterator[bytes]:
             yield _packed("f", vector)
 
 
+def _is_whole(vectors: Any) -> bool:
+    """Whether every component is there: the server writes what JSON has no number for (NaN, infinity) as null."""
+    if isinstance(vectors, Mapping):
+        return all(map(_is_whole, vectors.values()))
+    if vectors and isinstance(vectors[0], Sequence):
+        return all(map(_is_whole, vectors))
+    return None not in vectors
+
+
 def _packed(kind: str, values: Sequence[float]) -> bytes:
-    packed = array(kind, values)
+    try:
+        packed = array(kind, values)
+    except TypeError:  # null: see `_is_whole`
+        packed = array(kind, [nan if value is None else value for value in values])
     if sys.byteorder == "big":
         packed.byteswap()
     found: bytes = packed.tobytes()

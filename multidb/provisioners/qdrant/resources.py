@@ -265,9 +265,10 @@ def desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
 def owner_of(details: Mapping[str, Any]) -> Owner | None:
     """The mark of a collection, from what the server says of it."""
     mark = (details["config"].get("metadata") or {}).get("multidb")
-    if not isinstance(mark, Mapping) or not mark.get("project") or not mark.get("app"):
+    project, app = (mark.get("project"), mark.get("app")) if isinstance(mark, Mapping) else (None, None)
+    if not (isinstance(project, str) and isinstance(app, str) and project and app):
         return None
-    return Owner(str(mark["project"]), str(mark["app"]))
+    return Owner(project, app)
 
 
 def admission_claim(registry: str, app_id: str) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any, Final, Protocol
 from urllib.parse import unquote, urlsplit
 
@@ -24,12 +25,24 @@ import urllib3
 from multidb.errors import AuthenticationFailed, Locked, NotAllowed, ServerDown, ServerError, ServerSlow, WrongVersion
 from multidb.model import Server
 from multidb.provisioners.qdrant.statements import Call
+from multidb.provisioners.qdrant.stored_points import Unpickled, load_carefully
 from multidb.secrets import Secret, redact
 
 if TYPE_CHECKING:
     from qdrant_client import QdrantClient
 
-__all__ = ["AT_ONCE", "Folder", "Http", "Reply", "Transport", "expect", "hint_for", "hush", "not_qdrant"]
+__all__ = [
+    "AT_ONCE",
+    "AnswerTooLarge",
+    "Folder",
+    "Http",
+    "Reply",
+    "Transport",
+    "expect",
+    "hint_for",
+    "hush",
+    "not_qdrant",
+]
 
 AT_ONCE: Final = 8  # requests in flight to one server
 _FOLDER_SECONDS: Final = 2.0  # a run of multidb holds a local folder for less than that
@@ -51,14 +64,27 @@ class Reply:
         return self.status < 300
 
 
+class AnswerTooLarge(Exception):
+    """An answer has more bytes than were allowed; what was read of it is thrown away."""
+
+
 class Transport(Protocol):
     @property
     def several(self) -> bool:
         """Whether calls may go side by side, from several threads."""
 
-    def send(self, call: Call, *, key: Secret | None = None, seconds: float | None = None) -> Reply:
+    def send(
+        self, call: Call, *, key: Secret | None = None, seconds: float | None = None, most: int | None = None
+    ) -> Reply:
         """Sends one call (with another key than the admin's, when given) and returns the answer, whatever it is.
-        Raises a `ServerError` when there is no answer."""
+
+        Args:
+            most: bytes that an answer over the network may have; without it, any number.
+
+        Raises:
+            AnswerTooLarge: it has more.
+            ServerError: there is no answer.
+        """
 
     def close(self) -> None: ...
 
@@ -78,7 +104,9 @@ class Http:
                 endpoint.host, endpoint.port, maxsize=AT_ONCE, block=True, ssl_context=_certificates(server)
             )
 
-    def send(self, call: Call, *, key: Secret | None = None, seconds: float | None = None) -> Reply:
+    def send(
+        self, call: Call, *, key: Secret | None = None, seconds: float | None = None, most: int | None = None
+    ) -> Reply:
         seconds = seconds or self._server.timeout
         deadline = time.monotonic() + seconds
         body = json.dumps(call.body).encode() if call.body else None
@@ -88,6 +116,8 @@ class Http:
             content = bytearray()
             while chunk := answer.read1(_CHUNK):
                 content += chunk
+                if most is not None and len(content) > most:
+                    raise AnswerTooLarge
                 if time.monotonic() > deadline:  # each byte came in time; all of them together did not
                     raise self._slow(call.verb, call.target, seconds)
             return _reply(answer.status, bytes(content))
@@ -191,16 +221,26 @@ class Folder:
             raise NotAllowed(
                 "the folder cannot be read and written", where=str(server), hint=f"check the owner of {path}"
             ) from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except Unpickled as error:
+            raise ServerDown(
+                f"the folder has a point that is no data: it calls {error}, which was not done",
+                where=str(server),
+                hint=f"find out who writes into {path}, and restore it from a set or a copy",
+            ) from None
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, EOFError, UnpicklingError) as error:
             raise ServerDown(
                 f"the folder cannot be opened ({type(error).__name__})",
                 where=str(server),
                 hint=f"see whether {path} is a folder of Qdrant's local mode; restore it from a copy if it is damaged",
             ) from None
 
-    def send(self, call: Call, *, key: Secret | None = None, seconds: float | None = None) -> Reply:
+    def send(
+        self, call: Call, *, key: Secret | None = None, seconds: float | None = None, most: int | None = None
+    ) -> Reply:
         try:
             return Reply(200, self._do(call))
+        except RecursionError:
+            return Reply(500, None, "a payload is nested too deeply to be read")
         except ValueError as error:
             missing = "not found" in str(error)
             return Reply(404 if missing else 409 if "already exists" in str(error) else 400, None, str(error))
@@ -295,7 +335,7 @@ def hint_for(status: int) -> str:
 def _reply(status: int, content: bytes) -> Reply:
     try:
         body = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return Reply(status, None, content[:300].decode(errors="replace").strip())
     if not isinstance(body, dict):
         return Reply(status, body)
@@ -343,6 +383,7 @@ def _opened(folder: Path, patience: float) -> QdrantClient:
     """The folder, as soon as no other process has it; `RuntimeError` when that takes longer than `patience` seconds."""
     from qdrant_client import QdrantClient
 
+    load_carefully()
     deadline = time.monotonic() + patience
     listing = folder / "meta.json"
     if listing.is_file() and listing.stat().st_size == 0:

@@ -1,0 +1,154 @@
+"""What an app writes, and what a set says, read with care: points of any size and shape, marks, entries of a part."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Sequence
+from math import nan
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from multidb.errors import ArchiveError
+from multidb.model import Endpoint, Measures, Part, Server
+from multidb.provisioners.qdrant.archive import entries_of
+from multidb.provisioners.qdrant.places import PlaceMark
+from multidb.provisioners.qdrant.points import Fingerprint, pages, read_lines, write_lines
+from multidb.provisioners.qdrant.resources import owner_of
+from multidb.provisioners.qdrant.statements import Call
+from multidb.provisioners.qdrant.transport import AnswerTooLarge, Reply
+from multidb.secrets import Secret
+
+SERVER = Server("qdrant", "qdrant", Endpoint("127.0.0.1", 6333))
+ENTRY: dict[str, Any] = {
+    "type": "docs",
+    "created": {"vectors": {"size": 4, "distance": "Cosine"}, "shard_number": 1},
+    "file": "docs.snapshot",
+    "aliases": ["lernmi_search"],
+    "sha256": "0" * 64,
+}
+
+
+class Points:
+    """A collection of points of these sizes in bytes, whose answers may be too large."""
+
+    several = True
+
+    def __init__(self, sizes: Sequence[int], most: int) -> None:
+        self.sizes, self.most, self.asked = sizes, most, 0
+
+    def send(
+        self, call: Call, *, key: Secret | None = None, seconds: float | None = None, most: int | None = None
+    ) -> Reply:
+        assert most is not None, "any number of bytes would be taken"
+        self.asked += 1
+        start = int(call.body.get("offset", 0))
+        end = min(start + int(call.body["limit"]), len(self.sizes))
+        if sum(self.sizes[start:end]) > self.most:
+            raise AnswerTooLarge
+        found = [{"id": number, "payload": {}, "vector": []} for number in range(start, end)]
+        return Reply(200, {"points": found, "next_page_offset": end if end < len(self.sizes) else None})
+
+    def close(self) -> None: ...
+
+
+@given(st.lists(st.integers(1, 100), max_size=60), st.integers(1, 40))
+def test_every_point_comes_once_whatever_they_weigh(sizes: list[int], size: int) -> None:
+    collection = Points(sizes, 100)
+    found = [point["id"] for page in pages(SERVER, collection, "c", size) for point in page]
+    assert found == list(range(len(sizes)))
+
+
+def test_a_few_large_points_do_not_make_all_pages_small() -> None:
+    collection = Points([90, 90, 90, *[1] * 5_000], 100)
+    assert sum(len(page) for page in pages(SERVER, collection, "c", 100)) == 5_003
+    assert collection.asked < 100
+
+
+def test_a_point_that_is_too_large_is_named() -> None:
+    with pytest.raises(ArchiveError, match="point 2 of c has more than"):
+        list(pages(SERVER, Points([1, 1, 500, 1], 100), "c", 10))
+
+
+@pytest.mark.parametrize(
+    "vector", [[1.0, None], {"a": [None]}, [[1.0], [None]], {"s": {"indices": [1], "values": [None]}}]
+)
+def test_a_component_that_is_no_number_is_measured_and_not_written(vector: Any) -> None:
+    point = {"id": 1, "payload": {}, "vector": vector}
+    Fingerprint("lernmi").add([point])
+    with pytest.raises(ArchiveError, match="point 1 has a component that is no number"):
+        write_lines(io.BytesIO(), [point])
+
+
+def test_local_modes_own_nan_comes_back() -> None:
+    out = io.BytesIO()
+    write_lines(out, [{"id": 1, "payload": {"a": nan}, "vector": [nan, 1.0]}])
+    ((point,),) = read_lines(io.BytesIO(out.getvalue()), "docs.jsonl", 10)
+    assert [str(value) for value in point["vector"]] == ["nan", "1.0"]
+
+
+def test_a_line_as_deep_as_a_well_is_no_point() -> None:
+    deep = b'{"id": 1, "vector": [], "payload": ' + b"[" * 100_000 + b"\n"
+    with pytest.raises(ArchiveError, match=r"line 1 of docs\.jsonl is no point"):
+        list(read_lines(io.BytesIO(deep), "docs.jsonl", 10))
+
+
+junk = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.text(max_size=5)
+    | st.sampled_from(["new", "digi", "lernmi", "docs"]),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(st.sampled_from(["kind", "project", "app", "type", "replacing", "aliases", "x"]), inner)
+    ),
+    max_leaves=8,
+)
+
+
+@given(junk)
+def test_a_mark_of_any_shape_is_a_mark_or_none(mark: Any) -> None:
+    details = {"config": {"metadata": {"multidb": mark, "multidb_place": mark}}}
+    found, owner = PlaceMark.read(details), owner_of(details)
+    assert found is None or PlaceMark.read({"config": {"metadata": found.metadata}}) == found
+    assert owner is None or (mark["project"], mark["app"]) == (owner.project, owner.app)
+
+
+def part(entries: Any) -> Part:
+    return Part("qdrant snapshot 1", "Qdrant 1.18.3", "multidb", True, Measures({}, {}), {"collections": entries})
+
+
+def test_what_a_backup_writes_is_taken() -> None:
+    assert entries_of(part(json.loads(json.dumps([ENTRY])))) == [ENTRY]
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        {"type": "../docs"},
+        {"type": "b/knowledge"},
+        {"type": None},
+        {"file": "../docs.snapshot"},
+        {"created": {"vectors": {}, "init_from": {"collection": "devao_knowledge"}}},
+        {"created": {"vectors": {}, "metadata": {"multidb": {}}}},
+        {"created": []},
+        {"aliases": ["multidb__tokens__digi"]},
+        {"aliases": [1]},
+        {"aliases": None},
+        {"sha256": "0"},
+        {"sha256": None},
+    ],
+)
+def test_an_entry_that_no_backup_writes_is_refused(changed: dict[str, Any]) -> None:
+    with pytest.raises(ArchiveError, match="not what a backup writes"):
+        entries_of(part([{**ENTRY, **changed}]))
+
+
+@pytest.mark.parametrize("entries", [None, {}, "docs", [None], [ENTRY, ENTRY]])
+def test_entries_of_another_shape_are_refused(entries: Any) -> None:
+    with pytest.raises(ArchiveError):
+        entries_of(part(entries))

@@ -138,13 +138,21 @@ class ProjectState:
             UsageError: the state is damaged, or of a newer multidb, or the section has another shape.
         """
         with self._guard:
-            stamp = self._stamp_now()
+            stamp = self.stamp()
             if stamp is None or stamp != self._stamp:
                 self._held, self._sections = self._document(), {}
                 self._stamp = stamp
             if section not in self._sections:
                 self._sections[section] = self._section(self._held, section)
             return self._sections[section]
+
+    def stamp(self) -> tuple[int, int, int] | None:
+        """What is another one whenever the state has been written; None where there is none."""
+        try:
+            status = self._path.stat()
+        except OSError:
+            return None
+        return status.st_mtime_ns, status.st_ino, status.st_size
 
     @contextlib.contextmanager
     def change(self, section: str) -> Iterator[dict[str, Any]]:
@@ -177,14 +185,6 @@ class ProjectState:
     def turn(self, name: str) -> contextlib.AbstractContextManager[None]:
         """Waits until no other process has the turn `name`, and has it while the block runs. For short work."""
         return files.turn(self.folder / f"{name}.lock")
-
-    def _stamp_now(self) -> tuple[int, int, int] | None:
-        """What changes whenever the file is written; None where there is none."""
-        try:
-            status = self._path.stat()
-        except OSError:
-            return None
-        return status.st_mtime_ns, status.st_ino, status.st_size
 
     def _section(self, document: Mapping[str, Any], name: str) -> dict[str, Any]:
         try:

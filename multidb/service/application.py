@@ -7,7 +7,7 @@ import json
 from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from typing import Any, Final
 
@@ -16,8 +16,9 @@ from fastapi.responses import HTMLResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
 from multidb import __version__
+from multidb.errors import MultidbError
 from multidb.health import HealthReport
-from multidb.model import Status
+from multidb.model import Health, Status
 from multidb.secrets import Secret, redact
 from multidb.service.collector import Collector, Reading
 from multidb.service.documents import Failure, HealthDocument, Live, OneAppHealth
@@ -93,6 +94,7 @@ class Service:
             "drift": collector("drift", sources.drift, 0),
             "audit": collector("audit", sources.audit, 0),
         }
+        self._joined: tuple[Reading[HealthReport], Mapping[str, Health], Reading[HealthReport]] | None = None
         self._health_made = _Made()
         self._known_made = _Made()
 
@@ -114,7 +116,7 @@ class Service:
 
     async def health_answer(self, app: str | None) -> Response:
         """The answer about one app, or about all."""
-        reading = await self.health.read()
+        reading = self._with_backups(await self.health.read())
         if reading.value is None:
             return _failure(500, reading.code, reading.error, reading.hint)
         report, app = reading.value, app and app.replace("-", "_")
@@ -142,7 +144,22 @@ class Service:
 
     async def _readings(self) -> dict[str, Reading[Any] | None]:
         others = {name: collector.latest for name, collector in self._others.items()}
-        return {"health": await self.health.soon(_PATIENCE), **others}
+        health = await self.health.soon(_PATIENCE)
+        return {"health": health and self._with_backups(health), **others}
+
+    def _with_backups(self, reading: Reading[HealthReport]) -> Reading[HealthReport]:
+        """The reading with what is to be said of backups now: a set that was made since must not be called missing. The
+        same reading as before as long as nothing has changed."""
+        if reading.value is None:
+            return reading
+        try:
+            backups = self._sources.freshness()
+        except MultidbError:  # the next check says so
+            return reading
+        if self._joined is None or self._joined[0] is not reading or self._joined[1] is not backups:
+            checked = {app: health for app, health in backups.items() if app in reading.value.apps}
+            self._joined = (reading, backups, replace(reading, value=replace(reading.value, backups=checked)))
+        return self._joined[2]
 
     def overview(self, readings: Mapping[str, Reading[Any] | None]) -> Overview:
         """The readings, by the names of their collectors, brought together."""

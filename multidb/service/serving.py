@@ -112,8 +112,13 @@ def serve(open_engine: Callable[[], Engine], settings: Settings, say: Callable[[
         fresh = min(FRESH, settings.pace.health or FRESH)
         service = Service(sources, looking, pace=settings.pace, fresh=fresh, heard=heard)
         server = web_server(_guarded(service, settings, engine.state))
-        for number in (signal.SIGINT, signal.SIGTERM):  # uvicorn ends, and then raises them again
-            signal.signal(number, lambda *_: None)
+
+        def end(*_: object) -> None:
+            server.should_exit = True
+
+        for number in (signal.SIGINT, signal.SIGTERM):  # before uvicorn looks after them, and when it raises them again
+            signal.signal(number, end)
+        listener.listen()  # who reads the next line may connect
         say(f"Serving {engine.project.name} on {_url(listener)} (Ctrl-C ends it)")
         if settings.socket is None and settings.token is None:
             say("It wants the project's token, in a browser as the password: multidb serve --show-token")

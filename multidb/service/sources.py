@@ -17,13 +17,14 @@ from multidb.audit import Audit
 from multidb.backup.schedule import LastSets, freshness_now, last_sets
 from multidb.engine import Engine, Scope
 from multidb.health import HealthReport
-from multidb.model import Project, unwatched
+from multidb.model import Health, Project, unwatched
 from multidb.plan import Plan
 from multidb.usage import History, Look, UsageReport
 
 __all__ = ["Sources", "UsageSeen"]
 
 _RELOAD = 30.0  # seconds for which the manifest is taken to be as it was read
+_AGES = 10.0  # seconds for which "newest set 5 minutes old" is near enough
 _KEEP_EVERY = timedelta(hours=1)  # between two sizes kept for the sparklines
 
 
@@ -49,6 +50,9 @@ class Sources:
         self._guard = Lock()
         self._engine: Engine | None = None
         self._read_at = float("-inf")
+        self._freshness: Mapping[str, Health] = {}
+        self._freshness_of: tuple[Engine, object] | None = None
+        self._freshness_until = float("-inf")
 
     def engine(self) -> Engine:
         """The engine for the manifest as it is now, or was some seconds ago. `MultidbError` when it is wrong."""
@@ -67,6 +71,24 @@ class Sources:
         """Tries every app's every store."""
         engine = self.engine()
         return health.check(engine, may_write=self._may_write, freshness=freshness_now(engine))
+
+    def freshness(self) -> Mapping[str, Health]:
+        """By app, what is to be said of its backups now. Computed anew, from the state alone, when that was written or
+        some seconds are over, so that it agrees with the last backup and not with the last look.
+
+        Raises:
+            MultidbError: the manifest or the state is wrong.
+        """
+        engine = self._engine or self.engine()
+        stamp = engine.state.stamp()
+        with self._guard:
+            known, until = self._freshness_of, self._freshness_until
+            if known is None or known[0] is not engine or known[1] != stamp or time.monotonic() >= until:
+                said = freshness_now(engine)
+                found = {app.id: said(app) for app in engine.project.apps.values()}
+                self._freshness = {app: health for app, health in found.items() if health is not None}
+                self._freshness_of, self._freshness_until = (engine, stamp), time.monotonic() + _AGES
+            return self._freshness
 
     def drift(self) -> Plan:
         """What an apply would change, as far as the servers' shared catalogs tell."""

@@ -147,6 +147,16 @@ def test_a_probe_storm_is_one_check_and_sigterm_is_a_good_end(folder: Folder) ->
         assert "Traceback" not in err
 
 
+def test_who_reads_that_it_serves_may_connect_and_may_end_it_at_once(folder: Folder) -> None:
+    with serving(folder, "--every", "0") as service:
+        host, port = service.url.removeprefix("http://").split(":")
+        socket.create_connection((host, int(port)), timeout=5).close()
+        service.process.send_signal(signal.SIGTERM)
+        out, err = service.process.communicate(timeout=30)
+        assert (service.process.returncode, out) == (0, "")
+        assert "Traceback" not in err
+
+
 def test_on_loopback_too_the_projects_token_is_wanted(folder: Folder) -> None:
     """Who fetches an address from this machine may be a database server that does it for an app."""
     with serving(folder, "--every", "0") as service, httpx.Client(base_url=service.url) as client:

@@ -25,6 +25,7 @@ from multidb.cli.output import Output
 from multidb.engine import Engine, Scope
 from multidb.errors import ArchiveError
 from multidb.model import App, Health, Status
+from multidb.service.sources import Sources
 from tests.unit.backup.cabinet import FAULTS, ONE_PLACE
 from tests.unit.backup.conftest import MANIFEST, make_engine
 from tests.unit.backup.test_backup_work import folder_of, made, quiet, tried
@@ -73,6 +74,17 @@ def test_what_is_due_is_what_is_older_than_the_manifest_allows(engine: Engine, c
     assert due(engine, clock.now + timedelta(hours=23)) == []
     assert len(due(engine, clock.now + timedelta(hours=24))) == 2
     assert timedelta(hours=23) < next_due(engine, clock.now) - clock.now <= timedelta(hours=24)
+
+
+def test_the_service_knows_of_a_set_as_soon_as_it_is_made(engine: Engine) -> None:
+    sources = Sources(lambda: engine)
+    before = sources.freshness()
+    assert before["ann"].message == "has no backup yet"
+    assert sources.freshness() is before
+    made(engine, "ann")
+    after = sources.freshness()
+    assert after["ann"].status is Status.HEALTHY
+    assert after["bob"].message == "has no backup yet"
 
 
 def test_a_set_that_nobody_has_scheduled_is_known_all_the_same(engine: Engine, clock: Clock) -> None:

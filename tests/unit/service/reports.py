@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
@@ -45,6 +45,9 @@ def project() -> Project:
     return Project("digi", "embedded", apps, stores)
 
 
+_BACKUPS = {"lernmi": Health(Status.DEGRADED, "newest backup is 3 d old", fix="multidb backup lernmi")}
+
+
 def health(status: Status = Status.UNHEALTHY) -> HealthReport:
     return HealthReport(
         "digi",
@@ -53,7 +56,7 @@ def health(status: Status = Status.UNHEALTHY) -> HealthReport:
             Checked("lernmi", "redis", "redis", Health(status, f"refuses {HOSTILE}", fix="multidb apply"), False),
             Checked("beep_boop", "postgres", "postgres", Health(Status.DEGRADED, "18 of 20 connections", 0.1)),
         ),
-        {"lernmi": Health(Status.DEGRADED, "newest backup is 3 d old", fix="multidb backup lernmi")},
+        _BACKUPS,
         AT,
         0.25,
     )
@@ -121,6 +124,10 @@ def backups() -> dict[str, LastSets]:
     return {"lernmi": LastSets(AT - 3 * day, AT - 4 * day, day, failed=True), "beep_boop": LastSets(None, None, day)}
 
 
+def freshness() -> Mapping[str, Health]:
+    return _BACKUPS
+
+
 def sources(**looks: Callable[[], Any]) -> Any:
     """Looks that find the trouble above, or what `looks` say."""
     found = {
@@ -129,5 +136,6 @@ def sources(**looks: Callable[[], Any]) -> Any:
         "audit": audited,
         "usage": usage,
         "backups": backups,
+        "freshness": freshness,
     }
     return SimpleNamespace(project=project(), **{**found, **looks})

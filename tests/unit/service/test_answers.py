@@ -12,7 +12,8 @@ import httpx
 import pytest
 
 from multidb.errors import ManifestError, Problem
-from multidb.model import Status
+from multidb.health import HealthReport
+from multidb.model import Health, Status
 from multidb.secrets import Secret
 from multidb.service.application import Pace, Service, application
 from multidb.service.documents import Failure, HealthDocument, OneAppHealth
@@ -71,6 +72,31 @@ def test_an_unknown_app_is_404_and_a_check_that_fails_is_500_without_a_traceback
         assert ask(app, "/").status_code == 200
         assert 'multidb_collector_success{collector="health"} 0.0' in ask(app, "/metrics").text
         assert ask(app, "/health/live").json() == {"status": "alive"}
+
+
+def test_a_set_that_was_made_since_the_check_is_not_called_missing() -> None:
+    """By the same check: what is said of backups is read anew, and what is said of stores is not tried again."""
+    checks: list[None] = []
+    fresh = {
+        "lernmi": Health(Status.DEGRADED, "has no backup yet"),
+        "gone": Health(Status.DEGRADED, "of an old manifest"),
+    }
+
+    def check() -> HealthReport:
+        checks.append(None)
+        return reports.health(Status.HEALTHY)
+
+    app = guarded(health=check, freshness=lambda: fresh)
+
+    def said(path: str) -> Any:
+        document = ask(app, path).json()
+        assert "gone" not in document["apps"]
+        return document["apps"]["lernmi"]["backup"]["message"]
+
+    assert said("/health/databases") == said("/health/databases/lernmi") == "has no backup yet"
+    fresh = {"lernmi": Health(Status.HEALTHY, "newest set 1 s old")}
+    assert said("/health/databases/lernmi") == said("/health/databases") == "newest set 1 s old"
+    assert len(checks) == 1
 
 
 PATHS = ("/", "/metrics", "/health/databases", "/health/live", "/openapi.json", "/style.css", "/refresh.js", "/none")

@@ -49,6 +49,7 @@ from multidb.model import (
     Session,
     StoreContext,
     Tenant,
+    listed,
     unwatched,
 )
 from multidb.plan import LOST, Plan, ServerPlan, diff, in_order, without_half_apps
@@ -225,7 +226,7 @@ class Engine:
         self.require(scope)
         servers = self.servers(scope)
         plans = self.side_by_side(lambda server: self._plan_server(server, scope), servers)
-        return Plan(self.project.name, (*plans, *self._missing(scope)), tuple(self._warnings(scope)))
+        return Plan(self.project.name, (*plans, *self._missing(scope)), tuple(self._warnings(scope, plans)))
 
     def apply(self, scope: Scope | None = None, plan: Plan | None = None) -> Report:
         """Makes the changes: lock each server, read it again, run, read once more to prove that they took effect.
@@ -298,6 +299,19 @@ class Engine:
             having = [resource for resource in store.desired([app], context) if not resource.edge]
             names[server.store] = tuple(f"{each.kind} {each.name}" for each in having if each.app == app.id)
         return AppConnections(app.id, env, isolation, names)
+
+    def names(self, app: str) -> dict[str, tuple[str, ...]]:
+        """What the app has, by store, as it is to be: ``role lernmi_user``. Needs none of its credentials.
+
+        Raises:
+            UsageError: no such app.
+            ServerError: a server does not answer.
+        """
+        entry, found = self._app(app), {}
+        for server in self.servers(Scope(apps=frozenset({app}))):
+            having = provisioner(server.store).desired([entry], self._ask(server))
+            found[server.store] = tuple(f"{each.kind} {each.name}" for each in having if each.app == app)
+        return found
 
     def start(self, app: str) -> list[ServerStatus]:
         """Starts the servers that `app` uses, where they are ours to start. What runs already is left alone."""
@@ -478,7 +492,10 @@ class Engine:
         try:
             self._progress(server.name, "reading")
             with self.open(server) as session:
-                return self._read(server, session, scope)
+                planned = self._read(server, session, scope)
+                if scope.apps is None and server.app is None:
+                    planned = replace(planned, orphans=self._orphans_in(server, session))
+                return planned
         except (ServerError, Refused) as error:
             return ServerPlan(server.name, server.store, error=error)
 
@@ -517,8 +534,39 @@ class Engine:
             f"restore .multidb/secrets.json, or make new credentials: multidb apply --regenerate {app}",
         )
 
-    def _warnings(self, scope: Scope) -> Iterator[Finding]:
+    def orphans(self, servers: Sequence[Server] | None = None) -> dict[str, dict[str, Sequence[str]]]:
+        """What servers have under the project's mark of apps that are neither in the manifest nor removed: by app and
+        store. A server that cannot be asked has nothing to say; one of a single app has none.
+
+        Args:
+            servers: None: all that there are, whether or not an app uses them.
+        """
+        asked = [each for each in (self.runtime.servers() if servers is None else servers) if each.app is None]
+        return _by_app(asked, self.side_by_side(self._orphans_on, asked))
+
+    def _orphans_on(self, server: Server) -> Mapping[str, Sequence[str]]:
+        try:
+            with self.open(server) as session:
+                return self._orphans_in(server, session)
+        except MultidbError:
+            return {}
+
+    def _orphans_in(self, server: Server, session: Session) -> Mapping[str, Sequence[str]]:
+        known = {*self.project.apps, *self.project.removed}
+        found = session.orphans(self._context(server, session.facts, self._numbers(server)), known)
+        return {app: things for app, things in found.items() if manifest.is_app_id(app)}  # a mark is only a text
+
+    def _warnings(self, scope: Scope, plans: Sequence[ServerPlan]) -> Iterator[Finding]:
         """What an apply leaves as it is, though it is not as it should be for good."""
+        for app, where in self.project.returned.items():
+            if scope.apps is None:
+                message = f"{self.project.removed[app].where}, and the manifest has it again ({where}); it stays off"
+                yield Finding(Level.WARNING, f"app {app}", f"was {message}", _ways_of_removed(app))
+        if scope.apps is None:
+            read = {plan.server for plan in plans}
+            idle = [each for each in self.runtime.servers() if each.name not in read]
+            wanted = [each for each in idle if scope.stores is None or each.store in scope.stores]
+            yield from _orphaned(plans, self.orphans(wanted))
         for app, closure in closures(self.state).items():
             if app in self.project.apps and scope.wants(self.project.apps[app]):
                 yield Finding(Level.WARNING, f"app {app}", closure.why, closure.way_on)
@@ -660,6 +708,10 @@ class Engine:
         try:
             return self.project.apps[name]
         except KeyError:
+            if name in self.project.removed:
+                raise UsageError(
+                    f"app {name} was {self.project.removed[name].where}", hint=_ways_of_removed(name)
+                ) from None
             known = ", ".join(self.project.apps) or "none yet"
             raise UsageError(
                 f"there is no app {name!r}",
@@ -737,6 +789,35 @@ class Engine:
             where=", ".join(dict.fromkeys(f"server {change.server}" for change in plan.conflicts)),
             hint="; ".join(dict.fromkeys(_way_out(change) for change in plan.conflicts)),
         )
+
+
+def _ways_of_removed(app: str) -> str:
+    return f"bring it back: multidb undo-remove {app}; or end it for good: multidb purge {app}"
+
+
+def _by_app(
+    servers: Sequence[Server], found: Sequence[Mapping[str, Sequence[str]]]
+) -> dict[str, dict[str, Sequence[str]]]:
+    orphans: dict[str, dict[str, Sequence[str]]] = {}
+    for server, of_server in zip(servers, found, strict=True):
+        for app, things in of_server.items():
+            orphans.setdefault(app, {})[server.store] = things
+    return orphans
+
+
+def _orphaned(plans: Sequence[ServerPlan], elsewhere: Mapping[str, Mapping[str, Sequence[str]]]) -> Iterator[Finding]:
+    """What bears the project's mark and belongs to no app, with the commands that turn it off or end it."""
+    things: dict[str, list[str]] = {}
+    for plan in plans:
+        for app, found in plan.orphans.items():
+            things.setdefault(app, []).extend(found)
+    for app, of_stores in elsewhere.items():
+        for found in of_stores.values():
+            things.setdefault(app, []).extend(found)
+    for app, found in sorted(things.items()):
+        message = f"is on the servers and not in the manifest: {listed(found, 4)}"
+        fix = f"put its entry back; or turn it off: multidb remove-app {app}; or end it for good: multidb purge {app}"
+        yield Finding(Level.WARNING, f"app {app}", message, fix)
 
 
 def not_running(status: ServerStatus) -> ServerDown:

@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, Literal
@@ -44,6 +44,8 @@ class ServerPlan:
     error: MultidbError | None = None
     skipped: str = ""
     unread: Mapping[str, MultidbError] = dataclasses.field(default_factory=dict)
+    orphans: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
+    """By app that stands nowhere: what the server has under the project's mark. No change is about it."""
 
     @property
     def digest(self) -> str:

@@ -8,7 +8,7 @@ was interrupted anywhere is finished by the same command. Whoever calls these fu
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -27,12 +27,12 @@ from multidb.errors import (
     ServerError,
     UsageError,
 )
-from multidb.model import App, Isolation, Progress, Server
+from multidb.model import App, Isolation, Progress, Project, Server
 from multidb.provisioners import provisioner
 from multidb.render import is_ours
 from multidb.tombstone import Edit, Phase, Tombstone, bury, forget, tombstones
 
-__all__ = ["expired", "purge", "remove", "restored", "restoring", "the_removed"]
+__all__ = ["expired", "orphan", "purge", "remove", "restored", "restoring", "the_removed"]
 
 _ROUNDS: Final = 5  # of dropping what is left; each finds what another session made meanwhile
 _FOR_GOOD: Final = (Phase.ENDING, Phase.PURGING)  # somebody, or an app's own label, has said that it ends
@@ -78,7 +78,8 @@ def restoring(engine: Engine, app_id: str) -> None:
         )
     bury(engine.state, dataclasses.replace(stone, phase=Phase.RESTORING))
     with engine.state.turn("manifest"):
-        for edit in stone.edits:
+        # The manifest may have its entry again, and maybe in another file; what was laid over it may still be wanting.
+        for edit in stone.edits[1 if app_id in engine.project.returned else 0 :]:
             _put_back(Path(engine.project.root) / edit.file, app_id, edit)
 
 
@@ -115,6 +116,12 @@ def expired(engine: Engine, now: datetime) -> list[App]:
     return cloning.expired({**project.apps, **removed}, now)
 
 
+def orphan(project: Project, app_id: str, stores: Iterable[str]) -> App:
+    """An app that is on the servers only: what it had in the manifest is not known, so it is taken for the least."""
+    options = {store: provisioner(store).app_options() for store in stores}
+    return App(app_id, app_id, options, where=f"{Path(project.root) / project.file}:1:1")
+
+
 def the_removed(engine: Engine, app_id: str) -> Tombstone:
     """The tombstone of a removed app; `UsageError` when there is none."""
     stone = tombstones(engine.state).get(app_id)
@@ -141,6 +148,10 @@ def _taken_out(
         stone = dataclasses.replace(stone, phase=phase, backup=stone.backup or backup)
     bury(state, stone)
     _take_out(engine, stone)
+    if app_id in engine.project.returned:  # an old manifest, which may have it in another file
+        path = Path(engine.project.returned[app_id].rsplit(":", 2)[0]).resolve()
+        name = str(path.relative_to(Path(engine.project.root).resolve()))
+        _take_out(engine, dataclasses.replace(stone, edits=(Edit(name, "", "", {}),)))
     return stone
 
 
@@ -152,11 +163,14 @@ def _edits(engine: Engine, app_id: str) -> tuple[Edit, ...]:
     overlays = sorted(main.parent.glob(f"{main.stem}.*{main.suffix}"))
     found: dict[str, Edit] = {}
     for path in dict.fromkeys(each.resolve() for each in (main, included, *overlays)):
-        text = files.read_text(path)
+        text = files.read_text(path) if path.is_file() else None
         entry = None if text is None else manifest.entry_of(text, app_id)
         if text is not None and entry is not None:
             name = str(path.relative_to(root.resolve()))
             found[name] = Edit(name, text, manifest.remove_app(text, app_id), entry)
+    if not found:  # on the servers only: an undo gives it an entry
+        name = str(main.resolve().relative_to(root.resolve()))
+        found[name] = Edit(name, "", "", {"stores": list(engine.project.apps[app_id].stores)})
     return tuple(found.values())
 
 

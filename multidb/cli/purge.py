@@ -48,8 +48,9 @@ def purge(
         return 0
     wanted = app_id(name)
     engine = engine_of(run, output, wanted)
-    stone = _removed(engine, wanted)
-    kept = f"its final set {stone.backup}" if stone.backup else "no final set"
+    stone = _removed(run, engine, wanted)
+    backup = stone.backup if stone else ""
+    kept = f"its final set {backup}" if backup else "no final set"
     agree_to_destroy(
         wanted,
         yes_destroy,
@@ -59,17 +60,17 @@ def purge(
     )
     with output.working(), engine.state.lock_apps([wanted], f"multidb purge {wanted}"):
         engine = engine_of(run, output, wanted)  # what was read before may hold no longer
-        _removed(engine, wanted)
+        _removed(run, engine, wanted)
         removal.purge(engine, wanted, output.progress)
-    output.document(True, {"app": wanted, "backup": stone.backup})
+    output.document(True, {"app": wanted, "backup": backup})
     output.say(f"{wanted} is gone from the servers.", style="green")
     return 0
 
 
-def _removed(engine: Engine, wanted: str) -> Tombstone:
-    """The tombstone of an app that may be purged; `Refused` when it is in use."""
+def _removed(run: Run, engine: Engine, wanted: str) -> Tombstone | None:
+    """The tombstone of an app that may be purged; None where it is on the servers only. `Refused` when it is in use."""
     stone = tombstones(engine.state).get(wanted)
-    if stone is None:
+    if stone is None and wanted in run.project().apps:
         raise Refused(
             f"app {wanted} is in use", where=engine.project.file, hint=f"take it out first: multidb remove-app {wanted}"
         )

@@ -64,7 +64,7 @@ def remove_app(
     engine = engine_of(run, output, wanted)
     if _begun(engine, wanted) is None:
         with output.working():
-            there = engine.connections(wanted).names
+            there = engine.names(wanted)
         for store, names in there.items():
             output.note(f"  {store}: {', '.join(names)}")
         if not ask(f"Turn off {wanted} on these servers? Its data stays for {grace}.", yes=yes):
@@ -103,11 +103,20 @@ def _begun(engine: Engine, wanted: str) -> Tombstone | None:
 
 
 def engine_of(run: Run, output: Output, wanted: str) -> Engine:
-    """An engine for which the app is there, also when it was removed; `UsageError` when there is no such app."""
+    """An engine for which the app is there, also when it was removed, or is on the servers only; `UsageError` when
+    there is no such app.
+    """
     project = run.project()
     if wanted in project.removed:
         project = project.including(project.removed[wanted])
     elif wanted not in project.apps:
-        known = ", ".join(project.apps) or "none yet"
-        raise UsageError(f"there is no app {wanted!r}", where=project.file, hint=f"apps: {known}")
+        with output.working():
+            stores = run.engine(output, project).orphans().get(wanted)
+        if stores is None:
+            known = ", ".join(project.apps) or "none yet"
+            raise UsageError(f"there is no app {wanted!r}", where=project.file, hint=f"apps: {known}")
+        output.note(
+            f"{wanted} is not in the manifest; what the servers have of it: {', '.join(stores)}", style="yellow"
+        )
+        project = project.including(removal.orphan(project, wanted, stores))
     return run.engine(output, project)

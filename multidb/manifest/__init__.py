@@ -4,7 +4,7 @@ Knows no store by name: what it has to know of each is handed in as a `StoreSche
 """
 
 from multidb.manifest.edit import add_app, entry_of, initial, remove_app
-from multidb.manifest.names import app_id, project_name
+from multidb.manifest.names import app_id, is_app_id, project_name
 from multidb.manifest.project import Removed, load
 from multidb.manifest.schema import StoreSchema, schema
 
@@ -15,6 +15,7 @@ __all__ = [
     "app_id",
     "entry_of",
     "initial",
+    "is_app_id",
     "load",
     "project_name",
     "remove_app",

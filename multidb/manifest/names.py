@@ -15,7 +15,16 @@ from multidb.manifest.document import Sequence as Listed
 from multidb.manifest.schema import APP_ID, StoreSchema
 from multidb.model import App, DerivedName, listed
 
-__all__ = ["app_id", "check_known", "check_names", "check_tenants", "closest", "id_problem", "project_name"]
+__all__ = [
+    "app_id",
+    "check_known",
+    "check_names",
+    "check_tenants",
+    "closest",
+    "id_problem",
+    "is_app_id",
+    "project_name",
+]
 
 _RULE: Final = "an app id is 2 to 31 characters a-z, 0-9 and _, begins with a letter and does not end in _"
 _LONGEST: Final = 31
@@ -32,6 +41,11 @@ def app_id(text: str) -> str:
     if re.fullmatch(APP_ID, candidate):
         return candidate
     raise UsageError(f'"{text}" is not an app id: {_RULE}', hint=f"for example: {_suggested(text)}")
+
+
+def is_app_id(text: str) -> bool:
+    """Whether it can be the id of an app."""
+    return re.fullmatch(APP_ID, text) is not None
 
 
 def project_name(text: str) -> str:

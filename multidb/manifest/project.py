@@ -211,6 +211,7 @@ class _Reading:
         self._shape = shape
         self._stores = shape.stores
         self._problems = problems
+        self._returned: dict[str, str] = {}
 
     def project(self) -> Project | None:
         """The project; None when its head is wrong. Everything that can be checked is, whatever else is wrong."""
@@ -218,6 +219,7 @@ class _Reading:
             return None
         head = self._head()
         apps, removed = self._apps()
+        returned = {app: place for app, place in self._returned.items() if app in removed}
         if head is None:
             return None
         external = {name: value for name in self._stores if (value := getattr(head.external, name, None)) is not None}
@@ -238,6 +240,7 @@ class _Reading:
             notify=head.notify.model_dump(),
             known={name: frozenset(accounts) for name in self._stores if (accounts := getattr(head.known, name))},
             removed=removed,
+            returned=returned,
         )
 
     def _understood(self) -> bool:
@@ -273,7 +276,11 @@ class _Reading:
         places: dict[str, Place] = {}
         section = self._top.get("apps")
         for app_id, entry in section.entries.items() if isinstance(section, Mapping) else ():
-            problem = id_problem(entry.key) or self._still_held(app_id, entry.key.place)
+            gone = self._tombstones.get(app_id)
+            if gone is not None and gone.settled:  # an old manifest: the one app's affair, and no other's
+                self._returned[app_id] = str(entry.key.place)
+                continue
+            problem = id_problem(entry.key)
             if problem is not None:
                 self._problems.append(problem)
             app = self._app(app_id, entry, defaults)
@@ -289,16 +296,6 @@ class _Reading:
                 place = places[app.id] if app.id in removed else self._place_of_options(app.id, store.name)
                 self._problems.append(place.problem(message))
         return apps, removed
-
-    def _still_held(self, app_id: str, place: Place) -> Problem | None:
-        """What is wrong with an entry under the name of an app that was removed and not purged."""
-        gone = self._tombstones.get(app_id)
-        if gone is None or not gone.settled:
-            return None
-        return place.problem(
-            f"app {app_id} was removed on {gone.when}, and what it had is still kept",
-            f"Bring it back: multidb undo-remove {app_id}; or end it for good: multidb purge {app_id}.",
-        )
 
     def _removed(
         self, apps: MappingType[str, App], places: dict[str, Place], defaults: MappingType[str, Node]

@@ -101,6 +101,8 @@ class Project:
     """By store, the accounts that an operator knows beside the apps' own: what one of them could do is no hole."""
     removed: Mapping[str, App] = field(default_factory=dict)
     """Apps that were taken out and may still come back: their names, numbers and data are kept."""
+    returned: Mapping[str, str] = field(default_factory=dict)
+    """Those of them that the manifest has an entry for all the same, and where; nothing is made of it."""
 
     def including(self, app: App) -> Project:
         """The same project with one of its removed apps as if it were not."""

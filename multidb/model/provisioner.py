@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
@@ -62,6 +62,10 @@ class Session(Protocol):
     def search(self, inspection: Inspection) -> Search:
         """Everything on the server that opens a wall around one of the apps, whoever made it, with the catalogs that
         were searched for it. Changes nothing."""
+
+    def orphans(self, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:
+        """What stands on the server under this project's mark and belongs to none of the `known` apps: by app, each
+        thing by kind and name (``role lernmi_user``). Bulk queries."""
 
     def suspension(self, app: App, context: StoreContext) -> Sequence[Statement]:
         """What turns the app's logins off and ends their sessions; nothing when that is so already. Data stays."""

@@ -143,3 +143,57 @@ def test_an_undo_that_was_interrupted_ends_with_a_removal(applied: Folder) -> No
     applied.ok("undo-remove", "ann")
     assert let_in(env)
     assert (applied.path / "multidb.yaml").read_text() == MANIFEST
+
+
+def test_an_old_manifest_with_a_removed_app_blocks_nobody(applied: Folder) -> None:
+    env = connections(applied, "ann")
+    applied.ok("remove-app", "ann", "--no-backup", "--yes")
+    applied.manifest(MANIFEST.replace("ann: {stores", "ann: {labels: {tier: old}, stores"))
+    for command in (["validate"], ["apply", "--yes"], ["env", "bob"], ["backup"], ["health", "bob"], ["audit"]):
+        applied.ok(*command)
+    assert not let_in(env), "apply makes nothing of it"
+    checked = applied.run("plan", "--check")
+    assert (checked.code, "multidb.yaml:6:3" in checked.out, "multidb undo-remove ann" in checked.out) == (
+        1,
+        True,
+        True,
+    )
+    for command in (["env", "ann"], ["add-app", "ann"], ["apply", "--app", "ann", "--yes"]):
+        told = applied.run(*command)
+        assert (told.code, "was removed on" in told.err, "multidb purge ann" in told.err) == (2, True, True)
+    applied.ok("undo-remove", "ann")
+    assert let_in(env)
+    assert "tier: old" in (applied.path / "multidb.yaml").read_text()
+    applied.ok("remove-app", "ann", "--no-backup", "--yes")
+    applied.manifest(MANIFEST)
+    applied.ok("purge", "ann", "--yes-destroy", "ann")
+    assert "ann" not in (applied.path / "multidb.yaml").read_text()
+    assert names_on_the_server(applied, "ann") == []
+    applied.ok("plan", "--check")
+
+
+def test_an_app_whose_entry_was_deleted_by_hand_is_seen_and_can_be_ended(applied: Folder) -> None:
+    env = connections(applied, "ann")
+    without = MANIFEST.replace("  ann: {stores: [postgres, redis]} # goes\n", "")
+    applied.manifest(without)
+    checked = applied.run("plan", "--check", "--json")
+    (warning,) = checked.json()["warnings"]
+    assert (checked.code, warning["subject"], "role ann_" in warning["message"]) == (1, "app ann", True)
+    assert ("multidb remove-app ann" in warning["hint"], "multidb purge ann" in warning["hint"]) == (True, True)
+    applied.ok("apply", "--yes")
+    assert let_in(env), "apply leaves it as it is"
+    assert applied.run("remove-app", "nobody", "--yes").code == 2
+    assert applied.run("purge", "bob", "--yes-destroy", "bob").code == 3, "an app in use"
+
+    applied.ok("remove-app", "ann", "--yes")
+    assert not let_in(env)
+    applied.ok("plan", "--check")
+    applied.ok("undo-remove", "ann")
+    assert let_in(env)
+    with psycopg.connect(env["DATABASE_URL"]) as connection:
+        assert connection.execute("SELECT text FROM notes").fetchone() == ("kept",)
+
+    applied.manifest(without)
+    applied.ok("purge", "ann", "--yes-destroy", "ann")
+    assert names_on_the_server(applied, "ann") == []
+    applied.ok("plan", "--check")

@@ -20,6 +20,7 @@ from typing import Any
 
 import pytest
 
+from multidb.closure import Closure, close, reopen
 from multidb.engine import Engine, Scope
 from multidb.errors import AuthenticationFailed, Conflict, Locked, ServerDown, ServerError, ServerSlow, StalePlan
 from multidb.model import Action, App, Isolation, Project
@@ -105,6 +106,45 @@ def test_apply_then_the_plan_is_empty(world: World) -> None:
     assert engine.apply().error() is None
     assert engine.plan().in_sync
     assert world.engine(app).plan().in_sync, "nothing depends on what the first engine remembers"
+
+
+def test_a_closed_app_has_no_login_that_is_on_until_it_is_reopened(world: World) -> None:
+    app = world.app()
+    engine = world.engine(app)
+    server, entry = world.real.server, engine.project.apps[app]
+
+    def to_turn_off() -> list[str]:
+        with engine.open(server) as session:
+            return [each.text for each in session.suspension(entry, engine.context(server, session))]
+
+    close(world.state, Closure(app, "original", masked=False))
+    assert engine.apply().error() is None
+    assert engine.plan().in_sync
+    assert to_turn_off() == [], "made without one"
+    reopen(world.state, app)
+    assert engine.apply().error() is None
+    world.case.use(world.tenant(engine, app))
+    close(world.state, Closure(app, "original", masked=False))
+    engine.suspend(entry, server)
+    assert engine.apply().error() is None
+    assert to_turn_off() == [], "turned on by an apply"
+    reopen(world.state, app)
+    assert engine.apply().error() is None
+    world.case.use(world.tenant(engine, app))
+
+
+def test_an_app_that_no_manifest_has_is_seen_on_the_server(world: World) -> None:
+    app = world.app()
+    known = world.apply(app)
+    assert known.orphans() == {}
+    found = world.engine().orphans()
+    if world.real.server.app is not None:  # a server of one app, which goes with it
+        assert found == {}
+        return
+    assert found.keys() == {app}
+    (things,) = found[app].values()
+    assert things
+    assert all(app in thing or thing == "token" for thing in things)
 
 
 def test_planning_changes_nothing(world: World) -> None:

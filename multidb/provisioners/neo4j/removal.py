@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from multidb.model import App, Owner, Statement, StoreContext
@@ -15,15 +15,27 @@ from multidb.provisioners.neo4j.resources import (
     database_name,
     mark_name,
     mode,
+    read_mark,
     ro_role,
     rw_role,
     user_name,
 )
 from multidb.provisioners.neo4j.statements import SYSTEM
 
-__all__ = ["disconnect", "removal", "suspension"]
+__all__ = ["disconnect", "orphans", "removal", "suspension"]
 
 _ROWS: Final = 10_000  # deleted in one transaction, so that the server's memory does not grow with the data
+
+
+def orphans(bolt: Bolt, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:
+    """The marks of the project's apps that are not `known`, as the users that belong to them. A server of one app has
+    none."""
+    facts: Neo4jFacts = context.facts
+    marks = [*facts.marks, *facts.labelled]
+    if mode(context) is Mode.DATABASE:
+        marks = [found[0] for row in bolt.ask("SHOW ROLES YIELD role") if (found := read_mark(row["role"]))]
+    gone = sorted({owner.app for owner in marks if owner.project == context.project}.difference(known))
+    return {app: [f"user {user_name(app)}"] for app in gone}
 
 
 def suspension(bolt: Bolt, app: App, context: StoreContext) -> Sequence[Statement]:

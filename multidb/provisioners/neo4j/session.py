@@ -6,7 +6,7 @@ import contextlib
 import logging
 import re
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Final, Self, TypeVar
 
@@ -20,7 +20,7 @@ from multidb.model import App, Inspection, Owner, Resource, Search, Server, Serv
 from multidb.provisioners.neo4j.bolt import DRIVER_ERRORS, Bolt, explain, said
 from multidb.provisioners.neo4j.catalog import Listing, Row, owners_of
 from multidb.provisioners.neo4j.holes import search
-from multidb.provisioners.neo4j.removal import removal, suspension
+from multidb.provisioners.neo4j.removal import orphans, removal, suspension
 from multidb.provisioners.neo4j.resources import (
     DEFAULT_DATABASE,
     Mark,
@@ -273,6 +273,11 @@ class Neo4jSession:
     def search(self, inspection: Inspection) -> Search:
         with self.bolt.explained():
             return search(self.bolt, inspection)
+
+    def orphans(self, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:
+        """By the marks: roles of Enterprise, indexes of Community. One query, or none."""
+        with self.bolt.explained():
+            return orphans(self.bolt, context, known)
 
     def suspension(self, app: App, context: StoreContext) -> Sequence[Statement]:
         with self.bolt.explained():

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -21,7 +21,7 @@ from multidb.provisioners.postgres.places import place_mark, place_names
 from multidb.provisioners.postgres.resources import PostgresFacts, derived_names
 from multidb.provisioners.postgres.statements import ending_sessions, identifier, literal, mark
 
-__all__ = ["removal", "suspension"]
+__all__ = ["orphans", "removal", "suspension"]
 
 Ask = Callable[[str, Sequence[str]], str]
 
@@ -68,6 +68,19 @@ SELECT json_build_object(
 
 _HEIRS_COMMENT = "multidb: owns what removed apps have left in databases of others"
 
+# $1: the beginning of the project's marks, $2: apps that are known (JSON array).
+_ORPHANS = """
+WITH marked AS (
+  SELECT c.description AS mark, 'role ' || r.rolname AS what FROM pg_roles r
+  JOIN pg_shdescription c ON c.objoid = r.oid AND c.classoid = 'pg_authid'::regclass
+  UNION ALL
+  SELECT c.description, 'database ' || d.datname FROM pg_database d
+  JOIN pg_shdescription c ON c.objoid = d.oid AND c.classoid = 'pg_database'::regclass),
+owned AS (SELECT split_part(substr(mark, length($1) + 1), ' ', 1) AS app, what FROM marked WHERE starts_with(mark, $1))
+SELECT coalesce(json_object_agg(app, things), '{}'::json) FROM (
+  SELECT app, json_agg(what ORDER BY what) AS things FROM owned
+  WHERE app NOT IN (SELECT json_array_elements_text($2::json)) GROUP BY app) found"""
+
 
 @dataclass(frozen=True, slots=True)
 class _Remains:
@@ -96,6 +109,17 @@ def _remains(ask: Ask, app: App, context: StoreContext) -> _Remains:
     names = [name.name for name in derived_names(app) if name.space == "postgres database"]
     names += place_names(app.id)
     return _Remains.read(ask(_REMAINS, (mark(owner, ""), place_mark(owner), json.dumps(names))))
+
+
+def orphans(ask: Ask, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:
+    """Roles and databases with the project's mark of an app that is not `known`, by app.
+
+    Args:
+        ask: as for `suspension`.
+    """
+    ours = mark(Owner(context.project, ""), "")
+    found: dict[str, list[str]] = json.loads(ask(_ORPHANS, (ours, json.dumps([*known]))))
+    return found
 
 
 def suspension(ask: Ask, app: App, context: StoreContext) -> tuple[Statement, ...]:

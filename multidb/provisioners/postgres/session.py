@@ -9,7 +9,7 @@ import json
 import random
 import time
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Self, TypeVar, cast
 
@@ -325,6 +325,10 @@ class PostgresSession:
             if isinstance(error, ServerDown) and "FATAL" not in error.message:  # FATAL: a server that is there says so
                 raise
             return Unread(f"database {place.database}", error.message, place.app)
+
+    def orphans(self, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:
+        """One round trip."""
+        return removal.orphans(self._ask, context, known)
 
     def suspension(self, app: App, context: StoreContext) -> Sequence[Statement]:
         return removal.suspension(self._ask, app, context)

@@ -5,7 +5,7 @@ Local mode has no tokens and a server without RBAC one key for all, so there not
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from urllib.parse import quote
 
 from multidb.model import App, Owner, Statement, StoreContext
@@ -14,7 +14,19 @@ from multidb.provisioners.qdrant.places import place_of
 from multidb.provisioners.qdrant.resources import OWN_PREFIX, admission_id, owner_of, registry_name
 from multidb.provisioners.qdrant.statements import Call, dismissal
 
-__all__ = ["removal", "suspension"]
+__all__ = ["orphans", "removal", "suspension"]
+
+
+def orphans(catalog: Catalog, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:
+    """Tokens that are admitted, and collections with the project's mark, of an app that is not `known`; by app."""
+    registry = registry_name(context.project)
+    found = {app: ["token"] for app in sorted(catalog.admitted(registry)) if app not in known}
+    prefixes = (OWN_PREFIX, *(f"{app}_" for app in known))
+    for name, details in catalog.described([name for name in catalog.names() if not name.startswith(prefixes)]).items():
+        owner = owner_of(details)
+        if owner is not None and owner.project == context.project and owner.app not in known:
+            found.setdefault(owner.app, []).append(f"collection {name}")
+    return found
 
 
 def suspension(catalog: Catalog, app: App, context: StoreContext) -> Sequence[Statement]:

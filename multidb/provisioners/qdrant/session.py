@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from typing import Final, Self
@@ -17,7 +17,7 @@ from multidb.model import App, Inspection, Resource, Search, Server, ServerUsage
 from multidb.provisioners.qdrant.catalog import Catalog
 from multidb.provisioners.qdrant.connection import open_transport
 from multidb.provisioners.qdrant.holes import search
-from multidb.provisioners.qdrant.removal import removal, suspension
+from multidb.provisioners.qdrant.removal import orphans, removal, suspension
 from multidb.provisioners.qdrant.resources import (
     Admission,
     ApiKey,
@@ -101,6 +101,10 @@ class QdrantSession:
         """One call for all names, one for aliases, one for the admitted, one for each collection, and one more for
         each of ours."""
         return search(self._catalog, inspection, self._admin)
+
+    def orphans(self, context: StoreContext, known: Iterable[str]) -> Mapping[str, Sequence[str]]:
+        """One call for all names, one for the admitted, and one for each collection that bears no known app's name."""
+        return orphans(self._catalog, context, frozenset(known))
 
     def suspension(self, app: App, context: StoreContext) -> Sequence[Statement]:
         """Takes the app's token off the list of those admitted. Nothing where the server has no such list."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from multidb.errors import Refused
 from multidb.model import App, Owner, Statement, StoreContext
@@ -16,7 +16,17 @@ from multidb.provisioners.redis.resources import (
 from multidb.provisioners.redis.rules import Rule, join_line
 from multidb.provisioners.redis.statements import note, saving
 
-__all__ = ["emptying", "removal", "suspension"]
+__all__ = ["emptying", "orphans", "removal", "suspension"]
+
+
+def orphans(context: StoreContext, rules: Mapping[str, Rule], known: Collection[str]) -> Mapping[str, Sequence[str]]:
+    """The users with the project's mark of an app that is not `known`, by app."""
+    found: dict[str, list[str]] = {}
+    for name, rule in rules.items():
+        for owner in {owner for owner, _ in marks_of(rule)}:
+            if owner.project == context.project and owner.app not in known:
+                found.setdefault(owner.app, []).append(f"acl user {name}")
+    return found
 
 
 def suspension(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, Self
 
@@ -48,7 +48,7 @@ from multidb.provisioners.redis.connection import (
 )
 from multidb.provisioners.redis.holes import differing, search
 from multidb.provisioners.redis.lock import Lease
-from multidb.provisioners.redis.removal import removal, suspension
+from multidb.provisioners.redis.removal import orphans, removal, suspension
 from multidb.provisioners.redis.resources import (
     NOTE_USER,
     AclUser,
@@ -188,6 +188,10 @@ class RedisSession:
     def search(self, inspection: Inspection) -> Search:
         """What the rules of the server open around the apps."""
         return search(inspection, read_catalog(self._server, self._client, self._facts, self._password))
+
+    def orphans(self, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:
+        """One ``ACL LIST``."""
+        return orphans(context, read_rules(self._server, self._client), known)
 
     def suspension(self, app: App, context: StoreContext) -> Sequence[Statement]:
         """The app's user off and its sessions ended."""

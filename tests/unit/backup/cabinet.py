@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -120,6 +120,9 @@ class Session:
             box = self.shelf.box(app) or {}
             self.shelf.put(app, {**box, verb: what})
             yield index + 1
+
+    def orphans(self, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:
+        return {}
 
     def suspension(self, app: App, context: StoreContext) -> Sequence[Statement]:
         return [Statement(f"login {app.id} off")]

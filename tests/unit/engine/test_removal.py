@@ -15,7 +15,7 @@ from multidb.backup.journal import RESTORING, Journal
 from multidb.closure import Closure, close, closures
 from multidb.engine import Engine, Scope, load_project
 from multidb.errors import AuthenticationFailed, ManifestError, PartlyApplied, Refused, StalePlan, UsageError
-from multidb.model import Endpoint, Health, Project, Server, Status, Tenant
+from multidb.model import Endpoint, Health, Owner, Project, Server, Status, Tenant
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 from multidb.tombstone import Phase, tombstones
@@ -163,9 +163,83 @@ def test_a_manifest_that_was_changed_meanwhile_keeps_its_changes(applied: Path) 
 def test_its_name_is_kept(applied: Path) -> None:
     take_out(applied)
     manifest = applied / "multidb.yaml"
-    manifest.write_text(manifest.read_text() + "  ann: {stores: [toy]}\n")
-    with pytest.raises(ManifestError, match=r"app ann was removed on .* multidb undo-remove ann"):
+    manifest.write_text(manifest.read_text() + "  ann: {stores: [no such store], toy: 3}\n")
+    project = load(applied)
+    assert project.apps.keys() == {"bob", "eve"}, "an old manifest is no other app's affair"
+    assert project.returned.keys() == {"ann"}
+    (warning,) = engine_for(applied, "bob").plan().warnings
+    assert "was removed on" in warning.message
+    assert "multidb undo-remove ann" in warning.fix
+    assert engine_for(applied, "bob").apply().error() is None
+    assert not lets_in(applied)
+    manifest.write_text(manifest.read_text() + "  other: {stores: [toy], toy: 3}\n")
+    with pytest.raises(ManifestError, match="toy must be a mapping"):
         load(applied)
+
+
+@pytest.mark.parametrize("file", ["multidb.yaml", "more/eve.yaml"])
+def test_an_entry_that_came_back_goes_with_the_app(applied: Path, file: str) -> None:
+    take_out(applied)
+    path, head = applied / file, "  " if file == "multidb.yaml" else ""
+    path.write_text(path.read_text() + f"{head}ann: {{stores: [toy]}}\n")
+    end(applied)
+    assert load(applied).apps.keys() == {"bob", "eve"}
+    assert load(applied).returned == {}
+    assert "ann" not in SHELF.boxes
+
+
+@pytest.mark.parametrize("file", ["multidb.yaml", "more/eve.yaml"])
+def test_an_entry_that_came_back_is_taken_at_its_word_by_an_undo(applied: Path, file: str) -> None:
+    take_out(applied)
+    path, head = applied / file, "  " if file == "multidb.yaml" else ""
+    path.write_text(path.read_text() + f"{head}ann: {{stores: [toy], toy: {{colour: grey}}}}\n")
+    bring_back(applied)
+    assert lets_in(applied)
+    assert load(applied).returned == {}
+    assert load(applied).apps["ann"].stores["toy"].colour == "green"  # the overlay's word, which was taken out too
+
+
+def forgotten(root: Path) -> Path:
+    """ann's entries are deleted by hand."""
+    for name, text in texts(root).items():
+        (root / name).write_text("\n".join(line for line in text.splitlines() if "ann: {" not in line) + "\n")
+    (root / "multidb.prod.yaml").write_text("apps: {}\n")
+    return root
+
+
+def test_what_stands_nowhere_is_warned_of(applied: Path) -> None:
+    forgotten(applied)
+    plan = engine_for(applied, "bob").plan()
+    assert plan.in_sync
+    (warning,) = plan.warnings
+    assert (warning.subject, "box ann" in warning.message) == ("app ann", True)
+    assert "multidb remove-app ann" in warning.fix
+    assert "multidb purge ann" in warning.fix
+    assert engine_for(applied, "bob").plan(Scope(apps=frozenset({"bob"}))).warnings == ()
+    SHELF.boxes["Dr. No"] = Box(name="Dr. No", owner=Owner("shop", "Dr. No"), colour="red")  # a mark is only a text
+    SHELF.boxes["theirs"] = Box(name="theirs", owner=Owner("another", "theirs"), colour="red")
+    assert len(engine_for(applied, "bob").plan().warnings) == 1
+
+
+def test_what_stands_nowhere_can_be_removed_brought_back_and_ended(applied: Path) -> None:
+    forgotten(applied)
+
+    def engine() -> Engine:
+        project = load(applied)
+        given = engine_for(applied, "bob")
+        return Engine(project.including(removal.orphan(project, "ann", ["toy"])), given.state, runtime=given.runtime)
+
+    removal.remove(engine(), "ann", grace=GRACE, backup="", progress=quiet)
+    assert not lets_in(applied)
+    assert engine_for(applied, "bob").plan().warnings == ()
+    bring_back(applied)
+    assert lets_in(applied)
+    assert load(applied).apps["ann"].stores.keys() == {"toy"}
+    forgotten(applied)
+    removal.purge(engine(), "ann", quiet)
+    assert "ann" not in SHELF.boxes
+    assert tombstones(ProjectState(applied)) == {}
+    assert engine_for(applied, "bob").plan().warnings == ()
 
 
 def test_its_number_is_kept_until_it_is_purged(applied: Path) -> None:

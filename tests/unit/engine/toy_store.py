@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Self
@@ -206,6 +206,14 @@ class ToySession:
                 self._do(statement.text.split(), bound)
             SHELF.down = SHELF.down or statement.text == SHELF.goes_down_after
             yield index + 1
+
+    def orphans(self, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:
+        owners = {box.name: box.owner for box in SHELF.boxes.values()}
+        return {
+            owner.app: [f"box {name}"]
+            for name, owner in owners.items()
+            if owner is not None and owner.project == context.project and owner.app not in known
+        }
 
     def suspension(self, app: App, context: StoreContext) -> Sequence[Statement]:
         return [Statement(f"SHUT {app.id} now")] if SHELF.keys.get(app.id) else []

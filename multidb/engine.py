@@ -517,6 +517,7 @@ class Engine:
             {app.id: store.isolation(app, session.facts) for app in apps},
             tuple(_with_statements(change, store, context) for change in changes),
             unread=unread,
+            notes=tuple(store.caveats(session.facts)) if store.caveats else (),
         )
 
     def _numbers(self, server: Server) -> dict[str, int]:

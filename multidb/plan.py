@@ -34,6 +34,7 @@ class ServerPlan:
 
     `error` is set instead of changes when the server could not be read, `skipped` when this machine cannot have it.
     `unread` says of single apps why their place could not be read; none of their changes is known.
+    `notes` are what is to be known of the server before anything is changed on it.
     """
 
     server: str
@@ -46,6 +47,7 @@ class ServerPlan:
     unread: Mapping[str, MultidbError] = dataclasses.field(default_factory=dict)
     orphans: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     """By app that stands nowhere: what the server has under the project's mark. No change is about it."""
+    notes: tuple[str, ...] = ()
 
     @property
     def digest(self) -> str:
@@ -227,6 +229,7 @@ def _server_document(server: ServerPlan) -> dict[str, Any]:
         **({"error": server.error.document()} if server.error else {}),
         **({"skipped": server.skipped} if server.skipped else {}),
         **({"unread": {app: error.document() for app, error in server.unread.items()}} if server.unread else {}),
+        **({"notes": list(server.notes)} if server.notes else {}),
     }
 
 

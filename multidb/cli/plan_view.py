@@ -105,6 +105,8 @@ def _show_server(output: Output, server: ServerPlan) -> None:
         output.say(_problem(f"{app} on {server.server}", error), style="red")
         if error.hint:
             output.say(f"  {error.hint}")
+    for note in server.notes:
+        output.say(f"{server.server}: {note}", style="yellow")
     if not server.changes:
         return
     output.say(f"{server.server} ({server.version})", style="bold")

@@ -117,3 +117,5 @@ class Provisioner:
     """The servers that it needs as containers; None for a store that cannot be run in one."""
     advise: Callable[[Sequence[App], StoreContext], Sequence[Finding]] | None = None
     """What the server's limits mean for these apps (connections, DB numbers, collections), good news included."""
+    caveats: Callable[[Any], Sequence[str]] | None = None
+    """(facts) -> what an operator has to know of the server itself before anything is changed on it, as sentences."""

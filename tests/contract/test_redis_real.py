@@ -19,6 +19,7 @@ from multidb.errors import Locked, NotAllowed, ServerError, StatementFailed, Usa
 from multidb.model import Action, App, Change, Endpoint, Inspection, Isolation, Server, Statement, StoreContext
 from multidb.plan import diff
 from multidb.provisioners.redis import PROVISIONER
+from multidb.provisioners.redis.numbers import lock_number
 from multidb.provisioners.redis.resources import RedisApp, RedisServer, command_rule
 from multidb.provisioners.redis.rules import parse_rule, split_line
 from multidb.provisioners.redis.session import RedisSession, connect
@@ -302,6 +303,8 @@ def test_over_a_restart(tmp_path: Path, binary: Callable[[], str], keep_users: s
         if keep_users == "none":
             assert level is Isolation.NAMING_ONLY  # its admin is the default user, without a password
             assert "forgets them" in why
+            [caveat] = PROVISIONER.caveats(session.facts) if PROVISIONER.caveats else ()
+            assert "forgets them" in caveat
             assert not project.in_sync("lernmi")
             project.apply("lernmi")
         assert project.in_sync("lernmi")
@@ -494,18 +497,23 @@ def test_a_living_holder_is_named(project: Project) -> None:
         pass
 
 
+def lock_db(project: Project) -> int:
+    with project.connect() as session:
+        return lock_number(session.facts)
+
+
 def test_the_lock_of_a_dead_connection_is_taken_over_at_once(project: Project) -> None:
     value = json.dumps({"project": "realtest", "holder": "x", "since": "now", "client": 999_999_999})
-    with as_admin(project.real) as client:
-        client.execute_command("SET", "multidb:lock", value, "PX", "15000")
+    with as_admin(project.real, lock_db(project)) as client:
+        client.execute_command("SET", "__multidb__:lock", value, "PX", "15000")
     started = time.monotonic()
     with project.connect() as session, session.lock("realtest", "x"):
         assert time.monotonic() - started < 1
 
 
 def test_a_lock_that_tells_nothing_is_waited_for(project: Project) -> None:
-    with as_admin(project.real) as client:
-        client.execute_command("SET", "multidb:lock", "?", "PX", "1500")
+    with as_admin(project.real, lock_db(project)) as client:
+        client.execute_command("SET", "__multidb__:lock", "?", "PX", "1500")
     started = time.monotonic()
     with project.connect() as session, session.lock("realtest", "x"):
         assert time.monotonic() - started > 1
@@ -514,13 +522,13 @@ def test_a_lock_that_tells_nothing_is_waited_for(project: Project) -> None:
 def test_who_loses_the_lock_stops(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("multidb.provisioners.redis.lock._RENEW_SECONDS", 0.05)
     with project.connect() as session, session.lock("realtest", "x"):
-        with as_admin(project.real) as client:
-            client.execute_command("SET", "multidb:lock", "somebody else's")
+        with as_admin(project.real, lock_db(project)) as client:
+            client.execute_command("SET", "__multidb__:lock", "somebody else's")
         time.sleep(0.3)
         with pytest.raises(StatementFailed, match="the lock was lost"):
             list(session.run([Statement("ACL SETUSER probe off")], project.secrets))
-    with as_admin(project.real) as client:
-        assert client.execute_command("GET", "multidb:lock") == "somebody else's", "only our own lock is released"
+    with as_admin(project.real, lock_db(project)) as client:
+        assert client.execute_command("GET", "__multidb__:lock") == "somebody else's", "only our own lock is released"
 
 
 def test_each_node_of_a_cluster_has_a_lock_of_its_own(tmp_path: Path) -> None:
@@ -546,7 +554,7 @@ def test_each_node_of_a_cluster_has_a_lock_of_its_own(tmp_path: Path) -> None:
             with project.connect() as session, session.lock("realtest", "x"):
                 project.apply("lernmi")
                 with as_admin(real) as client:
-                    [key] = [key for key in client.execute_command("KEYS", "*") if key.startswith("multidb:lock")]
+                    [key] = [key for key in client.execute_command("KEYS", "*") if key.startswith("__multidb__:lock")]
                     assert client.execute_command("GET", key)
             assert project.in_sync("lernmi")
 

@@ -60,10 +60,10 @@ Where the rules are kept
     forgets its users at a restart; `multidb apply` makes them again. Rules are not replicated: a replica or another
     node of a cluster has its own. Passwords reach the server only as SHA-256 hashes of 256 random bits.
 
-The lock of an apply is the key ``multidb:lock`` in DB 0 (with a number behind it on some nodes of a cluster). Where
-isolation is ``partial`` an app could delete it.
+The lock of an apply is the key ``__multidb__:lock`` (with a number behind it on some nodes of a cluster) in DB 0 or,
+where every app reaches that, in the last DB. An app whose entry asks for the last DB could delete it.
 
-The admin needs ACL, CONFIG GET (and REWRITE), INFO, COMMAND, and EVAL, SET, GET, PTTL on ``multidb:lock``; for usage
+The admin needs ACL, CONFIG GET (and REWRITE), INFO, COMMAND, and EVAL, SET, GETRANGE, PTTL on the lock; for usage
 CLIENT LIST, RANDOMKEY, SCAN, TYPE and MEMORY USAGE; to suspend and remove CLIENT KILL, SELECT, FLUSHDB, SCAN and
 UNLINK; for backups DUMP, RESTORE, SWAPDB (with prefixes MULTI and RENAME) as well.
 """
@@ -78,6 +78,8 @@ from multidb.provisioners.redis.numbers import allocate, check
 from multidb.provisioners.redis.resources import (
     RedisApp,
     RedisServer,
+    advise,
+    caveats,
     derived_names,
     desired,
     env,
@@ -133,5 +135,7 @@ PROVISIONER = Provisioner(
     allocate=allocate,
     shared_options=("channels",),
     check=check,
+    advise=advise,
+    caveats=caveats,
     own=("__multidb__*",),
 )

@@ -21,7 +21,7 @@ from functools import partial
 from typing import Any, Final, Self
 
 import redis
-from redis.exceptions import ResponseError
+from redis.exceptions import NoPermissionError, ResponseError
 
 from multidb import __version__
 from multidb.errors import ArchiveError, Refused, ServerError, WrongVersion
@@ -41,8 +41,9 @@ from multidb.model import (
 from multidb.provisioners.redis.catalog import read_rules
 from multidb.provisioners.redis.connection import ask, open_client, scanned, told_plainly
 from multidb.provisioners.redis.headroom import Headroom
-from multidb.provisioners.redis.keys_file import NEVER, KeysReader, KeysWriter, Record, rdb_version
+from multidb.provisioners.redis.keys_file import LONGEST, NEVER, KeysReader, KeysWriter, Record, rdb_version
 from multidb.provisioners.redis.lock import Lease
+from multidb.provisioners.redis.numbers import lock_number
 from multidb.provisioners.redis.places import place_prefix, place_user
 from multidb.provisioners.redis.removal import emptying
 from multidb.provisioners.redis.resources import (
@@ -52,19 +53,22 @@ from multidb.provisioners.redis.resources import (
     marks_of,
     user_name,
 )
-from multidb.provisioners.redis.rules import Rule
+from multidb.provisioners.redis.rules import BYTES, Rule, join_line
 from multidb.provisioners.redis.session import carry_out, read_facts
 from multidb.provisioners.redis.tally import Seen, Tally
-from multidb.provisioners.redis.wire import Wire
+from multidb.provisioners.redis.wire import AnswerTooLong, Wire
 from multidb.secrets import Secret, redact
 
 __all__ = ["RedisArchive"]
 
+_CHECK_VALUES: Final = "sanitize-dump-payload"
 _FILE: Final = "keys.bin"
 _FORMAT: Final = "redis keys 1"
 _LANES = 3  # connections; the server answers one while another's answers are read
 _MOST_KEYS = 2_000  # in one batch
 _BATCH_BYTES = 2 << 20  # of payload in one batch, which the server has to hold until it is read
+_FIRST_PAGE, _PAGE = 10, 1_000  # keys that SCAN is asked for at a time: at first, and at most
+_SHOWN = 60  # bytes of a key's name in an error
 _EVERY = 20_000  # keys between two words of progress
 _NEWER = "the server cannot read what a newer version, or another product, has serialized"
 
@@ -81,6 +85,7 @@ class RedisArchive:
     def __enter__(self) -> Self:
         try:
             self._facts = self._read_facts()
+            self._longest = self._longest_word()
             if self._facts.cluster:
                 raise ArchiveError(
                     "a cluster's keys are on many nodes, and multidb reaches only one",
@@ -133,7 +138,8 @@ class RedisArchive:
         if kind is PlaceKind.LIVE:
             raise ValueError("the live place is not made here")
         owner = Owner(context.project, app.id)
-        with Lease(self._server, self._another(), context.project, f"a set of {app.id}"), told_plainly(self._server):
+        client = self._another(db=lock_number(self._facts))
+        with Lease(self._server, client, context.project, f"a set of {app.id}"), told_plainly(self._server):
             self._facts = self._read_facts()
             rules = read_rules(self._server, self._client)
             number = self._number_for(kind, app, context, rules)
@@ -145,9 +151,10 @@ class RedisArchive:
     def restore(self, place: Place, part: Part, reader: ArchiveReader, progress: Progress) -> None:
         """Loads the keys that have not expired meanwhile."""
         with told_plainly(self._server), reader.file(_FILE) as file:
-            records = KeysReader(file)
+            records = KeysReader(file, self._longest)
             if records.rdb > self._rdb():
                 raise self._too_old(part)
+            self._have_values_checked()
             self._load(place, part, records, progress)
 
     def measure(self, place: Place) -> Measures:
@@ -214,6 +221,7 @@ class RedisArchive:
         if left := _numbers(rules.get(place_user(kind, owner)), owner):
             return left[0]
         taken = {0, *context.numbers.values(), *self._facts.keys, *(claim.db for claim in self._facts.claims)}
+        taken.add(lock_number(self._facts))
         free = (number for number in range(self._facts.databases or 16) if number not in taken)
         number = next(free, None)
         if number is None:
@@ -314,22 +322,26 @@ class RedisArchive:
 
     def _keys(self, lane: Wire, prefix: str) -> Iterator[bytes]:
         """The keys of a place, each once. The next page is asked for before this one is worked on."""
-        seen, scan = Seen(), ("SCAN", "0", *_match(prefix), "COUNT", 1000)
-        lane.send([scan])
+        seen, count, match = Seen(), _FIRST_PAGE, _match(prefix)
+        lane.send([("SCAN", "0", *match, "COUNT", count)])
         while True:
             answer = lane.receive()
             if isinstance(answer, ResponseError):
                 raise answer
             cursor, keys = answer
+            # A page of long names is long: the next one is as large as it can be without being too long.
+            size = sum(map(len, keys))
+            count = max(1, min(4 * count, _PAGE, count * _BATCH_BYTES // max(size, 1)))
             if cursor != b"0":
-                lane.send([("SCAN", cursor, *scan[2:])])
+                lane.send([("SCAN", cursor, *match, "COUNT", count)])
             yield from (key for key in keys if not seen.before(key))
             if cursor == b"0":
                 return
 
     @contextlib.contextmanager
     def _lane(self, number: int) -> Iterator[Wire]:
-        with Wire(self._server) as wire:
+        # An answer is one value, or a page of names: what is longer than the server takes back is of no use in a set.
+        with Wire(self._server, longest=self._longest + _BATCH_BYTES) as wire:
             password = self._password.reveal() if self._password is not None else ""
             wire.login(self._server.endpoint.user, password, number)
             yield wire
@@ -343,6 +355,14 @@ class RedisArchive:
             if isinstance(answer, ResponseError):
                 raise answer
         return rdb_version(answers[1])
+
+    def _longest_word(self) -> int:
+        """Bytes that the server takes in one word, and so in one value of a set."""
+        with told_plainly(self._server):
+            try:
+                return int(ask(self._client, "CONFIG", "GET", "proto-max-bulk-len")[1])
+            except (NoPermissionError, IndexError):
+                return LONGEST
 
     def _read_facts(self) -> RedisFacts:
         return read_facts(self._server, self._client)
@@ -378,6 +398,23 @@ class RedisArchive:
                 self._settle(part, lane, count)
         if expired:
             progress(place.app.id, f"{expired} keys have expired since and were left out")
+
+    def _have_values_checked(self) -> None:
+        """Sees to it that the server looks through a value before it takes it. A value of a set that somebody has
+        altered can crash a Redis that does not, for all apps (seen on 7.0 and 8.2, where this is off). Valkey always
+        does. It is not turned off again, since another restore may go on; for commands of clients it costs a restore
+        some time, and nothing else.
+        """
+        answer = ask(self._client, "CONFIG", "GET", _CHECK_VALUES)
+        if len(answer) > 1 and answer[1] == "no":
+            ask(self._client, "CONFIG", "SET", _CHECK_VALUES, "clients")
+        rule = read_rules(self._server, self._client).get(self._facts.admin)
+        if rule is not None and not rule.sanitized:
+            raise Refused(
+                f"the server looks through no value from {self._facts.admin}, and one that was altered can crash it",
+                where=str(self._server),
+                hint=join_line(["ACL", "SETUSER", self._facts.admin, "sanitize-payload"]),
+            )
 
     def _settle(self, part: Part, lane: Wire, count: int) -> None:
         for _ in range(count):
@@ -433,7 +470,14 @@ def _received(lane: Wire, keys: Sequence[bytes], skip: int, when: str, pace: _Pa
     now = time.time_ns() // 1_000_000 if when == "PTTL" else 0
     size = 0
     for key in keys:
-        payload, expiry = lane.receive(), lane.receive()
+        try:
+            payload, expiry = lane.receive(), lane.receive()
+        except AnswerTooLong as error:
+            name = join_line([key[:_SHOWN].decode(errors=BYTES)])
+            raise ArchiveError(
+                f"the value of key {name} is {error}, which no server takes back (proto-max-bulk-len)",
+                hint="let the app store it in pieces, or raise proto-max-bulk-len on the server",
+            ) from None
         for answer in (payload, expiry):
             if isinstance(answer, ResponseError):
                 raise answer

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any, Final
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, Final, TypeVar
 
 import redis
 from redis.backoff import NoBackoff
@@ -36,24 +37,32 @@ from multidb.secrets import Secret, redact
 __all__ = [
     "ADMIN_NEEDS",
     "PRIMARY",
+    "NoConnectionLeft",
     "ask",
     "ask_lines",
     "clients",
     "each",
     "fields",
     "open_client",
+    "patiently",
     "scanned",
     "tls_options",
     "told_plainly",
 ]
 
+_BETWEEN_TRIES: Final = 0.05  # seconds
 PRIMARY: Final = "name the primary server in the manifest"
 ADMIN_NEEDS: Final = (
     "use an admin that may run ACL, CONFIG, INFO, COMMAND, EVAL, SET and GET; a managed service without ACL SETUSER "
     "can't give apps users of their own"
 )
 
+_T = TypeVar("_T")
 _TLS_OPTIONS = ("ssl_ca_certs", "ssl_ca_path", "ssl_certfile", "ssl_keyfile", "ssl_cert_reqs", "ssl_check_hostname")
+
+
+class NoConnectionLeft(ServerDown):
+    """As many clients are connected as the server takes (``maxclients``)."""
 
 
 def open_client(
@@ -141,14 +150,43 @@ def _translated(server: Server, error: RedisError) -> ServerError:
             "what answers there does not speak the Redis protocol", where=where, hint="correct the port or the scheme"
         )
     if "max number of clients" in text:
-        return ServerDown(
+        return NoConnectionLeft(
             "the server has no connection left for anybody",
             where=where,
-            hint="multidb usage shows who has them; close some, or raise maxclients",
+            hint="stop whoever has them, or restart the server (multidb down, then up) and run the command at once",
+        )
+    if text.startswith("BUSY "):
+        return ServerSlow(
+            "a script keeps the server from serving anybody",
+            where=where,
+            hint="end it with redis-cli: SCRIPT KILL, or where that is UNKILLABLE, SHUTDOWN NOSAVE; then leave scripts "
+            "out of that app's entry",
         )
     if isinstance(error, redis.ConnectionError):
         return ServerDown(f"cannot be reached: {text}", where=where, hint="multidb up, or correct its address")
     return ServerError(text, where=where, hint="multidb doctor")
+
+
+def patiently(server: Server, act: Callable[[], _T], make_room: Callable[[], None] = lambda: None) -> _T:
+    """What `act` gives. Where the server has no connection left it is tried again, for as long as the server's timeout:
+    who has them all may let one go.
+
+    Args:
+        make_room: called before each further try.
+
+    Raises:
+        NoConnectionLeft: nobody let one go.
+    """
+    deadline = time.monotonic() + server.timeout
+    while True:
+        try:
+            with told_plainly(server):
+                return act()
+        except NoConnectionLeft:
+            if time.monotonic() > deadline:
+                raise
+        make_room()
+        time.sleep(_BETWEEN_TRIES)
 
 
 def ask(client: redis.Redis, *words: str | bytes | int) -> Any:

@@ -11,6 +11,7 @@ from redis.exceptions import ResponseError
 
 from multidb.model import Health, Status, Tenant
 from multidb.provisioners.redis.connection import fields, told_plainly
+from multidb.provisioners.redis.resources import FORGETS, RedisFacts
 from multidb.provisioners.redis.wire import Wire, as_app
 from multidb.secrets import redact
 
@@ -63,7 +64,13 @@ def _probe(tenant: Tenant, wire: Wire, may_write: bool) -> tuple[list[object], d
 def _judged(tenant: Tenant, wrong: list[object], said: Mapping[str, str], may_write: bool, latency: float) -> Health:
     if wrong:
         return _failed(tenant, wrong[0], latency)
-    for message, fix in (_over_quota(tenant), _few_connections(said), _little_memory(said), _replica(said)):
+    for message, fix in (
+        _over_quota(tenant),
+        _few_connections(said),
+        _little_memory(said),
+        _replica(said),
+        _forgotten(tenant),
+    ):
         if message:
             return Health(Status.DEGRADED, message, latency, fix)
     return Health(Status.HEALTHY, "wrote, read and deleted a key" if may_write else "read", latency)
@@ -114,3 +121,10 @@ def _replica(said: Mapping[str, str]) -> tuple[str, str]:
     if said.get("role") != "slave":
         return _NOTHING
     return "the server is a replica, so the app can only read", "name the primary server in the manifest"
+
+
+def _forgotten(tenant: Tenant) -> tuple[str, str]:
+    facts = tenant.context.facts
+    if not isinstance(facts, RedisFacts) or facts.persistence != "none":
+        return _NOTHING
+    return f"it works until the next restart: {FORGETS}", "give the server an aclfile, then run multidb apply"

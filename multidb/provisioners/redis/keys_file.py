@@ -27,7 +27,7 @@ from typing import BinaryIO, Final
 
 from multidb.errors import ArchiveError
 
-__all__ = ["NEVER", "KeysReader", "KeysWriter", "Record", "rdb_version"]
+__all__ = ["LONGEST", "NEVER", "KeysReader", "KeysWriter", "Record", "rdb_version"]
 
 NEVER: Final = -1
 _MAGIC: Final = b"MDBREDIS"
@@ -36,7 +36,7 @@ _HEADER: Final = struct.Struct(">8sHH")
 _RECORD: Final = struct.Struct(">BqIQ")
 _COUNT: Final = struct.Struct(">BQ")
 _CHECKSUM: Final = struct.Struct(">I")
-_LONGEST: Final = 1 << 40  # a length beyond it is no length
+LONGEST: Final = 512 << 20  # bytes that a server takes in one word, unless its proto-max-bulk-len says otherwise
 _BUFFER: Final = 1 << 18
 
 
@@ -85,14 +85,18 @@ class KeysWriter:
 
 
 class KeysReader:
-    """Reads what `KeysWriter` wrote.
+    """Reads what `KeysWriter` wrote. Holds one record at a time.
+
+    Args:
+        longest: bytes that a key or value may have. A file that says more is not read on.
 
     Raises:
         ArchiveError: the file is no such file, is cut off or altered. What was altered may be found only at its end.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
+    def __init__(self, file: BinaryIO, longest: int = LONGEST) -> None:
         self._file = file
+        self._longest = longest
         self._checksum = 0
         magic, version, self.rdb = _HEADER.unpack(self._read(_HEADER.size))
         if magic != _MAGIC:
@@ -104,8 +108,12 @@ class KeysReader:
         count = 0
         while self._peek() == 1:
             _, expiry, key_length, length = _RECORD.unpack(b"\1" + self._read(_RECORD.size - 1))
-            if length > _LONGEST:
-                raise _damaged()
+            if max(key_length, length) > self._longest:
+                raise ArchiveError(
+                    f"the file holds a key or value of {max(key_length, length)} bytes, and the server takes "
+                    f"{self._longest}",
+                    hint="raise the server's proto-max-bulk-len if that is true of the app, or take another set",
+                )
             yield Record(self._read(key_length), self._read(length), expiry)
             count += 1
         _, written = _COUNT.unpack(b"\0" + self._read(_COUNT.size - 1))

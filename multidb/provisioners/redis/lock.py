@@ -19,7 +19,8 @@ from multidb.provisioners.redis.connection import ask, told_plainly
 
 __all__ = ["Lease"]
 
-_LOCK_KEY = "multidb:lock"
+_LOCK_KEY = "__multidb__:lock"  # the prefix of no app
+_LONGEST = 4096  # characters of what the lock says; nothing of ours is as long
 _LOCK_CANDIDATES = 1000  # enough to find one on each of a hundred nodes
 _LOCK_SECONDS = 15
 _LOCK_MILLISECONDS = _LOCK_SECONDS * 1000
@@ -83,7 +84,7 @@ class Lease:
             if ask(self._client, "SET", self._key, self._value, "NX", "PX", str(_LOCK_MILLISECONDS)):
                 self._until = asked + _LOCK_SECONDS
                 return
-            held = ask(self._client, "GET", self._key) or ""
+            held = str(ask(self._client, "GETRANGE", self._key, "0", str(_LONGEST)))
             if not held or (self._is_orphan(held) and ask(self._client, "EVAL", _RELEASE, "1", self._key, held)):
                 continue
             left = ask(self._client, "PTTL", self._key)
@@ -102,7 +103,7 @@ class Lease:
         try:
             client = int(json.loads(held)["client"])
             return not str(ask(self._client, "CLIENT", "LIST", "ID", str(client))).strip()
-        except (ValueError, KeyError, TypeError, NoPermissionError):
+        except (ValueError, KeyError, TypeError, RecursionError, NoPermissionError):
             return False
 
     def _keep(self) -> None:
@@ -123,7 +124,7 @@ def _lock_key(client: redis.Redis) -> str:
     for number in range(_LOCK_CANDIDATES):
         key = f"{_LOCK_KEY}:{number}" if number else _LOCK_KEY
         with contextlib.suppress(MovedError):
-            ask(client, "GET", key)
+            ask(client, "GETRANGE", key, "0", "0")
             return key
     return _LOCK_KEY
 
@@ -132,5 +133,5 @@ def _described(raw: str) -> str:
     try:
         held = json.loads(raw)
         return f"project {held['project']}, {held['holder']}, since {held['since']}"
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return "it does not say who it is"

@@ -9,7 +9,18 @@ from multidb.errors import UsageError
 from multidb.model import App
 from multidb.provisioners.redis.resources import FIRST_DB, RedisFacts, by_prefix, user_name
 
-__all__ = ["allocate", "check"]
+__all__ = ["allocate", "check", "lock_number"]
+
+
+def lock_number(facts: RedisFacts) -> int:
+    """The DB that holds the lock of an apply: one that no app can get into, and so can neither take nor break the lock.
+
+    Without database rules every app reaches DB 0; there it is the last one, which is given to nobody unless asked for.
+    """
+    if facts.db_rules or facts.databases is None or facts.databases <= FIRST_DB + 1:
+        return 0
+    last = facts.databases - 1
+    return last if all(claim.db != last for claim in facts.claims) else 0
 
 
 def allocate(apps: Sequence[App], facts: RedisFacts, recorded: Mapping[str, int]) -> Mapping[str, int]:
@@ -42,7 +53,7 @@ def allocate(apps: Sequence[App], facts: RedisFacts, recorded: Mapping[str, int]
         held = _held(app, facts, recorded)
         if app.id not in numbers and held is not None and held not in foreign:
             give(app, held)
-    never = {*recorded.values(), *facts.keys, *(claim.db for claim in facts.claims)}
+    never = {*recorded.values(), *facts.keys, *(claim.db for claim in facts.claims), lock_number(facts)}
     free = (number for number in itertools.count(FIRST_DB) if number not in never and number not in taken)
     for app in numbered:
         if app.id not in numbers:

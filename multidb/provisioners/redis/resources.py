@@ -12,7 +12,19 @@ from typing import ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from multidb.container import ContainerOptions
-from multidb.model import App, DerivedName, Endpoint, Facts, Isolation, Owner, Resource, StoreContext
+from multidb.model import (
+    App,
+    DerivedName,
+    Endpoint,
+    Facts,
+    Finding,
+    Isolation,
+    Level,
+    Owner,
+    Resource,
+    StoreContext,
+    listed,
+)
 from multidb.provisioners.redis.inventory import SCRIPTS
 from multidb.provisioners.redis.rules import ALL_DATABASES, CommandTable, Rule, selectors_of
 from multidb.secrets import Secret, SecretRef, SecretSpec, SecretStore
@@ -29,7 +41,9 @@ __all__ = [
     "RedisServer",
     "SaveNote",
     "SavedRules",
+    "advise",
     "by_prefix",
+    "caveats",
     "command_rule",
     "default_user_is_open",
     "derived_names",
@@ -475,9 +489,32 @@ def isolation(app: App, facts: RedisFacts) -> tuple[Isolation, str]:
     level, why = _wall(app, facts)
     if app.stores["redis"].scripts:
         why += "; a script of the app that writes and does not end stops the server for all apps until it is killed"
-    if facts.persistence == "none":
+    if _forgets(facts):
         why += f"; {FORGETS}"
     return level, why
+
+
+def caveats(facts: RedisFacts) -> tuple[str, ...]:
+    """What a restart of the server would cost."""
+    return (f"{FORGETS}; apps cannot log in then until multidb apply has made them again",) if _forgets(facts) else ()
+
+
+def advise(apps: Sequence[App], context: StoreContext) -> tuple[Finding, ...]:
+    """Whether the apps' users outlast a restart, and which apps may stop the server."""
+    facts: RedisFacts = context.facts
+    if _forgets(facts):
+        fix = "give the server an aclfile in its configuration, restart it, then run multidb apply"
+        findings = [Finding(Level.WARNING, "saved rules", caveats(facts)[0], fix)]
+    else:
+        findings = [Finding(Level.OK, "saved rules", f"in {facts.rules_file}")]
+    if scripting := [app.id for app in apps if app.stores["redis"].scripts]:
+        said = f"{listed(scripting, 5)} may run scripts; one that writes and does not end stops the server for all apps"
+        findings.append(Finding(Level.OK, "scripts", said))
+    return tuple(findings)
+
+
+def _forgets(facts: RedisFacts) -> bool:
+    return facts.persistence == "none"
 
 
 def _wall(app: App, facts: RedisFacts) -> tuple[Isolation, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import re
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, Literal, Self
@@ -43,11 +44,13 @@ from multidb.provisioners.redis.connection import (
     each,
     fields,
     open_client,
+    patiently,
     scanned,
     told_plainly,
 )
 from multidb.provisioners.redis.holes import differing, search
 from multidb.provisioners.redis.lock import Lease
+from multidb.provisioners.redis.numbers import lock_number
 from multidb.provisioners.redis.removal import orphans, removal, suspension
 from multidb.provisioners.redis.resources import (
     NOTE_USER,
@@ -75,6 +78,7 @@ _QUESTIONS = (
     ("ACL", "WHOAMI"),
     *(("CONFIG", "GET", name) for name in ("databases", "cluster-databases", "aclfile", "acl-pubsub-default")),
 )
+_CONNECTIONS = 4  # that an apply or removal may need beside its session's own
 _RETRIES = 5
 _RETRYABLE = ("LOADING", "BUSY ", "TRYAGAIN", "CLUSTERDOWN")
 _FIRST_DB_RULES = (9, 1, 1)  # in 9.1.0 COPY and CLUSTER FLUSHSLOT got past them (valkey #3801, #3806)
@@ -90,7 +94,8 @@ def connect(server: Server, password: Secret | None, application: str) -> RedisS
     another = partial(open_client, server, password, application)
     client = another()
     try:
-        return RedisSession(server, client, read_facts(server, client), another, password)
+        facts = patiently(server, lambda: read_facts(server, client))
+        return RedisSession(server, client, facts, another, password)
     except BaseException:
         client.close()
         raise
@@ -153,7 +158,8 @@ class RedisSession:
         Raises:
             Locked: a holder that is alive has it.
         """
-        with Lease(self._server, self._another(), project, holder) as lease:
+        self._make_room()
+        with self._open(db=lock_number(self._facts)) as client, Lease(self._server, client, project, holder) as lease:
             self._lease = lease
             try:
                 self._facts = read_facts(self._server, self._client)
@@ -211,7 +217,35 @@ class RedisSession:
             return
         if self._lease is not None:
             self._lease.check()
-        carry_out(self._another, statement)
+        carry_out(self._open, statement)
+
+    def _open(self, **options: Any) -> redis.Redis:
+        """One more connection of ours. Where the server has none left, the one who has most of them gives some up."""
+        client = self._another(**options)
+        try:
+            patiently(self._server, lambda: ask(client, "PING"), self._make_room)
+        except BaseException:
+            client.close()
+            raise
+        return client
+
+    def _make_room(self) -> None:
+        """Sees to it that a few connections can still be made. What that costs, it costs whoever has most of them: an
+        app that takes all keeps nobody from being applied, suspended or removed."""
+        with told_plainly(self._server):
+            said = fields(ask(self._client, "INFO", "clients"))
+            missing = _CONNECTIONS + int(said.get("connected_clients", 0)) - int(said.get("maxclients", 0) or 1 << 30)
+            if missing <= 0:
+                return
+            others = [
+                each for each in clients(ask(self._client, "CLIENT", "LIST")) if each["user"] != self._facts.admin
+            ]
+            most = Counter(each["user"] for each in others).most_common(1)
+            theirs = [each for each in others if most and each["user"] == most[0][0]]
+            theirs.sort(key=lambda each: int(each.get("idle", 0)), reverse=True)
+            for each in theirs[:missing]:
+                with contextlib.suppress(ResponseError):  # it is gone already
+                    ask(self._client, "CLIENT", "KILL", "ID", each["id"])
 
     def _send(self, words: Sequence[str]) -> None:
         for attempt in range(_RETRIES + 1):

@@ -16,6 +16,7 @@ from multidb.provisioners.redis.resources import user_name
 __all__ = ["read_usage"]
 
 _SAMPLE = 100  # keys measured for each app; more make the answer better only by their square root
+_LONG_NAME = 10_000  # bytes
 _SCANS = 20  # at most, of so many keys each, to tell the apps of DB 0 apart
 _SCAN_COUNT = 5_000
 
@@ -32,10 +33,12 @@ class _Sample:
 def read_usage(
     server: Server, another: Callable[..., redis.Redis], context: StoreContext, apps: Sequence[App]
 ) -> ServerUsage:
-    """One round trip for what the server counts, two for all samples, and up to 20 where apps share DB 0."""
+    """One round trip for what the server counts, three for all samples, and up to 20 where apps share DB 0."""
     with told_plainly(server), another(raw=True) as client:
-        info, listed, limit = each(client, [("INFO",), ("CLIENT", "LIST"), ("CONFIG", "GET", "maxclients")])
-        said, connections = fields(info.decode()), Counter(c["user"] for c in clients(listed.decode()))
+        sections = [("INFO", section) for section in ("memory", "stats", "keyspace")]
+        *info, listed, limit = each(client, [*sections, ("CLIENT", "LIST"), ("CONFIG", "GET", "maxclients")])
+        said = fields(b"\n".join(info).decode(errors="replace"))
+        connections = Counter(c["user"] for c in clients(listed.decode(errors="replace")))
         numbers = {app.id: context.numbers[app.id] for app in apps if app.id in context.numbers}
         samples = _of_databases(client, {app: number for app, number in numbers.items() if number}, said)
         samples |= _of_prefixes(client, [app for app, number in numbers.items() if not number], said)
@@ -56,9 +59,14 @@ def _of_databases(client: redis.Redis, numbers: Mapping[str, int], said: Mapping
     totals = {app: _keyspace(said, number).get("keys", 0) for app, number in numbers.items()}
     used = [(app, number) for app, number in numbers.items() if totals[app]]
     samples = {app: _Sample(total=total) for app, total in totals.items()}
-    drawn = iter(_in_each(client, [(number, [("RANDOMKEY",)] * _SAMPLE) for _, number in used]))
-    for app, _ in used:
-        samples[app].keys = [key for key in next(drawn) if key is not None]
+    # One key first: where its name is long, all of them may be, and a hundred would be more than can be held here.
+    drawn = dict(zip(used, _in_each(client, [(number, [("RANDOMKEY",)]) for _, number in used]), strict=True))
+    short = [place for place, keys in drawn.items() if sum(len(key or b"") for key in keys) < _LONG_NAME]
+    more = _in_each(client, [(number, [("RANDOMKEY",)] * (_SAMPLE - 1)) for _, number in short])
+    for place, keys in zip(short, more, strict=True):
+        drawn[place] += keys
+    for (app, _), keys in drawn.items():
+        samples[app].keys = [key for key in keys if key is not None]
     return samples
 
 

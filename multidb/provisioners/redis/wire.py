@@ -16,16 +16,21 @@ from typing import Any, Self
 
 import hiredis
 import redis
-from redis.exceptions import InvalidResponse, ResponseError
+from redis.exceptions import InvalidResponse, RedisError, ResponseError
 
 from multidb.errors import AuthenticationFailed
 from multidb.model import Server, Tenant
 from multidb.provisioners.redis.connection import tls_options
 from multidb.secrets import Secret, redact
 
-__all__ = ["Wire", "as_app"]
+__all__ = ["AnswerTooLong", "Wire", "as_app"]
 
 _CHUNK = 1 << 18
+_LONGEST = 64 << 20  # bytes of an answer to somebody who asks for no data
+
+
+class AnswerTooLong(RedisError):
+    """The server answers with more than is taken from it. The connection is of no more use."""
 
 
 @contextlib.contextmanager
@@ -59,10 +64,12 @@ class Wire:
 
     Args:
         within: seconds that everything together may take; None: each answer may take the server's timeout.
+        longest: bytes that one answer may have: what an app has stored is no reason to run out of memory here.
     """
 
-    def __init__(self, server: Server, within: float | None = None) -> None:
+    def __init__(self, server: Server, within: float | None = None, longest: int = _LONGEST) -> None:
         self._timeout = server.timeout
+        self._longest = longest
         self._until = None if within is None else time.monotonic() + within
         self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=ResponseError)
         deadline = self._deadline()
@@ -95,13 +102,16 @@ class Wire:
         """The next answer. It comes from what has arrived already, if that holds a whole one."""
         if (answer := self._reader.gets()) is not False:
             return answer
-        deadline = self._deadline()
+        deadline, size = self._deadline(), 0
         with _driver_errors():
             while (answer := self._reader.gets()) is False:
                 self._socket.settimeout(_left(deadline))
                 piece = self._socket.recv(_CHUNK)
                 if not piece:
                     raise ConnectionResetError
+                size += len(piece)
+                if size > self._longest:
+                    raise AnswerTooLong(f"an answer of more than {self._longest} bytes")
                 self._reader.feed(piece)
         return answer
 

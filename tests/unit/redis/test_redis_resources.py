@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from multidb.errors import UsageError
-from multidb.model import Action, App, Endpoint, Isolation, Owner, Resource, StoreContext
+from multidb.model import Action, App, Endpoint, Isolation, Level, Owner, Resource, StoreContext
 from multidb.plan import diff
 from multidb.provisioners.redis import PROVISIONER
-from multidb.provisioners.redis.numbers import allocate
+from multidb.provisioners.redis.numbers import allocate, lock_number
 from multidb.provisioners.redis.resources import (
     AclUser,
     Claim,
@@ -308,7 +308,16 @@ def test_beyond_the_servers_databases() -> None:
     assert "servers.redis.databases" in (caught.value.hint or "")
     with pytest.raises(UsageError, match="beyond"):
         allocate([app(f"a{n}") for n in range(16)], REDIS_7, {})
-    assert len(allocate([app(f"a{n}") for n in range(15)], REDIS_7, {})) == 15
+    assert len(allocate([app(f"a{n}") for n in range(14)], REDIS_7, {})) == 14  # all but DB 0 and that of the lock
+
+
+def test_the_lock_is_where_no_app_is() -> None:
+    assert (lock_number(VALKEY_9), lock_number(REDIS_7)) == (0, 15)
+    assert allocate([app(db=15)], REDIS_7, {}) == {"lernmi": 15}
+    claimed = dataclasses.replace(REDIS_7, claims=(Claim("lernmi_user", 15, Owner("digi", "lernmi")),))
+    assert lock_number(claimed) == 0
+    assert lock_number(dataclasses.replace(REDIS_7, databases=1)) == 0
+    assert lock_number(dataclasses.replace(REDIS_7, databases=None)) == 0
 
 
 def test_an_unknown_number_of_databases_is_not_checked() -> None:
@@ -371,3 +380,17 @@ def test_isolation_is_said_as_it_is(facts: RedisFacts, options: dict[str, Any], 
 def test_importing_the_store_imports_no_driver() -> None:
     code = "import sys, multidb.provisioners.redis; assert 'redis' not in sys.modules, 'driver'"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_server_that_forgets_its_users_is_told_by_apply_and_doctor() -> None:
+    assert PROVISIONER.caveats is not None
+    assert PROVISIONER.advise is not None
+    assert PROVISIONER.caveats(REDIS_7) == ()
+    [caveat] = PROVISIONER.caveats(REDIS_6)  # its table says that nothing is saved
+    assert "forgets them when it restarts" in caveat
+    [found] = PROVISIONER.advise([app()], context(REDIS_6))
+    assert (found.level, found.message) == (Level.WARNING, caveat)
+    assert "aclfile" in found.fix
+    saved, scripts = PROVISIONER.advise([app(scripts=True)], context(VALKEY_9))
+    assert (saved.level, scripts.level) == (Level.OK, Level.OK)
+    assert "lernmi may run scripts" in scripts.message

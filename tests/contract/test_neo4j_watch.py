@@ -21,6 +21,7 @@ from multidb.model import Hole, Inspection, Outcome, Probe, Status, Tenant
 from multidb.provisioners.neo4j import PROVISIONER
 from multidb.provisioners.neo4j.bolt import Bolt
 from multidb.provisioners.neo4j.health import check_health
+from multidb.provisioners.neo4j.resources import ServerOptions
 from multidb.secrets import Secret
 from tests.contract.case import RealServer
 from tests.contract.case_neo4j import as_admin, emptied, free_port
@@ -212,6 +213,38 @@ def test_what_settings_open_is_found_and_the_printed_lines_close_it(own: RealSer
     finally:
         conf.write_text(before)
         own.restart()
+
+
+def test_load_csv_of_the_internet_reaches_nothing_that_is_near(own: RealServer, tmp_path: Path) -> None:
+    """Each address in every spelling that Java takes; a listener that would hear it; and one that is let through."""
+    engine = applied(engine_of(own, tmp_path, "lernmi"))
+    assert own.restart is not None
+    (row,) = as_admin(own, "SHOW SETTINGS 'server.directories.neo4j_home' YIELD value")
+    conf = Path(str(row["value"])) / "conf" / "neo4j.conf"
+    before = conf.read_text()
+    blocklist = "internal.dbms.cypher_ip_blocklist"
+
+    def said(host: str, port: int) -> str:
+        with pytest.raises(exceptions.ClientError) as caught:
+            as_admin(own, f"LOAD CSV FROM 'http://{host}:{port}/' AS row RETURN row", database="neo4j")
+        return str(caught.value)
+
+    hosts = "127.0.0.1 localhost 127.1 2130706433 0.0.0.0 10.1.2.3 169.254.169.254 [::1] [::] [::ffff:127.0.0.1]"
+    with socket.create_server(("127.0.0.1", 0)) as nobody:
+        port = nobody.getsockname()[1]
+        for load in ("none", "internet"):
+            try:
+                conf.write_text(changed(before, {blocklist: ServerOptions(load_csv=load).blocklist}))  # type: ignore[arg-type]
+                own.restart()
+                assert all(blocklist in said(host, port) for host in [*hosts.split(), "[2002:7f00:1::]", "[fe80::1]"])
+                assert (blocklist in said("192.0.2.1", 1)) == (load == "none")  # an address of the internet, nobody's
+                nobody.settimeout(0.2)
+                with pytest.raises(TimeoutError):
+                    nobody.accept()
+                assert holes(engine) == []
+            finally:
+                conf.write_text(before)
+    own.restart()
 
 
 def changed(conf: str, values: dict[str, str]) -> str:

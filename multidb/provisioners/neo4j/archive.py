@@ -53,7 +53,7 @@ from multidb.provisioners.neo4j.statements import SYSTEM
 from multidb.provisioners.neo4j.values import decode, encode
 from multidb.secrets import MemorySecretStore, Secret
 
-__all__ = ["DUMP_FORMAT", "LARGEST_EXCHANGE", "Neo4jArchive"]
+__all__ = ["DUMP_FORMAT", "LARGEST_EXCHANGE", "Neo4jArchive", "decoded"]
 
 _DUMP: Final = "neo4j.dump"
 DUMP_FORMAT: Final = "neo4j-admin dump"
@@ -500,7 +500,7 @@ class _Loader:
 
     def _node(self, line: Line) -> None:
         labels = (*line["labels"], *((self._label,) if self._label else ()))
-        self._nodes.setdefault(labels, []).append([line["node"], _decoded(line)])
+        self._nodes.setdefault(labels, []).append([line["node"], decoded(line)])
         self._weight += _weight(line)
 
     def _relationship(self, line: Line) -> None:
@@ -510,7 +510,7 @@ class _Loader:
         if not all(ends):
             raise ArchiveError(f"{FILE} has a relationship between nodes that are not in it")
         start, end = (number - 1 for number in ends)
-        self._relationships.setdefault(line["relationship"], []).append([start, end, _decoded(line)])
+        self._relationships.setdefault(line["relationship"], []).append([start, end, decoded(line)])
         self._weight += _weight(line)
 
     def _flush(self) -> None:
@@ -570,10 +570,11 @@ def _release(version: str) -> tuple[int, ...]:
     return tuple(int(number) for number in re.findall(r"\d+", version)[:2])
 
 
-def _decoded(line: Line) -> dict[str, Any]:
+def decoded(line: Line) -> dict[str, Any]:
+    """The properties of a line, as the driver takes them. `ArchiveError` where a value is none that was written."""
     try:
         return {name: decode(value) for name, value in line["properties"].items()}
-    except (KeyError, TypeError, ValueError, AttributeError):
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, StopIteration):
         raise ArchiveError(f"{FILE} has a value of an unknown type") from None
 
 

@@ -54,6 +54,7 @@ _SHAPES: Final[Mapping[str, frozenset[str]]] = {
 _CHUNK: Final = 1 << 20
 _LONGEST: Final = 1 << 30  # bytes of a line: Neo4j's own limit of a value, with room for what JSON adds
 _DIGEST_BYTES: Final = 16
+_NODES: Final = 1 << 41  # eight bytes each are the largest file that ext4 takes
 _WHOLE: Final = 1 << 8 * _DIGEST_BYTES
 _NUMBER: Final = struct.Struct("<q")
 # Made once: `json.dumps` makes one for every call.
@@ -166,11 +167,35 @@ def _parsed(stream: BinaryIO, where: str) -> Iterator[Line]:
     try:
         for text in _split(stream):
             line = json.loads(text)
-            if not isinstance(line, dict) or line.keys() not in _SHAPES.values():
+            if not isinstance(line, dict) or line.keys() not in _SHAPES.values() or not _is_sound(line):
                 raise ValueError
             yield line
     except (ValueError, RecursionError):
         raise ArchiveError(f"{FILE} is damaged, or cut off", where=where) from None
+
+
+def _is_sound(line: Line) -> bool:
+    """Whether everything in it is of its type: a set may come from anywhere."""
+    if "node" in line:
+        labels = line["labels"]
+        return (
+            _is_number(line["node"])
+            and isinstance(labels, list)
+            and all(isinstance(label, str) and label for label in labels)
+            and isinstance(line["properties"], dict)
+        )
+    if "relationship" in line:
+        ends = _is_number(line["from"]) and _is_number(line["to"])
+        return ends and isinstance(line["relationship"], str) and isinstance(line["properties"], dict)
+    if "create" in line:
+        texts = (line[_kind(line)], line["type"], line["create"])
+        return all(isinstance(text, str) for text in texts) and isinstance(line["on"], list)
+    return True  # the first and the last, which are compared as they are
+
+
+def _is_number(value: object) -> bool:
+    """Of a node, for which `Numbers` has a place."""
+    return type(value) is int and 0 <= value < _NODES
 
 
 def _split(stream: BinaryIO) -> Iterator[bytes]:

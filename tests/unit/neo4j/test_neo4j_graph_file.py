@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 import random
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from multidb.errors import ArchiveError
+from multidb.provisioners.neo4j.archive import decoded
 from multidb.provisioners.neo4j.graph_file import HEAD, Line, Numbers, Tally, read, write
 from multidb.provisioners.neo4j.values import decode, encode
 
@@ -86,3 +90,47 @@ def test_a_value_of_no_known_type_is_refused_both_ways() -> None:
 
 def test_bytes_come_back() -> None:
     assert decode(encode(bytes(range(256)))) == bytes(range(256))
+
+
+SCHEMA: list[Line] = [
+    {"constraint": "c", "type": "UNIQUENESS", "on": ["NODE", ["A"], ["n"]], "create": "CREATE CONSTRAINT `c`"},
+    {"index": "i", "type": "RANGE", "on": ["NODE", ["A"], ["n"]], "create": "CREATE INDEX `i`"},
+]
+junk = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(["float", "date", "duration", "point", "srid", "vector", "of", "zone"]), inner
+        )
+    ),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from([*NODES[:2], *LINKS[:2], *SCHEMA]), st.data())
+def test_a_line_of_other_types_is_refused_or_harmless(line: Line, data: st.DataObject) -> None:
+    key = data.draw(st.sampled_from(sorted(line)))
+    bad = {**line, key: data.draw(junk)}
+    end = {"end": dict.fromkeys(("nodes", "relationships", "constraints", "indexes"), 0)}
+    end["end"][
+        {"node": "nodes", "relationship": "relationships", "constraint": "constraints"}.get(next(iter(line)), "indexes")
+    ] = 1
+    stream = io.BytesIO(b"".join(json.dumps(each).encode() + b"\n" for each in (HEAD, bad, end)))
+    try:
+        lines = list(read(stream, "here"))
+        properties = [decoded(each) for each in lines if "properties" in each]
+    except ArchiveError:
+        return
+    assert lines == [bad] or bad != bad  # NaN is not itself
+    assert all(isinstance(each, dict) for each in properties)
+    with Numbers() as numbers:
+        for each in lines:
+            if "node" in each:
+                numbers[each["node"]] = 1
+                assert numbers[each["node"]] == 1
+
+
+def test_a_file_as_deep_as_a_well_is_damaged() -> None:
+    with pytest.raises(ArchiveError, match="damaged"):
+        list(read(io.BytesIO(b'{"node": ' + b"[" * 100_000 + b"\n"), "here"))

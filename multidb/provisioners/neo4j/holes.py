@@ -177,15 +177,16 @@ def _by_right(lines: Iterable[str], held: Mapping[str, set[str]], inspection: In
         if not line.startswith("GRANT ") or " IMMUTABLE " in head or role == _ADMIN_ROLE or role not in {*held, *roles}:
             continue
         who = f"role {role} ({', '.join(sorted(held.get(role, ()))) or 'nobody'})"
+        account = None if role in roles or role == PUBLIC else role
         spot = re.search(r" ON (?:DATABASE|GRAPH)S? (\*|`[^`]+`)", head)
         place = spot[1].strip("`") if spot else ""
         if place == "*":
-            yield Hole(
-                "a right on every database", who, f"it reaches every app: {head}", (revoked(line),), roles.get(role)
-            )
+            message = f"it reaches every app: {head}"
+            yield Hole("a right on every database", who, message, (revoked(line),), roles.get(role), account)
         elif place in databases and roles.get(role) != databases[place]:
             owner = databases[place]
-            yield Hole("a right on an app's database", who, f"it reaches {owner}: {head}", (revoked(line),), owner)
+            message = f"it reaches {owner}: {head}"
+            yield Hole("a right on an app's database", who, message, (revoked(line),), owner, account)
         elif not spot and (role in roles or role == PUBLIC) and not head.startswith(_EVERYBODYS):
             yield Hole(
                 "a right on the whole server", who, f"no app needs it: {head}", (revoked(line),), roles.get(role)
@@ -201,4 +202,5 @@ def _by_membership(held: Mapping[str, set[str]], inspection: Inspection) -> Iter
                 app = roles.get(role) or users[user]
                 message = f"it can do what {role} may" + (f", in the database of {app}" if role in roles else "")
                 closes = f"REVOKE ROLE {quoted(role)} FROM {quoted(user)}"
-                yield Hole("a role of somebody else", f"user {user}", message, (closes,), app)
+                account = None if user in users else user
+                yield Hole("a role of somebody else", f"user {user}", message, (closes,), app, account)

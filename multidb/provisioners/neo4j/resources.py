@@ -370,7 +370,7 @@ def isolation(app: App, facts: Neo4jFacts) -> tuple[Isolation, str]:
         return (
             Isolation.PARTIAL,
             "the only app that multidb lets on this server; whoever else has an account there is an administrator "
-            "(Neo4j Community has no roles)",
+            "(Neo4j Community has no roles), and its neo4j.conf says what LOAD CSV reaches (multidb audit tries it)",
         )
     return (
         Isolation.NAMING_ONLY,

@@ -13,7 +13,7 @@ from multidb.errors import Conflict, NotAllowed
 from multidb.model import Endpoint, Hole, Inspection, Owner, Place, PlaceKind, Server, Statement, Status, Tenant
 from multidb.provisioners.neo4j.bolt import Bolt
 from multidb.provisioners.neo4j.health import fullest, trouble
-from multidb.provisioners.neo4j.holes import administrators, left_over, search
+from multidb.provisioners.neo4j.holes import administrators, holes_in_rights, left_over, search
 from multidb.provisioners.neo4j.places import dropping, making, place_mark, place_name, places
 from multidb.provisioners.neo4j.removal import removal, suspension
 from multidb.provisioners.neo4j.resources import Grant, desired, read_mark
@@ -282,3 +282,15 @@ def test_members_of_admin_are_holes_but_for_our_own_login() -> None:
     members = [{"role": "admin", "member": each} for each in ("neo4j", "old`one", None)]
     (hole,) = administrators([*members, {"role": "reader", "member": "someone"}], "neo4j")
     assert (hole.account, hole.closes) == ("old`one", ("REVOKE ROLE admin FROM `old``one`",))
+
+
+def test_what_a_role_or_a_login_opens_is_told_of_it_where_it_is_nobodys() -> None:
+    """So that the manifest can name it under `known`; an app's own can never be known."""
+    members = [{"role": "auditors", "member": "eve"}, {"role": "lernmi_ro", "member": "eve"}]
+    rights = ["GRANT MATCH {*} ON GRAPH * TO `auditors`", "GRANT MATCH {*} ON GRAPH * TO `lernmi_rw`"]
+    found = {(hole.name, hole.account) for hole in holes_in_rights(rights, members, INSPECTION)}
+    assert found == {
+        ("a right on every database", "auditors"),
+        ("a right on every database", None),
+        ("a role of somebody else", "eve"),
+    }

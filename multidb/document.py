@@ -99,7 +99,7 @@ def validated(value: object, schema: type[T] | TypeAdapter[T]) -> T:
     """
     adapter: TypeAdapter[T] = schema if isinstance(schema, TypeAdapter) else TypeAdapter(schema)
     try:
-        return adapter.validate_python(value)
+        return adapter.validate_python(value, strict=True)
     except _Invalid as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         place = ".".join(map(str, first["loc"]))

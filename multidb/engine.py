@@ -9,8 +9,9 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -221,9 +222,14 @@ class Engine:
         self._facts: dict[str, Any] = {}  # by server, as last read
 
     def plan(self, scope: Scope | None = None) -> Plan:
-        """What would change. Takes no lock and changes nothing; a server that cannot be read is in `Plan.errors`."""
+        """What would change. Takes no lock and changes no server; one that cannot be read is in `Plan.errors`.
+
+        What the servers say already and is not known here (numbers, after the state was lost) is written down; so are
+        verifiers of the apps that the scope names, where they are not of the passwords beside them.
+        """
         scope = scope or Scope()
         self.require(scope)
+        self._refit(scope)
         servers = self.servers(scope)
         plans = self.side_by_side(lambda server: self._plan_server(server, scope), servers)
         return Plan(self.project.name, (*plans, *self._missing(scope)), tuple(self._warnings(scope, plans)))
@@ -510,6 +516,8 @@ class Engine:
         unread = dict(inspection.unread)
         known = [change for change in diff(desired, live, scope.adopt) if change.resource.app not in unread]
         changes = in_order(without_half_apps(self._refuse_lost(change, scope) for change in known))
+        unsettled = {*unread, *(change.resource.app for change in changes)}
+        self._recall_numbers(server, context, {app.id for app in apps} - unsettled)
         return ServerPlan(
             server.name,
             server.store,
@@ -519,6 +527,36 @@ class Engine:
             unread=unread,
             notes=tuple(store.caveats(session.facts)) if store.caveats else (),
         )
+
+    def _recall_numbers(self, server: Server, context: StoreContext, settled: AbstractSet[str | None]) -> None:
+        """Writes down the numbers of the apps that are on the server as the manifest says: a state that was lost, or is
+        an old copy, comes right by it."""
+        recorded = self._numbers(server)
+        stand = {app: number for app, number in context.numbers.items() if app in settled}
+        if stand.items() <= recorded.items():
+            return
+        with suppress(UsageError), self.state.change("numbers") as section:  # a plan does without
+            held = section.setdefault(server.name, {})
+            gone = {app for app, number in held.items() if app not in stand and number and number in stand.values()}
+            section[server.name] = {app: number for app, number in held.items() if app not in gone} | stand
+
+    def _refit(self, scope: Scope) -> None:
+        """Makes the verifiers anew that are not of the passwords beside them (one of the two is from an old copy), so
+        that the plan sees what the server lacks. Only of apps that the scope names: it takes a while for each."""
+        made: dict[SecretRef, Secret] = {}
+        for app in self.project.apps.values() if scope.apps is not None else ():
+            stores = [
+                store for store in app.stores if scope.wants(app) and (scope.stores is None or store in scope.stores)
+            ]
+            for spec in (each for store in stores for each in provisioner(store).secrets(app)):
+                source = self.state.secrets.get(spec.source) if spec.source is not None else None
+                derived = self.state.secrets.get(spec.ref)
+                if source is None or derived is None or spec.derive is None:
+                    continue
+                if not spec.is_of(source.reveal(), derived.reveal()):
+                    made[spec.ref] = Secret(spec.derive(source.reveal()))
+        if made:
+            self.state.secrets.put(made)
 
     def _numbers(self, server: Server) -> dict[str, int]:
         return dict(self.state.read("numbers").get(server.name, {}))

@@ -91,11 +91,21 @@ class SecretSpec:
     """A secret that an app needs. Without `derive` it is random; with it, it is made from the secret `source`.
 
     A derived secret (a SCRAM verifier, a hash) is made anew whenever its source is.
+
+    Args:
+        fits: whether a derived value is one of a source's, where deriving gives another each time.
     """
 
     ref: SecretRef
     source: SecretRef | None = None
     derive: Callable[[str], str] | None = None
+    fits: Callable[[str, str], bool] | None = None
+
+    def is_of(self, source: str, derived: str) -> bool:
+        """Whether `derived` was made of `source`."""
+        if self.fits is not None:
+            return self.fits(source, derived)
+        return self.derive is None or hmac.compare_digest(self.derive(source).encode(), derived.encode())
 
 
 class SecretStore(Protocol):

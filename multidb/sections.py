@@ -17,7 +17,7 @@ __all__ = ["ANY", "SECTIONS", "Section"]
 
 _Port = Annotated[int, Field(ge=1, le=65535)]
 _Number = Annotated[int, Field(ge=0, le=2**31 - 1)]
-_Seconds = Annotated[float, Field(strict=False, ge=0)]
+_Seconds = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True, slots=True)

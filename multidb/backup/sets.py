@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
-from pydantic import Field, JsonValue, StringConstraints, TypeAdapter
+from pydantic import BeforeValidator, Field, JsonValue, StringConstraints, TypeAdapter
 
 from multidb.document import AppId, Count, Document, Moment, Sha256, Unreadable, moment, parse, printable, validated
 from multidb.errors import ArchiveError
@@ -343,6 +343,12 @@ def _of_format(document: object, wanted: str) -> dict[str, Any]:
     return document
 
 
+def _reason(value: object) -> Reason:
+    if isinstance(value, str) and value in set(Reason):
+        return Reason(value)
+    raise Unreadable("is no reason for a set")
+
+
 class _FileDocument(Document):
     name: _FileName
     stored: str
@@ -384,7 +390,7 @@ class _SetDocument(Document):
     made: Moment
     finished: Moment
     multidb: str
-    reason: Annotated[Reason, Field(strict=False)]
+    reason: Annotated[Reason, BeforeValidator(lambda value: _reason(value))]
     absent: dict[str, str]
     complete: bool
     consistency: str

@@ -309,6 +309,11 @@ def test_the_state(text: str) -> None:
             assert error.hint
             assert "\x1b" not in error.message
             assert "\n" not in error.message
+        if _refusal(lambda: state.read("numbers")) is None:
+            held = [number for apps in state.read("numbers").values() for number in apps.values()]
+            assert all(type(number) is int and number >= 0 for number in held)
+        if _refusal(lambda: state.read("ports")) is None:
+            assert all(type(port) is int and 0 < port < 65536 for port in state.read("ports").values())
         try:
             with state.change("numbers") as numbers:
                 numbers["redis"] = {"ann": 2}

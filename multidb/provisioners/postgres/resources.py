@@ -339,7 +339,10 @@ def secrets(app: App) -> tuple[SecretSpec, ...]:
     specs: list[SecretSpec] = []
     for login in _logins(_options(app)):
         password = password_ref(app.id, login)
-        specs += [SecretSpec(password), SecretSpec(verifier_ref(app.id, login), password, scram.verifier)]
+        specs += [
+            SecretSpec(password),
+            SecretSpec(verifier_ref(app.id, login), password, scram.verifier, scram.matches),
+        ]
     return tuple(specs)
 
 

@@ -26,7 +26,8 @@ def lock_number(facts: RedisFacts) -> int:
 def allocate(apps: Sequence[App], facts: RedisFacts, recorded: Mapping[str, int]) -> Mapping[str, int]:
     """The DB number of each app; 0 for an app that lives in DB 0 under its prefix.
 
-    An explicit ``db`` wins over what the app's mark on the server says, that over `recorded`, that over the lowest
+    An explicit ``db`` wins over what the app's mark on the server says, that over `recorded` (which may be of an old
+    copy of the state: whatever it says of a number that an app's mark is on counts for nothing), that over the lowest
     free number. A number is free when no app has it or ever had it (`recorded` keeps removed apps), no ACL user on the
     server is limited to it, and its DB is empty.
 
@@ -36,6 +37,8 @@ def allocate(apps: Sequence[App], facts: RedisFacts, recorded: Mapping[str, int]
     prefixed = [app for app in apps if by_prefix(app, facts)]
     numbered = [app for app in apps if not by_prefix(app, facts)]
     _check_modes(prefixed, numbered, facts)
+    marked = _marked(apps, facts)
+    recorded = {app: number for app, number in recorded.items() if marked.get(number, app) == app}
     foreign = _foreign_numbers(apps, facts, recorded)
     taken = dict(foreign)
     numbers = {app.id: 0 for app in prefixed}
@@ -79,6 +82,17 @@ def _foreign_numbers(apps: Sequence[App], facts: RedisFacts, recorded: Mapping[s
     users = {user_name(app) for app in ids}
     others = {number: f"app {app}, which had it before" for app, number in recorded.items() if app not in ids}
     return others | {claim.db: str(claim) for claim in facts.claims if claim.user not in users}
+
+
+def _marked(apps: Sequence[App], facts: RedisFacts) -> dict[int, str]:
+    """By number, the app of the manifest whose mark is on it alone."""
+    found: dict[int, str] = {}
+    for app in apps:
+        own = [claim for claim in facts.claims if claim.user == user_name(app.id)]
+        numbers = {claim.db for claim in own if claim.owner is not None and claim.owner.app == app.id} - {0}
+        if len(numbers) == 1:
+            found.setdefault(numbers.pop(), app.id)
+    return found
 
 
 def _held(app: App, facts: RedisFacts, recorded: Mapping[str, int]) -> int | None:

@@ -304,6 +304,40 @@ def test_a_lost_derived_secret_is_made_from_the_one_that_is_there(engine: Engine
     assert SHELF.keys == keys
 
 
+def test_a_credential_that_no_longer_fits_is_repaired_by_the_command_that_is_named(engine: Engine) -> None:
+    """The password is of an old copy of the secrets, its verifier is not, and the server has that."""
+    engine.apply()
+    password = SecretRef("ann", "toy", "key")
+    engine.state.secrets.put({password: Secret("from-an-old-copy")})
+    assert engine.apply(Scope(apps=frozenset({"ann"}))).error() is None
+    assert SHELF.keys["ann"] == "print-of-from-an-old-copy"
+    assert engine.state.secrets.get(SecretRef("ann", "toy", "print")) == Secret("print-of-from-an-old-copy")
+    assert engine.plan().in_sync
+
+
+def test_verifiers_that_fit_are_left_alone(engine: Engine) -> None:
+    engine.apply()
+    keys, sent = dict(SHELF.keys), len(SHELF.sent)
+    assert engine.apply(Scope(apps=frozenset({"ann"}))).done == ()
+    assert (SHELF.keys, len(SHELF.sent)) == (keys, sent)
+
+
+def test_a_lost_state_is_read_back_by_the_next_plan(engine: Engine) -> None:
+    engine.apply()
+    assert engine.state.read("numbers") == {"toy": {"ann": 1, "bob": 2}}
+    (engine.state.folder / "state.json").unlink()
+    assert engine.plan().in_sync
+    assert engine.state.read("numbers") == {"toy": {"ann": 1, "bob": 2}}
+
+
+def test_what_a_plan_would_still_change_is_not_written_down(engine: Engine) -> None:
+    engine.apply()
+    (engine.state.folder / "state.json").unlink()
+    SHELF.keys["bob"] = "changed by hand"
+    assert not engine.plan().in_sync
+    assert engine.state.read("numbers") == {"toy": {"ann": 1}}
+
+
 def test_a_lost_password_is_replaced_although_what_was_made_of_it_is_there(engine: Engine) -> None:
     engine.apply()
     SHELF.keys["ann"] = "changed by hand"

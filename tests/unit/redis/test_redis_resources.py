@@ -286,6 +286,24 @@ def test_a_recorded_number_that_is_now_somebody_elses_is_given_up() -> None:
     assert allocate([app()], facts, {"lernmi": 1}) == {"lernmi": 2}
 
 
+def test_a_mark_on_the_server_outweighs_an_old_copy_of_the_state() -> None:
+    own = Claim("lernmi_user", 7, Owner("digi", "lernmi"))
+    facts = dataclasses.replace(VALKEY_9, claims=(own,))
+    assert allocate([app()], facts, {}) == {"lernmi": 7}
+    assert allocate([app()], facts, {"gone": 7}) == {"lernmi": 7}, "an app that is long gone, says the copy"
+    assert allocate([app(), app("b1")], facts, {"lernmi": 3, "b1": 7}) == {"lernmi": 7, "b1": 1}
+    foreign = dataclasses.replace(VALKEY_9, claims=(Claim("lernmi_user", 7),))
+    with pytest.raises(UsageError, match="DB 7 belongs to app"):
+        allocate([app(), app("b1")], foreign, {"b1": 7})
+
+
+def test_two_apps_with_one_recorded_number_are_named_where_no_mark_decides() -> None:
+    with pytest.raises(UsageError, match="DB 7 belongs to app lernmi") as refused:
+        allocate([app(), app("b1")], VALKEY_9, {"lernmi": 7, "b1": 7})
+    assert "db: number" in (refused.value.hint or "")
+    assert allocate([app(), app("b1", db=8)], VALKEY_9, {"lernmi": 7, "b1": 7}) == {"lernmi": 7, "b1": 8}, "as it says"
+
+
 @pytest.mark.parametrize("recorded", [{}, {"a1": 5}])
 def test_two_apps_with_one_number(recorded: dict[str, int]) -> None:
     first = app("a1") if recorded else app("a1", db=5)

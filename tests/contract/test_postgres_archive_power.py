@@ -558,3 +558,67 @@ def test_a_step_under_way_is_no_drift_and_what_a_killed_one_leaves_goes(site: Si
         place = opened.prepare(PlaceKind.SCRATCH, app, context)
         opened.restore(place, part, files, quiet)
         opened.discard(place)
+
+
+@pytest.mark.parametrize(
+    ("held", "prepared"),
+    [
+        ("DROP SEQUENCE counted", False),
+        ("DROP VIEW looked", False),
+        ("LOCK TABLE t", True),
+        ("LOCK TABLE parted", True),
+    ],
+)
+def test_whatever_an_app_holds_ends_the_backup_in_its_time(
+    served: Cluster, monkeypatch: pytest.MonkeyPatch, held: str, prepared: bool
+) -> None:
+    monkeypatch.setattr(contents, "READING", [text.replace("'60s'", "'500ms'") for text in contents.READING])
+    monkeypatch.setattr(contents, "LOCK_TIMEOUT", 1)
+    monkeypatch.setattr("multidb.provisioners.postgres.archive._LOOK", 0.3)
+    site = Site(served)
+    app = site.app()
+    site.apply([app])
+    holder = site.enter(app)
+    holder.execute("CREATE SEQUENCE counted; CREATE VIEW looked AS SELECT 1 AS a; CREATE TABLE t (a int)")
+    holder.execute("CREATE TABLE parted (a int) PARTITION BY LIST (a)")
+    holder.execute(f"BEGIN; {held}".encode())
+    if prepared:
+        holder.execute(f"PREPARE TRANSACTION 'of {app.id}'".encode())
+    who = f"the prepared transaction of {app.id}" if prepared else f"a session of {app.id}_user"
+    with pytest.raises(ServerSlow, match=f"something in {app.id} was held for .* by {who}") as raised:
+        backed_up(site, app)
+    ending = re.search(r"(SELECT pg_terminate_backend\(\d+\)|ROLLBACK PREPARED '.*');", str(raised.value.hint))
+    assert ending is not None
+    served.sql(ending[1], database=app.id)
+    holder.close()
+    backed_up(site, app)
+
+
+def test_a_function_that_never_ends_ends_with_the_load(served: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("multidb.provisioners.postgres.loading._SHORTEST", 3.0)
+    limit = contents.STATEMENT_LIMIT.replace("3600000", "1000")
+    monkeypatch.setattr(contents, "STATEMENT_LIMIT", limit)
+    site = Site(served)
+    loading, planning = site.app(), site.app()
+    site.apply([loading, planning])
+    body = (
+        "CREATE FUNCTION nap(int) RETURNS int IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN "
+        "IF session_user::text ~ 'delegate' THEN PERFORM pg_catalog.pg_sleep(600); END IF; RETURN 1; END $$"
+    )
+    for app, trap in (
+        (loading, "CREATE TABLE t (a int CHECK (nap(a) = 1)); INSERT INTO t VALUES (1)"),
+        (planning, "CREATE TABLE t (a int); CREATE INDEX ON t (a, (public.nap(1))); INSERT INTO t VALUES (1)"),
+    ):
+        with site.enter(app) as session:
+            session.execute(body)
+            session.execute(trap.encode())
+    start = time.monotonic()
+    with pytest.raises(ServerSlow, match="took more than"):
+        backed_up(site, planning)
+    part, files = backed_up(site, loading)
+    with archive(site) as (opened, context):
+        place = opened.prepare(PlaceKind.SCRATCH, loading, context)
+        with pytest.raises(ArchiveError, match="pg_restore had not ended after"):
+            opened.restore(place, part, files, quiet)
+        opened.discard(place)
+    assert time.monotonic() - start < 120

@@ -14,12 +14,14 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
+import selectors
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, BinaryIO, Self
+from typing import IO, Any, BinaryIO, Self
 
 from multidb.errors import ArchiveError, Conflict, NotAllowed, ServerError, ServerSlow, WrongVersion
 from multidb.model import (
@@ -54,6 +56,7 @@ _MAGIC = b"PGDMP"
 _CHUNK = 1 << 20
 # Seconds without a sign of life: for a catalog query, for a statement that changes something, for reading one table.
 _ANSWER, _WORK, _READ = 60.0, 600.0, 24 * 3600.0
+_LOOK = 5.0  # seconds without a byte of pg_dump, after which it is looked whether somebody keeps it waiting
 _ROUNDS = 10  # attempts to find a database without sessions
 _BUSY, _LOCKED = "55006", "55P03"
 _ANOTHER = frozenset({"42P01", "3F000", "42809"})  # there is no such table or schema, or it is no table
@@ -74,11 +77,18 @@ SELECT coalesce(json_object_agg(d.datname, json_build_object(
 FROM pg_database d LEFT JOIN pg_shdescription c ON c.objoid = d.oid AND c.classoid = 'pg_database'::regclass
 WHERE d.datname IN (SELECT json_array_elements_text($1::json))"""
 
-# $1: a database. Who holds a table of it against everybody: process, login.
+# $1: a database. Who holds something in it against everybody: process and login, or none and a prepared transaction.
 _HOLDERS = """
-SELECT coalesce(json_agg(DISTINCT jsonb_build_array(a.pid, a.usename)), '[]'::json) FROM pg_locks l
-JOIN pg_stat_activity a ON a.pid = l.pid JOIN pg_database d ON d.oid = l.database
-WHERE d.datname = $1 AND l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND l.granted"""
+SELECT coalesce(json_agg(DISTINCT jsonb_build_array(a.pid, coalesce(a.usename::text, p.gid))), '[]'::json)
+FROM pg_locks l JOIN pg_database d ON d.oid = l.database LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+LEFT JOIN pg_locks own ON l.pid IS NULL AND own.pid IS NULL AND own.locktype = 'transactionid'
+  AND own.virtualtransaction = l.virtualtransaction
+LEFT JOIN pg_prepared_xacts p ON p.transaction = own.transactionid
+WHERE d.datname = $1 AND l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND l.granted
+  AND (a.usename IS NOT NULL OR p.gid IS NOT NULL)"""
+# $1: a login. Whether a session of it waits for a lock.
+_WAITS = """
+SELECT EXISTS (SELECT FROM pg_stat_activity WHERE usename = $1 AND cardinality(pg_blocking_pids(pid)) > 0)"""
 
 
 class PostgresArchive:
@@ -148,12 +158,49 @@ class PostgresArchive:
     ) -> None:
         with programs.running(program, arguments, delegate.password, self._where) as output:
             written = 0
-            while chunk := output.read(_CHUNK):
+            for chunk in self._flow(output, delegate, app.id):
                 file.write(chunk)
                 written += len(chunk)
                 progress(app.id, "dumping", float(written))
         if not written:
             raise ArchiveError("pg_dump wrote nothing", where=self._where)
+
+    def _flow(self, output: IO[bytes], delegate: Delegate, database: str) -> Iterator[bytes]:
+        """What pg_dump writes. Not only tables can be held against it, and for the rest it would wait without end.
+
+        Raises:
+            ServerSlow: the app holds something for longer than a minute.
+        """
+        waited = 0.0
+        with selectors.DefaultSelector() as selector:
+            selector.register(output, selectors.EVENT_READ)
+            while True:
+                if selector.select(_LOOK):
+                    waited = 0.0
+                    if not (chunk := os.read(output.fileno(), _CHUNK)):
+                        return
+                    yield chunk
+                elif self._main.ask(_WAITS, (delegate.name,), _ANSWER) != "t":
+                    waited = 0.0
+                elif (waited := waited + _LOOK) >= contents.LOCK_TIMEOUT:
+                    raise self._held_against(database)
+
+    def _held_against(self, database: str) -> ServerSlow:
+        holders = json.loads(self._main.ask(_HOLDERS, (database,), _ANSWER))
+        who = [
+            f"a session of {who} (server process {pid})" if pid is not None else f"the prepared transaction {who}"
+            for pid, who in holders
+        ]
+        hint = "run the command again"
+        if holders:
+            pid, name = holders[0]
+            end = f"SELECT pg_terminate_backend({pid})" if pid is not None else f"ROLLBACK PREPARED {literal(name)}"
+            hint = f"end it, in database {database}: {end}; then run the command again"
+        return ServerSlow(
+            f"something in {database} was held for {contents.LOCK_TIMEOUT} s by {listed(who) or 'the app'}",
+            where=self._where,
+            hint=hint,
+        )
 
     @contextlib.contextmanager
     def _snapshot(self, place: Place) -> Iterator[tuple[Delegate, Wire, str]]:
@@ -179,7 +226,7 @@ class PostgresArchive:
                 raise self._not_the_apps(others, role)
             if hidden := json.loads(self._ask(wire, contents.HIDDEN)):
                 self._delegates.see_all(delegate, hidden)
-            self._do(wire, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+            self._do(wire, contents.STATEMENT_LIMIT, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
             yield delegate, wire
 
     def _role(self, place: Place) -> str:
@@ -213,15 +260,7 @@ class PostgresArchive:
         for text in contents.locks(found.tables):
             answer = wire.send(text, _WORK)
             if answer.refusal is not None and answer.refusal.sqlstate == _LOCKED:
-                holders = json.loads(self._main.ask(_HOLDERS, (place.name,), _ANSWER))
-                raise ServerSlow(
-                    f"a table of {place.name} was held for {contents.LOCK_TIMEOUT} s by "
-                    + (listed([f"a session of {who} (server process {pid})" for pid, who in holders]) or "the app"),
-                    where=self._where,
-                    hint=f"end it: SELECT pg_terminate_backend({holders[0][0]}); then run the command again"
-                    if holders
-                    else "run the command again",
-                )
+                raise self._held_against(place.name)
             if answer.refusal is not None and answer.refusal.sqlstate in _ANOTHER:
                 raise ArchiveError(
                     f"the app changes its tables at this moment: {answer.refusal.message}",

@@ -25,6 +25,7 @@ __all__ = [
     "READING",
     "SESSION",
     "SETTINGS",
+    "STATEMENT_LIMIT",
     "UNREADABLE",
     "Found",
     "Table",
@@ -66,6 +67,11 @@ SESSION = (
     "SET idle_in_transaction_session_timeout = 0",
 )
 READING = (*SESSION, _TABLES_ONLY)
+# An app's function may be called while a table is only planned to be read, and may never end: an hour, and a second for
+# each megabyte that there is. At most what the server can count.
+STATEMENT_LIMIT = """
+SELECT set_config('statement_timeout', least(3600000 + pg_database_size(current_database()) / 1000, 2147483647)::text,
+                  false)"""
 
 # $1: a login. What it is given when it connects to this database, beside the role that it becomes.
 SETTINGS = """

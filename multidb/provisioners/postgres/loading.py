@@ -19,6 +19,9 @@ from multidb.secrets import Secret
 
 __all__ = ["contents_of", "load"]
 
+# A load may take an hour, and besides as long as so many compressed bytes a second: a tenth of what a slow disk does.
+_SHORTEST, _SLOWEST = 3600.0, 100_000
+
 
 def contents_of(program: Program, dump: BinaryIO, where: str) -> str:
     """The table of contents of a dump, as `load` takes it.
@@ -55,18 +58,21 @@ def load(
         ArchiveError: a statement failed.
     """
     with tempfile.TemporaryFile() as listed:
+        limit = _SHORTEST + os.fstat(dump.fileno()).st_size / _SLOWEST
         listed.write("\n".join([*chosen, ""]).encode(errors="surrogateescape"))
         size = listed.tell()
         for file in (dump, listed):
             file.seek(0)
         if program.inside is not None:
             arguments = programs.restore_arguments(address, inside.LIST, role, 1)
-            with programs.running(program, arguments, password, where, feed=[listed, dump], listed=size) as output:
+            feed = [listed, dump]
+            with programs.running(program, arguments, password, where, feed=feed, listed=size, limit=limit) as output:
                 output.read()
             return
         arguments = programs.restore_arguments(address, _by_number(listed), role, 1 if in_order else _jobs())
         files = [dump.fileno(), listed.fileno()]
-        with programs.running(program, [*arguments, _by_number(dump)], password, where, files=files) as output:
+        arguments.append(_by_number(dump))
+        with programs.running(program, arguments, password, where, files=files, limit=limit) as output:
             output.read()
 
 

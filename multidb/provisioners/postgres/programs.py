@@ -17,7 +17,7 @@ import shutil
 import signal
 import subprocess
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -50,6 +50,7 @@ _VERSION = re.compile(r"\(PostgreSQL\) ((\d+)\S*)")
 # By major version, the first minor one whose pg_dump reads no view that an app puts in a table's place (CVE-2024-7348).
 _READS_TABLES = {12: 20, 13: 16, 14: 13, 15: 8, 16: 4}
 _SAID = 600  # characters of what a failed program said
+_PIPE = 1 << 20  # bytes of output that may wait for us, where the system lets us say so
 _HEARD = 1 << 14  # bytes of it that are kept
 _FIRST_LINE = 5.0  # seconds
 _APART = 17  # programs of this version and newer restore into no older server
@@ -254,6 +255,7 @@ def running(
     files: Sequence[int] = (),
     feed: Sequence[BinaryIO] = (),
     listed: int | None = None,
+    limit: float | None = None,
 ) -> Iterator[IO[bytes]]:
     """Runs a program for the block, which reads its standard output to the end. Ended when the block fails.
 
@@ -261,9 +263,10 @@ def running(
         files: numbers of open files that it gets, on this machine.
         feed: what its standard input is made of, one after the other.
         listed: as `Inside.command` says, in a container.
+        limit: seconds that it may take at all; a function of an app may never end.
 
     Raises:
-        ArchiveError: it failed; says what it said.
+        ArchiveError: it failed; says what it said. It took longer than its limit.
     """
     command = [program.path, *arguments]
     complaints = _Complaints()
@@ -272,6 +275,7 @@ def running(
             command if program.inside is None else program.inside.command(command, listed),
             stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
+            pipesize=_PIPE,
             stderr=subprocess.PIPE,
             env=_environment(password),
             pass_fds=files,
@@ -284,17 +288,26 @@ def running(
             if process.stdin is not None:
                 beside.submit(_fed, process.stdin, feed)
                 process.stdin = None  # closed over there
-            try:
-                yield process.stdout
-            except BaseException:
-                if program.inside is not None:
-                    program.inside.end(complaints.first_line())
-                    process.kill()
-                else:
-                    with contextlib.suppress(ProcessLookupError):
-                        os.killpg(process.pid, signal.SIGKILL)  # what it has started, too
-                raise
-            heard.result()
+            late = threading.Event()
+
+            def end_late() -> None:
+                late.set()
+                _end(program, process, complaints)
+
+            with _ending(limit, end_late):
+                try:
+                    yield process.stdout
+                except BaseException:
+                    _end(program, process, complaints)
+                    raise
+                heard.result()
+                process.wait()
+        if late.is_set():
+            raise ArchiveError(
+                f"{Path(program.path).name} had not ended after {limit:,.0f} s",
+                where=where,
+                hint="look at what the app's functions do: one that the load calls may never end",
+            )
         if process.returncode != 0:
             said = redact(complaints.last(after_first_line=program.inside is not None))
             name = Path(program.path).name
@@ -305,6 +318,30 @@ def _fed(stdin: IO[bytes], files: Sequence[BinaryIO]) -> None:
     with contextlib.suppress(BrokenPipeError), stdin:  # it has read enough, or has failed and says why
         for file in files:
             shutil.copyfileobj(file, stdin)
+
+
+@contextmanager
+def _ending(limit: float | None, end: Callable[[], None]) -> Iterator[None]:
+    """Calls `end` once the block has taken longer than `limit`."""
+    if limit is None:
+        yield
+        return
+    timer = threading.Timer(limit, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _end(program: Program, process: subprocess.Popen[bytes], complaints: _Complaints) -> None:
+    if program.inside is not None:
+        program.inside.end(complaints.first_line())
+        process.kill()
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # what it has started, too
 
 
 class _Complaints:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import re
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, ClassVar, Final, TypeVar
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints, TypeAdapter
@@ -27,6 +27,7 @@ __all__ = [
     "PathInside",
     "Sha256",
     "Unreadable",
+    "in_future",
     "inside",
     "moment",
     "parse",
@@ -39,6 +40,7 @@ T = TypeVar("T")
 APP_ID: Final = r"[a-z][a-z0-9_]{0,29}[a-z0-9]"
 _DEEPEST: Final = 64  # levels; what multidb writes has a dozen
 _DIGITS: Final = 19  # of a whole number: 64 bits, as every reader of JSON has them
+_SKEW: Final = timedelta(minutes=5)  # between the clocks of two machines
 _FIRST_YEAR, _LAST_YEAR = 1970, 2500  # room for every duration to be added or taken away
 _LONGEST_PATH, _LONGEST_NAME = 1024, 255  # characters; what S3 and what file systems take
 _LONGEST_SHOWN: Final = 80
@@ -141,6 +143,12 @@ def moment(text: object) -> datetime:
     except (ValueError, OverflowError):
         pass
     raise Unreadable("is no time such as 2026-11-30T12:00:00+00:00")
+
+
+def in_future(written: datetime, now: datetime) -> bool:
+    """Whether a time that was written down is one that has not come: a clock went wrong, then or now. A machine whose
+    clock is five minutes ahead is no reason to mistrust what it wrote."""
+    return written - now > _SKEW
 
 
 def _moment_text(text: str) -> str:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from multidb.audit import Audit
-from multidb.document import moment
+from multidb.document import in_future, moment
 from multidb.engine import Scope
 from multidb.errors import MultidbError, UsageError
 from multidb.health import HealthReport
@@ -163,11 +163,11 @@ def news(
     for key in sorted({*current, *(key for key in told if looked.covers(key))}):
         entry, alarm = told.get(key), current.get(key)
         over = entry is None or bool(entry.get("ended"))
-        if entry is not None and now - moment(entry["at"]) < _GAP:
+        if entry is not None and _ago(entry, now) < _GAP:
             continue
         if alarm is not None and over:
             found.append(Notice(News.BEGAN, alarm, now))
-        elif alarm is not None and entry is not None and now - moment(entry["at"]) >= remind:
+        elif alarm is not None and entry is not None and _ago(entry, now) >= remind:
             found.append(Notice(News.REMINDER, alarm, moment(entry["since"])))
         elif alarm is None and entry is not None and not over:
             found.append(Notice(News.ENDED, _alarm(key, entry), moment(entry["since"])))
@@ -350,8 +350,14 @@ def _looked(scope: Scope, *kinds: Kind, unread: Iterable[str] = ()) -> Looked:
     return Looked(frozenset(kinds), scope.apps, None if everything else stores)
 
 
+def _ago(entry: Mapping[str, str], now: datetime) -> timedelta:
+    """How long ago it was told; of a time that has not come nobody knows, and it is told again."""
+    told = moment(entry["at"])
+    return timedelta.max if in_future(told, now) else now - told
+
+
 def _forgotten(entry: Mapping[str, str], now: datetime) -> bool:
-    return bool(entry.get("ended")) and now - moment(entry["at"]) > _GAP
+    return bool(entry.get("ended")) and _ago(entry, now) > _GAP
 
 
 def _alarm(key: str, entry: Mapping[str, str]) -> Alarm:

@@ -19,6 +19,7 @@ from multidb.backup.repository import Copy
 from multidb.backup.restoring import occupied, restore, safety_set
 from multidb.backup.sets import BackupSet
 from multidb.closure import Closure, close, closures, reopen
+from multidb.document import moment
 from multidb.engine import Engine, Report, Scope
 from multidb.errors import ArchiveError, Refused, UsageError
 from multidb.model import App, Progress, ScriptArchive, listed
@@ -186,7 +187,7 @@ def _mask(engine: Engine, app: App, sql: str) -> None:
 def _until(app: App) -> datetime | None:
     text = app.labels.get(EXPIRES)
     try:
-        return datetime.fromisoformat(text) if text else None
+        return moment(text) if text else None
     except ValueError:
         raise UsageError(
             f"its label {EXPIRES} is no time: {text!r}",

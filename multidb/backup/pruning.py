@@ -9,6 +9,7 @@ from datetime import datetime
 from multidb.backup.repository import Copy, HalfMade, Repository
 from multidb.backup.retention import Candidate, Keep, Trust, kept
 from multidb.backup.sets import Reason, made_at
+from multidb.document import in_future
 from multidb.errors import MultidbError
 
 __all__ = ["Decision", "Pruning", "carry_out", "decide"]
@@ -49,6 +50,8 @@ def decide(home: Repository, keep: dict[str, Keep], now: datetime) -> Pruning:
             decisions.append(Decision(copy, True, f"cannot be read: {copy.problem}"))
         elif copy.found.reason is Reason.FINAL:
             decisions.append(Decision(copy, True, "the last set before the app was removed"))
+        elif in_future(copy.found.made, now):  # as the newest it would take the place of every set that is made now
+            decisions.append(Decision(copy, True, "dated in the future, so it takes nobody's place: a clock was wrong"))
         else:
             lines.setdefault((copy.app, copy.target.name, frozenset(copy.found.parts)), []).append(copy)
     for (app, _, _), copies in lines.items():

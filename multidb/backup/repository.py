@@ -16,7 +16,7 @@ from multidb.backup.encryption import Identities
 from multidb.backup.sets import LARGEST, MANIFEST, VERIFIED, BackupSet, Reason, Verification, is_set_id, made_at
 from multidb.backup.streams import StoreReader, Upload
 from multidb.backup.targets import Target
-from multidb.document import APP_ID
+from multidb.document import APP_ID, in_future
 from multidb.errors import ArchiveError, MultidbError, TargetError, UsageError
 
 __all__ = ["Copy", "Destinations", "HalfMade", "Repository"]
@@ -70,7 +70,7 @@ class HalfMade:
 
     def abandoned(self, now: datetime) -> bool:
         """Whether it is too old to be on its way still."""
-        return made_at(self.id) < now - _ABANDONED
+        return abs(made_at(self.id) - now) > _ABANDONED  # one that is dated in the future was begun by a wrong clock
 
 
 class Destinations:
@@ -186,7 +186,11 @@ class Repository:
         matching = [copy for copy in copies if copy.id.startswith(wanted)]
         if not matching and not app:
             of_app = [copy for copy in copies if copy.app == wanted.replace("-", "_")]
-            matching = [copy for copy in of_app if copy.usual][:1] or of_app[:1]
+            usual, now = [copy for copy in of_app if copy.usual], utc_now()
+            known = [
+                copy for copy in usual if not in_future(made_at(copy.id), now)
+            ]  # of the others nobody knows the age
+            matching = known[:1] or usual[:1] or of_app[:1]
         if not matching:
             raise UsageError(f"there is no backup set {name!r}", hint="multidb backups list shows those there are")
         if len({(copy.app, copy.id) for copy in matching}) > 1:

@@ -9,9 +9,10 @@ from typing import Any, Final
 
 from multidb.backup.cloning import CLONE_OF
 from multidb.backup.journal import PAUSED, Journal
-from multidb.backup.sets import made_at
+from multidb.backup.sets import is_set_id, made_at
 from multidb.backup.settings import Settings, settings
 from multidb.closure import closures
+from multidb.document import in_future
 from multidb.engine import Engine
 from multidb.errors import MultidbError
 from multidb.model import App, Health, Project, Status, time_in_words
@@ -35,17 +36,17 @@ _LATE: Final = 1.5  # intervals after which somebody is told
 def due(engine: Engine, now: datetime) -> list[App]:
     """The apps whose newest set is older than the manifest allows, or that have none."""
     journal = Journal(engine.state)
-    return [app for app in _scheduled(engine.project) if _next(engine.project, app, journal.known(app.id)) <= now]
+    return [app for app in _scheduled(engine.project) if _next(engine.project, app, journal.known(app.id), now) <= now]
 
 
 def next_due(engine: Engine, now: datetime) -> datetime:
     """When the next backup is due; `now` where there is no app."""
-    return max(now, min(_moments(engine), default=now))
+    return max(now, min(_moments(engine, now), default=now))
 
 
 def coming_due(engine: Engine, now: datetime) -> datetime | None:
     """When the next of the backups is due that are not due `now`, such as those that have just failed."""
-    return min((moment for moment in _moments(engine) if moment > now), default=None)
+    return min((moment for moment in _moments(engine, now) if moment > now), default=None)
 
 
 def verification_due(engine: Engine, app: App, now: datetime) -> bool:
@@ -56,7 +57,7 @@ def verification_due(engine: Engine, app: App, now: datetime) -> bool:
         return False
     known = Journal(engine.state).known(app.id)
     last = max((moment for name in ("verified", "tried") if (moment := _moment(known.get(name)))), default=None)
-    return last is None or last + wanted * (1 - _EARLY) <= now
+    return last is None or in_future(last, now) or last + wanted * (1 - _EARLY) <= now
 
 
 def freshness(project: Project, state: ProjectState, app: App, now: datetime) -> Health | None:
@@ -80,7 +81,7 @@ def freshness(project: Project, state: ProjectState, app: App, now: datetime) ->
     if problem:
         return Health(Status.DEGRADED, *problem)
     assert newest is not None
-    proof = f", proved {time_in_words(now - verified)} ago" if verified else ""
+    proof = f", proved {time_in_words(now - verified)} ago" if verified and not in_future(verified, now) else ""
     return Health(Status.HEALTHY, f"newest set {time_in_words(now - newest)} old{proof}")
 
 
@@ -109,7 +110,8 @@ def last_sets(project: Project, state: ProjectState) -> dict[str, LastSets]:
         newest, proved = _moment(known.get("when")), known.get("verified_set")
         if wanted.declared or newest or proved:
             every = wanted.every if wanted.declared else None
-            found[app.id] = LastSets(newest, proved and made_at(proved), every, "failed" in known)
+            verified = made_at(proved) if proved and is_set_id(proved) else None
+            found[app.id] = LastSets(newest, verified, every, "failed" in known)
     return found
 
 
@@ -130,6 +132,12 @@ def _problem(
     failed = known.get("failed")
     if newest is None:
         return (f"has no backup yet{_because(failed)}", None, again)
+    if in_future(newest, now):
+        return (
+            f"newest backup is dated {newest:%Y-%m-%d %H:%M} UTC, which has not come: a clock is wrong",
+            None,
+            again,
+        )
     if now - newest > wanted.every * _LATE:
         age, every = time_in_words(now - newest), time_in_words(wanted.every)
         return (f"newest backup is {age} old, one every {every} is wanted{_because(failed)}", None, again)
@@ -137,6 +145,8 @@ def _problem(
         return (f"the last backup failed: {failed['message']}", None, again)
     if "bad" in known:
         return (f"set {known['bad']['id']} does not verify: {known['bad']['message']}", None, again)
+    if verified is not None and in_future(verified, now):
+        verified = None
     if wanted.verify is not None and now - (verified or newest) > wanted.verify + wanted.every * _LATE:
         age = f"{time_in_words(now - verified)} ago" if verified else "never"
         return (f"no set was proved lately (last: {age})", None, f"multidb backups verify {app.id}")
@@ -147,15 +157,15 @@ def _because(failed: Any) -> str:
     return f" (last failure: {failed['message']})" if failed else ""
 
 
-def _moments(engine: Engine) -> list[datetime]:
+def _moments(engine: Engine, now: datetime) -> list[datetime]:
     """When each backup is due."""
     journal = Journal(engine.state)
-    return [_next(engine.project, app, journal.known(app.id)) for app in _scheduled(engine.project)]
+    return [_next(engine.project, app, journal.known(app.id), now) for app in _scheduled(engine.project)]
 
 
-def _next(project: Project, app: App, known: dict[str, Any]) -> datetime:
+def _next(project: Project, app: App, known: dict[str, Any], now: datetime) -> datetime:
     newest = _moment(known.get("when"))
-    if newest is None:
+    if newest is None or in_future(newest, now):  # nobody knows how old it is
         return datetime.fromtimestamp(0, tz=UTC)
     return newest + settings(project, app).every * (1 - _EARLY)
 

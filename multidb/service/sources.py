@@ -15,6 +15,7 @@ from threading import Lock
 from multidb import audit, health, usage
 from multidb.audit import Audit
 from multidb.backup.schedule import LastSets, freshness_now, last_sets
+from multidb.document import in_future
 from multidb.engine import Engine, Scope
 from multidb.health import HealthReport
 from multidb.model import Health, Project, unwatched
@@ -106,7 +107,8 @@ class Sources:
         engine = self.engine()
         history = History(engine.state)
         looks, _ = history.looks()
-        due = not looks or datetime.now(UTC) - looks[-1].at >= _KEEP_EVERY
+        now = datetime.now(UTC)
+        due = not looks or now - looks[-1].at >= _KEEP_EVERY or in_future(looks[-1].at, now)
         report = usage.look(engine, progress=unwatched, keep=due)
         return UsageSeen(report, looks)
 

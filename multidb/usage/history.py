@@ -12,7 +12,7 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from multidb import files
-from multidb.document import Count, Document, Moment, parse, validated
+from multidb.document import Count, Document, Moment, in_future, parse, validated
 from multidb.errors import UsageError
 from multidb.state import ProjectState
 
@@ -77,6 +77,7 @@ class History:
         """Keeps the look, and drops the oldest when there are too many. What comes within a minute is not kept."""
         with self._state.turn("usage"):
             looks, _ = self._read()
+            looks = [each for each in looks if not in_future(each.at, look.at)]  # a clock was wrong then
             if not looks or look.at - looks[-1].at >= _OFTEN:
                 files.write_text(self._path, "".join(_newest([*looks, look])), mode=files.PRIVATE)
 

@@ -262,3 +262,62 @@ def test_a_clone_has_none_of_its_originals_channels() -> None:
     assert entry_for(original, shared=True)["redis"] == {"channels": ["jobs:*"]}
     assert shared_options(original) == {"redis": {"channels": ["jobs:*"]}}
     assert shared_options(entry_for(original)) == {}
+
+
+YEARS = timedelta(days=800)
+
+
+def test_a_set_that_is_dated_in_the_future_is_due_and_said(engine: Engine, clock: Clock) -> None:
+    made(engine, "bob")
+    clock.now = START + YEARS
+    made(engine, "ann")
+    clock.now = START + timedelta(hours=1)
+    assert [app.id for app in due(engine, clock.now)] == ["ann"]
+    assert next_due(engine, clock.now) == clock.now
+    found = health(engine, clock.now)
+    assert found.status is Status.DEGRADED
+    assert "which has not come" in found.message
+    assert found.fix == "multidb backup ann"
+    made(engine, "ann")
+    assert due(engine, clock.now) == []
+    assert "which has not come" not in health(engine, clock.now).message
+
+
+def test_a_clock_that_is_a_little_ahead_is_no_reason(engine: Engine, clock: Clock) -> None:
+    clock.now = START + timedelta(minutes=4)
+    made(engine, "ann")
+    assert [app.id for app in due(engine, START)] == ["bob"]
+
+
+def test_a_proof_that_is_dated_in_the_future_is_none(engine: Engine, clock: Clock) -> None:
+    app = engine.project.apps["ann"]
+    Journal(engine.state).learn("ann", verified=(START + YEARS).isoformat())
+    assert verification_due(engine, app, START)
+
+
+def test_a_set_that_is_dated_in_the_future_takes_nobodys_place(engine: Engine, clock: Clock) -> None:
+    clock.now = START + YEARS
+    ahead = made(engine)
+    assert tried(engine, ahead).ok
+    clock.now = START
+    first = made(engine)
+    clock.now = START + timedelta(hours=1)
+    second = made(engine)
+    for copy in (first, second):
+        assert tried(engine, copy).ok
+    home = repository(engine)
+    decisions = {
+        each.copy.id: each for each in decide(home, {"ann": Keep(last=1, daily=0, weekly=0)}, clock.now).decisions
+    }
+    assert "future" in decisions[ahead.id].why
+    kept = {name: each.keep for name, each in decisions.items()}
+    assert kept == {ahead.id: True, second.id: True, first.id: False}
+
+
+def test_what_was_begun_by_a_wrong_clock_is_cleared_away(engine: Engine, clock: Clock, tmp_path: Path) -> None:
+    clock.now = START + YEARS
+    copy = made(engine)
+    (folder_of(copy, tmp_path) / "manifest.json").unlink()
+    (half,) = repository(engine).half_made()
+    assert not half.abandoned(START + YEARS)
+    assert half.abandoned(START)

@@ -71,3 +71,14 @@ def test_what_was_not_looked_at_has_not_ended(looked: Looked) -> None:
     assert news(before, [], looked, NOW, DAY) == []
     same = Looked(frozenset({Kind.UNHEALTHY}), frozenset({"lernmi"}), frozenset({"postgres"}))
     assert len(news(before, [], same, NOW, DAY)) == 1  # the control
+
+
+def test_what_was_told_by_a_clock_that_was_ahead_is_told_again() -> None:
+    ahead = told(REFUSED, ago=-timedelta(days=800))
+    assert [notice.news for notice in news(ahead, [REFUSED], ALL, NOW, DAY)] == [News.REMINDER]
+    assert [notice.news for notice in news(ahead, [], ALL, NOW, DAY)] == [News.ENDED]
+
+
+def test_what_a_later_multidb_has_told_is_left_to_it() -> None:
+    later = {key.replace("unhealthy", "weather"): entry for key, entry in told(REFUSED, ago=DAY).items()}
+    assert news(later, [], ALL, NOW, DAY) == []

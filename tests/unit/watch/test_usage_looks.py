@@ -260,3 +260,10 @@ def _whole(tmp_path: Path) -> Iterator[None]:
     """Whatever happens, no half-written file is left behind."""
     yield
     assert not list(tmp_path.rglob("*.tmp"))
+
+
+def test_a_look_that_is_dated_in_the_future_does_not_end_the_history(state: ProjectState) -> None:
+    History(state).add(Look(NOW, {"ann": {"postgres": 3}}))
+    History(state).add(Look(NOW + timedelta(days=800), {"ann": {"postgres": 3}}))
+    History(state).add(Look(NOW + timedelta(hours=1), {"ann": {"postgres": 3}}))
+    assert [look.at for look in History(state).looks()[0]] == [NOW, NOW + timedelta(hours=1)]

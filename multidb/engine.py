@@ -513,9 +513,10 @@ class Engine:
         desired = tuple(store.desired(apps, context))
         inspection = Inspection(context, apps, desired, self.state.secrets, scope.deep)
         live = session.inspect(inspection)
-        unread = dict(inspection.unread)
+        unread: dict[str, ServerError] = dict(inspection.unread)
         known = [change for change in diff(desired, live, scope.adopt) if change.resource.app not in unread]
         changes = in_order(without_half_apps(self._refuse_lost(change, scope) for change in known))
+        written = [_with_statements(change, store, context, unread) for change in changes]
         unsettled = {*unread, *(change.resource.app for change in changes)}
         self._recall_numbers(server, context, {app.id for app in apps} - unsettled)
         return ServerPlan(
@@ -523,7 +524,7 @@ class Engine:
             server.store,
             f"{session.facts.product} {session.facts.version}",
             {app.id: store.isolation(app, session.facts) for app in apps},
-            tuple(_with_statements(change, store, context) for change in changes),
+            tuple(change for change in written if change.resource.app not in unread),
             unread=unread,
             notes=tuple(store.caveats(session.facts)) if store.caveats else (),
         )
@@ -878,13 +879,23 @@ def _way_out(conflict: Change) -> str:
     return f"take it over: multidb apply --adopt {app}; or give the app another name in the manifest"
 
 
-def _with_statements(change: Change, store: Provisioner, context: StoreContext) -> Change:
+def _with_statements(
+    change: Change, store: Provisioner, context: StoreContext, unread: dict[str, ServerError]
+) -> Change:
+    """The change with what makes it; in `unread`, why that cannot be said for its app."""
     assert context.server is not None
     change = replace(change, store=store.name, server=context.server.name)
     if change.action is Action.CONFLICT:
         return change
     app = change.resource.app or ""
-    return replace(change, statements=tuple(replace(each, app=app) for each in store.statements(change, context)))
+    try:
+        return replace(change, statements=tuple(replace(each, app=app) for each in store.statements(change, context)))
+    except ServerError as error:
+        if not app:
+            raise
+        error.where = error.where or f"app {app} on {context.server}"
+        unread[app] = error
+        return change
 
 
 def _account(

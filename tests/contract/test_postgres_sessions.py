@@ -13,6 +13,7 @@ from multidb.model import App, Endpoint, Inspection, Server, StoreContext, Tenan
 from multidb.model.health import Status
 from multidb.provisioners.postgres import PROVISIONER, session_settings
 from multidb.provisioners.postgres.health import check_health
+from multidb.provisioners.postgres.resources import AppOptions
 from multidb.provisioners.postgres.session_settings import Powers
 from multidb.provisioners.postgres.wire import Traffic, Wire
 from multidb.secrets import Secret
@@ -209,6 +210,23 @@ def test_event_triggers_do_not_fire_or_are_refused(site: Site) -> None:
         with pytest.raises(ServerError, match=f"event trigger on_ddl_command_start of database {app.id}"):
             site.apply([app])
         site.served.sql(f"DROP DATABASE {app.id} WITH (FORCE)")
+
+
+def test_the_script_of_an_extension_runs_only_where_nothing_was_prepared(site: Site) -> None:
+    """The admin of one that is not trusted is a superuser; its script would find the app's functions in public."""
+    if site.admin != BOSS:
+        pytest.skip("who is no superuser makes trusted extensions only")
+    app = site.app()
+    site.apply([app])
+    wanting = App(app.id, app.id, {"postgres": AppOptions(extensions=["pageinspect"])})
+    with site.enter(app) as connection:
+        connection.execute("CREATE FUNCTION public.int4(text, int) RETURNS int LANGUAGE sql AS 'SELECT 1'")
+        with pytest.raises(ServerError, match="the schema public holds 1 functions"):
+            site.apply([wanting])
+        connection.execute("DROP FUNCTION public.int4(text, int)")
+    site.apply([wanting])
+    assert site.changes([wanting]) == []
+    _clean(site, app)
 
 
 def test_no_view_of_an_app_is_read_by_the_admin(site: Site) -> None:

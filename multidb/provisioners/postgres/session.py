@@ -23,7 +23,16 @@ from multidb.errors import (
     StatementFailed,
 )
 from multidb.model import App, Inspection, Resource, Search, Server, ServerUsage, Statement, StoreContext, Unread
-from multidb.provisioners.postgres import catalog, holes, holes_inside, holes_server, inventory, removal, usage
+from multidb.provisioners.postgres import (
+    admitted,
+    catalog,
+    holes,
+    holes_inside,
+    holes_server,
+    inventory,
+    removal,
+    usage,
+)
 from multidb.provisioners.postgres.blocking import Lookout
 from multidb.provisioners.postgres.resources import Interior, PostgresFacts, Role, password_ref
 from multidb.provisioners.postgres.statements import identifier, literal
@@ -127,6 +136,7 @@ class PostgresSession:
             ServerDown, ServerSlow: the server as a whole is not to be had.
             NotAllowed, ServerError: it is only this database that cannot be read, or not in time.
         """
+        admitted.require(query)
         with self._open(database, reading=True, patient=True) as wire:
             try:
                 return wire.ask(query, parameters, self._server.timeout)
@@ -345,6 +355,8 @@ class PostgresSession:
         with self._open(scope, reading=False) if scope else contextlib.nullcontext(self._main) as wire:
             look = self._lookout.over(wire.process, ending)
             if scope:
+                for text in texts:
+                    admitted.require(text)
                 self._refuse_event_triggers(wire, scope)
             for attempt in itertools.count(1):
                 problem = _send(wire, texts, look, atomic=batch[0].atomic)

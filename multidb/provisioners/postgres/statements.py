@@ -25,12 +25,29 @@ from multidb.provisioners.postgres.resources import (
     verifier_ref,
 )
 
-__all__ = ["UNFINISHED", "ending_sessions", "identifier", "literal", "mark", "statements"]
+__all__ = ["NOTHING_PREPARED", "UNFINISHED", "ending_sessions", "identifier", "literal", "mark", "statements"]
 
 UNFINISHED = "unfinished"  # stands in a database's mark until its inside is done
 _PREFIX = "multidb:"
 _GRANT_OPTION = "GRANT OPTION FOR "
+# Versions in which the script of an extension could replace an object that somebody else had made.
+_REPLACING = ((130000, 130008), (140000, 140005))
 _ENDING = 2000  # milliseconds that a session is given to end
+
+
+NOTHING_PREPARED = (
+    "LOCK TABLE pg_proc, pg_operator, pg_cast, pg_type IN SHARE ROW EXCLUSIVE MODE",
+    "SELECT CAST('the schema public holds ' || count(*) || ' functions, operators or types that no extension brought, "
+    "and the script of an extension could call them' AS int) FROM "
+    "(SELECT 1255 AS class, oid FROM pg_proc WHERE pronamespace = to_regnamespace('public') "
+    "UNION ALL SELECT 2617, oid FROM pg_operator WHERE oprnamespace = to_regnamespace('public') "
+    "UNION ALL SELECT 1247, oid FROM pg_type WHERE typnamespace = to_regnamespace('public') AND typrelid = 0 "
+    "AND typelem = 0) o "
+    "WHERE NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = o.class AND d.objid = o.oid AND d.deptype = 'e') "
+    "HAVING count(*) > 0",
+)
+"""Fails, in the transaction of a CREATE EXTENSION, when the app has put something where the extension's script looks
+for functions; and keeps it from doing so until the transaction ends."""
 
 
 def identifier(name: str) -> str:
@@ -279,7 +296,7 @@ def _interior(change: Change, interior: Interior, context: StoreContext) -> Iter
     yield from _objects(live)  # after the schema: the owner must be allowed to have things there
     yield from _default_privileges(live, interior)
     for name in sorted(interior.extensions - (live.extensions if live else frozenset())):
-        yield _create_extension(name, interior, context.facts)
+        yield from _create_extension(name, interior, context.facts, new=live is None)
     if live is not None:
         yield from _shrinking(live, interior)
     if live is not None and not live.revision:
@@ -346,7 +363,12 @@ def _by_kind(privileges: Iterable[tuple[str, str, str]]) -> Iterator[tuple[str, 
             yield kind, grantees, together
 
 
-def _create_extension(name: str, interior: Interior, facts: PostgresFacts) -> str:
+def _create_extension(name: str, interior: Interior, facts: PostgresFacts, *, new: bool) -> Iterator[str]:
+    """What makes an extension in the schema that belongs to the app.
+
+    Args:
+        new: no app has had the database yet.
+    """
     extension = facts.extensions.get(name)
     if extension is None:
         raise ServerError(
@@ -360,9 +382,17 @@ def _create_extension(name: str, interior: Interior, facts: PostgresFacts) -> st
             hint=f"the server has it, but it takes a superuser: let one run CREATE EXTENSION {identifier(name)} "
             f"in database {interior.name}, or use a superuser as the admin login",
         )
+    if not new and any(first <= facts.number < safe for first, safe in _REPLACING):
+        raise NotAllowed(
+            f"Postgres {facts.version} lets the script of an extension replace what {interior.app} has made "
+            "(CVE-2022-2625), so it cannot be created safely any longer",
+            hint="update the server to 13.8, 14.5 or newer, then run the command again",
+        )
+    if not new and not extension.trusted and facts.superuser and extension.schema is None:
+        yield from NOTHING_PREPARED
     # An extension that can live in one schema only does not take another.
     schema = " SCHEMA public" if extension.schema is None else ""
-    return f"CREATE EXTENSION IF NOT EXISTS {identifier(name)}{schema} CASCADE"
+    yield f"CREATE EXTENSION IF NOT EXISTS {identifier(name)}{schema} CASCADE"
 
 
 def _existing_objects(live: Interior, interior: Interior) -> Iterator[str]:

@@ -630,3 +630,76 @@ def test_what_carries_no_mark_or_another_projects_is_not_removed(super_site: Sit
         todo = session.removal(app, StoreContext("site", session.facts))
     assert not [statement.text for statement in todo if statement.text.startswith("DROP DATABASE")]
     assert f'"{app.id}_ro"' not in "".join(statement.text for statement in todo)
+
+
+# --- the read-only login ---
+
+
+def test_what_the_read_only_login_cannot_do_however_it_begins_its_transaction(site: Site) -> None:
+    """What it may do all the same is in docs/security.md, word for word."""
+    for roles in ("simple", "split"):
+        app = site.app(roles=roles)
+        site.apply([app])
+        with site.enter(app, "migrate" if roles == "split" else "user") as owner:
+            owner.execute("CREATE TABLE t (a int); CREATE SEQUENCE s; CREATE FUNCTION f() RETURNS int RETURN 1")
+            made = owner.execute("SELECT lo_from_bytea(0, 'x')").fetchone()
+        refused = [
+            "INSERT INTO t VALUES (1)",
+            "UPDATE t SET a = 1",
+            "DELETE FROM t",
+            "TRUNCATE t",
+            "LOCK TABLE t IN EXCLUSIVE MODE",
+            "CREATE TABLE u (a int)",
+            "CREATE TEMPORARY TABLE u (a int)",
+            "CREATE SCHEMA u",
+            "CREATE VIEW pg_temp.u AS SELECT 1",
+            "SELECT nextval('s')",
+            f"SELECT lo_put({made[0]}, 0, 'y')",
+            f"SELECT lo_unlink({made[0]})",
+            "ALTER ROLE CURRENT_USER CONNECTION LIMIT 100",
+            f"ALTER DATABASE {app.id} SET work_mem = '1GB'",
+            f"SET ROLE {app.id}_rw",
+            "DROP FUNCTION f()",
+        ]
+        objects = ["SELECT lo_create(0)", "SELECT lo_creat(-1)", "SELECT lo_from_bytea(0, 'x')"]
+        for statement in refused + (objects if site.admin == SUPERUSER else []):
+            with site.enter(app, "readonly") as session:
+                session.execute("BEGIN; SET TRANSACTION READ WRITE")
+                with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                    session.execute(statement)
+        allowed = ["NOTIFY c", "SELECT pg_advisory_lock(1)", "ALTER ROLE CURRENT_USER SET work_mem = '1MB'"]
+        for statement in allowed + ([] if site.admin == SUPERUSER else objects):
+            with site.enter(app, "readonly") as session:
+                session.execute(f"BEGIN; SET TRANSACTION READ WRITE; {statement}; ROLLBACK")
+
+
+def test_large_objects_are_the_apps_own_and_no_readers(super_site: Site) -> None:
+    simple, split = super_site.app(), super_site.app(roles="split")
+    super_site.apply([simple, split])
+    for app, login in ((simple, "user"), (split, "user"), (split, "migrate")):
+        with super_site.enter(app, login) as session:
+            for call in ("lo_create(0)", "lo_creat(-1)", "lo_from_bytea(0, 'x')"):
+                assert session.execute(f"SELECT {call}").fetchone()
+    sql = super_site.served.sql
+    sql("GRANT EXECUTE ON FUNCTION lo_create(oid) TO PUBLIC", database=split.id)
+    breaches = [probe.name for probe in probes(super_site, split, simple) if probe.breach]
+    assert breaches == ["make a large object with the read-only login: lo_create"]
+    changes = super_site.changes([simple, split])
+    assert [field.field for change in changes for field in change.fields] == ["large_objects"], "a plan repairs it"
+    super_site.apply([simple, split])
+    assert not [probe for probe in probes(super_site, split, simple) if probe.breach]
+
+
+def test_where_nobody_can_close_it_it_is_said_and_no_breach(served: Cluster) -> None:
+    site = Site(served, PLATFORM)
+    a, b = site.app(), site.app()
+    site.apply([a, b])
+    with site.connect() as session:
+        facts = session.facts
+    one = tenant(site, a)
+    assert PROVISIONER.probe is not None
+    found = list(PROVISIONER.probe(replace(one, context=replace(one.context, facts=facts)), [tenant(site, b)]))
+    open_ones = [probe for probe in found if probe.got is Outcome.ALLOWED]
+    assert {probe.name.partition(":")[0] for probe in open_ones} == {"make a large object with the read-only login"}
+    assert not [probe for probe in found if probe.breach]
+    assert "the read-only login can make large objects" in PROVISIONER.isolation(a, facts)[1]

@@ -62,7 +62,9 @@ ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_owner" GRANT SELECT ON SEQUENCES TO "l
 ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_owner" GRANT SELECT, UPDATE, USAGE ON SEQUENCES TO "lernmi_rw";
 ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_owner" GRANT SELECT ON TABLES TO "lernmi_ro";
 ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_owner" GRANT DELETE, INSERT, SELECT, UPDATE ON TABLES TO "lernmi_rw";
-COMMENT ON DATABASE "lernmi" IS 'multidb:digi/lernmi 717c7cef';
+REVOKE EXECUTE ON FUNCTION pg_catalog.lo_creat(integer), pg_catalog.lo_create(oid), pg_catalog.lo_from_bytea(oid, bytea) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION pg_catalog.lo_creat(integer), pg_catalog.lo_create(oid), pg_catalog.lo_from_bytea(oid, bytea) TO "lernmi_owner", "lernmi_rw";
+COMMENT ON DATABASE "lernmi" IS 'multidb:digi/lernmi 0079d788';
 
 \connect "two"
 ALTER SCHEMA public OWNER TO "two_owner";
@@ -75,4 +77,6 @@ ALTER DEFAULT PRIVILEGES FOR ROLE "two_owner" GRANT SELECT ON SEQUENCES TO "two_
 ALTER DEFAULT PRIVILEGES FOR ROLE "two_owner" GRANT SELECT, UPDATE, USAGE ON SEQUENCES TO "two_rw";
 ALTER DEFAULT PRIVILEGES FOR ROLE "two_owner" GRANT SELECT ON TABLES TO "two_ro";
 ALTER DEFAULT PRIVILEGES FOR ROLE "two_owner" GRANT DELETE, INSERT, SELECT, UPDATE ON TABLES TO "two_rw";
-COMMENT ON DATABASE "two" IS 'multidb:digi/two 7b090e7c';
+REVOKE EXECUTE ON FUNCTION pg_catalog.lo_creat(integer), pg_catalog.lo_create(oid), pg_catalog.lo_from_bytea(oid, bytea) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION pg_catalog.lo_creat(integer), pg_catalog.lo_create(oid), pg_catalog.lo_from_bytea(oid, bytea) TO "two_owner", "two_rw";
+COMMENT ON DATABASE "two" IS 'multidb:digi/two 29e81ef3';

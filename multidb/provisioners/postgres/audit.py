@@ -200,6 +200,17 @@ _OF_THE_READER = (
 )
 
 
+# Closed where the admin is a superuser; elsewhere `isolation` says that it is open.
+_OF_THE_READERS_OBJECTS = tuple(
+    _Act(f"make a large object with the read-only login: {name}", f"SELECT {call}")
+    for name, call in (
+        ("lo_creat", "lo_creat(-1)"),
+        ("lo_create", "lo_create(0)"),
+        ("lo_from_bytea", "lo_from_bytea(0, '')"),
+    )
+)
+
+
 def probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterator[Probe]:
     """What came of trying every wall with the attacker's logins: one refused attempt at each door for each of them,
     then one connection for each of them, and one as each victim, to have a session to attack. A connection limit of 1
@@ -220,6 +231,7 @@ def probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterator[Probe]:
             yield from session.at_the_server(owning=session is owning)
             if session.login.slot == "readonly":
                 yield from map(session.tried, _OF_THE_READER)
+                yield from session.at_large_objects()
         for victim in victims:
             for act in _OF_OTHERS:
                 yield (owning if act.owning else user).tried(act, victim)
@@ -326,6 +338,12 @@ class _Attack:
             self._wire.send("ROLLBACK; RESET ROLE", timeout)
         self._identity = ""
         self._controls.clear()
+
+    def at_large_objects(self) -> Iterator[Probe]:
+        facts = self._attacker.context.facts
+        closed = not isinstance(facts, PostgresFacts) or facts.superuser
+        for act in _OF_THE_READERS_OBJECTS:
+            yield replace(self.tried(act), expected=Outcome.REFUSED if closed else Outcome.ALLOWED)
 
     def _as(self, identity: str, *, owning: bool) -> Iterator[Probe]:
         self._identity = identity

@@ -436,6 +436,10 @@ SELECT json_build_object(
                               AND a.defaclobjtype = k.stored::"char"
     CROSS JOIN aclexplode(coalesce(a.defaclacl, acldefault(k.builtin::"char", coalesce(owner.oid, 10)))) x
     WHERE x.grantee <> coalesce(owner.oid, 10)),
+  'large_objects', (SELECT json_agg(json_build_array(p.proname,
+      CASE x.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(x.grantee) END))
+    FROM pg_proc p CROSS JOIN aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) x
+    WHERE p.pronamespace = 11 AND p.proname IN ('lo_creat', 'lo_create', 'lo_from_bytea') AND x.grantee <> p.proowner),
   'extensions', (SELECT json_agg(extname) FROM pg_extension),
   'schemas', (SELECT json_agg(quote_ident(nspname) ORDER BY nspname) FROM app_schema),
   'misowned', (SELECT json_agg(json_build_array(o.kind, o.name)) FROM object o, owner
@@ -457,6 +461,7 @@ def read_interior(answer: str, desired: Interior, revision: str) -> Interior:
         schema_privileges=_privileges(schema["privileges"]),
         default_privileges=frozenset((kind, grantee, right) for kind, grantee, right in document["defaults"] or ()),
         extensions=frozenset(document["extensions"] or ()) & desired.extensions,
+        large_objects=None if desired.large_objects is None else frozenset(map(tuple, document["large_objects"] or ())),
         misowned=frozenset((kind, name) for kind, name in document["misowned"] or ()),
         revision=revision,
         schemas=tuple(document["schemas"] or ()),

@@ -21,6 +21,7 @@ from multidb.provisioners.postgres import scram
 from multidb.secrets import Secret, SecretRef, SecretSpec
 
 __all__ = [
+    "LARGE_OBJECTS",
     "PUBLIC",
     "RESERVED",
     "STORE",
@@ -51,6 +52,12 @@ __all__ = [
 STORE = "postgres"
 PUBLIC = "public"  # the grantee that is everybody; Postgres reserves this name, so no role can have it
 _MIGRATE_CONNECTIONS = 5
+LARGE_OBJECTS = {
+    "lo_creat": "lo_creat(integer)",
+    "lo_create": "lo_create(oid)",
+    "lo_from_bytea": "lo_from_bytea(oid, bytea)",
+}
+"""The server's functions that make a large object, which takes no other right, and their signatures."""
 _NAME_LIMIT = 63  # bytes; the server cuts longer names silently
 RESERVED = ("postgres", "template0", "template1", "pg_*")  # names that the server keeps for itself
 
@@ -276,6 +283,9 @@ class Interior(Resource):
     schema_privileges: frozenset[tuple[str, str]]
     default_privileges: frozenset[tuple[str, str, str]]  # (TABLES, grantee, privilege) on what the owner will make
     extensions: frozenset[str]
+    large_objects: frozenset[tuple[str, str]] | None = None
+    """(function, grantee) of those that make large objects, which everybody may call by default, the read-only login
+    too; None where the admin is no superuser, and cannot change that."""
     misowned: frozenset[tuple[str, str]] = frozenset()  # (TABLE, its quoted name): objects of another owner
     revision: str
     schemas: tuple[str, ...] = field(default=(), compare=False)  # quoted names of the app's schemas
@@ -380,7 +390,7 @@ def _of_app(app: App, context: StoreContext, facts: PostgresFacts) -> Iterator[R
     yield Database(name=names.database, app=app.id, owner=owner, belongs_to=facts.admin, locale=options.locale)
     yield Access(name=names.database, app=app.id, privileges=_database_privileges(names, options))
     yield from _settings(app, names, options, restricted=restricted)
-    yield _interior(app, names, options, restricted=restricted)
+    yield _interior(app, names, options, facts, restricted=restricted)
 
 
 def _roles(app: App, names: _Names, owner: Owner, options: AppOptions, *, login: bool) -> Iterator[Role]:
@@ -478,7 +488,7 @@ def _settings(app: App, names: _Names, options: AppOptions, *, restricted: bool)
         )
 
 
-def _interior(app: App, names: _Names, options: AppOptions, *, restricted: bool) -> Interior:
+def _interior(app: App, names: _Names, options: AppOptions, facts: PostgresFacts, *, restricted: bool) -> Interior:
     rw, ro = names.rw, names.ro
     tables = {("TABLES", rw, privilege) for privilege in ("SELECT", "INSERT", "UPDATE", "DELETE")}
     sequences = {("SEQUENCES", rw, privilege) for privilege in ("SELECT", "USAGE", "UPDATE")}
@@ -489,7 +499,10 @@ def _interior(app: App, names: _Names, options: AppOptions, *, restricted: bool)
     default_privileges = frozenset(tables | sequences | reading | both | shrinking)
     schema_privileges = frozenset({(rw, "USAGE"), (ro, "USAGE")})
     extensions = frozenset(options.extensions)
-    recipe = repr((names.owner, sorted(schema_privileges), sorted(default_privileges), sorted(extensions)))
+    makers = (names.owner, rw, names.restricted) if restricted else (names.owner, rw)
+    large_objects = frozenset((function, maker) for function in LARGE_OBJECTS for maker in makers)
+    parts: list[object] = [names.owner, sorted(schema_privileges), sorted(default_privileges), sorted(extensions)]
+    recipe = repr((*parts, sorted(large_objects)) if facts.superuser else tuple(parts))
     return Interior(
         name=names.database,
         app=app.id,
@@ -500,6 +513,7 @@ def _interior(app: App, names: _Names, options: AppOptions, *, restricted: bool)
         schema_privileges=schema_privileges,
         default_privileges=default_privileges,
         extensions=extensions,
+        large_objects=large_objects if facts.superuser else None,
         shrinker=names.restricted,
         revision=hashlib.sha256(recipe.encode()).hexdigest()[:8],
     )
@@ -542,15 +556,18 @@ def isolation(app: App, facts: Any) -> tuple[Isolation, str]:
     """Enforced by the server, unless it has databases of its own that the admin cannot close to the app."""
     assert isinstance(facts, PostgresFacts)
     left_open = [database for database in facts.server_databases if database.open and not database.closable]
+    reader = (
+        "" if facts.superuser else f"; the read-only login can make large objects, which {facts.admin} cannot close"
+    )
     if not left_open:
-        return Isolation.ENFORCED, "own database and logins; nobody else may connect"
+        return Isolation.ENFORCED, f"own database and logins; nobody else may connect{reader}"
     names = ", ".join(database.name for database in left_open)
     owners = ", ".join(sorted({database.owner for database in left_open}))
     quoted = ", ".join('"' + database.name.replace('"', '""') + '"' for database in left_open)
     return (
         Isolation.PARTIAL,
         f"own database and logins, but every login may still connect to {names}, which {facts.admin} cannot close; "
-        f"let {owners} run: REVOKE CONNECT, TEMPORARY ON DATABASE {quoted} FROM PUBLIC",
+        f"let {owners} run: REVOKE CONNECT, TEMPORARY ON DATABASE {quoted} FROM PUBLIC{reader}",
     )
 
 

@@ -13,6 +13,7 @@ from itertools import groupby
 from multidb.errors import NotAllowed, ServerError
 from multidb.model import Action, Change, Owner, Statement, StoreContext
 from multidb.provisioners.postgres.resources import (
+    LARGE_OBJECTS,
     PUBLIC,
     Access,
     Database,
@@ -295,6 +296,7 @@ def _interior(change: Change, interior: Interior, context: StoreContext) -> Iter
     yield from _schema(live, interior, context.facts)
     yield from _objects(live)  # after the schema: the owner must be allowed to have things there
     yield from _default_privileges(live, interior)
+    yield from _large_objects(live, interior)
     for name in sorted(interior.extensions - (live.extensions if live else frozenset())):
         yield from _create_extension(name, interior, context.facts, new=live is None)
     if live is not None:
@@ -342,6 +344,21 @@ def _default_privileges(live: Interior | None, interior: Interior) -> Iterator[s
         yield f"{start} REVOKE {privileges} ON {kind} FROM {grantees}"
     for kind, grantees, privileges in _by_kind(interior.default_privileges - held):
         yield f"{start} GRANT {privileges} ON {kind} TO {grantees}"
+
+
+def _large_objects(live: Interior | None, interior: Interior) -> Iterator[str]:
+    """A large object can be made by whoever may call one of three functions: everybody, the read-only login too."""
+    if interior.large_objects is None:
+        return
+    everybodys = frozenset((function, PUBLIC) for function in LARGE_OBJECTS)
+    held = live.large_objects if live is not None and live.large_objects is not None else everybodys
+    alike: dict[tuple[frozenset[str], frozenset[str]], list[str]] = {}
+    for function, signature in sorted(LARGE_OBJECTS.items()):
+        had, wanted = (frozenset(to for of, to in each if of == function) for each in (held, interior.large_objects))
+        alike.setdefault((had, wanted), []).append(f"pg_catalog.{signature}")
+    for (had, wanted), functions in alike.items():
+        both = (frozenset((grantee, "EXECUTE") for grantee in grantees) for grantees in (had, wanted))
+        yield from _adjust(f"ON FUNCTION {', '.join(functions)}", *both)
 
 
 def _shrinking(live: Interior, interior: Interior) -> Iterator[str]:

@@ -9,6 +9,7 @@ import psycopg
 import pytest
 
 from multidb.model import App, Hole, Inspection, Search, StoreContext
+from multidb.plan import diff
 from multidb.provisioners.postgres import PROVISIONER
 from multidb.provisioners.postgres.inventory import HARMLESS, covered
 from tests.contract.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
@@ -431,15 +432,30 @@ def test_every_catalog_that_has_rights_or_names_a_role_is_looked_at_or_known_to_
     assert looked_at - there <= new, "what no server has is no proof"
 
 
-def test_what_the_manifest_knows_is_told_and_no_hole(stage: Stage) -> None:
-    served = stage.site.served
-    served.sql("GRANT pg_monitor TO eve", f"GRANT {stage.a.id}_ro TO eve")
+def test_what_the_manifest_knows_is_no_hole_and_no_drift(stage: Stage) -> None:
+    served, a = stage.site.served, stage.a.id
+    given = (f"{a}_ro TO eve", f"CONNECT ON DATABASE {a} TO eve", "pg_monitor TO eve")
+    inside = ("USAGE ON SCHEMA public TO eve", "SELECT ON pg_authid TO eve")
+    served.sql(*(f"GRANT {each}" for each in given))
+    served.sql(*(f"GRANT {each}" for each in inside), database=a)
+    defaults = f"ALTER DEFAULT PRIVILEGES FOR ROLE {a}_owner"
+    served.sql(f"{defaults} GRANT SELECT ON TABLES TO eve", database=a)
     try:
-        everything = stage.search(known=frozenset({PLATFORM, "eve"}))
-        assert everything.holes == ()
-        assert {hole.account for hole in stage.search().holes} == {"eve"}
+        assert stage.search(known=frozenset({PLATFORM, "eve"})).holes == ()
+        found = stage.search().holes
+        assert {hole.account for hole in found} == {"eve"}
+        assert len(found) == 6
+        apps = [stage.a, stage.b]
+        for known, drift in ((frozenset({"eve"}), False), (frozenset({"adam"}), True)):
+            with stage.site.connect() as session:
+                context = StoreContext("site", session.facts, known=known)
+                desired = PROVISIONER.desired(apps, context)
+                live = session.inspect(Inspection(context, apps, desired, stage.site.secrets))
+            assert bool(diff(desired, live)) is drift
     finally:
-        served.sql("REVOKE pg_monitor FROM eve", f"REVOKE {stage.a.id}_ro FROM eve")
+        served.sql(*(f"REVOKE {each.replace(' TO ', ' FROM ')}" for each in given))
+        served.sql(*(f"REVOKE {each.replace(' TO ', ' FROM ')}" for each in inside), database=a)
+        served.sql(f"{defaults} REVOKE SELECT ON TABLES FROM eve", database=a)
 
 
 def test_an_admin_who_may_not_read_everything_says_what_is_not_proved(stage: Stage) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from multidb.errors import WrongVersion
@@ -51,6 +51,7 @@ __all__ = [
     "read_interior",
     "read_overview",
     "require_version",
+    "without_known",
 ]
 
 _MARK = re.compile(r"multidb:([^/\s]+)/(\S+)(?:\s+(.*))?", re.DOTALL)
@@ -229,6 +230,23 @@ def read_overview(answer: str, inspection: Inspection) -> Overview:
             open_ = row["open"] and (facts.superuser or row["connection_limit"] < 0)
             insides.append(Inside(interior, revision, settled, open_, marked=owner is not None))
     return Overview(tuple(resources), tuple(insides))
+
+
+def without_known(resources: Iterable[Resource], known: frozenset[str]) -> Iterator[Resource]:
+    """The resources as they would be without what the `known` accounts hold: that is no drift."""
+    for each in resources:
+        match each:
+            case Membership() if each.member in known:
+                continue
+            case Access():
+                held = frozenset(pair for pair in each.privileges if pair[0] not in known)
+                yield replace(each, privileges=held)
+            case Interior():
+                schema = frozenset(pair for pair in each.schema_privileges if pair[0] not in known)
+                defaults = frozenset(entry for entry in each.default_privileges if entry[1] not in known)
+                yield replace(each, schema_privileges=schema, default_privileges=defaults)
+            case _:
+                yield each
 
 
 def _parse_mark(comment: str | None) -> tuple[Owner | None, str]:

@@ -100,7 +100,7 @@ class PostgresSession:
         """
         query, parameters = catalog.overview_query(self._facts), catalog.overview_parameters(inspection)
         overview = catalog.read_overview(self._main.ask(query, parameters, self._server.timeout), inspection)
-        resources = list(overview.resources)
+        resources = list(catalog.without_known(overview.resources, inspection.context.known))
         if inspection.deep and not self._facts.superuser:
             resources = self._side_by_side(lambda resource: self._tried(resource, inspection), resources)
         entered: list[catalog.Inside] = []
@@ -110,8 +110,8 @@ class PostgresSession:
             elif inside.settled:
                 resources.append(inside.desired)  # taken at its word; one that is not is brought about from scratch
         found = self._side_by_side(lambda inside: self._enter(inside, inspection), entered)
-        resources += [interior for interior in found if interior is not None]
-        return resources
+        insides = [interior for interior in found if interior is not None]
+        return [*resources, *catalog.without_known(insides, inspection.context.known)]
 
     def _enter(self, inside: catalog.Inside, inspection: Inspection) -> Interior | None:
         """Reads the inside of a database; None when it is not ours and does not let us in, or cannot be read."""
@@ -327,13 +327,11 @@ class PostgresSession:
         """The answer to `inventory.INSIDE`. A database that does not let the admin in keeps no other from being seen;
         a server that has gone does."""
         try:
-            with self._open(place.database, reading=True) as wire:
-                return wire.ask(inventory.INSIDE, place.parameters, self._server.timeout)
-        except ServerSlow:
-            raise
+            return self._ask_inside(place.database, inventory.INSIDE, *place.parameters)
+        except (ServerDown, ServerSlow) as error:
+            self._raise_if_gone(error)
+            return Unread(f"database {place.database}", error.message, place.app)
         except ServerError as error:
-            if isinstance(error, ServerDown) and "FATAL" not in error.message:  # FATAL: a server that is there says so
-                raise
             return Unread(f"database {place.database}", error.message, place.app)
 
     def orphans(self, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:

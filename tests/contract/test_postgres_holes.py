@@ -458,6 +458,26 @@ def test_what_the_manifest_knows_is_no_hole_and_no_drift(stage: Stage) -> None:
         served.sql(f"{defaults} REVOKE SELECT ON TABLES FROM eve", database=a)
 
 
+def test_a_database_that_is_taken_over_opens_nothing_that_an_extension_keeps(stage: Stage) -> None:
+    served, app = stage.site.served, stage.site.app(extensions=("pageinspect",))
+    served.sql(f"CREATE DATABASE {app.id}")
+    served.sql("CREATE EXTENSION dblink", "CREATE EXTENSION pg_buffercache", "CREATE TABLE t (a int)", database=app.id)
+    stage.site.apply([app], adopt=[app.id])
+    try:
+        with stage.site.connect() as session:
+            context = StoreContext("site", session.facts, known=frozenset({PLATFORM}))
+            apps = [stage.a, stage.b, app]
+            desired = PROVISIONER.desired(apps, context)
+            found = session.search(Inspection(context, apps, desired, stage.site.secrets))
+        assert [hole for hole in found.holes if hole.account != PLATFORM] == []
+        with stage.site.enter(app, "readonly") as reader:
+            reader.execute("SELECT * FROM t")
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                reader.execute("SELECT dblink_connect_u('dbname=postgres')")
+    finally:
+        stage.site.clean(app)
+
+
 def test_an_admin_who_may_not_read_everything_says_what_is_not_proved(stage: Stage) -> None:
     assert not stage.search().unread
     stage.site.served.sql(f"GRANT CONNECT ON DATABASE postgres TO {PLATFORM}")

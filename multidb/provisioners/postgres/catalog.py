@@ -458,6 +458,17 @@ SELECT json_build_object(
       CASE x.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(x.grantee) END))
     FROM pg_proc p CROSS JOIN aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) x
     WHERE p.pronamespace = 11 AND p.proname IN ('lo_creat', 'lo_create', 'lo_from_bytea') AND x.grantee <> p.proowner),
+  'kept', (SELECT json_agg(json_build_array(k.kind, k.name) ORDER BY k.name) FROM (
+      SELECT 'ROUTINE' AS kind,
+        format('%I.%I(%s)', s.nspname, p.proname, pg_get_function_identity_arguments(p.oid)) AS name
+      FROM pg_proc p JOIN app_schema s ON s.oid = p.pronamespace
+      JOIN pg_depend e ON e.classid = 1255 AND e.objid = p.oid AND e.deptype = 'e'
+      WHERE NOT EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) x WHERE x.grantee = 0)
+      UNION ALL
+      SELECT 'TABLE', format('%I.%I', s.nspname, c.relname)
+      FROM pg_class c JOIN app_schema s ON s.oid = c.relnamespace
+      JOIN pg_depend e ON e.classid = 1259 AND e.objid = c.oid AND e.deptype = 'e'
+      WHERE c.relkind = 'v' AND NOT EXISTS (SELECT FROM aclexplode(c.relacl) x WHERE x.grantee = 0)) k),
   'extensions', (SELECT json_agg(extname) FROM pg_extension),
   'schemas', (SELECT json_agg(quote_ident(nspname) ORDER BY nspname) FROM app_schema),
   'misowned', (SELECT json_agg(json_build_array(o.kind, o.name)) FROM object o, owner
@@ -483,6 +494,7 @@ def read_interior(answer: str, desired: Interior, revision: str) -> Interior:
         misowned=frozenset((kind, name) for kind, name in document["misowned"] or ()),
         revision=revision,
         schemas=tuple(document["schemas"] or ()),
+        kept=tuple((kind, name) for kind, name in document["kept"] or ()),
     )
 
 

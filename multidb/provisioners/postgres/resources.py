@@ -290,6 +290,8 @@ class Interior(Resource):
     revision: str
     schemas: tuple[str, ...] = field(default=(), compare=False)  # quoted names of the app's schemas
     shrinker: str = field(default="", compare=False)  # the role of an app over its quota
+    kept: tuple[tuple[str, str], ...] = field(default=(), compare=False)
+    """(ROUTINE, its quoted name) of what an extension keeps from everybody: no grant on all there is reaches it."""
 
 
 # ---------------------------------------------------------------------------------------------------- names, secrets

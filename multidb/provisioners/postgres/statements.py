@@ -297,12 +297,12 @@ def _interior(change: Change, interior: Interior, context: StoreContext) -> Iter
     yield from _objects(live)  # after the schema: the owner must be allowed to have things there
     yield from _default_privileges(live, interior)
     yield from _large_objects(live, interior)
+    if live is not None and not live.revision:
+        yield from _existing_objects(live, interior)  # before the extensions: what they keep to themselves stays so
     for name in sorted(interior.extensions - (live.extensions if live else frozenset())):
         yield from _create_extension(name, interior, context.facts, new=live is None)
     if live is not None:
         yield from _shrinking(live, interior)
-    if live is not None and not live.revision:
-        yield from _existing_objects(live, interior)
     if change.changed("revision"):
         assert interior.app is not None
         text = mark(Owner(context.project, interior.app), interior.revision)
@@ -420,3 +420,5 @@ def _existing_objects(live: Interior, interior: Interior) -> Iterator[str]:
             if kind != "SCHEMAS":
                 routines = "ROUTINES" if kind == "FUNCTIONS" else kind
                 yield f"GRANT {privileges} ON ALL {routines} IN SCHEMA {schema} TO {grantees}"
+    for kind, name in live.kept:
+        yield f"REVOKE ALL ON {kind} {name} FROM {identifier(interior.readers)}, {identifier(interior.writers)}"

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, BinaryIO, Self
 
-from multidb.errors import ArchiveError, Conflict, NotAllowed, ServerError, ServerSlow, WrongVersion
+from multidb.errors import ArchiveError, Conflict, NotAllowed, Refused, ServerError, ServerSlow, WrongVersion
 from multidb.model import (
     App,
     ArchiveReader,
@@ -41,6 +41,7 @@ from multidb.model import (
 from multidb.provisioners.postgres import archive_tables, catalog_text, contents, groundwork, loading, programs
 from multidb.provisioners.postgres.delegate import Delegate, Delegates
 from multidb.provisioners.postgres.groundwork import AdminInside
+from multidb.provisioners.postgres.locales import Locale
 from multidb.provisioners.postgres.places import NEW, OLD, SCRATCH, place_mark, place_names
 from multidb.provisioners.postgres.programs import Program
 from multidb.provisioners.postgres.resources import derived_names
@@ -67,7 +68,8 @@ _SECURITY, _FILLING = "ROW SECURITY ", "MATERIALIZED VIEW DATA "
 _DATABASES = """
 SELECT coalesce(json_object_agg(d.datname, json_build_object(
   'mark', c.description, 'open', d.datallowconn, 'limit', d.datconnlimit,
-  'collate', d.datcollate, 'ctype', d.datctype, 'provider', {provider}, 'locale', {locale},
+  'encoding', pg_encoding_to_char(d.encoding), 'collate', d.datcollate, 'ctype', d.datctype,
+  'provider', {provider}, 'locale', {locale}, 'rules', {rules}, 'version', {version},
   'privileges', (SELECT json_agg(json_build_array(
        CASE x.grantee WHEN 0 THEN NULL ELSE pg_get_userbyid(x.grantee) END, x.privilege_type))
      FROM aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) x WHERE x.grantee <> d.datdba),
@@ -127,6 +129,7 @@ class PostgresArchive:
                 "dump": program.major,
                 "extensions": json.loads(self._ask(holder, contents.EXTENSIONS)),
                 "policies": json.loads(self._ask(holder, contents.POLICIES)),
+                "locale": Locale.read(self._databases(app.id)[app.id]).document(),
             }
             tables = self._held(live, holder)
             measuring = beside.submit(self._measured, holder, tables)
@@ -293,16 +296,51 @@ class PostgresArchive:
         """
         place = Place(kind, app, app.id + {PlaceKind.SCRATCH: SCRATCH, PlaceKind.NEW: NEW}[kind])
         self.discard(place)
-        name, owner = identifier(place.name), Owner(context.project, app.id)
         like = self._databases(app.id).get(app.id)
+        words = Locale.read(like).clause if like is not None else "ENCODING 'UTF8'"
+        self._make(place.name, words, place_mark(Owner(context.project, app.id)))
+        return place
+
+    def _make(self, database: str, words: str, comment: str) -> None:
+        name = identifier(database)
         # Shut until nobody else may enter it; without a mark and shut, the next run takes it for what it is.
-        self._do(self._main, f"CREATE DATABASE {name} TEMPLATE template0{_locale(like)} ALLOW_CONNECTIONS false")
+        self._do(self._main, f"CREATE DATABASE {name} TEMPLATE template0 {words} ALLOW_CONNECTIONS false")
         self._together(
             f"REVOKE ALL ON DATABASE {name} FROM PUBLIC",
-            f"COMMENT ON DATABASE {name} IS {literal(place_mark(owner))}",
+            f"COMMENT ON DATABASE {name} IS {literal(comment)}",
             f"ALTER DATABASE {name} ALLOW_CONNECTIONS true",
         )
-        return place
+
+    def _as_in_the_set(self, place: Place, part: Part) -> None:
+        """Makes the place again where the app's data was kept and compared in another way than it is here.
+
+        Raises:
+            WrongVersion: the server cannot do that. The place is gone.
+            ArchiveError: the set does not say it as multidb does.
+        """
+        said = part.details.get("locale")
+        if said is None:  # made by an earlier version
+            return
+        try:
+            wanted = Locale.read(said if isinstance(said, Mapping) else {})
+        except ValueError as error:
+            raise ArchiveError(str(error), where=self._where, hint="take another set") from None
+        there = self._databases(place.name)[place.name]
+        if Locale.read(there) == wanted:
+            return
+        if place.kind is PlaceKind.LIVE:
+            raise Refused(
+                f"the set's database has {wanted}, and {place.name} has {Locale.read(there)}", where=self._where
+            )
+        self._drop(place.name, there)
+        try:
+            self._make(place.name, wanted.clause, str(there["mark"]))
+        except ServerError as error:
+            raise WrongVersion(
+                f"cannot make a database like the set's ({wanted}): {error.message}",
+                where=self._where,
+                hint="install that locale on the server's machine, or take a server that has it",
+            ) from None
 
     def discard(self, place: Place) -> None:
         """Drops the database of a place, whoever is connected to it.
@@ -365,6 +403,7 @@ class PostgresArchive:
                 hint="upgrade the server",
             )
         program = self._program("pg_restore", dumped_by)
+        self._as_in_the_set(place, part)
         role = self._role(place)
         with tempfile.TemporaryFile() as dump:
             _spool(reader, dump, place.app, progress)
@@ -572,6 +611,8 @@ class PostgresArchive:
         known = {
             "provider": "d.datlocprovider" if self._major >= 15 else "'c'",
             "locale": "d.datlocale" if self._major >= 17 else "d.daticulocale" if self._major >= 15 else "NULL",
+            "rules": "d.daticurules" if self._major >= 16 else "NULL",
+            "version": "d.datcollversion" if self._major >= 15 else "NULL",
         }
         query = _DATABASES.format(**known)
         found: dict[str, Mapping[str, Any]] = json.loads(self._main.ask(query, (json.dumps(names),), _ANSWER))
@@ -626,18 +667,6 @@ def _is_place(database: Mapping[str, Any], app: App) -> bool:
     if comment is None:
         return not database["open"]
     return str(comment).startswith(place_mark(Owner("", ""))[:-1]) and str(comment).endswith(f"/{app.id}")
-
-
-def _locale(like: Mapping[str, Any] | None) -> str:
-    """The clause that gives a new database the locale of another."""
-    if like is None:
-        return " ENCODING 'UTF8'"
-    words = f" ENCODING 'UTF8' LC_COLLATE {literal(like['collate'])} LC_CTYPE {literal(like['ctype'])}"
-    if like["provider"] == "i":
-        words += f" LOCALE_PROVIDER icu ICU_LOCALE {literal(like['locale'])}"
-    if like["provider"] == "b":
-        words += f" LOCALE_PROVIDER builtin BUILTIN_LOCALE {literal(like['locale'])}"
-    return words
 
 
 def _spool(reader: ArchiveReader, dump: BinaryIO, app: App, progress: Progress) -> None:

@@ -412,3 +412,28 @@ def test_another_version_takes_the_set_or_refuses_it_before_it_loads_anything(
             both = set(found.fingerprints) & set(from_older.measures.fingerprints)
             assert both == {"string keys"}
             assert found.fingerprints["string keys"] == from_older.measures.fingerprints["string keys"]
+
+
+def test_hash_fields_that_expire_come_back_with_their_ends(stage: Stage) -> None:
+    """Redis 7.4 and later, Valkey 9: each field has an end of its own, which DUMP carries."""
+    if "hpexpireat" not in stage.context.facts.commands:
+        pytest.skip("the server's hash fields do not expire")
+    raw, own = stage.raw(stage.alpha), stage.prefix.encode()
+    later = round(time.time() * 1000) + 3_600_000
+    for name, fields in ((b"few", 5), (b"many", 900)):
+        raw.execute_command("HSET", own + name, *(word for i in range(fields) for word in (f"f{i}", f"v{i}")))
+        raw.execute_command("HPEXPIREAT", own + name, later, "FIELDS", 2, "f1", "f3")
+    raw.execute_command("HSET", own + b"plain", "a", 1)
+    part, files = backup(stage, stage.alpha)
+    assert (part.details["keys"], part.details["expiring"]) == (3, 2)
+    with stage.archive() as archive:
+        place = archive.prepare(PlaceKind.SCRATCH, stage.alpha, stage.context)
+        archive.restore(place, part, files, quiet)
+        assert archive.measure(place) == part.measures
+        with stage.raw(stage.alpha) as client:
+            client.execute_command("SELECT", int(place.name.removeprefix("DB ")))
+            for name, fields in ((b"few", 5), (b"many", 900)):
+                ends = client.execute_command("HPEXPIRETIME", name, "FIELDS", 3, "f1", "f2", "f3")
+                assert ends == [later, -1, later]
+                assert client.execute_command("HLEN", name) == fields
+        archive.discard(place)

@@ -74,6 +74,7 @@ __all__ = [
 ]
 
 _SERVERS_AT_ONCE = 8
+_PATIENCE = 30.0  # seconds that one other run may hold a server before this one gives up its turn
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +239,8 @@ class Engine:
         """Makes the changes: lock each server, read it again, run, read once more to prove that they took effect.
 
         Args:
-            plan: the plan that was agreed to, made with the same scope; None: make one now and do as it says.
+            plan: the plan that was agreed to, made with the same scope; None: what is to be done is decided when the
+                server's lock is held, so that nothing is stale, however many runs wait for their turn.
 
         Raises:
             Conflict: something in the way that is not ours; nothing was changed.
@@ -247,12 +249,15 @@ class Engine:
         So do the other apps of a server that refuses something of one app.
         """
         scope = scope or Scope()
-        plan = plan or self.plan(scope)
+        agreed, plan = plan is not None, plan or self.plan(scope)
         self._refuse_conflicts(plan)
         servers = {server.name: server for server in self.servers(scope)}
         todo = [server for server in plan.servers if server.changes or server.error is not None or server.unread]
-        reports = self.side_by_side(lambda each: self._apply_server(servers.get(each.server), each, scope), todo)
-        return Report(plan, tuple(reports))
+
+        def work(each: ServerPlan) -> ServerReport:
+            return self._apply_server(servers.get(each.server), each, scope, agreed=agreed)
+
+        return Report(plan, tuple(self.side_by_side(work, todo)))
 
     def connections(self, app: str, stores: Iterable[str] | None = None) -> AppConnections:
         """The variables with which an app reaches its stores, secrets included.
@@ -391,12 +396,19 @@ class Engine:
 
     @contextmanager
     def locked(self, server: Server) -> Iterator[Session]:
-        """A session, with every other run kept from changing the server. `Locked` when one is at it."""
+        """A session, with every other run kept from changing the server. `Locked` when one is at it for so long that
+        this one does not wait for its turn any more."""
         with ExitStack() as stack:
-            stack.enter_context(self.state.lock(f"apply-{server.name}", f"multidb {self._command}"))
+            stack.enter_context(self._turn(server))
             session = stack.enter_context(self.open(server))
             stack.enter_context(session.lock(self.project.name, f"multidb {self._command} by {holder('')['user']}"))
             yield session
+
+    def _turn(self, server: Server) -> AbstractContextManager[None]:
+        def waiting(who: str) -> None:
+            self._progress(server.name, f"waiting for {who}")
+
+        return self.state.lock(f"apply-{server.name}", f"multidb {self._command}", _PATIENCE, waiting)
 
     def suspend(self, app: App, server: Server) -> StoreContext:
         """Turns the app's logins on the server off and ends their sessions; `apply` turns them on again. What the
@@ -621,7 +633,7 @@ class Engine:
 
     # Applying to one server
 
-    def _apply_server(self, server: Server | None, planned: ServerPlan, scope: Scope) -> ServerReport:
+    def _apply_server(self, server: Server | None, planned: ServerPlan, scope: Scope, *, agreed: bool) -> ServerReport:
         nothing = ServerReport(planned.server, planned.store, not_tried=planned.changes)
         if server is None or planned.error is not None:
             return replace(nothing, error=planned.error)
@@ -629,7 +641,9 @@ class Engine:
             with self.locked(server) as session:
                 self._refuse_removed(scope)
                 fresh = self._read(server, session, scope)
-                if fresh.digest != planned.digest:
+                if not agreed:
+                    self._refuse_conflicts(Plan(self.project.name, (fresh,)))
+                elif not planned.covers(fresh):
                     raise StalePlan(
                         "it has changed since the plan was made", where=str(server), hint="run the command again"
                     )

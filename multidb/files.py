@@ -13,7 +13,7 @@ import json
 import os
 import secrets
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 from pydantic import TypeAdapter
@@ -147,24 +147,35 @@ def _write_new(path: Path, text: str, mode: int) -> None:
 
 
 @contextlib.contextmanager
-def lock(path: Path, holder: Mapping[str, object], patience: float = 0.0) -> Iterator[None]:
+def lock(
+    path: Path,
+    holder: Mapping[str, object],
+    patience: float = 0.0,
+    waiting: Callable[[str], None] | None = None,
+) -> Iterator[None]:
     """Holds the lock file `path` while the block runs. The kernel lets go of it when the process dies.
 
     Args:
         holder: who we are, shown to whoever finds the lock taken (``command``, ``user``, ``pid``, ``since``).
-        patience: seconds to wait for it to become free.
+        patience: seconds to wait for one and the same holder; where another takes its place, they begin anew.
+        waiting: told who has it, each time when that is another.
 
     Raises:
         Locked: another process holds it.
         UsageError: the folder cannot be written.
     """
     descriptor = _open_lock(path)
-    deadline = time.monotonic() + patience
+    deadline, seen = time.monotonic() + patience, b""
     try:
         while not _taken(descriptor):
+            held_by = os.pread(descriptor, _LARGEST_HOLDER, 0)
+            if held_by != seen:
+                deadline, seen = time.monotonic() + patience, held_by
+                if waiting is not None and patience:
+                    waiting(_describe(held_by))
             if time.monotonic() >= deadline:
                 raise Locked(
-                    f"another run works here: {_describe(os.pread(descriptor, _LARGEST_HOLDER, 0))}",
+                    f"another run works here: {_describe(held_by)}",
                     where=str(path),
                     hint="wait for it to end, then run the command again",
                 )

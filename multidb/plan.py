@@ -54,6 +54,12 @@ class ServerPlan:
         """SHA-256 over every change and statement; equal digests mean that the same would be done."""
         return _server_digest(self.server, [change_document(change) for change in self.changes])
 
+    def covers(self, fresh: ServerPlan) -> bool:
+        """Whether who agreed to this plan agreed to `fresh`: it has the same changes of every app, and none of the
+        server as a whole beyond this one's. Such a change may be done by now, by another project on the server.
+        """
+        return _covered(map(change_document, self.changes), map(change_document, fresh.changes))
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
@@ -118,7 +124,8 @@ class SavedPlan:
 
     Args:
         apps, stores, adopt, deep: what the plan was about.
-        digest: that it carries.
+        servers: the names of those that it is about.
+        changes: their documents.
         altered: what it says would be done has another digest.
     """
 
@@ -126,16 +133,23 @@ class SavedPlan:
     stores: list[str] | None
     adopt: list[str]
     deep: bool
-    digest: str
+    servers: list[str]
+    changes: list[dict[str, Any]]
     altered: bool
+
+    def covers(self, fresh: Plan) -> bool:
+        """As for `ServerPlan`, of all servers."""
+        known = set(self.servers) == {server.server for server in fresh.servers}
+        return known and _covered(self.changes, map(change_document, fresh.changes))
 
 
 def saved_plan(text: str) -> SavedPlan:
     """The plan in a saved document. `Unreadable` when it is none."""
     document = parse(text, _LARGEST)
     said = validated(document, _SAVED)
-    digest = _document_digest([server.server for server in said.servers], document["changes"])
-    return SavedPlan(said.apps, said.stores, said.adopt, said.deep, said.digest, altered=digest != said.digest)
+    servers, changes = [server.server for server in said.servers], document["changes"]
+    altered = _document_digest(servers, changes) != said.digest
+    return SavedPlan(said.apps, said.stores, said.adopt, said.deep, servers, changes, altered)
 
 
 def _document_digest(names: Iterable[str], changes: Iterable[dict[str, Any]]) -> str:
@@ -208,6 +222,18 @@ def change_document(change: Change) -> dict[str, Any]:
         "statements": [{"text": s.text, "scope": s.scope} for s in change.statements],
         **({"reason": change.reason} if change.reason else {}),
     }
+
+
+def _covered(planned: Iterable[Mapping[str, Any]], fresh: Iterable[Mapping[str, Any]]) -> bool:
+    """See `ServerPlan.covers`; of documents."""
+    (ours, shared), (theirs, left) = _by_subject(planned), _by_subject(fresh)
+    return ours == theirs and all(change in shared for change in left)
+
+
+def _by_subject(changes: Iterable[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
+    """What is about an app, and what is about the server as a whole."""
+    found = list(changes)
+    return [each for each in found if each["app"] is not None], [each for each in found if each["app"] is None]
 
 
 def _server_digest(server: str, changes: list[dict[str, Any]]) -> str:

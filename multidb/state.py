@@ -14,7 +14,7 @@ import json
 import os
 import socket
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -164,10 +164,16 @@ class ProjectState:
             document["version"] = _FORMAT
             files.write_text(self._path, json.dumps(document, indent=1, sort_keys=True) + "\n", mode=files.PRIVATE)
 
-    def lock(self, name: str, command: str, patience: float = 0.0) -> contextlib.AbstractContextManager[None]:
-        """The project's lock `name` (``apply-postgres``); `Locked` when another process holds it for longer than
-        `patience` seconds."""
-        return files.lock(self.folder / "locks" / name, holder(command), patience)
+    def lock(
+        self, name: str, command: str, patience: float = 0.0, waiting: Callable[[str], None] | None = None
+    ) -> contextlib.AbstractContextManager[None]:
+        """The project's lock `name` (``apply-postgres``); `Locked` when one other process holds it for longer than
+        `patience` seconds.
+
+        Args:
+            waiting: told who has it.
+        """
+        return files.lock(self.folder / "locks" / name, holder(command), patience, waiting)
 
     @contextlib.contextmanager
     def lock_apps(self, apps: Iterable[str], command: str) -> Iterator[None]:

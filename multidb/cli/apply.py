@@ -26,9 +26,9 @@ from multidb.cli.options import (
 )
 from multidb.cli.plan_view import report_document, show_plan, show_report
 from multidb.document import Unreadable
-from multidb.engine import Engine, Report, Scope
+from multidb.engine import Engine, Report
 from multidb.errors import Refused, StalePlan, UsageError
-from multidb.plan import saved_plan
+from multidb.plan import SavedPlan, saved_plan
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -67,12 +67,13 @@ def apply(
     run = Run("apply", file, env, as_json, verbose)
     output = run.output
     engine = run.engine(output)
-    wanted, digest = scope(apps, stores, adopt=adopt, regenerate=regenerate, deep=deep), None
-    if saved is not None:
-        wanted, digest = _saved_plan(saved)
+    agreed = None if saved is None else _saved_plan(saved)
+    wanted = scope(apps, stores, adopt=adopt, regenerate=regenerate, deep=deep)
+    if agreed is not None:
+        wanted = scope(agreed.apps, agreed.stores, adopt=agreed.adopt, deep=agreed.deep)
     with output.working():
         found = engine.plan(wanted)
-    if digest not in (None, found.digest):
+    if agreed is not None and not agreed.covers(found):
         raise StalePlan(
             "the servers or the manifest have changed since this plan was made",
             where=str(saved),
@@ -96,7 +97,7 @@ def _changed(engine: Engine, report: Report) -> list[str]:
     return [app for app in engine.project.apps if app in changed]
 
 
-def _saved_plan(path: Path) -> tuple[Scope, str]:
+def _saved_plan(path: Path) -> SavedPlan:
     text = files.read_text(path)
     if text is None:
         raise UsageError("there is no such plan", where=str(path), hint=f"make it: multidb plan --out {path}")
@@ -114,4 +115,4 @@ def _saved_plan(path: Path) -> tuple[Scope, str]:
             where=str(path),
             hint=f"change the manifest instead, then: multidb plan --out {path}",
         )
-    return scope(plan.apps, plan.stores, adopt=plan.adopt, deep=plan.deep), plan.digest
+    return plan

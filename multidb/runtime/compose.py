@@ -26,7 +26,7 @@ from multidb.runtime import ServerState, ServerStatus, compose_tool, inside
 from multidb.runtime.container_state import Seen, Verdict, judge
 from multidb.runtime.docker_engine import DockerEngine
 from multidb.runtime.ports import LOOPBACK, is_taken
-from multidb.runtime.together import clear_errors, one_at_a_time, side_by_side
+from multidb.runtime.together import PATIENCE, clear_errors, one_at_a_time, side_by_side
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 
@@ -98,7 +98,7 @@ class ComposeRuntime:
             UsageError: `only` names no server of the project; files cannot be written; a password is lost.
         """
         report = one_at_a_time(progress)
-        with clear_errors(), self._state.lock("runtime", "multidb up"):
+        with clear_errors(), self._state.lock("runtime", "multidb up", PATIENCE):
             chosen = self._chosen(only)
             seen = self._ours()
             compose_tool.command()

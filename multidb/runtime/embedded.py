@@ -40,7 +40,7 @@ from multidb.runtime.seats import (
 )
 from multidb.runtime.spare import Spares
 from multidb.runtime.starting import Start
-from multidb.runtime.together import clear_errors, one_at_a_time, side_by_side
+from multidb.runtime.together import PATIENCE, clear_errors, one_at_a_time, side_by_side
 from multidb.secrets import Secret, generate
 from multidb.state import ProjectState
 
@@ -77,13 +77,19 @@ class EmbeddedRuntime:
             UsageError: `only` names no server of the project; the project's folder cannot be written.
         """
         report = one_at_a_time(progress)
-        with clear_errors(), self._state.lock("runtime", "multidb up"):
+        with clear_errors(), self._turn("multidb up", report):
             seats = self._chosen(only)
             self._stop_strays(report)
             self._spares(report).clear()
             statuses = Start(self._state, self._ledger, report, self._products).all(seats)
             self._outages(report).settle(statuses)
             return statuses
+
+    def _turn(self, command: str, report: Progress) -> AbstractContextManager[None]:
+        def waiting(who: str) -> None:
+            report("servers", f"waiting for {who}")
+
+        return self._state.lock("runtime", command, PATIENCE, waiting)
 
     def switch(self, stores: Sequence[str]) -> None:
         """See `Runtime.switch`."""

@@ -14,6 +14,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
+from multidb.runtime.seats import admin_ref
 from multidb.state import ProjectState
 from multidb.tombstone import tombstones
 from tests.cli.command import REPOSITORY, Folder
@@ -197,3 +198,40 @@ def test_an_app_whose_entry_was_deleted_by_hand_is_seen_and_can_be_ended(applied
     applied.ok("purge", "ann", "--yes-destroy", "ann")
     assert names_on_the_server(applied, "ann") == []
     applied.ok("plan", "--check")
+
+
+def test_ten_apps_added_at_once_wait_their_turn_and_are_all_there(applied: Folder) -> None:
+    names = [f"many{number}" for number in range(10)]
+    running = [begun(applied, "add-app", name, "--stores", "postgres,redis") for name in names]
+    said = [each.communicate(timeout=280) for each in running]
+    assert [each.returncode for each in running] == [0] * len(names), said
+    envs = [connections(applied, name) for name in names]
+    assert all(let_in(env) for env in envs)
+    assert len({env["REDIS_DB"] for env in envs}) == len(names)
+    applied.ok("plan", "--check")
+
+
+def test_two_projects_on_one_server_do_not_make_each_others_plans_stale(applied: Folder) -> None:
+    """Postgres's own databases are open to everybody; both projects plan to close them."""
+    state = ProjectState(applied.path)
+    ports = {each["name"]: each["address"] for each in applied.ok("status", "--json").json()["servers"]}
+    admin = state.secrets.get(admin_ref("postgres", "postgres"))
+    assert admin is not None
+    address = f"postgresql://postgres@{ports['postgres']}"
+    with psycopg.connect(address, password=admin.reveal(), dbname="postgres") as connection:
+        connection.execute("GRANT CONNECT ON DATABASE postgres, template1 TO PUBLIC")
+    with tempfile.TemporaryDirectory(prefix="second-") as name:
+        other = Folder(Path(name), [])
+        other.manifest(
+            "version: 1\nproject: second\nruntime: external\n"
+            f"external: {{postgres: {{url: '{address}', password: {{env: ADMIN_PASSWORD}}}}}}\n"
+            "apps: {eve: {stores: [postgres]}}\n"
+        )
+        env = {"ADMIN_PASSWORD": admin.reveal()}
+        other.ok("plan", "--out", "next.json", env=env)
+        applied.ok("apply", "--yes")
+        done = other.ok("apply", "next.json", "--yes", env=env)
+        assert "changes made" in done.out
+        other.ok("plan", "--check", env=env)
+        other.ok("remove-app", "eve", "--no-backup", "--yes", env=env)
+        other.ok("purge", "eve", "--yes-destroy", "eve", env=env)

@@ -307,7 +307,8 @@ def test_a_plan_takes_no_lock_and_waits_for_none(world: World) -> None:
     assert plan.digest == before
 
 
-def test_the_lock_names_its_holder(world: World) -> None:
+def test_the_lock_names_its_holder(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("multidb.engine._PATIENCE", 0.2)
     app = world.app()
     engine = world.engine(app)
     server = world.real.server

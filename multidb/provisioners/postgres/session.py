@@ -47,7 +47,7 @@ _ATTEMPTS = 6
 _FROZEN_AFTER = 300.0  # seconds without a sign of life while statements run, which may take long by themselves
 _LOCK_TIMEOUT = 3000  # milliseconds; an app can hold a lock for as long as it likes
 _LOCK_CLASS = zlib.crc32(b"multidb") - 2**31
-_LOCK_PATIENCE = 3.0  # seconds
+_LOCK_PATIENCE = 15.0  # seconds
 _MOMENT = 1.0  # seconds
 _BREATH = 0.1  # seconds until a connection may have come free
 

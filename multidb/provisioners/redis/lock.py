@@ -78,7 +78,7 @@ class Lease:
 
     def _acquire(self) -> None:
         deadline = time.monotonic() + _LOCK_SECONDS + 2
-        left_before = _LOCK_MILLISECONDS
+        left_before, seen = _LOCK_MILLISECONDS, ""
         while True:
             asked = time.monotonic()
             if ask(self._client, "SET", self._key, self._value, "NX", "PX", str(_LOCK_MILLISECONDS)):
@@ -88,6 +88,8 @@ class Lease:
             if not held or (self._is_orphan(held) and ask(self._client, "EVAL", _RELEASE, "1", self._key, held)):
                 continue
             left = ask(self._client, "PTTL", self._key)
+            if held != seen:  # another took its place: so it is the next one's turn, and may be ours after it
+                deadline, left_before, seen = time.monotonic() + _LOCK_SECONDS + 2, _LOCK_MILLISECONDS, held
             # A time to live that grows again has been renewed: its holder is alive.
             if left == -1 or left > left_before + 500 or time.monotonic() > deadline:
                 raise Locked(

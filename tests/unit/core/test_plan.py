@@ -89,7 +89,9 @@ def test_a_saved_plan_tells_when_it_was_altered() -> None:
     plan = Plan("shop", (ServerPlan("hotel", "rooms", changes=(change,)), ServerPlan("inn", "rooms")))
     about = {"version": 1, "command": "plan", "adopt": [], "apps": None, "stores": ["rooms"], "deep": True}
     saved = json.dumps({**about, **plan.document()}, indent=1)
-    assert (saved_plan(saved).digest, saved_plan(saved).altered) == (plan.digest, False)
+    assert (saved_plan(saved).covers(plan), saved_plan(saved).altered) == (True, False)
+    assert not saved_plan(saved).covers(Plan("shop", plan.servers[:1]))
+    assert not saved_plan(saved).covers(Plan("shop", (replace(plan.servers[0], changes=()), plan.servers[1])))
     for old, new in (("BUILD", "RAZE"), ('"scope": ""', '"scope": "b"'), ('"old": 2', '"old": 3'), ('"inn"', '"pub"')):
         altered = saved.replace(old, new)
         assert altered != saved
@@ -107,3 +109,17 @@ def test_a_server_that_cannot_be_read_is_not_in_sync() -> None:
 
 def test_counts_name_every_action() -> None:
     assert Plan("shop", ()).counts == {"create": 0, "update": 0, "delete": 0, "conflict": 0}
+
+
+def test_what_another_project_did_to_the_server_is_no_other_plan_of_an_app() -> None:
+    def planned(*changes: Change) -> ServerPlan:
+        return ServerPlan("s", "toy", changes=changes)
+
+    ours = Change(Action.CREATE, Room(name="a", app="ann", owner=OURS), None)
+    shared = Change(Action.CREATE, Room(name="hall"), None)
+    beside = Change(Action.CREATE, Room(name="cellar"), None)
+    assert planned(ours, shared).covers(planned(ours, shared))
+    assert planned(ours, shared).covers(planned(ours)), "done by another project meanwhile"
+    assert not planned(ours).covers(planned(ours, beside)), "nobody has agreed to that"
+    assert not planned(ours, shared).covers(planned(shared))
+    assert not planned(shared).covers(planned(ours, shared))

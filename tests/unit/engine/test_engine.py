@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -394,6 +396,43 @@ def test_the_servers_lock_is_respected(engine: Engine) -> None:
     assert "eve" in str(error)
 
 
+def test_a_run_waits_for_its_turn_and_decides_then(engine: Engine) -> None:
+    """Nobody agreed to a plan, so that what another run has done meanwhile is no reason to give up."""
+    assert engine.apply().error() is None
+    boxes = dict(SHELF.boxes)
+    SHELF.boxes = {name: replace(box, colour="grey") for name, box in boxes.items()}
+    SHELF.sent.clear()
+    told: list[str] = []
+    late = Engine(
+        engine.project,
+        engine.state,
+        runtime=engine.runtime,
+        progress=lambda subject, message, done=None, total=None: told.append(message),
+    )
+    with ThreadPoolExecutor(1) as pool:
+        with engine.state.lock("apply-toy", "multidb add-app"):
+            waiting = pool.submit(late.apply)
+            while not any("waiting for multidb add-app" in message for message in told):
+                time.sleep(0.01)
+            SHELF.boxes["ann"] = boxes["ann"]
+        assert waiting.result().error() is None
+    assert [text for text in SHELF.sent if "ann" in text] == []
+    assert [text for text in SHELF.sent if "bob" in text] != []
+    assert late.plan().in_sync
+
+
+def test_what_came_in_the_way_meanwhile_is_refused(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    refuse = engine._refuse_removed
+
+    def stranger(scope: Scope) -> None:
+        SHELF.boxes["ann"] = Box(name="ann", colour="red")
+        refuse(scope)
+
+    monkeypatch.setattr(engine, "_refuse_removed", stranger)
+    assert isinstance(engine.apply().error(), Conflict)
+    assert SHELF.sent == []
+
+
 def test_a_plan_is_made_while_somebody_applies(engine: Engine) -> None:
     SHELF.locked_by = "multidb apply by eve"
     with engine.state.lock("apply-toy", "multidb apply"):
@@ -402,7 +441,8 @@ def test_a_plan_is_made_while_somebody_applies(engine: Engine) -> None:
     assert not engine.state.secrets.refs()
 
 
-def test_the_projects_own_lock_is_respected(engine: Engine) -> None:
+def test_the_projects_own_lock_is_respected(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("multidb.engine._PATIENCE", 0.2)
     with engine.state.lock("apply-toy", "multidb apply"):
         assert isinstance(engine.apply().error(), Locked)
     assert SHELF.sent == []

@@ -25,6 +25,7 @@ _NAMES: Final = rf"(?:PUBLIC|{_NAME})(?:, (?:PUBLIC|{_NAME}))*"
 _RIGHTS: Final = "[A-Z]+(?: [A-Z]+)*(?:, [A-Z]+(?: [A-Z]+)*)*"
 _TEXT: Final = r"(?:'(?:[^'\\\0]|'')*'|E'(?:[^'\\\0]|''|\\\\)*')"
 _ARGUMENTS: Final = r"""(?:[^"';$\0]|"(?:[^"\0]|"")*")*"""
+_MAKERS: Final = r"pg_catalog\.lo_[a-z_]+\([a-z, ]+\)(?:, pg_catalog\.lo_[a-z_]+\([a-z, ]+\))*"
 _OWNED: Final = "TABLE|SEQUENCE|VIEW|MATERIALIZED VIEW|FOREIGN TABLE|TYPE|DOMAIN|SCHEMA"
 
 
@@ -44,6 +45,14 @@ FORMS: Final = (
         rf"(?:SCHEMA|ALL TABLES IN SCHEMA|ALL SEQUENCES IN SCHEMA|ALL ROUTINES IN SCHEMA) {_NAME} "
         rf"(?:TO|FROM) {_NAMES}(?: CASCADE)?",
         _CATALOG_ONLY,
+    ),
+    Form(
+        rf"(?:GRANT|REVOKE) EXECUTE ON FUNCTION {_MAKERS} (?:TO|FROM) {_NAMES}",
+        f"{_CATALOG_ONLY}; the functions are the server's own, and are not called",
+    ),
+    Form(
+        rf"REVOKE ALL ON (?:TABLE {_PATH}|ROUTINE {_PATH}\({_ARGUMENTS}\)) FROM {_NAMES}",
+        f"{_CATALOG_ONLY}; types are found by name",
     ),
     Form(
         rf"ALTER DEFAULT PRIVILEGES FOR ROLE {_NAME} (?:GRANT|REVOKE) {_RIGHTS} ON [A-Z]+ (?:TO|FROM) {_NAMES}",

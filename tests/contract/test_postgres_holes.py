@@ -475,7 +475,13 @@ def test_a_database_that_is_taken_over_opens_nothing_that_an_extension_keeps(sta
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 reader.execute("SELECT dblink_connect_u('dbname=postgres')")
     finally:
-        stage.site.clean(app)
+        _end(stage, app)
+
+
+def _end(stage: Stage, app: App) -> None:
+    stage.site.clean(app)
+    for role in ("owner", "rw", "ro", "user", "readonly"):
+        stage.site.served.sql(f"DROP OWNED BY {app.id}_{role}", f"DROP ROLE {app.id}_{role}")
 
 
 def test_an_admin_who_may_not_read_everything_says_what_is_not_proved(stage: Stage) -> None:
@@ -492,10 +498,8 @@ def test_an_admin_who_may_not_read_everything_says_what_is_not_proved(stage: Sta
         assert not any(each.app for each in found.unread)
         assert not [hole for hole in found.holes if hole.app == app.id]
     finally:
-        site.clean(app)
+        _end(stage, app)
         stage.site.served.sql(f"REVOKE CONNECT ON DATABASE postgres FROM {PLATFORM}")
-        for role in ("owner", "rw", "ro", "user", "readonly"):
-            stage.site.served.sql(f"DROP OWNED BY {app.id}_{role}", f"DROP ROLE {app.id}_{role}")
 
 
 def test_a_database_that_cannot_be_read_keeps_no_other_from_being_seen(stage: Stage) -> None:

@@ -6,6 +6,7 @@ to run. The command line turns an error into text or JSON; nothing below it prin
 
 from __future__ import annotations
 
+import errno
 import re
 import shlex
 from collections.abc import Iterable
@@ -17,6 +18,7 @@ __all__ = [
     "AuthenticationFailed",
     "Conflict",
     "Locked",
+    "MachineError",
     "ManifestError",
     "MultidbError",
     "NeedsServer",
@@ -83,6 +85,41 @@ class UsageError(MultidbError):
 
     code = "usage"
     exit_code = 2
+
+
+class MachineError(UsageError):
+    """The machine does not let the command do its work: a full disk, a folder that is gone, no more threads."""
+
+    code = "machine"
+
+    @classmethod
+    def of(cls, error: BaseException) -> MachineError | None:
+        """The error in our words; None for what is no fault of the machine."""
+        if isinstance(error, MemoryError):
+            return cls("too little memory is left", hint="end other programs, or give this one more, then run it again")
+        if isinstance(error, RuntimeError) and "start new thread" in str(error):
+            hint = "raise the limit (ulimit -u, pids_limit of the container), or end other programs; then run it again"
+            return cls("this machine lets no more threads be started", hint=hint)
+        if isinstance(error, OSError):
+            where = error.filename if isinstance(error.filename, str) else None
+            message = error.strerror or str(error) or type(error).__name__
+            return cls(message, where=where, hint=_MACHINE_HINTS.get(error.errno or 0, _MACHINE_HINT))
+        return None
+
+
+_MACHINE_HINT = "correct that, then run the command again"
+_MACHINE_HINTS = {
+    errno.ENOSPC: "free space, then run the command again",
+    errno.EDQUOT: "free space, then run the command again",
+    errno.EROFS: "run it where files can be written",
+    errno.EACCES: "correct the permissions, then run the command again",
+    errno.EPERM: "correct the permissions, then run the command again",
+    errno.ENOENT: "see whether the folder that the command was started in is still there (cd to it again)",
+    errno.EMFILE: "raise the limit of open files (ulimit -n), then run the command again",
+    errno.ENFILE: "end other programs, then run the command again",
+    errno.EAGAIN: "raise the limit of processes (ulimit -u), or end other programs; then run the command again",
+    errno.ENOMEM: "end other programs, then run the command again",
+}
 
 
 @dataclass(frozen=True, slots=True, order=True)

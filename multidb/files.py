@@ -12,6 +12,7 @@ import fcntl
 import json
 import os
 import secrets
+import stat
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -55,8 +56,12 @@ def read_text(path: Path) -> str | None:
         raise UsageError(f"cannot be read: {_why(error)}", where=str(path)) from None
 
 
-def write_text(path: Path, text: str, *, mode: int = PUBLIC) -> None:
-    """Puts `text` at `path`, whole or not at all, with exactly the permissions `mode`.
+def write_text(path: Path, text: str, *, mode: int | None = None) -> None:
+    """Puts `text` at `path`, whole or not at all.
+
+    Args:
+        mode: exactly these permissions, for a file of ours; a link in its place is replaced. None: it is somebody's own
+            file, such as the manifest: a link is followed and stays, and so do its permissions.
 
     Raises:
         UsageError: the folder cannot be written, or the disk is full. The old file is untouched.
@@ -64,8 +69,9 @@ def write_text(path: Path, text: str, *, mode: int = PUBLIC) -> None:
     write_all({path: (text, mode)})
 
 
-def write_all(texts: Mapping[Path, tuple[str, int]]) -> None:
-    """Puts every text (with its permissions) at its path, or none: all are on the disk before the first is in place.
+def write_all(texts: Mapping[Path, tuple[str, int | None]]) -> None:
+    """Puts every text (with its permissions, see `write_text`) at its path, or none: all are on the disk before the
+    first is in place. What is replaced keeps its owner, as far as we may give files away.
 
     Raises:
         UsageError: a folder cannot be written, or the disk is full. The old files are untouched, new ones are not left
@@ -75,21 +81,30 @@ def write_all(texts: Mapping[Path, tuple[str, int]]) -> None:
     path = Path()
     try:
         for path, (text, mode) in texts.items():
-            temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.is_dir():
+            final = path.resolve() if mode is None else path
+            temporary = final.with_name(f".{final.name}.{secrets.token_hex(4)}.tmp")
+            final.parent.mkdir(parents=True, exist_ok=True)
+            if final.is_dir():
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-            staged[path] = temporary
-            _write_new(temporary, text, mode)
+            staged[final] = temporary
+            _write_new(temporary, text, mode, _status(final))
         for path, temporary in staged.items():
             temporary.replace(path)
         for folder in {path.parent for path in staged}:
             sync_folder(folder)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: links that lead in a circle
         for temporary in staged.values():
             with contextlib.suppress(OSError):
                 temporary.unlink()
         raise _unwritable(path, error) from None
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """Of what is going to be replaced; None where there is nothing yet."""
+    try:
+        return path.lstat()
+    except FileNotFoundError:
+        return None
 
 
 def delete(path: Path) -> None:
@@ -129,7 +144,7 @@ def _open_lock(path: Path) -> int:
         raise _unwritable(path, error) from None
 
 
-def _unwritable(path: Path, error: OSError) -> UsageError:
+def _unwritable(path: Path, error: Exception) -> UsageError:
     return UsageError(
         f"cannot be written: {_why(error)}",
         where=str(path),
@@ -137,9 +152,15 @@ def _unwritable(path: Path, error: OSError) -> UsageError:
     )
 
 
-def _write_new(path: Path, text: str, mode: int) -> None:
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+def _write_new(path: Path, text: str, mode: int | None, before: os.stat_result | None) -> None:
+    kept = before is not None and stat.S_ISREG(before.st_mode)
+    if mode is None:
+        mode = stat.S_IMODE(before.st_mode) if kept and before is not None else PUBLIC
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
     with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+        if kept and before is not None and (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
+            with contextlib.suppress(PermissionError):  # only root gives files away
+                os.fchown(descriptor, before.st_uid, before.st_gid)
         os.fchmod(descriptor, mode)  # the umask may have narrowed it
         file.write(text)
         file.flush()
@@ -216,4 +237,6 @@ def sync_folder(folder: Path) -> None:
 
 
 def _why(error: Exception) -> str:
-    return (error.strerror or type(error).__name__) if isinstance(error, OSError) else "it is not UTF-8 text"
+    if isinstance(error, OSError):
+        return error.strerror or type(error).__name__
+    return "it is not UTF-8 text" if isinstance(error, UnicodeError) else "its links lead in a circle"

@@ -8,6 +8,7 @@ was interrupted anywhere is finished by the same command. Whoever calls these fu
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,6 +18,7 @@ from multidb import files, manifest
 from multidb.backup import cloning
 from multidb.backup.journal import Journal
 from multidb.closure import reopen
+from multidb.document import Unreadable, inside
 from multidb.engine import Engine, Scope
 from multidb.errors import (
     AuthenticationFailed,
@@ -162,16 +164,38 @@ def _edits(engine: Engine, app_id: str) -> tuple[Edit, ...]:
     included = Path(engine.project.apps[app_id].where.rsplit(":", 2)[0])
     overlays = sorted(main.parent.glob(f"{main.stem}.*{main.suffix}"))
     found: dict[str, Edit] = {}
-    for path in dict.fromkeys(each.resolve() for each in (main, included, *overlays)):
+    for path in _once_each(main, included, *overlays):
         text = files.read_text(path) if path.is_file() else None
         entry = None if text is None else manifest.entry_of(text, app_id)
         if text is not None and entry is not None:
-            name = str(path.relative_to(root.resolve()))
+            name = _name_of(path, root)
             found[name] = Edit(name, text, manifest.remove_app(text, app_id), entry)
     if not found:  # on the servers only: an undo gives it an entry
-        name = str(main.resolve().relative_to(root.resolve()))
+        name = _name_of(main, root)
         found[name] = Edit(name, "", "", {"stores": list(engine.project.apps[app_id].stores)})
     return tuple(found.values())
+
+
+def _once_each(*paths: Path) -> list[Path]:
+    """Without those that are the same file by another name."""
+    found: dict[Path, Path] = {}
+    for path in paths:
+        found.setdefault(path.resolve(), path)
+    return list(found.values())
+
+
+def _name_of(path: Path, root: Path) -> str:
+    """The file's name in the project's folder. Links stay as they are: they are the operator's, and the file they mean
+    may lie elsewhere."""
+    name = os.path.relpath(os.path.abspath(path), os.path.abspath(root))  # noqa: PTH100  pathlib would follow links
+    try:
+        return inside(name)
+    except Unreadable:
+        raise UsageError(
+            "is not in the manifest's folder, so the app's entry in it cannot be taken out and put back",
+            where=str(path),
+            hint="take it out by hand, then: multidb plan says what is left",
+        ) from None
 
 
 def _take_out(engine: Engine, stone: Tombstone) -> None:

@@ -94,11 +94,38 @@ def _root(
     """Options that stand before the command."""
 
 
+class _StandardOutput(TextIOWrapper):
+    """Standard output that knows whether it has failed. What a terminal has no letter for is spelled, as on stderr."""
+
+    lost = False
+
+    def __init__(self, real: TextIOWrapper) -> None:
+        super().__init__(
+            real.buffer, encoding=real.encoding, errors="backslashreplace", line_buffering=real.line_buffering
+        )
+        self._real = real  # it would close what is under it with its own end
+
+    def write(self, text: str) -> int:
+        try:
+            return super().write(text)
+        except OSError:
+            self.lost = True
+            raise
+
+    def flush(self) -> None:
+        try:
+            super().flush()
+        except OSError:
+            self.lost = True
+            raise
+
+
 def main() -> NoReturn:
     """Runs the command line and exits with its code. Never shows a traceback unless MULTIDB_DEBUG is set."""
     arguments = sys.argv[1:]
-    if isinstance(sys.stdout, TextIOWrapper):  # what a terminal has no letter for is spelled, as on stderr
-        sys.stdout.reconfigure(errors="backslashreplace")
+    _open_standard_files()
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout = _StandardOutput(sys.stdout)
     try:
         code = app(args=arguments, prog_name="multidb", standalone_mode=False)
         if code == _INTERRUPTED:  # typer makes this of a KeyboardInterrupt
@@ -111,15 +138,62 @@ def main() -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
+def _open_standard_files() -> None:
+    """Opens what the caller has closed (``>&-``), so that no file of ours gets its number, and somebody's output."""
+    for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(number, mode, encoding="utf-8", closefd=False))
+
+
 def _failed(error: Exception, arguments: list[str]) -> int:
     if os.environ.get("MULTIDB_DEBUG"):
         raise error
     if isinstance(error, BrokenPipeError):  # `multidb plan | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _close_output()
         return 0
     from multidb.cli.output import report_error
+    from multidb.errors import MachineError
 
-    return report_error(error, arguments)
+    shown = MachineError.of(error) or error
+    if _is_lost():
+        if isinstance(shown, MachineError):
+            shown.where = "standard output"
+        return _said_on_stderr(shown)
+    try:
+        code = report_error(shown, arguments)
+    except OSError:
+        return _said_on_stderr(shown)
+    return _said_on_stderr(shown) if _is_lost() else code
+
+
+def _said_on_stderr(error: Exception) -> int:
+    """A document would be lost; stderr may be read."""
+    from multidb.cli.output import report_error
+    from multidb.errors import MultidbError
+
+    _close_output()
+    try:
+        return report_error(error, [])
+    except OSError:
+        return error.exit_code if isinstance(error, MultidbError) else 1
+
+
+def _is_lost() -> bool:
+    """Whether standard output takes no more, such as a file on a full disk."""
+    try:
+        _flush()
+    except OSError:
+        return True
+    return isinstance(sys.stdout, _StandardOutput) and sys.stdout.lost
+
+
+def _close_output() -> None:
+    """What is still to be written goes nowhere: at the end of the process it would be tried once more."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _interrupted(arguments: list[str]) -> int:

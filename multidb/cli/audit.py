@@ -24,6 +24,8 @@ from multidb.cli.options import (
 )
 from multidb.cli.output import Output
 from multidb.cli.telling import NotifyOption, tell
+from multidb.engine import Engine
+from multidb.errors import UsageError
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -80,7 +82,7 @@ def audit_command(
     with output.working():
         found = audit(engine, wanted, progress=output.progress, seed=seed, most=most)
     if wanted.apps is None and wanted.stores is None:
-        remember(engine.state, found)
+        _remember(engine, found, output)
     if notify:
         tell(output, engine, lambda notifier: notifier.about_audit(found, wanted))
     if report is not None:
@@ -90,6 +92,13 @@ def audit_command(
     if report is not None:
         output.note(f"Written: {report}")
     return found.exit_code
+
+
+def _remember(engine: Engine, found: Audit, output: Output) -> None:
+    try:
+        remember(engine.state, found)
+    except UsageError as error:  # what was found is shown, whether or not it can be kept
+        output.note(f"{error.sentence()}; the page and the metrics do not know of this audit")
 
 
 def _show(output: Output, found: Audit) -> None:

@@ -65,8 +65,15 @@ class History:
 
     def looks(self) -> tuple[list[Look], str]:
         """Every look that is kept; and a note, where the file was damaged and has been moved aside."""
-        with self._state.turn("usage"):
-            return self._read()
+        try:
+            with self._state.turn("usage"):
+                return self._read()
+        except UsageError as error:  # the folder cannot be written; what it holds can be read
+            try:
+                text = files.read_text(self._path) or ""
+                return [Look.parse(line) for line in text.splitlines()], ""
+            except (ValueError, UsageError):
+                return [], f"{error}; growth is not told"
 
     def sizes(self, app: str, store: str) -> list[tuple[datetime, int]]:
         """How large the app was at each look, oldest first."""

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from multidb.engine import Engine, Scope, not_running
-from multidb.errors import MultidbError
+from multidb.errors import MultidbError, UsageError
 from multidb.model import App, Progress, Server
 from multidb.runtime import ServerState
 from multidb.usage.history import History, Look
@@ -42,7 +42,10 @@ def look(engine: Engine, scope: Scope | None = None, *, progress: Progress, keep
     stores.sort(key=lambda each: order[each.app])
     servers = (*seen, *_missing(engine, scope))
     if keep and scope.apps is None and scope.stores is None:
-        history.add(_sizes(now, stores))
+        try:
+            history.add(_sizes(now, stores))
+        except UsageError as error:  # a look is shown, whether or not it can be kept
+            note = note or f"{error.sentence()}; these sizes are not kept"
     return UsageReport(engine.project.name, now, tuple(stores), servers, (note,) if note else ())
 
 

@@ -201,3 +201,38 @@ def test_a_folder_that_cannot_be_written_is_said(state: ProjectState) -> None:
         pass
     with pytest.raises(UsageError, match="cannot be written"), state.change("ports"):
         pass
+
+
+def test_a_file_of_somebody_keeps_its_link_its_mode_and_its_owner(tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "here").mkdir()
+    real, link = tmp_path / "elsewhere" / "shop.yaml", tmp_path / "here" / "multidb.yaml"
+    real.write_text("old")
+    real.chmod(0o640)
+    if os.geteuid() == 0:
+        os.chown(real, 12345, 23456)
+    owner = (real.stat().st_uid, real.stat().st_gid)
+    link.symlink_to("../elsewhere/shop.yaml")
+    files.write_text(link, "new")
+    assert (link.is_symlink(), real.read_text()) == (True, "new")
+    assert real.stat().st_mode & 0o7777 == 0o640
+    assert (real.stat().st_uid, real.stat().st_gid) == owner
+    assert sorted(path.name for path in tmp_path.rglob("*") if path.is_file()) == ["multidb.yaml", "shop.yaml"]
+
+
+def test_a_file_of_ours_has_its_mode_and_replaces_a_link(tmp_path: Path) -> None:
+    (tmp_path / "other").write_text("theirs")
+    (tmp_path / "secret").symlink_to("other")
+    files.write_text(tmp_path / "secret", "hush", mode=files.PRIVATE)
+    assert not (tmp_path / "secret").is_symlink()
+    assert (tmp_path / "secret").stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "other").read_text() == "theirs"
+    files.write_text(tmp_path / "new", "x")
+    assert (tmp_path / "new").stat().st_mode & 0o777 == 0o644
+
+
+def test_links_in_a_circle_are_said(tmp_path: Path) -> None:
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("a")
+    with pytest.raises(UsageError, match=r"a: cannot be (written|read)"):
+        files.write_text(tmp_path / "a", "x")

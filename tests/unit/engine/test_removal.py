@@ -144,6 +144,24 @@ def test_out_and_back_leaves_every_file_as_it_was(applied: Path, app: str) -> No
     assert tombstones(ProjectState(applied)) == {}
 
 
+def test_a_manifest_that_is_a_link_stays_one_and_keeps_its_mode(
+    applied: Path, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """As one does whose manifest lies in another repository."""
+    elsewhere = tmp_path_factory.mktemp("elsewhere") / "shop.yaml"
+    manifest = applied / "multidb.yaml"
+    manifest.rename(elsewhere)
+    elsewhere.chmod(0o600)
+    manifest.symlink_to(elsewhere)
+    before = texts(applied)
+    take_out(applied)
+    assert "ann:" not in elsewhere.read_text()
+    bring_back(applied)
+    assert texts(applied) == before
+    assert manifest.is_symlink()
+    assert elsewhere.stat().st_mode & 0o777 == 0o600
+
+
 def test_the_others_are_not_touched(applied: Path) -> None:
     take_out(applied)
     assert load(applied).apps.keys() == {"bob", "eve"}

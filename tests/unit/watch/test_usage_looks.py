@@ -267,3 +267,15 @@ def test_a_look_that_is_dated_in_the_future_does_not_end_the_history(state: Proj
     History(state).add(Look(NOW + timedelta(days=800), {"ann": {"postgres": 3}}))
     History(state).add(Look(NOW + timedelta(hours=1), {"ann": {"postgres": 3}}))
     assert [look.at for look in History(state).looks()[0]] == [NOW, NOW + timedelta(hours=1)]
+
+
+def test_a_folder_that_cannot_be_written_still_shows_what_is_used(open_shop: OpenShop) -> None:
+    engine = open_shop(CLOSED)
+    History(engine.state).add(Look(NOW, {"ann": {"toy": 100}}))
+    SHELF.weights["ann"] = 150
+    lock = engine.state.folder / "usage.lock"
+    lock.unlink()
+    lock.mkdir()  # so that root cannot open it either
+    report = seen(engine)
+    assert any(each.growth for each in report.stores), "what was kept can be read"
+    assert "not kept" in report.notes[0]

@@ -136,7 +136,8 @@ def bitten(site: Site) -> Bitten:
     with pytest.raises(ArchiveError, match=r"table public\.foreign_owned \(of postgres\)") as raised:
         backed_up(site, app)
     assert 'ALTER TABLE public.foreign_owned OWNER TO "' in str(raised.value.hint)
-    site.served.sql(f"ALTER TABLE public.foreign_owned OWNER TO {app.id}_owner", database=app.id)
+    given = f"GRANT SELECT ON public.foreign_owned TO {app.id}_ro"
+    site.served.sql(f"ALTER TABLE public.foreign_owned OWNER TO {app.id}_owner", given, database=app.id)
     return Bitten(app, *backed_up(site, app))
 
 

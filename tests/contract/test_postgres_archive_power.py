@@ -147,6 +147,7 @@ ALLOWED = (
     r"CREATE EXTENSION IF NOT EXISTS \"\w+\"( SCHEMA \"\w+\")?",
     r"ROLLBACK PREPARED '\w+'",
     r"\s*WITH asked \(answer\) AS MATERIALIZED \(\s*WITH object AS \(SELECT 'pg_class'::regclass::oid .*",
+    r"\s*WITH asked \(answer\) AS MATERIALIZED \(SELECT EXISTS \(SELECT FROM pg_default_acl\)\) .*",
     r"\s*WITH asked \(answer\) AS MATERIALIZED \(SELECT \S+\(json_agg\(extname\), \S+\) FROM pg_extension\) .*",
 )
 

@@ -8,7 +8,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from multidb.errors import ArchiveError, WrongVersion
+from multidb.errors import ArchiveError, MultidbError, WrongVersion
 from multidb.model import App, Part, PlaceKind
 from multidb.provisioners.postgres.locales import Locale
 from tests.contract.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
@@ -130,3 +130,126 @@ def test_what_a_server_cannot_make_is_said_before_anything_goes(site: Site) -> N
             assert opened.leftovers(app, context) == []
     assert site.enter(app).execute("SELECT a FROM t").fetchone() == (1,)
     assert Locale.read(said).document() == said
+
+
+# --- rights ---
+
+_RIGHTS = """
+SELECT 'relation', oid::regclass::text, array(SELECT a::text FROM unnest(relacl) a ORDER BY 1)::text FROM pg_class
+  WHERE oid >= 16384 AND relkind IN ('r', 'p', 'v', 'm', 'S') AND relnamespace::regnamespace::text !~ '^pg_'
+UNION ALL SELECT 'column', attrelid::regclass || '.' || attname, attacl::text FROM pg_attribute
+  WHERE attrelid >= 16384 AND attacl IS NOT NULL
+UNION ALL SELECT 'routine', oid::regprocedure::text, array(SELECT a::text FROM unnest(proacl) a ORDER BY 1)::text
+  FROM pg_proc WHERE oid >= 16384
+UNION ALL SELECT 'type', oid::regtype::text, coalesce(typacl, acldefault('T', typowner))::text FROM pg_type
+  WHERE oid >= 16384 AND typtype IN ('e', 'd')
+UNION ALL SELECT 'schema', nspname, array(SELECT a::text FROM unnest(nspacl) a ORDER BY 1)::text FROM pg_namespace
+  WHERE oid >= 16384 AND nspname !~ '^pg_' OR nspname = 'public'
+UNION ALL SELECT 'large object', oid::text, lomowner::regrole || coalesce(lomacl, acldefault('L', lomowner))::text
+  FROM pg_largeobject_metadata
+UNION ALL SELECT 'default',
+  concat_ws(' ', defaclrole::regrole, nullif(defaclnamespace, 0)::regnamespace, defaclobjtype),
+  array(SELECT a::text FROM unnest(defaclacl) a ORDER BY 1)::text FROM pg_default_acl
+ORDER BY 1, 2"""
+
+
+def _rights(site: Site, database: str) -> list[Any]:
+    return [
+        tuple(str(each).replace(database, "app") for each in row) for row in site.served.sql(_RIGHTS, database=database)
+    ]
+
+
+def _with_rights(site: Site, app: App) -> None:
+    """Narrowed, widened, by column, by default, on every kind of thing; and large objects of every login."""
+    name = app.id
+    with site.enter(app, "migrate") as session:
+        for text in (
+            "CREATE SCHEMA shop; CREATE SCHEMA shut",
+            'CREATE TABLE users (id int, email text, "odd ""one" int); INSERT INTO users VALUES (1, \'ann\', 2)',
+            f'REVOKE ALL ON users FROM {name}_ro; GRANT SELECT (id), SELECT ("odd ""one") ON users TO {name}_ro',
+            f"CREATE TABLE shop.usual (id serial); REVOKE INSERT ON shop.usual FROM {name}_rw",
+            f"CREATE TABLE secret (id int); REVOKE ALL ON secret FROM {name}_ro, {name}_rw",
+            "CREATE VIEW open_to_all AS SELECT 1 AS a; GRANT SELECT ON open_to_all TO PUBLIC",
+            f"CREATE MATERIALIZED VIEW counted AS SELECT count(*) FROM users; REVOKE ALL ON counted FROM {name}_ro",
+            f"CREATE SEQUENCE numbers; REVOKE ALL ON numbers FROM {name}_rw; GRANT USAGE ON numbers TO {name}_user",
+            "CREATE FUNCTION shop.twice(int, text[]) RETURNS int LANGUAGE sql AS 'SELECT 2'",
+            f"REVOKE ALL ON FUNCTION shop.twice FROM {name}_ro; GRANT EXECUTE ON FUNCTION shop.twice TO PUBLIC",
+            "CREATE TYPE mood AS ENUM ('a'); REVOKE USAGE ON TYPE mood FROM PUBLIC",
+            "CREATE DOMAIN small AS int",
+            f"CREATE TABLE passed (id int); GRANT SELECT ON passed TO {name}_rw WITH GRANT OPTION",
+            f"REVOKE DELETE, TRUNCATE ON passed FROM {name}_owner",
+            f"REVOKE ALL ON SCHEMA shut FROM {name}_ro, {name}_rw",
+            f"GRANT CREATE ON SCHEMA shop TO {name}_rw",
+            f"ALTER DEFAULT PRIVILEGES IN SCHEMA shop GRANT TRUNCATE ON TABLES TO {name}_rw",
+            "CREATE TABLE shop.by_schema (id int)",
+            f"SELECT lo_from_bytea(41, 'owner'); GRANT SELECT ON LARGE OBJECT 41 TO {name}_ro, {name}_user",
+            f"CREATE SCHEMA of_rw; GRANT ALL ON SCHEMA of_rw TO {name}_user",
+        ):
+            session.execute(text.encode())
+    with site.enter(app) as session:
+        session.execute(f"SELECT lo_from_bytea(42, 'user'); GRANT SELECT ON LARGE OBJECT 42 TO {name}_readonly")
+
+
+@pytest.mark.parametrize("as_other", [False, True])
+def test_who_may_do_what_comes_back(site: Site, as_other: bool) -> None:
+    app = site.app(roles="split")
+    target = site.app(roles="split") if as_other else app
+    site.apply([app])
+    _with_rights(site, app)
+    before = _rights(site, app.id)
+    part, files = backed_up(site, app)
+    if as_other:
+        site.apply([target])
+    else:
+        with site.enter(app, "migrate") as session:
+            session.execute("DROP TABLE secret; GRANT ALL ON users TO PUBLIC")
+    brought_back(site, target, part, files)
+    assert _rights(site, target.id) == before
+    with site.enter(target, "readonly") as session:
+        assert session.execute("SELECT id FROM users").fetchall() == [(1,)]
+        for refused in ("SELECT email FROM users", "SELECT * FROM secret", "SELECT * FROM counted"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                session.execute(refused.encode())
+    with site.enter(target) as session:
+        assert session.execute("SELECT lo_get(42), lo_get(41)").fetchone() == (b"user", b"owner")
+        session.execute("SELECT lo_put(42, 0, 'U')")
+
+
+def test_a_set_of_before_gets_its_rights_from_the_manifest(site: Site) -> None:
+    app = site.app()
+    site.apply([app])
+    with site.enter(app) as session:
+        session.execute("CREATE TABLE t AS SELECT 1 AS a")
+    part, files = backed_up(site, app)
+    old = {name: value for name, value in part.details.items() if name not in ("rights", "locale")}
+    brought_back(site, app, Part(part.format, part.server, part.client, True, part.measures, old), files)
+    assert site.enter(app, "readonly").execute("SELECT a FROM t").fetchone() == (1,)
+
+
+def test_rights_in_a_set_are_data(site: Site) -> None:
+    app = site.app()
+    site.apply([app])
+    with site.enter(app) as session:
+        session.execute(f"CREATE TABLE t AS SELECT 1 AS a; REVOKE ALL ON t FROM {app.id}_ro")
+    part, files = backed_up(site, app)
+    said: Any = part.details["rights"]
+    ((kind, names, args, column, owner, acl),) = said["things"]
+    hostile = 'x"; CREATE ROLE pwned SUPERUSER; --'
+    for wrong in (
+        [["role", names, args, column, owner, acl]],
+        [[kind, ["public", hostile], args, column, owner, acl]],
+        [[kind, names, args, hostile, "", [["", "SELECT", False]]]],
+        [[kind, names, args, column, owner, [["", "SELECT ON t TO x; --", False]]]],
+        [[kind, names, args, column, owner, [["", "SELECT", "yes"]]]],
+        [[kind, "public", 7]],
+        "things",
+    ):
+        details = {**part.details, "rights": {"defaults": said["defaults"], "things": wrong}}
+        with archive(site) as (opened, context):
+            place = opened.prepare(PlaceKind.NEW, app, context)
+            with pytest.raises(MultidbError):
+                opened.restore(
+                    place, Part(part.format, part.server, part.client, True, part.measures, details), files, quiet
+                )
+            opened.discard(place)
+    assert site.served.sql("SELECT count(*) FROM pg_roles WHERE rolname = 'pwned'") == [(0,)]

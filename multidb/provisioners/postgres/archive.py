@@ -38,14 +38,14 @@ from multidb.model import (
     StoreContext,
     listed,
 )
-from multidb.provisioners.postgres import archive_tables, catalog_text, contents, groundwork, loading, programs
+from multidb.provisioners.postgres import archive_tables, catalog_text, contents, groundwork, loading, programs, rights
 from multidb.provisioners.postgres.delegate import Delegate, Delegates
 from multidb.provisioners.postgres.groundwork import AdminInside
 from multidb.provisioners.postgres.locales import Locale
 from multidb.provisioners.postgres.places import NEW, OLD, SCRATCH, place_mark, place_names
 from multidb.provisioners.postgres.programs import Program
 from multidb.provisioners.postgres.resources import derived_names
-from multidb.provisioners.postgres.statements import UNFINISHED, identifier, literal, mark
+from multidb.provisioners.postgres.statements import RESTORED, UNFINISHED, identifier, literal, mark
 from multidb.provisioners.postgres.wire import Traffic, Wire
 from multidb.secrets import Secret
 
@@ -58,6 +58,7 @@ _CHUNK = 1 << 20
 # Seconds without a sign of life: for a catalog query, for a statement that changes something, for reading one table.
 _ANSWER, _WORK, _READ = 60.0, 600.0, 24 * 3600.0
 _LOOK = 5.0  # seconds without a byte of pg_dump, after which it is looked whether somebody keeps it waiting
+_AT_ONCE = 500  # statements in one message
 _ROUNDS = 10  # attempts to find a database without sessions
 _BUSY, _LOCKED = "55006", "55P03"
 _ANOTHER = frozenset({"42P01", "3F000", "42809"})  # there is no such table or schema, or it is no table
@@ -129,6 +130,7 @@ class PostgresArchive:
                 "dump": program.major,
                 "extensions": json.loads(self._ask(holder, contents.EXTENSIONS)),
                 "policies": json.loads(self._ask(holder, contents.POLICIES)),
+                "rights": json.loads(self._ask(holder, rights.query(literal(identifier(delegate.role))))),
                 "locale": Locale.read(self._databases(app.id)[app.id]).document(),
             }
             tables = self._held(live, holder)
@@ -417,6 +419,9 @@ class PostgresArchive:
                     admin.give_schema(role)
                 with self._delegates.acting(place.app, role, [place.name], reads=False) as delegate:
                     schemas = self._groundwork(admin, delegate, place, part)
+                    given, kept = self._rights(place, part, role)
+                    owners = rights.defaults([each for each in given if each.role == role], everywhere=True)
+                    self._inside(delegate, place, list(owners))
                     before = admin.of_others([*roles, delegate.name])
                     target = self._address(program, delegate, place.name)
                     progress(place.app.id, "loading")
@@ -425,9 +430,56 @@ class PostgresArchive:
                     self._policies(delegate, place, part)
                     if last:
                         loading.load(program, target, dump, last, role, delegate.password, self._where, in_order=True)
+                with self._delegates.acting(place.app, role, [place.name], reads=True) as delegate:
+                    others = rights.defaults([each for each in given if each.role != role], everywhere=True)
+                    self._inside(delegate, place, [*others, *rights.defaults(given, everywhere=False)])
+                    self._give_rights(delegate, place, kept)
                 self._nothing_of_others(admin.of_others(roles) - before)
         if place.kind is PlaceKind.LIVE:
             self._unfinished(place.name)
+
+    def _rights(self, place: Place, part: Part, role: str) -> tuple[Sequence[rights.Default], Sequence[rights.Right]]:
+        """Those of the set, for the roles of `place.app`; roles that are no app's own get nothing."""
+        said = part.details.get("rights")
+        if said is None:  # made by an earlier version: apply gives them
+            return (), ()
+        source, here = str(part.details["app"]), set(self._delegates.roles(place.app))
+        ours = {name.name for name in derived_names(App(source, source, {}))}
+
+        def renamed(name: str) -> str | None:
+            if name == f"{source}_owner":
+                return role
+            other = place.app.id + name[len(source) :] if name in ours else ""
+            return other if other in here else None
+
+        try:
+            assert isinstance(said, Mapping)
+            return rights.read(said, renamed)
+        except (AssertionError, KeyError, TypeError, ValueError) as error:
+            raise ArchiveError(
+                f"the set does not say who may do what in it as multidb does: {error}",
+                where=self._where,
+                hint="take another set",
+            ) from None
+
+    def _give_rights(self, delegate: Delegate, place: Place, kept: Sequence[rights.Right]) -> None:
+        if not kept:
+            return
+        asked = json.dumps([[each.type, each.names, each.args] for each in kept])
+        with delegate.open(place.name) as wire:
+            for step in (lambda right, thing: filter(None, [rights.owned(right, thing)]), rights.given):
+                there = rights.things(json.loads(wire.ask(rights.resolution(), (asked,), _WORK)))
+                texts = [text for right, thing in zip(kept, there, strict=True) for text in step(right, thing)]
+                self._send(wire, texts)
+
+    def _inside(self, delegate: Delegate, place: Place, texts: Sequence[str]) -> None:
+        if texts:
+            with delegate.open(place.name) as wire:
+                self._send(wire, texts)
+
+    def _send(self, wire: Wire, texts: Sequence[str]) -> None:
+        for start in range(0, len(texts), _AT_ONCE):
+            self._do(wire, ";\n".join(texts[start : start + _AT_ONCE]))
 
     def _nothing_of_others(self, found: frozenset[tuple[str, ...]]) -> None:
         """What was loaded belongs to the app, or it is not kept."""
@@ -496,7 +548,9 @@ class PostgresArchive:
             self.discard(Place(PlaceKind.SCRATCH, new.app, old))
         owner = Owner(context.project, new.app.id)
         texts = [f"ALTER DATABASE {identifier(new.name)} RENAME TO {identifier(live)}"]
-        texts.append(f"COMMENT ON DATABASE {identifier(live)} IS {literal(mark(owner, UNFINISHED))}")
+        with self._open(new.name) as wire:
+            inside = RESTORED if AdminInside(wire).has_rights() else UNFINISHED
+        texts.append(f"COMMENT ON DATABASE {identifier(live)} IS {literal(mark(owner, inside))}")
         if live not in there:
             self._exchange([new.name], texts)
             return

@@ -51,6 +51,11 @@ class AdminInside:
         found = json.loads(self._wire.ask(contents.owned_by_others(roles), (), _WORK))
         return frozenset(map(tuple, found))
 
+    def has_rights(self) -> bool:
+        """Whether a role gives anything on what it will make, as the app's owner role does once it has its rights: a
+        catalog only."""
+        return self._wire.ask("SELECT EXISTS (SELECT FROM pg_default_acl)", (), _ANSWER) == "t"
+
     def extensions(self) -> Sequence[str]:
         """Those of the database: a catalog only."""
         found: list[str] = json.loads(self._wire.ask(_THERE, (), _ANSWER))

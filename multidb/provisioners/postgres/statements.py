@@ -26,9 +26,19 @@ from multidb.provisioners.postgres.resources import (
     verifier_ref,
 )
 
-__all__ = ["NOTHING_PREPARED", "UNFINISHED", "ending_sessions", "identifier", "literal", "mark", "statements"]
+__all__ = [
+    "NOTHING_PREPARED",
+    "RESTORED",
+    "UNFINISHED",
+    "ending_sessions",
+    "identifier",
+    "literal",
+    "mark",
+    "statements",
+]
 
 UNFINISHED = "unfinished"  # stands in a database's mark until its inside is done
+RESTORED = "0" * 8  # the revision of an inside that came back with the rights it had: what is missing is added, no more
 _PREFIX = "multidb:"
 _GRANT_OPTION = "GRANT OPTION FOR "
 # Versions in which the script of an extension could replace an object that somebody else had made.

@@ -1,0 +1,255 @@
+"""Who may do what with the things in an app's database, as far as that is not what every new thing gets; and who owns
+the large objects, since of all the rest an apply makes the app's owner role the owner.
+
+`pg_dump` knows both by the names of roles, which are others where a set becomes another app's. So they are in the set's
+manifest, as data: what is to be changed is found again by its address, and what the server then calls it is what stands
+in a statement. Pure; the statements are for a login that may do no more than the app.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from multidb.provisioners.postgres.statements import identifier
+
+__all__ = ["Default", "Right", "Thing", "defaults", "given", "owned", "query", "read", "resolution", "things"]
+
+Grants = frozenset[tuple[str, str, bool]]
+"""Grantee ("" is everybody), privilege, whether it may be passed on."""
+
+_PRIVILEGES: Final = frozenset(
+    [
+        "SELECT",
+        "INSERT",
+        "UPDATE",
+        "DELETE",
+        "TRUNCATE",
+        "REFERENCES",
+        "TRIGGER",
+        "MAINTAIN",
+        "USAGE",
+        "CREATE",
+        "EXECUTE",
+    ]
+)
+_LARGE: Final = "large object"
+_KINDS: Final[Mapping[str, str]] = {"r": "TABLES", "S": "SEQUENCES", "f": "FUNCTIONS", "T": "TYPES", "n": "SCHEMAS"}
+# What pg_identify_object calls a thing, and how GRANT calls it.
+_WORDS: Final[Mapping[str, str]] = {
+    "table": "TABLE",
+    "view": "TABLE",
+    "materialized view": "TABLE",
+    "foreign table": "TABLE",
+    "sequence": "SEQUENCE",
+    "function": "ROUTINE",
+    "procedure": "ROUTINE",
+    "aggregate": "ROUTINE",
+    "schema": "SCHEMA",
+    "type": "TYPE",
+    _LARGE: "LARGE OBJECT",
+}
+
+_ACL = """(SELECT coalesce(json_agg(json_build_array(
+    CASE x.grantee WHEN 0 THEN '' ELSE pg_get_userbyid(x.grantee) END, x.privilege_type, x.is_grantable)
+    ORDER BY x.grantee, x.privilege_type, x.is_grantable), '[]'::json) FROM aclexplode({acl}) x)"""
+# Every thing that has an owner and privileges of its own: class, oid, column, owner, privileges, kinds of its defaults.
+_THINGS = """
+  SELECT 'pg_class'::regclass::oid AS class, c.oid, 0 AS sub, c.relowner AS owner, c.relacl AS acl,
+    CASE c.relkind WHEN 'S' THEN 'S' ELSE 'r' END AS stored, CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END AS builtin
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND n.nspname !~ '^pg_'
+  UNION ALL SELECT 'pg_proc'::regclass::oid, p.oid, 0, p.proowner, p.proacl, 'f', 'f' FROM pg_proc p
+  WHERE p.oid >= 16384
+  UNION ALL SELECT 'pg_type'::regclass::oid, t.oid, 0, t.typowner, t.typacl, 'T', 'T' FROM pg_type t
+  WHERE t.oid >= 16384 AND t.typtype IN ('b', 'd', 'e', 'r', 'c') AND NOT (t.typelem <> 0 AND t.typlen = -1)
+    AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind <> 'c')
+  UNION ALL SELECT 'pg_namespace'::regclass::oid, n.oid, 0, n.nspowner, n.nspacl, 'n', 'n' FROM pg_namespace n
+  WHERE n.oid >= 16384 AND n.nspname !~ '^pg_'
+  UNION ALL SELECT 'pg_largeobject'::regclass::oid, l.oid, 0, l.lomowner, l.lomacl, 'L', 'L'
+  FROM pg_largeobject_metadata l"""
+
+
+@dataclass(frozen=True, slots=True)
+class Default:
+    """What a role gives on what it will make: everywhere, or on top of that in one schema."""
+
+    role: str
+    schema: str | None
+    kind: str  # as ``pg_default_acl.defaclobjtype``
+    grants: Grants
+    builtin: Grants  # what it would be without
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """One thing, or one column of it, by its address; `owner` is empty for a column."""
+
+    type: str
+    names: tuple[str, ...]
+    args: tuple[str, ...]
+    column: str | None
+    owner: str
+    grants: Grants
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """What the server calls it here, whose it is, and what is given on it now."""
+
+    type: str
+    identity: str
+    owner: str
+    grants: Grants
+
+
+def query(owner: str) -> str:
+    """The query for what the set keeps, in the database of the app whose owner role is the literal `owner`: one JSON
+    document, see `read`. Members of extensions are the extensions' concern."""
+    default = _ACL.format(acl="d.defaclacl")
+    builtin = _ACL.format(
+        acl="acldefault(CASE d.defaclobjtype WHEN 'S' THEN 's' ELSE d.defaclobjtype END, d.defaclrole)"
+    )
+    held, expected = (
+        _ACL.format(acl=acl)
+        for acl in (
+            'coalesce(t.acl, acldefault(t.builtin::"char", t.owner))',
+            """coalesce((SELECT a.defaclacl FROM pg_default_acl a WHERE a.defaclrole = t.owner AND a.defaclnamespace = 0
+                         AND a.defaclobjtype = t.stored::"char"), acldefault(t.builtin::"char", t.owner))""",
+        )
+    )
+    column = _ACL.format(acl="a.attacl")
+    return f"""
+WITH thing AS MATERIALIZED ({_THINGS}),
+kept AS (
+  SELECT t.class, t.oid, 0 AS sub, NULL::name AS column, pg_get_userbyid(t.owner) AS owner, {held}::jsonb AS acl
+  FROM thing t WHERE t.owner <> {owner}::regrole OR ({held})::jsonb <> ({expected})::jsonb
+  UNION ALL
+  SELECT t.class, t.oid, 0, a.attname, '', {column}::jsonb FROM thing t
+  JOIN pg_attribute a ON t.class = 'pg_class'::regclass AND a.attrelid = t.oid AND a.attacl IS NOT NULL
+  WHERE NOT a.attisdropped)
+SELECT json_build_object(
+  'defaults', (SELECT coalesce(json_agg(json_build_array(pg_get_userbyid(d.defaclrole), n.nspname, d.defaclobjtype,
+      {default}, {builtin}) ORDER BY d.oid), '[]'::json)
+    FROM pg_default_acl d LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace),
+  'things', (SELECT coalesce(json_agg(json_build_array(i.type, i.object_names, i.object_args, k.column, k.owner, k.acl)
+      ORDER BY k.class, k.oid, k.column NULLS FIRST), '[]'::json)  -- what is taken off a table goes off its columns
+    FROM kept k, pg_identify_object_as_address(k.class, k.oid, 0) i
+    WHERE NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = k.class AND e.objid = k.oid AND e.deptype = 'e')))"""  # noqa: S608
+
+
+def read(document: Mapping[str, Any], renamed: Callable[[str], str | None]) -> tuple[list[Default], list[Right]]:
+    """An answer to `query`, as a set's manifest keeps it, for the roles of another app.
+
+    Args:
+        renamed: the role that is meant here by one of there; None where there is none, and then it is given nothing.
+
+    Raises:
+        ValueError: it is no such answer.
+    """
+    made: list[Default] = []
+    for role, schema, kind, held, builtin in document["defaults"]:
+        here = renamed(_text(role))
+        if kind in _KINDS and here is not None:
+            place = None if schema is None else _text(schema)
+            made.append(Default(here, place, kind, _grants(held, renamed), _grants(builtin, renamed)))
+    kept = [
+        Right(
+            _word(type_),
+            tuple(map(_text, names)),
+            tuple(map(_text, args)),
+            None if column is None else _text(column),
+            renamed(_text(owner)) or "" if owner else "",
+            _grants(held, renamed),
+        )
+        for type_, names, args, column, owner, held in document["things"]
+    ]
+    return made, kept
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError(f"{str(value)[:40]!r} is no name")
+    return value
+
+
+def _word(value: object) -> str:
+    if value not in _WORDS:
+        raise ValueError(f"{str(value)[:40]!r} is nothing that has an owner")
+    return str(value)
+
+
+def _grants(rows: Sequence[Sequence[object]], renamed: Callable[[str], str | None]) -> Grants:
+    found: set[tuple[str, str, bool]] = set()
+    for grantee, privilege, grantable in rows:
+        if privilege not in _PRIVILEGES or not isinstance(grantable, bool):
+            raise ValueError(f"{str(privilege)[:40]!r} is no privilege")
+        here = renamed(_text(grantee)) if grantee else ""
+        if here is not None:
+            found.add((here, str(privilege), grantable))
+    return frozenset(found)
+
+
+def defaults(entries: Sequence[Default], *, everywhere: bool) -> Iterator[str]:
+    """The statements that give a new database these defaults: those that hold everywhere, or those of schemas."""
+    for each in entries:
+        if (each.schema is None) is not everywhere:
+            continue
+        start = f"ALTER DEFAULT PRIVILEGES FOR ROLE {identifier(each.role)}"
+        start += f" IN SCHEMA {identifier(each.schema)}" if each.schema is not None else ""
+        held = each.builtin if everywhere else frozenset()
+        yield from (f"{start} {text}" for text in _adjusted(held, each.grants, f"ON {_KINDS[each.kind]}"))
+
+
+def resolution() -> str:
+    """The query that finds things again; $1: `Right`s as JSON arrays of type, names, args. For each: type, identity,
+    owner, grants."""
+    held = _ACL.format(acl='coalesce(t.acl, acldefault(t.builtin::"char", t.owner))')
+    return f"""
+WITH thing AS MATERIALIZED ({_THINGS})
+SELECT coalesce(json_agg(json_build_array(i.type, i.identity, pg_get_userbyid(t.owner), {held}) ORDER BY e.n),
+                '[]'::json)
+FROM json_array_elements($1::json) WITH ORDINALITY e (value, n),
+  pg_get_object_address(e.value ->> 0, ARRAY(SELECT json_array_elements_text(e.value -> 1)),
+                        ARRAY(SELECT json_array_elements_text(e.value -> 2))) a
+JOIN thing t ON t.class = a.classid AND t.oid = a.objid, pg_identify_object(a.classid, a.objid, 0) i"""  # noqa: S608
+
+
+def things(rows: Sequence[Sequence[Any]]) -> list[Thing]:
+    """An answer to `resolution`."""
+    return [Thing(type_, name, owner, _grants(held, lambda role: role)) for type_, name, owner, held in rows]
+
+
+def owned(right: Right, thing: Thing) -> str | None:
+    """The statement that gives a large object to its owner; None for everything else, and when it has it."""
+    if thing.type != _LARGE or not right.owner or right.owner == thing.owner:
+        return None
+    return f"ALTER LARGE OBJECT {thing.identity} OWNER TO {identifier(right.owner)}"
+
+
+def given(right: Right, thing: Thing) -> Iterator[str]:
+    """The statements after which exactly the right's privileges are given on the thing (or its column)."""
+    what = f"ON {_WORDS[thing.type]} {thing.identity}"
+    if right.column is None:
+        yield from _adjusted(thing.grants, right.grants, what)
+        return
+    for grantee, privilege, grantable in sorted(right.grants):
+        option = " WITH GRANT OPTION" if grantable else ""
+        yield f"GRANT {privilege} ({identifier(right.column)}) {what} TO {_grantee(grantee)}{option}"
+
+
+def _adjusted(held: Grants, wanted: Grants, what: str) -> Iterator[str]:
+    for grantee, privilege, grantable in sorted(held - wanted):
+        if (grantee, privilege, not grantable) in wanted and grantable:
+            yield f"REVOKE GRANT OPTION FOR {privilege} {what} FROM {_grantee(grantee)}"
+        elif (grantee, privilege, True) not in wanted:
+            yield f"REVOKE {privilege} {what} FROM {_grantee(grantee)}"
+    for grantee, privilege, grantable in sorted(wanted - held):
+        if grantable or (grantee, privilege, True) not in held:
+            option = " WITH GRANT OPTION" if grantable else ""
+            yield f"GRANT {privilege} {what} TO {_grantee(grantee)}{option}"
+
+
+def _grantee(name: str) -> str:
+    return identifier(name) if name else "PUBLIC"

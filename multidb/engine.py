@@ -87,6 +87,8 @@ class Scope:
         adopt: apps whose unmarked resources are taken over.
         regenerate: apps that get new credentials where theirs are lost.
         deep: also look inside every app's database.
+        closing: also what closes a server to everybody who was not let in by name, and not only to apps; None: as a
+            plan shows it, and where nobody has agreed to a plan, only on servers that are the project's own.
     """
 
     apps: frozenset[str] | None = None
@@ -94,6 +96,7 @@ class Scope:
     adopt: frozenset[str] = frozenset()
     regenerate: frozenset[str] = frozenset()
     deep: bool = True
+    closing: bool | None = None
 
     def wants(self, app: App) -> bool:
         """Whether the app is in scope."""
@@ -249,7 +252,10 @@ class Engine:
         So do the other apps of a server that refuses something of one app.
         """
         scope = scope or Scope()
-        agreed, plan = plan is not None, plan or self.plan(scope)
+        agreed = plan is not None
+        if not agreed and scope.closing is None and self.project.runtime == "external":
+            scope = replace(scope, closing=False)
+        plan = plan or self.plan(scope)
         self._refuse_conflicts(plan)
         servers = {server.name: server for server in self.servers(scope)}
         todo = [server for server in plan.servers if server.changes or server.error is not None or server.unread]
@@ -527,6 +533,8 @@ class Engine:
         live = session.inspect(inspection)
         unread: dict[str, ServerError] = dict(inspection.unread)
         known = [change for change in diff(desired, live, scope.adopt) if change.resource.app not in unread]
+        if scope.closing is False:
+            known = [change for change in known if not change.resource.closing]
         changes = in_order(without_half_apps(self._refuse_lost(change, scope) for change in known))
         written = [_with_statements(change, store, context, unread) for change in changes]
         unsettled = {*unread, *(change.resource.app for change in changes)}

@@ -8,6 +8,7 @@ import typer
 
 from multidb import manifest
 from multidb.cli.adding import ensure_entry
+from multidb.cli.closing import closings
 from multidb.cli.env_files import following_servers, write_env_files
 from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, VerboseOption, examples
 from multidb.cli.plan_view import report_document, show_report
@@ -64,10 +65,17 @@ def _bring_up(run: Run, new: str) -> int:
             with following_servers(engine, output):
                 states = engine.start(new)
             report = engine.apply(Scope(apps=frozenset({new})))
+            left = closings(engine, engine.plan(Scope(apps=frozenset({new}), deep=False)))
         for each in states:
             if each.state is not ServerState.RUNNING:
                 output.note(f"{each.name}: {each.state.value}, {each.message}", style="yellow")
         code = show_report(output, report)
+        for server, things in left.items():
+            output.note(
+                f"{server}: {things}: open to every login of the server, and left so, because others may use it; "
+                "multidb apply closes it, and asks first",
+                style="yellow",
+            )
         written = write_env_files(engine, output, [new])
     document: dict[str, Any] = {"app": new, "applied": True, "plan": report.plan.document(), **report_document(report)}
     output.document(code == 0, {**document, "files": [str(path) for path in written]})

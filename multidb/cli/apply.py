@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from multidb import files
+from multidb.cli.closing import agree_to_close
 from multidb.cli.env_files import write_env_files
 from multidb.cli.options import (
     DEFAULT_FILE,
@@ -84,6 +86,10 @@ def apply(
     if found.changes and not found.conflicts and not ask("Apply these changes?", yes=yes):
         output.note("Nothing was changed.")
         return 3
+    if not agree_to_close(output, engine, found, yes=yes):
+        wanted = replace(wanted, closing=False)
+        with output.working():
+            found = engine.plan(wanted)
     with output.working():
         report = engine.apply(wanted, found)
     code = show_report(output, report)

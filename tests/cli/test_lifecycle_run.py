@@ -211,6 +211,56 @@ def test_ten_apps_added_at_once_wait_their_turn_and_are_all_there(applied: Folde
     applied.ok("plan", "--check")
 
 
+def test_on_a_server_of_others_what_closes_it_is_asked_for_and_known_accounts_stay(applied: Folder) -> None:
+    admin = ProjectState(applied.path).secrets.get(admin_ref("postgres", "postgres"))
+    assert admin is not None
+    (place,) = (
+        each["address"] for each in applied.ok("status", "--json").json()["servers"] if each["name"] == "postgres"
+    )
+    host, _, port = place.rpartition(":")
+    with psycopg.connect(f"postgresql://postgres@{place}/postgres", password=admin.rgusal()) as connection:
+        connection.execute("GRANT CONNECT, TEMPORARY ON DATABASE postgres, template1 TO PUBLIC")
+        for role in ("monitor", "unrelated"):
+            connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'of their own'".encode())
+
+    def gets_in(role: str) -> bool:
+        try:
+            psycopg.connect(host=host, port=port, user=role, password="of their own", dbname="postgres").close()
+        except psycopg.OperationalError:
+            return False
+        return True
+
+    def manifest(servers: str = "") -> str:
+        return (
+            f"version: 1\nproject: guest\nruntime: external\n{servers}known: {{postgres: [monitor, not_there]}}\n"
+            f"external: {{postgres: {{url: 'postgresql://postgres@{place}', password: {{env: ADMIN_PASSWORD}}}}}}\n"
+            "apps:\n  gus: {stores: [postgres]}\n"
+        )
+
+    env = {"ADMIN_PASSWORD": admin.rgusal()}
+    with tempfile.TemporaryDirectory(prefix="guest-") as name:
+        guest = Folder(Path(name), [])
+        guest.manifest(manifest())
+        told = guest.ok("add-app", "adam", "--stores", "postgres", env=env).err
+        assert "server database postgres" in told
+        assert "multidb apply closes it, and asks first" in told
+        assert (gets_in("monitor"), gets_in("unrelated")) == (True, True), "nobody was asked"
+
+        guest.manifest(manifest("servers: {postgres: {close_defaults: false}}\n"))
+        assert "server database" not in guest.ok("apply", "--yes", env=env).out
+        assert gets_in("unrelated")
+        assert "partial" in guest.ok("show", "gus", env=env).out
+
+        guest.manifest(manifest())
+        assert guest.run("apply", env=env).code == 3, "nobody there to ask"
+        assert gets_in("unrelated")
+        said = guest.ok("apply", "--yes", env=env).err
+        assert "monitor, not_there (known) keep what they have" in said
+        assert (gets_in("monitor"), gets_in("unrelated")) == (True, False)
+        assert "enforced" in guest.ok("show", "gus", env=env).out
+        guest.ok("purge", "adam", "--yes-destroy", "adam", env=env)  # the manifest has lost it meanwhile
+
+
 def test_two_projects_on_one_server_do_not_make_each_others_plans_stale(applied: Folder) -> None:
     """Postgres's own databases are open to everybody; both projects plan to close them."""
     state = ProjectState(applied.path)

@@ -50,7 +50,7 @@ class World:
         store = self.case.provisioner.name
         return Project(
             name="contract",
-            runtime="external",
+            runtime="embedded",
             apps={app: App(app, app.replace("_", "-"), {store: settings}, where=f"multidb.yaml:{app}") for app in apps},
             servers={store: self.real.options},
             root=str(self.folder),

@@ -67,7 +67,7 @@ def shared(servers: tuple[RealServer, RealServer]) -> RealServer:
 def engine_of(real: RealServer, folder: Path, *apps: str, project: str = "digi", isolation: str = "auto") -> Engine:
     described = Project(
         name=project,
-        runtime="external",
+        runtime="embedded",
         apps={app: App(app, app, {"neo4j": AppOptions()}) for app in apps},
         servers={"neo4j": ServerOptions.model_validate({"isolation": isolation})},
         root=str(folder),

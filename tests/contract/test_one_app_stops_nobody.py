@@ -48,7 +48,7 @@ class Site:
         self.hostile, *self.others = self.apps
         self.project = Project(
             name=f"p{next(_numbers)}",
-            runtime="external",
+            runtime="embedded",
             apps={app: App(app, app, {"postgres": AppOptions()}, where=f"multidb.yaml:{app}") for app in self.apps},
             servers={"postgres": ServerOptions()},
             root=str(folder),

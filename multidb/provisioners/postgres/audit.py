@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 from multidb.errors import AuthenticationFailed, NotAllowed, ServerDown, ServerError, ServerSlow
 from multidb.model import Outcome, Probe, Tenant
 from multidb.provisioners.postgres.logins import Login, enter, logins
-from multidb.provisioners.postgres.resources import PostgresFacts
+from multidb.provisioners.postgres.resources import PostgresFacts, ServerOptions
 from multidb.provisioners.postgres.statements import identifier, literal
 from multidb.provisioners.postgres.wire import Answer, Wire
 from multidb.secrets import generate
@@ -243,7 +243,8 @@ def _doors(attacker: Tenant, login: Login, victims: Sequence[Tenant]) -> Iterato
     yield _without_its_password(attacker, login)
     facts = attacker.context.facts
     own = facts.server_databases if isinstance(facts, PostgresFacts) else ()
-    left_open = {database.name for database in own if database.open and not database.closable}
+    options = attacker.context.options or ServerOptions()
+    left_open = {each.name for each in own if each.open and not (each.closable and options.close_defaults)}
     for database in sorted({"postgres", "template1"} | {database.name for database in own}):
         expected = Outcome.ALLOWED if database in left_open else Outcome.REFUSED
         yield from _door(attacker, login, None, database, expected)

@@ -131,7 +131,7 @@ def read_facts(answer: str) -> PostgresFacts:
 
 def overview_query(facts: PostgresFacts) -> str:
     """Asks for all roles, memberships, databases and settings that concern us: ``$1`` roles and ``$2`` databases by
-    name (JSON arrays), ``$3`` the beginning of this project's marks."""
+    name (JSON arrays), ``$3`` the beginning of this project's marks, ``$4`` known accounts (JSON array)."""
     table, password = ("pg_authid", "a.rolpassword") if facts.superuser else ("pg_roles", "NULL::text")
     options = "am.inherit_option, am.set_option" if facts.membership_options else "NULL::bool, NULL::bool"
     return f"""
@@ -146,6 +146,7 @@ database AS MATERIALIZED (
   FROM pg_database d LEFT JOIN pg_shdescription c ON c.objoid = d.oid AND c.classoid = 'pg_database'::regclass
   WHERE d.datname IN (SELECT value FROM named_database) OR starts_with(c.description, $3))
 SELECT json_build_object(
+  'known', (SELECT json_agg(rolname) FROM pg_roles WHERE rolname IN (SELECT json_array_elements_text($4::json))),
   'roles', (SELECT json_agg(json_build_object(
       'name', rolname, 'mark', mark, 'login', rolcanlogin, 'inherit', rolinherit, 'superuser', rolsuper,
       'createdb', rolcreatedb, 'createrole', rolcreaterole, 'replication', rolreplication, 'bypassrls', rolbypassrls,
@@ -167,13 +168,14 @@ SELECT json_build_object(
     FROM database d))"""  # noqa: S608
 
 
-def overview_parameters(inspection: Inspection) -> tuple[str, str, str]:
+def overview_parameters(inspection: Inspection) -> tuple[str, str, str, str]:
     """What `overview_query` is asked with: every name that the apps may have taken, used now or not."""
     names = [name for app in inspection.apps for name in derived_names(app)]
     roles = [name.name for name in names if name.space == "postgres role"]
     databases = [name.name for name in names if name.space == "postgres database"]
     databases += [resource.name for resource in inspection.desired if isinstance(resource, ServerDatabase)]
-    return json.dumps(roles), json.dumps(databases), f"multidb:{inspection.context.project}/"
+    known = json.dumps(sorted(inspection.context.known))
+    return json.dumps(roles), json.dumps(databases), f"multidb:{inspection.context.project}/", known
 
 
 @dataclass(frozen=True, slots=True)
@@ -214,7 +216,7 @@ def read_overview(answer: str, inspection: Inspection) -> Overview:
     insides: list[Inside] = []
     for row in document["databases"] or []:
         if (ServerDatabase.kind, row["name"]) in wanted:
-            resources.append(_server_database(row, facts))
+            resources.append(_server_database(row, facts, document["known"] or []))
             continue
         owner, revision = _parse_mark(row["mark"])
         half_made = _half_made(row, wanted, owners)
@@ -343,11 +345,12 @@ def _memberships(
             yield membership
 
 
-def _server_database(row: Mapping[str, Any], facts: PostgresFacts) -> ServerDatabase:
+def _server_database(row: Mapping[str, Any], facts: PostgresFacts, known: Sequence[str]) -> ServerDatabase:
     privileges = _privileges(row["privileges"])
     connects = facts.superuser or row["owner"] == facts.admin or (facts.admin, "CONNECT") in privileges
     public = frozenset(privilege for grantee, privilege in privileges if grantee == "public")
-    return ServerDatabase(name=row["name"], public=public, admin_connects=connects)
+    heirs = frozenset(known)
+    return ServerDatabase(name=row["name"], public=public, admin_connects=connects, heirs=heirs)
 
 
 def _database(row: Mapping[str, Any], owner: Owner | None) -> Database:

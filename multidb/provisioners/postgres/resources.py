@@ -131,6 +131,11 @@ class ServerOptions(ContainerOptions):
 
     port: int | None = Field(default=None, ge=1, le=65_535, description="TCP port; a free one is taken without it.")
     max_connections: int = Field(default=200, ge=10, le=10_000, description="Connections that the server accepts.")
+    close_defaults: bool = Field(
+        default=True,
+        description="Whether the server's own databases are closed to everybody who was not let in by name; false "
+        "leaves them as they are, and the apps' isolation is partial where they are open.",
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,9 +185,11 @@ class ServerDatabase(Resource):
 
     kind: ClassVar[str] = "server database"
     rank: ClassVar[int] = 10
+    closing: ClassVar[bool] = True
 
     public: frozenset[str] = frozenset()  # what everybody may do there
     admin_connects: bool = True  # also when everybody else may not
+    heirs: frozenset[str] = field(default=frozenset(), compare=False)  # known accounts, which keep what everybody had
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -375,8 +382,9 @@ def desired(apps: Sequence[App], context: StoreContext) -> tuple[Resource, ...]:
     """What the server should have: its own databases closed, and for each app its roles, database and what is in it."""
     facts = context.facts
     assert isinstance(facts, PostgresFacts)
-    closed = [ServerDatabase(name=database.name) for database in facts.server_databases if database.closable]
-    resources: list[Resource] = list(closed)
+    options: ServerOptions = context.options or ServerOptions()
+    closable = [database for database in facts.server_databases if database.closable and options.close_defaults]
+    resources: list[Resource] = [ServerDatabase(name=database.name) for database in closable]
     for app in apps:
         resources += _of_app(app, context, facts)
     return tuple(resources)
@@ -555,20 +563,25 @@ def env(
 
 
 def isolation(app: App, facts: Any) -> tuple[Isolation, str]:
-    """Enforced by the server, unless it has databases of its own that the admin cannot close to the app."""
+    """Enforced by the server, unless it has databases of its own that are open to every login."""
     assert isinstance(facts, PostgresFacts)
-    left_open = [database for database in facts.server_databases if database.open and not database.closable]
+    left_open = [database for database in facts.server_databases if database.open]
     reader = (
         "" if facts.superuser else f"; the read-only login can make large objects, which {facts.admin} cannot close"
     )
     if not left_open:
         return Isolation.ENFORCED, f"own database and logins; nobody else may connect{reader}"
-    names = ", ".join(database.name for database in left_open)
-    owners = ", ".join(sorted({database.owner for database in left_open}))
-    quoted = ", ".join('"' + database.name.replace('"', '""') + '"' for database in left_open)
+    beyond = [database for database in left_open if not database.closable]
+    names = ", ".join(database.name for database in beyond or left_open)
+    own = f"own database and logins, but every login may still connect to {names}"
+    if not beyond:
+        ways = "multidb apply closes that, unless servers.postgres.close_defaults is false"
+        return Isolation.PARTIAL, f"{own}; {ways}{reader}"
+    owners = ", ".join(sorted({database.owner for database in beyond}))
+    quoted = ", ".join('"' + database.name.replace('"', '""') + '"' for database in beyond)
     return (
         Isolation.PARTIAL,
-        f"own database and logins, but every login may still connect to {names}, which {facts.admin} cannot close; "
+        f"{own}, which {facts.admin} cannot close; "
         f"let {owners} run: REVOKE CONNECT, TEMPORARY ON DATABASE {quoted} FROM PUBLIC{reader}",
     )
 

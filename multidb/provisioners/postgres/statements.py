@@ -123,6 +123,10 @@ def _server_database(change: Change, database: ServerDatabase, facts: PostgresFa
     if change.changed("admin_connects"):
         yield f"GRANT CONNECT ON DATABASE {name} TO {identifier(facts.admin)}"
     if change.changed("public"):
+        live = change.live
+        if isinstance(live, ServerDatabase) and live.heirs and live.public:  # in one transaction with the next
+            heirs = ", ".join(map(identifier, sorted(live.heirs)))
+            yield f"GRANT {', '.join(sorted(live.public))} ON DATABASE {name} TO {heirs}"
         yield f"REVOKE CONNECT, CREATE, TEMPORARY ON DATABASE {name} FROM PUBLIC"
 
 

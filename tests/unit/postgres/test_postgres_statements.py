@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multidb.errors import NotAllowed, ServerError, WrongVersion
-from multidb.model import Action, App, Change, Inspection, Owner, Resource
+from multidb.model import Action, App, Change, Inspection, Isolation, Owner, Resource
 from multidb.plan import diff
 from multidb.provisioners.postgres import catalog
 from multidb.provisioners.postgres.resources import (
@@ -23,7 +23,9 @@ from multidb.provisioners.postgres.resources import (
     Role,
     ServerDatabase,
     ServerDatabaseFacts,
+    ServerOptions,
     desired,
+    isolation,
 )
 from multidb.provisioners.postgres.statements import identifier, literal, statements
 from multidb.secrets import MemorySecretStore
@@ -198,11 +200,11 @@ def test_before_15_the_schema_takes_a_superuser() -> None:
 # --- reading the catalogs ---
 
 
-def overview(known: PostgresFacts | None = None, **document: object) -> catalog.Overview:
+def overview(server: PostgresFacts | None = None, **document: object) -> catalog.Overview:
     apps: list[App] = [App("lernmi", "lernmi", {"postgres": AppOptions()})]
-    wanted = desired(apps, context(known))
-    answer = {"roles": None, "memberships": None, "databases": None} | document
-    inspection = Inspection(context(known), apps, wanted, MemorySecretStore())
+    wanted = desired(apps, context(server))
+    answer = {"known": None, "roles": None, "memberships": None, "databases": None} | document
+    inspection = Inspection(context(server), apps, wanted, MemorySecretStore())
     return catalog.read_overview(json.dumps(answer), inspection)
 
 
@@ -249,10 +251,14 @@ def test_the_admin_is_let_in_before_everybody_else_is_shut_out() -> None:
     )
     everybody = [["public", "CONNECT", False], ["public", "TEMPORARY", False]]
 
-    def seen(*privileges: list[object], owner: str = "root") -> list[str]:
+    def seen(*privileges: list[object], owner: str = "root", accounts: list[str] | None = None) -> list[str]:
         row = database(name="postgres", owner=owner, privileges=privileges)
         (want,) = [each for each in desired([app()], context(known)) if isinstance(each, ServerDatabase)]
-        live = [each for each in overview(known, databases=[row]).resources if isinstance(each, ServerDatabase)]
+        live = [
+            each
+            for each in overview(known, databases=[row], known=accounts).resources
+            if isinstance(each, ServerDatabase)
+        ]
         return [text for change in diff([want], live) for text in sql(change, known)]
 
     shut = 'REVOKE CONNECT, CREATE, TEMPORARY ON DATABASE "postgres" FROM PUBLIC'
@@ -260,6 +266,18 @@ def test_the_admin_is_let_in_before_everybody_else_is_shut_out() -> None:
     assert seen(*everybody, ["plat", "CONNECT", False]) == [shut]
     assert seen(*everybody, owner="plat") == [shut]
     assert seen(["plat", "CONNECT", False]) == []
+    keeps = 'GRANT CONNECT, TEMPORARY ON DATABASE "postgres" TO "monitor"'
+    assert seen(*everybody, owner="plat", accounts=["monitor"]) == [keeps, shut]
+    assert seen(["plat", "CONNECT", False], accounts=["monitor"]) == [], "what it never had it is not given"
+
+
+def test_a_server_whose_defaults_stay_is_partial() -> None:
+    known = facts(server_databases=(ServerDatabaseFacts("postgres", "plat", open=True, closable=True),))
+    left = dataclasses.replace(context(known), options=ServerOptions(close_defaults=False))
+    assert [each for each in desired([app()], left) if isinstance(each, ServerDatabase)] == []
+    level, why = isolation(app(), known)
+    assert level is Isolation.PARTIAL
+    assert "postgres" in why
 
 
 @pytest.mark.parametrize(

@@ -218,7 +218,7 @@ def test_on_a_server_of_others_what_closes_it_is_asked_for_and_known_accounts_st
         each["address"] for each in applied.ok("status", "--json").json()["servers"] if each["name"] == "postgres"
     )
     host, _, port = place.rpartition(":")
-    with psycopg.connect(f"postgresql://postgres@{place}/postgres", password=admin.rgusal()) as connection:
+    with psycopg.connect(f"postgresql://postgres@{place}/postgres", password=admin.reveal()) as connection:
         connection.execute("GRANT CONNECT, TEMPORARY ON DATABASE postgres, template1 TO PUBLIC")
         for role in ("monitor", "unrelated"):
             connection.execute(f"CREATE ROLE {role} LOGIN PASSWORD 'of their own'".encode())
@@ -237,7 +237,7 @@ def test_on_a_server_of_others_what_closes_it_is_asked_for_and_known_accounts_st
             "apps:\n  gus: {stores: [postgres]}\n"
         )
 
-    env = {"ADMIN_PASSWORD": admin.rgusal()}
+    env = {"ADMIN_PASSWORD": admin.reveal()}
     with tempfile.TemporaryDirectory(prefix="guest-") as name:
         guest = Folder(Path(name), [])
         guest.manifest(manifest())

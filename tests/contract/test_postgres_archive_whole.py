@@ -253,3 +253,65 @@ def test_rights_in_a_set_are_data(site: Site) -> None:
                 )
             opened.discard(place)
     assert site.served.sql("SELECT count(*) FROM pg_roles WHERE rolname = 'pwned'") == [(0,)]
+
+
+# --- settings ---
+
+_SET = """SELECT coalesce(r.rolname, ''), unnest(s.setconfig) FROM pg_db_role_setting s
+JOIN pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_roles r ON r.oid = s.setrole
+WHERE d.datname = '{}' ORDER BY 1, 2"""
+
+
+def _settings(site: Site, app: App) -> list[tuple[str, str]]:
+    return [
+        (role.replace(app.id, "app"), text.replace(app.id, "app"))
+        for role, text in site.served.sql(_SET.format(app.id))
+    ]
+
+
+@pytest.mark.parametrize("as_other", [False, True])
+def test_settings_come_back(site: Site, as_other: bool) -> None:
+    app = site.app()
+    target = site.app() if as_other else app
+    site.apply([app])
+    sql, login = site.served.sql, f"ALTER ROLE {app.id}_user IN DATABASE {app.id}"
+    sql(
+        f'{login} SET search_path = shop, public, "Odd; one"',
+        f"{login} SET work_mem = '7MB'",
+        f"ALTER DATABASE {app.id} SET TimeZone = 'Asia/Tokyo'",
+        f"ALTER DATABASE {app.id} SET DateStyle = 'SQL, DMY'",
+    )
+    if site.admin == SUPERUSER:
+        sql(f"ALTER DATABASE {app.id} SET my.own = 'it''s'")
+    before = _settings(site, app)
+    part, files = backed_up(site, app)
+    if as_other:
+        site.apply([target])
+    else:
+        sql(f"{login} SET search_path = spoilt", f"{login} SET random_page_cost = 2")
+    brought_back(site, target, part, files)
+    later = [] if as_other else [("app_user", "random_page_cost=2")]
+    assert _settings(site, target) == sorted([*before, *later])
+
+
+def test_a_set_sets_nothing_that_takes_an_admin(site: Site) -> None:
+    app = site.app()
+    site.apply([app])
+    part, files = backed_up(site, app)
+    said: list[str] = []
+    wrong = ["session_preload_libraries=x", "lo_compat_privileges=on", "plpgsql.extra_errors=all", "role=postgres",
+             "dblink.x=1", "no such=1", "a.b; DROP ROLE x=1"]  # fmt: skip
+    details = {**part.details, "settings": [[None, wrong], [f"{app.id}_user", wrong], ["postgres", ["work_mem=64kB"]]]}
+    with archive(site) as (opened, context):
+        place = opened.prepare(PlaceKind.NEW, app, context)
+        set_ = Part(part.format, part.server, part.client, True, part.measures, details)
+        opened.restore(place, set_, files, lambda subject, message, *_: said.append(message))
+        found = [text for _, text in site.served.sql(_SET.format(place.name))]
+        assert found in ([], ['"a.b; DROP ROLE x"=1'])
+        assert any("session_preload_libraries" in text for text in said)
+        for nonsense in ("x", [1], [["x"]], [[1, ["a=b"]]], [["x", [1]]]):
+            place = opened.prepare(PlaceKind.NEW, app, context)
+            bad = Part(part.format, part.server, part.client, True, part.measures, {**details, "settings": nonsense})
+            with pytest.raises((ValueError, ArchiveError)):
+                opened.restore(place, bad, files, quiet)
+        opened.discard(place)

@@ -19,7 +19,7 @@ import re
 import selectors
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import IO, Any, BinaryIO, Self
 
@@ -44,7 +44,7 @@ from multidb.provisioners.postgres.groundwork import AdminInside
 from multidb.provisioners.postgres.locales import Locale
 from multidb.provisioners.postgres.places import NEW, OLD, SCRATCH, place_mark, place_names
 from multidb.provisioners.postgres.programs import Program
-from multidb.provisioners.postgres.resources import derived_names
+from multidb.provisioners.postgres.resources import MANAGED_SETTINGS, derived_names
 from multidb.provisioners.postgres.statements import RESTORED, UNFINISHED, identifier, literal, mark
 from multidb.provisioners.postgres.wire import Traffic, Wire
 from multidb.secrets import Secret
@@ -89,6 +89,13 @@ LEFT JOIN pg_locks own ON l.pid IS NULL AND own.pid IS NULL AND own.locktype = '
 LEFT JOIN pg_prepared_xacts p ON p.transaction = own.transactionid
 WHERE d.datname = $1 AND l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND l.granted
   AND (a.usename IS NOT NULL OR p.gid IS NOT NULL)"""
+# $1: a setting. Whether everybody may set it. One that the server does not know may become an extension's: not that.
+_EVERYBODYS = """
+SELECT CASE WHEN EXISTS (SELECT FROM pg_settings WHERE lower(name) = lower($1))
+  THEN EXISTS (SELECT FROM pg_settings WHERE lower(name) = lower($1) AND context = 'user')
+  ELSE strpos($1, '.') > 0
+    AND NOT EXISTS (SELECT FROM pg_settings WHERE starts_with(lower(name), lower(split_part($1, '.', 1)) || '.'))
+    AND NOT EXISTS (SELECT FROM pg_available_extensions WHERE lower(name) = lower(split_part($1, '.', 1))) END"""
 # $1: a login. Whether a session of it waits for a lock.
 _WAITS = """
 SELECT EXISTS (SELECT FROM pg_stat_activity WHERE usename = $1 AND cardinality(pg_blocking_pids(pid)) > 0)"""
@@ -124,6 +131,7 @@ class PostgresArchive:
         program = self._program("pg_dump")
         live = self.live(app, context)
         with self._snapshot(live) as (delegate, holder, snapshot), ThreadPoolExecutor(1) as beside:
+            database = self._databases(app.id)[app.id]
             details = {
                 "app": app.id,
                 "postgres": self._major,
@@ -131,7 +139,8 @@ class PostgresArchive:
                 "extensions": json.loads(self._ask(holder, contents.EXTENSIONS)),
                 "policies": json.loads(self._ask(holder, contents.POLICIES)),
                 "rights": json.loads(self._ask(holder, rights.query(literal(identifier(delegate.role))))),
-                "locale": Locale.read(self._databases(app.id)[app.id]).document(),
+                "locale": Locale.read(database).document(),
+                "settings": database["settings"] or [],
             }
             tables = self._held(live, holder)
             measuring = beside.submit(self._measured, holder, tables)
@@ -434,6 +443,8 @@ class PostgresArchive:
                     others = rights.defaults([each for each in given if each.role != role], everywhere=True)
                     self._inside(delegate, place, [*others, *rights.defaults(given, everywhere=False)])
                     self._give_rights(delegate, place, kept)
+                    if place.kind is PlaceKind.NEW:
+                        self._settings(delegate, place, part, progress)
                 self._nothing_of_others(admin.of_others(roles) - before)
         if place.kind is PlaceKind.LIVE:
             self._unfinished(place.name)
@@ -443,6 +454,18 @@ class PostgresArchive:
         said = part.details.get("rights")
         if said is None:  # made by an earlier version: apply gives them
             return (), ()
+        try:
+            assert isinstance(said, Mapping)
+            return rights.read(said, self._renaming(place, part, role))
+        except (AssertionError, KeyError, TypeError, ValueError) as error:
+            raise ArchiveError(
+                f"the set does not say who may do what in it as multidb does: {error}",
+                where=self._where,
+                hint="take another set",
+            ) from None
+
+    def _renaming(self, place: Place, part: Part, role: str) -> Callable[[str], str | None]:
+        """What a role of the app that the backup is of is called here; None where it is not there, or no app's own."""
         source, here = str(part.details["app"]), set(self._delegates.roles(place.app))
         ours = {name.name for name in derived_names(App(source, source, {}))}
 
@@ -452,15 +475,39 @@ class PostgresArchive:
             other = place.app.id + name[len(source) :] if name in ours else ""
             return other if other in here else None
 
+        return renamed
+
+    def _settings(self, delegate: Delegate, place: Place, part: Part, progress: Progress) -> None:
+        """The settings of the set's database and of the app's logins in it. Each login makes its own, so that it gets
+        what it could give itself; for the database, the admin makes what everybody may set. What apply makes is left to
+        it, and what cannot be made is said.
+        """
+        renamed, left = self._renaming(place, part, delegate.role), []
+        with delegate.open(place.name) as wire:
+            for login, entries in catalog_text.settings(part.details.get("settings", [])):
+                role = renamed(login) if login is not None else None
+                for entry in entries:
+                    name = entry.partition("=")[0]
+                    if role is not None and name in MANAGED_SETTINGS:
+                        continue
+                    if (login is None) is (role is None) and self._set(wire, place.name, role, entry):
+                        continue
+                    left.append(name if login is None else f"{name} of {login}")
+        if left:
+            progress(place.app.id, f"settings of the set that do not come back: {listed(left)}")
+
+    def _set(self, wire: Wire, database: str, role: str | None, entry: str) -> bool:
         try:
-            assert isinstance(said, Mapping)
-            return rights.read(said, renamed)
-        except (AssertionError, KeyError, TypeError, ValueError) as error:
-            raise ArchiveError(
-                f"the set does not say who may do what in it as multidb does: {error}",
-                where=self._where,
-                hint="take another set",
-            ) from None
+            text = catalog_text.setting(database, role, entry)
+        except ValueError:
+            return False
+        if role is not None:
+            made = wire.send(f"SET ROLE {identifier(role)}; {text}", _WORK).refusal is None
+            self._do(wire, "RESET ROLE")
+            return made
+        if self._main.ask(_EVERYBODYS, (entry.partition("=")[0],), _ANSWER) != "t":
+            return False
+        return self._main.send(text, _WORK).refusal is None
 
     def _give_rights(self, delegate: Delegate, place: Place, kept: Sequence[rights.Right]) -> None:
         if not kept:
@@ -560,7 +607,7 @@ class PostgresArchive:
             f"ALTER DATABASE {identifier(live)} RENAME TO {identifier(old)}",
             f"COMMENT ON DATABASE {identifier(old)} IS {literal(place_mark(owner))}",
         ]
-        likewise = self._likewise(live, there[live])
+        likewise = self._likewise(live, there[live], there[new.name])
         self._end_prepared(live, there[live])
         self._do(self._main, f"ALTER DATABASE {identifier(live)} ALLOW_CONNECTIONS false")
         try:
@@ -571,12 +618,15 @@ class PostgresArchive:
             raise
         self._drop(old, self._databases(old)[old])
 
-    def _likewise(self, name: str, database: Mapping[str, Any]) -> list[str]:
-        """What makes a database treat its users as another one did."""
+    def _likewise(self, name: str, database: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
+        """What makes a database treat its users as another one did, beside what is set for it already."""
+        made = {(role, entry.partition("=")[0]) for role, entries in new["settings"] or () for entry in entries}
         texts = [f"ALTER DATABASE {identifier(name)} CONNECTION LIMIT {int(database['limit'])}"]
         texts += [catalog_text.privilege(name, grantee, right) for grantee, right in database["privileges"] or ()]
         for role, settings in database["settings"] or ():
             for entry in settings:
+                if (role, entry.partition("=")[0]) in made:
+                    continue
                 try:
                     texts.append(catalog_text.setting(name, role, entry))
                 except ValueError as error:

@@ -12,7 +12,7 @@ from typing import Any
 
 from multidb.provisioners.postgres.statements import identifier, literal
 
-__all__ = ["members", "policy", "privilege", "setting", "variable"]
+__all__ = ["members", "policy", "privilege", "setting", "settings", "variable"]
 
 # Settings that are lists of names: each member is kept with its quotes. As in dumputils.c of pg_dump.
 _LISTS = frozenset(
@@ -55,6 +55,26 @@ def setting(database: str, role: str | None, entry: str) -> str:
     if role is not None:
         whose = f"ROLE {identifier(role)} IN {whose}"
     return f"ALTER {whose} SET {variable(name)} = {', '.join(map(literal, values))}"
+
+
+def settings(said: object) -> list[tuple[str | None, list[str]]]:
+    """Entries of ``pg_db_role_setting`` by role (None: everybody), as a set's manifest keeps them.
+
+    Raises:
+        ValueError: they are no such entries.
+    """
+    if not isinstance(said, list | tuple):
+        raise ValueError("the set's settings are no list")
+    found: list[tuple[str | None, list[str]]] = []
+    for each in said:
+        role, entries = each if isinstance(each, list | tuple) and len(each) == 2 else ("", None)
+        if not isinstance(entries, list | tuple) or not (role is None or isinstance(role, str)):
+            raise ValueError(f"{str(each)[:40]!r} is no setting")
+        texts = [text for text in entries if isinstance(text, str)]
+        if len(texts) < len(entries):
+            raise ValueError(f"{str(each)[:40]!r} is no setting")
+        found.append((role, texts))
+    return found
 
 
 def variable(name: str) -> str:

@@ -33,7 +33,7 @@ from multidb.cli.options import (
     examples,
 )
 from multidb.engine import Engine
-from multidb.errors import MultidbError, UsageError
+from multidb.errors import MultidbError, UsageError, one_line
 from multidb.manifest import app_id
 from multidb.model import size_in_words, time_in_words
 
@@ -123,7 +123,7 @@ def show_set(
         sizes = f"{size_in_words(stored.size)} ({size_in_words(stored.stored_size)} stored)"
         output.say(f"{store}: {part.server}, {part.format}, {sizes}")
         for what, count in sorted(part.measures.counts.items()):
-            output.say(f"  {what}: {count:,}")
+            output.say(f"  {one_line(what)}: {count:,}")
     return 0
 
 

@@ -62,7 +62,7 @@ _AT_ONCE = 500  # statements in one message
 _ROUNDS = 10  # attempts to find a database without sessions
 _BUSY, _LOCKED = "55006", "55P03"
 _ANOTHER = frozenset({"42P01", "3F000", "42809"})  # there is no such table or schema, or it is no table
-_ENTRY = re.compile(r"[0-9]+; [0-9]+ [0-9]+ (.*)")  # of a table of contents: its number, two oids, what it is
+_ENTRY = re.compile(r"[0-9]+; [0-9]+ ([0-9]+) (.*)")  # of a table of contents: its number, catalog, oid, what it is
 _SECURITY, _FILLING = "ROW SECURITY ", "MATERIALIZED VIEW DATA "
 
 # $1: names (JSON array). What has to be known of these databases to make one like it, or to put one in its place.
@@ -798,12 +798,21 @@ def _steps(listing: str, schemas: frozenset[str], part: Part) -> tuple[list[str]
     Row security comes after everything that it would hide rows from (a foreign key of a table that forces it upon its
     owner is refused), and materialized views are filled after it, as their owner would fill them.
     """
+    policies = _entries(part, "policies")
+    # By its oid a policy is known for certain: of a name, the line has neither its line breaks nor where it ends.
+    known = {entry["oid"] for entry in policies if isinstance(entry.get("oid"), int)}
     skipped = ["EXTENSION - ", "COMMENT - EXTENSION "]
     skipped += [f"SCHEMA - {schema} " for schema in schemas]
-    skipped += [f"POLICY {entry['schema']} {entry['table']} {entry['name']} " for entry in _entries(part, "policies")]
-    skipped += [f"COMMENT {entry['schema']} POLICY " for entry in _entries(part, "policies")]
-    kept = {line: found[1] for line in listing.splitlines() if (found := _ENTRY.match(line))}
-    kept = {line: what for line, what in kept.items() if not what.startswith(tuple(skipped))}
+    skipped += [f"POLICY {each['schema']} {each['table']} {each['name']} " for each in policies if "oid" not in each]
+    skipped += [f"COMMENT {entry['schema']} POLICY " for entry in policies]
+    skipped = [re.sub("[\n\r]", " ", what) for what in skipped]
+    kept = {}
+    for line in listing.split("\n"):
+        found = _ENTRY.match(line)
+        if found is None or found[2].startswith(tuple(skipped)):
+            continue
+        if not (found[2].startswith("POLICY ") and int(found[1]) in known):
+            kept[line] = found[2]
     if not any(what.startswith(_SECURITY) for what in kept.values()):
         return list(kept), []
     last = [line for line, what in kept.items() if what.startswith((_SECURITY, _FILLING))]

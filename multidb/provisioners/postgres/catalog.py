@@ -433,6 +433,9 @@ object AS (
   SELECT 1255, p.oid, p.proowner, 'ROUTINE',
     format('%I.%I(%s)', s.nspname, p.proname, pg_get_function_identity_arguments(p.oid))
   FROM pg_proc p JOIN app_schema s ON s.oid = p.pronamespace WHERE p.oid >= 16384
+  -- the constructors of a range type belong to the server's first superuser, whoever has made the type
+    AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 1255 AND d.objid = p.oid
+                                              AND d.deptype = 'i' AND d.refclassid = 1247)
   UNION ALL
   SELECT 1247, t.oid, t.typowner, CASE t.typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END,
     format('%I.%I', s.nspname, t.typname)

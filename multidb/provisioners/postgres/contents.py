@@ -134,7 +134,7 @@ FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.oid >=
 # Policies for roles by name: those names may have to become others.
 POLICIES = """
 SELECT coalesce(json_agg(json_build_object(
-  'schema', n.nspname, 'table', c.relname, 'name', p.polname, 'permissive', p.polpermissive,
+  'oid', p.oid::bigint, 'schema', n.nspname, 'table', c.relname, 'name', p.polname, 'permissive', p.polpermissive,
   'command', CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE'
              ELSE 'ALL' END,
   'roles', (SELECT json_agg(pg_get_userbyid(r)) FROM unnest(p.polroles) r),
@@ -287,7 +287,8 @@ OWNED = {
 def owned_by_others(roles: Sequence[str]) -> str:
     """The query for what in the database belongs to none of the roles: kind, name, owner, and the two oids of each.
 
-    The schemas of temporary tables are the server's own, whoever is the first to need one.
+    The schemas of temporary tables are the server's own, whoever is the first to need one, and so are the constructors
+    of a range type, which come and go with it.
     """
     ours = ", ".join(map(literal, roles))
     each = " UNION ALL ".join(
@@ -301,4 +302,7 @@ SELECT coalesce(json_agg(json_build_array(i.type, i.identity, pg_get_userbyid(o.
                          ORDER BY o.class, o.oid), '[]'::json)
 FROM object o, pg_identify_object(o.class, o.oid, 0) i
 WHERE o.owner NOT IN (SELECT oid FROM pg_roles WHERE rolname IN ({ours}))
-  AND i.identity !~ '^pg_(toast_)?temp_[0-9]+$'"""  # noqa: S608
+  AND i.identity !~ '^pg_(toast_)?temp_[0-9]+$'
+  AND NOT (o.class = 'pg_proc'::regclass AND EXISTS (
+    SELECT FROM pg_depend d WHERE d.classid = o.class AND d.objid = o.oid AND d.deptype = 'i'
+      AND d.refclassid = 'pg_type'::regclass))"""  # noqa: S608

@@ -258,7 +258,10 @@ routine AS (
          OR p.proowner IN (SELECT oid FROM insider))
     AND ((p.prosecdef AND p.proowner NOT IN (SELECT oid FROM insider))
          OR (NOT l.lanpltrusted
-             AND NOT EXISTS (SELECT FROM extended x WHERE x.classid = 1255 AND x.objid = p.oid)))),
+             AND NOT EXISTS (SELECT FROM extended x WHERE x.classid = 1255 AND x.objid = p.oid)
+             -- the constructors of a range type, which the server makes with it
+             AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 1255 AND d.objid = p.oid
+                             AND d.deptype = 'i' AND d.refclassid = 1247)))),
 relation AS (
   SELECT c.oid, c.relowner AS owner, CASE c.relkind WHEN 'f' THEN 'foreign' ELSE 'borrowed' END AS why, c.relacl AS acl
   FROM pg_class c LEFT JOIN pg_foreign_table f ON f.ftrelid = c.oid LEFT JOIN pg_foreign_server s ON s.oid = f.ftserver

@@ -89,6 +89,11 @@ def _system(right: str, on: str, what: str, to: str = "{a}_user", where: str = "
     return Case(where, f"GRANT {right} ON {on} TO {to}", f"grant on {kind}: {what}{suffix}")
 
 
+_SHUT = (
+    "CREATE FUNCTION public.f({}) RETURNS {} LANGUAGE plpgsql SECURITY DEFINER AS 'BEGIN RETURN NULL;END';"
+    " REVOKE EXECUTE ON FUNCTION public.f FROM PUBLIC, {{a}}_user, {{a}}_owner, {{a}}_rw, {{a}}_ro, {{a}}_readonly"
+)
+
 CASES = (
     # the server's own catalogs, in whatever database and for whomever
     _system("SELECT", "pg_authid", "table pg_catalog.pg_authid"),
@@ -185,6 +190,27 @@ CASES = (
         " ALTER EXTENSION btree_gin ADD FUNCTION public.f()",
         "SECURITY DEFINER: function public.f()",
         "DROP EXTENSION btree_gin",
+    ),
+    # what calls a function for whoever may not call it
+    Case(
+        "{a}",
+        f"{_SHUT.format('', 'trigger')}; CREATE TABLE public.t (); GRANT INSERT ON public.t TO {{a}}_rw;"
+        " CREATE TRIGGER z BEFORE INSERT ON public.t FOR EACH ROW EXECUTE FUNCTION public.f()",
+        "SECURITY DEFINER: function public.f()",
+        "DROP TABLE public.t; DROP FUNCTION public.f",
+    ),
+    Case(
+        "{a}",
+        f"{_SHUT.format('int, int', 'int')}; CREATE AGGREGATE public.s (int) (sfunc = public.f, stype = int)",
+        "SECURITY DEFINER: function public.f(integer,integer)",
+        "DROP FUNCTION public.f CASCADE",
+    ),
+    Case(
+        "{a}",
+        f"{_SHUT.format('int, int', 'int')}; CREATE OPERATOR CLASS public.o FOR TYPE int USING btree AS OPERATOR 1 <,"
+        " OPERATOR 2 <=, OPERATOR 3 =, OPERATOR 4 >=, OPERATOR 5 >, FUNCTION 1 public.f(int, int)",
+        "SECURITY DEFINER: function public.f(integer,integer)",
+        "DROP OPERATOR FAMILY public.o USING btree; DROP FUNCTION public.f CASCADE",
     ),
     Case(
         "{a}",

@@ -178,6 +178,12 @@ def _counts() -> str:
 
 _HELD: Final = "(SELECT json_agg(DISTINCT CASE x.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(x.grantee) END) "
 _HOME: Final = "x.grantee = 0 OR x.grantee IN (SELECT oid FROM insider)"
+# A trigger, an aggregate, an operator class call a function for whoever has no EXECUTE on it. No expression does: of a
+# rule, default, constraint, policy, index, publication, or of another function.
+_CALLED: Final = """EXISTS (
+      SELECT FROM pg_depend d WHERE d.refclassid = 1255 AND d.refobjid = p.oid
+        AND d.classid NOT IN (2618, 2604, 2606, 3256, 1259, 6106)
+        AND (d.classid <> 1255 OR EXISTS (SELECT FROM pg_aggregate a WHERE a.aggfnoid = d.objid)))"""
 # A rule's text has every relation that it reaches; pg_depend leaves out the server's own.
 _REACHED: Final = """pg_rewrite w CROSS JOIN LATERAL regexp_matches(w.ev_action::text, ':relid ([0-9]+)', 'g') m
       JOIN pg_class d ON d.oid = m[1]::oid WHERE w.ev_class = c.oid AND d.oid <> c.oid"""
@@ -255,7 +261,8 @@ routine AS (
   FROM pg_proc p JOIN pg_language l ON l.oid = p.prolang
   WHERE $2 = 'true' AND p.oid >= 16384 AND p.prokind <> 'a'
     AND (EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) x WHERE {_HOME})
-         OR p.proowner IN (SELECT oid FROM insider))
+         OR p.proowner IN (SELECT oid FROM insider)
+         OR (NOT EXISTS (SELECT FROM extended x WHERE x.classid = 1255 AND x.objid = p.oid) AND {_CALLED}))
     AND ((p.prosecdef AND p.proowner NOT IN (SELECT oid FROM insider))
          OR (NOT l.lanpltrusted
              AND NOT EXISTS (SELECT FROM extended x WHERE x.classid = 1255 AND x.objid = p.oid)

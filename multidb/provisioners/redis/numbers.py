@@ -39,7 +39,7 @@ def allocate(apps: Sequence[App], facts: RedisFacts, recorded: Mapping[str, int]
     _check_modes(prefixed, numbered, facts)
     marked = _marked(apps, facts)
     recorded = {app: number for app, number in recorded.items() if marked.get(number, app) == app}
-    foreign = _foreign_numbers(apps, facts, recorded)
+    foreign = _foreign_numbers(apps, facts, recorded, marked)
     taken = dict(foreign)
     numbers = {app.id: 0 for app in prefixed}
 
@@ -76,12 +76,15 @@ def check(apps: Sequence[App]) -> Iterator[tuple[App, str]]:
             yield app, f"app {app.id} asks for redis db {number}, and so does {others}"
 
 
-def _foreign_numbers(apps: Sequence[App], facts: RedisFacts, recorded: Mapping[str, int]) -> dict[int, str]:
+def _foreign_numbers(
+    apps: Sequence[App], facts: RedisFacts, recorded: Mapping[str, int], marked: Mapping[int, str]
+) -> dict[int, str]:
     """The numbers that none of `apps` may have, and whose they are."""
     ids = {app.id for app in apps}
     users = {user_name(app) for app in ids}
     others = {number: f"app {app}, which had it before" for app, number in recorded.items() if app not in ids}
-    return others | {claim.db: str(claim) for claim in facts.claims if claim.user not in users}
+    claims = [claim for claim in facts.claims if claim.user not in users]
+    return others | {claim.db: str(claim) for claim in claims if claim.owner is not None or claim.db not in marked}
 
 
 def _marked(apps: Sequence[App], facts: RedisFacts) -> dict[int, str]:

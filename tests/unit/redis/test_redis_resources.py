@@ -286,6 +286,15 @@ def test_a_recorded_number_that_is_now_somebody_elses_is_given_up() -> None:
     assert allocate([app()], facts, {"lernmi": 1}) == {"lernmi": 2}
 
 
+def test_a_user_made_by_hand_for_an_apps_number_moves_no_app() -> None:
+    own, stranger = Claim("lernmi_user", 7, Owner("digi", "lernmi")), Claim("exporter", 7)
+    for claims in ((own, stranger), (stranger, own)):
+        facts = dataclasses.replace(VALKEY_9, claims=claims)
+        assert allocate([app()], facts, {"lernmi": 7}) == {"lernmi": 7}
+        assert allocate([app(db=7)], facts, {"lernmi": 7}) == {"lernmi": 7}
+        assert allocate([app(), app("b1")], facts, {"b1": 7}) == {"lernmi": 7, "b1": 1}
+
+
 def test_a_mark_on_the_server_outweighs_an_old_copy_of_the_state() -> None:
     own = Claim("lernmi_user", 7, Owner("digi", "lernmi"))
     facts = dataclasses.replace(VALKEY_9, claims=(own,))

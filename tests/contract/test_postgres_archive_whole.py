@@ -184,6 +184,9 @@ def _with_rights(site: Site, app: App) -> None:
             "CREATE TABLE shop.by_schema (id int)",
             f"SELECT lo_from_bytea(41, 'owner'); GRANT SELECT ON LARGE OBJECT 41 TO {name}_ro, {name}_user",
             f"CREATE SCHEMA of_rw; GRANT ALL ON SCHEMA of_rw TO {name}_user",
+            # What is filled has to be filled again, whatever the owner gives itself on what it makes.
+            f"ALTER DEFAULT PRIVILEGES REVOKE ALL ON TABLES FROM {name}_owner",
+            f"CREATE TABLE after_that (id int); GRANT SELECT ON after_that TO {name}_owner",
         ):
             session.execute(text.encode())
     with site.enter(app) as session:

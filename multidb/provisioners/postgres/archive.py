@@ -429,8 +429,8 @@ class PostgresArchive:
                 with self._delegates.acting(place.app, role, [place.name], reads=False) as delegate:
                     schemas = self._groundwork(admin, delegate, place, part)
                     given, kept = self._rights(place, part, role)
-                    owners = rights.defaults([each for each in given if each.role == role], everywhere=True)
-                    self._inside(delegate, place, list(owners))
+                    owners = [each.while_loading for each in given if each.role == role]
+                    self._inside(delegate, place, list(rights.defaults(owners, everywhere=True)))
                     before = admin.of_others([*roles, delegate.name])
                     target = self._address(program, delegate, place.name)
                     progress(place.app.id, "loading")
@@ -440,8 +440,8 @@ class PostgresArchive:
                     if last:
                         loading.load(program, target, dump, last, role, delegate.password, self._where, in_order=True)
                 with self._delegates.acting(place.app, role, [place.name], reads=True) as delegate:
-                    others = rights.defaults([each for each in given if each.role != role], everywhere=True)
-                    self._inside(delegate, place, [*others, *rights.defaults(given, everywhere=False)])
+                    everywhere = rights.defaults(given, everywhere=True)
+                    self._inside(delegate, place, [*everywhere, *rights.defaults(given, everywhere=False)])
                     self._give_rights(delegate, place, kept)
                     if place.kind is PlaceKind.NEW:
                         self._settings(delegate, place, part, progress)

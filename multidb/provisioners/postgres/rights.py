@@ -9,7 +9,7 @@ in a statement. Pure; the statements are for a login that may do no more than th
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Final
 
 from multidb.provisioners.postgres.statements import identifier
@@ -53,7 +53,7 @@ _WORDS: Final[Mapping[str, str]] = {
 
 _ACL = """(SELECT coalesce(json_agg(json_build_array(
     CASE x.grantee WHEN 0 THEN '' ELSE pg_get_userbyid(x.grantee) END, x.privilege_type, x.is_grantable)
-    ORDER BY x.grantee, x.privilege_type, x.is_grantable), '[]'::json) FROM aclexplode({acl}) x)"""
+    ORDER BY x.grantee, x.privilege_type, x.is_grantable), '[]'::json) FROM {rows} x)"""
 # Every thing that has an owner and privileges of its own: class, oid, column, owner, privileges, kinds of its defaults.
 _THINGS = """
   SELECT 'pg_class'::regclass::oid AS class, c.oid, 0 AS sub, c.relowner AS owner, c.relacl AS acl,
@@ -81,6 +81,11 @@ class Default:
     grants: Grants
     builtin: Grants  # what it would be without
 
+    @property
+    def while_loading(self) -> Default:
+        """The same with all that the role has by itself on what it makes, or it could not fill what it has made."""
+        return replace(self, grants=self.grants | {each for each in self.builtin if each[0] == self.role})
+
 
 @dataclass(frozen=True, slots=True)
 class Right:
@@ -107,19 +112,20 @@ class Thing:
 def query(owner: str) -> str:
     """The query for what the set keeps, in the database of the app whose owner role is the literal `owner`: one JSON
     document, see `read`. Members of extensions are the extensions' concern."""
-    default = _ACL.format(acl="d.defaclacl")
-    builtin = _ACL.format(
-        acl="acldefault(CASE d.defaclobjtype WHEN 'S' THEN 's' ELSE d.defaclobjtype END, d.defaclrole)"
+    default = _acl("d.defaclacl")
+    builtin = _acl("acldefault(CASE d.defaclobjtype WHEN 'S' THEN 's' ELSE d.defaclobjtype END, d.defaclrole)")
+    by_itself = 'acldefault(t.builtin::"char", t.owner)'
+    held = _acl(f"coalesce(t.acl, {by_itself})")
+    # As `Default.while_loading`: what the owner holds by itself, whatever it gives itself on what it makes.
+    expected = _ACL.format(
+        rows=f"""(
+      SELECT grantee, privilege_type, is_grantable FROM aclexplode(coalesce((
+        SELECT a.defaclacl FROM pg_default_acl a WHERE a.defaclrole = t.owner AND a.defaclnamespace = 0
+          AND a.defaclobjtype = t.stored::"char"), {by_itself}))
+      UNION
+      SELECT grantee, privilege_type, is_grantable FROM aclexplode({by_itself}) o WHERE o.grantee = t.owner)"""  # noqa: S608
     )
-    held, expected = (
-        _ACL.format(acl=acl)
-        for acl in (
-            'coalesce(t.acl, acldefault(t.builtin::"char", t.owner))',
-            """coalesce((SELECT a.defaclacl FROM pg_default_acl a WHERE a.defaclrole = t.owner AND a.defaclnamespace = 0
-                         AND a.defaclobjtype = t.stored::"char"), acldefault(t.builtin::"char", t.owner))""",
-        )
-    )
-    column = _ACL.format(acl="a.attacl")
+    column = _acl("a.attacl")
     return f"""
 WITH thing AS MATERIALIZED ({_THINGS}),
 kept AS (
@@ -168,6 +174,10 @@ def read(document: Mapping[str, Any], renamed: Callable[[str], str | None]) -> t
     return made, kept
 
 
+def _acl(privileges: str) -> str:
+    return _ACL.format(rows=f"aclexplode({privileges})")
+
+
 def _text(value: object) -> str:
     if not isinstance(value, str) or "\0" in value:
         raise ValueError(f"{str(value)[:40]!r} is no name")
@@ -205,7 +215,7 @@ def defaults(entries: Sequence[Default], *, everywhere: bool) -> Iterator[str]:
 def resolution() -> str:
     """The query that finds things again; $1: `Right`s as JSON arrays of type, names, args. For each: type, identity,
     owner, grants."""
-    held = _ACL.format(acl='coalesce(t.acl, acldefault(t.builtin::"char", t.owner))')
+    held = _acl('coalesce(t.acl, acldefault(t.builtin::"char", t.owner))')
     return f"""
 WITH thing AS MATERIALIZED ({_THINGS})
 SELECT coalesce(json_agg(json_build_array(i.type, i.identity, pg_get_userbyid(t.owner), {held}) ORDER BY e.n),

@@ -244,7 +244,8 @@ class _Restore:
         self._note(_LOADING)
         try:
             with ExitStack() as stack:
-                found = self._loaded(stack, store)
+                # a place for trying it out: it is not going to be the live one
+                found = self._loaded(stack, store, PlaceKind.SCRATCH)
                 assert found is not None  # a store with tables has room for another place
                 archive = _of_tables(found.archive, store)
                 meant = archive.find_tables(found.place, names)
@@ -264,14 +265,12 @@ class _Restore:
         for server, context in self._grounds.values():
             clear(self._engine, server, self._app, context)
 
-    def _loaded(self, stack: ExitStack, store: str) -> Room | None:
+    def _loaded(self, stack: ExitStack, store: str, kind: PlaceKind = PlaceKind.NEW) -> Room | None:
         """A room with the set's data in it; None where there is no room, and the live place has to do."""
         server, context = self._grounds[store]
         self._pace.doing = f"restoring {store}"
         self._progress(self._app.id, self._pace.doing)
-        beside = room(
-            self._engine, PlaceKind.NEW, server, self._app, context, self._progress, spare=store not in self.free
-        )
+        beside = room(self._engine, kind, server, self._app, context, self._progress, spare=store not in self.free)
         try:
             found = stack.enter_context(beside)
         except NeedsServer:

@@ -195,7 +195,7 @@ class TableArchive(Archive, Protocol):
         left out. `Refused` where a name means two, or less than a whole table."""
 
     def replace_tables(self, new: Place, tables: Sequence[str], part: Part) -> None:
-        """Makes the tables (full names) of the app's live place what they are in a `NEW` place that holds the set, in
+        """Makes the tables (full names) of the app's live place what they are in another place that holds the set, in
         one step: at any moment the app has all of the old ones or all of the new. What it has beside them stays.
 
         Raises:

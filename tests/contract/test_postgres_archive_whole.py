@@ -8,8 +8,8 @@ from typing import Any
 import psycopg
 import pytest
 
-from multidb.errors import ArchiveError, MultidbError, WrongVersion
-from multidb.model import App, Part, PlaceKind
+from multidb.errors import ArchiveError, MultidbError, Refused, WrongVersion
+from multidb.model import App, Part, PlaceKind, TableArchive
 from multidb.provisioners.postgres.locales import Locale
 from tests.contract.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 from tests.contract.test_postgres_archive import Files, archive, backed_up, quiet
@@ -318,3 +318,49 @@ def test_a_set_sets_nothing_that_takes_an_admin(site: Site) -> None:
             with pytest.raises((ValueError, ArchiveError)):
                 opened.restore(place, bad, files, quiet)
         opened.discard(place)
+
+
+# --- what is bound to a database ---
+
+
+@pytest.fixture(scope="module", params=[18, 15])
+def replicating(request: pytest.FixtureRequest) -> Iterator[Cluster]:
+    with cluster(request.param, wal_level="logical") as made:
+        yield made
+
+
+@pytest.mark.parametrize("admin", [SUPERUSER, PLATFORM])
+def test_what_is_bound_to_a_database_is_refused_by_name_before_the_exchange(replicating: Cluster, admin: str) -> None:
+    site = Site(replicating, admin)
+    app, other = site.app(), site.app()
+    site.apply([app, other])
+    with site.enter(app) as session:
+        session.execute("CREATE TABLE t AS SELECT 1 AS a")
+    part, files = backed_up(site, app)
+    subscription = "CREATE SUBSCRIPTION \"s ub\" CONNECTION 'host=127.0.0.1' PUBLICATION p WITH (connect = false)"
+    for made, name in (
+        (f"SELECT pg_create_logical_replication_slot('slot_{app.id}', 'pgoutput')", f"replication slot slot_{app.id}"),
+        (subscription, "subscription s ub"),
+    ):
+        with archive(site) as (opened, context):
+            loaded = opened.prepare(PlaceKind.NEW, app, context)
+            opened.restore(loaded, part, files, quiet)
+            replicating.sql(made, database=app.id)
+            with pytest.raises(Refused, match=name) as raised:
+                opened.replace(loaded, context)
+            with pytest.raises(Refused, match=name):
+                opened.prepare(PlaceKind.NEW, app, context)
+            assert opened.leftovers(app, context) == [loaded]
+            assert isinstance(opened, TableArchive)
+            beside = opened.prepare(PlaceKind.SCRATCH, app, context)  # a proof, and single tables, do no harm to it
+            opened.restore(beside, part, files, quiet)
+            opened.replace_tables(beside, ["public.t"], part)
+            opened.discard(beside)
+            backed_up(site, app)
+            backed_up(site, other)
+            ends = str(raised.value.hint).split(f"in database {app.id}: ")[1].split("; then run")[0]
+            replicating.sql(*ends.split("; "), database=app.id)
+            opened.replace(loaded, context)
+        site.apply([app])
+        assert not site.changes([app])
+        assert site.enter(app).execute("SELECT a FROM t").fetchone() == (1,)

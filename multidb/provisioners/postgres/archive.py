@@ -96,6 +96,14 @@ SELECT CASE WHEN EXISTS (SELECT FROM pg_settings WHERE lower(name) = lower($1))
   ELSE strpos($1, '.') > 0
     AND NOT EXISTS (SELECT FROM pg_settings WHERE starts_with(lower(name), lower(split_part($1, '.', 1)) || '.'))
     AND NOT EXISTS (SELECT FROM pg_available_extensions WHERE lower(name) = lower(split_part($1, '.', 1))) END"""
+# $1: a database. What is bound to it and in no set: the server would drop the slots with it, and cannot drop a database
+# that has a subscription.
+_BOUND = """
+SELECT json_build_object(
+  'slots', (SELECT coalesce(json_agg(slot_name ORDER BY slot_name), '[]'::json) FROM pg_replication_slots
+            WHERE database = $1),
+  'subscriptions', (SELECT coalesce(json_agg(s.subname ORDER BY s.subname), '[]'::json) FROM pg_subscription s
+                    JOIN pg_database d ON d.oid = s.subdbid WHERE d.datname = $1))"""
 # $1: a login. Whether a session of it waits for a lock.
 _WAITS = """
 SELECT EXISTS (SELECT FROM pg_stat_activity WHERE usename = $1 AND cardinality(pg_blocking_pids(pid)) > 0)"""
@@ -304,7 +312,10 @@ class PostgresArchive:
 
         Raises:
             Conflict: there is a database of that name that is not ours.
+            Refused: `replace` would refuse.
         """
+        if kind is PlaceKind.NEW:  # said before hours of loading, too
+            self._refuse_bound(app.id)
         place = Place(kind, app, app.id + {PlaceKind.SCRATCH: SCRATCH, PlaceKind.NEW: NEW}[kind])
         self.discard(place)
         like = self._databases(app.id).get(app.id)
@@ -587,9 +598,11 @@ class PostgresArchive:
 
         Raises:
             Conflict: the app's database is not ours.
+            Refused: a replication slot or a subscription is bound to it; nothing was changed.
             ServerError: somebody cannot be kept out for long enough; nothing was changed.
         """
         live, old = new.app.id, new.app.id + OLD
+        self._refuse_bound(live)
         there = self._databases(live, new.name, old)
         if old in there:
             self.discard(Place(PlaceKind.SCRATCH, new.app, old))
@@ -617,6 +630,26 @@ class PostgresArchive:
                 self._do(self._main, f"ALTER DATABASE {identifier(live)} ALLOW_CONNECTIONS true")
             raise
         self._drop(old, self._databases(old)[old])
+
+    def _refuse_bound(self, database: str) -> None:
+        """Refuses what would be lost with the database, or would keep it."""
+        bound = json.loads(self._main.ask(_BOUND, (database,), _ANSWER))
+        named = [f"replication slot {name}" for name in bound["slots"]]
+        named += [f"subscription {name}" for name in bound["subscriptions"]]
+        if not named:
+            return
+        if bound["subscriptions"]:
+            name = identifier(bound["subscriptions"][0])
+            end = f"ALTER SUBSCRIPTION {name} DISABLE; ALTER SUBSCRIPTION {name} SET (slot_name = NONE); "
+            end += f"DROP SUBSCRIPTION {name}"
+        else:
+            end = f"SELECT pg_drop_replication_slot({literal(bound['slots'][0])})"
+        raise Refused(
+            f"{listed(named)} would not outlive the exchange of database {database}",
+            where=self._where,
+            hint=f"nothing was changed; end what is bound to it, in database {database}: {end}; then run the command "
+            "again, and make it anew afterwards",
+        )
 
     def _likewise(self, name: str, database: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         """What makes a database treat its users as another one did, beside what is set for it already."""

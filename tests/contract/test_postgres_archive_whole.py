@@ -10,6 +10,7 @@ import pytest
 
 from multidb.errors import ArchiveError, MultidbError, Refused, WrongVersion
 from multidb.model import App, Part, PlaceKind, TableArchive
+from multidb.provisioners.postgres import contents
 from multidb.provisioners.postgres.locales import Locale
 from tests.contract.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 from tests.contract.test_postgres_archive import Files, archive, backed_up, quiet
@@ -364,3 +365,34 @@ def test_what_is_bound_to_a_database_is_refused_by_name_before_the_exchange(repl
         site.apply([app])
         assert not site.changes([app])
         assert site.enter(app).execute("SELECT a FROM t").fetchone() == (1,)
+
+
+# --- size ---
+
+
+def test_a_large_object_of_more_than_a_value_can_have_is_backed_up(served: Cluster) -> None:
+    site = Site(served)
+    app = site.app()
+    site.apply([app])
+    with site.enter(app) as session:
+        session.execute("SELECT lo_from_bytea(1, 'small'), lo_from_bytea(2, ''), lo_create(3), lo_create(4)")
+        session.execute(
+            "SET statement_timeout = 0; SELECT lo_put(3, 1100000000, 'end')"
+        )  # what is between takes no room
+        session.execute(f"SELECT lo_put(4, {contents._PIECE - 1}, 'x')")  # exactly one piece
+    part, _ = backed_up(site, app)
+    assert part.measures.counts["large objects"] == 4
+    assert "large objects" not in part.measures.fingerprints
+    for change in ("lo_put(3, 1100000001, 'x')", "lo_put(2, 0, ' ')"):
+        with site.enter(app) as session:
+            session.execute(f"SELECT {change}".encode())
+        with archive(site) as (opened, context):
+            found = opened.measure(opened.live(app, context)).fingerprints["large objects, in pieces"]
+        assert found != part.measures.fingerprints["large objects, in pieces"], change
+    with site.enter(app) as session:
+        session.execute("SELECT lo_unlink(3), lo_unlink(4)")
+        session.execute("SELECT lo_unlink(2), lo_from_bytea(2, '')")
+        earlier = "SELECT sum(hashtextextended(oid || ' ' || md5(lo_get(oid)), 0))::text FROM pg_largeobject_metadata"
+        wanted = session.execute(earlier.encode()).fetchone()
+    with archive(site) as (opened, context):
+        assert wanted == (opened.measure(opened.live(app, context)).fingerprints["large objects"],)

@@ -39,6 +39,8 @@ __all__ = [
 
 LOCK_TIMEOUT = 60  # seconds that a backup waits for a table which the app holds
 _LOCKED_AT_ONCE = 200
+# Bytes of a large object that are read at once: one may have 4 TB, and the server gives no value of more than 1 GB.
+_PIECE = 64 * 2**20
 
 # Each only where the server knows it: what is quiet for a while is not ended, and no view or foreign table is read by
 # mistake.
@@ -115,8 +117,17 @@ SELECT json_build_object(
     'functions', (SELECT count(*) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
                   WHERE p.oid >= 16384 AND NOT ({_NOT_OURS}) AND NOT {_brought("pg_proc", "p.oid")}),
     'large objects', (SELECT count(*) FROM pg_largeobject_metadata)),
-  'objects', (SELECT coalesce(sum(hashtextextended(oid || ' ' || md5(lo_get(oid)), 0)), 0)::text
-              FROM pg_largeobject_metadata))"""  # noqa: S608
+  'objects', (
+    WITH RECURSIVE piece (oid, number, digest, size) AS (
+      SELECT l.oid, 0::int8, md5(b), length(b)
+      FROM pg_largeobject_metadata l, LATERAL (SELECT lo_get(l.oid, 0, {_PIECE}) AS b OFFSET 0) first
+      UNION ALL
+      SELECT p.oid, p.number + 1, md5(b), length(b)
+      FROM piece p, LATERAL (SELECT lo_get(p.oid, (p.number + 1) * {_PIECE}, {_PIECE}) AS b OFFSET 0) next
+      WHERE p.size = {_PIECE})
+    SELECT json_build_array(
+      coalesce(sum(hashtextextended(concat_ws(' ', oid, nullif(number, 0), digest), 0)), 0)::text,
+      coalesce(max(number), 0)) FROM piece))"""  # noqa: S608
 
 # The rows of a table, each as an array of its values' texts. concat gives what a type's output function gives; a cast,
 # which an app may have made of its own type, could give anything. The text of a whole row would say the same
@@ -193,6 +204,7 @@ class Found:
 
     counts: dict[str, int]
     large_objects: str  # their digest
+    in_pieces: bool  # whether one of them was read in several, which gives another digest than earlier versions made
     tables: Sequence[Table]
 
 
@@ -203,7 +215,8 @@ def found(ask: Callable[[str], str]) -> Found:
         ask: answers a query with its one value, on a connection with the settings of `READING`, in a transaction.
     """
     document = json.loads(ask(_COUNTS))
-    return Found(document["counts"], document["objects"], [Table(*each) for each in document["tables"]])
+    digest, last = document["objects"]
+    return Found(document["counts"], digest, last > 0, [Table(*each) for each in document["tables"]])
 
 
 def locks(tables: Sequence[Table]) -> Iterator[str]:
@@ -223,7 +236,8 @@ def measures(ask: Callable[[str], str], known: Found) -> Measures:
     Raises:
         ArchiveError: the app changes its tables at this moment.
     """
-    counts, fingerprints = dict(known.counts), {"large objects": known.large_objects}
+    counts = dict(known.counts)
+    fingerprints = {"large objects, in pieces" if known.in_pieces else "large objects": known.large_objects}
     for table in known.tables:
         counts[f"table {table.name}"], fingerprints[f"table {table.name}"] = rows(ask, table.name, table.columns)
     look_again(ask, known.tables)  # a schema may be renamed while its tables are locked

@@ -440,6 +440,19 @@ def test_names_with_everything_in_them_are_closed_by_one_line(stage: Stage) -> N
         served.sql(f"DROP ROLE {name}")
 
 
+def test_an_apps_large_object_with_a_low_number_is_its_own(stage: Stage) -> None:
+    served = stage.site.served
+    served.sql("SELECT lo_create(7777)", f"ALTER LARGE OBJECT 7777 OWNER TO {stage.a.id}_owner", database=stage.a.id)
+    assert stage.holes() == {}
+    served.sql("ALTER LARGE OBJECT 7777 OWNER TO eve", database=stage.a.id)
+    (hole,) = stage.holes().values()
+    stage.run(hole.closes)
+    assert served.sql("SELECT lomowner::regrole::text FROM pg_largeobject_metadata", database=stage.a.id) == [
+        (f"{stage.a.id}_owner",)
+    ]
+    served.sql("SELECT lo_unlink(7777)", database=stage.a.id)
+
+
 def test_every_catalog_that_has_rights_or_names_a_role_is_looked_at_or_known_to_be_harmless(stage: Stage) -> None:
     """The server itself is asked which there are: what a newer one brings fails here until somebody has looked."""
     rows = stage.site.served.sql(

@@ -54,6 +54,9 @@ def setting(database: str, role: str | None, entry: str) -> str:
     whose = f"DATABASE {identifier(database)}"
     if role is not None:
         whose = f"ROLE {identifier(role)} IN {whose}"
+    # The server stores an empty list of a SET as one empty name; no library has it, so that no session would begin.
+    if not any(values) and name.lower().endswith("_libraries"):
+        return f"ALTER {whose} RESET {variable(name)}"
     return f"ALTER {whose} SET {variable(name)} = {', '.join(map(literal, values))}"
 
 

@@ -176,6 +176,8 @@ def _counts() -> str:
     return f"json_build_object({', '.join(pairs)})"
 
 
+# An app chooses the numbers of its large objects.
+_SYSTEM: Final = "(object < 16384 AND NOT (class = 2615 AND object = 2200) AND class <> 2613)"
 _HELD: Final = "(SELECT json_agg(DISTINCT CASE x.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(x.grantee) END) "
 _HOME: Final = "x.grantee = 0 OR x.grantee IN (SELECT oid FROM insider)"
 # A trigger, an aggregate, an operator class call a function for whoever has no EXECUTE on it. No expression does: of a
@@ -228,14 +230,14 @@ extended AS MATERIALIZED (SELECT classid, objid FROM pg_depend WHERE deptype = '
 entry AS MATERIALIZED (
   {_entries("acl")}),
 surplus AS MATERIALIZED (
-  SELECT e.*, x.grantee, x.grantor, x.privilege_type AS privilege, e.object < 16384 AND NOT public_schema AS system
-  FROM (SELECT *, class = 2615 AND object = 2200 AS public_schema FROM entry) e
+  SELECT e.*, x.grantee, x.grantor, x.privilege_type AS privilege
+  FROM (SELECT *, {_SYSTEM} AS system FROM entry) e
   LEFT JOIN pg_init_privs i ON i.classoid = e.class AND i.objoid = e.object AND i.objsubid = e.part
-    AND NOT e.public_schema
+    AND NOT (e.class = 2615 AND e.object = 2200)
   LEFT JOIN pg_default_acl a ON e.class = 826 AND a.oid = e.object
   CROSS JOIN LATERAL aclexplode(e.acl) x
   WHERE x.grantee <> e.owner AND x.grantee NOT IN (SELECT oid FROM mighty)
-    AND (e.object < 16384 AND NOT e.public_schema OR $2 = 'true')
+    AND (e.system OR $2 = 'true')
     AND NOT EXISTS (
       SELECT FROM aclexplode(CASE WHEN a.defaclnamespace <> 0 THEN acldefault('c', e.owner)
                              ELSE coalesce(i.initprivs, acldefault(e.type, e.owner)) END) b
@@ -253,7 +255,7 @@ right_of AS (
 owned AS (
   SELECT * FROM (
   {_entries("owner")}) o
-  WHERE (object < 16384 AND NOT (class = 2615 AND object = 2200))
+  WHERE {_SYSTEM}
      OR ($2 = 'true' AND o.owner NOT IN (SELECT oid FROM insider))),
 routine AS (
   SELECT p.oid, p.proowner AS owner, CASE WHEN p.prosecdef THEN 'definer' ELSE l.lanname END AS why, p.proacl AS acl,
@@ -291,7 +293,7 @@ SELECT json_build_object(
     FROM right_of GROUP BY class, object, part, system, grantee, grantor, owner) r
     CROSS JOIN LATERAL pg_identify_object(r.class, r.object, 0) t
     LEFT JOIN pg_attribute a ON r.class = 1259 AND r.part <> 0 AND a.attrelid = r.object AND a.attnum = r.part),
-  'owned', (SELECT json_agg(json_build_array(t.type, t.identity, pg_get_userbyid(o.owner), o.object < 16384))
+  'owned', (SELECT json_agg(json_build_array(t.type, t.identity, pg_get_userbyid(o.owner), {_SYSTEM}))
     FROM owned o CROSS JOIN LATERAL pg_identify_object(o.class, o.object, 0) t),
   'routines', (SELECT json_agg(json_build_array(r.oid::regprocedure::text, t.identity, pg_get_userbyid(r.owner), r.why,
       CASE WHEN r.shipped THEN {_HELD} FROM aclexplode(coalesce(r.acl, acldefault('f', r.owner))) x WHERE {_HOME}) END))

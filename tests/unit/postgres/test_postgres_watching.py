@@ -113,3 +113,9 @@ def test_what_the_server_does_not_tell_is_not_made_up() -> None:
     assert (found.size, found.connection_limit, found.largest) == (None, None, ())
     assert "cache_hit" not in found.counts
     assert "rows" not in found.counts
+
+
+def test_an_empty_list_of_libraries_names_no_library() -> None:
+    made = catalog_text.setting("shop", "shop_user", "local_preload_libraries=")
+    assert made == 'ALTER ROLE "shop_user" IN DATABASE "shop" RESET "local_preload_libraries"'
+    assert catalog_text.setting("shop", None, "search_path=").endswith("SET \"search_path\" = ''")

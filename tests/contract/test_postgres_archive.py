@@ -491,6 +491,29 @@ def test_single_tables_come_back_with_all_that_is_theirs(site: Site, shop: Shop)
     assert sql(MADE, database=app) == shop.made
 
 
+def test_a_table_comes_back_whatever_its_owner_takes_from_itself(site: Site) -> None:
+    """Default privileges of the app: they would keep the owner from filling what it makes."""
+    app = site.app()
+    site.apply([app])
+    rights = """SELECT relname, relacl::text FROM pg_class WHERE relkind IN ('r', 'S')
+                AND relnamespace = 'public'::regnamespace ORDER BY 1"""
+    with site.enter(app) as session:
+        session.execute("CREATE TABLE goods (id serial PRIMARY KEY, name text)")
+        session.execute("INSERT INTO goods (name) VALUES ('ann')")
+        for kind in ("TABLES", "SEQUENCES"):
+            session.execute(f"ALTER DEFAULT PRIVILEGES REVOKE ALL ON {kind} FROM {app.id}_owner".encode())
+        session.execute("CREATE TABLE twin (id serial)")
+    lacking = dict(site.served.sql(rights, database=app.id))
+    part, files = backed_up(site, app)
+    place = restored(site, app, part, files, PlaceKind.NEW)
+    site.served.sql("UPDATE goods SET name = 'spoilt'", database=app.id)
+    bring_back(site, Shop(app, part, place, []), "goods")
+    assert site.served.sql("SELECT name FROM goods", database=app.id) == [("ann",)]
+    after = dict(site.served.sql(rights, database=app.id))
+    assert after["goods"] == lacking["twin"]
+    assert after["goods_id_seq"] == lacking["twin_id_seq"]
+
+
 def test_a_table_that_does_not_fit_changes_nothing(site: Site, shop: Shop) -> None:
     sql, app = site.served.sql, shop.app.id
     sql("INSERT INTO customers (name) VALUES ('of today')", database=app)

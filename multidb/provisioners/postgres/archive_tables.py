@@ -55,6 +55,18 @@ SELECT coalesce(json_agg(json_build_object(
                   AND d.refobjid = c.oid AND d.deptype IN ('a', 'i')))), '[]'::json)
 FROM meant JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace"""  # noqa: S608
 
+# What an owner has by itself on such a table or its sequence, and has not: the app takes it away from what it makes.
+_LACKING = f"""{_NAMED},
+made AS (SELECT oid FROM meant UNION SELECT d.objid FROM pg_depend d JOIN pg_class s ON s.oid = d.objid
+         WHERE s.relkind = 'S' AND d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+           AND d.refobjid IN (SELECT oid FROM meant) AND d.deptype IN ('a', 'i'))
+SELECT coalesce(json_agg(format('%s ON %s %s', o.privilege_type,
+                                CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, c.oid::regclass)), '[]'::json)
+FROM made JOIN pg_class c USING (oid),
+  aclexplode(acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", c.relowner)) o
+WHERE c.relacl IS NOT NULL AND o.grantee = c.relowner AND NOT EXISTS (
+  SELECT FROM aclexplode(c.relacl) a WHERE (a.grantee, a.privilege_type) = (o.grantee, o.privilege_type))"""  # noqa: S608
+
 _FOREIGN_KEYS = f"""{_NAMED}
 SELECT coalesce(json_agg(json_build_array(k.conrelid::regclass::text, quote_ident(k.conname),
                                           pg_get_constraintdef(k.oid), obj_description(k.oid, 'pg_constraint'))
@@ -151,10 +163,13 @@ def exchange(
     if there:
         _do(target, f"DROP TABLE {', '.join(there)}")
     _do(target, script(patterns, "pre-data"))
+    lacking = json.loads(target.ask(_LACKING, asked, _ANSWER))
+    _do(target, *(f"GRANT {right} TO {identifier(role)}" for right in lacking))
     for table in tables:
         _fill(source, target, table, expected)
     _do(target, script(patterns, "post-data"))
     _make_again(target, keys, [table.name for table in tables if table.forced])
+    _do(target, *(f"REVOKE {right} FROM {identifier(role)}" for right in lacking))
     _do(target, "COMMIT")
 
 

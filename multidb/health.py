@@ -15,6 +15,7 @@ from datetime import UTC, datetime
 from itertools import chain
 from typing import Any
 
+from multidb.closure import closures
 from multidb.engine import Engine, Scope, not_running
 from multidb.errors import MultidbError, RuntimeUnavailable, ServerDown, ServerError, ServerSlow
 from multidb.model import App, Health, Server, Status, StoreContext, Tenant, worst
@@ -169,6 +170,7 @@ class _Round:
         self._answered: dict[str, float] = {}  # by server: when it last answered a check
         self._in_vain: dict[str, int] = {}  # by server: how many checks nobody answered, since then
         self._silent: dict[str, ServerError] = {}  # by server: why no further check is worth its timeout
+        self._closed = closures(engine.state)
 
     def missing(self) -> Iterator[Checked]:
         """The stores whose server nobody can be asked: not started, or not to be had on this machine."""
@@ -200,6 +202,9 @@ class _Round:
 
     def _check(self, tenant: Tenant) -> Checked:
         app, server = tenant.app.id, tenant.server
+        if (closure := self._closed.get(app)) is not None:
+            health = Health(Status.UNHEALTHY, closure.why, fix=closure.way_on)
+            return Checked(app, server.store, server.name, health, reached=None)
         with self._guard:
             silent = self._silent.get(server.name)
         if silent is not None:

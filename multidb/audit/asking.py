@@ -10,8 +10,9 @@ from datetime import UTC, datetime
 from multidb import __version__
 from multidb.audit.findings import Audit, ServerAudited, Tried, Untried
 from multidb.audit.pairs import ALL_PAIRS, Pairs, choose
+from multidb.closure import Closure, closures
 from multidb.engine import Engine, Scope, not_running
-from multidb.errors import MultidbError, ServerDown, ServerError, ServerSlow, one_line
+from multidb.errors import MultidbError, Refused, ServerDown, ServerError, ServerSlow, one_line
 from multidb.model import Inspection, Isolation, Known, Progress, Search, Server, Tenant
 from multidb.provisioners import provisioner
 from multidb.runtime import ServerState
@@ -43,7 +44,7 @@ def audit(
     servers = engine.side_by_side(lambda server: _catalogs(engine, server, scope, progress), engine.servers(scope))
     cast = _Cast.of(engine, scope)
     pairs = {store: choose(tuple(cast.tenants[store]), drawn, scope.apps, most) for store in cast.tenants}
-    attack = _Attack(cast, pairs, progress)
+    attack = _Attack(cast, pairs, closures(engine.state), progress)
     attempts = engine.side_by_side(attack.attempt, attack.attempts, _ATTACKERS_AT_ONCE)
     return Audit(
         project=engine.project.name,
@@ -175,8 +176,11 @@ class _Attempt:
 class _Attack:
     """Every attempt of one audit, and which servers have turned out to answer nobody."""
 
-    def __init__(self, cast: _Cast, pairs: Mapping[str, Pairs], progress: Progress) -> None:
+    def __init__(
+        self, cast: _Cast, pairs: Mapping[str, Pairs], closed: Mapping[str, Closure], progress: Progress
+    ) -> None:
         self._cast = cast
+        self._closed = closed
         self._progress = progress
         self._guard = threading.Lock()
         self._silent: dict[str, ServerError] = {}
@@ -191,6 +195,8 @@ class _Attack:
         """Makes the attempts. Raises nothing: what goes wrong is in the result."""
         attacker = planned.attacker
         store, server = provisioner(attacker.server.store), attacker.server
+        if (closure := self._closed.get(attacker.app.id)) is not None:
+            return _Attempt(attacker, planned.victims, error=Refused(closure.why, hint=closure.way_on))
         with self._guard:
             silent = self._silent.get(server.name)
         if silent is not None:

@@ -8,6 +8,7 @@ from datetime import datetime
 import pytest
 
 from multidb.audit import Audit, audit, last, markdown, remember
+from multidb.closure import Closure, close
 from multidb.engine import Engine, Scope
 from multidb.errors import AuthenticationFailed, ServerDown, UsageError
 from multidb.model import Isolation
@@ -19,6 +20,19 @@ from tests.unit.watch.conftest import OpenShop, quiet
 
 def made(engine: Engine, scope: Scope | None = None, **options: int) -> Audit:
     return audit(engine, scope, progress=quiet, **options)
+
+
+def test_a_clone_that_is_not_finished_attacks_nobody_and_is_told_by_its_own_way_on(open_shop: OpenShop) -> None:
+    engine = open_shop(["ann", "bob"])
+    close(engine.state, Closure("bob", "ann", masked=False))
+    found = made(engine)
+    assert [app for app, _ in SHELF.tried] == ["ann"]
+    ((subject, error),) = found.errors
+    assert (subject, error.hint) == (
+        "bob on toy",
+        "finish it: multidb clone ann bob; or end it: multidb remove-app bob",
+    )
+    assert not found.ok
 
 
 def test_walls_that_hold_are_proved(open_shop: OpenShop) -> None:

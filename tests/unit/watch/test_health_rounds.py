@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from multidb.closure import Closure, close
 from multidb.engine import Scope
 from multidb.errors import NotAllowed, ServerDown, UsageError
 from multidb.health import check
@@ -55,6 +56,16 @@ def test_an_app_that_was_never_applied_is_unhealthy_and_told_how_to_be_made(open
     assert bob.health.fix == "make it: multidb apply --app bob"
     assert bob.reached is None
     assert not report.unreachable
+
+
+def test_a_clone_that_is_not_finished_is_told_by_its_own_way_on(open_shop: OpenShop) -> None:
+    """Its logins are meant to be off: nobody tries them, and no apply turns them on."""
+    engine = open_shop(["ann", "bob"])
+    close(engine.state, Closure("bob", "ann", masked=True))
+    (bob,) = check(engine).only("bob").checks
+    assert (bob.health.status, bob.reached) == (Status.UNHEALTHY, None)
+    assert "multidb clone ann bob --mask FILE.sql" in bob.health.fix
+    assert [app for app, _ in SHELF.tried] == ["ann"]
 
 
 def test_the_document_is_what_was_promised(open_shop: OpenShop) -> None:

@@ -483,6 +483,18 @@ def test_a_lost_comment_is_a_conflict_that_adopting_mends(site: Site) -> None:
     assert not site.changes([app])
 
 
+def test_lost_marks_of_logins_are_adopted_by_an_admin_who_is_no_superuser(served: Cluster) -> None:
+    """Who may not read verifiers tries the passwords, also of logins that do not say any more whose they are."""
+    site = Site(served, PLATFORM)
+    app = site.app(roles="split")
+    site.apply([app])
+    roles = [f"{app.id}_{each}" for each in ("owner", "rw", "ro", "user", "readonly", "migrate")]
+    served.sql(*(f"COMMENT ON ROLE {role} IS NULL" for role in roles), f"COMMENT ON DATABASE {app.id} IS NULL")
+    assert {change.action for change in site.changes([app])} == {Action.CONFLICT}
+    site.apply([app], adopt=[app.id])
+    assert not site.changes([app])
+
+
 def test_an_apps_own_functions_are_not_called_by_the_admin(site: Site) -> None:
     """A function with a better fitting signature in schema public would run with the superuser's rights."""
     app = site.app()

@@ -157,13 +157,15 @@ class PostgresSession:
         """The role, its password tried by logging in with it where that can tell anything."""
         if not isinstance(resource, Role) or resource.password != "current" or not resource.login:
             return resource
-        assert resource.app is not None
-        slot = resource.name.removeprefix(f"{resource.app}_")
-        password = inspection.secrets.get(password_ref(resource.app, slot))
+        # One that is to be taken over has no mark that says whose it is.
+        app = resource.app or next((each.app for each in inspection.desired if each.key == resource.key), None)
+        if app is None:
+            return resource
+        password = inspection.secrets.get(password_ref(app, resource.name.removeprefix(f"{app}_")))
         if password is None or resource.valid_until is not None:
             return resource
         try:
-            with self._open(resource.app, reading=True, user=resource.name, password=password):
+            with self._open(app, reading=True, user=resource.name, password=password):
                 return resource
         except AuthenticationFailed as error:
             if "pg_hba.conf" in error.message:  # it may not come from here, which says nothing of its password

@@ -1,0 +1,62 @@
+"""The closed list of what the admin's login sends to a database that an app owns.
+
+It is that of `admitted` (apply, usage, audit, removal), and that of `groundwork.AdminInside` (backups; decision 19 has
+its reasons). A statement that is on neither fails the suite: it is for somebody to think about, and to write down why
+it cannot run what the app has made.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from multidb.errors import NotAllowed
+from multidb.provisioners.postgres import admitted, contents
+
+__all__ = ["OF_ARCHIVES", "known"]
+
+_NAME = r'"(?:[^"]|"")+"'
+_CATALOGS = "catalogs and functions of the server only, by search_path = pg_catalog; no expression is evaluated"
+
+# Questions of archives, by a text that stands in them.
+_QUESTIONS: Mapping[str, str] = {
+    contents.owned_by_others([]).partition("rolname IN (")[0]: _CATALOGS,
+    "SELECT coalesce(json_agg(extname), '[]'::json) FROM pg_extension": _CATALOGS,
+    "SELECT EXISTS (SELECT FROM pg_default_acl)": _CATALOGS,
+}
+
+OF_ARCHIVES: Mapping[str, str] = {
+    "BEGIN|COMMIT|ROLLBACK": "no deferred constraint waits in a transaction that writes no row of an app",
+    rf"ALTER SCHEMA public OWNER TO {_NAME}": "in a place that no app may enter, before anything is loaded",
+    rf"CREATE EXTENSION IF NOT EXISTS {_NAME}(?: SCHEMA {_NAME})?": "likewise; the script is a file of the machine",
+    r"ROLLBACK PREPARED E?'(?:[^']|'')*'": "ending a transaction calls no trigger and no check",
+}
+
+_QUOTED = re.compile(r"""E'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|"(?:[^"]|"")*\"""", re.DOTALL)
+
+
+def known(text: str) -> bool:
+    """Whether it is a question of the list, or all of its statements are on it."""
+    if any(question in text for question in (*admitted.QUERIES, *_QUESTIONS)):
+        return True
+    return all(_known(statement) for statement in _statements(text))
+
+
+def _known(statement: str) -> bool:
+    if any(re.fullmatch(pattern, statement) for pattern in OF_ARCHIVES):
+        return True
+    try:
+        admitted.require(statement)
+    except NotAllowed:
+        return False
+    return True
+
+
+def _statements(text: str) -> Iterator[str]:
+    """The statements of one message; a semicolon within quotes ends none."""
+    masked = _QUOTED.sub(lambda found: "x" * len(found[0]), text)
+    start = 0
+    for end in [*(found.start() for found in re.finditer(";", masked)), len(text)]:
+        if statement := text[start:end].strip():
+            yield statement
+        start = end + 1

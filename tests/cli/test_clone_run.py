@@ -10,11 +10,14 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
 import redis
 
+from multidb.runtime.seats import admin_ref
+from multidb.state import ProjectState
 from tests.cli.command import REPOSITORY, Folder
 from tests.cli.test_whole_run import connections
 
@@ -73,15 +76,23 @@ def shut(env: dict[str, str]) -> bool:
     return True
 
 
+def _admins(folder: Folder) -> str:
+    """Where the admin of the server gets in; only a superuser sees what others have sent."""
+    secret = ProjectState(folder.path).secrets.get(admin_ref("postgres", "postgres"))
+    assert secret is not None
+    there = urlsplit(connections(folder, "ann")["DATABASE_URL"])
+    return f"postgresql://postgres:{secret.reveal()}@{there.hostname}:{there.port}/postgres"
+
+
 def masking(folder: Folder, *arguments: str) -> subprocess.Popen[bytes]:
     """A clone at the moment when its data is there and its masking SQL is at work."""
     command = [sys.executable, "-c", "from multidb.cli import main; main()", "clone", *arguments]
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
     process = subprocess.Popen(command, cwd=folder.path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    loaders = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'pr' AND usename = 'pr__loader'"
-    with psycopg.connect(connections(folder, "ann")["DATABASE_URL"], autocommit=True) as watching:
+    at_work = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'pr' AND query ~ 'pg_sleep.600'"
+    with psycopg.connect(_admins(folder), autocommit=True) as watching:
         until = time.monotonic() + 120
-        while watching.execute(loaders).fetchone() != (1,):
+        while watching.execute(at_work).fetchone() != (1,):
             assert process.poll() is None, "it has ended"
             assert time.monotonic() < until
             time.sleep(0.02)

@@ -283,7 +283,7 @@ def test_the_lock_says_who_holds_it_and_since_when(site: Site) -> None:
         started = time.monotonic()
         with pytest.raises(Locked) as caught, two.lock("site", "multidb apply bob@host"):
             pass
-        assert time.monotonic() - started < 6
+        assert time.monotonic() - started < 30
         with two.lock("another project", "multidb apply bob@host"):
             pass
     assert "multidb apply ada@host" in str(caught.value)

@@ -77,6 +77,15 @@ def test_a_healthy_app_was_written_to_and_nothing_is_left(super_site: Site) -> N
         assert super_site.served.sql(left, database=app.id) == [(0, 0)]
 
 
+def _until_it_has(site: Site, app: App, sessions: int) -> None:
+    """A connection that was closed here goes on for a moment there."""
+    count = f"SELECT count(*) FROM pg_stat_activity WHERE usename = '{app.id}_user'"
+    deadline = time.monotonic() + 30
+    while site.served.sql(count) != [(sessions,)]:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def test_what_needs_a_person_is_degraded_and_what_is_refused_is_unhealthy(super_site: Site) -> None:
     app, sql = super_site.app(connection_limit=10), super_site.served.sql
     super_site.apply([app])
@@ -85,6 +94,7 @@ def test_what_needs_a_person_is_degraded_and_what_is_refused_is_unhealthy(super_
             held.enter_context(super_site.enter(app))
         status, message = health(super_site, app)
         assert (status, "9 of its 10 connections" in message) == (Status.DEGRADED, True), message
+        _until_it_has(super_site, app, 9)
         held.enter_context(super_site.enter(app))
         status, message = health(super_site, app)
         assert (status, "all the connections" in message) == (Status.UNHEALTHY, True), message

@@ -731,6 +731,7 @@ class PostgresArchive:
             self._delegates.acting(app, role, [live.name], reads=False) as delegate,
             delegate.open(live.name) as target,
         ):
+            self._do(target, 'SET search_path = "$user", public')  # as a server has it where nobody says otherwise
             for name, value in json.loads(target.ask(contents.SETTINGS, (f"{app.id}_user",), _ANSWER)):
                 with contextlib.suppress(ServerError):  # one that only an admin may set
                     target.ask("SELECT set_config($1, $2, false)", (name, value), _ANSWER)

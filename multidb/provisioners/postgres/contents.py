@@ -78,10 +78,11 @@ SELECT set_config('statement_timeout', least(3600000 + pg_database_size(current_
 # $1: a login. What it is given when it connects to this database, beside the role that it becomes.
 SETTINGS = """
 SELECT coalesce(json_agg(json_build_array(split_part(line, '=', 1), substr(line, strpos(line, '=') + 1))
-                         ORDER BY s.setdatabase), '[]')
-FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole, unnest(s.setconfig) line
-WHERE r.rolname = $1 AND split_part(line, '=', 1) <> 'role'
-  AND s.setdatabase IN (0, (SELECT oid FROM pg_database WHERE datname = current_database()))"""
+                         ORDER BY s.setrole <> 0, s.setdatabase), '[]')
+FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole, unnest(s.setconfig) line,
+  pg_database d
+WHERE d.datname = current_database() AND split_part(line, '=', 1) <> 'role'
+  AND (s.setrole = 0 AND s.setdatabase = d.oid OR r.rolname = $1 AND s.setdatabase IN (0, d.oid))"""
 
 _NOT_OURS = "n.nspname ~ '^pg_' OR n.nspname = 'information_schema'"
 

@@ -81,7 +81,13 @@ FORMS: Final = (
     Form(rf"DROP OWNED BY {_NAMES}", "dropping calls nothing but event triggers, which do not fire or are refused"),
 )
 
-QUERIES: Final = (catalog.INTERIOR, catalog.EVENT_TRIGGERS, usage.INSIDE, inventory.INSIDE)
+QUERIES: Final = (
+    catalog.INTERIOR,
+    catalog.INTERIOR_TO_TAKE_OVER,
+    catalog.EVENT_TRIGGERS,
+    usage.INSIDE,
+    inventory.INSIDE,
+)
 """They read catalogs, with functions of the server's own that describe objects and evaluate no expression."""
 
 

@@ -41,6 +41,7 @@ __all__ = [
     "BLOCKERS",
     "EVENT_TRIGGERS",
     "INTERIOR",
+    "INTERIOR_TO_TAKE_OVER",
     "Inside",
     "LOCK_HOLDER",
     "Overview",
@@ -410,10 +411,9 @@ def _setting(name: str, value: str) -> str:
 
 # ---------------------------------------------------------------------------------------------------------- interior
 
-# $1: the app's owner role; $2: whether large objects count, which any login may make: only while a database is taken
-# over. What an extension brought with it belongs to whoever created the extension. The server's own objects have oids
-# below 16384; saying so keeps a new connection, whose caches are empty, from reading whole catalogs.
-INTERIOR = """
+# $1: the app's owner role. What an extension brought with it belongs to whoever created the extension. The server's own
+# objects have oids below 16384; saying so keeps a new connection, whose caches are empty, from reading whole catalogs.
+_INTERIOR = """
 WITH owner AS MATERIALIZED (SELECT to_regrole(quote_ident($1))::oid AS oid),
 app_schema AS MATERIALIZED (
   SELECT n.oid, n.nspname, n.nspowner FROM pg_namespace n
@@ -443,9 +443,7 @@ object AS (
   -- neither the row types of tables nor the array types that come with every type
   WHERE t.oid >= 16384 AND t.typtype IN ('b', 'd', 'e', 'r') AND NOT (t.typelem <> 0 AND t.typlen = -1)
   UNION ALL
-  SELECT 2615, s.oid, s.nspowner, 'SCHEMA', quote_ident(s.nspname) FROM app_schema s WHERE s.nspname <> 'public'
-  UNION ALL
-  SELECT 2613, l.oid, l.lomowner, 'LARGE OBJECT', l.oid::text FROM pg_largeobject_metadata l WHERE $2 = 'true')
+  SELECT 2615, s.oid, s.nspowner, 'SCHEMA', quote_ident(s.nspname) FROM app_schema s WHERE s.nspname <> 'public'{large})
 SELECT json_build_object(
   'schema', (SELECT json_build_object('owner', pg_get_userbyid(n.nspowner), 'privileges',
       (SELECT json_agg(json_build_array(CASE x.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(x.grantee) END,
@@ -463,8 +461,21 @@ SELECT json_build_object(
   'large_objects', (SELECT json_agg(json_build_array(p.proname,
       CASE x.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(x.grantee) END))
     FROM pg_proc p CROSS JOIN aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) x
-    WHERE p.pronamespace = 11 AND p.proname IN ('lo_creat', 'lo_create', 'lo_from_bytea') AND x.grantee <> p.proowner),
-  'kept', (SELECT json_agg(json_build_array(k.kind, k.name) ORDER BY k.name) FROM (
+    WHERE p.oid IN (957, 715, 3457)  -- lo_creat, lo_create, lo_from_bytea: by oid, no further cache has to be filled
+      AND x.grantee <> p.proowner),
+  {kept}
+  'extensions', (SELECT json_agg(extname) FROM pg_extension),
+  'schemas', (SELECT json_agg(quote_ident(nspname) ORDER BY nspname) FROM app_schema),
+  'misowned', (SELECT json_agg(json_build_array(o.kind, o.name)) FROM object o, owner
+    WHERE o.owner IS DISTINCT FROM owner.oid
+      AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = o.class AND e.objid = o.oid AND e.deptype = 'e')))"""
+
+# What a run reads only where it takes a database over, since it costs every plan: large objects, which any login may
+# make, and what extensions keep from everybody, which a grant on all that exists would give away.
+_LARGE = """
+  UNION ALL
+  SELECT 2613, l.oid, l.lomowner, 'LARGE OBJECT', l.oid::text FROM pg_largeobject_metadata l"""
+_KEPT = """'kept', (SELECT json_agg(json_build_array(k.kind, k.name) ORDER BY k.name) FROM (
       SELECT 'ROUTINE' AS kind,
         format('%I.%I(%s)', s.nspname, p.proname, pg_get_function_identity_arguments(p.oid)) AS name
       FROM pg_proc p JOIN app_schema s ON s.oid = p.pronamespace
@@ -474,12 +485,10 @@ SELECT json_build_object(
       SELECT 'TABLE', format('%I.%I', s.nspname, c.relname)
       FROM pg_class c JOIN app_schema s ON s.oid = c.relnamespace
       JOIN pg_depend e ON e.classid = 1259 AND e.objid = c.oid AND e.deptype = 'e'
-      WHERE c.relkind = 'v' AND NOT EXISTS (SELECT FROM aclexplode(c.relacl) x WHERE x.grantee = 0)) k),
-  'extensions', (SELECT json_agg(extname) FROM pg_extension),
-  'schemas', (SELECT json_agg(quote_ident(nspname) ORDER BY nspname) FROM app_schema),
-  'misowned', (SELECT json_agg(json_build_array(o.kind, o.name)) FROM object o, owner
-    WHERE o.owner IS DISTINCT FROM owner.oid
-      AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = o.class AND e.objid = o.oid AND e.deptype = 'e')))"""
+      WHERE c.relkind = 'v' AND NOT EXISTS (SELECT FROM aclexplode(c.relacl) x WHERE x.grantee = 0)) k),"""
+
+INTERIOR = _INTERIOR.format(large="", kept="")
+INTERIOR_TO_TAKE_OVER = _INTERIOR.format(large=_LARGE, kept=_KEPT)
 
 
 def read_interior(answer: str, desired: Interior, revision: str) -> Interior:
@@ -500,7 +509,7 @@ def read_interior(answer: str, desired: Interior, revision: str) -> Interior:
         misowned=frozenset((kind, name) for kind, name in document["misowned"] or ()),
         revision=revision,
         schemas=tuple(document["schemas"] or ()),
-        kept=tuple((kind, name) for kind, name in document["kept"] or ()),
+        kept=tuple((kind, name) for kind, name in document.get("kept") or ()),
     )
 
 

@@ -115,9 +115,9 @@ class PostgresSession:
 
     def _enter(self, inside: catalog.Inside, inspection: Inspection) -> Interior | None:
         """Reads the inside of a database; None when it is not ours and does not let us in, or cannot be read."""
-        taking_over = "false" if inside.revision else "true"
+        query = catalog.INTERIOR if inside.revision else catalog.INTERIOR_TO_TAKE_OVER
         try:
-            answer = self._ask_inside(inside.desired.name, catalog.INTERIOR, inside.desired.role, taking_over)
+            answer = self._ask_inside(inside.desired.name, query, inside.desired.role)
         except (ServerDown, ServerSlow):
             raise
         except ServerError as error:

@@ -251,11 +251,17 @@ def _databases(rows: Sequence[Sequence[Any]]) -> Iterator[Hole]:
         for grantee, right in rights or ():
             held.setdefault(grantee, []).append(right)
         for grantee, names in held.items():
-            who, to = ("everybody", "PUBLIC") if grantee == PUBLIC else (grantee, f"{identifier(grantee)} CASCADE")
-            message = f"{who} holds {', '.join(names)} on a database of the server's own"
-            text = f"REVOKE {', '.join(names)} ON DATABASE {database} FROM {to}"
-            account = None if grantee == PUBLIC else grantee
-            yield Hole(f"{', '.join(names)} for {who}", f"database {name}", message, lines(text), None, account)
+            held_there = ", ".join(names)
+            message = f"holds {held_there} on a database of the server's own"
+            yield _granted(held_there, grantee, f"DATABASE {database}", f"database {name}", message)
+
+
+def _granted(rights: str, grantee: str, thing: str, subject: str, does: str) -> Hole:
+    """A right that somebody holds on something of the server's own; `thing` is what REVOKE calls it."""
+    who, to = ("everybody", "PUBLIC") if grantee == PUBLIC else (grantee, f"{identifier(grantee)} CASCADE")
+    closes = lines(f"REVOKE {rights} ON {thing} FROM {to}")
+    account = None if grantee == PUBLIC else grantee
+    return Hole(f"{rights} for {who}", subject, f"{who} {does}", closes, None, account)
 
 
 def _tablespaces(rows: Sequence[Sequence[Any]]) -> Iterator[Hole]:
@@ -265,20 +271,14 @@ def _tablespaces(rows: Sequence[Sequence[Any]]) -> Iterator[Hole]:
             text = f"ALTER TABLESPACE {space} OWNER TO CURRENT_USER"
             yield Hole("owned by another", f"tablespace {name}", f"{owner} owns it", lines(text), None, owner)
         for grantee in grantees or ():
-            who, to = ("everybody", "PUBLIC") if grantee == PUBLIC else (grantee, f"{identifier(grantee)} CASCADE")
-            message = f"{who} may fill the disk that it is on"
-            text = f"REVOKE CREATE ON TABLESPACE {space} FROM {to}"
-            account = None if grantee == PUBLIC else grantee
-            yield Hole(f"CREATE for {who}", f"tablespace {name}", message, lines(text), None, account)
+            message = "may fill the disk that it is on"
+            yield _granted("CREATE", grantee, f"TABLESPACE {space}", f"tablespace {name}", message)
 
 
 def _parameters(rows: Sequence[Sequence[Any]]) -> Iterator[Hole]:
     for name, right, grantee in rows:
-        who, to = ("everybody", "PUBLIC") if grantee == PUBLIC else (grantee, f"{identifier(grantee)} CASCADE")
-        message = f"{who} holds {right} on a setting that is the server's"
-        text = f"REVOKE {right} ON PARAMETER {name} FROM {to}"
-        account = None if grantee == PUBLIC else grantee
-        yield Hole(f"{right} for {who}", f"parameter {name}", message, lines(text), None, account)
+        message = f"holds {right} on a setting that is the server's"
+        yield _granted(right, grantee, f"PARAMETER {name}", f"parameter {name}", message)
 
 
 def _settings(document: dict[str, Sequence[Sequence[Any]] | None], wanted: dict[str, str | None]) -> Iterator[Hole]:

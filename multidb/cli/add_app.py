@@ -8,7 +8,7 @@ import typer
 
 from multidb import manifest
 from multidb.cli.adding import ensure_entry
-from multidb.cli.closing import closings
+from multidb.cli.closing import left_open
 from multidb.cli.env_files import following_servers, write_env_files
 from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, VerboseOption, examples
 from multidb.cli.plan_view import report_document, show_report
@@ -65,7 +65,7 @@ def _bring_up(run: Run, new: str) -> int:
             with following_servers(engine, output):
                 states = engine.start(new)
             report = engine.apply(Scope(apps=frozenset({new})))
-            left = closings(engine, engine.plan(Scope(apps=frozenset({new}), deep=False)))
+            left = left_open(engine, new)
         for each in states:
             if each.state is not ServerState.RUNNING:
                 output.note(f"{each.name}: {each.state.value}, {each.message}", style="yellow")

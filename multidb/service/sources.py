@@ -70,8 +70,8 @@ class Sources:
 
     def health(self) -> HealthReport:
         """Tries every app's every store."""
-        engine = self.engine()
-        return health.check(engine, may_write=self._may_write, freshness=freshness_now(engine))
+        fresh = lambda app: self.freshness().get(app.id)  # noqa: E731
+        return health.check(self.engine(), may_write=self._may_write, freshness=fresh)
 
     def freshness(self) -> Mapping[str, Health]:
         """By app, what is to be said of its backups now. Computed anew, from the state alone, when that was written or

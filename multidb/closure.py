@@ -6,11 +6,8 @@ on too early, whoever runs it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Self
 
-from multidb.errors import UsageError
 from multidb.state import ProjectState
 
 __all__ = ["Closure", "close", "closures", "reopen"]
@@ -45,11 +42,6 @@ class Closure:
         mask = " --mask FILE.sql" if self.masked else ""
         return f"finish it: multidb clone {self.source} {self.app}{mask}; or end it: multidb remove-app {self.app}"
 
-    @classmethod
-    def read(cls, app: str, document: Mapping[str, Any]) -> Self:
-        """The closure that `close` wrote; `KeyError` or `TypeError` for anything else."""
-        return cls(app, str(document["of"]), bool(document["masked"]))
-
 
 def closures(state: ProjectState) -> dict[str, Closure]:
     """Every closed app, by its id.
@@ -57,14 +49,8 @@ def closures(state: ProjectState) -> dict[str, Closure]:
     Raises:
         UsageError: the state cannot be understood.
     """
-    try:
-        return {app: Closure.read(app, document) for app, document in state.read(_SECTION).items()}
-    except (KeyError, TypeError):
-        raise UsageError(
-            "what it says of unfinished clones cannot be read",
-            where=str(state.folder / "state.json"),
-            hint="restore the file from a copy",
-        ) from None
+    section = state.read(_SECTION)  # which has the shape of `multidb.sections`
+    return {app: Closure(app, document["of"], document["masked"]) for app, document in section.items()}
 
 
 def close(state: ProjectState, closure: Closure) -> None:

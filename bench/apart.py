@@ -46,7 +46,7 @@ def backed_up(folder: Path, sets: Path) -> None:
 def verified(folder: Path, sets: Path) -> None:
     """`multidb backups verify` of its newest set."""
     engine = open_engine(folder)
-    tried = verify(engine, _home(engine, sets), _newest(engine, sets), None, quiet)
+    tried = verify(engine.fleet, _home(engine, sets), _newest(engine, sets), None, quiet)
     assert tried.ok, tried
 
 
@@ -60,7 +60,7 @@ def restored(folder: Path, sets: Path) -> None:
 
 
 def _home(engine: Engine, sets: Path) -> Repository:
-    return repository(engine, [str(sets)])
+    return repository(engine.fleet, [str(sets)])
 
 
 def _newest(engine: Engine, sets: Path) -> Copy:

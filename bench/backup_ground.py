@@ -12,7 +12,8 @@ from bench.ground import quiet
 from multidb.backup.making import Grounds, make_sets, repository
 from multidb.backup.repository import Copy
 from multidb.backup.rooms import load, room
-from multidb.engine import Engine, Scope
+from multidb.engine import Engine
+from multidb.fleet import Scope
 from multidb.model import PlaceKind
 
 
@@ -20,19 +21,19 @@ def back_up(engine: Engine, folder: Path) -> Copy:
     """A set of the only app in `folder`."""
     (made,) = make_sets(engine, Scope(), to=[str(folder)], progress=quiet)
     assert made.ok, made.errors
-    return repository(engine, [str(folder)]).find(made.app)
+    return repository(engine.fleet, [str(folder)]).find(made.app)
 
 
 def restore_beside(engine: Engine, copy: Copy) -> None:
     """Restores every store of the set into a scratch place and measures it there."""
     assert copy.found is not None
     app = engine.project.apps[copy.app]
-    grounds = Grounds(engine, Scope())
-    home = repository(engine, [copy.target.name])
+    grounds = Grounds(engine.fleet, Scope())
+    home = repository(engine.fleet, [copy.target.name])
     for store, part in copy.found.parts.items():
         ground = grounds.of(app, store)
         assert ground is not None
-        with room(engine, PlaceKind.SCRATCH, ground[0], app, ground[1], quiet) as scratch:
+        with room(engine.fleet, PlaceKind.SCRATCH, ground[0], app, ground[1], quiet) as scratch:
             load(scratch, part, home.reader(copy, store, None), quiet)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from bench.backup_ground import peak, somewhere
 from bench.ground import Result, apps, open_engine, project, quiet, taking_turns
 from multidb.backup.making import make_sets
-from multidb.engine import Scope
+from multidb.fleet import Scope
 
 APPS, RUNS = 20, 3
 
@@ -20,9 +20,9 @@ def measure() -> list[Result]:
             assert all(made.ok for made in make_sets(engine, Scope(), to=[str(sets)], progress=quiet))
 
         def floor() -> None:
-            for server in engine.servers(Scope()):
+            for server in engine.fleet.servers(Scope()):
                 for _ in range(APPS):
-                    with engine.open(server):
+                    with engine.fleet.open(server):
                         pass
 
         mine, bare = taking_turns(RUNS, ours, floor)

@@ -34,7 +34,7 @@ def _add_app() -> Result:
         manifest = folder / "multidb.yaml"
         manifest.write_text(manifest.read_text() + "  second: {}\n")
         engine = open_engine(folder)
-        engine.runtime.up(quiet)  # Neo4j's own instance start is apart,
+        engine.fleet.runtime.up(quiet)  # Neo4j's own instance start is apart,
         engine.plan()  # and so is its warming up: a JVM's first answers are slow
         started = time.perf_counter()
         _python("from multidb.cli import main; main()", "add-app", "second", folder=folder)

@@ -11,7 +11,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from multidb.engine import Engine, load_project
+from multidb.engine import Engine
+from multidb.project import load_project
 from multidb.secrets import Secret
 
 
@@ -42,11 +43,11 @@ def project(apps: str, *, servers: str = "{}", defaults: str = "{}") -> Iterator
         folder.chmod(0o755)  # as root, Postgres runs as another user, who has to get in
         write_manifest(folder, apps, servers=servers, defaults=defaults)
         engine = open_engine(folder)
-        engine.runtime.up(quiet)
+        engine.fleet.runtime.up(quiet)
         try:
             yield folder
         finally:
-            engine.runtime.down(quiet)
+            engine.fleet.runtime.down(quiet)
 
 
 def write_manifest(folder: Path, apps: str, *, servers: str = "{}", defaults: str = "{}") -> None:
@@ -85,6 +86,6 @@ def taking_turns(runs: int, ours: Callable[[], object], floor: Callable[[], obje
 
 def admin(engine: Engine, store: str) -> tuple[str, int, str, str]:
     """Host, port, user and password of the admin of the only server of `store`."""
-    server = next(server for server in engine.runtime.servers() if server.store == store)
-    secret = engine.runtime.admin(server) or Secret("")
+    server = next(server for server in engine.fleet.runtime.servers() if server.store == store)
+    secret = engine.fleet.runtime.admin(server) or Secret("")
     return server.endpoint.host, server.endpoint.port, server.endpoint.user, secret.reveal()

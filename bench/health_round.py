@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from bench.ground import Result, apps, median, open_engine, project
-from multidb.engine import Engine, Scope
+from multidb.engine import Engine
+from multidb.fleet import Scope
 from multidb.health import check
 from multidb.model import Status, Tenant
 from multidb.provisioners import provisioner
@@ -27,7 +28,7 @@ def measure() -> list[Result]:
         engine = open_engine(folder)
         error = engine.apply().error()
         assert error is None, error
-        tenants, _ = engine.tenants(Scope())
+        tenants, _ = engine.fleet.tenants(Scope())
         for _ in range(3):
             _round(engine, len(tenants))  # a JVM's first answers are slow
         slowest: list[float] = []
@@ -46,7 +47,7 @@ def measure() -> list[Result]:
 
 def _round(engine: Engine, expected: int) -> float:
     """The seconds of its slowest check."""
-    report = check(engine)
+    report = check(engine.fleet)
     assert len(report.checks) == expected
     assert report.status is Status.HEALTHY, [each for each in report.checks if each.health.status is not Status.HEALTHY]
     return max(each.health.latency or 0.0 for each in report.checks)

@@ -16,7 +16,8 @@ import neo4j
 from bench.backup_ground import back_up, peak, restore_beside, somewhere
 from bench.ground import Result, apps, open_engine, project, quiet, taking_turns
 from multidb.backup.repository import Copy
-from multidb.engine import Engine, Scope
+from multidb.engine import Engine
+from multidb.fleet import Scope
 from multidb.model import Server
 from multidb.secrets import Secret
 
@@ -59,7 +60,7 @@ def graph(servers: str = "{}") -> Iterator[tuple[Engine, Server]]:
         engine = open_engine(folder)
         error = engine.apply().error()
         assert error is None, error
-        (live,) = engine.servers(Scope())
+        (live,) = engine.fleet.servers(Scope())
         write(engine, live)
         yield engine, live
 
@@ -67,7 +68,7 @@ def graph(servers: str = "{}") -> Iterator[tuple[Engine, Server]]:
 @contextmanager
 def session(engine: Engine, server: Server) -> Iterator[neo4j.Session]:
     where = server.endpoint
-    auth = where.user, (engine.runtime.admin(server) or Secret("")).reveal()
+    auth = where.user, (engine.fleet.runtime.admin(server) or Secret("")).reveal()
     driver = neo4j.GraphDatabase.driver(f"bolt://{where.host}:{where.port}", auth=auth)
     with driver, driver.session(database=where.database) as opened:
         yield opened
@@ -90,7 +91,7 @@ def read(engine: Engine, server: Server) -> None:
 
 
 def write_and_read(engine: Engine, live: Server) -> None:
-    starting = engine.runtime.spare(live, quiet, adoptable=False)
+    starting = engine.fleet.runtime.spare(live, quiet, adoptable=False)
     assert starting is not None
     with starting as spare:
         write(engine, spare)

@@ -32,17 +32,17 @@ def measure() -> list[Result]:
 
 def dump(engine: Engine, server: Server, file: Path) -> None:
     read(engine, server)
-    take_offline = engine.runtime.take_offline(server)
+    take_offline = engine.fleet.runtime.take_offline(server)
     assert take_offline is not None
     with take_offline(quiet) as stopped, file.open("wb") as stream:
         stopped.dump("neo4j", stream)
 
 
 def load(engine: Engine, live: Server, file: Path) -> None:
-    starting = engine.runtime.spare(live, quiet, adoptable=False)
+    starting = engine.fleet.runtime.spare(live, quiet, adoptable=False)
     assert starting is not None
     with starting as spare:
-        take_offline = engine.runtime.take_offline(spare)
+        take_offline = engine.fleet.runtime.take_offline(spare)
         assert take_offline is not None
         with take_offline(quiet) as stopped, file.open("rb") as stream:
             stopped.load("neo4j", stream)

@@ -12,7 +12,7 @@ from pathlib import Path
 import psycopg
 
 from bench.ground import Result, admin, apps, open_engine, project, taking_turns, write_manifest
-from multidb.engine import Scope
+from multidb.fleet import Scope
 
 DEEP, SHALLOW, RUNS, THREADS = 300, 1000, 3, 4
 ENTRY = "{stores: [postgres]}"

@@ -17,7 +17,8 @@ from qdrant_client.models import PointStruct
 from bench.apart import apart, backed_up, restored, verified
 from bench.backup_ground import somewhere
 from bench.ground import Result, admin, apps, median, open_engine, project
-from multidb.engine import Engine, Scope
+from multidb.engine import Engine
+from multidb.fleet import Scope
 from multidb.secrets import Secret
 
 POINTS, SIZE, BATCH = int(os.environ.get("MULTIDB_BENCH_POINTS", "200000")), 384, 1000
@@ -30,7 +31,7 @@ def measure() -> list[Result]:
         engine = open_engine(folder)
         error = engine.apply().error()
         assert error is None, error
-        [server] = engine.runtime.servers()
+        [server] = engine.fleet.runtime.servers()
         local = bool(server.endpoint.path)
         apart(_filled, folder)
         backup = apart(backed_up, folder, sets)
@@ -107,7 +108,7 @@ def _snapshot(engine: Engine, file: Path) -> tuple[float, float]:
 @contextmanager
 def _client(folder: Path) -> Iterator[QdrantClient]:
     """The app's own client; a local folder is let go of at the end."""
-    (tenant,), _ = open_engine(folder).tenants(Scope())
+    (tenant,), _ = open_engine(folder).fleet.tenants(Scope())
     endpoint, key = tenant.server.endpoint, tenant.env.get("QDRANT_API_KEY")
     if endpoint.path:
         client = QdrantClient(path=endpoint.path)

@@ -15,7 +15,7 @@ ENTRY = "{stores: [qdrant], qdrant: {collections: {knowledge: {size: 384}}}}"
 def measure() -> list[Result]:
     with project(apps("warm", 1, ENTRY)) as folder:
         engine = open_engine(folder)
-        (server,) = engine.runtime.servers()
+        (server,) = engine.fleet.runtime.servers()
         if server.endpoint.path:
             return []
         engine.apply()

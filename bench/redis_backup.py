@@ -16,7 +16,7 @@ import redis
 from bench.apart import apart, backed_up, restored, verified
 from bench.backup_ground import somewhere
 from bench.ground import Result, admin, apps, median, open_engine, project
-from multidb.engine import Scope
+from multidb.fleet import Scope
 
 KEYS, BATCH = int(os.environ.get("MULTIDB_BENCH_KEYS", "1000000")), 1000
 
@@ -27,9 +27,9 @@ def measure() -> list[Result]:
         error = engine.apply().error()
         assert error is None, error
         host, port, user, password = admin(engine, "redis")
-        [server] = engine.servers(Scope())
-        with engine.open(server) as session:
-            numbers = engine.context(server, session).numbers
+        [server] = engine.fleet.servers(Scope())
+        with engine.fleet.open(server) as session:
+            numbers = engine.fleet.context(server, session).numbers
         [number] = numbers.values()
         client = redis.Redis(host=host, port=port, username=user, password=password, db=number)
         for start in range(0, KEYS, BATCH):

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
-from multidb.engine import Engine
-from multidb.errors import ArchiveError, MultidbError, RuntimeUnavailable
-from multidb.model import Finding, Level
+from multidb.errors import ArchiveError, RuntimeUnavailable
+from multidb.fleet import Fleet, Scope
+from multidb.model import Finding, Level, Server, StoreContext
+from multidb.provisioners import provisioner
 from multidb.runtime import ServerState, ServerStatus
 
 __all__ = ["diagnose"]
@@ -18,22 +20,22 @@ _PORT_SECONDS = 0.5
 _USUAL_POSTGRES = 18  # the version that is reckoned with while no server runs that could be asked
 
 
-def diagnose(engine: Engine) -> list[Finding]:
-    """Every finding about the project of `engine`, good ones too. Changes nothing; asks every server that runs."""
+def diagnose(fleet: Fleet) -> list[Finding]:
+    """Every finding about the project of `fleet`, good ones too. Changes nothing; asks every server that runs."""
     try:
-        statuses = engine.runtime.status()
+        statuses = fleet.runtime.status()
     except RuntimeUnavailable as error:  # no Docker engine: nothing else can be said of its servers
         return [
             _python(),
             Finding(Level.ERROR, "docker", error.message, error.hint or ""),
-            *_client_tools(engine, ()),
+            *_client_tools(fleet, ()),
         ]
     return [
         _python(),
         *(_server(status) for status in statuses),
         *_ports(statuses),
-        *_capacity(engine, statuses),
-        *_client_tools(engine, statuses),
+        *_capacity(fleet, statuses),
+        *_client_tools(fleet, statuses),
     ]
 
 
@@ -74,29 +76,35 @@ def _ports(statuses: Iterable[ServerStatus]) -> Iterator[Finding]:
                 )
 
 
-def _capacity(engine: Engine, statuses: Iterable[ServerStatus]) -> Iterator[Finding]:
+def _capacity(fleet: Fleet, statuses: Iterable[ServerStatus]) -> Iterator[Finding]:
     """What each store has to say about its own limits, asked of the servers with a login. That one does not run is said
     already; one that is there and does not let us in is not."""
-    try:
-        found = engine.advice()
-    except MultidbError as error:
-        yield Finding(Level.ERROR, error.where or "servers", error.message, error.hint or "")
-        return
+    found: list[Finding] = []
+    for answer in fleet.ask(Scope(), lambda server, session, context: _advice(fleet, server, context)):
+        if answer.server is not None:
+            error = answer.error
+            found += answer.value or ()
+            found += [Finding(Level.ERROR, answer.name, error.message, error.hint or "")] if error else ()
     told = {status.name for status in statuses if status.state is not ServerState.RUNNING}
     yield from (finding for finding in found if finding.level is not Level.ERROR or finding.subject not in told)
 
 
-def _client_tools(engine: Engine, statuses: Iterable[ServerStatus]) -> Iterator[Finding]:
+def _advice(fleet: Fleet, server: Server, context: StoreContext) -> Sequence[Finding]:
+    advise = provisioner(server.store).advise
+    return advise(fleet.apps_of(server), context) if advise else ()
+
+
+def _client_tools(fleet: Fleet, statuses: Iterable[ServerStatus]) -> Iterator[Finding]:
     """Whether backups of Postgres find a pg_dump for each server, looked for as they do."""
     from multidb.provisioners.postgres.programs import find, needs_tls
 
-    if not engine.project.apps_with("postgres"):
+    if not fleet.project.apps_with("postgres"):
         return
     servers = [status.server for status in statuses if status.store == "postgres" and status.server is not None]
     containers = [server.container for server in servers]
     container = containers[0] if containers and all(containers) else None
     tls = any(needs_tls(server.endpoint) for server in servers)
-    versions = sorted(set(engine.versions("postgres")))
+    versions = _versions(fleet, "postgres")
     if container is not None and not versions:
         return  # a server that does not run cannot be asked what it has, and its image has what it needs
     for version in versions or [_USUAL_POSTGRES]:
@@ -107,3 +115,10 @@ def _client_tools(engine: Engine, statuses: Iterable[ServerStatus]) -> Iterator[
         else:
             taken = " in the server's container is taken" if program.inside is not None else ""
             yield Finding(Level.OK, "pg_dump", f"version {program.version}{taken}")
+
+
+def _versions(fleet: Fleet, store: str) -> list[int]:
+    """The major versions of the servers of `store` that can be asked."""
+    asked = fleet.ask(Scope(stores=frozenset({store})), lambda server, session, context: session.facts.version)
+    found = [re.search(r"\d+", answer.value) for answer in asked if answer.value]
+    return sorted({int(match[0]) for match in found if match})

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from itertools import chain
 from typing import Any
 
 from multidb.closure import closures
-from multidb.engine import Engine, Scope, not_running
 from multidb.errors import MultidbError, RuntimeUnavailable, ServerDown, ServerError, ServerSlow
+from multidb.fleet import Answer, Fleet, Scope
 from multidb.model import App, Health, Server, Status, StoreContext, Tenant, worst
 from multidb.provisioners import provisioner
-from multidb.runtime import ServerState, ServerStatus
 from multidb.secrets import redact
 
 __all__ = ["Checked", "Freshness", "HealthReport", "check"]
@@ -125,7 +123,7 @@ class HealthReport:
 
 
 def check(
-    engine: Engine,
+    fleet: Fleet,
     scope: Scope | None = None,
     *,
     may_write: bool = True,
@@ -141,64 +139,49 @@ def check(
         UsageError: an app of the scope is not in the manifest.
     """
     scope = scope or Scope()
-    engine.require(scope)
+    fleet.require(scope)
     began, started = datetime.now(UTC), time.monotonic()
-    round_ = _Round(engine, scope, may_write)
-    found = {(each.app, each.store): each for each in chain(round_.missing(), round_.checks())}
+    round_ = _Round(fleet, scope, may_write)
+    found = {(each.app, each.store): each for each in round_.checks()}
     in_order = [
         found[app.id, store]
-        for app in engine.project.apps.values()
-        for store in engine.project.servers
+        for app in fleet.project.apps.values()
+        for store in fleet.project.servers
         if (app.id, store) in found
     ]
     backups: dict[str, Health] = {}
     if freshness is not None:
-        for app in filter(scope.wants, engine.project.apps.values()):
+        for app in filter(scope.wants, fleet.project.apps.values()):
             if (fresh := freshness(app)) is not None:
                 backups[app.id] = fresh
-    return HealthReport(engine.project.name, tuple(in_order), backups, began, time.monotonic() - started)
+    return HealthReport(fleet.project.name, tuple(in_order), backups, began, time.monotonic() - started)
 
 
 class _Round:
     """One round of checks, and what it has learned of the servers so far."""
 
-    def __init__(self, engine: Engine, scope: Scope, may_write: bool) -> None:
-        self._engine = engine
+    def __init__(self, fleet: Fleet, scope: Scope, may_write: bool) -> None:
+        self._fleet = fleet
         self._scope = scope
         self._may_write = may_write
         self._guard = threading.Lock()
         self._answered: dict[str, float] = {}  # by server: when it last answered a check
         self._in_vain: dict[str, int] = {}  # by server: how many checks nobody answered, since then
         self._silent: dict[str, ServerError] = {}  # by server: why no further check is worth its timeout
-        self._closed = closures(engine.state)
-
-    def missing(self) -> Iterator[Checked]:
-        """The stores whose server nobody can be asked: not started, or not to be had on this machine."""
-        for status, users in self._engine.lacking(self._scope):
-            for app in users:
-                yield Checked(app.id, status.store, status.name, _not_there(status), reached=False)
+        self._closed = closures(fleet.state)
 
     def checks(self) -> list[Checked]:
-        """A check of every app on every server that has an address."""
-        servers = self._engine.servers(self._scope)
-        contexts = _at_once(self._context, [[server] for server in servers])
+        """A check of every app on every server that it uses."""
         found: list[Checked] = []
         tenants: list[Sequence[Tenant]] = []
-        for server, context in zip(servers, contexts, strict=True):
-            if isinstance(context, ServerError):
-                apps = filter(self._scope.wants, self._engine.apps_of(server))
-                found += [_failed(app.id, server, context) for app in apps]
+        for answer in self._fleet.each(self._scope, self._fleet.recorded_context):
+            if answer.server is None or answer.value is None:
+                found += [Checked(app, answer.store, answer.name, _not_asked(answer), False) for app in answer.app_ids]
                 continue
-            there, never_made = self._engine.tenants_of(server, context, self._scope)
-            found += [_failed(app, server, error, reached=None) for app, error in never_made.items()]
+            there, never_made = self._fleet.tenants_of(answer.server, answer.value, self._scope)
+            found += [_failed(app, answer.server, error, reached=None) for app, error in never_made.items()]
             tenants.append(there)
         return found + _at_once(self._check, tenants)
-
-    def _context(self, server: Server) -> StoreContext | ServerError:
-        try:
-            return self._engine.known(server)
-        except _UNREACHABLE as error:
-            return error
 
     def _check(self, tenant: Tenant) -> Checked:
         app, server = tenant.app.id, tenant.server
@@ -265,11 +248,12 @@ def _failed(app: str, server: Server, error: MultidbError, reached: bool | None 
     return Checked(app, server.store, server.name, health, reached)
 
 
-def _not_there(status: ServerStatus) -> Health:
-    if status.state is ServerState.SKIPPED:
-        return Health(Status.UNHEALTHY, f"the server cannot be had here: {status.message}")
-    error = not_running(status)
-    return Health(Status.UNHEALTHY, f"server {status.name} {error.message}", fix=error.hint or "")
+def _not_asked(answer: Answer[StoreContext]) -> Health:
+    """Why nobody's store on the server could be tried."""
+    if answer.error is None:
+        return Health(Status.UNHEALTHY, f"the server cannot be had here: {answer.skipped}")
+    subject = "" if answer.server is not None else f"server {answer.name} "
+    return Health(Status.UNHEALTHY, subject + redact(answer.error.message), fix=redact(answer.error.hint or ""))
 
 
 def _words(health: Health) -> dict[str, str]:

@@ -21,8 +21,8 @@ from typing import Any, Final
 
 from multidb.audit import Audit
 from multidb.document import in_future, moment
-from multidb.engine import Scope
 from multidb.errors import MultidbError, UsageError
+from multidb.fleet import Scope
 from multidb.health import HealthReport
 from multidb.model import Health, Project, Status, duration_of, listed
 from multidb.plan import Plan

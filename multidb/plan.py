@@ -17,10 +17,21 @@ from typing import Any, Final, Literal
 from pydantic import JsonValue, TypeAdapter
 
 from multidb.document import Document, Sha256, parse, validated
-from multidb.errors import MultidbError
+from multidb.errors import Conflict, MultidbError
 from multidb.model import Action, Change, FieldChange, Finding, Isolation, Resource
 
-__all__ = ["LOST", "Plan", "SavedPlan", "ServerPlan", "diff", "plain", "saved_plan"]
+__all__ = [
+    "LOST",
+    "Plan",
+    "SavedPlan",
+    "ServerPlan",
+    "diff",
+    "in_order",
+    "plain",
+    "refuse_conflicts",
+    "saved_plan",
+    "without_half_apps",
+]
 
 _LARGEST: Final = 256 * 1024**2  # bytes of a saved plan
 
@@ -328,3 +339,26 @@ class _SavedDocument(Document, extra="allow"):
 
 
 _SAVED: Final = TypeAdapter(_SavedDocument)
+
+
+def refuse_conflicts(plan: Plan) -> None:
+    """`Conflict` when something in the plan is in the way that is not ours, with what to do about it."""
+    if not plan.conflicts:
+        return
+    raise Conflict(
+        "; ".join(dict.fromkeys(change.reason for change in plan.conflicts)),
+        where=", ".join(dict.fromkeys(f"server {change.server}" for change in plan.conflicts)),
+        hint="; ".join(dict.fromkeys(_way_out(change) for change in plan.conflicts)),
+    )
+
+
+def _way_out(conflict: Change) -> str:
+    """What to do about a conflict: each kind has its own way, and none that the next command would refuse."""
+    app, want, have = conflict.resource.app, conflict.desired, conflict.live
+    if any(field.old == LOST for field in conflict.fields):
+        return f"restore the file, or make new credentials: multidb apply --regenerate {app}"
+    if want is None or have is None or have.owner == want.owner:
+        return f"the server is as it was; change {app} in the manifest to fit it"
+    if have.owner is not None:
+        return f"give {app} another name in the manifest, or have {have.owner.project} let go of it first"
+    return f"take it over: multidb apply --adopt {app}; or give the app another name in the manifest"

@@ -19,7 +19,6 @@ from multidb.backup import cloning
 from multidb.backup.journal import Journal
 from multidb.closure import reopen
 from multidb.document import Unreadable, inside
-from multidb.engine import Engine, Scope
 from multidb.errors import (
     AuthenticationFailed,
     MultidbError,
@@ -29,6 +28,7 @@ from multidb.errors import (
     ServerError,
     UsageError,
 )
+from multidb.fleet import Fleet, Scope
 from multidb.model import App, Isolation, Progress, Project, Server
 from multidb.provisioners import provisioner
 from multidb.render import is_ours
@@ -41,79 +41,79 @@ _FOR_GOOD: Final = (Phase.ENDING, Phase.PURGING)  # somebody, or an app's own la
 _OURS: Final = (".env", ".env.example", "docker-compose.yml")
 
 
-def remove(engine: Engine, app_id: str, *, grace: timedelta, backup: str, progress: Progress) -> Tombstone:
+def remove(fleet: Fleet, app_id: str, *, grace: timedelta, backup: str, progress: Progress) -> Tombstone:
     """Takes the app out of the manifest, turns its logins off and proves that they are; its data stays.
 
     Args:
-        engine: of a project that has the app, or had it when an earlier run was interrupted (`the_removed`).
+        fleet: of a project that has the app, or had it when an earlier run was interrupted (`the_removed`).
         grace: for how long it is meant to be kept.
         backup: the id of its final set; empty when there is none.
 
     Raises:
         PartlyApplied: a server did not let it be done; the app is out of the manifest, and the same again finishes.
     """
-    stone = _taken_out(engine, app_id, Phase.REMOVING, grace, backup)
-    app = engine.project.apps[app_id]
-    failed = _on_each_server(engine, app, lambda server: _suspend(engine, server, app, progress))
+    stone = _taken_out(fleet, app_id, Phase.REMOVING, grace, backup)
+    app = fleet.project.apps[app_id]
+    failed = _on_each_server(fleet, app, lambda server: _suspend(fleet, server, app, progress))
     if failed:
         raise _unfinished(failed, f"multidb remove-app {app_id}")
     stone = dataclasses.replace(stone, phase=Phase.REMOVED)
-    bury(engine.state, stone)
-    engine.runtime.retire(app, progress)
-    _drop_files(engine, app_id, [".env"])
+    bury(fleet.state, stone)
+    fleet.runtime.retire(app, progress)
+    _drop_files(fleet, app_id, [".env"])
     return stone
 
 
-def restoring(engine: Engine, app_id: str) -> None:
+def restoring(fleet: Fleet, app_id: str) -> None:
     """Puts the app back into the manifest. What is left to do is `multidb apply` for it, then `restored`.
 
     Raises:
         UsageError: it was not removed, or its file is laid out in a way that cannot be edited.
         Refused: it is being purged.
     """
-    stone = the_removed(engine, app_id)
+    stone = the_removed(fleet, app_id)
     if stone.phase in _FOR_GOOD:
         raise Refused(
             "it is being purged, and some of it may be gone already",
             where=f"app {app_id}",
             hint=f"finish it: multidb purge {app_id}; then bring it back from its set {stone.backup or '(none)'}",
         )
-    bury(engine.state, dataclasses.replace(stone, phase=Phase.RESTORING))
-    with engine.state.turn("manifest"):
+    bury(fleet.state, dataclasses.replace(stone, phase=Phase.RESTORING))
+    with fleet.state.turn("manifest"):
         # The manifest may have its entry again, and maybe in another file; what was laid over it may still be wanting.
-        for edit in stone.edits[1 if app_id in engine.project.returned else 0 :]:
-            _put_back(Path(engine.project.root) / edit.file, app_id, edit)
+        for edit in stone.edits[1 if app_id in fleet.project.returned else 0 :]:
+            _put_back(Path(fleet.project.root) / edit.file, app_id, edit)
 
 
-def restored(engine: Engine, app_id: str) -> None:
+def restored(fleet: Fleet, app_id: str) -> None:
     """The app is as it was: nothing has to be remembered of its absence."""
-    forget(engine.state, app_id)
+    forget(fleet.state, app_id)
 
 
-def purge(engine: Engine, app_id: str, progress: Progress) -> None:
+def purge(fleet: Fleet, app_id: str, progress: Progress) -> None:
     """Drops everything that the app has: on the servers what carries our mark, then its credentials and files. Its
     backup sets stay. An app that is in the manifest is taken out first.
 
     Raises:
         PartlyApplied: a server did not let it be done; the same again finishes.
     """
-    stone = _taken_out(engine, app_id, Phase.ENDING)
-    bury(engine.state, dataclasses.replace(stone, phase=Phase.PURGING))
-    app = engine.project.apps[app_id]
-    failed = _on_each_server(engine, app, lambda server: _drop(engine, server, app, progress))
+    stone = _taken_out(fleet, app_id, Phase.ENDING)
+    bury(fleet.state, dataclasses.replace(stone, phase=Phase.PURGING))
+    app = fleet.project.apps[app_id]
+    failed = _on_each_server(fleet, app, lambda server: _drop(fleet, server, app, progress))
     if failed:
         raise _unfinished(failed, f"multidb purge {app_id}")
-    engine.runtime.retire(app, progress, erase=True)
-    _forget_everything(engine, app_id)
-    forget(engine.state, app_id)
+    fleet.runtime.retire(app, progress, erase=True)
+    _forget_everything(fleet, app_id)
+    forget(fleet.state, app_id)
 
 
-def expired(engine: Engine, now: datetime) -> list[App]:
+def expired(fleet: Fleet, now: datetime) -> list[App]:
     """The clones that `purge` is to end: those of the manifest whose time is up, and those of them that an interrupted
     run has left half gone. What a person has removed is kept, whatever its labels say.
     """
-    half_gone = {app for app, stone in tombstones(engine.state).items() if stone.phase in _FOR_GOOD}
-    project = engine.project
+    half_gone = {app for app, stone in tombstones(fleet.state).items() if stone.phase in _FOR_GOOD}
+    project = fleet.project
     removed = {name: app for name, app in project.removed.items() if name in half_gone}
     return cloning.expired({**project.apps, **removed}, now)
 
@@ -124,11 +124,11 @@ def orphan(project: Project, app_id: str, stores: Iterable[str]) -> App:
     return App(app_id, app_id, options, where=f"{Path(project.root) / project.file}:1:1")
 
 
-def the_removed(engine: Engine, app_id: str) -> Tombstone:
+def the_removed(fleet: Fleet, app_id: str) -> Tombstone:
     """The tombstone of a removed app; `UsageError` when there is none."""
-    stone = tombstones(engine.state).get(app_id)
+    stone = tombstones(fleet.state).get(app_id)
     if stone is None:
-        known = ", ".join(tombstones(engine.state)) or "none"
+        known = ", ".join(tombstones(fleet.state)) or "none"
         raise UsageError(f"app {app_id} was not removed", hint=f"removed apps: {known}")
     return stone
 
@@ -136,32 +136,30 @@ def the_removed(engine: Engine, app_id: str) -> Tombstone:
 # --- the manifest ----------------------------------------------------------------------------------------------------
 
 
-def _taken_out(
-    engine: Engine, app_id: str, phase: Phase, grace: timedelta = timedelta(0), backup: str = ""
-) -> Tombstone:
+def _taken_out(fleet: Fleet, app_id: str, phase: Phase, grace: timedelta = timedelta(0), backup: str = "") -> Tombstone:
     """Takes the app out of the manifest, once that is written down; an earlier run's tombstone goes on in `phase`."""
-    state = engine.state
+    state = fleet.state
     stone = tombstones(state).get(app_id)
     if stone is None or (stone.phase is Phase.RESTORING and phase is Phase.REMOVING):
         now, known = datetime.now(UTC), {each.file: each for each in stone.edits} if stone else {}
-        known |= {each.file: each for each in _edits(engine, app_id)}  # an undo that died may have left some files out
+        known |= {each.file: each for each in _edits(fleet, app_id)}  # an undo that died may have left some files out
         stone = Tombstone(app_id, phase, now, now + grace, tuple(known.values()), backup)
     else:
         stone = dataclasses.replace(stone, phase=phase, backup=stone.backup or backup)
     bury(state, stone)
-    _take_out(engine, stone)
-    if app_id in engine.project.returned:  # an old manifest, which may have it in another file
-        path = Path(engine.project.returned[app_id].rsplit(":", 2)[0]).resolve()
-        name = str(path.relative_to(Path(engine.project.root).resolve()))
-        _take_out(engine, dataclasses.replace(stone, edits=(Edit(name, "", "", {}),)))
+    _take_out(fleet, stone)
+    if app_id in fleet.project.returned:  # an old manifest, which may have it in another file
+        path = Path(fleet.project.returned[app_id].rsplit(":", 2)[0]).resolve()
+        name = str(path.relative_to(Path(fleet.project.root).resolve()))
+        _take_out(fleet, dataclasses.replace(stone, edits=(Edit(name, "", "", {}),)))
     return stone
 
 
-def _edits(engine: Engine, app_id: str) -> tuple[Edit, ...]:
+def _edits(fleet: Fleet, app_id: str) -> tuple[Edit, ...]:
     """What has to be changed where: the manifest or the file that it includes, and what is laid over it."""
-    root = Path(engine.project.root)
-    main = root / engine.project.file
-    included = Path(engine.project.apps[app_id].where.rsplit(":", 2)[0])
+    root = Path(fleet.project.root)
+    main = root / fleet.project.file
+    included = Path(fleet.project.apps[app_id].where.rsplit(":", 2)[0])
     overlays = sorted(main.parent.glob(f"{main.stem}.*{main.suffix}"))
     found: dict[str, Edit] = {}
     for path in _once_each(main, included, *overlays):
@@ -172,7 +170,7 @@ def _edits(engine: Engine, app_id: str) -> tuple[Edit, ...]:
             found[name] = Edit(name, text, manifest.remove_app(text, app_id), entry)
     if not found:  # on the servers only: an undo gives it an entry
         name = _name_of(main, root)
-        found[name] = Edit(name, "", "", {"stores": list(engine.project.apps[app_id].stores)})
+        found[name] = Edit(name, "", "", {"stores": list(fleet.project.apps[app_id].stores)})
     return tuple(found.values())
 
 
@@ -198,11 +196,11 @@ def _name_of(path: Path, root: Path) -> str:
         ) from None
 
 
-def _take_out(engine: Engine, stone: Tombstone) -> None:
+def _take_out(fleet: Fleet, stone: Tombstone) -> None:
     """What is laid over the app's own entry goes first: alone, it would be another app, without the same labels."""
-    with engine.state.turn("manifest"):
+    with fleet.state.turn("manifest"):
         for edit in reversed(stone.edits):
-            path = Path(engine.project.root) / edit.file
+            path = Path(fleet.project.root) / edit.file
             text = files.read_text(path)
             if text == edit.before:
                 files.write_text(path, edit.after)
@@ -221,32 +219,23 @@ def _put_back(path: Path, app_id: str, edit: Edit) -> None:
 # --- the servers -----------------------------------------------------------------------------------------------------
 
 
-def _on_each_server(engine: Engine, app: App, work: Callable[[Server], None]) -> dict[str, MultidbError]:
-    """`work` on each server of the app, side by side; by server, why it could not be done."""
-
-    def one(server: Server) -> MultidbError | None:
-        try:
-            work(server)
-        except MultidbError as error:  # what one server refuses must not keep the others from being done
-            return error
-        return None
-
-    servers = engine.servers(Scope(apps=frozenset({app.id})))
-    outcomes = zip(servers, engine.side_by_side(one, servers), strict=True)
-    return {server.name: error for server, error in outcomes if error is not None}
+def _on_each_server(fleet: Fleet, app: App, work: Callable[[Server], None]) -> dict[str, MultidbError]:
+    """`work` on each server of the app that has an address, side by side; by server, why it could not be done."""
+    answers = fleet.each(Scope(apps=frozenset({app.id})), work)
+    return {answer.name: answer.error for answer in answers if answer.server is not None and answer.error is not None}
 
 
-def _suspend(engine: Engine, server: Server, app: App, progress: Progress) -> None:
+def _suspend(fleet: Fleet, server: Server, app: App, progress: Progress) -> None:
     progress(server.name, f"turning the logins of {app.id} off")
-    level, _ = provisioner(server.store).isolation(app, engine.suspend(app, server).facts)
+    level, _ = provisioner(server.store).isolation(app, fleet.suspend(app, server).facts)
     if level is not Isolation.NAMING_ONLY:  # there, nothing keeps anybody out
-        _prove_shut(engine, server, app)
+        _prove_shut(fleet, server, app)
 
 
-def _prove_shut(engine: Engine, server: Server, app: App) -> None:
+def _prove_shut(fleet: Fleet, server: Server, app: App) -> None:
     """Tries the app's own credentials, which have to be refused."""
     check = provisioner(server.store).check_health
-    tenants, _ = engine.tenants(Scope(apps=frozenset({app.id}), stores=frozenset({server.store})))
+    tenants, _ = fleet.tenants(Scope(apps=frozenset({app.id}), stores=frozenset({server.store})))
     for tenant in tenants:
         if check is None or tenant.server.name != server.name:
             continue
@@ -261,17 +250,17 @@ def _prove_shut(engine: Engine, server: Server, app: App) -> None:
         )
 
 
-def _drop(engine: Engine, server: Server, app: App, progress: Progress) -> None:
+def _drop(fleet: Fleet, server: Server, app: App, progress: Progress) -> None:
     if server.app == app.id:  # a server of its own goes as a whole
         return
     progress(server.name, f"dropping what {app.id} has")
-    with engine.locked(server) as session:
-        context = engine.context(server, session)
+    with fleet.locked(server) as session:
+        context = fleet.context(server, session)
         for _round in range(_ROUNDS):
             left = session.removal(app, context)
             if not left:
                 return
-            for _ in session.run(left, engine.state.secrets):
+            for _ in session.run(left, fleet.state.secrets):
                 pass
         what = "; ".join(statement.text for statement in session.removal(app, context)[:3])
     if what:
@@ -290,8 +279,8 @@ def _unfinished(failed: Mapping[str, MultidbError], command: str) -> PartlyAppli
 # --- what is kept beside the servers ---------------------------------------------------------------------------------
 
 
-def _forget_everything(engine: Engine, app_id: str) -> None:
-    state = engine.state
+def _forget_everything(fleet: Fleet, app_id: str) -> None:
+    state = fleet.state
     Journal(state).forget(app_id)
     reopen(state, app_id)  # another app may take its name
     state.secrets.delete([ref for ref in state.secrets.refs() if ref.owner == app_id])
@@ -301,12 +290,12 @@ def _forget_everything(engine: Engine, app_id: str) -> None:
     with state.change("restricted") as restricted:
         for store, apps in restricted.items():
             restricted[store] = [app for app in apps if app != app_id]
-    _drop_files(engine, app_id, _OURS)
+    _drop_files(fleet, app_id, _OURS)
 
 
-def _drop_files(engine: Engine, app_id: str, names: Sequence[str]) -> None:
+def _drop_files(fleet: Fleet, app_id: str, names: Sequence[str]) -> None:
     """Deletes the app's files that multidb wrote, and its folder when nothing else is in it."""
-    folder = Path(engine.project.root) / "apps" / app_id
+    folder = Path(fleet.project.root) / "apps" / app_id
     for path in list(_written_by_us(folder, names)):
         files.delete(path)
 

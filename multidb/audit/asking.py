@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 
@@ -11,11 +11,11 @@ from multidb import __version__
 from multidb.audit.findings import Audit, ServerAudited, Tried, Untried
 from multidb.audit.pairs import ALL_PAIRS, Pairs, choose
 from multidb.closure import Closure, closures
-from multidb.engine import Engine, Scope, not_running
+from multidb.concurrency import side_by_side
 from multidb.errors import MultidbError, Refused, ServerDown, ServerError, ServerSlow, one_line
-from multidb.model import Inspection, Isolation, Known, Progress, Search, Server, Tenant
+from multidb.fleet import Answer, Fleet, Scope
+from multidb.model import Inspection, Isolation, Known, Progress, Search, Server, Session, StoreContext, Tenant
 from multidb.provisioners import provisioner
-from multidb.runtime import ServerState
 from multidb.secrets import redact
 
 __all__ = ["audit"]
@@ -23,9 +23,7 @@ __all__ = ["audit"]
 _ATTACKERS_AT_ONCE = 8  # each with its own login on one server, so that no app's connection limit is eaten
 
 
-def audit(
-    engine: Engine, scope: Scope | None = None, *, progress: Progress, seed: int | None = None, most: int = ALL_PAIRS
-) -> Audit:
+def audit(fleet: Fleet, scope: Scope | None = None, *, seed: int | None = None, most: int = ALL_PAIRS) -> Audit:
     """Proves, or not, that the apps in scope are kept from every other app of the manifest, and these from them.
 
     Reads catalogs, and tries acts that change nothing even where they succeed; no app's data is read or written.
@@ -38,20 +36,20 @@ def audit(
         UsageError: an app of the scope is not in the manifest.
     """
     scope = scope or Scope()
-    engine.require(scope)
+    fleet.require(scope)
     started = datetime.now(UTC)
     drawn = started.toordinal() if seed is None else seed
-    servers = engine.side_by_side(lambda server: _catalogs(engine, server, scope, progress), engine.servers(scope))
-    cast = _Cast.of(engine, scope)
+    servers = [_audited(answer) for answer in fleet.ask(scope, _reading(fleet, scope), "reading catalogs")]
+    cast = _Cast.of(fleet, scope)
     pairs = {store: choose(tuple(cast.tenants[store]), drawn, scope.apps, most) for store in cast.tenants}
-    attack = _Attack(cast, pairs, closures(engine.state), progress)
-    attempts = engine.side_by_side(attack.attempt, attack.attempts, _ATTACKERS_AT_ONCE)
+    attack = _Attack(cast, pairs, closures(fleet.state), fleet.progress)
+    attempts = side_by_side(attack.attempt, attack.attempts, at_once=_ATTACKERS_AT_ONCE)
     return Audit(
-        project=engine.project.name,
-        apps=tuple(app.id for app in engine.project.apps.values() if scope.wants(app)),
+        project=fleet.project.name,
+        apps=tuple(app.id for app in fleet.project.apps.values() if scope.wants(app)),
         pairs=pairs,
         tried=tuple(tried for each in attempts for tried in each.tried),
-        servers=(*servers, *_missing(engine, scope)),
+        servers=tuple(servers),
         untried=(*cast.never_made, *(gap for each in attempts for gap in attack.untried(each))),
         refusals={(each.attacker.app.id, each.attacker.server.store): each.error for each in attempts if each.error},
         started=started,
@@ -60,26 +58,31 @@ def audit(
     )
 
 
-def _catalogs(engine: Engine, server: Server, scope: Scope, progress: Progress) -> ServerAudited:
-    """What the server's own catalogs say: who should be isolated how, and what is open all the same."""
-    store, everyone = provisioner(server.store), engine.apps_of(server)
-    names = tuple(app.id for app in everyone if scope.wants(app))
-    progress(server.name, "reading catalogs")
-    try:
-        with engine.open(server) as session:
-            context = engine.context(server, session)
-            # All apps, also those that were removed and may come back: what belongs to none of them is a stranger's.
-            # The holes of those out of scope are dropped after.
-            removed = [app for app in engine.project.removed.values() if server.store in app.stores]
-            known = [*everyone, *(app for app in removed if server.app is None)]
-            inspection = Inspection(context, known, store.desired(known, context), engine.state.secrets)
-            others = {app.id for app in known} - set(names)
-            search = _told(_sorted(session.search(inspection), context.known), others)
-            isolation = {app.id: store.isolation(app, session.facts) for app in everyone if app.id in names}
-            version = f"{session.facts.product} {session.facts.version}"
-            return ServerAudited(server.name, server.store, names, version, isolation, search)
-    except MultidbError as error:
-        return ServerAudited(server.name, server.store, names, error=error)
+def _reading(fleet: Fleet, scope: Scope) -> Callable[[Server, Session, StoreContext], ServerAudited]:
+    """What a server's own catalogs say: who should be isolated how, and what is open all the same."""
+
+    def catalogs(server: Server, session: Session, context: StoreContext) -> ServerAudited:
+        store, everyone = provisioner(server.store), fleet.apps_of(server)
+        names = tuple(app.id for app in everyone if scope.wants(app))
+        # All apps, also those that were removed and may come back: what belongs to none of them is a stranger's.
+        # The holes of those out of scope are dropped after.
+        removed = [app for app in fleet.project.removed.values() if server.store in app.stores]
+        known = [*everyone, *(app for app in removed if server.app is None)]
+        inspection = Inspection(context, known, store.desired(known, context), fleet.state.secrets)
+        others = {app.id for app in known} - set(names)
+        search = _told(_sorted(session.search(inspection), context.known), others)
+        isolation = {app.id: store.isolation(app, session.facts) for app in everyone if app.id in names}
+        version = f"{session.facts.product} {session.facts.version}"
+        return ServerAudited(server.name, server.store, names, version, isolation, search)
+
+    return catalogs
+
+
+def _audited(answer: Answer[ServerAudited]) -> ServerAudited:
+    """What was found on one server, or why nothing was."""
+    if answer.value is not None:
+        return answer.value
+    return ServerAudited(answer.name, answer.store, answer.app_ids, error=answer.error, skipped=answer.skipped)
 
 
 def _sorted(search: Search, known: frozenset[str]) -> Search:
@@ -118,16 +121,6 @@ def _told(search: Search, others: set[str]) -> Search:
     )
 
 
-def _missing(engine: Engine, scope: Scope) -> Iterator[ServerAudited]:
-    """The servers that nobody can be asked."""
-    for status, users in engine.lacking(scope):
-        names = tuple(app.id for app in users)
-        if status.state is ServerState.SKIPPED:
-            yield ServerAudited(status.name, status.store, names, skipped=status.message)
-        else:
-            yield ServerAudited(status.name, status.store, names, error=not_running(status))
-
-
 @dataclass(frozen=True, slots=True)
 class _Cast:
     """Everybody who can take part, by store and app, the promise that each was given, and who has nothing yet."""
@@ -137,20 +130,18 @@ class _Cast:
     never_made: tuple[Untried, ...]
 
     @classmethod
-    def of(cls, engine: Engine, scope: Scope) -> _Cast:
+    def of(cls, fleet: Fleet, scope: Scope) -> _Cast:
         """From every server that let the admin in: what is promised there is computed from what the server is."""
         everyone = Scope(stores=scope.stores)
         tenants: dict[str, dict[str, Tenant]] = {}
         promised: dict[tuple[str, str], Isolation] = {}
         never_made: list[Untried] = []
-        for server in engine.servers(everyone):
-            try:
-                context = engine.known(server)
-            except ServerError:  # it is among the audited servers with this error, or serves no app that is
+        for answer in fleet.each(everyone, fleet.recorded_context):
+            server, context = answer.server, answer.value
+            # One with an error is among the audited servers, or serves no app that is.
+            if server is None or context is None or context.facts is None:
                 continue
-            if context.facts is None:
-                continue
-            there, missing = engine.tenants_of(server, context, everyone)
+            there, missing = fleet.tenants_of(server, context, everyone)
             never_made += [
                 Untried(server.store, app, None, redact(error.sentence(where=False)))
                 for app, error in missing.items()

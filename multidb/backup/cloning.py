@@ -20,10 +20,12 @@ from multidb.backup.restoring import occupied, restore, safety_set
 from multidb.backup.sets import BackupSet
 from multidb.closure import Closure, close, closures, reopen
 from multidb.document import moment
-from multidb.engine import Engine, Report, Scope
+from multidb.engine import Engine
 from multidb.errors import ArchiveError, Refused, UsageError
+from multidb.fleet import Scope
 from multidb.model import App, Progress, ScriptArchive, listed
 from multidb.provisioners import STORES, provisioner
+from multidb.report import Report
 
 __all__ = ["CLONE_OF", "EXPIRES", "Cloned", "copy_into", "entry_for", "expired", "shared_options"]
 
@@ -114,7 +116,7 @@ def copy_into(
         if made.made is None:
             name, error = next(iter(made.errors.items()))
             raise ArchiveError(f"{source} could not be read: {name}: {error}", where=f"app {source}", hint=error.hint)
-        home = repository(engine, [str(work)])
+        home = repository(engine.fleet, [str(work)])
         report = _fill(engine, home.find(f"{source}/{made.made.id}"), app, mask, progress)
         return Cloned(report, before)
     finally:
@@ -154,7 +156,7 @@ def _ready_to_go(
 
 def _fill(engine: Engine, copy: Copy, app: App, mask: str, progress: Progress) -> Report:
     """Gives a clone that is closed what a set holds, masks it, and opens the clone."""
-    home, alone = repository(engine, [copy.target.name]), Scope(apps=frozenset({app.id}))
+    home, alone = repository(engine.fleet, [copy.target.name]), Scope(apps=frozenset({app.id}))
     restore(engine, home, copy, app.id, replace=True, safety=False, closed=True, apply=False, progress=progress)
     report = engine.apply(alone)  # its places and rights; its logins stay off
     if report.error() is None:
@@ -170,8 +172,8 @@ def _fill(engine: Engine, copy: Copy, app: App, mask: str, progress: Progress) -
 
 
 def _mask(engine: Engine, app: App, sql: str) -> None:
-    (server,) = engine.servers(Scope(frozenset({app.id}), frozenset({_MASKED})))
-    with engine.archive(server) as archive:
+    (server,) = engine.fleet.servers(Scope(frozenset({app.id}), frozenset({_MASKED})))
+    with engine.fleet.archive(server) as archive:
         if not isinstance(archive, ScriptArchive):
             raise UsageError(f"{_MASKED} runs no masking SQL", where=f"app {app.id}", hint="leave --mask out")
         try:

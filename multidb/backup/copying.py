@@ -18,8 +18,8 @@ from multidb.backup.sets import MANIFEST, VERIFIED, StoredFile
 from multidb.backup.settings import settings
 from multidb.backup.streams import Upload, checked
 from multidb.backup.targets import Target
-from multidb.engine import Engine
 from multidb.errors import ArchiveError, MultidbError, TargetError
+from multidb.fleet import Fleet
 from multidb.model import Progress
 
 __all__ = ["catch_up", "copy_set", "settle"]
@@ -61,16 +61,16 @@ def copy_set(copy: Copy, to: Target, progress: Progress) -> bool:
     return True
 
 
-def catch_up(engine: Engine, progress: Progress) -> tuple[list[str], dict[str, MultidbError]]:
+def catch_up(fleet: Fleet, progress: Progress) -> tuple[list[str], dict[str, MultidbError]]:
     """Brings sets to the targets that failed when they were made, where the manifest still names them. Says what was
     done, and by app what could not be. The caller holds `exclusively`.
     """
-    journal = Journal(engine.state)
+    journal = Journal(fleet.state)
     done: list[str] = []
     problems: dict[str, MultidbError] = {}
     for app_id, note in journal.open(COPYING).items():
         try:
-            done += _bring(engine, app_id, note, progress)
+            done += _bring(fleet, app_id, note, progress)
         except MultidbError as error:
             problems[app_id] = error
         else:
@@ -91,14 +91,14 @@ def settle(journal: Journal, app_id: str, set_id: str, targets: Sequence[str]) -
         journal.learn(app_id, failed=None)
 
 
-def _bring(engine: Engine, app_id: str, note: Mapping[str, Any], progress: Progress) -> list[str]:
-    copies = repository(engine, [note["from"]]).copies([app_id])
+def _bring(fleet: Fleet, app_id: str, note: Mapping[str, Any], progress: Progress) -> list[str]:
+    copies = repository(fleet, [note["from"]]).copies([app_id])
     source = next((copy for copy in copies if copy.id == note["id"]), None)
     if source is None:  # removed meanwhile: there is nothing to bring
         return []
-    app = engine.project.apps.get(app_id)
-    wanted: Sequence[str] = settings(engine.project, app).to if app else engine.project.backup["to"]
-    lacking = targets_of(engine, [name for name in note["to"] if name in wanted])
+    app = fleet.project.apps.get(app_id)
+    wanted: Sequence[str] = settings(fleet.project, app).to if app else fleet.project.backup["to"]
+    lacking = targets_of(fleet, [name for name in note["to"] if name in wanted])
     return [f"{app_id}: {to.name} has set {source.id} now, too" for to in lacking if copy_set(source, to, progress)]
 
 

@@ -22,8 +22,10 @@ from multidb.backup.settings import Settings, settings
 from multidb.backup.streams import StoreWriter
 from multidb.backup.targets import Target, open_target
 from multidb.closure import closures
-from multidb.engine import Engine, Scope, not_running
+from multidb.concurrency import side_by_side
+from multidb.engine import Engine
 from multidb.errors import ArchiveError, MultidbError, Refused, ServerDown, ServerError
+from multidb.fleet import Fleet, Scope
 from multidb.model import App, Archive, OfflineArchive, Progress, Server, StoreContext
 from multidb.runtime import ServerState
 
@@ -57,12 +59,11 @@ class Made:
 class Grounds:
     """The servers that a run works on, each asked once for what it is, however many apps are on it."""
 
-    def __init__(self, engine: Engine, scope: Scope) -> None:
-        self._engine = engine
-        self._servers = engine.servers(scope)
-        asked = engine.side_by_side(self._ask, self._servers)
-        self._contexts = dict(zip((server.name for server in self._servers), asked, strict=True))
-        self._missing = engine.runtime.missing()
+    def __init__(self, fleet: Fleet, scope: Scope) -> None:
+        self._fleet = fleet
+        self._servers = fleet.servers(scope)
+        self._contexts = fleet.contexts(self._servers)
+        self._missing = fleet.runtime.missing()
 
     def of(self, app: App, store: str) -> tuple[Server, StoreContext] | None:
         """The app's server for a store; None where this machine cannot have it, so that the app has nothing there.
@@ -76,33 +77,26 @@ class Grounds:
                 if isinstance(context, MultidbError):
                     raise context
                 return server, context
-        names = set(self._engine.runtime.names_for(app))
+        names = set(self._fleet.runtime.names_for(app))
         for status in self._missing:
             if status.store == store and status.name in names:
                 if status.state is ServerState.SKIPPED:
                     return None
-                raise not_running(status)
+                raise status.not_running()
         raise ServerDown("is not running", where=f"{store} of {app.id}", hint="start it: multidb up")
 
-    def _ask(self, server: Server) -> StoreContext | MultidbError:
-        try:
-            with self._engine.open(server) as session:
-                return self._engine.context(server, session)
-        except (ServerError, Refused) as error:
-            return error
 
-
-def targets_of(engine: Engine, addresses: Sequence[str]) -> list[Target]:
+def targets_of(fleet: Fleet, addresses: Sequence[str]) -> list[Target]:
     """The targets with these addresses."""
-    return [open_target(address, Path(engine.project.root)) for address in dict.fromkeys(addresses)]
+    return [open_target(address, Path(fleet.project.root)) for address in dict.fromkeys(addresses)]
 
 
-def repository(engine: Engine, addresses: Sequence[str] | None = None) -> Repository:
+def repository(fleet: Fleet, addresses: Sequence[str] | None = None) -> Repository:
     """The sets of the project, on these targets or on all that the manifest names."""
     if addresses is None:
-        apps = engine.project.apps.values()
-        addresses = [*engine.project.backup["to"], *(each for app in apps for each in settings(engine.project, app).to)]
-    return Repository(engine.project.name, targets_of(engine, addresses))
+        apps = fleet.project.apps.values()
+        addresses = [*fleet.project.backup["to"], *(each for app in apps for each in settings(fleet.project, app).to)]
+    return Repository(fleet.project.name, targets_of(fleet, addresses))
 
 
 def make_sets(
@@ -130,8 +124,8 @@ def make_sets(
     wanted = [(app, settings(engine.project, app)) for app in apps]
     if not remember:
         wanted = [(app, replace(said, recipients=())) for app, said in wanted]
-    places = {app.id: targets_of(engine, to or said.to) for app, said in wanted}
-    grounds = Grounds(engine, scope)
+    places = {app.id: targets_of(engine.fleet, to or said.to) for app, said in wanted}
+    grounds = Grounds(engine.fleet, scope)
 
     def make(each: tuple[App, Settings]) -> Made:
         app, said = each
@@ -142,7 +136,7 @@ def make_sets(
             _remember(Journal(engine.state), made, [target.name for target in places[app.id]])
         return made
 
-    return engine.side_by_side(make, wanted, at_once=_APPS_AT_ONCE)
+    return side_by_side(make, wanted, at_once=_APPS_AT_ONCE)
 
 
 class _Maker:
@@ -236,7 +230,7 @@ class _Maker:
         self._pace.doing = store
         self._progress(self._app.id, f"{store}: reading")
         writer = StoreWriter(store, destinations.create, self._said.recipients, self._pace)
-        opened = self._engine.archive(server, may_stop=self._may_stop)
+        opened = self._engine.fleet.archive(server, may_stop=self._may_stop)
         with opened as archive, temporary_files(), self._holding_up(archive, context):
             part = archive.backup(self._app, context, writer, self._progress)
         stored = StoredPart(part, tuple(writer.files))
@@ -320,9 +314,9 @@ def pausing(engine: Engine, app: App, progress: Progress) -> Iterator[None]:
 
 def turn_off(engine: Engine, app: App) -> None:
     """The app's logins are refused and its sessions ended, on every server."""
-    for server in engine.servers(Scope(apps=frozenset({app.id}))):
+    for server in engine.fleet.servers(Scope(apps=frozenset({app.id}))):
         with _CHANGING:
-            engine.suspend(app, server)
+            engine.fleet.suspend(app, server)
 
 
 def turn_on(engine: Engine, app_id: str) -> None:

@@ -16,8 +16,9 @@ from multidb.backup.rooms import clear
 from multidb.backup.sets import MANIFEST, is_set_id
 from multidb.closure import Closure, closures
 from multidb.document import printable
-from multidb.engine import Engine, Scope
+from multidb.engine import Engine
 from multidb.errors import Locked, MultidbError, ServerDown, UsageError
+from multidb.fleet import Scope
 from multidb.model import App, Progress
 from multidb.provisioners import provisioner
 from multidb.runtime import ServerState
@@ -83,7 +84,7 @@ def _started(engine: Engine, progress: Progress) -> tuple[list[str], dict[str, M
     """Starts the servers that an interrupted run had stopped."""
     done: list[str] = []
     problems: dict[str, MultidbError] = {}
-    for status in engine.runtime.resume(progress):
+    for status in engine.fleet.runtime.resume(progress):
         if status.state is ServerState.RUNNING:
             done.append(f"{status.name}: started, which an interrupted run had stopped")
         else:
@@ -101,10 +102,10 @@ def _clear_places(engine: Engine, app_id: str, note: Mapping[str, Any]) -> None:
     stores = {store: provisioner(store).app_options() for store in note["stores"]}
     app = engine.project.apps.get(app_id) or App(app_id, app_id, stores)  # sets outlive their apps, and can be proved
     apps = frozenset({app_id}) if app_id in engine.project.apps else None
-    grounds = Grounds(engine, Scope(apps, frozenset(stores)))
+    grounds = Grounds(engine.fleet, Scope(apps, frozenset(stores)))
     for store in stores:
         if ground := grounds.of(app, store):
-            clear(engine, ground[0], app, ground[1])
+            clear(engine.fleet, ground[0], app, ground[1])
 
 
 def _remove_half_made(engine: Engine, app_id: str, note: Mapping[str, Any]) -> None:
@@ -117,6 +118,6 @@ def _remove_half_made(engine: Engine, app_id: str, note: Mapping[str, Any]) -> N
             where=str(engine.state.folder / "state.json"),
             hint="restore the file from a copy, or take that note out of its section backup-work",
         )
-    for target in targets_of(engine, note["to"]):
+    for target in targets_of(engine.fleet, note["to"]):
         if not any(path == f"{folder}/{MANIFEST}" for path, _ in target.list(folder)):
             Repository(engine.project.name, [target]).remove(target, folder)

@@ -22,9 +22,11 @@ from multidb.backup.repository import Copy, Repository
 from multidb.backup.rooms import Room, clear, compare, differences, load, room, temporary_files
 from multidb.backup.sets import BackupSet, Reason
 from multidb.backup.streams import StoreReader
-from multidb.engine import Engine, Report, Scope
+from multidb.engine import Engine
 from multidb.errors import ArchiveError, NeedsServer, Refused, UsageError
+from multidb.fleet import Scope
 from multidb.model import App, Archive, Place, PlaceKind, Progress, Server, StoreContext, TableArchive, listed
+from multidb.report import Report
 
 __all__ = ["Restored", "finish_restore", "occupied", "restore", "restore_tables", "safety_set"]
 
@@ -109,7 +111,7 @@ def occupied(engine: Engine, app: App, stores: Sequence[str]) -> list[str]:
     """
     found = []
     for store, (server, context) in _grounds(engine, app, stores, f"app {app.id}").items():
-        with engine.archive(server) as archive:
+        with engine.fleet.archive(server) as archive:
             if not archive.is_empty(archive.live(app, context)):
                 found.append(store)
     return found
@@ -167,7 +169,7 @@ def finish_restore(
     Raises:
         MultidbError: it cannot be finished now (a server is down, the key is missing).
     """
-    home = Repository(engine.project.name, targets_of(engine, [note["target"]]))
+    home = Repository(engine.project.name, targets_of(engine.fleet, [note["target"]]))
     copy = home.find(f"{note['of']}/{note['set']}")
     if copy.found is None:
         raise ArchiveError(copy.problem, where=copy.where, hint="restore another set: multidb backups list")
@@ -263,14 +265,16 @@ class _Restore:
     def clear(self) -> None:
         """Removes the places that a run which died has left."""
         for server, context in self._grounds.values():
-            clear(self._engine, server, self._app, context)
+            clear(self._engine.fleet, server, self._app, context)
 
     def _loaded(self, stack: ExitStack, store: str, kind: PlaceKind = PlaceKind.NEW) -> Room | None:
         """A room with the set's data in it; None where there is no room, and the live place has to do."""
         server, context = self._grounds[store]
         self._pace.doing = f"restoring {store}"
         self._progress(self._app.id, self._pace.doing)
-        beside = room(self._engine, kind, server, self._app, context, self._progress, spare=store not in self.free)
+        beside = room(
+            self._engine.fleet, kind, server, self._app, context, self._progress, spare=store not in self.free
+        )
         try:
             found = stack.enter_context(beside)
         except NeedsServer:
@@ -300,7 +304,7 @@ class _Restore:
     def _moved_in(self, store: str) -> bool:
         """Whether a whole new place was left over, and is the live one now."""
         server, context = self._grounds[store]
-        with self._engine.archive(server) as archive:
+        with self._engine.fleet.archive(server) as archive:
             for place in archive.leftovers(self._app, context):
                 if place.kind is PlaceKind.NEW and self._same(store, archive, place):
                     archive.replace(place, context)
@@ -313,7 +317,7 @@ class _Restore:
     @contextmanager
     def _live(self, store: str) -> Iterator[tuple[Archive, Place]]:
         server, context = self._grounds[store]
-        with self._engine.archive(server) as archive:
+        with self._engine.fleet.archive(server) as archive:
             yield archive, archive.live(self._app, context)
 
     def _reader(self, store: str) -> StoreReader:
@@ -325,7 +329,7 @@ class _Restore:
 
 
 def _grounds(engine: Engine, app: App, stores: Sequence[str], where: str) -> dict[str, tuple[Server, StoreContext]]:
-    grounds = Grounds(engine, Scope(frozenset({app.id}), frozenset(stores)))
+    grounds = Grounds(engine.fleet, Scope(frozenset({app.id}), frozenset(stores)))
     found = {}
     for store in stores:
         ground = grounds.of(app, store)

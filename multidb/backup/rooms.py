@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from multidb.backup.sets import StoredPart
 from multidb.backup.streams import StoreReader
-from multidb.engine import Engine
 from multidb.errors import ArchiveError, NeedsServer, TargetError
+from multidb.fleet import Fleet
 from multidb.model import App, Archive, Measures, Place, PlaceKind, Progress, Server, StoreContext, listed
 
 __all__ = ["Room", "clear", "compare", "differences", "load", "room", "temporary_files"]
@@ -39,7 +39,7 @@ class Room:
 
 @contextlib.contextmanager
 def room(
-    engine: Engine,
+    fleet: Fleet,
     kind: PlaceKind,
     server: Server,
     app: App,
@@ -56,7 +56,7 @@ def room(
     Raises:
         NeedsServer: there is no room on the server, and no spare is to be had.
     """
-    with engine.archive(server) as archive:
+    with fleet.archive(server) as archive:
         try:
             place = archive.prepare(kind, app, context)
         except NeedsServer:
@@ -72,7 +72,7 @@ def room(
                 raise
             archive.discard(place)
             return
-    with _spare(engine, kind, server, app, context, progress) as found:
+    with _spare(fleet, kind, server, app, context, progress) as found:
         yield found
 
 
@@ -145,29 +145,29 @@ def differences(expected: Measures, found: Measures) -> Iterator[str]:
             yield f"{name}: another content"
 
 
-def clear(engine: Engine, server: Server, app: App, context: StoreContext) -> None:
+def clear(fleet: Fleet, server: Server, app: App, context: StoreContext) -> None:
     """Removes the places that a run which died has left beside the app's own."""
-    with engine.archive(server) as archive:
+    with fleet.archive(server) as archive:
         for place in archive.leftovers(app, context):
             archive.discard(place)
 
 
 @contextlib.contextmanager
 def _spare(
-    engine: Engine, kind: PlaceKind, server: Server, app: App, context: StoreContext, progress: Progress
+    fleet: Fleet, kind: PlaceKind, server: Server, app: App, context: StoreContext, progress: Progress
 ) -> Iterator[Room]:
-    starting = engine.runtime.spare(server, progress, adoptable=kind is PlaceKind.NEW)
+    starting = fleet.runtime.spare(server, progress, adoptable=kind is PlaceKind.NEW)
     if starting is None:
         raise NeedsServer("it has room for one place only, and no second server can be started here", where=str(server))
     with starting as spare:
-        with engine.open(spare) as session:
+        with fleet.open(spare) as session:
             own = dataclasses.replace(context, facts=session.facts, server=spare)
         with contextlib.ExitStack() as stack:
-            archive = stack.enter_context(engine.archive(spare))
+            archive = stack.enter_context(fleet.archive(spare))
 
             def move_in() -> None:
                 stack.close()  # nobody may be connected
-                engine.runtime.adopt(server, spare, progress)
+                fleet.runtime.adopt(server, spare, progress)
 
             place = archive.prepare(kind, app, own)
             try:

@@ -20,8 +20,9 @@ from multidb.backup.sets import Reason
 from multidb.backup.settings import settings
 from multidb.backup.verifying import Verified, verify
 from multidb.closure import closures
-from multidb.engine import Engine, Scope
+from multidb.engine import Engine
 from multidb.errors import ArchiveError, MultidbError, WrongKey
+from multidb.fleet import Scope
 from multidb.model import Progress
 
 __all__ = ["Round", "final_set", "run_catching_up", "run_round"]
@@ -84,7 +85,7 @@ def run_round(
     Raises:
         Locked: another run is at it.
     """
-    engine.require(scope)
+    engine.fleet.require(scope)
     done = Round()
     if scope.apps is None:
         scope = _without_closed(engine, scope, done)
@@ -133,8 +134,8 @@ def final_set(engine: Engine, app_id: str, keys: Identities | None, progress: Pr
         if made.made is None:
             name, error = next(iter(made.errors.items()))
             raise ArchiveError(f"no final set could be made: {name}: {error}", where=f"app {app_id}", hint=error.hint)
-        home = repository(engine)
-        tried = verify(engine, home, home.find(f"{app_id}/{made.made.id}"), keys, progress)
+        home = repository(engine.fleet)
+        tried = verify(engine.fleet, home, home.find(f"{app_id}/{made.made.id}"), keys, progress)
     if tried.problem is not None:
         raise tried.problem
     if not tried.ok and tried.verification is not None:
@@ -157,7 +158,7 @@ def _without_closed(engine: Engine, scope: Scope, done: Round) -> Scope:
 
 
 def _catch_up(engine: Engine, done: Round, progress: Progress) -> None:
-    copied, problems = catch_up(engine, progress)
+    copied, problems = catch_up(engine.fleet, progress)
     done.recovered += copied
     done.errors |= problems
 
@@ -176,18 +177,18 @@ def _prove(
     app = engine.project.apps[made.app]
     wanted = settings(engine.project, app)
     always = wanted.verify is not None and not wanted.verify
-    if made.made is None or not (always or (scheduled and verification_due(engine, app, utc_now()))):
+    if made.made is None or not (always or (scheduled and verification_due(engine.fleet, app, utc_now()))):
         return
     first, *others = (name for name in (to or wanted.to) if name not in made.errors)
-    home = repository(engine, [first])
-    tried = verify(engine, home, home.find(f"{made.app}/{made.made.id}"), keys, progress)
+    home = repository(engine.fleet, [first])
+    tried = verify(engine.fleet, home, home.find(f"{made.app}/{made.made.id}"), keys, progress)
     if isinstance(tried.problem, WrongKey):
         done.notes.append(f"{made.app}: not proved, because there is no key here to read it with")
         return
     done.verified.append(tried)
     if tried.ok and tried.verification is not None:
         try:
-            for home in (repository(engine, [name]) for name in others):
+            for home in (repository(engine.fleet, [name]) for name in others):
                 home.mark(home.find(f"{made.app}/{made.made.id}"), tried.verification)
         except MultidbError as error:
             done.errors[made.app] = error
@@ -196,7 +197,7 @@ def _prove(
 def _prune(engine: Engine, app_id: str, done: Round) -> None:
     wanted = settings(engine.project, engine.project.apps[app_id])
     try:
-        home = repository(engine, wanted.to)
+        home = repository(engine.fleet, wanted.to)
         pruning = decide(home, {app_id: wanted.keep}, utc_now())
         errors = carry_out(home, pruning)
     except MultidbError as error:

@@ -13,8 +13,8 @@ from multidb.backup.sets import is_set_id, made_at
 from multidb.backup.settings import Settings, settings
 from multidb.closure import closures
 from multidb.document import in_future
-from multidb.engine import Engine
 from multidb.errors import MultidbError
+from multidb.fleet import Fleet
 from multidb.model import App, Health, Project, Status, time_in_words
 from multidb.state import ProjectState
 
@@ -33,29 +33,29 @@ _EARLY: Final = 0.02  # of the interval: a timer that fires a moment early must 
 _LATE: Final = 1.5  # intervals after which somebody is told
 
 
-def due(engine: Engine, now: datetime) -> list[App]:
+def due(fleet: Fleet, now: datetime) -> list[App]:
     """The apps whose newest set is older than the manifest allows, or that have none."""
-    journal = Journal(engine.state)
-    return [app for app in _scheduled(engine.project) if _next(engine.project, app, journal.known(app.id), now) <= now]
+    journal = Journal(fleet.state)
+    return [app for app in _scheduled(fleet.project) if _next(fleet.project, app, journal.known(app.id), now) <= now]
 
 
-def next_due(engine: Engine, now: datetime) -> datetime:
+def next_due(fleet: Fleet, now: datetime) -> datetime:
     """When the next backup is due; `now` where there is no app."""
-    return max(now, min(_moments(engine, now), default=now))
+    return max(now, min(_moments(fleet, now), default=now))
 
 
-def coming_due(engine: Engine, now: datetime) -> datetime | None:
+def coming_due(fleet: Fleet, now: datetime) -> datetime | None:
     """When the next of the backups is due that are not due `now`, such as those that have just failed."""
-    return min((moment for moment in _moments(engine, now) if moment > now), default=None)
+    return min((moment for moment in _moments(fleet, now) if moment > now), default=None)
 
 
-def verification_due(engine: Engine, app: App, now: datetime) -> bool:
+def verification_due(fleet: Fleet, app: App, now: datetime) -> bool:
     """Whether the last proof of one of the app's sets, or the last try that found nothing wrong where there can be no
     whole proof, is longer ago than the manifest allows."""
-    wanted = settings(engine.project, app).verify
+    wanted = settings(fleet.project, app).verify
     if wanted is None:
         return False
-    known = Journal(engine.state).known(app.id)
+    known = Journal(fleet.state).known(app.id)
     last = max((moment for name in ("verified", "tried") if (moment := _moment(known.get(name)))), default=None)
     return last is None or in_future(last, now) or last + wanted * (1 - _EARLY) <= now
 
@@ -85,9 +85,9 @@ def freshness(project: Project, state: ProjectState, app: App, now: datetime) ->
     return Health(Status.HEALTHY, f"newest set {time_in_words(now - newest)} old{proof}")
 
 
-def freshness_now(engine: Engine) -> Callable[[App], Health | None]:
+def freshness_now(fleet: Fleet) -> Callable[[App], Health | None]:
     """`freshness` of the project's apps, each as it is when it is asked for."""
-    return lambda app: freshness(engine.project, engine.state, app, datetime.now(UTC))
+    return lambda app: freshness(fleet.project, fleet.state, app, datetime.now(UTC))
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,10 +157,10 @@ def _because(failed: Any) -> str:
     return f" (last failure: {failed['message']})" if failed else ""
 
 
-def _moments(engine: Engine, now: datetime) -> list[datetime]:
+def _moments(fleet: Fleet, now: datetime) -> list[datetime]:
     """When each backup is due."""
-    journal = Journal(engine.state)
-    return [_next(engine.project, app, journal.known(app.id), now) for app in _scheduled(engine.project)]
+    journal = Journal(fleet.state)
+    return [_next(fleet.project, app, journal.known(app.id), now) for app in _scheduled(fleet.project)]
 
 
 def _next(project: Project, app: App, known: dict[str, Any], now: datetime) -> datetime:

@@ -18,7 +18,6 @@ from multidb.backup.pace import Pace
 from multidb.backup.repository import Copy, Repository, utc_now
 from multidb.backup.rooms import load, room
 from multidb.backup.sets import BackupSet, Verification
-from multidb.engine import Engine, Scope
 from multidb.errors import (
     ArchiveError,
     MultidbError,
@@ -30,6 +29,7 @@ from multidb.errors import (
     WrongKey,
     WrongVersion,
 )
+from multidb.fleet import Fleet, Scope
 from multidb.model import App, PlaceKind, Progress, Server, StoreContext
 from multidb.provisioners import STORES, provisioner
 
@@ -54,7 +54,7 @@ class Verified:
         return self.verification is not None and self.verification.ok
 
 
-def verify(engine: Engine, home: Repository, copy: Copy, keys: Identities | None, progress: Progress) -> Verified:
+def verify(fleet: Fleet, home: Repository, copy: Copy, keys: Identities | None, progress: Progress) -> Verified:
     """Restores one copy of a set into scratch places, and writes down beside it what came of it.
 
     Servers or targets that are down and a key that is missing say nothing about the set: they are its `problem`, and
@@ -62,9 +62,9 @@ def verify(engine: Engine, home: Repository, copy: Copy, keys: Identities | None
     """
     if copy.found is None:
         return Verified(copy, problem=ArchiveError(copy.problem, where=copy.where, hint="take another set"))
-    journal = Journal(engine.state)
+    journal = Journal(fleet.state)
     try:
-        trial = _Trial(engine, home, copy, copy.found, keys, progress)
+        trial = _Trial(fleet, home, copy, copy.found, keys, progress)
         journal.begin(VERIFYING, copy.app, {"stores": trial.places()})
         try:
             trial.run()
@@ -85,22 +85,22 @@ class _Trial:
 
     def __init__(
         self,
-        engine: Engine,
+        fleet: Fleet,
         home: Repository,
         copy: Copy,
         found: BackupSet,
         keys: Identities | None,
         progress: Progress,
     ) -> None:
-        self._engine = engine
+        self._fleet = fleet
         self._home = home
         self._copy = copy
         self._found = found
         self._keys = keys
         self._progress = progress
-        self._app = engine.project.apps.get(copy.app) or app_of(found)
+        self._app = fleet.project.apps.get(copy.app) or app_of(found)
         self._pace = Pace(progress, copy.app, found.size)
-        self._grounds = Grounds(engine, Scope(stores=frozenset(found.parts)))
+        self._grounds = Grounds(fleet, Scope(stores=frozenset(found.parts)))
         self.failures: dict[str, str] = {}
         self.unproved: dict[str, str] = {}
 
@@ -132,7 +132,7 @@ class _Trial:
             return
         server, context = ground
         try:
-            with room(self._engine, PlaceKind.SCRATCH, server, self._app, context, self._progress) as scratch:
+            with room(self._fleet, PlaceKind.SCRATCH, server, self._app, context, self._progress) as scratch:
                 load(scratch, part, reader, self._progress)
         except (NeedsServer, NotAllowed, Refused, WrongVersion) as error:  # of this server, not of the set
             reader.check()
@@ -142,7 +142,7 @@ class _Trial:
         try:
             return self._grounds.of(self._app, store)
         except ServerError:
-            if self._copy.app in self._engine.project.apps:  # then its server should be there
+            if self._copy.app in self._fleet.project.apps:  # then its server should be there
                 raise
             return None
 

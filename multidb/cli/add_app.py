@@ -12,8 +12,8 @@ from multidb.cli.closing import left_open
 from multidb.cli.env_files import following_servers, write_env_files
 from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, VerboseOption, examples
 from multidb.cli.plan_view import report_document, show_report
-from multidb.engine import Scope
 from multidb.errors import UsageError
+from multidb.fleet import Scope
 from multidb.provisioners import STORES
 from multidb.runtime import ServerState
 
@@ -60,10 +60,10 @@ def add_app(
 def _bring_up(run: Run, new: str) -> int:
     output = run.output
     engine = run.engine(output)
-    with engine.keeping_open():
+    with engine.fleet.keeping_open():
         with output.working():
-            with following_servers(engine, output):
-                states = engine.start(new)
+            with following_servers(engine.fleet, output):
+                states = engine.fleet.start(new)
             report = engine.apply(Scope(apps=frozenset({new})))
             left = left_open(engine, new)
         for each in states:
@@ -76,7 +76,7 @@ def _bring_up(run: Run, new: str) -> int:
                 "multidb apply closes it, and asks first",
                 style="yellow",
             )
-        written = write_env_files(engine, output, [new])
+        written = write_env_files(engine.fleet, output, [new])
     document: dict[str, Any] = {"app": new, "applied": True, "plan": report.plan.document(), **report_document(report)}
     output.document(code == 0, {**document, "files": [str(path) for path in written]})
     if code:

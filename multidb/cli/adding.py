@@ -9,8 +9,8 @@ from typing import Any
 from multidb import files, manifest
 from multidb.cli.options import Run
 from multidb.cli.output import Output
-from multidb.engine import load_project
 from multidb.errors import UsageError
+from multidb.project import load_project
 from multidb.state import ProjectState
 
 __all__ = ["ensure_entry"]

@@ -28,9 +28,10 @@ from multidb.cli.options import (
 )
 from multidb.cli.plan_view import report_document, show_plan, show_report
 from multidb.document import Unreadable
-from multidb.engine import Engine, Report
+from multidb.engine import Engine
 from multidb.errors import Refused, StalePlan, UsageError
 from multidb.plan import SavedPlan, saved_plan
+from multidb.report import Report
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -93,7 +94,7 @@ def apply(
     with output.working():
         report = engine.apply(wanted, found)
     code = show_report(output, report)
-    write_env_files(engine, output, _changed(engine, report))
+    write_env_files(engine.fleet, output, _changed(engine, report))
     output.document(code == 0, {"plan": found.document(), **report_document(report)})
     return code
 

@@ -24,8 +24,8 @@ from multidb.cli.options import (
 )
 from multidb.cli.output import Output
 from multidb.cli.telling import NotifyOption, tell
-from multidb.engine import Engine
 from multidb.errors import UsageError
+from multidb.fleet import Fleet
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -77,14 +77,14 @@ def audit_command(
     """
     run = Run("audit", file, env, as_json, verbose)
     output = run.output
-    engine, wanted = run.engine(output), scope([name] if name else None, stores)
-    most = len(engine.project.apps) ** 2 if all_pairs else ALL_PAIRS
+    fleet, wanted = run.fleet(output), scope([name] if name else None, stores)
+    most = len(fleet.project.apps) ** 2 if all_pairs else ALL_PAIRS
     with output.working():
-        found = audit(engine, wanted, progress=output.progress, seed=seed, most=most)
+        found = audit(fleet, wanted, seed=seed, most=most)
     if wanted.apps is None and wanted.stores is None:
-        _remember(engine, found, output)
+        _remember(fleet, found, output)
     if notify:
-        tell(output, engine, lambda notifier: notifier.about_audit(found, wanted))
+        tell(output, fleet, lambda notifier: notifier.about_audit(found, wanted))
     if report is not None:
         files.write_text(report, markdown(found))
     output.document(found.ok, found.document())
@@ -94,9 +94,9 @@ def audit_command(
     return found.exit_code
 
 
-def _remember(engine: Engine, found: Audit, output: Output) -> None:
+def _remember(fleet: Fleet, found: Audit, output: Output) -> None:
     try:
-        remember(engine.state, found)
+        remember(fleet.state, found)
     except UsageError as error:  # what was found is shown, whether or not it can be kept
         output.note(f"{error.sentence()}; the page and the metrics do not know of this audit")
 

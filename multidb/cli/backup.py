@@ -106,9 +106,9 @@ def _round(
     engine = run.engine(output)
     keys = identities(identity, os.environ)
     wanted = scope(names, stores)
-    engine.require(wanted)
+    engine.fleet.require(wanted)
     if only_due:
-        apps = [each.id for each in due(engine, utc_now()) if wanted.wants(each)]
+        apps = [each.id for each in due(engine.fleet, utc_now()) if wanted.wants(each)]
         if not apps:
             with output.working():
                 return run_catching_up(engine, output.progress)
@@ -122,10 +122,10 @@ def _round(
 def _tell(run: Run, output: Output) -> None:
     """Tells the receivers how each app's backups stand now, whatever this run was about."""
     engine = run.engine(output)
-    fresh = freshness_now(engine)
+    fresh = freshness_now(engine.fleet)
     found = {app.id: fresh(app) for app in engine.project.apps.values()}
     known = {app: health for app, health in found.items() if health is not None}
-    tell(output, engine, lambda notifier: notifier.about_backups(known))
+    tell(output, engine.fleet, lambda notifier: notifier.about_backups(known))
 
 
 def _show(output: Output, done: Round, nothing: str) -> None:
@@ -227,5 +227,5 @@ def _back_up(run: Run, output: Output, identity: Path | None, *, notify: bool) -
         _show(output, done, nothing="")
     engine, now = run.engine(output), utc_now()
     if not done.ok:
-        return min(_AFTER_FAILURE, (coming_due(engine, now) or now + _AFTER_FAILURE) - now)
-    return min(_LOOK_EVERY, max(next_due(engine, now) - now, timedelta(seconds=1)))
+        return min(_AFTER_FAILURE, (coming_due(engine.fleet, now) or now + _AFTER_FAILURE) - now)
+    return min(_LOOK_EVERY, max(next_due(engine.fleet, now) - now, timedelta(seconds=1)))

@@ -72,7 +72,7 @@ def list_sets(
     engine = run.engine(output)
     now = utc_now()
     with output.working():
-        copies = repository(engine, targets).copies([app_id(name) for name in names] if names else None)
+        copies = repository(engine.fleet, targets).copies([app_id(name) for name in names] if names else None)
     readable = all(copy.found for copy in copies)
     output.document(readable, {"sets": [_document(copy, now) for copy in copies]})
     rows = [
@@ -106,7 +106,7 @@ def show_set(
     """Show a set: what is in it, of which versions, how many of what."""
     run = Run("backups show", file, env, json=as_json)
     output = run.output
-    copy = repository(run.engine(output), targets).find(name)
+    copy = repository(run.fleet(output), targets).find(name)
     found = copy.found
     output.document(found is not None, {"set": {**_document(copy, utc_now()), "problem": copy.problem}})
     if found is None:
@@ -152,10 +152,10 @@ def verify_sets(
     output = run.output
     engine = run.engine(output)
     keys = identities(identity, os.environ)
-    home = repository(engine, targets)
+    home = repository(engine.fleet, targets)
     with output.working(), exclusively(engine.state, "backups verify"):
         finish_interrupted(engine, keys, output)
-        tried = [verify(engine, home, copy, keys, output.progress) for copy in _chosen(home, names, every)]
+        tried = [verify(engine.fleet, home, copy, keys, output.progress) for copy in _chosen(home, names, every)]
     output.document(all(each.ok for each in tried), {"sets": [_verdict(each) for each in tried]})
     for each in tried:
         mark = each.verification
@@ -204,11 +204,11 @@ def copy_sets(
     if not to:
         raise UsageError("nothing says where to", hint="multidb backups copy [SET] --to TARGET")
     engine = run.engine(output)
-    home = repository(engine, targets)
+    home = repository(engine.fleet, targets)
     failed: list[MultidbError] = []
     copied: list[dict[str, str]] = []
     with output.working(), exclusively(engine.state, "backups copy"):
-        for copy, target in itertools.product(_chosen(home, names, every=False), targets_of(engine, to)):
+        for copy, target in itertools.product(_chosen(home, names, every=False), targets_of(engine.fleet, to)):
             try:
                 new = copy_set(copy, target, output.progress)
                 settle(Journal(engine.state), copy.app, copy.id, [target.name])
@@ -245,7 +245,7 @@ def prune_sets(
     engine = run.engine(output)
     wanted = [app_id(name) for name in names] if names else list(engine.project.apps)
     keep = {each: settings(engine.project, _app(engine, each)).keep for each in wanted}
-    home = repository(engine, targets)
+    home = repository(engine.fleet, targets)
     with exclusively(engine.state, "backups prune"):
         with output.working():
             pruning = decide(home, keep, utc_now())

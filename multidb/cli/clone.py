@@ -28,8 +28,8 @@ from multidb.cli.options import (
     examples,
 )
 from multidb.cli.restore import audited, ready, tell_unshared
-from multidb.engine import Scope
 from multidb.errors import Refused, UsageError
+from multidb.fleet import Scope
 from multidb.manifest import app_id
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -74,7 +74,7 @@ def clone(
     if sql is None:
         raise UsageError("there is no such file", where=str(mask), hint="--mask takes a file of SQL")
     engine = run.engine(output)
-    engine.require(Scope(apps=frozenset({source})))
+    engine.fleet.require(Scope(apps=frozenset({source})))
     labels = {CLONE_OF: source}
     if ttl:
         labels[EXPIRES] = (datetime.now(UTC) + duration(ttl)).isoformat(timespec="seconds")
@@ -93,10 +93,10 @@ def clone(
         if added and not share:
             tell_unshared(output, source, new, original)
         engine = run.engine(output)
-        engine.require(Scope(apps=frozenset({source})))
+        engine.fleet.require(Scope(apps=frozenset({source})))
         ready(engine, new)
         done = copy_into(engine, source, new, mask=sql, replace=replace, safety=safety_set, progress=output.progress)
-    written = write_env_files(engine, output, [new])
+    written = write_env_files(engine.fleet, output, [new])
     breaches = audited(engine, new, output)
     until = engine.project.apps[new].labels.get(EXPIRES)
     kept = done.safety.id if done.safety else None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from multidb.cli.options import ask
 from multidb.cli.output import Output
-from multidb.engine import Engine, Scope
+from multidb.engine import Engine
+from multidb.fleet import Scope
 from multidb.plan import Plan
 
 __all__ = ["agree_to_close", "left_open"]

@@ -22,7 +22,7 @@ def doctor(file: FileOption = DEFAULT_FILE, env: EnvOption = None, as_json: Json
     run = Run("doctor", file, env, json=as_json)
     output = run.output
     with output.working():
-        found = diagnose(run.engine(output))
+        found = diagnose(run.fleet(output))
     ok = all(finding.level is not Level.ERROR for finding in found)
     findings = [
         {"level": each.level.value, "subject": each.subject, "message": each.message, "fix": each.fix} for each in found

@@ -38,13 +38,13 @@ def down(
     """Stop exactly the servers that `up` started. Data stays, unless --volumes asks for its end and is confirmed."""
     run = Run("down", file, env, json=as_json)
     output = run.output
-    engine = run.engine(output)
+    fleet = run.fleet(output)
     if yes_destroy is not None and not volumes:
         raise UsageError(
             "--yes-destroy goes with --volumes", hint="multidb down stops the servers and keeps their data"
         )
     if volumes:
-        project = engine.project.name
+        project = fleet.project.name
         agree_to_destroy(
             project,
             yes_destroy,
@@ -53,7 +53,7 @@ def down(
             command=f"multidb down --volumes --yes-destroy {project}",
         )
     with output.working():
-        found = _erase(engine.runtime, output) if volumes else engine.runtime.down(output.progress)
+        found = _erase(fleet.runtime, output) if volumes else fleet.runtime.down(output.progress)
     show_servers(output, found, ok=True, nothing="No server was running.")
     return 0
 

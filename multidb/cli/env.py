@@ -9,6 +9,7 @@ import typer
 
 from multidb.cli.env_files import write_env_files
 from multidb.cli.options import DEFAULT_FILE, AppArgument, EnvOption, FileOption, Run, StoresOption, examples
+from multidb.environment import environment
 from multidb.manifest import app_id
 from multidb.render import EnvFormat, env_text
 
@@ -36,12 +37,12 @@ def env(
     """Print the variables with which an app reaches its stores. Secrets show as *** unless --reveal is given."""
     run = Run("env", file, overlay, json=as_json)
     output = run.output
-    engine = run.engine(output)
+    fleet = run.fleet(output)
     if write:
-        write_env_files(engine, output, [app_id(name)])
+        write_env_files(fleet, output, [app_id(name)])
         return 0
     with output.working():
-        found = engine.connections(app_id(name), stores)
+        found = environment(fleet, app_id(name), stores)
     form = EnvFormat.JSON if as_json else form
     text = env_text(found.app, found.env, form, masked=not reveal)
     typer.echo(

@@ -8,25 +8,26 @@ from pathlib import Path
 
 from multidb import files
 from multidb.cli.output import Output
-from multidb.engine import Engine
+from multidb.environment import environments
 from multidb.errors import MultidbError
+from multidb.fleet import Fleet
 from multidb.render import EnvFormat, env_example, env_text, is_ours
 
 __all__ = ["following_servers", "write_env_files"]
 
 
-def write_env_files(engine: Engine, output: Output, apps: Iterable[str]) -> list[Path]:
+def write_env_files(fleet: Fleet, output: Output, apps: Iterable[str]) -> list[Path]:
     """Writes the env files of `apps` and says so. A file that a person wrote is left alone; a server that does not
     answer costs its app the file, with a note, and nothing else."""
     written: list[Path] = []
-    root = Path(engine.project.root) / "apps"
+    root = Path(fleet.project.root) / "apps"
     before = {app: files.read_text(root / app / ".env") for app in apps}
     foreign = [app for app, text in before.items() if text is not None and not is_ours(text)]
     for app in foreign:
         output.note(
             f"{root / app / '.env'}: left alone, multidb did not write it (see: multidb env {app})", style="yellow"
         )
-    for app, found in engine.connections_of([app for app in before if app not in foreign]):
+    for app, found in environments(fleet, [app for app in before if app not in foreign]):
         folder = root / app
         if isinstance(found, MultidbError):
             output.note(f"{folder / '.env'}: not written, {found}", style="yellow")
@@ -43,20 +44,20 @@ def write_env_files(engine: Engine, output: Output, apps: Iterable[str]) -> list
 
 
 @contextmanager
-def following_servers(engine: Engine, output: Output) -> Iterator[None]:
+def following_servers(fleet: Fleet, output: Output) -> Iterator[None]:
     """Writes the env files again of apps with a server that has another address after the block: its port was taken, or
     was forgotten with the state."""
-    if engine.project.runtime == "compose":  # apps in containers see names and ports that stay
+    if fleet.project.runtime == "compose":  # apps in containers see names and ports that stay
         yield
         return
-    before = _addresses(engine)
+    before = _addresses(fleet)
     yield
-    moved = {name for name, address in _addresses(engine).items() if before.get(name) != address}
+    moved = {name for name, address in _addresses(fleet).items() if before.get(name) != address}
     apps = [
-        app for app in engine.project.apps.values() if (Path(engine.project.root) / "apps" / app.id / ".env").exists()
+        app for app in fleet.project.apps.values() if (Path(fleet.project.root) / "apps" / app.id / ".env").exists()
     ]
-    write_env_files(engine, output, [app.id for app in apps if moved & set(engine.runtime.names_for(app))])
+    write_env_files(fleet, output, [app.id for app in apps if moved & set(fleet.runtime.names_for(app))])
 
 
-def _addresses(engine: Engine) -> dict[str, str]:
-    return {server.name: str(server.endpoint) for server in engine.runtime.servers()}
+def _addresses(fleet: Fleet) -> dict[str, str]:
+    return {server.name: str(server.endpoint) for server in fleet.runtime.servers()}

@@ -51,7 +51,7 @@ def expire(
     run = Run("expire", file, env, json=as_json)
     output = run.output
     if dry_run:
-        going = removal.expired(run.engine(output), utc_now())
+        going = removal.expired(run.fleet(output), utc_now())
         done = Expired(tuple(going), {})
     else:
         with output.working():
@@ -70,16 +70,16 @@ def remove_expired(run: Run, output: Output) -> Expired:
     Raises:
         Locked: backup work is going on; a clone may just be getting its data.
     """
-    if not removal.expired(run.engine(output), utc_now()):
+    if not removal.expired(run.fleet(output), utc_now()):
         return Expired((), {})
     failed: dict[str, MultidbError] = {}
-    with exclusively(run.engine(output).state, "expire"):
-        clones = tuple(removal.expired(run.engine(output), utc_now()))
+    with exclusively(run.fleet(output).state, "expire"):
+        clones = tuple(removal.expired(run.fleet(output), utc_now()))
         for each in clones:
             try:
-                with run.engine(output).state.lock_apps([each.id], "multidb expire"):
-                    if each.id in {app.id for app in removal.expired(run.engine(output), utc_now())}:
-                        removal.purge(engine_of(run, output, each.id), each.id, output.progress)
+                with run.fleet(output).state.lock_apps([each.id], "multidb expire"):
+                    if each.id in {app.id for app in removal.expired(run.fleet(output), utc_now())}:
+                        removal.purge(engine_of(run, output, each.id).fleet, each.id, output.progress)
             except MultidbError as error:
                 failed[each.id] = error
     return Expired(clones, failed)

@@ -26,7 +26,7 @@ from multidb.cli.options import (
 )
 from multidb.cli.output import Grid, Output
 from multidb.cli.telling import NotifyOption, teller
-from multidb.engine import Engine, Scope
+from multidb.fleet import Fleet, Scope
 from multidb.health import HealthReport, check
 from multidb.model import Health, Status, listed
 
@@ -67,30 +67,30 @@ def health(
     """
     run = Run("health", file, env, json=as_json)
     output = run.output
-    engine, wanted = run.engine(output), scope([name] if name else None, stores)
-    telling = teller(output, engine) if notify else None
+    fleet, wanted = run.fleet(output), scope([name] if name else None, stores)
+    telling = teller(output, fleet) if notify else None
 
     def told(report: HealthReport) -> None:
         if telling is not None:
             telling(lambda notifier: notifier.about_health(report, wanted))
 
     if watch:
-        return _watch(engine, wanted, output, every, told, may_write=not read_only)
+        return _watch(fleet, wanted, output, every, told, may_write=not read_only)
     with output.working():
-        report = _checked(engine, wanted, may_write=not read_only)
+        report = _checked(fleet, wanted, may_write=not read_only)
     told(report)
     output.document(report.exit_code == 0, report.document())
     output.show(_drawn(report))
     return report.exit_code
 
 
-def _checked(engine: Engine, wanted: Scope, *, may_write: bool) -> HealthReport:
-    freshness = freshness_now(engine) if wanted.stores is None else None
-    return check(engine, wanted, may_write=may_write, freshness=freshness)
+def _checked(fleet: Fleet, wanted: Scope, *, may_write: bool) -> HealthReport:
+    freshness = freshness_now(fleet) if wanted.stores is None else None
+    return check(fleet, wanted, may_write=may_write, freshness=freshness)
 
 
 def _watch(
-    engine: Engine,
+    fleet: Fleet,
     wanted: Scope,
     output: Output,
     every: float,
@@ -102,7 +102,7 @@ def _watch(
     code = 0
     try:
         with _screen(output) as show:
-            for report in _rounds(engine, wanted, every, may_write):
+            for report in _rounds(fleet, wanted, every, may_write):
                 code = report.exit_code
                 show(report)
                 told(report)
@@ -129,10 +129,10 @@ def _round(report: HealthReport) -> RenderableType:
     return Group(_drawn(report), Text(footer, "dim"))
 
 
-def _rounds(engine: Engine, wanted: Scope, every: float, may_write: bool) -> Iterator[HealthReport]:
+def _rounds(fleet: Fleet, wanted: Scope, every: float, may_write: bool) -> Iterator[HealthReport]:
     while True:
         began = time.monotonic()
-        yield _checked(engine, wanted, may_write=may_write)
+        yield _checked(fleet, wanted, may_write=may_write)
         time.sleep(max(0.0, began + every - time.monotonic()))
 
 

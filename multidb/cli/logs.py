@@ -32,8 +32,8 @@ def logs(
     """Show the last lines of a server's log, or of every server's."""
     run = Run("logs", file, env, json=as_json)
     output = run.output
-    engine = run.engine(output)
-    known = sorted({name for each in engine.project.apps.values() for name in engine.runtime.names_for(each)})
+    fleet = run.fleet(output)
+    known = sorted({name for each in fleet.project.apps.values() for name in fleet.runtime.names_for(each)})
     if server is not None and known and server not in known:
         raise UsageError(f"there is no server {server!r}", where=str(file), hint=f"servers: {', '.join(known)}")
     if follow and (as_json or (server is None and len(known) > 1)):
@@ -44,7 +44,7 @@ def logs(
     for name in [server] if server is not None else known or ["all"]:
         lead = "" if server is not None else f"{name} | "
         said[name] = []
-        for line in engine.runtime.logs(name, lines, follow):
+        for line in fleet.runtime.logs(name, lines, follow):
             if as_json:
                 said[name].append(line)
             else:

@@ -12,10 +12,12 @@ from typing import Annotated
 import typer
 
 from multidb.cli.output import Output
-from multidb.engine import Engine, Scope, load_project
+from multidb.engine import Engine
 from multidb.errors import Refused, UsageError
+from multidb.fleet import Fleet, Scope
 from multidb.manifest import app_id
 from multidb.model import Project, duration_of
+from multidb.project import load_project
 from multidb.provisioners import STORES
 
 __all__ = [
@@ -94,6 +96,10 @@ class Run:
     def project(self) -> Project:
         """The manifest, read and checked now."""
         return load_project(self.file, self.overlay)
+
+    def fleet(self, output: Output, project: Project | None = None) -> Fleet:
+        """The servers of the manifest, which is read and checked now, or of `project`."""
+        return Fleet(project or self.project(), progress=output.progress, command=self.command)
 
     def engine(self, output: Output, project: Project | None = None) -> Engine:
         """The engine for the manifest, which is read and checked now, or for `project`."""

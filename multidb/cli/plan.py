@@ -59,7 +59,7 @@ def plan(
     with output.working():
         found = engine.plan(wanted)
     if notify:
-        tell(output, engine, lambda notifier: notifier.about_plan(found, wanted))
+        tell(output, engine.fleet, lambda notifier: notifier.about_plan(found, wanted))
     if out is not None:
         saved = {"version": 1, "command": "plan", "adopt": sorted(adopt or ()), "apps": apps, "stores": stores}
         files.write_text(out, json.dumps({**saved, "deep": deep, **found.document()}, indent=1) + "\n")

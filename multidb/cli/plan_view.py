@@ -7,10 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from multidb.cli.output import Output
-from multidb.engine import Report, ServerReport
 from multidb.errors import MultidbError
 from multidb.model import Action, Change, Statement
 from multidb.plan import Plan, ServerPlan, plain
+from multidb.report import Report, ServerReport
 
 __all__ = ["report_document", "show_plan", "show_report", "show_sql"]
 

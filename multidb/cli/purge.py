@@ -61,7 +61,7 @@ def purge(
     with output.working(), engine.state.lock_apps([wanted], f"multidb purge {wanted}"):
         engine = engine_of(run, output, wanted)  # what was read before may hold no longer
         _removed(run, engine, wanted)
-        removal.purge(engine, wanted, output.progress)
+        removal.purge(engine.fleet, wanted, output.progress)
     output.document(True, {"app": wanted, "backup": backup})
     output.say(f"{wanted} is gone from the servers.", style="green")
     return 0

@@ -9,7 +9,7 @@ import typer
 from multidb.cli.env_files import write_env_files
 from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, examples
 from multidb.cli.plan_view import report_document, show_report
-from multidb.engine import Scope
+from multidb.fleet import Scope
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -32,12 +32,12 @@ def recover(
     output = run.output
     engine = run.engine(output)
     with output.working():
-        there = engine.runtime.recover(server, output.progress)
-        apps = [each.id for each in engine.apps_of(there)]
+        there = engine.fleet.runtime.recover(server, output.progress)
+        apps = [each.id for each in engine.fleet.apps_of(there)]
         report = engine.apply(Scope(apps=frozenset(apps), stores=frozenset({there.store})))
     code = show_report(output, report)
     if code == 0:
-        write_env_files(engine, output, apps)
+        write_env_files(engine.fleet, output, apps)
         output.say(f"multidb is back in {there}.", style="green")
     document: dict[str, Any] = {"server": there.name, **report_document(report)}
     output.document(code == 0, document)

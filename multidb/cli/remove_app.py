@@ -26,6 +26,7 @@ from multidb.cli.options import (
 from multidb.cli.output import Output
 from multidb.closure import closures
 from multidb.engine import Engine
+from multidb.environment import names_of
 from multidb.errors import UsageError
 from multidb.manifest import app_id
 from multidb.tombstone import Phase, Tombstone, tombstones
@@ -64,7 +65,7 @@ def remove_app(
     engine = engine_of(run, output, wanted)
     if _begun(engine, wanted) is None:
         with output.working():
-            there = engine.names(wanted)
+            there = names_of(engine.fleet, wanted)
         for store, names in there.items():
             output.note(f"  {store}: {', '.join(names)}")
         if not ask(f"Turn off {wanted} on these servers? Its data stays for {grace}.", yes=yes):
@@ -75,7 +76,7 @@ def remove_app(
         begun, final = _begun(engine, wanted), ""
         if backup and begun is None and wanted not in closures(engine.state):  # an unfinished clone has no data to keep
             final = final_set(engine, wanted, identities(identity, os.environ), output.progress)
-        stone = removal.remove(engine, wanted, grace=kept, backup=final, progress=output.progress)
+        stone = removal.remove(engine.fleet, wanted, grace=kept, backup=final, progress=output.progress)
     output.document(True, {"app": wanted, **stone.summary()})
     output.say(f"{wanted} is out: its logins are off, its data stays until {stone.until:%Y-%m-%d}.", style="green")
     if stone.backup:
@@ -111,7 +112,7 @@ def engine_of(run: Run, output: Output, wanted: str) -> Engine:
         project = project.including(project.removed[wanted])
     elif wanted not in project.apps:
         with output.working():
-            stores = run.engine(output, project).orphans().get(wanted)
+            stores = run.fleet(output, project).orphans().get(wanted)
         if stores is None:
             known = ", ".join(project.apps) or "none yet"
             raise UsageError(f"there is no app {wanted!r}", where=project.file, hint=f"apps: {known}")

@@ -8,7 +8,7 @@ import typer
 
 from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, examples
 from multidb.deployment import FileState
-from multidb.engine import load_deployment
+from multidb.project import load_deployment
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 

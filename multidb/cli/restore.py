@@ -34,8 +34,9 @@ from multidb.cli.options import (
 )
 from multidb.cli.output import Output
 from multidb.cli.plan_view import report_document, show_report
-from multidb.engine import Engine, Scope
+from multidb.engine import Engine
 from multidb.errors import ArchiveError, UsageError
+from multidb.fleet import Scope
 from multidb.manifest import app_id
 from multidb.model import listed
 
@@ -91,7 +92,7 @@ def restore(
     if tables and (as_other or any(store != _TABLES_OF for store in stores or ())):
         raise UsageError("--table goes into the app's own Postgres", hint="leave out --as and --store")
     keys = identities(identity, os.environ)
-    copy = repository(engine, targets).find(name if of is None or of == name else f"{app_id(of)}/{name}")
+    copy = repository(engine.fleet, targets).find(name if of is None or of == name else f"{app_id(of)}/{name}")
     if copy.found is None:
         raise ArchiveError(copy.problem, where=copy.where, hint="take another set")
     into = app_id(as_other) if as_other else copy.app
@@ -106,15 +107,15 @@ def restore(
         stack.enter_context(output.working())
         stack.enter_context(exclusively(engine.state, "restore"))
         if known:
-            engine.start(into)
+            engine.fleet.start(into)
         finish_interrupted(engine, keys, output)
         stack.enter_context(engine.state.lock_apps([into], f"multidb restore of {into}"))
         if not known and ensure_entry(run, output, into, entry_for(copy.found.declaration)):
             tell_unshared(output, copy.app, into, copy.found.declaration)
         engine = run.engine(output)
-        engine.require(Scope(apps=frozenset({into})))
+        engine.fleet.require(Scope(apps=frozenset({into})))
         ready(engine, into)
-        home = repository(engine, targets)
+        home = repository(engine.fleet, targets)
         bringing = (
             partial(restore_tables, engine, home, copy, _TABLES_OF, tables)
             if tables
@@ -123,7 +124,7 @@ def restore(
         done = bringing(replace=replace, safety=safety_set, keys=keys, progress=output.progress)
     assert done.report is not None
     code = show_report(output, done.report)
-    written = write_env_files(engine, output, [into])
+    written = write_env_files(engine.fleet, output, [into])
     document = {
         "app": into,
         "set": copy.id,
@@ -148,7 +149,7 @@ def audited(engine: Engine, app: str, output: Output) -> list[str]:
     from multidb.audit import audit
 
     with output.working():
-        found = audit(engine, Scope(apps=frozenset({app})), progress=output.progress)
+        found = audit(engine.fleet, Scope(apps=frozenset({app})))
     breaches = [
         *(f"{each.store}: {each.act}: allowed" for each in found.breaches),
         *(f"{each.server}: {each.hole.subject}: {each.hole.message}" for each in found.holes),
@@ -170,7 +171,7 @@ def tell_unshared(output: Output, source: str, new: str, declaration: Mapping[st
 
 def ready(engine: Engine, app: str) -> None:
     """The app's place has to be there before something is brought into it."""
-    engine.start(app)
+    engine.fleet.start(app)
     error = engine.apply(Scope(apps=frozenset({app}))).error()
     if error is not None:
         raise error

@@ -9,7 +9,7 @@ import typer
 
 from multidb import manifest
 from multidb.cli.options import examples
-from multidb.engine import store_schemas
+from multidb.project import store_schemas
 from multidb.runtime.external import ExternalServer
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)

@@ -7,6 +7,7 @@ from typing import Any
 import typer
 
 from multidb.cli.options import DEFAULT_FILE, AppArgument, EnvOption, FileOption, JsonOption, Run, examples
+from multidb.environment import environment
 from multidb.manifest import app_id
 from multidb.plan import plain
 
@@ -23,10 +24,10 @@ def show(name: AppArgument, file: FileOption = DEFAULT_FILE, env: EnvOption = No
     """Show an app: its stores, the names it has there, how it connects and how isolated it is. No secret is shown."""
     run = Run("show", file, env, json=as_json)
     output = run.output
-    engine = run.engine(output)
+    fleet = run.fleet(output)
     with output.working():
-        found = engine.connections(app_id(name))
-    entry = engine.project.apps[found.app]
+        found = environment(fleet, app_id(name))
+    entry = fleet.project.apps[found.app]
     variables = {key: str(value) for key, value in found.env.items()}
     document: dict[str, Any] = {
         "app": entry.id,

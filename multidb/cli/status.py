@@ -27,7 +27,7 @@ def status(file: FileOption = DEFAULT_FILE, env: EnvOption = None, as_json: Json
     run = Run("status", file, env, json=as_json)
     output = run.output
     with output.working():
-        found = run.engine(output).runtime.status()
+        found = run.fleet(output).runtime.status()
     ok = all(each.state in (ServerState.RUNNING, ServerState.SKIPPED) for each in found)
     show_servers(output, found, ok)
     return 0 if ok else 1

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from multidb.cli.output import Output
-from multidb.engine import Engine
 from multidb.errors import MultidbError
+from multidb.fleet import Fleet
 from multidb.notification import Delivery, Notifier
 
 __all__ = ["NotifyOption", "tell", "teller"]
@@ -21,16 +21,16 @@ NotifyOption = Annotated[
 About = Callable[[Notifier], list[Delivery]]
 
 
-def tell(output: Output, engine: Engine, about: About) -> None:
+def tell(output: Output, fleet: Fleet, about: About) -> None:
     """Tells the receivers; who could not be told is said on stderr."""
-    teller(output, engine)(about)
+    teller(output, fleet)(about)
 
 
-def teller(output: Output, engine: Engine) -> Callable[[About], None]:
+def teller(output: Output, fleet: Fleet) -> Callable[[About], None]:
     """`tell` for a command that looks again and again: it leaves a receiver that does not answer alone for a while, and
     calls the heartbeat no more often than its service needs."""
     try:
-        notifier = Notifier(engine.project, engine.state)
+        notifier = Notifier(fleet.project, fleet.state)
     except MultidbError as error:
         output.note(f"Nobody was told: {error}", style="yellow")
         return lambda about: None

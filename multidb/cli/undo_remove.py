@@ -11,7 +11,7 @@ from multidb.cli.env_files import write_env_files
 from multidb.cli.options import DEFAULT_FILE, AppArgument, EnvOption, FileOption, JsonOption, Run, examples
 from multidb.cli.plan_view import report_document, show_report
 from multidb.cli.remove_app import engine_of
-from multidb.engine import Scope
+from multidb.fleet import Scope
 from multidb.manifest import app_id
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -27,15 +27,15 @@ def undo_remove(
     wanted = app_id(name)
     state = engine_of(run, output, wanted).state
     with output.working(), state.lock_apps([wanted], f"multidb undo-remove {wanted}"):
-        removal.restoring(engine_of(run, output, wanted), wanted)
+        removal.restoring(engine_of(run, output, wanted).fleet, wanted)
         engine = run.engine(output)
-        engine.start(wanted)
+        engine.fleet.start(wanted)
         report = engine.apply(Scope(apps=frozenset({wanted})))
         if report.error() is None:
-            removal.restored(engine, wanted)
+            removal.restored(engine.fleet, wanted)
     code = show_report(output, report)
     if code == 0:
-        write_env_files(engine, output, [wanted])
+        write_env_files(engine.fleet, output, [wanted])
         output.say(f"{wanted} is back as it was.", style="green")
     document: dict[str, Any] = {"app": wanted, **report_document(report)}
     output.document(code == 0, document)

@@ -45,11 +45,11 @@ def up(
     """
     run = Run("up", file, env, json=as_json)
     output = run.output
-    engine = run.engine(output)
+    fleet = run.fleet(output)
     if switch:
-        engine.runtime.switch(switch)
-    with output.working(), following_servers(engine, output):
-        found = engine.runtime.up(output.progress, servers)
+        fleet.runtime.switch(switch)
+    with output.working(), following_servers(fleet, output):
+        found = fleet.runtime.up(output.progress, servers)
     ok = all(status.state is not ServerState.FAILED for status in found)
     show_servers(output, found, ok)
     return 0 if ok else 4

@@ -64,7 +64,7 @@ def usage(
     output = run.output
     engine, wanted = run.engine(output), scope([name] if name else None, stores)
     with output.working():
-        report = look(engine, wanted, progress=output.progress)
+        report = look(engine.fleet, wanted)
         done = enforce(engine, report) if enforced else None
     document = report.document()
     if done is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import typer
 
 from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, examples
-from multidb.engine import load_project
+from multidb.project import load_project
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from multidb.errors import MultidbError
+from multidb.errors import MultidbError, ServerDown
 from multidb.model import App, Endpoint, Progress, Project, Server, TakeOffline
 from multidb.secrets import Secret
 from multidb.state import ProjectState
@@ -39,6 +39,12 @@ class ServerStatus:
     message: str = ""  # version when running; the reason otherwise
     pid: int | None = None
     error: MultidbError | None = None  # why it cannot be started, though the project has had it
+
+    def not_running(self) -> ServerDown:
+        """What is wrong with a server that was not started, or that cannot be."""
+        if self.error is not None:
+            return ServerDown(self.error.message, where=f"server {self.name}", hint=self.error.hint)
+        return ServerDown("is not running", where=f"server {self.name}", hint="start it: multidb up")
 
 
 class Runtime(Protocol):

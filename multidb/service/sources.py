@@ -16,9 +16,10 @@ from multidb import audit, health, usage
 from multidb.audit import Audit
 from multidb.backup.schedule import LastSets, freshness_now, last_sets
 from multidb.document import in_future
-from multidb.engine import Engine, Scope
+from multidb.engine import Engine
+from multidb.fleet import Scope
 from multidb.health import HealthReport
-from multidb.model import Health, Project, unwatched
+from multidb.model import Health, Project
 from multidb.plan import Plan
 from multidb.usage import History, Look, UsageReport
 
@@ -71,7 +72,7 @@ class Sources:
     def health(self) -> HealthReport:
         """Tries every app's every store."""
         fresh = lambda app: self.freshness().get(app.id)  # noqa: E731
-        return health.check(self.engine(), may_write=self._may_write, freshness=fresh)
+        return health.check(self.engine().fleet, may_write=self._may_write, freshness=fresh)
 
     def freshness(self) -> Mapping[str, Health]:
         """By app, what is to be said of its backups now. Computed anew, from the state alone, when that was written or
@@ -85,7 +86,7 @@ class Sources:
         with self._guard:
             known, until = self._freshness_of, self._freshness_until
             if known is None or known[0] is not engine or known[1] != stamp or time.monotonic() >= until:
-                said = freshness_now(engine)
+                said = freshness_now(engine.fleet)
                 found = {app.id: said(app) for app in engine.project.apps.values()}
                 self._freshness = {app: health for app, health in found.items() if health is not None}
                 self._freshness_of, self._freshness_until = (engine, stamp), time.monotonic() + _AGES
@@ -98,7 +99,7 @@ class Sources:
     def audit(self) -> Audit:
         """Tries the walls between the apps."""
         engine = self.engine()
-        found = audit.audit(engine, progress=unwatched)
+        found = audit.audit(engine.fleet)
         audit.remember(engine.state, found)
         return found
 
@@ -109,7 +110,7 @@ class Sources:
         looks, _ = history.looks()
         now = datetime.now(UTC)
         due = not looks or now - looks[-1].at >= _KEEP_EVERY or in_future(looks[-1].at, now)
-        report = usage.look(engine, progress=unwatched, keep=due)
+        report = usage.look(engine.fleet, keep=due)
         return UsageSeen(report, looks)
 
     def backups(self) -> Mapping[str, LastSets]:

@@ -6,10 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from multidb.engine import Engine, Report, Scope
+from multidb.engine import Engine
 from multidb.errors import MultidbError
+from multidb.fleet import Fleet, Scope
 from multidb.model import StoreContext
 from multidb.provisioners import provisioner
+from multidb.report import Report
 from multidb.usage.quotas import Restricted, restricted_after
 from multidb.usage.report import UsageReport
 
@@ -66,7 +68,7 @@ def enforce(engine: Engine, report: UsageReport) -> Enforcement:
     with engine.state.change(_SECTION) as section:
         before = {store: frozenset(apps) for store, apps in section.items()}
         wanted = restricted_after(engine.project, report, before)
-        after = _only(wanted, lambda store, app: _able(engine, store, app))
+        after = _only(wanted, lambda store, app: _able(engine.fleet, store, app))
         section.clear()
         section.update({store: sorted(apps) for store, apps in sorted(after.items())})
     concerned = {store: before.get(store, frozenset()) | after.get(store, frozenset()) for store in {*before, *after}}
@@ -78,24 +80,24 @@ def enforce(engine: Engine, report: UsageReport) -> Enforcement:
     return Enforcement(_more(after, before), _more(before, after), after, _more(wanted, after), reports)
 
 
-def _able(engine: Engine, store: str, app: str) -> bool:
+def _able(fleet: Fleet, store: str, app: str) -> bool:
     """Whether the app would get anything else on its server if it were restricted. Taken to be so where the server
     cannot be asked: then the decision waits for it."""
-    for server in engine.servers(Scope(apps=frozenset({app}), stores=frozenset({store}))):
+    for server in fleet.servers(Scope(apps=frozenset({app}), stores=frozenset({store}))):
         try:
-            context = engine.known(server)
+            context = fleet.recorded_context(server)
         except MultidbError:
             continue
-        if context.facts is not None and _given(engine, context, app, set()) == _given(engine, context, app, {app}):
+        if context.facts is not None and _given(fleet, context, app, set()) == _given(fleet, context, app, {app}):
             return False
     return True
 
 
-def _given(engine: Engine, context: StoreContext, app: str, restricted: set[str]) -> list[dict[str, Any]]:
+def _given(fleet: Fleet, context: StoreContext, app: str, restricted: set[str]) -> list[dict[str, Any]]:
     """Every field of what the app gets, also of those that are not compared."""
     assert context.server is not None
     store = provisioner(context.server.store)
-    resources = store.desired([engine.project.apps[app]], replace(context, restricted=frozenset(restricted)))
+    resources = store.desired([fleet.project.apps[app]], replace(context, restricted=frozenset(restricted)))
     return [asdict(resource) for resource in resources]
 
 

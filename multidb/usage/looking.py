@@ -5,17 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
-from multidb.engine import Engine, Scope, not_running
-from multidb.errors import MultidbError, UsageError
-from multidb.model import App, Progress, Server
-from multidb.runtime import ServerState
+from multidb.errors import UsageError
+from multidb.fleet import Answer, Fleet, Scope
+from multidb.model import App, Server, ServerUsage
 from multidb.usage.history import History, Look
 from multidb.usage.report import Growth, ServerSeen, StoreUsage, UsageReport
 
 __all__ = ["look"]
 
 
-def look(engine: Engine, scope: Scope | None = None, *, progress: Progress, keep: bool = True) -> UsageReport:
+def look(fleet: Fleet, scope: Scope | None = None, *, keep: bool = True) -> UsageReport:
     """What the apps in scope use now, and how that has grown since the last look that was kept.
 
     Args:
@@ -27,49 +26,39 @@ def look(engine: Engine, scope: Scope | None = None, *, progress: Progress, keep
     A server that cannot be asked is in `UsageReport.servers` with its error.
     """
     scope = scope or Scope()
-    engine.require(scope)
-    now, history = datetime.now(UTC), History(engine.state)
+    fleet.require(scope)
+    now, history = datetime.now(UTC), History(fleet.state)
     looks, note = history.looks()
-    asked = engine.servers(scope)
-    seen = engine.side_by_side(lambda server: _ask(engine, server, scope, progress), asked)
+
+    def apps_on(server: Server) -> Sequence[App]:
+        return [app for app in fleet.apps_of(server) if scope.wants(app)]
+
+    answers = fleet.ask(scope, lambda server, session, context: session.usage(context, apps_on(server)), "counting")
     earlier = looks[-1] if looks else None
-    stores = [
-        each
-        for server, answer in zip(asked, seen, strict=True)
-        for each in _of_apps(engine, server, answer, scope, earlier)
-    ]
-    order = {app: place for place, app in enumerate(engine.project.apps)}
+    stores = [each for answer in answers for each in _of_apps(fleet, answer, earlier)]
+    order = {app: place for place, app in enumerate(fleet.project.apps)}
     stores.sort(key=lambda each: order[each.app])
-    servers = (*seen, *_missing(engine, scope))
+    servers = tuple(
+        ServerSeen(answer.name, answer.store, answer.value, answer.error)
+        for answer in answers
+        if not answer.skipped  # one that cannot be had on this machine has nothing to tell
+    )
     if keep and scope.apps is None and scope.stores is None:
         try:
             history.add(_sizes(now, stores))
         except UsageError as error:  # a look is shown, whether or not it can be kept
             note = note or f"{error.sentence()}; these sizes are not kept"
-    return UsageReport(engine.project.name, now, tuple(stores), servers, (note,) if note else ())
+    return UsageReport(fleet.project.name, now, tuple(stores), servers, (note,) if note else ())
 
 
-def _ask(engine: Engine, server: Server, scope: Scope, progress: Progress) -> ServerSeen:
-    apps: Sequence[App] = [app for app in engine.apps_of(server) if scope.wants(app)]
-    progress(server.name, "counting")
-    try:
-        with engine.open(server) as session:
-            usage = session.usage(engine.context(server, session), apps)
-            return ServerSeen(server.name, server.store, usage)
-    except MultidbError as error:
-        return ServerSeen(server.name, server.store, error=error)
-
-
-def _of_apps(
-    engine: Engine, server: Server, seen: ServerSeen, scope: Scope, earlier: Look | None
-) -> Iterator[StoreUsage]:
-    restricted = engine.restricted(server.store)
-    for app in engine.apps_of(server) if seen.usage else ():
-        usage = seen.usage.apps.get(app.id) if seen.usage and scope.wants(app) else None
+def _of_apps(fleet: Fleet, answer: Answer[ServerUsage], earlier: Look | None) -> Iterator[StoreUsage]:
+    read_only = fleet.read_only(answer.store)
+    for app in answer.apps:
+        usage = answer.value.apps.get(app.id) if answer.value else None
         if usage is None:
             continue
-        quota, growth = app.quota.get(server.store), _growth(earlier, app.id, server.store, usage.size)
-        yield StoreUsage(app.id, server.store, server.name, usage, quota, growth, app.id in restricted)
+        quota, growth = app.quota.get(answer.store), _growth(earlier, app.id, answer.store, usage.size)
+        yield StoreUsage(app.id, answer.store, answer.name, usage, quota, growth, app.id in read_only)
 
 
 def _growth(earlier: Look | None, app: str, store: str, size: int | None) -> Growth | None:
@@ -77,13 +66,6 @@ def _growth(earlier: Look | None, app: str, store: str, size: int | None) -> Gro
     if earlier is None or before is None or size is None:
         return None
     return Growth(size - before, earlier.at)
-
-
-def _missing(engine: Engine, scope: Scope) -> Iterator[ServerSeen]:
-    """The servers that do not run; one that cannot be had on this machine has nothing to tell."""
-    for status, _ in engine.lacking(scope):
-        if status.state is not ServerState.SKIPPED:
-            yield ServerSeen(status.name, status.store, error=not_running(status))
 
 
 def _sizes(at: datetime, stores: Iterable[StoreUsage]) -> Look:

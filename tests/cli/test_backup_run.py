@@ -17,7 +17,8 @@ import psycopg
 import pytest
 import redis
 
-from multidb.engine import Engine, load_project
+from multidb.engine import Engine
+from multidb.project import load_project
 from multidb.provisioners.postgres import programs
 from multidb.state import ProjectState
 from multidb.tombstone import tombstones
@@ -227,12 +228,12 @@ def blocks() -> dict[str, str]:
 
 def test_the_page_on_restoring_by_hand_is_right(folder: Folder, sets: dict[str, str], tmp_path: Path) -> None:
     engine = Engine(load_project(folder.path / "multidb.yaml"))
-    server = next(server for server in engine.runtime.servers() if server.store == "postgres")
-    password = engine.runtime.admin(server)
+    server = next(server for server in engine.fleet.runtime.servers() if server.store == "postgres")
+    password = engine.fleet.runtime.admin(server)
     assert password is not None
     where = server.endpoint
-    cache = next(server for server in engine.runtime.servers() if server.store == "redis")
-    keys, keys_password = cache.endpoint, engine.runtime.admin(cache)
+    cache = next(server for server in engine.fleet.runtime.servers() if server.store == "redis")
+    keys, keys_password = cache.endpoint, engine.fleet.runtime.admin(cache)
     assert keys_password is not None
     number = connections(folder, "bob")["REDIS_DB"]
     with redis.Redis.from_url(connections(folder, "bob")["REDIS_URL"]) as client:

@@ -26,10 +26,10 @@ from multidb.cli import COMMANDS
 from multidb.cli.output import Output
 from multidb.cli.plan_view import show_plan, show_report
 from multidb.diagnosis import _ports
-from multidb.engine import Report, ServerReport
 from multidb.errors import Locked, ServerDown
 from multidb.model import Action, Change, Endpoint, Level, Resource, Server
 from multidb.plan import Plan, ServerPlan
+from multidb.report import Report, ServerReport
 from multidb.runtime import ServerState, ServerStatus
 from tests.cli.command import REPOSITORY, Folder
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from multidb import files
-from multidb.engine import load_deployment
 from multidb.errors import MultidbError, Refused, UsageError
+from multidb.project import load_deployment
 from tests.cli.command import REPOSITORY, Folder
 
 MANIFEST = "version: 1\nproject: shop\nruntime: compose\n"

@@ -21,9 +21,11 @@ import pytest
 import redis
 
 from multidb.audit import Audit, audit
-from multidb.engine import Engine, Scope, load_project
+from multidb.engine import Engine
+from multidb.fleet import Scope
 from multidb.health import HealthReport, check
 from multidb.model import Server, Status
+from multidb.project import load_project
 from tests.cli.command import REPOSITORY, Folder
 from tests.cli.throttle import throttled
 from tests.contract.test_notification_receivers import listening
@@ -84,7 +86,7 @@ def postgres(folder: Folder) -> Iterator[psycopg.Connection[Any]]:
 @contextmanager
 def valkey(folder: Folder) -> Iterator[redis.Redis]:
     """The admin."""
-    runtime = load_engine(folder).runtime
+    runtime = load_engine(folder).fleet.runtime
     server = next(each for each in runtime.servers() if each.store == "redis")
     password = runtime.admin(server)
     assert password is not None
@@ -101,7 +103,7 @@ class Impatient:
     """The runtime of a project, with little patience, and with other ports where told."""
 
     def __init__(self, engine: Engine, ports: dict[str, int]) -> None:
-        self._runtime = engine.runtime
+        self._runtime = engine.fleet.runtime
         self._ports = ports
 
     def servers(self) -> list[Server]:
@@ -118,9 +120,9 @@ class Impatient:
 def impatient(folder: Folder, **ports: int) -> tuple[HealthReport, float]:
     """A check with little patience, and the seconds that it took."""
     engine = load_engine(folder)
-    engine.runtime = Impatient(engine, ports)  # type: ignore[assignment]
+    engine.fleet.runtime = Impatient(engine, ports)  # type: ignore[assignment]
     began = time.monotonic()
-    return check(engine), time.monotonic() - began
+    return check(engine.fleet), time.monotonic() - began
 
 
 def of(report: HealthReport, store: str) -> dict[str, str]:
@@ -184,7 +186,7 @@ def test_holes_made_by_hand_are_tried_found_and_closed_by_what_is_said(folder: F
 
 
 def audited(folder: Folder) -> Audit:
-    return audit(load_engine(folder), Scope(stores=frozenset({"postgres", "redis"})), progress=quiet)
+    return audit(load_engine(folder).fleet, Scope(stores=frozenset({"postgres", "redis"})))
 
 
 def quiet(subject: str, message: str, done: float | None = None, total: float | None = None) -> None:

@@ -21,8 +21,10 @@ from typing import Any
 import pytest
 
 from multidb.closure import Closure, close, reopen
-from multidb.engine import Engine, Scope
+from multidb.engine import Engine
+from multidb.environment import environment
 from multidb.errors import AuthenticationFailed, Conflict, Locked, ServerDown, ServerError, ServerSlow, StalePlan
+from multidb.fleet import Scope
 from multidb.model import Action, App, Isolation, Project
 from multidb.secrets import Secret
 from multidb.state import ProjectState
@@ -67,7 +69,7 @@ class World:
         return engine
 
     def tenant(self, engine: Engine, app: str) -> Tenant:
-        env = engine.connections(app).env
+        env = environment(engine.fleet, app).env
         return Tenant(app, {k: v.reveal() if isinstance(v, Secret) else v for k, v in env.items()})
 
     def app(self) -> str:
@@ -114,8 +116,8 @@ def test_a_closed_app_has_no_login_that_is_on_until_it_is_reopened(world: World)
     server, entry = world.real.server, engine.project.apps[app]
 
     def to_turn_off() -> list[str]:
-        with engine.open(server) as session:
-            return [each.text for each in session.suspension(entry, engine.context(server, session))]
+        with engine.fleet.open(server) as session:
+            return [each.text for each in session.suspension(entry, engine.fleet.context(server, session))]
 
     close(world.state, Closure(app, "original", masked=False))
     assert engine.apply().error() is None
@@ -125,7 +127,7 @@ def test_a_closed_app_has_no_login_that_is_on_until_it_is_reopened(world: World)
     assert engine.apply().error() is None
     world.case.use(world.tenant(engine, app))
     close(world.state, Closure(app, "original", masked=False))
-    engine.suspend(entry, server)
+    engine.fleet.suspend(entry, server)
     assert engine.apply().error() is None
     assert to_turn_off() == [], "turned on by an apply"
     reopen(world.state, app)
@@ -136,8 +138,8 @@ def test_a_closed_app_has_no_login_that_is_on_until_it_is_reopened(world: World)
 def test_an_app_that_no_manifest_has_is_seen_on_the_server(world: World) -> None:
     app = world.app()
     known = world.apply(app)
-    assert known.orphans() == {}
-    found = world.engine().orphans()
+    assert known.fleet.orphans() == {}
+    found = world.engine().fleet.orphans()
     if world.real.server.app is not None:  # a server of one app, which goes with it
         assert found == {}
         return
@@ -212,7 +214,7 @@ def test_each_threat_is_refused(world: World, subtests: Any) -> None:
 
 def test_the_printed_isolation_is_the_real_one(world: World) -> None:
     app = world.app()
-    level, why = next(iter(world.apply(app).connections(app).isolation.values()))
+    level, why = next(iter(environment(world.apply(app).fleet, app).isolation.values()))
     assert why
     if world.case.attackable or world.case.instance:
         assert level is not Isolation.NAMING_ONLY
@@ -308,7 +310,7 @@ def test_a_plan_takes_no_lock_and_waits_for_none(world: World) -> None:
 
 
 def test_the_lock_names_its_holder(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("multidb.engine._PATIENCE", 0.2)
+    monkeypatch.setattr("multidb.fleet._LOCK_TIMEOUT", 0.2)
     app = world.app()
     engine = world.engine(app)
     server = world.real.server

@@ -16,8 +16,11 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from multidb.engine import Engine, Scope, load_project
+from multidb.engine import Engine
+from multidb.environment import environment
+from multidb.fleet import Scope
 from multidb.model import Action
+from multidb.project import load_project
 from tests.cli.command import REPOSITORY
 from tests.contract.postgres_servers import SUPERUSER, Cluster, cluster
 
@@ -180,7 +183,7 @@ def test_apply_adopts_what_the_script_made_and_only_adds(
     assert {change.action for change in plan.changes} <= {Action.CREATE, Action.UPDATE}
     assert engine.apply(scope, plan).error() is None
     assert not engine.plan().changes
-    url = engine.connections("taken").env["DATABASE_URL"]
+    url = environment(engine.fleet, "taken").env["DATABASE_URL"]
     with psycopg.connect(url.reveal()) as connection:  # type: ignore[union-attr]
         assert connection.execute("SELECT n FROM old").fetchone() == (7,)
 
@@ -195,7 +198,7 @@ def test_with_the_project_given_apply_goes_on_without_being_asked(
     assert {change.action for change in plan.changes} <= {Action.CREATE, Action.UPDATE}
     assert engine.apply().error() is None
     assert not engine.plan().changes
-    psycopg.connect(engine.connections("marked").env["DATABASE_URL"].reveal()).close()  # type: ignore[union-attr]
+    psycopg.connect(environment(engine.fleet, "marked").env["DATABASE_URL"].reveal()).close()  # type: ignore[union-attr]
 
 
 def test_shellcheck_has_nothing_to_say() -> None:

@@ -29,7 +29,8 @@ APPS = 1000
 _RUN = """
 import json, re, sys
 from pathlib import Path
-from multidb.engine import Engine, load_project
+from multidb.engine import Engine
+from multidb.project import load_project
 from multidb.provisioners import provisioner
 from tests.contract.given_runtime import GivenRuntime
 document = json.loads(Path(sys.argv[1]).read_text())

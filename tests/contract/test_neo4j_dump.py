@@ -25,9 +25,11 @@ import zstandard
 from neo4j.exceptions import DriverError, Neo4jError
 
 from multidb.backup.making import make_sets
-from multidb.engine import Engine, Scope, load_project
+from multidb.engine import Engine
 from multidb.errors import ArchiveError, Refused
+from multidb.fleet import Scope
 from multidb.model import Measures, Part, unwatched
+from multidb.project import load_project
 from multidb.provisioners.neo4j.archive import DUMP_FORMAT
 from multidb.provisioners.neo4j.graph_file import FORMAT
 from multidb.runtime.jars import NEO4J_VERSION, fetch_neo4j
@@ -190,8 +192,8 @@ def test_interrupted_the_server_and_the_logins_come_back(folder: Folder, number:
 
 def test_what_cannot_be_loaded_or_written_leaves_a_server_that_works(folder: Folder) -> None:
     found = engine(folder)
-    (server,) = found.servers(Scope())
-    take_offline = found.runtime.take_offline(server)
+    (server,) = found.fleet.servers(Scope())
+    take_offline = found.fleet.runtime.take_offline(server)
     before = nodes(folder)
     assert take_offline is not None
 
@@ -230,8 +232,8 @@ def test_what_cannot_be_loaded_or_written_leaves_a_server_that_works(folder: Fol
 def test_a_server_that_must_not_be_stopped_refuses_a_dump(folder: Folder) -> None:
     part = Part(DUMP_FORMAT, "Neo4j 5.0.0", "neo4j-admin 5.0.0", True, Measures())
     found = engine(folder)
-    (server,) = found.servers(Scope())
-    with found.archive(server, may_stop=False) as archive, found.open(server) as session:
-        place = archive.live(found.project.apps["ann"], found.context(server, session))
+    (server,) = found.fleet.servers(Scope())
+    with found.fleet.archive(server, may_stop=False) as archive, found.fleet.open(server) as session:
+        place = archive.live(found.project.apps["ann"], found.fleet.context(server, session))
         with pytest.raises(Refused, match="cannot stop this server"):
             archive.restore(place, part, Files(), unwatched)

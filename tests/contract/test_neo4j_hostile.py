@@ -12,8 +12,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from multidb.engine import Scope
 from multidb.errors import ArchiveError
+from multidb.fleet import Scope
 from multidb.model import PlaceKind
 from multidb.provisioners.neo4j.cypher import quoted, requoted
 from multidb.secrets import MemorySecretStore
@@ -177,9 +177,9 @@ def test_strangers_and_removals_are_statements_that_work(live: RealServer, tmp_p
     for hole in found:
         as_admin(live, *hole.closes)
     assert [hole for hole in holes(engine) if hole.name == "another administrator"] == []
-    (server,) = engine.servers(Scope())
-    with engine.open(server) as session:
-        statements = session.removal(engine.project.apps["lernmi"], engine.context(server, session))
+    (server,) = engine.fleet.servers(Scope())
+    with engine.fleet.open(server) as session:
+        statements = session.removal(engine.project.apps["lernmi"], engine.fleet.context(server, session))
         assert all(statement.text.isprintable() for statement in statements)
         assert list(session.run(statements, MemorySecretStore()))
     assert graph(live) == [[], []]

@@ -16,9 +16,11 @@ import psutil
 import pytest
 from neo4j import exceptions
 
-from multidb.engine import Engine, Scope
+from multidb.engine import Engine
+from multidb.environment import environment
 from multidb.errors import AuthenticationFailed, ServerDown, ServerError, ServerSlow, StatementFailed, WrongVersion
 from multidb.errors import Refused as MultidbRefused
+from multidb.fleet import Scope
 from multidb.model import App, Endpoint, Inspection, Isolation, Project, Resource, Server, Statement, StoreContext
 from multidb.plan import diff
 from multidb.provisioners.neo4j import PROVISIONER
@@ -76,7 +78,7 @@ def engine_of(real: RealServer, folder: Path, *apps: str, project: str = "digi",
 
 
 def tenant(engine: Engine, app: str) -> Tenant:
-    env = engine.connections(app).env
+    env = environment(engine.fleet, app).env
     return Tenant(app, {k: v.reveal() if isinstance(v, Secret) else v for k, v in env.items()})
 
 
@@ -400,7 +402,7 @@ def test_no_password_is_in_any_file_of_the_server(servers: tuple[RealServer, Rea
     """Nor in its logs: of a statement that works, of one that fails, of a wrong login."""
     real = servers[1]
     engine = _renewed(real, tmp_path)
-    password = engine.connections("devao").env["NEO4J_PASSWORD"]
+    password = environment(engine.fleet, "devao").env["NEO4J_PASSWORD"]
     assert isinstance(password, Secret)
     assert real.admin is not None
     taken = Statement("CREATE USER devao_user SET PLAINTEXT PASSWORD $p", (("p", password_ref("devao")),), "system")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from multidb.engine import Engine, Scope
+from multidb.engine import Engine
+from multidb.fleet import Scope
 from multidb.model import App, Project, Server
 from multidb.provisioners.neo4j.resources import AppOptions, ServerOptions
 from multidb.runtime import ServerState
@@ -24,39 +25,39 @@ def test_a_spare_comes_and_goes_or_takes_the_place(tmp_path: Path) -> None:
     apps = {"lernmi": App("lernmi", "lernmi", {"neo4j": AppOptions()})}
     project = Project("digi", "embedded", apps, {"neo4j": ServerOptions()}, root=str(tmp_path))
     engine = Engine(project, ProjectState(tmp_path))
-    (status,) = engine.runtime.up(quiet)
+    (status,) = engine.fleet.runtime.up(quiet)
     if status.state is ServerState.SKIPPED:
         pytest.skip(status.message)
     try:
         assert engine.apply().error() is None
-        (live,) = engine.servers(Scope())
+        (live,) = engine.fleet.servers(Scope())
         _cypher(engine, live, "CREATE (:Old)")
         before = _known(engine, tmp_path)
 
-        lent = engine.runtime.spare(live, quiet, adoptable=True)
+        lent = engine.fleet.runtime.spare(live, quiet, adoptable=True)
         assert lent is not None
         with lent as spare:
             assert spare.spare
             assert _labels(engine, spare) == []
-            assert [each.name for each in engine.runtime.servers()] == [live.name]
+            assert [each.name for each in engine.fleet.runtime.servers()] == [live.name]
         assert _known(engine, tmp_path) == before
         assert _labels(engine, live) == [["Old"]]
 
-        lent = engine.runtime.spare(live, quiet, adoptable=True)
+        lent = engine.fleet.runtime.spare(live, quiet, adoptable=True)
         assert lent is not None
         with lent as spare:
             _cypher(engine, spare, "CREATE (:New)")
-            engine.runtime.adopt(live, spare, quiet)
+            engine.fleet.runtime.adopt(live, spare, quiet)
         assert _known(engine, tmp_path) == before
         assert _labels(engine, live) == [["New"]]
         assert not engine.plan().in_sync, "the app's login was not in the spare"
         assert engine.apply().error() is None
     finally:
-        engine.runtime.down(quiet)
+        engine.fleet.runtime.down(quiet)
 
 
 def _cypher(engine: Engine, server: Server, text: str) -> list[dict[str, object]]:
-    return as_admin(RealServer(server, engine.runtime.admin(server), None), text, database="neo4j")
+    return as_admin(RealServer(server, engine.fleet.runtime.admin(server), None), text, database="neo4j")
 
 
 def _labels(engine: Engine, server: Server) -> list[object]:

@@ -15,8 +15,9 @@ import neo4j
 import pytest
 from neo4j import exceptions
 
-from multidb.engine import Engine, Scope
+from multidb.engine import Engine
 from multidb.errors import AuthenticationFailed, ServerDown, ServerSlow
+from multidb.fleet import Scope
 from multidb.model import Hole, Inspection, Outcome, Probe, Status, Tenant
 from multidb.provisioners.neo4j import PROVISIONER
 from multidb.provisioners.neo4j.bolt import Bolt
@@ -46,7 +47,7 @@ def shared(neo4j_servers: tuple[RealServer, RealServer]) -> RealServer:
 
 
 def tenants(engine: Engine) -> list[Tenant]:
-    found, errors = engine.tenants(Scope())
+    found, errors = engine.fleet.tenants(Scope())
     assert not errors
     return found
 
@@ -270,9 +271,9 @@ def test_the_password_of_a_new_server_is_a_hole(own: RealServer, tmp_path: Path)
 
 
 def holes(engine: Engine) -> list[Hole]:
-    (server,) = engine.servers(Scope())
-    with engine.open(server) as session:
-        context, apps = engine.context(server, session), engine.apps_of(server)
+    (server,) = engine.fleet.servers(Scope())
+    with engine.fleet.open(server) as session:
+        context, apps = engine.fleet.context(server, session), engine.fleet.apps_of(server)
         inspection = Inspection(context, apps, PROVISIONER.desired(apps, context), engine.state.secrets)
         return [*session.search(inspection).holes]
 
@@ -284,9 +285,9 @@ def test_usage_counts_what_is_there(own: RealServer, tmp_path: Path) -> None:
     engine = applied(engine_of(own, tmp_path, "lernmi"))
     (app,) = tenants(engine)
     as_admin(own, "UNWIND range(1, 40) AS n CREATE (:A {n: n})-[:TO]->(:B:C {m: n})", database="neo4j")
-    (server,) = engine.servers(Scope())
-    with connected(app), engine.open(server) as session:
-        used = session.usage(engine.context(server, session), engine.apps_of(server))
+    (server,) = engine.fleet.servers(Scope())
+    with connected(app), engine.fleet.open(server) as session:
+        used = session.usage(engine.fleet.context(server, session), engine.fleet.apps_of(server))
     own_use = used.apps["lernmi"]
     assert own_use.connections == 1
     assert used.connections is not None
@@ -363,9 +364,9 @@ def test_a_label_is_removed_and_the_rest_stays(shared: RealServer, tmp_path: Pat
 
 def ended(engine: Engine, how: str, at_most: int | None = None) -> int:
     """Runs the statements for the first app; how many there were."""
-    (server,) = engine.servers(Scope())
-    with engine.open(server) as session:
-        work = getattr(session, how)(engine.apps_of(server)[0], engine.context(server, session))
+    (server,) = engine.fleet.servers(Scope())
+    with engine.fleet.open(server) as session:
+        work = getattr(session, how)(engine.fleet.apps_of(server)[0], engine.fleet.context(server, session))
         list(session.run(work[:at_most], engine.state.secrets))
     return len(work)
 

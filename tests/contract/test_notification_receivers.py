@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from multidb import notification
-from multidb.engine import Scope
 from multidb.errors import ServerDown, UsageError
+from multidb.fleet import Scope
 from multidb.model import Project
 from multidb.notification import Alarm, Kind, Looked, Notifier
 from multidb.plan import Plan, ServerPlan

@@ -195,18 +195,18 @@ def test_a_lock_on_its_database_costs_an_app_its_own_changes(site: Site) -> None
 @pytest.mark.parametrize("inside", [False, True])
 def test_removed_although_it_holds_its_login_and_comes_back(site: Site, inside: bool) -> None:
     engine = site.engine()
-    (server,) = engine.runtime.servers()
+    (server,) = engine.fleet.runtime.servers()
     app = site.project.apps[site.hostile]
     held = [_password(site), *([f"SET ROLE {site.hostile}_owner", "CREATE TABLE t (n int)"] if inside else [])]
     with site.enter(site.others[0]) as bystander, _back_again(site, *held) as pids:
-        engine.suspend(app, server)
+        engine.fleet.suspend(app, server)
         assert not site.may_log_in(site.hostile)
         left = site.served.sql(f"SELECT count(*) FROM pg_stat_activity WHERE usename = '{site.hostile}_user'")
         assert left == [(0,)]
         assert pids
-        with engine.locked(server) as session:
+        with engine.fleet.locked(server) as session:
             for _round in range(3):
-                todo = session.removal(app, engine.context(server, session))
+                todo = session.removal(app, engine.fleet.context(server, session))
                 list(session.run(todo, site.state.secrets))
         bystander.execute("SELECT 1")
     roles = site.served.sql(f"SELECT count(*) FROM pg_roles WHERE rolname ~ '^{site.hostile}_'")
@@ -217,11 +217,11 @@ def test_removed_although_it_holds_its_login_and_comes_back(site: Site, inside: 
 
 def test_a_database_with_a_busy_session_is_dropped(site: Site) -> None:
     engine = site.engine()
-    (server,) = engine.runtime.servers()
+    (server,) = engine.fleet.runtime.servers()
     app = site.project.apps[site.hostile]
-    with _back_again(site, "SET ROLE NONE"), engine.locked(server) as session:
+    with _back_again(site, "SET ROLE NONE"), engine.fleet.locked(server) as session:
         for _round in range(3):
-            list(session.run(session.removal(app, engine.context(server, session)), site.state.secrets))
+            list(session.run(session.removal(app, engine.fleet.context(server, session)), site.state.secrets))
     assert site.served.sql(f"SELECT count(*) FROM pg_database WHERE datname = '{site.hostile}'") == [(0,)]
 
 
@@ -236,10 +236,10 @@ def test_what_a_removed_app_leaves_elsewhere_is_nobodys(site: Site) -> None:
         database=other,
     )
     engine = site.engine()
-    (server,) = engine.runtime.servers()
+    (server,) = engine.fleet.runtime.servers()
     app = site.project.apps[site.hostile]
-    with engine.locked(server) as session:
-        todo = session.removal(app, engine.context(server, session))
+    with engine.fleet.locked(server) as session:
+        todo = session.removal(app, engine.fleet.context(server, session))
         assert not [each.text for each in todo if "CURRENT_USER" in each.text or f'"{SUPERUSER}"' in each.text]
         list(session.run(todo, site.state.secrets))
     assert sql("SELECT theirs.power()", database=other) == [(HEIR,)]

@@ -21,7 +21,9 @@ from urllib.parse import quote, urlsplit
 import psycopg
 import pytest
 
-from multidb.engine import Engine, load_deployment, load_project
+from multidb.engine import Engine
+from multidb.environment import environment
+from multidb.project import load_deployment, load_project
 from tests.contract.postgres_servers import SUPERUSER, Cluster, cluster
 
 pytestmark = pytest.mark.server
@@ -128,7 +130,7 @@ def test_a_new_app_is_pooled_without_any_edit_and_stays_apart(
     with _pooler(program, (rendered / "pgbouncer.ini").read_text(), server) as port:
 
         def connect(app: str, database: str | None = None, password: str | None = None) -> psycopg.Connection:
-            url = urlsplit(engine.connections(app).env["DATABASE_URL"].reveal())  # type: ignore[union-attr]
+            url = urlsplit(environment(engine.fleet, app).env["DATABASE_URL"].reveal())  # type: ignore[union-attr]
             word = quote(password) if password else url.password
             return psycopg.connect(f"postgresql://{url.username}:{word}@127.0.0.1:{port}/{database or app}")
 

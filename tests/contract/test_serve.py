@@ -22,7 +22,7 @@ from typing import Any
 import httpx
 import pytest
 
-from multidb.engine import load_deployment
+from multidb.project import load_deployment
 from multidb.runtime.ports import choose
 from multidb.service import connection
 from tests.cli.command import Folder

@@ -29,9 +29,9 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 from multidb.client.qdrant import connect as connect_app
 from multidb.container import Container
 from multidb.deployment import Deployment, containers, secured, shipped_templates
-from multidb.engine import load_project
 from multidb.errors import MultidbError
 from multidb.model import Server
+from multidb.project import load_project
 from multidb.provisioners import provisioner
 from multidb.runtime import jars, neo4j_process
 from multidb.runtime.compose import located

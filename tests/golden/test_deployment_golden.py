@@ -15,7 +15,7 @@ import pytest
 from compose_spec import PyCompose
 
 from multidb.deployment import Deployment, containers
-from multidb.engine import load_deployment
+from multidb.project import load_deployment
 from multidb.provisioners import provisioner
 from multidb.provisioners.qdrant.resources import token_ref
 from multidb.render import RenderedFile

@@ -10,9 +10,9 @@ import yaml
 from hypothesis import event, example, given, settings
 from hypothesis import strategies as st
 
-from multidb.engine import load_project
 from multidb.errors import ManifestError
 from multidb.model import App, Endpoint, Project, Resource, StoreContext
+from multidb.project import load_project
 from multidb.provisioners import STORES, provisioner
 from multidb.provisioners.neo4j.resources import Neo4jFacts
 from multidb.provisioners.postgres.resources import PostgresFacts

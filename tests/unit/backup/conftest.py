@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import multidb.provisioners
-from multidb.engine import Engine, load_project
+from multidb.engine import Engine
+from multidb.project import load_project
 from multidb.state import ProjectState
 from tests.unit.backup.cabinet import FAULTS, ONE_PLACE, FolderRuntime, write_rows
 

@@ -22,8 +22,9 @@ from multidb.backup.restoring import restore, restore_tables
 from multidb.backup.retention import Keep
 from multidb.backup.verifying import verify
 from multidb.closure import closures
-from multidb.engine import Engine, Scope
+from multidb.engine import Engine
 from multidb.errors import ArchiveError
+from multidb.fleet import Scope
 from tests.unit.backup.cabinet import ONE_PLACE, rows_of, write_rows
 from tests.unit.backup.conftest import make_engine
 from tests.unit.backup.test_backup_work import made, make, quiet, tried
@@ -39,12 +40,12 @@ def act(engine: Engine, what: str) -> None:
     with exclusively(engine.state, what):
         _, problems = recover(engine, None, quiet)
         assert not problems, problems
-        home = repository(engine)
+        home = repository(engine.fleet)
         match what:
             case "backup":
                 make_sets(engine, Scope(), quiesce=True, progress=quiet)
             case "verify":
-                verify(engine, home, home.find("ann"), None, quiet)
+                verify(engine.fleet, home, home.find("ann"), None, quiet)
             case "restore":
                 restore(engine, home, home.copies(["ann"])[-1], "ann", replace=True, progress=quiet)
             case "tables":
@@ -118,13 +119,13 @@ def test_killed_anywhere(before: Engine, tmp_path: Path, data: Path, what: str) 
 
 
 def check_what_is_listed(engine: Engine) -> None:
-    copies = repository(engine).copies()
+    copies = repository(engine.fleet).copies()
     verified = [copy for copy in copies if copy.verified and copy.app == "ann"]
     assert verified, "the last good set is gone"
     for copy in copies:
         assert copy.found is not None, copy.problem
         for store in copy.found.parts:
-            repository(engine).reader(copy, store, None).check()
+            repository(engine.fleet).reader(copy, store, None).check()
 
 
 def check_nothing_is_left(engine: Engine, data: Path) -> None:
@@ -133,7 +134,7 @@ def check_nothing_is_left(engine: Engine, data: Path) -> None:
     kinds = ("making", "paused", "verifying", "restoring")
     assert not any(Journal(engine.state).open(kind) for kind in kinds)
     assert closures(engine.state) == {}
-    assert repository(engine).half_made() == []
+    assert repository(engine.fleet).half_made() == []
 
 
 def check_rows(engine: Engine, data: Path, what: str, old: dict[str, bytes]) -> None:
@@ -167,7 +168,7 @@ def test_a_full_disk_leaves_no_set_and_says_so(tmp_path: Path, data: Path) -> No
         alone = make(engine, "ann", to=["small/"])["ann"]
         assert alone.made is None
         assert isinstance(alone.errors["small/"], ArchiveError)
-        assert [copy.app for copy in repository(engine, ["small/"]).copies()] == ["bob"]
+        assert [copy.app for copy in repository(engine.fleet, ["small/"]).copies()] == ["bob"]
         assert not list(small.rglob("ann/*"))
     finally:
         subprocess.run(["umount", str(small)], check=True)

@@ -22,8 +22,9 @@ from multidb.backup.sets import Reason
 from multidb.backup.settings import settings
 from multidb.cli.backup import _by_turns
 from multidb.cli.output import Output
-from multidb.engine import Engine, Scope
+from multidb.engine import Engine
 from multidb.errors import ArchiveError
+from multidb.fleet import Scope
 from multidb.model import App, Health, Status
 from multidb.service.sources import Sources
 from tests.unit.backup.cabinet import FAULTS, ONE_PLACE
@@ -58,22 +59,22 @@ def health(engine: Engine, now: datetime, app: str = "ann") -> Health:
 
 
 def scheduled(engine: Engine, clock: Clock) -> rounds.Round:
-    apps = frozenset(app.id for app in due(engine, clock.now))
+    apps = frozenset(app.id for app in due(engine.fleet, clock.now))
     return run_round(engine, Scope(apps=apps), scheduled=True, progress=quiet)
 
 
 def test_what_is_due_is_what_is_older_than_the_manifest_allows(engine: Engine, clock: Clock) -> None:
-    assert [app.id for app in due(engine, clock.now)] == ["ann", "bob"]
-    assert coming_due(engine, clock.now) is None
+    assert [app.id for app in due(engine.fleet, clock.now)] == ["ann", "bob"]
+    assert coming_due(engine.fleet, clock.now) is None
     made(engine, "ann")
-    assert [app.id for app in due(engine, clock.now)] == ["bob"]
-    coming = coming_due(engine, clock.now)
+    assert [app.id for app in due(engine.fleet, clock.now)] == ["bob"]
+    coming = coming_due(engine.fleet, clock.now)
     assert coming is not None
     assert timedelta(hours=23) < coming - clock.now <= timedelta(hours=24)
     made(engine, "bob")
-    assert due(engine, clock.now + timedelta(hours=23)) == []
-    assert len(due(engine, clock.now + timedelta(hours=24))) == 2
-    assert timedelta(hours=23) < next_due(engine, clock.now) - clock.now <= timedelta(hours=24)
+    assert due(engine.fleet, clock.now + timedelta(hours=23)) == []
+    assert len(due(engine.fleet, clock.now + timedelta(hours=24))) == 2
+    assert timedelta(hours=23) < next_due(engine.fleet, clock.now) - clock.now <= timedelta(hours=24)
 
 
 def test_the_service_knows_of_a_set_as_soon_as_it_is_made(engine: Engine) -> None:
@@ -147,7 +148,7 @@ def test_proofs_are_due_as_often_as_the_manifest_says(tmp_path: Path, data: Path
     for day in range(1, 9):
         clock.now = START + timedelta(days=day)
         Journal(engine.state).learn("ann", verified=START.isoformat())  # the real clock wrote it
-        assert verification_due(engine, app, clock.now) == (day >= 7)
+        assert verification_due(engine.fleet, app, clock.now) == (day >= 7)
 
 
 def test_a_scheduled_run_proves_and_prunes_and_one_that_was_asked_for_does_not(
@@ -162,10 +163,10 @@ def test_a_scheduled_run_proves_and_prunes_and_one_that_was_asked_for_does_not(
         assert done.ok, done.document()
         ids.append(next(each.made.id for each in done.made if each.app == "ann" and each.made))
     for target in ("sets/", "more/"):
-        assert [copy.id for copy in repository(engine, [target]).copies(["ann"])] == [ids[3], ids[2]]
-        assert repository(engine, [target]).find("ann").verified
+        assert [copy.id for copy in repository(engine.fleet, [target]).copies(["ann"])] == [ids[3], ids[2]]
+        assert repository(engine.fleet, [target]).find("ann").verified
     run_round(engine, Scope(apps=frozenset({"ann"})), scheduled=False, progress=quiet)
-    assert len(repository(engine, ["sets/"]).copies(["ann"])) == 3
+    assert len(repository(engine.fleet, ["sets/"]).copies(["ann"])) == 3
 
 
 def test_what_no_server_can_try_is_tried_as_often_as_the_rest_and_pruned(
@@ -178,14 +179,14 @@ def test_what_no_server_can_try_is_tried_as_often_as_the_rest_and_pruned(
     for minutes in range(3):
         clock.now = START + timedelta(minutes=minutes)
         copies.append(made(engine))
-    assert verification_due(engine, app, datetime.now(UTC))
+    assert verification_due(engine.fleet, app, datetime.now(UTC))
     assert not tried(engine, copies[1]).ok
-    assert not verification_due(engine, app, datetime.now(UTC))
-    assert verification_due(engine, app, datetime.now(UTC) + timedelta(days=8))
-    assert [copy.id for copy in decide(repository(engine), policy, clock.now).going] == [copies[0].id]
+    assert not verification_due(engine.fleet, app, datetime.now(UTC))
+    assert verification_due(engine.fleet, app, datetime.now(UTC) + timedelta(days=8))
+    assert [copy.id for copy in decide(repository(engine.fleet), policy, clock.now).going] == [copies[0].id]
     ONE_PLACE.clear()
     assert tried(engine, copies[0]).ok
-    assert [copy.id for copy in decide(repository(engine), policy, clock.now).going] == [copies[1].id]
+    assert [copy.id for copy in decide(repository(engine.fleet), policy, clock.now).going] == [copies[1].id]
 
 
 def test_pruning_removes_no_proved_set_for_an_unproved_one(engine: Engine, clock: Clock, tmp_path: Path) -> None:
@@ -193,7 +194,7 @@ def test_pruning_removes_no_proved_set_for_an_unproved_one(engine: Engine, clock
     for day in range(5):
         clock.now = START + timedelta(days=day)
         copies.append(made(engine))
-    home, policy = repository(engine), {"ann": Keep(1, 0, 0)}
+    home, policy = repository(engine.fleet), {"ann": Keep(1, 0, 0)}
     assert decide(home, policy, clock.now).going == ()  # none was proved
     assert tried(engine, copies[1]).ok
     pruning = decide(home, policy, clock.now)
@@ -207,13 +208,13 @@ def test_pruning_removes_no_proved_set_for_an_unproved_one(engine: Engine, clock
 
 def test_a_final_set_is_proved_and_never_pruned(engine: Engine, clock: Clock) -> None:
     last = final_set(engine, "ann", None, quiet)
-    copy = repository(engine).find(last)
+    copy = repository(engine.fleet).find(last)
     assert copy.verified
     assert copy.found is not None
     assert copy.found.reason is Reason.FINAL
     clock.now += timedelta(days=1)
     assert tried(engine, made(engine)).ok
-    assert decide(repository(engine), {"ann": Keep(1, 0, 0)}, clock.now).going == ()
+    assert decide(repository(engine.fleet), {"ann": Keep(1, 0, 0)}, clock.now).going == ()
     ONE_PLACE.add("drawer")
     with pytest.raises(ArchiveError, match="could not be proved: drawer"):
         final_set(engine, "bob", None, quiet)
@@ -240,7 +241,7 @@ def test_each_work_of_the_sidecar_has_turns_of_its_own() -> None:
 def test_clones_are_nobodys_to_back_up_and_expire(tmp_path: Path, data: Path) -> None:
     labels = "labels: {clone_of: ann, expires: '2026-03-01T12:00:00+00:00'}"
     engine = make_engine(tmp_path, data, MANIFEST.replace("cabinet: {colour: blue}", labels))
-    assert [app.id for app in due(engine, START)] == ["ann"]
+    assert [app.id for app in due(engine.fleet, START)] == ["ann"]
     assert freshness(engine.project, engine.state, engine.project.apps["bob"], START) is None
     apps = engine.project.apps
     assert expired(apps, START) == []
@@ -272,27 +273,27 @@ def test_a_set_that_is_dated_in_the_future_is_due_and_said(engine: Engine, clock
     clock.now = START + YEARS
     made(engine, "ann")
     clock.now = START + timedelta(hours=1)
-    assert [app.id for app in due(engine, clock.now)] == ["ann"]
-    assert next_due(engine, clock.now) == clock.now
+    assert [app.id for app in due(engine.fleet, clock.now)] == ["ann"]
+    assert next_due(engine.fleet, clock.now) == clock.now
     found = health(engine, clock.now)
     assert found.status is Status.DEGRADED
     assert "which has not come" in found.message
     assert found.fix == "multidb backup ann"
     made(engine, "ann")
-    assert due(engine, clock.now) == []
+    assert due(engine.fleet, clock.now) == []
     assert "which has not come" not in health(engine, clock.now).message
 
 
 def test_a_clock_that_is_a_little_ahead_is_no_reason(engine: Engine, clock: Clock) -> None:
     clock.now = START + timedelta(minutes=4)
     made(engine, "ann")
-    assert [app.id for app in due(engine, START)] == ["bob"]
+    assert [app.id for app in due(engine.fleet, START)] == ["bob"]
 
 
 def test_a_proof_that_is_dated_in_the_future_is_none(engine: Engine, clock: Clock) -> None:
     app = engine.project.apps["ann"]
     Journal(engine.state).learn("ann", verified=(START + YEARS).isoformat())
-    assert verification_due(engine, app, START)
+    assert verification_due(engine.fleet, app, START)
 
 
 def test_a_set_that_is_dated_in_the_future_takes_nobodys_place(engine: Engine, clock: Clock) -> None:
@@ -305,7 +306,7 @@ def test_a_set_that_is_dated_in_the_future_takes_nobodys_place(engine: Engine, c
     second = made(engine)
     for copy in (first, second):
         assert tried(engine, copy).ok
-    home = repository(engine)
+    home = repository(engine.fleet)
     decisions = {
         each.copy.id: each for each in decide(home, {"ann": Keep(last=1, daily=0, weekly=0)}, clock.now).decisions
     }
@@ -318,6 +319,6 @@ def test_what_was_begun_by_a_wrong_clock_is_cleared_away(engine: Engine, clock: 
     clock.now = START + YEARS
     copy = made(engine)
     (folder_of(copy, tmp_path) / "manifest.json").unlink()
-    (half,) = repository(engine).half_made()
+    (half,) = repository(engine.fleet).half_made()
     assert not half.abandoned(START + YEARS)
     assert half.abandoned(START)

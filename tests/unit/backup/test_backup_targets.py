@@ -32,8 +32,9 @@ from multidb.backup.targets import s3 as s3_module
 from multidb.backup.targets.folder import FolderTarget
 from multidb.backup.targets.s3 import S3Target
 from multidb.backup.verifying import verify
-from multidb.engine import Engine, Scope
+from multidb.engine import Engine
 from multidb.errors import ArchiveError, TargetError, UsageError
+from multidb.fleet import Scope
 from multidb.model import Health, Status
 from tests.unit.backup.cabinet import write_rows
 from tests.unit.backup.conftest import MANIFEST, make_engine
@@ -77,10 +78,10 @@ def address(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 def test_every_target_keeps_finds_proves_and_forgets_sets(address: str, engine: Engine) -> None:
     (made,) = make_sets(engine, Scope(apps=frozenset({"ann"})), to=[address], progress=quiet)
     assert made.ok, made.errors
-    home = repository(engine, [address])
+    home = repository(engine.fleet, [address])
     (copy,) = home.copies()
     assert copy.found == made.made
-    assert verify(engine, home, copy, None, quiet).ok
+    assert verify(engine.fleet, home, copy, None, quiet).ok
     assert home.find("ann").verified
     home.remove(copy.target, copy.found.folder)  # type: ignore[union-attr]
     assert home.copies() == []
@@ -136,7 +137,7 @@ def test_a_target_that_was_away_for_a_moment_gets_no_manifest(
     monkeypatch.setattr(FolderTarget, "create", create)
     (made,) = make_sets(engine, Scope(apps=frozenset({"ann"})), to=["away/", "here/"], progress=quiet)
     assert list(made.errors) == ["away/"]
-    assert [copy.target.name for copy in repository(engine, ["away/", "here/"]).copies()] == ["here/"]
+    assert [copy.target.name for copy in repository(engine.fleet, ["away/", "here/"]).copies()] == ["here/"]
     assert len(asked) == 1, "it is left out from then on"
     assert not (tmp_path / "away").exists()
 
@@ -288,7 +289,7 @@ def test_storage_that_was_dead_is_an_error_and_gets_the_set_when_it_is_back(
     assert not run_catching_up(engine, quiet).ok, "it is dead still"
     line.close()
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", storage)
-    assert [copy.target.name for copy in repository(engine).copies()] == ["sets/"]
+    assert [copy.target.name for copy in repository(engine.fleet).copies()] == ["sets/"]
     assert uploads(bucket), "parts are there, and nobody could remove them"
     with exclusively(engine.state, "the next run"):
         assert recover(engine, None, quiet)[1] == {}
@@ -296,9 +297,9 @@ def test_storage_that_was_dead_is_an_error_and_gets_the_set_when_it_is_back(
     caught = run_catching_up(engine, quiet)
     assert caught.recovered == [f"ann: {away} has set {made.made.id} now, too"]
     assert run_catching_up(engine, quiet).recovered == []
-    home = repository(engine, [away])
+    home = repository(engine.fleet, [away])
     assert home.find("ann").verified, "the mark is of the same bytes"
-    assert verify(engine, home, home.find("ann"), None, quiet).ok
+    assert verify(engine.fleet, home, home.find("ann"), None, quiet).ok
     assert fresh(engine).status is Status.HEALTHY
 
 
@@ -313,7 +314,7 @@ def test_an_interrupted_copy_goes_on_with_the_parts_that_are_there(
 ) -> None:
     write_rows(data, "cabinet", "ann", 30_000)
     (made,) = make_sets(engine, Scope(apps=frozenset({"ann"})), progress=quiet)
-    copy = repository(engine).find("ann")
+    copy = repository(engine.fleet).find("ann")
     assert made.made is not None
     assert made.made.stored_size > 8 * 128 * 1024
     for dies_after in (500_000, 500_000):
@@ -324,7 +325,7 @@ def test_an_interrupted_copy_goes_on_with_the_parts_that_are_there(
         line.close()
     line = Line(storage)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", line.address)
-    home = repository(engine, [f"s3://{bucket}"])
+    home = repository(engine.fleet, [f"s3://{bucket}"])
     (target,) = home.targets
     assert home.copies() == []
     assert len(home.half_made()) == 1
@@ -337,8 +338,8 @@ def test_an_interrupted_copy_goes_on_with_the_parts_that_are_there(
     line.close()
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", storage)
     assert uploads(bucket) == []
-    home = repository(engine, [f"s3://{bucket}"])
-    assert verify(engine, home, home.find("ann"), None, quiet).ok
+    home = repository(engine.fleet, [f"s3://{bucket}"])
+    assert verify(engine.fleet, home, home.find("ann"), None, quiet).ok
 
 
 def test_parts_of_another_file_are_not_taken_for_this_ones(bucket: str, tmp_path: Path, small_parts: None) -> None:
@@ -354,7 +355,7 @@ def test_parts_of_another_file_are_not_taken_for_this_ones(bucket: str, tmp_path
 
 def test_a_damaged_set_is_not_copied(engine: Engine, tmp_path: Path) -> None:
     make_sets(engine, Scope(apps=frozenset({"ann"})), progress=quiet)
-    copy = repository(engine).find("ann")
+    copy = repository(engine.fleet).find("ann")
     assert copy.found is not None
     path = tmp_path / "sets" / copy.found.folder / "drawer/rows.txt.zst"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
@@ -381,12 +382,12 @@ def test_a_run_that_was_killed_leaves_no_parts_to_pay_for(
     os.kill(child, signal.SIGKILL)
     assert os.WIFSIGNALED(os.waitpid(child, 0)[1])
     line.close()
-    (half,) = repository(engine, [f"s3://{bucket}"]).half_made()
+    (half,) = repository(engine.fleet, [f"s3://{bucket}"]).half_made()
     assert half.folder.startswith("shop/ann/")
     with exclusively(engine.state, "the next run"):
         recover(engine, None, quiet)
     assert uploads(bucket) == []
-    assert repository(engine, [f"s3://{bucket}"]).half_made() == []
+    assert repository(engine.fleet, [f"s3://{bucket}"]).half_made() == []
 
 
 def test_parts_that_no_note_tells_of_are_pruned_after_a_day(bucket: str, tmp_path: Path) -> None:

@@ -22,8 +22,9 @@ from multidb.backup.restoring import Restored, restore, restore_tables
 from multidb.backup.sets import BackupSet, Consistency, Reason, Verification
 from multidb.backup.verifying import Verified, verify
 from multidb.closure import Closure, close
-from multidb.engine import Engine, Scope
+from multidb.engine import Engine
 from multidb.errors import ArchiveError, Conflict, Locked, Refused, ServerDown, TargetError, UsageError, WrongKey
+from multidb.fleet import Scope
 from multidb.model import Place, PlaceKind
 from tests.unit.backup.cabinet import FAULTS, ONE_PLACE, Archive, rows_of, write_rows
 from tests.unit.backup.conftest import MANIFEST, make_engine
@@ -41,11 +42,11 @@ def make(engine: Engine, *apps: str, **options: object) -> dict[str, Made]:
 def made(engine: Engine, app: str = "ann", **options: object) -> Copy:
     done = make(engine, app, **options)[app]
     assert done.ok, done.errors
-    return repository(engine).find(f"{app}/{done.made.id}")  # type: ignore[union-attr]
+    return repository(engine.fleet).find(f"{app}/{done.made.id}")  # type: ignore[union-attr]
 
 
 def tried(engine: Engine, copy: Copy, keys: Identities | None = None) -> Verified:
-    return verify(engine, repository(engine), copy, keys, quiet)
+    return verify(engine.fleet, repository(engine.fleet), copy, keys, quiet)
 
 
 def folder_of(copy: Copy, root: Path) -> Path:
@@ -107,15 +108,15 @@ def test_one_app_that_fails_harms_no_other_and_leaves_nothing(engine: Engine, tm
     assert done["ann"].made is None
     assert "went away" in str(done["ann"].errors["drawer"])
     assert not list((tmp_path / "sets").rglob("ann/*"))
-    assert [copy.app for copy in repository(engine).copies()] == ["bob"]
-    assert repository(engine).half_made() == []
+    assert [copy.app for copy in repository(engine.fleet).copies()] == ["bob"]
+    assert repository(engine.fleet).half_made() == []
 
 
 def test_a_server_that_is_down_fails_the_apps_on_it(engine: Engine, data: Path) -> None:
     (data / "drawer" / "down").touch()
     done = make(engine)
     assert {app: list(each.errors) for app, each in done.items()} == {"ann": ["drawer"], "bob": ["drawer"]}
-    assert repository(engine).copies() == []
+    assert repository(engine.fleet).copies() == []
 
 
 def test_a_target_that_fails_costs_only_its_own_copy(tmp_path: Path, data: Path) -> None:
@@ -125,7 +126,7 @@ def test_a_target_that_fails_costs_only_its_own_copy(tmp_path: Path, data: Path)
     assert done.made is not None
     assert list(done.errors) == ["file/sets"]
     for name in ("sets/", "more/"):
-        (copy,) = repository(engine, [name]).copies()
+        (copy,) = repository(engine.fleet, [name]).copies()
         assert copy.found == done.made
         assert tried(engine, copy).ok
     every = make(engine, "ann", to=["file/sets"])["ann"]
@@ -137,7 +138,7 @@ def test_a_good_set_is_proved_and_says_so(engine: Engine, tmp_path: Path, data: 
     copy = made(engine)
     assert not copy.verified
     assert tried(engine, copy).ok
-    again = repository(engine).find(copy.id)
+    again = repository(engine.fleet).find(copy.id)
     assert again.verified
     assert again.verification == Verification.from_json((folder_of(copy, tmp_path) / "verified.json").read_bytes())
     assert not list(data.rglob("*__*"))
@@ -178,14 +179,14 @@ def test_a_damaged_set_does_not_verify(
     assert found.verification is not None
     assert sorted(found.verification.failures) == stores
     assert all(said in words and f"{store}/rows.txt" in words for store, words in found.verification.failures.items())
-    assert not repository(engine).find(copy.id).verified
+    assert not repository(engine.fleet).find(copy.id).verified
 
 
 def test_a_manifest_that_was_altered_is_no_manifest(engine: Engine, tmp_path: Path) -> None:
     copy = made(engine)
     path = folder_of(copy, tmp_path) / "manifest.json"
     path.write_text(path.read_text().replace('"rows": 50', '"rows": 49'))
-    (found,) = repository(engine).copies()
+    (found,) = repository(engine.fleet).copies()
     assert "damaged" in found.problem
     assert not tried(engine, found).ok
 
@@ -195,7 +196,7 @@ def test_a_set_without_one_of_its_stores_is_found_out(engine: Engine, tmp_path: 
     assert copy.found is not None
     less = dataclasses.replace(copy.found, parts={"drawer": copy.found.parts["drawer"]})
     (folder_of(copy, tmp_path) / "manifest.json").write_text(less.to_json())
-    verification = tried(engine, repository(engine).find(copy.id)).verification
+    verification = tried(engine, repository(engine.fleet).find(copy.id)).verification
     assert verification is not None
     assert verification.failures == {"cabinet": "the set has nothing of it"}
 
@@ -213,7 +214,7 @@ def test_a_set_that_restores_to_something_else_does_not_verify(engine: Engine, t
         other = dataclasses.replace(part, part=dataclasses.replace(part.part, measures=measures))
         changed = dataclasses.replace(copy.found, parts={**copy.found.parts, "drawer": other})
         (folder_of(copy, tmp_path) / "manifest.json").write_text(changed.to_json())
-        verification = tried(engine, repository(engine).find(copy.id)).verification
+        verification = tried(engine, repository(engine.fleet).find(copy.id)).verification
         assert verification is not None
         assert said in verification.failures["drawer"]
 
@@ -224,7 +225,7 @@ def test_a_mark_does_not_pass_to_another_set(engine: Engine, tmp_path: Path, dat
     second = made(engine)
     mark = folder_of(first, tmp_path) / "verified.json"
     (folder_of(second, tmp_path) / "verified.json").write_bytes(mark.read_bytes())
-    assert [copy.verified for copy in repository(engine).copies() if copy.id == second.id] == [False]
+    assert [copy.verified for copy in repository(engine.fleet).copies() if copy.id == second.id] == [False]
 
 
 def test_what_says_nothing_of_the_set_leaves_no_mark(engine: Engine, tmp_path: Path, data: Path) -> None:
@@ -267,9 +268,9 @@ def test_encrypted_sets_need_their_key(tmp_path: Path, data: Path) -> None:
     assert tried(engine, copy, Identities([key])).ok
     for keys in (None, Identities([pyrage.x25519.Identity.generate()])):
         assert isinstance(tried(engine, copy, keys).problem, WrongKey)
-    assert repository(engine).find(copy.id).verified  # a wrong key says nothing about the set
+    assert repository(engine.fleet).find(copy.id).verified  # a wrong key says nothing about the set
     with pytest.raises(WrongKey):
-        restore(engine, repository(engine), copy, "ann", replace=True, safety=False, progress=quiet)
+        restore(engine, repository(engine.fleet), copy, "ann", replace=True, safety=False, progress=quiet)
 
 
 def test_a_restore_brings_back_what_was(engine: Engine, data: Path) -> None:
@@ -277,9 +278,9 @@ def test_a_restore_brings_back_what_was(engine: Engine, data: Path) -> None:
     copy = made(engine)
     write_rows(data, "cabinet", "ann", 7, salt="later")
     with pytest.raises(Refused, match="has data in cabinet, drawer"):
-        restore(engine, repository(engine), copy, "ann", progress=quiet)
+        restore(engine, repository(engine.fleet), copy, "ann", progress=quiet)
     assert rows_of(data, "cabinet", "ann").count(b"\n") == 7
-    done = restore(engine, repository(engine), copy, "ann", replace=True, progress=quiet)
+    done = restore(engine, repository(engine.fleet), copy, "ann", replace=True, progress=quiet)
     assert {store: rows_of(data, store, "ann") for store in before} == before
     assert engine.plan().in_sync
     assert done.safety is not None
@@ -293,10 +294,10 @@ def test_one_store_alone_is_restored(engine: Engine, data: Path) -> None:
     copy = made(engine)
     for store in ("cabinet", "drawer"):
         write_rows(data, store, "ann", 7, salt="later")
-    restore(engine, repository(engine), copy, "ann", stores=["drawer"], replace=True, progress=quiet)
+    restore(engine, repository(engine.fleet), copy, "ann", stores=["drawer"], replace=True, progress=quiet)
     assert [rows_of(data, store, "ann").count(b"\n") for store in ("cabinet", "drawer")] == [7, 50]
     with pytest.raises(UsageError, match="the set has no pages"):
-        restore(engine, repository(engine), copy, "ann", stores=["pages"], replace=True, progress=quiet)
+        restore(engine, repository(engine.fleet), copy, "ann", stores=["pages"], replace=True, progress=quiet)
 
 
 def test_single_tables_are_restored(engine: Engine, data: Path) -> None:
@@ -305,7 +306,7 @@ def test_single_tables_are_restored(engine: Engine, data: Path) -> None:
         write_rows(data, store, "ann", 7, salt="later")
 
     def bring_back(*names: str, replace: bool = True) -> Restored:
-        home = repository(engine)
+        home = repository(engine.fleet)
         return restore_tables(engine, home, copy, "drawer", names, replace=replace, progress=quiet)
 
     with pytest.raises(Refused, match="app ann has all rows"):
@@ -338,7 +339,7 @@ def test_another_app_gets_the_data_under_its_own_names(engine: Engine, data: Pat
     copy = made(engine)
     for store in ("cabinet", "drawer"):
         write_rows(data, store, "bob", 0)
-    done = restore(engine, repository(engine), copy, "bob", progress=quiet)
+    done = restore(engine, repository(engine.fleet), copy, "bob", progress=quiet)
     assert done.safety is None
     assert rows_of(data, "drawer", "bob") == rows_of(data, "drawer", "ann").replace(b"ann:", b"bob:")
 
@@ -349,7 +350,7 @@ def test_a_restore_that_fails_while_it_loads_changes_nothing(engine: Engine, tmp
     before = rows_of(data, "cabinet", "ann")
     flip(folder_of(copy, tmp_path) / "drawer/rows.txt.zst")
     with pytest.raises(ArchiveError, match="SHA-256"):
-        restore(engine, repository(engine), copy, "ann", replace=True, progress=quiet)
+        restore(engine, repository(engine.fleet), copy, "ann", replace=True, progress=quiet)
     assert rows_of(data, "cabinet", "ann") == before
     assert not list(data.rglob("*__*"))
 
@@ -362,7 +363,7 @@ def test_a_restore_that_fails_while_places_are_exchanged_is_finished_by_the_next
         write_rows(data, store, "ann", 7, salt="later")
     FAULTS["replace ann drawer"] = ServerDown("went away", where="drawer")
     with pytest.raises(ServerDown):
-        restore(engine, repository(engine), copy, "ann", replace=True, progress=quiet)
+        restore(engine, repository(engine.fleet), copy, "ann", replace=True, progress=quiet)
     assert [rows_of(data, store, "ann").count(b"\n") for store in ("cabinet", "drawer")] == [50, 7]
     assert isinstance(make(engine, "ann")["ann"].errors["backup"], Refused)  # nobody wants a set of this
     _, problems = recover(engine, None, quiet)
@@ -382,7 +383,7 @@ def test_what_was_loaded_for_a_place_that_has_the_same_already_goes_too(engine: 
     copy = made(engine)
     FAULTS["replace ann"] = ServerDown("went away", where="cabinet")
     with pytest.raises(ServerDown):
-        restore(engine, repository(engine), copy, "ann", replace=True, progress=quiet)
+        restore(engine, repository(engine.fleet), copy, "ann", replace=True, progress=quiet)
     assert len(list(data.rglob("ann__new.*"))) == 2
     FAULTS.clear()
     done, problems = recover(engine, None, quiet)
@@ -426,16 +427,16 @@ def test_no_restore_without_its_safety_set(engine: Engine, data: Path) -> None:
     FAULTS["backup ann"] = ServerDown("went away", where="drawer")
     before = rows_of(data, "cabinet", "ann")
     with pytest.raises(ArchiveError, match="could not be backed up first"):
-        restore(engine, repository(engine), copy, "ann", replace=True, progress=quiet)
+        restore(engine, repository(engine.fleet), copy, "ann", replace=True, progress=quiet)
     assert rows_of(data, "cabinet", "ann") == before
-    restore(engine, repository(engine), copy, "ann", replace=True, safety=False, progress=quiet)
+    restore(engine, repository(engine.fleet), copy, "ann", replace=True, safety=False, progress=quiet)
 
 
 def test_a_store_with_one_place_is_loaded_where_it_is(engine: Engine, data: Path) -> None:
     copy = made(engine)
     ONE_PLACE.add("drawer")
     write_rows(data, "drawer", "ann", 7, salt="later")
-    restore(engine, repository(engine), copy, "ann", replace=True, progress=quiet)
+    restore(engine, repository(engine.fleet), copy, "ann", replace=True, progress=quiet)
     assert rows_of(data, "drawer", "ann").count(b"\n") == 50
 
 
@@ -444,7 +445,7 @@ def test_no_spare_server_is_started_for_a_new_clone(
 ) -> None:
     """It is loaded where it lives; what has data is loaded beside it first."""
     asked: list[str] = []
-    monkeypatch.setattr(engine.runtime, "spare", lambda server, progress, *, adoptable: asked.append(server.name))
+    monkeypatch.setattr(engine.fleet.runtime, "spare", lambda server, progress, *, adoptable: asked.append(server.name))
     ONE_PLACE.add("drawer")
     write_rows(data, "drawer", "bob", 0)
     copy_into(engine, "ann", "bob", replace=True, progress=quiet)
@@ -521,7 +522,8 @@ def test_a_finished_clone_is_made_again_only_when_it_may_go(engine: Engine, data
     safety = copy_into(engine, "ann", "bob", replace=True, progress=quiet).safety
     assert safety is not None
     assert rows_of(data, "drawer", "bob") != before
-    restore(engine, repository(engine), repository(engine).find(safety.id), "bob", replace=True, progress=quiet)
+    home = repository(engine.fleet)
+    restore(engine, home, home.find(safety.id), "bob", replace=True, progress=quiet)
     assert rows_of(data, "drawer", "bob") == before
 
 
@@ -539,7 +541,7 @@ def test_two_runs_at_once_the_second_says_so(engine: Engine) -> None:
 
 def test_sets_are_found_by_the_names_that_people_use(engine: Engine) -> None:
     first, second = made(engine), made(engine)
-    home = repository(engine)
+    home = repository(engine.fleet)
     newest = max(first.id, second.id)
     assert home.find("ann").id == newest
     assert home.find(f"ann/{first.id}").id == first.id

@@ -57,7 +57,7 @@ def of_the_cabinet(key: str, value: object) -> Callable[[dict[str, Any]], None]:
 def test_a_set_that_says_that_its_file_is_elsewhere_is_none(engine: Engine, tmp_path: Path, stored: str) -> None:
     copy = made(engine)
     rewrite(folder_of(copy, tmp_path), of_the_cabinet("stored", stored))
-    (bad,) = repository(engine).copies(["ann"])
+    (bad,) = repository(engine.fleet).copies(["ann"])
     assert "lies elsewhere" in bad.problem
     with pytest.raises(ArchiveError, match="lies elsewhere"):
         copy_set(bad, open_target("other/", tmp_path), quiet)
@@ -132,7 +132,7 @@ def test_a_named_pipe_is_not_waited_for_and_depth_is_not_followed(engine: Engine
     folder = folder_of(copy, tmp_path)
     (folder / "manifest.json").unlink()
     os.mkfifo(folder / "manifest.json")
-    assert repository(engine).copies(["ann"]) == []
+    assert repository(engine.fleet).copies(["ann"]) == []
     with pytest.raises(ArchiveError, match="not a file"), copy.target.open(f"shop/ann/{copy.id}/manifest.json"):
         pass
     deep = folder.joinpath(*["d"] * 40)
@@ -147,7 +147,7 @@ def test_one_bad_set_costs_no_other_and_counts_for_nothing(engine: Engine, tmp_p
     good, bad, bobs = made(engine), made(engine), made(engine, "bob")
     assert tried(engine, good).ok
     rewrite(folder_of(bad, tmp_path), lambda body: body.update(stores=[1]))
-    home = repository(engine)
+    home = repository(engine.fleet)
     found = {copy.id: copy for copy in home.copies()}
     assert sorted(found) == sorted([good.id, bad.id, bobs.id])
     assert "stores" in found[bad.id].problem

@@ -9,8 +9,8 @@ import pytest
 
 from multidb.certificates import issue, new_authority
 from multidb.deployment import Deployment, shipped_templates
-from multidb.engine import load_project
 from multidb.errors import UsageError
+from multidb.project import load_project
 from multidb.render import RenderedFile
 from multidb.state import ProjectState
 

@@ -13,9 +13,12 @@ import pytest
 
 import multidb.provisioners
 from multidb import engine as engine_module
-from multidb.engine import AppConnections, Engine, Scope, load_project
+from multidb.engine import Engine
+from multidb.environment import Environment, environment, environments
 from multidb.errors import Conflict, Locked, PartlyApplied, ServerDown, ServerError, ServerSlow, StalePlan, UsageError
+from multidb.fleet import Scope
 from multidb.model import Action, App, Endpoint, Owner, Project, Server
+from multidb.project import load_project
 from multidb.runtime import ServerState, ServerStatus
 from multidb.secrets import MemorySecretStore, Secret, SecretRef
 from multidb.state import ProjectState
@@ -75,7 +78,7 @@ def test_a_fifth_store_is_one_registry_line(engine: Engine) -> None:
     assert engine.apply().error() is None
     assert SHELF.boxes["bob"].colour == "blue"
     assert engine.plan().in_sync
-    assert engine.connections("bob").env["TOY_BOX"] == "bob"
+    assert environment(engine.fleet, "bob").env["TOY_BOX"] == "bob"
 
 
 def _with_apps(folder: Path, count: int) -> Engine:
@@ -96,8 +99,8 @@ def test_the_env_files_of_any_number_of_apps_cost_one_session(
     read = ProjectState.read
     monkeypatch.setattr(ProjectState, "read", lambda self, section: (reads.append(section), read(self, section))[1])
     SHELF.logins = 0
-    found = dict(engine.connections_of(list(engine.project.apps)))
-    boxes = {name: each.env["TOY_BOX"] for name, each in found.items() if isinstance(each, AppConnections)}
+    found = dict(environments(engine.fleet, list(engine.project.apps)))
+    boxes = {name: each.env["TOY_BOX"] for name, each in found.items() if isinstance(each, Environment)}
     assert boxes == {name: name for name in engine.project.apps}
     assert SHELF.logins == 1
     assert sorted(reads) == ["closed", "numbers", "restricted"]
@@ -106,11 +109,11 @@ def test_the_env_files_of_any_number_of_apps_cost_one_session(
 def test_an_app_without_credentials_costs_the_others_nothing(engine: Engine) -> None:
     assert engine.apply().error() is None
     engine.state.secrets.delete([SecretRef("ann", "toy", "key")])
-    found = dict(engine.connections_of(["ann", "bob"]))
+    found = dict(environments(engine.fleet, ["ann", "bob"]))
     assert isinstance(found["ann"], UsageError)
-    assert isinstance(found["bob"], AppConnections)
+    assert isinstance(found["bob"], Environment)
     SHELF.down = True
-    assert {type(each) for _, each in engine.connections_of(["ann", "bob"])} == {ServerDown}
+    assert {type(each) for _, each in environments(engine.fleet, ["ann", "bob"])} == {ServerDown}
 
 
 def test_what_is_shown_is_what_runs(engine: Engine) -> None:
@@ -374,7 +377,7 @@ def test_numbers_are_written_down_before_the_first_statement_and_never_given_twi
     later = Engine(
         replace(engine.project, apps={name: replace(engine.project.apps["bob"], id=name) for name in ("eve", "bob")}),
         engine.state,
-        runtime=engine.runtime,
+        runtime=engine.fleet.runtime,
     )
     SHELF.fail_on = ""
     assert later.apply().error() is None
@@ -406,7 +409,7 @@ def test_a_run_waits_for_its_turn_and_decides_then(engine: Engine) -> None:
     late = Engine(
         engine.project,
         engine.state,
-        runtime=engine.runtime,
+        runtime=engine.fleet.runtime,
         progress=lambda subject, message, done=None, total=None: told.append(message),
     )
     with ThreadPoolExecutor(1) as pool:
@@ -442,7 +445,7 @@ def test_a_plan_is_made_while_somebody_applies(engine: Engine) -> None:
 
 
 def test_the_projects_own_lock_is_respected(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("multidb.engine._PATIENCE", 0.2)
+    monkeypatch.setattr("multidb.fleet._LOCK_TIMEOUT", 0.2)
     with engine.state.lock("apply-toy", "multidb apply"):
         assert isinstance(engine.apply().error(), Locked)
     assert SHELF.sent == []
@@ -502,7 +505,7 @@ def test_an_unknown_app_is_named_with_those_there_are(engine: Engine) -> None:
 
 def test_no_credentials_yet(engine: Engine) -> None:
     with pytest.raises(UsageError, match="no credential ann/toy/key"):
-        engine.connections("ann")
+        environment(engine.fleet, "ann")
 
 
 def test_stopping_reports_what_was_not_tried(engine: Engine) -> None:
@@ -529,5 +532,5 @@ def test_each_kind_of_conflict_has_a_way_out_that_works(engine: Engine) -> None:
 
 def test_an_app_is_told_the_address_that_it_can_reach(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     engine.apply()
-    monkeypatch.setattr(engine.runtime, "app_endpoint", lambda server: Endpoint("shelf.internal", 7))
-    assert engine.connections("ann").env["TOY_PLACE"] == "shelf.internal:7"
+    monkeypatch.setattr(engine.fleet.runtime, "app_endpoint", lambda server: Endpoint("shelf.internal", 7))
+    assert environment(engine.fleet, "ann").env["TOY_PLACE"] == "shelf.internal:7"

@@ -13,9 +13,11 @@ import multidb.provisioners
 from multidb import files, removal
 from multidb.backup.journal import RESTORING, Journal
 from multidb.closure import Closure, close, closures
-from multidb.engine import Engine, Scope, load_project
+from multidb.engine import Engine
 from multidb.errors import AuthenticationFailed, ManifestError, PartlyApplied, Refused, StalePlan, UsageError
+from multidb.fleet import Fleet, Scope
 from multidb.model import Endpoint, Health, Owner, Project, Server, Status, Tenant
+from multidb.project import load_project
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 from multidb.tombstone import Phase, tombstones
@@ -83,22 +85,22 @@ def engine_for(root: Path, app: str = "ann") -> Engine:
 
 
 def take_out(root: Path, app: str = "ann") -> None:
-    removal.remove(engine_for(root, app), app, grace=GRACE, backup="a-set", progress=quiet)
+    removal.remove(engine_for(root, app).fleet, app, grace=GRACE, backup="a-set", progress=quiet)
 
 
 def bring_back(root: Path, app: str = "ann") -> None:
-    removal.restoring(engine_for(root, app), app)
+    removal.restoring(engine_for(root, app).fleet, app)
     engine = engine_for(root, app)
     assert engine.apply(Scope(apps=frozenset({app}))).error() is None
-    removal.restored(engine, app)
+    removal.restored(engine.fleet, app)
 
 
 def end(root: Path, app: str = "ann") -> None:
-    removal.purge(engine_for(root, app), app, quiet)
+    removal.purge(engine_for(root, app).fleet, app, quiet)
 
 
 def expire(root: Path) -> None:
-    for app in removal.expired(Engine(load(root), ProjectState(root)), NOW):
+    for app in removal.expired(Fleet(load(root), ProjectState(root)), NOW):
         end(root, app.id)
 
 
@@ -122,7 +124,7 @@ def texts(root: Path) -> dict[str, str]:
 
 
 def lets_in(root: Path, app: str = "ann") -> bool:
-    tenants, _ = engine_for(root, app).tenants(Scope(apps=frozenset({app})))
+    tenants, _ = engine_for(root, app).fleet.tenants(Scope(apps=frozenset({app})))
     try:
         return check_health(tenants[0], False).status is Status.HEALTHY
     except AuthenticationFailed:
@@ -165,7 +167,7 @@ def test_a_manifest_that_is_a_link_stays_one_and_keeps_its_mode(
 def test_the_others_are_not_touched(applied: Path) -> None:
     take_out(applied)
     assert load(applied).apps.keys() == {"bob", "eve"}
-    assert Engine(load(applied), ProjectState(applied), runtime=engine_for(applied).runtime).plan().in_sync
+    assert Engine(load(applied), ProjectState(applied), runtime=engine_for(applied).fleet.runtime).plan().in_sync
     assert lets_in(applied, "bob")
 
 
@@ -245,16 +247,18 @@ def test_what_stands_nowhere_can_be_removed_brought_back_and_ended(applied: Path
     def engine() -> Engine:
         project = load(applied)
         given = engine_for(applied, "bob")
-        return Engine(project.including(removal.orphan(project, "ann", ["toy"])), given.state, runtime=given.runtime)
+        return Engine(
+            project.including(removal.orphan(project, "ann", ["toy"])), given.state, runtime=given.fleet.runtime
+        )
 
-    removal.remove(engine(), "ann", grace=GRACE, backup="", progress=quiet)
+    removal.remove(engine().fleet, "ann", grace=GRACE, backup="", progress=quiet)
     assert not lets_in(applied)
     assert engine_for(applied, "bob").plan().warnings == ()
     bring_back(applied)
     assert lets_in(applied)
     assert load(applied).apps["ann"].stores.keys() == {"toy"}
     forgotten(applied)
-    removal.purge(engine(), "ann", quiet)
+    removal.purge(engine().fleet, "ann", quiet)
     assert "ann" not in SHELF.boxes
     assert tombstones(ProjectState(applied)) == {}
     assert engine_for(applied, "bob").plan().warnings == ()
@@ -314,7 +318,7 @@ def test_a_box_without_our_mark_stays(applied: Path) -> None:
 
 def test_what_was_never_removed_cannot_come_back(applied: Path) -> None:
     with pytest.raises(UsageError, match="app ann was not removed"):
-        removal.restoring(engine_for(applied), "ann")
+        removal.restoring(engine_for(applied).fleet, "ann")
 
 
 def test_what_is_half_gone_does_not_come_back(applied: Path) -> None:
@@ -323,7 +327,7 @@ def test_what_is_half_gone_does_not_come_back(applied: Path) -> None:
     with pytest.raises(PartlyApplied):
         end(applied)
     with pytest.raises(Refused, match="gone already"):
-        removal.restoring(engine_for(applied), "ann")
+        removal.restoring(engine_for(applied).fleet, "ann")
 
 
 def test_logins_that_still_work_are_not_taken_for_gone(applied: Path) -> None:

@@ -15,9 +15,9 @@ from typing import Any
 import pytest
 import yaml
 
-from multidb.engine import load_deployment
 from multidb.errors import UsageError
 from multidb.model import Server
+from multidb.project import load_deployment
 from multidb.runtime import open_runtime
 from multidb.service.metrics import METRICS
 

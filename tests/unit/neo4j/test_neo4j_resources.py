@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from multidb.engine import load_project
 from multidb.errors import ManifestError, Refused
 from multidb.model import App, Endpoint, Isolation, Owner, Server, StoreContext
+from multidb.project import load_project
 from multidb.provisioners.neo4j.resources import (
     AppOptions,
     Mark,

@@ -11,9 +11,10 @@ import pytest
 from multidb import diagnosis
 from multidb.deployment import containers
 from multidb.diagnosis import diagnose
-from multidb.engine import Engine, load_project
 from multidb.errors import Locked, Refused, RuntimeUnavailable, UsageError
+from multidb.fleet import Fleet
 from multidb.model import Finding, Level, Project, Server, unwatched
+from multidb.project import load_project
 from multidb.provisioners.postgres import programs
 from multidb.provisioners.postgres.inside import Inside
 from multidb.provisioners.postgres.programs import Program
@@ -246,7 +247,7 @@ def test_a_pooler_is_shown_beside_the_servers(tmp_path: Path, monkeypatch: pytes
 
 def test_doctor_says_that_there_is_no_engine(tmp_path: Path) -> None:
     opened(tmp_path)
-    findings = diagnose(Engine(load_project(tmp_path / "multidb.yaml")))
+    findings = diagnose(Fleet(load_project(tmp_path / "multidb.yaml")))
 
     (found,) = [each for each in findings if each.subject == "docker"]
     assert found.level is Level.ERROR
@@ -260,17 +261,17 @@ def test_doctor_looks_for_pg_dump_as_backups_do(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(programs, "located", lambda *labels: Inside("0123abcd"))
     monkeypatch.setattr(programs, "_contained", lambda name, place: inside)
     servers = opened(tmp_path).servers()
-    engine = Engine(load_project(tmp_path / "multidb.yaml"))
+    fleet = Fleet(load_project(tmp_path / "multidb.yaml"))
 
     def found(majors: list[int], servers: list[Server]) -> Finding:
-        monkeypatch.setattr(Engine, "versions", lambda _, store: majors)
+        monkeypatch.setattr(diagnosis, "_versions", lambda fleet, store: majors)
         statuses = [ServerStatus(each.name, each.store, ServerState.RUNNING, each) for each in servers]
-        (finding,) = diagnosis._client_tools(engine, statuses)
+        (finding,) = diagnosis._client_tools(fleet, statuses)
         return finding
 
     down = [ServerStatus(each.name, each.store, ServerState.STOPPED, each) for each in servers]
-    monkeypatch.setattr(Engine, "versions", lambda _, store: [])
-    assert not list(diagnosis._client_tools(engine, down)), "nobody knows yet what its container has"
+    monkeypatch.setattr(diagnosis, "_versions", lambda fleet, store: [])
+    assert not list(diagnosis._client_tools(fleet, down)), "nobody knows yet what its container has"
     outside = [replace(each, container=None) for each in servers]
     assert found([18], servers) == Finding(Level.OK, "pg_dump", "version 18.6")
     assert found([15], servers) == Finding(Level.OK, "pg_dump", "version 15.18 in the server's container is taken")

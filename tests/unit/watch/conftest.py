@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import multidb.provisioners
-from multidb.engine import Engine, load_project
+from multidb.engine import Engine
 from multidb.model import App, Endpoint, Project, Server
+from multidb.project import load_project
 from multidb.runtime import ServerStatus
 from multidb.secrets import Secret
 from multidb.state import ProjectState
@@ -46,7 +47,7 @@ class OneEach(GivenRuntime):
 def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The registry line; and an empty shelf for each test."""
     monkeypatch.setattr(multidb.provisioners, "STORES", {"toy": "tests.unit.engine.toy_store"})
-    monkeypatch.setattr("multidb.engine.STORES", {"toy": "tests.unit.engine.toy_store"})
+    monkeypatch.setattr("multidb.project.STORES", {"toy": "tests.unit.engine.toy_store"})
     multidb.provisioners.provisioner.cache_clear()
     SHELF.__init__()  # type: ignore[misc]
     yield

@@ -9,17 +9,18 @@ import pytest
 
 from multidb.audit import Audit, audit, last, markdown, remember
 from multidb.closure import Closure, close
-from multidb.engine import Engine, Scope
+from multidb.engine import Engine
 from multidb.errors import AuthenticationFailed, ServerDown, UsageError
+from multidb.fleet import Scope
 from multidb.model import Isolation
 from multidb.runtime import ServerState, ServerStatus
 from multidb.secrets import Secret
 from tests.unit.engine.toy_store import SHELF
-from tests.unit.watch.conftest import OpenShop, quiet
+from tests.unit.watch.conftest import OpenShop
 
 
 def made(engine: Engine, scope: Scope | None = None, **options: int) -> Audit:
-    return audit(engine, scope, progress=quiet, **options)
+    return audit(engine.fleet, scope, **options)
 
 
 def test_a_clone_that_is_not_finished_attacks_nobody_and_is_told_by_its_own_way_on(open_shop: OpenShop) -> None:
@@ -307,9 +308,9 @@ def test_what_a_known_account_could_do_is_shown_and_no_hole(open_shop: OpenShop)
 def test_what_the_manifest_knows_reaches_every_store(open_shop: OpenShop) -> None:
     engine = open_shop(["ann"], known="{toy: [zoe]}")
     assert engine.project.known == {"toy": frozenset({"zoe"})}
-    (server,) = engine.servers(Scope())
-    assert engine.known(server).known == frozenset({"zoe"})
-    (tenant,) = engine.tenants(Scope())[0]
+    (server,) = engine.fleet.servers(Scope())
+    assert engine.fleet.recorded_context(server).known == frozenset({"zoe"})
+    (tenant,) = engine.fleet.tenants(Scope())[0]
     assert tenant.context.known == frozenset({"zoe"})
 
 

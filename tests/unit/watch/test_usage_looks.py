@@ -12,14 +12,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multidb.engine import Engine, Scope
+from multidb.engine import Engine
 from multidb.errors import UsageError
+from multidb.fleet import Scope
 from multidb.model import AppUsage, Enforce, Quota
 from multidb.runtime import ServerState, ServerStatus
 from multidb.state import ProjectState
 from multidb.usage import History, Look, Standing, StoreUsage, UsageReport, enforce, look, restricted_after
 from tests.unit.engine.toy_store import SHELF
-from tests.unit.watch.conftest import OpenShop, quiet
+from tests.unit.watch.conftest import OpenShop
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 CLOSED = {"ann": "{quota: {toy: {size: 1000B, enforce: read-only}}}", "bob": "{quota: {toy: 1kB}}", "eve": "{}"}
@@ -31,7 +32,7 @@ def state(tmp_path: Path) -> ProjectState:
 
 
 def seen(engine: Engine, scope: Scope | None = None) -> UsageReport:
-    return look(engine, scope, progress=quiet)
+    return look(engine.fleet, scope)
 
 
 def enforced(engine: Engine, **weights: int) -> set[str]:
@@ -88,7 +89,7 @@ def test_a_look_at_a_part_is_not_kept(open_shop: OpenShop) -> None:
     engine = open_shop(["ann", "bob"])
     SHELF.weights = {"ann": 70, "bob": 9}
     assert [each.app for each in seen(engine, Scope(apps=frozenset({"bob"}))).stores] == ["bob"]
-    look(engine, progress=quiet, keep=False)
+    look(engine.fleet, keep=False)
     assert History(engine.state).looks() == ([], "")
     with pytest.raises(UsageError, match="zoe"):
         seen(engine, Scope(apps=frozenset({"zoe"})))

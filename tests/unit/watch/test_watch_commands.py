@@ -36,6 +36,7 @@ def shop(open_shop: OpenShop, monkeypatch: pytest.MonkeyPatch) -> Engine:
     engine = open_shop(quotas)
     monkeypatch.setattr("multidb.cli.options.STORES", {"toy": "tests.unit.engine.toy_store"})
     monkeypatch.setattr(Run, "engine", lambda run, output, project=None: engine)
+    monkeypatch.setattr(Run, "fleet", lambda run, output, project=None: engine.fleet)
     return engine
 
 

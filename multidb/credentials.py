@@ -1,0 +1,43 @@
+"""The making of apps' credentials: generated where a statement needs one, derived where a server keeps a verifier."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from multidb.fleet import Fleet, Scope
+from multidb.model import Change, Provisioner
+from multidb.provisioners import provisioner
+from multidb.secrets import Secret, SecretRef, generate
+
+__all__ = ["ensure_secrets", "refit_verifiers"]
+
+
+def ensure_secrets(fleet: Fleet, store: Provisioner, changes: Sequence[Change]) -> None:
+    """Generates, in one write, the secrets that the store does not hold of apps whose statements bind some."""
+    owners = {ref.owner for change in changes for statement in change.statements for _, ref in statement.binds}
+    specs = [spec for app in fleet.project.apps.values() if app.id in owners for spec in store.secrets(app)]
+    missing = {spec.ref for spec in specs if fleet.state.secrets.get(spec.ref) is None}
+    made = {spec.ref: generate() for spec in specs if spec.source is None and spec.ref in missing}
+    for spec in specs:
+        source = spec.source and (made.get(spec.source) or fleet.state.secrets.get(spec.source))
+        if source and spec.derive is not None and (spec.ref in missing or spec.source in made):
+            made[spec.ref] = Secret(spec.derive(source.reveal()))
+    if made:
+        fleet.state.secrets.put(made)
+
+
+def refit_verifiers(fleet: Fleet, scope: Scope) -> None:
+    """Makes the verifiers anew that are not of the passwords beside them (one of the two is from an old copy), so
+    that the plan sees what the server lacks. Only of apps that the scope names: it takes a while for each."""
+    made: dict[SecretRef, Secret] = {}
+    for app in fleet.project.apps.values() if scope.apps is not None else ():
+        stores = [store for store in app.stores if scope.wants(app) and (scope.stores is None or store in scope.stores)]
+        for spec in (each for store in stores for each in provisioner(store).secrets(app)):
+            source = fleet.state.secrets.get(spec.source) if spec.source is not None else None
+            derived = fleet.state.secrets.get(spec.ref)
+            if source is None or derived is None or spec.derive is None:
+                continue
+            if not spec.is_of(source.reveal(), derived.reveal()):
+                made[spec.ref] = Secret(spec.derive(source.reveal()))
+    if made:
+        fleet.state.secrets.put(made)

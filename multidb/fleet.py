@@ -1,0 +1,416 @@
+"""A project's servers, with what is recorded of them: sessions, what the stores are told, and the apps that they serve.
+
+`Fleet.ask` and `Fleet.each` are the one way to work on several servers: side by side, and what one server refuses costs
+no other its answer. Everything that works on servers is built on it, plans and applies (`engine`) among the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+from multidb.closure import closures
+from multidb.concurrency import side_by_side
+from multidb.errors import ArchiveError, MultidbError, ServerDown, ServerSlow, UsageError
+from multidb.manifest import is_app_id
+from multidb.model import App, Archive, Progress, Project, Server, Session, StoreContext, Tenant, unwatched
+from multidb.provisioners import provisioner
+from multidb.runtime import Runtime, ServerState, ServerStatus, open_runtime
+from multidb.secrets import Secret, SecretRef
+from multidb.state import ProjectState, holder
+
+__all__ = ["SERVERS_AT_ONCE", "Answer", "Fleet", "Scope", "ways_of_removed"]
+
+T = TypeVar("T")
+
+SERVERS_AT_ONCE = 8
+_LOCK_TIMEOUT = 30.0  # seconds that one other run may hold a server before this one gives up its turn
+
+
+@dataclass(frozen=True, slots=True)
+class Scope:
+    """Which part of the manifest a command is about, and what it may do.
+
+    Args:
+        apps: only these apps; None means all.
+        stores: only these stores; None means all.
+        adopt: apps whose unmarked resources are taken over.
+        regenerate: apps that get new credentials where theirs are lost.
+        deep: also look inside every app's database.
+        closing: also what closes a server to everybody who was not let in by name, and not only to apps; None: as a
+            plan shows it, and where nobody has agreed to a plan, only on servers that are the project's own.
+    """
+
+    apps: frozenset[str] | None = None
+    stores: frozenset[str] | None = None
+    adopt: frozenset[str] = frozenset()
+    regenerate: frozenset[str] = frozenset()
+    deep: bool = True
+    closing: bool | None = None
+
+    def wants(self, app: App) -> bool:
+        """Whether the app is in scope."""
+        return self.apps is None or app.id in self.apps
+
+
+@dataclass(frozen=True, slots=True)
+class Answer(Generic[T]):
+    """What came of work on one server: exactly one of a value, an error, or the reason why this machine skips it.
+
+    Args:
+        name: the server's name.
+        apps: the apps in scope that it serves, in the order of the manifest.
+        server: the server; None where it has no address, because it was not started or is skipped here.
+        value: what the work gave; None where `error` or `skipped` is set.
+    """
+
+    name: str
+    store: str
+    apps: tuple[App, ...]
+    server: Server | None = None
+    value: T | None = None
+    error: MultidbError | None = None
+    skipped: str = ""
+
+    @property
+    def app_ids(self) -> tuple[str, ...]:
+        """The ids of `apps`."""
+        return tuple(app.id for app in self.apps)
+
+
+class Fleet:
+    """The servers of one project.
+
+    Args:
+        project: the checked manifest.
+        state: its ``.multidb/`` folder.
+        runtime: where its servers come from; by default what the manifest says.
+        progress: told about work that may last.
+        command: how this run calls itself towards servers and other runs (``apply``).
+    """
+
+    def __init__(
+        self,
+        project: Project,
+        state: ProjectState | None = None,
+        *,
+        runtime: Runtime | None = None,
+        progress: Progress = unwatched,
+        command: str = "multidb",
+    ) -> None:
+        self.project = project
+        self.state = state or ProjectState(Path(project.root))
+        self.runtime = runtime or open_runtime(project, self.state)
+        self.progress = progress
+        self._command = command
+        self._kept: dict[str, Session] | None = None
+        self._facts: dict[str, Any] = {}  # by server, as last read
+
+    # Work on every server in scope
+
+    def ask(
+        self, scope: Scope, work: Callable[[Server, Session, StoreContext], T], doing: str = "reading"
+    ) -> list[Answer[T]]:
+        """`work` with a session of the admin's on every server in scope.
+
+        Args:
+            doing: what progress is told of it.
+        """
+
+        def asked(server: Server) -> T:
+            self.progress(server.name, doing)
+            with self.open(server) as session:
+                return work(server, session, self.context(server, session))
+
+        return self.each(scope, asked)
+
+    def each(self, scope: Scope, work: Callable[[Server], T]) -> list[Answer[T]]:
+        """`work` on every server in scope, side by side. Servers that nobody can be asked come last, each with its
+        error or the reason why it is skipped.
+        """
+        servers = self.servers(scope)
+        answers = side_by_side(lambda server: self._answer(server, scope, work), servers, at_once=SERVERS_AT_ONCE)
+        return [*answers, *(_of_missing(status, users) for status, users in self._missing(scope))]
+
+    def _answer(self, server: Server, scope: Scope, work: Callable[[Server], T]) -> Answer[T]:
+        apps = tuple(filter(scope.wants, self.apps_of(server)))
+        try:
+            return Answer(server.name, server.store, apps, server, work(server))
+        except MultidbError as error:
+            return Answer(server.name, server.store, apps, server, error=error)
+
+    def _missing(self, scope: Scope) -> Iterator[tuple[ServerStatus, tuple[App, ...]]]:
+        """The servers that were not started, or are not to be had here, with the apps in scope that want them."""
+        apps = [app for app in self.project.apps.values() if scope.wants(app)]
+        names = {app.id: set(self.runtime.names_for(app)) for app in apps}
+        for status in self.runtime.missing():
+            users = tuple(app for app in apps if status.name in names[app.id])
+            if users and (scope.stores is None or status.store in scope.stores):
+                yield status, users
+
+    # Apps and servers
+
+    def require(self, scope: Scope) -> None:
+        """`UsageError` when the scope names an app that is not in the manifest."""
+        for app in sorted((scope.apps or frozenset()) | scope.adopt | scope.regenerate):
+            self.app(app)
+
+    def app(self, name: str) -> App:
+        """The app of this name. `UsageError` where the manifest has none."""
+        try:
+            return self.project.apps[name]
+        except KeyError:
+            if name in self.project.removed:
+                raise UsageError(
+                    f"app {name} was {self.project.removed[name].where}", hint=ways_of_removed(name)
+                ) from None
+            known = ", ".join(self.project.apps) or "none yet"
+            raise UsageError(
+                f"there is no app {name!r}",
+                where=self.project.file,
+                hint=f"apps: {known}; add it: multidb add-app {name}",
+            ) from None
+
+    def servers(self, scope: Scope) -> list[Server]:
+        """The servers with an address that serve an app in scope."""
+        return [
+            server
+            for server in self.runtime.servers()
+            if (scope.stores is None or server.store in scope.stores)
+            and any(scope.wants(app) for app in self.apps_of(server))
+        ]
+
+    def apps_of(self, server: Server) -> list[App]:
+        """The apps that the server serves, in the order of the manifest."""
+        apps = self.project.apps_with(server.store)
+        return [app for app in apps if server.app in (None, app.id)]
+
+    def start(self, app: str) -> list[ServerStatus]:
+        """Starts the servers that `app` uses, where they are ours to start. What runs already is left alone."""
+        names = self.runtime.names_for(self.app(app))
+        return self.runtime.up(self.progress, names) if names else []
+
+    # Sessions
+
+    def open(self, server: Server) -> AbstractContextManager[Session]:
+        """A session with the admin's login, for a ``with`` block. `ServerError` when it cannot be had."""
+        if self._kept is None:
+            return self._connect(server)
+        if server.name not in self._kept:
+            self._kept[server.name] = self._connect(server).__enter__()
+        return nullcontext(self._kept[server.name])
+
+    @contextmanager
+    def keeping_open(self) -> Iterator[None]:
+        """In the block a session stays open once it is, so that a plan, its apply and an env file log in only once."""
+        self._kept = {}
+        try:
+            yield
+        finally:
+            kept, self._kept = self._kept, None
+            for session in kept.values():
+                session.__exit__(None, None, None)
+
+    @contextmanager
+    def locked(self, server: Server) -> Iterator[Session]:
+        """A session, with every other run kept from changing the server. `Locked` when one is at it for so long that
+        this one does not wait for its turn any more."""
+        with ExitStack() as stack:
+            stack.enter_context(self._turn(server))
+            session = stack.enter_context(self.open(server))
+            stack.enter_context(session.lock(self.project.name, f"multidb {self._command} by {holder('')['user']}"))
+            yield session
+
+    def archive(self, server: Server, *, may_stop: bool = True) -> Archive:
+        """The data of the server's apps, coming and going. `ArchiveError` where the store has no backups.
+
+        Args:
+            may_stop: whether the server may be stopped for it, where the runtime can and the manifest asks for it.
+        """
+        store = provisioner(server.store)
+        if store.archive is None:
+            raise ArchiveError(f"{store.title} has no backups", where=str(server))
+        take_offline = self.runtime.take_offline(server) if may_stop else None
+        return store.archive(server, self.runtime.admin(server), self._application, take_offline)
+
+    def suspend(self, app: App, server: Server) -> StoreContext:
+        """Turns the app's logins on the server off and ends their sessions; `Engine.apply` turns them on again.
+
+        Returns:
+            What the store's pure functions were told of the server meanwhile.
+        """
+        with self.locked(server) as session:
+            context = self.context(server, session)
+            for _ in session.run(session.suspension(app, context), self.state.secrets):
+                pass
+        return context
+
+    @property
+    def _application(self) -> str:
+        return f"multidb {self._command} {holder('')['user']}"
+
+    def _connect(self, server: Server) -> Session:
+        return provisioner(server.store).connect(server, self.runtime.admin(server), self._application)
+
+    def _turn(self, server: Server) -> AbstractContextManager[None]:
+        def waiting(who: str) -> None:
+            self.progress(server.name, f"waiting for {who}")
+
+        return self.state.lock(f"apply-{server.name}", f"multidb {self._command}", _LOCK_TIMEOUT, waiting)
+
+    # What the stores' pure functions are told
+
+    def context(self, server: Server, session: Session) -> StoreContext:
+        """What the pure functions of the server's store are told."""
+        store, apps = provisioner(server.store), self.apps_of(server)
+        self._facts[server.name] = session.facts
+        recorded = self.numbers(server)
+        numbers = store.allocate(apps, session.facts, recorded) if store.allocate else {}
+        return self._context(server, session.facts, {**recorded, **numbers})
+
+    def recorded_context(self, server: Server) -> StoreContext:
+        """As `context`, from what this fleet has learned of the server already; asks it only the first time.
+
+        Where the admin is not let in, or has no password here, the manifest and the records have to do (`facts` is
+        None). A server that does not answer at all is another matter: `ServerDown`, `ServerSlow`.
+        """
+        if server.name not in self._facts:
+            try:
+                return self._ask(server)
+            except (ServerDown, ServerSlow):
+                raise
+            except MultidbError:
+                return self._context(server, None, self.numbers(server))
+        return self._context(server, self._facts[server.name], self.numbers(server))
+
+    def contexts(self, servers: Sequence[Server]) -> dict[str, StoreContext | MultidbError]:
+        """By the server's name what its store is told, each server asked once; or why it cannot be asked."""
+
+        def asked(server: Server) -> StoreContext | MultidbError:
+            try:
+                return self._ask(server)
+            except MultidbError as error:
+                return error
+
+        answers = side_by_side(asked, servers, at_once=SERVERS_AT_ONCE)
+        return {server.name: answer for server, answer in zip(servers, answers, strict=True)}
+
+    def numbers(self, server: Server) -> dict[str, int]:
+        """By app, the numbers that are recorded for the server."""
+        return dict(self.state.read("numbers").get(server.name, {}))
+
+    def read_only(self, store: str) -> frozenset[str]:
+        """The apps that are read-only on the store because of their quota."""
+        return frozenset(self.state.read("restricted").get(store, ()))
+
+    def secret(self, ref: SecretRef) -> Secret:
+        """The secret of this name. `UsageError` where it was never made."""
+        secret = self.state.secrets.get(ref)
+        if secret is None:
+            raise UsageError(
+                f"there is no credential {ref}",
+                where=f"app {ref.owner}",
+                hint=f"make it: multidb apply --app {ref.owner}",
+            )
+        return secret
+
+    def _ask(self, server: Server) -> StoreContext:
+        with self.open(server) as session:
+            return self.context(server, session)
+
+    def _context(self, server: Server, facts: Any, numbers: Mapping[str, int]) -> StoreContext:
+        return StoreContext(
+            self.project.name,
+            facts,
+            self.project.servers.get(server.store),
+            numbers,
+            server,
+            restricted=self.read_only(server.store),
+            known=self.project.known.get(server.store, frozenset()),
+            closed=frozenset(closures(self.state)),
+        )
+
+    # Apps as they come by themselves
+
+    def tenants(self, scope: Scope) -> tuple[list[Tenant], dict[str, MultidbError]]:
+        """Every app in scope on each of its servers, with its own credentials; and per server why it has none.
+
+        A server that does not let the admin in is no reason to leave its apps out: what they are told by the manifest
+        and the records is enough to try, mostly.
+        """
+        found: list[Tenant] = []
+        errors: dict[str, MultidbError] = {}
+        servers = self.servers(scope)
+        for server, context in zip(servers, self.contexts(servers).values(), strict=True):
+            if isinstance(context, MultidbError):
+                context = self._context(server, None, self.numbers(server))
+            there, missing = self.tenants_of(server, context, scope)
+            found += there
+            for error in missing.values():
+                errors[server.name] = error
+        return found, errors
+
+    def tenants_of(
+        self, server: Server, context: StoreContext, scope: Scope
+    ) -> tuple[list[Tenant], dict[str, MultidbError]]:
+        """The apps in scope on one server, and by app why one has nothing to come with."""
+        found: list[Tenant] = []
+        errors: dict[str, MultidbError] = {}
+        for app in filter(scope.wants, self.apps_of(server)):
+            try:
+                env = provisioner(server.store).env(app, context, server.endpoint, self.secret)
+            except (MultidbError, LookupError) as error:
+                errors[app.id] = error if isinstance(error, MultidbError) else _never_applied(app)
+            else:
+                found.append(Tenant(app, server, context, env))
+        return found, errors
+
+    # What stands in no manifest
+
+    def orphans(self, servers: Sequence[Server] | None = None) -> dict[str, dict[str, Sequence[str]]]:
+        """What servers have under the project's mark of apps that are neither in the manifest nor removed: by app and
+        store. A server that cannot be asked has nothing to say; one of a single app has none.
+
+        Args:
+            servers: None: all that there are, whether or not an app uses them.
+        """
+
+        def asked(server: Server) -> Mapping[str, Sequence[str]]:
+            try:
+                with self.open(server) as session:
+                    return self.orphans_in(server, session)
+            except MultidbError:
+                return {}
+
+        shared = [each for each in (self.runtime.servers() if servers is None else servers) if each.app is None]
+        orphans: dict[str, dict[str, Sequence[str]]] = {}
+        for server, of_server in zip(shared, side_by_side(asked, shared, at_once=SERVERS_AT_ONCE), strict=True):
+            for app, things in of_server.items():
+                orphans.setdefault(app, {})[server.store] = things
+        return orphans
+
+    def orphans_in(self, server: Server, session: Session) -> Mapping[str, Sequence[str]]:
+        """As `orphans`, of one server: by app."""
+        known = {*self.project.apps, *self.project.removed}
+        found = session.orphans(self._context(server, session.facts, self.numbers(server)), known)
+        return {app: things for app, things in found.items() if is_app_id(app)}  # a mark is only a text
+
+
+def ways_of_removed(app: str) -> str:
+    """The commands for an app that was removed."""
+    return f"bring it back: multidb undo-remove {app}; or end it for good: multidb purge {app}"
+
+
+def _of_missing(status: ServerStatus, users: tuple[App, ...]) -> Answer[Any]:
+    if status.state is ServerState.SKIPPED:
+        return Answer(status.name, status.store, users, skipped=status.message)
+    return Answer(status.name, status.store, users, error=status.not_running())
+
+
+def _never_applied(app: App) -> UsageError:
+    return UsageError(
+        "nothing was made for it yet", where=f"app {app.id}", hint=f"make it: multidb apply --app {app.id}"
+    )

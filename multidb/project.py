@@ -1,0 +1,33 @@
+"""A project as its folder has it: the checked manifest, and the files of its deployment."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from multidb import manifest
+from multidb.deployment import Deployment, shipped_templates
+from multidb.model import Project
+from multidb.provisioners import STORES, provisioner
+from multidb.state import ProjectState
+from multidb.tombstone import tombstones
+
+__all__ = ["load_deployment", "load_project", "store_schemas"]
+
+
+def store_schemas() -> dict[str, manifest.StoreSchema]:
+    """What the manifest has to know of each store, taken from the provisioners."""
+    return {name: manifest.StoreSchema.of(provisioner(name)) for name in STORES}
+
+
+def load_project(path: Path, overlay: str | None = None) -> Project:
+    """Reads and checks the manifest. `ManifestError` lists every problem at once."""
+    from multidb.runtime.external import ExternalServer
+
+    removed = {app: each.removed for app, each in tombstones(ProjectState(path.parent)).items()}
+    return manifest.load(path, store_schemas(), external=ExternalServer, overlay=overlay, removed=removed)
+
+
+def load_deployment(path: Path, overlay: str | None = None) -> Deployment:
+    """The files of the manifest's deployment. `ManifestError` as for `load_project`."""
+    project = load_project(path, overlay)
+    return Deployment(project, ProjectState(Path(project.root)), shipped_templates())

@@ -70,6 +70,7 @@ class Container:
         settings: what the store's own template needs beside this.
         users: whom its image runs the server as, the first that there is; none where it stays root.
         tls_files: files that it needs beside certificate and key where it speaks TLS, and the template of each.
+        start_timeout: seconds until it has to be healthy once it was started.
         trust: a client's options for checking its certificate; ``{}`` stands for the file of the authority.
     """
 
@@ -90,6 +91,7 @@ class Container:
     settings: Mapping[str, Any] = field(default_factory=dict)
     users: tuple[str, ...] = ()
     tls_files: Mapping[str, str] = field(default_factory=dict)
+    start_timeout: float = 150.0
     trust: Mapping[str, str] = field(default_factory=lambda: {"ca_file": "{}"})
 
     @property

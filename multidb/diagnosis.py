@@ -7,17 +7,16 @@ import socket
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 
-from multidb.errors import ArchiveError, RuntimeUnavailable
+from multidb.errors import RuntimeUnavailable
 from multidb.fleet import Fleet, Scope
 from multidb.model import Finding, Level, Server, StoreContext
-from multidb.provisioners import provisioner
+from multidb.provisioners import STORES, provisioner
 from multidb.runtime import ServerState, ServerStatus
 
 __all__ = ["diagnose"]
 
 _OLDEST_PYTHON = (3, 11)
 _PORT_SECONDS = 0.5
-_USUAL_POSTGRES = 18  # the version that is reckoned with while no server runs that could be asked
 
 
 def diagnose(fleet: Fleet) -> list[Finding]:
@@ -28,14 +27,14 @@ def diagnose(fleet: Fleet) -> list[Finding]:
         return [
             _python(),
             Finding(Level.ERROR, "docker", error.message, error.hint or ""),
-            *_client_tools(fleet, ()),
+            *_beside(fleet, ()),
         ]
     return [
         _python(),
         *(_server(status) for status in statuses),
         *_ports(statuses),
         *_capacity(fleet, statuses),
-        *_client_tools(fleet, statuses),
+        *_beside(fleet, statuses),
     ]
 
 
@@ -94,27 +93,13 @@ def _advice(fleet: Fleet, server: Server, context: StoreContext) -> Sequence[Fin
     return advise(fleet.apps_of(server), context) if advise else ()
 
 
-def _client_tools(fleet: Fleet, statuses: Iterable[ServerStatus]) -> Iterator[Finding]:
-    """Whether backups of Postgres find a pg_dump for each server, looked for as they do."""
-    from multidb.provisioners.postgres.programs import find, needs_tls
-
-    if not fleet.project.apps_with("postgres"):
-        return
-    servers = [status.server for status in statuses if status.store == "postgres" and status.server is not None]
-    containers = [server.container for server in servers]
-    container = containers[0] if containers and all(containers) else None
-    tls = any(needs_tls(server.endpoint) for server in servers)
-    versions = _versions(fleet, "postgres")
-    if container is not None and not versions:
-        return  # a server that does not run cannot be asked what it has, and its image has what it needs
-    for version in versions or [_USUAL_POSTGRES]:
-        try:
-            program = find("pg_dump", version, "pg_dump", container, tls=tls)
-        except ArchiveError as error:
-            yield Finding(Level.ERROR if versions else Level.WARNING, "pg_dump", error.message, error.hint or "")
-        else:
-            taken = " in the server's container is taken" if program.inside is not None else ""
-            yield Finding(Level.OK, "pg_dump", f"version {program.version}{taken}")
+def _beside(fleet: Fleet, statuses: Iterable[ServerStatus]) -> Iterator[Finding]:
+    """What each store that an app uses needs beside its servers."""
+    for store in STORES:
+        examine = provisioner(store).examine
+        if examine is not None and fleet.project.apps_with(store):
+            servers = [status.server for status in statuses if status.store == store and status.server is not None]
+            yield from examine(servers, _versions(fleet, store))
 
 
 def _versions(fleet: Fleet, store: str) -> list[int]:

@@ -21,10 +21,8 @@ def store_schemas() -> dict[str, manifest.StoreSchema]:
 
 def load_project(path: Path, overlay: str | None = None) -> Project:
     """Reads and checks the manifest. `ManifestError` lists every problem at once."""
-    from multidb.runtime.external import ExternalServer
-
     removed = {app: each.removed for app, each in tombstones(ProjectState(path.parent)).items()}
-    return manifest.load(path, store_schemas(), external=ExternalServer, overlay=overlay, removed=removed)
+    return manifest.load(path, store_schemas(), overlay=overlay, removed=removed)
 
 
 def load_deployment(path: Path, overlay: str | None = None) -> Deployment:

@@ -80,8 +80,8 @@ def same_number(apps: Sequence[App]) -> Iterator[tuple[App, str]]:
 
 STORES = {
     "tables": StoreSchema(
-        "tables", TableOptions, TableServer, table_names, reserved=("public", "sys_*"), own=("sys_*",)
+        "tables", TableOptions, TableServer, table_names, reserved=("public", "sys_*"), own=("sys_*",), address=Address
     ),
-    "vectors": StoreSchema("vectors", VectorOptions, TableServer, vector_names),
-    "cache": StoreSchema("cache", CacheOptions, TableServer, lambda app: (), check=same_number),
+    "vectors": StoreSchema("vectors", VectorOptions, TableServer, vector_names, address=Address),
+    "cache": StoreSchema("cache", CacheOptions, TableServer, lambda app: (), check=same_number, address=Address),
 }

@@ -31,7 +31,6 @@ __all__ = ["CLONE_OF", "EXPIRES", "Cloned", "copy_into", "entry_for", "expired",
 
 CLONE_OF: Final = "clone_of"
 EXPIRES: Final = "expires"
-_MASKED: Final = "postgres"  # the store whose language a masking file is in
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +127,8 @@ def _ready_to_go(
     engine: Engine, app: App, source: str, mask: str, *, replace: bool, safety: bool, progress: Progress
 ) -> BackupSet | None:
     """Closes the clone, and turns off what is on. Says the set of what it had before, if it was to be kept."""
-    if mask and _MASKED not in app.stores:
-        raise UsageError(
-            "masking SQL is for Postgres, which this app does not use", where=f"app {app.id}", hint="leave --mask out"
-        )
+    if mask:
+        _masked_store(app)
     begun = closures(engine.state).get(app.id)
     if begun is not None and begun.masked and not mask:
         raise Refused(
@@ -171,11 +168,22 @@ def _fill(engine: Engine, copy: Copy, app: App, mask: str, progress: Progress) -
     return report
 
 
+def _masked_store(app: App) -> str:
+    """The store of the app whose data a masking script changes."""
+    able = [store for store in STORES if provisioner(store).scripts]
+    found = next((store for store in able if store in app.stores), None)
+    if found is None:
+        titles = " or ".join(provisioner(store).title for store in able)
+        raise UsageError(
+            f"masking SQL is for {titles}, which this app does not use", where=f"app {app.id}", hint="leave --mask out"
+        )
+    return found
+
+
 def _mask(engine: Engine, app: App, sql: str) -> None:
-    (server,) = engine.fleet.servers(Scope(frozenset({app.id}), frozenset({_MASKED})))
+    (server,) = engine.fleet.servers(Scope(frozenset({app.id}), frozenset({_masked_store(app)})))
     with engine.fleet.archive(server) as archive:
-        if not isinstance(archive, ScriptArchive):
-            raise UsageError(f"{_MASKED} runs no masking SQL", where=f"app {app.id}", hint="leave --mask out")
+        assert isinstance(archive, ScriptArchive)
         try:
             archive.run_script(app, sql)
         except ArchiveError as error:

@@ -14,7 +14,7 @@ from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption,
 from multidb.cli.plan_view import report_document, show_report
 from multidb.errors import UsageError
 from multidb.fleet import Scope
-from multidb.provisioners import STORES
+from multidb.provisioners import STORES, provisioner
 from multidb.runtime import ServerState
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -101,10 +101,15 @@ def _entry(
             raise UsageError(f"there is no store {', '.join(unknown)!r}", hint=f"stores: {', '.join(STORES)}")
         entry["stores"] = wanted
     if extensions:
-        entry["postgres"] = {"extensions": extensions}
+        entry[_store_with("extensions")] = {"extensions": extensions}
     if collections:
-        entry["qdrant"] = {"collections": dict(_collection(text) for text in collections)}
+        entry[_store_with("collections")] = {"collections": dict(_collection(text) for text in collections)}
     return entry
+
+
+def _store_with(option: str) -> str:
+    """The store whose apps have this option."""
+    return next(store for store in STORES if option in provisioner(store).app_options.model_fields)
 
 
 def _collection(text: str) -> tuple[str, dict[str, Any]]:

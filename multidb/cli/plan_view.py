@@ -10,6 +10,7 @@ from multidb.cli.output import Output
 from multidb.errors import MultidbError
 from multidb.model import Action, Change, Statement
 from multidb.plan import Plan, ServerPlan, plain
+from multidb.provisioners import provisioner
 from multidb.report import Report, ServerReport
 
 __all__ = ["report_document", "show_plan", "show_report", "show_sql"]
@@ -184,8 +185,8 @@ def _short(value: Any) -> str:
 
 
 def _pasteable(store: str, statement: Statement) -> str:
-    needs_semicolon = store in ("postgres", "neo4j") and not statement.text.rstrip().endswith(";")
-    return statement.text + (";" if needs_semicolon else "")
+    end = provisioner(store).statement_end
+    return statement.text if statement.text.rstrip().endswith(end) else statement.text + end
 
 
 def _changes(count: int) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
 from typing import Annotated, Any
@@ -16,6 +16,7 @@ from multidb.backup.journal import exclusively
 from multidb.backup.making import repository
 from multidb.backup.restoring import restore as bring_back
 from multidb.backup.restoring import restore_tables
+from multidb.backup.sets import BackupSet
 from multidb.cli.adding import ensure_entry
 from multidb.cli.env_files import write_env_files
 from multidb.cli.finishing import finish_interrupted
@@ -39,8 +40,7 @@ from multidb.errors import ArchiveError, UsageError
 from multidb.fleet import Scope
 from multidb.manifest import app_id
 from multidb.model import listed
-
-_TABLES_OF = "postgres"
+from multidb.provisioners import STORES, provisioner
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -89,8 +89,10 @@ def restore(
     output = run.output
     engine = run.engine(output)
     scope(None, stores)
-    if tables and (as_other or any(store != _TABLES_OF for store in stores or ())):
-        raise UsageError("--table goes into the app's own Postgres", hint="leave out --as and --store")
+    with_tables = [store for store in STORES if provisioner(store).tables]
+    if tables and (as_other or not {*with_tables}.issuperset(stores or ())):
+        titles = " or ".join(provisioner(store).title for store in with_tables)
+        raise UsageError(f"--table goes into the app's own {titles}", hint="leave out --as and --store")
     keys = identities(identity, os.environ)
     copy = repository(engine.fleet, targets).find(name if of is None or of == name else f"{app_id(of)}/{name}")
     if copy.found is None:
@@ -117,7 +119,7 @@ def restore(
         ready(engine, into)
         home = repository(engine.fleet, targets)
         bringing = (
-            partial(restore_tables, engine, home, copy, _TABLES_OF, tables)
+            partial(restore_tables, engine, home, copy, _holding_tables(copy.found, stores or with_tables), tables)
             if tables
             else partial(bring_back, engine, home, copy, into, stores=stores)
         )
@@ -167,6 +169,11 @@ def tell_unshared(output: Output, source: str, new: str, declaration: Mapping[st
                 f"{new} does not share {store}.{name} of {source} ({listed(values)}); put them into its entry if it is "
                 "meant to"
             )
+
+
+def _holding_tables(copy: BackupSet, stores: Sequence[str]) -> str:
+    """The one of these stores whose tables are in the set; the first where it has none of them, to be told so."""
+    return next((store for store in stores if store in copy.parts), stores[0])
 
 
 def ready(engine: Engine, app: str) -> None:

@@ -10,7 +10,6 @@ import typer
 from multidb import manifest
 from multidb.cli.options import examples
 from multidb.project import store_schemas
-from multidb.runtime.external import ExternalServer
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -29,6 +28,6 @@ def schema(
     ] = False,
 ) -> int:
     """Print the manifest's JSON Schema (draft 2020-12), with which editors complete and check it."""
-    document = manifest.schema(store_schemas(), external=ExternalServer, overlay=overlay)
+    document = manifest.schema(store_schemas(), overlay=overlay)
     typer.echo(json.dumps(document, indent=2))
     return 0

@@ -16,7 +16,7 @@ from multidb.errors import ManifestError, Problem, UsageError
 from multidb.manifest.document import Entry, Mapping, Node, Place, Scalar, Sequence, from_plain, over, plain, read
 from multidb.manifest.names import check_known, check_names, check_tenants, id_problem, project_name
 from multidb.manifest.problems import explain
-from multidb.manifest.schema import VERSION, Shape, StoreSchema
+from multidb.manifest.schema import RUNTIMES, VERSION, Shape, StoreSchema
 from multidb.model import App, Enforce, Project, Quota, bytes_of
 
 __all__ = ["Removed", "load"]
@@ -42,7 +42,6 @@ class Removed:
 def load(
     path: Path,
     stores: MappingType[str, StoreSchema],
-    external: type[BaseModel] | None = None,
     overlay: str | None = None,
     removed: MappingType[str, Removed] | None = None,
 ) -> Project:
@@ -52,7 +51,6 @@ def load(
     replace; an empty value changes nothing. ``$`` is an ordinary character: nothing is taken from the environment.
 
     Args:
-        external: model of ``external.<store>``; None when there is none.
         overlay: ``prod`` lays ``multidb.prod.yaml`` over ``multidb.yaml``.
         removed: apps that were taken out of the manifest; no other app may take a name of theirs.
 
@@ -65,7 +63,7 @@ def load(
         tree = _Files(path, problems).tree(overlay)
     except ManifestError as error:
         raise ManifestError(error.problems, str(path)) from None
-    project = _Reading(tree, path, Shape(stores, external), problems, removed or {}).project()
+    project = _Reading(tree, path, Shape(stores), problems, removed or {}).project()
     if project is None or problems:
         raise ManifestError(problems, str(path))
     return project
@@ -223,7 +221,8 @@ class _Reading:
         if head is None:
             return None
         external = {name: value for name in self._stores if (value := getattr(head.external, name, None)) is not None}
-        if head.runtime == "external" and self._shape.external is not None:
+        self._check_runtime(apps, head.runtime)
+        if head.runtime == "external":
             self._check_addresses(apps, external)
         self._check_servers(head)
         self._problems += check_known(self._top.get("known"), [*apps.values(), *removed.values()], self._stores)
@@ -378,11 +377,23 @@ class _Reading:
                 self._problems += explain(certain, tree, entry.key.place, ("defaults", name), self._shape.document)
         return found
 
+    def _check_runtime(self, apps: MappingType[str, App], runtime: str) -> None:
+        for store, schema in self._stores.items():
+            users = [app.id for app in apps.values() if store in app.stores]
+            if users and runtime not in schema.runtimes:
+                others = " or ".join(f"runtime: {name}" for name in RUNTIMES if name in schema.runtimes)
+                self._problems.append(
+                    self._place_of_options(users[0], store).problem(
+                        f"app {users[0]} uses {store}, and runtime {runtime} has no servers of it",
+                        f"Leave {store} out of the app's stores" + (f", or choose {others}." if others else "."),
+                    )
+                )
+
     def _check_addresses(self, apps: MappingType[str, App], external: MappingType[str, Any]) -> None:
         entry = self._top.entries["runtime"]
         for store in self._stores:
             users = [app.id for app in apps.values() if store in app.stores]
-            if users and store not in external:
+            if users and store not in external and self._stores[store].address is not None:
                 self._problems.append(
                     entry.value.place.problem(
                         f"runtime is external, and external does not say where {store} is, which app {users[0]} uses",

@@ -21,6 +21,7 @@ from multidb.secret_source import SecretSource
 __all__ = ["APP_ID", "VERSION", "AppEntry", "Head", "Shape", "StoreSchema", "schema"]
 
 VERSION: Final = 1
+RUNTIMES: Final = ("embedded", "compose", "external")
 _TENANT: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
 
@@ -34,6 +35,8 @@ class StoreSchema:
         derived_names: the names that an app takes on the server.
         reserved: names that the server keeps for itself, as shell patterns (``pg_*``).
         own: accounts that multidb or the server makes for itself, as shell patterns: nobody's to know.
+        address: model of ``external.<store>``; None where its servers cannot be others' own.
+        runtimes: those that can serve it.
         check: what only a look at all apps can tell; yields the app and what is wrong with it.
     """
 
@@ -44,6 +47,8 @@ class StoreSchema:
     reserved: tuple[str, ...] = ()
     check: Callable[[Sequence[App]], Iterable[tuple[App, str]]] | None = None
     own: tuple[str, ...] = ()
+    address: type[BaseModel] | None = None
+    runtimes: frozenset[str] = frozenset(RUNTIMES)
 
     @classmethod
     def of(cls, provisioner: Provisioner) -> Self:
@@ -56,6 +61,8 @@ class StoreSchema:
             reserved=provisioner.reserved,
             check=provisioner.check,
             own=provisioner.own,
+            address=provisioner.address,
+            runtimes=provisioner.runtimes,
         )
 
 
@@ -290,9 +297,8 @@ class Shape:
         entry: one entry under ``apps``, with the options of every store.
     """
 
-    def __init__(self, stores: Mapping[str, StoreSchema], external: type[BaseModel] | None) -> None:
+    def __init__(self, stores: Mapping[str, StoreSchema]) -> None:
         self.stores = stores
-        self.external = external
         names: Any = cast("Any", Literal)[tuple(stores)] if stores else str
         dictionary: Any = dict
         self.entry = _model(
@@ -325,7 +331,7 @@ class Shape:
         )
         sections: dict[str, dict[str, Any]] = {
             "servers": {name: store.server_options for name, store in stores.items()},
-            "external": dict.fromkeys(stores, external) if external else {},
+            "external": {name: store.address for name, store in stores.items() if store.address is not None},
             "defaults": dict.fromkeys(stores, dict[str, Any]),
         }
         self.head = _model(
@@ -365,15 +371,13 @@ class Shape:
         }
 
 
-def schema(
-    stores: Mapping[str, StoreSchema], external: type[BaseModel] | None = None, *, overlay: bool = False
-) -> dict[str, Any]:
+def schema(stores: Mapping[str, StoreSchema], *, overlay: bool = False) -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of the manifest, for editors and for the manifest reference.
 
     Args:
         overlay: of a file such as ``multidb.prod.yaml``, which says only what differs: nothing has to be there.
     """
-    document = Shape(stores, external).document
+    document = Shape(stores).document
     if not overlay:
         return document
     partial: dict[str, Any] = _partial(document)

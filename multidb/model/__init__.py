@@ -1,9 +1,11 @@
 """The words of multidb as frozen values and protocols. No I/O, no driver.
 
-`core`: apps, servers, resources, changes, statements. `health`, `audit`, `usage`, `archive`: what is found, measured
-and kept of them. `figures`: sizes, times and lists in words. `provisioner`: what a store is to the engine.
+`address`: where servers that exist already are. `core`: apps, servers, resources, changes, statements. `health`,
+`audit`, `usage`, `archive`: what is found, measured and kept of them. `figures`: sizes, times and lists in words.
+`provisioner`: what a store is to the engine.
 """
 
+from multidb.model.address import Address, Dialect
 from multidb.model.archive import (
     Archive,
     ArchiveReader,
@@ -48,6 +50,7 @@ from multidb.model.usage import AppUsage, Enforce, Query, Quota, ServerUsage
 
 __all__ = [
     "Action",
+    "Address",
     "App",
     "AppUsage",
     "Archive",
@@ -55,6 +58,7 @@ __all__ = [
     "ArchiveWriter",
     "Change",
     "DerivedName",
+    "Dialect",
     "Endpoint",
     "Enforce",
     "Facts",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
 from multidb.container import Containers
+from multidb.model.address import Address
 from multidb.model.archive import Archive, TakeOffline
 from multidb.model.audit import Probe, Search
 from multidb.model.core import (
@@ -113,9 +114,26 @@ class Provisioner:
     """What only a look at all apps of the manifest can tell: the app, and what is wrong with it."""
     own: tuple[str, ...] = ()
     """Accounts that multidb or the server makes for itself, as shell patterns: none can be named under ``known``."""
+    address: type[Address] | None = None
+    """The model of ``external.<store>``; None for a store whose servers multidb always runs itself."""
     containers: Containers | None = None
     """The servers that it needs as containers; None for a store that cannot be run in one."""
+    tables: bool = False
+    """Whether its archive is a `TableArchive`."""
+    scripts: bool = False
+    """Whether its archive is a `ScriptArchive`; of the app's stores, the first such one runs its masking script."""
+    examine: Callable[[Sequence[Server], Sequence[int]], Iterable[Finding]] | None = None
+    """(servers, their major versions as far as they can be asked) -> what else has to be there for the work on them,
+    beside the servers themselves (client tools), found or not."""
+    statement_end: str = ""
+    """What an operator types after a statement (``;``), where the store's own client asks for it."""
     advise: Callable[[Sequence[App], StoreContext], Sequence[Finding]] | None = None
     """What the server's limits mean for these apps (connections, DB numbers, collections), good news included."""
     caveats: Callable[[Any], Sequence[str]] | None = None
     """(facts) -> what an operator has to know of the server itself before anything is changed on it, as sentences."""
+
+    @property
+    def runtimes(self) -> frozenset[str]:
+        """The runtimes that can serve it."""
+        serving = {"embedded": True, "compose": self.containers, "external": self.address}
+        return frozenset(name for name, way in serving.items() if way is not None)

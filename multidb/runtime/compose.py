@@ -32,8 +32,7 @@ from multidb.state import ProjectState
 
 __all__ = ["ComposeRuntime", "located"]
 
-_PATIENCE: Final = {"neo4j": 300.0}  # seconds until a started container has to be healthy
-_USUAL_PATIENCE: Final = 150.0
+_POOLER_TIMEOUT: Final = 150.0  # seconds until a pooler that was started has to be healthy
 _PAUSE: Final = 0.5  # seconds between two looks at the containers
 _RECORD: Final = "compose"  # the section of the state that holds the volumes which an ``up`` here may have made
 _STOP_LIMIT: Final = 60  # seconds until a container that does not leave is killed
@@ -424,7 +423,7 @@ class ComposeRuntime:
             verdict, waited = judge(stack.engine.containers().get(POOLER)), time.monotonic() - began
             if verdict.state is ServerState.RUNNING:
                 return [_pooler(verdict)]
-            if verdict.final or waited > _USUAL_PATIENCE:
+            if verdict.final or waited > _POOLER_TIMEOUT:
                 words = _ending(stack.engine, POOLER)
                 return [
                     _pooler(
@@ -458,8 +457,7 @@ class ComposeRuntime:
             if status is not None:
                 return status
             verdict = Verdict(ServerState.FAILED, "is healthy and does not answer yet", final=False)
-        patience = _PATIENCE.get(container.store, _USUAL_PATIENCE)
-        if verdict.final or waited > patience:
+        if verdict.final or waited > container.start_timeout:
             late = "" if verdict.final else f" after {waited:.0f} s"
             return self._failed(container, self._with_log(container, f"{verdict.message}{late}"))
         report(container.server, verdict.message, waited)

@@ -22,7 +22,7 @@ class StoreHealth(_Document):
     message: str = Field(examples=["wrote and read"])
     fix: str = Field(examples=[""], description="What to do about it; empty when there is nothing to do.")
     latency_ms: float | None = Field(examples=[3.2], description="Null when nothing was answered.")
-    server: str = Field(examples=["postgres"])
+    server: str = Field(examples=["server-1"])
     reached: bool | None = Field(description="Whether the server answered; null where it was not asked.")
 
 

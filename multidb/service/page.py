@@ -16,6 +16,7 @@ from multidb.audit import Audit
 from multidb.health import HealthReport
 from multidb.model import Isolation, Status, listed, size_in_words
 from multidb.plan import Plan
+from multidb.provisioners import STORES, provisioner
 from multidb.secrets import redact
 from multidb.service.collector import Reading
 from multidb.service.overview import AppRow, Cell, Overview
@@ -24,7 +25,6 @@ from multidb.usage import NEAR
 __all__ = ["page", "sparkline"]
 
 _SIGNS: Final = {Status.HEALTHY: "✓", Status.DEGRADED: "!", Status.UNHEALTHY: "✕", None: "?"}
-_TITLES: Final = {"postgres": "Postgres", "neo4j": "Neo4j", "qdrant": "Qdrant", "redis": "Redis"}
 _NAMED: Final = 6  # apps in one note
 _POINTS: Final = 48  # of a sparkline; more cannot be seen
 
@@ -222,7 +222,7 @@ def _day(at: datetime) -> str:
 
 
 def _title(store: str) -> str:
-    return _TITLES.get(store, store)
+    return provisioner(store).title if store in STORES else store
 
 
 def _trend(cell: Cell) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from multidb.errors import ManifestError, UsageError
 from multidb.manifest import add_app, load, remove_app
 from multidb.model import Project
 from tests.manifest_styles import STYLES
-from tests.toy_stores import STORES, Address
+from tests.toy_stores import STORES
 
 FULL = """\
 version: 1
@@ -85,7 +85,7 @@ def check(raw: bytes) -> None:
         path = Path(folder) / "multidb.yaml"
         path.write_bytes(raw)
         try:
-            assert isinstance(load(path, STORES, external=Address), Project)
+            assert isinstance(load(path, STORES), Project)
             return
         except ManifestError as error:
             problems = error.problems

@@ -67,6 +67,7 @@ from collections.abc import Iterable, Sequence
 from multidb.model import Archive, Health, Probe, Provisioner, Server, Session, TakeOffline, Tenant
 from multidb.provisioners.neo4j import resources
 from multidb.provisioners.neo4j.container import containers
+from multidb.provisioners.neo4j.hosting.address import Neo4jAddress
 from multidb.provisioners.neo4j.statements import statements
 from multidb.secrets import Secret
 
@@ -112,6 +113,8 @@ PROVISIONER = Provisioner(
     check_health=_check_health,
     probe=_probe,
     archive=_archive,
+    address=Neo4jAddress,
     containers=containers,
+    statement_end=";",
     own=("multidb_*", "PUBLIC"),
 )

@@ -29,6 +29,7 @@ def containers(apps: Sequence[str], options: ServerOptions, per_app: bool) -> li
         admin="neo4j",
         facts=Neo4jFacts("Neo4j", options.version, edition, enterprise, enterprise, dedicated=dedicated),
         settings={"heap": options.heap, "enterprise": enterprise, "blocklist": options.blocklist},
+        start_timeout=300.0,
         users=("neo4j",),
         tls_files={"key.sh": "tls/key.sh.j2"},
     )

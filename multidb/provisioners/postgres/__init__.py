@@ -36,9 +36,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from multidb.model import Archive, Health, Probe, Provisioner, Server, Session, TakeOffline, Tenant
+from multidb.model import Archive, Finding, Health, Probe, Provisioner, Server, Session, TakeOffline, Tenant
 from multidb.provisioners.postgres import resources, statements
 from multidb.provisioners.postgres.container import containers
+from multidb.provisioners.postgres.hosting.address import PostgresAddress
 from multidb.secrets import Secret
 
 __all__ = ["PROVISIONER"]
@@ -68,6 +69,12 @@ def _probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterable[Probe]:
     return probe(attacker, victims)
 
 
+def _examine(servers: Sequence[Server], versions: Sequence[int]) -> Iterable[Finding]:
+    from multidb.provisioners.postgres.examination import examine
+
+    return examine(servers, versions)
+
+
 PROVISIONER = Provisioner(
     name=resources.STORE,
     title="Postgres",
@@ -83,7 +90,12 @@ PROVISIONER = Provisioner(
     check_health=_check_health,
     probe=_probe,
     archive=_archive,
+    address=PostgresAddress,
     containers=containers,
+    examine=_examine,
+    tables=True,
+    scripts=True,
+    statement_end=";",
     reserved=resources.RESERVED,
     own=("pg_*", "public"),
     advise=resources.advise,

@@ -46,6 +46,7 @@ from collections.abc import Iterable, Sequence
 from multidb.model import Archive, Health, Probe, Provisioner, Server, Session, TakeOffline, Tenant
 from multidb.provisioners.qdrant import options, resources
 from multidb.provisioners.qdrant.container import containers
+from multidb.provisioners.qdrant.hosting.address import QdrantAddress
 from multidb.provisioners.qdrant.statements import statements
 from multidb.secrets import Secret
 
@@ -93,5 +94,6 @@ PROVISIONER = Provisioner(
     archive=_archive,
     reserved=(f"{resources.OWN_PREFIX}*",),
     own=(f"{resources.OWN_PREFIX}*",),
+    address=QdrantAddress,
     containers=containers,
 )

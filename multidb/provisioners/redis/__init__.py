@@ -74,6 +74,7 @@ from collections.abc import Iterable, Sequence
 
 from multidb.model import Archive, Health, Probe, Provisioner, Server, Session, TakeOffline, Tenant
 from multidb.provisioners.redis.container import containers
+from multidb.provisioners.redis.hosting.address import RedisAddress
 from multidb.provisioners.redis.numbers import allocate, check
 from multidb.provisioners.redis.resources import (
     RedisApp,
@@ -118,7 +119,7 @@ def _archive(server: Server, password: Secret | None, application: str, _: TakeO
 
 PROVISIONER = Provisioner(
     name="redis",
-    title="Redis / Valkey",
+    title="Redis",
     app_options=RedisApp,
     server_options=RedisServer,
     derived_names=derived_names,
@@ -131,6 +132,7 @@ PROVISIONER = Provisioner(
     check_health=_check_health,
     probe=_probe,
     archive=_archive,
+    address=RedisAddress,
     containers=containers,
     allocate=allocate,
     shared_options=("channels",),

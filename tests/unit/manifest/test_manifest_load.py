@@ -9,14 +9,14 @@ import pytest
 from multidb.errors import ManifestError, UsageError
 from multidb.manifest import load
 from multidb.model import Enforce, Project, Quota
-from tests.toy_stores import STORES, Address
+from tests.toy_stores import STORES
 
 HEAD = "version: 1\nproject: digi\n"
 
 
 def read(folder: Path, text: str) -> Project:
     write(folder, "multidb.yaml", text)
-    return load(folder / "multidb.yaml", STORES, external=Address)
+    return load(folder / "multidb.yaml", STORES)
 
 
 def write(folder: Path, name: str, text: str) -> Path:

@@ -1,12 +1,13 @@
 """What a wrong manifest is told: every mistake at once, where it is, and what would be right."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from multidb.errors import ManifestError
 from multidb.manifest import load
-from tests.toy_stores import STORES, Address
+from tests.toy_stores import STORES
 
 HEAD = "version: 1\nproject: digi\n"
 
@@ -15,7 +16,7 @@ def told(folder: Path, text: str | bytes, overlay: str | None = None) -> list[st
     path = folder / "multidb.yaml"
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ManifestError) as caught:
-        load(path, STORES, external=Address, overlay=overlay)
+        load(path, STORES, overlay=overlay)
     return [str(problem).replace(f"{folder}/", "") for problem in caught.value.problems]
 
 
@@ -202,6 +203,22 @@ def test_a_shared_tenant_id_is_told_at_both_places(tmp_path: Path) -> None:
 def test_a_stores_own_check_points_at_the_options(tmp_path: Path) -> None:
     found = told(tmp_path, HEAD + "apps:\n  aa: {cache: {db: 1}}\n  bb: {cache: {db: 1}}\n")
     assert found == ["multidb.yaml:5:8: db 1 is also that of app aa"]
+
+
+@pytest.mark.parametrize(
+    ("runtimes", "ways"),
+    [({"compose", "embedded"}, ", or choose runtime: embedded or runtime: compose."), (set(), ".")],
+)
+def test_a_store_that_the_runtime_cannot_serve_is_refused(tmp_path: Path, runtimes: set[str], ways: str) -> None:
+    (tmp_path / "multidb.yaml").write_text(HEAD + "runtime: external\napps: {aa: {stores: [cache]}}\n")
+    stores = {**STORES, "cache": replace(STORES["cache"], runtimes=frozenset(runtimes), address=None)}
+    with pytest.raises(ManifestError) as caught:
+        load(tmp_path / "multidb.yaml", stores)
+    (problem,) = caught.value.problems
+    assert str(problem).replace(f"{tmp_path}/", "") == (
+        "multidb.yaml:4:8: app aa uses cache, and runtime external has no servers of it. "
+        f"Leave cache out of the app's stores{ways}"
+    )
 
 
 def test_an_external_runtime_needs_addresses_of_what_is_used(tmp_path: Path) -> None:

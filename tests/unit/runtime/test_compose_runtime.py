@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
-from multidb import diagnosis
 from multidb.deployment import containers
 from multidb.diagnosis import diagnose
 from multidb.errors import Locked, Refused, RuntimeUnavailable, UsageError
 from multidb.fleet import Fleet
 from multidb.model import Finding, Level, Project, Server, unwatched
 from multidb.project import load_project
+from multidb.provisioners import provisioner
 from multidb.provisioners.postgres import programs
 from multidb.provisioners.postgres.inside import Inside
 from multidb.provisioners.postgres.programs import Program
-from multidb.runtime import ServerState, ServerStatus, open_runtime
+from multidb.runtime import ServerState, open_runtime
 from multidb.runtime.compose import ComposeRuntime, _outdated, located
 from multidb.runtime.container_state import Seen
 from multidb.runtime.docker_engine import DockerEngine
@@ -260,19 +260,16 @@ def test_doctor_looks_for_pg_dump_as_backups_do(tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr(programs, "_asked", lambda path: here)
     monkeypatch.setattr(programs, "located", lambda *labels: Inside("0123abcd"))
     monkeypatch.setattr(programs, "_contained", lambda name, place: inside)
-    servers = opened(tmp_path).servers()
-    fleet = Fleet(load_project(tmp_path / "multidb.yaml"))
+    servers = [each for each in opened(tmp_path).servers() if each.store == "postgres"]
+    outside = [replace(each, container=None) for each in servers]
+    examine = provisioner("postgres").examine
+    assert examine is not None
 
     def found(majors: list[int], servers: list[Server]) -> Finding:
-        monkeypatch.setattr(diagnosis, "_versions", lambda fleet, store: majors)
-        statuses = [ServerStatus(each.name, each.store, ServerState.RUNNING, each) for each in servers]
-        (finding,) = diagnosis._client_tools(fleet, statuses)
+        (finding,) = examine(servers, majors)
         return finding
 
-    down = [ServerStatus(each.name, each.store, ServerState.STOPPED, each) for each in servers]
-    monkeypatch.setattr(diagnosis, "_versions", lambda fleet, store: [])
-    assert not list(diagnosis._client_tools(fleet, down)), "nobody knows yet what its container has"
-    outside = [replace(each, container=None) for each in servers]
+    assert not list(examine(servers, [])), "nobody knows yet what its container has"
     assert found([18], servers) == Finding(Level.OK, "pg_dump", "version 18.6")
     assert found([15], servers) == Finding(Level.OK, "pg_dump", "version 15.18 in the server's container is taken")
     assert found([15], outside).level is Level.ERROR

@@ -6,9 +6,10 @@ import pytest
 from pydantic import ValidationError
 
 from multidb.errors import Refused, UsageError
-from multidb.model import App, Project
+from multidb.model import Address, App, Project
+from multidb.provisioners import provisioner
 from multidb.runtime import open_runtime
-from multidb.runtime.external import ExternalRuntime, ExternalServer
+from multidb.runtime.external import ExternalRuntime
 from multidb.state import ProjectState
 
 ROOT = Path("/project")
@@ -23,9 +24,15 @@ def runtime(**external: object) -> ExternalRuntime:
     return ExternalRuntime(project(**external), ProjectState(ROOT))
 
 
+def entry(store: str, **values: object) -> Address:
+    model = provisioner(store).address
+    assert model is not None
+    return model.model_validate(values)
+
+
 def test_a_postgres_address_is_taken_apart() -> None:
-    entry = ExternalServer(url="postgresql://ad%40min@db.example.com:6432/main?sslmode=verify-full", ca_file="ca.pem")
-    endpoint = entry.endpoint("postgres", ROOT)
+    url = "postgresql://ad%40min@db.example.com:6432/main?sslmode=verify-full"
+    endpoint = entry("postgres", url=url, ca_file="ca.pem").endpoint(ROOT)
     assert (endpoint.host, endpoint.port, endpoint.user, endpoint.database) == (
         "db.example.com",
         6432,
@@ -49,14 +56,14 @@ def test_a_postgres_address_is_taken_apart() -> None:
     ],
 )
 def test_defaults_and_tls_by_scheme(store: str, url: str, port: int, user: str, tls: bool) -> None:
-    endpoint = ExternalServer(url=url).endpoint(store, ROOT)
+    endpoint = entry(store, url=url).endpoint(ROOT)
     assert (endpoint.port, endpoint.user, endpoint.tls) == (port, user, tls)
 
 
 def test_the_apps_address_may_be_another() -> None:
-    entry = ExternalServer(url="redis://admin@10.0.0.5", app_url="rediss://cache.internal:7000")
-    assert str(entry.app_endpoint("redis", ROOT)) == "cache.internal:7000"
-    assert str(ExternalServer(url="redis://admin@10.0.0.5").app_endpoint("redis", ROOT)) == "10.0.0.5:6379"
+    other = entry("redis", url="redis://admin@10.0.0.5", app_url="rediss://cache.internal:7000").app_endpoint(ROOT)
+    assert (str(other), other.tls) == ("cache.internal:7000", True)
+    assert str(entry("redis", url="redis://admin@10.0.0.5").app_endpoint(ROOT)) == "10.0.0.5:6379"
 
 
 @pytest.mark.parametrize(
@@ -72,7 +79,7 @@ def test_the_apps_address_may_be_another() -> None:
 def test_a_password_in_an_address_is_refused_and_never_repeated(field: str, url: str) -> None:
     values = {"url": "postgresql://db", field: url}
     with pytest.raises(ValidationError) as raw:
-        ExternalServer.model_validate(values)
+        entry("postgres", **values)
     assert "hunter2" not in str(raw.value)
     with pytest.raises(UsageError) as caught:
         runtime(postgres=values).servers()
@@ -85,12 +92,13 @@ def test_a_password_in_an_address_is_refused_and_never_repeated(field: str, url:
     ("store", "values", "words"),
     [
         ("postgres", {"url": "mysql://db"}, "beginning with postgresql://"),
-        ("postgres", {"path": "data"}, "only for Qdrant"),
+        ("postgres", {"path": "data"}, "path"),
+        ("qdrant", {"path": "data", "url": "http://q"}, "either url, or path"),
         ("redis", {"url": "redis://c", "sslmode": "require"}, "sslmode"),
         ("redis", {"url": "redis://c", "app_url": "http://c"}, "app_url"),
-        ("postgres", {}, "either url, or path"),
+        ("postgres", {}, "must have url, such as postgresql://"),
         ("postgres", {"url": "postgresql:///x"}, "must have a host"),
-        ("postgres", {"url": "postgresql://db", "sslmode": "on"}, "must be one of disable"),
+        ("postgres", {"url": "postgresql://db", "sslmode": "on"}, "disable"),
         ("postgres", {"url": "postgresql://db", "cert_file": "c.pem"}, "together"),
         ("postgres", {"url": "postgresql://db", "password": {}}, "either {env: NAME} or {file: PATH}"),
         ("postgres", {"url": "postgresql://db", "password": {"env": "s3cret-itself!"}}, "not the secret itself"),

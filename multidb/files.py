@@ -41,11 +41,15 @@ class _Holder(Document):
 _HOLDER = TypeAdapter(_Holder)
 
 
-def read_text(path: Path) -> str | None:
+def read_text(path: Path, *, errors: str = "strict") -> str | None:
     """The text of `path`, None when there is no such file. `UsageError` when it is there and cannot be read, or has no
-    end that a file of a project would have."""
+    end that a file of a project would have.
+
+    Args:
+        errors: "surrogateescape" for a file that may hold other bytes than UTF-8's; `write_text` writes them back.
+    """
     try:
-        with path.open(encoding="utf-8", newline="") as file:  # line ends stay as they are
+        with path.open(encoding="utf-8", errors=errors, newline="") as file:  # line ends stay as they are
             text = file.read(_LARGEST + 1)
         if len(text) > _LARGEST:
             raise OSError(errno.EFBIG, os.strerror(errno.EFBIG))
@@ -157,7 +161,7 @@ def _write_new(path: Path, text: str, mode: int | None, before: os.stat_result |
     if mode is None:
         mode = stat.S_IMODE(before.st_mode) if kept and before is not None else PUBLIC
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE)
-    with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
+    with os.fdopen(descriptor, "w", encoding="utf-8", errors="surrogateescape", newline="") as file:
         if kept and before is not None and (before.st_uid, before.st_gid) != (os.geteuid(), os.getegid()):
             with contextlib.suppress(PermissionError):  # only root gives files away
                 os.fchown(descriptor, before.st_uid, before.st_gid)

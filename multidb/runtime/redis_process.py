@@ -67,7 +67,7 @@ class RedisKind:
         for folder in (site.folder, site.folder / "data", _acl_file(site).parent):
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)  # the server itself writes its ACL file readable to all
-        before = files.read_text(_acl_file(site)) or ""
+        before = files.read_text(_acl_file(site), errors="surrogateescape") or ""  # a name is of any bytes
         after = guarded(before, hashlib.sha256(admin.reveal().encode()).hexdigest())
         if after != before:
             files.write_text(_acl_file(site), after, mode=files.PRIVATE)
@@ -109,10 +109,11 @@ def guarded(acl: str, digest: str) -> str:
     """The ACL file with the admin's line right and the default user off; every other line as it was.
 
     Args:
+        acl: lines as the server writes them; bytes that are no UTF-8 as surrogates.
         digest: SHA-256 of the admin's password, hexadecimal.
     """
-    lines = [line for line in acl.splitlines() if line.strip()]
-    if not any(_is_user(line, "default") and "off" in line.split() for line in lines):
+    lines = [line for line in acl.split("\n") if _words(line)]
+    if not any(_is_user(line, "default") and "off" in _words(line) for line in lines):
         lines = [_CLOSED, *(line for line in lines if not _is_user(line, "default"))]
     if not any(_is_user(line, _ADMIN) and _opens(line, digest) for line in lines):
         admin = f"user {_ADMIN} on sanitize-payload #{digest} ~* &* +@all"
@@ -121,12 +122,18 @@ def guarded(acl: str, digest: str) -> str:
 
 
 def _is_user(line: str, name: str) -> bool:
-    return line.split()[:2] == ["user", name]
+    return _words(line)[:2] == ["user", name]
+
+
+def _words(line: str) -> list[str]:
+    """As the server takes a line apart. Anything but these may be in a name or a pattern: also what Python counts as
+    blank, or as the end of a line."""
+    return [word for word in line.strip(" \t\r\n").split(" ") if word]
 
 
 def _opens(line: str, digest: str) -> bool:
     """Whether the line gives everything to whoever has just this one password."""
-    rules = line.split()[2:]
+    rules = _words(line)[2:]
     taken_away = [rule for rule in rules if rule.startswith("-") or rule == "nopass"]
     return set(rules) >= _EVERYTHING and not taken_away and [r for r in rules if r.startswith("#")] == [f"#{digest}"]
 

@@ -56,10 +56,10 @@ def ask(real: RealServer, method: str, path: str, body: Any = None, *, key: str 
 
 @contextlib.contextmanager
 def real_server(
-    folder: Path, *, rbac: bool = True, api_key: str | None = None, own: bool = False
+    folder: Path, *, rbac: bool = True, api_key: str | None = None, own: bool = False, cluster: bool = False
 ) -> Iterator[RealServer]:
     """A Qdrant server of our own with RBAC, or the one that ``MULTIDB_TEST_QDRANT`` points at (never with `own`: for
-    tests that restart the server or delete whatever is on it)."""
+    tests that restart the server or delete whatever is on it). `cluster`: in distributed mode, as its only node."""
     where = os.environ.get("MULTIDB_TEST_QDRANT") or shutil.which("qdrant")
     if not where:
         pytest.skip("no Qdrant server: set MULTIDB_TEST_QDRANT to its binary or its URL")
@@ -71,8 +71,10 @@ def real_server(
     key = "a-key-of-the-tests-with-more-than-32-bytes" if api_key is None else api_key
     http, grpc = _free_port(), _free_port()
     config = folder / "config.yaml"
-    config.write_text(json.dumps(server_config(folder, http, grpc, key, rbac)))
-    process = _start(where, config, folder, http)
+    peers = _free_port() if cluster else None
+    told = {"cluster": {"enabled": True, "p2p": {"port": peers}}} if peers else {}
+    config.write_text(json.dumps(server_config(folder, http, grpc, key, rbac) | told))
+    process = _start(where, config, folder, http, peers)
 
     def kill() -> None:
         process.kill()
@@ -81,7 +83,7 @@ def real_server(
     def restart() -> None:
         nonlocal process
         kill()
-        process = _start(where, config, folder, http)
+        process = _start(where, config, folder, http, peers)
         object.__setattr__(real, "pid", process.pid)
 
     endpoint = Endpoint(host="127.0.0.1", port=http, params={"grpc_port": str(grpc)})
@@ -128,9 +130,10 @@ def server_config(folder: Path, http: int, grpc: int, key: str, rbac: bool) -> d
     }
 
 
-def _start(binary: str, config: Path, folder: Path, port: int) -> subprocess.Popen[bytes]:
+def _start(binary: str, config: Path, folder: Path, port: int, peers: int | None) -> subprocess.Popen[bytes]:
+    argv = [binary, "--config-path", str(config), *(["--uri", f"http://127.0.0.1:{peers}"] if peers else [])]
     with (folder / "log").open("ab") as log:
-        process = subprocess.Popen([binary, "--config-path", str(config)], cwd=folder, stdout=log, stderr=log)
+        process = subprocess.Popen(argv, cwd=folder, stdout=log, stderr=log)
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with contextlib.suppress(httpx.HTTPError):

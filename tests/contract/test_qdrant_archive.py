@@ -406,6 +406,24 @@ def test_multivectors_aliases_and_changed_vectors_come_back(served: Driver) -> N
         assert aliases == [{"alias_name": "lernmi_search", "collection_name": "lernmi_multi"}]
 
 
+def test_shards_with_keys_of_their_own_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    mark = {"multidb": {"project": "contract", "app": "lernmi"}}
+    body = {"vectors": {"size": 2, "distance": "Dot"}, "metadata": mark}
+    with real_server(tmp_path, own=True, cluster=True) as real:
+        driver = Driver(real, app("lernmi", auto={"size": 2}, keyed={"size": 2}))
+        ask(real, "PUT", "/collections/lernmi_auto", body).raise_for_status()
+        ask(real, "PUT", "/collections/lernmi_keyed", {**body, "sharding_method": "custom"}).raise_for_status()
+        saved(driver)  # no shards, nothing to lose
+        ask(real, "PUT", "/collections/lernmi_keyed/shards", {"shard_key": "k"}).raise_for_status()
+        for options in (ServerOptions(), ServerOptions(backup="points")):
+            driver.options = options
+            with pytest.raises(ArchiveError, match="lernmi_keyed lies in shards with keys"):
+                saved(driver)
+        ask(real, "DELETE", "/collections/lernmi_keyed").raise_for_status()
+        driver.options = ServerOptions()
+        assert saved(driver)[0].measures.counts == {"points auto": 0}
+
+
 def test_somebody_elses_collection_is_not_replaced(served: Driver) -> None:
     context, lernmi = served.context(), served.apps[0]
     part, files = saved(served)

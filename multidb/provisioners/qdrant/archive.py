@@ -30,9 +30,20 @@ from multidb.model import (
     Progress,
     Server,
     StoreContext,
+    listed,
     unwatched,
 )
 from multidb.provisioners.qdrant.catalog import Catalog
+from multidb.provisioners.qdrant.configuration import (
+    alike,
+    creation,
+    index_calls,
+    indexes,
+    is_configuration,
+    settings,
+    unkept,
+    without_limits,
+)
 from multidb.provisioners.qdrant.connection import open_transport
 from multidb.provisioners.qdrant.options import TENANT_FIELD, ServerOptions
 from multidb.provisioners.qdrant.places import PlaceMark, place_name
@@ -57,9 +68,6 @@ _CHUNK: Final = 1 << 20
 _WORK_SECONDS: Final = 3600.0  # making, or taking in, a snapshot of a large collection
 _NAME_SECONDS: Final = 1.1  # a snapshot's name holds its second, so two of one second are one
 _ATTEMPTS: Final = 3
-_CREATED: Final = ("vectors", "sparse_vectors", "shard_number", "replication_factor", "on_disk_payload")
-_COPIED: Final = ("hnsw_config", "quantization_config")
-_CREATABLE: Final = frozenset({*_CREATED, *_COPIED, "wal_config", "optimizers_config"})
 _TYPE: Final = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _ANOTHER: Final = "restore another set"
 
@@ -102,7 +110,10 @@ class QdrantArchive:
         measures = Measures({}, {})
         entries = []
         for kind, (name, details) in collections.items():
-            entry: dict[str, object] = {"type": kind, "created": _creation(details), "file": f"{kind}.snapshot"}
+            self._require_whole(name, details, as_points=as_points)
+            entry: dict[str, object] = {"type": kind, "file": f"{kind}.snapshot"}
+            entry["created"] = creation(details, local=self._facts.local)
+            entry |= {"indexes": indexes(details), "settings": settings(details)}
             entry["aliases"] = sorted(alias for alias, collection in aliases.items() if collection == name)
             if as_points:
                 entry["file"] = f"{kind}.jsonl"
@@ -150,7 +161,10 @@ class QdrantArchive:
                     self._recovered(name, _chunks(source), str(entry["sha256"]))
                     self._retenanted(name, old_tenant, place.app.tenant_id)
                 else:
+                    self._index(name, entry)
                     self._loaded(name, source, str(entry["file"]), old_tenant, place.app.tenant_id)
+            self._index(name, entry)
+            self._require_kept(name, entry, part)
 
     def measure(self, place: Place) -> Measures:
         """Counts and fingerprints, by the types of content."""
@@ -162,7 +176,7 @@ class QdrantArchive:
 
     def is_empty(self, place: Place) -> bool:
         """Whether no collection has a point."""
-        return not any(self._count(name) for name, _ in self._collections(place).values())
+        return not any(self._has_points(name) for name, _ in self._collections(place).values())
 
     def replace(self, new: Place, context: StoreContext) -> None:
         """Takes over collection by collection; each changes in one step on a server. Meanwhile the app's token is
@@ -226,7 +240,7 @@ class QdrantArchive:
     ) -> Fingerprint:
         """Reads every point once, and writes it to `out` where there is one."""
         found = Fingerprint(app.tenant_id)
-        total = self._count(name)
+        total = details.get("points_count")
         with closing(pages(self._server, self._transport, name, page_size(details))) as reading:
             for page in reading:
                 found.add(page)
@@ -251,7 +265,7 @@ class QdrantArchive:
             return found
         copy = apart.collection
         self._must(Call("DELETE", _path(copy), {}))
-        self._must(Call("PUT", _path(copy), {**_creation(details), "metadata": apart.metadata}))
+        self._must(Call("PUT", _path(copy), {**creation(details), "metadata": apart.metadata}))
         try:
             with snapshot.bytes() as chunks:
                 self._recovered(copy, chunks, snapshot.sha256)
@@ -265,8 +279,30 @@ class QdrantArchive:
             fingerprints[f"vectors {kind}"] = found.vectors
         return Measures({f"points {kind}": found.count}, fingerprints)
 
-    def _count(self, name: str) -> int:
-        return int(self._must(Call("POST", f"{_path(name)}/points/count", {"exact": True})).result["count"])
+    def _has_points(self, name: str) -> bool:
+        """Read, not counted: an exact count is refused where `search_allow_exact` is false."""
+        body = {"limit": 1, "with_payload": False, "with_vector": False}
+        return bool(self._must(Call("POST", f"{_path(name)}/points/scroll", body)).result["points"])
+
+    def _require_whole(self, name: str, details: Mapping[str, Any], *, as_points: bool) -> None:
+        """Refuses what a set would hold only a part of: shards with keys of their own, which neither a snapshot nor
+        points bring back, and, by snapshots, shards that are on other nodes only."""
+        if self._facts.local:
+            return
+        shards = self._must(Call("GET", f"{_path(name)}/cluster", {})).result
+        local, remote = ({each["shard_id"] for each in shards[key]} for key in ("local_shards", "remote_shards"))
+        if details["config"]["params"].get("sharding_method") == "custom" and local | remote:
+            raise ArchiveError(
+                f"collection {name} lies in shards with keys of their own, which no set holds",
+                where=str(self._server),
+                hint="make a collection with sharding_method auto and move the points there",
+            )
+        if not as_points and remote - local:
+            raise ArchiveError(
+                f"collection {name} has shards on other nodes, which are not in this node's snapshot",
+                where=str(self._server),
+                hint="make sets of points, which come from all nodes: servers.qdrant.backup: points",
+            )
 
     # Loading
 
@@ -290,7 +326,8 @@ class QdrantArchive:
 
     def _made(self, place: Place, entry: Mapping[str, Any], old_app: str) -> str:
         """The collection of the place for one entry of a part, made unless it is there."""
-        created = dict(entry["created"])
+        kept = entry.get("settings") or {}
+        created = {**entry["created"], **without_limits(kept)}
         if place.kind is PlaceKind.LIVE:
             owner = _owner(place)
             name, metadata = collection_name(owner.app, str(entry["type"])), _mark_of(owner)
@@ -302,10 +339,28 @@ class QdrantArchive:
         else:
             project = place.name.removeprefix(f"{OWN_PREFIX}{place.kind}__").removesuffix(f"__{place.app.id}")
             aliases = _renamed(entry["aliases"], old_app, place.app.id)
-            mark = PlaceMark(place.kind, Owner(project, place.app.id), str(entry["type"]), aliases=aliases)
+            owner = Owner(project, place.app.id)
+            mark = PlaceMark(place.kind, owner, str(entry["type"]), aliases=aliases, settings=kept)
             name, metadata = mark.collection, mark.metadata
         self._must(Call("PUT", _path(name), {**created, "metadata": metadata}))
         return name
+
+    def _index(self, name: str, entry: Mapping[str, Any]) -> None:
+        """Makes the payload indexes that the entry has and the collection has not; local mode keeps none."""
+        wanted = {} if self._facts.local else entry.get("indexes") or {}
+        if wanted:
+            there = indexes(self._catalog.described([name])[name])
+            for body in index_calls(wanted, there):
+                self._must(Call("PUT", f"{_path(name)}/index?wait=true", body))
+
+    def _require_kept(self, name: str, entry: Mapping[str, Any], part: Part) -> None:
+        lost = [] if self._facts.local else unkept(entry, self._catalog.described([name])[name])
+        if lost:
+            raise WrongVersion(
+                f"collection {name} of {part.server} has what this server does not keep: {listed(lost)}",
+                where=str(self._server),
+                hint="restore it on a server of that version",
+            )
 
     def _loaded(self, name: str, source: BinaryIO, file: str, old: str, new: str) -> None:
         size = page_size(self._catalog.described([name])[name])
@@ -384,8 +439,13 @@ class QdrantArchive:
                 raise _not_the_apps(self._server, name, owner)
 
     def _mark(self, place: Place, *, replacing: bool) -> None:
+        """Also writes down the names that lead to the live collections now, which would go with them."""
+        aliases = self._catalog.aliases()
         for name, mark in self._marks(place).items():
-            self._must(Call("PATCH", _path(name), {"metadata": replace(mark, replacing=replacing).metadata}))
+            live = collection_name(mark.owner.app, mark.type)
+            held = (*mark.aliases, *(alias for alias, collection in aliases.items() if collection == live))
+            marked = replace(mark, replacing=replacing, aliases=tuple(sorted(set(held))))
+            self._must(Call("PATCH", _path(name), {"metadata": marked.metadata}))
 
     def _dismiss(self, owner: Owner) -> bool:
         """Shuts the app out; whether it was in."""
@@ -408,10 +468,11 @@ class QdrantArchive:
     def _become(self, name: str, details: Mapping[str, Any], mark: PlaceMark) -> None:
         live = collection_name(mark.owner.app, mark.type)
         there = self._catalog.described([live]).get(live)
-        alike = there is not None and _shape(there) == _shape(details)
-        if not alike or self._facts.local:
+        metadata = _mark_of(mark.owner) | mark.settings.get("metadata", {})
+        if there is None or self._facts.local or not alike(there, details, mark.settings):
             self._must(Call("DELETE", _path(live), {}))
-            self._must(Call("PUT", _path(live), {**_creation(details), "metadata": _mark_of(mark.owner)}))
+            made = creation(details, local=self._facts.local)
+            self._must(Call("PUT", _path(live), {**made, "metadata": metadata}))
         if self._facts.local:
             with closing(pages(self._server, self._transport, name, page_size(details))) as reading:
                 for page in reading:
@@ -420,6 +481,7 @@ class QdrantArchive:
         else:
             with self._taken(name) as snapshot, snapshot.bytes() as chunks:
                 self._recovered(live, chunks, snapshot.sha256)
+        self._must(Call("PATCH", _path(live), {**mark.settings, "metadata": metadata}))
         self._point_aliases(live, mark.aliases)
 
     def _point_aliases(self, live: str, aliases: Sequence[str]) -> None:
@@ -486,13 +548,12 @@ def entries_of(part: Part) -> Sequence[Mapping[str, Any]]:
 def _is_entry(entry: object, suffix: str) -> bool:
     if not isinstance(entry, Mapping):
         return False
-    kind, created, aliases = entry.get("type"), entry.get("created"), entry.get("aliases")
+    kind, aliases = entry.get("type"), entry.get("aliases")
     return (
         isinstance(kind, str)
         and _TYPE.fullmatch(kind) is not None
         and entry.get("file") == f"{kind}.{suffix}"
-        and isinstance(created, Mapping)
-        and created.keys() <= _CREATABLE
+        and is_configuration(entry)
         and isinstance(aliases, Sequence)
         and all(isinstance(alias, str) and alias and not alias.startswith(OWN_PREFIX) for alias in aliases)
         and (suffix != "snapshot" or re.fullmatch(r"[0-9a-f]{64}", str(entry.get("sha256"))) is not None)
@@ -502,35 +563,6 @@ def _is_entry(entry: object, suffix: str) -> bool:
 def _chunks(source: BinaryIO) -> Iterator[bytes]:
     while chunk := source.read(_CHUNK):
         yield chunk
-
-
-def _creation(details: Mapping[str, Any]) -> dict[str, Any]:
-    """What makes a collection like this one, without its mark and its limits on requests."""
-    config = details["config"]
-    created = {key: config["params"].get(key) for key in _CREATED}
-    created |= {key: config.get(key) for key in _COPIED}
-    created["wal_config"] = {"wal_capacity_mb": (config.get("wal_config") or {}).get("wal_capacity_mb")}
-    segments = (config.get("optimizer_config") or {}).get("default_segment_number")
-    created["optimizers_config"] = {"default_segment_number": segments}
-    pruned: dict[str, Any] = _without_none(created)
-    return {"vectors": {}, **pruned}
-
-
-def _without_none(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_none(each) for key, each in value.items() if each is not None}
-    return value
-
-
-def _shape(details: Mapping[str, Any]) -> object:
-    """What has to be alike for one collection to take the other's snapshot."""
-    created = _creation(details)
-    dense = created["vectors"]
-    named = {"": dense} if isinstance(dense.get("size"), int) else dense
-    fixed = ("size", "distance", "multivector_config", "datatype")
-    sparse = {name: (params or {}).get("modifier") for name, params in created.get("sparse_vectors", {}).items()}
-    vectors = {name: {key: params.get(key) for key in fixed} for name, params in named.items()}
-    return vectors, sparse, created.get("shard_number")
 
 
 def _has_cosine(details: Mapping[str, Any]) -> bool:

@@ -34,6 +34,17 @@ class Catalog:
         found = self._each(lambda name: self._found(f"/collections/{quote(name, safe='')}"), names)
         return {name: details for name, details in zip(names, found, strict=True) if details is not None}
 
+    def configured(self) -> dict[str, Mapping[str, Any]]:
+        """Every collection with its configuration and metadata (`config`, as in `described`): one call, and one more
+        for each that the server does not tell of in that."""
+        names = self.names()
+        if not self._transport.several:
+            return self.described(names)
+        told = self._get("/telemetry?details_level=2")["collections"].get("collections") or []
+        found = {str(each["id"]): each for each in told if isinstance(each.get("config"), Mapping)}
+        missing = self.described([name for name in names if name not in found])
+        return {name: found.get(name) or missing[name] for name in names if name in found or name in missing}
+
     def aliases(self) -> dict[str, str]:
         """Alias -> collection."""
         return {str(entry["alias_name"]): str(entry["collection_name"]) for entry in self._get("/aliases")["aliases"]}

@@ -8,10 +8,11 @@ names begin with what no app's name can begin with, so that no token lists them.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 from multidb.model import Owner, PlaceKind
+from multidb.provisioners.qdrant.configuration import is_configuration
 from multidb.provisioners.qdrant.resources import OWN_PREFIX
 
 __all__ = ["PlaceMark", "place_of"]
@@ -30,6 +31,7 @@ class PlaceMark:
         replacing: it has everything, and the place has begun to replace the live collections: what a crash has left
             undone must be gone on with.
         aliases: other names that the live collection shall have.
+        settings: its limits and metadata, as the body of a PATCH.
     """
 
     kind: PlaceKind
@@ -37,6 +39,7 @@ class PlaceMark:
     type: str
     replacing: bool = False
     aliases: tuple[str, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -48,6 +51,7 @@ class PlaceMark:
             "type": self.type,
             "replacing": self.replacing,
             "aliases": list(self.aliases),
+            "settings": dict(self.settings),
         }
         return {_KEY: values}
 
@@ -71,8 +75,11 @@ class PlaceMark:
             return None
         if not all(isinstance(alias, str) for alias in aliases):
             return None
+        settings = mark.get("settings", {})
+        if not is_configuration({"created": {}, "settings": settings}):
+            return None
         kind, project, app, content = map(str, texts)
-        return cls(PlaceKind(kind), Owner(project, app), content, replacing, tuple(aliases))
+        return cls(PlaceKind(kind), Owner(project, app), content, replacing, tuple(aliases), settings)
 
 
 def place_name(kind: PlaceKind, owner: Owner) -> str:

@@ -22,8 +22,8 @@ def orphans(catalog: Catalog, context: StoreContext, known: Collection[str]) -> 
     registry = registry_name(context.project)
     found = {app: ["token"] for app in sorted(catalog.admitted(registry)) if app not in known}
     prefixes = (OWN_PREFIX, *(f"{app}_" for app in known))
-    for name, details in catalog.described([name for name in catalog.names() if not name.startswith(prefixes)]).items():
-        owner = owner_of(details)
+    for name, details in catalog.configured().items():
+        owner = None if name.startswith(prefixes) else owner_of(details)
         if owner is not None and owner.project == context.project and owner.app not in known:
             found.setdefault(owner.app, []).append(f"collection {name}")
     return found

@@ -103,7 +103,7 @@ class QdrantSession:
         return search(self._catalog, inspection, self._admin)
 
     def orphans(self, context: StoreContext, known: Iterable[str]) -> Mapping[str, Sequence[str]]:
-        """One call for all names, one for the admitted, and one for each collection that bears no known app's name."""
+        """One call for all names, one for the admitted, and one for the marks of all; in local mode, one for each."""
         return orphans(self._catalog, context, frozenset(known))
 
     def suspension(self, app: App, context: StoreContext) -> Sequence[Statement]:

@@ -347,7 +347,7 @@ def _local_creation(body: Mapping[str, Any]) -> dict[str, Any]:
     from qdrant_client import models
 
     vectors = body.get("vectors") or {}
-    single = "size" in vectors
+    single = isinstance(vectors.get("size"), int)  # else a vector of that name
     return {
         "vectors_config": models.VectorParams(**vectors)
         if single

@@ -67,7 +67,7 @@ def read_saved(facts: RedisFacts) -> RulesFile | None:
             text = file.read(_LONGEST).decode(errors=BYTES)
     except OSError:
         return RulesFile(facts.rules_file)
-    lines = (line.strip() for line in text.split("\n"))
+    lines = (line.strip(" \t\r") for line in text.split("\n"))
     return RulesFile(facts.rules_file, tuple(line for line in lines if line.lower().startswith("user ")))
 
 

@@ -226,9 +226,9 @@ def scanned(client: redis.Redis, options: Sequence[str] = ()) -> Iterator[list[A
 
 def clients(listed: str) -> list[dict[str, str]]:
     """The connections in an answer to CLIENT LIST, as fields (``id``, ``user``, ``db``)."""
-    return [dict(field.partition("=")[::2] for field in line.split(" ")) for line in listed.splitlines()]
+    return [dict(field.partition("=")[::2] for field in line.split(" ")) for line in listed.split("\n") if line]
 
 
 def fields(info: str) -> dict[str, str]:
     """What INFO says, by name."""
-    return dict(line.split(":", 1) for line in info.splitlines() if ":" in line)
+    return dict(line.split(":", 1) for line in info.split("\r\n") if ":" in line)

@@ -32,7 +32,8 @@ def allocate(apps: Sequence[App], facts: RedisFacts, recorded: Mapping[str, int]
     server is limited to it, and its DB is empty.
 
     Raises:
-        UsageError: two apps with one number, a number that the server does not have, or none left.
+        UsageError: two apps with one number, also where one is of another project, a number that the server does not
+            have, or none left.
     """
     prefixed = [app for app in apps if by_prefix(app, facts)]
     numbered = [app for app in apps if not by_prefix(app, facts)]
@@ -54,6 +55,8 @@ def allocate(apps: Sequence[App], facts: RedisFacts, recorded: Mapping[str, int]
             give(app, wish)
     for app in numbered:
         held = _held(app, facts, recorded)
+        if app.id not in numbers and held is not None and held in foreign and marked.get(held) == app.id:
+            raise _claimed_twice(app, held, foreign[held])
         if app.id not in numbers and held is not None and held not in foreign:
             give(app, held)
     never = {*recorded.values(), *facts.keys, *(claim.db for claim in facts.claims), lock_number(facts)}
@@ -132,6 +135,15 @@ def _mixed(app: App, mode: str, other: str, facts: RedisFacts) -> UsageError:
         f"isolation: {mode} does not go with that of {other}: {facts.product} {facts.version} has no database rules, "
         "so an app with a DB of its own reaches DB 0, where apps with a prefix live",
         "give all apps of this server the same isolation, or use Valkey 9.1.1 or later",
+    )
+
+
+def _claimed_twice(app: App, number: int, other: str) -> UsageError:
+    """Its data is there, so it cannot have another number unless somebody says so."""
+    return _refusal(
+        app,
+        f"DB {number} is marked as that of app {app.id} and of {other}: both see what is in it",
+        f"see whose keys they are, then give one of them another number (apps.{app.id}.redis.db) or remove it there",
     )
 
 

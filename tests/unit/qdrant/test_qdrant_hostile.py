@@ -13,11 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multidb.errors import ArchiveError
-from multidb.model import Endpoint, Measures, Part, Server
+from multidb.model import Endpoint, Measures, Part, Server, StoreContext
 from multidb.provisioners.qdrant.archive import entries_of
+from multidb.provisioners.qdrant.catalog import Catalog
+from multidb.provisioners.qdrant.configuration import creation, indexes, settings, unkept, without_limits
 from multidb.provisioners.qdrant.places import PlaceMark
 from multidb.provisioners.qdrant.points import Fingerprint, pages, read_lines, write_lines
-from multidb.provisioners.qdrant.resources import owner_of
+from multidb.provisioners.qdrant.removal import orphans
+from multidb.provisioners.qdrant.resources import QdrantFacts, owner_of
 from multidb.provisioners.qdrant.statements import Call
 from multidb.provisioners.qdrant.transport import AnswerTooLarge, Reply
 from multidb.secrets import Secret
@@ -29,6 +32,20 @@ ENTRY: dict[str, Any] = {
     "file": "docs.snapshot",
     "aliases": ["lernmi_search"],
     "sha256": "0" * 64,
+}
+
+DETAILS: dict[str, Any] = {
+    "config": {
+        "params": {"vectors": {"a": {"size": 4, "distance": "Dot", "datatype": "uint8"}}, "read_fan_out_factor": 2},
+        "hnsw_config": {"m": 16, "payload_m": None},
+        "optimizer_config": {"max_segment_size": 5_000, "memmap_threshold": None},
+        "strict_mode_config": {"enabled": True, "upsert_max_batchsize": 0, "max_query_limit": 9},
+        "metadata": {"multidb": {"project": "digi", "app": "lernmi"}, "note": [None]},
+    },
+    "payload_schema": {
+        "k": {"data_type": "keyword", "points": 7},
+        "n": {"data_type": "integer", "params": {"type": "integer", "lookup": True, "range": None}, "points": 0},
+    },
 }
 
 
@@ -104,7 +121,9 @@ junk = st.recursive(
     | st.sampled_from(["new", "digi", "lernmi", "docs"]),
     lambda inner: (
         st.lists(inner, max_size=3)
-        | st.dictionaries(st.sampled_from(["kind", "project", "app", "type", "replacing", "aliases", "x"]), inner)
+        | st.dictionaries(
+            st.sampled_from(["kind", "project", "app", "type", "replacing", "aliases", "settings", "x"]), inner
+        )
     ),
     max_leaves=8,
 )
@@ -124,6 +143,38 @@ def part(entries: Any) -> Part:
 
 def test_what_a_backup_writes_is_taken() -> None:
     assert entries_of(part(json.loads(json.dumps([ENTRY])))) == [ENTRY]
+    whole = {**ENTRY, "indexes": indexes(DETAILS), "settings": settings(DETAILS), "created": creation(DETAILS)}
+    assert entries_of(part([whole])) == [whole]
+
+
+def test_a_collection_of_an_app_over_its_quota_is_made_again_without_that() -> None:
+    kept = settings(DETAILS)
+    assert kept["strict_mode_config"] == {"enabled": True, "max_query_limit": 9}
+    assert kept["metadata"] == {"note": [None]}
+    assert without_limits(kept) == {"strict_mode_config": {"enabled": False, "max_query_limit": 9}}
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "lost"),
+    [
+        (("config", "hnsw_config", "m"), 0, "hnsw_config.m"),
+        (("config", "params", "vectors", "a", "datatype"), None, "vectors.a.datatype"),
+        (("config", "optimizer_config", "max_segment_size"), None, "optimizers_config.max_segment_size"),
+        (("config", "strict_mode_config", "max_query_limit"), 10, "strict_mode_config.max_query_limit"),
+        (("payload_schema", "n", "params", "lookup"), False, "indexes.n.lookup"),
+        (("payload_schema", "k"), {"data_type": "text"}, "indexes.k"),
+    ],
+)
+def test_what_a_server_does_not_keep_is_named(path: tuple[str, ...], value: Any, lost: str) -> None:
+    entry = {"created": creation(DETAILS), "indexes": indexes(DETAILS), "settings": settings(DETAILS)}
+    assert unkept(entry, DETAILS) == []
+    other = json.loads(json.dumps(DETAILS))
+    *way, last = path
+    inner = other
+    for key in way:
+        inner = inner[key]
+    inner[last] = value
+    assert unkept(entry, other) == [lost]
 
 
 @pytest.mark.parametrize(
@@ -136,6 +187,15 @@ def test_what_a_backup_writes_is_taken() -> None:
         {"created": {"vectors": {}, "init_from": {"collection": "devao_knowledge"}}},
         {"created": {"vectors": {}, "metadata": {"multidb": {}}}},
         {"created": []},
+        {"indexes": ["docs"]},
+        {"indexes": {"docs": None}},
+        {"indexes": {"": "keyword"}},
+        {"settings": []},
+        {"settings": {"strict_mode_config": 1}},
+        {"settings": {"optimizers_config": {}}},
+        {"settings": {"metadata": {"multidb": {"project": "digi", "app": "devao"}}}},
+        {"settings": {"metadata": {"multidb_place": {}}}},
+        {"settings": {"params": {"replication_factor": 9}}},
         {"aliases": ["multidb__tokens__digi"]},
         {"aliases": [1]},
         {"aliases": None},
@@ -152,3 +212,41 @@ def test_an_entry_that_no_backup_writes_is_refused(changed: dict[str, Any]) -> N
 def test_entries_of_another_shape_are_refused(entries: Any) -> None:
     with pytest.raises(ArchiveError):
         entries_of(part(entries))
+
+
+class Marked:
+    """A server with many collections of others, whose telemetry leaves out `silent` of them."""
+
+    several = True
+
+    def __init__(self, number: int, silent: int) -> None:
+        self.names, self.silent, self.asked = [f"others_{n}" for n in range(number)], silent, 0
+
+    def send(
+        self, call: Call, *, key: Secret | None = None, seconds: float | None = None, most: int | None = None
+    ) -> Reply:
+        self.asked += 1
+        found = {name: {"config": _marked(f"app{n}")} for n, name in enumerate(self.names)}
+        if call.target == "/collections":
+            return Reply(200, {"collections": [{"name": name} for name in self.names]})
+        if call.target.startswith("/telemetry"):
+            told = [{"id": name, **found[name]} for name in self.names[self.silent :]]
+            return Reply(200, {"collections": {"collections": told}})
+        name = call.target.rpartition("/")[2]
+        return Reply(200, found[name]) if name in found else Reply(404, None, "not found")
+
+    def close(self) -> None: ...
+
+
+def _marked(app: str) -> dict[str, Any]:
+    return {"metadata": {"multidb": {"project": "digi", "app": app}}}
+
+
+@pytest.mark.parametrize(("number", "silent", "calls"), [(5, 0, 3), (500, 0, 3), (500, 2, 5)])
+def test_orphans_are_found_with_a_few_calls_however_many_collections_there_are(
+    number: int, silent: int, calls: int
+) -> None:
+    server = Marked(number, silent)
+    found = orphans(Catalog(SERVER, server), StoreContext("digi", QdrantFacts("Qdrant", "1.18.3")), {"app3"})
+    assert found == {f"app{n}": [f"collection others_{n}"] for n in range(number) if n != 3}
+    assert server.asked == calls

@@ -286,6 +286,19 @@ def test_a_recorded_number_that_is_now_somebody_elses_is_given_up() -> None:
     assert allocate([app()], facts, {"lernmi": 1}) == {"lernmi": 2}
 
 
+def test_a_number_that_two_projects_have_marked_is_named_and_moves_no_app() -> None:
+    own = Claim("lernmi_user", 7, Owner("digi", "lernmi"))
+    for other in (Claim("x_user", 7, Owner("other", "x")), Claim("gone_user", 7, Owner("digi", "gone"))):
+        for claims in ((own, other), (other, own)):
+            facts = dataclasses.replace(VALKEY_9, claims=claims)
+            with pytest.raises(UsageError, match=f"DB 7 .* of app lernmi and of {other}") as refused:
+                allocate([app()], facts, {"lernmi": 7})
+            assert "apps.lernmi.redis.db" in (refused.value.hint or "")
+            assert allocate([app(db=8), app("b1")], facts, {"lernmi": 7}) == {"lernmi": 8, "b1": 1}, "as the hint says"
+            with pytest.raises(UsageError, match=f"DB 7 belongs to {other}"):
+                allocate([app(db=7)], facts, {"lernmi": 7})
+
+
 def test_a_user_made_by_hand_for_an_apps_number_moves_no_app() -> None:
     own, stranger = Claim("lernmi_user", 7, Owner("digi", "lernmi")), Claim("exporter", 7)
     for claims in ((own, stranger), (stranger, own)):

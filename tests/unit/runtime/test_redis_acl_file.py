@@ -1,5 +1,7 @@
 """The ACL file of an embedded Valkey: ours are two lines, the rest belongs to the server."""
 
+import pytest
+
 from multidb.runtime.redis_process import guarded
 
 NEW, OLD = "a" * 64, "b" * 64
@@ -23,6 +25,21 @@ def test_the_lines_of_apps_survive_every_repair() -> None:
     assert APP in repaired.splitlines()
     assert OLD not in repaired
     assert "nopass" not in repaired
+
+
+@pytest.mark.parametrize("blank", ["\x0b", "\x0c", "\x1c", "\x85", "\xa0", "\u2028"])
+def test_what_only_python_takes_for_a_blank_or_a_line_end_is_part_of_a_name(blank: str) -> None:
+    others = [
+        f"user ann{blank}lee on #{OLD} ~k{blank}* resetchannels -@all +get",
+        f"user multidb_admin{blank} on #{OLD} ~* &* +@all",
+        f"user default{blank} on nopass ~* &* +@all",
+        f"user ends{blank}",
+        "user \udcff\udc80 on",
+    ]
+    repaired = guarded("\n".join([*others, "user default on nopass", ""]), NEW)
+    assert repaired.split("\n")[1:-2] == others
+    assert repaired.startswith("user default off ")
+    assert guarded(repaired, NEW) == repaired
 
 
 def test_an_admin_line_that_opens_to_a_second_password_is_replaced() -> None:

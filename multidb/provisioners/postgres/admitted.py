@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from multidb.errors import NotAllowed
-from multidb.provisioners.postgres import catalog, inventory, usage
+from multidb.provisioners.postgres import catalog, inventory, summary, usage
 from multidb.provisioners.postgres.statements import NOTHING_PREPARED
 
 __all__ = ["FORMS", "QUERIES", "Form", "require"]
@@ -85,6 +85,7 @@ QUERIES: Final = (
     catalog.INTERIOR,
     catalog.INTERIOR_TO_TAKE_OVER,
     catalog.EVENT_TRIGGERS,
+    summary.QUERY,
     usage.INSIDE,
     inventory.INSIDE,
 )

@@ -44,6 +44,7 @@ __all__ = [
     "INTERIOR_TO_TAKE_OVER",
     "Inside",
     "LOCK_HOLDER",
+    "VERIFIER",
     "Overview",
     "facts_query",
     "overview_parameters",
@@ -126,6 +127,9 @@ def read_facts(answer: str) -> PostgresFacts:
         stale_collations=tuple(document["stale"] or ()),
     )
 
+
+# The verifier that a superuser has itself.
+VERIFIER = "SELECT coalesce((SELECT rolpassword FROM pg_authid WHERE rolname = current_user), '')"
 
 # --------------------------------------------------------------------------------------------------- shared catalogs
 

@@ -31,12 +31,14 @@ from multidb.provisioners.postgres import (
     holes_server,
     inventory,
     removal,
+    scram,
+    summary,
     usage,
 )
 from multidb.provisioners.postgres.blocking import Lookout
 from multidb.provisioners.postgres.resources import Interior, PostgresFacts, Role, password_ref
 from multidb.provisioners.postgres.statements import identifier, literal
-from multidb.provisioners.postgres.wire import FULL, Answer, Refusal, Traffic, Wire
+from multidb.provisioners.postgres.wire import FULL, TAKES_KEYS, Answer, Refusal, Traffic, Wire
 from multidb.secrets import Secret, SecretStore, redact
 
 __all__ = ["PostgresSession"]
@@ -70,6 +72,7 @@ class PostgresSession:
         self._server = server
         self._password = password
         self._application = application_name
+        self._keys: Mapping[str, str] | None = None  # None: not asked for yet
         self.traffic = Traffic()
         self._lookout = Lookout(lambda: self._open(reading=True), server.timeout)
         self._main = self._open(reading=True)
@@ -93,7 +96,8 @@ class PostgresSession:
         self._main.close()
 
     def inspect(self, inspection: Inspection) -> Sequence[Resource]:
-        """The live resources. One round trip for all shared catalogs, and one for each database that is entered.
+        """The live resources. One round trip for all shared catalogs, and for each database that is entered one, or two
+        where something is to be done inside.
 
         Without `deep` only those databases are entered whose mark says that their inside is unfinished, unknown or of
         another revision. With it, all are, and an admin who cannot read verifiers tries each login's password.
@@ -115,34 +119,48 @@ class PostgresSession:
 
     def _enter(self, inside: catalog.Inside, inspection: Inspection) -> Interior | None:
         """Reads the inside of a database; None when it is not ours and does not let us in, or cannot be read."""
+        wanted, known = inside.desired, inspection.context.known
         query = catalog.INTERIOR if inside.revision else catalog.INTERIOR_TO_TAKE_OVER
         try:
-            answer = self._ask_inside(inside.desired.name, query, inside.desired.role)
+            with self._within(wanted.name) as ask:
+                if inside.settled and summary.says_all_is_well(ask(summary.QUERY), wanted, known):
+                    return wanted
+                answer = ask(query, wanted.role)
         except (ServerDown, ServerSlow):
             raise
         except ServerError as error:
             if isinstance(error, NotAllowed) and not inside.marked:
                 return None
-            assert inside.desired.app is not None
-            error.message = f"database {inside.desired.name}: {error.message}"
-            inspection.unread[inside.desired.app] = error
+            assert wanted.app is not None
+            error.message = f"database {wanted.name}: {error.message}"
+            inspection.unread[wanted.app] = error
             return None
-        return catalog.read_interior(answer, inside.desired, inside.revision)
+        return catalog.read_interior(answer, wanted, inside.revision)
 
     def _ask_inside(self, database: str, query: str, *parameters: str) -> str:
-        """The answer to one query inside a database.
+        """The answer to one query inside a database. Raises as `_within`."""
+        with self._within(database) as ask:
+            return ask(query, *parameters)
+
+    @contextlib.contextmanager
+    def _within(self, database: str) -> Iterator[Callable[..., str]]:
+        """A connection into a database, as what asks a query there with its parameters.
 
         Raises:
             ServerDown, ServerSlow: the server as a whole is not to be had.
             NotAllowed, ServerError: it is only this database that cannot be read, or not in time.
         """
-        admitted.require(query)
         with self._open(database, reading=True, patient=True) as wire:
-            try:
-                return wire.ask(query, parameters, self._server.timeout)
-            except (ServerDown, ServerSlow) as error:  # nothing of an app's keeps a connection from being made
-                self._raise_if_gone(error)
-                raise ServerError(error.message, where=error.where, hint=error.hint) from None
+
+            def ask(query: str, *parameters: str) -> str:
+                admitted.require(query)
+                try:
+                    return wire.ask(query, parameters, self._server.timeout)
+                except (ServerDown, ServerSlow) as error:  # nothing of an app's keeps a connection from being made
+                    self._raise_if_gone(error)
+                    raise ServerError(error.message, where=error.where, hint=error.hint) from None
+
+            yield ask
 
     def _raise_if_gone(self, error: ServerError) -> None:
         """Raises `error` again unless the server lets us in."""
@@ -179,6 +197,7 @@ class PostgresSession:
     def _side_by_side(self, work: Callable[[_In], _Out], items: Sequence[_In]) -> list[_Out]:
         """The results of `work` in the order of `items`. Nothing is begun after the first error, which is raised, so
         that a server that stops answering costs one timeout and not one for each item."""
+        self._expect_connections(len(items))
         failed: list[Exception] = []
 
         def unless_failed(item: _In) -> _Out | None:
@@ -193,6 +212,15 @@ class PostgresSession:
         with ThreadPoolExecutor(_WORKERS, "multidb-postgres") as pool:
             results = list(pool.map(unless_failed, items))
         return cast("list[_Out]", results)  # without an error none was left out
+
+    def _expect_connections(self, count: int) -> None:
+        """Before many connections: has what libpq would derive for each of them from the admin's password."""
+        if count <= _WORKERS or self._keys is not None:
+            return
+        self._keys = {}
+        if TAKES_KEYS and self._facts.superuser and self._password is not None:
+            with contextlib.suppress(ServerError):  # whoever guards the server has another verifier, or asks for none
+                self._keys = scram.keys(self._password.reveal(), self._ask(catalog.VERIFIER, ()))
 
     @contextlib.contextmanager
     def lock(self, project: str, holder: str) -> Iterator[None]:
@@ -251,6 +279,7 @@ class PostgresSession:
         """
         if statements:
             self._main.send("SET statement_timeout = 0", self._server.timeout)  # reading had one
+        self._expect_connections(len({statement.scope for statement in statements if statement.scope}))
         for start, batch in _batches(statements):
             try:
                 self._run_batch(start, batch, secrets)
@@ -422,6 +451,7 @@ class PostgresSession:
         closed first."""
         deadline = time.monotonic() + (self._server.timeout if patient else _MOMENT)
         while True:
+            keys = None if user else self._keys
             try:
                 return Wire(
                     self._server,
@@ -433,7 +463,13 @@ class PostgresSession:
                     guarded=True,
                     statement_timeout=round(self._server.timeout * 1000) if reading else 0,
                     lock_timeout=_LOCK_TIMEOUT,
+                    keys=keys,
                 )
+            except AuthenticationFailed:
+                if not keys:
+                    raise
+                self._keys = {}  # a pooler in between, or a password that has changed
+                continue
             except ServerError as error:
                 if not error.message.startswith(FULL) or time.monotonic() > deadline:
                     raise

@@ -30,7 +30,7 @@ from multidb.provisioners.postgres import session_settings
 from multidb.provisioners.postgres.session_settings import Powers
 from multidb.secrets import Secret, redact
 
-__all__ = ["FULL", "Answer", "Refusal", "Traffic", "Wire", "connection_error"]
+__all__ = ["FULL", "TAKES_KEYS", "Answer", "Refusal", "Traffic", "Wire", "connection_error"]
 
 _UTF8 = "utf-8"
 # Success that is none: nothing was granted, or not everything was revoked.
@@ -39,6 +39,7 @@ _LARGEST = 64 * 2**20  # bytes of one answer; what the catalogs say of a thousan
 _MOST_NOTICES = 10_000
 _GLANCE = 1.0  # seconds without an answer after which somebody else looks why
 FULL = "has no free connection"  # how the message begins when the server, or a login, has none left
+TAKES_KEYS = pq.version() >= 180000  # whether libpq can be told what it otherwise derives from a password
 _BOUNDED = """
 WITH asked (answer) AS MATERIALIZED ({query})
 SELECT CASE WHEN pg_catalog.octet_length(answer::pg_catalog.text) <= {largest} THEN answer END,
@@ -120,6 +121,7 @@ class Wire:
         user: another login than the admin's. Its session is as the database and the role have it, unless `guarded`, and
             what it is sent is answered whole within its timeout.
         guarded: whether what is stored is kept out of a session of another login, too.
+        keys: as `scram.keys` gives them; none where libpq does not take them (`TAKES_KEYS`).
         statement_timeout: milliseconds after which the server gives up on a statement; 0 for no limit.
         lock_timeout: milliseconds after which the server gives up waiting for a lock; 0 for no limit.
 
@@ -139,13 +141,14 @@ class Wire:
         statement_timeout: int = 0,
         lock_timeout: int = 10_000,
         guarded: bool = False,
+        keys: Mapping[str, str] | None = None,
     ) -> None:
         self._server = server
         self._traffic = traffic
         self._as_admin = not user
         self.quiets_event_triggers = False
         """Whether no event trigger of the database fires in this session."""
-        parameters = _parameters(server, password, application_name, user, database)
+        parameters = {**_parameters(server, password, application_name, user, database), **(keys or {})}
         away = parameters["dbname"] != _maintenance(server)
 
         def settings(powers: Powers) -> Mapping[str, str]:

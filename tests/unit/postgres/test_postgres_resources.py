@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import hashlib
 import subprocess
 import sys
 from urllib.parse import unquote, urlsplit
@@ -137,7 +138,6 @@ def test_each_login_has_a_password_and_a_verifier_of_it() -> None:
 
 def test_a_verifier_is_what_the_server_would_make() -> None:
     """The example of RFC 7677, section 3: the server key signs what the client can check."""
-    import hashlib
     import hmac
 
     made = scram.verifier("pencil", base64.b64decode("W22ZaJ0SNY7soEsUEjb6gQ=="))
@@ -165,6 +165,19 @@ def test_a_verifier_matches_its_password_only() -> None:
 @pytest.mark.parametrize("held", ["", "md5" + "0" * 32, "SCRAM-SHA-256$x:y$z:w", "SCRAM-SHA-256$0:AAAA$a:b", "a$b$c"])
 def test_what_is_no_verifier_matches_nothing(held: str) -> None:
     assert not scram.matches("right", held)
+
+
+def test_keys_are_those_that_a_verifier_proves() -> None:
+    held = scram.verifier("right")
+    made = scram.keys("right", held)
+    stored, server = held.rpartition("$")[2].split(":")
+    assert base64.b64encode(hashlib.sha256(base64.b64decode(made["scram_client_key"])).digest()).decode() == stored
+    assert made["scram_server_key"] == server
+
+
+@pytest.mark.parametrize("held", [scram.verifier("wrong"), "", "md5" + "0" * 32])
+def test_there_are_no_keys_for_another_verifier(held: str) -> None:
+    assert scram.keys("right", held) == {}
 
 
 # --- desired ---

@@ -15,6 +15,7 @@ from multidb.certificates import Identity, issue, names_of, new_authority, probl
 from multidb.container import Container, scratch
 from multidb.errors import Refused, UsageError
 from multidb.model import App, Endpoint, Project, StoreContext
+from multidb.model.options import Certificates
 from multidb.provisioners import STORES, provisioner
 from multidb.render import BACKUP, CA_MOUNTED, GRAFANA, POOLER, POOLER_PORT, TOKEN, RenderedFile, Trust, is_ours, render
 from multidb.secrets import Secret, SecretRef, generate
@@ -50,7 +51,7 @@ def containers(project: Project) -> list[Container]:
     """The servers that the project's apps need, as containers; none where the servers exist already."""
     if project.runtime == "external":
         return []
-    per_app = project.deploy["strategy"] == "separate"
+    per_app = project.deploy.strategy == "separate"
     found: list[Container] = []
     for store in STORES:
         apps = [app.id for app in project.apps_with(store)]
@@ -58,7 +59,7 @@ def containers(project: Project) -> list[Container]:
         if apps and describe is not None:
             servers = describe(apps, project.servers[store], per_app)
             found += servers
-            if servers[0].app is not None and not per_app and BACKUP in project.deploy["profiles"]:
+            if servers[0].app is not None and not per_app and BACKUP in project.deploy.profiles:
                 found.append(scratch(servers[0]))
     return found
 
@@ -71,7 +72,7 @@ def compose_project(project: Project, app: str) -> str:
 def named(project: Project, app: App) -> dict[str, str]:
     """The variables that say which app it is: to itself, and to Compose where the app has a compose file of its own."""
     found = {"APP_NAME": app.id, "APP_TENANT_ID": app.tenant_id}
-    if project.runtime == "compose" and project.deploy.get("strategy") != "single":
+    if project.runtime == "compose" and project.deploy.strategy != "single":
         found["COMPOSE_PROJECT_NAME"] = compose_project(project, app.id)
     return found
 
@@ -87,7 +88,7 @@ def app_endpoint(project: Project, container: Container, host: str = "", port: i
     (_, own), *others = container.ports.items()
     params = {option: str(number) for option, number in others}
     found = Endpoint(host=host or container.name, port=port or own, params=params)
-    return secured(found, container, CA_MOUNTED) if project.deploy.get("tls", "none") != "none" else found
+    return secured(found, container, CA_MOUNTED) if project.deploy.tls != "none" else found
 
 
 def app_env(
@@ -99,7 +100,7 @@ def app_env(
     """
     env = provisioner(container.store).env
     variables = env(app, context, app_endpoint(project, container), secret)
-    if container.store != "postgres" or POOLER not in project.deploy["profiles"]:
+    if container.store != "postgres" or POOLER not in project.deploy.profiles:
         return variables
     pooled = env(app, context, app_endpoint(project, container, POOLER, POOLER_PORT), secret)
     straight = {name: value for name, value in variables.items() if name.endswith("_MIGRATE_URL")}
@@ -225,20 +226,20 @@ class Deployment:
         Args:
             needed: given files have to be there. Otherwise ones made up stand for them, as for an authority not known.
         """
-        tls = self.project.deploy.get("tls", "none")
+        tls = self.project.deploy.tls
         if tls == "none" or not servers:
             return None, {}
-        if self.project.deploy["expose"] == "none":
+        if self.project.deploy.expose == "none":
             raise UsageError(
                 "with expose none, multidb reaches servers by addresses that no certificate can name",
                 where=f"{self.project.file}: deploy.tls",
                 hint="choose expose: loopback, or tls: none",
             )
         names = [server.name for server in servers]
-        names += [POOLER] if POOLER in self.project.deploy["profiles"] else []
+        names += [POOLER] if POOLER in self.project.deploy.profiles else []
         if tls == "own":
             return self._own(names, self.state.secrets.get)
-        if not needed and not all((self._root / path).exists() for path in tls.values()):
+        if not needed and not all((self._root / path).exists() for path in (tls.cert, tls.key, tls.ca)):
             return self._own(names, lambda _: None)
         return self._given(tls, names), {}
 
@@ -267,14 +268,14 @@ class Deployment:
             identities[name] = identity
         return Trust(authority.certificate, identities), made
 
-    def _given(self, given: Mapping[str, str], names: Sequence[str]) -> Trust:
+    def _given(self, given: Certificates, names: Sequence[str]) -> Trust:
         """The certificate that the manifest names, for every server. `UsageError` when apps would refuse it."""
         where = f"{self.project.file}: deploy.tls"
         texts = {}
-        for part in ("cert", "key", "ca"):
-            text = files.read_text(self._root / given[part])
+        for part, path in (("cert", given.cert), ("key", given.key), ("ca", given.ca)):
+            text = files.read_text(self._root / path)
             if text is None:
-                raise UsageError(f"there is no file {given[part]}", where=f"{where}.{part}")
+                raise UsageError(f"there is no file {path}", where=f"{where}.{part}")
             texts[part] = text
         identity = Identity(texts["cert"], Secret(texts["key"]))
         wrong = problem(identity, texts["ca"], [each for name in names for each in names_of(name)], self.clock())

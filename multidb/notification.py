@@ -24,7 +24,8 @@ from multidb.document import in_future, moment
 from multidb.errors import MultidbError, UsageError
 from multidb.fleet import Scope
 from multidb.health import HealthReport
-from multidb.model import Health, Project, Status, duration_of, listed
+from multidb.model import Health, Project, Status, listed
+from multidb.model.options import Webhook
 from multidb.plan import Plan
 from multidb.provisioners import STORES
 from multidb.secret_source import SecretSource
@@ -254,11 +255,11 @@ class Notifier:
         self._state = state
         settings = project.notify
         root = Path(project.root)
-        self._hooks = [_hook(number, each, root) for number, each in enumerate(settings.get("webhooks", ()))]
-        beat = settings.get("heartbeat")
+        self._hooks = [_hook(number, each, root) for number, each in enumerate(settings.webhooks)]
+        beat = settings.heartbeat
         self._beat = _address(beat, root, "notify.heartbeat") if beat else None
-        self._about = frozenset(settings.get("about", Kind))
-        self._remind = duration_of(settings.get("remind", "24h"))
+        self._about = frozenset(map(Kind, settings.about))
+        self._remind = settings.remind
         self._last_beat = self._quiet_until = float("-inf")
 
     @property
@@ -331,13 +332,13 @@ class Notifier:
         return delivery
 
 
-def _hook(number: int, entry: Mapping[str, Any], root: Path) -> _Hook:
+def _hook(number: int, entry: Webhook, root: Path) -> _Hook:
     name = f"notify.webhooks[{number}]"
-    return _Hook(name, _address(entry["url"], root, f"{name}.url"), entry["form"] == "slack")
+    return _Hook(name, _address(entry.url, root, f"{name}.url"), entry.form == "slack")
 
 
-def _address(source: Mapping[str, Any], root: Path, where: str) -> Secret:
-    address = SecretSource(**source).read(root, where, "the receiver's address")
+def _address(source: SecretSource, root: Path, where: str) -> Secret:
+    address = source.read(root, where, "the receiver's address")
     if not re.fullmatch(r"https?://[^\s/]+(/\S*)?", address.reveal().strip()):
         raise UsageError("the receiver's address must begin with https:// or http://", where=where)
     return Secret(address.reveal().strip())

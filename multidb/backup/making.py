@@ -95,7 +95,7 @@ def repository(fleet: Fleet, addresses: Sequence[str] | None = None) -> Reposito
     """The sets of the project, on these targets or on all that the manifest names."""
     if addresses is None:
         apps = fleet.project.apps.values()
-        addresses = [*fleet.project.backup["to"], *(each for app in apps for each in settings(fleet.project, app).to)]
+        addresses = [*fleet.project.backup.to, *(each for app in apps for each in settings(fleet.project, app).to)]
     return Repository(fleet.project.name, targets_of(fleet, addresses))
 
 

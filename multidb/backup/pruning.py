@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from multidb.backup.repository import Copy, HalfMade, Repository
-from multidb.backup.retention import Candidate, Keep, Trust, kept
+from multidb.backup.retention import Candidate, Trust, kept
 from multidb.backup.sets import Reason, made_at
 from multidb.document import in_future
 from multidb.errors import MultidbError
+from multidb.model.options import Keep
 
 __all__ = ["Decision", "Pruning", "carry_out", "decide"]
 

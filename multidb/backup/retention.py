@@ -15,7 +15,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Final
 
-__all__ = ["Candidate", "Keep", "Trust", "kept"]
+from multidb.model.options import Keep
+
+__all__ = ["Candidate", "Trust", "kept"]
 
 
 class Trust(StrEnum):
@@ -25,16 +27,6 @@ class Trust(StrEnum):
     TRIED = "tried"  # a store had no server to restore it on; of the others, and of all files, nothing is wrong
     UNTRIED = "untried"
     BAD = "bad"  # it was tried, and did not; or its manifest cannot be read
-
-
-@dataclass(frozen=True, slots=True)
-class Keep:
-    """How many sets stay: the newest, and the newest of each of so many days, weeks, months that have one (UTC)."""
-
-    last: int = 3
-    daily: int = 7
-    weekly: int = 4
-    monthly: int = 0
 
 
 @dataclass(frozen=True, slots=True)

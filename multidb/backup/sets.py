@@ -296,9 +296,11 @@ def declaration(app: App) -> dict[str, Any]:
         entry["quota"] = {
             store: {"size": f"{each.size}B", "enforce": str(each.enforce)} for store, each in app.quota.items()
         }
-    for name in ("labels", "backup", "deploy"):
-        if value := plain(getattr(app, name)):
-            entry[name] = value
+    if app.labels:
+        entry["labels"] = dict(app.labels)
+    for name, section in (("backup", app.backup), ("deploy", app.deploy)):
+        if values := section.model_dump(mode="json", exclude_unset=True):
+            entry[name] = values
     return entry
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 from multidb.backup.encryption import recipient_problem
-from multidb.backup.retention import Keep
 from multidb.errors import UsageError
-from multidb.model import App, Project, duration_of
+from multidb.model import App, Project
+from multidb.model.options import Keep
 
 __all__ = ["Settings", "settings"]
 
@@ -49,19 +48,23 @@ def settings(project: Project, app: App) -> Settings:
     Raises:
         UsageError: a recipient is no key.
     """
-    own = {name: value for name, value in app.backup.items() if value is not None}
-    said: Mapping[str, Any] = {**project.backup, **own}
-    keep = {**project.backup["keep"], **own.get("keep", {})}
-    recipients = tuple((said["encrypt"] or {}).get("recipients", ()))
+    own, shared = app.backup, project.backup
+    encrypt = own.encrypt or shared.encrypt
+    recipients = encrypt.recipients if encrypt else ()
     for recipient in recipients:
         if problem := recipient_problem(recipient):
             raise UsageError(f"backup.encrypt: {recipient[:20]!r} {problem}", where=project.file)
     return Settings(
-        every=duration_of(said["every"]),
-        to=tuple(said["to"]),
-        keep=Keep(**keep),
-        verify=_VERIFY[said["verify"]],
-        quiesce=bool(said["quiesce"]),
+        every=own.every or shared.every,
+        to=shared.to if own.to is None else own.to,
+        keep=shared.keep if own.keep is None else _over(shared.keep, own.keep),
+        verify=_VERIFY[own.verify or shared.verify],
+        quiesce=shared.quiesce if own.quiesce is None else own.quiesce,
         recipients=recipients,
-        declared=bool(project.backup["declared"] or own),
+        declared=project.backup_declared or any(value is not None for _, value in own),
     )
+
+
+def _over(shared: Keep, own: Keep) -> Keep:
+    """The project's figures, and the app's where it has any."""
+    return shared.model_copy(update={name: getattr(own, name) for name in own.model_fields_set})

@@ -17,7 +17,7 @@ from multidb.manifest.document import Entry, Mapping, Node, Place, Scalar, Seque
 from multidb.manifest.names import check_known, check_names, check_tenants, id_problem, project_name
 from multidb.manifest.problems import explain
 from multidb.manifest.schema import RUNTIMES, VERSION, Shape, StoreSchema
-from multidb.model import App, Enforce, Project, Quota, bytes_of
+from multidb.model import App, Enforce, Project, Quota
 
 __all__ = ["Removed", "load"]
 
@@ -234,9 +234,10 @@ class _Reading:
             external=external,
             root=str(self._path.parent),
             file=self._path.name,
-            deploy=head.deploy.model_dump(),
-            backup={**head.backup.model_dump(), "declared": "backup" in head.model_fields_set},
-            notify=head.notify.model_dump(),
+            deploy=head.deploy,
+            backup=head.backup,
+            backup_declared="backup" in head.model_fields_set,
+            notify=head.notify,
             known={name: frozenset(accounts) for name in self._stores if (accounts := getattr(head.known, name))},
             removed=removed,
             returned=returned,
@@ -343,9 +344,9 @@ class _Reading:
             tenant_id=read.tenant_id or app_id,
             stores={store: getattr(read, store) for store in self._stores if store in read.stores},
             labels=read.labels,
-            quota={store: Quota(bytes_of(each.size), Enforce(each.enforce)) for store, each in read.quota.items()},
-            backup=read.backup.model_dump(exclude_unset=True),
-            deploy=read.deploy.model_dump(exclude_unset=True),
+            quota={store: Quota(each.size, Enforce(each.enforce)) for store, each in read.quota.items()},
+            backup=read.backup,
+            deploy=read.deploy,
             where=str(place),
         )
 

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal, Self, cast
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+from pydantic import BaseModel, BeforeValidator, Field, create_model
+from pydantic.json_schema import GenerateJsonSchema
 
 from multidb.container import ContainerOptions
 from multidb.document import APP_ID
-from multidb.model import App, DerivedName, Provisioner
-from multidb.secret_source import SecretSource
+from multidb.model import App, DerivedName, Provisioner, duration_text
+from multidb.model.options import Account, AppBackup, AppDeploy, AppQuota, Backup, Deploy, Notify, Section, Size
 
 __all__ = ["APP_ID", "VERSION", "AppEntry", "Head", "Shape", "StoreSchema", "schema"]
 
@@ -66,38 +68,6 @@ class StoreSchema:
         )
 
 
-def _matching(pattern: str, sentence: str) -> Any:
-    """A text of the given form; `sentence` ("must be ...") is what a person reads when it is not."""
-    return Field(pattern=pattern, json_schema_extra={"errorMessage": sentence})
-
-
-Duration = Annotated[
-    str, _matching(r"^[1-9][0-9]{0,6}(ms|s|m|min|h|d|w)$", "must be a duration such as 30s, 2min, 24h or 7d")
-]
-Size = Annotated[str, _matching(r"^[1-9][0-9]*(\.[0-9]+)? ?([kKMGT]i?)?B$", "must be a size such as 500MB or 5GB")]
-Recipient = Annotated[
-    str,
-    _matching(r"^(age1[a-z0-9]{20,}|ssh-(ed25519|rsa) .{40,})$", "must be a public key of age (age1...) or ssh"),
-]
-Account = Annotated[
-    str,
-    _matching(r"^[^\x00-\x1f\x7f]{1,255}$", "must be the name of an account, as its server has it"),
-]
-_PORT = _matching(r"^(([0-9.]+:)?[0-9]{1,5}:)?[0-9]{1,5}(/(tcp|udp))?$", "must be a port such as 8000, or 8080:80")
-Port = Annotated[
-    str,
-    _PORT,
-    BeforeValidator(
-        lambda value: str(value) if isinstance(value, int) and not isinstance(value, bool) else value,
-        json_schema_input_type=Annotated[str, _PORT] | int,
-    ),
-]
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
 def _or_empty(model: Any) -> BeforeValidator:
     """Lets nothing at all (``lernmi:``) mean the same as ``{}``."""
     return BeforeValidator(lambda value: {} if value is None else value, json_schema_input_type=model | None)
@@ -107,152 +77,12 @@ def _nullable(model: Any) -> Any:
     return Annotated[model, _or_empty(model)]
 
 
-class Keep(Section):
-    """How many backup sets stay."""
-
-    last: int = Field(default=3, ge=1, description="The newest sets, whatever their age.")
-    daily: int = Field(default=7, ge=0, description="One set for each of so many days.")
-    weekly: int = Field(default=4, ge=0, description="One set for each of so many weeks.")
-    monthly: int = Field(default=0, ge=0, description="One set for each of so many months.")
-
-
-class Encrypt(Section):
-    """For whom sets are encrypted. They can be read only with the secret key of one of them."""
-
-    recipients: tuple[Recipient, ...] = Field(
-        min_length=1, description="Public keys of age (age1...) or ssh. The secret key is never in the manifest."
-    )
-
-
-class Backup(Section):
-    """When backups are made, where they go and how long they stay."""
-
-    every: Duration = Field(default="24h", description="The longest time between two backups.")
-    to: tuple[str, ...] = Field(
-        default=("backups/",),
-        min_length=1,
-        description="Where sets go, each to all of them: folders (relative to the manifest), s3://bucket/prefix, or "
-        "any other URL that fsspec knows. Credentials come from the environment.",
-    )
-    quiesce: bool = Field(
-        default=False, description="Turn the app's logins off meanwhile, so that all of its stores are of one moment."
-    )
-    encrypt: Encrypt | None = Field(default=None, description="Encrypt sets; default: they are not encrypted.")
-    keep: Keep = Field(default=Keep(), description="How many sets stay.")
-    verify: Literal["always", "daily", "weekly", "monthly", "never"] = Field(
-        default="weekly", description="How often a set is proved by restoring it."
-    )
-
-
-class Certificates(Section):
-    """One certificate for every server, made elsewhere."""
-
-    cert: str = Field(
-        min_length=1,
-        description="Certificate in PEM, with its chain. It names every server as the apps call it, and localhost and "
-        "127.0.0.1, by which multidb connects.",
-    )
-    key: str = Field(min_length=1, description="Its private key in PEM, without a passphrase.")
-    ca: str = Field(min_length=1, description="The certificate of the authority that apps trust, in PEM.")
-
-
-class Deploy(Section):
-    """How servers and apps are laid out in compose files."""
-
-    strategy: Literal["single", "separate", "hybrid"] = Field(
-        default="hybrid",
-        description="single: one compose file. separate: one per app. hybrid: the servers in one, each app in its own.",
-    )
-    profiles: tuple[Literal["backup", "monitoring", "pgbouncer"], ...] = Field(
-        default=(), description="Optional services that run beside the servers."
-    )
-    expose: Literal["loopback", "none"] = Field(
-        default="loopback",
-        description="loopback: the servers' ports are published on 127.0.0.1. none: they are reached in their own "
-        "network only.",
-    )
-    tls: Literal["none", "own"] | Certificates = Field(
-        default="none",
-        json_schema_extra={"errorMessage": "must be none, own, or {cert: FILE, key: FILE, ca: FILE}"},
-        description="none: plain connections. own: an authority that multidb makes, and a certificate from it for each "
-        "server. {cert, key, ca}: given files, relative to the manifest. Servers refuse plain connections then.",
-    )
-    backup_image: str = Field(
-        default="multidb",
-        pattern=r"^[a-z0-9][A-Za-z0-9._/@:-]*$",
-        json_schema_extra={"errorMessage": "must be an image, with multidb as its entrypoint"},
-        description="The image of the profile backup; its entrypoint is multidb. There is no official one yet.",
-    )
-    pgbouncer_image: str = Field(
-        default="edoburu/pgbouncer:v1.25.2-p0",
-        pattern=r"^[a-z0-9][A-Za-z0-9._/@:-]*$",
-        json_schema_extra={"errorMessage": "must be an image such as pgbouncer:1.24 (1.19 is the oldest that will do)"},
-        description="The pooler's image; PgBouncer 1.19 or later, which can look up passwords in another database.",
-    )
-
-
-class Webhook(Section):
-    """An address that is told when something is wrong, and when it is well again."""
-
-    url: SecretSource = Field(description="Where its address is read from; whoever has the address can use it.")
-    form: Literal["json", "slack"] = Field(
-        default="json", description="json: one document. slack: a text, as Slack, Mattermost and Rocket.Chat take it."
-    )
-
-
-class Notify(Section):
-    """Who is told when an app is unhealthy, a wall is open, a server has drifted or a backup is late."""
-
-    webhooks: tuple[Webhook, ...] = Field(default=(), max_length=8, description="Addresses that are told.")
-    heartbeat: SecretSource | None = Field(
-        default=None,
-        description="Where the address is read from that is called after every check of the apps' health, whatever "
-        "it found: the service behind it says when the calls stop.",
-    )
-    about: tuple[Literal["unhealthy", "breach", "drift", "backup", "quota"], ...] = Field(
-        default=("unhealthy", "breach", "drift", "backup", "quota"), description="What is told."
-    )
-    remind: Duration = Field(default="24h", description="How often it is said again as long as nothing changes.")
-
-
-class AppBackup(Section):
-    """What differs for this app from the manifest's backup section."""
-
-    every: Duration | None = Field(default=None, description="The longest time between two backups of this app.")
-    to: tuple[str, ...] | None = Field(default=None, description="Where this app's sets are written.")
-    keep: Keep | None = Field(default=None, description="How many sets of this app stay.")
-    verify: Literal["always", "daily", "weekly", "monthly", "never"] | None = Field(
-        default=None, description="How often a set of this app is proved by restoring it."
-    )
-    quiesce: bool | None = Field(default=None, description="Whether this app's logins are off meanwhile.")
-    encrypt: Encrypt | None = Field(default=None, description="For whom this app's sets are encrypted.")
-
-
-class AppQuota(Section):
-    """The most that the app should keep in one store."""
-
-    size: Size = Field(description="The bytes that its data may take: 500MB, 5GiB.")
-    enforce: Literal["warn", "read-only"] = Field(
-        default="warn",
-        description="warn: multidb usage and the metrics show it. read-only: multidb usage --enforce also lets the app "
-        "only read and delete, until it is below 90 %, on servers that can do that.",
-    )
-
-
 AppQuotaOrSize = Annotated[
     AppQuota,
     BeforeValidator(
         lambda value: value if isinstance(value, dict) else {"size": value}, json_schema_input_type=Size | AppQuota
     ),
 ]
-
-
-class AppDeploy(Section):
-    """How the app's own container is run."""
-
-    image: str | None = Field(default=None, min_length=1, description="The container image.")
-    ports: tuple[Port, ...] = Field(default=(), description="Published ports: 8000, or host:container.")
-    command: str | tuple[str, ...] | None = Field(default=None, description="What runs instead of the image's command.")
 
 
 class AppEntry(Section):
@@ -287,6 +117,13 @@ class Head(Section):
     deploy: Annotated[Deploy, _or_empty(Deploy)] = Field(default=Deploy(), description="Layout of compose files.")
     backup: Annotated[Backup, _or_empty(Backup)] = Field(default=Backup(), description="Backups of every app.")
     notify: Annotated[Notify, _or_empty(Notify)] = Field(default=Notify(), description="Who is told of trouble.")
+
+
+class _Defaults(GenerateJsonSchema):
+    """Writes a default as it would stand in the manifest."""
+
+    def encode_default(self, dft: Any) -> Any:
+        return duration_text(dft) if isinstance(dft, timedelta) else super().encode_default(dft)
 
 
 class Shape:
@@ -355,7 +192,7 @@ class Shape:
                 json_schema_extra={"propertyNames": {"pattern": f"^{APP_ID}$"}},
             ),
         )
-        whole = _model("Manifest", self.head, {"apps": apps}).model_json_schema()
+        whole = _model("Manifest", self.head, {"apps": apps}).model_json_schema(schema_generator=_Defaults)
         defaults = whole["$defs"].get("Defaults", {}).get("properties", {})
         for name, store in self.stores.items():
             options = _partial(store.app_options.model_json_schema(ref_template=f"#/$defs/{name}-default-{{model}}"))

@@ -1,8 +1,8 @@
 """The words of multidb as frozen values and protocols. No I/O, no driver.
 
-`address`: where servers that exist already are. `core`: apps, servers, resources, changes, statements. `health`,
-`audit`, `usage`, `archive`: what is found, measured and kept of them. `figures`: sizes, times and lists in words.
-`provisioner`: what a store is to the engine.
+`address`: where servers that exist already are. `core`: apps, servers, resources, changes, statements. `options`: what
+the manifest says that is the same for every store. `health`, `audit`, `usage`, `archive`: what is found, measured and
+kept of them. `figures`: sizes, times and lists in words. `provisioner`: what a store is to the engine.
 """
 
 from multidb.model.address import Address, Dialect
@@ -43,7 +43,7 @@ from multidb.model.core import (
     Tenant,
     unwatched,
 )
-from multidb.model.figures import bytes_of, duration_of, listed, size_in_words, time_in_words
+from multidb.model.figures import bytes_of, duration_of, duration_text, listed, size_in_words, time_in_words
 from multidb.model.health import Health, Status, worst
 from multidb.model.provisioner import Provisioner, Session
 from multidb.model.usage import AppUsage, Enforce, Query, Quota, ServerUsage
@@ -101,6 +101,7 @@ __all__ = [
     "Unread",
     "bytes_of",
     "duration_of",
+    "duration_text",
     "listed",
     "size_in_words",
     "time_in_words",

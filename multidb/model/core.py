@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import Any, ClassVar, Protocol
 
 from multidb.errors import ServerError
+from multidb.model.options import AppBackup, AppDeploy, Backup, Deploy, Notify
 from multidb.model.usage import Quota
 from multidb.secrets import Secret, SecretRef, SecretStore
 
@@ -79,8 +80,8 @@ class App:
     labels: Mapping[str, str] = field(default_factory=dict)
     where: str = ""  # file:line:column of its entry in the manifest
     quota: Mapping[str, Quota] = field(default_factory=dict)  # by store
-    backup: Mapping[str, Any] = field(default_factory=dict)  # what differs from the project's backup section
-    deploy: Mapping[str, Any] = field(default_factory=dict)  # how its own container is run
+    backup: AppBackup = field(default_factory=AppBackup)  # what differs from the project's backup section
+    deploy: AppDeploy = field(default_factory=AppDeploy)  # how its own container is run
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +95,10 @@ class Project:
     external: Mapping[str, Any] = field(default_factory=dict)
     root: str = "."  # folder of the manifest
     file: str = "multidb.yaml"
-    deploy: Mapping[str, Any] = field(default_factory=dict)
-    backup: Mapping[str, Any] = field(default_factory=dict)  # with `declared`: whether the manifest speaks of backups
-    notify: Mapping[str, Any] = field(default_factory=dict)
+    deploy: Deploy = field(default_factory=Deploy)
+    backup: Backup = field(default_factory=Backup)
+    backup_declared: bool = False  # whether the manifest speaks of backups
+    notify: Notify = field(default_factory=Notify)
     known: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """By store, the accounts that an operator knows beside the apps' own: what one of them could do is no hole."""
     removed: Mapping[str, App] = field(default_factory=dict)

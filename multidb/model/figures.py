@@ -7,18 +7,26 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
-__all__ = ["bytes_of", "duration_of", "listed", "size_in_words", "time_in_words"]
+__all__ = ["bytes_of", "duration_of", "duration_text", "listed", "size_in_words", "time_in_words"]
 
 _POWERS: Final = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4}
+_MOST: Final = 2**63
 _SECONDS: Final = {"ms": 0.001, "s": 1, "m": 60, "min": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 
 
 def bytes_of(size: str) -> int:
-    """The bytes of ``500MB`` (powers of 1000) or ``5GiB`` (powers of 1024). `ValueError` for anything else."""
+    """The bytes of ``500MB`` (powers of 1000) or ``5GiB`` (powers of 1024).
+
+    Raises:
+        ValueError: it is something else, or more than any file system holds (2 ** 63).
+    """
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kKMGT]?)(i?)B", size)
     if match is None or (match[3] and not match[2]):
         raise ValueError(f"{size!r} is not a size")
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** _POWERS[match[2]])
+    size_in_bytes = float(match[1]) * (1024 if match[3] else 1000) ** _POWERS[match[2]]
+    if size_in_bytes >= _MOST:
+        raise ValueError("must be a size below 9 million TB")
+    return int(size_in_bytes)
 
 
 def size_in_words(size: float) -> str:
@@ -36,6 +44,16 @@ def duration_of(text: str) -> timedelta:
     if match is None:
         raise ValueError(f"{text!r} is not a length of time")
     return timedelta(seconds=int(match[1]) * _SECONDS[match[2]])
+
+
+def duration_text(length: timedelta) -> str:
+    """What `duration_of` makes that length of, as short as people write it: ``30s``, ``24h``, ``7d``, ``2w``."""
+    thousandths = round(length.total_seconds() * 1000)
+    for unit, least in (("w", 2), ("d", 2), ("h", 1), ("m", 1), ("s", 1)):
+        count, rest = divmod(thousandths, _SECONDS[unit] * 1000)
+        if rest == 0 and count >= least:
+            return f"{count:.0f}{unit}"
+    return f"{thousandths}ms"
 
 
 def time_in_words(length: timedelta) -> str:

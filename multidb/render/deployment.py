@@ -16,6 +16,7 @@ from multidb.container import Container
 from multidb.errors import UsageError
 from multidb.model import App, Project
 from multidb.render.env import EnvFormat, env_example, env_text
+from multidb.secret_source import SecretSource
 from multidb.secrets import Secret
 
 __all__ = [
@@ -136,13 +137,13 @@ def render(
     found: dict[str, RenderedFile] = {}
     for place in _places(project, containers) if containers else ():
         found |= rendering.place(place)
-    if project.deploy["strategy"] == "hybrid" or not containers:
+    if project.deploy.strategy == "hybrid" or not containers:
         for app in project.apps.values():
             found[f"apps/{app.id}/docker-compose.yml"] = rendering.joining(app)
     if any(container.store == "postgres" for container in containers):
         text = rendering.text("init-multiple-databases.sh.j2", root="..")
         found["scripts/init-multiple-databases.sh"] = RenderedFile(text, _PROGRAM)
-    if BACKUP in project.deploy["profiles"]:
+    if BACKUP in project.deploy.profiles:
         for name in _TIMERS:
             found[f"infrastructure/backup/{name}"] = RenderedFile(rendering.text(f"backup/{name}.j2"))
     for app_id, variables in env.items():
@@ -156,15 +157,15 @@ def render(
 
 
 def _refuse(project: Project, containers: Sequence[Container]) -> None:
-    profiles = project.deploy["profiles"]
-    if MONITORING in profiles and (project.deploy["strategy"] == "separate" or project.runtime == "external"):
+    profiles = project.deploy.profiles
+    if MONITORING in profiles and (project.deploy.strategy == "separate" or project.runtime == "external"):
         raise UsageError(
             "monitoring stands beside shared servers that run in containers, and here there are none",
             where=f"{project.file}: deploy.profiles",
             hint="take monitoring out of deploy.profiles, run multidb serve, and let your own Prometheus scrape it "
             "(docs/monitoring.md)",
         )
-    if "pgbouncer" in profiles and project.deploy["strategy"] == "separate":
+    if "pgbouncer" in profiles and project.deploy.strategy == "separate":
         raise UsageError(
             "a pooler stands before one shared Postgres, and with strategy separate every app has its own",
             where=f"{project.file}: deploy.profiles",
@@ -176,23 +177,23 @@ def _refuse(project: Project, containers: Sequence[Container]) -> None:
     names = {container.name for container in containers} | {POOLER, f"{POOLER}-setup", "backup"}
     names |= _MONITORS if MONITORING in profiles else set()
     for app in project.apps.values():
-        if project.deploy["strategy"] != "hybrid" and _service(app) in names:
+        if project.deploy.strategy != "hybrid" and _service(app) in names:
             raise UsageError(
-                f"strategy {project.deploy['strategy']} cannot run it: a server is called {_service(app)} too",
+                f"strategy {project.deploy.strategy} cannot run it: a server is called {_service(app)} too",
                 where=f"{project.file}: app {app.id}",
                 hint="choose strategy hybrid, or give the app another name",
             )
         for store in app.stores:
             if (store, None) not in served and (store, app.id) not in served:
                 raise UsageError(
-                    f"strategy {project.deploy['strategy']} has no server of {store} for it",
+                    f"strategy {project.deploy.strategy} has no server of {store} for it",
                     where=f"{project.file}: app {app.id}",
                     hint=f"take {store} out of the app's stores; multidb cannot run {store} in a container",
                 )
 
 
 def _places(project: Project, containers: Sequence[Container]) -> list[_Place]:
-    if project.deploy["strategy"] == "separate":
+    if project.deploy.strategy == "separate":
         return [
             _Place(
                 f"apps/{app.id}/docker-compose.yml",
@@ -202,7 +203,7 @@ def _places(project: Project, containers: Sequence[Container]) -> list[_Place]:
             )
             for app in project.apps.values()
         ]
-    apps = tuple(project.apps.values()) if project.deploy["strategy"] == "single" else ()
+    apps = tuple(project.apps.values()) if project.deploy.strategy == "single" else ()
     return [_Place("infrastructure/docker-compose.yml", containers, apps)]
 
 
@@ -240,15 +241,14 @@ class _Rendering:
             "header": header,
             "project": self._project.name,
             "network": self._project.name,
-            "published": self._project.deploy["expose"] == "loopback",
-            "profiles": self._project.deploy["profiles"],
+            "published": self._project.deploy.expose == "loopback",
+            "profiles": self._project.deploy.profiles,
             "monitoring_volumes": MONITORING_VOLUMES,
-            "backup": self._project.backup,
-            "backup_image": self._project.deploy["backup_image"],
+            "backup_image": self._project.deploy.backup_image,
             "backup_mounts": self._backup_mounts,
             "notify_option": ["--notify"] if self._receivers() else [],
-            "notify_variables": sorted({each["env"] for each in self._receivers() if each.get("env")}),
-            "pooler_image": self._project.deploy["pgbouncer_image"],
+            "notify_variables": sorted({each.env for each in self._receivers() if each.env}),
+            "pooler_image": self._project.deploy.pgbouncer_image,
             "databases": self._databases,
             "tls": self._trust is not None,
             "ca": CA_MOUNTED,
@@ -270,14 +270,14 @@ class _Rendering:
             for path, template in container.files.items():
                 found[f"{folder}/{path}"] = RenderedFile(self.text(template, container=container, root=place.root))
         secrets = {self._name(container, place): self._password(container) for container in place.containers}
-        if POOLER in self._project.deploy["profiles"]:
+        if POOLER in self._project.deploy.profiles:
             secrets["PGBOUNCER_PASSWORD"] = self._used(POOLER)
             for container in place.containers:
                 if container.store == "postgres":
                     for name in ("pgbouncer.ini", "start.sh", "setup.sh"):
                         text = self.text(f"pgbouncer/{name}.j2", container=container, root=place.root)
                         found[f"{folder}/pgbouncer/{name}"] = RenderedFile(text)
-        if MONITORING in self._project.deploy["profiles"]:
+        if MONITORING in self._project.deploy.profiles:
             secrets |= {"MULTIDB_TOKEN": self._used(TOKEN), "GRAFANA_PASSWORD": self._used(GRAFANA)}
             for path, template in _MONITORING_FILES.items():
                 text = self.text(f"monitoring/{template}", root=place.root)
@@ -286,7 +286,7 @@ class _Rendering:
             found |= {f"{folder}/{path}": file for path, file in self._tls(self._trust, place).items()}
         env = f"{folder}/{place.secrets_file or '.env'}"
         values = {"compose_file": place.path, "separate": bool(place.secrets_file), "root": place.root}
-        values["user"] = self._user if {MONITORING, BACKUP} & {*self._project.deploy["profiles"]} else ""
+        values["user"] = self._user if {MONITORING, BACKUP} & {*self._project.deploy.profiles} else ""
         shown = {name: value.reveal() for name, value in secrets.items()}
         found[env] = RenderedFile(self.text("env.j2", secrets=shown, **values), _PRIVATE)
         hidden = dict.fromkeys(secrets, "")
@@ -299,7 +299,7 @@ class _Rendering:
         found = {CA_FILE: authority, "tls/.gitignore": RenderedFile(self.text("tls/gitignore.j2"))}
         users = {container.name: container.users for container in place.containers}
         files = {container.name: container.tls_files for container in place.containers}
-        if POOLER in self._project.deploy["profiles"]:
+        if POOLER in self._project.deploy.profiles:
             users[POOLER], files[POOLER] = ("nobody",), {"key.sh": "tls/key.sh.j2"}
         for name, wanted in files.items():
             identity, folder = trust.identities[name], f"tls/{name}"
@@ -331,7 +331,7 @@ class _Rendering:
         for app in place.apps:
             folder = "." if place.secrets_file else f"{place.root}/apps/{app.id}"
             serving = [each.name for each in place.containers if each.store in app.stores and each.serves(app.id)]
-            if POOLER in self._project.deploy["profiles"] and "postgres" in app.stores:
+            if POOLER in self._project.deploy.profiles and "postgres" in app.stores:
                 serving.append(POOLER)
             apps.append(self._app(app, folder, serving))
         network = f"{self._project.name}-{place.apps[0].id}" if place.secrets_file else self._project.name
@@ -354,9 +354,9 @@ class _Rendering:
             "service": _service(app),
             "folder": folder,
             "needs": needs,
-            "image": app.deploy.get("image"),
-            "command": app.deploy.get("command"),
-            "ports": [_loopback(port) for port in app.deploy.get("ports", ())],
+            "image": app.deploy.image,
+            "command": app.deploy.command,
+            "ports": [_loopback(port) for port in app.deploy.ports],
         }
 
     def _databases(self, container: Container) -> str:
@@ -366,18 +366,17 @@ class _Rendering:
     def _backup_mounts(self, root: str) -> list[str]:
         """The folders outside of the project that sets are written to, in the container where the manifest says."""
         named = [
-            *self._project.backup["to"],
-            *(to for app in self._project.apps.values() for to in app.backup.get("to") or ()),
+            *self._project.backup.to,
+            *(to for app in self._project.apps.values() for to in app.backup.to or ()),
         ]
         folders = dict.fromkeys(folder.rstrip("/") for folder in named if "://" not in folder)
         outside = [each for each in folders if each.startswith(("/", "../"))]
         return [f"{each}:{each}" if each.startswith("/") else f"{root}/{each}:/project/{each}" for each in outside]
 
-    def _receivers(self) -> list[Mapping[str, Any]]:
+    def _receivers(self) -> list[SecretSource]:
         """Where the addresses of those who are told come from."""
         notify = self._project.notify
-        heartbeat = notify.get("heartbeat")
-        return [*(hook["url"] for hook in notify.get("webhooks", ())), *([heartbeat] if heartbeat else [])]
+        return [*(hook.url for hook in notify.webhooks), *([notify.heartbeat] if notify.heartbeat else [])]
 
     def _name(self, container: Container, place: _Place) -> str:
         return container.secret.name if place.secrets_file else container.variable

@@ -80,10 +80,10 @@ class ComposeRuntime:
         self._project = project
         self._state = state
         self._containers = containers(project)
-        self._exposed = project.deploy.get("expose", "loopback") == "loopback"
+        self._exposed = project.deploy.expose == "loopback"
         self._inside = inside()
-        self._tls = project.deploy.get("tls", "none") != "none"
-        self._pooled = POOLER in project.deploy.get("profiles", ())
+        self._tls = project.deploy.tls != "none"
+        self._pooled = POOLER in project.deploy.profiles
         self._stacks = self._found_stacks()
 
     def up(self, progress: Progress, only: Sequence[str] | None = None) -> list[ServerStatus]:
@@ -245,7 +245,7 @@ class ComposeRuntime:
 
     def _found_stacks(self) -> list[_Stack]:
         root, name = Path(self._project.root).resolve(), self._project.name
-        if self._project.deploy.get("strategy") != "separate":
+        if self._project.deploy.strategy != "separate":
             file = root / "infrastructure" / "docker-compose.yml"
             return [_Stack(name, file, self._containers, DockerEngine(name))]
         found = []
@@ -317,7 +317,7 @@ class ComposeRuntime:
 
     def _own_volumes(self) -> set[str]:
         """The volumes of the rendered files: the servers', and those of the profile monitoring."""
-        beside = MONITORING_VOLUMES if MONITORING in self._project.deploy.get("profiles", ()) else ()
+        beside = MONITORING_VOLUMES if MONITORING in self._project.deploy.profiles else ()
         return {
             *(self._volume(container) for container in self._containers),
             *(f"{self._project.name}_{name}" for name in beside),

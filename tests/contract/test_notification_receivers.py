@@ -19,6 +19,7 @@ from multidb import notification
 from multidb.errors import ServerDown, UsageError
 from multidb.fleet import Scope
 from multidb.model import Project
+from multidb.model.options import Notify
 from multidb.notification import Alarm, Kind, Looked, Notifier
 from multidb.plan import Plan, ServerPlan
 from multidb.secrets import Secret
@@ -98,7 +99,9 @@ def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
 def notifier(folder: Path, address: str, *, form: str = "json", **more: Any) -> Notifier:
     (folder / "hook").write_text(f"{address}\n")
     hooks = [{"url": {"file": "hook"}, "form": form}]
-    project = Project("digi", "embedded", {}, {}, root=str(folder), notify={"webhooks": hooks, **more})
+    project = Project(
+        "digi", "embedded", {}, {}, root=str(folder), notify=Notify.model_validate({"webhooks": hooks, **more})
+    )
     return Notifier(project, ProjectState(folder))
 
 

@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from multidb.backup.retention import Candidate, Keep, Trust, kept
+from multidb.backup.retention import Candidate, Trust, kept
+from multidb.model.options import Keep
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 POLICIES = st.builds(

@@ -19,12 +19,12 @@ from multidb.backup.pruning import carry_out, decide
 from multidb.backup.recovery import recover
 from multidb.backup.repository import utc_now
 from multidb.backup.restoring import restore, restore_tables
-from multidb.backup.retention import Keep
 from multidb.backup.verifying import verify
 from multidb.closure import closures
 from multidb.engine import Engine
 from multidb.errors import ArchiveError
 from multidb.fleet import Scope
+from multidb.model.options import Keep
 from tests.unit.backup.cabinet import ONE_PLACE, rows_of, write_rows
 from tests.unit.backup.conftest import make_engine
 from tests.unit.backup.test_backup_work import made, make, quiet, tried
@@ -53,7 +53,14 @@ def act(engine: Engine, what: str) -> None:
             case "clone" | "new clone":
                 copy_into(engine, "ann", "bob", replace=True, safety=False, progress=quiet)
             case "prune":
-                carry_out(home, decide(home, {"ann": Keep(1, 0, 0), "bob": Keep(1, 0, 0)}, utc_now()))
+                carry_out(
+                    home,
+                    decide(
+                        home,
+                        {"ann": Keep(last=1, daily=0, weekly=0), "bob": Keep(last=1, daily=0, weekly=0)},
+                        utc_now(),
+                    ),
+                )
 
 
 def killed_at(engine: Engine, what: str, moment: float) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import threading
 from collections import Counter
 from dataclasses import replace
@@ -15,17 +16,17 @@ from multidb.backup.cloning import entry_for, expired, shared_options
 from multidb.backup.journal import PAUSED, Journal
 from multidb.backup.making import repository
 from multidb.backup.pruning import carry_out, decide
-from multidb.backup.retention import Keep
 from multidb.backup.rounds import final_set, run_round
 from multidb.backup.schedule import coming_due, due, freshness, last_sets, next_due, verification_due
-from multidb.backup.sets import Reason
-from multidb.backup.settings import settings
+from multidb.backup.sets import Reason, declaration
+from multidb.backup.settings import Settings, settings
 from multidb.cli.backup import _by_turns
 from multidb.cli.output import Output
 from multidb.engine import Engine
 from multidb.errors import ArchiveError
 from multidb.fleet import Scope
 from multidb.model import App, Health, Status
+from multidb.model.options import Keep
 from multidb.service.sources import Sources
 from tests.unit.backup.cabinet import FAULTS, ONE_PLACE
 from tests.unit.backup.conftest import MANIFEST, make_engine
@@ -91,7 +92,7 @@ def test_the_service_knows_of_a_set_as_soon_as_it_is_made(engine: Engine) -> Non
 def test_a_set_that_nobody_has_scheduled_is_known_all_the_same(engine: Engine, clock: Clock) -> None:
     made(engine)
     assert last_sets(engine.project, engine.state)["ann"].every == timedelta(hours=24)
-    bare = replace(engine.project, backup={**engine.project.backup, "declared": False})
+    bare = replace(engine.project, backup_declared=False)
     found = last_sets(bare, engine.state)
     assert [(app, each.newest, each.every) for app, each in found.items()] == [("ann", START, None)]
 
@@ -140,6 +141,23 @@ def test_nobody_is_told_of_backups_that_the_manifest_does_not_speak_of(tmp_path:
     assert health(engine, START).status is Status.DEGRADED
 
 
+def test_an_app_says_what_differs_and_its_sets_say_it_as_the_manifest_does(tmp_path: Path, data: Path) -> None:
+    shared = MANIFEST.replace("verify: always", "verify: daily, keep: {last: 9, weekly: 1}, quiesce: true")
+    own = {"every": "36h", "keep": {"daily": 2}, "quiesce": False}
+    engine = make_engine(tmp_path, data, shared.replace("drawer]}", f"drawer], backup: {json.dumps(own)}}}"))
+    ann = engine.project.apps["ann"]
+    assert settings(engine.project, ann) == Settings(
+        every=timedelta(hours=36),
+        to=("sets/",),
+        keep=Keep(last=9, daily=2, weekly=1, monthly=0),
+        verify=timedelta(days=1),
+        quiesce=False,
+        recipients=(),
+        declared=True,
+    )
+    assert declaration(ann) == {"stores": ["cabinet", "drawer"], "backup": own}
+
+
 def test_proofs_are_due_as_often_as_the_manifest_says(tmp_path: Path, data: Path, clock: Clock) -> None:
     engine = make_engine(tmp_path, data, MANIFEST.replace("always", "weekly"))
     app = engine.project.apps["ann"]
@@ -174,7 +192,7 @@ def test_what_no_server_can_try_is_tried_as_often_as_the_rest_and_pruned(
 ) -> None:
     engine = make_engine(tmp_path, data, MANIFEST.replace("always", "weekly"))
     ONE_PLACE.add("drawer")
-    app, policy = engine.project.apps["ann"], {"ann": Keep(1, 0, 0)}
+    app, policy = engine.project.apps["ann"], {"ann": Keep(last=1, daily=0, weekly=0)}
     copies = []
     for minutes in range(3):
         clock.now = START + timedelta(minutes=minutes)
@@ -194,7 +212,7 @@ def test_pruning_removes_no_proved_set_for_an_unproved_one(engine: Engine, clock
     for day in range(5):
         clock.now = START + timedelta(days=day)
         copies.append(made(engine))
-    home, policy = repository(engine.fleet), {"ann": Keep(1, 0, 0)}
+    home, policy = repository(engine.fleet), {"ann": Keep(last=1, daily=0, weekly=0)}
     assert decide(home, policy, clock.now).going == ()  # none was proved
     assert tried(engine, copies[1]).ok
     pruning = decide(home, policy, clock.now)
@@ -214,7 +232,7 @@ def test_a_final_set_is_proved_and_never_pruned(engine: Engine, clock: Clock) ->
     assert copy.found.reason is Reason.FINAL
     clock.now += timedelta(days=1)
     assert tried(engine, made(engine)).ok
-    assert decide(repository(engine.fleet), {"ann": Keep(1, 0, 0)}, clock.now).going == ()
+    assert decide(repository(engine.fleet), {"ann": Keep(last=1, daily=0, weekly=0)}, clock.now).going == ()
     ONE_PLACE.add("drawer")
     with pytest.raises(ArchiveError, match="could not be proved: drawer"):
         final_set(engine, "bob", None, quiet)

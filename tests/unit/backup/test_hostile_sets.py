@@ -20,13 +20,13 @@ from multidb.backup.making import repository
 from multidb.backup.pruning import decide
 from multidb.backup.recovery import recover
 from multidb.backup.repository import utc_now
-from multidb.backup.retention import Keep
 from multidb.backup.sets import StoredFile
 from multidb.backup.streams import StoreReader
 from multidb.backup.targets import open_target, within
 from multidb.backup.targets.folder import FolderTarget
 from multidb.engine import Engine
 from multidb.errors import ArchiveError, TargetError
+from multidb.model.options import Keep
 from tests.unit.backup.cabinet import Archive
 from tests.unit.backup.test_backup_work import folder_of, made, quiet, tried
 

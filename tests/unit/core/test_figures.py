@@ -6,7 +6,7 @@ from datetime import timedelta
 
 import pytest
 
-from multidb.model import bytes_of, duration_of, listed, size_in_words, time_in_words
+from multidb.model import bytes_of, duration_of, duration_text, listed, size_in_words, time_in_words
 
 
 @pytest.mark.parametrize(
@@ -37,6 +37,16 @@ def test_sizes_are_for_people(size: int, text: str) -> None:
 )
 def test_lengths_of_time(text: str, seconds: float) -> None:
     assert duration_of(text) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize("text", ["1ms", "1500ms", "1s", "90s", "2m", "1h", "24h", "36h", "7d", "2w", "9999999w"])
+def test_lengths_of_time_are_written_as_they_are_read(text: str) -> None:
+    assert duration_text(duration_of(text)) == text
+
+
+@pytest.mark.parametrize(("text", "same"), [("1d", "24h"), ("120s", "2m"), ("14d", "2w"), ("1min", "1m")])
+def test_one_length_of_time_has_one_text(text: str, same: str) -> None:
+    assert duration_text(duration_of(text)) == same
 
 
 @pytest.mark.parametrize("text", ["", "3", "d", "0d", "3 d", "-3d", "3y", "12345678s"])

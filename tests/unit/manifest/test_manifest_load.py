@@ -9,6 +9,7 @@ import pytest
 from multidb.errors import ManifestError, UsageError
 from multidb.manifest import load
 from multidb.model import Enforce, Project, Quota
+from multidb.model.options import AppDeploy, Keep
 from tests.toy_stores import STORES
 
 HEAD = "version: 1\nproject: digi\n"
@@ -110,10 +111,10 @@ backup: {every: 12h, to: [a/, b/], keep: {last: 1}, verify: daily}
     app = project.apps["lernmi"]
     assert app.labels == {"tier": "gold"}
     assert app.quota == {"tables": Quota(5_000_000_000), "cache": Quota(3 * 1024**2 // 2, Enforce.READ_ONLY)}
-    assert app.backup == {"every": "1h"}
-    assert app.deploy == {"image": "lernmi:1", "ports": ("8000", "22:22"), "command": ("run", "it")}
-    assert (project.deploy["strategy"], project.deploy["profiles"]) == ("single", ("backup",))
-    assert project.backup["keep"] == {"last": 1, "daily": 7, "weekly": 4, "monthly": 0}
+    assert app.backup.model_dump(exclude_unset=True) == {"every": "1h"}
+    assert app.deploy == AppDeploy(image="lernmi:1", ports=("8000", "22:22"), command=("run", "it"))
+    assert (project.deploy.strategy, project.deploy.profiles) == ("single", ("backup",))
+    assert project.backup.keep == Keep(last=1, daily=7, weekly=4, monthly=0)
 
 
 def test_words_that_old_yaml_reads_as_truth_are_text(tmp_path: Path) -> None:

@@ -129,6 +129,7 @@ CASES = {
         "3:28: tenant_id must be 1 to 63 letters, digits, '.', '_' or '-', such as digi-core, not 12."
         ' Put it in quotes: "12".'
     ),
+    HEAD + "apps: {lernmi: {quota: {tables: " + "9" * 400 + "GB}}}\n": "3:33: tables must be a size below 9 million TB",
     HEAD + "apps: {lernmi: {quota: {tables: 5}}}\n": "3:33: tables must be a size such as 500MB or 5GB, not 5",
     HEAD + "apps: {lernmi: {quota: {tables: {size: 5GB, enforce: readonly}}}}\n": (
         "3:54: enforce must be 'warn' or 'read-only', not readonly. Did you mean \"read-only\"?"

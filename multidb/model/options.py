@@ -1,0 +1,252 @@
+"""What the manifest says of deployment, backups, quotas and notices: the sections that are the same for every store.
+
+The models that check the manifest are the values that everything behind it works with; lengths of time and sizes are
+parsed when they are read, and written back in the same form.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+from multidb.model.figures import bytes_of, duration_of, duration_text
+from multidb.secret_source import SecretSource
+
+__all__ = [
+    "Account",
+    "AppBackup",
+    "AppDeploy",
+    "AppQuota",
+    "Backup",
+    "Certificates",
+    "Deploy",
+    "Duration",
+    "Encrypt",
+    "Keep",
+    "Notify",
+    "Section",
+    "Size",
+    "Webhook",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class _Text:
+    """How a value stands in the manifest: as a text, which `read` parses and `write` gives back.
+
+    Args:
+        pattern: of the text.
+        sentence: what a person reads when it has not that form; begins with "must be".
+    """
+
+    pattern: str
+    sentence: str
+    read: Callable[[str], Any]
+    write: Callable[[Any], str]
+
+    def __get_pydantic_core_schema__(self, _source: Any, _handler: GetCoreSchemaHandler) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(
+            self.read,
+            core_schema.str_schema(pattern=self.pattern),
+            serialization=core_schema.plain_serializer_function_ser_schema(self.write),
+        )
+
+    def __get_pydantic_json_schema__(self, _schema: CoreSchema, _handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"errorMessage": self.sentence, "pattern": self.pattern, "type": "string"}
+
+
+Duration = Annotated[
+    timedelta,
+    _Text(
+        r"^[1-9][0-9]{0,6}(ms|s|m|min|h|d|w)$",
+        "must be a duration such as 30s, 2min, 24h or 7d",
+        duration_of,
+        duration_text,
+    ),
+]
+Size = Annotated[
+    int,
+    _Text(
+        r"^[1-9][0-9]*(\.[0-9]+)? ?([kKMGT]i?)?B$",
+        "must be a size such as 500MB or 5GB",
+        bytes_of,
+        "{}B".format,
+    ),
+]
+
+
+def _matching(pattern: str, sentence: str) -> Any:
+    """A text of the given form; `sentence` ("must be ...") is what a person reads when it is not."""
+    return Field(pattern=pattern, json_schema_extra={"errorMessage": sentence})
+
+
+Recipient = Annotated[
+    str,
+    _matching(r"^(age1[a-z0-9]{20,}|ssh-(ed25519|rsa) .{40,})$", "must be a public key of age (age1...) or ssh"),
+]
+Account = Annotated[
+    str,
+    _matching(r"^[^\x00-\x1f\x7f]{1,255}$", "must be the name of an account, as its server has it"),
+]
+_PORT = _matching(r"^(([0-9.]+:)?[0-9]{1,5}:)?[0-9]{1,5}(/(tcp|udp))?$", "must be a port such as 8000, or 8080:80")
+Port = Annotated[
+    str,
+    _PORT,
+    BeforeValidator(
+        lambda value: str(value) if isinstance(value, int) and not isinstance(value, bool) else value,
+        json_schema_input_type=Annotated[str, _PORT] | int,
+    ),
+]
+
+
+class Section(BaseModel):
+    """A mapping of the manifest; a key that it does not know is a mistake."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Keep(Section):
+    """How many backup sets stay."""
+
+    last: int = Field(default=3, ge=1, description="The newest sets, whatever their age.")
+    daily: int = Field(default=7, ge=0, description="One set for each of so many days.")
+    weekly: int = Field(default=4, ge=0, description="One set for each of so many weeks.")
+    monthly: int = Field(default=0, ge=0, description="One set for each of so many months.")
+
+
+class Encrypt(Section):
+    """For whom sets are encrypted. They can be read only with the secret key of one of them."""
+
+    recipients: tuple[Recipient, ...] = Field(
+        min_length=1, description="Public keys of age (age1...) or ssh. The secret key is never in the manifest."
+    )
+
+
+class Backup(Section):
+    """When backups are made, where they go and how long they stay."""
+
+    every: Duration = Field(default=timedelta(hours=24), description="The longest time between two backups.")
+    to: tuple[str, ...] = Field(
+        default=("backups/",),
+        min_length=1,
+        description="Where sets go, each to all of them: folders (relative to the manifest), s3://bucket/prefix, or "
+        "any other URL that fsspec knows. Credentials come from the environment.",
+    )
+    quiesce: bool = Field(
+        default=False, description="Turn the app's logins off meanwhile, so that all of its stores are of one moment."
+    )
+    encrypt: Encrypt | None = Field(default=None, description="Encrypt sets; default: they are not encrypted.")
+    keep: Keep = Field(default=Keep(), description="How many sets stay.")
+    verify: Literal["always", "daily", "weekly", "monthly", "never"] = Field(
+        default="weekly", description="How often a set is proved by restoring it."
+    )
+
+
+class Certificates(Section):
+    """One certificate for every server, made elsewhere."""
+
+    cert: str = Field(
+        min_length=1,
+        description="Certificate in PEM, with its chain. It names every server as the apps call it, and localhost and "
+        "127.0.0.1, by which multidb connects.",
+    )
+    key: str = Field(min_length=1, description="Its private key in PEM, without a passphrase.")
+    ca: str = Field(min_length=1, description="The certificate of the authority that apps trust, in PEM.")
+
+
+class Deploy(Section):
+    """How servers and apps are laid out in compose files."""
+
+    strategy: Literal["single", "separate", "hybrid"] = Field(
+        default="hybrid",
+        description="single: one compose file. separate: one per app. hybrid: the servers in one, each app in its own.",
+    )
+    profiles: tuple[Literal["backup", "monitoring", "pgbouncer"], ...] = Field(
+        default=(), description="Optional services that run beside the servers."
+    )
+    expose: Literal["loopback", "none"] = Field(
+        default="loopback",
+        description="loopback: the servers' ports are published on 127.0.0.1. none: they are reached in their own "
+        "network only.",
+    )
+    tls: Literal["none", "own"] | Certificates = Field(
+        default="none",
+        json_schema_extra={"errorMessage": "must be none, own, or {cert: FILE, key: FILE, ca: FILE}"},
+        description="none: plain connections. own: an authority that multidb makes, and a certificate from it for each "
+        "server. {cert, key, ca}: given files, relative to the manifest. Servers refuse plain connections then.",
+    )
+    backup_image: str = Field(
+        default="multidb",
+        pattern=r"^[a-z0-9][A-Za-z0-9._/@:-]*$",
+        json_schema_extra={"errorMessage": "must be an image, with multidb as its entrypoint"},
+        description="The image of the profile backup; its entrypoint is multidb. There is no official one yet.",
+    )
+    pgbouncer_image: str = Field(
+        default="edoburu/pgbouncer:v1.25.2-p0",
+        pattern=r"^[a-z0-9][A-Za-z0-9._/@:-]*$",
+        json_schema_extra={"errorMessage": "must be an image such as pgbouncer:1.24 (1.19 is the oldest that will do)"},
+        description="The pooler's image; PgBouncer 1.19 or later, which can look up passwords in another database.",
+    )
+
+
+class Webhook(Section):
+    """An address that is told when something is wrong, and when it is well again."""
+
+    url: SecretSource = Field(description="Where its address is read from; whoever has the address can use it.")
+    form: Literal["json", "slack"] = Field(
+        default="json", description="json: one document. slack: a text, as Slack, Mattermost and Rocket.Chat take it."
+    )
+
+
+class Notify(Section):
+    """Who is told when an app is unhealthy, a wall is open, a server has drifted or a backup is late."""
+
+    webhooks: tuple[Webhook, ...] = Field(default=(), max_length=8, description="Addresses that are told.")
+    heartbeat: SecretSource | None = Field(
+        default=None,
+        description="Where the address is read from that is called after every check of the apps' health, whatever "
+        "it found: the service behind it says when the calls stop.",
+    )
+    about: tuple[Literal["unhealthy", "breach", "drift", "backup", "quota"], ...] = Field(
+        default=("unhealthy", "breach", "drift", "backup", "quota"), description="What is told."
+    )
+    remind: Duration = Field(
+        default=timedelta(hours=24), description="How often it is said again as long as nothing changes."
+    )
+
+
+class AppBackup(Section):
+    """What differs for this app from the manifest's backup section."""
+
+    every: Duration | None = Field(default=None, description="The longest time between two backups of this app.")
+    to: tuple[str, ...] | None = Field(default=None, description="Where this app's sets are written.")
+    keep: Keep | None = Field(default=None, description="How many sets of this app stay.")
+    verify: Literal["always", "daily", "weekly", "monthly", "never"] | None = Field(
+        default=None, description="How often a set of this app is proved by restoring it."
+    )
+    quiesce: bool | None = Field(default=None, description="Whether this app's logins are off meanwhile.")
+    encrypt: Encrypt | None = Field(default=None, description="For whom this app's sets are encrypted.")
+
+
+class AppQuota(Section):
+    """The most that the app should keep in one store."""
+
+    size: Size = Field(description="The bytes that its data may take: 500MB, 5GiB.")
+    enforce: Literal["warn", "read-only"] = Field(
+        default="warn",
+        description="warn: multidb usage and the metrics show it. read-only: multidb usage --enforce also lets the app "
+        "only read and delete, until it is below 90 %, on servers that can do that.",
+    )
+
+
+class AppDeploy(Section):
+    """How the app's own container is run."""
+
+    image: str | None = Field(default=None, min_length=1, description="The container image.")
+    ports: tuple[Port, ...] = Field(default=(), description="Published ports: 8000, or host:container.")
+    command: str | tuple[str, ...] | None = Field(default=None, description="What runs instead of the image's command.")

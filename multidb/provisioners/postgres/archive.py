@@ -15,7 +15,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import selectors
 import tempfile
 import time
@@ -62,8 +61,6 @@ _AT_ONCE = 500  # statements in one message
 _ROUNDS = 10  # attempts to find a database without sessions
 _BUSY, _LOCKED = "55006", "55P03"
 _ANOTHER = frozenset({"42P01", "3F000", "42809"})  # there is no such table or schema, or it is no table
-_ENTRY = re.compile(r"[0-9]+; [0-9]+ ([0-9]+) (.*)")  # of a table of contents: its number, catalog, oid, what it is
-_SECURITY, _FILLING = "ROW SECURITY ", "MATERIALIZED VIEW DATA "
 
 # $1: names (JSON array). What has to be known of these databases to make one like it, or to put one in its place.
 _DATABASES = """
@@ -445,11 +442,12 @@ class PostgresArchive:
                     before = admin.of_others([*roles, delegate.name])
                     target = self._address(program, delegate, place.name)
                     progress(place.app.id, "loading")
-                    first, last = _steps(listing, schemas, part)
-                    loading.load(program, target, dump, first, role, delegate.password, self._where)
+                    first, last = loading.steps(listing, schemas, _entries(part, "policies"))
+                    for step in first:
+                        loading.load(program, target, dump, step, role, delegate.password, self._where)
                     self._policies(delegate, place, part)
-                    if last:
-                        loading.load(program, target, dump, last, role, delegate.password, self._where, in_order=True)
+                    for step in last:
+                        loading.load(program, target, dump, step, role, delegate.password, self._where)
                 with self._delegates.acting(place.app, role, [place.name], reads=True) as delegate:
                     everywhere = rights.defaults(given, everywhere=True)
                     self._inside(delegate, place, [*everywhere, *rights.defaults(given, everywhere=False)])
@@ -525,10 +523,15 @@ class PostgresArchive:
             return
         asked = json.dumps([[each.type, each.names, each.args] for each in kept])
         with delegate.open(place.name) as wire:
-            for step in (lambda right, thing: filter(None, [rights.owned(right, thing)]), rights.given):
+            for step in (rights.owned, rights.given):
                 there = rights.things(json.loads(wire.ask(rights.resolution(), (asked,), _WORK)))
-                texts = [text for right, thing in zip(kept, there, strict=True) for text in step(right, thing)]
-                self._send(wire, texts)
+                pairs = [(right, thing) for right, thing in zip(kept, there, strict=True) if thing is not None]
+                self._send(wire, [text for right, thing in pairs for text in step(right, thing)])
+            for right, thing in pairs:
+                for text, otherwise in rights.passed_on(right, thing):
+                    # Who gave it may have lost its way to the thing since: the owner then gives the same.
+                    if wire.send(text, _WORK).refusal is not None:
+                        self._do(wire, otherwise)
 
     def _inside(self, delegate: Delegate, place: Place, texts: Sequence[str]) -> None:
         if texts:
@@ -824,31 +827,3 @@ def _entries(part: Part, name: str) -> Sequence[Any]:
     found = part.details[name]
     assert isinstance(found, list | tuple)
     return found
-
-
-def _steps(listing: str, schemas: frozenset[str], part: Part) -> tuple[list[str], list[str]]:
-    """The table of contents without what the admin has made already, and what is made with other names; in two steps.
-
-    Row security comes after everything that it would hide rows from (a foreign key of a table that forces it upon its
-    owner is refused), and materialized views are filled after it, as their owner would fill them.
-    """
-    policies = _entries(part, "policies")
-    # By its oid a policy is known for certain: of a name, the line has neither its line breaks nor where it ends.
-    known = {entry["oid"] for entry in policies if isinstance(entry.get("oid"), int)}
-    skipped = ["EXTENSION - ", "COMMENT - EXTENSION "]
-    skipped += [f"SCHEMA - {schema} " for schema in schemas]
-    skipped += [f"POLICY {each['schema']} {each['table']} {each['name']} " for each in policies if "oid" not in each]
-    skipped += [f"COMMENT {entry['schema']} POLICY " for entry in policies]
-    skipped = [re.sub("[\n\r]", " ", what) for what in skipped]
-    kept = {}
-    for line in listing.split("\n"):
-        found = _ENTRY.match(line)
-        if found is None or found[2].startswith(tuple(skipped)):
-            continue
-        if not (found[2].startswith("POLICY ") and int(found[1]) in known):
-            kept[line] = found[2]
-    if not any(what.startswith(_SECURITY) for what in kept.values()):
-        return list(kept), []
-    last = [line for line, what in kept.items() if what.startswith((_SECURITY, _FILLING))]
-    last.sort(key=lambda line: not kept[line].startswith(_SECURITY))
-    return [line for line in kept if line not in last], last

@@ -8,19 +8,36 @@ an app's data lies in the container, whatever happens.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import tempfile
-from collections.abc import Sequence
-from typing import BinaryIO
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO
 
 from multidb.provisioners.postgres import inside, programs
 from multidb.provisioners.postgres.programs import Program
 from multidb.secrets import Secret
 
-__all__ = ["contents_of", "load"]
+__all__ = ["Step", "contents_of", "load", "steps"]
 
 # A load may take an hour, and besides as long as so many compressed bytes a second: a tenth of what a slow disk does.
 _SHORTEST, _SLOWEST = 3600.0, 100_000
+_ENTRY = re.compile(r"[0-9]+; [0-9]+ ([0-9]+) (.*)")  # of a table of contents: its number, catalog, oid, what it is
+_SECURITY, _FILLING = "ROW SECURITY ", "MATERIALIZED VIEW DATA "
+_ATTACHING, _REFERRING, _COMMENT = "INDEX ATTACH ", "FK CONSTRAINT ", "COMMENT "
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Lines of a table of contents that are loaded together.
+
+    Args:
+        in_order: one after the other, never at once.
+    """
+
+    lines: Sequence[str]
+    in_order: bool = False
 
 
 def contents_of(program: Program, dump: BinaryIO, where: str) -> str:
@@ -38,28 +55,76 @@ def contents_of(program: Program, dump: BinaryIO, where: str) -> str:
         return output.read().decode(errors="surrogateescape")
 
 
+def steps(
+    listing: str, schemas: frozenset[str], policies: Sequence[Mapping[str, Any]]
+) -> tuple[list[Step], list[Step]]:
+    """A table of contents without what is made already, or will be with other names: the steps before the policies
+    for roles by name are made, and those after it.
+
+    An index of a partition is attached while nothing else is made: `pg_restore` does not know of the locks which that
+    takes, and two of its connections would wait for each other. Foreign keys may need what is attached. Row security
+    comes after everything that it would hide rows from (a foreign key of a table that forces it upon its owner is
+    refused), and materialized views are filled after it, as their owner would fill them.
+
+    Args:
+        schemas: those that are made already, with the extensions in them.
+        policies: as the set's manifest has them.
+    """
+    # By its oid a policy is known for certain: of a name, the line has neither its line breaks nor where it ends.
+    known = {entry["oid"] for entry in policies if isinstance(entry.get("oid"), int)}
+    skipped = ["EXTENSION - ", "COMMENT - EXTENSION "]
+    skipped += [f"SCHEMA - {schema} " for schema in schemas]
+    skipped += [f"POLICY {each['schema']} {each['table']} {each['name']} " for each in policies if "oid" not in each]
+    without = _starts(skipped)
+    kept = {}
+    for line in listing.split("\n"):
+        found = _ENTRY.match(line)
+        if found is None or found[2].startswith(without):
+            continue
+        if not (found[2].startswith("POLICY ") and int(found[1]) in known):
+            kept[line] = found[2]
+    attaching = [line for line, what in kept.items() if what.startswith(_ATTACHING)]
+    late: tuple[str, ...] = (_SECURITY, _FILLING) if any(what.startswith(_SECURITY) for what in kept.values()) else ()
+    if policies or attaching:  # nothing hangs on a comment, and what it is about may be made late
+        late += (_COMMENT,)
+    last = [line for line, what in kept.items() if what.startswith(late)]
+    last.sort(key=lambda line: late.index(next(start for start in late if kept[line].startswith(start))))
+    for line in last:
+        del kept[line]
+    return _first(kept, attaching), [Step(last, in_order=True)] if last else []
+
+
+def _first(kept: Mapping[str, str], attaching: Sequence[str]) -> list[Step]:
+    if not attaching:
+        return [Step(list(kept))]
+    made = [Step([line for line, what in kept.items() if not what.startswith((_ATTACHING, _REFERRING))])]
+    made.append(Step(attaching, in_order=True))
+    referring = [line for line, what in kept.items() if what.startswith(_REFERRING)]
+    return made + ([Step(referring)] if referring else [])
+
+
+def _starts(texts: Sequence[str]) -> tuple[str, ...]:
+    """How the lines of these begin: a line break in a name is a space there."""
+    return tuple(re.sub("[\n\r]", " ", text) for text in texts)
+
+
 def load(
     program: Program,
     address: str,
     dump: BinaryIO,
-    chosen: Sequence[str],
+    step: Step,
     role: str | None,
     password: Secret,
     where: str,
-    *,
-    in_order: bool = False,
 ) -> None:
-    """Loads the chosen lines of the table of contents; everything will belong to `role`, or to the login without it.
-
-    Args:
-        in_order: one after the other, never at once.
+    """Loads the lines of a step; everything will belong to `role`, or to the login without it.
 
     Raises:
         ArchiveError: a statement failed.
     """
     with tempfile.TemporaryFile() as listed:
         limit = _SHORTEST + os.fstat(dump.fileno()).st_size / _SLOWEST
-        listed.write("\n".join([*chosen, ""]).encode(errors="surrogateescape"))
+        listed.write("\n".join([*step.lines, ""]).encode(errors="surrogateescape"))
         size = listed.tell()
         for file in (dump, listed):
             file.seek(0)
@@ -69,7 +134,7 @@ def load(
             with programs.running(program, arguments, password, where, feed=feed, listed=size, limit=limit) as output:
                 output.read()
             return
-        arguments = programs.restore_arguments(address, _by_number(listed), role, 1 if in_order else _jobs())
+        arguments = programs.restore_arguments(address, _by_number(listed), role, 1 if step.in_order else _jobs())
         files = [dump.fileno(), listed.fileno()]
         arguments.append(_by_number(dump))
         with programs.running(program, arguments, password, where, files=files, limit=limit) as output:

@@ -14,10 +14,22 @@ from typing import Any, Final
 
 from multidb.provisioners.postgres.statements import identifier
 
-__all__ = ["Default", "Right", "Thing", "defaults", "given", "owned", "query", "read", "resolution", "things"]
+__all__ = [
+    "Default",
+    "Right",
+    "Thing",
+    "defaults",
+    "given",
+    "owned",
+    "passed_on",
+    "query",
+    "read",
+    "resolution",
+    "things",
+]
 
-Grants = frozenset[tuple[str, str, bool]]
-"""Grantee ("" is everybody), privilege, whether it may be passed on."""
+Grants = frozenset[tuple[str, str, bool, str]]
+"""Grantee ("" is everybody), privilege, whether it may be passed on, and who gave it ("" is the owner)."""
 
 _PRIVILEGES: Final = frozenset(
     [
@@ -52,8 +64,9 @@ _WORDS: Final[Mapping[str, str]] = {
 }
 
 _ACL = """(SELECT coalesce(json_agg(json_build_array(
-    CASE x.grantee WHEN 0 THEN '' ELSE pg_get_userbyid(x.grantee) END, x.privilege_type, x.is_grantable)
-    ORDER BY x.grantee, x.privilege_type, x.is_grantable), '[]'::json) FROM {rows} x)"""
+    CASE x.grantee WHEN 0 THEN '' ELSE pg_get_userbyid(x.grantee) END, x.privilege_type, x.is_grantable,
+    CASE x.grantor WHEN {owner} THEN '' ELSE pg_get_userbyid(x.grantor) END)
+    ORDER BY x.grantee, x.privilege_type, x.is_grantable, x.grantor), '[]'::json) FROM {rows} x)"""
 # Every thing that has an owner and privileges of its own: class, oid, column, owner, privileges, kinds of its defaults.
 _THINGS = """
   SELECT 'pg_class'::regclass::oid AS class, c.oid, 0 AS sub, c.relowner AS owner, c.relacl AS acl,
@@ -62,8 +75,11 @@ _THINGS = """
   WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND n.nspname !~ '^pg_'
   UNION ALL SELECT 'pg_proc'::regclass::oid, p.oid, 0, p.proowner, p.proacl, 'f', 'f' FROM pg_proc p
   WHERE p.oid >= 16384
+  -- a multirange type has privileges of its own until 17
   UNION ALL SELECT 'pg_type'::regclass::oid, t.oid, 0, t.typowner, t.typacl, 'T', 'T' FROM pg_type t
-  WHERE t.oid >= 16384 AND t.typtype IN ('b', 'd', 'e', 'r', 'c') AND NOT (t.typelem <> 0 AND t.typlen = -1)
+  WHERE t.oid >= 16384 AND (t.typtype IN ('b', 'd', 'e', 'r', 'c')
+      OR t.typtype = 'm' AND current_setting('server_version_num')::int < 170000)
+    AND NOT (t.typelem <> 0 AND t.typlen = -1)
     AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind <> 'c')
   UNION ALL SELECT 'pg_namespace'::regclass::oid, n.oid, 0, n.nspowner, n.nspacl, 'n', 'n' FROM pg_namespace n
   WHERE n.oid >= 16384 AND n.nspname !~ '^pg_'
@@ -112,20 +128,24 @@ class Thing:
 def query(owner: str) -> str:
     """The query for what the set keeps, in the database of the app whose owner role is the literal `owner`: one JSON
     document, see `read`. Members of extensions are the extensions' concern."""
-    default = _acl("d.defaclacl")
-    builtin = _acl("acldefault(CASE d.defaclobjtype WHEN 'S' THEN 's' ELSE d.defaclobjtype END, d.defaclrole)")
+    default = _acl("d.defaclacl", "d.defaclrole")
+    builtin = _acl(
+        "acldefault(CASE d.defaclobjtype WHEN 'S' THEN 's' ELSE d.defaclobjtype END, d.defaclrole)", "d.defaclrole"
+    )
     by_itself = 'acldefault(t.builtin::"char", t.owner)'
-    held = _acl(f"coalesce(t.acl, {by_itself})")
+    held = _acl(f"coalesce(t.acl, {by_itself})", "t.owner")
     # As `Default.while_loading`: what the owner holds by itself, whatever it gives itself on what it makes.
     expected = _ACL.format(
         rows=f"""(
-      SELECT grantee, privilege_type, is_grantable FROM aclexplode(coalesce((
+      SELECT grantee, privilege_type, is_grantable, grantor FROM aclexplode(coalesce((
         SELECT a.defaclacl FROM pg_default_acl a WHERE a.defaclrole = t.owner AND a.defaclnamespace = 0
           AND a.defaclobjtype = t.stored::"char"), {by_itself}))
       UNION
-      SELECT grantee, privilege_type, is_grantable FROM aclexplode({by_itself}) o WHERE o.grantee = t.owner)"""  # noqa: S608
+      SELECT grantee, privilege_type, is_grantable, grantor FROM aclexplode({by_itself}) o
+      WHERE o.grantee = t.owner)""",  # noqa: S608
+        owner="t.owner",
     )
-    column = _acl("a.attacl")
+    column = _acl("a.attacl", "t.owner")
     return f"""
 WITH thing AS MATERIALIZED ({_THINGS}),
 kept AS (
@@ -174,8 +194,8 @@ def read(document: Mapping[str, Any], renamed: Callable[[str], str | None]) -> t
     return made, kept
 
 
-def _acl(privileges: str) -> str:
-    return _ACL.format(rows=f"aclexplode({privileges})")
+def _acl(privileges: str, owner: str) -> str:
+    return _ACL.format(rows=f"aclexplode({privileges})", owner=owner)
 
 
 def _text(value: object) -> str:
@@ -191,13 +211,14 @@ def _word(value: object) -> str:
 
 
 def _grants(rows: Sequence[Sequence[object]], renamed: Callable[[str], str | None]) -> Grants:
-    found: set[tuple[str, str, bool]] = set()
-    for grantee, privilege, grantable in rows:
+    found: set[tuple[str, str, bool, str]] = set()
+    for grantee, privilege, grantable, *by in rows:  # earlier versions did not say by whom
         if privilege not in _PRIVILEGES or not isinstance(grantable, bool):
             raise ValueError(f"{str(privilege)[:40]!r} is no privilege")
         here = renamed(_text(grantee)) if grantee else ""
         if here is not None:
-            found.add((here, str(privilege), grantable))
+            grantor = renamed(_text(by[0])) if by and by[0] else None
+            found.add((here, str(privilege), grantable, grantor or ""))
     return frozenset(found)
 
 
@@ -214,51 +235,77 @@ def defaults(entries: Sequence[Default], *, everywhere: bool) -> Iterator[str]:
 
 def resolution() -> str:
     """The query that finds things again; $1: `Right`s as JSON arrays of type, names, args. For each: type, identity,
-    owner, grants."""
-    held = _acl('coalesce(t.acl, acldefault(t.builtin::"char", t.owner))')
+    owner, grants; of what has no privileges of its own here, nothing of these."""
+    held = _acl('coalesce(t.acl, acldefault(t.builtin::"char", t.owner))', "t.owner")
     return f"""
 WITH thing AS MATERIALIZED ({_THINGS})
-SELECT coalesce(json_agg(json_build_array(i.type, i.identity, pg_get_userbyid(t.owner), {held}) ORDER BY e.n),
-                '[]'::json)
+SELECT coalesce(json_agg(CASE WHEN t.oid IS NOT NULL THEN
+    json_build_array(i.type, i.identity, pg_get_userbyid(t.owner), {held}) END ORDER BY e.n), '[]'::json)
 FROM json_array_elements($1::json) WITH ORDINALITY e (value, n),
   pg_get_object_address(e.value ->> 0, ARRAY(SELECT json_array_elements_text(e.value -> 1)),
                         ARRAY(SELECT json_array_elements_text(e.value -> 2))) a
-JOIN thing t ON t.class = a.classid AND t.oid = a.objid, pg_identify_object(a.classid, a.objid, 0) i"""  # noqa: S608
+LEFT JOIN thing t ON t.class = a.classid AND t.oid = a.objid
+LEFT JOIN LATERAL pg_identify_object(t.class, t.oid, 0) i ON true"""  # noqa: S608
 
 
-def things(rows: Sequence[Sequence[Any]]) -> list[Thing]:
+def things(rows: Sequence[Sequence[Any] | None]) -> list[Thing | None]:
     """An answer to `resolution`."""
-    return [Thing(type_, name, owner, _grants(held, lambda role: role)) for type_, name, owner, held in rows]
+    return [None if row is None else Thing(row[0], row[1], row[2], _grants(row[3], lambda role: role)) for row in rows]
 
 
-def owned(right: Right, thing: Thing) -> str | None:
-    """The statement that gives a large object to its owner; None for everything else, and when it has it."""
-    if thing.type != _LARGE or not right.owner or right.owner == thing.owner:
-        return None
-    return f"ALTER LARGE OBJECT {thing.identity} OWNER TO {identifier(right.owner)}"
+def owned(right: Right, thing: Thing) -> Iterator[str]:
+    """The statement that gives a large object to its owner; none for everything else, and when it has it."""
+    if thing.type == _LARGE and right.owner not in ("", thing.owner):
+        yield f"ALTER LARGE OBJECT {thing.identity} OWNER TO {identifier(right.owner)}"
 
 
 def given(right: Right, thing: Thing) -> Iterator[str]:
-    """The statements after which exactly the right's privileges are given on the thing (or its column)."""
-    what = f"ON {_WORDS[thing.type]} {thing.identity}"
-    if right.column is None:
-        yield from _adjusted(thing.grants, right.grants, what)
-        return
-    for grantee, privilege, grantable in sorted(right.grants):
-        option = " WITH GRANT OPTION" if grantable else ""
-        yield f"GRANT {privilege} ({identifier(right.column)}) {what} TO {_grantee(grantee)}{option}"
+    """The statements after which the right's privileges are given on the thing (or its column) by its owner, and no
+    others."""
+    what, held = _target(right, thing), thing.grants if right.column is None else frozenset()
+    yield from _adjusted(_of_owner(held), _of_owner(right.grants), what)
+
+
+def passed_on(right: Right, thing: Thing) -> list[tuple[str, str]]:
+    """What others than the owner give on the thing, in an order in which each has it before it gives it: for each, the
+    statement by which it does, and the one by which the owner does where that one cannot."""
+    what, left = _target(right, thing), right.grants - _of_owner(right.grants)
+    able = {(grantee, privilege) for grantee, privilege, grantable, _ in _of_owner(right.grants) if grantable}
+    made: list[tuple[str, str]] = []
+    while left:
+        ready = {each for each in left if (each[3], each[1]) in able} or left
+        for grantee, privilege, grantable, grantor in sorted(ready):
+            text = _grant(privilege, what, grantee, grantable)
+            made.append((f"SET ROLE {identifier(grantor)}; {text}; RESET ROLE", text))
+            if grantable:
+                able.add((grantee, privilege))
+        left -= ready
+    return made
+
+
+def _of_owner(grants: Grants) -> Grants:
+    return frozenset(each for each in grants if not each[3])
+
+
+def _target(right: Right, thing: Thing) -> str:
+    """What a statement puts after a privilege."""
+    column = f"({identifier(right.column)}) " if right.column is not None else ""
+    return f"{column}ON {_WORDS[thing.type]} {thing.identity}"
 
 
 def _adjusted(held: Grants, wanted: Grants, what: str) -> Iterator[str]:
-    for grantee, privilege, grantable in sorted(held - wanted):
-        if (grantee, privilege, not grantable) in wanted and grantable:
+    for grantee, privilege, grantable, _ in sorted(held - wanted):
+        if (grantee, privilege, not grantable, "") in wanted and grantable:
             yield f"REVOKE GRANT OPTION FOR {privilege} {what} FROM {_grantee(grantee)}"
-        elif (grantee, privilege, True) not in wanted:
+        elif (grantee, privilege, True, "") not in wanted:
             yield f"REVOKE {privilege} {what} FROM {_grantee(grantee)}"
-    for grantee, privilege, grantable in sorted(wanted - held):
-        if grantable or (grantee, privilege, True) not in held:
-            option = " WITH GRANT OPTION" if grantable else ""
-            yield f"GRANT {privilege} {what} TO {_grantee(grantee)}{option}"
+    for grantee, privilege, grantable, _ in sorted(wanted - held):
+        if grantable or (grantee, privilege, True, "") not in held:
+            yield _grant(privilege, what, grantee, grantable)
+
+
+def _grant(privilege: str, what: str, grantee: str, grantable: bool) -> str:
+    return f"GRANT {privilege} {what} TO {_grantee(grantee)}" + (" WITH GRANT OPTION" if grantable else "")
 
 
 def _grantee(name: str) -> str:

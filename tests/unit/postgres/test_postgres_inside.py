@@ -171,10 +171,10 @@ def test_list_and_dump_arrive_and_no_argument_has_the_password(record: Path) -> 
     secret, chosen, data = Secret("not to be seen"), ["1; 2 3 TABLE a", "4; 5 6 TABLE b"], b"PGDMP" + bytes(200_000)
     with (record.parent / "file").open("w+b") as dump:
         dump.write(data)
-        loading.load(program, "dbname=lernmi", dump, chosen, None, secret, "here")
+        loading.load(program, "dbname=lernmi", dump, loading.Step(chosen), None, secret, "here")
 
         with pytest.raises(ArchiveError, match=r"pg_restore failed: wrong password$"):
-            loading.load(program, "dbname=lernmi", dump, chosen, None, Secret("another one"), "here")
+            loading.load(program, "dbname=lernmi", dump, loading.Step(chosen), None, Secret("another one"), "here")
 
     assert Path(f"{record}.list").read_text() == "1; 2 3 TABLE a\n4; 5 6 TABLE b\n"
     assert Path(f"{record}.dump").read_bytes() == data

@@ -1,0 +1,52 @@
+"""In which order the lines of a dump's table of contents are loaded."""
+
+from __future__ import annotations
+
+import pytest
+
+from multidb.provisioners.postgres.loading import Step, steps
+
+_TABLE = "1; 1259 100 TABLE public t owner"
+_SCHEMA = "2; 2615 101 SCHEMA - ext owner"
+_EXTENSION = "3; 3079 102 EXTENSION - hstore "
+_INDEX = "4; 1259 103 INDEX public i owner"
+_ATTACH = "5; 0 0 INDEX ATTACH public i owner"
+_FOREIGN = "6; 2606 104 FK CONSTRAINT public t f owner"
+_NAMED = "7; 3256 105 POLICY public t named by owner"
+_OTHER = "8; 3256 106 POLICY public t named owner"
+_COMMENT = "9; 0 0 COMMENT public POLICY named ON t owner"
+_FILLING = "10; 0 107 MATERIALIZED VIEW DATA public m owner"
+_SECURITY = "11; 0 100 ROW SECURITY public t owner"
+_NAMED_BY_OID = [{"oid": 105, "schema": "public", "table": "t", "name": "named\nby"}]
+
+
+def test_without_anything_special_all_is_loaded_at_once() -> None:
+    lines = [_TABLE, _INDEX, _FOREIGN, _COMMENT, _OTHER, _FILLING]
+    assert steps("\n".join([";", *lines, ""]), frozenset(), []) == ([Step(lines)], [])
+
+
+def test_what_is_made_otherwise_is_left_out() -> None:
+    listing = "\n".join([_TABLE, _SCHEMA, _EXTENSION, _NAMED, _OTHER])
+    assert steps(listing, frozenset({"ext"}), _NAMED_BY_OID) == ([Step([_TABLE, _OTHER])], [])
+
+
+def test_an_index_is_attached_while_nothing_else_is_made() -> None:
+    listing = "\n".join([_TABLE, _FOREIGN, _COMMENT, _ATTACH, _INDEX])
+    first = [Step([_TABLE, _INDEX]), Step([_ATTACH], in_order=True), Step([_FOREIGN])]
+    assert steps(listing, frozenset(), []) == (first, [Step([_COMMENT], in_order=True)])
+
+
+@pytest.mark.parametrize(
+    ("policies", "last"),
+    [
+        (_NAMED_BY_OID, [_SECURITY, _FILLING, _COMMENT]),
+        ([], [_SECURITY, _FILLING]),
+    ],
+)
+def test_row_security_comes_late_and_comments_after_the_policies(
+    policies: list[dict[str, object]], last: list[str]
+) -> None:
+    listing = "\n".join([_COMMENT, _FILLING, _TABLE, _SECURITY])
+    first, after = steps(listing, frozenset(), policies)
+    assert after == [Step(last, in_order=True)]
+    assert first == [Step([line for line in (_COMMENT, _TABLE) if line not in last])]

@@ -225,6 +225,16 @@ _SUPERUSER_DRIFTS = (
         ),
         ("misowned",),
     ),
+    Drift(
+        "objects of the app's own logins",
+        _inside(
+            "CREATE TABLE u (id serial)",
+            "ALTER TABLE u OWNER TO {app}_user",
+            "CREATE FUNCTION g() RETURNS int LANGUAGE sql AS 'SELECT 1'",
+            "ALTER FUNCTION g() OWNER TO {app}_readonly",
+        ),
+        ("misowned",),
+    ),
 )
 
 # ---------------------------------------------------------------------------------------------------------- threats

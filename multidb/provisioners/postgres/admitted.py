@@ -58,6 +58,8 @@ FORMS: Final = (
         rf"ALTER DEFAULT PRIVILEGES FOR ROLE {_NAME} (?:GRANT|REVOKE) {_RIGHTS} ON [A-Z]+ (?:TO|FROM) {_NAMES}",
         _CATALOG_ONLY,
     ),
+    Form(rf"GRANT {_NAME} TO {_NAME}(?: WITH INHERIT TRUE)?", _CATALOG_ONLY),  # a role, not a right
+    Form(rf"REVOKE {_NAME} FROM {_NAME}(?: GRANTED BY {_NAME})?", _CATALOG_ONLY),
     Form(rf"CREATE SCHEMA public AUTHORIZATION {_NAME}", _CATALOG_ONLY),
     Form(
         rf"ALTER (?:{_OWNED}) {_PATH} OWNER TO {_NAME}",

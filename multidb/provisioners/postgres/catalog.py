@@ -472,7 +472,9 @@ SELECT json_build_object(
   'schemas', (SELECT json_agg(quote_ident(nspname) ORDER BY nspname) FROM app_schema),
   'misowned', (SELECT json_agg(json_build_array(o.kind, o.name)) FROM object o, owner
     WHERE o.owner IS DISTINCT FROM owner.oid
-      AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = o.class AND e.objid = o.oid AND e.deptype = 'e')))"""
+      AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = o.class AND e.objid = o.oid AND e.deptype = 'e')),
+  'misowners', (SELECT json_agg(DISTINCT r.rolname) FROM object o JOIN pg_roles r ON r.oid = o.owner, owner
+    WHERE o.owner IS DISTINCT FROM owner.oid))"""
 
 # What a run reads only where it takes a database over, since it costs every plan: large objects, which any login may
 # make, and what extensions keep from everybody, which a grant on all that exists would give away.
@@ -511,6 +513,7 @@ def read_interior(answer: str, desired: Interior, revision: str) -> Interior:
         extensions=frozenset(document["extensions"] or ()) & desired.extensions,
         large_objects=None if desired.large_objects is None else frozenset(map(tuple, document["large_objects"] or ())),
         misowned=frozenset((kind, name) for kind, name in document["misowned"] or ()),
+        misowners=frozenset(document["misowners"] or ()),
         revision=revision,
         schemas=tuple(document["schemas"] or ()),
         kept=tuple((kind, name) for kind, name in document.get("kept") or ()),

@@ -294,6 +294,7 @@ class Interior(Resource):
     """(function, grantee) of those that make large objects, which everybody may call by default, the read-only login
     too; None where the admin is no superuser, and cannot change that."""
     misowned: frozenset[tuple[str, str]] = frozenset()  # (TABLE, its quoted name): objects of another owner
+    misowners: frozenset[str] = field(default=frozenset(), compare=False)  # the owners of these
     revision: str
     schemas: tuple[str, ...] = field(default=(), compare=False)  # quoted names of the app's schemas
     shrinker: str = field(default="", compare=False)  # the role of an app over its quota
@@ -322,6 +323,12 @@ class _Names:
     def of(cls, app_id: str) -> _Names:
         suffixes = ("owner", "rw", "ro", "user", "user_b", "readonly", "migrate", "restricted")
         return cls(app_id, *(f"{app_id}_{suffix}" for suffix in suffixes))
+
+
+def logins_of(app_id: str) -> frozenset[str]:
+    """The names of every login that the app may have."""
+    names = _Names.of(app_id)
+    return frozenset({names.user, names.standby, names.readonly, names.migrate})
 
 
 def derived_names(app: App) -> tuple[DerivedName, ...]:

@@ -23,6 +23,7 @@ from multidb.provisioners.postgres.resources import (
     Role,
     ServerDatabase,
     Settings,
+    logins_of,
     verifier_ref,
 )
 
@@ -285,10 +286,9 @@ def ending_sessions(
             after it.
     """
     # Who is no superuser ends sessions of roles that it belongs to; it administers the app's, so it may join them.
-    admin, joining = identifier(facts.admin), () if facts.superuser else logins
+    joining = () if facts.superuser else logins
     for login in joining:
-        option = " WITH INHERIT TRUE" if facts.membership_options else ""
-        yield Statement(f"GRANT {identifier(login)} TO {admin}{option}")
+        yield Statement(_joined(login, facts))
     named = ", ".join(map(literal, logins))
     # A session is told to end, and takes a moment; what comes after this may need it gone.
     patience = f", {_ENDING}" if facts.number >= 140000 else ""
@@ -298,8 +298,18 @@ def ending_sessions(
         yield from shutting
         yield Statement(f"SELECT pg_terminate_backend(pid{patience}) {sessions}")
     for login in joining:
-        by = f" GRANTED BY {admin}" if facts.membership_options else ""
-        yield Statement(f"REVOKE {identifier(login)} FROM {admin}{by}")
+        yield Statement(_left(login, facts))
+
+
+def _joined(login: str, facts: PostgresFacts) -> str:
+    """What makes the admin a member of an app's login, so that it may do what that one may."""
+    option = " WITH INHERIT TRUE" if facts.membership_options else ""
+    return f"GRANT {identifier(login)} TO {identifier(facts.admin)}{option}"
+
+
+def _left(login: str, facts: PostgresFacts) -> str:
+    by = f" GRANTED BY {identifier(facts.admin)}" if facts.membership_options else ""
+    return f"REVOKE {identifier(login)} FROM {identifier(facts.admin)}{by}"
 
 
 # --------------------------------------------------------------------------------------------------------- interior
@@ -308,7 +318,7 @@ def ending_sessions(
 def _interior(change: Change, interior: Interior, context: StoreContext) -> Iterator[str]:
     live = change.live if isinstance(change.live, Interior) else None
     yield from _schema(live, interior, context.facts)
-    yield from _objects(live)  # after the schema: the owner must be allowed to have things there
+    yield from _objects(live, context.facts)  # after the schema: the owner must be allowed to have things there
     yield from _default_privileges(live, interior)
     yield from _large_objects(live, interior)
     if live is not None and not live.revision:
@@ -323,11 +333,19 @@ def _interior(change: Change, interior: Interior, context: StoreContext) -> Iter
         yield f"COMMENT ON DATABASE {identifier(interior.name)} IS {literal(text)}"
 
 
-def _objects(live: Interior | None) -> Iterator[str]:
+def _objects(live: Interior | None, facts: PostgresFacts) -> Iterator[str]:
     """Objects of another owner: each by name, since REASSIGN OWNED would also move what that role owns elsewhere."""
-    if live is not None:
-        for kind, name in sorted(live.misowned, key=lambda entry: (entry[0] != "SCHEMA", entry)):
-            yield f"ALTER {kind} {name} OWNER TO {identifier(live.role)}"
+    if live is None or not live.misowned:
+        return
+    assert live.app is not None
+    # Who is no superuser takes things from roles that it belongs to; it administers the app's, so it may join them.
+    joining = () if facts.superuser else sorted(live.misowners & logins_of(live.app))
+    for login in joining:
+        yield _joined(login, facts)
+    for kind, name in sorted(live.misowned, key=lambda entry: (entry[0] != "SCHEMA", entry)):
+        yield f"ALTER {kind} {name} OWNER TO {identifier(live.role)}"
+    for login in joining:
+        yield _left(login, facts)
 
 
 def _schema(live: Interior | None, interior: Interior, facts: PostgresFacts) -> Iterator[str]:

@@ -174,6 +174,17 @@ def test_objects_of_another_owner_are_taken_over_one_by_one() -> None:
     ]
 
 
+def test_an_admin_that_is_no_superuser_joins_the_login_that_has_made_a_thing() -> None:
+    (interior,) = the(Interior)
+    live = {"misowned": frozenset({("TABLE", "t")}), "misowners": frozenset({"lernmi_user", "stranger"})}
+    assert changed(interior, facts(superuser=False), **live) == [
+        'GRANT "lernmi_user" TO "plat" WITH INHERIT TRUE',
+        'ALTER TABLE t OWNER TO "lernmi_owner"',
+        'REVOKE "lernmi_user" FROM "plat" GRANTED BY "plat"',
+    ]
+    assert changed(interior, **live) == ['ALTER TABLE t OWNER TO "lernmi_owner"']
+
+
 def test_an_extension_that_the_server_lacks_is_told_from_one_that_is_not_allowed() -> None:
     (missing,) = the(Interior, extensions=("postgis",))
     with pytest.raises(ServerError, match="the server has no extension postgis, which lernmi wants") as lacking:

@@ -15,8 +15,9 @@ import itertools
 import re
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from functools import partial
 from typing import Any, Final, Self
 
@@ -40,6 +41,7 @@ from multidb.model import (
 )
 from multidb.provisioners.redis.catalog import read_rules
 from multidb.provisioners.redis.connection import ask, open_client, scanned, told_plainly
+from multidb.provisioners.redis.encodings import Limits
 from multidb.provisioners.redis.headroom import Headroom
 from multidb.provisioners.redis.keys_file import LONGEST, NEVER, KeysReader, KeysWriter, Record, rdb_version
 from multidb.provisioners.redis.lock import Lease
@@ -86,6 +88,7 @@ class RedisArchive:
         try:
             self._facts = self._read_facts()
             self._longest = self._longest_word()
+            self._limits = self._read_limits()
             if self._facts.cluster:
                 raise ArchiveError(
                     "a cluster's keys are on many nodes, and multidb reaches only one",
@@ -102,7 +105,7 @@ class RedisArchive:
 
     def backup(self, app: App, context: StoreContext, writer: ArchiveWriter, progress: Progress) -> Part:
         """Writes each key with its expiry. Beside one batch of keys, 16 to 32 bytes a key are what memory grows by."""
-        place, tally = self.live(app, context), Tally()
+        place, tally = self.live(app, context), Tally(self._limits)
         with told_plainly(self._server), writer.file(_FILE) as out:
             total = self._facts.keys.get(_where(place)[0]) if _where(place)[0] else None
             records = self._records(place)
@@ -159,7 +162,7 @@ class RedisArchive:
 
     def measure(self, place: Place) -> Measures:
         """Counts and fingerprints of the keys that stay."""
-        tally = Tally()
+        tally = Tally(self._limits)
         with told_plainly(self._server):
             for record in self._records(place):
                 tally.add(record)
@@ -302,6 +305,31 @@ class RedisArchive:
     # Reading
 
     def _records(self, place: Place) -> Iterator[Record]:
+        """Every key of the place once, its value in the shape that it has when it is restored, so that both are
+        measured alike."""
+        with ExitStack() as stack:
+            lane: Wire | None = None
+            for record in stack.enter_context(contextlib.closing(self._dumped(place))):
+                if record.expiry == NEVER and self._limits.changes(record.payload):
+                    lane = lane or stack.enter_context(self._lane(lock_number(self._facts)))
+                    yield replace(record, payload=self._reshaped(lane, record.payload))
+                else:
+                    yield record
+
+    def _reshaped(self, lane: Wire, payload: bytes) -> bytes:
+        """The value after a restore, which is tried under a key that no app can see. As it is where the server has no
+        room for it."""
+        key = f"__multidb__:shape:{time.monotonic_ns()}"
+        try:
+            Headroom(self._server, self._client).require(1, len(payload))
+        except ServerError:
+            return payload
+        words = ("RESTORE", key, 10_000, payload)  # gone in ten seconds, should we be
+        loaded, dumped, _ = lane.tell([words, ("DUMP", key), ("DEL", key)])
+        refused = isinstance(loaded, ResponseError) or not isinstance(dumped, bytes)
+        return payload if refused else dumped
+
+    def _dumped(self, place: Place) -> Generator[Record, None, None]:
         """Every key of the place once. Batches are asked of several connections in turn, read in the same order."""
         number, prefix = _where(place)
         skip, when = len(prefix.encode()), "PEXPIRETIME" if "pexpiretime" in self._facts.commands else "PTTL"
@@ -363,6 +391,14 @@ class RedisArchive:
                 return int(ask(self._client, "CONFIG", "GET", "proto-max-bulk-len")[1])
             except (NoPermissionError, IndexError):
                 return LONGEST
+
+    def _read_limits(self) -> Limits:
+        with told_plainly(self._server):
+            try:
+                told = ask(self._client, "CONFIG", "GET", "*-max-*")
+            except NoPermissionError:
+                return Limits()
+            return Limits.read(dict(zip(told[::2], told[1::2], strict=True)))
 
     def _read_facts(self) -> RedisFacts:
         return read_facts(self._server, self._client)

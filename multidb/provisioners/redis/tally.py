@@ -5,20 +5,22 @@ they are only numbered beside them. A fingerprint is a sum of hashes, so the ord
 
 The hash of a key is made of its name and of what DUMP gave, without the footer (RDB version and checksum), which spares
 asking for every value a second time. Elements of hashes and sets that the server keeps in a hash table come in any
-order and are sorted first. Other encodings keep their order over a restore. Strings are serialized alike since Redis 4;
-the rest is not alike in all versions, so its fingerprints have the RDB version in their names, and sets of different
-versions share only the strings'.
+order and are sorted first. Other encodings keep their order over a restore; what changes its encoding by it is measured
+in the one that it then has (`RedisArchive`). Strings are serialized alike since Redis 4; the rest is not alike in all
+versions, nor on servers with other limits (`Limits`), so its fingerprints have both in their names, and sets of
+different versions share only the strings'. Modules write their values as they like (a vector set comes back in another
+order); of theirs, only the names of the keys are compared.
 """
 
 from __future__ import annotations
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator
 from hashlib import blake2b
 from typing import Final
 
 from multidb.model import Measures
+from multidb.provisioners.redis.encodings import FOOTER, HASH_TABLE, SET_TABLE, Limits, in_order
 from multidb.provisioners.redis.keys_file import NEVER, Record, rdb_version
 
 __all__ = ["Seen", "Tally"]
@@ -32,16 +34,21 @@ _NAMES: Final[dict[int, str]] = {
     **dict.fromkeys((4, 9, 13, 16, 22, 23, 24, 25), "hash keys"),
     **dict.fromkeys((15, 19, 21, 26, 27), "stream keys"),
 }
-_SET_TABLE, _HASH_TABLE = _TABLES = 2, 4
+_TABLES: Final = frozenset({SET_TABLE, HASH_TABLE})
+_MODULE, _MODULE_ID = 7, 10  # type, and how many bytes of a payload say which module's it is
 _EXPIRING_FIELDS = frozenset({22, 23, 24, 25})
-_FOOTER = 10
 _MODULUS = 1 << 128
 
 
 class Tally:
-    """Counts what goes by."""
+    """Counts what goes by.
 
-    def __init__(self) -> None:
+    Args:
+        limits: those of the server whose values they are.
+    """
+
+    def __init__(self, limits: Limits | None = None) -> None:
+        self._limits = limits or Limits()
         self.expiring = 0
         self._rdb = 0
         self._counts: Counter[str] = Counter()
@@ -57,15 +64,21 @@ class Tally:
         if not self._rdb:
             self._rdb = rdb_version(payload)
         name = _NAMES.get(kind, "other keys")
-        body = _in_order(kind, payload) if kind in _TABLES else payload[:-_FOOTER]
+        body = in_order(kind, payload) if kind in _TABLES else payload[:-FOOTER]
+        if kind == _MODULE:
+            name, body = "names of other keys", payload[:_MODULE_ID]
+            self._counts["other keys"] += 1
+        else:
+            self._counts[name] += 1
         digest = blake2b(b"%d:%b%b" % (len(key), key, body), digest_size=16).digest()
-        self._counts[name] += 1
         self._sums[name] += int.from_bytes(digest)
 
     def measures(self) -> Measures:
         """What was counted."""
         sums = {
-            name if name == "string keys" else f"{name}, RDB {self._rdb}": f"{total % _MODULUS:032x}"
+            name if name == "string keys" else f"{name}, RDB {self._rdb}{self._limits.told(name)}": (
+                f"{total % _MODULUS:032x}"
+            )
             for name, total in sorted(self._sums.items())
         }
         return Measures(dict(sorted(self._counts.items())), sums)
@@ -106,44 +119,3 @@ class Seen:
         for number in old:
             if number:
                 self._put(number)
-
-
-def _in_order(kind: int, payload: bytes) -> bytes:
-    """The elements of a hash or set that is kept in a hash table, sorted."""
-    body = payload[:-_FOOTER]
-    strings = _strings(body)
-    count, _, _ = _length(body, 1)
-    if kind == _SET_TABLE:
-        return b"".join(sorted(next(strings) for _ in range(count)))
-    return b"".join(sorted(next(strings) + next(strings) for _ in range(count)))
-
-
-def _strings(body: bytes) -> Iterator[bytes]:
-    """The strings after the type and the count, as they are serialized: each begins with its own length."""
-    _, at, _ = _length(body, 1)
-    while at < len(body):
-        length, data, special = _length(body, at)
-        if not special:
-            end = data + length
-        elif length < 3:  # an integer of 1, 2 or 4 bytes
-            end = data + (1 << length)
-        else:  # compressed: two lengths, then as many bytes as the first says
-            packed, after, _ = _length(body, data)
-            _, start, _ = _length(body, after)
-            end = start + packed
-        yield body[at:end]
-        at = end
-
-
-def _length(body: bytes, at: int) -> tuple[int, int, bool]:
-    """A length of the RDB format, where what follows it begins, and whether it is a special encoding instead."""
-    first = body[at]
-    match first >> 6:
-        case 0:
-            return first & 0x3F, at + 1, False
-        case 1:
-            return (first & 0x3F) << 8 | body[at + 1], at + 2, False
-        case 2:
-            size = 8 if first == 0x81 else 4
-            return int.from_bytes(body[at + 1 : at + 1 + size]), at + 1 + size, False
-    return first & 0x3F, at + 1, True

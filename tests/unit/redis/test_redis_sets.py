@@ -11,6 +11,7 @@ import pytest
 from multidb.errors import ArchiveError
 from multidb.model import Endpoint, Server
 from multidb.provisioners.redis.archive import RedisArchive
+from multidb.provisioners.redis.encodings import Limits
 from multidb.provisioners.redis.keys_file import NEVER, KeysReader, KeysWriter, Record
 from multidb.provisioners.redis.tally import Seen, Tally
 
@@ -87,6 +88,62 @@ def test_what_expires_is_not_measured() -> None:
     tally.add(Record(b"fields", b"\x16\x01" + FOOTER, NEVER))
     assert tally.expiring == 2
     assert tally.measures().counts == {}
+
+
+def table(kind: int, *elements: bytes, score: bytes = b"") -> bytes:
+    count = len(elements) // (2 if kind == 4 else 1)
+    return bytes([kind, 0x40 | count >> 8, count & 0xFF]) + b"".join(each + score for each in elements) + FOOTER
+
+
+SHORT, LONG = b"\x01a", b"\x40\x41" + b"a" * 65
+NUMBER, PACKED = b"\xc1\x00\x01", b"\xc3\x05\x40\x80\x01xx\xe0\x70"  # 16 bits; 128 bytes in five
+
+
+@pytest.mark.parametrize(
+    ("payload", "changes"),
+    [
+        (table(4, *[SHORT, NUMBER] * 512), True),
+        (table(4, *[SHORT, NUMBER] * 513), False),
+        (table(4, SHORT, LONG), False),
+        (table(4, SHORT, PACKED), False),
+        (table(2, *[SHORT] * 128), True),
+        (table(2, *[SHORT] * 129), True),  # could be numbers
+        (table(2, *[b"\x15" + b"a" * 21] * 129), False),
+        (table(2, *[SHORT] * 513), False),
+        (table(5, *[SHORT] * 128, score=b"\xff" * 8), True),
+        (table(5, *[SHORT] * 129, score=b"\x00" * 8), False),
+        (table(5, SHORT, LONG, score=b"\xc3" * 8), False),
+        (table(3, SHORT, score=b"\xff"), True),
+        (table(3, SHORT, LONG, score=b"\x031.5"), False),
+        (STRING, False),
+        (b"\x10\x05hello" + FOOTER, False),
+    ],
+)
+def test_which_values_a_restore_gives_another_shape(payload: bytes, changes: bool) -> None:
+    assert Limits().changes(payload) is changes
+
+
+def test_the_limits_are_the_servers_own_and_stand_with_what_depends_on_them() -> None:
+    narrow = Limits.read(
+        {"hash-max-ziplist-entries": "8", "hash-max-ziplist-value": "16", "set-max-intset-entries": "9"}
+    )
+    assert narrow == Limits(hash=(8, 16), set=(0, 0), numbers=9)
+    assert not narrow.changes(table(4, *[SHORT, SHORT] * 9))
+    assert not narrow.changes(table(2, *[SHORT] * 10))
+    assert Limits.read({}) == Limits()
+    tally = Tally(narrow)
+    for record in RECORDS[:2]:
+        tally.add(record)
+    assert set(tally.measures().fingerprints) == {"string keys", "hash keys, RDB 80, limits 8/16"}
+    redis_7 = Limits(set=(0, 0))
+    assert [redis_7.told(name) for name in ("hash keys", "set keys", "list keys", "string keys")] == [""] * 4
+
+
+def test_of_a_modules_value_only_the_key_is_compared() -> None:
+    vectors, other = (b"\x07\x81" + b"vectors!" + rest + FOOTER for rest in (b"1 2 3", b"3 2 1"))
+    assert measured(Record(b"v", vectors, NEVER)) == measured(Record(b"v", other, NEVER))
+    assert measured(Record(b"v", vectors, NEVER)) != measured(Record(b"w", vectors, NEVER))
+    assert measured(Record(b"v", vectors, NEVER)).counts == {"other keys": 1}
 
 
 def test_a_key_is_seen_once() -> None:

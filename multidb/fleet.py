@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -234,7 +234,7 @@ class Fleet:
         if store.archive is None:
             raise ArchiveError(f"{store.title} has no backups", where=str(server))
         take_offline = self.runtime.take_offline(server) if may_stop else None
-        return store.archive(server, self.runtime.admin(server), self._application, take_offline)
+        return store.archive(self._timed(server), self.runtime.admin(server), self._application, take_offline)
 
     def suspend(self, app: App, server: Server) -> StoreContext:
         """Turns the app's logins on the server off and ends their sessions; `Engine.apply` turns them on again.
@@ -253,7 +253,10 @@ class Fleet:
         return f"multidb {self._command} {holder('')['user']}"
 
     def _connect(self, server: Server) -> Session:
-        return provisioner(server.store).connect(server, self.runtime.admin(server), self._application)
+        return provisioner(server.store).connect(self._timed(server), self.runtime.admin(server), self._application)
+
+    def _timed(self, server: Server) -> Server:
+        return replace(server, progress_timeout=self.project.progress_timeout)
 
     def _turn(self, server: Server) -> AbstractContextManager[None]:
         def waiting(who: str) -> None:

@@ -88,7 +88,8 @@ class Grounds:
 
 def targets_of(fleet: Fleet, addresses: Sequence[str]) -> list[Target]:
     """The targets with these addresses."""
-    return [open_target(address, Path(fleet.project.root)) for address in dict.fromkeys(addresses)]
+    root, limit = Path(fleet.project.root), fleet.project.progress_timeout
+    return [open_target(address, root, limit) for address in dict.fromkeys(addresses)]
 
 
 def repository(fleet: Fleet, addresses: Sequence[str] | None = None) -> Repository:

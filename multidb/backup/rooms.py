@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from multidb.backup.sets import StoredPart
 from multidb.backup.streams import StoreReader
-from multidb.errors import ArchiveError, NeedsServer, TargetError
+from multidb.errors import ArchiveError, NeedsServer, ServerError, TargetError
 from multidb.fleet import Fleet
 from multidb.model import App, Archive, Measures, Place, PlaceKind, Progress, Server, StoreContext, listed
 
@@ -68,7 +68,10 @@ def room(
                 yield found
             except BaseException:
                 if not found.kept:
-                    archive.discard(place)
+                    with contextlib.suppress(
+                        ServerError
+                    ):  # what went wrong first is what is told; the next run clears it
+                        archive.discard(place)
                 raise
             archive.discard(place)
             return

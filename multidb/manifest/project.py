@@ -241,6 +241,7 @@ class _Reading:
             known={name: frozenset(accounts) for name in self._stores if (accounts := getattr(head.known, name))},
             removed=removed,
             returned=returned,
+            progress_timeout=head.progress_timeout.total_seconds(),
         )
 
     def _understood(self) -> bool:

@@ -18,7 +18,18 @@ from pydantic.json_schema import GenerateJsonSchema
 from multidb.container import ContainerOptions
 from multidb.document import APP_ID
 from multidb.model import App, DerivedName, Provisioner, duration_text
-from multidb.model.options import Account, AppBackup, AppDeploy, AppQuota, Backup, Deploy, Notify, Section, Size
+from multidb.model.options import (
+    Account,
+    AppBackup,
+    AppDeploy,
+    AppQuota,
+    Backup,
+    Deploy,
+    Duration,
+    Notify,
+    Section,
+    Size,
+)
 
 __all__ = ["APP_ID", "VERSION", "AppEntry", "Head", "Shape", "StoreSchema", "schema"]
 
@@ -117,6 +128,11 @@ class Head(Section):
     deploy: Annotated[Deploy, _or_empty(Deploy)] = Field(default=Deploy(), description="Layout of compose files.")
     backup: Annotated[Backup, _or_empty(Backup)] = Field(default=Backup(), description="Backups of every app.")
     notify: Annotated[Notify, _or_empty(Notify)] = Field(default=Notify(), description="Who is told of trouble.")
+    progress_timeout: Duration = Field(
+        default=timedelta(minutes=10),
+        description="Work that waits for a server or a target ends after so long without a byte, a row, an answer or "
+        "another sign of work; default: ten minutes. What makes progress is not ended.",
+    )
 
 
 class _Defaults(GenerateJsonSchema):

@@ -22,6 +22,7 @@ from multidb.model.archive import (
 )
 from multidb.model.audit import Hole, Known, Outcome, Probe, Remark, Search, Searched, Unread
 from multidb.model.core import (
+    PROGRESS_TIMEOUT,
     Action,
     App,
     Change,
@@ -49,6 +50,7 @@ from multidb.model.provisioner import Provisioner, Session
 from multidb.model.usage import AppUsage, Enforce, Query, Quota, ServerUsage
 
 __all__ = [
+    "PROGRESS_TIMEOUT",
     "Action",
     "Address",
     "App",

@@ -10,7 +10,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, Final, Protocol
 
 from multidb.errors import ServerError
 from multidb.model.options import AppBackup, AppDeploy, Backup, Deploy, Notify
@@ -30,6 +30,7 @@ __all__ = [
     "Isolation",
     "Level",
     "Owner",
+    "PROGRESS_TIMEOUT",
     "Progress",
     "Project",
     "Resource",
@@ -39,6 +40,9 @@ __all__ = [
     "Tenant",
     "unwatched",
 ]
+
+
+PROGRESS_TIMEOUT: Final = 600.0  # seconds
 
 
 class Progress(Protocol):
@@ -105,6 +109,8 @@ class Project:
     """Apps that were taken out and may still come back: their names, numbers and data are kept."""
     returned: Mapping[str, str] = field(default_factory=dict)
     """Those of them that the manifest has an entry for all the same, and where; nothing is made of it."""
+    progress_timeout: float = PROGRESS_TIMEOUT
+    """Seconds without progress after which a server or a target that work waits for counts as standing still."""
 
     def including(self, app: App) -> Project:
         """The same project with one of its removed apps as if it were not."""
@@ -147,6 +153,7 @@ class Server:
     endpoint: Endpoint
     app: str | None = None  # the only app served, for a server of one app
     timeout: float = 10.0  # seconds that one connection attempt or one round trip of a check may take
+    progress_timeout: float = field(default=PROGRESS_TIMEOUT, compare=False)  # seconds: see `Project.progress_timeout`
     spare: bool = False  # a second one that no app knows, to load a backup into: see ``Runtime.spare``
     kept: bool = False  # a spare that is there for the next one, too, and so has to be emptied
     # Compose's project and service, where it runs in a container of this machine.

@@ -399,7 +399,8 @@ class ComposeRuntime:
         def heard(line: str) -> None:
             report("docker compose", line)
 
-        compose_tool.up(stack.file, stack.project, services, stack.engine.environment, heard)
+        limit = self._project.progress_timeout
+        compose_tool.up(stack.file, stack.project, services, stack.engine.environment, heard, limit)
 
     def _pooler_started(
         self, servers: Sequence[ServerStatus], seen: Mapping[str, Seen], report: Progress

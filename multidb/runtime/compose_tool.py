@@ -6,6 +6,7 @@ from 1.29 on, which Debian 12 has.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import subprocess
@@ -13,7 +14,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
+import psutil
+
 from multidb.errors import MultidbError, RuntimeUnavailable, ServerError, StartFailed, UsageError
+from multidb.progress import ProgressTimer, ended_without
 from multidb.secrets import redact
 
 __all__ = ["command", "environment", "explain", "up"]
@@ -46,7 +50,12 @@ def command() -> list[str]:
 
 
 def up(
-    file: Path, project: str, services: Sequence[str], extra: Mapping[str, str], heard: Callable[[str], None]
+    file: Path,
+    project: str,
+    services: Sequence[str],
+    extra: Mapping[str, str],
+    heard: Callable[[str], None],
+    progress_timeout: float,
 ) -> None:
     """Makes and starts the services of a compose file; returns when they are started, not when they are healthy.
 
@@ -54,6 +63,7 @@ def up(
 
     Args:
         extra: what makes Compose talk to our engine.
+        progress_timeout: seconds without a line of it after which it is ended.
 
     Raises:
         MultidbError: as `explain` says.
@@ -71,12 +81,26 @@ def up(
         errors="replace",
     ) as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            if line.strip():
-                said.append(line.strip())
-                heard(said[-1])
+        timer = ProgressTimer(progress_timeout)
+        with ended_without(timer, lambda: _kill(process)):
+            for line in process.stdout:
+                timer.moved()
+                if line.strip():
+                    said.append(line.strip())
+                    heard(said[-1])
+            process.wait()
+    if process.returncode and timer.expired():
+        raise StartFailed(f"Docker Compose {timer.words}", where=str(file), hint=timer.hint)
     if process.returncode:
         raise explain(said, file)
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    """With the plugin that it has started, which holds the same pipe."""
+    with contextlib.suppress(psutil.Error):
+        for each in psutil.Process(process.pid).children(recursive=True):
+            each.kill()
+    process.kill()
 
 
 def environment(inherited: Mapping[str, str], env_file: Path) -> dict[str, str]:

@@ -327,6 +327,7 @@ class EmbeddedRuntime:
             log=self._state.folder / "logs" / f"{name}.log",
             options=self._project.servers[store],
             app=app,
+            progress_timeout=self._project.progress_timeout,
         )
 
     @property

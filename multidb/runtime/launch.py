@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from multidb.model import Endpoint, Offline, Progress, Server
+from multidb.model import PROGRESS_TIMEOUT, Endpoint, Offline, Progress, Server
 from multidb.runtime.account import Account
 from multidb.secrets import Secret
 
@@ -37,6 +37,7 @@ class Site:
     options: Any
     app: str | None = None
     ports: Mapping[str, int] = field(default_factory=dict)
+    progress_timeout: float = PROGRESS_TIMEOUT  # seconds: see `Project.progress_timeout`
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import shutil
+import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import IO, BinaryIO, Final
+
+import psutil
 
 from multidb import files
-from multidb.errors import ArchiveError, ServerError, UsageError
+from multidb.errors import ArchiveError, ServerError, ServerSlow, UsageError
+from multidb.model import PROGRESS_TIMEOUT
+from multidb.progress import ProgressTimer, ended_without
 from multidb.runtime import processes
 
 __all__ = ["Neo4jAdmin", "clear_half_loaded"]
@@ -32,33 +39,38 @@ class Neo4jAdmin:
         command: the argv to which the tool's arguments are added.
         home: the server's folder.
         name: the server's, for errors.
+        progress_timeout: seconds without a byte, and without processor time used, after which the tool is ended.
     """
 
-    def __init__(self, command: Sequence[str], home: Path, name: str) -> None:
+    def __init__(
+        self, command: Sequence[str], home: Path, name: str, progress_timeout: float = PROGRESS_TIMEOUT
+    ) -> None:
+        self._progress_timeout = progress_timeout
         self._command = command
         self._home = home
         self._name = name
 
     def dump(self, database: str, stream: BinaryIO) -> None:
         """See `Offline.dump`."""
-        with self._running("dump", "--to-stdout", database) as tool:
+        with self._running("dump", "--to-stdout", database) as (tool, timer):
             assert tool.stdout is not None
-            shutil.copyfileobj(tool.stdout, stream, _CHUNK)
+            _copy(partial(os.read, tool.stdout.fileno()), stream, timer)
 
     def load(self, database: str, stream: BinaryIO) -> None:
         """See `Offline.load`. `clear_half_loaded` makes what it promises true."""
         note = self._home / _LOADING
         files.write_text(note, database)
-        with self._running("load", "--from-stdin", "--overwrite-destination", database) as tool:
+        with self._running("load", "--from-stdin", "--overwrite-destination", database) as (tool, timer):
             assert tool.stdin is not None
             with contextlib.suppress(BrokenPipeError):  # it has ended; what it said tells why
-                shutil.copyfileobj(stream, tool.stdin, _CHUNK)
+                _copy(stream.read, tool.stdin, timer)
                 tool.stdin.close()
         note.unlink()
 
     @contextlib.contextmanager
-    def _running(self, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
-        """The tool at work; it has ended well after the block. It ends with the block that fails."""
+    def _running(self, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], ProgressTimer]]:
+        """The tool at work, and what has to be told of its progress; it has ended well after the block. It ends with
+        the block that fails, and when it makes no progress."""
         with tempfile.TemporaryFile(prefix="multidb-") as said:
             environment = processes.environment(self._home)
             tool = subprocess.Popen(
@@ -69,9 +81,11 @@ class Neo4jAdmin:
                 stderr=said,
                 start_new_session=True,  # Ctrl-C is ours to hear, and to end it
             )
+            timer = ProgressTimer(self._progress_timeout, lambda: _processor_time(tool.pid))
             try:
-                yield tool
-                code = tool.wait()
+                with ended_without(timer, lambda: _kill(tool)):
+                    yield tool, timer
+                    code = tool.wait()
             finally:
                 tool.kill()
                 tool.wait()
@@ -79,6 +93,8 @@ class Neo4jAdmin:
                     with contextlib.suppress(BrokenPipeError):  # what is still to be flushed
                         if pipe is not None:
                             pipe.close()
+            if code and timer.expired():
+                raise ServerSlow(f"neo4j-admin {timer.words}", where=f"server {self._name}", hint=timer.hint)
             if code:
                 said.seek(0)
                 raise self._failed(arguments[0], said.read().decode(errors="replace"))
@@ -89,6 +105,27 @@ class Neo4jAdmin:
         if _FULL in said:
             return ServerError(f"neo4j-admin {verb}: no space left", where=where, hint=f"free space at {self._home}")
         return ArchiveError(f"neo4j-admin {verb} failed: {lines[-1] if lines else 'it does not say why'}", where=where)
+
+
+def _kill(tool: subprocess.Popen[bytes]) -> None:
+    """With what it has started, which holds the same pipes."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(tool.pid, signal.SIGKILL)
+
+
+def _copy(read: Callable[[int], bytes], sink: IO[bytes], timer: ProgressTimer) -> None:
+    while data := read(_CHUNK):
+        timer.moved()
+        sink.write(data)
+        timer.moved()
+
+
+def _processor_time(pid: int) -> float | None:
+    try:
+        used = psutil.Process(pid).cpu_times()
+    except psutil.Error:
+        return None
+    return float(used.user + used.system)
 
 
 def clear_half_loaded(home: Path) -> None:

@@ -72,7 +72,8 @@ class Neo4jKind:
         """Its tool, for a server that is stopped."""
         java = self._java(site)
         folder = self._jars(java, site.options.version, progress)
-        return Neo4jAdmin(neo4j_process.admin_command(java, folder, site.options.heap), site.folder, site.name)
+        command = neo4j_process.admin_command(java, folder, site.options.heap)
+        return Neo4jAdmin(command, site.folder, site.name, site.progress_timeout)
 
     def forget_logins(self, site: Site) -> None:
         neo4j_process.forget_logins(site.folder)

@@ -390,10 +390,10 @@ def test_interrupted_anywhere_an_exchange_is_before_or_after(site: Site, monkeyp
         site.served.sql(made.format("new"), given, database=place.name)
         left = iter(range(stop))
 
-        def cut(self: Wire, text: str, timeout: float, left: Iterator[int] = left) -> Any:
+        def cut(self: Wire, text: str, left: Iterator[int] = left, **options: Any) -> Any:
             if next(left, None) is None:
                 raise KeyboardInterrupt  # and nothing is sent any more, as after kill -9
-            return send(self, text, timeout)
+            return send(self, text, **options)
 
         with archive(site) as (opened, context):
             monkeypatch.setattr(Wire, "send", cut)
@@ -550,10 +550,10 @@ def test_interrupted_anywhere_tables_are_all_old_or_all_new(
     for stop in range(1, 200, 9):
         left = iter(range(stop))
 
-        def cut(self: Wire, text: str, timeout: float, left: Iterator[int] = left) -> Any:
+        def cut(self: Wire, text: str, left: Iterator[int] = left, **options: Any) -> Any:
             if next(left, None) is None:
                 raise KeyboardInterrupt  # and nothing is sent any more, as after kill -9
-            return send(self, text, timeout)
+            return send(self, text, **options)
 
         monkeypatch.setattr(Wire, "send", cut)
         with contextlib.suppress(KeyboardInterrupt):

@@ -15,6 +15,7 @@ from typing import BinaryIO, Final, Protocol
 from multidb.backup.streams import Upload
 from multidb.document import Unreadable, inside
 from multidb.errors import ArchiveError, TargetError, UsageError
+from multidb.model import PROGRESS_TIMEOUT
 
 __all__ = ["Target", "open_target", "safe", "within"]
 
@@ -56,9 +57,12 @@ class Target(Protocol):
         """Removes what unfinished files in the folder `prefix` have left, and the folder when it is empty."""
 
 
-def open_target(address: str, root: Path) -> Target:
+def open_target(address: str, root: Path, progress_timeout: float = PROGRESS_TIMEOUT) -> Target:
     """The target that the manifest calls `address`: a folder (relative to `root`), ``s3://bucket/prefix``, or any
     other URL that fsspec knows. Touches nothing yet.
+
+    Args:
+        progress_timeout: seconds without an answer after which storage elsewhere is given up.
 
     Raises:
         UsageError: the package for this kind of storage is not installed, or the address makes no sense.
@@ -81,10 +85,10 @@ def open_target(address: str, root: Path) -> Target:
     if scheme[1] == "s3":
         from multidb.backup.targets.s3 import S3Target
 
-        return S3Target(address)
+        return S3Target(address, progress_timeout)
     from multidb.backup.targets.remote import RemoteTarget
 
-    return RemoteTarget(address)
+    return RemoteTarget(address, progress_timeout)
 
 
 def safe(path: str, where: str) -> str:

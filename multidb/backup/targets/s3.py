@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, Final, cast
 
 from multidb.backup.targets import safe, within
 from multidb.errors import ArchiveError, TargetError, UsageError
+from multidb.model import PROGRESS_TIMEOUT
 
 __all__ = ["S3Target"]
 
@@ -36,18 +37,19 @@ class S3Target:
 
     Args:
         address: ``s3://bucket/prefix``.
+        progress_timeout: seconds without an answer, all tries at a request together, after which it is given up.
 
     Raises:
         UsageError: boto3 is not installed, or there is no bucket in the address.
     """
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, progress_timeout: float = PROGRESS_TIMEOUT) -> None:
         self.name = address
         self._bucket, _, prefix = address.removeprefix("s3://").partition("/")
         self._prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
         if not self._bucket:
             raise UsageError("names no bucket", where=address, hint="for example s3://backups/digi")
-        self._client = _client()
+        self._client = _client(progress_timeout)
 
     def create(self, path: str) -> _Object:
         return _Object(self, self._client, self._bucket, self._key(path))
@@ -238,13 +240,16 @@ class _Body:
         self._body.close()
 
 
-def _client() -> Any:
+def _client(progress_timeout: float) -> Any:
     try:
         import boto3
         from botocore.config import Config
     except ImportError:
         raise UsageError("needs the package boto3", where="s3://", hint="pip install 'multidb[s3]'") from None
+    read = min(_READ, progress_timeout)
     settings = Config(
-        connect_timeout=_CONNECT, read_timeout=_READ, retries={"mode": "standard", "total_max_attempts": _TRIES}
+        connect_timeout=min(_CONNECT, read),
+        read_timeout=read,
+        retries={"mode": "standard", "total_max_attempts": max(1, min(_TRIES, int(progress_timeout / read)))},
     )
     return boto3.session.Session().client("s3", config=settings)

@@ -61,9 +61,9 @@ DUMP_FORMAT: Final = "neo4j-admin dump"
 LARGEST_EXCHANGE: Final = 200_000
 _FETCHED: Final = 1_000  # rows asked for at once
 _BATCH: Final = 5_000  # rows written in one transaction; a long text or list counts for more
-_SILENCE: Final = 120.0  # seconds without an answer after which the server is given up
-_DELETING: Final = 6 * 3600.0  # seconds
-_INDEXING: Final = 6 * 3600.0  # an index over all data is made before the answer
+# Seconds, as long as the server answers others meanwhile; an index over all data is made before the answer.
+_DELETING: Final = 24 * 3600.0
+_INDEXING: Final = 24 * 3600.0
 _UNIQUE: Final = "UNIQUENESS"  # the one kind of constraint that Community has
 _NO_ROOM: Final = "a Neo4j without databases has room for one graph"
 
@@ -402,7 +402,7 @@ class Neo4jArchive:
             with self._patience():
                 transaction = session.begin_transaction()
 
-            def run(work: _Work, seconds: float = _SILENCE) -> list[list[Any]]:
+            def run(work: _Work, seconds: float | None = None) -> list[list[Any]]:
                 with self._patience(seconds):
                     return _all(transaction, work)
 
@@ -448,14 +448,14 @@ class Neo4jArchive:
     # Talking to the server: an error of the driver is explained here, where no error of the set's files can be meant.
 
     def _ask(
-        self, text: str, database: str = SYSTEM, values: Mapping[str, Any] | None = None, seconds: float = _SILENCE
+        self, text: str, database: str = SYSTEM, values: Mapping[str, Any] | None = None, seconds: float | None = None
     ) -> list[dict[str, Any]]:
         with self._bolt.explained():
-            return self._bolt.ask(text, database, values, seconds)
+            return self._bolt.ask(text, database, values, seconds or self._server.progress_timeout)
 
     @contextlib.contextmanager
-    def _patience(self, seconds: float = _SILENCE) -> Iterator[None]:
-        with self._bolt.explained(), self._bolt.within(seconds):
+    def _patience(self, seconds: float | None = None) -> Iterator[None]:
+        with self._bolt.explained(), self._bolt.within(seconds or self._server.progress_timeout):
             yield
 
     @contextlib.contextmanager

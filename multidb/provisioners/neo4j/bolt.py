@@ -8,6 +8,7 @@ processor time for the same login.)
 from __future__ import annotations
 
 import contextlib
+import itertools
 import logging
 import ssl
 import threading
@@ -20,6 +21,7 @@ from neo4j import exceptions
 
 from multidb.errors import AuthenticationFailed, NotAllowed, ServerDown, ServerError, ServerSlow, WrongVersion
 from multidb.model import Endpoint, Server
+from multidb.progress import ProgressTimer, ended_without
 from multidb.provisioners.neo4j.statements import SYSTEM
 from multidb.secrets import Secret, redact
 
@@ -63,6 +65,8 @@ class Bolt:
         self._who = who
         self._application = application
         self._uri = uri
+        self._password = password
+        self._numbers = itertools.count()
         self._auth = (user, password.reveal()) if password is not None else None
         self._driver = self._made()
 
@@ -126,19 +130,29 @@ class Bolt:
         """Gives up what is done inside after `seconds`, by default the server's timeout, with `TimeoutError`.
 
         The connection is closed then, with its sessions; what is asked next makes a new one.
+
+        Raises:
+            ServerSlow: instead, where that is the server's progress_timeout or more: it may take more than that only as
+                long as the server answers others.
         """
         driver, too_late = self._driver, threading.Event()
+        limit = seconds or self.server.timeout
+        progress_timeout = self.server.progress_timeout
+        timer = ProgressTimer(min(limit, progress_timeout), self._sign if limit > progress_timeout else None)
 
         def give_up() -> None:
             too_late.set()
             driver.close()
 
-        watch = threading.Timer(seconds or self.server.timeout, give_up)
+        watch = threading.Timer(limit, give_up)
         watch.daemon = True
         watch.start()
         try:
-            yield
+            with ended_without(timer, give_up) if limit >= progress_timeout else contextlib.nullcontext():
+                yield
         except Exception:
+            if limit >= progress_timeout and too_late.is_set() and timer.expired():
+                raise timer.error(self.server) from None
             if too_late.is_set():
                 raise TimeoutError from None
             raise
@@ -146,6 +160,13 @@ class Bolt:
             watch.cancel()
             if too_late.is_set():
                 self._driver = self._made()
+
+    def _sign(self) -> object:
+        """Another one each time, if the server answers at all: it is one process for everybody."""
+        other = Bolt(self.server, self.user, self._password, self._application, who=self._who, uri=self._uri)
+        with other, other.explained():
+            other.ask("RETURN 1", SYSTEM)
+        return next(self._numbers)
 
     @contextlib.contextmanager
     def explained(self) -> Iterator[None]:

@@ -19,10 +19,19 @@ import selectors
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any, BinaryIO, Self
 
-from multidb.errors import ArchiveError, Conflict, NotAllowed, Refused, ServerError, ServerSlow, WrongVersion
+from multidb.errors import (
+    ArchiveError,
+    Conflict,
+    NotAllowed,
+    Refused,
+    ServerDown,
+    ServerError,
+    ServerSlow,
+    WrongVersion,
+)
 from multidb.model import (
     App,
     ArchiveReader,
@@ -37,6 +46,7 @@ from multidb.model import (
     StoreContext,
     listed,
 )
+from multidb.progress import ProgressTimer
 from multidb.provisioners.postgres import archive_tables, catalog_text, contents, groundwork, loading, programs, rights
 from multidb.provisioners.postgres.delegate import Delegate, Delegates
 from multidb.provisioners.postgres.groundwork import AdminInside
@@ -44,6 +54,7 @@ from multidb.provisioners.postgres.locales import Locale
 from multidb.provisioners.postgres.places import NEW, OLD, SCRATCH, place_mark, place_names
 from multidb.provisioners.postgres.programs import Program
 from multidb.provisioners.postgres.resources import MANAGED_SETTINGS, derived_names
+from multidb.provisioners.postgres.signs import Signs
 from multidb.provisioners.postgres.statements import RESTORED, UNFINISHED, identifier, literal, mark
 from multidb.provisioners.postgres.wire import Traffic, Wire
 from multidb.secrets import Secret
@@ -54,13 +65,16 @@ _FORMAT = "pg_dump custom 1"
 _FILE = "dump.pgc"
 _MAGIC = b"PGDMP"
 _CHUNK = 1 << 20
-# Seconds without a sign of life: for a catalog query, for a statement that changes something, for reading one table.
-_ANSWER, _WORK, _READ = 60.0, 600.0, 24 * 3600.0
 _LOOK = 5.0  # seconds without a byte of pg_dump, after which it is looked whether somebody keeps it waiting
 _AT_ONCE = 500  # statements in one message
 _ROUNDS = 10  # attempts to find a database without sessions
 _BUSY, _LOCKED = "55006", "55P03"
 _ANOTHER = frozenset({"42P01", "3F000", "42809"})  # there is no such table or schema, or it is no table
+
+# What would end a script that an operator has run at a time of the app's choice.
+_ENDING = frozenset(
+    {"statement_timeout", "transaction_timeout", "idle_session_timeout", "idle_in_transaction_session_timeout"}
+)
 
 # $1: names (JSON array). What has to be known of these databases to make one like it, or to put one in its place.
 _DATABASES = """
@@ -114,14 +128,16 @@ class PostgresArchive:
         self._where = str(server)
         self._password = password
         self._application = application_name
+        self._signs = Signs(server, password, application_name)
         self._main = self._open()
         self._major = self._main.version // 10000
-        self._delegates = Delegates(self._main, server, application_name)
+        self._delegates = Delegates(self._main, server, application_name, self._signs.of_process)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        self._signs.close()
         self._main.close()
 
     # ------------------------------------------------------------------------------------------------------- backup
@@ -155,7 +171,8 @@ class PostgresArchive:
                     self._dump(program, arguments, delegate, file, app, progress)
                 measured = measuring.result()
             except BaseException:
-                self._cancel(holder)
+                if (first := self._given_up(measuring, holder)) is not None:
+                    raise first from None
                 raise
         return Part(
             format=_FORMAT,
@@ -188,24 +205,32 @@ class PostgresArchive:
         """What pg_dump writes. Not only tables can be held against it, and for the rest it would wait without end.
 
         Raises:
-            ServerSlow: the app holds something for longer than a minute.
+            ServerSlow: the app holds something for longer than a minute, or there is no progress.
         """
+        timer = self._timer(delegate)
         waited = 0.0
         with selectors.DefaultSelector() as selector:
             selector.register(output, selectors.EVENT_READ)
             while True:
-                if selector.select(_LOOK):
+                if selector.select(min(_LOOK, timer.pause)):
                     waited = 0.0
                     if not (chunk := os.read(output.fileno(), _CHUNK)):
                         return
                     yield chunk
-                elif self._main.ask(_WAITS, (delegate.name,), _ANSWER) != "t":
+                    timer.moved()
+                elif timer.expired():
+                    raise timer.error(self._server)
+                elif self._main.ask(_WAITS, (delegate.name,)) != "t":
                     waited = 0.0
-                elif (waited := waited + _LOOK) >= contents.LOCK_TIMEOUT:
+                elif (waited := waited + min(_LOOK, timer.pause)) >= contents.LOCK_TIMEOUT:
                     raise self._held_against(database)
 
+    def _timer(self, delegate: Delegate) -> ProgressTimer:
+        """Of a program that works by this login."""
+        return ProgressTimer(self._server.progress_timeout, lambda: self._signs.of_login(delegate.name))
+
     def _held_against(self, database: str) -> ServerSlow:
-        holders = json.loads(self._main.ask(_HOLDERS, (database,), _ANSWER))
+        holders = json.loads(self._main.ask(_HOLDERS, (database,)))
         who = [
             f"a session of {who} (server process {pid})" if pid is not None else f"the prepared transaction {who}"
             for pid, who in holders
@@ -275,9 +300,9 @@ class PostgresArchive:
         Raises:
             ServerSlow: the app holds one of them for longer than a minute.
         """
-        found = contents.found(lambda query: wire.ask(query, (), _READ))
+        found = contents.found(lambda query: wire.ask(query, ()))
         for text in contents.locks(found.tables):
-            answer = wire.send(text, _WORK)
+            answer = wire.send(text)
             if answer.refusal is not None and answer.refusal.sqlstate == _LOCKED:
                 raise self._held_against(place.name)
             if answer.refusal is not None and answer.refusal.sqlstate in _ANOTHER:
@@ -288,16 +313,24 @@ class PostgresArchive:
                 )
             if answer.refusal is not None:
                 raise wire.error(answer.refusal)
-        contents.look_again(lambda query: wire.ask(query, (), _READ), found.tables)
+        contents.look_again(lambda query: wire.ask(query, ()), found.tables)
         return found
 
     def _measured(self, wire: Wire, found: contents.Found) -> Measures:
-        return contents.measures(lambda query: wire.ask(query, (), _READ), found)
+        return contents.measures(lambda query: wire.ask(query, ()), found)
+
+    def _given_up(self, measuring: Future[Measures], wire: Wire) -> BaseException | None:
+        """Ends what the connection measures, so that nobody waits for it. Why it has failed by itself, if it has: a
+        session that ended took the snapshot with it, of which pg_dump then knows nothing."""
+        ended = measuring.done()
+        if not ended:
+            self._cancel(wire)
+        failure = measuring.exception()
+        return failure if ended or isinstance(failure, ServerDown) else None
 
     def _cancel(self, wire: Wire) -> None:
-        """Ends what the connection is doing, so that nobody waits for it."""
         with contextlib.suppress(ServerError):
-            self._do(self._main, f"SELECT pg_cancel_backend({wire.process})")
+            self._main.send(f"SELECT pg_cancel_backend({wire.process})", timeout=self._server.timeout)
 
     # ------------------------------------------------------------------------------------------------------- places
 
@@ -443,11 +476,12 @@ class PostgresArchive:
                     target = self._address(program, delegate, place.name)
                     progress(place.app.id, "loading")
                     first, last = loading.steps(listing, schemas, _entries(part, "policies"))
+                    timer = self._timer(delegate)
                     for step in first:
-                        loading.load(program, target, dump, step, role, delegate.password, self._where)
+                        loading.load(program, target, dump, step, role, delegate.password, self._server, timer=timer)
                     self._policies(delegate, place, part)
                     for step in last:
-                        loading.load(program, target, dump, step, role, delegate.password, self._where)
+                        loading.load(program, target, dump, step, role, delegate.password, self._server, timer=timer)
                 with self._delegates.acting(place.app, role, [place.name], reads=True) as delegate:
                     everywhere = rights.defaults(given, everywhere=True)
                     self._inside(delegate, place, [*everywhere, *rights.defaults(given, everywhere=False)])
@@ -511,12 +545,12 @@ class PostgresArchive:
         except ValueError:
             return False
         if role is not None:
-            made = wire.send(f"SET ROLE {identifier(role)}; {text}", _WORK).refusal is None
+            made = wire.send(f"SET ROLE {identifier(role)}; {text}").refusal is None
             self._do(wire, "RESET ROLE")
             return made
-        if self._main.ask(_EVERYBODYS, (entry.partition("=")[0],), _ANSWER) != "t":
+        if self._main.ask(_EVERYBODYS, (entry.partition("=")[0],)) != "t":
             return False
-        return self._main.send(text, _WORK).refusal is None
+        return self._main.send(text).refusal is None
 
     def _give_rights(self, delegate: Delegate, place: Place, kept: Sequence[rights.Right]) -> None:
         if not kept:
@@ -524,13 +558,13 @@ class PostgresArchive:
         asked = json.dumps([[each.type, each.names, each.args] for each in kept])
         with delegate.open(place.name) as wire:
             for step in (rights.owned, rights.given):
-                there = rights.things(json.loads(wire.ask(rights.resolution(), (asked,), _WORK)))
+                there = rights.things(json.loads(wire.ask(rights.resolution(), (asked,))))
                 pairs = [(right, thing) for right, thing in zip(kept, there, strict=True) if thing is not None]
                 self._send(wire, [text for right, thing in pairs for text in step(right, thing)])
             for right, thing in pairs:
                 for text, otherwise in rights.passed_on(right, thing):
                     # Who gave it may have lost its way to the thing since: the owner then gives the same.
-                    if wire.send(text, _WORK).refusal is not None:
+                    if wire.send(text).refusal is not None:
                         self._do(wire, otherwise)
 
     def _inside(self, delegate: Delegate, place: Place, texts: Sequence[str]) -> None:
@@ -636,7 +670,7 @@ class PostgresArchive:
 
     def _refuse_bound(self, database: str) -> None:
         """Refuses what would be lost with the database, or would keep it."""
-        bound = json.loads(self._main.ask(_BOUND, (database,), _ANSWER))
+        bound = json.loads(self._main.ask(_BOUND, (database,)))
         named = [f"replication slot {name}" for name in bound["slots"]]
         named += [f"subscription {name}" for name in bound["subscriptions"]]
         if not named:
@@ -679,7 +713,7 @@ class PostgresArchive:
         end = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname IN ({within})"  # noqa: S608
         for left in reversed(range(_ROUNDS)):
             self._do(self._main, end)
-            answer = self._main.send("; ".join(["BEGIN", *texts, "COMMIT"]), _WORK)
+            answer = self._main.send("; ".join(["BEGIN", *texts, "COMMIT"]))
             if answer.refusal is None:
                 return
             self._do(self._main, "ROLLBACK")
@@ -712,7 +746,9 @@ class PostgresArchive:
 
             def script(patterns: Sequence[str], section: str) -> str:
                 arguments = programs.tables_arguments(self._address(program, delegate, new.name), patterns, section)
-                with programs.running(program, arguments, delegate.password, self._where) as output:
+                with programs.running(
+                    program, arguments, delegate.password, self._where, timer=self._timer(delegate)
+                ) as output:
                     return programs.statements_of(output.read().decode())
 
             self._do(source, *contents.READING)
@@ -735,9 +771,11 @@ class PostgresArchive:
             delegate.open(live.name) as target,
         ):
             self._do(target, 'SET search_path = "$user", public')  # as a server has it where nobody says otherwise
-            for name, value in json.loads(target.ask(contents.SETTINGS, (f"{app.id}_user",), _ANSWER)):
+            for name, value in json.loads(target.ask(contents.SETTINGS, (f"{app.id}_user",))):
+                if name in _ENDING:
+                    continue
                 with contextlib.suppress(ServerError):  # one that only an admin may set
-                    target.ask("SELECT set_config($1, $2, false)", (name, value), _ANSWER)
+                    target.ask("SELECT set_config($1, $2, false)", (name, value))
             self._do(target, f"SET ROLE {identifier(role)}", "SET statement_timeout = 0")
             target.script(text)
 
@@ -756,7 +794,7 @@ class PostgresArchive:
             "version": "d.datcollversion" if self._major >= 15 else "NULL",
         }
         query = _DATABASES.format(**known)
-        found: dict[str, Mapping[str, Any]] = json.loads(self._main.ask(query, (json.dumps(names),), _ANSWER))
+        found: dict[str, Mapping[str, Any]] = json.loads(self._main.ask(query, (json.dumps(names),)))
         return found
 
     def _drop(self, name: str, database: Mapping[str, Any]) -> None:
@@ -773,7 +811,14 @@ class PostgresArchive:
                 AdminInside(wire).roll_back(str(transaction))
 
     def _open(self, database: str = "") -> Wire:
-        return Wire(self._server, self._password, self._application, Traffic(), database=database)
+        return Wire(
+            self._server,
+            self._password,
+            self._application,
+            Traffic(),
+            database=database,
+            signs=self._signs.of_process,
+        )
 
     def _address(self, program: Program, delegate: Delegate, database: str) -> str:
         return programs.address(program, delegate.server, database, self._main.version)
@@ -787,17 +832,17 @@ class PostgresArchive:
         return self._ask(self._main, "SELECT current_setting('server_version')").split(" ")[0]
 
     def _ask(self, wire: Wire, query: str) -> str:
-        return wire.ask(query, (), _ANSWER)
+        return wire.ask(query, ())
 
     def _together(self, *texts: str) -> None:
-        answer = self._main.send("; ".join(["BEGIN", *texts, "COMMIT"]), _WORK)
+        answer = self._main.send("; ".join(["BEGIN", *texts, "COMMIT"]))
         if answer.refusal is not None:
             self._do(self._main, "ROLLBACK")
             raise self._main.error(answer.refusal)
 
     def _do(self, wire: Wire, *texts: str) -> None:
         for text in texts:
-            answer = wire.send(text, _WORK)
+            answer = wire.send(text)
             if answer.refusal is not None:
                 raise wire.error(answer.refusal)
 

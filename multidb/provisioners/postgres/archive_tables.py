@@ -20,7 +20,7 @@ from multidb.provisioners.postgres.wire import Wire
 
 __all__ = ["exchange", "find"]
 
-_ANSWER, _WORK = 60.0, 24 * 3600.0
+_WORK = 24 * 3600.0  # seconds for one statement that may run what the app has made
 _IN_USE = frozenset({"55P03", "40P01"})
 
 # $1: names as people write them (JSON array).
@@ -105,7 +105,7 @@ def find(wire: Wire, names: Sequence[str]) -> dict[str, str]:
         Refused: a name that means two tables, or a partition.
     """
     found: dict[str, str] = {}
-    for asked, name, parent in json.loads(wire.ask(_FIND, (json.dumps(list(names)),), _ANSWER)):
+    for asked, name, parent in json.loads(wire.ask(_FIND, (json.dumps(list(names)),))):
         if parent is not None:
             raise Refused(f"{name} is a partition", hint=f"restore the whole table: --table {parent}")
         if found.setdefault(asked, name) != name:
@@ -147,23 +147,23 @@ def exchange(
         ArchiveError: the server did not take it, or it is not what the set holds. Nothing was changed.
     """
     asked = (json.dumps(list(names)),)
-    tables = [_Table(**each) for each in json.loads(source.ask(_TABLES, asked, _ANSWER))]
+    tables = [_Table(**each) for each in json.loads(source.ask(_TABLES, asked))]
     patterns = [table.pattern for table in tables]
     _do(target, *_SETTINGS, f"SET ROLE {identifier(role)}", "BEGIN")
-    there = [each["name"] for each in json.loads(target.ask(_TABLES, asked, _ANSWER)) if each["name"] in names]
+    there = [each["name"] for each in json.loads(target.ask(_TABLES, asked)) if each["name"] in names]
     if there:
         _do(target, f"LOCK TABLE {', '.join(there)} IN ACCESS EXCLUSIVE MODE")
-    if views := json.loads(target.ask(_VIEWS, asked, _ANSWER)):
+    if views := json.loads(target.ask(_VIEWS, asked)):
         raise Refused(
             f"there are views made of it: {listed(views)}",
             hint="drop them and make them again afterwards, or restore all: multidb restore SET --replace",
         )
-    keys = json.loads(target.ask(_FOREIGN_KEYS, asked, _ANSWER))
+    keys = json.loads(target.ask(_FOREIGN_KEYS, asked))
     _do(target, *(f"ALTER TABLE {table} DROP CONSTRAINT {name}" for table, name, _, _ in keys))
     if there:
         _do(target, f"DROP TABLE {', '.join(there)}")
     _do(target, script(patterns, "pre-data"))
-    lacking = json.loads(target.ask(_LACKING, asked, _ANSWER))
+    lacking = json.loads(target.ask(_LACKING, asked))
     _do(target, *(f"GRANT {right} TO {identifier(role)}" for right in lacking))
     for table in tables:
         _fill(source, target, table, expected)
@@ -182,12 +182,12 @@ def _fill(source: Wire, target: Wire, table: _Table, expected: Measures) -> None
         except ServerError as error:
             raise _failed(error.message) from None
         name = f"table {table.name}"
-        count, digest = contents.rows(lambda query: target.ask(query, (), _WORK), table.name, table.columns)
+        count, digest = contents.rows(lambda query: target.ask(query, ()), table.name, table.columns)
         if (count, digest) != (expected.counts[name], expected.fingerprints[name]):
             raise ArchiveError(f"{name}: restored, it is not what was backed up", hint="take another set")
     for sequence in table.sequences:
         position = f"SELECT json_build_array(last_value, is_called) FROM {sequence}"  # noqa: S608
-        last, called = json.loads(source.ask(position, (), _ANSWER))
+        last, called = json.loads(source.ask(position, ()))
         _do(target, f"SELECT pg_catalog.setval({literal(sequence)}, {last}, {str(called).lower()})")
 
 
@@ -203,7 +203,7 @@ def _make_again(target: Wire, keys: Sequence[Sequence[Any]], forced: Sequence[st
 
 def _do(target: Wire, *texts: str) -> None:
     for text in texts:
-        answer = target.send(text, _WORK)
+        answer = target.send(text, within=_WORK)
         if answer.refusal is not None:
             raise _failed(answer.refusal.message, in_use=answer.refusal.sqlstate in _IN_USE)
 

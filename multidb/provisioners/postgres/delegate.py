@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from multidb.errors import AuthenticationFailed, Conflict, NotAllowed, ServerError
@@ -26,8 +26,6 @@ from multidb.provisioners.postgres.wire import Traffic, Wire
 from multidb.secrets import Secret, generate
 
 __all__ = ["Delegate", "Delegates"]
-
-_ANSWER, _WORK = 60.0, 600.0  # seconds without a sign of life: for a catalog query, for a statement
 
 # $1: names of roles (JSON array), $2: the app. Those that multidb has made for it.
 _OWN = """
@@ -64,6 +62,7 @@ class Delegate:
     password: Secret
     role: str
     application: str
+    signs: Callable[[int], object] | None = None
 
     @property
     def name(self) -> str:
@@ -84,6 +83,7 @@ class Delegate:
                 database=database,
                 user=self.name,
                 guarded=True,
+                signs=self.signs,
             )
         except AuthenticationFailed as error:
             raise AuthenticationFailed(
@@ -98,9 +98,13 @@ class Delegates:
 
     Args:
         main: the admin's, in the maintenance database.
+        signs: what is seen of a session, by its process (`Wire`).
     """
 
-    def __init__(self, main: Wire, server: Server, application: str) -> None:
+    def __init__(
+        self, main: Wire, server: Server, application: str, signs: Callable[[int], object] | None = None
+    ) -> None:
+        self._signs = signs
         self._main = main
         self._server = server
         self._application = application
@@ -150,7 +154,7 @@ class Delegates:
         self._let_in(name, databases)
         server = replace(self._server, endpoint=replace(self._server.endpoint, user=name))
         try:
-            yield Delegate(server, password, role, self._application)
+            yield Delegate(server, password, role, self._application, self._signs)
         except BaseException:
             with contextlib.suppress(ServerError):  # what went wrong first is what is told
                 self._end(app, role)
@@ -166,7 +170,7 @@ class Delegates:
         Raises:
             NotAllowed: the admin cannot give that.
         """
-        answer = self._main.send(f"ALTER ROLE {identifier(delegate.name)} BYPASSRLS", _WORK)
+        answer = self._main.send(f"ALTER ROLE {identifier(delegate.name)} BYPASSRLS")
         if answer.refusal is not None:
             raise NotAllowed(
                 f"row security hides rows of {listed(hidden)} from the owner, and the admin cannot let it read them",
@@ -207,9 +211,9 @@ class Delegates:
         self._let_in(name, databases)
         server = replace(self._server, endpoint=replace(self._server.endpoint, user=name))
         for database in databases:
-            with Delegate(server, password, role, self._application).open(database) as wire:
+            with Delegate(server, password, role, self._application, self._signs).open(database) as wire:
                 for text in (f"REASSIGN OWNED BY {quoted} TO {identifier(role)}", f"DROP OWNED BY {quoted}"):
-                    answer = wire.send(text, _WORK)
+                    answer = wire.send(text)
                     if answer.refusal is not None:
                         raise wire.error(answer.refusal)
         self._end_sessions(name)
@@ -226,7 +230,7 @@ class Delegates:
 
     def _drop(self, name: str) -> None:
         for text in (f"DROP OWNED BY {identifier(name)}", f"DROP ROLE {identifier(name)}"):
-            answer = self._main.send(text, _WORK)
+            answer = self._main.send(text)
             if answer.refusal is not None:
                 raise self._main.error(answer.refusal)
 
@@ -247,12 +251,12 @@ class Delegates:
         return bool(found["there"])
 
     def _ask(self, query: str, *parameters: str) -> str:
-        return self._main.ask(query, parameters, _ANSWER)
+        return self._main.ask(query, parameters)
 
     def _together(self, *texts: str) -> None:
-        answer = self._main.send("; ".join(["BEGIN", *texts, "COMMIT"]), _WORK)
+        answer = self._main.send("; ".join(["BEGIN", *texts, "COMMIT"]))
         if answer.refusal is not None:
-            self._main.send("ROLLBACK", _WORK)
+            self._main.send("ROLLBACK")
             raise self._main.error(answer.refusal)
 
 

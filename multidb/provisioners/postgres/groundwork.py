@@ -17,7 +17,6 @@ from multidb.provisioners.postgres.wire import Wire
 
 __all__ = ["AdminInside", "lay"]
 
-_ANSWER, _WORK = 60.0, 600.0
 _NAME_LIMIT = 63
 
 _THERE = "SELECT coalesce(json_agg(extname), '[]'::json) FROM pg_extension"
@@ -48,21 +47,21 @@ class AdminInside:
 
     def of_others(self, roles: Sequence[str]) -> frozenset[tuple[str, ...]]:
         """What belongs to none of the roles, as `contents.owned_by_others` says it: catalogs only."""
-        found = json.loads(self._wire.ask(contents.owned_by_others(roles), (), _WORK))
+        found = json.loads(self._wire.ask(contents.owned_by_others(roles), ()))
         return frozenset(map(tuple, found))
 
     def has_rights(self) -> bool:
         """Whether a role gives anything on what it will make, as the app's owner role does once it has its rights: a
         catalog only."""
-        return self._wire.ask("SELECT EXISTS (SELECT FROM pg_default_acl)", (), _ANSWER) == "t"
+        return self._wire.ask("SELECT EXISTS (SELECT FROM pg_default_acl)", ()) == "t"
 
     def extensions(self) -> Sequence[str]:
         """Those of the database: a catalog only."""
-        found: list[str] = json.loads(self._wire.ask(_THERE, (), _ANSWER))
+        found: list[str] = json.loads(self._wire.ask(_THERE, ()))
         return found
 
     def _do(self, text: str) -> None:
-        answer = self._wire.send(text, _WORK)
+        answer = self._wire.send(text)
         if answer.refusal is not None:
             raise self._wire.error(answer.refusal)
 
@@ -106,7 +105,7 @@ def lay(
     """
     entries = part.details["extensions"]
     wanted = [_Extension.read(entry) for entry in entries] if isinstance(entries, list | tuple) else []
-    found = json.loads(delegated.ask(_EXTENSIONS, (), _ANSWER))
+    found = json.loads(delegated.ask(_EXTENSIONS, ()))
     there, available = set(found["there"]), found["available"] or {}
     if missing := sorted({each.name for each in wanted} - set(available)):
         raise ArchiveError(
@@ -145,6 +144,6 @@ def _create(name: str, schema: str | None) -> str:
 
 
 def _as_the_app(wire: Wire, text: str) -> None:
-    answer = wire.send(text, _WORK)
+    answer = wire.send(text)
     if answer.refusal is not None:
         raise wire.error(answer.refusal)

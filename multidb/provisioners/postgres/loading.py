@@ -13,8 +13,11 @@ import sys
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, BinaryIO
 
+from multidb.model import Server
+from multidb.progress import ProgressTimer
 from multidb.provisioners.postgres import inside, programs
 from multidb.provisioners.postgres.programs import Program
 from multidb.secrets import Secret
@@ -115,13 +118,21 @@ def load(
     step: Step,
     role: str | None,
     password: Secret,
-    where: str,
+    server: Server,
+    *,
+    timer: ProgressTimer,
 ) -> None:
     """Loads the lines of a step; everything will belong to `role`, or to the login without it.
 
+    Args:
+        timer: tells when it makes no progress.
+
     Raises:
         ArchiveError: a statement failed.
+        ServerSlow: it made no progress.
     """
+    run = partial(programs.running, program, password=password, where=str(server), timer=timer)
+    timer.moved()
     with tempfile.TemporaryFile() as listed:
         limit = _SHORTEST + os.fstat(dump.fileno()).st_size / _SLOWEST
         listed.write("\n".join([*step.lines, ""]).encode(errors="surrogateescape"))
@@ -131,13 +142,13 @@ def load(
         if program.inside is not None:
             arguments = programs.restore_arguments(address, inside.LIST, role, 1)
             feed = [listed, dump]
-            with programs.running(program, arguments, password, where, feed=feed, listed=size, limit=limit) as output:
+            with run(arguments, feed=feed, listed=size, limit=limit) as output:
                 output.read()
             return
         arguments = programs.restore_arguments(address, _by_number(listed), role, 1 if step.in_order else _jobs())
         files = [dump.fileno(), listed.fileno()]
         arguments.append(_by_number(dump))
-        with programs.running(program, arguments, password, where, files=files, limit=limit) as output:
+        with run(arguments, files=files, limit=limit) as output:
             output.read()
 
 

@@ -26,8 +26,9 @@ from typing import IO, BinaryIO
 
 from psycopg.conninfo import make_conninfo
 
-from multidb.errors import ArchiveError, WrongVersion
+from multidb.errors import ArchiveError, ServerSlow, WrongVersion
 from multidb.model import Endpoint, Server
+from multidb.progress import ProgressTimer, ended_without
 from multidb.provisioners.postgres import session_settings
 from multidb.provisioners.postgres.inside import Inside, located
 from multidb.provisioners.postgres.session_settings import OLDEST, Powers
@@ -256,6 +257,7 @@ def running(
     feed: Sequence[BinaryIO] = (),
     listed: int | None = None,
     limit: float | None = None,
+    timer: ProgressTimer | None = None,
 ) -> Iterator[IO[bytes]]:
     """Runs a program for the block, which reads its standard output to the end. Ended when the block fails.
 
@@ -264,9 +266,11 @@ def running(
         feed: what its standard input is made of, one after the other.
         listed: as `Inside.command` says, in a container.
         limit: seconds that it may take at all; a function of an app may never end.
+        timer: tells when it makes no progress; it is ended then.
 
     Raises:
         ArchiveError: it failed; says what it said. It took longer than its limit.
+        ServerSlow: it made no progress.
     """
     command = [program.path, *arguments]
     complaints = _Complaints()
@@ -294,7 +298,10 @@ def running(
                 late.set()
                 _end(program, process, complaints)
 
-            with _ending(limit, end_late):
+            def end_standing() -> None:
+                _end(program, process, complaints)
+
+            with _ending(limit, end_late), ended_without(timer, end_standing) if timer else contextlib.nullcontext():
                 try:
                     yield process.stdout
                 except BaseException:
@@ -302,6 +309,8 @@ def running(
                     raise
                 heard.result()
                 process.wait()
+        if process.returncode != 0 and timer is not None and timer.expired() and not late.is_set():
+            raise ServerSlow(f"{Path(program.path).name} {timer.words}", where=where, hint=timer.hint)
         if late.is_set():
             raise ArchiveError(
                 f"{Path(program.path).name} had not ended after {limit:,.0f} s",

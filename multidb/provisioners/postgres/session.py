@@ -37,6 +37,7 @@ from multidb.provisioners.postgres import (
 )
 from multidb.provisioners.postgres.blocking import Lookout
 from multidb.provisioners.postgres.resources import Interior, PostgresFacts, Role, password_ref
+from multidb.provisioners.postgres.signs import Signs
 from multidb.provisioners.postgres.statements import identifier, literal
 from multidb.provisioners.postgres.wire import FULL, TAKES_KEYS, Answer, Refusal, Traffic, Wire
 from multidb.secrets import Secret, SecretStore, redact
@@ -46,7 +47,6 @@ __all__ = ["PostgresSession"]
 _WORKERS = 4  # more gain nothing: the server does the work
 _BATCH = 500  # statements in one transaction, so that a thousand apps show progress and fit the server's lock table
 _ATTEMPTS = 6
-_FROZEN_AFTER = 300.0  # seconds without a sign of life while statements run, which may take long by themselves
 _LOCK_TIMEOUT = 3000  # milliseconds; an app can hold a lock for as long as it likes
 _LOCK_CLASS = zlib.crc32(b"multidb") - 2**31
 _LOCK_PATIENCE = 15.0  # seconds
@@ -74,6 +74,7 @@ class PostgresSession:
         self._application = application_name
         self._keys: Mapping[str, str] | None = None  # None: not asked for yet
         self.traffic = Traffic()
+        self._signs = Signs(server, password, application_name)
         self._lookout = Lookout(lambda: self._open(reading=True), server.timeout)
         self._main = self._open(reading=True)
         try:
@@ -93,6 +94,7 @@ class PostgresSession:
 
     def __exit__(self, *exc: object) -> None:
         self._lookout.close()
+        self._signs.close()
         self._main.close()
 
     def inspect(self, inspection: Inspection) -> Sequence[Resource]:
@@ -464,6 +466,7 @@ class PostgresSession:
                     statement_timeout=round(self._server.timeout * 1000) if reading else 0,
                     lock_timeout=_LOCK_TIMEOUT,
                     keys=keys,
+                    signs=self._signs.of_process,
                 )
             except AuthenticationFailed:
                 if not keys:
@@ -509,33 +512,33 @@ def _send(
 ) -> tuple[int, Refusal] | None:
     """Sends the texts, as one transaction when `atomic`. None when they are durable, else which failed and why."""
     if not atomic:
-        answer = wire.send(texts[0], _FROZEN_AFTER, meanwhile)
+        answer = wire.send(texts[0], None, meanwhile)
         problem = _refused(answer, texts[0])
         return (0, problem) if problem is not None else None
-    answer = wire.send(";\n".join(["BEGIN", *texts]), _FROZEN_AFTER, meanwhile)
+    answer = wire.send(";\n".join(["BEGIN", *texts]), None, meanwhile)
     if answer.refusal is not None:
-        wire.send("ROLLBACK", _FROZEN_AFTER)
+        wire.send("ROLLBACK")
         return _place(answer, answer.refusal, texts), answer.refusal
     if answer.warnings:  # libpq does not tell which statement gave them
-        wire.send("ROLLBACK", _FROZEN_AFTER)
+        wire.send("ROLLBACK")
         return _send_singly(wire, texts, meanwhile)
     return _commit(wire, texts)
 
 
 def _send_singly(wire: Wire, texts: Sequence[str], meanwhile: Callable[[], None]) -> tuple[int, Refusal] | None:
     """The same transaction, one round trip for each statement."""
-    wire.send("BEGIN", _FROZEN_AFTER)
+    wire.send("BEGIN")
     for index, text in enumerate(texts):
-        problem = _refused(wire.send(text, _FROZEN_AFTER, meanwhile), text)
+        problem = _refused(wire.send(text, None, meanwhile), text)
         if problem is not None:
-            wire.send("ROLLBACK", _FROZEN_AFTER)
+            wire.send("ROLLBACK")
             return index, problem
     return _commit(wire, texts)
 
 
 def _commit(wire: Wire, texts: Sequence[str]) -> tuple[int, Refusal] | None:
     # A message of its own, since a grant that granted nothing is a success to the server, and has to be seen before.
-    refusal = wire.send("COMMIT", _FROZEN_AFTER).refusal
+    refusal = wire.send("COMMIT").refusal
     return (len(texts) - 1, refusal) if refusal is not None else None
 
 

@@ -6,10 +6,13 @@ and where a server that has stopped answering, or does not stop, can be met with
 
 from __future__ import annotations
 
+import contextlib
+import os
 import selectors
+import socket
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -26,6 +29,7 @@ from multidb.errors import (
     WrongVersion,
 )
 from multidb.model import Server
+from multidb.progress import ProgressTimer, ended_without
 from multidb.provisioners.postgres import session_settings
 from multidb.provisioners.postgres.session_settings import Powers
 from multidb.secrets import Secret, redact
@@ -37,6 +41,7 @@ _UTF8 = "utf-8"
 _EMPTY_SUCCESS = frozenset({"01006", "01007"})
 _LARGEST = 64 * 2**20  # bytes of one answer; what the catalogs say of a thousand apps is one of them
 _MOST_NOTICES = 10_000
+_OF_AN_APP = 600.0  # seconds for a whole answer to an app's own login, which may run what the app has made
 _GLANCE = 1.0  # seconds without an answer after which somebody else looks why
 FULL = "has no free connection"  # how the message begins when the server, or a login, has none left
 TAKES_KEYS = pq.version() >= 180000  # whether libpq can be told what it otherwise derives from a password
@@ -93,13 +98,21 @@ class _Acquaintance:
         with self._guard:
             return self._powers.get(self._key(server))
 
-    def note(self, server: Server, powers: Powers | None) -> None:
-        """`powers` of None: what was known does not hold any longer."""
+    def recall_version(self, server: Server) -> Powers | None:
+        """As an app's own login, of whichever admin it was learned."""
         with self._guard:
-            if powers is None:
-                self._powers.pop(self._key(server), None)
-            else:
-                self._powers[self._key(server)] = powers
+            place = self._key(server)[:2]
+            return next((Powers(each.version) for key, each in self._powers.items() if key[:2] == place), None)
+
+    def note(self, server: Server, powers: Powers) -> None:
+        with self._guard:
+            self._powers[self._key(server)] = powers
+
+    def forget(self, server: Server) -> None:
+        """What was known of it does not hold any longer."""
+        with self._guard:
+            place = self._key(server)[:2]
+            self._powers = {key: each for key, each in self._powers.items() if key[:2] != place}
 
     def _key(self, server: Server) -> tuple[str, int, str]:
         return server.endpoint.host, server.endpoint.port, server.endpoint.user
@@ -124,6 +137,7 @@ class Wire:
         keys: as `scram.keys` gives them; none where libpq does not take them (`TAKES_KEYS`).
         statement_timeout: milliseconds after which the server gives up on a statement; 0 for no limit.
         lock_timeout: milliseconds after which the server gives up waiting for a lock; 0 for no limit.
+        signs: what is seen of a session, by its process, while it works and says nothing (`Signs.of_process`).
 
     Raises:
         ServerDown, ServerSlow, AuthenticationFailed, NotAllowed, WrongVersion, ServerError: as in `connection_error`.
@@ -142,13 +156,17 @@ class Wire:
         lock_timeout: int = 10_000,
         guarded: bool = False,
         keys: Mapping[str, str] | None = None,
+        signs: Callable[[int], object] | None = None,
     ) -> None:
         self._server = server
+        self._signs = signs
         self._traffic = traffic
         self._as_admin = not user
         self.quiets_event_triggers = False
         """Whether no event trigger of the database fires in this session."""
         parameters = {**_parameters(server, password, application_name, user, database), **(keys or {})}
+        if signs is not None:  # what is sent to somebody at work may have to wait
+            parameters["tcp_user_timeout"] = round(server.progress_timeout * 1000)
         away = parameters["dbname"] != _maintenance(server)
 
         def settings(powers: Powers) -> Mapping[str, str]:
@@ -159,20 +177,23 @@ class Wire:
                 foreign=away and self._as_admin,
             )
 
-        if self._as_admin:
-            # A superuser's event trigger can fire, and a library be loaded, while an app's database is entered: the
-            # admin is told from the maintenance database what it may keep away.
-            if away and _ACQUAINTANCE.recall(server) is None:
-                Wire(server, password, application_name, traffic).close()
-            self._connection = self._guarded(parameters, settings)
+        # A superuser's event trigger can fire, and a library be loaded, while an app's database is entered: the
+        # admin is told from the maintenance database what it may keep away.
+        if self._as_admin and away and _ACQUAINTANCE.recall(server) is None:
+            Wire(server, password, application_name, traffic).close()
+        chosen: Mapping[str, str] = {}
+        if self._as_admin or guarded:
+            self._connection, chosen = self._guarded(parameters, settings)
         else:
-            chosen = settings(Powers()) if guarded else {}
-            self._connection = self._connected({**parameters, "options": session_settings.options(chosen)})
+            self._connection = self._connected({**parameters, "options": ""})
         self._pgconn = self._connection.pgconn
+        self._process = self._pgconn.backend_pid
         self._pgconn.notice_handler = self._note
         self._notes: list[Refusal] = []
         self._noticed = 0
         self._meanwhile: Callable[[], None] | None = None
+        if self._as_admin or guarded:
+            self._set_the_rest(settings, chosen)
 
     def _connected(self, parameters: Mapping[str, Any]) -> psycopg.Connection[Any]:
         self._traffic.connected()
@@ -184,9 +205,9 @@ class Wire:
 
     def _guarded(
         self, parameters: Mapping[str, Any], settings: Callable[[Powers], Mapping[str, str]]
-    ) -> psycopg.Connection[Any]:
-        """A connection of the admin with `settings`, which depend on what the server lets it set."""
-        known = _ACQUAINTANCE.recall(self._server)
+    ) -> tuple[psycopg.Connection[Any], Mapping[str, str]]:
+        """A connection with those of the `settings` that the server lets it begin with, and these."""
+        known = _ACQUAINTANCE.recall(self._server) if self._as_admin else _ACQUAINTANCE.recall_version(self._server)
         chosen = settings(known or Powers())
         try:
             connection = self._connected({**parameters, "options": session_settings.options(chosen)})
@@ -196,18 +217,25 @@ class Wire:
             # In whatever language: the parameter that is not known here, or not the admin's to set any longer.
             if known is None or not any(f'"{name}"' in error.message for name in chosen):
                 raise
-            _ACQUAINTANCE.note(self._server, None)
+            _ACQUAINTANCE.forget(self._server)
             chosen = settings(Powers())
             connection = self._connected({**parameters, "options": session_settings.options(chosen)})
-        superuser = connection.pgconn.parameter_status(b"is_superuser") == b"on"
-        powers = Powers(connection.pgconn.server_version, superuser)
+        return connection, chosen
+
+    def _set_the_rest(self, settings: Callable[[Powers], Mapping[str, str]], chosen: Mapping[str, str]) -> None:
+        """Sets what a server of this version knows beside what the connection has begun with."""
+        superuser = self._as_admin and self._pgconn.parameter_status(b"is_superuser") == b"on"
+        powers = Powers(self._pgconn.server_version, superuser)
         left = {name: value for name, value in settings(powers).items() if name not in chosen}
         if left:
-            self._traffic.sent()
-            connection.pgconn.exec_(session_settings.assignments(left).encode(_UTF8))
-        _ACQUAINTANCE.note(self._server, powers)
-        self.quiets_event_triggers = powers.quiets_event_triggers
-        return connection
+            text = session_settings.assignments(left).encode(_UTF8)
+            answer = self._exchange(lambda: self._pgconn.send_query(text), self._server.timeout)
+            if answer.refusal is not None:
+                self.close()
+                raise self.error(answer.refusal)
+        if self._as_admin:
+            _ACQUAINTANCE.note(self._server, powers)
+            self.quiets_event_triggers = powers.quiets_event_triggers
 
     @property
     def version(self) -> int:
@@ -217,7 +245,7 @@ class Wire:
     @property
     def process(self) -> int:
         """The server's process for this connection."""
-        return self._pgconn.backend_pid
+        return self._process
 
     def __enter__(self) -> Self:
         return self
@@ -228,27 +256,41 @@ class Wire:
     def close(self) -> None:
         self._connection.close()
 
-    def send(self, text: str, timeout: float, meanwhile: Callable[[], None] | None = None) -> Answer:
-        """Sends one message of one or more statements, and waits at most `timeout` seconds for each sign of life; for
-        the whole answer, if it is not the admin who asks.
+    def send(
+        self,
+        text: str,
+        timeout: float | None = None,
+        meanwhile: Callable[[], None] | None = None,
+        *,
+        within: float | None = None,
+    ) -> Answer:
+        """Sends one message of one or more statements.
 
         Args:
+            timeout: seconds that the next byte of the answer may take; None: as long as the work makes progress. Where
+                it is not the admin who asks, the whole answer may take no longer.
             meanwhile: called again and again while there is no answer, first after a moment.
+            within: seconds that the whole answer may take; None: as `timeout` says, and without it ten minutes where it
+                is not the admin who asks.
 
         Raises:
             ServerSlow: no answer in time. The connection is closed; what was under way may or may not happen.
             ServerDown: the connection was lost; likewise.
             ServerError: more comes than anybody asked for; likewise.
         """
-        deadline = None if self._as_admin else time.monotonic() + timeout
+        within = within or (None if self._as_admin else timeout or _OF_AN_APP)
+        deadline = None if within is None else time.monotonic() + within
         self._meanwhile = meanwhile
         try:
             return self._exchange(lambda: self._pgconn.send_query(text.encode(_UTF8)), timeout, deadline)
         finally:
             self._meanwhile = None
 
-    def ask(self, query: str, parameters: Sequence[str], timeout: float) -> str:
+    def ask(self, query: str, parameters: Sequence[str], timeout: float | None = None) -> str:
         """The only value in the answer to one query.
+
+        Args:
+            timeout: seconds that the next byte of the answer may take; None: as long as the work makes progress.
 
         Raises:
             ServerSlow, ServerDown: as for `send`.
@@ -271,15 +313,21 @@ class Wire:
 
         Raises:
             ServerError: one of the two failed; its transaction, where there is one, is to be rolled back.
+            ServerSlow: neither of them makes progress.
         """
+        timer = self._timer(None, into)
         try:
             with (
+                self._cut_off(timer, into),
                 self._connection.cursor().copy(out.encode(_UTF8)) as rows,
                 into._connection.cursor().copy(command.encode(_UTF8)) as taken,
             ):
                 for chunk in rows:
                     taken.write(chunk)
+                    timer.moved()
         except psycopg.Error as error:
+            if timer.expired():
+                raise timer.error(self._server) from None
             said = error.diag.message_primary or "closed the connection"
             detail = f" ({error.diag.message_detail})" if error.diag.message_detail else ""
             raise ServerError(redact(f"{said}{detail}"), where=str(self._server)) from None
@@ -289,12 +337,17 @@ class Wire:
 
         Raises:
             ArchiveError: one of them failed, or the connection was lost; the transaction is rolled back.
+            ServerSlow: they make no progress.
         """
+        timer = self._timer(None)
         try:
-            for part in ("BEGIN", text, "COMMIT"):
-                self._connection.execute(part.encode(_UTF8))
+            with self._cut_off(timer):
+                for part in ("BEGIN", text, "COMMIT"):
+                    self._connection.execute(part.encode(_UTF8))
         except psycopg.Error as error:
             self.close()
+            if timer.expired():
+                raise timer.error(self._server) from None
             raise ArchiveError(
                 redact(error.diag.message_primary or str(error).strip() or type(error).__name__),
                 where=str(self._server),
@@ -306,7 +359,7 @@ class Wire:
         match refusal.sqlstate:
             case "57014":
                 return ServerSlow(
-                    f"took more than {self._server.timeout:g} s for a catalog query",
+                    f"took more than {self._server.timeout:g} s for a catalog query" if self._as_admin else message,
                     where=where,
                     hint="look at its load, then run the command again",
                 )
@@ -316,7 +369,33 @@ class Wire:
                 return ServerDown(message, where=where, hint="wait until it is up again, then run the command again")
         return ServerError(message, where=where)
 
-    def _exchange(self, send: Callable[[], None], timeout: float, deadline: float | None = None) -> Answer:
+    def _timer(self, timeout: float | None, *others: Wire) -> ProgressTimer:
+        """What tells that nothing comes any more: after `timeout` seconds without a byte; None: when the work, also of
+        the others, makes no progress."""
+        if timeout is not None:
+            return ProgressTimer(timeout)
+        look, processes = self._signs, [wire.process for wire in (self, *others)]
+        signs = (lambda: [look(process) for process in processes]) if look is not None else None
+        return ProgressTimer(self._server.progress_timeout, signs)
+
+    @contextlib.contextmanager
+    def _cut_off(self, timer: ProgressTimer, *others: Wire) -> Iterator[None]:
+        """Ends the connections from outside when what the driver does with them in the block makes no progress."""
+        with contextlib.ExitStack() as stack:
+            # Numbers of our own: those of the connections may be somebody else's by then.
+            sockets = [
+                stack.enter_context(socket.socket(fileno=os.dup(wire._pgconn.socket))) for wire in (self, *others)
+            ]
+
+            def end() -> None:
+                for each in sockets:
+                    with contextlib.suppress(OSError):
+                        each.shutdown(socket.SHUT_RDWR)
+
+            with ended_without(timer, end):
+                yield
+
+    def _exchange(self, send: Callable[[], None], timeout: float | None, deadline: float | None = None) -> Answer:
         self._traffic.sent()
         self._notes.clear()
         self._noticed = 0
@@ -354,36 +433,44 @@ class Wire:
         if note.sqlstate in _EMPTY_SUCCESS:
             self._notes.append(note)
 
-    def _flush(self, timeout: float, deadline: float | None) -> None:
+    def _flush(self, timeout: float | None, deadline: float | None) -> None:
         while self._pgconn.flush():
             self._wait(selectors.EVENT_READ | selectors.EVENT_WRITE, timeout, deadline)
             self._pgconn.consume_input()
 
-    def _result(self, timeout: float, deadline: float | None) -> pq.abc.PGresult | None:
+    def _result(self, timeout: float | None, deadline: float | None) -> pq.abc.PGresult | None:
         while self._pgconn.is_busy():
             self._wait(selectors.EVENT_READ, timeout, deadline)
             self._pgconn.consume_input()
         return self._pgconn.get_result()
 
-    def _wait(self, events: int, timeout: float, deadline: float | None) -> None:
+    def _wait(self, events: int, timeout: float | None, deadline: float | None) -> None:
         if self._noticed > _MOST_NOTICES:
             self.close()
             raise self._too_much(f"more than {_MOST_NOTICES} notices")
-        until = time.monotonic() + timeout
-        until = until if deadline is None else min(until, deadline)
+        timer, began = self._timer(timeout), time.monotonic()
         with selectors.DefaultSelector() as selector:
             selector.register(self._pgconn.socket, events)
-            while (left := until - time.monotonic()) > 0:
-                if selector.select(left if self._meanwhile is None else min(left, _GLANCE)):
+            while (deadline is None or time.monotonic() < deadline) and not timer.expired():
+                if selector.select(self._pause(timer, timeout, deadline)):
                     return
                 if self._meanwhile is not None:
                     self._meanwhile()
         self.close()
+        if timeout is None and timer.expired():
+            raise timer.error(self._server)
         raise ServerSlow(
-            f"has not answered for {timeout:g} s",
+            f"has not answered for {timeout or time.monotonic() - began:g} s",
             where=str(self._server),
             hint="look whether it is stopped or overloaded, then run the command again",
         )
+
+    def _pause(self, timer: ProgressTimer, timeout: float | None, deadline: float | None) -> float:
+        """Seconds until there is something to look at, though nothing has come."""
+        pause = timer.left if timeout is not None else min(timer.left, timer.pause)
+        if self._meanwhile is not None:
+            pause = min(pause, _GLANCE)
+        return pause if deadline is None else max(min(pause, deadline - time.monotonic()), 0)
 
     def _too_much(self, what: str) -> ServerError:
         return ServerError(

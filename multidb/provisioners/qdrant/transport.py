@@ -8,15 +8,19 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import json
+import os
+import socket
 import ssl
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Final, Protocol
 from urllib.parse import unquote, urlsplit
 
 import certifi
@@ -24,6 +28,7 @@ import urllib3
 
 from multidb.errors import AuthenticationFailed, Locked, NotAllowed, ServerDown, ServerError, ServerSlow, WrongVersion
 from multidb.model import Server
+from multidb.progress import ProgressTimer, ended_without
 from multidb.provisioners.qdrant.statements import Call
 from multidb.provisioners.qdrant.stored_points import Unpickled, load_carefully
 from multidb.secrets import Secret, redact
@@ -79,6 +84,8 @@ class Transport(Protocol):
         """Sends one call (with another key than the admin's, when given) and returns the answer, whatever it is.
 
         Args:
+            seconds: that the whole answer may take; None: the server's timeout. Where they are more than the server's
+                progress_timeout, it has to send something, or to answer others, in every such time.
             most: bytes that an answer over the network may have; without it, any number.
 
         Raises:
@@ -87,6 +94,29 @@ class Transport(Protocol):
         """
 
     def close(self) -> None: ...
+
+
+class _Connection(urllib3.connection.HTTPConnection):
+    """A connection that can be ended by another thread than the one that waits for its answer."""
+
+    _waiting: ClassVar[dict[int, urllib3.connection.HTTPConnection]] = {}
+
+    def request(self, *args: Any, **options: Any) -> None:
+        self._waiting[threading.get_ident()] = self
+        super().request(*args, **options)
+
+    @classmethod
+    def cut_off(cls, thread: int) -> None:
+        """Ends the connection by which the thread has sent its last request."""
+        connection = cls._waiting.get(thread)
+        if connection is None or connection.sock is None:
+            return
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(connection.sock.fileno())) as end:
+            end.shutdown(socket.SHUT_RDWR)
+
+
+class _TlsConnection(_Connection, urllib3.connection.HTTPSConnection):
+    """The same with TLS."""
 
 
 class Http:
@@ -98,11 +128,14 @@ class Http:
         endpoint = server.endpoint
         self._server = server
         self._admin = admin
+        self._numbers = itertools.count()
         self._pool = urllib3.HTTPConnectionPool(endpoint.host, endpoint.port, maxsize=AT_ONCE, block=True)
+        self._pool.ConnectionCls = _Connection
         if endpoint.tls:
             self._pool = urllib3.HTTPSConnectionPool(
                 endpoint.host, endpoint.port, maxsize=AT_ONCE, block=True, ssl_context=_certificates(server)
             )
+            self._pool.ConnectionCls = _TlsConnection
 
     def send(
         self, call: Call, *, key: Secret | None = None, seconds: float | None = None, most: int | None = None
@@ -112,10 +145,12 @@ class Http:
         body = json.dumps(call.body).encode() if call.body else None
         headers = {"content-type": "application/json"} if body else {}
         key = key if key is not None else self._admin
-        with self._answer(call.verb, call.target, body, headers, key, seconds) as answer:
+        timer = self._timer(seconds)
+        with self._answer(call.verb, call.target, body, headers, key, seconds, timer) as answer:
             content = bytearray()
             while chunk := answer.read1(_CHUNK):
                 content += chunk
+                timer.moved()
                 if most is not None and len(content) > most:
                     raise AnswerTooLarge
                 if time.monotonic() > deadline:  # each byte came in time; all of them together did not
@@ -125,7 +160,8 @@ class Http:
     @contextlib.contextmanager
     def download(self, target: str) -> Iterator[Iterator[bytes]]:
         """The bytes of what `target` is, as they come."""
-        with self._answer("GET", target, None, {}, self._admin, self._server.timeout) as answer:
+        seconds = self._server.progress_timeout  # for each piece
+        with self._answer("GET", target, None, {}, self._admin, seconds, self._timer(seconds)) as answer:
             if answer.status >= 300:
                 expect(self._server, _reply(answer.status, answer.read()))
             yield answer.stream(_CHUNK)
@@ -134,16 +170,20 @@ class Http:
         """Sends `chunks` as the file ``snapshot`` of a form, as they come; what `chunks` raises comes out as it is."""
         headers = {"content-type": f"multipart/form-data; boundary={_BOUNDARY}"}
         unread: list[OSError] = []
+        timer = self._timer(seconds)
 
         def form() -> Iterator[bytes]:
             try:
-                yield from _form(chunks)
+                for chunk in _form(chunks):
+                    timer.moved()
+                    yield chunk
+                    timer.moved()
             except OSError as error:  # urllib3 would take it for one of the connection's
                 unread.append(error)
                 raise
 
         try:
-            with self._answer("POST", target, form(), headers, self._admin, seconds) as answer:
+            with self._answer("POST", target, form(), headers, self._admin, seconds, timer) as answer:
                 return _reply(answer.status, answer.read())
         except ServerError:
             if unread:
@@ -162,11 +202,12 @@ class Http:
         headers: Mapping[str, str],
         key: Secret | None,
         seconds: float,
+        timer: ProgressTimer,
     ) -> Iterator[urllib3.BaseHTTPResponse]:
         """The beginning of an answer; the driver's errors are explained, also those met while the rest is read."""
-        # A page of vectors takes the server 0.07 s, and 0.9 s with gzip.
-        headers = {**headers, **({"api-key": key.reveal()} if key else {}), "accept-encoding": "identity"}
-        try:
+        with self._cut_off(timer, seconds), self._explained(verb, target, seconds, timer):
+            # A page of vectors takes the server 0.07 s, and 0.9 s with gzip.
+            headers = {**headers, **({"api-key": key.reveal()} if key else {}), "accept-encoding": "identity"}
             answer = self._pool.urlopen(
                 verb, target, body, headers, retries=False, timeout=urllib3.Timeout(seconds), preload_content=False
             )
@@ -174,12 +215,42 @@ class Http:
                 yield answer
             finally:
                 answer.close()
+
+    @contextlib.contextmanager
+    def _explained(self, verb: str, target: str, seconds: float, timer: ProgressTimer) -> Iterator[None]:
+        try:
+            yield
         except urllib3.exceptions.NewConnectionError as error:  # refused; for urllib3 a kind of ConnectTimeoutError
             raise self._unreachable(error) from None
         except (urllib3.exceptions.ReadTimeoutError, urllib3.exceptions.ConnectTimeoutError):
             raise self._slow(verb, target, seconds) from None
         except urllib3.exceptions.HTTPError as error:
+            if timer.expired():
+                raise timer.error(self._server) from None
             raise self._unreachable(error) from None
+
+    def _timer(self, seconds: float) -> ProgressTimer:
+        """Of a call that may take so long."""
+        return ProgressTimer(min(seconds, self._server.progress_timeout), self._sign)
+
+    def _is_long(self, seconds: float) -> bool:
+        return seconds > self._server.progress_timeout
+
+    @contextlib.contextmanager
+    def _cut_off(self, timer: ProgressTimer, seconds: float) -> Iterator[None]:
+        """Ends the connection of a long call from outside when the server shows no progress."""
+        if not self._is_long(seconds):
+            yield
+            return
+        thread = threading.get_ident()
+        with ended_without(timer, lambda: _Connection.cut_off(thread)):
+            yield
+
+    def _sign(self) -> object:
+        """Another one each time, if the server answers at all: it is one process for everybody."""
+        with contextlib.closing(Http(self._server, self._admin)) as other:
+            other.send(Call("GET", "/", {}))
+        return next(self._numbers)
 
     def _slow(self, verb: str, target: str, seconds: float) -> ServerSlow:
         return ServerSlow(

@@ -369,7 +369,7 @@ class RedisArchive:
     @contextlib.contextmanager
     def _lane(self, number: int) -> Iterator[Wire]:
         # An answer is one value, or a page of names: what is longer than the server takes back is of no use in a set.
-        with Wire(self._server, longest=self._longest + _BATCH_BYTES) as wire:
+        with Wire(self._server, longest=self._longest + _BATCH_BYTES, working=True) as wire:
             password = self._password.reveal() if self._password is not None else ""
             wire.login(self._server.endpoint.user, password, number)
             yield wire

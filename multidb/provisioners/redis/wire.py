@@ -20,6 +20,7 @@ from redis.exceptions import InvalidResponse, RedisError, ResponseError
 
 from multidb.errors import AuthenticationFailed
 from multidb.model import Server, Tenant
+from multidb.progress import ProgressTimer
 from multidb.provisioners.redis.connection import tls_options
 from multidb.secrets import Secret, redact
 
@@ -65,10 +66,16 @@ class Wire:
     Args:
         within: seconds that everything together may take; None: each answer may take the server's timeout.
         longest: bytes that one answer may have: what an app has stored is no reason to run out of memory here.
+        working: an answer may take as long as it makes progress, by the server's progress_timeout.
     """
 
-    def __init__(self, server: Server, within: float | None = None, longest: int = _LONGEST) -> None:
-        self._timeout = server.timeout
+    def __init__(
+        self, server: Server, within: float | None = None, longest: int = _LONGEST, *, working: bool = False
+    ) -> None:
+        self._server = server
+        self._working = working
+        self._timeout = server.progress_timeout if working else server.timeout
+        self._timer = ProgressTimer(self._timeout)
         self._longest = longest
         self._until = None if within is None else time.monotonic() + within
         self._reader = hiredis.Reader(protocolError=InvalidResponse, replyError=ResponseError)
@@ -94,7 +101,7 @@ class Wire:
 
     def send(self, commands: Iterable[Sequence[Any]]) -> None:
         """Sends without waiting for the answers, which have to be received in the same order."""
-        with _driver_errors():
+        with self._errors():
             self._socket.settimeout(_left(self._deadline()))
             self._socket.sendall(b"".join([hiredis.pack_command(tuple(words)) for words in commands]))
 
@@ -103,7 +110,7 @@ class Wire:
         if (answer := self._reader.gets()) is not False:
             return answer
         deadline, size = self._deadline(), 0
-        with _driver_errors():
+        with self._errors():
             while (answer := self._reader.gets()) is False:
                 self._socket.settimeout(_left(deadline))
                 piece = self._socket.recv(_CHUNK)
@@ -113,6 +120,9 @@ class Wire:
                 if size > self._longest:
                     raise AnswerTooLong(f"an answer of more than {self._longest} bytes")
                 self._reader.feed(piece)
+                if self._working:
+                    self._timer.moved()
+                    deadline = self._deadline()
         return answer
 
     def ask(self, *words: Any) -> Any:
@@ -128,6 +138,17 @@ class Wire:
         for answer in self.tell([*login, *([("SELECT", db)] if db else [])]):
             if isinstance(answer, ResponseError):
                 raise answer
+
+    @contextlib.contextmanager
+    def _errors(self) -> Iterator[None]:
+        self._timer.moved()
+        with _driver_errors():
+            try:
+                yield
+            except TimeoutError:
+                if not self._working:
+                    raise
+                raise self._timer.error(self._server) from None
 
     def _deadline(self) -> float:
         return self._until if self._until is not None else time.monotonic() + self._timeout

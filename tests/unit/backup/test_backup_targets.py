@@ -89,6 +89,34 @@ def test_every_target_keeps_finds_proves_and_forgets_sets(address: str, engine: 
     assert list(copy.target.list("shop")) == []
 
 
+def test_storage_that_does_not_answer_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By a socket that takes connections, and a file system whose calls do not return."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_S3", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        for name, value in {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_DEFAULT_REGION": "x"}.items():
+            monkeypatch.setenv(name, value)
+        began = time.monotonic()
+        with pytest.raises(ArchiveError, match="target s3://sets"):
+            list(open_target("s3://sets", tmp_path, 1.0).list("shop"))
+        assert time.monotonic() - began < 30
+    never = threading.Event()
+    target = open_target("memory://silent", tmp_path, 0.3)
+    upload = target.create("shop/a")
+    upload.write(b"a")
+    upload.commit()
+    file_system = target._files  # type: ignore[attr-defined]
+    try:
+        monkeypatch.setattr(file_system, "find", lambda *_, **__: never.wait())
+        monkeypatch.setattr(file_system, "mv", lambda *_: never.wait())
+        with pytest.raises(TargetError, match=r"has made no progress for \d+ s") as caught:
+            list(target.list("shop"))
+        assert caught.value.where == "target memory://silent"
+        with pytest.raises(TargetError, match="has made no progress"):
+            target.create("shop/b").commit()
+    finally:
+        never.set()
+
+
 def test_large_files_go_in_parts_and_come_back(address: str, tmp_path: Path) -> None:
     target = open_target(address, tmp_path)
     upload = target.create("shop/big")

@@ -12,11 +12,13 @@ import pytest
 
 from multidb.errors import ArchiveError, WrongVersion
 from multidb.model import Endpoint, Server
+from multidb.progress import ProgressTimer
 from multidb.provisioners.postgres import loading, programs
 from multidb.provisioners.postgres.inside import Inside, located
 from multidb.provisioners.postgres.programs import Program
 from multidb.secrets import Secret
 
+HERE = Server("here", "postgres", Endpoint("127.0.0.1", 5432))
 # Stands for Docker's command line: lists one container, and runs "in" it on this machine. It records what it was given.
 # As with the engine, what it has started goes on without it.
 DOCKER = """\
@@ -171,10 +173,11 @@ def test_list_and_dump_arrive_and_no_argument_has_the_password(record: Path) -> 
     secret, chosen, data = Secret("not to be seen"), ["1; 2 3 TABLE a", "4; 5 6 TABLE b"], b"PGDMP" + bytes(200_000)
     with (record.parent / "file").open("w+b") as dump:
         dump.write(data)
-        loading.load(program, "dbname=lernmi", dump, loading.Step(chosen), None, secret, "here")
+        step, timer = loading.Step(chosen), ProgressTimer(60)
+        loading.load(program, "dbname=lernmi", dump, step, None, secret, HERE, timer=timer)
 
         with pytest.raises(ArchiveError, match=r"pg_restore failed: wrong password$"):
-            loading.load(program, "dbname=lernmi", dump, loading.Step(chosen), None, Secret("another one"), "here")
+            loading.load(program, "dbname=lernmi", dump, step, None, Secret("another one"), HERE, timer=timer)
 
     assert Path(f"{record}.list").read_text() == "1; 2 3 TABLE a\n4; 5 6 TABLE b\n"
     assert Path(f"{record}.dump").read_bytes() == data

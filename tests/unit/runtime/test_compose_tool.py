@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from multidb.errors import RuntimeUnavailable, ServerError, UsageError
+from multidb.errors import RuntimeUnavailable, ServerError, StartFailed, UsageError
 from multidb.runtime import compose_tool
 
 FILE = Path("infrastructure/docker-compose.yml")
@@ -79,6 +79,21 @@ def test_a_compose_that_is_too_old_is_not_taken(tmp_path: Path, monkeypatch: pyt
 
     with pytest.raises(RuntimeUnavailable, match=r"docker-compose 1\.25 is too old"):
         compose_tool.command()
+
+
+def test_one_that_stands_still_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    _program(
+        tmp_path / "docker-compose",
+        'PATH=/usr/bin:/bin; [ "$1" = version ] && echo 1.29.2 || { echo begun; sleep 600; }',
+    )
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(StartFailed, match="Docker Compose has made no progress") as caught:
+        compose_tool.up(tmp_path / "compose.yaml", "shop", ["redis"], {}, said.append, 0.5)
+
+    assert said == ["begun"]
+    assert "progress_timeout" in str(caught.value.hint)
 
 
 @pytest.mark.parametrize("version", ["v2.40.1", "dev"])

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from multidb.errors import ArchiveError, MultidbError, ServerError
+from multidb.errors import ArchiveError, MultidbError, ServerError, ServerSlow
 from multidb.runtime.neo4j_admin import Neo4jAdmin, clear_half_loaded
 
 SAID = """\
@@ -22,11 +22,11 @@ Unable to load database: {why}
 """
 
 
-def tool(folder: Path, script: str) -> Neo4jAdmin:
+def tool(folder: Path, script: str, progress_timeout: float = 600) -> Neo4jAdmin:
     program = folder / "tool"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
-    return Neo4jAdmin([str(program)], folder, "neo4j-ann")
+    return Neo4jAdmin([str(program)], folder, "neo4j-ann", progress_timeout)
 
 
 def test_it_works_on_the_servers_folder_and_knows_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,3 +90,19 @@ def test_it_ends_with_whom_it_works_for(tmp_path: Path) -> None:
 def test_a_dump_that_failed_says_so(tmp_path: Path) -> None:
     with pytest.raises(ArchiveError, match="neo4j-admin dump failed: it does not say why"):
         tool(tmp_path, "echo begun; exit 3").dump("neo4j", io.BytesIO())
+
+
+@pytest.mark.parametrize("verb", ["dump", "load"])
+def test_one_that_stands_still_is_ended(tmp_path: Path, verb: str) -> None:
+    still = tool(tmp_path, "[ $2 = dump ] && echo begun; sleep 600", progress_timeout=1)
+    with pytest.raises(ServerSlow, match="neo4j-admin has made no progress") as caught:
+        still.dump("neo4j", io.BytesIO()) if verb == "dump" else still.load("neo4j", io.BytesIO(bytes(1 << 20)))
+    assert caught.value.where == "server neo4j-ann"
+
+
+def test_one_that_is_slow_and_works_is_not(tmp_path: Path) -> None:
+    stream = io.BytesIO()
+    slow = "for i in 1 2 3 4 5 6; do echo part; sleep 0.5; done; "
+    slow += "i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done; echo end"
+    tool(tmp_path, slow, progress_timeout=1.5).dump("neo4j", stream)
+    assert stream.getvalue().endswith(b"end\n")

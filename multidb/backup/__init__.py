@@ -1,4 +1,4 @@
-"""Backups: one set of one app over all of its stores, proved by restoring it.
+"""Backups: one set of one app over all of its stores, verified by restoring it.
 
 `sets`      what a set is, and its ``manifest.json``
 `streams`   the way of its bytes: checksum, zstd, age, checksum, target, and back; `encryption`, `targets`

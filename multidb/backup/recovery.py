@@ -100,7 +100,7 @@ def _clear_clone(engine: Engine, closure: Closure, note: Mapping[str, Any]) -> s
 
 def _clear_places(engine: Engine, app_id: str, note: Mapping[str, Any]) -> None:
     stores = {store: provisioner(store).app_options() for store in note["stores"]}
-    app = engine.project.apps.get(app_id) or App(app_id, app_id, stores)  # sets outlive their apps, and can be proved
+    app = engine.project.apps.get(app_id) or App(app_id, app_id, stores)  # sets outlive their apps, and can be verified
     apps = frozenset({app_id}) if app_id in engine.project.apps else None
     grounds = Grounds(engine.fleet, Scope(apps, frozenset(stores)))
     for store in stores:

@@ -2,8 +2,8 @@
 
 Slots (the newest so many, one a day, one a week, one a month) are filled twice: from the verified sets alone, and from
 all that are not known to be bad. What is in either stays, so that a set nobody has tried yet never takes the place of
-one that is proved, and yesterday's set stays although the last proof was on Sunday. Where no set could be verified, as
-one of its stores has no server to be restored on, those that were tried without a fault take the part of the verified
+one that is verified, and yesterday's set stays although the last one was tried on Sunday. Where no set could be, as one
+of its stores has no server to be restored on, those that were tried without a fault take the part of the verified
 ones, or sets would stay until the disk is full. While no set was tried, none goes.
 """
 

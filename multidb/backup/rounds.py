@@ -1,4 +1,4 @@
-"""One run of backup work from beginning to end: finish what was interrupted, make sets, prove one where that is due,
+"""One run of backup work from beginning to end: finish what was interrupted, make sets, verify one where that is due,
 remove what need not stay.
 """
 
@@ -79,8 +79,8 @@ def run_round(
     """Makes a set of every app in scope.
 
     Args:
-        scheduled: also prove sets that are due for it, and remove those that need not stay. (With ``verify: always``
-            every set is proved, whoever asked for it.)
+        scheduled: also verify sets that are due for it, and remove those that need not stay. (With ``verify: always``
+            every set is verified, whoever asked for it.)
 
     Raises:
         Locked: another run is at it.
@@ -97,7 +97,7 @@ def run_round(
         done.made = make_sets(engine, scope, to=to, quiesce=quiesce, reason=reason, progress=progress)
         for made in done.made:
             if made.made is not None and made.made.complete:
-                _prove(engine, made, scheduled, to, keys, done, progress)
+                _verify_new(engine, made, scheduled, to, keys, done, progress)
                 if scheduled and made.ok:
                     _prune(engine, made.app, done)
     return done
@@ -117,7 +117,7 @@ def run_catching_up(engine: Engine, progress: Progress) -> Round:
 
 
 def final_set(engine: Engine, app_id: str, keys: Identities | None, progress: Progress) -> str:
-    """The id of a set of the app that was made now and proved by restoring it: the last one before it is removed. The
+    """The id of a set of the app that was made now and verified by restoring it: the last one before it is removed. The
     caller holds the app's lock.
 
     Args:
@@ -125,7 +125,7 @@ def final_set(engine: Engine, app_id: str, keys: Identities | None, progress: Pr
 
     Raises:
         Locked: another run is at it.
-        ArchiveError: it could not be made, or not be proved.
+        ArchiveError: it could not be made, or not be verified.
         ServerError: a server is down.
     """
     with exclusively(engine.state, "remove-app"):
@@ -142,7 +142,7 @@ def final_set(engine: Engine, app_id: str, keys: Identities | None, progress: Pr
         bad = {**tried.verification.unproved, **tried.verification.failures}
         name, why = next(reversed(bad.items()))
         raise ArchiveError(
-            f"set {made.made.id} could not be proved: {name}: {why}",
+            f"set {made.made.id} could not be verified: {name}: {why}",
             where=f"app {app_id}",
             hint=f"correct the cause, or go without: multidb remove-app {app_id} --no-backup",
         )
@@ -163,7 +163,7 @@ def _catch_up(engine: Engine, done: Round, progress: Progress) -> None:
     done.errors |= problems
 
 
-def _prove(
+def _verify_new(
     engine: Engine,
     made: Made,
     scheduled: bool,
@@ -183,7 +183,7 @@ def _prove(
     home = repository(engine.fleet, [first])
     tried = verify(engine.fleet, home, home.find(f"{made.app}/{made.made.id}"), keys, progress)
     if isinstance(tried.problem, WrongKey):
-        done.notes.append(f"{made.app}: not proved, because there is no key here to read it with")
+        done.notes.append(f"{made.app}: not verified, because there is no key here to read it with")
         return
     done.verified.append(tried)
     if tried.ok and tried.verification is not None:

@@ -81,7 +81,7 @@ def freshness(project: Project, state: ProjectState, app: App, now: datetime) ->
     if problem:
         return Health(Status.DEGRADED, *problem)
     assert newest is not None
-    proof = f", proved {time_in_words(now - verified)} ago" if verified and not in_future(verified, now) else ""
+    proof = f", verified {time_in_words(now - verified)} ago" if verified and not in_future(verified, now) else ""
     return Health(Status.HEALTHY, f"newest set {time_in_words(now - newest)} old{proof}")
 
 
@@ -92,7 +92,7 @@ def freshness_now(fleet: Fleet) -> Callable[[App], Health | None]:
 
 @dataclass(frozen=True, slots=True)
 class LastSets:
-    """When an app's newest set was made, when the newest that was proved, what lies between two at most (None: the
+    """When an app's newest set was made, when the newest that was verified, what lies between two at most (None: the
     manifest asks for none), and whether the last run failed, if only for one of the targets."""
 
     newest: datetime | None
@@ -107,10 +107,10 @@ def last_sets(project: Project, state: ProjectState) -> dict[str, LastSets]:
     found = {}
     for app in _scheduled(project):
         wanted, known = settings(project, app), journal.known(app.id)
-        newest, proved = _moment(known.get("when")), known.get("verified_set")
-        if wanted.declared or newest or proved:
+        newest, verified_set = _moment(known.get("when")), known.get("verified_set")
+        if wanted.declared or newest or verified_set:
             every = wanted.every if wanted.declared else None
-            verified = made_at(proved) if proved and is_set_id(proved) else None
+            verified = made_at(verified_set) if verified_set and is_set_id(verified_set) else None
             found[app.id] = LastSets(newest, verified, every, "failed" in known)
     return found
 
@@ -149,7 +149,7 @@ def _problem(
         verified = None
     if wanted.verify is not None and now - (verified or newest) > wanted.verify + wanted.every * _LATE:
         age = f"{time_in_words(now - verified)} ago" if verified else "never"
-        return (f"no set was proved lately (last: {age})", None, f"multidb backups verify {app.id}")
+        return (f"no set was verified lately (last: {age})", None, f"multidb backups verify {app.id}")
     return None
 
 

@@ -133,7 +133,7 @@ class StoreReader:
 
     @contextlib.contextmanager
     def file(self, name: str) -> Iterator[BinaryIO]:
-        """The plain bytes of a file. A block that ends well has proved the whole file, read or not.
+        """The plain bytes of a file. A block that ends well has verified the whole file, read or not.
 
         Raises:
             ArchiveError: the file is missing, empty, cut off, altered, or encrypted for another key.
@@ -304,7 +304,7 @@ class _Plain(io.RawIOBase):
                 hint="take another set",
             )
         if not data and not self._proved:
-            self._prove()
+            self._check_rest()
         return len(data)
 
     def drain(self) -> None:
@@ -320,7 +320,7 @@ class _Plain(io.RawIOBase):
                 pass
             raise ArchiveError("cannot be unpacked") from None
 
-    def _prove(self) -> None:
+    def _check_rest(self) -> None:
         self._stored.drain()
         if (self._seen.size, self._seen.digest()) != (self._file.size, self._file.plain_sha256):
             raise ArchiveError("does not hold what the store wrote", where=self._where, hint="take another set")

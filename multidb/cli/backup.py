@@ -51,7 +51,7 @@ _AFTER_FAILURE: Final = timedelta(minutes=15)
         "multidb backup                        (every app)",
         "multidb backup lernmi beep-boop",
         "multidb backup lernmi --store postgres --to s3://offsite/digi",
-        "multidb backup --due                  (for cron and systemd: what is due, prove, prune)",
+        "multidb backup --due                  (for cron and systemd: what is due, verify, prune)",
         "multidb backup --watch                (for a container: the same, for ever)",
     )
 )
@@ -131,7 +131,7 @@ def _tell(run: Run, output: Output) -> None:
 def _show(output: Output, done: Round, nothing: str) -> None:
     for line in (*done.recovered, *done.notes):
         output.note(line)
-    proved = {each.copy.id: _verdict(each) for each in done.verified}
+    verified = {each.copy.id: _verdict(each) for each in done.verified}
     rows = [
         (
             each.app,
@@ -140,14 +140,14 @@ def _show(output: Output, done: Round, nothing: str) -> None:
             size_in_words(each.made.stored_size),
             f"{each.seconds:.0f} s",
             each.made.consistency.value,
-            proved.get(each.made.id, ""),
+            verified.get(each.made.id, ""),
         )
         for each in done.made
         if each.made is not None
     ]
     if rows:
         columns = ("app", "set", "data", "stored", "time", "consistency", "")
-        output.table(columns, rows, {"proved": "green", "not proved": "yellow", _BAD: "red"})
+        output.table(columns, rows, {"verified": "green", "not verified": "yellow", _BAD: "red"})
     elif not done.made:
         output.say(nothing)
     for line in _failures(done):
@@ -158,8 +158,8 @@ def _show(output: Output, done: Round, nothing: str) -> None:
 
 def _verdict(tried: Verified) -> str:
     if tried.ok:
-        return "proved"
-    return _BAD if tried.verification is not None and tried.verification.failures else "not proved"
+        return "verified"
+    return _BAD if tried.verification is not None and tried.verification.failures else "not verified"
 
 
 def _failures(done: Round) -> Iterator[str]:
@@ -172,11 +172,11 @@ def _failures(done: Round) -> Iterator[str]:
             yield f"{each.app}: to bring the set there: multidb backups copy {each.app}/{each.made.id} {targets}"
     for tried in done.verified:
         if tried.problem is not None:
-            yield f"{tried.copy.app}: not proved: {tried.problem}"
+            yield f"{tried.copy.app}: not verified: {tried.problem}"
         elif tried.verification is not None:
             yield from (f"{tried.copy.app}: {store}: {why}" for store, why in tried.verification.failures.items())
             for store, why in tried.verification.unproved.items():
-                yield f"{tried.copy.app}: {store}: not proved: {why}"
+                yield f"{tried.copy.app}: {store}: not verified: {why}"
     for app_id, error in done.errors.items():
         yield f"{app_id}: {error}"
 

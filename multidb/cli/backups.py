@@ -63,7 +63,7 @@ def list_sets(
     targets: FromOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """List the sets: age, size, and whether each was proved by restoring it. Half-made ones are not sets.
+    """List the sets: age, size, and whether each was verified by restoring it. Half-made ones are not sets.
 
     Exit 1: a set cannot be read. It is listed with the reason, kept by `prune`, and counts for nothing.
     """
@@ -88,7 +88,7 @@ def list_sets(
         for copy in copies
     ]
     if rows:
-        columns = ("app", "set", "age", "stored", "stores", "proved", "target")
+        columns = ("app", "set", "age", "stored", "stores", "verified", "target")
         output.table(columns, rows, {"yes": "green", "FAILED": "red", "no": "yellow"})
     else:
         output.say("There is no backup set yet. Make one: multidb backup")
@@ -117,7 +117,7 @@ def show_set(
     )
     if found.recipients:
         output.say(f"  encrypted for {', '.join(found.recipients)}")
-    output.say(f"  proved: {_proof(copy)}")
+    output.say(f"  verified: {_proof(copy)}")
     for store, stored in found.parts.items():
         part = stored.part
         sizes = f"{size_in_words(stored.size)} ({size_in_words(stored.stored_size)} stored)"
@@ -146,7 +146,7 @@ def verify_sets(
 ) -> int:
     """Prove sets: restore each into a place that no app can reach, compare what is there then, remove it.
 
-    Exit 1: a set is not what was backed up, or could not be proved here. Exit 6: it could not be tried.
+    Exit 1: a set is not what was backed up, or could not be verified here. Exit 6: it could not be tried.
     """
     run = Run("backups verify", file, env, json=as_json)
     output = run.output
@@ -160,7 +160,7 @@ def verify_sets(
     for each in tried:
         mark = each.verification
         if each.ok:
-            output.say(f"{each.copy.where}: proved", style="green")
+            output.say(f"{each.copy.where}: verified", style="green")
         elif each.problem is not None:
             output.say(f"{each.copy.where}: could not be tried: {each.problem.message}", style="red")
             if each.problem.hint:
@@ -169,7 +169,7 @@ def verify_sets(
             for store, why in mark.failures.items():
                 output.say(f"{each.copy.where}: {store}: {why}", style="red")
             for store, why in mark.unproved.items():
-                output.say(f"{each.copy.where}: {store}: not proved: {why}", style="yellow")
+                output.say(f"{each.copy.where}: {store}: not verified: {why}", style="yellow")
     if not tried:
         output.say("There is no backup set yet. Make one: multidb backup")
     if any(each.problem is not None for each in tried):
@@ -238,7 +238,7 @@ def prune_sets(
 ) -> int:
     """Remove the sets that the manifest's `keep` does not want, and what unfinished runs left.
 
-    Counts sets that were proved; an app whose sets were never proved keeps them all. The last good set always stays.
+    Counts sets that were verified; an app that has none of these keeps them all. The last good set always stays.
     """
     run = Run("backups prune", file, env, json=as_json)
     output = run.output

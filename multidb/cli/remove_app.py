@@ -48,7 +48,7 @@ def remove_app(
     env: EnvOption = None,
     grace: Annotated[str, typer.Option("--grace", help="How long its data is meant to stay: 12h, 7d, 4w.")] = "7d",
     backup: Annotated[
-        bool, typer.Option("--backup/--no-backup", help="Make a final set first, and prove it by restoring it.")
+        bool, typer.Option("--backup/--no-backup", help="Make a final set first, and verify it by restoring it.")
     ] = True,
     identity: IdentityOption = None,
     yes: YesOption = False,

@@ -83,7 +83,7 @@ def restore(
 
     With --table the tables go into the app's own database in one transaction, with their rows, indexes, constraints,
     triggers and sequences; the app waits for them meanwhile. Foreign keys of other tables that refer to them are kept
-    and proved; views of them are refused.
+    and verified; views of them are refused.
     """
     run = Run("restore", file, env, as_json, verbose)
     output = run.output

@@ -143,7 +143,7 @@ class Backup(Section):
     encrypt: Encrypt | None = Field(default=None, description="Encrypt sets; default: they are not encrypted.")
     keep: Keep = Field(default=Keep(), description="How many sets stay.")
     verify: Literal["always", "daily", "weekly", "monthly", "never"] = Field(
-        default="weekly", description="How often a set is proved by restoring it."
+        default="weekly", description="How often a set is verified by restoring it."
     )
 
 
@@ -227,7 +227,7 @@ class AppBackup(Section):
     to: tuple[str, ...] | None = Field(default=None, description="Where this app's sets are written.")
     keep: Keep | None = Field(default=None, description="How many sets of this app stay.")
     verify: Literal["always", "daily", "weekly", "monthly", "never"] | None = Field(
-        default=None, description="How often a set of this app is proved by restoring it."
+        default=None, description="How often a set of this app is verified by restoring it."
     )
     quiesce: bool | None = Field(default=None, description="Whether this app's logins are off meanwhile.")
     encrypt: Encrypt | None = Field(default=None, description="For whom this app's sets are encrypted.")

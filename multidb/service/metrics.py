@@ -52,7 +52,7 @@ METRICS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "multidb_server_connections_limit": ("Connections that the server allows.", _SERVER),
     "multidb_backup_last_success_timestamp_seconds": ("When the app's newest backup was made.", _APP),
     "multidb_backup_last_verified_timestamp_seconds": (
-        "When the app's newest backup was made that was proved by restoring it.",
+        "When the app's newest backup was made that was verified by restoring it.",
         _APP,
     ),
     "multidb_backup_interval_seconds": ("How often the app is to be backed up.", _APP),

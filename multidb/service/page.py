@@ -139,13 +139,13 @@ def _backup_tile(rows: Sequence[AppRow]) -> _Tile:
     known = [row for row in rows if row.backup is not None]
     if not known:
         return _Tile("Backups", "not scheduled", "the manifest asks for none", "none")
-    proved = sum(row.backup is not None and row.backup.verified is not None for row in known)
+    verified = sum(row.backup is not None and row.backup.verified is not None for row in known)
     late = sum(row.backup_health is not None and row.backup_health.status is not Status.HEALTHY for row in known)
     unscheduled = sum(row.backup is not None and row.backup.every is None for row in known)
     detail = "have a verified backup" + f", {late} late" * bool(late)
     detail += f", {unscheduled} not scheduled" * bool(unscheduled)
-    tone = "warn" if late or proved < len(known) else "none" if unscheduled else "good"
-    return _Tile("Backups", f"{proved} of {len(known)}", detail, tone)
+    tone = "warn" if late or verified < len(known) else "none" if unscheduled else "good"
+    return _Tile("Backups", f"{verified} of {len(known)}", detail, tone)
 
 
 def _drift_tile(plan: Plan) -> _Tile:

@@ -565,7 +565,7 @@ def test_the_sidecars_back_up_and_watch_from_inside_the_network(
         interrupted = half_made()
         sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK%'")
         composed("up", "-d", "backup")
-        until(lambda: "proved" in composed("logs", "backup"))
+        until(lambda: "verified" in composed("logs", "backup"))
         sets = run(folder, engine, "backups", "list", "lernmi", "--json").json()["sets"]
         sql("DELETE FROM people")
         run(folder, engine, "restore", "lernmi", "--replace")

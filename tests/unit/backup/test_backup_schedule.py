@@ -234,7 +234,7 @@ def test_a_final_set_is_proved_and_never_pruned(engine: Engine, clock: Clock) ->
     assert tried(engine, made(engine)).ok
     assert decide(repository(engine.fleet), {"ann": Keep(last=1, daily=0, weekly=0)}, clock.now).going == ()
     ONE_PLACE.add("drawer")
-    with pytest.raises(ArchiveError, match="could not be proved: drawer"):
+    with pytest.raises(ArchiveError, match="could not be verified: drawer"):
         final_set(engine, "bob", None, quiet)
 
 

@@ -10,6 +10,7 @@ BENCHMARKS = (
     "postgres_apply",
     "postgres_plan",
     "redis_plan",
+    "growth",
     "postgres_backup",
     "redis_backup",
     "qdrant_backup",

@@ -317,7 +317,9 @@ def _counts(tried: Iterable[Tried]) -> dict[str, int]:
 
 
 def _pairs(pairs: Pairs) -> dict[str, Any]:
-    return {"tried": pairs.count, "possible": pairs.possible, "sampled": pairs.sampled, "seed": pairs.seed}
+    waiting = {"waiting": pairs.waiting} if pairs.waiting else {}
+    drawn = {"sampled": pairs.sampled, "seed": pairs.seed}
+    return {"tried": pairs.count, "possible": pairs.possible, **drawn, **waiting}
 
 
 def _server(each: ServerAudited) -> dict[str, Any]:

@@ -51,7 +51,7 @@ def _head(audit: Audit) -> Iterator[str]:
         "; ".join(f"{store}: {pairs}" for store, pairs in audit.pairs.items()) or "none"
     )
     if any(pairs.sampled for pairs in audit.pairs.values()):
-        yield "- Where pairs were drawn, each app tried its neighbours in a ring of random order. Catalogs were"
+        yield "- Where pairs were drawn, each attacker tried its neighbours in a ring of random order. Catalogs were"
         yield "  searched for every app."
     yield "\n## Method\n"
     yield _METHOD

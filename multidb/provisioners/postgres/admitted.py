@@ -90,6 +90,7 @@ QUERIES: Final = (
     summary.QUERY,
     usage.INSIDE,
     inventory.INSIDE,
+    inventory.LENT,
 )
 """They read catalogs, with functions of the server's own that describe objects and evaluate no expression."""
 

@@ -135,7 +135,7 @@ _OF_THE_SERVER = (
     _Act("read password verifiers", "SELECT count(*) FROM pg_authid", "SELECT count(*) FROM pg_roles"),
     _Act("read password verifiers in a view", "SELECT count(*) FROM pg_shadow", "SELECT count(*) FROM pg_user"),
     _Act("read user mappings", "SELECT count(*) FROM pg_user_mapping", "SELECT count(*) FROM pg_foreign_server"),
-    _Act("read others' values", "SELECT count(*) FROM pg_statistic", "SELECT count(*) FROM pg_stats"),
+    _Act("read others' values", "SELECT count(*) FROM pg_statistic", "SELECT 1 FROM pg_stats LIMIT 1"),
     _Act("read pg_hba.conf", "SELECT count(*) FROM pg_hba_file_rules", "SELECT count(*) FROM pg_settings"),
     _Act(
         "read others' passwords",

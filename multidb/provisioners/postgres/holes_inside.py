@@ -1,4 +1,4 @@
-"""The holes in the answer to `inventory.INSIDE`, each with the statement that closes it."""
+"""The holes in the answers to `inventory.INSIDE` and `inventory.LENT`, each with the statement that closes it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from multidb.provisioners.postgres.resources import PUBLIC, Interior, derived_na
 from multidb.provisioners.postgres.script import lines
 from multidb.provisioners.postgres.statements import identifier, literal
 
-__all__ = ["Place", "holes_inside", "searched_inside"]
+__all__ = ["Place", "holes_inside", "lends", "searched_inside", "with_lent"]
 
 _GRANTED: Final = {
     "view": "TABLE",
@@ -89,8 +89,18 @@ class Place:
         )
 
 
+def lends(answer: str) -> bool:
+    """Whether `inventory.LENT` has to be asked, too, by the answer to `inventory.INSIDE`."""
+    return bool(json.loads(answer)["lends"])
+
+
+def with_lent(answer: str, lent: str) -> str:
+    """The answers to `inventory.INSIDE` and `inventory.LENT` as one."""
+    return json.dumps(json.loads(answer) | json.loads(lent))
+
+
 def holes_inside(answer: str, place: Place) -> Iterator[Hole]:
-    """The holes in the answer to `inventory.INSIDE`, asked in `place`."""
+    """The holes in the answer to `inventory.INSIDE`, asked in `place`; with that to `inventory.LENT` where `lends`."""
     document: dict[str, Sequence[Sequence[Any]] | None] = json.loads(answer)
     yield from _rights(document["rights"] or (), place)
     for kind, name, owner, system in document["owned"] or ():
@@ -98,12 +108,12 @@ def holes_inside(answer: str, place: Place) -> Iterator[Hole]:
         to = None if system else place.roles[0]
         yield place.hole("owned by another", f"{kind} {name}", message, [_given(kind, name, to)], owner, system=system)
     granted = {name for kind, name, *_ in document["rights"] or ()}
-    for routine in document["routines"] or ():
+    for routine in document.get("routines") or ():
         if routine[1] not in granted:  # what an extension keeps to its administrators is named as a grant
             yield _routine(routine, place)
-    for relation in document["relations"] or ():
+    for relation in document.get("relations") or ():
         yield _relation(relation, place)
-    for server, user in document["mappings"] or ():
+    for server, user in document.get("mappings") or ():
         who = "everybody" if user == PUBLIC else user
         message = f"{who} comes into another server by it, with a login that the app was not given"
         text = f"DROP USER MAPPING FOR {_grantee(user)} SERVER {server}"

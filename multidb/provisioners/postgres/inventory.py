@@ -18,6 +18,7 @@ __all__ = [
     "HARMLESS",
     "HARMLESS_SETTINGS",
     "INSIDE",
+    "LENT",
     "SHARED",
     "TRUSTED_LANGUAGES",
     "Catalog",
@@ -218,15 +219,19 @@ _STANDARD: Final = """(
             SELECT FROM pg_class v WHERE v.oid = e.object AND v.relnamespace = (SELECT oid FROM standard)
               AND v.oid < 16384 AND v.relname !~ '^_pg_')))"""
 
+_INSIDER: Final = """
+WITH insider AS MATERIALIZED (SELECT oid FROM pg_roles WHERE rolname IN (SELECT json_array_elements_text($1::json)))"""
+_EXTENDED: Final = "extended AS MATERIALIZED (SELECT classid, objid FROM pg_depend WHERE deptype = 'e')"
+
 # $1: the roles that are at home here (JSON array), $2: whether it is an app's database; in others only what the server
-# itself has made is looked at.
-INSIDE: Final = f"""
-WITH insider AS MATERIALIZED (SELECT oid FROM pg_roles WHERE rolname IN (SELECT json_array_elements_text($1::json))),
+# itself has made is looked at. "lends": whether there is anything that `LENT` could find: most databases have nothing,
+# and to plan the search for it costs as much as all the rest.
+INSIDE: Final = f"""{_INSIDER},
 mighty AS MATERIALIZED (
   SELECT oid FROM pg_roles WHERE (rolsuper OR rolname = current_user OR rolname ~ '^pg_')
     AND oid NOT IN (SELECT oid FROM insider)),
 standard AS MATERIALIZED (SELECT oid FROM pg_namespace WHERE nspname = 'information_schema'),
-extended AS MATERIALIZED (SELECT classid, objid FROM pg_depend WHERE deptype = 'e'),
+{_EXTENDED},
 entry AS MATERIALIZED (
   {_entries("acl")}),
 surplus AS MATERIALIZED (
@@ -256,7 +261,33 @@ owned AS (
   SELECT * FROM (
   {_entries("owner")}) o
   WHERE {_SYSTEM}
-     OR ($2 = 'true' AND o.owner NOT IN (SELECT oid FROM insider))),
+     OR ($2 = 'true' AND o.owner NOT IN (SELECT oid FROM insider)))
+SELECT json_build_object(
+  'searched', {_counts()},
+  'lends', $2 = 'true' AND (
+    EXISTS (SELECT FROM pg_proc WHERE oid >= 16384)
+    OR EXISTS (SELECT FROM pg_class WHERE oid >= 16384 AND relkind IN ('v', 'm', 'r', 'p', 'f')
+               AND (relkind = 'f' OR relowner NOT IN (SELECT oid FROM insider)))
+    OR EXISTS (SELECT FROM pg_foreign_server)),
+  'rights', (SELECT json_agg(json_build_array(t.type, t.identity, a.attname, r.grantee, r.grantor, r.rights, r.system))
+    FROM (
+    SELECT class, object, part, system, string_agg(DISTINCT privilege, ', ' ORDER BY privilege) AS rights,
+      CASE grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(grantee) END AS grantee,
+      CASE WHEN grantor <> owner AND class <> 826 THEN pg_get_userbyid(grantor) END AS grantor
+    FROM right_of GROUP BY class, object, part, system, grantee, grantor, owner) r
+    CROSS JOIN LATERAL pg_identify_object(r.class, r.object, 0) t
+    LEFT JOIN pg_attribute a ON r.class = 1259 AND r.part <> 0 AND a.attrelid = r.object AND a.attnum = r.part),
+  'owned', (SELECT json_agg(json_build_array(t.type, t.identity, pg_get_userbyid(o.owner), {_SYSTEM}))
+    FROM owned o CROSS JOIN LATERAL pg_identify_object(o.class, o.object, 0) t),
+  'events', (SELECT json_agg(json_build_array(quote_ident(evtname), evtevent, pg_get_userbyid(evtowner)))
+    FROM pg_event_trigger
+    WHERE $2 = 'true' AND evtenabled <> 'D' AND evtowner NOT IN (SELECT oid FROM insider)),
+  'languages', (SELECT json_agg(lanname ORDER BY lanname) FROM pg_language
+    WHERE lanpltrusted AND lanname NOT IN ({", ".join(f"'{name}'" for name in TRUSTED_LANGUAGES)})))"""  # noqa: S608
+
+# $1, $2: as for `INSIDE`. What runs or reads with the rights of somebody who may do more than the app.
+LENT: Final = f"""{_INSIDER},
+{_EXTENDED},
 routine AS (
   SELECT p.oid, p.proowner AS owner, CASE WHEN p.prosecdef THEN 'definer' ELSE l.lanname END AS why, p.proacl AS acl,
     EXISTS (SELECT FROM extended x WHERE x.classid = 1255 AND x.objid = p.oid) AS shipped
@@ -284,17 +315,6 @@ relation AS (
                           WHERE o.option_name = 'security_invoker' AND o.option_value::bool)
           AND EXISTS (SELECT FROM {_REACHED} AND ({_BORROWED})) END)
 SELECT json_build_object(
-  'searched', {_counts()},
-  'rights', (SELECT json_agg(json_build_array(t.type, t.identity, a.attname, r.grantee, r.grantor, r.rights, r.system))
-    FROM (
-    SELECT class, object, part, system, string_agg(DISTINCT privilege, ', ' ORDER BY privilege) AS rights,
-      CASE grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(grantee) END AS grantee,
-      CASE WHEN grantor <> owner AND class <> 826 THEN pg_get_userbyid(grantor) END AS grantor
-    FROM right_of GROUP BY class, object, part, system, grantee, grantor, owner) r
-    CROSS JOIN LATERAL pg_identify_object(r.class, r.object, 0) t
-    LEFT JOIN pg_attribute a ON r.class = 1259 AND r.part <> 0 AND a.attrelid = r.object AND a.attnum = r.part),
-  'owned', (SELECT json_agg(json_build_array(t.type, t.identity, pg_get_userbyid(o.owner), {_SYSTEM}))
-    FROM owned o CROSS JOIN LATERAL pg_identify_object(o.class, o.object, 0) t),
   'routines', (SELECT json_agg(json_build_array(r.oid::regprocedure::text, t.identity, pg_get_userbyid(r.owner), r.why,
       CASE WHEN r.shipped THEN {_HELD} FROM aclexplode(coalesce(r.acl, acldefault('f', r.owner))) x WHERE {_HOME}) END))
     FROM routine r CROSS JOIN LATERAL pg_identify_object(1255, r.oid, 0) t),
@@ -305,9 +325,4 @@ SELECT json_build_object(
   'mappings', (SELECT json_agg(json_build_array(quote_ident(m.srvname), m.usename)) FROM pg_user_mappings m
     JOIN pg_foreign_server s ON s.oid = m.srvid
     WHERE $2 = 'true' AND (m.umuser = 0 OR m.umuser IN (SELECT oid FROM insider))
-      AND s.srvowner NOT IN (SELECT oid FROM insider)),
-  'events', (SELECT json_agg(json_build_array(quote_ident(evtname), evtevent, pg_get_userbyid(evtowner)))
-    FROM pg_event_trigger
-    WHERE $2 = 'true' AND evtenabled <> 'D' AND evtowner NOT IN (SELECT oid FROM insider)),
-  'languages', (SELECT json_agg(lanname ORDER BY lanname) FROM pg_language
-    WHERE lanpltrusted AND lanname NOT IN ({", ".join(f"'{name}'" for name in TRUSTED_LANGUAGES)})))"""  # noqa: S608
+      AND s.srvowner NOT IN (SELECT oid FROM insider)))"""  # noqa: S608

@@ -327,8 +327,8 @@ class PostgresSession:
             return database, None
 
     def search(self, inspection: Inspection) -> Search:
-        """As constant as `inspect`: two round trips, and one for each database that is entered: every app's, and any
-        other one that the admin may enter, since what the server itself has made has its rights in each of them."""
+        """As constant as `inspect`: two round trips, and one or two for each database that is entered: every app's, and
+        any other one that the admin may enter, since what the server itself has made has its rights in each of them."""
         query, parameters = catalog.overview_query(self._facts), catalog.overview_parameters(inspection)
         overview = catalog.read_overview(self._ask(query, parameters), inspection)
         logins = [each.name for each in inspection.desired if isinstance(each, Role) and each.login]
@@ -357,10 +357,14 @@ class PostgresSession:
         )
 
     def _look_inside(self, place: holes_inside.Place) -> str | Unread:
-        """The answer to `inventory.INSIDE`. A database that does not let the admin in keeps no other from being seen;
-        a server that has gone does."""
+        """The answers to `inventory.INSIDE` and, where there is any need, to `inventory.LENT`. A database that does not
+        let the admin in keeps no other from being seen; a server that has gone does."""
         try:
-            return self._ask_inside(place.database, inventory.INSIDE, *place.parameters)
+            with self._within(place.database) as ask:
+                answer = ask(inventory.INSIDE, *place.parameters)
+                if not holes_inside.lends(answer):
+                    return answer
+                return holes_inside.with_lent(answer, ask(inventory.LENT, *place.parameters))
         except (ServerDown, ServerSlow) as error:
             self._raise_if_gone(error)
             return Unread(f"database {place.database}", error.message, place.app)

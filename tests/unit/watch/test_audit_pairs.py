@@ -39,6 +39,25 @@ def test_of_many_everybody_is_on_both_sides(seed: int, count: int) -> None:
     assert str(seed) in str(pairs)
 
 
+@given(st.integers(min_value=0, max_value=10**6), st.integers(min_value=41, max_value=400))
+def test_of_very_many_everybody_has_a_turn_before_anybody_has_a_second_one(seed: int, count: int) -> None:
+    apps = tuple(f"app{number}" for number in range(count))
+    turns = [choose(apps, seed + day) for day in range(-(-count // 40))]
+    assert {attacker for turn in turns for attacker in turn.victims} == set(apps)
+    assert {len(turn.victims) for turn in turns} == {40}
+    assert {turn.count for turn in turns} == {120}
+    assert {turn.waiting for turn in turns} == {count - 40}
+    twice = sum(len(turn.victims) for turn in turns[:-1])
+    assert len({attacker for turn in turns[:-1] for attacker in turn.victims}) == twice
+
+
+def test_apps_that_are_named_need_no_turn() -> None:
+    apps = tuple(f"app{number}" for number in range(400))
+    pairs = choose(apps, seed=1, only=frozenset(apps[:100]))
+    assert set(apps[:100]) <= set(pairs.victims)
+    assert pairs.waiting == 0
+
+
 def test_the_same_seed_draws_the_same_and_another_another() -> None:
     assert choose(MANY, seed=1) == choose(MANY, seed=1)
     assert set(choose(MANY, seed=1)) != set(choose(MANY, seed=2))

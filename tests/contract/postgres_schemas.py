@@ -1,7 +1,8 @@
 """Schemas as hostile as real ones get, by a grammar: from a seed, the statements that make one. Pure.
 
 Each schema has every kind of thing that an app's login can make, and by the seed other names, variants, owners and
-rights. What a version of the server does not know is left out for it. `RW`, `RO` and `USER` stand for the app's roles.
+rights. What a version of the server does not know is left out for it. `OWNER`, `RW`, `RO` and `USER` stand for the
+app's roles.
 """
 
 from __future__ import annotations
@@ -11,9 +12,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
-__all__ = ["RO", "RW", "USER", "Schema", "literal", "quoted", "schema"]
+__all__ = ["OWNER", "RO", "RW", "USER", "Schema", "literal", "quoted", "schema"]
 
-RW, RO, USER = "\1rw\1", "\1ro\1", "\1user\1"
+OWNER, RW, RO, USER = "\1owner\1", "\1rw\1", "\1ro\1", "\1user\1"
 _NAME_LIMIT: Final = 63  # bytes
 
 _NAMES: Final = (
@@ -152,6 +153,9 @@ class Schema:
     Args:
         version: the server's major one.
         encoding: of the database, as Python calls it; what it does not have is in no name and no value.
+        extras: what can be had here besides: ``icu``, ``xml``, ``utf-8`` (it is the server's encoding, too), ``forced``
+            (row security may be forced upon the owner).
+        limit: bytes that a name may have at most.
         statements: in their order, for the login that makes what the app needs.
         by_user: for the app's runtime login, afterwards.
         settings: for an admin.
@@ -160,6 +164,8 @@ class Schema:
     chance: random.Random
     version: int
     encoding: str
+    extras: frozenset[str] = frozenset()
+    limit: int = _NAME_LIMIT
     statements: list[str] = field(default_factory=list)
     by_user: list[str] = field(default_factory=list)
     settings: list[str] = field(default_factory=list)
@@ -189,11 +195,11 @@ class Schema:
         """A name that nothing else has, cut to what the server takes, not quoted."""
         while True:
             name = self.chance.choice(_NAMES)
-            if not self.fits(name):
+            if not self.fits(name) or len(name.encode(self.encoding)) > self.limit:
                 continue
             if name in self._taken or name in ("public", "information_schema", "oid"):
                 tail = str(len(self._taken))
-                while len((name + tail).encode(self.encoding)) > _NAME_LIMIT:
+                while len((name + tail).encode(self.encoding)) > self.limit:
                     name = name[:-1]
                 name += tail
             if name not in self._taken:
@@ -202,6 +208,10 @@ class Schema:
 
     def name(self) -> str:
         return quoted(self.bare())
+
+    def parameter(self) -> str:
+        """A name that PL/pgSQL gives to no parameter by itself."""
+        return next(name for name in iter(self.name, None) if not name.startswith('"$'))
 
     def within(self) -> str:
         """A name in one of the schemas."""
@@ -215,9 +225,11 @@ class Schema:
             self.comments.append(f"COMMENT ON {what} IS {literal('about ' + self.chance.choice(_TEXTS[:7]))}")
 
 
-def schema(seed: int, version: int, encoding: str = "utf-8") -> Schema:
-    """The schema of a seed, for a server of a major version and a database of an encoding."""
-    made = Schema(random.Random(seed), version, encoding)
+def schema(
+    seed: int, version: int, encoding: str = "utf-8", extras: frozenset[str] = frozenset(), limit: int = _NAME_LIMIT
+) -> Schema:
+    """The schema of a seed, for a server of a major version and a database of an encoding; the rest as in `Schema`."""
+    made = Schema(random.Random(seed), version, encoding, extras, limit)
     for part in _PARTS:
         part(made)
     made.statements += made.comments
@@ -285,7 +297,7 @@ def _functions(made: Schema) -> None:
     made.do(f"REVOKE ALL ON FUNCTION {first} FROM PUBLIC")
     made.do(
         f"CREATE FUNCTION {made.within()}"
-        f"(VARIADIC {made.name()} numeric[], OUT {made.name()} int, OUT {made.name()} text) "
+        f"(VARIADIC {made.parameter()} numeric[], OUT {made.parameter()} int, OUT {made.parameter()} text) "
         f"LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, {made.schemas[1]}, pg_temp "
         f"SET work_mem = '5MB' SET DateStyle = 'SQL, DMY' SET application_name = {made.text()} "
         f"AS $a$ BEGIN /* {made.chance.choice(_TEXTS[:5]).replace('$', '')} */ END $a$"
@@ -536,6 +548,107 @@ def _trees(made: Schema) -> None:
     made.tables += [parted, parent]
 
 
+def _more_trees(made: Schema) -> None:
+    """Partitions with columns in another order, attached with indexes of their own names; by odd values; three deep."""
+    listed, attached, odd = made.within(), made.within(), made.bare()
+    made.do(f"CREATE TABLE {listed} (id int NOT NULL, label text, UNIQUE (label, id)) PARTITION BY LIST (label)")
+    made.do(f"CREATE TABLE {attached} (gone int, label text, id int NOT NULL)")
+    made.do(f"ALTER TABLE {attached} DROP COLUMN gone, ADD CONSTRAINT {made.name()} UNIQUE (label, id)")
+    made.do(f"CREATE INDEX {made.name()} ON {attached} (id)")
+    made.do(f"ALTER TABLE {listed} ATTACH PARTITION {attached} FOR VALUES IN ({literal(odd)}, NULL)")
+    made.do(f"CREATE INDEX {made.name()} ON {listed} (id)")
+    made.do(f"INSERT INTO {listed} VALUES (1, {literal(odd)}), (2, NULL)")
+    made.do(f"CREATE STATISTICS {made.within()} ON id, label FROM {attached}")
+    trigger = made.name()
+    made.do(f"CREATE TRIGGER {trigger} AFTER INSERT ON {listed} FOR EACH ROW EXECUTE FUNCTION public.fired()")
+    made.do(f"ALTER TABLE {attached} DISABLE TRIGGER {trigger}")
+    top, middle, leaf = made.within(), made.within(), made.within()
+    made.do(f"CREATE TABLE {top} (a int, b text, c date) PARTITION BY RANGE (a, b)")
+    made.do(f"CREATE TABLE {middle} PARTITION OF {top} FOR VALUES FROM (1, MINVALUE) TO (9, 'z') PARTITION BY HASH (c)")
+    made.do(
+        f"CREATE TABLE {leaf} PARTITION OF {middle} FOR VALUES WITH (MODULUS 1, REMAINDER 0) WITH (fillfactor = 50)"
+    )
+    made.do(f"CREATE UNIQUE INDEX {made.name()} ON {top} (a, b, c)")
+    made.do(f"INSERT INTO {top} VALUES (2, 'b', NULL), (2, 'b', 'infinity')")
+    made.do(f"ALTER TABLE {leaf} ENABLE ROW LEVEL SECURITY")
+    if made.version >= 17:
+        numbered = made.within()
+        made.do(f"CREATE TABLE {numbered} (id int GENERATED ALWAYS AS IDENTITY, k int) PARTITION BY LIST (k)")
+        made.do(f"CREATE TABLE {made.within()} PARTITION OF {numbered} DEFAULT")
+        made.do(f"INSERT INTO {numbered} (k) VALUES (1), (2)")
+    left, right, both = made.within(), made.within(), made.within()
+    made.do(f"CREATE TABLE {left} (a int DEFAULT 1, b int)")
+    made.do(f"CREATE TABLE {right} (a int DEFAULT 2, c int) WITH (autovacuum_enabled = off)")
+    made.do(
+        f"CREATE TABLE {both} (a int DEFAULT 3, d int GENERATED ALWAYS AS (a + 1) STORED) INHERITS ({right}, {left})"
+    )
+    made.do(f"ALTER TABLE {both} ALTER COLUMN a SET STATISTICS 3, ALTER COLUMN b SET DEFAULT 4")
+    made.do(f"CREATE TABLE {made.within()} () INHERITS ({both})")
+    made.do(f"ALTER TABLE ONLY {left} ADD CONSTRAINT {made.name()} CHECK (b > 0) NO INHERIT")
+    if made.version >= 18:
+        made.do(f"ALTER TABLE {left} ADD CONSTRAINT {made.name()} NOT NULL b")
+        made.do(f"ALTER TABLE {right} ADD CONSTRAINT {made.name()} NOT NULL c NO INHERIT")
+
+
+def _dependences(made: Schema) -> None:
+    """What needs each other in a circle, or needs a table where one does not look for it."""
+    base, view, over = made.within(), made.within(), made.within()
+    made.do(f"CREATE TABLE {base} (id int PRIMARY KEY, v text)")
+    made.do(f"INSERT INTO {base} VALUES (1, 'one')")
+    made.do(f"CREATE VIEW {view} AS SELECT id, v FROM {base}")
+    made.do(f"CREATE FUNCTION {over}() RETURNS SETOF {view} STABLE LANGUAGE sql AS 'SELECT 1, NULL::text'")
+    made.do(f"CREATE OR REPLACE VIEW {view} AS SELECT id, v FROM {base} UNION ALL SELECT id, v FROM {over}()")
+    atomic = made.within()
+    made.do(f"CREATE FUNCTION {atomic}() RETURNS bigint LANGUAGE sql BEGIN ATOMIC SELECT count(*) FROM {view}; END")
+    made.do(f"CREATE TABLE {made.within()} (n bigint DEFAULT {atomic}(), row {base}, rows {base}[])")
+    made.do(f"CREATE FUNCTION {made.within()}({base}) RETURNS text STABLE LANGUAGE sql AS 'SELECT $1.v'")
+    made.do(f"CREATE MATERIALIZED VIEW {made.within()} AS SELECT *, {atomic}() FROM {view}")
+    where = made.chance.choice(made.schemas)
+    early, owned = f"{where}.{made.name()}", f"{where}.{made.name()}"
+    made.do(f"CREATE SEQUENCE {early}")
+    counted = f"DEFAULT nextval({literal(early)})"
+    made.do(f"CREATE TABLE {owned} (id int {counted}, other int {counted})")
+    made.do(f"ALTER SEQUENCE {early} OWNED BY {owned}.other")
+    made.do(f"INSERT INTO {owned} DEFAULT VALUES")
+    rules = made.within()
+    made.do(f"CREATE TABLE {rules} (LIKE {base} INCLUDING ALL)")
+    made.do(
+        f"CREATE RULE {made.name()} AS ON INSERT TO {view} DO INSTEAD INSERT INTO {rules} VALUES (NEW.*) RETURNING *"
+    )
+    made.do(
+        f"CREATE RULE {made.name()} AS ON UPDATE TO {base} DO ALSO INSERT INTO {rules} VALUES (OLD.id + 100, NEW.v)"
+    )
+    made.do(f"ALTER VIEW {view} SET (security_barrier)")
+    made.do(f"CREATE OPERATOR {made.schemas[2]}.|-| (FUNCTION = int4mi, LEFTARG = int, RIGHTARG = int)")
+    made.do(f"CREATE VIEW {made.within()} AS SELECT id OPERATOR({made.schemas[2]}.|-|) 1 AS less FROM {base}")
+    made.do(f"CREATE INDEX {made.name()} ON {base} ((id OPERATOR({made.schemas[2]}.|-|) 1))")
+    made.do(f"REVOKE TRUNCATE, REFERENCES, DELETE ON {base} FROM {OWNER}")
+
+
+def _extras(made: Schema) -> None:
+    if "icu" in made.extras and "utf-8" in made.extras:
+        loose, table = made.within(), made.within()
+        made.do(f"CREATE COLLATION {loose} (PROVIDER = icu, LOCALE = 'und-u-ks-level2', DETERMINISTIC = false)")
+        made.do(f"CREATE TABLE {table} (t text COLLATE {loose} PRIMARY KEY)")
+        made.do(f"INSERT INTO {table} VALUES ('x')")
+    if made.version >= 17 and "utf-8" in made.extras:
+        made.do(f"CREATE COLLATION {made.within()} (PROVIDER = builtin, LOCALE = 'C.UTF-8')")
+    if "xml" in made.extras:
+        table = made.within()
+        made.do(f"CREATE TABLE {table} (x xml, y xml[])")
+        values = """'<a b="1">&lt;</a>', ARRAY['<?xml version="1.0"?><b/>'::xml, 'text']"""
+        made.do(f"INSERT INTO {table} VALUES ({values})")
+    hidden = made.within()
+    made.do(f"CREATE TABLE {hidden} (who text DEFAULT current_user, id int PRIMARY KEY, up int REFERENCES {hidden})")
+    made.do(f"INSERT INTO {hidden} (id, up) VALUES (1, NULL), (2, 1)")
+    made.do(f"CREATE POLICY {made.name()} ON {hidden} FOR SELECT TO {RO} USING (id > 1)")
+    made.do(f"ALTER TABLE {hidden} ENABLE ROW LEVEL SECURITY")
+    if "forced" in made.extras:
+        made.do(f"ALTER TABLE {hidden} FORCE ROW LEVEL SECURITY")
+    # after that, since a restore fills it anew
+    made.do(f"CREATE MATERIALIZED VIEW {made.within()} AS SELECT count(*) FROM {hidden}")
+
+
 def _views(made: Schema) -> None:
     table = made.tables[0]
     first, second = made.within(), made.within()
@@ -645,6 +758,9 @@ _PARTS: Final[Sequence[Callable[[Schema], None]]] = (
     _tables,
     _trees,
     _references,
+    _more_trees,
+    _dependences,
+    _extras,
     _views,
     _rules,
     _rights,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 import subprocess
 from collections.abc import Callable, Iterator
@@ -32,8 +33,28 @@ def _major(served: Cluster) -> int:
 
 def _session(served: Cluster, database: str) -> psycopg.Connection[Any]:
     return psycopg.connect(
-        host="127.0.0.1", port=served.port, user=SUPERUSER, password=served.password, dbname=database, autocommit=True
+        host="127.0.0.1",
+        port=served.port,
+        user=SUPERUSER,
+        password=served.password,
+        dbname=database,
+        client_encoding="UTF8",
+        autocommit=True,
     )
+
+
+def _extras(served: Cluster) -> frozenset[str]:
+    """What this build of the server has, whatever its version."""
+    with _session(served, "postgres") as session:
+        found = set()
+        for extra, tried in (
+            ("icu", "CREATE TEMPORARY TABLE t (t text COLLATE \"und-x-icu\"); SELECT 'a' < t FROM t"),
+            ("xml", "SELECT xml '<a/>'"),
+        ):
+            with contextlib.suppress(psycopg.errors.FeatureNotSupported, psycopg.errors.UndefinedObject):
+                session.execute(tried)
+                found.add(extra)
+    return frozenset(found)
 
 
 def _renamed(app: App) -> Callable[[str], str]:
@@ -67,7 +88,7 @@ def _fill(site: Site, app: App, login: str, made: schemas.Schema) -> None:
     Args:
         login: by which the app makes what it needs.
     """
-    roles = {schemas.RW: "rw", schemas.RO: "ro", schemas.USER: "user"}
+    roles = {schemas.OWNER: "owner", schemas.RW: "rw", schemas.RO: "ro", schemas.USER: "user"}
     for name, statements in ((login, made.statements), ("user", made.by_user)):
         with site.enter(app, name) as session:
             session.execute(b"SET client_encoding = 'UTF8'")
@@ -104,8 +125,15 @@ def _comes_back(site: Site, seed: int, roles: str, made_with: str = "") -> None:
         site.served.sql(f"CREATE DATABASE {app.id} TEMPLATE template0 {made_with} OWNER {site.admin}")
     site.apply([app, other], adopt=[app.id])
     encoding = "latin-1" if "LATIN1" in made_with else "utf-8"
+    extras = _extras(site.served)
+    if not made_with:
+        extras |= {"utf-8"}
+    if site.admin == SUPERUSER:  # who may have row security lifted
+        extras |= {"forced"}
     login = "migrate" if roles == "split" else "user"
-    _fill(site, app, login, schemas.schema(seed, _major(site.served), encoding))
+    # SQL_ASCII knows no letters: what the server makes of two names it would cut within one
+    limit = 24 if "ASCII" in made_with else 63
+    _fill(site, app, login, schemas.schema(seed, _major(site.served), encoding, extras, limit))
     site.apply([app])
     before, dumped = _taken(site, app, app.id), _dumped(site, app)
     part, files = backed_up(site, app)
@@ -120,7 +148,7 @@ def _comes_back(site: Site, seed: int, roles: str, made_with: str = "") -> None:
     ("seed", "admin", "roles", "made_with"),
     [
         (0, SUPERUSER, "simple", ""),
-        (1, PLATFORM, "simple", ""),
+        (1, PLATFORM, "split", "ENCODING 'SQL_ASCII' LOCALE 'C'"),
         (2, SUPERUSER, "split", "ENCODING 'LATIN1' LOCALE 'C'"),
     ],
 )
@@ -136,6 +164,26 @@ def test_many_hostile_schemas_come_back_as_they_were(served: Cluster, seed: int)
     made_with = ["", "ENCODING 'LATIN1' LOCALE 'C'", "ENCODING 'SQL_ASCII' LOCALE 'C'"][seed % 3]
     admin = PLATFORM if seed % 4 == 0 else SUPERUSER
     _comes_back(Site(served, admin), seed, ["simple", "split"][seed % 2], made_with)
+
+
+def test_an_index_that_is_not_valid_is_left_out_and_named(served: Cluster) -> None:
+    site = Site(served)
+    app, said = site.app(), list[str]()
+    site.apply([app])
+    with site.enter(app) as session:
+        session.execute("CREATE TABLE twice AS SELECT 1 AS a FROM generate_series(1, 2)")
+        session.execute("CREATE TABLE parted (a int) PARTITION BY RANGE (a)")
+        session.execute("CREATE INDEX whole ON parted (a)")
+        with pytest.raises(psycopg.errors.UniqueViolation):
+            session.execute('CREATE UNIQUE INDEX CONCURRENTLY "half done" ON twice (a)')
+    files = Files()
+    with archive(site) as (opened, context):
+        part = opened.backup(app, context, files, lambda _, message, *__: said.append(message))
+    assert [each for each in said if "not valid" in each] == [
+        'indexes that are not valid, and so not in the set: public."half done"'
+    ]
+    assert part.measures.counts["indexes"] == 1
+    _brought_back(site, app, part, files)
 
 
 def test_every_catalog_is_compared_or_left_out_for_a_reason(served: Cluster) -> None:

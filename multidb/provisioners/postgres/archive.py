@@ -164,6 +164,8 @@ class PostgresArchive:
                 "settings": database["settings"] or [],
             }
             tables = self._held(live, holder)
+            if left := json.loads(self._ask(holder, contents.INVALID)):
+                progress(app.id, f"indexes that are not valid, and so not in the set: {listed(left)}")
             measuring = beside.submit(self._measured, holder, tables)
             try:
                 with writer.file(_FILE) as file:
@@ -555,7 +557,7 @@ class PostgresArchive:
     def _give_rights(self, delegate: Delegate, place: Place, kept: Sequence[rights.Right]) -> None:
         if not kept:
             return
-        asked = json.dumps([[each.type, each.names, each.args] for each in kept])
+        asked = json.dumps([[each.type, each.names, each.args] for each in kept], ensure_ascii=False)
         with delegate.open(place.name) as wire:
             for step in (rights.owned, rights.given):
                 there = rights.things(json.loads(wire.ask(rights.resolution(), (asked,))))

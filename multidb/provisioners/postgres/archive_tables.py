@@ -105,7 +105,7 @@ def find(wire: Wire, names: Sequence[str]) -> dict[str, str]:
         Refused: a name that means two tables, or a partition.
     """
     found: dict[str, str] = {}
-    for asked, name, parent in json.loads(wire.ask(_FIND, (json.dumps(list(names)),))):
+    for asked, name, parent in json.loads(wire.ask(_FIND, (json.dumps(list(names), ensure_ascii=False),))):
         if parent is not None:
             raise Refused(f"{name} is a partition", hint=f"restore the whole table: --table {parent}")
         if found.setdefault(asked, name) != name:
@@ -146,7 +146,7 @@ def exchange(
         Refused: a view is made of one of them; says which.
         ArchiveError: the server did not take it, or it is not what the set holds. Nothing was changed.
     """
-    asked = (json.dumps(list(names)),)
+    asked = (json.dumps(list(names), ensure_ascii=False),)
     tables = [_Table(**each) for each in json.loads(source.ask(_TABLES, asked))]
     patterns = [table.pattern for table in tables]
     _do(target, *_SETTINGS, f"SET ROLE {identifier(role)}", "BEGIN")

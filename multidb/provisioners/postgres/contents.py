@@ -19,6 +19,7 @@ __all__ = [
     "EMPTY",
     "EXTENSIONS",
     "HIDDEN",
+    "INVALID",
     "LOCK_TIMEOUT",
     "OWNED",
     "POLICIES",
@@ -97,6 +98,9 @@ _RELATION = f"""
 SELECT c.oid, c.relkind, c.relname, n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
 WHERE c.oid >= 16384 AND c.relpersistence <> 't' AND NOT ({_NOT_OURS}) AND NOT {_brought("pg_class", "c.oid")}"""  # noqa: S608
 
+# Those that pg_dump writes: not what a CREATE INDEX CONCURRENTLY has left that did not come to its end.
+_DUMPED = "(i.indisvalid OR r.relkind = 'p') AND i.indisready"
+
 _COUNTS = f"""
 WITH relation AS MATERIALIZED ({_RELATION})
 SELECT json_build_object(
@@ -110,7 +114,7 @@ SELECT json_build_object(
     'views', (SELECT count(*) FROM relation WHERE relkind = 'v'),
     'materialized views', (SELECT count(*) FROM relation WHERE relkind = 'm'),
     'sequences', (SELECT count(*) FROM relation WHERE relkind = 'S'),
-    'indexes', (SELECT count(*) FROM pg_index i JOIN relation r ON r.oid = i.indrelid),
+    'indexes', (SELECT count(*) FROM pg_index i JOIN relation r ON r.oid = i.indrelid WHERE {_DUMPED}),
     -- what is not null is a constraint of its own only since Postgres 18
     'constraints', (SELECT count(*) FROM pg_constraint k JOIN relation r ON r.oid = k.conrelid WHERE k.contype <> 'n'),
     'triggers', (SELECT count(*) FROM pg_trigger t JOIN relation r ON r.oid = t.tgrelid WHERE NOT t.tgisinternal),
@@ -142,6 +146,13 @@ _VALUE = "CASE WHEN num_nulls(t.{column}) = 0 THEN concat(t.{column}) END"
 EXTENSIONS = """
 SELECT coalesce(json_agg(json_build_array(e.extname, e.extversion, n.nspname) ORDER BY e.oid), '[]'::json)
 FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.oid >= 16384"""
+
+# Indexes that are in no dump.
+INVALID = f"""
+WITH relation AS MATERIALIZED ({_RELATION})
+SELECT coalesce(json_agg(format('%I.%I', r.nspname, c.relname) ORDER BY r.nspname, c.relname), '[]'::json)
+FROM pg_index i JOIN relation r ON r.oid = i.indrelid JOIN pg_class c ON c.oid = i.indexrelid
+WHERE NOT ({_DUMPED})"""  # noqa: S608
 
 # Policies for roles by name: those names may have to become others.
 POLICIES = """
@@ -259,7 +270,8 @@ def look_again(ask: Callable[[str], str], tables: Sequence[Table]) -> None:
     Raises:
         ArchiveError: they are not.
     """
-    known = literal(json.dumps([[table.name, table.oid] for table in tables])) + "::json"
+    # letters as they are: a database in SQL_ASCII takes none by its number
+    known = literal(json.dumps([[table.name, table.oid] for table in tables], ensure_ascii=False)) + "::json"
     if others := json.loads(ask(_OTHERS.format(tables=known))):
         raise ArchiveError(
             f"the app changes its tables at this moment: {others[0]} is no longer what it was",

@@ -7,15 +7,16 @@ printed here: callers get values, and hear of progress through a callback.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
+from datetime import UTC, datetime
 
 from multidb.closure import closures
 from multidb.concurrency import side_by_side
 from multidb.credentials import ensure_secrets, refit_verifiers
-from multidb.errors import MultidbError, Refused, ServerError, StalePlan, StatementFailed, UsageError
+from multidb.errors import Locked, MultidbError, Refused, ServerError, StalePlan, StatementFailed, UsageError
 from multidb.fleet import SERVERS_AT_ONCE, Answer, Fleet, Scope, ways_of_removed
 from multidb.model import (
     Action,
@@ -37,7 +38,7 @@ from multidb.provisioners import provisioner
 from multidb.report import Failure, Report, ServerReport, account
 from multidb.runtime import Runtime
 from multidb.state import ProjectState
-from multidb.tombstone import tombstones
+from multidb.tombstone import Tombstone, bury, tombstones
 
 __all__ = ["Engine"]
 
@@ -71,8 +72,9 @@ class Engine:
     def plan(self, scope: Scope | None = None) -> Plan:
         """What would change. Takes no lock and changes no server; one that cannot be read is in `Plan.errors`.
 
-        What the servers say already and is not known here (numbers, after the state was lost) is written down; so are
-        verifiers of the apps that the scope names, where they are not of the passwords beside them.
+        What the servers say already and is not known here (numbers and removed apps, after the state was lost) is
+        written down; so are verifiers of the apps that the scope names, where they are not of the passwords beside
+        them.
         """
         scope = scope or Scope()
         self.fleet.require(scope)
@@ -159,6 +161,31 @@ class Engine:
             gone = {app for app, number in held.items() if app not in stand and number and number in stand.values()}
             section[server.name] = {app: number for app, number in held.items() if app not in gone} | stand
 
+    def _recall_removed(self, orphans: Collection[str], plans: Sequence[ServerPlan]) -> Collection[str]:
+        """Writes tombstones for the orphans that the servers know as removed, when all of these could be asked: the
+        state was lost, or is an old copy. What another command is at is left to that one.
+
+        Returns:
+            The apps for which it did.
+        """
+        if not orphans or any(plan.error is not None for plan in plans):
+            return ()
+        with ExitStack() as stack, suppress(UsageError):  # a plan does without
+            free = [app for app in orphans if self._taken(stack, app) and app not in tombstones(self.state)]
+            removed = self.fleet.removed_orphans(free) if free else {}
+            for app, stores in removed.items():
+                bury(self.state, Tombstone.recalled(app, stores, self.project.file, datetime.now(UTC)))
+            return removed
+        return ()
+
+    def _taken(self, stack: ExitStack, app: str) -> bool:
+        """Whether the app's lock is ours from here on."""
+        try:
+            stack.enter_context(self.state.lock_apps([app], "multidb plan"))
+        except Locked:
+            return False
+        return True
+
     def _refuse_lost(self, change: Change, scope: Scope) -> Change:
         lost = [each.field for each in change.fields if each.old == LOST]
         app = change.resource.app
@@ -181,7 +208,10 @@ class Engine:
             read = {plan.server for plan in plans}
             idle = [each for each in self.fleet.runtime.servers() if each.name not in read]
             wanted = [each for each in idle if scope.stores is None or each.store in scope.stores]
-            yield from _orphaned(plans, self.fleet.orphans(wanted))
+            things = _things(plans, self.fleet.orphans(wanted))
+            recalled = self._recall_removed(things, plans) if scope.stores is None else ()
+            for app in sorted(things):
+                yield _removed_before(app) if app in recalled else _orphaned(app, things[app])
         for app, closure in closures(self.state).items():
             if app in self.project.apps and scope.wants(self.project.apps[app]):
                 yield Finding(Level.WARNING, f"app {app}", closure.why, closure.way_on)
@@ -314,8 +344,8 @@ def _with_statements(
         return change
 
 
-def _orphaned(plans: Sequence[ServerPlan], elsewhere: Mapping[str, Mapping[str, Sequence[str]]]) -> Iterator[Finding]:
-    """What bears the project's mark and belongs to no app, with the commands that turn it off or end it."""
+def _things(plans: Sequence[ServerPlan], elsewhere: Mapping[str, Mapping[str, Sequence[str]]]) -> dict[str, list[str]]:
+    """What bears the project's mark and belongs to no app, by the app that the mark names."""
     things: dict[str, list[str]] = {}
     for plan in plans:
         for app, found in plan.orphans.items():
@@ -323,7 +353,16 @@ def _orphaned(plans: Sequence[ServerPlan], elsewhere: Mapping[str, Mapping[str, 
     for app, of_stores in elsewhere.items():
         for found in of_stores.values():
             things.setdefault(app, []).extend(found)
-    for app, found in sorted(things.items()):
-        message = f"is on the servers and not in the manifest: {listed(found, 4)}"
-        fix = f"put its entry back; or turn it off: multidb remove-app {app}; or end it for good: multidb purge {app}"
-        yield Finding(Level.WARNING, f"app {app}", message, fix)
+    return things
+
+
+def _orphaned(app: str, things: Sequence[str]) -> Finding:
+    """With the commands that turn it off or end it."""
+    message = f"is on the servers and not in the manifest: {listed(things, 4)}"
+    fix = f"put its entry back; or turn it off: multidb remove-app {app}; or end it for good: multidb purge {app}"
+    return Finding(Level.WARNING, f"app {app}", message, fix)
+
+
+def _removed_before(app: str) -> Finding:
+    message = "was removed, and .multidb/ had lost it: it is written down again, as removed today"
+    return Finding(Level.WARNING, f"app {app}", message, ways_of_removed(app))

@@ -6,7 +6,7 @@ no other its answer. Everything that works on servers is built on it, plans and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,13 +16,13 @@ from multidb.closure import closures
 from multidb.concurrency import side_by_side
 from multidb.errors import ArchiveError, MultidbError, ServerDown, ServerSlow, UsageError
 from multidb.manifest import is_app_id
-from multidb.model import App, Archive, Progress, Project, Server, Session, StoreContext, Tenant, unwatched
+from multidb.model import App, Archive, Isolation, Progress, Project, Server, Session, StoreContext, Tenant, unwatched
 from multidb.provisioners import provisioner
 from multidb.runtime import Runtime, ServerState, ServerStatus, open_runtime
 from multidb.secrets import Secret, SecretRef
 from multidb.state import ProjectState, holder
 
-__all__ = ["SERVERS_AT_ONCE", "Answer", "Fleet", "Scope", "ways_of_removed"]
+__all__ = ["SERVERS_AT_ONCE", "Answer", "Fleet", "Scope", "orphan", "ways_of_removed"]
 
 T = TypeVar("T")
 
@@ -400,6 +400,52 @@ class Fleet:
         known = {*self.project.apps, *self.project.removed}
         found = session.orphans(self._context(server, session.facts, self.numbers(server)), known)
         return {app: things for app, things in found.items() if is_app_id(app)}  # a mark is only a text
+
+    def removed_orphans(self, apps: Collection[str]) -> dict[str, tuple[str, ...]]:
+        """Those of the orphans whose logins are off wherever there are any, as they are once an app was removed, each
+        with the stores that have something of it. None while a server cannot be asked; none of which only stores know
+        that do not tell on from off.
+        """
+
+        def asked(server: Server) -> dict[str, _Found]:
+            with self.open(server) as session:
+                there, context = self.orphans_in(server, session), self.context(server, session)
+                found = {}
+                for app_id in apps:
+                    app = orphan(self.project, app_id, [server.store])
+                    level, _ = provisioner(server.store).isolation(app, session.facts)
+                    off = not session.suspension(app, context)
+                    found[app_id] = _Found(server.store, app_id in there, level is not Isolation.NAMING_ONLY, off)
+                return found
+
+        shared = [each for each in self.runtime.servers() if each.app is None]
+        try:
+            answers = side_by_side(asked, shared, at_once=SERVERS_AT_ONCE)
+        except MultidbError:
+            return {}
+        removed = {}
+        for app_id in apps:
+            found = [answer[app_id] for answer in answers]
+            if all(each.off for each in found) and any(each.there and each.tells for each in found):
+                removed[app_id] = tuple(dict.fromkeys(each.store for each in found if each.there))
+        return removed
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What a server knows of an orphan: whether it has something of it, tells logins that are off from others, and has
+    none of the app that is on."""
+
+    store: str
+    there: bool
+    tells: bool
+    off: bool
+
+
+def orphan(project: Project, app_id: str, stores: Iterable[str]) -> App:
+    """An app that is on the servers only: what it had in the manifest is not known, so it is taken for the least."""
+    options = {store: provisioner(store).app_options() for store in stores}
+    return App(app_id, app_id, options, where=f"{Path(project.root) / project.file}:1:1")
 
 
 def ways_of_removed(app: str) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -29,12 +29,12 @@ from multidb.errors import (
     UsageError,
 )
 from multidb.fleet import Fleet, Scope
-from multidb.model import App, Isolation, Progress, Project, Server
+from multidb.model import App, Isolation, Progress, Server
 from multidb.provisioners import provisioner
 from multidb.render import is_ours
 from multidb.tombstone import Edit, Phase, Tombstone, bury, forget, tombstones
 
-__all__ = ["expired", "orphan", "purge", "remove", "restored", "restoring", "the_removed"]
+__all__ = ["expired", "purge", "remove", "restored", "restoring", "the_removed"]
 
 _ROUNDS: Final = 5  # of dropping what is left; each finds what another session made meanwhile
 _FOR_GOOD: Final = (Phase.ENDING, Phase.PURGING)  # somebody, or an app's own label, has said that it ends
@@ -116,12 +116,6 @@ def expired(fleet: Fleet, now: datetime) -> list[App]:
     project = fleet.project
     removed = {name: app for name, app in project.removed.items() if name in half_gone}
     return cloning.expired({**project.apps, **removed}, now)
-
-
-def orphan(project: Project, app_id: str, stores: Iterable[str]) -> App:
-    """An app that is on the servers only: what it had in the manifest is not known, so it is taken for the least."""
-    options = {store: provisioner(store).app_options() for store in stores}
-    return App(app_id, app_id, options, where=f"{Path(project.root) / project.file}:1:1")
 
 
 def the_removed(fleet: Fleet, app_id: str) -> Tombstone:

@@ -6,20 +6,22 @@ taken and its data is kept.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from multidb.document import moment
 from multidb.errors import UsageError
 from multidb.manifest import Removed
 from multidb.state import ProjectState
 
-__all__ = ["Edit", "Phase", "Tombstone", "bury", "forget", "tombstones"]
+__all__ = ["GRACE", "Edit", "Phase", "Tombstone", "bury", "forget", "tombstones"]
 
-_SECTION = "removed"
+GRACE: Final = timedelta(days=7)
+"""For how long a removed app is meant to be kept where nobody has said."""
+_SECTION: Final = "removed"
 
 
 class Phase(StrEnum):
@@ -65,6 +67,17 @@ class Tombstone:
     until: datetime
     edits: tuple[Edit, ...]
     backup: str = ""
+
+    @classmethod
+    def recalled(cls, app: str, stores: Sequence[str], file: str, now: datetime) -> Self:
+        """Of an app that servers know as removed and nobody here does, as after the state was lost: when it was and
+        what its entry said is not known, so its days of grace begin now and an undo gives it the least.
+
+        Args:
+            file: the manifest, relative to its folder.
+        """
+        edit = Edit(file, "", "", {"stores": list(stores)})
+        return cls(app, Phase.REMOVED, now, now + GRACE, (edit,))
 
     @property
     def removed(self) -> Removed:

@@ -50,7 +50,7 @@ def purge(
     engine = engine_of(run, output, wanted)
     stone = _removed(run, engine, wanted)
     backup = stone.backup if stone else ""
-    kept = f"its final set {backup}" if backup else "no final set"
+    kept = f"its final set {backup}" if backup else "no final set that is known here"
     agree_to_destroy(
         wanted,
         yes_destroy,

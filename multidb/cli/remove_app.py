@@ -28,6 +28,7 @@ from multidb.closure import closures
 from multidb.engine import Engine
 from multidb.environment import names_of
 from multidb.errors import UsageError
+from multidb.fleet import orphan
 from multidb.manifest import app_id
 from multidb.tombstone import Phase, Tombstone, tombstones
 
@@ -119,5 +120,5 @@ def engine_of(run: Run, output: Output, wanted: str) -> Engine:
         output.note(
             f"{wanted} is not in the manifest; what the servers have of it: {', '.join(stores)}", style="yellow"
         )
-        project = project.including(removal.orphan(project, wanted, stores))
+        project = project.including(orphan(project, wanted, stores))
     return run.engine(output, project)

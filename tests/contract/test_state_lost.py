@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shlex
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from multidb.manifest import remove_app
 from tests.cli.command import Folder
 
 pytestmark = pytest.mark.server
@@ -20,8 +22,8 @@ project: shop
 runtime: embedded
 apps:
   ann: {stores: [postgres, redis]}
-  bob: {stores: [redis]}
-  cat: {stores: [redis]}
+  bob: {stores: [postgres, redis]}
+  cat: {stores: [postgres, redis]}
 """
 
 
@@ -86,3 +88,69 @@ def test_a_credential_that_fits_no_more_is_repaired_by_the_command_that_health_n
     folder.ok(*words[1 : words.index("--app") + 2], "--yes")
     assert folder.ok("health", "--json").json()["status"] == "healthy"
     folder.ok("plan", "--check")
+
+
+def lose(folder: Folder, *owners: str) -> None:
+    """Takes what is known of removed apps and numbers out of the state, and these apps' credentials out of the secrets;
+    the servers go on."""
+    document = json.loads(state(folder).read_text())
+    state(folder).write_text(json.dumps({**document, "removed": {}, "numbers": {}}))
+    path = folder.path / ".multidb" / "secrets.json"
+    document = json.loads(path.read_text())
+    kept = {name: value for name, value in document["secrets"].items() if name.split("/")[0] not in owners}
+    path.write_text(json.dumps({**document, "secrets": kept}))
+
+
+def removed(folder: Folder) -> Any:
+    return folder.ok("purge", "--json").json()["removed"]
+
+
+def test_a_removed_app_is_known_again_from_the_servers_and_comes_back(folder: Folder) -> None:
+    before = {name: folder.ok("env", name, "--json", "--reveal").json() for name in ("ann", "bob")}
+    held = numbers(folder)
+    for name in ("ann", "bob"):
+        folder.ok("remove-app", name, "--yes", "--no-backup")
+    lose(folder, "bob")
+    assert removed(folder) == {}
+    told = folder.run("plan", "--check")
+    assert told.code == 1
+    assert "app ann: was removed" in told.out + told.err
+    assert {name: stone["phase"] for name, stone in removed(folder).items()} == {"ann": "removed", "bob": "removed"}
+    folder.ok("plan", "--check")  # it is said once
+    folder.ok("undo-remove", "ann")
+    assert folder.ok("env", "ann", "--json", "--reveal").json() == before["ann"]
+    assert numbers(folder)["ann"] == held["ann"]
+    refused = folder.run("undo-remove", "bob")
+    assert refused.code == 3
+    assert "multidb apply --regenerate bob" in refused.out + refused.err
+    folder.ok("apply", "--regenerate", "bob", "--yes")
+    folder.ok("undo-remove", "bob")
+    assert removed(folder) == {}
+    assert numbers(folder) == held
+    assert folder.ok("health", "--json").json()["status"] == "healthy"
+    assert folder.ok("env", "bob", "--json", "--reveal").json() != before["bob"]
+    folder.ok("plan", "--check")
+
+
+def test_an_app_whose_logins_are_on_is_no_removed_one_and_a_removed_one_can_be_purged(folder: Folder) -> None:
+    folder.ok("remove-app", "cat", "--yes", "--no-backup")
+    lose(folder)
+    with folder_without(folder, "ann"):
+        told = folder.run("plan", "--check")
+        assert told.code == 1
+        assert "app ann: is on the servers and not in the manifest" in told.out + told.err
+        assert removed(folder).keys() == {"cat"}
+    folder.ok("plan", "--check")
+    folder.ok("purge", "cat", "--yes-destroy", "cat")
+    assert removed(folder) == {}
+    folder.ok("plan", "--check")
+
+
+@contextlib.contextmanager
+def folder_without(folder: Folder, app: str) -> Iterator[None]:
+    """In the block the entry of an app is not in the manifest."""
+    path = folder.path / "multidb.yaml"
+    text = path.read_text()
+    path.write_text(remove_app(text, app))
+    yield
+    path.write_text(text)

@@ -15,12 +15,12 @@ from multidb.backup.journal import RESTORING, Journal
 from multidb.closure import Closure, close, closures
 from multidb.engine import Engine
 from multidb.errors import AuthenticationFailed, ManifestError, PartlyApplied, Refused, StalePlan, UsageError
-from multidb.fleet import Fleet, Scope
+from multidb.fleet import Fleet, Scope, orphan, ways_of_removed
 from multidb.model import Endpoint, Health, Owner, Project, Server, Status, Tenant
 from multidb.project import load_project
 from multidb.secrets import Secret
 from multidb.state import ProjectState
-from multidb.tombstone import Phase, tombstones
+from multidb.tombstone import Phase, forget, tombstones
 from tests.contract.case import RealServer
 from tests.contract.given_runtime import GivenRuntime
 from tests.unit.engine import toy_store
@@ -247,9 +247,7 @@ def test_what_stands_nowhere_can_be_removed_brought_back_and_ended(applied: Path
     def engine() -> Engine:
         project = load(applied)
         given = engine_for(applied, "bob")
-        return Engine(
-            project.including(removal.orphan(project, "ann", ["toy"])), given.state, runtime=given.fleet.runtime
-        )
+        return Engine(project.including(orphan(project, "ann", ["toy"])), given.state, runtime=given.fleet.runtime)
 
     removal.remove(engine().fleet, "ann", grace=GRACE, backup="", progress=quiet)
     assert not lets_in(applied)
@@ -262,6 +260,31 @@ def test_what_stands_nowhere_can_be_removed_brought_back_and_ended(applied: Path
     assert "ann" not in SHELF.boxes
     assert tombstones(ProjectState(applied)) == {}
     assert engine_for(applied, "bob").plan().warnings == ()
+
+
+def test_a_removed_app_that_the_state_has_forgotten_is_known_again_from_the_servers(applied: Path) -> None:
+    take_out(applied)
+    state = ProjectState(applied)
+    forget(state, "ann")
+    with state.lock_apps(["ann"], "another command"):
+        (warning,) = engine_for(applied, "bob").plan().warnings
+        assert "not in the manifest" in warning.message
+    assert engine_for(applied, "bob").plan(Scope(stores=frozenset({"toy"}))).warnings
+    assert tombstones(state) == {}
+    (warning,) = engine_for(applied, "bob").plan().warnings
+    assert (warning.subject, warning.fix) == ("app ann", ways_of_removed("ann"))
+    assert "was removed" in warning.message
+    assert tombstones(state)["ann"].phase is Phase.REMOVED
+    assert engine_for(applied, "bob").plan().warnings == ()
+    bring_back(applied)
+    assert lets_in(applied)
+
+
+def test_an_orphan_whose_login_is_on_was_not_removed(applied: Path) -> None:
+    forgotten(applied)
+    (warning,) = engine_for(applied, "bob").plan().warnings
+    assert "not in the manifest" in warning.message
+    assert tombstones(ProjectState(applied)) == {}
 
 
 def test_its_number_is_kept_until_it_is_purged(applied: Path) -> None:

@@ -2,7 +2,8 @@
 
 `address`: where servers that exist already are. `core`: apps, servers, resources, changes, statements. `options`: what
 the manifest says that is the same for every store. `health`, `audit`, `usage`, `archive`: what is found, measured and
-kept of them. `figures`: sizes, times and lists in words. `provisioner`: what a store is to the engine.
+kept of them. `figures`: sizes, times and lists in words. `hosting`: servers that are processes of this machine.
+`provisioner`: what a store is to the engine.
 """
 
 from multidb.model.address import Address, Dialect
@@ -46,6 +47,7 @@ from multidb.model.core import (
 )
 from multidb.model.figures import bytes_of, duration_of, duration_text, listed, size_in_words, time_in_words
 from multidb.model.health import Health, Status, worst
+from multidb.model.hosting import Hosting, Launch, OfflineKind, RecoverableKind, Seat, ServerKind, Site
 from multidb.model.provisioner import Provisioner, Session
 from multidb.model.usage import AppUsage, Enforce, Query, Quota, ServerUsage
 
@@ -68,13 +70,16 @@ __all__ = [
     "Finding",
     "Health",
     "Hole",
+    "Hosting",
     "Inspection",
     "Isolation",
     "Known",
+    "Launch",
     "Level",
     "Measures",
     "Offline",
     "OfflineArchive",
+    "OfflineKind",
     "Outcome",
     "Owner",
     "Part",
@@ -86,14 +91,18 @@ __all__ = [
     "Provisioner",
     "Query",
     "Quota",
+    "RecoverableKind",
     "Remark",
     "Resource",
     "ScriptArchive",
     "Search",
     "Searched",
+    "Seat",
     "Server",
+    "ServerKind",
     "ServerUsage",
     "Session",
+    "Site",
     "Statement",
     "Status",
     "StoreContext",

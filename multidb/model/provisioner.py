@@ -26,6 +26,7 @@ from multidb.model.core import (
     Tenant,
 )
 from multidb.model.health import Health
+from multidb.model.hosting import Hosting, Seat
 from multidb.model.usage import ServerUsage
 from multidb.secrets import Secret, SecretRef, SecretSpec, SecretStore
 
@@ -114,6 +115,8 @@ class Provisioner:
     """What only a look at all apps of the manifest can tell: the app, and what is wrong with it."""
     own: tuple[str, ...] = ()
     """Accounts that multidb or the server makes for itself, as shell patterns: none can be named under ``known``."""
+    processes: Callable[[Hosting], Sequence[Seat]] | None = None
+    """The servers that it needs as processes of this machine; None for a store that cannot be run as one."""
     address: type[Address] | None = None
     """The model of ``external.<store>``; None for a store whose servers multidb always runs itself."""
     containers: Containers | None = None
@@ -135,5 +138,5 @@ class Provisioner:
     @property
     def runtimes(self) -> frozenset[str]:
         """The runtimes that can serve it."""
-        serving = {"embedded": True, "compose": self.containers, "external": self.address}
+        serving = {"embedded": self.processes, "compose": self.containers, "external": self.address}
         return frozenset(name for name, way in serving.items() if way is not None)

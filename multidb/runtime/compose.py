@@ -20,12 +20,12 @@ from multidb.container import Container
 from multidb.deployment import Deployment, compose_project, containers, secured, shipped_templates
 from multidb.errors import AuthenticationFailed, MultidbError, Refused, ServerDown, ServerError, ServerSlow, UsageError
 from multidb.model import App, Endpoint, Progress, Project, Server
+from multidb.ports import LOOPBACK, is_taken
 from multidb.provisioners import provisioner
 from multidb.render import CA_FILE, MONITORING, MONITORING_VOLUMES, POOLER
 from multidb.runtime import ServerState, ServerStatus, compose_tool, inside
 from multidb.runtime.container_state import Seen, Verdict, judge
 from multidb.runtime.docker_engine import DockerEngine
-from multidb.runtime.ports import LOOPBACK, is_taken
 from multidb.runtime.together import PATIENCE, clear_errors, one_at_a_time, side_by_side
 from multidb.secrets import Secret
 from multidb.state import ProjectState

@@ -6,10 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from multidb.errors import ServerError
-from multidb.model import Progress, Server
+from multidb.model import Progress, Seat, Server
 from multidb.runtime import ServerState, ServerStatus
-from multidb.runtime.processes import Ledger, Process
-from multidb.runtime.seats import Seat
+from multidb.runtime.ledger import Ledger, Process
 from multidb.runtime.starting import Start
 from multidb.state import ProjectState
 

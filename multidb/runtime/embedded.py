@@ -7,29 +7,38 @@ listen on the loopback address only and outlive the command that started them; `
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import shutil
-import signal
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
+from multidb import processes
 from multidb.errors import AuthenticationFailed, MultidbError, Refused, UsageError
-from multidb.model import App, Endpoint, Offline, Progress, Project, Server, TakeOffline, unwatched
-from multidb.runtime import ServerState, ServerStatus, processes, qdrant_process
+from multidb.model import (
+    App,
+    Endpoint,
+    Hosting,
+    Offline,
+    OfflineKind,
+    Progress,
+    Project,
+    RecoverableKind,
+    Seat,
+    Server,
+    Site,
+    TakeOffline,
+    unwatched,
+)
+from multidb.provisioners import STORES, provisioner
+from multidb.runtime import ServerState, ServerStatus
 from multidb.runtime.control import Control
-from multidb.runtime.launch import OfflineKind, RecoverableKind, Site
+from multidb.runtime.ledger import Ledger, Process
 from multidb.runtime.log_file import log_lines
 from multidb.runtime.outage import Outages
-from multidb.runtime.postgres_process import PostgresKind
-from multidb.runtime.processes import Ledger, Process
-from multidb.runtime.product import LOCAL_MODE, Products
-from multidb.runtime.qdrant_process import QdrantKind
-from multidb.runtime.redis_process import RedisKind
+from multidb.runtime.product import Products
 from multidb.runtime.seats import (
     SKIPPED,
-    Seat,
     absent,
     admin_ref,
     configured_port,
@@ -46,12 +55,7 @@ from multidb.state import ProjectState
 
 __all__ = ["EmbeddedRuntime"]
 
-_STORES = ("postgres", "redis", "qdrant", "neo4j")
 _STOP_LIMIT = 60.0  # seconds until a server that does not leave is killed
-_NO_DATABASES = (
-    "isolation: database needs Neo4j Enterprise, which multidb does not run;"
-    " use isolation: instance (a small server per app), or runtime: external"
-)
 
 
 class EmbeddedRuntime:
@@ -135,15 +139,15 @@ class EmbeddedRuntime:
         return stopped
 
     def spare(self, server: Server, progress: Progress, *, adoptable: bool) -> AbstractContextManager[Server] | None:
-        """See `Runtime.spare`. Only a Neo4j of one app needs one; the others have room for a second place. None for a
-        Neo4j that apps share by labels: its data is not one app's.
+        """See `Runtime.spare`. None for a server with room for a second place, and for one that apps share: its data is
+        not one app's.
 
         Raises:
             Locked: another run has one for this server, or an ``up`` or ``down`` works on this project.
             ServerError: it does not start.
         """
-        seat = self._seat(server) if server.store == "neo4j" and server.app is not None else None
-        return None if seat is None else self._spares(one_at_a_time(progress)).running(seat)
+        seat = self._seat(server)
+        return None if seat is None or not seat.one_place else self._spares(one_at_a_time(progress)).running(seat)
 
     def adopt(self, server: Server, spare: Server, progress: Progress) -> None:
         """See `Runtime.adopt`.
@@ -158,9 +162,9 @@ class EmbeddedRuntime:
         self._spares(one_at_a_time(progress)).adopt(seat)
 
     def take_offline(self, server: Server) -> TakeOffline | None:
-        """See `Runtime.take_offline`. Only a Neo4j of one app, and the spare of one: Community can neither be read at
-        one moment nor loaded by its own tool while it runs."""
-        if server.store != "neo4j" or server.app is None:
+        """See `Runtime.take_offline`. Only a server of one app, and the spare of one."""
+        seat = self._seat_or_spare(server)
+        if seat is None or server.app is None or not isinstance(seat.kind, OfflineKind):
             return None
         return lambda progress: self._standing_still(server, one_at_a_time(progress))
 
@@ -257,48 +261,29 @@ class EmbeddedRuntime:
     # Which servers there are
 
     def _seats(self) -> list[Seat]:
-        return [seat for store in _STORES if self._project.apps_with(store) for seat in self._seats_of(store)]
+        return [seat for store in STORES for seat in self._seats_of(store)]
 
-    def _seats_of(self, store: str) -> list[Seat]:
-        if store == "postgres":
-            return [Seat(self._site("postgres", store), PostgresKind())]
-        if store == "redis":
-            return [Seat(self._site("redis", store), RedisKind())]
-        if store == "qdrant":
-            return [self._qdrant_seat()]
-        return self._neo4j_seats()
-
-    def _qdrant_seat(self) -> Seat:
-        site = self._site("qdrant", "qdrant")
-        binary = qdrant_process.find(self._project.servers["qdrant"].binary, Path(self._project.root))
-        local = dataclasses.replace(site, folder=self._servers / "qdrant-local")
-        kind = QdrantKind(binary)
-        had = self._products.recorded(site.name)
-        if "qdrant" in self._switched:
-            in_folder = binary is None
-        elif had is not None:
-            in_folder = had == LOCAL_MODE
-        else:  # nothing yet, or the record is lost
-            in_folder = not kind.initialised(site) and (binary is None or local.folder.exists())
-        if not in_folder:
-            return Seat(site, kind)
-        other = "" if binary is None else f"; an empty server of {binary} instead: {qdrant_process.SWITCH}"
-        return Seat(local, None, qdrant_process.LOCAL_MODE + other, in_folder=True)
-
-    def _neo4j_seats(self) -> list[Seat]:
-        from multidb.runtime.neo4j_instance import Neo4jKind
-
-        isolation = self._project.servers["neo4j"].isolation
-        if isolation == "database":
-            return [Seat(self._site("neo4j", "neo4j"), None, _NO_DATABASES)]
-        kind = Neo4jKind()
-        if isolation == "label":  # a convention inside one database: one server holds everybody
-            return [Seat(self._site("neo4j", "neo4j"), kind)]
-        apps = self._project.apps_with("neo4j")
-        return [Seat(self._site(f"neo4j-{app.id}", "neo4j", app.id), kind) for app in apps]
+    def _seats_of(self, store: str) -> Sequence[Seat]:
+        describe, apps = provisioner(store).processes, self._project.apps_with(store)
+        if describe is None or not apps:
+            return ()
+        hosting = Hosting(
+            root=Path(self._project.root),
+            apps=apps,
+            options=self._project.servers[store],
+            site=lambda name, app: self._site(name, store, app),
+            product=self._products.recorded,
+            switched=store in self._switched,
+        )
+        return describe(hosting)
 
     def _seat(self, server: Server) -> Seat | None:
         return next((seat for seat in self._seats() if seat.site.name == server.name), None)
+
+    def _seat_or_spare(self, server: Server) -> Seat | None:
+        spares = self._spares(unwatched)
+        pairs = ((seat, spares.beside(seat)) for seat in self._seats())
+        return next((each for pair in pairs for each in pair if each.site.name == server.name), None)
 
     def _spares(self, report: Progress) -> Spares:
         return Spares(self._control(report), self._servers)
@@ -311,9 +296,8 @@ class EmbeddedRuntime:
 
     @contextlib.contextmanager
     def _standing_still(self, server: Server, report: Progress) -> Iterator[Offline]:
-        seats = [seat for seat in self._seats() if seat.site.app == server.app and seat.site.store == server.store]
-        spares = self._spares(report)
-        seat = next(each for seat in seats for each in (seat, spares.beside(seat)) if each.site.name == server.name)
+        seat = self._seat_or_spare(server)
+        assert seat is not None
         assert isinstance(seat.kind, OfflineKind)
         with self._outages(report).of(seat, seat.kind.offline) as offline:
             yield offline
@@ -415,7 +399,6 @@ class EmbeddedRuntime:
             progress(process.name, "stopping")
             left = processes.stop(
                 process.pid,
-                _stop_signal(process.store),
                 _STOP_LIMIT,
                 lambda seconds: progress(process.name, "stopping", seconds),
             )
@@ -441,10 +424,6 @@ class EmbeddedRuntime:
             pid, mark = stray
             name = Path(mark).name
             progress(name, "stopping what an interrupted run left behind")
-            return processes.stop(pid, _stop_signal(name.partition("-")[0]), _STOP_LIMIT)
+            return processes.stop(pid, _STOP_LIMIT)
 
         side_by_side(end, list(self._ledger.strays(self._servers).items()))
-
-
-def _stop_signal(store: str) -> signal.Signals:
-    return PostgresKind.stop_signal if store == PostgresKind.store else signal.SIGTERM

@@ -10,11 +10,9 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from multidb.model import Offline, Progress
+from multidb.model import Offline, Progress, Seat, Site
 from multidb.runtime import ServerState, ServerStatus
 from multidb.runtime.control import Control
-from multidb.runtime.launch import Site
-from multidb.runtime.seats import Seat
 from multidb.runtime.together import PATIENCE, clear_errors
 
 __all__ = ["Outages"]

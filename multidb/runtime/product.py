@@ -6,21 +6,17 @@ for one that never was: an error says what is missing, until it is back or anoth
 
 from __future__ import annotations
 
-import functools
 import re
-import subprocess
-from collections.abc import Collection, Sequence
+from collections.abc import Collection
 from typing import Final
 
 from multidb.errors import MultidbError, RuntimeUnavailable, ServerError
-from multidb.runtime.seats import Seat
+from multidb.model import Seat
 from multidb.state import ProjectState
 
-__all__ = ["LOCAL_MODE", "Products", "fits", "version_of"]
+__all__ = ["Products", "fits"]
 
-LOCAL_MODE: Final = "Qdrant local mode"
 _SECTION: Final = "products"
-_ASKING: Final = 20.0  # seconds that a program may take to say its version
 
 
 class Products:
@@ -89,14 +85,3 @@ def fits(before: str, now: str, *, one_major: bool) -> bool:
 
 def _numbers(product: str) -> list[int]:
     return [int(number) for number in re.findall(r"\d+", product)[:2]]
-
-
-@functools.cache
-def version_of(argv: Sequence[str]) -> str | None:
-    """The first version number that a program prints; None when it does not run or prints none."""
-    try:
-        done = subprocess.run(argv, capture_output=True, text=True, errors="replace", timeout=_ASKING, check=True)
-    except (OSError, subprocess.SubprocessError):
-        return None
-    found = re.search(r"\d+(\.\d+)+", done.stdout)
-    return found[0] if found else None

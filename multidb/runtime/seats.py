@@ -1,22 +1,18 @@
-"""A seat is one server that the manifest asks for; and what is said about it, in one way everywhere."""
+"""What is said about one server that the manifest asks for, in one way everywhere."""
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
+from multidb import processes
 from multidb.errors import MultidbError, RuntimeUnavailable, UsageError
-from multidb.model import Endpoint, Server
-from multidb.runtime import ServerState, ServerStatus, processes
-from multidb.runtime.launch import Kind, Site
-from multidb.runtime.processes import Process
+from multidb.model import Site
+from multidb.runtime import ServerState, ServerStatus
+from multidb.runtime.ledger import Process
 from multidb.secrets import SecretRef
 
 __all__ = [
     "SKIPPED",
-    "Seat",
     "absent",
     "admin_ref",
     "configured_port",
@@ -29,32 +25,6 @@ __all__ = [
 SKIPPED = "skipped"
 """The section of the state that holds, by server name, why the last ``up`` could not have a server: commands that come
 later leave it out as well, instead of trying to reach it."""
-
-
-@dataclass(frozen=True, slots=True)
-class Seat:
-    """One server that the manifest asks for.
-
-    Args:
-        kind: None when no process belongs to it; `note` then says why.
-        in_folder: a folder stands in for the server.
-    """
-
-    site: Site
-    kind: Kind | None
-    note: str = ""
-    in_folder: bool = False
-
-    @property
-    def local(self) -> Server | None:
-        """The folder that stands in for the server, where one does."""
-        return Server(self.site.name, self.site.store, Endpoint(path=str(self.site.folder))) if self.in_folder else None
-
-    def server(self, numbers: Mapping[str, int]) -> Server:
-        """The server as reached on these ports."""
-        assert self.kind is not None
-        site = dataclasses.replace(self.site, ports=numbers)
-        return Server(site.name, site.store, self.kind.endpoint(site), app=site.app)
 
 
 def admin_ref(name: str, store: str) -> SecretRef:

@@ -15,17 +15,16 @@ from pathlib import Path
 from typing import Final
 
 from multidb.errors import Locked
-from multidb.model import Server
+from multidb.model import Seat, Server
 from multidb.runtime.control import Control
+from multidb.runtime.exchange import DATA, REPLACED, settle
 from multidb.runtime.product import Products
-from multidb.runtime.seats import Seat, admin_ref
+from multidb.runtime.seats import admin_ref
 from multidb.runtime.together import PATIENCE, clear_errors
 
-__all__ = ["Spares", "settle"]
+__all__ = ["Spares"]
 
 _PREFIX: Final = "spare-"
-_DATA: Final = "data"
-_REPLACED: Final = "data.replaced"
 
 
 class Spares:
@@ -48,14 +47,14 @@ class Spares:
         with clear_errors(), self._state.lock(name, "multidb"):
             try:
                 with self._state.lock("runtime", "multidb", PATIENCE):
-                    self._remove(name, store)
+                    self._remove(name)
                     admin = self._state.secrets.get(admin_ref(seat.site.name, store))
                     if admin is not None:
                         self._state.secrets.put({admin_ref(name, store): admin})
                     server = self._control.start(beside)
                 yield dataclasses.replace(server, spare=True)
             finally:
-                self._remove(name, store)
+                self._remove(name)
 
     def beside(self, seat: Seat) -> Seat:
         """Where the spare of the server at `seat` is."""
@@ -72,9 +71,9 @@ class Spares:
             settle(folder)
             for each in (_PREFIX + name, name):
                 self._control.stop(each)
-            if (folder / _DATA).exists():
-                (folder / _DATA).rename(folder / _REPLACED)
-            (self._servers / (_PREFIX + name) / _DATA).rename(folder / _DATA)
+            if (folder / DATA).exists():
+                (folder / DATA).rename(folder / REPLACED)
+            (self._servers / (_PREFIX + name) / DATA).rename(folder / DATA)
             settle(folder)
             self._control.start(seat)
 
@@ -82,26 +81,15 @@ class Spares:
         """Removes those that nobody uses any more."""
         for folder in sorted(self._servers.glob(f"{_PREFIX}*")):
             with contextlib.suppress(Locked), self._state.lock(folder.name, "multidb"):
-                self._remove(folder.name, folder.name.removeprefix(_PREFIX).partition("-")[0])
+                self._remove(folder.name)
 
-    def _remove(self, name: str, store: str) -> None:
+    def _remove(self, name: str) -> None:
         """The process, then the data, then what else is known of it."""
         self._control.stop(name)
         shutil.rmtree(self._servers / name, ignore_errors=True)
         (self._servers.parent / "logs" / f"{name}.log").unlink(missing_ok=True)
-        self._state.secrets.delete([admin_ref(name, store)])
+        secrets = self._state.secrets
+        secrets.delete([ref for ref in secrets.refs() if ref.owner == f"@{name}"])
         Products(self._state).forget(name)
         with self._state.change("ports") as remembered:
             remembered.pop(name, None)
-
-
-def settle(folder: Path) -> None:
-    """Finishes an exchange of data in a server's folder that was interrupted: what was moved away comes back when
-    nothing has taken its place, and goes when something has."""
-    data, replaced = folder / _DATA, folder / _REPLACED
-    if not replaced.exists():
-        return
-    if data.exists():
-        shutil.rmtree(replaced)
-    else:
-        replaced.rename(data)

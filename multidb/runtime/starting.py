@@ -7,15 +7,15 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 
+from multidb import ports, processes
 from multidb.errors import MultidbError, RuntimeUnavailable, ServerError, StartFailed, UsageError
-from multidb.model import Progress, Server
-from multidb.runtime import ServerState, ServerStatus, ports, processes
-from multidb.runtime.launch import Kind, Site
-from multidb.runtime.processes import Ledger, Process
-from multidb.runtime.product import LOCAL_MODE, Products
+from multidb.model import Progress, Seat, Server, ServerKind, Site
+from multidb.runtime import ServerState, ServerStatus
+from multidb.runtime.exchange import settle
+from multidb.runtime.ledger import Ledger, Process
+from multidb.runtime.product import Products
 from multidb.runtime.seats import (
     SKIPPED,
-    Seat,
     absent,
     admin_ref,
     configured_port,
@@ -49,8 +49,8 @@ class Start:
     def all(self, seats: Sequence[Seat]) -> list[ServerStatus]:
         """The outcome for each seat, in their order."""
         for seat in seats:
-            if seat.kind is not None and seat.kind.store not in self._turns:
-                self._turns[seat.kind.store] = threading.BoundedSemaphore(seat.kind.at_once)
+            if seat.kind is not None and seat.site.store not in self._turns:
+                self._turns[seat.site.store] = threading.BoundedSemaphore(seat.kind.at_once)
         return side_by_side(self._one, seats, self._cancelled)
 
     def _one(self, seat: Seat) -> ServerStatus:
@@ -58,7 +58,7 @@ class Start:
         if kind is None:
             if seat.local:
                 site.folder.mkdir(parents=True, exist_ok=True)
-                self._products.record(site.name, LOCAL_MODE)
+                self._products.record(site.name, seat.folder_product)
             state = ServerState.RUNNING if seat.local else ServerState.SKIPPED
             return ServerStatus(site.name, site.store, state, seat.local, seat.note)
         try:
@@ -78,7 +78,7 @@ class Start:
         except MultidbError as error:
             return ServerStatus(site.name, site.store, ServerState.FAILED, None, error.sentence())
 
-    def _running(self, seat: Seat, kind: Kind) -> ServerStatus | None:
+    def _running(self, seat: Seat, kind: ServerKind) -> ServerStatus | None:
         """The server that an earlier run started, once it answers; None when there is none alive."""
         site = seat.site
         recorded = self._ledger.read().get(site.name)
@@ -93,8 +93,8 @@ class Start:
         message = version + outdated(site, recorded)
         return ServerStatus(site.name, site.store, ServerState.RUNNING, server, message, recorded.pid)
 
-    def _started(self, seat: Seat, kind: Kind) -> ServerStatus:
-        turn = self._turns[kind.store]
+    def _started(self, seat: Seat, kind: ServerKind) -> ServerStatus:
+        turn = self._turns[seat.site.store]
         if not turn.acquire(blocking=False):
             self._progress(seat.site.name, "waiting for its turn")
             turn.acquire()
@@ -103,13 +103,14 @@ class Start:
         finally:
             turn.release()
 
-    def _start(self, seat: Seat, kind: Kind) -> ServerStatus:
+    def _start(self, seat: Seat, kind: ServerKind) -> ServerStatus:
         if self._cancelled.is_set():
             raise ServerError("interrupted before its start")
         secret = self._secret(seat.site, kind)
         numbers, moved = self._ports(seat.site, kind)
         site = dataclasses.replace(seat.site, ports=numbers)
         self._progress(site.name, "starting")
+        settle(site.folder)
         launch = kind.prepare(site, secret, self._progress)
         since = site.log.stat().st_size if site.log.exists() else 0
         pid, started = processes.start(launch, site.folder, site.log)
@@ -126,7 +127,7 @@ class Start:
         return ServerStatus(site.name, site.store, ServerState.RUNNING, server, version + moved, pid)
 
     def _answer(
-        self, kind: Kind, server: Server, secret: Secret, alive: Callable[[], bool], site: Site, since: int = 0
+        self, kind: ServerKind, server: Server, secret: Secret, alive: Callable[[], bool], site: Site, since: int = 0
     ) -> str:
         """Waits until the server answers a real login. Its product and version.
 
@@ -150,7 +151,7 @@ class Start:
         problem = f"does not answer on port {server.endpoint.port} after {kind.patience:.0f} s"
         raise StartFailed(last_words(problem, site.log, since))
 
-    def _secret(self, site: Site, kind: Kind) -> Secret:
+    def _secret(self, site: Site, kind: ServerKind) -> Secret:
         ref = admin_ref(site.name, site.store)
         secret = self._state.secrets.get(ref)
         if secret is None:
@@ -160,7 +161,7 @@ class Start:
             self._state.secrets.put({ref: secret})
         return secret
 
-    def _ports(self, site: Site, kind: Kind) -> tuple[dict[str, int], str]:
+    def _ports(self, site: Site, kind: ServerKind) -> tuple[dict[str, int], str]:
         """The ports to listen on, and what to tell the user about a change."""
         numbers: dict[str, int] = {}
         moved = ""

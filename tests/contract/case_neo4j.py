@@ -23,6 +23,7 @@ from multidb.errors import RuntimeUnavailable
 from multidb.model import Endpoint, Owner, Server
 from multidb.provisioners.neo4j import PROVISIONER
 from multidb.provisioners.neo4j.cypher import quoted
+from multidb.provisioners.neo4j.hosting import jars, program
 from multidb.provisioners.neo4j.resources import (
     Mode,
     ServerOptions,
@@ -32,7 +33,6 @@ from multidb.provisioners.neo4j.resources import (
     rw_role,
     user_name,
 )
-from multidb.runtime import jars, neo4j_process
 from multidb.secrets import Secret, generate
 from tests.contract.case import Drift, RealServer, Refused, StoreCase, Tenant, Threat
 
@@ -49,7 +49,7 @@ def free_port() -> int:
 @contextlib.contextmanager
 def community(folder: Path, app: str | None = None) -> Iterator[RealServer]:
     """A Community server in `folder`; with `app` it is that app's own, as the embedded runtime would make it."""
-    java = neo4j_process.find_java()
+    java = program.find_java()
     if java is None:
         pytest.skip("no Java 21 or later for a Neo4j server")
     try:
@@ -57,8 +57,8 @@ def community(folder: Path, app: str | None = None) -> Iterator[RealServer]:
     except RuntimeUnavailable as error:
         pytest.skip(f"Neo4j's jars cannot be had: {error.message}")
     port, admin = free_port(), generate()
-    neo4j_process.prepare(folder, bolt_port=port, password=admin, heap="384m")
-    argv = neo4j_process.command(java, library, folder, "384m")
+    program.prepare(folder, bolt_port=port, password=admin, heap="384m")
+    argv = program.command(java, library, folder, "384m")
 
     def begin() -> subprocess.Popen[bytes]:
         with (folder / "out.log").open("ab") as log:

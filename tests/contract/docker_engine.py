@@ -30,10 +30,10 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from multidb.provisioners.neo4j.hosting.jars import NEO4J_VERSION, cache_folder
 from multidb.provisioners.postgres import container as postgres
 from multidb.provisioners.qdrant import container as qdrant
 from multidb.provisioners.redis import container as redis
-from multidb.runtime.jars import NEO4J_VERSION, cache_folder
 
 IMAGES = Path(__file__).parent / "images"
 REPOSITORY = Path(__file__).parents[2]

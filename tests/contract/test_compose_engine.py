@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
+from multidb.ports import choose
 from multidb.runtime import compose_tool
-from multidb.runtime.ports import choose
 from tests.cli.command import REPOSITORY, Folder
 from tests.contract.docker_engine import (
     OFFICIAL,

@@ -29,9 +29,12 @@ from redis.retry import Retry
 
 from multidb.errors import Locked, Refused, RuntimeUnavailable, UsageError
 from multidb.model import App, Project, Server
-from multidb.runtime import ServerState, ServerStatus, postgres_process
+from multidb.processes import MARK
+from multidb.provisioners.neo4j.hosting import jars, program
+from multidb.provisioners.postgres.hosting import process as postgres_process
+from multidb.runtime import ServerState, ServerStatus
 from multidb.runtime.embedded import EmbeddedRuntime
-from multidb.runtime.processes import MARK, Ledger
+from multidb.runtime.ledger import Ledger
 from multidb.secrets import Secret, SecretRef
 from multidb.state import ProjectState
 
@@ -337,7 +340,10 @@ def test_no_secret_where_none_belongs(place: Callable[..., Place]) -> None:
 def test_importing_the_runtimes_imports_no_driver() -> None:
     script = """
         import sys
-        import multidb.runtime.embedded, multidb.runtime.external, multidb.runtime.neo4j_instance
+        import multidb.runtime.embedded, multidb.runtime.external
+        from multidb.provisioners import STORES
+        for store in STORES:
+            __import__(f'multidb.provisioners.{store}.hosting.process')
         print(sorted({"psycopg", "redis", "neo4j", "qdrant_client"} & set(sys.modules)))
     """
     root = str(Path(__file__).parents[2])
@@ -398,7 +404,7 @@ def test_a_killed_server_is_seen_and_started_again(place: Callable[..., Place]) 
 def test_up_killed_between_start_and_record(place: Callable[..., Place]) -> None:
     it = place()
     killed = in_another_process(
-        it, "from multidb.runtime.processes import Ledger\nLedger.record = lambda self, process: os._exit(9)"
+        it, "from multidb.runtime.ledger import Ledger\nLedger.record = lambda self, process: os._exit(9)"
     )
     killed.communicate(timeout=60)
     assert killed.returncode == 9
@@ -417,7 +423,7 @@ def test_up_killed_between_start_and_record(place: Callable[..., Place]) -> None
 def test_down_after_up_was_killed_between_start_and_record(place: Callable[..., Place]) -> None:
     it = place("redis")
     killed = in_another_process(
-        it, "from multidb.runtime.processes import Ledger\nLedger.record = lambda self, process: os._exit(9)"
+        it, "from multidb.runtime.ledger import Ledger\nLedger.record = lambda self, process: os._exit(9)"
     )
     killed.communicate(timeout=60)
     assert it.marked()
@@ -447,7 +453,7 @@ def test_up_interrupted_by_its_user(place: Callable[..., Place]) -> None:
     run = in_another_process(
         it,
         """
-        from multidb.runtime.redis_process import RedisKind
+        from multidb.provisioners.redis.hosting.process import RedisKind
         RedisKind.probe = lambda *_: print('asked', flush=True)
         """,
     )
@@ -582,8 +588,6 @@ def test_without_the_package_the_rest_works(place: Callable[..., Place], monkeyp
 
 
 def test_without_java_or_jars_the_rest_works(place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch) -> None:
-    from multidb.runtime import jars, neo4j_process
-
     asked = []
 
     def offline(progress: object, version: str) -> Path:
@@ -604,7 +608,7 @@ def test_without_java_or_jars_the_rest_works(place: Callable[..., Place], monkey
         assert "no network" in it.status()["neo4j-lernmi"].message
         assert [server.name for server in it.runtime.servers()] == ["redis"]
     with monkeypatch.context() as patch:
-        patch.setattr(neo4j_process, "find_java", lambda: None)
+        patch.setattr(program, "find_java", lambda: None)
         found = it.up()
         assert [found[name].state for name in ("neo4j-lernmi", "redis")] == [SKIPPED, RUNNING]
         assert "Java" in found["neo4j-lernmi"].message
@@ -626,7 +630,6 @@ def test_a_convention_needs_one_neo4j_for_all(place: Callable[..., Place]) -> No
 def test_the_neo4js_of_the_apps_are_in_a_row_from_the_port_of_the_manifest(
     place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from multidb.runtime import neo4j_process
 
     seen = []
 
@@ -634,9 +637,9 @@ def test_the_neo4js_of_the_apps_are_in_a_row_from_the_port_of_the_manifest(
         seen.append(bolt_port)
         raise UsageError("far enough")
 
-    monkeypatch.setattr(neo4j_process, "prepare", stop_here)
-    monkeypatch.setattr("multidb.runtime.jars.fetch_neo4j", lambda progress, version: Path("/"))
-    monkeypatch.setattr(neo4j_process, "find_java", lambda: Path("/bin/false"))
+    monkeypatch.setattr(program, "prepare", stop_here)
+    monkeypatch.setattr("multidb.provisioners.neo4j.hosting.jars.fetch_neo4j", lambda progress, version: Path("/"))
+    monkeypatch.setattr(program, "find_java", lambda: Path("/bin/false"))
     it = place("neo4j", "lernmi beep_boop", neo4j={"port": 19687})
     assert {status.state for status in it.up().values()} == {FAILED}
     assert sorted(seen) == [19687, 19688]
@@ -649,7 +652,7 @@ def test_the_neo4js_of_the_apps_are_in_a_row_from_the_port_of_the_manifest(
 def test_redis_of_the_machine_where_the_package_is_not(
     place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from multidb.runtime import redis_process
+    from multidb.provisioners.redis.hosting import process as redis_process
 
     if shutil.which("redis-server") is None:
         pytest.skip("no redis-server on this machine")
@@ -737,7 +740,7 @@ def test_another_qdrant_is_taken_when_it_is_asked_for(
 
 
 def test_valkeys_data_is_not_given_to_redis(place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch) -> None:
-    from multidb.runtime import redis_process
+    from multidb.provisioners.redis.hosting import process as redis_process
 
     if shutil.which("redis-server") is None:
         pytest.skip("no redis-server on this machine")
@@ -777,9 +780,8 @@ def test_data_of_another_major_version_of_postgres_is_left_alone(place: Callable
 def test_a_server_that_was_there_and_cannot_be_had_any_more_is_not_skipped(
     place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from multidb.runtime import neo4j_process
 
-    monkeypatch.setattr(neo4j_process, "find_java", lambda: None)
+    monkeypatch.setattr(program, "find_java", lambda: None)
     it = place("neo4j", "lernmi beep_boop")
     (it.folder("neo4j-lernmi") / "data" / "databases").mkdir(parents=True)
     for found in (it.up(), it.status()):
@@ -827,8 +829,6 @@ def test_an_app_that_has_locked_multidb_out_of_its_neo4j(
     import neo4j
     from neo4j.exceptions import AuthError
 
-    from multidb.runtime import neo4j_process
-
     it = place("neo4j")
     found = it.up()["neo4j-lernmi"]
     if found.state is SKIPPED:
@@ -861,7 +861,7 @@ def test_an_app_that_has_locked_multidb_out_of_its_neo4j(
                 ask("RETURN 1", thief)
         ask("CREATE USER lernmi_user SET PASSWORD 'of-the-app' CHANGE NOT REQUIRED", database="system")
     # Killed on its way: the next `up` goes on with it.
-    monkeypatch.setattr(neo4j_process, "_clear_logins", lambda home: sys.exit("killed"))
+    monkeypatch.setattr(program, "_clear_logins", lambda home: sys.exit("killed"))
     ask("ALTER USER neo4j SET PASSWORD 'stolen-it' CHANGE NOT REQUIRED", ("lernmi_user", "of-the-app"), "system")
     with pytest.raises(SystemExit):
         it.runtime.recover("neo4j-lernmi", Told())

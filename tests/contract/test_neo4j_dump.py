@@ -32,8 +32,8 @@ from multidb.model import Measures, Part, unwatched
 from multidb.project import load_project
 from multidb.provisioners.neo4j.archive import DUMP_FORMAT
 from multidb.provisioners.neo4j.graph_file import FORMAT
-from multidb.runtime.jars import NEO4J_VERSION, fetch_neo4j
-from multidb.runtime.neo4j_process import admin_command, find_java
+from multidb.provisioners.neo4j.hosting.jars import NEO4J_VERSION, fetch_neo4j
+from multidb.provisioners.neo4j.hosting.program import admin_command, find_java
 from multidb.state import ProjectState
 from tests.cli.command import REPOSITORY, Folder
 from tests.contract.test_neo4j_archive import GRAPH, SCHEMA, Files

@@ -22,8 +22,8 @@ from typing import Any
 import httpx
 import pytest
 
+from multidb.ports import choose
 from multidb.project import load_deployment
-from multidb.runtime.ports import choose
 from multidb.service import connection
 from tests.cli.command import Folder
 from tests.contract.serving import served

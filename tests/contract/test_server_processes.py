@@ -11,9 +11,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from multidb.runtime import processes
-from multidb.runtime.launch import Launch
-from multidb.runtime.processes import Ledger, Process
+from multidb import processes
+from multidb.model import Launch
+from multidb.runtime.ledger import Ledger, Process
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 
@@ -41,10 +41,13 @@ def servers(tmp_path: Path) -> Iterator[Path]:
             continue
 
 
-def started(servers: Path, argv: list[str], name: str = "toy") -> Process:
+def started(servers: Path, argv: list[str], stop_signal: signal.Signals = signal.SIGTERM) -> Process:
+    name = "toy"
     folder = servers / name
     folder.mkdir(exist_ok=True)
-    pid, at = processes.start(Launch(argv, folder), folder, servers.parent / "logs" / f"{name}.log")
+    pid, at = processes.start(
+        Launch(argv, folder, stop_signal=stop_signal), folder, servers.parent / "logs" / f"{name}.log"
+    )
     return Process(name, "redis", str(folder), pid, at)
 
 
@@ -71,7 +74,7 @@ def test_a_recorded_process_is_alive_until_it_ends(servers: Path, tmp_path: Path
     assert ledger.read()["toy"] == process
     assert process.alive()
     assert ledger.strays(servers) == {}
-    assert processes.stop(process.pid, signal.SIGTERM, 10)
+    assert processes.stop(process.pid, 10)
     assert not process.alive()
     ledger.forget("toy")
     assert ledger.read() == {}
@@ -109,16 +112,22 @@ def test_a_deaf_process_is_killed_with_its_children(servers: Path) -> None:
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
     assert len(family) == 2
     told: list[float] = []
-    assert not processes.stop(process.pid, signal.SIGTERM, 1.5, told.append)
+    assert not processes.stop(process.pid, 1.5, told.append)
     assert told
     _, alive = psutil.wait_procs(family, timeout=5)
     assert not [each for each in alive if each.status() != psutil.STATUS_ZOMBIE]
 
 
+def test_a_process_is_stopped_by_its_own_signal(servers: Path) -> None:
+    process = started(servers, STUBBORN, signal.SIGINT)
+    log_says(servers, "deaf")
+    assert processes.stop(process.pid, 20), "INT ends it, and TERM would not"
+
+
 def test_stopping_what_is_gone_is_no_error(servers: Path) -> None:
     process = started(servers, [sys.executable, "-c", "pass"])
     psutil.Process(process.pid).wait(10)
-    assert processes.stop(process.pid, signal.SIGTERM, 1)
+    assert processes.stop(process.pid, 1)
 
 
 def test_the_tail_of_a_log_is_of_this_start_and_shows_no_secret(tmp_path: Path) -> None:

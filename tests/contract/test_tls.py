@@ -31,11 +31,11 @@ from multidb.container import Container
 from multidb.deployment import Deployment, containers, secured, shipped_templates
 from multidb.errors import MultidbError
 from multidb.model import Server
+from multidb.ports import choose
 from multidb.project import load_project
 from multidb.provisioners import provisioner
-from multidb.runtime import jars, neo4j_process
+from multidb.provisioners.neo4j.hosting import jars, program
 from multidb.runtime.compose import located
-from multidb.runtime.ports import choose
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 from tests.contract.postgres_servers import cluster
@@ -263,13 +263,13 @@ def test_qdrant_takes_verified_connections_only(inside: Inside, rendered: Render
 
 @pytest.mark.parametrize("inside", ["neo4j"], indirect=True)
 def test_neo4j_takes_verified_connections_only(inside: Inside, rendered: Rendered, stranger: Path) -> None:
-    java = neo4j_process.find_java()
+    java = program.find_java()
     library = jars.cache_folder() / "neo4j" / jars.NEO4J_VERSION
     if java is None or not library.is_dir():
         pytest.skip("no Neo4j on this machine: an embedded multidb up fetches its jars")
     subprocess.run(["sh", "-c", inside.moved((rendered.folder("neo4j") / "key.sh").read_text())], check=True)
     admin, port = Secret("an-admin-password-of-the-tests"), choose(())
-    neo4j_process.prepare(inside.root, bolt_port=port, password=admin, heap="384m")
+    program.prepare(inside.root, bolt_port=port, password=admin, heap="384m")
     settings = {
         name.removeprefix("NEO4J_").replace("__", "\0").replace("_", ".").replace("\0", "_"): inside.moved(str(value))
         for name, value in rendered.service("neo4j")["environment"].items()
@@ -278,7 +278,7 @@ def test_neo4j_takes_verified_connections_only(inside: Inside, rendered: Rendere
     conf = inside.root / "conf" / "neo4j.conf"
     text = conf.read_text().replace("bolt.listen_address=127.0.0.1", "bolt.listen_address=0.0.0.0")
     conf.write_text(text + "".join(f"{name}={value}\n" for name, value in settings.items()))
-    argv = neo4j_process.command(java, library, inside.root, "384m")
+    argv = program.command(java, library, inside.root, "384m")
     with running(argv, port, os.environ, inside.root):
         server = server_at(rendered, "neo4j", rendered.authority, port=port)
 

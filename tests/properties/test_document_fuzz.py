@@ -23,7 +23,7 @@ from multidb.cli.apply import _saved_plan
 from multidb.document import Unreadable, inside
 from multidb.errors import MultidbError, UsageError
 from multidb.notification import Kind, Looked, news
-from multidb.runtime.processes import Ledger
+from multidb.runtime.ledger import Ledger
 from multidb.secrets import SecretRef
 from multidb.sections import SECTIONS
 from multidb.state import ProjectState

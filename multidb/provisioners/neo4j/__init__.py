@@ -64,10 +64,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from multidb.model import Archive, Health, Probe, Provisioner, Server, Session, TakeOffline, Tenant
+from multidb.model import Archive, Health, Hosting, Probe, Provisioner, Seat, Server, Session, TakeOffline, Tenant
 from multidb.provisioners.neo4j import resources
-from multidb.provisioners.neo4j.container import containers
 from multidb.provisioners.neo4j.hosting.address import Neo4jAddress
+from multidb.provisioners.neo4j.hosting.container import containers
 from multidb.provisioners.neo4j.statements import statements
 from multidb.secrets import Secret
 
@@ -98,6 +98,12 @@ def _archive(server: Server, admin: Secret | None, application: str, take_offlin
     return Neo4jArchive(server, admin, application, take_offline)
 
 
+def _processes(hosting: Hosting) -> Sequence[Seat]:
+    from multidb.provisioners.neo4j.hosting.process import processes
+
+    return processes(hosting)
+
+
 PROVISIONER = Provisioner(
     name=resources.STORE,
     title="Neo4j",
@@ -114,6 +120,7 @@ PROVISIONER = Provisioner(
     probe=_probe,
     archive=_archive,
     address=Neo4jAddress,
+    processes=_processes,
     containers=containers,
     statement_end=";",
     own=("multidb_*", "PUBLIC"),

@@ -36,10 +36,22 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from multidb.model import Archive, Finding, Health, Probe, Provisioner, Server, Session, TakeOffline, Tenant
+from multidb.model import (
+    Archive,
+    Finding,
+    Health,
+    Hosting,
+    Probe,
+    Provisioner,
+    Seat,
+    Server,
+    Session,
+    TakeOffline,
+    Tenant,
+)
 from multidb.provisioners.postgres import resources, statements
-from multidb.provisioners.postgres.container import containers
 from multidb.provisioners.postgres.hosting.address import PostgresAddress
+from multidb.provisioners.postgres.hosting.container import containers
 from multidb.secrets import Secret
 
 __all__ = ["PROVISIONER"]
@@ -75,6 +87,12 @@ def _examine(servers: Sequence[Server], versions: Sequence[int]) -> Iterable[Fin
     return examine(servers, versions)
 
 
+def _processes(hosting: Hosting) -> Sequence[Seat]:
+    from multidb.provisioners.postgres.hosting.process import processes
+
+    return processes(hosting)
+
+
 PROVISIONER = Provisioner(
     name=resources.STORE,
     title="Postgres",
@@ -91,6 +109,7 @@ PROVISIONER = Provisioner(
     probe=_probe,
     archive=_archive,
     address=PostgresAddress,
+    processes=_processes,
     containers=containers,
     examine=_examine,
     tables=True,

@@ -43,10 +43,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from multidb.model import Archive, Health, Probe, Provisioner, Server, Session, TakeOffline, Tenant
+from multidb.model import Archive, Health, Hosting, Probe, Provisioner, Seat, Server, Session, TakeOffline, Tenant
 from multidb.provisioners.qdrant import options, resources
-from multidb.provisioners.qdrant.container import containers
 from multidb.provisioners.qdrant.hosting.address import QdrantAddress
+from multidb.provisioners.qdrant.hosting.container import containers
 from multidb.provisioners.qdrant.statements import statements
 from multidb.secrets import Secret
 
@@ -77,6 +77,12 @@ def _probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterable[Probe]:
     return probe(attacker, victims)
 
 
+def _processes(hosting: Hosting) -> Sequence[Seat]:
+    from multidb.provisioners.qdrant.hosting.process import processes
+
+    return processes(hosting)
+
+
 PROVISIONER = Provisioner(
     name=options.STORE,
     title="Qdrant",
@@ -95,5 +101,6 @@ PROVISIONER = Provisioner(
     reserved=(f"{resources.OWN_PREFIX}*",),
     own=(f"{resources.OWN_PREFIX}*",),
     address=QdrantAddress,
+    processes=_processes,
     containers=containers,
 )

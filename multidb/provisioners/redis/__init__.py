@@ -72,9 +72,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from multidb.model import Archive, Health, Probe, Provisioner, Server, Session, TakeOffline, Tenant
-from multidb.provisioners.redis.container import containers
+from multidb.model import Archive, Health, Hosting, Probe, Provisioner, Seat, Server, Session, TakeOffline, Tenant
 from multidb.provisioners.redis.hosting.address import RedisAddress
+from multidb.provisioners.redis.hosting.container import containers
 from multidb.provisioners.redis.numbers import allocate, check
 from multidb.provisioners.redis.resources import (
     RedisApp,
@@ -117,6 +117,12 @@ def _archive(server: Server, password: Secret | None, application: str, _: TakeO
     return archive.RedisArchive(server, password, application)
 
 
+def _processes(hosting: Hosting) -> Sequence[Seat]:
+    from multidb.provisioners.redis.hosting.process import processes
+
+    return processes(hosting)
+
+
 PROVISIONER = Provisioner(
     name="redis",
     title="Redis",
@@ -133,6 +139,7 @@ PROVISIONER = Provisioner(
     probe=_probe,
     archive=_archive,
     address=RedisAddress,
+    processes=_processes,
     containers=containers,
     allocate=allocate,
     shared_options=("channels",),

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from multidb.errors import RuntimeUnavailable
-from multidb.runtime import jars
-from multidb.runtime.jars import Jar
+from multidb.provisioners.neo4j.hosting import jars
+from multidb.provisioners.neo4j.hosting.jars import Jar
 
 CONTENT = {f"/org/x/part{n}/1.0/part{n}-1.0.jar": bytes([n]) * (1000 + n) for n in range(12)}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from multidb.errors import ArchiveError, MultidbError, ServerError, ServerSlow
-from multidb.runtime.neo4j_admin import Neo4jAdmin, clear_half_loaded
+from multidb.provisioners.neo4j.hosting.admin_tool import Neo4jAdmin, clear_half_loaded
 
 SAID = """\
 2026-11-21 20:34:29.302+0000 INFO  [o.n.c.d.DumpCommand] Starting

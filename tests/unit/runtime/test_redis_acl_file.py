@@ -2,7 +2,7 @@
 
 import pytest
 
-from multidb.runtime.redis_process import guarded
+from multidb.provisioners.redis.hosting.process import guarded
 
 NEW, OLD = "a" * 64, "b" * 64
 APP = "user lernmi_user on sanitize-payload #" + "c" * 64 + " ~* resetchannels &lernmi:* db=3 -@all +@read"

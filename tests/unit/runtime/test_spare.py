@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from multidb.runtime.spare import settle
+from multidb.runtime.exchange import settle
 
 
 @pytest.mark.parametrize(

@@ -74,7 +74,7 @@ def locked(version: str = NEO4J_VERSION) -> tuple[Jar, ...]:
     Raises:
         RuntimeUnavailable: multidb has no lock file for that version; the hint lists those it has.
     """
-    folder = importlib.resources.files("multidb.runtime")
+    folder = importlib.resources.files("multidb.provisioners.neo4j.hosting")
     try:
         text = folder.joinpath(f"neo4j-{version}.lock").read_text(encoding="utf-8")
     except FileNotFoundError:

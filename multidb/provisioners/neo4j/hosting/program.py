@@ -140,7 +140,7 @@ def command(java: Path, jars: Path, home: Path, heap: str) -> list[str]:
     """The argv that runs the prepared server in the foreground. It uses the cache of `train` when there is one.
 
     Args:
-        jars: the folder that `multidb.runtime.jars.fetch_neo4j` gave.
+        jars: the folder that `multidb.provisioners.neo4j.hosting.jars.fetch_neo4j` gave.
         heap: the largest heap, in Java's notation (``384m``, ``1g``).
     """
     cache = aot_cache(java, jars)

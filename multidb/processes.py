@@ -1,35 +1,34 @@
-"""Server processes: started so that they outlive us, found again, and stopped, never mistaken for another process.
+"""Server processes of this machine: started so that they outlive us, and stopped.
 
-Two things tell that a process is ours. The *record* in the project's state: process id and time of start. And the
-*mark*: an environment variable with the server's folder, set at the start and readable from outside. The mark is what a
-recycled process id does not have, and what a run that was killed between start and record leaves behind.
+A process that is ours carries a *mark*: an environment variable with the server's folder, set at the start and readable
+from outside, and beside it the signal that stops it. What is recorded of processes is `multidb.runtime.ledger`.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import re
 import signal
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from multidb.files import PRIVATE
-from multidb.runtime.launch import Launch
+from multidb.model import Launch
 from multidb.secrets import redact
-from multidb.state import ProjectState
 
-__all__ = ["MARK", "Ledger", "Process", "environment", "start", "stop", "tail"]
+__all__ = ["MARK", "environment", "mark", "running", "start", "stop", "tail", "version_of"]
 
 MARK = "MULTIDB_SERVER"
 
-_SECTION = "processes"
-_SAME_START = 1.0  # seconds; a time of start is read with a coarse clock
+_STOP = "MULTIDB_STOP"  # the signal after which a process saves everything and leaves
+_ASKING = 20.0  # seconds that a program may take to say its version
 _PAUSE = 0.02  # seconds between two looks at a process that is to leave
 _LARGEST_LOG = 10 * 1024 * 1024
 _TAIL_BYTES = 8192
@@ -37,79 +36,6 @@ _PASSED_ON = ("PATH", "LD_LIBRARY_PATH", "TMPDIR")  # nothing else: our environm
 
 # Popen complains when it is collected before its process ends, and these processes end long after us.
 _children: list[subprocess.Popen[bytes]] = []
-
-
-@dataclass(frozen=True, slots=True)
-class Process:
-    """A server process that `up` started. `started` is in seconds since 1970, as psutil tells it.
-
-    `options` is the text of the server options it was started with, to tell whether they have changed since.
-    """
-
-    name: str
-    store: str
-    folder: str
-    pid: int
-    started: float
-    ports: Mapping[str, int] = field(default_factory=dict)
-    options: str = ""
-
-    def alive(self) -> bool:
-        """Whether this very process still runs (not another one that got its number)."""
-        found = _running(self.pid)
-        if found is None:
-            return False
-        with contextlib.suppress(psutil.Error):
-            return _mark(found) == self.folder or abs(found.create_time() - self.started) < _SAME_START
-        return False
-
-    def before_boot(self) -> bool:
-        """Whether the machine has been started anew since."""
-        return self.started < psutil.boot_time() - _SAME_START
-
-
-class Ledger:
-    """The project's record of the server processes that `up` started, one per server name."""
-
-    def __init__(self, state: ProjectState) -> None:
-        self._state = state
-
-    def read(self) -> dict[str, Process]:
-        """Every recorded process, alive or not. An entry that makes no sense is as good as none."""
-        found = {}
-        for name, entry in self._state.read(_SECTION).items():
-            with contextlib.suppress(TypeError):
-                found[name] = Process(**entry)
-        return found
-
-    def record(self, process: Process) -> None:
-        with self._state.change(_SECTION) as section:
-            section[process.name] = asdict(process)
-
-    def forget(self, name: str) -> None:
-        with self._state.change(_SECTION) as section:
-            section.pop(name, None)
-
-    def strays(self, servers: Path) -> dict[int, str]:
-        """Marked processes of the folder `servers` that nobody recorded: what a killed `up` had just started.
-
-        Returns:
-            the mark (the server's folder) by process id; of a process and its children only the process.
-        """
-        recorded = {process.pid for process in self.read().values()}
-        marked: dict[int, str] = {}
-        for process in psutil.process_iter():
-            with contextlib.suppress(psutil.Error):
-                mark = _mark(process)
-                if mark and Path(mark).parent == servers and process.status() != psutil.STATUS_ZOMBIE:
-                    marked[process.pid] = mark
-        strays = {}
-        for pid, mark in marked.items():
-            with contextlib.suppress(psutil.Error):
-                ancestors = {parent.pid for parent in psutil.Process(pid).parents()}
-                if not ({pid} | ancestors) & recorded and not ancestors & set(marked):
-                    strays[pid] = mark
-        return strays
 
 
 def environment(folder: Path) -> dict[str, str]:
@@ -133,7 +59,7 @@ def start(launch: Launch, folder: Path, log: Path) -> tuple[int, float]:
         child = subprocess.Popen(
             list(launch.argv),
             cwd=launch.folder,
-            env=environment(folder),
+            env={**environment(folder), _STOP: launch.stop_signal.name},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT,
@@ -149,13 +75,9 @@ def start(launch: Launch, folder: Path, log: Path) -> tuple[int, float]:
     return child.pid, 0.0
 
 
-def stop(
-    pid: int,
-    polite: signal.Signals,
-    limit: float,
-    waiting: Callable[[float], None] = lambda seconds: None,
-) -> bool:
-    """Asks a process to leave, waits, and after `limit` seconds kills it. No child of it is left in either case.
+def stop(pid: int, limit: float, waiting: Callable[[float], None] = lambda seconds: None) -> bool:
+    """Asks a process to leave, with the signal that its store has for it, waits, and after `limit` seconds kills it. No
+    child of it is left in either case.
 
     The caller has made sure that the process is ours.
 
@@ -165,13 +87,13 @@ def stop(
     Returns:
         whether it left by itself.
     """
-    found = _running(pid)
+    found = running(pid)
     if found is None:
         return True
     family: list[psutil.Process] = []
     with contextlib.suppress(psutil.NoSuchProcess):
         family = found.children(recursive=True)
-        found.send_signal(polite)
+        found.send_signal(_stop_signal(found))
     left = _left(found, limit, waiting)
     if not left:
         with contextlib.suppress(psutil.NoSuchProcess):
@@ -197,6 +119,33 @@ def tail(log: Path, since: int = 0, lines: int = 5) -> str:
     return redact("\n".join(meaningful[-lines:]))
 
 
+def running(pid: int) -> psutil.Process | None:
+    """The process of this number, if it has not ended."""
+    with contextlib.suppress(psutil.Error):
+        process = psutil.Process(pid)
+        if process.status() != psutil.STATUS_ZOMBIE:
+            return process
+    return None
+
+
+def mark(process: psutil.Process) -> str | None:
+    """The mark of a process; None without one, or when the operating system does not let us look."""
+    with contextlib.suppress(psutil.Error, OSError):
+        return process.environ().get(MARK)
+    return None
+
+
+@functools.cache
+def version_of(argv: Sequence[str]) -> str | None:
+    """The first version number that a program prints; None when it does not run or prints none."""
+    try:
+        done = subprocess.run(argv, capture_output=True, text=True, errors="replace", timeout=_ASKING, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    found = re.search(r"\d+(\.\d+)+", done.stdout)
+    return found[0] if found else None
+
+
 @contextlib.contextmanager
 def _log_file(log: Path) -> Iterator[Any]:
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -206,14 +155,6 @@ def _log_file(log: Path) -> Iterator[Any]:
     descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, PRIVATE)
     with os.fdopen(descriptor, "ab") as file:
         yield file
-
-
-def _running(pid: int) -> psutil.Process | None:
-    with contextlib.suppress(psutil.Error):
-        process = psutil.Process(pid)
-        if process.status() != psutil.STATUS_ZOMBIE:
-            return process
-    return None
 
 
 def _left(process: psutil.Process, limit: float, waiting: Callable[[float], None]) -> bool:
@@ -237,8 +178,8 @@ def _gone(process: psutil.Process) -> bool:
     return True
 
 
-def _mark(process: psutil.Process) -> str | None:
-    """The mark of a process; None without one, or when the operating system does not let us look."""
-    with contextlib.suppress(psutil.Error, OSError):
-        return process.environ().get(MARK)
-    return None
+def _stop_signal(process: psutil.Process) -> signal.Signals:
+    """As it was told at its start; TERM where that cannot be read."""
+    with contextlib.suppress(psutil.Error, OSError, ValueError, KeyError):
+        return signal.Signals[process.environ()[_STOP]]
+    return signal.SIGTERM

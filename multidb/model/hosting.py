@@ -1,22 +1,25 @@
-"""What one embedded server is, and what each kind of server must know to be started: the words of `embedded`.
+"""What one server on this machine is, and what each kind of server must know to be started: the words of `embedded`.
 
 A *site* is a server's place on this machine. A *launch* is everything that the operating system is told to start it.
-A *kind* (Postgres, Valkey, Qdrant, Neo4j) turns the one into the other, and knows how to ask whether it answers.
+A *kind* turns the one into the other, and knows how to ask whether it answers. A *seat* is a site with its kind: one
+server that the manifest asks for.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import signal
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
-from multidb.model import PROGRESS_TIMEOUT, Endpoint, Offline, Progress, Server
-from multidb.runtime.account import Account
+from multidb.account import Account
+from multidb.model.archive import Offline
+from multidb.model.core import PROGRESS_TIMEOUT, App, Endpoint, Progress, Server
 from multidb.secrets import Secret
 
-__all__ = ["Kind", "Launch", "OfflineKind", "RecoverableKind", "Site"]
+__all__ = ["Hosting", "Launch", "OfflineKind", "RecoverableKind", "Seat", "ServerKind", "Site"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +29,7 @@ class Site:
     Args:
         project: the project's name, for folders that have to be outside of it.
         folder: absolute; everything that the server keeps, and nothing of another server.
-        ports: as named in ``Kind.ports``; empty until chosen.
+        ports: as named in ``ServerKind.ports``; empty until chosen.
     """
 
     name: str
@@ -42,25 +45,29 @@ class Site:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """How to start a server. `argv` holds no secret: everybody on the machine can read it."""
+    """How to start a server. `argv` holds no secret: everybody on the machine can read it.
+
+    Args:
+        folder: the working folder.
+        account: None: as whoever runs multidb.
+        stop_signal: what makes it save everything and leave, without waiting for its clients.
+    """
 
     argv: Sequence[str]
-    folder: Path  # working folder
-    account: Account | None = None  # None: as whoever runs multidb
+    folder: Path
+    account: Account | None = None
+    stop_signal: signal.Signals = signal.SIGTERM
 
 
-class Kind(Protocol):
+class ServerKind(Protocol):
     """One kind of server. Its methods are called from one thread per server."""
 
-    store: str
     ports: Sequence[str]
     """The ports it listens on, each by the name of the server option that sets it."""
     at_once: int
     """How many servers of the kind may start side by side."""
     patience: float
     """Seconds from start to the first answer after which something must be wrong."""
-    stop_signal: signal.Signals
-    """What makes it save everything and leave, without waiting for its clients."""
     one_major: bool
     """Whether its data is read by its own major version only."""
 
@@ -99,7 +106,7 @@ class Kind(Protocol):
 
 
 @runtime_checkable
-class RecoverableKind(Kind, Protocol):
+class RecoverableKind(ServerKind, Protocol):
     """A kind whose admin's password somebody else may change, and that can be given the right one from outside."""
 
     def forget_logins(self, site: Site) -> None:
@@ -111,8 +118,59 @@ class RecoverableKind(Kind, Protocol):
 
 
 @runtime_checkable
-class OfflineKind(Kind, Protocol):
+class OfflineKind(ServerKind, Protocol):
     """A kind with a tool of its own for the files of a server that is stopped."""
 
     def offline(self, site: Site, progress: Progress) -> Offline:
         """The tool."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seat:
+    """One server that the manifest asks for.
+
+    Args:
+        kind: None when no process belongs to it; `note` then says why.
+        folder_product: a folder stands in for the server, and is called this; empty: none does.
+        one_place: it has room for the data of one app only, so that a set of that app is tried in a spare beside it.
+    """
+
+    site: Site
+    kind: ServerKind | None
+    note: str = ""
+    folder_product: str = ""
+    one_place: bool = False
+
+    @property
+    def local(self) -> Server | None:
+        """The folder that stands in for the server, where one does."""
+        if not self.folder_product:
+            return None
+        return Server(self.site.name, self.site.store, Endpoint(path=str(self.site.folder)))
+
+    def server(self, numbers: Mapping[str, int]) -> Server:
+        """The server as reached on these ports."""
+        assert self.kind is not None
+        site = dataclasses.replace(self.site, ports=numbers)
+        return Server(site.name, site.store, self.kind.endpoint(site), app=site.app)
+
+
+@dataclass(frozen=True, slots=True)
+class Hosting:
+    """What a store may know when it says which servers it needs on this machine.
+
+    Args:
+        root: the manifest's folder.
+        apps: those that use the store, in the order of the manifest.
+        options: its server options.
+        site: the place of a server: its name, and the only app that it serves, None where apps share it.
+        product: what the server of this name said of itself when it last came up; None where it never did.
+        switched: its servers may be another product from now on.
+    """
+
+    root: Path
+    apps: Sequence[App]
+    options: Any
+    site: Callable[[str, str | None], Site]
+    product: Callable[[str], str | None]
+    switched: bool = False

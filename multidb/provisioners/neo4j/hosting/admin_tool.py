@@ -16,11 +16,10 @@ from typing import IO, BinaryIO, Final
 
 import psutil
 
-from multidb import files
+from multidb import files, processes
 from multidb.errors import ArchiveError, ServerError, ServerSlow, UsageError
 from multidb.model import PROGRESS_TIMEOUT
 from multidb.progress import ProgressTimer, ended_without
-from multidb.runtime import processes
 
 __all__ = ["Neo4jAdmin", "clear_half_loaded"]
 

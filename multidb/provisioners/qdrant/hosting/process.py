@@ -4,10 +4,10 @@ mode stands in: a folder, no process, no walls between apps.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shutil
-import signal
 import urllib.error
 import urllib.request
 from collections.abc import Sequence
@@ -15,38 +15,54 @@ from pathlib import Path
 
 from multidb import files
 from multidb.errors import AuthenticationFailed, RuntimeUnavailable
-from multidb.model import Endpoint, Progress, Server
-from multidb.runtime.launch import Launch, Site
-from multidb.runtime.ports import LOOPBACK
-from multidb.runtime.product import version_of
+from multidb.model import Endpoint, Hosting, Launch, Progress, Seat, Server, Site
+from multidb.ports import LOOPBACK
+from multidb.processes import version_of
+from multidb.provisioners.qdrant.options import STORE
 from multidb.secrets import Secret
 
-__all__ = ["BINARY", "LOCAL_MODE", "SWITCH", "QdrantKind", "find"]
+__all__ = ["QdrantKind", "processes"]
 
-BINARY = "MULTIDB_QDRANT"
-LOCAL_MODE = "local mode: no server process, one process at a time, isolation naming-only"
-SWITCH = "multidb up --switch qdrant"
+_BINARY = "MULTIDB_QDRANT"
+_LOCAL_PRODUCT = "Qdrant local mode"
+_LOCAL_NOTE = "local mode: no server process, one process at a time, isolation naming-only"
+_SWITCH = "multidb up --switch qdrant"
 
 
-def find(configured: str | None, root: Path) -> str | None:
+def processes(hosting: Hosting) -> list[Seat]:
+    """One server for all apps, or the folder that stands in for it where no server was ever to be had."""
+    site, binary = hosting.site(STORE, None), _find(hosting.options.binary, hosting.root)
+    local = dataclasses.replace(site, folder=site.folder.with_name("qdrant-local"))
+    kind, product = QdrantKind(binary), hosting.product(site.name)
+    if hosting.switched:
+        in_folder = binary is None
+    elif product is not None:
+        in_folder = product == _LOCAL_PRODUCT
+    else:  # nothing yet, or the record is lost
+        in_folder = not kind.initialised(site) and (binary is None or local.folder.exists())
+    if not in_folder:
+        return [Seat(site, kind)]
+    other = "" if binary is None else f"; an empty server of {binary} instead: {_SWITCH}"
+    return [Seat(local, None, _LOCAL_NOTE + other, folder_product=_LOCAL_PRODUCT)]
+
+
+def _find(configured: str | None, root: Path) -> str | None:
     """The server binary: from the manifest (relative to its folder), the environment, or the PATH, in that order."""
     if configured:
         return str(root / Path(configured).expanduser())
-    return os.environ.get(BINARY) or shutil.which("qdrant")
+    return os.environ.get(_BINARY) or shutil.which("qdrant")
 
 
 class QdrantKind:
     """How to start and ask a Qdrant server.
 
     Args:
-        binary: as `find` found it; it may turn out not to be there. None where nothing was found.
+        binary: as `processes` found it; it may turn out not to be there. None where nothing was found.
     """
 
-    store = "qdrant"
     ports: Sequence[str] = ("port", "grpc_port")
     at_once = 1
     patience = 120.0  # every collection is opened before the first answer; 300 take 5 seconds
-    stop_signal = signal.SIGTERM
     one_major = False
 
     def __init__(self, binary: str | None) -> None:
@@ -55,8 +71,8 @@ class QdrantKind:
     def missing(self) -> str | None:
         if self._binary is None:
             return (
-                f"neither servers.qdrant.binary nor {BINARY} names the program of this project's server, and none is on"
-                f" the PATH ({SWITCH} goes on without a server)"
+                f"neither servers.qdrant.binary nor {_BINARY} names the program of this project's server, and none is"
+                f" on the PATH ({_SWITCH} goes on without a server)"
             )
         if not os.access(self._binary, os.X_OK) or Path(self._binary).is_dir():
             return f"the Qdrant server {self._binary} is not there or cannot be run"
@@ -70,7 +86,7 @@ class QdrantKind:
         return None
 
     def way_back(self, product: str) -> str:
-        return f"set servers.qdrant.binary or {BINARY} to the program of {product}, then: multidb up"
+        return f"set servers.qdrant.binary or {_BINARY} to the program of {product}, then: multidb up"
 
     def initialised(self, site: Site) -> bool:
         return (site.folder / "storage").exists()

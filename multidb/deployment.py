@@ -298,9 +298,12 @@ class Deployment:
         )
 
     def _templates(self) -> dict[str, str]:
-        """The templates that come with multidb, and over them those in the project's own ``templates/``."""
+        """The templates that come with multidb, those of stores that do not, and over them those in the project's own
+        ``templates/``."""
         found: dict[str, str] = {}
-        for folder in (self.templates, self._root / "templates"):
+        stores = (provisioner(store) for store in STORES if self.project.apps_with(store))
+        added = [store.templates for store in stores if store.templates is not None]
+        for folder in (self.templates, *added, self._root / "templates"):
             for path in sorted(folder.rglob("*.j2")):
                 found[path.relative_to(folder).as_posix()] = files.read_text(path) or ""
         return found

@@ -7,7 +7,7 @@ from pathlib import Path
 from multidb import manifest
 from multidb.deployment import Deployment, shipped_templates
 from multidb.model import Project
-from multidb.provisioners import STORES, provisioner
+from multidb.provisioners import INCLUDED, STORES, provisioner
 from multidb.state import ProjectState
 from multidb.tombstone import tombstones
 
@@ -16,7 +16,7 @@ __all__ = ["load_deployment", "load_project", "store_schemas"]
 
 def store_schemas() -> dict[str, manifest.StoreSchema]:
     """What the manifest has to know of each store, taken from the provisioners."""
-    return {name: manifest.StoreSchema.of(provisioner(name)) for name in STORES}
+    return {name: manifest.StoreSchema.of(provisioner(name), usual=name in INCLUDED) for name in STORES}
 
 
 def load_project(path: Path, overlay: str | None = None) -> Project:

@@ -50,6 +50,7 @@ class StoreSchema:
         own: accounts that multidb or the server makes for itself, as shell patterns: nobody's to know.
         address: model of ``external.<store>``; None where its servers cannot be others' own.
         runtimes: those that can serve it.
+        usual: an app that names no stores has it.
         check: what only a look at all apps can tell; yields the app and what is wrong with it.
     """
 
@@ -62,9 +63,10 @@ class StoreSchema:
     own: tuple[str, ...] = ()
     address: type[BaseModel] | None = None
     runtimes: frozenset[str] = frozenset(RUNTIMES)
+    usual: bool = True
 
     @classmethod
-    def of(cls, provisioner: Provisioner) -> Self:
+    def of(cls, provisioner: Provisioner, *, usual: bool = True) -> Self:
         """What a provisioner says of itself."""
         return cls(
             name=provisioner.name,
@@ -76,6 +78,7 @@ class StoreSchema:
             own=provisioner.own,
             address=provisioner.address,
             runtimes=provisioner.runtimes,
+            usual=usual,
         )
 
 
@@ -161,9 +164,9 @@ class Shape:
                 "stores": (
                     cast("Any", tuple)[names, ...],
                     Field(
-                        default=tuple(stores),
+                        default=tuple(name for name, store in stores.items() if store.usual),
                         min_length=1,
-                        description="The stores that the app uses; default: all.",
+                        description="The stores that the app uses; default: all that come with multidb.",
                     ),
                 ),
                 "quota": (

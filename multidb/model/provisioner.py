@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 from multidb.container import Containers
@@ -121,6 +122,9 @@ class Provisioner:
     """The model of ``external.<store>``; None for a store whose servers multidb always runs itself."""
     containers: Containers | None = None
     """The servers that it needs as containers; None for a store that cannot be run in one."""
+    templates: Path | None = None
+    """A folder with the templates of its containers (``services/<store>.yml.j2``), for a store that does not come with
+    multidb."""
     tables: bool = False
     """Whether its archive is a `TableArchive`."""
     scripts: bool = False

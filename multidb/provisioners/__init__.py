@@ -1,31 +1,61 @@
-"""The stores that multidb knows. A store is a folder here and one line in `STORES`."""
+"""The stores that multidb knows: those that come with it, each a folder here, and those that packages installed beside
+it add as entry points of the group ``multidb.stores``.
+
+    [project.entry-points."multidb.stores"]
+    toy = "multidb_toy"                      # the module whose ``PROVISIONER`` it is
+"""
 
 from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Final
 
 from multidb.errors import UsageError
 from multidb.model import Provisioner
 
-__all__ = ["STORES", "provisioner"]
+__all__ = ["INCLUDED", "STORES", "provisioner"]
 
-STORES: dict[str, str] = {
+_GROUP: Final = "multidb.stores"
+INCLUDED: Final = {
     "postgres": "multidb.provisioners.postgres",
     "neo4j": "multidb.provisioners.neo4j",
     "qdrant": "multidb.provisioners.qdrant",
     "redis": "multidb.provisioners.redis",
+}
+"""The stores that come with multidb. An app that names no stores has these; no package can take one's place."""
+
+STORES: dict[str, str] = INCLUDED | {
+    point.name: point.value for point in entry_points(group=_GROUP) if point.name not in INCLUDED
 }
 """Store name -> the module whose ``PROVISIONER`` it is. Importing one imports no driver."""
 
 
 @cache
 def provisioner(store: str) -> Provisioner:
-    """The provisioner of `store`. `UsageError` names the stores there are."""
+    """The provisioner of `store`.
+
+    Raises:
+        UsageError: there is no such store; or the package that adds it cannot be used.
+    """
+    if store not in STORES:
+        raise UsageError(f"there is no store {store!r}", hint=f"stores: {', '.join(STORES)}")
+    module = STORES[store]
     try:
-        module = import_module(STORES[store])
-    except KeyError:
-        raise UsageError(f"there is no store {store!r}", hint=f"stores: {', '.join(STORES)}") from None
-    found = module.PROVISIONER
-    assert isinstance(found, Provisioner)
+        found = getattr(import_module(module), "PROVISIONER", None)
+    except ImportError as error:
+        raise _unusable(store, f"cannot be imported: {error}") from None
+    if not isinstance(found, Provisioner):
+        raise _unusable(store, "has no PROVISIONER")
+    if found.name != store:
+        raise _unusable(store, f"calls itself {found.name}")
     return found
+
+
+def _unusable(store: str, problem: str) -> UsageError:
+    return UsageError(
+        f"its module {STORES[store]} {problem}",
+        where=f"store {store}",
+        hint="install another version of the package that adds the store, or uninstall it",
+    )

@@ -262,6 +262,7 @@ def provisioner_of(name: str) -> Provisioner:
         env=_env,
         isolation=lambda app, facts: (Isolation.ENFORCED, "a box has walls"),
         connect=lambda server, admin, application: Session(server),  # type: ignore[arg-type, return-value]
+        processes=lambda hosting: (),  # `FolderRuntime` has its servers
         archive=lambda server, admin, application, take_offline: Archive(server),
     )
 

@@ -338,4 +338,5 @@ PROVISIONER = Provisioner(
     check_health=check_health,
     probe=probe,
     allocate=allocate,
+    processes=lambda hosting: (),
 )

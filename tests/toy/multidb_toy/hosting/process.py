@@ -1,0 +1,72 @@
+"""The toy server as a process of this machine: a program that is in this package."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from multidb import files
+from multidb.errors import ServerDown, ServerSlow
+from multidb.model import Endpoint, Hosting, Launch, Progress, Seat, Server, Site
+from multidb.ports import LOOPBACK
+from multidb.secrets import Secret
+from multidb_toy.connection import Connection
+from multidb_toy.resources import STORE
+
+__all__ = ["processes"]
+
+
+def processes(hosting: Hosting) -> list[Seat]:
+    """One server for all apps."""
+    return [Seat(hosting.site(STORE, None), ToyKind())]
+
+
+class ToyKind:
+    """See `multidb.model.ServerKind`."""
+
+    ports: Sequence[str] = ("port",)
+    at_once = 1
+    patience = 60.0
+    one_major = False
+
+    def missing(self) -> str | None:
+        return None
+
+    def product(self, site: Site) -> str | None:
+        return "Toy 1.0"
+
+    def wrote(self, site: Site) -> str | None:
+        return None
+
+    def way_back(self, product: str) -> str:
+        return f"pip install multidb-toy=={product.split()[1]}"
+
+    def initialised(self, site: Site) -> bool:
+        return (site.folder / "config.json").exists()
+
+    def prepare(self, site: Site, admin: Secret, progress: Progress) -> Launch:
+        site.folder.mkdir(parents=True, exist_ok=True)
+        site.folder.chmod(0o700)
+        config = {
+            "host": LOOPBACK,
+            "port": site.ports["port"],
+            "file": str(site.folder / "boxes.json"),
+            "admin": hashlib.sha256(admin.reveal().encode()).hexdigest(),
+        }
+        files.write_text(site.folder / "config.json", json.dumps(config), mode=files.PRIVATE)
+        program = Path(__file__).parents[1] / "server.py"
+        return Launch([sys.executable, str(program), str(site.folder / "config.json")], site.folder)
+
+    def endpoint(self, site: Site) -> Endpoint:
+        return Endpoint(host=LOOPBACK, port=site.ports["port"], user="admin")
+
+    def probe(self, server: Server, admin: Secret) -> str | None:
+        at = server.endpoint
+        try:
+            with Connection(at.host, at.port, at.user, admin, where=str(server), timeout=server.timeout) as connection:
+                return f"Toy {connection.version}"
+        except (ServerDown, ServerSlow):
+            return None

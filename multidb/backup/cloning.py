@@ -16,7 +16,7 @@ from typing import Any, Final
 from multidb.backup.journal import RESTORING, Journal
 from multidb.backup.making import make_sets, repository, turn_off
 from multidb.backup.repository import Copy
-from multidb.backup.restoring import occupied, restore, safety_set
+from multidb.backup.restoring import occupied, require_unbound, restore, safety_set
 from multidb.backup.sets import BackupSet
 from multidb.closure import Closure, close, closures, reopen
 from multidb.document import moment
@@ -40,10 +40,12 @@ class Cloned:
     Args:
         report: of the apply that turned its logins on.
         safety: the set of what it had before; None when there was nothing, or it was not to be kept.
+        notes: what of its original it does not have.
     """
 
     report: Report
     safety: BackupSet | None
+    notes: tuple[str, ...] = ()
 
 
 def entry_for(declaration: Mapping[str, Any], *, shared: bool = False) -> dict[str, Any]:
@@ -116,8 +118,8 @@ def copy_into(
             name, error = next(iter(made.errors.items()))
             raise ArchiveError(f"{source} could not be read: {name}: {error}", where=f"app {source}", hint=error.hint)
         home = repository(engine.fleet, [str(work)])
-        report = _fill(engine, home.find(f"{source}/{made.made.id}"), app, mask, progress)
-        return Cloned(report, before)
+        report, notes = _fill(engine, home.find(f"{source}/{made.made.id}"), app, mask, progress)
+        return Cloned(report, before, notes)
     finally:
         with suppress(OSError):
             shutil.rmtree(work)
@@ -145,16 +147,17 @@ def _ready_to_go(
                 where=app.where,
                 hint="add --replace (a safety set is made first), or give the clone another name",
             )
+        require_unbound(engine, app, list(app.stores))
         before = safety_set(engine, app.id, taken, progress) if taken and safety else None
     close(engine.state, Closure(app.id, source, bool(mask)))
     turn_off(engine, app)
     return before
 
 
-def _fill(engine: Engine, copy: Copy, app: App, mask: str, progress: Progress) -> Report:
+def _fill(engine: Engine, copy: Copy, app: App, mask: str, progress: Progress) -> tuple[Report, tuple[str, ...]]:
     """Gives a clone that is closed what a set holds, masks it, and opens the clone."""
     home, alone = repository(engine.fleet, [copy.target.name]), Scope(apps=frozenset({app.id}))
-    restore(engine, home, copy, app.id, replace=True, safety=False, closed=True, apply=False, progress=progress)
+    done = restore(engine, home, copy, app.id, replace=True, safety=False, closed=True, apply=False, progress=progress)
     report = engine.apply(alone)  # its places and rights; its logins stay off
     if report.error() is None:
         Journal(engine.state).end(RESTORING, app.id)
@@ -165,7 +168,7 @@ def _fill(engine: Engine, copy: Copy, app: App, mask: str, progress: Progress) -
         report = engine.apply(alone)
     if (error := report.error()) is not None:
         raise error
-    return report
+    return report, done.notes
 
 
 def _masked_store(app: App) -> str:

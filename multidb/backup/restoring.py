@@ -25,10 +25,21 @@ from multidb.backup.streams import StoreReader
 from multidb.engine import Engine
 from multidb.errors import ArchiveError, NeedsServer, Refused, UsageError
 from multidb.fleet import Scope
-from multidb.model import App, Archive, Place, PlaceKind, Progress, Server, StoreContext, TableArchive, listed
+from multidb.model import (
+    App,
+    Archive,
+    BoundArchive,
+    Place,
+    PlaceKind,
+    Progress,
+    Server,
+    StoreContext,
+    TableArchive,
+    listed,
+)
 from multidb.report import Report
 
-__all__ = ["Restored", "finish_restore", "occupied", "restore", "restore_tables", "safety_set"]
+__all__ = ["Restored", "finish_restore", "occupied", "require_unbound", "restore", "restore_tables", "safety_set"]
 
 _LOADING, _EXCHANGING, _TABLES = "loading", "exchanging", "exchanging tables"
 
@@ -42,6 +53,7 @@ class Restored:
         safety: the set that was made of what was there before; None when there was nothing.
         report: of the apply that made the privileges anew; None when that is left to the caller.
         tables: the only ones that were brought back; none: everything was.
+        notes: what did not come back.
     """
 
     app: str
@@ -50,6 +62,7 @@ class Restored:
     safety: BackupSet | None
     report: Report | None
     tables: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def restore(
@@ -79,7 +92,8 @@ def restore(
 
     Raises:
         UsageError: the set has no such store, or the app does not use it.
-        Refused: the app has data, and `replace` was not said. Nothing was changed.
+        Refused: the app has data, and `replace` was not said; or something is bound to what it has now. Nothing was
+            changed.
         ArchiveError: the set is damaged, does not fit, or no safety set could be made. Nothing was changed.
         ServerError: a server failed. While places are exchanged, the next run goes on.
     """
@@ -95,12 +109,14 @@ def restore(
             where=copy.where,
             hint="add --replace (a safety set is made first), or restore beside it: --as OTHER",
         )
+    work.require_unbound()
     before = safety_set(engine, app_id, taken, progress) if taken and safety else None
     work.run()
     report = engine.apply(Scope(apps=frozenset({app_id}))) if apply else None
     if report is None or report.error() is None:
         Journal(engine.state).end(RESTORING, app_id)
-    return Restored(app_id, copy.id, tuple(work.stores), before, report)
+    notes = tuple(f"{store}: {note}" for store in work.stores for note in copy.found.parts[store].part.notes)
+    return Restored(app_id, copy.id, tuple(work.stores), before, report, notes=notes)
 
 
 def occupied(engine: Engine, app: App, stores: Sequence[str]) -> list[str]:
@@ -115,6 +131,23 @@ def occupied(engine: Engine, app: App, stores: Sequence[str]) -> list[str]:
             if not archive.is_empty(archive.live(app, context)):
                 found.append(store)
     return found
+
+
+def require_unbound(engine: Engine, app: App, stores: Sequence[str]) -> None:
+    """Refuses what a restore into these stores would refuse, for who changes something else before it.
+
+    Raises:
+        Refused: something is bound to what the app has there now, and would be lost with it.
+        ServerError: a server cannot be asked.
+    """
+    _require_unbound(engine, app, _grounds(engine, app, stores, f"app {app.id}"))
+
+
+def _require_unbound(engine: Engine, app: App, grounds: Mapping[str, tuple[Server, StoreContext]]) -> None:
+    for server, context in grounds.values():
+        with engine.fleet.archive(server) as archive:
+            if isinstance(archive, BoundArchive):
+                archive.require_unbound(app, context)
 
 
 def restore_tables(
@@ -220,13 +253,24 @@ class _Restore:
     def run(self) -> None:
         """Loads everything, then exchanges. Interrupted before the exchange, nothing has changed."""
         self._note(_LOADING)
-        with ExitStack() as stack:
-            rooms = {store: self._loaded(stack, store) for store in self.stores}
-            for found in rooms.values():
-                if found is not None:
-                    found.kept = True
-            self._note(_EXCHANGING)
-            self._exchange(rooms)
+        exchanging = False
+        try:
+            with ExitStack() as stack:
+                rooms = {store: self._loaded(stack, store) for store in self.stores}
+                self.require_unbound()  # of all stores, before one of them has its new place
+                exchanging = True
+                for found in rooms.values():
+                    if found is not None:
+                        found.kept = True
+                self._note(_EXCHANGING)
+                self._exchange(rooms)
+        except Refused:
+            if not exchanging:  # nothing was changed, and nothing is left
+                self._journal.end(RESTORING, self._app.id)
+            raise
+
+    def require_unbound(self) -> None:
+        _require_unbound(self._engine, self._app, self._grounds)
 
     def finish(self) -> None:
         """Goes on where a run died while it exchanged places: what is loaded moves in, what is not is loaded again."""

@@ -4,7 +4,7 @@ remove what need not stay.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -90,12 +90,14 @@ def run_round(
     if scope.apps is None:
         scope = _without_closed(engine, scope, done)
     with exclusively(engine.state, "backup"):
-        done.recovered, done.errors = recover(engine, keys, progress)
+        done.recovered, problems = recover(engine, keys, progress)
+        _sort(engine, scope, problems, done)
         if scheduled:
-            _catch_up(engine, done, progress)
+            _catch_up(engine, scope, done, progress)
         reason = Reason.SCHEDULED if scheduled else Reason.ASKED
         done.made = make_sets(engine, scope, to=to, quiesce=quiesce, reason=reason, progress=progress)
         for made in done.made:
+            done.notes += _notes(made)
             if made.made is not None and made.made.complete:
                 _verify_new(engine, made, scheduled, to, keys, done, progress)
                 if scheduled and made.ok:
@@ -112,7 +114,7 @@ def run_catching_up(engine: Engine, progress: Progress) -> Round:
     done = Round()
     if Journal(engine.state).open(COPYING):
         with exclusively(engine.state, "backup"):
-            _catch_up(engine, done, progress)
+            _catch_up(engine, Scope(), done, progress)
     return done
 
 
@@ -157,10 +159,19 @@ def _without_closed(engine: Engine, scope: Scope, done: Round) -> Scope:
     return replace(scope, apps=left) if closed else scope
 
 
-def _catch_up(engine: Engine, done: Round, progress: Progress) -> None:
+def _sort(engine: Engine, scope: Scope, problems: Mapping[str, MultidbError], done: Round) -> None:
+    """What could not be put right of an app that this run was not asked for is said, and is no failure of this run."""
+    for name, error in problems.items():
+        if name in engine.project.apps and not scope.wants(engine.project.apps[name]):
+            done.notes.append(f"{name}: {error.sentence()}")
+        else:
+            done.errors[name] = error
+
+
+def _catch_up(engine: Engine, scope: Scope, done: Round, progress: Progress) -> None:
     copied, problems = catch_up(engine.fleet, progress)
     done.recovered += copied
-    done.errors |= problems
+    _sort(engine, scope, problems, done)
 
 
 def _verify_new(
@@ -208,6 +219,11 @@ def _prune(engine: Engine, app_id: str, done: Round) -> None:
         done.notes += [f"{copy.where}: {copy.problem}; it stays, and counts for nothing" for copy in unreadable]
     if errors:
         done.errors[app_id] = errors[0]
+
+
+def _notes(made: Made) -> list[str]:
+    parts = made.made.parts if made.made is not None else {}
+    return [f"{made.app}: {store}: {note}" for store, part in parts.items() for note in part.part.notes]
 
 
 def _set_document(each: Made, verdicts: dict[str, bool]) -> dict[str, Any]:

@@ -100,6 +100,8 @@ def clone(
     breaches = audited(engine, new, output)
     until = engine.project.apps[new].labels.get(EXPIRES)
     kept = done.safety.id if done.safety else None
+    for note in done.notes:
+        output.note(note)
     document: dict[str, Any] = {
         "app": new,
         "of": source,

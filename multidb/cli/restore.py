@@ -133,6 +133,7 @@ def restore(
         "stores": list(done.stores),
         **({"tables": list(done.tables)} if done.tables else {}),
         "safety_set": done.safety.id if done.safety else None,
+        "notes": list(done.notes),
         **report_document(done.report),
         "files": [str(path) for path in written],
     }
@@ -141,6 +142,8 @@ def restore(
     output.say(
         f"{into}: {', '.join(done.tables or done.stores)} as of {copy.found.made:%Y-%m-%d %H:%M:%S} UTC.", style="green"
     )
+    for note in done.notes:
+        output.note(note)
     if done.safety:
         output.say(f"What it had before is in set {done.safety.id}.")
     return code or (1 if breaches else 0)

@@ -18,6 +18,7 @@ __all__ = [
     "Archive",
     "ArchiveReader",
     "ArchiveWriter",
+    "BoundArchive",
     "Measures",
     "Offline",
     "OfflineArchive",
@@ -63,6 +64,12 @@ class Part:
     consistent: bool
     measures: Measures
     details: Mapping[str, object] = field(default_factory=dict)
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a person should know of it: what of the app's data a restore does not make. Empty for most."""
+        said = self.details.get("notes", ())
+        return tuple(each for each in said if isinstance(each, str)) if isinstance(said, list | tuple) else ()
 
 
 class PlaceKind(StrEnum):
@@ -184,6 +191,18 @@ class Archive(Protocol):
 
     def leftovers(self, app: App, context: StoreContext) -> Sequence[Place]:
         """Places of kind `SCRATCH` and `NEW` that an earlier run has left."""
+
+
+@runtime_checkable
+class BoundArchive(Archive, Protocol):
+    """An archive of a store to whose places something may be bound that is in no set."""
+
+    def require_unbound(self, app: App, context: StoreContext) -> None:
+        """Refuses what `replace` would refuse, before anything is begun.
+
+        Raises:
+            Refused: something is bound to the app's live place; says what, and what ends it.
+        """
 
 
 @runtime_checkable

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import psycopg
 import pytest
@@ -20,6 +21,7 @@ import redis
 from multidb.engine import Engine
 from multidb.project import load_project
 from multidb.provisioners.postgres import programs
+from multidb.runtime.seats import admin_ref
 from multidb.state import ProjectState
 from multidb.tombstone import tombstones
 from tests.cli.command import REPOSITORY, Folder
@@ -219,6 +221,51 @@ def test_a_damaged_set_is_named_with_exit_1_and_a_failing_app_with_exit_6(folder
     ((_, _, message),) = receiver.heard
     assert [(alarm["kind"], alarm["app"]) for alarm in message["alarms"]] == [("backup", "bob")]
     assert "the last backup failed: file/x" in message["alarms"][0]["message"]
+
+
+def test_one_app_in_trouble_costs_no_other_its_set_and_is_not_left_half_way(
+    folder: Folder, sets: dict[str, str]
+) -> None:
+    port = urlsplit(connections(folder, "ann")["DATABASE_URL"]).port
+    secret = ProjectState(folder.path).secrets.get(admin_ref("postgres", "postgres"))
+
+    def as_admin(text: str, app: str) -> list[tuple[object, ...]]:
+        assert secret is not None
+        with psycopg.connect(
+            host="127.0.0.1", port=port, user="postgres", password=secret.reveal(), dbname=app, autocommit=True
+        ) as connection:
+            cursor = connection.execute(text.encode())
+            return cursor.fetchall() if cursor.description else []
+
+    folder.ok("add-app", "carl", "--stores", "postgres")
+    folder.ok("backup", "carl")
+    as_admin("CREATE SUBSCRIPTION heard CONNECTION 'host=127.0.0.1' PUBLICATION p WITH (connect = false)", "carl")
+    as_admin("CREATE PUBLICATION everything FOR ALL TABLES", "carl")
+    told = folder.run("backup", "carl")
+    assert told.code == 0
+    assert "carl: postgres: a restore does not make publication everything" in " ".join(told.err.split())
+    before = as_admin("SELECT datname FROM pg_database", "postgres")
+    refused = folder.run("restore", "carl", "--replace")
+    assert refused.code == 3
+    assert "subscription heard" in refused.err
+    assert as_admin("SELECT datname FROM pg_database", "postgres") == before
+    as_admin(
+        "ALTER SUBSCRIPTION heard DISABLE; ALTER SUBSCRIPTION heard SET (slot_name = NONE); DROP SUBSCRIPTION heard",
+        "carl",
+    )
+    refused = folder.run("restore", "carl", "--replace")
+    assert (refused.code, "publication everything" in refused.err) == (3, True)
+    beside = folder.ok("restore", "carl", "--as", "carla")
+    assert "postgres: a restore does not make publication everything" in " ".join(beside.err.split())
+    as_admin("CREATE TABLE of_admin (a int)", "carl")
+    everybody = folder.run("backup", "--json")
+    assert everybody.code == 6
+    assert {each["app"] for each in everybody.json()["failed"]} == {"carl"}
+    assert {each["app"] for each in everybody.json()["sets"]} == {"ann", "bob", "carla"}
+    assert folder.ok("backup", "bob", "--json").json()["failed"] == []
+    for app in ("carl", "carla"):
+        folder.ok("remove-app", app, "--no-backup", "--yes")
+        folder.ok("purge", app, "--yes-destroy", app)
 
 
 def blocks() -> dict[str, str]:

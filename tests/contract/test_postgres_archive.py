@@ -358,8 +358,6 @@ def test_replacing_keeps_the_apps_doors_and_ends_its_sessions(site: Site) -> Non
     part, files = backed_up(site, app)
     place = restored(site, app, part, files, PlaceKind.NEW)
     sql("INSERT INTO t VALUES (2)", database=app.id)
-    with site.enter(app) as prepared:
-        prepared.execute("BEGIN; INSERT INTO t VALUES (3); PREPARE TRANSACTION 'half'")
     with site.enter(app) as session, archive(site) as (opened, context):
         opened.replace(place, context)
         with pytest.raises(psycopg.OperationalError):

@@ -145,7 +145,7 @@ def test_no_trap_is_ever_called_by_a_login_that_may_do_more_than_the_app(site: S
 ALLOWED = (
     r"ALTER SCHEMA public OWNER TO \"\w+_owner\"",
     r"CREATE EXTENSION IF NOT EXISTS \"\w+\"( SCHEMA \"\w+\")?",
-    r"ROLLBACK PREPARED '\w+'",
+    r"\s*WITH asked \(answer\) AS MATERIALIZED \(\s*WITH object AS \(SELECT 0 AS number, 'pg_publication'::.*",
     r"\s*WITH asked \(answer\) AS MATERIALIZED \(\s*WITH object AS \(SELECT 'pg_class'::regclass::oid .*",
     r"\s*WITH asked \(answer\) AS MATERIALIZED \(SELECT EXISTS \(SELECT FROM pg_default_acl\)\) .*",
     r"\s*WITH asked \(answer\) AS MATERIALIZED \(SELECT \S+\(json_agg\(extname\), \S+\) FROM pg_extension\) .*",
@@ -155,8 +155,6 @@ ALLOWED = (
 def test_the_admin_sends_to_an_apps_database_what_the_list_has_and_nothing_else(served: Cluster) -> None:
     site = Site(served)
     app = trapped(site, extensions=("pageinspect",))
-    with site.enter(app) as session:
-        session.execute("BEGIN; INSERT INTO hidden VALUES (3); PREPARE TRANSACTION 'half'")
     start = served.log.stat().st_size
     everything(site, app)
     with served.log.open(encoding="utf-8", errors="replace") as log:

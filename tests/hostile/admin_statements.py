@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 
 from multidb.errors import NotAllowed
-from multidb.provisioners.postgres import admitted, contents
+from multidb.provisioners.postgres import admitted, bound, contents
 
 __all__ = ["OF_ARCHIVES", "known"]
 
@@ -23,12 +23,14 @@ _QUESTIONS: Mapping[str, str] = {
     contents.owned_by_others([]).partition("rolname IN (")[0]: _CATALOGS,
     "SELECT coalesce(json_agg(extname), '[]'::json) FROM pg_extension": _CATALOGS,
     "SELECT EXISTS (SELECT FROM pg_default_acl)": _CATALOGS,
+    bound.inside(0, []).partition(" FROM pg_publication")[0]: _CATALOGS,
 }
 
 OF_ARCHIVES: Mapping[str, str] = {
     "BEGIN|COMMIT|ROLLBACK": "no deferred constraint waits in a transaction that writes no row of an app",
     rf"ALTER SCHEMA public OWNER TO {_NAME}": "in a place that no app may enter, before anything is loaded",
     rf"CREATE EXTENSION IF NOT EXISTS {_NAME}(?: SCHEMA {_NAME})?": "likewise; the script is a file of the machine",
+    rf"COMMENT ON EXTENSION {_NAME} IS E?'(?:[^']|'')*'": "changes one row of a catalog",
     r"ROLLBACK PREPARED E?'(?:[^']|'')*'": "ending a transaction calls no trigger and no check",
 }
 

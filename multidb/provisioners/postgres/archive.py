@@ -47,7 +47,17 @@ from multidb.model import (
     listed,
 )
 from multidb.progress import ProgressTimer
-from multidb.provisioners.postgres import archive_tables, catalog_text, contents, groundwork, loading, programs, rights
+from multidb.provisioners.postgres import (
+    archive_tables,
+    bound,
+    catalog_text,
+    contents,
+    groundwork,
+    loading,
+    programs,
+    rights,
+)
+from multidb.provisioners.postgres.bound import Beyond
 from multidb.provisioners.postgres.delegate import Delegate, Delegates
 from multidb.provisioners.postgres.groundwork import AdminInside
 from multidb.provisioners.postgres.locales import Locale
@@ -68,7 +78,7 @@ _CHUNK = 1 << 20
 _LOOK = 5.0  # seconds without a byte of pg_dump, after which it is looked whether somebody keeps it waiting
 _AT_ONCE = 500  # statements in one message
 _ROUNDS = 10  # attempts to find a database without sessions
-_BUSY, _LOCKED = "55006", "55P03"
+_BUSY, _LOCKED, _NO_PROVIDER = "55006", "55P03", "22023"
 _ANOTHER = frozenset({"42P01", "3F000", "42809"})  # there is no such table or schema, or it is no table
 
 # What would end a script that an operator has run at a time of the app's choice.
@@ -81,6 +91,7 @@ _DATABASES = """
 SELECT coalesce(json_object_agg(d.datname, json_build_object(
   'mark', c.description, 'open', d.datallowconn, 'limit', d.datconnlimit,
   'encoding', pg_encoding_to_char(d.encoding), 'collate', d.datcollate, 'ctype', d.datctype,
+  'tablespace', (SELECT spcname FROM pg_tablespace s WHERE s.oid = d.dattablespace),
   'provider', {provider}, 'locale', {locale}, 'rules', {rules}, 'version', {version},
   'privileges', (SELECT json_agg(json_build_array(
        CASE x.grantee WHEN 0 THEN NULL ELSE pg_get_userbyid(x.grantee) END, x.privilege_type))
@@ -107,14 +118,10 @@ SELECT CASE WHEN EXISTS (SELECT FROM pg_settings WHERE lower(name) = lower($1))
   ELSE strpos($1, '.') > 0
     AND NOT EXISTS (SELECT FROM pg_settings WHERE starts_with(lower(name), lower(split_part($1, '.', 1)) || '.'))
     AND NOT EXISTS (SELECT FROM pg_available_extensions WHERE lower(name) = lower(split_part($1, '.', 1))) END"""
-# $1: a database. What is bound to it and in no set: the server would drop the slots with it, and cannot drop a database
-# that has a subscription.
-_BOUND = """
-SELECT json_build_object(
-  'slots', (SELECT coalesce(json_agg(slot_name ORDER BY slot_name), '[]'::json) FROM pg_replication_slots
-            WHERE database = $1),
-  'subscriptions', (SELECT coalesce(json_agg(s.subname ORDER BY s.subname), '[]'::json) FROM pg_subscription s
-                    JOIN pg_database d ON d.oid = s.subdbid WHERE d.datname = $1))"""
+# $1: names (JSON array), $2: a role. How many of these tablespaces are there and may be used by the role.
+_TABLESPACES = """
+SELECT count(*) FROM pg_tablespace
+WHERE spcname IN (SELECT json_array_elements_text($1::json)) AND has_tablespace_privilege($2, oid, 'CREATE')"""
 # $1: a login. Whether a session of it waits for a lock.
 _WAITS = """
 SELECT EXISTS (SELECT FROM pg_stat_activity WHERE usename = $1 AND cardinality(pg_blocking_pids(pid)) > 0)"""
@@ -153,15 +160,19 @@ class PostgresArchive:
         live = self.live(app, context)
         with self._snapshot(live) as (delegate, holder, snapshot), ThreadPoolExecutor(1) as beside:
             database = self._databases(app.id)[app.id]
+            beyond = json.loads(self._ask(holder, bound.inside(self._main.version, self._delegates.roles(app))))
             details = {
                 "app": app.id,
                 "postgres": self._major,
                 "dump": program.major,
                 "extensions": json.loads(self._ask(holder, contents.EXTENSIONS)),
+                "extension_comments": json.loads(self._ask(holder, contents.EXTENSION_COMMENTS)),
                 "policies": json.loads(self._ask(holder, contents.POLICIES)),
                 "rights": json.loads(self._ask(holder, rights.query(literal(identifier(delegate.role))))),
                 "locale": Locale.read(database).document(),
                 "settings": database["settings"] or [],
+                "beyond": beyond,
+                "notes": bound.beyond(beyond).notes,
             }
             tables = self._held(live, holder)
             if left := json.loads(self._ask(holder, contents.INVALID)):
@@ -347,11 +358,11 @@ class PostgresArchive:
             Refused: `replace` would refuse.
         """
         if kind is PlaceKind.NEW:  # said before hours of loading, too
-            self._refuse_bound(app.id)
+            self.require_unbound(app, context)
         place = Place(kind, app, app.id + {PlaceKind.SCRATCH: SCRATCH, PlaceKind.NEW: NEW}[kind])
         self.discard(place)
         like = self._databases(app.id).get(app.id)
-        words = Locale.read(like).clause if like is not None else "ENCODING 'UTF8'"
+        words = f"{Locale.read(like).clause}{_tablespace(like)}" if like is not None else "ENCODING 'UTF8'"
         self._make(place.name, words, place_mark(Owner(context.project, app.id)))
         return place
 
@@ -388,7 +399,7 @@ class PostgresArchive:
             )
         self._drop(place.name, there)
         try:
-            self._make(place.name, wanted.clause, str(there["mark"]))
+            self._make(place.name, f"{wanted.clause}{_tablespace(there)}", str(there["mark"]))
         except ServerError as error:
             raise WrongVersion(
                 f"cannot make a database like the set's ({wanted}): {error.message}",
@@ -456,7 +467,7 @@ class PostgresArchive:
                 where=self._where,
                 hint="upgrade the server",
             )
-        program = self._program("pg_restore", dumped_by)
+        program, beyond = self._program("pg_restore", dumped_by), self._loadable(part)
         self._as_in_the_set(place, part)
         role = self._role(place)
         with tempfile.TemporaryFile() as dump:
@@ -470,20 +481,22 @@ class PostgresArchive:
                 if place.kind is not PlaceKind.LIVE:
                     admin.give_schema(role)
                 with self._delegates.acting(place.app, role, [place.name], reads=False) as delegate:
+                    self._require_providers(delegate, place, beyond)
                     schemas = self._groundwork(admin, delegate, place, part)
                     given, kept = self._rights(place, part, role)
                     owners = [each.while_loading for each in given if each.role == role]
                     self._inside(delegate, place, list(rights.defaults(owners, everywhere=True)))
                     before = admin.of_others([*roles, delegate.name])
-                    target = self._address(program, delegate, place.name)
+                    address, kept_there = self._address(program, delegate, place.name), self._has_room(beyond, role)
+                    target = loading.Target(program, address, role, delegate.password, self._server, kept_there)
                     progress(place.app.id, "loading")
-                    first, last = loading.steps(listing, schemas, _entries(part, "policies"))
+                    first, last = loading.steps(listing, schemas, _entries(part, "policies"), beyond)
                     timer = self._timer(delegate)
                     for step in first:
-                        loading.load(program, target, dump, step, role, delegate.password, self._server, timer=timer)
+                        loading.load(target, dump, step, timer=timer)
                     self._policies(delegate, place, part)
                     for step in last:
-                        loading.load(program, target, dump, step, role, delegate.password, self._server, timer=timer)
+                        loading.load(target, dump, step, timer=timer)
                 with self._delegates.acting(place.app, role, [place.name], reads=True) as delegate:
                     everywhere = rights.defaults(given, everywhere=True)
                     self._inside(delegate, place, [*everywhere, *rights.defaults(given, everywhere=False)])
@@ -493,6 +506,55 @@ class PostgresArchive:
                 self._nothing_of_others(admin.of_others(roles) - before)
         if place.kind is PlaceKind.LIVE:
             self._unfinished(place.name)
+
+    def _loadable(self, part: Part) -> Beyond:
+        """What is left out of a load.
+
+        Raises:
+            Refused: that would not be enough.
+            ArchiveError: the set does not say it as multidb does.
+        """
+        said = part.details.get("beyond")
+        if said is None:  # made by an earlier version
+            return Beyond()
+        try:
+            assert isinstance(said, Mapping)
+            found = bound.beyond(said)
+        except (AssertionError, KeyError, TypeError, ValueError) as error:
+            raise ArchiveError(
+                f"the set does not say what no load can make as multidb does: {error}",
+                where=self._where,
+                hint="take another set",
+            ) from None
+        if found.needed:
+            raise Refused(
+                f"the set has what only an admin can make, and other things in it may need: {listed(found.needed, 10)}",
+                where=self._where,
+                hint="nothing was changed; take a set of before it was there, or load this one by hand "
+                "(docs/restore-by-hand.md), once an admin has made that in the new database",
+            )
+        return found
+
+    def _require_providers(self, delegate: Delegate, place: Place, beyond: Beyond) -> None:
+        """`Refused` where the server lacks who looks after the set's security labels: they may be what masks data."""
+        if not beyond.labels:
+            return
+        with delegate.open(place.name) as wire:
+            self._do(wire, f"SET ROLE {identifier(delegate.role)}")
+            for provider in beyond.labels:
+                answer = wire.send(f"SECURITY LABEL FOR {identifier(provider)} ON SCHEMA public IS NULL")
+                if answer.refusal is not None and answer.refusal.sqlstate == _NO_PROVIDER:
+                    raise Refused(
+                        f"the set has security labels of {provider}, which the server does not have loaded",
+                        where=self._where,
+                        hint="nothing was changed; let the server load it (shared_preload_libraries), or take one that "
+                        "does",
+                    )
+
+    def _has_room(self, beyond: Beyond, role: str) -> bool:
+        """Whether things can be in the tablespaces that they were in; the database's own has to do otherwise."""
+        names = json.dumps(beyond.tablespaces)
+        return int(self._main.ask(_TABLESPACES, (names, role))) == len(beyond.tablespaces)
 
     def _rights(self, place: Place, part: Part, role: str) -> tuple[Sequence[rights.Default], Sequence[rights.Right]]:
         """Those of the set, for the roles of `place.app`; roles that are no app's own get nothing."""
@@ -637,11 +699,11 @@ class PostgresArchive:
 
         Raises:
             Conflict: the app's database is not ours.
-            Refused: a replication slot or a subscription is bound to it; nothing was changed.
+            Refused: something is bound to it (`require_unbound`); nothing was changed.
             ServerError: somebody cannot be kept out for long enough; nothing was changed.
         """
         live, old = new.app.id, new.app.id + OLD
-        self._refuse_bound(live)
+        self.require_unbound(new.app, context)
         there = self._databases(live, new.name, old)
         if old in there:
             self.discard(Place(PlaceKind.SCRATCH, new.app, old))
@@ -660,9 +722,10 @@ class PostgresArchive:
             f"COMMENT ON DATABASE {identifier(old)} IS {literal(place_mark(owner))}",
         ]
         likewise = self._likewise(live, there[live], there[new.name])
-        self._end_prepared(live, there[live])
         self._do(self._main, f"ALTER DATABASE {identifier(live)} ALLOW_CONNECTIONS false")
         try:
+            self._end_sessions([live, new.name])
+            self._require_unbound_at_server(live)  # whoever was there until now may have made something
             self._exchange([live, new.name], [*away, *texts, *likewise])
         except BaseException:
             with contextlib.suppress(ServerError):
@@ -670,25 +733,26 @@ class PostgresArchive:
             raise
         self._drop(old, self._databases(old)[old])
 
-    def _refuse_bound(self, database: str) -> None:
-        """Refuses what would be lost with the database, or would keep it."""
-        bound = json.loads(self._main.ask(_BOUND, (database,)))
-        named = [f"replication slot {name}" for name in bound["slots"]]
-        named += [f"subscription {name}" for name in bound["subscriptions"]]
-        if not named:
+    def require_unbound(self, app: App, context: StoreContext) -> None:
+        """Refuses what would be lost with the app's database, or would keep it.
+
+        Raises:
+            Refused: names it, with the statements that end it.
+        """
+        self._require_unbound_at_server(app.id)
+        there = self._databases(app.id).get(app.id)
+        if there is None or not there["open"]:  # shut: by an exchange that was interrupted, and had looked before
             return
-        if bound["subscriptions"]:
-            name = identifier(bound["subscriptions"][0])
-            end = f"ALTER SUBSCRIPTION {name} DISABLE; ALTER SUBSCRIPTION {name} SET (slot_name = NONE); "
-            end += f"DROP SUBSCRIPTION {name}"
-        else:
-            end = f"SELECT pg_drop_replication_slot({literal(bound['slots'][0])})"
-        raise Refused(
-            f"{listed(named)} would not outlive the exchange of database {database}",
-            where=self._where,
-            hint=f"nothing was changed; end what is bound to it, in database {database}: {end}; then run the command "
-            "again, and make it anew afterwards",
-        )
+        roles = self._delegates.roles(app)
+        with self._open(app.id) as wire:
+            found = AdminInside(wire).beyond(self._main.version, roles).bound
+        if found:
+            raise bound.refusal(found, app.id, self._where)
+
+    def _require_unbound_at_server(self, database: str) -> None:
+        found = list(bound.at_server(json.loads(self._main.ask(bound.AT_SERVER, (database,))), database))
+        if found:
+            raise bound.refusal(found, database, self._where)
 
     def _likewise(self, name: str, database: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
         """What makes a database treat its users as another one did, beside what is set for it already."""
@@ -711,10 +775,8 @@ class PostgresArchive:
 
     def _exchange(self, names: Sequence[str], texts: Sequence[str]) -> None:
         """The transaction, once no session is left in the databases."""
-        within = ", ".join(map(literal, names))
-        end = f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname IN ({within})"  # noqa: S608
         for left in reversed(range(_ROUNDS)):
-            self._do(self._main, end)
+            self._end_sessions(names)
             answer = self._main.send("; ".join(["BEGIN", *texts, "COMMIT"]))
             if answer.refusal is None:
                 return
@@ -722,6 +784,10 @@ class PostgresArchive:
             if answer.refusal.sqlstate != _BUSY or not left:
                 raise self._main.error(answer.refusal)
             time.sleep(0.1)
+
+    def _end_sessions(self, names: Sequence[str]) -> None:
+        within = ", ".join(map(literal, names))
+        self._do(self._main, f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname IN ({within})")  # noqa: S608
 
     # ------------------------------------------------------------------------------------------------ single tables
 
@@ -847,6 +913,12 @@ class PostgresArchive:
             answer = wire.send(text)
             if answer.refusal is not None:
                 raise wire.error(answer.refusal)
+
+
+def _tablespace(database: Mapping[str, Any]) -> str:
+    """What puts a database where another one is."""
+    name = database["tablespace"]
+    return f" TABLESPACE {identifier(name)}" if name != "pg_default" else ""
 
 
 def _is_place(database: Mapping[str, Any], app: App) -> bool:

@@ -8,7 +8,7 @@ refused. Until the transaction ends the app has the old tables, and then all of 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,6 +79,22 @@ SELECT coalesce(json_agg(DISTINCT format('%s of %s', r.ev_class::regclass, d.ref
 FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid AND r.ev_class <> d.refobjid
 WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
   AND d.refobjid IN (SELECT oid FROM meant)"""  # noqa: S608
+
+# Publications that name one of them: what the table's part in it is, with columns and a condition since Postgres 15.
+_PUBLISHED = f"""{_NAMED}
+SELECT coalesce(json_agg(json_build_array(quote_ident(p.pubname), r.prrelid::regclass::text, {{columns}}, {{condition}})
+                         ORDER BY r.oid), '[]'::json)
+FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE r.prrelid IN (SELECT oid FROM meant)"""  # noqa: S608
+_COLUMNS = """(SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) FROM pg_attribute a
+  WHERE a.attrelid = r.prrelid AND a.attnum = ANY (r.prattrs))"""
+
+# Which pg_dump leaves out where tables are named.
+_STATISTICS = f"""{_NAMED}
+SELECT coalesce(json_agg(json_build_array(format('%I.%I', n.nspname, s.stxname), pg_get_statisticsobjdef(s.oid),
+                                          nullif(s.stxstattarget, -1), obj_description(s.oid, 'pg_statistic_ext'))
+                         ORDER BY s.oid), '[]'::json)
+FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace
+WHERE s.stxrelid IN (SELECT oid FROM meant)"""  # noqa: S608
 
 # As in a script of pg_dump; but what waits for a lock gives up.
 _SETTINGS = (
@@ -159,6 +175,7 @@ def exchange(
             hint="drop them and make them again afterwards, or restore all: multidb restore SET --replace",
         )
     keys = json.loads(target.ask(_FOREIGN_KEYS, asked))
+    published = json.loads(target.ask(_published(target.version), asked))
     _do(target, *(f"ALTER TABLE {table} DROP CONSTRAINT {name}" for table, name, _, _ in keys))
     if there:
         _do(target, f"DROP TABLE {', '.join(there)}")
@@ -169,8 +186,34 @@ def exchange(
         _fill(source, target, table, expected)
     _do(target, script(patterns, "post-data"))
     _make_again(target, keys, [table.name for table in tables if table.forced])
+    _do(target, *_statistics(json.loads(source.ask(_STATISTICS, asked))), *_in_publications(published))
     _do(target, *(f"REVOKE {right} FROM {identifier(role)}" for right in lacking))
     _do(target, "COMMIT")
+
+
+def _published(version: int) -> str:
+    known = version >= 150000
+    return _PUBLISHED.format(
+        columns=_COLUMNS if known else "NULL",
+        condition="pg_get_expr(r.prqual, r.prrelid)" if known else "NULL",
+    )
+
+
+def _in_publications(published: Sequence[Sequence[Any]]) -> Iterator[str]:
+    """What the tables were in stays as it is now; those for all tables, or all of a schema, have them anyway."""
+    for publication, table, columns, condition in published:
+        part = f" ({columns})" if columns is not None else ""
+        part += f" WHERE ({condition})" if condition is not None else ""
+        yield f"ALTER PUBLICATION {publication} ADD TABLE ONLY {table}{part}"
+
+
+def _statistics(found: Sequence[Sequence[Any]]) -> Iterator[str]:
+    for name, definition, most, comment in found:
+        yield definition
+        if most is not None:
+            yield f"ALTER STATISTICS {name} SET STATISTICS {int(most)}"
+        if comment is not None:
+            yield f"COMMENT ON STATISTICS {name} IS {literal(comment)}"
 
 
 def _fill(source: Wire, target: Wire, table: _Table, expected: Measures) -> None:

@@ -18,6 +18,7 @@ from multidb.provisioners.postgres.statements import literal
 __all__ = [
     "EMPTY",
     "EXTENSIONS",
+    "EXTENSION_COMMENTS",
     "HIDDEN",
     "INVALID",
     "LOCK_TIMEOUT",
@@ -116,8 +117,10 @@ SELECT json_build_object(
     'sequences', (SELECT count(*) FROM relation WHERE relkind = 'S'),
     'indexes', (SELECT count(*) FROM pg_index i JOIN relation r ON r.oid = i.indrelid WHERE {_DUMPED}),
     -- what is not null is a constraint of its own only since Postgres 18
-    'constraints', (SELECT count(*) FROM pg_constraint k JOIN relation r ON r.oid = k.conrelid WHERE k.contype <> 'n'),
-    'triggers', (SELECT count(*) FROM pg_trigger t JOIN relation r ON r.oid = t.tgrelid WHERE NOT t.tgisinternal),
+    'constraints', (SELECT count(*) FROM pg_constraint k JOIN relation r ON r.oid = k.conrelid
+                    WHERE k.contype <> 'n' AND r.relkind <> 'f'),
+    'triggers', (SELECT count(*) FROM pg_trigger t JOIN relation r ON r.oid = t.tgrelid
+                 WHERE NOT t.tgisinternal AND r.relkind <> 'f'),
     'row policies', (SELECT count(*) FROM pg_policy p JOIN relation r ON r.oid = p.polrelid),
     'functions', (SELECT count(*) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
                   WHERE p.oid >= 16384 AND NOT ({_NOT_OURS}) AND NOT {_brought("pg_proc", "p.oid")}),
@@ -153,6 +156,13 @@ WITH relation AS MATERIALIZED ({_RELATION})
 SELECT coalesce(json_agg(format('%I.%I', r.nspname, c.relname) ORDER BY r.nspname, c.relname), '[]'::json)
 FROM pg_index i JOIN relation r ON r.oid = i.indrelid JOIN pg_class c ON c.oid = i.indexrelid
 WHERE NOT ({_DUMPED})"""  # noqa: S608
+
+# Those that somebody has changed.
+EXTENSION_COMMENTS = """
+SELECT coalesce(json_object_agg(e.extname, c.text), '{}'::json)
+FROM pg_extension e JOIN pg_available_extensions a ON a.name = e.extname,
+  obj_description(e.oid, 'pg_extension') c (text)
+WHERE e.oid >= 16384 AND c.text IS NOT NULL AND c.text IS DISTINCT FROM a.comment"""
 
 # Policies for roles by name: those names may have to become others.
 POLICIES = """

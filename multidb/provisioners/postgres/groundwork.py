@@ -5,12 +5,13 @@ app owns: the methods of `AdminInside`. Decision 19 says of each why it cannot c
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from multidb.errors import ArchiveError, NotAllowed
 from multidb.model import Part, Place, PlaceKind
-from multidb.provisioners.postgres import contents
+from multidb.provisioners.postgres import bound, contents
+from multidb.provisioners.postgres.bound import Beyond, beyond
 from multidb.provisioners.postgres.resources import STORE, AppOptions
 from multidb.provisioners.postgres.statements import identifier, literal
 from multidb.provisioners.postgres.wire import Wire
@@ -49,6 +50,14 @@ class AdminInside:
         """What belongs to none of the roles, as `contents.owned_by_others` says it: catalogs only."""
         found = json.loads(self._wire.ask(contents.owned_by_others(roles), ()))
         return frozenset(map(tuple, found))
+
+    def beyond(self, version: int, roles: Sequence[str]) -> Beyond:
+        """What of the database no load can make, as `bound.inside` finds it: catalogs only."""
+        return beyond(json.loads(self._wire.ask(bound.inside(version, roles), ())))
+
+    def comment_on_extension(self, name: str, text: str) -> None:
+        """Changes one row of a catalog. The extension is one that `make_extension` has made."""
+        self._do(f"COMMENT ON EXTENSION {identifier(name)} IS {literal(text)}")
 
     def has_rights(self) -> bool:
         """Whether a role gives anything on what it will make, as the app's owner role does once it has its rights: a
@@ -105,6 +114,7 @@ def lay(
     """
     entries = part.details["extensions"]
     wanted = [_Extension.read(entry) for entry in entries] if isinstance(entries, list | tuple) else []
+    comments = _comments(part.details.get("extension_comments", {}))
     found = json.loads(delegated.ask(_EXTENSIONS, ()))
     there, available = set(found["there"]), found["available"] or {}
     if missing := sorted({each.name for each in wanted} - set(available)):
@@ -119,12 +129,24 @@ def lay(
         schema_of_it = None if each.schema == "pg_catalog" else each.schema
         if each.name in there:
             continue
+        comment = comments.get(each.name)
         if available[each.name]:
             _as_the_app(delegated, _create(each.name, schema_of_it))
+            if comment is not None:
+                _as_the_app(delegated, f"COMMENT ON EXTENSION {identifier(each.name)} IS {literal(comment)}")
         else:
             _may_have(each.name, place, live)
             admin.make_extension(each.name, schema_of_it)
+            if comment is not None:
+                admin.comment_on_extension(each.name, comment)
     return schemas
+
+
+def _comments(said: object) -> dict[str, str]:
+    """Comments by extension, as the set's manifest says them: data, whoever wrote it."""
+    if not isinstance(said, Mapping) or not all(isinstance(text, str) and "\0" not in text for text in said.values()):
+        raise ArchiveError("the set's manifest has no comments on extensions where they should be")
+    return {str(name): text for name, text in said.items()}
 
 
 def _may_have(name: str, place: Place, live: Callable[[], Sequence[str]]) -> None:

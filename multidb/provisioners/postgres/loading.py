@@ -19,14 +19,15 @@ from typing import Any, BinaryIO
 from multidb.model import Server
 from multidb.progress import ProgressTimer
 from multidb.provisioners.postgres import inside, programs
+from multidb.provisioners.postgres.bound import Beyond
 from multidb.provisioners.postgres.programs import Program
 from multidb.secrets import Secret
 
-__all__ = ["Step", "contents_of", "load", "steps"]
+__all__ = ["Step", "Target", "contents_of", "load", "steps"]
 
 # A load may take an hour, and besides as long as so many compressed bytes a second: a tenth of what a slow disk does.
 _SHORTEST, _SLOWEST = 3600.0, 100_000
-_ENTRY = re.compile(r"[0-9]+; [0-9]+ ([0-9]+) (.*)")  # of a table of contents: its number, catalog, oid, what it is
+_ENTRY = re.compile(r"[0-9]+; ([0-9]+) ([0-9]+) (.*)")  # of a table of contents: its number, catalog, oid, what it is
 _SECURITY, _FILLING = "ROW SECURITY ", "MATERIALIZED VIEW DATA "
 _ATTACHING, _REFERRING, _COMMENT = "INDEX ATTACH ", "FK CONSTRAINT ", "COMMENT "
 
@@ -41,6 +42,24 @@ class Step:
 
     lines: Sequence[str]
     in_order: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a dump is loaded, and by what.
+
+    Args:
+        address: as libpq reads it.
+        role: who will own everything; None: the login.
+        tablespaces: whether things go into the tablespaces that they were in.
+    """
+
+    program: Program
+    address: str
+    role: str | None
+    password: Secret
+    server: Server
+    tablespaces: bool = True
 
 
 def contents_of(program: Program, dump: BinaryIO, where: str) -> str:
@@ -59,10 +78,10 @@ def contents_of(program: Program, dump: BinaryIO, where: str) -> str:
 
 
 def steps(
-    listing: str, schemas: frozenset[str], policies: Sequence[Mapping[str, Any]]
+    listing: str, schemas: frozenset[str], policies: Sequence[Mapping[str, Any]], beyond: Beyond
 ) -> tuple[list[Step], list[Step]]:
-    """A table of contents without what is made already, or will be with other names: the steps before the policies
-    for roles by name are made, and those after it.
+    """A table of contents without what is made already, or will be with other names, or takes an admin: the steps
+    before the policies for roles by name are made, and those after it.
 
     An index of a partition is attached while nothing else is made: `pg_restore` does not know of the locks which that
     takes, and two of its connections would wait for each other. Foreign keys may need what is attached. Row security
@@ -82,10 +101,11 @@ def steps(
     kept = {}
     for line in listing.split("\n"):
         found = _ENTRY.match(line)
-        if found is None or found[2].startswith(without):
+        if found is None or found[3].startswith(without):
             continue
-        if not (found[2].startswith("POLICY ") and int(found[1]) in known):
-            kept[line] = found[2]
+        catalog, oid, what = int(found[1]), int(found[2]), found[3]
+        if not (beyond.leaves_out(catalog, oid, what) or (what.startswith("POLICY ") and oid in known)):
+            kept[line] = what
     attaching = [line for line, what in kept.items() if what.startswith(_ATTACHING)]
     late: tuple[str, ...] = (_SECURITY, _FILLING) if any(what.startswith(_SECURITY) for what in kept.values()) else ()
     if policies or attaching:  # nothing hangs on a comment, and what it is about may be made late
@@ -111,18 +131,8 @@ def _starts(texts: Sequence[str]) -> tuple[str, ...]:
     return tuple(re.sub("[\n\r]", " ", text) for text in texts)
 
 
-def load(
-    program: Program,
-    address: str,
-    dump: BinaryIO,
-    step: Step,
-    role: str | None,
-    password: Secret,
-    server: Server,
-    *,
-    timer: ProgressTimer,
-) -> None:
-    """Loads the lines of a step; everything will belong to `role`, or to the login without it.
+def load(target: Target, dump: BinaryIO, step: Step, *, timer: ProgressTimer) -> None:
+    """Loads the lines of a step.
 
     Args:
         timer: tells when it makes no progress.
@@ -131,7 +141,7 @@ def load(
         ArchiveError: a statement failed.
         ServerSlow: it made no progress.
     """
-    run = partial(programs.running, program, password=password, where=str(server), timer=timer)
+    run = partial(programs.running, target.program, password=target.password, where=str(target.server), timer=timer)
     timer.moved()
     with tempfile.TemporaryFile() as listed:
         limit = _SHORTEST + os.fstat(dump.fileno()).st_size / _SLOWEST
@@ -139,17 +149,21 @@ def load(
         size = listed.tell()
         for file in (dump, listed):
             file.seek(0)
-        if program.inside is not None:
-            arguments = programs.restore_arguments(address, inside.LIST, role, 1)
+        if target.program.inside is not None:
+            arguments = _arguments(target, inside.LIST, 1)
             feed = [listed, dump]
             with run(arguments, feed=feed, listed=size, limit=limit) as output:
                 output.read()
             return
-        arguments = programs.restore_arguments(address, _by_number(listed), role, 1 if step.in_order else _jobs())
+        arguments = _arguments(target, _by_number(listed), 1 if step.in_order else _jobs())
         files = [dump.fileno(), listed.fileno()]
         arguments.append(_by_number(dump))
         with run(arguments, files=files, limit=limit) as output:
             output.read()
+
+
+def _arguments(target: Target, contents: str, jobs: int) -> list[str]:
+    return programs.restore_arguments(target.address, contents, target.role, jobs, tablespaces=target.tablespaces)
 
 
 def _by_number(file: BinaryIO) -> str:

@@ -233,15 +233,19 @@ def statements_of(script: str) -> str:
     return script[start:end] if start != -1 else ""
 
 
-def restore_arguments(address: str, contents: str, role: str | None, jobs: int) -> list[str]:
-    """Loads what the file `contents` names; everything will belong to `role`, or to the login without it.
+def restore_arguments(
+    address: str, contents: str, role: str | None, jobs: int, *, tablespaces: bool = True
+) -> list[str]:
+    """Loads what the file `contents` names; everything will belong to `role`, or to the login without it, and be in the
+    tablespaces that it was in, or in the database's own without them.
 
     Row security holds meanwhile: what reads a table with it sees what the owner sees, and is no error.
     """
-    owner = [f"--role={role}"] if role is not None else []
+    options = [f"--role={role}"] if role is not None else []
+    options += [] if tablespaces else ["--no-tablespaces"]
     return [
         *("--no-password", "--no-owner", "--no-acl", "--exit-on-error", "--enable-row-security"),
-        *(f"--jobs={jobs}", *owner),
+        *(f"--jobs={jobs}", *options),
         *(f"--use-list={contents}", f"--dbname={address}"),
     ]
 

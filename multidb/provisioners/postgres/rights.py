@@ -53,7 +53,6 @@ _WORDS: Final[Mapping[str, str]] = {
     "table": "TABLE",
     "view": "TABLE",
     "materialized view": "TABLE",
-    "foreign table": "TABLE",
     "sequence": "SEQUENCE",
     "function": "ROUTINE",
     "procedure": "ROUTINE",
@@ -67,12 +66,13 @@ _ACL = """(SELECT coalesce(json_agg(json_build_array(
     CASE x.grantee WHEN 0 THEN '' ELSE pg_get_userbyid(x.grantee) END, x.privilege_type, x.is_grantable,
     CASE x.grantor WHEN {owner} THEN '' ELSE pg_get_userbyid(x.grantor) END)
     ORDER BY x.grantee, x.privilege_type, x.is_grantable, x.grantor), '[]'::json) FROM {rows} x)"""
-# Every thing that has an owner and privileges of its own: class, oid, column, owner, privileges, kinds of its defaults.
+# Every thing that a load makes and that has an owner and privileges of its own:
+# class, oid, column, owner, privileges, kinds of its defaults.
 _THINGS = """
   SELECT 'pg_class'::regclass::oid AS class, c.oid, 0 AS sub, c.relowner AS owner, c.relacl AS acl,
     CASE c.relkind WHEN 'S' THEN 'S' ELSE 'r' END AS stored, CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END AS builtin
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-  WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f') AND n.nspname !~ '^pg_'
+  WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'v', 'm', 'S') AND n.nspname !~ '^pg_'
   UNION ALL SELECT 'pg_proc'::regclass::oid, p.oid, 0, p.proowner, p.proacl, 'f', 'f' FROM pg_proc p
   WHERE p.oid >= 16384
   -- a multirange type has privileges of its own until 17

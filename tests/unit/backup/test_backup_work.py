@@ -14,18 +14,19 @@ import pytest
 
 from multidb.backup.cloning import copy_into
 from multidb.backup.encryption import Identities
-from multidb.backup.journal import Journal, exclusively
+from multidb.backup.journal import RESTORING, Journal, exclusively
 from multidb.backup.making import Made, make_sets, repository
 from multidb.backup.recovery import recover
 from multidb.backup.repository import Copy
 from multidb.backup.restoring import Restored, restore, restore_tables
+from multidb.backup.rounds import run_round
 from multidb.backup.sets import BackupSet, Consistency, Reason, Verification
 from multidb.backup.verifying import Verified, verify
 from multidb.closure import Closure, close
 from multidb.engine import Engine
 from multidb.errors import ArchiveError, Conflict, Locked, Refused, ServerDown, TargetError, UsageError, WrongKey
 from multidb.fleet import Scope
-from multidb.model import Place, PlaceKind
+from multidb.model import App, Place, PlaceKind, StoreContext
 from tests.unit.backup.cabinet import FAULTS, ONE_PLACE, Archive, rows_of, write_rows
 from tests.unit.backup.conftest import MANIFEST, make_engine
 
@@ -377,6 +378,43 @@ def test_a_restore_that_fails_while_places_are_exchanged_is_finished_by_the_next
     assert not list(data.rglob("*__*"))
     assert engine.plan().in_sync
     assert recover(engine, None, quiet) == ([], {})
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_what_is_bound_to_an_app_refuses_its_restore_before_anything_is_exchanged(
+    engine: Engine, data: Path, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    copy = made(engine)
+    for store in ("cabinet", "drawer"):
+        write_rows(data, store, "ann", 7, salt="later")
+    asked: list[str] = []
+
+    def require_unbound(archive: Archive, app: App, context: StoreContext) -> None:
+        asked.append(archive.server.store)
+        if asked == ["cabinet", "drawer"] * (at + 1):  # before the safety set; when all is loaded
+            raise Refused("a slot is bound to it", hint="drop it")
+
+    monkeypatch.setattr(Archive, "require_unbound", require_unbound, raising=False)
+    sets = len(list((data.parent / "sets").rglob("manifest.json")))
+    with pytest.raises(Refused, match="a slot is bound"):
+        restore(engine, repository(engine), copy, "ann", replace=True, progress=quiet)
+    assert len(list((data.parent / "sets").rglob("manifest.json"))) == sets + at
+    assert [rows_of(data, store, "ann").count(b"\n") for store in ("cabinet", "drawer")] == [7, 7]
+    assert not list(data.rglob("*__*"))
+    assert recover(engine, None, quiet) == ([], {})
+    assert made(engine).found is not None
+
+
+def test_what_cannot_be_put_right_of_one_app_is_no_failure_of_anothers_backup(engine: Engine) -> None:
+    note = {"set": "20261121T140501Z-1a2b3c", "of": "ann", "target": "sets/", "stores": ["drawer"], "phase": "loading"}
+    Journal(engine.state).begin(RESTORING, "ann", note)
+    alone = run_round(engine, Scope(apps=frozenset({"bob"})), scheduled=False, progress=quiet)
+    assert alone.ok
+    assert [each.app for each in alone.made if each.ok] == ["bob"]
+    assert alone.notes[0].startswith("ann: ")
+    together = run_round(engine, Scope(), scheduled=False, progress=quiet)
+    assert (together.ok, list(together.errors)) == (False, ["ann"])
+    assert {each.app: each.ok for each in together.made} == {"ann": False, "bob": True}
 
 
 def test_what_was_loaded_for_a_place_that_has_the_same_already_goes_too(engine: Engine, data: Path) -> None:

@@ -174,16 +174,18 @@ def test_list_and_dump_arrive_and_no_argument_has_the_password(record: Path) -> 
     with (record.parent / "file").open("w+b") as dump:
         dump.write(data)
         step, timer = loading.Step(chosen), ProgressTimer(60)
-        loading.load(program, "dbname=lernmi", dump, step, None, secret, HERE, timer=timer)
+        target = loading.Target(program, "dbname=lernmi", None, secret, HERE, tablespaces=False)
+        loading.load(target, dump, step, timer=timer)
 
         with pytest.raises(ArchiveError, match=r"pg_restore failed: wrong password$"):
-            loading.load(program, "dbname=lernmi", dump, step, None, Secret("another one"), HERE, timer=timer)
+            loading.load(replace(target, password=Secret("another one")), dump, step, timer=timer)
 
     assert Path(f"{record}.list").read_text() == "1; 2 3 TABLE a\n4; 5 6 TABLE b\n"
     assert Path(f"{record}.dump").read_bytes() == data
     said = record.read_text()
     assert "exec -i -e PGPASSWORD -e PGAPPNAME 0123abcd sh -c" in said
     assert "--jobs=1" in said
+    assert "--no-tablespaces" in said
     assert "not to be seen" not in said
     assert "another one" not in said
 

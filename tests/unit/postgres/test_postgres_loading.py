@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from multidb.provisioners.postgres.bound import Beyond
 from multidb.provisioners.postgres.loading import Step, steps
 
 _TABLE = "1; 1259 100 TABLE public t owner"
@@ -22,18 +23,18 @@ _NAMED_BY_OID = [{"oid": 105, "schema": "public", "table": "t", "name": "named\n
 
 def test_without_anything_special_all_is_loaded_at_once() -> None:
     lines = [_TABLE, _INDEX, _FOREIGN, _COMMENT, _OTHER, _FILLING]
-    assert steps("\n".join([";", *lines, ""]), frozenset(), []) == ([Step(lines)], [])
+    assert steps("\n".join([";", *lines, ""]), frozenset(), [], Beyond()) == ([Step(lines)], [])
 
 
 def test_what_is_made_otherwise_is_left_out() -> None:
     listing = "\n".join([_TABLE, _SCHEMA, _EXTENSION, _NAMED, _OTHER])
-    assert steps(listing, frozenset({"ext"}), _NAMED_BY_OID) == ([Step([_TABLE, _OTHER])], [])
+    assert steps(listing, frozenset({"ext"}), _NAMED_BY_OID, Beyond()) == ([Step([_TABLE, _OTHER])], [])
 
 
 def test_an_index_is_attached_while_nothing_else_is_made() -> None:
     listing = "\n".join([_TABLE, _FOREIGN, _COMMENT, _ATTACH, _INDEX])
     first = [Step([_TABLE, _INDEX]), Step([_ATTACH], in_order=True), Step([_FOREIGN])]
-    assert steps(listing, frozenset(), []) == (first, [Step([_COMMENT], in_order=True)])
+    assert steps(listing, frozenset(), [], Beyond()) == (first, [Step([_COMMENT], in_order=True)])
 
 
 @pytest.mark.parametrize(
@@ -47,6 +48,23 @@ def test_row_security_comes_late_and_comments_after_the_policies(
     policies: list[dict[str, object]], last: list[str]
 ) -> None:
     listing = "\n".join([_COMMENT, _FILLING, _TABLE, _SECURITY])
-    first, after = steps(listing, frozenset(), policies)
+    first, after = steps(listing, frozenset(), policies, Beyond())
     assert after == [Step(last, in_order=True)]
     assert first == [Step([line for line in (_COMMENT, _TABLE) if line not in last])]
+
+
+def test_what_takes_an_admin_is_left_out() -> None:
+    lines = [
+        "5; 3466 16500 EVENT TRIGGER - noted postgres",
+        "6; 0 0 COMMENT - EVENT TRIGGER noted postgres",
+        "7; 0 0 USER MAPPING - USER MAPPING shop_user SERVER far postgres",
+        "8; 6104 16501 PUBLICATION - everything postgres",
+        "9; 0 0 COMMENT - PUBLICATION everything postgres",
+    ]
+    kept = [
+        "10; 6104 16502 PUBLICATION - everything_else shop",
+        "11; 1259 16501 TABLE public t shop",
+        "4; 0 0 SERVERS - x",
+    ]
+    beyond = Beyond(entries=frozenset({(6104, 16501)}), comments=("COMMENT - PUBLICATION everything ",))
+    assert steps("\n".join([*lines, *kept]), frozenset(), [], beyond) == ([Step(kept)], [])

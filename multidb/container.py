@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from multidb.secrets import SecretRef
 
-__all__ = ["Container", "ContainerOptions", "SecretVariable", "one_each", "scratch", "shared"]
+__all__ = ["Container", "ContainerOptions", "Pooler", "SecretVariable", "one_each", "poolers", "scratch", "shared"]
 
 _SCRATCH: Final = "scratch"
 
@@ -54,6 +54,28 @@ class SecretVariable:
 
 
 @dataclass(frozen=True, slots=True)
+class Pooler:
+    """What stands before a shared server and keeps its connections, where the manifest has the profile of its name.
+
+    Args:
+        name: service, host and profile.
+        secret: the variable that holds its password in the deployment's env file.
+        files: files that are mounted, relative to the compose file, and the template of each.
+        users: whom it runs as, the first that there is.
+        tls_files: files that it needs beside certificate and key where it speaks TLS, and the template of each.
+        start_timeout: seconds until it has to be healthy once it was started.
+    """
+
+    name: str
+    port: int
+    secret: str
+    files: Mapping[str, str]
+    users: tuple[str, ...] = ()
+    tls_files: Mapping[str, str] = field(default_factory=dict)
+    start_timeout: float = 150.0
+
+
+@dataclass(frozen=True, slots=True)
 class Container:
     """One server of a compose file.
 
@@ -67,6 +89,8 @@ class Container:
         memory: limit of the container when the manifest says none.
         facts: what is known of such a server before it has been asked, as the store's pure functions want it.
         files: files that are mounted, relative to the compose file, and the template of each.
+        scripts: programs for the project's folder, by their path in it, and the template of each.
+        pooler: what can stand before it.
         settings: what the store's own template needs beside this.
         users: whom its image runs the server as, the first that there is; none where it stays root.
         tls_files: files that it needs beside certificate and key where it speaks TLS, and the template of each.
@@ -88,6 +112,8 @@ class Container:
     published: Mapping[str, int] = field(default_factory=dict)
     facts: Any = None
     files: Mapping[str, str] = field(default_factory=dict)
+    scripts: Mapping[str, str] = field(default_factory=dict)
+    pooler: Pooler | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     users: tuple[str, ...] = ()
     tls_files: Mapping[str, str] = field(default_factory=dict)
@@ -122,6 +148,12 @@ class Container:
 
 Containers = Callable[[Sequence[str], Any, bool], Sequence[Container]]
 """(ids of the apps that use the store, server options, a server per app is asked for) -> the servers to run."""
+
+
+def poolers(containers: Iterable[Container], profiles: Collection[str]) -> dict[str, tuple[Pooler, Container]]:
+    """The poolers that the manifest's `profiles` ask for, by name, each with the server that it stands before."""
+    standing = ((each.pooler, each) for each in containers if each.pooler is not None)
+    return {pooler.name: (pooler, each) for pooler, each in standing if pooler.name in profiles}
 
 
 def shared(container: Container, options: Any) -> list[Container]:

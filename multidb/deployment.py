@@ -12,12 +12,12 @@ from typing import Final
 
 from multidb import files
 from multidb.certificates import Identity, issue, names_of, new_authority, problem, serves
-from multidb.container import Container, scratch
+from multidb.container import Container, poolers, scratch
 from multidb.errors import Refused, UsageError
 from multidb.model import App, Endpoint, Project, StoreContext
 from multidb.model.options import Certificates
 from multidb.provisioners import STORES, provisioner
-from multidb.render import BACKUP, CA_MOUNTED, GRAFANA, POOLER, POOLER_PORT, TOKEN, RenderedFile, Trust, is_ours, render
+from multidb.render import BACKUP, CA_MOUNTED, GRAFANA, TOKEN, RenderedFile, Trust, is_ours, render
 from multidb.secrets import Secret, SecretRef, generate
 from multidb.state import ProjectState
 
@@ -26,7 +26,6 @@ __all__ = [
     "FileState",
     "TOKEN_REF",
     "app_endpoint",
-    "app_env",
     "compose_project",
     "containers",
     "named",
@@ -38,7 +37,6 @@ TOKEN_REF: Final = SecretRef(f"@{TOKEN}", "monitoring", "token")
 """What callers of `multidb serve` have to know, in the rendered services and on this machine alike."""
 
 _BESIDE_SERVERS: Final = {
-    POOLER: SecretRef(f"@{POOLER}", "postgres", "admin"),
     TOKEN: TOKEN_REF,
     GRAFANA: SecretRef(f"@{GRAFANA}", "monitoring", "admin"),
 }
@@ -83,28 +81,17 @@ def secured(endpoint: Endpoint, container: Container, ca_file: str) -> Endpoint:
     return replace(endpoint, tls=True, params={**endpoint.params, **trust})
 
 
-def app_endpoint(project: Project, container: Container, host: str = "", port: int = 0) -> Endpoint:
-    """The server as an app in the same network reaches it, or what stands before it at `host` and `port`."""
-    (_, own), *others = container.ports.items()
+def app_endpoint(project: Project, container: Container) -> Endpoint:
+    """The server as an app in the same network reaches it, with what stands before it."""
+    (_, port), *others = container.ports.items()
     params = {option: str(number) for option, number in others}
-    found = Endpoint(host=host or container.name, port=port or own, params=params)
-    return secured(found, container, CA_MOUNTED) if project.deploy.tls != "none" else found
 
+    def at(host: str, port: int) -> Endpoint:
+        found = Endpoint(host=host, port=port, params=params)
+        return secured(found, container, CA_MOUNTED) if project.deploy.tls != "none" else found
 
-def app_env(
-    project: Project, app: App, container: Container, context: StoreContext, secret: Callable[[SecretRef], Secret]
-) -> Mapping[str, str | Secret]:
-    """The variables of one store for an app that runs in the servers' network.
-
-    Behind a pooler, what cannot go through it (migrations, session locks) has an address of its own.
-    """
-    env = provisioner(container.store).env
-    variables = env(app, context, app_endpoint(project, container), secret)
-    if container.store != "postgres" or POOLER not in project.deploy.profiles:
-        return variables
-    pooled = env(app, context, app_endpoint(project, container, POOLER, POOLER_PORT), secret)
-    straight = {name: value for name, value in variables.items() if name.endswith("_MIGRATE_URL")}
-    return {**pooled, **straight, "DATABASE_URL_DIRECT": variables["DATABASE_URL"]}
+    pooled = [at(pooler.name, pooler.port) for pooler, _ in poolers([container], project.deploy.profiles).values()]
+    return replace(at(container.name, port), pooler=pooled[0] if pooled else None)
 
 
 class FileState(StrEnum):
@@ -144,6 +131,10 @@ class Deployment:
         """
         servers = containers(self.project)
         refs = {server.server: server.admin_ref for server in servers} | _BESIDE_SERVERS
+        refs |= {
+            name: SecretRef(f"@{name}", server.store, "admin")
+            for name, (_, server) in poolers(servers, self.project.deploy.profiles).items()
+        }
         known = {name: self.state.secrets.get(ref) for name, ref in refs.items()}
         made = {name: generate() for name, value in known.items() if value is None}
         env = {app.id: self._env(app, servers) for app in self.project.apps.values()} if servers else {}
@@ -215,7 +206,8 @@ class Deployment:
         variables: dict[str, str | Secret] = {**named(self.project, app)}
         for server in servers:
             if server.store in app.stores and server.serves(app.id):
-                variables |= app_env(self.project, app, server, self._context(server), secret)
+                endpoint = app_endpoint(self.project, server)
+                variables |= provisioner(server.store).env(app, self._context(server), endpoint, secret)
         if missing:
             return {name: Secret("") if isinstance(value, Secret) else value for name, value in variables.items()}
         return variables
@@ -236,7 +228,7 @@ class Deployment:
                 hint="choose expose: loopback, or tls: none",
             )
         names = [server.name for server in servers]
-        names += [POOLER] if POOLER in self.project.deploy.profiles else []
+        names += poolers(servers, self.project.deploy.profiles)
         if tls == "own":
             return self._own(names, self.state.secrets.get)
         if not needed and not all((self._root / path).exists() for path in (tls.cert, tls.key, tls.ca)):

@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from multidb.container import Container
-from multidb.deployment import app_env, containers, named
+from multidb.deployment import named
 from multidb.errors import MultidbError
 from multidb.fleet import Fleet, Scope
 from multidb.model import App, Isolation, Resource, Server, StoreContext
@@ -68,10 +67,9 @@ def environments(
 
     asked = {server.name: server for app in entries for server in servers_of(app)}
     contexts = fleet.contexts(list(asked.values()))
-    inside = {each.server: each for each in containers(fleet.project)} if fleet.project.runtime == "compose" else {}
     for app in entries:
         try:
-            yield app.id, _environment(fleet, app, [(each, contexts[each.name]) for each in servers_of(app)], inside)
+            yield app.id, _environment(fleet, app, [(each, contexts[each.name]) for each in servers_of(app)])
         except MultidbError as error:
             yield app.id, error
 
@@ -98,20 +96,16 @@ def _environment(
     fleet: Fleet,
     app: App,
     servers: Sequence[tuple[Server, StoreContext | MultidbError]],
-    inside: Mapping[str, Container],
 ) -> Environment:
-    """As it is seen by the app, which in containers (`inside`, by server) is not how we see it."""
+    """As it is seen by the app, which may not be how we see it."""
     env: dict[str, str | Secret] = {**named(fleet.project, app)}
     isolation: dict[str, tuple[Isolation, str]] = {}
     having: dict[str, tuple[str, ...]] = {}
     for server, context in servers:
         if isinstance(context, MultidbError):
             raise context
-        store, container = provisioner(server.store), inside.get(server.name)
-        if container is not None:
-            env |= app_env(fleet.project, app, container, context, fleet.secret)
-        else:
-            env |= store.env(app, context, fleet.runtime.app_endpoint(server), fleet.secret)
+        store = provisioner(server.store)
+        env |= store.env(app, context, fleet.runtime.app_endpoint(server), fleet.secret)
         isolation[server.store] = store.isolation(app, context.facts)
         having[server.store] = _names(app, store.desired([app], context))
     return Environment(app.id, env, isolation, having)

@@ -136,6 +136,7 @@ class Endpoint:
     database: str = ""  # maintenance database, where the store has one
     tls: bool = False
     params: Mapping[str, str] = field(default_factory=dict)
+    pooler: Endpoint | None = None  # what keeps connections to it, for what can go through that
 
     def __str__(self) -> str:
         return self.path or f"{self.host}:{self.port}"

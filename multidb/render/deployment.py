@@ -12,7 +12,7 @@ import jinja2
 import yaml
 
 from multidb.certificates import Identity
-from multidb.container import Container
+from multidb.container import Container, Pooler, poolers
 from multidb.errors import UsageError
 from multidb.model import App, Project
 from multidb.render.env import EnvFormat, env_example, env_text
@@ -26,16 +26,12 @@ __all__ = [
     "GRAFANA",
     "MONITORING",
     "MONITORING_VOLUMES",
-    "POOLER",
-    "POOLER_PORT",
     "TOKEN",
     "RenderedFile",
     "Trust",
     "render",
 ]
 
-POOLER: Final = "pgbouncer"
-POOLER_PORT: Final = 6432
 MONITORING: Final = "monitoring"
 BACKUP: Final = "backup"
 _TIMERS: Final = ("crontab", "cronjob.yaml", "multidb-backup.service", "multidb-backup.timer")
@@ -140,9 +136,8 @@ def render(
     if project.deploy.strategy == "hybrid" or not containers:
         for app in project.apps.values():
             found[f"apps/{app.id}/docker-compose.yml"] = rendering.joining(app)
-    if any(container.store == "postgres" for container in containers):
-        text = rendering.text("init-multiple-databases.sh.j2", root="..")
-        found["scripts/init-multiple-databases.sh"] = RenderedFile(text, _PROGRAM)
+    for path, template in {each: name for container in containers for each, name in container.scripts.items()}.items():
+        found[path] = RenderedFile(rendering.text(template, root=".."), _PROGRAM)
     if BACKUP in project.deploy.profiles:
         for name in _TIMERS:
             found[f"infrastructure/backup/{name}"] = RenderedFile(rendering.text(f"backup/{name}.j2"))
@@ -174,7 +169,9 @@ def _refuse(project: Project, containers: Sequence[Container]) -> None:
     served = {(container.store, container.app) for container in containers if not container.spare}
     if project.runtime == "external":
         return  # the servers exist already; their addresses were checked with the manifest
-    names = {container.name for container in containers} | {POOLER, f"{POOLER}-setup", "backup"}
+    names = {container.name for container in containers} | {"backup"}
+    pooled = {container.pooler.name for container in containers if container.pooler is not None}
+    names |= pooled | {f"{name}-setup" for name in pooled}
     names |= _MONITORS if MONITORING in profiles else set()
     for app in project.apps.values():
         if project.deploy.strategy != "hybrid" and _service(app) in names:
@@ -249,7 +246,6 @@ class _Rendering:
             "notify_option": ["--notify"] if self._receivers() else [],
             "notify_variables": sorted({each.env for each in self._receivers() if each.env}),
             "pooler_image": self._project.deploy.pgbouncer_image,
-            "databases": self._databases,
             "tls": self._trust is not None,
             "ca": CA_MOUNTED,
         }
@@ -270,13 +266,11 @@ class _Rendering:
             for path, template in container.files.items():
                 found[f"{folder}/{path}"] = RenderedFile(self.text(template, container=container, root=place.root))
         secrets = {self._name(container, place): self._password(container) for container in place.containers}
-        if POOLER in self._project.deploy.profiles:
-            secrets["PGBOUNCER_PASSWORD"] = self._used(POOLER)
-            for container in place.containers:
-                if container.store == "postgres":
-                    for name in ("pgbouncer.ini", "start.sh", "setup.sh"):
-                        text = self.text(f"pgbouncer/{name}.j2", container=container, root=place.root)
-                        found[f"{folder}/pgbouncer/{name}"] = RenderedFile(text)
+        for pooler, container in self._poolers(place).values():
+            secrets[pooler.secret] = self._used(pooler.name)
+            for path, template in pooler.files.items():
+                text = self.text(template, container=container, root=place.root)
+                found[f"{folder}/{path}"] = RenderedFile(text)
         if MONITORING in self._project.deploy.profiles:
             secrets |= {"MULTIDB_TOKEN": self._used(TOKEN), "GRAFANA_PASSWORD": self._used(GRAFANA)}
             for path, template in _MONITORING_FILES.items():
@@ -299,8 +293,8 @@ class _Rendering:
         found = {CA_FILE: authority, "tls/.gitignore": RenderedFile(self.text("tls/gitignore.j2"))}
         users = {container.name: container.users for container in place.containers}
         files = {container.name: container.tls_files for container in place.containers}
-        if POOLER in self._project.deploy.profiles:
-            users[POOLER], files[POOLER] = ("nobody",), {"key.sh": "tls/key.sh.j2"}
+        for pooler, _ in self._poolers(place).values():
+            users[pooler.name], files[pooler.name] = pooler.users, pooler.tls_files
         for name, wanted in files.items():
             identity, folder = trust.identities[name], f"tls/{name}"
             found[f"{folder}/ca.crt"] = authority
@@ -331,8 +325,7 @@ class _Rendering:
         for app in place.apps:
             folder = "." if place.secrets_file else f"{place.root}/apps/{app.id}"
             serving = [each.name for each in place.containers if each.store in app.stores and each.serves(app.id)]
-            if POOLER in self._project.deploy.profiles and "postgres" in app.stores:
-                serving.append(POOLER)
+            serving += [name for name, (_, server) in self._poolers(place).items() if server.store in app.stores]
             apps.append(self._app(app, folder, serving))
         network = f"{self._project.name}-{place.apps[0].id}" if place.secrets_file else self._project.name
         return self.text(
@@ -359,9 +352,8 @@ class _Rendering:
             "ports": [_loopback(port) for port in app.deploy.ports],
         }
 
-    def _databases(self, container: Container) -> str:
-        """What stands for the databases of the first start: the env file says, or the one app that it is for."""
-        return _yaml(container.app) if container.app else '"${POSTGRES_MULTIPLE_DATABASES:-}"'
+    def _poolers(self, place: _Place) -> dict[str, tuple[Pooler, Container]]:
+        return poolers(place.containers, self._project.deploy.profiles)
 
     def _backup_mounts(self, root: str) -> list[str]:
         """The folders outside of the project that sets are written to, in the container where the manifest says."""

@@ -16,13 +16,20 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
-from multidb.container import Container
-from multidb.deployment import Deployment, compose_project, containers, secured, shipped_templates
+from multidb.container import Container, Pooler, poolers
+from multidb.deployment import (
+    Deployment,
+    app_endpoint,
+    compose_project,
+    containers,
+    secured,
+    shipped_templates,
+)
 from multidb.errors import AuthenticationFailed, MultidbError, Refused, ServerDown, ServerError, ServerSlow, UsageError
 from multidb.model import App, Endpoint, Progress, Project, Server
 from multidb.ports import LOOPBACK, is_taken
 from multidb.provisioners import provisioner
-from multidb.render import CA_FILE, MONITORING, MONITORING_VOLUMES, POOLER
+from multidb.render import CA_FILE, MONITORING, MONITORING_VOLUMES
 from multidb.runtime import ServerState, ServerStatus, compose_tool, inside
 from multidb.runtime.container_state import Seen, Verdict, judge
 from multidb.runtime.docker_engine import DockerEngine
@@ -32,7 +39,6 @@ from multidb.state import ProjectState
 
 __all__ = ["ComposeRuntime", "located"]
 
-_POOLER_TIMEOUT: Final = 150.0  # seconds until a pooler that was started has to be healthy
 _PAUSE: Final = 0.5  # seconds between two looks at the containers
 _RECORD: Final = "compose"  # the section of the state that holds the volumes which an ``up`` here may have made
 _STOP_LIMIT: Final = 60  # seconds until a container that does not leave is killed
@@ -83,7 +89,7 @@ class ComposeRuntime:
         self._exposed = project.deploy.expose == "loopback"
         self._inside = inside()
         self._tls = project.deploy.tls != "none"
-        self._pooled = POOLER in project.deploy.profiles
+        self._poolers = poolers(self._containers, project.deploy.profiles)
         self._stacks = self._found_stacks()
 
     def up(self, progress: Progress, only: Sequence[str] | None = None) -> list[ServerStatus]:
@@ -110,8 +116,8 @@ class ComposeRuntime:
             self._stop_outdated(fit, seen, report)
             if fit:
                 outcome |= self._started(fit, report)
-            pooler = self._pooler_started(list(outcome.values()), seen, report)
-        return [*(outcome[container.server] for container in chosen), *pooler]
+            pooled = self._poolers_started(outcome, seen, report)
+        return [*(outcome[container.server] for container in chosen), *pooled]
 
     def switch(self, stores: Sequence[str]) -> None:
         """Refuses: the image that the manifest names says what a container is."""
@@ -205,7 +211,8 @@ class ComposeRuntime:
         """See `Runtime.status`. `RuntimeUnavailable` when there is no engine to ask."""
         seen = self._ours()
         servers = side_by_side(lambda each: self._look(each, seen.get(each.name)), self._containers)
-        return [*servers, _pooler(judge(seen.get(POOLER)))] if self._pooled else servers
+        pooled = [_pooler(pooler, server, judge(seen.get(name))) for name, (pooler, server) in self._poolers.items()]
+        return [*servers, *pooled]
 
     def servers(self) -> list[Server]:
         """See `Runtime.servers`. One that was never started has no password and counts as having no address."""
@@ -224,8 +231,8 @@ class ComposeRuntime:
         ]
 
     def app_endpoint(self, server: Server) -> Endpoint:
-        """See `Runtime.app_endpoint`."""
-        return server.endpoint
+        """See `Runtime.app_endpoint`: its place in the network of the containers."""
+        return app_endpoint(self._project, self._container(server.name))
 
     def names_for(self, app: App) -> list[str]:
         """See `Runtime.names_for`."""
@@ -402,36 +409,41 @@ class ComposeRuntime:
         limit = self._project.progress_timeout
         compose_tool.up(stack.file, stack.project, services, stack.engine.environment, heard, limit)
 
-    def _pooler_started(
-        self, servers: Sequence[ServerStatus], seen: Mapping[str, Seen], report: Progress
+    def _poolers_started(
+        self, servers: Mapping[str, ServerStatus], seen: Mapping[str, Seen], report: Progress
     ) -> list[ServerStatus]:
-        """The pooler, where the manifest has one, started once Postgres runs: nobody can log in through it before."""
-        postgres = [each for each in servers if each.store == "postgres"]
-        if not self._pooled or not postgres:
-            return []
-        if postgres[0].state is not ServerState.RUNNING:
-            return [_pooler(Verdict(ServerState.FAILED, "waits for postgres"))]
-        (stack,) = self._stacks  # a pooler stands before shared servers only
-        report(POOLER, "starting")
-        if _outdated(seen.get(POOLER), [stack.folder / POOLER, stack.folder / "tls" / POOLER]):
-            self._stop(stack, POOLER, report)
+        """The poolers, each started once its server runs: nobody can log in through it before."""
+        found = []
+        for pooler, container in self._poolers.values():
+            status = servers.get(container.server)
+            if status is not None:
+                running = status.state is ServerState.RUNNING
+                waits = Verdict(ServerState.FAILED, f"waits for {container.server}")
+                verdict = self._pooler_started(pooler, container, seen, report) if running else waits
+                found.append(_pooler(pooler, container, verdict))
+        return found
+
+    def _pooler_started(
+        self, pooler: Pooler, container: Container, seen: Mapping[str, Seen], report: Progress
+    ) -> Verdict:
+        stack, name = self._stack(container), pooler.name
+        report(name, "starting")
+        if _outdated(seen.get(name), [stack.folder / name, stack.folder / "tls" / name]):
+            self._stop(stack, name, report)
         try:
-            self._compose_up(stack, [POOLER], report)
+            self._compose_up(stack, [name], report)
         except MultidbError as error:
-            return [_pooler(Verdict(ServerState.FAILED, error.sentence()))]
+            return Verdict(ServerState.FAILED, error.sentence())
         began = time.monotonic()
         while True:
-            verdict, waited = judge(stack.engine.containers().get(POOLER)), time.monotonic() - began
+            verdict, waited = judge(stack.engine.containers().get(name)), time.monotonic() - began
             if verdict.state is ServerState.RUNNING:
-                return [_pooler(verdict)]
-            if verdict.final or waited > _POOLER_TIMEOUT:
-                words = _ending(stack.engine, POOLER)
-                return [
-                    _pooler(
-                        Verdict(ServerState.FAILED, f"{verdict.message}; its log{words}" if words else verdict.message)
-                    )
-                ]
-            report(POOLER, verdict.message, waited)
+                return verdict
+            if verdict.final or waited > pooler.start_timeout:
+                words = _ending(stack.engine, name)
+                message = f"{verdict.message}; its log{words}" if words else verdict.message
+                return Verdict(ServerState.FAILED, message)
+            report(name, verdict.message, waited)
             time.sleep(_PAUSE)
 
     def _healthy(self, containers: Sequence[Container], report: Progress) -> dict[str, ServerStatus]:
@@ -542,8 +554,8 @@ def _ending(engine: DockerEngine, service: str) -> str:
     return ""
 
 
-def _pooler(verdict: Verdict) -> ServerStatus:
-    return ServerStatus(POOLER, "postgres", verdict.state, None, verdict.message)
+def _pooler(pooler: Pooler, container: Container, verdict: Verdict) -> ServerStatus:
+    return ServerStatus(pooler.name, container.store, verdict.state, None, verdict.message)
 
 
 def named(container: Container) -> Server:

@@ -542,7 +542,19 @@ def _interior(app: App, names: _Names, options: AppOptions, facts: PostgresFacts
 def env(
     app: App, context: StoreContext, endpoint: Endpoint, secret: Callable[[SecretRef], Secret]
 ) -> dict[str, str | Secret]:
-    """The variables by which the app finds its database; `endpoint` is the server as the app sees it."""
+    """The variables by which the app finds its database; `endpoint` is the server as the app sees it.
+
+    Behind a pooler, what cannot go through it (migrations, session locks) has an address of its own.
+    """
+    variables = _env_at(app, endpoint, secret)
+    if endpoint.pooler is None:
+        return variables
+    straight = {name: value for name, value in variables.items() if name.endswith("_MIGRATE_URL")}
+    pooled = _env_at(app, endpoint.pooler, secret)
+    return {**pooled, **straight, "DATABASE_URL_DIRECT": variables["DATABASE_URL"]}
+
+
+def _env_at(app: App, endpoint: Endpoint, secret: Callable[[SecretRef], Secret]) -> dict[str, str | Secret]:
     authority = endpoint.params.get("sslrootcert")
     libpq = {name: endpoint.params[name] for name in ("sslmode", "sslrootcert") if name in endpoint.params}
     # asyncpg calls libpq's sslmode plain ssl, and finds the authority in libpq's variable

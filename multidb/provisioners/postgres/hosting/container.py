@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from multidb.container import Container, SecretVariable, one_each, shared
+from multidb.container import Container, Pooler, SecretVariable, one_each, shared
 from multidb.provisioners.postgres.resources import STORE, ServerOptions
 
 __all__ = ["IMAGE", "containers"]
 
 IMAGE: Final = "postgres:18-trixie"  # with the distribution: another one may sort text differently
+
+_POOLER: Final = Pooler(
+    name="pgbouncer",
+    port=6432,
+    secret="PGBOUNCER_PASSWORD",
+    files={f"pgbouncer/{name}": f"pgbouncer/{name}.j2" for name in ("pgbouncer.ini", "start.sh", "setup.sh")},
+    users=("nobody",),
+    tls_files={"key.sh": "tls/key.sh.j2"},
+)
 
 
 def containers(apps: Sequence[str], options: ServerOptions, per_app: bool) -> list[Container]:
@@ -25,6 +34,8 @@ def containers(apps: Sequence[str], options: ServerOptions, per_app: bool) -> li
         cpus=options.cpus,
         admin="postgres",
         database="postgres",
+        scripts={"scripts/init-multiple-databases.sh": "init-multiple-databases.sh.j2"},
+        pooler=_POOLER,
         settings={"max_connections": options.max_connections},
         users=("postgres",),
         tls_files={

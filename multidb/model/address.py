@@ -23,7 +23,6 @@ from multidb.secret_source import SecretSource
 __all__ = ["Address", "Dialect"]
 
 _SECRET_PARAMETERS = {"password", "passwd", "pwd", "sslpassword", "api_key", "api-key", "apikey", "token", "key"}
-_EXAMPLE = "postgresql://admin@db.example.com:5432/postgres"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +64,7 @@ class Address(BaseModel):
     @field_validator("url", "app_url")
     @classmethod
     def _no_password(cls, value: str | None) -> str | None:
-        return value if value is None else _checked(value)
+        return value if value is None else _checked(value, _example(cls.dialect))
 
     @model_validator(mode="after")
     def _one_address(self) -> Self:
@@ -80,7 +79,7 @@ class Address(BaseModel):
     def require_address(self) -> None:
         """`ValueError` when the entry does not say where the server is."""
         if self.url is None:
-            raise ValueError(f"must have url, such as {next(iter(self.dialect.schemes))}://db.example.com")
+            raise ValueError(f"must have url, such as {_example(self.dialect)}")
 
     def endpoint(self, root: Path) -> Endpoint:
         """The server as multidb reaches it. `root` is the manifest's folder, for the paths in the entry."""
@@ -109,15 +108,20 @@ def _listed(dialect: Dialect) -> str:
     return " or ".join(f"{scheme}://" for scheme in dialect.schemes)
 
 
-def _checked(url: str) -> str:
+def _example(dialect: Dialect) -> str:
+    user = f"{dialect.user}@" if dialect.user else ""
+    return f"{next(iter(dialect.schemes))}://{user}db.example.com:{dialect.port}"
+
+
+def _checked(url: str, example: str) -> str:
     """The address, when it has a host and no password. Messages never repeat it: it may hold one."""
     try:
         parts: SplitResult = urlsplit(url)
         host, _ = parts.hostname, parts.port
     except ValueError:
-        raise ValueError(f"must be an address such as {_EXAMPLE}") from None
+        raise ValueError(f"must be an address such as {example}") from None
     if parts.password is not None or _SECRET_PARAMETERS & {name.lower() for name, _ in parse_qsl(parts.query)}:
         raise ValueError("must not carry a password; move it out: password: {env: NAME} or password: {file: PATH}")
     if not host:
-        raise ValueError(f"must have a host, such as {_EXAMPLE}")
+        raise ValueError(f"must have a host, such as {example}")
     return url

@@ -12,7 +12,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -122,11 +122,17 @@ def binaries(major: int) -> Path:
 
 
 @contextlib.contextmanager
-def cluster(major: int, **settings: str) -> Iterator[Cluster]:
-    """A fresh server of that version on a free port, gone at the end."""
+def cluster(major: int, *, shipped: Mapping[str, str] | None = None, **settings: str) -> Iterator[Cluster]:
+    """A fresh server of that version on a free port, gone at the end.
+
+    Args:
+        shipped: files of extensions, by their names, that this server has beside those of its version.
+    """
     programs = binaries(major)
     folder = Path(tempfile.mkdtemp(prefix="multidb-postgres-"))
     folder.chmod(0o755)
+    if shipped is not None:
+        programs, settings = _with_extensions(programs, folder / "own", major, shipped, settings)
     made = Cluster(programs, folder / "data", _free_port(), secrets.token_urlsafe(), secrets.token_urlsafe())
     made.settings = settings
     made.data.mkdir(mode=0o700)
@@ -161,6 +167,32 @@ def cluster(major: int, **settings: str) -> Iterator[Cluster]:
             del _BY_PORT[made.port]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _with_extensions(
+    programs: Path, folder: Path, major: int, shipped: Mapping[str, str], settings: dict[str, str]
+) -> tuple[Path, dict[str, str]]:
+    """Programs and settings of a server with these files of extensions; the version's own files stay as they are."""
+    if major >= 18:  # it can be told of a further folder
+        (folder / "extension").mkdir(parents=True)
+        settings = {**settings, "extension_control_path": f"$system:{folder}"}
+        target = folder / "extension"
+    else:  # it looks for its files from where its program is: a copy of that, and links to all else
+        share = Path(f"/usr/share/postgresql/{major}")
+        target = folder / "share/postgresql" / str(major) / "extension"
+        target.mkdir(parents=True)
+        for entry in (*share.iterdir(), *(share / "extension").iterdir()):
+            if entry.name != "extension":
+                (target.parent / entry.relative_to(share)).symlink_to(entry)
+        home = folder / "lib/postgresql" / str(major)
+        (home / "bin").mkdir(parents=True)
+        (home / "lib").symlink_to(programs.parent / "lib")
+        for name in ("postgres", "initdb"):
+            shutil.copy2(programs / name, home / "bin" / name)
+        programs = home / "bin"
+    for name, text in shipped.items():
+        (target / name).write_text(text, encoding="utf-8")
+    return programs, settings
 
 
 def _as_nobody() -> dict[str, Any]:

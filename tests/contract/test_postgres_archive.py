@@ -179,7 +179,7 @@ def test_what_bites_comes_back_as_it_was(site: Site, bitten: Bitten) -> None:
 def test_as_another_app_every_name_is_the_others(site: Site, bitten: Bitten) -> None:
     app, part, files = bitten.app, bitten.part, bitten.files
     extensions: Any = part.details["extensions"]  # one that takes an admin is given by the manifest only
-    other = site.app(extensions=tuple(name for name, _, _ in extensions if name == "pageinspect"))
+    other = site.app(extensions=tuple(name for name, *_ in extensions if name == "pageinspect"))
     site.apply([other])
     with archive(site) as (opened, context):
         assert opened.is_empty(opened.live(other, context))

@@ -143,8 +143,9 @@ def test_no_trap_is_ever_called_by_a_login_that_may_do_more_than_the_app(site: S
 
 # All that the admin's login may send to a database that an app owns: docs/decisions/0019.
 ALLOWED = (
-    r"ALTER SCHEMA public OWNER TO \"\w+_owner\"",
-    r"CREATE EXTENSION IF NOT EXISTS \"\w+\"( SCHEMA \"\w+\")?",
+    r"ALTER SCHEMA \"public\" OWNER TO \"\w+_owner\"",
+    r"SET search_path = pg_catalog,pg_temp",
+    r"CREATE EXTENSION IF NOT EXISTS \"\w+\" SCHEMA \"\w+\" VERSION '[0-9.]+'",
     r"\s*WITH asked \(answer\) AS MATERIALIZED \(\s*WITH object AS \(SELECT 0 AS number, 'pg_publication'::.*",
     r"\s*WITH asked \(answer\) AS MATERIALIZED \(\s*WITH object AS \(SELECT 'pg_class'::regclass::oid .*",
     r"\s*WITH asked \(answer\) AS MATERIALIZED \(SELECT EXISTS \(SELECT FROM pg_default_acl\)\) .*",
@@ -471,6 +472,8 @@ def test_a_set_names_no_extension_that_nobody_gave_the_app(site: Site) -> None:
         (["citext", "1", "pg_toast"], "which is the server's own"),
         (["citext", "1", "information_schema"], "which is the server's own"),
         (["citext"], "names no extension"),
+        (["citext", "1", "public", "postgres", "more"], "names no extension"),
+        (["citext", "1' CASCADE; --", "public", "postgres"], "the server lacks extensions"),
         ([1, 2, 3], "names no extension"),
         (["x" * 64, "1", "public"], "no name of an extension"),
     ):

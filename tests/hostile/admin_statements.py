@@ -16,6 +16,7 @@ from multidb.provisioners.postgres import admitted, bound, contents
 __all__ = ["OF_ARCHIVES", "known"]
 
 _NAME = r'"(?:[^"]|"")+"'
+_PATH = rf"(?:{_NAME}|[a-z_][a-z0-9_$]*)\.(?:{_NAME}|[a-z_][a-z0-9_$]*)"
 _CATALOGS = "catalogs and functions of the server only, by search_path = pg_catalog; no expression is evaluated"
 
 # Questions of archives, by a text that stands in them.
@@ -28,8 +29,14 @@ _QUESTIONS: Mapping[str, str] = {
 
 OF_ARCHIVES: Mapping[str, str] = {
     "BEGIN|COMMIT|ROLLBACK": "no deferred constraint waits in a transaction that writes no row of an app",
-    rf"ALTER SCHEMA public OWNER TO {_NAME}": "in a place that no app may enter, before anything is loaded",
-    rf"CREATE EXTENSION IF NOT EXISTS {_NAME}(?: SCHEMA {_NAME})?": "likewise; the script is a file of the machine",
+    rf"ALTER SCHEMA {_NAME} OWNER TO {_NAME}": "in a place that no app may enter, before anything is loaded",
+    rf"CREATE EXTENSION IF NOT EXISTS {_NAME} SCHEMA {_NAME} VERSION E?'(?:[^']|'')*'": (
+        "likewise; the script is a file of the machine"
+    ),
+    "SET search_path = pg_catalog,pg_temp": "the session then looks where it always does",
+    rf"(?:GRANT|REVOKE) (?:INSERT|UPDATE|SELECT) ON (?:TABLE|SEQUENCE) {_PATH} (?:TO|FROM) {_NAME}": (
+        "rows of catalogs only; what is named is an extension's, or the app's own and has taken its name"
+    ),
     rf"COMMENT ON EXTENSION {_NAME} IS E?'(?:[^']|'')*'": "changes one row of a catalog",
     r"ROLLBACK PREPARED E?'(?:[^']|'')*'": "ending a transaction calls no trigger and no check",
 }

@@ -51,8 +51,9 @@ from multidb.provisioners.postgres import (
     archive_tables,
     bound,
     catalog_text,
+    configuration,
     contents,
-    groundwork,
+    extensions,
     loading,
     programs,
     rights,
@@ -174,13 +175,14 @@ class PostgresArchive:
                 "beyond": beyond,
                 "notes": bound.beyond(beyond).notes,
             }
+            left_out = [pattern for pattern, *_ in self._kept_back(app, holder, progress)]
             tables = self._held(live, holder)
             if left := json.loads(self._ask(holder, contents.INVALID)):
                 progress(app.id, f"indexes that are not valid, and so not in the set: {listed(left)}")
             measuring = beside.submit(self._measured, holder, tables)
             try:
                 with writer.file(_FILE) as file:
-                    arguments = programs.dump_arguments(self._address(program, delegate, app.id), snapshot)
+                    arguments = programs.dump_arguments(self._address(program, delegate, app.id), snapshot, left_out)
                     self._dump(program, arguments, delegate, file, app, progress)
                 measured = measuring.result()
             except BaseException:
@@ -195,6 +197,14 @@ class PostgresArchive:
             measures=measured,
             details=details,
         )
+
+    def _kept_back(self, app: App, holder: Wire, progress: Progress) -> Sequence[Sequence[str]]:
+        """What extensions keep from the app by row security, which is in no set; said."""
+        found: list[list[str]] = json.loads(self._ask(holder, configuration.KEPT_BACK))
+        for _, extension, name in found:
+            said = f"rows of {name} are not in the set: extension {extension} shows an app some of them only"
+            progress(app.id, said)
+        return found
 
     def _dump(
         self,
@@ -297,13 +307,25 @@ class PostgresArchive:
             raise ArchiveError(f"app {place.app.id} has no owner role here", where=self._where, hint="multidb apply")
         return role
 
-    def _not_the_apps(self, others: Sequence[Sequence[str]], role: str) -> ArchiveError:
-        named = [f"{kind} {name} (of {owner})" for kind, name, owner in others]
-        kind, name, _ = others[0]
+    def _not_the_apps(self, others: Sequence[Sequence[str | None]], role: str) -> ArchiveError:
+        named = [
+            f"{kind} {name} (of {owner})" if extension is None else f"{kind} {name} (of extension {extension})"
+            for kind, name, owner, extension, _ in others
+        ]
+        kind, name, _, extension, _ = others[0]
+        if extension is not None:  # it stays the extension's: a grant of reading is all it takes
+            schemas = sorted({schema for *_, schema in others if schema is not None})
+            grants = [f"GRANT USAGE ON SCHEMA {schema} TO {identifier(role)}" for schema in schemas]
+            grants += [f"GRANT SELECT ON {str(kind).upper()} {name} TO {identifier(role)}" for kind, name, *_ in others]
+            return ArchiveError(
+                f"what the app may not read has configuration that a dump holds: {listed(named)}",
+                where=self._where,
+                hint=f"let the app read it, in its database: {'; '.join(grants)}; then run the command again",
+            )
         return ArchiveError(
             f"in the app's database there is what the app may not read: {listed(named)}",
             where=self._where,
-            hint=f"in its database, ALTER {kind.upper()} {name} OWNER TO {identifier(role)} gives it to the app; "
+            hint=f"in its database, ALTER {str(kind).upper()} {name} OWNER TO {identifier(role)} gives it to the app; "
             "or take it away; then run the command again",
         )
 
@@ -482,7 +504,8 @@ class PostgresArchive:
                     admin.give_schema(role)
                 with self._delegates.acting(place.app, role, [place.name], reads=False) as delegate:
                     self._require_providers(delegate, place, beyond)
-                    schemas = self._groundwork(admin, delegate, place, part)
+                    schemas = self._groundwork(admin, delegate, place, part, progress)
+                    listing = self._configure(admin, delegate, place, part, program, dump, listing)
                     given, kept = self._rights(place, part, role)
                     owners = [each.while_loading for each in given if each.role == role]
                     self._inside(delegate, place, list(rights.defaults(owners, everywhere=True)))
@@ -650,16 +673,113 @@ class PostgresArchive:
                 hint="the set makes things in another name than the app's own: do not use it",
             )
 
-    def _groundwork(self, admin: AdminInside, delegate: Delegate, place: Place, part: Part) -> frozenset[str]:
-        """The set's extensions, made; the schemas of those."""
+    def _groundwork(
+        self, admin: AdminInside, delegate: Delegate, place: Place, part: Part, progress: Progress
+    ) -> frozenset[str]:
+        """The set's extensions, made; the schemas that are there then."""
         if not _entries(part, "extensions"):
             return frozenset()
+        ground = extensions.Ground(
+            place,
+            delegate.role,
+            lambda path: self._as_the_role(delegate, place.name, path),
+            lambda path: self._as_the_admin(place.name, path),
+            lambda: self._extensions(place.app.id),
+            self._renaming(place, part, delegate.role),
+        )
+        try:
+            extensions.lay(ground, part, progress)
+        except (ArchiveError, NotAllowed) as error:
+            raise type(error)(error.message, where=error.where or self._where, hint=error.hint) from None
         with delegate.open(place.name) as wire:
+            schemas = json.loads(wire.ask(contents.SCHEMAS, (delegate.role,)))
+        if place.kind is not PlaceKind.LIVE:
+            for name, is_the_apps, is_an_extensions in schemas:
+                if not (is_the_apps or is_an_extensions):  # made by a script, for what an app puts there
+                    admin.give_schema(delegate.role, name)
+            # What a script sets for its database is in the set, or the app has taken it back.
+            self._do(self._main, f"ALTER DATABASE {identifier(place.name)} RESET ALL")
+        return frozenset(name for name, *_ in schemas)
+
+    def _let_fill(
+        self, admin: AdminInside, relation: configuration.Relation, delegate: Delegate, *, needed: bool
+    ) -> bool:
+        """Whether the delegate may write it now; the position of a sequence is not needed where no rows are."""
+        try:
+            admin.let_fill(relation, delegate.name)
+        except NotAllowed:
+            if needed:
+                raise
+            return False
+        return True
+
+    @contextlib.contextmanager
+    def _as_the_role(self, delegate: Delegate, database: str, path: Sequence[str]) -> Iterator[Wire]:
+        with delegate.open(database, path) as wire:
             self._do(wire, f"SET ROLE {identifier(delegate.role)}")
-            try:
-                return groundwork.lay(admin, wire, place, part, delegate.role, lambda: self._extensions(place.app.id))
-            except (ArchiveError, NotAllowed) as error:
-                raise type(error)(error.message, where=error.where or self._where, hint=error.hint) from None
+            yield wire
+
+    @contextlib.contextmanager
+    def _as_the_admin(self, database: str, path: Sequence[str]) -> Iterator[AdminInside]:
+        with self._open(database, path) as wire:
+            yield AdminInside(wire)
+
+    def _configure(
+        self,
+        admin: AdminInside,
+        delegate: Delegate,
+        place: Place,
+        part: Part,
+        program: Program,
+        dump: BinaryIO,
+        listing: str,
+    ) -> str:
+        """Loads what the set's extensions keep of what is configured, before anything that may look there: by the
+        delegate, which is let write these tables meanwhile. The table of contents without what is done with.
+
+        Raises:
+            ArchiveError: they do not take it.
+            NotAllowed: there are rows, and the admin may not let anybody write them.
+        """
+        with delegate.open(place.name) as wire:
+            there = configuration.read(wire.ask(configuration.RELATIONS, (delegate.role,)))
+        found = configuration.entries(listing, there)
+        empty = {
+            each.name
+            for each in found.values()
+            if configuration.is_empty(part.measures.fingerprints.get(configuration.label(each.name)))
+        }
+        filled = {each.extension for each in found.values() if each.kind == "TABLE" and each.name not in empty}
+        chosen: list[str] = []
+        let: list[configuration.Relation] = []
+        try:
+            for line, each in found.items():
+                if not each.fillable and each.name in empty:
+                    continue
+                if not each.fillable and not self._let_fill(admin, each, delegate, needed=each.extension in filled):
+                    continue
+                let += [] if each.fillable else [each]
+                chosen.append(line)
+            if chosen:
+                address = self._address(program, delegate, place.name)
+                target = loading.Target(program, address, None, delegate.password, self._server)
+                step = loading.Step(chosen, in_order=True)
+                timer = self._timer(delegate)
+                loading.load(target, dump, step, timer=timer)
+        except (ArchiveError, NotAllowed) as error:
+            names = listed(sorted({each.extension for each in found.values()}))
+            raise type(error)(
+                f"what app {place.app.id} has configured of extensions ({names}) cannot be loaded: {error.message}",
+                where=self._where,
+                hint=error.hint or "take another set, or a server with the same versions of them",
+            ) from None
+        finally:
+            for each in let:
+                admin.keep_from(each, delegate.name)
+        for each in found.values():
+            if not each.readable:
+                admin.let_read(each, delegate.role)
+        return "\n".join(line for line in listing.split("\n") if line not in found)
 
     def _extensions(self, database: str) -> Sequence[str]:
         found = self._databases(database).get(database)
@@ -878,13 +998,16 @@ class PostgresArchive:
             for transaction in database["prepared"]:
                 AdminInside(wire).roll_back(str(transaction))
 
-    def _open(self, database: str = "") -> Wire:
+    def _open(self, database: str = "", search_path: Sequence[str] = ()) -> Wire:
+        """The admin's; with a search path for the scripts of extensions, in a place that is nobody's yet."""
         return Wire(
             self._server,
             self._password,
             self._application,
             Traffic(),
             database=database,
+            search_path=search_path,
+            fresh=bool(search_path),
             signs=self._signs.of_process,
         )
 

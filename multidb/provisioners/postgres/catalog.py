@@ -424,7 +424,9 @@ app_schema AS MATERIALIZED (
   WHERE (n.oid >= 16384 OR n.nspname = 'public') AND n.nspname !~ '^pg_'
     AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 2615 AND e.objid = n.oid AND e.deptype = 'e')),
 object AS (
-  SELECT 1259 AS class, c.oid, c.relowner AS owner,
+  -- a composite type is an extension's by its type
+  SELECT CASE c.relkind WHEN 'c' THEN 1247 ELSE 1259 END AS class,
+    CASE c.relkind WHEN 'c' THEN c.reltype ELSE c.oid END AS oid, c.relowner AS owner,
     CASE c.relkind WHEN 'S' THEN 'SEQUENCE' WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW'
                    WHEN 'f' THEN 'FOREIGN TABLE' WHEN 'c' THEN 'TYPE' ELSE 'TABLE' END AS kind,
     format('%I.%I', s.nspname, c.relname) AS name

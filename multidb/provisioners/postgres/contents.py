@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from multidb.errors import ArchiveError
 from multidb.model import Measures
+from multidb.provisioners.postgres import configuration
 from multidb.provisioners.postgres.statements import literal
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "OWNED",
     "POLICIES",
     "READING",
+    "SCHEMAS",
     "SESSION",
     "SETTINGS",
     "STATEMENT_LIMIT",
@@ -95,9 +97,14 @@ def _brought(classid: str, oid: str) -> str:
     return f"EXISTS (SELECT FROM pg_depend e WHERE {by})"
 
 
+# A composite type is an extension's by its type, and an index by its table.
+_INDEXED = "(SELECT indrelid FROM pg_index WHERE indexrelid = c.oid)"
+_BROUGHT = f"""CASE c.relkind WHEN 'c' THEN {_brought("pg_type", "c.reltype")}
+  WHEN 'i' THEN {_brought("pg_class", _INDEXED)} WHEN 'I' THEN {_brought("pg_class", _INDEXED)}
+  ELSE {_brought("pg_class", "c.oid")} END"""
 _RELATION = f"""
 SELECT c.oid, c.relkind, c.relname, n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE c.oid >= 16384 AND c.relpersistence <> 't' AND NOT ({_NOT_OURS}) AND NOT {_brought("pg_class", "c.oid")}"""  # noqa: S608
+WHERE c.oid >= 16384 AND c.relpersistence <> 't' AND NOT ({_NOT_OURS}) AND NOT {_BROUGHT}"""  # noqa: S608
 
 # Those that pg_dump writes: not what a CREATE INDEX CONCURRENTLY has left that did not come to its end.
 _DUMPED = "(i.indisvalid OR r.relkind = 'p') AND i.indisready"
@@ -147,7 +154,8 @@ FROM ONLY {table} t"""
 _VALUE = "CASE WHEN num_nulls(t.{column}) = 0 THEN concat(t.{column}) END"
 
 EXTENSIONS = """
-SELECT coalesce(json_agg(json_build_array(e.extname, e.extversion, n.nspname) ORDER BY e.oid), '[]'::json)
+SELECT coalesce(json_agg(json_build_array(e.extname, e.extversion, n.nspname, pg_get_userbyid(e.extowner))
+                         ORDER BY e.oid), '[]'::json)
 FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.oid >= 16384"""
 
 # Indexes that are in no dump.
@@ -163,6 +171,12 @@ SELECT coalesce(json_object_agg(e.extname, c.text), '{}'::json)
 FROM pg_extension e JOIN pg_available_extensions a ON a.name = e.extname,
   obj_description(e.oid, 'pg_extension') c (text)
 WHERE e.oid >= 16384 AND c.text IS NOT NULL AND c.text IS DISTINCT FROM a.comment"""
+
+# $1: a role. Every schema that is not the server's own, whether it is the role's, whether an extension brought it.
+SCHEMAS = f"""
+SELECT coalesce(json_agg(json_build_array(
+  n.nspname, pg_get_userbyid(n.nspowner) = $1, {_brought("pg_namespace", "n.oid")}) ORDER BY n.oid), '[]'::json)
+FROM pg_namespace n WHERE n.oid >= 16384 AND NOT ({_NOT_OURS})"""  # noqa: S608
 
 # Policies for roles by name: those names may have to become others.
 POLICIES = """
@@ -183,7 +197,7 @@ SELECT NOT EXISTS ({_RELATION})
                   WHERE p.oid >= 16384 AND NOT ({_NOT_OURS}) AND NOT {_brought("pg_proc", "p.oid")})
   AND NOT EXISTS (SELECT FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
                   WHERE t.oid >= 16384 AND NOT ({_NOT_OURS}) AND NOT {_brought("pg_type", "t.oid")}
-                    AND t.typelem = 0 AND t.typrelid = 0)"""  # noqa: S608
+                    AND t.typelem = 0 AND t.typrelid = 0 AND t.typtype <> 'm')"""  # noqa: S608
 
 
 # What a backup would have to read and may not, since somebody else has made it: tables and sequences (those of
@@ -191,17 +205,20 @@ SELECT NOT EXISTS ({_RELATION})
 UNREADABLE = f"""
 WITH other AS (
   SELECT CASE c.relkind WHEN 'S' THEN 'sequence' ELSE 'table' END AS kind,
-         format('%I.%I', n.nspname, c.relname) AS name, c.relowner AS owner
+         format('%I.%I', n.nspname, c.relname) AS name, c.relowner AS owner,
+         (SELECT e.extname FROM pg_extension e WHERE c.oid = ANY (e.extconfig)) AS extension,
+         CASE WHEN NOT has_schema_privilege(n.oid, 'USAGE') THEN quote_ident(n.nspname) END AS schema
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
   WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'S') AND c.relpersistence <> 't' AND NOT ({_NOT_OURS})
     AND (NOT {_brought("pg_class", "c.oid")} OR EXISTS (SELECT FROM pg_extension WHERE c.oid = ANY (extconfig)))
     AND NOT (has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'))
   UNION ALL
-  SELECT 'large object', l.oid::text, l.lomowner FROM pg_largeobject_metadata l
+  SELECT 'large object', l.oid::text, l.lomowner, NULL, NULL FROM pg_largeobject_metadata l
   WHERE NOT pg_has_role(l.lomowner, 'USAGE') AND NOT EXISTS (
     SELECT FROM aclexplode(l.lomacl) x WHERE x.privilege_type = 'SELECT'
       AND CASE x.grantee WHEN 0 THEN true ELSE pg_has_role(x.grantee, 'USAGE') END))
-SELECT coalesce(json_agg(json_build_array(kind, name, pg_get_userbyid(owner)) ORDER BY kind, name), '[]'::json)
+SELECT coalesce(json_agg(json_build_array(kind, name, pg_get_userbyid(owner), extension, schema)
+                         ORDER BY extension IS NOT NULL, kind, name), '[]'::json)
 FROM other"""  # noqa: S608
 
 # Tables of which row security would hide rows from this login.
@@ -213,11 +230,17 @@ FROM relation WHERE relkind = 'r' AND row_security_active(oid)"""  # noqa: S608
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table as a catalog has it; `name` and `columns` are quoted where they have to be."""
+    """A table as a catalog has it; `name` and `columns` are quoted where they have to be.
+
+    Args:
+        condition: of an extension's table for configuration, which of its rows a dump holds: SQL of the extension's
+            script, empty for all. None for a table that no extension brought.
+    """
 
     name: str
     oid: str
     columns: Sequence[str]
+    condition: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,7 +261,8 @@ def found(ask: Callable[[str], str]) -> Found:
     """
     document = json.loads(ask(_COUNTS))
     digest, last = document["objects"]
-    return Found(document["counts"], digest, last > 0, [Table(*each) for each in document["tables"]])
+    tables = [*document["tables"], *json.loads(ask(configuration.TABLES))]
+    return Found(document["counts"], digest, last > 0, [Table(*each) for each in tables])
 
 
 def locks(tables: Sequence[Table]) -> Iterator[str]:
@@ -261,7 +285,11 @@ def measures(ask: Callable[[str], str], known: Found) -> Measures:
     counts = dict(known.counts)
     fingerprints = {"large objects, in pieces" if known.in_pieces else "large objects": known.large_objects}
     for table in known.tables:
-        counts[f"table {table.name}"], fingerprints[f"table {table.name}"] = rows(ask, table.name, table.columns)
+        count, digest = rows(ask, table.name, table.columns, table.condition or "")
+        if table.condition is None:
+            counts[f"table {table.name}"], fingerprints[f"table {table.name}"] = count, digest
+        else:  # sets of earlier versions say nothing of it, which is no difference
+            fingerprints[configuration.label(table.name)] = configuration.fingerprint(count, digest)
     look_again(ask, known.tables)  # a schema may be renamed while its tables are locked
     return Measures(counts, fingerprints)
 
@@ -289,10 +317,14 @@ def look_again(ask: Callable[[str], str], tables: Sequence[Table]) -> None:
         )
 
 
-def rows(ask: Callable[[str], str], table: str, columns: Sequence[str]) -> tuple[int, str]:
-    """How many rows a table has, without those of its children, and their digest; names are quoted."""
+def rows(ask: Callable[[str], str], table: str, columns: Sequence[str], condition: str = "") -> tuple[int, str]:
+    """How many rows a table has, without those of its children, and their digest; names are quoted.
+
+    Args:
+        condition: which of the rows, as a WHERE clause.
+    """
     values = ", ".join(_VALUE.format(column=column) for column in columns)
-    count, digest = json.loads(ask(_DIGEST.format(values=values, table=table)))
+    count, digest = json.loads(ask(f"{_DIGEST.format(values=values, table=table)} {condition}"))
     return count, digest
 
 

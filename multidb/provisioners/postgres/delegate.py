@@ -68,8 +68,11 @@ class Delegate:
     def name(self) -> str:
         return self.server.endpoint.user
 
-    def open(self, database: str) -> Wire:
+    def open(self, database: str, search_path: Sequence[str] = ()) -> Wire:
         """A connection of it.
+
+        Args:
+            search_path: as `Wire` takes it.
 
         Raises:
             AuthenticationFailed: the server lets named logins in only, and not this one.
@@ -84,6 +87,7 @@ class Delegate:
                 user=self.name,
                 guarded=True,
                 signs=self.signs,
+                search_path=search_path,
             )
         except AuthenticationFailed as error:
             raise AuthenticationFailed(

@@ -1,31 +1,23 @@
-"""What has to be in a database before a set is loaded into it, and all that the admin's login ever sends to one that an
-app owns: the methods of `AdminInside`. Decision 19 says of each why it cannot call what an app has made.
+"""All that the admin's login ever sends to a database that an app owns, in backups and restores: the methods of
+`AdminInside`. Decision 19 says of each why it cannot call what an app has made.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 
-from multidb.errors import ArchiveError, NotAllowed
-from multidb.model import Part, Place, PlaceKind
+from multidb.errors import NotAllowed
 from multidb.provisioners.postgres import bound, contents
 from multidb.provisioners.postgres.bound import Beyond, beyond
-from multidb.provisioners.postgres.resources import STORE, AppOptions
+from multidb.provisioners.postgres.configuration import Relation
 from multidb.provisioners.postgres.statements import identifier, literal
 from multidb.provisioners.postgres.wire import Wire
 
-__all__ = ["AdminInside", "lay"]
+__all__ = ["AdminInside", "creation"]
 
-_NAME_LIMIT = 63
 
 _THERE = "SELECT coalesce(json_agg(extname), '[]'::json) FROM pg_extension"
-_EXTENSIONS = f"""
-SELECT json_build_object(
-  'there', ({_THERE}),
-  'available', (SELECT json_object_agg(a.name, coalesce(v.trusted, false)) FROM pg_available_extensions a
-                LEFT JOIN pg_available_extension_versions v ON v.name = a.name AND v.version = a.default_version))"""  # noqa: S608
 
 
 class AdminInside:
@@ -34,13 +26,33 @@ class AdminInside:
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
 
-    def give_schema(self, role: str) -> None:
-        """Schema public of a place that nothing was loaded into yet."""
-        self._do(f"ALTER SCHEMA public OWNER TO {identifier(role)}")
+    def give_schema(self, role: str, schema: str = "public") -> None:
+        """Of a place that nothing was loaded into yet."""
+        self._do(f"ALTER SCHEMA {identifier(schema)} OWNER TO {identifier(role)}")
 
-    def make_extension(self, name: str, schema: str | None) -> None:
+    def make_extension(self, name: str, schema: str, version: str) -> None:
         """In a place that nothing was loaded into yet; the script is the server's own and meets no object of an app."""
-        self._do(_create(name, schema))
+        self._do(creation(name, schema, version))
+
+    def let_fill(self, relation: Relation, login: str) -> None:
+        """Gives a login what it takes to load the rows of an extension's table, or the position of its sequence.
+
+        Raises:
+            NotAllowed: the admin may not give it.
+        """
+        self._give(f"GRANT {relation.filling} ON {relation.kind} {relation.name} TO {identifier(login)}", relation)
+        self._let_in(relation, login)
+
+    def keep_from(self, relation: Relation, login: str) -> None:
+        """Takes back what `let_fill` has given."""
+        self._do(f"REVOKE {relation.filling} ON {relation.kind} {relation.name} FROM {identifier(login)}")
+        if not relation.enterable:
+            self._do(f"REVOKE USAGE ON SCHEMA {identifier(relation.schema)} FROM {identifier(login)}")
+
+    def let_read(self, relation: Relation, role: str) -> None:
+        """Gives a role the reading of an extension's table, or sequence, that the app had where the set is from."""
+        self._let_in(relation, role)
+        self._give(f"GRANT SELECT ON {relation.kind} {relation.name} TO {identifier(role)}", relation)
 
     def roll_back(self, transaction: str) -> None:
         """Ends a prepared transaction."""
@@ -69,103 +81,26 @@ class AdminInside:
         found: list[str] = json.loads(self._wire.ask(_THERE, ()))
         return found
 
+    def _let_in(self, relation: Relation, role: str) -> None:
+        if not relation.enterable:
+            self._give(f"GRANT USAGE ON SCHEMA {identifier(relation.schema)} TO {identifier(role)}", relation)
+
+    def _give(self, text: str, relation: Relation) -> None:
+        answer = self._wire.send(text)
+        if refusal := answer.refusal or next(iter(answer.warnings), None):
+            raise NotAllowed(
+                f"{relation.kind.lower()} {relation.name} of extension {relation.extension} is not the admin's to "
+                f"give: {refusal.message}",
+                hint="use a superuser as the admin login, then run the command again",
+            )
+
     def _do(self, text: str) -> None:
         answer = self._wire.send(text)
         if answer.refusal is not None:
             raise self._wire.error(answer.refusal)
 
 
-@dataclass(frozen=True, slots=True)
-class _Extension:
-    """One that the set wants, as its manifest says: data, whoever wrote it."""
-
-    name: str
-    schema: str
-
-    @classmethod
-    def read(cls, entry: object) -> _Extension:
-        if not (isinstance(entry, list | tuple) and len(entry) == 3 and all(isinstance(each, str) for each in entry)):
-            raise ArchiveError(f"the set's manifest names no extension by {str(entry)[:80]!r}")
-        name, _, schema = entry
-        for text in (name, schema):
-            if not 0 < len(text.encode()) <= _NAME_LIMIT or "\0" in text:
-                raise ArchiveError(f"the set's manifest has no name of an extension or a schema in {text[:80]!r}")
-        if schema != "pg_catalog" and (schema.startswith("pg_") or schema == "information_schema"):
-            raise ArchiveError(f"the set's manifest wants extension {name} in {schema}, which is the server's own")
-        return cls(name, schema)
-
-
-def lay(
-    admin: AdminInside, delegated: Wire, place: Place, part: Part, role: str, live: Callable[[], Sequence[str]]
-) -> frozenset[str]:
-    """Makes the set's extensions, and the schemas that they live in. Those that an app may make itself are made by the
-    app's own login, and are its own then; the others by the admin, where the app was given them before.
-
-    Args:
-        delegated: of the login that may do no more than the app, as `role`.
-        live: asks which extensions the app's live database has.
-
-    Returns:
-        The schemas.
-
-    Raises:
-        ArchiveError: the server lacks an extension, or the manifest of the set makes no sense.
-        NotAllowed: an extension takes an admin, and nobody has given it to this app.
-    """
-    entries = part.details["extensions"]
-    wanted = [_Extension.read(entry) for entry in entries] if isinstance(entries, list | tuple) else []
-    comments = _comments(part.details.get("extension_comments", {}))
-    found = json.loads(delegated.ask(_EXTENSIONS, ()))
-    there, available = set(found["there"]), found["available"] or {}
-    if missing := sorted({each.name for each in wanted} - set(available)):
-        raise ArchiveError(
-            f"the server lacks extensions that the backup needs: {', '.join(missing)}",
-            hint="install them on the server's machine, or take an image that has them",
-        )
-    schemas = frozenset(each.schema for each in wanted) - {"public", "pg_catalog"}
-    for schema in sorted(schemas):
-        _as_the_app(delegated, f"CREATE SCHEMA IF NOT EXISTS {identifier(schema)} AUTHORIZATION {identifier(role)}")
-    for each in wanted:
-        schema_of_it = None if each.schema == "pg_catalog" else each.schema
-        if each.name in there:
-            continue
-        comment = comments.get(each.name)
-        if available[each.name]:
-            _as_the_app(delegated, _create(each.name, schema_of_it))
-            if comment is not None:
-                _as_the_app(delegated, f"COMMENT ON EXTENSION {identifier(each.name)} IS {literal(comment)}")
-        else:
-            _may_have(each.name, place, live)
-            admin.make_extension(each.name, schema_of_it)
-            if comment is not None:
-                admin.comment_on_extension(each.name, comment)
-    return schemas
-
-
-def _comments(said: object) -> dict[str, str]:
-    """Comments by extension, as the set's manifest says them: data, whoever wrote it."""
-    if not isinstance(said, Mapping) or not all(isinstance(text, str) and "\0" not in text for text in said.values()):
-        raise ArchiveError("the set's manifest has no comments on extensions where they should be")
-    return {str(name): text for name, text in said.items()}
-
-
-def _may_have(name: str, place: Place, live: Callable[[], Sequence[str]]) -> None:
-    """Refuses what only a set asks for, and anything where objects of the app may be already."""
-    options = place.app.stores.get(STORE)
-    given = isinstance(options, AppOptions) and name in options.extensions
-    if place.kind is PlaceKind.LIVE or not (given or name in live()):
-        raise NotAllowed(
-            f"the set wants extension {name}, which takes an admin, and nothing gives it to app {place.app.id}",
-            hint=f"name it in the manifest (extensions of {place.app.id}), multidb apply, then run the command again",
-        )
-
-
-def _create(name: str, schema: str | None) -> str:
-    where = f" SCHEMA {identifier(schema)}" if schema is not None else ""
-    return f"CREATE EXTENSION IF NOT EXISTS {identifier(name)}{where}"
-
-
-def _as_the_app(wire: Wire, text: str) -> None:
-    answer = wire.send(text)
-    if answer.refusal is not None:
-        raise wire.error(answer.refusal)
+def creation(name: str, schema: str, version: str) -> str:
+    """The statement that makes an extension in that schema and version."""
+    where = f"SCHEMA {identifier(schema)} VERSION {literal(version)}"
+    return f"CREATE EXTENSION IF NOT EXISTS {identifier(name)} {where}"

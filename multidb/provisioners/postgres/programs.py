@@ -207,14 +207,18 @@ def address(program: Program, server: Server, database: str, version: int = OLDE
     )
 
 
-def dump_arguments(address: str, snapshot: str) -> list[str]:
+def dump_arguments(address: str, snapshot: str, without_rows: Sequence[str] = ()) -> list[str]:
     """Writes a whole database, as of an exported snapshot, to standard output.
 
     Lightly compressed, although the set is compressed, too: plain, every row is a block of its own in the file, and a
     restore by several connections has to step through all of them.
+
+    Args:
+        without_rows: tables (patterns of psql) whose rows are left out.
     """
     return [
         *("--format=custom", "--compress=1", "--no-password", "--no-subscriptions"),
+        *(f"--exclude-table-data={table}" for table in without_rows),
         *("--lock-wait-timeout=60s", f"--snapshot={snapshot}", f"--dbname={address}"),
     ]
 

@@ -48,6 +48,7 @@ _WORKERS = 4  # more gain nothing: the server does the work
 _BATCH = 500  # statements in one transaction, so that a thousand apps show progress and fit the server's lock table
 _ATTEMPTS = 6
 _LOCK_TIMEOUT = 3000  # milliseconds; an app can hold a lock for as long as it likes
+_SCRIPTS_FIND = ("$user", "public")  # as a session has it where nobody says otherwise
 _LOCK_CLASS = zlib.crc32(b"multidb") - 2**31
 _LOCK_PATIENCE = 15.0  # seconds
 _MOMENT = 1.0  # seconds
@@ -387,7 +388,9 @@ class PostgresSession:
     def _run_batch(self, start: int, batch: Sequence[Statement], secrets: SecretStore) -> None:
         texts = [self._text(statement, start + n, start, secrets) for n, statement in enumerate(batch)]
         scope, ending = batch[0].scope, batch[0].app if batch[0].ends_sessions else ""
-        with self._open(scope, reading=False) if scope else contextlib.nullcontext(self._main) as wire:
+        path = _SCRIPTS_FIND if any(text.startswith("CREATE EXTENSION ") for text in texts) else ()
+        opened = self._open(scope, reading=False, search_path=path) if scope else contextlib.nullcontext(self._main)
+        with opened as wire:
             look = self._lookout.over(wire.process, ending)
             if scope:
                 for text in texts:
@@ -452,6 +455,7 @@ class PostgresSession:
         user: str = "",
         password: Secret | None = None,
         patient: bool = False,
+        search_path: Sequence[str] = (),
     ) -> Wire:
         """A connection. One that we have just closed may not be free yet; with `patient`, others of ours have to be
         closed first."""
@@ -471,6 +475,7 @@ class PostgresSession:
                     lock_timeout=_LOCK_TIMEOUT,
                     keys=keys,
                     signs=self._signs.of_process,
+                    search_path=search_path,
                 )
             except AuthenticationFailed:
                 if not keys:

@@ -12,15 +12,16 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Final
 
-__all__ = ["OLDEST", "Powers", "assignments", "options", "settings"]
+__all__ = ["OLDEST", "SEARCH_PATH", "Powers", "assignments", "options", "settings"]
 
 OLDEST: Final = 130000  # every server that is supported knows what this one knows
 
+SEARCH_PATH: Final = "pg_catalog,pg_temp"
 # search_path: neither a function nor an operator that an app has made is found by an administrator's statement, nor a
 # conversion of the encoding. pg_temp stands last, or it would be searched first for tables.
 _EVERYBODYS: Final[Mapping[str, str]] = MappingProxyType(
     {
-        "search_path": "pg_catalog,pg_temp",
+        "search_path": SEARCH_PATH,
         "role": "none",
         "local_preload_libraries": "",
         # what would end the session, or a statement, at a time of somebody else's choice

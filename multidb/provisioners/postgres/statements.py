@@ -437,7 +437,7 @@ def _create_extension(name: str, interior: Interior, facts: PostgresFacts, *, ne
             "(CVE-2022-2625), so it cannot be created safely any longer",
             hint="update the server to 13.8, 14.5 or newer, then run the command again",
         )
-    if not new and not extension.trusted and facts.superuser and extension.schema is None:
+    if not new and not extension.trusted and facts.superuser:
         yield from NOTHING_PREPARED
     # An extension that can live in one schema only does not take another.
     schema = " SCHEMA public" if extension.schema is None else ""

@@ -32,6 +32,7 @@ from multidb.model import Server
 from multidb.progress import ProgressTimer, ended_without
 from multidb.provisioners.postgres import session_settings
 from multidb.provisioners.postgres.session_settings import Powers
+from multidb.provisioners.postgres.statements import identifier
 from multidb.secrets import Secret, redact
 
 __all__ = ["FULL", "TAKES_KEYS", "Answer", "Refusal", "Traffic", "Wire", "connection_error"]
@@ -135,6 +136,9 @@ class Wire:
             what it is sent is answered whole within its timeout.
         guarded: whether what is stored is kept out of a session of another login, too.
         keys: as `scram.keys` gives them; none where libpq does not take them (`TAKES_KEYS`).
+        search_path: what scripts of extensions find as the session's own path, and put behind theirs. The session has
+            the server's schemas all the same.
+        fresh: nothing in the database is an app's yet: views may be looked into, as such scripts do.
         statement_timeout: milliseconds after which the server gives up on a statement; 0 for no limit.
         lock_timeout: milliseconds after which the server gives up waiting for a lock; 0 for no limit.
         signs: what is seen of a session, by its process, while it works and says nothing (`Signs.of_process`).
@@ -157,6 +161,8 @@ class Wire:
         guarded: bool = False,
         keys: Mapping[str, str] | None = None,
         signs: Callable[[int], object] | None = None,
+        search_path: Sequence[str] = (),
+        fresh: bool = False,
     ) -> None:
         self._server = server
         self._signs = signs
@@ -170,12 +176,13 @@ class Wire:
         away = parameters["dbname"] != _maintenance(server)
 
         def settings(powers: Powers) -> Mapping[str, str]:
-            return session_settings.settings(
+            chosen = session_settings.settings(
                 powers,
                 statement_timeout=statement_timeout,
                 lock_timeout=lock_timeout,
-                foreign=away and self._as_admin,
+                foreign=away and self._as_admin and not fresh,
             )
+            return {**chosen, "search_path": ", ".join(map(identifier, search_path))} if search_path else chosen
 
         # A superuser's event trigger can fire, and a library be loaded, while an app's database is entered: the
         # admin is told from the maintenance database what it may keep away.
@@ -192,6 +199,8 @@ class Wire:
         self._notes: list[Refusal] = []
         self._noticed = 0
         self._meanwhile: Callable[[], None] | None = None
+        if search_path:  # scripts see it as what the session's would be reset to
+            self._set_up(f"SET search_path = {session_settings.SEARCH_PATH}")
         if self._as_admin or guarded:
             self._set_the_rest(settings, chosen)
 
@@ -222,17 +231,19 @@ class Wire:
             connection = self._connected({**parameters, "options": session_settings.options(chosen)})
         return connection, chosen
 
+    def _set_up(self, text: str) -> None:
+        answer = self._exchange(lambda: self._pgconn.send_query(text.encode(_UTF8)), self._server.timeout)
+        if answer.refusal is not None:
+            self.close()
+            raise self.error(answer.refusal)
+
     def _set_the_rest(self, settings: Callable[[Powers], Mapping[str, str]], chosen: Mapping[str, str]) -> None:
         """Sets what a server of this version knows beside what the connection has begun with."""
         superuser = self._as_admin and self._pgconn.parameter_status(b"is_superuser") == b"on"
         powers = Powers(self._pgconn.server_version, superuser)
         left = {name: value for name, value in settings(powers).items() if name not in chosen}
         if left:
-            text = session_settings.assignments(left).encode(_UTF8)
-            answer = self._exchange(lambda: self._pgconn.send_query(text), self._server.timeout)
-            if answer.refusal is not None:
-                self.close()
-                raise self.error(answer.refusal)
+            self._set_up(session_settings.assignments(left))
         if self._as_admin:
             _ACQUAINTANCE.note(self._server, powers)
             self.quiets_event_triggers = powers.quiets_event_triggers

@@ -18,7 +18,7 @@ _SCRATCH: Final = "scratch"
 class ContainerOptions(BaseModel):
     """The part of ``servers.<store>`` that is the same for every store."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     image: str | None = Field(
         default=None,

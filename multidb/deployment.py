@@ -8,10 +8,9 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from multidb import files
-from multidb.certificates import Identity, issue, names_of, new_authority, problem, serves
 from multidb.container import Container, poolers, scratch
 from multidb.errors import Refused, UsageError
 from multidb.model import App, Endpoint, Project, StoreContext
@@ -20,6 +19,9 @@ from multidb.provisioners import STORES, provisioner
 from multidb.render import BACKUP, CA_MOUNTED, GRAFANA, TOKEN, RenderedFile, Trust, is_ours, render
 from multidb.secrets import Secret, SecretRef, generate
 from multidb.state import ProjectState
+
+if TYPE_CHECKING:
+    from multidb.certificates import Identity
 
 __all__ = [
     "Deployment",
@@ -239,6 +241,8 @@ class Deployment:
         self, names: Sequence[str], known: Callable[[SecretRef], Secret | None]
     ) -> tuple[Trust, dict[SecretRef, Secret]]:
         """Certificates of the project's own authority. A new authority means new certificates for all."""
+        from multidb.certificates import Identity, issue, names_of, new_authority, serves  # cryptography: 60 ms
+
         now = self.clock()
         made: dict[SecretRef, Secret] = {}
 
@@ -262,6 +266,8 @@ class Deployment:
 
     def _given(self, given: Certificates, names: Sequence[str]) -> Trust:
         """The certificate that the manifest names, for every server. `UsageError` when apps would refuse it."""
+        from multidb.certificates import Identity, names_of, problem
+
         where = f"{self.project.file}: deploy.tls"
         texts = {}
         for part, path in (("cert", given.cert), ("key", given.key), ("ca", given.ca)):

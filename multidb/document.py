@@ -54,7 +54,9 @@ class Unreadable(ValueError):
 class Document(BaseModel):
     """Base of the schemas: nothing is converted, nothing unknown is passed over, no value stands in an error."""
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, strict=True, extra="forbid", hide_input_in_errors=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        frozen=True, strict=True, extra="forbid", hide_input_in_errors=True, defer_build=True
+    )
 
 
 def parse(text: bytes | str, largest: int) -> Any:

@@ -1,21 +1,22 @@
-"""The environment of an app: the variables with which it reaches its stores, and what it has there.
+"""The environment of an app: the variables with which it reaches its stores; and what it has there.
 
-The one maker of it; `multidb env`, `show`, `add-app` and the env files all come from here.
+The one maker of it; `multidb env`, `show`, `add-app` and the env files all come from here. The variables come from the
+manifest and the records, as far as these can tell; then no server is asked, and no driver is imported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from multidb.deployment import named
-from multidb.errors import MultidbError
+from multidb.errors import MultidbError, UsageError
 from multidb.fleet import Fleet, Scope
 from multidb.model import App, Isolation, Resource, Server, StoreContext
 from multidb.provisioners import provisioner
 from multidb.secrets import Secret
 
-__all__ = ["Environment", "environment", "environments", "names_of"]
+__all__ = ["Environment", "Standing", "environment", "environments", "names_of", "standing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,14 +25,24 @@ class Environment:
 
     Args:
         env: the variables of its env file, secrets included.
-        isolation: by store, how real the wall is, and why it is no more than that.
-        names: by store, what the app has there (``role lernmi_user``).
     """
 
     app: str
     env: Mapping[str, str | Secret]
-    isolation: Mapping[str, tuple[Isolation, str]] = field(default_factory=dict)
-    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What an app has in one store.
+
+    Args:
+        isolation: how real the wall is; `why`: why it is no more than that.
+        names: what it has there (``role lernmi_user``).
+    """
+
+    isolation: Isolation
+    why: str
+    names: tuple[str, ...]
 
 
 def environment(fleet: Fleet, app: str, stores: Iterable[str] | None = None) -> Environment:
@@ -50,28 +61,39 @@ def environment(fleet: Fleet, app: str, stores: Iterable[str] | None = None) -> 
 def environments(
     fleet: Fleet, apps: Sequence[str], stores: Iterable[str] | None = None
 ) -> Iterator[tuple[str, Environment | MultidbError]]:
-    """As `environment`, for each of many apps, or why it has none. A server is asked once, however many it serves.
+    """As `environment`, for each of many apps, or why it has none. A server that has to be asked is asked once,
+    however many apps it serves.
 
     Raises:
         UsageError: no such app.
     """
     entries = [fleet.app(name) for name in apps]
-    chosen = None if stores is None else frozenset(stores)
-    serving: dict[tuple[str, str | None], list[Server]] = {}
-    for server in fleet.runtime.servers():
-        serving.setdefault((server.store, server.app), []).append(server)
-
-    def servers_of(app: App) -> list[Server]:
-        having = [store for store in app.stores if chosen is None or store in chosen]
-        return [each for store in having for user in (None, app.id) for each in serving.get((store, user), ())]
-
-    asked = {server.name: server for app in entries for server in servers_of(app)}
-    contexts = fleet.contexts(list(asked.values()))
+    servers = _servers_of(fleet, entries, stores)
+    contexts = _Contexts(fleet)
     for app in entries:
         try:
-            yield app.id, _environment(fleet, app, [(each, contexts[each.name]) for each in servers_of(app)])
+            yield app.id, _environment(fleet, app, servers[app.id], contexts)
         except MultidbError as error:
             yield app.id, error
+
+
+def standing(fleet: Fleet, app: str) -> dict[str, Standing]:
+    """What the app has, by store. Its servers are asked what they are.
+
+    Raises:
+        UsageError: no such app.
+        ServerError: a server does not answer.
+    """
+    entry, found = fleet.app(app), {}
+    servers = _servers_of(fleet, [entry], None)[app]
+    contexts = fleet.contexts(servers)
+    for server in servers:
+        context, store = contexts[server.name], provisioner(server.store)
+        if isinstance(context, MultidbError):
+            raise context
+        level, why = store.isolation(entry, context.facts)
+        found[server.store] = Standing(level, why, _names(entry, store.desired([entry], context)))
+    return found
 
 
 def names_of(fleet: Fleet, app: str) -> dict[str, tuple[str, ...]]:
@@ -92,23 +114,65 @@ def names_of(fleet: Fleet, app: str) -> dict[str, tuple[str, ...]]:
     return found
 
 
-def _environment(
-    fleet: Fleet,
-    app: App,
-    servers: Sequence[tuple[Server, StoreContext | MultidbError]],
-) -> Environment:
-    """As it is seen by the app, which may not be how we see it."""
-    env: dict[str, str | Secret] = {**named(fleet.project, app)}
-    isolation: dict[str, tuple[Isolation, str]] = {}
-    having: dict[str, tuple[str, ...]] = {}
-    for server, context in servers:
+def _servers_of(fleet: Fleet, apps: Sequence[App], stores: Iterable[str] | None) -> dict[str, list[Server]]:
+    """By app, its servers with an address, in the order of its stores."""
+    chosen = None if stores is None else frozenset(stores)
+    serving: dict[tuple[str, str | None], list[Server]] = {}
+    for server in fleet.runtime.servers():
+        serving.setdefault((server.store, server.app), []).append(server)
+    return {
+        app.id: [
+            server
+            for store in app.stores
+            if chosen is None or store in chosen
+            for user in (None, app.id)
+            for server in serving.get((store, user), ())
+        ]
+        for app in apps
+    }
+
+
+class _Contexts:
+    """What the stores of some servers are told, each found out once."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self._known: dict[str, StoreContext] = {}
+        self._asked: dict[str, StoreContext | MultidbError] = {}
+
+    def known(self, server: Server) -> StoreContext:
+        """From the manifest and the records."""
+        if server.name not in self._known:
+            self._known[server.name] = self._fleet.known_context(server)
+        return self._known[server.name]
+
+    def asked(self, server: Server) -> StoreContext:
+        """With what the server says of itself. `MultidbError` where it cannot be asked."""
+        if server.name not in self._asked:
+            self._asked |= self._fleet.contexts([server])
+        context = self._asked[server.name]
         if isinstance(context, MultidbError):
             raise context
-        store = provisioner(server.store)
-        env |= store.env(app, context, fleet.runtime.app_endpoint(server), fleet.secret)
-        isolation[server.store] = store.isolation(app, context.facts)
-        having[server.store] = _names(app, store.desired([app], context))
-    return Environment(app.id, env, isolation, having)
+        return context
+
+
+def _environment(fleet: Fleet, app: App, servers: Sequence[Server], contexts: _Contexts) -> Environment:
+    """As it is seen by the app, which may not be how we see it."""
+
+    def variables(server: Server, context: StoreContext) -> Mapping[str, str | Secret]:
+        return provisioner(server.store).env(app, context, fleet.runtime.app_endpoint(server), fleet.secret)
+
+    env: dict[str, str | Secret] = {**named(fleet.project, app)}
+    for server in servers:
+        known = contexts.known(server)
+        if known.facts is not None or not provisioner(server.store).env_asks(app, known):
+            try:
+                env |= variables(server, known)
+                continue
+            except (UsageError, LookupError):  # no credential or number is recorded; the server may need none
+                pass
+        env |= variables(server, contexts.asked(server))
+    return Environment(app.id, env)
 
 
 def _names(app: App, desired: Iterable[Resource]) -> tuple[str, ...]:

@@ -289,6 +289,10 @@ class Fleet:
                 return self._context(server, None, self.numbers(server))
         return self._context(server, self._facts[server.name], self.numbers(server))
 
+    def known_context(self, server: Server) -> StoreContext:
+        """As `context`, from the manifest, the records and what this fleet has learned of the server; asks nobody."""
+        return self._context(server, self._facts.get(server.name), self.numbers(server))
+
     def contexts(self, servers: Sequence[Server]) -> dict[str, StoreContext | MultidbError]:
         """By the server's name what its store is told, each server asked once; or why it cannot be asked."""
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from multidb import manifest
-from multidb.deployment import Deployment, shipped_templates
 from multidb.model import Project
 from multidb.provisioners import INCLUDED, STORES, provisioner
 from multidb.state import ProjectState
 from multidb.tombstone import tombstones
+
+if TYPE_CHECKING:
+    from multidb.deployment import Deployment
 
 __all__ = ["load_deployment", "load_project", "store_schemas"]
 
@@ -27,5 +30,7 @@ def load_project(path: Path, overlay: str | None = None) -> Project:
 
 def load_deployment(path: Path, overlay: str | None = None) -> Deployment:
     """The files of the manifest's deployment. `ManifestError` as for `load_project`."""
+    from multidb.deployment import Deployment, shipped_templates
+
     project = load_project(path, overlay)
     return Deployment(project, ProjectState(Path(project.root)), shipped_templates())

@@ -18,7 +18,9 @@ __all__ = ["SecretSource"]
 class SecretSource(BaseModel):
     """Where a secret is read from when it is needed: ``{env: NAME}`` or ``{file: PATH}``."""
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True
+    )
 
     env: str | None = Field(default=None, description="Environment variable that holds it.")
     file: str | None = Field(

@@ -7,6 +7,7 @@ is not here is only known to be a mapping.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Annotated, Any, Final
 
 from pydantic import Field, JsonValue, TypeAdapter
@@ -25,10 +26,11 @@ class Section:
     """The shape of one section.
 
     Args:
+        shape: what it is read as, a type; pydantic looks at it when the section is first read.
         losable: what is wrong in it is left out, since it comes back by itself; elsewhere it is an error.
     """
 
-    schema: TypeAdapter[Any]
+    shape: Any
     losable: bool = False
 
     def read(self, value: object) -> dict[str, Any]:
@@ -38,13 +40,13 @@ class Section:
             assert isinstance(value, dict)
             return value
         if not self.losable:
-            validated(value, self.schema)  # says what is wrong
+            validated(value, _adapter(self.shape))  # says what is wrong
         entries = value.items() if isinstance(value, dict) else ()
         return {name: entry for name, entry in entries if self._fits({name: entry})}
 
     def _fits(self, value: object) -> bool:
         try:
-            validated(value, self.schema)
+            validated(value, _adapter(self.shape))
         except Unreadable:
             return False
         return True
@@ -160,23 +162,29 @@ class _Compose(_Loose):
 
 _Key = Annotated[str, Field(pattern=r"\A[a-z]+/[^/]*/[^/]*\z")]
 
+
+@cache
+def _adapter(shape: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(shape)
+
+
 SECTIONS: Final = {
-    "ports": Section(TypeAdapter(dict[str, _Port])),
-    "numbers": Section(TypeAdapter(dict[str, dict[AppId, _Number]])),
-    "processes": Section(TypeAdapter(dict[str, _Process]), losable=True),  # a process of ours is found by its mark
-    "skipped": Section(TypeAdapter(dict[str, str]), losable=True),
-    "products": Section(TypeAdapter(dict[str, str])),
-    "offline": Section(TypeAdapter(dict[str, bool])),
-    "compose": Section(TypeAdapter(_Compose)),
-    "restricted": Section(TypeAdapter(dict[str, list[AppId]])),
-    "removed": Section(TypeAdapter(dict[AppId, _Removed])),
-    "closed": Section(TypeAdapter(dict[AppId, _Closed])),
-    "backup-work": Section(TypeAdapter(_Work)),
-    "backups": Section(TypeAdapter(dict[AppId, _Known]), losable=True),  # then a backup is due, and a proof
-    "told": Section(TypeAdapter(dict[str, dict[_Key, _Told]]), losable=True),  # then it is told again
-    "audit": Section(TypeAdapter(_Audit), losable=True),
+    "ports": Section(dict[str, _Port]),
+    "numbers": Section(dict[str, dict[AppId, _Number]]),
+    "processes": Section(dict[str, _Process], losable=True),  # a process of ours is found by its mark
+    "skipped": Section(dict[str, str], losable=True),
+    "products": Section(dict[str, str]),
+    "offline": Section(dict[str, bool]),
+    "compose": Section(_Compose),
+    "restricted": Section(dict[str, list[AppId]]),
+    "removed": Section(dict[AppId, _Removed]),
+    "closed": Section(dict[AppId, _Closed]),
+    "backup-work": Section(_Work),
+    "backups": Section(dict[AppId, _Known], losable=True),  # then a backup is due, and a proof
+    "told": Section(dict[str, dict[_Key, _Told]], losable=True),  # then it is told again
+    "audit": Section(_Audit, losable=True),
 }
 """By name. Sections that are not losable hold what nobody else knows."""
 
-ANY: Final = Section(TypeAdapter(dict[str, JsonValue]))
+ANY: Final = Section(dict[str, JsonValue])
 """What has a name that is not known here."""

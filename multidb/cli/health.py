@@ -24,8 +24,9 @@ from multidb.cli.options import (
     examples,
     scope,
 )
-from multidb.cli.output import Grid, Output
+from multidb.cli.output import Output
 from multidb.cli.telling import NotifyOption, teller
+from multidb.cli.terminal import Grid
 from multidb.fleet import Fleet, Scope
 from multidb.health import HealthReport, check
 from multidb.model import Health, Status, listed

@@ -7,18 +7,20 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from multidb.cli.output import Output
-from multidb.engine import Engine
 from multidb.errors import Refused, UsageError
-from multidb.fleet import Fleet, Scope
 from multidb.manifest import app_id
 from multidb.model import Project, duration_of
 from multidb.project import load_project
 from multidb.provisioners import STORES
+
+if TYPE_CHECKING:  # what needs no server imports none of it
+    from multidb.engine import Engine
+    from multidb.fleet import Fleet, Scope
 
 __all__ = [
     "AppArgument",
@@ -99,10 +101,14 @@ class Run:
 
     def fleet(self, output: Output, project: Project | None = None) -> Fleet:
         """The servers of the manifest, which is read and checked now, or of `project`."""
+        from multidb.fleet import Fleet
+
         return Fleet(project or self.project(), progress=output.progress, command=self.command)
 
     def engine(self, output: Output, project: Project | None = None) -> Engine:
         """The engine for the manifest, which is read and checked now, or for `project`."""
+        from multidb.engine import Engine
+
         return Engine(project or self.project(), progress=output.progress, command=self.command)
 
 
@@ -120,6 +126,8 @@ def scope(
     deep: bool = True,
 ) -> Scope:
     """The scope that the shared options describe. `UsageError` for an unknown store or an impossible app id."""
+    from multidb.fleet import Scope
+
     for store in stores or ():
         if store not in STORES:
             raise UsageError(f"there is no store {store!r}", hint=f"stores: {', '.join(STORES)}")

@@ -14,42 +14,27 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, TypeAlias
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
-from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
-from rich.measure import Measurement
-from rich.progress import BarColumn, Progress, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
-from rich.segment import Segment
-from rich.table import Table
-from rich.text import Text
 
 from multidb.errors import ManifestError, MultidbError
 from multidb.secrets import redact
 
-__all__ = ["Bar", "Grid", "Output", "report_error", "report_interrupt"]
+if TYPE_CHECKING:  # 50 ms; lines for pipes and files need none of it
+    from rich.console import RenderableType
+    from rich.progress import Progress, TaskID
+
+    from multidb.cli.terminal import Terminal
+
+__all__ = ["Output", "report_error", "report_interrupt"]
 
 _LINE_EVERY = 5.0  # seconds between progress lines where there is no terminal
 _WIDEST = 10_000  # columns, where there is no terminal
 _DOCUMENT_VERSION = 1
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # all control but tab and new line
-_GAP = "  "  # between two columns
-_SHORT = 24  # columns; a longer cell is prose, or a name in the first place
-_NARROWEST = 12  # columns of what gives way
-_SHORTEST_BAR, _LONGEST_BAR = 6, 20
-
-
-class Terminal(Console):
-    """Rich's console, on which nobody but rich steers the terminal: an app may have given a table a name that clears
-    the screen, or that turns the order of the letters around."""
-
-    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
-        for segment in super().render(renderable, options):
-            yield (
-                segment
-                if segment.control
-                else segment._replace(text=_STEERING.sub("\N{REPLACEMENT CHARACTER}", segment.text))
-            )
+_TERMINALS = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")  # variables by which rich may take a pipe for one
 
 
 class Output:
@@ -64,14 +49,27 @@ class Output:
         self.command = command
         self.json = json
         self.verbose = verbose
-        self.out = Terminal(soft_wrap=True, highlight=False, emoji=False)
-        if not self.out.is_terminal:
-            self.out.width = _WIDEST  # folding is for eyes; a program gets one line for each row, however long
-        self.err = Terminal(stderr=True, soft_wrap=True, highlight=False, emoji=False)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._heard = "working"
         self._guard = threading.Lock()
+
+    @cached_property
+    def out(self) -> Terminal:
+        """Standard output, to draw on."""
+        from multidb.cli.terminal import Terminal
+
+        out = Terminal(soft_wrap=True, highlight=False, emoji=False)
+        if not out.is_terminal:
+            out.width = _WIDEST  # folding is for eyes; a program gets one line for each row, however long
+        return out
+
+    @cached_property
+    def err(self) -> Terminal:
+        """Standard error, to draw on."""
+        from multidb.cli.terminal import Terminal
+
+        return Terminal(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
     def document(self, ok: bool, fields: Mapping[str, Any]) -> None:
         """Prints the command's JSON document, when JSON was asked for."""
@@ -92,11 +90,17 @@ class Output:
     def say(self, text: str = "", *, style: str | None = None) -> None:
         """A line of the result; nothing when JSON was asked for."""
         if not self.json:
-            self.out.print(redact(text), style=style, markup=False)
+            if _is_plain(sys.stdout):
+                _print_plain(sys.stdout, redact(text))
+            else:
+                self.out.print(redact(text), style=style, markup=False)
 
     def note(self, text: str, *, style: str | None = None) -> None:
         """A line beside the result, on stderr."""
-        self.err.print(redact(text), style=style, markup=False)
+        if _is_plain(sys.stderr):
+            _print_plain(sys.stderr, redact(text))
+        else:
+            self.err.print(redact(text), style=style, markup=False)
 
     def table(
         self, columns: Sequence[str], rows: Sequence[Sequence[str]], styles: Mapping[str, str] | None = None
@@ -104,6 +108,10 @@ class Output:
         """A table of plain cells. `styles` colours a cell by its text."""
         if self.json:
             return
+        from rich.text import Text
+
+        from multidb.cli.terminal import Grid
+
         table = Grid(*columns)
         for row in rows:
             table.add_row(*(Text(redact(cell), style=(styles or {}).get(cell, "")) for cell in row))
@@ -112,10 +120,12 @@ class Output:
     @contextmanager
     def working(self) -> Iterator[None]:
         """Shows progress while the block runs: bars on a terminal, a line every few seconds elsewhere."""
-        if not self.err.is_terminal or os.environ.get("TERM") == "dumb":
+        if _is_plain(sys.stderr) or not self.err.is_terminal or os.environ.get("TERM") == "dumb":
             with self._lines():
                 yield
             return
+        from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
         columns = (
             SpinnerColumn("dots" if self.err.encoding.startswith("utf") else "line"),
             TextColumn("{task.fields[subject]}", style="bold"),
@@ -156,7 +166,7 @@ class Output:
             while not ended.wait(_LINE_EVERY):
                 with self._guard:
                     heard = self._heard
-                self.err.print(f"{heard} ({time.monotonic() - started:.0f} s)", markup=False)
+                self.note(f"{heard} ({time.monotonic() - started:.0f} s)")
 
         speaker = threading.Thread(target=speak, daemon=True)
         speaker.start()
@@ -167,83 +177,19 @@ class Output:
             speaker.join()
 
 
-Cell: TypeAlias = "str | Text | Bar"
+def without_control(text: str) -> str:
+    """The text without what would steer a terminal: an app may have given a table a name that clears the screen, or
+    that turns the order of the letters around."""
+    return _STEERING.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
-class Grid:
-    """A table that keeps its words whole: on a narrow terminal the first column and prose give way, then bars; where
-    that is not enough, each row becomes a list of its cells.
-
-    Args:
-        right: the columns whose cells stand to the right.
-    """
-
-    def __init__(self, *columns: str, right: Sequence[str] = ()) -> None:
-        self._columns = columns
-        self._right = right
-        self._rows: list[Sequence[Cell]] = []
-
-    def add_row(self, *cells: Cell) -> None:
-        """One cell for each column."""
-        self._rows.append(cells)
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        widths = [self._width(console, options, each) for each in range(len(self._columns))]
-        needed = sum(least for least, _ in widths) + len(_GAP) * (len(widths) - 1)
-        yield self._table([least == most for least, most in widths]) if needed <= options.max_width else self._list()
-
-    def _width(self, console: Console, options: ConsoleOptions, column: int) -> tuple[int, int]:
-        """The least columns of the terminal that it can do with, and the most that it can use."""
-        cells: list[Cell] = [self._columns[column], *(row[column] for row in self._rows)]
-        measured = [Measurement.get(console, options.update(max_width=_WIDEST), cell) for cell in cells]
-        most = max(each.maximum for each in measured)
-        if any(isinstance(cell, Bar) for cell in cells):
-            return max(each.minimum for each in measured), most
-        gives_way = column == 0 or most > _SHORT
-        return (min(most, _NARROWEST) if gives_way else most), most
-
-    def _table(self, rigid: Sequence[bool]) -> Table:
-        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, len(_GAP), 0, 0))
-        for column, whole in zip(self._columns, rigid, strict=True):
-            justify: Literal["left", "right"] = "right" if column in self._right else "left"
-            table.add_column(column, overflow="fold", justify=justify, no_wrap=whole)
-        for row in self._rows:
-            table.add_row(*row)
-        return table
-
-    def _list(self) -> Group:
-        """A line for each cell that says something, under the row's first."""
-        parts: list[RenderableType] = []
-        for head, *cells in self._rows:
-            table = Table(box=None, pad_edge=False, show_header=False, padding=(0, len(_GAP), 0, 0))
-            table.add_column(no_wrap=True)
-            table.add_column(overflow="fold")
-            for name, cell in zip(self._columns[1:], cells, strict=True):
-                if isinstance(cell, Bar) or str(cell):
-                    table.add_row(f"{_GAP}{name}", cell)
-            parts += [head, table]
-        return Group(*parts)
+def _is_plain(stream: TextIO) -> bool:
+    """Whether nobody wants colours there, or lines as wide as a terminal."""
+    return not stream.isatty() and not any(os.environ.get(name) for name in _TERMINALS)
 
 
-class Bar:
-    """A share as a bar, as long as there is room.
-
-    Args:
-        share: 1 is a full bar.
-    """
-
-    def __init__(self, share: float, style: str = "") -> None:
-        self._share = share
-        self._style = style
-
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        return Measurement(_SHORTEST_BAR, _LONGEST_BAR)
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        length = min(_LONGEST_BAR, options.max_width)
-        filled = min(length, round(self._share * length))
-        full, empty = "#-" if options.ascii_only else "█░"
-        yield Text(full * filled + empty * (length - filled), self._style)
+def _print_plain(stream: TextIO, text: str) -> None:
+    stream.write(without_control(text).expandtabs() + "\n")
 
 
 def print_document(command: str, ok: bool, fields: Mapping[str, Any], indent: int | None = 2) -> None:
@@ -308,11 +254,11 @@ def _fields(error: MultidbError) -> dict[str, Any]:
 
 
 def _print_error(fields: Mapping[str, Any]) -> None:
-    console = Terminal(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+    output = Output("")
     where = f"{fields['where']}: " if fields.get("where") else ""
-    console.print(f"Error: {where}{fields['message']}", style="red", markup=False)
+    output.note(f"Error: {where}{fields['message']}", style="red")
     if fields.get("hint"):
-        console.print(f"  {fields['hint']}", markup=False)
+        output.note(f"  {fields['hint']}")
 
 
 def _command(arguments: Sequence[str]) -> str:

@@ -7,7 +7,7 @@ from typing import Any
 import typer
 
 from multidb.cli.options import DEFAULT_FILE, AppArgument, EnvOption, FileOption, JsonOption, Run, examples
-from multidb.environment import environment
+from multidb.environment import environment, standing
 from multidb.manifest import app_id
 from multidb.plan import plain
 
@@ -26,31 +26,27 @@ def show(name: AppArgument, file: FileOption = DEFAULT_FILE, env: EnvOption = No
     output = run.output
     fleet = run.fleet(output)
     with output.working():
-        found = environment(fleet, app_id(name))
-    entry = fleet.project.apps[found.app]
-    variables = {key: str(value) for key, value in found.env.items()}
+        found = standing(fleet, app_id(name))
+        variables = {key: str(value) for key, value in environment(fleet, app_id(name)).env.items()}
+    entry = fleet.app(app_id(name))
     document: dict[str, Any] = {
         "app": entry.id,
         "tenant_id": entry.tenant_id,
         "where": entry.where,
         "stores": {
-            store: {
-                "isolation": found.isolation[store][0].value,
-                "why": found.isolation[store][1],
-                "names": list(found.names[store]),
-            }
-            for store in found.isolation
+            store: {"isolation": each.isolation.value, "why": each.why, "names": list(each.names)}
+            for store, each in found.items()
         },
         "labels": plain(entry.labels),
         "env": variables,
     }
     output.document(True, document)
     output.say(f"{entry.id}  (tenant {entry.tenant_id}, {entry.where})", style="bold")
-    rows = [(store, level.value, why) for store, (level, why) in found.isolation.items()]
+    rows = [(store, each.isolation.value, each.why) for store, each in found.items()]
     output.table(("store", "isolation", ""), rows, {"enforced": "green", "partial": "yellow", "naming-only": "red"})
     output.say()
-    for store, names in found.names.items():
-        output.say(f"  {store}: {', '.join(names)}")
+    for store, each in found.items():
+        output.say(f"  {store}: {', '.join(each.names)}")
     output.say()
     for key, value in variables.items():
         output.say(f"  {key}={value}")

@@ -20,7 +20,8 @@ from multidb.cli.options import (
     examples,
     scope,
 )
-from multidb.cli.output import Bar, Grid, Output
+from multidb.cli.output import Output
+from multidb.cli.terminal import Bar, Grid
 from multidb.model import size_in_words
 from multidb.usage import Enforcement, Standing, StoreUsage, UsageReport, enforce, look
 

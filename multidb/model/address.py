@@ -46,7 +46,9 @@ class Address(BaseModel):
     """One entry of ``external:``: a server that exists already. Each store has a subclass with its `dialect`, and with
     the options that its servers have beside these."""
 
-    model_config: ClassVar[ConfigDict] = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True
+    )
     dialect: ClassVar[Dialect]
 
     url: str | None = Field(default=None, description="Address of the server with its admin's name, without password.")

@@ -107,7 +107,7 @@ Port = Annotated[
 class Section(BaseModel):
     """A mapping of the manifest; a key that it does not know is a mistake."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class Keep(Section):

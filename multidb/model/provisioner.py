@@ -94,6 +94,9 @@ class Provisioner:
     env: Callable[[App, StoreContext, Endpoint, Callable[[SecretRef], Secret]], Mapping[str, str | Secret]]
     isolation: Callable[[App, Any], tuple[Isolation, str]]  # (level, why) from the server's facts
     connect: Callable[[Server, Secret | None, str], Session]  # (server, admin password, application name)
+    env_asks: Callable[[App, StoreContext], bool] = lambda app, context: False
+    """(app, context without facts) -> whether `env` has to know what the server is, beside the manifest and the
+    records."""
     check_health: Callable[[Tenant, bool], Health] | None = None
     """(tenant, may write) -> health, tried as the app: can it connect, is its place there, can it write and read.
 

@@ -6,18 +6,19 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-import jinja2
 import yaml
 
-from multidb.certificates import Identity
 from multidb.container import Container, Pooler, poolers
 from multidb.errors import UsageError
 from multidb.model import App, Project
 from multidb.render.env import EnvFormat, env_example, env_text
 from multidb.secret_source import SecretSource
 from multidb.secrets import Secret
+
+if TYPE_CHECKING:
+    from multidb.certificates import Identity
 
 __all__ = [
     "BACKUP",
@@ -220,6 +221,8 @@ class _Rendering:
         self._secret = secret
         self._trust = trust
         self.used: dict[str, Secret] = {}
+        import jinja2  # 60 ms, and an app's variables need none of it
+
         self._jinja = jinja2.Environment(
             loader=jinja2.FunctionLoader(lambda name: (templates[name], name, None) if name in templates else None),
             undefined=jinja2.StrictUndefined,
@@ -249,6 +252,8 @@ class _Rendering:
             "tls": self._trust is not None,
             "ca": CA_MOUNTED,
         }
+        import jinja2
+
         try:
             return self._jinja.get_template(template).render({**common, **values}).rstrip("\n") + "\n"
         except jinja2.TemplateNotFound as error:

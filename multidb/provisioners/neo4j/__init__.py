@@ -114,6 +114,7 @@ PROVISIONER = Provisioner(
     desired=resources.desired,
     statements=statements,
     env=resources.env,
+    env_asks=resources.env_asks,
     isolation=resources.isolation,
     connect=_connect,
     check_health=_check_health,

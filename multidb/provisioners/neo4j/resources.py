@@ -67,7 +67,7 @@ _BLOCKLISTS: Final = {
 class AppOptions(BaseModel):
     """What stands under ``apps.<app>.neo4j``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     manage_schema: bool = Field(
         default=True,
@@ -358,6 +358,12 @@ def env(
     if "ca_file" in endpoint.params:
         found["NEO4J_CA_FILE"] = endpoint.params["ca_file"]
     return found
+
+
+def env_asks(app: App, context: StoreContext) -> bool:
+    """Whether only the server can tell the database's name: one that several apps may share, in `isolation: auto`."""
+    options: ServerOptions = context.options or ServerOptions()
+    return options.isolation == "auto" and context.server is not None and context.server.app is None
 
 
 def isolation(app: App, facts: Neo4jFacts) -> tuple[Isolation, str]:

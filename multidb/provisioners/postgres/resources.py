@@ -97,7 +97,7 @@ Duration = Annotated[str, BeforeValidator(duration)]
 class AppOptions(BaseModel):
     """``apps.<app>.postgres``: what one app wants of its database."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     extensions: Annotated[tuple[str, ...], AfterValidator(_extension_names)] = Field(
         default=(), description="Extensions created in the app's database, in schema public."

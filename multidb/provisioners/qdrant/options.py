@@ -33,7 +33,7 @@ IndexType = Literal["keyword", "integer", "float", "bool", "geo", "datetime", "t
 
 
 class _Options(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
 
 class VectorOptions(_Options):

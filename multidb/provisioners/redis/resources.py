@@ -74,7 +74,7 @@ _CHANNEL = re.compile(r"[!-~]+")
 class RedisApp(BaseModel):
     """What an app may say under ``redis:``."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     db: int | None = Field(
         default=None,

@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from multidb.cli.output import Bar, Output, Terminal, report_error
+from multidb.cli.output import Output, report_error
+from multidb.cli.terminal import Bar, Terminal
 from multidb.errors import ServerError, StartFailed
 from multidb.secrets import Secret
 

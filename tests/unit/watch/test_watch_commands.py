@@ -18,7 +18,7 @@ from multidb.cli import audit as audit_cli
 from multidb.cli import health as health_cli
 from multidb.cli import usage as usage_cli
 from multidb.cli.options import Run
-from multidb.cli.output import Bar, Grid
+from multidb.cli.terminal import Bar, Grid
 from multidb.engine import Engine
 from multidb.errors import ServerDown
 from multidb.model import AppUsage, Health, Isolation, Query, Status

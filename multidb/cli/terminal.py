@@ -1,0 +1,109 @@
+"""What is drawn: a console that only multidb steers, tables that keep their words whole, and bars."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Literal, TypeAlias
+
+from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
+from rich.measure import Measurement
+from rich.segment import Segment
+from rich.table import Table
+from rich.text import Text
+
+from multidb.cli.output import without_control
+
+__all__ = ["Bar", "Grid", "Terminal"]
+
+_WIDEST = 10_000  # columns; wider than any cell
+_GAP = "  "  # between two columns
+_SHORT = 24  # columns; a longer cell is prose, or a name in the first place
+_NARROWEST = 12  # columns of what gives way
+_SHORTEST_BAR, _LONGEST_BAR = 6, 20
+
+
+class Terminal(Console):
+    """Rich's console, on which nobody but rich steers the terminal."""
+
+    def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for segment in super().render(renderable, options):
+            yield (segment if segment.control else segment._replace(text=without_control(segment.text)))
+
+
+Cell: TypeAlias = "str | Text | Bar"
+
+
+class Grid:
+    """A table that keeps its words whole: on a narrow terminal the first column and prose give way, then bars; where
+    that is not enough, each row becomes a list of its cells.
+
+    Args:
+        right: the columns whose cells stand to the right.
+    """
+
+    def __init__(self, *columns: str, right: Sequence[str] = ()) -> None:
+        self._columns = columns
+        self._right = right
+        self._rows: list[Sequence[Cell]] = []
+
+    def add_row(self, *cells: Cell) -> None:
+        """One cell for each column."""
+        self._rows.append(cells)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        widths = [self._width(console, options, each) for each in range(len(self._columns))]
+        needed = sum(least for least, _ in widths) + len(_GAP) * (len(widths) - 1)
+        yield self._table([least == most for least, most in widths]) if needed <= options.max_width else self._list()
+
+    def _width(self, console: Console, options: ConsoleOptions, column: int) -> tuple[int, int]:
+        """The least columns of the terminal that it can do with, and the most that it can use."""
+        cells: list[Cell] = [self._columns[column], *(row[column] for row in self._rows)]
+        measured = [Measurement.get(console, options.update(max_width=_WIDEST), cell) for cell in cells]
+        most = max(each.maximum for each in measured)
+        if any(isinstance(cell, Bar) for cell in cells):
+            return max(each.minimum for each in measured), most
+        gives_way = column == 0 or most > _SHORT
+        return (min(most, _NARROWEST) if gives_way else most), most
+
+    def _table(self, rigid: Sequence[bool]) -> Table:
+        table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, len(_GAP), 0, 0))
+        for column, whole in zip(self._columns, rigid, strict=True):
+            justify: Literal["left", "right"] = "right" if column in self._right else "left"
+            table.add_column(column, overflow="fold", justify=justify, no_wrap=whole)
+        for row in self._rows:
+            table.add_row(*row)
+        return table
+
+    def _list(self) -> Group:
+        """A line for each cell that says something, under the row's first."""
+        parts: list[RenderableType] = []
+        for head, *cells in self._rows:
+            table = Table(box=None, pad_edge=False, show_header=False, padding=(0, len(_GAP), 0, 0))
+            table.add_column(no_wrap=True)
+            table.add_column(overflow="fold")
+            for name, cell in zip(self._columns[1:], cells, strict=True):
+                if isinstance(cell, Bar) or str(cell):
+                    table.add_row(f"{_GAP}{name}", cell)
+            parts += [head, table]
+        return Group(*parts)
+
+
+class Bar:
+    """A share as a bar, as long as there is room.
+
+    Args:
+        share: 1 is a full bar.
+    """
+
+    def __init__(self, share: float, style: str = "") -> None:
+        self._share = share
+        self._style = style
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement(_SHORTEST_BAR, _LONGEST_BAR)
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        length = min(_LONGEST_BAR, options.max_width)
+        filled = min(length, round(self._share * length))
+        full, empty = "#-" if options.ascii_only else "█░"
+        yield Text(full * filled + empty * (length - filled), self._style)

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from multidb.errors import UsageError
 from multidb.model import App
-from multidb.provisioners.redis.resources import FIRST_DB, RedisFacts, by_prefix, user_name
+from multidb.provisioners.redis.resources import FIRST_DB, Claim, RedisFacts, by_prefix, user_name
 
 __all__ = ["allocate", "check", "lock_number"]
 
@@ -38,7 +38,8 @@ def allocate(apps: Sequence[App], facts: RedisFacts, recorded: Mapping[str, int]
     prefixed = [app for app in apps if by_prefix(app, facts)]
     numbered = [app for app in apps if not by_prefix(app, facts)]
     _check_modes(prefixed, numbered, facts)
-    marked = _marked(apps, facts)
+    claims = _by_user(facts)
+    marked = _marked(apps, claims)
     recorded = {app: number for app, number in recorded.items() if marked.get(number, app) == app}
     foreign = _foreign_numbers(apps, facts, recorded, marked)
     taken = dict(foreign)
@@ -54,7 +55,7 @@ def allocate(apps: Sequence[App], facts: RedisFacts, recorded: Mapping[str, int]
         if (wish := app.stores["redis"].db) is not None:
             give(app, wish)
     for app in numbered:
-        held = _held(app, facts, recorded)
+        held = _held(app, claims, recorded)
         if app.id not in numbers and held is not None and held in foreign and marked.get(held) == app.id:
             raise _claimed_twice(app, held, foreign[held])
         if app.id not in numbers and held is not None and held not in foreign:
@@ -90,20 +91,27 @@ def _foreign_numbers(
     return others | {claim.db: str(claim) for claim in claims if claim.owner is not None or claim.db not in marked}
 
 
-def _marked(apps: Sequence[App], facts: RedisFacts) -> dict[int, str]:
+def _by_user(facts: RedisFacts) -> dict[str, list[Claim]]:
+    claims: dict[str, list[Claim]] = {}
+    for claim in facts.claims:
+        claims.setdefault(claim.user, []).append(claim)
+    return claims
+
+
+def _marked(apps: Sequence[App], claims: Mapping[str, Sequence[Claim]]) -> dict[int, str]:
     """By number, the app of the manifest whose mark is on it alone."""
     found: dict[int, str] = {}
     for app in apps:
-        own = [claim for claim in facts.claims if claim.user == user_name(app.id)]
+        own = claims.get(user_name(app.id), ())
         numbers = {claim.db for claim in own if claim.owner is not None and claim.owner.app == app.id} - {0}
         if len(numbers) == 1:
             found.setdefault(numbers.pop(), app.id)
     return found
 
 
-def _held(app: App, facts: RedisFacts, recorded: Mapping[str, int]) -> int | None:
+def _held(app: App, claims: Mapping[str, Sequence[Claim]], recorded: Mapping[str, int]) -> int | None:
     """The number that the app has already: by its mark on the server, else by what is recorded."""
-    live = {claim.db for claim in facts.claims if claim.user == user_name(app.id)} - {0}
+    live = {claim.db for claim in claims.get(user_name(app.id), ())} - {0}
     return live.pop() if len(live) == 1 else recorded.get(app.id) or None
 
 

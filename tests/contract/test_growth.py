@@ -1,0 +1,145 @@
+"""What a command costs grows by the same for each app: sessions and statements, as the server itself has them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from multidb.audit import audit
+from multidb.engine import Engine
+from multidb.environment import environment, environments
+from multidb.health import check
+from multidb.model import App, Project
+from multidb.provisioners.postgres.resources import AppOptions
+from multidb.provisioners.postgres.resources import ServerOptions as PostgresOptions
+from multidb.provisioners.redis.resources import RedisApp
+from multidb.state import ProjectState
+from multidb.usage import look
+from tests.contract.case import RealServer
+from tests.contract.case_redis import as_admin, real_server, valkey_binary
+from tests.contract.given_runtime import GivenRuntime
+from tests.contract.postgres_servers import cluster
+
+pytestmark = pytest.mark.server
+
+SIZES = (
+    6,
+    9,
+    12,
+)  # above the number from which pairs are drawn below, and from which a password's keys are derived once
+
+COMMANDS: Mapping[str, Callable[[Engine], Any]] = {
+    "apply": lambda engine: engine.apply(),
+    "plan": lambda engine: engine.plan(),
+    "env of all": lambda engine: list(environments(engine.fleet, list(engine.project.apps))),
+    "env of one": lambda engine: environment(engine.fleet, next(iter(engine.project.apps))),
+    "health": lambda engine: check(engine.fleet),
+    "usage": lambda engine: look(engine.fleet, keep=False),
+    "audit": lambda engine: audit(engine.fleet, seed=1, most=1),
+}
+
+Cost = tuple[int, int]
+"""Sessions, statements."""
+
+Stage = tuple[RealServer, Callable[[], Cost], Callable[[], None]]
+"""A server, what it has cost so far, and what takes away the databases of the size before."""
+
+# What each further app may cost. An apply enters its database twice, to make what is inside and to see that it took
+# effect, and looks who is in the way of a statement that lasts; an attacker of an audit comes to the doors of the
+# server and of three others, and into its own place, with all that it tries there.
+MOST: Mapping[str, Mapping[str, Cost]] = {
+    "postgres": {
+        "apply": (3, 6),
+        "plan": (1, 1),
+        "env of all": (0, 0),
+        "env of one": (0, 0),
+        "health": (1, 1),
+        "usage": (1, 1),
+        "audit": (17, 240),
+    },
+    "redis": {
+        "apply": (0, 1),
+        "plan": (0, 0),
+        "env of all": (0, 0),
+        "env of one": (0, 0),
+        "health": (1, 8),
+        "usage": (0, 1),
+        "audit": (6, 190),
+    },
+}
+SLACK = 1  # of a slope: a statement that lasts on a slow machine is looked at by one more
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Stage]:
+    with cluster(18, log_statement="all", log_connections="authorization") as made:
+
+        def counted() -> Cost:
+            made.sql("SELECT 1")  # what is logged before it has been written
+            text = made.log.read_text(errors="replace")
+            return text.count("connection authorized: "), len(re.findall(r"LOG:  (?:statement|execute [^:]*): ", text))
+
+        def forget() -> None:
+            for (name,) in made.sql("SELECT datname FROM pg_database WHERE starts_with(datname, 'g')"):
+                made.sql(f"DROP DATABASE {name} WITH (FORCE)")
+
+        yield RealServer(made.server(timeout=30), made.admin(), PostgresOptions()), counted, forget
+
+
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    with real_server(tmp_path_factory.mktemp("valkey"), binary=valkey_binary) as real:
+
+        def counted() -> Cost:
+            with as_admin(real) as client:
+                said = str(client.execute_command("INFO", "stats"))
+            connections, commands = (
+                int(re.search(rf"{name}:([0-9]+)", said)[1])  # type: ignore[index]
+                for name in ("total_connections_received", "total_commands_processed")
+            )
+            return connections, commands
+
+        yield real, counted, lambda: None
+
+
+@pytest.fixture(params=["postgres", "redis"])
+def site(request: pytest.FixtureRequest) -> tuple[str, *Stage]:
+    return request.param, *request.getfixturevalue(request.param)
+
+
+def test_each_app_costs_what_any_other_costs(site: tuple[str, *Stage], tmp_path: Path) -> None:
+    store, real, counted, forget = site
+    costs: dict[str, list[Cost]] = {}
+    for size in SIZES:
+        forget()
+        options = AppOptions() if store == "postgres" else RedisApp()
+        names = [f"g{size}n{number:02}" for number in range(size)]
+        project = Project(
+            name=f"g{size}",
+            runtime="embedded",
+            apps={app: App(app, app, {store: options}, where=f"multidb.yaml:{app}") for app in names},
+            servers={store: real.options},
+            root=str(tmp_path / str(size)),
+        )
+        (tmp_path / str(size)).mkdir()
+        for command, run in COMMANDS.items():
+            engine = Engine(project, ProjectState(Path(project.root)), runtime=GivenRuntime(real), command="test")
+            before = counted()
+            run(engine)
+            after = counted()
+            costs.setdefault(command, []).append((after[0] - before[0], after[1] - before[1]))
+    grown = {command: _for_each(found) for command, found in costs.items()}
+    for command, (first, second) in grown.items():
+        for which in (0, 1):
+            assert second[which] <= first[which] + SLACK, f"{command} grows faster than the apps: {costs[command]}"
+            assert second[which] <= MOST[store][command][which], f"{command}: {costs[command]}"
+
+
+def _for_each(found: list[Cost]) -> list[tuple[float, float]]:
+    """What each further app has cost, from size to size."""
+    steps = zip(zip(SIZES, found, strict=True), list(zip(SIZES, found, strict=True))[1:], strict=False)
+    return [((more[0] - less[0]) / (b - a), (more[1] - less[1]) / (b - a)) for (a, less), (b, more) in steps]

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Self
 
 from multidb.audit import Audit
 from multidb.document import in_future, moment
@@ -41,6 +41,8 @@ __all__ = [
     "News",
     "Notice",
     "Notifier",
+    "Subject",
+    "Told",
     "drifts",
     "late_backups",
     "news",
@@ -70,6 +72,20 @@ class Kind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Subject:
+    """What an alarm is about: the same thing when it is seen again, whatever the message says.
+
+    Args:
+        app: whose; None: a server's own.
+        store: on which; None: the app's as a whole.
+    """
+
+    kind: Kind
+    app: str | None
+    store: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Alarm:
     """One thing that is wrong now.
 
@@ -87,9 +103,9 @@ class Alarm:
     fix: str = ""
 
     @property
-    def key(self) -> str:
-        """What makes it the same thing when it is seen again, whatever the message says."""
-        return f"{self.kind}/{self.app or ''}/{self.store or ''}"
+    def subject(self) -> Subject:
+        """What it is about."""
+        return Subject(self.kind, self.app, self.store)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +121,12 @@ class Looked:
     apps: frozenset[str] | None = None
     stores: frozenset[str] | None = None
 
-    def covers(self, key: str) -> bool:
-        """Whether the look would have seen the alarm of that key."""
-        kind, app, store = key.split("/")
+    def covers(self, subject: Subject) -> bool:
+        """Whether the look would have seen an alarm about that."""
         return (
-            kind in self.kinds
-            and (self.apps is None or app in self.apps)
-            and (self.stores is None or store in self.stores)
+            subject.kind in self.kinds
+            and (self.apps is None or subject.app in self.apps)
+            and (self.stores is None or subject.store in self.stores)
         )
 
 
@@ -133,6 +148,50 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
+class Told:
+    """What a receiver was told last of one subject.
+
+    Args:
+        alarm: as it was told.
+        since: when it began.
+        at: when it was told.
+        ended: whether that was its end.
+    """
+
+    alarm: Alarm
+    since: datetime
+    at: datetime
+    ended: bool = False
+
+    @classmethod
+    def of(cls, notice: Notice, now: datetime) -> Self:
+        """What is remembered of a notice that was taken `now`."""
+        alarm = replace(notice.alarm, message=redact(notice.alarm.message))
+        return cls(alarm, notice.since, now, notice.news is News.ENDED)
+
+    @classmethod
+    def parse(cls, entry: Mapping[str, Any]) -> Self | None:
+        """What an entry of the state says; None for a kind that only a later multidb knows."""
+        if entry["kind"] not in set(Kind):
+            return None
+        alarm = Alarm(Kind(entry["kind"]), entry["app"], entry["store"], entry["message"], entry["fix"])
+        return cls(alarm, moment(entry["since"]), moment(entry["at"]), entry["ended"])
+
+    def entry(self) -> dict[str, Any]:
+        """It, for the state."""
+        return {
+            "kind": str(self.alarm.kind),
+            "app": self.alarm.app,
+            "store": self.alarm.store,
+            "message": self.alarm.message,
+            "fix": self.alarm.fix,
+            "since": self.since.isoformat(timespec="seconds"),
+            "at": self.at.isoformat(timespec="seconds"),
+            "ended": self.ended,
+        }
+
+
+@dataclass(frozen=True, slots=True)
 class Delivery:
     """What came of telling one receiver. `detail` has neither its address nor any other secret."""
 
@@ -142,7 +201,7 @@ class Delivery:
 
 
 def news(
-    told: Mapping[str, Mapping[str, str]],
+    told: Iterable[Told],
     alarms: Iterable[Alarm],
     looked: Looked,
     now: datetime,
@@ -151,27 +210,20 @@ def news(
     """What there is to tell: what began or ended since it was told last, and what has to be said again.
 
     Something that was told less than a minute ago waits, so what comes and goes is not told each time.
-
-    Args:
-        told: by key, what was told: ``since``, ``at`` (ISO times), ``message``, ``fix``, and ``ended`` ("yes" when its
-            end was told).
     """
-    current = {alarm.key: alarm for alarm in alarms}
-    told = {
-        key: entry for key, entry in told.items() if key.partition("/")[0] in set(Kind)
-    }  # others: a later multidb's
+    current = {alarm.subject: alarm for alarm in alarms}
+    before = {each.alarm.subject: each for each in told}
     found = []
-    for key in sorted({*current, *(key for key in told if looked.covers(key))}):
-        entry, alarm = told.get(key), current.get(key)
-        over = entry is None or bool(entry.get("ended"))
-        if entry is not None and _ago(entry, now) < _GAP:
+    for subject in sorted({*current, *filter(looked.covers, before)}, key=_order):
+        last, alarm = before.get(subject), current.get(subject)
+        if last is not None and _ago(last.at, now) < _GAP:
             continue
-        if alarm is not None and over:
+        if alarm is not None and (last is None or last.ended):
             found.append(Notice(News.BEGAN, alarm, now))
-        elif alarm is not None and entry is not None and _ago(entry, now) >= remind:
-            found.append(Notice(News.REMINDER, alarm, moment(entry["since"])))
-        elif alarm is None and entry is not None and not over:
-            found.append(Notice(News.ENDED, _alarm(key, entry), moment(entry["since"])))
+        elif alarm is not None and last is not None and _ago(last.at, now) >= remind:
+            found.append(Notice(News.REMINDER, alarm, last.since))
+        elif alarm is None and last is not None and not last.ended:
+            found.append(Notice(News.ENDED, last.alarm, last.since))
     return found
 
 
@@ -319,16 +371,15 @@ class Notifier:
 
     def _tell(self, hook: _Hook, alarms: Sequence[Alarm], looked: Looked) -> Delivery | None:
         now = datetime.now(UTC)
-        notices = news(self._state.read(_SECTION).get(hook.name, {}), alarms, looked, now, self._remind)
+        told = filter(None, map(Told.parse, self._state.read(_SECTION).get(hook.name, [])))
+        notices = news(told, alarms, looked, now, self._remind)
         if not notices:
             return None
         body = {"text": _text(self._project, notices)} if hook.slack else _document(self._project, notices, now)
         delivery = _deliver(hook.name, hook.address, body)
         if delivery.ok:
             with self._state.change(_SECTION) as section:
-                told = section.setdefault(hook.name, {})
-                told |= {notice.alarm.key: _entry(notice, now) for notice in notices}
-                section[hook.name] = {key: entry for key, entry in told.items() if not _forgotten(entry, now)}
+                section[hook.name] = _remembered(section.get(hook.name, []), notices, now)
         return delivery
 
 
@@ -351,30 +402,25 @@ def _looked(scope: Scope, *kinds: Kind, unread: Iterable[str] = ()) -> Looked:
     return Looked(frozenset(kinds), scope.apps, None if everything else stores)
 
 
-def _ago(entry: Mapping[str, str], now: datetime) -> timedelta:
+def _ago(told: datetime, now: datetime) -> timedelta:
     """How long ago it was told; of a time that has not come nobody knows, and it is told again."""
-    told = moment(entry["at"])
     return timedelta.max if in_future(told, now) else now - told
 
 
-def _forgotten(entry: Mapping[str, str], now: datetime) -> bool:
-    return bool(entry.get("ended")) and _ago(entry, now) > _GAP
+def _order(subject: Subject) -> tuple[str, str, str]:
+    return subject.kind, subject.app or "", subject.store or ""
 
 
-def _alarm(key: str, entry: Mapping[str, str]) -> Alarm:
-    kind, app, store = key.split("/")
-    return Alarm(Kind(kind), app or None, store or None, entry.get("message", ""), entry.get("fix", ""))
-
-
-def _entry(notice: Notice, now: datetime) -> dict[str, str]:
-    ended = {"ended": "yes"} if notice.news is News.ENDED else {}
-    return {
-        "since": notice.since.isoformat(timespec="seconds"),
-        "at": now.isoformat(timespec="seconds"),
-        "message": redact(notice.alarm.message),
-        "fix": notice.alarm.fix,
-        **ended,
-    }
+def _remembered(entries: Sequence[dict[str, Any]], notices: Sequence[Notice], now: datetime) -> list[dict[str, Any]]:
+    """The entries of one receiver with what it was told `now`; what has long ended is forgotten."""
+    new = [Told.of(notice, now) for notice in notices]
+    again = {each.alarm.subject for each in new}
+    kept = [entry for entry in entries if (told := Told.parse(entry)) is None or told.alarm.subject not in again]
+    return [
+        entry
+        for entry in [*kept, *(each.entry() for each in new)]
+        if not entry["ended"] or _ago(moment(entry["at"]), now) <= _GAP
+    ]
 
 
 def _document(project: str, notices: Sequence[Notice], now: datetime) -> dict[str, Any]:

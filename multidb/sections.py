@@ -138,12 +138,15 @@ class _Known(_Loose):
     bad: _Bad | None = None
 
 
-class _Told(Document):
+class _Told(_Loose):
+    kind: str
+    app: str | None
+    store: str | None
     since: MomentText
     at: MomentText
-    message: str = ""
-    fix: str = ""
-    ended: str = ""
+    message: str
+    fix: str
+    ended: bool
 
 
 class _Audit(_Loose):
@@ -158,9 +161,6 @@ class _Audit(_Loose):
 
 class _Compose(_Loose):
     volumes: list[str] = Field(default_factory=list)
-
-
-_Key = Annotated[str, Field(pattern=r"\A[a-z]+/[^/]*/[^/]*\z")]
 
 
 @cache
@@ -181,7 +181,7 @@ SECTIONS: Final = {
     "closed": Section(dict[AppId, _Closed]),
     "backup-work": Section(_Work),
     "backups": Section(dict[AppId, _Known], losable=True),  # then a backup is due, and a proof
-    "told": Section(dict[str, dict[_Key, _Told]], losable=True),  # then it is told again
+    "told": Section(dict[str, list[_Told]], losable=True),  # then it is told again
     "audit": Section(_Audit, losable=True),
 }
 """By name. Sections that are not losable hold what nobody else knows."""

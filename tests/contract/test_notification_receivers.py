@@ -109,7 +109,7 @@ def later(folder: Path, by: timedelta) -> None:
     """Makes everything that was told older."""
     with ProjectState(folder).change("told") as section:
         for told in section.values():
-            for entry in told.values():
+            for entry in told:
                 entry["at"] = (datetime.fromisoformat(entry["at"]) - by).isoformat()
 
 
@@ -170,6 +170,19 @@ def test_what_was_not_taken_is_told_by_a_later_look(
     assert {path for _, path, _ in receiver.heard} == {"/services/T0/very-secret-path"}
     receiver.answers = [200]
     assert notifier(tmp_path, receiver.address).tell([REFUSED], ALL)[0].ok
+
+
+def test_what_a_later_multidb_has_told_is_left_to_it(receiver: Receiver, tmp_path: Path) -> None:
+    notifier(tmp_path, receiver.address).tell([REFUSED], ALL)
+    with ProjectState(tmp_path).change("told") as section:
+        ((hook, (entry,)),) = section.items()
+        section[hook].append(entry | {"kind": "weather", "app": "a/b"})
+    later(tmp_path, timedelta(hours=1))
+    (delivery,) = notifier(tmp_path, receiver.address).tell([], ALL)
+    assert delivery.ok
+    assert [alarm["kind"] for alarm in receiver.heard[-1][2]["alarms"]] == ["unhealthy"]
+    kinds = [(each["kind"], each["ended"]) for each in ProjectState(tmp_path).read("told")[hook]]
+    assert kinds == [("weather", False), ("unhealthy", True)]
 
 
 @pytest.mark.parametrize("answer", ["hang", "drip"])

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from multidb.notification import Alarm, Kind, Looked, News, news
+from multidb.notification import Alarm, Kind, Looked, News, Told, news
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -14,16 +14,8 @@ ALL = Looked(frozenset(Kind))
 REFUSED = Alarm(Kind.UNHEALTHY, "lernmi", "postgres", "refuses the password", "multidb apply")
 
 
-def told(
-    alarm: Alarm, *, ago: timedelta, since: timedelta | None = None, ended: bool = False
-) -> dict[str, dict[str, str]]:
-    entry = {
-        "since": (NOW - (since or ago)).isoformat(),
-        "at": (NOW - ago).isoformat(),
-        "message": alarm.message,
-        "fix": alarm.fix,
-    }
-    return {alarm.key: entry | ({"ended": "yes"} if ended else {})}
+def told(alarm: Alarm, *, ago: timedelta, since: timedelta | None = None, ended: bool = False) -> list[Told]:
+    return [Told(alarm, NOW - (since or ago), NOW - ago, ended)]
 
 
 def test_what_begins_is_told_once() -> None:
@@ -80,5 +72,6 @@ def test_what_was_told_by_a_clock_that_was_ahead_is_told_again() -> None:
 
 
 def test_what_a_later_multidb_has_told_is_left_to_it() -> None:
-    later = {key.replace("unhealthy", "weather"): entry for key, entry in told(REFUSED, ago=DAY).items()}
-    assert news(later, [], ALL, NOW, DAY) == []
+    (one,) = told(REFUSED, ago=DAY)
+    assert Told.parse(one.entry()) == one
+    assert Told.parse(one.entry() | {"kind": "weather"}) is None

@@ -20,7 +20,7 @@ import redis
 
 from multidb.model import Endpoint, Server
 from multidb.provisioners.redis import PROVISIONER
-from multidb.provisioners.redis.resources import RedisServer, parse_mark
+from multidb.provisioners.redis.resources import ServerOptions, parse_mark
 from multidb.secrets import Secret
 from tests.contract.case import Drift, RealServer, Refused, StoreCase, Tenant, Threat
 
@@ -89,7 +89,7 @@ def real_server(
     process: subprocess.Popen[bytes] | None = None
     endpoint = Endpoint("127.0.0.1", port, "" if keep_users == "none" else ADMIN)
     admin = None if keep_users == "none" else Secret(PASSWORD)
-    real = RealServer(Server("redis", "redis", endpoint), admin, RedisServer())
+    real = RealServer(Server("redis", "redis", endpoint), admin, ServerOptions())
 
     def start() -> None:
         nonlocal process

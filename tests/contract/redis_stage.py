@@ -12,7 +12,7 @@ import redis
 from multidb.model import App, StoreContext
 from multidb.provisioners.redis.archive import RedisArchive
 from multidb.provisioners.redis.connection import ask, ask_lines
-from multidb.provisioners.redis.resources import RedisApp
+from multidb.provisioners.redis.resources import AppOptions
 from tests.contract.case import RealServer
 from tests.contract.case_redis import (
     ADMIN,
@@ -41,7 +41,7 @@ class Stage:
         self.project = Project(real, **options)
         self.real = real
         self.project.apply("alpha", "beta")
-        self.alpha, self.beta = (App(name, name, {"redis": RedisApp(**options)}) for name in ("alpha", "beta"))
+        self.alpha, self.beta = (App(name, name, {"redis": AppOptions(**options)}) for name in ("alpha", "beta"))
         with self.project.connect() as session:
             self.context: StoreContext = self.project.context(session, [self.alpha, self.beta])
         self.prefix = "alpha:" if options.get("isolation") == "prefix" else ""

@@ -14,9 +14,8 @@ from multidb.engine import Engine
 from multidb.environment import environment, environments
 from multidb.health import check
 from multidb.model import App, Project
-from multidb.provisioners.postgres.resources import AppOptions
+from multidb.provisioners import provisioner
 from multidb.provisioners.postgres.resources import ServerOptions as PostgresOptions
-from multidb.provisioners.redis.resources import RedisApp
 from multidb.state import ProjectState
 from multidb.usage import look
 from tests.contract.case import RealServer
@@ -116,7 +115,7 @@ def test_each_app_costs_what_any_other_costs(site: tuple[str, *Stage], tmp_path:
     costs: dict[str, list[Cost]] = {}
     for size in SIZES:
         forget()
-        options = AppOptions() if store == "postgres" else RedisApp()
+        options = provisioner(store).app_options()
         names = [f"g{size}n{number:02}" for number in range(size)]
         project = Project(
             name=f"g{size}",

@@ -20,7 +20,7 @@ from multidb.model import Action, App, Change, Endpoint, Inspection, Isolation, 
 from multidb.plan import diff
 from multidb.provisioners.redis import PROVISIONER
 from multidb.provisioners.redis.numbers import lock_number
-from multidb.provisioners.redis.resources import RedisApp, RedisServer, command_rule
+from multidb.provisioners.redis.resources import AppOptions, ServerOptions, command_rule
 from multidb.provisioners.redis.rules import parse_rule, split_line
 from multidb.provisioners.redis.session import RedisSession, connect
 from multidb.secrets import MemorySecretStore, Secret, SecretRef, generate
@@ -50,10 +50,10 @@ class Project:
         self.options = options
         self.secrets = MemorySecretStore()
         self.recorded: dict[str, int] = {}
-        self.server_options = RedisServer()
+        self.server_options = ServerOptions()
 
     def apps(self, names: Sequence[str]) -> list[App]:
-        return [App(name, name, {"redis": RedisApp(**self.options)}) for name in names]
+        return [App(name, name, {"redis": AppOptions(**self.options)}) for name in names]
 
     def connect(self, timeout: float = 10) -> RedisSession:
         server = Server("redis", "redis", self.real.server.endpoint, timeout=timeout)
@@ -337,11 +337,11 @@ def test_an_open_default_user_is_closed_unless_it_is_to_be_kept(project: Project
     with as_admin(project.real) as client:
         client.execute_command("ACL", "SETUSER", "default", "on", "nopass", "~*", "+@all")
     app = project.apps(["lernmi"])[0]
-    project.server_options = RedisServer(default_user="keep")
+    project.server_options = ServerOptions(default_user="keep")
     project.apply("lernmi")
     with project.connect() as session:
         assert PROVISIONER.isolation(app, session.facts)[0] is Isolation.NAMING_ONLY
-    project.server_options = RedisServer()
+    project.server_options = ServerOptions()
     assert not project.in_sync("lernmi")
     project.apply("lernmi")
     with project.connect() as session:

@@ -10,7 +10,7 @@ import pytest
 from multidb.model import App, StoreContext
 from multidb.plan import diff
 from multidb.provisioners.redis import PROVISIONER
-from multidb.provisioners.redis.resources import RedisApp, RedisFacts
+from multidb.provisioners.redis.resources import AppOptions, RedisFacts
 from tests.unit.redis.tables import REDIS_6, REDIS_7, VALKEY_9
 
 
@@ -25,11 +25,11 @@ from tests.unit.redis.tables import REDIS_6, REDIS_7, VALKEY_9
 )
 def test_a_fresh_plan(name: str, facts: RedisFacts, isolation: str) -> None:
     apps = [
-        App("digi_core", "digi-core", {"redis": RedisApp.model_validate({"isolation": isolation})}),
+        App("digi_core", "digi-core", {"redis": AppOptions.model_validate({"isolation": isolation})}),
         App(
             "lernmi",
             "lernmi",
-            {"redis": RedisApp.model_validate({"isolation": isolation, "channels": ("rq:pubsub:*",)})},
+            {"redis": AppOptions.model_validate({"isolation": isolation, "channels": ("rq:pubsub:*",)})},
         ),
     ]
     assert PROVISIONER.allocate is not None

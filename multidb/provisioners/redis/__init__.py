@@ -77,8 +77,8 @@ from multidb.provisioners.redis.hosting.address import RedisAddress
 from multidb.provisioners.redis.hosting.container import containers
 from multidb.provisioners.redis.numbers import allocate, check
 from multidb.provisioners.redis.resources import (
-    RedisApp,
-    RedisServer,
+    AppOptions,
+    ServerOptions,
     advise,
     caveats,
     derived_names,
@@ -126,8 +126,8 @@ def _processes(hosting: Hosting) -> Sequence[Seat]:
 PROVISIONER = Provisioner(
     name="redis",
     title="Redis",
-    app_options=RedisApp,
-    server_options=RedisServer,
+    app_options=AppOptions,
+    server_options=ServerOptions,
     derived_names=derived_names,
     secrets=secrets,
     desired=desired,

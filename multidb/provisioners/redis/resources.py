@@ -36,9 +36,9 @@ __all__ = [
     "Claim",
     "DefaultUser",
     "FORGETS",
-    "RedisApp",
+    "AppOptions",
     "RedisFacts",
-    "RedisServer",
+    "ServerOptions",
     "SaveNote",
     "SavedRules",
     "advise",
@@ -71,7 +71,7 @@ _CHANNEL = re.compile(r"[!-~]+")
 # --- options ---------------------------------------------------------------------------------------------------------
 
 
-class RedisApp(BaseModel):
+class AppOptions(BaseModel):
     """What an app may say under ``redis:``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
@@ -114,13 +114,13 @@ class RedisApp(BaseModel):
         return value
 
     @model_validator(mode="after")
-    def _number_only_in_database_mode(self) -> RedisApp:
+    def _number_only_in_database_mode(self) -> AppOptions:
         if self.db is not None and self.isolation == "prefix":
             raise ValueError("must be isolation: database when db is given; with prefix every app lives in DB 0")
         return self
 
 
-class RedisServer(ContainerOptions):
+class ServerOptions(ContainerOptions):
     """What may stand under ``servers.redis``."""
 
     port: int | None = Field(default=None, ge=1, le=65535, description="TCP port; a free one is chosen without it.")
@@ -292,7 +292,7 @@ def marks_of(rule: Rule) -> list[tuple[Owner, int]]:
 
 
 def by_prefix(app: App, facts: RedisFacts) -> bool:
-    options: RedisApp = app.stores["redis"]
+    options: AppOptions = app.stores["redis"]
     if options.isolation == "auto":
         return facts.cluster and (facts.databases or 1) <= FIRST_DB
     return options.isolation == "prefix"
@@ -301,7 +301,7 @@ def by_prefix(app: App, facts: RedisFacts) -> bool:
 def desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
     """The ACL users of the apps, and what the server as a whole needs for them to be worth something."""
     facts: RedisFacts = context.facts
-    options: RedisServer = context.options or RedisServer()
+    options: ServerOptions = context.options or ServerOptions()
     users: list[Resource] = [_desired_user(app, context) for app in apps]
     if facts.admin != "default" and options.default_user == "close":
         users.append(DefaultUser(name="default"))

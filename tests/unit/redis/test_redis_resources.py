@@ -20,12 +20,12 @@ from multidb.provisioners.redis import PROVISIONER
 from multidb.provisioners.redis.numbers import allocate, lock_number
 from multidb.provisioners.redis.resources import (
     AclUser,
+    AppOptions,
     Claim,
     DefaultUser,
-    RedisApp,
     RedisFacts,
-    RedisServer,
     SavedRules,
+    ServerOptions,
     command_rule,
     found_default_user,
     found_user,
@@ -42,11 +42,11 @@ HELD = MemorySecretStore({SecretRef("lernmi", "redis", "user"): Secret(PASSWORD)
 
 
 def app(name: str = "lernmi", **options: Any) -> App:
-    return App(name, name, {"redis": RedisApp(**options)}, where=f"multidb.yaml:{name}")
+    return App(name, name, {"redis": AppOptions(**options)}, where=f"multidb.yaml:{name}")
 
 
 def context(facts: RedisFacts = VALKEY_9, number: int = 3, **options: Any) -> StoreContext:
-    return StoreContext("digi", facts, RedisServer(**options), {"lernmi": number})
+    return StoreContext("digi", facts, ServerOptions(**options), {"lernmi": number})
 
 
 def wanted_user(facts: RedisFacts = VALKEY_9, **options: Any) -> AclUser:
@@ -81,13 +81,13 @@ def sent(want: AclUser, facts: RedisFacts) -> str:
 )
 def test_wrong_options_are_explained(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
-        RedisApp(**options)
+        AppOptions(**options)
 
 
 @pytest.mark.parametrize("options", [{"databases": 1}, {"maxmemory": "lots"}, {"port": 0}, {"default_user": "off"}])
 def test_wrong_server_options(options: dict[str, Any]) -> None:
     with pytest.raises(ValidationError):
-        RedisServer(**options)
+        ServerOptions(**options)
 
 
 # --- marks ---

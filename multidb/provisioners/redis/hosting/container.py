@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from multidb.container import Container, SecretVariable, one_each, shared
-from multidb.provisioners.redis.resources import RedisFacts, RedisServer
+from multidb.provisioners.redis.resources import RedisFacts, ServerOptions
 from multidb.provisioners.redis.rules import CommandTable
 
 __all__ = ["IMAGE", "containers"]
@@ -15,7 +15,7 @@ IMAGE: Final = "valkey/valkey:9.1.2"
 _OF_THE_LIMIT: Final = 0.75  # of the container's memory for data; the rest is for buffers and rewriting the log
 
 
-def containers(apps: Sequence[str], options: RedisServer, per_app: bool) -> list[Container]:
+def containers(apps: Sequence[str], options: ServerOptions, per_app: bool) -> list[Container]:
     """One server, or one for each app."""
     memory = options.memory or "512m"
     facts = RedisFacts("Valkey", "", CommandTable({}), options.databases, db_rules=True, persistence="aclfile")

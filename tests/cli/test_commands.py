@@ -31,7 +31,7 @@ from multidb.model import Action, Change, Endpoint, Level, Resource, Server
 from multidb.plan import Plan, ServerPlan
 from multidb.project import load_project
 from multidb.provisioners import provisioner
-from multidb.provisioners.qdrant.resources import token_ref
+from multidb.provisioners.qdrant.provision.resources import token_ref
 from multidb.report import Report, ServerReport
 from multidb.runtime import ServerState, ServerStatus
 from multidb.secrets import Secret

@@ -22,9 +22,9 @@ from neo4j import exceptions
 from multidb.errors import RuntimeUnavailable
 from multidb.model import Endpoint, Owner, Server
 from multidb.provisioners.neo4j import PROVISIONER
-from multidb.provisioners.neo4j.cypher import quoted
 from multidb.provisioners.neo4j.hosting import jars, program
-from multidb.provisioners.neo4j.resources import (
+from multidb.provisioners.neo4j.provision.cypher import quoted
+from multidb.provisioners.neo4j.provision.resources import (
     Mode,
     ServerOptions,
     database_name,

@@ -26,7 +26,7 @@ import pytest
 
 from multidb.model import Endpoint, Server
 from multidb.provisioners.qdrant import PROVISIONER
-from multidb.provisioners.qdrant.options import ServerOptions
+from multidb.provisioners.qdrant.provision.options import ServerOptions
 from multidb.secrets import Secret
 from tests.contract.case import Drift, RealServer, Refused, StoreCase, Tenant, Threat
 

@@ -20,7 +20,7 @@ import redis
 
 from multidb.model import Endpoint, Server
 from multidb.provisioners.redis import PROVISIONER
-from multidb.provisioners.redis.resources import ServerOptions, parse_mark
+from multidb.provisioners.redis.provision.resources import ServerOptions, parse_mark
 from multidb.secrets import Secret
 from tests.contract.case import Drift, RealServer, Refused, StoreCase, Tenant, Threat
 

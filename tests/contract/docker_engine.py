@@ -31,9 +31,9 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from multidb.provisioners.neo4j.hosting.jars import NEO4J_VERSION, cache_folder
-from multidb.provisioners.postgres import container as postgres
-from multidb.provisioners.qdrant import container as qdrant
-from multidb.provisioners.redis import container as redis
+from multidb.provisioners.postgres.hosting import container as postgres
+from multidb.provisioners.qdrant.hosting import container as qdrant
+from multidb.provisioners.redis.hosting import container as redis
 
 IMAGES = Path(__file__).parent / "images"
 REPOSITORY = Path(__file__).parents[2]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from random import Random
 
-from multidb.provisioners.neo4j.cypher import quoted
+from multidb.provisioners.neo4j.provision.cypher import quoted
 
 _NAMES = (
     *("Plain", "plain", "with space", "tick`s", "``", "\\u0060", "\\", "'quoted'", '"', "{}", "$p", "//", "/*", "NULL"),

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 from multidb.model import App, Change, Hole, Inspection, Search, Server, Statement, StoreContext, Tenant
 from multidb.plan import diff
 from multidb.provisioners.qdrant import PROVISIONER
-from multidb.provisioners.qdrant.options import AppOptions, ServerOptions
-from multidb.provisioners.qdrant.resources import token_ref
+from multidb.provisioners.qdrant.provision.options import AppOptions, ServerOptions
+from multidb.provisioners.qdrant.provision.resources import token_ref
 from multidb.secrets import MemorySecretStore, Secret
 from tests.contract.case import RealServer
 

@@ -10,9 +10,9 @@ import pytest
 import redis
 
 from multidb.model import App, StoreContext
-from multidb.provisioners.redis.archive import RedisArchive
-from multidb.provisioners.redis.connection import ask, ask_lines
-from multidb.provisioners.redis.resources import AppOptions
+from multidb.provisioners.redis.backup.archive import RedisArchive
+from multidb.provisioners.redis.provision.connection import ask, ask_lines
+from multidb.provisioners.redis.provision.resources import AppOptions
 from tests.contract.case import RealServer
 from tests.contract.case_redis import (
     ADMIN,

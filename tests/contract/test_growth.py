@@ -15,7 +15,7 @@ from multidb.environment import environment, environments
 from multidb.health import check
 from multidb.model import App, Project
 from multidb.provisioners import provisioner
-from multidb.provisioners.postgres.resources import ServerOptions as PostgresOptions
+from multidb.provisioners.postgres.provision.resources import ServerOptions as PostgresOptions
 from multidb.state import ProjectState
 from multidb.usage import look
 from tests.contract.case import RealServer

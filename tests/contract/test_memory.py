@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from multidb.provisioners.postgres.resources import ServerOptions
+from multidb.provisioners.postgres.provision.resources import ServerOptions
 from tests.cli.command import REPOSITORY
 from tests.contract.case import RealServer
 from tests.contract.case_redis import real_server, valkey_binary

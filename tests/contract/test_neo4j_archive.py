@@ -21,10 +21,10 @@ import zstandard
 
 from multidb.errors import ArchiveError, NeedsServer, WrongVersion
 from multidb.model import App, Part, PlaceKind, StoreContext
-from multidb.provisioners.neo4j import archive as archive_module
-from multidb.provisioners.neo4j.archive import LARGEST_EXCHANGE, Neo4jArchive
-from multidb.provisioners.neo4j.graph_file import FILE
-from multidb.provisioners.neo4j.resources import AppOptions, Neo4jFacts
+from multidb.provisioners.neo4j.backup import archive as archive_module
+from multidb.provisioners.neo4j.backup.archive import LARGEST_EXCHANGE, Neo4jArchive
+from multidb.provisioners.neo4j.backup.graph_file import FILE
+from multidb.provisioners.neo4j.provision.resources import AppOptions, Neo4jFacts
 from tests.contract.case import RealServer
 from tests.contract.case_neo4j import as_admin, emptied
 
@@ -372,9 +372,9 @@ import json, pickle, sys
 from multidb.model import PlaceKind
 from multidb.secrets import Secret
 from tests.contract.test_neo4j_archive import APP, CONTEXT, Files, quiet
-from multidb.provisioners.neo4j import archive
+from multidb.provisioners.neo4j.backup import archive
 archive._BATCH = 50
-from multidb.provisioners.neo4j.archive import Neo4jArchive
+from multidb.provisioners.neo4j.backup.archive import Neo4jArchive
 server, part, content = pickle.load(open(sys.argv[1], "rb"))
 print("ready", flush=True)
 with Neo4jArchive(server, Secret(sys.stdin.readline().strip()), "killed") as archive:

@@ -30,8 +30,8 @@ from multidb.errors import ArchiveError, Refused
 from multidb.fleet import Scope
 from multidb.model import Measures, Part, unwatched
 from multidb.project import load_project
-from multidb.provisioners.neo4j.archive import DUMP_FORMAT
-from multidb.provisioners.neo4j.graph_file import FORMAT
+from multidb.provisioners.neo4j.backup.archive import DUMP_FORMAT
+from multidb.provisioners.neo4j.backup.graph_file import FORMAT
 from multidb.provisioners.neo4j.hosting.jars import NEO4J_VERSION, fetch_neo4j
 from multidb.provisioners.neo4j.hosting.program import admin_command, find_java
 from multidb.state import ProjectState

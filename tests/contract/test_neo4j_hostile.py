@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from multidb.errors import ArchiveError
 from multidb.fleet import Scope
 from multidb.model import PlaceKind
-from multidb.provisioners.neo4j.cypher import quoted, requoted
+from multidb.provisioners.neo4j.provision.cypher import quoted, requoted
 from multidb.secrets import MemorySecretStore
 from tests.contract.case import RealServer
 from tests.contract.case_neo4j import as_admin, emptied

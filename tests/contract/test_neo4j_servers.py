@@ -24,10 +24,10 @@ from multidb.fleet import Scope
 from multidb.model import App, Endpoint, Inspection, Isolation, Project, Resource, Server, Statement, StoreContext
 from multidb.plan import diff
 from multidb.provisioners.neo4j import PROVISIONER
-from multidb.provisioners.neo4j.audit import ON_SYSTEM
-from multidb.provisioners.neo4j.bolt import DRIVER_ERRORS, Bolt
-from multidb.provisioners.neo4j.health import HEAP, fullest
-from multidb.provisioners.neo4j.resources import (
+from multidb.provisioners.neo4j.isolation.audit import ON_SYSTEM
+from multidb.provisioners.neo4j.observe.health import HEAP, fullest
+from multidb.provisioners.neo4j.provision.bolt import DRIVER_ERRORS, Bolt
+from multidb.provisioners.neo4j.provision.resources import (
     AppOptions,
     Grant,
     Membership,
@@ -36,8 +36,8 @@ from multidb.provisioners.neo4j.resources import (
     ServerOptions,
     password_ref,
 )
-from multidb.provisioners.neo4j.session import Neo4jSession, connect
-from multidb.provisioners.neo4j.statements import statements
+from multidb.provisioners.neo4j.provision.session import Neo4jSession, connect
+from multidb.provisioners.neo4j.provision.statements import statements
 from multidb.secrets import MemorySecretStore, Secret, generate
 from multidb.state import ProjectState
 from tests.contract.case import RealServer, Refused, Tenant

@@ -16,10 +16,10 @@ import pytest
 from multidb.engine import Engine
 from multidb.errors import Locked, PartlyApplied
 from multidb.model import App, Project
-from multidb.provisioners.postgres import wire as wires
-from multidb.provisioners.postgres.removal import HEIR
-from multidb.provisioners.postgres.resources import AppOptions, ServerOptions, password_ref
-from multidb.provisioners.postgres.session import _LOCK_CLASS
+from multidb.provisioners.postgres.provision import wire as wires
+from multidb.provisioners.postgres.provision.removal import HEIR
+from multidb.provisioners.postgres.provision.resources import AppOptions, ServerOptions, password_ref
+from multidb.provisioners.postgres.provision.session import _LOCK_CLASS
 from multidb.state import ProjectState
 from tests.contract.case import RealServer
 from tests.contract.given_runtime import GivenRuntime

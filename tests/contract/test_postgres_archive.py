@@ -16,7 +16,8 @@ import pytest
 
 from multidb.errors import ArchiveError, Conflict, Refused, ServerError, WrongVersion
 from multidb.model import App, Archive, Part, Place, PlaceKind, ScriptArchive, StoreContext, TableArchive
-from multidb.provisioners.postgres import PROVISIONER, programs
+from multidb.provisioners.postgres import PROVISIONER
+from multidb.provisioners.postgres.backup import programs
 from tests.contract.postgres_servers import PLATFORM, Cluster, cluster
 from tests.contract.test_postgres_server import Site
 
@@ -374,7 +375,7 @@ def test_replacing_keeps_the_apps_doors_and_ends_its_sessions(site: Site) -> Non
 
 
 def test_interrupted_anywhere_an_exchange_is_before_or_after(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    from multidb.provisioners.postgres.wire import Wire
+    from multidb.provisioners.postgres.provision.wire import Wire
 
     app = site.app()
     site.apply([app])
@@ -541,7 +542,7 @@ def test_a_table_that_does_not_fit_changes_nothing(site: Site, shop: Shop) -> No
 def test_interrupted_anywhere_tables_are_all_old_or_all_new(
     site: Site, shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from multidb.provisioners.postgres.wire import Wire
+    from multidb.provisioners.postgres.provision.wire import Wire
 
     sql, app, send, made = site.served.sql, shop.app.id, Wire.send, shop.made
     sql("UPDATE customers SET name = 'old'", "UPDATE log_old SET what = 'old'", database=app)

@@ -19,8 +19,9 @@ from hypothesis import strategies as st
 
 from multidb.errors import ArchiveError, Conflict, MultidbError, NotAllowed, ServerSlow
 from multidb.model import App, PlaceKind, TableArchive
-from multidb.provisioners.postgres import catalog_text, contents
-from multidb.provisioners.postgres.statements import identifier, literal
+from multidb.provisioners.postgres.backup import contents
+from multidb.provisioners.postgres.provision import catalog_text
+from multidb.provisioners.postgres.provision.statements import identifier, literal
 from tests.contract.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 from tests.contract.test_postgres_archive import Files, archive, backed_up, quiet
 from tests.contract.test_postgres_server import Site
@@ -551,7 +552,7 @@ def test_a_step_under_way_is_no_drift_and_what_a_killed_one_leaves_goes(site: Si
 
     with archive(site) as (opened, context):
         opened.backup(app, context, Slow(), quiet)
-        monkeypatch.setattr("multidb.provisioners.postgres.delegate.Delegates._end", lambda *_: None)
+        monkeypatch.setattr("multidb.provisioners.postgres.backup.delegate.Delegates._end", lambda *_: None)
         opened.is_empty(opened.live(app, context))  # and the process dies
         monkeypatch.undo()
     left = f"SELECT count(*) FROM pg_roles WHERE rolname = '{app.id}__delegate'"
@@ -579,7 +580,7 @@ def test_whatever_an_app_holds_ends_the_backup_in_its_time(
 ) -> None:
     monkeypatch.setattr(contents, "READING", [text.replace("'60s'", "'500ms'") for text in contents.READING])
     monkeypatch.setattr(contents, "LOCK_TIMEOUT", 1)
-    monkeypatch.setattr("multidb.provisioners.postgres.archive._LOOK", 0.3)
+    monkeypatch.setattr("multidb.provisioners.postgres.backup.archive._LOOK", 0.3)
     site = Site(served)
     app = site.app()
     site.apply([app])
@@ -600,7 +601,7 @@ def test_whatever_an_app_holds_ends_the_backup_in_its_time(
 
 
 def test_a_function_that_never_ends_ends_with_the_load(served: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("multidb.provisioners.postgres.loading._SHORTEST", 3.0)
+    monkeypatch.setattr("multidb.provisioners.postgres.backup.loading._SHORTEST", 3.0)
     limit = contents.STATEMENT_LIMIT.replace("3600000", "1000")
     monkeypatch.setattr(contents, "STATEMENT_LIMIT", limit)
     site = Site(served)

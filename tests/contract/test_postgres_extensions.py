@@ -11,7 +11,7 @@ import pytest
 
 from multidb.errors import ArchiveError, NotAllowed
 from multidb.model import App, Part, PlaceKind
-from multidb.provisioners.postgres import groundwork
+from multidb.provisioners.postgres.provision import groundwork
 from tests.contract.postgres_extensions import FILES
 from tests.contract.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 from tests.contract.test_postgres_archive import Files, archive, backed_up, quiet

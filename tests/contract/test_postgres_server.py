@@ -16,10 +16,11 @@ import pytest
 from multidb.errors import Locked, NotAllowed, ServerError, ServerSlow, StatementFailed, WrongVersion
 from multidb.model import Action, App, Change, Inspection, Isolation, Statement, StoreContext
 from multidb.plan import diff
-from multidb.provisioners.postgres import PROVISIONER, scram, wire
-from multidb.provisioners.postgres.resources import AppOptions, password_ref
-from multidb.provisioners.postgres.session import PostgresSession
-from multidb.provisioners.postgres.statements import identifier, literal
+from multidb.provisioners.postgres import PROVISIONER
+from multidb.provisioners.postgres.provision import scram, wire
+from multidb.provisioners.postgres.provision.resources import AppOptions, password_ref
+from multidb.provisioners.postgres.provision.session import PostgresSession
+from multidb.provisioners.postgres.provision.statements import identifier, literal
 from multidb.secrets import MemorySecretStore, Secret, generate
 from tests.contract.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 
@@ -395,7 +396,7 @@ def test_a_server_that_stops_answering_in_the_middle_costs_one_timeout(served: C
 
 
 def test_an_old_server_is_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("multidb.provisioners.postgres.wire.Wire.version", 120022)
+    monkeypatch.setattr("multidb.provisioners.postgres.provision.wire.Wire.version", 120022)
     with pytest.raises(WrongVersion, match="Postgres 12"):
         site.connect()
 

@@ -11,11 +11,12 @@ import pytest
 from multidb.errors import AuthenticationFailed, NotAllowed, ServerError, ServerSlow
 from multidb.model import App, Endpoint, Inspection, Server, StoreContext, Tenant
 from multidb.model.health import Status
-from multidb.provisioners.postgres import PROVISIONER, session_settings
-from multidb.provisioners.postgres.health import check_health
-from multidb.provisioners.postgres.resources import AppOptions
-from multidb.provisioners.postgres.session_settings import Powers
-from multidb.provisioners.postgres.wire import Traffic, Wire
+from multidb.provisioners.postgres import PROVISIONER
+from multidb.provisioners.postgres.backup import session_settings
+from multidb.provisioners.postgres.backup.session_settings import Powers
+from multidb.provisioners.postgres.observe.health import check_health
+from multidb.provisioners.postgres.provision.resources import AppOptions
+from multidb.provisioners.postgres.provision.wire import Traffic, Wire
 from multidb.secrets import Secret
 from tests.contract.postgres_servers import PLATFORM, Cluster, cluster
 from tests.contract.test_postgres_server import Site

@@ -16,7 +16,8 @@ import pytest
 from multidb.errors import AuthenticationFailed, ServerError, ServerSlow
 from multidb.model import App, Change, Health, Hole, Inspection, Outcome, Probe, Search, Status, StoreContext, Tenant
 from multidb.plan import diff
-from multidb.provisioners.postgres import PROVISIONER, wire
+from multidb.provisioners.postgres import PROVISIONER
+from multidb.provisioners.postgres.provision import wire
 from multidb.secrets import Secret
 from tests.contract.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 from tests.contract.test_postgres_server import Site

@@ -17,7 +17,7 @@ import pytest
 from multidb.errors import ArchiveError, Conflict, WrongVersion
 from multidb.model import Archive, Part, PlaceKind
 from multidb.provisioners.qdrant import PROVISIONER
-from multidb.provisioners.qdrant.options import ServerOptions
+from multidb.provisioners.qdrant.provision.options import ServerOptions
 from tests.contract.case import RealServer
 from tests.contract.case_qdrant import ask, local_folder, opened, real_server
 from tests.contract.qdrant_driver import Driver, app
@@ -261,7 +261,7 @@ def test_a_copy_for_another_app_is_that_apps(driver: Driver) -> None:
 def test_an_interrupted_replacement_is_finished_and_never_shown(
     served: Driver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from multidb.provisioners.qdrant import archive as module
+    from multidb.provisioners.qdrant.backup import archive as module
 
     context, lernmi = served.context(), served.apps[0]
     part, files = saved(served)

@@ -20,8 +20,8 @@ import pytest
 
 from multidb.errors import ArchiveError, Conflict, ServerDown
 from multidb.model import Part, PlaceKind
-from multidb.provisioners.qdrant import points
-from multidb.provisioners.qdrant.options import ServerOptions
+from multidb.provisioners.qdrant.backup import points
+from multidb.provisioners.qdrant.provision.options import ServerOptions
 from tests.contract.case import RealServer
 from tests.contract.case_qdrant import ask, local_folder, opened, real_server
 from tests.contract.qdrant_driver import Driver, app

@@ -19,7 +19,7 @@ from multidb.errors import Locked, NotAllowed, ServerDown
 from multidb.model import App, Endpoint, Inspection, Server, StoreContext
 from multidb.plan import diff
 from multidb.provisioners.qdrant import PROVISIONER
-from multidb.provisioners.qdrant.options import AppOptions, ServerOptions
+from multidb.provisioners.qdrant.provision.options import AppOptions, ServerOptions
 from multidb.secrets import MemorySecretStore
 from tests.contract.case_qdrant import opened
 

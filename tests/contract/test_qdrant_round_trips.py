@@ -11,7 +11,7 @@ import pytest
 
 from multidb.backup.rooms import differences
 from multidb.model import PlaceKind
-from multidb.provisioners.qdrant.options import ServerOptions
+from multidb.provisioners.qdrant.provision.options import ServerOptions
 from tests.contract import qdrant_grammar
 from tests.contract.case import RealServer
 from tests.contract.case_qdrant import ask, local_folder, real_server

@@ -31,10 +31,10 @@ from multidb.errors import (
 )
 from multidb.model import Action, App, Endpoint, Isolation, Server, Statement
 from multidb.provisioners.qdrant import PROVISIONER
-from multidb.provisioners.qdrant import transport as qdrant_transport
-from multidb.provisioners.qdrant.options import AppOptions, ServerOptions
-from multidb.provisioners.qdrant.resources import admission_claim, registry_name, token_ref
-from multidb.provisioners.qdrant.statements import Call
+from multidb.provisioners.qdrant.provision import transport as qdrant_transport
+from multidb.provisioners.qdrant.provision.options import AppOptions, ServerOptions
+from multidb.provisioners.qdrant.provision.resources import admission_claim, registry_name, token_ref
+from multidb.provisioners.qdrant.provision.statements import Call
 from multidb.secrets import MemorySecretStore, Secret
 from tests.contract.case import RealServer
 from tests.contract.case_qdrant import VECTOR, ask, real_server

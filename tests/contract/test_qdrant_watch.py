@@ -18,7 +18,7 @@ import pytest
 from multidb.errors import AuthenticationFailed, ServerDown, ServerError, ServerSlow
 from multidb.model import Endpoint, Health, Outcome, Probe, Statement, Status, Tenant
 from multidb.provisioners.qdrant import PROVISIONER
-from multidb.provisioners.qdrant.resources import admission_claim, registry_name, token_ref
+from multidb.provisioners.qdrant.provision.resources import admission_claim, registry_name, token_ref
 from multidb.secrets import Secret
 from tests.contract.case import RealServer
 from tests.contract.case_qdrant import VECTOR, ask, local_folder, opened, real_server

@@ -17,10 +17,17 @@ import redis
 
 from multidb.model import Hole, Inspection, Search
 from multidb.provisioners.redis import PROVISIONER
-from multidb.provisioners.redis.connection import ask
-from multidb.provisioners.redis.holes import Catalog, find_holes
-from multidb.provisioners.redis.inventory import HARMLESS, IN_CHANNELS, IN_DATABASE, ON_THE_SERVER, Reach, reach
-from multidb.provisioners.redis.rules import CommandTable, parse_rule, split_line
+from multidb.provisioners.redis.isolation.holes import Catalog, find_holes
+from multidb.provisioners.redis.isolation.inventory import (
+    HARMLESS,
+    IN_CHANNELS,
+    IN_DATABASE,
+    ON_THE_SERVER,
+    Reach,
+    reach,
+)
+from multidb.provisioners.redis.provision.connection import ask
+from multidb.provisioners.redis.provision.rules import CommandTable, parse_rule, split_line
 from tests.contract.case_redis import ADMIN, PASSWORD, as_admin, as_app, real_server, valkey_binary
 from tests.contract.redis_stage import Stage, redis_servers, stage, valkey  # noqa: F401
 from tests.contract.test_redis_real import Project

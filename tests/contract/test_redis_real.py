@@ -19,10 +19,10 @@ from multidb.errors import Locked, NotAllowed, ServerError, StatementFailed, Usa
 from multidb.model import Action, App, Change, Endpoint, Inspection, Isolation, Server, Statement, StoreContext
 from multidb.plan import diff
 from multidb.provisioners.redis import PROVISIONER
-from multidb.provisioners.redis.numbers import lock_number
-from multidb.provisioners.redis.resources import AppOptions, ServerOptions, command_rule
-from multidb.provisioners.redis.rules import parse_rule, split_line
-from multidb.provisioners.redis.session import RedisSession, connect
+from multidb.provisioners.redis.provision.numbers import lock_number
+from multidb.provisioners.redis.provision.resources import AppOptions, ServerOptions, command_rule
+from multidb.provisioners.redis.provision.rules import parse_rule, split_line
+from multidb.provisioners.redis.provision.session import RedisSession, connect
 from multidb.secrets import MemorySecretStore, Secret, SecretRef, generate
 from tests.contract.case import RealServer, Refused, Tenant
 from tests.contract.case_redis import (
@@ -520,7 +520,7 @@ def test_a_lock_that_tells_nothing_is_waited_for(project: Project) -> None:
 
 
 def test_who_loses_the_lock_stops(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("multidb.provisioners.redis.lock._RENEW_SECONDS", 0.05)
+    monkeypatch.setattr("multidb.provisioners.redis.provision.lock._RENEW_SECONDS", 0.05)
     with project.connect() as session, session.lock("realtest", "x"):
         with as_admin(project.real, lock_db(project)) as client:
             client.execute_command("SET", "__multidb__:lock", "somebody else's")

@@ -19,8 +19,9 @@ import redis
 from multidb.errors import AuthenticationFailed, Refused, ServerDown, ServerSlow
 from multidb.model import App, Endpoint, Hole, Inspection, Outcome, Probe, Statement, Status, Tenant
 from multidb.plan import diff
-from multidb.provisioners.redis import PROVISIONER, usage
-from multidb.provisioners.redis.rules import split_line
+from multidb.provisioners.redis import PROVISIONER
+from multidb.provisioners.redis.observe import usage
+from multidb.provisioners.redis.provision.rules import split_line
 from tests.contract.case_redis import ADMIN, as_admin, as_app
 from tests.contract.redis_stage import Stage, redis_servers, stage, valkey  # noqa: F401
 

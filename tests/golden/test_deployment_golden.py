@@ -17,7 +17,7 @@ from compose_spec import PyCompose
 from multidb.deployment import Deployment, containers
 from multidb.project import load_deployment
 from multidb.provisioners import provisioner
-from multidb.provisioners.qdrant.resources import token_ref
+from multidb.provisioners.qdrant.provision.resources import token_ref
 from multidb.render import RenderedFile
 from multidb.secrets import Secret, SecretRef
 

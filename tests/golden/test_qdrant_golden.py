@@ -10,8 +10,8 @@ import pytest
 from multidb.model import App, StoreContext
 from multidb.plan import diff
 from multidb.provisioners.qdrant import PROVISIONER
-from multidb.provisioners.qdrant.options import AppOptions, ServerOptions
-from multidb.provisioners.qdrant.resources import QdrantFacts
+from multidb.provisioners.qdrant.provision.options import AppOptions, ServerOptions
+from multidb.provisioners.qdrant.provision.resources import QdrantFacts
 
 RICH = {
     "knowledge": {"size": 1536, "distance": "cosine", "on_disk": True, "quantization": {"type": "scalar"}},

@@ -10,7 +10,7 @@ import pytest
 from multidb.model import App, StoreContext
 from multidb.plan import diff
 from multidb.provisioners.redis import PROVISIONER
-from multidb.provisioners.redis.resources import AppOptions, RedisFacts
+from multidb.provisioners.redis.provision.resources import AppOptions, RedisFacts
 from tests.unit.redis.tables import REDIS_6, REDIS_7, VALKEY_9
 
 

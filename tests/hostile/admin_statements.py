@@ -11,7 +11,8 @@ import re
 from collections.abc import Iterator, Mapping
 
 from multidb.errors import NotAllowed
-from multidb.provisioners.postgres import admitted, bound, contents
+from multidb.provisioners.postgres.backup import bound, contents
+from multidb.provisioners.postgres.provision import admitted
 
 __all__ = ["OF_ARCHIVES", "known"]
 

@@ -14,9 +14,9 @@ from multidb.errors import ManifestError
 from multidb.model import App, Endpoint, Project, Resource, StoreContext
 from multidb.project import load_project
 from multidb.provisioners import STORES, provisioner
-from multidb.provisioners.neo4j.resources import Neo4jFacts
-from multidb.provisioners.postgres.resources import PostgresFacts
-from multidb.provisioners.qdrant.resources import QdrantFacts
+from multidb.provisioners.neo4j.provision.resources import Neo4jFacts
+from multidb.provisioners.postgres.provision.resources import PostgresFacts
+from multidb.provisioners.qdrant.provision.resources import QdrantFacts
 from multidb.secrets import Secret
 from tests.unit.redis.tables import VALKEY_9
 

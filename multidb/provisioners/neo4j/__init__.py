@@ -65,35 +65,35 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from multidb.model import Archive, Health, Hosting, Probe, Provisioner, Seat, Server, Session, TakeOffline, Tenant
-from multidb.provisioners.neo4j import resources
 from multidb.provisioners.neo4j.hosting.address import Neo4jAddress
 from multidb.provisioners.neo4j.hosting.container import containers
-from multidb.provisioners.neo4j.statements import statements
+from multidb.provisioners.neo4j.provision import resources
+from multidb.provisioners.neo4j.provision.statements import statements
 from multidb.secrets import Secret
 
 __all__ = ["PROVISIONER"]
 
 
 def _connect(server: Server, admin: Secret | None, application: str) -> Session:
-    from multidb.provisioners.neo4j.session import connect
+    from multidb.provisioners.neo4j.provision.session import connect
 
     return connect(server, admin, application)
 
 
 def _check_health(tenant: Tenant, may_write: bool) -> Health:
-    from multidb.provisioners.neo4j.health import check_health
+    from multidb.provisioners.neo4j.observe.health import check_health
 
     return check_health(tenant, may_write)
 
 
 def _probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterable[Probe]:
-    from multidb.provisioners.neo4j.audit import probe
+    from multidb.provisioners.neo4j.isolation.audit import probe
 
     return probe(attacker, victims)
 
 
 def _archive(server: Server, admin: Secret | None, application: str, take_offline: TakeOffline | None) -> Archive:
-    from multidb.provisioners.neo4j.archive import Neo4jArchive
+    from multidb.provisioners.neo4j.backup.archive import Neo4jArchive
 
     return Neo4jArchive(server, admin, application, take_offline)
 

@@ -49,40 +49,42 @@ from multidb.model import (
     TakeOffline,
     Tenant,
 )
-from multidb.provisioners.postgres import resources, statements
 from multidb.provisioners.postgres.hosting.address import PostgresAddress
 from multidb.provisioners.postgres.hosting.container import containers
+from multidb.provisioners.postgres.provision import resources, statements
 from multidb.secrets import Secret
 
 __all__ = ["PROVISIONER"]
 
 
 def _connect(server: Server, password: Secret | None, application_name: str) -> Session:
-    from multidb.provisioners.postgres.session import PostgresSession  # the driver is loaded when it is needed
+    from multidb.provisioners.postgres.provision.session import (
+        PostgresSession,  # the driver is loaded when it is needed
+    )
 
     return PostgresSession(server, password, application_name)
 
 
 def _archive(server: Server, password: Secret | None, application_name: str, _: TakeOffline | None) -> Archive:
-    from multidb.provisioners.postgres.archive import PostgresArchive
+    from multidb.provisioners.postgres.backup.archive import PostgresArchive
 
     return PostgresArchive(server, password, application_name)
 
 
 def _check_health(tenant: Tenant, may_write: bool) -> Health:
-    from multidb.provisioners.postgres.health import check_health
+    from multidb.provisioners.postgres.observe.health import check_health
 
     return check_health(tenant, may_write)
 
 
 def _probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterable[Probe]:
-    from multidb.provisioners.postgres.audit import probe
+    from multidb.provisioners.postgres.isolation.audit import probe
 
     return probe(attacker, victims)
 
 
 def _examine(servers: Sequence[Server], versions: Sequence[int]) -> Iterable[Finding]:
-    from multidb.provisioners.postgres.examination import examine
+    from multidb.provisioners.postgres.observe.examination import examine
 
     return examine(servers, versions)
 

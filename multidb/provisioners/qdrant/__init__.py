@@ -44,35 +44,35 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from multidb.model import Archive, Health, Hosting, Probe, Provisioner, Seat, Server, Session, TakeOffline, Tenant
-from multidb.provisioners.qdrant import options, resources
 from multidb.provisioners.qdrant.hosting.address import QdrantAddress
 from multidb.provisioners.qdrant.hosting.container import containers
-from multidb.provisioners.qdrant.statements import statements
+from multidb.provisioners.qdrant.provision import options, resources
+from multidb.provisioners.qdrant.provision.statements import statements
 from multidb.secrets import Secret
 
 __all__ = ["PROVISIONER"]
 
 
 def _connect(server: Server, admin: Secret | None, application: str) -> Session:
-    from multidb.provisioners.qdrant.session import connect
+    from multidb.provisioners.qdrant.provision.session import connect
 
     return connect(server, admin, application)
 
 
 def _check_health(tenant: Tenant, may_write: bool) -> Health:
-    from multidb.provisioners.qdrant.health import check_health
+    from multidb.provisioners.qdrant.observe.health import check_health
 
     return check_health(tenant, may_write)
 
 
 def _archive(server: Server, admin: Secret | None, application: str, _: TakeOffline | None) -> Archive:
-    from multidb.provisioners.qdrant.archive import QdrantArchive
+    from multidb.provisioners.qdrant.backup.archive import QdrantArchive
 
     return QdrantArchive(server, admin, application)
 
 
 def _probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterable[Probe]:
-    from multidb.provisioners.qdrant.audit import probe
+    from multidb.provisioners.qdrant.isolation.audit import probe
 
     return probe(attacker, victims)
 

@@ -75,8 +75,8 @@ from collections.abc import Iterable, Sequence
 from multidb.model import Archive, Health, Hosting, Probe, Provisioner, Seat, Server, Session, TakeOffline, Tenant
 from multidb.provisioners.redis.hosting.address import RedisAddress
 from multidb.provisioners.redis.hosting.container import containers
-from multidb.provisioners.redis.numbers import allocate, check
-from multidb.provisioners.redis.resources import (
+from multidb.provisioners.redis.provision.numbers import allocate, check
+from multidb.provisioners.redis.provision.resources import (
     AppOptions,
     ServerOptions,
     advise,
@@ -87,32 +87,32 @@ from multidb.provisioners.redis.resources import (
     isolation,
     secrets,
 )
-from multidb.provisioners.redis.statements import statements
+from multidb.provisioners.redis.provision.statements import statements
 from multidb.secrets import Secret
 
 __all__ = ["PROVISIONER"]
 
 
 def _connect(server: Server, password: Secret | None, application: str) -> Session:
-    from multidb.provisioners.redis import session  # the driver is imported when the store is used
+    from multidb.provisioners.redis.provision import session  # the driver is imported when the store is used
 
     return session.connect(server, password, application)
 
 
 def _check_health(tenant: Tenant, may_write: bool) -> Health:
-    from multidb.provisioners.redis import health
+    from multidb.provisioners.redis.observe import health
 
     return health.check_health(tenant, may_write)
 
 
 def _probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterable[Probe]:
-    from multidb.provisioners.redis import audit
+    from multidb.provisioners.redis.isolation import audit
 
     return audit.probe(attacker, victims)
 
 
 def _archive(server: Server, password: Secret | None, application: str, _: TakeOffline | None) -> Archive:
-    from multidb.provisioners.redis import archive
+    from multidb.provisioners.redis.backup import archive
 
     return archive.RedisArchive(server, password, application)
 

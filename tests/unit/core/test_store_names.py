@@ -53,3 +53,13 @@ def test_no_code_outside_a_stores_folder_knows_its_name() -> None:
     assert {
         str(file.relative_to(CODE)): found for file in files if (found := list(named(file.read_text(encoding="utf-8"))))
     } == {}
+
+
+ROOMS = {"provision", "hosting", "observe", "isolation", "backup"}
+
+
+@pytest.mark.parametrize("store", INCLUDED)
+def test_every_store_has_the_same_rooms_and_one_face(store: str) -> None:
+    folder = CODE / "provisioners" / store
+    assert {file.stem for file in folder.glob("*.py")} == {"__init__"}
+    assert {file.parent.name for file in folder.glob("*/__init__.py")} == ROOMS

@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass, field
 
 from multidb.model import Statement
-from multidb.provisioners.neo4j.catalog import Listing
-from multidb.provisioners.neo4j.resources import canonical
+from multidb.provisioners.neo4j.provision.catalog import Listing
+from multidb.provisioners.neo4j.provision.resources import canonical
 
 PUBLIC_RIGHTS = (
     "GRANT ACCESS ON HOME DATABASE TO `PUBLIC`",

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multidb.provisioners.neo4j.cypher import makes_schema, quoted, requoted
+from multidb.provisioners.neo4j.provision.cypher import makes_schema, quoted, requoted
 
 ENDS = "x\\u0060) DETACH DELETE n //"
 

@@ -8,7 +8,7 @@ import pytest
 
 from multidb.model import Action, App, Change, Inspection, Owner, Resource, StoreContext
 from multidb.plan import diff
-from multidb.provisioners.neo4j.resources import (
+from multidb.provisioners.neo4j.provision.resources import (
     AppOptions,
     Mark,
     Neo4jFacts,
@@ -17,7 +17,7 @@ from multidb.provisioners.neo4j.resources import (
     mark_name,
     mode,
 )
-from multidb.provisioners.neo4j.statements import statements
+from multidb.provisioners.neo4j.provision.statements import statements
 from multidb.secrets import MemorySecretStore
 from tests.unit.neo4j.enterprise import Enterprise
 

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multidb.errors import ArchiveError
-from multidb.provisioners.neo4j.archive import decoded
-from multidb.provisioners.neo4j.graph_file import HEAD, Line, Numbers, Tally, read, write
-from multidb.provisioners.neo4j.values import decode, encode
+from multidb.provisioners.neo4j.backup.archive import decoded
+from multidb.provisioners.neo4j.backup.graph_file import HEAD, Line, Numbers, Tally, read, write
+from multidb.provisioners.neo4j.backup.values import decode, encode
 
 NODES: list[Line] = [{"node": n, "labels": ["A"] if n % 2 else [], "properties": {"n": n // 3}} for n in range(20)]
 LINKS: list[Line] = [

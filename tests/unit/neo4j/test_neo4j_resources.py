@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from multidb.errors import ManifestError, Refused
 from multidb.model import App, Endpoint, Isolation, Owner, Server, StoreContext
 from multidb.project import load_project
-from multidb.provisioners.neo4j.resources import (
+from multidb.provisioners.neo4j.provision.resources import (
     AppOptions,
     Mark,
     Mode,

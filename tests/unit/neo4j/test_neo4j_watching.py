@@ -11,13 +11,13 @@ from neo4j import exceptions
 
 from multidb.errors import Conflict, NotAllowed
 from multidb.model import Endpoint, Hole, Inspection, Owner, Place, PlaceKind, Server, Statement, Status, Tenant
-from multidb.provisioners.neo4j.bolt import Bolt
-from multidb.provisioners.neo4j.health import fullest, trouble
-from multidb.provisioners.neo4j.holes import administrators, holes_in_rights, left_over, search
-from multidb.provisioners.neo4j.places import dropping, making, place_mark, place_name, places
-from multidb.provisioners.neo4j.removal import removal, suspension
-from multidb.provisioners.neo4j.resources import Grant, desired, read_mark
-from multidb.provisioners.neo4j.settings import over_http
+from multidb.provisioners.neo4j.backup.places import dropping, making, place_mark, place_name, places
+from multidb.provisioners.neo4j.isolation.holes import administrators, holes_in_rights, left_over, search
+from multidb.provisioners.neo4j.observe.health import fullest, trouble
+from multidb.provisioners.neo4j.provision.bolt import Bolt
+from multidb.provisioners.neo4j.provision.removal import removal, suspension
+from multidb.provisioners.neo4j.provision.resources import Grant, desired, read_mark
+from multidb.provisioners.neo4j.provision.settings import over_http
 from multidb.secrets import MemorySecretStore
 from tests.unit.neo4j.enterprise import Enterprise
 from tests.unit.neo4j.test_neo4j_catalog import APPS, CONTEXT, apply, changes

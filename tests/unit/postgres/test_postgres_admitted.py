@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multidb.errors import NotAllowed
-from multidb.provisioners.postgres import catalog, usage
-from multidb.provisioners.postgres.admitted import FORMS, require
-from multidb.provisioners.postgres.statements import NOTHING_PREPARED, identifier, literal
+from multidb.provisioners.postgres.observe import usage
+from multidb.provisioners.postgres.provision import catalog
+from multidb.provisioners.postgres.provision.admitted import FORMS, require
+from multidb.provisioners.postgres.provision.statements import NOTHING_PREPARED, identifier, literal
 
 _NAMES = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), min_size=1)
 

@@ -13,9 +13,9 @@ import pytest
 from multidb.errors import ArchiveError, WrongVersion
 from multidb.model import Endpoint, Server
 from multidb.progress import ProgressTimer
-from multidb.provisioners.postgres import loading, programs
-from multidb.provisioners.postgres.inside import Inside, located
-from multidb.provisioners.postgres.programs import Program
+from multidb.provisioners.postgres.backup import loading, programs
+from multidb.provisioners.postgres.backup.inside import Inside, located
+from multidb.provisioners.postgres.backup.programs import Program
 from multidb.secrets import Secret
 
 HERE = Server("here", "postgres", Endpoint("127.0.0.1", 5432))

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from multidb.provisioners.postgres.bound import Beyond
-from multidb.provisioners.postgres.loading import Step, steps
+from multidb.provisioners.postgres.backup.bound import Beyond
+from multidb.provisioners.postgres.backup.loading import Step, steps
 
 _TABLE = "1; 1259 100 TABLE public t owner"
 _SCHEMA = "2; 2615 101 SCHEMA - ext owner"

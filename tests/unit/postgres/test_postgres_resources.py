@@ -12,8 +12,9 @@ import pytest
 from pydantic import ValidationError
 
 from multidb.model import App, Endpoint, Isolation, StoreContext
-from multidb.provisioners.postgres import PROVISIONER, scram
-from multidb.provisioners.postgres.resources import (
+from multidb.provisioners.postgres import PROVISIONER
+from multidb.provisioners.postgres.provision import scram
+from multidb.provisioners.postgres.provision.resources import (
     AppOptions,
     Extension,
     Interior,

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from multidb.errors import NotAllowed, ServerError, WrongVersion
 from multidb.model import Action, App, Change, Inspection, Isolation, Owner, Resource
 from multidb.plan import diff
-from multidb.provisioners.postgres import catalog
-from multidb.provisioners.postgres.resources import (
+from multidb.provisioners.postgres.provision import catalog
+from multidb.provisioners.postgres.provision.resources import (
     Access,
     AppOptions,
     Database,
@@ -27,7 +27,7 @@ from multidb.provisioners.postgres.resources import (
     desired,
     isolation,
 )
-from multidb.provisioners.postgres.statements import identifier, literal, statements
+from multidb.provisioners.postgres.provision.statements import identifier, literal, statements
 from multidb.secrets import MemorySecretStore
 from tests.unit.postgres.test_postgres_resources import app, context, facts
 

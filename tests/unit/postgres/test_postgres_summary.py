@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from multidb.model import App, StoreContext
-from multidb.provisioners.postgres import summary
-from multidb.provisioners.postgres.resources import AppOptions, Interior, PostgresFacts, desired
+from multidb.provisioners.postgres.provision import summary
+from multidb.provisioners.postgres.provision.resources import AppOptions, Interior, PostgresFacts, desired
 
 FACTS = PostgresFacts(
     product="PostgreSQL",

@@ -7,9 +7,19 @@ from dataclasses import replace
 from typing import Any
 
 from multidb.model import App, Owner, StoreContext
-from multidb.provisioners.postgres import catalog_text, holes_inside, places, script, statements, usage
-from multidb.provisioners.postgres.resources import AppOptions, Interior, Membership, PostgresFacts, Settings, desired
-from multidb.provisioners.postgres.statements import ending_sessions
+from multidb.provisioners.postgres.backup import places
+from multidb.provisioners.postgres.isolation import holes_inside
+from multidb.provisioners.postgres.observe import usage
+from multidb.provisioners.postgres.provision import catalog_text, script, statements
+from multidb.provisioners.postgres.provision.resources import (
+    AppOptions,
+    Interior,
+    Membership,
+    PostgresFacts,
+    Settings,
+    desired,
+)
+from multidb.provisioners.postgres.provision.statements import ending_sessions
 
 FACTS = PostgresFacts(
     product="PostgreSQL", version="18.6", number=180006, admin="plat", superuser=True, createrole=True, createdb=True

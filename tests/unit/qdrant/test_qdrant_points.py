@@ -9,8 +9,8 @@ import pytest
 
 from multidb.errors import ArchiveError
 from multidb.model import Owner, PlaceKind
-from multidb.provisioners.qdrant.places import PlaceMark
-from multidb.provisioners.qdrant.points import Fingerprint, page_size, read_lines, with_tenant, write_lines
+from multidb.provisioners.qdrant.backup.places import PlaceMark
+from multidb.provisioners.qdrant.backup.points import Fingerprint, page_size, read_lines, with_tenant, write_lines
 
 POINTS: list[dict[str, Any]] = [
     {"id": 1, "payload": {"tenant_id": "lernmi", "a": {"x": 1, "y": None}}, "vector": [0.1, 0.2]},

@@ -15,8 +15,8 @@ from multidb.errors import Refused
 from multidb.model import Action, App, Endpoint, Isolation, Owner, Resource, StoreContext
 from multidb.plan import diff
 from multidb.provisioners.qdrant import PROVISIONER
-from multidb.provisioners.qdrant.options import AppOptions, ServerOptions
-from multidb.provisioners.qdrant.resources import (
+from multidb.provisioners.qdrant.provision.options import AppOptions, ServerOptions
+from multidb.provisioners.qdrant.provision.resources import (
     Admission,
     ApiKey,
     Collection,

@@ -10,11 +10,11 @@ import pytest
 
 from multidb.model import Action, App, Change, FieldChange, Resource, StoreContext
 from multidb.provisioners.qdrant import PROVISIONER
-from multidb.provisioners.qdrant.options import AppOptions, ServerOptions
-from multidb.provisioners.qdrant.resources import ApiKey, Collection, PayloadIndex, QdrantFacts, Token
-from multidb.provisioners.qdrant.session import _independent
-from multidb.provisioners.qdrant.statements import Call, claims
-from multidb.provisioners.qdrant.tokens import with_expiry
+from multidb.provisioners.qdrant.provision.options import AppOptions, ServerOptions
+from multidb.provisioners.qdrant.provision.resources import ApiKey, Collection, PayloadIndex, QdrantFacts, Token
+from multidb.provisioners.qdrant.provision.session import _independent
+from multidb.provisioners.qdrant.provision.statements import Call, claims
+from multidb.provisioners.qdrant.provision.tokens import with_expiry
 
 CONTEXT = StoreContext("digi", QdrantFacts("Qdrant", "1.18.3", api_key=True, rbac=True), ServerOptions())
 TOKEN = Token(name="lernmi", app="lernmi", collections=("lernmi_a", "lernmi_b"), registry="multidb__tokens__digi")

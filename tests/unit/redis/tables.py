@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from multidb.provisioners.redis.resources import RedisFacts
-from multidb.provisioners.redis.rules import CommandTable
+from multidb.provisioners.redis.provision.resources import RedisFacts
+from multidb.provisioners.redis.provision.rules import CommandTable
 
 _REDIS_7 = {
     "get": "read string",

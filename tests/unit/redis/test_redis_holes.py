@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from multidb.model import Hole, Inspection, Owner
-from multidb.provisioners.redis.holes import Catalog, find_holes
-from multidb.provisioners.redis.resources import mark
-from multidb.provisioners.redis.rules import parse_rule
+from multidb.provisioners.redis.isolation.holes import Catalog, find_holes
+from multidb.provisioners.redis.provision.resources import mark
+from multidb.provisioners.redis.provision.rules import parse_rule
 from tests.unit.redis.tables import VALKEY_9
 from tests.unit.redis.test_redis_resources import DIGEST, HELD, app, context, sent, wanted_user
 

@@ -17,8 +17,8 @@ from multidb.errors import UsageError
 from multidb.model import Action, App, Endpoint, Isolation, Level, Owner, Resource, StoreContext
 from multidb.plan import diff
 from multidb.provisioners.redis import PROVISIONER
-from multidb.provisioners.redis.numbers import allocate, lock_number
-from multidb.provisioners.redis.resources import (
+from multidb.provisioners.redis.provision.numbers import allocate, lock_number
+from multidb.provisioners.redis.provision.resources import (
     AclUser,
     AppOptions,
     Claim,
@@ -32,7 +32,7 @@ from multidb.provisioners.redis.resources import (
     mark,
     parse_mark,
 )
-from multidb.provisioners.redis.rules import parse_rule
+from multidb.provisioners.redis.provision.rules import parse_rule
 from multidb.secrets import MemorySecretStore, Secret, SecretRef
 from tests.unit.redis.tables import REDIS_6, REDIS_7, VALKEY_9
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from multidb.provisioners.redis.resources import command_rule
-from multidb.provisioners.redis.rules import BYTES, Granted, join_line, parse_rule, same_rights, split_line
+from multidb.provisioners.redis.provision.resources import command_rule
+from multidb.provisioners.redis.provision.rules import BYTES, Granted, join_line, parse_rule, same_rights, split_line
 from tests.unit.redis.tables import REDIS_6, REDIS_7
 
 TABLE = REDIS_7.commands

@@ -10,10 +10,10 @@ import pytest
 
 from multidb.errors import ArchiveError
 from multidb.model import Endpoint, Server
-from multidb.provisioners.redis.archive import RedisArchive
-from multidb.provisioners.redis.encodings import Limits
-from multidb.provisioners.redis.keys_file import NEVER, KeysReader, KeysWriter, Record
-from multidb.provisioners.redis.tally import Seen, Tally
+from multidb.provisioners.redis.backup.archive import RedisArchive
+from multidb.provisioners.redis.backup.encodings import Limits
+from multidb.provisioners.redis.backup.keys_file import NEVER, KeysReader, KeysWriter, Record
+from multidb.provisioners.redis.observe.tally import Seen, Tally
 
 FOOTER = b"\x50\x00" + bytes(8)
 STRING = b"\x00\x05hello" + FOOTER

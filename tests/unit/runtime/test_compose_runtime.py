@@ -15,9 +15,9 @@ from multidb.fleet import Fleet
 from multidb.model import Finding, Level, Project, Server, unwatched
 from multidb.project import load_project
 from multidb.provisioners import provisioner
-from multidb.provisioners.postgres import programs
-from multidb.provisioners.postgres.inside import Inside
-from multidb.provisioners.postgres.programs import Program
+from multidb.provisioners.postgres.backup import programs
+from multidb.provisioners.postgres.backup.inside import Inside
+from multidb.provisioners.postgres.backup.programs import Program
 from multidb.runtime import ServerState, open_runtime
 from multidb.runtime.compose import ComposeRuntime, _outdated, located
 from multidb.runtime.container_state import Seen

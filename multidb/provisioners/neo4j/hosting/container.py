@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from multidb.container import Container, SecretVariable, one_each, shared
-from multidb.provisioners.neo4j.resources import STORE, Neo4jFacts, ServerOptions
+from multidb.provisioners.neo4j.provision.resources import STORE, Neo4jFacts, ServerOptions
 
 __all__ = ["containers"]
 

@@ -11,7 +11,7 @@ from multidb.model import Endpoint, Hosting, Launch, Progress, Seat, Server, Sit
 from multidb.ports import LOOPBACK
 from multidb.provisioners.neo4j.hosting import jars, program
 from multidb.provisioners.neo4j.hosting.admin_tool import Neo4jAdmin, clear_half_loaded
-from multidb.provisioners.neo4j.resources import STORE
+from multidb.provisioners.neo4j.provision.resources import STORE
 from multidb.secrets import Secret
 
 __all__ = ["Neo4jKind", "processes"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from multidb.container import Container, Pooler, SecretVariable, one_each, shared
-from multidb.provisioners.postgres.resources import STORE, ServerOptions
+from multidb.provisioners.postgres.provision.resources import STORE, ServerOptions
 
 __all__ = ["IMAGE", "containers"]
 

@@ -27,7 +27,7 @@ from multidb.errors import AuthenticationFailed, RuntimeUnavailable, UsageError
 from multidb.model import Endpoint, Hosting, Launch, Progress, Seat, Server, Site
 from multidb.ports import LOOPBACK
 from multidb.processes import environment, version_of
-from multidb.provisioners.postgres.resources import STORE
+from multidb.provisioners.postgres.provision.resources import STORE
 from multidb.secrets import Secret, redact
 
 __all__ = ["PostgresKind", "processes"]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from multidb.container import Container, SecretVariable, one_each, shared
-from multidb.provisioners.qdrant.options import STORE, ServerOptions
+from multidb.provisioners.qdrant.provision.options import STORE, ServerOptions
 
 __all__ = ["IMAGE", "containers"]
 

@@ -18,7 +18,7 @@ from multidb.errors import AuthenticationFailed, RuntimeUnavailable
 from multidb.model import Endpoint, Hosting, Launch, Progress, Seat, Server, Site
 from multidb.ports import LOOPBACK
 from multidb.processes import version_of
-from multidb.provisioners.qdrant.options import STORE
+from multidb.provisioners.qdrant.provision.options import STORE
 from multidb.secrets import Secret
 
 __all__ = ["QdrantKind", "processes"]

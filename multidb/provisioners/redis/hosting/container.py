@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Final
 
 from multidb.container import Container, SecretVariable, one_each, shared
-from multidb.provisioners.redis.resources import RedisFacts, ServerOptions
-from multidb.provisioners.redis.rules import CommandTable
+from multidb.provisioners.redis.provision.resources import RedisFacts, ServerOptions
+from multidb.provisioners.redis.provision.rules import CommandTable
 
 __all__ = ["IMAGE", "containers"]
 

@@ -1,0 +1,138 @@
+"""How an app's login is turned off, and how everything of an app goes."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Final
+
+from multidb.model import App, Owner, Statement, StoreContext
+from multidb.provisioners.neo4j.backup.places import dropping, places, roles_of
+from multidb.provisioners.neo4j.provision.bolt import Bolt
+from multidb.provisioners.neo4j.provision.cypher import quoted
+from multidb.provisioners.neo4j.provision.resources import (
+    Mode,
+    Neo4jFacts,
+    database_name,
+    mark_name,
+    mode,
+    read_mark,
+    ro_role,
+    rw_role,
+    user_name,
+)
+from multidb.provisioners.neo4j.provision.statements import SYSTEM
+
+__all__ = ["disconnect", "orphans", "removal", "suspension"]
+
+_ROWS: Final = 10_000  # deleted in one transaction, so that the server's memory does not grow with the data
+
+
+def orphans(bolt: Bolt, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:
+    """The marks of the project's apps that are not `known`, as the users that belong to them. A server of one app has
+    none."""
+    facts: Neo4jFacts = context.facts
+    marks = [*facts.marks, *facts.labelled]
+    if mode(context) is Mode.DATABASE:
+        marks = [found[0] for row in bolt.ask("SHOW ROLES YIELD role") if (found := read_mark(row["role"]))]
+    gone = sorted({owner.app for owner in marks if owner.project == context.project}.difference(known))
+    return {app: [f"user {user_name(app)}"] for app in gone}
+
+
+def suspension(bolt: Bolt, app: App, context: StoreContext) -> Sequence[Statement]:
+    """Turns the app's login off, then ends its sessions. Community has no suspended users: there the user is dropped,
+    and `multidb apply` makes it again with the password that it had."""
+    if not _is_ours(bolt, app, context):
+        return ()
+    user = user_name(app.id)
+    with_status = mode(context) is Mode.DATABASE
+    rows = bolt.ask("SHOW USERS YIELD user, suspended")
+    on = any(row["user"] == user and not (with_status and row["suspended"]) for row in rows)
+    off = f"ALTER USER {quoted(user)} SET STATUS SUSPENDED" if with_status else f"DROP USER {quoted(user)} IF EXISTS"
+    found = [Statement(off, scope=SYSTEM)] if on else []
+    if on or _is_connected(bolt, user):
+        found.append(disconnect(user, context))
+    return found
+
+
+def removal(bolt: Bolt, app: App, context: StoreContext) -> Sequence[Statement]:
+    """Drops everything of the app, its mark last. The folder of a server that multidb runs is the runtime's."""
+    if not _is_ours(bolt, app, context):
+        return ()
+    if mode(context) is Mode.DATABASE:
+        return _on_enterprise(bolt, app, context)
+    return _on_community(bolt, app, context)
+
+
+def _is_ours(bolt: Bolt, app: App, context: StoreContext) -> bool:
+    """Whether the server says that the app's things are this project's."""
+    facts: Neo4jFacts = context.facts
+    if facts.dedicated:
+        return True
+    mark = mark_name(Owner(context.project, app.id), mode(context))
+    if mode(context) is Mode.DATABASE:
+        return any(row["role"] == mark for row in bolt.ask("SHOW ROLES YIELD role"))
+    return any(row["name"] == mark for row in bolt.ask("SHOW INDEXES YIELD name", facts.default_database))
+
+
+def _is_connected(bolt: Bolt, user: str) -> bool:
+    return any(row["username"] == user for row in bolt.ask("CALL dbms.listConnections() YIELD username"))
+
+
+def disconnect(user: str, context: StoreContext) -> Statement:
+    """Ends the user's connections, and with them its transactions; neither a new status nor a drop does that."""
+    facts: Neo4jFacts = context.facts
+    text = (
+        f"CALL dbms.listConnections() YIELD connectionId, username WHERE username = '{user}' "
+        "WITH collect(connectionId) AS theirs CALL dbms.killConnections(theirs) YIELD connectionId RETURN connectionId"
+    )
+    return Statement(text, scope=facts.default_database)
+
+
+def _on_enterprise(bolt: Bolt, app: App, context: StoreContext) -> Sequence[Statement]:
+    user, database = user_name(app.id), database_name(app.id)
+    roles = roles_of(bolt)
+    beside = places(roles, app, context.project)
+    databases = {database, *(place.name for place in beside)}
+    aliases = bolt.ask("SHOW ALIASES FOR DATABASE YIELD name, database")
+    texts = [
+        f"DROP USER {quoted(user)} IF EXISTS",
+        *(
+            f"DROP ALIAS {quoted(row['name'])} IF EXISTS FOR DATABASE"
+            for row in aliases
+            if row["database"] in databases
+        ),
+        f"DROP DATABASE {quoted(database)} IF EXISTS DESTROY DATA WAIT 120 SECONDS",
+        *(statement.text for place in beside for statement in dropping(roles, place)),
+        f"DROP ROLE {quoted(rw_role(app.id))} IF EXISTS",
+        f"DROP ROLE {quoted(ro_role(app.id))} IF EXISTS",
+        f"DROP ROLE {quoted(mark_name(Owner(context.project, app.id), Mode.DATABASE))} IF EXISTS",
+    ]
+    drops = [Statement(text, scope=SYSTEM) for text in texts]
+    return [drops[0], disconnect(user, context), *drops[1:]]
+
+
+def _on_community(bolt: Bolt, app: App, context: StoreContext) -> Sequence[Statement]:
+    facts: Neo4jFacts = context.facts
+    database = facts.default_database
+    user, label = user_name(app.id), quoted(app.id)
+    chosen = mode(context)
+    node = f"(n:{label})" if chosen is Mode.LABEL else "(n)"
+    found = list(suspension(bolt, app, context))
+    if not any(row["user"] == user for row in bolt.ask("SHOW USERS YIELD user")):
+        found = [statement for statement in found if statement.scope != SYSTEM]
+    if bolt.ask(f"MATCH {node} RETURN count(n) AS nodes", database)[0]["nodes"]:
+        batches = f"IN TRANSACTIONS OF {_ROWS} ROWS"
+        found.append(Statement(f"MATCH {node} CALL {{ WITH n DETACH DELETE n }} {batches}", scope=database))
+    mark = mark_name(Owner(context.project, app.id), chosen)
+    if chosen is Mode.INSTANCE:
+        constraints = bolt.ask("SHOW CONSTRAINTS YIELD name", database)
+        indexes = bolt.ask("SHOW INDEXES YIELD name, type, owningConstraint", database)
+        found += [Statement(f"DROP CONSTRAINT {quoted(row['name'])} IF EXISTS", scope=database) for row in constraints]
+        found += [
+            Statement(f"DROP INDEX {quoted(row['name'])} IF EXISTS", scope=database)
+            for row in indexes
+            if row["owningConstraint"] is None and row["type"] != "LOOKUP" and row["name"] != mark
+        ]
+    if not facts.dedicated:
+        found.append(Statement(f"DROP INDEX {quoted(mark)} IF EXISTS", scope=database))
+    return found

@@ -1,0 +1,1 @@
+"""An app's data coming and going."""

@@ -1,0 +1,257 @@
+"""Single tables of a set on their way from a database that holds all of it into the app's own, in one transaction.
+
+`pg_dump --table` says how a table is made; its rows go from one database into the other by COPY. A foreign key of
+another table that refers to it is taken off and made again, and the server proves it. A table that views are made of is
+refused. Until the transaction ends the app has the old tables, and then all of the new ones.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from multidb.errors import ArchiveError, Refused, ServerError
+from multidb.model import Measures, listed
+from multidb.provisioners.postgres.backup import contents
+from multidb.provisioners.postgres.provision.statements import identifier, literal
+from multidb.provisioners.postgres.provision.wire import Wire
+
+__all__ = ["exchange", "find"]
+
+_WORK = 24 * 3600.0  # seconds for one statement that may run what the app has made
+_IN_USE = frozenset({"55P03", "40P01"})
+
+# $1: names as people write them (JSON array).
+_FIND = """
+SELECT coalesce(json_agg(json_build_array(asked, format('%I.%I', n.nspname, c.relname),
+    (SELECT format('%I.%I', m.nspname, p.relname) FROM pg_inherits i
+     JOIN pg_class p ON p.oid = i.inhparent JOIN pg_namespace m ON m.oid = p.relnamespace
+     WHERE i.inhrelid = c.oid AND c.relispartition))), '[]'::json)
+FROM json_array_elements_text($1::json) asked, pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.relkind IN ('r', 'p') AND c.oid >= 16384 AND c.relpersistence <> 't'
+  AND (asked IN (format('%I.%I', n.nspname, c.relname), n.nspname || '.' || c.relname)
+       OR n.nspname = 'public' AND asked IN (format('%I', c.relname), c.relname))"""
+
+# $1: tables by full name (JSON array). With their partitions, however deep; those that are not there are left out.
+_NAMED = """
+WITH named AS (SELECT to_regclass(name)::oid AS oid FROM json_array_elements_text($1::json) name),
+     meant AS (SELECT oid FROM named WHERE oid IS NOT NULL
+               UNION SELECT relid::oid FROM named, pg_partition_tree(named.oid))
+"""
+
+_TABLES = f"""{_NAMED}
+SELECT coalesce(json_agg(json_build_object(
+  'name', format('%I.%I', n.nspname, c.relname), 'rows', c.relkind = 'r', 'forced', c.relforcerowsecurity,
+  'pattern', format('"%s"."%s"', replace(n.nspname, '"', '""'), replace(c.relname, '"', '""')),
+  'columns', (SELECT coalesce(json_agg(quote_ident(attname) ORDER BY attnum), '[]'::json) FROM pg_attribute
+              WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped),
+  'written', (SELECT coalesce(json_agg(quote_ident(attname) ORDER BY attnum), '[]'::json) FROM pg_attribute
+              WHERE attrelid = c.oid AND attnum > 0 AND NOT attisdropped AND attgenerated = ''),
+  'sequences', (SELECT coalesce(json_agg(s.oid::regclass::text), '[]'::json) FROM pg_depend d
+                JOIN pg_class s ON s.oid = d.objid AND s.relkind = 'S'
+                WHERE d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+                  AND d.refobjid = c.oid AND d.deptype IN ('a', 'i')))), '[]'::json)
+FROM meant JOIN pg_class c USING (oid) JOIN pg_namespace n ON n.oid = c.relnamespace"""  # noqa: S608
+
+# What an owner has by itself on such a table or its sequence, and has not: the app takes it away from what it makes.
+_LACKING = f"""{_NAMED},
+made AS (SELECT oid FROM meant UNION SELECT d.objid FROM pg_depend d JOIN pg_class s ON s.oid = d.objid
+         WHERE s.relkind = 'S' AND d.classid = 'pg_class'::regclass AND d.refclassid = 'pg_class'::regclass
+           AND d.refobjid IN (SELECT oid FROM meant) AND d.deptype IN ('a', 'i'))
+SELECT coalesce(json_agg(format('%s ON %s %s', o.privilege_type,
+                                CASE c.relkind WHEN 'S' THEN 'SEQUENCE' ELSE 'TABLE' END, c.oid::regclass)), '[]'::json)
+FROM made JOIN pg_class c USING (oid),
+  aclexplode(acldefault(CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END::"char", c.relowner)) o
+WHERE c.relacl IS NOT NULL AND o.grantee = c.relowner AND NOT EXISTS (
+  SELECT FROM aclexplode(c.relacl) a WHERE (a.grantee, a.privilege_type) = (o.grantee, o.privilege_type))"""  # noqa: S608
+
+_FOREIGN_KEYS = f"""{_NAMED}
+SELECT coalesce(json_agg(json_build_array(k.conrelid::regclass::text, quote_ident(k.conname),
+                                          pg_get_constraintdef(k.oid), obj_description(k.oid, 'pg_constraint'))
+                         ORDER BY k.oid), '[]'::json)
+FROM pg_constraint k WHERE k.contype = 'f' AND k.conparentid = 0
+  AND k.confrelid IN (SELECT oid FROM meant) AND k.conrelid NOT IN (SELECT oid FROM meant)"""  # noqa: S608
+
+_VIEWS = f"""{_NAMED}
+SELECT coalesce(json_agg(DISTINCT format('%s of %s', r.ev_class::regclass, d.refobjid::regclass)), '[]'::json)
+FROM pg_depend d JOIN pg_rewrite r ON r.oid = d.objid AND r.ev_class <> d.refobjid
+WHERE d.classid = 'pg_rewrite'::regclass AND d.refclassid = 'pg_class'::regclass
+  AND d.refobjid IN (SELECT oid FROM meant)"""  # noqa: S608
+
+# Publications that name one of them: what the table's part in it is, with columns and a condition since Postgres 15.
+_PUBLISHED = f"""{_NAMED}
+SELECT coalesce(json_agg(json_build_array(quote_ident(p.pubname), r.prrelid::regclass::text, {{columns}}, {{condition}})
+                         ORDER BY r.oid), '[]'::json)
+FROM pg_publication_rel r JOIN pg_publication p ON p.oid = r.prpubid WHERE r.prrelid IN (SELECT oid FROM meant)"""  # noqa: S608
+_COLUMNS = """(SELECT string_agg(quote_ident(a.attname), ', ' ORDER BY a.attnum) FROM pg_attribute a
+  WHERE a.attrelid = r.prrelid AND a.attnum = ANY (r.prattrs))"""
+
+# Which pg_dump leaves out where tables are named.
+_STATISTICS = f"""{_NAMED}
+SELECT coalesce(json_agg(json_build_array(format('%I.%I', n.nspname, s.stxname), pg_get_statisticsobjdef(s.oid),
+                                          nullif(s.stxstattarget, -1), obj_description(s.oid, 'pg_statistic_ext'))
+                         ORDER BY s.oid), '[]'::json)
+FROM pg_statistic_ext s JOIN pg_namespace n ON n.oid = s.stxnamespace
+WHERE s.stxrelid IN (SELECT oid FROM meant)"""  # noqa: S608
+
+# As in a script of pg_dump; but what waits for a lock gives up.
+_SETTINGS = (
+    *contents.SESSION,
+    "SET row_security = on",
+    "SET statement_timeout = 0",
+    "SET lock_timeout = '30s'",
+    "SET standard_conforming_strings = on",
+    "SET check_function_bodies = false",
+    "SET xmloption = content",
+    "SET client_min_messages = warning",
+    "SET default_tablespace = ''",
+    "SELECT set_config('search_path', '', false)",
+)
+
+
+def find(wire: Wire, names: Sequence[str]) -> dict[str, str]:
+    """The full name, quoted where it has to be, of each table in `names` that is there. Partitioned ones are tables.
+
+    Args:
+        names: ``orders`` (in schema public), ``shop.orders``, quoted as in SQL or as they are.
+
+    Raises:
+        Refused: a name that means two tables, or a partition.
+    """
+    found: dict[str, str] = {}
+    for asked, name, parent in json.loads(wire.ask(_FIND, (json.dumps(list(names), ensure_ascii=False),))):
+        if parent is not None:
+            raise Refused(f"{name} is a partition", hint=f"restore the whole table: --table {parent}")
+        if found.setdefault(asked, name) != name:
+            raise Refused(f"{asked} may be {found[asked]} or {name}", hint="write it with quotes, as in SQL")
+    return found
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """One table with rows or partitions; every name is quoted."""
+
+    name: str
+    rows: bool
+    forced: bool
+    pattern: str
+    columns: Sequence[str]
+    written: Sequence[str]
+    sequences: Sequence[str]
+
+
+def exchange(
+    source: Wire,
+    target: Wire,
+    role: str,
+    names: Sequence[str],
+    script: Callable[[Sequence[str], str], str],
+    expected: Measures,
+) -> None:
+    """Makes the tables `names` of the database at `target` what they are in the one at `source`, or changes nothing.
+
+    Args:
+        source: the admin's, in a database that nobody else uses.
+        target: of a login that may become `role`, who owns what is made.
+        script: what pg_dump writes of tables (patterns) in a section.
+        expected: of the set.
+
+    Raises:
+        Refused: a view is made of one of them; says which.
+        ArchiveError: the server did not take it, or it is not what the set holds. Nothing was changed.
+    """
+    asked = (json.dumps(list(names), ensure_ascii=False),)
+    tables = [_Table(**each) for each in json.loads(source.ask(_TABLES, asked))]
+    patterns = [table.pattern for table in tables]
+    _do(target, *_SETTINGS, f"SET ROLE {identifier(role)}", "BEGIN")
+    there = [each["name"] for each in json.loads(target.ask(_TABLES, asked)) if each["name"] in names]
+    if there:
+        _do(target, f"LOCK TABLE {', '.join(there)} IN ACCESS EXCLUSIVE MODE")
+    if views := json.loads(target.ask(_VIEWS, asked)):
+        raise Refused(
+            f"there are views made of it: {listed(views)}",
+            hint="drop them and make them again afterwards, or restore all: multidb restore SET --replace",
+        )
+    keys = json.loads(target.ask(_FOREIGN_KEYS, asked))
+    published = json.loads(target.ask(_published(target.version), asked))
+    _do(target, *(f"ALTER TABLE {table} DROP CONSTRAINT {name}" for table, name, _, _ in keys))
+    if there:
+        _do(target, f"DROP TABLE {', '.join(there)}")
+    _do(target, script(patterns, "pre-data"))
+    lacking = json.loads(target.ask(_LACKING, asked))
+    _do(target, *(f"GRANT {right} TO {identifier(role)}" for right in lacking))
+    for table in tables:
+        _fill(source, target, table, expected)
+    _do(target, script(patterns, "post-data"))
+    _make_again(target, keys, [table.name for table in tables if table.forced])
+    _do(target, *_statistics(json.loads(source.ask(_STATISTICS, asked))), *_in_publications(published))
+    _do(target, *(f"REVOKE {right} FROM {identifier(role)}" for right in lacking))
+    _do(target, "COMMIT")
+
+
+def _published(version: int) -> str:
+    known = version >= 150000
+    return _PUBLISHED.format(
+        columns=_COLUMNS if known else "NULL",
+        condition="pg_get_expr(r.prqual, r.prrelid)" if known else "NULL",
+    )
+
+
+def _in_publications(published: Sequence[Sequence[Any]]) -> Iterator[str]:
+    """What the tables were in stays as it is now; those for all tables, or all of a schema, have them anyway."""
+    for publication, table, columns, condition in published:
+        part = f" ({columns})" if columns is not None else ""
+        part += f" WHERE ({condition})" if condition is not None else ""
+        yield f"ALTER PUBLICATION {publication} ADD TABLE ONLY {table}{part}"
+
+
+def _statistics(found: Sequence[Sequence[Any]]) -> Iterator[str]:
+    for name, definition, most, comment in found:
+        yield definition
+        if most is not None:
+            yield f"ALTER STATISTICS {name} SET STATISTICS {int(most)}"
+        if comment is not None:
+            yield f"COMMENT ON STATISTICS {name} IS {literal(comment)}"
+
+
+def _fill(source: Wire, target: Wire, table: _Table, expected: Measures) -> None:
+    """Its rows and the positions of its sequences; compared with the set while no row security hides any."""
+    if table.rows:
+        what = f"{table.name} ({', '.join(table.written)})" if table.written else table.name
+        try:
+            source.pour(f"COPY {what} TO STDOUT", target, f"COPY {what} FROM STDIN")
+        except ServerError as error:
+            raise _failed(error.message) from None
+        name = f"table {table.name}"
+        count, digest = contents.rows(lambda query: target.ask(query, ()), table.name, table.columns)
+        if (count, digest) != (expected.counts[name], expected.fingerprints[name]):
+            raise ArchiveError(f"{name}: restored, it is not what was backed up", hint="take another set")
+    for sequence in table.sequences:
+        position = f"SELECT json_build_array(last_value, is_called) FROM {sequence}"  # noqa: S608
+        last, called = json.loads(source.ask(position, ()))
+        _do(target, f"SELECT pg_catalog.setval({literal(sequence)}, {last}, {str(called).lower()})")
+
+
+def _make_again(target: Wire, keys: Sequence[Sequence[Any]], forced: Sequence[str]) -> None:
+    """Foreign keys of other tables. One to a table that hides rows from its owner could not be proved."""
+    _do(target, *(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY" for table in forced))
+    for table, name, definition, comment in keys:
+        _do(target, f"ALTER TABLE {table} ADD CONSTRAINT {name} {definition}")
+        if comment is not None:
+            _do(target, f"COMMENT ON CONSTRAINT {name} ON {table} IS {literal(comment)}")
+    _do(target, *(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY" for table in forced))
+
+
+def _do(target: Wire, *texts: str) -> None:
+    for text in texts:
+        answer = target.send(text, within=_WORK)
+        if answer.refusal is not None:
+            raise _failed(answer.refusal.message, in_use=answer.refusal.sqlstate in _IN_USE)
+
+
+def _failed(message: str, *, in_use: bool = False) -> ArchiveError:
+    whole = "restore all of it: multidb restore SET --replace"
+    hint = "the app is at work with them; run the command again" if in_use else f"name what is missing, too, or {whole}"
+    return ArchiveError(f"the tables do not go into the app's database: {message}", hint=f"nothing was changed; {hint}")

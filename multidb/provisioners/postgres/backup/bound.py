@@ -1,0 +1,282 @@
+"""What of an app's database no load can make again, and what would be lost with the database: found in catalogs. Pure.
+
+A set is loaded by a login that may do no more than the app (decision 19), so what takes an admin does not come back:
+decision 28 has the list. Of that, what nothing else needs is left out of a load and said; the rest keeps a set from
+being loaded. In the place of a database that has any of it, no set is put, since it would be lost without a word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from multidb.errors import Refused
+from multidb.model import listed
+from multidb.provisioners.postgres.provision.statements import identifier, literal
+
+__all__ = ["AT_SERVER", "Beyond", "Bound", "at_server", "beyond", "inside", "refusal"]
+
+_MOST: Final = 10  # things that a message names
+
+# $1: a database. What is bound to it on the server: slots go with it, a subscription keeps it, a prepared transaction
+# would have to be given up, and labels of the database itself are the database's.
+AT_SERVER: Final = """
+SELECT json_build_object(
+  'slots', (SELECT coalesce(json_agg(json_build_array(slot_name, active_pid, temporary) ORDER BY slot_name), '[]'::json)
+            FROM pg_replication_slots WHERE database = $1),
+  'subscriptions', (SELECT coalesce(json_agg(s.subname ORDER BY s.subname), '[]'::json) FROM pg_subscription s
+                    JOIN pg_database d ON d.oid = s.subdbid WHERE d.datname = $1),
+  'prepared', (SELECT coalesce(json_agg(gid ORDER BY gid), '[]'::json) FROM pg_prepared_xacts WHERE database = $1),
+  'labels', (SELECT coalesce(json_agg(l.provider ORDER BY l.provider), '[]'::json) FROM pg_shseclabel l
+             JOIN pg_database d ON d.oid = l.objoid AND l.classoid = 'pg_database'::regclass WHERE d.datname = $1))"""
+
+# A foreign table that nothing in the database is made of, beside what comes and goes with it.
+_ALONE = """NOT EXISTS (SELECT FROM pg_inherits WHERE c.oid IN (inhrelid, inhparent)) AND NOT EXISTS (
+    SELECT FROM pg_depend d WHERE d.deptype = 'n' AND (d.refclassid, d.refobjid) IN (
+        ('pg_class'::regclass, c.oid), ('pg_type'::regclass, c.reltype),
+        ('pg_type'::regclass, (SELECT typarray FROM pg_type WHERE oid = c.reltype)))
+      AND NOT EXISTS (SELECT FROM pg_depend a WHERE (a.classid, a.objid) = (d.classid, d.objid)
+        AND a.refclassid = 'pg_class'::regclass AND a.refobjid = c.oid AND a.deptype IN ('a', 'i')))"""
+# Catalog, its rows, whether a load can leave them out, and what ends one (%s: its identity).
+_BEYOND: Final = (
+    ("pg_publication", "pg_publication c WHERE {wide}", "true", "DROP PUBLICATION %s"),
+    ("pg_event_trigger", "pg_event_trigger c WHERE true", "true", "DROP EVENT TRIGGER %s"),
+    ("pg_foreign_data_wrapper", "pg_foreign_data_wrapper c WHERE true", "true", "DROP FOREIGN DATA WRAPPER %s CASCADE"),
+    ("pg_foreign_server", "pg_foreign_server c WHERE true", "true", "DROP SERVER %s CASCADE"),
+    ("pg_class", "pg_class c WHERE c.relkind = 'f'", _ALONE, "DROP FOREIGN TABLE %s"),
+    ("pg_am", "pg_am c WHERE true", "false", "DROP ACCESS METHOD %s"),
+    ("pg_language", "pg_language c WHERE true", "false", "DROP LANGUAGE %s"),
+    (
+        "pg_proc",
+        "pg_proc c JOIN pg_language l ON l.oid = c.prolang "
+        "WHERE NOT l.lanpltrusted AND c.prokind <> 'a' OR c.prosupport <> 0",
+        "false",
+        "DROP ROUTINE %s",
+    ),
+    ("pg_proc", "pg_proc c WHERE c.proleakproof", "false", "ALTER ROUTINE %s NOT LEAKPROOF"),
+    (
+        "pg_proc",
+        "pg_proc c WHERE EXISTS (SELECT FROM unnest(c.proconfig) e JOIN pg_settings s "
+        "ON lower(s.name) = lower(split_part(e, '=', 1)) WHERE s.context <> 'user' AND NOT {granted})",
+        "false",
+        "ALTER ROUTINE %s RESET ALL",
+    ),
+    (
+        "pg_proc",
+        "pg_proc c JOIN pg_aggregate a ON a.aggfnoid = c.oid "
+        "WHERE 'internal'::regtype IN (a.aggtranstype, a.aggmtranstype)",
+        "false",
+        "DROP AGGREGATE %s",
+    ),
+    (
+        "pg_type",
+        "pg_type c WHERE (c.typtype = 'b' AND NOT EXISTS (SELECT FROM pg_type e WHERE e.typarray = c.oid)) "
+        "OR (c.typtype = 'p' AND NOT c.typisdefined)",
+        "false",
+        "DROP TYPE %s",
+    ),
+    ("pg_opfamily", "pg_opfamily c WHERE true", "false", "DROP OPERATOR FAMILY %s"),
+    ("pg_opclass", "pg_opclass c WHERE true", "false", "DROP OPERATOR CLASS %s"),
+    ("pg_ts_parser", "pg_ts_parser c WHERE true", "false", "DROP TEXT SEARCH PARSER %s"),
+    ("pg_ts_template", "pg_ts_template c WHERE true", "false", "DROP TEXT SEARCH TEMPLATE %s"),
+    (
+        "pg_cast",
+        "pg_cast c WHERE c.castmethod = 'b' OR NOT EXISTS (SELECT FROM pg_type t JOIN pg_roles r ON r.oid = t.typowner "
+        "WHERE t.oid IN (c.castsource, c.casttarget) AND r.rolname IN ({roles}))",
+        "false",
+        "DROP CAST %s",
+    ),
+)
+# Entries of a table of contents that are always an admin's. What an extension has made is no entry.
+_GENERAL: Final = (
+    *(
+        f"{prefix}{kind} "
+        for kind in ("EVENT TRIGGER", "FOREIGN DATA WRAPPER", "SERVER")
+        for prefix in ("", "COMMENT - ", "SECURITY LABEL - ")
+    ),
+    "USER MAPPING ",
+)
+
+
+def inside(version: int, roles: Sequence[str]) -> str:
+    """The query for all of it that is in a database, as JSON: see `beyond`. It reads catalogs, with functions of the
+    server's own that describe objects and evaluate no expression.
+
+    Args:
+        version: ``server_version_num``.
+        roles: those of the app.
+    """
+    recent = version >= 150000
+    ours = ", ".join(map(literal, roles)) or "NULL"
+    words = {
+        "wide": "c.puballtables OR EXISTS (SELECT FROM pg_publication_namespace n WHERE n.pnpubid = c.oid)"
+        if recent
+        else "c.puballtables",
+        "granted": "EXISTS (SELECT FROM pg_roles r "
+        f"WHERE r.rolname IN ({ours}) AND has_parameter_privilege(r.oid, s.name, 'SET'))"
+        if recent
+        else "false",
+        "roles": ours,
+    }
+    each = " UNION ALL ".join(
+        f"SELECT {number} AS number, '{catalog}'::regclass::oid AS class, c.oid, {alone} AS alone, "  # noqa: S608
+        f"{literal(end)}::text AS ending FROM {source.format(**words)}"
+        for number, (catalog, source, alone, end) in enumerate(_BEYOND)
+    )
+    return f"""
+WITH object AS ({each}),
+thing AS (
+  SELECT DISTINCT ON (class, oid) * FROM object o WHERE oid >= 16384 AND NOT EXISTS (
+    SELECT FROM pg_depend e WHERE e.classid = o.class AND e.objid = o.oid AND e.deptype IN ('e', 'i'))
+  ORDER BY class, oid, number)
+SELECT json_build_object(
+  'things', (SELECT coalesce(json_agg(json_build_object(
+      'type', i.type, 'schema', i.schema, 'name', i.name, 'identity', i.identity, 'alone', t.alone,
+      'ending', format(t.ending, i.identity),
+      'entries', (SELECT coalesce(json_agg(json_build_array(p.class::bigint, p.oid::bigint)), '[]'::json) FROM (
+          SELECT t.class, t.oid UNION SELECT d.classid, d.objid FROM pg_depend d
+          WHERE (d.refclassid, d.refobjid) = (t.class, t.oid) AND d.deptype IN ('a', 'i')) p (class, oid)))
+      ORDER BY t.number, i.identity), '[]'::json)
+    FROM thing t, pg_identify_object(t.class, t.oid, 0) i),
+  'mappings', (SELECT coalesce(json_agg(json_build_array(
+      CASE umuser WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(umuser)) END, quote_ident(srvname))
+      ORDER BY srvname, umuser), '[]'::json) FROM pg_user_mappings),
+  'labels', (SELECT coalesce(json_agg(DISTINCT l.provider), '[]'::json) FROM pg_seclabel l
+    WHERE l.objoid >= 16384 OR l.classoid = 'pg_namespace'::regclass),
+  'tablespaces', (SELECT coalesce(json_agg(DISTINCT s.spcname), '[]'::json) FROM pg_class c
+    JOIN pg_tablespace s ON s.oid = c.reltablespace WHERE c.oid >= 16384 AND c.relpersistence <> 't'))"""  # noqa: S608
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """One thing that would not outlive the exchange of its database, and the statement that ends it there."""
+
+    name: str
+    ending: str
+
+
+@dataclass(frozen=True, slots=True)
+class Beyond:
+    """What of a database a load cannot make.
+
+    Args:
+        left: names of what a load leaves out.
+        needed: names of what other things may need, so that a load without them would fail.
+        labels: providers of security labels, which a server has to have.
+        tablespaces: where tables and indexes are, beside the database's own.
+    """
+
+    left: tuple[str, ...] = ()
+    needed: tuple[str, ...] = ()
+    bound: tuple[Bound, ...] = ()
+    entries: frozenset[tuple[int, int]] = frozenset()  # catalog and oid, as a table of contents has them
+    comments: tuple[str, ...] = ()  # beginnings of entries that it has no oid for
+    labels: tuple[str, ...] = ()
+    tablespaces: tuple[str, ...] = ()
+
+    def leaves_out(self, catalog: int, oid: int, what: str) -> bool:
+        """Whether a load leaves out an entry of a table of contents: its catalog, its oid, and what it is."""
+        return (catalog, oid) in self.entries or what.startswith((*_GENERAL, *self.comments))
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know of a set that was made of it."""
+        said = []
+        if self.left:
+            said.append(
+                f"a restore does not make {listed(self.left, _MOST)}: that takes an admin, who makes it anew afterwards"
+            )
+        if self.needed:
+            named = listed(self.needed, _MOST)
+            said.append(f"it cannot be loaded again, since only an admin can make {named}; sets of before it can")
+        return said
+
+
+def beyond(document: Mapping[str, Any]) -> Beyond:
+    """An answer to `inside`, as a set's manifest keeps it.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is no such answer.
+    """
+    things = list(document["things"])
+    mappings = [(_text(user), _text(server)) for user, server in document["mappings"]]
+    left: list[str] = []
+    needed: list[str] = []
+    bound: list[Bound] = []
+    comments: list[str] = []
+    entries: set[tuple[int, int]] = set()
+    for thing in things:
+        name = f"{_text(thing['type'])} {_text(thing['identity'])}"
+        bound.append(Bound(name, _text(thing["ending"])))
+        if not thing["alone"]:
+            needed.append(name)
+            continue
+        left.append(name)
+        entries.update((int(catalog), int(oid)) for catalog, oid in thing["entries"])
+        comments += _comments(thing)
+    for user, server in mappings:
+        left.append(f"user mapping for {user} on server {server}")
+        bound.append(Bound(left[-1], f"DROP USER MAPPING FOR {user} SERVER {server}"))
+    return Beyond(
+        left=tuple(left),
+        needed=tuple(needed),
+        bound=tuple(bound),
+        entries=frozenset(entries),
+        comments=tuple(comments),
+        labels=tuple(map(_text, document["labels"])),
+        tablespaces=tuple(map(_text, document["tablespaces"])),
+    )
+
+
+def at_server(document: Mapping[str, Any], database: str) -> Iterator[Bound]:
+    """An answer to `AT_SERVER`."""
+    for name in document["subscriptions"]:
+        quoted = identifier(name)
+        yield Bound(
+            f"subscription {name}",
+            f"ALTER SUBSCRIPTION {quoted} DISABLE; ALTER SUBSCRIPTION {quoted} SET (slot_name = NONE); "
+            f"DROP SUBSCRIPTION {quoted}",
+        )
+    for name, process, temporary in document["slots"]:
+        texts = [f"SELECT pg_terminate_backend({int(process)})"] if process is not None else []
+        texts += [] if temporary else [f"SELECT pg_drop_replication_slot({literal(name)})"]
+        yield Bound(f"replication slot {name}", "; ".join(texts))
+    for name in document["prepared"]:
+        yield Bound(f"prepared transaction {name}", f"ROLLBACK PREPARED {literal(name)}")
+    for provider in document["labels"]:
+        yield Bound(
+            f"the database's security label of {provider}",
+            f"SECURITY LABEL FOR {identifier(provider)} ON DATABASE {identifier(database)} IS NULL",
+        )
+
+
+def refusal(found: Sequence[Bound], database: str, where: str) -> Refused:
+    """The error for a database that something is bound to."""
+    ends = "; ".join(each.ending for each in found[:_MOST] if each.ending)
+    return Refused(
+        f"{listed([each.name for each in found], _MOST)} would not outlive the exchange of database {database}",
+        where=where,
+        hint=f"nothing was changed; end what is bound to it, in database {database}: {ends}; then run the command "
+        "again, and make it anew afterwards",
+    )
+
+
+def _comments(thing: Mapping[str, Any]) -> Iterator[str]:
+    """How the entries begin that comment on it, as pg_dump writes them: names of schemas without quotes."""
+    kind = _text(thing["type"]).upper()
+    schema = "-" if thing["schema"] is None else _text(thing["schema"])
+    quoted = _text(thing["identity"])
+    if thing["schema"] is not None:
+        quoted = quoted.removeprefix(f"{identifier(schema)}.").removeprefix(f"{schema}.")
+    for what in ("COMMENT", "SECURITY LABEL"):
+        yield re.sub("[\n\r]", " ", f"{what} {schema} {kind} {quoted} ")
+        if kind == "FOREIGN TABLE":
+            yield re.sub("[\n\r]", " ", f"{what} {schema} COLUMN {quoted}.")
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError(f"{str(value)[:40]!r} is no name")
+    return value

@@ -1,0 +1,377 @@
+"""What is in a Postgres database, for a backup to be compared by: counts, and digests of tables. Pure.
+
+A digest is the sum over all rows of a hash of the row's values as text, so it does not depend on their order, and the
+server makes it without sending a row. Not compared: positions of sequences, which are outside of every snapshot, and
+materialized views, which a restore fills anew.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from multidb.errors import ArchiveError
+from multidb.model import Measures
+from multidb.provisioners.postgres.backup import configuration
+from multidb.provisioners.postgres.provision.statements import literal
+
+__all__ = [
+    "EMPTY",
+    "EXTENSIONS",
+    "EXTENSION_COMMENTS",
+    "HIDDEN",
+    "INVALID",
+    "LOCK_TIMEOUT",
+    "OWNED",
+    "POLICIES",
+    "READING",
+    "SCHEMAS",
+    "SESSION",
+    "SETTINGS",
+    "STATEMENT_LIMIT",
+    "UNREADABLE",
+    "Found",
+    "Table",
+    "found",
+    "locks",
+    "look_again",
+    "measures",
+    "owned_by_others",
+    "rows",
+]
+
+LOCK_TIMEOUT = 60  # seconds that a backup waits for a table which the app holds
+_LOCKED_AT_ONCE = 200
+# Bytes of a large object that are read at once: one may have 4 TB, and the server gives no value of more than 1 GB.
+_PIECE = 64 * 2**20
+
+# Each only where the server knows it: what is quiet for a while is not ended, and no view or foreign table is read by
+# mistake.
+_NO_END, _TABLES_ONLY = (
+    f"SELECT count(set_config(name, '{value}', false)) FROM pg_settings WHERE name IN ({names})"  # noqa: S608
+    for value, names in (
+        ("0", "'idle_session_timeout', 'transaction_timeout'"),
+        ("view, foreign-table", "'restrict_nonsystem_relation_kind'"),
+    )
+)
+
+# The text of a value depends on these.
+SESSION = (
+    "SET search_path = pg_catalog",
+    "SET statement_timeout = 0",
+    f"SET lock_timeout = '{LOCK_TIMEOUT}s'",
+    _NO_END,
+    "SET DateStyle = 'ISO, YMD'",
+    "SET IntervalStyle = 'postgres'",
+    "SET TimeZone = 'UTC'",
+    "SET extra_float_digits = 3",
+    "SET bytea_output = 'hex'",
+    "SET xmlbinary = 'base64'",
+    "SET lc_monetary = 'C'",
+    "SET row_security = off",  # an error rather than some of the rows
+    "SET idle_in_transaction_session_timeout = 0",
+)
+READING = (*SESSION, _TABLES_ONLY)
+# An app's function may be called while a table is only planned to be read, and may never end: an hour, and a second for
+# each megabyte that there is. At most what the server can count.
+STATEMENT_LIMIT = """
+SELECT set_config('statement_timeout', least(3600000 + pg_database_size(current_database()) / 1000, 2147483647)::text,
+                  false)"""
+
+# $1: a login. What it is given when it connects to this database, beside the role that it becomes.
+SETTINGS = """
+SELECT coalesce(json_agg(json_build_array(split_part(line, '=', 1), substr(line, strpos(line, '=') + 1))
+                         ORDER BY s.setrole <> 0, s.setdatabase), '[]')
+FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole, unnest(s.setconfig) line,
+  pg_database d
+WHERE d.datname = current_database() AND split_part(line, '=', 1) <> 'role'
+  AND (s.setrole = 0 AND s.setdatabase = d.oid OR r.rolname = $1 AND s.setdatabase IN (0, d.oid))"""
+
+_NOT_OURS = "n.nspname ~ '^pg_' OR n.nspname = 'information_schema'"
+
+
+def _brought(classid: str, oid: str) -> str:
+    """Whether an extension brought it."""
+    by = f"e.classid = '{classid}'::regclass AND e.objid = {oid} AND e.deptype = 'e'"
+    return f"EXISTS (SELECT FROM pg_depend e WHERE {by})"
+
+
+# A composite type is an extension's by its type, and an index by its table.
+_INDEXED = "(SELECT indrelid FROM pg_index WHERE indexrelid = c.oid)"
+_BROUGHT = f"""CASE c.relkind WHEN 'c' THEN {_brought("pg_type", "c.reltype")}
+  WHEN 'i' THEN {_brought("pg_class", _INDEXED)} WHEN 'I' THEN {_brought("pg_class", _INDEXED)}
+  ELSE {_brought("pg_class", "c.oid")} END"""
+_RELATION = f"""
+SELECT c.oid, c.relkind, c.relname, n.nspname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE c.oid >= 16384 AND c.relpersistence <> 't' AND NOT ({_NOT_OURS}) AND NOT {_BROUGHT}"""  # noqa: S608
+
+# Those that pg_dump writes: not what a CREATE INDEX CONCURRENTLY has left that did not come to its end.
+_DUMPED = "(i.indisvalid OR r.relkind = 'p') AND i.indisready"
+
+_COUNTS = f"""
+WITH relation AS MATERIALIZED ({_RELATION})
+SELECT json_build_object(
+  'tables', (SELECT coalesce(json_agg(json_build_array(
+                 format('%I.%I', nspname, relname), oid::text,
+                 (SELECT coalesce(json_agg(quote_ident(attname) ORDER BY attnum), '[]'::json) FROM pg_attribute
+                  WHERE attrelid = relation.oid AND attnum > 0 AND NOT attisdropped)
+               ) ORDER BY nspname, relname), '[]'::json) FROM relation WHERE relkind = 'r'),
+  'counts', json_build_object(
+    'partitioned tables', (SELECT count(*) FROM relation WHERE relkind = 'p'),
+    'views', (SELECT count(*) FROM relation WHERE relkind = 'v'),
+    'materialized views', (SELECT count(*) FROM relation WHERE relkind = 'm'),
+    'sequences', (SELECT count(*) FROM relation WHERE relkind = 'S'),
+    'indexes', (SELECT count(*) FROM pg_index i JOIN relation r ON r.oid = i.indrelid WHERE {_DUMPED}),
+    -- what is not null is a constraint of its own only since Postgres 18
+    'constraints', (SELECT count(*) FROM pg_constraint k JOIN relation r ON r.oid = k.conrelid
+                    WHERE k.contype <> 'n' AND r.relkind <> 'f'),
+    'triggers', (SELECT count(*) FROM pg_trigger t JOIN relation r ON r.oid = t.tgrelid
+                 WHERE NOT t.tgisinternal AND r.relkind <> 'f'),
+    'row policies', (SELECT count(*) FROM pg_policy p JOIN relation r ON r.oid = p.polrelid),
+    'functions', (SELECT count(*) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+                  WHERE p.oid >= 16384 AND NOT ({_NOT_OURS}) AND NOT {_brought("pg_proc", "p.oid")}),
+    'large objects', (SELECT count(*) FROM pg_largeobject_metadata)),
+  'objects', (
+    WITH RECURSIVE piece (oid, number, digest, size) AS (
+      SELECT l.oid, 0::int8, md5(b), length(b)
+      FROM pg_largeobject_metadata l, LATERAL (SELECT lo_get(l.oid, 0, {_PIECE}) AS b OFFSET 0) first
+      UNION ALL
+      SELECT p.oid, p.number + 1, md5(b), length(b)
+      FROM piece p, LATERAL (SELECT lo_get(p.oid, (p.number + 1) * {_PIECE}, {_PIECE}) AS b OFFSET 0) next
+      WHERE p.size = {_PIECE})
+    SELECT json_build_array(
+      coalesce(sum(hashtextextended(concat_ws(' ', oid, nullif(number, 0), digest), 0)), 0)::text,
+      coalesce(max(number), 0)) FROM piece))"""  # noqa: S608
+
+# The rows of a table, each as an array of its values' texts. concat gives what a type's output function gives; a cast,
+# which an app may have made of its own type, could give anything. The text of a whole row would say the same
+# and takes three times as long, for its quotes. Hashed once more, so that values cannot change rows unseen.
+_DIGEST = """
+SELECT json_build_array(count(*),
+  coalesce(sum(hashint8extended(hash_array_extended(ARRAY[{values}]::text[] COLLATE "C", 0), 0)), 0)::text)
+FROM ONLY {table} t"""
+_VALUE = "CASE WHEN num_nulls(t.{column}) = 0 THEN concat(t.{column}) END"
+
+EXTENSIONS = """
+SELECT coalesce(json_agg(json_build_array(e.extname, e.extversion, n.nspname, pg_get_userbyid(e.extowner))
+                         ORDER BY e.oid), '[]'::json)
+FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace WHERE e.oid >= 16384"""
+
+# Indexes that are in no dump.
+INVALID = f"""
+WITH relation AS MATERIALIZED ({_RELATION})
+SELECT coalesce(json_agg(format('%I.%I', r.nspname, c.relname) ORDER BY r.nspname, c.relname), '[]'::json)
+FROM pg_index i JOIN relation r ON r.oid = i.indrelid JOIN pg_class c ON c.oid = i.indexrelid
+WHERE NOT ({_DUMPED})"""  # noqa: S608
+
+# Those that somebody has changed.
+EXTENSION_COMMENTS = """
+SELECT coalesce(json_object_agg(e.extname, c.text), '{}'::json)
+FROM pg_extension e JOIN pg_available_extensions a ON a.name = e.extname,
+  obj_description(e.oid, 'pg_extension') c (text)
+WHERE e.oid >= 16384 AND c.text IS NOT NULL AND c.text IS DISTINCT FROM a.comment"""
+
+# $1: a role. Every schema that is not the server's own, whether it is the role's, whether an extension brought it.
+SCHEMAS = f"""
+SELECT coalesce(json_agg(json_build_array(
+  n.nspname, pg_get_userbyid(n.nspowner) = $1, {_brought("pg_namespace", "n.oid")}) ORDER BY n.oid), '[]'::json)
+FROM pg_namespace n WHERE n.oid >= 16384 AND NOT ({_NOT_OURS})"""  # noqa: S608
+
+# Policies for roles by name: those names may have to become others.
+POLICIES = """
+SELECT coalesce(json_agg(json_build_object(
+  'oid', p.oid::bigint, 'schema', n.nspname, 'table', c.relname, 'name', p.polname, 'permissive', p.polpermissive,
+  'command', CASE p.polcmd WHEN 'r' THEN 'SELECT' WHEN 'a' THEN 'INSERT' WHEN 'w' THEN 'UPDATE' WHEN 'd' THEN 'DELETE'
+             ELSE 'ALL' END,
+  'roles', (SELECT json_agg(pg_get_userbyid(r)) FROM unnest(p.polroles) r),
+  'using', pg_get_expr(p.polqual, p.polrelid), 'check', pg_get_expr(p.polwithcheck, p.polrelid))), '[]'::json)
+FROM pg_policy p JOIN pg_class c ON c.oid = p.polrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE p.polroles <> '{0}'"""
+
+# Anything that somebody has made: a table without rows is somebody's work, too.
+EMPTY = f"""
+SELECT NOT EXISTS ({_RELATION})
+  AND NOT EXISTS (SELECT FROM pg_largeobject_metadata)
+  AND NOT EXISTS (SELECT FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace
+                  WHERE p.oid >= 16384 AND NOT ({_NOT_OURS}) AND NOT {_brought("pg_proc", "p.oid")})
+  AND NOT EXISTS (SELECT FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace
+                  WHERE t.oid >= 16384 AND NOT ({_NOT_OURS}) AND NOT {_brought("pg_type", "t.oid")}
+                    AND t.typelem = 0 AND t.typrelid = 0 AND t.typtype <> 'm')"""  # noqa: S608
+
+
+# What a backup would have to read and may not, since somebody else has made it: tables and sequences (those of
+# extensions only where pg_dump writes their rows), and large objects.
+UNREADABLE = f"""
+WITH other AS (
+  SELECT CASE c.relkind WHEN 'S' THEN 'sequence' ELSE 'table' END AS kind,
+         format('%I.%I', n.nspname, c.relname) AS name, c.relowner AS owner,
+         (SELECT e.extname FROM pg_extension e WHERE c.oid = ANY (e.extconfig)) AS extension,
+         CASE WHEN NOT has_schema_privilege(n.oid, 'USAGE') THEN quote_ident(n.nspname) END AS schema
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'S') AND c.relpersistence <> 't' AND NOT ({_NOT_OURS})
+    AND (NOT {_brought("pg_class", "c.oid")} OR EXISTS (SELECT FROM pg_extension WHERE c.oid = ANY (extconfig)))
+    AND NOT (has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'))
+  UNION ALL
+  SELECT 'large object', l.oid::text, l.lomowner, NULL, NULL FROM pg_largeobject_metadata l
+  WHERE NOT pg_has_role(l.lomowner, 'USAGE') AND NOT EXISTS (
+    SELECT FROM aclexplode(l.lomacl) x WHERE x.privilege_type = 'SELECT'
+      AND CASE x.grantee WHEN 0 THEN true ELSE pg_has_role(x.grantee, 'USAGE') END))
+SELECT coalesce(json_agg(json_build_array(kind, name, pg_get_userbyid(owner), extension, schema)
+                         ORDER BY extension IS NOT NULL, kind, name), '[]'::json)
+FROM other"""  # noqa: S608
+
+# Tables of which row security would hide rows from this login.
+HIDDEN = f"""
+WITH relation AS MATERIALIZED ({_RELATION})
+SELECT coalesce(json_agg(format('%I.%I', nspname, relname) ORDER BY nspname, relname), '[]'::json)
+FROM relation WHERE relkind = 'r' AND row_security_active(oid)"""  # noqa: S608
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A table as a catalog has it; `name` and `columns` are quoted where they have to be.
+
+    Args:
+        condition: of an extension's table for configuration, which of its rows a dump holds: SQL of the extension's
+            script, empty for all. None for a table that no extension brought.
+    """
+
+    name: str
+    oid: str
+    columns: Sequence[str]
+    condition: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What there is to measure."""
+
+    counts: dict[str, int]
+    large_objects: str  # their digest
+    in_pieces: bool  # whether one of them was read in several, which gives another digest than earlier versions made
+    tables: Sequence[Table]
+
+
+def found(ask: Callable[[str], str]) -> Found:
+    """Counts everything that has no rows.
+
+    Args:
+        ask: answers a query with its one value, on a connection with the settings of `READING`, in a transaction.
+    """
+    document = json.loads(ask(_COUNTS))
+    digest, last = document["objects"]
+    tables = [*document["tables"], *json.loads(ask(configuration.TABLES))]
+    return Found(document["counts"], digest, last > 0, [Table(*each) for each in tables])
+
+
+def locks(tables: Sequence[Table]) -> Iterator[str]:
+    """The statements that lock tables against everything but reading and writing."""
+    for start in range(0, len(tables), _LOCKED_AT_ONCE):
+        names = ", ".join(f"ONLY {table.name}" for table in tables[start : start + _LOCKED_AT_ONCE])
+        yield f"LOCK TABLE {names} IN ACCESS SHARE MODE"
+
+
+def measures(ask: Callable[[str], str], known: Found) -> Measures:
+    """What is in the database now; in a transaction with a snapshot, what was in it then.
+
+    Args:
+        ask: as for `found`, in the same transaction.
+        known: its answer, the tables locked and looked at again.
+
+    Raises:
+        ArchiveError: the app changes its tables at this moment.
+    """
+    counts = dict(known.counts)
+    fingerprints = {"large objects, in pieces" if known.in_pieces else "large objects": known.large_objects}
+    for table in known.tables:
+        count, digest = rows(ask, table.name, table.columns, table.condition or "")
+        if table.condition is None:
+            counts[f"table {table.name}"], fingerprints[f"table {table.name}"] = count, digest
+        else:  # sets of earlier versions say nothing of it, which is no difference
+            fingerprints[configuration.label(table.name)] = configuration.fingerprint(count, digest)
+    look_again(ask, known.tables)  # a schema may be renamed while its tables are locked
+    return Measures(counts, fingerprints)
+
+
+# Both functions look at the catalogs of now, which a query in an older snapshot does not.
+_OTHERS = """
+SELECT coalesce(json_agg(e ->> 0), '[]'::json) FROM json_array_elements({tables}) e
+WHERE to_regclass(e ->> 0)::oid IS DISTINCT FROM (e ->> 1)::oid
+   OR (pg_identify_object('pg_class'::regclass, (e ->> 1)::oid, 0)).type IS DISTINCT FROM 'table'"""
+
+
+def look_again(ask: Callable[[str], str], tables: Sequence[Table]) -> None:
+    """Looks, once they are locked, whether the names still are those of the catalog's tables: a view under one of them
+    would have functions of the app called.
+
+    Raises:
+        ArchiveError: they are not.
+    """
+    # letters as they are: a database in SQL_ASCII takes none by its number
+    known = literal(json.dumps([[table.name, table.oid] for table in tables], ensure_ascii=False)) + "::json"
+    if others := json.loads(ask(_OTHERS.format(tables=known))):
+        raise ArchiveError(
+            f"the app changes its tables at this moment: {others[0]} is no longer what it was",
+            hint="run the command again",
+        )
+
+
+def rows(ask: Callable[[str], str], table: str, columns: Sequence[str], condition: str = "") -> tuple[int, str]:
+    """How many rows a table has, without those of its children, and their digest; names are quoted.
+
+    Args:
+        condition: which of the rows, as a WHERE clause.
+    """
+    values = ", ".join(_VALUE.format(column=column) for column in columns)
+    count, digest = json.loads(ask(f"{_DIGEST.format(values=values, table=table)} {condition}"))
+    return count, digest
+
+
+# Every catalog of a database whose entries have an owner, and the column that says so.
+OWNED = {
+    "pg_class": "relowner",
+    "pg_collation": "collowner",
+    "pg_conversion": "conowner",
+    "pg_default_acl": "defaclrole",
+    "pg_event_trigger": "evtowner",
+    "pg_extension": "extowner",
+    "pg_foreign_data_wrapper": "fdwowner",
+    "pg_foreign_server": "srvowner",
+    "pg_language": "lanowner",
+    "pg_largeobject_metadata": "lomowner",
+    "pg_namespace": "nspowner",
+    "pg_opclass": "opcowner",
+    "pg_operator": "oprowner",
+    "pg_opfamily": "opfowner",
+    "pg_proc": "proowner",
+    "pg_publication": "pubowner",
+    "pg_statistic_ext": "stxowner",
+    "pg_ts_config": "cfgowner",
+    "pg_ts_dict": "dictowner",
+    "pg_type": "typowner",
+}
+
+
+def owned_by_others(roles: Sequence[str]) -> str:
+    """The query for what in the database belongs to none of the roles: kind, name, owner, and the two oids of each.
+
+    The schemas of temporary tables are the server's own, whoever is the first to need one, and so are the constructors
+    of a range type, which come and go with it.
+    """
+    ours = ", ".join(map(literal, roles))
+    each = " UNION ALL ".join(
+        f"SELECT '{catalog.removesuffix('_metadata')}'::regclass::oid AS class, oid, {owner} AS owner "  # noqa: S608
+        f"FROM {catalog} WHERE oid >= 16384"
+        for catalog, owner in OWNED.items()
+    )
+    return f"""
+WITH object AS ({each})
+SELECT coalesce(json_agg(json_build_array(i.type, i.identity, pg_get_userbyid(o.owner), o.class::text, o.oid::text)
+                         ORDER BY o.class, o.oid), '[]'::json)
+FROM object o, pg_identify_object(o.class, o.oid, 0) i
+WHERE o.owner NOT IN (SELECT oid FROM pg_roles WHERE rolname IN ({ours}))
+  AND i.identity !~ '^pg_(toast_)?temp_[0-9]+$'
+  AND NOT (o.class = 'pg_proc'::regclass AND EXISTS (
+    SELECT FROM pg_depend d WHERE d.classid = o.class AND d.objid = o.oid AND d.deptype = 'i'
+      AND d.refclassid = 'pg_type'::regclass))"""  # noqa: S608

@@ -1,0 +1,176 @@
+"""Reading a dump with `pg_restore`: what is in it, and loading some of that.
+
+On this machine, the program is given files by their numbers, and several connections load at once. In a container those
+files do not exist, and the dump goes through its standard input instead: one connection then has to do, but no copy of
+an app's data lies in the container, whatever happens.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, BinaryIO
+
+from multidb.model import Server
+from multidb.progress import ProgressTimer
+from multidb.provisioners.postgres.backup import inside, programs
+from multidb.provisioners.postgres.backup.bound import Beyond
+from multidb.provisioners.postgres.backup.programs import Program
+from multidb.secrets import Secret
+
+__all__ = ["Step", "Target", "contents_of", "load", "steps"]
+
+# A load may take an hour, and besides as long as so many compressed bytes a second: a tenth of what a slow disk does.
+_SHORTEST, _SLOWEST = 3600.0, 100_000
+_ENTRY = re.compile(r"[0-9]+; ([0-9]+) ([0-9]+) (.*)")  # of a table of contents: its number, catalog, oid, what it is
+_SECURITY, _FILLING = "ROW SECURITY ", "MATERIALIZED VIEW DATA "
+_ATTACHING, _REFERRING, _COMMENT = "INDEX ATTACH ", "FK CONSTRAINT ", "COMMENT "
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Lines of a table of contents that are loaded together.
+
+    Args:
+        in_order: one after the other, never at once.
+    """
+
+    lines: Sequence[str]
+    in_order: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a dump is loaded, and by what.
+
+    Args:
+        address: as libpq reads it.
+        role: who will own everything; None: the login.
+        tablespaces: whether things go into the tablespaces that they were in.
+    """
+
+    program: Program
+    address: str
+    role: str | None
+    password: Secret
+    server: Server
+    tablespaces: bool = True
+
+
+def contents_of(program: Program, dump: BinaryIO, where: str) -> str:
+    """The table of contents of a dump, as `load` takes it.
+
+    Raises:
+        ArchiveError: it is not a whole dump.
+    """
+    dump.seek(0)
+    if program.inside is not None:
+        with programs.running(program, ["--list"], None, where, feed=[dump]) as output:
+            return output.read().decode(errors="surrogateescape")
+    arguments = ["--list", _by_number(dump)]
+    with programs.running(program, arguments, None, where, files=[dump.fileno()]) as output:
+        return output.read().decode(errors="surrogateescape")
+
+
+def steps(
+    listing: str, schemas: frozenset[str], policies: Sequence[Mapping[str, Any]], beyond: Beyond
+) -> tuple[list[Step], list[Step]]:
+    """A table of contents without what is made already, or will be with other names, or takes an admin: the steps
+    before the policies for roles by name are made, and those after it.
+
+    An index of a partition is attached while nothing else is made: `pg_restore` does not know of the locks which that
+    takes, and two of its connections would wait for each other. Foreign keys may need what is attached. Row security
+    comes after everything that it would hide rows from (a foreign key of a table that forces it upon its owner is
+    refused), and materialized views are filled after it, as their owner would fill them.
+
+    Args:
+        schemas: those that are made already, with the extensions in them.
+        policies: as the set's manifest has them.
+    """
+    # By its oid a policy is known for certain: of a name, the line has neither its line breaks nor where it ends.
+    known = {entry["oid"] for entry in policies if isinstance(entry.get("oid"), int)}
+    skipped = ["EXTENSION - ", "COMMENT - EXTENSION "]
+    skipped += [f"SCHEMA - {schema} " for schema in schemas]
+    skipped += [f"POLICY {each['schema']} {each['table']} {each['name']} " for each in policies if "oid" not in each]
+    without = _starts(skipped)
+    kept = {}
+    for line in listing.split("\n"):
+        found = _ENTRY.match(line)
+        if found is None or found[3].startswith(without):
+            continue
+        catalog, oid, what = int(found[1]), int(found[2]), found[3]
+        if not (beyond.leaves_out(catalog, oid, what) or (what.startswith("POLICY ") and oid in known)):
+            kept[line] = what
+    attaching = [line for line, what in kept.items() if what.startswith(_ATTACHING)]
+    late: tuple[str, ...] = (_SECURITY, _FILLING) if any(what.startswith(_SECURITY) for what in kept.values()) else ()
+    if policies or attaching:  # nothing hangs on a comment, and what it is about may be made late
+        late += (_COMMENT,)
+    last = [line for line, what in kept.items() if what.startswith(late)]
+    last.sort(key=lambda line: late.index(next(start for start in late if kept[line].startswith(start))))
+    for line in last:
+        del kept[line]
+    return _first(kept, attaching), [Step(last, in_order=True)] if last else []
+
+
+def _first(kept: Mapping[str, str], attaching: Sequence[str]) -> list[Step]:
+    if not attaching:
+        return [Step(list(kept))]
+    made = [Step([line for line, what in kept.items() if not what.startswith((_ATTACHING, _REFERRING))])]
+    made.append(Step(attaching, in_order=True))
+    referring = [line for line, what in kept.items() if what.startswith(_REFERRING)]
+    return made + ([Step(referring)] if referring else [])
+
+
+def _starts(texts: Sequence[str]) -> tuple[str, ...]:
+    """How the lines of these begin: a line break in a name is a space there."""
+    return tuple(re.sub("[\n\r]", " ", text) for text in texts)
+
+
+def load(target: Target, dump: BinaryIO, step: Step, *, timer: ProgressTimer) -> None:
+    """Loads the lines of a step.
+
+    Args:
+        timer: tells when it makes no progress.
+
+    Raises:
+        ArchiveError: a statement failed.
+        ServerSlow: it made no progress.
+    """
+    run = partial(programs.running, target.program, password=target.password, where=str(target.server), timer=timer)
+    timer.moved()
+    with tempfile.TemporaryFile() as listed:
+        limit = _SHORTEST + os.fstat(dump.fileno()).st_size / _SLOWEST
+        listed.write("\n".join([*step.lines, ""]).encode(errors="surrogateescape"))
+        size = listed.tell()
+        for file in (dump, listed):
+            file.seek(0)
+        if target.program.inside is not None:
+            arguments = _arguments(target, inside.LIST, 1)
+            feed = [listed, dump]
+            with run(arguments, feed=feed, listed=size, limit=limit) as output:
+                output.read()
+            return
+        arguments = _arguments(target, _by_number(listed), 1 if step.in_order else _jobs())
+        files = [dump.fileno(), listed.fileno()]
+        arguments.append(_by_number(dump))
+        with run(arguments, files=files, limit=limit) as output:
+            output.read()
+
+
+def _arguments(target: Target, contents: str, jobs: int) -> list[str]:
+    return programs.restore_arguments(target.address, contents, target.role, jobs, tablespaces=target.tablespaces)
+
+
+def _by_number(file: BinaryIO) -> str:
+    """A name by which a child process opens a file that has none."""
+    return f"/dev/fd/{file.fileno()}"
+
+
+def _jobs() -> int:
+    """How many connections load at once. Elsewhere than on Linux all who open a file by number share one position."""
+    return min(os.cpu_count() or 1, 4) if sys.platform == "linux" else 1

@@ -1,0 +1,72 @@
+"""How the text of a database is kept and compared: what is said when one is made, and never changed again. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from multidb.provisioners.postgres.provision.statements import literal
+
+__all__ = ["Locale"]
+
+_PROVIDERS = {"c": "libc", "i": "icu", "b": "builtin"}
+_WORD = re.compile(r"[A-Za-z0-9_]{1,40}")
+_LONGEST = 10_000
+
+
+@dataclass(frozen=True, slots=True)
+class Locale:
+    """Encoding and collation of a database, as ``pg_database`` has them.
+
+    Args:
+        provider: ``c``, ``i`` or ``b``, as ``datlocprovider``.
+        locale: the provider's own; None for ``c``.
+        rules: those of ICU beside the locale's.
+        version: of the collations of the provider that it was made under: told, and no difference by itself, because a
+            load builds every index anew.
+    """
+
+    encoding: str
+    collate: str
+    ctype: str
+    provider: str = "c"
+    locale: str | None = None
+    rules: str | None = None
+    version: str | None = field(default=None, compare=False)
+
+    @classmethod
+    def read(cls, document: Mapping[str, Any]) -> Locale:
+        """Of a catalog's answer or a set's manifest.
+
+        Raises:
+            ValueError: it says nothing that a database could be made with.
+        """
+        names = ("encoding", "collate", "ctype", "provider", "locale", "rules", "version")
+        values: dict[str, Any] = {name: document.get(name) for name in names}
+        for name, value in values.items():
+            fits = isinstance(value, str) and len(value) <= _LONGEST and "\0" not in value
+            if not fits and not (value is None and name in ("locale", "rules", "version")):
+                raise ValueError(f"{name} of the database's locale is {str(value)[:40]!r}")
+        found = cls(**values)
+        if not _WORD.fullmatch(found.encoding) or found.provider not in _PROVIDERS:
+            raise ValueError(f"no database is made with encoding {found.encoding[:40]!r} of {found.provider[:40]!r}")
+        return found
+
+    def document(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def clause(self) -> str:
+        """What says it in CREATE DATABASE."""
+        words = f"ENCODING {literal(self.encoding)} LC_COLLATE {literal(self.collate)} LC_CTYPE {literal(self.ctype)}"
+        if self.provider == "i":
+            words += f" LOCALE_PROVIDER icu ICU_LOCALE {literal(self.locale or '')}"
+            words += f" ICU_RULES {literal(self.rules)}" if self.rules is not None else ""
+        if self.provider == "b":
+            words += f" LOCALE_PROVIDER builtin BUILTIN_LOCALE {literal(self.locale or '')}"
+        return words
+
+    def __str__(self) -> str:
+        return f"encoding {self.encoding}, {_PROVIDERS[self.provider]} locale {self.locale or self.collate}"

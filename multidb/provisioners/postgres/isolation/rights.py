@@ -1,0 +1,312 @@
+"""Who may do what with the things in an app's database, as far as that is not what every new thing gets; and who owns
+the large objects, since of all the rest an apply makes the app's owner role the owner.
+
+`pg_dump` knows both by the names of roles, which are others where a set becomes another app's. So they are in the set's
+manifest, as data: what is to be changed is found again by its address, and what the server then calls it is what stands
+in a statement. Pure; the statements are for a login that may do no more than the app.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Final
+
+from multidb.provisioners.postgres.provision.statements import identifier
+
+__all__ = [
+    "Default",
+    "Right",
+    "Thing",
+    "defaults",
+    "given",
+    "owned",
+    "passed_on",
+    "query",
+    "read",
+    "resolution",
+    "things",
+]
+
+Grants = frozenset[tuple[str, str, bool, str]]
+"""Grantee ("" is everybody), privilege, whether it may be passed on, and who gave it ("" is the owner)."""
+
+_PRIVILEGES: Final = frozenset(
+    [
+        "SELECT",
+        "INSERT",
+        "UPDATE",
+        "DELETE",
+        "TRUNCATE",
+        "REFERENCES",
+        "TRIGGER",
+        "MAINTAIN",
+        "USAGE",
+        "CREATE",
+        "EXECUTE",
+    ]
+)
+_LARGE: Final = "large object"
+_KINDS: Final[Mapping[str, str]] = {"r": "TABLES", "S": "SEQUENCES", "f": "FUNCTIONS", "T": "TYPES", "n": "SCHEMAS"}
+# What pg_identify_object calls a thing, and how GRANT calls it.
+_WORDS: Final[Mapping[str, str]] = {
+    "table": "TABLE",
+    "view": "TABLE",
+    "materialized view": "TABLE",
+    "sequence": "SEQUENCE",
+    "function": "ROUTINE",
+    "procedure": "ROUTINE",
+    "aggregate": "ROUTINE",
+    "schema": "SCHEMA",
+    "type": "TYPE",
+    _LARGE: "LARGE OBJECT",
+}
+
+_ACL = """(SELECT coalesce(json_agg(json_build_array(
+    CASE x.grantee WHEN 0 THEN '' ELSE pg_get_userbyid(x.grantee) END, x.privilege_type, x.is_grantable,
+    CASE x.grantor WHEN {owner} THEN '' ELSE pg_get_userbyid(x.grantor) END)
+    ORDER BY x.grantee, x.privilege_type, x.is_grantable, x.grantor), '[]'::json) FROM {rows} x)"""
+# Every thing that a load makes and that has an owner and privileges of its own:
+# class, oid, column, owner, privileges, kinds of its defaults.
+_THINGS = """
+  SELECT 'pg_class'::regclass::oid AS class, c.oid, 0 AS sub, c.relowner AS owner, c.relacl AS acl,
+    CASE c.relkind WHEN 'S' THEN 'S' ELSE 'r' END AS stored, CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END AS builtin
+  FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'v', 'm', 'S') AND n.nspname !~ '^pg_'
+  UNION ALL SELECT 'pg_proc'::regclass::oid, p.oid, 0, p.proowner, p.proacl, 'f', 'f' FROM pg_proc p
+  WHERE p.oid >= 16384
+  -- a multirange type has privileges of its own until 17
+  UNION ALL SELECT 'pg_type'::regclass::oid, t.oid, 0, t.typowner, t.typacl, 'T', 'T' FROM pg_type t
+  WHERE t.oid >= 16384 AND (t.typtype IN ('b', 'd', 'e', 'r', 'c')
+      OR t.typtype = 'm' AND current_setting('server_version_num')::int < 170000)
+    AND NOT (t.typelem <> 0 AND t.typlen = -1)
+    AND NOT EXISTS (SELECT FROM pg_class c WHERE c.oid = t.typrelid AND c.relkind <> 'c')
+  UNION ALL SELECT 'pg_namespace'::regclass::oid, n.oid, 0, n.nspowner, n.nspacl, 'n', 'n' FROM pg_namespace n
+  WHERE n.oid >= 16384 AND n.nspname !~ '^pg_'
+  UNION ALL SELECT 'pg_largeobject'::regclass::oid, l.oid, 0, l.lomowner, l.lomacl, 'L', 'L'
+  FROM pg_largeobject_metadata l"""
+
+
+@dataclass(frozen=True, slots=True)
+class Default:
+    """What a role gives on what it will make: everywhere, or on top of that in one schema."""
+
+    role: str
+    schema: str | None
+    kind: str  # as ``pg_default_acl.defaclobjtype``
+    grants: Grants
+    builtin: Grants  # what it would be without
+
+    @property
+    def while_loading(self) -> Default:
+        """The same with all that the role has by itself on what it makes, or it could not fill what it has made."""
+        return replace(self, grants=self.grants | {each for each in self.builtin if each[0] == self.role})
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """One thing, or one column of it, by its address; `owner` is empty for a column."""
+
+    type: str
+    names: tuple[str, ...]
+    args: tuple[str, ...]
+    column: str | None
+    owner: str
+    grants: Grants
+
+
+@dataclass(frozen=True, slots=True)
+class Thing:
+    """What the server calls it here, whose it is, and what is given on it now."""
+
+    type: str
+    identity: str
+    owner: str
+    grants: Grants
+
+
+def query(owner: str) -> str:
+    """The query for what the set keeps, in the database of the app whose owner role is the literal `owner`: one JSON
+    document, see `read`. Members of extensions are the extensions' concern."""
+    default = _acl("d.defaclacl", "d.defaclrole")
+    builtin = _acl(
+        "acldefault(CASE d.defaclobjtype WHEN 'S' THEN 's' ELSE d.defaclobjtype END, d.defaclrole)", "d.defaclrole"
+    )
+    by_itself = 'acldefault(t.builtin::"char", t.owner)'
+    held = _acl(f"coalesce(t.acl, {by_itself})", "t.owner")
+    # As `Default.while_loading`: what the owner holds by itself, whatever it gives itself on what it makes.
+    expected = _ACL.format(
+        rows=f"""(
+      SELECT grantee, privilege_type, is_grantable, grantor FROM aclexplode(coalesce((
+        SELECT a.defaclacl FROM pg_default_acl a WHERE a.defaclrole = t.owner AND a.defaclnamespace = 0
+          AND a.defaclobjtype = t.stored::"char"), {by_itself}))
+      UNION
+      SELECT grantee, privilege_type, is_grantable, grantor FROM aclexplode({by_itself}) o
+      WHERE o.grantee = t.owner)""",  # noqa: S608
+        owner="t.owner",
+    )
+    column = _acl("a.attacl", "t.owner")
+    return f"""
+WITH thing AS MATERIALIZED ({_THINGS}),
+kept AS (
+  SELECT t.class, t.oid, 0 AS sub, NULL::name AS column, pg_get_userbyid(t.owner) AS owner, {held}::jsonb AS acl
+  FROM thing t WHERE t.owner <> {owner}::regrole OR ({held})::jsonb <> ({expected})::jsonb
+  UNION ALL
+  SELECT t.class, t.oid, 0, a.attname, '', {column}::jsonb FROM thing t
+  JOIN pg_attribute a ON t.class = 'pg_class'::regclass AND a.attrelid = t.oid AND a.attacl IS NOT NULL
+  WHERE NOT a.attisdropped)
+SELECT json_build_object(
+  'defaults', (SELECT coalesce(json_agg(json_build_array(pg_get_userbyid(d.defaclrole), n.nspname, d.defaclobjtype,
+      {default}, {builtin}) ORDER BY d.oid), '[]'::json)
+    FROM pg_default_acl d LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace),
+  'things', (SELECT coalesce(json_agg(json_build_array(i.type, i.object_names, i.object_args, k.column, k.owner, k.acl)
+      ORDER BY k.class, k.oid, k.column NULLS FIRST), '[]'::json)  -- what is taken off a table goes off its columns
+    FROM kept k, pg_identify_object_as_address(k.class, k.oid, 0) i
+    WHERE NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = k.class AND e.objid = k.oid AND e.deptype = 'e')))"""  # noqa: S608
+
+
+def read(document: Mapping[str, Any], renamed: Callable[[str], str | None]) -> tuple[list[Default], list[Right]]:
+    """An answer to `query`, as a set's manifest keeps it, for the roles of another app.
+
+    Args:
+        renamed: the role that is meant here by one of there; None where there is none, and then it is given nothing.
+
+    Raises:
+        ValueError: it is no such answer.
+    """
+    made: list[Default] = []
+    for role, schema, kind, held, builtin in document["defaults"]:
+        here = renamed(_text(role))
+        if kind in _KINDS and here is not None:
+            place = None if schema is None else _text(schema)
+            made.append(Default(here, place, kind, _grants(held, renamed), _grants(builtin, renamed)))
+    kept = [
+        Right(
+            _word(type_),
+            tuple(map(_text, names)),
+            tuple(map(_text, args)),
+            None if column is None else _text(column),
+            renamed(_text(owner)) or "" if owner else "",
+            _grants(held, renamed),
+        )
+        for type_, names, args, column, owner, held in document["things"]
+    ]
+    return made, kept
+
+
+def _acl(privileges: str, owner: str) -> str:
+    return _ACL.format(rows=f"aclexplode({privileges})", owner=owner)
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str) or "\0" in value:
+        raise ValueError(f"{str(value)[:40]!r} is no name")
+    return value
+
+
+def _word(value: object) -> str:
+    if value not in _WORDS:
+        raise ValueError(f"{str(value)[:40]!r} is nothing that has an owner")
+    return str(value)
+
+
+def _grants(rows: Sequence[Sequence[object]], renamed: Callable[[str], str | None]) -> Grants:
+    found: set[tuple[str, str, bool, str]] = set()
+    for grantee, privilege, grantable, *by in rows:  # earlier versions did not say by whom
+        if privilege not in _PRIVILEGES or not isinstance(grantable, bool):
+            raise ValueError(f"{str(privilege)[:40]!r} is no privilege")
+        here = renamed(_text(grantee)) if grantee else ""
+        if here is not None:
+            grantor = renamed(_text(by[0])) if by and by[0] else None
+            found.add((here, str(privilege), grantable, grantor or ""))
+    return frozenset(found)
+
+
+def defaults(entries: Sequence[Default], *, everywhere: bool) -> Iterator[str]:
+    """The statements that give a new database these defaults: those that hold everywhere, or those of schemas."""
+    for each in entries:
+        if (each.schema is None) is not everywhere:
+            continue
+        start = f"ALTER DEFAULT PRIVILEGES FOR ROLE {identifier(each.role)}"
+        start += f" IN SCHEMA {identifier(each.schema)}" if each.schema is not None else ""
+        held = each.builtin if everywhere else frozenset()
+        yield from (f"{start} {text}" for text in _adjusted(held, each.grants, f"ON {_KINDS[each.kind]}"))
+
+
+def resolution() -> str:
+    """The query that finds things again; $1: `Right`s as JSON arrays of type, names, args. For each: type, identity,
+    owner, grants; of what has no privileges of its own here, nothing of these."""
+    held = _acl('coalesce(t.acl, acldefault(t.builtin::"char", t.owner))', "t.owner")
+    return f"""
+WITH thing AS MATERIALIZED ({_THINGS})
+SELECT coalesce(json_agg(CASE WHEN t.oid IS NOT NULL THEN
+    json_build_array(i.type, i.identity, pg_get_userbyid(t.owner), {held}) END ORDER BY e.n), '[]'::json)
+FROM json_array_elements($1::json) WITH ORDINALITY e (value, n),
+  pg_get_object_address(e.value ->> 0, ARRAY(SELECT json_array_elements_text(e.value -> 1)),
+                        ARRAY(SELECT json_array_elements_text(e.value -> 2))) a
+LEFT JOIN thing t ON t.class = a.classid AND t.oid = a.objid
+LEFT JOIN LATERAL pg_identify_object(t.class, t.oid, 0) i ON true"""  # noqa: S608
+
+
+def things(rows: Sequence[Sequence[Any] | None]) -> list[Thing | None]:
+    """An answer to `resolution`."""
+    return [None if row is None else Thing(row[0], row[1], row[2], _grants(row[3], lambda role: role)) for row in rows]
+
+
+def owned(right: Right, thing: Thing) -> Iterator[str]:
+    """The statement that gives a large object to its owner; none for everything else, and when it has it."""
+    if thing.type == _LARGE and right.owner not in ("", thing.owner):
+        yield f"ALTER LARGE OBJECT {thing.identity} OWNER TO {identifier(right.owner)}"
+
+
+def given(right: Right, thing: Thing) -> Iterator[str]:
+    """The statements after which the right's privileges are given on the thing (or its column) by its owner, and no
+    others."""
+    what, held = _target(right, thing), thing.grants if right.column is None else frozenset()
+    yield from _adjusted(_of_owner(held), _of_owner(right.grants), what)
+
+
+def passed_on(right: Right, thing: Thing) -> list[tuple[str, str]]:
+    """What others than the owner give on the thing, in an order in which each has it before it gives it: for each, the
+    statement by which it does, and the one by which the owner does where that one cannot."""
+    what, left = _target(right, thing), right.grants - _of_owner(right.grants)
+    able = {(grantee, privilege) for grantee, privilege, grantable, _ in _of_owner(right.grants) if grantable}
+    made: list[tuple[str, str]] = []
+    while left:
+        ready = {each for each in left if (each[3], each[1]) in able} or left
+        for grantee, privilege, grantable, grantor in sorted(ready):
+            text = _grant(privilege, what, grantee, grantable)
+            made.append((f"SET ROLE {identifier(grantor)}; {text}; RESET ROLE", text))
+            if grantable:
+                able.add((grantee, privilege))
+        left -= ready
+    return made
+
+
+def _of_owner(grants: Grants) -> Grants:
+    return frozenset(each for each in grants if not each[3])
+
+
+def _target(right: Right, thing: Thing) -> str:
+    """What a statement puts after a privilege."""
+    column = f"({identifier(right.column)}) " if right.column is not None else ""
+    return f"{column}ON {_WORDS[thing.type]} {thing.identity}"
+
+
+def _adjusted(held: Grants, wanted: Grants, what: str) -> Iterator[str]:
+    for grantee, privilege, grantable, _ in sorted(held - wanted):
+        if (grantee, privilege, not grantable, "") in wanted and grantable:
+            yield f"REVOKE GRANT OPTION FOR {privilege} {what} FROM {_grantee(grantee)}"
+        elif (grantee, privilege, True, "") not in wanted:
+            yield f"REVOKE {privilege} {what} FROM {_grantee(grantee)}"
+    for grantee, privilege, grantable, _ in sorted(wanted - held):
+        if grantable or (grantee, privilege, True, "") not in held:
+            yield _grant(privilege, what, grantee, grantable)
+
+
+def _grant(privilege: str, what: str, grantee: str, grantable: bool) -> str:
+    return f"GRANT {privilege} {what} TO {_grantee(grantee)}" + (" WITH GRANT OPTION" if grantable else "")
+
+
+def _grantee(name: str) -> str:
+    return identifier(name) if name else "PUBLIC"

@@ -1,0 +1,111 @@
+"""What an admin's login may send to an app's database, outside of backups: a closed list. Pure.
+
+A statement there must not call anything that an app has made: no function, view, operator, cast, policy or constraint.
+Each form on the list says why it does not. A statement has to be of one of these forms from its first character to its
+last, with every name and text in quotes, so that a name out of a catalog cannot become a statement of its own.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Final
+
+from multidb.errors import NotAllowed
+from multidb.provisioners.postgres.isolation import inventory
+from multidb.provisioners.postgres.observe import usage
+from multidb.provisioners.postgres.provision import catalog, summary
+from multidb.provisioners.postgres.provision.statements import NOTHING_PREPARED
+
+__all__ = ["FORMS", "QUERIES", "Form", "require"]
+
+# As the server quotes a name (quote_ident), or as `identifier` does.
+_NAME: Final = r'(?:"(?:[^"\0]|"")+"|[a-z_][a-z0-9_$]*)'
+_PATH: Final = rf"{_NAME}(?:\.{_NAME})?"
+_NAMES: Final = rf"(?:PUBLIC|{_NAME})(?:, (?:PUBLIC|{_NAME}))*"
+_RIGHTS: Final = "[A-Z]+(?: [A-Z]+)*(?:, [A-Z]+(?: [A-Z]+)*)*"
+_TEXT: Final = r"(?:'(?:[^'\\\0]|'')*'|E'(?:[^'\\\0]|''|\\\\)*')"
+_ARGUMENTS: Final = r"""(?:[^"';$\0]|"(?:[^"\0]|"")*")*"""
+_MAKERS: Final = r"pg_catalog\.lo_[a-z_]+\([a-z, ]+\)(?:, pg_catalog\.lo_[a-z_]+\([a-z, ]+\))*"
+_OWNED: Final = "TABLE|SEQUENCE|VIEW|MATERIALIZED VIEW|FOREIGN TABLE|TYPE|DOMAIN|SCHEMA"
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """A form of statements, and why none of them calls what an app has made."""
+
+    pattern: str
+    why: str
+
+
+_CATALOG_ONLY = "changes rows of catalogs and reads catalogs only"
+
+FORMS: Final = (
+    Form(
+        rf"(?:GRANT|REVOKE) {_RIGHTS} ON "
+        rf"(?:SCHEMA|ALL TABLES IN SCHEMA|ALL SEQUENCES IN SCHEMA|ALL ROUTINES IN SCHEMA) {_NAME} "
+        rf"(?:TO|FROM) {_NAMES}(?: CASCADE)?",
+        _CATALOG_ONLY,
+    ),
+    Form(
+        rf"(?:GRANT|REVOKE) EXECUTE ON FUNCTION {_MAKERS} (?:TO|FROM) {_NAMES}",
+        f"{_CATALOG_ONLY}; the functions are the server's own, and are not called",
+    ),
+    Form(
+        rf"REVOKE ALL ON (?:TABLE {_PATH}|ROUTINE {_PATH}\({_ARGUMENTS}\)) FROM {_NAMES}",
+        f"{_CATALOG_ONLY}; types are found by name",
+    ),
+    Form(
+        rf"ALTER DEFAULT PRIVILEGES FOR ROLE {_NAME} (?:GRANT|REVOKE) {_RIGHTS} ON [A-Z]+ (?:TO|FROM) {_NAMES}",
+        _CATALOG_ONLY,
+    ),
+    Form(rf"GRANT {_NAME} TO {_NAME}(?: WITH INHERIT TRUE)?", _CATALOG_ONLY),  # a role, not a right
+    Form(rf"REVOKE {_NAME} FROM {_NAME}(?: GRANTED BY {_NAME})?", _CATALOG_ONLY),
+    Form(rf"CREATE SCHEMA public AUTHORIZATION {_NAME}", _CATALOG_ONLY),
+    Form(
+        rf"ALTER (?:{_OWNED}) {_PATH} OWNER TO {_NAME}",
+        f"{_CATALOG_ONLY}, also for what hangs on a table (indexes, sequences, its row type); it rewrites nothing",
+    ),
+    Form(rf"ALTER ROUTINE {_PATH}\({_ARGUMENTS}\) OWNER TO {_NAME}", f"{_CATALOG_ONLY}; types are found by name"),
+    Form(r"ALTER LARGE OBJECT [0-9]+ OWNER TO " + _NAME, _CATALOG_ONLY),
+    Form(
+        rf"CREATE EXTENSION IF NOT EXISTS {_NAME}(?: SCHEMA public)? CASCADE",
+        "the script is a file of the server's machine, run with public and pg_catalog in its search_path: a trusted "
+        "one is meant to be run for anybody (from 13.8, 14.5 and 15 on it replaces nothing), one that is not runs "
+        "only where nothing was prepared: in a database that no app has had yet, or after the two statements below",
+    ),
+    *(Form(re.escape(text), "a lock on catalogs, and a count in them; superusers only") for text in NOTHING_PREPARED),
+    Form(rf"COMMENT ON DATABASE {_NAME} IS {_TEXT}", _CATALOG_ONLY),
+    Form(rf"ROLLBACK PREPARED {_TEXT}", "ending a transaction calls neither triggers nor checks"),
+    Form(
+        rf'REASSIGN OWNED BY {_NAMES} TO "multidb__left"',
+        f"{_CATALOG_ONLY}; the new owner is a role without any right, so nothing gains a right by it",
+    ),
+    Form(rf"DROP OWNED BY {_NAMES}", "dropping calls nothing but event triggers, which do not fire or are refused"),
+)
+
+QUERIES: Final = (
+    catalog.INTERIOR,
+    catalog.INTERIOR_TO_TAKE_OVER,
+    catalog.EVENT_TRIGGERS,
+    summary.QUERY,
+    usage.INSIDE,
+    inventory.INSIDE,
+    inventory.LENT,
+)
+"""They read catalogs, with functions of the server's own that describe objects and evaluate no expression."""
+
+
+def require(text: str) -> None:
+    """`NotAllowed` unless `text` is a query of `QUERIES` or a statement of one of `FORMS`."""
+    if text in QUERIES or any(_matches(text)):
+        return
+    raise NotAllowed(
+        f"an admin's login does not send this to an app's database: {text}",
+        hint="names with a NUL or a broken encoding look like this; rename what is named there",
+    )
+
+
+def _matches(text: str) -> Iterator[bool]:
+    return (re.fullmatch(form.pattern, text) is not None for form in FORMS)

@@ -1,0 +1,166 @@
+"""Statements made of text that stands in a catalog. Pure, and the only place that does so.
+
+An app writes such text, or chooses it: settings, names, privileges. It is parsed into its parts and every part quoted,
+or refused; none of it ever becomes SQL as it stands. (A row policy's expression is SQL by nature: `policy` makes a
+statement of it that only a login without power of its own may send.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from multidb.provisioners.postgres.provision.statements import identifier, literal
+
+__all__ = ["members", "policy", "privilege", "setting", "settings", "variable"]
+
+# Settings that are lists of names: each member is kept with its quotes. As in dumputils.c of pg_dump.
+_LISTS = frozenset(
+    {
+        "local_preload_libraries",
+        "oauth_validator_libraries",
+        "search_path",
+        "session_preload_libraries",
+        "shared_preload_libraries",
+        "temp_tablespaces",
+        "unix_socket_directories",
+    }
+)
+_ON_DATABASES = frozenset({"CONNECT", "CREATE", "TEMPORARY"})
+_COMMANDS = frozenset({"ALL", "SELECT", "INSERT", "UPDATE", "DELETE"})
+_SPACE = " \t\n\r\f\v"
+
+
+def privilege(database: str, grantee: str | None, right: str) -> str:
+    """The statement that gives a privilege of an ACL on a database; no grantee is everybody.
+
+    Raises:
+        ValueError: a database has no such privilege.
+    """
+    if right not in _ON_DATABASES:
+        raise ValueError(f"{right!r} is no privilege on a database")
+    to = "PUBLIC" if grantee is None else identifier(grantee)
+    return f"GRANT {right} ON DATABASE {identifier(database)} TO {to}"
+
+
+def setting(database: str, role: str | None, entry: str) -> str:
+    """The statement that makes an entry of ``pg_db_role_setting.setconfig`` again, for a role or for everybody.
+
+    Raises:
+        ValueError: it is no setting that this can write.
+    """
+    name, _, value = entry.partition("=")
+    values = members(value) or [""] if name.lower() in _LISTS else [value]
+    whose = f"DATABASE {identifier(database)}"
+    if role is not None:
+        whose = f"ROLE {identifier(role)} IN {whose}"
+    # The server stores an empty list of a SET as one empty name; no library has it, so that no session would begin.
+    if not any(values) and name.lower().endswith("_libraries"):
+        return f"ALTER {whose} RESET {variable(name)}"
+    return f"ALTER {whose} SET {variable(name)} = {', '.join(map(literal, values))}"
+
+
+def settings(said: object) -> list[tuple[str | None, list[str]]]:
+    """Entries of ``pg_db_role_setting`` by role (None: everybody), as a set's manifest keeps them.
+
+    Raises:
+        ValueError: they are no such entries.
+    """
+    if not isinstance(said, list | tuple):
+        raise ValueError("the set's settings are no list")
+    found: list[tuple[str | None, list[str]]] = []
+    for each in said:
+        role, entries = each if isinstance(each, list | tuple) and len(each) == 2 else ("", None)
+        if not isinstance(entries, list | tuple) or not (role is None or isinstance(role, str)):
+            raise ValueError(f"{str(each)[:40]!r} is no setting")
+        texts = [text for text in entries if isinstance(text, str)]
+        if len(texts) < len(entries):
+            raise ValueError(f"{str(each)[:40]!r} is no setting")
+        found.append((role, texts))
+    return found
+
+
+def variable(name: str) -> str:
+    """The name of a setting as SQL reads it back; ``my.own`` has two parts.
+
+    Raises:
+        ValueError: a part is empty: no statement can name it.
+    """
+    parts = name.split(".")
+    if not all(parts):
+        raise ValueError(f"{name!r} is no name of a setting")
+    return ".".join(map(identifier, parts))
+
+
+def members(text: str) -> list[str]:
+    """The names in a list as the server reads it (``SplitIdentifierString`` of its varlena.c), unquoted.
+
+    Raises:
+        ValueError: the server would not read it as a list either.
+    """
+    found: list[str] = []
+    at = _past_space(text, 0)
+    if at == len(text):
+        return found
+    while True:
+        name, at = _quoted(text, at) if text[at : at + 1] == '"' else _bare(text, at)
+        found.append(name)
+        at = _past_space(text, at)
+        if at == len(text):
+            return found
+        if text[at] != ",":
+            raise ValueError(f"{text!r} is no list of names")
+        at = _past_space(text, at + 1)
+
+
+def policy(entry: Mapping[str, Any], roles: Sequence[str]) -> str:
+    """The statement that makes a row policy for other `roles` (``public`` is everybody).
+
+    Args:
+        entry: as `contents.POLICIES` gives it. Its expressions are SQL: for a login without power.
+
+    Raises:
+        ValueError: it is for no command that there is.
+    """
+    if entry["command"] not in _COMMANDS:
+        raise ValueError(f"{entry['command']!r} is no command that a row policy can be for")
+    table = f"{identifier(str(entry['schema']))}.{identifier(str(entry['table']))}"
+    kind = "PERMISSIVE" if entry["permissive"] else "RESTRICTIVE"
+    to = ", ".join("PUBLIC" if role == "public" else identifier(role) for role in roles)
+    name = identifier(str(entry["name"]))
+    return " ".join([f"CREATE POLICY {name} ON {table} AS {kind} FOR {entry['command']} TO {to}", *_conditions(entry)])
+
+
+def _conditions(entry: Mapping[str, Any]) -> Iterator[str]:
+    if entry["using"] is not None:
+        yield f"USING ({entry['using']})"
+    if entry["check"] is not None:
+        yield f"WITH CHECK ({entry['check']})"
+
+
+def _past_space(text: str, at: int) -> int:
+    while at < len(text) and text[at] in _SPACE:
+        at += 1
+    return at
+
+
+def _quoted(text: str, at: int) -> tuple[str, int]:
+    name, at = "", at + 1
+    while True:
+        end = text.find('"', at)
+        if end == -1:
+            raise ValueError(f"{text!r} has a quote that does not end")
+        name += text[at:end]
+        if text[end + 1 : end + 2] != '"':
+            return name, end + 1
+        name, at = name + '"', end + 2
+
+
+def _bare(text: str, at: int) -> tuple[str, int]:
+    start = at
+    while at < len(text) and text[at] != "," and text[at] not in _SPACE:
+        at += 1
+    if at == start:
+        raise ValueError(f"{text!r} has a member without a name")
+    # As downcase_identifier does in a multibyte encoding: only the letters of ASCII.
+    return "".join(chr(ord(each) + 32) if "A" <= each <= "Z" else each for each in text[start:at]), at

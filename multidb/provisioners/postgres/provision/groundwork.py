@@ -1,0 +1,106 @@
+"""All that the admin's login ever sends to a database that an app owns, in backups and restores: the methods of
+`AdminInside`. Decision 19 says of each why it cannot call what an app has made.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from multidb.errors import NotAllowed
+from multidb.provisioners.postgres.backup import bound, contents
+from multidb.provisioners.postgres.backup.bound import Beyond, beyond
+from multidb.provisioners.postgres.backup.configuration import Relation
+from multidb.provisioners.postgres.provision.statements import identifier, literal
+from multidb.provisioners.postgres.provision.wire import Wire
+
+__all__ = ["AdminInside", "creation"]
+
+
+_THERE = "SELECT coalesce(json_agg(extname), '[]'::json) FROM pg_extension"
+
+
+class AdminInside:
+    """The admin's connection to a database that an app owns. It can send nothing but this."""
+
+    def __init__(self, wire: Wire) -> None:
+        self._wire = wire
+
+    def give_schema(self, role: str, schema: str = "public") -> None:
+        """Of a place that nothing was loaded into yet."""
+        self._do(f"ALTER SCHEMA {identifier(schema)} OWNER TO {identifier(role)}")
+
+    def make_extension(self, name: str, schema: str, version: str) -> None:
+        """In a place that nothing was loaded into yet; the script is the server's own and meets no object of an app."""
+        self._do(creation(name, schema, version))
+
+    def let_fill(self, relation: Relation, login: str) -> None:
+        """Gives a login what it takes to load the rows of an extension's table, or the position of its sequence.
+
+        Raises:
+            NotAllowed: the admin may not give it.
+        """
+        self._give(f"GRANT {relation.filling} ON {relation.kind} {relation.name} TO {identifier(login)}", relation)
+        self._let_in(relation, login)
+
+    def keep_from(self, relation: Relation, login: str) -> None:
+        """Takes back what `let_fill` has given."""
+        self._do(f"REVOKE {relation.filling} ON {relation.kind} {relation.name} FROM {identifier(login)}")
+        if not relation.enterable:
+            self._do(f"REVOKE USAGE ON SCHEMA {identifier(relation.schema)} FROM {identifier(login)}")
+
+    def let_read(self, relation: Relation, role: str) -> None:
+        """Gives a role the reading of an extension's table, or sequence, that the app had where the set is from."""
+        self._let_in(relation, role)
+        self._give(f"GRANT SELECT ON {relation.kind} {relation.name} TO {identifier(role)}", relation)
+
+    def roll_back(self, transaction: str) -> None:
+        """Ends a prepared transaction."""
+        self._do(f"ROLLBACK PREPARED {literal(transaction)}")
+
+    def of_others(self, roles: Sequence[str]) -> frozenset[tuple[str, ...]]:
+        """What belongs to none of the roles, as `contents.owned_by_others` says it: catalogs only."""
+        found = json.loads(self._wire.ask(contents.owned_by_others(roles), ()))
+        return frozenset(map(tuple, found))
+
+    def beyond(self, version: int, roles: Sequence[str]) -> Beyond:
+        """What of the database no load can make, as `bound.inside` finds it: catalogs only."""
+        return beyond(json.loads(self._wire.ask(bound.inside(version, roles), ())))
+
+    def comment_on_extension(self, name: str, text: str) -> None:
+        """Changes one row of a catalog. The extension is one that `make_extension` has made."""
+        self._do(f"COMMENT ON EXTENSION {identifier(name)} IS {literal(text)}")
+
+    def has_rights(self) -> bool:
+        """Whether a role gives anything on what it will make, as the app's owner role does once it has its rights: a
+        catalog only."""
+        return self._wire.ask("SELECT EXISTS (SELECT FROM pg_default_acl)", ()) == "t"
+
+    def extensions(self) -> Sequence[str]:
+        """Those of the database: a catalog only."""
+        found: list[str] = json.loads(self._wire.ask(_THERE, ()))
+        return found
+
+    def _let_in(self, relation: Relation, role: str) -> None:
+        if not relation.enterable:
+            self._give(f"GRANT USAGE ON SCHEMA {identifier(relation.schema)} TO {identifier(role)}", relation)
+
+    def _give(self, text: str, relation: Relation) -> None:
+        answer = self._wire.send(text)
+        if refusal := answer.refusal or next(iter(answer.warnings), None):
+            raise NotAllowed(
+                f"{relation.kind.lower()} {relation.name} of extension {relation.extension} is not the admin's to "
+                f"give: {refusal.message}",
+                hint="use a superuser as the admin login, then run the command again",
+            )
+
+    def _do(self, text: str) -> None:
+        answer = self._wire.send(text)
+        if answer.refusal is not None:
+            raise self._wire.error(answer.refusal)
+
+
+def creation(name: str, schema: str, version: str) -> str:
+    """The statement that makes an extension in that schema and version."""
+    where = f"SCHEMA {identifier(schema)} VERSION {literal(version)}"
+    return f"CREATE EXTENSION IF NOT EXISTS {identifier(name)} {where}"

@@ -1,0 +1,197 @@
+"""The end of an app on a Postgres server: its logins off, and later everything of it gone.
+
+Both are computed from what is there now, so an interruption anywhere is followed by what is left to do, and finally by
+nothing. Only what carries this project's mark of the app is touched.
+
+Turning off leaves the database open to the admin: the last backup is taken through that door. Turning on again is an
+apply, which sees logins that may not log in as it sees any drift.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+from multidb.errors import Refused
+from multidb.model import App, Owner, Statement, StoreContext
+from multidb.provisioners.postgres.backup.places import place_mark, place_names
+from multidb.provisioners.postgres.provision.resources import PostgresFacts, derived_names
+from multidb.provisioners.postgres.provision.statements import ending_sessions, identifier, literal, mark
+
+__all__ = ["orphans", "removal", "suspension"]
+
+Ask = Callable[[str, Sequence[str]], str]
+
+HEIR: Final = "multidb__left"
+"""A role that nobody is: it owns what a removed app had in databases of others. Never the admin, whose rights a
+function of the app would then have."""
+
+# $1: the beginning of the app's marks, $2: the beginning of the marks of its places, $3: all names of roles and
+# databases that it may have. A database that nobody may enter and that has no mark yet is half made: ours, since the
+# name is. "elsewhere": databases in which a role of the app owns something or holds a right, as the server keeps track.
+_REMAINS = """
+WITH role AS MATERIALIZED (
+  SELECT r.oid, r.rolname, r.rolcanlogin FROM pg_roles r
+  JOIN pg_shdescription c ON c.objoid = r.oid AND c.classoid = 'pg_authid'::regclass
+  WHERE c.description = $1 OR starts_with(c.description, $1 || ' ')),
+database AS MATERIALIZED (
+  SELECT d.oid, d.datname, d.datallowconn, d.datistemplate, coalesce(c.description, '') AS mark FROM pg_database d
+  LEFT JOIN pg_shdescription c ON c.objoid = d.oid AND c.classoid = 'pg_database'::regclass
+  WHERE c.description = $1 OR starts_with(c.description, $1 || ' ') OR c.description = $2
+     OR c.description IS NULL AND NOT d.datallowconn AND EXISTS (SELECT FROM role)
+        AND d.datname IN (SELECT json_array_elements_text($3::json))),
+session AS (
+  SELECT DISTINCT a.usename FROM pg_stat_activity a
+  WHERE a.usesysid IN (SELECT oid FROM role) AND a.pid <> pg_backend_pid())
+SELECT json_build_object(
+  'roles', (SELECT json_agg(rolname ORDER BY rolname) FROM role),
+  'logins', (SELECT json_agg(rolname ORDER BY rolname) FROM role WHERE rolcanlogin),
+  'connected', (SELECT json_agg(usename ORDER BY usename) FROM session),
+  'databases', (SELECT json_agg(json_build_array(datname, datallowconn, datistemplate) ORDER BY datname) FROM database),
+  'prepared', (SELECT json_agg(json_build_array(p.database, p.gid) ORDER BY p.gid) FROM pg_prepared_xacts p
+               WHERE p.database IN (SELECT datname FROM database WHERE datallowconn)
+                  OR p.owner IN (SELECT rolname FROM role)),
+  'elsewhere', (SELECT json_agg(DISTINCT d.datname) FROM pg_shdepend s JOIN pg_database d
+                ON d.oid = CASE s.dbid WHEN 0 THEN (SELECT oid FROM pg_database WHERE datname = current_database())
+                           ELSE s.dbid END
+                WHERE s.refclassid = 'pg_authid'::regclass AND s.refobjid IN (SELECT oid FROM role)
+                  AND s.dbid NOT IN (SELECT oid FROM database)
+                  AND NOT (s.classid = 'pg_database'::regclass AND s.objid IN (SELECT oid FROM database))),
+  'heir', (SELECT CASE WHEN r.rolsuper OR r.rolcanlogin OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication
+                         OR r.rolbypassrls OR EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid)
+                       THEN 'strong' ELSE 'weak' END FROM pg_roles r WHERE r.rolname = 'multidb__left'),
+  'maintenance', current_database())"""
+
+
+_HEIRS_COMMENT = "multidb: owns what removed apps have left in databases of others"
+
+# $1: the beginning of the project's marks, $2: apps that are known (JSON array).
+_ORPHANS = """
+WITH marked AS (
+  SELECT c.description AS mark, 'role ' || r.rolname AS what FROM pg_roles r
+  JOIN pg_shdescription c ON c.objoid = r.oid AND c.classoid = 'pg_authid'::regclass
+  UNION ALL
+  SELECT c.description, 'database ' || d.datname FROM pg_database d
+  JOIN pg_shdescription c ON c.objoid = d.oid AND c.classoid = 'pg_database'::regclass),
+owned AS (SELECT split_part(substr(mark, length($1) + 1), ' ', 1) AS app, what FROM marked WHERE starts_with(mark, $1))
+SELECT coalesce(json_object_agg(app, things), '{}'::json) FROM (
+  SELECT app, json_agg(what ORDER BY what) AS things FROM owned
+  WHERE app NOT IN (SELECT json_array_elements_text($2::json)) GROUP BY app) found"""
+
+
+@dataclass(frozen=True, slots=True)
+class _Remains:
+    """What is left of an app on the server."""
+
+    roles: Sequence[str]
+    logins: Sequence[str]
+    connected: Sequence[str]
+    databases: Sequence[tuple[str, bool, bool]]  # name, may be connected to, is a template
+    prepared: Sequence[tuple[str, str]]  # database, id of a prepared transaction
+    elsewhere: Sequence[str]
+    heir: str | Sequence[str]  # whether `HEIR` is there, and may do anything
+    maintenance: str
+
+    @classmethod
+    def read(cls, answer: str) -> _Remains:
+        document: dict[str, Any] = {key: value or () for key, value in json.loads(answer).items()}
+        return cls(**document)
+
+    def scope(self, database: str) -> str:
+        return "" if database == self.maintenance else database
+
+
+def _remains(ask: Ask, app: App, context: StoreContext) -> _Remains:
+    owner = Owner(context.project, app.id)
+    names = [name.name for name in derived_names(app) if name.space == "postgres database"]
+    names += place_names(app.id)
+    return _Remains.read(ask(_REMAINS, (mark(owner, ""), place_mark(owner), json.dumps(names))))
+
+
+def orphans(ask: Ask, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:
+    """Roles and databases with the project's mark of an app that is not `known`, by app.
+
+    Args:
+        ask: as for `suspension`.
+    """
+    ours = mark(Owner(context.project, ""), "")
+    found: dict[str, list[str]] = json.loads(ask(_ORPHANS, (ours, json.dumps([*known]))))
+    return found
+
+
+def suspension(ask: Ask, app: App, context: StoreContext) -> tuple[Statement, ...]:
+    """What turns the app's logins off and ends their sessions.
+
+    Args:
+        ask: answers a query with its one value, as the admin in the maintenance database.
+    """
+    remains = _remains(ask, app, context)
+    if not remains.logins and not remains.connected:
+        return ()
+    return _of(app, _switched_off(remains, context.facts))
+
+
+def _of(app: App, statements: Iterable[Statement]) -> tuple[Statement, ...]:
+    """The statements, for which a session of the app has to give way."""
+    return tuple(dataclasses.replace(each, app=app.id, ends_sessions=True) for each in statements)
+
+
+def _switched_off(remains: _Remains, facts: PostgresFacts) -> Iterator[Statement]:
+    shut = [Statement(f"ALTER ROLE {identifier(login)} NOLOGIN", atomic=True) for login in remains.logins]
+    # also those without a session: one may have come since we looked
+    yield from ending_sessions(sorted({*remains.connected, *remains.logins}), facts, shut)
+
+
+def removal(ask: Ask, app: App, context: StoreContext) -> tuple[Statement, ...]:
+    """What drops the app's databases and roles, and whatever its roles have in other databases.
+
+    Objects of its roles in databases of others are never dropped, since they are somebody's data, and never become the
+    admin's: they are handed to `HEIR`.
+
+    Args:
+        ask: as for `suspension`.
+
+    Raises:
+        Refused: there is an `HEIR` that may do something.
+    """
+    remains = _remains(ask, app, context)
+    if remains.elsewhere and remains.heir == "strong":
+        raise Refused(
+            f"the role {HEIR} is to own what {app.id} leaves in other databases, and may do more than own",
+            where=f"app {app.id}",
+            hint=f"take its attributes and memberships away, or rename it: ALTER ROLE {identifier(HEIR)} RENAME TO ..",
+        )
+    return _of(app, _removed(remains, context.facts))
+
+
+def _removed(remains: _Remains, facts: PostgresFacts) -> Iterator[Statement]:
+    if remains.logins or remains.connected:
+        yield from _switched_off(remains, facts)
+    for database, transaction in remains.prepared:  # it would keep the database, and only inside it can be ended
+        yield Statement(f"ROLLBACK PREPARED {literal(transaction)}", scope=remains.scope(database))
+    for database, open_, template in remains.databases:
+        name = identifier(database)
+        if open_:
+            yield Statement(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false", atomic=True)
+        if template:
+            yield Statement(f"ALTER DATABASE {name} IS_TEMPLATE false", atomic=True)
+    for database, _, _ in remains.databases:
+        yield Statement(f"DROP DATABASE IF EXISTS {identifier(database)} WITH (FORCE)")
+    if not remains.roles:
+        return
+    roles = ", ".join(map(identifier, remains.roles))
+    heir = identifier(HEIR)
+    if remains.elsewhere and not remains.heir:
+        yield Statement(f"CREATE ROLE {heir} NOLOGIN", atomic=True)
+        yield Statement(f"COMMENT ON ROLE {heir} IS {literal(_HEIRS_COMMENT)}", atomic=True)
+    if remains.elsewhere and not facts.superuser:
+        option = " WITH INHERIT TRUE, SET TRUE" if facts.membership_options else ""
+        yield Statement(f"GRANT {roles}, {heir} TO {identifier(facts.admin)}{option}")
+    for database in remains.elsewhere:
+        scope = remains.scope(database)
+        yield Statement(f"REASSIGN OWNED BY {roles} TO {heir}", scope=scope, atomic=True)
+        yield Statement(f"DROP OWNED BY {roles}", scope=scope, atomic=True)
+    yield Statement(f"DROP ROLE {roles}")

@@ -1,0 +1,635 @@
+"""What an app gets on a Postgres server, as values: options, names, secrets, desired resources, environment. Pure.
+
+All comparisons are made on these dataclasses: `catalog` turns what a server says into the same classes, normalised, so
+that two equal resources mean that nothing has to be done.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, ClassVar, Literal
+from urllib.parse import quote, urlencode
+
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+
+from multidb.container import ContainerOptions
+from multidb.model import App, DerivedName, Endpoint, Facts, Finding, Isolation, Level, Owner, Resource, StoreContext
+from multidb.provisioners.postgres.provision import scram
+from multidb.secrets import Secret, SecretRef, SecretSpec
+
+__all__ = [
+    "LARGE_OBJECTS",
+    "PUBLIC",
+    "RESERVED",
+    "STORE",
+    "Access",
+    "AppOptions",
+    "Database",
+    "Extension",
+    "Interior",
+    "Membership",
+    "PostgresFacts",
+    "Role",
+    "ServerDatabase",
+    "ServerDatabaseFacts",
+    "ServerOptions",
+    "Settings",
+    "MANAGED_SETTINGS",
+    "advise",
+    "derived_names",
+    "desired",
+    "duration",
+    "env",
+    "isolation",
+    "password_ref",
+    "secrets",
+    "verifier_ref",
+]
+
+STORE = "postgres"
+PUBLIC = "public"  # the grantee that is everybody; Postgres reserves this name, so no role can have it
+_MIGRATE_CONNECTIONS = 5
+LARGE_OBJECTS = {
+    "lo_creat": "lo_creat(integer)",
+    "lo_create": "lo_create(oid)",
+    "lo_from_bytea": "lo_from_bytea(oid, bytea)",
+}
+"""The server's functions that make a large object, which takes no other right, and their signatures."""
+_NAME_LIMIT = 63  # bytes; the server cuts longer names silently
+RESERVED = ("postgres", "template0", "template1", "pg_*")  # names that the server keeps for itself
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|min|h|d)?")
+_UNITS: Mapping[str, float] = {"us": 0.001, "ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+def duration(text: object) -> str:
+    """A Postgres duration in its one canonical form: ``30000``, ``"30s"`` and ``"0.5 min"`` are all ``"30s"``.
+
+    A bare number is milliseconds, as on the server; ``"0"`` means no limit. `ValueError` for anything else.
+    """
+    found = _DURATION.fullmatch(str(text).strip()) if not isinstance(text, bool) else None
+    if found is None:
+        raise ValueError("must be a duration such as 500ms, 30s, 5min, 1h, or 0 for no limit")
+    milliseconds = round(float(found[1]) * _UNITS[found[2] or "ms"])
+    if not milliseconds and float(found[1]):
+        raise ValueError("must be a duration of at least 1ms; 0 means no limit")
+    if milliseconds > 2_147_483_647:
+        raise ValueError("must be a duration of at most 24 days")
+    for unit in ("d", "h", "min", "s"):
+        if milliseconds and milliseconds % _UNITS[unit] == 0:
+            return f"{int(milliseconds // _UNITS[unit])}{unit}"
+    return f"{milliseconds}ms" if milliseconds else "0"
+
+
+def _extension_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name) or len(name) > _NAME_LIMIT:
+            raise ValueError(f"must be names of extensions such as vector or uuid-ossp, not {name!r}")
+    return tuple(sorted(set(names)))
+
+
+Duration = Annotated[str, BeforeValidator(duration)]
+
+
+class AppOptions(BaseModel):
+    """``apps.<app>.postgres``: what one app wants of its database."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    extensions: Annotated[tuple[str, ...], AfterValidator(_extension_names)] = Field(
+        default=(), description="Extensions created in the app's database, in schema public."
+    )
+    roles: Literal["simple", "split"] = Field(
+        default="simple",
+        description="simple: the app's login may change its own schema. split: a separate <app>_migrate login does.",
+    )
+    connection_limit: int = Field(
+        default=20, ge=1, le=10_000, description="Connections that the app's login may hold at a time."
+    )
+    readonly_connection_limit: int = Field(
+        default=5, ge=1, le=10_000, description="Connections that the read-only login may hold at a time."
+    )
+    statement_timeout: Duration = Field(
+        default="30s",
+        description="Longest time a statement of the app may take; 0 for no limit. Migrations are exempt.",
+    )
+    idle_in_transaction_session_timeout: Duration = Field(
+        default="1min", description="Longest time a transaction of the app may stand idle; 0 for no limit."
+    )
+    locale: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9_.@-]+$",
+        description="Locale of a new database, as the server's system knows it; the server's default without it.",
+    )
+
+
+class ServerOptions(ContainerOptions):
+    """``servers.postgres``: the shared server of an embedded or compose runtime."""
+
+    port: int | None = Field(default=None, ge=1, le=65_535, description="TCP port; a free one is taken without it.")
+    max_connections: int = Field(default=200, ge=10, le=10_000, description="Connections that the server accepts.")
+    close_defaults: bool = Field(
+        default=True,
+        description="Whether the server's own databases are closed to everybody who was not let in by name; false "
+        "leaves them as they are, and the apps' isolation is partial where they are open.",
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """An extension that the server's machine has, whether or not any database uses it."""
+
+    version: str
+    trusted: bool  # may be created by who may create objects in the database
+    schema: str | None  # the only schema it can live in; None: any
+
+
+@dataclass(frozen=True, slots=True)
+class ServerDatabaseFacts:
+    """A database of the server's own (``postgres``, ``template1``), to which no app should be able to connect."""
+
+    name: str
+    owner: str
+    open: bool  # everybody may connect
+    closable: bool  # the admin has the right to change that
+
+
+@dataclass(frozen=True)
+class PostgresFacts(Facts):
+    """A Postgres server, as its admin login sees it."""
+
+    number: int  # server_version_num: 180006
+    admin: str
+    superuser: bool
+    createrole: bool
+    createdb: bool
+    service: str = ""  # "rds", "cloudsql" or "azure": a managed service, whose admin is no superuser
+    max_connections: int = 100
+    reserved_connections: int = 3
+    server_databases: tuple[ServerDatabaseFacts, ...] = ()
+    extensions: Mapping[str, Extension] = field(default_factory=dict)
+    stale_collations: tuple[str, ...] = ()  # databases made under another version of the system's collations
+
+    @property
+    def membership_options(self) -> bool:
+        """Whether a membership says if it is inherited and may be switched to (``WITH INHERIT .., SET ..``)."""
+        return self.number >= 160000
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServerDatabase(Resource):
+    """A database of the server's own, closed to everybody who was not let in by name."""
+
+    kind: ClassVar[str] = "server database"
+    rank: ClassVar[int] = 10
+    closing: ClassVar[bool] = True
+
+    public: frozenset[str] = frozenset()  # what everybody may do there
+    admin_connects: bool = True  # also when everybody else may not
+    heirs: frozenset[str] = field(default=frozenset(), compare=False)  # known accounts, which keep what everybody had
+
+
+@dataclass(frozen=True, kw_only=True)
+class Role(Resource):
+    """A role or a login. `password` is ``"current"`` when the server holds the one that multidb gave."""
+
+    kind: ClassVar[str] = "role"
+    rank: ClassVar[int] = 20
+    marked: ClassVar[bool] = True
+
+    login: bool = False
+    inherit: bool = True
+    superuser: bool = False
+    createdb: bool = False
+    createrole: bool = False
+    replication: bool = False
+    bypassrls: bool = False
+    connection_limit: int = -1
+    valid_until: str | None = None
+    password: str | None = None  # current, other, none (a login without one), lost (ours is not in the secret store)
+    secret: str = field(default="", compare=False)  # name of the password in the secret store
+    purpose: str = field(default="", compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Membership(Resource):
+    """`member` belongs to `role`. Before Postgres 16 the options are None: the server does not have them."""
+
+    kind: ClassVar[str] = "membership"
+    rank: ClassVar[int] = 30
+    edge: ClassVar[bool] = True
+
+    role: str
+    member: str
+    admin: bool = False
+    inherit: bool | None = None
+    set_role: bool | None = None
+    grantors: tuple[str, ...] = field(default=(), compare=False)  # who gave it, one grant each
+
+
+@dataclass(frozen=True, kw_only=True)
+class Database(Resource):
+    """An app's database. It belongs to the platform's admin, so that the app cannot reopen it to others."""
+
+    kind: ClassVar[str] = "database"
+    rank: ClassVar[int] = 40
+    marked: ClassVar[bool] = True
+
+    belongs_to: str
+    connection_limit: int = -1
+    template: bool = False
+    locale: str | None = field(default=None, compare=False)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Access(Resource):
+    """Who may do what on a database as a whole: pairs of grantee and privilege, beside its owner's own."""
+
+    kind: ClassVar[str] = "access to database"
+    rank: ClassVar[int] = 50
+
+    allow_connections: bool = True
+    privileges: frozenset[tuple[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings(Resource):
+    """What is set for a login when it connects to the app's database. Other settings than ours are left alone."""
+
+    kind: ClassVar[str] = "settings of login"
+    rank: ClassVar[int] = 50
+
+    role: str
+    database: str
+    values: frozenset[tuple[str, str]]
+
+
+MANAGED_SETTINGS = frozenset(
+    {"role", "statement_timeout", "idle_in_transaction_session_timeout", "default_transaction_read_only"}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interior(Resource):
+    """The inside of an app's database, one transaction's work.
+
+    `revision` names what was last brought about there; it stands in the database's comment and is written in the same
+    transaction, so one look at the shared catalogs tells which databases are unfinished or out of date.
+    """
+
+    kind: ClassVar[str] = "rights inside database"
+    rank: ClassVar[int] = 60
+
+    role: str  # owner of everything inside
+    readers: str
+    writers: str
+    schema_owner: str | None  # of schema public; None: there is no such schema
+    schema_privileges: frozenset[tuple[str, str]]
+    default_privileges: frozenset[tuple[str, str, str]]  # (TABLES, grantee, privilege) on what the owner will make
+    extensions: frozenset[str]
+    large_objects: frozenset[tuple[str, str]] | None = None
+    """(function, grantee) of those that make large objects, which everybody may call by default, the read-only login
+    too; None where the admin is no superuser, and cannot change that."""
+    misowned: frozenset[tuple[str, str]] = frozenset()  # (TABLE, its quoted name): objects of another owner
+    misowners: frozenset[str] = field(default=frozenset(), compare=False)  # the owners of these
+    revision: str
+    schemas: tuple[str, ...] = field(default=(), compare=False)  # quoted names of the app's schemas
+    shrinker: str = field(default="", compare=False)  # the role of an app over its quota
+    kept: tuple[tuple[str, str], ...] = field(default=(), compare=False)
+    """(ROUTINE, its quoted name) of what an extension keeps from everybody: no grant on all there is reaches it."""
+
+
+# ---------------------------------------------------------------------------------------------------- names, secrets
+
+
+@dataclass(frozen=True, slots=True)
+class _Names:
+    """The names of one app on the server."""
+
+    database: str
+    owner: str
+    rw: str
+    ro: str
+    user: str
+    standby: str  # the second login that a rotation needs
+    readonly: str
+    migrate: str
+    restricted: str  # what an app over its quota becomes instead of the owner
+
+    @classmethod
+    def of(cls, app_id: str) -> _Names:
+        suffixes = ("owner", "rw", "ro", "user", "user_b", "readonly", "migrate", "restricted")
+        return cls(app_id, *(f"{app_id}_{suffix}" for suffix in suffixes))
+
+
+def logins_of(app_id: str) -> frozenset[str]:
+    """The names of every login that the app may have."""
+    names = _Names.of(app_id)
+    return frozenset({names.user, names.standby, names.readonly, names.migrate})
+
+
+def derived_names(app: App) -> tuple[DerivedName, ...]:
+    """Every name that the app takes on a server, now or when its credentials are rotated."""
+    names = _Names.of(app.id)
+    roles = {
+        names.owner: "the owner role",
+        names.rw: "the read-write role",
+        names.ro: "the read-only role",
+        names.user: "the login",
+        names.standby: "the login that a rotation switches to",
+        names.readonly: "the read-only login",
+        names.migrate: "the migration login",
+        names.restricted: "the role over its quota",
+    }
+    return (
+        DerivedName("postgres database", names.database, _NAME_LIMIT, f"the database of {app.id}"),
+        *(DerivedName("postgres role", name, _NAME_LIMIT, f"{what} of {app.id}") for name, what in roles.items()),
+    )
+
+
+def password_ref(app_id: str, login: str) -> SecretRef:
+    """Where the password of the login slot (``user``, ``readonly``, ``migrate``) is kept."""
+    return SecretRef(app_id, STORE, login)
+
+
+def verifier_ref(app_id: str, login: str) -> SecretRef:
+    """Where the verifier is kept that was sent to the server for that password."""
+    return SecretRef(app_id, STORE, f"{login}_verifier")
+
+
+def secrets(app: App) -> tuple[SecretSpec, ...]:
+    """A password for each login, and the verifier made of it, which is all that the server is told."""
+    specs: list[SecretSpec] = []
+    for login in _logins(_options(app)):
+        password = password_ref(app.id, login)
+        specs += [
+            SecretSpec(password),
+            SecretSpec(verifier_ref(app.id, login), password, scram.verifier, scram.matches),
+        ]
+    return tuple(specs)
+
+
+def _options(app: App) -> AppOptions:
+    options = app.stores[STORE]
+    assert isinstance(options, AppOptions)
+    return options
+
+
+def _logins(options: AppOptions) -> tuple[str, ...]:
+    return ("user", "readonly", "migrate") if options.roles == "split" else ("user", "readonly")
+
+
+# ------------------------------------------------------------------------------------------------- desired resources
+
+
+def desired(apps: Sequence[App], context: StoreContext) -> tuple[Resource, ...]:
+    """What the server should have: its own databases closed, and for each app its roles, database and what is in it."""
+    facts = context.facts
+    assert isinstance(facts, PostgresFacts)
+    options: ServerOptions = context.options or ServerOptions()
+    closable = [database for database in facts.server_databases if database.closable and options.close_defaults]
+    resources: list[Resource] = [ServerDatabase(name=database.name) for database in closable]
+    for app in apps:
+        resources += _of_app(app, context, facts)
+    return tuple(resources)
+
+
+def _of_app(app: App, context: StoreContext, facts: PostgresFacts) -> Iterator[Resource]:
+    options, names, owner = _options(app), _Names.of(app.id), Owner(context.project, app.id)
+    restricted = app.id in context.restricted
+    yield from _roles(app, names, owner, options, login=app.id not in context.closed)
+    if restricted:
+        yield Role(name=names.restricted, app=app.id, owner=owner, purpose="reads and deletes, over its quota")
+    yield from _memberships(app, names, options, facts, restricted=restricted)
+    yield Database(name=names.database, app=app.id, owner=owner, belongs_to=facts.admin, locale=options.locale)
+    yield Access(name=names.database, app=app.id, privileges=_database_privileges(names, options))
+    yield from _settings(app, names, options, restricted=restricted)
+    yield _interior(app, names, options, facts, restricted=restricted)
+
+
+def _roles(app: App, names: _Names, owner: Owner, options: AppOptions, *, login: bool) -> Iterator[Role]:
+    for name, purpose in (
+        (names.owner, "owns what is in the database"),
+        (names.rw, "reads and writes"),
+        (names.ro, "reads"),
+    ):
+        yield Role(name=name, app=app.id, owner=owner, purpose=purpose)
+    split = options.roles == "split"
+    limits = {
+        "user": options.connection_limit,
+        "readonly": options.readonly_connection_limit,
+        "migrate": _MIGRATE_CONNECTIONS,
+    }
+    purposes = {"user": "login of the app", "readonly": "read-only login", "migrate": "login for migrations"}
+    for slot in _logins(options):
+        yield Role(
+            name=f"{app.id}_{slot}",
+            app=app.id,
+            owner=owner,
+            login=login,
+            # A login that becomes the owner does so by SET ROLE only: what it makes belongs to the owner, or fails.
+            inherit=slot == "readonly" or (slot == "user" and split),
+            connection_limit=limits[slot],
+            password="current",
+            secret=slot,
+            purpose=purposes[slot],
+        )
+
+
+def _memberships(
+    app: App, names: _Names, options: AppOptions, facts: PostgresFacts, *, restricted: bool
+) -> Iterator[Membership]:
+    def member_of(role: str, member: str, *, inherit: bool, set_role: bool) -> Membership:
+        known = facts.membership_options
+        return Membership(
+            name=f"{member} in {role}",
+            app=app.id,
+            role=role,
+            member=member,
+            inherit=inherit if known else None,
+            set_role=set_role if known else None,
+        )
+
+    yield member_of(names.ro, names.readonly, inherit=True, set_role=False)
+    # Over its quota, an app keeps its logins and loses what they belong to, so that nothing of its own has to change.
+    owner, writer = (names.restricted, names.restricted) if restricted else (names.owner, names.rw)
+    if options.roles == "split":
+        yield member_of(writer, names.user, inherit=True, set_role=False)
+        yield member_of(owner, names.migrate, inherit=False, set_role=True)
+    else:
+        yield member_of(owner, names.user, inherit=False, set_role=True)
+    if restricted:
+        yield member_of(names.ro, names.restricted, inherit=True, set_role=False)
+    if not facts.superuser:  # who is no superuser can give things to a role only as its member
+        yield member_of(names.owner, facts.admin, inherit=True, set_role=True)
+
+
+def _database_privileges(names: _Names, options: AppOptions) -> frozenset[tuple[str, str]]:
+    becomes_owner = names.migrate if options.roles == "split" else names.user
+    return frozenset(
+        {
+            (names.owner, "CONNECT"),
+            (names.owner, "CREATE"),
+            (names.owner, "TEMPORARY"),
+            (names.rw, "CONNECT"),
+            (names.rw, "TEMPORARY"),
+            (names.ro, "CONNECT"),
+            (becomes_owner, "CONNECT"),  # it inherits nothing, and connects before it becomes the owner
+        }
+    )
+
+
+def _settings(app: App, names: _Names, options: AppOptions, *, restricted: bool) -> Iterator[Settings]:
+    limits = {
+        ("statement_timeout", options.statement_timeout),
+        ("idle_in_transaction_session_timeout", options.idle_in_transaction_session_timeout),
+    }
+    become_owner = ("role", names.restricted if restricted else names.owner)
+    split = options.roles == "split"
+    values = {
+        names.user: limits if split else limits | {become_owner},
+        names.readonly: limits | {("default_transaction_read_only", "on")},
+    }
+    if split:
+        values[names.migrate] = {become_owner}
+    for role, wanted in values.items():
+        yield Settings(
+            name=f"{role} in {names.database}",
+            app=app.id,
+            role=role,
+            database=names.database,
+            values=frozenset(wanted),
+        )
+
+
+def _interior(app: App, names: _Names, options: AppOptions, facts: PostgresFacts, *, restricted: bool) -> Interior:
+    rw, ro = names.rw, names.ro
+    tables = {("TABLES", rw, privilege) for privilege in ("SELECT", "INSERT", "UPDATE", "DELETE")}
+    sequences = {("SEQUENCES", rw, privilege) for privilege in ("SELECT", "USAGE", "UPDATE")}
+    reading = {("TABLES", ro, "SELECT"), ("SEQUENCES", ro, "SELECT")}
+    both = {(of, to, right) for of, right in (("FUNCTIONS", "EXECUTE"), ("SCHEMAS", "USAGE")) for to in (rw, ro)}
+    deleting = ("DELETE",) if options.roles == "split" else ("DELETE", "TRUNCATE")
+    shrinking = {("TABLES", names.restricted, right) for right in deleting if restricted}
+    default_privileges = frozenset(tables | sequences | reading | both | shrinking)
+    schema_privileges = frozenset({(rw, "USAGE"), (ro, "USAGE")})
+    extensions = frozenset(options.extensions)
+    makers = (names.owner, rw, names.restricted) if restricted else (names.owner, rw)
+    large_objects = frozenset((function, maker) for function in LARGE_OBJECTS for maker in makers)
+    parts: list[object] = [names.owner, sorted(schema_privileges), sorted(default_privileges), sorted(extensions)]
+    recipe = repr((*parts, sorted(large_objects)) if facts.superuser else tuple(parts))
+    return Interior(
+        name=names.database,
+        app=app.id,
+        role=names.owner,
+        readers=ro,
+        writers=rw,
+        schema_owner=names.owner,
+        schema_privileges=schema_privileges,
+        default_privileges=default_privileges,
+        extensions=extensions,
+        large_objects=large_objects if facts.superuser else None,
+        shrinker=names.restricted,
+        revision=hashlib.sha256(recipe.encode()).hexdigest()[:8],
+    )
+
+
+# -------------------------------------------------------------------------------------------- environment, isolation
+
+
+def env(
+    app: App, context: StoreContext, endpoint: Endpoint, secret: Callable[[SecretRef], Secret]
+) -> dict[str, str | Secret]:
+    """The variables by which the app finds its database; `endpoint` is the server as the app sees it.
+
+    Behind a pooler, what cannot go through it (migrations, session locks) has an address of its own.
+    """
+    variables = _env_at(app, endpoint, secret)
+    if endpoint.pooler is None:
+        return variables
+    straight = {name: value for name, value in variables.items() if name.endswith("_MIGRATE_URL")}
+    pooled = _env_at(app, endpoint.pooler, secret)
+    return {**pooled, **straight, "DATABASE_URL_DIRECT": variables["DATABASE_URL"]}
+
+
+def _env_at(app: App, endpoint: Endpoint, secret: Callable[[SecretRef], Secret]) -> dict[str, str | Secret]:
+    authority = endpoint.params.get("sslrootcert")
+    libpq = {name: endpoint.params[name] for name in ("sslmode", "sslrootcert") if name in endpoint.params}
+    # asyncpg calls libpq's sslmode plain ssl, and finds the authority in libpq's variable
+    asyncpg = {"ssl": libpq["sslmode"]} if "sslmode" in libpq else {}
+
+    def url(login: str, scheme: str = "postgresql", tls: Mapping[str, str] = libpq) -> Secret:
+        password = quote(secret(password_ref(app.id, login)).reveal(), safe="")
+        host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
+        tail = f"?{urlencode(tls, safe='/')}" if tls else ""
+        user, database = quote(f"{app.id}_{login}", safe=""), quote(app.id, safe="")
+        return Secret(f"{scheme}://{user}:{password}@{host}:{endpoint.port}/{database}{tail}")
+
+    prefix = app.id.upper()
+    variables: dict[str, str | Secret] = {
+        "DATABASE_URL": url("user"),
+        f"{prefix}_DB_URL": url("user"),
+        f"{prefix}_DB_READONLY_URL": url("readonly"),
+        "DATABASE_URL_ASYNC": url("user", "postgresql+asyncpg", asyncpg),
+    }
+    if authority:
+        variables["PGSSLROOTCERT"] = authority
+    if _options(app).roles == "split":
+        variables[f"{prefix}_DB_MIGRATE_URL"] = url("migrate")
+    return variables
+
+
+def isolation(app: App, facts: Any) -> tuple[Isolation, str]:
+    """Enforced by the server, unless it has databases of its own that are open to every login."""
+    assert isinstance(facts, PostgresFacts)
+    left_open = [database for database in facts.server_databases if database.open]
+    reader = (
+        "" if facts.superuser else f"; the read-only login can make large objects, which {facts.admin} cannot close"
+    )
+    if not left_open:
+        return Isolation.ENFORCED, f"own database and logins; nobody else may connect{reader}"
+    beyond = [database for database in left_open if not database.closable]
+    names = ", ".join(database.name for database in beyond or left_open)
+    own = f"own database and logins, but every login may still connect to {names}"
+    if not beyond:
+        ways = "multidb apply closes that, unless servers.postgres.close_defaults is false"
+        return Isolation.PARTIAL, f"{own}; {ways}{reader}"
+    owners = ", ".join(sorted({database.owner for database in beyond}))
+    quoted = ", ".join('"' + database.name.replace('"', '""') + '"' for database in beyond)
+    return (
+        Isolation.PARTIAL,
+        f"{own}, which {facts.admin} cannot close; "
+        f"let {owners} run: REVOKE CONNECT, TEMPORARY ON DATABASE {quoted} FROM PUBLIC{reader}",
+    )
+
+
+def advise(apps: Sequence[App], context: StoreContext) -> tuple[Finding, ...]:
+    """What the server's limits mean for these apps: connections, and databases whose collation has changed."""
+    facts = context.facts
+    assert isinstance(facts, PostgresFacts)
+    wanted = sum(_connections(_options(app)) for app in apps)
+    there = facts.max_connections - facts.reserved_connections
+    subject = "connections"
+    said = f"the logins of {len(apps)} apps may hold {wanted} connections together, the server has {there}"
+    if wanted > there:
+        fix = "lower connection_limit of some apps, raise max_connections, or put PgBouncer in front"
+        findings = [Finding(Level.WARNING, subject, said, fix)]
+    else:
+        findings = [Finding(Level.OK, subject, said)]
+    for name in facts.stale_collations:
+        fix = f'REINDEX DATABASE "{name}", then ALTER DATABASE "{name}" REFRESH COLLATION VERSION'
+        text = "was made under another version of the system's collations, so its text indexes may be wrong"
+        findings.append(Finding(Level.WARNING, f"database {name}", text, fix))
+    for database in facts.server_databases:
+        if database.open and not database.closable:
+            text = f"every login may connect to it, and {facts.admin} cannot change that"
+            fix = f'let {database.owner} run: REVOKE CONNECT, TEMPORARY ON DATABASE "{database.name}" FROM PUBLIC'
+            findings.append(Finding(Level.WARNING, f"database {database.name}", text, fix))
+    return tuple(findings)
+
+
+def _connections(options: AppOptions) -> int:
+    migrations = _MIGRATE_CONNECTIONS if options.roles == "split" else 0
+    return options.connection_limit + options.readonly_connection_limit + migrations

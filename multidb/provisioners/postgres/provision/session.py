@@ -1,0 +1,573 @@
+"""All effects on one Postgres server: reading it, keeping other applies away, and sending statements."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import json
+import random
+import time
+import zlib
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Self, TypeVar, cast
+
+from multidb.errors import (
+    AuthenticationFailed,
+    Locked,
+    NotAllowed,
+    ServerDown,
+    ServerError,
+    ServerSlow,
+    StatementFailed,
+)
+from multidb.model import App, Inspection, Resource, Search, Server, ServerUsage, Statement, StoreContext, Unread
+from multidb.provisioners.postgres.backup.blocking import Lookout
+from multidb.provisioners.postgres.backup.signs import Signs
+from multidb.provisioners.postgres.isolation import holes, holes_inside, holes_server, inventory
+from multidb.provisioners.postgres.observe import usage
+from multidb.provisioners.postgres.provision import admitted, catalog, removal, scram, summary
+from multidb.provisioners.postgres.provision.resources import Interior, PostgresFacts, Role, password_ref
+from multidb.provisioners.postgres.provision.statements import identifier, literal
+from multidb.provisioners.postgres.provision.wire import FULL, TAKES_KEYS, Answer, Refusal, Traffic, Wire
+from multidb.secrets import Secret, SecretStore, redact
+
+__all__ = ["PostgresSession"]
+
+_WORKERS = 4  # more gain nothing: the server does the work
+_BATCH = 500  # statements in one transaction, so that a thousand apps show progress and fit the server's lock table
+_ATTEMPTS = 6
+_LOCK_TIMEOUT = 3000  # milliseconds; an app can hold a lock for as long as it likes
+_SCRIPTS_FIND = ("$user", "public")  # as a session has it where nobody says otherwise
+_LOCK_CLASS = zlib.crc32(b"multidb") - 2**31
+_LOCK_PATIENCE = 15.0  # seconds
+_MOMENT = 1.0  # seconds
+_BREATH = 0.1  # seconds until a connection may have come free
+
+_RETRYABLE = frozenset({"40P01", "40001", "55006"})
+_HELD = "55P03"
+_SOMEBODY_ELSE = frozenset({"42710", "42P04", "23505"})
+_DENIED = frozenset({"42501", "01006", "01007"})
+
+_In = TypeVar("_In")
+_Out = TypeVar("_Out")
+
+
+class PostgresSession:
+    """A connection as admin to the maintenance database, and others for as long as they are needed.
+
+    `traffic` counts the connections and round trips so far.
+    """
+
+    def __init__(self, server: Server, password: Secret | None, application_name: str) -> None:
+        self._server = server
+        self._password = password
+        self._application = application_name
+        self._keys: Mapping[str, str] | None = None  # None: not asked for yet
+        self.traffic = Traffic()
+        self._signs = Signs(server, password, application_name)
+        self._lookout = Lookout(lambda: self._open(reading=True), server.timeout)
+        self._main = self._open(reading=True)
+        try:
+            catalog.require_version(self._main.version, str(server))
+            query = catalog.facts_query(self._main.version)
+            self._facts = catalog.read_facts(self._main.ask(query, (), server.timeout))
+        except BaseException:
+            self._main.close()
+            raise
+
+    @property
+    def facts(self) -> PostgresFacts:
+        return self._facts
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._lookout.close()
+        self._signs.close()
+        self._main.close()
+
+    def inspect(self, inspection: Inspection) -> Sequence[Resource]:
+        """The live resources. One round trip for all shared catalogs, and for each database that is entered one, or two
+        where something is to be done inside.
+
+        Without `deep` only those databases are entered whose mark says that their inside is unfinished, unknown or of
+        another revision. With it, all are, and an admin who cannot read verifiers tries each login's password.
+        """
+        query, parameters = catalog.overview_query(self._facts), catalog.overview_parameters(inspection)
+        overview = catalog.read_overview(self._main.ask(query, parameters, self._server.timeout), inspection)
+        resources = list(catalog.without_known(overview.resources, inspection.context.known))
+        if inspection.deep and not self._facts.superuser:
+            resources = self._side_by_side(lambda resource: self._tried(resource, inspection), resources)
+        entered: list[catalog.Inside] = []
+        for inside in overview.insides:
+            if inside.open and (inspection.deep or not inside.settled):
+                entered.append(inside)
+            elif inside.settled:
+                resources.append(inside.desired)  # taken at its word; one that is not is brought about from scratch
+        found = self._side_by_side(lambda inside: self._enter(inside, inspection), entered)
+        insides = [interior for interior in found if interior is not None]
+        return [*resources, *catalog.without_known(insides, inspection.context.known)]
+
+    def _enter(self, inside: catalog.Inside, inspection: Inspection) -> Interior | None:
+        """Reads the inside of a database; None when it is not ours and does not let us in, or cannot be read."""
+        wanted, known = inside.desired, inspection.context.known
+        query = catalog.INTERIOR if inside.revision else catalog.INTERIOR_TO_TAKE_OVER
+        try:
+            with self._within(wanted.name) as ask:
+                if inside.settled and summary.says_all_is_well(ask(summary.QUERY), wanted, known):
+                    return wanted
+                answer = ask(query, wanted.role)
+        except (ServerDown, ServerSlow):
+            raise
+        except ServerError as error:
+            if isinstance(error, NotAllowed) and not inside.marked:
+                return None
+            assert wanted.app is not None
+            error.message = f"database {wanted.name}: {error.message}"
+            inspection.unread[wanted.app] = error
+            return None
+        return catalog.read_interior(answer, wanted, inside.revision)
+
+    def _ask_inside(self, database: str, query: str, *parameters: str) -> str:
+        """The answer to one query inside a database. Raises as `_within`."""
+        with self._within(database) as ask:
+            return ask(query, *parameters)
+
+    @contextlib.contextmanager
+    def _within(self, database: str) -> Iterator[Callable[..., str]]:
+        """A connection into a database, as what asks a query there with its parameters.
+
+        Raises:
+            ServerDown, ServerSlow: the server as a whole is not to be had.
+            NotAllowed, ServerError: it is only this database that cannot be read, or not in time.
+        """
+        with self._open(database, reading=True, patient=True) as wire:
+
+            def ask(query: str, *parameters: str) -> str:
+                admitted.require(query)
+                try:
+                    return wire.ask(query, parameters, self._server.timeout)
+                except (ServerDown, ServerSlow) as error:  # nothing of an app's keeps a connection from being made
+                    self._raise_if_gone(error)
+                    raise ServerError(error.message, where=error.where, hint=error.hint) from None
+
+            yield ask
+
+    def _raise_if_gone(self, error: ServerError) -> None:
+        """Raises `error` again unless the server lets us in."""
+        try:
+            self._open(reading=True).close()
+        except (ServerDown, ServerSlow):
+            raise error from None
+        except ServerError:  # it answers
+            return
+
+    def _tried(self, resource: Resource, inspection: Inspection) -> Resource:
+        """The role, its password tried by logging in with it where that can tell anything."""
+        if not isinstance(resource, Role) or resource.password != "current" or not resource.login:
+            return resource
+        # One that is to be taken over has no mark that says whose it is.
+        app = resource.app or next((each.app for each in inspection.desired if each.key == resource.key), None)
+        if app is None:
+            return resource
+        password = inspection.secrets.get(password_ref(app, resource.name.removeprefix(f"{app}_")))
+        if password is None or resource.valid_until is not None:
+            return resource
+        try:
+            with self._open(app, reading=True, user=resource.name, password=password):
+                return resource
+        except AuthenticationFailed as error:
+            if "pg_hba.conf" in error.message:  # it may not come from here, which says nothing of its password
+                return resource
+            return dataclasses.replace(resource, password="other")
+        except (ServerDown, ServerSlow):
+            raise
+        except ServerError:
+            return resource  # the server refuses other things only after it has accepted the password
+
+    def _side_by_side(self, work: Callable[[_In], _Out], items: Sequence[_In]) -> list[_Out]:
+        """The results of `work` in the order of `items`. Nothing is begun after the first error, which is raised, so
+        that a server that stops answering costs one timeout and not one for each item."""
+        self._expect_connections(len(items))
+        failed: list[Exception] = []
+
+        def unless_failed(item: _In) -> _Out | None:
+            if failed:
+                return None
+            try:
+                return work(item)
+            except Exception as error:
+                failed.append(error)
+                raise
+
+        with ThreadPoolExecutor(_WORKERS, "multidb-postgres") as pool:
+            results = list(pool.map(unless_failed, items))
+        return cast("list[_Out]", results)  # without an error none was left out
+
+    def _expect_connections(self, count: int) -> None:
+        """Before many connections: has what libpq would derive for each of them from the admin's password."""
+        if count <= _WORKERS or self._keys is not None:
+            return
+        self._keys = {}
+        if TAKES_KEYS and self._facts.superuser and self._password is not None:
+            with contextlib.suppress(ServerError):  # whoever guards the server has another verifier, or asks for none
+                self._keys = scram.keys(self._password.reveal(), self._ask(catalog.VERIFIER, ()))
+
+    @contextlib.contextmanager
+    def lock(self, project: str, holder: str) -> Iterator[None]:
+        """Holds the project's advisory lock, in the maintenance database, on the connection that also runs statements
+        there: what the server still carries out for a run that was killed, it carries out under the lock.
+
+        Raises:
+            Locked: another apply of the project holds it for longer than a moment; says who and since when.
+        """
+        timeout = self._server.timeout
+        key = (str(_LOCK_CLASS), str(zlib.crc32(project.encode()) - 2**31))
+        self._main.ask("SELECT set_config('application_name', $1, false)", (holder,), timeout)
+        deadline = time.monotonic() + _LOCK_PATIENCE
+        while self._main.ask("SELECT pg_try_advisory_lock($1::int4, $2::int4)", key, timeout) != "t":
+            if time.monotonic() > deadline:
+                raise self._locked(key)
+            self._end_stranger(key)
+            time.sleep(0.2)
+        try:
+            yield
+        finally:
+            with contextlib.suppress(ServerError):  # a connection that is lost has let go of it already
+                self._main.ask("SELECT pg_advisory_unlock($1::int4, $2::int4)", key, timeout)
+
+    def _end_stranger(self, key: tuple[str, str]) -> None:
+        """Whoever may connect here can take the lock; a session that could not be another apply is ended."""
+        with contextlib.suppress(ServerError):
+            holder = json.loads(self._main.ask(catalog.LOCK_HOLDER, key, self._server.timeout))
+            if not holder["admin"]:
+                self._main.send(f"SELECT pg_terminate_backend({holder['pid']})", self._server.timeout)
+
+    def _locked(self, key: tuple[str, str]) -> Locked:
+        try:
+            holder = json.loads(self._main.ask(catalog.LOCK_HOLDER, key, self._server.timeout))
+            who = f"{holder['who'] or 'another run'} (server process {holder['pid']}), since {holder['since']}"
+            if not holder["admin"]:
+                return Locked(
+                    f"the lock of the project is held by {holder['user']}, who is no admin",
+                    where=str(self._server),
+                    hint=f"let a superuser end that session: SELECT pg_terminate_backend({holder['pid']}); "
+                    "then run the command again",
+                )
+        except ServerError:  # it has just let go, or may not be seen
+            who = "another run"
+        return Locked(
+            f"another apply works here: {who}",
+            where=str(self._server),
+            hint="wait for it to end, then run the command again",
+        )
+
+    def run(self, statements: Sequence[Statement], secrets: SecretStore) -> Iterator[int]:
+        """Sends the statements in order; neighbours that may share a transaction do.
+
+        Raises:
+            StatementFailed: at the first failure that a few retries do not cure. Its transaction is rolled back.
+        """
+        if statements:
+            self._main.send("SET statement_timeout = 0", self._server.timeout)  # reading had one
+        self._expect_connections(len({statement.scope for statement in statements if statement.scope}))
+        for start, batch in _batches(statements):
+            try:
+                self._run_batch(start, batch, secrets)
+            except StatementFailed:
+                raise
+            except ServerError as error:
+                raise StatementFailed(
+                    error.message,
+                    index=start,
+                    durable=start,
+                    where=error.where,
+                    hint=error.hint,
+                    refused=bool(batch[0].scope) and self._answers(error),
+                ) from None
+            yield start + len(batch)
+
+    def _answers(self, error: ServerError) -> bool:
+        """Whether the server can be asked for other things after `error`, met in one of its databases."""
+        try:
+            if isinstance(error, (ServerDown, ServerSlow)):
+                self._raise_if_gone(error)
+            self._ask("SELECT 1", ())
+        except ServerError:
+            return False
+        return True
+
+    def usage(self, context: StoreContext, apps: Sequence[App]) -> ServerUsage:
+        """Two round trips for all apps, and one for the inside of each of their databases."""
+        about = usage.parameters(apps)
+        answer = self._ask(usage.QUERY, about)
+        question = usage.queries_query(answer)
+        queries = self._ask(question, about) if question is not None else None
+        entered = self._side_by_side(self._inside_usage, usage.enterable(answer, self._facts))
+        insides = {database: inside for database, inside in entered if inside is not None}
+        return usage.read(answer, queries, insides, self._facts)
+
+    def _inside_usage(self, database: str) -> tuple[str, str | None]:
+        try:
+            return database, self._ask_inside(database, usage.INSIDE)
+        except (ServerDown, ServerSlow):
+            raise
+        except ServerError:
+            return database, None
+
+    def search(self, inspection: Inspection) -> Search:
+        """As constant as `inspect`: two round trips, and one or two for each database that is entered: every app's, and
+        any other one that the admin may enter, since what the server itself has made has its rights in each of them."""
+        query, parameters = catalog.overview_query(self._facts), catalog.overview_parameters(inspection)
+        overview = catalog.read_overview(self._ask(query, parameters), inspection)
+        logins = [each.name for each in inspection.desired if isinstance(each, Role) and each.login]
+        query = holes_server.server_query(self._facts)
+        answer = self._ask(query, holes_server.server_parameters(logins, inspection))
+        ours = [each.desired for each in overview.insides if each.open and each.marked]
+        homes = [holes_inside.Place.of(each, inspection) for each in ours]
+        entered = [*homes, *map(holes_inside.Place, holes_server.databases_beside(answer))]
+        looks = self._side_by_side(self._look_inside, entered)
+        answers = [(look, place) for look, place in zip(looks, entered, strict=True) if isinstance(look, str)]
+        return Search(
+            (
+                *holes.holes_in_resources(inspection, overview.resources),
+                *holes_server.holes_of_the_server(answer, inspection),
+                *(hole for each in answers for hole in holes_inside.holes_inside(*each)),
+            ),
+            (
+                *holes_server.searched_on_the_server(answer, overview.resources, self._facts),
+                *holes_inside.searched_inside([look for look, _ in answers], len(entered)),
+            ),
+            tuple(holes_server.remarks_of_the_server(answer, inspection)),
+            unread=(
+                *holes_server.unread_on_the_server(self._facts),
+                *(look for look in looks if isinstance(look, Unread)),
+            ),
+        )
+
+    def _look_inside(self, place: holes_inside.Place) -> str | Unread:
+        """The answers to `inventory.INSIDE` and, where there is any need, to `inventory.LENT`. A database that does not
+        let the admin in keeps no other from being seen; a server that has gone does."""
+        try:
+            with self._within(place.database) as ask:
+                answer = ask(inventory.INSIDE, *place.parameters)
+                if not holes_inside.lends(answer):
+                    return answer
+                return holes_inside.with_lent(answer, ask(inventory.LENT, *place.parameters))
+        except (ServerDown, ServerSlow) as error:
+            self._raise_if_gone(error)
+            return Unread(f"database {place.database}", error.message, place.app)
+        except ServerError as error:
+            return Unread(f"database {place.database}", error.message, place.app)
+
+    def orphans(self, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:
+        """One round trip."""
+        return removal.orphans(self._ask, context, known)
+
+    def suspension(self, app: App, context: StoreContext) -> Sequence[Statement]:
+        return removal.suspension(self._ask, app, context)
+
+    def removal(self, app: App, context: StoreContext) -> Sequence[Statement]:
+        return removal.removal(self._ask, app, context)
+
+    def _ask(self, query: str, parameters: Sequence[str]) -> str:
+        return self._main.ask(query, parameters, self._server.timeout)
+
+    def _run_batch(self, start: int, batch: Sequence[Statement], secrets: SecretStore) -> None:
+        texts = [self._text(statement, start + n, start, secrets) for n, statement in enumerate(batch)]
+        scope, ending = batch[0].scope, batch[0].app if batch[0].ends_sessions else ""
+        path = _SCRIPTS_FIND if any(text.startswith("CREATE EXTENSION ") for text in texts) else ()
+        opened = self._open(scope, reading=False, search_path=path) if scope else contextlib.nullcontext(self._main)
+        with opened as wire:
+            look = self._lookout.over(wire.process, ending)
+            if scope:
+                for text in texts:
+                    admitted.require(text)
+                self._refuse_event_triggers(wire, scope)
+            for attempt in itertools.count(1):
+                problem = _send(wire, texts, look, atomic=batch[0].atomic)
+                if problem is None:
+                    return
+                index, refusal = problem
+                again = _retryable(refusal) or (bool(ending) and refusal.sqlstate == _HELD)
+                if attempt == _ATTEMPTS or not again:
+                    raise self._failed(batch[index], start + index, start, refusal)
+                time.sleep(random.uniform(0.5, 1.0) * 0.05 * 2**attempt)  # noqa: S311
+
+    def _text(self, statement: Statement, index: int, durable: int, secrets: SecretStore) -> str:
+        try:
+            return _filled(statement, secrets)
+        except ServerError as error:
+            raise StatementFailed(
+                error.message,
+                index=index,
+                durable=durable,
+                where=str(self._server),
+                hint=error.hint,
+                refused=True,
+            ) from None
+
+    def _refuse_event_triggers(self, wire: Wire, database: str) -> None:
+        """`NotAllowed` when a statement there would run, as the admin, a function of somebody who may do less."""
+        if wire.quiets_event_triggers:
+            return
+        found = json.loads(wire.ask(catalog.EVENT_TRIGGERS, (), self._server.timeout))
+        if found:
+            trigger, owner = found[0]
+            raise NotAllowed(
+                f"the event trigger {trigger} of database {database} would run a function of {owner} as the admin",
+                where=str(self._server),
+                hint=f"let a superuser disable it there: ALTER EVENT TRIGGER {identifier(trigger)} DISABLE",
+            )
+
+    def _failed(self, statement: Statement, index: int, durable: int, refusal: Refusal) -> StatementFailed:
+        place = f" in database {statement.scope}" if statement.scope else ""
+        message, hint = refusal.message, _hint(refusal, self._facts)
+        if refusal.sqlstate == _HELD and self._lookout.blockers:
+            blocker = self._lookout.blockers[0]
+            message, hint = blocker.sentence(statement.app), blocker.way_out(statement.app)
+        return StatementFailed(
+            redact(f"{message}{place}, at: {statement.text}"),
+            index=index,
+            durable=durable,
+            where=str(self._server),
+            hint=hint,
+            refused=not refusal.sqlstate.startswith("57P"),  # the server, or this session, is being ended
+        )
+
+    def _open(
+        self,
+        database: str = "",
+        *,
+        reading: bool,
+        user: str = "",
+        password: Secret | None = None,
+        patient: bool = False,
+        search_path: Sequence[str] = (),
+    ) -> Wire:
+        """A connection. One that we have just closed may not be free yet; with `patient`, others of ours have to be
+        closed first."""
+        deadline = time.monotonic() + (self._server.timeout if patient else _MOMENT)
+        while True:
+            keys = None if user else self._keys
+            try:
+                return Wire(
+                    self._server,
+                    password if user else self._password,
+                    self._application,
+                    self.traffic,
+                    database=database,
+                    user=user,
+                    guarded=True,
+                    statement_timeout=round(self._server.timeout * 1000) if reading else 0,
+                    lock_timeout=_LOCK_TIMEOUT,
+                    keys=keys,
+                    signs=self._signs.of_process,
+                    search_path=search_path,
+                )
+            except AuthenticationFailed:
+                if not keys:
+                    raise
+                self._keys = {}  # a pooler in between, or a password that has changed
+                continue
+            except ServerError as error:
+                if not error.message.startswith(FULL) or time.monotonic() > deadline:
+                    raise
+            time.sleep(_BREATH)
+
+
+def _batches(statements: Sequence[Statement]) -> Iterator[tuple[int, Sequence[Statement]]]:
+    """The statements in pieces that are sent as one, each with the position of its first."""
+    start = 0
+    for position in range(1, len(statements) + 1):
+        if position == len(statements) or _parted(statements[start:position], statements[position]):
+            yield start, statements[start:position]
+            start = position
+
+
+def _parted(batch: Sequence[Statement], following: Statement) -> bool:
+    last = batch[-1]
+    if not (last.atomic and following.atomic and last.scope == following.scope):
+        return True
+    # A long piece ends where the next thing begins, so that a thing is never parted from its mark.
+    return len(batch) >= _BATCH and following.text.startswith(("CREATE ", "COMMENT ON DATABASE "))
+
+
+def _filled(statement: Statement, secrets: SecretStore) -> str:
+    """The text with its parameters put in. Only for the wire: it is never shown and never part of an error."""
+    text = statement.text
+    for parameter, ref in statement.binds:
+        value = secrets.get(ref)
+        if value is None:
+            raise ServerError(f"the secret {ref} is missing", hint="multidb apply --regenerate APP makes new ones")
+        text = text.replace(f":'{parameter}'", literal(value.reveal()))
+    return text
+
+
+def _send(
+    wire: Wire, texts: Sequence[str], meanwhile: Callable[[], None], *, atomic: bool
+) -> tuple[int, Refusal] | None:
+    """Sends the texts, as one transaction when `atomic`. None when they are durable, else which failed and why."""
+    if not atomic:
+        answer = wire.send(texts[0], None, meanwhile)
+        problem = _refused(answer, texts[0])
+        return (0, problem) if problem is not None else None
+    answer = wire.send(";\n".join(["BEGIN", *texts]), None, meanwhile)
+    if answer.refusal is not None:
+        wire.send("ROLLBACK")
+        return _place(answer, answer.refusal, texts), answer.refusal
+    if answer.warnings:  # libpq does not tell which statement gave them
+        wire.send("ROLLBACK")
+        return _send_singly(wire, texts, meanwhile)
+    return _commit(wire, texts)
+
+
+def _send_singly(wire: Wire, texts: Sequence[str], meanwhile: Callable[[], None]) -> tuple[int, Refusal] | None:
+    """The same transaction, one round trip for each statement."""
+    wire.send("BEGIN")
+    for index, text in enumerate(texts):
+        problem = _refused(wire.send(text, None, meanwhile), text)
+        if problem is not None:
+            wire.send("ROLLBACK")
+            return index, problem
+    return _commit(wire, texts)
+
+
+def _commit(wire: Wire, texts: Sequence[str]) -> tuple[int, Refusal] | None:
+    # A message of its own, since a grant that granted nothing is a success to the server, and has to be seen before.
+    refusal = wire.send("COMMIT").refusal
+    return (len(texts) - 1, refusal) if refusal is not None else None
+
+
+def _refused(answer: Answer, text: str) -> Refusal | None:
+    if answer.refusal is not None:
+        return answer.refusal
+    # What is done to all objects of a schema also meets those of extensions, which belong to others and are no concern.
+    return answer.warnings[0] if answer.warnings and " ON ALL " not in text else None
+
+
+def _place(answer: Answer, refusal: Refusal, texts: Sequence[str]) -> int:
+    """Which of the texts, sent after a BEGIN, was refused."""
+    if answer.done == 0 and refusal.position is not None:  # the server reads the whole message before it begins
+        starts = itertools.accumulate((len(text) + 2 for text in texts), initial=len("BEGIN;\n"))
+        return max(sum(start < refusal.position for start in starts) - 1, 0)
+    return max(answer.done - 1, 0)
+
+
+def _retryable(refusal: Refusal) -> bool:
+    return refusal.sqlstate in _RETRYABLE or (
+        refusal.sqlstate == "XX000" and "concurrently" in refusal.message  # "tuple concurrently updated"
+    )
+
+
+def _hint(refusal: Refusal, facts: PostgresFacts) -> str:
+    if refusal.sqlstate in _SOMEBODY_ELSE:
+        return "somebody else is creating the same at this moment; run the command again"
+    if refusal.sqlstate in _DENIED:
+        return f"give the admin login {facts.admin} that right, or use a superuser"
+    if refusal.sqlstate == _HELD:
+        return "an app holds a lock on it; wait for its transaction to end, then run the command again"
+    return "correct the cause, then run the command again; what is done stays done"

@@ -1,0 +1,121 @@
+"""The inside of a database in short, by which a plan tells that nothing is to be done there. Pure.
+
+A new connection has nothing in its caches, so what a question costs is mostly the server's reading up on the catalogs,
+functions and operators in it, and the planning of its joins. This one has no joins: what the server has written is
+compared here. `catalog.INTERIOR` says all the rest, and is asked where this does not say that all is as it should be.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final
+
+from multidb.provisioners.postgres.provision import catalog
+from multidb.provisioners.postgres.provision.resources import PUBLIC, Interior
+
+__all__ = ["QUERY", "says_all_is_well"]
+
+# By class: what does not belong to the owner of schema public, and what extensions have brought. Oids below 16384 are
+# the server's own. lo_creat, lo_create and lo_from_bytea are asked for by oid, as in `catalog.INTERIOR`.
+QUERY: Final = """
+SELECT coalesce((SELECT json_build_object(
+  'owner', pg_get_userbyid(o.nspowner), 'privileges', o.nspacl,
+  'defaults', ARRAY(SELECT json_build_array(pg_get_userbyid(defaclrole), defaclobjtype, defaclacl)
+                    FROM pg_default_acl WHERE defaclnamespace = 0),
+  'large_objects', ARRAY(SELECT json_build_array(pg_get_userbyid(proowner), proname, proacl)
+                         FROM pg_proc WHERE oid IN (957, 715, 3457)),
+  'extensions', ARRAY(SELECT extname FROM pg_extension),
+  'brought', ARRAY(SELECT json_build_array(classid, objid) FROM pg_depend WHERE refclassid = 3079 AND deptype = 'e'),
+  '1259', ARRAY(SELECT oid FROM pg_class WHERE oid >= 16384 AND relowner <> o.nspowner
+                AND relkind IN ('r', 'p', 'v', 'm', 'S', 'f', 'c')),
+  '1255', ARRAY(SELECT oid FROM pg_proc WHERE oid >= 16384 AND proowner <> o.nspowner),
+  '1247', ARRAY(SELECT oid FROM pg_type WHERE oid >= 16384 AND typowner <> o.nspowner
+                AND typtype IN ('b', 'd', 'e', 'r') AND NOT (typelem <> 0 AND typlen = -1)),
+  '2615', ARRAY(SELECT oid FROM pg_namespace WHERE oid >= 16384 AND nspowner <> o.nspowner))
+FROM pg_namespace o WHERE o.nspname = 'public'), '{}')"""
+
+# As aclitemout (acl.c) writes it; a name that it has to quote is none of ours. * is a grant option.
+_ITEM: Final = re.compile(r"([A-Za-z0-9_]*)=([A-Za-z]*)/[A-Za-z0-9_]+")
+_LETTERS: Final = {
+    "a": "INSERT",
+    "r": "SELECT",
+    "w": "UPDATE",
+    "d": "DELETE",
+    "D": "TRUNCATE",
+    "x": "REFERENCES",
+    "t": "TRIGGER",
+    "m": "MAINTAIN",
+    "X": "EXECUTE",
+    "U": "USAGE",
+    "C": "CREATE",
+}
+_DEFAULTS: Final = {"r": "TABLES", "S": "SEQUENCES", "f": "FUNCTIONS", "n": "SCHEMAS"}
+_CLASSES: Final = ("1259", "1255", "1247", "2615")
+
+
+def says_all_is_well(answer: str, desired: Interior, known: frozenset[str]) -> bool:
+    """Whether the inside is surely as `desired`, which has been brought about before, by the answer to `QUERY`.
+
+    Args:
+        known: accounts whose rights are no drift.
+    """
+    document = json.loads(answer)
+    if not document:
+        return False  # there is no schema public
+    brought = {(str(of), int(oid)) for of, oid in document["brought"]}
+    if any((of, int(oid)) not in brought for of in _CLASSES for oid in document[of]):
+        return False  # of another owner: some may be, which catalog.INTERIOR tells
+    try:
+        found = _interior(document, desired)
+    except LookupError:
+        return False
+    return next(catalog.without_known([found], known)) == desired
+
+
+def _interior(document: Mapping[str, Any], desired: Interior) -> Interior:
+    """Raises `LookupError` for a privilege that is written in no way of ours."""
+    owner: str = document["owner"]
+    schema = _held(document["privileges"] or (), owner)
+    return Interior(
+        name=desired.name,
+        app=desired.app,
+        role=desired.role,
+        readers=desired.readers,
+        writers=desired.writers,
+        schema_owner=owner,
+        schema_privileges=frozenset(schema),
+        default_privileges=frozenset(_default_privileges(document["defaults"], desired.role)),
+        extensions=frozenset(document["extensions"]) & desired.extensions,
+        large_objects=None if desired.large_objects is None else frozenset(_makers(document["large_objects"])),
+        revision=desired.revision,
+    )
+
+
+def _default_privileges(rows: Iterable[Sequence[Any]], role: str) -> Iterator[tuple[str, str, str]]:
+    stored = {kind: acl for of, kind, acl in rows if of == role}
+    if "f" not in stored:
+        yield "FUNCTIONS", PUBLIC, "EXECUTE"  # what everybody has of a function unless it is taken away
+    for kind, acl in stored.items():
+        if kind in _DEFAULTS:
+            yield from ((_DEFAULTS[kind], *pair) for pair in _held(acl, role))
+
+
+def _makers(rows: Iterable[Sequence[Any]]) -> Iterator[tuple[str, str]]:
+    """(function, grantee) as `Interior.large_objects` has them."""
+    for owner, function, acl in rows:
+        if acl is None:
+            yield function, PUBLIC
+        for grantee, _ in _held(acl or (), owner):
+            yield function, grantee
+
+
+def _held(acl: Iterable[str], owner: str) -> Iterator[tuple[str, str]]:
+    """(grantee, privilege) of everybody but the owner."""
+    for item in acl:
+        found = _ITEM.fullmatch(item)
+        if found is None:
+            raise LookupError(item)
+        if found[1] != owner:
+            yield from ((found[1] or PUBLIC, _LETTERS[letter]) for letter in found[2])

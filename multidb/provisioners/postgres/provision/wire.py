@@ -1,0 +1,613 @@
+"""One connection to a Postgres server: opening it, one round trip at a time, and what its errors mean.
+
+Works on libpq's own level, because that is where several statements travel in one message, where warnings can be seen,
+and where a server that has stopped answering, or does not stop, can be met with a clock and a measure in hand.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import selectors
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+import psycopg
+from psycopg import pq
+
+from multidb.errors import (
+    ArchiveError,
+    AuthenticationFailed,
+    NotAllowed,
+    ServerDown,
+    ServerError,
+    ServerSlow,
+    WrongVersion,
+)
+from multidb.model import Server
+from multidb.progress import ProgressTimer, ended_without
+from multidb.provisioners.postgres.backup import session_settings
+from multidb.provisioners.postgres.backup.session_settings import Powers
+from multidb.provisioners.postgres.provision.statements import identifier
+from multidb.secrets import Secret, redact
+
+__all__ = ["FULL", "TAKES_KEYS", "Answer", "Refusal", "Traffic", "Wire", "connection_error"]
+
+_UTF8 = "utf-8"
+# Success that is none: nothing was granted, or not everything was revoked.
+_EMPTY_SUCCESS = frozenset({"01006", "01007"})
+_LARGEST = 64 * 2**20  # bytes of one answer; what the catalogs say of a thousand apps is one of them
+_MOST_NOTICES = 10_000
+_OF_AN_APP = 600.0  # seconds for a whole answer to an app's own login, which may run what the app has made
+_GLANCE = 1.0  # seconds without an answer after which somebody else looks why
+FULL = "has no free connection"  # how the message begins when the server, or a login, has none left
+TAKES_KEYS = pq.version() >= 180000  # whether libpq can be told what it otherwise derives from a password
+_BOUNDED = """
+WITH asked (answer) AS MATERIALIZED ({query})
+SELECT CASE WHEN pg_catalog.octet_length(answer::pg_catalog.text) <= {largest} THEN answer END,
+  pg_catalog.octet_length(answer::pg_catalog.text) FROM asked"""
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error of the server, as it says it."""
+
+    sqlstate: str
+    message: str
+    position: int | None = None  # in characters from 1, of what was sent
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What came back for one message: how many statements in it were done, and why the next one was not."""
+
+    done: int
+    rows: list[list[str | None]] = field(default_factory=list)
+    refusal: Refusal | None = None
+    warnings: tuple[Refusal, ...] = ()  # a success that was none
+
+
+class Traffic:
+    """Counts what several connections, in several threads, have cost."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self.connections = 0
+        self.round_trips = 0
+
+    def connected(self) -> None:
+        with self._guard:
+            self.connections += 1
+
+    def sent(self) -> None:
+        with self._guard:
+            self.round_trips += 1
+
+
+class _Acquaintance:
+    """What this process has learned of servers and their admins, so that the next connection begins with it."""
+
+    def __init__(self) -> None:
+        self._guard = threading.Lock()
+        self._powers: dict[tuple[str, int, str], Powers] = {}
+
+    def recall(self, server: Server) -> Powers | None:
+        with self._guard:
+            return self._powers.get(self._key(server))
+
+    def recall_version(self, server: Server) -> Powers | None:
+        """As an app's own login, of whichever admin it was learned."""
+        with self._guard:
+            place = self._key(server)[:2]
+            return next((Powers(each.version) for key, each in self._powers.items() if key[:2] == place), None)
+
+    def note(self, server: Server, powers: Powers) -> None:
+        with self._guard:
+            self._powers[self._key(server)] = powers
+
+    def forget(self, server: Server) -> None:
+        """What was known of it does not hold any longer."""
+        with self._guard:
+            place = self._key(server)[:2]
+            self._powers = {key: each for key, each in self._powers.items() if key[:2] != place}
+
+    def _key(self, server: Server) -> tuple[str, int, str]:
+        return server.endpoint.host, server.endpoint.port, server.endpoint.user
+
+
+_ACQUAINTANCE = _Acquaintance()
+
+
+class Wire:
+    """An open connection, in autocommit; a context manager that closes it.
+
+    Nothing that a database or a role has stored (``ALTER DATABASE .. SET``, ``ALTER ROLE .. SET``) is in force in a
+    session of the admin; see `session_settings`. No answer takes more than 64 MiB, and none comes with more than
+    10,000 notices.
+
+    Args:
+        traffic: where the connection and its round trips are counted.
+        database: where to connect to; the endpoint's maintenance database without it.
+        user: another login than the admin's. Its session is as the database and the role have it, unless `guarded`, and
+            what it is sent is answered whole within its timeout.
+        guarded: whether what is stored is kept out of a session of another login, too.
+        keys: as `scram.keys` gives them; none where libpq does not take them (`TAKES_KEYS`).
+        search_path: what scripts of extensions find as the session's own path, and put behind theirs. The session has
+            the server's schemas all the same.
+        fresh: nothing in the database is an app's yet: views may be looked into, as such scripts do.
+        statement_timeout: milliseconds after which the server gives up on a statement; 0 for no limit.
+        lock_timeout: milliseconds after which the server gives up waiting for a lock; 0 for no limit.
+        signs: what is seen of a session, by its process, while it works and says nothing (`Signs.of_process`).
+
+    Raises:
+        ServerDown, ServerSlow, AuthenticationFailed, NotAllowed, WrongVersion, ServerError: as in `connection_error`.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        password: Secret | None,
+        application_name: str,
+        traffic: Traffic,
+        *,
+        database: str = "",
+        user: str = "",
+        statement_timeout: int = 0,
+        lock_timeout: int = 10_000,
+        guarded: bool = False,
+        keys: Mapping[str, str] | None = None,
+        signs: Callable[[int], object] | None = None,
+        search_path: Sequence[str] = (),
+        fresh: bool = False,
+    ) -> None:
+        self._server = server
+        self._signs = signs
+        self._traffic = traffic
+        self._as_admin = not user
+        self.quiets_event_triggers = False
+        """Whether no event trigger of the database fires in this session."""
+        parameters = {**_parameters(server, password, application_name, user, database), **(keys or {})}
+        if signs is not None:  # what is sent to somebody at work may have to wait
+            parameters["tcp_user_timeout"] = round(server.progress_timeout * 1000)
+        away = parameters["dbname"] != _maintenance(server)
+
+        def settings(powers: Powers) -> Mapping[str, str]:
+            chosen = session_settings.settings(
+                powers,
+                statement_timeout=statement_timeout,
+                lock_timeout=lock_timeout,
+                foreign=away and self._as_admin and not fresh,
+            )
+            return {**chosen, "search_path": ", ".join(map(identifier, search_path))} if search_path else chosen
+
+        # A superuser's event trigger can fire, and a library be loaded, while an app's database is entered: the
+        # admin is told from the maintenance database what it may keep away.
+        if self._as_admin and away and _ACQUAINTANCE.recall(server) is None:
+            Wire(server, password, application_name, traffic).close()
+        chosen: Mapping[str, str] = {}
+        if self._as_admin or guarded:
+            self._connection, chosen = self._guarded(parameters, settings)
+        else:
+            self._connection = self._connected({**parameters, "options": ""})
+        self._pgconn = self._connection.pgconn
+        self._process = self._pgconn.backend_pid
+        self._pgconn.notice_handler = self._note
+        self._notes: list[Refusal] = []
+        self._noticed = 0
+        self._meanwhile: Callable[[], None] | None = None
+        if search_path:  # scripts see it as what the session's would be reset to
+            self._set_up(f"SET search_path = {session_settings.SEARCH_PATH}")
+        if self._as_admin or guarded:
+            self._set_the_rest(settings, chosen)
+
+    def _connected(self, parameters: Mapping[str, Any]) -> psycopg.Connection[Any]:
+        self._traffic.connected()
+        try:
+            return psycopg.connect(autocommit=True, **parameters)
+        except psycopg.Error as error:
+            # Not chained: the driver's exception carries the connection's parameters, password included.
+            raise connection_error(error, self._server) from None
+
+    def _guarded(
+        self, parameters: Mapping[str, Any], settings: Callable[[Powers], Mapping[str, str]]
+    ) -> tuple[psycopg.Connection[Any], Mapping[str, str]]:
+        """A connection with those of the `settings` that the server lets it begin with, and these."""
+        known = _ACQUAINTANCE.recall(self._server) if self._as_admin else _ACQUAINTANCE.recall_version(self._server)
+        chosen = settings(known or Powers())
+        try:
+            connection = self._connected({**parameters, "options": session_settings.options(chosen)})
+        except (ServerDown, ServerSlow, AuthenticationFailed):
+            raise
+        except ServerError as error:
+            # In whatever language: the parameter that is not known here, or not the admin's to set any longer.
+            if known is None or not any(f'"{name}"' in error.message for name in chosen):
+                raise
+            _ACQUAINTANCE.forget(self._server)
+            chosen = settings(Powers())
+            connection = self._connected({**parameters, "options": session_settings.options(chosen)})
+        return connection, chosen
+
+    def _set_up(self, text: str) -> None:
+        answer = self._exchange(lambda: self._pgconn.send_query(text.encode(_UTF8)), self._server.timeout)
+        if answer.refusal is not None:
+            self.close()
+            raise self.error(answer.refusal)
+
+    def _set_the_rest(self, settings: Callable[[Powers], Mapping[str, str]], chosen: Mapping[str, str]) -> None:
+        """Sets what a server of this version knows beside what the connection has begun with."""
+        superuser = self._as_admin and self._pgconn.parameter_status(b"is_superuser") == b"on"
+        powers = Powers(self._pgconn.server_version, superuser)
+        left = {name: value for name, value in settings(powers).items() if name not in chosen}
+        if left:
+            self._set_up(session_settings.assignments(left))
+        if self._as_admin:
+            _ACQUAINTANCE.note(self._server, powers)
+            self.quiets_event_triggers = powers.quiets_event_triggers
+
+    @property
+    def version(self) -> int:
+        """``server_version_num`` of the server."""
+        return self._pgconn.server_version
+
+    @property
+    def process(self) -> int:
+        """The server's process for this connection."""
+        return self._process
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def send(
+        self,
+        text: str,
+        timeout: float | None = None,
+        meanwhile: Callable[[], None] | None = None,
+        *,
+        within: float | None = None,
+    ) -> Answer:
+        """Sends one message of one or more statements.
+
+        Args:
+            timeout: seconds that the next byte of the answer may take; None: as long as the work makes progress. Where
+                it is not the admin who asks, the whole answer may take no longer.
+            meanwhile: called again and again while there is no answer, first after a moment.
+            within: seconds that the whole answer may take; None: as `timeout` says, and without it ten minutes where it
+                is not the admin who asks.
+
+        Raises:
+            ServerSlow: no answer in time. The connection is closed; what was under way may or may not happen.
+            ServerDown: the connection was lost; likewise.
+            ServerError: more comes than anybody asked for; likewise.
+        """
+        within = within or (None if self._as_admin else timeout or _OF_AN_APP)
+        deadline = None if within is None else time.monotonic() + within
+        self._meanwhile = meanwhile
+        try:
+            return self._exchange(lambda: self._pgconn.send_query(text.encode(_UTF8)), timeout, deadline)
+        finally:
+            self._meanwhile = None
+
+    def ask(self, query: str, parameters: Sequence[str], timeout: float | None = None) -> str:
+        """The only value in the answer to one query.
+
+        Args:
+            timeout: seconds that the next byte of the answer may take; None: as long as the work makes progress.
+
+        Raises:
+            ServerSlow, ServerDown: as for `send`.
+            NotAllowed, ServerError: the server refuses the query, or its answer is too large.
+        """
+        values = [parameter.encode(_UTF8) for parameter in parameters]
+        bounded = _BOUNDED.format(query=query, largest=_LARGEST).encode(_UTF8)
+        answer = self._exchange(lambda: self._pgconn.send_query_params(bounded, values), timeout)
+        if answer.refusal is not None:
+            raise self.error(answer.refusal)
+        value, size = answer.rows[0] if answer.rows else (None, None)
+        if value is None:
+            if size is not None:
+                raise self._too_much(f"{int(size) // 2**20} MiB in answer to a catalog query")
+            raise ServerError("gave no answer to a catalog query", where=str(self._server))
+        return value
+
+    def pour(self, out: str, into: Wire, command: str) -> None:
+        """Sends what ``COPY ... TO STDOUT`` gives here into ``COPY ... FROM STDIN`` there. Memory stays flat.
+
+        Raises:
+            ServerError: one of the two failed; its transaction, where there is one, is to be rolled back.
+            ServerSlow: neither of them makes progress.
+        """
+        timer = self._timer(None, into)
+        try:
+            with (
+                self._cut_off(timer, into),
+                self._connection.cursor().copy(out.encode(_UTF8)) as rows,
+                into._connection.cursor().copy(command.encode(_UTF8)) as taken,
+            ):
+                for chunk in rows:
+                    taken.write(chunk)
+                    timer.moved()
+        except psycopg.Error as error:
+            if timer.expired():
+                raise timer.error(self._server) from None
+            said = error.diag.message_primary or "closed the connection"
+            detail = f" ({error.diag.message_detail})" if error.diag.message_detail else ""
+            raise ServerError(redact(f"{said}{detail}"), where=str(self._server)) from None
+
+    def script(self, text: str) -> None:
+        """Runs any statements in one transaction, for as long as they take.
+
+        Raises:
+            ArchiveError: one of them failed, or the connection was lost; the transaction is rolled back.
+            ServerSlow: they make no progress.
+        """
+        timer = self._timer(None)
+        try:
+            with self._cut_off(timer):
+                for part in ("BEGIN", text, "COMMIT"):
+                    self._connection.execute(part.encode(_UTF8))
+        except psycopg.Error as error:
+            self.close()
+            if timer.expired():
+                raise timer.error(self._server) from None
+            raise ArchiveError(
+                redact(error.diag.message_primary or str(error).strip() or type(error).__name__),
+                where=str(self._server),
+            ) from None
+
+    def error(self, refusal: Refusal) -> ServerError:
+        """The refusal as an error for people."""
+        where, message = str(self._server), redact(refusal.message)
+        match refusal.sqlstate:
+            case "57014":
+                return ServerSlow(
+                    f"took more than {self._server.timeout:g} s for a catalog query" if self._as_admin else message,
+                    where=where,
+                    hint="look at its load, then run the command again",
+                )
+            case "42501":
+                return NotAllowed(message, where=where, hint="give the admin login that right, or use another one")
+            case "57P01" | "57P02" | "57P03":
+                return ServerDown(message, where=where, hint="wait until it is up again, then run the command again")
+        return ServerError(message, where=where)
+
+    def _timer(self, timeout: float | None, *others: Wire) -> ProgressTimer:
+        """What tells that nothing comes any more: after `timeout` seconds without a byte; None: when the work, also of
+        the others, makes no progress."""
+        if timeout is not None:
+            return ProgressTimer(timeout)
+        look, processes = self._signs, [wire.process for wire in (self, *others)]
+        signs = (lambda: [look(process) for process in processes]) if look is not None else None
+        return ProgressTimer(self._server.progress_timeout, signs)
+
+    @contextlib.contextmanager
+    def _cut_off(self, timer: ProgressTimer, *others: Wire) -> Iterator[None]:
+        """Ends the connections from outside when what the driver does with them in the block makes no progress."""
+        with contextlib.ExitStack() as stack:
+            # Numbers of our own: those of the connections may be somebody else's by then.
+            sockets = [
+                stack.enter_context(socket.socket(fileno=os.dup(wire._pgconn.socket))) for wire in (self, *others)
+            ]
+
+            def end() -> None:
+                for each in sockets:
+                    with contextlib.suppress(OSError):
+                        each.shutdown(socket.SHUT_RDWR)
+
+            with ended_without(timer, end):
+                yield
+
+    def _exchange(self, send: Callable[[], None], timeout: float | None, deadline: float | None = None) -> Answer:
+        self._traffic.sent()
+        self._notes.clear()
+        self._noticed = 0
+        done = taken = 0
+        refusal: Refusal | None = None
+        rows: list[list[str | None]] = []
+        try:
+            send()
+            self._pgconn.set_single_row_mode()  # or libpq keeps every row before we see the first
+            self._flush(timeout, deadline)
+            while (result := self._result(timeout, deadline)) is not None:
+                match result.status:
+                    case pq.ExecStatus.COMMAND_OK | pq.ExecStatus.TUPLES_OK | pq.ExecStatus.EMPTY_QUERY:
+                        done += 1
+                    case pq.ExecStatus.SINGLE_TUPLE:
+                        row = _row(result)
+                        taken += sum(len(value or "") for value in row)
+                        if taken > _LARGEST:
+                            self.close()
+                            raise self._too_much(f"more than {_LARGEST // 2**20} MiB")
+                        rows.append(row)
+                    case _:
+                        refusal = _refusal(result)
+        except psycopg.OperationalError:
+            self.close()
+            if refusal is None:
+                raise ServerDown(
+                    "closed the connection", where=str(self._server), hint="look into its log, then run again"
+                ) from None
+        return Answer(done, rows, refusal, tuple(self._notes))
+
+    def _note(self, result: pq.abc.PGresult) -> None:
+        self._noticed += 1
+        note = _refusal(result)
+        if note.sqlstate in _EMPTY_SUCCESS:
+            self._notes.append(note)
+
+    def _flush(self, timeout: float | None, deadline: float | None) -> None:
+        while self._pgconn.flush():
+            self._wait(selectors.EVENT_READ | selectors.EVENT_WRITE, timeout, deadline)
+            self._pgconn.consume_input()
+
+    def _result(self, timeout: float | None, deadline: float | None) -> pq.abc.PGresult | None:
+        while self._pgconn.is_busy():
+            self._wait(selectors.EVENT_READ, timeout, deadline)
+            self._pgconn.consume_input()
+        return self._pgconn.get_result()
+
+    def _wait(self, events: int, timeout: float | None, deadline: float | None) -> None:
+        if self._noticed > _MOST_NOTICES:
+            self.close()
+            raise self._too_much(f"more than {_MOST_NOTICES} notices")
+        timer, began = self._timer(timeout), time.monotonic()
+        with selectors.DefaultSelector() as selector:
+            selector.register(self._pgconn.socket, events)
+            while (deadline is None or time.monotonic() < deadline) and not timer.expired():
+                if selector.select(self._pause(timer, timeout, deadline)):
+                    return
+                if self._meanwhile is not None:
+                    self._meanwhile()
+        self.close()
+        if timeout is None and timer.expired():
+            raise timer.error(self._server)
+        raise ServerSlow(
+            f"has not answered for {timeout or time.monotonic() - began:g} s",
+            where=str(self._server),
+            hint="look whether it is stopped or overloaded, then run the command again",
+        )
+
+    def _pause(self, timer: ProgressTimer, timeout: float | None, deadline: float | None) -> float:
+        """Seconds until there is something to look at, though nothing has come."""
+        pause = timer.left if timeout is not None else min(timer.left, timer.pause)
+        if self._meanwhile is not None:
+            pause = min(pause, _GLANCE)
+        return pause if deadline is None else max(min(pause, deadline - time.monotonic()), 0)
+
+    def _too_much(self, what: str) -> ServerError:
+        return ServerError(
+            f"sends {what}, which is not taken",
+            where=str(self._server),
+            hint="look what the app has made in its database (functions that send notices, a great many schemas or "
+            "tables), then run the command again",
+        )
+
+
+def _maintenance(server: Server) -> str:
+    return server.endpoint.database or "postgres"
+
+
+def _parameters(
+    server: Server, password: Secret | None, application_name: str, user: str, database: str
+) -> dict[str, Any]:
+    """What libpq is told; never shown, since the password is in it."""
+    endpoint = server.endpoint
+    parameters: dict[str, Any] = {
+        "keepalives_idle": 30,
+        "tcp_user_timeout": 30_000,
+        **endpoint.params,
+        "host": endpoint.host,
+        "port": endpoint.port,
+        "user": user or endpoint.user,
+        "dbname": database or _maintenance(server),
+        "password": password.reveal() if password is not None else None,
+        "connect_timeout": max(2, round(server.timeout)),
+        "application_name": application_name[:63],
+        "client_encoding": "utf8",
+    }
+    if endpoint.tls:
+        parameters.setdefault("sslmode", "require")
+    return parameters
+
+
+def _row(result: pq.abc.PGresult) -> list[str | None]:
+    # A database without an encoding of its own (SQL_ASCII) sends its bytes as they are.
+    values = (result.get_value(0, column) for column in range(result.nfields))
+    return [None if raw is None else raw.decode(_UTF8, "replace") for raw in values]
+
+
+def _refusal(result: pq.abc.PGresult) -> Refusal:
+    def part(code: pq.DiagnosticField) -> str:
+        raw = result.error_field(code)
+        return raw.decode(_UTF8, "replace") if raw else ""
+
+    position = part(pq.DiagnosticField.STATEMENT_POSITION)
+    message = part(pq.DiagnosticField.MESSAGE_PRIMARY) or result.error_message.decode(_UTF8, "replace").strip()
+    detail = part(pq.DiagnosticField.MESSAGE_DETAIL)
+    return Refusal(
+        part(pq.DiagnosticField.SQLSTATE),
+        f"{message} ({detail})" if detail else message,
+        int(position) if position else None,
+    )
+
+
+# What libpq says when a connection cannot be made: it has no codes for it. Texts of the server may be translated, and
+# then fall through to the general error, which quotes them.
+_CONNECTION_ERRORS: tuple[tuple[tuple[str, ...], type[ServerError], str, str], ...] = (
+    (
+        ("password authentication failed", "no password supplied", "no pg_hba.conf entry", "authentication failed"),
+        AuthenticationFailed,
+        "refuses the login",
+        "correct the admin's name or password, or pg_hba.conf on the server",
+    ),
+    (
+        ("permission denied for database", "is not permitted to log in"),
+        NotAllowed,
+        "does not let the login in",
+        "let a superuser grant it CONNECT there",
+    ),
+    (
+        ("too many connections for role",),
+        ServerError,
+        FULL,
+        "close some of the login's, or raise its connection_limit",
+    ),
+    (
+        ("too many clients", "remaining connection slots", "too many connections"),
+        ServerError,
+        FULL,
+        "close some, or raise max_connections",
+    ),
+    (
+        ("expected authentication request", "received invalid response to SSL", "received invalid response to GSS"),
+        WrongVersion,
+        "is not a Postgres server",
+        "correct the address",
+    ),
+    (("timeout expired", "timed out"), ServerSlow, "does not answer", "look whether it is stopped or overloaded"),
+    (
+        (
+            "connection refused",
+            "failed to resolve",
+            "could not translate host",
+            "no route to host",
+            "network is unreachable",
+            "no such file or directory",
+            "the database system is",
+            "server closed the connection",
+            "connection reset",
+        ),
+        ServerDown,
+        "cannot be reached",
+        "start it (multidb up, where multidb runs it), or correct the address",
+    ),
+)
+
+
+def connection_error(error: psycopg.Error, server: Server) -> ServerError:
+    """What a failed attempt to connect means, and what to do next."""
+    text = redact(str(error)).strip()
+    said = text.rsplit("failed: ", 1)[-1].splitlines()[0] if text else type(error).__name__
+    if isinstance(error, psycopg.errors.ConnectionTimeout):
+        return ServerSlow(
+            f"did not let us in within {server.timeout:g} s",
+            where=str(server),
+            hint="look whether it is stopped or overloaded, then run the command again",
+        )
+    lowered = text.lower()
+    answered = "fatal:" in lowered and "the database system is" not in lowered
+    for signs, kind, message, hint in _CONNECTION_ERRORS:
+        if answered and kind in (ServerDown, ServerSlow):
+            continue  # a server that says why is there, whatever words of the app's it quotes
+        if any(sign.lower() in lowered for sign in signs):
+            return kind(f"{message}: {said}", where=str(server), hint=hint)
+    return ServerError(f"cannot be connected to: {said}", where=str(server), hint="look into the server's log")

@@ -1,0 +1,598 @@
+"""An app's collections coming and going: server snapshots where there are any, points as lines of JSON elsewhere.
+
+A snapshot is the faster of the two and keeps the built index; only a server of the same version, or of the next minor
+one, takes it. Points go from any version to any other, and between servers and local mode
+(``servers.qdrant.backup: points``).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager
+from dataclasses import dataclass, replace
+from importlib.metadata import version as installed_version
+from typing import Any, BinaryIO, Final, Self
+from urllib.parse import quote
+
+from multidb.errors import ArchiveError, Conflict, WrongVersion
+from multidb.model import (
+    App,
+    ArchiveReader,
+    ArchiveWriter,
+    Measures,
+    Owner,
+    Part,
+    Place,
+    PlaceKind,
+    Progress,
+    Server,
+    StoreContext,
+    listed,
+    unwatched,
+)
+from multidb.provisioners.qdrant.backup.configuration import (
+    alike,
+    creation,
+    index_calls,
+    indexes,
+    is_configuration,
+    settings,
+    unkept,
+    without_limits,
+)
+from multidb.provisioners.qdrant.backup.places import PlaceMark, place_name
+from multidb.provisioners.qdrant.backup.points import (
+    Fingerprint,
+    page_size,
+    pages,
+    read_lines,
+    with_tenant,
+    write_lines,
+)
+from multidb.provisioners.qdrant.provision.catalog import Catalog
+from multidb.provisioners.qdrant.provision.connection import open_transport
+from multidb.provisioners.qdrant.provision.options import TENANT_FIELD, ServerOptions
+from multidb.provisioners.qdrant.provision.resources import (
+    OWN_PREFIX,
+    QdrantFacts,
+    admission_id,
+    collection_name,
+    owner_of,
+    registry_name,
+)
+from multidb.provisioners.qdrant.provision.statements import Call, admit, dismissal
+from multidb.provisioners.qdrant.provision.transport import Http, Reply, Transport, expect
+from multidb.secrets import Secret, redact
+
+__all__ = ["QdrantArchive", "entries_of"]
+
+_SNAPSHOT: Final = "qdrant snapshot 1"
+_POINTS: Final = "qdrant points 1"
+_CHUNK: Final = 1 << 20
+_WORK_SECONDS: Final = 24 * 3600.0  # making, or taking in, a snapshot of a large collection
+_NAME_SECONDS: Final = 1.1  # a snapshot's name holds its second, so two of one second are one
+_ATTEMPTS: Final = 3
+_TYPE: Final = re.compile(r"[a-z0-9][a-z0-9_-]*")
+_ANOTHER: Final = "restore another set"
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """A snapshot on the server: its size and checksum as the server says them, and its bytes, as often as asked for."""
+
+    size: int
+    sha256: str
+    bytes: Callable[[], AbstractContextManager[Iterator[bytes]]]
+
+
+class QdrantArchive:
+    """`multidb.model.Archive` for one Qdrant."""
+
+    def __init__(self, server: Server, admin: Secret | None, application: str) -> None:
+        self._server = server
+        self._admin = admin
+        self._transport: Transport
+        self._facts: QdrantFacts
+        self._catalog: Catalog
+
+    def __enter__(self) -> Self:
+        self._transport, self._facts = open_transport(self._server, self._admin)
+        self._catalog = Catalog(self._server, self._transport)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._transport.close()
+
+    def backup(self, app: App, context: StoreContext, writer: ArchiveWriter, progress: Progress) -> Part:
+        """A file for each collection that bears the app's mark. What is measured is what is in the files, also while
+        the app writes; they are of one moment where the server's counters of operations say that it wrote nothing."""
+        owner = Owner(context.project, app.id)
+        options: ServerOptions = context.options or ServerOptions()
+        as_points = self._facts.local or options.backup == "points"
+        aliases, before = self._catalog.aliases(), self._catalog.operations()
+        collections = self._live(owner)
+        measures = Measures({}, {})
+        entries = []
+        for kind, (name, details) in collections.items():
+            self._require_whole(name, details, as_points=as_points)
+            entry: dict[str, object] = {"type": kind, "file": f"{kind}.snapshot"}
+            entry["created"] = creation(details, local=self._facts.local)
+            entry |= {"indexes": indexes(details), "settings": settings(details)}
+            entry["aliases"] = sorted(alias for alias, collection in aliases.items() if collection == name)
+            if as_points:
+                entry["file"] = f"{kind}.jsonl"
+                with writer.file(str(entry["file"])) as out:
+                    found = self._scanned(name, details, app, progress, out)
+            else:
+                apart = PlaceMark(PlaceKind.SCRATCH, owner, kind)
+                with self._taken(name) as snapshot:
+                    with writer.file(str(entry["file"])) as out:
+                        entry["sha256"] = self._copied(name, snapshot, out.write, progress)
+                    found = self._scanned_snapshot(name, details, app, progress, snapshot, before.get(name), apart)
+            measures = _joined(measures, self._measures(kind, details, found))
+            entries.append(entry)
+        after = self._catalog.operations()
+        names = [name for name, _ in collections.values()]
+        return Part(
+            format=_POINTS if as_points else _SNAPSHOT,
+            server=f"{self._facts.product} {self._facts.version}",
+            client=f"multidb {installed_version('multidb')}",
+            consistent=self._facts.local or all(_same_count(before, after, name) for name in names),
+            measures=measures,
+            details={"app": app.id, "tenant": app.tenant_id, "collections": entries},
+        )
+
+    def live(self, app: App, context: StoreContext) -> Place:
+        """The app's marked collections."""
+        return Place(PlaceKind.LIVE, app, str(Owner(context.project, app.id)))
+
+    def prepare(self, kind: PlaceKind, app: App, context: StoreContext) -> Place:
+        """A place without collections; `restore` makes them as the set has them."""
+        place = Place(kind, app, place_name(kind, Owner(context.project, app.id)))
+        self.discard(place)
+        return place
+
+    def restore(self, place: Place, part: Part, reader: ArchiveReader, progress: Progress) -> None:
+        """Makes each collection and fills it from its file. A `tenant_id` that is the app's own becomes that of
+        `place.app`; those of its customers stay."""
+        self._require_loadable(part)
+        old_app, old_tenant = str(part.details["app"]), str(part.details["tenant"])
+        for entry in entries_of(part):
+            name = self._made(place, entry, old_app)
+            progress(str(self._server.name), f"loading {name}")
+            with reader.file(str(entry["file"])) as source:
+                if part.format == _SNAPSHOT:
+                    self._recovered(name, _chunks(source), str(entry["sha256"]))
+                    self._retenanted(name, old_tenant, place.app.tenant_id)
+                else:
+                    self._index(name, entry)
+                    self._loaded(name, source, str(entry["file"]), old_tenant, place.app.tenant_id)
+            self._index(name, entry)
+            self._require_kept(name, entry, part)
+
+    def measure(self, place: Place) -> Measures:
+        """Counts and fingerprints, by the types of content."""
+        measures = Measures({}, {})
+        for kind, (name, details) in self._collections(place).items():
+            found = self._scanned(name, details, place.app, unwatched)
+            measures = _joined(measures, self._measures(kind, details, found))
+        return measures
+
+    def is_empty(self, place: Place) -> bool:
+        """Whether no collection has a point."""
+        return not any(self._has_points(name) for name, _ in self._collections(place).values())
+
+    def replace(self, new: Place, context: StoreContext) -> None:
+        """Takes over collection by collection; each changes in one step on a server. Meanwhile the app's token is
+        refused, so that it never sees some of them old and some new; what an interruption leaves undone is gone on
+        with by the next `prepare` or `discard` of the place. A live collection that the set does not have is kept."""
+        owner = Owner(context.project, new.app.id)
+        self._require_ours(owner)
+        self._mark(new, replacing=True)
+        admitted = self._dismiss(owner)
+        self._take_over(new)
+        if admitted:
+            self._must(admit(registry_name(owner.project), owner.app))
+
+    def discard(self, place: Place) -> None:
+        """Removes a place; one that has begun to replace the live collections does that first."""
+        if place.kind is PlaceKind.LIVE:
+            raise ValueError("a live place is not discarded")
+        if any(mark.replacing for mark in self._marks(place).values()):
+            self._take_over(place)
+        self._drop(place)
+
+    def leftovers(self, app: App, context: StoreContext) -> Sequence[Place]:
+        """By the marks of their collections."""
+        owner = Owner(context.project, app.id)
+        kinds = sorted({mark.kind for mark, _ in self._marked().values() if mark.owner == owner})
+        return [Place(kind, app, place_name(kind, owner)) for kind in kinds]
+
+    # What is where
+
+    def _live(self, owner: Owner) -> dict[str, tuple[str, Mapping[str, Any]]]:
+        prefix = f"{owner.app}_"
+        described = self._catalog.described([name for name in self._catalog.names() if name.startswith(prefix)])
+        return {
+            name.removeprefix(prefix): (name, details)
+            for name, details in described.items()
+            if owner_of(details) == owner
+        }
+
+    def _marked(self) -> dict[str, tuple[PlaceMark, Mapping[str, Any]]]:
+        found = self._catalog.described([name for name in self._catalog.names() if name.startswith(OWN_PREFIX)])
+        marks = {name: (PlaceMark.read(details), details) for name, details in found.items()}
+        return {name: (mark, details) for name, (mark, details) in marks.items() if mark is not None}
+
+    def _marks(self, place: Place) -> dict[str, PlaceMark]:
+        """The collections of a scratch or new place."""
+        marked = self._marked().items()
+        return {name: mark for name, (mark, _) in marked if place_name(mark.kind, mark.owner) == place.name}
+
+    def _collections(self, place: Place) -> dict[str, tuple[str, Mapping[str, Any]]]:
+        """Type -> (collection, what the server says of it)."""
+        if place.kind is PlaceKind.LIVE:
+            return self._live(_owner(place))
+        marks = self._marks(place)
+        described = self._catalog.described(sorted(marks))
+        return {marks[name].type: (name, details) for name, details in described.items()}
+
+    # Measuring
+
+    def _scanned(
+        self, name: str, details: Mapping[str, Any], app: App, progress: Progress, out: BinaryIO | None = None
+    ) -> Fingerprint:
+        """Reads every point once, and writes it to `out` where there is one."""
+        found = Fingerprint(app.tenant_id)
+        total = details.get("points_count")
+        with closing(pages(self._server, self._transport, name, page_size(details))) as reading:
+            for page in reading:
+                found.add(page)
+                if out is not None:
+                    write_lines(out, page)
+                progress(self._server.name, f"reading {name}", found.count, total)
+        return found
+
+    def _scanned_snapshot(
+        self,
+        name: str,
+        details: Mapping[str, Any],
+        app: App,
+        progress: Progress,
+        snapshot: _Snapshot,
+        before: int | None,
+        apart: PlaceMark,
+    ) -> Fingerprint:
+        """What is in a snapshot: read from its collection, or from a copy where that was written meanwhile."""
+        found = self._scanned(name, details, app, progress)
+        if before is not None and self._catalog.operations().get(name) == before:
+            return found
+        copy = apart.collection
+        self._must(Call("DELETE", _path(copy), {}))
+        self._must(Call("PUT", _path(copy), {**creation(details), "metadata": apart.metadata}))
+        try:
+            with snapshot.bytes() as chunks:
+                self._recovered(copy, chunks, snapshot.sha256)
+            return self._scanned(copy, details, app, progress)
+        finally:
+            self._must(Call("DELETE", _path(copy), {}))
+
+    def _measures(self, kind: str, details: Mapping[str, Any], found: Fingerprint) -> Measures:
+        fingerprints = {f"points {kind}": found.points}
+        if not (self._facts.local and _has_cosine(details)):
+            fingerprints[f"vectors {kind}"] = found.vectors
+        return Measures({f"points {kind}": found.count}, fingerprints)
+
+    def _has_points(self, name: str) -> bool:
+        """Read, not counted: an exact count is refused where `search_allow_exact` is false."""
+        body = {"limit": 1, "with_payload": False, "with_vector": False}
+        return bool(self._must(Call("POST", f"{_path(name)}/points/scroll", body)).result["points"])
+
+    def _require_whole(self, name: str, details: Mapping[str, Any], *, as_points: bool) -> None:
+        """Refuses what a set would hold only a part of: shards with keys of their own, which neither a snapshot nor
+        points bring back, and, by snapshots, shards that are on other nodes only."""
+        if self._facts.local:
+            return
+        shards = self._must(Call("GET", f"{_path(name)}/cluster", {})).result
+        local, remote = ({each["shard_id"] for each in shards[key]} for key in ("local_shards", "remote_shards"))
+        if details["config"]["params"].get("sharding_method") == "custom" and local | remote:
+            raise ArchiveError(
+                f"collection {name} lies in shards with keys of their own, which no set holds",
+                where=str(self._server),
+                hint="make a collection with sharding_method auto and move the points there",
+            )
+        if not as_points and remote - local:
+            raise ArchiveError(
+                f"collection {name} has shards on other nodes, which are not in this node's snapshot",
+                where=str(self._server),
+                hint="make sets of points, which come from all nodes: servers.qdrant.backup: points",
+            )
+
+    # Loading
+
+    def _require_loadable(self, part: Part) -> None:
+        """Refuses a part that this server cannot take, before anything is made."""
+        other = "make the set with servers.qdrant.backup: points, which every version and local mode take"
+        if part.format not in (_SNAPSHOT, _POINTS):
+            raise ArchiveError(f"a part of the format {part.format!r} is not known here", hint="upgrade multidb")
+        if part.format == _POINTS:
+            return
+        if self._facts.local:
+            raise WrongVersion("local mode takes no snapshot of a server", where=str(self._server), hint=other)
+        made, here = _minor(part.server), _minor(self._facts.version)
+        if not made <= here <= (made[0], made[1] + 1):
+            raise WrongVersion(
+                f"the snapshot is of {part.server}; Qdrant {self._facts.version} takes those of its own minor version "
+                "and of the one before",
+                where=str(self._server),
+                hint=f"restore it on a server of that version; or {other}",
+            )
+
+    def _made(self, place: Place, entry: Mapping[str, Any], old_app: str) -> str:
+        """The collection of the place for one entry of a part, made unless it is there."""
+        kept = entry.get("settings") or {}
+        created = {**entry["created"], **without_limits(kept)}
+        if place.kind is PlaceKind.LIVE:
+            owner = _owner(place)
+            name, metadata = collection_name(owner.app, str(entry["type"])), _mark_of(owner)
+            there = self._catalog.described([name]).get(name)
+            if there is not None and owner_of(there) != owner:
+                raise _not_the_apps(self._server, name, owner)
+            if there is not None:
+                return name
+        else:
+            project = place.name.removeprefix(f"{OWN_PREFIX}{place.kind}__").removesuffix(f"__{place.app.id}")
+            aliases = _renamed(entry["aliases"], old_app, place.app.id)
+            owner = Owner(project, place.app.id)
+            mark = PlaceMark(place.kind, owner, str(entry["type"]), aliases=aliases, settings=kept)
+            name, metadata = mark.collection, mark.metadata
+        self._must(Call("PUT", _path(name), {**created, "metadata": metadata}))
+        return name
+
+    def _index(self, name: str, entry: Mapping[str, Any]) -> None:
+        """Makes the payload indexes that the entry has and the collection has not; local mode keeps none."""
+        wanted = {} if self._facts.local else entry.get("indexes") or {}
+        if wanted:
+            there = indexes(self._catalog.described([name])[name])
+            for body in index_calls(wanted, there):
+                self._must(Call("PUT", f"{_path(name)}/index?wait=true", body))
+
+    def _require_kept(self, name: str, entry: Mapping[str, Any], part: Part) -> None:
+        lost = [] if self._facts.local else unkept(entry, self._catalog.described([name])[name])
+        if lost:
+            raise WrongVersion(
+                f"collection {name} of {part.server} has what this server does not keep: {listed(lost)}",
+                where=str(self._server),
+                hint="restore it on a server of that version",
+            )
+
+    def _loaded(self, name: str, source: BinaryIO, file: str, old: str, new: str) -> None:
+        size = page_size(self._catalog.described([name])[name])
+        for batch in read_lines(source, file, size):
+            points = [with_tenant(point, old, new) for point in batch]
+            self._must(Call("PUT", f"{_path(name)}/points?wait=true", {"points": points}))
+
+    def _retenanted(self, name: str, old: str, new: str) -> None:
+        if old != new:
+            mine = {"must": [{"key": TENANT_FIELD, "match": {"value": old}}]}
+            body = {"payload": {TENANT_FIELD: new}, "filter": mine}
+            self._must(Call("POST", f"{_path(name)}/points/payload?wait=true", body))
+
+    def _recovered(self, name: str, chunks: Iterator[bytes], sha256: str) -> None:
+        """Puts a snapshot's content in the place of a collection's. The server checks it whole before it does."""
+        target = f"{_path(name)}/snapshots/upload?priority=snapshot&wait=true&checksum={sha256}"
+        reply = self._http.upload(target, chunks, _WORK_SECONDS)
+        if reply.status in (400, 422, 500):
+            raise ArchiveError(
+                f"the server does not take the snapshot ({redact(reply.error)[:200]})",
+                where=f"collection {name}",
+                hint="verify the set (multidb backups verify), or restore another one",
+            )
+        expect(self._server, reply)
+
+    # Snapshots
+
+    def _copied(self, name: str, snapshot: _Snapshot, write: Callable[[bytes], object], progress: Progress) -> str:
+        """Writes a snapshot out; its SHA-256."""
+        digest, size = hashlib.sha256(), 0
+        with snapshot.bytes() as chunks:
+            for chunk in chunks:
+                digest.update(chunk)
+                write(chunk)
+                size += len(chunk)
+                progress(self._server.name, f"copying {name}", size, snapshot.size)
+        if digest.hexdigest() != snapshot.sha256 or size != snapshot.size:
+            raise ArchiveError(
+                f"the snapshot of {name} did not arrive as the server made it",
+                where=str(self._server),
+                hint="run the backup again",
+            )
+        return snapshot.sha256
+
+    @contextmanager
+    def _taken(self, name: str) -> Iterator[_Snapshot]:
+        """A new snapshot, which is deleted from the server at the end."""
+        made = self._snapshot_made(name)
+        file = f"{_path(name)}/snapshots/{quote(str(made['name']), safe='')}"
+        try:
+            yield _Snapshot(int(made["size"]), str(made["checksum"]), lambda: self._http.download(file))
+        finally:
+            self._transport.send(Call("DELETE", f"{file}?wait=true", {}), seconds=_WORK_SECONDS)
+
+    def _snapshot_made(self, name: str) -> Mapping[str, Any]:
+        """A snapshot that is still there a moment later: another one of the same second has the same name, and takes
+        it along when it is deleted."""
+        for _ in range(_ATTEMPTS):
+            made: Mapping[str, Any] = self._must(Call("POST", f"{_path(name)}/snapshots?wait=true", {})).result
+            if made["name"] in self._catalog.snapshots([name]).get(name, ()):
+                return made
+            time.sleep(_NAME_SECONDS)
+        raise ArchiveError(
+            f"somebody deletes the snapshots of {name} as they are made",
+            where=str(self._server),
+            hint="run the backup again when nothing else makes snapshots",
+        )
+
+    # Replacing
+
+    def _require_ours(self, owner: Owner) -> None:
+        """Refuses to load over a collection of the app's name that is not the app's."""
+        new = [mark for mark, _ in self._marked().values() if mark.owner == owner and mark.kind is PlaceKind.NEW]
+        for name, details in self._catalog.described([collection_name(owner.app, mark.type) for mark in new]).items():
+            if owner_of(details) != owner:
+                raise _not_the_apps(self._server, name, owner)
+
+    def _mark(self, place: Place, *, replacing: bool) -> None:
+        """Also writes down the names that lead to the live collections now, which would go with them."""
+        aliases = self._catalog.aliases()
+        for name, mark in self._marks(place).items():
+            live = collection_name(mark.owner.app, mark.type)
+            held = (*mark.aliases, *(alias for alias, collection in aliases.items() if collection == live))
+            marked = replace(mark, replacing=replacing, aliases=tuple(sorted(set(held))))
+            self._must(Call("PATCH", _path(name), {"metadata": marked.metadata}))
+
+    def _dismiss(self, owner: Owner) -> bool:
+        """Shuts the app out; whether it was in."""
+        registry = registry_name(owner.project)
+        if not self._facts.rbac or not self._catalog.present(registry, [admission_id(registry, owner.app)]):
+            return False
+        self._must(dismissal(registry, owner.app))
+        return True
+
+    def _take_over(self, place: Place) -> None:
+        """Gives each live collection what the place has. May be repeated until the place is gone."""
+        described = self._catalog.described(sorted(self._marks(place)))
+        for name, details in described.items():
+            mark = PlaceMark.read(details)
+            assert mark is not None
+            self._become(name, details, mark)
+        self._mark(place, replacing=False)  # from here on the live ones may change, and must not be overwritten again
+        self._drop(place)
+
+    def _become(self, name: str, details: Mapping[str, Any], mark: PlaceMark) -> None:
+        live = collection_name(mark.owner.app, mark.type)
+        there = self._catalog.described([live]).get(live)
+        metadata = _mark_of(mark.owner) | mark.settings.get("metadata", {})
+        if there is None or self._facts.local or not alike(there, details, mark.settings):
+            self._must(Call("DELETE", _path(live), {}))
+            made = creation(details, local=self._facts.local)
+            self._must(Call("PUT", _path(live), {**made, "metadata": metadata}))
+        if self._facts.local:
+            with closing(pages(self._server, self._transport, name, page_size(details))) as reading:
+                for page in reading:
+                    if page:
+                        self._must(Call("PUT", f"{_path(live)}/points", {"points": page}))
+        else:
+            with self._taken(name) as snapshot, snapshot.bytes() as chunks:
+                self._recovered(live, chunks, snapshot.sha256)
+        self._must(Call("PATCH", _path(live), {**mark.settings, "metadata": metadata}))
+        self._point_aliases(live, mark.aliases)
+
+    def _point_aliases(self, live: str, aliases: Sequence[str]) -> None:
+        """Makes the aliases that the set has, but none that leads somewhere else by now."""
+        held = {**self._catalog.aliases(), **dict.fromkeys(self._catalog.names(), "")}
+        actions = [
+            {"create_alias": {"collection_name": live, "alias_name": alias}} for alias in aliases if alias not in held
+        ]
+        if actions:
+            self._must(Call("POST", "/collections/aliases", {"actions": actions}))
+
+    def _drop(self, place: Place) -> None:
+        for name in self._marks(place):
+            self._must(Call("DELETE", _path(name), {}))
+
+    # Sending
+
+    @property
+    def _http(self) -> Http:
+        assert isinstance(self._transport, Http)
+        return self._transport
+
+    def _must(self, call: Call) -> Reply:
+        return expect(self._server, self._transport.send(call, seconds=_WORK_SECONDS))
+
+
+def _path(collection: str) -> str:
+    return f"/collections/{quote(collection, safe='')}"
+
+
+def _not_the_apps(server: Server, name: str, owner: Owner) -> Conflict:
+    return Conflict(
+        f"collection {name} is not {owner.app}'s by its mark",
+        where=str(server),
+        hint=f"take it over first: multidb apply --adopt {owner.app}",
+    )
+
+
+def _owner(live: Place) -> Owner:
+    project, _, app = live.name.partition("/")
+    return Owner(project, app)
+
+
+def _mark_of(owner: Owner) -> dict[str, Any]:
+    return {"multidb": {"project": owner.project, "app": owner.app}}
+
+
+def entries_of(part: Part) -> Sequence[Mapping[str, Any]]:
+    """The collections of a part. A set may come from anywhere: what it says becomes names and requests of the admin's.
+
+    Raises:
+        ArchiveError: it says what no backup writes.
+    """
+    entries = part.details.get("collections")
+    suffix = "snapshot" if part.format == _SNAPSHOT else "jsonl"
+    if not isinstance(entries, Sequence) or not all(_is_entry(entry, suffix) for entry in entries):
+        raise ArchiveError("what the set says of its collections is not what a backup writes", hint=_ANOTHER)
+    types = [entry["type"] for entry in entries]
+    if len(set(types)) < len(types):
+        raise ArchiveError("the set names a collection twice", hint=_ANOTHER)
+    return entries
+
+
+def _is_entry(entry: object, suffix: str) -> bool:
+    if not isinstance(entry, Mapping):
+        return False
+    kind, aliases = entry.get("type"), entry.get("aliases")
+    return (
+        isinstance(kind, str)
+        and _TYPE.fullmatch(kind) is not None
+        and entry.get("file") == f"{kind}.{suffix}"
+        and is_configuration(entry)
+        and isinstance(aliases, Sequence)
+        and all(isinstance(alias, str) and alias and not alias.startswith(OWN_PREFIX) for alias in aliases)
+        and (suffix != "snapshot" or re.fullmatch(r"[0-9a-f]{64}", str(entry.get("sha256"))) is not None)
+    )
+
+
+def _chunks(source: BinaryIO) -> Iterator[bytes]:
+    while chunk := source.read(_CHUNK):
+        yield chunk
+
+
+def _has_cosine(details: Mapping[str, Any]) -> bool:
+    vectors = details["config"]["params"].get("vectors") or {}
+    dense = [vectors] if isinstance(vectors.get("size"), int) else list(vectors.values())
+    return any(str(each["distance"]).lower() == "cosine" for each in dense)
+
+
+def _renamed(aliases: Sequence[str], old: str, new: str) -> tuple[str, ...]:
+    """The aliases for the app `new`: all of them, or those that begin with another app's name, rewritten."""
+    if old == new:
+        return tuple(aliases)
+    return tuple(f"{new}_{alias.removeprefix(f'{old}_')}" for alias in aliases if alias.startswith(f"{old}_"))
+
+
+def _same_count(before: Mapping[str, int], after: Mapping[str, int], name: str) -> bool:
+    return name in before and before[name] == after.get(name)
+
+
+def _joined(one: Measures, other: Measures) -> Measures:
+    return Measures({**one.counts, **other.counts}, {**one.fingerprints, **other.fingerprints})
+
+
+def _minor(version: str) -> tuple[int, int]:
+    major, minor = (int(number) for number in re.findall(r"\d+", version)[:2])
+    return major, minor

@@ -1,0 +1,1 @@
+"""The walls between apps: every one tried, every catalog searched for holes."""

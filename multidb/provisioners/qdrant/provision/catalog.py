@@ -1,0 +1,118 @@
+"""What is on one Qdrant: names, descriptions, aliases, snapshots, admitted tokens. Only reads."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+from urllib.parse import quote
+
+from multidb.model import Server
+from multidb.provisioners.qdrant.provision.statements import Call
+from multidb.provisioners.qdrant.provision.transport import AT_ONCE, Reply, Transport, expect
+
+__all__ = ["Catalog"]
+
+Answer = TypeVar("Answer")
+
+_PAGE = 1_000  # points in one answer
+
+
+class Catalog:
+    """Reads one Qdrant. Questions about several collections are asked side by side, except of local mode."""
+
+    def __init__(self, server: Server, transport: Transport) -> None:
+        self._server = server
+        self._transport = transport
+
+    def names(self) -> list[str]:
+        """Every collection, sorted."""
+        return sorted(str(entry["name"]) for entry in self._get("/collections")["collections"])
+
+    def described(self, names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
+        """What the server says of each collection (``GET /collections/<name>``), without those that are gone."""
+        found = self._each(lambda name: self._found(f"/collections/{quote(name, safe='')}"), names)
+        return {name: details for name, details in zip(names, found, strict=True) if details is not None}
+
+    def configured(self) -> dict[str, Mapping[str, Any]]:
+        """Every collection with its configuration and metadata (`config`, as in `described`): one call, and one more
+        for each that the server does not tell of in that."""
+        names = self.names()
+        if not self._transport.several:
+            return self.described(names)
+        told = self._get("/telemetry?details_level=2")["collections"].get("collections") or []
+        found = {str(each["id"]): each for each in told if isinstance(each.get("config"), Mapping)}
+        missing = self.described([name for name in names if name not in found])
+        return {name: found.get(name) or missing[name] for name in names if name in found or name in missing}
+
+    def aliases(self) -> dict[str, str]:
+        """Alias -> collection."""
+        return {str(entry["alias_name"]): str(entry["collection_name"]) for entry in self._get("/aliases")["aliases"]}
+
+    def snapshots(self, names: Sequence[str]) -> dict[str, tuple[str, ...]]:
+        """The names of the snapshots that the server keeps of each collection; none in local mode."""
+        if not self._transport.several:
+            return {}
+        found = self._each(lambda name: self._found(f"/collections/{quote(name, safe='')}/snapshots"), names)
+        return {
+            name: tuple(sorted(str(entry["name"]) for entry in entries))
+            for name, entries in zip(names, found, strict=True)
+            if entries
+        }
+
+    def whole_snapshots(self) -> tuple[str, ...]:
+        """The names of the snapshots of everything that the server keeps; none in local mode."""
+        if not self._transport.several:
+            return ()
+        return tuple(sorted(str(entry["name"]) for entry in self._get("/snapshots")))
+
+    def present(self, collection: str, ids: Iterable[str]) -> set[str]:
+        """Which of these points are in the collection; none where there is no such collection."""
+        wanted = list(ids)
+        body = {"ids": wanted, "with_payload": False, "with_vector": False}
+        reply = self._transport.send(Call("POST", f"/collections/{quote(collection, safe='')}/points", body))
+        if reply.status == 404 or not wanted:
+            return set()
+        return {str(entry["id"]) for entry in expect(self._server, reply).result}
+
+    def admitted(self, registry: str) -> dict[str, str]:
+        """The points of a registry, by which tokens are let in, and the app of each; none where there is no such
+        collection."""
+        found: dict[str, str] = {}
+        offset = None
+        while True:
+            body = {"with_payload": ["app"], "with_vector": False, "limit": _PAGE, "offset": offset}
+            reply = self._transport.send(Call("POST", f"/collections/{quote(registry, safe='')}/points/scroll", body))
+            if reply.status == 404:
+                return found
+            page = expect(self._server, reply).result
+            apps = {str(entry["id"]): (entry.get("payload") or {}).get("app") for entry in page["points"]}
+            found |= {point: app for point, app in apps.items() if isinstance(app, str) and app}
+            offset = page.get("next_page_offset")
+            if offset is None:
+                return found
+
+    def operations(self) -> dict[str, int]:
+        """How many operations each collection has taken; without those whose server does not count them. Two equal
+        numbers mean that nothing was written in between. Nothing in local mode, whose folder only one can have."""
+        if not self._transport.several:
+            return {}
+        found: dict[str, int] = {}
+        for entry in self._get("/telemetry?details_level=6")["collections"]["collections"]:
+            queues = [(shard.get("local") or {}).get("update_queue") or {} for shard in entry["shards"]]
+            if queues and all("op_num" in queue for queue in queues):
+                found[str(entry["id"])] = sum(int(queue["op_num"]) for queue in queues)
+        return found
+
+    def _get(self, target: str) -> Any:
+        return expect(self._server, self._transport.send(Call("GET", target, {}))).result
+
+    def _found(self, target: str) -> Any:
+        reply: Reply = self._transport.send(Call("GET", target, {}))
+        return None if reply.status == 404 else expect(self._server, reply).result
+
+    def _each(self, ask: Callable[[str], Answer], names: Sequence[str]) -> list[Answer]:
+        if not self._transport.several or len(names) < 2:
+            return [ask(name) for name in names]
+        with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="qdrant") as pool:
+            return list(pool.map(ask, names))

@@ -1,0 +1,227 @@
+"""How a change is made, as HTTP calls that an operator could paste. Pure.
+
+A statement is a request line and a JSON body, sent with the server's api key::
+
+    PUT /collections/lernmi_knowledge
+    {"vectors": {"size": 1536, "distance": "Cosine"}, ...}
+
+Two statements are no requests: ``SIGN <secret>`` signs the claims below it with the api key (HS256) and keeps the
+token; ``SHARE <secret>`` keeps the api key itself. ``"exp": "+365d"`` stands for the moment of signing and 365 days, so
+that a plan made today and one made tomorrow are the same.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import quote
+
+from multidb.model import Action, Change, Owner, Statement, StoreContext
+from multidb.provisioners.qdrant.provision.resources import (
+    UNLIMITED_BATCH,
+    Admission,
+    ApiKey,
+    Collection,
+    PayloadIndex,
+    Registry,
+    Settings,
+    Token,
+    admission_claim,
+    admission_id,
+    token_ref,
+)
+
+__all__ = ["Call", "admit", "claims", "create_index", "dismissal", "statements"]
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """A statement's text, taken apart: what to do, on what, and the JSON that goes with it."""
+
+    verb: str  # an HTTP method, SIGN or SHARE
+    target: str  # a path with its query, or the name of a secret
+    body: Mapping[str, Any]
+
+    @property
+    def text(self) -> str:
+        """As it is shown."""
+        body = json.dumps(self.body, ensure_ascii=False)
+        return f"{self.verb} {self.target}\n{body}" if self.body else f"{self.verb} {self.target}"
+
+    @property
+    def http(self) -> bool:
+        """Whether it is a request to the server."""
+        return self.verb not in ("SIGN", "SHARE")
+
+    @property
+    def makes_collection(self) -> bool:
+        """Whether it creates a collection."""
+        return self.verb == "PUT" and self.target.count("/") == 2
+
+    @classmethod
+    def parse(cls, text: str) -> Call:
+        """The call of a statement's text; exactly what is shown is what is sent."""
+        head, _, body = text.partition("\n")
+        verb, _, target = head.partition(" ")
+        return cls(verb, target, json.loads(body) if body else {})
+
+
+def statements(change: Change, context: StoreContext) -> Sequence[Statement]:
+    """The calls that make `change`, in order."""
+    resource = change.desired
+    if change.action not in (Action.CREATE, Action.UPDATE) or resource is None:
+        return ()
+    if isinstance(resource, Collection):
+        calls = _create(resource) if change.action is Action.CREATE else [_patch(resource, change)]
+    elif isinstance(resource, PayloadIndex):
+        calls = _index(resource, change)
+    elif isinstance(resource, Registry):
+        calls = _registry(resource, change)
+    elif isinstance(resource, Admission):
+        calls = [admit(resource.registry, resource.name)]
+    elif isinstance(resource, Token):
+        calls = [Call("SIGN", str(token_ref(resource.name)), claims(resource))]
+    else:
+        assert isinstance(resource, ApiKey)
+        calls = [Call("SHARE", str(token_ref(resource.name)), {})]
+    return tuple(Statement(call.text) for call in calls)
+
+
+def claims(token: Token) -> dict[str, Any]:
+    """The claims of an app's token.
+
+    `access` must be there and be spelt right: Qdrant ignores claims it does not know, and a token without `access` is
+    an administrator's. Names are exact; there are no patterns.
+    """
+    access = [{"collection": name, "access": token.access} for name in token.collections]
+    admission = {"value_exists": admission_claim(token.registry, token.name)} if token.registry else {}
+    return {"access": access, **admission, "exp": f"+{token.days}d", "subject": token.name}
+
+
+def create_index(wanted: PayloadIndex) -> Call:
+    """Makes an index, or gives one of the same type other parameters."""
+    schema: object = {"type": wanted.schema, "is_tenant": True} if wanted.is_tenant else wanted.schema
+    body = {"field_name": wanted.field_name, "field_schema": schema}
+    return Call("PUT", f"{_path(wanted.collection)}/index?wait=true", body)
+
+
+def admit(registry: str, app_id: str) -> Call:
+    """Lets an app's token in, whichever it is."""
+    point = {"id": admission_id(registry, app_id), "vector": {}, "payload": {"app": app_id}}
+    return Call("PUT", f"{_path(registry)}/points?wait=true", {"points": [point]})
+
+
+def dismissal(registry: str, app_id: str) -> Call:
+    """Takes an app's admission away: the server refuses its token from then on."""
+    return Call("POST", f"{_path(registry)}/points/delete?wait=true", {"points": [admission_id(registry, app_id)]})
+
+
+def _registry(wanted: Registry, change: Change) -> list[Call]:
+    body = {"metadata": _mark(wanted.owner)}
+    if change.action is Action.CREATE:
+        return [Call("PUT", _path(wanted.name), {"vectors": {}, "wal_config": {"wal_capacity_mb": 1}, **body})]
+    return [Call("PATCH", _path(wanted.name), body)]
+
+
+def _create(wanted: Collection) -> list[Call]:
+    quantization = _quantization(wanted.quantization)
+    body: dict[str, Any] = {"vectors": _vectors(wanted)}
+    if wanted.sparse:
+        body["sparse_vectors"] = {vector.name: _sparse(wanted, vector.name) for vector in wanted.sparse}
+    body |= dict(wanted.params)
+    if wanted.shard_number is not None:
+        body["shard_number"] = wanted.shard_number
+    if wanted.hnsw:
+        body["hnsw_config"] = dict(wanted.hnsw)
+    if isinstance(quantization, dict):
+        body["quantization_config"] = quantization
+    if wanted.strict or wanted.growth == "restricted":
+        body["strict_mode_config"] = dict(wanted.strict) | (_growth(wanted) if wanted.growth == "restricted" else {})
+    if wanted.optimizers:
+        body["optimizers_config"] = dict(wanted.optimizers)
+    if wanted.wal_capacity_mb is not None:
+        body["wal_config"] = {"wal_capacity_mb": wanted.wal_capacity_mb}
+    body["metadata"] = _mark(wanted.owner)
+    calls = [Call("PUT", _path(wanted.name), body)]
+    if quantization == "Disabled":  # only PATCH knows how to switch off what the server does by default
+        calls.append(Call("PATCH", _path(wanted.name), {"quantization_config": quantization}))
+    return calls
+
+
+def _patch(wanted: Collection, change: Change) -> Call:
+    parts: dict[str, Any] = {
+        "vectors_on_disk": ("vectors", {name: {"on_disk": value} for name, value in wanted.vectors_on_disk}),
+        "sparse_on_disk": ("sparse_vectors", {name: _sparse(wanted, name) for name, _ in wanted.sparse_on_disk}),
+        "params": ("params", dict(wanted.params)),
+        "hnsw": ("hnsw_config", dict(wanted.hnsw)),
+        "quantization": ("quantization_config", _quantization(wanted.quantization)),
+        "strict": ("strict_mode_config", dict(wanted.strict)),
+        "growth": ("strict_mode_config", dict(wanted.strict) | _growth(wanted)),
+        "optimizers": ("optimizers_config", dict(wanted.optimizers)),
+        "owner": ("metadata", _mark(wanted.owner)),
+    }
+    fields = sorted((field.field for field in change.fields), key="growth".__eq__)  # which has all of `strict` in it
+    return Call("PATCH", _path(wanted.name), dict(parts[field] for field in fields))
+
+
+def _growth(wanted: Collection) -> dict[str, Any]:
+    """The limits under which a collection may, or may not, grow. An upsert of no points at all refuses them all."""
+    if wanted.growth == "restricted":
+        return {"enabled": True, "upsert_max_batchsize": 0}
+    limits = dict(wanted.strict)
+    most = limits.get("upsert_max_batchsize", UNLIMITED_BATCH)
+    return {"enabled": limits.get("enabled", False), "upsert_max_batchsize": most}
+
+
+def _index(wanted: PayloadIndex, change: Change) -> list[Call]:
+    # Put over an index of the same type, the server replaces its parameters; another type has to go first.
+    put = create_index(wanted)
+    if change.action is Action.UPDATE and change.changed("schema"):
+        return [
+            Call("DELETE", f"{_path(wanted.collection)}/index/{quote(wanted.field_name, safe='')}?wait=true", {}),
+            put,
+        ]
+    return [put]
+
+
+def _vectors(wanted: Collection) -> dict[str, Any]:
+    places = dict(wanted.vectors_on_disk)
+    found: dict[str, Any] = {}
+    for vector in wanted.vectors:
+        params: dict[str, Any] = {"size": vector.size, "distance": vector.distance.capitalize()}
+        if vector.datatype != "float32":
+            params["datatype"] = vector.datatype
+        if vector.name in places:
+            params["on_disk"] = places[vector.name]
+        found[vector.name] = params
+    return found[""] if set(found) == {""} else found
+
+
+def _sparse(wanted: Collection, name: str) -> dict[str, Any]:
+    places = dict(wanted.sparse_on_disk)
+    modifier = next(vector.modifier for vector in wanted.sparse if vector.name == name)
+    found: dict[str, Any] = {}
+    if name in places:
+        found["index"] = {"on_disk": places[name]}
+    if modifier != "none":
+        found["modifier"] = modifier
+    return found
+
+
+def _quantization(settings: Settings) -> dict[str, Any] | str | None:
+    values: dict[str, Any] = dict(settings)
+    kind = values.pop("type", None)
+    if kind in (None, "none"):
+        return "Disabled" if kind else None
+    return {kind: {"type": "int8", **values} if kind == "scalar" else values}
+
+
+def _mark(owner: Owner | None) -> dict[str, Any]:
+    assert owner is not None
+    return {"multidb": {"project": owner.project, "app": owner.app}}
+
+
+def _path(collection: str) -> str:
+    return f"/collections/{quote(collection, safe='')}"

@@ -1,0 +1,43 @@
+"""Whether keys can be loaded without any being pushed out: a server that evicts takes keys of whatever app."""
+
+from __future__ import annotations
+
+import redis
+
+from multidb.errors import ServerError
+from multidb.model import Server
+from multidb.provisioners.redis.provision.connection import ask, fields
+
+__all__ = ["Headroom"]
+
+_A_KEY = 128  # bytes that a key takes beside its name and value
+_A_BYTE = 2  # bytes that one of a serialized value takes at most, but for the few that compress well
+
+
+class Headroom:
+    """The memory left on a server whose policy is to evict. One that refuses instead speaks for itself."""
+
+    def __init__(self, server: Server, client: redis.Redis) -> None:
+        self._server = server
+        self._client = client
+        self._limit = 0
+        said = self._said()
+        if said.get("maxmemory_policy") != "noeviction":
+            self._limit = int(said.get("maxmemory", 0))
+            self._policy = said.get("maxmemory_policy", "unknown")
+
+    def require(self, keys: int, size: int) -> None:
+        """Asks the server, if it evicts, whether it has room for so many keys with so many bytes of values.
+
+        Raises:
+            ServerError: it would begin to evict.
+        """
+        if self._limit and int(self._said()["used_memory"]) + _A_KEY * keys + _A_BYTE * size > self._limit:
+            raise ServerError(
+                f"with more keys the server would push out others, of any app (policy {self._policy})",
+                where=str(self._server),
+                hint="raise its maxmemory: a set is loaded beside what is there",
+            )
+
+    def _said(self) -> dict[str, str]:
+        return fields(ask(self._client, "INFO", "memory"))

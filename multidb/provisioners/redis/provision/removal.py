@@ -1,0 +1,107 @@
+"""What turns an app's login off, and what removes the app with its data. Pure: made of the rules as they stand."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+
+from multidb.errors import Refused
+from multidb.model import App, Owner, Statement, StoreContext
+from multidb.provisioners.redis.backup.places import place_of, place_prefix
+from multidb.provisioners.redis.provision.resources import (
+    NOTE_USER,
+    RedisFacts,
+    marks_of,
+    user_name,
+)
+from multidb.provisioners.redis.provision.rules import Rule, join_line
+from multidb.provisioners.redis.provision.statements import note, saving
+
+__all__ = ["emptying", "orphans", "removal", "suspension"]
+
+
+def orphans(context: StoreContext, rules: Mapping[str, Rule], known: Collection[str]) -> Mapping[str, Sequence[str]]:
+    """The users with the project's mark of an app that is not `known`, by app."""
+    found: dict[str, list[str]] = {}
+    for name, rule in rules.items():
+        for owner in {owner for owner, _ in marks_of(rule)}:
+            if owner.project == context.project and owner.app not in known:
+                found.setdefault(owner.app, []).append(f"acl user {name}")
+    return found
+
+
+def suspension(
+    app: App, context: StoreContext, rules: Mapping[str, Rule], connected: Iterable[str]
+) -> Sequence[Statement]:
+    """The app's user off, its sessions ended, and that saved. A user without our mark is left alone.
+
+    Args:
+        rules: every user of the server.
+        connected: the names of the users that have sessions.
+    """
+    user = user_name(app.id)
+    if not _owned(rules.get(user), Owner(context.project, app.id)):
+        return ()
+    if not rules[user].enabled and user not in set(connected):
+        return saving(context.facts) if NOTE_USER in rules else ()
+    return _noted([*_shutting(user)], context.facts)
+
+
+def removal(app: App, context: StoreContext, rules: Mapping[str, Rule]) -> Sequence[Statement]:
+    """The app's keys, its users and its places that a backup or restore has left.
+
+    The users go last: they say on the server which data is the app's, so that a removal that was interrupted begins
+    again where data may be left.
+
+    Raises:
+        Refused: the data is in a DB number that somebody else has as well.
+    """
+    owner = Owner(context.project, app.id)
+    users = [name for name, rule in rules.items() if _owned(rule, owner)]
+    if not users:
+        return saving(context.facts) if NOTE_USER in rules else ()
+    shutting = [statement for user in users for statement in _shutting(user)]
+    emptied = [statement for user in users for statement in _emptying(rules[user], owner, rules)]
+    return _noted([*shutting, *emptied, _line("ACL", "DELUSER", *users)], context.facts)
+
+
+def emptying(number: int, prefix: str) -> Statement:
+    """What removes everything in a DB number or, where the number is 0, the keys of a prefix."""
+    if number:
+        return Statement("FLUSHDB ASYNC", scope=str(number))
+    return Statement(join_line(["SCAN", "0", "MATCH", f"{prefix}*", "COUNT", "1000", "|", "UNLINK"]), scope="0")
+
+
+def _emptying(rule: Rule, owner: Owner, rules: Mapping[str, Rule]) -> Iterable[Statement]:
+    for number in sorted({db for found, db in marks_of(rule) if found == owner}):
+        if number:
+            _refuse_shared(number, owner, rules)
+        kind = place_of(rule.user, owner)
+        yield emptying(number, place_prefix(kind, owner) if kind is not None else f"{owner.app}:")
+
+
+def _refuse_shared(number: int, owner: Owner, rules: Mapping[str, Rule]) -> None:
+    for rule in rules.values():
+        if not _owned(rule, owner) and number in {*rule.database_numbers, *(db for _, db in marks_of(rule))}:
+            raise Refused(
+                f"DB {number} of app {owner.app} is also that of ACL user {rule.user}, so its data is not removed",
+                hint=f"take DB {number} from that user (ACL SETUSER), or remove it if nobody needs it (ACL DELUSER)",
+            )
+
+
+def _owned(rule: Rule | None, owner: Owner) -> bool:
+    return rule is not None and any(found == owner for found, _ in marks_of(rule))
+
+
+def _shutting(user: str) -> Iterable[Statement]:
+    """A login that is off keeps the sessions that it has."""
+    return (_line("ACL", "SETUSER", user, "off"), _line("CLIENT", "KILL", "USER", user))
+
+
+def _noted(statements: Sequence[Statement], facts: RedisFacts) -> Sequence[Statement]:
+    if facts.persistence == "none":
+        return statements
+    return (note(), *statements, *saving(facts))
+
+
+def _line(*words: str) -> Statement:
+    return Statement(join_line(words))

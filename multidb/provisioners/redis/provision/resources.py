@@ -1,0 +1,532 @@
+"""What an app gets on Redis or Valkey, as values: options, names, resources, numbers, environment. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import urllib.parse
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from multidb.container import ContainerOptions
+from multidb.model import (
+    App,
+    DerivedName,
+    Endpoint,
+    Facts,
+    Finding,
+    Isolation,
+    Level,
+    Owner,
+    Resource,
+    StoreContext,
+    listed,
+)
+from multidb.provisioners.redis.isolation.inventory import SCRIPTS
+from multidb.provisioners.redis.provision.rules import ALL_DATABASES, CommandTable, Rule, selectors_of
+from multidb.secrets import Secret, SecretRef, SecretSpec, SecretStore
+
+__all__ = [
+    "FIRST_DB",
+    "NOTE_USER",
+    "AclUser",
+    "Claim",
+    "DefaultUser",
+    "FORGETS",
+    "AppOptions",
+    "RedisFacts",
+    "ServerOptions",
+    "SaveNote",
+    "SavedRules",
+    "advise",
+    "by_prefix",
+    "caveats",
+    "command_rule",
+    "default_user_is_open",
+    "derived_names",
+    "desired",
+    "env",
+    "found_default_user",
+    "found_user",
+    "hash_ref",
+    "isolation",
+    "mark",
+    "marks_of",
+    "parse_mark",
+    "secrets",
+    "spelled",
+    "user_name",
+]
+
+NOTE_USER = "__multidb__:unsaved"
+_MARK = "__multidb__"
+FORGETS = "the server can't save ACL users and forgets them when it restarts (give it an aclfile)"
+FIRST_DB = 1  # DB 0 is where every connection starts; it belongs to nobody
+_CHANNEL = re.compile(r"[!-~]+")
+
+
+# --- options ---------------------------------------------------------------------------------------------------------
+
+
+class AppOptions(BaseModel):
+    """What an app may say under ``redis:``."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    db: int | None = Field(
+        default=None,
+        description="The app's DB number, 1 or higher. Without it multidb chooses a free one and keeps to it.",
+    )
+    isolation: Literal["auto", "database", "prefix"] = Field(
+        default="auto",
+        description="database: a DB number of its own. prefix: keys that start with '<app>:', in DB 0, for clusters "
+        "and servers with few DB numbers. auto: database, and prefix on a cluster.",
+    )
+    channels: tuple[str, ...] = Field(
+        default=(),
+        description="Pub/sub channel patterns beside '<app>:*'. Apps that name the same pattern hear each other.",
+    )
+    scripts: bool = Field(
+        default=False,
+        description="Whether the app may run Lua scripts and functions (EVAL, EVALSHA, FCALL), as Celery, BullMQ, "
+        "Sidekiq and locks of redis-py do. A script that writes and then does not end stops the server for all apps, "
+        "and only killing the server ends it.",
+    )
+
+    @field_validator("db")
+    @classmethod
+    def _not_zero(cls, value: int | None) -> int | None:
+        if value is not None and value < FIRST_DB:
+            raise ValueError("must be 1 or higher: connections start in DB 0, so it is kept empty and is no app's own")
+        return value
+
+    @field_validator("channels")
+    @classmethod
+    def _plain_channels(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in value:
+            if not _CHANNEL.fullmatch(pattern):
+                raise ValueError("must be channel patterns of printable ASCII without spaces, such as rq:pubsub:*")
+            if pattern.startswith(("*", "?", "[", "\\", "_")):
+                raise ValueError("must be channel patterns that start with a letter, such as rq:pubsub:*")
+        return value
+
+    @model_validator(mode="after")
+    def _number_only_in_database_mode(self) -> AppOptions:
+        if self.db is not None and self.isolation == "prefix":
+            raise ValueError("must be isolation: database when db is given; with prefix every app lives in DB 0")
+        return self
+
+
+class ServerOptions(ContainerOptions):
+    """What may stand under ``servers.redis``."""
+
+    port: int | None = Field(default=None, ge=1, le=65535, description="TCP port; a free one is chosen without it.")
+    databases: int = Field(default=64, ge=2, le=100_000, description="How many DB numbers the server has.")
+    maxmemory: str | None = Field(
+        default=None,
+        pattern=r"^[1-9]\d*([kKmMgG][bB]?)?$",
+        description="Memory limit, such as 512mb. It is shared by all apps.",
+    )
+    default_user: Literal["close", "keep"] = Field(
+        default="close",
+        description="What becomes of a default user that needs no password: it is turned off, or kept as it is "
+        "(then the apps are not isolated).",
+    )
+
+
+# --- facts -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A DB number that an ACL user on the server is limited to. `owner` is None for a user without our mark."""
+
+    user: str
+    db: int
+    owner: Owner | None = None
+
+    def __str__(self) -> str:
+        return f"app {self.owner.app} of project {self.owner.project}" if self.owner else f"ACL user {self.user}"
+
+
+@dataclass(frozen=True, slots=True)
+class RedisFacts(Facts):
+    """What the server is and can do."""
+
+    commands: CommandTable = field(compare=False)
+    databases: int | None = None  # None: the server does not tell
+    db_rules: bool = False  # ``db=3`` in ACL rules is a boundary: Valkey 9.1.1 and later
+    cluster: bool = False
+    persistence: Literal["aclfile", "config", "none"] = "none"  # where ACL users can be saved
+    admin: str = "default"  # the user that multidb is
+    default_open: bool = False  # the default user works without a password
+    claims: tuple[Claim, ...] = ()
+    rules_file: str = ""  # the file that they are saved in, as the server names it
+    here: bool = False  # the server is a process of this machine
+    new_users_hear_all: bool = False  # a user that is made begins with all channels (acl-pubsub-default)
+    keys: Mapping[int, int] = field(default_factory=dict)  # number of keys by DB number, without empty ones
+
+
+# --- resources -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, kw_only=True)
+class SaveNote(Resource):
+    """A note on the server that rules are about to change and are not saved yet.
+
+    It is an ACL user without any right, so it lives exactly where the rules live. Whoever finds it after an apply was
+    killed knows that the rules have to be saved.
+    """
+
+    kind: ClassVar[str] = "note of unsaved rules"
+    rank: ClassVar[int] = 0
+
+    written: bool = True
+
+
+@dataclass(frozen=True, kw_only=True)
+class AclUser(Resource):
+    """An app's login and everything that it may do."""
+
+    kind: ClassVar[str] = "acl user"
+    rank: ClassVar[int] = 20
+    marked: ClassVar[bool] = True
+
+    db: int
+    enabled: bool = True
+    password: str = "current"
+    keys: tuple[str, ...]
+    channels: tuple[str, ...]
+    databases: str
+    commands: tuple[str, ...] = ()  # how the allowed commands differ from the app's rule: "+flushall", "-get"
+    selectors: tuple[str, ...] = ()
+    sanitized: bool = True
+    scripts: bool = False
+    restricted: bool = field(default=False, compare=False)  # the app's rule is the one without commands that grow
+
+
+@dataclass(frozen=True, kw_only=True)
+class DefaultUser(Resource):
+    """The user that every connection has before it logs in."""
+
+    kind: ClassVar[str] = "default user"
+    rank: ClassVar[int] = 30
+
+    access: Literal["closed", "open"] = "closed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class SavedRules(Resource):
+    """The rules as they are kept over a restart of the server."""
+
+    kind: ClassVar[str] = "saved rules"
+    rank: ClassVar[int] = 90
+
+    saved: bool = True
+
+
+# --- names -----------------------------------------------------------------------------------------------------------
+
+
+def user_name(app: str) -> str:
+    """The ACL user of an app: ``lernmi_user``."""
+    return f"{app}_user"
+
+
+def derived_names(app: App) -> Sequence[DerivedName]:
+    """The names that the app takes. Keys and channels start with ``<id>:``, which no other id can."""
+    return (DerivedName("redis user", user_name(app.id), 64, f"the ACL user of {app.id}"),)
+
+
+def _secret_ref(app: str) -> SecretRef:
+    return SecretRef(app, "redis", "user")
+
+
+def hash_ref(app: str) -> SecretRef:
+    """The SHA-256 of the app's password, which is all that the server ever gets."""
+    return SecretRef(app, "redis", "user_sha256")
+
+
+def _sha256(password: str) -> str:
+    return hashlib.sha256(password.encode()).hexdigest()
+
+
+def secrets(app: App) -> Sequence[SecretSpec]:
+    """The app's password, and its hash. The hash is not salted, which is safe for 256 random bits."""
+    return (
+        SecretSpec(_secret_ref(app.id)),
+        SecretSpec(hash_ref(app.id), source=_secret_ref(app.id), derive=_sha256),
+    )
+
+
+def mark(owner: Owner, db: int) -> str:
+    """The channel pattern that says on the server whose a user is and which DB number it has.
+
+    As a channel it is of no use to anybody: it has no wildcard, and only this one user may publish to it.
+    """
+    return spelled(owner.project, owner.app, str(db))
+
+
+def spelled(*parts: str) -> str:
+    """A name on the server that is multidb's own; a part may hold what Redis gives a meaning."""
+    return ":".join((_MARK, *(urllib.parse.quote(part, safe="") for part in parts)))  # no colon, no wildcard
+
+
+def parse_mark(pattern: str) -> tuple[Owner, int] | None:
+    """What `mark` wrote; None for any other channel pattern."""
+    match pattern.split(":"):
+        case [prefix, project, app, db] if prefix == _MARK and db.isdecimal():
+            return Owner(urllib.parse.unquote(project), urllib.parse.unquote(app)), int(db)
+    return None
+
+
+def marks_of(rule: Rule) -> list[tuple[Owner, int]]:
+    """Every mark of ours that a user carries."""
+    return [marked for pattern in rule.channels if (marked := parse_mark(pattern)) is not None]
+
+
+# --- what is wanted --------------------------------------------------------------------------------------------------
+
+
+def by_prefix(app: App, facts: RedisFacts) -> bool:
+    options: AppOptions = app.stores["redis"]
+    if options.isolation == "auto":
+        return facts.cluster and (facts.databases or 1) <= FIRST_DB
+    return options.isolation == "prefix"
+
+
+def desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
+    """The ACL users of the apps, and what the server as a whole needs for them to be worth something."""
+    facts: RedisFacts = context.facts
+    options: ServerOptions = context.options or ServerOptions()
+    users: list[Resource] = [_desired_user(app, context) for app in apps]
+    if facts.admin != "default" and options.default_user == "close":
+        users.append(DefaultUser(name="default"))
+    if facts.persistence != "none":
+        users += [SaveNote(name="before the first change"), SavedRules(name="after the last change")]
+    return users
+
+
+def _desired_user(app: App, context: StoreContext) -> AclUser:
+    facts: RedisFacts = context.facts
+    number = context.numbers[app.id]
+    prefix = by_prefix(app, facts)
+    return AclUser(
+        name=user_name(app.id),
+        app=app.id,
+        owner=Owner(context.project, app.id),
+        db=number,
+        keys=(f"{app.id}:*",) if prefix else ("*",),
+        channels=tuple(sorted({*_own_channels(app.id, number, prefix), *app.stores["redis"].channels})),
+        databases=str(number) if facts.db_rules else ALL_DATABASES,
+        enabled=app.id not in context.closed,
+        scripts=app.stores["redis"].scripts,
+        restricted=app.id in context.restricted,
+    )
+
+
+def _own_channels(app: str, number: int, prefix: bool) -> set[str]:
+    if prefix:
+        return {f"{app}:*"}
+    # Celery's broadcasts go to "/<db>.<exchange>". A PSUBSCRIBE needs its very pattern in the rule, hence the others.
+    fanout = {f"/{number}.{name}" for name in ("*", "celery.pidbox", "celeryev/*", "celeryev/worker.*")}
+    return {f"{app}:*", *fanout}
+
+
+_DATA = ("-@all", "+@read", "+@write", "+@connection", "+@transaction", "+@pubsub")
+_SERVER_WIDE = (
+    *("-@admin", "-@dangerous", "-function", "-script", "-client", "-pubsub", "-acl", "-memory"),
+    *("-move", "-copy", "-swapdb", "-flushall"),
+)
+_EVERYDAY = (
+    *("+info", "+time", "+acl|whoami", "+memory|usage"),
+    *("+client|id", "+client|info", "+client|getname", "+client|setname", "+client|setinfo"),
+    *("+client|reply", "+client|no-touch", "+client|capa"),
+)
+_SCRIPTS = ("+script|load", "+script|exists")
+_WITHIN_DB = ("+sort", "+sort_ro", "+keys", "+flushdb")
+_BLIND_TO_PREFIX = ("-scan", "-clusterscan", "-randomkey", "-dbsize", "-keys", "-flushdb", "-sort", "-sort_ro")
+# What an app over its quota keeps of the commands that write: those that never make its data larger.
+_SHRINKING = (
+    *("+del", "+unlink", "+delex", "+expire", "+pexpire", "+expireat", "+pexpireat", "+getdel", "+getex"),
+    *("+hdel", "+hgetdel", "+hexpire", "+hpexpire", "+hexpireat", "+hpexpireat", "+srem", "+spop"),
+    *("+lpop", "+rpop", "+blpop", "+brpop", "+lmpop", "+blmpop", "+lrem", "+ltrim"),
+    *("+zrem", "+zremrangebyrank", "+zremrangebyscore", "+zremrangebylex"),
+    *("+zpopmin", "+zpopmax", "+bzpopmin", "+bzpopmax", "+zmpop", "+bzmpop"),
+    *("+xdel", "+xdelex", "+xtrim", "+xack", "+xackdel"),
+)
+_CLUSTER = tuple(
+    f"+cluster|{name}" for name in ("slots", "shards", "nodes", "info", "keyslot", "myid", "countkeysinslot")
+)
+
+
+def command_rule(
+    prefix: bool, number: int, facts: RedisFacts, restricted: bool = False, *, scripts: bool = False
+) -> tuple[str, ...]:
+    """The command tokens of an app's rule, made of what this server understands.
+
+    Args:
+        restricted: without the commands that make data grow.
+        scripts: with those that run Lua scripts and functions, which nobody can end once they have written.
+
+    Data commands come by category, so that new ones are allowed as servers learn them. What acts on, or shows, more
+    than the app's own place is then taken away: COPY and MOVE reach into other DBs, PUBSUB and CLIENT show other
+    apps' channels and connections, the script cache and functions are one for all. SCAN, KEYS and their like ignore
+    key patterns (redis #8152, valkey #370), so an app that has only a prefix does without.
+    """
+    tokens = [*_DATA, "+@scripting" if scripts else "-@scripting", *_SERVER_WIDE, *_EVERYDAY]
+    tokens += _SCRIPTS if scripts else ()
+    tokens += _BLIND_TO_PREFIX if prefix else _WITHIN_DB
+    if restricted:
+        tokens += ["-@write", *_SHRINKING, *(() if prefix else ("+flushdb",))]
+    if not facts.db_rules:
+        tokens += ["-select", f"+select|{number}"]  # clients send it for a URL that ends in /<number>
+    if facts.cluster:
+        tokens += _CLUSTER
+    return facts.commands.known(tokens)
+
+
+# --- what is there ---------------------------------------------------------------------------------------------------
+
+
+def found_user(rule: Rule, want: AclUser | None, facts: RedisFacts, held: SecretStore) -> AclUser:
+    """A live user in the terms of `AclUser`.
+
+    Args:
+        want: the desired user of that name, whose commands the live ones are compared with; None for the user of an
+            app that is no longer in the manifest.
+        held: the project's secrets.
+    """
+    marks = [(pattern, marked) for pattern in rule.channels if (marked := parse_mark(pattern)) is not None]
+    pattern, (owner, db) = _best(marks, want) if marks else ("", (None, 0))
+    app = want.app if want is not None else owner.app if owner is not None else None
+    password = _password(rule, held, app) if app is not None else "other"
+    if owner is None and want is not None and password.startswith("current"):
+        owner = want.owner  # somebody wiped the mark; that our password opens it says as much
+    granted = facts.commands.granted(rule.commands)
+    scripts = not SCRIPTS.isdisjoint(granted.commands)
+    commands: tuple[str, ...] = ()
+    if want is not None:
+        # Beside the scripts, which are told apart by a field of their own.
+        wanted = command_rule(want.keys != ("*",), want.db, facts, want.restricted, scripts=scripts)
+        commands = granted.deviation(facts.commands.granted(wanted))
+    return AclUser(
+        name=rule.user,
+        app=app,
+        owner=owner,
+        db=db,
+        enabled=rule.enabled,
+        password=password,
+        keys=rule.keys,
+        channels=tuple(channel for channel in rule.channels if channel != pattern),
+        databases=rule.databases,
+        commands=commands,
+        selectors=rule.selectors,
+        sanitized=rule.sanitized,
+        scripts=scripts,
+        restricted=want is not None and want.restricted,
+    )
+
+
+def _best(marks: Sequence[tuple[str, tuple[Owner, int]]], want: AclUser | None) -> tuple[str, tuple[Owner, int]]:
+    ours = [found for found in marks if want is not None and found[1] == (want.owner, want.db)]
+    return (ours or list(marks))[0]
+
+
+def _password(rule: Rule, held: SecretStore, app: str) -> str:
+    secret = held.get(_secret_ref(app))
+    if rule.nopass:
+        return "not needed"
+    if secret is None:
+        return "lost"
+    if _sha256(secret.reveal()) in rule.passwords:
+        return "current" if len(rule.passwords) == 1 else "current and others"
+    return "other" if rule.passwords else "none"
+
+
+def default_user_is_open(rule: Rule) -> bool:
+    """Whether a connection that never logs in can do anything."""
+    parts = (rule, *selectors_of(rule))
+    return rule.enabled and rule.nopass and any(token.startswith("+") for part in parts for token in part.commands)
+
+
+def found_default_user(rule: Rule) -> DefaultUser:
+    """The live default user in the terms of `DefaultUser`."""
+    return DefaultUser(name="default", access="open" if default_user_is_open(rule) else "closed")
+
+
+# --- what the app is told --------------------------------------------------------------------------------------------
+
+
+def env(
+    app: App, context: StoreContext, endpoint: Endpoint, lookup: Callable[[SecretRef], Secret]
+) -> Mapping[str, str | Secret]:
+    """The app's variables; `endpoint` is the server as the app sees it."""
+    number, user, password = context.numbers[app.id], user_name(app.id), lookup(_secret_ref(app.id))
+    scheme = "rediss" if endpoint.tls else "redis"
+    login = f"{user}:{urllib.parse.quote(password.reveal(), safe='')}"
+    variables: dict[str, str | Secret] = {
+        "REDIS_URL": Secret(f"{scheme}://{login}@{endpoint.host}:{endpoint.port}/{number}"),
+        "REDIS_HOST": endpoint.host,
+        "REDIS_PORT": str(endpoint.port),
+        "REDIS_USER": user,
+        "REDIS_PASSWORD": password,
+        "REDIS_DB": str(number),
+        f"REDIS_DB_{app.id.upper()}": str(number),
+    }
+    if number == 0:  # only apps that live under their prefix have it
+        variables["REDIS_KEY_PREFIX"] = f"{app.id}:"
+    if "ca_file" in endpoint.params:
+        variables["REDIS_CA_FILE"] = endpoint.params["ca_file"]
+    return variables
+
+
+def isolation(app: App, facts: RedisFacts) -> tuple[Isolation, str]:
+    """How real the app's wall is on this server, and why. Numbers in INFO are visible to every app in any case."""
+    level, why = _wall(app, facts)
+    if app.stores["redis"].scripts:
+        why += "; a script of the app that writes and does not end stops the server for all apps until it is killed"
+    if _forgets(facts):
+        why += f"; {FORGETS}"
+    return level, why
+
+
+def caveats(facts: RedisFacts) -> tuple[str, ...]:
+    """What a restart of the server would cost."""
+    return (f"{FORGETS}; apps cannot log in then until multidb apply has made them again",) if _forgets(facts) else ()
+
+
+def advise(apps: Sequence[App], context: StoreContext) -> tuple[Finding, ...]:
+    """Whether the apps' users outlast a restart, and which apps may stop the server."""
+    facts: RedisFacts = context.facts
+    if _forgets(facts):
+        fix = "give the server an aclfile in its configuration, restart it, then run multidb apply"
+        findings = [Finding(Level.WARNING, "saved rules", caveats(facts)[0], fix)]
+    else:
+        findings = [Finding(Level.OK, "saved rules", f"in {facts.rules_file}")]
+    if scripting := [app.id for app in apps if app.stores["redis"].scripts]:
+        said = f"{listed(scripting, 5)} may run scripts; one that writes and does not end stops the server for all apps"
+        findings.append(Finding(Level.OK, "scripts", said))
+    return tuple(findings)
+
+
+def _forgets(facts: RedisFacts) -> bool:
+    return facts.persistence == "none"
+
+
+def _wall(app: App, facts: RedisFacts) -> tuple[Isolation, str]:
+    extra = app.stores["redis"].channels
+    if facts.default_open:
+        return Isolation.NAMING_ONLY, "the server's default user needs no password, so anyone is an administrator"
+    if not by_prefix(app, facts) and not facts.db_rules:
+        return Isolation.PARTIAL, (
+            "SELECT reaches the app's DB only, but every connection starts in DB 0, where all apps can read and write"
+        )
+    if extra:
+        return Isolation.PARTIAL, f"any app may be given the channels {', '.join(extra)} as well"
+    if by_prefix(app, facts):
+        return Isolation.ENFORCED, f"the ACL allows only keys and channels that start with {app.id}:"
+    return Isolation.ENFORCED, "the ACL allows only the app's DB and channels"

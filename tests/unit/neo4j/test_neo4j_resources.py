@@ -25,6 +25,7 @@ from multidb.provisioners.neo4j.provision.resources import (
     database_name,
     desired,
     env,
+    env_asks,
     isolation,
     mark_name,
     mode,
@@ -260,3 +261,13 @@ def test_a_dump_needs_a_server_that_may_be_stopped(tmp_path: Path, head: str, pl
 
     path.write_text(path.read_text().replace("compose", "embedded").replace("isolation: label", "isolation: instance"))
     assert load_project(path).servers["neo4j"].backup == "dump"
+
+
+@pytest.mark.parametrize(
+    ("option", "alone", "asks"),
+    [("auto", False, True), ("auto", True, False), ("database", False, False), ("label", False, True)],
+)
+def test_only_a_shared_server_is_asked_for_an_apps_variables(option: str, alone: bool, asks: bool) -> None:
+    server = Server("neo4j", "neo4j", Endpoint("h", 7687), app="lernmi" if alone else None)
+    options = ServerOptions.model_validate({"isolation": option})
+    assert env_asks(app("lernmi"), StoreContext("digi", None, options, server=server)) is asks

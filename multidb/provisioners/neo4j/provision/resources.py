@@ -361,9 +361,10 @@ def env(
 
 
 def env_asks(app: App, context: StoreContext) -> bool:
-    """Whether only the server can tell the database's name: one that several apps may share, in `isolation: auto`."""
+    """Whether only the server can tell the database's name: one that several apps may share, unless the manifest says
+    that each has its own. (A server of one app is multidb's, with the default database's usual name.)"""
     options: ServerOptions = context.options or ServerOptions()
-    return options.isolation == "auto" and context.server is not None and context.server.app is None
+    return options.isolation != "database" and context.server is not None and context.server.app is None
 
 
 def isolation(app: App, facts: Neo4jFacts) -> tuple[Isolation, str]:

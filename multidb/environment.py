@@ -127,6 +127,7 @@ def _servers_of(fleet: Fleet, apps: Sequence[App], stores: Iterable[str] | None)
             if chosen is None or store in chosen
             for user in (None, app.id)
             for server in serving.get((store, user), ())
+            if server.serves(app.id)
         ]
         for app in apps
     }

@@ -186,7 +186,7 @@ class Fleet:
     def apps_of(self, server: Server) -> list[App]:
         """The apps that the server serves, in the order of the manifest."""
         apps = self.project.apps_with(server.store)
-        return [app for app in apps if server.app in (None, app.id)]
+        return [app for app in apps if server.serves(app.id)]
 
     def start(self, app: str) -> list[ServerStatus]:
         """Starts the servers that `app` uses, where they are ours to start. What runs already is left alone."""
@@ -332,7 +332,7 @@ class Fleet:
         return StoreContext(
             self.project.name,
             facts,
-            self.project.servers.get(server.store),
+            self.project.options_of(server.name, server.store),
             numbers,
             server,
             restricted=self.read_only(server.store),

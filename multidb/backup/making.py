@@ -72,7 +72,7 @@ class Grounds:
             ServerError, Refused: it cannot be asked.
         """
         for server in self._servers:
-            if server.store == store and server.app in (None, app.id):
+            if server.store == store and server.serves(app.id):
                 context = self._contexts[server.name]
                 if isinstance(context, MultidbError):
                     raise context

@@ -90,7 +90,8 @@ class App:
 
 @dataclass(frozen=True, slots=True)
 class Project:
-    """A whole manifest, checked. `servers` maps a store's name to that store's server options object."""
+    """A whole manifest, checked. `servers` has the options of servers, as their store declares them: by the name of
+    a server, or of a store for all of its servers (`options_of`)."""
 
     name: str
     runtime: str
@@ -116,6 +117,10 @@ class Project:
         """The same project with one of its removed apps as if it were not."""
         removed = {name: each for name, each in self.removed.items() if name != app.id}
         return dataclasses.replace(self, apps={**self.apps, app.id: app}, removed=removed)
+
+    def options_of(self, server: str, store: str) -> Any:
+        """The options of a server: its own, else those of all servers of its store; None where there are none."""
+        return self.servers.get(server, self.servers.get(store))
 
     def apps_with(self, store: str) -> tuple[App, ...]:
         """The apps that use `store`, in the order of the manifest."""
@@ -144,7 +149,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running shared instance: one per store, or one per app where the store has no databases (Neo4j Community).
+    """A running instance of a store, and the apps that it serves. A store may have several.
 
     The admin's password is not here; ``Runtime.admin(server)`` gives it.
     """
@@ -152,13 +157,21 @@ class Server:
     name: str  # "postgres", "neo4j-lernmi"
     store: str
     endpoint: Endpoint
-    app: str | None = None  # the only app served, for a server of one app
+    app: str | None = None  # the app that has the server to itself (a store without databases); None: apps share it
     timeout: float = 10.0  # seconds that one connection attempt or one round trip of a check may take
     progress_timeout: float = field(default=PROGRESS_TIMEOUT, compare=False)  # seconds: see `Project.progress_timeout`
     spare: bool = False  # a second one that no app knows, to load a backup into: see ``Runtime.spare``
     kept: bool = False  # a spare that is there for the next one, too, and so has to be emptied
     # Compose's project and service, where it runs in a container of this machine.
     container: tuple[str, str] | None = field(default=None, compare=False, repr=False)
+    # Where several servers share the apps of a store, those of this one; None: all that have no server to themselves.
+    apps: frozenset[str] | None = None
+
+    def serves(self, app: str) -> bool:
+        """Whether the app, which uses its store, has its place here."""
+        if self.app is not None:
+            return app == self.app
+        return self.apps is None or app in self.apps
 
     def __str__(self) -> str:
         return f"{self.name} ({self.endpoint})"

@@ -309,7 +309,7 @@ class EmbeddedRuntime:
             project=self._project.name,
             folder=self._servers / name,
             log=self._state.folder / "logs" / f"{name}.log",
-            options=self._project.servers[store],
+            options=self._project.options_of(name, store),
             app=app,
             progress_timeout=self._project.progress_timeout,
         )

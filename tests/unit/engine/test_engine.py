@@ -541,3 +541,22 @@ def test_an_app_is_told_the_address_that_it_can_reach(engine: Engine, monkeypatc
     engine.apply()
     monkeypatch.setattr(engine.fleet.runtime, "app_endpoint", lambda server: Endpoint("shelf.internal", 7))
     assert environment(engine.fleet, "ann").env["TOY_PLACE"] == "shelf.internal:7"
+
+
+def test_apps_of_one_store_may_be_on_several_servers(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each app has its place on the server that serves it, and is told the address of that one."""
+    first = Server("first", "toy", Endpoint("shelf", 1), apps=frozenset({"ann"}))
+    rest = Server("rest", "toy", Endpoint("shelf", 2), apps=frozenset(engine.project.apps) - {"ann"})
+    monkeypatch.setattr(engine.fleet.runtime, "servers", lambda: [first, rest])
+    planned = {each.server: {change.resource.app for change in each.changes} for each in engine.plan().servers}
+    assert planned == {"first": {"ann"}, "rest": set(engine.project.apps) - {"ann"}}
+    engine.apply()
+    assert engine.plan().in_sync
+    for app in engine.project.apps:
+        place = environment(engine.fleet, app).env["TOY_PLACE"]
+        assert place == ("shelf:1" if app == "ann" else "shelf:2")
+    tenants, problems = engine.fleet.tenants(Scope())
+    assert ({(each.app.id, each.server.name) for each in tenants}, problems) == (
+        {(app, "first" if app == "ann" else "rest") for app in engine.project.apps},
+        {},
+    )

@@ -48,6 +48,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The registry line; and an empty shelf for each test."""
     monkeypatch.setattr(multidb.provisioners, "STORES", {"toy": "tests.unit.engine.toy_store"})
     monkeypatch.setattr("multidb.project.STORES", {"toy": "tests.unit.engine.toy_store"})
+    monkeypatch.setattr("multidb.project.INCLUDED", {"toy": "tests.unit.engine.toy_store"})
     multidb.provisioners.provisioner.cache_clear()
     SHELF.__init__()  # type: ignore[misc]
     yield

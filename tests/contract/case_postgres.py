@@ -135,6 +135,15 @@ def _none(_: object) -> None:
 _STRANGER = "DO $$ BEGIN CREATE ROLE stranger; EXCEPTION WHEN duplicate_object THEN NULL; END $$"
 _MEMBERSHIP = ("membership", "admin", "inherit")
 
+# Of the logins that may make things themselves.
+_SPLIT_DRIFTS = (
+    Drift(
+        "what a login makes unreadable",
+        _inside("ALTER DEFAULT PRIVILEGES FOR ROLE {app}_user REVOKE SELECT ON TABLES FROM {app}_ro, {app}_owner"),
+        ("default_privileges",),
+    ),
+)
+
 _DRIFTS = (
     Drift("password changed", _by_hand("ALTER ROLE {app}_user PASSWORD 'by hand'"), ("password",)),
     Drift("login switched off", _by_hand("ALTER ROLE {app}_user NOLOGIN"), ("login",)),
@@ -402,7 +411,8 @@ def _drifts(admin: str, options: Mapping[str, Any]) -> tuple[Drift, ...]:
     reset = f"ALTER ROLE {{app}}_{becomes} IN DATABASE {{app}} RESET role"
     # It may do this to itself.
     own_doing = Drift("the login does not become the owner", _by_hand(reset), ("values", "settings of login"))
-    return (*_DRIFTS, own_doing, *(_SUPERUSER_DRIFTS if admin == SUPERUSER else ()))
+    split = _SPLIT_DRIFTS if becomes == "migrate" else ()
+    return (*_DRIFTS, *split, own_doing, *(_SUPERUSER_DRIFTS if admin == SUPERUSER else ()))
 
 
 def _case(major: int, admin: str, **options: Any) -> StoreCase:

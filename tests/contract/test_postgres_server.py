@@ -170,6 +170,14 @@ _DRIFTS = {
         "ALTER DEFAULT PRIVILEGES FOR ROLE {app}_owner GRANT EXECUTE ON FUNCTIONS TO PUBLIC",
         "default_privileges",
     ),
+    "a default right of a login": (
+        "ALTER DEFAULT PRIVILEGES FOR ROLE {app}_user REVOKE SELECT ON TABLES FROM {app}_ro",
+        "default_privileges",
+    ),
+    "a login's functions for everybody": (
+        "ALTER DEFAULT PRIVILEGES FOR ROLE {app}_migrate GRANT EXECUTE ON FUNCTIONS TO PUBLIC",
+        "default_privileges",
+    ),
     "a maker of large objects": ("GRANT EXECUTE ON FUNCTION pg_catalog.lo_creat(int) TO PUBLIC", "large_objects"),
     "an extension": ("DROP EXTENSION pg_trgm", "extensions"),
     "a table": ("CREATE TABLE public.t (a int)", "misowned"),
@@ -194,9 +202,9 @@ def test_a_look_inside_sees_every_drift_of_what_was_well(drifting: tuple[Site, A
 def drifting(served: Cluster) -> tuple[Site, App]:
     """An app with an extension, whose functions are the administrator's, and with things of its own."""
     site = Site(served)
-    app = site.app(extensions=["pg_trgm"])
+    app = site.app(extensions=["pg_trgm"], roles="split")
     site.apply([app])
-    with site.enter(app) as connection:
+    with site.enter(app, "migrate") as connection:
         connection.execute("CREATE TABLE own (id serial, span int4range)")
     site.served.sql(f'CREATE ROLE "Odd, {app.id}"')
     assert not site.changes([app])
@@ -519,6 +527,91 @@ def test_the_reader_reads_what_is_made_later_wherever_it_is(site: Site) -> None:
         with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
             reader.execute("INSERT INTO late DEFAULT VALUES")
     assert not site.changes([app])
+
+
+_OF_LOGINS = """CREATE TYPE {s}.mood_{of} AS ENUM ('fine');
+CREATE TABLE {s}.of_{of} (id serial, mood {s}.mood_{of} DEFAULT 'fine'); INSERT INTO {s}.of_{of} DEFAULT VALUES;
+CREATE VIEW {s}.seen_{of} AS SELECT 1 AS one; CREATE SEQUENCE {s}.next_{of};
+CREATE FUNCTION {s}.two_{of}() RETURNS int LANGUAGE sql AS 'SELECT 2'"""
+
+
+@pytest.mark.parametrize("admin", [SUPERUSER, PLATFORM])
+def test_each_login_reads_what_the_others_make_before_and_after_it_is_the_owners(served: Cluster, admin: str) -> None:
+    site = Site(served, admin)
+    app, other = site.app(roles="split"), site.app(roles="split")
+    site.apply([app, other])
+    logins = {"user": "", "migrate": "SET ROLE NONE", "owner": ""}
+    with site.enter(app, "migrate") as owner:
+        owner.execute(f"CREATE SCHEMA drafts; GRANT CREATE ON SCHEMA drafts TO {app.id}_user, {app.id}_migrate")
+        owner.execute(f"GRANT USAGE ON SCHEMA drafts TO {app.id}_migrate")
+    for of, first in logins.items():
+        with site.enter(app, "migrate" if of == "owner" else of) as login:
+            login.execute(f"{first}; {_OF_LOGINS.format(s='drafts', of=of)}".encode())
+
+    def everybody_reads() -> None:
+        for of in logins:
+            reading = f"SELECT o.id, o.mood::text, v.one, drafts.two_{of}() FROM drafts.of_{of} o, drafts.seen_{of} v"
+            for login in ("user", "readonly", "migrate"):
+                with site.enter(app, login) as session:
+                    assert session.execute(reading.encode()).fetchall()[:1] == [(1, "fine", 1, 2)]
+                    session.execute(f"SELECT last_value FROM drafts.next_{of}".encode())
+                    writing = f"INSERT INTO drafts.of_{of} DEFAULT VALUES; SELECT nextval('drafts.next_{of}')"
+                    session.execute("SET default_transaction_read_only = off")
+                    if login == "readonly":
+                        for text in (writing.split("; ")[0], writing.split("; ")[1], f"DELETE FROM drafts.of_{of}"):
+                            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                                session.execute(text.encode())
+                    else:
+                        session.execute(writing.encode())
+        owners = "SELECT privilege_type FROM pg_class, aclexplode(relacl) WHERE relname = 'of_user' AND grantee = {}"
+        held = served.sql(owners.format(f"'{app.id}_owner'::regrole"), database=app.id)
+        assert {right for (right,) in held} >= {"TRUNCATE", "REFERENCES", "TRIGGER"}
+
+    everybody_reads()
+    with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
+        site.enter(other, database=app.id)
+    (change,) = site.changes([app])
+    assert [field.field for field in change.fields] == ["misowned"]
+    site.apply([app])
+    assert not site.changes([app])
+    everybody_reads()
+    memberships = "SELECT count(*) FROM pg_auth_members WHERE member = '{}'::regrole AND roleid = '{}'::regrole"
+    if admin == PLATFORM:
+        usable = (
+            " AND (inherit_option OR set_option)" if served.sql("SHOW server_version_num")[0][0] >= "160000" else ""
+        )
+        for login in ("user", "migrate"):
+            joined = served.sql(memberships.format(PLATFORM, f"{app.id}_{login}") + usable)
+            assert joined == [(0,)], "the admin has left the logins"
+
+
+@pytest.mark.parametrize("admin", [SUPERUSER, PLATFORM])
+def test_the_writing_login_refreshes_where_the_server_has_a_right_for_it(served: Cluster, admin: str) -> None:
+    site = Site(served, admin)
+    app = site.app(roles="split", extensions=("ltree",))
+    site.apply([app])
+    newer = served.sql("SHOW server_version_num")[0][0] >= "170000"
+    with site.enter(app, "migrate") as owner:
+        if newer:  # as it was made before there was such a right
+            owner.execute(f"ALTER DEFAULT PRIVILEGES REVOKE MAINTAIN ON TABLES FROM {app.id}_rw")
+        owner.execute("CREATE MATERIALIZED VIEW counted AS SELECT 1 AS a")
+    if newer:
+        (change,) = site.changes([app])
+        assert [field.field for field in change.fields] == ["default_privileges"]
+        site.apply([app])
+        assert not site.changes([app])
+        with site.enter(app, "migrate") as owner:
+            owner.execute("CREATE MATERIALIZED VIEW later AS SELECT 1 AS a")
+    for login in ("user", "readonly"):
+        with site.enter(app, login) as session:
+            session.execute("SET default_transaction_read_only = off")
+            for view in ("counted", "later") if newer else ("counted",):
+                for text in (f"REFRESH MATERIALIZED VIEW {view}", f"REINDEX TABLE {view}"):
+                    if newer and login == "user":
+                        session.execute(text.encode())
+                        continue
+                    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                        session.execute(text.encode())
 
 
 def test_what_is_newly_wanted_inside_is_seen_from_outside(site: Site) -> None:

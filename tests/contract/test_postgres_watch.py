@@ -524,6 +524,7 @@ def test_over_its_quota_an_app_reads_and_deletes_until_it_is_lifted(site: Site, 
     maker = "migrate" if roles == "split" else "user"
     with site.enter(app, maker) as session:
         session.execute("CREATE TABLE t AS SELECT g AS a FROM generate_series(1, 10) g")
+        session.execute("CREATE MATERIALIZED VIEW counted AS SELECT a FROM t")
         session.execute("CREATE TABLE only_read (a int)")
         session.execute(f"REVOKE INSERT ON only_read FROM {app.id}_rw")
     acl = "SELECT relname, relacl::text FROM pg_class WHERE relname IN ('t', 'only_read') ORDER BY 1"
@@ -539,6 +540,7 @@ def test_over_its_quota_an_app_reads_and_deletes_until_it_is_lifted(site: Site, 
                 "UPDATE t SET a = 0",
                 "CREATE TABLE more (a int)",
                 "CREATE TEMP TABLE more (a int)",
+                "REFRESH MATERIALIZED VIEW counted",
                 f"SET ROLE {app.id}_owner",
                 f"SET ROLE {app.id}_rw",
             ):

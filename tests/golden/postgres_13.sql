@@ -64,7 +64,7 @@ ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_owner" GRANT SELECT ON TABLES TO "lern
 ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_owner" GRANT DELETE, INSERT, SELECT, UPDATE ON TABLES TO "lernmi_rw";
 REVOKE EXECUTE ON FUNCTION pg_catalog.lo_creat(integer), pg_catalog.lo_create(oid), pg_catalog.lo_from_bytea(oid, bytea) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION pg_catalog.lo_creat(integer), pg_catalog.lo_create(oid), pg_catalog.lo_from_bytea(oid, bytea) TO "lernmi_owner", "lernmi_rw";
-COMMENT ON DATABASE "lernmi" IS 'multidb:digi/lernmi 0079d788';
+COMMENT ON DATABASE "lernmi" IS 'multidb:digi/lernmi 4d702a4f';
 
 \connect "two"
 ALTER SCHEMA public OWNER TO "two_owner";
@@ -79,4 +79,4 @@ ALTER DEFAULT PRIVILEGES FOR ROLE "two_owner" GRANT SELECT ON TABLES TO "two_ro"
 ALTER DEFAULT PRIVILEGES FOR ROLE "two_owner" GRANT DELETE, INSERT, SELECT, UPDATE ON TABLES TO "two_rw";
 REVOKE EXECUTE ON FUNCTION pg_catalog.lo_creat(integer), pg_catalog.lo_create(oid), pg_catalog.lo_from_bytea(oid, bytea) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION pg_catalog.lo_creat(integer), pg_catalog.lo_create(oid), pg_catalog.lo_from_bytea(oid, bytea) TO "two_owner", "two_rw";
-COMMENT ON DATABASE "two" IS 'multidb:digi/two 29e81ef3';
+COMMENT ON DATABASE "two" IS 'multidb:digi/two c6f2a0d6';

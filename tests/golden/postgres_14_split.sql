@@ -65,9 +65,27 @@ ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_owner" GRANT SELECT ON SEQUENCES TO "l
 ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_owner" GRANT SELECT, UPDATE, USAGE ON SEQUENCES TO "lernmi_rw";
 ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_owner" GRANT SELECT ON TABLES TO "lernmi_ro";
 ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_owner" GRANT DELETE, INSERT, SELECT, UPDATE ON TABLES TO "lernmi_rw";
+ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_user" REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
+ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_user" GRANT EXECUTE ON FUNCTIONS TO "lernmi_owner", "lernmi_ro", "lernmi_rw";
+ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_user" GRANT CREATE, USAGE ON SCHEMAS TO "lernmi_owner";
+ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_user" GRANT USAGE ON SCHEMAS TO "lernmi_ro", "lernmi_rw";
+ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_user" GRANT SELECT, UPDATE, USAGE ON SEQUENCES TO "lernmi_owner", "lernmi_rw";
+ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_user" GRANT SELECT ON SEQUENCES TO "lernmi_ro";
+ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_user" GRANT DELETE, INSERT, REFERENCES, SELECT, TRIGGER, TRUNCATE, UPDATE ON TABLES TO "lernmi_owner";
+ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_user" GRANT SELECT ON TABLES TO "lernmi_ro";
+ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_user" GRANT DELETE, INSERT, SELECT, UPDATE ON TABLES TO "lernmi_rw";
+ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_migrate" REVOKE EXECUTE ON FUNCTIONS FROM PUBLIC;
+ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_migrate" GRANT EXECUTE ON FUNCTIONS TO "lernmi_owner", "lernmi_ro", "lernmi_rw";
+ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_migrate" GRANT CREATE, USAGE ON SCHEMAS TO "lernmi_owner";
+ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_migrate" GRANT USAGE ON SCHEMAS TO "lernmi_ro", "lernmi_rw";
+ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_migrate" GRANT SELECT, UPDATE, USAGE ON SEQUENCES TO "lernmi_owner", "lernmi_rw";
+ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_migrate" GRANT SELECT ON SEQUENCES TO "lernmi_ro";
+ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_migrate" GRANT DELETE, INSERT, REFERENCES, SELECT, TRIGGER, TRUNCATE, UPDATE ON TABLES TO "lernmi_owner";
+ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_migrate" GRANT SELECT ON TABLES TO "lernmi_ro";
+ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_migrate" GRANT DELETE, INSERT, SELECT, UPDATE ON TABLES TO "lernmi_rw";
 REVOKE EXECUTE ON FUNCTION pg_catalog.lo_creat(integer), pg_catalog.lo_create(oid), pg_catalog.lo_from_bytea(oid, bytea) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION pg_catalog.lo_creat(integer), pg_catalog.lo_create(oid), pg_catalog.lo_from_bytea(oid, bytea) TO "lernmi_owner", "lernmi_rw";
-COMMENT ON DATABASE "lernmi" IS 'multidb:digi/lernmi 0079d788';
+COMMENT ON DATABASE "lernmi" IS 'multidb:digi/lernmi 620a5140';
 
 \connect "two"
 ALTER SCHEMA public OWNER TO "two_owner";
@@ -82,4 +100,4 @@ ALTER DEFAULT PRIVILEGES FOR ROLE "two_owner" GRANT SELECT ON TABLES TO "two_ro"
 ALTER DEFAULT PRIVILEGES FOR ROLE "two_owner" GRANT DELETE, INSERT, SELECT, UPDATE ON TABLES TO "two_rw";
 REVOKE EXECUTE ON FUNCTION pg_catalog.lo_creat(integer), pg_catalog.lo_create(oid), pg_catalog.lo_from_bytea(oid, bytea) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION pg_catalog.lo_creat(integer), pg_catalog.lo_create(oid), pg_catalog.lo_from_bytea(oid, bytea) TO "two_owner", "two_rw";
-COMMENT ON DATABASE "two" IS 'multidb:digi/two 29e81ef3';
+COMMENT ON DATABASE "two" IS 'multidb:digi/two c6f2a0d6';

@@ -61,12 +61,12 @@ ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_owner" GRANT USAGE ON SCHEMAS TO "lern
 ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_owner" GRANT SELECT ON SEQUENCES TO "lernmi_ro";
 ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_owner" GRANT SELECT, UPDATE, USAGE ON SEQUENCES TO "lernmi_rw";
 ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_owner" GRANT SELECT ON TABLES TO "lernmi_ro";
-ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_owner" GRANT DELETE, INSERT, SELECT, UPDATE ON TABLES TO "lernmi_rw";
+ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_owner" GRANT DELETE, INSERT, MAINTAIN, SELECT, UPDATE ON TABLES TO "lernmi_rw";
 REVOKE EXECUTE ON FUNCTION pg_catalog.lo_creat(integer), pg_catalog.lo_create(oid), pg_catalog.lo_from_bytea(oid, bytea) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION pg_catalog.lo_creat(integer), pg_catalog.lo_create(oid), pg_catalog.lo_from_bytea(oid, bytea) TO "lernmi_owner", "lernmi_rw";
 CREATE EXTENSION IF NOT EXISTS "ltree" SCHEMA public CASCADE;
 CREATE EXTENSION IF NOT EXISTS "vector" SCHEMA public CASCADE;
-COMMENT ON DATABASE "lernmi" IS 'multidb:digi/lernmi 000392cd';
+COMMENT ON DATABASE "lernmi" IS 'multidb:digi/lernmi 99349533';
 
 \connect "two"
 ALTER SCHEMA public OWNER TO "two_owner";
@@ -78,7 +78,7 @@ ALTER DEFAULT PRIVILEGES FOR ROLE "two_owner" GRANT USAGE ON SCHEMAS TO "two_ro"
 ALTER DEFAULT PRIVILEGES FOR ROLE "two_owner" GRANT SELECT ON SEQUENCES TO "two_ro";
 ALTER DEFAULT PRIVILEGES FOR ROLE "two_owner" GRANT SELECT, UPDATE, USAGE ON SEQUENCES TO "two_rw";
 ALTER DEFAULT PRIVILEGES FOR ROLE "two_owner" GRANT SELECT ON TABLES TO "two_ro";
-ALTER DEFAULT PRIVILEGES FOR ROLE "two_owner" GRANT DELETE, INSERT, SELECT, UPDATE ON TABLES TO "two_rw";
+ALTER DEFAULT PRIVILEGES FOR ROLE "two_owner" GRANT DELETE, INSERT, MAINTAIN, SELECT, UPDATE ON TABLES TO "two_rw";
 REVOKE EXECUTE ON FUNCTION pg_catalog.lo_creat(integer), pg_catalog.lo_create(oid), pg_catalog.lo_from_bytea(oid, bytea) FROM PUBLIC;
 GRANT EXECUTE ON FUNCTION pg_catalog.lo_creat(integer), pg_catalog.lo_create(oid), pg_catalog.lo_from_bytea(oid, bytea) TO "two_owner", "two_rw";
-COMMENT ON DATABASE "two" IS 'multidb:digi/two 29e81ef3';
+COMMENT ON DATABASE "two" IS 'multidb:digi/two 2264a897';

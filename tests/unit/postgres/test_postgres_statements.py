@@ -27,7 +27,7 @@ from multidb.provisioners.postgres.provision.resources import (
     desired,
     isolation,
 )
-from multidb.provisioners.postgres.provision.statements import identifier, literal, statements
+from multidb.provisioners.postgres.provision.statements import RESTORED, identifier, literal, statements
 from multidb.secrets import MemorySecretStore
 from tests.unit.postgres.test_postgres_resources import app, context, facts
 
@@ -183,6 +183,37 @@ def test_an_admin_that_is_no_superuser_joins_the_login_that_has_made_a_thing() -
         'REVOKE "lernmi_user" FROM "plat" GRANTED BY "plat"',
     ]
     assert changed(interior, **live) == ['ALTER TABLE t OWNER TO "lernmi_owner"']
+
+
+def test_what_a_login_gives_is_changed_by_who_may_act_as_it() -> None:
+    for superuser in (True, False):
+        known = facts(160004, superuser=superuser)
+        (wanted,) = the(Interior, known=known, roles="split")
+        assert isinstance(wanted, Interior)
+        lost = {("lernmi_user", "TABLES", "lernmi_ro", "SELECT"), ("lernmi_owner", "TABLES", "lernmi_ro", "SELECT")}
+        given = ['ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_user" GRANT SELECT ON TABLES TO "lernmi_ro"']
+        joins = 'GRANT "lernmi_user" TO "plat" WITH INHERIT TRUE', 'REVOKE "lernmi_user" FROM "plat" GRANTED BY "plat"'
+        assert changed(wanted, known, default_privileges=wanted.default_privileges - lost) == [
+            'ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_owner" GRANT SELECT ON TABLES TO "lernmi_ro"',
+            *(given if superuser else [joins[0], *given, joins[1]]),
+        ]
+
+
+@pytest.mark.parametrize(
+    ("revision", "reaches"), [("0a0b0c0d", ["GRANT MAINTAIN ON ALL TABLES"]), (RESTORED, []), ("", [])]
+)
+def test_maintain_reaches_what_is_there_unless_its_rights_came_back(revision: str, reaches: list[str]) -> None:
+    (wanted,) = the(Interior)
+    assert isinstance(wanted, Interior)
+    right = ("lernmi_owner", "TABLES", "lernmi_rw", "MAINTAIN")
+    assert right in wanted.default_privileges
+    held = wanted.default_privileges - {right}
+    sent = changed(wanted, default_privileges=held, revision=revision, schemas=("public",))
+    assert [text.split(" IN ")[0] for text in sent if text.startswith("GRANT MAINTAIN")] == reaches
+    assert 'ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_owner" GRANT MAINTAIN ON TABLES TO "lernmi_rw"' in sent
+    (older,) = the(Interior, known=facts(160004))
+    assert isinstance(older, Interior)
+    assert not any("MAINTAIN" in entry for entry in older.default_privileges)
 
 
 def test_an_extension_that_the_server_lacks_is_told_from_one_that_is_not_allowed() -> None:

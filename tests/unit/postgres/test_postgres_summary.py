@@ -30,7 +30,7 @@ WELL: dict[str, Any] = {
         ["a_owner", "f", ["a_owner=X/a_owner", "a_ro=X/a_owner", "a_rw=X/a_owner"]],
         ["a_owner", "n", ["a_owner=UC/a_owner", "a_ro=U/a_owner", "a_rw=U/a_owner"]],
         ["a_owner", "S", ["a_owner=rwU/a_owner", "a_ro=r/a_owner", "a_rw=rwU/a_owner"]],
-        ["a_owner", "r", ["a_owner=arwdDxtm/a_owner", "a_ro=r/a_owner", "a_rw=arwd/a_owner"]],
+        ["a_owner", "r", ["a_owner=arwdDxtm/a_owner", "a_ro=r/a_owner", "a_rw=arwdm/a_owner"]],
         ["somebody", "r", ["=r/somebody"]],
     ],
     "large_objects": [

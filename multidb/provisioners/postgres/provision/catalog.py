@@ -250,7 +250,7 @@ def without_known(resources: Iterable[Resource], known: frozenset[str]) -> Itera
                 yield replace(each, privileges=held)
             case Interior():
                 schema = frozenset(pair for pair in each.schema_privileges if pair[0] not in known)
-                defaults = frozenset(entry for entry in each.default_privileges if entry[1] not in known)
+                defaults = frozenset(entry for entry in each.default_privileges if entry[2] not in known)
                 yield replace(each, schema_privileges=schema, default_privileges=defaults)
             case _:
                 yield each
@@ -415,8 +415,9 @@ def _setting(name: str, value: str) -> str:
 
 # ---------------------------------------------------------------------------------------------------------- interior
 
-# $1: the app's owner role. What an extension brought with it belongs to whoever created the extension. The server's own
-# objects have oids below 16384; saying so keeps a new connection, whose caches are empty, from reading whole catalogs.
+# $1: the app's owner role, $2: it and the logins that may make things (JSON array). What an extension brought with it
+# belongs to whoever created the extension. The server's own objects have oids below 16384; saying so keeps a new
+# connection, whose caches are empty, from reading whole catalogs.
 _INTERIOR = """
 WITH owner AS MATERIALIZED (SELECT to_regrole(quote_ident($1))::oid AS oid),
 app_schema AS MATERIALIZED (
@@ -456,14 +457,16 @@ SELECT json_build_object(
                                         x.privilege_type, x.is_grantable))
        FROM aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) x WHERE x.grantee <> n.nspowner))
     FROM pg_namespace n WHERE n.nspname = 'public'),
-  'defaults', (SELECT json_agg(json_build_array(
-      k.kind, CASE x.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(x.grantee) END, x.privilege_type))
-    FROM owner CROSS JOIN (VALUES ('r', 'r', 'TABLES'), ('S', 's', 'SEQUENCES'), ('f', 'f', 'FUNCTIONS'),
-                                  ('n', 'n', 'SCHEMAS')) k (stored, builtin, kind)
-    LEFT JOIN pg_default_acl a ON a.defaclrole = owner.oid AND a.defaclnamespace = 0
+  'defaults', (SELECT json_agg(json_build_array(m.name, k.kind,
+      CASE x.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(x.grantee) END, x.privilege_type))
+    FROM (SELECT value AS name, coalesce(to_regrole(quote_ident(value))::oid, 10) AS oid
+          FROM json_array_elements_text($2::json)) m
+    CROSS JOIN (VALUES ('r', 'r', 'TABLES'), ('S', 's', 'SEQUENCES'), ('f', 'f', 'FUNCTIONS'),
+                       ('n', 'n', 'SCHEMAS')) k (stored, builtin, kind)
+    LEFT JOIN pg_default_acl a ON a.defaclrole = m.oid AND m.oid <> 10 AND a.defaclnamespace = 0
                               AND a.defaclobjtype = k.stored::"char"
-    CROSS JOIN aclexplode(coalesce(a.defaclacl, acldefault(k.builtin::"char", coalesce(owner.oid, 10)))) x
-    WHERE x.grantee <> coalesce(owner.oid, 10)),
+    CROSS JOIN aclexplode(coalesce(a.defaclacl, acldefault(k.builtin::"char", m.oid))) x
+    WHERE x.grantee <> m.oid),
   'large_objects', (SELECT json_agg(json_build_array(p.proname,
       CASE x.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(x.grantee) END))
     FROM pg_proc p CROSS JOIN aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) x
@@ -511,7 +514,7 @@ def read_interior(answer: str, desired: Interior, revision: str) -> Interior:
         writers=desired.writers,
         schema_owner=schema["owner"],
         schema_privileges=_privileges(schema["privileges"]),
-        default_privileges=frozenset((kind, grantee, right) for kind, grantee, right in document["defaults"] or ()),
+        default_privileges=frozenset(map(tuple, document["defaults"] or ())),
         extensions=frozenset(document["extensions"] or ()) & desired.extensions,
         large_objects=None if desired.large_objects is None else frozenset(map(tuple, document["large_objects"] or ())),
         misowned=frozenset((kind, name) for kind, name in document["misowned"] or ()),

@@ -104,7 +104,8 @@ class AppOptions(BaseModel):
     )
     roles: Literal["simple", "split"] = Field(
         default="simple",
-        description="simple: the app's login may change its own schema. split: a separate <app>_migrate login does.",
+        description="simple: the app's login may change its own schema. split: a separate <app>_migrate login does, "
+        "which before Postgres 17 also refreshes materialized views.",
     )
     connection_limit: int = Field(
         default=20, ge=1, le=10_000, description="Connections that the app's login may hold at a time."
@@ -288,7 +289,8 @@ class Interior(Resource):
     writers: str
     schema_owner: str | None  # of schema public; None: there is no such schema
     schema_privileges: frozenset[tuple[str, str]]
-    default_privileges: frozenset[tuple[str, str, str]]  # (TABLES, grantee, privilege) on what the owner will make
+    default_privileges: frozenset[tuple[str, str, str, str]]
+    """(role, TABLES, grantee, privilege) on what the role will make: the owner, and each login that may make things."""
     extensions: frozenset[str]
     large_objects: frozenset[tuple[str, str]] | None = None
     """(function, grantee) of those that make large objects, which everybody may call by default, the read-only login
@@ -297,6 +299,7 @@ class Interior(Resource):
     misowners: frozenset[str] = field(default=frozenset(), compare=False)  # the owners of these
     revision: str
     schemas: tuple[str, ...] = field(default=(), compare=False)  # quoted names of the app's schemas
+    makers: tuple[str, ...] = field(default=(), compare=False)  # the roles of `default_privileges`, the owner first
     shrinker: str = field(default="", compare=False)  # the role of an app over its quota
     kept: tuple[tuple[str, str], ...] = field(default=(), compare=False)
     """(ROUTINE, its quoted name) of what an extension keeps from everybody: no grant on all there is reaches it."""
@@ -507,17 +510,16 @@ def _settings(app: App, names: _Names, options: AppOptions, *, restricted: bool)
 
 def _interior(app: App, names: _Names, options: AppOptions, facts: PostgresFacts, *, restricted: bool) -> Interior:
     rw, ro = names.rw, names.ro
-    tables = {("TABLES", rw, privilege) for privilege in ("SELECT", "INSERT", "UPDATE", "DELETE")}
-    sequences = {("SEQUENCES", rw, privilege) for privilege in ("SELECT", "USAGE", "UPDATE")}
-    reading = {("TABLES", ro, "SELECT"), ("SEQUENCES", ro, "SELECT")}
-    both = {(of, to, right) for of, right in (("FUNCTIONS", "EXECUTE"), ("SCHEMAS", "USAGE")) for to in (rw, ro)}
-    deleting = ("DELETE",) if options.roles == "split" else ("DELETE", "TRUNCATE")
-    shrinking = {("TABLES", names.restricted, right) for right in deleting if restricted}
-    default_privileges = frozenset(tables | sequences | reading | both | shrinking)
+    split = options.roles == "split"
+    # A login that does not become the owner owns what it makes, where it was let into a schema, until the next apply.
+    makers = (names.owner, names.user, names.migrate) if split else (names.owner,)
+    default_privileges = frozenset(
+        (maker, *entry) for maker in makers for entry in _default_privileges(maker, names, options, facts, restricted)
+    )
     schema_privileges = frozenset({(rw, "USAGE"), (ro, "USAGE")})
     extensions = frozenset(options.extensions)
-    makers = (names.owner, rw, names.restricted) if restricted else (names.owner, rw)
-    large_objects = frozenset((function, maker) for function in LARGE_OBJECTS for maker in makers)
+    callers = (names.owner, rw, names.restricted) if restricted else (names.owner, rw)
+    large_objects = frozenset((function, caller) for function in LARGE_OBJECTS for caller in callers)
     parts: list[object] = [names.owner, sorted(schema_privileges), sorted(default_privileges), sorted(extensions)]
     recipe = repr((*parts, sorted(large_objects)) if facts.superuser else tuple(parts))
     return Interior(
@@ -531,9 +533,34 @@ def _interior(app: App, names: _Names, options: AppOptions, facts: PostgresFacts
         default_privileges=default_privileges,
         extensions=extensions,
         large_objects=large_objects if facts.superuser else None,
+        makers=makers,
         shrinker=names.restricted,
         revision=hashlib.sha256(recipe.encode()).hexdigest()[:8],
     )
+
+
+def _default_privileges(
+    maker: str, names: _Names, options: AppOptions, facts: PostgresFacts, restricted: bool
+) -> Iterator[tuple[str, str, str]]:
+    """(TABLES, grantee, privilege) on what `maker` will make: the same whoever makes it, so that nothing changes for
+    the others when an apply gives it to the owner. Types need none: everybody may use them."""
+    # One right for REFRESH, VACUUM, ANALYZE, REINDEX and CLUSTER. Who is over its quota has it not: most of them write.
+    maintain = ("MAINTAIN",) if facts.number >= 170000 else ()
+    rights = {
+        "TABLES": ("SELECT", "INSERT", "UPDATE", "DELETE", *maintain),
+        "SEQUENCES": ("SELECT", "USAGE", "UPDATE"),
+        "FUNCTIONS": ("EXECUTE",),
+        "SCHEMAS": ("USAGE",),
+    }
+    yield from ((kind, names.rw, right) for kind, held in rights.items() for right in held)
+    reading = {"TABLES": "SELECT", "SEQUENCES": "SELECT", "FUNCTIONS": "EXECUTE", "SCHEMAS": "USAGE"}
+    yield from ((kind, names.ro, right) for kind, right in reading.items())
+    if maker != names.owner:  # which holds on it all that it would, had it made it
+        more = {"TABLES": ("TRUNCATE", "REFERENCES", "TRIGGER"), "SCHEMAS": ("CREATE",)}
+        yield from ((kind, names.owner, right) for kind in rights for right in (*rights[kind], *more.get(kind, ())))
+    if restricted:
+        deleting = ("DELETE",) if options.roles == "split" else ("DELETE", "TRUNCATE")
+        yield from (("TABLES", names.restricted, right) for right in deleting)
 
 
 # -------------------------------------------------------------------------------------------- environment, isolation

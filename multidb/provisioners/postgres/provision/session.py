@@ -119,7 +119,7 @@ class PostgresSession:
             with self._within(wanted.name) as ask:
                 if inside.settled and summary.says_all_is_well(ask(summary.QUERY), wanted, known):
                     return wanted
-                answer = ask(query, wanted.role)
+                answer = ask(query, wanted.role, json.dumps(wanted.makers))
         except (ServerDown, ServerSlow):
             raise
         except ServerError as error:

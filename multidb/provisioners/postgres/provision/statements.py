@@ -319,13 +319,14 @@ def _interior(change: Change, interior: Interior, context: StoreContext) -> Iter
     live = change.live if isinstance(change.live, Interior) else None
     yield from _schema(live, interior, context.facts)
     yield from _objects(live, context.facts)  # after the schema: the owner must be allowed to have things there
-    yield from _default_privileges(live, interior)
+    yield from _default_privileges(live, interior, context.facts)
     yield from _large_objects(live, interior)
     if live is not None and not live.revision:
         yield from _existing_objects(live, interior)  # before the extensions: what they keep to themselves stays so
     for name in sorted(interior.extensions - (live.extensions if live else frozenset())):
         yield from _create_extension(name, interior, context.facts, new=live is None)
     if live is not None:
+        yield from _maintaining(live, interior)
         yield from _shrinking(live, interior)
     if change.changed("revision"):
         assert interior.app is not None
@@ -368,14 +369,37 @@ def _schema(live: Interior | None, interior: Interior, facts: PostgresFacts) -> 
     yield from _adjust("ON SCHEMA public", held, interior.schema_privileges)
 
 
-def _default_privileges(live: Interior | None, interior: Interior) -> Iterator[str]:
+def _default_privileges(live: Interior | None, interior: Interior, facts: PostgresFacts) -> Iterator[str]:
     # By default everybody may execute every new function; only the form without IN SCHEMA can take that away.
-    held = live.default_privileges if live else frozenset({("FUNCTIONS", PUBLIC, "EXECUTE")})
-    start = f"ALTER DEFAULT PRIVILEGES FOR ROLE {identifier(interior.role)}"
-    for kind, grantees, privileges in _by_kind(held - interior.default_privileges):
-        yield f"{start} REVOKE {privileges} ON {kind} FROM {grantees}"
-    for kind, grantees, privileges in _by_kind(interior.default_privileges - held):
-        yield f"{start} GRANT {privileges} ON {kind} TO {grantees}"
+    everybodys = frozenset((maker, "FUNCTIONS", PUBLIC, "EXECUTE") for maker in interior.makers)
+    held = live.default_privileges if live else everybodys
+    for maker in interior.makers:
+        had, wanted = (
+            {entry[1:] for entry in entries if entry[0] == maker} for entries in (held, interior.default_privileges)
+        )
+        if had == wanted:
+            continue
+        # Who is no superuser belongs to the owner, and changes what a login gives as a member of that login.
+        joining = maker != interior.role and not facts.superuser
+        if joining:
+            yield _joined(maker, facts)
+        start = f"ALTER DEFAULT PRIVILEGES FOR ROLE {identifier(maker)}"
+        for kind, grantees, privileges in _by_kind(had - wanted):
+            yield f"{start} REVOKE {privileges} ON {kind} FROM {grantees}"
+        for kind, grantees, privileges in _by_kind(wanted - had):
+            yield f"{start} GRANT {privileges} ON {kind} TO {grantees}"
+        if joining:
+            yield _left(maker, facts)
+
+
+def _maintaining(live: Interior, interior: Interior) -> Iterator[str]:
+    """The tables of before the app's logins could be given MAINTAIN. What came back from a set has the rights that it
+    had, and what is taken over gets all of them."""
+    right = (interior.role, "TABLES", interior.writers, "MAINTAIN")
+    if live.revision in ("", RESTORED) or right not in interior.default_privileges - live.default_privileges:
+        return
+    for schema in live.schemas:
+        yield f"GRANT MAINTAIN ON ALL TABLES IN SCHEMA {schema} TO {identifier(interior.writers)}"
 
 
 def _large_objects(live: Interior | None, interior: Interior) -> Iterator[str]:
@@ -396,7 +420,8 @@ def _large_objects(live: Interior | None, interior: Interior) -> Iterator[str]:
 def _shrinking(live: Interior, interior: Interior) -> Iterator[str]:
     """An app over its quota may delete from the tables that it has; once it is no more, nothing of that is left."""
     held, wanted = (
-        {right for _, to, right in each.default_privileges if to == interior.shrinker} for each in (live, interior)
+        {right for role, _, to, right in each.default_privileges if (role, to) == (interior.role, interior.shrinker)}
+        for each in (live, interior)
     )
     if held == wanted:
         return
@@ -448,7 +473,8 @@ def _existing_objects(live: Interior, interior: Interior) -> Iterator[str]:
     """Default privileges never reach what exists already."""
     for schema in live.schemas:
         yield f"GRANT USAGE ON SCHEMA {schema} TO {identifier(interior.readers)}, {identifier(interior.writers)}"
-        for kind, grantees, privileges in _by_kind(interior.default_privileges):
+        of_owner = (entry[1:] for entry in interior.default_privileges if entry[0] == interior.role)
+        for kind, grantees, privileges in _by_kind(of_owner):
             if kind != "SCHEMAS":
                 routines = "ROUTINES" if kind == "FUNCTIONS" else kind
                 yield f"GRANT {privileges} ON ALL {routines} IN SCHEMA {schema} TO {grantees}"

@@ -86,20 +86,20 @@ def _interior(document: Mapping[str, Any], desired: Interior) -> Interior:
         writers=desired.writers,
         schema_owner=owner,
         schema_privileges=frozenset(schema),
-        default_privileges=frozenset(_default_privileges(document["defaults"], desired.role)),
+        default_privileges=frozenset(_default_privileges(document["defaults"], desired.makers)),
         extensions=frozenset(document["extensions"]) & desired.extensions,
         large_objects=None if desired.large_objects is None else frozenset(_makers(document["large_objects"])),
         revision=desired.revision,
     )
 
 
-def _default_privileges(rows: Iterable[Sequence[Any]], role: str) -> Iterator[tuple[str, str, str]]:
-    stored = {kind: acl for of, kind, acl in rows if of == role}
-    if "f" not in stored:
-        yield "FUNCTIONS", PUBLIC, "EXECUTE"  # what everybody has of a function unless it is taken away
-    for kind, acl in stored.items():
-        if kind in _DEFAULTS:
-            yield from ((_DEFAULTS[kind], *pair) for pair in _held(acl, role))
+def _default_privileges(rows: Iterable[Sequence[Any]], makers: Iterable[str]) -> Iterator[tuple[str, str, str, str]]:
+    stored = {(role, kind): acl for role, kind, acl in rows}
+    for maker in makers:
+        if (maker, "f") not in stored:
+            yield maker, "FUNCTIONS", PUBLIC, "EXECUTE"  # what everybody has of a function unless it is taken away
+        for kind, what in _DEFAULTS.items():
+            yield from ((maker, what, *pair) for pair in _held(stored.get((maker, kind), ()), maker))
 
 
 def _makers(rows: Iterable[Sequence[Any]]) -> Iterator[tuple[str, str]]:

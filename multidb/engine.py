@@ -97,11 +97,11 @@ class Engine:
         """
         scope = scope or Scope()
         agreed = plan is not None
-        if not agreed and scope.closing is None and self.project.runtime == "external":
-            scope = replace(scope, closing=False)
+        servers = {server.name: server for server in self.fleet.servers(scope)}
+        if not agreed and self.project.runtime == "external":
+            scope = replace(scope, left_open=frozenset(servers))
         plan = plan or self.plan(scope)
         refuse_conflicts(plan)
-        servers = {server.name: server for server in self.fleet.servers(scope)}
         todo = [server for server in plan.servers if server.changes or server.error is not None or server.unread]
 
         def work(each: ServerPlan) -> ServerReport:
@@ -129,12 +129,12 @@ class Engine:
         context = context or self.fleet.context(server, session)
         apps = [app for app in self.fleet.apps_of(server) if scope.wants(app)]
         desired = tuple(store.desired(apps, context))
+        if server.name in scope.left_open:
+            desired = tuple(each for each in desired if not each.closing)
         inspection = Inspection(context, apps, desired, self.state.secrets, scope.deep)
         live = session.inspect(inspection)
         unread: dict[str, ServerError] = dict(inspection.unread)
         known = [change for change in diff(desired, live, scope.adopt) if change.resource.app not in unread]
-        if scope.closing is False:
-            known = [change for change in known if not change.resource.closing]
         changes = in_order(without_half_apps(self._refuse_lost(change, scope) for change in known))
         written = [_with_statements(change, store, context, unread) for change in changes]
         unsettled = {*unread, *(change.resource.app for change in changes)}

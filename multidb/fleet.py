@@ -40,8 +40,9 @@ class Scope:
         adopt: apps whose unmarked resources are taken over.
         regenerate: apps that get new credentials where theirs are lost.
         deep: also look inside every app's database.
-        closing: also what closes a server to everybody who was not let in by name, and not only to apps; None: as a
-            plan shows it, and where nobody has agreed to a plan, only on servers that are the project's own.
+        left_open: servers on which nothing is done by which others may lose something, and not only apps (see
+            `Resource.closing`), because somebody was asked and did not agree. Where nobody was asked, `Engine.apply`
+            does it only on servers that are the project's own.
     """
 
     apps: frozenset[str] | None = None
@@ -49,7 +50,7 @@ class Scope:
     adopt: frozenset[str] = frozenset()
     regenerate: frozenset[str] = frozenset()
     deep: bool = True
-    closing: bool | None = None
+    left_open: frozenset[str] = frozenset()
 
     def wants(self, app: App) -> bool:
         """Whether the app is in scope."""

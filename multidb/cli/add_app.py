@@ -72,7 +72,7 @@ def _bring_up(run: Run, new: str) -> int:
         code = show_report(output, report)
         for server, things in left.items():
             output.note(
-                f"{server}: {things}: open to every login of the server, and left so, because others may use it; "
+                f"{server}: {things}: open, and left so, because others may use the server; "
                 "multidb apply closes it, and asks first",
                 style="yellow",
             )

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from multidb import files
-from multidb.cli.closing import agree_to_close
+from multidb.cli.closing import refused_to_close
 from multidb.cli.env_files import write_env_files
 from multidb.cli.options import (
     DEFAULT_FILE,
@@ -87,8 +87,8 @@ def apply(
     if found.changes and not found.conflicts and not ask("Apply these changes?", yes=yes):
         output.note("Nothing was changed.")
         return 3
-    if not agree_to_close(output, engine, found, yes=yes):
-        wanted = replace(wanted, closing=False)
+    if left_open := refused_to_close(output, engine, found, yes=yes):
+        wanted = replace(wanted, left_open=left_open)
         with output.working():
             found = engine.plan(wanted)
     with output.working():

@@ -2,50 +2,59 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from multidb.cli.options import ask
 from multidb.cli.output import Output
 from multidb.engine import Engine
 from multidb.fleet import Scope
-from multidb.plan import Plan
+from multidb.model import Resource
+from multidb.plan import Plan, ServerPlan
 
-__all__ = ["agree_to_close", "left_open"]
-
-
-def _closings(engine: Engine, plan: Plan) -> dict[str, str]:
-    """By server that is not the project's own, what the plan closes there to everybody who was not let in by name."""
-    if not _others_use_them(engine):
-        return {}
-    found: dict[str, list[str]] = {}
-    for change in plan.changes:
-        if change.resource.closing:
-            found.setdefault(change.server, []).append(f"{change.resource.kind} {change.resource.name}")
-    return {server: ", ".join(things) for server, things in found.items()}
+__all__ = ["left_open", "refused_to_close", "show_closings"]
 
 
-def agree_to_close(output: Output, engine: Engine, plan: Plan, *, yes: bool) -> bool:
-    """Whether the person agrees to what others on the servers may feel, once for each server; True where nothing is."""
-    agreed = True
-    for server, things in _closings(engine, plan).items():
-        kept = sorted(engine.project.known.get(_store(plan, server), ()))
-        except_for = f"; {', '.join(kept)} (known) keep what they have" if kept else ""
-        output.note(
-            f"{server}: {things}: closed to every login that was not let in by name, also those of others{except_for}",
-            style="yellow",
-        )
-        agreed = agreed and ask(f"Close it for everybody on {server}?", yes=yes)
-    return agreed
+def show_closings(output: Output, engine: Engine, plan: Plan) -> None:
+    """Says what others on the servers may lose by the plan: a line for each server."""
+    for server, closings in _closings(engine, plan):
+        _say(output, engine, server, closings)
+
+
+def refused_to_close(output: Output, engine: Engine, plan: Plan, *, yes: bool) -> frozenset[str]:
+    """The servers on which the person does not agree to what others there may lose. Asks once for each server."""
+    refused = set()
+    for server, closings in _closings(engine, plan):
+        _say(output, engine, server, closings)
+        if not ask(f"Close it for everybody on {server.server}?", yes=yes):
+            refused.add(server.server)
+    return frozenset(refused)
 
 
 def left_open(engine: Engine, app: str) -> dict[str, str]:
-    """As `_closings`, for what an apply of the app has not closed, because nobody was asked."""
+    """By server, what an apply of the app has not closed, because nobody was asked."""
     if not _others_use_them(engine):  # there, everything was closed: no need to read the servers again
         return {}
-    return _closings(engine, engine.plan(Scope(apps=frozenset({app}), deep=False)))
+    plan = engine.plan(Scope(apps=frozenset({app}), deep=False))
+    return {server.server: _listed(closings) for server, closings in _closings(engine, plan)}
+
+
+def _closings(engine: Engine, plan: Plan) -> Iterator[tuple[ServerPlan, list[Resource]]]:
+    """The servers that are not the project's own, with what the plan closes there to others than apps."""
+    for server in plan.servers if _others_use_them(engine) else ():
+        if closings := [change.resource for change in server.changes if change.resource.closing]:
+            yield server, closings
+
+
+def _say(output: Output, engine: Engine, server: ServerPlan, closings: list[Resource]) -> None:
+    losses = ", ".join(dict.fromkeys(each.closing for each in closings))
+    known = sorted(engine.project.known.get(server.store, ()))
+    kept = f"; {', '.join(known)} (known) keep what they have" if known and closings[0].spares_known else ""
+    output.note(f"{server.server}: {_listed(closings)}: {losses}{kept}", style="yellow")
+
+
+def _listed(closings: list[Resource]) -> str:
+    return ", ".join(f"{each.kind} {each.name}" for each in closings)
 
 
 def _others_use_them(engine: Engine) -> bool:
     return engine.project.runtime == "external"
-
-
-def _store(plan: Plan, server: str) -> str:
-    return next(each.store for each in plan.servers if each.server == server)

@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from multidb import files
+from multidb.cli.closing import show_closings
 from multidb.cli.options import (
     DEFAULT_FILE,
     AppsOption,
@@ -69,6 +70,7 @@ def plan(
         show_sql(output, found)
     else:
         show_plan(output, found)
+        show_closings(output, engine, found)
     if out is not None:
         output.note(f"Saved. Apply exactly this plan with: multidb apply {out}")
     if found.errors:

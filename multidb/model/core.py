@@ -197,7 +197,8 @@ class Resource:
     rank: ClassVar[int]  # order of creation on a server
     marked: ClassVar[bool] = False  # carries an owner mark on the server; unmarked under our name: Conflict
     edge: ClassVar[bool] = False  # a grant, a membership: one too many is drift, and is taken away
-    closing: ClassVar[bool] = False  # everybody on the server may lose by it, also who is no app's
+    closing: ClassVar[str] = ""  # what everybody on the server loses by it, also who is no app's
+    spares_known: ClassVar[bool] = False  # but not the accounts under `known`: they are given what everybody had
     immutable: ClassVar[frozenset[str]] = frozenset()  # fields that the server cannot change in place: Conflict
     ways_out: ClassVar[str] = ""  # what a person can do about such a conflict
 

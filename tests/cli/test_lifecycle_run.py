@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
+import redis
 
 from multidb.runtime.seats import admin_ref
 from multidb.state import ProjectState
@@ -285,3 +286,64 @@ def test_two_projects_on_one_server_do_not_make_each_others_plans_stale(applied:
         other.ok("plan", "--check", env=env)
         other.ok("remove-app", "eve", "--no-backup", "--yes", env=env)
         other.ok("purge", "eve", "--yes-destroy", "eve", env=env)
+
+
+def test_on_a_redis_of_others_the_default_user_is_asked_for_and_left_until_then(applied: Folder) -> None:
+    admin = ProjectState(applied.path).secrets.get(admin_ref("redis", "redis"))
+    assert admin is not None
+    (place,) = (each["address"] for each in applied.ok("status", "--json").json()["servers"] if each["name"] == "redis")
+    host, _, port = place.rpartition(":")
+    server = redis.Redis(host, int(port), username="multidb_admin", password=admin.reveal(), decode_responses=True)
+    server.execute_command("ACL", "SETUSER", "default", "on", "nopass", "~*", "&*", "+@all")
+    server.execute_command("ACL", "SETUSER", "monitor", "on", ">of their own", "+ping")
+    held = redis.Redis(host, int(port), single_connection_client=True)
+    held.ping()
+
+    def gets_in(**login: str) -> bool:
+        with redis.Redis(host, int(port), **login) as client:  # type: ignore[arg-type]
+            try:
+                return client.ping() is True
+            except redis.AuthenticationError:
+                return False
+
+    def manifest(servers: str = "") -> str:
+        return (
+            f"version: 1\nproject: guest\nruntime: external\n{servers}known: {{redis: [monitor]}}\n"
+            f"external: {{redis: {{url: 'redis://multidb_admin@{place}', password: {{env: ADMIN_PASSWORD}}}}}}\n"
+            "apps:\n  gus: {stores: [redis]}\n"
+        )
+
+    env = {"ADMIN_PASSWORD": admin.reveal()}
+    keep = "servers: {redis: {default_user: keep}}\n"
+    with server, held, tempfile.TemporaryDirectory(prefix="guest-") as name:
+        guest = Folder(Path(name), [])
+        guest.manifest(manifest())
+        told = guest.ok("add-app", "adam", "--stores", "redis", env=env).err
+        assert "redis: default user default: open, and left so, because others may use the server" in told
+        again = guest.ok("add-app", "adam", "--stores", "redis", env=env)
+        assert "nothing to do" in again.out, "what is left open is no change that is made again and again"
+        assert gets_in(), "nobody was asked"
+        assert "multidb apply turns it off" in guest.ok("show", "adam", env=env).out
+
+        guest.manifest(manifest(keep))
+        assert "default user" not in guest.ok("apply", "--yes", env=env).err
+        assert gets_in()
+        assert "servers.redis.default_user is keep" in guest.ok("show", "gus", env=env).out
+
+        guest.manifest(manifest())
+        line = "redis: default user default: turned off: whoever comes in without a password, also programs of others"
+        planned = guest.ok("plan", "--out", "saved.json", env=env)
+        assert "~ default user default" in planned.out
+        assert line in planned.err
+        assert guest.run("apply", env=env).code == 3, "nobody there to ask"
+        assert gets_in()
+        said = guest.ok("apply", "saved.json", "--yes", env=env).err
+        assert line in said
+        assert "(known) keep what they have" not in said, "nothing is granted to them here, nor taken"
+        assert (gets_in(), gets_in(username="monitor", password="of their own")) == (False, True)
+        assert held.ping(), "a connection that was open stays"
+        assert "default is off, and who is logged in" in guest.run("audit", env=env).out
+        assert "naming-only" not in guest.ok("show", "gus", env=env).out
+        guest.ok("purge", "adam", "--yes-destroy", "adam", env=env)  # the manifest has lost it meanwhile
+        guest.ok("plan", "--check", env=env)
+        server.execute_command("ACL", "DELUSER", "monitor")

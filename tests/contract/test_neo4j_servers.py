@@ -351,6 +351,7 @@ def enterprise_texts() -> Sequence[str]:
         "SHOW ROLES YIELD role RETURN role LIMIT 1",
         "SHOW ROLES WITH USERS YIELD role, member",
         "SHOW ALL PRIVILEGES AS COMMANDS YIELD command",
+        "SHOW ROLE PUBLIC PRIVILEGES AS COMMANDS YIELD command",
         "EXPLAIN CREATE DATABASE `multidb-probe`",
     ]
 

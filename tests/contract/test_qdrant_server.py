@@ -69,6 +69,36 @@ def listed(real: RealServer, token: str) -> list[str]:
     return sorted(entry["name"] for entry in answer.json()["result"]["collections"])
 
 
+# --- what others have ---
+
+
+def test_an_apply_touches_nothing_that_others_have_on_the_server(real: RealServer) -> None:
+    """Qdrant has no part that every login shares and that multidb would close: not a line to be asked for."""
+    ask(real, "PUT", "/collections/theirs", {"vectors": {"size": 2, "distance": "Dot"}})
+    ask(real, "PUT", "/collections/theirs/points?wait=true", {"points": [{"id": 1, "vector": [1, 0]}]})
+    alias = {"create_alias": {"collection_name": "theirs", "alias_name": "also"}}
+    ask(real, "POST", "/collections/aliases", {"actions": [alias]})
+    own = {"access": [{"collection": "theirs", "access": "rw"}], "exp": int(time.time()) + DAY}
+    token = jwt.encode(own, admin_key(real), algorithm="HS256")
+
+    def theirs() -> list[Any]:
+        questions = [("GET", "/collections/theirs", None), ("GET", "/aliases", None)]
+        questions.append(("POST", "/collections/theirs/points/scroll", {"with_vector": True}))
+        answers = [ask(real, method, path, body).json()["result"] for method, path, body in questions]
+        return [*answers, listed(real, token)]
+
+    before = theirs()
+    assert before[-1] == ["theirs"]
+    driver = Driver(real, app("lernmi", docs={"size": 4}), app("devao"))
+    made = driver.apply()
+    assert theirs() == before
+    assert {change.resource.kind for change in made if change.resource.app is None} == {"token registry"}
+    context = driver.context()
+    calls = [Call.parse(each.text) for change in made for each in PROVISIONER.statements(change, context)]
+    names = {call.target.split("?")[0].split("/")[2] for call in calls if call.http}
+    assert names == {registry_name(context.project), "lernmi_docs", "devao_knowledge"}
+
+
 # --- tokens ---
 
 

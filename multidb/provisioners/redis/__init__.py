@@ -16,7 +16,8 @@ How it is isolated
     ``enforced``. On servers without database rules all apps have to use the same isolation.
 
     With a default user that needs no password everything is ``naming-only``. multidb turns that user off when it logs
-    in as somebody else (unless ``servers.redis.default_user: keep``), and never when it is that user itself.
+    in as somebody else (unless ``servers.redis.default_user: keep``; on a server of others only when asked), and never
+    when it is that user itself.
 
 What works
     Every data type, blocking commands, streams, transactions, pub/sub, INFO, HELLO, CLIENT ID, INFO, SETNAME, GETNAME,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -12,6 +13,8 @@ from multidb.provisioners.neo4j.provision.resources import (
     AppOptions,
     Mark,
     Neo4jFacts,
+    PublicRights,
+    ServerOptions,
     User,
     desired,
     mark_name,
@@ -72,6 +75,13 @@ def test_nobody_may_load_files_and_the_other_public_rights_stay(server: Enterpri
     public = {right for right in server.rights if right.endswith("`PUBLIC`")}
     assert len(public) == 3
     assert not any("LOAD" in right for right in public)
+
+
+def test_what_everybody_may_load_is_left_where_the_manifest_says_so() -> None:
+    server = Enterprise()
+    left = replace(CONTEXT, options=ServerOptions(close_defaults=False))
+    assert not any(isinstance(change.resource, PublicRights) for change in changes(server, context=left))
+    assert any(isinstance(change.resource, PublicRights) for change in changes(server))
 
 
 def test_an_app_has_rights_on_its_own_database_alone(server: Enterprise) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -27,6 +28,7 @@ from multidb.provisioners.neo4j.provision.resources import (
     env,
     env_asks,
     isolation,
+    loads,
     mark_name,
     mode,
     read_mark,
@@ -151,6 +153,7 @@ def test_the_schema_is_the_apps_own_unless_said_otherwise() -> None:
     ("facts", "level"),
     [
         (ENTERPRISE, Isolation.ENFORCED),
+        (replace(ENTERPRISE, public_load=("GRANT LOAD ON ALL DATA TO `PUBLIC`",)), Isolation.PARTIAL),
         (OWN, Isolation.ENFORCED),
         (COMMUNITY, Isolation.NAMING_ONLY),
         (DOZER, Isolation.NAMING_ONLY),
@@ -167,6 +170,27 @@ def test_the_printed_isolation(facts: Neo4jFacts, level: Isolation) -> None:
     found, why = isolation(app("lernmi"), facts)
     assert found is level
     assert why
+
+
+@pytest.mark.parametrize(
+    ("commands", "found", "way_on"),
+    [
+        (["GRANT LOAD ON ALL DATA TO `PUBLIC`"], ["GRANT LOAD ON ALL DATA TO `PUBLIC`"], "multidb apply closes that"),
+        (
+            ["GRANT IMMUTABLE LOAD ON ALL DATA TO `PUBLIC`"],
+            ["GRANT IMMUTABLE LOAD ON ALL DATA TO `PUBLIC`"],
+            "only who runs the server can take it away",
+        ),
+        (["GRANT LOAD ON ALL DATA TO `auditors`", "DENY LOAD ON ALL DATA TO `PUBLIC`"], [], ""),
+        (["GRANT EXECUTE PROCEDURE * ON DBMS TO `PUBLIC`"], [], ""),
+    ],
+)
+def test_what_every_user_may_load(commands: list[str], found: list[str], way_on: str) -> None:
+    rights = loads(commands)
+    assert list(rights) == found
+    level, why = isolation(app("lernmi"), replace(ENTERPRISE, public_load=rights))
+    assert level is (Isolation.PARTIAL if found else Isolation.ENFORCED)
+    assert way_on in why
 
 
 @pytest.mark.parametrize(

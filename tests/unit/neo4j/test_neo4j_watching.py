@@ -16,7 +16,7 @@ from multidb.provisioners.neo4j.isolation.holes import administrators, holes_in_
 from multidb.provisioners.neo4j.observe.health import fullest, trouble
 from multidb.provisioners.neo4j.provision.bolt import Bolt
 from multidb.provisioners.neo4j.provision.removal import removal, suspension
-from multidb.provisioners.neo4j.provision.resources import Grant, desired, read_mark
+from multidb.provisioners.neo4j.provision.resources import Grant, ServerOptions, desired, read_mark
 from multidb.provisioners.neo4j.provision.settings import over_http
 from multidb.secrets import MemorySecretStore
 from tests.unit.neo4j.enterprise import Enterprise
@@ -294,3 +294,11 @@ def test_what_a_role_or_a_login_opens_is_told_of_it_where_it_is_nobodys() -> Non
         ("a right on every database", None),
         ("a role of somebody else", "eve"),
     }
+
+
+@pytest.mark.parametrize(("close_defaults", "found"), [(True, {"PUBLIC", "lernmi_rw"}), (False, {"lernmi_rw"})])
+def test_that_everybody_may_load_is_no_hole_where_the_manifest_leaves_it(close_defaults: bool, found: set[str]) -> None:
+    context = replace(CONTEXT, options=ServerOptions(close_defaults=close_defaults))
+    rights = ["GRANT LOAD ON ALL DATA TO `PUBLIC`", "GRANT LOAD ON ALL DATA TO `lernmi_rw`"]
+    inspection = Inspection(context, APPS, (), MemorySecretStore())
+    assert {hole.subject.split()[1] for hole in holes_in_rights(rights, [], inspection)} == found

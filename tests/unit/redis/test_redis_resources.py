@@ -249,6 +249,19 @@ def test_the_default_user_is_left_alone_when_it_is_us_or_to_be_kept() -> None:
     assert DefaultUser not in _kinds(PROVISIONER.desired([app()], context(as_default)))
 
 
+@pytest.mark.parametrize(
+    ("admin", "way_on"),
+    [
+        ("multidb_admin", "multidb apply turns it off, unless servers.redis.default_user is keep"),
+        ("default", "give it an admin of its own, then multidb apply"),
+    ],
+)
+def test_an_open_default_user_is_told_with_what_closes_it(admin: str, way_on: str) -> None:
+    level, why = PROVISIONER.isolation(app(), dataclasses.replace(VALKEY_9, admin=admin, default_open=True))
+    assert level is Isolation.NAMING_ONLY
+    assert way_on in why
+
+
 def test_where_nothing_can_be_saved_nothing_is_planned_to() -> None:
     nowhere = dataclasses.replace(VALKEY_9, persistence="none")
     assert SavedRules in _kinds(PROVISIONER.desired([app()], context()))

@@ -20,6 +20,8 @@ from multidb.provisioners.neo4j.provision.bolt import DRIVER_ERRORS, Bolt, expla
 from multidb.provisioners.neo4j.provision.cypher import quoted
 from multidb.provisioners.neo4j.provision.resources import (
     STORE,
+    Neo4jFacts,
+    ServerOptions,
     database_name,
     rw_role,
     user_name,
@@ -111,7 +113,7 @@ def probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterable[Probe]:
     with as_the_app(attacker) as bolt:
         control, why = _tried(bolt, _OWN, attacker, attacker)
         if (_has_walls(attacker) or attacker.server.app is not None) and control is Outcome.ALLOWED:
-            for load in LOADS:
+            for load in LOADS if not _loads_are_left(attacker) else ():
                 got, detail = _tried(bolt, load, attacker, attacker)
                 yield Probe(attacker.app.id, None, load.name, Outcome.REFUSED, got, detail)
         for victim in victims:
@@ -121,6 +123,13 @@ def probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterable[Probe]:
                 yield _log_in_elsewhere(attacker, victim)
             else:
                 yield from _same_server(bolt, attacker, victim)
+
+
+def _loads_are_left(attacker: Tenant) -> bool:
+    """Whether the manifest leaves every user the right to LOAD CSV: what comes of it is the server's affair."""
+    options: ServerOptions = attacker.context.options or ServerOptions()
+    facts: Neo4jFacts = attacker.context.facts
+    return bool(facts.public_load) and not options.close_defaults
 
 
 def _log_in_elsewhere(attacker: Tenant, victim: Tenant) -> Probe:

@@ -14,6 +14,7 @@ from multidb.provisioners.neo4j.provision.cypher import quoted
 from multidb.provisioners.neo4j.provision.resources import (
     PUBLIC,
     Mode,
+    ServerOptions,
     canonical,
     database_name,
     mode,
@@ -31,8 +32,10 @@ __all__ = ["administrators", "gone_users", "holes_in_rights", "left_over", "sear
 _ADMIN_ROLE: Final = "admin"
 _FIRST_USER: Final = "neo4j"
 _FIRST_PASSWORD: Final = Secret("neo4j")  # what every new server has
-# What PUBLIC has on every new server and may keep. LOAD, which it has too, `multidb apply` takes away.
+# What PUBLIC has on every new server and may keep. LOAD, which it has too, `multidb apply` takes away, unless the
+# manifest leaves it.
 _EVERYBODYS: Final = ("GRANT ACCESS ON HOME", "GRANT EXECUTE")
+_LOAD: Final = "GRANT LOAD "
 
 
 def search(bolt: Bolt, inspection: Inspection) -> Search:
@@ -171,6 +174,8 @@ def holes_in_rights(commands: Sequence[str], members: Sequence[Row], inspection:
 def _by_right(lines: Iterable[str], held: Mapping[str, set[str]], inspection: Inspection) -> Iterator[Hole]:
     roles = {role: app.id for app in inspection.apps for role in (rw_role(app.id), ro_role(app.id))}
     databases = {database_name(app.id): app.id for app in inspection.apps}
+    options: ServerOptions = inspection.context.options or ServerOptions()
+    kept = {PUBLIC: _EVERYBODYS if options.close_defaults else (*_EVERYBODYS, _LOAD)}
     for line in lines:
         head, _, role = line.rpartition(" TO ")
         role = role.strip("`")
@@ -187,7 +192,7 @@ def _by_right(lines: Iterable[str], held: Mapping[str, set[str]], inspection: In
             owner = databases[place]
             message = f"it reaches {owner}: {head}"
             yield Hole("a right on an app's database", who, message, (revoked(line),), owner, account)
-        elif not spot and (role in roles or role == PUBLIC) and not head.startswith(_EVERYBODYS):
+        elif not spot and (role in roles or role == PUBLIC) and not head.startswith(kept.get(role, _EVERYBODYS)):
             yield Hole(
                 "a right on the whole server", who, f"no app needs it: {head}", (revoked(line),), roles.get(role)
             )

@@ -17,6 +17,8 @@ from multidb.provisioners.neo4j.provision.resources import (
     Role,
     User,
     canonical,
+    immutable,
+    loads,
     read_mark,
 )
 
@@ -79,15 +81,13 @@ class Listing:
         """The rights of our roles, and what PUBLIC may load. Immutable ones cannot be changed here: left out."""
         roles = {want.name: want.app for want in inspection.desired if isinstance(want, Role)}
         found: list[Resource] = []
-        load = []
-        for line in (line for command in self.commands for line in canonical(command) if " IMMUTABLE " not in line):
+        for line in (line for command in self.commands for line in canonical(command) if not immutable(line)):
             role = line.rpartition(" TO ")[2].strip("`")
             if role in roles:
                 found.append(Grant(name=line, app=roles[role]))
-            elif role == PUBLIC and line.startswith("GRANT LOAD "):
-                load.append(line)
         if any(isinstance(want, PublicRights) for want in inspection.desired):
-            found.append(PublicRights(name=PUBLIC, load=tuple(sorted(load))))
+            load = tuple(line for line in loads(self.commands) if not immutable(line))
+            found.append(PublicRights(name=PUBLIC, load=load))
         return found
 
     def _memberships(self, inspection: Inspection) -> list[Resource]:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Final, Literal
+from typing import ClassVar, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -33,7 +33,9 @@ __all__ = [
     "derived_names",
     "desired",
     "env",
+    "immutable",
     "isolation",
+    "loads",
     "mark_name",
     "mode",
     "password_ref",
@@ -103,6 +105,13 @@ class ServerOptions(ContainerOptions):
         "its server is stopped for some seconds (`runtime: embedded` with a server per app).",
     )
 
+    close_defaults: bool = Field(
+        default=True,
+        repr=False,  # a running server knows nothing of it
+        description="Enterprise: whether the right to LOAD CSV is taken from every user (role PUBLIC); false leaves it "
+        "as it is, and the apps' isolation is partial where they have it.",
+    )
+
     @property
     def blocklist(self) -> str:
         """The addresses that LOAD CSV is kept from, as ``internal.dbms.cypher_ip_blocklist`` takes them."""
@@ -136,6 +145,7 @@ class Neo4jFacts(Facts):
     dedicated: bool = False  # multidb runs this server for one app
     marks: tuple[Owner, ...] = ()
     labelled: tuple[Owner, ...] = ()
+    public_load: tuple[str, ...] = ()  # what every user may load by LOAD CSV, as the commands that gave the rights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +171,9 @@ class PublicRights(Resource):
 
     kind = "public rights"
     rank = 10
+    closing: ClassVar[str] = (
+        "no user loads files or addresses by LOAD CSV any more, also those of others, unless a role of its own lets it"
+    )
 
     load: tuple[str, ...] = ()
 
@@ -330,7 +343,8 @@ def desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
     """
     chosen = mode(context)
     if chosen is Mode.DATABASE:
-        found: list[Resource] = [PublicRights(name=PUBLIC)] if apps else []
+        options: ServerOptions = context.options or ServerOptions()
+        found: list[Resource] = [PublicRights(name=PUBLIC)] if apps and options.close_defaults else []
         for app in apps:
             found += _on_enterprise(app, context)
         return tuple(found)
@@ -370,7 +384,10 @@ def env_asks(app: App, context: StoreContext) -> bool:
 def isolation(app: App, facts: Neo4jFacts) -> tuple[Isolation, str]:
     """How far `app` is kept from others, and why, from what the server is and from the marks that are on it."""
     if facts.roles and facts.multi_database:
-        return Isolation.ENFORCED, "a database, roles and a user of its own"
+        own = "a database, roles and a user of its own"
+        if facts.public_load:
+            return Isolation.PARTIAL, f"{own}, but {_open_load(facts.public_load)}"
+        return Isolation.ENFORCED, own
     if facts.dedicated:
         return Isolation.ENFORCED, "a server of its own, with credentials that no other app has"
     if {owner.app for owner in facts.marks} == {app.id} >= {owner.app for owner in facts.labelled}:
@@ -383,6 +400,24 @@ def isolation(app: App, facts: Neo4jFacts) -> tuple[Isolation, str]:
         Isolation.NAMING_ONLY,
         "the server is not this app's alone, and every user of a Neo4j without roles is an administrator",
     )
+
+
+def loads(commands: Sequence[str]) -> tuple[str, ...]:
+    """Those of the commands that give every user a right to LOAD CSV, sorted, in `canonical` form."""
+    lines = (line for command in commands for line in canonical(command))
+    return tuple(sorted(line for line in lines if re.fullmatch(rf"GRANT (IMMUTABLE )?LOAD .* TO `{PUBLIC}`", line)))
+
+
+def immutable(line: str) -> bool:
+    """Whether a right, as `canonical` writes it, can be changed only by who runs the server."""
+    return re.match(r"(GRANT|DENY) IMMUTABLE ", line) is not None
+
+
+def _open_load(rights: Sequence[str]) -> str:
+    said = "every user may read by LOAD CSV what the server reaches"
+    if any(immutable(line) for line in rights):
+        return f"{said}; a right is immutable, and only who runs the server can take it away: {', '.join(rights)}"
+    return f"{said}; multidb apply closes that, unless servers.neo4j.close_defaults is false"
 
 
 def canonical(command: str) -> tuple[str, ...]:

@@ -28,6 +28,7 @@ from multidb.provisioners.neo4j.provision.resources import (
     Mode,
     Neo4jFacts,
     User,
+    loads,
     mode,
     password_ref,
     read_mark,
@@ -45,6 +46,7 @@ _LOCKED_SECONDS: Final = 5.2  # dbms.security.auth_lock_time, 5 s by default, an
 _UNSUPPORTED: Final = "Neo.ClientError.Statement.UnsupportedAdministrationCommand"
 _RATE_LIMIT: Final = "Neo.ClientError.Security.AuthenticationRateLimit"
 _EXPIRED: Final = "Neo.ClientError.Security.CredentialsExpired"
+_PUBLIC_RIGHTS: Final = "SHOW ROLE PUBLIC PRIVILEGES AS COMMANDS YIELD command"
 _PROBE: Final = "EXPLAIN CREATE DATABASE `multidb-probe`"  # planned, never run
 
 _T = TypeVar("_T")
@@ -116,7 +118,8 @@ class Neo4jSession:
             default = next((row["name"] for row in defaults), DEFAULT_DATABASE)
             dedicated = self._server.app is not None
             owns, labels = ((), ()) if roles or dedicated else self._index_marks(default)
-        return Neo4jFacts(product, version, edition, multi_database, roles, default, dedicated, owns, labels)
+            public = loads([row["command"] for row in self.bolt.ask(_PUBLIC_RIGHTS)]) if roles else ()
+        return Neo4jFacts(product, version, edition, multi_database, roles, default, dedicated, owns, labels, public)
 
     def _product(self) -> tuple[str, str, str]:
         try:

@@ -186,7 +186,8 @@ class ServerDatabase(Resource):
 
     kind: ClassVar[str] = "server database"
     rank: ClassVar[int] = 10
-    closing: ClassVar[bool] = True
+    closing: ClassVar[str] = "closed to every login that was not let in by name, also those of others"
+    spares_known: ClassVar[bool] = True
 
     public: frozenset[str] = frozenset()  # what everybody may do there
     admin_connects: bool = True  # also when everybody else may not

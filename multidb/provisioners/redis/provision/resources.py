@@ -214,6 +214,10 @@ class DefaultUser(Resource):
 
     kind: ClassVar[str] = "default user"
     rank: ClassVar[int] = 30
+    closing: ClassVar[str] = (
+        "turned off: whoever comes in without a password, also programs of others, is refused from the next connection "
+        "on; users with a name and a password keep what they have"
+    )
 
     access: Literal["closed", "open"] = "closed"
 
@@ -517,10 +521,17 @@ def _forgets(facts: RedisFacts) -> bool:
     return facts.persistence == "none"
 
 
+def _way_to_close(facts: RedisFacts) -> str:
+    """What closes an open default user."""
+    if facts.admin == "default":
+        return "multidb itself comes as that user: give it an admin of its own, then multidb apply turns that user off"
+    return "multidb apply turns it off, unless servers.redis.default_user is keep"
+
+
 def _wall(app: App, facts: RedisFacts) -> tuple[Isolation, str]:
     extra = app.stores["redis"].channels
     if facts.default_open:
-        return Isolation.NAMING_ONLY, "the server's default user needs no password, so anyone is an administrator"
+        return Isolation.NAMING_ONLY, f"the server's default user needs no password; {_way_to_close(facts)}"
     if not by_prefix(app, facts) and not facts.db_rules:
         return Isolation.PARTIAL, (
             "SELECT reaches the app's DB only, but every connection starts in DB 0, where all apps can read and write"

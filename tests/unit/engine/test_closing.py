@@ -1,0 +1,122 @@
+"""Changes of a server as a whole, by which others on it may lose something."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import multidb.provisioners
+from multidb.cli import closing
+from multidb.cli.output import Output
+from multidb.engine import Engine
+from multidb.fleet import Scope
+from multidb.model import App, Project, Resource, StoreContext
+from multidb.project import load_project
+from multidb.provisioners import STORES, provisioner
+from multidb.provisioners.postgres.provision.resources import PostgresFacts, ServerDatabaseFacts
+from multidb.state import ProjectState
+from tests.properties.test_names_of_apps import FACTS
+from tests.unit.engine.test_engine import OneEach
+from tests.unit.engine.toy_store import SHELF, Box
+
+MANIFEST = """\
+version: 1
+project: shop
+runtime: embedded
+apps:
+  ann: {stores: [toy]}
+  bob: {stores: [toy]}
+"""
+
+
+@pytest.fixture
+def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Engine]]:
+    """By runtime, the engine of a project whose two servers would each be closed by its one change."""
+    monkeypatch.setitem(multidb.provisioners.STORES, "toy", "tests.unit.engine.toy_store")
+    monkeypatch.setattr(Box, "closing", "nobody else may look in")
+    SHELF.__init__()  # type: ignore[misc]
+    (tmp_path / "multidb.yaml").write_text(MANIFEST)
+    project = load_project(tmp_path / "multidb.yaml")
+    yield {runtime: _engine(replace(project, runtime=runtime), tmp_path) for runtime in ("embedded", "external")}
+    multidb.provisioners.provisioner.cache_clear()
+
+
+def _engine(project: Project, folder: Path) -> Engine:
+    return Engine(project, ProjectState(folder), runtime=OneEach(project))
+
+
+@pytest.mark.parametrize(("runtime", "made"), [("embedded", {"ann", "bob"}), ("external", set())])
+def test_unasked_only_the_projects_own_servers_are_closed(
+    engines: dict[str, Engine], runtime: str, made: set[str]
+) -> None:
+    assert engines[runtime].apply().error() is None
+    assert set(SHELF.boxes) == made
+
+
+def test_what_was_agreed_to_is_closed_and_what_was_not_stays_open(engines: dict[str, Engine]) -> None:
+    engine, scope = engines["external"], Scope(left_open=frozenset({"toy-ann"}))
+    assert engine.apply(scope, engine.plan(scope)).error() is None
+    assert set(SHELF.boxes) == {"bob"}
+    engine.apply(Scope(), engine.plan())
+    assert set(SHELF.boxes) == {"ann", "bob"}
+
+
+def test_each_server_is_asked_for_alone(
+    engines: dict[str, Engine], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[str] = []
+
+    def answer(question: str, *, yes: bool) -> bool:
+        asked.append(question)
+        return "toy-bob" in question
+
+    monkeypatch.setattr(closing, "ask", answer)
+    engine = engines["external"]
+    assert closing.refused_to_close(Output("apply"), engine, engine.plan(), yes=False) == {"toy-ann"}
+    assert len(asked) == 2
+    assert "toy-ann: box ann: nobody else may look in\n" in capsys.readouterr().err
+    own = engines["embedded"]
+    assert closing.refused_to_close(Output("apply"), own, own.plan(), yes=False) == frozenset()
+    assert len(asked) == 2
+
+
+@pytest.mark.parametrize(("known", "spared", "kept"), [(True, True, True), (True, False, False), (False, True, False)])
+def test_known_accounts_are_told_of_where_they_are_spared(
+    engines: dict[str, Engine],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    known: bool,
+    spared: bool,
+    kept: bool,
+) -> None:
+    monkeypatch.setattr(Box, "spares_known", spared)
+    accounts = {"toy": frozenset({"eve"})} if known else {}
+    engine = engines["external"]
+    engine.project = replace(engine.project, known=accounts)
+    closing.show_closings(Output("plan"), engine, engine.plan())
+    assert ("eve (known) keep what they have" in capsys.readouterr().err) is kept
+
+
+# What takes nothing from anybody, although it is no app's: made beside what others have, or written down.
+HARMLESS = {"token registry", "note of unsaved rules", "saved rules"}
+
+
+def server_wide(store: str) -> list[Resource]:
+    facts = FACTS[store]
+    if isinstance(facts, PostgresFacts):
+        facts = replace(facts, server_databases=(ServerDatabaseFacts("postgres", "root", open=True, closable=True),))
+    found = provisioner(store)
+    app = App("ann", "ann", {store: found.app_options()})
+    wanted = found.desired([app], StoreContext("shop", facts, found.server_options(), {"ann": 3}))
+    return [each for each in wanted if each.app is None]
+
+
+@pytest.mark.parametrize("store", sorted(STORES))
+def test_what_is_no_apps_says_what_others_lose_by_it_or_is_known_to_take_nothing(store: str) -> None:
+    closings = {each.kind for each in server_wide(store) if each.closing}
+    assert {each.kind for each in server_wide(store)} - closings <= HARMLESS
+    expected = {"postgres": {"server database"}, "redis": {"default user"}, "neo4j": {"public rights"}, "qdrant": set()}
+    assert closings == expected[store]

@@ -596,6 +596,8 @@ def test_the_writing_login_refreshes_where_the_server_has_a_right_for_it(served:
             owner.execute(f"ALTER DEFAULT PRIVILEGES REVOKE MAINTAIN ON TABLES FROM {app.id}_rw")
         owner.execute("CREATE MATERIALIZED VIEW counted AS SELECT 1 AS a")
     if newer:
+        # a view that an extension keeps from everybody is in nobody's way
+        served.sql("CREATE EXTENSION pg_buffercache SCHEMA public", database=app.id)
         (change,) = site.changes([app])
         assert [field.field for field in change.fields] == ["default_privileges"]
         site.apply([app])
@@ -607,7 +609,7 @@ def test_the_writing_login_refreshes_where_the_server_has_a_right_for_it(served:
             session.execute("SET default_transaction_read_only = off")
             for view in ("counted", "later") if newer else ("counted",):
                 for text in (f"REFRESH MATERIALIZED VIEW {view}", f"REINDEX TABLE {view}"):
-                    if newer and login == "user":
+                    if newer and login == "user" and (view == "later" or admin == SUPERUSER):
                         session.execute(text.encode())
                         continue
                     with pytest.raises(psycopg.errors.InsufficientPrivilege):

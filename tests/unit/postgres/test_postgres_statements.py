@@ -211,6 +211,11 @@ def test_maintain_reaches_what_is_there_unless_its_rights_came_back(revision: st
     sent = changed(wanted, default_privileges=held, revision=revision, schemas=("public",))
     assert [text.split(" IN ")[0] for text in sent if text.startswith("GRANT MAINTAIN")] == reaches
     assert 'ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_owner" GRANT MAINTAIN ON TABLES TO "lernmi_rw"' in sent
+    known = facts(superuser=False)
+    (weaker,) = the(Interior, known=known)
+    assert not any(
+        "ALL TABLES" in text for text in changed(weaker, known, default_privileges=held, schemas=("public",))
+    )
     (older,) = the(Interior, known=facts(160004))
     assert isinstance(older, Interior)
     assert not any("MAINTAIN" in entry for entry in older.default_privileges)

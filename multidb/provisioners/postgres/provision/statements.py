@@ -326,7 +326,7 @@ def _interior(change: Change, interior: Interior, context: StoreContext) -> Iter
     for name in sorted(interior.extensions - (live.extensions if live else frozenset())):
         yield from _create_extension(name, interior, context.facts, new=live is None)
     if live is not None:
-        yield from _maintaining(live, interior)
+        yield from _maintaining(live, interior, context.facts)
         yield from _shrinking(live, interior)
     if change.changed("revision"):
         assert interior.app is not None
@@ -392,11 +392,16 @@ def _default_privileges(live: Interior | None, interior: Interior, facts: Postgr
             yield _left(maker, facts)
 
 
-def _maintaining(live: Interior, interior: Interior) -> Iterator[str]:
+def _maintaining(live: Interior, interior: Interior, facts: PostgresFacts) -> Iterator[str]:
     """The tables of before the app's logins could be given MAINTAIN. What came back from a set has the rights that it
-    had, and what is taken over gets all of them."""
+    had, and what is taken over gets all of them. For who is no superuser, a view that an extension keeps from everybody
+    would fail the whole statement: the owner gives it there."""
     right = (interior.role, "TABLES", interior.writers, "MAINTAIN")
-    if live.revision in ("", RESTORED) or right not in interior.default_privileges - live.default_privileges:
+    if (
+        not facts.superuser
+        or live.revision in ("", RESTORED)
+        or right not in interior.default_privileges - live.default_privileges
+    ):
         return
     for schema in live.schemas:
         yield f"GRANT MAINTAIN ON ALL TABLES IN SCHEMA {schema} TO {identifier(interior.writers)}"

@@ -69,6 +69,8 @@ FILES: Final = {
     "tt_own--1.sql": _OWN,
     "tt_admins.control": "default_version = '1'\nrelocatable = false\n",
     "tt_admins--1.sql": _ADMINS,
+    "tt_fixed.control": "default_version = '1'\nschema = tt_fixed\nrelocatable = false\n",
+    "tt_fixed--1.sql": "CREATE TABLE one (a int);",
     "tt_single.control": "default_version = '1'\n",
     "tt_single--1.sql": _SINGLE,
     "tt_apart.control": "default_version = '1'\n",

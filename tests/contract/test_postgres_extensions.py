@@ -9,7 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from multidb.errors import ArchiveError, NotAllowed
+from multidb.errors import ArchiveError, NotAllowed, StatementFailed
 from multidb.model import App, Part, PlaceKind
 from multidb.provisioners.postgres.provision import groundwork
 from tests.contract.postgres_extensions import FILES
@@ -302,6 +302,19 @@ def test_types_of_an_extension_stay_where_a_database_is_taken_over(superuser: Si
         ("mood", "postgres"),
         ("pair", "postgres"),
     ]
+
+
+def test_a_script_with_a_schema_of_its_own_meets_no_function_of_the_app_either(superuser: Site) -> None:
+    app = an_app(superuser)
+    with superuser.enter(app) as session:
+        session.execute("CREATE FUNCTION public.soundex(text) RETURNS text LANGUAGE sql AS 'SELECT $1'")
+    wanting = App(app.id, app.id, superuser.app(extensions=("tt_fixed",)).stores)
+    with pytest.raises(StatementFailed, match="the schema public holds 1 functions"):
+        superuser.apply([wanting])
+    with superuser.enter(app) as session:
+        session.execute("DROP FUNCTION public.soundex")
+    superuser.apply([wanting])
+    assert [row[:3] for row in superuser.served.sql(_HAVE, database=app.id)] == [("tt_fixed", "1", "tt_fixed")]
 
 
 # --- extensions of the distribution ---

@@ -31,6 +31,11 @@ def test_what_is_made_otherwise_is_left_out() -> None:
     assert steps(listing, frozenset({"ext"}), _NAMED_BY_OID, Beyond()) == ([Step([_TABLE, _OTHER])], [])
 
 
+def test_a_schema_whose_name_begins_like_that_of_an_extension_is_made() -> None:
+    longer = "12; 2615 108 SCHEMA - ext more owner"
+    assert steps("\n".join([_SCHEMA, longer]), frozenset({"ext"}), [], Beyond()) == ([Step([longer])], [])
+
+
 def test_an_index_is_attached_while_nothing_else_is_made() -> None:
     listing = "\n".join([_TABLE, _FOREIGN, _COMMENT, _ATTACH, _INDEX])
     first = [Step([_TABLE, _INDEX]), Step([_ATTACH], in_order=True), Step([_FOREIGN])]

@@ -92,7 +92,7 @@ def test_one_that_stands_still_is_ended(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(StartFailed, match="Docker Compose has made no progress") as caught:
         compose_tool.up(tmp_path / "compose.yaml", "shop", ["redis"], {}, said.append, 0.5)
 
-    assert said == ["begun"]
+    assert said[:1] == ["begun"]  # the shell may say after it that its program was killed
     assert "progress_timeout" in str(caught.value.hint)
 
 

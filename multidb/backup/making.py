@@ -301,16 +301,20 @@ def pausing(engine: Engine, app: App, progress: Progress) -> Iterator[None]:
 
     Raises:
         MultidbError: they could not be turned off, or not on again; then the next run tries, as does
-            ``multidb apply --app APP``.
+            ``multidb apply --app APP``. Where the block has failed as well, its error is raised: it came first.
     """
     Journal(engine.state).begin(PAUSED, app.id, {})
     try:
         progress(app.id, "turning its logins off")
         turn_off(engine, app)
         yield
-    finally:
+    except BaseException:
         progress(app.id, "turning its logins on")
-        turn_on(engine, app.id)
+        with contextlib.suppress(MultidbError):
+            turn_on(engine, app.id)
+        raise
+    progress(app.id, "turning its logins on")
+    turn_on(engine, app.id)
 
 
 def turn_off(engine: Engine, app: App) -> None:

@@ -15,7 +15,7 @@ import pytest
 from multidb.backup.cloning import copy_into
 from multidb.backup.encryption import Identities
 from multidb.backup.journal import RESTORING, Journal, exclusively
-from multidb.backup.making import Made, make_sets, repository
+from multidb.backup.making import Made, make_sets, pausing, repository
 from multidb.backup.recovery import recover
 from multidb.backup.repository import Copy
 from multidb.backup.restoring import Restored, restore, restore_tables
@@ -100,6 +100,18 @@ def test_logins_are_off_while_a_quiesced_set_is_made_and_on_afterwards(
     assert not make(engine, "ann", quiesce=True)["ann"].ok
     assert engine.plan().in_sync
     assert Journal(engine.state).open("paused") == {}
+
+
+def test_what_went_wrong_first_is_told_when_the_logins_do_not_come_on_again_either(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> NoReturn:
+        raise ServerDown("does not answer")
+
+    monkeypatch.setattr(Engine, "apply", gone)
+    with pytest.raises(ArchiveError, match="broken"), pausing(engine, engine.project.apps["ann"], quiet):
+        raise ArchiveError("broken")
+    assert "ann" in Journal(engine.state).open("paused"), "the next run turns them on"
 
 
 def test_one_app_that_fails_harms_no_other_and_leaves_nothing(engine: Engine, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from multidb.cli.output import Output
-from multidb.errors import MultidbError
+from multidb.errors import MultidbError, one_line
 from multidb.model import Action, Change, Statement
 from multidb.plan import Plan, ServerPlan, plain
 from multidb.provisioners import provisioner
@@ -132,7 +132,9 @@ def _show_change(output: Output, change: Change) -> None:
         output.say(f"      {line}")
     if output.verbose:
         for statement in change.statements:
-            output.say(f"      {statement.scope + ': ' if statement.scope else ''}{statement.text}", style="dim")
+            # On one line, whatever names are in it; `--sql` has it as it is sent.
+            text = one_line(statement.text)
+            output.say(f"      {statement.scope + ': ' if statement.scope else ''}{text}", style="dim")
 
 
 def _whole_apps(changes: Sequence[Change]) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ import pytest
 
 from multidb.closure import Closure, close, reopen
 from multidb.engine import Engine
-from multidb.environment import environment
+from multidb.environment import environment, standing
 from multidb.errors import AuthenticationFailed, Conflict, Locked, ServerDown, ServerError, ServerSlow, StalePlan
 from multidb.fleet import Scope
 from multidb.model import Action, App, Isolation, Project
@@ -214,8 +214,9 @@ def test_each_threat_is_refused(world: World, subtests: Any) -> None:
 
 def test_the_printed_isolation_is_the_real_one(world: World) -> None:
     app = world.app()
-    level, why = next(iter(environment(world.apply(app).fleet, app).isolation.values()))
-    assert why
+    (stands,) = standing(world.apply(app).fleet, app).values()
+    level = stands.isolation
+    assert stands.why
     if world.case.attackable or world.case.instance:
         assert level is not Isolation.NAMING_ONLY
     else:

@@ -493,6 +493,27 @@ def test_a_lock_file_with_the_process_id_of_another_program(place: Callable[...,
         assert it.up()["postgres"].state is RUNNING
 
 
+def test_a_lock_file_of_a_server_that_nobody_has_reaped(place: Callable[..., Place]) -> None:
+    """Its parent, or the first process of a container, may take its time."""
+    it = place("postgres")
+    pid = it.up()["postgres"].pid
+    assert pid is not None
+    uid, gid = psutil.Process(pid).uids().real, psutil.Process(pid).gids().real
+    lock = it.folder("postgres") / "data" / "postmaster.pid"
+    lines = lock.read_text().splitlines()
+    psutil.Process(pid).kill()
+    psutil.Process(pid).wait(10)
+    program = shutil.copy("/bin/true", it.folder("postgres") / "postgres")  # where that user gets in
+    drop = {"user": uid, "group": gid} if os.geteuid() == 0 else {}
+    with subprocess.Popen([program], **drop) as dead:  # type: ignore[call-overload]
+        until = time.monotonic() + 10
+        while psutil.Process(dead.pid).status() != psutil.STATUS_ZOMBIE:
+            assert time.monotonic() < until
+        assert psutil.Process(dead.pid).name() == "postgres"
+        lock.write_text("\n".join([str(dead.pid), *lines[1:]]) + "\n")
+        assert it.up()["postgres"].state is RUNNING
+
+
 def test_a_recycled_process_id_is_not_stopped(place: Callable[..., Place]) -> None:
     it = place("redis")
     it.up()

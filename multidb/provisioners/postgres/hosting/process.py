@@ -26,7 +26,7 @@ from multidb.document import Unreadable, inside
 from multidb.errors import AuthenticationFailed, RuntimeUnavailable, UsageError
 from multidb.model import Endpoint, Hosting, Launch, Progress, Seat, Server, Site
 from multidb.ports import LOOPBACK
-from multidb.processes import environment, version_of
+from multidb.processes import environment, running, version_of
 from multidb.provisioners.postgres.provision.resources import STORE
 from multidb.secrets import Secret, redact
 
@@ -303,18 +303,21 @@ def _initdb(site: Site, aside: Path, programs: Path, account: Account | None) ->
 
 
 def _drop_stale_lock(data: Path) -> None:
-    """Takes away the lock file of a Postgres that died, when its process id belongs to some other program by now.
+    """Takes away the lock file of a Postgres that died, when its process id belongs to some other program by now, or to
+    a dead one that its parent has not reaped.
 
-    Postgres does so itself unless that other program runs as the same user, as after the restart of a container.
+    Postgres does so itself unless that process is one of the same user, as after the restart of a container.
     """
     lock = data / "postmaster.pid"
     lines = (files.read_text(lock) or "").splitlines()
     if not lines or not lines[0].isdigit():
         return
     pid = int(lines[0])
+    if not psutil.pid_exists(pid):
+        return
     with contextlib.suppress(psutil.NoSuchProcess):
-        process = psutil.Process(pid)
-        if "postgres" in process.name():
+        process = running(pid)
+        if process is not None and "postgres" in process.name():
             raise UsageError(
                 f"another Postgres, process {pid}, seems to run on this data folder",
                 where=str(data),

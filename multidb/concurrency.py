@@ -14,18 +14,24 @@ R = TypeVar("R")
 
 
 def side_by_side(
-    work: Callable[[T], R], items: Sequence[T], *, at_once: int | None = None, cancelled: threading.Event | None = None
+    work: Callable[[T], R],
+    items: Sequence[T],
+    *,
+    at_once: int | None = None,
+    cancelled: threading.Event | None = None,
+    finishing: bool = False,
 ) -> list[R]:
-    """`work` done for each of `items`, each in a thread of its own; the results in their order.
+    """`work` done for each of `items`, each in a thread of its own (a single one in ours); the results in their order.
 
     Args:
         at_once: at most so many at a time; None: all.
+        finishing: a single one has a thread of its own as well: an interruption of ours does not stop it halfway.
         cancelled: set when one fails or we are interrupted, so that the others can end early and nobody waits for them.
 
     Raises:
         Exception: what `work` raised, of the first item that failed; the others have ended by then.
     """
-    if len(items) < 2:
+    if not items or (len(items) == 1 and not finishing):
         return [work(item) for item in items]
     with ThreadPoolExecutor(min(len(items), at_once or len(items))) as pool:
         futures = [pool.submit(work, item) for item in items]

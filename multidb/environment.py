@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from multidb.deployment import named
 from multidb.errors import MultidbError, UsageError
-from multidb.fleet import Fleet, Scope
+from multidb.fleet import Fleet
 from multidb.model import App, Isolation, Resource, Server, StoreContext
 from multidb.provisioners import provisioner
 from multidb.secrets import Secret
 
-__all__ = ["Environment", "Standing", "environment", "environments", "names_of", "standing"]
+__all__ = ["Environment", "Standing", "environment", "environments", "standing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +78,7 @@ def environments(
 
 
 def standing(fleet: Fleet, app: str) -> dict[str, Standing]:
-    """What the app has, by store. Its servers are asked what they are.
+    """What the app has, by store. Its servers are asked what they are; none of its credentials is needed.
 
     Raises:
         UsageError: no such app.
@@ -93,24 +93,6 @@ def standing(fleet: Fleet, app: str) -> dict[str, Standing]:
             raise context
         level, why = store.isolation(entry, context.facts)
         found[server.store] = Standing(level, why, _names(entry, store.desired([entry], context)))
-    return found
-
-
-def names_of(fleet: Fleet, app: str) -> dict[str, tuple[str, ...]]:
-    """What the app has, by store, as it is to be: ``role lernmi_user``. Needs none of its credentials.
-
-    Raises:
-        UsageError: no such app.
-        ServerError: a server does not answer.
-    """
-    entry, found = fleet.app(app), {}
-    servers = fleet.servers(Scope(apps=frozenset({app})))
-    contexts = fleet.contexts(servers)
-    for server in servers:
-        context = contexts[server.name]
-        if isinstance(context, MultidbError):
-            raise context
-        found[server.store] = _names(entry, provisioner(server.store).desired([entry], context))
     return found
 
 

@@ -26,7 +26,7 @@ from multidb.cli.options import (
 from multidb.cli.output import Output
 from multidb.closure import closures
 from multidb.engine import Engine
-from multidb.environment import names_of
+from multidb.environment import standing
 from multidb.errors import UsageError
 from multidb.fleet import orphan
 from multidb.manifest import app_id
@@ -66,9 +66,9 @@ def remove_app(
     engine = engine_of(run, output, wanted)
     if _begun(engine, wanted) is None:
         with output.working():
-            there = names_of(engine.fleet, wanted)
-        for store, names in there.items():
-            output.note(f"  {store}: {', '.join(names)}")
+            there = standing(engine.fleet, wanted)
+        for store, each in there.items():
+            output.note(f"  {store}: {', '.join(each.names)}")
         if not ask(f"Turn off {wanted} on these servers? Its data stays for {grace}.", yes=yes):
             output.note("Nothing was changed.")
             return 3

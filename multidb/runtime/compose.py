@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from multidb.concurrency import side_by_side
 from multidb.container import Container, Pooler, poolers
 from multidb.deployment import (
     Deployment,
@@ -33,7 +34,7 @@ from multidb.render import CA_FILE, MONITORING, MONITORING_VOLUMES
 from multidb.runtime import ServerState, ServerStatus, compose_tool, inside
 from multidb.runtime.container_state import Seen, Verdict, judge
 from multidb.runtime.docker_engine import DockerEngine
-from multidb.runtime.together import PATIENCE, clear_errors, one_at_a_time, side_by_side
+from multidb.runtime.together import PATIENCE, clear_errors, one_at_a_time
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 
@@ -139,7 +140,7 @@ class ComposeRuntime:
             running = [(stack, service) for stack in self._stacks for service in stack.seen()]
             if erase:
                 self._refuse_unknown_volumes()
-            stopped = side_by_side(lambda each: self._stop(*each, report), running)
+            stopped = side_by_side(lambda each: self._stop(*each, report), running, finishing=True)
             for stack in self._stacks:
                 stack.engine.remove_networks()
             erased = [volume for stack in self._stacks for volume in (stack.engine.remove_volumes() if erase else ())]
@@ -210,7 +211,7 @@ class ComposeRuntime:
     def status(self) -> list[ServerStatus]:
         """See `Runtime.status`. `RuntimeUnavailable` when there is no engine to ask."""
         seen = self._ours()
-        servers = side_by_side(lambda each: self._look(each, seen.get(each.name)), self._containers)
+        servers = side_by_side(lambda each: self._look(each, seen.get(each.name)), self._containers, finishing=True)
         pooled = [_pooler(pooler, server, judge(seen.get(name))) for name, (pooler, server) in self._poolers.items()]
         return [*servers, *pooled]
 
@@ -356,7 +357,7 @@ class ComposeRuntime:
                 return error
             return None
 
-        problems = zip(chosen, side_by_side(problem, chosen), strict=True)
+        problems = zip(chosen, side_by_side(problem, chosen, finishing=True), strict=True)
         return {each.server: self._failed(each, error.sentence()) for each, error in problems if error is not None}
 
     def _fetch(self, container: Container, report: Progress) -> None:

@@ -14,6 +14,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from multidb import processes
+from multidb.concurrency import side_by_side
 from multidb.errors import AuthenticationFailed, MultidbError, Refused, UsageError
 from multidb.model import (
     App,
@@ -49,7 +50,7 @@ from multidb.runtime.seats import (
 )
 from multidb.runtime.spare import Spares
 from multidb.runtime.starting import Start
-from multidb.runtime.together import PATIENCE, clear_errors, one_at_a_time, side_by_side
+from multidb.runtime.together import PATIENCE, clear_errors, one_at_a_time
 from multidb.secrets import Secret, generate
 from multidb.state import ProjectState
 
@@ -121,7 +122,9 @@ class EmbeddedRuntime:
             self._spares(report).clear()
             outages = self._outages(report)
             outages.forget(outages.left())
-            return side_by_side(lambda process: self._stop(process, report), list(self._ledger.read().values()))
+            return side_by_side(
+                lambda process: self._stop(process, report), list(self._ledger.read().values()), finishing=True
+            )
 
     def retire(self, app: App, progress: Progress, *, erase: bool = False) -> list[ServerStatus]:
         """See `Runtime.retire`.
@@ -216,7 +219,9 @@ class EmbeddedRuntime:
         """See `Runtime.status`."""
         with clear_errors():
             recorded = self._ledger.read()
-            return side_by_side(lambda seat: self._look(seat, recorded.get(seat.site.name)), self._seats())
+            return side_by_side(
+                lambda seat: self._look(seat, recorded.get(seat.site.name)), self._seats(), finishing=True
+            )
 
     def servers(self) -> list[Server]:
         """See `Runtime.servers`. One that was never started and has no port in the manifest has no address."""
@@ -426,4 +431,4 @@ class EmbeddedRuntime:
             progress(name, "stopping what an interrupted run left behind")
             return processes.stop(pid, _STOP_LIMIT)
 
-        side_by_side(end, list(self._ledger.strays(self._servers).items()))
+        side_by_side(end, list(self._ledger.strays(self._servers).items()), finishing=True)

@@ -11,11 +11,11 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from multidb.concurrency import side_by_side
 from multidb.errors import Refused, UsageError
 from multidb.model import Address, App, Endpoint, Progress, Project, Server
 from multidb.provisioners import STORES, provisioner
 from multidb.runtime import ServerState, ServerStatus
-from multidb.runtime.together import side_by_side
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 
@@ -69,7 +69,7 @@ class ExternalRuntime:
 
     def status(self) -> list[ServerStatus]:
         """Whether something listens at each address; nobody logs in for that."""
-        return side_by_side(_reached, self.servers())
+        return side_by_side(_reached, self.servers(), finishing=True)
 
     def servers(self) -> list[Server]:
         """See `Runtime.servers`.

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from multidb import ports, processes
+from multidb.concurrency import side_by_side
 from multidb.errors import MultidbError, RuntimeUnavailable, ServerError, StartFailed, UsageError
 from multidb.model import Progress, Seat, Server, ServerKind, Site
 from multidb.runtime import ServerState, ServerStatus
@@ -24,7 +25,7 @@ from multidb.runtime.seats import (
     outdated,
     port_key,
 )
-from multidb.runtime.together import clear_errors, side_by_side
+from multidb.runtime.together import clear_errors
 from multidb.secrets import Secret, generate
 from multidb.state import ProjectState
 
@@ -51,7 +52,7 @@ class Start:
         for seat in seats:
             if seat.kind is not None and seat.site.store not in self._turns:
                 self._turns[seat.site.store] = threading.BoundedSemaphore(seat.kind.at_once)
-        return side_by_side(self._one, seats, self._cancelled)
+        return side_by_side(self._one, seats, cancelled=self._cancelled, finishing=True)
 
     def _one(self, seat: Seat) -> ServerStatus:
         site, kind = seat.site, seat.kind

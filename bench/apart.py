@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bench.backup_ground import back_up
 from bench.ground import open_engine, quiet
-from multidb.backup.making import repository
+from multidb.backup.creation import repository
 from multidb.backup.repository import Copy, Repository
 from multidb.backup.restoring import restore
 from multidb.backup.verifying import verify

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from bench.ground import quiet
-from multidb.backup.making import Grounds, make_sets, repository
+from multidb.backup.creation import ServerContexts, make_sets, repository
 from multidb.backup.repository import Copy
 from multidb.backup.rooms import load, room
 from multidb.engine import Engine
@@ -28,7 +28,7 @@ def restore_beside(engine: Engine, copy: Copy) -> None:
     """Restores every store of the set into a scratch place and measures it there."""
     assert copy.found is not None
     app = engine.project.apps[copy.app]
-    grounds = Grounds(engine.fleet, Scope())
+    grounds = ServerContexts(engine.fleet, Scope())
     home = repository(engine.fleet, [copy.target.name])
     for store, part in copy.found.parts.items():
         ground = grounds.of(app, store)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from bench.backup_ground import peak, somewhere
 from bench.ground import Result, apps, open_engine, project, quiet, taking_turns
-from multidb.backup.making import make_sets
+from multidb.backup.creation import make_sets
 from multidb.fleet import Scope
 
 APPS, RUNS = 20, 3

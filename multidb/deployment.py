@@ -16,7 +16,7 @@ from multidb.errors import Refused, UsageError
 from multidb.model import App, Endpoint, Project, StoreContext
 from multidb.model.options import Certificates
 from multidb.provisioners import STORES, provisioner
-from multidb.render import BACKUP, CA_MOUNTED, GRAFANA, TOKEN, RenderedFile, Trust, is_ours, render
+from multidb.render import BACKUP, CA_MOUNTED, GRAFANA, TOKEN, RenderedFile, TlsMaterial, is_ours, render
 from multidb.secrets import Secret, SecretRef, generate
 from multidb.state import ProjectState
 
@@ -214,7 +214,9 @@ class Deployment:
             return {name: Secret("") if isinstance(value, Secret) else value for name, value in variables.items()}
         return variables
 
-    def _trust(self, servers: Sequence[Container], *, needed: bool) -> tuple[Trust | None, dict[SecretRef, Secret]]:
+    def _trust(
+        self, servers: Sequence[Container], *, needed: bool
+    ) -> tuple[TlsMaterial | None, dict[SecretRef, Secret]]:
         """Who proves what to whom where the manifest asks for TLS; and what had to be made for that just now.
 
         Args:
@@ -239,7 +241,7 @@ class Deployment:
 
     def _own(
         self, names: Sequence[str], known: Callable[[SecretRef], Secret | None]
-    ) -> tuple[Trust, dict[SecretRef, Secret]]:
+    ) -> tuple[TlsMaterial, dict[SecretRef, Secret]]:
         """Certificates of the project's own authority. A new authority means new certificates for all."""
         from multidb.certificates import Identity, issue, names_of, new_authority, serves  # cryptography: 60 ms
 
@@ -262,9 +264,9 @@ class Deployment:
                 identity = issue(authority, name, now)
                 made[ref] = identity.bundle()
             identities[name] = identity
-        return Trust(authority.certificate, identities), made
+        return TlsMaterial(authority.certificate, identities), made
 
-    def _given(self, given: Certificates, names: Sequence[str]) -> Trust:
+    def _given(self, given: Certificates, names: Sequence[str]) -> TlsMaterial:
         """The certificate that the manifest names, for every server. `UsageError` when apps would refuse it."""
         from multidb.certificates import Identity, names_of, problem
 
@@ -280,7 +282,7 @@ class Deployment:
         if wrong is not None:
             hint = "one certificate for all servers, with their names, localhost and 127.0.0.1; or tls: own"
             raise UsageError(wrong, where=where, hint=hint)
-        return Trust(texts["ca"], dict.fromkeys(names, identity))
+        return TlsMaterial(texts["ca"], dict.fromkeys(names, identity))
 
     def _context(self, server: Container) -> StoreContext:
         store = provisioner(server.store)

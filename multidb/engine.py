@@ -38,7 +38,7 @@ from multidb.provisioners import provisioner
 from multidb.report import Failure, Report, ServerReport, account
 from multidb.runtime import Runtime
 from multidb.state import ProjectState
-from multidb.tombstone import Tombstone, bury, tombstones
+from multidb.tombstone import Tombstone, tombstones, write_tombstone
 
 __all__ = ["Engine"]
 
@@ -174,7 +174,7 @@ class Engine:
             free = [app for app in orphans if self._taken(stack, app) and app not in tombstones(self.state)]
             removed = self.fleet.removed_orphans(free) if free else {}
             for app, stores in removed.items():
-                bury(self.state, Tombstone.recalled(app, stores, self.project.file, datetime.now(UTC)))
+                write_tombstone(self.state, Tombstone.recalled(app, stores, self.project.file, datetime.now(UTC)))
             return removed
         return ()
 

@@ -16,7 +16,7 @@ from multidb.model import App, Isolation, Resource, Server, StoreContext
 from multidb.provisioners import provisioner
 from multidb.secrets import Secret
 
-__all__ = ["Environment", "Standing", "environment", "environments", "standing"]
+__all__ = ["Environment", "StoreAccess", "environment", "environments", "standing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Environment:
 
 
 @dataclass(frozen=True, slots=True)
-class Standing:
+class StoreAccess:
     """What an app has in one store.
 
     Args:
@@ -77,7 +77,7 @@ def environments(
             yield app.id, error
 
 
-def standing(fleet: Fleet, app: str) -> dict[str, Standing]:
+def standing(fleet: Fleet, app: str) -> dict[str, StoreAccess]:
     """What the app has, by store. Its servers are asked what they are; none of its credentials is needed.
 
     Raises:
@@ -92,7 +92,7 @@ def standing(fleet: Fleet, app: str) -> dict[str, Standing]:
         if isinstance(context, MultidbError):
             raise context
         level, why = store.isolation(entry, context.facts)
-        found[server.store] = Standing(level, why, _names(entry, store.desired([entry], context)))
+        found[server.store] = StoreAccess(level, why, _names(entry, store.desired([entry], context)))
     return found
 
 

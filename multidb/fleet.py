@@ -412,7 +412,7 @@ class Fleet:
         that do not tell on from off.
         """
 
-        def asked(server: Server) -> dict[str, _Found]:
+        def asked(server: Server) -> dict[str, _OrphanAnswer]:
             with self.open(server) as session:
                 there, context = self.orphans_in(server, session), self.context(server, session)
                 found = {}
@@ -420,7 +420,9 @@ class Fleet:
                     app = orphan(self.project, app_id, [server.store])
                     level, _ = provisioner(server.store).isolation(app, session.facts)
                     off = not session.suspension(app, context)
-                    found[app_id] = _Found(server.store, app_id in there, level is not Isolation.NAMING_ONLY, off)
+                    found[app_id] = _OrphanAnswer(
+                        server.store, app_id in there, level is not Isolation.NAMING_ONLY, off
+                    )
                 return found
 
         shared = [each for each in self.runtime.servers() if each.app is None]
@@ -437,7 +439,7 @@ class Fleet:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
+class _OrphanAnswer:
     """What a server knows of an orphan: whether it has something of it, tells logins that are off from others, and has
     none of the app that is on."""
 

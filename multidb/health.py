@@ -141,7 +141,7 @@ def check(
     scope = scope or Scope()
     fleet.require(scope)
     began, started = datetime.now(UTC), time.monotonic()
-    round_ = _Round(fleet, scope, may_write)
+    round_ = _Checks(fleet, scope, may_write)
     found = {(each.app, each.store): each for each in round_.checks()}
     in_order = [
         found[app.id, store]
@@ -157,7 +157,7 @@ def check(
     return HealthReport(fleet.project.name, tuple(in_order), backups, began, time.monotonic() - started)
 
 
-class _Round:
+class _Checks:
     """One round of checks, and what it has learned of the servers so far."""
 
     def __init__(self, fleet: Fleet, scope: Scope, may_write: bool) -> None:

@@ -36,7 +36,7 @@ from multidb.usage import UsageReport
 __all__ = [
     "Alarm",
     "Delivery",
-    "Kind",
+    "AlarmKind",
     "Looked",
     "News",
     "Notice",
@@ -61,7 +61,7 @@ _SECTION: Final = "told"
 _EVERYTHING: Final = Scope()
 
 
-class Kind(StrEnum):
+class AlarmKind(StrEnum):
     """What can be wrong."""
 
     UNHEALTHY = "unhealthy"
@@ -80,7 +80,7 @@ class Subject:
         store: on which; None: the app's as a whole.
     """
 
-    kind: Kind
+    kind: AlarmKind
     app: str | None
     store: str | None
 
@@ -96,7 +96,7 @@ class Alarm:
         fix: what to do, with the command to run.
     """
 
-    kind: Kind
+    kind: AlarmKind
     app: str | None
     store: str | None
     message: str
@@ -117,7 +117,7 @@ class Looked:
         stores: only these; None means all.
     """
 
-    kinds: frozenset[Kind]
+    kinds: frozenset[AlarmKind]
     apps: frozenset[str] | None = None
     stores: frozenset[str] | None = None
 
@@ -172,9 +172,9 @@ class Told:
     @classmethod
     def parse(cls, entry: Mapping[str, Any]) -> Self | None:
         """What an entry of the state says; None for a kind that only a later multidb knows."""
-        if entry["kind"] not in set(Kind):
+        if entry["kind"] not in set(AlarmKind):
             return None
-        alarm = Alarm(Kind(entry["kind"]), entry["app"], entry["store"], entry["message"], entry["fix"])
+        alarm = Alarm(AlarmKind(entry["kind"]), entry["app"], entry["store"], entry["message"], entry["fix"])
         return cls(alarm, moment(entry["since"]), moment(entry["at"]), entry["ended"])
 
     def entry(self) -> dict[str, Any]:
@@ -230,7 +230,7 @@ def news(
 def unwell(report: HealthReport) -> list[Alarm]:
     """An alarm for each place where an app cannot work, and for each app whose backups are not as they should be."""
     found = [
-        Alarm(Kind.UNHEALTHY, each.app, each.store, each.health.message, each.health.fix)
+        Alarm(AlarmKind.UNHEALTHY, each.app, each.store, each.health.message, each.health.fix)
         for each in report.checks
         if each.health.status is Status.UNHEALTHY
     ]
@@ -244,7 +244,7 @@ def late_backups(found: Mapping[str, Health]) -> list[Alarm]:
         found: by app, what `multidb.backup.schedule.freshness` says.
     """
     late = [(app, health) for app, health in found.items() if health.status is not Status.HEALTHY]
-    return [Alarm(Kind.BACKUP, app, None, health.message, health.fix) for app, health in late]
+    return [Alarm(AlarmKind.BACKUP, app, None, health.message, health.fix) for app, health in late]
 
 
 def drifts(plan: Plan) -> list[Alarm]:
@@ -254,7 +254,7 @@ def drifts(plan: Plan) -> list[Alarm]:
         what = f"{change.action} {change.resource.kind} {change.resource.name}"
         changes.setdefault((change.resource.app, change.store), []).append(what)
     return [
-        Alarm(Kind.DRIFT, app, store, f"not as the manifest says: {listed(texts, 1)}", "multidb plan")
+        Alarm(AlarmKind.DRIFT, app, store, f"not as the manifest says: {listed(texts, 1)}", "multidb plan")
         for (app, store), texts in changes.items()
     ]
 
@@ -269,7 +269,7 @@ def open_walls(audit: Audit) -> list[Alarm]:
         probe = tried.probe
         found.setdefault((probe.target or probe.app, tried.store), []).append((f"{tried.act} worked", "multidb audit"))
     return [
-        Alarm(Kind.BREACH, app, store, listed([text for text, _ in each], 1), each[0][1])
+        Alarm(AlarmKind.BREACH, app, store, listed([text for text, _ in each], 1), each[0][1])
         for (app, store), each in found.items()
     ]
 
@@ -278,7 +278,7 @@ def over_quota(report: UsageReport) -> list[Alarm]:
     """An alarm for each app and store that has used up its quota."""
     return [
         Alarm(
-            Kind.QUOTA,
+            AlarmKind.QUOTA,
             each.app,
             each.store,
             f"uses {each.share:.0%} of its quota" + (", and may only read and delete now" if each.restricted else ""),
@@ -310,7 +310,7 @@ class Notifier:
         self._hooks = [_hook(number, each, root) for number, each in enumerate(settings.webhooks)]
         beat = settings.heartbeat
         self._beat = _address(beat, root, "notify.heartbeat") if beat else None
-        self._about = frozenset(map(Kind, settings.about))
+        self._about = frozenset(map(AlarmKind, settings.about))
         self._remind = settings.remind
         self._last_beat = self._quiet_until = float("-inf")
 
@@ -339,28 +339,28 @@ class Notifier:
 
     def about_health(self, report: HealthReport, scope: Scope = _EVERYTHING) -> list[Delivery]:
         """Tells what a health check within `scope` has found, and calls the heartbeat after one of everything."""
-        deliveries = self.tell(unwell(report), _looked(scope, Kind.UNHEALTHY, Kind.BACKUP))
+        deliveries = self.tell(unwell(report), _looked(scope, AlarmKind.UNHEALTHY, AlarmKind.BACKUP))
         return deliveries + self.beat() if scope == _EVERYTHING else deliveries
 
     def about_backups(self, found: Mapping[str, Health], scope: Scope = _EVERYTHING) -> list[Delivery]:
         """Tells whose backups have failed or are late; `found` as for `late_backups`."""
-        return self.tell(late_backups(found), _looked(scope, Kind.BACKUP))
+        return self.tell(late_backups(found), _looked(scope, AlarmKind.BACKUP))
 
     def about_plan(self, plan: Plan, scope: Scope = _EVERYTHING) -> list[Delivery]:
         """Tells what a plan within `scope` would change."""
         unread = {server.store for server in plan.servers if server.error is not None}
-        return self.tell(drifts(plan), _looked(scope, Kind.DRIFT, unread=unread))
+        return self.tell(drifts(plan), _looked(scope, AlarmKind.DRIFT, unread=unread))
 
     def about_audit(self, audit: Audit, scope: Scope = _EVERYTHING) -> list[Delivery]:
         """Tells which walls an audit within `scope` has found open."""
         unread = {server.store for server in audit.servers if server.error is not None}
         unread |= {store for _, store in audit.refusals}
-        return self.tell(open_walls(audit), _looked(scope, Kind.BREACH, unread=unread))
+        return self.tell(open_walls(audit), _looked(scope, AlarmKind.BREACH, unread=unread))
 
     def about_usage(self, report: UsageReport, scope: Scope = _EVERYTHING) -> list[Delivery]:
         """Tells who has used up a quota."""
         unread = {server.store for server in report.servers if server.error is not None}
-        return self.tell(over_quota(report), _looked(scope, Kind.QUOTA, unread=unread))
+        return self.tell(over_quota(report), _looked(scope, AlarmKind.QUOTA, unread=unread))
 
     def beat(self) -> list[Delivery]:
         """Calls the heartbeat's address, at most every half minute."""
@@ -395,7 +395,7 @@ def _address(source: SecretSource, root: Path, where: str) -> Secret:
     return Secret(address.reveal().strip())
 
 
-def _looked(scope: Scope, *kinds: Kind, unread: Iterable[str] = ()) -> Looked:
+def _looked(scope: Scope, *kinds: AlarmKind, unread: Iterable[str] = ()) -> Looked:
     """What a look within `scope` has seen, if the stores in `unread` told nothing."""
     stores = (scope.stores or frozenset(STORES)) - set(unread)
     everything = scope.stores is None and not unread

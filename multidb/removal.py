@@ -32,7 +32,7 @@ from multidb.fleet import Fleet, Scope
 from multidb.model import App, Isolation, Progress, Server
 from multidb.provisioners import provisioner
 from multidb.render import is_ours
-from multidb.tombstone import Edit, Phase, Tombstone, bury, forget, tombstones
+from multidb.tombstone import Edit, Phase, Tombstone, forget, tombstones, write_tombstone
 
 __all__ = ["expired", "purge", "remove", "restored", "restoring", "the_removed"]
 
@@ -58,7 +58,7 @@ def remove(fleet: Fleet, app_id: str, *, grace: timedelta, backup: str, progress
     if failed:
         raise _unfinished(failed, f"multidb remove-app {app_id}")
     stone = dataclasses.replace(stone, phase=Phase.REMOVED)
-    bury(fleet.state, stone)
+    write_tombstone(fleet.state, stone)
     fleet.runtime.retire(app, progress)
     _drop_files(fleet, app_id, [".env"])
     return stone
@@ -78,7 +78,7 @@ def restoring(fleet: Fleet, app_id: str) -> None:
             where=f"app {app_id}",
             hint=f"finish it: multidb purge {app_id}; then bring it back from its set {stone.backup or '(none)'}",
         )
-    bury(fleet.state, dataclasses.replace(stone, phase=Phase.RESTORING))
+    write_tombstone(fleet.state, dataclasses.replace(stone, phase=Phase.RESTORING))
     with fleet.state.turn("manifest"):
         # The manifest may have its entry again, and maybe in another file; what was laid over it may still be wanting.
         for edit in stone.edits[1 if app_id in fleet.project.returned else 0 :]:
@@ -98,7 +98,7 @@ def purge(fleet: Fleet, app_id: str, progress: Progress) -> None:
         PartlyApplied: a server did not let it be done; the same again finishes.
     """
     stone = _taken_out(fleet, app_id, Phase.ENDING)
-    bury(fleet.state, dataclasses.replace(stone, phase=Phase.PURGING))
+    write_tombstone(fleet.state, dataclasses.replace(stone, phase=Phase.PURGING))
     app = fleet.project.apps[app_id]
     failed = _on_each_server(fleet, app, lambda server: _drop(fleet, server, app, progress))
     if failed:
@@ -140,7 +140,7 @@ def _taken_out(fleet: Fleet, app_id: str, phase: Phase, grace: timedelta = timed
         stone = Tombstone(app_id, phase, now, now + grace, tuple(known.values()), backup)
     else:
         stone = dataclasses.replace(stone, phase=phase, backup=stone.backup or backup)
-    bury(state, stone)
+    write_tombstone(state, stone)
     _take_out(fleet, stone)
     if app_id in fleet.project.returned:  # an old manifest, which may have it in another file
         path = Path(fleet.project.returned[app_id].rsplit(":", 2)[0]).resolve()

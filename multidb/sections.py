@@ -14,7 +14,7 @@ from pydantic import Field, JsonValue, TypeAdapter
 
 from multidb.document import AppId, Count, Document, MomentText, PathInside, Unreadable, validated
 
-__all__ = ["ANY", "SECTIONS", "Section"]
+__all__ = ["ANY", "SECTIONS", "StateSection"]
 
 _Port = Annotated[int, Field(ge=1, le=65535)]
 _Number = Annotated[int, Field(ge=0, le=2**31 - 1)]
@@ -22,7 +22,7 @@ _Seconds = Annotated[float, Field(ge=0)]
 
 
 @dataclass(frozen=True, slots=True)
-class Section:
+class StateSection:
     """The shape of one section.
 
     Args:
@@ -169,22 +169,22 @@ def _adapter(shape: Any) -> TypeAdapter[Any]:
 
 
 SECTIONS: Final = {
-    "ports": Section(dict[str, _Port]),
-    "numbers": Section(dict[str, dict[AppId, _Number]]),
-    "processes": Section(dict[str, _Process], losable=True),  # a process of ours is found by its mark
-    "skipped": Section(dict[str, str], losable=True),
-    "products": Section(dict[str, str]),
-    "offline": Section(dict[str, bool]),
-    "compose": Section(_Compose),
-    "restricted": Section(dict[str, list[AppId]]),
-    "removed": Section(dict[AppId, _Removed]),
-    "closed": Section(dict[AppId, _Closed]),
-    "backup-work": Section(_Work),
-    "backups": Section(dict[AppId, _Known], losable=True),  # then a backup is due, and a proof
-    "told": Section(dict[str, list[_Told]], losable=True),  # then it is told again
-    "audit": Section(_Audit, losable=True),
+    "ports": StateSection(dict[str, _Port]),
+    "numbers": StateSection(dict[str, dict[AppId, _Number]]),
+    "processes": StateSection(dict[str, _Process], losable=True),  # a process of ours is found by its mark
+    "skipped": StateSection(dict[str, str], losable=True),
+    "products": StateSection(dict[str, str]),
+    "offline": StateSection(dict[str, bool]),
+    "compose": StateSection(_Compose),
+    "restricted": StateSection(dict[str, list[AppId]]),
+    "removed": StateSection(dict[AppId, _Removed]),
+    "closed": StateSection(dict[AppId, _Closed]),
+    "backup-work": StateSection(_Work),
+    "backups": StateSection(dict[AppId, _Known], losable=True),  # then a backup is due, and a proof
+    "told": StateSection(dict[str, list[_Told]], losable=True),  # then it is told again
+    "audit": StateSection(_Audit, losable=True),
 }
 """By name. Sections that are not losable hold what nobody else knows."""
 
-ANY: Final = Section(dict[str, JsonValue])
+ANY: Final = StateSection(dict[str, JsonValue])
 """What has a name that is not known here."""

@@ -17,7 +17,7 @@ from multidb.errors import UsageError
 from multidb.manifest import Removed
 from multidb.state import ProjectState
 
-__all__ = ["GRACE", "Edit", "Phase", "Tombstone", "bury", "forget", "tombstones"]
+__all__ = ["GRACE", "Edit", "Phase", "Tombstone", "write_tombstone", "forget", "tombstones"]
 
 GRACE: Final = timedelta(days=7)
 """For how long a removed app is meant to be kept where nobody has said."""
@@ -134,7 +134,7 @@ def tombstones(state: ProjectState) -> dict[str, Tombstone]:
         ) from None
 
 
-def bury(state: ProjectState, tombstone: Tombstone) -> None:
+def write_tombstone(state: ProjectState, tombstone: Tombstone) -> None:
     """Writes the tombstone, in place of an earlier one of the same app."""
     with state.change(_SECTION) as section:
         section[tombstone.app] = tombstone.document()

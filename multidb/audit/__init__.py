@@ -4,7 +4,7 @@
 a proof. `markdown`: the same for an auditor to read.
 """
 
-from multidb.audit.asking import audit
+from multidb.audit.attempts import audit
 from multidb.audit.findings import Audit, Found, ServerAudited, Summary, Tried, Untried
 from multidb.audit.markdown import markdown
 from multidb.audit.pairs import ALL_PAIRS, Pairs, choose

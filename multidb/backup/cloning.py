@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from multidb.backup.creation import make_sets, repository, turn_off
 from multidb.backup.journal import RESTORING, Journal
-from multidb.backup.making import make_sets, repository, turn_off
 from multidb.backup.repository import Copy
 from multidb.backup.restoring import occupied, require_unbound, restore, safety_set
 from multidb.backup.sets import BackupSet

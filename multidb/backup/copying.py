@@ -10,9 +10,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, BinaryIO, Final
 
+from multidb.backup.creation import repository, targets_of
 from multidb.backup.journal import COPYING, Journal
-from multidb.backup.making import repository, targets_of
-from multidb.backup.pace import Pace
+from multidb.backup.rate import Rate
 from multidb.backup.repository import Copy, Repository
 from multidb.backup.sets import MANIFEST, VERIFIED, StoredFile
 from multidb.backup.settings import settings
@@ -42,7 +42,7 @@ def copy_set(copy: Copy, to: Target, progress: Progress) -> bool:
     if f"{folder}/{MANIFEST}" in there:
         return False
     files = [file for stored in copy.found.parts.values() for file in stored.files]
-    pace = Pace(progress, copy.app, sum(file.stored_size for file in files))
+    pace = Rate(progress, copy.app, sum(file.stored_size for file in files))
     pace.doing = f"copying to {to.name}"
     try:
         for file in files:
@@ -102,7 +102,7 @@ def _bring(fleet: Fleet, app_id: str, note: Mapping[str, Any], progress: Progres
     return [f"{app_id}: {to.name} has set {source.id} now, too" for to in lacking if copy_set(source, to, progress)]
 
 
-def _copy_file(copy: Copy, file: StoredFile, to: Target, pace: Pace) -> None:
+def _copy_file(copy: Copy, file: StoredFile, to: Target, pace: Rate) -> None:
     assert copy.found is not None
     path = f"{copy.found.folder}/{file.stored}"
     with copy.target.open(path) as raw:

@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
+from multidb.backup.creation import ServerContexts, targets_of, turn_on
 from multidb.backup.encryption import Identities
 from multidb.backup.journal import MAKING, PAUSED, RESTORING, VERIFYING, Journal
-from multidb.backup.making import Grounds, targets_of, turn_on
 from multidb.backup.repository import Repository
 from multidb.backup.restoring import finish_restore
 from multidb.backup.rooms import clear
@@ -102,7 +102,7 @@ def _clear_places(engine: Engine, app_id: str, note: Mapping[str, Any]) -> None:
     stores = {store: provisioner(store).app_options() for store in note["stores"]}
     app = engine.project.apps.get(app_id) or App(app_id, app_id, stores)  # sets outlive their apps, and can be verified
     apps = frozenset({app_id}) if app_id in engine.project.apps else None
-    grounds = Grounds(engine.fleet, Scope(apps, frozenset(stores)))
+    grounds = ServerContexts(engine.fleet, Scope(apps, frozenset(stores)))
     for store in stores:
         if ground := grounds.of(app, store):
             clear(engine.fleet, ground[0], app, ground[1])

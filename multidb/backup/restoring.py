@@ -14,10 +14,10 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+from multidb.backup.creation import ServerContexts, make_sets, targets_of
 from multidb.backup.encryption import Identities
 from multidb.backup.journal import RESTORING, Journal
-from multidb.backup.making import Grounds, make_sets, targets_of
-from multidb.backup.pace import Pace
+from multidb.backup.rate import Rate
 from multidb.backup.repository import Copy, Repository
 from multidb.backup.rooms import Room, clear, compare, differences, load, room, temporary_files
 from multidb.backup.sets import BackupSet, Reason
@@ -126,7 +126,7 @@ def occupied(engine: Engine, app: App, stores: Sequence[str]) -> list[str]:
         ServerError, Refused: a server cannot be asked, or not be had here.
     """
     found = []
-    for store, (server, context) in _grounds(engine, app, stores, f"app {app.id}").items():
+    for store, (server, context) in _contexts_of(engine, app, stores, f"app {app.id}").items():
         with engine.fleet.archive(server) as archive:
             if not archive.is_empty(archive.live(app, context)):
                 found.append(store)
@@ -140,7 +140,7 @@ def require_unbound(engine: Engine, app: App, stores: Sequence[str]) -> None:
         Refused: something is bound to what the app has there now, and would be lost with it.
         ServerError: a server cannot be asked.
     """
-    _require_unbound(engine, app, _grounds(engine, app, stores, f"app {app.id}"))
+    _require_unbound(engine, app, _contexts_of(engine, app, stores, f"app {app.id}"))
 
 
 def _require_unbound(engine: Engine, app: App, grounds: Mapping[str, tuple[Server, StoreContext]]) -> None:
@@ -243,9 +243,9 @@ class _Restore:
         self._app = app
         self._keys = keys
         self._progress = progress
-        self._pace = Pace(progress, app.id, sum(found.parts[store].size for store in stores))
+        self._pace = Rate(progress, app.id, sum(found.parts[store].size for store in stores))
         self._journal = Journal(engine.state)
-        self._grounds = _grounds(engine, app, stores, copy.where)
+        self._contexts_of = _contexts_of(engine, app, stores, copy.where)
         self.stores = list(stores)
         self.free: frozenset[str] = frozenset()
         """Stores whose live place is empty and stays so until it is loaded: no spare server is started for them."""
@@ -270,7 +270,7 @@ class _Restore:
             raise
 
     def require_unbound(self) -> None:
-        _require_unbound(self._engine, self._app, self._grounds)
+        _require_unbound(self._engine, self._app, self._contexts_of)
 
     def finish(self) -> None:
         """Goes on where a run died while it exchanged places: what is loaded moves in, what is not is loaded again."""
@@ -308,12 +308,12 @@ class _Restore:
 
     def clear(self) -> None:
         """Removes the places that a run which died has left."""
-        for server, context in self._grounds.values():
+        for server, context in self._contexts_of.values():
             clear(self._engine.fleet, server, self._app, context)
 
     def _loaded(self, stack: ExitStack, store: str, kind: PlaceKind = PlaceKind.NEW) -> Room | None:
         """A room with the set's data in it; None where there is no room, and the live place has to do."""
-        server, context = self._grounds[store]
+        server, context = self._contexts_of[store]
         self._pace.doing = f"restoring {store}"
         self._progress(self._app.id, self._pace.doing)
         beside = room(
@@ -347,7 +347,7 @@ class _Restore:
 
     def _moved_in(self, store: str) -> bool:
         """Whether a whole new place was left over, and is the live one now."""
-        server, context = self._grounds[store]
+        server, context = self._contexts_of[store]
         with self._engine.fleet.archive(server) as archive:
             for place in archive.leftovers(self._app, context):
                 if place.kind is PlaceKind.NEW and self._same(store, archive, place):
@@ -360,7 +360,7 @@ class _Restore:
 
     @contextmanager
     def _live(self, store: str) -> Iterator[tuple[Archive, Place]]:
-        server, context = self._grounds[store]
+        server, context = self._contexts_of[store]
         with self._engine.fleet.archive(server) as archive:
             yield archive, archive.live(self._app, context)
 
@@ -372,8 +372,8 @@ class _Restore:
         self._journal.begin(RESTORING, self._app.id, {**note, "stores": self.stores, "phase": phase})
 
 
-def _grounds(engine: Engine, app: App, stores: Sequence[str], where: str) -> dict[str, tuple[Server, StoreContext]]:
-    grounds = Grounds(engine.fleet, Scope(frozenset({app.id}), frozenset(stores)))
+def _contexts_of(engine: Engine, app: App, stores: Sequence[str], where: str) -> dict[str, tuple[Server, StoreContext]]:
+    grounds = ServerContexts(engine.fleet, Scope(frozenset({app.id}), frozenset(stores)))
     found = {}
     for store in stores:
         ground = grounds.of(app, store)

@@ -75,7 +75,7 @@ class StoreWriter:
         try:
             upload = self._create(stored)
             try:
-                plain, kept = _Tally(), _Tally()
+                plain, kept = _Digest(), _Digest()
                 yield from self._writing(upload, plain, kept)
                 upload.commit()
             except BaseException:
@@ -85,7 +85,7 @@ class StoreWriter:
         finally:
             self._busy = False
 
-    def _writing(self, upload: Upload, plain: _Tally, kept: _Tally) -> Iterator[BinaryIO]:
+    def _writing(self, upload: Upload, plain: _Digest, kept: _Digest) -> Iterator[BinaryIO]:
         def keep(data: bytes) -> None:
             kept.add(data)
             upload.write(data)
@@ -143,7 +143,7 @@ class StoreReader:
         file = self._files[name]
         where = f"{self._where} {file.stored}"
         with ExitStack() as stack:
-            stored = _Checked(stack.enter_context(self._open(file.stored)), file.stored_size, file.sha256, where)
+            stored = _CheckedFile(stack.enter_context(self._open(file.stored)), file.stored_size, file.sha256, where)
             source = cast("BinaryIO", stored)
             if file.stored.endswith(".age"):
                 source = stack.enter_context(decrypting(source, self._needed(where)))
@@ -172,10 +172,10 @@ class StoreReader:
 
 def checked(raw: BinaryIO, file: StoredFile, where: str) -> BinaryIO:
     """The stored bytes of a file, whose end is an `ArchiveError` where they are not those that the set says."""
-    return cast("BinaryIO", _Checked(raw, file.stored_size, file.sha256, where))
+    return cast("BinaryIO", _CheckedFile(raw, file.stored_size, file.sha256, where))
 
 
-class _Tally:
+class _Digest:
     """Counts bytes and digests them."""
 
     def __init__(self) -> None:
@@ -193,7 +193,7 @@ class _Tally:
 class _Compressing(io.RawIOBase):
     """Takes plain bytes and hands on compressed ones."""
 
-    def __init__(self, out: Callable[[bytes], None], plain: _Tally, counted: Callable[[int], None]) -> None:
+    def __init__(self, out: Callable[[bytes], None], plain: _Digest, counted: Callable[[int], None]) -> None:
         self._out = out
         self._plain = plain
         self._counted = counted
@@ -217,7 +217,7 @@ class _Compressing(io.RawIOBase):
         self._out(self._zstd.flush())
 
 
-class _Checked(io.RawIOBase):
+class _CheckedFile(io.RawIOBase):
     """The stored bytes, compared at their end with the set's size and SHA-256."""
 
     def __init__(self, raw: BinaryIO, size: int, sha256: str, where: str) -> None:
@@ -225,7 +225,7 @@ class _Checked(io.RawIOBase):
         self._size = size
         self._sha256 = sha256
         self._where = where
-        self._read = _Tally()
+        self._read = _Digest()
 
     def readable(self) -> bool:
         return True
@@ -269,7 +269,7 @@ class _Plain(io.RawIOBase):
         self,
         unpacked: Any,
         packed: BinaryIO,
-        stored: _Checked,
+        stored: _CheckedFile,
         file: StoredFile,
         where: str,
         counted: Callable[[int], None],
@@ -280,7 +280,7 @@ class _Plain(io.RawIOBase):
         self._file = file
         self._where = where
         self._counted = counted
-        self._seen = _Tally()
+        self._seen = _Digest()
         self._proved = False
 
     def readable(self) -> bool:

@@ -11,10 +11,10 @@ from typing import Any
 from pydantic import ValidationError
 
 from multidb import __version__
+from multidb.backup.creation import ServerContexts
 from multidb.backup.encryption import Identities
 from multidb.backup.journal import VERIFYING, Journal
-from multidb.backup.making import Grounds
-from multidb.backup.pace import Pace
+from multidb.backup.rate import Rate
 from multidb.backup.repository import Copy, Repository, utc_now
 from multidb.backup.rooms import load, room
 from multidb.backup.sets import BackupSet, Verification
@@ -99,8 +99,8 @@ class _Trial:
         self._keys = keys
         self._progress = progress
         self._app = fleet.project.apps.get(copy.app) or app_of(found)
-        self._pace = Pace(progress, copy.app, found.size)
-        self._grounds = Grounds(fleet, Scope(stores=frozenset(found.parts)))
+        self._pace = Rate(progress, copy.app, found.size)
+        self._contexts_of = ServerContexts(fleet, Scope(stores=frozenset(found.parts)))
         self.failures: dict[str, str] = {}
         self.unproved: dict[str, str] = {}
 
@@ -140,7 +140,7 @@ class _Trial:
 
     def _ground(self, store: str) -> tuple[Server, StoreContext] | None:
         try:
-            return self._grounds.of(self._app, store)
+            return self._contexts_of.of(self._app, store)
         except ServerError:
             if self._copy.app in self._fleet.project.apps:  # then its server should be there
                 raise

@@ -7,11 +7,11 @@ from typing import Annotated, Any
 import typer
 
 from multidb import manifest
-from multidb.cli.adding import ensure_entry
-from multidb.cli.closing import left_open
+from multidb.cli.entries import ensure_entry
 from multidb.cli.env_files import following_servers, write_env_files
 from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, VerboseOption, examples
 from multidb.cli.plan_view import report_document, show_report
+from multidb.cli.server_wide import left_open
 from multidb.errors import UsageError
 from multidb.fleet import Scope
 from multidb.provisioners import STORES, provisioner

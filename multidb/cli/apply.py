@@ -9,7 +9,6 @@ from typing import Annotated
 import typer
 
 from multidb import files
-from multidb.cli.closing import refused_to_close
 from multidb.cli.env_files import write_env_files
 from multidb.cli.options import (
     DEFAULT_FILE,
@@ -27,6 +26,7 @@ from multidb.cli.options import (
     scope,
 )
 from multidb.cli.plan_view import report_document, show_plan, show_report
+from multidb.cli.server_wide import refused_to_close
 from multidb.document import Unreadable
 from multidb.engine import Engine
 from multidb.errors import Refused, StalePlan, UsageError

@@ -10,6 +10,7 @@ import typer
 
 from multidb import files
 from multidb.audit import ALL_PAIRS, Audit, audit, markdown, remember
+from multidb.cli.notices import NotifyOption, tell
 from multidb.cli.options import (
     DEFAULT_FILE,
     AppOrAllArgument,
@@ -23,7 +24,6 @@ from multidb.cli.options import (
     scope,
 )
 from multidb.cli.output import Output
-from multidb.cli.telling import NotifyOption, tell
 from multidb.errors import UsageError
 from multidb.fleet import Fleet
 

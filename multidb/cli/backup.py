@@ -16,10 +16,11 @@ import typer
 
 from multidb.backup.encryption import identities
 from multidb.backup.repository import utc_now
-from multidb.backup.rounds import Round, run_catching_up, run_round
+from multidb.backup.run import BackupRun, run_backups, run_catching_up
 from multidb.backup.schedule import coming_due, due, freshness_now, next_due
 from multidb.backup.verifying import Verified
 from multidb.cli.expire import remove_expired, show_expired
+from multidb.cli.notices import NotifyOption, tell
 from multidb.cli.options import (
     DEFAULT_FILE,
     AppsArgument,
@@ -34,7 +35,6 @@ from multidb.cli.options import (
     scope,
 )
 from multidb.cli.output import Output
-from multidb.cli.telling import NotifyOption, tell
 from multidb.errors import Locked, MultidbError, UsageError
 from multidb.model import size_in_words
 
@@ -102,7 +102,7 @@ def _round(
     quiesce: bool | None,
     only_due: bool,
     identity: Path | None,
-) -> Round:
+) -> BackupRun:
     engine = run.engine(output)
     keys = identities(identity, os.environ)
     wanted = scope(names, stores)
@@ -114,7 +114,7 @@ def _round(
                 return run_catching_up(engine, output.progress)
         wanted = scope(apps, stores)
     with output.working():
-        return run_round(
+        return run_backups(
             engine, wanted, scheduled=only_due, to=to or (), quiesce=quiesce, keys=keys, progress=output.progress
         )
 
@@ -128,7 +128,7 @@ def _tell(run: Run, output: Output) -> None:
     tell(output, engine.fleet, lambda notifier: notifier.about_backups(known))
 
 
-def _show(output: Output, done: Round, nothing: str) -> None:
+def _show(output: Output, done: BackupRun, nothing: str) -> None:
     for line in (*done.recovered, *done.notes):
         output.note(line)
     verified = {each.copy.id: _verdict(each) for each in done.verified}
@@ -162,7 +162,7 @@ def _verdict(tried: Verified) -> str:
     return _BAD if tried.verification is not None and tried.verification.failures else "not verified"
 
 
-def _failures(done: Round) -> Iterator[str]:
+def _failures(done: BackupRun) -> Iterator[str]:
     """One line for each thing that went wrong."""
     for each in done.made:
         for name, error in each.errors.items():

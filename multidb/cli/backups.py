@@ -11,14 +11,14 @@ from typing import Annotated, Any
 import typer
 
 from multidb.backup.copying import copy_set, settle
+from multidb.backup.creation import repository, targets_of
 from multidb.backup.encryption import identities
 from multidb.backup.journal import Journal, exclusively
-from multidb.backup.making import repository, targets_of
 from multidb.backup.pruning import carry_out, decide
 from multidb.backup.repository import Copy, Repository, utc_now
 from multidb.backup.settings import settings
 from multidb.backup.verifying import Verified, verify
-from multidb.cli.finishing import finish_interrupted
+from multidb.cli.interruptions import finish_interrupted
 from multidb.cli.options import (
     DEFAULT_FILE,
     AppsArgument,

@@ -13,9 +13,9 @@ from multidb import files
 from multidb.backup.cloning import CLONE_OF, EXPIRES, copy_into, entry_for
 from multidb.backup.journal import exclusively
 from multidb.backup.sets import declaration
-from multidb.cli.adding import ensure_entry
+from multidb.cli.entries import ensure_entry
 from multidb.cli.env_files import write_env_files
-from multidb.cli.finishing import finish_interrupted
+from multidb.cli.interruptions import finish_interrupted
 from multidb.cli.options import (
     DEFAULT_FILE,
     AppArgument,

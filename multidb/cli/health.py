@@ -13,6 +13,7 @@ from rich.live import Live
 from rich.text import Text
 
 from multidb.backup.schedule import freshness_now
+from multidb.cli.notices import NotifyOption, teller
 from multidb.cli.options import (
     DEFAULT_FILE,
     AppOrAllArgument,
@@ -25,7 +26,6 @@ from multidb.cli.options import (
     scope,
 )
 from multidb.cli.output import Output
-from multidb.cli.telling import NotifyOption, teller
 from multidb.cli.terminal import Grid
 from multidb.fleet import Fleet, Scope
 from multidb.health import HealthReport, check

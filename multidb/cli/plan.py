@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from multidb import files
-from multidb.cli.closing import show_closings
+from multidb.cli.notices import NotifyOption, tell
 from multidb.cli.options import (
     DEFAULT_FILE,
     AppsOption,
@@ -24,7 +24,7 @@ from multidb.cli.options import (
     scope,
 )
 from multidb.cli.plan_view import show_plan, show_sql
-from multidb.cli.telling import NotifyOption, tell
+from multidb.cli.server_wide import show_closings
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 

@@ -9,7 +9,7 @@ import typer
 
 from multidb import removal
 from multidb.backup.encryption import identities
-from multidb.backup.rounds import final_set
+from multidb.backup.run import final_set
 from multidb.cli.options import (
     DEFAULT_FILE,
     AppArgument,

@@ -11,15 +11,15 @@ from typing import Annotated, Any
 import typer
 
 from multidb.backup.cloning import entry_for, shared_options
+from multidb.backup.creation import repository
 from multidb.backup.encryption import identities
 from multidb.backup.journal import exclusively
-from multidb.backup.making import repository
 from multidb.backup.restoring import restore as bring_back
 from multidb.backup.restoring import restore_tables
 from multidb.backup.sets import BackupSet
-from multidb.cli.adding import ensure_entry
+from multidb.cli.entries import ensure_entry
 from multidb.cli.env_files import write_env_files
-from multidb.cli.finishing import finish_interrupted
+from multidb.cli.interruptions import finish_interrupted
 from multidb.cli.options import (
     DEFAULT_FILE,
     EnvOption,

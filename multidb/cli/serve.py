@@ -59,7 +59,7 @@ def serve(
     token, as a bearer token or as the password that a browser asks for. The project's own is made with the first start.
     """
     try:
-        from multidb.service.serving import Settings, project_token, token_from
+        from multidb.service.serving import ServeOptions, project_token, token_from
         from multidb.service.serving import serve as run_service
     except ModuleNotFoundError as error:
         raise UsageError(
@@ -74,7 +74,7 @@ def serve(
     if show_token:
         typer.echo((token or project_token(run.engine(run.output).state)).reveal())
         return 0
-    settings = Settings(host, port, socket, token, may_write=not look_only)
+    settings = ServeOptions(host, port, socket, token, may_write=not look_only)
     settings = replace(settings, pace=replace(settings.pace, health=every))
     run_service(lambda: run.engine(run.output), settings, run.output.note)
     return 0

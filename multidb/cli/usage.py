@@ -23,11 +23,11 @@ from multidb.cli.options import (
 from multidb.cli.output import Output
 from multidb.cli.terminal import Bar, Grid
 from multidb.model import size_in_words
-from multidb.usage import Enforcement, Standing, StoreUsage, UsageReport, enforce, look
+from multidb.usage import Enforcement, QuotaUse, StoreUsage, UsageReport, enforce, look
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
-_STYLES = {Standing.NONE: "", Standing.WITHIN: "green", Standing.NEAR: "yellow", Standing.OVER: "bold red"}
+_STYLES = {QuotaUse.NONE: "", QuotaUse.WITHIN: "green", QuotaUse.NEAR: "yellow", QuotaUse.OVER: "bold red"}
 
 
 @app.command(
@@ -86,8 +86,8 @@ def _show(output: Output, report: UsageReport, *, slow: bool) -> None:
         output.say("There is nothing to look at. Next: multidb add-app NAME")
     for each in report.stores:
         subject = f"{each.app} {each.store}"
-        if each.standing in (Standing.NEAR, Standing.OVER) and each.share is not None and each.quota is not None:
-            word = "is over its quota of" if each.standing is Standing.OVER else "has nearly used up its quota of"
+        if each.standing in (QuotaUse.NEAR, QuotaUse.OVER) and each.share is not None and each.quota is not None:
+            word = "is over its quota of" if each.standing is QuotaUse.OVER else "has nearly used up its quota of"
             output.say(f"{subject} {word} {size_in_words(each.quota.size)}", style=_STYLES[each.standing])
         if output.verbose:
             _show_details(output, subject, each)

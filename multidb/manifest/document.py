@@ -21,7 +21,7 @@ __all__ = [
     "Entry",
     "Mapping",
     "Node",
-    "Place",
+    "Position",
     "Scalar",
     "Sequence",
     "compose",
@@ -68,7 +68,7 @@ class _Loader(_FastLoader):  # type: ignore[misc]
         self._depth -= 1
 
 
-class Place(NamedTuple):
+class Position(NamedTuple):
     """A position in a file; lines and columns count from 1."""
 
     file: str
@@ -89,14 +89,14 @@ class Scalar:
 
     value: str | int | float | bool | None
     text: str
-    place: Place
+    place: Position
     worded: bool = True
 
 
 @dataclass(frozen=True, slots=True)
 class Sequence:
     items: tuple[Node, ...]
-    place: Place
+    place: Position
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class Entry:
 @dataclass(frozen=True, slots=True)
 class Mapping:
     entries: MappingType[str, Entry]
-    place: Place
+    place: Position
 
     def get(self, key: str) -> Node | None:
         """The value under `key`; None when there is no such key."""
@@ -149,7 +149,7 @@ def read(path: Path, name: str) -> tuple[Node | None, list[Problem]]:
 def decode(raw: bytes, name: str) -> str:
     """The text of a file; `ManifestError` when it is not UTF-8 text of a sane size. A byte order mark is left out."""
     if len(raw) > _LARGEST:
-        raise ManifestError([Place(name, 1, 1).problem(f"is larger than {_LARGEST // 1024**2} MB")])
+        raise ManifestError([Position(name, 1, 1).problem(f"is larger than {_LARGEST // 1024**2} MB")])
     try:
         text = raw.decode("utf-8").removeprefix("\ufeff")
     except UnicodeDecodeError as error:
@@ -172,7 +172,7 @@ def compose(text: str, name: str) -> yaml.Node | None:
     except yaml.MarkedYAMLError as error:
         raise ManifestError([_syntax_problem(error, text, name)]) from None
     except (yaml.YAMLError, ValueError) as error:
-        raise ManifestError([Place(name, 1, 1).problem(f"not valid YAML: {error}")]) from None
+        raise ManifestError([Position(name, 1, 1).problem(f"not valid YAML: {error}")]) from None
     return node
 
 
@@ -196,7 +196,7 @@ def plain(node: Node) -> object:
     return node.value
 
 
-def from_plain(value: object, place: Place) -> Node:
+def from_plain(value: object, place: Position) -> Node:
     """The tree of ordinary Python values, all of it at one place: `plain(from_plain(value, place)) == value`."""
     if isinstance(value, dict):
         entries = {
@@ -230,7 +230,7 @@ def over(base: Node | None, top: Node) -> Node:
 
 
 class _TooLarge(Exception):
-    def __init__(self, message: str, place: Place) -> None:
+    def __init__(self, message: str, place: Position) -> None:
         self.message, self.place = message, place
 
 
@@ -257,7 +257,7 @@ class _Growth:
             return Sequence(tuple(self.node(item, depth + 1) for item in node.value), place)
         return self._mapping(node, place, depth)
 
-    def _mapping(self, node: yaml.Node, place: Place, depth: int) -> Mapping:
+    def _mapping(self, node: yaml.Node, place: Position, depth: int) -> Mapping:
         entries: dict[str, Entry] = {}
         merged: list[Mapping] = []
         for key_node, value_node in node.value:
@@ -287,17 +287,17 @@ class _Growth:
             self.problems.append(value.place.problem("<< must name a mapping, or a list of mappings"))
         return mappings
 
-    def _scalar(self, node: yaml.ScalarNode, place: Place) -> Scalar:
+    def _scalar(self, node: yaml.ScalarNode, place: Position) -> Scalar:
         if node.tag not in _READABLE_TAGS:
             self._refuse_tag(node, place)
         return Scalar(_value(node), node.value, place, node.tag == _TAG + "str")
 
-    def _refuse_tag(self, node: yaml.Node, place: Place) -> None:
+    def _refuse_tag(self, node: yaml.Node, place: Position) -> None:
         tag = node.tag.replace(_TAG, "!!")
         self.problems.append(place.problem(f"the tag {tag} is not supported", "Write the value without it."))
 
-    def _place(self, node: yaml.Node) -> Place:
-        return Place(self._name, node.start_mark.line + 1, node.start_mark.column + 1)
+    def _place(self, node: yaml.Node) -> Position:
+        return Position(self._name, node.start_mark.line + 1, node.start_mark.column + 1)
 
 
 def _value(node: yaml.ScalarNode) -> str | int | float | bool | None:
@@ -326,7 +326,7 @@ _SYNTAX: Final = (
 
 def _syntax_problem(error: yaml.MarkedYAMLError, text: str, name: str) -> Problem:
     mark = error.problem_mark or error.context_mark
-    place = Place(name, mark.line + 1, mark.column + 1) if mark else Place(name, 1, 1)
+    place = Position(name, mark.line + 1, mark.column + 1) if mark else Position(name, 1, 1)
     end = _place_of(text, name)
     place = min(place, end)
     said = error.problem or error.context or "a mistake"
@@ -339,7 +339,7 @@ def _syntax_problem(error: yaml.MarkedYAMLError, text: str, name: str) -> Proble
     return place.problem(f"not valid YAML: {said}")
 
 
-def _place_of(before: str, name: str) -> Place:
+def _place_of(before: str, name: str) -> Position:
     """The place right after `before`."""
     lines = _LINE_BREAK.split(before)
-    return Place(name, len(lines), len(lines[-1]) + 1)
+    return Position(name, len(lines), len(lines[-1]) + 1)

@@ -10,7 +10,7 @@ from typing import Final
 
 from multidb.errors import Problem, UsageError
 from multidb.manifest.document import Mapping as Tree
-from multidb.manifest.document import Node, Place, Scalar
+from multidb.manifest.document import Node, Position, Scalar
 from multidb.manifest.document import Sequence as Listed
 from multidb.manifest.schema import APP_ID, StoreSchema
 from multidb.model import App, DerivedName, listed
@@ -70,7 +70,7 @@ def id_problem(key: Scalar) -> Problem | None:
     )
 
 
-def check_tenants(apps: Iterable[App], places: Mapping[str, Place]) -> Iterator[Problem]:
+def check_tenants(apps: Iterable[App], places: Mapping[str, Position]) -> Iterator[Problem]:
     """Apps that would share a tenant id."""
     holders: dict[str, list[App]] = {}
     for app in apps:
@@ -82,7 +82,7 @@ def check_tenants(apps: Iterable[App], places: Mapping[str, Place]) -> Iterator[
 
 
 def check_names(
-    apps: Iterable[App], stores: Mapping[str, StoreSchema], places: Mapping[str, Place]
+    apps: Iterable[App], stores: Mapping[str, StoreSchema], places: Mapping[str, Position]
 ) -> Iterator[Problem]:
     """Every name that an app would take on a server and may not: too long, reserved, or taken by another app."""
     holders: dict[tuple[str, str], list[tuple[App, DerivedName]]] = {}
@@ -138,7 +138,7 @@ def closest(word: str, known: Iterable[str]) -> str | None:
     return found[0] if found else None
 
 
-def _reserved(app: App, schema: StoreSchema, names: Iterable[DerivedName], place: Place) -> Iterator[Problem]:
+def _reserved(app: App, schema: StoreSchema, names: Iterable[DerivedName], place: Position) -> Iterator[Problem]:
     for name in dict.fromkeys((app.id, *(name.name for name in names))):
         if any(fnmatchcase(name, pattern) for pattern in schema.reserved):
             subject = f"app {app.id}: " if name != app.id else ""

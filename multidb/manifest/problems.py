@@ -11,7 +11,7 @@ from typing import Any, Final, NamedTuple
 from pydantic_core import ErrorDetails
 
 from multidb.errors import Problem
-from multidb.manifest.document import Mapping, Node, Place, Scalar, Sequence
+from multidb.manifest.document import Mapping, Node, Position, Scalar, Sequence
 from multidb.manifest.names import closest
 
 __all__ = ["explain"]
@@ -58,20 +58,20 @@ _SHOWN: Final = 40  # characters of a wrong value that a message repeats
 _SILENT: Final = ("external", "notify")  # sections whose values may be secrets written into the wrong place
 
 
-class _Found(NamedTuple):
+class _ModelError(NamedTuple):
     """One error of pydantic's, with its way through the tree."""
 
     error: ErrorDetails
     path: tuple[str | int, ...]
     branch: tuple[int, str] | None  # how deep the first alternative of a union was entered, and which
-    place: Place
+    place: Position
     node: Node
 
 
 def explain(
     errors: Iterable[ErrorDetails],
     tree: Node,
-    place: Place,
+    place: Position,
     prefix: tuple[str | int, ...],
     schema: MappingType[str, Any],
 ) -> Iterator[Problem]:
@@ -90,7 +90,7 @@ def explain(
         yield found.place.problem(*_told(found, path, schema))
 
 
-def _locate(error: ErrorDetails, tree: Node, place: Place) -> _Found:
+def _locate(error: ErrorDetails, tree: Node, place: Position) -> _ModelError:
     node, path, branch = tree, [], None
     for position, part in enumerate(error["loc"]):
         if isinstance(node, Mapping) and (entry := node.entries.get(str(part))) is not None:
@@ -105,31 +105,31 @@ def _locate(error: ErrorDetails, tree: Node, place: Place) -> _Found:
             branch = branch or (position, str(part))
             continue
         path.append(part)
-    return _Found(error, tuple(path), branch, place, node)
+    return _ModelError(error, tuple(path), branch, place, node)
 
 
-def _likeliest(found: list[_Found]) -> list[_Found]:
+def _likeliest(found: list[_ModelError]) -> list[_ModelError]:
     """Of a union's alternatives only the one with the fewest mistakes, a word for a mapping being the worst: the others
     were not meant."""
     kept = [one for one in found if one.branch is None]
-    unions: dict[tuple[object, ...], dict[str, list[_Found]]] = {}
+    unions: dict[tuple[object, ...], dict[str, list[_ModelError]]] = {}
     for one in found:
         if one.branch is not None:
             depth, name = one.branch
             unions.setdefault(one.error["loc"][:depth], {}).setdefault(name, []).append(one)
     for branches in unions.values():
-        likeliest: list[_Found] = min(branches.values(), key=lambda branch: (_wants_words(branch), len(branch)))
+        likeliest: list[_ModelError] = min(branches.values(), key=lambda branch: (_wants_words(branch), len(branch)))
         kept += likeliest
     return kept
 
 
-def _wants_words(branch: list[_Found]) -> bool:
+def _wants_words(branch: list[_ModelError]) -> bool:
     """Whether a word was wanted where a mapping stands."""
     words = ("literal_error", "string_type")
     return any(one.error["type"] in words and isinstance(one.node, Mapping) for one in branch)
 
 
-def _told(found: _Found, path: tuple[str | int, ...], schema: MappingType[str, Any]) -> tuple[str, str | None]:
+def _told(found: _ModelError, path: tuple[str | int, ...], schema: MappingType[str, Any]) -> tuple[str, str | None]:
     error, subject = found.error, _subject(path)
     if error["type"] == "extra_forbidden":
         return _unknown_key(path, schema)

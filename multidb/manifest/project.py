@@ -13,7 +13,7 @@ from typing import Any, Final
 from pydantic import BaseModel, ValidationError
 
 from multidb.errors import ManifestError, Problem, UsageError
-from multidb.manifest.document import Entry, Mapping, Node, Place, Scalar, Sequence, from_plain, over, plain, read
+from multidb.manifest.document import Entry, Mapping, Node, Position, Scalar, Sequence, from_plain, over, plain, read
 from multidb.manifest.names import check_known, check_names, check_tenants, id_problem, project_name
 from multidb.manifest.problems import explain
 from multidb.manifest.schema import RUNTIMES, VERSION, Shape, StoreSchema
@@ -105,7 +105,7 @@ class _Files:
         if not path.exists():
             raise UsageError("there is no such manifest", where=str(path), hint=_above(path) or hint)
         node, problems = read(path, str(path))
-        start = Place(str(path), 1, 1)
+        start = Position(str(path), 1, 1)
         if node is None:
             raise ManifestError(
                 problems or [start.problem("the manifest is empty", f'Begin with "version: {VERSION}".')]
@@ -138,7 +138,7 @@ class _Files:
             self._problems += error.problems
             return {}
         except UsageError as error:
-            self._problems.append(Place(name, 1, 1).problem(error.message))
+            self._problems.append(Position(name, 1, 1).problem(error.message))
             return {}
         self._problems += problems
         if node is None:
@@ -168,7 +168,7 @@ class _Files:
                     seen.add(real)
                     yield file, str(file)
 
-    def _matching(self, pattern: str, place: Place) -> list[Path]:
+    def _matching(self, pattern: str, place: Position) -> list[Path]:
         root = self._path.parent
         parts = PurePosixPath(pattern).parts
         if not parts or pattern.startswith("/") or ".." in parts:
@@ -274,7 +274,7 @@ class _Reading:
         """The apps of the manifest, and those that were removed from it and still hold their names."""
         defaults = self._defaults()
         apps: dict[str, App] = {}
-        places: dict[str, Place] = {}
+        places: dict[str, Position] = {}
         section = self._top.get("apps")
         for app_id, entry in section.entries.items() if isinstance(section, Mapping) else ():
             gone = self._tombstones.get(app_id)
@@ -299,13 +299,13 @@ class _Reading:
         return apps, removed
 
     def _removed(
-        self, apps: MappingType[str, App], places: dict[str, Place], defaults: MappingType[str, Node]
+        self, apps: MappingType[str, App], places: dict[str, Position], defaults: MappingType[str, Node]
     ) -> dict[str, App]:
         found = {}
         for app_id, gone in self._tombstones.items():
             if app_id in apps:
                 continue
-            place = places[app_id] = Place(str(self._path), 1, 1)
+            place = places[app_id] = Position(str(self._path), 1, 1)
             node: Node | None = None
             for entry in gone.entries:
                 node = over(node, from_plain(dict(entry), place))
@@ -410,14 +410,14 @@ class _Reading:
                 place = servers.get(store).entries[option].key.place
                 self._problems.append(place.problem(f"servers.{store}.{option}: {why}"))
 
-    def _place_of_options(self, app_id: str, store: str) -> Place:
+    def _place_of_options(self, app_id: str, store: str) -> Position:
         apps = self._top.get("apps")
         assert isinstance(apps, Mapping)
         entry = apps.entries[app_id]
         block = entry.value.entries.get(store) if isinstance(entry.value, Mapping) else None
         return (block or entry).key.place
 
-    def _validated(self, model: type[BaseModel], tree: Mapping, place: Place, prefix: tuple[str, ...]) -> Any:
+    def _validated(self, model: type[BaseModel], tree: Mapping, place: Position, prefix: tuple[str, ...]) -> Any:
         try:
             return model.model_validate(plain(tree))
         except ValidationError as error:

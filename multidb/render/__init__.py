@@ -9,7 +9,7 @@ from multidb.render.deployment import (
     MONITORING_VOLUMES,
     TOKEN,
     RenderedFile,
-    Trust,
+    TlsMaterial,
     render,
 )
 from multidb.render.env import ENV_HEADER, EnvFormat, env_example, env_text, is_ours
@@ -25,7 +25,7 @@ __all__ = [
     "TOKEN",
     "EnvFormat",
     "RenderedFile",
-    "Trust",
+    "TlsMaterial",
     "env_example",
     "env_text",
     "is_ours",

@@ -29,7 +29,7 @@ __all__ = [
     "MONITORING_VOLUMES",
     "TOKEN",
     "RenderedFile",
-    "Trust",
+    "TlsMaterial",
     "render",
 ]
 
@@ -74,7 +74,7 @@ class RenderedFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Trust:
+class TlsMaterial:
     """What a deployment with TLS adds: whom everybody trusts, and how each server proves who it is.
 
     Args:
@@ -87,7 +87,7 @@ class Trust:
 
 
 @dataclass(frozen=True, slots=True)
-class _Place:
+class _ComposeFile:
     """A compose file: where it is, and which servers and apps stand in it."""
 
     path: str
@@ -112,7 +112,7 @@ def render(
     *,
     env: Mapping[str, Mapping[str, str | Secret]],
     secret: Callable[[str], Secret],
-    trust: Trust | None = None,
+    trust: TlsMaterial | None = None,
     user: str = "",
 ) -> dict[str, RenderedFile]:
     """Every file of a deployment, by its path relative to the manifest's folder.
@@ -190,10 +190,10 @@ def _refuse(project: Project, containers: Sequence[Container]) -> None:
                 )
 
 
-def _places(project: Project, containers: Sequence[Container]) -> list[_Place]:
+def _places(project: Project, containers: Sequence[Container]) -> list[_ComposeFile]:
     if project.deploy.strategy == "separate":
         return [
-            _Place(
+            _ComposeFile(
                 f"apps/{app.id}/docker-compose.yml",
                 [container for container in containers if container.app == app.id],
                 [app],
@@ -202,7 +202,7 @@ def _places(project: Project, containers: Sequence[Container]) -> list[_Place]:
             for app in project.apps.values()
         ]
     apps = tuple(project.apps.values()) if project.deploy.strategy == "single" else ()
-    return [_Place("infrastructure/docker-compose.yml", containers, apps)]
+    return [_ComposeFile("infrastructure/docker-compose.yml", containers, apps)]
 
 
 class _Rendering:
@@ -213,7 +213,7 @@ class _Rendering:
         project: Project,
         templates: Mapping[str, str],
         secret: Callable[[str], Secret],
-        trust: Trust | None,
+        trust: TlsMaterial | None,
         user: str,
     ) -> None:
         self._project = project
@@ -263,7 +263,7 @@ class _Rendering:
         except (jinja2.TemplateError, ArithmeticError, LookupError, TypeError, ValueError, AttributeError) as error:
             raise _wrong(*_position(error, template), str(error)) from None
 
-    def place(self, place: _Place) -> dict[str, RenderedFile]:
+    def place(self, place: _ComposeFile) -> dict[str, RenderedFile]:
         """A compose file with servers in it, and the files that they need beside it."""
         folder = place.folder
         found = {place.path: RenderedFile(self._compose(place))}
@@ -292,7 +292,7 @@ class _Rendering:
         found[f"{env}.example"] = RenderedFile(self.text("env.j2", secrets=hidden, **values))
         return found
 
-    def _tls(self, trust: Trust, place: _Place) -> dict[str, RenderedFile]:
+    def _tls(self, trust: TlsMaterial, place: _ComposeFile) -> dict[str, RenderedFile]:
         """The certificates of a place, by their path beside its compose file: each server can read its own only."""
         authority = RenderedFile(self.text("tls/certificate.j2", pem=trust.authority))
         found = {CA_FILE: authority, "tls/.gitignore": RenderedFile(self.text("tls/gitignore.j2"))}
@@ -321,7 +321,7 @@ class _Rendering:
         }
         return RenderedFile(self.text("app.docker-compose.yml.j2", **values))
 
-    def _compose(self, place: _Place) -> str:
+    def _compose(self, place: _ComposeFile) -> str:
         names = ", ".join(container.name for container in place.containers)
         about = f"The servers {names}" if not place.apps else f"The servers {names} and the apps on them"
         if place.secrets_file:
@@ -357,7 +357,7 @@ class _Rendering:
             "ports": [_loopback(port) for port in app.deploy.ports],
         }
 
-    def _poolers(self, place: _Place) -> dict[str, tuple[Pooler, Container]]:
+    def _poolers(self, place: _ComposeFile) -> dict[str, tuple[Pooler, Container]]:
         return poolers(place.containers, self._project.deploy.profiles)
 
     def _backup_mounts(self, root: str) -> list[str]:
@@ -375,7 +375,7 @@ class _Rendering:
         notify = self._project.notify
         return [*(hook.url for hook in notify.webhooks), *([notify.heartbeat] if notify.heartbeat else [])]
 
-    def _name(self, container: Container, place: _Place) -> str:
+    def _name(self, container: Container, place: _ComposeFile) -> str:
         return container.secret.name if place.secrets_file else container.variable
 
     def _password(self, container: Container) -> Secret:

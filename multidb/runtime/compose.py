@@ -32,7 +32,7 @@ from multidb.ports import LOOPBACK, is_taken
 from multidb.provisioners import provisioner
 from multidb.render import CA_FILE, MONITORING, MONITORING_VOLUMES
 from multidb.runtime import ServerState, ServerStatus, compose_tool, inside
-from multidb.runtime.container_state import Seen, Verdict, judge
+from multidb.runtime.container_state import ContainerState, Verdict, judge
 from multidb.runtime.docker_engine import DockerEngine
 from multidb.runtime.together import PATIENCE, clear_errors, one_at_a_time
 from multidb.secrets import Secret
@@ -62,7 +62,7 @@ class _Stack:
     def folder(self) -> Path:
         return self.file.parent
 
-    def seen(self) -> dict[str, Seen]:
+    def seen(self) -> dict[str, ContainerState]:
         """Its containers by service. `Refused` when another folder has made them: a second checkout, or another
         project of the same name, whose servers would be replaced by ours."""
         seen = self.engine.containers()
@@ -272,7 +272,7 @@ class ComposeRuntime:
         (stack,) = [stack for stack in self._stacks if container in stack.containers]
         return stack
 
-    def _ours(self) -> dict[str, Seen]:
+    def _ours(self) -> dict[str, ContainerState]:
         """The containers of the project by service, which is a name that no two of its servers share."""
         return {service: seen for stack in self._stacks for service, seen in stack.seen().items()}
 
@@ -338,7 +338,7 @@ class ComposeRuntime:
         return f"{self._project.name}_{container.volume}"
 
     def _unfit(
-        self, chosen: Sequence[Container], seen: Mapping[str, Seen], report: Progress
+        self, chosen: Sequence[Container], seen: Mapping[str, ContainerState], report: Progress
     ) -> dict[str, ServerStatus]:
         """The servers that cannot be started, by name: a port is taken, an image cannot be had."""
 
@@ -368,7 +368,7 @@ class ComposeRuntime:
                 container.image, lambda done, total: report(container.server, f"pulling {container.image}", done, total)
             )
 
-    def _stop_outdated(self, chosen: Iterable[Container], seen: Mapping[str, Seen], report: Progress) -> None:
+    def _stop_outdated(self, chosen: Iterable[Container], seen: Mapping[str, ContainerState], report: Progress) -> None:
         """Stops the servers whose mounted files are newer than their last start (another configuration, a renewed
         certificate), of which Compose takes no notice. It makes them anew."""
         for container in chosen:
@@ -411,7 +411,7 @@ class ComposeRuntime:
         compose_tool.up(stack.file, stack.project, services, stack.engine.environment, heard, limit)
 
     def _poolers_started(
-        self, servers: Mapping[str, ServerStatus], seen: Mapping[str, Seen], report: Progress
+        self, servers: Mapping[str, ServerStatus], seen: Mapping[str, ContainerState], report: Progress
     ) -> list[ServerStatus]:
         """The poolers, each started once its server runs: nobody can log in through it before."""
         found = []
@@ -425,7 +425,7 @@ class ComposeRuntime:
         return found
 
     def _pooler_started(
-        self, pooler: Pooler, container: Container, seen: Mapping[str, Seen], report: Progress
+        self, pooler: Pooler, container: Container, seen: Mapping[str, ContainerState], report: Progress
     ) -> Verdict:
         stack, name = self._stack(container), pooler.name
         report(name, "starting")
@@ -463,7 +463,9 @@ class ComposeRuntime:
                 time.sleep(_PAUSE)
         return outcome
 
-    def _settled(self, container: Container, seen: Seen | None, waited: float, report: Progress) -> ServerStatus | None:
+    def _settled(
+        self, container: Container, seen: ContainerState | None, waited: float, report: Progress
+    ) -> ServerStatus | None:
         """The final word on a server that is being started; None while it may still change."""
         verdict = judge(seen)
         if verdict.state is ServerState.RUNNING:
@@ -477,7 +479,7 @@ class ComposeRuntime:
         report(container.server, verdict.message, waited)
         return None
 
-    def _look(self, container: Container, seen: Seen | None) -> ServerStatus:
+    def _look(self, container: Container, seen: ContainerState | None) -> ServerStatus:
         verdict = judge(seen)
         if verdict.state is ServerState.RUNNING:
             asked = self._asked(container, seen)
@@ -485,7 +487,7 @@ class ComposeRuntime:
         server = self._located(container, seen)
         return ServerStatus(container.server, container.store, verdict.state, server, verdict.message, _pid(seen))
 
-    def _asked(self, container: Container, seen: Seen | None) -> ServerStatus | None:
+    def _asked(self, container: Container, seen: ContainerState | None) -> ServerStatus | None:
         """What the server says of itself after a login as its admin; None when it does not answer."""
         server = self._located(container, seen)
         secret = self._state.secrets.get(container.admin_ref)
@@ -505,7 +507,7 @@ class ComposeRuntime:
             return self._failed(container, error.sentence(), seen)
         return ServerStatus(container.server, container.store, ServerState.RUNNING, server, version, _pid(seen))
 
-    def _failed(self, container: Container, message: str, seen: Seen | None = None) -> ServerStatus:
+    def _failed(self, container: Container, message: str, seen: ContainerState | None = None) -> ServerStatus:
         server = self._located(container, seen)
         return ServerStatus(container.server, container.store, ServerState.FAILED, server, message, _pid(seen))
 
@@ -513,7 +515,7 @@ class ComposeRuntime:
         tail = f"; multidb logs {container.server}"
         return f"{problem}{tail}{_ending(self._stack(container).engine, container.name)}"
 
-    def _located(self, container: Container, seen: Seen | None) -> Server | None:
+    def _located(self, container: Container, seen: ContainerState | None) -> Server | None:
         if self._state.secrets.get(container.admin_ref) is None:
             return None
         stack = self._stack(container)
@@ -535,7 +537,7 @@ class ComposeRuntime:
         return f"stopped in {time.monotonic() - began:.1f} s"
 
 
-def _outdated(seen: Seen | None, mounted: Iterable[Path]) -> bool:
+def _outdated(seen: ContainerState | None, mounted: Iterable[Path]) -> bool:
     """Whether a container runs that was started before one of the files (or a file in one of the folders) changed."""
     if seen is None or seen.status != "running":
         return False
@@ -543,7 +545,7 @@ def _outdated(seen: Seen | None, mounted: Iterable[Path]) -> bool:
     return any(file.stat().st_mtime > seen.started for file in files)
 
 
-def _pid(seen: Seen | None) -> int | None:
+def _pid(seen: ContainerState | None) -> int | None:
     return seen.pid if seen is not None else None
 
 
@@ -566,7 +568,7 @@ def named(container: Container) -> Server:
     )
 
 
-def located(container: Container, seen: Seen | None, network: str | None) -> Server | None:
+def located(container: Container, seen: ContainerState | None, network: str | None) -> Server | None:
     """The server in a container as multidb reaches it; None when it has no address now.
 
     Args:

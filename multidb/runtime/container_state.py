@@ -10,14 +10,14 @@ from typing import Any
 
 from multidb.runtime import ServerState
 
-__all__ = ["Seen", "Verdict", "judge", "read"]
+__all__ = ["ContainerState", "Verdict", "judge", "read"]
 
 _STOP_CODES = (0, 143)  # ended by itself, or by TERM, which is how a container is stopped
 _LONGEST_OUTPUT = 300
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class ContainerState:
     """One container at one moment.
 
     Args:
@@ -61,14 +61,14 @@ class Verdict:
     final: bool = True
 
 
-def read(attributes: Mapping[str, Any]) -> Seen:
+def read(attributes: Mapping[str, Any]) -> ContainerState:
     """The container as ``GET /containers/<id>/json`` describes it, made by any version of Compose."""
     state = attributes.get("State") or {}
     health = state.get("Health") or {}
     labels = (attributes.get("Config") or {}).get("Labels") or {}
     networks = (attributes.get("NetworkSettings") or {}).get("Networks") or {}
     checks = health.get("Log") or []
-    return Seen(
+    return ContainerState(
         service=labels.get("com.docker.compose.service", ""),
         status=state.get("Status", ""),
         health="" if health.get("Status") in (None, "none") else health["Status"],
@@ -84,7 +84,7 @@ def read(attributes: Mapping[str, Any]) -> Seen:
     )
 
 
-def judge(seen: Seen | None) -> Verdict:
+def judge(seen: ContainerState | None) -> Verdict:
     """Whether the server in the container runs, and what to say about it. None: there is no container."""
     if seen is None:
         return Verdict(ServerState.STOPPED, "not started; multidb up")
@@ -106,7 +106,7 @@ def judge(seen: Seen | None) -> Verdict:
     return Verdict(ServerState.FAILED, f"has ended ({_end(seen)})")
 
 
-def _running(seen: Seen) -> Verdict:
+def _running(seen: ContainerState) -> Verdict:
     if seen.restarts > 2 and seen.health != "healthy":
         return Verdict(ServerState.FAILED, f"ends after each start ({seen.restarts} times so far)")
     if seen.health == "starting":
@@ -117,7 +117,7 @@ def _running(seen: Seen) -> Verdict:
     return Verdict(ServerState.RUNNING)
 
 
-def _end(seen: Seen) -> str:
+def _end(seen: ContainerState) -> str:
     if seen.out_of_memory:
         return "it reached its memory limit"
     return f"exit code {seen.exit_code}"

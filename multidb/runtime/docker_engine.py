@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from multidb.errors import MultidbError, RuntimeUnavailable, ServerError
-from multidb.runtime.container_state import Seen, read
+from multidb.runtime.container_state import ContainerState, read
 
 if TYPE_CHECKING:
     from docker import DockerClient
@@ -36,7 +36,7 @@ class DockerEngine:
         self._project = project
         self._opened: DockerClient | None = None
 
-    def containers(self) -> dict[str, Seen]:
+    def containers(self) -> dict[str, ContainerState]:
         """The project's containers by service, running or not."""
         with _clear(self._where):
             return {seen.service: seen for seen in (read(each.attrs) for each in self._containers())}

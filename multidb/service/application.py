@@ -21,14 +21,14 @@ from multidb.health import HealthReport
 from multidb.model import Health, Status
 from multidb.secrets import Secret, redact
 from multidb.service.collector import Collector, Reading
-from multidb.service.documents import Failure, HealthDocument, Live, OneAppHealth
+from multidb.service.documents import FailureDocument, HealthDocument, Live, OneAppHealth
 from multidb.service.guard import Guard
 from multidb.service.metrics import exposition
 from multidb.service.overview import Overview, overview
 from multidb.service.page import page
 from multidb.service.sources import Sources
 
-__all__ = ["FRESH", "Pace", "Service", "application"]
+__all__ = ["FRESH", "Intervals", "Service", "application"]
 
 FRESH: Final = 10.0
 """Seconds for which a health check serves everybody who asks."""
@@ -39,7 +39,7 @@ _JSON: Final = "application/json"
 
 
 @dataclass(frozen=True, slots=True)
-class Pace:
+class Intervals:
     """Seconds between two looks of each kind; 0: never by itself. Health is also looked at when somebody asks."""
 
     health: float = 30.0
@@ -50,7 +50,7 @@ class Pace:
 
 
 @dataclass
-class _Made:
+class _Answers:
     """Answers made of the readings that they were made of."""
 
     readings: tuple[Reading[Any] | None, ...] = ()
@@ -77,7 +77,7 @@ class Service:
         sources: Sources,
         executor: Executor,
         *,
-        pace: Pace,
+        pace: Intervals,
         fresh: float = FRESH,
         heard: Callable[[str, Reading[Any]], None] | None = None,
     ) -> None:
@@ -95,8 +95,8 @@ class Service:
             "audit": collector("audit", sources.audit, 0),
         }
         self._joined: tuple[Reading[HealthReport], Mapping[str, Health], Reading[HealthReport]] | None = None
-        self._health_made = _Made()
-        self._known_made = _Made()
+        self._health_made = _Answers()
+        self._known_made = _Answers()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -207,7 +207,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
         responses={
             200: {"model": HealthDocument, "description": "Every app is healthy or degraded."},
             503: {"model": HealthDocument, "description": "An app is unhealthy."},
-            500: {"model": Failure, "description": "The check itself failed: nothing is known."},
+            500: {"model": FailureDocument, "description": "The check itself failed: nothing is known."},
         },
     )
     async def databases() -> Response:
@@ -220,8 +220,8 @@ def _add_health(app: FastAPI, service: Service) -> None:
         responses={
             200: {"model": OneAppHealth, "description": "The app is healthy or degraded."},
             503: {"model": OneAppHealth, "description": "The app is unhealthy."},
-            404: {"model": Failure, "description": "There is no such app."},
-            500: {"model": Failure, "description": "The check itself failed: nothing is known."},
+            404: {"model": FailureDocument, "description": "There is no such app."},
+            500: {"model": FailureDocument, "description": "The check itself failed: nothing is known."},
         },
     )
     async def one_app(app: str = Path(description=_NAME, examples=["lernmi"])) -> Response:

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-__all__ = ["AppHealth", "Failure", "HealthDocument", "Live", "OneAppHealth"]
+__all__ = ["AppHealth", "FailureDocument", "HealthDocument", "Live", "OneAppHealth"]
 
 StatusWord = Literal["healthy", "degraded", "unhealthy"]
 
@@ -42,7 +42,7 @@ class AppHealth(_Document):
     backup: BackupHealth | None = None
 
 
-class _Checked(_Document):
+class _HealthDocument(_Document):
     version: Literal[1]
     command: Literal["health"]
     ok: bool = Field(description="Whether the status is healthy.")
@@ -52,13 +52,13 @@ class _Checked(_Document):
     seconds: float = Field(description="How long the whole check took.")
 
 
-class HealthDocument(_Checked):
+class HealthDocument(_HealthDocument):
     """Every app; the status is the worst of them."""
 
     apps: dict[str, AppHealth]
 
 
-class OneAppHealth(_Checked):
+class OneAppHealth(_HealthDocument):
     """One app; the status is that app's."""
 
     apps: dict[str, AppHealth] = Field(min_length=1, max_length=1)
@@ -70,7 +70,7 @@ class Error(_Document):
     hint: str | None = None
 
 
-class Failure(_Document):
+class FailureDocument(_Document):
     """Why there is no answer."""
 
     version: Literal[1]

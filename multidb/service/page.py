@@ -187,7 +187,7 @@ def _alarms(known: Overview) -> Iterator[tuple[str, _Note]]:
         *(notification.drifts(known.plan) if known.plan else ()),
     ]
     for alarm in found:
-        tone = "bad" if alarm.kind in (notification.Kind.BREACH, notification.Kind.UNHEALTHY) else "warn"
+        tone = "bad" if alarm.kind in (notification.AlarmKind.BREACH, notification.AlarmKind.UNHEALTHY) else "warn"
         yield alarm.app or "servers", _Note(tone, str(alarm.kind), alarm.store or "", alarm.message, alarm.fix)
 
 

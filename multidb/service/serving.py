@@ -20,21 +20,21 @@ from multidb.engine import Engine
 from multidb.errors import UsageError
 from multidb.notification import Notifier
 from multidb.secrets import Secret, generate
-from multidb.service.application import FRESH, Pace, Service, application, executor
+from multidb.service.application import FRESH, Intervals, Service, application, executor
 from multidb.service.collector import Reading
 from multidb.service.connection import Connection
 from multidb.service.guard import Guard, is_loopback
 from multidb.service.sources import Sources
 from multidb.state import ProjectState
 
-__all__ = ["Settings", "project_token", "serve", "token_from", "web_server"]
+__all__ = ["ServeOptions", "project_token", "serve", "token_from", "web_server"]
 
 _SHORTEST: Final = 16  # characters of a token
 _GRACE: Final = 5  # seconds that answers under way have to end
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class ServeOptions:
     """How the service is run.
 
     Args:
@@ -46,7 +46,7 @@ class Settings:
     port: int = 8642
     socket: Path | None = None
     token: Secret | None = None
-    pace: Pace = field(default_factory=Pace)
+    pace: Intervals = field(default_factory=Intervals)
     may_write: bool = True
 
 
@@ -90,7 +90,7 @@ def project_token(state: ProjectState) -> Secret:
     return token
 
 
-def serve(open_engine: Callable[[], Engine], settings: Settings, say: Callable[[str], None]) -> None:
+def serve(open_engine: Callable[[], Engine], settings: ServeOptions, say: Callable[[str], None]) -> None:
     """Serves until SIGTERM or Ctrl-C; a check under way is waited for, since its probe has to be cleaned up.
 
     Args:
@@ -143,7 +143,7 @@ def web_server(app: Guard) -> uvicorn.Server:
     )
 
 
-def _guarded(service: Service, settings: Settings, state: ProjectState) -> Guard:
+def _guarded(service: Service, settings: ServeOptions, state: ProjectState) -> Guard:
     if settings.socket is not None:
         return application(service, token=settings.token, loopback_only=False)
     token = settings.token or project_token(state)
@@ -151,7 +151,7 @@ def _guarded(service: Service, settings: Settings, state: ProjectState) -> Guard
 
 
 @contextlib.contextmanager
-def _bound(settings: Settings) -> Iterator[socket.socket]:
+def _bound(settings: ServeOptions) -> Iterator[socket.socket]:
     if settings.socket is None:
         with _bound_port(settings) as listener:
             yield listener
@@ -195,7 +195,7 @@ def _remove_stale(path: Path) -> None:
             raise UsageError("somebody listens there", where=str(path), hint="another path: --socket PATH")
 
 
-def _bound_port(settings: Settings) -> socket.socket:
+def _bound_port(settings: ServeOptions) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     listener = socket.socket(family)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -6,9 +6,9 @@
 
 from multidb.usage.enforcing import Enforcement, enforce
 from multidb.usage.history import History, Look
-from multidb.usage.looking import look
+from multidb.usage.measurement import look
 from multidb.usage.quotas import RELEASED, restricted_after
-from multidb.usage.report import NEAR, Growth, ServerSeen, Standing, StoreUsage, UsageReport
+from multidb.usage.report import NEAR, Growth, QuotaUse, ServerSeen, StoreUsage, UsageReport
 
 __all__ = [
     "NEAR",
@@ -18,7 +18,7 @@ __all__ = [
     "History",
     "Look",
     "ServerSeen",
-    "Standing",
+    "QuotaUse",
     "StoreUsage",
     "UsageReport",
     "enforce",

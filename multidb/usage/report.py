@@ -10,13 +10,13 @@ from typing import Any
 from multidb.errors import MultidbError
 from multidb.model import AppUsage, Quota, ServerUsage
 
-__all__ = ["NEAR", "Growth", "ServerSeen", "Standing", "StoreUsage", "UsageReport"]
+__all__ = ["NEAR", "Growth", "ServerSeen", "QuotaUse", "StoreUsage", "UsageReport"]
 
 NEAR = 0.8
 """The share of a quota from which on it is nearly used up."""
 
 
-class Standing(StrEnum):
+class QuotaUse(StrEnum):
     """How an app stands to its quota."""
 
     NONE = "none"  # there is no quota, or no size to hold against it
@@ -57,13 +57,13 @@ class StoreUsage:
         return self.usage.size / self.quota.size
 
     @property
-    def standing(self) -> Standing:
+    def standing(self) -> QuotaUse:
         """How it stands to its quota."""
         if self.share is None:
-            return Standing.NONE
+            return QuotaUse.NONE
         if self.share >= 1:
-            return Standing.OVER
-        return Standing.NEAR if self.share >= NEAR else Standing.WITHIN
+            return QuotaUse.OVER
+        return QuotaUse.NEAR if self.share >= NEAR else QuotaUse.WITHIN
 
     def document(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -127,7 +127,7 @@ class UsageReport:
     @property
     def over(self) -> tuple[StoreUsage, ...]:
         """Those that have used up their quota."""
-        return tuple(each for each in self.stores if each.standing is Standing.OVER)
+        return tuple(each for each in self.stores if each.standing is QuotaUse.OVER)
 
     @property
     def errors(self) -> tuple[tuple[str, MultidbError], ...]:

@@ -11,15 +11,15 @@ from contextlib import contextmanager
 from typing import Any
 
 from multidb.secrets import Secret
-from multidb.service.application import Pace, Service, application
+from multidb.service.application import Intervals, Service, application
 from multidb.service.serving import web_server
 from tests.unit.service import reports
 
 
 @contextmanager
-def served(token: Secret | None = None, pace: Pace | None = None, **looks: Any) -> Iterator[str]:
+def served(token: Secret | None = None, pace: Intervals | None = None, **looks: Any) -> Iterator[str]:
     """The address of the service, for the block."""
-    pace = pace or Pace(health=60)
+    pace = pace or Intervals(health=60)
     with ThreadPoolExecutor(5) as executor:
         service = Service(reports.sources(**looks), executor, pace=pace)
         app = application(service, token=token, loopback_only=True)

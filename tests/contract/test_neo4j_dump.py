@@ -24,7 +24,7 @@ import pytest
 import zstandard
 from neo4j.exceptions import DriverError, Neo4jError
 
-from multidb.backup.making import make_sets
+from multidb.backup.creation import make_sets
 from multidb.engine import Engine
 from multidb.errors import ArchiveError, Refused
 from multidb.fleet import Scope

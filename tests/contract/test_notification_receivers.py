@@ -20,14 +20,14 @@ from multidb.errors import ServerDown, UsageError
 from multidb.fleet import Scope
 from multidb.model import Project
 from multidb.model.options import Notify
-from multidb.notification import Alarm, Kind, Looked, Notifier
+from multidb.notification import Alarm, AlarmKind, Looked, Notifier
 from multidb.plan import Plan, ServerPlan
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 from tests.unit.service import reports
 
-ALL = Looked(frozenset(Kind))
-REFUSED = Alarm(Kind.UNHEALTHY, "lernmi", "postgres", "refuses <!channel> & all", "multidb apply")
+ALL = Looked(frozenset(AlarmKind))
+REFUSED = Alarm(AlarmKind.UNHEALTHY, "lernmi", "postgres", "refuses <!channel> & all", "multidb apply")
 HELD = "a-secret-that-this-process-holds"
 
 
@@ -115,7 +115,7 @@ def later(folder: Path, by: timedelta) -> None:
 
 def test_a_beginning_and_an_end_are_one_message_each(receiver: Receiver, tmp_path: Path) -> None:
     Secret(HELD)
-    leaking = Alarm(Kind.BREACH, "lernmi", "redis", f"login with {HELD} works")
+    leaking = Alarm(AlarmKind.BREACH, "lernmi", "redis", f"login with {HELD} works")
     (delivery,) = notifier(tmp_path, receiver.address).tell([REFUSED, leaking], ALL)
     assert delivery.ok
     for _ in range(3):  # other runs look, and see the same

@@ -22,7 +22,7 @@ from multidb.backup.targets.folder import FolderTarget
 from multidb.cli.apply import _saved_plan
 from multidb.document import Unreadable, inside
 from multidb.errors import MultidbError, UsageError
-from multidb.notification import Kind, Looked, news
+from multidb.notification import AlarmKind, Looked, news
 from multidb.runtime.ledger import Ledger
 from multidb.secrets import SecretRef
 from multidb.sections import SECTIONS
@@ -331,7 +331,7 @@ def _refusal(read: Callable[[], object]) -> MultidbError | None:
 
 
 def _told(told: Any) -> object:
-    return news(told, [], Looked(frozenset(Kind)), NOW, NOW - NOW)
+    return news(told, [], Looked(frozenset(AlarmKind)), NOW, NOW - NOW)
 
 
 @QUICK

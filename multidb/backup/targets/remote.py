@@ -50,11 +50,11 @@ class RemoteTarget:
             raise UsageError(f"is no address that fsspec knows: {error}", where=address) from None
         self._root = str(root).rstrip("/")
 
-    def create(self, path: str) -> _NewFile:
+    def create(self, path: str) -> _NewObject:
         final = self._full(path)
         with self.explaining(path):
             self.in_time(lambda: self._files.makedirs(final.rpartition("/")[0], exist_ok=True))
-            return _NewFile(self, self._files, final)
+            return _NewObject(self, self._files, final)
 
     resume = create  # what was written of a file is gone with its run
 
@@ -151,7 +151,7 @@ class RemoteTarget:
         return rest if root else ""
 
 
-class _NewFile:
+class _NewObject:
     """A file under a temporary name."""
 
     def __init__(self, target: RemoteTarget, files: Any, final: str) -> None:

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from multidb.backup.cloning import copy_into
+from multidb.backup.creation import make_sets, repository
 from multidb.backup.journal import Journal, exclusively
-from multidb.backup.making import make_sets, repository
 from multidb.backup.pruning import carry_out, decide
 from multidb.backup.recovery import recover
 from multidb.backup.repository import utc_now

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from multidb.backup import making, rounds
+from multidb.backup import creation, run
 from multidb.backup.cloning import entry_for, expired, shared_options
+from multidb.backup.creation import repository
 from multidb.backup.journal import PAUSED, Journal
-from multidb.backup.making import repository
 from multidb.backup.pruning import carry_out, decide
-from multidb.backup.rounds import final_set, run_round
+from multidb.backup.run import final_set, run_backups
 from multidb.backup.schedule import coming_due, due, freshness, last_sets, next_due, verification_due
 from multidb.backup.sets import Reason, declaration
 from multidb.backup.settings import Settings, settings
@@ -48,8 +48,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(making, "utc_now", clock)
-    monkeypatch.setattr(rounds, "utc_now", clock)
+    monkeypatch.setattr(creation, "utc_now", clock)
+    monkeypatch.setattr(run, "utc_now", clock)
     return clock
 
 
@@ -59,9 +59,9 @@ def health(engine: Engine, now: datetime, app: str = "ann") -> Health:
     return found
 
 
-def scheduled(engine: Engine, clock: Clock) -> rounds.Round:
+def scheduled(engine: Engine, clock: Clock) -> run.BackupRun:
     apps = frozenset(app.id for app in due(engine.fleet, clock.now))
-    return run_round(engine, Scope(apps=apps), scheduled=True, progress=quiet)
+    return run_backups(engine, Scope(apps=apps), scheduled=True, progress=quiet)
 
 
 def test_what_is_due_is_what_is_older_than_the_manifest_allows(engine: Engine, clock: Clock) -> None:
@@ -183,7 +183,7 @@ def test_a_scheduled_run_proves_and_prunes_and_one_that_was_asked_for_does_not(
     for target in ("sets/", "more/"):
         assert [copy.id for copy in repository(engine.fleet, [target]).copies(["ann"])] == [ids[3], ids[2]]
         assert repository(engine.fleet, [target]).find("ann").verified
-    run_round(engine, Scope(apps=frozenset({"ann"})), scheduled=False, progress=quiet)
+    run_backups(engine, Scope(apps=frozenset({"ann"})), scheduled=False, progress=quiet)
     assert len(repository(engine.fleet, ["sets/"]).copies(["ann"])) == 3
 
 

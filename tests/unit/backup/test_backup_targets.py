@@ -20,12 +20,12 @@ from botocore.exceptions import ClientError
 from moto.server import ThreadedMotoServer
 
 from multidb.backup.copying import copy_set
+from multidb.backup.creation import make_sets, repository
 from multidb.backup.journal import exclusively
-from multidb.backup.making import make_sets, repository
 from multidb.backup.pruning import carry_out, decide
 from multidb.backup.recovery import recover
 from multidb.backup.repository import Destinations, Repository, utc_now
-from multidb.backup.rounds import run_catching_up, run_round
+from multidb.backup.run import run_backups, run_catching_up
 from multidb.backup.schedule import freshness
 from multidb.backup.targets import open_target
 from multidb.backup.targets import s3 as s3_module
@@ -307,7 +307,7 @@ def test_storage_that_was_dead_is_an_error_and_gets_the_set_when_it_is_back(
     write_rows(data, "cabinet", "ann", 10_000)
     line = Line(storage, dies_after=300_000)
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", line.address)
-    done = run_round(engine, Scope(apps=frozenset({"ann"})), scheduled=True, progress=quiet)
+    done = run_backups(engine, Scope(apps=frozenset({"ann"})), scheduled=True, progress=quiet)
     (made,) = done.made
     assert made.made is not None
     assert isinstance(made.errors[away], TargetError)

@@ -13,13 +13,13 @@ import pyrage
 import pytest
 
 from multidb.backup.cloning import copy_into
+from multidb.backup.creation import AppBackup, make_sets, pausing, repository
 from multidb.backup.encryption import Identities
 from multidb.backup.journal import RESTORING, Journal, exclusively
-from multidb.backup.making import Made, make_sets, pausing, repository
 from multidb.backup.recovery import recover
 from multidb.backup.repository import Copy
 from multidb.backup.restoring import Restored, restore, restore_tables
-from multidb.backup.rounds import run_round
+from multidb.backup.run import run_backups
 from multidb.backup.sets import BackupSet, Consistency, Reason, Verification
 from multidb.backup.verifying import Verified, verify
 from multidb.closure import Closure, close
@@ -35,7 +35,7 @@ def quiet(subject: str, message: str, done: float | None = None, total: float | 
     pass
 
 
-def make(engine: Engine, *apps: str, **options: object) -> dict[str, Made]:
+def make(engine: Engine, *apps: str, **options: object) -> dict[str, AppBackup]:
     found = make_sets(engine, Scope(apps=frozenset(apps) or None), progress=quiet, **options)  # type: ignore[arg-type]
     return {each.app: each for each in found}
 
@@ -420,11 +420,11 @@ def test_what_is_bound_to_an_app_refuses_its_restore_before_anything_is_exchange
 def test_what_cannot_be_put_right_of_one_app_is_no_failure_of_anothers_backup(engine: Engine) -> None:
     note = {"set": "20261121T140501Z-1a2b3c", "of": "ann", "target": "sets/", "stores": ["drawer"], "phase": "loading"}
     Journal(engine.state).begin(RESTORING, "ann", note)
-    alone = run_round(engine, Scope(apps=frozenset({"bob"})), scheduled=False, progress=quiet)
+    alone = run_backups(engine, Scope(apps=frozenset({"bob"})), scheduled=False, progress=quiet)
     assert alone.ok
     assert [each.app for each in alone.made if each.ok] == ["bob"]
     assert alone.notes[0].startswith("ann: ")
-    together = run_round(engine, Scope(), scheduled=False, progress=quiet)
+    together = run_backups(engine, Scope(), scheduled=False, progress=quiet)
     assert (together.ok, list(together.errors)) == (False, ["ann"])
     assert {each.app: each.ok for each in together.made} == {"ann": False, "bob": True}
 

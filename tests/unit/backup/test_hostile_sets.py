@@ -15,8 +15,8 @@ import zstandard
 
 from multidb.backup.cloning import CLONE_OF, EXPIRES, entry_for
 from multidb.backup.copying import copy_set
+from multidb.backup.creation import repository
 from multidb.backup.journal import MAKING, Journal
-from multidb.backup.making import repository
 from multidb.backup.pruning import decide
 from multidb.backup.recovery import recover
 from multidb.backup.repository import utc_now

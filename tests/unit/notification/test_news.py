@@ -6,12 +6,12 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from multidb.notification import Alarm, Kind, Looked, News, Told, news
+from multidb.notification import Alarm, AlarmKind, Looked, News, Told, news
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
-ALL = Looked(frozenset(Kind))
-REFUSED = Alarm(Kind.UNHEALTHY, "lernmi", "postgres", "refuses the password", "multidb apply")
+ALL = Looked(frozenset(AlarmKind))
+REFUSED = Alarm(AlarmKind.UNHEALTHY, "lernmi", "postgres", "refuses the password", "multidb apply")
 
 
 def told(alarm: Alarm, *, ago: timedelta, since: timedelta | None = None, ended: bool = False) -> list[Told]:
@@ -25,7 +25,7 @@ def test_what_begins_is_told_once() -> None:
 
 
 def test_another_message_about_the_same_thing_is_not_news() -> None:
-    other = Alarm(Kind.UNHEALTHY, "lernmi", "postgres", "does not answer")
+    other = Alarm(AlarmKind.UNHEALTHY, "lernmi", "postgres", "does not answer")
     assert news(told(REFUSED, ago=timedelta(hours=2)), [other], ALL, NOW, DAY) == []
 
 
@@ -53,15 +53,15 @@ def test_what_comes_and_goes_is_told_once_a_minute(ended: bool) -> None:
 @pytest.mark.parametrize(
     "looked",
     [
-        Looked(frozenset({Kind.BREACH})),
-        Looked(frozenset(Kind), apps=frozenset({"beep_boop"})),
-        Looked(frozenset(Kind), stores=frozenset({"redis"})),
+        Looked(frozenset({AlarmKind.BREACH})),
+        Looked(frozenset(AlarmKind), apps=frozenset({"beep_boop"})),
+        Looked(frozenset(AlarmKind), stores=frozenset({"redis"})),
     ],
 )
 def test_what_was_not_looked_at_has_not_ended(looked: Looked) -> None:
     before = told(REFUSED, ago=timedelta(hours=2))
     assert news(before, [], looked, NOW, DAY) == []
-    same = Looked(frozenset({Kind.UNHEALTHY}), frozenset({"lernmi"}), frozenset({"postgres"}))
+    same = Looked(frozenset({AlarmKind.UNHEALTHY}), frozenset({"lernmi"}), frozenset({"postgres"}))
     assert len(news(before, [], same, NOW, DAY)) == 1  # the control
 
 

@@ -20,7 +20,7 @@ from multidb.provisioners.postgres.backup.inside import Inside
 from multidb.provisioners.postgres.backup.programs import Program
 from multidb.runtime import ServerState, open_runtime
 from multidb.runtime.compose import ComposeRuntime, _outdated, located
-from multidb.runtime.container_state import Seen
+from multidb.runtime.container_state import ContainerState
 from multidb.runtime.docker_engine import DockerEngine
 from multidb.secrets import Secret
 from multidb.state import ProjectState
@@ -139,7 +139,7 @@ def test_only_servers_with_room_for_one_place_have_a_spare(tmp_path: Path, more:
 
 def test_without_published_ports_a_server_is_reached_inside_the_network(tmp_path: Path) -> None:
     qdrant = next(each for each in containers(project(tmp_path)) if each.store == "qdrant")
-    seen = Seen("qdrant", "running", addresses={"other": "172.19.0.9", "digi": "172.18.0.4"})
+    seen = ContainerState("qdrant", "running", addresses={"other": "172.19.0.9", "digi": "172.18.0.4"})
 
     server = located(qdrant, seen, "digi")
 
@@ -149,9 +149,11 @@ def test_without_published_ports_a_server_is_reached_inside_the_network(tmp_path
 
 
 @pytest.mark.parametrize(
-    "seen", [None, Seen("qdrant", "exited"), Seen("qdrant", "running", addresses={"x": "10.0.0.1"})]
+    "seen", [None, ContainerState("qdrant", "exited"), ContainerState("qdrant", "running", addresses={"x": "10.0.0.1"})]
 )
-def test_without_published_ports_a_server_that_does_not_run_has_no_address(tmp_path: Path, seen: Seen | None) -> None:
+def test_without_published_ports_a_server_that_does_not_run_has_no_address(
+    tmp_path: Path, seen: ContainerState | None
+) -> None:
     qdrant = next(each for each in containers(project(tmp_path)) if each.store == "qdrant")
 
     assert located(qdrant, seen, "digi") is None
@@ -180,7 +182,7 @@ def test_apps_with_servers_of_their_own_are_compose_projects_of_their_own(
 ) -> None:
     asked = []
 
-    def containers_of(engine: DockerEngine) -> dict[str, Seen]:
+    def containers_of(engine: DockerEngine) -> dict[str, ContainerState]:
         asked.append(engine._project)
         return {}
 
@@ -202,7 +204,7 @@ def test_apps_with_servers_of_their_own_are_compose_projects_of_their_own(
 
 def test_containers_of_an_app_made_elsewhere_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = opened(tmp_path, MANIFEST + "deploy: {strategy: separate}\n")
-    made = {"redis-lernmi": Seen("redis-lernmi", "running", folder="/srv/other/apps/lernmi")}
+    made = {"redis-lernmi": ContainerState("redis-lernmi", "running", folder="/srv/other/apps/lernmi")}
     monkeypatch.setattr(DockerEngine, "containers", lambda engine: made if engine._project == "digi-lernmi" else {})
 
     for work in (lambda: runtime.up(_quiet), lambda: runtime.down(_quiet), runtime.status):
@@ -217,10 +219,10 @@ def test_a_container_older_than_a_file_that_it_mounts_is_outdated(tmp_path: Path
         os.utime(tmp_path / name, (1000, 1000))
     mounted = [tmp_path / "valkey.conf", tmp_path / "tls", tmp_path / "not there"]
 
-    assert not _outdated(Seen("redis", "running", started=1001), mounted)
+    assert not _outdated(ContainerState("redis", "running", started=1001), mounted)
     os.utime(tmp_path / "tls" / "server.crt", (1002, 1002))
-    assert _outdated(Seen("redis", "running", started=1001), mounted)
-    assert not _outdated(Seen("redis", "exited", started=1001), mounted)
+    assert _outdated(ContainerState("redis", "running", started=1001), mounted)
+    assert not _outdated(ContainerState("redis", "exited", started=1001), mounted)
     assert not _outdated(None, mounted)
 
 
@@ -237,7 +239,9 @@ def _quiet(subject: str, message: str, done: float | None = None, total: float |
 
 def test_a_pooler_is_shown_beside_the_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runtime = opened(tmp_path, MANIFEST + "deploy: {profiles: [pgbouncer]}\n", started=False)
-    monkeypatch.setattr(DockerEngine, "containers", lambda _: {"pgbouncer": Seen("pgbouncer", "running", "healthy")})
+    monkeypatch.setattr(
+        DockerEngine, "containers", lambda _: {"pgbouncer": ContainerState("pgbouncer", "running", "healthy")}
+    )
 
     found = {status.name: status.state for status in runtime.status()}
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from multidb.runtime import ServerState
-from multidb.runtime.container_state import Seen, judge, read
+from multidb.runtime.container_state import ContainerState, judge, read
 
 
 def described(status: str, **state: object) -> dict[str, object]:
@@ -32,7 +32,7 @@ def test_reads_what_the_engine_says() -> None:
         )
     )
 
-    assert seen == Seen(
+    assert seen == ContainerState(
         service="postgres",
         status="running",
         health="unhealthy",
@@ -54,7 +54,7 @@ def test_a_container_that_was_never_started_has_no_start() -> None:
 
 
 def test_a_stranger_without_labels_or_networks_can_be_read() -> None:
-    assert read({"State": {"Status": "exited"}, "Config": {"Labels": None}, "NetworkSettings": {}}) == Seen(
+    assert read({"State": {"Status": "exited"}, "Config": {"Labels": None}, "NetworkSettings": {}}) == ContainerState(
         "", "exited"
     )
 
@@ -63,25 +63,30 @@ def test_a_stranger_without_labels_or_networks_can_be_read() -> None:
     ("seen", "state", "words", "final"),
     [
         (None, ServerState.STOPPED, "multidb up", True),
-        (Seen("s", "running", "healthy"), ServerState.RUNNING, "", True),
-        (Seen("s", "running"), ServerState.RUNNING, "", True),
-        (Seen("s", "running", "starting"), ServerState.FAILED, "is starting", False),
-        (Seen("s", "running", "unhealthy", said="refused"), ServerState.FAILED, "not healthy: refused", False),
-        (Seen("s", "running", "starting", restarts=3), ServerState.FAILED, "after each start", True),
-        (Seen("s", "restarting", exit_code=1, restarts=1), ServerState.FAILED, "exit code 1", False),
-        (Seen("s", "restarting", exit_code=1, restarts=3), ServerState.FAILED, "exit code 1", True),
-        (Seen("s", "paused"), ServerState.STOPPED, "docker unpause", True),
-        (Seen("s", "created"), ServerState.STOPPED, "multidb up", False),
-        (Seen("s", "created", problem="no such device"), ServerState.FAILED, "no such device", True),
-        (Seen("s", "exited"), ServerState.STOPPED, "is stopped", True),
-        (Seen("s", "exited", exit_code=143), ServerState.STOPPED, "is stopped", True),
-        (Seen("s", "exited", exit_code=1), ServerState.FAILED, "exit code 1", True),
-        (Seen("s", "exited", exit_code=137, out_of_memory=True), ServerState.FAILED, "memory limit", True),
-        (Seen("s", "exited", exit_code=128, problem="bad mount"), ServerState.FAILED, "bad mount", True),
-        (Seen("s", "dead", exit_code=1), ServerState.FAILED, "has ended", True),
+        (ContainerState("s", "running", "healthy"), ServerState.RUNNING, "", True),
+        (ContainerState("s", "running"), ServerState.RUNNING, "", True),
+        (ContainerState("s", "running", "starting"), ServerState.FAILED, "is starting", False),
+        (
+            ContainerState("s", "running", "unhealthy", said="refused"),
+            ServerState.FAILED,
+            "not healthy: refused",
+            False,
+        ),
+        (ContainerState("s", "running", "starting", restarts=3), ServerState.FAILED, "after each start", True),
+        (ContainerState("s", "restarting", exit_code=1, restarts=1), ServerState.FAILED, "exit code 1", False),
+        (ContainerState("s", "restarting", exit_code=1, restarts=3), ServerState.FAILED, "exit code 1", True),
+        (ContainerState("s", "paused"), ServerState.STOPPED, "docker unpause", True),
+        (ContainerState("s", "created"), ServerState.STOPPED, "multidb up", False),
+        (ContainerState("s", "created", problem="no such device"), ServerState.FAILED, "no such device", True),
+        (ContainerState("s", "exited"), ServerState.STOPPED, "is stopped", True),
+        (ContainerState("s", "exited", exit_code=143), ServerState.STOPPED, "is stopped", True),
+        (ContainerState("s", "exited", exit_code=1), ServerState.FAILED, "exit code 1", True),
+        (ContainerState("s", "exited", exit_code=137, out_of_memory=True), ServerState.FAILED, "memory limit", True),
+        (ContainerState("s", "exited", exit_code=128, problem="bad mount"), ServerState.FAILED, "bad mount", True),
+        (ContainerState("s", "dead", exit_code=1), ServerState.FAILED, "has ended", True),
     ],
 )
-def test_judges(seen: Seen | None, state: ServerState, words: str, final: bool) -> None:
+def test_judges(seen: ContainerState | None, state: ServerState, words: str, final: bool) -> None:
     verdict = judge(seen)
 
     assert (verdict.state, verdict.final) == (state, final)
@@ -89,7 +94,7 @@ def test_judges(seen: Seen | None, state: ServerState, words: str, final: bool) 
 
 
 def test_a_server_that_went_through_restarts_and_is_healthy_now_runs() -> None:
-    assert judge(Seen("s", "running", "healthy", restarts=5)).state is ServerState.RUNNING
+    assert judge(ContainerState("s", "running", "healthy", restarts=5)).state is ServerState.RUNNING
 
 
 def test_what_a_health_check_prints_is_cut_to_one_line() -> None:

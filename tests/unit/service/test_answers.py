@@ -15,8 +15,8 @@ from multidb.errors import ManifestError, Problem
 from multidb.health import HealthReport
 from multidb.model import Health, Status
 from multidb.secrets import Secret
-from multidb.service.application import Pace, Service, application
-from multidb.service.documents import Failure, HealthDocument, OneAppHealth
+from multidb.service.application import Intervals, Service, application
+from multidb.service.documents import FailureDocument, HealthDocument, OneAppHealth
 from multidb.service.guard import Guard
 from tests.unit.service import reports
 
@@ -24,7 +24,7 @@ TOKEN = Secret("token-of-the-service-0123456789")
 
 
 def guarded(token: Secret | None = None, *, loopback_only: bool = True, **looks: Any) -> Guard:
-    service = Service(reports.sources(**looks), ThreadPoolExecutor(5), pace=Pace(0, 0, 0, 0, 0))
+    service = Service(reports.sources(**looks), ThreadPoolExecutor(5), pace=Intervals(0, 0, 0, 0, 0))
     return application(service, token=token, loopback_only=loopback_only)
 
 
@@ -53,7 +53,7 @@ def test_the_status_is_the_code(status: Status, code: int) -> None:
 def test_an_unknown_app_is_404_and_a_check_that_fails_is_500_without_a_traceback() -> None:
     unknown = ask(guarded(), "/health/databases/nobody")
     assert unknown.status_code == 404
-    assert Failure.model_validate_json(unknown.content).error.hint == "apps: lernmi, beep_boop"
+    assert FailureDocument.model_validate_json(unknown.content).error.hint == "apps: lernmi, beep_boop"
 
     def broken() -> Any:
         raise ManifestError([Problem("multidb.yaml", 3, 1, "unknown key")])
@@ -66,7 +66,7 @@ def test_an_unknown_app_is_404_and_a_check_that_fails_is_500_without_a_traceback
         for path in ("/health/databases", "/health/databases/lernmi"):
             answer = ask(app, path)
             assert answer.status_code == 500
-            assert Failure.model_validate_json(answer.content).error.code == code
+            assert FailureDocument.model_validate_json(answer.content).error.code == code
             assert "Traceback" not in answer.text
             assert "/srv/secret" not in answer.text
         assert ask(app, "/").status_code == 200

@@ -18,7 +18,7 @@ from multidb.fleet import Scope
 from multidb.model import AppUsage, Enforce, Quota
 from multidb.runtime import ServerState, ServerStatus
 from multidb.state import ProjectState
-from multidb.usage import History, Look, Standing, StoreUsage, UsageReport, enforce, look, restricted_after
+from multidb.usage import History, Look, QuotaUse, StoreUsage, UsageReport, enforce, look, restricted_after
 from tests.unit.engine.toy_store import SHELF
 from tests.unit.watch.conftest import OpenShop
 
@@ -51,9 +51,9 @@ def test_a_look_tells_size_share_and_standing(open_shop: OpenShop) -> None:
     SHELF.weights = {"ann": 799, "bob": 1000, "eve": 5}
     report = seen(engine)
     assert [(each.app, each.standing) for each in report.stores] == [
-        ("ann", Standing.WITHIN),
-        ("bob", Standing.OVER),
-        ("eve", Standing.NONE),
+        ("ann", QuotaUse.WITHIN),
+        ("bob", QuotaUse.OVER),
+        ("eve", QuotaUse.NONE),
     ]
     assert report.exit_code == 1
     document = json.loads(json.dumps(report.document()))
@@ -63,13 +63,13 @@ def test_a_look_tells_size_share_and_standing(open_shop: OpenShop) -> None:
     assert document["servers"]["toy"]["size"] == 1804
     SHELF.weights["ann"], SHELF.weights["bob"] = 800, 999
     report = seen(engine)
-    assert [each.standing for each in report.stores] == [Standing.NEAR, Standing.NEAR, Standing.NONE]
+    assert [each.standing for each in report.stores] == [QuotaUse.NEAR, QuotaUse.NEAR, QuotaUse.NONE]
     assert report.exit_code == 0
 
 
 def test_an_unknown_size_is_held_against_nobody() -> None:
     unknown = StoreUsage("ann", "toy", "toy", AppUsage(), Quota(10))
-    assert (unknown.share, unknown.standing) == (None, Standing.NONE)
+    assert (unknown.share, unknown.standing) == (None, QuotaUse.NONE)
 
 
 def test_growth_since_the_last_look_that_was_kept(open_shop: OpenShop) -> None:

@@ -9,13 +9,13 @@ from typing import Final
 
 from multidb.model import Progress, size_in_words, time_in_words
 
-__all__ = ["Pace"]
+__all__ = ["Rate"]
 
 _EVERY: Final = 0.25  # seconds between two reports
 _LONGEST: Final = 365 * 24 * 3600.0  # seconds; a set may say that it is larger than anything
 
 
-class Pace:
+class Rate:
     """Counts the bytes of one app's work and tells `progress` how many, how fast and, where that can be known, how
     long it will take. Called from any thread.
 

@@ -14,7 +14,7 @@ from typing import Final
 
 from multidb import __version__
 from multidb.backup.journal import COPYING, MAKING, PAUSED, RESTORING, Journal
-from multidb.backup.pace import Pace
+from multidb.backup.rate import Rate
 from multidb.backup.repository import Destinations, Repository, utc_now
 from multidb.backup.rooms import temporary_files
 from multidb.backup.sets import MANIFEST, BackupSet, Reason, StoredPart, declaration, new_id
@@ -29,7 +29,7 @@ from multidb.fleet import Fleet, Scope
 from multidb.model import App, Archive, OfflineArchive, Progress, Server, StoreContext
 from multidb.runtime import ServerState
 
-__all__ = ["Grounds", "Made", "make_sets", "pausing", "repository", "targets_of", "turn_off", "turn_on"]
+__all__ = ["ServerContexts", "AppBackup", "make_sets", "pausing", "repository", "targets_of", "turn_off", "turn_on"]
 
 _APPS_AT_ONCE: Final = 4
 _CHANGING: Final = threading.Lock()  # servers are changed by one app at a time, as by one run at a time
@@ -37,7 +37,7 @@ _STOPPING: Final = threading.Lock()  # one server at a time is offline, and no a
 
 
 @dataclass(frozen=True, slots=True)
-class Made:
+class AppBackup:
     """What came of one app's backup.
 
     Args:
@@ -56,7 +56,7 @@ class Made:
         return self.made is not None and not self.errors
 
 
-class Grounds:
+class ServerContexts:
     """The servers that a run works on, each asked once for what it is, however many apps are on it."""
 
     def __init__(self, fleet: Fleet, scope: Scope) -> None:
@@ -109,7 +109,7 @@ def make_sets(
     reason: Reason = Reason.ASKED,
     remember: bool = True,
     progress: Progress,
-) -> list[Made]:
+) -> list[AppBackup]:
     """A set of every app in scope. The caller holds `exclusively`.
 
     Args:
@@ -126,9 +126,9 @@ def make_sets(
     if not remember:
         wanted = [(app, replace(said, recipients=())) for app, said in wanted]
     places = {app.id: targets_of(engine.fleet, to or said.to) for app, said in wanted}
-    grounds = Grounds(engine.fleet, scope)
+    grounds = ServerContexts(engine.fleet, scope)
 
-    def make(each: tuple[App, Settings]) -> Made:
+    def make(each: tuple[App, Settings]) -> AppBackup:
         app, said = each
         paused = said.quiesce if quiesce is None else quiesce
         maker = _Maker(engine, grounds, scope, app, said, places[app.id], progress, paused=paused, may_stop=remember)
@@ -146,7 +146,7 @@ class _Maker:
     def __init__(
         self,
         engine: Engine,
-        grounds: Grounds,
+        grounds: ServerContexts,
         scope: Scope,
         app: App,
         said: Settings,
@@ -157,7 +157,7 @@ class _Maker:
         may_stop: bool,
     ) -> None:
         self._engine = engine
-        self._grounds = grounds
+        self._contexts_of = grounds
         self._app = app
         self._said = said
         self._targets = targets
@@ -168,11 +168,11 @@ class _Maker:
         self._absent: dict[str, str] = {}
         self._stores = [store for store in app.stores if scope.stores is None or store in scope.stores]
         known = self._journal.known(app.id).get("sizes", {})
-        self._pace = Pace(progress, app.id, sum(known.get(store, 0) for store in self._stores))
+        self._pace = Rate(progress, app.id, sum(known.get(store, 0) for store in self._stores))
 
-    def make(self, reason: Reason) -> Made:
+    def make(self, reason: Reason) -> AppBackup:
         if (unfinished := self._unfinished()) is not None:
-            return Made(self._app.id, errors={"backup": unfinished})
+            return AppBackup(self._app.id, errors={"backup": unfinished})
         begun = utc_now()
         set_id = new_id(begun)
         folder = f"{self._engine.project.name}/{self._app.id}/{set_id}"
@@ -197,7 +197,7 @@ class _Maker:
                 self._journal.end(MAKING, self._app.id)
         if finished is not None or not destinations.alive:
             errors = dict(destinations.failed)
-        return Made(self._app.id, finished, errors, (utc_now() - begun).total_seconds())
+        return AppBackup(self._app.id, finished, errors, (utc_now() - begun).total_seconds())
 
     def _unfinished(self) -> MultidbError | None:
         """Why there is no sense in a set of what the app has now."""
@@ -223,7 +223,7 @@ class _Maker:
         return parts
 
     def _part(self, store: str, destinations: Destinations) -> StoredPart | None:
-        ground = self._grounds.of(self._app, store)
+        ground = self._contexts_of.of(self._app, store)
         if ground is None:
             self._absent[store] = "this machine cannot have such a server"
             return None
@@ -279,7 +279,7 @@ class _Maker:
         return gone
 
 
-def _remember(journal: Journal, made: Made, targets: Sequence[str]) -> None:
+def _remember(journal: Journal, made: AppBackup, targets: Sequence[str]) -> None:
     if made.errors:
         name, error = next(iter(made.errors.items()))
         journal.learn(made.app, failed={"when": utc_now().isoformat(), "message": f"{name}: {error}"})

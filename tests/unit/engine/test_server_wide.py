@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import multidb.provisioners
-from multidb.cli import closing
+from multidb.cli import server_wide
 from multidb.cli.output import Output
 from multidb.engine import Engine
 from multidb.fleet import Scope
@@ -73,13 +73,13 @@ def test_each_server_is_asked_for_alone(
         asked.append(question)
         return "toy-bob" in question
 
-    monkeypatch.setattr(closing, "ask", answer)
+    monkeypatch.setattr(server_wide, "ask", answer)
     engine = engines["external"]
-    assert closing.refused_to_close(Output("apply"), engine, engine.plan(), yes=False) == {"toy-ann"}
+    assert server_wide.refused_to_close(Output("apply"), engine, engine.plan(), yes=False) == {"toy-ann"}
     assert len(asked) == 2
     assert "toy-ann: box ann: nobody else may look in\n" in capsys.readouterr().err
     own = engines["embedded"]
-    assert closing.refused_to_close(Output("apply"), own, own.plan(), yes=False) == frozenset()
+    assert server_wide.refused_to_close(Output("apply"), own, own.plan(), yes=False) == frozenset()
     assert len(asked) == 2
 
 
@@ -96,7 +96,7 @@ def test_known_accounts_are_told_of_where_they_are_spared(
     accounts = {"toy": frozenset({"eve"})} if known else {}
     engine = engines["external"]
     engine.project = replace(engine.project, known=accounts)
-    closing.show_closings(Output("plan"), engine, engine.plan())
+    server_wide.show_closings(Output("plan"), engine, engine.plan())
     assert ("eve (known) keep what they have" in capsys.readouterr().err) is kept
 
 
@@ -104,7 +104,7 @@ def test_known_accounts_are_told_of_where_they_are_spared(
 HARMLESS = {"token registry", "note of unsaved rules", "saved rules"}
 
 
-def server_wide(store: str) -> list[Resource]:
+def server_wide_resources(store: str) -> list[Resource]:
     facts = FACTS[store]
     if isinstance(facts, PostgresFacts):
         facts = replace(facts, server_databases=(ServerDatabaseFacts("postgres", "root", open=True, closable=True),))
@@ -116,7 +116,7 @@ def server_wide(store: str) -> list[Resource]:
 
 @pytest.mark.parametrize("store", sorted(STORES))
 def test_what_is_no_apps_says_what_others_lose_by_it_or_is_known_to_take_nothing(store: str) -> None:
-    closings = {each.kind for each in server_wide(store) if each.closing}
-    assert {each.kind for each in server_wide(store)} - closings <= HARMLESS
+    closings = {each.kind for each in server_wide_resources(store) if each.closing}
+    assert {each.kind for each in server_wide_resources(store)} - closings <= HARMLESS
     expected = {"postgres": {"server database"}, "redis": {"default user"}, "neo4j": {"public rights"}, "qdrant": set()}
     assert closings == expected[store]

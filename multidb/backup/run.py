@@ -9,9 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from multidb.backup.copying import catch_up
+from multidb.backup.creation import AppBackup, make_sets, repository
 from multidb.backup.encryption import Identities
 from multidb.backup.journal import COPYING, Journal, exclusively
-from multidb.backup.making import Made, make_sets, repository
 from multidb.backup.pruning import carry_out, decide
 from multidb.backup.recovery import recover
 from multidb.backup.repository import Copy, utc_now
@@ -25,11 +25,11 @@ from multidb.errors import ArchiveError, MultidbError, WrongKey
 from multidb.fleet import Scope
 from multidb.model import Progress
 
-__all__ = ["Round", "final_set", "run_catching_up", "run_round"]
+__all__ = ["BackupRun", "final_set", "run_catching_up", "run_backups"]
 
 
 @dataclass(slots=True)
-class Round:
+class BackupRun:
     """What one run did.
 
     Args:
@@ -39,7 +39,7 @@ class Round:
     """
 
     recovered: list[str] = field(default_factory=list)
-    made: list[Made] = field(default_factory=list)
+    made: list[AppBackup] = field(default_factory=list)
     verified: list[Verified] = field(default_factory=list)
     pruned: list[Copy] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -66,7 +66,7 @@ class Round:
         }
 
 
-def run_round(
+def run_backups(
     engine: Engine,
     scope: Scope,
     *,
@@ -75,7 +75,7 @@ def run_round(
     quiesce: bool | None = None,
     keys: Identities | None = None,
     progress: Progress,
-) -> Round:
+) -> BackupRun:
     """Makes a set of every app in scope.
 
     Args:
@@ -86,7 +86,7 @@ def run_round(
         Locked: another run is at it.
     """
     engine.fleet.require(scope)
-    done = Round()
+    done = BackupRun()
     if scope.apps is None:
         scope = _without_closed(engine, scope, done)
     with exclusively(engine.state, "backup"):
@@ -105,13 +105,13 @@ def run_round(
     return done
 
 
-def run_catching_up(engine: Engine, progress: Progress) -> Round:
+def run_catching_up(engine: Engine, progress: Progress) -> BackupRun:
     """Only brings sets to targets that failed when they were made; for a run for which nothing else is due.
 
     Raises:
         Locked: another run is at it.
     """
-    done = Round()
+    done = BackupRun()
     if Journal(engine.state).open(COPYING):
         with exclusively(engine.state, "backup"):
             _catch_up(engine, Scope(), done, progress)
@@ -151,7 +151,7 @@ def final_set(engine: Engine, app_id: str, keys: Identities | None, progress: Pr
     return made.made.id
 
 
-def _without_closed(engine: Engine, scope: Scope, done: Round) -> Scope:
+def _without_closed(engine: Engine, scope: Scope, done: BackupRun) -> Scope:
     """An unfinished clone has nothing to be kept, and is no fault of the run that was to make sets of everybody."""
     closed = [closure for app, closure in closures(engine.state).items() if app in engine.project.apps]
     done.notes += [f"{each.app}: no set is made, because {each.why}" for each in closed]
@@ -159,7 +159,7 @@ def _without_closed(engine: Engine, scope: Scope, done: Round) -> Scope:
     return replace(scope, apps=left) if closed else scope
 
 
-def _sort(engine: Engine, scope: Scope, problems: Mapping[str, MultidbError], done: Round) -> None:
+def _sort(engine: Engine, scope: Scope, problems: Mapping[str, MultidbError], done: BackupRun) -> None:
     """What could not be put right of an app that this run was not asked for is said, and is no failure of this run."""
     for name, error in problems.items():
         if name in engine.project.apps and not scope.wants(engine.project.apps[name]):
@@ -168,7 +168,7 @@ def _sort(engine: Engine, scope: Scope, problems: Mapping[str, MultidbError], do
             done.errors[name] = error
 
 
-def _catch_up(engine: Engine, scope: Scope, done: Round, progress: Progress) -> None:
+def _catch_up(engine: Engine, scope: Scope, done: BackupRun, progress: Progress) -> None:
     copied, problems = catch_up(engine.fleet, progress)
     done.recovered += copied
     _sort(engine, scope, problems, done)
@@ -176,11 +176,11 @@ def _catch_up(engine: Engine, scope: Scope, done: Round, progress: Progress) -> 
 
 def _verify_new(
     engine: Engine,
-    made: Made,
+    made: AppBackup,
     scheduled: bool,
     to: Sequence[str],
     keys: Identities | None,
-    done: Round,
+    done: BackupRun,
     progress: Progress,
 ) -> None:
     """Tries the new set where it is kept first; the other targets have the same bytes, by their checksums, and get the
@@ -205,7 +205,7 @@ def _verify_new(
             done.errors[made.app] = error
 
 
-def _prune(engine: Engine, app_id: str, done: Round) -> None:
+def _prune(engine: Engine, app_id: str, done: BackupRun) -> None:
     wanted = settings(engine.project, engine.project.apps[app_id])
     try:
         home = repository(engine.fleet, wanted.to)
@@ -221,12 +221,12 @@ def _prune(engine: Engine, app_id: str, done: Round) -> None:
         done.errors[app_id] = errors[0]
 
 
-def _notes(made: Made) -> list[str]:
+def _notes(made: AppBackup) -> list[str]:
     parts = made.made.parts if made.made is not None else {}
     return [f"{made.app}: {store}: {note}" for store, part in parts.items() for note in part.part.notes]
 
 
-def _set_document(each: Made, verdicts: dict[str, bool]) -> dict[str, Any]:
+def _set_document(each: AppBackup, verdicts: dict[str, bool]) -> dict[str, Any]:
     assert each.made is not None
     return {
         "id": each.made.id,

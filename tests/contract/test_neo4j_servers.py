@@ -24,9 +24,9 @@ from multidb.fleet import Scope
 from multidb.model import App, Endpoint, Inspection, Isolation, Project, Resource, Server, Statement, StoreContext
 from multidb.plan import diff
 from multidb.provisioners.neo4j import PROVISIONER
+from multidb.provisioners.neo4j.driver.connection import DRIVER_ERRORS, Bolt
 from multidb.provisioners.neo4j.isolation.audit import ON_SYSTEM
 from multidb.provisioners.neo4j.observe.health import HEAP, fullest
-from multidb.provisioners.neo4j.provision.bolt import DRIVER_ERRORS, Bolt
 from multidb.provisioners.neo4j.provision.resources import (
     AppOptions,
     Grant,

@@ -20,8 +20,8 @@ from multidb.errors import AuthenticationFailed, ServerDown, ServerSlow
 from multidb.fleet import Scope
 from multidb.model import Hole, Inspection, Outcome, Probe, Status, Tenant
 from multidb.provisioners.neo4j import PROVISIONER
+from multidb.provisioners.neo4j.driver.connection import Bolt
 from multidb.provisioners.neo4j.observe.health import check_health
-from multidb.provisioners.neo4j.provision.bolt import Bolt
 from multidb.provisioners.neo4j.provision.resources import ServerOptions
 from multidb.secrets import Secret
 from tests.contract.case import RealServer

@@ -16,7 +16,7 @@ import pytest
 from multidb.engine import Engine
 from multidb.errors import Locked, PartlyApplied
 from multidb.model import App, Project
-from multidb.provisioners.postgres.provision import wire as wires
+from multidb.provisioners.postgres.driver import connection as driver
 from multidb.provisioners.postgres.provision.removal import HEIR
 from multidb.provisioners.postgres.provision.resources import AppOptions, ServerOptions, password_ref
 from multidb.provisioners.postgres.provision.session import _LOCK_CLASS
@@ -270,7 +270,7 @@ def test_an_app_that_takes_the_lock_of_the_project_keeps_nobody_out(site: Site) 
 def test_an_app_whose_catalogs_are_too_much_costs_nobody_else_a_plan(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(wires, "_LARGEST", 60_000)
+    monkeypatch.setattr(driver, "_LARGEST", 60_000)
     site.drift()
     with site.enter(site.hostile) as session:
         session.execute(f"SET ROLE {site.hostile}_owner".encode())

@@ -375,7 +375,7 @@ def test_replacing_keeps_the_apps_doors_and_ends_its_sessions(site: Site) -> Non
 
 
 def test_interrupted_anywhere_an_exchange_is_before_or_after(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    from multidb.provisioners.postgres.provision.wire import Wire
+    from multidb.provisioners.postgres.driver.connection import Wire
 
     app = site.app()
     site.apply([app])
@@ -542,7 +542,7 @@ def test_a_table_that_does_not_fit_changes_nothing(site: Site, shop: Shop) -> No
 def test_interrupted_anywhere_tables_are_all_old_or_all_new(
     site: Site, shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from multidb.provisioners.postgres.provision.wire import Wire
+    from multidb.provisioners.postgres.driver.connection import Wire
 
     sql, app, send, made = site.served.sql, shop.app.id, Wire.send, shop.made
     sql("UPDATE customers SET name = 'old'", "UPDATE log_old SET what = 'old'", database=app)

@@ -17,7 +17,8 @@ from multidb.errors import Locked, NotAllowed, ServerError, ServerSlow, Statemen
 from multidb.model import Action, App, Change, Inspection, Isolation, Statement, StoreContext
 from multidb.plan import diff
 from multidb.provisioners.postgres import PROVISIONER
-from multidb.provisioners.postgres.provision import scram, wire
+from multidb.provisioners.postgres.driver import connection
+from multidb.provisioners.postgres.provision import scram
 from multidb.provisioners.postgres.provision.resources import AppOptions, password_ref
 from multidb.provisioners.postgres.provision.session import PostgresSession
 from multidb.provisioners.postgres.provision.statements import identifier, literal
@@ -121,7 +122,7 @@ def test_the_number_of_round_trips_is_constant_per_server_and_one_per_database(s
                 after = (session.traffic.connections, session.traffic.round_trips)
             costs[count, deep] = (after[0] - before[0], after[1] - before[1])
     # and one, before many connections, to be spared the work of a password at each
-    many = 8 if wire.TAKES_KEYS else 7
+    many = 8 if connection.TAKES_KEYS else 7
     assert costs == {(3, False): (0, 1), (6, False): (0, 1), (3, True): (3, 4), (6, True): (6, many)}
 
 
@@ -404,7 +405,7 @@ def test_a_server_that_stops_answering_in_the_middle_costs_one_timeout(served: C
 
 
 def test_an_old_server_is_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("multidb.provisioners.postgres.provision.wire.Wire.version", 120022)
+    monkeypatch.setattr("multidb.provisioners.postgres.driver.connection.Wire.version", 120022)
     with pytest.raises(WrongVersion, match="Postgres 12"):
         site.connect()
 

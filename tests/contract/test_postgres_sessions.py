@@ -14,9 +14,9 @@ from multidb.model.health import Status
 from multidb.provisioners.postgres import PROVISIONER
 from multidb.provisioners.postgres.backup import session_settings
 from multidb.provisioners.postgres.backup.session_settings import Powers
+from multidb.provisioners.postgres.driver.connection import Traffic, Wire
 from multidb.provisioners.postgres.observe.health import check_health
 from multidb.provisioners.postgres.provision.resources import AppOptions
-from multidb.provisioners.postgres.provision.wire import Traffic, Wire
 from multidb.secrets import Secret
 from tests.contract.postgres_servers import PLATFORM, Cluster, cluster
 from tests.contract.test_postgres_server import Site

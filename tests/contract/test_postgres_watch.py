@@ -17,7 +17,7 @@ from multidb.errors import AuthenticationFailed, ServerError, ServerSlow
 from multidb.model import App, Change, Health, Hole, Inspection, Outcome, Probe, Search, Status, StoreContext, Tenant
 from multidb.plan import diff
 from multidb.provisioners.postgres import PROVISIONER
-from multidb.provisioners.postgres.provision import wire
+from multidb.provisioners.postgres.driver import connection
 from multidb.secrets import Secret
 from tests.contract.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 from tests.contract.test_postgres_server import Site
@@ -448,7 +448,7 @@ def test_looking_for_holes_costs_two_round_trips_and_one_for_each_database(site:
             f"AND has_database_privilege('{site.admin}', oid, 'CONNECT')"
         )
         # and one, before many connections, to be spared the work of a password at each
-        keys = session.facts.superuser and wire.TAKES_KEYS
+        keys = session.facts.superuser and connection.TAKES_KEYS
         assert session.traffic.round_trips - before == 2 + keys + site.served.sql(may_enter)[0][0]
 
 

@@ -31,7 +31,7 @@ from multidb.errors import (
 )
 from multidb.model import Action, App, Endpoint, Isolation, Server, Statement
 from multidb.provisioners.qdrant import PROVISIONER
-from multidb.provisioners.qdrant.provision import transport as qdrant_transport
+from multidb.provisioners.qdrant.driver import transport as qdrant_transport
 from multidb.provisioners.qdrant.provision.options import AppOptions, ServerOptions
 from multidb.provisioners.qdrant.provision.resources import admission_claim, registry_name, token_ref
 from multidb.provisioners.qdrant.provision.statements import Call

@@ -17,6 +17,7 @@ import redis
 
 from multidb.model import Hole, Inspection, Search
 from multidb.provisioners.redis import PROVISIONER
+from multidb.provisioners.redis.driver.connection import ask
 from multidb.provisioners.redis.isolation.holes import Catalog, find_holes
 from multidb.provisioners.redis.isolation.inventory import (
     HARMLESS,
@@ -26,7 +27,6 @@ from multidb.provisioners.redis.isolation.inventory import (
     Reach,
     reach,
 )
-from multidb.provisioners.redis.provision.connection import ask
 from multidb.provisioners.redis.provision.rules import CommandTable, parse_rule, split_line
 from tests.contract.case_redis import ADMIN, PASSWORD, as_admin, as_app, real_server, valkey_binary
 from tests.contract.redis_stage import Stage, redis_servers, stage, valkey  # noqa: F401

@@ -25,7 +25,7 @@ from multidb.errors import ArchiveError, MultidbError, Refused, ServerSlow
 from multidb.model import Inspection, PlaceKind
 from multidb.provisioners.redis import PROVISIONER
 from multidb.provisioners.redis.backup.keys_file import NEVER, KeysReader, KeysWriter, Record
-from multidb.provisioners.redis.provision.connection import NoConnectionLeft
+from multidb.provisioners.redis.driver.connection import NoConnectionLeft
 from multidb.provisioners.redis.provision.numbers import lock_number
 from tests.contract.case_redis import as_admin, as_app, real_server, redis_binary, valkey_binary
 from tests.contract.redis_stage import Stage, on_stage, redis_servers, stage, valkey  # noqa: F401

@@ -55,7 +55,7 @@ def test_no_code_outside_a_stores_folder_knows_its_name() -> None:
     } == {}
 
 
-ROOMS = {"provision", "hosting", "observe", "isolation", "backup"}
+ROOMS = {"provision", "driver", "hosting", "observe", "isolation", "backup"}
 
 
 @pytest.mark.parametrize("store", INCLUDED)

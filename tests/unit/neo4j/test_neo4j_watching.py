@@ -12,9 +12,9 @@ from neo4j import exceptions
 from multidb.errors import Conflict, NotAllowed
 from multidb.model import Endpoint, Hole, Inspection, Owner, Place, PlaceKind, Server, Statement, Status, Tenant
 from multidb.provisioners.neo4j.backup.places import dropping, making, place_mark, place_name, places
+from multidb.provisioners.neo4j.driver.connection import Bolt
 from multidb.provisioners.neo4j.isolation.holes import administrators, holes_in_rights, left_over, search
 from multidb.provisioners.neo4j.observe.health import fullest, trouble
-from multidb.provisioners.neo4j.provision.bolt import Bolt
 from multidb.provisioners.neo4j.provision.removal import removal, suspension
 from multidb.provisioners.neo4j.provision.resources import Grant, ServerOptions, desired, read_mark
 from multidb.provisioners.neo4j.provision.settings import over_http

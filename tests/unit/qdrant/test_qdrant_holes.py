@@ -9,11 +9,11 @@ import pytest
 
 from multidb.model import Endpoint, Inspection, Search, Server, StoreContext
 from multidb.provisioners.qdrant import PROVISIONER
+from multidb.provisioners.qdrant.driver.transport import Reply
 from multidb.provisioners.qdrant.isolation.holes import search
 from multidb.provisioners.qdrant.provision.catalog import Catalog
 from multidb.provisioners.qdrant.provision.resources import admission_id, registry_name
 from multidb.provisioners.qdrant.provision.statements import Call
-from multidb.provisioners.qdrant.provision.transport import Reply
 from multidb.secrets import MemorySecretStore, Secret
 from tests.unit.qdrant.test_qdrant_resources import LOCAL, RBAC, app
 

@@ -18,11 +18,11 @@ from multidb.provisioners.qdrant.backup.archive import entries_of
 from multidb.provisioners.qdrant.backup.configuration import creation, indexes, settings, unkept, without_limits
 from multidb.provisioners.qdrant.backup.places import PlaceMark
 from multidb.provisioners.qdrant.backup.points import Fingerprint, pages, read_lines, write_lines
+from multidb.provisioners.qdrant.driver.transport import AnswerTooLarge, Reply
 from multidb.provisioners.qdrant.provision.catalog import Catalog
 from multidb.provisioners.qdrant.provision.removal import orphans
 from multidb.provisioners.qdrant.provision.resources import QdrantFacts, owner_of
 from multidb.provisioners.qdrant.provision.statements import Call
-from multidb.provisioners.qdrant.provision.transport import AnswerTooLarge, Reply
 from multidb.secrets import Secret
 
 SERVER = Server("qdrant", "qdrant", Endpoint("127.0.0.1", 6333))

@@ -45,7 +45,7 @@ from multidb.model import (
 from multidb.provisioners.neo4j.backup.graph_file import FILE, FORMAT, HEAD, Line, Numbers, Tally, read, write
 from multidb.provisioners.neo4j.backup.places import dropping, making, place_name, places, roles_of
 from multidb.provisioners.neo4j.backup.values import decode, encode
-from multidb.provisioners.neo4j.provision.bolt import Bolt
+from multidb.provisioners.neo4j.driver.connection import Bolt
 from multidb.provisioners.neo4j.provision.cypher import makes_schema, quoted, requoted
 from multidb.provisioners.neo4j.provision.removal import disconnect
 from multidb.provisioners.neo4j.provision.resources import Neo4jFacts, database_name, read_mark, user_name

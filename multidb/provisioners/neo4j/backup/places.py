@@ -12,7 +12,7 @@ from typing import Final
 
 from multidb.errors import Conflict
 from multidb.model import App, Owner, Place, PlaceKind, Statement
-from multidb.provisioners.neo4j.provision.bolt import Bolt
+from multidb.provisioners.neo4j.driver.connection import Bolt
 from multidb.provisioners.neo4j.provision.cypher import quoted
 from multidb.provisioners.neo4j.provision.resources import spelled
 from multidb.provisioners.neo4j.provision.statements import SYSTEM

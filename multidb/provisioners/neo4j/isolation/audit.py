@@ -15,8 +15,8 @@ from typing import Final
 from neo4j import exceptions
 
 from multidb.model import Outcome, Probe, Tenant
+from multidb.provisioners.neo4j.driver.connection import DRIVER_ERRORS, Bolt, explain, said
 from multidb.provisioners.neo4j.observe.health import as_the_app
-from multidb.provisioners.neo4j.provision.bolt import DRIVER_ERRORS, Bolt, explain, said
 from multidb.provisioners.neo4j.provision.cypher import quoted
 from multidb.provisioners.neo4j.provision.resources import (
     STORE,

@@ -8,7 +8,7 @@ from typing import Final
 
 from multidb.model import Hole, Inspection, Owner, PlaceKind, Remark, Search, Searched
 from multidb.provisioners.neo4j.backup.places import dropping, place_name, places
-from multidb.provisioners.neo4j.provision.bolt import Bolt
+from multidb.provisioners.neo4j.driver.connection import Bolt
 from multidb.provisioners.neo4j.provision.catalog import Row
 from multidb.provisioners.neo4j.provision.cypher import quoted
 from multidb.provisioners.neo4j.provision.resources import (

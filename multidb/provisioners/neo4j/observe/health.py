@@ -9,7 +9,7 @@ from typing import Any, Final
 from neo4j import exceptions
 
 from multidb.model import Health, Status, Tenant
-from multidb.provisioners.neo4j.provision.bolt import DRIVER_ERRORS, Bolt, explain, said
+from multidb.provisioners.neo4j.driver.connection import DRIVER_ERRORS, Bolt, explain, said
 from multidb.secrets import Secret
 
 __all__ = ["HEAP", "as_the_app", "check_health", "fullest", "trouble"]

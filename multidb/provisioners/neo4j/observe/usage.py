@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from multidb.model import App, AppUsage, ServerUsage, StoreContext
-from multidb.provisioners.neo4j.provision.bolt import Bolt
+from multidb.provisioners.neo4j.driver.connection import Bolt
 from multidb.provisioners.neo4j.provision.resources import Mode, Neo4jFacts, database_name, mode, user_name
 
 __all__ = ["usage"]

@@ -7,7 +7,7 @@ from typing import Final
 
 from multidb.model import App, Owner, Statement, StoreContext
 from multidb.provisioners.neo4j.backup.places import dropping, places, roles_of
-from multidb.provisioners.neo4j.provision.bolt import Bolt
+from multidb.provisioners.neo4j.driver.connection import Bolt
 from multidb.provisioners.neo4j.provision.cypher import quoted
 from multidb.provisioners.neo4j.provision.resources import (
     Mode,

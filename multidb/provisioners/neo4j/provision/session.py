@@ -17,9 +17,9 @@ from multidb.errors import (
     WrongVersion,
 )
 from multidb.model import App, Inspection, Owner, Resource, Search, Server, ServerUsage, Statement, StoreContext
+from multidb.provisioners.neo4j.driver.connection import DRIVER_ERRORS, Bolt, explain, said
 from multidb.provisioners.neo4j.isolation.holes import search
 from multidb.provisioners.neo4j.observe.usage import usage
-from multidb.provisioners.neo4j.provision.bolt import DRIVER_ERRORS, Bolt, explain, said
 from multidb.provisioners.neo4j.provision.catalog import Listing, Row, owners_of
 from multidb.provisioners.neo4j.provision.removal import orphans, removal, suspension
 from multidb.provisioners.neo4j.provision.resources import (

@@ -8,8 +8,8 @@ from typing import Final
 from neo4j import exceptions
 
 from multidb.model import Hole, Searched
+from multidb.provisioners.neo4j.driver.connection import Bolt
 from multidb.provisioners.neo4j.isolation.audit import LOADS, barred
-from multidb.provisioners.neo4j.provision.bolt import Bolt
 
 __all__ = ["NO_AUTHENTICATION", "SEARCHED", "holes_in_settings", "open_loads", "over_http"]
 

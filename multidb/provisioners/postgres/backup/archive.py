@@ -62,12 +62,12 @@ from multidb.provisioners.postgres.backup.locales import Locale
 from multidb.provisioners.postgres.backup.places import NEW, OLD, SCRATCH, place_mark, place_names
 from multidb.provisioners.postgres.backup.programs import Program
 from multidb.provisioners.postgres.backup.signs import Signs
+from multidb.provisioners.postgres.driver.connection import Traffic, Wire
 from multidb.provisioners.postgres.isolation import rights
 from multidb.provisioners.postgres.provision import catalog_text
 from multidb.provisioners.postgres.provision.groundwork import AdminInside
 from multidb.provisioners.postgres.provision.resources import MANAGED_SETTINGS, derived_names
 from multidb.provisioners.postgres.provision.statements import RESTORED, UNFINISHED, identifier, literal, mark
-from multidb.provisioners.postgres.provision.wire import Traffic, Wire
 from multidb.secrets import Secret
 
 __all__ = ["PostgresArchive"]

@@ -15,8 +15,8 @@ from typing import Any
 from multidb.errors import ArchiveError, Refused, ServerError
 from multidb.model import Measures, listed
 from multidb.provisioners.postgres.backup import contents
+from multidb.provisioners.postgres.driver.connection import Wire
 from multidb.provisioners.postgres.provision.statements import identifier, literal
-from multidb.provisioners.postgres.provision.wire import Wire
 
 __all__ = ["exchange", "find"]
 

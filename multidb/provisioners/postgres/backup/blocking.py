@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from multidb.errors import ServerDown, ServerError, ServerSlow
+from multidb.provisioners.postgres.driver.connection import Wire
 from multidb.provisioners.postgres.provision import catalog
-from multidb.provisioners.postgres.provision.wire import Wire
 
 __all__ = ["Blocker", "Lookout"]
 

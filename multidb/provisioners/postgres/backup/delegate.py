@@ -19,10 +19,10 @@ from dataclasses import dataclass, replace
 from multidb.errors import AuthenticationFailed, Conflict, NotAllowed, ServerError
 from multidb.model import App, Owner, Server, listed
 from multidb.provisioners.postgres.backup.places import DELEGATE, place_mark
+from multidb.provisioners.postgres.driver.connection import Traffic, Wire
 from multidb.provisioners.postgres.provision import scram
 from multidb.provisioners.postgres.provision.resources import derived_names
 from multidb.provisioners.postgres.provision.statements import identifier, literal
-from multidb.provisioners.postgres.provision.wire import Traffic, Wire
 from multidb.secrets import Secret, generate
 
 __all__ = ["Delegate", "Delegates"]

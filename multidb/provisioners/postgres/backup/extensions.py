@@ -14,10 +14,10 @@ from dataclasses import dataclass, field, replace
 
 from multidb.errors import ArchiveError, MultidbError, NotAllowed, ServerDown, ServerError, ServerSlow
 from multidb.model import Part, Place, PlaceKind, Progress, listed
+from multidb.provisioners.postgres.driver.connection import Wire
 from multidb.provisioners.postgres.provision.groundwork import AdminInside, creation
 from multidb.provisioners.postgres.provision.resources import STORE, AppOptions
 from multidb.provisioners.postgres.provision.statements import identifier, literal
-from multidb.provisioners.postgres.provision.wire import Wire
 
 __all__ = ["Extension", "Ground", "lay", "read"]
 

@@ -16,7 +16,7 @@ import psutil
 
 from multidb.errors import ServerError
 from multidb.model import Server
-from multidb.provisioners.postgres.provision.wire import Traffic, Wire
+from multidb.provisioners.postgres.driver.connection import Traffic, Wire
 from multidb.secrets import Secret
 
 __all__ = ["Signs"]

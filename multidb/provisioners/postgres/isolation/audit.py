@@ -14,10 +14,10 @@ from dataclasses import dataclass, replace
 
 from multidb.errors import AuthenticationFailed, NotAllowed, ServerDown, ServerError, ServerSlow
 from multidb.model import Outcome, Probe, Tenant
+from multidb.provisioners.postgres.driver.connection import Answer, Wire
 from multidb.provisioners.postgres.provision.logins import Login, enter, logins
 from multidb.provisioners.postgres.provision.resources import PostgresFacts, ServerOptions
 from multidb.provisioners.postgres.provision.statements import identifier, literal
-from multidb.provisioners.postgres.provision.wire import Answer, Wire
 from multidb.secrets import generate
 
 __all__ = ["probe"]

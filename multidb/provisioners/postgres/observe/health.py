@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 from multidb.errors import AuthenticationFailed, NotAllowed, ServerDown, ServerError, ServerSlow
 from multidb.model import Health, Status, Tenant
+from multidb.provisioners.postgres.driver.connection import Answer, Wire
 from multidb.provisioners.postgres.provision.logins import enter, logins
-from multidb.provisioners.postgres.provision.wire import Answer, Wire
 
 __all__ = ["check_health"]
 

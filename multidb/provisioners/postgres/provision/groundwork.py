@@ -11,8 +11,8 @@ from multidb.errors import NotAllowed
 from multidb.provisioners.postgres.backup import bound, contents
 from multidb.provisioners.postgres.backup.bound import Beyond, beyond
 from multidb.provisioners.postgres.backup.configuration import Relation
+from multidb.provisioners.postgres.driver.connection import Wire
 from multidb.provisioners.postgres.provision.statements import identifier, literal
-from multidb.provisioners.postgres.provision.wire import Wire
 
 __all__ = ["AdminInside", "creation"]
 

@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from multidb.errors import AuthenticationFailed, NotAllowed
 from multidb.model import Tenant
-from multidb.provisioners.postgres.provision.wire import Traffic, Wire
+from multidb.provisioners.postgres.driver.connection import Traffic, Wire
 from multidb.secrets import Secret
 
 __all__ = ["Login", "enter", "logins"]

@@ -25,12 +25,12 @@ from multidb.errors import (
 from multidb.model import App, Inspection, Resource, Search, Server, ServerUsage, Statement, StoreContext, Unread
 from multidb.provisioners.postgres.backup.blocking import Lookout
 from multidb.provisioners.postgres.backup.signs import Signs
+from multidb.provisioners.postgres.driver.connection import FULL, TAKES_KEYS, Answer, Refusal, Traffic, Wire
 from multidb.provisioners.postgres.isolation import holes, holes_inside, holes_server, inventory
 from multidb.provisioners.postgres.observe import usage
 from multidb.provisioners.postgres.provision import admitted, catalog, removal, scram, summary
 from multidb.provisioners.postgres.provision.resources import Interior, PostgresFacts, Role, password_ref
 from multidb.provisioners.postgres.provision.statements import identifier, literal
-from multidb.provisioners.postgres.provision.wire import FULL, TAKES_KEYS, Answer, Refusal, Traffic, Wire
 from multidb.secrets import Secret, SecretStore, redact
 
 __all__ = ["PostgresSession"]

@@ -52,8 +52,9 @@ from multidb.provisioners.qdrant.backup.points import (
     with_tenant,
     write_lines,
 )
+from multidb.provisioners.qdrant.driver.connection import open_transport
+from multidb.provisioners.qdrant.driver.transport import Http, Reply, Transport, expect
 from multidb.provisioners.qdrant.provision.catalog import Catalog
-from multidb.provisioners.qdrant.provision.connection import open_transport
 from multidb.provisioners.qdrant.provision.options import TENANT_FIELD, ServerOptions
 from multidb.provisioners.qdrant.provision.resources import (
     OWN_PREFIX,
@@ -64,7 +65,6 @@ from multidb.provisioners.qdrant.provision.resources import (
     registry_name,
 )
 from multidb.provisioners.qdrant.provision.statements import Call, admit, dismissal
-from multidb.provisioners.qdrant.provision.transport import Http, Reply, Transport, expect
 from multidb.secrets import Secret, redact
 
 __all__ = ["QdrantArchive", "entries_of"]

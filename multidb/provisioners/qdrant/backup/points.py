@@ -15,9 +15,9 @@ from urllib.parse import quote
 
 from multidb.errors import ArchiveError
 from multidb.model import Server
+from multidb.provisioners.qdrant.driver.transport import AnswerTooLarge, Transport, expect
 from multidb.provisioners.qdrant.provision.options import TENANT_FIELD
 from multidb.provisioners.qdrant.provision.statements import Call
-from multidb.provisioners.qdrant.provision.transport import AnswerTooLarge, Transport, expect
 
 __all__ = ["Fingerprint", "page_size", "pages", "read_lines", "with_tenant", "write_lines"]
 

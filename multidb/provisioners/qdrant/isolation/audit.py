@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from multidb.errors import MultidbError, ServerError
 from multidb.model import App, Outcome, Probe, Tenant
+from multidb.provisioners.qdrant.driver.transport import Folder, Http, Reply, Transport, hush
 from multidb.provisioners.qdrant.provision.options import STORE, TENANT_FIELD, AppOptions
 from multidb.provisioners.qdrant.provision.resources import (
     QdrantFacts,
@@ -26,7 +27,6 @@ from multidb.provisioners.qdrant.provision.resources import (
 )
 from multidb.provisioners.qdrant.provision.statements import Call
 from multidb.provisioners.qdrant.provision.tokens import sign
-from multidb.provisioners.qdrant.provision.transport import Folder, Http, Reply, Transport, hush
 from multidb.secrets import Secret, redact
 
 __all__ = ["probe"]

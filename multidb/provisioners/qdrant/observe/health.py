@@ -11,11 +11,11 @@ from urllib.parse import quote
 
 from multidb.errors import AuthenticationFailed, Locked, MultidbError, ServerError, ServerSlow
 from multidb.model import Health, Status, Tenant
+from multidb.provisioners.qdrant.driver.transport import Folder, Http, Reply, Transport, expect, hush
 from multidb.provisioners.qdrant.provision.options import STORE, TENANT_FIELD, AppOptions
 from multidb.provisioners.qdrant.provision.resources import collection_name
 from multidb.provisioners.qdrant.provision.statements import Call
 from multidb.provisioners.qdrant.provision.tokens import claims_of
-from multidb.provisioners.qdrant.provision.transport import Folder, Http, Reply, Transport, expect, hush
 from multidb.secrets import Secret, redact
 
 __all__ = ["check_health"]

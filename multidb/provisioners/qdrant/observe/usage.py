@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from multidb.model import App, AppUsage, Owner, Server, ServerUsage, StoreContext
+from multidb.provisioners.qdrant.driver.transport import Transport, expect
 from multidb.provisioners.qdrant.provision.catalog import Catalog
 from multidb.provisioners.qdrant.provision.resources import owner_of
 from multidb.provisioners.qdrant.provision.statements import Call
-from multidb.provisioners.qdrant.provision.transport import Transport, expect
 
 __all__ = ["usage"]
 

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 from urllib.parse import quote
 
 from multidb.model import Server
+from multidb.provisioners.qdrant.driver.transport import AT_ONCE, Reply, Transport, expect
 from multidb.provisioners.qdrant.provision.statements import Call
-from multidb.provisioners.qdrant.provision.transport import AT_ONCE, Reply, Transport, expect
 
 __all__ = ["Catalog"]
 

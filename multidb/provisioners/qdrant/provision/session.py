@@ -14,10 +14,15 @@ from multidb.errors import (
     StatementFailed,
 )
 from multidb.model import App, Inspection, Resource, Search, Server, ServerUsage, Statement, StoreContext
+from multidb.provisioners.qdrant.driver.connection import open_transport
+from multidb.provisioners.qdrant.driver.transport import (
+    AT_ONCE,
+    Transport,
+    hint_for,
+)
 from multidb.provisioners.qdrant.isolation.holes import search
 from multidb.provisioners.qdrant.observe.usage import usage
 from multidb.provisioners.qdrant.provision.catalog import Catalog
-from multidb.provisioners.qdrant.provision.connection import open_transport
 from multidb.provisioners.qdrant.provision.removal import orphans, removal, suspension
 from multidb.provisioners.qdrant.provision.resources import (
     Admission,
@@ -36,11 +41,6 @@ from multidb.provisioners.qdrant.provision.resources import (
 )
 from multidb.provisioners.qdrant.provision.statements import Call
 from multidb.provisioners.qdrant.provision.tokens import claims_of, sign, signed_with, with_expiry
-from multidb.provisioners.qdrant.provision.transport import (
-    AT_ONCE,
-    Transport,
-    hint_for,
-)
 from multidb.secrets import Secret, SecretRef, SecretStore, redact
 
 __all__ = ["QdrantSession", "connect"]

@@ -42,9 +42,10 @@ from multidb.model import (
 from multidb.provisioners.redis.backup.encodings import Limits
 from multidb.provisioners.redis.backup.keys_file import LONGEST, NEVER, KeysReader, KeysWriter, Record, rdb_version
 from multidb.provisioners.redis.backup.places import place_prefix, place_user
+from multidb.provisioners.redis.driver.connection import ask, open_client, scanned, told_plainly
+from multidb.provisioners.redis.driver.wire import AnswerTooLong, Wire
 from multidb.provisioners.redis.observe.tally import Seen, Tally
 from multidb.provisioners.redis.provision.catalog import read_rules
-from multidb.provisioners.redis.provision.connection import ask, open_client, scanned, told_plainly
 from multidb.provisioners.redis.provision.headroom import Headroom
 from multidb.provisioners.redis.provision.lock import Lease
 from multidb.provisioners.redis.provision.numbers import lock_number
@@ -58,7 +59,6 @@ from multidb.provisioners.redis.provision.resources import (
 )
 from multidb.provisioners.redis.provision.rules import BYTES, Rule, join_line
 from multidb.provisioners.redis.provision.session import carry_out, read_facts
-from multidb.provisioners.redis.provision.wire import AnswerTooLong, Wire
 from multidb.secrets import Secret, redact
 
 __all__ = ["RedisArchive"]

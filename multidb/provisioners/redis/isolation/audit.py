@@ -18,11 +18,11 @@ from redis.exceptions import ResponseError
 
 from multidb.errors import ServerError
 from multidb.model import Isolation, Outcome, Probe, Tenant
+from multidb.provisioners.redis.driver.connection import told_plainly
+from multidb.provisioners.redis.driver.wire import Wire, as_app
 from multidb.provisioners.redis.isolation.inventory import SCRIPTS
 from multidb.provisioners.redis.provision.channels import reaches
-from multidb.provisioners.redis.provision.connection import told_plainly
 from multidb.provisioners.redis.provision.resources import RedisFacts, command_rule, isolation
-from multidb.provisioners.redis.provision.wire import Wire, as_app
 from multidb.secrets import redact
 
 __all__ = ["probe"]

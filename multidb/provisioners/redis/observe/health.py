@@ -10,9 +10,9 @@ from typing import Final
 from redis.exceptions import ResponseError
 
 from multidb.model import Health, Status, Tenant
-from multidb.provisioners.redis.provision.connection import fields, told_plainly
+from multidb.provisioners.redis.driver.connection import fields, told_plainly
+from multidb.provisioners.redis.driver.wire import Wire, as_app
 from multidb.provisioners.redis.provision.resources import FORGETS, RedisFacts
-from multidb.provisioners.redis.provision.wire import Wire, as_app
 from multidb.secrets import redact
 
 __all__ = ["check_health"]

@@ -10,7 +10,7 @@ from typing import Any
 import redis
 
 from multidb.model import App, AppUsage, Server, ServerUsage, StoreContext
-from multidb.provisioners.redis.provision.connection import ask, clients, each, fields, told_plainly
+from multidb.provisioners.redis.driver.connection import ask, clients, each, fields, told_plainly
 from multidb.provisioners.redis.provision.resources import user_name
 
 __all__ = ["read_usage"]

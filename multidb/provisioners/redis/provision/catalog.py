@@ -11,8 +11,8 @@ import redis
 from redis.exceptions import NoPermissionError
 
 from multidb.model import Server
+from multidb.provisioners.redis.driver.connection import ask, ask_lines, clients, fields, told_plainly
 from multidb.provisioners.redis.isolation.holes import Catalog, RulesFile
-from multidb.provisioners.redis.provision.connection import ask, ask_lines, clients, fields, told_plainly
 from multidb.provisioners.redis.provision.resources import RedisFacts
 from multidb.provisioners.redis.provision.rules import BYTES, Rule, parse_rule
 from multidb.secrets import Secret

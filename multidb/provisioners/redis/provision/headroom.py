@@ -6,7 +6,7 @@ import redis
 
 from multidb.errors import ServerError
 from multidb.model import Server
-from multidb.provisioners.redis.provision.connection import ask, fields
+from multidb.provisioners.redis.driver.connection import ask, fields
 
 __all__ = ["Headroom"]
 

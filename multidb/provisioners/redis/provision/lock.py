@@ -15,7 +15,7 @@ from redis.exceptions import MovedError, NoPermissionError, RedisError
 
 from multidb.errors import Locked, ServerError
 from multidb.model import Server
-from multidb.provisioners.redis.provision.connection import ask, told_plainly
+from multidb.provisioners.redis.driver.connection import ask, told_plainly
 
 __all__ = ["Lease"]
 

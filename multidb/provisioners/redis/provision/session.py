@@ -35,10 +35,7 @@ from multidb.model import (
     Statement,
     StoreContext,
 )
-from multidb.provisioners.redis.isolation.holes import differing, search
-from multidb.provisioners.redis.observe.usage import read_usage
-from multidb.provisioners.redis.provision.catalog import is_here, read_catalog, read_rules, read_saved
-from multidb.provisioners.redis.provision.connection import (
+from multidb.provisioners.redis.driver.connection import (
     ADMIN_NEEDS,
     PRIMARY,
     ask,
@@ -50,6 +47,9 @@ from multidb.provisioners.redis.provision.connection import (
     scanned,
     told_plainly,
 )
+from multidb.provisioners.redis.isolation.holes import differing, search
+from multidb.provisioners.redis.observe.usage import read_usage
+from multidb.provisioners.redis.provision.catalog import is_here, read_catalog, read_rules, read_saved
 from multidb.provisioners.redis.provision.lock import Lease
 from multidb.provisioners.redis.provision.numbers import lock_number
 from multidb.provisioners.redis.provision.removal import orphans, removal, suspension

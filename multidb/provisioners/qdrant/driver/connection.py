@@ -10,10 +10,10 @@ from typing import Final
 
 from multidb.errors import AuthenticationFailed, NotAllowed, WrongVersion
 from multidb.model import Server
+from multidb.provisioners.qdrant.driver.transport import Folder, Http, Reply, Transport, expect, hush, not_qdrant
 from multidb.provisioners.qdrant.provision.resources import QdrantFacts
 from multidb.provisioners.qdrant.provision.statements import Call
 from multidb.provisioners.qdrant.provision.tokens import SHORTEST_KEY, sign
-from multidb.provisioners.qdrant.provision.transport import Folder, Http, Reply, Transport, expect, hush, not_qdrant
 from multidb.secrets import Secret
 
 __all__ = ["open_transport"]

@@ -21,7 +21,7 @@ from redis.exceptions import InvalidResponse, RedisError, ResponseError
 from multidb.errors import AuthenticationFailed
 from multidb.model import Server, Tenant
 from multidb.progress import ProgressTimer
-from multidb.provisioners.redis.provision.connection import tls_options
+from multidb.provisioners.redis.driver.connection import tls_options
 from multidb.secrets import Secret, redact
 
 __all__ = ["AnswerTooLong", "Wire", "as_app"]

@@ -1,0 +1,1 @@
+"""How a server is spoken to: connections, what is sent over them, and what a refusal means."""

@@ -1,4 +1,4 @@
-"""What is drawn: a console that only multidb steers, tables that keep their words whole, and bars."""
+"""What is drawn: a console that only multidb steers, and tables that keep their words whole."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from typing import Literal, TypeAlias
 
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
+from rich.progress_bar import ProgressBar
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
 from multidb.cli.output import without_control
 
-__all__ = ["Bar", "Grid", "Terminal"]
+__all__ = ["Grid", "Terminal"]
 
 _WIDEST = 10_000  # columns; wider than any cell
 _GAP = "  "  # between two columns
 _SHORT = 24  # columns; a longer cell is prose, or a name in the first place
 _NARROWEST = 12  # columns of what gives way
-_SHORTEST_BAR, _LONGEST_BAR = 6, 20
 
 
 class Terminal(Console):
@@ -30,12 +30,12 @@ class Terminal(Console):
             yield (segment if segment.control else segment._replace(text=without_control(segment.text)))
 
 
-Cell: TypeAlias = "str | Text | Bar"
+Cell: TypeAlias = str | Text | ProgressBar
 
 
 class Grid:
-    """A table that keeps its words whole: on a narrow terminal the first column and prose give way, then bars; where
-    that is not enough, each row becomes a list of its cells.
+    """A table that keeps its words whole: on a narrow terminal the first column and prose give way; where that is
+    not enough, each row becomes a list of its cells (decision 47).
 
     Args:
         right: the columns whose cells stand to the right.
@@ -60,8 +60,6 @@ class Grid:
         cells: list[Cell] = [self._columns[column], *(row[column] for row in self._rows)]
         measured = [Measurement.get(console, options.update(max_width=_WIDEST), cell) for cell in cells]
         most = max(each.maximum for each in measured)
-        if any(isinstance(cell, Bar) for cell in cells):
-            return max(each.minimum for each in measured), most
         gives_way = column == 0 or most > _SHORT
         return (min(most, _NARROWEST) if gives_way else most), most
 
@@ -82,28 +80,7 @@ class Grid:
             table.add_column(no_wrap=True)
             table.add_column(overflow="fold")
             for name, cell in zip(self._columns[1:], cells, strict=True):
-                if isinstance(cell, Bar) or str(cell):
+                if str(cell):
                     table.add_row(f"{_GAP}{name}", cell)
             parts += [head, table]
         return Group(*parts)
-
-
-class Bar:
-    """A share as a bar, as long as there is room.
-
-    Args:
-        share: 1 is a full bar.
-    """
-
-    def __init__(self, share: float, style: str = "") -> None:
-        self._share = share
-        self._style = style
-
-    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
-        return Measurement(_SHORTEST_BAR, _LONGEST_BAR)
-
-    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        length = min(_LONGEST_BAR, options.max_width)
-        filled = min(length, round(self._share * length))
-        full, empty = "#-" if options.ascii_only else "█░"
-        yield Text(full * filled + empty * (length - filled), self._style)

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 import typer
+from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from multidb.cli.options import (
@@ -21,12 +22,13 @@ from multidb.cli.options import (
     scope,
 )
 from multidb.cli.output import Output
-from multidb.cli.terminal import Bar, Grid
+from multidb.cli.terminal import Grid
 from multidb.model import size_in_words
 from multidb.usage import Enforcement, QuotaUse, StoreUsage, UsageReport, enforce, look
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
+_BAR = 8  # columns
 _STYLES = {QuotaUse.NONE: "", QuotaUse.WITHIN: "green", QuotaUse.NEAR: "yellow", QuotaUse.OVER: "bold red"}
 
 
@@ -143,13 +145,17 @@ def _table(report: UsageReport) -> Grid:
             each.app,
             each.store,
             _size(each),
-            Bar(share, style) if share is not None else "",
+            _bar(share, style) if share is not None else "",
             Text(f"{share:.0%} of {of}" if share is not None else "", style),
             _growth(each),
             _connections(each),
             *((Text("read-only" if each.restricted else "", "bold red"),) if restricted else ()),
         )
     return table
+
+
+def _bar(share: float, style: str) -> ProgressBar:
+    return ProgressBar(total=1, completed=share, width=_BAR, complete_style=style, finished_style=style)
 
 
 def _totals(report: UsageReport) -> dict[str, tuple[int, int]]:

@@ -1,8 +1,8 @@
 """Adding an app to a manifest's text and taking one out, with every other character left as it is.
 
-A YAML library that reads and writes again would lay the whole file out anew. Here the parser only says where things
-stand; the text is cut and joined at these places, and the result is read again before anybody gets it: if it does not
-hold exactly what was asked for, the edit is refused.
+A YAML library that reads and writes again lays the whole file out anew (decision 46). Here the parser only says where
+things stand; the text is cut and joined at these places, and the result is read again before anybody gets it: if it
+does not hold exactly what was asked for, the edit is refused.
 """
 
 from __future__ import annotations

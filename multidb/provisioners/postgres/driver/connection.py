@@ -1,7 +1,8 @@
 """One connection to a Postgres server: opening it, one round trip at a time, and what its errors mean.
 
 Works on libpq's own level, because that is where several statements travel in one message, where warnings can be seen,
-and where a server that has stopped answering, or does not stop, can be met with a clock and a measure in hand.
+and where a server that has stopped answering, or does not stop, can be met with a clock and a measure in hand
+(decision 44).
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How a Qdrant is spoken to: plain HTTP to a server, or the client library's local mode for a folder.
 
 Both are a `Transport` that takes the same calls, so what is built on it hardly asks which one it has. HTTP is spoken
-directly because a plan shows HTTP: nothing stands between what is printed and what is sent.
+directly because a plan shows HTTP: nothing stands between what is printed and what is sent (decision 45).
 """
 
 from __future__ import annotations

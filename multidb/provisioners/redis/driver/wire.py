@@ -1,8 +1,8 @@
 """One connection that is spoken to in batches: many commands in one write, answers as bytes, refusals as values.
 
-The driver's own connection asks about itself before it says anything else, waits anew for every piece of an answer and
-raises the first refusal. A health check has one deadline for everything, a probe wants the refusals, and a backup is
-faster by what is left out. Parsing is hiredis', as in the driver.
+The driver's own connection takes an answer of any length and waits anew for every piece of it (decision 43). A health
+check has one deadline for everything, and what an app has stored must not fill this process. Parsing is hiredis', as in
+the driver.
 """
 
 from __future__ import annotations

@@ -74,7 +74,7 @@ def _served() -> Iterator[tuple[int, psutil.Process]]:
 
 
 def _serve(listener: socket.socket) -> None:
-    service = Service(_sources(), ThreadPoolExecutor(5), pace=Intervals(0, 0, 0, 0, 0), fresh=600)
+    service = Service(_sources(), ThreadPoolExecutor(5), intervals=Intervals(0, 0, 0, 0, 0), fresh=600)
     app = application(service, token=None, loopback_only=True)
     uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False, ws="none")).run(sockets=[listener])
 

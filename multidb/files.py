@@ -175,14 +175,14 @@ def _write_new(path: Path, text: str, mode: int | None, before: os.stat_result |
 def lock(
     path: Path,
     holder: Mapping[str, object],
-    patience: float = 0.0,
+    timeout: float = 0.0,
     waiting: Callable[[str], None] | None = None,
 ) -> Iterator[None]:
     """Holds the lock file `path` while the block runs. The kernel lets go of it when the process dies.
 
     Args:
         holder: who we are, shown to whoever finds the lock taken (``command``, ``user``, ``pid``, ``since``).
-        patience: seconds to wait for one and the same holder; where another takes its place, they begin anew.
+        timeout: seconds to wait for one and the same holder; where another takes its place, they begin anew.
         waiting: told who has it, each time when that is another.
 
     Raises:
@@ -190,13 +190,13 @@ def lock(
         UsageError: the folder cannot be written.
     """
     descriptor = _open_lock(path)
-    deadline, seen = time.monotonic() + patience, b""
+    deadline, seen = time.monotonic() + timeout, b""
     try:
         while not _taken(descriptor):
             held_by = os.pread(descriptor, _LARGEST_HOLDER, 0)
             if held_by != seen:
-                deadline, seen = time.monotonic() + patience, held_by
-                if waiting is not None and patience:
+                deadline, seen = time.monotonic() + timeout, held_by
+                if waiting is not None and timeout:
                     waiting(_describe(held_by))
             if time.monotonic() >= deadline:
                 raise Locked(

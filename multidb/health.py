@@ -196,7 +196,7 @@ class _Checks:
         try:
             health = _ask(tenant, self._may_write)
         except _UNREACHABLE as error:
-            self._note_silence(server, error, began)
+            self._note_timeout(server, error, began)
             return _failed(app, server, error)
         except MultidbError as error:
             return _failed(app, server, error, reached=True)
@@ -208,7 +208,7 @@ class _Checks:
             self._in_vain.pop(server.name, None)
         return Checked(app, server.store, server.name, health)
 
-    def _note_silence(self, server: Server, error: ServerError, began: float) -> None:
+    def _note_timeout(self, server: Server, error: ServerError, began: float) -> None:
         """The verdict holds for the whole server only when nobody was answered while this check waited."""
         with self._guard:
             if self._answered.get(server.name, -1.0) >= began:

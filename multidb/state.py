@@ -165,15 +165,15 @@ class ProjectState:
             files.write_text(self._path, json.dumps(document, indent=1, sort_keys=True) + "\n", mode=files.PRIVATE)
 
     def lock(
-        self, name: str, command: str, patience: float = 0.0, waiting: Callable[[str], None] | None = None
+        self, name: str, command: str, timeout: float = 0.0, waiting: Callable[[str], None] | None = None
     ) -> contextlib.AbstractContextManager[None]:
         """The project's lock `name` (``apply-postgres``); `Locked` when one other process holds it for longer than
-        `patience` seconds.
+        `timeout` seconds.
 
         Args:
             waiting: told who has it.
         """
-        return files.lock(self.folder / "locks" / name, holder(command), patience, waiting)
+        return files.lock(self.folder / "locks" / name, holder(command), timeout, waiting)
 
     @contextlib.contextmanager
     def lock_apps(self, apps: Iterable[str], command: str) -> Iterator[None]:

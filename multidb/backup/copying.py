@@ -42,14 +42,14 @@ def copy_set(copy: Copy, to: Target, progress: Progress) -> bool:
     if f"{folder}/{MANIFEST}" in there:
         return False
     files = [file for stored in copy.found.parts.values() for file in stored.files]
-    pace = Rate(progress, copy.app, sum(file.stored_size for file in files))
-    pace.doing = f"copying to {to.name}"
+    rate = Rate(progress, copy.app, sum(file.stored_size for file in files))
+    rate.doing = f"copying to {to.name}"
     try:
         for file in files:
             if there.get(f"{folder}/{file.stored}") != file.stored_size:
-                _copy_file(copy, file, to, pace)
+                _copy_file(copy, file, to, rate)
             else:
-                pace(file.stored_size)
+                rate(file.stored_size)
         to.sweep(folder)  # once there is a manifest, nobody looks for what other runs have left
         for name in (VERIFIED, MANIFEST) if copy.verification else (MANIFEST,):
             _copy_small(copy.target, f"{folder}/{name}", to)
@@ -102,11 +102,11 @@ def _bring(fleet: Fleet, app_id: str, note: Mapping[str, Any], progress: Progres
     return [f"{app_id}: {to.name} has set {source.id} now, too" for to in lacking if copy_set(source, to, progress)]
 
 
-def _copy_file(copy: Copy, file: StoredFile, to: Target, pace: Rate) -> None:
+def _copy_file(copy: Copy, file: StoredFile, to: Target, rate: Rate) -> None:
     assert copy.found is not None
     path = f"{copy.found.folder}/{file.stored}"
     with copy.target.open(path) as raw:
-        _send(checked(raw, file, f"{copy.where} {file.stored}"), to.resume(path), pace)
+        _send(checked(raw, file, f"{copy.where} {file.stored}"), to.resume(path), rate)
 
 
 def _copy_small(source: Target, path: str, to: Target) -> None:

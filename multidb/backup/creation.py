@@ -168,7 +168,7 @@ class _Maker:
         self._absent: dict[str, str] = {}
         self._stores = [store for store in app.stores if scope.stores is None or store in scope.stores]
         known = self._journal.known(app.id).get("sizes", {})
-        self._pace = Rate(progress, app.id, sum(known.get(store, 0) for store in self._stores))
+        self._rate = Rate(progress, app.id, sum(known.get(store, 0) for store in self._stores))
 
     def make(self, reason: Reason) -> AppBackup:
         if (unfinished := self._unfinished()) is not None:
@@ -228,9 +228,9 @@ class _Maker:
             self._absent[store] = "this machine cannot have such a server"
             return None
         server, context = ground
-        self._pace.doing = store
+        self._rate.doing = store
         self._progress(self._app.id, f"{store}: reading")
-        writer = StoreWriter(store, destinations.create, self._said.recipients, self._pace)
+        writer = StoreWriter(store, destinations.create, self._said.recipients, self._rate)
         opened = self._engine.fleet.archive(server, may_stop=self._may_stop)
         with opened as archive, temporary_files(), self._holding_up(archive, context):
             part = archive.backup(self._app, context, writer, self._progress)

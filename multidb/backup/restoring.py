@@ -243,7 +243,7 @@ class _Restore:
         self._app = app
         self._keys = keys
         self._progress = progress
-        self._pace = Rate(progress, app.id, sum(found.parts[store].size for store in stores))
+        self._rate = Rate(progress, app.id, sum(found.parts[store].size for store in stores))
         self._journal = Journal(engine.state)
         self._contexts_of = _contexts_of(engine, app, stores, copy.where)
         self.stores = list(stores)
@@ -314,8 +314,8 @@ class _Restore:
     def _loaded(self, stack: ExitStack, store: str, kind: PlaceKind = PlaceKind.NEW) -> Room | None:
         """A room with the set's data in it; None where there is no room, and the live place has to do."""
         server, context = self._contexts_of[store]
-        self._pace.doing = f"restoring {store}"
-        self._progress(self._app.id, self._pace.doing)
+        self._rate.doing = f"restoring {store}"
+        self._progress(self._app.id, self._rate.doing)
         beside = room(
             self._engine.fleet, kind, server, self._app, context, self._progress, spare=store not in self.free
         )
@@ -365,7 +365,7 @@ class _Restore:
             yield archive, archive.live(self._app, context)
 
     def _reader(self, store: str) -> StoreReader:
-        return self._home.reader(self._copy, store, self._keys, self._pace)
+        return self._home.reader(self._copy, store, self._keys, self._rate)
 
     def _note(self, phase: str) -> None:
         note = {"set": self._copy.id, "of": self._copy.app, "target": self._copy.target.name}

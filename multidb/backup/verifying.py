@@ -99,7 +99,7 @@ class _Trial:
         self._keys = keys
         self._progress = progress
         self._app = fleet.project.apps.get(copy.app) or app_of(found)
-        self._pace = Rate(progress, copy.app, found.size)
+        self._rate = Rate(progress, copy.app, found.size)
         self._contexts_of = ServerContexts(fleet, Scope(stores=frozenset(found.parts)))
         self.failures: dict[str, str] = {}
         self.unproved: dict[str, str] = {}
@@ -121,9 +121,9 @@ class _Trial:
                 self.failures[store] = str(error)
 
     def _try(self, store: str) -> None:
-        self._pace.doing = f"verifying {store}"
-        self._progress(self._copy.app, self._pace.doing)
-        reader = self._home.reader(self._copy, store, self._keys, self._pace)
+        self._rate.doing = f"verifying {store}"
+        self._progress(self._copy.app, self._rate.doing)
+        reader = self._home.reader(self._copy, store, self._keys, self._rate)
         part = self._found.parts[store]
         ground = self._ground(store)
         if ground is None:

@@ -75,6 +75,6 @@ def serve(
         typer.echo((token or project_token(run.engine(run.output).state)).reveal())
         return 0
     settings = ServeOptions(host, port, socket, token, may_write=not look_only)
-    settings = replace(settings, pace=replace(settings.pace, health=every))
+    settings = replace(settings, intervals=replace(settings.intervals, health=every))
     run_service(lambda: run.engine(run.output), settings, run.output.note)
     return 0

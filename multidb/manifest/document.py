@@ -180,11 +180,11 @@ def tree(root: yaml.Node | None, name: str) -> tuple[Node | None, list[Problem]]
     """The tree under `root`, with the problems that YAML itself lets pass: repeated keys, tags, keys that are lists."""
     if root is None:
         return None, []
-    growth = _Growth(name)
+    reader = _TreeReader(name)
     try:
-        return growth.node(root, 0), growth.problems
+        return reader.node(root, 0), reader.problems
     except _TooLarge as error:
-        return None, [*growth.problems, error.place.problem(error.message)]
+        return None, [*reader.problems, error.place.problem(error.message)]
 
 
 def plain(node: Node) -> object:
@@ -234,7 +234,7 @@ class _TooLarge(Exception):
         self.message, self.place = message, place
 
 
-class _Growth:
+class _TreeReader:
     """One walk over YAML nodes; counts what it makes, since aliases let a short file describe a very large tree."""
 
     def __init__(self, name: str) -> None:

@@ -66,7 +66,7 @@ class ServerKind(Protocol):
     """The ports it listens on, each by the name of the server option that sets it."""
     at_once: int
     """How many servers of the kind may start side by side."""
-    patience: float
+    start_timeout: float
     """Seconds from start to the first answer after which something must be wrong."""
     one_major: bool
     """Whether its data is read by its own major version only."""

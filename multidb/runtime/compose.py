@@ -34,7 +34,7 @@ from multidb.render import CA_FILE, MONITORING, MONITORING_VOLUMES
 from multidb.runtime import ServerState, ServerStatus, compose_tool, inside
 from multidb.runtime.container_state import ContainerState, Verdict, judge
 from multidb.runtime.docker_engine import DockerEngine
-from multidb.runtime.together import PATIENCE, clear_errors, one_at_a_time
+from multidb.runtime.together import LOCK_TIMEOUT, clear_errors, one_at_a_time
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 
@@ -104,7 +104,7 @@ class ComposeRuntime:
             UsageError: `only` names no server of the project; files cannot be written; a password is lost.
         """
         report = one_at_a_time(progress)
-        with clear_errors(), self._state.lock("runtime", "multidb up", PATIENCE):
+        with clear_errors(), self._state.lock("runtime", "multidb up", LOCK_TIMEOUT):
             chosen = self._chosen(only)
             seen = self._ours()
             compose_tool.command()

@@ -50,7 +50,7 @@ from multidb.runtime.seats import (
 )
 from multidb.runtime.spare import Spares
 from multidb.runtime.starting import Start
-from multidb.runtime.together import PATIENCE, clear_errors, one_at_a_time
+from multidb.runtime.together import LOCK_TIMEOUT, clear_errors, one_at_a_time
 from multidb.secrets import Secret, generate
 from multidb.state import ProjectState
 
@@ -94,7 +94,7 @@ class EmbeddedRuntime:
         def waiting(who: str) -> None:
             report("servers", f"waiting for {who}")
 
-        return self._state.lock("runtime", command, PATIENCE, waiting)
+        return self._state.lock("runtime", command, LOCK_TIMEOUT, waiting)
 
     def switch(self, stores: Sequence[str]) -> None:
         """See `Runtime.switch`."""

@@ -13,7 +13,7 @@ from typing import Final
 from multidb.model import Offline, Progress, Seat, Site
 from multidb.runtime import ServerState, ServerStatus
 from multidb.runtime.control import Control
-from multidb.runtime.together import PATIENCE, clear_errors
+from multidb.runtime.together import LOCK_TIMEOUT, clear_errors
 
 __all__ = ["Outages"]
 
@@ -36,7 +36,7 @@ class Outages:
             ServerError: it does not start again.
         """
         site = seat.site
-        with self._state.lock("runtime", "multidb", PATIENCE):
+        with self._state.lock("runtime", "multidb", LOCK_TIMEOUT):
             with clear_errors():
                 offline = tool(site, self._control.progress)
                 with self._state.change(_SECTION) as section:

@@ -20,7 +20,7 @@ from multidb.runtime.control import Control
 from multidb.runtime.exchange import DATA, REPLACED, settle
 from multidb.runtime.product import Products
 from multidb.runtime.seats import admin_ref
-from multidb.runtime.together import PATIENCE, clear_errors
+from multidb.runtime.together import LOCK_TIMEOUT, clear_errors
 
 __all__ = ["Spares"]
 
@@ -46,7 +46,7 @@ class Spares:
         name, store = beside.site.name, beside.site.store
         with clear_errors(), self._state.lock(name, "multidb"):
             try:
-                with self._state.lock("runtime", "multidb", PATIENCE):
+                with self._state.lock("runtime", "multidb", LOCK_TIMEOUT):
                     self._remove(name)
                     admin = self._state.secrets.get(admin_ref(seat.site.name, store))
                     if admin is not None:
@@ -67,7 +67,7 @@ class Spares:
     def adopt(self, seat: Seat) -> None:
         """Gives the data of the spare of `seat` to the server itself, which is started anew."""
         name, folder = seat.site.name, seat.site.folder
-        with clear_errors(), self._state.lock("runtime", "multidb", PATIENCE):
+        with clear_errors(), self._state.lock("runtime", "multidb", LOCK_TIMEOUT):
             settle(folder)
             for each in (_PREFIX + name, name):
                 self._control.stop(each)

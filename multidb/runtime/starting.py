@@ -136,7 +136,7 @@ class Start:
             ServerError: it has ended, does not answer in time, or refuses the password; with its last words.
         """
         began, pause, reported = time.monotonic(), _FIRST_LOOK, 0.0
-        while (waited := time.monotonic() - began) < kind.patience:
+        while (waited := time.monotonic() - began) < kind.start_timeout:
             living = alive()
             version = kind.probe(server, secret) if living else None
             if version is not None:
@@ -149,7 +149,7 @@ class Start:
             if self._cancelled.wait(pause):
                 raise ServerError("interrupted; multidb up goes on from here")
             pause = min(pause * 1.5, _SLOWEST_LOOK)
-        problem = f"does not answer on port {server.endpoint.port} after {kind.patience:.0f} s"
+        problem = f"does not answer on port {server.endpoint.port} after {kind.start_timeout:.0f} s"
         raise StartFailed(last_words(problem, site.log, since))
 
     def _secret(self, site: Site, kind: ServerKind) -> Secret:

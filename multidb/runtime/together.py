@@ -10,9 +10,9 @@ from typing import Final
 from multidb.errors import UsageError
 from multidb.model import Progress
 
-__all__ = ["PATIENCE", "clear_errors", "one_at_a_time"]
+__all__ = ["LOCK_TIMEOUT", "clear_errors", "one_at_a_time"]
 
-PATIENCE: Final = 60.0
+LOCK_TIMEOUT: Final = 60.0
 """Seconds that work on one server, such as a backup's, waits for an ``up`` or ``down`` that is under way."""
 
 

@@ -33,7 +33,9 @@ __all__ = ["FRESH", "Intervals", "Service", "application"]
 FRESH: Final = 10.0
 """Seconds for which a health check serves everybody who asks."""
 
-_PATIENCE: Final = 5.0  # seconds that a scrape waits for a new check before it gets what is known; Prometheus waits 10
+_SCRAPE_TIMEOUT: Final = (
+    5.0  # seconds that a scrape waits for a new check before it gets what is known; Prometheus waits 10
+)
 _NAME: Final = "The app's id; `beep-boop` means `beep_boop`."
 _JSON: Final = "application/json"
 
@@ -77,7 +79,7 @@ class Service:
         sources: Sources,
         executor: Executor,
         *,
-        pace: Intervals,
+        intervals: Intervals,
         fresh: float = FRESH,
         heard: Callable[[str, Reading[Any]], None] | None = None,
     ) -> None:
@@ -86,7 +88,7 @@ class Service:
             return Collector(name, look, fresh=fresh, executor=executor, heard=tell)
 
         self._sources = sources
-        self._pace = pace
+        self._intervals = intervals
         self.health: Collector[HealthReport] = collector("health", sources.health, fresh)
         self._others = {
             "usage": collector("usage", sources.usage, 0),
@@ -105,7 +107,7 @@ class Service:
         tasks = [
             asyncio.create_task(collector.keep(every))
             for name, collector in everything.items()
-            if (every := getattr(self._pace, name)) > 0
+            if (every := getattr(self._intervals, name)) > 0
         ]
         try:
             yield
@@ -144,7 +146,7 @@ class Service:
 
     async def _readings(self) -> dict[str, Reading[Any] | None]:
         others = {name: collector.latest for name, collector in self._others.items()}
-        health = await self.health.soon(_PATIENCE)
+        health = await self.health.soon(_SCRAPE_TIMEOUT)
         return {"health": health and self._with_backups(health), **others}
 
     def _with_backups(self, reading: Reading[HealthReport]) -> Reading[HealthReport]:

@@ -63,7 +63,7 @@ class Collector(Generic[T]):
         self._fresh = fresh
         self._executor = executor
         self._heard = heard
-        self._flight: asyncio.Task[Reading[T]] | None = None
+        self._under_way: asyncio.Task[Reading[T]] | None = None
         self._until = float("-inf")
 
     async def read(self) -> Reading[T]:
@@ -73,14 +73,14 @@ class Collector(Generic[T]):
         """
         if self.latest is not None and time.monotonic() < self._until:
             return self.latest
-        if self._flight is None:
-            self._flight = asyncio.create_task(self._fly())
-        return await asyncio.shield(self._flight)
+        if self._under_way is None:
+            self._under_way = asyncio.create_task(self._look_once())
+        return await asyncio.shield(self._under_way)
 
-    async def soon(self, patience: float) -> Reading[T] | None:
-        """As `read`, but after `patience` seconds the latest reading, however old; None when there is none."""
+    async def soon(self, timeout: float) -> Reading[T] | None:
+        """As `read`, but after `timeout` seconds the latest reading, however old; None when there is none."""
         try:
-            return await asyncio.wait_for(self.read(), patience)
+            return await asyncio.wait_for(self.read(), timeout)
         except TimeoutError:
             return self.latest
 
@@ -90,7 +90,7 @@ class Collector(Generic[T]):
             await self.read()
             await asyncio.sleep(every)
 
-    async def _fly(self) -> Reading[T]:
+    async def _look_once(self) -> Reading[T]:
         try:
             reading = await asyncio.get_running_loop().run_in_executor(self._executor, self._reading)
             self.latest, self._until = reading, time.monotonic() + self._fresh
@@ -98,7 +98,7 @@ class Collector(Generic[T]):
                 self._heard(reading)
             return reading
         finally:
-            self._flight = None
+            self._under_way = None
 
     def _reading(self) -> Reading[T]:
         began = time.monotonic()

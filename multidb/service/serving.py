@@ -46,7 +46,7 @@ class ServeOptions:
     port: int = 8642
     socket: Path | None = None
     token: Secret | None = None
-    pace: Intervals = field(default_factory=Intervals)
+    intervals: Intervals = field(default_factory=Intervals)
     may_write: bool = True
 
 
@@ -109,8 +109,8 @@ def serve(open_engine: Callable[[], Engine], settings: ServeOptions, say: Callab
         def heard(name: str, reading: Reading[Any]) -> None:
             telling.submit(_tell, notifier, name, reading, say)
 
-        fresh = min(FRESH, settings.pace.health or FRESH)
-        service = Service(sources, looking, pace=settings.pace, fresh=fresh, heard=heard)
+        fresh = min(FRESH, settings.intervals.health or FRESH)
+        service = Service(sources, looking, intervals=settings.intervals, fresh=fresh, heard=heard)
         server = web_server(_guarded(service, settings, engine.state))
 
         def end(*_: object) -> None:

@@ -1,4 +1,4 @@
-"""What the service looks at, each kind with its own pace: an expensive look is made less often.
+"""What the service looks at, each kind at its own interval: an expensive look is made less often.
 
 Only what other commands do too; nothing here changes a server, but for the probe of a health check, which leaves
 nothing behind.

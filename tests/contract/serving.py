@@ -17,11 +17,11 @@ from tests.unit.service import reports
 
 
 @contextmanager
-def served(token: Secret | None = None, pace: Intervals | None = None, **looks: Any) -> Iterator[str]:
+def served(token: Secret | None = None, intervals: Intervals | None = None, **looks: Any) -> Iterator[str]:
     """The address of the service, for the block."""
-    pace = pace or Intervals(health=60)
+    intervals = intervals or Intervals(health=60)
     with ThreadPoolExecutor(5) as executor:
-        service = Service(reports.sources(**looks), executor, pace=pace)
+        service = Service(reports.sources(**looks), executor, intervals=intervals)
         app = application(service, token=token, loopback_only=True)
         server, listener = web_server(app), socket.create_server(("127.0.0.1", 0))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})

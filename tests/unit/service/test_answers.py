@@ -24,7 +24,7 @@ TOKEN = Secret("token-of-the-service-0123456789")
 
 
 def guarded(token: Secret | None = None, *, loopback_only: bool = True, **looks: Any) -> Guard:
-    service = Service(reports.sources(**looks), ThreadPoolExecutor(5), pace=Intervals(0, 0, 0, 0, 0))
+    service = Service(reports.sources(**looks), ThreadPoolExecutor(5), intervals=Intervals(0, 0, 0, 0, 0))
     return application(service, token=token, loopback_only=loopback_only)
 
 

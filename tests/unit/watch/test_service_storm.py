@@ -67,8 +67,8 @@ def test_a_storm_on_slow_servers_is_never_two_checks_of_one_place(open_shop: Ope
 
     async def storm() -> list[int]:
         with ThreadPoolExecutor(5) as executor:
-            pace = Intervals(health=0.01, usage=0, backups=0, drift=0, audit=0)
-            service = Service(Sources(lambda: engine), executor, pace=pace, fresh=0)
+            intervals = Intervals(health=0.01, usage=0, backups=0, drift=0, audit=0)
+            service = Service(Sources(lambda: engine), executor, intervals=intervals, fresh=0)
             transport = httpx.ASGITransport(application(service, token=None, loopback_only=True))
             async with service.running(), httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
                 codes = []

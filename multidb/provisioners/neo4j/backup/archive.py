@@ -301,20 +301,20 @@ class Neo4jArchive:
     @contextlib.contextmanager
     def _reading(self, database: str) -> Iterator[neo4j.Transaction]:
         with self._opened(database, default_access_mode=neo4j.READ_ACCESS, fetch_size=_FETCHED) as session:
-            with self._patience():
+            with self._in_time():
                 transaction = session.begin_transaction()
             yield transaction
-            with self._patience():
+            with self._in_time():
                 transaction.rollback()
 
     def _rows(self, transaction: neo4j.Transaction, text: str) -> Iterator[neo4j.Record]:
-        with self._patience():
+        with self._in_time():
             result = transaction.run(text)
         while rows := self._fetched(result):
             yield from rows
 
     def _fetched(self, result: neo4j.Result) -> list[neo4j.Record]:
-        with self._patience():
+        with self._in_time():
             return result.fetch(_FETCHED)
 
     def _encoded(self, element: str, properties: Mapping[str, Any]) -> dict[str, Any]:
@@ -330,7 +330,7 @@ class Neo4jArchive:
 
     def _bookmark(self, database: str) -> frozenset[str]:
         """Where the database is: every commit moves it on."""
-        with self._patience(), self._bolt.session(database) as session:
+        with self._in_time(), self._bolt.session(database) as session:
             session.run("RETURN 1").consume()
             return session.last_bookmarks().raw_values
 
@@ -378,7 +378,7 @@ class Neo4jArchive:
         with self._opened(database) as session, Numbers() as numbers:
 
             def run(work: _Work) -> list[list[Any]]:
-                with self._patience():
+                with self._in_time():
                     return session.execute_write(_all, work)
 
             loader = _Loader(run, numbers, label)
@@ -399,17 +399,17 @@ class Neo4jArchive:
                 hint="restore into an empty server, or with neo4j-admin while this one is stopped",
             )
         with self._opened(database) as session, Numbers() as numbers:
-            with self._patience():
+            with self._in_time():
                 transaction = session.begin_transaction()
 
             def run(work: _Work, seconds: float | None = None) -> list[list[Any]]:
-                with self._patience(seconds):
+                with self._in_time(seconds):
                     return _all(transaction, work)
 
             run([(f"MATCH {_node(label)} DETACH DELETE n", {})], _DELETING)
             loader = _Loader(run, numbers, label)
             loader.take(lines, lambda done: progress(place.app.id, "loading the graph", done, total))
-            with self._patience():
+            with self._in_time():
                 transaction.commit()
         self._change_schema(database, label, loader.schema)
 
@@ -454,7 +454,7 @@ class Neo4jArchive:
             return self._bolt.ask(text, database, values, seconds or self._server.progress_timeout)
 
     @contextlib.contextmanager
-    def _patience(self, seconds: float | None = None) -> Iterator[None]:
+    def _in_time(self, seconds: float | None = None) -> Iterator[None]:
         with self._bolt.explained(), self._bolt.within(seconds or self._server.progress_timeout):
             yield
 
@@ -464,7 +464,7 @@ class Neo4jArchive:
         try:
             yield session
         finally:
-            with self._patience():
+            with self._in_time():
                 session.close()
 
     def _run(self, statements: Sequence[Statement]) -> None:

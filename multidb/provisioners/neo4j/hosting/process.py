@@ -39,7 +39,7 @@ class Neo4jKind:
 
     ports: Sequence[str] = ("port",)
     at_once = 2
-    patience = 180.0
+    start_timeout = 180.0
     one_major = False
 
     def __init__(self) -> None:

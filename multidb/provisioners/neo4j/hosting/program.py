@@ -48,7 +48,7 @@ _HASH_ROUNDS: Final = 1024
 _EVERYWHERE: Final = "0.0.0.0/0,::/0"
 _FORGETTING: Final = "forgetting-logins"
 _ASIDE: Final = "logins.before"
-_PATIENCE: Final = 180.0  # seconds that the training run may take on a slow machine
+_TIMEOUT: Final = 180.0  # seconds that the training run may take on a slow machine
 
 _FIRST_QUERIES: Final = (
     ("system", "CALL dbms.components() YIELD name, versions, edition"),
@@ -189,7 +189,7 @@ def train(java: Path, jars: Path, progress: Progress) -> bool:
             if _answers(process, port):
                 _exercise(port, password)
                 process.send_signal(signal.SIGTERM)
-                process.wait(_PATIENCE)
+                process.wait(_TIMEOUT)
                 part = cache.with_name(f"{cache.name}.{secrets.token_hex(4)}")
                 shutil.copyfile(made, part)
                 part.replace(cache)
@@ -266,7 +266,7 @@ def _running(argv: list[str]) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _TIMEOUT
     while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return True

@@ -221,7 +221,7 @@ def _fill(source: Wire, target: Wire, table: _Table, expected: Measures) -> None
     if table.rows:
         what = f"{table.name} ({', '.join(table.written)})" if table.written else table.name
         try:
-            source.pour(f"COPY {what} TO STDOUT", target, f"COPY {what} FROM STDIN")
+            source.copy_to(f"COPY {what} TO STDOUT", target, f"COPY {what} FROM STDIN")
         except ServerError as error:
             raise _failed(error.message) from None
         name = f"table {table.name}"

@@ -16,7 +16,7 @@ __all__ = ["LIST", "Inside", "located"]
 
 LIST: Final = "/dev/fd/3"  # where a program finds its table of contents
 
-_PATIENCE: Final = 60  # seconds for a question to the engine
+_TIMEOUT: Final = 60  # seconds for a question to the engine
 # A process in a container outlives the command line that has started it, so its number there is said first.
 _NUMBERED: Final = 'echo "$$" >&2; '
 # The table of contents comes first, and is a file without a name before the program starts: nothing of the app stays.
@@ -52,7 +52,7 @@ class Inside:
         """Ends the program of that number, which has its statement on the server cancelled. Gone already is fine."""
         argv = ["docker", "exec", self.container, "sh", "-c", 'kill "$1"', "sh", number]
         with contextlib.suppress(OSError, subprocess.SubprocessError):
-            subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE)
+            subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT)
 
 
 def located(project: str, service: str) -> Inside | None:
@@ -66,7 +66,7 @@ def located(project: str, service: str) -> Inside | None:
             capture_output=True,
             text=True,
             check=True,
-            timeout=_PATIENCE,
+            timeout=_TIMEOUT,
         )
     except (OSError, subprocess.SubprocessError):
         return None

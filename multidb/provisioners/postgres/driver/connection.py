@@ -320,7 +320,7 @@ class Wire:
             raise ServerError("gave no answer to a catalog query", where=str(self._server))
         return value
 
-    def pour(self, out: str, into: Wire, command: str) -> None:
+    def copy_to(self, out: str, into: Wire, command: str) -> None:
         """Sends what ``COPY ... TO STDOUT`` gives here into ``COPY ... FROM STDIN`` there. Memory stays flat.
 
         Raises:

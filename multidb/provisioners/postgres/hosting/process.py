@@ -47,7 +47,7 @@ class PostgresKind:
 
     ports: Sequence[str] = ("port",)
     at_once = 1
-    patience = 90.0
+    start_timeout = 90.0
     one_major = True
 
     def missing(self) -> str | None:

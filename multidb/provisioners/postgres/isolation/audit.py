@@ -24,7 +24,7 @@ __all__ = ["probe"]
 
 _DENIED = "42501"
 _TAKEN = "too many connections for role"
-_PATIENCE = 2.0  # seconds
+_TIMEOUT = 2.0  # seconds
 _SHOWN = 160  # characters of what a server said
 
 
@@ -302,14 +302,14 @@ def _session_of(victim: Tenant) -> Wire:
 
 def _patiently(tenant: Tenant, login: Login, database: str = "") -> Wire:
     """As `enter`; a connection that is taken only for a moment, as by a check of health, is waited for."""
-    until = time.monotonic() + _PATIENCE
+    until = time.monotonic() + _TIMEOUT
     while True:
         try:
             return enter(tenant, login, database)
         except ServerError as error:
             if _TAKEN not in error.message or time.monotonic() > until:
                 raise
-        time.sleep(_PATIENCE / 10)
+        time.sleep(_TIMEOUT / 10)
 
 
 class _Attack:

@@ -89,10 +89,10 @@ def _left(deadline: float) -> float:
 
 def _message(wire: Wire, may_write: bool, deadline: float) -> str:
     # By its own settings, the login might find an operator that the app has made where the server's is meant.
-    patience = f"SET statement_timeout = {round(_left(deadline) * 1000)}; SET search_path = pg_catalog, pg_temp"
+    limits = f"SET statement_timeout = {round(_left(deadline) * 1000)}; SET search_path = pg_catalog, pg_temp"
     figures = _FIGURES.format(stale=_STALE if wire.version >= 150000 else "NULL::pg_catalog.bool")
     # A plain BEGIN: READ WRITE would hide that the app's own transactions are read-only.
-    return ";\n".join((patience, "BEGIN", figures, *(_WRITE if may_write else ()), "ROLLBACK"))
+    return ";\n".join((limits, "BEGIN", figures, *(_WRITE if may_write else ()), "ROLLBACK"))
 
 
 def _refused(error: ServerError, tenant: Tenant, user: str) -> Health:

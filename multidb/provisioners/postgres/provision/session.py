@@ -41,7 +41,7 @@ _ATTEMPTS = 6
 _LOCK_TIMEOUT = 3000  # milliseconds; an app can hold a lock for as long as it likes
 _SCRIPTS_FIND = ("$user", "public")  # as a session has it where nobody says otherwise
 _LOCK_CLASS = zlib.crc32(b"multidb") - 2**31
-_LOCK_PATIENCE = 15.0  # seconds
+_TURN_TIMEOUT = 15.0  # seconds that one other run may hold the server
 _MOMENT = 1.0  # seconds
 _BREATH = 0.1  # seconds until a connection may have come free
 
@@ -227,7 +227,7 @@ class PostgresSession:
         timeout = self._server.timeout
         key = (str(_LOCK_CLASS), str(zlib.crc32(project.encode()) - 2**31))
         self._main.ask("SELECT set_config('application_name', $1, false)", (holder,), timeout)
-        deadline = time.monotonic() + _LOCK_PATIENCE
+        deadline = time.monotonic() + _TURN_TIMEOUT
         while self._main.ask("SELECT pg_try_advisory_lock($1::int4, $2::int4)", key, timeout) != "t":
             if time.monotonic() > deadline:
                 raise self._locked(key)

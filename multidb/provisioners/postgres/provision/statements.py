@@ -291,12 +291,12 @@ def ending_sessions(
         yield Statement(_joined(login, facts))
     named = ", ".join(map(literal, logins))
     # A session is told to end, and takes a moment; what comes after this may need it gone.
-    patience = f", {_ENDING}" if facts.number >= 140000 else ""
+    ending = f", {_ENDING}" if facts.number >= 140000 else ""
     sessions = f"FROM pg_stat_activity WHERE usename IN ({named}) AND pid <> pg_backend_pid()"
-    yield Statement(f"SELECT pg_terminate_backend(pid{patience}) {sessions}")
+    yield Statement(f"SELECT pg_terminate_backend(pid{ending}) {sessions}")
     if shutting:
         yield from shutting
-        yield Statement(f"SELECT pg_terminate_backend(pid{patience}) {sessions}")
+        yield Statement(f"SELECT pg_terminate_backend(pid{ending}) {sessions}")
     for login in joining:
         yield Statement(_left(login, facts))
 

@@ -27,7 +27,7 @@ _COMPONENTS: Final = 150_000  # of vectors in one page: 2 MB as JSON, three time
 _MOST: Final = 1000  # points in one page
 _MULTI: Final = 32  # vectors that a multivector is reckoned with
 _WORK_SECONDS: Final = 300.0
-_PATIENCE: Final = 120  # seconds to wait for a collection that limits its reads to so many a minute
+_TIMEOUT: Final = 120  # seconds to wait for a collection that limits its reads to so many a minute
 _MODULUS: Final = 1 << 128
 _LARGEST: Final = 1 << 27  # bytes of one answer, or of one line: Qdrant itself takes 32 MB in one request
 
@@ -91,7 +91,7 @@ def _too_large(server: Server, collection: str, offset: Any) -> ArchiveError:
 
 
 def _patient(server: Server, transport: Transport, call: Call) -> Mapping[str, Any]:
-    deadline = time.monotonic() + _PATIENCE
+    deadline = time.monotonic() + _TIMEOUT
     while True:
         reply = transport.send(call, seconds=_WORK_SECONDS, most=_LARGEST)
         if reply.status != 429 or time.monotonic() > deadline:

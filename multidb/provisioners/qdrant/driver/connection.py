@@ -10,7 +10,15 @@ from typing import Final
 
 from multidb.errors import AuthenticationFailed, NotAllowed, WrongVersion
 from multidb.model import Server
-from multidb.provisioners.qdrant.driver.transport import Folder, Http, Reply, Transport, expect, hush, not_qdrant
+from multidb.provisioners.qdrant.driver.transport import (
+    Folder,
+    Http,
+    Reply,
+    Transport,
+    expect,
+    ignore_known_warnings,
+    not_qdrant,
+)
 from multidb.provisioners.qdrant.provision.resources import QdrantFacts
 from multidb.provisioners.qdrant.provision.statements import Call
 from multidb.provisioners.qdrant.provision.tokens import SHORTEST_KEY, sign
@@ -29,7 +37,7 @@ def open_transport(server: Server, admin: Secret | None) -> tuple[Transport, Qdr
     Raises:
         ServerDown, ServerSlow, AuthenticationFailed, NotAllowed, WrongVersion, Locked: each says what to do next.
     """
-    hush()
+    ignore_known_warnings()
     if server.endpoint.path:
         version = installed_version("qdrant-client")
         _require_version(server, version, "pip install --upgrade qdrant-client")

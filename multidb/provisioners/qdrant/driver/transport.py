@@ -45,7 +45,7 @@ __all__ = [
     "Transport",
     "expect",
     "hint_for",
-    "hush",
+    "ignore_known_warnings",
     "not_qdrant",
 ]
 
@@ -450,12 +450,12 @@ def _certificates(server: Server) -> ssl.SSLContext:
         ) from None
 
 
-def _opened(folder: Path, patience: float) -> QdrantClient:
-    """The folder, as soon as no other process has it; `RuntimeError` when that takes longer than `patience` seconds."""
+def _opened(folder: Path, timeout: float) -> QdrantClient:
+    """The folder, as soon as no other process has it; `RuntimeError` when that takes longer than `timeout` seconds."""
     from qdrant_client import QdrantClient
 
     load_carefully()
-    deadline = time.monotonic() + patience
+    deadline = time.monotonic() + timeout
     listing = folder / "meta.json"
     if listing.is_file() and listing.stat().st_size == 0:
         listing.unlink()  # somebody was killed while the library first made the folder; it writes later copies whole
@@ -468,7 +468,7 @@ def _opened(folder: Path, patience: float) -> QdrantClient:
         time.sleep(0.1)
 
 
-def hush() -> None:
+def ignore_known_warnings() -> None:
     """Keeps two warnings of the libraries from the terminal: a short key is told in the isolation's reason, and that
     local mode is for small things in the documentation."""
     for message in ("The HMAC key is", "Local mode is not recommended"):

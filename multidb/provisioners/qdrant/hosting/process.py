@@ -62,7 +62,7 @@ class QdrantKind:
 
     ports: Sequence[str] = ("port", "grpc_port")
     at_once = 1
-    patience = 120.0  # every collection is opened before the first answer; 300 take 5 seconds
+    start_timeout = 120.0  # every collection is opened before the first answer; 300 take 5 seconds
     one_major = False
 
     def __init__(self, binary: str | None) -> None:

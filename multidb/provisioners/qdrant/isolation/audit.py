@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 from multidb.errors import MultidbError, ServerError
 from multidb.model import App, Outcome, Probe, Tenant
-from multidb.provisioners.qdrant.driver.transport import Folder, Http, Reply, Transport, hush
+from multidb.provisioners.qdrant.driver.transport import Folder, Http, Reply, Transport, ignore_known_warnings
 from multidb.provisioners.qdrant.provision.options import STORE, TENANT_FIELD, AppOptions
 from multidb.provisioners.qdrant.provision.resources import (
     QdrantFacts,
@@ -105,7 +105,7 @@ _ON_REGISTRY: Final = (
 
 def probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterable[Probe]:
     """Tries what the attacker's token, or its folder, opens of each victim. `ServerError` when nothing answers."""
-    hush()
+    ignore_known_warnings()
     if "QDRANT_PATH" in attacker.env:
         return _in_folder(attacker, victims)
     return _on_server(attacker, victims)

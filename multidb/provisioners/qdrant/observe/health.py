@@ -11,7 +11,7 @@ from urllib.parse import quote
 
 from multidb.errors import AuthenticationFailed, Locked, MultidbError, ServerError, ServerSlow
 from multidb.model import Health, Status, Tenant
-from multidb.provisioners.qdrant.driver.transport import Folder, Http, Reply, Transport, expect, hush
+from multidb.provisioners.qdrant.driver.transport import Folder, Http, Reply, Transport, expect, ignore_known_warnings
 from multidb.provisioners.qdrant.provision.options import STORE, TENANT_FIELD, AppOptions
 from multidb.provisioners.qdrant.provision.resources import collection_name
 from multidb.provisioners.qdrant.provision.statements import Call
@@ -37,7 +37,7 @@ def check_health(tenant: Tenant, may_write: bool) -> Health:
     Raises:
         ServerError: nothing answers in ``tenant.server.timeout`` seconds, or the token is refused.
     """
-    hush()
+    ignore_known_warnings()
     try:
         with _Check(tenant) as check:
             return check.made(may_write)

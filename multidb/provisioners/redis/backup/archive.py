@@ -333,20 +333,20 @@ class RedisArchive:
         """Every key of the place once. Batches are asked of several connections in turn, read in the same order."""
         number, prefix = _where(place)
         skip, when = len(prefix.encode()), "PEXPIRETIME" if "pexpiretime" in self._facts.commands else "PTTL"
-        pace = _Pace()
+        batch_size = _BatchSize()
         with ExitStack() as stack:
             lanes: deque[Wire] = deque()
             asked: deque[tuple[Wire, Sequence[bytes]]] = deque()
-            for keys in _batches(self._keys(stack.enter_context(self._lane(number)), prefix), pace):
+            for keys in _batches(self._keys(stack.enter_context(self._lane(number)), prefix), batch_size):
                 if len(asked) == _LANES:
                     lane, named = asked.popleft()
-                    yield from _received(lane, named, skip, when, pace)
+                    yield from _received(lane, named, skip, when, batch_size)
                     lanes.append(lane)
                 lane = lanes.popleft() if lanes else stack.enter_context(self._lane(number))
                 lane.send(words for key in keys for words in (("DUMP", key), (when, key)))
                 asked.append((lane, keys))
             for lane, named in asked:
-                yield from _received(lane, named, skip, when, pace)
+                yield from _received(lane, named, skip, when, batch_size)
 
     def _keys(self, lane: Wire, prefix: str) -> Iterator[bytes]:
         """The keys of a place, each once. The next page is asked for before this one is worked on."""
@@ -483,7 +483,7 @@ class RedisArchive:
         return int(seconds) * 1000 + int(micros) // 1000
 
 
-class _Pace:
+class _BatchSize:
     """How many keys are asked for at once: few while they are large, so that neither side has to hold much."""
 
     def __init__(self) -> None:
@@ -495,13 +495,13 @@ class _Pace:
         self.keys = max(1, min(wanted, 2 * self.keys, _MOST_KEYS))
 
 
-def _batches(keys: Iterable[bytes], pace: _Pace) -> Iterator[list[bytes]]:
+def _batches(keys: Iterable[bytes], batch_size: _BatchSize) -> Iterator[list[bytes]]:
     iterator = iter(keys)
-    while batch := list(itertools.islice(iterator, pace.keys)):
+    while batch := list(itertools.islice(iterator, batch_size.keys)):
         yield batch
 
 
-def _received(lane: Wire, keys: Sequence[bytes], skip: int, when: str, pace: _Pace) -> Iterator[Record]:
+def _received(lane: Wire, keys: Sequence[bytes], skip: int, when: str, batch_size: _BatchSize) -> Iterator[Record]:
     """The records of a batch. A key that is gone meanwhile is none."""
     now = time.time_ns() // 1_000_000 if when == "PTTL" else 0
     size = 0
@@ -520,7 +520,7 @@ def _received(lane: Wire, keys: Sequence[bytes], skip: int, when: str, pace: _Pa
         if payload is not None:
             size += len(payload)
             yield Record(key[skip:], payload, expiry + now if expiry >= 0 else NEVER)
-    pace.saw(len(keys), size)
+    batch_size.saw(len(keys), size)
 
 
 def _by_size(records: Iterable[Record]) -> Iterator[list[Record]]:

@@ -31,7 +31,7 @@ class RedisKind:
 
     ports: Sequence[str] = ("port",)
     at_once = 1
-    patience = 90.0  # a large dataset is loaded before the first answer
+    start_timeout = 90.0  # a large dataset is loaded before the first answer
     one_major = False
 
     def missing(self) -> str | None:

@@ -29,7 +29,7 @@ class ToyKind:
 
     ports: Sequence[str] = ("port",)
     at_once = 1
-    patience = 60.0
+    start_timeout = 60.0
     one_major = False
 
     def missing(self) -> str | None:

@@ -1,7 +1,7 @@
 """Backup and restore of a million nodes and as many relationships (MULTIDB_BENCH_NODES) in Neo4j with the heap that
 every server has, against the driver alone: reading the same values, and writing them in batches and reading them back.
 
-Both write into a spare server, whose start is part of either time.
+Both write into a scratch server, whose start is part of either time.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def measure() -> list[Result]:
     return [
         Result(f"backup of {what}", *backup, "reading them with the driver", "", after_backup),
         Result(
-            f"restore of {what} on a spare server, measured",
+            f"restore of {what} on a scratch server, measured",
             *restore,
-            "writing them in batches with the driver on a spare server, and reading them",
+            "writing them in batches with the driver on a scratch server, and reading them",
             "",
             peak(),
         ),
@@ -91,8 +91,8 @@ def read(engine: Engine, server: Server) -> None:
 
 
 def write_and_read(engine: Engine, live: Server) -> None:
-    starting = engine.fleet.runtime.spare(live, quiet, adoptable=False)
+    starting = engine.fleet.runtime.scratch(live, quiet, adoptable=False)
     assert starting is not None
-    with starting as spare:
-        write(engine, spare)
-        read(engine, spare)
+    with starting as scratch:
+        write(engine, scratch)
+        read(engine, scratch)

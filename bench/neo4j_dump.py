@@ -26,7 +26,7 @@ def measure() -> list[Result]:
     floor = "the server stopped and started again, and reading them with the driver"
     return [
         Result(f"backup of {what}", *backup, f"neo4j-admin database dump, {floor}", "", after_backup),
-        Result(f"restore of {what}", *restore, f"a spare server, neo4j-admin database load, {floor}", "", peak()),
+        Result(f"restore of {what}", *restore, f"a scratch server, neo4j-admin database load, {floor}", "", peak()),
     ]
 
 
@@ -39,11 +39,11 @@ def dump(engine: Engine, server: Server, file: Path) -> None:
 
 
 def load(engine: Engine, live: Server, file: Path) -> None:
-    starting = engine.fleet.runtime.spare(live, quiet, adoptable=False)
+    starting = engine.fleet.runtime.scratch(live, quiet, adoptable=False)
     assert starting is not None
-    with starting as spare:
-        take_offline = engine.fleet.runtime.take_offline(spare)
+    with starting as scratch:
+        take_offline = engine.fleet.runtime.take_offline(scratch)
         assert take_offline is not None
         with take_offline(quiet) as stopped, file.open("rb") as stream:
             stopped.load("neo4j", stream)
-        read(engine, spare)
+        read(engine, scratch)

@@ -82,7 +82,7 @@ class Container:
     Args:
         name: service and host name, unique in the project: ``postgres``, ``neo4j-lernmi``.
         app: the only app that it serves; None when it is shared.
-        spare: it serves no app: sets of apps whose own servers have room for one place only are tried in it.
+        scratch: it serves no app: sets of apps whose own servers have room for one place only are tried in it.
         ports: the ports inside by the name of the server option, the one for clients first: ``{"port": 6333, ...}``.
         published: the ports on this machine's loopback address, by the same names; empty when none is published.
         admin: the admin's login, empty where the store has none.
@@ -108,7 +108,7 @@ class Container:
     database: str = ""
     cpus: float | None = None
     app: str | None = None
-    spare: bool = False
+    scratch: bool = False
     published: Mapping[str, int] = field(default_factory=dict)
     facts: Any = None
     files: Mapping[str, str] = field(default_factory=dict)
@@ -127,7 +127,7 @@ class Container:
 
     def serves(self, app: str) -> bool:
         """Whether the app, which uses its store, has a place in it."""
-        return not self.spare and self.app in (None, app)
+        return not self.scratch and self.app in (None, app)
 
     @property
     def admin_ref(self) -> SecretRef:
@@ -137,7 +137,7 @@ class Container:
     @property
     def variable(self) -> str:
         """The name under which the admin's password stands in the deployment's env file."""
-        suffix = f"-{_SCRATCH}" if self.spare else self.name.removeprefix(self.store)
+        suffix = f"-{_SCRATCH}" if self.scratch else self.name.removeprefix(self.store)
         return self.secret.name + suffix.upper().replace("-", "_")
 
     @property
@@ -179,8 +179,8 @@ def one_each(container: Container, apps: Sequence[str], options: Any) -> list[Co
 
 
 def scratch(first: Container) -> Container:
-    """The spare beside servers of one app each, published below the ports of the `first` of them: those above it are
-    taken by the apps that are still to come."""
+    """The scratch server beside servers of one app each, published below the ports of the `first` of them: those above
+    it are taken by the apps that are still to come."""
     step = len(first.ports)
     published = {option: port - step for option, port in first.published.items()}
-    return replace(first, name=f"{_SCRATCH}-{first.store}", app=None, spare=True, published=published)
+    return replace(first, name=f"{_SCRATCH}-{first.store}", app=None, scratch=True, published=published)

@@ -87,7 +87,7 @@ def restore(
         replace: what the app has now may go.
         safety: make a set of it first.
         closed: nobody can log in to the app, nor will before this has succeeded. Then a store that has room for one
-            place only, and nothing in it, is loaded where it is, without a spare server.
+            place only, and nothing in it, is loaded where it is, without a scratch server.
         apply: make owners, grants and logins anew afterwards, as the manifest says.
 
     Raises:
@@ -248,7 +248,7 @@ class _Restore:
         self._contexts_of = _contexts_of(engine, app, stores, copy.where)
         self.stores = list(stores)
         self.free: frozenset[str] = frozenset()
-        """Stores whose live place is empty and stays so until it is loaded: no spare server is started for them."""
+        """Stores whose live place is empty and stays so until it is loaded: no scratch server is started for them."""
 
     def run(self) -> None:
         """Loads everything, then exchanges. Interrupted before the exchange, nothing has changed."""
@@ -317,7 +317,7 @@ class _Restore:
         self._rate.doing = f"restoring {store}"
         self._progress(self._app.id, self._rate.doing)
         beside = room(
-            self._engine.fleet, kind, server, self._app, context, self._progress, spare=store not in self.free
+            self._engine.fleet, kind, server, self._app, context, self._progress, scratch=store not in self.free
         )
         try:
             found = stack.enter_context(beside)
@@ -328,7 +328,8 @@ class _Restore:
         return found
 
     def _exchange(self, rooms: Mapping[str, Room | None]) -> None:
-        """First what a killed run would lose: the store that is loaded in one transaction, those on a spare server."""
+        """First what a killed run would lose: the store that is loaded in one transaction, those on a scratch
+        server."""
         for store in sorted(rooms, key=lambda each: _durability(rooms[each])):
             self._progress(self._app.id, f"{store}: replacing")
             found = rooms[store]

@@ -1,5 +1,5 @@
 """A second place for an app's data beside its live one: on the same server, or, where a server has room for one place
-only, on a spare server that the runtime starts for the time.
+only, on a scratch server that the runtime starts for the time.
 """
 
 from __future__ import annotations
@@ -46,21 +46,21 @@ def room(
     context: StoreContext,
     progress: Progress,
     *,
-    spare: bool = True,
+    scratch: bool = True,
 ) -> Iterator[Room]:
     """A place of this kind for the block; it is gone afterwards, unless somebody moved in.
 
     Args:
-        spare: whether a spare server may be started where there is no room on the server itself.
+        scratch: whether a scratch server may be started where there is no room on the server itself.
 
     Raises:
-        NeedsServer: there is no room on the server, and no spare is to be had.
+        NeedsServer: there is no room on the server, and no scratch server is to be had.
     """
     with fleet.archive(server) as archive:
         try:
             place = archive.prepare(kind, app, context)
         except NeedsServer:
-            if not spare:
+            if not scratch:
                 raise
         else:
             found = Room(archive, place, lambda: archive.replace(place, context), lasting=True)
@@ -75,7 +75,7 @@ def room(
                 raise
             archive.discard(place)
             return
-    with _spare(fleet, kind, server, app, context, progress) as found:
+    with _scratch(fleet, kind, server, app, context, progress) as found:
         yield found
 
 
@@ -156,27 +156,27 @@ def clear(fleet: Fleet, server: Server, app: App, context: StoreContext) -> None
 
 
 @contextlib.contextmanager
-def _spare(
+def _scratch(
     fleet: Fleet, kind: PlaceKind, server: Server, app: App, context: StoreContext, progress: Progress
 ) -> Iterator[Room]:
-    starting = fleet.runtime.spare(server, progress, adoptable=kind is PlaceKind.NEW)
+    starting = fleet.runtime.scratch(server, progress, adoptable=kind is PlaceKind.NEW)
     if starting is None:
         raise NeedsServer("it has room for one place only, and no second server can be started here", where=str(server))
-    with starting as spare:
-        with fleet.open(spare) as session:
-            own = dataclasses.replace(context, facts=session.facts, server=spare)
+    with starting as scratch:
+        with fleet.open(scratch) as session:
+            own = dataclasses.replace(context, facts=session.facts, server=scratch)
         with contextlib.ExitStack() as stack:
-            archive = stack.enter_context(fleet.archive(spare))
+            archive = stack.enter_context(fleet.archive(scratch))
 
             def move_in() -> None:
                 stack.close()  # nobody may be connected
-                fleet.runtime.adopt(server, spare, progress)
+                fleet.runtime.adopt(server, scratch, progress)
 
             place = archive.prepare(kind, app, own)
             try:
                 yield Room(archive, place, move_in, lasting=False)
             finally:
-                if spare.kept:
+                if scratch.kept:
                     archive.discard(place)
 
 

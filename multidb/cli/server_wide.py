@@ -48,7 +48,7 @@ def _closings(engine: Engine, plan: Plan) -> Iterator[tuple[ServerPlan, list[Res
 def _say(output: Output, engine: Engine, server: ServerPlan, closings: list[Resource]) -> None:
     losses = ", ".join(dict.fromkeys(each.closing for each in closings))
     known = sorted(engine.project.known.get(server.store, ()))
-    kept = f"; {', '.join(known)} (known) keep what they have" if known and closings[0].spares_known else ""
+    kept = f"; {', '.join(known)} (known) keep what they have" if known and closings[0].leaves_known else ""
     output.note(f"{server.server}: {_listed(closings)}: {losses}{kept}", style="yellow")
 
 

@@ -151,19 +151,19 @@ class Archive(Protocol):
         Raises:
             Conflict: something stands under the place's name that multidb did not make; it is not touched.
             Refused: there is no room for another place (every DB number is taken).
-            NeedsServer: the server holds one place only (Neo4j Community has one database). Where ``Runtime.spare``
+            NeedsServer: the server holds one place only (Neo4j Community has one database). Where ``Runtime.scratch``
                 gives a second server, `prepare` on *its* archive gives the place, the whole server being the place:
 
-                    with runtime.spare(server, progress, adoptable=kind is PlaceKind.NEW) as spare:
-                        with store.archive(spare, runtime.admin(spare), ...) as archive:
+                    with runtime.scratch(server, progress, adoptable=kind is PlaceKind.NEW) as scratch:
+                        with store.archive(scratch, runtime.admin(scratch), ...) as archive:
                             place = archive.prepare(kind, app, context_of_spare)
                             archive.restore(place, part, reader, progress)
                             found = archive.measure(place)
-                        runtime.adopt(server, spare, progress)  # for `NEW`, instead of `replace`
+                        runtime.adopt(server, scratch, progress)  # for `NEW`, instead of `replace`
 
-                where ``context_of_spare`` is `context` with the spare's own facts (from a session on it) and
-                ``server=spare``. Where there is no spare, a set cannot be tried out, and `restore` into the live
-                place is what is left.
+                where ``context_of_scratch`` is `context` with the scratch server's own facts (from a session on it) and
+                ``server=scratch``. Where there is no scratch server, a set cannot be tried out, and `restore` into the
+                live place is what is left.
         """
 
     def restore(self, place: Place, part: Part, reader: ArchiveReader, progress: Progress) -> None:

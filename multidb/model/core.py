@@ -160,8 +160,8 @@ class Server:
     app: str | None = None  # the app that has the server to itself (a store without databases); None: apps share it
     timeout: float = 10.0  # seconds that one connection attempt or one round trip of a check may take
     progress_timeout: float = field(default=PROGRESS_TIMEOUT, compare=False)  # seconds: see `Project.progress_timeout`
-    spare: bool = False  # a second one that no app knows, to load a backup into: see ``Runtime.spare``
-    kept: bool = False  # a spare that is there for the next one, too, and so has to be emptied
+    scratch: bool = False  # a second one that no app knows, to load a backup into: see ``Runtime.scratch``
+    kept: bool = False  # a scratch server that is there for the next one, too, and so has to be emptied
     # Compose's project and service, where it runs in a container of this machine.
     container: tuple[str, str] | None = field(default=None, compare=False, repr=False)
     # Where several servers share the apps of a store, those of this one; None: all that have no server to themselves.
@@ -198,7 +198,7 @@ class Resource:
     marked: ClassVar[bool] = False  # carries an owner mark on the server; unmarked under our name: Conflict
     edge: ClassVar[bool] = False  # a grant, a membership: one too many is drift, and is taken away
     closing: ClassVar[str] = ""  # what everybody on the server loses by it, also who is no app's
-    spares_known: ClassVar[bool] = False  # but not the accounts under `known`: they are given what everybody had
+    leaves_known: ClassVar[bool] = False  # but not the accounts under `known`: they are given what everybody had
     immutable: ClassVar[frozenset[str]] = frozenset()  # fields that the server cannot change in place: Conflict
     ways_out: ClassVar[str] = ""  # what a person can do about such a conflict
 

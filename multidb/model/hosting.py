@@ -132,7 +132,8 @@ class Seat:
     Args:
         kind: None when no process belongs to it; `note` then says why.
         folder_product: a folder stands in for the server, and is called this; empty: none does.
-        one_place: it has room for the data of one app only, so that a set of that app is tried in a spare beside it.
+        one_place: it has room for the data of one app only, so that a set of that app is tried in a scratch server
+            beside it.
     """
 
     site: Site

@@ -167,7 +167,7 @@ def _refuse(project: Project, containers: Sequence[Container]) -> None:
             where=f"{project.file}: deploy.profiles",
             hint="take pgbouncer out of deploy.profiles, or choose strategy hybrid or single",
         )
-    served = {(container.store, container.app) for container in containers if not container.spare}
+    served = {(container.store, container.app) for container in containers if not container.scratch}
     if project.runtime == "external":
         return  # the servers exist already; their addresses were checked with the manifest
     names = {container.name for container in containers} | {"backup"}

@@ -88,10 +88,10 @@ class Runtime(Protocol):
         """The admin's password on `server`; None where the store has no authentication (a local folder).
         `UsageError` when the environment variable or file that should hold it is missing."""
 
-    def spare(self, server: Server, progress: Progress, *, adoptable: bool) -> AbstractContextManager[Server] | None:
+    def scratch(self, server: Server, progress: Progress, *, adoptable: bool) -> AbstractContextManager[Server] | None:
         """A second, empty server of the same kind, version and options as `server`, for the block, that no app has
         credentials for: see ``Archive.prepare``. `admin` knows it. At the end it is stopped and its data removed,
-        unless `adopt` took it. One that a killed run has left is ended by the next `spare`, by `up` and by `down`.
+        unless `adopt` took it. One that a killed run has left is ended by the next `scratch`, by `up` and by `down`.
 
         One that is `Server.kept` is there already and stays; what was loaded into it is the caller's to take away, and
         may still be there when the caller before died.
@@ -102,8 +102,8 @@ class Runtime(Protocol):
         None where the runtime has none and cannot start one: then nothing replaces it.
         """
 
-    def adopt(self, server: Server, spare: Server, progress: Progress) -> None:
-        """Puts the data of `spare` in the place of that of `server` and starts it anew at its old address: a moment
+    def adopt(self, server: Server, scratch: Server, progress: Progress) -> None:
+        """Puts the data of `scratch` in the place of that of `server` and starts it anew at its old address: a moment
         of downtime, then all of the new data. Killed anywhere, the next `up` finds the old data or the new, whole.
         Logins of apps are not in the new data: `multidb apply` makes them again.
         """

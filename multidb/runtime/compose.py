@@ -177,20 +177,20 @@ class ComposeRuntime:
             for each, message in zip(running, stopped, strict=True)
         ]
 
-    def spare(
+    def scratch(
         self, server: Server, progress: Progress, *, adoptable: bool
     ) -> contextlib.AbstractContextManager[Server] | None:
-        """See `Runtime.spare`. With the profile ``backup`` it is the server ``scratch-<store>``, which stays and so is
-        `Server.kept`; the data of one container cannot become another's."""
-        spares = [each for each in self._containers if each.spare and each.store == server.store]
-        if adoptable or server.app is None or not spares:
+        """See `Runtime.scratch`. With the profile ``backup`` it is the server ``scratch-<store>``, which stays and so
+        is `Server.kept`; the data of one container cannot become another's."""
+        scratch_servers = [each for each in self._containers if each.scratch and each.store == server.store]
+        if adoptable or server.app is None or not scratch_servers:
             return None
         seen = {} if self._exposed or self._inside else self._ours()
-        found = self._located(spares[0], seen.get(spares[0].name))
-        return None if found is None else self._lent(replace(found, app=server.app, spare=True, kept=True))
+        found = self._located(scratch_servers[0], seen.get(scratch_servers[0].name))
+        return None if found is None else self._lent(replace(found, app=server.app, scratch=True, kept=True))
 
-    def adopt(self, server: Server, spare: Server, progress: Progress) -> None:
-        """Refuses, since there is no spare here."""
+    def adopt(self, server: Server, scratch: Server, progress: Progress) -> None:
+        """Refuses, since there is no scratch server here."""
         raise Refused("containers are not replaced by others", where=str(server))
 
     def take_offline(self, server: Server) -> None:
@@ -218,7 +218,7 @@ class ComposeRuntime:
     def servers(self) -> list[Server]:
         """See `Runtime.servers`. One that was never started has no password and counts as having no address."""
         seen = {} if self._exposed or self._inside else self._ours()
-        own = [each for each in self._containers if not each.spare]
+        own = [each for each in self._containers if not each.scratch]
         found = [self._located(container, seen.get(container.name)) for container in own]
         return [server for server in found if server is not None]
 
@@ -228,7 +228,7 @@ class ComposeRuntime:
         return [
             ServerStatus(each.server, each.store, ServerState.STOPPED, None, "not started; multidb up")
             for each in self._containers
-            if each.server not in located and not each.spare
+            if each.server not in located and not each.scratch
         ]
 
     def app_endpoint(self, server: Server) -> Endpoint:
@@ -264,9 +264,9 @@ class ComposeRuntime:
         return found
 
     @contextlib.contextmanager
-    def _lent(self, spare: Server) -> Iterator[Server]:
-        with self._state.lock(spare.name, "multidb"):
-            yield spare
+    def _lent(self, scratch: Server) -> Iterator[Server]:
+        with self._state.lock(scratch.name, "multidb"):
+            yield scratch
 
     def _stack(self, container: Container) -> _Stack:
         (stack,) = [stack for stack in self._stacks if container in stack.containers]

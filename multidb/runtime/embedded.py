@@ -38,6 +38,7 @@ from multidb.runtime.ledger import Ledger, Process
 from multidb.runtime.log_file import log_lines
 from multidb.runtime.outage import Outages
 from multidb.runtime.product import Products
+from multidb.runtime.scratch import ScratchServers
 from multidb.runtime.seats import (
     SKIPPED,
     absent,
@@ -48,7 +49,6 @@ from multidb.runtime.seats import (
     outdated,
     port_key,
 )
-from multidb.runtime.spare import Spares
 from multidb.runtime.starting import Start
 from multidb.runtime.together import LOCK_TIMEOUT, clear_errors, one_at_a_time
 from multidb.secrets import Secret, generate
@@ -85,7 +85,7 @@ class EmbeddedRuntime:
         with clear_errors(), self._turn("multidb up", report):
             seats = self._chosen(only)
             self._stop_strays(report)
-            self._spares(report).clear()
+            self._scratch_servers(report).clear()
             statuses = Start(self._state, self._ledger, report, self._products).all(seats)
             self._outages(report).settle(statuses)
             return statuses
@@ -119,7 +119,7 @@ class EmbeddedRuntime:
         report = one_at_a_time(progress)
         with clear_errors(), self._state.lock("runtime", "multidb down"):
             self._stop_strays(report)
-            self._spares(report).clear()
+            self._scratch_servers(report).clear()
             outages = self._outages(report)
             outages.forget(outages.left())
             return side_by_side(
@@ -141,18 +141,20 @@ class EmbeddedRuntime:
                 self._erase(site)
         return stopped
 
-    def spare(self, server: Server, progress: Progress, *, adoptable: bool) -> AbstractContextManager[Server] | None:
-        """See `Runtime.spare`. None for a server with room for a second place, and for one that apps share: its data is
-        not one app's.
+    def scratch(self, server: Server, progress: Progress, *, adoptable: bool) -> AbstractContextManager[Server] | None:
+        """See `Runtime.scratch`. None for a server with room for a second place, and for one that apps share: its data
+        is not one app's.
 
         Raises:
             Locked: another run has one for this server, or an ``up`` or ``down`` works on this project.
             ServerError: it does not start.
         """
         seat = self._seat(server)
-        return None if seat is None or not seat.one_place else self._spares(one_at_a_time(progress)).running(seat)
+        return (
+            None if seat is None or not seat.one_place else self._scratch_servers(one_at_a_time(progress)).running(seat)
+        )
 
-    def adopt(self, server: Server, spare: Server, progress: Progress) -> None:
+    def adopt(self, server: Server, scratch: Server, progress: Progress) -> None:
         """See `Runtime.adopt`.
 
         Raises:
@@ -160,13 +162,13 @@ class EmbeddedRuntime:
             ServerError: the server does not start with the new data.
         """
         seat = self._seat(server)
-        if seat is None or not spare.spare:
-            raise ValueError(f"{spare} is no spare of {server}")
-        self._spares(one_at_a_time(progress)).adopt(seat)
+        if seat is None or not scratch.scratch:
+            raise ValueError(f"{scratch} is no scratch server of {server}")
+        self._scratch_servers(one_at_a_time(progress)).adopt(seat)
 
     def take_offline(self, server: Server) -> TakeOffline | None:
-        """See `Runtime.take_offline`. Only a server of one app, and the spare of one."""
-        seat = self._seat_or_spare(server)
+        """See `Runtime.take_offline`. Only a server of one app, and the scratch server of one."""
+        seat = self._seat_or_scratch(server)
         if seat is None or server.app is None or not isinstance(seat.kind, OfflineKind):
             return None
         return lambda progress: self._standing_still(server, one_at_a_time(progress))
@@ -285,13 +287,13 @@ class EmbeddedRuntime:
     def _seat(self, server: Server) -> Seat | None:
         return next((seat for seat in self._seats() if seat.site.name == server.name), None)
 
-    def _seat_or_spare(self, server: Server) -> Seat | None:
-        spares = self._spares(unwatched)
-        pairs = ((seat, spares.beside(seat)) for seat in self._seats())
+    def _seat_or_scratch(self, server: Server) -> Seat | None:
+        scratch_servers = self._scratch_servers(unwatched)
+        pairs = ((seat, scratch_servers.beside(seat)) for seat in self._seats())
         return next((each for pair in pairs for each in pair if each.site.name == server.name), None)
 
-    def _spares(self, report: Progress) -> Spares:
-        return Spares(self._control(report), self._servers)
+    def _scratch_servers(self, report: Progress) -> ScratchServers:
+        return ScratchServers(self._control(report), self._servers)
 
     def _control(self, report: Progress) -> Control:
         return Control(self._state, self._ledger, report, self._stop)
@@ -301,7 +303,7 @@ class EmbeddedRuntime:
 
     @contextlib.contextmanager
     def _standing_still(self, server: Server, report: Progress) -> Iterator[Offline]:
-        seat = self._seat_or_spare(server)
+        seat = self._seat_or_scratch(server)
         assert seat is not None
         assert isinstance(seat.kind, OfflineKind)
         with self._outages(report).of(seat, seat.kind.offline) as offline:

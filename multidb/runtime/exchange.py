@@ -1,4 +1,4 @@
-"""One folder of data in the place of another: how a spare's becomes its server's."""
+"""One folder of data in the place of another: how a scratch server's becomes its server's."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 __all__ = ["DATA", "REPLACED", "settle"]
 
 DATA: Final = "data"
-"""In a server's folder, what a spare's can take the place of."""
+"""In a server's folder, what a scratch server's can take the place of."""
 REPLACED: Final = "data.replaced"
 """Where it is meanwhile."""
 

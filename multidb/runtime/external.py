@@ -49,10 +49,10 @@ class ExternalRuntime:
         """Nothing: none of these servers is ours."""
         return []
 
-    def spare(self, server: Server, progress: Progress, *, adoptable: bool) -> None:
+    def scratch(self, server: Server, progress: Progress, *, adoptable: bool) -> None:
         """None: these servers are not ours to start."""
 
-    def adopt(self, server: Server, spare: Server, progress: Progress) -> None:
+    def adopt(self, server: Server, scratch: Server, progress: Progress) -> None:
         """Refuses: these servers are not ours to change."""
         raise self._not_ours("replace")
 

@@ -30,11 +30,11 @@ class GivenRuntime:
     def retire(self, app: App, progress: Progress, *, erase: bool = False) -> list[ServerStatus]:
         return []
 
-    def spare(self, server: Server, progress: Progress, *, adoptable: bool) -> None:
+    def scratch(self, server: Server, progress: Progress, *, adoptable: bool) -> None:
         return None
 
-    def adopt(self, server: Server, spare: Server, progress: Progress) -> None:
-        raise AssertionError("there is no spare")
+    def adopt(self, server: Server, scratch: Server, progress: Progress) -> None:
+        raise AssertionError("there is no scratch server")
 
     def take_offline(self, server: Server) -> None:
         return None

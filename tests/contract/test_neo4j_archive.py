@@ -161,11 +161,11 @@ def made(live: RealServer) -> tuple[Part, bytes]:
 
 
 @pytest.fixture
-def spare(neo4j_servers: tuple[RealServer, RealServer]) -> RealServer:
+def scratch(neo4j_servers: tuple[RealServer, RealServer]) -> RealServer:
     """A second server that no app knows."""
     real = neo4j_servers[1]
     emptied(real)
-    return replace(real, server=replace(real.server, app="lernmi", spare=True))
+    return replace(real, server=replace(real.server, app="lernmi", scratch=True))
 
 
 @pytest.fixture
@@ -178,26 +178,26 @@ def target(neo4j_servers: tuple[RealServer, RealServer]) -> RealServer:
     return real
 
 
-def test_everything_comes_back(live: RealServer, made: tuple[Part, bytes], spare: RealServer) -> None:
+def test_everything_comes_back(live: RealServer, made: tuple[Part, bytes], scratch: RealServer) -> None:
     part, content = made
     assert part.consistent
     assert part.measures.counts["nodes"] == 3_000 + len(VALUES) + 4
-    with opened(spare) as archive:
+    with opened(scratch) as archive:
         place = archive.prepare(PlaceKind.SCRATCH, APP, CONTEXT)
         assert archive.is_empty(place)
         archive.restore(place, part, Files(content), quiet)
         assert archive.measure(place) == part.measures
-    assert schema(spare) == schema(live)
+    assert schema(scratch) == schema(live)
     for text in (
         "MATCH (n:Value) RETURN n.id AS id, valueType(n.value) AS type, toStringOrNull(n.value) AS text ORDER BY id",
         "MATCH (n:Value)-[r]-(m) RETURN n.id, type(r), startNode(r) = n AS out, size(labels(m)) AS labels",
     ):
         rows = as_admin(live, text, database="neo4j")
         assert rows
-        assert as_admin(spare, text, database="neo4j") == rows
+        assert as_admin(scratch, text, database="neo4j") == rows
 
 
-def test_a_change_of_one_value_or_one_end_is_seen(made: tuple[Part, bytes], spare: RealServer) -> None:
+def test_a_change_of_one_value_or_one_end_is_seen(made: tuple[Part, bytes], scratch: RealServer) -> None:
     part, content = made
     small = replace_lines(content, lambda line: b"Many" not in line and b'"TO"' not in line)
     changes = {
@@ -207,11 +207,11 @@ def test_a_change_of_one_value_or_one_end_is_seen(made: tuple[Part, bytes], spar
         "DROP INDEX point": {"indexes"},
     }
     for change, expected in changes.items():
-        with opened(spare) as archive:
+        with opened(scratch) as archive:
             place = archive.prepare(PlaceKind.SCRATCH, APP, CONTEXT)
             archive.restore(place, part, Files(small), quiet)
             before = archive.measure(place)
-            as_admin(spare, change, database="neo4j")
+            as_admin(scratch, change, database="neo4j")
             after = archive.measure(place)
         names = {*before.fingerprints, *after.fingerprints}
         assert {name for name in names if before.fingerprints.get(name) != after.fingerprints.get(name)} >= expected
@@ -269,9 +269,9 @@ def test_there_is_no_second_place_on_a_live_server(target: RealServer) -> None:
             archive.discard(archive.live(APP, CONTEXT))
 
 
-def test_what_does_not_fit_the_server_is_refused_at_once(made: tuple[Part, bytes], spare: RealServer) -> None:
+def test_what_does_not_fit_the_server_is_refused_at_once(made: tuple[Part, bytes], scratch: RealServer) -> None:
     part, content = made
-    with opened(spare) as archive:
+    with opened(scratch) as archive:
         place = archive.prepare(PlaceKind.SCRATCH, APP, CONTEXT)
         for other, refusal in (
             (replace(part, server="Neo4j 2099.01.0"), WrongVersion),  # says nothing of the set
@@ -323,9 +323,9 @@ def test_apps_with_labels_come_and_go_alone(target: RealServer) -> None:
 APPS = ("lernmi", "devao")
 
 
-def test_a_spare_that_is_kept_is_emptied(made: tuple[Part, bytes], spare: RealServer) -> None:
+def test_a_scratch_server_that_is_kept_is_emptied(made: tuple[Part, bytes], scratch: RealServer) -> None:
     part, content = made
-    kept = replace(spare, server=replace(spare.server, spare=True, kept=True))
+    kept = replace(scratch, server=replace(scratch.server, scratch=True, kept=True))
     with opened(kept) as archive:
         place = archive.prepare(PlaceKind.SCRATCH, APP, CONTEXT)
         archive.restore(place, part, Files(content), quiet)
@@ -335,27 +335,27 @@ def test_a_spare_that_is_kept_is_emptied(made: tuple[Part, bytes], spare: RealSe
         assert archive.measure(place).counts["indexes"] == 0
 
 
-def test_the_page_on_restoring_by_hand_is_right(made: tuple[Part, bytes], spare: RealServer, tmp_path: Path) -> None:
+def test_the_page_on_restoring_by_hand_is_right(made: tuple[Part, bytes], scratch: RealServer, tmp_path: Path) -> None:
     part, content = made
     page = (Path(__file__).parents[2] / "docs/restore-by-hand.md").read_text()
     (script,) = re.findall(r"```sh neo4j\n(.*?)```", page, re.DOTALL)
     stored = tmp_path / "neo4j" / f"{FILE}.zst"
     stored.parent.mkdir()
     stored.write_bytes(zstandard.compress(content))
-    assert spare.admin is not None
-    where = spare.server.endpoint
+    assert scratch.admin is not None
+    where = scratch.server.endpoint
     env = {
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
         "SET": str(tmp_path),
         "WORK": str(tmp_path),
         "NEO4J_URI": f"bolt://{where.host}:{where.port}",
         "NEO4J_USERNAME": where.user,
-        "NEO4J_PASSWORD": spare.admin.reveal(),
+        "NEO4J_PASSWORD": scratch.admin.reveal(),
         "NEO4J_DATABASE": "neo4j",
     }
     ran = subprocess.run(["bash", "-euo", "pipefail", "-c", script], env=env, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    with opened(spare) as archive:
+    with opened(scratch) as archive:
         assert archive.measure(archive.live(APP, CONTEXT)) == part.measures
 
 
@@ -382,25 +382,25 @@ with Neo4jArchive(server, Secret(sys.stdin.readline().strip()), "killed") as arc
 """
 
 
-def test_a_restore_that_was_killed_is_begun_anew(made: tuple[Part, bytes], spare: RealServer, tmp_path: Path) -> None:
+def test_a_restore_that_was_killed_is_begun_anew(made: tuple[Part, bytes], scratch: RealServer, tmp_path: Path) -> None:
     part, content = made
     given = tmp_path / "given"
-    given.write_bytes(pickle.dumps((spare.server, part, content)))
-    emptied(spare)
+    given.write_bytes(pickle.dumps((scratch.server, part, content)))
+    emptied(scratch)
     process = subprocess.Popen(
         [sys.executable, "-c", _RESTORE, given], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
     assert process.stdin is not None
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
-    assert spare.admin is not None
-    process.stdin.write(spare.admin.reveal() + "\n")
+    assert scratch.admin is not None
+    process.stdin.write(scratch.admin.reveal() + "\n")
     process.stdin.flush()
-    while not as_admin(spare, "MATCH (n) RETURN n LIMIT 1", database="neo4j") and process.poll() is None:
+    while not as_admin(scratch, "MATCH (n) RETURN n LIMIT 1", database="neo4j") and process.poll() is None:
         time.sleep(0.05)
     process.kill()
     process.wait()
-    with opened(spare) as archive:
+    with opened(scratch) as archive:
         assert archive.measure(archive.live(APP, CONTEXT)) != part.measures, "it was killed too late to tell"
         place = archive.prepare(PlaceKind.NEW, APP, CONTEXT)
         assert archive.is_empty(place)

@@ -52,9 +52,9 @@ def live(neo4j_servers: tuple[RealServer, RealServer]) -> RealServer:
 
 
 @pytest.fixture
-def spare(neo4j_servers: tuple[RealServer, RealServer]) -> RealServer:
+def scratch(neo4j_servers: tuple[RealServer, RealServer]) -> RealServer:
     emptied(neo4j_servers[1])
-    return replace(neo4j_servers[1], server=replace(neo4j_servers[1].server, app="lernmi", spare=True))
+    return replace(neo4j_servers[1], server=replace(neo4j_servers[1].server, app="lernmi", scratch=True))
 
 
 def run(real: RealServer, text: str, **values: Any) -> list[neo4j.Record]:
@@ -117,19 +117,19 @@ def graph(real: RealServer) -> list[Any]:
     return [as_admin(real, text, database="neo4j") for text in texts]
 
 
-def test_a_set_of_traps_is_proved_and_comes_back(live: RealServer, spare: RealServer) -> None:
+def test_a_set_of_traps_is_proved_and_comes_back(live: RealServer, scratch: RealServer) -> None:
     trapped(live)
     part, content = saved(live)
-    with opened(spare) as archive:
+    with opened(scratch) as archive:
         place = archive.prepare(PlaceKind.SCRATCH, APP, CONTEXT)
         archive.restore(place, part, Files(content), quiet)
         assert archive.measure(place) == part.measures
-    assert graph(spare) == graph(live)
-    assert schema(spare) == schema(live)
-    with opened(spare) as archive:
+    assert graph(scratch) == graph(live)
+    assert schema(scratch) == schema(live)
+    with opened(scratch) as archive:
         archive.prepare(PlaceKind.SCRATCH, APP, CONTEXT)  # takes the traps away again
-    assert graph(spare) == [[], []]
-    assert schema(spare) == []
+    assert graph(scratch) == [[], []]
+    assert schema(scratch) == []
 
 
 @pytest.mark.parametrize(
@@ -140,17 +140,17 @@ def test_a_set_of_traps_is_proved_and_comes_back(live: RealServer, spare: RealSe
         "CREATE INDEX `i` FOR (n:`A`) ON (n.`a`) OPTIONS {indexConfig: {`a`: $password}}",
     ],
 )
-def test_a_set_that_would_do_something_else_is_refused(live: RealServer, spare: RealServer, create: str) -> None:
+def test_a_set_that_would_do_something_else_is_refused(live: RealServer, scratch: RealServer, create: str) -> None:
     run(live, "CREATE INDEX i FOR (n:A) ON (n.a)")
     part, content = saved(live)
     lines = [json.loads(line) for line in content.splitlines()]
     for line in lines:
         line.update({"create": create} if "create" in line else {})
-    run(spare, "CREATE (:Sentinel)")
+    run(scratch, "CREATE (:Sentinel)")
     bad = b"".join(json.dumps(line).encode() + b"\n" for line in lines)
-    with opened(spare) as archive, pytest.raises(ArchiveError, match="neither a constraint nor an index"):
+    with opened(scratch) as archive, pytest.raises(ArchiveError, match="neither a constraint nor an index"):
         archive.restore(archive.live(APP, CONTEXT), part, Files(bad), quiet)
-    assert schema(spare) == []
+    assert schema(scratch) == []
 
 
 def test_the_servers_own_texts_are_ours_once_quoted_anew(live: RealServer) -> None:

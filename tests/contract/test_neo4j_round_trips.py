@@ -28,7 +28,7 @@ def servers(neo4j_servers: tuple[RealServer, RealServer]) -> Iterator[tuple[Real
     first, second = neo4j_servers
     emptied(first)
     emptied(second)
-    yield first, replace(second, server=replace(second.server, app="lernmi", spare=True))
+    yield first, replace(second, server=replace(second.server, app="lernmi", scratch=True))
     emptied(first)
 
 
@@ -72,17 +72,17 @@ def inventory(real: RealServer) -> dict[str, list[str]]:
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_a_graph_comes_back_as_it_was(servers: tuple[RealServer, RealServer], seed: int) -> None:
-    live, spare = servers
+    live, scratch = servers
     fill(live, Random(seed))
     before = inventory(live)
     assert all(len(before[name]) > least for name, least in (("nodes", 40), ("relationships", 40), ("indexes", 3)))
     part, content = saved(live)
     assert part.measures.counts["nodes"] == len(before["nodes"])
-    with opened(spare) as archive:
+    with opened(scratch) as archive:
         place = archive.prepare(PlaceKind.SCRATCH, APP, CONTEXT)
         archive.restore(place, part, Files(content), quiet)
         assert archive.measure(place) == part.measures
-    assert inventory(spare) == before
+    assert inventory(scratch) == before
     as_admin(live, "MATCH (n) WHERE n._n < 20 DETACH DELETE n", "CREATE (:Later {at: datetime()})", database="neo4j")
     for row in as_admin(
         live, "SHOW INDEXES YIELD name WHERE name ENDS WITH '4' OR name ENDS WITH '7'", database="neo4j"

@@ -490,12 +490,14 @@ def test_a_store_with_one_place_is_loaded_where_it_is(engine: Engine, data: Path
     assert rows_of(data, "drawer", "ann").count(b"\n") == 50
 
 
-def test_no_spare_server_is_started_for_a_new_clone(
+def test_no_scratch_server_is_started_for_a_new_clone(
     engine: Engine, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It is loaded where it lives; what has data is loaded beside it first."""
     asked: list[str] = []
-    monkeypatch.setattr(engine.fleet.runtime, "spare", lambda server, progress, *, adoptable: asked.append(server.name))
+    monkeypatch.setattr(
+        engine.fleet.runtime, "scratch", lambda server, progress, *, adoptable: asked.append(server.name)
+    )
     ONE_PLACE.add("drawer")
     write_rows(data, "drawer", "bob", 0)
     copy_into(engine, "ann", "bob", replace=True, progress=quiet)

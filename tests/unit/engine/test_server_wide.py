@@ -92,7 +92,7 @@ def test_known_accounts_are_told_of_where_they_are_spared(
     spared: bool,
     kept: bool,
 ) -> None:
-    monkeypatch.setattr(Box, "spares_known", spared)
+    monkeypatch.setattr(Box, "leaves_known", spared)
     accounts = {"toy": frozenset({"eve"})} if known else {}
     engine = engines["external"]
     engine.project = replace(engine.project, known=accounts)

@@ -97,7 +97,7 @@ def test_with_backups_sets_are_tried_in_a_server_that_no_app_has(
 ) -> None:
     plain = opened(tmp_path)
     neo4j = next(server for server in plain.servers() if server.name == "neo4j-lernmi")
-    assert plain.spare(neo4j, unwatched, adoptable=False) is None
+    assert plain.scratch(neo4j, unwatched, adoptable=False) is None
 
     manifest = f"{MANIFEST}deploy: {{profiles: [backup]}}\n"
     runtime = opened(tmp_path, manifest)
@@ -105,24 +105,29 @@ def test_with_backups_sets_are_tried_in_a_server_that_no_app_has(
     assert runtime.missing() == []
     assert runtime.names_for(project(tmp_path).apps["beep_boop"]) == ["postgres", "neo4j-beep_boop"]
     postgres = next(server for server in runtime.servers() if server.store == "postgres")
-    assert runtime.spare(postgres, unwatched, adoptable=False) is None
-    assert runtime.spare(neo4j, unwatched, adoptable=True) is None, "its data cannot become the other's"
+    assert runtime.scratch(postgres, unwatched, adoptable=False) is None
+    assert runtime.scratch(neo4j, unwatched, adoptable=True) is None, "its data cannot become the other's"
 
     for inside, address in (("", "127.0.0.1:7686"), ("1", "scratch-neo4j:7687")):
         monkeypatch.setenv("MULTIDB_INSIDE", inside)
         lending = opened(tmp_path, manifest)
-        lent, other = (lending.spare(neo4j, unwatched, adoptable=False) for _ in range(2))
+        lent, other = (lending.scratch(neo4j, unwatched, adoptable=False) for _ in range(2))
         assert lent is not None
         assert other is not None
-        with lent as spare:
-            assert (str(spare.endpoint), spare.app, spare.spare, spare.kept) == (address, "lernmi", True, True)
-            assert lending.admin(spare) == Secret("secret-of-scratch-neo4j")
+        with lent as scratch:
+            assert (str(scratch.endpoint), scratch.app, scratch.scratch, scratch.kept) == (
+                address,
+                "lernmi",
+                True,
+                True,
+            )
+            assert lending.admin(scratch) == Secret("secret-of-scratch-neo4j")
             with pytest.raises(Locked), other:
                 pass
 
 
 @pytest.mark.parametrize(
-    ("more", "spares"),
+    ("more", "scratch_servers"),
     [
         ("deploy: {profiles: [backup]}", ["scratch-neo4j"]),
         ("deploy: {strategy: single, profiles: [backup]}", ["scratch-neo4j"]),
@@ -132,9 +137,11 @@ def test_with_backups_sets_are_tried_in_a_server_that_no_app_has(
         ("deploy: {profiles: [backup]}\nservers: {neo4j: {isolation: database}}", []),
     ],
 )
-def test_only_servers_with_room_for_one_place_have_a_spare(tmp_path: Path, more: str, spares: list[str]) -> None:
+def test_only_servers_with_room_for_one_place_have_a_scratch_server(
+    tmp_path: Path, more: str, scratch_servers: list[str]
+) -> None:
     loaded = project(tmp_path, f"version: 1\nproject: digi\nruntime: compose\napps: {{lernmi: {{}}}}\n{more}\n")
-    assert [each.server for each in containers(loaded) if each.spare] == spares
+    assert [each.server for each in containers(loaded) if each.scratch] == scratch_servers
 
 
 def test_without_published_ports_a_server_is_reached_inside_the_network(tmp_path: Path) -> None:

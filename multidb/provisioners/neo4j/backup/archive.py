@@ -146,7 +146,7 @@ class Neo4jArchive:
         if kind is PlaceKind.LIVE:
             raise ValueError("the live place is made by apply")
         if not self._has_databases:
-            if not self._server.spare:
+            if not self._server.scratch:
                 raise NeedsServer(_NO_ROOM, where=str(self._server), hint="restore into the app's empty server instead")
             place = Place(kind, app, self._session.facts.default_database)
             self._empty(place)
@@ -184,7 +184,7 @@ class Neo4jArchive:
 
     def replace(self, new: Place, context: StoreContext) -> None:
         if not self._has_databases:
-            raise ArchiveError("the spare server takes the place of the live one", where=str(self._server))
+            raise ArchiveError("the scratch server takes the place of the live one", where=str(self._server))
         live = self.live(new.app, context)
         self._run([disconnect(user_name(new.app.id), context)])
         self._exchange(live, self._lines(new.name, None), self._total(new.name, None), unwatched)

@@ -187,7 +187,7 @@ class ServerDatabase(Resource):
     kind: ClassVar[str] = "server database"
     rank: ClassVar[int] = 10
     closing: ClassVar[str] = "closed to every login that was not let in by name, also those of others"
-    spares_known: ClassVar[bool] = True
+    leaves_known: ClassVar[bool] = True
 
     public: frozenset[str] = frozenset()  # what everybody may do there
     admin_connects: bool = True  # also when everybody else may not

@@ -1,8 +1,8 @@
 """A second server beside one that has room for one database only: a backup is tried in it, or loaded into it before
 its data takes the place of the first one's.
 
-A spare is a server like any other, in ``.multidb/servers/spare-<name>/``. The lock that its user holds tells one in
-use from one that a killed run has left.
+A scratch server is a server like any other, in ``.multidb/servers/scratch-<name>/``. The lock that its user holds tells
+one in use from one that a killed run has left.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from multidb.runtime.product import Products
 from multidb.runtime.seats import admin_ref
 from multidb.runtime.together import LOCK_TIMEOUT, clear_errors
 
-__all__ = ["Spares"]
+__all__ = ["ScratchServers"]
 
-_PREFIX: Final = "spare-"
+_PREFIX: Final = "scratch-"
 
 
-class Spares:
-    """The spares of one project.
+class ScratchServers:
+    """The scratch servers of one project.
 
     Args:
         servers: the folder that has a folder for each server.
@@ -41,7 +41,8 @@ class Spares:
 
     @contextlib.contextmanager
     def running(self, seat: Seat) -> Iterator[Server]:
-        """A new and empty spare of the server at `seat`, with the same admin's password, while the block runs."""
+        """A new and empty scratch server of the server at `seat`, with the same admin's password, while the block
+        runs."""
         beside = self.beside(seat)
         name, store = beside.site.name, beside.site.store
         with clear_errors(), self._state.lock(name, "multidb"):
@@ -52,12 +53,12 @@ class Spares:
                     if admin is not None:
                         self._state.secrets.put({admin_ref(name, store): admin})
                     server = self._control.start(beside)
-                yield dataclasses.replace(server, spare=True)
+                yield dataclasses.replace(server, scratch=True)
             finally:
                 self._remove(name)
 
     def beside(self, seat: Seat) -> Seat:
-        """Where the spare of the server at `seat` is."""
+        """Where the scratch server of the server at `seat` is."""
         name = _PREFIX + seat.site.name
         log = seat.site.log.with_name(f"{name}.log")
         options = seat.site.options.model_copy(update={"port": None})
@@ -65,7 +66,7 @@ class Spares:
         return dataclasses.replace(seat, site=site)
 
     def adopt(self, seat: Seat) -> None:
-        """Gives the data of the spare of `seat` to the server itself, which is started anew."""
+        """Gives the data of the scratch server of `seat` to the server itself, which is started anew."""
         name, folder = seat.site.name, seat.site.folder
         with clear_errors(), self._state.lock("runtime", "multidb", LOCK_TIMEOUT):
             settle(folder)

@@ -1,4 +1,4 @@
-"""A spare Neo4j beside an app's own, and its data in the place of the first one's."""
+"""A scratch Neo4j beside an app's own, and its data in the place of the first one's."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = [pytest.mark.server, pytest.mark.slow]
 def quiet(subject: str, message: str, done: float | None = None, total: float | None = None) -> None: ...
 
 
-def test_a_spare_comes_and_goes_or_takes_the_place(tmp_path: Path) -> None:
+def test_a_scratch_server_comes_and_goes_or_takes_the_place(tmp_path: Path) -> None:
     apps = {"lernmi": App("lernmi", "lernmi", {"neo4j": AppOptions()})}
     project = Project("digi", "embedded", apps, {"neo4j": ServerOptions()}, root=str(tmp_path))
     engine = Engine(project, ProjectState(tmp_path))
@@ -34,23 +34,23 @@ def test_a_spare_comes_and_goes_or_takes_the_place(tmp_path: Path) -> None:
         _cypher(engine, live, "CREATE (:Old)")
         before = _known(engine, tmp_path)
 
-        lent = engine.fleet.runtime.spare(live, quiet, adoptable=True)
+        lent = engine.fleet.runtime.scratch(live, quiet, adoptable=True)
         assert lent is not None
-        with lent as spare:
-            assert spare.spare
-            assert _labels(engine, spare) == []
+        with lent as scratch:
+            assert scratch.scratch
+            assert _labels(engine, scratch) == []
             assert [each.name for each in engine.fleet.runtime.servers()] == [live.name]
         assert _known(engine, tmp_path) == before
         assert _labels(engine, live) == [["Old"]]
 
-        lent = engine.fleet.runtime.spare(live, quiet, adoptable=True)
+        lent = engine.fleet.runtime.scratch(live, quiet, adoptable=True)
         assert lent is not None
-        with lent as spare:
-            _cypher(engine, spare, "CREATE (:New)")
-            engine.fleet.runtime.adopt(live, spare, quiet)
+        with lent as scratch:
+            _cypher(engine, scratch, "CREATE (:New)")
+            engine.fleet.runtime.adopt(live, scratch, quiet)
         assert _known(engine, tmp_path) == before
         assert _labels(engine, live) == [["New"]]
-        assert not engine.plan().in_sync, "the app's login was not in the spare"
+        assert not engine.plan().in_sync, "the app's login was not in the scratch server"
         assert engine.apply().error() is None
     finally:
         engine.fleet.runtime.down(quiet)
@@ -65,7 +65,7 @@ def _labels(engine: Engine, server: Server) -> list[object]:
 
 
 def _known(engine: Engine, folder: Path) -> list[list[str]]:
-    """Everything that a spare could leave behind."""
+    """Everything that a scratch server could leave behind."""
     servers = folder / ".multidb" / "servers"
     files = sorted(path.relative_to(servers).as_posix() for path in servers.glob("*/*"))
     state = engine.state

@@ -7,73 +7,22 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib import import_module
 from io import TextIOWrapper
-from typing import Any, NoReturn
+from typing import NoReturn
 
 import typer
-from typer.core import TyperGroup
 
 from multidb import __version__
+from multidb.cli.command_line import COMMANDS, RootCommand
 
 __all__ = ["COMMANDS", "app", "main"]
 
 _NO_PLUGINS = ("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it reads every installed distribution for them: 25 ms
 _INTERRUPTED = 130  # as shells have it: 128 and the number of SIGINT
 
-COMMANDS: dict[str, tuple[str, str]] = {
-    "init": ("init", "Write a commented manifest to start from."),
-    "up": ("up", "Start the servers of the manifest and wait until each answers."),
-    "down": ("down", "Stop the servers that `up` started; data stays."),
-    "status": ("status", "Show the servers."),
-    "logs": ("logs", "Show what the servers say."),
-    "validate": ("validate", "Check the manifest; every problem at once."),
-    "recover": ("recover", "Get back into a Neo4j whose admin's password an app has changed."),
-    "schema": ("schema", "Print the manifest's JSON Schema, for editors."),
-    "doctor": ("doctor", "Check versions, ports, client tools and capacity, each with its fix."),
-    "plan": ("plan", "Show what would change on the servers."),
-    "apply": ("apply", "Bring the servers to the manifest."),
-    "add-app": ("add_app", "Add an app: manifest entry, stores, credentials, env file."),
-    "remove-app": ("remove_app", "Take an app out: final backup, logins off; its data stays for a time of grace."),
-    "undo-remove": ("undo_remove", "Bring a removed app back as it was."),
-    "purge": ("purge", "Drop everything that a removed app has."),
-    "backup": ("backup", "Make a set of each app: all of its stores, on every target."),
-    "backups": ("backups", "The sets that there are: list, show, verify, copy, prune."),
-    "restore": ("restore", "Bring a set back, into its app or into another."),
-    "clone": ("clone", "Make an app like another, with its data: for a preview, for CI."),
-    "expire": ("expire", "Remove the clones whose time is up."),
-    "serve": ("serve", "Serve health, metrics and a page over HTTP."),
-    "health": ("health", "Try each app's stores with the app's own credentials."),
-    "audit": ("audit", "Prove that the apps are kept from each other."),
-    "usage": ("usage", "Show what each app uses, against its limits and quotas."),
-    "render": ("render", "Write the compose, env and init files of the manifest."),
-    "env": ("env", "Print the variables with which an app reaches its stores."),
-    "show": ("show", "Show an app: its stores, names and how isolated it is."),
-}
-"""Command -> (module under multidb.cli, one line of help). The order is the order of ``--help``."""
-
-
-class _LazyGroup(TyperGroup):
-    """The root command: knows its commands by name and imports the one that is run."""
-
-    def list_commands(self, ctx: Any) -> list[str]:
-        return list(COMMANDS)
-
-    def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        if cmd_name not in COMMANDS:
-            return None
-        module = import_module(f"multidb.cli.{COMMANDS[cmd_name][0]}")
-        command = typer.main.get_command(module.app)
-        command.name = cmd_name
-        return command
-
-    def format_commands(self, ctx: Any, formatter: Any) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, summary) for name, (_, summary) in COMMANDS.items()])
-
-
 app = typer.Typer(
-    cls=_LazyGroup,
+    cls=RootCommand,
+    context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     help="One manifest, many apps, each in its own isolated place on shared Postgres, Neo4j, Qdrant and Redis servers.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Container
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -30,6 +31,7 @@ from multidb.cli.server_wide import refused_to_close
 from multidb.document import Unreadable
 from multidb.engine import Engine
 from multidb.errors import Refused, StalePlan, UsageError
+from multidb.manifest import app_id, is_app_id
 from multidb.plan import SavedPlan, saved_plan
 from multidb.report import Report
 
@@ -39,13 +41,15 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 @app.command(
     epilog=examples(
         "multidb apply",
-        "multidb apply --yes --app lernmi",
+        "multidb apply --yes lernmi",
         "multidb apply next.json         (a saved plan)",
         "multidb apply --adopt lernmi    (take over what exists; no data is touched)",
     )
 )
 def apply(
-    saved: Annotated[Path | None, typer.Argument(metavar="[PLAN]", help="A plan saved by plan --out.")] = None,
+    names: Annotated[
+        list[str] | None, typer.Argument(metavar="NAME|PLAN", help="Only these apps; or a plan saved by plan --out.")
+    ] = None,
     file: FileOption = DEFAULT_FILE,
     env: EnvOption = None,
     apps: AppsOption = None,
@@ -70,8 +74,9 @@ def apply(
     run = Run("apply", file, env, as_json, verbose)
     output = run.output
     engine = run.engine(output)
+    saved, named = _plan_or_apps(names or [], engine.project.apps)
     agreed = None if saved is None else _saved_plan(saved)
-    wanted = scope(apps, stores, adopt=adopt, regenerate=regenerate, deep=deep)
+    wanted = scope([*named, *(apps or ())], stores, adopt=adopt, regenerate=regenerate, deep=deep)
     if agreed is not None:
         wanted = scope(agreed.apps, agreed.stores, adopt=agreed.adopt, deep=agreed.deep)
     with output.working():
@@ -102,6 +107,26 @@ def apply(
 def _changed(engine: Engine, report: Report) -> list[str]:
     changed = {change.resource.app for change in report.done}
     return [app for app in engine.project.apps if app in changed]
+
+
+def _plan_or_apps(given: list[str], known: Container[str]) -> tuple[Path | None, list[str]]:
+    """The saved plan that was named, or the apps. What both could be is the app.
+
+    Raises:
+        UsageError: a plan and something else.
+    """
+    apps = [each for each in given if _is_an_app(each, known)]
+    plans = [each for each in given if each not in apps]
+    if plans and len(given) > 1:
+        raise UsageError(
+            f"a saved plan says itself for which apps it is; {plans[0]} was named beside others",
+            hint=f"multidb apply {plans[0]}",
+        )
+    return (Path(plans[0]), []) if plans else (None, apps)
+
+
+def _is_an_app(name: str, known: Container[str]) -> bool:
+    return is_app_id(name.replace("-", "_")) and (app_id(name) in known or not Path(name).exists())
 
 
 def _saved_plan(path: Path) -> SavedPlan:

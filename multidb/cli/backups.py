@@ -51,7 +51,7 @@ FromOption = Annotated[
 ]
 SetsArgument = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[SET]...", help="A set's id or its beginning, APP/ID, or an app for its newest."),
+    typer.Argument(metavar="SET", help="A set's id or its beginning, APP/ID, or an app for its newest."),
 ]
 
 

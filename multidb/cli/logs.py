@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, examples
+from multidb.cli.options import DEFAULT_FILE, EnvOption, JsonOption, LongFileOption, Run, examples
 from multidb.errors import UsageError
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -16,16 +16,16 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
     epilog=examples(
         "multidb logs",
         "multidb logs postgres --lines 200",
-        "multidb logs neo4j-lernmi --follow",
+        "multidb logs neo4j-lernmi -f",
     )
 )
 def logs(
     server: Annotated[
-        str | None, typer.Argument(metavar="[SERVER]", help="The server, as `multidb status` calls it; default: all.")
+        str | None, typer.Argument(metavar="SERVER", help="The server, as `multidb status` calls it; default: all.")
     ] = None,
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="So many of the last lines.")] = 50,
-    follow: Annotated[bool, typer.Option("--follow", help="Go on with each new line; Ctrl-C ends it.")] = False,
-    file: FileOption = DEFAULT_FILE,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with each new line; Ctrl-C ends it.")] = False,
+    file: LongFileOption = DEFAULT_FILE,
     env: EnvOption = None,
     as_json: JsonOption = False,
 ) -> int:

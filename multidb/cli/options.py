@@ -32,6 +32,7 @@ __all__ = [
     "FileOption",
     "IdentityOption",
     "JsonOption",
+    "LongFileOption",
     "Run",
     "SetArgument",
     "StoresOption",
@@ -47,6 +48,8 @@ __all__ = [
 FileOption = Annotated[
     Path, typer.Option("--file", "-f", envvar="MULTIDB_FILE", help="The manifest.", show_default=True)
 ]
+LongFileOption = Annotated[Path, typer.Option("--file", envvar="MULTIDB_FILE", help="The manifest.", show_default=True)]
+"""For a command whose ``-f`` is follow."""
 EnvOption = Annotated[
     str | None,
     typer.Option("--env", envvar="MULTIDB_ENV", help="Lay multidb.NAME.yaml over the manifest.", metavar="NAME"),
@@ -63,9 +66,9 @@ DeepOption = Annotated[
     bool, typer.Option("--deep/--shallow", help="Also look inside every app's database, or read shared catalogs only.")
 ]
 AppArgument = Annotated[str, typer.Argument(metavar="NAME", help="The app; beep-boop means beep_boop.")]
-AppsArgument = Annotated[list[str] | None, typer.Argument(metavar="[NAME]...", help="Only these apps.")]
+AppsArgument = Annotated[list[str] | None, typer.Argument(metavar="NAME", help="Only these apps.")]
 AppOrAllArgument = Annotated[
-    str | None, typer.Argument(metavar="[NAME]", help="Only this app; beep-boop means beep_boop. Default: every app.")
+    str | None, typer.Argument(metavar="NAME", help="Only this app; beep-boop means beep_boop. Default: every app.")
 ]
 IdentityOption = Annotated[
     Path | None,

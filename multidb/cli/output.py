@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
+from multidb.cli.command_line import usage_error
 from multidb.errors import ManifestError, MultidbError
 from multidb.secrets import redact
 
@@ -215,7 +216,8 @@ def report_error(error: Exception, arguments: Sequence[str]) -> int:
     elif isinstance(error, typer.Abort):
         fields, code = {"code": "aborted", "message": "aborted, nothing changed"}, 3
     elif hasattr(error, "format_message"):  # the command line's own usage errors
-        fields, code = {"code": "usage", "message": error.format_message(), "hint": "multidb --help"}, 2
+        message, hint = usage_error(error)
+        fields, code = {"code": "usage", "message": message, "hint": hint}, 2
     else:
         where = f"{type(error).__name__}: {error}"
         fields, code = (

@@ -12,6 +12,7 @@ from multidb import files
 from multidb.cli.notices import NotifyOption, tell
 from multidb.cli.options import (
     DEFAULT_FILE,
+    AppsArgument,
     AppsOption,
     DeepOption,
     EnvOption,
@@ -34,10 +35,11 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "multidb plan",
         "multidb plan --check                    (CI: exit 1 on drift)",
         "multidb plan --out next.json           (then: multidb apply next.json)",
-        "multidb plan --sql --app lernmi",
+        "multidb plan lernmi --sql",
     )
 )
 def plan(
+    names: AppsArgument = None,
     file: FileOption = DEFAULT_FILE,
     env: EnvOption = None,
     apps: AppsOption = None,
@@ -56,13 +58,14 @@ def plan(
     """Show what would change on the servers, statement by statement with -v. Changes nothing and takes no lock."""
     run = Run("plan", file, env, as_json, verbose)
     output = run.output
-    engine, wanted = run.engine(output), scope(apps, stores, adopt=adopt, deep=deep)
+    named = [*(names or ()), *(apps or ())] or None
+    engine, wanted = run.engine(output), scope(named, stores, adopt=adopt, deep=deep)
     with output.working():
         found = engine.plan(wanted)
     if notify:
         tell(output, engine.fleet, lambda notifier: notifier.about_plan(found, wanted))
     if out is not None:
-        saved = {"version": 1, "command": "plan", "adopt": sorted(adopt or ()), "apps": apps, "stores": stores}
+        saved = {"version": 1, "command": "plan", "adopt": sorted(adopt or ()), "apps": named, "stores": stores}
         files.write_text(out, json.dumps({**saved, "deep": deep, **found.document()}, indent=1) + "\n")
     if as_json:
         output.document(not found.errors and not found.conflicts, found.document())

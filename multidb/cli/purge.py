@@ -29,7 +29,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
     )
 )
 def purge(
-    name: Annotated[str | None, typer.Argument(metavar="[NAME]", help="The removed app; none: list them.")] = None,
+    name: Annotated[str | None, typer.Argument(metavar="NAME", help="The removed app; none: list them.")] = None,
     file: FileOption = DEFAULT_FILE,
     env: EnvOption = None,
     yes_destroy: Annotated[

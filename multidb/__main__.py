@@ -1,0 +1,5 @@
+"""`python -m multidb`: the command line."""
+
+from multidb.cli import main
+
+main()

@@ -1,0 +1,182 @@
+"""What every command takes and how its help looks, whichever command it is.
+
+Each takes ``--yes`` (harmless where nothing is asked), and an app that it takes by NAME also by ``--app NAME``. A
+command's module says nothing of either.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from importlib import import_module
+from os import environ
+from shutil import get_terminal_size
+from typing import Any, Final
+
+import typer
+from typer.core import TyperGroup
+
+__all__ = ["COMMANDS", "GROUPS", "RootCommand", "prepared", "usage_error"]
+
+_NARROWEST: Final = 40  # columns
+
+GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
+    "Start": {
+        "init": ("init", "Write a commented manifest to start from."),
+        "up": ("up", "Start the servers of the manifest and wait until each answers."),
+        "down": ("down", "Stop the servers that `up` started; data stays."),
+        "doctor": ("doctor", "Check versions, ports, client tools and capacity, each with its fix."),
+        "validate": ("validate", "Check the manifest; every problem at once."),
+        "schema": ("schema", "Print the manifest's JSON Schema, for editors."),
+    },
+    "Change": {
+        "plan": ("plan", "Show what would change on the servers."),
+        "apply": ("apply", "Bring the servers to the manifest."),
+        "add-app": ("add_app", "Add an app: manifest entry, stores, credentials, env file."),
+        "render": ("render", "Write the compose, env and init files of the manifest."),
+        "recover": ("recover", "Get back into a Neo4j whose admin's password an app has changed."),
+    },
+    "See": {
+        "show": ("show", "Show an app: its stores, names and how isolated it is."),
+        "env": ("env", "Print the variables with which an app reaches its stores."),
+        "status": ("status", "Show the servers."),
+        "logs": ("logs", "Show what the servers say."),
+        "health": ("health", "Try each app's stores with the app's own credentials."),
+        "audit": ("audit", "Prove that the apps are kept from each other."),
+        "usage": ("usage", "Show what each app uses, against its limits and quotas."),
+        "serve": ("serve", "Serve health, metrics and a page over HTTP."),
+    },
+    "Back up": {
+        "backup": ("backup", "Make a set of each app: all of its stores, on every target."),
+        "backups": ("backups", "The sets that there are: list, show, verify, copy, prune."),
+        "restore": ("restore", "Bring a set back, into its app or into another."),
+        "clone": ("clone", "Make an app like another, with its data: for a preview, for CI."),
+    },
+    "End": {
+        "expire": ("expire", "Remove the clones whose time is up."),
+        "remove-app": ("remove_app", "Take an app out: final backup, logins off; its data stays for a time of grace."),
+        "undo-remove": ("undo_remove", "Bring a removed app back as it was."),
+        "purge": ("purge", "Drop everything that a removed app has."),
+    },
+}
+"""Heading of the help -> command -> (module under multidb.cli, one line of help), in the order of ``--help``."""
+
+COMMANDS: Final = {name: entry for group in GROUPS.values() for name, entry in group.items()}
+
+
+_Context: Final[Any] = TyperGroup.context_class
+
+
+class _Formatter(_Context.formatter_class):  # type: ignore[misc]  # typer names neither class
+    """Help as wide as the terminal, its headings bold where there are colours."""
+
+    def __init__(self, *, width: int | None = None, **_: Any) -> None:
+        super().__init__(width=width or max(get_terminal_size().columns, _NARROWEST))
+
+    def write_heading(self, heading: str) -> None:
+        super().write_heading(typer.style(heading, bold=True) if _has_colours() else heading)
+
+
+class _HelpContext(_Context):  # type: ignore[misc]
+    formatter_class = _Formatter
+
+
+class RootCommand(TyperGroup):
+    """The root command: knows its commands by name and imports the one that is run."""
+
+    context_class = _HelpContext
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        if cmd_name not in COMMANDS:
+            return None
+        module = import_module(f"multidb.cli.{COMMANDS[cmd_name][0]}")
+        command = typer.main.get_command(module.app)
+        command.name = cmd_name
+        return prepared(command)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
+            ctx.fail(f"No such command {args[0]!r}.{_did_you_mean(args[0], COMMANDS)}")
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        for heading, group in GROUPS.items():
+            with formatter.section(heading):
+                formatter.write_dl([(name, summary) for name, (_, summary) in group.items()], col_max=14)
+
+
+def prepared(command: Any) -> Any:
+    """The command of a module, with what every command takes; of a group, each of its commands."""
+    command.context_class = _HelpContext
+    if isinstance(command, TyperGroup):
+        for each in command.commands.values():
+            prepared(each)
+        return command
+    aliases = _Aliases(yes=_lacks(command, "--yes"), app=_takes_apps(command))
+    parse = command.parse_args
+    command.parse_args = lambda ctx, args: parse(ctx, list(aliases.resolved(args)))
+    return command
+
+
+def usage_error(error: Any) -> tuple[str, str]:
+    """What was wrong on the command line, and where to read what is right.
+
+    Args:
+        error: one of typer's usage errors.
+    """
+    path = error.ctx.command_path if error.ctx is not None else "multidb"
+    message = error.message if hasattr(error, "possibilities") else error.format_message()
+    if near := getattr(error, "possibilities", None):
+        message = f"{message}.{_did_you_mean(error.option_name, near)}"
+    return message, f"{path} --help"
+
+
+def _did_you_mean(typed: str, known: Sequence[str] | dict[str, Any]) -> str:
+    near = get_close_matches(typed, list(known), 2, cutoff=0.7)
+    return f" Did you mean {' or '.join(near)}?" if near else ""
+
+
+def _has_colours() -> bool:
+    return sys.stdout.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
+
+
+def _lacks(command: Any, option: str) -> bool:
+    return not any(option in each.opts for each in command.params)
+
+
+def _takes_apps(command: Any) -> bool:
+    """Whether it takes apps by name, and has no ``--app`` of its own."""
+    named = any(each.param_type_name == "argument" and "NAME" in (each.metavar or "") for each in command.params)
+    return named and _lacks(command, "--app")
+
+
+@dataclass(frozen=True, slots=True)
+class _Aliases:
+    """What a command takes beside its own parameters.
+
+    Args:
+        yes: ``--yes``, which says nothing here.
+        app: ``--app NAME``, which is NAME.
+    """
+
+    yes: bool
+    app: bool
+
+    def resolved(self, arguments: Iterable[str]) -> Iterator[str]:
+        """The arguments as the command's own."""
+        rest = iter(arguments)
+        for argument in rest:
+            if argument == "--":
+                yield argument
+                yield from rest
+            elif self.app and argument == "--app":
+                yield from (name for name in [next(rest, None)] if name is not None)
+            elif self.app and argument.startswith("--app="):
+                yield argument.removeprefix("--app=")
+            elif not (self.yes and argument in ("--yes", "-y")):
+                yield argument

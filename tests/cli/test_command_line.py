@@ -1,0 +1,133 @@
+"""What every command takes, and what a mistake on the command line is told."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import typer
+
+from multidb.cli import app
+from multidb.cli.command_line import COMMANDS, GROUPS
+from tests.cli.command import Folder
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Folder:
+    return Folder(tmp_path, [])
+
+
+@pytest.fixture
+def shop(folder: Folder) -> Folder:
+    """A project on servers that nobody has started."""
+    manifest = {"version": 1, "project": "shop", "apps": {"ann": {}, "beep_boop": {}}}
+    (folder.path / "multidb.yaml").write_text(json.dumps(manifest))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "told", "hint"),
+    [
+        (("plann",), "No such command 'plann'. Did you mean plan?", "multidb --help"),
+        (("zzz",), "No such command 'zzz'.", "multidb --help"),
+        (("plan", "--chek"), "No such option: --chek. Did you mean --check?", "multidb plan --help"),
+        (("backups", "lst"), "Did you mean 'list'?", "multidb backups --help"),
+        (("backups", "list", "--frm", "x"), "Did you mean --from?", "multidb backups list --help"),
+        (("env",), "Missing argument 'NAME'.", "multidb env --help"),
+        (("show", "--app"), "Missing argument 'NAME'.", "multidb show --help"),
+        (("logs", "--lines", "many"), "'--lines' / '-n'", "multidb logs --help"),
+    ],
+)
+def test_a_mistake_names_what_was_meant_and_this_commands_help(
+    folder: Folder, arguments: tuple[str, ...], told: str, hint: str
+) -> None:
+    run = folder.run(*arguments)
+    assert run.code == 2
+    assert told in run.err
+    assert run.err.rstrip().endswith(f"  {hint}")
+    assert folder.run(*hint.split()[1:]).code == 0  # the command that is named works
+
+
+@pytest.mark.parametrize("option", ["--yes", "-y"])
+def test_every_command_takes_yes(option: str) -> None:
+    for command in _every_command():
+        with pytest.raises(typer.Exit):  # the help that is asked for too, instead of anything that is done
+            command.make_context(command.name, [option, "--help"])
+        with pytest.raises(Exception, match="No such option"):
+            command.make_context(command.name, ["--no-such-option", "--help"])
+
+
+def _every_command() -> Iterator[Any]:
+    root: Any = typer.main.get_command(app)
+    for name in COMMANDS:
+        command = root.get_command(typer.Context(root), name)
+        yield from getattr(command, "commands", {"": command}).values()
+
+
+def test_yes_does_not_take_a_name_that_was_to_be_typed(shop: Folder) -> None:
+    run = shop.run("down", "--volumes", "--yes")
+    assert run.code == 3
+    assert "--yes-destroy" in run.err
+
+
+@pytest.mark.parametrize("given", [["ann"], ["--app", "ann"], ["--app=ann"], ["-y", "--app", "ann"], ["--yes", "ann"]])
+def test_an_app_is_named_as_one_likes(given: list[str]) -> None:
+    for command in _every_command():
+        taken = {each.name for each in command.params} & {"name", "names", "apps"}
+        if not taken or command.name == "clone" or any("SET" in (each.metavar or "") for each in command.params):
+            continue  # two apps, or a set, where an app stands for its newest
+        values = command.make_context(command.name, list(given)).params
+        assert [values[each] for each in taken if values[each]] in (["ann"], [["ann"]], [("ann",)]), command.name
+
+
+def test_a_named_app_is_the_only_one(shop: Folder) -> None:
+    for given in ("ann",), ("--app", "ann"):
+        run = shop.run("plan", *given, "--json")
+        assert run.code == 4  # no server runs
+        assert "ann" in run.out
+        assert "beep_boop" not in run.out
+
+
+@pytest.mark.parametrize(
+    ("command", "given"), [("plan", ("eve",)), ("apply", ("--app", "eve")), ("health", ("--app=eve",))]
+)
+def test_an_app_that_is_not_there_is_said(shop: Folder, command: str, given: tuple[str, ...]) -> None:
+    run = shop.run(command, *given)
+    assert run.code == 2
+    assert "eve" in run.err
+
+
+def test_a_file_is_a_plan_and_a_name_an_app(shop: Folder) -> None:
+    (shop.path / "other").write_text("{}")
+    (shop.path / "ann").write_text("{}")
+    assert "is not a plan saved by multidb" in shop.run("apply", "other").err
+    assert "there is no such plan" in shop.run("apply", "next.json").err
+    assert "is not a plan" not in shop.run("apply", "ann").err
+    assert "is not a plan saved by multidb" in shop.run("apply", "./ann").err
+    assert "was named beside others" in shop.run("apply", "other", "ann").err
+
+
+@pytest.mark.parametrize("columns", [40, 80, 200])
+def test_help_is_as_wide_as_the_terminal(folder: Folder, columns: int) -> None:
+    text = folder.run("--help", env={"COLUMNS": str(columns)}).out
+    widest = max(len(line) for line in text.splitlines())
+    assert widest <= columns
+    assert columns == 200 or widest > columns - 12
+    assert [line[:-1] for line in text.splitlines() if re.fullmatch(r"[A-Z][a-z ]+:", line)] == ["Options", *GROUPS]
+
+
+def test_it_runs_as_a_module(folder: Folder) -> None:
+    run = subprocess.run([sys.executable, "-m", "multidb", "--version"], capture_output=True, text=True, check=True)
+    assert run.stdout.startswith("multidb ")
+
+
+def test_f_follows_a_log(folder: Folder) -> None:
+    text = folder.ok("logs", "-h").out
+    assert "-f, --follow" in text
+    assert "-f, --file" in folder.ok("plan", "-h").out

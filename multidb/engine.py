@@ -156,7 +156,7 @@ class Engine:
         stand = {app: number for app, number in context.numbers.items() if app in settled}
         if stand.items() <= recorded.items():
             return
-        with suppress(UsageError), self.state.change("numbers") as section:  # a plan does without
+        with suppress(Locked, UsageError), self.state.change("numbers") as section:  # a plan does without
             held = section.setdefault(server.name, {})
             gone = {app for app, number in held.items() if app not in stand and number and number in stand.values()}
             section[server.name] = {app: number for app, number in held.items() if app not in gone} | stand
@@ -170,7 +170,7 @@ class Engine:
         """
         if not orphans or any(plan.error is not None for plan in plans):
             return ()
-        with ExitStack() as stack, suppress(UsageError):  # a plan does without
+        with ExitStack() as stack, suppress(Locked, UsageError):  # a plan does without
             free = [app for app in orphans if self._taken(stack, app) and app not in tombstones(self.state)]
             removed = self.fleet.removed_orphans(free) if free else {}
             for app, stores in removed.items():

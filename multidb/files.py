@@ -28,7 +28,7 @@ PUBLIC = 0o644
 PRIVATE = 0o600
 _LARGEST = 256 * 1024**2  # characters
 _LARGEST_HOLDER = 4096  # bytes
-_PAUSE = 0.1  # seconds between two looks at a lock that is taken
+_PAUSES = (0.001, 0.1)  # seconds between two looks at a lock that is taken: the first, doubled up to the last
 
 
 class _Holder(Document):
@@ -125,21 +125,6 @@ def delete(path: Path) -> None:
         raise _unwritable(path, error) from None
 
 
-@contextlib.contextmanager
-def turn(path: Path) -> Iterator[None]:
-    """Waits until no other process has the lock file `path`, and holds it while the block runs. For short work.
-
-    Raises:
-        UsageError: the folder cannot be written.
-    """
-    descriptor = _open_lock(path)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _open_lock(path: Path) -> int:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -190,23 +175,22 @@ def lock(
         UsageError: the folder cannot be written.
     """
     descriptor = _open_lock(path)
-    deadline, seen = time.monotonic() + timeout, b""
+    deadline, seen, pause = time.monotonic() + timeout, b"", _PAUSES[0]
     try:
         while not _taken(descriptor):
             held_by = os.pread(descriptor, _LARGEST_HOLDER, 0)
             if held_by != seen:
                 deadline, seen = time.monotonic() + timeout, held_by
                 if waiting is not None and timeout:
-                    waiting(_describe(held_by))
+                    waiting(_described(held_by)[0])
             if time.monotonic() >= deadline:
-                raise Locked(
-                    f"another run works here: {_describe(held_by)}",
-                    where=str(path),
-                    hint="wait for it to end, then run the command again",
-                )
-            time.sleep(_PAUSE)
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(dict(holder)).encode(), 0)
+                who, hint = _described(held_by)
+                raise Locked(f"another run works here: {who}", where=str(path), hint=hint)
+            time.sleep(pause)
+            pause = min(2 * pause, _PAUSES[1])
+        with contextlib.suppress(OSError):  # on a full disk it is locked all the same, by nobody knows whom
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(dict(holder)).encode(), 0)
         yield
     finally:
         os.close(descriptor)
@@ -223,12 +207,15 @@ def _taken(descriptor: int) -> bool:
     return True
 
 
-def _describe(raw: bytes) -> str:
+def _described(raw: bytes) -> tuple[str, str]:
+    """Who holds a lock, and what to do about it."""
     try:
         holder = validated(parse(raw, _LARGEST_HOLDER), _HOLDER)
-        return printable(f"{holder.command} by {holder.user}, process {holder.pid}, since {holder.since}", 200)
     except Unreadable:
-        return "it has just started"
+        return "it has just started", "wait for it to end, then run the command again"
+    who = printable(f"{holder.command} by {holder.user}, process {holder.pid}, since {holder.since}", 200)
+    resume = f"where it stands still, let it go on (kill -CONT {holder.pid}) or end it (kill -KILL {holder.pid})"
+    return who, f"wait for it to end, then run the command again; {resume}"
 
 
 def sync_folder(folder: Path) -> None:

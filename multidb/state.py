@@ -12,7 +12,9 @@ import contextlib
 import getpass
 import json
 import os
+import re
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
@@ -29,6 +31,7 @@ from multidb.sections import ANY, SECTIONS
 
 __all__ = ["FileSecretStore", "ProjectState", "holder"]
 
+TURN = 60.0  # seconds in which one process has done what takes some: it stands still
 _FORMAT = 1
 _LARGEST = 256 * 1024**2  # bytes; a removed app's tombstone holds whole manifests
 
@@ -73,7 +76,7 @@ class FileSecretStore:
 
     @contextlib.contextmanager
     def _change(self) -> Iterator[dict[SecretRef, Secret]]:
-        with self._guard, files.turn(self._path.with_suffix(".lock")):
+        with self._guard, _turn(self._path.with_suffix(".lock")):
             held = dict(self._read())
             before = dict(held)
             yield held
@@ -156,8 +159,9 @@ class ProjectState:
 
     @contextlib.contextmanager
     def change(self, section: str) -> Iterator[dict[str, Any]]:
-        """The section, to be changed in the block, written when it ends well. Keeps other processes out meanwhile."""
-        with files.turn(self.folder / "state.lock"):
+        """The section, to be changed in the block, written when it ends well. Keeps other processes out meanwhile;
+        `Locked` when one keeps us out, see `turn`."""
+        with self.turn("state"):
             document = self._document()
             value = document[section] = self._section(document, section)
             yield value
@@ -189,8 +193,13 @@ class ProjectState:
             yield
 
     def turn(self, name: str) -> contextlib.AbstractContextManager[None]:
-        """Waits until no other process has the turn `name`, and has it while the block runs. For short work."""
-        return files.turn(self.folder / f"{name}.lock")
+        """Waits until nobody else has the turn `name`, and has it while the block runs. For work of some seconds.
+
+        Raises:
+            Locked: one process has had it for a minute; says which.
+            UsageError: the folder cannot be written.
+        """
+        return _turn(self.folder / f"{name}.lock")
 
     def _section(self, document: Mapping[str, Any], name: str) -> dict[str, Any]:
         try:
@@ -217,6 +226,16 @@ class ProjectState:
             hint="restore it from a copy; without one, move it away, then: multidb plan reads back from the servers "
             "what they know",
         )
+
+
+def _turn(path: Path) -> contextlib.AbstractContextManager[None]:
+    return files.lock(path, holder(_command()), TURN)
+
+
+def _command() -> str:
+    """The command that this process runs, as far as its arguments tell."""
+    word = next(iter(sys.argv[1:]), "")
+    return f"multidb {word}" if re.fullmatch("[a-z][a-z-]*", word) else "multidb"
 
 
 def _of_our_version(document: object) -> dict[str, Any]:

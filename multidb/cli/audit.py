@@ -24,7 +24,7 @@ from multidb.cli.options import (
     scope,
 )
 from multidb.cli.output import Output
-from multidb.errors import UsageError
+from multidb.errors import Locked, UsageError
 from multidb.fleet import Fleet
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -97,7 +97,7 @@ def audit_command(
 def _remember(fleet: Fleet, found: Audit, output: Output) -> None:
     try:
         remember(fleet.state, found)
-    except UsageError as error:  # what was found is shown, whether or not it can be kept
+    except (Locked, UsageError) as error:  # what was found is shown, whether or not it can be kept
         output.note(f"{error.sentence()}; the page and the metrics do not know of this audit")
 
 

@@ -13,7 +13,7 @@ from pydantic import TypeAdapter
 
 from multidb import files
 from multidb.document import Count, Document, Moment, in_future, parse, validated
-from multidb.errors import UsageError
+from multidb.errors import Locked, UsageError
 from multidb.state import ProjectState
 
 __all__ = ["History", "Look"]
@@ -68,7 +68,7 @@ class History:
         try:
             with self._state.turn("usage"):
                 return self._read()
-        except UsageError as error:  # the folder cannot be written; what it holds can be read
+        except (Locked, UsageError) as error:  # nothing can be written there now; what it holds can be read
             try:
                 text = files.read_text(self._path) or ""
                 return [Look.parse(line) for line in text.splitlines()], ""

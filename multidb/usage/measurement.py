@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 
-from multidb.errors import UsageError
+from multidb.errors import Locked, UsageError
 from multidb.fleet import Answer, Fleet, Scope
 from multidb.model import App, Server, ServerUsage
 from multidb.usage.history import History, Look
@@ -46,7 +46,7 @@ def look(fleet: Fleet, scope: Scope | None = None, *, keep: bool = True) -> Usag
     if keep and scope.apps is None and scope.stores is None:
         try:
             history.add(_sizes(now, stores))
-        except UsageError as error:  # a look is shown, whether or not it can be kept
+        except (Locked, UsageError) as error:  # a look is shown, whether or not it can be kept
             note = note or f"{error.sentence()}; these sizes are not kept"
     return UsageReport(fleet.project.name, now, tuple(stores), servers, (note,) if note else ())
 

@@ -62,20 +62,19 @@ def open_target(address: str, root: Path, progress_timeout: float = PROGRESS_TIM
     other URL that fsspec knows. Touches nothing yet.
 
     Args:
-        progress_timeout: seconds without an answer after which storage elsewhere is given up.
+        progress_timeout: seconds without an answer after which the storage is given up.
 
     Raises:
         UsageError: the package for this kind of storage is not installed, or the address makes no sense.
     """
+    from multidb.backup.targets.timeout import TimedTarget
+
     scheme = re.match(r"([a-z][a-z0-9+.-]*)://", address)
-    if scheme is None:
+    if scheme is None or scheme[1] == "file":
         from multidb.backup.targets.folder import FolderTarget
 
-        return FolderTarget(address, root / address)
-    if scheme[1] == "file":
-        from multidb.backup.targets.folder import FolderTarget
-
-        return FolderTarget(address, Path(address.removeprefix("file://")))
+        folder = FolderTarget(address, Path(root, address.removeprefix("file://")))
+        return TimedTarget(folder, progress_timeout)
     if "@" in address.partition("://")[2].partition("/")[0]:
         raise UsageError(
             "a target's address has no user or password in it",
@@ -85,10 +84,10 @@ def open_target(address: str, root: Path, progress_timeout: float = PROGRESS_TIM
     if scheme[1] == "s3":
         from multidb.backup.targets.s3 import S3Target
 
-        return S3Target(address, progress_timeout)
+        return S3Target(address, progress_timeout)  # which tells for itself what moves from what stands still
     from multidb.backup.targets.remote import RemoteTarget
 
-    return RemoteTarget(address, progress_timeout)
+    return TimedTarget(RemoteTarget(address), progress_timeout)
 
 
 def safe(path: str, where: str) -> str:

@@ -13,7 +13,7 @@ import secrets
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO, Final
+from typing import BinaryIO, Final, cast
 
 from multidb.backup.targets import safe, within
 from multidb.errors import ArchiveError, TargetError
@@ -22,6 +22,7 @@ __all__ = ["FolderTarget"]
 
 _PRIVATE: Final = 0o600
 _UNFINISHED: Final = ".part"
+_FLUSHED: Final = 64 * 1024**2  # bytes after which they are waited for, so that no single call takes long
 _DEEPEST: Final = 6  # folders below the one that is asked for; a set has three
 _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW
 _FILE: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK  # not waiting for who writes into a named pipe
@@ -54,7 +55,7 @@ class FolderTarget:
                 file.close()
                 raise ArchiveError("is not a file", where=str(self._root / path), hint="take another set")
         with file:
-            yield file
+            yield cast("BinaryIO", _OpenFile(file, self.name, self._root / path))
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         for path, size in within(self._files(prefix), prefix, self.name):
@@ -153,12 +154,17 @@ class _NewFile:
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW
         self._file = os.fdopen(os.open(self._temporary, flags, _PRIVATE, dir_fd=folder), "wb", buffering=0)
         self._folder = os.dup(folder)
+        self._unflushed = 0
 
     def write(self, data: bytes) -> None:
         try:
             view = memoryview(data)
             while view:
                 view = view[self._file.write(view) :]
+            self._unflushed += len(data)
+            if self._unflushed >= _FLUSHED:
+                os.fdatasync(self._file.fileno())
+                self._unflushed = 0
         except OSError as error:
             raise _failed(self._target, self._final, error) from None
 
@@ -188,6 +194,25 @@ class _NewFile:
     def _let_go(self) -> None:
         os.close(self._folder)
         self._folder = -1
+
+
+class _OpenFile:
+    """A file that is read.
+
+    Args:
+        path: for messages.
+    """
+
+    def __init__(self, file: BinaryIO, target: str, path: Path) -> None:
+        self._file = file
+        self._target = target
+        self._path = path
+
+    def read(self, size: int = -1) -> bytes:
+        try:
+            return self._file.read(size)
+        except OSError as error:
+            raise _failed(self._target, self._path, error) from None
 
 
 def _entries(folder: int) -> list[tuple[str, int, int]]:

@@ -104,7 +104,7 @@ def test_storage_that_does_not_answer_is_given_up(tmp_path: Path, monkeypatch: p
     upload = target.create("shop/a")
     upload.write(b"a")
     upload.commit()
-    file_system = target._files  # type: ignore[attr-defined]
+    file_system = target._target._files  # type: ignore[attr-defined]
     try:
         monkeypatch.setattr(file_system, "find", lambda *_, **__: never.wait())
         monkeypatch.setattr(file_system, "mv", lambda *_: never.wait())

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import re
+import signal
 import stat
 import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -124,6 +128,37 @@ def test_a_lock_is_refused_with_its_holder_and_let_go_by_death(state: ProjectSta
     child.stdin.close()
     child.stdout.close()
     with state.lock("apply-x", "me"):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("state", lambda state: state.change("ports")),
+        ("secrets", lambda state: contextlib.nullcontext(state.secrets.put({REF: Secret("x")}))),
+        ("manifest", lambda state: state.turn("manifest")),
+    ],
+)
+def test_a_process_that_stands_still_in_short_work_is_named(
+    state: ProjectState, monkeypatch: pytest.MonkeyPatch, name: str, change: Any
+) -> None:
+    """And holds nobody up for good, though it does not die."""
+    monkeypatch.setattr("multidb.state.TURN", 0.3)
+    code = (
+        "import os, signal, sys; from pathlib import Path; from multidb.state import ProjectState\n"
+        "root = Path(sys.argv.pop()); sys.argv[1:] = ['add-app', 'secret']\n"
+        f"with ProjectState(root).turn({name!r}):\n"
+        "    print('held', flush=True); os.kill(os.getpid(), signal.SIGSTOP)"
+    )
+    with subprocess.Popen([sys.executable, "-c", code, str(state.folder.parent)], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        assert child.stdout.readline() == b"held\n"
+        with pytest.raises(Locked) as refused, change(state):
+            pass
+        child.send_signal(signal.SIGCONT)
+    assert re.search(f"multidb add-app by .*, process {child.pid}, since 20", refused.value.message)
+    assert f"kill -CONT {child.pid}" in str(refused.value.hint)
+    with change(state):
         pass
 
 

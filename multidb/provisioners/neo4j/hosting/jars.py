@@ -9,8 +9,6 @@ jars with their sizes and SHA-256 checksums, and fetches them when an embedded N
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
 import http.client
 import importlib.resources
@@ -21,14 +19,16 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from multidb import files
 from multidb.errors import RuntimeUnavailable
-from multidb.model import Progress
+from multidb.model import PROGRESS_TIMEOUT, Progress
+from multidb.state import holder
 
 __all__ = ["NEO4J_VERSION", "Jar", "cache_folder", "fetch_neo4j", "locked"]
 
@@ -107,13 +107,19 @@ def fetch_neo4j(progress: Progress, version: str = NEO4J_VERSION) -> Path:
 
     Raises:
         RuntimeUnavailable: no network, no such file on the mirror, a wrong checksum, or no room on the disk.
+        Locked: another process has fetched them for ten minutes.
     """
+
+    def waiting(who: str) -> None:
+        progress("neo4j", f"waiting for {who}, which fetches the same jars")
+
     jars = locked(version)
     folder = cache_folder() / "neo4j" / version
     if not _missing(folder, jars):
         return folder
     try:
-        with _only_one(folder, progress):
+        folder.mkdir(parents=True, exist_ok=True)
+        with files.lock(folder.with_name(f"{folder.name}.lock"), holder("multidb"), PROGRESS_TIMEOUT, waiting):
             missing = _missing(folder, jars)
             _fetch_all(folder, missing, sum(jar.size for jar in jars), progress)
     except OSError as error:
@@ -131,22 +137,6 @@ def _missing(folder: Path, jars: Sequence[Jar]) -> list[Jar]:
     except FileNotFoundError:
         return list(jars)
     return [jar for jar in jars if sizes.get(jar.file) != jar.size]
-
-
-@contextlib.contextmanager
-def _only_one(folder: Path, progress: Progress) -> Iterator[None]:
-    """Keeps other processes from filling the same folder; the kernel frees the lock when a process dies."""
-    folder.mkdir(parents=True, exist_ok=True)
-    descriptor = os.open(folder.with_name(f"{folder.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            progress("neo4j", "waiting for another process that fetches the same jars")
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 def _fetch_all(folder: Path, missing: Sequence[Jar], total: int, progress: Progress) -> None:

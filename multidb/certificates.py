@@ -107,11 +107,11 @@ def problem(identity: Identity, authority: str, names: Sequence[str], now: datet
         return "the CA is not a certificate in PEM"
     if _public(key.public_key()) != _public(certificate.public_key()):
         return "the key does not belong to the certificate"
-    for each in (certificate, *trusted[:1]):
-        if not each.not_valid_before_utc - _SKEW <= now < each.not_valid_after_utc:
+    for link in (certificate, *trusted[:1]):
+        if not link.not_valid_before_utc - _SKEW <= now < link.not_valid_after_utc:
             return (
-                f"the certificate of {each.subject.rfc4514_string() or 'no name'} is valid from "
-                f"{each.not_valid_before_utc:%Y-%m-%d} to {each.not_valid_after_utc:%Y-%m-%d} only"
+                f"the certificate of {link.subject.rfc4514_string() or 'no name'} is valid from "
+                f"{link.not_valid_before_utc:%Y-%m-%d} to {link.not_valid_after_utc:%Y-%m-%d} only"
             )
     if not _leads_to(certificate, chain, trusted):
         return "the certificate was not signed by the CA"

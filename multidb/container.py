@@ -152,8 +152,8 @@ Containers = Callable[[Sequence[str], Any, bool], Sequence[Container]]
 
 def poolers(containers: Iterable[Container], profiles: Collection[str]) -> dict[str, tuple[Pooler, Container]]:
     """The poolers that the manifest's `profiles` ask for, by name, each with the server that it stands before."""
-    standing = ((each.pooler, each) for each in containers if each.pooler is not None)
-    return {pooler.name: (pooler, each) for pooler, each in standing if pooler.name in profiles}
+    standing = ((container.pooler, container) for container in containers if container.pooler is not None)
+    return {pooler.name: (pooler, container) for pooler, container in standing if pooler.name in profiles}
 
 
 def shared(container: Container, options: Any) -> list[Container]:

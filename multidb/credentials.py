@@ -32,7 +32,7 @@ def refit_verifiers(fleet: Fleet, scope: Scope) -> None:
     made: dict[SecretRef, Secret] = {}
     for app in fleet.project.apps.values() if scope.apps is not None else ():
         stores = [store for store in app.stores if scope.wants(app) and (scope.stores is None or store in scope.stores)]
-        for spec in (each for store in stores for each in provisioner(store).secrets(app)):
+        for spec in (spec for store in stores for spec in provisioner(store).secrets(app)):
             source = fleet.state.secrets.get(spec.source) if spec.source is not None else None
             derived = fleet.state.secrets.get(spec.ref)
             if source is None or derived is None or spec.derive is None:

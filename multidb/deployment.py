@@ -52,16 +52,16 @@ def containers(project: Project) -> list[Container]:
     if project.runtime == "external":
         return []
     per_app = project.deploy.strategy == "separate"
-    found: list[Container] = []
+    servers_of_all: list[Container] = []
     for store in STORES:
         apps = [app.id for app in project.apps_with(store)]
         describe = provisioner(store).containers
         if apps and describe is not None:
             servers = describe(apps, project.servers[store], per_app)
-            found += servers
+            servers_of_all += servers
             if servers[0].app is not None and not per_app and BACKUP in project.deploy.profiles:
-                found.append(scratch(servers[0]))
-    return found
+                servers_of_all.append(scratch(servers[0]))
+    return servers_of_all
 
 
 def compose_project(project: Project, app: str) -> str:
@@ -71,10 +71,10 @@ def compose_project(project: Project, app: str) -> str:
 
 def named(project: Project, app: App) -> dict[str, str]:
     """The variables that say which app it is: to itself, and to Compose where the app has a compose file of its own."""
-    found = {"APP_NAME": app.id, "APP_TENANT_ID": app.tenant_id}
+    variables = {"APP_NAME": app.id, "APP_TENANT_ID": app.tenant_id}
     if project.runtime == "compose" and project.deploy.strategy != "single":
-        found["COMPOSE_PROJECT_NAME"] = compose_project(project, app.id)
-    return found
+        variables["COMPOSE_PROJECT_NAME"] = compose_project(project, app.id)
+    return variables
 
 
 def secured(endpoint: Endpoint, container: Container, ca_file: str) -> Endpoint:
@@ -89,8 +89,8 @@ def app_endpoint(project: Project, container: Container) -> Endpoint:
     params = {option: str(number) for option, number in others}
 
     def at(host: str, port: int) -> Endpoint:
-        found = Endpoint(host=host, port=port, params=params)
-        return secured(found, container, CA_MOUNTED) if project.deploy.tls != "none" else found
+        endpoint = Endpoint(host=host, port=port, params=params)
+        return secured(endpoint, container, CA_MOUNTED) if project.deploy.tls != "none" else endpoint
 
     pooled = [at(pooler.name, pooler.port) for pooler, _ in poolers([container], project.deploy.profiles).values()]
     return replace(at(container.name, port), pooler=pooled[0] if pooled else None)
@@ -148,30 +148,30 @@ class Deployment:
             return known[server] or made[server]
 
         user = self.user or owner(self._root)
-        found = render(self.project, servers, self._templates(), env=env, secret=secret, trust=trust, user=user)
+        rendered = render(self.project, servers, self._templates(), env=env, secret=secret, trust=trust, user=user)
         if self.project.runtime != "compose":  # the app's env file is about the servers that it really has
-            found = {path: file for path, file in found.items() if not _OF_AN_APP.fullmatch(path)}
+            rendered = {path: file for path, file in rendered.items() if not _OF_AN_APP.fullmatch(path)}
         fresh = {refs[name]: made[name] for name in used & set(made)}
         if new_secrets and (fresh or issued):
             self.state.secrets.put({**fresh, **issued})
         if fresh and not new_secrets:
-            found = {path: file for path, file in found.items() if not file.private}
+            rendered = {path: file for path, file in rendered.items() if not file.private}
         if _AUTHORITY_REF in issued and not new_secrets:
-            found = {path: file for path, file in found.items() if not _OF_TLS.fullmatch(path)}
-        return found
+            rendered = {path: file for path, file in rendered.items() if not _OF_TLS.fullmatch(path)}
+        return rendered
 
     def compare(self, rendered: Mapping[str, RenderedFile]) -> dict[str, FileState]:
         """How each file stands on the disk. A private one that others can read counts as different."""
-        found = {}
+        states = {}
         for path, file in rendered.items():
             there = files.read_text(self._root / path)
             if there is None:
-                found[path] = FileState.MISSING
+                states[path] = FileState.MISSING
             elif there != file.text or (file.private and (self._root / path).stat().st_mode & 0o077):
-                found[path] = FileState.DIFFERENT
+                states[path] = FileState.DIFFERENT
             else:
-                found[path] = FileState.CURRENT
-        return found
+                states[path] = FileState.CURRENT
+        return states
 
     def write(self, rendered: Mapping[str, RenderedFile]) -> list[str]:
         """Writes what is missing or different, all files or none, and says which.
@@ -200,10 +200,10 @@ class Deployment:
         missing: list[SecretRef] = []
 
         def secret(ref: SecretRef) -> Secret:
-            found = self.state.secrets.get(ref)
-            if found is None:
+            value = self.state.secrets.get(ref)
+            if value is None:
                 missing.append(ref)
-            return found or Secret("")
+            return value or Secret("")
 
         variables: dict[str, str | Secret] = {**named(self.project, app)}
         for server in servers:
@@ -278,7 +278,7 @@ class Deployment:
                 raise UsageError(f"there is no file {path}", where=f"{where}.{part}")
             texts[part] = text
         identity = Identity(texts["cert"], Secret(texts["key"]))
-        wrong = problem(identity, texts["ca"], [each for name in names for each in names_of(name)], self.clock())
+        wrong = problem(identity, texts["ca"], [host for name in names for host in names_of(name)], self.clock())
         if wrong is not None:
             hint = "one certificate for all servers, with their names, localhost and 127.0.0.1; or tls: own"
             raise UsageError(wrong, where=where, hint=hint)
@@ -300,13 +300,13 @@ class Deployment:
     def _templates(self) -> dict[str, str]:
         """The templates that come with multidb, those of stores that do not, and over them those in the project's own
         ``templates/``."""
-        found: dict[str, str] = {}
+        templates: dict[str, str] = {}
         stores = (provisioner(store) for store in STORES if self.project.apps_with(store))
         added = [store.templates for store in stores if store.templates is not None]
         for folder in (self.templates, *added, self._root / "templates"):
             for path in sorted(folder.rglob("*.j2")):
-                found[path.relative_to(folder).as_posix()] = files.read_text(path) or ""
-        return found
+                templates[path.relative_to(folder).as_posix()] = files.read_text(path) or ""
+        return templates
 
 
 def owner(folder: Path) -> str:

@@ -78,14 +78,16 @@ def _ports(statuses: Iterable[ServerStatus]) -> Iterator[Finding]:
 def _capacity(fleet: Fleet, statuses: Iterable[ServerStatus]) -> Iterator[Finding]:
     """What each store has to say about its own limits, asked of the servers with a login. That one does not run is said
     already; one that is there and does not let us in is not."""
-    found: list[Finding] = []
+    findings: list[Finding] = []
     for answer in fleet.ask(Scope(), lambda server, session, context: _advice(fleet, server, context)):
         if answer.server is not None:
             error = answer.error
-            found += answer.value or ()
-            found += [Finding(Level.ERROR, answer.name, error.message, error.hint or "")] if error else ()
-    told = {status.name for status in statuses if status.state is not ServerState.RUNNING}
-    yield from (finding for finding in found if finding.level is not Level.ERROR or finding.subject not in told)
+            findings += answer.value or ()
+            findings += [Finding(Level.ERROR, answer.name, error.message, error.hint or "")] if error else ()
+    unreachable = {status.name for status in statuses if status.state is not ServerState.RUNNING}
+    yield from (
+        finding for finding in findings if finding.level is not Level.ERROR or finding.subject not in unreachable
+    )
 
 
 def _advice(fleet: Fleet, server: Server, context: StoreContext) -> Sequence[Finding]:
@@ -105,5 +107,5 @@ def _beside(fleet: Fleet, statuses: Iterable[ServerStatus]) -> Iterator[Finding]
 def _versions(fleet: Fleet, store: str) -> list[int]:
     """The major versions of the servers of `store` that can be asked."""
     asked = fleet.ask(Scope(stores=frozenset({store})), lambda server, session, context: session.facts.version)
-    found = [re.search(r"\d+", answer.value) for answer in asked if answer.value]
-    return sorted({int(match[0]) for match in found if match})
+    versions = [re.search(r"\d+", answer.value) for answer in asked if answer.value]
+    return sorted({int(match[0]) for match in versions if match})

@@ -113,7 +113,9 @@ def validated(value: object, schema: type[T] | TypeAdapter[T]) -> T:
 
 def printable(text: str, longest: int = _LONGEST_SHOWN) -> str:
     """Text of a document as an error shows it: one line, short, and nothing in it that steers a terminal."""
-    shown = "".join(each if each.isprintable() else "\N{REPLACEMENT CHARACTER}" for each in text[: longest + 1])
+    shown = "".join(
+        character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text[: longest + 1]
+    )
     return shown if len(shown) <= longest else f"{shown[:longest]}..."
 
 
@@ -139,9 +141,9 @@ def moment(text: object) -> datetime:
     """The time of an ISO text with its zone, in UTC. `Unreadable` for anything else, and where no durations could be
     added to it."""
     try:
-        found = datetime.fromisoformat(text) if isinstance(text, str) else None
-        if found is not None and found.tzinfo is not None and _FIRST_YEAR <= found.year <= _LAST_YEAR:
-            return found.astimezone(UTC)
+        parsed = datetime.fromisoformat(text) if isinstance(text, str) else None
+        if parsed is not None and parsed.tzinfo is not None and _FIRST_YEAR <= parsed.year <= _LAST_YEAR:
+            return parsed.astimezone(UTC)
     except (ValueError, OverflowError):
         pass
     raise Unreadable("is no time such as 2026-11-30T12:00:00+00:00")
@@ -184,12 +186,12 @@ def _natural(value: int) -> int:
 
 
 def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    unique: dict[str, Any] = {}
     for name, value in pairs:
-        if name in found:
+        if name in unique:
             raise Unreadable(f"says {printable(name)!r} twice")
-        found[name] = value
-    return found
+        unique[name] = value
+    return unique
 
 
 def _whole(text: str) -> int:
@@ -217,15 +219,15 @@ def _check(value: Any) -> None:
         if depth > _DEEPEST:
             raise Unreadable(f"nests more than {_DEEPEST} levels deep")
         below: list[Any] = []
-        for each in level:
-            if isinstance(each, str):
-                if not _is_text(each):
+        for item in level:
+            if isinstance(item, str):
+                if not _is_text(item):
                     raise Unreadable("has text in it that is no Unicode")
-            elif isinstance(each, list):
-                below += each
-            elif isinstance(each, dict):
-                below += each.keys()
-                below += each.values()
+            elif isinstance(item, list):
+                below += item
+            elif isinstance(item, dict):
+                below += item.keys()
+                below += item.values()
         level = below
 
 

@@ -104,8 +104,8 @@ class Engine:
         refuse_conflicts(plan)
         todo = [server for server in plan.servers if server.changes or server.error is not None or server.unread]
 
-        def work(each: ServerPlan) -> ServerReport:
-            return self._apply_server(servers.get(each.server), each, scope, agreed=agreed)
+        def work(server_plan: ServerPlan) -> ServerReport:
+            return self._apply_server(servers.get(server_plan.server), server_plan, scope, agreed=agreed)
 
         return Report(plan, tuple(side_by_side(work, todo, at_once=SERVERS_AT_ONCE, cancelled=self._stopping)))
 
@@ -130,7 +130,7 @@ class Engine:
         apps = [app for app in self.fleet.apps_of(server) if scope.wants(app)]
         desired = tuple(store.desired(apps, context))
         if server.name in scope.left_open:
-            desired = tuple(each for each in desired if not each.closing)
+            desired = tuple(resource for resource in desired if not resource.closing)
         inspection = Inspection(context, apps, desired, self.state.secrets, scope.deep)
         live = session.inspect(inspection)
         unread: dict[str, ServerError] = dict(inspection.unread)
@@ -187,7 +187,7 @@ class Engine:
         return True
 
     def _refuse_lost(self, change: Change, scope: Scope) -> Change:
-        lost = [each.field for each in change.fields if each.old == LOST]
+        lost = [field.field for field in change.fields if field.old == LOST]
         app = change.resource.app
         if not lost or app in scope.regenerate or app in scope.adopt:
             return change
@@ -206,9 +206,9 @@ class Engine:
                 yield Finding(Level.WARNING, f"app {app}", f"was {message}", ways_of_removed(app))
         if scope.apps is None:
             read = {plan.server for plan in plans}
-            idle = [each for each in self.fleet.runtime.servers() if each.name not in read]
-            wanted = [each for each in idle if scope.stores is None or each.store in scope.stores]
-            things = _things(plans, self.fleet.orphans(wanted))
+            idle = [server for server in self.fleet.runtime.servers() if server.name not in read]
+            unserved = [server for server in idle if scope.stores is None or server.store in scope.stores]
+            things = _things(plans, self.fleet.orphans(unserved))
             recalled = self._recall_removed(things, plans) if scope.stores is None else ()
             for app in sorted(things):
                 yield _removed_before(app) if app in recalled else _orphaned(app, things[app])
@@ -300,8 +300,8 @@ class Engine:
         except (ServerError, Refused) as unproved:  # what the server has answered for is done all the same
             return replace(report, error=unproved)
         report = replace(report, unread={**report.unread, **proof.unread})
-        told = {failure.change.resource.app for failure in report.failures}
-        left = [change for change in proof.changes if change.resource.app not in told]
+        failed_apps = {failure.change.resource.app for failure in report.failures}
+        left = [change for change in proof.changes if change.resource.app not in failed_apps]
         if not left:
             return report
         names = {change.resource.key for change in left}
@@ -335,7 +335,9 @@ def _with_statements(
         return change
     app = change.resource.app or ""
     try:
-        return replace(change, statements=tuple(replace(each, app=app) for each in store.statements(change, context)))
+        return replace(
+            change, statements=tuple(replace(statement, app=app) for statement in store.statements(change, context))
+        )
     except ServerError as error:
         if not app:
             raise
@@ -348,11 +350,11 @@ def _things(plans: Sequence[ServerPlan], elsewhere: Mapping[str, Mapping[str, Se
     """What bears the project's mark and belongs to no app, by the app that the mark names."""
     things: dict[str, list[str]] = {}
     for plan in plans:
-        for app, found in plan.orphans.items():
-            things.setdefault(app, []).extend(found)
+        for app, orphans_of_app in plan.orphans.items():
+            things.setdefault(app, []).extend(orphans_of_app)
     for app, of_stores in elsewhere.items():
-        for found in of_stores.values():
-            things.setdefault(app, []).extend(found)
+        for orphans_of_app in of_stores.values():
+            things.setdefault(app, []).extend(orphans_of_app)
     return things
 
 

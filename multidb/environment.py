@@ -52,10 +52,10 @@ def environment(fleet: Fleet, app: str, stores: Iterable[str] | None = None) -> 
         UsageError: no such app, or it has no credentials yet.
         ServerError: a server has to be asked for something and does not answer.
     """
-    ((_, found),) = environments(fleet, [app], stores)
-    if isinstance(found, MultidbError):
-        raise found
-    return found
+    ((_, variables),) = environments(fleet, [app], stores)
+    if isinstance(variables, MultidbError):
+        raise variables
+    return variables
 
 
 def environments(
@@ -84,7 +84,7 @@ def standing(fleet: Fleet, app: str) -> dict[str, StoreAccess]:
         UsageError: no such app.
         ServerError: a server does not answer.
     """
-    entry, found = fleet.app(app), {}
+    entry, accesses = fleet.app(app), {}
     servers = _servers_of(fleet, [entry], None)[app]
     contexts = fleet.contexts(servers)
     for server in servers:
@@ -92,8 +92,8 @@ def standing(fleet: Fleet, app: str) -> dict[str, StoreAccess]:
         if isinstance(context, MultidbError):
             raise context
         level, why = store.isolation(entry, context.facts)
-        found[server.store] = StoreAccess(level, why, _names(entry, store.desired([entry], context)))
-    return found
+        accesses[server.store] = StoreAccess(level, why, _names(entry, store.desired([entry], context)))
+    return accesses
 
 
 def _servers_of(fleet: Fleet, apps: Sequence[App], stores: Iterable[str] | None) -> dict[str, list[Server]]:
@@ -159,4 +159,6 @@ def _environment(fleet: Fleet, app: App, servers: Sequence[Server], contexts: _C
 
 
 def _names(app: App, desired: Iterable[Resource]) -> tuple[str, ...]:
-    return tuple(f"{each.kind} {each.name}" for each in desired if each.app == app.id and not each.edge)
+    return tuple(
+        f"{resource.kind} {resource.name}" for resource in desired if resource.app == app.id and not resource.edge
+    )

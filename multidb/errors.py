@@ -76,8 +76,8 @@ class MultidbError(Exception):
 
     def sentence(self, *, where: bool = True) -> str:
         """What is wrong, where (unless that is said already) and what to do, on one line."""
-        said = str(self) if where else self.message
-        return f"{said}; {self.hint}" if self.hint else said
+        text = str(self) if where else self.message
+        return f"{text}; {self.hint}" if self.hint else text
 
 
 class UsageError(MultidbError):

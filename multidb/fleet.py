@@ -349,23 +349,23 @@ class Fleet:
         A server that does not let the admin in is no reason to leave its apps out: what they are told by the manifest
         and the records is enough to try, mostly.
         """
-        found: list[Tenant] = []
+        tenants: list[Tenant] = []
         errors: dict[str, MultidbError] = {}
         servers = self.servers(scope)
         for server, context in zip(servers, self.contexts(servers).values(), strict=True):
             if isinstance(context, MultidbError):
                 context = self._context(server, None, self.numbers(server))
             there, missing = self.tenants_of(server, context, scope)
-            found += there
+            tenants += there
             for error in missing.values():
                 errors[server.name] = error
-        return found, errors
+        return tenants, errors
 
     def tenants_of(
         self, server: Server, context: StoreContext, scope: Scope
     ) -> tuple[list[Tenant], dict[str, MultidbError]]:
         """The apps in scope on one server, and by app why one has nothing to come with."""
-        found: list[Tenant] = []
+        tenants: list[Tenant] = []
         errors: dict[str, MultidbError] = {}
         for app in filter(scope.wants, self.apps_of(server)):
             try:
@@ -373,8 +373,8 @@ class Fleet:
             except (MultidbError, LookupError) as error:
                 errors[app.id] = error if isinstance(error, MultidbError) else _never_applied(app)
             else:
-                found.append(Tenant(app, server, context, env))
-        return found, errors
+                tenants.append(Tenant(app, server, context, env))
+        return tenants, errors
 
     # What stands in no manifest
 
@@ -393,7 +393,7 @@ class Fleet:
             except MultidbError:
                 return {}
 
-        shared = [each for each in (self.runtime.servers() if servers is None else servers) if each.app is None]
+        shared = [server for server in (self.runtime.servers() if servers is None else servers) if server.app is None]
         orphans: dict[str, dict[str, Sequence[str]]] = {}
         for server, of_server in zip(shared, side_by_side(asked, shared, at_once=SERVERS_AT_ONCE), strict=True):
             for app, things in of_server.items():
@@ -403,8 +403,8 @@ class Fleet:
     def orphans_in(self, server: Server, session: Session) -> Mapping[str, Sequence[str]]:
         """As `orphans`, of one server: by app."""
         known = {*self.project.apps, *self.project.removed}
-        found = session.orphans(self._context(server, session.facts, self.numbers(server)), known)
-        return {app: things for app, things in found.items() if is_app_id(app)}  # a mark is only a text
+        orphans = session.orphans(self._context(server, session.facts, self.numbers(server)), known)
+        return {app: things for app, things in orphans.items() if is_app_id(app)}  # a mark is only a text
 
     def removed_orphans(self, apps: Collection[str]) -> dict[str, tuple[str, ...]]:
         """Those of the orphans whose logins are off wherever there are any, as they are once an app was removed, each
@@ -415,26 +415,26 @@ class Fleet:
         def asked(server: Server) -> dict[str, _OrphanAnswer]:
             with self.open(server) as session:
                 there, context = self.orphans_in(server, session), self.context(server, session)
-                found = {}
+                states = {}
                 for app_id in apps:
                     app = orphan(self.project, app_id, [server.store])
                     level, _ = provisioner(server.store).isolation(app, session.facts)
                     off = not session.suspension(app, context)
-                    found[app_id] = _OrphanAnswer(
+                    states[app_id] = _OrphanAnswer(
                         server.store, app_id in there, level is not Isolation.NAMING_ONLY, off
                     )
-                return found
+                return states
 
-        shared = [each for each in self.runtime.servers() if each.app is None]
+        shared = [server for server in self.runtime.servers() if server.app is None]
         try:
             answers = side_by_side(asked, shared, at_once=SERVERS_AT_ONCE)
         except MultidbError:
             return {}
         removed = {}
         for app_id in apps:
-            found = [answer[app_id] for answer in answers]
-            if all(each.off for each in found) and any(each.there and each.tells for each in found):
-                removed[app_id] = tuple(dict.fromkeys(each.store for each in found if each.there))
+            states = [answer[app_id] for answer in answers]
+            if all(state.off for state in states) and any(state.there and state.tells for state in states):
+                removed[app_id] = tuple(dict.fromkeys(state.store for state in states if state.there))
         return removed
 
 

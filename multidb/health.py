@@ -85,8 +85,8 @@ class HealthReport:
 
     def status_of(self, app: str) -> Status:
         """The worst of the app's stores and backups."""
-        found = [check.health.status for check in self.checks if check.app == app]
-        return worst([*found, self.backups[app].status] if app in self.backups else found)
+        statuses = [check.health.status for check in self.checks if check.app == app]
+        return worst([*statuses, self.backups[app].status] if app in self.backups else statuses)
 
     @property
     def unreachable(self) -> bool:
@@ -142,12 +142,12 @@ def check(
     fleet.require(scope)
     began, started = datetime.now(UTC), time.monotonic()
     round_ = _Checks(fleet, scope, may_write)
-    found = {(each.app, each.store): each for each in round_.checks()}
+    checked = {(check.app, check.store): check for check in round_.checks()}
     in_order = [
-        found[app.id, store]
+        checked[app.id, store]
         for app in fleet.project.apps.values()
         for store in fleet.project.servers
-        if (app.id, store) in found
+        if (app.id, store) in checked
     ]
     backups: dict[str, Health] = {}
     if freshness is not None:
@@ -172,16 +172,16 @@ class _Checks:
 
     def checks(self) -> list[Checked]:
         """A check of every app on every server that it uses."""
-        found: list[Checked] = []
+        checks: list[Checked] = []
         tenants: list[Sequence[Tenant]] = []
         for answer in self._fleet.each(self._scope, self._fleet.recorded_context):
             if answer.server is None or answer.value is None:
-                found += [Checked(app, answer.store, answer.name, _not_asked(answer), False) for app in answer.app_ids]
+                checks += [Checked(app, answer.store, answer.name, _not_asked(answer), False) for app in answer.app_ids]
                 continue
             there, never_made = self._fleet.tenants_of(answer.server, answer.value, self._scope)
-            found += [_failed(app, answer.server, error, reached=None) for app, error in never_made.items()]
+            checks += [_failed(app, answer.server, error, reached=None) for app, error in never_made.items()]
             tenants.append(there)
-        return found + _at_once(self._check, tenants)
+        return checks + _at_once(self._check, tenants)
 
     def _check(self, tenant: Tenant) -> Checked:
         app, server = tenant.app.id, tenant.server

@@ -201,7 +201,7 @@ class Delivery:
 
 
 def news(
-    told: Iterable[Told],
+    remembered: Iterable[Told],
     alarms: Iterable[Alarm],
     looked: Looked,
     now: datetime,
@@ -212,38 +212,38 @@ def news(
     Something that was told less than a minute ago waits, so what comes and goes is not told each time.
     """
     current = {alarm.subject: alarm for alarm in alarms}
-    before = {each.alarm.subject: each for each in told}
-    found = []
+    before = {entry.alarm.subject: entry for entry in remembered}
+    notices = []
     for subject in sorted({*current, *filter(looked.covers, before)}, key=_order):
         last, alarm = before.get(subject), current.get(subject)
         if last is not None and _ago(last.at, now) < _GAP:
             continue
         if alarm is not None and (last is None or last.ended):
-            found.append(Notice(News.BEGAN, alarm, now))
+            notices.append(Notice(News.BEGAN, alarm, now))
         elif alarm is not None and last is not None and _ago(last.at, now) >= remind:
-            found.append(Notice(News.REMINDER, alarm, last.since))
+            notices.append(Notice(News.REMINDER, alarm, last.since))
         elif alarm is None and last is not None and not last.ended:
-            found.append(Notice(News.ENDED, last.alarm, last.since))
-    return found
+            notices.append(Notice(News.ENDED, last.alarm, last.since))
+    return notices
 
 
 def unwell(report: HealthReport) -> list[Alarm]:
     """An alarm for each place where an app cannot work, and for each app whose backups are not as they should be."""
-    found = [
-        Alarm(AlarmKind.UNHEALTHY, each.app, each.store, each.health.message, each.health.fix)
-        for each in report.checks
-        if each.health.status is Status.UNHEALTHY
+    alarms = [
+        Alarm(AlarmKind.UNHEALTHY, check.app, check.store, check.health.message, check.health.fix)
+        for check in report.checks
+        if check.health.status is Status.UNHEALTHY
     ]
-    return found + late_backups(report.backups)
+    return alarms + late_backups(report.backups)
 
 
-def late_backups(found: Mapping[str, Health]) -> list[Alarm]:
+def late_backups(backups: Mapping[str, Health]) -> list[Alarm]:
     """An alarm for each app whose backups are not as they should be.
 
     Args:
-        found: by app, what `multidb.backup.schedule.freshness` says.
+        backups: by app, what `multidb.backup.schedule.freshness` says.
     """
-    late = [(app, health) for app, health in found.items() if health.status is not Status.HEALTHY]
+    late = [(app, health) for app, health in backups.items() if health.status is not Status.HEALTHY]
     return [Alarm(AlarmKind.BACKUP, app, None, health.message, health.fix) for app, health in late]
 
 
@@ -261,16 +261,18 @@ def drifts(plan: Plan) -> list[Alarm]:
 
 def open_walls(audit: Audit) -> list[Alarm]:
     """An alarm for each app and store whose wall is open."""
-    found: dict[tuple[str | None, str], list[tuple[str, str]]] = {}
+    openings: dict[tuple[str | None, str], list[tuple[str, str]]] = {}
     for hole in audit.holes:
         closing = "\n".join(hole.hole.closes)
-        found.setdefault((hole.hole.app, hole.store), []).append((hole.hole.message, closing))
+        openings.setdefault((hole.hole.app, hole.store), []).append((hole.hole.message, closing))
     for tried in audit.breaches:
         probe = tried.probe
-        found.setdefault((probe.target or probe.app, tried.store), []).append((f"{tried.act} worked", "multidb audit"))
+        openings.setdefault((probe.target or probe.app, tried.store), []).append(
+            (f"{tried.act} worked", "multidb audit")
+        )
     return [
-        Alarm(AlarmKind.BREACH, app, store, listed([text for text, _ in each], 1), each[0][1])
-        for (app, store), each in found.items()
+        Alarm(AlarmKind.BREACH, app, store, listed([text for text, _ in texts], 1), texts[0][1])
+        for (app, store), texts in openings.items()
     ]
 
 
@@ -279,12 +281,12 @@ def over_quota(report: UsageReport) -> list[Alarm]:
     return [
         Alarm(
             AlarmKind.QUOTA,
-            each.app,
-            each.store,
-            f"uses {each.share:.0%} of its quota" + (", and may only read and delete now" if each.restricted else ""),
-            f"multidb usage {each.app}",
+            used.app,
+            used.store,
+            f"uses {used.share:.0%} of its quota" + (", and may only read and delete now" if used.restricted else ""),
+            f"multidb usage {used.app}",
         )
-        for each in report.over
+        for used in report.over
     ]
 
 
@@ -307,7 +309,7 @@ class Notifier:
         self._state = state
         settings = project.notify
         root = Path(project.root)
-        self._hooks = [_hook(number, each, root) for number, each in enumerate(settings.webhooks)]
+        self._hooks = [_hook(number, url, root) for number, url in enumerate(settings.webhooks)]
         beat = settings.heartbeat
         self._beat = _address(beat, root, "notify.heartbeat") if beat else None
         self._about = frozenset(map(AlarmKind, settings.about))
@@ -327,24 +329,24 @@ class Notifier:
         if not self._hooks or time.monotonic() < self._quiet_until:
             return []
         looked = replace(looked, kinds=looked.kinds & self._about)
-        wanted = [alarm for alarm in alarms if alarm.kind in looked.kinds]
+        relevant = [alarm for alarm in alarms if alarm.kind in looked.kinds]
         try:
             with self._state.turn(_SECTION), ThreadPoolExecutor(len(self._hooks)) as pool:
-                found = list(filter(None, pool.map(lambda hook: self._tell(hook, wanted, looked), self._hooks)))
+                deliveries = list(filter(None, pool.map(lambda hook: self._tell(hook, relevant, looked), self._hooks)))
         except MultidbError as error:  # the state cannot be read or written
-            found = [Delivery("notify", False, redact(str(error)))]
-        if found and not any(delivery.ok for delivery in found):
+            deliveries = [Delivery("notify", False, redact(str(error)))]
+        if deliveries and not any(delivery.ok for delivery in deliveries):
             self._quiet_until = time.monotonic() + _GAP.total_seconds()
-        return found
+        return deliveries
 
     def about_health(self, report: HealthReport, scope: Scope = _EVERYTHING) -> list[Delivery]:
         """Tells what a health check within `scope` has found, and calls the heartbeat after one of everything."""
         deliveries = self.tell(unwell(report), _looked(scope, AlarmKind.UNHEALTHY, AlarmKind.BACKUP))
         return deliveries + self.beat() if scope == _EVERYTHING else deliveries
 
-    def about_backups(self, found: Mapping[str, Health], scope: Scope = _EVERYTHING) -> list[Delivery]:
-        """Tells whose backups have failed or are late; `found` as for `late_backups`."""
-        return self.tell(late_backups(found), _looked(scope, AlarmKind.BACKUP))
+    def about_backups(self, backups: Mapping[str, Health], scope: Scope = _EVERYTHING) -> list[Delivery]:
+        """Tells whose backups have failed or are late; `backups` as for `late_backups`."""
+        return self.tell(late_backups(backups), _looked(scope, AlarmKind.BACKUP))
 
     def about_plan(self, plan: Plan, scope: Scope = _EVERYTHING) -> list[Delivery]:
         """Tells what a plan within `scope` would change."""
@@ -371,8 +373,8 @@ class Notifier:
 
     def _tell(self, hook: _Hook, alarms: Sequence[Alarm], looked: Looked) -> Delivery | None:
         now = datetime.now(UTC)
-        told = filter(None, map(Told.parse, self._state.read(_SECTION).get(hook.name, [])))
-        notices = news(told, alarms, looked, now, self._remind)
+        remembered = filter(None, map(Told.parse, self._state.read(_SECTION).get(hook.name, [])))
+        notices = news(remembered, alarms, looked, now, self._remind)
         if not notices:
             return None
         body = {"text": _text(self._project, notices)} if hook.slack else _document(self._project, notices, now)
@@ -402,9 +404,9 @@ def _looked(scope: Scope, *kinds: AlarmKind, unread: Iterable[str] = ()) -> Look
     return Looked(frozenset(kinds), scope.apps, None if everything else stores)
 
 
-def _ago(told: datetime, now: datetime) -> timedelta:
+def _ago(moment: datetime, now: datetime) -> timedelta:
     """How long ago it was told; of a time that has not come nobody knows, and it is told again."""
-    return timedelta.max if in_future(told, now) else now - told
+    return timedelta.max if in_future(moment, now) else now - moment
 
 
 def _order(subject: Subject) -> tuple[str, str, str]:
@@ -414,11 +416,11 @@ def _order(subject: Subject) -> tuple[str, str, str]:
 def _remembered(entries: Sequence[dict[str, Any]], notices: Sequence[Notice], now: datetime) -> list[dict[str, Any]]:
     """The entries of one receiver with what it was told `now`; what has long ended is forgotten."""
     new = [Told.of(notice, now) for notice in notices]
-    again = {each.alarm.subject for each in new}
-    kept = [entry for entry in entries if (told := Told.parse(entry)) is None or told.alarm.subject not in again]
+    again = {notice.alarm.subject for notice in new}
+    kept = [entry for entry in entries if (parsed := Told.parse(entry)) is None or parsed.alarm.subject not in again]
     return [
         entry
-        for entry in [*kept, *(each.entry() for each in new)]
+        for entry in [*kept, *(notice.entry() for notice in new)]
         if not entry["ended"] or _ago(moment(entry["at"]), now) <= _GAP
     ]
 

@@ -124,7 +124,8 @@ class Plan:
             "servers": [_server_document(server) for server in self.servers],
             "changes": [change_document(change) for change in self.changes],
             "warnings": [
-                {"subject": each.subject, "message": each.message, "hint": each.fix} for each in self.warnings
+                {"subject": warning.subject, "message": warning.message, "hint": warning.fix}
+                for warning in self.warnings
             ],
         }
 
@@ -157,17 +158,17 @@ class SavedPlan:
 def saved_plan(text: str) -> SavedPlan:
     """The plan in a saved document. `Unreadable` when it is none."""
     document = parse(text, _LARGEST)
-    said = validated(document, _SAVED)
-    servers, changes = [server.server for server in said.servers], document["changes"]
-    altered = _document_digest(servers, changes) != said.digest
-    return SavedPlan(said.apps, said.stores, said.adopt, said.deep, servers, changes, altered)
+    saved = validated(document, _SAVED)
+    servers, changes = [server.server for server in saved.servers], document["changes"]
+    altered = _document_digest(servers, changes) != saved.digest
+    return SavedPlan(saved.apps, saved.stores, saved.adopt, saved.deep, servers, changes, altered)
 
 
 def _document_digest(names: Iterable[str], changes: Iterable[dict[str, Any]]) -> str:
     by_server: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     for change in changes:
         by_server.setdefault(change["server"], []).append(change)
-    return _digest(_server_digest(name, found) for name, found in by_server.items())
+    return _digest(_server_digest(name, entries) for name, entries in by_server.items())
 
 
 def diff(
@@ -184,18 +185,22 @@ def diff(
     An app with a conflict gets its conflicts and nothing else: half of its changes would be of no use to anybody.
     What exists and is no longer desired is left alone, except edges (a membership, a grant), whose surplus is a hole.
     """
-    wanted = {resource.key: resource for resource in desired}
+    desired_by_key = {resource.key: resource for resource in desired}
     there = {resource.key: resource for resource in live}
-    changes = [change for key, want in wanted.items() if (change := _compare(want, there.get(key), adopt)) is not None]
-    changes += [Change(Action.DELETE, None, have) for key, have in there.items() if have.edge and key not in wanted]
+    changes = [
+        change for key, want in desired_by_key.items() if (change := _compare(want, there.get(key), adopt)) is not None
+    ]
+    changes += [
+        Change(Action.DELETE, None, have) for key, have in there.items() if have.edge and key not in desired_by_key
+    ]
     return in_order(without_half_apps(changes))
 
 
 def without_half_apps(changes: Iterable[Change]) -> list[Change]:
     """`changes` without those of an app that also has a conflict; the conflicts stay."""
-    found = list(changes)
-    refused = {change.resource.app for change in found if change.action is Action.CONFLICT}
-    return [change for change in found if change.action is Action.CONFLICT or change.resource.app not in refused]
+    kept = list(changes)
+    refused = {change.resource.app for change in kept if change.action is Action.CONFLICT}
+    return [change for change in kept if change.action is Action.CONFLICT or change.resource.app not in refused]
 
 
 def in_order(changes: Iterable[Change]) -> tuple[Change, ...]:
@@ -243,8 +248,10 @@ def _covered(planned: Iterable[Mapping[str, Any]], fresh: Iterable[Mapping[str, 
 
 def _by_subject(changes: Iterable[Mapping[str, Any]]) -> tuple[list[Mapping[str, Any]], list[Mapping[str, Any]]]:
     """What is about an app, and what is about the server as a whole."""
-    found = list(changes)
-    return [each for each in found if each["app"] is not None], [each for each in found if each["app"] is None]
+    ordered = list(changes)
+    return [change for change in ordered if change["app"] is not None], [
+        change for change in ordered if change["app"] is None
+    ]
 
 
 def _server_digest(server: str, changes: list[dict[str, Any]]) -> str:

@@ -87,18 +87,18 @@ def stop(pid: int, limit: float, waiting: Callable[[float], None] = lambda secon
     Returns:
         whether it left by itself.
     """
-    found = running(pid)
-    if found is None:
+    process = running(pid)
+    if process is None:
         return True
     family: list[psutil.Process] = []
     with contextlib.suppress(psutil.NoSuchProcess):
-        family = found.children(recursive=True)
-        found.send_signal(_stop_signal(found))
-    left = _left(found, limit, waiting)
+        family = process.children(recursive=True)
+        process.send_signal(_stop_signal(process))
+    left = _left(process, limit, waiting)
     if not left:
         with contextlib.suppress(psutil.NoSuchProcess):
-            family = found.children(recursive=True)
-        family.append(found)
+            family = process.children(recursive=True)
+        family.append(process)
     for member in family:  # also of one that left by itself: initdb leaves its children behind
         with contextlib.suppress(psutil.NoSuchProcess):
             member.kill()
@@ -142,8 +142,8 @@ def version_of(argv: Sequence[str]) -> str | None:
         done = subprocess.run(argv, capture_output=True, text=True, errors="replace", timeout=_ASKING, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    found = re.search(r"\d+(\.\d+)+", done.stdout)
-    return found[0] if found else None
+    match = re.search(r"\d+(\.\d+)+", done.stdout)
+    return match[0] if match else None
 
 
 @contextlib.contextmanager

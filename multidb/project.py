@@ -24,7 +24,7 @@ def store_schemas() -> dict[str, manifest.StoreSchema]:
 
 def load_project(path: Path, overlay: str | None = None) -> Project:
     """Reads and checks the manifest. `ManifestError` lists every problem at once."""
-    removed = {app: each.removed for app, each in tombstones(ProjectState(path.parent)).items()}
+    removed = {app: stone.removed for app, stone in tombstones(ProjectState(path.parent)).items()}
     return manifest.load(path, store_schemas(), overlay=overlay, removed=removed)
 
 

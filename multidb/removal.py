@@ -135,8 +135,8 @@ def _taken_out(fleet: Fleet, app_id: str, phase: Phase, grace: timedelta = timed
     state = fleet.state
     stone = tombstones(state).get(app_id)
     if stone is None or (stone.phase is Phase.RESTORING and phase is Phase.REMOVING):
-        now, known = datetime.now(UTC), {each.file: each for each in stone.edits} if stone else {}
-        known |= {each.file: each for each in _edits(fleet, app_id)}  # an undo that died may have left some files out
+        now, known = datetime.now(UTC), {edit.file: edit for edit in stone.edits} if stone else {}
+        known |= {edit.file: edit for edit in _edits(fleet, app_id)}  # an undo that died may have left some files out
         stone = Tombstone(app_id, phase, now, now + grace, tuple(known.values()), backup)
     else:
         stone = dataclasses.replace(stone, phase=phase, backup=stone.backup or backup)
@@ -155,25 +155,25 @@ def _edits(fleet: Fleet, app_id: str) -> tuple[Edit, ...]:
     main = root / fleet.project.file
     included = Path(fleet.project.apps[app_id].where.rsplit(":", 2)[0])
     overlays = sorted(main.parent.glob(f"{main.stem}.*{main.suffix}"))
-    found: dict[str, Edit] = {}
+    edits: dict[str, Edit] = {}
     for path in _once_each(main, included, *overlays):
         text = files.read_text(path) if path.is_file() else None
         entry = None if text is None else manifest.entry_of(text, app_id)
         if text is not None and entry is not None:
             name = _name_of(path, root)
-            found[name] = Edit(name, text, manifest.remove_app(text, app_id), entry)
-    if not found:  # on the servers only: an undo gives it an entry
+            edits[name] = Edit(name, text, manifest.remove_app(text, app_id), entry)
+    if not edits:  # on the servers only: an undo gives it an entry
         name = _name_of(main, root)
-        found[name] = Edit(name, "", "", {"stores": list(fleet.project.apps[app_id].stores)})
-    return tuple(found.values())
+        edits[name] = Edit(name, "", "", {"stores": list(fleet.project.apps[app_id].stores)})
+    return tuple(edits.values())
 
 
 def _once_each(*paths: Path) -> list[Path]:
     """Without those that are the same file by another name."""
-    found: dict[Path, Path] = {}
+    unique: dict[Path, Path] = {}
     for path in paths:
-        found.setdefault(path.resolve(), path)
-    return list(found.values())
+        unique.setdefault(path.resolve(), path)
+    return list(unique.values())
 
 
 def _name_of(path: Path, root: Path) -> str:

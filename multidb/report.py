@@ -45,8 +45,8 @@ class ServerReport:
     @property
     def errors(self) -> tuple[MultidbError, ...]:
         """Everything that went wrong here, once each."""
-        found = [*(failure.error for failure in self.failures), *self.unread.values()]
-        return tuple(dict.fromkeys([*found, self.error] if self.error is not None else found))
+        errors = [*(failure.error for failure in self.failures), *self.unread.values()]
+        return tuple(dict.fromkeys([*errors, self.error] if self.error is not None else errors))
 
 
 @dataclass(frozen=True, slots=True)

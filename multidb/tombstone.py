@@ -99,8 +99,8 @@ class Tombstone:
         return {
             **self.summary(),
             "edits": [
-                {"file": each.file, "before": each.before, "after": each.after, "entry": dict(each.entry)}
-                for each in self.edits
+                {"file": edit.file, "before": edit.before, "after": edit.after, "entry": dict(edit.entry)}
+                for edit in self.edits
             ],
         }
 
@@ -113,7 +113,7 @@ class Tombstone:
             Phase(document["phase"]),
             moment(document["since"]),
             moment(document["until"]),
-            tuple(Edit(each["file"], each["before"], each["after"], each["entry"]) for each in document["edits"]),
+            tuple(Edit(edit["file"], edit["before"], edit["after"], edit["entry"]) for edit in document["edits"]),
             document["backup"],
         )
 

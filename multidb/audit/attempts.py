@@ -48,10 +48,14 @@ def audit(fleet: Fleet, scope: Scope | None = None, *, seed: int | None = None, 
         project=fleet.project.name,
         apps=tuple(app.id for app in fleet.project.apps.values() if scope.wants(app)),
         pairs=pairs,
-        tried=tuple(tried for each in attempts for tried in each.tried),
+        tried=tuple(tried for attempt in attempts for tried in attempt.tried),
         servers=tuple(servers),
-        untried=(*cast.never_made, *(gap for each in attempts for gap in attack.untried(each))),
-        refusals={(each.attacker.app.id, each.attacker.server.store): each.error for each in attempts if each.error},
+        untried=(*cast.never_made, *(gap for attempt in attempts for gap in attack.untried(attempt))),
+        refusals={
+            (attempt.attacker.app.id, attempt.attacker.server.store): attempt.error
+            for attempt in attempts
+            if attempt.error
+        },
         started=started,
         finished=datetime.now(UTC),
         multidb=__version__,
@@ -94,7 +98,7 @@ def _sorted(search: Search, known: frozenset[str]) -> Search:
         for account in sorted(known)
     }
     holes = tuple(hole for hole in search.holes if hole.account not in known)
-    return replace(search, holes=holes, known=tuple(Known(*each) for each in could.items()))
+    return replace(search, holes=holes, known=tuple(Known(*entry) for entry in could.items()))
 
 
 def _told(search: Search, others: set[str]) -> Search:
@@ -107,7 +111,7 @@ def _told(search: Search, others: set[str]) -> Search:
             for hole in search.holes
             if hole.app not in others
         ),
-        known=tuple(Known(one_line(each.account), tuple(map(one_line, each.could))) for each in search.known),
+        known=tuple(Known(one_line(entry.account), tuple(map(one_line, entry.could))) for entry in search.known),
         unread=tuple(
             replace(unread, catalog=one_line(unread.catalog), why=one_line(redact(unread.why)))
             for unread in search.unread
@@ -213,7 +217,7 @@ class _Attack:
     def untried(self, made: _Attempt) -> Iterable[Untried]:
         """The victims that were promised a wall which nobody has tried."""
         store, attacker = made.attacker.server.store, made.attacker.app.id
-        reached = {each.probe.target for each in made.tried}
+        reached = {act.probe.target for act in made.tried}
         for victim in made.victims:
             name = victim.app.id
             if name not in reached and self._cast.promised[name, store] is not Isolation.NAMING_ONLY:

@@ -36,8 +36,8 @@ class Tried:
     @property
     def said(self) -> str:
         """What the server said to it, in parentheses on one line, to be put behind the act; or nothing."""
-        said = shorten(self.probe.detail, _SHOWN, placeholder=" ...")
-        return f" ({said})" if said else ""
+        detail = shorten(self.probe.detail, _SHOWN, placeholder=" ...")
+        return f" ({detail})" if detail else ""
 
     def document(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -156,56 +156,61 @@ class Audit:
     @cached_property
     def breaches(self) -> tuple[Tried, ...]:
         """What worked and is promised not to."""
-        return tuple(each for each in self.tried if each.probe.breach)
+        return tuple(attempt for attempt in self.tried if attempt.probe.breach)
 
     @cached_property
     def broken(self) -> tuple[Tried, ...]:
         """Probes whose control did not work: they prove nothing, whatever they seem to say."""
-        return tuple(each for each in self.tried if each.probe.got is Outcome.BROKEN)
+        return tuple(attempt for attempt in self.tried if attempt.probe.got is Outcome.BROKEN)
 
     @cached_property
     def gaps(self) -> tuple[Tried, ...]:
         """What worked where no wall is promised."""
         both = (Outcome.ALLOWED, Outcome.ALLOWED)
-        return tuple(each for each in self.tried if (each.probe.expected, each.probe.got) == both)
+        return tuple(attempt for attempt in self.tried if (attempt.probe.expected, attempt.probe.got) == both)
 
     @cached_property
     def exceptions(self) -> Mapping[tuple[str, str], int]:
         """The kinds of `gaps`: by store and probe, how many."""
-        return Counter((each.store, each.probe.name) for each in self.gaps)
+        return Counter((attempt.store, attempt.probe.name) for attempt in self.gaps)
 
     @cached_property
     def holes(self) -> tuple[Found, ...]:
         """Every hole on every server."""
-        return tuple(Found(each.store, each.server, hole) for each in self.servers for hole in each.search.holes)
+        return tuple(
+            Found(server.store, server.server, hole) for server in self.servers for hole in server.search.holes
+        )
 
     @cached_property
     def remarks(self) -> tuple[tuple[str, Remark], ...]:
         """What a person should know of, by server; no wall is open by it."""
-        return tuple((each.server, remark) for each in self.servers for remark in each.search.remarks)
+        return tuple((server.server, remark) for server in self.servers for remark in server.search.remarks)
 
     @cached_property
     def known(self) -> tuple[tuple[str, Known], ...]:
         """The accounts that the manifest names as known, by server, and what each could do."""
-        return tuple((each.server, known) for each in self.servers for known in each.search.known)
+        return tuple((server.server, known) for server in self.servers for known in server.search.known)
 
     @cached_property
     def unread(self) -> tuple[tuple[str, Unread], ...]:
         """What nobody could look at, by server. Of what is the server's own, and closed to the admin, no audit can
         prove anything; of an app, it is something that should have been."""
-        return tuple((each.server, unread) for each in self.servers for unread in each.search.unread)
+        return tuple((server.server, unread) for server in self.servers for unread in server.search.unread)
 
     @cached_property
     def _overlooked(self) -> frozenset[tuple[str, str]]:
         """The apps, by store, in whose places nobody could look."""
         return frozenset(
-            (unread.app, each.store) for each in self.servers for unread in each.search.unread if unread.app is not None
+            (unread.app, server.store)
+            for server in self.servers
+            for unread in server.search.unread
+            if unread.app is not None
         )
 
     @cached_property
     def errors(self) -> tuple[tuple[str, MultidbError], ...]:
         """What could not be asked, by server or by app and store, and why."""
-        of_servers = [(each.server, each.error) for each in self.servers if each.error is not None]
+        of_servers = [(server.server, server.error) for server in self.servers if server.error is not None]
         of_apps = [(f"{app} on {store}", error) for (app, store), error in self.refusals.items()]
         return (*of_servers, *of_apps)
 
@@ -226,24 +231,24 @@ class Audit:
     @cached_property
     def isolation(self) -> dict[str, dict[str, tuple[Isolation, str]]]:
         """By app and store, what is promised and why."""
-        found: dict[str, dict[str, tuple[Isolation, str]]] = {app: {} for app in self.apps}
+        levels: dict[str, dict[str, tuple[Isolation, str]]] = {app: {} for app in self.apps}
         for server in self.servers:
             for app, promised in server.isolation.items():
-                if app in found:
-                    found[app][server.store] = promised
-        return found
+                if app in levels:
+                    levels[app][server.store] = promised
+        return levels
 
     @property
     def stores(self) -> tuple[str, ...]:
         """The stores that were looked at."""
-        return tuple(dict.fromkeys(each.store for each in self.servers))
+        return tuple(dict.fromkeys(server.store for server in self.servers))
 
     def verdict(self, app: str, store: str) -> str:
         """One cell of the matrix: ``breach``, ``hole``, ``not proved``, the promised level, or nothing where the app
         does not use the store. A breach counts against the app whose wall it went through."""
-        if any((each.probe.target or each.probe.app, each.store) == (app, store) for each in self.breaches):
+        if any((breach.probe.target or breach.probe.app, breach.store) == (app, store) for breach in self.breaches):
             return "breach"
-        if any(each.store == store and each.hole.app in (app, None) for each in self.holes) and self._has(app, store):
+        if any(hole.store == store and hole.hole.app in (app, None) for hole in self.holes) and self._has(app, store):
             return "hole"
         if self._unproved(app, store):
             return "not proved"
@@ -264,15 +269,15 @@ class Audit:
             "finished": self.finished.isoformat(timespec="seconds"),
             "multidb": self.multidb,
             "pairs": {store: _pairs(pairs) for store, pairs in self.pairs.items()},
-            "servers": {each.server: _server(each) for each in self.servers},
+            "servers": {server.server: _server(server) for server in self.servers},
             "isolation": {
                 app: {store: level.value for store, (level, _) in stores.items()}
                 for app, stores in self.isolation.items()
             },
             "verdicts": {app: self._verdicts(app) for app in self.apps},
             "counts": _counts(self.tried),
-            "breaches": [each.document() for each in self.breaches],
-            "holes": [each.document() for each in self.holes],
+            "breaches": [breach.document() for breach in self.breaches],
+            "holes": [hole.document() for hole in self.holes],
             "remarks": [
                 {"server": server, "app": remark.app, "subject": remark.subject, "message": remark.message}
                 for server, remark in self.remarks
@@ -284,12 +289,13 @@ class Audit:
             "known": [
                 {"server": server, "account": known.account, "could": list(known.could)} for server, known in self.known
             ],
-            "broken": [each.document() for each in self.broken],
+            "broken": [attempt.document() for attempt in self.broken],
             "untried": [
-                {"store": each.store, "app": each.app, "target": each.target, "why": each.why} for each in self.untried
+                {"store": attempt.store, "app": attempt.app, "target": attempt.target, "why": attempt.why}
+                for attempt in self.untried
             ],
             "errors": [{"subject": subject, **error.document(), "hint": error.hint} for subject, error in self.errors],
-            "probes": [each.document() for each in self.tried],
+            "probes": [attempt.document() for attempt in self.tried],
         }
 
     def _verdicts(self, app: str) -> dict[str, str]:
@@ -299,21 +305,21 @@ class Audit:
         return store in self.isolation.get(app, {})
 
     def _unproved(self, app: str, store: str) -> bool:
-        broken = [each.probe for each in self.broken if each.store == store]
-        untried = [each for each in self.untried if each.store == store]
+        broken = [attempt.probe for attempt in self.broken if attempt.store == store]
+        untried = [attempt for attempt in self.untried if attempt.store == store]
         return (
             (app, store) in self.refusals
             or (app, store) in self._overlooked
-            or any(each.error and app in each.apps and each.store == store for each in self.servers)
+            or any(server.error and app in server.apps and server.store == store for server in self.servers)
             or any(app in (probe.app, probe.target) for probe in broken)
-            or any(app in (each.app, each.target) for each in untried)
+            or any(app in (attempt.app, attempt.target) for attempt in untried)
         )
 
 
 def _counts(tried: Iterable[Tried]) -> dict[str, int]:
     """How many probes came out which way; each outcome is a key."""
-    found = [each.probe.got for each in tried]
-    return {outcome.value: found.count(outcome) for outcome in Outcome}
+    outcomes = [attempt.probe.got for attempt in tried]
+    return {outcome.value: outcomes.count(outcome) for outcome in Outcome}
 
 
 def _pairs(pairs: Pairs) -> dict[str, Any]:
@@ -322,11 +328,11 @@ def _pairs(pairs: Pairs) -> dict[str, Any]:
     return {"tried": pairs.count, "possible": pairs.possible, **drawn, **waiting}
 
 
-def _server(each: ServerAudited) -> dict[str, Any]:
-    error = {"error": each.error.document()} if each.error else {}
-    skipped = {"skipped": each.skipped} if each.skipped else {}
+def _server(server: ServerAudited) -> dict[str, Any]:
+    error = {"error": server.error.document()} if server.error else {}
+    skipped = {"skipped": server.skipped} if server.skipped else {}
     searched = [
         {"catalog": catalog.catalog, "objects": catalog.objects, "looked_for": catalog.looked_for}
-        for catalog in each.search.catalogs
+        for catalog in server.search.catalogs
     ]
-    return {"store": each.store, "version": each.version, "searched": searched, **error, **skipped}
+    return {"store": server.store, "version": server.version, "searched": searched, **error, **skipped}

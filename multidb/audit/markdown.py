@@ -59,7 +59,9 @@ def _head(audit: Audit) -> Iterator[str]:
 
 def _servers(audit: Audit) -> Iterator[str]:
     yield "## Servers\n"
-    rows = [(each.server, each.version or "", each.skipped or str(each.error or "")) for each in audit.servers]
+    rows = [
+        (server.server, server.version or "", server.skipped or str(server.error or "")) for server in audit.servers
+    ]
     yield from _table(("server", "version", "not asked because"), rows)
 
 
@@ -82,10 +84,10 @@ def _findings(audit: Audit) -> Iterator[str]:
     if audit.ok and not audit.unread:
         yield "None.\n"
         return
-    yield from (_breach(each) for each in audit.breaches)
-    yield from (line for each in audit.holes for line in _hole(each))
-    for each in audit.broken:
-        yield f"- **Broken probe** on {each.server}: {each.act}: {each.probe.detail}"
+    yield from (_breach(breach) for breach in audit.breaches)
+    yield from (line for hole in audit.holes for line in _hole(hole))
+    for attempt in audit.broken:
+        yield f"- **Broken probe** on {attempt.server}: {attempt.act}: {attempt.probe.detail}"
     for gap in audit.untried:
         yield f"- **Not tried**: {gap}"
     for server, unread in audit.unread:
@@ -102,17 +104,17 @@ def _known(audit: Audit) -> Iterator[str]:
     yield "## Known accounts, and what they could do\n"
     for server, known in audit.known:
         yield f"- {server}: {_plain(known.account)}" + (":" if known.could else ": nothing that would be a hole")
-        yield from (f"  - {_plain(each)}" for each in known.could)
+        yield from (f"  - {_plain(hole)}" for hole in known.could)
     yield ""
 
 
-def _breach(each: Tried) -> str:
-    return f"- **Breach** on {each.server}: {each.act} worked{each.said}"
+def _breach(breach: Tried) -> str:
+    return f"- **Breach** on {breach.server}: {breach.act} worked{breach.said}"
 
 
-def _hole(each: Found) -> Iterator[str]:
-    hole = each.hole
-    yield f"- **Hole** on {each.server}: {hole.name}, {_plain(hole.subject)}. {_plain(hole.message)} What closes it:"
+def _hole(finding: Found) -> Iterator[str]:
+    hole = finding.hole
+    yield f"- **Hole** on {finding.server}: {hole.name}, {_plain(hole.subject)}. {_plain(hole.message)} What closes it:"
     lines = [line for statement in hole.closes for line in statement.splitlines()]
     fence = max(["``", *re.findall("`{3,}", "\n".join(lines))], key=len) + "`"  # a name in it cannot end it
     yield f"\n  {fence}"
@@ -123,9 +125,9 @@ def _hole(each: Found) -> Iterator[str]:
 def _searched(audit: Audit) -> Iterator[str]:
     yield "## Catalogs that were searched\n"
     rows = [
-        (each.server, f"`{catalog.catalog}`", str(catalog.objects), catalog.looked_for)
-        for each in audit.servers
-        for catalog in each.search.catalogs
+        (server.server, f"`{catalog.catalog}`", str(catalog.objects), catalog.looked_for)
+        for server in audit.servers
+        for catalog in server.search.catalogs
     ]
     yield from _table(("server", "catalog", "objects", "looked for"), rows)
     yield from (
@@ -136,8 +138,8 @@ def _searched(audit: Audit) -> Iterator[str]:
 
 def _probes(audit: Audit) -> Iterator[str]:
     yield "## Every probe\n"
-    counts = Counter((each.store, each.probe.name, each.probe.got) for each in audit.tried)
-    kinds = dict.fromkeys((each.store, each.probe.name) for each in audit.tried)
+    counts = Counter((attempt.store, attempt.probe.name, attempt.probe.got) for attempt in audit.tried)
+    kinds = dict.fromkeys((attempt.store, attempt.probe.name) for attempt in audit.tried)
     rows = [(*kind, *(str(counts[(*kind, outcome)]) for outcome in Outcome)) for kind in kinds]
     yield from _table(("store", "probe", *(outcome.value for outcome in Outcome)), rows)
 

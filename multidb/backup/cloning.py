@@ -69,13 +69,13 @@ def entry_for(declaration: Mapping[str, Any], *, shared: bool = False) -> dict[s
 
 def shared_options(declaration: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """By store, the options of an app's entry through which it reaches other apps, as far as it has any."""
-    found = {}
+    shared = {}
     for store in STORES:
         options = declaration.get(store)
         names = provisioner(store).shared_options
         if isinstance(options, dict) and (having := {name: options[name] for name in names if options.get(name)}):
-            found[store] = having
-    return found
+            shared[store] = having
+    return shared
 
 
 def expired(apps: Mapping[str, App], now: datetime) -> list[App]:
@@ -174,13 +174,13 @@ def _fill(engine: Engine, copy: Copy, app: App, mask: str, progress: Progress) -
 def _masked_store(app: App) -> str:
     """The store of the app whose data a masking script changes."""
     able = [store for store in STORES if provisioner(store).scripts]
-    found = next((store for store in able if store in app.stores), None)
-    if found is None:
+    chosen = next((store for store in able if store in app.stores), None)
+    if chosen is None:
         titles = " or ".join(provisioner(store).title for store in able)
         raise UsageError(
             f"masking SQL is for {titles}, which this app does not use", where=f"app {app.id}", hint="leave --mask out"
         )
-    return found
+    return chosen
 
 
 def _mask(engine: Engine, app: App, sql: str) -> None:

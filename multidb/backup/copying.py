@@ -97,8 +97,8 @@ def _bring(fleet: Fleet, app_id: str, note: Mapping[str, Any], progress: Progres
     if source is None:  # removed meanwhile: there is nothing to bring
         return []
     app = fleet.project.apps.get(app_id)
-    wanted: Sequence[str] = settings(fleet.project, app).to if app else fleet.project.backup.to
-    lacking = targets_of(fleet, [name for name in note["to"] if name in wanted])
+    targets: Sequence[str] = settings(fleet.project, app).to if app else fleet.project.backup.to
+    lacking = targets_of(fleet, [name for name in note["to"] if name in targets])
     return [f"{app_id}: {to.name} has set {source.id} now, too" for to in lacking if copy_set(source, to, progress)]
 
 

@@ -96,7 +96,7 @@ def repository(fleet: Fleet, addresses: Sequence[str] | None = None) -> Reposito
     """The sets of the project, on these targets or on all that the manifest names."""
     if addresses is None:
         apps = fleet.project.apps.values()
-        addresses = [*fleet.project.backup.to, *(each for app in apps for each in settings(fleet.project, app).to)]
+        addresses = [*fleet.project.backup.to, *(target for app in apps for target in settings(fleet.project, app).to)]
     return Repository(fleet.project.name, targets_of(fleet, addresses))
 
 
@@ -122,22 +122,22 @@ def make_sets(
         UsageError: an app or a store that is not there, a target that makes no sense. Nothing was made.
     """
     apps = [app for app in engine.project.apps.values() if scope.wants(app)]
-    wanted = [(app, settings(engine.project, app)) for app in apps]
+    pairs = [(app, settings(engine.project, app)) for app in apps]
     if not remember:
-        wanted = [(app, replace(said, recipients=())) for app, said in wanted]
-    places = {app.id: targets_of(engine.fleet, to or said.to) for app, said in wanted}
+        pairs = [(app, replace(own, recipients=())) for app, own in pairs]
+    places = {app.id: targets_of(engine.fleet, to or own.to) for app, own in pairs}
     grounds = ServerContexts(engine.fleet, scope)
 
-    def make(each: tuple[App, Settings]) -> AppBackup:
-        app, said = each
-        paused = said.quiesce if quiesce is None else quiesce
-        maker = _Maker(engine, grounds, scope, app, said, places[app.id], progress, paused=paused, may_stop=remember)
+    def make(pair: tuple[App, Settings]) -> AppBackup:
+        app, own = pair
+        paused = own.quiesce if quiesce is None else quiesce
+        maker = _Maker(engine, grounds, scope, app, own, places[app.id], progress, paused=paused, may_stop=remember)
         made = maker.make(reason)
         if remember:
             _remember(Journal(engine.state), made, [target.name for target in places[app.id]])
         return made
 
-    return side_by_side(make, wanted, at_once=_APPS_AT_ONCE)
+    return side_by_side(make, pairs, at_once=_APPS_AT_ONCE)
 
 
 class _Maker:
@@ -149,7 +149,7 @@ class _Maker:
         grounds: ServerContexts,
         scope: Scope,
         app: App,
-        said: Settings,
+        settings: Settings,
         targets: Sequence[Target],
         progress: Progress,
         *,
@@ -159,7 +159,7 @@ class _Maker:
         self._engine = engine
         self._contexts_of = grounds
         self._app = app
-        self._said = said
+        self._settings = settings
         self._targets = targets
         self._progress = progress
         self._paused = paused
@@ -178,7 +178,7 @@ class _Maker:
         folder = f"{self._engine.project.name}/{self._app.id}/{set_id}"
         errors: dict[str, MultidbError] = {}
         destinations = Destinations(self._targets, folder)
-        self._journal.begin(MAKING, self._app.id, {"folder": folder, "to": [each.name for each in self._targets]})
+        self._journal.begin(MAKING, self._app.id, {"folder": folder, "to": [target.name for target in self._targets]})
         finished: BackupSet | None = None
         try:
             with pausing(self._engine, self._app, self._progress) if self._paused else contextlib.nullcontext():
@@ -192,7 +192,7 @@ class _Maker:
             finished = None
             errors.setdefault("backup", error)
         finally:
-            half_made = [each for each in self._targets if finished is None or each.name in destinations.failed]
+            half_made = [target for target in self._targets if finished is None or target.name in destinations.failed]
             if self._cleared(folder, half_made):
                 self._journal.end(MAKING, self._app.id)
         if finished is not None or not destinations.alive:
@@ -230,7 +230,7 @@ class _Maker:
         server, context = ground
         self._rate.doing = store
         self._progress(self._app.id, f"{store}: reading")
-        writer = StoreWriter(store, destinations.create, self._said.recipients, self._rate)
+        writer = StoreWriter(store, destinations.create, self._settings.recipients, self._rate)
         opened = self._engine.fleet.archive(server, may_stop=self._may_stop)
         with opened as archive, temporary_files(), self._holding_up(archive, context):
             part = archive.backup(self._app, context, writer, self._progress)
@@ -260,7 +260,7 @@ class _Maker:
             multidb=__version__,
             parts=parts,
             declaration=declaration(self._app),
-            recipients=self._said.recipients,
+            recipients=self._settings.recipients,
             absent=self._absent,
             complete=self._stores == list(self._app.stores),
             quiesced=self._paused,

@@ -219,7 +219,7 @@ def _keys(text: bytes) -> list[Any]:
     if b"-----BEGIN" in text:
         return [pyrage.ssh.Identity.from_buffer(text)]
     lines = [line.strip() for line in text.decode().splitlines()]
-    found = [pyrage.x25519.Identity.from_str(line) for line in lines if line and not line.startswith("#")]
-    if not found:
+    identities = [pyrage.x25519.Identity.from_str(line) for line in lines if line and not line.startswith("#")]
+    if not identities:
         raise ValueError
-    return found
+    return identities

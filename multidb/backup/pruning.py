@@ -58,15 +58,17 @@ def decide(home: Repository, keep: dict[str, Keep], now: datetime) -> Pruning:
     for (app, _, _), copies in lines.items():
         reasons = kept([Candidate(copy.id, made_at(copy.id), _trust(copy)) for copy in copies], keep[app])
         decisions += [Decision(copy, copy.id in reasons, reasons.get(copy.id, "no slot")) for copy in copies]
-    half_made = tuple(each for each in home.half_made() if each.abandoned(now))
-    return Pruning(tuple(sorted(decisions, key=lambda each: (each.copy.app, each.copy.id), reverse=True)), half_made)
+    half_made = tuple(leftover for leftover in home.half_made() if leftover.abandoned(now))
+    return Pruning(
+        tuple(sorted(decisions, key=lambda decision: (decision.copy.app, decision.copy.id), reverse=True)), half_made
+    )
 
 
 def carry_out(home: Repository, pruning: Pruning) -> list[MultidbError]:
     """Removes what was decided to go; what could not be removed is in the answer, and goes the next time."""
     errors: list[MultidbError] = []
     folders = [(copy.target, f"{home.project}/{copy.app}/{copy.id}") for copy in _oldest_first(pruning.going)]
-    for target, folder in [*folders, *((each.target, each.folder) for each in pruning.half_made)]:
+    for target, folder in [*folders, *((leftover.target, leftover.folder) for leftover in pruning.half_made)]:
         try:
             home.remove(target, folder)
         except MultidbError as error:

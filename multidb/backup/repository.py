@@ -149,20 +149,20 @@ class Repository:
 
     def copies(self, apps: Iterable[str] | None = None) -> list[Copy]:
         """Every set, once per target that has it, newest first. A target that cannot be read is an `ArchiveError`."""
-        wanted = None if apps is None else set(apps)
-        found = []
+        app_ids = None if apps is None else set(apps)
+        stored = []
         for target in self.targets:
             try:
                 for app, set_id, files in self._folders(target):
-                    if MANIFEST in files and (wanted is None or app in wanted):
-                        found.append((target, app, set_id, VERIFIED in files))
+                    if MANIFEST in files and (app_ids is None or app in app_ids):
+                        stored.append((target, app, set_id, VERIFIED in files))
             except TargetError as error:
                 # The others may have older sets only: nobody goes on with them without having said so.
                 if others := [other.name for other in self.targets if other is not target]:
                     error.hint = f"{error.hint or 'correct that'}; or go without it: --from {others[0]}"
                 raise
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            copies = list(pool.map(lambda each: self._copy(*each), found))
+            copies = list(pool.map(lambda entry: self._copy(*entry), stored))
         return sorted(copies, key=lambda copy: copy.id, reverse=True)
 
     def half_made(self) -> list[HalfMade]:
@@ -181,11 +181,11 @@ class Repository:
         Raises:
             UsageError: there is none, or several.
         """
-        app, _, wanted = name.rpartition("/")
+        app, _, prefix = name.rpartition("/")
         copies = [copy for copy in self.copies() if app in ("", copy.app)]
-        matching = [copy for copy in copies if copy.id.startswith(wanted)]
+        matching = [copy for copy in copies if copy.id.startswith(prefix)]
         if not matching and not app:
-            of_app = [copy for copy in copies if copy.app == wanted.replace("-", "_")]
+            of_app = [copy for copy in copies if copy.app == prefix.replace("-", "_")]
             usual, now = [copy for copy in of_app if copy.usual], utc_now()
             known = [
                 copy for copy in usual if not in_future(made_at(copy.id), now)
@@ -239,16 +239,16 @@ class Repository:
         try:
             text = _read(target, f"{folder}/{MANIFEST}")
             with _PARSING:
-                found = BackupSet.from_json(text, where)
-            if (found.project, found.app, found.id) != (self.project, app, set_id):
-                raise ArchiveError(f"is the manifest of {found.folder}", where=where)
+                backup_set = BackupSet.from_json(text, where)
+            if (backup_set.project, backup_set.app, backup_set.id) != (self.project, app, set_id):
+                raise ArchiveError(f"is the manifest of {backup_set.folder}", where=where)
         except ArchiveError as error:
             return Copy(target, app, set_id, None, problem=error.message)
         mark = None
         if marked:
             with contextlib.suppress(ArchiveError):  # then it counts as not verified
                 mark = Verification.from_json(_read(target, f"{folder}/{VERIFIED}"))
-        return Copy(target, app, set_id, found, mark)
+        return Copy(target, app, set_id, backup_set, mark)
 
 
 def _read(target: Target, path: str) -> bytes:

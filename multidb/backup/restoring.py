@@ -125,12 +125,12 @@ def occupied(engine: Engine, app: App, stores: Sequence[str]) -> list[str]:
     Raises:
         ServerError, Refused: a server cannot be asked, or not be had here.
     """
-    found = []
+    occupied_stores = []
     for store, (server, context) in _contexts_of(engine, app, stores, f"app {app.id}").items():
         with engine.fleet.archive(server) as archive:
             if not archive.is_empty(archive.live(app, context)):
-                found.append(store)
-    return found
+                occupied_stores.append(store)
+    return occupied_stores
 
 
 def require_unbound(engine: Engine, app: App, stores: Sequence[str]) -> None:
@@ -230,7 +230,7 @@ class _Restore:
         engine: Engine,
         home: Repository,
         copy: Copy,
-        found: BackupSet,
+        backup_set: BackupSet,
         app: App,
         stores: Sequence[str],
         keys: Identities | None,
@@ -239,11 +239,11 @@ class _Restore:
         self._engine = engine
         self._home = home
         self._copy = copy
-        self._found = found
+        self._found = backup_set
         self._app = app
         self._keys = keys
         self._progress = progress
-        self._rate = Rate(progress, app.id, sum(found.parts[store].size for store in stores))
+        self._rate = Rate(progress, app.id, sum(backup_set.parts[store].size for store in stores))
         self._journal = Journal(engine.state)
         self._contexts_of = _contexts_of(engine, app, stores, copy.where)
         self.stores = list(stores)
@@ -259,9 +259,9 @@ class _Restore:
                 rooms = {store: self._loaded(stack, store) for store in self.stores}
                 self.require_unbound()  # of all stores, before one of them has its new place
                 exchanging = True
-                for found in rooms.values():
-                    if found is not None:
-                        found.kept = True
+                for room in rooms.values():
+                    if room is not None:
+                        room.kept = True
                 self._note(_EXCHANGING)
                 self._exchange(rooms)
         except Refused:
@@ -291,16 +291,16 @@ class _Restore:
         try:
             with ExitStack() as stack:
                 # a place for trying it out: it is not going to be the live one
-                found = self._loaded(stack, store, PlaceKind.SCRATCH)
-                assert found is not None  # a store with tables has room for another place
-                archive = _of_tables(found.archive, store)
-                meant = archive.find_tables(found.place, names)
+                room = self._loaded(stack, store, PlaceKind.SCRATCH)
+                assert room is not None  # a store with tables has room for another place
+                archive = _of_tables(room.archive, store)
+                meant = archive.find_tables(room.place, names)
                 if missing := [name for name in names if name not in meant]:
                     raise UsageError(f"the set has no table {listed(missing)}", where=self._found.folder)
                 tables = list(dict.fromkeys(meant.values()))
                 self._note(_TABLES)
                 self._progress(self._app.id, f"{store}: replacing {listed(tables)}")
-                archive.replace_tables(found.place, tables, self._found.parts[store].part)
+                archive.replace_tables(room.place, tables, self._found.parts[store].part)
         except (ArchiveError, Refused, UsageError):  # no server failed, so nothing is left and nothing was changed
             self._journal.end(RESTORING, self._app.id)
             raise
@@ -320,21 +320,21 @@ class _Restore:
             self._engine.fleet, kind, server, self._app, context, self._progress, scratch=store not in self.free
         )
         try:
-            found = stack.enter_context(beside)
+            prepared = stack.enter_context(beside)
         except NeedsServer:
             self._reader(store).check()
             return None
-        load(found, self._found.parts[store], self._reader(store), self._progress)
-        return found
+        load(prepared, self._found.parts[store], self._reader(store), self._progress)
+        return prepared
 
     def _exchange(self, rooms: Mapping[str, Room | None]) -> None:
         """First what a killed run would lose: the store that is loaded in one transaction, those on a scratch
         server."""
-        for store in sorted(rooms, key=lambda each: _durability(rooms[each])):
+        for store in sorted(rooms, key=lambda store: _durability(rooms[store])):
             self._progress(self._app.id, f"{store}: replacing")
-            found = rooms[store]
-            if found is not None:
-                found.move_in()
+            room = rooms[store]
+            if room is not None:
+                room.move_in()
                 continue
             with self._live(store) as (archive, place), temporary_files():
                 archive.restore(place, self._found.parts[store].part, self._reader(store), self._progress)
@@ -375,15 +375,15 @@ class _Restore:
 
 def _contexts_of(engine: Engine, app: App, stores: Sequence[str], where: str) -> dict[str, tuple[Server, StoreContext]]:
     grounds = ServerContexts(engine.fleet, Scope(frozenset({app.id}), frozenset(stores)))
-    found = {}
+    contexts = {}
     for store in stores:
         ground = grounds.of(app, store)
         if ground is None:
             raise Refused(
                 f"this machine has no {store} to restore it on", where=where, hint="leave it out: --store ..."
             )
-        found[store] = ground
-    return found
+        contexts[store] = ground
+    return contexts
 
 
 def _of_tables(archive: Archive, store: str) -> TableArchive:
@@ -392,18 +392,20 @@ def _of_tables(archive: Archive, store: str) -> TableArchive:
     return archive
 
 
-def _durability(found: Room | None) -> int:
-    return 0 if found is None else 1 + found.lasting
+def _durability(room: Room | None) -> int:
+    return 0 if room is None else 1 + room.lasting
 
 
-def _wanted(found: BackupSet, app: App, stores: Sequence[str] | None) -> list[str]:
-    wanted = list(found.parts) if stores is None else list(stores)
-    for store in wanted:
-        if store not in found.parts:
-            raise UsageError(f"the set has no {store}", where=found.folder, hint=f"it has {', '.join(found.parts)}")
+def _wanted(backup_set: BackupSet, app: App, stores: Sequence[str] | None) -> list[str]:
+    chosen = list(backup_set.parts) if stores is None else list(stores)
+    for store in chosen:
+        if store not in backup_set.parts:
+            raise UsageError(
+                f"the set has no {store}", where=backup_set.folder, hint=f"it has {', '.join(backup_set.parts)}"
+            )
         if store not in app.stores:
             raise UsageError(f"app {app.id} does not use {store}", where=app.where, hint="leave it out: --store ...")
-    return wanted
+    return chosen
 
 
 def safety_set(engine: Engine, app_id: str, occupied: Sequence[str], progress: Progress) -> BackupSet:

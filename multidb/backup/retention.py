@@ -48,29 +48,29 @@ _PERIODS: Final[tuple[tuple[str, Callable[[datetime], object]], ...]] = (
 
 def kept(candidates: Sequence[Candidate], keep: Keep) -> dict[str, str]:
     """The ids of the sets that stay, each with why."""
-    newest_first = sorted(candidates, key=lambda each: (each.made, each.id), reverse=True)
-    trusted = [each for each in newest_first if each.trust is Trust.VERIFIED]
-    trusted = trusted or [each for each in newest_first if each.trust is Trust.TRIED]
+    newest_first = sorted(candidates, key=lambda candidate: (candidate.made, candidate.id), reverse=True)
+    trusted = [candidate for candidate in newest_first if candidate.trust is Trust.VERIFIED]
+    trusted = trusted or [candidate for candidate in newest_first if candidate.trust is Trust.TRIED]
     if not trusted:
-        return {each.id: "no set is verified" for each in newest_first}
+        return {candidate.id: "no set is verified" for candidate in newest_first}
     newest = trusted[0]
     reasons: dict[str, list[str]] = {newest.id: [f"newest {newest.trust}"]}
-    for some in (trusted, [each for each in newest_first if each.trust is not Trust.BAD]):
+    for some in (trusted, [candidate for candidate in newest_first if candidate.trust is not Trust.BAD]):
         for name, period in _PERIODS:
-            for each in _newest_of_each(some, period, getattr(keep, name)):
-                reasons.setdefault(each.id, [])
-                if name not in reasons[each.id]:
-                    reasons[each.id].append(name)
-    for each in newest_first:
-        if each.trust is Trust.BAD and each.made > newest.made:
-            reasons[each.id] = [f"newer than the newest {newest.trust}"]  # somebody may want to know what happened
+            for candidate in _newest_of_each(some, period, getattr(keep, name)):
+                reasons.setdefault(candidate.id, [])
+                if name not in reasons[candidate.id]:
+                    reasons[candidate.id].append(name)
+    for candidate in newest_first:
+        if candidate.trust is Trust.BAD and candidate.made > newest.made:
+            reasons[candidate.id] = [f"newer than the newest {newest.trust}"]  # somebody may want to know what happened
     return {name: ", ".join(why) for name, why in reasons.items()}
 
 
 def _newest_of_each(
     newest_first: Sequence[Candidate], period: Callable[[datetime], object], count: int
 ) -> list[Candidate]:
-    found: dict[object, Candidate] = {}
-    for each in newest_first:
-        found.setdefault(period(each.made), each)
-    return list(found.values())[:count]
+    newest: dict[object, Candidate] = {}
+    for candidate in newest_first:
+        newest.setdefault(period(candidate.made), candidate)
+    return list(newest.values())[:count]

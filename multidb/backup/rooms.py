@@ -63,11 +63,11 @@ def room(
             if not scratch:
                 raise
         else:
-            found = Room(archive, place, lambda: archive.replace(place, context), lasting=True)
+            room = Room(archive, place, lambda: archive.replace(place, context), lasting=True)
             try:
-                yield found
+                yield room
             except BaseException:
-                if not found.kept:
+                if not room.kept:
                     with contextlib.suppress(
                         ServerError
                     ):  # what went wrong first is what is told; the next run clears it
@@ -75,20 +75,20 @@ def room(
                 raise
             archive.discard(place)
             return
-    with _scratch(fleet, kind, server, app, context, progress) as found:
-        yield found
+    with _scratch(fleet, kind, server, app, context, progress) as room:
+        yield room
 
 
-def load(found: Room, stored: StoredPart, reader: StoreReader, progress: Progress) -> None:
+def load(room: Room, stored: StoredPart, reader: StoreReader, progress: Progress) -> None:
     """Restores a part into a room and compares what is there then with what was measured when the set was made.
 
     Raises:
         ArchiveError: it is another.
     """
     with temporary_files(), _understood():
-        found.archive.restore(found.place, stored.part, reader, progress)
+        room.archive.restore(room.place, stored.part, reader, progress)
     with temporary_files():
-        compare(stored, found.archive, found.place)
+        compare(stored, room.archive, room.place)
 
 
 @contextlib.contextmanager
@@ -136,15 +136,15 @@ def temporary_files() -> Iterator[None]:
         ) from None
 
 
-def differences(expected: Measures, found: Measures) -> Iterator[str]:
-    """What of `found` is not as `expected`, in words. A fingerprint that one side could not make is no difference."""
-    for name in sorted({*expected.counts, *found.counts}):
-        want, have = expected.counts.get(name), found.counts.get(name)
+def differences(expected: Measures, actual: Measures) -> Iterator[str]:
+    """What of `actual` is not as `expected`, in words. A fingerprint that one side could not make is no difference."""
+    for name in sorted({*expected.counts, *actual.counts}):
+        want, have = expected.counts.get(name), actual.counts.get(name)
         if want != have:
             yield f"{name}: {_number(have)}, the set says {_number(want)}"
-    for name in sorted(set(expected.fingerprints) & set(found.fingerprints)):
-        same_number = expected.counts.get(name) == found.counts.get(name)
-        if same_number and expected.fingerprints[name] != found.fingerprints[name]:
+    for name in sorted(set(expected.fingerprints) & set(actual.fingerprints)):
+        same_number = expected.counts.get(name) == actual.counts.get(name)
+        if same_number and expected.fingerprints[name] != actual.fingerprints[name]:
             yield f"{name}: another content"
 
 

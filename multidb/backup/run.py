@@ -48,17 +48,21 @@ class BackupRun:
     @property
     def ok(self) -> bool:
         """Whether everything that was tried went well."""
-        return all(each.ok for each in self.made) and all(each.ok for each in self.verified) and not self.errors
+        return (
+            all(result.ok for result in self.made)
+            and all(verified.ok for verified in self.verified)
+            and not self.errors
+        )
 
     def document(self) -> dict[str, Any]:
         """As plain JSON values."""
-        verdicts = {each.copy.id: each.ok for each in self.verified}
+        verdicts = {verified.copy.id: verified.ok for verified in self.verified}
         return {
-            "sets": [_set_document(each, verdicts) for each in self.made if each.made],
+            "sets": [_set_document(result, verdicts) for result in self.made if result.made],
             "failed": [
-                {"app": each.app, "where": name, **error.document()}
-                for each in self.made
-                for name, error in each.errors.items()
+                {"app": result.app, "where": name, **error.document()}
+                for result in self.made
+                for name, error in result.errors.items()
             ],
             "recovered": self.recovered,
             "pruned": [copy.where for copy in self.pruned],
@@ -154,8 +158,8 @@ def final_set(engine: Engine, app_id: str, keys: Identities | None, progress: Pr
 def _without_closed(engine: Engine, scope: Scope, done: BackupRun) -> Scope:
     """An unfinished clone has nothing to be kept, and is no fault of the run that was to make sets of everybody."""
     closed = [closure for app, closure in closures(engine.state).items() if app in engine.project.apps]
-    done.notes += [f"{each.app}: no set is made, because {each.why}" for each in closed]
-    left = frozenset(engine.project.apps) - {each.app for each in closed}
+    done.notes += [f"{closure.app}: no set is made, because {closure.why}" for closure in closed]
+    left = frozenset(engine.project.apps) - {closure.app for closure in closed}
     return replace(scope, apps=left) if closed else scope
 
 
@@ -186,11 +190,11 @@ def _verify_new(
     """Tries the new set where it is kept first; the other targets have the same bytes, by their checksums, and get the
     same mark."""
     app = engine.project.apps[made.app]
-    wanted = settings(engine.project, app)
-    always = wanted.verify is not None and not wanted.verify
+    app_settings = settings(engine.project, app)
+    always = app_settings.verify is not None and not app_settings.verify
     if made.made is None or not (always or (scheduled and verification_due(engine.fleet, app, utc_now()))):
         return
-    first, *others = (name for name in (to or wanted.to) if name not in made.errors)
+    first, *others = (name for name in (to or app_settings.to) if name not in made.errors)
     home = repository(engine.fleet, [first])
     tried = verify(engine.fleet, home, home.find(f"{made.app}/{made.made.id}"), keys, progress)
     if isinstance(tried.problem, WrongKey):
@@ -206,16 +210,16 @@ def _verify_new(
 
 
 def _prune(engine: Engine, app_id: str, done: BackupRun) -> None:
-    wanted = settings(engine.project, engine.project.apps[app_id])
+    app_settings = settings(engine.project, engine.project.apps[app_id])
     try:
-        home = repository(engine.fleet, wanted.to)
-        pruning = decide(home, {app_id: wanted.keep}, utc_now())
+        home = repository(engine.fleet, app_settings.to)
+        pruning = decide(home, {app_id: app_settings.keep}, utc_now())
         errors = carry_out(home, pruning)
     except MultidbError as error:
         errors = [error]
     else:
         done.pruned += pruning.going
-        unreadable = (each.copy for each in pruning.decisions if each.copy.found is None)
+        unreadable = (decision.copy for decision in pruning.decisions if decision.copy.found is None)
         done.notes += [f"{copy.where}: {copy.problem}; it stays, and counts for nothing" for copy in unreadable]
     if errors:
         done.errors[app_id] = errors[0]
@@ -226,13 +230,13 @@ def _notes(made: AppBackup) -> list[str]:
     return [f"{made.app}: {store}: {note}" for store, part in parts.items() for note in part.part.notes]
 
 
-def _set_document(each: AppBackup, verdicts: dict[str, bool]) -> dict[str, Any]:
-    assert each.made is not None
+def _set_document(result: AppBackup, verdicts: dict[str, bool]) -> dict[str, Any]:
+    assert result.made is not None
     return {
-        "id": each.made.id,
-        "app": each.app,
-        "consistency": each.made.consistency.value,
-        "seconds": each.seconds,
+        "id": result.made.id,
+        "app": result.app,
+        "consistency": result.made.consistency.value,
+        "seconds": result.seconds,
         "stores": {
             store: {
                 "bytes": part.size,
@@ -240,7 +244,7 @@ def _set_document(each: AppBackup, verdicts: dict[str, bool]) -> dict[str, Any]:
                 "sha256": {file.name: file.sha256 for file in part.files},
                 "counts": dict(part.part.measures.counts),
             }
-            for store, part in each.made.parts.items()
+            for store, part in result.made.parts.items()
         },
-        "verified": verdicts.get(each.made.id),
+        "verified": verdicts.get(result.made.id),
     }

@@ -52,18 +52,18 @@ def coming_due(fleet: Fleet, now: datetime) -> datetime | None:
 def verification_due(fleet: Fleet, app: App, now: datetime) -> bool:
     """Whether the last proof of one of the app's sets, or the last try that found nothing wrong where there can be no
     whole proof, is longer ago than the manifest allows."""
-    wanted = settings(fleet.project, app).verify
-    if wanted is None:
+    interval = settings(fleet.project, app).verify
+    if interval is None:
         return False
     known = Journal(fleet.state).known(app.id)
     last = max((moment for name in ("verified", "tried") if (moment := _moment(known.get(name)))), default=None)
-    return last is None or in_future(last, now) or last + wanted * (1 - _EARLY) <= now
+    return last is None or in_future(last, now) or last + interval * (1 - _EARLY) <= now
 
 
 def freshness(project: Project, state: ProjectState, app: App, now: datetime) -> Health | None:
     """What is to be said of the app's backups; None where the manifest does not speak of any. Reads the state alone."""
     try:
-        wanted = settings(project, app)
+        app_settings = settings(project, app)
     except MultidbError as error:
         return Health(Status.DEGRADED, str(error), fix=error.hint or "")
     journal = Journal(state)
@@ -74,10 +74,10 @@ def freshness(project: Project, state: ProjectState, app: App, now: datetime) ->
     if closure is not None:
         return Health(Status.DEGRADED, closure.why, fix=closure.way_on)
     known = journal.known(app.id)
-    if not wanted.declared or CLONE_OF in app.labels:
+    if not app_settings.declared or CLONE_OF in app.labels:
         return None
     newest, verified = _moment(known.get("when")), _moment(known.get("verified"))
-    problem = _problem(app, wanted, known, newest, verified, now)
+    problem = _problem(app, app_settings, known, newest, verified, now)
     if problem:
         return Health(Status.DEGRADED, *problem)
     assert newest is not None
@@ -104,15 +104,15 @@ class LastSets:
 def last_sets(project: Project, state: ProjectState) -> dict[str, LastSets]:
     """By app whose backups the manifest speaks of, or that has one all the same. Reads the state alone."""
     journal = Journal(state)
-    found = {}
+    last = {}
     for app in _scheduled(project):
-        wanted, known = settings(project, app), journal.known(app.id)
+        app_settings, known = settings(project, app), journal.known(app.id)
         newest, verified_set = _moment(known.get("when")), known.get("verified_set")
-        if wanted.declared or newest or verified_set:
-            every = wanted.every if wanted.declared else None
+        if app_settings.declared or newest or verified_set:
+            every = app_settings.every if app_settings.declared else None
             verified = made_at(verified_set) if verified_set and is_set_id(verified_set) else None
-            found[app.id] = LastSets(newest, verified, every, "failed" in known)
-    return found
+            last[app.id] = LastSets(newest, verified, every, "failed" in known)
+    return last
 
 
 def _scheduled(project: Project) -> list[App]:
@@ -122,7 +122,7 @@ def _scheduled(project: Project) -> list[App]:
 
 def _problem(
     app: App,
-    wanted: Settings,
+    settings: Settings,
     known: dict[str, Any],
     newest: datetime | None,
     verified: datetime | None,
@@ -138,8 +138,8 @@ def _problem(
             None,
             again,
         )
-    if now - newest > wanted.every * _LATE:
-        age, every = time_in_words(now - newest), time_in_words(wanted.every)
+    if now - newest > settings.every * _LATE:
+        age, every = time_in_words(now - newest), time_in_words(settings.every)
         return (f"newest backup is {age} old, one every {every} is wanted{_because(failed)}", None, again)
     if failed:
         return (f"the last backup failed: {failed['message']}", None, again)
@@ -147,7 +147,7 @@ def _problem(
         return (f"set {known['bad']['id']} does not verify: {known['bad']['message']}", None, again)
     if verified is not None and in_future(verified, now):
         verified = None
-    if wanted.verify is not None and now - (verified or newest) > wanted.verify + wanted.every * _LATE:
+    if settings.verify is not None and now - (verified or newest) > settings.verify + settings.every * _LATE:
         age = f"{time_in_words(now - verified)} ago" if verified else "never"
         return (f"no set was verified lately (last: {age})", None, f"multidb backups verify {app.id}")
     return None

@@ -149,7 +149,7 @@ class BackupSet:
     def consistency(self) -> Consistency:
         """With the logins off nothing changes from the first store to the last; else only a single store can be of
         one moment."""
-        alone = len(self.parts) == 1 and all(each.part.consistent for each in self.parts.values())
+        alone = len(self.parts) == 1 and all(part.part.consistent for part in self.parts.values())
         return Consistency.CONSISTENT if alone or self.quiesced else Consistency.PER_STORE
 
     @property
@@ -183,13 +183,13 @@ class BackupSet:
             digest = body.pop("digest", None)
             if digest != _digest(body):
                 raise Unreadable("is damaged: it does not have the digest that it says")
-            found = _set_of(validated(body, _SET))
-            if found._body() != body:
+            backup_set = _set_of(validated(body, _SET))
+            if backup_set._body() != body:
                 raise Unreadable("says of itself what does not fit together")
         except Unreadable as wrong:
             hint = "use the multidb that made it, or a newer one" if isinstance(wrong, _OtherFormat) else _ANOTHER
             raise ArchiveError(str(wrong), where=where, hint=hint) from None
-        return found
+        return backup_set
 
     def _body(self) -> dict[str, Any]:
         return {
@@ -250,11 +250,13 @@ class Verification:
     def from_json(cls, text: str | bytes) -> Verification | None:
         """None for what is not one: then the set counts as not verified."""
         try:
-            said = validated(_of_format(parse(text, LARGEST), _VERIFIED_FORMAT), _VERIFICATION)
+            document = validated(_of_format(parse(text, LARGEST), _VERIFIED_FORMAT), _VERIFICATION)
         except Unreadable:
             return None
-        found = cls(said.set_id, said.digest, said.when, said.multidb, said.failures, said.unproved)
-        return found if found.ok is said.ok else None
+        verification = cls(
+            document.set_id, document.digest, document.when, document.multidb, document.failures, document.unproved
+        )
+        return verification if verification.ok is document.ok else None
 
 
 def new_id(now: datetime) -> str:
@@ -264,10 +266,10 @@ def new_id(now: datetime) -> str:
 
 def made_at(set_id: str) -> datetime:
     """The moment in a set's id. `ValueError` when it is none."""
-    found = _ID.fullmatch(set_id)
-    if found is None:
+    match = _ID.fullmatch(set_id)
+    if match is None:
         raise ValueError(f"{set_id!r} is not the id of a backup set")
-    return moment(found[1])
+    return moment(match[1])
 
 
 def is_set_id(text: str) -> bool:
@@ -294,7 +296,7 @@ def declaration(app: App) -> dict[str, Any]:
             entry[store] = values
     if app.quota:
         entry["quota"] = {
-            store: {"size": f"{each.size}B", "enforce": str(each.enforce)} for store, each in app.quota.items()
+            store: {"size": f"{quota.size}B", "enforce": str(quota.enforce)} for store, quota in app.quota.items()
         }
     if app.labels:
         entry["labels"] = dict(app.labels)
@@ -336,11 +338,11 @@ class _OtherFormat(Unreadable):
     """It is of another multidb."""
 
 
-def _of_format(document: object, wanted: str) -> dict[str, Any]:
+def _of_format(document: object, expected: str) -> dict[str, Any]:
     """The document, when it is one of that kind and version."""
     if not isinstance(document, dict) or not isinstance(document.get("format"), str):
         raise Unreadable("is not of a backup set")
-    if document["format"] != wanted:
+    if document["format"] != expected:
         raise _OtherFormat(f"is a {printable(document['format'])!r}, which this multidb does not read")
     return document
 
@@ -418,46 +420,46 @@ _VERIFICATION: Final = TypeAdapter(_VerificationDocument)
 _DECLARATION: Final = TypeAdapter(_DeclarationDocument)
 
 
-def _set_of(said: _SetDocument) -> BackupSet:
-    if not is_set_id(said.id):
+def _set_of(document: _SetDocument) -> BackupSet:
+    if not is_set_id(document.id):
         raise Unreadable("cannot be understood: id: is not the id of a set")
-    if said.declaration:
-        validated(said.declaration, _DECLARATION)
-    encrypted = said.encryption is not None
+    if document.declaration:
+        validated(document.declaration, _DECLARATION)
+    encrypted = document.encryption is not None
     return BackupSet(
-        id=said.id,
-        project=said.project,
-        app=said.app,
-        finished=said.finished,
-        multidb=said.multidb,
-        parts={store: _part_of(store, part, encrypted) for store, part in said.stores.items()},
-        declaration=said.declaration,
-        recipients=tuple(said.encryption.recipients) if said.encryption else (),
-        absent=said.absent,
-        complete=said.complete,
-        quiesced=said.quiesced,
-        reason=said.reason,
+        id=document.id,
+        project=document.project,
+        app=document.app,
+        finished=document.finished,
+        multidb=document.multidb,
+        parts={store: _part_of(store, part, encrypted) for store, part in document.stores.items()},
+        declaration=document.declaration,
+        recipients=tuple(document.encryption.recipients) if document.encryption else (),
+        absent=document.absent,
+        complete=document.complete,
+        quiesced=document.quiesced,
+        reason=document.reason,
     )
 
 
-def _part_of(store: str, said: _PartDocument, encrypted: bool) -> StoredPart:
+def _part_of(store: str, document: _PartDocument, encrypted: bool) -> StoredPart:
     """A file's place is the one that multidb gives it, whatever the document says: nothing is looked for elsewhere."""
-    names = [file.name for file in said.files]
+    names = [file.name for file in document.files]
     if len(names) != len(set(names)):
         raise Unreadable(f"cannot be understood: stores.{store}.files: has a file twice")
-    for file in said.files:
+    for file in document.files:
         if file.stored != stored_path(store, file.name, encrypted=encrypted):
             raise Unreadable(f"says that a file of it lies elsewhere: {printable(file.stored)!r}")
     part = Part(
-        format=said.format,
-        server=said.server,
-        client=said.client,
-        consistent=said.consistent,
-        measures=Measures(said.counts, said.fingerprints),
-        details=said.details,
+        format=document.format,
+        server=document.server,
+        client=document.client,
+        consistent=document.consistent,
+        measures=Measures(document.counts, document.fingerprints),
+        details=document.details,
     )
     files = tuple(
         StoredFile(file.name, file.stored, file.size, file.plain_sha256, file.stored_size, file.sha256)
-        for file in said.files
+        for file in document.files
     )
     return StoredPart(part, files)

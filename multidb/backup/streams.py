@@ -244,17 +244,17 @@ class _CheckedFile(io.RawIOBase):
             pass
 
     def _compare(self) -> None:
-        found = self._read
-        if not found.size and self._size:
+        content = self._read
+        if not content.size and self._size:
             raise ArchiveError("is empty", where=self._where, hint="take another set")
-        if found.size != self._size:
-            words = f"is cut off: {found.size:,} bytes" if found.size < self._size else "is too long"
+        if content.size != self._size:
+            words = f"is cut off: {content.size:,} bytes" if content.size < self._size else "is too long"
             raise ArchiveError(
                 f"{words}, the set says {self._size:,}",
                 where=self._where,
                 hint="take another set, or the same from another target",
             )
-        if found.digest() != self._sha256:
+        if content.digest() != self._sha256:
             raise ArchiveError(
                 "is not the file that was written: its SHA-256 is another",
                 where=self._where,

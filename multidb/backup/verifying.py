@@ -88,19 +88,19 @@ class _Trial:
         fleet: Fleet,
         home: Repository,
         copy: Copy,
-        found: BackupSet,
+        backup_set: BackupSet,
         keys: Identities | None,
         progress: Progress,
     ) -> None:
         self._fleet = fleet
         self._home = home
         self._copy = copy
-        self._found = found
+        self._found = backup_set
         self._keys = keys
         self._progress = progress
-        self._app = fleet.project.apps.get(copy.app) or app_of(found)
-        self._rate = Rate(progress, copy.app, found.size)
-        self._contexts_of = ServerContexts(fleet, Scope(stores=frozenset(found.parts)))
+        self._app = fleet.project.apps.get(copy.app) or app_of(backup_set)
+        self._rate = Rate(progress, copy.app, backup_set.size)
+        self._contexts_of = ServerContexts(fleet, Scope(stores=frozenset(backup_set.parts)))
         self.failures: dict[str, str] = {}
         self.unproved: dict[str, str] = {}
 
@@ -109,8 +109,8 @@ class _Trial:
         return [store for store in self._found.parts if self._ground(store) is not None]
 
     def run(self) -> None:
-        wanted = set(self._found.declaration.get("stores", ())) if self._found.complete else set()
-        for store in sorted(wanted - set(self._found.parts) - set(self._found.absent)):
+        expected = set(self._found.declaration.get("stores", ())) if self._found.complete else set()
+        for store in sorted(expected - set(self._found.parts) - set(self._found.absent)):
             self.failures[store] = "the set has nothing of it"
         for store in self._found.parts:
             try:
@@ -147,13 +147,13 @@ class _Trial:
             return None
 
 
-def app_of(found: BackupSet) -> App:
+def app_of(backup_set: BackupSet) -> App:
     """The app as it was when the set was made.
 
     Raises:
         ArchiveError: its declaration is not what this multidb understands.
     """
-    entry: Mapping[str, Any] = found.declaration
+    entry: Mapping[str, Any] = backup_set.declaration
     try:
         stores = {
             store: provisioner(store).app_options.model_validate(entry.get(store) or {})
@@ -162,9 +162,9 @@ def app_of(found: BackupSet) -> App:
         }
     except ValidationError as error:
         raise ArchiveError(
-            f"its declaration of the app is not understood: {error.errors()[0]['msg']}", where=found.folder
+            f"its declaration of the app is not understood: {error.errors()[0]['msg']}", where=backup_set.folder
         ) from None
-    return App(found.app, entry.get("tenant_id", found.app), stores)
+    return App(backup_set.app, entry.get("tenant_id", backup_set.app), stores)
 
 
 def _remember(journal: Journal, copy: Copy, verification: Verification) -> None:

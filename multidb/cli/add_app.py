@@ -66,9 +66,9 @@ def _bring_up(run: Run, new: str) -> int:
                 states = engine.fleet.start(new)
             report = engine.apply(Scope(apps=frozenset({new})))
             left = left_open(engine, new)
-        for each in states:
-            if each.state is not ServerState.RUNNING:
-                output.note(f"{each.name}: {each.state.value}, {each.message}", style="yellow")
+        for status in states:
+            if status.state is not ServerState.RUNNING:
+                output.note(f"{status.name}: {status.state.value}, {status.message}", style="yellow")
         code = show_report(output, report)
         for server, things in left.items():
             output.note(
@@ -95,11 +95,11 @@ def _entry(
     if tenant is not None:
         entry["tenant_id"] = tenant
     if stores is not None:
-        wanted = [store.strip() for store in stores.split(",") if store.strip()]
-        unknown = [store for store in wanted if store not in STORES]
-        if unknown or not wanted:
+        names = [store.strip() for store in stores.split(",") if store.strip()]
+        unknown = [store for store in names if store not in STORES]
+        if unknown or not names:
             raise UsageError(f"there is no store {', '.join(unknown)!r}", hint=f"stores: {', '.join(STORES)}")
-        entry["stores"] = wanted
+        entry["stores"] = names
     if extensions:
         entry[_store_with("extensions")] = {"extensions": extensions}
     if collections:

@@ -76,31 +76,31 @@ def apply(
     engine = run.engine(output)
     saved, named = _plan_or_apps(names or [], engine.project.apps)
     agreed = None if saved is None else _saved_plan(saved)
-    wanted = scope([*named, *(apps or ())], stores, adopt=adopt, regenerate=regenerate, deep=deep)
+    asked = scope([*named, *(apps or ())], stores, adopt=adopt, regenerate=regenerate, deep=deep)
     if agreed is not None:
-        wanted = scope(agreed.apps, agreed.stores, adopt=agreed.adopt, deep=agreed.deep)
+        asked = scope(agreed.apps, agreed.stores, adopt=agreed.adopt, deep=agreed.deep)
     with output.working():
-        found = engine.plan(wanted)
-    if agreed is not None and not agreed.covers(found):
+        planned = engine.plan(asked)
+    if agreed is not None and not agreed.covers(planned):
         raise StalePlan(
             "the servers or the manifest have changed since this plan was made",
             where=str(saved),
             hint=f"make a new one: multidb plan --out {saved}",
         )
-    if saved is None or not yes or not found.changes:  # a saved plan that needs no yes was read when it was saved
-        show_plan(output, found)
-    if found.changes and not found.conflicts and not ask("Apply these changes?", yes=yes):
+    if saved is None or not yes or not planned.changes:  # a saved plan that needs no yes was read when it was saved
+        show_plan(output, planned)
+    if planned.changes and not planned.conflicts and not ask("Apply these changes?", yes=yes):
         output.note("Nothing was changed.")
         return 3
-    if left_open := refused_to_close(output, engine, found, yes=yes):
-        wanted = replace(wanted, left_open=left_open)
+    if left_open := refused_to_close(output, engine, planned, yes=yes):
+        asked = replace(asked, left_open=left_open)
         with output.working():
-            found = engine.plan(wanted)
+            planned = engine.plan(asked)
     with output.working():
-        report = engine.apply(wanted, found)
+        report = engine.apply(asked, planned)
     code = show_report(output, report)
     write_env_files(engine.fleet, output, _changed(engine, report))
-    output.document(code == 0, {"plan": found.document(), **report_document(report)})
+    output.document(code == 0, {"plan": planned.document(), **report_document(report)})
     return code
 
 
@@ -115,8 +115,8 @@ def _plan_or_apps(given: list[str], known: Container[str]) -> tuple[Path | None,
     Raises:
         UsageError: a plan and something else.
     """
-    apps = [each for each in given if _is_an_app(each, known)]
-    plans = [each for each in given if each not in apps]
+    apps = [word for word in given if _is_an_app(word, known)]
+    plans = [word for word in given if word not in apps]
     if plans and len(given) > 1:
         raise UsageError(
             f"a saved plan says itself for which apps it is; {plans[0]} was named beside others",

@@ -77,96 +77,96 @@ def audit_command(
     """
     run = Run("audit", file, env, as_json, verbose)
     output = run.output
-    fleet, wanted = run.fleet(output), scope([name] if name else None, stores)
+    fleet, asked = run.fleet(output), scope([name] if name else None, stores)
     most = len(fleet.project.apps) ** 2 if all_pairs else ALL_PAIRS
     with output.working():
-        found = audit(fleet, wanted, seed=seed, most=most)
-    if wanted.apps is None and wanted.stores is None:
-        _remember(fleet, found, output)
+        result = audit(fleet, asked, seed=seed, most=most)
+    if asked.apps is None and asked.stores is None:
+        _remember(fleet, result, output)
     if notify:
-        tell(output, fleet, lambda notifier: notifier.about_audit(found, wanted))
+        tell(output, fleet, lambda notifier: notifier.about_audit(result, asked))
     if report is not None:
-        files.write_text(report, markdown(found))
-    output.document(found.ok, found.document())
-    _show(output, found)
+        files.write_text(report, markdown(result))
+    output.document(result.ok, result.document())
+    _show(output, result)
     if report is not None:
         output.note(f"Written: {report}")
-    return found.exit_code
+    return result.exit_code
 
 
-def _remember(fleet: Fleet, found: Audit, output: Output) -> None:
+def _remember(fleet: Fleet, result: Audit, output: Output) -> None:
     try:
-        remember(fleet.state, found)
+        remember(fleet.state, result)
     except (Locked, UsageError) as error:  # what was found is shown, whether or not it can be kept
         output.note(f"{error.sentence()}; the page and the metrics do not know of this audit")
 
 
-def _show(output: Output, found: Audit) -> None:
-    if not found.apps:
+def _show(output: Output, result: Audit) -> None:
+    if not result.apps:
         output.say("There is nothing to audit. Next: multidb add-app NAME")
         return
     output.table(
-        ("app", *found.stores),
-        [(each, *(found.verdict(each, store) for store in found.stores)) for each in found.apps],
+        ("app", *result.stores),
+        [(app, *(result.verdict(app, store) for store in result.stores)) for app in result.apps],
         _STYLES,
     )
-    for style, line in _findings(found):
+    for style, line in _findings(result):
         output.say(line, style=style)
-    for style, line in (*_notes(found), *_known(found)):
+    for style, line in (*_notes(result), *_known(result)):
         output.say(line, style=style)
-    for store, pairs in found.pairs.items():
+    for store, pairs in result.pairs.items():
         output.say(f"{store}: {pairs}", style="dim")
     if output.verbose:
-        for each in found.servers:
-            for catalog in each.search.catalogs:
+        for server in result.servers:
+            for catalog in server.search.catalogs:
                 searched = f"{catalog.catalog} ({catalog.objects}): {catalog.looked_for}"
-                output.say(f"searched on {each.server}: {searched}", style="dim")
-        for (store, probe), count in found.exceptions.items():
+                output.say(f"searched on {server.server}: {searched}", style="dim")
+        for (store, probe), count in result.exceptions.items():
             output.say(f"open where no wall is promised: {store}: {probe} ({count})", style="dim")
-    open_ones = f", {len(found.gaps)} open where no wall is promised (docs/security.md)" if found.gaps else ""
-    output.say(f"{len(found.tried)} probes{open_ones}. Nothing was changed and no app's data was read.", style="dim")
-    verdict, style = _verdict(found)
+    open_ones = f", {len(result.gaps)} open where no wall is promised (docs/security.md)" if result.gaps else ""
+    output.say(f"{len(result.tried)} probes{open_ones}. Nothing was changed and no app's data was read.", style="dim")
+    verdict, style = _verdict(result)
     output.say(verdict, style=style)
 
 
-def _verdict(found: Audit) -> tuple[str, str]:
-    if not found.ok:
+def _verdict(result: Audit) -> tuple[str, str]:
+    if not result.ok:
         return "Not every wall was proved.", "bold red"
-    if found.unread:
+    if result.unread:
         return "Every wall was proved that could be looked at. Not proved: what could not be read.", "bold yellow"
     return "Every wall that is promised was proved.", "green"
 
 
-def _findings(found: Audit) -> Iterator[tuple[str, str]]:
+def _findings(result: Audit) -> Iterator[tuple[str, str]]:
     """What is wrong, worst first, each line with its style."""
-    for each in found.breaches[:_MOST_SHOWN]:
-        yield "bold red", f"breach on {each.server}: {each.act} worked{each.said}"
-    for hole in found.holes[:_MOST_SHOWN]:
+    for attempt in result.breaches[:_MOST_SHOWN]:
+        yield "bold red", f"breach on {attempt.server}: {attempt.act} worked{attempt.said}"
+    for hole in result.holes[:_MOST_SHOWN]:
         yield "red", f"hole on {hole.server}: {hole.hole.name}, {hole.hole.subject}. {hole.hole.message}"
         yield from (("", f"    {line}") for statement in hole.hole.closes for line in statement.splitlines())
-    for each in found.broken[:_MOST_SHOWN]:
-        yield "yellow", f"broken probe on {each.server}: {each.act}: {each.probe.detail}"
-    for gap in found.untried[:_MOST_SHOWN]:
+    for attempt in result.broken[:_MOST_SHOWN]:
+        yield "yellow", f"broken probe on {attempt.server}: {attempt.act}: {attempt.probe.detail}"
+    for gap in result.untried[:_MOST_SHOWN]:
         yield "yellow", f"not tried: {gap}"
-    for server, unread in found.unread[:_MOST_SHOWN]:
+    for server, unread in result.unread[:_MOST_SHOWN]:
         yield "yellow", f"not proved: {unread.catalog} on {server}: {unread.why}"
-    for subject, error in found.errors[:_MOST_SHOWN]:
+    for subject, error in result.errors[:_MOST_SHOWN]:
         yield "yellow", f"not asked: {subject}: {error.sentence(where=False)}"
-    for kind in (found.breaches, found.holes, found.broken, found.untried, found.unread, found.errors):
+    for kind in (result.breaches, result.holes, result.broken, result.untried, result.unread, result.errors):
         if len(kind) > _MOST_SHOWN:
             yield "dim", _more(len(kind))
 
 
-def _notes(found: Audit) -> Iterator[tuple[str, str]]:
-    for server, remark in found.remarks[:_MOST_SHOWN]:
+def _notes(result: Audit) -> Iterator[tuple[str, str]]:
+    for server, remark in result.remarks[:_MOST_SHOWN]:
         yield "", f"note on {server}: {remark.subject}: {remark.message}"
-    if len(found.remarks) > _MOST_SHOWN:
-        yield "dim", _more(len(found.remarks))
+    if len(result.remarks) > _MOST_SHOWN:
+        yield "dim", _more(len(result.remarks))
 
 
-def _known(found: Audit) -> Iterator[tuple[str, str]]:
+def _known(result: Audit) -> Iterator[tuple[str, str]]:
     """What the accounts could do that the manifest names as known."""
-    for server, known in found.known:
+    for server, known in result.known:
         for could in known.could[:_MOST_SHOWN] or ("nothing that would be a hole",):
             yield "dim", f"known on {server}: {known.account}: {could}"
         if len(known.could) > _MOST_SHOWN:

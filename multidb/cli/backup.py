@@ -105,17 +105,17 @@ def _round(
 ) -> BackupRun:
     engine = run.engine(output)
     keys = identities(identity, os.environ)
-    wanted = scope(names, stores)
-    engine.fleet.require(wanted)
+    asked = scope(names, stores)
+    engine.fleet.require(asked)
     if only_due:
-        apps = [each.id for each in due(engine.fleet, utc_now()) if wanted.wants(each)]
+        apps = [app.id for app in due(engine.fleet, utc_now()) if asked.wants(app)]
         if not apps:
             with output.working():
                 return run_catching_up(engine, output.progress)
-        wanted = scope(apps, stores)
+        asked = scope(apps, stores)
     with output.working():
         return run_backups(
-            engine, wanted, scheduled=only_due, to=to or (), quiesce=quiesce, keys=keys, progress=output.progress
+            engine, asked, scheduled=only_due, to=to or (), quiesce=quiesce, keys=keys, progress=output.progress
         )
 
 
@@ -123,27 +123,27 @@ def _tell(run: Run, output: Output) -> None:
     """Tells the receivers how each app's backups stand now, whatever this run was about."""
     engine = run.engine(output)
     fresh = freshness_now(engine.fleet)
-    found = {app.id: fresh(app) for app in engine.project.apps.values()}
-    known = {app: health for app, health in found.items() if health is not None}
+    freshness_of = {app.id: fresh(app) for app in engine.project.apps.values()}
+    known = {app: health for app, health in freshness_of.items() if health is not None}
     tell(output, engine.fleet, lambda notifier: notifier.about_backups(known))
 
 
 def _show(output: Output, done: BackupRun, nothing: str) -> None:
     for line in (*done.recovered, *done.notes):
         output.note(line)
-    verified = {each.copy.id: _verdict(each) for each in done.verified}
+    verified = {verified.copy.id: _verdict(verified) for verified in done.verified}
     rows = [
         (
-            each.app,
-            each.made.id,
-            size_in_words(each.made.size),
-            size_in_words(each.made.stored_size),
-            f"{each.seconds:.0f} s",
-            each.made.consistency.value,
-            verified.get(each.made.id, ""),
+            result.app,
+            result.made.id,
+            size_in_words(result.made.size),
+            size_in_words(result.made.stored_size),
+            f"{result.seconds:.0f} s",
+            result.made.consistency.value,
+            verified.get(result.made.id, ""),
         )
-        for each in done.made
-        if each.made is not None
+        for result in done.made
+        if result.made is not None
     ]
     if rows:
         columns = ("app", "set", "data", "stored", "time", "consistency", "")
@@ -164,12 +164,12 @@ def _verdict(tried: Verified) -> str:
 
 def _failures(done: BackupRun) -> Iterator[str]:
     """One line for each thing that went wrong."""
-    for each in done.made:
-        for name, error in each.errors.items():
-            yield f"{each.app}: {name}: {error}{f' ({error.hint})' if error.hint else ''}"
-        if each.errors and each.made is not None:
-            targets = " ".join(f"--to {name}" for name in each.errors)
-            yield f"{each.app}: to bring the set there: multidb backups copy {each.app}/{each.made.id} {targets}"
+    for result in done.made:
+        for name, error in result.errors.items():
+            yield f"{result.app}: {name}: {error}{f' ({error.hint})' if error.hint else ''}"
+        if result.errors and result.made is not None:
+            targets = " ".join(f"--to {name}" for name in result.errors)
+            yield f"{result.app}: to bring the set there: multidb backups copy {result.app}/{result.made.id} {targets}"
     for tried in done.verified:
         if tried.problem is not None:
             yield f"{tried.copy.app}: not verified: {tried.problem}"

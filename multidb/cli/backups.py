@@ -107,18 +107,19 @@ def show_set(
     run = Run("backups show", file, env, json=as_json)
     output = run.output
     copy = repository(run.fleet(output), targets).find(name)
-    found = copy.found
-    output.document(found is not None, {"set": {**_document(copy, utc_now()), "problem": copy.problem}})
-    if found is None:
+    backup_set = copy.found
+    output.document(backup_set is not None, {"set": {**_document(copy, utc_now()), "problem": copy.problem}})
+    if backup_set is None:
         output.say(f"{copy.where}: {copy.problem}", style="red")
         return _NOT_AS_WANTED
     output.say(
-        f"{copy.app}  {copy.id}  ({copy.target.name}, {found.reason.value}, {found.consistency.value})", style="bold"
+        f"{copy.app}  {copy.id}  ({copy.target.name}, {backup_set.reason.value}, {backup_set.consistency.value})",
+        style="bold",
     )
-    if found.recipients:
-        output.say(f"  encrypted for {', '.join(found.recipients)}")
+    if backup_set.recipients:
+        output.say(f"  encrypted for {', '.join(backup_set.recipients)}")
     output.say(f"  verified: {_proof(copy)}")
-    for store, stored in found.parts.items():
+    for store, stored in backup_set.parts.items():
         part = stored.part
         sizes = f"{size_in_words(stored.size)} ({size_in_words(stored.stored_size)} stored)"
         output.say(f"{store}: {part.server}, {part.format}, {sizes}")
@@ -156,25 +157,25 @@ def verify_sets(
     with output.working(), exclusively(engine.state, "backups verify"):
         finish_interrupted(engine, keys, output)
         tried = [verify(engine.fleet, home, copy, keys, output.progress) for copy in _chosen(home, names, every)]
-    output.document(all(each.ok for each in tried), {"sets": [_verdict(each) for each in tried]})
-    for each in tried:
-        mark = each.verification
-        if each.ok:
-            output.say(f"{each.copy.where}: verified", style="green")
-        elif each.problem is not None:
-            output.say(f"{each.copy.where}: could not be tried: {each.problem.message}", style="red")
-            if each.problem.hint:
-                output.note(f"  {each.problem.hint}")
+    output.document(all(verified.ok for verified in tried), {"sets": [_verdict(verified) for verified in tried]})
+    for verified in tried:
+        mark = verified.verification
+        if verified.ok:
+            output.say(f"{verified.copy.where}: verified", style="green")
+        elif verified.problem is not None:
+            output.say(f"{verified.copy.where}: could not be tried: {verified.problem.message}", style="red")
+            if verified.problem.hint:
+                output.note(f"  {verified.problem.hint}")
         elif mark is not None:
             for store, why in mark.failures.items():
-                output.say(f"{each.copy.where}: {store}: {why}", style="red")
+                output.say(f"{verified.copy.where}: {store}: {why}", style="red")
             for store, why in mark.unproved.items():
-                output.say(f"{each.copy.where}: {store}: not verified: {why}", style="yellow")
+                output.say(f"{verified.copy.where}: {store}: not verified: {why}", style="yellow")
     if not tried:
         output.say("There is no backup set yet. Make one: multidb backup")
-    if any(each.problem is not None for each in tried):
+    if any(verified.problem is not None for verified in tried):
         return _FAILED
-    return 0 if all(each.ok for each in tried) else _NOT_AS_WANTED
+    return 0 if all(verified.ok for verified in tried) else _NOT_AS_WANTED
 
 
 @app.command(
@@ -243,8 +244,8 @@ def prune_sets(
     run = Run("backups prune", file, env, json=as_json)
     output = run.output
     engine = run.engine(output)
-    wanted = [app_id(name) for name in names] if names else list(engine.project.apps)
-    keep = {each: settings(engine.project, _app(engine, each)).keep for each in wanted}
+    app_ids = [app_id(name) for name in names] if names else list(engine.project.apps)
+    keep = {app: settings(engine.project, _app(engine, app)).keep for app in app_ids}
     home = repository(engine.fleet, targets)
     with exclusively(engine.state, "backups prune"):
         with output.working():
@@ -261,9 +262,9 @@ def prune_sets(
         "removed": agreed,
         "remove": [{"app": copy.app, "id": copy.id, "target": copy.target.name} for copy in pruning.going],
         "keep": [
-            {"app": each.copy.app, "id": each.copy.id, "target": each.copy.target.name, "why": each.why}
-            for each in pruning.decisions
-            if each.keep
+            {"app": decision.copy.app, "id": decision.copy.id, "target": decision.copy.target.name, "why": decision.why}
+            for decision in pruning.decisions
+            if decision.keep
         ],
         "unfinished": [half.folder for half in pruning.half_made],
         "failed": [str(error) for error in errors],
@@ -298,7 +299,7 @@ def _app(engine: Engine, name: str) -> Any:
 
 
 def _document(copy: Copy, now: datetime) -> dict[str, Any]:
-    found = copy.found
+    backup_set = copy.found
     mark = copy.verification
     return {
         "id": copy.id,
@@ -308,37 +309,37 @@ def _document(copy: Copy, now: datetime) -> dict[str, Any]:
         "tried": mark.when.isoformat() if mark else None,
         **(
             {
-                "made": found.made.isoformat(),
-                "age_seconds": (now - found.made).total_seconds(),
-                "reason": found.reason.value,
-                "consistency": found.consistency.value,
-                "complete": found.complete,
-                "encrypted": bool(found.recipients),
+                "made": backup_set.made.isoformat(),
+                "age_seconds": (now - backup_set.made).total_seconds(),
+                "reason": backup_set.reason.value,
+                "consistency": backup_set.consistency.value,
+                "complete": backup_set.complete,
+                "encrypted": bool(backup_set.recipients),
                 "stores": {
                     store: {
                         "bytes": part.size,
                         "stored_bytes": part.stored_size,
                         "counts": dict(part.part.measures.counts),
                     }
-                    for store, part in found.parts.items()
+                    for store, part in backup_set.parts.items()
                 },
             }
-            if found
+            if backup_set
             else {"problem": copy.problem}
         ),
     }
 
 
-def _verdict(each: Verified) -> dict[str, Any]:
-    mark = each.verification
+def _verdict(verified: Verified) -> dict[str, Any]:
+    mark = verified.verification
     return {
-        "id": each.copy.id,
-        "app": each.copy.app,
-        "target": each.copy.target.name,
-        "verified": each.ok,
+        "id": verified.copy.id,
+        "app": verified.copy.app,
+        "target": verified.copy.target.name,
+        "verified": verified.ok,
         "failures": dict(mark.failures) if mark else {},
         "unproved": dict(mark.unproved) if mark else {},
-        "problem": str(each.problem) if each.problem else None,
+        "problem": str(verified.problem) if verified.problem else None,
     }
 
 

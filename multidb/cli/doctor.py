@@ -22,12 +22,13 @@ def doctor(file: FileOption = DEFAULT_FILE, env: EnvOption = None, as_json: Json
     run = Run("doctor", file, env, json=as_json)
     output = run.output
     with output.working():
-        found = diagnose(run.fleet(output))
-    ok = all(finding.level is not Level.ERROR for finding in found)
+        diagnosed = diagnose(run.fleet(output))
+    ok = all(finding.level is not Level.ERROR for finding in diagnosed)
     findings = [
-        {"level": each.level.value, "subject": each.subject, "message": each.message, "fix": each.fix} for each in found
+        {"level": finding.level.value, "subject": finding.subject, "message": finding.message, "fix": finding.fix}
+        for finding in diagnosed
     ]
     output.document(ok, {"findings": findings})
-    rows = [(f.level.value, f.subject, f.message + (f"; fix: {f.fix}" if f.fix else "")) for f in found]
+    rows = [(f.level.value, f.subject, f.message + (f"; fix: {f.fix}" if f.fix else "")) for f in diagnosed]
     output.table(("", "what", ""), rows, {"ok": "green", "warning": "yellow", "error": "red"})
     return 0 if ok else 1

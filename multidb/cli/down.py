@@ -53,8 +53,8 @@ def down(
             command=f"multidb down --volumes --yes-destroy {project}",
         )
     with output.working():
-        found = _erase(fleet.runtime, output) if volumes else fleet.runtime.down(output.progress)
-    show_servers(output, found, ok=True, nothing="No server was running.")
+        statuses = _erase(fleet.runtime, output) if volumes else fleet.runtime.down(output.progress)
+    show_servers(output, statuses, ok=True, nothing="No server was running.")
     return 0
 
 

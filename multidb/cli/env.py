@@ -42,9 +42,9 @@ def env(
         write_env_files(fleet, output, [app_id(name)])
         return 0
     with output.working():
-        found = environment(fleet, app_id(name), stores)
+        variables = environment(fleet, app_id(name), stores)
     form = EnvFormat.JSON if as_json else form
-    text = env_text(found.app, found.env, form, masked=not reveal)
+    text = env_text(variables.app, variables.env, form, masked=not reveal)
     typer.echo(
         text if form is not EnvFormat.JSON else json.dumps(json.loads(text), indent=2), nl=form is EnvFormat.JSON
     )

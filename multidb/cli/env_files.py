@@ -27,16 +27,16 @@ def write_env_files(fleet: Fleet, output: Output, apps: Iterable[str]) -> list[P
         output.note(
             f"{root / app / '.env'}: left alone, multidb did not write it (see: multidb env {app})", style="yellow"
         )
-    for app, found in environments(fleet, [app for app in before if app not in foreign]):
+    for app, variables in environments(fleet, [app for app in before if app not in foreign]):
         folder = root / app
-        if isinstance(found, MultidbError):
-            output.note(f"{folder / '.env'}: not written, {found}", style="yellow")
+        if isinstance(variables, MultidbError):
+            output.note(f"{folder / '.env'}: not written, {variables}", style="yellow")
             continue
-        text = env_text(app, found.env, EnvFormat.DOTENV)
+        text = env_text(app, variables.env, EnvFormat.DOTENV)
         if text != before[app]:
             files.write_text(folder / ".env", text, mode=files.PRIVATE)
             if files.read_text(folder / ".env.example") is None:  # multidb render looks after one that is there
-                files.write_text(folder / ".env.example", env_example(app, found.env))
+                files.write_text(folder / ".env.example", env_example(app, variables.env))
             written.append(folder / ".env")
     if written:
         output.note(f"Wrote {', '.join(str(path) for path in written)}")

@@ -32,7 +32,7 @@ class Expired:
     @property
     def gone(self) -> list[App]:
         """Those that were removed."""
-        return [each for each in self.clones if each.id not in self.failed]
+        return [clone for clone in self.clones if clone.id not in self.failed]
 
 
 @app.command(epilog=examples("multidb expire", "multidb expire --dry-run"))
@@ -56,8 +56,8 @@ def expire(
     else:
         with output.working():
             done = remove_expired(run, output)
-    removed = [] if dry_run else [each.id for each in done.gone]
-    output.document(not done.failed, {"expired": [each.id for each in done.clones], "removed": removed})
+    removed = [] if dry_run else [clone.id for clone in done.gone]
+    output.document(not done.failed, {"expired": [clone.id for clone in done.clones], "removed": removed})
     show_expired(output, done, "would remove" if dry_run else "removed")
     if not done.clones:
         output.say("No clone's time is up.")
@@ -75,21 +75,21 @@ def remove_expired(run: Run, output: Output) -> Expired:
     failed: dict[str, MultidbError] = {}
     with exclusively(run.fleet(output).state, "expire"):
         clones = tuple(removal.expired(run.fleet(output), utc_now()))
-        for each in clones:
+        for clone in clones:
             try:
-                with run.fleet(output).state.lock_apps([each.id], "multidb expire"):
-                    if each.id in {app.id for app in removal.expired(run.fleet(output), utc_now())}:
-                        removal.purge(engine_of(run, output, each.id).fleet, each.id, output.progress)
+                with run.fleet(output).state.lock_apps([clone.id], "multidb expire"):
+                    if clone.id in {app.id for app in removal.expired(run.fleet(output), utc_now())}:
+                        removal.purge(engine_of(run, output, clone.id).fleet, clone.id, output.progress)
             except MultidbError as error:
-                failed[each.id] = error
+                failed[clone.id] = error
     return Expired(clones, failed)
 
 
 def show_expired(output: Output, done: Expired, verb: str = "removed") -> None:
     """A line for each clone."""
-    for each in done.clones:
-        words = f"{each.id}, a clone of {each.labels[CLONE_OF]} until {each.labels.get(EXPIRES)}"
-        if each.id in done.failed:
-            output.note(f"{words}: {done.failed[each.id].sentence()}", style="red")
+    for clone in done.clones:
+        words = f"{clone.id}, a clone of {clone.labels[CLONE_OF]} until {clone.labels.get(EXPIRES)}"
+        if clone.id in done.failed:
+            output.note(f"{words}: {done.failed[clone.id].sentence()}", style="red")
         else:
             output.say(f"{verb} {words}")

@@ -68,34 +68,34 @@ def health(
     """
     run = Run("health", file, env, json=as_json)
     output = run.output
-    fleet, wanted = run.fleet(output), scope([name] if name else None, stores)
+    fleet, asked = run.fleet(output), scope([name] if name else None, stores)
     telling = teller(output, fleet) if notify else None
 
-    def told(report: HealthReport) -> None:
+    def notify_about(report: HealthReport) -> None:
         if telling is not None:
-            telling(lambda notifier: notifier.about_health(report, wanted))
+            telling(lambda notifier: notifier.about_health(report, asked))
 
     if watch:
-        return _watch(fleet, wanted, output, every, told, may_write=not read_only)
+        return _watch(fleet, asked, output, every, notify_about, may_write=not read_only)
     with output.working():
-        report = _checked(fleet, wanted, may_write=not read_only)
-    told(report)
+        report = _checked(fleet, asked, may_write=not read_only)
+    notify_about(report)
     output.document(report.exit_code == 0, report.document())
     output.show(_drawn(report))
     return report.exit_code
 
 
-def _checked(fleet: Fleet, wanted: Scope, *, may_write: bool) -> HealthReport:
-    freshness = freshness_now(fleet) if wanted.stores is None else None
-    return check(fleet, wanted, may_write=may_write, freshness=freshness)
+def _checked(fleet: Fleet, scope: Scope, *, may_write: bool) -> HealthReport:
+    freshness = freshness_now(fleet) if scope.stores is None else None
+    return check(fleet, scope, may_write=may_write, freshness=freshness)
 
 
 def _watch(
     fleet: Fleet,
-    wanted: Scope,
+    scope: Scope,
     output: Output,
     every: float,
-    told: Callable[[HealthReport], None],
+    notify: Callable[[HealthReport], None],
     *,
     may_write: bool,
 ) -> int:
@@ -103,10 +103,10 @@ def _watch(
     code = 0
     try:
         with _screen(output) as show:
-            for report in _rounds(fleet, wanted, every, may_write):
+            for report in _rounds(fleet, scope, every, may_write):
                 code = report.exit_code
                 show(report)
-                told(report)
+                notify(report)
     except KeyboardInterrupt:
         pass
     return code
@@ -130,10 +130,10 @@ def _round(report: HealthReport) -> RenderableType:
     return Group(_drawn(report), Text(footer, "dim"))
 
 
-def _rounds(fleet: Fleet, wanted: Scope, every: float, may_write: bool) -> Iterator[HealthReport]:
+def _rounds(fleet: Fleet, scope: Scope, every: float, may_write: bool) -> Iterator[HealthReport]:
     while True:
         began = time.monotonic()
-        yield _checked(fleet, wanted, may_write=may_write)
+        yield _checked(fleet, scope, may_write=may_write)
         time.sleep(max(0.0, began + every - time.monotonic()))
 
 
@@ -143,9 +143,9 @@ def _drawn(report: HealthReport) -> RenderableType:
         return Text("There is nothing to check. Next: multidb add-app NAME")
     stores = tuple(dict.fromkeys(check.store for check in report.checks))
     table = Grid("app", "status", *stores, *(("backup",) if report.backups else ()))
-    found = {(check.app, check.store): check.health for check in report.checks}
+    states = {(check.app, check.store): check.health for check in report.checks}
     for app in report.apps:
-        cells = [_cell(found.get((app, store))) for store in stores]
+        cells = [_cell(states.get((app, store))) for store in stores]
         backup = [_cell(report.backups.get(app))] if report.backups else []
         status = report.status_of(app)
         table.add_row(Text(app), Text(status.value, _STYLES[status]), *cells, *backup)

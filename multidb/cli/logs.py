@@ -33,21 +33,21 @@ def logs(
     run = Run("logs", file, env, json=as_json)
     output = run.output
     fleet = run.fleet(output)
-    known = sorted({name for each in fleet.project.apps.values() for name in fleet.runtime.names_for(each)})
+    known = sorted({name for app in fleet.project.apps.values() for name in fleet.runtime.names_for(app)})
     if server is not None and known and server not in known:
         raise UsageError(f"there is no server {server!r}", where=str(file), hint=f"servers: {', '.join(known)}")
     if follow and (as_json or (server is None and len(known) > 1)):
         raise UsageError(
             "--follow shows one server, as text", hint=f"name it: multidb logs {known[0] if known else 'NAME'} --follow"
         )
-    said: dict[str, list[str]] = {}
+    tails: dict[str, list[str]] = {}
     for name in [server] if server is not None else known or ["all"]:
         lead = "" if server is not None else f"{name} | "
-        said[name] = []
+        tails[name] = []
         for line in fleet.runtime.logs(name, lines, follow):
             if as_json:
-                said[name].append(line)
+                tails[name].append(line)
             else:
                 output.say(lead + line)
-    output.document(True, {"logs": said})
+    output.document(True, {"logs": tails})
     return 0

@@ -59,25 +59,25 @@ def plan(
     run = Run("plan", file, env, as_json, verbose)
     output = run.output
     named = [*(names or ()), *(apps or ())] or None
-    engine, wanted = run.engine(output), scope(named, stores, adopt=adopt, deep=deep)
+    engine, asked = run.engine(output), scope(named, stores, adopt=adopt, deep=deep)
     with output.working():
-        found = engine.plan(wanted)
+        planned = engine.plan(asked)
     if notify:
-        tell(output, engine.fleet, lambda notifier: notifier.about_plan(found, wanted))
+        tell(output, engine.fleet, lambda notifier: notifier.about_plan(planned, asked))
     if out is not None:
         saved = {"version": 1, "command": "plan", "adopt": sorted(adopt or ()), "apps": named, "stores": stores}
-        files.write_text(out, json.dumps({**saved, "deep": deep, **found.document()}, indent=1) + "\n")
+        files.write_text(out, json.dumps({**saved, "deep": deep, **planned.document()}, indent=1) + "\n")
     if as_json:
-        output.document(not found.errors and not found.conflicts, found.document())
+        output.document(not planned.errors and not planned.conflicts, planned.document())
     elif sql:
-        show_sql(output, found)
+        show_sql(output, planned)
     else:
-        show_plan(output, found)
-        show_closings(output, engine, found)
+        show_plan(output, planned)
+        show_closings(output, engine, planned)
     if out is not None:
         output.note(f"Saved. Apply exactly this plan with: multidb apply {out}")
-    if found.errors:
-        return found.errors[0][1].exit_code
-    if found.conflicts:
+    if planned.errors:
+        return planned.errors[0][1].exit_code
+    if planned.conflicts:
         return 3
-    return 1 if check and (found.changes or found.warnings) else 0
+    return 1 if check and (planned.changes or planned.warnings) else 0

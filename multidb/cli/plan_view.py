@@ -31,9 +31,9 @@ def show_plan(output: Output, plan: Plan) -> None:
         words = {"create": "to create", "update": "to update", "delete": "to remove", "conflict": "in conflict"}
         parts = [f"{counts[action]} {word}" for action, word in words.items() if counts[action] or action != "conflict"]
         output.say(f"Plan: {', '.join(parts)}.")
-    for each in plan.warnings:
-        output.say(f"{each.subject}: {each.message}", style="yellow")
-        output.say(f"  {each.fix}")
+    for warning in plan.warnings:
+        output.say(f"{warning.subject}: {warning.message}", style="yellow")
+        output.say(f"  {warning.fix}")
 
 
 def show_sql(output: Output, plan: Plan) -> None:
@@ -84,7 +84,9 @@ def report_document(report: Report) -> dict[str, Any]:
                 "store": server.store,
                 "done": [_key(change) for change in server.done],
                 "failed": _key(server.failed) if server.failed else None,
-                "failures": [{"change": _key(each.change), "error": each.error.document()} for each in server.failures],
+                "failures": [
+                    {"change": _key(failure.change), "error": failure.error.document()} for failure in server.failures
+                ],
                 "not_tried": [_key(change) for change in server.not_tried],
                 "error": server.errors[0].document() if server.errors else None,
             }
@@ -143,7 +145,7 @@ def _whole_apps(changes: Sequence[Change]) -> tuple[str, ...]:
     for change in changes:
         if change.resource.app is not None:
             actions.setdefault(change.resource.app, set()).add(change.action)
-    return tuple(app for app, found in actions.items() if found == {Action.CREATE})
+    return tuple(app for app, actions_of_app in actions.items() if actions_of_app == {Action.CREATE})
 
 
 def _counted(kinds: Iterable[str]) -> str:

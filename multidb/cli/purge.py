@@ -46,51 +46,51 @@ def purge(
     if name is None:
         _list(output, tombstones(ProjectState(file.parent)))
         return 0
-    wanted = app_id(name)
-    engine = engine_of(run, output, wanted)
-    stone = _removed(run, engine, wanted)
+    app = app_id(name)
+    engine = engine_of(run, output, app)
+    stone = _removed(run, engine, app)
     backup = stone.backup if stone else ""
     kept = f"its final set {backup}" if backup else "no final set that is known here"
     agree_to_destroy(
-        wanted,
+        app,
         yes_destroy,
         output,
-        warning=f"This deletes everything that {wanted} has on the servers. It cannot be undone; there is {kept}.",
-        command=f"multidb purge {wanted} --yes-destroy {wanted}",
+        warning=f"This deletes everything that {app} has on the servers. It cannot be undone; there is {kept}.",
+        command=f"multidb purge {app} --yes-destroy {app}",
     )
-    with output.working(), engine.state.lock_apps([wanted], f"multidb purge {wanted}"):
-        engine = engine_of(run, output, wanted)  # what was read before may hold no longer
-        _removed(run, engine, wanted)
-        removal.purge(engine.fleet, wanted, output.progress)
-    output.document(True, {"app": wanted, "backup": backup})
-    output.say(f"{wanted} is gone from the servers.", style="green")
+    with output.working(), engine.state.lock_apps([app], f"multidb purge {app}"):
+        engine = engine_of(run, output, app)  # what was read before may hold no longer
+        _removed(run, engine, app)
+        removal.purge(engine.fleet, app, output.progress)
+    output.document(True, {"app": app, "backup": backup})
+    output.say(f"{app} is gone from the servers.", style="green")
     return 0
 
 
-def _removed(run: Run, engine: Engine, wanted: str) -> Tombstone | None:
+def _removed(run: Run, engine: Engine, app: str) -> Tombstone | None:
     """The tombstone of an app that may be purged; None where it is on the servers only. `Refused` when it is in use."""
-    stone = tombstones(engine.state).get(wanted)
-    if stone is None and wanted in run.project().apps:
+    stone = tombstones(engine.state).get(app)
+    if stone is None and app in run.project().apps:
         raise Refused(
-            f"app {wanted} is in use", where=engine.project.file, hint=f"take it out first: multidb remove-app {wanted}"
+            f"app {app} is in use", where=engine.project.file, hint=f"take it out first: multidb remove-app {app}"
         )
     return stone
 
 
 def _list(output: Output, stones: dict[str, Tombstone]) -> None:
     now = datetime.now(UTC)
-    output.document(True, {"removed": {app: each.summary() for app, each in stones.items()}})
+    output.document(True, {"removed": {app: stone.summary() for app, stone in stones.items()}})
     if not stones:
         output.say("No app was removed.")
         return
     rows = [
         (
             app,
-            each.phase.value,
-            f"{each.since:%Y-%m-%d}",
-            f"{each.until:%Y-%m-%d}" + (" (over)" if each.until < now else ""),
-            each.backup or "none",
+            stone.phase.value,
+            f"{stone.since:%Y-%m-%d}",
+            f"{stone.until:%Y-%m-%d}" + (" (over)" if stone.until < now else ""),
+            stone.backup or "none",
         )
-        for app, each in stones.items()
+        for app, stone in stones.items()
     ]
     output.table(("app", "", "since", "kept until", "final set"), rows)

@@ -33,7 +33,7 @@ def recover(
     engine = run.engine(output)
     with output.working():
         there = engine.fleet.runtime.recover(server, output.progress)
-        apps = [each.id for each in engine.fleet.apps_of(there)]
+        apps = [app.id for app in engine.fleet.apps_of(there)]
         report = engine.apply(Scope(apps=frozenset(apps), stores=frozenset({there.store})))
     code = show_report(output, report)
     if code == 0:

@@ -62,63 +62,61 @@ def remove_app(
     """
     run = Run("remove-app", file, env, json=as_json)
     output = run.output
-    wanted, kept = app_id(name), duration(grace)
-    engine = engine_of(run, output, wanted)
-    if _begun(engine, wanted) is None:
+    app, kept = app_id(name), duration(grace)
+    engine = engine_of(run, output, app)
+    if _begun(engine, app) is None:
         with output.working():
-            there = standing(engine.fleet, wanted)
-        for store, each in there.items():
-            output.note(f"  {store}: {', '.join(each.names)}")
-        if not ask(f"Turn off {wanted} on these servers? Its data stays for {grace}.", yes=yes):
+            there = standing(engine.fleet, app)
+        for store, access in there.items():
+            output.note(f"  {store}: {', '.join(access.names)}")
+        if not ask(f"Turn off {app} on these servers? Its data stays for {grace}.", yes=yes):
             output.note("Nothing was changed.")
             return 3
-    with output.working(), engine.state.lock_apps([wanted], f"multidb remove-app {wanted}"):
-        engine = engine_of(run, output, wanted)  # what was read before may hold no longer
-        begun, final = _begun(engine, wanted), ""
-        if backup and begun is None and wanted not in closures(engine.state):  # an unfinished clone has no data to keep
-            final = final_set(engine, wanted, identities(identity, os.environ), output.progress)
-        stone = removal.remove(engine.fleet, wanted, grace=kept, backup=final, progress=output.progress)
-    output.document(True, {"app": wanted, **stone.summary()})
-    output.say(f"{wanted} is out: its logins are off, its data stays until {stone.until:%Y-%m-%d}.", style="green")
+    with output.working(), engine.state.lock_apps([app], f"multidb remove-app {app}"):
+        engine = engine_of(run, output, app)  # what was read before may hold no longer
+        begun, final = _begun(engine, app), ""
+        if backup and begun is None and app not in closures(engine.state):  # an unfinished clone has no data to keep
+            final = final_set(engine, app, identities(identity, os.environ), output.progress)
+        stone = removal.remove(engine.fleet, app, grace=kept, backup=final, progress=output.progress)
+    output.document(True, {"app": app, **stone.summary()})
+    output.say(f"{app} is out: its logins are off, its data stays until {stone.until:%Y-%m-%d}.", style="green")
     if stone.backup:
         output.say(f"Its final set: {stone.backup}")
-    output.say(f"Bring it back: multidb undo-remove {wanted} · end it for good: multidb purge {wanted}")
+    output.say(f"Bring it back: multidb undo-remove {app} · end it for good: multidb purge {app}")
     return 0
 
 
-def _begun(engine: Engine, wanted: str) -> Tombstone | None:
+def _begun(engine: Engine, app: str) -> Tombstone | None:
     """The tombstone of a removal that an earlier run has begun; None when the app is in use, also where that has only
     just begun again.
 
     Raises:
         UsageError: it is removed, or being purged.
     """
-    begun = tombstones(engine.state).get(wanted)
+    begun = tombstones(engine.state).get(app)
     if begun is None or begun.phase is Phase.RESTORING:
         return None
     if begun.phase is not Phase.REMOVING:
         raise UsageError(
-            f"app {wanted} is {begun.phase.value} already",
-            hint=f"bring it back: multidb undo-remove {wanted}; end it for good: multidb purge {wanted}",
+            f"app {app} is {begun.phase.value} already",
+            hint=f"bring it back: multidb undo-remove {app}; end it for good: multidb purge {app}",
         )
     return begun
 
 
-def engine_of(run: Run, output: Output, wanted: str) -> Engine:
+def engine_of(run: Run, output: Output, app: str) -> Engine:
     """An engine for which the app is there, also when it was removed, or is on the servers only; `UsageError` when
     there is no such app.
     """
     project = run.project()
-    if wanted in project.removed:
-        project = project.including(project.removed[wanted])
-    elif wanted not in project.apps:
+    if app in project.removed:
+        project = project.including(project.removed[app])
+    elif app not in project.apps:
         with output.working():
-            stores = run.fleet(output, project).orphans().get(wanted)
+            stores = run.fleet(output, project).orphans().get(app)
         if stores is None:
             known = ", ".join(project.apps) or "none yet"
-            raise UsageError(f"there is no app {wanted!r}", where=project.file, hint=f"apps: {known}")
-        output.note(
-            f"{wanted} is not in the manifest; what the servers have of it: {', '.join(stores)}", style="yellow"
-        )
-        project = project.including(orphan(project, wanted, stores))
+            raise UsageError(f"there is no app {app!r}", where=project.file, hint=f"apps: {known}")
+        output.note(f"{app} is not in the manifest; what the servers have of it: {', '.join(stores)}", style="yellow")
+        project = project.including(orphan(project, app, stores))
     return run.engine(output, project)

@@ -39,8 +39,8 @@ def render(
     written = [] if check else deployment.write(rendered)
     stale = [path for path, state in states.items() if state is not FileState.CURRENT]
     ok = not (check and stale)
-    found = [{"path": path, "state": str(state), "secret": rendered[path].private} for path, state in states.items()]
-    output.document(ok, {"files": found, "written": written})
+    files = [{"path": path, "state": str(state), "secret": rendered[path].private} for path, state in states.items()]
+    output.document(ok, {"files": files, "written": written})
     for path in stale:
         output.say(f"{states[path]:<10} {path}" if check else f"wrote      {path}")
     if check:

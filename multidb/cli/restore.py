@@ -154,10 +154,10 @@ def audited(engine: Engine, app: str, output: Output) -> list[str]:
     from multidb.audit import audit
 
     with output.working():
-        found = audit(engine.fleet, Scope(apps=frozenset({app})))
+        result = audit(engine.fleet, Scope(apps=frozenset({app})))
     breaches = [
-        *(f"{each.store}: {each.act}: allowed" for each in found.breaches),
-        *(f"{each.server}: {each.hole.subject}: {each.hole.message}" for each in found.holes),
+        *(f"{breach.store}: {breach.act}: allowed" for breach in result.breaches),
+        *(f"{hole.server}: {hole.hole.subject}: {hole.hole.message}" for hole in result.holes),
     ]
     for line in breaches:
         output.note(line, style="red")

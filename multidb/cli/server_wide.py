@@ -46,14 +46,14 @@ def _closings(engine: Engine, plan: Plan) -> Iterator[tuple[ServerPlan, list[Res
 
 
 def _say(output: Output, engine: Engine, server: ServerPlan, closings: list[Resource]) -> None:
-    losses = ", ".join(dict.fromkeys(each.closing for each in closings))
+    losses = ", ".join(dict.fromkeys(resource.closing for resource in closings))
     known = sorted(engine.project.known.get(server.store, ()))
     kept = f"; {', '.join(known)} (known) keep what they have" if known and closings[0].leaves_known else ""
     output.note(f"{server.server}: {_listed(closings)}: {losses}{kept}", style="yellow")
 
 
 def _listed(closings: list[Resource]) -> str:
-    return ", ".join(f"{each.kind} {each.name}" for each in closings)
+    return ", ".join(f"{resource.kind} {resource.name}" for resource in closings)
 
 
 def _others_use_them(engine: Engine) -> bool:

@@ -26,7 +26,7 @@ def show(name: AppArgument, file: FileOption = DEFAULT_FILE, env: EnvOption = No
     output = run.output
     fleet = run.fleet(output)
     with output.working():
-        found = standing(fleet, app_id(name))
+        accesses = standing(fleet, app_id(name))
         variables = {key: str(value) for key, value in environment(fleet, app_id(name)).env.items()}
     entry = fleet.app(app_id(name))
     document: dict[str, Any] = {
@@ -34,19 +34,19 @@ def show(name: AppArgument, file: FileOption = DEFAULT_FILE, env: EnvOption = No
         "tenant_id": entry.tenant_id,
         "where": entry.where,
         "stores": {
-            store: {"isolation": each.isolation.value, "why": each.why, "names": list(each.names)}
-            for store, each in found.items()
+            store: {"isolation": access.isolation.value, "why": access.why, "names": list(access.names)}
+            for store, access in accesses.items()
         },
         "labels": plain(entry.labels),
         "env": variables,
     }
     output.document(True, document)
     output.say(f"{entry.id}  (tenant {entry.tenant_id}, {entry.where})", style="bold")
-    rows = [(store, each.isolation.value, each.why) for store, each in found.items()]
+    rows = [(store, access.isolation.value, access.why) for store, access in accesses.items()]
     output.table(("store", "isolation", ""), rows, {"enforced": "green", "partial": "yellow", "naming-only": "red"})
     output.say()
-    for store, each in found.items():
-        output.say(f"  {store}: {', '.join(each.names)}")
+    for store, access in accesses.items():
+        output.say(f"  {store}: {', '.join(access.names)}")
     output.say()
     for key, value in variables.items():
         output.say(f"  {key}={value}")

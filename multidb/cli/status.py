@@ -27,35 +27,35 @@ def status(file: FileOption = DEFAULT_FILE, env: EnvOption = None, as_json: Json
     run = Run("status", file, env, json=as_json)
     output = run.output
     with output.working():
-        found = run.fleet(output).runtime.status()
-    ok = all(each.state in (ServerState.RUNNING, ServerState.SKIPPED) for each in found)
-    show_servers(output, found, ok)
+        statuses = run.fleet(output).runtime.status()
+    ok = all(status.state in (ServerState.RUNNING, ServerState.SKIPPED) for status in statuses)
+    show_servers(output, statuses, ok)
     return 0 if ok else 1
 
 
 def show_servers(
     output: Output,
-    found: Sequence[ServerStatus],
+    statuses: Sequence[ServerStatus],
     ok: bool,
     nothing: str = "No servers: no app of the manifest uses a store yet. Next: multidb add-app NAME",
 ) -> None:
     """The servers as a table, or as the command's JSON document; `nothing` is said where there are none."""
     servers = [
         {
-            "name": each.name,
-            "store": each.store,
-            "state": each.state.value,
-            "address": str(each.server.endpoint) if each.server else None,
-            "pid": each.pid,
-            "message": each.message,
+            "name": status.name,
+            "store": status.store,
+            "state": status.state.value,
+            "address": str(status.server.endpoint) if status.server else None,
+            "pid": status.pid,
+            "message": status.message,
         }
-        for each in found
+        for status in statuses
     ]
     output.document(ok, {"servers": servers})
-    if not found:
+    if not statuses:
         output.say(nothing)
         return
-    rows = [(each.name, each.state.value, _address(each), each.message) for each in found]
+    rows = [(status.name, status.state.value, _address(status), status.message) for status in statuses]
     output.table(("server", "state", "address", ""), rows, _STYLES)
 
 

@@ -51,7 +51,7 @@ class Grid:
         self._rows.append(cells)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        widths = [self._width(console, options, each) for each in range(len(self._columns))]
+        widths = [self._width(console, options, column) for column in range(len(self._columns))]
         needed = sum(least for least, _ in widths) + len(_GAP) * (len(widths) - 1)
         yield self._table([least == most for least, most in widths]) if needed <= options.max_width else self._list()
 
@@ -59,7 +59,7 @@ class Grid:
         """The least columns of the terminal that it can do with, and the most that it can use."""
         cells: list[Cell] = [self._columns[column], *(row[column] for row in self._rows)]
         measured = [Measurement.get(console, options.update(max_width=_WIDEST), cell) for cell in cells]
-        most = max(each.maximum for each in measured)
+        most = max(width.maximum for width in measured)
         gives_way = column == 0 or most > _SHORT
         return (min(most, _NARROWEST) if gives_way else most), most
 

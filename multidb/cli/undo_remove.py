@@ -24,21 +24,21 @@ def undo_remove(
     """Bring a removed app back: its entry in the manifest, its logins with the credentials that it had, its data."""
     run = Run("undo-remove", file, env, json=as_json)
     output = run.output
-    wanted = app_id(name)
-    state = engine_of(run, output, wanted).state
-    with output.working(), state.lock_apps([wanted], f"multidb undo-remove {wanted}"):
-        removal.restoring(engine_of(run, output, wanted).fleet, wanted)
+    app = app_id(name)
+    state = engine_of(run, output, app).state
+    with output.working(), state.lock_apps([app], f"multidb undo-remove {app}"):
+        removal.restoring(engine_of(run, output, app).fleet, app)
         engine = run.engine(output)
-        engine.fleet.start(wanted)
-        report = engine.apply(Scope(apps=frozenset({wanted})))
+        engine.fleet.start(app)
+        report = engine.apply(Scope(apps=frozenset({app})))
         if report.error() is None:
-            removal.restored(engine.fleet, wanted)
+            removal.restored(engine.fleet, app)
     code = show_report(output, report)
     if code == 0:
-        write_env_files(engine.fleet, output, [wanted])
-        output.say(f"{wanted} is back as it was.", style="green")
-    document: dict[str, Any] = {"app": wanted, **report_document(report)}
+        write_env_files(engine.fleet, output, [app])
+        output.say(f"{app} is back as it was.", style="green")
+    document: dict[str, Any] = {"app": app, **report_document(report)}
     output.document(code == 0, document)
     if code:
-        output.note(f"  To go on: multidb undo-remove {wanted}")
+        output.note(f"  To go on: multidb undo-remove {app}")
     return code

@@ -49,7 +49,7 @@ def up(
     if switch:
         fleet.runtime.switch(switch)
     with output.working(), following_servers(fleet, output):
-        found = fleet.runtime.up(output.progress, servers)
-    ok = all(status.state is not ServerState.FAILED for status in found)
-    show_servers(output, found, ok)
+        statuses = fleet.runtime.up(output.progress, servers)
+    ok = all(status.state is not ServerState.FAILED for status in statuses)
+    show_servers(output, statuses, ok)
     return 0 if ok else 4

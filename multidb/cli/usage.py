@@ -65,9 +65,9 @@ def usage(
     """
     run = Run("usage", file, env, as_json, verbose)
     output = run.output
-    engine, wanted = run.engine(output), scope([name] if name else None, stores)
+    engine, asked = run.engine(output), scope([name] if name else None, stores)
     with output.working():
-        report = look(engine.fleet, wanted)
+        report = look(engine.fleet, asked)
         done = enforce(engine, report) if enforced else None
     document = report.document()
     if done is not None:
@@ -86,22 +86,22 @@ def _show(output: Output, report: UsageReport, *, slow: bool) -> None:
         output.show(_table(report))
     elif not report.errors:
         output.say("There is nothing to look at. Next: multidb add-app NAME")
-    for each in report.stores:
-        subject = f"{each.app} {each.store}"
-        if each.standing in (QuotaUse.NEAR, QuotaUse.OVER) and each.share is not None and each.quota is not None:
-            word = "is over its quota of" if each.standing is QuotaUse.OVER else "has nearly used up its quota of"
-            output.say(f"{subject} {word} {size_in_words(each.quota.size)}", style=_STYLES[each.standing])
+    for used in report.stores:
+        subject = f"{used.app} {used.store}"
+        if used.standing in (QuotaUse.NEAR, QuotaUse.OVER) and used.share is not None and used.quota is not None:
+            word = "is over its quota of" if used.standing is QuotaUse.OVER else "has nearly used up its quota of"
+            output.say(f"{subject} {word} {size_in_words(used.quota.size)}", style=_STYLES[used.standing])
         if output.verbose:
-            _show_details(output, subject, each)
+            _show_details(output, subject, used)
         if slow:
-            for query in each.usage.slow:
+            for query in used.usage.slow:
                 calls = f"{query.calls} call{'' if query.calls == 1 else 's'}"
                 figures = f"{calls}, mean {query.mean * 1000:.1f} ms, {query.total:.1f} s in all"
                 output.say(f"{subject}: {figures}: {' '.join(query.text.split())}")
-    if slow and not any(each.usage.slow for each in report.stores):
+    if slow and not any(used.usage.slow for used in report.stores):
         output.say("No server told of slow queries (Postgres does with pg_stat_statements).", style="dim")
-    since = {each.growth.since for each in report.stores if each.growth is not None}
-    notes = [f"Growth since {each.astimezone():%d %b %H:%M}." for each in since]
+    since = {used.growth.since for used in report.stores if used.growth is not None}
+    notes = [f"Growth since {moment.astimezone():%d %b %H:%M}." for moment in since]
     for note in dict.fromkeys([*notes, *report.notes, *_notes(report)]):
         output.say(note, style="dim")
     for server, error in report.errors:
@@ -114,10 +114,10 @@ def _notes(report: UsageReport) -> Iterable[str]:
         yield from (f"{server.server}: {note}" for note in server.usage.notes) if server.usage else ()
 
 
-def _show_details(output: Output, subject: str, each: StoreUsage) -> None:
-    counts = ", ".join(f"{name} {_count(name, value)}" for name, value in each.usage.counts.items())
-    largest = ", ".join(f"{' '.join(name.split())} {size_in_words(size)}" for name, size in each.usage.largest)
-    for what, text in (("counts", counts), ("largest", largest), ("notes", "; ".join(each.usage.notes))):
+def _show_details(output: Output, subject: str, used: StoreUsage) -> None:
+    counts = ", ".join(f"{name} {_count(name, value)}" for name, value in used.usage.counts.items())
+    largest = ", ".join(f"{' '.join(name.split())} {size_in_words(size)}" for name, size in used.usage.largest)
+    for what, text in (("counts", counts), ("largest", largest), ("notes", "; ".join(used.usage.notes))):
         if text:
             output.say(f"{subject}: {what}: {text}", style="dim")
 
@@ -135,21 +135,21 @@ def _count(name: str, value: float) -> str:
 
 
 def _table(report: UsageReport) -> Grid:
-    restricted = any(each.restricted for each in report.stores)
+    restricted = any(used.restricted for used in report.stores)
     columns = ("app", "store", "size", "", "", "growth", "connections", *(("",) if restricted else ()))
     table, totals = Grid(*columns, right=("size",)), _totals(report)
-    for each in report.stores:
-        style = _STYLES[each.standing]
-        share, of = (each.share, "quota") if each.share is not None else (_part(each, totals), "all apps")
+    for used in report.stores:
+        style = _STYLES[used.standing]
+        share, of = (used.share, "quota") if used.share is not None else (_part(used, totals), "all apps")
         table.add_row(
-            each.app,
-            each.store,
-            _size(each),
+            used.app,
+            used.store,
+            _size(used),
             _bar(share, style) if share is not None else "",
             Text(f"{share:.0%} of {of}" if share is not None else "", style),
-            _growth(each),
-            _connections(each),
-            *((Text("read-only" if each.restricted else "", "bold red"),) if restricted else ()),
+            _growth(used),
+            _connections(used),
+            *((Text("read-only" if used.restricted else "", "bold red"),) if restricted else ()),
         )
     return table
 
@@ -161,32 +161,32 @@ def _bar(share: float, style: str) -> ProgressBar:
 def _totals(report: UsageReport) -> dict[str, tuple[int, int]]:
     """By store, how many apps are shown, and the bytes of all of them."""
     totals: dict[str, tuple[int, int]] = {}
-    for each in report.stores:
-        apps, size = totals.get(each.store, (0, 0))
-        totals[each.store] = apps + 1, size + (each.usage.size or 0)
+    for used in report.stores:
+        apps, size = totals.get(used.store, (0, 0))
+        totals[used.store] = apps + 1, size + (used.usage.size or 0)
     return totals
 
 
-def _part(each: StoreUsage, totals: Mapping[str, tuple[int, int]]) -> float | None:
+def _part(used: StoreUsage, totals: Mapping[str, tuple[int, int]]) -> float | None:
     """The app's part of what all apps have on the store; None for one app alone, of which that says nothing."""
-    apps, total = totals[each.store]
-    return each.usage.size / total if each.usage.size is not None and total and apps > 1 else None
+    apps, total = totals[used.store]
+    return used.usage.size / total if used.usage.size is not None and total and apps > 1 else None
 
 
-def _size(each: StoreUsage) -> str:
-    if each.usage.size is None:
+def _size(used: StoreUsage) -> str:
+    if used.usage.size is None:
         return "?"
-    return ("~" if each.usage.estimated else "") + size_in_words(each.usage.size)
+    return ("~" if used.usage.estimated else "") + size_in_words(used.usage.size)
 
 
-def _growth(each: StoreUsage) -> str:
-    if each.growth is None:
+def _growth(used: StoreUsage) -> str:
+    if used.growth is None:
         return ""
-    return ("+" if each.growth.size >= 0 else "") + size_in_words(each.growth.size)
+    return ("+" if used.growth.size >= 0 else "") + size_in_words(used.growth.size)
 
 
-def _connections(each: StoreUsage) -> str:
-    now, limit = each.usage.connections, each.usage.connection_limit
+def _connections(used: StoreUsage) -> str:
+    now, limit = used.usage.connections, used.usage.connection_limit
     if now is None:
         return ""
     return f"{now} of {limit}" if limit is not None else str(now)

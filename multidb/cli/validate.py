@@ -21,8 +21,8 @@ def validate(file: FileOption = DEFAULT_FILE, env: EnvOption = None, as_json: Js
     output = Run("validate", file, env, json=as_json).output
     project = load_project(file, env)
     output.document(True, {"project": project.name, "runtime": project.runtime, "apps": list(project.apps)})
-    for each, where in project.returned.items():
-        output.note(f"{where}: app {each} was {project.removed[each].where}; nothing is made of it", style="yellow")
+    for app, where in project.returned.items():
+        output.note(f"{where}: app {app} was {project.removed[app].where}; nothing is made of it", style="yellow")
     count = len(project.apps)
     output.say(f"{file}: project {project.name}, {count} app{'' if count == 1 else 's'}, no problems", style="green")
     return 0

@@ -94,10 +94,10 @@ class TenantCollection:
         """
         if past := sorted({"prefetch", "lookup_from", "query_filter"} & options.keys()):
             raise ValueError(f"{past[0]} reads past the tenant's filter; use `where`, or the plain client with care")
-        found = self._client.query_points(
+        response = self._client.query_points(
             self.name, query=query, query_filter=self._mine(where), limit=limit, **options
         )
-        return list(found.points)
+        return list(response.points)
 
     def scroll(
         self, *, limit: int = 100, where: models.Filter | None = None, offset: Any = None, with_vectors: bool = False

@@ -164,9 +164,9 @@ def compose(text: str, name: str) -> yaml.Node | None:
     Raises:
         ManifestError: with the one place at which the YAML stops making sense.
     """
-    if found := _FORBIDDEN.search(text):
-        place = _place_of(text[: found.start()], name)
-        raise ManifestError([place.problem(f"the invisible character U+{ord(found.group()):04X} has no place here")])
+    if match := _FORBIDDEN.search(text):
+        place = _place_of(text[: match.start()], name)
+        raise ManifestError([place.problem(f"the invisible character U+{ord(match.group()):04X} has no place here")])
     try:
         node: yaml.Node | None = yaml.compose(text, Loader=_Loader)
     except yaml.MarkedYAMLError as error:
@@ -329,14 +329,14 @@ def _syntax_problem(error: yaml.MarkedYAMLError, text: str, name: str) -> Proble
     place = Position(name, mark.line + 1, mark.column + 1) if mark else Position(name, 1, 1)
     end = _place_of(text, name)
     place = min(place, end)
-    said = error.problem or error.context or "a mistake"
+    problem = error.problem or error.context or "a mistake"
     lines = _LINE_BREAK.split(text)
     if lines[place.line - 1][place.column - 1 : place.column] == "\t":
         return place.problem("not valid YAML: a tab cannot indent", "Use spaces")
     for pattern, message, suggestion in _SYNTAX:
-        if re.search(pattern, said):
+        if re.search(pattern, problem):
             return place.problem(f"not valid YAML: {message}", suggestion)
-    return place.problem(f"not valid YAML: {said}")
+    return place.problem(f"not valid YAML: {problem}")
 
 
 def _place_of(before: str, name: str) -> Position:

@@ -109,8 +109,8 @@ apps:
 def _checked(text: str, expected: Mapping[str, Any], hint: str) -> str:
     """`text`, if it says what it is meant to say."""
     try:
-        found = _Source(text).values()
-        if {**found, "apps": _apps_in(found)} == {**expected, "apps": _apps_in(expected)}:
+        values = _Source(text).values()
+        if {**values, "apps": _apps_in(values)} == {**expected, "apps": _apps_in(expected)}:
             return text
     except ManifestError:
         pass
@@ -129,7 +129,7 @@ class _Source:
         self._mark = "\ufeff" if text.startswith("\ufeff") else ""
         self._text = text.removeprefix("\ufeff")
         self._root = compose(self._text, _NAME)
-        self._starts = [0, *(found.end() for found in _LINE_BREAK.finditer(self._text))]
+        self._starts = [0, *(match.end() for match in _LINE_BREAK.finditer(self._text))]
         self._newline = "\r\n" if "\r\n" in self._text else "\n"
 
     def values(self) -> dict[str, Any]:
@@ -137,10 +137,10 @@ class _Source:
         node, problems = tree(self._root, _NAME)
         if problems:
             raise ManifestError(problems)
-        found = {} if node is None else plain(node)
-        if not isinstance(found, dict):
+        values = {} if node is None else plain(node)
+        if not isinstance(values, dict):
             raise UsageError("the manifest is not a mapping", where=_NAME, hint="begin it with: version: 1")
-        return found
+        return values
 
     def is_included_file(self) -> bool:
         """Whether apps stand at the top, as in files that a manifest includes."""
@@ -197,8 +197,8 @@ class _Source:
         return max(start for start in self._starts if start <= position)
 
     def _line_end(self, position: int) -> int:
-        found = _LINE_BREAK.search(self._text, position)
-        return found.start() if found else len(self._text)
+        match = _LINE_BREAK.search(self._text, position)
+        return match.start() if match else len(self._text)
 
     def _end(self, node: yaml.Node) -> int:
         """Where the last character of a node's value ends; the parser's own end of a block is where the next begins."""
@@ -216,8 +216,8 @@ class _Source:
 
     def _end_of_item(self, node: yaml.Node, after: int) -> int:
         if self._at(node.start_mark) < after:  # an alias: the node stands where its anchor is
-            found = _ALIAS.match(self._text, after)
-            return found.end() if found else after
+            alias = _ALIAS.match(self._text, after)
+            return alias.end() if alias else after
         return max(after, self._end(node))
 
     # -- cutting and joining -------------------------------------------------------------------------------------------
@@ -236,7 +236,7 @@ class _Source:
 
     def _without_lines(self, start: int, end: int, *more: tuple[int, int, str]) -> str:
         first, last = self._line_start(start), self._line_end(end)
-        before = next((found.start() for found in _LINE_BREAK.finditer(self._text) if found.end() == first), None)
+        before = next((match.start() for match in _LINE_BREAK.finditer(self._text) if match.end() == first), None)
         if before is not None:
             return self._spliced((before, last, ""), *more)
         following = _LINE_BREAK.match(self._text, last)
@@ -269,9 +269,9 @@ class _Source:
 
     def _comma_after(self, position: int) -> int | None:
         """Where the comma after a flow entry stands, if there is one."""
-        found = _GAP.match(self._text, position)
-        assert found is not None
-        return found.end() if self._text[found.end() : found.end() + 1] == "," else None
+        gap = _GAP.match(self._text, position)
+        assert gap is not None
+        return gap.end() if self._text[gap.end() : gap.end() + 1] == "," else None
 
     def _into_flow(self, mapping: yaml.MappingNode, item: str) -> str:
         if not mapping.value:

@@ -134,8 +134,8 @@ def check_known(section: Node | None, apps: Iterable[App], stores: Mapping[str, 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
     """The one of `known` that `word` is most likely a slip for."""
-    found = difflib.get_close_matches(word.lower().replace("-", "_"), list(known), n=1, cutoff=0.6)
-    return found[0] if found else None
+    matches = difflib.get_close_matches(word.lower().replace("-", "_"), list(known), n=1, cutoff=0.6)
+    return matches[0] if matches else None
 
 
 def _reserved(app: App, schema: StoreSchema, names: Iterable[DerivedName], place: Position) -> Iterator[Problem]:

@@ -83,11 +83,11 @@ def explain(
         prefix: its path from the top of the manifest.
         schema: the JSON Schema of the manifest: which keys there could have been.
     """
-    for found in _likeliest([_locate(error, tree, place) for error in errors]):
-        if found.error["type"] == "too_short" and isinstance(found.node, Sequence) and found.node.items:
+    for problem in _likeliest([_locate(error, tree, place) for error in errors]):
+        if problem.error["type"] == "too_short" and isinstance(problem.node, Sequence) and problem.node.items:
             continue  # entries that are wrong were not counted; they are told themselves
-        path = (*prefix, *found.path)
-        yield found.place.problem(*_told(found, path, schema))
+        path = (*prefix, *problem.path)
+        yield problem.place.problem(*_told(problem, path, schema))
 
 
 def _locate(error: ErrorDetails, tree: Node, place: Position) -> _ModelError:
@@ -108,12 +108,12 @@ def _locate(error: ErrorDetails, tree: Node, place: Position) -> _ModelError:
     return _ModelError(error, tuple(path), branch, place, node)
 
 
-def _likeliest(found: list[_ModelError]) -> list[_ModelError]:
+def _likeliest(problems: list[_ModelError]) -> list[_ModelError]:
     """Of a union's alternatives only the one with the fewest mistakes, a word for a mapping being the worst: the others
     were not meant."""
-    kept = [one for one in found if one.branch is None]
+    kept = [one for one in problems if one.branch is None]
     unions: dict[tuple[object, ...], dict[str, list[_ModelError]]] = {}
-    for one in found:
+    for one in problems:
         if one.branch is not None:
             depth, name = one.branch
             unions.setdefault(one.error["loc"][:depth], {}).setdefault(name, []).append(one)
@@ -129,8 +129,8 @@ def _wants_words(branch: list[_ModelError]) -> bool:
     return any(one.error["type"] in words and isinstance(one.node, Mapping) for one in branch)
 
 
-def _told(found: _ModelError, path: tuple[str | int, ...], schema: MappingType[str, Any]) -> tuple[str, str | None]:
-    error, subject = found.error, _subject(path)
+def _told(problem: _ModelError, path: tuple[str | int, ...], schema: MappingType[str, Any]) -> tuple[str, str | None]:
+    error, subject = problem.error, _subject(path)
     if error["type"] == "extra_forbidden":
         return _unknown_key(path, schema)
     if error["type"] == "missing":
@@ -147,18 +147,18 @@ def _told(found: _ModelError, path: tuple[str | int, ...], schema: MappingType[s
         sentence = pattern.format_map(_Context(context))
     else:
         sentence = re.sub(r"^(Input|Value|String|List) should (be|have|match)", r"must \2", error["msg"])
-    told = f"{subject} {sentence}" if re.match(r"(must|is|has|cannot)\b", sentence) else _prefixed(subject, sentence)
-    shown = _shown(found.node, path)
+    text = f"{subject} {sentence}" if re.match(r"(must|is|has|cannot)\b", sentence) else _prefixed(subject, sentence)
+    shown = _shown(problem.node, path)
     suggestion = None
     if error["type"] in ("literal_error", "enum"):
         choices = re.findall(r"'([^']*)'", str(context.get("expected", "")))
-        near = closest(str(found.node.value), choices) if isinstance(found.node, Scalar) else None
+        near = closest(str(problem.node.value), choices) if isinstance(problem.node, Scalar) else None
         suggestion = f'Did you mean "{near}"?' if near else None
     elif error["type"] == "string_type" and shown and all(re.search(form, shown) for form in forms):
         suggestion = f'Put it in quotes: "{shown}".'
-    if shown and not re.search(rf"\b{re.escape(shown)}\b", told):
-        told += f", not {shown}"
-    return told, suggestion
+    if shown and not re.search(rf"\b{re.escape(shown)}\b", text):
+        text += f", not {shown}"
+    return text, suggestion
 
 
 class _Context(dict[str, Any]):
@@ -217,9 +217,9 @@ def _parts(schema: MappingType[str, Any], path: SequenceType[str | int]) -> list
 
 
 def _alternatives(schema: MappingType[str, Any], part: MappingType[str, Any]) -> list[MappingType[str, Any]]:
-    found = [part]
+    branches = [part]
     for below in (*part.get("anyOf", ()), *part.get("oneOf", ()), *part.get("allOf", ())):
-        found += _alternatives(schema, below)
+        branches += _alternatives(schema, below)
     if "$ref" in part:
-        found += _alternatives(schema, schema["$defs"][str(part["$ref"]).removeprefix("#/$defs/")])
-    return found
+        branches += _alternatives(schema, schema["$defs"][str(part["$ref"]).removeprefix("#/$defs/")])
+    return branches

@@ -74,8 +74,8 @@ def _above(path: Path) -> str | None:
     if path.name != str(path):  # the user said which one
         return None
     folders = Path.cwd().parents
-    found = next(((depth, folder) for depth, folder in enumerate(folders, 1) if (folder / path).is_file()), None)
-    return found and f"there is one in {found[1]}; run the command there, or with -f {'../' * found[0]}{path}"
+    above = next(((depth, folder) for depth, folder in enumerate(folders, 1) if (folder / path).is_file()), None)
+    return above and f"there is one in {above[1]}; run the command there, or with -f {'../' * above[0]}{path}"
 
 
 class _Files:
@@ -179,22 +179,22 @@ class _Files:
             )
             return []
         try:
-            found = sorted(islice((file for file in root.glob(pattern) if file.is_file()), _MOST_FILES + 1))
+            files = sorted(islice((file for file in root.glob(pattern) if file.is_file()), _MOST_FILES + 1))
         except (ValueError, OSError, IndexError, NotImplementedError, re.error):
             self._problems.append(
                 place.problem(f'"{pattern[:80]}" is not a file pattern', "For example: apps/*/app.yaml.")
             )
             return []
-        if len(found) > _MOST_FILES:
+        if len(files) > _MOST_FILES:
             self._problems.append(place.problem(f'"{pattern[:80]}" matches more than {_MOST_FILES:,} files'))
             return []
-        if not found and not re.search(r"[*?\[]", pattern):
+        if not files and not re.search(r"[*?\[]", pattern):
             self._problems.append(place.problem(f'there is no file "{pattern[:80]}"'))
         inside = root.resolve()
-        outside = [file for file in found if not file.resolve().is_relative_to(inside)]
+        outside = [file for file in files if not file.resolve().is_relative_to(inside)]
         for file in outside:
             self._problems.append(place.problem(f"{file} is a link that leaves the folder of the manifest"))
-        return [file for file in found if file not in outside]
+        return [file for file in files if file not in outside]
 
 
 class _Reading:
@@ -301,7 +301,7 @@ class _Reading:
     def _removed(
         self, apps: MappingType[str, App], places: dict[str, Position], defaults: MappingType[str, Node]
     ) -> dict[str, App]:
-        found = {}
+        removed = {}
         for app_id, gone in self._tombstones.items():
             if app_id in apps:
                 continue
@@ -311,8 +311,8 @@ class _Reading:
                 node = over(node, from_plain(dict(entry), place))
             key = Scalar(app_id, app_id, place)
             if (app := self._app(app_id, Entry(key, node or Mapping({}, place)), defaults)) is not None:
-                found[app_id] = replace(app, where=f"removed on {gone.when}")
-        return found
+                removed[app_id] = replace(app, where=f"removed on {gone.when}")
+        return removed
 
     def _app(self, app_id: str, entry: Entry, defaults: MappingType[str, Node]) -> App | None:
         place = entry.key.place
@@ -324,10 +324,10 @@ class _Reading:
                 )
             )
             return None
-        wanted = self._wanted(tree)
+        stores = self._wanted(tree)
         for store in self._stores:
             block = tree.entries.get(store)
-            if store in wanted:
+            if store in stores:
                 options = over(defaults.get(store), block.value if block else Mapping({}, place))
                 tree = tree.with_value(store, options)
             elif block is not None:
@@ -345,7 +345,7 @@ class _Reading:
             tenant_id=read.tenant_id or app_id,
             stores={store: getattr(read, store) for store in self._stores if store in read.stores},
             labels=read.labels,
-            quota={store: Quota(each.size, Enforce(each.enforce)) for store, each in read.quota.items()},
+            quota={store: Quota(quota.size, Enforce(quota.enforce)) for store, quota in read.quota.items()},
             backup=read.backup,
             deploy=read.deploy,
             where=str(place),
@@ -365,19 +365,19 @@ class _Reading:
     def _defaults(self) -> dict[str, Node]:
         """The options under ``defaults``; each checked alone, since no app may be there to show a mistake in them."""
         section = self._top.get("defaults")
-        found: dict[str, Node] = {}
+        defaults: dict[str, Node] = {}
         for name, entry in section.entries.items() if isinstance(section, Mapping) else ():
             tree = _mapping_or_empty(entry)
             if tree is None or name not in self._stores:
                 continue  # the head's model says so
-            found[name] = tree
+            defaults[name] = tree
             try:
                 self._stores[name].app_options.model_validate(plain(tree))
             except ValidationError as error:
                 # An app may add what is missing, and may change what does not go together.
                 certain = [one for one in error.errors(include_url=False) if one["loc"] and one["type"] != "missing"]
                 self._problems += explain(certain, tree, entry.key.place, ("defaults", name), self._shape.document)
-        return found
+        return defaults
 
     def _check_runtime(self, apps: MappingType[str, App], runtime: str) -> None:
         for store, schema in self._stores.items():
@@ -421,8 +421,8 @@ class _Reading:
         try:
             return model.model_validate(plain(tree))
         except ValidationError as error:
-            found = error.errors(include_url=False)
-            self._problems += explain(found, tree, place, prefix, self._shape.document)
+            errors = error.errors(include_url=False)
+            self._problems += explain(errors, tree, place, prefix, self._shape.document)
             return None
 
 

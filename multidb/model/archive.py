@@ -68,8 +68,8 @@ class Part:
     @property
     def notes(self) -> tuple[str, ...]:
         """What a person should know of it: what of the app's data a restore does not make. Empty for most."""
-        said = self.details.get("notes", ())
-        return tuple(each for each in said if isinstance(each, str)) if isinstance(said, list | tuple) else ()
+        notes = self.details.get("notes", ())
+        return tuple(note for note in notes if isinstance(note, str)) if isinstance(notes, list | tuple) else ()
 
 
 class PlaceKind(StrEnum):

@@ -115,7 +115,7 @@ class Project:
 
     def including(self, app: App) -> Project:
         """The same project with one of its removed apps as if it were not."""
-        removed = {name: each for name, each in self.removed.items() if name != app.id}
+        removed = {name: removed for name, removed in self.removed.items() if name != app.id}
         return dataclasses.replace(self, apps={**self.apps, app.id: app}, removed=removed)
 
     def options_of(self, server: str, store: str) -> Any:

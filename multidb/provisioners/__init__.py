@@ -43,14 +43,14 @@ def provisioner(store: str) -> Provisioner:
         raise UsageError(f"there is no store {store!r}", hint=f"stores: {', '.join(STORES)}")
     module = STORES[store]
     try:
-        found = getattr(import_module(module), "PROVISIONER", None)
+        record = getattr(import_module(module), "PROVISIONER", None)
     except ImportError as error:
         raise _unusable(store, f"cannot be imported: {error}") from None
-    if not isinstance(found, Provisioner):
+    if not isinstance(record, Provisioner):
         raise _unusable(store, "has no PROVISIONER")
-    if found.name != store:
-        raise _unusable(store, f"calls itself {found.name}")
-    return found
+    if record.name != store:
+        raise _unusable(store, f"calls itself {record.name}")
+    return record
 
 
 def _unusable(store: str, problem: str) -> UsageError:

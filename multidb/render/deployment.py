@@ -131,25 +131,25 @@ def render(
     """
     _refuse(project, containers)
     rendering = _Rendering(project, templates, secret, trust, user)
-    found: dict[str, RenderedFile] = {}
+    files: dict[str, RenderedFile] = {}
     for place in _places(project, containers) if containers else ():
-        found |= rendering.place(place)
+        files |= rendering.place(place)
     if project.deploy.strategy == "hybrid" or not containers:
         for app in project.apps.values():
-            found[f"apps/{app.id}/docker-compose.yml"] = rendering.joining(app)
-    for path, template in {each: name for container in containers for each, name in container.scripts.items()}.items():
-        found[path] = RenderedFile(rendering.text(template, root=".."), _PROGRAM)
+            files[f"apps/{app.id}/docker-compose.yml"] = rendering.joining(app)
+    for path, template in {path: name for container in containers for path, name in container.scripts.items()}.items():
+        files[path] = RenderedFile(rendering.text(template, root=".."), _PROGRAM)
     if BACKUP in project.deploy.profiles:
         for name in _TIMERS:
-            found[f"infrastructure/backup/{name}"] = RenderedFile(rendering.text(f"backup/{name}.j2"))
+            files[f"infrastructure/backup/{name}"] = RenderedFile(rendering.text(f"backup/{name}.j2"))
     for app_id, variables in env.items():
-        found[f"apps/{app_id}/.env"] = RenderedFile(env_text(app_id, variables, EnvFormat.DOTENV), _PRIVATE)
-        found[f"apps/{app_id}/.env.example"] = RenderedFile(env_example(app_id, variables))
+        files[f"apps/{app_id}/.env"] = RenderedFile(env_text(app_id, variables, EnvFormat.DOTENV), _PRIVATE)
+        files[f"apps/{app_id}/.env.example"] = RenderedFile(env_example(app_id, variables))
     secrets = [rendering.used[name] for name in rendering.used]
     secrets += [identity.key for identity in trust.identities.values()] if trust else []
     secrets += [value for variables in env.values() for value in variables.values() if isinstance(value, Secret)]
-    _check(found, secrets)
-    return dict(sorted(found.items()))
+    _check(files, secrets)
+    return dict(sorted(files.items()))
 
 
 def _refuse(project: Project, containers: Sequence[Container]) -> None:
@@ -247,7 +247,7 @@ class _Rendering:
             "backup_image": self._project.deploy.backup_image,
             "backup_mounts": self._backup_mounts,
             "notify_option": ["--notify"] if self._receivers() else [],
-            "notify_variables": sorted({each.env for each in self._receivers() if each.env}),
+            "notify_variables": sorted({receiver.env for receiver in self._receivers() if receiver.env}),
             "pooler_image": self._project.deploy.pgbouncer_image,
             "tls": self._trust is not None,
             "ca": CA_MOUNTED,
@@ -266,49 +266,49 @@ class _Rendering:
     def place(self, place: _ComposeFile) -> dict[str, RenderedFile]:
         """A compose file with servers in it, and the files that they need beside it."""
         folder = place.folder
-        found = {place.path: RenderedFile(self._compose(place))}
+        files = {place.path: RenderedFile(self._compose(place))}
         for container in place.containers:
             for path, template in container.files.items():
-                found[f"{folder}/{path}"] = RenderedFile(self.text(template, container=container, root=place.root))
+                files[f"{folder}/{path}"] = RenderedFile(self.text(template, container=container, root=place.root))
         secrets = {self._name(container, place): self._password(container) for container in place.containers}
         for pooler, container in self._poolers(place).values():
             secrets[pooler.secret] = self._used(pooler.name)
             for path, template in pooler.files.items():
                 text = self.text(template, container=container, root=place.root)
-                found[f"{folder}/{path}"] = RenderedFile(text)
+                files[f"{folder}/{path}"] = RenderedFile(text)
         if MONITORING in self._project.deploy.profiles:
             secrets |= {"MULTIDB_TOKEN": self._used(TOKEN), "GRAFANA_PASSWORD": self._used(GRAFANA)}
             for path, template in _MONITORING_FILES.items():
                 text = self.text(f"monitoring/{template}", root=place.root)
-                found[f"{folder}/monitoring/{path}"] = RenderedFile(text)
+                files[f"{folder}/monitoring/{path}"] = RenderedFile(text)
         if self._trust is not None:
-            found |= {f"{folder}/{path}": file for path, file in self._tls(self._trust, place).items()}
+            files |= {f"{folder}/{path}": file for path, file in self._tls(self._trust, place).items()}
         env = f"{folder}/{place.secrets_file or '.env'}"
         values = {"compose_file": place.path, "separate": bool(place.secrets_file), "root": place.root}
         values["user"] = self._user if {MONITORING, BACKUP} & {*self._project.deploy.profiles} else ""
         shown = {name: value.reveal() for name, value in secrets.items()}
-        found[env] = RenderedFile(self.text("env.j2", secrets=shown, **values), _PRIVATE)
+        files[env] = RenderedFile(self.text("env.j2", secrets=shown, **values), _PRIVATE)
         hidden = dict.fromkeys(secrets, "")
-        found[f"{env}.example"] = RenderedFile(self.text("env.j2", secrets=hidden, **values))
-        return found
+        files[f"{env}.example"] = RenderedFile(self.text("env.j2", secrets=hidden, **values))
+        return files
 
     def _tls(self, trust: TlsMaterial, place: _ComposeFile) -> dict[str, RenderedFile]:
         """The certificates of a place, by their path beside its compose file: each server can read its own only."""
         authority = RenderedFile(self.text("tls/certificate.j2", pem=trust.authority))
-        found = {CA_FILE: authority, "tls/.gitignore": RenderedFile(self.text("tls/gitignore.j2"))}
+        rendered = {CA_FILE: authority, "tls/.gitignore": RenderedFile(self.text("tls/gitignore.j2"))}
         users = {container.name: container.users for container in place.containers}
         files = {container.name: container.tls_files for container in place.containers}
         for pooler, _ in self._poolers(place).values():
             users[pooler.name], files[pooler.name] = pooler.users, pooler.tls_files
-        for name, wanted in files.items():
+        for name, tls_files in files.items():
             identity, folder = trust.identities[name], f"tls/{name}"
-            found[f"{folder}/ca.crt"] = authority
-            found[f"{folder}/server.crt"] = RenderedFile(self.text("tls/certificate.j2", pem=identity.certificate))
+            rendered[f"{folder}/ca.crt"] = authority
+            rendered[f"{folder}/server.crt"] = RenderedFile(self.text("tls/certificate.j2", pem=identity.certificate))
             key = self.text("tls/certificate.j2", pem=identity.key.reveal())
-            found[f"{folder}/server.key"] = RenderedFile(key, _PRIVATE)
-            for path, template in wanted.items():
-                found[f"{folder}/{path}"] = RenderedFile(self.text(template, users=users[name], root=place.root))
-        return found
+            rendered[f"{folder}/server.key"] = RenderedFile(key, _PRIVATE)
+            for path, template in tls_files.items():
+                rendered[f"{folder}/{path}"] = RenderedFile(self.text(template, users=users[name], root=place.root))
+        return rendered
 
     def joining(self, app: App) -> RenderedFile:
         """The compose file of an app whose servers run elsewhere."""
@@ -329,7 +329,11 @@ class _Rendering:
         apps = []
         for app in place.apps:
             folder = "." if place.secrets_file else f"{place.root}/apps/{app.id}"
-            serving = [each.name for each in place.containers if each.store in app.stores and each.serves(app.id)]
+            serving = [
+                container.name
+                for container in place.containers
+                if container.store in app.stores and container.serves(app.id)
+            ]
             serving += [name for name, (_, server) in self._poolers(place).items() if server.store in app.stores]
             apps.append(self._app(app, folder, serving))
         network = f"{self._project.name}-{place.apps[0].id}" if place.secrets_file else self._project.name
@@ -367,8 +371,11 @@ class _Rendering:
             *(to for app in self._project.apps.values() for to in app.backup.to or ()),
         ]
         folders = dict.fromkeys(folder.rstrip("/") for folder in named if "://" not in folder)
-        outside = [each for each in folders if each.startswith(("/", "../"))]
-        return [f"{each}:{each}" if each.startswith("/") else f"{root}/{each}:/project/{each}" for each in outside]
+        outside = [folder for folder in folders if folder.startswith(("/", "../"))]
+        return [
+            f"{folder}:{folder}" if folder.startswith("/") else f"{root}/{folder}:/project/{folder}"
+            for folder in outside
+        ]
 
     def _receivers(self) -> list[SecretSource]:
         """Where the addresses of those who are told come from."""

@@ -66,10 +66,11 @@ class _Stack:
         """Its containers by service. `Refused` when another folder has made them: a second checkout, or another
         project of the same name, whose servers would be replaced by ours."""
         seen = self.engine.containers()
-        for each in seen.values():
-            if each.folder and Path(each.folder).resolve() != self.folder:
+        for container in seen.values():
+            if container.folder and Path(container.folder).resolve() != self.folder:
                 raise Refused(
-                    f"containers of the project {self.project} were made from {each.folder}, not from {self.folder}",
+                    f"containers of the project {self.project} were made from {container.folder}, not from "
+                    f"{self.folder}",
                     where=str(self.file),
                     hint="stop them there (multidb down), or change the name after project: in this manifest",
                 )
@@ -140,17 +141,17 @@ class ComposeRuntime:
             running = [(stack, service) for stack in self._stacks for service in stack.seen()]
             if erase:
                 self._refuse_unknown_volumes()
-            stopped = side_by_side(lambda each: self._stop(*each, report), running, finishing=True)
+            stopped = side_by_side(lambda container: self._stop(*container, report), running, finishing=True)
             for stack in self._stacks:
                 stack.engine.remove_networks()
             erased = [volume for stack in self._stacks for volume in (stack.engine.remove_volumes() if erase else ())]
         known = {container.name: (container.server, container.store) for container in self._containers}
-        found = [
+        statuses = [
             ServerStatus(*known.get(service, (service, "")), ServerState.STOPPED, None, message)
             for (_, service), message in zip(running, stopped, strict=True)
         ]
         gone = [ServerStatus(volume, "", ServerState.STOPPED, None, "its data is deleted") for volume in erased]
-        return [*found, *gone]
+        return [*statuses, *gone]
 
     def retire(self, app: App, progress: Progress, *, erase: bool = False) -> list[ServerStatus]:
         """See `Runtime.retire`.
@@ -161,20 +162,20 @@ class ComposeRuntime:
             RuntimeUnavailable: no engine.
         """
         report = one_at_a_time(progress)
-        own = [each for each in self._containers if each.app == app.id]
+        own = [container for container in self._containers if container.app == app.id]
         if not own:
             return []
         with clear_errors(), self._state.lock("runtime", "multidb"):
-            running = [each for each in own if each.name in self._ours()]
-            stopped = [self._stop(self._stack(each), each.name, report) for each in running]
+            running = [container for container in own if container.name in self._ours()]
+            stopped = [self._stop(self._stack(container), container.name, report) for container in running]
             if erase:
                 self._refuse_unknown_volumes()
-                for each in own:
-                    self._stack(each).engine.remove_volumes([self._volume(each)])
-                self._state.secrets.delete([each.admin_ref for each in own])
+                for container in own:
+                    self._stack(container).engine.remove_volumes([self._volume(container)])
+                self._state.secrets.delete([container.admin_ref for container in own])
         return [
-            ServerStatus(each.server, each.store, ServerState.STOPPED, None, message)
-            for each, message in zip(running, stopped, strict=True)
+            ServerStatus(container.server, container.store, ServerState.STOPPED, None, message)
+            for container, message in zip(running, stopped, strict=True)
         ]
 
     def scratch(
@@ -182,12 +183,14 @@ class ComposeRuntime:
     ) -> contextlib.AbstractContextManager[Server] | None:
         """See `Runtime.scratch`. With the profile ``backup`` it is the server ``scratch-<store>``, which stays and so
         is `Server.kept`; the data of one container cannot become another's."""
-        scratch_servers = [each for each in self._containers if each.scratch and each.store == server.store]
+        scratch_servers = [
+            container for container in self._containers if container.scratch and container.store == server.store
+        ]
         if adoptable or server.app is None or not scratch_servers:
             return None
         seen = {} if self._exposed or self._inside else self._ours()
-        found = self._located(scratch_servers[0], seen.get(scratch_servers[0].name))
-        return None if found is None else self._lent(replace(found, app=server.app, scratch=True, kept=True))
+        scratch = self._located(scratch_servers[0], seen.get(scratch_servers[0].name))
+        return None if scratch is None else self._lent(replace(scratch, app=server.app, scratch=True, kept=True))
 
     def adopt(self, server: Server, scratch: Server, progress: Progress) -> None:
         """Refuses, since there is no scratch server here."""
@@ -211,24 +214,26 @@ class ComposeRuntime:
     def status(self) -> list[ServerStatus]:
         """See `Runtime.status`. `RuntimeUnavailable` when there is no engine to ask."""
         seen = self._ours()
-        servers = side_by_side(lambda each: self._look(each, seen.get(each.name)), self._containers, finishing=True)
+        servers = side_by_side(
+            lambda status: self._look(status, seen.get(status.name)), self._containers, finishing=True
+        )
         pooled = [_pooler(pooler, server, judge(seen.get(name))) for name, (pooler, server) in self._poolers.items()]
         return [*servers, *pooled]
 
     def servers(self) -> list[Server]:
         """See `Runtime.servers`. One that was never started has no password and counts as having no address."""
         seen = {} if self._exposed or self._inside else self._ours()
-        own = [each for each in self._containers if not each.scratch]
-        found = [self._located(container, seen.get(container.name)) for container in own]
-        return [server for server in found if server is not None]
+        own = [container for container in self._containers if not container.scratch]
+        servers = [self._located(container, seen.get(container.name)) for container in own]
+        return [server for server in servers if server is not None]
 
     def missing(self) -> list[ServerStatus]:
         """See `Runtime.missing`."""
         located = {server.name for server in self.servers()}
         return [
-            ServerStatus(each.server, each.store, ServerState.STOPPED, None, "not started; multidb up")
-            for each in self._containers
-            if each.server not in located and not each.scratch
+            ServerStatus(container.server, container.store, ServerState.STOPPED, None, "not started; multidb up")
+            for container in self._containers
+            if container.server not in located and not container.scratch
         ]
 
     def app_endpoint(self, server: Server) -> Endpoint:
@@ -237,7 +242,11 @@ class ComposeRuntime:
 
     def names_for(self, app: App) -> list[str]:
         """See `Runtime.names_for`."""
-        return [each.server for each in self._containers if each.store in app.stores and each.serves(app.id)]
+        return [
+            container.server
+            for container in self._containers
+            if container.store in app.stores and container.serves(app.id)
+        ]
 
     def admin(self, server: Server) -> Secret | None:
         """See `Runtime.admin`."""
@@ -256,12 +265,12 @@ class ComposeRuntime:
         if self._project.deploy.strategy != "separate":
             file = root / "infrastructure" / "docker-compose.yml"
             return [_Stack(name, file, self._containers, DockerEngine(name))]
-        found = []
+        stacks = []
         for app in self._project.apps:
             file, project = root / "apps" / app / "docker-compose.yml", compose_project(self._project, app)
             here = [container for container in self._containers if container.app == app]
-            found.append(_Stack(project, file, here, DockerEngine(project)))
-        return found
+            stacks.append(_Stack(project, file, here, DockerEngine(project)))
+        return stacks
 
     @contextlib.contextmanager
     def _lent(self, scratch: Server) -> Iterator[Server]:
@@ -286,7 +295,7 @@ class ComposeRuntime:
         containers = self._containers
         if only is None:
             return containers
-        known = {each.server for each in containers} | {each.store for each in containers}
+        known = {container.server for container in containers} | {container.store for container in containers}
         unknown = sorted(set(only) - known)
         if unknown:
             raise UsageError(
@@ -294,7 +303,7 @@ class ComposeRuntime:
                 where=self._project.file,
                 hint=f"there are: {', '.join(sorted(known)) or 'none; no app uses a store'}",
             )
-        return [each for each in containers if {each.server, each.store} & set(only)]
+        return [container for container in containers if {container.server, container.store} & set(only)]
 
     def _container(self, name: str) -> Container:
         (container,) = self._chosen([name])
@@ -302,14 +311,14 @@ class ComposeRuntime:
 
     def _refuse_lost(self, chosen: Sequence[Container]) -> None:
         """A volume whose admin password nobody knows cannot be used, and is not ours to overwrite."""
-        unknown = [each for each in chosen if self._state.secrets.get(each.admin_ref) is None]
+        unknown = [container for container in chosen if self._state.secrets.get(container.admin_ref) is None]
         volumes = self._volumes() if unknown else set()
-        for each in unknown:
-            volume = self._volume(each)
+        for container in unknown:
+            volume = self._volume(container)
             if volume in volumes:
                 raise UsageError(
                     f"its data is there (volume {volume}), and its admin password is not in .multidb/secrets.json",
-                    where=f"server {each.server}",
+                    where=f"server {container.server}",
                     hint=f"restore that file from a copy, or begin with an empty server: docker volume rm {volume}",
                 )
 
@@ -358,7 +367,11 @@ class ComposeRuntime:
             return None
 
         problems = zip(chosen, side_by_side(problem, chosen, finishing=True), strict=True)
-        return {each.server: self._failed(each, error.sentence()) for each, error in problems if error is not None}
+        return {
+            container.server: self._failed(container, error.sentence())
+            for container, error in problems
+            if error is not None
+        }
 
     def _fetch(self, container: Container, report: Progress) -> None:
         engine = self._stack(container).engine
@@ -394,14 +407,23 @@ class ComposeRuntime:
                 failed |= self._left(stack, here, error)
                 if len(failed) == len(containers):
                     raise
-        return failed | self._healthy([each for each in containers if each.server not in failed], report)
+        return failed | self._healthy([container for container in containers if container.server not in failed], report)
 
     def _left(self, stack: _Stack, containers: Sequence[Container], error: ServerError) -> dict[str, ServerStatus]:
         """The servers of a stack that Compose has given up on, by name."""
         seen = stack.engine.containers()
-        left = [each for each in containers if each.name not in seen or seen[each.name].status == "created"]
-        reasons = {each.server: judge(seen.get(each.name)).message for each in left if each.name in seen}
-        return {each.server: self._failed(each, reasons.get(each.server, error.sentence())) for each in left}
+        left = [
+            container
+            for container in containers
+            if container.name not in seen or seen[container.name].status == "created"
+        ]
+        reasons = {
+            container.server: judge(seen.get(container.name)).message for container in left if container.name in seen
+        }
+        return {
+            container.server: self._failed(container, reasons.get(container.server, error.sentence()))
+            for container in left
+        }
 
     def _compose_up(self, stack: _Stack, services: Sequence[str], report: Progress) -> None:
         def heard(line: str) -> None:
@@ -414,15 +436,15 @@ class ComposeRuntime:
         self, servers: Mapping[str, ServerStatus], seen: Mapping[str, ContainerState], report: Progress
     ) -> list[ServerStatus]:
         """The poolers, each started once its server runs: nobody can log in through it before."""
-        found = []
+        started = []
         for pooler, container in self._poolers.values():
             status = servers.get(container.server)
             if status is not None:
                 running = status.state is ServerState.RUNNING
                 waits = Verdict(ServerState.FAILED, f"waits for {container.server}")
                 verdict = self._pooler_started(pooler, container, seen, report) if running else waits
-                found.append(_pooler(pooler, container, verdict))
-        return found
+                started.append(_pooler(pooler, container, verdict))
+        return started
 
     def _pooler_started(
         self, pooler: Pooler, container: Container, seen: Mapping[str, ContainerState], report: Progress
@@ -519,14 +541,16 @@ class ComposeRuntime:
         if self._state.secrets.get(container.admin_ref) is None:
             return None
         stack = self._stack(container)
-        found = named(container) if self._inside else located(container, seen, None if self._exposed else stack.project)
-        if found is None:
+        server = (
+            named(container) if self._inside else located(container, seen, None if self._exposed else stack.project)
+        )
+        if server is None:
             return None
         if not self._inside:
-            found = replace(found, container=(stack.project, container.name))
+            server = replace(server, container=(stack.project, container.name))
         if not self._tls:
-            return found
-        return replace(found, endpoint=secured(found.endpoint, container, str(stack.folder / CA_FILE)))
+            return server
+        return replace(server, endpoint=secured(server.endpoint, container, str(stack.folder / CA_FILE)))
 
     # Stopping
 

@@ -69,7 +69,7 @@ def up(
         MultidbError: as `explain` says.
     """
     argv = [*command(), "-p", project, "-f", str(file), "up", "-d", "--no-build", *services]
-    said = []
+    output = []
     with subprocess.Popen(
         argv,
         cwd=file.parent,
@@ -86,20 +86,20 @@ def up(
             for line in process.stdout:
                 timer.moved()
                 if line.strip():
-                    said.append(line.strip())
-                    heard(said[-1])
+                    output.append(line.strip())
+                    heard(output[-1])
             process.wait()
     if process.returncode and timer.expired():
         raise StartFailed(f"Docker Compose {timer.words}", where=str(file), hint=timer.hint)
     if process.returncode:
-        raise explain(said, file)
+        raise explain(output, file)
 
 
 def _kill(process: subprocess.Popen[str]) -> None:
     """With the plugin that it has started, which holds the same pipe."""
     with contextlib.suppress(psutil.Error):
-        for each in psutil.Process(process.pid).children(recursive=True):
-            each.kill()
+        for child in psutil.Process(process.pid).children(recursive=True):
+            child.kill()
     process.kill()
 
 
@@ -117,9 +117,9 @@ def environment(inherited: Mapping[str, str], env_file: Path) -> dict[str, str]:
     return {**kept, "COMPOSE_ANSI": "never", "COMPOSE_PROGRESS": "plain", "COMPOSE_IGNORE_ORPHANS": "true"}
 
 
-def explain(said: Sequence[str], file: Path) -> MultidbError:
+def explain(output: Sequence[str], file: Path) -> MultidbError:
     """The error for what Compose printed before it gave up."""
-    text = "\n".join(said)
+    text = "\n".join(output)
     if taken := _TAKEN.search(text):
         return UsageError(
             f"port {taken[1]} is taken by another process",
@@ -149,5 +149,5 @@ def _version(candidate: Sequence[str]) -> tuple[int, ...]:
         return ()
     if asked.returncode:
         return ()
-    found = re.search(r"(\d+)\.(\d+)", asked.stdout)
-    return (int(found[1]), int(found[2])) if found else _UNNUMBERED
+    match = re.search(r"(\d+)\.(\d+)", asked.stdout)
+    return (int(match[1]), int(match[2])) if match else _UNNUMBERED

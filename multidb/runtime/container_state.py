@@ -76,7 +76,7 @@ def read(attributes: Mapping[str, Any]) -> ContainerState:
         exit_code=int(state.get("ExitCode") or 0),
         out_of_memory=bool(state.get("OOMKilled")),
         restarts=int(attributes.get("RestartCount") or 0),
-        addresses={name: each["IPAddress"] for name, each in networks.items() if each.get("IPAddress")},
+        addresses={name: network["IPAddress"] for name, network in networks.items() if network.get("IPAddress")},
         folder=labels.get("com.docker.compose.project.working_dir", ""),
         problem=_short(state.get("Error") or ""),
         started=_seconds(state.get("StartedAt") or ""),
@@ -112,8 +112,8 @@ def _running(seen: ContainerState) -> Verdict:
     if seen.health == "starting":
         return Verdict(ServerState.FAILED, "is starting", final=False)
     if seen.health == "unhealthy":
-        said = f": {seen.said}" if seen.said else ""
-        return Verdict(ServerState.FAILED, f"runs and is not healthy{said}", final=False)
+        suffix = f": {seen.said}" if seen.said else ""
+        return Verdict(ServerState.FAILED, f"runs and is not healthy{suffix}", final=False)
     return Verdict(ServerState.RUNNING)
 
 

@@ -39,12 +39,12 @@ class DockerEngine:
     def containers(self) -> dict[str, ContainerState]:
         """The project's containers by service, running or not."""
         with _clear(self._where):
-            return {seen.service: seen for seen in (read(each.attrs) for each in self._containers())}
+            return {seen.service: seen for seen in (read(container.attrs) for container in self._containers())}
 
     def volumes(self) -> list[str]:
         """The names of the project's volumes."""
         with _clear(self._where):
-            return sorted(str(each.name) for each in self._client().volumes.list(filters=self._ours))
+            return sorted(str(volume.name) for volume in self._client().volumes.list(filters=self._ours))
 
     def logs(self, service: str, lines: int, follow: bool) -> Iterator[str]:
         """What a service has printed last, line by line; with `follow` also what it prints from now on."""
@@ -161,8 +161,14 @@ class DockerEngine:
     def _containers(self, service: str | None = None) -> Sequence[Any]:
         labels = [f"{_PROJECT}={self._project}", *([f"{_SERVICE}={service}"] if service else [])]
         # A container may go between being listed and being looked at.
-        found: Sequence[Any] = self._client().containers.list(all=True, filters={"label": labels}, ignore_removed=True)
-        return [each for each in found if each.labels.get("com.docker.compose.oneoff", "False") != "True"]
+        containers: Sequence[Any] = self._client().containers.list(
+            all=True, filters={"label": labels}, ignore_removed=True
+        )
+        return [
+            container
+            for container in containers
+            if container.labels.get("com.docker.compose.oneoff", "False") != "True"
+        ]
 
 
 def address(environment: Mapping[str, str]) -> str:

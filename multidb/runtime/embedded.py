@@ -229,8 +229,8 @@ class EmbeddedRuntime:
         """See `Runtime.servers`. One that was never started and has no port in the manifest has no address."""
         with clear_errors():
             recorded = self._ledger.read()
-            found = [self._located(seat, recorded.get(seat.site.name)) for seat in self._seats()]
-        return [server for server in found if server is not None]
+            servers = [self._located(seat, recorded.get(seat.site.name)) for seat in self._seats()]
+        return [server for server in servers if server is not None]
 
     def missing(self) -> list[ServerStatus]:
         """See `Runtime.missing`."""
@@ -290,7 +290,7 @@ class EmbeddedRuntime:
     def _seat_or_scratch(self, server: Server) -> Seat | None:
         scratch_servers = self._scratch_servers(unwatched)
         pairs = ((seat, scratch_servers.beside(seat)) for seat in self._seats())
-        return next((each for pair in pairs for each in pair if each.site.name == server.name), None)
+        return next((seat for pair in pairs for seat in pair if seat.site.name == server.name), None)
 
     def _scratch_servers(self, report: Progress) -> ScratchServers:
         return ScratchServers(self._control(report), self._servers)
@@ -370,8 +370,8 @@ class EmbeddedRuntime:
         try:
             version = seat.kind.probe(server, secret) if secret else None
         except AuthenticationFailed as error:
-            said = error.sentence(where=False)
-            return ServerStatus(site.name, site.store, ServerState.FAILED, server, said, recorded.pid)
+            reason = error.sentence(where=False)
+            return ServerStatus(site.name, site.store, ServerState.FAILED, server, reason, recorded.pid)
         if version is None:
             silent = "runs and does not answer; start it anew: multidb down, then multidb up"
             message = silent if secret else "runs, and its admin password is lost"
@@ -381,8 +381,8 @@ class EmbeddedRuntime:
 
     def _unavailable(self, seat: Seat) -> MultidbError | None:
         """Why a server that does not run cannot be had: seen now, or by the last ``up``."""
-        said = self._state.read(SKIPPED).get(seat.site.name)
-        return self._products.obstacle(seat) or (self._products.unavailable(seat, said) if said else None)
+        reason = self._state.read(SKIPPED).get(seat.site.name)
+        return self._products.obstacle(seat) or (self._products.unavailable(seat, reason) if reason else None)
 
     def _located(self, seat: Seat, recorded: Process | None) -> Server | None:
         if seat.kind is None:

@@ -39,11 +39,11 @@ class Process:
 
     def alive(self) -> bool:
         """Whether this very process still runs (not another one that got its number)."""
-        found = running(self.pid)
-        if found is None:
+        process = running(self.pid)
+        if process is None:
             return False
         with contextlib.suppress(psutil.Error):
-            return mark(found) == self.folder or abs(found.create_time() - self.started) < _SAME_START
+            return mark(process) == self.folder or abs(process.create_time() - self.started) < _SAME_START
         return False
 
     def before_boot(self) -> bool:
@@ -59,11 +59,11 @@ class Ledger:
 
     def read(self) -> dict[str, Process]:
         """Every recorded process, alive or not. An entry that makes no sense is as good as none."""
-        found = {}
+        processes = {}
         for name, entry in self._state.read(_SECTION).items():
             with contextlib.suppress(TypeError):
-                found[name] = Process(**entry)
-        return found
+                processes[name] = Process(**entry)
+        return processes
 
     def record(self, process: Process) -> None:
         with self._state.change(_SECTION) as section:
@@ -83,9 +83,9 @@ class Ledger:
         marked: dict[int, str] = {}
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
-                found = mark(process)
-                if found and Path(found).parent == servers and process.status() != psutil.STATUS_ZOMBIE:
-                    marked[process.pid] = found
+                marked_folder = mark(process)
+                if marked_folder and Path(marked_folder).parent == servers and process.status() != psutil.STATUS_ZOMBIE:
+                    marked[process.pid] = marked_folder
         strays = {}
         for pid, folder in marked.items():
             with contextlib.suppress(psutil.Error):

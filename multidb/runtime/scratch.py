@@ -70,8 +70,8 @@ class ScratchServers:
         name, folder = seat.site.name, seat.site.folder
         with clear_errors(), self._state.lock("runtime", "multidb", LOCK_TIMEOUT):
             settle(folder)
-            for each in (_PREFIX + name, name):
-                self._control.stop(each)
+            for folder_name in (_PREFIX + name, name):
+                self._control.stop(folder_name)
             if (folder / DATA).exists():
                 (folder / DATA).rename(folder / REPLACED)
             (self._servers / (_PREFIX + name) / DATA).rename(folder / DATA)

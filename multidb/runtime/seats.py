@@ -50,10 +50,10 @@ def outdated(site: Site, process: Process) -> str:
 
 def absent(site: Site, error: MultidbError) -> ServerStatus:
     """The status of a server that cannot be started on this machine."""
-    said = error.sentence(where=False)
+    reason = error.sentence(where=False)
     if isinstance(error, RuntimeUnavailable):
-        return ServerStatus(site.name, site.store, ServerState.SKIPPED, None, said)
-    return ServerStatus(site.name, site.store, ServerState.FAILED, None, said, error=error)
+        return ServerStatus(site.name, site.store, ServerState.SKIPPED, None, reason)
+    return ServerStatus(site.name, site.store, ServerState.FAILED, None, reason, error=error)
 
 
 def lost(site: Site) -> MultidbError:

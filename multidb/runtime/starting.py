@@ -72,10 +72,10 @@ class Start:
                     return absent(site, obstacle)
                 return self._started(seat, kind)
         except RuntimeUnavailable as error:
-            said = error.sentence(where=False)
+            reason = error.sentence(where=False)
             with self._state.change(SKIPPED) as section:
-                section[site.name] = said
-            return absent(site, self._products.unavailable(seat, said))
+                section[site.name] = reason
+            return absent(site, self._products.unavailable(seat, reason))
         except MultidbError as error:
             return ServerStatus(site.name, site.store, ServerState.FAILED, None, error.sentence())
 

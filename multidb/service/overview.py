@@ -95,10 +95,10 @@ def overview(
     Args:
         looks: earlier sizes, oldest first.
     """
-    checked = {(each.app, each.store): each.health for each in health.checks} if health else {}
+    checked = {(check.app, check.store): check.health for check in health.checks} if health else {}
     promised = _isolation(plan, audit)
     drift = _drift(plan)
-    used = {(each.app, each.store): each for each in usage.stores} if usage else {}
+    used = {(entry.app, entry.store): entry for entry in usage.stores} if usage else {}
 
     def cell(app: str, store: str) -> Cell:
         return Cell(
@@ -129,19 +129,19 @@ def overview(
 
 def _isolation(plan: Plan | None, audit: Audit | None) -> dict[tuple[str, str], tuple[Isolation, str]]:
     """What the servers themselves say, by the later of the two looks that hear it."""
-    found: dict[tuple[str, str], tuple[Isolation, str]] = {}
+    isolation: dict[tuple[str, str], tuple[Isolation, str]] = {}
     for app, stores in audit.isolation.items() if audit else ():
-        found |= {(app, store): promised for store, promised in stores.items()}
+        isolation |= {(app, store): promised for store, promised in stores.items()}
     for server in plan.servers if plan else ():
-        found |= {(app, server.store): promised for app, promised in server.isolation.items()}
-    return found
+        isolation |= {(app, server.store): promised for app, promised in server.isolation.items()}
+    return isolation
 
 
 def _drift(plan: Plan | None) -> dict[tuple[str, str], int]:
     """Changes by app and store, on the servers that could be read; the servers' own are nobody's."""
-    found: dict[tuple[str, str], int] = {}
+    counts: dict[tuple[str, str], int] = {}
     for server in plan.servers if plan else ():
         counted: Sequence[str | None] = [change.resource.app for change in server.changes]
         for app in server.isolation if server.error is None else ():
-            found[app, server.store] = found.get((app, server.store), 0) + counted.count(app)
-    return found
+            counts[app, server.store] = counts.get((app, server.store), 0) + counted.count(app)
+    return counts

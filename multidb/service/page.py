@@ -124,15 +124,15 @@ def _health_tile(health: HealthReport, every: Sequence[AppRow]) -> _Tile:
 
 
 def _isolation_tile(audit: Audit) -> _Tile:
-    found = audit.summary()
-    when = f"audited {_clock(found.finished)}"
-    if found.breaches or found.holes:
-        count = found.breaches + found.holes
+    summary = audit.summary()
+    when = f"audited {_clock(summary.finished)}"
+    if summary.breaches or summary.holes:
+        count = summary.breaches + summary.holes
         return _Tile("Isolation", "open", f"{count} {'way' if count == 1 else 'ways'} through, {when}", "bad")
-    if not found.ok:
-        count = found.unproved + found.errors
+    if not summary.ok:
+        count = summary.unproved + summary.errors
         return _Tile("Isolation", "not proved", f"{count} {'gap' if count == 1 else 'gaps'}, {when}", "warn")
-    return _Tile("Isolation", "proved", f"{found.probes} attempts, no way through, {when}", "good")
+    return _Tile("Isolation", "proved", f"{summary.probes} attempts, no way through, {when}", "good")
 
 
 def _backup_tile(rows: Sequence[AppRow]) -> _Tile:
@@ -168,7 +168,7 @@ def _notes(known: Overview, readings: Mapping[str, Reading[Any] | None]) -> list
     same: dict[_Note, list[str]] = {}
     for subject, note in (*_failed(readings), *_alarms(known), *_unproved(known), *_degraded(known)):
         same.setdefault(note, []).append(subject)
-    ordered = sorted(same.items(), key=lambda each: each[0].tone)  # bad before warn
+    ordered = sorted(same.items(), key=lambda pair: pair[0].tone)  # bad before warn
     return [(_subject(subjects, note.store), note) for note, subjects in ordered]
 
 
@@ -180,13 +180,13 @@ def _failed(readings: Mapping[str, Reading[Any] | None]) -> Iterator[tuple[str, 
 
 def _alarms(known: Overview) -> Iterator[tuple[str, _Note]]:
     """What people are told of."""
-    found = [
+    alarms = [
         *(notification.open_walls(known.audit) if known.audit else ()),
         *(notification.unwell(known.health) if known.health else ()),
         *(notification.over_quota(known.usage) if known.usage else ()),
         *(notification.drifts(known.plan) if known.plan else ()),
     ]
-    for alarm in found:
+    for alarm in alarms:
         tone = "bad" if alarm.kind in (notification.AlarmKind.BREACH, notification.AlarmKind.UNHEALTHY) else "warn"
         yield alarm.app or "servers", _Note(tone, str(alarm.kind), alarm.store or "", alarm.message, alarm.fix)
 

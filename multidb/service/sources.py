@@ -86,9 +86,9 @@ class Sources:
         with self._guard:
             known, until = self._freshness_of, self._freshness_until
             if known is None or known[0] is not engine or known[1] != stamp or time.monotonic() >= until:
-                said = freshness_now(engine.fleet)
-                found = {app.id: said(app) for app in engine.project.apps.values()}
-                self._freshness = {app: health for app, health in found.items() if health is not None}
+                freshness = freshness_now(engine.fleet)
+                freshness_of = {app.id: freshness(app) for app in engine.project.apps.values()}
+                self._freshness = {app: health for app, health in freshness_of.items() if health is not None}
                 self._freshness_of, self._freshness_until = (engine, stamp), time.monotonic() + _AGES
             return self._freshness
 
@@ -99,9 +99,9 @@ class Sources:
     def audit(self) -> Audit:
         """Tries the walls between the apps."""
         engine = self.engine()
-        found = audit.audit(engine.fleet)
-        audit.remember(engine.state, found)
-        return found
+        result = audit.audit(engine.fleet)
+        audit.remember(engine.state, result)
+        return result
 
     def usage(self) -> UsageSeen:
         """Asks what each app uses."""

@@ -40,8 +40,8 @@ class Enforcement:
     @property
     def errors(self) -> dict[str, MultidbError]:
         """By store, why an apply could not make it so; the next enforcement tries again."""
-        found = {store: report.error() for store, report in self.reports.items()}
-        return {store: error for store, error in found.items() if error is not None}
+        errors = {store: report.error() for store, report in self.reports.items()}
+        return {store: error for store, error in errors.items() if error is not None}
 
     def document(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -51,9 +51,9 @@ class Enforcement:
             "standing": self.standing,
             "powerless": self.powerless,
         }
-        found = {word: {store: sorted(apps) for store, apps in by.items()} for word, by in words.items()}
+        document = {word: {store: sorted(apps) for store, apps in by.items()} for word, by in words.items()}
         errors = {store: error.document() for store, error in self.errors.items()}
-        return {**found, "errors": errors}
+        return {**document, "errors": errors}
 
 
 def enforce(engine: Engine, report: UsageReport) -> Enforcement:
@@ -67,8 +67,8 @@ def enforce(engine: Engine, report: UsageReport) -> Enforcement:
     """
     with engine.state.change(_SECTION) as section:
         before = {store: frozenset(apps) for store, apps in section.items()}
-        wanted = restricted_after(engine.project, report, before)
-        after = _only(wanted, lambda store, app: _able(engine.fleet, store, app))
+        asked = restricted_after(engine.project, report, before)
+        after = _only(asked, lambda store, app: _able(engine.fleet, store, app))
         section.clear()
         section.update({store: sorted(apps) for store, apps in sorted(after.items())})
     concerned = {store: before.get(store, frozenset()) | after.get(store, frozenset()) for store in {*before, *after}}
@@ -77,7 +77,7 @@ def enforce(engine: Engine, report: UsageReport) -> Enforcement:
         for store, apps in sorted(concerned.items())
         if (known := apps & engine.project.apps.keys())
     }
-    return Enforcement(_more(after, before), _more(before, after), after, _more(wanted, after), reports)
+    return Enforcement(_more(after, before), _more(before, after), after, _more(asked, after), reports)
 
 
 def _able(fleet: Fleet, store: str, app: str) -> bool:
@@ -102,8 +102,8 @@ def _given(fleet: Fleet, context: StoreContext, app: str, restricted: set[str]) 
 
 
 def _only(these: Restricted, keep: Callable[[str, str], bool]) -> dict[str, frozenset[str]]:
-    found = {store: frozenset(app for app in apps if keep(store, app)) for store, apps in these.items()}
-    return {store: apps for store, apps in found.items() if apps}
+    chosen = {store: frozenset(app for app in apps if keep(store, app)) for store, apps in these.items()}
+    return {store: apps for store, apps in chosen.items() if apps}
 
 
 def _more(these: Restricted, those: Restricted) -> dict[str, frozenset[str]]:

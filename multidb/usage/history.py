@@ -52,8 +52,8 @@ class Look:
     @classmethod
     def parse(cls, line: str) -> Look:
         """`ValueError` for anything that `line` did not write."""
-        said = validated(parse(line, _LARGEST_LINE), _LOOK)
-        return cls(said.at, said.sizes)
+        document = validated(parse(line, _LARGEST_LINE), _LOOK)
+        return cls(document.at, document.sizes)
 
 
 class History:
@@ -77,14 +77,14 @@ class History:
 
     def sizes(self, app: str, store: str) -> list[tuple[datetime, int]]:
         """How large the app was at each look, oldest first."""
-        found = [(look.at, look.size(app, store)) for look in self.looks()[0]]
-        return [(at, size) for at, size in found if size is not None]
+        sizes = [(look.at, look.size(app, store)) for look in self.looks()[0]]
+        return [(at, size) for at, size in sizes if size is not None]
 
     def add(self, look: Look) -> None:
         """Keeps the look, and drops the oldest when there are too many. What comes within a minute is not kept."""
         with self._state.turn("usage"):
             looks, _ = self._read()
-            looks = [each for each in looks if not in_future(each.at, look.at)]  # a clock was wrong then
+            looks = [earlier for earlier in looks if not in_future(earlier.at, look.at)]  # a clock was wrong then
             if not looks or look.at - looks[-1].at >= _OFTEN:
                 files.write_text(self._path, "".join(_newest([*looks, look])), mode=files.PRIVATE)
 

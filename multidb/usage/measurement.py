@@ -35,9 +35,9 @@ def look(fleet: Fleet, scope: Scope | None = None, *, keep: bool = True) -> Usag
 
     answers = fleet.ask(scope, lambda server, session, context: session.usage(context, apps_on(server)), "counting")
     earlier = looks[-1] if looks else None
-    stores = [each for answer in answers for each in _of_apps(fleet, answer, earlier)]
+    stores = [used for answer in answers for used in _of_apps(fleet, answer, earlier)]
     order = {app: place for place, app in enumerate(fleet.project.apps)}
-    stores.sort(key=lambda each: order[each.app])
+    stores.sort(key=lambda used: order[used.app])
     servers = tuple(
         ServerSeen(answer.name, answer.store, answer.value, answer.error)
         for answer in answers
@@ -70,7 +70,7 @@ def _growth(earlier: Look | None, app: str, store: str, size: int | None) -> Gro
 
 def _sizes(at: datetime, stores: Iterable[StoreUsage]) -> Look:
     sizes: dict[str, dict[str, int]] = {}
-    for each in stores:
-        if each.usage.size is not None:
-            sizes.setdefault(each.app, {})[each.store] = each.usage.size
+    for used in stores:
+        if used.usage.size is not None:
+            sizes.setdefault(used.app, {})[used.store] = used.usage.size
     return Look(at, sizes)

@@ -22,16 +22,16 @@ def restricted_after(project: Project, report: UsageReport, before: Restricted) 
 
     An app that was not looked at, or whose size is not known, stays as it was while its quota says ``read-only``.
     """
-    seen = {(each.app, each.store): each for each in report.stores}
-    found: dict[str, set[str]] = {}
+    seen = {(used.app, used.store): used for used in report.stores}
+    read_only: dict[str, set[str]] = {}
     for app in project.apps.values():
         for store, quota in app.quota.items():
             if store not in app.stores or quota.enforce is not Enforce.READ_ONLY:
                 continue
             was = app.id in before.get(store, frozenset())
             if _restricted(seen.get((app.id, store)), was):
-                found.setdefault(store, set()).add(app.id)
-    return {store: frozenset(apps) for store, apps in found.items()}
+                read_only.setdefault(store, set()).add(app.id)
+    return {store: frozenset(apps) for store, apps in read_only.items()}
 
 
 def _restricted(usage: StoreUsage | None, was: bool) -> bool:

@@ -127,12 +127,12 @@ class UsageReport:
     @property
     def over(self) -> tuple[StoreUsage, ...]:
         """Those that have used up their quota."""
-        return tuple(each for each in self.stores if each.standing is QuotaUse.OVER)
+        return tuple(used for used in self.stores if used.standing is QuotaUse.OVER)
 
     @property
     def errors(self) -> tuple[tuple[str, MultidbError], ...]:
         """The servers that told nothing, and why."""
-        return tuple((each.server, each.error) for each in self.servers if each.error is not None)
+        return tuple((server.server, server.error) for server in self.servers if server.error is not None)
 
     @property
     def exit_code(self) -> int:
@@ -142,12 +142,12 @@ class UsageReport:
     def document(self) -> dict[str, Any]:
         """The report as plain JSON values, as `multidb usage --json` prints it."""
         apps: dict[str, dict[str, Any]] = {}
-        for each in self.stores:
-            apps.setdefault(each.app, {})[each.store] = each.document()
+        for used in self.stores:
+            apps.setdefault(used.app, {})[used.store] = used.document()
         return {
             "project": self.project,
             "looked_at": self.looked_at.isoformat(timespec="seconds"),
             "apps": apps,
-            "servers": {each.server: each.document() for each in self.servers},
+            "servers": {server.server: server.document() for server in self.servers},
             "notes": list(self.notes),
         }

@@ -105,14 +105,14 @@ def safe(path: str, where: str) -> str:
         raise ArchiveError(str(wrong), where=where, hint="take another set") from None
 
 
-def within(found: Iterable[tuple[str, int]], prefix: str, where: str) -> Iterator[tuple[str, int]]:
+def within(files: Iterable[tuple[str, int]], prefix: str, where: str) -> Iterator[tuple[str, int]]:
     """The paths and sizes of a listing that are in the folder `prefix`, as was asked. What storage lists beside them,
     or under names that no file of a set has, is passed over.
 
     Raises:
         TargetError: the listing does not end.
     """
-    for number, (path, size) in enumerate(found):
+    for number, (path, size) in enumerate(files):
         if number >= _MOST:
             raise TargetError(
                 f"has more than {_MOST:,} files in {prefix}", where=f"target {where}", hint="name another target"

@@ -78,11 +78,11 @@ class FolderTarget:
     def _sweep(self, above: int, name: str, deeper: int) -> None:
         folder = os.open(name, _FOLDER, dir_fd=above)
         try:
-            for each, kind, _ in _entries(folder):
+            for entry, kind, _ in _entries(folder):
                 if stat.S_ISDIR(kind) and deeper:
-                    self._sweep(folder, each, deeper - 1)
-                elif stat.S_ISREG(kind) and each.endswith(_UNFINISHED):
-                    os.unlink(each, dir_fd=folder)
+                    self._sweep(folder, entry, deeper - 1)
+                elif stat.S_ISREG(kind) and entry.endswith(_UNFINISHED):
+                    os.unlink(entry, dir_fd=folder)
         finally:
             os.close(folder)
         with contextlib.suppress(OSError):  # not empty
@@ -120,11 +120,11 @@ class FolderTarget:
             self._root.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(self._root, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            for each in folders:
+            for folder in folders:
                 if make:
                     with contextlib.suppress(FileExistsError):
-                        os.mkdir(each, 0o700, dir_fd=descriptor)
-                below = os.open(each, _FOLDER, dir_fd=descriptor)
+                        os.mkdir(folder, 0o700, dir_fd=descriptor)
+                below = os.open(folder, _FOLDER, dir_fd=descriptor)
                 os.close(descriptor)
                 descriptor = below
             yield descriptor, name
@@ -217,12 +217,12 @@ class _OpenFile:
 
 def _entries(folder: int) -> list[tuple[str, int, int]]:
     """Name, kind and size of what is in an open folder; links are themselves."""
-    found = []
+    entries = []
     for name in os.listdir(folder):
         with contextlib.suppress(FileNotFoundError):
             status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-            found.append((name, status.st_mode, status.st_size))
-    return found
+            entries.append((name, status.st_mode, status.st_size))
+    return entries
 
 
 def _failed(target: str, path: Path, error: OSError) -> ArchiveError:

@@ -69,15 +69,15 @@ class RemoteTarget:
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         with self.explaining(prefix):
-            found = self._found(prefix)
-        for path, size in within(found.items(), prefix, self.name):
+            files = self._found(prefix)
+        for path, size in within(files.items(), prefix, self.name):
             if not path.endswith(_UNFINISHED):
                 yield path, size
 
     def unfinished(self, prefix: str) -> Iterator[str]:
         with self.explaining(prefix):
-            found = self._found(prefix)
-        for path, _ in within(found.items(), prefix, self.name):
+            files = self._found(prefix)
+        for path, _ in within(files.items(), prefix, self.name):
             if path.endswith(_UNFINISHED):
                 yield path
 
@@ -113,8 +113,8 @@ class RemoteTarget:
         """Size by path, relative to the target; what is not in it has no path."""
         self._files.invalidate_cache()
         full = self._full(prefix)
-        found: dict[str, dict[str, Any]] = self._files.find(full, detail=True)
-        return {self._relative(path): int(entry.get("size") or 0) for path, entry in found.items()}
+        files: dict[str, dict[str, Any]] = self._files.find(full, detail=True)
+        return {self._relative(path): int(entry.get("size") or 0) for path, entry in files.items()}
 
     def _full(self, path: str) -> str:
         return f"{self._opened[1]}/{safe(path, self.name)}"

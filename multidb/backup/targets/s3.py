@@ -57,10 +57,10 @@ class S3Target:
     def resume(self, path: str) -> _Object:
         key = self._key(path)
         with self.explaining(path):
-            begun = [each for each in self._uploads(key) if each["Key"] == key]
+            begun = [upload for upload in self._uploads(key) if upload["Key"] == key]
             if not begun:
                 return _Object(self, self._client, self._bucket, key, stays=True)
-            upload = max(begun, key=lambda each: each["Initiated"])["UploadId"]
+            upload = max(begun, key=lambda upload: upload["Initiated"])["UploadId"]
             sent = self._client.get_paginator("list_parts").paginate(Bucket=self._bucket, Key=key, UploadId=upload)
             there = {part["PartNumber"]: part for page in sent for part in page.get("Parts", ())}
         return _Object(self, self._client, self._bucket, key, upload, there, stays=True)

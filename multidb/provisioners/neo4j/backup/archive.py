@@ -276,7 +276,7 @@ class Neo4jArchive:
         with self._reading(database) as transaction:
             text = f"MATCH {_node(label)} RETURN elementId(n), labels(n), properties(n)"
             for element, labels, properties in self._rows(transaction, text):
-                kept = sorted(each for each in labels if each != label)
+                kept = sorted(name for name in labels if name != label)
                 yield {"node": _number(element), "labels": kept, "properties": self._encoded(element, properties)}
             pattern = f"{_node(label, 'a')}-[r]->{_node(label, 'b')}"
             text = f"MATCH {pattern} RETURN elementId(r), type(r), elementId(a), elementId(b), properties(r)"
@@ -541,10 +541,10 @@ class _Loader:
 
 def _all(transaction: Any, work: _Work) -> list[list[Any]]:
     """Sends the statements, and gives the rows that they answered."""
-    found: list[list[Any]] = []
+    rows: list[list[Any]] = []
     for text, parameters in work:
-        found += transaction.run(text, parameters).values()
-    return found
+        rows += transaction.run(text, parameters).values()
+    return rows
 
 
 def _node(label: str | None, name: str = "n") -> str:

@@ -82,8 +82,8 @@ class Numbers:
 
     def __getitem__(self, node: int) -> int:
         """0 for a node that has none."""
-        found = os.pread(self._file.fileno(), _NUMBER.size, node * _NUMBER.size)
-        return int(_NUMBER.unpack(found)[0]) if len(found) == _NUMBER.size else 0
+        content = os.pread(self._file.fileno(), _NUMBER.size, node * _NUMBER.size)
+        return int(_NUMBER.unpack(content)[0]) if len(content) == _NUMBER.size else 0
 
 
 class Tally:

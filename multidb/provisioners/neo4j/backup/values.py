@@ -52,20 +52,20 @@ def encode(value: Any) -> Any:
     if kind is float:
         return value if math.isfinite(value) else {"float": str(value)}
     if kind is list:
-        return [encode(each) for each in value]
+        return [encode(item) for item in value]
     if kind in (bytes, bytearray):
         return {"bytes": base64.b64encode(value).decode()}
     if kind in _OTHERS:
         return _OTHERS[kind](value)
     if isinstance(value, Point):
-        return {"point": [encode(float(each)) for each in value], "srid": value.srid}
+        return {"point": [encode(float(item)) for item in value], "srid": value.srid}
     raise TypeError(f"a property of type {kind.__name__}")
 
 
 def decode(value: Any) -> Any:
     """The inverse of `encode`. `ValueError` or `KeyError` for what it did not write."""
     if isinstance(value, list):
-        return [decode(each) for each in value]
+        return [decode(item) for item in value]
     if not isinstance(value, dict):
         return value
     tag = next(iter(value))
@@ -111,7 +111,7 @@ def _decode_datetime(text: str, whole: Mapping[str, Any]) -> DateTime:
 
 
 def _decode_point(coordinates: list[Any], whole: Mapping[str, Any]) -> Point:
-    return _POINTS[whole["srid"]]([decode(each) for each in coordinates])
+    return _POINTS[whole["srid"]]([decode(coordinate) for coordinate in coordinates])
 
 
 _TAGS: Final[Mapping[str, Callable[[Any, Mapping[str, Any]], Any]]] = {

@@ -24,5 +24,5 @@ class Neo4jAddress(Address):
 
     def endpoint_at(self, url: str, root: Path) -> Endpoint:
         """Which servers of a cluster are asked is in the scheme, which the driver has to be told."""
-        found = super().endpoint_at(url, root)
-        return replace(found, params={**found.params, "scheme": urlsplit(url).scheme})
+        endpoint = super().endpoint_at(url, root)
+        return replace(endpoint, params={**endpoint.params, "scheme": urlsplit(url).scheme})

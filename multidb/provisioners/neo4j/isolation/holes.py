@@ -54,8 +54,8 @@ def search(bolt: Bolt, inspection: Inspection) -> Search:
         Searched("SHOW USERS", len(users), "users that belong to no app: each of them can do everything"),
         Searched("SHOW INDEXES", len(indexes), "marks of apps that are not in the manifest"),
     )
-    found = (*_open_doors(bolt), *open_loads(bolt, database), *map(_gone, gone), *map(_stranger, strangers))
-    return Search(found, searched)
+    holes = (*_open_doors(bolt), *open_loads(bolt, database), *map(_gone, gone), *map(_stranger, strangers))
+    return Search(holes, searched)
 
 
 def _with_roles(bolt: Bolt, inspection: Inspection) -> Search:
@@ -73,14 +73,14 @@ def _with_roles(bolt: Bolt, inspection: Inspection) -> Search:
         Searched("SHOW USERS", len(users), "logins of apps that are not in the manifest"),
         Searched("SHOW DATABASES", len(databases), "unmarked databases in the names of copies"),
     )
-    found = (
+    holes = (
         *_open_doors(bolt),
         *administrators(members, bolt.user),
         *holes_in_rights(commands, members, inspection),
         *left_over(roles, inspection),
         *(_gone(user, suspend=True) for user in gone),
     )
-    return Search(found, searched, tuple(_unmarked(databases, roles, inspection)))
+    return Search(holes, searched, tuple(_unmarked(databases, roles, inspection)))
 
 
 def _owners(names: Iterable[str]) -> list[Owner]:
@@ -130,9 +130,9 @@ def administrators(members: Sequence[Row], admin: str) -> Iterator[Hole]:
 
 def _open_doors(bolt: Bolt) -> Iterator[Hole]:
     """Ways in that the server's settings make, and the one credential that everybody knows."""
-    found = [*holes_in_settings(bolt)]
-    yield from found
-    if any(hole.name == NO_AUTHENTICATION for hole in found):
+    holes = [*holes_in_settings(bolt)]
+    yield from holes
+    if any(hole.name == NO_AUTHENTICATION for hole in holes):
         return  # every password is taken
     if bolt.user != _FIRST_USER and bolt.takes_first_password(_FIRST_USER, _FIRST_PASSWORD):
         yield Hole(

@@ -50,13 +50,13 @@ class Listing:
     def resources(self, inspection: Inspection) -> list[Resource]:
         """The live resources of the inspected apps, without the users, whose passwords only a login can tell."""
         owners = self.owners(inspection)
-        found: list[Resource] = [Mark(name=app, app=app, owner=owner) for app, owner in owners.items()]
-        found += self._databases(inspection, owners)
-        found += self._roles(inspection, owners)
-        found += self._rights(inspection)
-        found += self._memberships(inspection)
+        resources: list[Resource] = [Mark(name=app, app=app, owner=owner) for app, owner in owners.items()]
+        resources += self._databases(inspection, owners)
+        resources += self._roles(inspection, owners)
+        resources += self._rights(inspection)
+        resources += self._memberships(inspection)
         # One of each: a cluster lists a database once per server.
-        return list({resource.key: resource for resource in found}.values())
+        return list({resource.key: resource for resource in resources}.values())
 
     def _databases(self, inspection: Inspection, owners: Mapping[str, Owner]) -> list[Resource]:
         apps = {want.name: want.app for want in inspection.desired if isinstance(want, Database)}
@@ -74,21 +74,21 @@ class Listing:
 
     def _roles(self, inspection: Inspection, owners: Mapping[str, Owner]) -> list[Resource]:
         there = {row["role"] for row in self.members}
-        wanted = [want for want in inspection.desired if isinstance(want, Role) and want.name in there]
-        return [Role(name=want.name, app=want.app, owner=owners.get(want.app or "")) for want in wanted]
+        roles = [want for want in inspection.desired if isinstance(want, Role) and want.name in there]
+        return [Role(name=want.name, app=want.app, owner=owners.get(want.app or "")) for want in roles]
 
     def _rights(self, inspection: Inspection) -> list[Resource]:
         """The rights of our roles, and what PUBLIC may load. Immutable ones cannot be changed here: left out."""
         roles = {want.name: want.app for want in inspection.desired if isinstance(want, Role)}
-        found: list[Resource] = []
+        rights: list[Resource] = []
         for line in (line for command in self.commands for line in canonical(command) if not immutable(line)):
             role = line.rpartition(" TO ")[2].strip("`")
             if role in roles:
-                found.append(Grant(name=line, app=roles[role]))
+                rights.append(Grant(name=line, app=roles[role]))
         if any(isinstance(want, PublicRights) for want in inspection.desired):
             load = tuple(line for line in loads(self.commands) if not immutable(line))
-            found.append(PublicRights(name=PUBLIC, load=load))
-        return found
+            rights.append(PublicRights(name=PUBLIC, load=load))
+        return rights
 
     def _memberships(self, inspection: Inspection) -> list[Resource]:
         """Who has our roles, and which roles our users have, wanted or not. Everybody has PUBLIC."""
@@ -104,9 +104,9 @@ class Listing:
 def owners_of(marks: Sequence[Owner], inspection: Inspection) -> dict[str, Owner]:
     """The owner of each app's resources; a mark of another project outweighs ours, so that neither side wins a race."""
     ours = inspection.context.project
-    wanted = {app.id for app in inspection.apps}
-    found: dict[str, Owner] = {}
+    app_ids = {app.id for app in inspection.apps}
+    owners: dict[str, Owner] = {}
     for owner in sorted(marks, key=lambda owner: (owner.project == ours, owner)):
-        if owner.app in wanted:
-            found.setdefault(owner.app, owner)
-    return found
+        if owner.app in app_ids:
+            owners.setdefault(owner.app, owner)
+    return owners

@@ -33,7 +33,7 @@ def orphans(bolt: Bolt, context: StoreContext, known: Collection[str]) -> Mappin
     facts: Neo4jFacts = context.facts
     marks = [*facts.marks, *facts.labelled]
     if mode(context) is Mode.DATABASE:
-        marks = [found[0] for row in bolt.ask("SHOW ROLES YIELD role") if (found := read_mark(row["role"]))]
+        marks = [mark[0] for row in bolt.ask("SHOW ROLES YIELD role") if (mark := read_mark(row["role"]))]
     gone = sorted({owner.app for owner in marks if owner.project == context.project}.difference(known))
     return {app: [f"user {user_name(app)}"] for app in gone}
 
@@ -48,10 +48,10 @@ def suspension(bolt: Bolt, app: App, context: StoreContext) -> Sequence[Statemen
     rows = bolt.ask("SHOW USERS YIELD user, suspended")
     on = any(row["user"] == user and not (with_status and row["suspended"]) for row in rows)
     off = f"ALTER USER {quoted(user)} SET STATUS SUSPENDED" if with_status else f"DROP USER {quoted(user)} IF EXISTS"
-    found = [Statement(off, scope=SYSTEM)] if on else []
+    statements = [Statement(off, scope=SYSTEM)] if on else []
     if on or _is_connected(bolt, user):
-        found.append(disconnect(user, context))
-    return found
+        statements.append(disconnect(user, context))
+    return statements
 
 
 def removal(bolt: Bolt, app: App, context: StoreContext) -> Sequence[Statement]:
@@ -117,22 +117,24 @@ def _on_community(bolt: Bolt, app: App, context: StoreContext) -> Sequence[State
     user, label = user_name(app.id), quoted(app.id)
     chosen = mode(context)
     node = f"(n:{label})" if chosen is Mode.LABEL else "(n)"
-    found = list(suspension(bolt, app, context))
+    statements = list(suspension(bolt, app, context))
     if not any(row["user"] == user for row in bolt.ask("SHOW USERS YIELD user")):
-        found = [statement for statement in found if statement.scope != SYSTEM]
+        statements = [statement for statement in statements if statement.scope != SYSTEM]
     if bolt.ask(f"MATCH {node} RETURN count(n) AS nodes", database)[0]["nodes"]:
         batches = f"IN TRANSACTIONS OF {_ROWS} ROWS"
-        found.append(Statement(f"MATCH {node} CALL {{ WITH n DETACH DELETE n }} {batches}", scope=database))
+        statements.append(Statement(f"MATCH {node} CALL {{ WITH n DETACH DELETE n }} {batches}", scope=database))
     mark = mark_name(Owner(context.project, app.id), chosen)
     if chosen is Mode.INSTANCE:
         constraints = bolt.ask("SHOW CONSTRAINTS YIELD name", database)
         indexes = bolt.ask("SHOW INDEXES YIELD name, type, owningConstraint", database)
-        found += [Statement(f"DROP CONSTRAINT {quoted(row['name'])} IF EXISTS", scope=database) for row in constraints]
-        found += [
+        statements += [
+            Statement(f"DROP CONSTRAINT {quoted(row['name'])} IF EXISTS", scope=database) for row in constraints
+        ]
+        statements += [
             Statement(f"DROP INDEX {quoted(row['name'])} IF EXISTS", scope=database)
             for row in indexes
             if row["owningConstraint"] is None and row["type"] != "LOOKUP" and row["name"] != mark
         ]
     if not facts.dedicated:
-        found.append(Statement(f"DROP INDEX {quoted(mark)} IF EXISTS", scope=database))
-    return found
+        statements.append(Statement(f"DROP INDEX {quoted(mark)} IF EXISTS", scope=database))
+    return statements

@@ -287,11 +287,11 @@ def spelled(owner: Owner, verb: str) -> str:
 
 def read_mark(name: str) -> tuple[Owner, Mode] | None:
     """The inverse of `mark_name`, None for any other name. `Mode.INSTANCE` stands for every mark that is no label's."""
-    found = re.fullmatch(r"multidb_((?:[a-z0-9_]|X[0-9A-F]{6})*)_(OWNS|LABELS)_([a-z][a-z0-9_]*)", name)
-    if found is None:
+    match = re.fullmatch(r"multidb_((?:[a-z0-9_]|X[0-9A-F]{6})*)_(OWNS|LABELS)_([a-z][a-z0-9_]*)", name)
+    if match is None:
         return None
-    project = re.sub(r"X([0-9A-F]{6})", lambda code: chr(int(code[1], 16)), found[1])
-    return Owner(project, found[3]), Mode.LABEL if found[2] == "LABELS" else Mode.INSTANCE
+    project = re.sub(r"X([0-9A-F]{6})", lambda code: chr(int(code[1], 16)), match[1])
+    return Owner(project, match[3]), Mode.LABEL if match[2] == "LABELS" else Mode.INSTANCE
 
 
 def derived_names(app: App) -> Sequence[DerivedName]:
@@ -344,10 +344,10 @@ def desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
     chosen = mode(context)
     if chosen is Mode.DATABASE:
         options: ServerOptions = context.options or ServerOptions()
-        found: list[Resource] = [PublicRights(name=PUBLIC)] if apps and options.close_defaults else []
+        resources: list[Resource] = [PublicRights(name=PUBLIC)] if apps and options.close_defaults else []
         for app in apps:
-            found += _on_enterprise(app, context)
-        return tuple(found)
+            resources += _on_enterprise(app, context)
+        return tuple(resources)
     if chosen is Mode.INSTANCE and len(apps) > 1:
         raise _one_app_only(apps, context)
     return tuple(resource for app in apps for resource in _on_community(app, context, chosen))
@@ -360,7 +360,7 @@ def env(
     options: ServerOptions = context.options or ServerOptions()
     scheme = endpoint.params.get("scheme") or ("bolt+s" if endpoint.tls else "bolt")
     database = _database_of(app, context, options)
-    found: dict[str, str | Secret] = {
+    variables: dict[str, str | Secret] = {
         "NEO4J_URI": f"{scheme}://{endpoint.host}:{endpoint.port}",
         "NEO4J_USER": user_name(app.id),
         "NEO4J_PASSWORD": secret(password_ref(app.id)),
@@ -368,10 +368,10 @@ def env(
         f"NEO4J_DATABASE_{app.id.upper()}": database,
     }
     if options.isolation == "label":
-        found["NEO4J_LABEL"] = app.id
+        variables["NEO4J_LABEL"] = app.id
     if "ca_file" in endpoint.params:
-        found["NEO4J_CA_FILE"] = endpoint.params["ca_file"]
-    return found
+        variables["NEO4J_CA_FILE"] = endpoint.params["ca_file"]
+    return variables
 
 
 def env_asks(app: App, context: StoreContext) -> bool:
@@ -414,10 +414,10 @@ def immutable(line: str) -> bool:
 
 
 def _open_load(rights: Sequence[str]) -> str:
-    said = "every user may read by LOAD CSV what the server reaches"
+    remark = "every user may read by LOAD CSV what the server reaches"
     if any(immutable(line) for line in rights):
-        return f"{said}; a right is immutable, and only who runs the server can take it away: {', '.join(rights)}"
-    return f"{said}; multidb apply closes that, unless servers.neo4j.close_defaults is false"
+        return f"{remark}; a right is immutable, and only who runs the server can take it away: {', '.join(rights)}"
+    return f"{remark}; multidb apply closes that, unless servers.neo4j.close_defaults is false"
 
 
 def canonical(command: str) -> tuple[str, ...]:

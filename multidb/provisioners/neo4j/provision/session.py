@@ -150,9 +150,9 @@ class Neo4jSession:
     def _index_marks(self, database: str) -> tuple[tuple[Owner, ...], tuple[Owner, ...]]:
         """The owners by whom a server without roles is marked: for itself alone, for a label each."""
         rows = self.bolt.ask("SHOW INDEXES YIELD name", database)
-        found = [mark for row in rows if (mark := read_mark(row["name"]))]
-        owns = tuple(sorted(owner for owner, kind in found if kind is not Mode.LABEL))
-        return owns, tuple(sorted(owner for owner, kind in found if kind is Mode.LABEL))
+        marks = [mark for row in rows if (mark := read_mark(row["name"]))]
+        owns = tuple(sorted(owner for owner, kind in marks if kind is not Mode.LABEL))
+        return owns, tuple(sorted(owner for owner, kind in marks if kind is Mode.LABEL))
 
     def _inspect_databases(self, inspection: Inspection) -> Sequence[Resource]:
         listed = Listing(
@@ -202,11 +202,11 @@ class Neo4jSession:
         self, rows: Sequence[Row], inspection: Inspection, owners: Mapping[str, Owner | None]
     ) -> Sequence[Resource]:
         there = {row["user"]: row for row in rows}
-        found: list[Resource] = []
+        users: list[Resource] = []
         for want in inspection.desired:
             if not isinstance(want, User) or want.app is None or (row := there.get(want.name)) is None:
                 continue
-            found.append(
+            users.append(
                 User(
                     name=want.name,
                     app=want.app,
@@ -217,7 +217,7 @@ class Neo4jSession:
                     home=row["home"],
                 )
             )
-        return found
+        return users
 
     def _password_state(self, user: User, row: Row, inspection: Inspection) -> str:
         assert user.app is not None

@@ -55,7 +55,7 @@ def holes_in_settings(bolt: Bolt) -> Iterator[Hole]:
 def over_http(settings: Mapping[str, str]) -> Iterator[Hole]:
     if settings.get(HTTP) != "true":
         return
-    more = sorted({each.strip() for each in settings.get(UNASKED, "").split(",")} - _PAGES - {""})
+    more = sorted({value.strip() for value in settings.get(UNASKED, "").split(",")} - _PAGES - {""})
     if more:
         message = f"these are answered over HTTP for everybody: {', '.join(more)}"
         yield _hole("paths without a login", message, f"{UNASKED}={','.join(sorted(_PAGES))}")

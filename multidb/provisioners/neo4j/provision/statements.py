@@ -79,12 +79,12 @@ def _database(change: Change, database: Database) -> Sequence[Statement]:
     name = quoted(database.name)
     if change.action is Action.CREATE:
         return (_admin(f"CREATE DATABASE {name} {_WAIT}"),)
-    found = []
+    statements = []
     if change.changed("status"):
-        found.append(_admin(f"START DATABASE {name} {_WAIT}"))
+        statements.append(_admin(f"START DATABASE {name} {_WAIT}"))
     if change.changed("access"):
-        found.append(_admin(f"ALTER DATABASE {name} SET ACCESS READ WRITE {_WAIT}"))
-    return tuple(found)
+        statements.append(_admin(f"ALTER DATABASE {name} SET ACCESS READ WRITE {_WAIT}"))
+    return tuple(statements)
 
 
 def _user(change: Change, user: User) -> Sequence[Statement]:

@@ -104,7 +104,7 @@ class _Acquaintance:
         """As an app's own login, of whichever admin it was learned."""
         with self._guard:
             place = self._key(server)[:2]
-            return next((Powers(each.version) for key, each in self._powers.items() if key[:2] == place), None)
+            return next((Powers(powers.version) for key, powers in self._powers.items() if key[:2] == place), None)
 
     def note(self, server: Server, powers: Powers) -> None:
         with self._guard:
@@ -114,7 +114,7 @@ class _Acquaintance:
         """What was known of it does not hold any longer."""
         with self._guard:
             place = self._key(server)[:2]
-            self._powers = {key: each for key, each in self._powers.items() if key[:2] != place}
+            self._powers = {key: powers for key, powers in self._powers.items() if key[:2] != place}
 
     def _key(self, server: Server) -> tuple[str, int, str]:
         return server.endpoint.host, server.endpoint.port, server.endpoint.user
@@ -340,9 +340,9 @@ class Wire:
         except psycopg.Error as error:
             if timer.expired():
                 raise timer.error(self._server) from None
-            said = error.diag.message_primary or "closed the connection"
+            reason = error.diag.message_primary or "closed the connection"
             detail = f" ({error.diag.message_detail})" if error.diag.message_detail else ""
-            raise ServerError(redact(f"{said}{detail}"), where=str(self._server)) from None
+            raise ServerError(redact(f"{reason}{detail}"), where=str(self._server)) from None
 
     def script(self, text: str) -> None:
         """Runs any statements in one transaction, for as long as they take.
@@ -400,9 +400,9 @@ class Wire:
             ]
 
             def end() -> None:
-                for each in sockets:
+                for connection in sockets:
                     with contextlib.suppress(OSError):
-                        each.shutdown(socket.SHUT_RDWR)
+                        connection.shutdown(socket.SHUT_RDWR)
 
             with ended_without(timer, end):
                 yield
@@ -597,7 +597,7 @@ _CONNECTION_ERRORS: tuple[tuple[tuple[str, ...], type[ServerError], str, str], .
 def connection_error(error: psycopg.Error, server: Server) -> ServerError:
     """What a failed attempt to connect means, and what to do next."""
     text = redact(str(error)).strip()
-    said = text.rsplit("failed: ", 1)[-1].splitlines()[0] if text else type(error).__name__
+    reason = text.rsplit("failed: ", 1)[-1].splitlines()[0] if text else type(error).__name__
     if isinstance(error, psycopg.errors.ConnectionTimeout):
         return ServerSlow(
             f"did not let us in within {server.timeout:g} s",
@@ -610,5 +610,5 @@ def connection_error(error: psycopg.Error, server: Server) -> ServerError:
         if answered and kind in (ServerDown, ServerSlow):
             continue  # a server that says why is there, whatever words of the app's it quotes
         if any(sign.lower() in lowered for sign in signs):
-            return kind(f"{message}: {said}", where=str(server), hint=hint)
-    return ServerError(f"cannot be connected to: {said}", where=str(server), hint="look into the server's log")
+            return kind(f"{message}: {reason}", where=str(server), hint=hint)
+    return ServerError(f"cannot be connected to: {reason}", where=str(server), hint="look into the server's log")

@@ -28,8 +28,8 @@ class PostgresAddress(Address):
 
     def endpoint_at(self, url: str, root: Path) -> Endpoint:
         """TLS is not a matter of the scheme, but of ``sslmode``: in the entry, else in the address."""
-        found = super().endpoint_at(url, root)
-        params = {_FILES.get(name, name): value for name, value in found.params.items()}
+        endpoint = super().endpoint_at(url, root)
+        params = {_FILES.get(name, name): value for name, value in endpoint.params.items()}
         if self.sslmode is not None:
             params["sslmode"] = self.sslmode
-        return replace(found, tls=params.get("sslmode", "prefer") not in _PERHAPS_PLAIN, params=params)
+        return replace(endpoint, tls=params.get("sslmode", "prefer") not in _PERHAPS_PLAIN, params=params)

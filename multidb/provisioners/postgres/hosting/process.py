@@ -293,8 +293,8 @@ def _initdb(site: Site, aside: Path, programs: Path, account: Account | None) ->
     except subprocess.TimeoutExpired:
         raise RuntimeUnavailable(f"initdb did not end in {_INITDB_LIMIT:.0f} seconds", where=site.name) from None
     if done.returncode != 0:
-        said = [line for line in done.stdout.splitlines() if "error:" in line or "FATAL:" in line]
-        reason = "; ".join(said[:3]) or " ".join(done.stdout.split())[-300:]
+        errors = [line for line in done.stdout.splitlines() if "error:" in line or "FATAL:" in line]
+        reason = "; ".join(errors[:3]) or " ".join(done.stdout.split())[-300:]
         raise UsageError(
             f"initdb failed: {redact(reason)}",
             where=str(aside.parent),

@@ -226,7 +226,7 @@ def probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterator[Probe]:
             _Attack(attacker, login, stack.enter_context(_patiently(attacker, login))) for login in logins(attacker)
         ]
         user = sessions[0]
-        owning = next((each for each in sessions if each.login.slot == "migrate"), user)
+        owning = next((session for session in sessions if session.login.slot == "migrate"), user)
         for session in sessions:
             yield from session.at_the_server(owning=session is owning)
             if session.login.slot == "readonly":
@@ -244,7 +244,9 @@ def _doors(attacker: Tenant, login: Login, victims: Sequence[Tenant]) -> Iterato
     facts = attacker.context.facts
     own = facts.server_databases if isinstance(facts, PostgresFacts) else ()
     options = attacker.context.options or ServerOptions()
-    left_open = {each.name for each in own if each.open and not (each.closable and options.close_defaults)}
+    left_open = {
+        database.name for database in own if database.open and not (database.closable and options.close_defaults)
+    }
     for database in sorted({"postgres", "template1"} | {database.name for database in own}):
         expected = Outcome.ALLOWED if database in left_open else Outcome.REFUSED
         yield from _door(attacker, login, None, database, expected)

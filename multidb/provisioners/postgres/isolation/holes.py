@@ -51,7 +51,7 @@ def holes_in_resources(inspection: Inspection, live: Iterable[Resource]) -> Iter
 
 def _closes(change: Change, inspection: Inspection) -> tuple[str, ...]:
     made = list(statements(change, inspection.context))
-    return tuple(line for each in made for line in lines(each.text, database=each.scope))
+    return tuple(line for statement in made for line in lines(statement.text, database=statement.scope))
 
 
 def _updated(want: Resource, have: Resource, *fields: str) -> Change:

@@ -135,9 +135,9 @@ def searched_inside(answers: Sequence[str], asked: int) -> Iterator[Searched]:
     counts: Counter[str] = Counter()
     for answer in answers:
         counts.update(json.loads(answer)["searched"])
-    for each in CATALOGS:
-        looked_for = _LOOKED_FOR.get(each.name, "rights and owners of others" if each.acl else "owners of others")
-        yield Searched(f"{each.name} inside {len(answers)} of {asked} databases", counts[each.name], looked_for)
+    for catalog in CATALOGS:
+        looked_for = _LOOKED_FOR.get(catalog.name, "rights and owners of others" if catalog.acl else "owners of others")
+        yield Searched(f"{catalog.name} inside {len(answers)} of {asked} databases", counts[catalog.name], looked_for)
 
 
 def _grantee(name: str) -> str:
@@ -198,7 +198,7 @@ def _routine(row: Sequence[Any], place: Place) -> Hole:
         message = f"whoever calls it does what it does as {owner}, who may do more than the app"
         closes = [f"ALTER ROUTINE {name} SECURITY INVOKER"]
         if grantees is not None:  # an extension's: it stays as it is, for who administers it
-            closes = [f"REVOKE EXECUTE ON ROUTINE {name} FROM {_grantee(each)}" for each in grantees]
+            closes = [f"REVOKE EXECUTE ON ROUTINE {name} FROM {_grantee(grantee)}" for grantee in grantees]
         return place.hole("SECURITY DEFINER", f"function {called}", message, closes, PUBLIC)
     message = f"it is written in {why}, which the server runs without any limit, and the app may call it"
     return place.hole("untrusted language", f"function {called}", message, [f"DROP ROUTINE {name}"], PUBLIC)
@@ -206,7 +206,7 @@ def _routine(row: Sequence[Any], place: Place) -> Hole:
 
 def _relation(row: Sequence[Any], place: Place) -> Hole:
     kind, name, owner, why, grantees, owned = row
-    closes = [f"REVOKE ALL ON TABLE {name} FROM {_grantee(each)}" for each in grantees or ()]
+    closes = [f"REVOKE ALL ON TABLE {name} FROM {_grantee(grantee)}" for grantee in grantees or ()]
     if owned:  # what it holds is elsewhere, and nothing that was an app's becomes an administrator's
         closes = [f"DROP FOREIGN TABLE {name}"]
     if why == "foreign":

@@ -154,23 +154,23 @@ def server_parameters(logins: Iterable[str], inspection: Inspection) -> tuple[st
 
 def databases_beside(answer: str) -> Sequence[str]:
     """The databases in the answer to `server_query` that are no app's of the manifest, and that the admin may enter."""
-    found: Sequence[str] = json.loads(answer)["enterable"] or ()
-    return found
+    databases: Sequence[str] = json.loads(answer)["enterable"] or ()
+    return databases
 
 
 def holes_of_the_server(answer: str, inspection: Inspection) -> Iterator[Hole]:
     """The holes in the answer to `server_query`."""
     document: dict[str, Sequence[Sequence[Any]] | None] = json.loads(answer)
-    wanted = {each.name: each.app for each in inspection.desired if isinstance(each, Role)}
-    logins = {each.name for each in inspection.desired if isinstance(each, Role) and each.login}
-    yield from _weak(document["weak"] or (), wanted)
+    app_of = {resource.name: resource.app for resource in inspection.desired if isinstance(resource, Role)}
+    logins = {resource.name for resource in inspection.desired if isinstance(resource, Role) and resource.login}
+    yield from _weak(document["weak"] or (), app_of)
     for line in document["hba"] or ():
         yield from _line(line, logins, inspection.context.facts.admin)
-    yield from _strangers(document, wanted, inspection)
+    yield from _strangers(document, app_of, inspection)
     yield from _databases(document["server databases"] or ())
     yield from _tablespaces(document["tablespaces"] or ())
     yield from _parameters(document["parameters"] or ())
-    yield from _settings(document, wanted)
+    yield from _settings(document, app_of)
     for name, database, owner in document["subscriptions"] or ():
         message = f"it writes what another server sends into the tables of {database}, as {owner} where triggers run"
         closes = lines(f"ALTER SUBSCRIPTION {identifier(name)} DISABLE", database=database)
@@ -178,15 +178,15 @@ def holes_of_the_server(answer: str, inspection: Inspection) -> Iterator[Hole]:
     yield from _left(document)
 
 
-def _weak(rows: Sequence[Sequence[Any]], wanted: dict[str, str | None]) -> Iterator[Hole]:
+def _weak(rows: Sequence[Sequence[Any]], app_of: dict[str, str | None]) -> Iterator[Hole]:
     for login, unset in rows:
         yield Hole(
             "login without SCRAM",
             f"login {login}",
             f"{login} has {'no password' if unset else 'a password that is not kept as SCRAM-SHA-256'}; "
-            f"multidb apply --app {wanted[login]} gives it one; this shuts it out until then",
+            f"multidb apply --app {app_of[login]} gives it one; this shuts it out until then",
             lines(f"ALTER ROLE {identifier(login)} NOLOGIN"),
-            wanted[login],
+            app_of[login],
         )
 
 
@@ -212,13 +212,13 @@ def _line(row: Sequence[Any], logins: set[str], admin: str) -> Iterator[Hole]:
 
 
 def _strangers(
-    document: dict[str, Sequence[Sequence[Any]] | None], wanted: dict[str, str | None], inspection: Inspection
+    document: dict[str, Sequence[Sequence[Any]] | None], app_of: dict[str, str | None], inspection: Inspection
 ) -> Iterator[Hole]:
     """Roles with powers that are neither an app's (`holes_in_resources` has those), the server's own nor the admin,
     and who belongs to a role with powers."""
     for name, *powers in document["strangers"] or ():
         held = [power for power, has in zip(_POWERS, powers, strict=True) if has]
-        if name not in wanted:
+        if name not in app_of:
             message = f"{name} has {', '.join(held)}, and by that it may get at what apps have, or in their way"
             text = f"ALTER ROLE {identifier(name)} {' '.join(f'NO{power}' for power in held)}"
             yield Hole("role with powers", f"role {name}", message, lines(text), None, name)
@@ -281,7 +281,7 @@ def _parameters(rows: Sequence[Sequence[Any]]) -> Iterator[Hole]:
         yield _granted(right, grantee, f"PARAMETER {name}", f"parameter {name}", message)
 
 
-def _settings(document: dict[str, Sequence[Sequence[Any]] | None], wanted: dict[str, str | None]) -> Iterator[Hole]:
+def _settings(document: dict[str, Sequence[Sequence[Any]] | None], app_of: dict[str, str | None]) -> Iterator[Hole]:
     harmless = re.compile("|".join(f"(?:{pattern})" for pattern in HARMLESS_SETTINGS))
     for role, database, name in document["settings"] or ():
         if harmless.fullmatch(name):
@@ -293,7 +293,7 @@ def _settings(document: dict[str, Sequence[Sequence[Any]] | None], wanted: dict[
             [*([f"role {role}"] if role else []), *([f"database {database}"] if database else [])] or ["every role"]
         )
         message = f"sessions there begin with another {name} than the server's, which only a superuser may set"
-        app = database if database is not None else wanted.get(role)
+        app = database if database is not None else app_of.get(role)
         yield Hole(f"setting {name}", subject, message, lines(text or f"ALTER {whose}{where} RESET {name}"), app, role)
     for name, value in document["configured"] or ():
         if not harmless.fullmatch(name):
@@ -339,11 +339,11 @@ def remarks_of_the_server(answer: str, inspection: Inspection) -> Iterator[Remar
         now = "is being read" if active else "waits to be read, and the server keeps its log for it"
         message = f"it tells every change in database {database} to a login with REPLICATION, and {now}"
         yield Remark(f"replication slot {name}", message, database)
-    wanted = {each.name: each.app for each in inspection.desired if isinstance(each, Role)}
+    app_of = {resource.name: resource.app for resource in inspection.desired if isinstance(resource, Role)}
     for login, limit, holders in document["full"] or ():
         kinds = Counter((program, address, state) for program, address, state in holders)
         held = "; ".join(f"{count} by {kind[0]} from {kind[1]}, {kind[2]}" for kind, count in kinds.most_common(5))
-        yield Remark(f"login {login}", f"all of its {limit} connections are held: {held}", wanted.get(login))
+        yield Remark(f"login {login}", f"all of its {limit} connections are held: {held}", app_of.get(login))
 
 
 def searched_on_the_server(answer: str, live: Iterable[Resource], facts: PostgresFacts) -> Iterator[Searched]:

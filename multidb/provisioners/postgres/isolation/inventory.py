@@ -153,27 +153,30 @@ HARMLESS_SETTINGS: Final[Mapping[str, str]] = {
 
 def covered() -> frozenset[str]:
     """Every column that is looked at, as ``catalog.column``."""
-    of_databases = {f"{each.name}.{column}" for each in CATALOGS for column in (each.owner, each.acl) if column}
+    of_databases = {
+        f"{catalog.name}.{column}" for catalog in CATALOGS for column in (catalog.owner, catalog.acl) if column
+    }
     return frozenset((of_databases - {"pg_attribute.relowner", "pg_default_acl.defaclrole"}) | _COLUMNS)
 
 
 def _entries(column: str) -> str:
     """Every row of the catalogs that has an owner who is nobody's ("owner"), or rights ("acl")."""
 
-    def row(each: Catalog) -> str:
-        what = f"{each.oid}::oid AS class, {each.object} AS object, {each.part}::int AS part, {each.owner} AS owner"
+    def row(catalog: Catalog) -> str:
+        what = f"{catalog.oid}::oid AS class, {catalog.object} AS object, {catalog.part}::int AS part"
+        what += f", {catalog.owner} AS owner"
         if column == "owner":
-            return f"SELECT {what} FROM {each.rows} AND {each.owner} NOT IN (SELECT oid FROM mighty)"  # noqa: S608
-        rights = f'{each.acl} AS acl, ({each.default})::"char" AS type'
-        return f"SELECT {what}, {rights} FROM {each.rows} AND {each.acl} IS NOT NULL"  # noqa: S608
+            return f"SELECT {what} FROM {catalog.rows} AND {catalog.owner} NOT IN (SELECT oid FROM mighty)"  # noqa: S608
+        rights = f'{catalog.acl} AS acl, ({catalog.default})::"char" AS type'
+        return f"SELECT {what}, {rights} FROM {catalog.rows} AND {catalog.acl} IS NOT NULL"  # noqa: S608
 
     unowned = ("pg_attribute", "pg_default_acl")  # the table's owner; on whose future things, see `HARMLESS`
-    chosen = [each for each in CATALOGS if (each.acl if column == "acl" else each.name not in unowned)]
+    chosen = [catalog for catalog in CATALOGS if (catalog.acl if column == "acl" else catalog.name not in unowned)]
     return "\n  UNION ALL ".join(map(row, chosen))
 
 
 def _counts() -> str:
-    pairs = (f"'{each.name}', (SELECT count(*) FROM {each.rows})" for each in CATALOGS)  # noqa: S608
+    pairs = (f"'{catalog.name}', (SELECT count(*) FROM {catalog.rows})" for catalog in CATALOGS)  # noqa: S608
     return f"json_build_object({', '.join(pairs)})"
 
 

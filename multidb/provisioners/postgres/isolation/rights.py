@@ -100,7 +100,7 @@ class Default:
     @property
     def while_loading(self) -> Default:
         """The same with all that the role has by itself on what it makes, or it could not fill what it has made."""
-        return replace(self, grants=self.grants | {each for each in self.builtin if each[0] == self.role})
+        return replace(self, grants=self.grants | {grant for grant in self.builtin if grant[0] == self.role})
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,26 +211,26 @@ def _word(value: object) -> str:
 
 
 def _grants(rows: Sequence[Sequence[object]], renamed: Callable[[str], str | None]) -> Grants:
-    found: set[tuple[str, str, bool, str]] = set()
+    grants: set[tuple[str, str, bool, str]] = set()
     for grantee, privilege, grantable, *by in rows:  # earlier versions did not say by whom
         if privilege not in _PRIVILEGES or not isinstance(grantable, bool):
             raise ValueError(f"{str(privilege)[:40]!r} is no privilege")
         here = renamed(_text(grantee)) if grantee else ""
         if here is not None:
             grantor = renamed(_text(by[0])) if by and by[0] else None
-            found.add((here, str(privilege), grantable, grantor or ""))
-    return frozenset(found)
+            grants.add((here, str(privilege), grantable, grantor or ""))
+    return frozenset(grants)
 
 
 def defaults(entries: Sequence[Default], *, everywhere: bool) -> Iterator[str]:
     """The statements that give a new database these defaults: those that hold everywhere, or those of schemas."""
-    for each in entries:
-        if (each.schema is None) is not everywhere:
+    for entry in entries:
+        if (entry.schema is None) is not everywhere:
             continue
-        start = f"ALTER DEFAULT PRIVILEGES FOR ROLE {identifier(each.role)}"
-        start += f" IN SCHEMA {identifier(each.schema)}" if each.schema is not None else ""
-        held = each.builtin if everywhere else frozenset()
-        yield from (f"{start} {text}" for text in _adjusted(held, each.grants, f"ON {_KINDS[each.kind]}"))
+        start = f"ALTER DEFAULT PRIVILEGES FOR ROLE {identifier(entry.role)}"
+        start += f" IN SCHEMA {identifier(entry.schema)}" if entry.schema is not None else ""
+        held = entry.builtin if everywhere else frozenset()
+        yield from (f"{start} {text}" for text in _adjusted(held, entry.grants, f"ON {_KINDS[entry.kind]}"))
 
 
 def resolution() -> str:
@@ -273,7 +273,7 @@ def passed_on(right: Right, thing: Thing) -> list[tuple[str, str]]:
     able = {(grantee, privilege) for grantee, privilege, grantable, _ in _of_owner(right.grants) if grantable}
     made: list[tuple[str, str]] = []
     while left:
-        ready = {each for each in left if (each[3], each[1]) in able} or left
+        ready = {grant for grant in left if (grant[3], grant[1]) in able} or left
         for grantee, privilege, grantable, grantor in sorted(ready):
             text = _grant(privilege, what, grantee, grantable)
             made.append((f"SET ROLE {identifier(grantor)}; {text}; RESET ROLE", text))
@@ -284,7 +284,7 @@ def passed_on(right: Right, thing: Thing) -> list[tuple[str, str]]:
 
 
 def _of_owner(grants: Grants) -> Grants:
-    return frozenset(each for each in grants if not each[3])
+    return frozenset(grant for grant in grants if not grant[3])
 
 
 def _target(right: Right, thing: Thing) -> str:
@@ -293,13 +293,13 @@ def _target(right: Right, thing: Thing) -> str:
     return f"{column}ON {_WORDS[thing.type]} {thing.identity}"
 
 
-def _adjusted(held: Grants, wanted: Grants, what: str) -> Iterator[str]:
-    for grantee, privilege, grantable, _ in sorted(held - wanted):
-        if (grantee, privilege, not grantable, "") in wanted and grantable:
+def _adjusted(held: Grants, asked: Grants, what: str) -> Iterator[str]:
+    for grantee, privilege, grantable, _ in sorted(held - asked):
+        if (grantee, privilege, not grantable, "") in asked and grantable:
             yield f"REVOKE GRANT OPTION FOR {privilege} {what} FROM {_grantee(grantee)}"
-        elif (grantee, privilege, True, "") not in wanted:
+        elif (grantee, privilege, True, "") not in asked:
             yield f"REVOKE {privilege} {what} FROM {_grantee(grantee)}"
-    for grantee, privilege, grantable, _ in sorted(wanted - held):
+    for grantee, privilege, grantable, _ in sorted(asked - held):
         if grantable or (grantee, privilege, True, "") not in held:
             yield _grant(privilege, what, grantee, grantable)
 

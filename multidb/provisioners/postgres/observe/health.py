@@ -120,10 +120,10 @@ def _judged(answer: Answer, tenant: Tenant, may_write: bool, latency: float) -> 
     documents = [value for row in answer.rows for value in row if value is not None and value.startswith("{")]
     figures = _Figures(**json.loads(documents[0])) if documents else None
     if figures is None or (answer.refusal is not None and not figures.read_only):
-        said = answer.refusal.message if answer.refusal is not None else "it gave no answer"
+        reason = answer.refusal.message if answer.refusal is not None else "it gave no answer"
         return Health(
             Status.UNHEALTHY,
-            f"the app can connect, and not {'write' if figures else 'read'}: {said}",
+            f"the app can connect, and not {'write' if figures else 'read'}: {reason}",
             latency,
             fix="look into the server's log; a full disk and a lost right look like this",
         )

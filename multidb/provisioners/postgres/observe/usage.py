@@ -57,7 +57,7 @@ SELECT json_build_object('rows', (SELECT coalesce(sum(rows), 0) FROM app_table),
 
 def parameters(apps: Sequence[App]) -> tuple[str]:
     """What `QUERY` and `queries_query` are asked with."""
-    return (json.dumps({app.id: [each.name for each in derived_names(app)[1:]] for app in apps}),)
+    return (json.dumps({app.id: [name.name for name in derived_names(app)[1:]] for app in apps}),)
 
 
 def queries_query(answer: str) -> str | None:

@@ -213,24 +213,24 @@ def read_overview(answer: str, inspection: Inspection) -> Overview:
     document = json.loads(answer)
     facts = inspection.context.facts
     assert isinstance(facts, PostgresFacts)
-    wanted = {resource.key: resource for resource in inspection.desired}
-    roles = [_role(row, wanted, inspection, facts) for row in document["roles"] or []]
+    desired = {resource.key: resource for resource in inspection.desired}
+    roles = [_role(row, desired, inspection, facts) for row in document["roles"] or []]
     owners = {role.name: role.owner for role in roles}
     resources: list[Resource] = [*roles]
-    resources += _memberships(document["memberships"] or [], wanted, owners, facts)
+    resources += _memberships(document["memberships"] or [], desired, owners, facts)
     insides: list[Inside] = []
     for row in document["databases"] or []:
-        if (ServerDatabase.kind, row["name"]) in wanted:
+        if (ServerDatabase.kind, row["name"]) in desired:
             resources.append(_server_database(row, facts, document["known"] or []))
             continue
         owner, revision = _parse_mark(row["mark"])
-        half_made = _half_made(row, wanted, owners)
+        half_made = _half_made(row, desired, owners)
         resources.append(_database(row, owner or half_made))
         if half_made is not None:
             continue  # nothing has been done to it yet, so everything else is still to be created
         resources += [_access(row, owner), *_settings(row, owner)]
-        database = wanted.get((Database.kind, row["name"]))
-        interior = wanted.get((Interior.kind, row["name"]))
+        database = desired.get((Database.kind, row["name"]))
+        interior = desired.get((Interior.kind, row["name"]))
         if isinstance(interior, Interior) and database is not None and owner in (None, database.owner):
             settled = revision == interior.revision
             # A limit keeps out everybody but superusers, and has to be lifted first.
@@ -241,45 +241,45 @@ def read_overview(answer: str, inspection: Inspection) -> Overview:
 
 def without_known(resources: Iterable[Resource], known: frozenset[str]) -> Iterator[Resource]:
     """The resources as they would be without what the `known` accounts hold: that is no drift."""
-    for each in resources:
-        match each:
-            case Membership() if each.member in known:
+    for resource in resources:
+        match resource:
+            case Membership() if resource.member in known:
                 continue
             case Access():
-                held = frozenset(pair for pair in each.privileges if pair[0] not in known)
-                yield replace(each, privileges=held)
+                held = frozenset(pair for pair in resource.privileges if pair[0] not in known)
+                yield replace(resource, privileges=held)
             case Interior():
-                schema = frozenset(pair for pair in each.schema_privileges if pair[0] not in known)
-                defaults = frozenset(entry for entry in each.default_privileges if entry[2] not in known)
-                yield replace(each, schema_privileges=schema, default_privileges=defaults)
+                schema = frozenset(pair for pair in resource.schema_privileges if pair[0] not in known)
+                defaults = frozenset(entry for entry in resource.default_privileges if entry[2] not in known)
+                yield replace(resource, schema_privileges=schema, default_privileges=defaults)
             case _:
-                yield each
+                yield resource
 
 
 def _parse_mark(comment: str | None) -> tuple[Owner | None, str]:
     """Whose a thing is by its comment, and the revision of its inside ("" when unfinished)."""
-    found = _MARK.fullmatch(comment or "")
-    if found is None:
+    match = _MARK.fullmatch(comment or "")
+    if match is None:
         return None, ""
-    tail = (found[3] or "").split(" ")[0]
-    return Owner(found[1], found[2]), tail if tail != UNFINISHED and _REVISION.fullmatch(tail) else ""
+    tail = (match[3] or "").split(" ")[0]
+    return Owner(match[1], match[2]), tail if tail != UNFINISHED and _REVISION.fullmatch(tail) else ""
 
 
 def _half_made(
-    row: Mapping[str, Any], wanted: Mapping[tuple[str, str], Resource], owners: Mapping[str, Owner | None]
+    row: Mapping[str, Any], desired: Mapping[tuple[str, str], Resource], owners: Mapping[str, Owner | None]
 ) -> Owner | None:
     """Whose a database is that was created and not marked yet: nobody may enter it, and its roles are ours."""
-    database = wanted.get((Database.kind, row["name"]))
-    interior = wanted.get((Interior.kind, row["name"]))
+    database = desired.get((Database.kind, row["name"]))
+    interior = desired.get((Interior.kind, row["name"]))
     if row["mark"] or row["open"] or database is None or not isinstance(interior, Interior):
         return None
     return database.owner if owners.get(interior.role) == database.owner else None
 
 
 def _role(
-    row: Mapping[str, Any], wanted: Mapping[tuple[str, str], Resource], inspection: Inspection, facts: PostgresFacts
+    row: Mapping[str, Any], by_key: Mapping[tuple[str, str], Resource], inspection: Inspection, facts: PostgresFacts
 ) -> Role:
-    desired = wanted.get((Role.kind, row["name"]))
+    desired = by_key.get((Role.kind, row["name"]))
     owner, _ = _parse_mark(row["mark"])
     password = None
     if isinstance(desired, Role):
@@ -323,7 +323,7 @@ def _password(held: str | None, desired: Role, inspection: Inspection, facts: Po
 
 def _memberships(
     rows: Iterable[Sequence[Any]],
-    wanted: Mapping[tuple[str, str], Resource],
+    desired: Mapping[tuple[str, str], Resource],
     owners: Mapping[str, Owner | None],
     facts: PostgresFacts,
 ) -> Iterator[Membership]:
@@ -346,7 +346,7 @@ def _memberships(
             grantors=tuple(sorted({row[2] for row in given})),
         )
         useless = is_admin and facts.membership_options and not membership.inherit and not membership.set_role
-        if not is_admin or ((Membership.kind, name) in wanted and not useless):
+        if not is_admin or ((Membership.kind, name) in desired and not useless):
             yield membership
 
 

@@ -60,24 +60,24 @@ def setting(database: str, role: str | None, entry: str) -> str:
     return f"ALTER {whose} SET {variable(name)} = {', '.join(map(literal, values))}"
 
 
-def settings(said: object) -> list[tuple[str | None, list[str]]]:
+def settings(value: object) -> list[tuple[str | None, list[str]]]:
     """Entries of ``pg_db_role_setting`` by role (None: everybody), as a set's manifest keeps them.
 
     Raises:
         ValueError: they are no such entries.
     """
-    if not isinstance(said, list | tuple):
+    if not isinstance(value, list | tuple):
         raise ValueError("the set's settings are no list")
-    found: list[tuple[str | None, list[str]]] = []
-    for each in said:
-        role, entries = each if isinstance(each, list | tuple) and len(each) == 2 else ("", None)
+    parsed: list[tuple[str | None, list[str]]] = []
+    for entry in value:
+        role, entries = entry if isinstance(entry, list | tuple) and len(entry) == 2 else ("", None)
         if not isinstance(entries, list | tuple) or not (role is None or isinstance(role, str)):
-            raise ValueError(f"{str(each)[:40]!r} is no setting")
+            raise ValueError(f"{str(entry)[:40]!r} is no setting")
         texts = [text for text in entries if isinstance(text, str)]
         if len(texts) < len(entries):
-            raise ValueError(f"{str(each)[:40]!r} is no setting")
-        found.append((role, texts))
-    return found
+            raise ValueError(f"{str(entry)[:40]!r} is no setting")
+        parsed.append((role, texts))
+    return parsed
 
 
 def variable(name: str) -> str:
@@ -98,16 +98,16 @@ def members(text: str) -> list[str]:
     Raises:
         ValueError: the server would not read it as a list either.
     """
-    found: list[str] = []
+    parts: list[str] = []
     at = _past_space(text, 0)
     if at == len(text):
-        return found
+        return parts
     while True:
         name, at = _quoted(text, at) if text[at : at + 1] == '"' else _bare(text, at)
-        found.append(name)
+        parts.append(name)
         at = _past_space(text, at)
         if at == len(text):
-            return found
+            return parts
         if text[at] != ",":
             raise ValueError(f"{text!r} is no list of names")
         at = _past_space(text, at + 1)
@@ -163,4 +163,6 @@ def _bare(text: str, at: int) -> tuple[str, int]:
     if at == start:
         raise ValueError(f"{text!r} has a member without a name")
     # As downcase_identifier does in a multibyte encoding: only the letters of ASCII.
-    return "".join(chr(ord(each) + 32) if "A" <= each <= "Z" else each for each in text[start:at]), at
+    return "".join(
+        chr(ord(character) + 32) if "A" <= character <= "Z" else character for character in text[start:at]
+    ), at

@@ -60,8 +60,8 @@ class AdminInside:
 
     def of_others(self, roles: Sequence[str]) -> frozenset[tuple[str, ...]]:
         """What belongs to none of the roles, as `contents.owned_by_others` says it: catalogs only."""
-        found = json.loads(self._wire.ask(contents.owned_by_others(roles), ()))
-        return frozenset(map(tuple, found))
+        others = json.loads(self._wire.ask(contents.owned_by_others(roles), ()))
+        return frozenset(map(tuple, others))
 
     def beyond(self, version: int, roles: Sequence[str]) -> Beyond:
         """What of the database no load can make, as `bound.inside` finds it: catalogs only."""
@@ -78,8 +78,8 @@ class AdminInside:
 
     def extensions(self) -> Sequence[str]:
         """Those of the database: a catalog only."""
-        found: list[str] = json.loads(self._wire.ask(_THERE, ()))
-        return found
+        names: list[str] = json.loads(self._wire.ask(_THERE, ()))
+        return names
 
     def _let_in(self, relation: Relation, role: str) -> None:
         if not relation.enterable:

@@ -118,8 +118,8 @@ def orphans(ask: Ask, context: StoreContext, known: Collection[str]) -> Mapping[
         ask: as for `suspension`.
     """
     ours = mark(Owner(context.project, ""), "")
-    found: dict[str, list[str]] = json.loads(ask(_ORPHANS, (ours, json.dumps([*known]))))
-    return found
+    entries: dict[str, list[str]] = json.loads(ask(_ORPHANS, (ours, json.dumps([*known]))))
+    return entries
 
 
 def suspension(ask: Ask, app: App, context: StoreContext) -> tuple[Statement, ...]:
@@ -136,7 +136,7 @@ def suspension(ask: Ask, app: App, context: StoreContext) -> tuple[Statement, ..
 
 def _of(app: App, statements: Iterable[Statement]) -> tuple[Statement, ...]:
     """The statements, for which a session of the app has to give way."""
-    return tuple(dataclasses.replace(each, app=app.id, ends_sessions=True) for each in statements)
+    return tuple(dataclasses.replace(statement, app=app.id, ends_sessions=True) for statement in statements)
 
 
 def _switched_off(remains: _Remains, facts: PostgresFacts) -> Iterator[Statement]:

@@ -70,11 +70,11 @@ def duration(text: object) -> str:
 
     A bare number is milliseconds, as on the server; ``"0"`` means no limit. `ValueError` for anything else.
     """
-    found = _DURATION.fullmatch(str(text).strip()) if not isinstance(text, bool) else None
-    if found is None:
+    match = _DURATION.fullmatch(str(text).strip()) if not isinstance(text, bool) else None
+    if match is None:
         raise ValueError("must be a duration such as 500ms, 30s, 5min, 1h, or 0 for no limit")
-    milliseconds = round(float(found[1]) * _UNITS[found[2] or "ms"])
-    if not milliseconds and float(found[1]):
+    milliseconds = round(float(match[1]) * _UNITS[match[2] or "ms"])
+    if not milliseconds and float(match[1]):
         raise ValueError("must be a duration of at least 1ms; 0 means no limit")
     if milliseconds > 2_147_483_647:
         raise ValueError("must be a duration of at most 24 days")
@@ -499,13 +499,13 @@ def _settings(app: App, names: _Names, options: AppOptions, *, restricted: bool)
     }
     if split:
         values[names.migrate] = {become_owner}
-    for role, wanted in values.items():
+    for role, pairs in values.items():
         yield Settings(
             name=f"{role} in {names.database}",
             app=app.id,
             role=role,
             database=names.database,
-            values=frozenset(wanted),
+            values=frozenset(pairs),
         )
 
 
@@ -637,15 +637,15 @@ def advise(apps: Sequence[App], context: StoreContext) -> tuple[Finding, ...]:
     """What the server's limits mean for these apps: connections, and databases whose collation has changed."""
     facts = context.facts
     assert isinstance(facts, PostgresFacts)
-    wanted = sum(_connections(_options(app)) for app in apps)
+    total = sum(_connections(_options(app)) for app in apps)
     there = facts.max_connections - facts.reserved_connections
     subject = "connections"
-    said = f"the logins of {len(apps)} apps may hold {wanted} connections together, the server has {there}"
-    if wanted > there:
+    message = f"the logins of {len(apps)} apps may hold {total} connections together, the server has {there}"
+    if total > there:
         fix = "lower connection_limit of some apps, raise max_connections, or put PgBouncer in front"
-        findings = [Finding(Level.WARNING, subject, said, fix)]
+        findings = [Finding(Level.WARNING, subject, message, fix)]
     else:
-        findings = [Finding(Level.OK, subject, said)]
+        findings = [Finding(Level.OK, subject, message)]
     for name in facts.stale_collations:
         fix = f'REINDEX DATABASE "{name}", then ALTER DATABASE "{name}" REFRESH COLLATION VERSION'
         text = "was made under another version of the system's collations, so its text indexes may be wrong"

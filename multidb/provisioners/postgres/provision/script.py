@@ -23,7 +23,7 @@ def lines(*statements: str, database: str = "") -> tuple[str, ...]:
 def printable(text: str) -> str:
     """The same statement without a character that would break its line, or hide in it: names and texts that have one
     are written with escapes."""
-    return _TOKEN.sub(lambda found: _escaped(found.group()), text)
+    return _TOKEN.sub(lambda match: _escaped(match.group()), text)
 
 
 def _escaped(token: str) -> str:

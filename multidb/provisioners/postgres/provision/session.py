@@ -107,29 +107,29 @@ class PostgresSession:
                 entered.append(inside)
             elif inside.settled:
                 resources.append(inside.desired)  # taken at its word; one that is not is brought about from scratch
-        found = self._side_by_side(lambda inside: self._enter(inside, inspection), entered)
-        insides = [interior for interior in found if interior is not None]
+        interiors = self._side_by_side(lambda inside: self._enter(inside, inspection), entered)
+        insides = [interior for interior in interiors if interior is not None]
         return [*resources, *catalog.without_known(insides, inspection.context.known)]
 
     def _enter(self, inside: catalog.Inside, inspection: Inspection) -> Interior | None:
         """Reads the inside of a database; None when it is not ours and does not let us in, or cannot be read."""
-        wanted, known = inside.desired, inspection.context.known
+        desired, known = inside.desired, inspection.context.known
         query = catalog.INTERIOR if inside.revision else catalog.INTERIOR_TO_TAKE_OVER
         try:
-            with self._within(wanted.name) as ask:
-                if inside.settled and summary.says_all_is_well(ask(summary.QUERY), wanted, known):
-                    return wanted
-                answer = ask(query, wanted.role, json.dumps(wanted.makers))
+            with self._within(desired.name) as ask:
+                if inside.settled and summary.says_all_is_well(ask(summary.QUERY), desired, known):
+                    return desired
+                answer = ask(query, desired.role, json.dumps(desired.makers))
         except (ServerDown, ServerSlow):
             raise
         except ServerError as error:
             if isinstance(error, NotAllowed) and not inside.marked:
                 return None
-            assert wanted.app is not None
-            error.message = f"database {wanted.name}: {error.message}"
-            inspection.unread[wanted.app] = error
+            assert desired.app is not None
+            error.message = f"database {desired.name}: {error.message}"
+            inspection.unread[desired.app] = error
             return None
-        return catalog.read_interior(answer, wanted, inside.revision)
+        return catalog.read_interior(answer, desired, inside.revision)
 
     def _ask_inside(self, database: str, query: str, *parameters: str) -> str:
         """The answer to one query inside a database. Raises as `_within`."""
@@ -170,7 +170,7 @@ class PostgresSession:
         if not isinstance(resource, Role) or resource.password != "current" or not resource.login:
             return resource
         # One that is to be taken over has no mark that says whose it is.
-        app = resource.app or next((each.app for each in inspection.desired if each.key == resource.key), None)
+        app = resource.app or next((role.app for role in inspection.desired if role.key == resource.key), None)
         if app is None:
             return resource
         password = inspection.secrets.get(password_ref(app, resource.name.removeprefix(f"{app}_")))
@@ -323,11 +323,11 @@ class PostgresSession:
         any other one that the admin may enter, since what the server itself has made has its rights in each of them."""
         query, parameters = catalog.overview_query(self._facts), catalog.overview_parameters(inspection)
         overview = catalog.read_overview(self._ask(query, parameters), inspection)
-        logins = [each.name for each in inspection.desired if isinstance(each, Role) and each.login]
+        logins = [resource.name for resource in inspection.desired if isinstance(resource, Role) and resource.login]
         query = holes_server.server_query(self._facts)
         answer = self._ask(query, holes_server.server_parameters(logins, inspection))
-        ours = [each.desired for each in overview.insides if each.open and each.marked]
-        homes = [holes_inside.Place.of(each, inspection) for each in ours]
+        ours = [inside.desired for inside in overview.insides if inside.open and inside.marked]
+        homes = [holes_inside.Place.of(database, inspection) for database in ours]
         entered = [*homes, *map(holes_inside.Place, holes_server.databases_beside(answer))]
         looks = self._side_by_side(self._look_inside, entered)
         answers = [(look, place) for look, place in zip(looks, entered, strict=True) if isinstance(look, str)]
@@ -335,7 +335,7 @@ class PostgresSession:
             (
                 *holes.holes_in_resources(inspection, overview.resources),
                 *holes_server.holes_of_the_server(answer, inspection),
-                *(hole for each in answers for hole in holes_inside.holes_inside(*each)),
+                *(hole for answer in answers for hole in holes_inside.holes_inside(*answer)),
             ),
             (
                 *holes_server.searched_on_the_server(answer, overview.resources, self._facts),
@@ -414,9 +414,9 @@ class PostgresSession:
         """`NotAllowed` when a statement there would run, as the admin, a function of somebody who may do less."""
         if wire.quiets_event_triggers:
             return
-        found = json.loads(wire.ask(catalog.EVENT_TRIGGERS, (), self._server.timeout))
-        if found:
-            trigger, owner = found[0]
+        triggers = json.loads(wire.ask(catalog.EVENT_TRIGGERS, (), self._server.timeout))
+        if triggers:
+            trigger, owner = triggers[0]
             raise NotAllowed(
                 f"the event trigger {trigger} of database {database} would run a function of {owner} as the admin",
                 where=str(self._server),

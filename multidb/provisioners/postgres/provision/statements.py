@@ -175,7 +175,7 @@ def _role(change: Change, role: Role) -> tuple[Statement, ...]:
 
 def _membership(change: Change, membership: Membership, facts: PostgresFacts) -> Iterator[str]:
     role, member = identifier(membership.role), identifier(membership.member)
-    live, wanted = change.live, change.desired
+    live, desired = change.live, change.desired
     if isinstance(live, Membership) and membership.member != facts.admin:
         # Each grantor's grant stands by itself since Postgres 16; before, there is one and nobody asks whose.
         if facts.membership_options:
@@ -183,8 +183,8 @@ def _membership(change: Change, membership: Membership, facts: PostgresFacts) ->
                 yield f"REVOKE {role} FROM {member} GRANTED BY {identifier(grantor)} CASCADE"
         else:
             yield f"REVOKE {role} FROM {member} CASCADE"
-    if isinstance(wanted, Membership):
-        yield f"GRANT {role} TO {member}{_membership_options(wanted)}"
+    if isinstance(desired, Membership):
+        yield f"GRANT {role} TO {member}{_membership_options(desired)}"
 
 
 def _membership_options(membership: Membership) -> str:
@@ -231,15 +231,15 @@ def _access(change: Change, access: Access, context: StoreContext) -> Iterator[s
         yield f"ALTER DATABASE {name} ALLOW_CONNECTIONS true"
 
 
-def _adjust(what: str, held: frozenset[tuple[str, str]], wanted: frozenset[tuple[str, str]]) -> Iterator[str]:
+def _adjust(what: str, held: frozenset[tuple[str, str]], desired: frozenset[tuple[str, str]]) -> Iterator[str]:
     """Revokes what is held and not wanted, grants what is wanted and not held, and touches nothing else."""
-    surplus = held - wanted
+    surplus = held - desired
     options = {(to, right.removeprefix(_GRANT_OPTION)) for to, right in surplus if right.startswith(_GRANT_OPTION)}
     for grantees, privileges in _alike(options):
         yield f"REVOKE {_GRANT_OPTION}{privileges} {what} FROM {grantees} CASCADE"
     for grantees, privileges in _alike(pair for pair in surplus if not pair[1].startswith(_GRANT_OPTION)):
         yield f"REVOKE {privileges} {what} FROM {grantees}"
-    for grantees, privileges in _alike(wanted - held):
+    for grantees, privileges in _alike(desired - held):
         yield f"GRANT {privileges} {what} TO {grantees}"
 
 
@@ -259,9 +259,9 @@ def _settings(change: Change, settings: Settings) -> Iterator[str]:
     live = change.live
     held = live.values if isinstance(live, Settings) else frozenset()
     where = f"ALTER ROLE {identifier(settings.role)} IN DATABASE {identifier(settings.database)}"
-    wanted = dict(settings.values)
+    desired = dict(settings.values)
     for name, _ in sorted(held - settings.values):
-        if name not in wanted:
+        if name not in desired:
             yield f"{where} RESET {name}"
     for name, value in sorted(settings.values - held):
         yield f"{where} SET {name} = {literal(value)}"
@@ -269,10 +269,10 @@ def _settings(change: Change, settings: Settings) -> Iterator[str]:
 
 def _anew(change: Change, settings: Settings, facts: PostgresFacts) -> Iterator[Statement]:
     """A session stays what it became when it began, so a login that becomes another role has to begin anew."""
-    held, wanted = (
-        dict(each.values).get("role") if isinstance(each, Settings) else None for each in (change.live, settings)
+    held, desired = (
+        dict(side.values).get("role") if isinstance(side, Settings) else None for side in (change.live, settings)
     )
-    if held is not None and held != wanted:
+    if held is not None and held != desired:
         yield from ending_sessions([settings.role], facts)
 
 
@@ -374,19 +374,19 @@ def _default_privileges(live: Interior | None, interior: Interior, facts: Postgr
     everybodys = frozenset((maker, "FUNCTIONS", PUBLIC, "EXECUTE") for maker in interior.makers)
     held = live.default_privileges if live else everybodys
     for maker in interior.makers:
-        had, wanted = (
+        had, desired = (
             {entry[1:] for entry in entries if entry[0] == maker} for entries in (held, interior.default_privileges)
         )
-        if had == wanted:
+        if had == desired:
             continue
         # Who is no superuser belongs to the owner, and changes what a login gives as a member of that login.
         joining = maker != interior.role and not facts.superuser
         if joining:
             yield _joined(maker, facts)
         start = f"ALTER DEFAULT PRIVILEGES FOR ROLE {identifier(maker)}"
-        for kind, grantees, privileges in _by_kind(had - wanted):
+        for kind, grantees, privileges in _by_kind(had - desired):
             yield f"{start} REVOKE {privileges} ON {kind} FROM {grantees}"
-        for kind, grantees, privileges in _by_kind(wanted - had):
+        for kind, grantees, privileges in _by_kind(desired - had):
             yield f"{start} GRANT {privileges} ON {kind} TO {grantees}"
         if joining:
             yield _left(maker, facts)
@@ -415,22 +415,22 @@ def _large_objects(live: Interior | None, interior: Interior) -> Iterator[str]:
     held = live.large_objects if live is not None and live.large_objects is not None else everybodys
     alike: dict[tuple[frozenset[str], frozenset[str]], list[str]] = {}
     for function, signature in sorted(LARGE_OBJECTS.items()):
-        had, wanted = (frozenset(to for of, to in each if of == function) for each in (held, interior.large_objects))
-        alike.setdefault((had, wanted), []).append(f"pg_catalog.{signature}")
-    for (had, wanted), functions in alike.items():
-        both = (frozenset((grantee, "EXECUTE") for grantee in grantees) for grantees in (had, wanted))
+        had, desired = (frozenset(to for of, to in side if of == function) for side in (held, interior.large_objects))
+        alike.setdefault((had, desired), []).append(f"pg_catalog.{signature}")
+    for (had, desired), functions in alike.items():
+        both = (frozenset((grantee, "EXECUTE") for grantee in grantees) for grantees in (had, desired))
         yield from _adjust(f"ON FUNCTION {', '.join(functions)}", *both)
 
 
 def _shrinking(live: Interior, interior: Interior) -> Iterator[str]:
     """An app over its quota may delete from the tables that it has; once it is no more, nothing of that is left."""
-    held, wanted = (
-        {right for role, _, to, right in each.default_privileges if (role, to) == (interior.role, interior.shrinker)}
-        for each in (live, interior)
+    held, desired = (
+        {right for role, _, to, right in side.default_privileges if (role, to) == (interior.role, interior.shrinker)}
+        for side in (live, interior)
     )
-    if held == wanted:
+    if held == desired:
         return
-    verb, rights, to = ("GRANT", wanted, "TO") if wanted else ("REVOKE", held, "FROM")
+    verb, rights, to = ("GRANT", desired, "TO") if desired else ("REVOKE", held, "FROM")
     for schema in live.schemas:
         tables = f"ALL TABLES IN SCHEMA {schema}"
         yield f"{verb} {', '.join(sorted(rights))} ON {tables} {to} {identifier(interior.shrinker)}"

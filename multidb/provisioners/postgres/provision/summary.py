@@ -68,10 +68,10 @@ def says_all_is_well(answer: str, desired: Interior, known: frozenset[str]) -> b
     if any((of, int(oid)) not in brought for of in _CLASSES for oid in document[of]):
         return False  # of another owner: some may be, which catalog.INTERIOR tells
     try:
-        found = _interior(document, desired)
+        interior = _interior(document, desired)
     except LookupError:
         return False
-    return next(catalog.without_known([found], known)) == desired
+    return next(catalog.without_known([interior], known)) == desired
 
 
 def _interior(document: Mapping[str, Any], desired: Interior) -> Interior:
@@ -114,8 +114,8 @@ def _makers(rows: Iterable[Sequence[Any]]) -> Iterator[tuple[str, str]]:
 def _held(acl: Iterable[str], owner: str) -> Iterator[tuple[str, str]]:
     """(grantee, privilege) of everybody but the owner."""
     for item in acl:
-        found = _ITEM.fullmatch(item)
-        if found is None:
+        match = _ITEM.fullmatch(item)
+        if match is None:
             raise LookupError(item)
-        if found[1] != owner:
-            yield from ((found[1] or PUBLIC, _LETTERS[letter]) for letter in found[2])
+        if match[1] != owner:
+            yield from ((match[1] or PUBLIC, _LETTERS[letter]) for letter in match[2])

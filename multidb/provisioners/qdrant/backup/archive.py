@@ -125,14 +125,16 @@ class QdrantArchive:
             if as_points:
                 entry["file"] = f"{kind}.jsonl"
                 with writer.file(str(entry["file"])) as out:
-                    found = self._scanned(name, details, app, progress, out)
+                    fingerprint = self._scanned(name, details, app, progress, out)
             else:
                 apart = PlaceMark(PlaceKind.SCRATCH, owner, kind)
                 with self._taken(name) as snapshot:
                     with writer.file(str(entry["file"])) as out:
                         entry["sha256"] = self._copied(name, snapshot, out.write, progress)
-                    found = self._scanned_snapshot(name, details, app, progress, snapshot, before.get(name), apart)
-            measures = _joined(measures, self._measures(kind, details, found))
+                    fingerprint = self._scanned_snapshot(
+                        name, details, app, progress, snapshot, before.get(name), apart
+                    )
+            measures = _joined(measures, self._measures(kind, details, fingerprint))
             entries.append(entry)
         after = self._catalog.operations()
         names = [name for name, _ in collections.values()]
@@ -177,8 +179,8 @@ class QdrantArchive:
         """Counts and fingerprints, by the types of content."""
         measures = Measures({}, {})
         for kind, (name, details) in self._collections(place).items():
-            found = self._scanned(name, details, place.app, unwatched)
-            measures = _joined(measures, self._measures(kind, details, found))
+            fingerprint = self._scanned(name, details, place.app, unwatched)
+            measures = _joined(measures, self._measures(kind, details, fingerprint))
         return measures
 
     def is_empty(self, place: Place) -> bool:
@@ -223,8 +225,8 @@ class QdrantArchive:
         }
 
     def _marked(self) -> dict[str, tuple[PlaceMark, Mapping[str, Any]]]:
-        found = self._catalog.described([name for name in self._catalog.names() if name.startswith(OWN_PREFIX)])
-        marks = {name: (PlaceMark.read(details), details) for name, details in found.items()}
+        described = self._catalog.described([name for name in self._catalog.names() if name.startswith(OWN_PREFIX)])
+        marks = {name: (PlaceMark.read(details), details) for name, details in described.items()}
         return {name: (mark, details) for name, (mark, details) in marks.items() if mark is not None}
 
     def _marks(self, place: Place) -> dict[str, PlaceMark]:
@@ -246,15 +248,15 @@ class QdrantArchive:
         self, name: str, details: Mapping[str, Any], app: App, progress: Progress, out: BinaryIO | None = None
     ) -> Fingerprint:
         """Reads every point once, and writes it to `out` where there is one."""
-        found = Fingerprint(app.tenant_id)
+        fingerprint = Fingerprint(app.tenant_id)
         total = details.get("points_count")
         with closing(pages(self._server, self._transport, name, page_size(details))) as reading:
             for page in reading:
-                found.add(page)
+                fingerprint.add(page)
                 if out is not None:
                     write_lines(out, page)
-                progress(self._server.name, f"reading {name}", found.count, total)
-        return found
+                progress(self._server.name, f"reading {name}", fingerprint.count, total)
+        return fingerprint
 
     def _scanned_snapshot(
         self,
@@ -267,9 +269,9 @@ class QdrantArchive:
         apart: PlaceMark,
     ) -> Fingerprint:
         """What is in a snapshot: read from its collection, or from a copy where that was written meanwhile."""
-        found = self._scanned(name, details, app, progress)
+        fingerprint = self._scanned(name, details, app, progress)
         if before is not None and self._catalog.operations().get(name) == before:
-            return found
+            return fingerprint
         copy = apart.collection
         self._must(Call("DELETE", _path(copy), {}))
         self._must(Call("PUT", _path(copy), {**creation(details), "metadata": apart.metadata}))
@@ -280,11 +282,11 @@ class QdrantArchive:
         finally:
             self._must(Call("DELETE", _path(copy), {}))
 
-    def _measures(self, kind: str, details: Mapping[str, Any], found: Fingerprint) -> Measures:
-        fingerprints = {f"points {kind}": found.points}
+    def _measures(self, kind: str, details: Mapping[str, Any], fingerprint: Fingerprint) -> Measures:
+        fingerprints = {f"points {kind}": fingerprint.points}
         if not (self._facts.local and _has_cosine(details)):
-            fingerprints[f"vectors {kind}"] = found.vectors
-        return Measures({f"points {kind}": found.count}, fingerprints)
+            fingerprints[f"vectors {kind}"] = fingerprint.vectors
+        return Measures({f"points {kind}": fingerprint.count}, fingerprints)
 
     def _has_points(self, name: str) -> bool:
         """Read, not counted: an exact count is refused where `search_allow_exact` is false."""
@@ -297,7 +299,7 @@ class QdrantArchive:
         if self._facts.local:
             return
         shards = self._must(Call("GET", f"{_path(name)}/cluster", {})).result
-        local, remote = ({each["shard_id"] for each in shards[key]} for key in ("local_shards", "remote_shards"))
+        local, remote = ({shard["shard_id"] for shard in shards[key]} for key in ("local_shards", "remote_shards"))
         if details["config"]["params"].get("sharding_method") == "custom" and local | remote:
             raise ArchiveError(
                 f"collection {name} lies in shards with keys of their own, which no set holds",
@@ -354,10 +356,10 @@ class QdrantArchive:
 
     def _index(self, name: str, entry: Mapping[str, Any]) -> None:
         """Makes the payload indexes that the entry has and the collection has not; local mode keeps none."""
-        wanted = {} if self._facts.local else entry.get("indexes") or {}
-        if wanted:
+        schema = {} if self._facts.local else entry.get("indexes") or {}
+        if schema:
             there = indexes(self._catalog.described([name])[name])
-            for body in index_calls(wanted, there):
+            for body in index_calls(schema, there):
                 self._must(Call("PUT", f"{_path(name)}/index?wait=true", body))
 
     def _require_kept(self, name: str, entry: Mapping[str, Any], part: Part) -> None:
@@ -575,7 +577,7 @@ def _chunks(source: BinaryIO) -> Iterator[bytes]:
 def _has_cosine(details: Mapping[str, Any]) -> bool:
     vectors = details["config"]["params"].get("vectors") or {}
     dense = [vectors] if isinstance(vectors.get("size"), int) else list(vectors.values())
-    return any(str(each["distance"]).lower() == "cosine" for each in dense)
+    return any(str(vector["distance"]).lower() == "cosine" for vector in dense)
 
 
 def _renamed(aliases: Sequence[str], old: str, new: str) -> tuple[str, ...]:

@@ -43,8 +43,8 @@ def creation(details: Mapping[str, Any], *, local: bool = False) -> dict[str, An
 
 def indexes(details: Mapping[str, Any]) -> dict[str, Any]:
     """The payload indexes, by field: the type, or the parameters with the type among them."""
-    found = details.get("payload_schema") or {}
-    return {name: _without_none(each.get("params") or {}) or each["data_type"] for name, each in found.items()}
+    schema = details.get("payload_schema") or {}
+    return {name: _without_none(index.get("params") or {}) or index["data_type"] for name, index in schema.items()}
 
 
 def settings(details: Mapping[str, Any]) -> dict[str, Any]:
@@ -54,38 +54,40 @@ def settings(details: Mapping[str, Any]) -> dict[str, Any]:
     strict = dict(config.get(_STRICT) or {})
     if strict.get("upsert_max_batchsize") == 0:
         del strict["upsert_max_batchsize"]
-    found = {
+    values = {
         _STRICT: strict,
         "metadata": {key: value for key, value in (config.get("metadata") or {}).items() if key not in _OURS},
         "params": {key: config["params"].get(key) for key in _READ_PARAMS},
     }
-    kept = {key: value if key == "metadata" else _without_none(value) for key, value in found.items()}
+    kept = {key: value if key == "metadata" else _without_none(value) for key, value in values.items()}
     return {key: value for key, value in kept.items() if value}
 
 
-def without_limits(wanted: Mapping[str, Any]) -> dict[str, Any]:
+def without_limits(values: Mapping[str, Any]) -> dict[str, Any]:
     """What a collection that is to be filled is made with of its settings: limits that are not enforced yet. So the
     server says before anything is replaced whether it knows them."""
-    strict = wanted.get(_STRICT)
+    strict = values.get(_STRICT)
     return {_STRICT: {**strict, "enabled": False}} if strict else {}
 
 
-def index_calls(wanted: Mapping[str, Any], there: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def index_calls(schemas: Mapping[str, Any], there: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """The bodies that make the indexes that are not there yet."""
-    for name, schema in sorted(wanted.items()):
+    for name, schema in sorted(schemas.items()):
         if there.get(name) != schema:
             yield {"field_name": name, "field_schema": schema}
 
 
-def alike(one: Mapping[str, Any], other: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+def alike(one: Mapping[str, Any], other: Mapping[str, Any], expected: Mapping[str, Any]) -> bool:
     """Whether `one`, as the server describes it, is made like `other` and has the settings that are wanted."""
-    return creation(one) == creation(other) and indexes(one).keys() <= indexes(other).keys() and settings(one) == wanted
+    return (
+        creation(one) == creation(other) and indexes(one).keys() <= indexes(other).keys() and settings(one) == expected
+    )
 
 
 def unkept(entry: Mapping[str, Any], details: Mapping[str, Any]) -> list[str]:
     """Names of what an entry of a set says and its collection does not have: the server does not know it."""
-    wanted = entry.get("settings") or {}
-    made = {**entry["created"], **without_limits(wanted), "indexes": entry.get("indexes") or {}}
+    values = entry.get("settings") or {}
+    made = {**entry["created"], **without_limits(values), "indexes": entry.get("indexes") or {}}
     strict = details["config"].get(_STRICT) or {}
     there = {**creation(details), _STRICT: {**strict, "enabled": False}, "indexes": indexes(details)}
     return sorted(_lost(made, there))
@@ -107,15 +109,15 @@ def is_configuration(entry: Mapping[str, Any]) -> bool:
     )
 
 
-def _lost(wanted: Any, there: Any, path: str = "") -> Iterator[str]:
-    if isinstance(wanted, Mapping) and isinstance(there, Mapping):
-        for key, value in wanted.items():
+def _lost(expected: Any, there: Any, path: str = "") -> Iterator[str]:
+    if isinstance(expected, Mapping) and isinstance(there, Mapping):
+        for key, value in expected.items():
             yield from _lost(value, there.get(key), f"{path}.{key}" if path else str(key))
-    elif wanted is not None and wanted != there and wanted != {}:
+    elif expected is not None and expected != there and expected != {}:
         yield path
 
 
 def _without_none(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {key: _without_none(each) for key, each in value.items() if each is not None}
+        return {key: _without_none(item) for key, item in value.items() if item is not None}
     return value

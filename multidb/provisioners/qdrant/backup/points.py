@@ -37,7 +37,7 @@ def page_size(details: Mapping[str, Any]) -> int:
     config = details["config"]
     vectors = config["params"].get("vectors") or {}
     dense = [vectors] if isinstance(vectors.get("size"), int) else list(vectors.values())
-    components = sum(int(each["size"]) * (_MULTI if each.get("multivector_config") else 1) for each in dense)
+    components = sum(int(vector["size"]) * (_MULTI if vector.get("multivector_config") else 1) for vector in dense)
     limit = (config.get("strict_mode_config") or {}).get("max_query_limit") or _MOST
     return max(1, min(_MOST, int(limit), _COMPONENTS // max(components, 1)))
 
@@ -227,8 +227,8 @@ def _packed(kind: str, values: Sequence[float]) -> bytes:
         packed = array(kind, [nan if value is None else value for value in values])
     if sys.byteorder == "big":
         packed.byteswap()
-    found: bytes = packed.tobytes()
-    return found
+    content: bytes = packed.tobytes()
+    return content
 
 
 def _number(*parts: bytes) -> int:

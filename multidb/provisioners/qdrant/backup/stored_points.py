@@ -44,9 +44,9 @@ class _Points(pickle.Unpickler):
         if module == _MODELS and "." not in name:
             from pydantic import BaseModel
 
-            found = super().find_class(module, name)
-            if isinstance(found, type) and issubclass(found, BaseModel):
-                return found
+            loaded = super().find_class(module, name)
+            if isinstance(loaded, type) and issubclass(loaded, BaseModel):
+                return loaded
         raise Unpickled(f"{module}.{name}")
 
 

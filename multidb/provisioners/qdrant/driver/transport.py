@@ -260,7 +260,9 @@ class Http:
         )
 
     def _unreachable(self, error: urllib3.exceptions.HTTPError) -> ServerError:
-        cause = error.__cause__ or next((each for each in error.args[::-1] if isinstance(each, Exception)), error)
+        cause = error.__cause__ or next(
+            (argument for argument in error.args[::-1] if isinstance(argument, Exception)), error
+        )
         if isinstance(cause, http.client.BadStatusLine) and not isinstance(cause, ConnectionError):
             return not_qdrant(self._server, "what answers there does not speak HTTP")
         words = redact(str(cause))
@@ -410,8 +412,8 @@ def _reply(status: int, content: bytes) -> Reply:
         return Reply(status, None, content[:300].decode(errors="replace").strip())
     if not isinstance(body, dict):
         return Reply(status, body)
-    said = body.get("status")
-    return Reply(status, body.get("result", body), str(said.get("error", "")) if isinstance(said, dict) else "")
+    problem = body.get("status")
+    return Reply(status, body.get("result", body), str(problem.get("error", "")) if isinstance(problem, dict) else "")
 
 
 def _local_creation(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -34,9 +34,9 @@ class QdrantAddress(Address):
 
     def endpoint_at(self, url: str, root: Path) -> Endpoint:
         """GRPC has a port of its own."""
-        found = super().endpoint_at(url, root)
+        endpoint = super().endpoint_at(url, root)
         return (
-            found
+            endpoint
             if self.grpc_port is None
-            else replace(found, params={**found.params, "grpc_port": str(self.grpc_port)})
+            else replace(endpoint, params={**endpoint.params, "grpc_port": str(self.grpc_port)})
         )

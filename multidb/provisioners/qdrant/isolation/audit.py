@@ -116,7 +116,7 @@ def _on_server(attacker: Tenant, victims: Sequence[Tenant]) -> list[Probe]:
     transport = Http(attacker.server, key if isinstance(key, Secret) or key is None else Secret(key))
     try:
         attack = _Attack(attacker, transport)
-        return [*attack.on_server(), *(found for victim in victims for found in attack.on(victim))]
+        return [*attack.on_server(), *(probe for victim in victims for probe in attack.on(victim))]
     finally:
         transport.close()
 
@@ -211,8 +211,8 @@ class _Attack:
         got = Outcome.BROKEN if broken else Outcome.REFUSED if reply.status in _REFUSED else Outcome.ALLOWED
         return self._made(victim, name, self._expected, got, broken or _said(reply))
 
-    def _made(self, victim: Tenant | None, name: str, expected: Outcome, got: Outcome, said: str = "") -> Probe:
-        return Probe(self._attacker, victim.app.id if victim else None, name, expected, got, said)
+    def _made(self, victim: Tenant | None, name: str, expected: Outcome, got: Outcome, detail: str = "") -> Probe:
+        return Probe(self._attacker, victim.app.id if victim else None, name, expected, got, detail)
 
     def _send(self, call: Call) -> Reply:
         return self._transport.send(call)
@@ -227,7 +227,7 @@ def _in_folder(attacker: Tenant, victims: Sequence[Tenant]) -> list[Probe]:
     except MultidbError as error:  # another process has the folder
         raise ServerError(error.message, where=error.where, hint=error.hint) from None
     try:
-        return [found for victim in victims for found in _folder_acts(attacker, victim, transport)]
+        return [probe for victim in victims for probe in _folder_acts(attacker, victim, transport)]
     finally:
         transport.close()
 

@@ -44,7 +44,7 @@ def search(catalog: Catalog, inspection: Inspection, admin: Secret | None) -> Se
     admitted = catalog.admitted(registry_name(inspection.context.project)) if facts.rbac else {}
     whole = catalog.whole_snapshots()
     tokens = [want for want in inspection.desired if isinstance(want, Token)]
-    found = (
+    holes = (
         *_server_holes(facts),
         *_copies(inspection, described),
         *_aliases(inspection, aliases),
@@ -63,7 +63,7 @@ def search(catalog: Catalog, inspection: Inspection, admin: Secret | None) -> Se
         Searched("tokens that multidb keeps", len(tokens), "tokens that open too much or cannot be revoked"),
         Searched("the registry of tokens", len(admitted), "tokens of apps that are gone, or that are let in twice"),
     )
-    return Search(found, searched, (*_other_keys(inspection), *_unclaimed(inspection, described)))
+    return Search(holes, searched, (*_other_keys(inspection), *_unclaimed(inspection, described)))
 
 
 def _server_holes(facts: QdrantFacts) -> Iterator[Hole]:
@@ -96,10 +96,10 @@ def _unclaimed(inspection: Inspection, described: Mapping[str, Mapping[str, Any]
     or of a place."""
     project = inspection.context.project
     apps = {app.id for app in inspection.apps}
-    wanted = {each.name for each in inspection.desired if isinstance(each, Collection | Registry)}
+    names = {resource.name for resource in inspection.desired if isinstance(resource, Collection | Registry)}
     for name, details in described.items():
         owner, subject = owner_of(details), f"collection {name}"
-        if name in wanted or PlaceMark.read(details) is not None:
+        if name in names or PlaceMark.read(details) is not None:
             continue
         if owner is not None:
             if owner.project == project and owner.app not in apps and owner != _all_of(project):
@@ -129,7 +129,7 @@ def _planted(inspection: Inspection, admitted: Mapping[str, str]) -> Iterator[Ho
     """Admissions that are not multidb's: taking the app's own away would not shut its tokens out."""
     registry = registry_name(inspection.context.project)
     for point, app in sorted(admitted.items()):
-        if app in {each.id for each in inspection.apps} and point != admission_id(registry, app):
+        if app in {app.id for app in inspection.apps} and point != admission_id(registry, app):
             message = f"tokens of {app} are let in by it, also where the app is suspended or removed"
             chosen = {"points": [int(point) if point.isdigit() else point]}
             closes = Call("POST", f"{_path(registry)}/points/delete?wait=true", chosen).text
@@ -164,15 +164,15 @@ def _by_prefix(name: str, apps: Iterable[str]) -> str | None:
 
 def _aliases(inspection: Inspection, aliases: Mapping[str, str]) -> Iterator[Hole]:
     """An alias that bears a name which a token lists opens, to that token, the collection it leads to."""
-    wanted = {each.name: each for each in inspection.desired if isinstance(each, Collection)}
+    collections = {resource.name: resource for resource in inspection.desired if isinstance(resource, Collection)}
     for alias, collection in sorted(aliases.items()):
         closes = Call("POST", "/collections/aliases", {"actions": [{"delete_alias": {"alias_name": alias}}]}).text
         if alias.startswith(OWN_PREFIX):
             message = f"what is asked of multidb's own collection of that name would be asked of {collection}"
             yield Hole("alias in multidb's own names", f"alias {alias}", message, (closes,))
-        if alias not in wanted:
+        if alias not in collections:
             continue
-        app = wanted[alias].app
+        app = collections[alias].app
         message = f"it has the name that {app}'s token lists, and so opens {collection} to {app}"
         yield Hole("alias in a collection's name", f"alias {alias}", message, (closes,), app)
 
@@ -203,10 +203,10 @@ def _tokens(tokens: Iterable[Token], secrets: SecretStore, admin: Secret | None)
 def _too_broad(want: Token, held: Secret, admin: Secret) -> str:
     if held == admin:
         return "the app holds the server's own api key"
-    told = claims_of(held)
-    if told is None or not signed_with(held, admin):
+    claims = claims_of(held)
+    if claims is None or not signed_with(held, admin):
         return ""  # opens nothing
-    live = live_token(want, told, signed=True, now=time.time())
+    live = live_token(want, claims, signed=True, now=time.time())
     if live.access == "everything":
         return "it has no access claim: it is an administrator's"
     more = sorted(set(live.collections) - set(want.collections))
@@ -218,7 +218,7 @@ def _too_broad(want: Token, held: Secret, admin: Secret) -> str:
 
 
 def _snapshots(inspection: Inspection, snapshots: Mapping[str, Sequence[str]]) -> Iterator[Hole]:
-    owners = {each.name: each.app for each in inspection.desired if isinstance(each, Collection)}
+    owners = {resource.name: resource.app for resource in inspection.desired if isinstance(resource, Collection)}
     apps = {app.id for app in inspection.apps}
     for name, files in snapshots.items():
         message = "copies of the data lie on the server's disk, and outlive the collection"

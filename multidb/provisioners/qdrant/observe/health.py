@@ -77,15 +77,15 @@ class _Check:
             message = f"its token ended on {self._end(left)}; the server refuses it"
             return Health(Status.UNHEALTHY, message, fix=self._repair)
         options: AppOptions = self._tenant.app.stores[STORE]
-        wanted = [collection_name(self._tenant.app.id, kind) for kind in options.collections]
-        if not wanted:
+        names = [collection_name(self._tenant.app.id, kind) for kind in options.collections]
+        if not names:
             self._allowed(self._send("GET", "/collections"))
-        found = {name: said for name in wanted if (said := self._described(name)) is not None}
-        troubles = list(self._missing([name for name in wanted if name not in found]))
-        troubles += [trouble for name, said in found.items() for trouble in self._unwell(name, said)]
+        described = {name: description for name in names if (description := self._described(name)) is not None}
+        troubles = list(self._missing([name for name in names if name not in described]))
+        troubles += [trouble for name, description in described.items() for trouble in self._unwell(name, description)]
         proved = "all collections are there"
-        if found:
-            first = next(iter(found))
+        if described:
+            first = next(iter(described))
             troubles += self._written(first) if may_write else ()
             self._read(first)
             proved = f"wrote and read {first}" if may_write else f"read {first}"

@@ -33,9 +33,9 @@ class _Size:
 def usage(server: Server, transport: Transport, context: StoreContext, apps: Sequence[App]) -> ServerUsage:
     """What each of `apps` has, by the marks of its collections: on a server one call for all of them (telemetry)."""
     local = not transport.several
-    found = _reckoned(server, transport) if local else _measured(server, transport)
+    measured = _reckoned(server, transport) if local else _measured(server, transport)
     sizes: dict[Owner | None, dict[str, _Size]] = {}
-    for name, owner, size in found:
+    for name, owner, size in measured:
         sizes.setdefault(owner, {})[name] = size
     note = _RECKONED if local else _COUNTED
     return ServerUsage(
@@ -46,7 +46,7 @@ def usage(server: Server, transport: Transport, context: StoreContext, apps: Seq
 
 
 def _app(sizes: Mapping[str, _Size], note: str, local: bool) -> AppUsage:
-    largest = sorted(((name, size.size) for name, size in sizes.items()), key=lambda each: (-each[1], each[0]))
+    largest = sorted(((name, size.size) for name, size in sizes.items()), key=lambda pair: (-pair[1], pair[0]))
     counts = {
         "points": sum(size.points for size in sizes.values()),
         "vectors": sum(size.vectors for size in sizes.values()),

@@ -31,8 +31,8 @@ class Catalog:
 
     def described(self, names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
         """What the server says of each collection (``GET /collections/<name>``), without those that are gone."""
-        found = self._each(lambda name: self._found(f"/collections/{quote(name, safe='')}"), names)
-        return {name: details for name, details in zip(names, found, strict=True) if details is not None}
+        answers = self._each(lambda name: self._found(f"/collections/{quote(name, safe='')}"), names)
+        return {name: details for name, details in zip(names, answers, strict=True) if details is not None}
 
     def configured(self) -> dict[str, Mapping[str, Any]]:
         """Every collection with its configuration and metadata (`config`, as in `described`): one call, and one more
@@ -40,10 +40,10 @@ class Catalog:
         names = self.names()
         if not self._transport.several:
             return self.described(names)
-        told = self._get("/telemetry?details_level=2")["collections"].get("collections") or []
-        found = {str(each["id"]): each for each in told if isinstance(each.get("config"), Mapping)}
-        missing = self.described([name for name in names if name not in found])
-        return {name: found.get(name) or missing[name] for name in names if name in found or name in missing}
+        collections = self._get("/telemetry?details_level=2")["collections"].get("collections") or []
+        entries = {str(entry["id"]): entry for entry in collections if isinstance(entry.get("config"), Mapping)}
+        missing = self.described([name for name in names if name not in entries])
+        return {name: entries.get(name) or missing[name] for name in names if name in entries or name in missing}
 
     def aliases(self) -> dict[str, str]:
         """Alias -> collection."""
@@ -53,10 +53,10 @@ class Catalog:
         """The names of the snapshots that the server keeps of each collection; none in local mode."""
         if not self._transport.several:
             return {}
-        found = self._each(lambda name: self._found(f"/collections/{quote(name, safe='')}/snapshots"), names)
+        snapshots = self._each(lambda name: self._found(f"/collections/{quote(name, safe='')}/snapshots"), names)
         return {
             name: tuple(sorted(str(entry["name"]) for entry in entries))
-            for name, entries in zip(names, found, strict=True)
+            for name, entries in zip(names, snapshots, strict=True)
             if entries
         }
 
@@ -68,41 +68,41 @@ class Catalog:
 
     def present(self, collection: str, ids: Iterable[str]) -> set[str]:
         """Which of these points are in the collection; none where there is no such collection."""
-        wanted = list(ids)
-        body = {"ids": wanted, "with_payload": False, "with_vector": False}
+        points = list(ids)
+        body = {"ids": points, "with_payload": False, "with_vector": False}
         reply = self._transport.send(Call("POST", f"/collections/{quote(collection, safe='')}/points", body))
-        if reply.status == 404 or not wanted:
+        if reply.status == 404 or not points:
             return set()
         return {str(entry["id"]) for entry in expect(self._server, reply).result}
 
     def admitted(self, registry: str) -> dict[str, str]:
         """The points of a registry, by which tokens are let in, and the app of each; none where there is no such
         collection."""
-        found: dict[str, str] = {}
+        admitted: dict[str, str] = {}
         offset = None
         while True:
             body = {"with_payload": ["app"], "with_vector": False, "limit": _PAGE, "offset": offset}
             reply = self._transport.send(Call("POST", f"/collections/{quote(registry, safe='')}/points/scroll", body))
             if reply.status == 404:
-                return found
+                return admitted
             page = expect(self._server, reply).result
             apps = {str(entry["id"]): (entry.get("payload") or {}).get("app") for entry in page["points"]}
-            found |= {point: app for point, app in apps.items() if isinstance(app, str) and app}
+            admitted |= {point: app for point, app in apps.items() if isinstance(app, str) and app}
             offset = page.get("next_page_offset")
             if offset is None:
-                return found
+                return admitted
 
     def operations(self) -> dict[str, int]:
         """How many operations each collection has taken; without those whose server does not count them. Two equal
         numbers mean that nothing was written in between. Nothing in local mode, whose folder only one can have."""
         if not self._transport.several:
             return {}
-        found: dict[str, int] = {}
+        operations: dict[str, int] = {}
         for entry in self._get("/telemetry?details_level=6")["collections"]["collections"]:
             queues = [(shard.get("local") or {}).get("update_queue") or {} for shard in entry["shards"]]
             if queues and all("op_num" in queue for queue in queues):
-                found[str(entry["id"])] = sum(int(queue["op_num"]) for queue in queues)
-        return found
+                operations[str(entry["id"])] = sum(int(queue["op_num"]) for queue in queues)
+        return operations
 
     def _get(self, target: str) -> Any:
         return expect(self._server, self._transport.send(Call("GET", target, {}))).result

@@ -20,13 +20,13 @@ __all__ = ["orphans", "removal", "suspension"]
 def orphans(catalog: Catalog, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:
     """Tokens that are admitted, and collections with the project's mark, of an app that is not `known`; by app."""
     registry = registry_name(context.project)
-    found = {app: ["token"] for app in sorted(catalog.admitted(registry)) if app not in known}
+    things = {app: ["token"] for app in sorted(catalog.admitted(registry)) if app not in known}
     prefixes = (OWN_PREFIX, *(f"{app}_" for app in known))
     for name, details in catalog.configured().items():
         owner = None if name.startswith(prefixes) else owner_of(details)
         if owner is not None and owner.project == context.project and owner.app not in known:
-            found.setdefault(owner.app, []).append(f"collection {name}")
-    return found
+            things.setdefault(owner.app, []).append(f"collection {name}")
+    return things
 
 
 def suspension(catalog: Catalog, app: App, context: StoreContext) -> Sequence[Statement]:

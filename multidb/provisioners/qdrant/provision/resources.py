@@ -239,27 +239,31 @@ def desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
     """
     facts: QdrantFacts = context.facts
     options: ServerOptions = context.options or ServerOptions()
-    found: list[Resource] = []
+    resources: list[Resource] = []
     registry = registry_name(context.project)
     if facts.rbac and apps:
-        found.append(Registry(name=registry, owner=Owner(context.project, REGISTRY_MARK)))
+        resources.append(Registry(name=registry, owner=Owner(context.project, REGISTRY_MARK)))
     for app in apps:
         owner = Owner(context.project, app.id)
-        for kind, wanted in _options(app).collections.items():
+        for kind, collection_options in _options(app).collections.items():
             name = collection_name(app.id, kind)
-            collection = _collection(name, owner, wanted, plain=facts.local)
-            found.append(_restricted(collection) if app.id in context.restricted and not facts.local else collection)
+            collection = _collection(name, owner, collection_options, plain=facts.local)
+            resources.append(
+                _restricted(collection) if app.id in context.restricted and not facts.local else collection
+            )
             if not facts.local:
-                found += _indexes(name, app.id, wanted)
+                resources += _indexes(name, app.id, collection_options)
         if facts.rbac:
             names = tuple(sorted(collection_name(app.id, kind) for kind in _options(app).collections))
             if app.id not in context.closed:
-                found.append(Admission(name=app.id, app=app.id, registry=registry))
-            found.append(Token(name=app.id, app=app.id, collections=names, registry=registry, days=options.token_days))
+                resources.append(Admission(name=app.id, app=app.id, registry=registry))
+            resources.append(
+                Token(name=app.id, app=app.id, collections=names, registry=registry, days=options.token_days)
+            )
         elif facts.api_key:
             _require_sharing(options, context)
-            found.append(ApiKey(name=app.id, app=app.id))
-    return found
+            resources.append(ApiKey(name=app.id, app=app.id))
+    return resources
 
 
 def owner_of(details: Mapping[str, Any]) -> Owner | None:
@@ -276,61 +280,61 @@ def admission_claim(registry: str, app_id: str) -> dict[str, Any]:
     return {"collection": registry, "matches": [{"key": "app", "value": app_id}]}
 
 
-def live_collection(name: str, details: Mapping[str, Any], wanted: Collection | None) -> Collection:
-    """A collection as the server describes it (``GET /collections/<name>``), with the settings that `wanted` has."""
+def live_collection(name: str, details: Mapping[str, Any], desired: Collection | None) -> Collection:
+    """A collection as the server describes it (``GET /collections/<name>``), with the settings that `desired` has."""
     config = details["config"]
     params = config["params"]
     dense = _by_name(params.get("vectors"))
     sparse = params.get("sparse_vectors") or {}
-    found = Collection(
+    collection = Collection(
         name=name,
-        app=wanted.app if wanted else None,
+        app=desired.app if desired else None,
         owner=owner_of(details),
         vectors=tuple(sorted((_live_vector(key, value) for key, value in dense.items()), key=lambda v: v.name)),
         sparse=tuple(SparseVector(key, value.get("modifier") or "none") for key, value in sorted(sparse.items())),
     )
-    if wanted is None:
-        return found
+    if desired is None:
+        return collection
     sparse_places = {key: (value.get("index") or {}).get("on_disk") or False for key, value in sparse.items()}
     return dataclasses.replace(
-        found,
-        shard_number=params.get("shard_number") if wanted.shard_number is not None else None,
-        vectors_on_disk=_like(wanted.vectors_on_disk, {k: v.get("on_disk") or False for k, v in dense.items()}),
-        sparse_on_disk=_like(wanted.sparse_on_disk, sparse_places),
-        params=_like(wanted.params, params),
-        hnsw=_like(wanted.hnsw, {"on_disk": False} | _given(config["hnsw_config"])),
-        quantization=_like(wanted.quantization, _live_quantization(config.get("quantization_config"))),
-        strict=_like(wanted.strict, config.get("strict_mode_config") or {}),
-        optimizers=_like(wanted.optimizers, config["optimizer_config"]),
+        collection,
+        shard_number=params.get("shard_number") if desired.shard_number is not None else None,
+        vectors_on_disk=_like(desired.vectors_on_disk, {k: v.get("on_disk") or False for k, v in dense.items()}),
+        sparse_on_disk=_like(desired.sparse_on_disk, sparse_places),
+        params=_like(desired.params, params),
+        hnsw=_like(desired.hnsw, {"on_disk": False} | _given(config["hnsw_config"])),
+        quantization=_like(desired.quantization, _live_quantization(config.get("quantization_config"))),
+        strict=_like(desired.strict, config.get("strict_mode_config") or {}),
+        optimizers=_like(desired.optimizers, config["optimizer_config"]),
         growth=_growth(config.get("strict_mode_config") or {}),
-        wal_capacity_mb=wanted.wal_capacity_mb,
+        wal_capacity_mb=desired.wal_capacity_mb,
     )
 
 
-def live_registry(wanted: Registry, details: Mapping[str, Any]) -> Registry:
+def live_registry(desired: Registry, details: Mapping[str, Any]) -> Registry:
     """The registry as the server describes it."""
-    return dataclasses.replace(wanted, owner=owner_of(details))
+    return dataclasses.replace(desired, owner=owner_of(details))
 
 
-def live_index(wanted: PayloadIndex, details: Mapping[str, Any]) -> PayloadIndex | None:
+def live_index(desired: PayloadIndex, details: Mapping[str, Any]) -> PayloadIndex | None:
     """The index as the server describes it in its collection's details; None when there is none."""
-    found = details.get("payload_schema", {}).get(wanted.field_name)
-    if found is None:
+    index = details.get("payload_schema", {}).get(desired.field_name)
+    if index is None:
         return None
-    is_tenant = bool((found.get("params") or {}).get("is_tenant"))
-    return dataclasses.replace(wanted, schema=str(found["data_type"]), is_tenant=is_tenant)
+    is_tenant = bool((index.get("params") or {}).get("is_tenant"))
+    return dataclasses.replace(desired, schema=str(index["data_type"]), is_tenant=is_tenant)
 
 
-def live_token(wanted: Token, claims: Mapping[str, Any], *, signed: bool, now: float) -> Token:
+def live_token(desired: Token, claims: Mapping[str, Any], *, signed: bool, now: float) -> Token:
     """The stored token as its claims tell. `signed`: with the server's present key. `now`: seconds since 1970."""
     collections, access = _granted(claims.get("access"))
     return dataclasses.replace(
-        wanted,
+        desired,
         collections=collections,
-        registry=_admission_asked(claims, wanted),
+        registry=_admission_asked(claims, desired),
         access=access,
         signature="current" if signed else "other",
-        expiry=_expiry(claims.get("exp"), now, wanted.days),
+        expiry=_expiry(claims.get("exp"), now, desired.days),
     )
 
 
@@ -339,23 +343,23 @@ def env(
 ) -> Mapping[str, str | Secret]:
     """The app's variables. `QDRANT_COLLECTION_PREFIX` and a type make a collection's name."""
     first = next(iter(_options(app).collections))
-    found: dict[str, str | Secret] = {}
+    variables: dict[str, str | Secret] = {}
     if endpoint.path:
-        found["QDRANT_PATH"] = endpoint.path
+        variables["QDRANT_PATH"] = endpoint.path
     else:
         options: ServerOptions = context.options or ServerOptions()
         scheme = "https" if endpoint.tls else "http"
-        found["QDRANT_URL"] = f"{scheme}://{endpoint.host}:{endpoint.port}"
-        found["QDRANT_HOST"] = endpoint.host
-        found["QDRANT_PORT"] = str(endpoint.port)
-        found["QDRANT_GRPC_PORT"] = endpoint.params.get("grpc_port") or str(options.grpc_port or 6334)
+        variables["QDRANT_URL"] = f"{scheme}://{endpoint.host}:{endpoint.port}"
+        variables["QDRANT_HOST"] = endpoint.host
+        variables["QDRANT_PORT"] = str(endpoint.port)
+        variables["QDRANT_GRPC_PORT"] = endpoint.params.get("grpc_port") or str(options.grpc_port or 6334)
         if context.facts is None or context.facts.api_key:
-            found["QDRANT_API_KEY"] = secret(token_ref(app.id))
+            variables["QDRANT_API_KEY"] = secret(token_ref(app.id))
         if "ca_file" in endpoint.params:
-            found["QDRANT_CA_FILE"] = endpoint.params["ca_file"]
-    found[f"QDRANT_COLLECTION_{app.id.upper()}"] = collection_name(app.id, first)
-    found["QDRANT_COLLECTION_PREFIX"] = f"{app.id}_"  # the last word, also for an app called prefix
-    return found
+            variables["QDRANT_CA_FILE"] = endpoint.params["ca_file"]
+    variables[f"QDRANT_COLLECTION_{app.id.upper()}"] = collection_name(app.id, first)
+    variables["QDRANT_COLLECTION_PREFIX"] = f"{app.id}_"  # the last word, also for an app called prefix
+    return variables
 
 
 def isolation(app: App, facts: QdrantFacts) -> tuple[Isolation, str]:
@@ -389,40 +393,42 @@ def _require_sharing(options: ServerOptions, context: StoreContext) -> None:
         )
 
 
-def _collection(name: str, owner: Owner, wanted: CollectionOptions, *, plain: bool) -> Collection:
-    found = Collection(
+def _collection(name: str, owner: Owner, options: CollectionOptions, *, plain: bool) -> Collection:
+    collection = Collection(
         name=name,
         app=owner.app,
         owner=owner,
-        vectors=tuple(_vectors(wanted)),
-        sparse=tuple(SparseVector(key, value.modifier or "none") for key, value in sorted(wanted.sparse.items())),
+        vectors=tuple(_vectors(options)),
+        sparse=tuple(SparseVector(key, value.modifier or "none") for key, value in sorted(options.sparse.items())),
     )
     if plain:
-        return found
-    places = {key: value.on_disk for key, value in wanted.vectors.items()} or {"": wanted.on_disk}
+        return collection
+    places = {key: value.on_disk for key, value in options.vectors.items()} or {"": options.on_disk}
     return dataclasses.replace(
-        found,
-        shard_number=wanted.shard_number,
+        collection,
+        shard_number=options.shard_number,
         vectors_on_disk=_settings(places),
-        sparse_on_disk=_settings({key: value.on_disk for key, value in wanted.sparse.items()}),
-        params=_settings({"on_disk_payload": wanted.on_disk_payload, "replication_factor": wanted.replication_factor}),
-        hnsw=_settings(wanted.hnsw.model_dump()),
-        quantization=_settings(wanted.quantization.model_dump()) if wanted.quantization else (),
-        strict=_settings(wanted.strict.model_dump()) if wanted.strict else (),
-        optimizers=_settings({"default_segment_number": wanted.segments}),
-        wal_capacity_mb=wanted.wal_capacity_mb,
+        sparse_on_disk=_settings({key: value.on_disk for key, value in options.sparse.items()}),
+        params=_settings(
+            {"on_disk_payload": options.on_disk_payload, "replication_factor": options.replication_factor}
+        ),
+        hnsw=_settings(options.hnsw.model_dump()),
+        quantization=_settings(options.quantization.model_dump()) if options.quantization else (),
+        strict=_settings(options.strict.model_dump()) if options.strict else (),
+        optimizers=_settings({"default_segment_number": options.segments}),
+        wal_capacity_mb=options.wal_capacity_mb,
     )
 
 
-def _vectors(wanted: CollectionOptions) -> Iterable[Vector]:
-    for name, vector in sorted(wanted.vectors.items()):
+def _vectors(options: CollectionOptions) -> Iterable[Vector]:
+    for name, vector in sorted(options.vectors.items()):
         yield Vector(name, vector.size, vector.distance, vector.datatype or "float32")
-    if not wanted.vectors and (wanted.size is not None or not wanted.sparse):
-        yield Vector("", wanted.size or DEFAULT_SIZE, wanted.distance, wanted.datatype or "float32")
+    if not options.vectors and (options.size is not None or not options.sparse):
+        yield Vector("", options.size or DEFAULT_SIZE, options.distance, options.datatype or "float32")
 
 
-def _indexes(collection: str, app_id: str, wanted: CollectionOptions) -> Iterable[PayloadIndex]:
-    for name, schema in {TENANT_FIELD: "keyword", **wanted.indexes}.items():
+def _indexes(collection: str, app_id: str, options: CollectionOptions) -> Iterable[PayloadIndex]:
+    for name, schema in {TENANT_FIELD: "keyword", **options.indexes}.items():
         yield PayloadIndex(
             name=f"{collection}/{name}",
             app=app_id,
@@ -441,8 +447,8 @@ def _given(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _like(wanted: Settings, there: Mapping[str, Any]) -> Settings:
-    return tuple((key, there.get(key)) for key, _ in wanted)
+def _like(desired: Settings, there: Mapping[str, Any]) -> Settings:
+    return tuple((key, there.get(key)) for key, _ in desired)
 
 
 def _by_name(vectors: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -472,10 +478,10 @@ def _growth(strict: Mapping[str, Any]) -> str:
     return "restricted" if strict.get("enabled") and strict.get("upsert_max_batchsize") == 0 else "free"
 
 
-def _admission_asked(claims: Mapping[str, Any], wanted: Token) -> str:
+def _admission_asked(claims: Mapping[str, Any], desired: Token) -> str:
     """The registry that a token with these claims depends on; a condition other than ours counts as none."""
     asked = claims.get("value_exists")
-    return wanted.registry if asked == admission_claim(wanted.registry, wanted.name) else ""
+    return desired.registry if asked == admission_claim(desired.registry, desired.name) else ""
 
 
 def _granted(access: object) -> tuple[tuple[str, ...], str]:

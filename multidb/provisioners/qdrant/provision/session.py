@@ -69,29 +69,29 @@ class QdrantSession:
     def inspect(self, inspection: Inspection) -> Sequence[Resource]:
         """One call for all names, one for each collection that is wanted or bears the name of one of the apps, and one
         for the tokens that are admitted."""
-        wanted = {resource.key: resource for resource in inspection.desired}
+        desired = {resource.key: resource for resource in inspection.desired}
         kept = {resource.name for resource in inspection.desired if isinstance(resource, Collection | Registry)}
         prefixes = tuple(f"{app.id}_" for app in inspection.apps)
         names = [name for name in self._catalog.names() if name in kept or (prefixes and name.startswith(prefixes))]
         details = self._catalog.described(names)
-        found: list[Resource] = []
+        resources: list[Resource] = []
         for name, described in details.items():
-            if isinstance(registry := wanted.get((Registry.kind, name)), Registry):
-                found.append(live_registry(registry, described))
+            if isinstance(registry := desired.get((Registry.kind, name)), Registry):
+                resources.append(live_registry(registry, described))
                 continue
-            want = wanted.get((Collection.kind, name))
+            want = desired.get((Collection.kind, name))
             collection = live_collection(name, described, want if isinstance(want, Collection) else None)
             if want is not None or (collection.owner and collection.owner.project == inspection.context.project):
-                found.append(collection)
+                resources.append(collection)
         for want in inspection.desired:
             if isinstance(want, PayloadIndex) and (there := details.get(want.collection)) is not None:
-                found += [index] if (index := live_index(want, there)) else []
+                resources += [index] if (index := live_index(want, there)) else []
             elif isinstance(want, Token):
-                found += [token] if (token := self._token(want, inspection.secrets)) else []
+                resources += [token] if (token := self._token(want, inspection.secrets)) else []
             elif isinstance(want, ApiKey):
                 held = inspection.secrets.get(token_ref(want.name))
-                found += [ApiKey(name=want.name, app=want.app, value=_same(held, self._admin))] if held else []
-        return [*found, *self._admissions(inspection)]
+                resources += [ApiKey(name=want.name, app=want.app, value=_same(held, self._admin))] if held else []
+        return [*resources, *self._admissions(inspection)]
 
     def usage(self, context: StoreContext, apps: Sequence[App]) -> ServerUsage:
         """One call for all; in local mode, one for each collection."""
@@ -232,11 +232,11 @@ class QdrantSession:
         return live_token(want, claims, signed=signed_with(held, self._admin), now=time.time())
 
     def _admissions(self, inspection: Inspection) -> list[Admission]:
-        wanted = [each for each in inspection.desired if isinstance(each, Admission)]
-        ids = {admission_id(each.registry, each.name): each for each in wanted}
+        admissions = [resource for resource in inspection.desired if isinstance(resource, Admission)]
+        ids = {admission_id(admission.registry, admission.name): admission for admission in admissions}
         if not ids:
             return []
-        return [ids[found] for found in sorted(self._catalog.present(wanted[0].registry, ids))]
+        return [ids[point] for point in sorted(self._catalog.present(admissions[0].registry, ids))]
 
 
 class _Failed(Exception):

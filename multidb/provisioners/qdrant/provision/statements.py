@@ -100,11 +100,11 @@ def claims(token: Token) -> dict[str, Any]:
     return {"access": access, **admission, "exp": f"+{token.days}d", "subject": token.name}
 
 
-def create_index(wanted: PayloadIndex) -> Call:
+def create_index(index: PayloadIndex) -> Call:
     """Makes an index, or gives one of the same type other parameters."""
-    schema: object = {"type": wanted.schema, "is_tenant": True} if wanted.is_tenant else wanted.schema
-    body = {"field_name": wanted.field_name, "field_schema": schema}
-    return Call("PUT", f"{_path(wanted.collection)}/index?wait=true", body)
+    schema: object = {"type": index.schema, "is_tenant": True} if index.is_tenant else index.schema
+    body = {"field_name": index.field_name, "field_schema": schema}
+    return Call("PUT", f"{_path(index.collection)}/index?wait=true", body)
 
 
 def admit(registry: str, app_id: str) -> Call:
@@ -118,96 +118,101 @@ def dismissal(registry: str, app_id: str) -> Call:
     return Call("POST", f"{_path(registry)}/points/delete?wait=true", {"points": [admission_id(registry, app_id)]})
 
 
-def _registry(wanted: Registry, change: Change) -> list[Call]:
-    body = {"metadata": _mark(wanted.owner)}
+def _registry(registry: Registry, change: Change) -> list[Call]:
+    body = {"metadata": _mark(registry.owner)}
     if change.action is Action.CREATE:
-        return [Call("PUT", _path(wanted.name), {"vectors": {}, "wal_config": {"wal_capacity_mb": 1}, **body})]
-    return [Call("PATCH", _path(wanted.name), body)]
+        return [Call("PUT", _path(registry.name), {"vectors": {}, "wal_config": {"wal_capacity_mb": 1}, **body})]
+    return [Call("PATCH", _path(registry.name), body)]
 
 
-def _create(wanted: Collection) -> list[Call]:
-    quantization = _quantization(wanted.quantization)
-    body: dict[str, Any] = {"vectors": _vectors(wanted)}
-    if wanted.sparse:
-        body["sparse_vectors"] = {vector.name: _sparse(wanted, vector.name) for vector in wanted.sparse}
-    body |= dict(wanted.params)
-    if wanted.shard_number is not None:
-        body["shard_number"] = wanted.shard_number
-    if wanted.hnsw:
-        body["hnsw_config"] = dict(wanted.hnsw)
+def _create(collection: Collection) -> list[Call]:
+    quantization = _quantization(collection.quantization)
+    body: dict[str, Any] = {"vectors": _vectors(collection)}
+    if collection.sparse:
+        body["sparse_vectors"] = {vector.name: _sparse(collection, vector.name) for vector in collection.sparse}
+    body |= dict(collection.params)
+    if collection.shard_number is not None:
+        body["shard_number"] = collection.shard_number
+    if collection.hnsw:
+        body["hnsw_config"] = dict(collection.hnsw)
     if isinstance(quantization, dict):
         body["quantization_config"] = quantization
-    if wanted.strict or wanted.growth == "restricted":
-        body["strict_mode_config"] = dict(wanted.strict) | (_growth(wanted) if wanted.growth == "restricted" else {})
-    if wanted.optimizers:
-        body["optimizers_config"] = dict(wanted.optimizers)
-    if wanted.wal_capacity_mb is not None:
-        body["wal_config"] = {"wal_capacity_mb": wanted.wal_capacity_mb}
-    body["metadata"] = _mark(wanted.owner)
-    calls = [Call("PUT", _path(wanted.name), body)]
+    if collection.strict or collection.growth == "restricted":
+        body["strict_mode_config"] = dict(collection.strict) | (
+            _growth(collection) if collection.growth == "restricted" else {}
+        )
+    if collection.optimizers:
+        body["optimizers_config"] = dict(collection.optimizers)
+    if collection.wal_capacity_mb is not None:
+        body["wal_config"] = {"wal_capacity_mb": collection.wal_capacity_mb}
+    body["metadata"] = _mark(collection.owner)
+    calls = [Call("PUT", _path(collection.name), body)]
     if quantization == "Disabled":  # only PATCH knows how to switch off what the server does by default
-        calls.append(Call("PATCH", _path(wanted.name), {"quantization_config": quantization}))
+        calls.append(Call("PATCH", _path(collection.name), {"quantization_config": quantization}))
     return calls
 
 
-def _patch(wanted: Collection, change: Change) -> Call:
+def _patch(collection: Collection, change: Change) -> Call:
     parts: dict[str, Any] = {
-        "vectors_on_disk": ("vectors", {name: {"on_disk": value} for name, value in wanted.vectors_on_disk}),
-        "sparse_on_disk": ("sparse_vectors", {name: _sparse(wanted, name) for name, _ in wanted.sparse_on_disk}),
-        "params": ("params", dict(wanted.params)),
-        "hnsw": ("hnsw_config", dict(wanted.hnsw)),
-        "quantization": ("quantization_config", _quantization(wanted.quantization)),
-        "strict": ("strict_mode_config", dict(wanted.strict)),
-        "growth": ("strict_mode_config", dict(wanted.strict) | _growth(wanted)),
-        "optimizers": ("optimizers_config", dict(wanted.optimizers)),
-        "owner": ("metadata", _mark(wanted.owner)),
+        "vectors_on_disk": ("vectors", {name: {"on_disk": value} for name, value in collection.vectors_on_disk}),
+        "sparse_on_disk": (
+            "sparse_vectors",
+            {name: _sparse(collection, name) for name, _ in collection.sparse_on_disk},
+        ),
+        "params": ("params", dict(collection.params)),
+        "hnsw": ("hnsw_config", dict(collection.hnsw)),
+        "quantization": ("quantization_config", _quantization(collection.quantization)),
+        "strict": ("strict_mode_config", dict(collection.strict)),
+        "growth": ("strict_mode_config", dict(collection.strict) | _growth(collection)),
+        "optimizers": ("optimizers_config", dict(collection.optimizers)),
+        "owner": ("metadata", _mark(collection.owner)),
     }
     fields = sorted((field.field for field in change.fields), key="growth".__eq__)  # which has all of `strict` in it
-    return Call("PATCH", _path(wanted.name), dict(parts[field] for field in fields))
+    return Call("PATCH", _path(collection.name), dict(parts[field] for field in fields))
 
 
-def _growth(wanted: Collection) -> dict[str, Any]:
+def _growth(collection: Collection) -> dict[str, Any]:
     """The limits under which a collection may, or may not, grow. An upsert of no points at all refuses them all."""
-    if wanted.growth == "restricted":
+    if collection.growth == "restricted":
         return {"enabled": True, "upsert_max_batchsize": 0}
-    limits = dict(wanted.strict)
+    limits = dict(collection.strict)
     most = limits.get("upsert_max_batchsize", UNLIMITED_BATCH)
     return {"enabled": limits.get("enabled", False), "upsert_max_batchsize": most}
 
 
-def _index(wanted: PayloadIndex, change: Change) -> list[Call]:
+def _index(index: PayloadIndex, change: Change) -> list[Call]:
     # Put over an index of the same type, the server replaces its parameters; another type has to go first.
-    put = create_index(wanted)
+    put = create_index(index)
     if change.action is Action.UPDATE and change.changed("schema"):
         return [
-            Call("DELETE", f"{_path(wanted.collection)}/index/{quote(wanted.field_name, safe='')}?wait=true", {}),
+            Call("DELETE", f"{_path(index.collection)}/index/{quote(index.field_name, safe='')}?wait=true", {}),
             put,
         ]
     return [put]
 
 
-def _vectors(wanted: Collection) -> dict[str, Any]:
-    places = dict(wanted.vectors_on_disk)
-    found: dict[str, Any] = {}
-    for vector in wanted.vectors:
+def _vectors(collection: Collection) -> dict[str, Any]:
+    places = dict(collection.vectors_on_disk)
+    body: dict[str, Any] = {}
+    for vector in collection.vectors:
         params: dict[str, Any] = {"size": vector.size, "distance": vector.distance.capitalize()}
         if vector.datatype != "float32":
             params["datatype"] = vector.datatype
         if vector.name in places:
             params["on_disk"] = places[vector.name]
-        found[vector.name] = params
-    return found[""] if set(found) == {""} else found
+        body[vector.name] = params
+    return body[""] if set(body) == {""} else body
 
 
-def _sparse(wanted: Collection, name: str) -> dict[str, Any]:
-    places = dict(wanted.sparse_on_disk)
-    modifier = next(vector.modifier for vector in wanted.sparse if vector.name == name)
-    found: dict[str, Any] = {}
+def _sparse(collection: Collection, name: str) -> dict[str, Any]:
+    places = dict(collection.sparse_on_disk)
+    modifier = next(vector.modifier for vector in collection.sparse if vector.name == name)
+    body: dict[str, Any] = {}
     if name in places:
-        found["index"] = {"on_disk": places[name]}
+        body["index"] = {"on_disk": places[name]}
     if modifier != "none":
-        found["modifier"] = modifier
-    return found
+        body["modifier"] = modifier
+    return body
 
 
 def _quantization(settings: Settings) -> dict[str, Any] | str | None:

@@ -241,9 +241,9 @@ class RedisArchive:
         return [
             name
             for name, rule in read_rules(self._server, self._client).items()
-            for owner, found in marks_of(rule)
+            for owner, db in marks_of(rule)
             if name == place_user(place.kind, owner)
-            and (owner.app, found) == (place.app.id, number)
+            and (owner.app, db) == (place.app.id, number)
             and (number or place_prefix(place.kind, owner) == prefix)
         ]
 
@@ -395,10 +395,10 @@ class RedisArchive:
     def _read_limits(self) -> Limits:
         with told_plainly(self._server):
             try:
-                told = ask(self._client, "CONFIG", "GET", "*-max-*")
+                settings = ask(self._client, "CONFIG", "GET", "*-max-*")
             except NoPermissionError:
                 return Limits()
-            return Limits.read(dict(zip(told[::2], told[1::2], strict=True)))
+            return Limits.read(dict(zip(settings[::2], settings[1::2], strict=True)))
 
     def _read_facts(self) -> RedisFacts:
         return read_facts(self._server, self._client)
@@ -491,8 +491,8 @@ class _BatchSize:
 
     def saw(self, keys: int, size: int) -> None:
         """What one batch came to."""
-        wanted = _BATCH_BYTES * keys // max(size, 1)
-        self.keys = max(1, min(wanted, 2 * self.keys, _MOST_KEYS))
+        fitting = _BATCH_BYTES * keys // max(size, 1)
+        self.keys = max(1, min(fitting, 2 * self.keys, _MOST_KEYS))
 
 
 def _batches(keys: Iterable[bytes], batch_size: _BatchSize) -> Iterator[list[bytes]]:
@@ -553,4 +553,4 @@ def _match(prefix: str) -> tuple[str, ...]:
 
 
 def _numbers(rule: Rule | None, owner: Owner) -> list[int]:
-    return [number for found, number in marks_of(rule) if found == owner] if rule is not None else []
+    return [number for marked, number in marks_of(rule) if marked == owner] if rule is not None else []

@@ -44,8 +44,8 @@ class Limits:
         def pair(kind: str, missing: tuple[int, int]) -> tuple[int, int]:
             names = [f"{kind}-max-{shape}" for shape in ("listpack", "ziplist")]  # the older name, before Redis 7
             entries, size = ([settings.get(f"{name}-{what}") for name in names] for what in ("entries", "value"))
-            found = [next((int(each) for each in values if each is not None), None) for values in (entries, size)]
-            return missing if found[0] is None or found[1] is None else (found[0], found[1])
+            limits = [next((int(value) for value in values if value is not None), None) for values in (entries, size)]
+            return missing if limits[0] is None or limits[1] is None else (limits[0], limits[1])
 
         if not settings:
             return cls()

@@ -216,10 +216,10 @@ def scanned(client: redis.Redis, options: Sequence[str] = ()) -> Iterator[list[A
     """The keys of the client's DB in the batches of SCAN, which may name a key more than once."""
     cursor = "0"
     while True:
-        said, keys = ask(client, "SCAN", cursor, *options)
+        position, keys = ask(client, "SCAN", cursor, *options)
         if keys:
             yield keys
-        cursor = said.decode() if isinstance(said, bytes) else said
+        cursor = position.decode() if isinstance(position, bytes) else position
         if cursor == "0":
             return
 

@@ -103,13 +103,13 @@ def find_holes(inspection: Inspection, catalog: Catalog) -> Sequence[Hole]:
     """Everything in the rules that opens a wall around one of the inspection's apps, which have to be all apps of this
     server that the manifest has."""
     facts: RedisFacts = inspection.context.facts
-    wanted = {want.name: want for want in inspection.desired if isinstance(want, AclUser)}
+    users = {want.name: want for want in inspection.desired if isinstance(want, AclUser)}
     return [
         *_open_default(catalog.rules, facts),
         *_open_admin(catalog, facts),
-        *_widened(inspection, catalog.rules, wanted, facts),
-        *_abandoned(inspection, catalog, wanted),
-        *_strangers(inspection, catalog, wanted, facts),
+        *_widened(inspection, catalog.rules, users, facts),
+        *_abandoned(inspection, catalog, users),
+        *_strangers(inspection, catalog, users, facts),
         *_unsaved(catalog, facts),
         *_new_users(catalog),
     ]
@@ -165,10 +165,10 @@ def _open_admin(catalog: Catalog, facts: RedisFacts) -> Iterator[Hole]:
 
 
 def _widened(
-    inspection: Inspection, rules: Mapping[str, Rule], wanted: Mapping[str, AclUser], facts: RedisFacts
+    inspection: Inspection, rules: Mapping[str, Rule], users: Mapping[str, AclUser], facts: RedisFacts
 ) -> Iterator[Hole]:
     """Apps' users that may do more than they should. What closes it leaves the app its password where it has one."""
-    for name, want in wanted.items():
+    for name, want in users.items():
         live = found_user(rules[name], want, facts, inspection.secrets) if name in rules else None
         if live is None or live.owner not in (want.owner, None) or not live.enabled:
             continue
@@ -215,10 +215,10 @@ def _more_databases(live: AclUser, want: AclUser) -> list[str]:
     return [f"DB {number}" for number in sorted({*live.databases.split(",")} - {*want.databases.split(",")}, key=int)]
 
 
-def _abandoned(inspection: Inspection, catalog: Catalog, wanted: Mapping[str, AclUser]) -> Iterator[Hole]:
+def _abandoned(inspection: Inspection, catalog: Catalog, users: Mapping[str, AclUser]) -> Iterator[Hole]:
     for name, rule in catalog.rules.items():
         owner = next((owner for owner, _ in marks_of(rule) if owner.project == inspection.context.project), None)
-        if owner is not None and name not in wanted and (rule.enabled or name in catalog.connected):
+        if owner is not None and name not in users and (rule.enabled or name in catalog.connected):
             message = f"app {owner.app} is not in the manifest, and its login still works"
             # Nobody's: the audit leaves out what belongs to an app that it is not asked about.
             yield Hole("login of an app that is gone", f"acl user {_shown(name)}", message, _shutting(name))
@@ -228,14 +228,14 @@ def _abandoned(inspection: Inspection, catalog: Catalog, wanted: Mapping[str, Ac
 
 
 def _strangers(
-    inspection: Inspection, catalog: Catalog, wanted: Mapping[str, AclUser], facts: RedisFacts
+    inspection: Inspection, catalog: Catalog, users: Mapping[str, AclUser], facts: RedisFacts
 ) -> Iterator[Hole]:
     """Users that neither multidb made nor is, and that could do something to the apps. One under an app's own name is
     never among them, unless it is another project's: turning it off would shut the app out."""
-    places = _Places(wanted.values(), facts)
+    places = _Places(users.values(), facts)
     for name, rule in catalog.rules.items():
         projects = {owner.project for owner, _ in marks_of(rule)}
-        ours = name == facts.admin or inspection.context.project in projects or (name in wanted and not projects)
+        ours = name == facts.admin or inspection.context.project in projects or (name in users and not projects)
         open_default = name == "default" and default_user_is_open(rule)
         if ours or open_default or not (rule.enabled or name in catalog.connected):
             continue
@@ -243,7 +243,7 @@ def _strangers(
         reached.discard(name)  # another project's app of the same name: a conflict, which the plan tells
         if not everybody and not reached:
             continue
-        apps = [str(want.app) for want in wanted.values() if want.name in reached]
+        apps = [str(want.app) for want in users.values() if want.name in reached]
         could = [f"could {what} ({listed(commands, _MOST_NAMED)})" for what, commands in everybody.items()]
         could += [f"gets at the keys or channels of {listed(apps, _MOST_NAMED)}"] if apps else []
         who = f"whoever logs in as {_shown(name)}" if rule.enabled else f"{_shown(name)} is off, and who is logged in"
@@ -256,8 +256,8 @@ def _strangers(
 class _Places:
     """Where the apps of a server are, and who gets there."""
 
-    def __init__(self, wanted: Iterable[AclUser], facts: RedisFacts) -> None:
-        self._wanted = list(wanted)
+    def __init__(self, users: Iterable[AclUser], facts: RedisFacts) -> None:
+        self._wanted = list(users)
         self._facts = facts
         self._keys = _Patterns((pattern, want) for want in self._wanted for pattern in want.keys)
         own = [(pattern, want) for want in self._wanted for pattern in want.channels]
@@ -378,7 +378,7 @@ def _literal(pattern: str) -> str:
 def _unsaved(catalog: Catalog, facts: RedisFacts) -> Iterator[Hole]:
     if facts.persistence == "none":
         return
-    closes = tuple(each.text for each in saving(facts))
+    closes = tuple(statement.text for statement in saving(facts))
     if NOTE_USER in catalog.rules:
         message = "a run was interrupted before it saved the rules: a restart of the server brings the old ones back"
         yield Hole("rules that are not saved", "saved rules", message, closes)

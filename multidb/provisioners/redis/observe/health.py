@@ -43,8 +43,8 @@ def check_health(tenant: Tenant, may_write: bool) -> Health:
     """
     began = time.monotonic()
     with told_plainly(tenant.server), as_app(tenant, within=tenant.server.timeout) as wire:
-        wrong, said = _probe(tenant, wire, may_write)
-    return _judged(tenant, wrong, said, may_write, time.monotonic() - began)
+        wrong, info = _probe(tenant, wire, may_write)
+    return _judged(tenant, wrong, info, may_write, time.monotonic() - began)
 
 
 def _probe(tenant: Tenant, wire: Wire, may_write: bool) -> tuple[list[object], dict[str, str]]:
@@ -61,14 +61,14 @@ def _probe(tenant: Tenant, wire: Wire, may_write: bool) -> tuple[list[object], d
     return wrong, fields("\n".join(info))
 
 
-def _judged(tenant: Tenant, wrong: list[object], said: Mapping[str, str], may_write: bool, latency: float) -> Health:
+def _judged(tenant: Tenant, wrong: list[object], info: Mapping[str, str], may_write: bool, latency: float) -> Health:
     if wrong:
         return _failed(tenant, wrong[0], latency)
     for message, fix in (
         _over_quota(tenant),
-        _few_connections(said),
-        _little_memory(said),
-        _replica(said),
+        _few_connections(info),
+        _little_memory(info),
+        _replica(info),
         _forgotten(tenant),
     ):
         if message:
@@ -100,8 +100,8 @@ def _over_quota(tenant: Tenant) -> tuple[str, str]:
     return "the app is over its quota: it may read and delete, and not write", "delete data, or raise the app's quota"
 
 
-def _few_connections(said: Mapping[str, str]) -> tuple[str, str]:
-    used, limit = int(said.get("connected_clients", 0)), int(said.get("maxclients", 0))
+def _few_connections(info: Mapping[str, str]) -> tuple[str, str]:
+    used, limit = int(info.get("connected_clients", 0)), int(info.get("maxclients", 0))
     if not limit or used < _NEARLY * limit:
         return _NOTHING
     return (
@@ -110,15 +110,15 @@ def _few_connections(said: Mapping[str, str]) -> tuple[str, str]:
     )
 
 
-def _little_memory(said: Mapping[str, str]) -> tuple[str, str]:
-    used, limit = int(said.get("used_memory", 0)), int(said.get("maxmemory", 0))
-    if not limit or used < _NEARLY * limit or said.get("maxmemory_policy") != "noeviction":
+def _little_memory(info: Mapping[str, str]) -> tuple[str, str]:
+    used, limit = int(info.get("used_memory", 0)), int(info.get("maxmemory", 0))
+    if not limit or used < _NEARLY * limit or info.get("maxmemory_policy") != "noeviction":
         return _NOTHING
     return f"{used / limit:.0%} of the server's memory is taken, and then it refuses writes", _MORE_MEMORY
 
 
-def _replica(said: Mapping[str, str]) -> tuple[str, str]:
-    if said.get("role") != "slave":
+def _replica(info: Mapping[str, str]) -> tuple[str, str]:
+    if info.get("role") != "slave":
         return _NOTHING
     return "the server is a replica, so the app can only read", "name the primary server in the manifest"
 

@@ -37,26 +37,26 @@ def read_usage(
     with told_plainly(server), another(raw=True) as client:
         sections = [("INFO", section) for section in ("memory", "stats", "keyspace")]
         *info, listed, limit = each(client, [*sections, ("CLIENT", "LIST"), ("CONFIG", "GET", "maxclients")])
-        said = fields(b"\n".join(info).decode(errors="replace"))
+        fields_of_info = fields(b"\n".join(info).decode(errors="replace"))
         connections = Counter(c["user"] for c in clients(listed.decode(errors="replace")))
         numbers = {app.id: context.numbers[app.id] for app in apps if app.id in context.numbers}
-        samples = _of_databases(client, {app: number for app, number in numbers.items() if number}, said)
-        samples |= _of_prefixes(client, [app for app, number in numbers.items() if not number], said)
+        samples = _of_databases(client, {app: number for app, number in numbers.items() if number}, fields_of_info)
+        samples |= _of_prefixes(client, [app for app, number in numbers.items() if not number], fields_of_info)
         measured = _measured(client, numbers, samples)
     return ServerUsage(
-        size=int(said["used_memory"]),
+        size=int(fields_of_info["used_memory"]),
         connections=sum(connections.values()),
         connection_limit=int(limit[1]),
         apps={
-            app: _app_usage(samples[app], measured[app], connections[user_name(app)], _expiring(said, number))
+            app: _app_usage(samples[app], measured[app], connections[user_name(app)], _expiring(fields_of_info, number))
             for app, number in numbers.items()
         },
-        notes=_notes(said),
+        notes=_notes(fields_of_info),
     )
 
 
-def _of_databases(client: redis.Redis, numbers: Mapping[str, int], said: Mapping[str, str]) -> dict[str, _Sample]:
-    totals = {app: _keyspace(said, number).get("keys", 0) for app, number in numbers.items()}
+def _of_databases(client: redis.Redis, numbers: Mapping[str, int], info: Mapping[str, str]) -> dict[str, _Sample]:
+    totals = {app: _keyspace(info, number).get("keys", 0) for app, number in numbers.items()}
     used = [(app, number) for app, number in numbers.items() if totals[app]]
     samples = {app: _Sample(total=total) for app, total in totals.items()}
     # One key first: where its name is long, all of them may be, and a hundred would be more than can be held here.
@@ -70,26 +70,26 @@ def _of_databases(client: redis.Redis, numbers: Mapping[str, int], said: Mapping
     return samples
 
 
-def _of_prefixes(client: redis.Redis, apps: Sequence[str], said: Mapping[str, str]) -> dict[str, _Sample]:
+def _of_prefixes(client: redis.Redis, apps: Sequence[str], info: Mapping[str, str]) -> dict[str, _Sample]:
     """The buckets that SCAN walks are in no order, so its first ones are a fair sample of DB 0."""
     samples = {app: _Sample() for app in apps}
-    everything = _keyspace(said, 0).get("keys", 0)
+    everything = _keyspace(info, 0).get("keys", 0)
     if not apps or not everything:
         return samples
-    found: dict[str, set[bytes]] = defaultdict(set)
+    keys_of: dict[str, set[bytes]] = defaultdict(set)
     seen, cursor = 0, b"0"
     for _ in range(_SCANS):
         cursor, keys = ask(client, "SCAN", cursor, "COUNT", _SCAN_COUNT)
         seen += len(keys)
         for key in keys:
-            found[key.partition(b":")[0].decode(errors="replace")].add(key)
+            keys_of[key.partition(b":")[0].decode(errors="replace")].add(key)
         if cursor == b"0":
             break
     complete = cursor == b"0"
     for app, sample in samples.items():
-        sample.keys = sorted(found[app], key=hash)[:_SAMPLE]
-        share = len(found[app]) / seen if seen else 0.0
-        sample.total = len(found[app]) if complete else round(share * everything)
+        sample.keys = sorted(keys_of[app], key=hash)[:_SAMPLE]
+        share = len(keys_of[app]) / seen if seen else 0.0
+        sample.total = len(keys_of[app]) if complete else round(share * everything)
         sample.counted = complete
     return samples
 
@@ -104,8 +104,10 @@ def _measured(
     ]
     answers = _in_each(client, asked)
     return {
-        app: [(kind.decode(), size) for kind, size in zip(said[::2], said[1::2], strict=True) if size is not None]
-        for app, said in zip(samples, answers, strict=True)
+        app: [
+            (kind.decode(), size) for kind, size in zip(measured[::2], measured[1::2], strict=True) if size is not None
+        ]
+        for app, measured in zip(samples, answers, strict=True)
     }
 
 
@@ -137,21 +139,21 @@ def _app_usage(sample: _Sample, measured: Sequence[tuple[str, int]], connections
     )
 
 
-def _keyspace(said: Mapping[str, str], number: int) -> dict[str, int]:
+def _keyspace(info: Mapping[str, str], number: int) -> dict[str, int]:
     """From ``db3:keys=12,expires=0,...``."""
-    parts = (part.partition("=") for part in said.get(f"db{number}", "").split(",") if part)
+    parts = (part.partition("=") for part in info.get(f"db{number}", "").split(",") if part)
     return {name: int(value) for name, _, value in parts}
 
 
-def _expiring(said: Mapping[str, str], number: int) -> int:
-    return _keyspace(said, number).get("expires", 0) if number else 0
+def _expiring(info: Mapping[str, str], number: int) -> int:
+    return _keyspace(info, number).get("expires", 0) if number else 0
 
 
-def _notes(said: Mapping[str, str]) -> tuple[str, ...]:
-    hits, misses = int(said["keyspace_hits"]), int(said["keyspace_misses"])
-    limit, evicted = int(said.get("maxmemory", 0)), int(said["evicted_keys"])
+def _notes(info: Mapping[str, str]) -> tuple[str, ...]:
+    hits, misses = int(info["keyspace_hits"]), int(info["keyspace_misses"])
+    limit, evicted = int(info.get("maxmemory", 0)), int(info["evicted_keys"])
     notes = [
-        f"maxmemory is {limit} bytes, policy {said.get('maxmemory_policy', 'unknown')}; all apps share it"
+        f"maxmemory is {limit} bytes, policy {info.get('maxmemory_policy', 'unknown')}; all apps share it"
         if limit
         else "no maxmemory: the apps can take all memory of the machine"
     ]

@@ -43,7 +43,7 @@ def read_catalog(server: Server, client: redis.Redis, facts: RedisFacts, passwor
             listed = clients(ask(client, "CLIENT", "LIST"))
         except NoPermissionError:  # an admin that may not see who is there
             listed = []
-        said = fields(ask(client, "INFO", "replication"))
+        info = fields(ask(client, "INFO", "replication"))
     word = password.reveal() if password is not None else ""
     return Catalog(
         rules=rules,
@@ -51,7 +51,7 @@ def read_catalog(server: Server, client: redis.Redis, facts: RedisFacts, passwor
         password=hashlib.sha256(word.encode()).hexdigest() if word else "",
         unguessable=len(word) >= _UNGUESSABLE,
         new_users_hear_all=facts.new_users_hear_all,
-        replicas=tuple(_replicas(said)),
+        replicas=tuple(_replicas(info)),
         saved=read_saved(facts),
     )
 
@@ -71,28 +71,28 @@ def read_saved(facts: RedisFacts) -> RulesFile | None:
     return RulesFile(facts.rules_file, tuple(line for line in lines if line.lower().startswith("user ")))
 
 
-def is_here(server: Server, said: Mapping[str, str]) -> bool:
+def is_here(server: Server, info: Mapping[str, str]) -> bool:
     """Whether the server is a process of this machine, so that the files that it names are to be found here.
 
     An address of this machine alone says nothing: what listens there may be a tunnel, or a container's port.
 
     Args:
-        said: the fields of INFO.
+        info: the fields of INFO.
     """
     if server.endpoint.host not in _LOOPBACK or server.container is not None:
         return False
     try:
-        program = Path(f"/proc/{int(said['process_id'])}/exe").readlink()
+        program = Path(f"/proc/{int(info['process_id'])}/exe").readlink()
     except (KeyError, ValueError, OSError):
         return False
-    return str(Path(said.get("executable", "")).resolve()) == str(program).removesuffix(" (deleted)")
+    return str(Path(info.get("executable", "")).resolve()) == str(program).removesuffix(" (deleted)")
 
 
-def _replicas(said: Mapping[str, str]) -> list[str]:
+def _replicas(info: Mapping[str, str]) -> list[str]:
     """From ``slave0:ip=127.0.0.1,port=6380,state=online,...``."""
     addresses = []
-    for name, value in said.items():
+    for name, value in info.items():
         if name.removeprefix("slave").isdecimal() and value.startswith("ip="):
-            told = dict(part.partition("=")[::2] for part in value.split(","))
-            addresses.append(f"{told.get('ip', '')}:{told.get('port', '')}")
+            attributes = dict(part.partition("=")[::2] for part in value.split(","))
+            addresses.append(f"{attributes.get('ip', '')}:{attributes.get('port', '')}")
     return addresses

@@ -21,10 +21,10 @@ class Headroom:
         self._server = server
         self._client = client
         self._limit = 0
-        said = self._said()
-        if said.get("maxmemory_policy") != "noeviction":
-            self._limit = int(said.get("maxmemory", 0))
-            self._policy = said.get("maxmemory_policy", "unknown")
+        info = self._said()
+        if info.get("maxmemory_policy") != "noeviction":
+            self._limit = int(info.get("maxmemory", 0))
+            self._policy = info.get("maxmemory_policy", "unknown")
 
     def require(self, keys: int, size: int) -> None:
         """Asks the server, if it evicts, whether it has room for so many keys with so many bytes of values.

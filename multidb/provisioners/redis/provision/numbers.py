@@ -100,13 +100,13 @@ def _by_user(facts: RedisFacts) -> dict[str, list[Claim]]:
 
 def _marked(apps: Sequence[App], claims: Mapping[str, Sequence[Claim]]) -> dict[int, str]:
     """By number, the app of the manifest whose mark is on it alone."""
-    found: dict[int, str] = {}
+    marked: dict[int, str] = {}
     for app in apps:
         own = claims.get(user_name(app.id), ())
         numbers = {claim.db for claim in own if claim.owner is not None and claim.owner.app == app.id} - {0}
         if len(numbers) == 1:
-            found.setdefault(numbers.pop(), app.id)
-    return found
+            marked.setdefault(numbers.pop(), app.id)
+    return marked
 
 
 def _held(app: App, claims: Mapping[str, Sequence[Claim]], recorded: Mapping[str, int]) -> int | None:

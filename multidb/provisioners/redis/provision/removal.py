@@ -21,12 +21,12 @@ __all__ = ["emptying", "orphans", "removal", "suspension"]
 
 def orphans(context: StoreContext, rules: Mapping[str, Rule], known: Collection[str]) -> Mapping[str, Sequence[str]]:
     """The users with the project's mark of an app that is not `known`, by app."""
-    found: dict[str, list[str]] = {}
+    things: dict[str, list[str]] = {}
     for name, rule in rules.items():
         for owner in {owner for owner, _ in marks_of(rule)}:
             if owner.project == context.project and owner.app not in known:
-                found.setdefault(owner.app, []).append(f"acl user {name}")
-    return found
+                things.setdefault(owner.app, []).append(f"acl user {name}")
+    return things
 
 
 def suspension(
@@ -72,7 +72,7 @@ def emptying(number: int, prefix: str) -> Statement:
 
 
 def _emptying(rule: Rule, owner: Owner, rules: Mapping[str, Rule]) -> Iterable[Statement]:
-    for number in sorted({db for found, db in marks_of(rule) if found == owner}):
+    for number in sorted({db for marked, db in marks_of(rule) if marked == owner}):
         if number:
             _refuse_shared(number, owner, rules)
         kind = place_of(rule.user, owner)
@@ -89,7 +89,7 @@ def _refuse_shared(number: int, owner: Owner, rules: Mapping[str, Rule]) -> None
 
 
 def _owned(rule: Rule | None, owner: Owner) -> bool:
-    return rule is not None and any(found == owner for found, _ in marks_of(rule))
+    return rule is not None and any(marked == owner for marked, _ in marks_of(rule))
 
 
 def _shutting(user: str) -> Iterable[Statement]:

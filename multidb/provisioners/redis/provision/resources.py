@@ -415,8 +415,8 @@ def found_user(rule: Rule, want: AclUser | None, facts: RedisFacts, held: Secret
     commands: tuple[str, ...] = ()
     if want is not None:
         # Beside the scripts, which are told apart by a field of their own.
-        wanted = command_rule(want.keys != ("*",), want.db, facts, want.restricted, scripts=scripts)
-        commands = granted.deviation(facts.commands.granted(wanted))
+        expected = command_rule(want.keys != ("*",), want.db, facts, want.restricted, scripts=scripts)
+        commands = granted.deviation(facts.commands.granted(expected))
     return AclUser(
         name=rule.user,
         app=app,
@@ -436,7 +436,7 @@ def found_user(rule: Rule, want: AclUser | None, facts: RedisFacts, held: Secret
 
 
 def _best(marks: Sequence[tuple[str, tuple[Owner, int]]], want: AclUser | None) -> tuple[str, tuple[Owner, int]]:
-    ours = [found for found in marks if want is not None and found[1] == (want.owner, want.db)]
+    ours = [mark for mark in marks if want is not None and mark[1] == (want.owner, want.db)]
     return (ours or list(marks))[0]
 
 
@@ -512,8 +512,8 @@ def advise(apps: Sequence[App], context: StoreContext) -> tuple[Finding, ...]:
     else:
         findings = [Finding(Level.OK, "saved rules", f"in {facts.rules_file}")]
     if scripting := [app.id for app in apps if app.stores["redis"].scripts]:
-        said = f"{listed(scripting, 5)} may run scripts; one that writes and does not end stops the server for all apps"
-        findings.append(Finding(Level.OK, "scripts", said))
+        note = f"{listed(scripting, 5)} may run scripts; one that writes and does not end stops the server for all apps"
+        findings.append(Finding(Level.OK, "scripts", note))
     return tuple(findings)
 
 

@@ -110,9 +110,9 @@ class Granted:
     first_arguments: frozenset[str]  # ``select|3``: SELECT with exactly this argument
     future: bool  # also the commands of modules loaded later
 
-    def deviation(self, wanted: Granted) -> tuple[str, ...]:
-        """How this differs from `wanted`, as readable tokens: ``+config|set`` is one too many, ``-get`` is missing."""
-        mine, theirs = self._everything(), wanted._everything()
+    def deviation(self, desired: Granted) -> tuple[str, ...]:
+        """How this differs from `desired`, as readable tokens: ``+config|set`` is one too many, ``-get`` is missing."""
+        mine, theirs = self._everything(), desired._everything()
         return (*(f"+{name}" for name in sorted(mine - theirs)), *(f"-{name}" for name in sorted(theirs - mine)))
 
     def _everything(self) -> frozenset[str]:

@@ -134,10 +134,10 @@ class RedisSession:
     def inspect(self, inspection: Inspection) -> Sequence[Resource]:
         """The live users by one ``ACL LIST``, however many apps there are."""
         rules = read_rules(self._server, self._client)
-        wanted = {want.name: want for want in inspection.desired if isinstance(want, AclUser)}
+        users = {want.name: want for want in inspection.desired if isinstance(want, AclUser)}
         live: list[Resource] = []
         for name, rule in rules.items():
-            want = wanted.get(name)
+            want = users.get(name)
             if want is not None or _project(rule) == inspection.context.project:
                 live.append(found_user(rule, want, self._facts, inspection.secrets))
         if "default" in rules:
@@ -233,19 +233,19 @@ class RedisSession:
         """Sees to it that a few connections can still be made. What that costs, it costs whoever has most of them: an
         app that takes all keeps nobody from being applied, suspended or removed."""
         with told_plainly(self._server):
-            said = fields(ask(self._client, "INFO", "clients"))
-            missing = _CONNECTIONS + int(said.get("connected_clients", 0)) - int(said.get("maxclients", 0) or 1 << 30)
+            info = fields(ask(self._client, "INFO", "clients"))
+            missing = _CONNECTIONS + int(info.get("connected_clients", 0)) - int(info.get("maxclients", 0) or 1 << 30)
             if missing <= 0:
                 return
             others = [
-                each for each in clients(ask(self._client, "CLIENT", "LIST")) if each["user"] != self._facts.admin
+                client for client in clients(ask(self._client, "CLIENT", "LIST")) if client["user"] != self._facts.admin
             ]
-            most = Counter(each["user"] for each in others).most_common(1)
-            theirs = [each for each in others if most and each["user"] == most[0][0]]
-            theirs.sort(key=lambda each: int(each.get("idle", 0)), reverse=True)
-            for each in theirs[:missing]:
+            most = Counter(client["user"] for client in others).most_common(1)
+            theirs = [client for client in others if most and client["user"] == most[0][0]]
+            theirs.sort(key=lambda client: int(client.get("idle", 0)), reverse=True)
+            for idle in theirs[:missing]:
                 with contextlib.suppress(ResponseError):  # it is gone already
-                    ask(self._client, "CLIENT", "KILL", "ID", each["id"])
+                    ask(self._client, "CLIENT", "KILL", "ID", idle["id"])
 
     def _send(self, words: Sequence[str]) -> None:
         for attempt in range(_RETRIES + 1):
@@ -323,9 +323,9 @@ def read_facts(server: Server, client: redis.Redis) -> RedisFacts:
         for answer in (*sections, answers["COMMAND",]):
             if isinstance(answer, RedisError):
                 raise answer
-    said = fields("\n".join(sections))
-    product, version = _product(said)
-    if _numbers(said.get("redis_version", "")) < _FIRST_CHANNEL_RULES:
+    info = fields("\n".join(sections))
+    product, version = _product(info)
+    if _numbers(info.get("redis_version", "")) < _FIRST_CHANNEL_RULES:
         raise WrongVersion(
             f"{product} {version} has no ACL users with channel permissions",
             where=str(server),
@@ -339,9 +339,9 @@ def read_facts(server: Server, client: redis.Redis) -> RedisFacts:
     admin = answers["ACL", "WHOAMI"]
     me = admin if isinstance(admin, str) else server.endpoint.user or "default"
     _check_admin(server, me, rules, table)
-    cluster = said.get("cluster_enabled") == "1"
+    cluster = info.get("cluster_enabled") == "1"
     numbers = answers["CONFIG", "GET", "cluster-databases" if cluster else "databases"]
-    persistence, rules_file = _persistence(_setting(answers["CONFIG", "GET", "aclfile"]), said.get("config_file", ""))
+    persistence, rules_file = _persistence(_setting(answers["CONFIG", "GET", "aclfile"]), info.get("config_file", ""))
     return RedisFacts(
         product=product,
         version=version,
@@ -354,17 +354,17 @@ def read_facts(server: Server, client: redis.Redis) -> RedisFacts:
         default_open=any(rule.user == "default" and default_user_is_open(rule) for rule in rules),
         claims=tuple(claim for rule in rules for claim in _claims(rule)),
         rules_file=rules_file,
-        here=is_here(server, said),
+        here=is_here(server, info),
         new_users_hear_all=_setting(answers["CONFIG", "GET", "acl-pubsub-default"]) == "allchannels",
-        keys=_keyspace(said),
+        keys=_keyspace(info),
     )
 
 
-def _product(said: Mapping[str, str]) -> tuple[str, str]:
+def _product(info: Mapping[str, str]) -> tuple[str, str]:
     """Valkey calls itself Redis 7.2.4 in ``redis_version``, for old clients."""
-    if said.get("server_name") == "valkey" or "valkey_version" in said:
-        return "Valkey", said.get("valkey_version", "")
-    return "Redis", said.get("redis_version", "")
+    if info.get("server_name") == "valkey" or "valkey_version" in info:
+        return "Valkey", info.get("valkey_version", "")
+    return "Redis", info.get("redis_version", "")
 
 
 def _numbers(version: str) -> tuple[int, ...]:
@@ -419,9 +419,9 @@ def _claims(rule: Rule) -> list[Claim]:
     return [Claim(rule.user, number) for number in rule.database_numbers]
 
 
-def _keyspace(said: Mapping[str, str]) -> dict[int, int]:
+def _keyspace(info: Mapping[str, str]) -> dict[int, int]:
     """From ``db3:keys=12,expires=0,...``."""
-    lines = {name: value for name, value in said.items() if re.fullmatch(r"db\d+", name)}
+    lines = {name: value for name, value in info.items() if re.fullmatch(r"db\d+", name)}
     return {int(name[2:]): int(value.partition("keys=")[2].partition(",")[0]) for name, value in lines.items()}
 
 

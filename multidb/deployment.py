@@ -19,6 +19,7 @@ from multidb.provisioners import STORES, provisioner
 from multidb.render import BACKUP, CA_MOUNTED, GRAFANA, TOKEN, RenderedFile, TlsMaterial, is_ours, render
 from multidb.secrets import Secret, SecretRef, generate
 from multidb.state import ProjectState
+from multidb.variables import Reached, variables
 
 if TYPE_CHECKING:
     from multidb.certificates import Identity
@@ -28,11 +29,8 @@ __all__ = [
     "FileState",
     "TOKEN_REF",
     "app_endpoint",
-    "compose_project",
     "containers",
-    "named",
     "secured",
-    "shipped_templates",
 ]
 
 TOKEN_REF: Final = SecretRef(f"@{TOKEN}", "monitoring", "token")
@@ -49,7 +47,7 @@ _OF_AN_APP: Final = re.compile(r"apps/[^/]+/\.env")
 
 def containers(project: Project) -> list[Container]:
     """The servers that the project's apps need, as containers; none where the servers exist already."""
-    if project.runtime == "external":
+    if not project.runtime.starts_servers:
         return []
     per_app = project.deploy.strategy == "separate"
     servers_of_all: list[Container] = []
@@ -62,19 +60,6 @@ def containers(project: Project) -> list[Container]:
             if servers[0].app is not None and not per_app and BACKUP in project.deploy.profiles:
                 servers_of_all.append(scratch(servers[0]))
     return servers_of_all
-
-
-def compose_project(project: Project, app: str) -> str:
-    """What Compose calls the containers of an app that has a compose file of its own."""
-    return f"{project.name}-{app}"
-
-
-def named(project: Project, app: App) -> dict[str, str]:
-    """The variables that say which app it is: to itself, and to Compose where the app has a compose file of its own."""
-    variables = {"APP_NAME": app.id, "APP_TENANT_ID": app.tenant_id}
-    if project.runtime == "compose" and project.deploy.strategy != "single":
-        variables["COMPOSE_PROJECT_NAME"] = compose_project(project, app.id)
-    return variables
 
 
 def secured(endpoint: Endpoint, container: Container, ca_file: str) -> Endpoint:
@@ -104,6 +89,13 @@ class FileState(StrEnum):
     DIFFERENT = "different"
 
 
+def _shipped_templates() -> Path:
+    """The templates that come with multidb: in the package when installed, beside it in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "templates"
+    return installed if installed.is_dir() else package.parent / "templates"
+
+
 @dataclass(frozen=True, slots=True)
 class Deployment:
     """The files of one project.
@@ -116,7 +108,7 @@ class Deployment:
 
     project: Project
     state: ProjectState
-    templates: Path
+    templates: Path = field(default_factory=_shipped_templates)
     clock: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     user: str = ""
 
@@ -149,7 +141,7 @@ class Deployment:
 
         user = self.user or owner(self._root)
         rendered = render(self.project, servers, self._templates(), env=env, secret=secret, trust=trust, user=user)
-        if self.project.runtime != "compose":  # the app's env file is about the servers that it really has
+        if not self.project.runtime.in_containers:  # the app's env file is about the servers that it really has
             rendered = {path: file for path, file in rendered.items() if not _OF_AN_APP.fullmatch(path)}
         fresh = {refs[name]: made[name] for name in used & set(made)}
         if new_secrets and (fresh or issued):
@@ -205,14 +197,15 @@ class Deployment:
                 missing.append(ref)
             return value or Secret("")
 
-        variables: dict[str, str | Secret] = {**named(self.project, app)}
-        for server in servers:
-            if server.store in app.stores and server.serves(app.id):
-                endpoint = app_endpoint(self.project, server)
-                variables |= provisioner(server.store).env(app, self._context(server), endpoint, secret)
+        reached = [
+            Reached(server.store, app_endpoint(self.project, server), self._context(server))
+            for server in servers
+            if server.store in app.stores and server.serves(app.id)
+        ]
+        values = variables(self.project, app, reached, secret)
         if missing:
-            return {name: Secret("") if isinstance(value, Secret) else value for name, value in variables.items()}
-        return variables
+            return {name: Secret("") if isinstance(value, Secret) else value for name, value in values.items()}
+        return values
 
     def _trust(
         self, servers: Sequence[Container], *, needed: bool
@@ -313,10 +306,3 @@ def owner(folder: Path) -> str:
     """Whose the folder is, as ``uid:gid``."""
     status = folder.stat()
     return f"{status.st_uid}:{status.st_gid}"
-
-
-def shipped_templates() -> Path:
-    """The templates that come with multidb: in the package when installed, beside it in a checkout."""
-    package = Path(__file__).parent
-    installed = package / "templates"
-    return installed if installed.is_dir() else package.parent / "templates"

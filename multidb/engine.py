@@ -98,7 +98,7 @@ class Engine:
         scope = scope or Scope()
         agreed = plan is not None
         servers = {server.name: server for server in self.fleet.servers(scope)}
-        if not agreed and self.project.runtime == "external":
+        if not agreed and not self.project.runtime.starts_servers:
             scope = replace(scope, left_open=frozenset(servers))
         plan = plan or self.plan(scope)
         refuse_conflicts(plan)

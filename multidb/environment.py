@@ -1,20 +1,21 @@
-"""The environment of an app: the variables with which it reaches its stores; and what it has there.
+"""The environment of an app on the servers that its project really has: its variables there, and what it has there.
 
-The one maker of it; `multidb env`, `show`, `add-app` and the env files all come from here. The variables come from the
-manifest and the records, as far as these can tell; then no server is asked, and no driver is imported.
+`multidb env`, `show`, `add-app` and the env files all come from here. The variables (see `multidb.variables`) come from
+the manifest and the records, as far as these can tell; then no server is asked, and no driver is imported.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
-from multidb.deployment import named
-from multidb.errors import MultidbError, UsageError
+from multidb.errors import MultidbError
 from multidb.fleet import Fleet
-from multidb.model import App, Isolation, Resource, Server, StoreContext
+from multidb.model import App, Endpoint, Isolation, Resource, Server, StoreContext
 from multidb.provisioners import provisioner
 from multidb.secrets import Secret
+from multidb.variables import Reached, variables
 
 __all__ = ["Environment", "StoreAccess", "environment", "environments", "standing"]
 
@@ -69,10 +70,11 @@ def environments(
     """
     entries = [fleet.app(name) for name in apps]
     servers = _servers_of(fleet, entries, stores)
-    contexts = _Contexts(fleet)
+    endpoints, contexts = fleet.runtime.app_endpoints(), _Contexts(fleet)
     for app in entries:
+        reached = [contexts.reached(server, endpoints[server.name]) for server in servers[app.id]]
         try:
-            yield app.id, _environment(fleet, app, servers[app.id], contexts)
+            yield app.id, Environment(app.id, variables(fleet.project, app, reached, fleet.secret))
         except MultidbError as error:
             yield app.id, error
 
@@ -123,13 +125,13 @@ class _Contexts:
         self._known: dict[str, StoreContext] = {}
         self._asked: dict[str, StoreContext | MultidbError] = {}
 
-    def known(self, server: Server) -> StoreContext:
-        """From the manifest and the records."""
+    def reached(self, server: Server, endpoint: Endpoint) -> Reached:
+        """The server at its address for apps."""
         if server.name not in self._known:
             self._known[server.name] = self._fleet.known_context(server)
-        return self._known[server.name]
+        return Reached(server.store, endpoint, self._known[server.name], partial(self._ask, server))
 
-    def asked(self, server: Server) -> StoreContext:
+    def _ask(self, server: Server) -> StoreContext:
         """With what the server says of itself. `MultidbError` where it cannot be asked."""
         if server.name not in self._asked:
             self._asked |= self._fleet.contexts([server])
@@ -137,25 +139,6 @@ class _Contexts:
         if isinstance(context, MultidbError):
             raise context
         return context
-
-
-def _environment(fleet: Fleet, app: App, servers: Sequence[Server], contexts: _Contexts) -> Environment:
-    """As it is seen by the app, which may not be how we see it."""
-
-    def variables(server: Server, context: StoreContext) -> Mapping[str, str | Secret]:
-        return provisioner(server.store).env(app, context, fleet.runtime.app_endpoint(server), fleet.secret)
-
-    env: dict[str, str | Secret] = {**named(fleet.project, app)}
-    for server in servers:
-        known = contexts.known(server)
-        if known.facts is not None or not provisioner(server.store).env_asks(app, known):
-            try:
-                env |= variables(server, known)
-                continue
-            except (UsageError, LookupError):  # no credential or number is recorded; the server may need none
-                pass
-        env |= variables(server, contexts.asked(server))
-    return Environment(app.id, env)
 
 
 def _names(app: App, desired: Iterable[Resource]) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ def load_project(path: Path, overlay: str | None = None) -> Project:
 
 def load_deployment(path: Path, overlay: str | None = None) -> Deployment:
     """The files of the manifest's deployment. `ManifestError` as for `load_project`."""
-    from multidb.deployment import Deployment, shipped_templates
+    from multidb.deployment import Deployment
 
     project = load_project(path, overlay)
-    return Deployment(project, ProjectState(Path(project.root)), shipped_templates())
+    return Deployment(project, ProjectState(Path(project.root)))

@@ -7,11 +7,9 @@ from typing import Annotated
 import typer
 
 from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, examples
-from multidb.cli.output import Output
 from multidb.cli.status import show_servers
 from multidb.cli.typed_name import agree_to_destroy
-from multidb.errors import Refused, UsageError
-from multidb.runtime import Runtime, ServerStatus
+from multidb.errors import UsageError
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -53,17 +51,6 @@ def down(
             command=f"multidb down --volumes --yes-destroy {project}",
         )
     with output.working():
-        statuses = _erase(fleet.runtime, output) if volumes else fleet.runtime.down(output.progress)
+        statuses = fleet.runtime.down(output.progress, erase=volumes)
     show_servers(output, statuses, ok=True, nothing="No server was running.")
     return 0
-
-
-def _erase(runtime: Runtime, output: Output) -> list[ServerStatus]:
-    from multidb.runtime.compose import ComposeRuntime
-
-    if not isinstance(runtime, ComposeRuntime):
-        raise Refused(
-            "only containers have volumes, and the manifest does not say runtime: compose",
-            hint="embedded servers keep their data in .multidb/servers: multidb down, then delete that folder yourself",
-        )
-    return runtime.down(output.progress, erase=True)

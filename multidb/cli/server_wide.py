@@ -57,4 +57,4 @@ def _listed(closings: list[Resource]) -> str:
 
 
 def _others_use_them(engine: Engine) -> bool:
-    return engine.project.runtime == "external"
+    return not engine.project.runtime.starts_servers

@@ -16,8 +16,8 @@ from multidb.errors import ManifestError, Problem, UsageError
 from multidb.manifest.document import Entry, Mapping, Node, Position, Scalar, Sequence, from_plain, over, plain, read
 from multidb.manifest.names import check_known, check_names, check_tenants, id_problem, project_name
 from multidb.manifest.problems import explain
-from multidb.manifest.schema import RUNTIMES, VERSION, Shape, StoreSchema
-from multidb.model import App, Enforce, Project, Quota
+from multidb.manifest.schema import VERSION, Shape, StoreSchema
+from multidb.model import App, Enforce, Project, Quota, RuntimeKind
 
 __all__ = ["Removed", "load"]
 
@@ -221,14 +221,15 @@ class _Reading:
         if head is None:
             return None
         external = {name: value for name in self._stores if (value := getattr(head.external, name, None)) is not None}
-        self._check_runtime(apps, head.runtime)
-        if head.runtime == "external":
+        runtime = RuntimeKind(head.runtime)
+        self._check_runtime(apps, runtime)
+        if runtime is RuntimeKind.EXTERNAL:
             self._check_addresses(apps, external)
         self._check_servers(head)
         self._problems += check_known(self._top.get("known"), [*apps.values(), *removed.values()], self._stores)
         return Project(
             name=head.project,
-            runtime=head.runtime,
+            runtime=runtime,
             apps=apps,
             servers={name: getattr(head.servers, name) for name in self._stores},
             external=external,
@@ -379,11 +380,11 @@ class _Reading:
                 self._problems += explain(certain, tree, entry.key.place, ("defaults", name), self._shape.document)
         return defaults
 
-    def _check_runtime(self, apps: MappingType[str, App], runtime: str) -> None:
+    def _check_runtime(self, apps: MappingType[str, App], runtime: RuntimeKind) -> None:
         for store, schema in self._stores.items():
             users = [app.id for app in apps.values() if store in app.stores]
             if users and runtime not in schema.runtimes:
-                others = " or ".join(f"runtime: {name}" for name in RUNTIMES if name in schema.runtimes)
+                others = " or ".join(f"runtime: {name}" for name in RuntimeKind if name in schema.runtimes)
                 self._problems.append(
                     self._place_of_options(users[0], store).problem(
                         f"app {users[0]} uses {store}, and runtime {runtime} has no servers of it",

@@ -17,7 +17,7 @@ from pydantic.json_schema import GenerateJsonSchema
 
 from multidb.container import ContainerOptions
 from multidb.document import APP_ID
-from multidb.model import App, DerivedName, Provisioner, duration_text
+from multidb.model import App, DerivedName, Provisioner, RuntimeKind, duration_text
 from multidb.model.options import (
     Account,
     AppBackup,
@@ -34,7 +34,6 @@ from multidb.model.options import (
 __all__ = ["APP_ID", "VERSION", "AppEntry", "Head", "Shape", "StoreSchema", "schema"]
 
 VERSION: Final = 1
-RUNTIMES: Final = ("embedded", "compose", "external")
 _TENANT: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
 
 
@@ -62,7 +61,7 @@ class StoreSchema:
     check: Callable[[Sequence[App]], Iterable[tuple[App, str]]] | None = None
     own: tuple[str, ...] = ()
     address: type[BaseModel] | None = None
-    runtimes: frozenset[str] = frozenset(RUNTIMES)
+    runtimes: frozenset[RuntimeKind] = frozenset(RuntimeKind)
     usual: bool = True
 
     @classmethod

@@ -34,6 +34,7 @@ __all__ = [
     "Progress",
     "Project",
     "Resource",
+    "RuntimeKind",
     "Server",
     "Statement",
     "StoreContext",
@@ -88,13 +89,37 @@ class App:
     deploy: AppDeploy = field(default_factory=AppDeploy)  # how its own container is run
 
 
+class RuntimeKind(StrEnum):
+    """Where a project's servers come from, as the manifest says. What follows from it stands here, so that nothing else
+    has to compare names."""
+
+    EMBEDDED = "embedded"
+    COMPOSE = "compose"
+    EXTERNAL = "external"
+
+    @property
+    def starts_servers(self) -> bool:
+        """Whether the servers are the project's own: multidb starts and stops them, and nobody else uses them."""
+        return self is not RuntimeKind.EXTERNAL
+
+    @property
+    def in_containers(self) -> bool:
+        """Whether the servers run in the containers of the rendered compose files."""
+        return self is RuntimeKind.COMPOSE
+
+    @property
+    def takes_offline(self) -> bool:
+        """Whether a server can be stopped for a moment, for work on its files (`Runtime.take_offline`)."""
+        return self is RuntimeKind.EMBEDDED
+
+
 @dataclass(frozen=True, slots=True)
 class Project:
     """A whole manifest, checked. `servers` has the options of servers, as their store declares them: by the name of
     a server, or of a store for all of its servers (`options_of`)."""
 
     name: str
-    runtime: str
+    runtime: RuntimeKind
     apps: Mapping[str, App]
     servers: Mapping[str, Any]
     external: Mapping[str, Any] = field(default_factory=dict)

@@ -21,6 +21,7 @@ from multidb.model.core import (
     Inspection,
     Isolation,
     Resource,
+    RuntimeKind,
     Server,
     Statement,
     StoreContext,
@@ -143,7 +144,11 @@ class Provisioner:
     """(facts) -> what an operator has to know of the server itself before anything is changed on it, as sentences."""
 
     @property
-    def runtimes(self) -> frozenset[str]:
+    def runtimes(self) -> frozenset[RuntimeKind]:
         """The runtimes that can serve it."""
-        serving = {"embedded": self.processes, "compose": self.containers, "external": self.address}
-        return frozenset(name for name, way in serving.items() if way is not None)
+        serving = {
+            RuntimeKind.EMBEDDED: self.processes,
+            RuntimeKind.COMPOSE: self.containers,
+            RuntimeKind.EXTERNAL: self.address,
+        }
+        return frozenset(kind for kind, way in serving.items() if way is not None)

@@ -8,17 +8,15 @@ from multidb.render.deployment import (
     MONITORING,
     MONITORING_VOLUMES,
     TOKEN,
-    RenderedFile,
     TlsMaterial,
     render,
 )
-from multidb.render.env import ENV_HEADER, EnvFormat, env_example, env_text, is_ours
+from multidb.render.env import EnvFormat, RenderedFile, env_files, env_text, is_ours
 
 __all__ = [
     "BACKUP",
     "CA_FILE",
     "CA_MOUNTED",
-    "ENV_HEADER",
     "GRAFANA",
     "MONITORING",
     "MONITORING_VOLUMES",
@@ -26,7 +24,7 @@ __all__ = [
     "EnvFormat",
     "RenderedFile",
     "TlsMaterial",
-    "env_example",
+    "env_files",
     "env_text",
     "is_ours",
     "render",

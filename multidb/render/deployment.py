@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 import yaml
@@ -13,7 +13,7 @@ import yaml
 from multidb.container import Container, Pooler, poolers
 from multidb.errors import UsageError
 from multidb.model import App, Project
-from multidb.render.env import EnvFormat, env_example, env_text
+from multidb.render.env import PRIVATE, RenderedFile, env_files
 from multidb.secret_source import SecretSource
 from multidb.secrets import Secret
 
@@ -28,7 +28,6 @@ __all__ = [
     "MONITORING",
     "MONITORING_VOLUMES",
     "TOKEN",
-    "RenderedFile",
     "TlsMaterial",
     "render",
 ]
@@ -54,23 +53,8 @@ _MONITORING_FILES: Final = {  # beside the compose file: template
 }
 CA_FILE: Final = "tls/ca.crt"  # beside the compose file
 CA_MOUNTED: Final = "/etc/multidb-tls/ca.crt"  # in every container, servers and apps
-_PUBLIC: Final = 0o644
 _PROGRAM: Final = 0o755
-_PRIVATE: Final = 0o600
 _SHOWN: Final = 12  # a shorter secret would be found by chance
-
-
-@dataclass(frozen=True, slots=True)
-class RenderedFile:
-    """The text of a file and its permissions; `private` ones hold secrets."""
-
-    text: str = field(repr=False)
-    mode: int = _PUBLIC
-
-    @property
-    def private(self) -> bool:
-        """Whether only its owner may read it."""
-        return self.mode == _PRIVATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +127,7 @@ def render(
         for name in _TIMERS:
             files[f"infrastructure/backup/{name}"] = RenderedFile(rendering.text(f"backup/{name}.j2"))
     for app_id, variables in env.items():
-        files[f"apps/{app_id}/.env"] = RenderedFile(env_text(app_id, variables, EnvFormat.DOTENV), _PRIVATE)
-        files[f"apps/{app_id}/.env.example"] = RenderedFile(env_example(app_id, variables))
+        files |= env_files(app_id, variables)
     secrets = [rendering.used[name] for name in rendering.used]
     secrets += [identity.key for identity in trust.identities.values()] if trust else []
     secrets += [value for variables in env.values() for value in variables.values() if isinstance(value, Secret)]
@@ -154,7 +137,7 @@ def render(
 
 def _refuse(project: Project, containers: Sequence[Container]) -> None:
     profiles = project.deploy.profiles
-    if MONITORING in profiles and (project.deploy.strategy == "separate" or project.runtime == "external"):
+    if MONITORING in profiles and (project.deploy.strategy == "separate" or not project.runtime.starts_servers):
         raise UsageError(
             "monitoring stands beside shared servers that run in containers, and here there are none",
             where=f"{project.file}: deploy.profiles",
@@ -168,7 +151,7 @@ def _refuse(project: Project, containers: Sequence[Container]) -> None:
             hint="take pgbouncer out of deploy.profiles, or choose strategy hybrid or single",
         )
     served = {(container.store, container.app) for container in containers if not container.scratch}
-    if project.runtime == "external":
+    if not project.runtime.starts_servers:
         return  # the servers exist already; their addresses were checked with the manifest
     names = {container.name for container in containers} | {"backup"}
     pooled = {container.pooler.name for container in containers if container.pooler is not None}
@@ -287,7 +270,7 @@ class _Rendering:
         values = {"compose_file": place.path, "separate": bool(place.secrets_file), "root": place.root}
         values["user"] = self._user if {MONITORING, BACKUP} & {*self._project.deploy.profiles} else ""
         shown = {name: value.reveal() for name, value in secrets.items()}
-        files[env] = RenderedFile(self.text("env.j2", secrets=shown, **values), _PRIVATE)
+        files[env] = RenderedFile(self.text("env.j2", secrets=shown, **values), PRIVATE)
         hidden = dict.fromkeys(secrets, "")
         files[f"{env}.example"] = RenderedFile(self.text("env.j2", secrets=hidden, **values))
         return files
@@ -305,14 +288,14 @@ class _Rendering:
             rendered[f"{folder}/ca.crt"] = authority
             rendered[f"{folder}/server.crt"] = RenderedFile(self.text("tls/certificate.j2", pem=identity.certificate))
             key = self.text("tls/certificate.j2", pem=identity.key.reveal())
-            rendered[f"{folder}/server.key"] = RenderedFile(key, _PRIVATE)
+            rendered[f"{folder}/server.key"] = RenderedFile(key, PRIVATE)
             for path, template in tls_files.items():
                 rendered[f"{folder}/{path}"] = RenderedFile(self.text(template, users=users[name], root=place.root))
         return rendered
 
     def joining(self, app: App) -> RenderedFile:
         """The compose file of an app whose servers run elsewhere."""
-        joining = self._project.runtime != "external"
+        joining = self._project.runtime.starts_servers
         values = {
             "app": self._app(app, ".", ()),
             "root": "../..",

@@ -11,17 +11,34 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Final
 
 from multidb.secrets import Secret
 
-__all__ = ["ENV_HEADER", "EnvFormat", "env_example", "env_text", "is_ours"]
+__all__ = ["PRIVATE", "EnvFormat", "RenderedFile", "env_files", "env_text", "is_ours"]
 
-ENV_HEADER = (
+PRIVATE: Final = 0o600
+_PUBLIC: Final = 0o644
+_HEADER: Final = (
     "# Written by multidb for the app {app}; changes made here are lost. Make it again: multidb env {app} --write"
 )
 _OURS = re.compile(r'( "description": ")?# Written by multidb')  # JSON has no comments
 _BARE = re.compile(r"[A-Za-z0-9_./:@%+,=?&~-]*\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class RenderedFile:
+    """The text of a file and its permissions; `private` ones hold secrets."""
+
+    text: str = field(repr=False)
+    mode: int = _PUBLIC
+
+    @property
+    def private(self) -> bool:
+        """Whether only its owner may read it."""
+        return self.mode == PRIVATE
 
 
 class EnvFormat(StrEnum):
@@ -38,7 +55,7 @@ def env_text(app: str, env: Mapping[str, str | Secret], form: EnvFormat, *, mask
     values = {name: _value(value, masked) for name, value in env.items()}
     match form:
         case EnvFormat.DOTENV:
-            return "\n".join([ENV_HEADER.format(app=app), *(f"{k}={_dotenv(v)}" for k, v in values.items())]) + "\n"
+            return "\n".join([_HEADER.format(app=app), *(f"{k}={_dotenv(v)}" for k, v in values.items())]) + "\n"
         case EnvFormat.EXPORT:
             return "".join(f"export {name}={shlex.quote(value)}\n" for name, value in values.items())
         case EnvFormat.JSON:
@@ -47,8 +64,16 @@ def env_text(app: str, env: Mapping[str, str | Secret], form: EnvFormat, *, mask
             return _k8s_secret(app, values)
 
 
-def env_example(app: str, env: Mapping[str, str | Secret]) -> str:
-    """The same file with every secret left empty, fit to be committed."""
+def env_files(app: str, env: Mapping[str, str | Secret]) -> dict[str, RenderedFile]:
+    """The env file of an app, and beside it the one that is committed, by their paths in the manifest's folder."""
+    return {
+        f"apps/{app}/.env": RenderedFile(env_text(app, env, EnvFormat.DOTENV), PRIVATE),
+        f"apps/{app}/.env.example": RenderedFile(_example(app, env)),
+    }
+
+
+def _example(app: str, env: Mapping[str, str | Secret]) -> str:
+    """The env file with every secret left empty."""
     header = (
         f"# Written by multidb: what it gives to the app {app}. The real file is .env beside this one (not committed)."
     )

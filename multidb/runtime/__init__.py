@@ -7,14 +7,14 @@ A runtime knows nothing of apps' resources; it starts, stops and locates servers
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
 from multidb.errors import MultidbError, ServerDown
-from multidb.model import App, Endpoint, Progress, Project, Server, TakeOffline
+from multidb.model import App, Endpoint, Progress, Project, RuntimeKind, Server, TakeOffline
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 
@@ -63,8 +63,12 @@ class Runtime(Protocol):
             Refused: servers are not processes of this machine.
         """
 
-    def down(self, progress: Progress) -> list[ServerStatus]:
-        """Stops exactly what `up` started. Data stays."""
+    def down(self, progress: Progress, *, erase: bool = False) -> list[ServerStatus]:
+        """Stops exactly what `up` started. Data stays, unless `erase` asks for its end; the caller has asked, twice.
+
+        Raises:
+            Refused: with `erase`, the servers keep their data elsewhere than in volumes that are ours to delete.
+        """
 
     def retire(self, app: App, progress: Progress, *, erase: bool = False) -> list[ServerStatus]:
         """Stops the servers that serve nobody but `app`, where they are ours; with `erase` their data goes as well."""
@@ -78,8 +82,9 @@ class Runtime(Protocol):
     def missing(self) -> list[ServerStatus]:
         """The servers that the manifest asks for and that have no address: never started, or not to be had here."""
 
-    def app_endpoint(self, server: Server) -> Endpoint:
-        """Where the apps reach `server`, which may be another way than ours."""
+    def app_endpoints(self) -> Mapping[str, Endpoint]:
+        """By the name of each server whose address is known, where the apps reach it, which may be another way than
+        ours."""
 
     def names_for(self, app: App) -> list[str]:
         """The names of the servers that `app` uses and that `up` can start; none where they are not ours to start."""
@@ -138,11 +143,11 @@ def inside() -> bool:
 
 def open_runtime(project: Project, state: ProjectState) -> Runtime:
     """The runtime that the manifest asks for. Starts nothing and reads nothing."""
-    if project.runtime == "embedded" and not inside():
+    if project.runtime is RuntimeKind.EMBEDDED and not inside():
         from multidb.runtime.embedded import EmbeddedRuntime
 
         return EmbeddedRuntime(project, state)
-    if project.runtime in ("compose", "embedded"):
+    if project.runtime.starts_servers:
         from multidb.runtime.compose import ComposeRuntime
 
         return ComposeRuntime(project, state)

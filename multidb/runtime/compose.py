@@ -21,10 +21,8 @@ from multidb.container import Container, Pooler, poolers
 from multidb.deployment import (
     Deployment,
     app_endpoint,
-    compose_project,
     containers,
     secured,
-    shipped_templates,
 )
 from multidb.errors import AuthenticationFailed, MultidbError, Refused, ServerDown, ServerError, ServerSlow, UsageError
 from multidb.model import App, Endpoint, Progress, Project, Server
@@ -37,6 +35,7 @@ from multidb.runtime.docker_engine import DockerEngine
 from multidb.runtime.together import LOCK_TIMEOUT, clear_errors, one_at_a_time
 from multidb.secrets import Secret
 from multidb.state import ProjectState
+from multidb.variables import compose_project
 
 __all__ = ["ComposeRuntime", "located"]
 
@@ -127,9 +126,6 @@ class ComposeRuntime:
 
     def down(self, progress: Progress, *, erase: bool = False) -> list[ServerStatus]:
         """See `Runtime.down`. Also ends what else Compose started under the project's name (a pooler, apps).
-
-        Args:
-            erase: delete the volumes as well, with all data. The caller has asked, twice.
 
         Raises:
             Locked: another ``up`` or ``down`` works on this project.
@@ -236,9 +232,10 @@ class ComposeRuntime:
             if container.server not in located and not container.scratch
         ]
 
-    def app_endpoint(self, server: Server) -> Endpoint:
-        """See `Runtime.app_endpoint`: its place in the network of the containers."""
-        return app_endpoint(self._project, self._container(server.name))
+    def app_endpoints(self) -> dict[str, Endpoint]:
+        """See `Runtime.app_endpoints`: names and ports in the containers' network, known before any was started."""
+        own = [each for each in self._containers if not each.scratch]
+        return {each.server: app_endpoint(self._project, each) for each in own}
 
     def names_for(self, app: App) -> list[str]:
         """See `Runtime.names_for`."""
@@ -288,7 +285,7 @@ class ComposeRuntime:
     # Before anything is started
 
     def _render(self) -> None:
-        deployment = Deployment(self._project, self._state, shipped_templates())
+        deployment = Deployment(self._project, self._state)
         deployment.write(deployment.files(new_secrets=True))
 
     def _chosen(self, only: Sequence[str] | None) -> list[Container]:

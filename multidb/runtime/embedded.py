@@ -108,12 +108,19 @@ class EmbeddedRuntime:
         self._switched = frozenset(stores)
         self._products = Products(self._state, self._switched)
 
-    def down(self, progress: Progress) -> list[ServerStatus]:
+    def down(self, progress: Progress, *, erase: bool = False) -> list[ServerStatus]:
         """See `Runtime.down`. The list has an entry for each process that there was to stop.
 
         Raises:
             Locked: another ``up`` or ``down`` works on this project.
+            Refused: `erase`; data of processes is in folders, which a person can see and delete.
         """
+        if erase:
+            raise Refused(
+                "only containers have volumes, and the manifest does not say runtime: compose",
+                hint="embedded servers keep their data in .multidb/servers: multidb down, then delete that folder "
+                "yourself",
+            )
         if not self._state.folder.exists():
             return []
         report = one_at_a_time(progress)
@@ -238,9 +245,9 @@ class EmbeddedRuntime:
         with clear_errors():
             return [self._look(seat, None) for seat in self._seats() if seat.site.name not in located]
 
-    def app_endpoint(self, server: Server) -> Endpoint:
-        """See `Runtime.app_endpoint`."""
-        return server.endpoint
+    def app_endpoints(self) -> dict[str, Endpoint]:
+        """See `Runtime.app_endpoints`: apps are processes of this machine, too."""
+        return {server.name: server.endpoint for server in self.servers()}
 
     def names_for(self, app: App) -> list[str]:
         """See `Runtime.names_for`."""

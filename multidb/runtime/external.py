@@ -41,7 +41,7 @@ class ExternalRuntime:
         """Refuses: these servers are not ours to choose."""
         raise self._not_ours("choose")
 
-    def down(self, progress: Progress) -> list[ServerStatus]:
+    def down(self, progress: Progress, *, erase: bool = False) -> list[ServerStatus]:
         """Refuses: these servers are not ours to stop."""
         raise self._not_ours("stop")
 
@@ -99,9 +99,9 @@ class ExternalRuntime:
             return None
         return source.read(self._root, f"server {server.name}", "the admin's password")
 
-    def app_endpoint(self, server: Server) -> Endpoint:
-        """See `Runtime.app_endpoint`."""
-        return self._entry(server.store).app_endpoint(self._root)
+    def app_endpoints(self) -> dict[str, Endpoint]:
+        """See `Runtime.app_endpoints`: the entry's ``app_url`` where it has one."""
+        return {server.name: self._entry(server.store).app_endpoint(self._root) for server in self.servers()}
 
     def logs(self, name: str, lines: int, follow: bool) -> Iterator[str]:
         """Refuses: nobody but the servers' own administrators can read these."""

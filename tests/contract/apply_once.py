@@ -10,7 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from multidb.engine import Engine
-from multidb.model import App, Project
+from multidb.model import App, Project, RuntimeKind
 from multidb.state import ProjectState
 from tests.contract.given_runtime import GivenRuntime
 
@@ -21,7 +21,7 @@ store = case.provisioner.name
 settings = case.provisioner.app_options(**case.app_options)
 project = Project(
     name="contract",
-    runtime="embedded",
+    runtime=RuntimeKind.EMBEDDED,
     apps={app: App(app, app, {store: settings}) for app in document["apps"]},
     servers={store: case.provisioner.server_options(**document["options"])},
     root=document["root"],

@@ -24,7 +24,7 @@ class GivenRuntime:
     def switch(self, stores: Sequence[str]) -> None:
         raise AssertionError("there is no other product")
 
-    def down(self, progress: Progress) -> list[ServerStatus]:
+    def down(self, progress: Progress, *, erase: bool = False) -> list[ServerStatus]:
         return self.status()
 
     def retire(self, app: App, progress: Progress, *, erase: bool = False) -> list[ServerStatus]:
@@ -55,8 +55,8 @@ class GivenRuntime:
     def missing(self) -> list[ServerStatus]:
         return []
 
-    def app_endpoint(self, server: Server) -> Endpoint:
-        return server.endpoint
+    def app_endpoints(self) -> dict[str, Endpoint]:
+        return {server.name: server.endpoint for server in self.servers()}
 
     def names_for(self, app: App) -> list[str]:
         return []

@@ -25,7 +25,7 @@ from multidb.engine import Engine
 from multidb.environment import environment, standing
 from multidb.errors import AuthenticationFailed, Conflict, Locked, ServerDown, ServerError, ServerSlow, StalePlan
 from multidb.fleet import Scope
-from multidb.model import Action, App, Isolation, Project
+from multidb.model import Action, App, Isolation, Project, RuntimeKind
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 from tests.contract.case import RealServer, Refused, StoreCase, Tenant
@@ -52,7 +52,7 @@ class World:
         store = self.case.provisioner.name
         return Project(
             name="contract",
-            runtime="embedded",
+            runtime=RuntimeKind.EMBEDDED,
             apps={app: App(app, app.replace("_", "-"), {store: settings}, where=f"multidb.yaml:{app}") for app in apps},
             servers={store: self.real.options},
             root=str(self.folder),

@@ -28,7 +28,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from multidb.errors import Locked, Refused, RuntimeUnavailable, UsageError
-from multidb.model import App, Project, Server
+from multidb.model import App, Project, RuntimeKind, Server
 from multidb.processes import MARK
 from multidb.provisioners.neo4j.hosting import jars, program
 from multidb.provisioners.postgres.hosting import process as postgres_process
@@ -75,7 +75,7 @@ class Place:
         wanted = dict.fromkeys(stores.split())
         self.project = Project(
             "trial",
-            "embedded",
+            RuntimeKind.EMBEDDED,
             {app: App(app, app, wanted) for app in apps.split()},
             options(**changed),
             root=str(root),
@@ -1013,13 +1013,14 @@ def test_an_ordinary_user_and_a_folder_that_is_not_his(place: Callable[..., Plac
     script = """
         import json, pathlib, sys, types
         from multidb.errors import MultidbError
-        from multidb.model import App, Project
+        from multidb.model import App, Project, RuntimeKind
         from multidb.runtime import open_runtime
         from multidb.state import ProjectState
 
         root = pathlib.Path(sys.argv[1])
         servers = {"postgres": types.SimpleNamespace(port=None, max_connections=20)}
-        project = Project("trial", "embedded", {"a": App("a", "a", {"postgres": None})}, servers, root=str(root))
+        apps = {"a": App("a", "a", {"postgres": None})}
+        project = Project("trial", RuntimeKind.EMBEDDED, apps, servers, root=str(root))
         runtime = open_runtime(project, ProjectState(root))
         try:
             found = {status.name: [status.state, status.message] for status in runtime.up(lambda *_: None)}

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from multidb.errors import UsageError
-from multidb.model import App, Project
+from multidb.model import App, Project, RuntimeKind
 from multidb.runtime import ServerState
 from multidb.runtime.external import ExternalRuntime
 from multidb.state import ProjectState
@@ -22,7 +22,9 @@ def listening() -> Iterator[int]:
 
 def runtime(root: Path, **external: object) -> ExternalRuntime:
     apps = {"a": App("a", "a", dict.fromkeys(external))}
-    return ExternalRuntime(Project("p", "external", apps, {}, external=external, root=str(root)), ProjectState(root))
+    return ExternalRuntime(
+        Project("p", RuntimeKind.EXTERNAL, apps, {}, external=external, root=str(root)), ProjectState(root)
+    )
 
 
 def closed_port() -> int:

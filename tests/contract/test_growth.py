@@ -13,7 +13,7 @@ from multidb.audit import audit
 from multidb.engine import Engine
 from multidb.environment import environment, environments
 from multidb.health import check
-from multidb.model import App, Project
+from multidb.model import App, Project, RuntimeKind
 from multidb.provisioners import provisioner
 from multidb.provisioners.postgres.provision.resources import ServerOptions as PostgresOptions
 from multidb.state import ProjectState
@@ -119,7 +119,7 @@ def test_each_app_costs_what_any_other_costs(site: tuple[str, *Stage], tmp_path:
         names = [f"g{size}n{number:02}" for number in range(size)]
         project = Project(
             name=f"g{size}",
-            runtime="embedded",
+            runtime=RuntimeKind.EMBEDDED,
             apps={app: App(app, app, {store: options}, where=f"multidb.yaml:{app}") for app in names},
             servers={store: real.options},
             root=str(tmp_path / str(size)),

@@ -21,7 +21,18 @@ from multidb.environment import environment
 from multidb.errors import AuthenticationFailed, ServerDown, ServerError, ServerSlow, StatementFailed, WrongVersion
 from multidb.errors import Refused as MultidbRefused
 from multidb.fleet import Scope
-from multidb.model import App, Endpoint, Inspection, Isolation, Project, Resource, Server, Statement, StoreContext
+from multidb.model import (
+    App,
+    Endpoint,
+    Inspection,
+    Isolation,
+    Project,
+    Resource,
+    RuntimeKind,
+    Server,
+    Statement,
+    StoreContext,
+)
 from multidb.plan import diff
 from multidb.provisioners.neo4j import PROVISIONER
 from multidb.provisioners.neo4j.driver.connection import DRIVER_ERRORS, Bolt
@@ -69,7 +80,7 @@ def shared(servers: tuple[RealServer, RealServer]) -> RealServer:
 def engine_of(real: RealServer, folder: Path, *apps: str, project: str = "digi", isolation: str = "auto") -> Engine:
     described = Project(
         name=project,
-        runtime="embedded",
+        runtime=RuntimeKind.EMBEDDED,
         apps={app: App(app, app, {"neo4j": AppOptions()}) for app in apps},
         servers={"neo4j": ServerOptions.model_validate({"isolation": isolation})},
         root=str(folder),

@@ -18,7 +18,7 @@ import pytest
 from multidb import notification
 from multidb.errors import ServerDown, UsageError
 from multidb.fleet import Scope
-from multidb.model import Project
+from multidb.model import Project, RuntimeKind
 from multidb.model.options import Notify
 from multidb.notification import Alarm, AlarmKind, Looked, Notifier
 from multidb.plan import Plan, ServerPlan
@@ -100,7 +100,12 @@ def notifier(folder: Path, address: str, *, form: str = "json", **more: Any) -> 
     (folder / "hook").write_text(f"{address}\n")
     hooks = [{"url": {"file": "hook"}, "form": form}]
     project = Project(
-        "digi", "embedded", {}, {}, root=str(folder), notify=Notify.model_validate({"webhooks": hooks, **more})
+        "digi",
+        RuntimeKind.EMBEDDED,
+        {},
+        {},
+        root=str(folder),
+        notify=Notify.model_validate({"webhooks": hooks, **more}),
     )
     return Notifier(project, ProjectState(folder))
 

@@ -29,7 +29,7 @@ from multidb.engine import Engine, Scope
 from multidb.environment import environment
 from multidb.errors import MultidbError, ServerSlow
 from multidb.health import check
-from multidb.model import PROGRESS_TIMEOUT, App, Project, Server, unwatched
+from multidb.model import PROGRESS_TIMEOUT, App, Project, RuntimeKind, Server, unwatched
 from multidb.model.options import Backup
 from multidb.provisioners import provisioner
 from multidb.secrets import Secret
@@ -78,7 +78,7 @@ class Stage:
             apps[name] = App(name, name, {other.server.store: _options(other.server.store)})
         self.project = Project(
             name="still",
-            runtime="embedded",
+            runtime=RuntimeKind.EMBEDDED,
             apps=apps,
             servers={each.server.store: each.options for each in (real, other)},
             root=str(folder),

@@ -28,7 +28,7 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 
 from multidb.client.qdrant import connect as connect_app
 from multidb.container import Container
-from multidb.deployment import Deployment, containers, secured, shipped_templates
+from multidb.deployment import Deployment, containers, secured
 from multidb.errors import MultidbError
 from multidb.model import Server
 from multidb.ports import choose
@@ -108,7 +108,7 @@ def stranger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def _rendered(root: Path, project: str) -> Rendered:
     (root / "multidb.yaml").write_text(MANIFEST.replace("PROJECT", project))
     loaded = load_project(root / "multidb.yaml")
-    deployment = Deployment(loaded, ProjectState(root), shipped_templates())
+    deployment = Deployment(loaded, ProjectState(root))
     deployment.write(deployment.files(new_secrets=True))
     return Rendered(root, deployment)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from multidb.certificates import issue, new_authority
-from multidb.deployment import Deployment, shipped_templates
+from multidb.deployment import Deployment
 from multidb.errors import UsageError
 from multidb.project import load_project
 from multidb.render import RenderedFile
@@ -26,7 +26,7 @@ def deployment(root: Path, tls: str = "own", *, days: int = 0, more: str = "") -
         "apps: {ann: {stores: [postgres, redis]}}\n"
     )
     project = load_project(root / "multidb.yaml")
-    return Deployment(project, ProjectState(root), shipped_templates(), lambda: NOW + timedelta(days=days))
+    return Deployment(project, ProjectState(root), clock=lambda: NOW + timedelta(days=days))
 
 
 def made(found: dict[str, RenderedFile], *paths: str) -> list[str]:

@@ -11,7 +11,7 @@ import dotenv
 import pytest
 import yaml
 
-from multidb.render import EnvFormat, env_example, env_text, is_ours
+from multidb.render import EnvFormat, env_files, env_text, is_ours
 from multidb.secrets import Secret
 
 NASTY = [
@@ -67,10 +67,13 @@ def test_masked_means_masked(form: EnvFormat) -> None:
 
 
 def test_the_example_has_the_names_and_no_secret() -> None:
-    text = env_example("ann", {"A": "1", "B": Secret("topsecret")})
-    assert "A=1" in text
-    assert "B=\n" in text
-    assert "topsecret" not in text
+    files = env_files("ann", {"A": "1", "B": Secret("topsecret")})
+    file, example = files["apps/ann/.env"], files["apps/ann/.env.example"]
+    assert (file.private, example.private) == (True, False)
+    assert "A=1" in example.text
+    assert "B=\n" in example.text
+    assert "topsecret" not in example.text
+    assert "B=topsecret\n" in file.text
 
 
 def test_a_file_of_ours_is_known_by_its_first_line() -> None:

@@ -99,7 +99,7 @@ def test_the_env_files_of_any_number_of_apps_cost_one_session_at_most(
     assert engine.apply().error() is None
     engine = Engine(engine.project, engine.state, runtime=engine.fleet.runtime)  # another run, that has learned nothing
     store = replace(provisioner("toy"), env_asks=lambda app, context: asks)
-    monkeypatch.setattr("multidb.environment.provisioner", lambda name: store)
+    monkeypatch.setattr("multidb.variables.provisioner", lambda name: store)
     reads: list[str] = []
     read = ProjectState.read
     monkeypatch.setattr(ProjectState, "read", lambda self, section: (reads.append(section), read(self, section))[1])
@@ -539,7 +539,7 @@ def test_each_kind_of_conflict_has_a_way_out_that_works(engine: Engine) -> None:
 
 def test_an_app_is_told_the_address_that_it_can_reach(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     engine.apply()
-    monkeypatch.setattr(engine.fleet.runtime, "app_endpoint", lambda server: Endpoint("shelf.internal", 7))
+    monkeypatch.setattr(engine.fleet.runtime, "app_endpoints", lambda: {"toy": Endpoint("shelf.internal", 7)})
     assert environment(engine.fleet, "ann").env["TOY_PLACE"] == "shelf.internal:7"
 
 

@@ -13,7 +13,7 @@ from multidb.cli import server_wide
 from multidb.cli.output import Output
 from multidb.engine import Engine
 from multidb.fleet import Scope
-from multidb.model import App, Project, Resource, StoreContext
+from multidb.model import App, Project, Resource, RuntimeKind, StoreContext
 from multidb.project import load_project
 from multidb.provisioners import STORES, provisioner
 from multidb.provisioners.postgres.provision.resources import PostgresFacts, ServerDatabaseFacts
@@ -40,7 +40,10 @@ def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[st
     SHELF.__init__()  # type: ignore[misc]
     (tmp_path / "multidb.yaml").write_text(MANIFEST)
     project = load_project(tmp_path / "multidb.yaml")
-    yield {runtime: _engine(replace(project, runtime=runtime), tmp_path) for runtime in ("embedded", "external")}
+    yield {
+        runtime: _engine(replace(project, runtime=RuntimeKind(runtime)), tmp_path)
+        for runtime in ("embedded", "external")
+    }
     multidb.provisioners.provisioner.cache_clear()
 
 

@@ -6,7 +6,7 @@ import pytest
 from pydantic import ValidationError
 
 from multidb.errors import Refused, UsageError
-from multidb.model import Address, App, Project
+from multidb.model import Address, App, Project, RuntimeKind
 from multidb.provisioners import provisioner
 from multidb.runtime import open_runtime
 from multidb.runtime.external import ExternalRuntime
@@ -17,7 +17,7 @@ ROOT = Path("/project")
 
 def project(runtime: str = "external", **external: object) -> Project:
     apps = {"lernmi": App("lernmi", "lernmi", dict.fromkeys(external or {"postgres": None}))}
-    return Project("p", runtime, apps, {}, external=external)
+    return Project("p", RuntimeKind(runtime), apps, {}, external=external)
 
 
 def runtime(**external: object) -> ExternalRuntime:

@@ -24,6 +24,7 @@ from multidb.model import (
     Project,
     Quota,
     Resource,
+    RuntimeKind,
     Search,
     ServerUsage,
     Status,
@@ -42,7 +43,7 @@ def project() -> Project:
         "lernmi": App("lernmi", "lernmi", stores),
         "beep_boop": App("beep_boop", "beep_boop", {"postgres": None}),
     }
-    return Project("digi", "embedded", apps, stores)
+    return Project("digi", RuntimeKind.EMBEDDED, apps, stores)
 
 
 _BACKUPS = {"lernmi": Health(Status.DEGRADED, "newest backup is 3 d old", fix="multidb backup lernmi")}

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from multidb.engine import Engine
 from multidb.errors import UsageError
 from multidb.fleet import Scope
-from multidb.model import AppUsage, Enforce, Quota
+from multidb.model import AppUsage, Enforce, Quota, RuntimeKind
 from multidb.runtime import ServerState, ServerStatus
 from multidb.state import ProjectState
 from multidb.usage import History, Look, QuotaUse, StoreUsage, UsageReport, enforce, look, restricted_after
@@ -223,7 +223,7 @@ def test_the_rule_of_hysteresis(weights: list[int]) -> None:
 
     quota = Quota(1000, Enforce.READ_ONLY)
     app = App("ann", "ann", {"toy": object()}, quota={"toy": quota})
-    project = Project("shop", "embedded", {"ann": app}, {})
+    project = Project("shop", RuntimeKind.EMBEDDED, {"ann": app}, {})
     before: dict[str, frozenset[str]] = {}
     for weight in weights:
         usage = StoreUsage("ann", "toy", "toy", AppUsage(size=weight), quota)

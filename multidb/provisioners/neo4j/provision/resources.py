@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from multidb.container import ContainerOptions
 from multidb.errors import Refused
-from multidb.model import App, DerivedName, Endpoint, Facts, Isolation, Owner, Resource, StoreContext
+from multidb.model import App, DerivedName, Endpoint, Facts, Isolation, Owner, Resource, RuntimeKind, StoreContext
 from multidb.secrets import Secret, SecretRef, SecretSpec
 
 __all__ = [
@@ -118,7 +118,7 @@ class ServerOptions(ContainerOptions):
         return _BLOCKLISTS[self.load_csv]
 
     def unfit(self, runtime: str) -> Mapping[str, str]:
-        if self.backup == "dump" and (runtime != "embedded" or self.isolation == "label"):
+        if self.backup == "dump" and (not RuntimeKind(runtime).takes_offline or self.isolation == "label"):
             return {"backup": "a dump needs a server of one app that multidb may stop: runtime: embedded"}
         return {}
 

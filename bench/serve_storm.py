@@ -18,7 +18,8 @@ import uvicorn
 
 from bench.ground import Result
 from multidb.health import Checked, HealthReport
-from multidb.model import App, Health, Project, RuntimeKind, Status
+from multidb.model import App, Health, Project, RuntimeKind, ServerSpec, Status
+from multidb.model.options import ContainerOptions
 from multidb.service.application import Intervals, Service, application
 
 APPS = 100
@@ -84,6 +85,7 @@ def _sources() -> Any:
     well = Health(Status.HEALTHY, "wrote and read", 0.0032)
     report = HealthReport("bench", tuple(Checked(app, store, store, well) for app in apps for store in STORES))
     stores: dict[str, Any] = dict.fromkeys(STORES)
-    project = Project("bench", RuntimeKind.EMBEDDED, {app: App(app, app, stores) for app in apps}, stores)
+    specs = tuple(ServerSpec(store, store, ContainerOptions()) for store in STORES)
+    project = Project("bench", RuntimeKind.EMBEDDED, {app: App(app, app, stores) for app in apps}, specs)
     nothing = dict.fromkeys(("drift", "audit", "usage", "backups"), lambda: None)
     return SimpleNamespace(project=project, health=lambda: report, **nothing)

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from multidb import files
-from multidb.container import Container, poolers, scratch
 from multidb.errors import Refused, UsageError
 from multidb.model import App, Endpoint, Project, StoreContext
+from multidb.model.container import Container, poolers, scratch
 from multidb.model.options import Certificates
-from multidb.provisioners import STORES, provisioner
+from multidb.provisioners import provisioner
 from multidb.render import BACKUP, CA_MOUNTED, GRAFANA, TOKEN, RenderedFile, TlsMaterial, is_ours, render
 from multidb.secrets import Secret, SecretRef, generate
 from multidb.state import ProjectState
@@ -51,11 +51,11 @@ def containers(project: Project) -> list[Container]:
         return []
     per_app = project.deploy.strategy == "separate"
     servers_of_all: list[Container] = []
-    for store in STORES:
-        apps = [app.id for app in project.apps_with(store)]
-        describe = provisioner(store).containers
+    for spec in project.servers:
+        apps = [app.id for app in project.apps_on(spec)]
+        describe = provisioner(spec.store).containers
         if apps and describe is not None:
-            servers = describe(apps, project.servers[store], per_app)
+            servers = describe(spec, apps, per_app)
             servers_of_all += servers
             if servers[0].app is not None and not per_app and BACKUP in project.deploy.profiles:
                 servers_of_all.append(scratch(servers[0]))
@@ -281,20 +281,21 @@ class Deployment:
         store = provisioner(server.store)
         apps = [app for app in self.project.apps_with(server.store) if server.serves(app.id)]
         recorded = dict(self.state.read("numbers").get(server.server, {}))
-        numbers = store.allocate(apps, server.facts, recorded) if store.allocate else {}
+        numbers = store.allocate(apps, server.facts, recorded) if store.allocate and server.facts else {}
+        spec = self.project.spec_of(server.name, server.store, server.app)
         return StoreContext(
             self.project.name,
             server.facts,
-            self.project.servers[server.store],
+            spec.options if spec else None,
             {**recorded, **numbers},
-            known=self.project.known.get(server.store, frozenset()),
+            known=spec.known if spec else frozenset(),
         )
 
     def _templates(self) -> dict[str, str]:
         """The templates that come with multidb, those of stores that do not, and over them those in the project's own
         ``templates/``."""
         templates: dict[str, str] = {}
-        stores = (provisioner(store) for store in STORES if self.project.apps_with(store))
+        stores = (provisioner(store) for store in self.project.stores if self.project.apps_with(store))
         added = [store.templates for store in stores if store.templates is not None]
         for folder in (self.templates, *added, self._root / "templates"):
             for path in sorted(folder.rglob("*.j2")):

@@ -319,10 +319,10 @@ class Engine:
 def _server_plan(answer: Answer[ServerPlan]) -> ServerPlan:
     """The plan of one server, or why there is none. Raises what is wrong with the project itself."""
     if answer.value is not None:
-        return answer.value
+        return replace(answer.value, apps=answer.app_ids)
     if answer.error is not None and not isinstance(answer.error, ServerError | Refused):
         raise answer.error
-    return ServerPlan(answer.name, answer.store, error=answer.error, skipped=answer.skipped)
+    return ServerPlan(answer.name, answer.store, error=answer.error, skipped=answer.skipped, apps=answer.app_ids)
 
 
 def _with_statements(

@@ -12,7 +12,7 @@ from functools import partial
 
 from multidb.errors import MultidbError
 from multidb.fleet import Fleet
-from multidb.model import App, Endpoint, Isolation, Resource, Server, StoreContext
+from multidb.model import App, Endpoint, Facts, Isolation, Resource, Server, StoreContext
 from multidb.provisioners import provisioner
 from multidb.secrets import Secret
 from multidb.variables import Reached, variables
@@ -93,7 +93,7 @@ def standing(fleet: Fleet, app: str) -> dict[str, StoreAccess]:
         context, store = contexts[server.name], provisioner(server.store)
         if isinstance(context, MultidbError):
             raise context
-        level, why = store.isolation(entry, context.facts)
+        level, why = store.isolation(entry, Facts.of(context.facts))
         accesses[server.store] = StoreAccess(level, why, _names(entry, store.desired([entry], context)))
     return accesses
 

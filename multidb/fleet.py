@@ -16,7 +16,19 @@ from multidb.closure import closures
 from multidb.concurrency import side_by_side
 from multidb.errors import ArchiveError, MultidbError, ServerDown, ServerSlow, UsageError
 from multidb.manifest import is_app_id
-from multidb.model import App, Archive, Isolation, Progress, Project, Server, Session, StoreContext, Tenant, unwatched
+from multidb.model import (
+    App,
+    Archive,
+    Facts,
+    Isolation,
+    Progress,
+    Project,
+    Server,
+    Session,
+    StoreContext,
+    Tenant,
+    unwatched,
+)
 from multidb.provisioners import provisioner
 from multidb.runtime import Runtime, ServerState, ServerStatus, open_runtime
 from multidb.secrets import Secret, SecretRef
@@ -108,7 +120,7 @@ class Fleet:
         self.progress = progress
         self._command = command
         self._kept: dict[str, Session] | None = None
-        self._facts: dict[str, Any] = {}  # by server, as last read
+        self._facts: dict[str, Facts] = {}  # by server, as last read
 
     # Work on every server in scope
 
@@ -329,15 +341,16 @@ class Fleet:
         with self.open(server) as session:
             return self.context(server, session)
 
-    def _context(self, server: Server, facts: Any, numbers: Mapping[str, int]) -> StoreContext:
+    def _context(self, server: Server, facts: Facts | None, numbers: Mapping[str, int]) -> StoreContext:
+        spec = self.project.spec_of(server.name, server.store, server.app)
         return StoreContext(
             self.project.name,
             facts,
-            self.project.options_of(server.name, server.store),
+            spec.options if spec else None,
             numbers,
             server,
-            restricted=self.read_only(server.store),
-            known=self.project.known.get(server.store, frozenset()),
+            restricted=frozenset(filter(server.serves, self.read_only(server.store))),
+            known=spec.known if spec else frozenset(),
             closed=frozenset(closures(self.state)),
         )
 

@@ -141,14 +141,9 @@ def check(
     scope = scope or Scope()
     fleet.require(scope)
     began, started = datetime.now(UTC), time.monotonic()
-    round_ = _Checks(fleet, scope, may_write)
-    checked = {(check.app, check.store): check for check in round_.checks()}
-    in_order = [
-        checked[app.id, store]
-        for app in fleet.project.apps.values()
-        for store in fleet.project.servers
-        if (app.id, store) in checked
-    ]
+    places = [(app.id, store) for app in fleet.project.apps.values() for store in app.stores]
+    order = {place: number for number, place in enumerate(places)}
+    in_order = sorted(_Checks(fleet, scope, may_write).checks(), key=lambda check: order[check.app, check.store])
     backups: dict[str, Health] = {}
     if freshness is not None:
         for app in filter(scope.wants, fleet.project.apps.values()):

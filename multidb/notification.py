@@ -19,19 +19,18 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, Final, Self
 
-from multidb.audit import Audit
+from multidb.audit import Audit, ServerAudited
 from multidb.document import in_future, moment
 from multidb.errors import MultidbError, UsageError
 from multidb.fleet import Scope
 from multidb.health import HealthReport
 from multidb.model import Health, Project, Status, listed
 from multidb.model.options import Webhook
-from multidb.plan import Plan
-from multidb.provisioners import STORES
+from multidb.plan import Plan, ServerPlan
 from multidb.secret_source import SecretSource
 from multidb.secrets import Secret, redact
 from multidb.state import ProjectState
-from multidb.usage import UsageReport
+from multidb.usage import ServerSeen, UsageReport
 
 __all__ = [
     "Alarm",
@@ -115,11 +114,13 @@ class Looked:
     Args:
         apps: only these; None means all.
         stores: only these; None means all.
+        unread: not these apps (None: the servers themselves) on these stores, of which nothing could be seen.
     """
 
     kinds: frozenset[AlarmKind]
     apps: frozenset[str] | None = None
     stores: frozenset[str] | None = None
+    unread: frozenset[tuple[str | None, str]] = frozenset()
 
     def covers(self, subject: Subject) -> bool:
         """Whether the look would have seen an alarm about that."""
@@ -127,6 +128,7 @@ class Looked:
             subject.kind in self.kinds
             and (self.apps is None or subject.app in self.apps)
             and (self.stores is None or subject.store in self.stores)
+            and (subject.app, subject.store) not in self.unread
         )
 
 
@@ -350,18 +352,17 @@ class Notifier:
 
     def about_plan(self, plan: Plan, scope: Scope = _EVERYTHING) -> list[Delivery]:
         """Tells what a plan within `scope` would change."""
-        unread = {server.store for server in plan.servers if server.error is not None}
+        unread = _unread(plan.servers)
         return self.tell(drifts(plan), _looked(scope, AlarmKind.DRIFT, unread=unread))
 
     def about_audit(self, audit: Audit, scope: Scope = _EVERYTHING) -> list[Delivery]:
         """Tells which walls an audit within `scope` has found open."""
-        unread = {server.store for server in audit.servers if server.error is not None}
-        unread |= {store for _, store in audit.refusals}
+        unread = _unread(audit.servers) | audit.refusals.keys()
         return self.tell(open_walls(audit), _looked(scope, AlarmKind.BREACH, unread=unread))
 
     def about_usage(self, report: UsageReport, scope: Scope = _EVERYTHING) -> list[Delivery]:
         """Tells who has used up a quota."""
-        unread = {server.store for server in report.servers if server.error is not None}
+        unread = _unread(report.servers)
         return self.tell(over_quota(report), _looked(scope, AlarmKind.QUOTA, unread=unread))
 
     def beat(self) -> list[Delivery]:
@@ -397,11 +398,15 @@ def _address(source: SecretSource, root: Path, where: str) -> Secret:
     return Secret(address.reveal().strip())
 
 
-def _looked(scope: Scope, *kinds: AlarmKind, unread: Iterable[str] = ()) -> Looked:
-    """What a look within `scope` has seen, if the stores in `unread` told nothing."""
-    stores = (scope.stores or frozenset(STORES)) - set(unread)
-    everything = scope.stores is None and not unread
-    return Looked(frozenset(kinds), scope.apps, None if everything else stores)
+def _unread(servers: Iterable[ServerPlan | ServerAudited | ServerSeen]) -> frozenset[tuple[str | None, str]]:
+    """What nothing could be seen of, because its server told nothing."""
+    silent = [server for server in servers if server.error is not None]
+    return frozenset((app, server.store) for server in silent for app in (None, *server.apps))
+
+
+def _looked(scope: Scope, *kinds: AlarmKind, unread: frozenset[tuple[str | None, str]] = frozenset()) -> Looked:
+    """What a look within `scope` has seen, but for what is `unread`."""
+    return Looked(frozenset(kinds), scope.apps, scope.stores, unread)
 
 
 def _ago(moment: datetime, now: datetime) -> timedelta:

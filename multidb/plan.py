@@ -59,6 +59,8 @@ class ServerPlan:
     orphans: Mapping[str, Sequence[str]] = dataclasses.field(default_factory=dict)
     """By app that stands nowhere: what the server has under the project's mark. No change is about it."""
     notes: tuple[str, ...] = ()
+    apps: tuple[str, ...] = ()
+    """Those that it serves, of the ones in scope."""
 
     @property
     def digest(self) -> str:

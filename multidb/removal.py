@@ -29,7 +29,7 @@ from multidb.errors import (
     UsageError,
 )
 from multidb.fleet import Fleet, Scope
-from multidb.model import App, Isolation, Progress, Server
+from multidb.model import App, Facts, Isolation, Progress, Server
 from multidb.provisioners import provisioner
 from multidb.render import is_ours
 from multidb.tombstone import Edit, Phase, Tombstone, forget, tombstones, write_tombstone
@@ -221,7 +221,7 @@ def _on_each_server(fleet: Fleet, app: App, work: Callable[[Server], None]) -> d
 
 def _suspend(fleet: Fleet, server: Server, app: App, progress: Progress) -> None:
     progress(server.name, f"turning the logins of {app.id} off")
-    level, _ = provisioner(server.store).isolation(app, fleet.suspend(app, server).facts)
+    level, _ = provisioner(server.store).isolation(app, Facts.of(fleet.suspend(app, server).facts))
     if level is not Isolation.NAMING_ONLY:  # there, nothing keeps anybody out
         _prove_shut(fleet, server, app)
 

@@ -5,9 +5,9 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from multidb.container import ContainerOptions
 from multidb.manifest import StoreSchema
 from multidb.model import App, DerivedName
+from multidb.model.options import ContainerOptions
 
 
 class Options(BaseModel):

@@ -47,7 +47,8 @@ def _closings(engine: Engine, plan: Plan) -> Iterator[tuple[ServerPlan, list[Res
 
 def _say(output: Output, engine: Engine, server: ServerPlan, closings: list[Resource]) -> None:
     losses = ", ".join(dict.fromkeys(resource.closing for resource in closings))
-    known = sorted(engine.project.known.get(server.store, ()))
+    spec = engine.project.spec_of(server.server, server.store)
+    known = sorted(spec.known if spec else ())
     kept = f"; {', '.join(known)} (known) keep what they have" if known and closings[0].leaves_known else ""
     output.note(f"{server.server}: {_listed(closings)}: {losses}{kept}", style="yellow")
 

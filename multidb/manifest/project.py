@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from collections.abc import Mapping as MappingType
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -17,7 +17,7 @@ from multidb.manifest.document import Entry, Mapping, Node, Position, Scalar, Se
 from multidb.manifest.names import check_known, check_names, check_tenants, id_problem, project_name
 from multidb.manifest.problems import explain
 from multidb.manifest.schema import VERSION, Shape, StoreSchema
-from multidb.model import App, Enforce, Project, Quota, RuntimeKind
+from multidb.model import App, Enforce, Project, Quota, RuntimeKind, ServerSpec
 
 __all__ = ["Removed", "load"]
 
@@ -220,26 +220,24 @@ class _Reading:
         returned = {app: place for app, place in self._returned.items() if app in removed}
         if head is None:
             return None
-        external = {name: value for name in self._stores if (value := getattr(head.external, name, None)) is not None}
+        servers = tuple(self._spec(store, head) for store in self._stores)
         runtime = RuntimeKind(head.runtime)
         self._check_runtime(apps, runtime)
         if runtime is RuntimeKind.EXTERNAL:
-            self._check_addresses(apps, external)
+            self._check_addresses(apps, servers)
         self._check_servers(head)
         self._problems += check_known(self._top.get("known"), [*apps.values(), *removed.values()], self._stores)
         return Project(
             name=head.project,
             runtime=runtime,
             apps=apps,
-            servers={name: getattr(head.servers, name) for name in self._stores},
-            external=external,
+            servers=servers,
             root=str(self._path.parent),
             file=self._path.name,
             deploy=head.deploy,
             backup=head.backup,
             backup_declared="backup" in head.model_fields_set,
             notify=head.notify,
-            known={name: frozenset(accounts) for name in self._stores if (accounts := getattr(head.known, name))},
             removed=removed,
             returned=returned,
             progress_timeout=head.progress_timeout.total_seconds(),
@@ -392,11 +390,21 @@ class _Reading:
                     )
                 )
 
-    def _check_addresses(self, apps: MappingType[str, App], external: MappingType[str, Any]) -> None:
+    def _spec(self, store: str, head: Any) -> ServerSpec:
+        """The one server, or kind of server, that the manifest has of a store."""
+        return ServerSpec(
+            store,
+            store,
+            getattr(head.servers, store),
+            getattr(head.external, store, None),
+            frozenset(getattr(head.known, store)),
+        )
+
+    def _check_addresses(self, apps: MappingType[str, App], servers: Iterable[ServerSpec]) -> None:
         entry = self._top.entries["runtime"]
-        for store in self._stores:
+        for store in (spec.store for spec in servers if spec.address is None):
             users = [app.id for app in apps.values() if store in app.stores]
-            if users and store not in external and self._stores[store].address is not None:
+            if users and self._stores[store].address is not None:
                 self._problems.append(
                     entry.value.place.problem(
                         f"runtime is external, and external does not say where {store} is, which app {users[0]} uses",

@@ -13,17 +13,18 @@ from functools import cached_property
 from typing import Annotated, Any, Final, Literal, Self, cast
 
 from pydantic import BaseModel, BeforeValidator, Field, create_model
-from pydantic.json_schema import GenerateJsonSchema
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core.core_schema import WithDefaultSchema
 
-from multidb.container import ContainerOptions
 from multidb.document import APP_ID
-from multidb.model import App, DerivedName, Provisioner, RuntimeKind, duration_text
+from multidb.model import Address, App, DerivedName, Provisioner, RuntimeKind
 from multidb.model.options import (
     Account,
     AppBackup,
     AppDeploy,
     AppQuota,
     Backup,
+    ContainerOptions,
     Deploy,
     Duration,
     Notify,
@@ -54,13 +55,13 @@ class StoreSchema:
     """
 
     name: str
-    app_options: type[BaseModel]
+    app_options: type[Section]
     server_options: type[ContainerOptions]
     derived_names: Callable[[App], Sequence[DerivedName]]
     reserved: tuple[str, ...] = ()
     check: Callable[[Sequence[App]], Iterable[tuple[App, str]]] | None = None
     own: tuple[str, ...] = ()
-    address: type[BaseModel] | None = None
+    address: type[Address] | None = None
     runtimes: frozenset[RuntimeKind] = frozenset(RuntimeKind)
     usual: bool = True
 
@@ -140,8 +141,12 @@ class Head(Section):
 class _Defaults(GenerateJsonSchema):
     """Writes a default as it would stand in the manifest."""
 
-    def encode_default(self, dft: Any) -> Any:
-        return duration_text(dft) if isinstance(dft, timedelta) else super().encode_default(dft)
+    def default_schema(self, schema: WithDefaultSchema) -> JsonSchemaValue:
+        found = super().default_schema(schema)
+        form = schema["schema"].get("serialization", {})
+        if found.get("default") is not None and form.get("type") == "function-plain":
+            found["default"] = cast("Any", form)["function"](schema["default"])
+        return found
 
 
 class Shape:
@@ -213,7 +218,8 @@ class Shape:
         whole = _model("Manifest", self.head, {"apps": apps}).model_json_schema(schema_generator=_Defaults)
         defaults = whole["$defs"].get("Defaults", {}).get("properties", {})
         for name, store in self.stores.items():
-            options = _partial(store.app_options.model_json_schema(ref_template=f"#/$defs/{name}-default-{{model}}"))
+            form = f"#/$defs/{name}-default-{{model}}"
+            options = _partial(store.app_options.model_json_schema(ref_template=form, schema_generator=_Defaults))
             for model, definition in options.pop("$defs", {}).items():
                 whole["$defs"][f"{name}-default-{model}"] = definition
             nothing = {"type": "null"}

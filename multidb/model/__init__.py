@@ -2,8 +2,8 @@
 
 `address`: where servers that exist already are. `core`: apps, servers, resources, changes, statements. `options`: what
 the manifest says that is the same for every store. `health`, `audit`, `usage`, `archive`: what is found, measured and
-kept of them. `figures`: sizes, times and lists in words. `hosting`: servers that are processes of this machine.
-`provisioner`: what a store is to the engine.
+kept of them. `figures`: sizes, times and lists in words. `hosting`, `container`: servers that are processes of this
+machine, or containers. `project`: a whole manifest. `provisioner`: what a store is to the engine.
 """
 
 from multidb.model.address import Address, Dialect
@@ -38,7 +38,6 @@ from multidb.model.core import (
     Level,
     Owner,
     Progress,
-    Project,
     Resource,
     RuntimeKind,
     Server,
@@ -47,9 +46,19 @@ from multidb.model.core import (
     Tenant,
     unwatched,
 )
-from multidb.model.figures import bytes_of, duration_of, duration_text, listed, size_in_words, time_in_words
+from multidb.model.figures import (
+    bytes_of,
+    duration_of,
+    duration_text,
+    listed,
+    memory_of,
+    memory_text,
+    size_in_words,
+    time_in_words,
+)
 from multidb.model.health import Health, Status, worst
 from multidb.model.hosting import Hosting, Launch, OfflineKind, RecoverableKind, Seat, ServerKind, Site
+from multidb.model.project import Project, ServerSpec
 from multidb.model.provisioner import Provisioner, Session
 from multidb.model.usage import AppUsage, Enforce, Query, Quota, ServerUsage
 
@@ -104,6 +113,7 @@ __all__ = [
     "Seat",
     "Server",
     "ServerKind",
+    "ServerSpec",
     "ServerUsage",
     "Session",
     "Site",
@@ -118,6 +128,8 @@ __all__ = [
     "duration_of",
     "duration_text",
     "listed",
+    "memory_of",
+    "memory_text",
     "size_in_words",
     "time_in_words",
     "unwatched",

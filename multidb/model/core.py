@@ -10,10 +10,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import Any, ClassVar, Final, Protocol
+from typing import ClassVar, Final, Protocol, Self
 
 from multidb.errors import ServerError
-from multidb.model.options import AppBackup, AppDeploy, Backup, Deploy, Notify
+from multidb.model.options import AppBackup, AppDeploy, ContainerOptions, Section
 from multidb.model.usage import Quota
 from multidb.secrets import Secret, SecretRef, SecretStore
 
@@ -32,13 +32,13 @@ __all__ = [
     "Owner",
     "PROGRESS_TIMEOUT",
     "Progress",
-    "Project",
     "Resource",
     "RuntimeKind",
     "Server",
     "Statement",
     "StoreContext",
     "Tenant",
+    "serves",
     "unwatched",
 ]
 
@@ -77,11 +77,12 @@ class Owner:
 
 @dataclass(frozen=True, slots=True)
 class App:
-    """One tenant. `stores` maps a store's name to that store's own options object; a store not in it is not wanted."""
+    """One tenant. `stores` has, by the name of each store that it uses, its options there, as that store's own
+    `Section` (``AppOptions.of(app.stores[STORE])``)."""
 
     id: str
     tenant_id: str
-    stores: Mapping[str, Any]
+    stores: Mapping[str, Section]
     labels: Mapping[str, str] = field(default_factory=dict)
     where: str = ""  # file:line:column of its entry in the manifest
     quota: Mapping[str, Quota] = field(default_factory=dict)  # by store
@@ -111,45 +112,6 @@ class RuntimeKind(StrEnum):
     def takes_offline(self) -> bool:
         """Whether a server can be stopped for a moment, for work on its files (`Runtime.take_offline`)."""
         return self is RuntimeKind.EMBEDDED
-
-
-@dataclass(frozen=True, slots=True)
-class Project:
-    """A whole manifest, checked. `servers` has the options of servers, as their store declares them: by the name of
-    a server, or of a store for all of its servers (`options_of`)."""
-
-    name: str
-    runtime: RuntimeKind
-    apps: Mapping[str, App]
-    servers: Mapping[str, Any]
-    external: Mapping[str, Any] = field(default_factory=dict)
-    root: str = "."  # folder of the manifest
-    file: str = "multidb.yaml"
-    deploy: Deploy = field(default_factory=Deploy)
-    backup: Backup = field(default_factory=Backup)
-    backup_declared: bool = False  # whether the manifest speaks of backups
-    notify: Notify = field(default_factory=Notify)
-    known: Mapping[str, frozenset[str]] = field(default_factory=dict)
-    """By store, the accounts that an operator knows beside the apps' own: what one of them could do is no hole."""
-    removed: Mapping[str, App] = field(default_factory=dict)
-    """Apps that were taken out and may still come back: their names, numbers and data are kept."""
-    returned: Mapping[str, str] = field(default_factory=dict)
-    """Those of them that the manifest has an entry for all the same, and where; nothing is made of it."""
-    progress_timeout: float = PROGRESS_TIMEOUT
-    """Seconds without progress after which a server or a target that work waits for counts as standing still."""
-
-    def including(self, app: App) -> Project:
-        """The same project with one of its removed apps as if it were not."""
-        removed = {name: removed for name, removed in self.removed.items() if name != app.id}
-        return dataclasses.replace(self, apps={**self.apps, app.id: app}, removed=removed)
-
-    def options_of(self, server: str, store: str) -> Any:
-        """The options of a server: its own, else those of all servers of its store; None where there are none."""
-        return self.servers.get(server, self.servers.get(store))
-
-    def apps_with(self, store: str) -> tuple[App, ...]:
-        """The apps that use `store`, in the order of the manifest."""
-        return tuple(app for app in self.apps.values() if store in app.stores)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,12 +156,15 @@ class Server:
 
     def serves(self, app: str) -> bool:
         """Whether the app, which uses its store, has its place here."""
-        if self.app is not None:
-            return app == self.app
-        return self.apps is None or app in self.apps
+        return serves(app, self.app, self.apps)
 
     def __str__(self) -> str:
         return f"{self.name} ({self.endpoint})"
+
+
+def serves(app: str, only: str | None, apps: frozenset[str] | None) -> bool:
+    """Whether an app has its place on a server that is of the `only` one, or of these `apps`; None: of any."""
+    return app == only if only is not None else apps is None or app in apps
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +173,13 @@ class Facts:
 
     product: str  # "PostgreSQL", "Valkey"
     version: str  # as the server says it
+
+    @classmethod
+    def of(cls, facts: Facts | None) -> Self:
+        """The facts as the asker's own. `TypeError` where they are of another store, or the server was not asked."""
+        if not isinstance(facts, cls):
+            raise TypeError(f"{facts!r} is no {cls.__module__}.{cls.__qualname__}")
+        return facts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -315,12 +287,12 @@ class StoreContext:
     """What a store's pure functions may know beside the app: the project, the server's facts, what is recorded.
 
     `numbers` are durable choices made once per app (Redis DB numbers), by app id. `facts` is None where the server
-    was not asked.
+    was not asked, `options` where the manifest says nothing of it (see `ContainerOptions.of`).
     """
 
     project: str
-    facts: Any
-    options: Any = None  # the store's server options
+    facts: Facts | None
+    options: ContainerOptions | None = None
     numbers: Mapping[str, int] = field(default_factory=dict)
     server: Server | None = None
     restricted: frozenset[str] = frozenset()  # apps over their quota, which may read and delete and not grow

@@ -7,7 +7,16 @@ from collections.abc import Sequence
 from datetime import timedelta
 from typing import Final
 
-__all__ = ["bytes_of", "duration_of", "duration_text", "listed", "size_in_words", "time_in_words"]
+__all__ = [
+    "bytes_of",
+    "duration_of",
+    "duration_text",
+    "listed",
+    "memory_of",
+    "memory_text",
+    "size_in_words",
+    "time_in_words",
+]
 
 _POWERS: Final = {"": 0, "k": 1, "K": 1, "M": 2, "G": 3, "T": 4}
 _MOST: Final = 2**63
@@ -27,6 +36,20 @@ def bytes_of(size: str) -> int:
     if size_in_bytes >= _MOST:
         raise ValueError("must be a size below 9 million TB")
     return int(size_in_bytes)
+
+
+def memory_of(amount: str) -> int:
+    """The bytes of ``512m`` or ``2g``, as Docker and Java write memory (powers of 1024). `ValueError` for others."""
+    match = re.fullmatch(r"([0-9]+)([mMgG])", amount)
+    if match is None:
+        raise ValueError(f"{amount!r} is not an amount of memory")
+    return int(match[1]) << 10 * _POWERS[match[2].upper()]
+
+
+def memory_text(amount: int) -> str:
+    """What `memory_of` makes those bytes of; what is less than a megabyte of them is dropped."""
+    megabytes = amount // 1024**2
+    return f"{megabytes}m" if megabytes % 1024 else f"{megabytes // 1024}g"
 
 
 def size_in_words(size: float) -> str:

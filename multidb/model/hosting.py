@@ -12,11 +12,12 @@ import signal
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 from multidb.account import Account
 from multidb.model.archive import Offline
-from multidb.model.core import PROGRESS_TIMEOUT, App, Endpoint, Progress, Server
+from multidb.model.core import PROGRESS_TIMEOUT, App, Endpoint, Progress, Server, serves
+from multidb.model.options import ContainerOptions
 from multidb.secrets import Secret
 
 __all__ = ["Hosting", "Launch", "OfflineKind", "RecoverableKind", "Seat", "ServerKind", "Site"]
@@ -29,6 +30,7 @@ class Site:
     Args:
         project: the project's name, for folders that have to be outside of it.
         folder: absolute; everything that the server keeps, and nothing of another server.
+        app, apps: whom it serves, as in `Server`.
         ports: as named in ``ServerKind.ports``; empty until chosen.
     """
 
@@ -37,10 +39,15 @@ class Site:
     project: str
     folder: Path
     log: Path
-    options: Any
+    options: ContainerOptions
     app: str | None = None
+    apps: frozenset[str] | None = None
     ports: Mapping[str, int] = field(default_factory=dict)
     progress_timeout: float = PROGRESS_TIMEOUT  # seconds: see `Project.progress_timeout`
+
+    def serves(self, app: str) -> bool:
+        """Whether the app, which uses its store, has its place here."""
+        return serves(app, self.app, self.apps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,13 +154,13 @@ class Seat:
         """The folder that stands in for the server, where one does."""
         if not self.folder_product:
             return None
-        return Server(self.site.name, self.site.store, Endpoint(path=str(self.site.folder)))
+        return Server(self.site.name, self.site.store, Endpoint(path=str(self.site.folder)), apps=self.site.apps)
 
     def server(self, numbers: Mapping[str, int]) -> Server:
         """The server as reached on these ports."""
         assert self.kind is not None
         site = dataclasses.replace(self.site, ports=numbers)
-        return Server(site.name, site.store, self.kind.endpoint(site), app=site.app)
+        return Server(site.name, site.store, self.kind.endpoint(site), app=site.app, apps=site.apps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,16 +169,16 @@ class Hosting:
 
     Args:
         root: the manifest's folder.
-        apps: those that use the store, in the order of the manifest.
-        options: its server options.
-        site: the place of a server: its name, and the only app that it serves, None where apps share it.
+        apps: those that the servers are for, in the order of the manifest.
+        options: their server options.
+        site: the place of the server that the apps share (None), or of the one that serves this app only.
         product: what the server of this name said of itself when it last came up; None where it never did.
         switched: its servers may be another product from now on.
     """
 
     root: Path
     apps: Sequence[App]
-    options: Any
-    site: Callable[[str, str | None], Site]
+    options: ContainerOptions
+    site: Callable[[str | None], Site]
     product: Callable[[str], str | None]
     switched: bool = False

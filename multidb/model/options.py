@@ -1,4 +1,5 @@
-"""What the manifest says of deployment, backups, quotas and notices: the sections that are the same for every store.
+"""What the manifest says of deployment, backups, quotas and notices, the same for every store; and what the options of
+each store are built on.
 
 The models that check the manifest are the values that everything behind it works with; lengths of time and sizes are
 parsed when they are read, and written back in the same form.
@@ -6,15 +7,15 @@ parsed when they are read, and written back in the same form.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-from multidb.model.figures import bytes_of, duration_of, duration_text
+from multidb.model.figures import bytes_of, duration_of, duration_text, memory_of, memory_text
 from multidb.secret_source import SecretSource
 
 __all__ = [
@@ -24,19 +25,22 @@ __all__ = [
     "AppQuota",
     "Backup",
     "Certificates",
+    "ContainerOptions",
     "Deploy",
     "Duration",
     "Encrypt",
     "Keep",
+    "Memory",
     "Notify",
     "Section",
     "Size",
+    "TextForm",
     "Webhook",
 ]
 
 
 @dataclass(frozen=True, slots=True)
-class _Text:
+class TextForm:
     """How a value stands in the manifest: as a text, which `read` parses and `write` gives back.
 
     Args:
@@ -62,7 +66,7 @@ class _Text:
 
 Duration = Annotated[
     timedelta,
-    _Text(
+    TextForm(
         r"^[1-9][0-9]{0,6}(ms|s|m|min|h|d|w)$",
         "must be a duration such as 30s, 2min, 24h or 7d",
         duration_of,
@@ -71,12 +75,16 @@ Duration = Annotated[
 ]
 Size = Annotated[
     int,
-    _Text(
+    TextForm(
         r"^[1-9][0-9]*(\.[0-9]+)? ?([kKMGT]i?)?B$",
         "must be a size such as 500MB or 5GB",
         bytes_of,
         "{}B".format,
     ),
+]
+Memory = Annotated[
+    int,
+    TextForm(r"^[1-9][0-9]*[mMgG]$", "must be an amount of memory such as 512m or 2g", memory_of, memory_text),
 ]
 
 
@@ -105,9 +113,48 @@ Port = Annotated[
 
 
 class Section(BaseModel):
-    """A mapping of the manifest; a key that it does not know is a mistake."""
+    """A mapping of the manifest; a key that it does not know is a mistake. The options that an app may have of a store
+    are one, too: each store has its own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    @classmethod
+    def of(cls, section: Section) -> Self:
+        """The section as the asker's own. `TypeError` where it is another's."""
+        if not isinstance(section, cls):
+            raise TypeError(f"{section!r} is no {cls.__module__}.{cls.__qualname__}")
+        return section
+
+
+class ContainerOptions(Section):
+    """The part of ``servers.<store>`` that is the same for every store. Each has its own, with a default everywhere."""
+
+    image: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9][A-Za-z0-9._/@:-]*$",
+        json_schema_extra={"errorMessage": "must be an image such as postgres:18, or one with a digest (@sha256:...)"},
+        description="Container image instead of the official one, best with a version or a digest.",
+    )
+    memory: Memory | None = Field(
+        default=None, description="The most memory that the container may take, such as 512m or 2g."
+    )
+    cpus: float | None = Field(
+        default=None, gt=0, le=1024, description="The most processors that the container may use, such as 1.5."
+    )
+
+    @classmethod
+    def of(cls, section: Section | None) -> Self:
+        """As `Section.of`; the defaults where the manifest says nothing of the server."""
+        return cls() if section is None else super().of(section)
+
+    def port_of(self, name: str) -> int | None:
+        """The port that the manifest fixes by this option (``port``, ``grpc_port``); None where one is chosen."""
+        port: int | None = getattr(self, name)
+        return port
+
+    def unfit(self, runtime: str) -> Mapping[str, str]:
+        """Options that cannot be kept with this runtime: by name, why not."""
+        return {}
 
 
 class Keep(Section):

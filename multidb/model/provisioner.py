@@ -6,17 +6,18 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, S
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Protocol, Self
 
-from multidb.container import Containers
 from multidb.model.address import Address
 from multidb.model.archive import Archive, TakeOffline
 from multidb.model.audit import Probe, Search
+from multidb.model.container import Containers
 from multidb.model.core import (
     App,
     Change,
     DerivedName,
     Endpoint,
+    Facts,
     Finding,
     Inspection,
     Isolation,
@@ -29,6 +30,7 @@ from multidb.model.core import (
 )
 from multidb.model.health import Health
 from multidb.model.hosting import Hosting, Seat
+from multidb.model.options import ContainerOptions, Section
 from multidb.model.usage import ServerUsage
 from multidb.secrets import Secret, SecretRef, SecretSpec, SecretStore
 
@@ -39,7 +41,7 @@ class Session(Protocol):
     """All effects on one server. Opened by ``Provisioner.connect``, used as a context manager, used by one thread."""
 
     @property
-    def facts(self) -> Any:
+    def facts(self) -> Facts:
         """What the server is and can do (a subclass of `Facts`), read when the session was opened."""
 
     def __enter__(self) -> Self: ...
@@ -86,14 +88,14 @@ class Provisioner:
 
     name: str
     title: str
-    app_options: Any  # frozen pydantic model of an app's options
-    server_options: Any  # frozen pydantic model of ``servers.<store>``
+    app_options: type[Section]  # what ``apps.<app>.<store>`` may say
+    server_options: type[ContainerOptions]  # what ``servers.<store>`` may say
     derived_names: Callable[[App], Sequence[DerivedName]]
     secrets: Callable[[App], Sequence[SecretSpec]]
     desired: Callable[[Sequence[App], StoreContext], Sequence[Resource]]
     statements: Callable[[Change, StoreContext], Sequence[Statement]]
     env: Callable[[App, StoreContext, Endpoint, Callable[[SecretRef], Secret]], Mapping[str, str | Secret]]
-    isolation: Callable[[App, Any], tuple[Isolation, str]]  # (level, why) from the server's facts
+    isolation: Callable[[App, Facts], tuple[Isolation, str]]  # (level, why) from the server's facts
     connect: Callable[[Server, Secret | None, str], Session]  # (server, admin password, application name)
     env_asks: Callable[[App, StoreContext], bool] = lambda app, context: False
     """(app, context without facts) -> whether `env` has to know what the server is, beside the manifest and the
@@ -110,7 +112,7 @@ class Provisioner:
     archive: Callable[[Server, Secret | None, str, TakeOffline | None], Archive] | None = None
     """(server, admin password, application name, how to stop it where that may be) -> its data coming and going; None:
     the store has no backups."""
-    allocate: Callable[[Sequence[App], Any, Mapping[str, int]], Mapping[str, int]] | None = None
+    allocate: Callable[[Sequence[App], Facts, Mapping[str, int]], Mapping[str, int]] | None = None
     """(apps, facts, recorded numbers) -> numbers by app id, for stores that hand out numbers."""
     reserved: tuple[str, ...] = ()
     """Names that the server keeps for itself, as shell patterns (``pg_*``): no app id and no derived name is one."""
@@ -140,7 +142,7 @@ class Provisioner:
     """What an operator types after a statement (``;``), where the store's own client asks for it."""
     advise: Callable[[Sequence[App], StoreContext], Sequence[Finding]] | None = None
     """What the server's limits mean for these apps (connections, DB numbers, collections), good news included."""
-    caveats: Callable[[Any], Sequence[str]] | None = None
+    caveats: Callable[[Facts], Sequence[str]] | None = None
     """(facts) -> what an operator has to know of the server itself before anything is changed on it, as sentences."""
 
     @property

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 import yaml
 
-from multidb.container import Container, Pooler, poolers
 from multidb.errors import UsageError
-from multidb.model import App, Project
+from multidb.model import App, Project, memory_text
+from multidb.model.container import Container, Pooler, poolers
 from multidb.render.env import PRIVATE, RenderedFile, env_files
 from multidb.secret_source import SecretSource
 from multidb.secrets import Secret
@@ -212,7 +212,7 @@ class _Rendering:
             keep_trailing_newline=False,
             autoescape=False,  # noqa: S701 (none of the texts is HTML)
         )
-        self._jinja.filters |= {"yaml": _yaml, "interpolated": _interpolated}
+        self._jinja.filters |= {"yaml": _yaml, "interpolated": _interpolated, "memory": memory_text}
 
     def text(self, template: str, **values: Any) -> str:
         """One template with its values; `UsageError` names the template and the line that is wrong."""

@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Final
 
 from multidb.concurrency import side_by_side
-from multidb.container import Container, Pooler, poolers
 from multidb.deployment import (
     Deployment,
     app_endpoint,
@@ -26,6 +25,7 @@ from multidb.deployment import (
 )
 from multidb.errors import AuthenticationFailed, MultidbError, Refused, ServerDown, ServerError, ServerSlow, UsageError
 from multidb.model import App, Endpoint, Progress, Project, Server
+from multidb.model.container import Container, Pooler, poolers
 from multidb.ports import LOOPBACK, is_taken
 from multidb.provisioners import provisioner
 from multidb.render import CA_FILE, MONITORING, MONITORING_VOLUMES
@@ -585,7 +585,11 @@ def _pooler(pooler: Pooler, container: Container, verdict: Verdict) -> ServerSta
 def named(container: Container) -> Server:
     """The server in a container as its neighbours in the network reach it."""
     return Server(
-        container.server, container.store, _endpoint(container, container.name, container.ports), app=container.app
+        container.server,
+        container.store,
+        _endpoint(container, container.name, container.ports),
+        app=container.app,
+        apps=container.apps,
     )
 
 
@@ -602,7 +606,7 @@ def located(container: Container, seen: ContainerState | None, network: str | No
         if address is None:
             return None
         where = _endpoint(container, address, container.ports)
-    return Server(container.server, container.store, where, app=container.app)
+    return Server(container.server, container.store, where, app=container.app, apps=container.apps)
 
 
 def _endpoint(container: Container, host: str, ports: Mapping[str, int]) -> Endpoint:

@@ -27,11 +27,12 @@ from multidb.model import (
     RecoverableKind,
     Seat,
     Server,
+    ServerSpec,
     Site,
     TakeOffline,
     unwatched,
 )
-from multidb.provisioners import STORES, provisioner
+from multidb.provisioners import provisioner
 from multidb.runtime import ServerState, ServerStatus
 from multidb.runtime.control import Control
 from multidb.runtime.ledger import Ledger, Process
@@ -63,7 +64,7 @@ class EmbeddedRuntime:
     """A `Runtime` of processes on this machine, for the stores that apps of the manifest use.
 
     Args:
-        project: its `servers` hold, per store, the options read here (``port``, ``max_connections`` ...).
+        project: its `servers` have the options read here (``port``, ``max_connections`` ...).
         state: remembers ports and processes; its secret store keeps the admins' passwords, which are generated.
     """
 
@@ -252,7 +253,7 @@ class EmbeddedRuntime:
     def names_for(self, app: App) -> list[str]:
         """See `Runtime.names_for`."""
         sites = (seat.site for seat in self._seats())
-        return [site.name for site in sites if site.store in app.stores and site.app in (None, app.id)]
+        return [site.name for site in sites if site.store in app.stores and site.serves(app.id)]
 
     def admin(self, server: Server) -> Secret | None:
         """See `Runtime.admin`."""
@@ -275,19 +276,19 @@ class EmbeddedRuntime:
     # Which servers there are
 
     def _seats(self) -> list[Seat]:
-        return [seat for store in STORES for seat in self._seats_of(store)]
+        return [seat for spec in self._project.servers for seat in self._seats_of(spec)]
 
-    def _seats_of(self, store: str) -> Sequence[Seat]:
-        describe, apps = provisioner(store).processes, self._project.apps_with(store)
+    def _seats_of(self, spec: ServerSpec) -> Sequence[Seat]:
+        describe, apps = provisioner(spec.store).processes, self._project.apps_on(spec)
         if describe is None or not apps:
             return ()
         hosting = Hosting(
             root=Path(self._project.root),
             apps=apps,
-            options=self._project.servers[store],
-            site=lambda name, app: self._site(name, store, app),
+            options=spec.options,
+            site=lambda app: self._site(spec, app),
             product=self._products.recorded,
-            switched=store in self._switched,
+            switched=spec.store in self._switched,
         )
         return describe(hosting)
 
@@ -316,15 +317,17 @@ class EmbeddedRuntime:
         with self._outages(report).of(seat, seat.kind.offline) as offline:
             yield offline
 
-    def _site(self, name: str, store: str, app: str | None = None) -> Site:
+    def _site(self, spec: ServerSpec, app: str | None) -> Site:
+        name = spec.name if app is None else f"{spec.name}-{app}"
         return Site(
             name=name,
-            store=store,
+            store=spec.store,
             project=self._project.name,
             folder=self._servers / name,
             log=self._state.folder / "logs" / f"{name}.log",
-            options=self._project.options_of(name, store),
+            options=spec.options,
             app=app,
+            apps=spec.apps,
             progress_timeout=self._project.progress_timeout,
         )
 

@@ -7,14 +7,10 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
 
 from multidb.concurrency import side_by_side
 from multidb.errors import Refused, UsageError
-from multidb.model import Address, App, Endpoint, Progress, Project, Server
-from multidb.provisioners import STORES, provisioner
+from multidb.model import Address, App, Endpoint, Progress, Project, Server, ServerSpec
 from multidb.runtime import ServerState, ServerStatus
 from multidb.secrets import Secret
 from multidb.state import ProjectState
@@ -26,7 +22,7 @@ class ExternalRuntime:
     """A `Runtime` that starts and stops nothing.
 
     Args:
-        project: its `external` holds an `Address` (or a mapping to make one from) per store.
+        project: each of its `servers` that an app uses has an address.
     """
 
     def __init__(self, project: Project, state: ProjectState) -> None:
@@ -75,13 +71,14 @@ class ExternalRuntime:
         """See `Runtime.servers`.
 
         Raises:
-            UsageError: a store that an app uses has no address, or one that does not fit it.
+            UsageError: a server that an app uses has no address.
         """
         servers = []
-        for store in STORES:
-            if self._project.apps_with(store):
-                entry = self._entry(store)
-                servers.append(Server(store, store, entry.endpoint(self._root), timeout=entry.timeout))
+        for spec in self._project.servers:
+            if self._project.apps_on(spec):
+                entry = self._entry(spec)
+                endpoint = entry.endpoint(self._root)
+                servers.append(Server(spec.name, spec.store, endpoint, timeout=entry.timeout, apps=spec.apps))
         return servers
 
     def missing(self) -> list[ServerStatus]:
@@ -94,36 +91,32 @@ class ExternalRuntime:
 
     def admin(self, server: Server) -> Secret | None:
         """See `Runtime.admin`. None also where the manifest names no password: the server asks for none."""
-        source = self._entry(server.store).password
+        source = self._entry_of(server).password
         if server.endpoint.path or source is None:
             return None
         return source.read(self._root, f"server {server.name}", "the admin's password")
 
     def app_endpoints(self) -> dict[str, Endpoint]:
         """See `Runtime.app_endpoints`: the entry's ``app_url`` where it has one."""
-        return {server.name: self._entry(server.store).app_endpoint(self._root) for server in self.servers()}
+        return {server.name: self._entry_of(server).app_endpoint(self._root) for server in self.servers()}
 
     def logs(self, name: str, lines: int, follow: bool) -> Iterator[str]:
         """Refuses: nobody but the servers' own administrators can read these."""
         raise self._not_ours("read the logs of")
 
-    def _entry(self, store: str) -> Address:
-        where = f"{self._project.file}, external.{store}"
-        value: Any = self._project.external.get(store)
-        if value is None:
+    def _entry_of(self, server: Server) -> Address:
+        spec = self._project.spec_of(server.name, server.store)
+        assert spec is not None
+        return self._entry(spec)
+
+    def _entry(self, spec: ServerSpec) -> Address:
+        if spec.address is None:
             raise UsageError(
                 "is missing, and apps use this store",
-                where=where,
-                hint=f'add: external: {{{store}: {{url: "...", password: {{env: NAME}}}}}}',
+                where=f"{self._project.file}, external.{spec.name}",
+                hint=f'add: external: {{{spec.name}: {{url: "...", password: {{env: NAME}}}}}}',
             )
-        model = provisioner(store).address
-        if model is None:
-            problem = "names a store whose servers multidb runs itself"
-            raise UsageError(problem, where=where, hint="choose another runtime")
-        try:
-            return value if isinstance(value, Address) else model.model_validate(value)
-        except ValidationError as error:
-            raise UsageError(_readable(error), where=where) from None
+        return spec.address
 
     def _not_ours(self, verb: str) -> Refused:
         return Refused(
@@ -131,14 +124,6 @@ class ExternalRuntime:
             where=self._project.file,
             hint="multidb status shows whether they can be reached",
         )
-
-
-def _readable(error: ValidationError) -> str:
-    problems = error.errors(include_input=False, include_url=False, include_context=False)
-    return "; ".join(
-        f"{'.'.join(str(part) for part in problem['loc'])} {problem['msg'].removeprefix('Value error, ')}".strip()
-        for problem in problems
-    )
 
 
 def _reached(server: Server) -> ServerStatus:

@@ -61,7 +61,7 @@ class ScratchServers:
         """Where the scratch server of the server at `seat` is."""
         name = _PREFIX + seat.site.name
         log = seat.site.log.with_name(f"{name}.log")
-        options = seat.site.options.model_copy(update={"port": None})
+        options = seat.site.options.model_copy(update=dict.fromkeys(seat.kind.ports if seat.kind else ()))
         site = dataclasses.replace(seat.site, name=name, folder=self._servers / name, log=log, options=options)
         return dataclasses.replace(seat, site=site)
 

@@ -34,8 +34,7 @@ def admin_ref(name: str, store: str) -> SecretRef:
 
 def configured_port(site: Site, option: str) -> int | None:
     """The port that the manifest fixes. For servers of one app each, the option is only where their row begins."""
-    port: int | None = getattr(site.options, option)
-    return port if site.app is None else None
+    return site.options.port_of(option) if site.app is None else None
 
 
 def port_key(site: Site, option: str) -> str:

@@ -179,7 +179,7 @@ class Start:
                     continue
                 number = remembered.get(key)
                 if number is None or ports.is_taken(number):
-                    before, number = number, ports.choose(set(remembered.values()), getattr(site.options, option))
+                    before, number = number, ports.choose(set(remembered.values()), site.options.port_of(option))
                     remembered[key] = number
                     moved = moved if before is None else f"; port {before} was taken, now on {number}"
                 numbers[option] = number

@@ -116,14 +116,14 @@ def overview(
         AppRow(
             app.id,
             health.status_of(app.id) if health and app.id in health.apps else None,
-            {store: cell(app.id, store) for store in project.servers if store in app.stores},
+            {store: cell(app.id, store) for store in project.stores if store in app.stores},
             (backups or {}).get(app.id),
             health.backups.get(app.id) if health else None,
             app.labels,
         )
         for app in project.apps.values()
     )
-    stores = tuple(store for store in project.servers if project.apps_with(store))
+    stores = tuple(store for store in project.stores if project.apps_with(store))
     return Overview(project.name, stores, rows, health, plan, audit, usage, backups is not None)
 
 

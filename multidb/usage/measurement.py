@@ -39,7 +39,7 @@ def look(fleet: Fleet, scope: Scope | None = None, *, keep: bool = True) -> Usag
     order = {app: place for place, app in enumerate(fleet.project.apps)}
     stores.sort(key=lambda used: order[used.app])
     servers = tuple(
-        ServerSeen(answer.name, answer.store, answer.value, answer.error)
+        ServerSeen(answer.name, answer.store, answer.value, answer.error, answer.app_ids)
         for answer in answers
         if not answer.skipped  # one that cannot be had on this machine has nothing to tell
     )

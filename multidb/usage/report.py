@@ -88,12 +88,13 @@ class StoreUsage:
 
 @dataclass(frozen=True, slots=True)
 class ServerSeen:
-    """One server's own figures, or why it told none."""
+    """One server's own figures, or why it told none. `apps` are those that it serves, of the ones in scope."""
 
     server: str
     store: str
     usage: ServerUsage | None = None
     error: MultidbError | None = None
+    apps: tuple[str, ...] = ()
 
     def document(self) -> dict[str, Any]:
         """Plain JSON values."""

@@ -10,7 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from multidb.engine import Engine
-from multidb.model import App, Project, RuntimeKind
+from multidb.model import App, Project, RuntimeKind, ServerSpec
 from multidb.state import ProjectState
 from tests.contract.given_runtime import GivenRuntime
 
@@ -23,10 +23,10 @@ project = Project(
     name="contract",
     runtime=RuntimeKind.EMBEDDED,
     apps={app: App(app, app, {store: settings}) for app in document["apps"]},
-    servers={store: case.provisioner.server_options(**document["options"])},
+    servers=(ServerSpec(store, store, case.provisioner.server_options(**document["options"])),),
     root=document["root"],
 )
-runtime = GivenRuntime(GivenRuntime.load(document, project.servers[store]))
+runtime = GivenRuntime(GivenRuntime.load(document, project.servers[0].options))
 engine = Engine(project, ProjectState(Path(document["root"])), runtime=runtime, command="test")
 print("ready", flush=True)
 engine.apply()

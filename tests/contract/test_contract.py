@@ -25,7 +25,7 @@ from multidb.engine import Engine
 from multidb.environment import environment, standing
 from multidb.errors import AuthenticationFailed, Conflict, Locked, ServerDown, ServerError, ServerSlow, StalePlan
 from multidb.fleet import Scope
-from multidb.model import Action, App, Isolation, Project, RuntimeKind
+from multidb.model import Action, App, Isolation, Project, RuntimeKind, ServerSpec
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 from tests.contract.case import RealServer, Refused, StoreCase, Tenant
@@ -54,7 +54,7 @@ class World:
             name="contract",
             runtime=RuntimeKind.EMBEDDED,
             apps={app: App(app, app.replace("_", "-"), {store: settings}, where=f"multidb.yaml:{app}") for app in apps},
-            servers={store: self.real.options},
+            servers=(ServerSpec(store, store, self.real.options),),
             root=str(self.folder),
         )
 

@@ -17,7 +17,6 @@ import textwrap
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import psutil
@@ -28,7 +27,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from multidb.errors import Locked, Refused, RuntimeUnavailable, UsageError
-from multidb.model import App, Project, RuntimeKind, Server
+from multidb.model import App, Project, RuntimeKind, Server, ServerSpec
 from multidb.processes import MARK
 from multidb.provisioners.neo4j.hosting import jars, program
 from multidb.provisioners.postgres.hosting import process as postgres_process
@@ -37,6 +36,7 @@ from multidb.runtime.embedded import EmbeddedRuntime
 from multidb.runtime.ledger import Ledger
 from multidb.secrets import Secret, SecretRef
 from multidb.state import ProjectState
+from tests.support.specs import spec
 
 pytestmark = pytest.mark.server
 
@@ -55,14 +55,14 @@ class Told:
         self.said.append((subject, message))
 
 
-def options(**changed: Mapping[str, Any]) -> dict[str, SimpleNamespace]:
+def specs(**changed: Mapping[str, Any]) -> tuple[ServerSpec, ...]:
     defaults: dict[str, dict[str, Any]] = {
-        "postgres": {"port": None, "max_connections": 20},
-        "redis": {"port": None, "databases": 16, "maxmemory": None},
-        "qdrant": {"port": None, "grpc_port": None, "binary": None},
-        "neo4j": {"version": "2026.08.1", "port": None, "isolation": "auto", "heap": "384m", "blocklist": "::/0"},
+        "postgres": {"max_connections": 20},
+        "redis": {"databases": 16},
+        "qdrant": {},
+        "neo4j": {"version": "2026.08.1", "heap": "384m"},
     }
-    return {store: SimpleNamespace(**{**values, **changed.get(store, {})}) for store, values in defaults.items()}
+    return tuple(spec(store, **{**values, **changed.get(store, {})}) for store, values in defaults.items())
 
 
 class Place:
@@ -77,7 +77,7 @@ class Place:
             "trial",
             RuntimeKind.EMBEDDED,
             {app: App(app, app, wanted) for app in apps.split()},
-            options(**changed),
+            specs(**changed),
             root=str(root),
         )
 
@@ -1011,14 +1011,15 @@ def test_an_ordinary_user_and_a_folder_that_is_not_his(place: Callable[..., Plac
     theirs.mkdir()
     os.chown(mine, nobody.pw_uid, nobody.pw_gid)
     script = """
-        import json, pathlib, sys, types
+        import json, pathlib, sys
         from multidb.errors import MultidbError
-        from multidb.model import App, Project, RuntimeKind
+        from multidb.model import App, Project, RuntimeKind, ServerSpec
+        from multidb.provisioners import provisioner
         from multidb.runtime import open_runtime
         from multidb.state import ProjectState
 
         root = pathlib.Path(sys.argv[1])
-        servers = {"postgres": types.SimpleNamespace(port=None, max_connections=20)}
+        servers = (ServerSpec("postgres", "postgres", provisioner("postgres").server_options(max_connections=20)),)
         apps = {"a": App("a", "a", {"postgres": None})}
         project = Project("trial", RuntimeKind.EMBEDDED, apps, servers, root=str(root))
         runtime = open_runtime(project, ProjectState(root))

@@ -2,7 +2,7 @@
 
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ from multidb.model import App, Project, RuntimeKind
 from multidb.runtime import ServerState
 from multidb.runtime.external import ExternalRuntime
 from multidb.state import ProjectState
+from tests.support.specs import spec
 
 
 @pytest.fixture
@@ -20,11 +21,10 @@ def listening() -> Iterator[int]:
         yield server.getsockname()[1]
 
 
-def runtime(root: Path, **external: object) -> ExternalRuntime:
+def runtime(root: Path, **external: Mapping[str, object]) -> ExternalRuntime:
     apps = {"a": App("a", "a", dict.fromkeys(external))}
-    return ExternalRuntime(
-        Project("p", RuntimeKind.EXTERNAL, apps, {}, external=external, root=str(root)), ProjectState(root)
-    )
+    servers = tuple(spec(store, address) for store, address in external.items())
+    return ExternalRuntime(Project("p", RuntimeKind.EXTERNAL, apps, servers, root=str(root)), ProjectState(root))
 
 
 def closed_port() -> int:

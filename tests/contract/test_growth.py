@@ -13,7 +13,7 @@ from multidb.audit import audit
 from multidb.engine import Engine
 from multidb.environment import environment, environments
 from multidb.health import check
-from multidb.model import App, Project, RuntimeKind
+from multidb.model import App, Project, RuntimeKind, ServerSpec
 from multidb.provisioners import provisioner
 from multidb.provisioners.postgres.provision.resources import ServerOptions as PostgresOptions
 from multidb.state import ProjectState
@@ -121,7 +121,7 @@ def test_each_app_costs_what_any_other_costs(site: tuple[str, *Stage], tmp_path:
             name=f"g{size}",
             runtime=RuntimeKind.EMBEDDED,
             apps={app: App(app, app, {store: options}, where=f"multidb.yaml:{app}") for app in names},
-            servers={store: real.options},
+            servers=(ServerSpec(store, store, real.options),),
             root=str(tmp_path / str(size)),
         )
         (tmp_path / str(size)).mkdir()

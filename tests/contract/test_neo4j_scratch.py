@@ -8,7 +8,7 @@ import pytest
 
 from multidb.engine import Engine
 from multidb.fleet import Scope
-from multidb.model import App, Project, RuntimeKind, Server
+from multidb.model import App, Project, RuntimeKind, Server, ServerSpec
 from multidb.provisioners.neo4j.provision.resources import AppOptions, ServerOptions
 from multidb.runtime import ServerState
 from multidb.state import ProjectState
@@ -23,7 +23,9 @@ def quiet(subject: str, message: str, done: float | None = None, total: float | 
 
 def test_a_scratch_server_comes_and_goes_or_takes_the_place(tmp_path: Path) -> None:
     apps = {"lernmi": App("lernmi", "lernmi", {"neo4j": AppOptions()})}
-    project = Project("digi", RuntimeKind.EMBEDDED, apps, {"neo4j": ServerOptions()}, root=str(tmp_path))
+    project = Project(
+        "digi", RuntimeKind.EMBEDDED, apps, (ServerSpec("neo4j", "neo4j", ServerOptions()),), root=str(tmp_path)
+    )
     engine = Engine(project, ProjectState(tmp_path))
     (status,) = engine.fleet.runtime.up(quiet)
     if status.state is ServerState.SKIPPED:

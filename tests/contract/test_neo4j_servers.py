@@ -30,6 +30,7 @@ from multidb.model import (
     Resource,
     RuntimeKind,
     Server,
+    ServerSpec,
     Statement,
     StoreContext,
 )
@@ -82,7 +83,7 @@ def engine_of(real: RealServer, folder: Path, *apps: str, project: str = "digi",
         name=project,
         runtime=RuntimeKind.EMBEDDED,
         apps={app: App(app, app, {"neo4j": AppOptions()}) for app in apps},
-        servers={"neo4j": ServerOptions.model_validate({"isolation": isolation})},
+        servers=(ServerSpec("neo4j", "neo4j", ServerOptions.model_validate({"isolation": isolation})),),
         root=str(folder),
     )
     return Engine(described, ProjectState(folder), runtime=GivenRuntime(real), command="test")

@@ -103,7 +103,7 @@ def notifier(folder: Path, address: str, *, form: str = "json", **more: Any) -> 
         "digi",
         RuntimeKind.EMBEDDED,
         {},
-        {},
+        (),
         root=str(folder),
         notify=Notify.model_validate({"webhooks": hooks, **more}),
     )
@@ -237,7 +237,7 @@ def test_a_server_that_could_not_be_read_has_not_mended_itself(receiver: Receive
     telling = notifier(tmp_path, receiver.address)
     assert telling.about_plan(reports.plan())[0].ok
     later(tmp_path, timedelta(minutes=2))
-    unread = Plan("digi", (ServerPlan("postgres", "postgres", error=ServerDown("is not running")),))
+    unread = Plan("digi", (ServerPlan("postgres", "postgres", error=ServerDown("is not running"), apps=("lernmi",)),))
     assert telling.about_plan(unread) == []
     assert telling.about_plan(Plan("digi", ()), Scope(apps=frozenset({"beep_boop"}))) == []
     assert telling.about_plan(Plan("digi", ()))[0].ok  # the control

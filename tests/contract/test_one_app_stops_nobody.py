@@ -15,7 +15,7 @@ import pytest
 
 from multidb.engine import Engine
 from multidb.errors import Locked, PartlyApplied
-from multidb.model import App, Project, RuntimeKind
+from multidb.model import App, Project, RuntimeKind, ServerSpec
 from multidb.provisioners.postgres.driver import connection as driver
 from multidb.provisioners.postgres.provision.removal import HEIR
 from multidb.provisioners.postgres.provision.resources import AppOptions, ServerOptions, password_ref
@@ -50,7 +50,7 @@ class Site:
             name=f"p{next(_numbers)}",
             runtime=RuntimeKind.EMBEDDED,
             apps={app: App(app, app, {"postgres": AppOptions()}, where=f"multidb.yaml:{app}") for app in self.apps},
-            servers={"postgres": ServerOptions()},
+            servers=(ServerSpec("postgres", "postgres", ServerOptions()),),
             root=str(folder),
         )
         self.state = ProjectState(folder)

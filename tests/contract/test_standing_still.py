@@ -29,7 +29,7 @@ from multidb.engine import Engine, Scope
 from multidb.environment import environment
 from multidb.errors import MultidbError, ServerSlow
 from multidb.health import check
-from multidb.model import PROGRESS_TIMEOUT, App, Project, RuntimeKind, Server, unwatched
+from multidb.model import PROGRESS_TIMEOUT, App, Project, RuntimeKind, Server, ServerSpec, unwatched
 from multidb.model.options import Backup
 from multidb.provisioners import provisioner
 from multidb.secrets import Secret
@@ -80,7 +80,7 @@ class Stage:
             name="still",
             runtime=RuntimeKind.EMBEDDED,
             apps=apps,
-            servers={each.server.store: each.options for each in (real, other)},
+            servers=tuple(ServerSpec(each.server.store, each.server.store, each.options) for each in {real, other}),
             root=str(folder),
             backup=Backup(to=("sets/",)),
             backup_declared=True,

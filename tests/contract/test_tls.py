@@ -27,10 +27,10 @@ import yaml
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
 from multidb.client.qdrant import connect as connect_app
-from multidb.container import Container
 from multidb.deployment import Deployment, containers, secured
 from multidb.errors import MultidbError
 from multidb.model import Server
+from multidb.model.container import Container
 from multidb.ports import choose
 from multidb.project import load_project
 from multidb.provisioners import provisioner

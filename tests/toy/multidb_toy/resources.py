@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from multidb.container import ContainerOptions
 from multidb.model import App, DerivedName, Endpoint, Isolation, Owner, Resource, StoreContext
+from multidb.model.options import ContainerOptions, Section
 from multidb.secrets import Secret, SecretRef, SecretSpec
 
 __all__ = ["STORE", "AppOptions", "Box", "ServerOptions", "derived_names", "desired", "env", "isolation", "secrets"]
@@ -19,10 +19,8 @@ STORE: Final = "toy"
 _LONGEST: Final = 64  # bytes that the server takes for a box's name
 
 
-class AppOptions(BaseModel):
+class AppOptions(Section):
     """What ``apps.<app>.toy`` may say."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     colour: Literal["red", "green", "blue"] = Field(default="red", description="What its box is painted.")
 
@@ -72,7 +70,7 @@ def desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
             name=app.id,
             app=app.id,
             owner=Owner(context.project, app.id),
-            colour=app.stores[STORE].colour,
+            colour=AppOptions.of(app.stores[STORE]).colour,
             opened_by="off" if app.id in context.closed else "current",
             sealed=app.id in context.restricted,
         )

@@ -16,7 +16,6 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from multidb.container import ContainerOptions
 from multidb.errors import ArchiveError, NeedsServer, ServerDown
 from multidb.model import (
     App,
@@ -41,6 +40,7 @@ from multidb.model import (
     Statement,
     StoreContext,
 )
+from multidb.model.options import ContainerOptions
 from multidb.runtime import ServerState, ServerStatus
 from multidb.secrets import Secret, SecretRef, SecretSpec, SecretStore
 from tests.contract.case import RealServer

@@ -13,14 +13,14 @@ from multidb.cli import server_wide
 from multidb.cli.output import Output
 from multidb.engine import Engine
 from multidb.fleet import Scope
-from multidb.model import App, Project, Resource, RuntimeKind, StoreContext
+from multidb.model import App, Project, Resource, RuntimeKind, ServerSpec, StoreContext
 from multidb.project import load_project
 from multidb.provisioners import STORES, provisioner
 from multidb.provisioners.postgres.provision.resources import PostgresFacts, ServerDatabaseFacts
 from multidb.state import ProjectState
 from tests.properties.test_names_of_apps import FACTS
 from tests.unit.engine.test_engine import OneEach
-from tests.unit.engine.toy_store import SHELF, Box
+from tests.unit.engine.toy_store import SHELF, Box, ToyServer
 
 MANIFEST = """\
 version: 1
@@ -96,9 +96,9 @@ def test_known_accounts_are_told_of_where_they_are_spared(
     kept: bool,
 ) -> None:
     monkeypatch.setattr(Box, "leaves_known", spared)
-    accounts = {"toy": frozenset({"eve"})} if known else {}
     engine = engines["external"]
-    engine.project = replace(engine.project, known=accounts)
+    spec = ServerSpec("toy", "toy", ToyServer(), known=frozenset({"eve"} if known else ()))
+    engine.project = replace(engine.project, servers=(spec,))
     server_wide.show_closings(Output("plan"), engine, engine.plan())
     assert ("eve (known) keep what they have" in capsys.readouterr().err) is kept
 

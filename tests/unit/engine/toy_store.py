@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict
 
-from multidb.container import ContainerOptions
 from multidb.errors import (
     AuthenticationFailed,
     Locked,
@@ -51,6 +50,7 @@ from multidb.model import (
     StoreContext,
     Tenant,
 )
+from multidb.model.options import ContainerOptions
 from multidb.secrets import Secret, SecretRef, SecretSpec, SecretStore
 
 

@@ -3,6 +3,7 @@
 import textwrap
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,6 +28,12 @@ def write(folder: Path, name: str, text: str) -> Path:
     return path
 
 
+def server(project: Project, store: str) -> Any:
+    """What the manifest says of the one server of a store; its options and address are the store's own."""
+    (found,) = (spec for spec in project.servers if spec.store == store)
+    return found
+
+
 def test_an_empty_entry_is_an_app_with_every_store(tmp_path: Path) -> None:
     project = read(tmp_path, HEAD + "apps:\n  lernmi: {}\n  devao:\n")
     assert list(project.apps) == ["lernmi", "devao"]
@@ -43,7 +50,7 @@ def test_an_empty_entry_is_an_app_with_every_store(tmp_path: Path) -> None:
 def test_a_manifest_may_have_no_app(tmp_path: Path, apps: str) -> None:
     project = read(tmp_path, HEAD + apps)
     assert project.apps == {}
-    assert project.servers["tables"].port is None
+    assert server(project, "tables").options.port is None
 
 
 def test_stores_limits_the_app(tmp_path: Path) -> None:
@@ -105,9 +112,9 @@ deploy: {strategy: single, profiles: [backup]}
 backup: {every: 12h, to: [a/, b/], keep: {last: 1}, verify: daily}
 """,
     )
-    assert project.servers["tables"].port == 5433
-    assert project.external["tables"].password.env == "TABLES"
-    assert project.external["cache"].url == "$HOME"  # nothing is taken from the environment
+    assert server(project, "tables").options.port == 5433
+    assert server(project, "tables").address.password.env == "TABLES"
+    assert server(project, "cache").address.url == "$HOME"  # nothing is taken from the environment
     app = project.apps["lernmi"]
     assert app.labels == {"tier": "gold"}
     assert app.quota == {"tables": Quota(5_000_000_000), "cache": Quota(3 * 1024**2 // 2, Enforce.READ_ONLY)}
@@ -164,7 +171,7 @@ def test_an_overlay_changes_what_it_names(tmp_path: Path) -> None:
     project = load(tmp_path / "multidb.yaml", STORES, overlay="prod")
     devao = project.apps["devao"].stores["tables"]
     assert (devao.connection_limit, devao.split) == (99, True)
-    assert project.servers["tables"].port == 2
+    assert server(project, "tables").options.port == 2
     assert project.apps["lernmi"].labels == {"a": "b"}
     assert project.apps["extra"].where.startswith(f"{tmp_path}/multidb.prod.yaml:2:")
 

@@ -27,7 +27,8 @@ from multidb.provisioners.postgres.provision.resources import (
     advise,
     derived_names,
     desired,
-    duration,
+    duration_of,
+    duration_text,
     env,
     isolation,
     secrets,
@@ -68,14 +69,14 @@ def context(known: PostgresFacts | None = None) -> StoreContext:
     ],
 )
 def test_a_duration_has_one_form(text: object, canonical: str) -> None:
-    assert duration(text) == canonical
-    assert duration(canonical) == canonical
+    assert duration_text(duration_of(text)) == canonical
+    assert duration_text(duration_of(canonical)) == canonical
 
 
 @pytest.mark.parametrize("text", ["", "soon", "-1", "-1s", "30 seconds", "30S", True, None, "60d", "1s; DROP", "250us"])
 def test_what_is_no_duration_is_refused_with_what_would_be(text: object) -> None:
     with pytest.raises(ValueError, match="must be a duration"):
-        duration(text)
+        duration_of(text)
 
 
 @pytest.mark.parametrize("name", ["", "a b", "vector;", 'x"y', "-a", "a" * 64])

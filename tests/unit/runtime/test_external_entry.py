@@ -1,26 +1,31 @@
 """Entries of ``external:`` in a manifest: what they mean, and what is wrong with them in words for a person."""
 
+import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 from pydantic import ValidationError
 
-from multidb.errors import Refused, UsageError
+from multidb.errors import ManifestError, Refused, UsageError
 from multidb.model import Address, App, Project, RuntimeKind
+from multidb.project import load_project
 from multidb.provisioners import provisioner
 from multidb.runtime import open_runtime
 from multidb.runtime.external import ExternalRuntime
 from multidb.state import ProjectState
+from tests.support.specs import spec
 
 ROOT = Path("/project")
 
 
-def project(runtime: str = "external", **external: object) -> Project:
-    apps = {"lernmi": App("lernmi", "lernmi", dict.fromkeys(external or {"postgres": None}))}
-    return Project("p", RuntimeKind(runtime), apps, {}, external=external)
+def project(runtime: str = "external", **external: Mapping[str, object]) -> Project:
+    entries: Mapping[str, Mapping[str, object] | None] = external or {"postgres": None}
+    apps = {"lernmi": App("lernmi", "lernmi", dict.fromkeys(entries))}
+    return Project("p", RuntimeKind(runtime), apps, tuple(spec(store, address) for store, address in entries.items()))
 
 
-def runtime(**external: object) -> ExternalRuntime:
+def runtime(**external: Mapping[str, object]) -> ExternalRuntime:
     return ExternalRuntime(project(**external), ProjectState(ROOT))
 
 
@@ -28,6 +33,16 @@ def entry(store: str, **values: object) -> Address:
     model = provisioner(store).address
     assert model is not None
     return model.model_validate(values)
+
+
+def refusal(folder: Path, store: str, values: Mapping[str, object]) -> ManifestError:
+    """What is said of a manifest with this entry."""
+    manifest = {"version": 1, "project": "digi", "runtime": "external", "external": {store: values}}
+    path = folder / "multidb.yaml"
+    path.write_text(json.dumps({**manifest, "apps": {"lernmi": {"stores": [store]}}}))
+    with pytest.raises(ManifestError) as caught:
+        load_project(path)
+    return caught.value
 
 
 def test_a_postgres_address_is_taken_apart() -> None:
@@ -76,16 +91,15 @@ def test_the_apps_address_may_be_another() -> None:
     ],
 )
 @pytest.mark.parametrize("field", ["url", "app_url"])
-def test_a_password_in_an_address_is_refused_and_never_repeated(field: str, url: str) -> None:
+def test_a_password_in_an_address_is_refused_and_never_repeated(tmp_path: Path, field: str, url: str) -> None:
     values = {"url": "postgresql://db", field: url}
     with pytest.raises(ValidationError) as raw:
         entry("postgres", **values)
     assert "hunter2" not in str(raw.value)
-    with pytest.raises(UsageError) as caught:
-        runtime(postgres=values).servers()
-    assert "hunter2" not in f"{caught.value} {caught.value.hint}"
-    assert "must" in str(caught.value)
-    assert caught.value.__cause__ is None
+    refused = refusal(tmp_path, "postgres", values)
+    assert "hunter2" not in f"{refused} {refused.hint}"
+    assert "must" in str(refused)
+    assert refused.__cause__ is None
 
 
 @pytest.mark.parametrize(
@@ -105,12 +119,11 @@ def test_a_password_in_an_address_is_refused_and_never_repeated(field: str, url:
         ("postgres", {"url": "postgresql://db", "colour": "blue"}, "colour"),
     ],
 )
-def test_mistakes_are_explained(store: str, values: dict[str, object], words: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        runtime(**{store: values}).servers()
-    assert words in str(caught.value)
-    assert f"external.{store}" in str(caught.value)
-    assert "s3cret" not in str(caught.value)
+def test_mistakes_are_explained(tmp_path: Path, store: str, values: dict[str, object], words: str) -> None:
+    said = str(refusal(tmp_path, store, values))
+    assert words in said
+    assert "multidb.yaml:1:" in said
+    assert "s3cret" not in said
 
 
 def test_a_store_without_an_address_is_named() -> None:

@@ -26,9 +26,11 @@ from multidb.model import (
     Resource,
     RuntimeKind,
     Search,
+    ServerSpec,
     ServerUsage,
     Status,
 )
+from multidb.model.options import ContainerOptions
 from multidb.plan import Plan, ServerPlan
 from multidb.service.sources import UsageSeen
 from multidb.usage import Look, ServerSeen, StoreUsage, UsageReport
@@ -43,7 +45,9 @@ def project() -> Project:
         "lernmi": App("lernmi", "lernmi", stores),
         "beep_boop": App("beep_boop", "beep_boop", {"postgres": None}),
     }
-    return Project("digi", RuntimeKind.EMBEDDED, apps, stores)
+    return Project(
+        "digi", RuntimeKind.EMBEDDED, apps, tuple(ServerSpec(store, store, ContainerOptions()) for store in stores)
+    )
 
 
 _BACKUPS = {"lernmi": Health(Status.DEGRADED, "newest backup is 3 d old", fix="multidb backup lernmi")}

@@ -223,7 +223,7 @@ def test_the_rule_of_hysteresis(weights: list[int]) -> None:
 
     quota = Quota(1000, Enforce.READ_ONLY)
     app = App("ann", "ann", {"toy": object()}, quota={"toy": quota})
-    project = Project("shop", RuntimeKind.EMBEDDED, {"ann": app}, {})
+    project = Project("shop", RuntimeKind.EMBEDDED, {"ann": app}, ())
     before: dict[str, frozenset[str]] = {}
     for weight in weights:
         usage = StoreUsage("ann", "toy", "toy", AppUsage(size=weight), quota)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from io import StringIO
 from pathlib import Path
@@ -140,7 +141,8 @@ def test_breaches_holes_and_what_closes_them(shop: Engine, capsys: Captured, tmp
 
 
 def test_known_accounts_and_what_they_could_do(open_shop: OpenShop, shop: Engine, capsys: Captured) -> None:
-    shop.project.known["toy"] = frozenset({"zoe", "yan"})  # type: ignore[index]
+    (spec,) = shop.project.servers
+    shop.fleet.project = replace(shop.project, servers=(replace(spec, known=frozenset({"zoe", "yan"})),))
     SHELF.boxes["zoe"] = SHELF.boxes["ann"]
     assert audit_cli.audit_command() == 0
     out = capsys.readouterr().out

@@ -48,7 +48,13 @@ from multidb.provisioners.neo4j.backup.values import decode, encode
 from multidb.provisioners.neo4j.driver.connection import Bolt
 from multidb.provisioners.neo4j.provision.cypher import makes_schema, quoted, requoted
 from multidb.provisioners.neo4j.provision.removal import disconnect
-from multidb.provisioners.neo4j.provision.resources import Neo4jFacts, database_name, read_mark, user_name
+from multidb.provisioners.neo4j.provision.resources import (
+    Neo4jFacts,
+    ServerOptions,
+    database_name,
+    read_mark,
+    user_name,
+)
 from multidb.provisioners.neo4j.provision.session import Neo4jSession, connect
 from multidb.provisioners.neo4j.provision.statements import SYSTEM
 from multidb.secrets import MemorySecretStore, Secret
@@ -113,7 +119,7 @@ class Neo4jArchive:
         self._session.close()
 
     def goes_offline(self, app: App, context: StoreContext, progress: Progress) -> bool:
-        if self._take_offline is None or context.options is None or context.options.backup != "dump":
+        if self._take_offline is None or ServerOptions.of(context.options).backup != "dump":
             return False
         self._foreseen = self._survey(self.live(app, context), progress)
         return True

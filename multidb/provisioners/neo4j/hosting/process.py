@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from multidb.errors import AuthenticationFailed, RuntimeUnavailable
-from multidb.model import Endpoint, Hosting, Launch, Progress, Seat, Server, Site
+from multidb.model import Endpoint, Hosting, Launch, Progress, Seat, Server, Site, memory_text
 from multidb.ports import LOOPBACK
 from multidb.provisioners.neo4j.hosting import jars, program
 from multidb.provisioners.neo4j.hosting.admin_tool import Neo4jAdmin, clear_half_loaded
-from multidb.provisioners.neo4j.provision.resources import STORE
+from multidb.provisioners.neo4j.provision.resources import ServerOptions
 from multidb.secrets import Secret
 
 __all__ = ["Neo4jKind", "processes"]
@@ -25,13 +25,13 @@ _NO_DATABASES = (
 
 def processes(hosting: Hosting) -> list[Seat]:
     """One server for each app, or a shared one where a label keeps them apart; a note where they want databases."""
-    isolation = hosting.options.isolation
+    isolation = ServerOptions.of(hosting.options).isolation
     if isolation == "database":
-        return [Seat(hosting.site(STORE, None), None, _NO_DATABASES)]
+        return [Seat(hosting.site(None), None, _NO_DATABASES)]
     kind = Neo4jKind()
     if isolation == "label":  # a convention inside one database: one server holds everybody
-        return [Seat(hosting.site(STORE, None), kind)]
-    return [Seat(hosting.site(f"{STORE}-{app.id}", app.id), kind, one_place=True) for app in hosting.apps]
+        return [Seat(hosting.site(None), kind)]
+    return [Seat(hosting.site(app.id), kind, one_place=True) for app in hosting.apps]
 
 
 class Neo4jKind:
@@ -52,7 +52,7 @@ class Neo4jKind:
         return None
 
     def product(self, site: Site) -> str | None:
-        return f"Neo4j {site.options.version}"
+        return f"Neo4j {ServerOptions.of(site.options).version}"
 
     def wrote(self, site: Site) -> str | None:
         return None
@@ -64,8 +64,8 @@ class Neo4jKind:
         return (site.folder / "data" / "databases").exists()
 
     def prepare(self, site: Site, admin: Secret, progress: Progress) -> Launch:
-        java = self._java(site)
-        folder = self._jars(java, site.options.version, progress)
+        java, options = self._java(site), ServerOptions.of(site.options)
+        folder = self._jars(java, options.version, progress)
         site.folder.mkdir(parents=True, exist_ok=True)
         site.folder.chmod(0o700)
         clear_half_loaded(site.folder)
@@ -73,16 +73,16 @@ class Neo4jKind:
             site.folder,
             bolt_port=site.ports["port"],
             password=admin,
-            heap=site.options.heap,
-            blocklist=site.options.blocklist,
+            heap=memory_text(options.heap),
+            blocklist=options.blocklist,
         )
-        return Launch(program.command(java, folder, site.folder, site.options.heap), site.folder)
+        return Launch(program.command(java, folder, site.folder, memory_text(options.heap)), site.folder)
 
     def offline(self, site: Site, progress: Progress) -> Neo4jAdmin:
         """Its tool, for a server that is stopped."""
-        java = self._java(site)
-        folder = self._jars(java, site.options.version, progress)
-        command = program.admin_command(java, folder, site.options.heap)
+        java, options = self._java(site), ServerOptions.of(site.options)
+        folder = self._jars(java, options.version, progress)
+        command = program.admin_command(java, folder, memory_text(options.heap))
         return Neo4jAdmin(command, site.folder, site.name, site.progress_timeout)
 
     def forget_logins(self, site: Site) -> None:

@@ -20,6 +20,7 @@ from multidb.provisioners.neo4j.observe.health import as_the_app
 from multidb.provisioners.neo4j.provision.cypher import quoted
 from multidb.provisioners.neo4j.provision.resources import (
     STORE,
+    AppOptions,
     Neo4jFacts,
     ServerOptions,
     database_name,
@@ -127,8 +128,8 @@ def probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterable[Probe]:
 
 def _loads_are_left(attacker: Tenant) -> bool:
     """Whether the manifest leaves every user the right to LOAD CSV: what comes of it is the server's affair."""
-    options: ServerOptions = attacker.context.options or ServerOptions()
-    facts: Neo4jFacts = attacker.context.facts
+    options = ServerOptions.of(attacker.context.options)
+    facts = Neo4jFacts.of(attacker.context.facts)
     return bool(facts.public_load) and not options.close_defaults
 
 
@@ -157,8 +158,10 @@ def _same_server(bolt: Bolt, attacker: Tenant, victim: Tenant) -> Iterator[Probe
 
 
 def _has_walls(tenant: Tenant) -> bool:
-    facts = tenant.context.facts
-    return facts is not None and facts.roles and facts.multi_database
+    if tenant.context.facts is None:
+        return False
+    facts = Neo4jFacts.of(tenant.context.facts)
+    return facts.roles and facts.multi_database
 
 
 def _checked_at_home(bolt: Bolt, attempt: Attempt, attacker: Tenant, detail: str) -> tuple[Outcome, str]:
@@ -169,7 +172,7 @@ def _checked_at_home(bolt: Bolt, attempt: Attempt, attacker: Tenant, detail: str
 
 def _barred_at_home(attempt: Attempt, attacker: Tenant) -> bool:
     """Whether the app may not do this even to its own things, by the manifest or for being over its quota."""
-    options = attacker.app.stores[STORE]
+    options = AppOptions.of(attacker.app.stores[STORE])
     if attacker.app.id in attacker.context.restricted:
         return attempt.name in ("write a node", "make an index")
     return attempt.name == "make an index" and not options.manage_schema

@@ -14,6 +14,7 @@ from multidb.provisioners.neo4j.provision.cypher import quoted
 from multidb.provisioners.neo4j.provision.resources import (
     PUBLIC,
     Mode,
+    Neo4jFacts,
     ServerOptions,
     canonical,
     database_name,
@@ -43,7 +44,7 @@ def search(bolt: Bolt, inspection: Inspection) -> Search:
     if mode(inspection.context) is Mode.DATABASE:
         return _with_roles(bolt, inspection)
     users = [row["user"] for row in bolt.ask("SHOW USERS YIELD user")]
-    database = inspection.context.facts.default_database
+    database = Neo4jFacts.of(inspection.context.facts).default_database
     indexes = bolt.ask("SHOW INDEXES YIELD name", database)
     marks = _owners(row["name"] for row in indexes)
     gone = [user for user in gone_users(marks, inspection) if user in users]
@@ -174,7 +175,7 @@ def holes_in_rights(commands: Sequence[str], members: Sequence[Row], inspection:
 def _by_right(lines: Iterable[str], held: Mapping[str, set[str]], inspection: Inspection) -> Iterator[Hole]:
     roles = {role: app.id for app in inspection.apps for role in (rw_role(app.id), ro_role(app.id))}
     databases = {database_name(app.id): app.id for app in inspection.apps}
-    options: ServerOptions = inspection.context.options or ServerOptions()
+    options = ServerOptions.of(inspection.context.options)
     kept = {PUBLIC: _EVERYBODYS if options.close_defaults else (*_EVERYBODYS, _LOAD)}
     for line in lines:
         head, _, role = line.rpartition(" TO ")

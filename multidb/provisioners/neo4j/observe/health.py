@@ -10,6 +10,7 @@ from neo4j import exceptions
 
 from multidb.model import Health, Status, Tenant
 from multidb.provisioners.neo4j.driver.connection import DRIVER_ERRORS, Bolt, explain, said
+from multidb.provisioners.neo4j.provision.resources import Neo4jFacts
 from multidb.secrets import Secret
 
 __all__ = ["HEAP", "as_the_app", "check_health", "fullest", "trouble"]
@@ -91,7 +92,7 @@ def _work(bolt: Bolt, tenant: Tenant, may_write: bool) -> float:
     facts = tenant.context.facts
     with bolt.session(str(tenant.env["NEO4J_DATABASE"])) as session, session.begin_transaction() as transaction:
         transaction.run(_WRITE if may_write else _READ).single(strict=True)
-        asked = facts is not None and not facts.roles
+        asked = facts is not None and not Neo4jFacts.of(facts).roles
         pools = transaction.run(HEAP).value() if asked else ()
         transaction.rollback()
     return fullest(pools)

@@ -77,7 +77,7 @@ def usage(bolt: Bolt, context: StoreContext, apps: Sequence[App]) -> ServerUsage
 
 
 def _database(app: App, context: StoreContext) -> str:
-    facts: Neo4jFacts = context.facts
+    facts = Neo4jFacts.of(context.facts)
     return database_name(app.id) if mode(context) is Mode.DATABASE else facts.default_database
 
 

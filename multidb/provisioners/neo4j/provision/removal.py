@@ -30,7 +30,7 @@ _ROWS: Final = 10_000  # deleted in one transaction, so that the server's memory
 def orphans(bolt: Bolt, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:
     """The marks of the project's apps that are not `known`, as the users that belong to them. A server of one app has
     none."""
-    facts: Neo4jFacts = context.facts
+    facts = Neo4jFacts.of(context.facts)
     marks = [*facts.marks, *facts.labelled]
     if mode(context) is Mode.DATABASE:
         marks = [mark[0] for row in bolt.ask("SHOW ROLES YIELD role") if (mark := read_mark(row["role"]))]
@@ -65,7 +65,7 @@ def removal(bolt: Bolt, app: App, context: StoreContext) -> Sequence[Statement]:
 
 def _is_ours(bolt: Bolt, app: App, context: StoreContext) -> bool:
     """Whether the server says that the app's things are this project's."""
-    facts: Neo4jFacts = context.facts
+    facts = Neo4jFacts.of(context.facts)
     if facts.dedicated:
         return True
     mark = mark_name(Owner(context.project, app.id), mode(context))
@@ -80,7 +80,7 @@ def _is_connected(bolt: Bolt, user: str) -> bool:
 
 def disconnect(user: str, context: StoreContext) -> Statement:
     """Ends the user's connections, and with them its transactions; neither a new status nor a drop does that."""
-    facts: Neo4jFacts = context.facts
+    facts = Neo4jFacts.of(context.facts)
     text = (
         f"CALL dbms.listConnections() YIELD connectionId, username WHERE username = '{user}' "
         "WITH collect(connectionId) AS theirs CALL dbms.killConnections(theirs) YIELD connectionId RETURN connectionId"
@@ -112,7 +112,7 @@ def _on_enterprise(bolt: Bolt, app: App, context: StoreContext) -> Sequence[Stat
 
 
 def _on_community(bolt: Bolt, app: App, context: StoreContext) -> Sequence[Statement]:
-    facts: Neo4jFacts = context.facts
+    facts = Neo4jFacts.of(context.facts)
     database = facts.default_database
     user, label = user_name(app.id), quoted(app.id)
     chosen = mode(context)

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import ClassVar, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
-from multidb.container import ContainerOptions
 from multidb.errors import Refused
 from multidb.model import App, DerivedName, Endpoint, Facts, Isolation, Owner, Resource, RuntimeKind, StoreContext
+from multidb.model.options import ContainerOptions, Memory, Section
 from multidb.secrets import Secret, SecretRef, SecretSpec
 
 __all__ = [
@@ -66,10 +66,8 @@ _BLOCKLISTS: Final = {
 }
 
 
-class AppOptions(BaseModel):
+class AppOptions(Section):
     """What stands under ``apps.<app>.neo4j``."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     manage_schema: bool = Field(
         default=True,
@@ -89,9 +87,7 @@ class ServerOptions(ContainerOptions):
         default=None, ge=1, le=65535, description="Bolt port of the first instance; without it a free one is chosen."
     )
     version: str = Field(default="2026.08.1", description="Version of the embedded or containerised server.")
-    heap: str = Field(
-        default="384m", pattern=r"^[1-9][0-9]*[mMgG]$", description="Largest heap of each instance, such as 384m or 1g."
-    )
+    heap: Memory = Field(default=384 * 1024**2, description="Largest heap of each instance, such as 384m or 1g.")
     load_csv: Literal["none", "internet"] = Field(
         default="none",
         description="What LOAD CSV of an app may read on a server that multidb runs: nothing; or addresses of the "
@@ -313,8 +309,8 @@ def mode(context: StoreContext) -> Mode:
     Raises:
         Refused: ``isolation`` asks for what the server cannot do.
     """
-    facts: Neo4jFacts = context.facts
-    options: ServerOptions = context.options or ServerOptions()
+    facts = Neo4jFacts.of(context.facts)
+    options = ServerOptions.of(context.options)
     able = facts.roles and facts.multi_database
     where = str(context.server) if context.server else None
     if options.isolation == "database" and not able:
@@ -343,7 +339,7 @@ def desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
     """
     chosen = mode(context)
     if chosen is Mode.DATABASE:
-        options: ServerOptions = context.options or ServerOptions()
+        options = ServerOptions.of(context.options)
         resources: list[Resource] = [PublicRights(name=PUBLIC)] if apps and options.close_defaults else []
         for app in apps:
             resources += _on_enterprise(app, context)
@@ -357,7 +353,7 @@ def env(
     app: App, context: StoreContext, endpoint: Endpoint, secret: Callable[[SecretRef], Secret]
 ) -> Mapping[str, str | Secret]:
     """The app's variables. With `isolation: label` also ``NEO4J_LABEL``, the label that its nodes should carry."""
-    options: ServerOptions = context.options or ServerOptions()
+    options = ServerOptions.of(context.options)
     scheme = endpoint.params.get("scheme") or ("bolt+s" if endpoint.tls else "bolt")
     database = _database_of(app, context, options)
     variables: dict[str, str | Secret] = {
@@ -377,12 +373,13 @@ def env(
 def env_asks(app: App, context: StoreContext) -> bool:
     """Whether only the server can tell the database's name: one that several apps may share, unless the manifest says
     that each has its own. (A server of one app is multidb's, with the default database's usual name.)"""
-    options: ServerOptions = context.options or ServerOptions()
+    options = ServerOptions.of(context.options)
     return options.isolation != "database" and context.server is not None and context.server.app is None
 
 
-def isolation(app: App, facts: Neo4jFacts) -> tuple[Isolation, str]:
+def isolation(app: App, facts: Facts) -> tuple[Isolation, str]:
     """How far `app` is kept from others, and why, from what the server is and from the marks that are on it."""
+    facts = Neo4jFacts.of(facts)
     if facts.roles and facts.multi_database:
         own = "a database, roles and a user of its own"
         if facts.public_load:
@@ -446,7 +443,7 @@ def _splits(head: str) -> bool:
 
 
 def _on_enterprise(app: App, context: StoreContext) -> list[Resource]:
-    options, owner = app.stores[STORE], Owner(context.project, app.id)
+    options, owner = AppOptions.of(app.stores[STORE]), Owner(context.project, app.id)
     assert isinstance(options, AppOptions)
     may_grow, closed = app.id not in context.restricted, app.id in context.closed
     database, user = database_name(app.id), user_name(app.id)
@@ -487,7 +484,7 @@ def _rights(database: str, role: str, more: Sequence[str]) -> list[str]:
 
 
 def _on_community(app: App, context: StoreContext, chosen: Mode) -> list[Resource]:
-    facts: Neo4jFacts = context.facts
+    facts = Neo4jFacts.of(context.facts)
     owner = Owner(context.project, app.id)
     # A user cannot be suspended here, so an app that is closed has none.
     users = [User(name=user_name(app.id), app=app.id, owner=owner)] if app.id not in context.closed else []
@@ -509,7 +506,7 @@ def _one_app_only(apps: Sequence[App], context: StoreContext) -> Refused:
 
 
 def _database_of(app: App, context: StoreContext, options: ServerOptions) -> str:
-    facts: Neo4jFacts | None = context.facts
-    if facts is None:  # not asked: what the manifest says is all there is
+    if context.facts is None:  # not asked: what the manifest says is all there is
         return database_name(app.id) if options.isolation == "database" else DEFAULT_DATABASE
+    facts = Neo4jFacts.of(context.facts)
     return database_name(app.id) if facts.roles and facts.multi_database else facts.default_database

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from multidb.container import Container, Pooler, SecretVariable, one_each, shared
+from multidb.model.container import Container, Pooler, SecretVariable, one_each, shared
+from multidb.model.project import ServerSpec
 from multidb.provisioners.postgres.provision.resources import STORE, ServerOptions
 
 __all__ = ["IMAGE", "containers"]
@@ -22,15 +23,17 @@ _POOLER: Final = Pooler(
 )
 
 
-def containers(apps: Sequence[str], options: ServerOptions, per_app: bool) -> list[Container]:
+def containers(spec: ServerSpec, apps: Sequence[str], per_app: bool) -> list[Container]:
     """One server, or one for each app."""
+    options = ServerOptions.of(spec.options)
     container = Container(
-        name=STORE,
+        name=spec.name,
         store=STORE,
+        apps=spec.apps,
         image=options.image or IMAGE,
         ports={"port": 5432},
         secret=SecretVariable("POSTGRES_PASSWORD"),
-        memory=options.memory or "1g",
+        memory=options.memory or 1024**3,
         cpus=options.cpus,
         admin="postgres",
         database="postgres",
@@ -45,4 +48,4 @@ def containers(apps: Sequence[str], options: ServerOptions, per_app: bool) -> li
         },
         trust={"sslmode": "verify-full", "sslrootcert": "{}"},
     )
-    return one_each(container, apps, options) if per_app else shared(container, options)
+    return one_each(container, apps, spec) if per_app else shared(container, spec)

@@ -27,7 +27,7 @@ from multidb.errors import AuthenticationFailed, RuntimeUnavailable, UsageError
 from multidb.model import Endpoint, Hosting, Launch, Progress, Seat, Server, Site
 from multidb.ports import LOOPBACK
 from multidb.processes import environment, running, version_of
-from multidb.provisioners.postgres.provision.resources import STORE
+from multidb.provisioners.postgres.provision.resources import ServerOptions
 from multidb.secrets import Secret, redact
 
 __all__ = ["PostgresKind", "processes"]
@@ -112,7 +112,7 @@ class PostgresKind:
 
 def processes(hosting: Hosting) -> list[Seat]:
     """One server for all apps."""
-    return [Seat(hosting.site(STORE, None), PostgresKind())]
+    return [Seat(hosting.site(None), PostgresKind())]
 
 
 def _installed() -> Path | None:
@@ -332,7 +332,7 @@ def _settings(site: Site, programs: Path) -> dict[str, object]:
         "listen_addresses": LOOPBACK,
         "port": site.ports["port"],
         "unix_socket_directories": "",
-        "max_connections": site.options.max_connections,
+        "max_connections": ServerOptions.of(site.options).max_connections,
         "shared_buffers": "64MB",
         "max_wal_size": "256MB",
         "timezone": "UTC",

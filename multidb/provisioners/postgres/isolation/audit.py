@@ -243,7 +243,7 @@ def _doors(attacker: Tenant, login: Login, victims: Sequence[Tenant]) -> Iterato
     yield _without_its_password(attacker, login)
     facts = attacker.context.facts
     own = facts.server_databases if isinstance(facts, PostgresFacts) else ()
-    options = attacker.context.options or ServerOptions()
+    options = ServerOptions.of(attacker.context.options)
     left_open = {
         database.name for database in own if database.open and not (database.closable and options.close_defaults)
     }

@@ -165,7 +165,7 @@ def holes_of_the_server(answer: str, inspection: Inspection) -> Iterator[Hole]:
     logins = {resource.name for resource in inspection.desired if isinstance(resource, Role) and resource.login}
     yield from _weak(document["weak"] or (), app_of)
     for line in document["hba"] or ():
-        yield from _line(line, logins, inspection.context.facts.admin)
+        yield from _line(line, logins, PostgresFacts.of(inspection.context.facts).admin)
     yield from _strangers(document, app_of, inspection)
     yield from _databases(document["server databases"] or ())
     yield from _tablespaces(document["tablespaces"] or ())
@@ -224,7 +224,7 @@ def _strangers(
             yield Hole("role with powers", f"role {name}", message, lines(text), None, name)
     for role, member, grantor in document["members"] or ():
         message = f"{member} belongs to {role}, and may do all that {role} may"
-        by = inspection.context.facts.membership_options
+        by = PostgresFacts.of(inspection.context.facts).membership_options
         text = f"REVOKE {identifier(role)} FROM {identifier(member)}"
         text += f" GRANTED BY {identifier(grantor)} CASCADE" if by else " CASCADE"
         yield Hole("member of a role with powers", f"role {role}", message, lines(text), None, member)

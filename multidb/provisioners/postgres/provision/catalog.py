@@ -31,7 +31,8 @@ from multidb.provisioners.postgres.provision.resources import (
     ServerDatabaseFacts,
     Settings,
     derived_names,
-    duration,
+    duration_of,
+    duration_text,
     password_ref,
     verifier_ref,
 )
@@ -405,7 +406,7 @@ def _settings(row: Mapping[str, Any], owner: Owner | None) -> Iterator[Settings]
 def _setting(name: str, value: str) -> str:
     if name.endswith("_timeout"):
         try:
-            return duration(value)
+            return duration_text(duration_of(value))
         except ValueError:
             return value
     if name == "default_transaction_read_only":

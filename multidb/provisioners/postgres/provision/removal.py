@@ -131,7 +131,7 @@ def suspension(ask: Ask, app: App, context: StoreContext) -> tuple[Statement, ..
     remains = _remains(ask, app, context)
     if not remains.logins and not remains.connected:
         return ()
-    return _of(app, _switched_off(remains, context.facts))
+    return _of(app, _switched_off(remains, PostgresFacts.of(context.facts)))
 
 
 def _of(app: App, statements: Iterable[Statement]) -> tuple[Statement, ...]:
@@ -164,7 +164,7 @@ def removal(ask: Ask, app: App, context: StoreContext) -> tuple[Statement, ...]:
             where=f"app {app.id}",
             hint=f"take its attributes and memberships away, or rename it: ALTER ROLE {identifier(HEIR)} RENAME TO ..",
         )
-    return _of(app, _removed(remains, context.facts))
+    return _of(app, _removed(remains, PostgresFacts.of(context.facts)))
 
 
 def _removed(remains: _Remains, facts: PostgresFacts) -> Iterator[Statement]:

@@ -10,13 +10,14 @@ import hashlib
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal
+from datetime import timedelta
+from typing import Annotated, ClassVar, Literal
 from urllib.parse import quote, urlencode
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
-from multidb.container import ContainerOptions
 from multidb.model import App, DerivedName, Endpoint, Facts, Finding, Isolation, Level, Owner, Resource, StoreContext
+from multidb.model.options import ContainerOptions, Section
 from multidb.provisioners.postgres.provision import scram
 from multidb.secrets import Secret, SecretRef, SecretSpec
 
@@ -41,7 +42,8 @@ __all__ = [
     "advise",
     "derived_names",
     "desired",
-    "duration",
+    "duration_of",
+    "duration_text",
     "env",
     "isolation",
     "password_ref",
@@ -65,10 +67,10 @@ _DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|min|h|d)?")
 _UNITS: Mapping[str, float] = {"us": 0.001, "ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
 
 
-def duration(text: object) -> str:
-    """A Postgres duration in its one canonical form: ``30000``, ``"30s"`` and ``"0.5 min"`` are all ``"30s"``.
+def duration_of(text: object) -> timedelta:
+    """A length of time as Postgres takes it: ``30000`` (milliseconds), ``"30s"`` and ``"0.5 min"`` are the same.
 
-    A bare number is milliseconds, as on the server; ``"0"`` means no limit. `ValueError` for anything else.
+    ``"0"`` means no limit. `ValueError` for anything else.
     """
     match = _DURATION.fullmatch(str(text).strip()) if not isinstance(text, bool) else None
     if match is None:
@@ -78,6 +80,12 @@ def duration(text: object) -> str:
         raise ValueError("must be a duration of at least 1ms; 0 means no limit")
     if milliseconds > 2_147_483_647:
         raise ValueError("must be a duration of at most 24 days")
+    return timedelta(milliseconds=milliseconds)
+
+
+def duration_text(length: timedelta) -> str:
+    """A length of time in the one form in which Postgres' settings are compared and set: ``30s``, ``5min``, ``0``."""
+    milliseconds = length // timedelta(milliseconds=1)
     for unit in ("d", "h", "min", "s"):
         if milliseconds and milliseconds % _UNITS[unit] == 0:
             return f"{int(milliseconds // _UNITS[unit])}{unit}"
@@ -91,13 +99,13 @@ def _extension_names(names: tuple[str, ...]) -> tuple[str, ...]:
     return tuple(sorted(set(names)))
 
 
-Duration = Annotated[str, BeforeValidator(duration)]
+Duration = Annotated[
+    timedelta, BeforeValidator(duration_of, json_schema_input_type=str), PlainSerializer(duration_text, str)
+]
 
 
-class AppOptions(BaseModel):
+class AppOptions(Section):
     """``apps.<app>.postgres``: what one app wants of its database."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     extensions: Annotated[tuple[str, ...], AfterValidator(_extension_names)] = Field(
         default=(), description="Extensions created in the app's database, in schema public."
@@ -114,11 +122,12 @@ class AppOptions(BaseModel):
         default=5, ge=1, le=10_000, description="Connections that the read-only login may hold at a time."
     )
     statement_timeout: Duration = Field(
-        default="30s",
+        default=timedelta(seconds=30),
         description="Longest time a statement of the app may take; 0 for no limit. Migrations are exempt.",
     )
     idle_in_transaction_session_timeout: Duration = Field(
-        default="1min", description="Longest time a transaction of the app may stand idle; 0 for no limit."
+        default=timedelta(minutes=1),
+        description="Longest time a transaction of the app may stand idle; 0 for no limit.",
     )
     locale: str | None = Field(
         default=None,
@@ -367,19 +376,13 @@ def verifier_ref(app_id: str, login: str) -> SecretRef:
 def secrets(app: App) -> tuple[SecretSpec, ...]:
     """A password for each login, and the verifier made of it, which is all that the server is told."""
     specs: list[SecretSpec] = []
-    for login in _logins(_options(app)):
+    for login in _logins(AppOptions.of(app.stores[STORE])):
         password = password_ref(app.id, login)
         specs += [
             SecretSpec(password),
             SecretSpec(verifier_ref(app.id, login), password, scram.verifier, scram.matches),
         ]
     return tuple(specs)
-
-
-def _options(app: App) -> AppOptions:
-    options = app.stores[STORE]
-    assert isinstance(options, AppOptions)
-    return options
 
 
 def _logins(options: AppOptions) -> tuple[str, ...]:
@@ -391,9 +394,7 @@ def _logins(options: AppOptions) -> tuple[str, ...]:
 
 def desired(apps: Sequence[App], context: StoreContext) -> tuple[Resource, ...]:
     """What the server should have: its own databases closed, and for each app its roles, database and what is in it."""
-    facts = context.facts
-    assert isinstance(facts, PostgresFacts)
-    options: ServerOptions = context.options or ServerOptions()
+    facts, options = PostgresFacts.of(context.facts), ServerOptions.of(context.options)
     closable = [database for database in facts.server_databases if database.closable and options.close_defaults]
     resources: list[Resource] = [ServerDatabase(name=database.name) for database in closable]
     for app in apps:
@@ -402,7 +403,7 @@ def desired(apps: Sequence[App], context: StoreContext) -> tuple[Resource, ...]:
 
 
 def _of_app(app: App, context: StoreContext, facts: PostgresFacts) -> Iterator[Resource]:
-    options, names, owner = _options(app), _Names.of(app.id), Owner(context.project, app.id)
+    options, names, owner = AppOptions.of(app.stores[STORE]), _Names.of(app.id), Owner(context.project, app.id)
     restricted = app.id in context.restricted
     yield from _roles(app, names, owner, options, login=app.id not in context.closed)
     if restricted:
@@ -488,8 +489,8 @@ def _database_privileges(names: _Names, options: AppOptions) -> frozenset[tuple[
 
 def _settings(app: App, names: _Names, options: AppOptions, *, restricted: bool) -> Iterator[Settings]:
     limits = {
-        ("statement_timeout", options.statement_timeout),
-        ("idle_in_transaction_session_timeout", options.idle_in_transaction_session_timeout),
+        ("statement_timeout", duration_text(options.statement_timeout)),
+        ("idle_in_transaction_session_timeout", duration_text(options.idle_in_transaction_session_timeout)),
     }
     become_owner = ("role", names.restricted if restricted else names.owner)
     split = options.roles == "split"
@@ -604,14 +605,14 @@ def _env_at(app: App, endpoint: Endpoint, secret: Callable[[SecretRef], Secret])
     }
     if authority:
         variables["PGSSLROOTCERT"] = authority
-    if _options(app).roles == "split":
+    if AppOptions.of(app.stores[STORE]).roles == "split":
         variables[f"{prefix}_DB_MIGRATE_URL"] = url("migrate")
     return variables
 
 
-def isolation(app: App, facts: Any) -> tuple[Isolation, str]:
+def isolation(app: App, facts: Facts) -> tuple[Isolation, str]:
     """Enforced by the server, unless it has databases of its own that are open to every login."""
-    assert isinstance(facts, PostgresFacts)
+    facts = PostgresFacts.of(facts)
     left_open = [database for database in facts.server_databases if database.open]
     reader = (
         "" if facts.superuser else f"; the read-only login can make large objects, which {facts.admin} cannot close"
@@ -637,7 +638,7 @@ def advise(apps: Sequence[App], context: StoreContext) -> tuple[Finding, ...]:
     """What the server's limits mean for these apps: connections, and databases whose collation has changed."""
     facts = context.facts
     assert isinstance(facts, PostgresFacts)
-    total = sum(_connections(_options(app)) for app in apps)
+    total = sum(_connections(AppOptions.of(app.stores[STORE])) for app in apps)
     there = facts.max_connections - facts.reserved_connections
     subject = "connections"
     message = f"the logins of {len(apps)} apps may hold {total} connections together, the server has {there}"

@@ -91,8 +91,7 @@ def statements(change: Change, context: StoreContext) -> tuple[Statement, ...]:
     """
     if change.action is Action.CONFLICT:
         return ()
-    facts = context.facts
-    assert isinstance(facts, PostgresFacts)
+    facts = PostgresFacts.of(context.facts)
     match change.resource:
         case ServerDatabase() as database:
             return _atomic(_server_database(change, database, facts))
@@ -316,17 +315,17 @@ def _left(login: str, facts: PostgresFacts) -> str:
 
 
 def _interior(change: Change, interior: Interior, context: StoreContext) -> Iterator[str]:
-    live = change.live if isinstance(change.live, Interior) else None
-    yield from _schema(live, interior, context.facts)
-    yield from _objects(live, context.facts)  # after the schema: the owner must be allowed to have things there
-    yield from _default_privileges(live, interior, context.facts)
+    live, facts = change.live if isinstance(change.live, Interior) else None, PostgresFacts.of(context.facts)
+    yield from _schema(live, interior, facts)
+    yield from _objects(live, facts)  # after the schema: the owner must be allowed to have things there
+    yield from _default_privileges(live, interior, facts)
     yield from _large_objects(live, interior)
     if live is not None and not live.revision:
         yield from _existing_objects(live, interior)  # before the extensions: what they keep to themselves stays so
     for name in sorted(interior.extensions - (live.extensions if live else frozenset())):
-        yield from _create_extension(name, interior, context.facts, new=live is None)
+        yield from _create_extension(name, interior, facts, new=live is None)
     if live is not None:
-        yield from _maintaining(live, interior, context.facts)
+        yield from _maintaining(live, interior, facts)
         yield from _shrinking(live, interior)
     if change.changed("revision"):
         assert interior.app is not None

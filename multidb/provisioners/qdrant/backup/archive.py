@@ -110,7 +110,7 @@ class QdrantArchive:
         """A file for each collection that bears the app's mark. What is measured is what is in the files, also while
         the app writes; they are of one moment where the server's counters of operations say that it wrote nothing."""
         owner = Owner(context.project, app.id)
-        options: ServerOptions = context.options or ServerOptions()
+        options = ServerOptions.of(context.options)
         as_points = self._facts.local or options.backup == "points"
         aliases, before = self._catalog.aliases(), self._catalog.operations()
         collections = self._live(owner)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from multidb.container import Container, SecretVariable, one_each, shared
+from multidb.model.container import Container, SecretVariable, one_each, shared
+from multidb.model.project import ServerSpec
 from multidb.provisioners.qdrant.provision.options import STORE, ServerOptions
 
 __all__ = ["IMAGE", "containers"]
@@ -13,15 +14,17 @@ __all__ = ["IMAGE", "containers"]
 IMAGE: Final = "qdrant/qdrant:v1.18.3"
 
 
-def containers(apps: Sequence[str], options: ServerOptions, per_app: bool) -> list[Container]:
+def containers(spec: ServerSpec, apps: Sequence[str], per_app: bool) -> list[Container]:
     """One server, or one for each app."""
+    options = ServerOptions.of(spec.options)
     container = Container(
-        name=STORE,
+        name=spec.name,
         store=STORE,
+        apps=spec.apps,
         image=options.image or IMAGE,
         ports={"port": 6333, "grpc_port": 6334},
         secret=SecretVariable("QDRANT__SERVICE__API_KEY"),
-        memory=options.memory or "1g",
+        memory=options.memory or 1024**3,
         cpus=options.cpus,
     )
-    return one_each(container, apps, options) if per_app else shared(container, options)
+    return one_each(container, apps, spec) if per_app else shared(container, spec)

@@ -18,7 +18,7 @@ from multidb.errors import AuthenticationFailed, RuntimeUnavailable
 from multidb.model import Endpoint, Hosting, Launch, Progress, Seat, Server, Site
 from multidb.ports import LOOPBACK
 from multidb.processes import version_of
-from multidb.provisioners.qdrant.provision.options import STORE
+from multidb.provisioners.qdrant.provision.options import ServerOptions
 from multidb.secrets import Secret
 
 __all__ = ["QdrantKind", "processes"]
@@ -31,7 +31,7 @@ _SWITCH = "multidb up --switch qdrant"
 
 def processes(hosting: Hosting) -> list[Seat]:
     """One server for all apps, or the folder that stands in for it where no server was ever to be had."""
-    site, binary = hosting.site(STORE, None), _find(hosting.options.binary, hosting.root)
+    site, binary = hosting.site(None), _find(ServerOptions.of(hosting.options).binary, hosting.root)
     local = dataclasses.replace(site, folder=site.folder.with_name("qdrant-local"))
     kind, product = QdrantKind(binary), hosting.product(site.name)
     if hosting.switched:

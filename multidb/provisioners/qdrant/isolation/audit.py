@@ -259,7 +259,7 @@ def _revealed(key: Secret | str | None) -> str:
 
 
 def _collection_of(app: App) -> str:
-    options: AppOptions = app.stores[STORE]
+    options = AppOptions.of(app.stores[STORE])
     return collection_name(app.id, next(iter(options.collections)))
 
 

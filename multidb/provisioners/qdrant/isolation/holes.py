@@ -37,7 +37,7 @@ _OTHER_KEYS: Final = frozenset({"alt_api_key", "read_only_api_key"})
 def search(catalog: Catalog, inspection: Inspection, admin: Secret | None) -> Search:
     """What opens a wall, or was left behind, on one server. `inspection.apps` has to be all apps of the project for
     what belongs to none of them to be told."""
-    facts: QdrantFacts = inspection.context.facts
+    facts = QdrantFacts.of(inspection.context.facts)
     names = catalog.names()
     described, aliases = catalog.described(names), catalog.aliases()
     near = [name for name in names if _near(inspection, described, name)]
@@ -114,7 +114,7 @@ def _unclaimed(inspection: Inspection, described: Mapping[str, Mapping[str, Any]
 def _other_keys(inspection: Inspection) -> Iterator[Remark]:
     """Keys beside ours that the server may have. Its configuration is not to be read through it, and a key that we do
     not know is not to be tried: this is said, and not proved."""
-    facts: QdrantFacts = inspection.context.facts
+    facts = QdrantFacts.of(inspection.context.facts)
     unknown = sorted(_OTHER_KEYS - inspection.context.known)
     if facts.api_key and unknown:
         keys = " or ".join(f"service.{key}" for key in unknown)

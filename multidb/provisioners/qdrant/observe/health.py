@@ -76,7 +76,7 @@ class _Check:
         if left is not None and left <= 0:
             message = f"its token ended on {self._end(left)}; the server refuses it"
             return Health(Status.UNHEALTHY, message, fix=self._repair)
-        options: AppOptions = self._tenant.app.stores[STORE]
+        options = AppOptions.of(self._tenant.app.stores[STORE])
         names = [collection_name(self._tenant.app.id, kind) for kind in options.collections]
         if not names:
             self._allowed(self._send("GET", "/collections"))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Final, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
-from multidb.container import ContainerOptions
+from multidb.model.options import ContainerOptions, Section
 
 __all__ = [
     "DEFAULT_SIZE",
@@ -32,11 +32,7 @@ Datatype = Literal["float32", "float16", "uint8"]
 IndexType = Literal["keyword", "integer", "float", "bool", "geo", "datetime", "text", "uuid"]
 
 
-class _Options(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-
-class VectorOptions(_Options):
+class VectorOptions(Section):
     """One named vector of a collection."""
 
     size: Size = Field(description="Number of dimensions, 1 to 65536.")
@@ -47,14 +43,14 @@ class VectorOptions(_Options):
     on_disk: bool | None = Field(default=None, description="Keep the vectors on disk instead of in memory.")
 
 
-class SparseOptions(_Options):
+class SparseOptions(Section):
     """One named sparse vector of a collection."""
 
     modifier: Literal["idf"] | None = Field(default=None, description="`idf` weighs terms by how rare they are (BM25).")
     on_disk: bool | None = Field(default=None, description="Keep the sparse index on disk instead of in memory.")
 
 
-class HnswOptions(_Options):
+class HnswOptions(Section):
     """The vector index. `m: 0` with `payload_m: 16` builds one graph per tenant and none over all."""
 
     m: int | None = Field(default=None, ge=0, description="Edges per node of the graph over all points.")
@@ -66,7 +62,7 @@ class HnswOptions(_Options):
     on_disk: bool | None = Field(default=None, description="Keep the graph on disk instead of in memory.")
 
 
-class QuantizationOptions(_Options):
+class QuantizationOptions(Section):
     """Compressed copies of the vectors, for speed and memory."""
 
     type: Literal["none", "scalar", "binary"] = Field(description="Kind of compression; `none` switches it off.")
@@ -84,7 +80,7 @@ class QuantizationOptions(_Options):
         return self
 
 
-class StrictOptions(_Options):
+class StrictOptions(Section):
     """Limits that the server enforces on every request to the collection (strict mode)."""
 
     enabled: bool = Field(default=True, description="False keeps the limits but does not enforce them.")
@@ -110,7 +106,7 @@ class StrictOptions(_Options):
     condition_max_size: int | None = Field(default=None, ge=0, description="Most values in one condition.")
 
 
-class CollectionOptions(_Options):
+class CollectionOptions(Section):
     """One collection, `<app>_<type>`."""
 
     size: Size | None = Field(
@@ -151,7 +147,7 @@ class CollectionOptions(_Options):
         return self
 
 
-class AppOptions(_Options):
+class AppOptions(Section):
     """What stands under ``apps.<app>.qdrant``."""
 
     collections: Mapping[TypeName, CollectionOptions] = Field(

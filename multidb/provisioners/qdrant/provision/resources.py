@@ -237,8 +237,8 @@ def desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
     Raises:
         Refused: the only key to the server opens every app's collections, and nobody allowed it to be shared.
     """
-    facts: QdrantFacts = context.facts
-    options: ServerOptions = context.options or ServerOptions()
+    facts = QdrantFacts.of(context.facts)
+    options = ServerOptions.of(context.options)
     resources: list[Resource] = []
     registry = registry_name(context.project)
     if facts.rbac and apps:
@@ -347,13 +347,13 @@ def env(
     if endpoint.path:
         variables["QDRANT_PATH"] = endpoint.path
     else:
-        options: ServerOptions = context.options or ServerOptions()
+        options = ServerOptions.of(context.options)
         scheme = "https" if endpoint.tls else "http"
         variables["QDRANT_URL"] = f"{scheme}://{endpoint.host}:{endpoint.port}"
         variables["QDRANT_HOST"] = endpoint.host
         variables["QDRANT_PORT"] = str(endpoint.port)
         variables["QDRANT_GRPC_PORT"] = endpoint.params.get("grpc_port") or str(options.grpc_port or 6334)
-        if context.facts is None or context.facts.api_key:
+        if context.facts is None or QdrantFacts.of(context.facts).api_key:
             variables["QDRANT_API_KEY"] = secret(token_ref(app.id))
         if "ca_file" in endpoint.params:
             variables["QDRANT_CA_FILE"] = endpoint.params["ca_file"]
@@ -362,8 +362,9 @@ def env(
     return variables
 
 
-def isolation(app: App, facts: QdrantFacts) -> tuple[Isolation, str]:
+def isolation(app: App, facts: Facts) -> tuple[Isolation, str]:
     """How far `app` is kept from others, and why. Inside an app, `tenant_id` is a convention that its code keeps."""
+    facts = QdrantFacts.of(facts)
     if facts.local:
         return Isolation.NAMING_ONLY, "local mode is a folder without authentication; whoever opens it sees every app"
     if facts.rbac:
@@ -378,7 +379,7 @@ def isolation(app: App, facts: QdrantFacts) -> tuple[Isolation, str]:
 
 
 def _options(app: App) -> AppOptions:
-    options = app.stores[STORE]
+    options = AppOptions.of(app.stores[STORE])
     assert isinstance(options, AppOptions)
     return options
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from multidb.container import Container, SecretVariable, one_each, shared
-from multidb.provisioners.redis.provision.resources import RedisFacts, ServerOptions
+from multidb.model.container import Container, SecretVariable, one_each, shared
+from multidb.model.project import ServerSpec
+from multidb.provisioners.redis.provision.resources import RedisFacts, ServerOptions, memory_text
 from multidb.provisioners.redis.provision.rules import CommandTable
 
 __all__ = ["IMAGE", "containers"]
@@ -15,13 +16,15 @@ IMAGE: Final = "valkey/valkey:9.1.2"
 _OF_THE_LIMIT: Final = 0.75  # of the container's memory for data; the rest is for buffers and rewriting the log
 
 
-def containers(apps: Sequence[str], options: ServerOptions, per_app: bool) -> list[Container]:
+def containers(spec: ServerSpec, apps: Sequence[str], per_app: bool) -> list[Container]:
     """One server, or one for each app."""
-    memory = options.memory or "512m"
+    options = ServerOptions.of(spec.options)
+    memory = options.memory or 512 * 1024**2
     facts = RedisFacts("Valkey", "", CommandTable({}), options.databases, db_rules=True, persistence="aclfile")
     container = Container(
-        name="redis",
+        name=spec.name,
         store="redis",
+        apps=spec.apps,
         image=options.image or IMAGE,
         ports={"port": 6379},
         # The variable that redis-cli itself reads, so that the health check needs no password in its arguments.
@@ -31,13 +34,12 @@ def containers(apps: Sequence[str], options: ServerOptions, per_app: bool) -> li
         admin="multidb_admin",
         facts=facts,
         files={"valkey/valkey.conf": "valkey/valkey.conf.j2", "valkey/start.sh": "valkey/start.sh.j2"},
-        settings={"databases": options.databases, "maxmemory": options.maxmemory or _share(memory)},
+        settings={"databases": options.databases, "maxmemory": memory_text(options.maxmemory or _share(memory))},
         users=("valkey", "redis"),
         tls_files={"key.sh": "tls/key.sh.j2"},
     )
-    return one_each(container, apps, options) if per_app else shared(container, options)
+    return one_each(container, apps, spec) if per_app else shared(container, spec)
 
 
-def _share(memory: str) -> str:
-    megabytes = int(memory[:-1]) * (1024 if memory.endswith("g") else 1)
-    return f"{int(megabytes * _OF_THE_LIMIT)}mb"
+def _share(memory: int) -> int:
+    return int(memory // 1024**2 * _OF_THE_LIMIT) * 1024**2

@@ -17,6 +17,7 @@ from multidb.errors import AuthenticationFailed, RuntimeUnavailable
 from multidb.model import Endpoint, Hosting, Launch, Progress, Seat, Server, Site
 from multidb.ports import LOOPBACK
 from multidb.processes import version_of
+from multidb.provisioners.redis.provision.resources import ServerOptions
 from multidb.secrets import Secret
 
 __all__ = ["RedisKind", "guarded", "processes"]
@@ -103,7 +104,7 @@ class RedisKind:
 
 def processes(hosting: Hosting) -> list[Seat]:
     """One server for all apps."""
-    return [Seat(hosting.site("redis", None), RedisKind())]
+    return [Seat(hosting.site(None), RedisKind())]
 
 
 def guarded(acl: str, digest: str) -> str:
@@ -153,11 +154,12 @@ def _acl_file(site: Site) -> Path:
 
 
 def _config(site: Site) -> str:
+    options = ServerOptions.of(site.options)
     lines = [
         f"bind {LOOPBACK}",
         f"port {site.ports['port']}",
         "protected-mode yes",
-        f"databases {site.options.databases}",
+        f"databases {options.databases}",
         f"dir {_quoted(site.folder / 'data')}",
         f"aclfile {_quoted(_acl_file(site))}",
         "appendonly yes",
@@ -167,8 +169,8 @@ def _config(site: Site) -> str:
         "set-proc-title no",  # the new title would be written over the environment, which we know the process by
         "maxmemory-policy noeviction",  # with any other, one app's data would push out another's
     ]
-    if site.options.maxmemory:
-        lines.append(f"maxmemory {site.options.maxmemory}")
+    if options.maxmemory:
+        lines.append(f"maxmemory {options.maxmemory}")
     return "\n".join(lines) + "\n"
 
 

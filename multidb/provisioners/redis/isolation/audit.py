@@ -22,7 +22,7 @@ from multidb.provisioners.redis.driver.connection import told_plainly
 from multidb.provisioners.redis.driver.wire import Wire, as_app
 from multidb.provisioners.redis.isolation.inventory import SCRIPTS
 from multidb.provisioners.redis.provision.channels import reaches
-from multidb.provisioners.redis.provision.resources import RedisFacts, command_rule, isolation
+from multidb.provisioners.redis.provision.resources import AppOptions, RedisFacts, command_rule, isolation
 from multidb.secrets import redact
 
 __all__ = ["probe"]
@@ -132,7 +132,7 @@ class _Attack:
     def run(self, victims: Sequence[Tenant]) -> Iterator[Probe]:
         number = _number(self._attacker)
         acts = [*_NOBODYS, *(_BLIND_TO_PREFIX if number == 0 else ())]
-        acts += () if self._attacker.app.stores["redis"].scripts else _SCRIPTING
+        acts += () if AppOptions.of(self._attacker.app.stores["redis"]).scripts else _SCRIPTING
         with as_app(self._attacker) as wire:
             yield from self._alone(wire, acts)
             for victim in victims:
@@ -166,7 +166,7 @@ class _Attack:
     def _may(self, act: _Act) -> bool:
         """Whether the app may do it to its own place: one over its quota may not write."""
         restricted = self._attacker.app.id in self._attacker.context.restricted
-        scripts = self._attacker.app.stores["redis"].scripts
+        scripts = AppOptions.of(self._attacker.app.stores["redis"]).scripts
         number = _number(self._attacker)
         rule = command_rule(number == 0, number, self._facts, restricted, scripts=scripts)
         name = "|".join(act.words[:2]).lower() if act.words[0] == "MEMORY" else act.words[0].lower()

@@ -84,7 +84,7 @@ class Catalog:
 def search(inspection: Inspection, catalog: Catalog) -> Search:
     """The holes around the inspection's apps. What is on a Redis belongs to whoever may use its DB or prefix, so the
     rules are all that there is to look at."""
-    facts: RedisFacts = inspection.context.facts
+    facts = RedisFacts.of(inspection.context.facts)
     commands = "commands that get at more than the keys, channels and DBs of whoever may send them"
     catalogs = [
         Searched("ACL LIST", len(catalog.rules), _LOOKED_FOR),
@@ -102,7 +102,7 @@ def search(inspection: Inspection, catalog: Catalog) -> Search:
 def find_holes(inspection: Inspection, catalog: Catalog) -> Sequence[Hole]:
     """Everything in the rules that opens a wall around one of the inspection's apps, which have to be all apps of this
     server that the manifest has."""
-    facts: RedisFacts = inspection.context.facts
+    facts = RedisFacts.of(inspection.context.facts)
     users = {want.name: want for want in inspection.desired if isinstance(want, AclUser)}
     return [
         *_open_default(catalog.rules, facts),

@@ -6,8 +6,8 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 
 from multidb.errors import UsageError
-from multidb.model import App
-from multidb.provisioners.redis.provision.resources import FIRST_DB, Claim, RedisFacts, by_prefix, user_name
+from multidb.model import App, Facts
+from multidb.provisioners.redis.provision.resources import FIRST_DB, AppOptions, Claim, RedisFacts, by_prefix, user_name
 
 __all__ = ["allocate", "check", "lock_number"]
 
@@ -23,7 +23,7 @@ def lock_number(facts: RedisFacts) -> int:
     return last if all(claim.db != last for claim in facts.claims) else 0
 
 
-def allocate(apps: Sequence[App], facts: RedisFacts, recorded: Mapping[str, int]) -> Mapping[str, int]:
+def allocate(apps: Sequence[App], facts: Facts, recorded: Mapping[str, int]) -> Mapping[str, int]:
     """The DB number of each app; 0 for an app that lives in DB 0 under its prefix.
 
     An explicit ``db`` wins over what the app's mark on the server says, that over `recorded` (which may be of an old
@@ -35,6 +35,7 @@ def allocate(apps: Sequence[App], facts: RedisFacts, recorded: Mapping[str, int]
         UsageError: two apps with one number, also where one is of another project, a number that the server does not
             have, or none left.
     """
+    facts = RedisFacts.of(facts)
     prefixed = [app for app in apps if by_prefix(app, facts)]
     numbered = [app for app in apps if not by_prefix(app, facts)]
     _check_modes(prefixed, numbered, facts)
@@ -52,7 +53,7 @@ def allocate(apps: Sequence[App], facts: RedisFacts, recorded: Mapping[str, int]
         numbers[app.id], taken[number] = number, f"app {app.id}"
 
     for app in numbered:
-        if (wish := app.stores["redis"].db) is not None:
+        if (wish := AppOptions.of(app.stores["redis"]).db) is not None:
             give(app, wish)
     for app in numbered:
         held = _held(app, claims, recorded)
@@ -72,7 +73,7 @@ def check(apps: Sequence[App]) -> Iterator[tuple[App, str]]:
     """Apps that ask for the same DB number."""
     holders: dict[int, list[App]] = {}
     for app in apps:
-        if (wish := app.stores["redis"].db) is not None:
+        if (wish := AppOptions.of(app.stores["redis"]).db) is not None:
             holders.setdefault(wish, []).append(app)
     for number, sharing in holders.items():
         for app in sharing if len(sharing) > 1 else ():

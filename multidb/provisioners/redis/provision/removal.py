@@ -38,12 +38,12 @@ def suspension(
         rules: every user of the server.
         connected: the names of the users that have sessions.
     """
-    user = user_name(app.id)
+    user, facts = user_name(app.id), RedisFacts.of(context.facts)
     if not _owned(rules.get(user), Owner(context.project, app.id)):
         return ()
     if not rules[user].enabled and user not in set(connected):
-        return saving(context.facts) if NOTE_USER in rules else ()
-    return _noted([*_shutting(user)], context.facts)
+        return saving(facts) if NOTE_USER in rules else ()
+    return _noted([*_shutting(user)], facts)
 
 
 def removal(app: App, context: StoreContext, rules: Mapping[str, Rule]) -> Sequence[Statement]:
@@ -55,13 +55,13 @@ def removal(app: App, context: StoreContext, rules: Mapping[str, Rule]) -> Seque
     Raises:
         Refused: the data is in a DB number that somebody else has as well.
     """
-    owner = Owner(context.project, app.id)
+    owner, facts = Owner(context.project, app.id), RedisFacts.of(context.facts)
     users = [name for name, rule in rules.items() if _owned(rule, owner)]
     if not users:
-        return saving(context.facts) if NOTE_USER in rules else ()
+        return saving(facts) if NOTE_USER in rules else ()
     shutting = [statement for user in users for statement in _shutting(user)]
     emptied = [statement for user in users for statement in _emptying(rules[user], owner, rules)]
-    return _noted([*shutting, *emptied, _line("ACL", "DELUSER", *users)], context.facts)
+    return _noted([*shutting, *emptied, _line("ACL", "DELUSER", *users)], facts)
 
 
 def emptying(number: int, prefix: str) -> Statement:

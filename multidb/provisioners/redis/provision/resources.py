@@ -7,11 +7,10 @@ import re
 import urllib.parse
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal
+from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from multidb.container import ContainerOptions
 from multidb.model import (
     App,
     DerivedName,
@@ -25,6 +24,7 @@ from multidb.model import (
     StoreContext,
     listed,
 )
+from multidb.model.options import ContainerOptions, Section, TextForm
 from multidb.provisioners.redis.isolation.inventory import SCRIPTS
 from multidb.provisioners.redis.provision.rules import ALL_DATABASES, CommandTable, Rule, selectors_of
 from multidb.secrets import Secret, SecretRef, SecretSpec, SecretStore
@@ -55,6 +55,7 @@ __all__ = [
     "isolation",
     "mark",
     "marks_of",
+    "memory_text",
     "parse_mark",
     "secrets",
     "spelled",
@@ -71,10 +72,32 @@ _CHANNEL = re.compile(r"[!-~]+")
 # --- options ---------------------------------------------------------------------------------------------------------
 
 
-class AppOptions(BaseModel):
-    """What an app may say under ``redis:``."""
+def _memory_of(amount: str) -> int:
+    """The bytes of ``512mb`` (powers of 1024) or ``512m`` (powers of 1000), as the server reads them."""
+    digits = amount.rstrip("kKmMgGbB")
+    unit = amount[len(digits) :].lower()
+    factor: int = (1024 if unit.endswith("b") else 1000) ** " kmg".index(unit[:1] or " ")
+    return int(digits) * factor
 
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+def memory_text(amount: int) -> str:
+    """Bytes as the server's configuration has them, in the largest unit of which they are a whole number."""
+    for power, unit in ((3, "gb"), (2, "mb"), (1, "kb")):
+        if amount % 1024**power == 0:
+            return f"{amount // 1024**power}{unit}"
+    return str(amount)
+
+
+MaxMemory = Annotated[
+    int,
+    TextForm(
+        r"^[1-9][0-9]*([kKmMgG][bB]?)?$", "must be an amount of memory such as 512mb or 2gb", _memory_of, memory_text
+    ),
+]
+
+
+class AppOptions(Section):
+    """What an app may say under ``redis:``."""
 
     db: int | None = Field(
         default=None,
@@ -125,10 +148,8 @@ class ServerOptions(ContainerOptions):
 
     port: int | None = Field(default=None, ge=1, le=65535, description="TCP port; a free one is chosen without it.")
     databases: int = Field(default=64, ge=2, le=100_000, description="How many DB numbers the server has.")
-    maxmemory: str | None = Field(
-        default=None,
-        pattern=r"^[1-9]\d*([kKmMgG][bB]?)?$",
-        description="Memory limit, such as 512mb. It is shared by all apps.",
+    maxmemory: MaxMemory | None = Field(
+        default=None, description="Memory limit, such as 512mb. It is shared by all apps."
     )
     default_user: Literal["close", "keep"] = Field(
         default="close",
@@ -296,7 +317,7 @@ def marks_of(rule: Rule) -> list[tuple[Owner, int]]:
 
 
 def by_prefix(app: App, facts: RedisFacts) -> bool:
-    options: AppOptions = app.stores["redis"]
+    options = AppOptions.of(app.stores["redis"])
     if options.isolation == "auto":
         return facts.cluster and (facts.databases or 1) <= FIRST_DB
     return options.isolation == "prefix"
@@ -304,8 +325,8 @@ def by_prefix(app: App, facts: RedisFacts) -> bool:
 
 def desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
     """The ACL users of the apps, and what the server as a whole needs for them to be worth something."""
-    facts: RedisFacts = context.facts
-    options: ServerOptions = context.options or ServerOptions()
+    facts = RedisFacts.of(context.facts)
+    options = ServerOptions.of(context.options)
     users: list[Resource] = [_desired_user(app, context) for app in apps]
     if facts.admin != "default" and options.default_user == "close":
         users.append(DefaultUser(name="default"))
@@ -315,7 +336,7 @@ def desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
 
 
 def _desired_user(app: App, context: StoreContext) -> AclUser:
-    facts: RedisFacts = context.facts
+    facts = RedisFacts.of(context.facts)
     number = context.numbers[app.id]
     prefix = by_prefix(app, facts)
     return AclUser(
@@ -324,10 +345,10 @@ def _desired_user(app: App, context: StoreContext) -> AclUser:
         owner=Owner(context.project, app.id),
         db=number,
         keys=(f"{app.id}:*",) if prefix else ("*",),
-        channels=tuple(sorted({*_own_channels(app.id, number, prefix), *app.stores["redis"].channels})),
+        channels=tuple(sorted({*_own_channels(app.id, number, prefix), *AppOptions.of(app.stores["redis"]).channels})),
         databases=str(number) if facts.db_rules else ALL_DATABASES,
         enabled=app.id not in context.closed,
-        scripts=app.stores["redis"].scripts,
+        scripts=AppOptions.of(app.stores["redis"]).scripts,
         restricted=app.id in context.restricted,
     )
 
@@ -488,30 +509,35 @@ def env(
     return variables
 
 
-def isolation(app: App, facts: RedisFacts) -> tuple[Isolation, str]:
+def isolation(app: App, facts: Facts) -> tuple[Isolation, str]:
     """How real the app's wall is on this server, and why. Numbers in INFO are visible to every app in any case."""
+    facts = RedisFacts.of(facts)
     level, why = _wall(app, facts)
-    if app.stores["redis"].scripts:
+    if AppOptions.of(app.stores["redis"]).scripts:
         why += "; a script of the app that writes and does not end stops the server for all apps until it is killed"
     if _forgets(facts):
         why += f"; {FORGETS}"
     return level, why
 
 
-def caveats(facts: RedisFacts) -> tuple[str, ...]:
+def caveats(facts: Facts) -> tuple[str, ...]:
     """What a restart of the server would cost."""
-    return (f"{FORGETS}; apps cannot log in then until multidb apply has made them again",) if _forgets(facts) else ()
+    return (
+        (f"{FORGETS}; apps cannot log in then until multidb apply has made them again",)
+        if _forgets(RedisFacts.of(facts))
+        else ()
+    )
 
 
 def advise(apps: Sequence[App], context: StoreContext) -> tuple[Finding, ...]:
     """Whether the apps' users outlast a restart, and which apps may stop the server."""
-    facts: RedisFacts = context.facts
+    facts = RedisFacts.of(context.facts)
     if _forgets(facts):
         fix = "give the server an aclfile in its configuration, restart it, then run multidb apply"
         findings = [Finding(Level.WARNING, "saved rules", caveats(facts)[0], fix)]
     else:
         findings = [Finding(Level.OK, "saved rules", f"in {facts.rules_file}")]
-    if scripting := [app.id for app in apps if app.stores["redis"].scripts]:
+    if scripting := [app.id for app in apps if AppOptions.of(app.stores["redis"]).scripts]:
         note = f"{listed(scripting, 5)} may run scripts; one that writes and does not end stops the server for all apps"
         findings.append(Finding(Level.OK, "scripts", note))
     return tuple(findings)
@@ -529,7 +555,7 @@ def _way_to_close(facts: RedisFacts) -> str:
 
 
 def _wall(app: App, facts: RedisFacts) -> tuple[Isolation, str]:
-    extra = app.stores["redis"].channels
+    extra = AppOptions.of(app.stores["redis"]).channels
     if facts.default_open:
         return Isolation.NAMING_ONLY, f"the server's default user needs no password; {_way_to_close(facts)}"
     if not by_prefix(app, facts) and not facts.db_rules:

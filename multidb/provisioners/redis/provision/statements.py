@@ -32,7 +32,7 @@ def statements(change: Change, context: StoreContext) -> Sequence[Statement]:
     """The statements that make one change. Each may be sent again; each leaves the server in a sound state."""
     if change.action not in (Action.CREATE, Action.UPDATE):
         return ()
-    facts: RedisFacts = context.facts
+    facts = RedisFacts.of(context.facts)
     match change.desired:
         case SaveNote():
             return (note(),)

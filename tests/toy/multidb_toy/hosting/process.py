@@ -14,14 +14,13 @@ from multidb.model import Endpoint, Hosting, Launch, Progress, Seat, Server, Sit
 from multidb.ports import LOOPBACK
 from multidb.secrets import Secret
 from multidb_toy.connection import Connection
-from multidb_toy.resources import STORE
 
 __all__ = ["processes"]
 
 
 def processes(hosting: Hosting) -> list[Seat]:
     """One server for all apps."""
-    return [Seat(hosting.site(STORE, None), ToyKind())]
+    return [Seat(hosting.site(None), ToyKind())]
 
 
 class ToyKind:

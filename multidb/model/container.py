@@ -1,4 +1,4 @@
-"""A server as it is run in a container: what the manifest may say of it, and what a store says it needs. No I/O."""
+"""A server as it is run in a container: what a store says it needs."""
 
 from __future__ import annotations
 
@@ -6,39 +6,13 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from multidb.model.core import Facts, serves
+from multidb.model.project import ServerSpec
 from multidb.secrets import SecretRef
 
-__all__ = ["Container", "ContainerOptions", "Pooler", "SecretVariable", "one_each", "poolers", "scratch", "shared"]
+__all__ = ["Container", "Containers", "Pooler", "SecretVariable", "one_each", "poolers", "scratch", "shared"]
 
 _SCRATCH: Final = "scratch"
-
-
-class ContainerOptions(BaseModel):
-    """The part of ``servers.<store>`` that is the same for every store."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-    image: str | None = Field(
-        default=None,
-        pattern=r"^[a-z0-9][A-Za-z0-9._/@:-]*$",
-        json_schema_extra={"errorMessage": "must be an image such as postgres:18, or one with a digest (@sha256:...)"},
-        description="Container image instead of the official one, best with a version or a digest.",
-    )
-    memory: str | None = Field(
-        default=None,
-        pattern=r"^[1-9][0-9]*[mg]$",
-        json_schema_extra={"errorMessage": "must be an amount of memory such as 512m or 2g"},
-        description="The most memory that the container may take, such as 512m or 2g.",
-    )
-    cpus: float | None = Field(
-        default=None, gt=0, le=1024, description="The most processors that the container may use, such as 1.5."
-    )
-
-    def unfit(self, runtime: str) -> Mapping[str, str]:
-        """Options that cannot be kept with this runtime: by name, why not."""
-        return {}
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,12 +55,12 @@ class Container:
 
     Args:
         name: service and host name, unique in the project: ``postgres``, ``neo4j-lernmi``.
-        app: the only app that it serves; None when it is shared.
+        app: the only app that it serves; None when it is shared, by `apps` where not by all that use the store.
         scratch: it serves no app: sets of apps whose own servers have room for one place only are tried in it.
         ports: the ports inside by the name of the server option, the one for clients first: ``{"port": 6333, ...}``.
         published: the ports on this machine's loopback address, by the same names; empty when none is published.
         admin: the admin's login, empty where the store has none.
-        memory: limit of the container when the manifest says none.
+        memory: bytes that the container may take at most.
         facts: what is known of such a server before it has been asked, as the store's pure functions want it.
         files: files that are mounted, relative to the compose file, and the template of each.
         scripts: programs for the project's folder, by their path in it, and the template of each.
@@ -103,14 +77,15 @@ class Container:
     image: str
     ports: Mapping[str, int]
     secret: SecretVariable
-    memory: str
+    memory: int
     admin: str = ""
     database: str = ""
     cpus: float | None = None
     app: str | None = None
+    apps: frozenset[str] | None = None
     scratch: bool = False
     published: Mapping[str, int] = field(default_factory=dict)
-    facts: Any = None
+    facts: Facts | None = None
     files: Mapping[str, str] = field(default_factory=dict)
     scripts: Mapping[str, str] = field(default_factory=dict)
     pooler: Pooler | None = None
@@ -123,11 +98,11 @@ class Container:
     @property
     def server(self) -> str:
         """What multidb calls the server: its name, with the app's id as it is written in the manifest."""
-        return self.name if self.app is None else f"{self.store}-{self.app}"
+        return self.name if self.app is None else self.name.removesuffix(self.app.replace("_", "-")) + self.app
 
     def serves(self, app: str) -> bool:
         """Whether the app, which uses its store, has a place in it."""
-        return not self.scratch and self.app in (None, app)
+        return not self.scratch and serves(app, self.app, self.apps)
 
     @property
     def admin_ref(self) -> SecretRef:
@@ -137,8 +112,8 @@ class Container:
     @property
     def variable(self) -> str:
         """The name under which the admin's password stands in the deployment's env file."""
-        suffix = f"-{_SCRATCH}" if self.scratch else self.name.removeprefix(self.store)
-        return self.secret.name + suffix.upper().replace("-", "_")
+        suffix = _SCRATCH if self.scratch else self.name.removeprefix(self.store).removeprefix("-")
+        return "_".join(filter(None, (self.secret.name, suffix.upper().replace("-", "_"))))
 
     @property
     def volume(self) -> str:
@@ -146,8 +121,8 @@ class Container:
         return f"{self.name}-data"
 
 
-Containers = Callable[[Sequence[str], Any, bool], Sequence[Container]]
-"""(ids of the apps that use the store, server options, a server per app is asked for) -> the servers to run."""
+Containers = Callable[[ServerSpec, Sequence[str], bool], Sequence[Container]]
+"""(what the manifest says, ids of the apps that it is for, a server per app is asked for) -> the servers to run."""
 
 
 def poolers(containers: Iterable[Container], profiles: Collection[str]) -> dict[str, tuple[Pooler, Container]]:
@@ -156,26 +131,27 @@ def poolers(containers: Iterable[Container], profiles: Collection[str]) -> dict[
     return {pooler.name: (pooler, container) for pooler, container in standing if pooler.name in profiles}
 
 
-def shared(container: Container, options: Any) -> list[Container]:
+def shared(container: Container, spec: ServerSpec) -> list[Container]:
     """One server for all apps, published on the ports that the manifest says."""
-    published = {option: getattr(options, option) or port for option, port in container.ports.items()}
-    return [replace(container, published=published)]
+    return [replace(container, published=_published(container, spec))]
 
 
-def one_each(container: Container, apps: Sequence[str], options: Any) -> list[Container]:
-    """A server for each app, called ``<store>-<app>``, published on ports that count up from those of the manifest."""
-    step = len(container.ports)
+def one_each(container: Container, apps: Sequence[str], spec: ServerSpec) -> list[Container]:
+    """A server for each app, called ``<name>-<app>``, published on ports that count up from those of the manifest."""
+    step, published = len(container.ports), _published(container, spec)
     return [
         replace(
             container,
             name=f"{container.name}-{app.replace('_', '-')}",
             app=app,
-            published={
-                option: (getattr(options, option) or port) + position * step for option, port in container.ports.items()
-            },
+            published={option: port + position * step for option, port in published.items()},
         )
         for position, app in enumerate(apps)
     ]
+
+
+def _published(container: Container, spec: ServerSpec) -> dict[str, int]:
+    return {option: spec.options.port_of(option) or port for option, port in container.ports.items()}
 
 
 def scratch(first: Container) -> Container:

@@ -1,0 +1,82 @@
+"""A whole manifest, checked: the apps, and what it says of the servers that they have their places on."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from multidb.model.address import Address
+from multidb.model.core import PROGRESS_TIMEOUT, App, RuntimeKind
+from multidb.model.options import Backup, ContainerOptions, Deploy, Notify
+
+__all__ = ["Project", "ServerSpec"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServerSpec:
+    """What the manifest says of one server; or of several, where the store has one for each app.
+
+    Args:
+        name: the server's; those of one app each are called ``<name>-<app>``.
+        address: where it is, when it exists already.
+        known: the accounts that an operator knows beside the apps' own: what one of them could do is no hole.
+        apps: the ids of those that have their place there; None: all that use the store.
+    """
+
+    name: str
+    store: str
+    options: ContainerOptions
+    address: Address | None = None
+    known: frozenset[str] = frozenset()
+    apps: frozenset[str] | None = None
+
+    def serves(self, app: str) -> bool:
+        """Whether the app, which uses its store, has its place there."""
+        return self.apps is None or app in self.apps
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """A whole manifest, checked. `servers` are in the order of their stores; a store may have several."""
+
+    name: str
+    runtime: RuntimeKind
+    apps: Mapping[str, App]
+    servers: tuple[ServerSpec, ...]
+    root: str = "."  # folder of the manifest
+    file: str = "multidb.yaml"
+    deploy: Deploy = field(default_factory=Deploy)
+    backup: Backup = field(default_factory=Backup)
+    backup_declared: bool = False  # whether the manifest speaks of backups
+    notify: Notify = field(default_factory=Notify)
+    removed: Mapping[str, App] = field(default_factory=dict)
+    """Apps that were taken out and may still come back: their names, numbers and data are kept."""
+    returned: Mapping[str, str] = field(default_factory=dict)
+    """Those of them that the manifest has an entry for all the same, and where; nothing is made of it."""
+    progress_timeout: float = PROGRESS_TIMEOUT
+    """Seconds without progress after which a server or a target that work waits for counts as standing still."""
+
+    @property
+    def stores(self) -> tuple[str, ...]:
+        """The stores that there are servers of, each once."""
+        return tuple(dict.fromkeys(spec.store for spec in self.servers))
+
+    def including(self, app: App) -> Project:
+        """The same project with one of its removed apps as if it were not."""
+        removed = {name: removed for name, removed in self.removed.items() if name != app.id}
+        return dataclasses.replace(self, apps={**self.apps, app.id: app}, removed=removed)
+
+    def spec_of(self, server: str, store: str, app: str | None = None) -> ServerSpec | None:
+        """What the manifest says of the server of this name, or of the one that `app` has to itself; None: nothing."""
+        specs = [spec for spec in self.servers if spec.store == store]
+        named = (spec for spec in specs if spec.name == server)
+        return next(named, next((spec for spec in specs if app is None or spec.serves(app)), None))
+
+    def apps_with(self, store: str) -> tuple[App, ...]:
+        """The apps that use `store`, in the order of the manifest."""
+        return tuple(app for app in self.apps.values() if store in app.stores)
+
+    def apps_on(self, spec: ServerSpec) -> tuple[App, ...]:
+        """The apps that have their place on it, in the order of the manifest."""
+        return tuple(app for app in self.apps_with(spec.store) if spec.serves(app.id))

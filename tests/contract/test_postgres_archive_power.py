@@ -580,7 +580,7 @@ def test_whatever_an_app_holds_ends_the_backup_in_its_time(
 ) -> None:
     monkeypatch.setattr(contents, "READING", [text.replace("'60s'", "'500ms'") for text in contents.READING])
     monkeypatch.setattr(contents, "LOCK_TIMEOUT", 1)
-    monkeypatch.setattr("multidb.provisioners.postgres.backup.archive._LOOK", 0.3)
+    monkeypatch.setattr("multidb.provisioners.postgres.backup.dump._LOOK", 0.3)
     site = Site(served)
     app = site.app()
     site.apply([app])

@@ -152,7 +152,7 @@ class Delegates:
         name, password = _name(app), generate()
         self._end(app, role)
         self._make(name, app, f"LOGIN PASSWORD {literal(scram.verifier(password.reveal()))}")
-        self._together(
+        self._main.transact(
             f"GRANT {', '.join(map(identifier, self.roles(app) if reads else [role]))} TO {identifier(name)}"
         )
         self._let_in(name, databases)
@@ -206,7 +206,7 @@ class Delegates:
         # A function that the load has called may have changed the password and the settings, which are the login's own.
         name, password = _name(app), generate()
         quoted = identifier(name)
-        self._together(
+        self._main.transact(
             f"ALTER ROLE {quoted} LOGIN PASSWORD {literal(scram.verifier(password.reveal()))}",
             f"ALTER ROLE {quoted} RESET ALL",
             *(f"ALTER ROLE {quoted} IN DATABASE {identifier(each)} RESET ALL" for each in databases),
@@ -216,33 +216,29 @@ class Delegates:
         server = replace(self._server, endpoint=replace(self._server.endpoint, user=name))
         for database in databases:
             with Delegate(server, password, role, self._application, self._signs).open(database) as wire:
-                for text in (f"REASSIGN OWNED BY {quoted} TO {identifier(role)}", f"DROP OWNED BY {quoted}"):
-                    answer = wire.send(text)
-                    if answer.refusal is not None:
-                        raise wire.error(answer.refusal)
+                wire.execute(f"REASSIGN OWNED BY {quoted} TO {identifier(role)}", f"DROP OWNED BY {quoted}")
         self._end_sessions(name)
 
     def _let_in(self, name: str, databases: Sequence[str]) -> None:
         """Into an app's own database it comes as the owner role does."""
         shut: list[str] = json.loads(self._ask(_SHUT, name, json.dumps(databases)))
         if shut:
-            self._together(*(f"GRANT CONNECT ON DATABASE {identifier(each)} TO {identifier(name)}" for each in shut))
+            self._main.transact(
+                *(f"GRANT CONNECT ON DATABASE {identifier(each)} TO {identifier(name)}" for each in shut)
+            )
 
     def _end_sessions(self, name: str) -> None:
         waits = ", 5000" if self._main.version >= 140000 else ""
         self._ask(f"SELECT count(pg_terminate_backend(pid{waits})) FROM pg_stat_activity WHERE usename = $1", name)  # noqa: S608
 
     def _drop(self, name: str) -> None:
-        for text in (f"DROP OWNED BY {identifier(name)}", f"DROP ROLE {identifier(name)}"):
-            answer = self._main.send(text)
-            if answer.refusal is not None:
-                raise self._main.error(answer.refusal)
+        self._main.execute(f"DROP OWNED BY {identifier(name)}", f"DROP ROLE {identifier(name)}")
 
     def _make(self, name: str, app: App, words: str) -> None:
         texts = [f"CREATE ROLE {identifier(name)} {words}"]
         texts.append(f"COMMENT ON ROLE {identifier(name)} IS {literal(place_mark(Owner('', app.id)))}")
         texts += [] if self._superuser else [f"GRANT {identifier(name)} TO CURRENT_USER"]
-        self._together(*texts)
+        self._main.transact(*texts)
 
     def _is_ours(self, name: str, app: App) -> bool:
         found = json.loads(self._ask(_ROLE, name))
@@ -256,12 +252,6 @@ class Delegates:
 
     def _ask(self, query: str, *parameters: str) -> str:
         return self._main.ask(query, parameters)
-
-    def _together(self, *texts: str) -> None:
-        answer = self._main.send("; ".join(["BEGIN", *texts, "COMMIT"]))
-        if answer.refusal is not None:
-            self._main.send("ROLLBACK")
-            raise self._main.error(answer.refusal)
 
 
 def _name(app: App) -> str:

@@ -7,19 +7,22 @@ server that the set is restored on.
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 
 from multidb.errors import ArchiveError, MultidbError, NotAllowed, ServerDown, ServerError, ServerSlow
 from multidb.model import Part, Place, PlaceKind, Progress, listed
+from multidb.provisioners.postgres.backup import contents
+from multidb.provisioners.postgres.backup.databases import Databases
+from multidb.provisioners.postgres.backup.delegate import Delegate
 from multidb.provisioners.postgres.driver.connection import Wire
 from multidb.provisioners.postgres.provision.groundwork import AdminInside, creation
 from multidb.provisioners.postgres.provision.resources import STORE, AppOptions
 from multidb.provisioners.postgres.provision.statements import identifier, literal
 
-__all__ = ["Extension", "Ground", "lay", "read"]
+__all__ = ["Extension", "Ground", "lay", "read", "settle"]
 
 _NAME_LIMIT, _VERSION_LIMIT = 63, 255  # bytes, as the server has it
 
@@ -59,19 +62,34 @@ class Ground:
     """The place, and who works in it.
 
     Args:
-        role: the owner role of what is in the place.
-        delegated: opens a session of the login that may do no more than the app, with this search path.
-        admin: the admin's, likewise; nothing of an app is in the place yet.
-        live: asks which extensions the app's live database has.
+        delegate: the login that may do no more than the app.
         renamed: the app's role here by the name of one in the set; None for what is no app's own.
     """
 
+    databases: Databases
     place: Place
-    role: str
-    delegated: Callable[[Sequence[str]], AbstractContextManager[Wire]]
-    admin: Callable[[Sequence[str]], AbstractContextManager[AdminInside]]
-    live: Callable[[], Sequence[str]]
+    delegate: Delegate
     renamed: Callable[[str], str | None]
+
+    @property
+    def role(self) -> str:
+        """The owner role of what is in the place."""
+        return self.delegate.role
+
+    @contextlib.contextmanager
+    def as_the_app(self, path: Sequence[str] = ()) -> Iterator[Wire]:
+        """A session of the app's owner role, with this search path."""
+        with self.delegate.open(self.place.name, path) as wire:
+            wire.execute(f"SET ROLE {identifier(self.role)}")
+            yield wire
+
+    def live(self) -> Sequence[str]:
+        """The extensions of the app's live database."""
+        database = self.databases.find(self.place.app.id).get(self.place.app.id)
+        if database is None or not database["open"]:
+            return ()
+        with self.databases.open(self.place.app.id) as wire:
+            return AdminInside(wire).extensions()
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +160,7 @@ def lay(ground: Ground, part: Part, progress: Progress) -> None:
     """
     wanted = read(part.details["extensions"])
     comments = _comments(part.details.get("extension_comments", {}))
-    with ground.delegated(()) as delegated:
+    with ground.as_the_app() as delegated:
         names = json.dumps([each.name for each in wanted])
         known = _Known.read(delegated.ask(_KNOWN, (names,)))
         made = _chosen(delegated, [each for each in wanted if each.name not in known.there], known, ground, progress)
@@ -156,18 +174,32 @@ def lay(ground: Ground, part: Part, progress: Progress) -> None:
         _make(made_there, ground, path, comments.get(each.name), by_admin=each.name in admins)
 
 
+def settle(ground: Ground, admin: AdminInside) -> frozenset[str]:
+    """The schemas that are there when the extensions are: those that a script has made for an app are given to it."""
+    with ground.delegate.open(ground.place.name) as wire:
+        schemas = json.loads(wire.ask(contents.SCHEMAS, (ground.role,)))
+    if ground.place.kind is not PlaceKind.LIVE:
+        for name, is_the_apps, is_an_extensions in schemas:
+            if not (is_the_apps or is_an_extensions):
+                admin.give_schema(ground.role, name)
+        # What a script sets for its database is in the set, or the app has taken it back.
+        ground.databases.main.execute(f"ALTER DATABASE {identifier(ground.place.name)} RESET ALL")
+    return frozenset(name for name, *_ in schemas)
+
+
 def _make(each: Extension, ground: Ground, path: Sequence[str], comment: str | None, *, by_admin: bool) -> None:
     owned = f"CREATE SCHEMA IF NOT EXISTS {identifier(each.schema)} AUTHORIZATION {identifier(ground.role)}"
     try:
-        with ground.delegated(path) as delegated:
+        with ground.as_the_app(path) as delegated:
             if each.schema not in ("public", "pg_catalog"):
-                _as_the_app(delegated, owned)
+                delegated.execute(owned)
             if not by_admin:
-                _as_the_app(delegated, creation(each.name, each.schema, each.version))
+                delegated.execute(creation(each.name, each.schema, each.version))
                 if comment is not None:
-                    _as_the_app(delegated, f"COMMENT ON EXTENSION {identifier(each.name)} IS {literal(comment)}")
+                    delegated.execute(f"COMMENT ON EXTENSION {identifier(each.name)} IS {literal(comment)}")
         if by_admin:
-            with ground.admin(path) as admin:
+            with ground.databases.open(ground.place.name, path) as wire:
+                admin = AdminInside(wire)
                 admin.make_extension(each.name, each.schema, each.version)
                 if comment is not None:
                     admin.comment_on_extension(each.name, comment)
@@ -247,9 +279,3 @@ def _not_made(each: Extension, ground: Ground, error: ServerError) -> MultidbErr
         hint="see to it that the server makes it in any database, then run the command again; or do without it: in "
         f"database {app}, DROP EXTENSION {identifier(each.name)}, then multidb backup {app}",
     )
-
-
-def _as_the_app(wire: Wire, text: str) -> None:
-    answer = wire.send(text)
-    if answer.refusal is not None:
-        raise wire.error(answer.refusal)

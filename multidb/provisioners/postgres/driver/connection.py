@@ -298,7 +298,29 @@ class Wire:
         finally:
             self._meanwhile = None
 
-    def ask(self, query: str, parameters: Sequence[str], timeout: float | None = None) -> str:
+    def execute(self, *texts: str) -> None:
+        """Sends messages one after the other, until one is refused.
+
+        Raises:
+            ServerError: why it is; and as for `send`.
+        """
+        for text in texts:
+            answer = self.send(text)
+            if answer.refusal is not None:
+                raise self.error(answer.refusal)
+
+    def transact(self, *texts: str) -> None:
+        """Sends statements as one transaction, which a refusal rolls back.
+
+        Raises:
+            ServerError: as for `execute`.
+        """
+        answer = self.send("; ".join(["BEGIN", *texts, "COMMIT"]))
+        if answer.refusal is not None:
+            self.send("ROLLBACK")
+            raise self.error(answer.refusal)
+
+    def ask(self, query: str, parameters: Sequence[str] = (), timeout: float | None = None) -> str:
         """The only value in the answer to one query.
 
         Args:

@@ -28,11 +28,11 @@ class AdminInside:
 
     def give_schema(self, role: str, schema: str = "public") -> None:
         """Of a place that nothing was loaded into yet."""
-        self._do(f"ALTER SCHEMA {identifier(schema)} OWNER TO {identifier(role)}")
+        self._wire.execute(f"ALTER SCHEMA {identifier(schema)} OWNER TO {identifier(role)}")
 
     def make_extension(self, name: str, schema: str, version: str) -> None:
         """In a place that nothing was loaded into yet; the script is the server's own and meets no object of an app."""
-        self._do(creation(name, schema, version))
+        self._wire.execute(creation(name, schema, version))
 
     def let_fill(self, relation: Relation, login: str) -> None:
         """Gives a login what it takes to load the rows of an extension's table, or the position of its sequence.
@@ -45,9 +45,9 @@ class AdminInside:
 
     def keep_from(self, relation: Relation, login: str) -> None:
         """Takes back what `let_fill` has given."""
-        self._do(f"REVOKE {relation.filling} ON {relation.kind} {relation.name} FROM {identifier(login)}")
+        self._wire.execute(f"REVOKE {relation.filling} ON {relation.kind} {relation.name} FROM {identifier(login)}")
         if not relation.enterable:
-            self._do(f"REVOKE USAGE ON SCHEMA {identifier(relation.schema)} FROM {identifier(login)}")
+            self._wire.execute(f"REVOKE USAGE ON SCHEMA {identifier(relation.schema)} FROM {identifier(login)}")
 
     def let_read(self, relation: Relation, role: str) -> None:
         """Gives a role the reading of an extension's table, or sequence, that the app had where the set is from."""
@@ -56,29 +56,29 @@ class AdminInside:
 
     def roll_back(self, transaction: str) -> None:
         """Ends a prepared transaction."""
-        self._do(f"ROLLBACK PREPARED {literal(transaction)}")
+        self._wire.execute(f"ROLLBACK PREPARED {literal(transaction)}")
 
     def of_others(self, roles: Sequence[str]) -> frozenset[tuple[str, ...]]:
         """What belongs to none of the roles, as `contents.owned_by_others` says it: catalogs only."""
-        others = json.loads(self._wire.ask(contents.owned_by_others(roles), ()))
+        others = json.loads(self._wire.ask(contents.owned_by_others(roles)))
         return frozenset(map(tuple, others))
 
     def beyond(self, version: int, roles: Sequence[str]) -> Beyond:
         """What of the database no load can make, as `bound.inside` finds it: catalogs only."""
-        return beyond(json.loads(self._wire.ask(bound.inside(version, roles), ())))
+        return beyond(json.loads(self._wire.ask(bound.inside(version, roles))))
 
     def comment_on_extension(self, name: str, text: str) -> None:
         """Changes one row of a catalog. The extension is one that `make_extension` has made."""
-        self._do(f"COMMENT ON EXTENSION {identifier(name)} IS {literal(text)}")
+        self._wire.execute(f"COMMENT ON EXTENSION {identifier(name)} IS {literal(text)}")
 
     def has_rights(self) -> bool:
         """Whether a role gives anything on what it will make, as the app's owner role does once it has its rights: a
         catalog only."""
-        return self._wire.ask("SELECT EXISTS (SELECT FROM pg_default_acl)", ()) == "t"
+        return self._wire.ask("SELECT EXISTS (SELECT FROM pg_default_acl)") == "t"
 
     def extensions(self) -> Sequence[str]:
         """Those of the database: a catalog only."""
-        names: list[str] = json.loads(self._wire.ask(_THERE, ()))
+        names: list[str] = json.loads(self._wire.ask(_THERE))
         return names
 
     def _let_in(self, relation: Relation, role: str) -> None:
@@ -93,11 +93,6 @@ class AdminInside:
                 f"give: {refusal.message}",
                 hint="use a superuser as the admin login, then run the command again",
             )
-
-    def _do(self, text: str) -> None:
-        answer = self._wire.send(text)
-        if answer.refusal is not None:
-            raise self._wire.error(answer.refusal)
 
 
 def creation(name: str, schema: str, version: str) -> str:

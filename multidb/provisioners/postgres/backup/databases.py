@@ -1,0 +1,142 @@
+"""The databases of one server, as an archive finds, makes, enters and drops them with the admin's login."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from multidb.errors import ArchiveError, ServerError
+from multidb.model import Place, PlaceKind, Server
+from multidb.progress import ProgressTimer
+from multidb.provisioners.postgres.backup import programs
+from multidb.provisioners.postgres.backup.delegate import Delegate, Delegates
+from multidb.provisioners.postgres.backup.programs import Program
+from multidb.provisioners.postgres.backup.signs import Signs
+from multidb.provisioners.postgres.driver.connection import Traffic, Wire
+from multidb.provisioners.postgres.provision.groundwork import AdminInside
+from multidb.provisioners.postgres.provision.statements import identifier, literal
+from multidb.secrets import Secret
+
+__all__ = ["Databases"]
+
+# $1: names (JSON array). What has to be known of these databases to make one like it, or to put one in its place.
+_DATABASES = """
+SELECT coalesce(json_object_agg(d.datname, json_build_object(
+  'mark', c.description, 'open', d.datallowconn, 'limit', d.datconnlimit,
+  'encoding', pg_encoding_to_char(d.encoding), 'collate', d.datcollate, 'ctype', d.datctype,
+  'tablespace', (SELECT spcname FROM pg_tablespace s WHERE s.oid = d.dattablespace),
+  'provider', {provider}, 'locale', {locale}, 'rules', {rules}, 'version', {version},
+  'privileges', (SELECT json_agg(json_build_array(
+       CASE x.grantee WHEN 0 THEN NULL ELSE pg_get_userbyid(x.grantee) END, x.privilege_type))
+     FROM aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) x WHERE x.grantee <> d.datdba),
+  'settings', (SELECT json_agg(json_build_array(r.rolname, s.setconfig))
+     FROM pg_db_role_setting s LEFT JOIN pg_roles r ON r.oid = s.setrole WHERE s.setdatabase = d.oid),
+  'prepared', (SELECT json_agg(p.gid) FROM pg_prepared_xacts p WHERE p.database = d.datname))), '{{}}'::json)
+FROM pg_database d LEFT JOIN pg_shdescription c ON c.objoid = d.oid AND c.classoid = 'pg_database'::regclass
+WHERE d.datname IN (SELECT json_array_elements_text($1::json))"""
+
+
+class Databases:
+    """The databases of a server, and what works in them: the logins of steps, the programs of Postgres.
+
+    Args:
+        password: the admin's.
+    """
+
+    def __init__(self, server: Server, password: Secret | None, application_name: str) -> None:
+        self.server = server
+        self.where = str(server)
+        self._password = password
+        self._application = application_name
+        self._signs = Signs(server, password, application_name)
+        self.main = self.open()
+        self.major = self.main.version // 10000
+        self.delegates = Delegates(self.main, server, application_name, self._signs.of_process)
+
+    def close(self) -> None:
+        self._signs.close()
+        self.main.close()
+
+    def open(self, database: str = "", search_path: Sequence[str] = ()) -> Wire:
+        """The admin's; with a search path for the scripts of extensions, in a place that is nobody's yet."""
+        return Wire(
+            self.server,
+            self._password,
+            self._application,
+            Traffic(),
+            database=database,
+            search_path=search_path,
+            fresh=bool(search_path),
+            signs=self._signs.of_process,
+        )
+
+    def find(self, *names: str) -> dict[str, Mapping[str, Any]]:
+        """What there is of these, by name: as `_DATABASES` says it."""
+        known = {
+            "provider": "d.datlocprovider" if self.major >= 15 else "'c'",
+            "locale": "d.datlocale" if self.major >= 17 else "d.daticulocale" if self.major >= 15 else "NULL",
+            "rules": "d.daticurules" if self.major >= 16 else "NULL",
+            "version": "d.datcollversion" if self.major >= 15 else "NULL",
+        }
+        query = _DATABASES.format(**known)
+        found: dict[str, Mapping[str, Any]] = json.loads(self.main.ask(query, (json.dumps(names),)))
+        return found
+
+    def make(self, name: str, words: str, comment: str) -> None:
+        """A new database that nobody but the admin may connect to."""
+        quoted = identifier(name)
+        # Shut until nobody else may enter it; without a mark and shut, the next run takes it for what it is.
+        self.main.execute(f"CREATE DATABASE {quoted} TEMPLATE template0 {words} ALLOW_CONNECTIONS false")
+        self.main.transact(
+            f"REVOKE ALL ON DATABASE {quoted} FROM PUBLIC",
+            f"COMMENT ON DATABASE {quoted} IS {literal(comment)}",
+            f"ALTER DATABASE {quoted} ALLOW_CONNECTIONS true",
+        )
+
+    def drop(self, name: str, database: Mapping[str, Any]) -> None:
+        """Drops it, whoever is connected. Prepared transactions keep a database, and only inside it can they be ended.
+
+        Args:
+            database: as `find` has it.
+        """
+        if database["prepared"]:
+            self.main.execute(f"ALTER DATABASE {identifier(name)} ALLOW_CONNECTIONS true")
+            with self.open(name) as wire:
+                for transaction in database["prepared"]:
+                    AdminInside(wire).roll_back(str(transaction))
+        self.main.execute(f"DROP DATABASE IF EXISTS {identifier(name)} WITH (FORCE)")
+
+    def end_sessions(self, names: Sequence[str]) -> None:
+        within = ", ".join(map(literal, names))
+        self.main.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname IN ({within})")  # noqa: S608
+
+    def owner_of(self, place: Place) -> str:
+        """The owner role of what is in the place.
+
+        Raises:
+            ServerError: the app's database is not there.
+            ArchiveError: the app has no owner role here.
+        """
+        if place.kind is not PlaceKind.LIVE:
+            return self.delegates.owner_or_stand_in(place.app)
+        if place.name not in self.find(place.name):
+            raise ServerError(f"database {place.name} does not exist", where=self.where, hint="multidb apply makes it")
+        role = self.delegates.owner(place.app)
+        if role is None:
+            raise ArchiveError(f"app {place.app.id} has no owner role here", where=self.where, hint="multidb apply")
+        return role
+
+    def program(self, name: str, dump: int = 0) -> Program:
+        """`pg_dump` or `pg_restore` as it fits the server (`programs.find`)."""
+        server = self.server
+        tls = programs.needs_tls(server.endpoint)
+        return programs.find(name, self.major, self.where, server.container, dump=dump, tls=tls)
+
+    def address(self, program: Program, delegate: Delegate, database: str) -> str:
+        """Where the program finds the database, as libpq reads it."""
+        return programs.address(program, delegate.server, database, self.main.version)
+
+    def timer(self, delegate: Delegate) -> ProgressTimer:
+        """Of a program that works by this login."""
+        return ProgressTimer(self.server.progress_timeout, lambda: self._signs.of_login(delegate.name))

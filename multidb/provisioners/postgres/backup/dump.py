@@ -1,0 +1,244 @@
+"""An app's database, read by a login that may do no more than the app: the dump of `pg_dump`, and measures by which a
+restore is compared.
+
+In a backup, one transaction holds a snapshot. Both are of that snapshot, the measures being taken by the server while
+the dump is written.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import selectors
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import IO, Any, Final
+
+from multidb.errors import ArchiveError, ServerDown, ServerError, ServerSlow
+from multidb.model import App, ArchiveWriter, Measures, Part, Place, PlaceKind, Progress, listed
+from multidb.provisioners.postgres.backup import bound, configuration, contents, programs
+from multidb.provisioners.postgres.backup.databases import Databases
+from multidb.provisioners.postgres.backup.delegate import Delegate
+from multidb.provisioners.postgres.backup.locales import Locale
+from multidb.provisioners.postgres.backup.programs import Program
+from multidb.provisioners.postgres.driver.connection import Wire
+from multidb.provisioners.postgres.isolation import rights
+from multidb.provisioners.postgres.provision.statements import identifier, literal
+
+__all__ = ["FILE", "backup", "held", "reading"]
+
+FILE: Final = "dump.pgc"
+_FORMAT = "pg_dump custom 1"
+_CHUNK = 1 << 20
+_LOOK = 5.0  # seconds without a byte of pg_dump, after which it is looked whether somebody keeps it waiting
+
+# $1: a login. Whether a session of it waits for a lock.
+_WAITS = """
+SELECT EXISTS (SELECT FROM pg_stat_activity WHERE usename = $1 AND cardinality(pg_blocking_pids(pid)) > 0)"""
+_LOCKED = "55P03"
+_ANOTHER = frozenset({"42P01", "3F000", "42809"})  # there is no such table or schema, or it is no table
+
+# $1: a database. Who holds something in it against everybody: process and login, or none and a prepared transaction.
+_HOLDERS = """
+SELECT coalesce(json_agg(DISTINCT jsonb_build_array(a.pid, coalesce(a.usename::text, p.gid))), '[]'::json)
+FROM pg_locks l JOIN pg_database d ON d.oid = l.database LEFT JOIN pg_stat_activity a ON a.pid = l.pid
+LEFT JOIN pg_locks own ON l.pid IS NULL AND own.pid IS NULL AND own.locktype = 'transactionid'
+  AND own.virtualtransaction = l.virtualtransaction
+LEFT JOIN pg_prepared_xacts p ON p.transaction = own.transactionid
+WHERE d.datname = $1 AND l.locktype = 'relation' AND l.mode = 'AccessExclusiveLock' AND l.granted
+  AND (a.usename IS NOT NULL OR p.gid IS NOT NULL)"""
+
+
+def backup(databases: Databases, app: App, writer: ArchiveWriter, progress: Progress) -> Part:
+    """Writes the dump. Everything in it, and the measures, are of one moment.
+
+    Raises:
+        ArchiveError: no pg_dump here fits the server, or it failed; somebody else's things are in the database.
+        ServerSlow: the app holds a table for longer than a minute.
+    """
+    program = databases.program("pg_dump")
+    live = Place(PlaceKind.LIVE, app, app.id)
+    with reading(databases, live) as (delegate, wire), ThreadPoolExecutor(1) as beside:
+        snapshot = wire.ask("SELECT pg_export_snapshot()")
+        details = _details(databases, app, program, delegate, wire)
+        left_out = [pattern for pattern, *_ in _kept_back(app, wire, progress)]
+        tables = held(databases, live, wire)
+        if left := json.loads(wire.ask(contents.INVALID)):
+            progress(app.id, f"indexes that are not valid, and so not in the set: {listed(left)}")
+        measuring = beside.submit(contents.measures, wire.ask, tables)
+        try:
+            with writer.file(FILE) as file:
+                arguments = programs.dump_arguments(databases.address(program, delegate, app.id), snapshot, left_out)
+                with programs.running(program, arguments, delegate.password, databases.where) as output:
+                    written = 0
+                    for chunk in _flow(databases, output, delegate, app.id):
+                        file.write(chunk)
+                        written += len(chunk)
+                        progress(app.id, "dumping", float(written))
+                if not written:
+                    raise ArchiveError("pg_dump wrote nothing", where=databases.where)
+            measured = measuring.result()
+        except BaseException:
+            if (first := _given_up(databases, measuring, wire)) is not None:
+                raise first from None
+            raise
+    version = databases.main.ask("SELECT current_setting('server_version')").split(" ")[0]
+    return Part(
+        format=_FORMAT,
+        server=f"PostgreSQL {version}",
+        client=f"pg_dump {program.version}",
+        consistent=True,
+        measures=measured,
+        details=details,
+    )
+
+
+def _details(databases: Databases, app: App, program: Program, delegate: Delegate, wire: Wire) -> Mapping[str, Any]:
+    """What a restore has to know beside the dump, read in the transaction of the snapshot."""
+    database = databases.find(app.id)[app.id]
+    beyond = json.loads(wire.ask(bound.inside(databases.main.version, databases.delegates.roles(app))))
+    return {
+        "app": app.id,
+        "postgres": databases.major,
+        "dump": program.major,
+        "extensions": json.loads(wire.ask(contents.EXTENSIONS)),
+        "extension_comments": json.loads(wire.ask(contents.EXTENSION_COMMENTS)),
+        "policies": json.loads(wire.ask(contents.POLICIES)),
+        "rights": json.loads(wire.ask(rights.query(literal(identifier(delegate.role))))),
+        "locale": Locale.read(database).document(),
+        "settings": database["settings"] or [],
+        "beyond": beyond,
+        "notes": bound.beyond(beyond).notes,
+    }
+
+
+def _kept_back(app: App, wire: Wire, progress: Progress) -> Sequence[Sequence[str]]:
+    """What extensions keep from the app by row security, which is in no set; said."""
+    found: list[list[str]] = json.loads(wire.ask(configuration.KEPT_BACK))
+    for _, extension, name in found:
+        progress(app.id, f"rows of {name} are not in the set: extension {extension} shows an app some of them only")
+    return found
+
+
+def _flow(databases: Databases, output: IO[bytes], delegate: Delegate, database: str) -> Iterator[bytes]:
+    """What pg_dump writes. Not only tables can be held against it, and for the rest it would wait without end.
+
+    Raises:
+        ServerSlow: the app holds something for longer than a minute, or there is no progress.
+    """
+    timer = databases.timer(delegate)
+    waited = 0.0
+    with selectors.DefaultSelector() as selector:
+        selector.register(output, selectors.EVENT_READ)
+        while True:
+            if selector.select(min(_LOOK, timer.pause)):
+                waited = 0.0
+                if not (chunk := os.read(output.fileno(), _CHUNK)):
+                    return
+                yield chunk
+                timer.moved()
+            elif timer.expired():
+                raise timer.error(databases.server)
+            elif databases.main.ask(_WAITS, (delegate.name,)) != "t":
+                waited = 0.0
+            elif (waited := waited + min(_LOOK, timer.pause)) >= contents.LOCK_TIMEOUT:
+                raise _held_against(databases, database)
+
+
+def _given_up(databases: Databases, measuring: Future[Measures], wire: Wire) -> BaseException | None:
+    """Ends what the connection measures, so that nobody waits for it. Why it has failed by itself, if it has: a
+    session that ended took the snapshot with it, of which pg_dump then knows nothing."""
+    ended = measuring.done()
+    if not ended:
+        with contextlib.suppress(ServerError):
+            databases.main.send(f"SELECT pg_cancel_backend({wire.process})", timeout=databases.server.timeout)
+    failure = measuring.exception()
+    return failure if ended or isinstance(failure, ServerDown) else None
+
+
+@contextlib.contextmanager
+def reading(databases: Databases, place: Place) -> Iterator[tuple[Delegate, Wire]]:
+    """A connection that reads all of the app's and nothing else, in a read-only transaction.
+
+    Raises:
+        ArchiveError: the app's database is not there, or has things of others in it.
+        NotAllowed: row security hides rows, and the admin cannot have that lifted.
+    """
+    role = databases.owner_of(place)
+    with (
+        databases.delegates.acting(place.app, role, [place.name], reads=True) as delegate,
+        delegate.open(place.name) as wire,
+    ):
+        wire.execute(*contents.READING)
+        if others := json.loads(wire.ask(contents.UNREADABLE)):
+            raise _not_the_apps(others, role, databases.where)
+        if hidden := json.loads(wire.ask(contents.HIDDEN)):
+            databases.delegates.see_all(delegate, hidden)
+        wire.execute(contents.STATEMENT_LIMIT, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        yield delegate, wire
+
+
+def _not_the_apps(others: Sequence[Sequence[str | None]], role: str, where: str) -> ArchiveError:
+    named = [
+        f"{kind} {name} (of {owner})" if extension is None else f"{kind} {name} (of extension {extension})"
+        for kind, name, owner, extension, _ in others
+    ]
+    kind, name, _, extension, _ = others[0]
+    if extension is not None:  # it stays the extension's: a grant of reading is all it takes
+        schemas = sorted({schema for *_, schema in others if schema is not None})
+        grants = [f"GRANT USAGE ON SCHEMA {schema} TO {identifier(role)}" for schema in schemas]
+        grants += [f"GRANT SELECT ON {str(kind).upper()} {name} TO {identifier(role)}" for kind, name, *_ in others]
+        return ArchiveError(
+            f"what the app may not read has configuration that a dump holds: {listed(named)}",
+            where=where,
+            hint=f"let the app read it, in its database: {'; '.join(grants)}; then run the command again",
+        )
+    return ArchiveError(
+        f"in the app's database there is what the app may not read: {listed(named)}",
+        where=where,
+        hint=f"in its database, ALTER {str(kind).upper()} {name} OWNER TO {identifier(role)} gives it to the app; "
+        "or take it away; then run the command again",
+    )
+
+
+def held(databases: Databases, place: Place, wire: Wire) -> contents.Found:
+    """What there is to measure, its tables locked.
+
+    Raises:
+        ServerSlow: the app holds one of them for longer than a minute.
+    """
+    found = contents.found(wire.ask)
+    for text in contents.locks(found.tables):
+        answer = wire.send(text)
+        if answer.refusal is not None and answer.refusal.sqlstate == _LOCKED:
+            raise _held_against(databases, place.name)
+        if answer.refusal is not None and answer.refusal.sqlstate in _ANOTHER:
+            raise ArchiveError(
+                f"the app changes its tables at this moment: {answer.refusal.message}",
+                where=databases.where,
+                hint="run the command again",
+            )
+        if answer.refusal is not None:
+            raise wire.error(answer.refusal)
+    contents.look_again(wire.ask, found.tables)
+    return found
+
+
+def _held_against(databases: Databases, database: str) -> ServerSlow:
+    """The error for what somebody holds in a database, with who it is and the statement that ends it."""
+    holders = json.loads(databases.main.ask(_HOLDERS, (database,)))
+    who = [
+        f"a session of {who} (server process {pid})" if pid is not None else f"the prepared transaction {who}"
+        for pid, who in holders
+    ]
+    hint = "run the command again"
+    if holders:
+        pid, name = holders[0]
+        end = f"SELECT pg_terminate_backend({pid})" if pid is not None else f"ROLLBACK PREPARED {literal(name)}"
+        hint = f"end it, in database {database}: {end}; then run the command again"
+    return ServerSlow(
+        f"something in {database} was held for {contents.LOCK_TIMEOUT} s by {listed(who) or 'the app'}",
+        where=databases.where,
+        hint=hint,
+    )

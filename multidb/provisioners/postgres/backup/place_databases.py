@@ -1,0 +1,221 @@
+"""The databases of places: made beside an app's own or like the one that a set is of, put in its place, and dropped.
+
+The exchange is one transaction of renames, so an interruption leaves the old database or the new one, never half of
+each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from multidb.errors import ArchiveError, Conflict, Refused, ServerError, WrongVersion
+from multidb.model import App, Owner, Part, Place, PlaceKind
+from multidb.provisioners.postgres.backup import bound
+from multidb.provisioners.postgres.backup.databases import Databases
+from multidb.provisioners.postgres.backup.locales import Locale
+from multidb.provisioners.postgres.backup.places import NEW, OLD, SCRATCH, place_mark, place_names
+from multidb.provisioners.postgres.provision import catalog_text
+from multidb.provisioners.postgres.provision.groundwork import AdminInside
+from multidb.provisioners.postgres.provision.statements import RESTORED, UNFINISHED, identifier, literal, mark
+
+__all__ = ["discard", "leftovers", "make_like_set", "prepare", "replace", "require_unbound"]
+
+_ROUNDS = 10  # attempts to find a database without sessions
+_BUSY = "55006"
+
+
+def prepare(databases: Databases, kind: PlaceKind, app: App, project: str) -> Place:
+    """A new database beside the app's own, with its locale, that nobody but the admin may connect to.
+
+    Raises:
+        Conflict: there is a database of that name that is not ours.
+        Refused: `replace` would refuse.
+    """
+    if kind is PlaceKind.NEW:  # said before hours of loading, too
+        require_unbound(databases, app)
+    place = Place(kind, app, app.id + {PlaceKind.SCRATCH: SCRATCH, PlaceKind.NEW: NEW}[kind])
+    discard(databases, place)
+    like = databases.find(app.id).get(app.id)
+    words = f"{Locale.read(like).clause}{_tablespace(like)}" if like is not None else "ENCODING 'UTF8'"
+    databases.make(place.name, words, place_mark(Owner(project, app.id)))
+    return place
+
+
+def make_like_set(databases: Databases, place: Place, part: Part) -> None:
+    """Makes the place again where the app's data was kept and compared in another way than it is here.
+
+    Raises:
+        WrongVersion: the server cannot do that. The place is gone.
+        ArchiveError: the set does not say it as multidb does.
+    """
+    said = part.details.get("locale")
+    if said is None:  # made by an earlier version
+        return
+    try:
+        wanted = Locale.read(said if isinstance(said, Mapping) else {})
+    except ValueError as error:
+        raise ArchiveError(str(error), where=databases.where, hint="take another set") from None
+    there = databases.find(place.name)[place.name]
+    if Locale.read(there) == wanted:
+        return
+    if place.kind is PlaceKind.LIVE:
+        raise Refused(
+            f"the set's database has {wanted}, and {place.name} has {Locale.read(there)}", where=databases.where
+        )
+    databases.drop(place.name, there)
+    try:
+        databases.make(place.name, f"{wanted.clause}{_tablespace(there)}", str(there["mark"]))
+    except ServerError as error:
+        raise WrongVersion(
+            f"cannot make a database like the set's ({wanted}): {error.message}",
+            where=databases.where,
+            hint="install that locale on the server's machine, or take a server that has it",
+        ) from None
+
+
+def discard(databases: Databases, place: Place) -> None:
+    """Drops the database of a place, whoever is connected to it.
+
+    Raises:
+        ValueError: it is the app's own.
+        Conflict: it is not ours.
+    """
+    if place.kind is PlaceKind.LIVE:
+        raise ValueError("a live place is not discarded")
+    there = databases.find(place.name).get(place.name)
+    if there is not None:
+        if not _is_place(there, place.app):
+            raise Conflict(
+                f"the database {place.name} exists and multidb did not make it",
+                where=databases.where,
+                hint="rename it, or drop it if nobody needs it",
+            )
+        databases.drop(place.name, there)
+    databases.delegates.forget(place.app)
+
+
+def leftovers(databases: Databases, app: App) -> Sequence[Place]:
+    """What an earlier run has left; the app's old database after an exchange is among it, as scratch."""
+    there = databases.find(*place_names(app.id))
+    return [
+        Place(PlaceKind.NEW if name.endswith(NEW) else PlaceKind.SCRATCH, app, name)
+        for name, database in there.items()
+        if _is_place(database, app)
+    ]
+
+
+def _tablespace(database: Mapping[str, Any]) -> str:
+    """What puts a database where another one is."""
+    name = database["tablespace"]
+    return f" TABLESPACE {identifier(name)}" if name != "pg_default" else ""
+
+
+def _is_place(database: Mapping[str, Any], app: App) -> bool:
+    """Whether it is a place of the app that multidb made, maybe half."""
+    comment = database["mark"]
+    if comment is None:
+        return not database["open"]
+    return str(comment).startswith(place_mark(Owner("", ""))[:-1]) and str(comment).endswith(f"/{app.id}")
+
+
+def replace(databases: Databases, new: Place, project: str) -> None:
+    """Puts the new database in the place of the app's own, with its settings, privileges and limit.
+
+    Its inside counts as unfinished until the next apply. Interrupted before the exchange, the app's database is
+    shut at worst, which this or `multidb apply` mends; after it, only the old one is left to be dropped.
+
+    Raises:
+        Conflict: the app's database is not ours.
+        Refused: something is bound to it (`require_unbound`); nothing was changed.
+        ServerError: somebody cannot be kept out for long enough; nothing was changed.
+    """
+    live, old = new.app.id, new.app.id + OLD
+    require_unbound(databases, new.app)
+    there = databases.find(live, new.name, old)
+    if old in there:
+        discard(databases, Place(PlaceKind.SCRATCH, new.app, old))
+    owner = Owner(project, new.app.id)
+    texts = [f"ALTER DATABASE {identifier(new.name)} RENAME TO {identifier(live)}"]
+    with databases.open(new.name) as wire:
+        inside = RESTORED if AdminInside(wire).has_rights() else UNFINISHED
+    texts.append(f"COMMENT ON DATABASE {identifier(live)} IS {literal(mark(owner, inside))}")
+    if live not in there:
+        _exchange(databases, [new.name], texts)
+        return
+    if not str(there[live]["mark"] or "").startswith(mark(owner, "")):
+        raise Conflict(f"the database {live} is not ours", where=databases.where, hint="multidb plan says whose it is")
+    away = [
+        f"ALTER DATABASE {identifier(live)} RENAME TO {identifier(old)}",
+        f"COMMENT ON DATABASE {identifier(old)} IS {literal(place_mark(owner))}",
+    ]
+    likewise = _likewise(live, there[live], there[new.name], databases.where)
+    databases.main.execute(f"ALTER DATABASE {identifier(live)} ALLOW_CONNECTIONS false")
+    try:
+        databases.end_sessions([live, new.name])
+        _require_unbound_at_server(databases, live)  # whoever was there until now may have made something
+        _exchange(databases, [live, new.name], [*away, *texts, *likewise])
+    except BaseException:
+        with contextlib.suppress(ServerError):
+            databases.main.execute(f"ALTER DATABASE {identifier(live)} ALLOW_CONNECTIONS true")
+        raise
+    databases.drop(old, databases.find(old)[old])
+
+
+def require_unbound(databases: Databases, app: App) -> None:
+    """Refuses what would be lost with the app's database, or would keep it.
+
+    Raises:
+        Refused: names it, with the statements that end it.
+    """
+    _require_unbound_at_server(databases, app.id)
+    there = databases.find(app.id).get(app.id)
+    if there is None or not there["open"]:  # shut: by an exchange that was interrupted, and had looked before
+        return
+    roles = databases.delegates.roles(app)
+    with databases.open(app.id) as wire:
+        found = AdminInside(wire).beyond(databases.main.version, roles).bound
+    if found:
+        raise bound.refusal(found, app.id, databases.where)
+
+
+def _require_unbound_at_server(databases: Databases, database: str) -> None:
+    found = list(bound.at_server(json.loads(databases.main.ask(bound.AT_SERVER, (database,))), database))
+    if found:
+        raise bound.refusal(found, database, databases.where)
+
+
+def _likewise(name: str, database: Mapping[str, Any], new: Mapping[str, Any], where: str) -> list[str]:
+    """What makes a database treat its users as another one did, beside what is set for it already."""
+    made = {(role, entry.partition("=")[0]) for role, entries in new["settings"] or () for entry in entries}
+    texts = [f"ALTER DATABASE {identifier(name)} CONNECTION LIMIT {int(database['limit'])}"]
+    texts += [catalog_text.privilege(name, grantee, right) for grantee, right in database["privileges"] or ()]
+    for role, settings in database["settings"] or ():
+        for entry in settings:
+            if (role, entry.partition("=")[0]) in made:
+                continue
+            try:
+                texts.append(catalog_text.setting(name, role, entry))
+            except ValueError as error:
+                raise ArchiveError(
+                    f"a setting of {role or 'everybody'} in {name} cannot be kept: {error}",
+                    where=where,
+                    hint="nothing was changed; ALTER ROLE .. IN DATABASE .. RESET ALL, then multidb apply",
+                ) from None
+    return texts
+
+
+def _exchange(databases: Databases, names: Sequence[str], texts: Sequence[str]) -> None:
+    """The transaction, once no session is left in the databases."""
+    for left in reversed(range(_ROUNDS)):
+        databases.end_sessions(names)
+        answer = databases.main.send("; ".join(["BEGIN", *texts, "COMMIT"]))
+        if answer.refusal is None:
+            return
+        databases.main.execute("ROLLBACK")
+        if answer.refusal.sqlstate != _BUSY or not left:
+            raise databases.main.error(answer.refusal)
+        time.sleep(0.1)

@@ -1,0 +1,382 @@
+"""A set of an app's database, loaded into a place: by a login that may do no more than the app, so that everything in
+it belongs to the app's owner role from the start."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, BinaryIO
+
+from multidb.errors import ArchiveError, NotAllowed, Refused, WrongVersion
+from multidb.model import App, ArchiveReader, Part, Place, PlaceKind, Progress, listed
+from multidb.provisioners.postgres.backup import bound, configuration, extensions, loading
+from multidb.provisioners.postgres.backup.bound import Beyond
+from multidb.provisioners.postgres.backup.databases import Databases
+from multidb.provisioners.postgres.backup.delegate import Delegate
+from multidb.provisioners.postgres.backup.dump import FILE
+from multidb.provisioners.postgres.backup.place_databases import make_like_set
+from multidb.provisioners.postgres.backup.programs import Program
+from multidb.provisioners.postgres.driver.connection import Wire
+from multidb.provisioners.postgres.isolation import rights
+from multidb.provisioners.postgres.provision import catalog_text
+from multidb.provisioners.postgres.provision.groundwork import AdminInside
+from multidb.provisioners.postgres.provision.resources import MANAGED_SETTINGS, derived_names
+from multidb.provisioners.postgres.provision.statements import UNFINISHED, identifier, literal
+
+__all__ = ["require_none_of_others", "restore"]
+
+_MAGIC = b"PGDMP"
+_CHUNK = 1 << 20
+_AT_ONCE = 500  # statements in one message
+_NO_PROVIDER = "22023"
+
+# $1: a setting. Whether everybody may set it. One that the server does not know may become an extension's: not that.
+_EVERYBODYS = """
+SELECT CASE WHEN EXISTS (SELECT FROM pg_settings WHERE lower(name) = lower($1))
+  THEN EXISTS (SELECT FROM pg_settings WHERE lower(name) = lower($1) AND context = 'user')
+  ELSE strpos($1, '.') > 0
+    AND NOT EXISTS (SELECT FROM pg_settings WHERE starts_with(lower(name), lower(split_part($1, '.', 1)) || '.'))
+    AND NOT EXISTS (SELECT FROM pg_available_extensions WHERE lower(name) = lower(split_part($1, '.', 1))) END"""
+# $1: names (JSON array), $2: a role. How many of these tablespaces are there and may be used by the role.
+_TABLESPACES = """
+SELECT count(*) FROM pg_tablespace
+WHERE spcname IN (SELECT json_array_elements_text($1::json)) AND has_tablespace_privilege($2, oid, 'CREATE')"""
+
+
+def restore(databases: Databases, place: Place, part: Part, reader: ArchiveReader, progress: Progress) -> None:
+    """Loads the dump; everything will belong to the owner role of `place.app`, where the server has that.
+
+    The dump is put into a nameless temporary file first: only a file can be read by several connections at once.
+
+    Raises:
+        WrongVersion: the server is older than the one that the dump is of.
+        ArchiveError: the file is no dump, or is not whole; an extension is missing; pg_restore failed.
+        Refused: the set has what no load can make, and other things may need.
+    """
+    source, dumped_by = int(str(part.details["postgres"])), int(str(part.details["dump"]))
+    if databases.major < source:
+        raise WrongVersion(
+            f"is Postgres {databases.major}, and the backup is of Postgres {source}",
+            where=databases.where,
+            hint="upgrade the server",
+        )
+    program, beyond = databases.program("pg_restore", dumped_by), _loadable(part, databases.where)
+    make_like_set(databases, place, part)
+    role = databases.owner_of(place)
+    with tempfile.TemporaryFile() as dump:
+        _spool(reader, dump, place.app, progress)
+        load = _Load(databases, place, part, role, _roles(databases, place, part, role), progress, program, dump)
+        listing = loading.contents_of(program, dump, databases.where)
+        if place.kind is not PlaceKind.LIVE:
+            databases.main.execute(f"GRANT CREATE ON DATABASE {identifier(place.name)} TO {identifier(role)}")
+        roles = databases.delegates.roles(place.app)
+        with databases.open(place.name) as wire:
+            admin = AdminInside(wire)
+            if place.kind is not PlaceKind.LIVE:
+                admin.give_schema(role)
+            given, kept = load.read_rights()
+            with databases.delegates.acting(place.app, role, [place.name], reads=False) as delegate:
+                load.require_providers(delegate, beyond)
+                schemas = load.make_extensions(admin, delegate)
+                listing = load.configure(admin, delegate, listing)
+                owners = [default.while_loading for default in given if default.role == role]
+                load.run(delegate, list(rights.defaults(owners, everywhere=True)))
+                before = admin.of_others([*roles, delegate.name])
+                load.load_dump(delegate, listing, schemas, beyond)
+            with databases.delegates.acting(place.app, role, [place.name], reads=True) as delegate:
+                everywhere = rights.defaults(given, everywhere=True)
+                load.run(delegate, [*everywhere, *rights.defaults(given, everywhere=False)])
+                load.give_rights(delegate, kept)
+                if place.kind is PlaceKind.NEW:
+                    load.make_settings(delegate)
+            require_none_of_others(admin.of_others(roles) - before, databases.where)
+    if place.kind is PlaceKind.LIVE:  # the next apply looks after everything inside
+        marked = str(databases.find(place.name)[place.name]["mark"] or "").split(" ")[0]
+        comment = literal(f"{marked} {UNFINISHED}")
+        databases.main.execute(f"COMMENT ON DATABASE {identifier(place.name)} IS {comment}")
+
+
+def require_none_of_others(found: frozenset[tuple[str, ...]], where: str) -> None:
+    """`ArchiveError` for what a load has made (as `AdminInside.of_others` says it) that does not belong to the app."""
+    if found:
+        kind, name, owner = min(found)[:3]
+        raise ArchiveError(
+            f"what was loaded made {kind} {name}, which belongs to {owner} and not to the app",
+            where=where,
+            hint="the set makes things in another name than the app's own: do not use it",
+        )
+
+
+def _spool(reader: ArchiveReader, dump: BinaryIO, app: App, progress: Progress) -> None:
+    with reader.file(FILE) as file:
+        start = file.read(_CHUNK)
+        if not start.startswith(_MAGIC):
+            raise ArchiveError(f"{FILE} is no dump of pg_dump")
+        dump.write(start)
+        while chunk := file.read(_CHUNK):
+            dump.write(chunk)
+            progress(app.id, "reading", float(dump.tell()))
+    dump.flush()
+    dump.seek(0)
+
+
+@contextlib.contextmanager
+def _understood(what: str, where: str) -> Iterator[None]:
+    """`ArchiveError` where the set's manifest makes no sense: it is data, whoever wrote it."""
+    try:
+        yield
+    except (AssertionError, KeyError, TypeError, ValueError) as error:
+        raise ArchiveError(
+            f"the set does not say {what} as multidb does: {error}", where=where, hint="take another set"
+        ) from None
+
+
+def _loadable(part: Part, where: str) -> Beyond:
+    """What is left out of a load.
+
+    Raises:
+        Refused: that would not be enough.
+        ArchiveError: the set does not say it as multidb does.
+    """
+    said = part.details.get("beyond")
+    if said is None:  # made by an earlier version
+        return Beyond()
+    with _understood("what no load can make", where):
+        assert isinstance(said, Mapping)
+        beyond = bound.beyond(said)
+    if beyond.needed:
+        raise Refused(
+            f"the set has what only an admin can make, and other things in it may need: {listed(beyond.needed, 10)}",
+            where=where,
+            hint="nothing was changed; take a set of before it was there, or load this one by hand "
+            "(docs/restore-by-hand.md), once an admin has made that in the new database",
+        )
+    return beyond
+
+
+def _roles(databases: Databases, place: Place, part: Part, role: str) -> Mapping[str, str | None]:
+    source, here = str(part.details["app"]), set(databases.delegates.roles(place.app))
+    theirs = [derived.name for derived in derived_names(App(source, source, {})) if derived.space == "postgres role"]
+    ours = {name: place.app.id + name.removeprefix(source) for name in theirs}
+    return {**{name: other if other in here else None for name, other in ours.items()}, f"{source}_owner": role}
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    """One set on its way into a place.
+
+    Args:
+        role: the owner role of what is in the place.
+        roles: what a role of the app that the backup is of is called here; None where it is not there.
+        file: the dump, on this machine.
+    """
+
+    databases: Databases
+    place: Place
+    part: Part
+    role: str
+    roles: Mapping[str, str | None]
+    progress: Progress
+    program: Program
+    file: BinaryIO
+
+    def entries(self, name: str) -> Sequence[Any]:
+        found = self.part.details[name]
+        assert isinstance(found, list | tuple)
+        return found
+
+    def target(self, delegate: Delegate, role: str | None, *, tablespaces: bool = True) -> loading.Target:
+        address = self.databases.address(self.program, delegate, self.place.name)
+        return loading.Target(self.program, address, role, delegate.password, self.databases.server, tablespaces)
+
+    def require_providers(self, delegate: Delegate, beyond: Beyond) -> None:
+        """`Refused` where the server lacks who looks after the set's security labels: they may be what masks data."""
+        if not beyond.labels:
+            return
+        with delegate.open(self.place.name) as wire:
+            wire.execute(f"SET ROLE {identifier(self.role)}")
+            for provider in beyond.labels:
+                answer = wire.send(f"SECURITY LABEL FOR {identifier(provider)} ON SCHEMA public IS NULL")
+                if answer.refusal is not None and answer.refusal.sqlstate == _NO_PROVIDER:
+                    raise Refused(
+                        f"the set has security labels of {provider}, which the server does not have loaded",
+                        where=self.databases.where,
+                        hint="nothing was changed; let the server load it (shared_preload_libraries), or take one that "
+                        "does",
+                    )
+
+    # --------------------------------------------------------------------------------------------------- extensions
+
+    def make_extensions(self, admin: AdminInside, delegate: Delegate) -> frozenset[str]:
+        """The set's extensions, made; the schemas that are there then."""
+        if not self.entries("extensions"):
+            return frozenset()
+        ground = extensions.Ground(self.databases, self.place, delegate, self.roles.get)
+        try:
+            extensions.lay(ground, self.part, self.progress)
+        except (ArchiveError, NotAllowed) as error:
+            raise type(error)(error.message, where=error.where or self.databases.where, hint=error.hint) from None
+        return extensions.settle(ground, admin)
+
+    def configure(self, admin: AdminInside, delegate: Delegate, listing: str) -> str:
+        """Loads what the set's extensions keep of what is configured, before anything that may look there: by the
+        delegate, which is let write these tables meanwhile. The table of contents without what is done with.
+
+        Raises:
+            ArchiveError: they do not take it.
+            NotAllowed: there are rows, and the admin may not let anybody write them.
+        """
+        with delegate.open(self.place.name) as wire:
+            there = configuration.read(wire.ask(configuration.RELATIONS, (self.role,)))
+        filling = configuration.entries(listing, there)
+        fingerprints = self.part.measures.fingerprints
+        empty = {
+            relation.name
+            for relation in filling.values()
+            if configuration.is_empty(fingerprints.get(configuration.label(relation.name)))
+        }
+        filled = {each.extension for each in filling.values() if each.kind == "TABLE" and each.name not in empty}
+        chosen: list[str] = []
+        let: list[configuration.Relation] = []
+        try:
+            for line, relation in filling.items():
+                if not relation.fillable:
+                    if relation.name in empty or not _let_fill(
+                        admin, relation, delegate.name, needed=relation.extension in filled
+                    ):
+                        continue
+                    let.append(relation)
+                chosen.append(line)
+            if chosen:
+                step, timer = loading.Step(chosen, in_order=True), self.databases.timer(delegate)
+                loading.load(self.target(delegate, None), self.file, step, timer=timer)
+        except (ArchiveError, NotAllowed) as error:
+            names = listed(sorted({relation.extension for relation in filling.values()}))
+            raise type(error)(
+                f"what app {self.place.app.id} has configured of extensions ({names}) cannot be loaded: "
+                f"{error.message}",
+                where=self.databases.where,
+                hint=error.hint or "take another set, or a server with the same versions of them",
+            ) from None
+        finally:
+            for relation in let:
+                admin.keep_from(relation, delegate.name)
+        for relation in filling.values():
+            if not relation.readable:
+                admin.let_read(relation, self.role)
+        return "\n".join(line for line in listing.split("\n") if line not in filling)
+
+    # --------------------------------------------------------------------------------------------------------- dump
+
+    def load_dump(self, delegate: Delegate, listing: str, schemas: frozenset[str], beyond: Beyond) -> None:
+        """Loads the rest of the dump."""
+        policies, names = self.entries("policies"), json.dumps(beyond.tablespaces)
+        # Things are in the tablespaces that they were in; the database's own has to do where not all can be used.
+        usable = int(self.databases.main.ask(_TABLESPACES, (names, self.role))) == len(beyond.tablespaces)
+        target, timer = self.target(delegate, self.role, tablespaces=usable), self.databases.timer(delegate)
+        self.progress(self.place.app.id, "loading")
+        first, last = loading.steps(listing, schemas, policies, beyond)
+        for step in first:
+            loading.load(target, self.file, step, timer=timer)
+        self.make_policies(delegate, policies)
+        for step in last:
+            loading.load(target, self.file, step, timer=timer)
+
+    def make_policies(self, delegate: Delegate, entries: Sequence[Any]) -> None:
+        """Row policies for roles by name, of the app's roles for those of the app that the backup is of. Making one may
+        call what the app has made."""
+        if not entries:
+            return
+        there = set(json.loads(self.databases.main.ask("SELECT json_agg(rolname) FROM pg_roles"))) | {"public"}
+        with delegate.open(self.place.name) as wire:
+            wire.execute(f"SET ROLE {identifier(self.role)}")
+            for entry in entries:
+                roles = [self.roles.get(name, name if name in there else None) for name in map(str, entry["roles"])]
+                known = [role for role in roles if role is not None]
+                try:  # a policy for nobody would be a policy for everybody
+                    text = catalog_text.policy(entry, known or [self.role])
+                except ValueError as error:
+                    raise ArchiveError(str(error), where=self.databases.where, hint="take another set") from None
+                wire.execute(text)
+
+    # --------------------------------------------------------------------------------------------- rights, settings
+
+    def read_rights(self) -> tuple[Sequence[rights.Default], Sequence[rights.Right]]:
+        """Those of the set, for the roles of `place.app`; roles that are no app's own get nothing."""
+        said = self.part.details.get("rights")
+        if said is None:  # made by an earlier version: apply gives them
+            return (), ()
+        with _understood("who may do what in it", self.databases.where):
+            assert isinstance(said, Mapping)
+            return rights.read(said, self.roles.get)
+
+    def give_rights(self, delegate: Delegate, kept: Sequence[rights.Right]) -> None:
+        if not kept:
+            return
+        asked = json.dumps([[right.type, right.names, right.args] for right in kept], ensure_ascii=False)
+        with delegate.open(self.place.name) as wire:
+            for step in (rights.owned, rights.given):
+                there = rights.things(json.loads(wire.ask(rights.resolution(), (asked,))))
+                pairs = [(right, thing) for right, thing in zip(kept, there, strict=True) if thing is not None]
+                _send(wire, [text for right, thing in pairs for text in step(right, thing)])
+            for right, thing in pairs:
+                for text, otherwise in rights.passed_on(right, thing):
+                    # Who gave it may have lost its way to the thing since: the owner then gives the same.
+                    if wire.send(text).refusal is not None:
+                        wire.execute(otherwise)
+
+    def run(self, delegate: Delegate, texts: Sequence[str]) -> None:
+        if texts:
+            with delegate.open(self.place.name) as wire:
+                _send(wire, texts)
+
+    def make_settings(self, delegate: Delegate) -> None:
+        """The settings of the set's database and of the app's logins in it. Each login makes its own, so that it gets
+        what it could give itself; for the database, the admin makes what everybody may set. What apply makes is left to
+        it, and what cannot be made is said.
+        """
+        left: list[str] = []
+        with delegate.open(self.place.name) as wire:
+            for login, entries in catalog_text.settings(self.part.details.get("settings", [])):
+                role = self.roles.get(login) if login is not None else None
+                for entry in entries:
+                    name = entry.partition("=")[0]
+                    if role is not None and name in MANAGED_SETTINGS:
+                        continue
+                    if (login is None) is (role is None) and self._set(wire, role, entry):
+                        continue
+                    left.append(name if login is None else f"{name} of {login}")
+        if left:
+            self.progress(self.place.app.id, f"settings of the set that do not come back: {listed(left)}")
+
+    def _set(self, wire: Wire, role: str | None, entry: str) -> bool:
+        try:
+            text = catalog_text.setting(self.place.name, role, entry)
+        except ValueError:
+            return False
+        if role is not None:
+            made = wire.send(f"SET ROLE {identifier(role)}; {text}").refusal is None
+            wire.execute("RESET ROLE")
+            return made
+        if self.databases.main.ask(_EVERYBODYS, (entry.partition("=")[0],)) != "t":
+            return False
+        return self.databases.main.send(text).refusal is None
+
+
+def _let_fill(admin: AdminInside, relation: configuration.Relation, login: str, *, needed: bool) -> bool:
+    """Whether the login may write it now; the position of a sequence is not needed where no rows are."""
+    try:
+        admin.let_fill(relation, login)
+    except NotAllowed:
+        if needed:
+            raise
+        return False
+    return True
+
+
+def _send(wire: Wire, texts: Sequence[str]) -> None:
+    for start in range(0, len(texts), _AT_ONCE):
+        wire.execute(";\n".join(texts[start : start + _AT_ONCE]))

@@ -59,6 +59,17 @@ CREATE POLICY own ON job USING (username = current_user);
 GRANT SELECT ON job TO PUBLIC;
 SELECT pg_extension_config_dump('job', '');
 """
+# What it shows to everybody, and what it keeps from everybody.
+_SOME: Final = """
+CREATE TABLE shown (a int);
+GRANT SELECT ON shown TO PUBLIC;
+CREATE TABLE hidden (a int);
+CREATE VIEW looked AS SELECT a FROM hidden;
+CREATE SEQUENCE hidden_number;
+CREATE FUNCTION open_to_all() RETURNS int LANGUAGE sql AS 'SELECT 1';
+CREATE FUNCTION closed(int) RETURNS int LANGUAGE sql AS 'SELECT 1';
+REVOKE ALL ON FUNCTION closed(int) FROM PUBLIC;
+"""
 
 FILES: Final = {
     "tt_trusted.control": "default_version = '2.0'\ntrusted = true\nrelocatable = false\n",
@@ -73,6 +84,8 @@ FILES: Final = {
     "tt_fixed--1.sql": "CREATE TABLE one (a int);",
     "tt_single.control": "default_version = '1'\n",
     "tt_single--1.sql": _SINGLE,
+    "tt_some.control": "default_version = '1'\n",
+    "tt_some--1.sql": _SOME,
     "tt_apart.control": "default_version = '1'\n",
     "tt_apart--1.sql": _APART,
 }

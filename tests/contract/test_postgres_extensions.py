@@ -17,6 +17,7 @@ from tests.contract.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluste
 from tests.contract.test_postgres_archive import Files, archive, backed_up, quiet
 from tests.contract.test_postgres_archive_whole import brought_back
 from tests.contract.test_postgres_server import Site
+from tests.contract.test_postgres_watch import restrict
 
 pytestmark = pytest.mark.server
 
@@ -315,6 +316,54 @@ def test_a_script_with_a_schema_of_its_own_meets_no_function_of_the_app_either(s
         session.execute("DROP FUNCTION public.soundex")
     superuser.apply([wanting])
     assert [row[:3] for row in superuser.served.sql(_HAVE, database=app.id)] == [("tt_fixed", "1", "tt_fixed")]
+
+
+_MEMBERS = """SELECT d.objid::regclass::text, relacl::text FROM pg_depend d JOIN pg_class c ON c.oid = d.objid
+  WHERE d.classid = 'pg_class'::regclass AND d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass
+UNION ALL SELECT d.objid::regprocedure::text, proacl::text FROM pg_depend d JOIN pg_proc p ON p.oid = d.objid
+  WHERE d.classid = 'pg_proc'::regclass AND d.deptype = 'e' AND d.refclassid = 'pg_extension'::regclass
+  AND p.oid >= 16384 ORDER BY 1"""
+
+
+@pytest.mark.parametrize("roles", ["simple", "split"])
+def test_no_right_of_an_apps_logins_reaches_what_an_extension_has(served: Cluster, site: Site, roles: str) -> None:
+    app = site.app(roles=roles)
+    served.sql(f"CREATE DATABASE {app.id} OWNER {site.admin}")
+    served.sql("CREATE EXTENSION tt_some SCHEMA public", database=app.id)
+    made = ("CREATE TABLE own (id serial, a int)", "CREATE FUNCTION two() RETURNS int LANGUAGE sql AS 'SELECT 2'",
+            "REVOKE ALL ON FUNCTION two() FROM PUBLIC", "INSERT INTO own (a) VALUES (1), (2)")  # fmt: skip
+    served.sql(f"SET ROLE {site.admin}", f"GRANT CREATE ON SCHEMA public TO {site.admin}", database=app.id)
+    served.sql(f"SET ROLE {site.admin}", *made, database=app.id)
+    members = served.sql(_MEMBERS, database=app.id)
+    assert len(members) == 6
+
+    def reached() -> None:
+        assert served.sql(_MEMBERS, database=app.id) == members
+        for login, writes in (("user", True), ("readonly", False)):
+            with site.enter(app, login) as session:
+                session.execute("SET default_transaction_read_only = off")
+                assert session.execute("SELECT two(), open_to_all(), count(*) FROM shown").fetchone() == (2, 1, 0)
+                refused = ["SELECT * FROM hidden", "DELETE FROM shown", "SELECT closed(1)", "SELECT * FROM looked"]
+                if not writes:
+                    refused.append("INSERT INTO own (a) VALUES (3)")
+                else:
+                    session.execute("INSERT INTO own (a) VALUES (3)")
+                for text in refused:
+                    with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                        session.execute(text.encode())
+
+    site.apply([app], adopt=[app.id])
+    assert not site.changes([app])
+    reached()
+    assert restrict(site, app, restricted=True) == []
+    with site.enter(app) as session:
+        session.execute("DELETE FROM own WHERE a = 1")
+        for text in ("DELETE FROM shown", "INSERT INTO own (a) VALUES (1)"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                session.execute(text.encode())
+    assert served.sql(_MEMBERS, database=app.id) == members
+    assert restrict(site, app, restricted=False) == []
+    reached()
 
 
 # --- extensions of the distribution ---

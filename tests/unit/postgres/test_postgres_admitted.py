@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from multidb.errors import NotAllowed
+from multidb.provisioners.postgres.isolation import inventory
 from multidb.provisioners.postgres.observe import usage
-from multidb.provisioners.postgres.provision import catalog
-from multidb.provisioners.postgres.provision.admitted import FORMS, require
+from multidb.provisioners.postgres.provision import catalog, summary
+from multidb.provisioners.postgres.provision.admitted import FORMS, QUERIES, require
 from multidb.provisioners.postgres.provision.statements import NOTHING_PREPARED, identifier, literal
 
+_DECISION = Path(__file__).parents[3] / "docs/decisions/0020-sessions-that-an-app-cannot-lead.md"
 _NAMES = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), min_size=1)
 
 
@@ -33,8 +38,9 @@ def test_no_name_and_no_text_leaves_its_quotes(name: str, text: str) -> None:
         'GRANT EXECUTE ON ALL ROUTINES IN SCHEMA public TO "a_rw"',
         "REVOKE EXECUTE ON FUNCTION pg_catalog.lo_creat(integer), pg_catalog.lo_from_bytea(oid, bytea) FROM PUBLIC",
         'GRANT EXECUTE ON FUNCTION pg_catalog.lo_create(oid) TO "a_owner", "a_rw"',
-        'REVOKE ALL ON ROUTINE public.dblink_connect_u("A;b", text) FROM "a_ro", "a_rw"',
-        'REVOKE ALL ON TABLE public.pg_buffercache FROM "a_ro", "a_rw"',
+        'GRANT EXECUTE ON ROUTINE public.f("A;b", text), s."g""(1)"() TO "a_ro", "a_rw"',
+        'GRANT DELETE, SELECT ON TABLE public.t, "S"."u, v" TO "a_ro", "a_rw"',
+        'REVOKE DELETE ON TABLE t FROM "a_restricted"',
         'CREATE EXTENSION IF NOT EXISTS "vector" SCHEMA public CASCADE',
         'DROP OWNED BY "a_owner", "a_user"',
         'REASSIGN OWNED BY "a_owner" TO "multidb__left"',
@@ -60,6 +66,8 @@ def test_what_is_sent_is_on_the_list(text: str) -> None:
         "ALTER ROUTINE public.f(text DEFAULT 'x') OWNER TO \"a\"",
         "ALTER ROUTINE public.f($$x$$) OWNER TO a",
         "GRANT SELECT ON public.t TO a",
+        "GRANT SELECT ON TABLE public.t TO a; DROP ROLE b",
+        "GRANT EXECUTE ON ROUTINE public.f(), public.g() TO a; DROP ROLE b",
         "GRANT EXECUTE ON FUNCTION public.lo_create(oid) TO a",
         "GRANT EXECUTE ON FUNCTION pg_catalog.pg_read_file(text) TO a",
         "GRANT ALL ON ROUTINE public.f() TO a",
@@ -73,5 +81,12 @@ def test_anything_else_is_refused(text: str) -> None:
         require(text)
 
 
-def test_every_form_says_why() -> None:
+def test_every_form_says_why_and_is_in_the_decisions_table_which_has_no_others() -> None:
     assert all(form.why for form in FORMS)
+    rows = [line for line in _DECISION.read_text().splitlines() if line.startswith("| ")]
+    *statements, queries = [re.findall("`([^`]+)`", row.split(" | ")[0]) for row in rows[1:]]
+    titles = [title for row in statements for title in row]
+    assert sorted(titles) == sorted(form.title for form in FORMS)
+    modules = {"catalog": catalog, "inventory": inventory, "summary": summary, "usage": usage}
+    named = [getattr(modules[name.split(".")[0]], name.split(".")[1]) for name in queries]
+    assert sorted(named) == sorted(QUERIES)

@@ -199,23 +199,48 @@ def test_what_a_login_gives_is_changed_by_who_may_act_as_it() -> None:
         ]
 
 
-@pytest.mark.parametrize(
-    ("revision", "reaches"), [("0a0b0c0d", ["GRANT MAINTAIN ON ALL TABLES"]), (RESTORED, []), ("", [])]
-)
-def test_maintain_reaches_what_is_there_unless_its_rights_came_back(revision: str, reaches: list[str]) -> None:
-    (wanted,) = the(Interior)
+@pytest.mark.parametrize("superuser", [True, False])
+@pytest.mark.parametrize(("revision", "reaches"), [("0a0b0c0d", True), (RESTORED, False), ("", False)])
+def test_maintain_reaches_what_is_there_unless_its_rights_came_back(
+    revision: str, reaches: bool, superuser: bool
+) -> None:
+    known = facts(superuser=superuser)
+    (wanted,) = the(Interior, known=known)
     assert isinstance(wanted, Interior)
     right = ("lernmi_owner", "TABLES", "lernmi_rw", "MAINTAIN")
     assert right in wanted.default_privileges
     held = wanted.default_privileges - {right}
-    sent = changed(wanted, default_privileges=held, revision=revision, schemas=("public",))
-    assert [text.split(" IN ")[0] for text in sent if text.startswith("GRANT MAINTAIN")] == reaches
-    assert 'ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_owner" GRANT MAINTAIN ON TABLES TO "lernmi_rw"' in sent
-    known = facts(superuser=False)
-    (weaker,) = the(Interior, known=known)
-    assert not any(
-        "ALL TABLES" in text for text in changed(weaker, known, default_privileges=held, schemas=("public",))
+    beside = (("s", "TABLES", ("s.t", 's."T u"')), ("empty", "TABLES", ()), ("s", "ROUTINES", ("s.f()",)))
+    live = {"revision": revision, "schemas": ("empty", "public", "s"), "beside": beside}
+    sent = changed(wanted, known, default_privileges=held, **live)
+    assert [text for text in sent if text.startswith("GRANT MAINTAIN")] == (
+        [
+            'GRANT MAINTAIN ON ALL TABLES IN SCHEMA public TO "lernmi_rw"',
+            'GRANT MAINTAIN ON TABLE s.t, s."T u" TO "lernmi_rw"',
+        ]
+        if reaches
+        else []
     )
+    assert 'ALTER DEFAULT PRIVILEGES FOR ROLE "lernmi_owner" GRANT MAINTAIN ON TABLES TO "lernmi_rw"' in sent
+
+
+def test_what_is_taken_over_is_named_where_an_extension_has_some_beside_it() -> None:
+    (wanted,) = the(Interior)
+    beside = (("s", "ROUTINES", ("s.f()", "s.g(integer)")), ("s", "SEQUENCES", ()))
+    sent = changed(wanted, revision="", schemas=("public", "s"), beside=beside)
+    given = {text.split(" ON ")[1].split(" TO ")[0] for text in sent if text.startswith("GRANT")}
+    assert given == {
+        "SCHEMA public",
+        "SCHEMA s",
+        "ALL ROUTINES IN SCHEMA public",
+        "ROUTINE s.f(), s.g(integer)",
+        "ALL SEQUENCES IN SCHEMA public",
+        "ALL TABLES IN SCHEMA public",
+        "ALL TABLES IN SCHEMA s",
+    }
+
+
+def test_before_17_there_is_no_right_to_maintain() -> None:
     (older,) = the(Interior, known=facts(160004))
     assert isinstance(older, Interior)
     assert not any("MAINTAIN" in entry for entry in older.default_privileges)

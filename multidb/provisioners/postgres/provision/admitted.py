@@ -33,8 +33,13 @@ _OWNED: Final = "TABLE|SEQUENCE|VIEW|MATERIALIZED VIEW|FOREIGN TABLE|TYPE|DOMAIN
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A form of statements, and why none of them calls what an app has made."""
+    """A form of statements, and why none of them calls what an app has made.
 
+    Args:
+        title: as decision 20 lists it.
+    """
+
+    title: str
     pattern: str
     why: str
 
@@ -43,46 +48,75 @@ _CATALOG_ONLY = "changes rows of catalogs and reads catalogs only"
 
 FORMS: Final = (
     Form(
+        "GRANT/REVOKE .. ON SCHEMA, ON ALL TABLES/SEQUENCES/ROUTINES IN SCHEMA",
         rf"(?:GRANT|REVOKE) {_RIGHTS} ON "
         rf"(?:SCHEMA|ALL TABLES IN SCHEMA|ALL SEQUENCES IN SCHEMA|ALL ROUTINES IN SCHEMA) {_NAME} "
         rf"(?:TO|FROM) {_NAMES}(?: CASCADE)?",
         _CATALOG_ONLY,
     ),
     Form(
+        "GRANT/REVOKE .. ON TABLE/SEQUENCE",
+        rf"(?:GRANT|REVOKE) {_RIGHTS} ON (?:TABLE|SEQUENCE) {_PATH}(?:, {_PATH})* (?:TO|FROM) {_NAMES}",
+        _CATALOG_ONLY,
+    ),
+    Form(  # one or more: what is between two looks like arguments
+        "GRANT EXECUTE ON ROUTINE",
+        rf"GRANT EXECUTE ON ROUTINE {_PATH}\({_ARGUMENTS}\) TO {_NAMES}",
+        f"{_CATALOG_ONLY}; types are found by name",
+    ),
+    Form(
+        "GRANT/REVOKE EXECUTE ON FUNCTION pg_catalog.lo_..",
         rf"(?:GRANT|REVOKE) EXECUTE ON FUNCTION {_MAKERS} (?:TO|FROM) {_NAMES}",
         f"{_CATALOG_ONLY}; the functions are the server's own, and are not called",
     ),
     Form(
-        rf"REVOKE ALL ON (?:TABLE {_PATH}|ROUTINE {_PATH}\({_ARGUMENTS}\)) FROM {_NAMES}",
-        f"{_CATALOG_ONLY}; types are found by name",
-    ),
-    Form(
+        "ALTER DEFAULT PRIVILEGES FOR ROLE",
         rf"ALTER DEFAULT PRIVILEGES FOR ROLE {_NAME} (?:GRANT|REVOKE) {_RIGHTS} ON [A-Z]+ (?:TO|FROM) {_NAMES}",
         _CATALOG_ONLY,
     ),
-    Form(rf"GRANT {_NAME} TO {_NAME}(?: WITH INHERIT TRUE)?", _CATALOG_ONLY),  # a role, not a right
-    Form(rf"REVOKE {_NAME} FROM {_NAME}(?: GRANTED BY {_NAME})?", _CATALOG_ONLY),
-    Form(rf"CREATE SCHEMA public AUTHORIZATION {_NAME}", _CATALOG_ONLY),
+    Form("GRANT role TO role [WITH INHERIT TRUE]", rf"GRANT {_NAME} TO {_NAME}(?: WITH INHERIT TRUE)?", _CATALOG_ONLY),
     Form(
+        "REVOKE role FROM role [GRANTED BY role]",
+        rf"REVOKE {_NAME} FROM {_NAME}(?: GRANTED BY {_NAME})?",
+        _CATALOG_ONLY,
+    ),
+    Form("CREATE SCHEMA public AUTHORIZATION", rf"CREATE SCHEMA public AUTHORIZATION {_NAME}", _CATALOG_ONLY),
+    Form(
+        "ALTER TABLE/SEQUENCE/VIEW/TYPE/DOMAIN/SCHEMA/.. OWNER TO",
         rf"ALTER (?:{_OWNED}) {_PATH} OWNER TO {_NAME}",
         f"{_CATALOG_ONLY}, also for what hangs on a table (indexes, sequences, its row type); it rewrites nothing",
     ),
-    Form(rf"ALTER ROUTINE {_PATH}\({_ARGUMENTS}\) OWNER TO {_NAME}", f"{_CATALOG_ONLY}; types are found by name"),
-    Form(r"ALTER LARGE OBJECT [0-9]+ OWNER TO " + _NAME, _CATALOG_ONLY),
     Form(
+        "ALTER ROUTINE .. OWNER TO",
+        rf"ALTER ROUTINE {_PATH}\({_ARGUMENTS}\) OWNER TO {_NAME}",
+        f"{_CATALOG_ONLY}; types are found by name",
+    ),
+    Form("ALTER LARGE OBJECT .. OWNER TO", rf"ALTER LARGE OBJECT [0-9]+ OWNER TO {_NAME}", _CATALOG_ONLY),
+    Form(
+        "CREATE EXTENSION IF NOT EXISTS .. [SCHEMA public] CASCADE",
         rf"CREATE EXTENSION IF NOT EXISTS {_NAME}(?: SCHEMA public)? CASCADE",
         "the script is a file of the server's machine, run with public and pg_catalog in its search_path: a trusted "
         "one is meant to be run for anybody (from 13.8, 14.5 and 15 on it replaces nothing), one that is not runs "
         "only where nothing was prepared: in a database that no app has had yet, or after the two statements below",
     ),
-    *(Form(re.escape(text), "a lock on catalogs, and a count in them; superusers only") for text in NOTHING_PREPARED),
-    Form(rf"COMMENT ON DATABASE {_NAME} IS {_TEXT}", _CATALOG_ONLY),
-    Form(rf"ROLLBACK PREPARED {_TEXT}", "ending a transaction calls neither triggers nor checks"),
+    *(
+        Form(title, re.escape(text), "a lock on catalogs, and a count in them; superusers only")
+        for title, text in zip(
+            ("LOCK TABLE pg_proc, ..", "SELECT CAST(.. AS int) FROM .."), NOTHING_PREPARED, strict=True
+        )
+    ),
+    Form("COMMENT ON DATABASE", rf"COMMENT ON DATABASE {_NAME} IS {_TEXT}", _CATALOG_ONLY),
+    Form("ROLLBACK PREPARED", rf"ROLLBACK PREPARED {_TEXT}", "ending a transaction calls neither triggers nor checks"),
     Form(
+        'REASSIGN OWNED BY .. TO "multidb__left"',
         rf'REASSIGN OWNED BY {_NAMES} TO "multidb__left"',
         f"{_CATALOG_ONLY}; the new owner is a role without any right, so nothing gains a right by it",
     ),
-    Form(rf"DROP OWNED BY {_NAMES}", "dropping calls nothing but event triggers, which do not fire or are refused"),
+    Form(
+        "DROP OWNED BY",
+        rf"DROP OWNED BY {_NAMES}",
+        "dropping calls nothing but event triggers, which do not fire or are refused",
+    ),
 )
 
 QUERIES: Final = (

@@ -451,7 +451,16 @@ object AS (
   -- neither the row types of tables nor the array types that come with every type
   WHERE t.oid >= 16384 AND t.typtype IN ('b', 'd', 'e', 'r') AND NOT (t.typelem <> 0 AND t.typlen = -1)
   UNION ALL
-  SELECT 2615, s.oid, s.nspowner, 'SCHEMA', quote_ident(s.nspname) FROM app_schema s WHERE s.nspname <> 'public'{large})
+  SELECT 2615, s.oid, s.nspowner, 'SCHEMA', quote_ident(s.nspname) FROM app_schema s
+  WHERE s.nspname <> 'public'{large}),
+member AS MATERIALIZED (
+  SELECT d.classid AS class, d.objid AS oid FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
+  WHERE d.refclassid = 3079 AND d.deptype = 'e' AND d.classid IN (1259, 1255)),
+-- what a GRANT on all of a schema would reach of an extension's, too
+beside AS (
+  SELECT c.relnamespace AS schema, CASE c.relkind WHEN 'S' THEN 'SEQUENCES' ELSE 'TABLES' END AS kind
+  FROM member m JOIN pg_class c ON m.class = 1259 AND c.oid = m.oid WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
+  UNION SELECT p.pronamespace, 'ROUTINES' FROM member m JOIN pg_proc p ON m.class = 1255 AND p.oid = m.oid)
 SELECT json_build_object(
   'schema', (SELECT json_build_object('owner', pg_get_userbyid(n.nspowner), 'privileges',
       (SELECT json_agg(json_build_array(CASE x.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(x.grantee) END,
@@ -473,34 +482,32 @@ SELECT json_build_object(
     FROM pg_proc p CROSS JOIN aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) x
     WHERE p.oid IN (957, 715, 3457)  -- lo_creat, lo_create, lo_from_bytea: by oid, no further cache has to be filled
       AND x.grantee <> p.proowner),
-  {kept}
   'extensions', (SELECT json_agg(extname) FROM pg_extension),
   'schemas', (SELECT json_agg(quote_ident(nspname) ORDER BY nspname) FROM app_schema),
+  'beside', (SELECT json_agg(json_build_array(quote_ident(s.nspname), b.kind, CASE b.kind
+      WHEN 'ROUTINES' THEN (
+        SELECT json_agg(format('%I.%I(%s)', s.nspname, p.proname, pg_get_function_identity_arguments(p.oid))
+                        ORDER BY p.oid) FROM pg_proc p
+        WHERE p.pronamespace = s.oid AND p.oid >= 16384 AND NOT EXISTS (
+          SELECT FROM pg_depend d WHERE d.classid = 1255 AND d.objid = p.oid AND d.deptype IN ('e', 'i')))
+      ELSE (
+        SELECT json_agg(format('%I.%I', s.nspname, c.relname) ORDER BY c.oid) FROM pg_class c
+        WHERE c.relnamespace = s.oid AND c.oid >= 16384
+          AND c.relkind = ANY (CASE b.kind WHEN 'SEQUENCES' THEN '{{S}}' ELSE '{{r,p,v,m,f}}' END::"char"[])
+          AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 1259 AND d.objid = c.oid AND d.deptype = 'e')) END)
+      ORDER BY s.nspname, b.kind) FROM beside b JOIN app_schema s ON s.oid = b.schema),
   'misowned', (SELECT json_agg(json_build_array(o.kind, o.name)) FROM object o, owner
     WHERE o.owner IS DISTINCT FROM owner.oid
       AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = o.class AND e.objid = o.oid AND e.deptype = 'e')),
   'misowners', (SELECT json_agg(DISTINCT r.rolname) FROM object o JOIN pg_roles r ON r.oid = o.owner, owner
     WHERE o.owner IS DISTINCT FROM owner.oid))"""
 
-# What a run reads only where it takes a database over, since it costs every plan: large objects, which any login may
-# make, and what extensions keep from everybody, which a grant on all that exists would give away.
+# What a run reads only where it takes a database over, since it costs every plan: any login may make large objects.
 _LARGE = """
   UNION ALL
   SELECT 2613, l.oid, l.lomowner, 'LARGE OBJECT', l.oid::text FROM pg_largeobject_metadata l"""
-_KEPT = """'kept', (SELECT json_agg(json_build_array(k.kind, k.name) ORDER BY k.name) FROM (
-      SELECT 'ROUTINE' AS kind,
-        format('%I.%I(%s)', s.nspname, p.proname, pg_get_function_identity_arguments(p.oid)) AS name
-      FROM pg_proc p JOIN app_schema s ON s.oid = p.pronamespace
-      JOIN pg_depend e ON e.classid = 1255 AND e.objid = p.oid AND e.deptype = 'e'
-      WHERE NOT EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) x WHERE x.grantee = 0)
-      UNION ALL
-      SELECT 'TABLE', format('%I.%I', s.nspname, c.relname)
-      FROM pg_class c JOIN app_schema s ON s.oid = c.relnamespace
-      JOIN pg_depend e ON e.classid = 1259 AND e.objid = c.oid AND e.deptype = 'e'
-      WHERE c.relkind = 'v' AND NOT EXISTS (SELECT FROM aclexplode(c.relacl) x WHERE x.grantee = 0)) k),"""
-
-INTERIOR = _INTERIOR.format(large="", kept="")
-INTERIOR_TO_TAKE_OVER = _INTERIOR.format(large=_LARGE, kept=_KEPT)
+INTERIOR = _INTERIOR.format(large="")
+INTERIOR_TO_TAKE_OVER = _INTERIOR.format(large=_LARGE)
 
 
 def read_interior(answer: str, desired: Interior, revision: str) -> Interior:
@@ -522,7 +529,7 @@ def read_interior(answer: str, desired: Interior, revision: str) -> Interior:
         misowners=frozenset(document["misowners"] or ()),
         revision=revision,
         schemas=tuple(document["schemas"] or ()),
-        kept=tuple((kind, name) for kind, name in document.get("kept") or ()),
+        beside=tuple((schema, kind, tuple(names or ())) for schema, kind, names in document["beside"] or ()),
     )
 
 

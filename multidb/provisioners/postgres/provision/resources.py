@@ -311,8 +311,8 @@ class Interior(Resource):
     schemas: tuple[str, ...] = field(default=(), compare=False)  # quoted names of the app's schemas
     makers: tuple[str, ...] = field(default=(), compare=False)  # the roles of `default_privileges`, the owner first
     shrinker: str = field(default="", compare=False)  # the role of an app over its quota
-    kept: tuple[tuple[str, str], ...] = field(default=(), compare=False)
-    """(ROUTINE, its quoted name) of what an extension keeps from everybody: no grant on all there is reaches it."""
+    beside: tuple[tuple[str, str, tuple[str, ...]], ...] = field(default=(), compare=False)
+    """(schema, TABLES, quoted names) where an extension has tables (SEQUENCES, ROUTINES), too: those of the app."""
 
 
 # ---------------------------------------------------------------------------------------------------- names, secrets

@@ -321,11 +321,11 @@ def _interior(change: Change, interior: Interior, context: StoreContext) -> Iter
     yield from _default_privileges(live, interior, facts)
     yield from _large_objects(live, interior)
     if live is not None and not live.revision:
-        yield from _existing_objects(live, interior)  # before the extensions: what they keep to themselves stays so
+        yield from _existing_objects(live, interior)
     for name in sorted(interior.extensions - (live.extensions if live else frozenset())):
         yield from _create_extension(name, interior, facts, new=live is None)
     if live is not None:
-        yield from _maintaining(live, interior, facts)
+        yield from _maintaining(live, interior)
         yield from _shrinking(live, interior)
     if change.changed("revision"):
         assert interior.app is not None
@@ -391,19 +391,14 @@ def _default_privileges(live: Interior | None, interior: Interior, facts: Postgr
             yield _left(maker, facts)
 
 
-def _maintaining(live: Interior, interior: Interior, facts: PostgresFacts) -> Iterator[str]:
+def _maintaining(live: Interior, interior: Interior) -> Iterator[str]:
     """The tables of before the app's logins could be given MAINTAIN. What came back from a set has the rights that it
-    had, and what is taken over gets all of them. For who is no superuser, a view that an extension keeps from everybody
-    would fail the whole statement: the owner gives it there."""
+    had, and what is taken over gets all of them."""
     right = (interior.role, "TABLES", interior.writers, "MAINTAIN")
-    if (
-        not facts.superuser
-        or live.revision in ("", RESTORED)
-        or right not in interior.default_privileges - live.default_privileges
-    ):
+    if live.revision in ("", RESTORED) or right not in interior.default_privileges - live.default_privileges:
         return
-    for schema in live.schemas:
-        yield f"GRANT MAINTAIN ON ALL TABLES IN SCHEMA {schema} TO {identifier(interior.writers)}"
+    for tables in _existing(live, "TABLES"):
+        yield f"GRANT MAINTAIN ON {tables} TO {identifier(interior.writers)}"
 
 
 def _large_objects(live: Interior | None, interior: Interior) -> Iterator[str]:
@@ -430,8 +425,7 @@ def _shrinking(live: Interior, interior: Interior) -> Iterator[str]:
     if held == desired:
         return
     verb, rights, to = ("GRANT", desired, "TO") if desired else ("REVOKE", held, "FROM")
-    for schema in live.schemas:
-        tables = f"ALL TABLES IN SCHEMA {schema}"
+    for tables in _existing(live, "TABLES"):
         yield f"{verb} {', '.join(sorted(rights))} ON {tables} {to} {identifier(interior.shrinker)}"
 
 
@@ -477,10 +471,19 @@ def _existing_objects(live: Interior, interior: Interior) -> Iterator[str]:
     """Default privileges never reach what exists already."""
     for schema in live.schemas:
         yield f"GRANT USAGE ON SCHEMA {schema} TO {identifier(interior.readers)}, {identifier(interior.writers)}"
-        of_owner = (entry[1:] for entry in interior.default_privileges if entry[0] == interior.role)
-        for kind, grantees, privileges in _by_kind(of_owner):
-            if kind != "SCHEMAS":
-                routines = "ROUTINES" if kind == "FUNCTIONS" else kind
-                yield f"GRANT {privileges} ON ALL {routines} IN SCHEMA {schema} TO {grantees}"
-    for kind, name in live.kept:
-        yield f"REVOKE ALL ON {kind} {name} FROM {identifier(interior.readers)}, {identifier(interior.writers)}"
+    of_owner = (entry[1:] for entry in interior.default_privileges if entry[0] == interior.role)
+    for kind, grantees, privileges in _by_kind(of_owner):
+        if kind != "SCHEMAS":
+            for things in _existing(live, "ROUTINES" if kind == "FUNCTIONS" else kind):
+                yield f"GRANT {privileges} ON {things} TO {grantees}"
+
+
+def _existing(live: Interior, kind: str) -> Iterator[str]:
+    """What of a kind there is of the app's, as GRANT calls it: all that a schema has; where an extension has put some
+    there, which it may keep to itself, by name."""
+    beside = {schema: names for schema, of, names in live.beside if of == kind}
+    for schema in live.schemas:
+        if schema not in beside:
+            yield f"ALL {kind} IN SCHEMA {schema}"
+        elif beside[schema]:
+            yield f"{kind.removesuffix('S')} {', '.join(beside[schema])}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,9 @@ from multidb.provisioners.postgres.provision.statements import identifier, liter
 from multidb.secrets import Secret
 
 __all__ = ["Databases"]
+
+_ATTEMPTS = 20
+_DENIED = "42501"
 
 # $1: names (JSON array). What has to be known of these databases to make one like it, or to put one in its place.
 _DATABASES = """
@@ -105,11 +109,22 @@ class Databases:
             with self.open(name) as wire:
                 for transaction in database["prepared"]:
                     AdminInside(wire).roll_back(str(transaction))
-        self.main.execute(f"DROP DATABASE IF EXISTS {identifier(name)} WITH (FORCE)")
+        self._send_again(f"DROP DATABASE IF EXISTS {identifier(name)} WITH (FORCE)")
 
     def end_sessions(self, names: Sequence[str]) -> None:
         within = ", ".join(map(literal, names))
-        self.main.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname IN ({within})")  # noqa: S608
+        self._send_again(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname IN ({within})")  # noqa: S608
+
+    def _send_again(self, text: str) -> None:
+        """Sends what ends sessions until it is done: one that is not the admin's to end, such as that of an autovacuum
+        or of somebody with more power who leaves at this moment, is mostly gone a moment later."""
+        for left in reversed(range(_ATTEMPTS)):
+            answer = self.main.send(text)
+            if answer.refusal is None:
+                return
+            if answer.refusal.sqlstate != _DENIED or not left:
+                raise self.main.error(answer.refusal)
+            time.sleep(0.1)
 
     def owner_of(self, place: Place) -> str:
         """The owner role of what is in the place.

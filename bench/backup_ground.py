@@ -26,11 +26,11 @@ def back_up(engine: Engine, folder: Path) -> Copy:
 
 def restore_beside(engine: Engine, copy: Copy) -> None:
     """Restores every store of the set into a scratch place and measures it there."""
-    assert copy.found is not None
+    assert copy.backup_set is not None
     app = engine.project.apps[copy.app]
     grounds = ServerContexts(engine.fleet, Scope())
     home = repository(engine.fleet, [copy.target.name])
-    for store, part in copy.found.parts.items():
+    for store, part in copy.backup_set.parts.items():
         ground = grounds.of(app, store)
         assert ground is not None
         with room(engine.fleet, PlaceKind.SCRATCH, ground[0], app, ground[1], quiet) as scratch:

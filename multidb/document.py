@@ -80,7 +80,7 @@ def parse(text: bytes | str, largest: int) -> Any:
     try:
         value = json.loads(
             decoded,
-            object_pairs_hook=_once_each,
+            object_pairs_hook=_unique,
             parse_int=_whole,
             parse_float=_finite,
             parse_constant=_no_number,
@@ -185,7 +185,7 @@ def _natural(value: int) -> int:
     return value
 
 
-def _once_each(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     unique: dict[str, Any] = {}
     for name, value in pairs:
         if name in unique:

@@ -234,7 +234,7 @@ class Engine:
                     )
                 self._record(server, session)
                 report = replace(self._run(server, session, scope, fresh.changes), unread=fresh.unread)
-                return self._proved(server, session, scope, report) if report.error is None else report
+                return self._read_once_more(server, session, scope, report) if report.error is None else report
         except MultidbError as error:  # whatever it is, it must not cost the other servers their report
             return replace(nothing, error=error)
 
@@ -292,7 +292,7 @@ class Engine:
             durable, failing, error = failure.durable, failure.index, failure
         return account(server, changes, durable, failing, error)
 
-    def _proved(self, server: Server, session: Session, scope: Scope, report: ServerReport) -> ServerReport:
+    def _read_once_more(self, server: Server, session: Session, scope: Scope, report: ServerReport) -> ServerReport:
         """Reads the server once more: some servers answer a statement with success and change nothing."""
         self._progress(server.name, "checking")
         try:

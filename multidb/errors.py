@@ -266,7 +266,7 @@ class PartlyApplied(MultidbError):
 
 
 class ArchiveError(MultidbError):
-    """A backup could not be made, read or proved."""
+    """A backup could not be made, read or verified."""
 
     code = "archive"
     exit_code = 6

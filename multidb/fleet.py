@@ -1,7 +1,7 @@
 """A project's servers, with what is recorded of them: sessions, what the stores are told, and the apps that they serve.
 
-`Fleet.ask` and `Fleet.each` are the one way to work on several servers: side by side, and what one server refuses costs
-no other its answer. Everything that works on servers is built on it, plans and applies (`engine`) among the rest.
+`Fleet.ask` and `Fleet.on_servers` are the one way to work on several servers: side by side, and what one server refuses
+costs no other its answer. Everything that works on servers is built on it, plans and applies (`engine`) among the rest.
 """
 
 from __future__ import annotations
@@ -138,9 +138,9 @@ class Fleet:
             with self.open(server) as session:
                 return work(server, session, self.context(server, session))
 
-        return self.each(scope, asked)
+        return self.on_servers(scope, asked)
 
-    def each(self, scope: Scope, work: Callable[[Server], T]) -> list[Answer[T]]:
+    def on_servers(self, scope: Scope, work: Callable[[Server], T]) -> list[Answer[T]]:
         """`work` on every server in scope, side by side. Servers that nobody can be asked come last, each with its
         error or the reason why it is skipped.
         """

@@ -169,7 +169,7 @@ class _Checks:
         """A check of every app on every server that it uses."""
         checks: list[Checked] = []
         tenants: list[Sequence[Tenant]] = []
-        for answer in self._fleet.each(self._scope, self._fleet.recorded_context):
+        for answer in self._fleet.on_servers(self._scope, self._fleet.recorded_context):
             if answer.server is None or answer.value is None:
                 checks += [Checked(app, answer.store, answer.name, _not_asked(answer), False) for app in answer.app_ids]
                 continue

@@ -41,7 +41,7 @@ __all__ = [
     "Notice",
     "Notifier",
     "Subject",
-    "Told",
+    "SentAlarm",
     "drifts",
     "late_backups",
     "news",
@@ -150,7 +150,7 @@ class Notice:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class SentAlarm:
     """What a receiver was told last of one subject.
 
     Args:
@@ -203,7 +203,7 @@ class Delivery:
 
 
 def news(
-    remembered: Iterable[Told],
+    remembered: Iterable[SentAlarm],
     alarms: Iterable[Alarm],
     looked: Looked,
     now: datetime,
@@ -319,7 +319,7 @@ class Notifier:
         self._last_beat = self._quiet_until = float("-inf")
 
     @property
-    def wanted(self) -> bool:
+    def configured(self) -> bool:
         """Whether there is anybody to tell."""
         return bool(self._hooks or self._beat)
 
@@ -374,7 +374,7 @@ class Notifier:
 
     def _tell(self, hook: _Hook, alarms: Sequence[Alarm], looked: Looked) -> Delivery | None:
         now = datetime.now(UTC)
-        remembered = filter(None, map(Told.parse, self._state.read(_SECTION).get(hook.name, [])))
+        remembered = filter(None, map(SentAlarm.parse, self._state.read(_SECTION).get(hook.name, [])))
         notices = news(remembered, alarms, looked, now, self._remind)
         if not notices:
             return None
@@ -420,9 +420,11 @@ def _order(subject: Subject) -> tuple[str, str, str]:
 
 def _remembered(entries: Sequence[dict[str, Any]], notices: Sequence[Notice], now: datetime) -> list[dict[str, Any]]:
     """The entries of one receiver with what it was told `now`; what has long ended is forgotten."""
-    new = [Told.of(notice, now) for notice in notices]
+    new = [SentAlarm.of(notice, now) for notice in notices]
     again = {notice.alarm.subject for notice in new}
-    kept = [entry for entry in entries if (parsed := Told.parse(entry)) is None or parsed.alarm.subject not in again]
+    kept = [
+        entry for entry in entries if (parsed := SentAlarm.parse(entry)) is None or parsed.alarm.subject not in again
+    ]
     return [
         entry
         for entry in [*kept, *(notice.entry() for notice in new)]

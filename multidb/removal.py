@@ -42,7 +42,7 @@ _OURS: Final = (".env", ".env.example", "docker-compose.yml")
 
 
 def remove(fleet: Fleet, app_id: str, *, grace: timedelta, backup: str, progress: Progress) -> Tombstone:
-    """Takes the app out of the manifest, turns its logins off and proves that they are; its data stays.
+    """Takes the app out of the manifest, turns its logins off and tries that they are; its data stays.
 
     Args:
         fleet: of a project that has the app, or had it when an earlier run was interrupted (`the_removed`).
@@ -54,7 +54,7 @@ def remove(fleet: Fleet, app_id: str, *, grace: timedelta, backup: str, progress
     """
     stone = _taken_out(fleet, app_id, Phase.REMOVING, grace, backup)
     app = fleet.project.apps[app_id]
-    failed = _on_each_server(fleet, app, lambda server: _suspend(fleet, server, app, progress))
+    failed = _on_servers(fleet, app, lambda server: _suspend(fleet, server, app, progress))
     if failed:
         raise _unfinished(failed, f"multidb remove-app {app_id}")
     stone = dataclasses.replace(stone, phase=Phase.REMOVED)
@@ -100,7 +100,7 @@ def purge(fleet: Fleet, app_id: str, progress: Progress) -> None:
     stone = _taken_out(fleet, app_id, Phase.ENDING)
     write_tombstone(fleet.state, dataclasses.replace(stone, phase=Phase.PURGING))
     app = fleet.project.apps[app_id]
-    failed = _on_each_server(fleet, app, lambda server: _drop(fleet, server, app, progress))
+    failed = _on_servers(fleet, app, lambda server: _drop(fleet, server, app, progress))
     if failed:
         raise _unfinished(failed, f"multidb purge {app_id}")
     fleet.runtime.retire(app, progress, erase=True)
@@ -156,7 +156,7 @@ def _edits(fleet: Fleet, app_id: str) -> tuple[Edit, ...]:
     included = Path(fleet.project.apps[app_id].where.rsplit(":", 2)[0])
     overlays = sorted(main.parent.glob(f"{main.stem}.*{main.suffix}"))
     edits: dict[str, Edit] = {}
-    for path in _once_each(main, included, *overlays):
+    for path in _unique(main, included, *overlays):
         text = files.read_text(path) if path.is_file() else None
         entry = None if text is None else manifest.entry_of(text, app_id)
         if text is not None and entry is not None:
@@ -168,7 +168,7 @@ def _edits(fleet: Fleet, app_id: str) -> tuple[Edit, ...]:
     return tuple(edits.values())
 
 
-def _once_each(*paths: Path) -> list[Path]:
+def _unique(*paths: Path) -> list[Path]:
     """Without those that are the same file by another name."""
     unique: dict[Path, Path] = {}
     for path in paths:
@@ -213,9 +213,9 @@ def _put_back(path: Path, app_id: str, edit: Edit) -> None:
 # --- the servers -----------------------------------------------------------------------------------------------------
 
 
-def _on_each_server(fleet: Fleet, app: App, work: Callable[[Server], None]) -> dict[str, MultidbError]:
+def _on_servers(fleet: Fleet, app: App, work: Callable[[Server], None]) -> dict[str, MultidbError]:
     """`work` on each server of the app that has an address, side by side; by server, why it could not be done."""
-    answers = fleet.each(Scope(apps=frozenset({app.id})), work)
+    answers = fleet.on_servers(Scope(apps=frozenset({app.id})), work)
     return {answer.name: answer.error for answer in answers if answer.server is not None and answer.error is not None}
 
 
@@ -223,10 +223,10 @@ def _suspend(fleet: Fleet, server: Server, app: App, progress: Progress) -> None
     progress(server.name, f"turning the logins of {app.id} off")
     level, _ = provisioner(server.store).isolation(app, Facts.of(fleet.suspend(app, server).facts))
     if level is not Isolation.NAMING_ONLY:  # there, nothing keeps anybody out
-        _prove_shut(fleet, server, app)
+        _require_logins_off(fleet, server, app)
 
 
-def _prove_shut(fleet: Fleet, server: Server, app: App) -> None:
+def _require_logins_off(fleet: Fleet, server: Server, app: App) -> None:
     """Tries the app's own credentials, which have to be refused."""
     check = provisioner(server.store).check_health
     tenants, _ = fleet.tenants(Scope(apps=frozenset({app.id}), stores=frozenset({server.store})))

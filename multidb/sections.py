@@ -138,7 +138,7 @@ class _Known(_Loose):
     bad: _Bad | None = None
 
 
-class _Told(_Loose):
+class _SentAlarm(_Loose):
     kind: str
     app: str | None
     store: str | None
@@ -181,7 +181,7 @@ SECTIONS: Final = {
     "closed": StateSection(dict[AppId, _Closed]),
     "backup-work": StateSection(_Work),
     "backups": StateSection(dict[AppId, _Known], losable=True),  # then a backup is due, and a proof
-    "told": StateSection(dict[str, list[_Told]], losable=True),  # then it is told again
+    "told": StateSection(dict[str, list[_SentAlarm]], losable=True),  # then it is told again
     "audit": StateSection(_Audit, losable=True),
 }
 """By name. Sections that are not losable hold what nobody else knows."""

@@ -5,7 +5,7 @@ a proof. `markdown`: the same for an auditor to read.
 """
 
 from multidb.audit.attempts import audit
-from multidb.audit.findings import Audit, Found, ServerAudited, Summary, Tried, Untried
+from multidb.audit.findings import Audit, ServerAudited, ServerHole, Summary, Tried, Untried
 from multidb.audit.markdown import markdown
 from multidb.audit.pairs import ALL_PAIRS, Pairs, choose
 from multidb.audit.record import last, remember
@@ -13,7 +13,7 @@ from multidb.audit.record import last, remember
 __all__ = [
     "ALL_PAIRS",
     "Audit",
-    "Found",
+    "ServerHole",
     "Pairs",
     "ServerAudited",
     "Summary",

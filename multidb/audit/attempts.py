@@ -74,7 +74,7 @@ def _reading(fleet: Fleet, scope: Scope) -> Callable[[Server, Session, StoreCont
         known = [*everyone, *(app for app in removed if server.app is None)]
         inspection = Inspection(context, known, store.desired(known, context), fleet.state.secrets)
         others = {app.id for app in known} - set(names)
-        search = _told(_sorted(session.search(inspection), context.known), others)
+        search = _without_others(_sorted(session.search(inspection), context.known), others)
         isolation = {app.id: store.isolation(app, session.facts) for app in everyone if app.id in names}
         version = f"{session.facts.product} {session.facts.version}"
         return ServerAudited(server.name, server.store, names, version, isolation, search)
@@ -101,7 +101,7 @@ def _sorted(search: Search, known: frozenset[str]) -> Search:
     return replace(search, holes=holes, known=tuple(Known(*entry) for entry in could.items()))
 
 
-def _told(search: Search, others: set[str]) -> Search:
+def _without_others(search: Search, others: set[str]) -> Search:
     """Without what is of `others`. The names in it are of things that anybody may have made, so that each subject and
     message is put on one line: none can add a line of its own to a report."""
     return replace(
@@ -140,7 +140,7 @@ class _Cast:
         tenants: dict[str, dict[str, Tenant]] = {}
         promised: dict[tuple[str, str], Isolation] = {}
         never_made: list[Untried] = []
-        for answer in fleet.each(everyone, fleet.recorded_context):
+        for answer in fleet.on_servers(everyone, fleet.recorded_context):
             server, context = answer.server, answer.value
             # One with an error is among the audited servers, or serves no app that is.
             if server is None or context is None or context.facts is None:

@@ -14,7 +14,7 @@ from multidb.audit.pairs import Pairs
 from multidb.errors import MultidbError
 from multidb.model import Hole, Isolation, Known, Outcome, Probe, Remark, Search, Unread
 
-__all__ = ["Audit", "Found", "ServerAudited", "Summary", "Tried", "Untried"]
+__all__ = ["Audit", "ServerHole", "ServerAudited", "Summary", "Tried", "Untried"]
 
 _SHOWN = 160  # characters of what a server said
 
@@ -34,7 +34,7 @@ class Tried:
         return f"{probe.name} by {probe.app}" + (f" against {probe.target}" if probe.target else "")
 
     @property
-    def said(self) -> str:
+    def detail(self) -> str:
         """What the server said to it, in parentheses on one line, to be put behind the act; or nothing."""
         detail = shorten(self.probe.detail, _SHOWN, placeholder=" ...")
         return f" ({detail})" if detail else ""
@@ -56,7 +56,7 @@ class Tried:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ServerHole:
     """A hole, and the server that it was found on."""
 
     store: str
@@ -175,10 +175,10 @@ class Audit:
         return Counter((attempt.store, attempt.probe.name) for attempt in self.gaps)
 
     @cached_property
-    def holes(self) -> tuple[Found, ...]:
+    def holes(self) -> tuple[ServerHole, ...]:
         """Every hole on every server."""
         return tuple(
-            Found(server.store, server.server, hole) for server in self.servers for hole in server.search.holes
+            ServerHole(server.store, server.server, hole) for server in self.servers for hole in server.search.holes
         )
 
     @cached_property

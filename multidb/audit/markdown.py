@@ -6,7 +6,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
-from multidb.audit.findings import Audit, Found, Tried
+from multidb.audit.findings import Audit, ServerHole, Tried
 from multidb.model import Outcome
 from multidb.secrets import redact
 
@@ -109,10 +109,10 @@ def _known(audit: Audit) -> Iterator[str]:
 
 
 def _breach(breach: Tried) -> str:
-    return f"- **Breach** on {breach.server}: {breach.act} worked{breach.said}"
+    return f"- **Breach** on {breach.server}: {breach.act} worked{breach.detail}"
 
 
-def _hole(finding: Found) -> Iterator[str]:
+def _hole(finding: ServerHole) -> Iterator[str]:
     hole = finding.hole
     yield f"- **Hole** on {finding.server}: {hole.name}, {_plain(hole.subject)}. {_plain(hole.message)} What closes it:"
     lines = [line for statement in hole.closes for line in statement.splitlines()]

@@ -35,13 +35,13 @@ def copy_set(copy: Copy, to: Target, progress: Progress) -> bool:
         ArchiveError: the set cannot be read, or is not as it was written; nothing of it is left on the target.
         TargetError: a target failed; the same again goes on.
     """
-    if copy.found is None:
+    if copy.backup_set is None:
         raise ArchiveError(copy.problem, where=copy.where, hint="take another set")
-    folder = copy.found.folder
+    folder = copy.backup_set.folder
     there = dict(to.list(folder))
     if f"{folder}/{MANIFEST}" in there:
         return False
-    files = [file for stored in copy.found.parts.values() for file in stored.files]
+    files = [file for stored in copy.backup_set.parts.values() for file in stored.files]
     rate = Rate(progress, copy.app, sum(file.stored_size for file in files))
     rate.doing = f"copying to {to.name}"
     try:
@@ -56,7 +56,7 @@ def copy_set(copy: Copy, to: Target, progress: Progress) -> bool:
     except TargetError:
         raise
     except ArchiveError:
-        Repository(copy.found.project, [to]).remove(to, folder)
+        Repository(copy.backup_set.project, [to]).remove(to, folder)
         raise
     return True
 
@@ -103,8 +103,8 @@ def _bring(fleet: Fleet, app_id: str, note: Mapping[str, Any], progress: Progres
 
 
 def _copy_file(copy: Copy, file: StoredFile, to: Target, rate: Rate) -> None:
-    assert copy.found is not None
-    path = f"{copy.found.folder}/{file.stored}"
+    assert copy.backup_set is not None
+    path = f"{copy.backup_set.folder}/{file.stored}"
     with copy.target.open(path) as raw:
         _send(checked(raw, file, f"{copy.where} {file.stored}"), to.resume(path), rate)
 

@@ -47,14 +47,14 @@ def decide(home: Repository, keep: dict[str, Keep], now: datetime) -> Pruning:
     lines: dict[tuple[str, str, frozenset[str]], list[Copy]] = {}
     decisions: list[Decision] = []
     for copy in home.copies(keep):
-        if copy.found is None:
+        if copy.backup_set is None:
             decisions.append(Decision(copy, True, f"cannot be read: {copy.problem}"))
-        elif copy.found.reason is Reason.FINAL:
+        elif copy.backup_set.reason is Reason.FINAL:
             decisions.append(Decision(copy, True, "the last set before the app was removed"))
-        elif in_future(copy.found.made, now):  # as the newest it would take the place of every set that is made now
+        elif in_future(copy.backup_set.made, now):  # else it would take the place of every set that is made now
             decisions.append(Decision(copy, True, "dated in the future, so it takes nobody's place: a clock was wrong"))
         else:
-            lines.setdefault((copy.app, copy.target.name, frozenset(copy.found.parts)), []).append(copy)
+            lines.setdefault((copy.app, copy.target.name, frozenset(copy.backup_set.parts)), []).append(copy)
     for (app, _, _), copies in lines.items():
         reasons = kept([Candidate(copy.id, made_at(copy.id), _trust(copy)) for copy in copies], keep[app])
         decisions += [Decision(copy, copy.id in reasons, reasons.get(copy.id, "no slot")) for copy in copies]

@@ -29,12 +29,12 @@ _APP: Final = re.compile(APP_ID)
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """One set as it lies on one target. `problem` is set instead of `found` when its manifest cannot be read."""
+    """One set as it lies on one target. `problem` is set instead of `backup_set` when its manifest cannot be read."""
 
     target: Target
     app: str
     id: str
-    found: BackupSet | None
+    backup_set: BackupSet | None
     verification: Verification | None = None
     problem: str = ""
 
@@ -47,12 +47,14 @@ class Copy:
     def tried(self) -> Verification | None:
         """What came of trying this very set; None when nobody has, or what lies beside it is about another."""
         mark = self.verification
-        return mark if self.found is not None and mark is not None and mark.digest == self.found.digest else None
+        return (
+            mark if self.backup_set is not None and mark is not None and mark.digest == self.backup_set.digest else None
+        )
 
     @property
     def usual(self) -> bool:
         """Whether it is what somebody means who names the app alone: whole, and not what a restore put aside."""
-        return self.found is not None and self.found.complete and self.found.reason is not Reason.SAFETY
+        return self.backup_set is not None and self.backup_set.complete and self.backup_set.reason is not Reason.SAFETY
 
     @property
     def where(self) -> str:
@@ -99,7 +101,7 @@ class Destinations:
             upload.abort()
             raise
 
-    def each(self, uploads: dict[str, Upload], act: Callable[[Upload], None]) -> None:
+    def on_all(self, uploads: dict[str, Upload], act: Callable[[Upload], None]) -> None:
         """Does `act` with each upload, drops those that fail; `ArchiveError` when none is left."""
         for name, upload in list(uploads.items()):
             with self._blaming(name):
@@ -124,20 +126,20 @@ class _FanOut:
     def __init__(self, destinations: Destinations, uploads: dict[str, Upload]) -> None:
         self._destinations = destinations
         self._uploads = uploads
-        self._each(lambda upload: None)
+        self._on_all(lambda upload: None)
 
     def write(self, data: bytes) -> None:
-        self._each(lambda upload: upload.write(data))
+        self._on_all(lambda upload: upload.write(data))
 
     def commit(self) -> None:
-        self._each(lambda upload: upload.commit())
+        self._on_all(lambda upload: upload.commit())
 
     def abort(self) -> None:
         for upload in self._uploads.values():
             upload.abort()
 
-    def _each(self, act: Callable[[Upload], None]) -> None:
-        self._destinations.each(self._uploads, act)
+    def _on_all(self, act: Callable[[Upload], None]) -> None:
+        self._destinations.on_all(self._uploads, act)
 
 
 class Repository:
@@ -196,19 +198,19 @@ class Repository:
         if len({(copy.app, copy.id) for copy in matching}) > 1:
             several = ", ".join(sorted({f"{copy.app}/{copy.id}" for copy in matching})[:4])
             raise UsageError(f"{name!r} may be several sets: {several}", hint="write more of the id")
-        return next((copy for copy in matching if copy.found), matching[0])
+        return next((copy for copy in matching if copy.backup_set), matching[0])
 
     def reader(
         self, copy: Copy, store: str, keys: Identities | None, counted: Callable[[int], None] = lambda size: None
     ) -> StoreReader:
         """The files of one store of a set."""
-        assert copy.found is not None
-        folder = copy.found.folder
+        assert copy.backup_set is not None
+        folder = copy.backup_set.folder
 
         def open_stored(path: str) -> contextlib.AbstractContextManager[BinaryIO]:
             return copy.target.open(f"{folder}/{path}")
 
-        return StoreReader(copy.found.parts[store].files, open_stored, keys, copy.where, counted)
+        return StoreReader(copy.backup_set.parts[store].files, open_stored, keys, copy.where, counted)
 
     def mark(self, copy: Copy, verification: Verification) -> None:
         """Writes down beside the set what came of trying it."""

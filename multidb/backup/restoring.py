@@ -97,10 +97,12 @@ def restore(
         ArchiveError: the set is damaged, does not fit, or no safety set could be made. Nothing was changed.
         ServerError: a server failed. While places are exchanged, the next run goes on.
     """
-    if copy.found is None:
+    if copy.backup_set is None:
         raise ArchiveError(copy.problem, where=copy.where, hint="take another set")
     app = engine.project.apps[app_id]
-    work = _Restore(engine, home, copy, copy.found, app, _wanted(copy.found, app, stores), keys, progress)
+    work = _Restore(
+        engine, home, copy, copy.backup_set, app, _chosen_stores(copy.backup_set, app, stores), keys, progress
+    )
     taken = occupied(engine, app, work.stores)
     work.free = frozenset(work.stores).difference(taken) if closed else frozenset()
     if taken and not replace:
@@ -115,7 +117,7 @@ def restore(
     report = engine.apply(Scope(apps=frozenset({app_id}))) if apply else None
     if report is None or report.error() is None:
         Journal(engine.state).end(RESTORING, app_id)
-    notes = tuple(f"{store}: {note}" for store in work.stores for note in copy.found.parts[store].part.notes)
+    notes = tuple(f"{store}: {note}" for store in work.stores for note in copy.backup_set.parts[store].part.notes)
     return Restored(app_id, copy.id, tuple(work.stores), before, report, notes=notes)
 
 
@@ -177,10 +179,12 @@ def restore_tables(
         ArchiveError: as for `restore`; or what the app has now does not fit the tables. Nothing was changed.
         ServerError: a server failed. The next run says what came of it.
     """
-    if copy.found is None:
+    if copy.backup_set is None:
         raise ArchiveError(copy.problem, where=copy.where, hint="take another set")
     app = engine.project.apps[copy.app]
-    work = _Restore(engine, home, copy, copy.found, app, _wanted(copy.found, app, [store]), keys, progress)
+    work = _Restore(
+        engine, home, copy, copy.backup_set, app, _chosen_stores(copy.backup_set, app, [store]), keys, progress
+    )
     there = work.tables_there(store, names)
     if there and not replace:
         raise Refused(
@@ -204,9 +208,9 @@ def finish_restore(
     """
     home = Repository(engine.project.name, targets_of(engine.fleet, [note["target"]]))
     copy = home.find(f"{note['of']}/{note['set']}")
-    if copy.found is None:
+    if copy.backup_set is None:
         raise ArchiveError(copy.problem, where=copy.where, hint="restore another set: multidb backups list")
-    work = _Restore(engine, home, copy, copy.found, engine.project.apps[app_id], note["stores"], keys, progress)
+    work = _Restore(engine, home, copy, copy.backup_set, engine.project.apps[app_id], note["stores"], keys, progress)
     if note["phase"] == _LOADING:
         work.clear()
         return "undid a restore that was interrupted before it changed anything"
@@ -239,7 +243,7 @@ class _Restore:
         self._engine = engine
         self._home = home
         self._copy = copy
-        self._found = backup_set
+        self._backup_set = backup_set
         self._app = app
         self._keys = keys
         self._progress = progress
@@ -296,11 +300,11 @@ class _Restore:
                 archive = _of_tables(room.archive, store)
                 meant = archive.find_tables(room.place, names)
                 if missing := [name for name in names if name not in meant]:
-                    raise UsageError(f"the set has no table {listed(missing)}", where=self._found.folder)
+                    raise UsageError(f"the set has no table {listed(missing)}", where=self._backup_set.folder)
                 tables = list(dict.fromkeys(meant.values()))
                 self._note(_TABLES)
                 self._progress(self._app.id, f"{store}: replacing {listed(tables)}")
-                archive.replace_tables(room.place, tables, self._found.parts[store].part)
+                archive.replace_tables(room.place, tables, self._backup_set.parts[store].part)
         except (ArchiveError, Refused, UsageError):  # no server failed, so nothing is left and nothing was changed
             self._journal.end(RESTORING, self._app.id)
             raise
@@ -324,7 +328,7 @@ class _Restore:
         except NeedsServer:
             self._reader(store).check()
             return None
-        load(prepared, self._found.parts[store], self._reader(store), self._progress)
+        load(prepared, self._backup_set.parts[store], self._reader(store), self._progress)
         return prepared
 
     def _exchange(self, rooms: Mapping[str, Room | None]) -> None:
@@ -337,9 +341,9 @@ class _Restore:
                 room.move_in()
                 continue
             with self._live(store) as (archive, place), temporary_files():
-                archive.restore(place, self._found.parts[store].part, self._reader(store), self._progress)
+                archive.restore(place, self._backup_set.parts[store].part, self._reader(store), self._progress)
                 if store in self.free:
-                    compare(self._found.parts[store], archive, place)
+                    compare(self._backup_set.parts[store], archive, place)
 
     def _there(self, store: str) -> bool:
         """Whether the live place holds the set's data already."""
@@ -357,7 +361,7 @@ class _Restore:
         return False
 
     def _same(self, store: str, archive: Archive, place: Place) -> bool:
-        return not any(differences(self._found.parts[store].part.measures, archive.measure(place)))
+        return not any(differences(self._backup_set.parts[store].part.measures, archive.measure(place)))
 
     @contextmanager
     def _live(self, store: str) -> Iterator[tuple[Archive, Place]]:
@@ -396,7 +400,7 @@ def _durability(room: Room | None) -> int:
     return 0 if room is None else 1 + room.lasting
 
 
-def _wanted(backup_set: BackupSet, app: App, stores: Sequence[str] | None) -> list[str]:
+def _chosen_stores(backup_set: BackupSet, app: App, stores: Sequence[str] | None) -> list[str]:
     chosen = list(backup_set.parts) if stores is None else list(stores)
     for store in chosen:
         if store not in backup_set.parts:

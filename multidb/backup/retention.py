@@ -57,7 +57,7 @@ def kept(candidates: Sequence[Candidate], keep: Keep) -> dict[str, str]:
     reasons: dict[str, list[str]] = {newest.id: [f"newest {newest.trust}"]}
     for some in (trusted, [candidate for candidate in newest_first if candidate.trust is not Trust.BAD]):
         for name, period in _PERIODS:
-            for candidate in _newest_of_each(some, period, getattr(keep, name)):
+            for candidate in _newest_per_period(some, period, getattr(keep, name)):
                 reasons.setdefault(candidate.id, [])
                 if name not in reasons[candidate.id]:
                     reasons[candidate.id].append(name)
@@ -67,7 +67,7 @@ def kept(candidates: Sequence[Candidate], keep: Keep) -> dict[str, str]:
     return {name: ", ".join(why) for name, why in reasons.items()}
 
 
-def _newest_of_each(
+def _newest_per_period(
     newest_first: Sequence[Candidate], period: Callable[[datetime], object], count: int
 ) -> list[Candidate]:
     newest: dict[object, Candidate] = {}

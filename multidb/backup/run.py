@@ -145,7 +145,7 @@ def final_set(engine: Engine, app_id: str, keys: Identities | None, progress: Pr
     if tried.problem is not None:
         raise tried.problem
     if not tried.ok and tried.verification is not None:
-        bad = {**tried.verification.unproved, **tried.verification.failures}
+        bad = {**tried.verification.unverified, **tried.verification.failures}
         name, why = next(reversed(bad.items()))
         raise ArchiveError(
             f"set {made.made.id} could not be verified: {name}: {why}",
@@ -219,7 +219,7 @@ def _prune(engine: Engine, app_id: str, done: BackupRun) -> None:
         errors = [error]
     else:
         done.pruned += pruning.going
-        unreadable = (decision.copy for decision in pruning.decisions if decision.copy.found is None)
+        unreadable = (decision.copy for decision in pruning.decisions if decision.copy.backup_set is None)
         done.notes += [f"{copy.where}: {copy.problem}; it stays, and counts for nothing" for copy in unreadable]
     if errors:
         done.errors[app_id] = errors[0]

@@ -218,7 +218,7 @@ class Verification:
     Args:
         digest: of the set that was tried, so that the mark cannot pass to another.
         failures: by store, what does not fit.
-        unproved: by store, why it could not be restored here; its files were read and their checksums fit.
+        unverified: by store, why it could not be restored here; its files were read and their checksums fit.
     """
 
     set_id: str
@@ -226,12 +226,12 @@ class Verification:
     when: datetime
     multidb: str
     failures: Mapping[str, str] = field(default_factory=dict)
-    unproved: Mapping[str, str] = field(default_factory=dict)
+    unverified: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def ok(self) -> bool:
         """Whether every store was restored and came out as it was measured."""
-        return not self.failures and not self.unproved
+        return not self.failures and not self.unverified
 
     def to_json(self) -> str:
         body = {
@@ -242,7 +242,7 @@ class Verification:
             "multidb": self.multidb,
             "ok": self.ok,
             "failures": dict(self.failures),
-            "unproved": dict(self.unproved),
+            "unproved": dict(self.unverified),
         }
         return json.dumps(body, indent=1, ensure_ascii=False) + "\n"
 
@@ -254,7 +254,7 @@ class Verification:
         except Unreadable:
             return None
         verification = cls(
-            document.set_id, document.digest, document.when, document.multidb, document.failures, document.unproved
+            document.set_id, document.digest, document.when, document.multidb, document.failures, document.unverified
         )
         return verification if verification.ok is document.ok else None
 
@@ -412,7 +412,7 @@ class _VerificationDocument(Document):
     multidb: str
     ok: bool
     failures: dict[str, str]
-    unproved: dict[str, str]
+    unverified: dict[str, str] = Field(alias="unproved")  # the format's word
 
 
 _SET: Final = TypeAdapter(_SetDocument)

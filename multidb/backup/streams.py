@@ -281,7 +281,7 @@ class _Plain(io.RawIOBase):
         self._where = where
         self._counted = counted
         self._seen = _Digest()
-        self._proved = False
+        self._checked = False
 
     def readable(self) -> bool:
         return True
@@ -303,13 +303,13 @@ class _Plain(io.RawIOBase):
                 where=self._where,
                 hint="take another set",
             )
-        if not data and not self._proved:
+        if not data and not self._checked:
             self._check_rest()
         return len(data)
 
     def drain(self) -> None:
         """Reads what the store has left unread."""
-        while not self._proved:
+        while not self._checked:
             self.read(_BUFFER)
 
     def _unpack(self, size: int) -> bytes:
@@ -324,4 +324,4 @@ class _Plain(io.RawIOBase):
         self._stored.drain()
         if (self._seen.size, self._seen.digest()) != (self._file.size, self._file.plain_sha256):
             raise ArchiveError("does not hold what the store wrote", where=self._where, hint="take another set")
-        self._proved = True
+        self._checked = True

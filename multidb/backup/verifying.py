@@ -1,4 +1,4 @@
-"""Proving sets: each store's part is restored into a scratch place that no app can reach, measured, and compared with
+"""Verifies sets: each store's part is restored into a scratch place that no app can reach, measured, and compared with
 what was measured when the set was made.
 """
 
@@ -60,11 +60,11 @@ def verify(fleet: Fleet, home: Repository, copy: Copy, keys: Identities | None, 
     Servers or targets that are down and a key that is missing say nothing about the set: they are its `problem`, and
     its mark stays as it was. The caller holds `exclusively`.
     """
-    if copy.found is None:
+    if copy.backup_set is None:
         return Verified(copy, problem=ArchiveError(copy.problem, where=copy.where, hint="take another set"))
     journal = Journal(fleet.state)
     try:
-        trial = _Trial(fleet, home, copy, copy.found, keys, progress)
+        trial = _Trial(fleet, home, copy, copy.backup_set, keys, progress)
         journal.begin(VERIFYING, copy.app, {"stores": trial.places()})
         try:
             trial.run()
@@ -72,7 +72,9 @@ def verify(fleet: Fleet, home: Repository, copy: Copy, keys: Identities | None, 
             journal.end(VERIFYING, copy.app)
             raise
         journal.end(VERIFYING, copy.app)
-        verification = Verification(copy.id, copy.found.digest, utc_now(), __version__, trial.failures, trial.unproved)
+        verification = Verification(
+            copy.id, copy.backup_set.digest, utc_now(), __version__, trial.failures, trial.unverified
+        )
         home.mark(copy, verification)
     except (ServerError, ArchiveError) as problem:
         return Verified(copy, problem=problem)
@@ -95,24 +97,24 @@ class _Trial:
         self._fleet = fleet
         self._home = home
         self._copy = copy
-        self._found = backup_set
+        self._backup_set = backup_set
         self._keys = keys
         self._progress = progress
         self._app = fleet.project.apps.get(copy.app) or app_of(backup_set)
         self._rate = Rate(progress, copy.app, backup_set.size)
         self._contexts_of = ServerContexts(fleet, Scope(stores=frozenset(backup_set.parts)))
         self.failures: dict[str, str] = {}
-        self.unproved: dict[str, str] = {}
+        self.unverified: dict[str, str] = {}
 
     def places(self) -> list[str]:
         """The stores that there is a server for."""
-        return [store for store in self._found.parts if self._ground(store) is not None]
+        return [store for store in self._backup_set.parts if self._ground(store) is not None]
 
     def run(self) -> None:
-        expected = set(self._found.declaration.get("stores", ())) if self._found.complete else set()
-        for store in sorted(expected - set(self._found.parts) - set(self._found.absent)):
+        expected = set(self._backup_set.declaration.get("stores", ())) if self._backup_set.complete else set()
+        for store in sorted(expected - set(self._backup_set.parts) - set(self._backup_set.absent)):
             self.failures[store] = "the set has nothing of it"
-        for store in self._found.parts:
+        for store in self._backup_set.parts:
             try:
                 self._try(store)
             except (TargetError, WrongKey):
@@ -124,11 +126,11 @@ class _Trial:
         self._rate.doing = f"verifying {store}"
         self._progress(self._copy.app, self._rate.doing)
         reader = self._home.reader(self._copy, store, self._keys, self._rate)
-        part = self._found.parts[store]
+        part = self._backup_set.parts[store]
         ground = self._ground(store)
         if ground is None:
             reader.check()
-            self.unproved[store] = "there is no server here to restore it on; its files are as they were written"
+            self.unverified[store] = "there is no server here to restore it on; its files are as they were written"
             return
         server, context = ground
         try:
@@ -136,7 +138,7 @@ class _Trial:
                 load(scratch, part, reader, self._progress)
         except (NeedsServer, NotAllowed, Refused, WrongVersion) as error:  # of this server, not of the set
             reader.check()
-            self.unproved[store] = f"{error}; its files are as they were written"
+            self.unverified[store] = f"{error}; its files are as they were written"
 
     def _ground(self, store: str) -> tuple[Server, StoreContext] | None:
         try:

@@ -113,15 +113,15 @@ def _failed(error: Exception, arguments: list[str]) -> int:
     if _is_lost():
         if isinstance(shown, MachineError):
             shown.where = "standard output"
-        return _said_on_stderr(shown)
+        return _report_on_stderr(shown)
     try:
         code = report_error(shown, arguments)
     except OSError:
-        return _said_on_stderr(shown)
-    return _said_on_stderr(shown) if _is_lost() else code
+        return _report_on_stderr(shown)
+    return _report_on_stderr(shown) if _is_lost() else code
 
 
-def _said_on_stderr(error: Exception) -> int:
+def _report_on_stderr(error: Exception) -> int:
     """A document would be lost; stderr may be read."""
     from multidb.cli.output import report_error
     from multidb.errors import MultidbError

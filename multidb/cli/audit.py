@@ -140,7 +140,7 @@ def _verdict(result: Audit) -> tuple[str, str]:
 def _findings(result: Audit) -> Iterator[tuple[str, str]]:
     """What is wrong, worst first, each line with its style."""
     for attempt in result.breaches[:_MOST_SHOWN]:
-        yield "bold red", f"breach on {attempt.server}: {attempt.act} worked{attempt.said}"
+        yield "bold red", f"breach on {attempt.server}: {attempt.act} worked{attempt.detail}"
     for hole in result.holes[:_MOST_SHOWN]:
         yield "red", f"hole on {hole.server}: {hole.hole.name}, {hole.hole.subject}. {hole.hole.message}"
         yield from (("", f"    {line}") for statement in hole.hole.closes for line in statement.splitlines())

@@ -175,7 +175,7 @@ def _failures(done: BackupRun) -> Iterator[str]:
             yield f"{tried.copy.app}: not verified: {tried.problem}"
         elif tried.verification is not None:
             yield from (f"{tried.copy.app}: {store}: {why}" for store, why in tried.verification.failures.items())
-            for store, why in tried.verification.unproved.items():
+            for store, why in tried.verification.unverified.items():
                 yield f"{tried.copy.app}: {store}: not verified: {why}"
     for app_id, error in done.errors.items():
         yield f"{app_id}: {error}"

@@ -44,7 +44,7 @@ app = typer.Typer(
     epilog=examples("multidb backups list", "multidb backups verify lernmi", "multidb backups prune --yes"),
 )
 
-_NOT_AS_WANTED, _FAILED = 1, 6
+_NOT_SOUND, _FAILED = 1, 6
 
 FromOption = Annotated[
     list[str] | None, typer.Option("--from", help="Only this target, as the manifest writes it; may be repeated.")
@@ -73,15 +73,15 @@ def list_sets(
     now = utc_now()
     with output.working():
         copies = repository(engine.fleet, targets).copies([app_id(name) for name in names] if names else None)
-    readable = all(copy.found for copy in copies)
+    readable = all(copy.backup_set for copy in copies)
     output.document(readable, {"sets": [_document(copy, now) for copy in copies]})
     rows = [
         (
             copy.app,
             copy.id,
-            time_in_words(now - copy.found.made) if copy.found else "?",
-            size_in_words(copy.found.stored_size) if copy.found else "?",
-            ", ".join(copy.found.parts) if copy.found else copy.problem,
+            time_in_words(now - copy.backup_set.made) if copy.backup_set else "?",
+            size_in_words(copy.backup_set.stored_size) if copy.backup_set else "?",
+            ", ".join(copy.backup_set.parts) if copy.backup_set else copy.problem,
             _proof(copy),
             copy.target.name,
         )
@@ -92,7 +92,7 @@ def list_sets(
         output.table(columns, rows, {"yes": "green", "FAILED": "red", "no": "yellow"})
     else:
         output.say("There is no backup set yet. Make one: multidb backup")
-    return 0 if readable else _NOT_AS_WANTED
+    return 0 if readable else _NOT_SOUND
 
 
 @app.command("show", epilog=examples("multidb backups show lernmi", "multidb backups show 20261121T140501Z-1a2b3c"))
@@ -107,11 +107,11 @@ def show_set(
     run = Run("backups show", file, env, json=as_json)
     output = run.output
     copy = repository(run.fleet(output), targets).find(name)
-    backup_set = copy.found
+    backup_set = copy.backup_set
     output.document(backup_set is not None, {"set": {**_document(copy, utc_now()), "problem": copy.problem}})
     if backup_set is None:
         output.say(f"{copy.where}: {copy.problem}", style="red")
-        return _NOT_AS_WANTED
+        return _NOT_SOUND
     output.say(
         f"{copy.app}  {copy.id}  ({copy.target.name}, {backup_set.reason.value}, {backup_set.consistency.value})",
         style="bold",
@@ -145,7 +145,7 @@ def verify_sets(
     identity: IdentityOption = None,
     as_json: JsonOption = False,
 ) -> int:
-    """Prove sets: restore each into a place that no app can reach, compare what is there then, remove it.
+    """Verify sets: restore each into a place that no app can reach, compare what is there then, remove it.
 
     Exit 1: a set is not what was backed up, or could not be verified here. Exit 6: it could not be tried.
     """
@@ -169,13 +169,13 @@ def verify_sets(
         elif mark is not None:
             for store, why in mark.failures.items():
                 output.say(f"{verified.copy.where}: {store}: {why}", style="red")
-            for store, why in mark.unproved.items():
+            for store, why in mark.unverified.items():
                 output.say(f"{verified.copy.where}: {store}: not verified: {why}", style="yellow")
     if not tried:
         output.say("There is no backup set yet. Make one: multidb backup")
     if any(verified.problem is not None for verified in tried):
         return _FAILED
-    return 0 if all(verified.ok for verified in tried) else _NOT_AS_WANTED
+    return 0 if all(verified.ok for verified in tried) else _NOT_SOUND
 
 
 @app.command(
@@ -299,7 +299,7 @@ def _app(engine: Engine, name: str) -> Any:
 
 
 def _document(copy: Copy, now: datetime) -> dict[str, Any]:
-    backup_set = copy.found
+    backup_set = copy.backup_set
     mark = copy.verification
     return {
         "id": copy.id,
@@ -338,7 +338,7 @@ def _verdict(verified: Verified) -> dict[str, Any]:
         "target": verified.copy.target.name,
         "verified": verified.ok,
         "failures": dict(mark.failures) if mark else {},
-        "unproved": dict(mark.unproved) if mark else {},
+        "unverified": dict(mark.unverified) if mark else {},
         "problem": str(verified.problem) if verified.problem else None,
     }
 

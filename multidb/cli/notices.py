@@ -34,7 +34,7 @@ def teller(output: Output, fleet: Fleet) -> Callable[[About], None]:
     except MultidbError as error:
         output.note(f"Nobody was told: {error}", style="yellow")
         return lambda about: None
-    if not notifier.wanted:
+    if not notifier.configured:
         output.note("Nobody was told: the manifest has no notify section.", style="yellow")
 
     def tell_about(about: About) -> None:

@@ -95,7 +95,7 @@ def restore(
         raise UsageError(f"--table goes into the app's own {titles}", hint="leave out --as and --store")
     keys = identities(identity, os.environ)
     copy = repository(engine.fleet, targets).find(name if of is None or of == name else f"{app_id(of)}/{name}")
-    if copy.found is None:
+    if copy.backup_set is None:
         raise ArchiveError(copy.problem, where=copy.where, hint="take another set")
     into = app_id(as_other) if as_other else copy.app
     known = into in engine.project.apps
@@ -112,14 +112,14 @@ def restore(
             engine.fleet.start(into)
         finish_interrupted(engine, keys, output)
         stack.enter_context(engine.state.lock_apps([into], f"multidb restore of {into}"))
-        if not known and ensure_entry(run, output, into, entry_for(copy.found.declaration)):
-            tell_unshared(output, copy.app, into, copy.found.declaration)
+        if not known and ensure_entry(run, output, into, entry_for(copy.backup_set.declaration)):
+            tell_unshared(output, copy.app, into, copy.backup_set.declaration)
         engine = run.engine(output)
         engine.fleet.require(Scope(apps=frozenset({into})))
         ready(engine, into)
         home = repository(engine.fleet, targets)
         bringing = (
-            partial(restore_tables, engine, home, copy, _holding_tables(copy.found, stores or with_tables), tables)
+            partial(restore_tables, engine, home, copy, _holding_tables(copy.backup_set, stores or with_tables), tables)
             if tables
             else partial(bring_back, engine, home, copy, into, stores=stores)
         )
@@ -140,7 +140,8 @@ def restore(
     breaches = audited(engine, into, output)
     output.document(code == 0 and not breaches, {**document, "breaches": breaches})
     output.say(
-        f"{into}: {', '.join(done.tables or done.stores)} as of {copy.found.made:%Y-%m-%d %H:%M:%S} UTC.", style="green"
+        f"{into}: {', '.join(done.tables or done.stores)} as of {copy.backup_set.made:%Y-%m-%d %H:%M:%S} UTC.",
+        style="green",
     )
     for note in done.notes:
         output.note(note)

@@ -96,9 +96,9 @@ def check_names(
                 size = len(name.name.encode())
                 if size > name.limit:
                     what = name.what or f"a {name.space}"
-                    size_told = f"which is {size} bytes; {store} takes {name.limit}"
+                    length = f"which is {size} bytes; {store} takes {name.limit}"
                     yield place.problem(
-                        f"app {app.id}: {what} would be named {name.name}, {size_told}",
+                        f"app {app.id}: {what} would be named {name.name}, {length}",
                         "Choose a shorter name.",
                     )
                 holders.setdefault((name.space, name.name), []).append((app, name))

@@ -87,7 +87,7 @@ def explain(
         if problem.error["type"] == "too_short" and isinstance(problem.node, Sequence) and problem.node.items:
             continue  # entries that are wrong were not counted; they are told themselves
         path = (*prefix, *problem.path)
-        yield problem.place.problem(*_told(problem, path, schema))
+        yield problem.place.problem(*_sentence(problem, path, schema))
 
 
 def _locate(error: ErrorDetails, tree: Node, place: Position) -> _ModelError:
@@ -129,7 +129,9 @@ def _wants_words(branch: list[_ModelError]) -> bool:
     return any(one.error["type"] in words and isinstance(one.node, Mapping) for one in branch)
 
 
-def _told(problem: _ModelError, path: tuple[str | int, ...], schema: MappingType[str, Any]) -> tuple[str, str | None]:
+def _sentence(
+    problem: _ModelError, path: tuple[str | int, ...], schema: MappingType[str, Any]
+) -> tuple[str, str | None]:
     error, subject = problem.error, _subject(path)
     if error["type"] == "extra_forbidden":
         return _unknown_key(path, schema)

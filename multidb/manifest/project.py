@@ -323,7 +323,7 @@ class _Reading:
                 )
             )
             return None
-        stores = self._wanted(tree)
+        stores = self._stores_of(tree)
         for store in self._stores:
             block = tree.entries.get(store)
             if store in stores:
@@ -350,7 +350,7 @@ class _Reading:
             where=str(place),
         )
 
-    def _wanted(self, tree: Mapping) -> frozenset[str]:
+    def _stores_of(self, tree: Mapping) -> frozenset[str]:
         """The stores of an app, as far as they can be told before it is validated."""
         listed = tree.get("stores")
         if not isinstance(listed, Sequence):

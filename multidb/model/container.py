@@ -10,7 +10,7 @@ from multidb.model.core import Facts, serves
 from multidb.model.project import ServerSpec
 from multidb.secrets import SecretRef
 
-__all__ = ["Container", "Containers", "Pooler", "SecretVariable", "one_each", "poolers", "scratch", "shared"]
+__all__ = ["Container", "Containers", "Pooler", "SecretVariable", "one_per_app", "poolers", "scratch", "shared"]
 
 _SCRATCH: Final = "scratch"
 
@@ -136,7 +136,7 @@ def shared(container: Container, spec: ServerSpec) -> list[Container]:
     return [replace(container, published=_published(container, spec))]
 
 
-def one_each(container: Container, apps: Sequence[str], spec: ServerSpec) -> list[Container]:
+def one_per_app(container: Container, apps: Sequence[str], spec: ServerSpec) -> list[Container]:
     """A server for each app, called ``<name>-<app>``, published on ports that count up from those of the manifest."""
     step, published = len(container.ports), _published(container, spec)
     return [

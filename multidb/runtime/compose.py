@@ -91,7 +91,7 @@ class ComposeRuntime:
         self._inside = inside()
         self._tls = project.deploy.tls != "none"
         self._poolers = poolers(self._containers, project.deploy.profiles)
-        self._stacks = self._found_stacks()
+        self._stacks = self._stacks_there()
 
     def up(self, progress: Progress, only: Sequence[str] | None = None) -> list[ServerStatus]:
         """See `Runtime.up`. Writes the rendered files first, so what runs is what the manifest says. `only` takes names
@@ -257,7 +257,7 @@ class ComposeRuntime:
         container = self._container(name)
         return self._stack(container).engine.logs(container.name, lines, follow)
 
-    def _found_stacks(self) -> list[_Stack]:
+    def _stacks_there(self) -> list[_Stack]:
         root, name = Path(self._project.root).resolve(), self._project.name
         if self._project.deploy.strategy != "separate":
             file = root / "infrastructure" / "docker-compose.yml"

@@ -23,7 +23,7 @@ class ContainerState:
     Args:
         status: created, running, paused, restarting, removing, exited or dead.
         health: starting, healthy or unhealthy; empty where the container has no health check.
-        said: what the last health check printed.
+        health_output: what the last health check printed.
         exit_code: of the last run; means nothing while it runs.
         out_of_memory: the last run was ended because the container's limit was reached.
         restarts: how often the engine has started it again by itself.
@@ -37,7 +37,7 @@ class ContainerState:
     service: str
     status: str
     health: str = ""
-    said: str = ""
+    health_output: str = ""
     exit_code: int = 0
     out_of_memory: bool = False
     restarts: int = 0
@@ -72,7 +72,7 @@ def read(attributes: Mapping[str, Any]) -> ContainerState:
         service=labels.get("com.docker.compose.service", ""),
         status=state.get("Status", ""),
         health="" if health.get("Status") in (None, "none") else health["Status"],
-        said=_short(checks[-1].get("Output") or "") if checks else "",
+        health_output=_short(checks[-1].get("Output") or "") if checks else "",
         exit_code=int(state.get("ExitCode") or 0),
         out_of_memory=bool(state.get("OOMKilled")),
         restarts=int(attributes.get("RestartCount") or 0),
@@ -112,7 +112,7 @@ def _running(seen: ContainerState) -> Verdict:
     if seen.health == "starting":
         return Verdict(ServerState.FAILED, "is starting", final=False)
     if seen.health == "unhealthy":
-        suffix = f": {seen.said}" if seen.said else ""
+        suffix = f": {seen.health_output}" if seen.health_output else ""
         return Verdict(ServerState.FAILED, f"runs and is not healthy{suffix}", final=False)
     return Verdict(ServerState.RUNNING)
 

@@ -263,8 +263,8 @@ def test_a_sets_manifest(text: str) -> None:
             (folder / VERIFIED).write_text(json.dumps(PROOF))
         copies = Repository("shop", [target]).copies()
         assert [copy.id for copy in copies] == [good.name, ID]
-        assert copies[0].found is not None, "the other one is there, whatever is wrong with this"
-        found = copies[1].found
+        assert copies[0].backup_set is not None, "the other one is there, whatever is wrong with this"
+        found = copies[1].backup_set
         if found is None:
             assert copies[1].problem
             return
@@ -372,8 +372,9 @@ def test_a_saved_plan(text: str) -> None:
 @QUICK
 @given(hostile(HOLDER))
 def test_who_holds_a_lock(text: str) -> None:
-    said = files._describe(text.encode("utf-8", "surrogatepass"))
-    assert said.isprintable()
+    who, way_on = files._described(text.encode("utf-8", "surrogatepass"))
+    assert who.isprintable()
+    assert way_on.isprintable()
 
 
 @pytest.mark.parametrize(

@@ -69,14 +69,14 @@ class RemoteTarget:
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
         with self.explaining(prefix):
-            files = self._found(prefix)
+            files = self._files_below(prefix)
         for path, size in within(files.items(), prefix, self.name):
             if not path.endswith(_UNFINISHED):
                 yield path, size
 
     def unfinished(self, prefix: str) -> Iterator[str]:
         with self.explaining(prefix):
-            files = self._found(prefix)
+            files = self._files_below(prefix)
         for path, _ in within(files.items(), prefix, self.name):
             if path.endswith(_UNFINISHED):
                 yield path
@@ -87,11 +87,11 @@ class RemoteTarget:
 
     def sweep(self, prefix: str) -> None:
         with self.explaining(prefix):
-            for path, _ in within(self._found(prefix).items(), prefix, self.name):
+            for path, _ in within(self._files_below(prefix).items(), prefix, self.name):
                 if path.endswith(_UNFINISHED):
                     self._files.rm_file(self._full(path))
             folder = self._full(prefix)
-            if self._files.isdir(folder) and not self._found(prefix):
+            if self._files.isdir(folder) and not self._files_below(prefix):
                 self._files.rm(folder, recursive=True)
 
     @contextlib.contextmanager
@@ -109,7 +109,7 @@ class RemoteTarget:
                 words, where=f"target {self.name}", hint="check the address and the credentials, then run it again"
             ) from None
 
-    def _found(self, prefix: str) -> dict[str, int]:
+    def _files_below(self, prefix: str) -> dict[str, int]:
         """Size by path, relative to the target; what is not in it has no path."""
         self._files.invalidate_cache()
         full = self._full(prefix)

@@ -84,7 +84,7 @@ def length(engine: Engine, what: str) -> float:
 
 @pytest.fixture
 def before(tmp_path: Path, data: Path) -> Engine:
-    """Two sets of ann, the first proved; since then ann has other rows."""
+    """Two sets of ann, the first verified; since then ann has other rows."""
     for store in STORES:
         write_rows(data, store, "ann", ROWS, salt=store)
         write_rows(data, store, "bob", ROWS, salt="bob")
@@ -130,8 +130,8 @@ def check_what_is_listed(engine: Engine) -> None:
     verified = [copy for copy in copies if copy.verified and copy.app == "ann"]
     assert verified, "the last good set is gone"
     for copy in copies:
-        assert copy.found is not None, copy.problem
-        for store in copy.found.parts:
+        assert copy.backup_set is not None, copy.problem
+        for store in copy.backup_set.parts:
             repository(engine.fleet).reader(copy, store, None).check()
 
 

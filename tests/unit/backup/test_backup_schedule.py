@@ -207,13 +207,13 @@ def test_what_no_server_can_try_is_tried_as_often_as_the_rest_and_pruned(
     assert [copy.id for copy in decide(repository(engine.fleet), policy, clock.now).going] == [copies[1].id]
 
 
-def test_pruning_removes_no_proved_set_for_an_unproved_one(engine: Engine, clock: Clock, tmp_path: Path) -> None:
+def test_pruning_removes_no_verified_set_for_an_unverified_one(engine: Engine, clock: Clock, tmp_path: Path) -> None:
     copies = []
     for day in range(5):
         clock.now = START + timedelta(days=day)
         copies.append(made(engine))
     home, policy = repository(engine.fleet), {"ann": Keep(last=1, daily=0, weekly=0)}
-    assert decide(home, policy, clock.now).going == ()  # none was proved
+    assert decide(home, policy, clock.now).going == ()  # none was verified
     assert tried(engine, copies[1]).ok
     pruning = decide(home, policy, clock.now)
     assert {copy.id for copy in pruning.going} == {copies[0].id, copies[2].id, copies[3].id}
@@ -228,8 +228,8 @@ def test_a_final_set_is_proved_and_never_pruned(engine: Engine, clock: Clock) ->
     last = final_set(engine, "ann", None, quiet)
     copy = repository(engine.fleet).find(last)
     assert copy.verified
-    assert copy.found is not None
-    assert copy.found.reason is Reason.FINAL
+    assert copy.backup_set is not None
+    assert copy.backup_set.reason is Reason.FINAL
     clock.now += timedelta(days=1)
     assert tried(engine, made(engine)).ok
     assert decide(repository(engine.fleet), {"ann": Keep(last=1, daily=0, weekly=0)}, clock.now).going == ()

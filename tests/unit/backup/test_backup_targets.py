@@ -80,10 +80,10 @@ def test_every_target_keeps_finds_proves_and_forgets_sets(address: str, engine: 
     assert made.ok, made.errors
     home = repository(engine.fleet, [address])
     (copy,) = home.copies()
-    assert copy.found == made.made
+    assert copy.backup_set == made.made
     assert verify(engine.fleet, home, copy, None, quiet).ok
     assert home.find("ann").verified
-    home.remove(copy.target, copy.found.folder)  # type: ignore[union-attr]
+    home.remove(copy.target, copy.backup_set.folder)  # type: ignore[union-attr]
     assert home.copies() == []
     assert home.half_made() == []
     assert list(copy.target.list("shop")) == []
@@ -384,8 +384,8 @@ def test_parts_of_another_file_are_not_taken_for_this_ones(bucket: str, tmp_path
 def test_a_damaged_set_is_not_copied(engine: Engine, tmp_path: Path) -> None:
     make_sets(engine, Scope(apps=frozenset({"ann"})), progress=quiet)
     copy = repository(engine.fleet).find("ann")
-    assert copy.found is not None
-    path = tmp_path / "sets" / copy.found.folder / "drawer/rows.txt.zst"
+    assert copy.backup_set is not None
+    path = tmp_path / "sets" / copy.backup_set.folder / "drawer/rows.txt.zst"
     path.write_bytes(path.read_bytes()[:-1] + b"x")
     with pytest.raises(ArchiveError, match="SHA-256"):
         copy_set(copy, open_target("other/", tmp_path), quiet)

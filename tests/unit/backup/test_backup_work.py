@@ -1,4 +1,5 @@
-"""Sets made, proved and brought back on a store of files: what is promised when all goes well, and when it does not."""
+"""Sets made, verified and brought back on a store of files: what is promised when all goes well, and when it does
+not."""
 
 from __future__ import annotations
 
@@ -66,7 +67,7 @@ def test_a_set_is_one_folder_that_tells_what_is_in_it(engine: Engine, tmp_path: 
     assert (told["app"], told["consistency"], told["complete"]) == ("ann", "per-store", True)
     assert told["stores"]["cabinet"]["counts"] == {"rows": 50}
     assert told["declaration"] == {"stores": ["cabinet", "drawer"]}
-    assert copy.found == BackupSet.from_json((folder / "manifest.json").read_bytes(), "x")
+    assert copy.backup_set == BackupSet.from_json((folder / "manifest.json").read_bytes(), "x")
     assert all(path.stat().st_mode & 0o077 == 0 for path in folder.rglob("*"))
 
 
@@ -75,7 +76,7 @@ def test_only_a_set_of_one_moment_is_called_consistent(engine: Engine, data: Pat
     assert alone is not None
     assert alone.consistency is Consistency.CONSISTENT
     assert not alone.complete
-    paused = made(engine, quiesce=True).found
+    paused = made(engine, quiesce=True).backup_set
     assert paused is not None
     assert paused.consistency is Consistency.CONSISTENT
 
@@ -140,7 +141,7 @@ def test_a_target_that_fails_costs_only_its_own_copy(tmp_path: Path, data: Path)
     assert list(done.errors) == ["file/sets"]
     for name in ("sets/", "more/"):
         (copy,) = repository(engine.fleet, [name]).copies()
-        assert copy.found == done.made
+        assert copy.backup_set == done.made
         assert tried(engine, copy).ok
     every = make(engine, "ann", to=["file/sets"])["ann"]
     assert every.made is None
@@ -206,8 +207,8 @@ def test_a_manifest_that_was_altered_is_no_manifest(engine: Engine, tmp_path: Pa
 
 def test_a_set_without_one_of_its_stores_is_found_out(engine: Engine, tmp_path: Path) -> None:
     copy = made(engine)
-    assert copy.found is not None
-    less = dataclasses.replace(copy.found, parts={"drawer": copy.found.parts["drawer"]})
+    assert copy.backup_set is not None
+    less = dataclasses.replace(copy.backup_set, parts={"drawer": copy.backup_set.parts["drawer"]})
     (folder_of(copy, tmp_path) / "manifest.json").write_text(less.to_json())
     verification = tried(engine, repository(engine.fleet).find(copy.id)).verification
     assert verification is not None
@@ -217,15 +218,15 @@ def test_a_set_without_one_of_its_stores_is_found_out(engine: Engine, tmp_path: 
 def test_a_set_that_restores_to_something_else_does_not_verify(engine: Engine, tmp_path: Path) -> None:
     """What was measured and what was written differ, though every checksum fits."""
     copy = made(engine)
-    assert copy.found is not None
-    part = copy.found.parts["drawer"]
+    assert copy.backup_set is not None
+    part = copy.backup_set.parts["drawer"]
     for measures, said in (
         (dataclasses.replace(part.part.measures, counts={"rows": 51}), "rows: 50, the set says 51"),
         (dataclasses.replace(part.part.measures, fingerprints={"rows": "0"}), "rows: another content"),
         (dataclasses.replace(part.part.measures, counts={"rows": 50, "more": 1}), "more: none, the set says 1"),
     ):
         other = dataclasses.replace(part, part=dataclasses.replace(part.part, measures=measures))
-        changed = dataclasses.replace(copy.found, parts={**copy.found.parts, "drawer": other})
+        changed = dataclasses.replace(copy.backup_set, parts={**copy.backup_set.parts, "drawer": other})
         (folder_of(copy, tmp_path) / "manifest.json").write_text(changed.to_json())
         verification = tried(engine, repository(engine.fleet).find(copy.id)).verification
         assert verification is not None
@@ -249,12 +250,12 @@ def test_what_says_nothing_of_the_set_leaves_no_mark(engine: Engine, tmp_path: P
     assert "verified.json" not in files_in(folder_of(copy, tmp_path))
 
 
-def test_a_store_without_room_is_read_and_said_to_be_unproved(engine: Engine) -> None:
+def test_a_store_without_room_is_read_and_called_unverified(engine: Engine) -> None:
     copy = made(engine)
     ONE_PLACE.add("drawer")
     verification = tried(engine, copy).verification
     assert verification is not None
-    assert "no second server" in verification.unproved["drawer"]
+    assert "no second server" in verification.unverified["drawer"]
     assert not verification.ok
 
 
@@ -267,7 +268,7 @@ def test_a_place_that_is_not_ours_says_nothing_of_the_set(engine: Engine, monkey
     monkeypatch.setattr("tests.unit.backup.cabinet.Archive.prepare", prepare)
     verification = tried(engine, copy).verification
     assert verification is not None
-    assert "multidb did not make it" in verification.unproved["cabinet"]
+    assert "multidb did not make it" in verification.unverified["cabinet"]
     assert not verification.failures
     assert not verification.ok
 
@@ -382,7 +383,7 @@ def test_a_restore_that_fails_while_places_are_exchanged_is_finished_by_the_next
     _, problems = recover(engine, None, quiet)
     assert list(problems) == ["ann"]
     FAULTS.clear()
-    (folder_of(copy, tmp_path) / "drawer/rows.txt.zst").unlink()  # what is loaded and proved needs the set no more
+    (folder_of(copy, tmp_path) / "drawer/rows.txt.zst").unlink()  # what is loaded and compared needs the set no more
     done, problems = recover(engine, None, quiet)
     assert not problems
     assert "finished the restore" in done[0]
@@ -414,7 +415,7 @@ def test_what_is_bound_to_an_app_refuses_its_restore_before_anything_is_exchange
     assert [rows_of(data, store, "ann").count(b"\n") for store in ("cabinet", "drawer")] == [7, 7]
     assert not list(data.rglob("*__*"))
     assert recover(engine, None, quiet) == ([], {})
-    assert made(engine).found is not None
+    assert made(engine).backup_set is not None
 
 
 def test_what_cannot_be_put_right_of_one_app_is_no_failure_of_anothers_backup(engine: Engine) -> None:

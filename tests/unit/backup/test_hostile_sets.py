@@ -67,11 +67,11 @@ def test_a_set_that_says_that_its_file_is_elsewhere_is_none(engine: Engine, tmp_
 
 def test_a_path_that_came_from_anywhere_else_does_not_leave_a_target_either(engine: Engine, tmp_path: Path) -> None:
     copy = made(engine)
-    assert copy.found is not None
-    part = copy.found.parts["cabinet"]
+    assert copy.backup_set is not None
+    part = copy.backup_set.parts["cabinet"]
     file = dataclasses.replace(part.files[0], stored="../../../../out")
     parts = {"cabinet": dataclasses.replace(part, files=(file,))}
-    forged = dataclasses.replace(copy, found=dataclasses.replace(copy.found, parts=parts))
+    forged = dataclasses.replace(copy, found=dataclasses.replace(copy.backup_set, parts=parts))
     with pytest.raises(ArchiveError, match="lead elsewhere"):
         copy_set(forged, open_target("other/", tmp_path), quiet)
     assert not (tmp_path / "out").exists()
@@ -92,7 +92,7 @@ def test_no_target_opens_writes_or_deletes_outside(tmp_path: Path, address: str,
 
 def test_links_in_a_folder_are_not_followed(engine: Engine, tmp_path: Path) -> None:
     copy = made(engine)
-    assert copy.found is not None
+    assert copy.backup_set is not None
     folder = folder_of(copy, tmp_path)
     secret = tmp_path / "secret"
     secret.write_text("hush")
@@ -102,16 +102,16 @@ def test_links_in_a_folder_are_not_followed(engine: Engine, tmp_path: Path) -> N
     for path in ("link", "up/secret"):
         with (
             pytest.raises(ArchiveError, match="links in a target are not followed"),
-            target.open(f"{copy.found.folder}/{path}"),
+            target.open(f"{copy.backup_set.folder}/{path}"),
         ):
             pass
     with pytest.raises(ArchiveError, match="links in a target are not followed"):
-        target.create(f"{copy.found.folder}/up/new")
+        target.create(f"{copy.backup_set.folder}/up/new")
     assert {path.rpartition("/")[2] for path, _ in target.list("shop")}.isdisjoint({"link", "secret"})
     target.sweep("shop")
-    target.delete(f"{copy.found.folder}/link")
+    target.delete(f"{copy.backup_set.folder}/link")
     assert secret.read_text() == "hush"
-    upload = target.create(f"{copy.found.folder}/link2")
+    upload = target.create(f"{copy.backup_set.folder}/link2")
     (folder / "link2").symlink_to(secret)
     upload.write(b"mine")
     upload.commit()

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from multidb.notification import Alarm, AlarmKind, Looked, News, Told, news
+from multidb.notification import Alarm, AlarmKind, Looked, News, SentAlarm, news
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -14,8 +14,8 @@ ALL = Looked(frozenset(AlarmKind))
 REFUSED = Alarm(AlarmKind.UNHEALTHY, "lernmi", "postgres", "refuses the password", "multidb apply")
 
 
-def told(alarm: Alarm, *, ago: timedelta, since: timedelta | None = None, ended: bool = False) -> list[Told]:
-    return [Told(alarm, NOW - (since or ago), NOW - ago, ended)]
+def told(alarm: Alarm, *, ago: timedelta, since: timedelta | None = None, ended: bool = False) -> list[SentAlarm]:
+    return [SentAlarm(alarm, NOW - (since or ago), NOW - ago, ended)]
 
 
 def test_what_begins_is_told_once() -> None:
@@ -73,5 +73,5 @@ def test_what_was_told_by_a_clock_that_was_ahead_is_told_again() -> None:
 
 def test_what_a_later_multidb_has_told_is_left_to_it() -> None:
     (one,) = told(REFUSED, ago=DAY)
-    assert Told.parse(one.entry()) == one
-    assert Told.parse(one.entry() | {"kind": "weather"}) is None
+    assert SentAlarm.parse(one.entry()) == one
+    assert SentAlarm.parse(one.entry() | {"kind": "weather"}) is None

@@ -27,8 +27,8 @@ from multidb.provisioners.redis.provision.resources import (
     SavedRules,
     ServerOptions,
     command_rule,
-    found_default_user,
-    found_user,
+    live_default_user,
+    live_user,
     mark,
     parse_mark,
 )
@@ -112,7 +112,7 @@ def test_other_channels_are_no_marks(pattern: str) -> None:
 @pytest.mark.parametrize("options", [{}, {"isolation": "prefix"}, {"channels": ("rq:pubsub:*",)}], ids=str)
 def test_what_is_sent_is_what_is_wanted(facts: RedisFacts, options: dict[str, Any]) -> None:
     want = wanted_user(facts, **options)
-    assert found_user(parse_rule(sent(want, facts)), want, facts, HELD) == want
+    assert live_user(parse_rule(sent(want, facts)), want, facts, HELD) == want
 
 
 def test_valkey_limits_the_database() -> None:
@@ -168,7 +168,7 @@ def test_a_cluster_without_databases_means_prefix() -> None:
 def test_what_an_upgrade_takes_away_is_told_as_one_word() -> None:
     """Apps of an earlier version could run scripts; the plan says that they no longer can, and nothing else."""
     live = parse_rule(sent(wanted_user(scripts=True), VALKEY_9))
-    [change] = diff([wanted_user()], [found_user(live, wanted_user(), VALKEY_9, HELD)])
+    [change] = diff([wanted_user()], [live_user(live, wanted_user(), VALKEY_9, HELD)])
     assert [(each.field, each.old, each.new) for each in change.fields] == [("scripts", True, False)]
 
 
@@ -196,7 +196,7 @@ def test_each_change_by_hand_shows_in_its_field(damage: tuple[str, str], field: 
     want = wanted_user()
     line = sent(want, VALKEY_9)
     assert damage[0] in line
-    found = found_user(parse_rule(line.replace(*damage)), want, VALKEY_9, HELD)
+    found = live_user(parse_rule(line.replace(*damage)), want, VALKEY_9, HELD)
     [change] = diff([want], [found])
     assert [each.field for each in change.fields] == [field]
     assert value is None or change.fields[0].old == value
@@ -204,22 +204,22 @@ def test_each_change_by_hand_shows_in_its_field(damage: tuple[str, str], field: 
 
 def test_a_lost_secret_is_told_from_another_one() -> None:
     want = wanted_user()
-    assert found_user(parse_rule(sent(want, VALKEY_9)), want, VALKEY_9, MemorySecretStore()).password == "lost"
+    assert live_user(parse_rule(sent(want, VALKEY_9)), want, VALKEY_9, MemorySecretStore()).password == "lost"
 
 
 def test_an_unmarked_user_is_a_conflict_unless_our_password_opens_it() -> None:
     want = wanted_user()
     line = sent(want, VALKEY_9).replace(f"&{mark(Owner('digi', 'lernmi'), 3)}", "")
-    ours = diff([want], [found_user(parse_rule(line), want, VALKEY_9, HELD)])
+    ours = diff([want], [live_user(parse_rule(line), want, VALKEY_9, HELD)])
     assert [change.action for change in ours] == [Action.UPDATE]
-    stranger = found_user(parse_rule(line.replace(DIGEST, "aa")), want, VALKEY_9, HELD)
+    stranger = live_user(parse_rule(line.replace(DIGEST, "aa")), want, VALKEY_9, HELD)
     assert [change.action for change in diff([want], [stranger])] == [Action.CONFLICT]
 
 
 def test_the_mark_of_another_project_is_not_overruled() -> None:
     want = wanted_user()
     line = sent(want, VALKEY_9).replace(":digi:", ":rival:")
-    [change] = diff([want], [found_user(parse_rule(line), want, VALKEY_9, HELD)], frozenset({"lernmi"}))
+    [change] = diff([want], [live_user(parse_rule(line), want, VALKEY_9, HELD)], frozenset({"lernmi"}))
     assert change.action is Action.CONFLICT
     assert "rival/lernmi" in change.reason
 
@@ -235,7 +235,7 @@ def test_the_mark_of_another_project_is_not_overruled() -> None:
     ],
 )
 def test_when_the_default_user_is_open(line: str, access: str) -> None:
-    assert found_default_user(parse_rule(line)).access == access
+    assert live_default_user(parse_rule(line)).access == access
 
 
 def _kinds(resources: Any) -> set[type[Resource]]:

@@ -136,7 +136,7 @@ def test_the_limits_are_the_servers_own_and_stand_with_what_depends_on_them() ->
         tally.add(record)
     assert set(tally.measures().fingerprints) == {"string keys", "hash keys, RDB 80, limits 8/16"}
     redis_7 = Limits(set=(0, 0))
-    assert [redis_7.told(name) for name in ("hash keys", "set keys", "list keys", "string keys")] == [""] * 4
+    assert [redis_7.suffix(name) for name in ("hash keys", "set keys", "list keys", "string keys")] == [""] * 4
 
 
 def test_of_a_modules_value_only_the_key_is_compared() -> None:

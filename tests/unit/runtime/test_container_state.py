@@ -36,7 +36,7 @@ def test_reads_what_the_engine_says() -> None:
         service="postgres",
         status="running",
         health="unhealthy",
-        said="no response yet",
+        health_output="no response yet",
         addresses={"digi": "172.18.0.2"},
         folder="/srv/digi/infrastructure",
         started=100.123456,
@@ -67,7 +67,7 @@ def test_a_stranger_without_labels_or_networks_can_be_read() -> None:
         (ContainerState("s", "running"), ServerState.RUNNING, "", True),
         (ContainerState("s", "running", "starting"), ServerState.FAILED, "is starting", False),
         (
-            ContainerState("s", "running", "unhealthy", said="refused"),
+            ContainerState("s", "running", "unhealthy", health_output="refused"),
             ServerState.FAILED,
             "not healthy: refused",
             False,
@@ -99,7 +99,7 @@ def test_a_server_that_went_through_restarts_and_is_healthy_now_runs() -> None:
 
 def test_what_a_health_check_prints_is_cut_to_one_line() -> None:
     checks = [{"Output": "x\n" * 5000}]
-    said = read(described("running", Health={"Status": "unhealthy", "Log": checks})).said
+    said = read(described("running", Health={"Status": "unhealthy", "Log": checks})).health_output
 
     assert "\n" not in said
     assert len(said) < 400

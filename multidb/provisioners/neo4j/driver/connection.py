@@ -25,7 +25,7 @@ from multidb.progress import ProgressTimer, ended_without
 from multidb.provisioners.neo4j.provision.statements import SYSTEM
 from multidb.secrets import Secret, redact
 
-__all__ = ["DRIVER_ERRORS", "Bolt", "address", "explain", "said"]
+__all__ = ["DRIVER_ERRORS", "Bolt", "address", "explain", "words_of"]
 
 RATE_LIMIT: Final = "Neo.ClientError.Security.AuthenticationRateLimit"
 EXPIRED: Final = "Neo.ClientError.Security.CredentialsExpired"
@@ -270,13 +270,13 @@ def _explain_answer(error: exceptions.Neo4jError, server: Server, who: str) -> S
         return AuthenticationFailed(f"refuses {who}'s name or password", where=where, hint=hints[0])
     if isinstance(error, exceptions.Forbidden):
         return NotAllowed(
-            f"{who} may not do this: {said(error)}",
+            f"{who} may not do this: {words_of(error)}",
             where=where,
             hint=hints[1],
         )
     if isinstance(error, exceptions.TransientError):
-        return ServerSlow(said(error), where=where, hint="run the command again")
-    return ServerError(said(error), where=where)
+        return ServerSlow(words_of(error), where=where, hint="run the command again")
+    return ServerError(words_of(error), where=where)
 
 
 def _locked_out(server: Server) -> AuthenticationFailed:
@@ -288,7 +288,7 @@ def _locked_out(server: Server) -> AuthenticationFailed:
     )
 
 
-def said(error: exceptions.Neo4jError) -> str:
+def words_of(error: exceptions.Neo4jError) -> str:
     """The server's own words, one line, known secrets struck out."""
     return redact((error.message or error.code or type(error).__name__).splitlines()[0])
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from multidb.model import memory_text
-from multidb.model.container import Container, SecretVariable, one_each, shared
+from multidb.model.container import Container, SecretVariable, one_per_app, shared
 from multidb.model.project import ServerSpec
 from multidb.provisioners.neo4j.provision.resources import STORE, Neo4jFacts, ServerOptions
 
@@ -39,4 +39,4 @@ def containers(spec: ServerSpec, apps: Sequence[str], per_app: bool) -> list[Con
     )
     if not dedicated:
         return shared(container, spec)
-    return one_each(container, apps, spec)
+    return one_per_app(container, apps, spec)

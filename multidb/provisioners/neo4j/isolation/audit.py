@@ -15,7 +15,7 @@ from typing import Final
 from neo4j import exceptions
 
 from multidb.model import Outcome, Probe, Tenant
-from multidb.provisioners.neo4j.driver.connection import DRIVER_ERRORS, Bolt, explain, said
+from multidb.provisioners.neo4j.driver.connection import DRIVER_ERRORS, Bolt, explain, words_of
 from multidb.provisioners.neo4j.observe.health import as_the_app
 from multidb.provisioners.neo4j.provision.cypher import quoted
 from multidb.provisioners.neo4j.provision.resources import (
@@ -202,8 +202,8 @@ def _outcome(bolt: Bolt, attempt: Attempt, text: str, database: str, user: str |
     except exceptions.ClientError as error:
         code = error.code or ""
         if code.startswith(_REFUSALS) or (code == attempt.passed and barred(error, attempt)):
-            return Outcome.REFUSED, said(error)
-        return Outcome.ALLOWED if code == attempt.passed else Outcome.BROKEN, said(error)
+            return Outcome.REFUSED, words_of(error)
+        return Outcome.ALLOWED if code == attempt.passed else Outcome.BROKEN, words_of(error)
     except DRIVER_ERRORS as error:
         raise explain(error, bolt.server, "the app") from None
     return Outcome.REFUSED if attempt.counts_rows and not rows else Outcome.ALLOWED, ""

@@ -9,7 +9,7 @@ from typing import Any, Final
 from neo4j import exceptions
 
 from multidb.model import Health, Status, Tenant
-from multidb.provisioners.neo4j.driver.connection import DRIVER_ERRORS, Bolt, explain, said
+from multidb.provisioners.neo4j.driver.connection import DRIVER_ERRORS, Bolt, explain, words_of
 from multidb.provisioners.neo4j.provision.resources import Neo4jFacts
 from multidb.secrets import Secret
 
@@ -116,7 +116,7 @@ def trouble(error: BaseException, tenant: Tenant, latency: float) -> Health:
         return Health(Status.UNHEALTHY, f"database {database} {state}", latency, "put it right: multidb apply")
     if isinstance(error, exceptions.TransientError):
         assert isinstance(error, exceptions.Neo4jError)
-        return Health(Status.DEGRADED, f"the server is short of something: {said(error)}", latency, _MORE_MEMORY)
+        return Health(Status.DEGRADED, f"the server is short of something: {words_of(error)}", latency, _MORE_MEMORY)
     raise explain(error, tenant.server, f"app {tenant.app.id}") from None
 
 

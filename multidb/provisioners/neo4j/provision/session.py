@@ -17,7 +17,7 @@ from multidb.errors import (
     WrongVersion,
 )
 from multidb.model import App, Inspection, Owner, Resource, Search, Server, ServerUsage, Statement, StoreContext
-from multidb.provisioners.neo4j.driver.connection import DRIVER_ERRORS, Bolt, explain, said
+from multidb.provisioners.neo4j.driver.connection import DRIVER_ERRORS, Bolt, explain, words_of
 from multidb.provisioners.neo4j.isolation.holes import search
 from multidb.provisioners.neo4j.observe.usage import usage
 from multidb.provisioners.neo4j.provision.catalog import Listing, Row, owners_of
@@ -257,7 +257,7 @@ class Neo4jSession:
                 rows = self.bolt.ask(statement.text, statement.scope or SYSTEM, values, _seconds(statement))
             except exceptions.TransientError as error:  # rolled back by the server: nothing has happened
                 if attempt == _ATTEMPTS:
-                    raise failed(said(error)) from None
+                    raise failed(words_of(error)) from None
                 time.sleep(0.1 * 3**attempt)
             except DRIVER_ERRORS as error:
                 known = explain(error, self._server)

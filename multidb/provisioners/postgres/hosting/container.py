@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from multidb.model.container import Container, Pooler, SecretVariable, one_each, shared
+from multidb.model.container import Container, Pooler, SecretVariable, one_per_app, shared
 from multidb.model.project import ServerSpec
 from multidb.provisioners.postgres.provision.resources import STORE, ServerOptions
 
@@ -48,4 +48,4 @@ def containers(spec: ServerSpec, apps: Sequence[str], per_app: bool) -> list[Con
         },
         trust={"sslmode": "verify-full", "sslrootcert": "{}"},
     )
-    return one_each(container, apps, spec) if per_app else shared(container, spec)
+    return one_per_app(container, apps, spec) if per_app else shared(container, spec)

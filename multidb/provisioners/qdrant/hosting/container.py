@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from multidb.model.container import Container, SecretVariable, one_each, shared
+from multidb.model.container import Container, SecretVariable, one_per_app, shared
 from multidb.model.project import ServerSpec
 from multidb.provisioners.qdrant.provision.options import STORE, ServerOptions
 
@@ -27,4 +27,4 @@ def containers(spec: ServerSpec, apps: Sequence[str], per_app: bool) -> list[Con
         memory=options.memory or 1024**3,
         cpus=options.cpus,
     )
-    return one_each(container, apps, spec) if per_app else shared(container, spec)
+    return one_per_app(container, apps, spec) if per_app else shared(container, spec)

@@ -161,7 +161,7 @@ class _Attack:
     def _control(self, act: _Act) -> str:
         """Why the act does not work on the app's own collection; empty when it does."""
         reply = self._send(self._call(act, self._own))
-        return "" if reply.status in act.works else f"on its own collection: {reply.status} {_said(reply)}"
+        return "" if reply.status in act.works else f"on its own collection: {reply.status} {_words_of(reply)}"
 
     def _lookup(self, victim: Tenant, target: str) -> Probe:
         """A search of the own collection that takes its vector out of the victim's."""
@@ -172,7 +172,7 @@ class _Attack:
             return self._send(Call(act.verb, self._call(act, elsewhere).target, body))
 
         control = asked(self._own)
-        broken = "" if control.status not in _REFUSED else f"on its own collection: {_said(control)}"
+        broken = "" if control.status not in _REFUSED else f"on its own collection: {_words_of(control)}"
         return self._probe(victim, act.name, asked(target), broken)
 
     def _seen(self, victim: Tenant, name: str, target: str, seen: set[str] | None, expected: Outcome) -> Probe:
@@ -209,7 +209,7 @@ class _Attack:
 
     def _probe(self, victim: Tenant | None, name: str, reply: Reply, broken: str = "") -> Probe:
         got = Outcome.BROKEN if broken else Outcome.REFUSED if reply.status in _REFUSED else Outcome.ALLOWED
-        return self._made(victim, name, self._expected, got, broken or _said(reply))
+        return self._made(victim, name, self._expected, got, broken or _words_of(reply))
 
     def _made(self, victim: Tenant | None, name: str, expected: Outcome, got: Outcome, detail: str = "") -> Probe:
         return Probe(self._attacker, victim.app.id if victim else None, name, expected, got, detail)
@@ -243,7 +243,7 @@ def _folder_acts(attacker: Tenant, victim: Tenant, transport: Transport) -> Iter
             for tenant in (attacker, victim)
         )
         got = Outcome.BROKEN if not own.fine else Outcome.ALLOWED if other.fine else Outcome.REFUSED
-        yield Probe(attacker.app.id, victim.app.id, name, Outcome.ALLOWED, got, _said(other))
+        yield Probe(attacker.app.id, victim.app.id, name, Outcome.ALLOWED, got, _words_of(other))
 
 
 def _walled(tenant: Tenant) -> bool:
@@ -273,7 +273,7 @@ def _ids(telemetry: Reply) -> set[str] | None:
     return {str(entry["id"]) for entry in telemetry.result["collections"].get("collections") or ()}
 
 
-def _said(reply: Reply) -> str:
+def _words_of(reply: Reply) -> str:
     return redact(reply.error)[:200]
 
 

@@ -83,16 +83,16 @@ class _Check:
         described = {name: description for name in names if (description := self._described(name)) is not None}
         troubles = list(self._missing([name for name in names if name not in described]))
         troubles += [trouble for name, description in described.items() for trouble in self._unwell(name, description)]
-        proved = "all collections are there"
+        message = "all collections are there"
         if described:
             first = next(iter(described))
             troubles += self._written(first) if may_write else ()
             self._read(first)
-            proved = f"wrote and read {first}" if may_write else f"read {first}"
+            message = f"wrote and read {first}" if may_write else f"read {first}"
         if left is not None and left < _SOON_DAYS:
             troubles.append(self._degraded(f"its token ends on {self._end(left)}", self._repair))
         worst = sorted(troubles, key=lambda health: health.status is not Status.UNHEALTHY)
-        return worst[0] if worst else Health(Status.HEALTHY, proved, self._latency)
+        return worst[0] if worst else Health(Status.HEALTHY, message, self._latency)
 
     def _described(self, name: str) -> Mapping[str, Any] | None:
         """What the server says of a collection; None where it is not there, for the app at least."""

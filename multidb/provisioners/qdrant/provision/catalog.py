@@ -31,7 +31,7 @@ class Catalog:
 
     def described(self, names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
         """What the server says of each collection (``GET /collections/<name>``), without those that are gone."""
-        answers = self._each(lambda name: self._found(f"/collections/{quote(name, safe='')}"), names)
+        answers = self._of_all(lambda name: self._get_if_there(f"/collections/{quote(name, safe='')}"), names)
         return {name: details for name, details in zip(names, answers, strict=True) if details is not None}
 
     def configured(self) -> dict[str, Mapping[str, Any]]:
@@ -53,7 +53,9 @@ class Catalog:
         """The names of the snapshots that the server keeps of each collection; none in local mode."""
         if not self._transport.several:
             return {}
-        snapshots = self._each(lambda name: self._found(f"/collections/{quote(name, safe='')}/snapshots"), names)
+        snapshots = self._of_all(
+            lambda name: self._get_if_there(f"/collections/{quote(name, safe='')}/snapshots"), names
+        )
         return {
             name: tuple(sorted(str(entry["name"]) for entry in entries))
             for name, entries in zip(names, snapshots, strict=True)
@@ -107,11 +109,11 @@ class Catalog:
     def _get(self, target: str) -> Any:
         return expect(self._server, self._transport.send(Call("GET", target, {}))).result
 
-    def _found(self, target: str) -> Any:
+    def _get_if_there(self, target: str) -> Any:
         reply: Reply = self._transport.send(Call("GET", target, {}))
         return None if reply.status == 404 else expect(self._server, reply).result
 
-    def _each(self, ask: Callable[[str], Answer], names: Sequence[str]) -> list[Answer]:
+    def _of_all(self, ask: Callable[[str], Answer], names: Sequence[str]) -> list[Answer]:
         if not self._transport.several or len(names) < 2:
             return [ask(name) for name in names]
         with ThreadPoolExecutor(AT_ONCE, thread_name_prefix="qdrant") as pool:

@@ -131,10 +131,10 @@ class QdrantSession:
         start = 0
         while start < len(calls):
             end = start + len(_independent(calls[start:]))
-            yield from self._together(calls[start:end], start, secrets)
+            yield from self._side_by_side(calls[start:end], start, secrets)
             start = end
 
-    def _together(self, calls: Sequence[Call], start: int, secrets: SecretStore) -> Iterator[int]:
+    def _side_by_side(self, calls: Sequence[Call], start: int, secrets: SecretStore) -> Iterator[int]:
         if len(calls) == 1 or self.facts.local:
             for index, call in enumerate(calls, start):
                 self._one(call, index, index, secrets)
@@ -206,10 +206,10 @@ class QdrantSession:
             return
         claims = with_expiry(call.body, time.time())
         token = sign(claims, self._admin)
-        self._prove(token, {str(entry["collection"]) for entry in claims["access"]})
+        self._try(token, {str(entry["collection"]) for entry in claims["access"]})
         secrets.put({ref: token})
 
-    def _prove(self, token: Secret, granted: set[str]) -> None:
+    def _try(self, token: Secret, granted: set[str]) -> None:
         """Asks the server what `token` opens before anybody gets it: exactly what it should."""
         reply = self._transport.send(Call("GET", "/collections", {}), key=token)
         if not reply.fine:

@@ -42,7 +42,7 @@ from multidb.model import (
 from multidb.provisioners.redis.backup.encodings import Limits
 from multidb.provisioners.redis.backup.keys_file import LONGEST, NEVER, KeysReader, KeysWriter, Record, rdb_version
 from multidb.provisioners.redis.backup.places import place_prefix, place_user
-from multidb.provisioners.redis.driver.connection import ask, open_client, scanned, told_plainly
+from multidb.provisioners.redis.driver.connection import ask, explained, open_client, scanned
 from multidb.provisioners.redis.driver.wire import AnswerTooLong, Wire
 from multidb.provisioners.redis.observe.tally import Seen, Tally
 from multidb.provisioners.redis.provision.catalog import read_rules
@@ -106,7 +106,7 @@ class RedisArchive:
     def backup(self, app: App, context: StoreContext, writer: ArchiveWriter, progress: Progress) -> Part:
         """Writes each key with its expiry. Beside one batch of keys, 16 to 32 bytes a key are what memory grows by."""
         place, tally = self.live(app, context), Tally(self._limits)
-        with told_plainly(self._server), writer.file(_FILE) as out:
+        with explained(self._server), writer.file(_FILE) as out:
             total = self._facts.keys.get(_where(place)[0]) if _where(place)[0] else None
             records = self._records(place)
             first = next(records, None)
@@ -142,7 +142,7 @@ class RedisArchive:
             raise ValueError("the live place is not made here")
         owner = Owner(context.project, app.id)
         client = self._another(db=lock_number(self._facts))
-        with Lease(self._server, client, context.project, f"a set of {app.id}"), told_plainly(self._server):
+        with Lease(self._server, client, context.project, f"a set of {app.id}"), explained(self._server):
             self._facts = self._read_facts()
             rules = read_rules(self._server, self._client)
             number = self._number_for(kind, app, context, rules)
@@ -153,7 +153,7 @@ class RedisArchive:
 
     def restore(self, place: Place, part: Part, reader: ArchiveReader, progress: Progress) -> None:
         """Loads the keys that have not expired meanwhile."""
-        with told_plainly(self._server), reader.file(_FILE) as file:
+        with explained(self._server), reader.file(_FILE) as file:
             records = KeysReader(file, self._longest)
             if records.rdb > self._rdb():
                 raise self._too_old(part)
@@ -163,7 +163,7 @@ class RedisArchive:
     def measure(self, place: Place) -> Measures:
         """Counts and fingerprints of the keys that stay."""
         tally = Tally(self._limits)
-        with told_plainly(self._server):
+        with explained(self._server):
             for record in self._records(place):
                 tally.add(record)
         return tally.measures()
@@ -171,7 +171,7 @@ class RedisArchive:
     def is_empty(self, place: Place) -> bool:
         """Whether there is no key."""
         number, prefix = _where(place)
-        with told_plainly(self._server), self._another(db=number, raw=True) as client:
+        with explained(self._server), self._another(db=number, raw=True) as client:
             return next(scanned(client, _match(prefix)), None) is None
 
     def replace(self, new: Place, context: StoreContext) -> None:
@@ -185,7 +185,7 @@ class RedisArchive:
             raise ArchiveError(f"{new.name} is no new place of app {new.app.id}", where=str(self._server))
         live = self.live(new.app, context)
         user = user_name(new.app.id)
-        with told_plainly(self._server):
+        with explained(self._server):
             if _where(live)[0]:
                 ask(self._client, "SWAPDB", str(_where(live)[0]), str(_where(new)[0]))
                 self._end_sessions(user)
@@ -201,7 +201,7 @@ class RedisArchive:
         holders = self._holders(place)
         if holders:
             self._empty(place)
-            with told_plainly(self._server):
+            with explained(self._server):
                 ask(self._client, "ACL", "DELUSER", *holders)
                 self._save()
 
@@ -248,7 +248,7 @@ class RedisArchive:
         ]
 
     def _empty(self, place: Place) -> None:
-        with told_plainly(self._server):
+        with explained(self._server):
             carry_out(self._another, emptying(*_where(place)))
 
     def _rule(self, user: str, *tokens: str) -> None:
@@ -386,14 +386,14 @@ class RedisArchive:
 
     def _longest_word(self) -> int:
         """Bytes that the server takes in one word, and so in one value of a set."""
-        with told_plainly(self._server):
+        with explained(self._server):
             try:
                 return int(ask(self._client, "CONFIG", "GET", "proto-max-bulk-len")[1])
             except (NoPermissionError, IndexError):
                 return LONGEST
 
     def _read_limits(self) -> Limits:
-        with told_plainly(self._server):
+        with explained(self._server):
             try:
                 settings = ask(self._client, "CONFIG", "GET", "*-max-*")
             except NoPermissionError:

@@ -64,7 +64,7 @@ class Limits:
             entries, size = self.numbers, _LONGEST_NUMBER
         return count <= entries and all(length <= size for _, length in _elements(kind, body))
 
-    def told(self, name: str) -> str:
+    def suffix(self, name: str) -> str:
         """What has to stand with a fingerprint of values of this kind where the server's limits are not the usual ones:
         another server keeps some of the same values in another shape."""
         usual = Limits()

@@ -41,13 +41,13 @@ __all__ = [
     "ask",
     "ask_lines",
     "clients",
-    "each",
+    "pipelined",
     "fields",
     "open_client",
     "patiently",
     "scanned",
     "tls_options",
-    "told_plainly",
+    "explained",
 ]
 
 _BETWEEN_TRIES: Final = 0.05  # seconds
@@ -113,7 +113,7 @@ def tls_options(server: Server) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def told_plainly(server: Server) -> Iterator[None]:
+def explained(server: Server) -> Iterator[None]:
     """In the block the driver's errors become `ServerError`."""
     try:
         yield
@@ -180,7 +180,7 @@ def patiently(server: Server, act: Callable[[], _T], make_room: Callable[[], Non
     deadline = time.monotonic() + server.timeout
     while True:
         try:
-            with told_plainly(server):
+            with explained(server):
                 return act()
         except NoConnectionLeft:
             if time.monotonic() > deadline:
@@ -202,7 +202,7 @@ def ask_lines(client: redis.Redis, *words: str) -> list[str]:
     return [line.decode(errors=BYTES) for line in execute(*words, NEVER_DECODE=True)]
 
 
-def each(client: redis.Redis, commands: Iterable[Sequence[Any]]) -> list[Any]:
+def pipelined(client: redis.Redis, commands: Iterable[Sequence[Any]]) -> list[Any]:
     """The answers to many commands, sent in one go. The first refusal is raised once all are answered."""
     pipeline: Any = client.pipeline(transaction=False)
     pipeline.response_callbacks.clear()

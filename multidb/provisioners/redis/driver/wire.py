@@ -61,7 +61,7 @@ def as_app(tenant: Tenant, within: float | None = None, *, select: bool = True) 
 
 
 class Wire:
-    """A connection without a login yet. Raises the driver's exceptions (`connection.told_plainly`).
+    """A connection without a login yet. Raises the driver's exceptions (`connection.explained`).
 
     Args:
         within: seconds that everything together may take; None: each answer may take the server's timeout.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from multidb.model.container import Container, SecretVariable, one_each, shared
+from multidb.model.container import Container, SecretVariable, one_per_app, shared
 from multidb.model.project import ServerSpec
 from multidb.provisioners.redis.provision.resources import RedisFacts, ServerOptions, memory_text
 from multidb.provisioners.redis.provision.rules import CommandTable
@@ -38,7 +38,7 @@ def containers(spec: ServerSpec, apps: Sequence[str], per_app: bool) -> list[Con
         users=("valkey", "redis"),
         tls_files={"key.sh": "tls/key.sh.j2"},
     )
-    return one_each(container, apps, spec) if per_app else shared(container, spec)
+    return one_per_app(container, apps, spec) if per_app else shared(container, spec)
 
 
 def _share(memory: int) -> int:

@@ -18,7 +18,7 @@ from redis.exceptions import ResponseError
 
 from multidb.errors import ServerError
 from multidb.model import Isolation, Outcome, Probe, Tenant
-from multidb.provisioners.redis.driver.connection import told_plainly
+from multidb.provisioners.redis.driver.connection import explained
 from multidb.provisioners.redis.driver.wire import Wire, as_app
 from multidb.provisioners.redis.isolation.inventory import SCRIPTS
 from multidb.provisioners.redis.provision.channels import reaches
@@ -115,7 +115,7 @@ def probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterator[Probe]:
     facts = attacker.context.facts
     if not isinstance(facts, RedisFacts):
         raise ServerError("what the server is, is not known", where=str(attacker.server), hint="multidb doctor")
-    with told_plainly(attacker.server):
+    with explained(attacker.server):
         yield from _Attack(attacker, facts).run(victims)
 
 

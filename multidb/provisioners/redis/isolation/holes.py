@@ -21,7 +21,7 @@ from multidb.provisioners.redis.provision.resources import (
     RedisFacts,
     command_rule,
     default_user_is_open,
-    found_user,
+    live_user,
     marks_of,
 )
 from multidb.provisioners.redis.provision.rules import (
@@ -169,7 +169,7 @@ def _widened(
 ) -> Iterator[Hole]:
     """Apps' users that may do more than they should. What closes it leaves the app its password where it has one."""
     for name, want in users.items():
-        live = found_user(rules[name], want, facts, inspection.secrets) if name in rules else None
+        live = live_user(rules[name], want, facts, inspection.secrets) if name in rules else None
         if live is None or live.owner not in (want.owner, None) or not live.enabled:
             continue
         if live.owner is None:
@@ -257,12 +257,12 @@ class _Places:
     """Where the apps of a server are, and who gets there."""
 
     def __init__(self, users: Iterable[AclUser], facts: RedisFacts) -> None:
-        self._wanted = list(users)
+        self._users = list(users)
         self._facts = facts
-        self._keys = _Patterns((pattern, want) for want in self._wanted for pattern in want.keys)
-        own = [(pattern, want) for want in self._wanted for pattern in want.channels]
+        self._keys = _Patterns((pattern, want) for want in self._users for pattern in want.keys)
+        own = [(pattern, want) for want in self._users for pattern in want.channels]
         # Where notifications are on, they tell these channels the names of an app's keys.
-        own += [(f"__{kind}@{want.db}__:*", want) for want in self._wanted for kind in ("keyspace", "keyevent")]
+        own += [(f"__{kind}@{want.db}__:*", want) for want in self._users for kind in ("keyspace", "keyevent")]
         self._channels = _Patterns(own)
 
     def reached(self, rule: Rule) -> tuple[dict[str, list[str]], set[str]]:
@@ -304,7 +304,7 @@ class _Places:
         if far[Reach.DATABASE] or (far[Reach.KEYS] and part.keys):
             across = not ACROSS.isdisjoint((*far[Reach.KEYS], *far[Reach.DATABASE]))
             numbers = self._numbers(part, None if across else selectable)
-            inside = [want for want in self._wanted if numbers is None or want.db in numbers]
+            inside = [want for want in self._users if numbers is None or want.db in numbers]
             if far[Reach.DATABASE]:
                 names |= {want.name for want in inside}
             elif inside:

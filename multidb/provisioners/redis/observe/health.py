@@ -10,7 +10,7 @@ from typing import Final
 from redis.exceptions import ResponseError
 
 from multidb.model import Health, Status, Tenant
-from multidb.provisioners.redis.driver.connection import fields, told_plainly
+from multidb.provisioners.redis.driver.connection import explained, fields
 from multidb.provisioners.redis.driver.wire import Wire, as_app
 from multidb.provisioners.redis.provision.resources import FORGETS, RedisFacts
 from multidb.secrets import redact
@@ -42,7 +42,7 @@ def check_health(tenant: Tenant, may_write: bool) -> Health:
         ServerDown, ServerSlow, AuthenticationFailed: the app cannot connect at all.
     """
     began = time.monotonic()
-    with told_plainly(tenant.server), as_app(tenant, within=tenant.server.timeout) as wire:
+    with explained(tenant.server), as_app(tenant, within=tenant.server.timeout) as wire:
         wrong, info = _probe(tenant, wire, may_write)
     return _judged(tenant, wrong, info, may_write, time.monotonic() - began)
 

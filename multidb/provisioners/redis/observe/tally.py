@@ -76,7 +76,7 @@ class Tally:
     def measures(self) -> Measures:
         """What was counted."""
         sums = {
-            name if name == "string keys" else f"{name}, RDB {self._rdb}{self._limits.told(name)}": (
+            name if name == "string keys" else f"{name}, RDB {self._rdb}{self._limits.suffix(name)}": (
                 f"{total % _MODULUS:032x}"
             )
             for name, total in sorted(self._sums.items())

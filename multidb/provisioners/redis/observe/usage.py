@@ -10,7 +10,7 @@ from typing import Any
 import redis
 
 from multidb.model import App, AppUsage, Server, ServerUsage, StoreContext
-from multidb.provisioners.redis.driver.connection import ask, clients, each, fields, told_plainly
+from multidb.provisioners.redis.driver.connection import ask, clients, explained, fields, pipelined
 from multidb.provisioners.redis.provision.resources import user_name
 
 __all__ = ["read_usage"]
@@ -34,9 +34,9 @@ def read_usage(
     server: Server, another: Callable[..., redis.Redis], context: StoreContext, apps: Sequence[App]
 ) -> ServerUsage:
     """One round trip for what the server counts, three for all samples, and up to 20 where apps share DB 0."""
-    with told_plainly(server), another(raw=True) as client:
+    with explained(server), another(raw=True) as client:
         sections = [("INFO", section) for section in ("memory", "stats", "keyspace")]
-        *info, listed, limit = each(client, [*sections, ("CLIENT", "LIST"), ("CONFIG", "GET", "maxclients")])
+        *info, listed, limit = pipelined(client, [*sections, ("CLIENT", "LIST"), ("CONFIG", "GET", "maxclients")])
         fields_of_info = fields(b"\n".join(info).decode(errors="replace"))
         connections = Counter(c["user"] for c in clients(listed.decode(errors="replace")))
         numbers = {app.id: context.numbers[app.id] for app in apps if app.id in context.numbers}
@@ -60,9 +60,9 @@ def _of_databases(client: redis.Redis, numbers: Mapping[str, int], info: Mapping
     used = [(app, number) for app, number in numbers.items() if totals[app]]
     samples = {app: _Sample(total=total) for app, total in totals.items()}
     # One key first: where its name is long, all of them may be, and a hundred would be more than can be held here.
-    drawn = dict(zip(used, _in_each(client, [(number, [("RANDOMKEY",)]) for _, number in used]), strict=True))
+    drawn = dict(zip(used, _per_database(client, [(number, [("RANDOMKEY",)]) for _, number in used]), strict=True))
     short = [place for place, keys in drawn.items() if sum(len(key or b"") for key in keys) < _LONG_NAME]
-    more = _in_each(client, [(number, [("RANDOMKEY",)] * (_SAMPLE - 1)) for _, number in short])
+    more = _per_database(client, [(number, [("RANDOMKEY",)] * (_SAMPLE - 1)) for _, number in short])
     for place, keys in zip(short, more, strict=True):
         drawn[place] += keys
     for (app, _), keys in drawn.items():
@@ -102,7 +102,7 @@ def _measured(
         (numbers[app], [words for key in sample.keys for words in (("TYPE", key), ("MEMORY", "USAGE", key))])
         for app, sample in samples.items()
     ]
-    answers = _in_each(client, asked)
+    answers = _per_database(client, asked)
     return {
         app: [
             (kind.decode(), size) for kind, size in zip(measured[::2], measured[1::2], strict=True) if size is not None
@@ -111,13 +111,13 @@ def _measured(
     }
 
 
-def _in_each(client: redis.Redis, commands: Iterable[tuple[int, Sequence[tuple[Any, ...]]]]) -> list[list[Any]]:
+def _per_database(client: redis.Redis, commands: Iterable[tuple[int, Sequence[tuple[Any, ...]]]]) -> list[list[Any]]:
     """The answers to some commands in each of several DBs, all in one round trip."""
     plan = list(commands)
     one_db = all(number == 0 for number, _ in plan)  # a cluster does not know SELECT
     select = 0 if one_db else 1
     lines = [words for number, some in plan for words in ([] if one_db else [("SELECT", number)]) + list(some)]
-    answers = iter(each(client, [*lines, *([] if one_db else [("SELECT", 0)])]) if lines else [])
+    answers = iter(pipelined(client, [*lines, *([] if one_db else [("SELECT", 0)])]) if lines else [])
     return [[next(answers) for _ in range(select + len(some))][select:] for _, some in plan]
 
 

@@ -11,7 +11,7 @@ import redis
 from redis.exceptions import NoPermissionError
 
 from multidb.model import Server
-from multidb.provisioners.redis.driver.connection import ask, ask_lines, clients, fields, told_plainly
+from multidb.provisioners.redis.driver.connection import ask, ask_lines, clients, explained, fields
 from multidb.provisioners.redis.isolation.holes import Catalog, RulesFile
 from multidb.provisioners.redis.provision.resources import RedisFacts
 from multidb.provisioners.redis.provision.rules import BYTES, Rule, parse_rule
@@ -26,7 +26,7 @@ _LONGEST: Final = 256 << 20  # bytes of a file; a rule is about a thousand of th
 
 def read_rules(server: Server, client: redis.Redis) -> dict[str, Rule]:
     """Every user of the server, by name."""
-    with told_plainly(server):
+    with explained(server):
         rules = [parse_rule(line) for line in ask_lines(client, "ACL", "LIST")]
     return {rule.user: rule for rule in rules}
 
@@ -38,7 +38,7 @@ def read_catalog(server: Server, client: redis.Redis, facts: RedisFacts, passwor
         password: the one that `client` has logged in with.
     """
     rules = read_rules(server, client)
-    with told_plainly(server):
+    with explained(server):
         try:
             listed = clients(ask(client, "CLIENT", "LIST"))
         except NoPermissionError:  # an admin that may not see who is there

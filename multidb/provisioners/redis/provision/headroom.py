@@ -21,7 +21,7 @@ class Headroom:
         self._server = server
         self._client = client
         self._limit = 0
-        info = self._said()
+        info = self._memory_info()
         if info.get("maxmemory_policy") != "noeviction":
             self._limit = int(info.get("maxmemory", 0))
             self._policy = info.get("maxmemory_policy", "unknown")
@@ -32,12 +32,12 @@ class Headroom:
         Raises:
             ServerError: it would begin to evict.
         """
-        if self._limit and int(self._said()["used_memory"]) + _A_KEY * keys + _A_BYTE * size > self._limit:
+        if self._limit and int(self._memory_info()["used_memory"]) + _A_KEY * keys + _A_BYTE * size > self._limit:
             raise ServerError(
                 f"with more keys the server would push out others, of any app (policy {self._policy})",
                 where=str(self._server),
                 hint="raise its maxmemory: a set is loaded beside what is there",
             )
 
-    def _said(self) -> dict[str, str]:
+    def _memory_info(self) -> dict[str, str]:
         return fields(ask(self._client, "INFO", "memory"))

@@ -15,7 +15,7 @@ from redis.exceptions import MovedError, NoPermissionError, RedisError
 
 from multidb.errors import Locked, ServerError
 from multidb.model import Server
-from multidb.provisioners.redis.driver.connection import ask, told_plainly
+from multidb.provisioners.redis.driver.connection import ask, explained
 
 __all__ = ["Lease"]
 
@@ -50,7 +50,7 @@ class Lease:
 
     def __enter__(self) -> Self:
         try:
-            with told_plainly(self._server):
+            with explained(self._server):
                 self._key = _lock_key(self._client)
                 client_id = ask(self._client, "CLIENT", "ID")
                 self._value = json.dumps({**self._holder, "client": client_id, "token": random.token_hex(8)})

@@ -49,8 +49,8 @@ __all__ = [
     "derived_names",
     "desired",
     "env",
-    "found_default_user",
-    "found_user",
+    "live_default_user",
+    "live_user",
     "hash_ref",
     "isolation",
     "mark",
@@ -417,7 +417,7 @@ def command_rule(
 # --- what is there ---------------------------------------------------------------------------------------------------
 
 
-def found_user(rule: Rule, want: AclUser | None, facts: RedisFacts, held: SecretStore) -> AclUser:
+def live_user(rule: Rule, want: AclUser | None, facts: RedisFacts, held: SecretStore) -> AclUser:
     """A live user in the terms of `AclUser`.
 
     Args:
@@ -478,7 +478,7 @@ def default_user_is_open(rule: Rule) -> bool:
     return rule.enabled and rule.nopass and any(token.startswith("+") for part in parts for token in part.commands)
 
 
-def found_default_user(rule: Rule) -> DefaultUser:
+def live_default_user(rule: Rule) -> DefaultUser:
     """The live default user in the terms of `DefaultUser`."""
     return DefaultUser(name="default", access="open" if default_user_is_open(rule) else "closed")
 

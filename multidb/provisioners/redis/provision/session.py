@@ -40,12 +40,12 @@ from multidb.provisioners.redis.driver.connection import (
     PRIMARY,
     ask,
     clients,
-    each,
+    explained,
     fields,
     open_client,
     patiently,
+    pipelined,
     scanned,
-    told_plainly,
 )
 from multidb.provisioners.redis.isolation.holes import differing, search
 from multidb.provisioners.redis.observe.usage import read_usage
@@ -62,8 +62,8 @@ from multidb.provisioners.redis.provision.resources import (
     SavedRules,
     SaveNote,
     default_user_is_open,
-    found_default_user,
-    found_user,
+    live_default_user,
+    live_user,
     marks_of,
 )
 from multidb.provisioners.redis.provision.rules import CommandTable, Rule, parse_rule, split_line
@@ -139,9 +139,9 @@ class RedisSession:
         for name, rule in rules.items():
             want = users.get(name)
             if want is not None or _project(rule) == inspection.context.project:
-                live.append(found_user(rule, want, self._facts, inspection.secrets))
+                live.append(live_user(rule, want, self._facts, inspection.secrets))
         if "default" in rules:
-            live.append(found_default_user(rules["default"]))
+            live.append(live_default_user(rules["default"]))
         unsaved = NOTE_USER in rules or _will_change(inspection.desired, live)
         unsaved = unsaved or bool(differing(rules, read_saved(self._facts), self._facts))
         # Both say what the coming changes make of the saved rules; when there are none, nothing is to be done.
@@ -208,7 +208,7 @@ class RedisSession:
         return removal(app, context, read_rules(self._server, self._client))
 
     def _connected(self) -> set[str]:
-        with told_plainly(self._server):
+        with explained(self._server):
             return {client["user"] for client in clients(ask(self._client, "CLIENT", "LIST"))}
 
     def _carry_out(self, statement: Statement, secrets: SecretStore) -> None:
@@ -232,7 +232,7 @@ class RedisSession:
     def _make_room(self) -> None:
         """Sees to it that a few connections can still be made. What that costs, it costs whoever has most of them: an
         app that takes all keeps nobody from being applied, suspended or removed."""
-        with told_plainly(self._server):
+        with explained(self._server):
             info = fields(ask(self._client, "INFO", "clients"))
             missing = _CONNECTIONS + int(info.get("connected_clients", 0)) - int(info.get("maxclients", 0) or 1 << 30)
             if missing <= 0:
@@ -276,7 +276,7 @@ def carry_out(another: Callable[..., redis.Redis], statement: Statement) -> None
             return
         bar = words.index("|")
         for keys in scanned(client, words[2:bar]):
-            each(client, [(*words[bar + 1 :], key) for key in keys])
+            pipelined(client, [(*words[bar + 1 :], key) for key in keys])
 
 
 def _retryable(error: RedisError) -> bool:
@@ -312,7 +312,7 @@ def _shortened(text: str) -> str:
 
 def read_facts(server: Server, client: redis.Redis) -> RedisFacts:
     """What the server is and can do, in one round trip."""
-    with told_plainly(server):
+    with explained(server):
         pipeline: Any = client.pipeline(transaction=False)
         for words in _QUESTIONS:
             pipeline.execute_command(*words)

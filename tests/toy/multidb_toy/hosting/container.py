@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from multidb.model import Facts, ServerSpec
-from multidb.model.container import Container, SecretVariable, one_each, shared
+from multidb.model.container import Container, SecretVariable, one_per_app, shared
 from multidb_toy.hosting.address import PORT
 from multidb_toy.resources import STORE
 
@@ -26,4 +26,4 @@ def containers(spec: ServerSpec, apps: Sequence[str], per_app: bool) -> list[Con
         admin="admin",
         facts=Facts("Toy", "1.0"),
     )
-    return one_each(container, apps, spec) if per_app else shared(container, spec)
+    return one_per_app(container, apps, spec) if per_app else shared(container, spec)

@@ -143,7 +143,8 @@ def read(path: Path, name: str) -> tuple[Node | None, list[Problem]]:
             raw = file.read(_LARGEST + 1)
     except OSError as error:
         raise UsageError(f"cannot be read: {error.strerror or type(error).__name__}", where=name) from None
-    return tree(compose(decode(raw, name), name), name)
+    text = decode(raw, name)
+    return tree(compose(text, name), text, name)
 
 
 def decode(raw: bytes, name: str) -> str:
@@ -176,11 +177,12 @@ def compose(text: str, name: str) -> yaml.Node | None:
     return node
 
 
-def tree(root: yaml.Node | None, name: str) -> tuple[Node | None, list[Problem]]:
-    """The tree under `root`, with the problems that YAML itself lets pass: repeated keys, tags, keys that are lists."""
+def tree(root: yaml.Node | None, text: str, name: str) -> tuple[Node | None, list[Problem]]:
+    """The tree under `root`, the node of `text`, with the problems that YAML itself lets pass: repeated keys, tags,
+    keys that are lists."""
     if root is None:
         return None, []
-    reader = _TreeReader(name)
+    reader = _TreeReader(name, _place_of(text, name))
     try:
         return reader.node(root, 0), reader.problems
     except _TooLarge as error:
@@ -237,9 +239,10 @@ class _TooLarge(Exception):
 class _TreeReader:
     """One walk over YAML nodes; counts what it makes, since aliases let a short file describe a very large tree."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, end: Position) -> None:
         self.problems: list[Problem] = []
         self._name = name
+        self._end = end
         self._made = 0
 
     def node(self, node: yaml.Node, depth: int) -> Node:
@@ -297,7 +300,8 @@ class _TreeReader:
         self.problems.append(place.problem(f"the tag {tag} is not supported", "Write the value without it."))
 
     def _place(self, node: yaml.Node) -> Position:
-        return Position(self._name, node.start_mark.line + 1, node.start_mark.column + 1)
+        # libyaml ends a last line that is not ended, and puts an empty value on the line after it.
+        return min(Position(self._name, node.start_mark.line + 1, node.start_mark.column + 1), self._end)
 
 
 def _value(node: yaml.ScalarNode) -> str | int | float | bool | None:

@@ -134,7 +134,7 @@ class _Source:
 
     def values(self) -> dict[str, Any]:
         """What the text says; `ManifestError` when YAML itself forbids it (a key twice, a tag)."""
-        node, problems = tree(self._root, _NAME)
+        node, problems = tree(self._root, self._text, _NAME)
         if problems:
             raise ManifestError(problems)
         values = {} if node is None else plain(node)

@@ -154,4 +154,6 @@ def test_any_value_in_any_place(data: st.DataObject) -> None:
 
 def test_an_empty_value_at_the_very_end() -> None:
     """Found by a fuzzer: libyaml marks it on a line that does not exist."""
-    edit("? ")
+    for text in ("? ", "---", "%YAML 1.2\n---", "? a", "- ? "):
+        check(text.encode())
+        edit(text)

@@ -237,12 +237,13 @@ def test_an_external_runtime_needs_addresses_of_what_is_used(tmp_path: Path) -> 
         ),
         ("version: 1".encode("utf-16"), "multidb.yaml:1:1: is not UTF-8 text"),
         (b"version: 1\n\x00", "multidb.yaml:2:1: the invisible character U+0000"),
+        (b"---", "multidb.yaml:1:4: the manifest is one value"),
         (b"x" * (9 * 1024 * 1024), "multidb.yaml:1:1: is larger than 8 MB"),
         (b"[" * 100_000, "multidb.yaml:1:"),
         (b"- " * 100_000, "multidb.yaml:1:"),
         (b"{a: " * 100_000, "multidb.yaml:1:"),
     ],
-    ids=["latin", "utf-16", "nul", "large", "brackets", "dashes", "braces"],
+    ids=["latin", "utf-16", "nul", "empty", "large", "brackets", "dashes", "braces"],
 )
 def test_bytes_that_are_no_manifest(tmp_path: Path, raw: bytes, said: str) -> None:
     (found,) = told(tmp_path, raw)

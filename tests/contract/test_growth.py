@@ -15,13 +15,14 @@ from multidb.environment import environment, environments
 from multidb.health import check
 from multidb.model import App, Project, RuntimeKind, ServerSpec
 from multidb.provisioners import provisioner
+from multidb.provisioners.postgres.provision import catalog, summary
 from multidb.provisioners.postgres.provision.resources import ServerOptions as PostgresOptions
 from multidb.state import ProjectState
 from multidb.usage import look
 from tests.contract.case import RealServer
 from tests.contract.case_redis import as_admin, real_server, valkey_binary
 from tests.contract.given_runtime import GivenRuntime
-from tests.contract.postgres_servers import cluster
+from tests.contract.postgres_servers import cluster, cluster_at
 
 pytestmark = pytest.mark.server
 
@@ -115,18 +116,9 @@ def test_each_app_costs_what_any_other_costs(site: tuple[str, *Stage], tmp_path:
     costs: dict[str, list[Cost]] = {}
     for size in SIZES:
         forget()
-        options = provisioner(store).app_options()
-        names = [f"g{size}n{number:02}" for number in range(size)]
-        project = Project(
-            name=f"g{size}",
-            runtime=RuntimeKind.EMBEDDED,
-            apps={app: App(app, app, {store: options}, where=f"multidb.yaml:{app}") for app in names},
-            servers=(ServerSpec(store, store, real.options),),
-            root=str(tmp_path / str(size)),
-        )
-        (tmp_path / str(size)).mkdir()
+        project = _project(store, size, real, tmp_path)
         for command, run in COMMANDS.items():
-            engine = Engine(project, ProjectState(Path(project.root)), runtime=GivenRuntime(real), command="test")
+            engine = _engine(project, real)
             before = counted()
             run(engine)
             after = counted()
@@ -136,6 +128,43 @@ def test_each_app_costs_what_any_other_costs(site: tuple[str, *Stage], tmp_path:
         for which in (0, 1):
             assert second[which] <= first[which] + SLACK, f"{command} grows faster than the apps: {costs[command]}"
             assert second[which] <= MOST[store][command][which], f"{command}: {costs[command]}"
+
+
+def test_a_plan_asks_the_long_question_only_where_the_short_one_shows_a_difference(
+    postgres: Stage, tmp_path: Path
+) -> None:
+    real, _, forget = postgres
+    forget()
+    project = _project("postgres", 3, real, tmp_path)
+    assert _engine(project, real).apply().error() is None
+    server = cluster_at(real.server.endpoint.port)
+    server.sql("GRANT CREATE ON SCHEMA public TO PUBLIC", database=next(iter(project.apps)))
+
+    before = len(server.log.read_bytes())
+    assert not _engine(project, real).plan().in_sync
+    server.sql("SELECT 1")  # what is logged before it has been written
+    asked = server.log.read_bytes()[before:].decode().replace("\n\t", "\n")
+
+    assert asked.count(summary.QUERY) == len(project.apps)
+    assert asked.count(catalog.INTERIOR) == 1
+
+
+def _project(store: str, size: int, real: RealServer, folder: Path) -> Project:
+    root = folder / str(size)
+    root.mkdir()
+    options = provisioner(store).app_options()
+    names = [f"g{size}n{number:02}" for number in range(size)]
+    return Project(
+        name=f"g{size}",
+        runtime=RuntimeKind.EMBEDDED,
+        apps={app: App(app, app, {store: options}, where=f"multidb.yaml:{app}") for app in names},
+        servers=(ServerSpec(store, store, real.options),),
+        root=str(root),
+    )
+
+
+def _engine(project: Project, real: RealServer) -> Engine:
+    return Engine(project, ProjectState(Path(project.root)), runtime=GivenRuntime(real), command="test")
 
 
 def _for_each(found: list[Cost]) -> list[tuple[float, float]]:

@@ -30,8 +30,9 @@ refuse() {
 # The server answers on its socket only, while it is being set up.
 case ${PGHOST:-} in /*) ;; *) PGHOST= ;; esac
 PGHOSTADDR=
+PGPASSWORD=${PGPASSWORD:-${POSTGRES_PASSWORD:-}}
 PGOPTIONS="${PGOPTIONS:-} -c client_min_messages=warning -c password_encryption=scram-sha-256"
-export PGHOST PGHOSTADDR PGOPTIONS
+export PGHOST PGHOSTADDR PGPASSWORD PGOPTIONS
 admin=${POSTGRES_USER:-postgres}
 
 as_admin() {

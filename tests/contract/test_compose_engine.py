@@ -37,6 +37,8 @@ PROJECT = "multidbtest"
 IMAGES = {"postgres": "postgres", "redis": "valkey", "qdrant": "qdrant", "neo4j": "neo4j"}
 TLS_IMAGES = {**IMAGES, "redis": "redis"}
 APPS = ("lernmi", "beep_boop")
+PSQL = ("sh", "-c", 'PGPASSWORD=$POSTGRES_PASSWORD exec psql -U postgres "$@"', "psql")
+"""In the container of a Postgres: a program of its own is let in with the password only, as everybody is."""
 
 
 @dataclass
@@ -461,7 +463,7 @@ def test_a_backup_and_back_with_the_programs_in_the_servers_container(
 
     def sql(text: str) -> str:
         container = services_of(engine, project)["postgres"]
-        return engine.docker("exec", container, "psql", "-U", "postgres", "-d", "lernmi", "-qAtc", text)
+        return engine.docker("exec", container, *PSQL, "-d", "lernmi", "-qAtc", text)
 
     looked = "SELECT count(*), sum(id), md5(string_agg(note, '' ORDER BY id)) FROM people; TABLE totals"
     try:
@@ -536,7 +538,7 @@ def test_the_sidecars_back_up_and_watch_from_inside_the_network(
 
     def sql(text: str) -> str:
         container = services_of(engine, project)["postgres"]
-        return engine.docker("exec", container, "psql", "-U", "postgres", "-d", "lernmi", "-qAtc", text)
+        return engine.docker("exec", container, *PSQL, "-d", "lernmi", "-qAtc", text)
 
     def half_made() -> list[Path]:
         return [path for path in (tmp_path / "sets").rglob("*.part") if "lernmi" in path.parts]
@@ -554,7 +556,7 @@ def test_the_sidecars_back_up_and_watch_from_inside_the_network(
             "SET ROLE lernmi_owner; CREATE TABLE people AS SELECT n AS id FROM generate_series(1, 1000) n;"
             "CREATE TABLE parted (id int) PARTITION BY LIST (id)"  # for which only pg_dump waits, its file begun
         )
-        lock = ["psql", "-U", "postgres", "-d", "lernmi", "-c", "BEGIN; LOCK TABLE parted; SELECT pg_sleep(600)"]
+        lock = [*PSQL, "-d", "lernmi", "-c", "BEGIN; LOCK TABLE parted; SELECT pg_sleep(600)"]
         engine.docker("exec", "-d", services_of(engine, project)["postgres"], *lock)
         until(
             lambda: sql("SELECT 1 FROM pg_locks WHERE mode = 'AccessExclusiveLock' AND relation = 'parted'::regclass")
@@ -613,7 +615,7 @@ def interrupted_at_a_lock(folder: Folder, engine: Engine, container: str, path: 
     """What runs in the container while pg_dump waits there for a table, and once it was interrupted by Ctrl-C."""
     # one without rows of its own: multidb itself waits for the others, before pg_dump is started
     waiting = "BEGIN; LOCK TABLE parted; SELECT pg_sleep(600)"
-    lock = ["docker", "exec", container, "psql", "-U", "postgres", "-d", "lernmi", "-c", waiting]
+    lock = ["docker", "exec", container, *PSQL, "-d", "lernmi", "-c", waiting]
     program = [sys.executable, "-c", "from multidb.cli import main; main()", "backup", "lernmi"]
     env = {**engine.environment, "PYTHONPATH": f"{path}:{REPOSITORY}"}
     with (
@@ -630,7 +632,7 @@ def interrupted_at_a_lock(folder: Folder, engine: Engine, container: str, path: 
         backup.wait(60)
         found.append(engine.docker("top", container, "-eo", "pid,args"))
         end = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE query LIKE 'BEGIN; LOCK%'"
-        engine.docker("exec", container, "psql", "-U", "postgres", "-c", end)
+        engine.docker("exec", container, *PSQL, "-c", end)
     return found
 
 

@@ -14,6 +14,7 @@ from multidb.cli.plan_view import report_document, show_report
 from multidb.cli.server_wide import left_open
 from multidb.errors import UsageError
 from multidb.fleet import Scope
+from multidb.model import Project
 from multidb.provisioners import STORES, provisioner
 from multidb.runtime import ServerState
 
@@ -50,16 +51,16 @@ def add_app(
     output = run.output
     new = manifest.app_id(name)
     entry = _entry(stores, collections, extensions, tenant)
-    ensure_entry(run, output, new, entry)
+    project, _ = ensure_entry(run, output, new, entry)
     if no_apply:
         output.document(True, {"app": new, "applied": False})
         return 0
-    return _bring_up(run, new)
+    return _bring_up(run, project, new)
 
 
-def _bring_up(run: Run, new: str) -> int:
+def _bring_up(run: Run, project: Project, new: str) -> int:
     output = run.output
-    engine = run.engine(output)
+    engine = run.engine(output, project)
     with engine.fleet.keeping_open():
         with output.working():
             with following_servers(engine.fleet, output):

@@ -89,10 +89,10 @@ def clone(
         stack.enter_context(exclusively(engine.state, "clone"))
         finish_interrupted(engine, None, output)
         stack.enter_context(engine.state.lock_apps([source, new], f"multidb clone {source} {new}"))
-        added = ensure_entry(run, output, new, {**entry, "labels": {**entry.get("labels", {}), **labels}})
+        project, added = ensure_entry(run, output, new, {**entry, "labels": {**entry.get("labels", {}), **labels}})
         if added and not share:
             tell_unshared(output, source, new, original)
-        engine = run.engine(output)
+        engine = run.engine(output, project)
         engine.fleet.require(Scope(apps=frozenset({source})))
         ready(engine, new)
         done = copy_into(engine, source, new, mask=sql, replace=replace, safety=safety_set, progress=output.progress)

@@ -112,9 +112,12 @@ def restore(
             engine.fleet.start(into)
         finish_interrupted(engine, keys, output)
         stack.enter_context(engine.state.lock_apps([into], f"multidb restore of {into}"))
-        if not known and ensure_entry(run, output, into, entry_for(copy.backup_set.declaration)):
-            tell_unshared(output, copy.app, into, copy.backup_set.declaration)
-        engine = run.engine(output)
+        project = None
+        if not known:
+            project, added = ensure_entry(run, output, into, entry_for(copy.backup_set.declaration))
+            if added:
+                tell_unshared(output, copy.app, into, copy.backup_set.declaration)
+        engine = run.engine(output, project)
         engine.fleet.require(Scope(apps=frozenset({into})))
         ready(engine, into)
         home = repository(engine.fleet, targets)

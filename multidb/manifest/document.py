@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping as MappingType
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple, TypeAlias
 
@@ -169,11 +170,17 @@ def compose(text: str, name: str) -> yaml.Node | None:
         place = _place_of(text[: match.start()], name)
         raise ManifestError([place.problem(f"the invisible character U+{ord(match.group()):04X} has no place here")])
     try:
-        node: yaml.Node | None = yaml.compose(text, Loader=_Loader)
+        return _composed(text)
     except yaml.MarkedYAMLError as error:
         raise ManifestError([_syntax_problem(error, text, name)]) from None
     except (yaml.YAMLError, ValueError) as error:
         raise ManifestError([Position(name, 1, 1).problem(f"not valid YAML: {error}")]) from None
+
+
+@lru_cache(maxsize=2)  # an edit is read before and after, for what it says and for where it stands
+def _composed(text: str) -> yaml.Node | None:
+    """The nodes of a text. Nobody may change them."""
+    node: yaml.Node | None = yaml.compose(text, Loader=_Loader)
     return node
 
 

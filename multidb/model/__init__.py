@@ -57,7 +57,7 @@ from multidb.model.figures import (
     time_in_words,
 )
 from multidb.model.health import Health, Status, worst
-from multidb.model.hosting import Hosting, Launch, OfflineKind, RecoverableKind, Seat, ServerKind, Site
+from multidb.model.hosting import HostedServer, Hosting, Launch, OfflineKind, RecoverableKind, ServerKind
 from multidb.model.project import Project, ServerSpec
 from multidb.model.provisioner import Provisioner, Session
 from multidb.model.usage import AppUsage, Enforce, Query, Quota, ServerUsage
@@ -110,13 +110,12 @@ __all__ = [
     "ScriptArchive",
     "Search",
     "Searched",
-    "Seat",
+    "HostedServer",
     "Server",
     "ServerKind",
     "ServerSpec",
     "ServerUsage",
     "Session",
-    "Site",
     "Statement",
     "Status",
     "StoreContext",

@@ -1,8 +1,7 @@
 """What one server on this machine is, and what each kind of server must know to be started: the words of `embedded`.
 
-A *site* is a server's place on this machine. A *launch* is everything that the operating system is told to start it.
-A *kind* turns the one into the other, and knows how to ask whether it answers. A *seat* is a site with its kind: one
-server that the manifest asks for.
+A *launch* is everything that the operating system is told to start a server. A *kind* makes it of a hosted server, and
+knows how to ask whether it answers.
 """
 
 from __future__ import annotations
@@ -20,18 +19,22 @@ from multidb.model.core import PROGRESS_TIMEOUT, App, Endpoint, Progress, Server
 from multidb.model.options import ContainerOptions
 from multidb.secrets import Secret
 
-__all__ = ["Hosting", "Launch", "OfflineKind", "RecoverableKind", "Seat", "ServerKind", "Site"]
+__all__ = ["HostedServer", "Hosting", "Launch", "OfflineKind", "RecoverableKind", "ServerKind"]
 
 
 @dataclass(frozen=True, slots=True)
-class Site:
-    """The place of one embedded server on this machine.
+class HostedServer:
+    """One server on this machine that the manifest asks for.
 
     Args:
         project: the project's name, for folders that have to be outside of it.
         folder: absolute; everything that the server keeps, and nothing of another server.
         app, apps: whom it serves, as in `Server`.
         ports: as named in ``ServerKind.ports``; empty until chosen.
+        kind: None when no process belongs to it; `note` then says why.
+        folder_product: a folder stands in for the server, and is called this; empty: none does.
+        one_place: it has room for the data of one app only, so that a set of that app is tried in a scratch server
+            beside it.
     """
 
     name: str
@@ -44,10 +47,27 @@ class Site:
     apps: frozenset[str] | None = None
     ports: Mapping[str, int] = field(default_factory=dict)
     progress_timeout: float = PROGRESS_TIMEOUT  # seconds: see `Project.progress_timeout`
+    kind: ServerKind | None = None
+    note: str = ""
+    folder_product: str = ""
+    one_place: bool = False
+
+    @property
+    def local(self) -> Server | None:
+        """The folder that stands in for the server, where one does."""
+        if not self.folder_product:
+            return None
+        return Server(self.name, self.store, Endpoint(path=str(self.folder)), apps=self.apps)
 
     def serves(self, app: str) -> bool:
         """Whether the app, which uses its store, has its place here."""
         return serves(app, self.app, self.apps)
+
+    def server(self, numbers: Mapping[str, int]) -> Server:
+        """The server as reached on these ports."""
+        assert self.kind is not None
+        endpoint = self.kind.endpoint(dataclasses.replace(self, ports=numbers))
+        return Server(self.name, self.store, endpoint, app=self.app, apps=self.apps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,27 +101,27 @@ class ServerKind(Protocol):
     def missing(self) -> str | None:
         """Why it cannot be had on this machine; None when it can. Quick, and changes nothing."""
 
-    def product(self, site: Site) -> str | None:
+    def product(self, hosted: HostedServer) -> str | None:
         """The product and version that would be started now, as `probe` will call it; None when it cannot be told."""
 
-    def wrote(self, site: Site) -> str | None:
+    def wrote(self, hosted: HostedServer) -> str | None:
         """The product and major version that the data itself names; None where it names none."""
 
     def way_back(self, product: str) -> str:
         """What to do to have `product` again, which wrote the data, or to do without it."""
 
-    def initialised(self, site: Site) -> bool:
+    def initialised(self, hosted: HostedServer) -> bool:
         """Whether there is a data folder already, with the admin's password in it."""
 
-    def prepare(self, site: Site, admin: Secret, progress: Progress) -> Launch:
-        """Makes everything ready in `site.folder`; may be repeated after an interruption at any point.
+    def prepare(self, hosted: HostedServer, admin: Secret, progress: Progress) -> Launch:
+        """Makes everything ready in `hosted.folder`; may be repeated after an interruption at any point.
 
         Raises:
             RuntimeUnavailable: it cannot be had here; the message says why.
             MultidbError: its folder cannot be used.
         """
 
-    def endpoint(self, site: Site) -> Endpoint:
+    def endpoint(self, hosted: HostedServer) -> Endpoint:
         """Where it listens, once its ports are known."""
 
     def probe(self, server: Server, admin: Secret) -> str | None:
@@ -116,11 +136,11 @@ class ServerKind(Protocol):
 class RecoverableKind(ServerKind, Protocol):
     """A kind whose admin's password somebody else may change, and that can be given the right one from outside."""
 
-    def forget_logins(self, site: Site) -> None:
+    def forget_logins(self, hosted: HostedServer) -> None:
         """Has the next `prepare` take every login away and make the admin's anew; no other data. The server is stopped.
         What is taken away is kept aside until `forgotten`."""
 
-    def forgotten(self, site: Site) -> None:
+    def forgotten(self, hosted: HostedServer) -> None:
         """The server has come up without the former logins: they need not be kept any more."""
 
 
@@ -128,39 +148,8 @@ class RecoverableKind(ServerKind, Protocol):
 class OfflineKind(ServerKind, Protocol):
     """A kind with a tool of its own for the files of a server that is stopped."""
 
-    def offline(self, site: Site, progress: Progress) -> Offline:
+    def offline(self, hosted: HostedServer, progress: Progress) -> Offline:
         """The tool."""
-
-
-@dataclass(frozen=True, slots=True)
-class Seat:
-    """One server that the manifest asks for.
-
-    Args:
-        kind: None when no process belongs to it; `note` then says why.
-        folder_product: a folder stands in for the server, and is called this; empty: none does.
-        one_place: it has room for the data of one app only, so that a set of that app is tried in a scratch server
-            beside it.
-    """
-
-    site: Site
-    kind: ServerKind | None
-    note: str = ""
-    folder_product: str = ""
-    one_place: bool = False
-
-    @property
-    def local(self) -> Server | None:
-        """The folder that stands in for the server, where one does."""
-        if not self.folder_product:
-            return None
-        return Server(self.site.name, self.site.store, Endpoint(path=str(self.site.folder)), apps=self.site.apps)
-
-    def server(self, numbers: Mapping[str, int]) -> Server:
-        """The server as reached on these ports."""
-        assert self.kind is not None
-        site = dataclasses.replace(self.site, ports=numbers)
-        return Server(site.name, site.store, self.kind.endpoint(site), app=site.app, apps=site.apps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,7 +160,7 @@ class Hosting:
         root: the manifest's folder.
         apps: those that the servers are for, in the order of the manifest.
         options: their server options.
-        site: the place of the server that the apps share (None), or of the one that serves this app only.
+        server: the server that the apps share (None), or the one that serves this app only, without its kind.
         product: what the server of this name said of itself when it last came up; None where it never did.
         switched: its servers may be another product from now on.
     """
@@ -179,6 +168,6 @@ class Hosting:
     root: Path
     apps: Sequence[App]
     options: ContainerOptions
-    site: Callable[[str | None], Site]
+    server: Callable[[str | None], HostedServer]
     product: Callable[[str], str | None]
     switched: bool = False

@@ -29,7 +29,7 @@ from multidb.model.core import (
     Tenant,
 )
 from multidb.model.health import Health
-from multidb.model.hosting import Hosting, Seat
+from multidb.model.hosting import HostedServer, Hosting
 from multidb.model.options import ContainerOptions, Section
 from multidb.model.usage import ServerUsage
 from multidb.secrets import Secret, SecretRef, SecretSpec, SecretStore
@@ -122,7 +122,7 @@ class Provisioner:
     """What only a look at all apps of the manifest can tell: the app, and what is wrong with it."""
     own: tuple[str, ...] = ()
     """Accounts that multidb or the server makes for itself, as shell patterns: none can be named under ``known``."""
-    processes: Callable[[Hosting], Sequence[Seat]] | None = None
+    processes: Callable[[Hosting], Sequence[HostedServer]] | None = None
     """The servers that it needs as processes of this machine; None for a store that cannot be run as one."""
     address: type[Address] | None = None
     """The model of ``external.<store>``; None for a store whose servers multidb always runs itself."""

@@ -32,7 +32,7 @@ from multidb.render import CA_FILE, MONITORING, MONITORING_VOLUMES
 from multidb.runtime import ServerState, ServerStatus, compose_tool, inside
 from multidb.runtime.container_state import ContainerState, Verdict, judge
 from multidb.runtime.docker_engine import DockerEngine
-from multidb.runtime.together import LOCK_TIMEOUT, clear_errors, one_at_a_time
+from multidb.runtime.operation import LOCK_TIMEOUT, clear_errors, one_at_a_time
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 from multidb.variables import compose_project

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from multidb.errors import ServerError
-from multidb.model import Progress, Seat, Server
+from multidb.model import HostedServer, Progress, Server
 from multidb.runtime import ServerState, ServerStatus
 from multidb.runtime.ledger import Ledger, Process
 from multidb.runtime.starting import Start
@@ -28,11 +28,11 @@ class Control:
     progress: Progress
     end: Callable[[Process, Progress], ServerStatus]
 
-    def start(self, seat: Seat) -> Server:
+    def start(self, hosted: HostedServer) -> Server:
         """Starts a server and gives it; `ServerError` with the reason when it does not come up."""
-        status = Start(self.state, self.ledger, self.progress).all([seat])[0]
+        status = Start(self.state, self.ledger, self.progress).all([hosted])[0]
         if status.state is not ServerState.RUNNING or status.server is None:
-            raise ServerError(status.message, where=f"server {seat.site.name}")
+            raise ServerError(status.message, where=f"server {hosted.name}")
         return status.server
 
     def stop(self, name: str) -> None:

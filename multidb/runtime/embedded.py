@@ -19,28 +19,22 @@ from multidb.errors import AuthenticationFailed, MultidbError, Refused, UsageErr
 from multidb.model import (
     App,
     Endpoint,
+    HostedServer,
     Hosting,
     Offline,
     OfflineKind,
     Progress,
     Project,
     RecoverableKind,
-    Seat,
     Server,
     ServerSpec,
-    Site,
     TakeOffline,
     unwatched,
 )
 from multidb.provisioners import provisioner
 from multidb.runtime import ServerState, ServerStatus
 from multidb.runtime.control import Control
-from multidb.runtime.ledger import Ledger, Process
-from multidb.runtime.log_file import log_lines
-from multidb.runtime.outage import Outages
-from multidb.runtime.product import Products
-from multidb.runtime.scratch import ScratchServers
-from multidb.runtime.seats import (
+from multidb.runtime.hosted import (
     SKIPPED,
     absent,
     admin_ref,
@@ -50,8 +44,13 @@ from multidb.runtime.seats import (
     outdated,
     port_key,
 )
+from multidb.runtime.ledger import Ledger, Process
+from multidb.runtime.log_file import log_lines
+from multidb.runtime.offline import OfflineServers
+from multidb.runtime.operation import LOCK_TIMEOUT, clear_errors, one_at_a_time
+from multidb.runtime.product import Products
+from multidb.runtime.scratch import ScratchServers
 from multidb.runtime.starting import Start
-from multidb.runtime.together import LOCK_TIMEOUT, clear_errors, one_at_a_time
 from multidb.secrets import Secret, generate
 from multidb.state import ProjectState
 
@@ -84,11 +83,11 @@ class EmbeddedRuntime:
         """
         report = one_at_a_time(progress)
         with clear_errors(), self._turn("multidb up", report):
-            seats = self._chosen(only)
+            chosen = self._chosen(only)
             self._stop_strays(report)
             self._scratch_servers(report).clear()
-            statuses = Start(self._state, self._ledger, report, self._products).all(seats)
-            self._outages(report).settle(statuses)
+            statuses = Start(self._state, self._ledger, report, self._products).all(chosen)
+            self._offline_servers(report).settle(statuses)
             return statuses
 
     def _turn(self, command: str, report: Progress) -> AbstractContextManager[None]:
@@ -100,8 +99,8 @@ class EmbeddedRuntime:
     def switch(self, stores: Sequence[str]) -> None:
         """See `Runtime.switch`."""
         for store in stores:
-            seats = self._chosen([store])
-            for name in sorted({seat.site.name for seat in seats} & set(self._ledger.read())):
+            chosen = self._chosen([store])
+            for name in sorted({hosted.name for hosted in chosen} & set(self._ledger.read())):
                 if self._ledger.read()[name].alive():
                     raise UsageError(
                         "still runs", where=f"server {name}", hint=f"multidb down, then: multidb up --switch {store}"
@@ -128,8 +127,8 @@ class EmbeddedRuntime:
         with clear_errors(), self._state.lock("runtime", "multidb down"):
             self._stop_strays(report)
             self._scratch_servers(report).clear()
-            outages = self._outages(report)
-            outages.forget(outages.left())
+            offline_servers = self._offline_servers(report)
+            offline_servers.forget(offline_servers.left())
             return side_by_side(
                 lambda process: self._stop(process, report), list(self._ledger.read().values()), finishing=True
             )
@@ -141,12 +140,12 @@ class EmbeddedRuntime:
             Locked: an ``up`` or ``down`` works on this project.
         """
         report = one_at_a_time(progress)
-        sites = [seat.site for seat in self._seats() if seat.site.app == app.id]
+        own = [hosted for hosted in self._all() if hosted.app == app.id]
         with clear_errors(), self._state.lock("runtime", "multidb"):
             recorded = self._ledger.read()
-            stopped = [self._stop(recorded[site.name], report) for site in sites if site.name in recorded]
-            for site in sites if erase else ():
-                self._erase(site)
+            stopped = [self._stop(recorded[hosted.name], report) for hosted in own if hosted.name in recorded]
+            for hosted in own if erase else ():
+                self._erase(hosted)
         return stopped
 
     def scratch(self, server: Server, progress: Progress, *, adoptable: bool) -> AbstractContextManager[Server] | None:
@@ -157,9 +156,11 @@ class EmbeddedRuntime:
             Locked: another run has one for this server, or an ``up`` or ``down`` works on this project.
             ServerError: it does not start.
         """
-        seat = self._seat(server)
+        hosted = self._hosted_server(server)
         return (
-            None if seat is None or not seat.one_place else self._scratch_servers(one_at_a_time(progress)).running(seat)
+            None
+            if hosted is None or not hosted.one_place
+            else self._scratch_servers(one_at_a_time(progress)).running(hosted)
         )
 
     def adopt(self, server: Server, scratch: Server, progress: Progress) -> None:
@@ -169,17 +170,17 @@ class EmbeddedRuntime:
             Locked: an ``up`` or ``down`` works on this project.
             ServerError: the server does not start with the new data.
         """
-        seat = self._seat(server)
-        if seat is None or not scratch.scratch:
+        hosted = self._hosted_server(server)
+        if hosted is None or not scratch.scratch:
             raise ValueError(f"{scratch} is no scratch server of {server}")
-        self._scratch_servers(one_at_a_time(progress)).adopt(seat)
+        self._scratch_servers(one_at_a_time(progress)).adopt(hosted)
 
     def take_offline(self, server: Server) -> TakeOffline | None:
         """See `Runtime.take_offline`. Only a server of one app, and the scratch server of one."""
-        seat = self._seat_or_scratch(server)
-        if seat is None or server.app is None or not isinstance(seat.kind, OfflineKind):
+        hosted = self._hosted_or_scratch(server)
+        if hosted is None or server.app is None or not isinstance(hosted.kind, OfflineKind):
             return None
-        return lambda progress: self._standing_still(server, one_at_a_time(progress))
+        return lambda progress: self._offline(server, one_at_a_time(progress))
 
     def recover(self, name: str, progress: Progress) -> Server:
         """See `Runtime.recover`. An admin's password that was lost here is generated anew.
@@ -191,23 +192,23 @@ class EmbeddedRuntime:
             UsageError: there is no such server.
         """
         report = one_at_a_time(progress)
-        seat = next((seat for seat in self._seats() if seat.site.name == name), None) or self._chosen([name])[0]
-        site, kind = seat.site, seat.kind
+        hosted = next((hosted for hosted in self._all() if hosted.name == name), None) or self._chosen([name])[0]
+        kind = hosted.kind
         if not isinstance(kind, RecoverableKind):
             raise Refused(
-                f"no app can change the admin's password on {site.store}",
-                where=f"server {site.name}",
+                f"no app can change the admin's password on {hosted.store}",
+                where=f"server {hosted.name}",
                 hint="start it anew with the password that multidb has: multidb down, then multidb up",
             )
-        ref = admin_ref(site.name, site.store)
+        ref = admin_ref(hosted.name, hosted.store)
         with clear_errors(), self._state.lock("runtime", "multidb recover"):
             control = self._control(report)
-            control.stop(site.name)
+            control.stop(hosted.name)
             if self._state.secrets.get(ref) is None:
                 self._state.secrets.put({ref: generate()})
-            kind.forget_logins(site)
-            server = control.start(seat)
-            kind.forgotten(site)
+            kind.forget_logins(hosted)
+            server = control.start(hosted)
+            kind.forgotten(hosted)
         return server
 
     def resume(self, progress: Progress) -> list[ServerStatus]:
@@ -216,10 +217,10 @@ class EmbeddedRuntime:
         Raises:
             Locked: an ``up`` or ``down`` works on this project.
         """
-        outages = self._outages(progress)
-        left = set(outages.left())
-        known = [seat.site.name for seat in self._seats() if seat.site.name in left]
-        outages.forget(sorted(left.difference(known)))
+        offline_servers = self._offline_servers(progress)
+        left = set(offline_servers.left())
+        known = [hosted.name for hosted in self._all() if hosted.name in left]
+        offline_servers.forget(sorted(left.difference(known)))
         if not known:
             return []
         running = {status.name for status in self.status() if status.state is ServerState.RUNNING}
@@ -230,21 +231,21 @@ class EmbeddedRuntime:
         with clear_errors():
             recorded = self._ledger.read()
             return side_by_side(
-                lambda seat: self._look(seat, recorded.get(seat.site.name)), self._seats(), finishing=True
+                lambda hosted: self._look(hosted, recorded.get(hosted.name)), self._all(), finishing=True
             )
 
     def servers(self) -> list[Server]:
         """See `Runtime.servers`. One that was never started and has no port in the manifest has no address."""
         with clear_errors():
             recorded = self._ledger.read()
-            servers = [self._located(seat, recorded.get(seat.site.name)) for seat in self._seats()]
+            servers = [self._located(hosted, recorded.get(hosted.name)) for hosted in self._all()]
         return [server for server in servers if server is not None]
 
     def missing(self) -> list[ServerStatus]:
         """See `Runtime.missing`."""
         located = {server.name for server in self.servers()}
         with clear_errors():
-            return [self._look(seat, None) for seat in self._seats() if seat.site.name not in located]
+            return [self._look(hosted, None) for hosted in self._all() if hosted.name not in located]
 
     def app_endpoints(self) -> dict[str, Endpoint]:
         """See `Runtime.app_endpoints`: apps are processes of this machine, too."""
@@ -252,8 +253,7 @@ class EmbeddedRuntime:
 
     def names_for(self, app: App) -> list[str]:
         """See `Runtime.names_for`."""
-        sites = (seat.site for seat in self._seats())
-        return [site.name for site in sites if site.store in app.stores and site.serves(app.id)]
+        return [hosted.name for hosted in self._all() if hosted.store in app.stores and hosted.serves(app.id)]
 
     def admin(self, server: Server) -> Secret | None:
         """See `Runtime.admin`."""
@@ -263,9 +263,9 @@ class EmbeddedRuntime:
         if secret is not None:
             return secret
         where = f"server {server.name}"
-        for seat in self._seats():
-            if seat.site.name == server.name and seat.kind is not None and seat.kind.initialised(seat.site):
-                problem = lost(seat.site)
+        for hosted in self._all():
+            if hosted.name == server.name and hosted.kind is not None and hosted.kind.initialised(hosted):
+                problem = lost(hosted)
                 raise UsageError(problem.message, where=where, hint=problem.hint)
         raise UsageError("has no admin password yet", where=where, hint="start it: multidb up")
 
@@ -275,10 +275,10 @@ class EmbeddedRuntime:
 
     # Which servers there are
 
-    def _seats(self) -> list[Seat]:
-        return [seat for spec in self._project.servers for seat in self._seats_of(spec)]
+    def _all(self) -> list[HostedServer]:
+        return [hosted for spec in self._project.servers for hosted in self._hosted_servers_of(spec)]
 
-    def _seats_of(self, spec: ServerSpec) -> Sequence[Seat]:
+    def _hosted_servers_of(self, spec: ServerSpec) -> Sequence[HostedServer]:
         describe, apps = provisioner(spec.store).processes, self._project.apps_on(spec)
         if describe is None or not apps:
             return ()
@@ -286,19 +286,19 @@ class EmbeddedRuntime:
             root=Path(self._project.root),
             apps=apps,
             options=spec.options,
-            site=lambda app: self._site(spec, app),
+            server=lambda app: self._hosted(spec, app),
             product=self._products.recorded,
             switched=spec.store in self._switched,
         )
         return describe(hosting)
 
-    def _seat(self, server: Server) -> Seat | None:
-        return next((seat for seat in self._seats() if seat.site.name == server.name), None)
+    def _hosted_server(self, server: Server) -> HostedServer | None:
+        return next((hosted for hosted in self._all() if hosted.name == server.name), None)
 
-    def _seat_or_scratch(self, server: Server) -> Seat | None:
+    def _hosted_or_scratch(self, server: Server) -> HostedServer | None:
         scratch_servers = self._scratch_servers(unwatched)
-        pairs = ((seat, scratch_servers.beside(seat)) for seat in self._seats())
-        return next((seat for pair in pairs for seat in pair if seat.site.name == server.name), None)
+        pairs = ((hosted, scratch_servers.beside(hosted)) for hosted in self._all())
+        return next((hosted for pair in pairs for hosted in pair if hosted.name == server.name), None)
 
     def _scratch_servers(self, report: Progress) -> ScratchServers:
         return ScratchServers(self._control(report), self._servers)
@@ -306,20 +306,20 @@ class EmbeddedRuntime:
     def _control(self, report: Progress) -> Control:
         return Control(self._state, self._ledger, report, self._stop)
 
-    def _outages(self, report: Progress) -> Outages:
-        return Outages(self._control(report))
+    def _offline_servers(self, report: Progress) -> OfflineServers:
+        return OfflineServers(self._control(report))
 
     @contextlib.contextmanager
-    def _standing_still(self, server: Server, report: Progress) -> Iterator[Offline]:
-        seat = self._seat_or_scratch(server)
-        assert seat is not None
-        assert isinstance(seat.kind, OfflineKind)
-        with self._outages(report).of(seat, seat.kind.offline) as offline:
+    def _offline(self, server: Server, report: Progress) -> Iterator[Offline]:
+        hosted = self._hosted_or_scratch(server)
+        assert hosted is not None
+        assert isinstance(hosted.kind, OfflineKind)
+        with self._offline_servers(report).of(hosted, hosted.kind.offline) as offline:
             yield offline
 
-    def _site(self, spec: ServerSpec, app: str | None) -> Site:
+    def _hosted(self, spec: ServerSpec, app: str | None) -> HostedServer:
         name = spec.name if app is None else f"{spec.name}-{app}"
-        return Site(
+        return HostedServer(
             name=name,
             store=spec.store,
             project=self._project.name,
@@ -335,11 +335,11 @@ class EmbeddedRuntime:
     def _servers(self) -> Path:
         return self._state.folder.resolve() / "servers"
 
-    def _chosen(self, only: Sequence[str] | None) -> list[Seat]:
-        seats = self._seats()
+    def _chosen(self, only: Sequence[str] | None) -> list[HostedServer]:
+        there = self._all()
         if only is None:
-            return seats
-        known = {seat.site.name for seat in seats} | {seat.site.store for seat in seats}
+            return there
+        known = {hosted.name for hosted in there} | {hosted.store for hosted in chosen}
         unknown = sorted(set(only) - known)
         if unknown:
             raise UsageError(
@@ -347,67 +347,67 @@ class EmbeddedRuntime:
                 where=self._project.file,
                 hint=f"there are: {', '.join(sorted(known)) or 'none; no app uses a store'}",
             )
-        return [seat for seat in seats if {seat.site.name, seat.site.store} & set(only)]
+        return [hosted for hosted in there if {hosted.name, hosted.store} & set(only)]
 
     # Looking and stopping
 
-    def _look(self, seat: Seat, recorded: Process | None) -> ServerStatus:
-        site, kind = seat.site, seat.kind
+    def _look(self, hosted: HostedServer, recorded: Process | None) -> ServerStatus:
+        kind = hosted.kind
         if kind is None:
-            state = ServerState.RUNNING if seat.local else ServerState.SKIPPED
-            return ServerStatus(site.name, site.store, state, seat.local, seat.note)
+            state = ServerState.RUNNING if hosted.local else ServerState.SKIPPED
+            return ServerStatus(hosted.name, hosted.store, state, hosted.local, hosted.note)
         if recorded is not None and recorded.alive():
-            return self._ask(seat, recorded)
-        server = self._located(seat, None)
-        obstacle = self._unavailable(seat)
+            return self._ask(hosted, recorded)
+        server = self._located(hosted, None)
+        obstacle = self._unavailable(hosted)
         if obstacle is not None:
-            return absent(site, obstacle)
-        if site.name in self._outages(unwatched).left():
+            return absent(hosted, obstacle)
+        if hosted.name in self._offline_servers(unwatched).left():
             message = "stopped for a moment, for its backup; if no run is at it: multidb up"
-            return ServerStatus(site.name, site.store, ServerState.STOPPED, server, message)
+            return ServerStatus(hosted.name, hosted.store, ServerState.STOPPED, server, message)
         if recorded is None:
-            return ServerStatus(site.name, site.store, ServerState.STOPPED, server, "not started; multidb up")
+            return ServerStatus(hosted.name, hosted.store, ServerState.STOPPED, server, "not started; multidb up")
         if recorded.before_boot():
             message = "the machine was restarted since; multidb up"
-            return ServerStatus(site.name, site.store, ServerState.STOPPED, server, message)
-        message = last_words("is gone; multidb up starts it again", site.log)
-        return ServerStatus(site.name, site.store, ServerState.FAILED, server, message)
+            return ServerStatus(hosted.name, hosted.store, ServerState.STOPPED, server, message)
+        message = last_words("is gone; multidb up starts it again", hosted.log)
+        return ServerStatus(hosted.name, hosted.store, ServerState.FAILED, server, message)
 
-    def _ask(self, seat: Seat, recorded: Process) -> ServerStatus:
-        assert seat.kind is not None
-        site, server = seat.site, seat.server(recorded.ports)
-        secret = self._state.secrets.get(admin_ref(site.name, site.store))
+    def _ask(self, hosted: HostedServer, recorded: Process) -> ServerStatus:
+        assert hosted.kind is not None
+        server = hosted.server(recorded.ports)
+        secret = self._state.secrets.get(admin_ref(hosted.name, hosted.store))
         try:
-            version = seat.kind.probe(server, secret) if secret else None
+            version = hosted.kind.probe(server, secret) if secret else None
         except AuthenticationFailed as error:
             reason = error.sentence(where=False)
-            return ServerStatus(site.name, site.store, ServerState.FAILED, server, reason, recorded.pid)
+            return ServerStatus(hosted.name, hosted.store, ServerState.FAILED, server, reason, recorded.pid)
         if version is None:
             silent = "runs and does not answer; start it anew: multidb down, then multidb up"
             message = silent if secret else "runs, and its admin password is lost"
-            return ServerStatus(site.name, site.store, ServerState.FAILED, server, message, recorded.pid)
-        message = version + outdated(site, recorded)
-        return ServerStatus(site.name, site.store, ServerState.RUNNING, server, message, recorded.pid)
+            return ServerStatus(hosted.name, hosted.store, ServerState.FAILED, server, message, recorded.pid)
+        message = version + outdated(hosted, recorded)
+        return ServerStatus(hosted.name, hosted.store, ServerState.RUNNING, server, message, recorded.pid)
 
-    def _unavailable(self, seat: Seat) -> MultidbError | None:
+    def _unavailable(self, hosted: HostedServer) -> MultidbError | None:
         """Why a server that does not run cannot be had: seen now, or by the last ``up``."""
-        reason = self._state.read(SKIPPED).get(seat.site.name)
-        return self._products.obstacle(seat) or (self._products.unavailable(seat, reason) if reason else None)
+        reason = self._state.read(SKIPPED).get(hosted.name)
+        return self._products.obstacle(hosted) or (self._products.unavailable(hosted, reason) if reason else None)
 
-    def _located(self, seat: Seat, recorded: Process | None) -> Server | None:
-        if seat.kind is None:
-            return seat.local
+    def _located(self, hosted: HostedServer, recorded: Process | None) -> Server | None:
+        if hosted.kind is None:
+            return hosted.local
         if recorded is not None and recorded.alive():
-            return seat.server(recorded.ports)
+            return hosted.server(recorded.ports)
         remembered = self._state.read("ports")
         numbers = {
-            option: configured_port(seat.site, option) or remembered.get(port_key(seat.site, option))
-            for option in seat.kind.ports
+            option: configured_port(hosted, option) or remembered.get(port_key(hosted, option))
+            for option in hosted.kind.ports
         }
         known = {option: number for option, number in numbers.items() if number is not None}
-        if len(known) < len(numbers) or self._unavailable(seat) is not None:
+        if len(known) < len(numbers) or self._unavailable(hosted) is not None:
             return None
-        return seat.server(known)
+        return hosted.server(known)
 
     def _stop(self, process: Process, progress: Progress) -> ServerStatus:
         began = time.monotonic()
@@ -424,14 +424,14 @@ class EmbeddedRuntime:
         self._ledger.forget(process.name)
         return ServerStatus(process.name, process.store, ServerState.STOPPED, None, message)
 
-    def _erase(self, site: Site) -> None:
-        if site.folder.exists():
-            shutil.rmtree(site.folder)
-        site.log.unlink(missing_ok=True)
-        self._state.secrets.delete([admin_ref(site.name, site.store)])
-        self._products.forget(site.name)
+    def _erase(self, hosted: HostedServer) -> None:
+        if hosted.folder.exists():
+            shutil.rmtree(hosted.folder)
+        hosted.log.unlink(missing_ok=True)
+        self._state.secrets.delete([admin_ref(hosted.name, hosted.store)])
+        self._products.forget(hosted.name)
         with self._state.change("ports") as remembered:
-            for key in [key for key in remembered if key.partition(".")[0] == site.name]:
+            for key in [key for key in remembered if key.partition(".")[0] == hosted.name]:
                 del remembered[key]
 
     def _stop_strays(self, progress: Progress) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Collection
 from typing import Final
 
 from multidb.errors import MultidbError, RuntimeUnavailable, ServerError
-from multidb.model import Seat
+from multidb.model import HostedServer
 from multidb.state import ProjectState
 
 __all__ = ["Products", "fits"]
@@ -46,30 +46,30 @@ class Products:
         with self._state.change(_SECTION) as section:
             section.pop(name, None)
 
-    def obstacle(self, seat: Seat) -> MultidbError | None:
-        """Why the server at `seat` cannot be started now: `RuntimeUnavailable` where the project never had one, which
+    def obstacle(self, hosted: HostedServer) -> MultidbError | None:
+        """Why the server of `hosted` cannot be started now: `RuntimeUnavailable` where the project never had one, which
         goes on without it; `ServerError` where it had."""
-        assert seat.kind is not None
-        reason = seat.kind.missing()
+        assert hosted.kind is not None
+        reason = hosted.kind.missing()
         if reason is not None:
-            return self.unavailable(seat, reason)
-        if seat.site.store in self._switched:
+            return self.unavailable(hosted, reason)
+        if hosted.store in self._switched:
             return None
-        before = seat.kind.wrote(seat.site) or self.recorded(seat.site.name)
-        now = seat.kind.product(seat.site) if before is not None else None
-        if before is None or now is None or fits(before, now, one_major=seat.kind.one_major):
+        before = hosted.kind.wrote(hosted) or self.recorded(hosted.name)
+        now = hosted.kind.product(hosted) if before is not None else None
+        if before is None or now is None or fits(before, now, one_major=hosted.kind.one_major):
             return None
         return ServerError(
             f"its data was written by {before}, and what is to be had now is {now}",
-            where=f"server {seat.site.name}",
-            hint=seat.kind.way_back(before),
+            where=f"server {hosted.name}",
+            hint=hosted.kind.way_back(before),
         )
 
-    def unavailable(self, seat: Seat, reason: str) -> MultidbError:
+    def unavailable(self, hosted: HostedServer, reason: str) -> MultidbError:
         """The error for a server that cannot be had here."""
-        assert seat.kind is not None
-        where = f"server {seat.site.name}"
-        if self.recorded(seat.site.name) is None and not seat.kind.initialised(seat.site):
+        assert hosted.kind is not None
+        where = f"server {hosted.name}"
+        if self.recorded(hosted.name) is None and not hosted.kind.initialised(hosted):
             return RuntimeUnavailable(reason, where=where)
         return ServerError(reason, where=where, hint="its data is kept; once it can be had again: multidb up")
 

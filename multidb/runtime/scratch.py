@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Final
 
 from multidb.errors import Locked
-from multidb.model import Seat, Server
+from multidb.model import HostedServer, Server
 from multidb.runtime.control import Control
 from multidb.runtime.exchange import DATA, REPLACED, settle
+from multidb.runtime.hosted import admin_ref
+from multidb.runtime.operation import LOCK_TIMEOUT, clear_errors
 from multidb.runtime.product import Products
-from multidb.runtime.seats import admin_ref
-from multidb.runtime.together import LOCK_TIMEOUT, clear_errors
 
 __all__ = ["ScratchServers"]
 
@@ -40,16 +40,16 @@ class ScratchServers:
         self._servers = servers
 
     @contextlib.contextmanager
-    def running(self, seat: Seat) -> Iterator[Server]:
-        """A new and empty scratch server of the server at `seat`, with the same admin's password, while the block
+    def running(self, hosted: HostedServer) -> Iterator[Server]:
+        """A new and empty scratch server of the server of `hosted`, with the same admin's password, while the block
         runs."""
-        beside = self.beside(seat)
-        name, store = beside.site.name, beside.site.store
+        beside = self.beside(hosted)
+        name, store = beside.name, beside.store
         with clear_errors(), self._state.lock(name, "multidb"):
             try:
                 with self._state.lock("runtime", "multidb", LOCK_TIMEOUT):
                     self._remove(name)
-                    admin = self._state.secrets.get(admin_ref(seat.site.name, store))
+                    admin = self._state.secrets.get(admin_ref(hosted.name, store))
                     if admin is not None:
                         self._state.secrets.put({admin_ref(name, store): admin})
                     server = self._control.start(beside)
@@ -57,17 +57,16 @@ class ScratchServers:
             finally:
                 self._remove(name)
 
-    def beside(self, seat: Seat) -> Seat:
-        """Where the scratch server of the server at `seat` is."""
-        name = _PREFIX + seat.site.name
-        log = seat.site.log.with_name(f"{name}.log")
-        options = seat.site.options.model_copy(update=dict.fromkeys(seat.kind.ports if seat.kind else ()))
-        site = dataclasses.replace(seat.site, name=name, folder=self._servers / name, log=log, options=options)
-        return dataclasses.replace(seat, site=site)
+    def beside(self, hosted: HostedServer) -> HostedServer:
+        """Where the scratch server of the server of `hosted` is."""
+        name = _PREFIX + hosted.name
+        log = hosted.log.with_name(f"{name}.log")
+        options = hosted.options.model_copy(update=dict.fromkeys(hosted.kind.ports if hosted.kind else ()))
+        return dataclasses.replace(hosted, name=name, folder=self._servers / name, log=log, options=options)
 
-    def adopt(self, seat: Seat) -> None:
-        """Gives the data of the scratch server of `seat` to the server itself, which is started anew."""
-        name, folder = seat.site.name, seat.site.folder
+    def adopt(self, hosted: HostedServer) -> None:
+        """Gives the data of the scratch server of `hosted` to the server itself, which is started anew."""
+        name, folder = hosted.name, hosted.folder
         with clear_errors(), self._state.lock("runtime", "multidb", LOCK_TIMEOUT):
             settle(folder)
             for folder_name in (_PREFIX + name, name):
@@ -76,7 +75,7 @@ class ScratchServers:
                 (folder / DATA).rename(folder / REPLACED)
             (self._servers / (_PREFIX + name) / DATA).rename(folder / DATA)
             settle(folder)
-            self._control.start(seat)
+            self._control.start(hosted)
 
     def clear(self) -> None:
         """Removes those that nobody uses any more."""

@@ -10,12 +10,10 @@ from collections.abc import Callable, Sequence
 from multidb import ports, processes
 from multidb.concurrency import side_by_side
 from multidb.errors import MultidbError, RuntimeUnavailable, ServerError, StartFailed, UsageError
-from multidb.model import Progress, Seat, Server, ServerKind, Site
+from multidb.model import HostedServer, Progress, Server, ServerKind
 from multidb.runtime import ServerState, ServerStatus
 from multidb.runtime.exchange import settle
-from multidb.runtime.ledger import Ledger, Process
-from multidb.runtime.product import Products
-from multidb.runtime.seats import (
+from multidb.runtime.hosted import (
     SKIPPED,
     absent,
     admin_ref,
@@ -25,7 +23,9 @@ from multidb.runtime.seats import (
     outdated,
     port_key,
 )
-from multidb.runtime.together import clear_errors
+from multidb.runtime.ledger import Ledger, Process
+from multidb.runtime.operation import clear_errors
+from multidb.runtime.product import Products
 from multidb.secrets import Secret, generate
 from multidb.state import ProjectState
 
@@ -47,88 +47,93 @@ class Start:
         self._cancelled = threading.Event()
         self._turns: dict[str, threading.BoundedSemaphore] = {}
 
-    def all(self, seats: Sequence[Seat]) -> list[ServerStatus]:
-        """The outcome for each seat, in their order."""
-        for seat in seats:
-            if seat.kind is not None and seat.site.store not in self._turns:
-                self._turns[seat.site.store] = threading.BoundedSemaphore(seat.kind.at_once)
-        return side_by_side(self._one, seats, cancelled=self._cancelled, finishing=True)
+    def all(self, servers: Sequence[HostedServer]) -> list[ServerStatus]:
+        """The outcome for each, in their order."""
+        for hosted in servers:
+            if hosted.kind is not None and hosted.store not in self._turns:
+                self._turns[hosted.store] = threading.BoundedSemaphore(hosted.kind.at_once)
+        return side_by_side(self._one, servers, cancelled=self._cancelled, finishing=True)
 
-    def _one(self, seat: Seat) -> ServerStatus:
-        site, kind = seat.site, seat.kind
+    def _one(self, hosted: HostedServer) -> ServerStatus:
+        kind = hosted.kind
         if kind is None:
-            if seat.local:
-                site.folder.mkdir(parents=True, exist_ok=True)
-                self._products.record(site.name, seat.folder_product)
-            state = ServerState.RUNNING if seat.local else ServerState.SKIPPED
-            return ServerStatus(site.name, site.store, state, seat.local, seat.note)
+            if hosted.local:
+                hosted.folder.mkdir(parents=True, exist_ok=True)
+                self._products.record(hosted.name, hosted.folder_product)
+            state = ServerState.RUNNING if hosted.local else ServerState.SKIPPED
+            return ServerStatus(hosted.name, hosted.store, state, hosted.local, hosted.note)
         try:
             with clear_errors():
-                running = self._running(seat, kind)
+                running = self._running(hosted, kind)
                 if running is not None:
                     return running
-                obstacle = self._products.obstacle(seat)
+                obstacle = self._products.obstacle(hosted)
                 if obstacle is not None:
-                    return absent(site, obstacle)
-                return self._started(seat, kind)
+                    return absent(hosted, obstacle)
+                return self._started(hosted, kind)
         except RuntimeUnavailable as error:
             reason = error.sentence(where=False)
             with self._state.change(SKIPPED) as section:
-                section[site.name] = reason
-            return absent(site, self._products.unavailable(seat, reason))
+                section[hosted.name] = reason
+            return absent(hosted, self._products.unavailable(hosted, reason))
         except MultidbError as error:
-            return ServerStatus(site.name, site.store, ServerState.FAILED, None, error.sentence())
+            return ServerStatus(hosted.name, hosted.store, ServerState.FAILED, None, error.sentence())
 
-    def _running(self, seat: Seat, kind: ServerKind) -> ServerStatus | None:
+    def _running(self, hosted: HostedServer, kind: ServerKind) -> ServerStatus | None:
         """The server that an earlier run started, once it answers; None when there is none alive."""
-        site = seat.site
-        recorded = self._ledger.read().get(site.name)
+        recorded = self._ledger.read().get(hosted.name)
         if recorded is None or not recorded.alive():
             return None
-        secret = self._state.secrets.get(admin_ref(site.name, site.store))
+        secret = self._state.secrets.get(admin_ref(hosted.name, hosted.store))
         if secret is None:
-            raise lost(site)
-        server = seat.server(recorded.ports)
-        version = self._answer(kind, server, secret, recorded.alive, site)
-        self._products.record(site.name, version)
-        message = version + outdated(site, recorded)
-        return ServerStatus(site.name, site.store, ServerState.RUNNING, server, message, recorded.pid)
+            raise lost(hosted)
+        server = hosted.server(recorded.ports)
+        version = self._answer(kind, server, secret, recorded.alive, hosted)
+        self._products.record(hosted.name, version)
+        message = version + outdated(hosted, recorded)
+        return ServerStatus(hosted.name, hosted.store, ServerState.RUNNING, server, message, recorded.pid)
 
-    def _started(self, seat: Seat, kind: ServerKind) -> ServerStatus:
-        turn = self._turns[seat.site.store]
+    def _started(self, hosted: HostedServer, kind: ServerKind) -> ServerStatus:
+        turn = self._turns[hosted.store]
         if not turn.acquire(blocking=False):
-            self._progress(seat.site.name, "waiting for its turn")
+            self._progress(hosted.name, "waiting for its turn")
             turn.acquire()
         try:
-            return self._start(seat, kind)
+            return self._start(hosted, kind)
         finally:
             turn.release()
 
-    def _start(self, seat: Seat, kind: ServerKind) -> ServerStatus:
+    def _start(self, hosted: HostedServer, kind: ServerKind) -> ServerStatus:
         if self._cancelled.is_set():
             raise ServerError("interrupted before its start")
-        secret = self._secret(seat.site, kind)
-        numbers, moved = self._ports(seat.site, kind)
-        site = dataclasses.replace(seat.site, ports=numbers)
-        self._progress(site.name, "starting")
-        settle(site.folder)
-        launch = kind.prepare(site, secret, self._progress)
-        since = site.log.stat().st_size if site.log.exists() else 0
-        pid, started = processes.start(launch, site.folder, site.log)
+        secret = self._secret(hosted, kind)
+        numbers, moved = self._ports(hosted, kind)
+        hosted = dataclasses.replace(hosted, ports=numbers)
+        self._progress(hosted.name, "starting")
+        settle(hosted.folder)
+        launch = kind.prepare(hosted, secret, self._progress)
+        since = hosted.log.stat().st_size if hosted.log.exists() else 0
+        pid, started = processes.start(launch, hosted.folder, hosted.log)
         process = Process(
-            site.name, site.store, str(site.folder), pid, started, ports=numbers, options=repr(site.options)
+            hosted.name, hosted.store, str(hosted.folder), pid, started, ports=numbers, options=repr(hosted.options)
         )
         self._ledger.record(process)
-        if site.name in self._state.read(SKIPPED):
+        if hosted.name in self._state.read(SKIPPED):
             with self._state.change(SKIPPED) as section:
-                section.pop(site.name, None)
-        server = seat.server(numbers)
-        version = self._answer(kind, server, secret, process.alive, site, since)
-        self._products.record(site.name, version)
-        return ServerStatus(site.name, site.store, ServerState.RUNNING, server, version + moved, pid)
+                section.pop(hosted.name, None)
+        server = hosted.server(numbers)
+        version = self._answer(kind, server, secret, process.alive, hosted, since)
+        self._products.record(hosted.name, version)
+        return ServerStatus(hosted.name, hosted.store, ServerState.RUNNING, server, version + moved, pid)
 
     def _answer(
-        self, kind: ServerKind, server: Server, secret: Secret, alive: Callable[[], bool], site: Site, since: int = 0
+        self,
+        kind: ServerKind,
+        server: Server,
+        secret: Secret,
+        alive: Callable[[], bool],
+        hosted: HostedServer,
+        since: int = 0,
     ) -> str:
         """Waits until the server answers a real login. Its product and version.
 
@@ -142,44 +147,44 @@ class Start:
             if version is not None:
                 return version
             if not living:
-                raise StartFailed(last_words("ended right after its start", site.log, since))
+                raise StartFailed(last_words("ended right after its start", hosted.log, since))
             if waited - reported >= 1:
                 reported = waited
-                self._progress(site.name, "starting", waited)
+                self._progress(hosted.name, "starting", waited)
             if self._cancelled.wait(pause):
                 raise ServerError("interrupted; multidb up goes on from here")
             pause = min(pause * 1.5, _SLOWEST_LOOK)
         problem = f"does not answer on port {server.endpoint.port} after {kind.start_timeout:.0f} s"
-        raise StartFailed(last_words(problem, site.log, since))
+        raise StartFailed(last_words(problem, hosted.log, since))
 
-    def _secret(self, site: Site, kind: ServerKind) -> Secret:
-        ref = admin_ref(site.name, site.store)
+    def _secret(self, hosted: HostedServer, kind: ServerKind) -> Secret:
+        ref = admin_ref(hosted.name, hosted.store)
         secret = self._state.secrets.get(ref)
         if secret is None:
-            if kind.initialised(site):
-                raise lost(site)
+            if kind.initialised(hosted):
+                raise lost(hosted)
             secret = generate()
             self._state.secrets.put({ref: secret})
         return secret
 
-    def _ports(self, site: Site, kind: ServerKind) -> tuple[dict[str, int], str]:
+    def _ports(self, hosted: HostedServer, kind: ServerKind) -> tuple[dict[str, int], str]:
         """The ports to listen on, and what to tell the user about a change."""
         numbers: dict[str, int] = {}
         moved = ""
         with self._state.change("ports") as remembered:
             for option in kind.ports:
-                configured, key = configured_port(site, option), port_key(site, option)
+                configured, key = configured_port(hosted, option), port_key(hosted, option)
                 if configured is not None:
                     if ports.is_taken(configured):
                         raise UsageError(
                             f"port {configured} is taken by another process",
-                            hint=f"stop that process, or set another servers.{site.store}.{option}",
+                            hint=f"stop that process, or set another servers.{hosted.store}.{option}",
                         )
                     numbers[option] = configured
                     continue
                 number = remembered.get(key)
                 if number is None or ports.is_taken(number):
-                    before, number = number, ports.choose(set(remembered.values()), site.options.port_of(option))
+                    before, number = number, ports.choose(set(remembered.values()), hosted.options.port_of(option))
                     remembered[key] = number
                     moved = moved if before is None else f"; port {before} was taken, now on {number}"
                 numbers[option] = number

@@ -21,7 +21,7 @@ import redis
 from multidb.engine import Engine
 from multidb.project import load_project
 from multidb.provisioners.postgres.backup import programs
-from multidb.runtime.seats import admin_ref
+from multidb.runtime.hosted import admin_ref
 from multidb.state import ProjectState
 from multidb.tombstone import tombstones
 from tests.cli.command import REPOSITORY, Folder

@@ -16,7 +16,7 @@ import psycopg
 import pytest
 import redis
 
-from multidb.runtime.seats import admin_ref
+from multidb.runtime.hosted import admin_ref
 from multidb.state import ProjectState
 from tests.cli.command import REPOSITORY, Folder
 from tests.cli.test_whole_run import connections

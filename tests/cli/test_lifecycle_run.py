@@ -15,7 +15,7 @@ import psycopg
 import pytest
 import redis
 
-from multidb.runtime.seats import admin_ref
+from multidb.runtime.hosted import admin_ref
 from multidb.state import ProjectState
 from multidb.tombstone import tombstones
 from tests.cli.command import REPOSITORY, Folder

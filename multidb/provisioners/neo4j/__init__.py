@@ -64,7 +64,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from multidb.model import Archive, Health, Hosting, Probe, Provisioner, Seat, Server, Session, TakeOffline, Tenant
+from multidb.model import (
+    Archive,
+    Health,
+    HostedServer,
+    Hosting,
+    Probe,
+    Provisioner,
+    Server,
+    Session,
+    TakeOffline,
+    Tenant,
+)
 from multidb.provisioners.neo4j.hosting.address import Neo4jAddress
 from multidb.provisioners.neo4j.hosting.container import containers
 from multidb.provisioners.neo4j.provision import resources
@@ -98,7 +109,7 @@ def _archive(server: Server, admin: Secret | None, application: str, take_offlin
     return Neo4jArchive(server, admin, application, take_offline)
 
 
-def _processes(hosting: Hosting) -> Sequence[Seat]:
+def _processes(hosting: Hosting) -> Sequence[HostedServer]:
     from multidb.provisioners.neo4j.hosting.process import processes
 
     return processes(hosting)

@@ -40,10 +40,10 @@ from multidb.model import (
     Archive,
     Finding,
     Health,
+    HostedServer,
     Hosting,
     Probe,
     Provisioner,
-    Seat,
     Server,
     Session,
     TakeOffline,
@@ -89,7 +89,7 @@ def _examine(servers: Sequence[Server], versions: Sequence[int]) -> Iterable[Fin
     return examine(servers, versions)
 
 
-def _processes(hosting: Hosting) -> Sequence[Seat]:
+def _processes(hosting: Hosting) -> Sequence[HostedServer]:
     from multidb.provisioners.postgres.hosting.process import processes
 
     return processes(hosting)

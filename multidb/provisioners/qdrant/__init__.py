@@ -43,7 +43,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from multidb.model import Archive, Health, Hosting, Probe, Provisioner, Seat, Server, Session, TakeOffline, Tenant
+from multidb.model import (
+    Archive,
+    Health,
+    HostedServer,
+    Hosting,
+    Probe,
+    Provisioner,
+    Server,
+    Session,
+    TakeOffline,
+    Tenant,
+)
 from multidb.provisioners.qdrant.hosting.address import QdrantAddress
 from multidb.provisioners.qdrant.hosting.container import containers
 from multidb.provisioners.qdrant.provision import options, resources
@@ -77,7 +88,7 @@ def _probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterable[Probe]:
     return probe(attacker, victims)
 
 
-def _processes(hosting: Hosting) -> Sequence[Seat]:
+def _processes(hosting: Hosting) -> Sequence[HostedServer]:
     from multidb.provisioners.qdrant.hosting.process import processes
 
     return processes(hosting)

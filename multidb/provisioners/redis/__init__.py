@@ -73,7 +73,18 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from multidb.model import Archive, Health, Hosting, Probe, Provisioner, Seat, Server, Session, TakeOffline, Tenant
+from multidb.model import (
+    Archive,
+    Health,
+    HostedServer,
+    Hosting,
+    Probe,
+    Provisioner,
+    Server,
+    Session,
+    TakeOffline,
+    Tenant,
+)
 from multidb.provisioners.redis.hosting.address import RedisAddress
 from multidb.provisioners.redis.hosting.container import containers
 from multidb.provisioners.redis.provision.numbers import allocate, check
@@ -118,7 +129,7 @@ def _archive(server: Server, password: Secret | None, application: str, _: TakeO
     return archive.RedisArchive(server, password, application)
 
 
-def _processes(hosting: Hosting) -> Sequence[Seat]:
+def _processes(hosting: Hosting) -> Sequence[HostedServer]:
     from multidb.provisioners.redis.hosting.process import processes
 
     return processes(hosting)

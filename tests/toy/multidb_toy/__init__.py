@@ -10,7 +10,18 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from multidb.model import Archive, Health, Hosting, Probe, Provisioner, Seat, Server, Session, TakeOffline, Tenant
+from multidb.model import (
+    Archive,
+    Health,
+    HostedServer,
+    Hosting,
+    Probe,
+    Provisioner,
+    Server,
+    Session,
+    TakeOffline,
+    Tenant,
+)
 from multidb.secrets import Secret
 from multidb_toy import resources
 from multidb_toy.hosting.address import ToyAddress
@@ -44,7 +55,7 @@ def _archive(server: Server, admin: Secret | None, application: str, take_offlin
     return ToyArchive(server, admin)
 
 
-def _processes(hosting: Hosting) -> Sequence[Seat]:
+def _processes(hosting: Hosting) -> Sequence[HostedServer]:
     from multidb_toy.hosting.process import processes
 
     return processes(hosting)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 from multidb.errors import AuthenticationFailed, RuntimeUnavailable
-from multidb.model import Endpoint, Hosting, Launch, Progress, Seat, Server, Site, memory_text
+from multidb.model import Endpoint, HostedServer, Hosting, Launch, Progress, Server, memory_text
 from multidb.ports import LOOPBACK
 from multidb.provisioners.neo4j.hosting import jars, program
 from multidb.provisioners.neo4j.hosting.admin_tool import Neo4jAdmin, clear_half_loaded
@@ -23,15 +24,15 @@ _NO_DATABASES = (
 )
 
 
-def processes(hosting: Hosting) -> list[Seat]:
+def processes(hosting: Hosting) -> list[HostedServer]:
     """One server for each app, or a shared one where a label keeps them apart; a note where they want databases."""
     isolation = ServerOptions.of(hosting.options).isolation
     if isolation == "database":
-        return [Seat(hosting.site(None), None, _NO_DATABASES)]
+        return [dataclasses.replace(hosting.server(None), note=_NO_DATABASES)]
     kind = Neo4jKind()
     if isolation == "label":  # a convention inside one database: one server holds everybody
-        return [Seat(hosting.site(None), kind)]
-    return [Seat(hosting.site(app.id), kind, one_place=True) for app in hosting.apps]
+        return [dataclasses.replace(hosting.server(None), kind=kind)]
+    return [dataclasses.replace(hosting.server(app.id), kind=kind, one_place=True) for app in hosting.apps]
 
 
 class Neo4jKind:
@@ -51,50 +52,50 @@ class Neo4jKind:
             return "no Java 21 or later on this machine; pip install 'multidb[embedded]' brings one"
         return None
 
-    def product(self, site: Site) -> str | None:
-        return f"Neo4j {ServerOptions.of(site.options).version}"
+    def product(self, hosted: HostedServer) -> str | None:
+        return f"Neo4j {ServerOptions.of(hosted.options).version}"
 
-    def wrote(self, site: Site) -> str | None:
+    def wrote(self, hosted: HostedServer) -> str | None:
         return None
 
     def way_back(self, product: str) -> str:
         return f"set servers.neo4j.version: {product.split()[1]}, then: multidb up"
 
-    def initialised(self, site: Site) -> bool:
-        return (site.folder / "data" / "databases").exists()
+    def initialised(self, hosted: HostedServer) -> bool:
+        return (hosted.folder / "data" / "databases").exists()
 
-    def prepare(self, site: Site, admin: Secret, progress: Progress) -> Launch:
-        java, options = self._java(site), ServerOptions.of(site.options)
+    def prepare(self, hosted: HostedServer, admin: Secret, progress: Progress) -> Launch:
+        java, options = self._java(hosted), ServerOptions.of(hosted.options)
         folder = self._jars(java, options.version, progress)
-        site.folder.mkdir(parents=True, exist_ok=True)
-        site.folder.chmod(0o700)
-        clear_half_loaded(site.folder)
+        hosted.folder.mkdir(parents=True, exist_ok=True)
+        hosted.folder.chmod(0o700)
+        clear_half_loaded(hosted.folder)
         program.prepare(
-            site.folder,
-            bolt_port=site.ports["port"],
+            hosted.folder,
+            bolt_port=hosted.ports["port"],
             password=admin,
             heap=memory_text(options.heap),
             blocklist=options.blocklist,
         )
-        return Launch(program.command(java, folder, site.folder, memory_text(options.heap)), site.folder)
+        return Launch(program.command(java, folder, hosted.folder, memory_text(options.heap)), hosted.folder)
 
-    def offline(self, site: Site, progress: Progress) -> Neo4jAdmin:
+    def offline(self, hosted: HostedServer, progress: Progress) -> Neo4jAdmin:
         """Its tool, for a server that is stopped."""
-        java, options = self._java(site), ServerOptions.of(site.options)
+        java, options = self._java(hosted), ServerOptions.of(hosted.options)
         folder = self._jars(java, options.version, progress)
         command = program.admin_command(java, folder, memory_text(options.heap))
-        return Neo4jAdmin(command, site.folder, site.name, site.progress_timeout)
+        return Neo4jAdmin(command, hosted.folder, hosted.name, hosted.progress_timeout)
 
-    def forget_logins(self, site: Site) -> None:
-        program.forget_logins(site.folder)
+    def forget_logins(self, hosted: HostedServer) -> None:
+        program.forget_logins(hosted.folder)
 
-    def forgotten(self, site: Site) -> None:
-        program.forgotten(site.folder)
+    def forgotten(self, hosted: HostedServer) -> None:
+        program.forgotten(hosted.folder)
 
-    def _java(self, site: Site) -> Path:
+    def _java(self, hosted: HostedServer) -> Path:
         java = program.find_java()
         if java is None:
-            raise RuntimeUnavailable(self.missing() or "", where=site.name)
+            raise RuntimeUnavailable(self.missing() or "", where=hosted.name)
         return java
 
     def _jars(self, java: Path, version: str, progress: Progress) -> Path:
@@ -113,8 +114,8 @@ class Neo4jKind:
                 self._unavailable = error
                 raise
 
-    def endpoint(self, site: Site) -> Endpoint:
-        return Endpoint(host=LOOPBACK, port=site.ports["port"], user=_ADMIN, database="neo4j")
+    def endpoint(self, hosted: HostedServer) -> Endpoint:
+        return Endpoint(host=LOOPBACK, port=hosted.ports["port"], user=_ADMIN, database="neo4j")
 
     def probe(self, server: Server, admin: Secret) -> str | None:
         import neo4j

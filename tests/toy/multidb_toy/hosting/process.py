@@ -6,11 +6,12 @@ import hashlib
 import json
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from multidb import files
 from multidb.errors import ServerDown, ServerSlow
-from multidb.model import Endpoint, Hosting, Launch, Progress, Seat, Server, Site
+from multidb.model import Endpoint, HostedServer, Hosting, Launch, Progress, Server
 from multidb.ports import LOOPBACK
 from multidb.secrets import Secret
 from multidb_toy.connection import Connection
@@ -18,9 +19,9 @@ from multidb_toy.connection import Connection
 __all__ = ["processes"]
 
 
-def processes(hosting: Hosting) -> list[Seat]:
+def processes(hosting: Hosting) -> list[HostedServer]:
     """One server for all apps."""
-    return [Seat(hosting.site(None), ToyKind())]
+    return [replace(hosting.server(None), kind=ToyKind())]
 
 
 class ToyKind:
@@ -34,33 +35,33 @@ class ToyKind:
     def missing(self) -> str | None:
         return None
 
-    def product(self, site: Site) -> str | None:
+    def product(self, hosted: HostedServer) -> str | None:
         return "Toy 1.0"
 
-    def wrote(self, site: Site) -> str | None:
+    def wrote(self, hosted: HostedServer) -> str | None:
         return None
 
     def way_back(self, product: str) -> str:
         return f"pip install multidb-toy=={product.split()[1]}"
 
-    def initialised(self, site: Site) -> bool:
-        return (site.folder / "config.json").exists()
+    def initialised(self, hosted: HostedServer) -> bool:
+        return (hosted.folder / "config.json").exists()
 
-    def prepare(self, site: Site, admin: Secret, progress: Progress) -> Launch:
-        site.folder.mkdir(parents=True, exist_ok=True)
-        site.folder.chmod(0o700)
+    def prepare(self, hosted: HostedServer, admin: Secret, progress: Progress) -> Launch:
+        hosted.folder.mkdir(parents=True, exist_ok=True)
+        hosted.folder.chmod(0o700)
         config = {
             "host": LOOPBACK,
-            "port": site.ports["port"],
-            "file": str(site.folder / "boxes.json"),
+            "port": hosted.ports["port"],
+            "file": str(hosted.folder / "boxes.json"),
             "admin": hashlib.sha256(admin.reveal().encode()).hexdigest(),
         }
-        files.write_text(site.folder / "config.json", json.dumps(config), mode=files.PRIVATE)
+        files.write_text(hosted.folder / "config.json", json.dumps(config), mode=files.PRIVATE)
         program = Path(__file__).parents[1] / "server.py"
-        return Launch([sys.executable, str(program), str(site.folder / "config.json")], site.folder)
+        return Launch([sys.executable, str(program), str(hosted.folder / "config.json")], hosted.folder)
 
-    def endpoint(self, site: Site) -> Endpoint:
-        return Endpoint(host=LOOPBACK, port=site.ports["port"], user="admin")
+    def endpoint(self, hosted: HostedServer) -> Endpoint:
+        return Endpoint(host=LOOPBACK, port=hosted.ports["port"], user="admin")
 
     def probe(self, server: Server, admin: Secret) -> str | None:
         at = server.endpoint

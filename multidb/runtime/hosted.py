@@ -6,7 +6,7 @@ from pathlib import Path
 
 from multidb import processes
 from multidb.errors import MultidbError, RuntimeUnavailable, UsageError
-from multidb.model import Site
+from multidb.model import HostedServer
 from multidb.runtime import ServerState, ServerStatus
 from multidb.runtime.ledger import Process
 from multidb.secrets import SecretRef
@@ -32,34 +32,36 @@ def admin_ref(name: str, store: str) -> SecretRef:
     return SecretRef(f"@{name}", store, "admin")
 
 
-def configured_port(site: Site, option: str) -> int | None:
+def configured_port(hosted: HostedServer, option: str) -> int | None:
     """The port that the manifest fixes. For servers of one app each, the option is only where their row begins."""
-    return site.options.port_of(option) if site.app is None else None
+    return hosted.options.port_of(option) if hosted.app is None else None
 
 
-def port_key(site: Site, option: str) -> str:
+def port_key(hosted: HostedServer, option: str) -> str:
     """Under which a chosen port is remembered."""
-    return site.name if option == "port" else f"{site.name}.{option}"
+    return hosted.name if option == "port" else f"{hosted.name}.{option}"
 
 
-def outdated(site: Site, process: Process) -> str:
+def outdated(hosted: HostedServer, process: Process) -> str:
     """What to add to the message of a server that runs with options which the manifest no longer has."""
-    return "" if process.options == repr(site.options) else "; its options have changed: multidb down, then multidb up"
+    return (
+        "" if process.options == repr(hosted.options) else "; its options have changed: multidb down, then multidb up"
+    )
 
 
-def absent(site: Site, error: MultidbError) -> ServerStatus:
+def absent(hosted: HostedServer, error: MultidbError) -> ServerStatus:
     """The status of a server that cannot be started on this machine."""
     reason = error.sentence(where=False)
     if isinstance(error, RuntimeUnavailable):
-        return ServerStatus(site.name, site.store, ServerState.SKIPPED, None, reason)
-    return ServerStatus(site.name, site.store, ServerState.FAILED, None, reason, error=error)
+        return ServerStatus(hosted.name, hosted.store, ServerState.SKIPPED, None, reason)
+    return ServerStatus(hosted.name, hosted.store, ServerState.FAILED, None, reason, error=error)
 
 
-def lost(site: Site) -> MultidbError:
+def lost(hosted: HostedServer) -> MultidbError:
     """The error for data whose admin password is not known any more."""
     return UsageError(
-        f"its data is there, and its admin password is not in {_short(site.log.parent.parent / 'secrets.json')}",
-        hint=f"restore that file from a copy, or move {site.folder} away to begin with an empty server",
+        f"its data is there, and its admin password is not in {_short(hosted.log.parent.parent / 'secrets.json')}",
+        hint=f"restore that file from a copy, or move {hosted.folder} away to begin with an empty server",
     )
 
 

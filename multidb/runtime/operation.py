@@ -1,4 +1,4 @@
-"""Work on several servers at once: one voice for progress, the operating system's errors made readable."""
+"""What an operation on several servers needs: one voice for progress, the operating system's errors made readable."""
 
 from __future__ import annotations
 

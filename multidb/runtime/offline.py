@@ -10,44 +10,43 @@ import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-from multidb.model import Offline, Progress, Seat, Site
+from multidb.model import HostedServer, Offline, Progress
 from multidb.runtime import ServerState, ServerStatus
 from multidb.runtime.control import Control
-from multidb.runtime.together import LOCK_TIMEOUT, clear_errors
+from multidb.runtime.operation import LOCK_TIMEOUT, clear_errors
 
-__all__ = ["Outages"]
+__all__ = ["OfflineServers"]
 
 _SECTION: Final = "offline"
 
 
-class Outages:
-    """The outages of one project."""
+class OfflineServers:
+    """The servers of one project that are offline."""
 
     def __init__(self, control: Control) -> None:
         self._control = control
         self._state = control.state
 
     @contextlib.contextmanager
-    def of(self, seat: Seat, tool: Callable[[Site, Progress], Offline]) -> Iterator[Offline]:
-        """The server at `seat` is stopped while the block runs, and its `tool` has its files.
+    def of(self, hosted: HostedServer, tool: Callable[[HostedServer, Progress], Offline]) -> Iterator[Offline]:
+        """The server is stopped while the block runs, and its `tool` has its files.
 
         Raises:
             Locked: another is offline, or an ``up`` or ``down`` is under way and does not end.
             ServerError: it does not start again.
         """
-        site = seat.site
         with self._state.lock("runtime", "multidb", LOCK_TIMEOUT):
             with clear_errors():
-                offline = tool(site, self._control.progress)
+                offline = tool(hosted, self._control.progress)
                 with self._state.change(_SECTION) as section:
-                    section[site.name] = True
-                self._control.stop(site.name)
+                    section[hosted.name] = True
+                self._control.stop(hosted.name)
             try:
                 yield offline
             finally:
                 with clear_errors():
-                    self._control.start(seat)
-                    self.forget([site.name])
+                    self._control.start(hosted)
+                    self.forget([hosted.name])
 
     def left(self) -> list[str]:
         """The servers that are offline: nobody works on them any more, if the caller knows that nobody works."""

@@ -144,11 +144,11 @@ def _refuse(project: Project, containers: Sequence[Container]) -> None:
             hint="take monitoring out of deploy.profiles, run multidb serve, and let your own Prometheus scrape it "
             "(docs/monitoring.md)",
         )
-    if "pgbouncer" in profiles and project.deploy.strategy == "separate":
+    if project.deploy.strategy == "separate" and (standing := list(poolers(containers, profiles))):
         raise UsageError(
-            "a pooler stands before one shared Postgres, and with strategy separate every app has its own",
+            "a pooler stands before one shared server, and with strategy separate every app has its own",
             where=f"{project.file}: deploy.profiles",
-            hint="take pgbouncer out of deploy.profiles, or choose strategy hybrid or single",
+            hint=f"take {', '.join(standing)} out of deploy.profiles, or choose strategy hybrid or single",
         )
     served = {(container.store, container.app) for container in containers if not container.scratch}
     if not project.runtime.starts_servers:
@@ -324,6 +324,7 @@ class _Rendering:
             "docker-compose.yml.j2",
             about=about + ".",
             containers=place.containers,
+            poolers=list(self._poolers(place)),
             apps=apps,
             root=place.root,
             secrets_file=place.secrets_file,

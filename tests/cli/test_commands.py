@@ -62,7 +62,7 @@ def test_every_command_has_help_with_an_example(folder: Folder, command: str) ->
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        (["--help"], "Commands"),
+        (["--help"], "Back up:"),
         (["--version"], "multidb"),
         (["validate"], "no problems"),
         (["env", "ann", "--reveal"], "DATABASE_URL=postgresql://ann_user:kept-for-ann@127.0.0.1:1/ann"),

@@ -41,6 +41,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
     "See": {
         "show": ("show", "Show an app: its stores, names and how isolated it is."),
         "env": ("env", "Print the variables with which an app reaches its stores."),
+        "connect": ("connect", "Work in an app's place: psql, valkey-cli, cypher-shell, or a prompt."),
         "status": ("status", "Show the servers."),
         "logs": ("logs", "Show what the servers say."),
         "health": ("health", "Try each app's stores with the app's own credentials."),

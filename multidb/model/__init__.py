@@ -3,7 +3,8 @@
 `address`: where servers that exist already are. `core`: apps, servers, resources, changes, statements. `options`: what
 the manifest says that is the same for every store. `health`, `audit`, `usage`, `archive`: what is found, measured and
 kept of them. `figures`: sizes, times and lists in words. `hosting`, `container`: servers that are processes of this
-machine, or containers. `project`: a whole manifest. `provisioner`: what a store is to the engine.
+machine, or containers. `client`: an app's own login, for a person. `project`: a whole manifest. `provisioner`: what a
+store is to the engine.
 """
 
 from multidb.model.address import Address, Dialect
@@ -23,6 +24,7 @@ from multidb.model.archive import (
     TakeOffline,
 )
 from multidb.model.audit import Hole, Known, Outcome, Probe, Remark, Search, Searched, Unread
+from multidb.model.client import AppClient, PromptAnswer
 from multidb.model.core import (
     PROGRESS_TIMEOUT,
     Action,
@@ -67,6 +69,7 @@ __all__ = [
     "Action",
     "Address",
     "App",
+    "AppClient",
     "AppUsage",
     "Archive",
     "ArchiveReader",
@@ -100,6 +103,7 @@ __all__ = [
     "Probe",
     "Progress",
     "Project",
+    "PromptAnswer",
     "Provisioner",
     "Query",
     "Quota",

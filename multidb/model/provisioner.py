@@ -11,6 +11,7 @@ from typing import Protocol, Self
 from multidb.model.address import Address
 from multidb.model.archive import Archive, TakeOffline
 from multidb.model.audit import Probe, Search
+from multidb.model.client import AppClient
 from multidb.model.container import Containers
 from multidb.model.core import (
     App,
@@ -106,6 +107,8 @@ class Provisioner:
     Leaves nothing behind and lasts at most about ``tenant.server.timeout``. Raises only `ServerError`, which means
     unhealthy; `AuthenticationFailed` when and only when the server does not let the app's login in (how the removal of
     an app proves that its credentials are dead). Runs in any thread, many at once."""
+    client: Callable[[Tenant, bool], AppClient] | None = None
+    """(tenant, read only) -> how a person works there as the app; `UsageError` where that cannot be had."""
     probe: Callable[[Tenant, Sequence[Tenant]], Iterable[Probe]] | None = None
     """(attacker, victims) -> what came of trying every wall of the store with the attacker's credentials. Harmless
     even where it succeeds; every act has its positive control. Raises only `ServerError`."""

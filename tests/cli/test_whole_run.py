@@ -163,6 +163,27 @@ def test_env_masks_unless_asked(applied: Folder, form: str) -> None:
         assert password in revealed
 
 
+def test_statements_come_by_a_pipe_and_the_first_that_fails_ends_it(applied: Folder) -> None:
+    done = applied.run("connect", "bob", "--json", stdin="SELECT\n 1 AS one;\nSELECT nothing;\nSELECT 2;\n")
+    assert done.code == 1
+    assert done.json()["answers"] == [{"columns": ["one"], "rows": [["1"]], "note": "1 row"}]
+    assert "nothing" in done.json()["error"]["message"]
+    assert applied.ok("connect", "bob", stdin="SELECT session_user").out.split()[-1] == "bob_user"
+    assert applied.ok("connect", "bob", "--read-only", stdin="SELECT session_user").out.split()[-1] == "bob_readonly"
+    assert applied.ok("connect", "bob", "--store", "redis", stdin="SET a 1\nGET a\n").out == "OK\n1\n"
+    refused = applied.run("connect", "bob", "--store", "qdrant")
+    assert (refused.code, "its stores: postgres, redis" in refused.err) == (2, True)
+
+
+def test_a_program_runs_with_the_apps_variables_and_nobody_elses(applied: Folder) -> None:
+    program = "import os; print(*sorted(n for n in os.environ if n[:2] == 'PG'), os.environ['REDIS_USER'])"
+    done = applied.ok("connect", "bob", "--", "python3", "-c", program, env={"PGSERVICE": "the-admins"})
+    names = ["PGCONNECT_TIMEOUT", "PGDATABASE", "PGHOST", "PGPASSWORD", "PGPORT", "PGUSER"]
+    assert done.out.split() == [*names, "bob_user"]
+    assert applied.run("connect", "bob", "--", "sh", "-c", "exit 7").code == 7
+    assert "cannot run no-such-program" in applied.run("connect", "bob", "--", "no-such-program").err
+
+
 def test_show_tells_the_isolation_and_no_secret(applied: Folder) -> None:
     document = applied.ok("show", "ann", "--json").json()
     assert document["stores"]["postgres"]["isolation"] == "enforced"

@@ -83,6 +83,8 @@ class StoreCase:
         remove: removes by hand everything that multidb made for the app (tests clean up after themselves).
         attackable: False where the store has no walls on this server (Qdrant's local mode, Neo4j Community); the
             threats are then run and *expected to succeed*, so that the printed isolation is proved honest.
+        typed: statements for a prompt, as the app ``{app}``, and what their answers contain; none: it has no prompt.
+        refused: a statement that the server does not let an app do.
         instance: one server per app; the suite then never puts two apps on it.
     """
 
@@ -97,5 +99,7 @@ class StoreCase:
     drifts: Sequence[Drift] = ()
     threats: Sequence[Threat] = ()
     attackable: bool = True
+    typed: Mapping[str, str] = field(default_factory=dict)
+    refused: str = ""
     instance: bool = False
     down: Endpoint | None = None  # an address where nothing listens, if not simply another port

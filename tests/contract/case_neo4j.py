@@ -205,6 +205,8 @@ _LOGIN_DRIFTS = (
     Drift("the user is dropped", drop_user, ("user",)),
 )
 
+_TYPED = {"CREATE (n:Typed {a: 7}) RETURN n.a;": "7", "SHOW CURRENT USER YIELD user;": "{app}_user"}
+
 _COMMUNITY = StoreCase(
     name="neo4j-community-2026.08",
     provisioner=PROVISIONER,
@@ -214,6 +216,8 @@ _COMMUNITY = StoreCase(
     squatted=_squatted,
     remove=_empty,
     drifts=_LOGIN_DRIFTS,
+    typed=_TYPED,
+    refused="CREATE DATABASE x",
     attackable=False,
     instance=True,
 )
@@ -334,6 +338,8 @@ _ENTERPRISE = StoreCase(
     remove=_drop_all,
     drifts=_DRIFTS,
     threats=_THREATS,
+    typed=_TYPED,
+    refused="CREATE DATABASE x",
 )
 
 CASES = [_COMMUNITY, _ENTERPRISE]

@@ -426,6 +426,11 @@ def _case(major: int, admin: str, **options: Any) -> StoreCase:
         remove=_remove,
         app_options={"extensions": ("ltree",), **options},
         drifts=_drifts(admin, options),
+        typed={
+            "CREATE TEMP TABLE typed (a int); INSERT INTO typed VALUES (7); SELECT a FROM typed": "7",
+            "SELECT session_user": "{app}_user",
+        },
+        refused="CREATE ROLE typed",
         threats=_THREATS + (_SPLIT_THREATS if options.get("roles") == "split" else ()),
     )
 

@@ -443,6 +443,8 @@ CASES = [
         remove=_remove,
         app_options=SETTINGS,
         drifts=DRIFTS,
+        typed={"GET /collections/{app}_knowledge": "points_count"},
+        refused="GET /collections/of_another",
         threats=THREATS,
     ),
     StoreCase(

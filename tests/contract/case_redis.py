@@ -473,7 +473,16 @@ PREFIX_SCRIPTS = (
 
 # --- cases -----------------------------------------------------------------------------------------------------------
 
-_case = partial(StoreCase, provisioner=PROVISIONER, use=use, squat=squat, squatted=squatted, remove=remove)
+_case = partial(
+    StoreCase,
+    provisioner=PROVISIONER,
+    use=use,
+    squat=squat,
+    squatted=squatted,
+    remove=remove,
+    typed={'HSET {app}:typed a "b c"': "1", "HGETALL {app}:typed": "b c", "ACL WHOAMI": "{app}_user"},
+    refused="CONFIG GET save",
+)
 
 CASES = [
     _case(

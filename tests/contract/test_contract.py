@@ -23,7 +23,17 @@ import pytest
 from multidb.closure import Closure, close, reopen
 from multidb.engine import Engine
 from multidb.environment import environment, standing
-from multidb.errors import AuthenticationFailed, Conflict, Locked, ServerDown, ServerError, ServerSlow, StalePlan
+from multidb.errors import (
+    AuthenticationFailed,
+    Conflict,
+    Locked,
+    NotAllowed,
+    ServerDown,
+    ServerError,
+    ServerSlow,
+    StalePlan,
+    UsageError,
+)
 from multidb.fleet import Scope
 from multidb.model import Action, App, Isolation, Project, RuntimeKind, ServerSpec
 from multidb.secrets import Secret
@@ -133,6 +143,29 @@ def test_a_closed_app_has_no_login_that_is_on_until_it_is_reopened(world: World)
     reopen(world.state, app)
     assert engine.apply().error() is None
     world.case.use(world.tenant(engine, app))
+
+
+def test_a_person_at_the_prompt_is_the_app(world: World) -> None:
+    app = world.app()
+    engine = world.apply(app)
+    make = world.case.provisioner.client
+    assert make is not None
+    [tenant], _ = engine.fleet.tenants(Scope())
+    if not world.case.typed:
+        with pytest.raises(UsageError, match="no server to connect to"):
+            make(tenant, False)
+        return
+    client = make(tenant, False)
+    secrets = [value.reveal() for value in tenant.env.values() if isinstance(value, Secret)]
+    assert secrets
+    assert not any(secret in argument for secret in secrets for argument in client.arguments)
+    with client.prompt() as ask:
+        for statement, expected in world.case.typed.items():
+            answer = ask(statement.replace("{app}", app))
+            assert expected.replace("{app}", app) in str(answer.rows)
+        with pytest.raises(NotAllowed):
+            ask(world.case.refused)
+        assert ask(list(world.case.typed)[-1].replace("{app}", app)).rows, "a refusal is the end of nothing"
 
 
 def test_an_app_that_no_manifest_has_is_seen_on_the_server(world: World) -> None:

@@ -54,6 +54,8 @@ STEPS: tuple[Step, ...] = (
     Step("show {hostile}"),
     Step("env {hostile} --reveal"),
     Step("render"),
+    Step("connect {hostile}"),
+    Step("connect {hostile} --read-only --json"),
     Step("health", codes=(0, 1)),  # no backup yet
     Step("health --read-only", codes=(0, 1)),
     Step("audit --all-pairs --report audit.md", codes=(0, 1)),

@@ -37,6 +37,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from multidb.model import (
+    AppClient,
     Archive,
     Finding,
     Health,
@@ -69,6 +70,12 @@ def _archive(server: Server, password: Secret | None, application_name: str, _: 
     from multidb.provisioners.postgres.backup.archive import PostgresArchive
 
     return PostgresArchive(server, password, application_name)
+
+
+def _client(tenant: Tenant, read_only: bool) -> AppClient:
+    from multidb.provisioners.postgres.driver.client import client
+
+    return client(tenant, read_only)
 
 
 def _check_health(tenant: Tenant, may_write: bool) -> Health:
@@ -107,6 +114,7 @@ PROVISIONER = Provisioner(
     env=resources.env,
     isolation=resources.isolation,
     connect=_connect,
+    client=_client,
     check_health=_check_health,
     probe=_probe,
     archive=_archive,

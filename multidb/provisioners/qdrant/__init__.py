@@ -44,6 +44,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from multidb.model import (
+    AppClient,
     Archive,
     Health,
     HostedServer,
@@ -68,6 +69,12 @@ def _connect(server: Server, admin: Secret | None, application: str) -> Session:
     from multidb.provisioners.qdrant.provision.session import connect
 
     return connect(server, admin, application)
+
+
+def _client(tenant: Tenant, read_only: bool) -> AppClient:
+    from multidb.provisioners.qdrant.driver.client import client
+
+    return client(tenant, read_only)
 
 
 def _check_health(tenant: Tenant, may_write: bool) -> Health:
@@ -106,6 +113,7 @@ PROVISIONER = Provisioner(
     env=resources.env,
     isolation=resources.isolation,
     connect=_connect,
+    client=_client,
     check_health=_check_health,
     probe=_probe,
     archive=_archive,

@@ -74,6 +74,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from multidb.model import (
+    AppClient,
     Archive,
     Health,
     HostedServer,
@@ -109,6 +110,12 @@ def _connect(server: Server, password: Secret | None, application: str) -> Sessi
     from multidb.provisioners.redis.provision import session  # the driver is imported when the store is used
 
     return session.connect(server, password, application)
+
+
+def _client(tenant: Tenant, read_only: bool) -> AppClient:
+    from multidb.provisioners.redis.driver.client import client
+
+    return client(tenant, read_only)
 
 
 def _check_health(tenant: Tenant, may_write: bool) -> Health:
@@ -147,6 +154,7 @@ PROVISIONER = Provisioner(
     env=env,
     isolation=isolation,
     connect=_connect,
+    client=_client,
     check_health=_check_health,
     probe=_probe,
     archive=_archive,

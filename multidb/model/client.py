@@ -1,0 +1,42 @@
+"""How a person works in an app's place on a store: with the store's own program, or at a prompt of multidb's."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+
+from multidb.secrets import Secret
+
+__all__ = ["AppClient", "PromptAnswer"]
+
+
+@dataclass(frozen=True, slots=True)
+class PromptAnswer:
+    """What came of one statement.
+
+    Args:
+        columns: headings; none: each row is one text.
+        note: what there is to say beside the rows (``3 rows changed``).
+    """
+
+    columns: tuple[str, ...] = ()
+    rows: Sequence[Sequence[str]] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AppClient:
+    """An app's own login on a store, for a person.
+
+    Args:
+        programs: the store's own, the best first; none: there is only the prompt.
+        arguments: what they are started with; never a secret.
+        env: what they are told otherwise, secrets included.
+        prompt: opens a connection as the app and gives what answers one statement. Both raise `MultidbError`.
+    """
+
+    prompt: Callable[[], AbstractContextManager[Callable[[str], PromptAnswer]]]
+    programs: tuple[str, ...] = ()
+    arguments: tuple[str, ...] = ()
+    env: Mapping[str, str | Secret] = field(default_factory=dict)

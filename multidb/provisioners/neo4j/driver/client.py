@@ -1,0 +1,54 @@
+"""A person's way into an app's graph: cypher-shell, or a prompt where there is none."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Final
+
+import neo4j
+
+from multidb.errors import NotAllowed
+from multidb.model import AppClient, PromptAnswer, Tenant
+from multidb.provisioners.neo4j.driver.connection import DRIVER_ERRORS, Bolt, explain, words_of
+from multidb.secrets import Secret
+
+__all__ = ["client"]
+
+_MOST: Final = 1_000  # rows that are shown of one answer
+
+
+def client(tenant: Tenant, read_only: bool) -> AppClient:
+    """The app's login, on its own database; `read_only`: in transactions that the server lets read only."""
+    env = tenant.env
+    user, database, uri = str(env["NEO4J_USER"]), str(env["NEO4J_DATABASE"]), str(env["NEO4J_URI"])
+    arguments = ["--address", uri, "--username", user, "--database", database]
+    if read_only:
+        arguments += ["--access-mode", "read"]
+
+    @contextmanager
+    def prompt() -> Iterator[Callable[[str], PromptAnswer]]:
+        password = env["NEO4J_PASSWORD"]
+        secret = password if isinstance(password, Secret) else Secret(password)
+        who = f"app {tenant.app.id}"
+        with Bolt(tenant.server, user, secret, "multidb connect", who=who, uri=uri) as bolt:
+            mode = neo4j.READ_ACCESS if read_only else neo4j.WRITE_ACCESS
+            yield lambda statement: _answer(bolt, tenant, database, mode, statement)
+
+    return AppClient(prompt, ("cypher-shell",), tuple(arguments), {"NEO4J_PASSWORD": env["NEO4J_PASSWORD"]})
+
+
+def _answer(bolt: Bolt, tenant: Tenant, database: str, mode: str, statement: str) -> PromptAnswer:
+    try:
+        with bolt.session(database, default_access_mode=mode) as session:
+            # What the person typed runs with the app's own login.
+            result = session.run(statement.rstrip().removesuffix(";"))
+            columns = tuple(result.keys())
+            rows = [[str(value) for value in record.values()] for record in result.fetch(_MOST)]
+            counters = result.consume().counters
+    except neo4j.exceptions.ClientError as error:
+        raise NotAllowed(words_of(error), where=f"app {tenant.app.id}") from None
+    except DRIVER_ERRORS as error:
+        raise explain(error, tenant.server, f"app {tenant.app.id}") from None
+    changed = "changed the graph" if counters.contains_updates else ""
+    return PromptAnswer(columns, rows, changed or f"{len(rows)} row{'' if len(rows) == 1 else 's'}")

@@ -1,0 +1,78 @@
+"""A person's way to an app's keys: valkey-cli or redis-cli, or a prompt where there is neither."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from redis.exceptions import ResponseError
+
+from multidb.errors import NotAllowed, UsageError
+from multidb.model import AppClient, PromptAnswer, Tenant
+from multidb.provisioners.redis.driver.connection import explained
+from multidb.provisioners.redis.driver.wire import Wire, as_app
+
+__all__ = ["client"]
+
+
+def client(tenant: Tenant, read_only: bool) -> AppClient:
+    """The app's login, in its own DB.
+
+    Raises:
+        UsageError: a login that only reads was asked for; there is none.
+    """
+    if read_only:
+        raise UsageError(
+            "an app has no login on Redis that only reads", where=f"app {tenant.app.id}", hint="leave --read-only out"
+        )
+    env = tenant.env
+    arguments = ["-h", str(env["REDIS_HOST"]), "-p", str(env["REDIS_PORT"]), "-n", str(env["REDIS_DB"])]
+    arguments += ["--user", str(env["REDIS_USER"]), "--no-auth-warning"]
+    if tenant.server.endpoint.tls:
+        arguments.append("--tls")
+        if "REDIS_CA_FILE" in env:
+            arguments += ["--cacert", str(env["REDIS_CA_FILE"])]
+
+    @contextmanager
+    def prompt() -> Iterator[Callable[[str], PromptAnswer]]:
+        with explained(tenant.server), as_app(tenant) as wire:
+            yield lambda statement: _answer(wire, tenant, statement)
+
+    return AppClient(prompt, ("valkey-cli", "redis-cli"), tuple(arguments), {"REDISCLI_AUTH": env["REDIS_PASSWORD"]})
+
+
+def _answer(wire: Wire, tenant: Tenant, statement: str) -> PromptAnswer:
+    where = f"app {tenant.app.id}"
+    try:
+        words = shlex.split(statement)
+    except ValueError as error:
+        raise UsageError(f"is not a command: {error}", where=where) from None
+    try:
+        return PromptAnswer(rows=[[line] for line in _lines(wire.ask(*words))])
+    except ResponseError as error:
+        raise NotAllowed(str(error), where=where) from None
+
+
+def _lines(answer: Any, depth: int = 0) -> Iterator[str]:
+    """As redis-cli writes it, near enough for eyes."""
+    indent = "  " * depth
+    match answer:
+        case None:
+            yield f"{indent}(nil)"
+        case bytes():
+            yield f"{indent}{answer.decode(errors='backslashreplace')}"
+        case dict():
+            for key, value in answer.items():
+                yield from _lines(key, depth)
+                yield from _lines(value, depth + 1)
+        case list() | tuple() | set():
+            if not answer:
+                yield f"{indent}(empty)"
+            for number, each in enumerate(answer, 1):
+                first, *rest = _lines(each, depth + 1)
+                yield f"{indent}{number}) {first.strip()}"
+                yield from rest
+        case _:
+            yield f"{indent}{answer}"

@@ -100,7 +100,7 @@ class EmbeddedRuntime:
         """See `Runtime.switch`."""
         for store in stores:
             chosen = self._chosen([store])
-            for name in sorted({hosted.name for hosted in there} & set(self._ledger.read())):
+            for name in sorted({hosted.name for hosted in chosen} & set(self._ledger.read())):
                 if self._ledger.read()[name].alive():
                     raise UsageError(
                         "still runs", where=f"server {name}", hint=f"multidb down, then: multidb up --switch {store}"

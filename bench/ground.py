@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from multidb.engine import Engine
+from multidb.fleet import Fleet
 from multidb.project import load_project
 from multidb.secrets import Secret
 
@@ -56,7 +57,7 @@ def write_manifest(folder: Path, apps: str, *, servers: str = "{}", defaults: st
 
 
 def open_engine(folder: Path) -> Engine:
-    return Engine(load_project(folder / "multidb.yaml"))
+    return Engine(Fleet(load_project(folder / "multidb.yaml")))
 
 
 def apps(prefix: str, count: int, entry: str) -> str:

@@ -13,7 +13,7 @@ from multidb.model import Finding, Level, Server, StoreContext
 from multidb.provisioners import STORES, provisioner
 from multidb.runtime import ServerState, ServerStatus
 
-__all__ = ["diagnose"]
+__all__ = ["diagnose", "taken_ports"]
 
 _OLDEST_PYTHON = (3, 11)
 _PORT_SECONDS = 0.5
@@ -32,7 +32,7 @@ def diagnose(fleet: Fleet) -> list[Finding]:
     return [
         _python(),
         *(_server(status) for status in statuses),
-        *_ports(statuses),
+        *taken_ports(statuses),
         *_capacity(fleet, statuses),
         *_beside(fleet, statuses),
     ]
@@ -58,7 +58,7 @@ def _server(status: ServerStatus) -> Finding:
             return Finding(Level.ERROR, status.name, status.message, fix)
 
 
-def _ports(statuses: Iterable[ServerStatus]) -> Iterator[Finding]:
+def taken_ports(statuses: Iterable[ServerStatus]) -> Iterator[Finding]:
     """A server of ours that has no process and whose port answers: somebody else has it."""
     for status in statuses:
         server = status.server

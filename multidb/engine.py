@@ -24,19 +24,16 @@ from multidb.model import (
     Finding,
     Inspection,
     Level,
-    Progress,
     Project,
     Provisioner,
     Server,
     Session,
     StoreContext,
     listed,
-    unwatched,
 )
 from multidb.plan import LOST, Plan, ServerPlan, diff, in_order, refuse_conflicts, without_half_apps
 from multidb.provisioners import provisioner
 from multidb.report import Failure, Report, ServerReport, account
-from multidb.runtime import Runtime
 from multidb.state import ProjectState
 from multidb.tombstone import Tombstone, tombstones, write_tombstone
 
@@ -44,30 +41,21 @@ __all__ = ["Engine"]
 
 
 class Engine:
-    """Brings servers to the manifest of one project.
+    """Brings the servers of a fleet to the manifest of its project."""
 
-    Args:
-        project: the checked manifest.
-        state: its ``.multidb/`` folder.
-        runtime: where its servers come from; by default what the manifest says.
-        progress: told about work that may last.
-        command: how this run calls itself towards servers and other runs (``apply``).
-    """
-
-    def __init__(
-        self,
-        project: Project,
-        state: ProjectState | None = None,
-        *,
-        runtime: Runtime | None = None,
-        progress: Progress = unwatched,
-        command: str = "multidb",
-    ) -> None:
-        self.fleet = Fleet(project, state, runtime=runtime, progress=progress, command=command)
-        self.project = project
-        self.state = self.fleet.state
-        self._progress = progress
+    def __init__(self, fleet: Fleet) -> None:
+        self.fleet = fleet
         self._stopping = threading.Event()
+
+    @property
+    def project(self) -> Project:
+        """The checked manifest."""
+        return self.fleet.project
+
+    @property
+    def state(self) -> ProjectState:
+        """The project's ``.multidb/`` folder."""
+        return self.fleet.state
 
     def plan(self, scope: Scope | None = None) -> Plan:
         """What would change. Takes no lock and changes no server; one that cannot be read is in `Plan.errors`.
@@ -285,7 +273,7 @@ class Engine:
         durable, error, failing = 0, None, -1
         try:
             for durable in session.run(statements, self.state.secrets):
-                self._progress(server.name, "applying", durable, len(statements))
+                self.fleet.progress(server.name, "applying", durable, len(statements))
                 if self._stopping.is_set() and durable < len(statements):
                     raise StatementFailed("stopped on request", index=-1, durable=durable, where=str(server))
         except StatementFailed as failure:
@@ -294,7 +282,7 @@ class Engine:
 
     def _read_once_more(self, server: Server, session: Session, scope: Scope, report: ServerReport) -> ServerReport:
         """Reads the server once more: some servers answer a statement with success and change nothing."""
-        self._progress(server.name, "checking")
+        self.fleet.progress(server.name, "checking")
         try:
             proof = self._read(server, session, scope)
         except (ServerError, Refused) as unproved:  # what the server has answered for is done all the same

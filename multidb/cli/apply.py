@@ -75,7 +75,7 @@ def apply(
     output = run.output
     engine = run.engine(output)
     saved, named = _plan_or_apps(names or [], engine.project.apps)
-    agreed = None if saved is None else _saved_plan(saved)
+    agreed = None if saved is None else read_plan(saved)
     asked = scope([*named, *(apps or ())], stores, adopt=adopt, regenerate=regenerate, deep=deep)
     if agreed is not None:
         asked = scope(agreed.apps, agreed.stores, adopt=agreed.adopt, deep=agreed.deep)
@@ -129,7 +129,7 @@ def _is_an_app(name: str, known: Container[str]) -> bool:
     return is_app_id(name.replace("-", "_")) and (app_id(name) in known or not Path(name).exists())
 
 
-def _saved_plan(path: Path) -> SavedPlan:
+def read_plan(path: Path) -> SavedPlan:
     text = files.read_text(path)
     if text is None:
         raise UsageError("there is no such plan", where=str(path), hint=f"make it: multidb plan --out {path}")

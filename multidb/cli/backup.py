@@ -187,11 +187,11 @@ def _watch(run: Run, identity: Path | None, *, notify: bool) -> int:
     for name in (signal.SIGTERM, signal.SIGINT):
         signal.signal(name, lambda *_: ended.set())
     output = run.output
-    _by_turns((partial(_expire, run, output), partial(_back_up, run, output, identity, notify=notify)), output, ended)
+    by_turns((partial(_expire, run, output), partial(_back_up, run, output, identity, notify=notify)), output, ended)
     return 0
 
 
-def _by_turns(works: Sequence[Callable[[], timedelta]], output: Output, ended: threading.Event) -> None:
+def by_turns(works: Sequence[Callable[[], timedelta]], output: Output, ended: threading.Event) -> None:
     """Does each again when the time is over that it said it can wait, whatever the others said."""
     turns = dict.fromkeys(works, 0.0)
     while not ended.is_set():

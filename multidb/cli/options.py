@@ -110,7 +110,7 @@ class Run:
         """The engine for the manifest, which is read and checked now, or for `project`."""
         from multidb.engine import Engine
 
-        return Engine(project or self.project(), progress=output.progress, command=self.command)
+        return Engine(self.fleet(output, project))
 
 
 def examples(*lines: str) -> str:

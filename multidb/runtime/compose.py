@@ -37,7 +37,7 @@ from multidb.secrets import Secret
 from multidb.state import ProjectState
 from multidb.variables import compose_project
 
-__all__ = ["ComposeRuntime", "located"]
+__all__ = ["ComposeRuntime", "located", "outdated"]
 
 _PAUSE: Final = 0.5  # seconds between two looks at the containers
 _RECORD: Final = "compose"  # the section of the state that holds the volumes which an ``up`` here may have made
@@ -385,7 +385,7 @@ class ComposeRuntime:
             stack, present = self._stack(container), seen.get(container.name)
             mounted = [stack.folder / path for path in container.files]
             mounted += [stack.folder / "tls" / container.name] if self._tls else []
-            if _outdated(present, mounted):
+            if outdated(present, mounted):
                 self._stop(stack, container.name, report)
 
     # Starting and waiting
@@ -448,7 +448,7 @@ class ComposeRuntime:
     ) -> Verdict:
         stack, name = self._stack(container), pooler.name
         report(name, "starting")
-        if _outdated(seen.get(name), [stack.folder / name, stack.folder / "tls" / name]):
+        if outdated(seen.get(name), [stack.folder / name, stack.folder / "tls" / name]):
             self._stop(stack, name, report)
         try:
             self._compose_up(stack, [name], report)
@@ -558,7 +558,7 @@ class ComposeRuntime:
         return f"stopped in {time.monotonic() - began:.1f} s"
 
 
-def _outdated(seen: ContainerState | None, mounted: Iterable[Path]) -> bool:
+def outdated(seen: ContainerState | None, mounted: Iterable[Path]) -> bool:
     """Whether a container runs that was started before one of the files (or a file in one of the folders) changed."""
     if seen is None or seen.status != "running":
         return False

@@ -19,6 +19,7 @@ import pytest
 import redis
 
 from multidb.engine import Engine
+from multidb.fleet import Fleet
 from multidb.project import load_project
 from multidb.provisioners.postgres.backup import programs
 from multidb.runtime.hosted import admin_ref
@@ -274,7 +275,7 @@ def blocks() -> dict[str, str]:
 
 
 def test_the_page_on_restoring_by_hand_is_right(folder: Folder, sets: dict[str, str], tmp_path: Path) -> None:
-    engine = Engine(load_project(folder.path / "multidb.yaml"))
+    engine = Engine(Fleet(load_project(folder.path / "multidb.yaml")))
     server = next(server for server in engine.fleet.runtime.servers() if server.store == "postgres")
     password = engine.fleet.runtime.admin(server)
     assert password is not None

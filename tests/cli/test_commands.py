@@ -25,7 +25,7 @@ from rich.console import Console
 from multidb.cli import COMMANDS
 from multidb.cli.output import Output
 from multidb.cli.plan_view import show_plan, show_report
-from multidb.diagnosis import _ports
+from multidb.diagnosis import taken_ports
 from multidb.errors import Locked, ServerDown
 from multidb.model import Action, Change, Endpoint, Level, Resource, Server
 from multidb.plan import Plan, ServerPlan
@@ -399,8 +399,8 @@ def test_a_server_that_hangs_has_its_port_from_us() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
         server = Server("redis", "redis", Endpoint(host="127.0.0.1", port=listening.getsockname()[1]))
         hanging = ServerStatus("redis", "redis", ServerState.FAILED, server, "runs and does not answer", os.getpid())
-        assert list(_ports([hanging])) == []
-        assert [found.level for found in _ports([replace(hanging, pid=None)])] == [Level.ERROR]
+        assert list(taken_ports([hanging])) == []
+        assert [found.level for found in taken_ports([replace(hanging, pid=None)])] == [Level.ERROR]
 
 
 def test_an_api_key_that_no_header_can_carry_is_no_fault_of_ours(folder: Folder) -> None:

@@ -22,7 +22,7 @@ import redis
 
 from multidb.audit import Audit, audit
 from multidb.engine import Engine
-from multidb.fleet import Scope
+from multidb.fleet import Fleet, Scope
 from multidb.health import HealthReport, check
 from multidb.model import Server, Status
 from multidb.project import load_project
@@ -96,7 +96,7 @@ def valkey(folder: Folder) -> Iterator[redis.Redis]:
 
 
 def load_engine(folder: Folder) -> Engine:
-    return Engine(load_project(folder.path / "multidb.yaml"))
+    return Engine(Fleet(load_project(folder.path / "multidb.yaml")))
 
 
 class Impatient:

@@ -10,6 +10,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from multidb.engine import Engine
+from multidb.fleet import Fleet
 from multidb.model import App, Project, RuntimeKind, ServerSpec
 from multidb.state import ProjectState
 from tests.contract.given_runtime import GivenRuntime
@@ -27,6 +28,6 @@ project = Project(
     root=document["root"],
 )
 runtime = GivenRuntime(GivenRuntime.load(document, project.servers[0].options))
-engine = Engine(project, ProjectState(Path(document["root"])), runtime=runtime, command="test")
+engine = Engine(Fleet(project, ProjectState(Path(document["root"])), runtime=runtime, command="test"))
 print("ready", flush=True)
 engine.apply()

@@ -34,7 +34,7 @@ from multidb.errors import (
     StalePlan,
     UsageError,
 )
-from multidb.fleet import Scope
+from multidb.fleet import Fleet, Scope
 from multidb.model import Action, App, Isolation, Project, RuntimeKind, ServerSpec
 from multidb.secrets import Secret
 from multidb.state import ProjectState
@@ -70,7 +70,7 @@ class World:
 
     def engine(self, *apps: str, real: RealServer | None = None, **options: Any) -> Engine:
         runtime = GivenRuntime(real or self.real)
-        return Engine(self.project(*apps, **options), self.state, runtime=runtime, command="test")
+        return Engine(Fleet(self.project(*apps, **options), self.state, runtime=runtime, command="test"))
 
     def apply(self, *apps: str, **options: Any) -> Engine:
         engine = self.engine(*apps, **options)
@@ -288,7 +288,11 @@ def test_what_another_manifest_made_is_a_conflict_that_cannot_be_adopted(world: 
     app = world.app()
     world.apply(app)
     rival = Engine(
-        replace(world.project(app), name="rival"), ProjectState(tmp_path / "rival"), runtime=GivenRuntime(world.real)
+        Fleet(
+            replace(world.project(app), name="rival"),
+            ProjectState(tmp_path / "rival"),
+            runtime=GivenRuntime(world.real),
+        )
     )
     assert rival.plan(Scope(adopt=frozenset({app}))).conflicts
 

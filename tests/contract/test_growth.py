@@ -12,6 +12,7 @@ import pytest
 from multidb.audit import audit
 from multidb.engine import Engine
 from multidb.environment import environment, environments
+from multidb.fleet import Fleet
 from multidb.health import check
 from multidb.model import App, Project, RuntimeKind, ServerSpec
 from multidb.provisioners import provisioner
@@ -164,7 +165,7 @@ def _project(store: str, size: int, real: RealServer, folder: Path) -> Project:
 
 
 def _engine(project: Project, real: RealServer) -> Engine:
-    return Engine(project, ProjectState(Path(project.root)), runtime=GivenRuntime(real), command="test")
+    return Engine(Fleet(project, ProjectState(Path(project.root)), runtime=GivenRuntime(real), command="test"))
 
 
 def _for_each(found: list[Cost]) -> list[tuple[float, float]]:

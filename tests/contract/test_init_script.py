@@ -18,7 +18,7 @@ import pytest
 
 from multidb.engine import Engine
 from multidb.environment import environment
-from multidb.fleet import Scope
+from multidb.fleet import Fleet, Scope
 from multidb.model import Action
 from multidb.project import load_project
 from tests.cli.command import REPOSITORY
@@ -172,7 +172,7 @@ def _engine(image: Image, folder: Path, app: str, monkeypatch: pytest.MonkeyPatc
         f'external: {{postgres: {{url: "{address}", password: {{env: INIT_ADMIN_PASSWORD}}}}}}\n'
         f"apps: {{{app}: {{stores: [postgres]}}}}\n"
     )
-    return Engine(load_project(folder / "multidb.yaml"))
+    return Engine(Fleet(load_project(folder / "multidb.yaml")))
 
 
 def test_apply_adopts_what_the_script_made_and_only_adds(

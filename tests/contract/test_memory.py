@@ -30,6 +30,7 @@ _RUN = """
 import json, re, sys
 from pathlib import Path
 from multidb.engine import Engine
+from multidb.fleet import Fleet
 from multidb.project import load_project
 from multidb.provisioners import provisioner
 from tests.contract.given_runtime import GivenRuntime
@@ -37,7 +38,7 @@ document = json.loads(Path(sys.argv[1]).read_text())
 project = load_project(Path(document["root"]) / "multidb.yaml")
 store = document["server"]["store"]
 real = GivenRuntime.load(document, provisioner(store).server_options(**document["options"]))
-engine = Engine(project, runtime=GivenRuntime(real))
+engine = Engine(Fleet(project, runtime=GivenRuntime(real)))
 plan = engine.plan()
 assert not plan.errors, plan.errors
 apps = {change.resource.app for change in plan.changes} - {None}

@@ -27,7 +27,7 @@ from neo4j.exceptions import DriverError, Neo4jError
 from multidb.backup.creation import make_sets
 from multidb.engine import Engine
 from multidb.errors import ArchiveError, Refused
-from multidb.fleet import Scope
+from multidb.fleet import Fleet, Scope
 from multidb.model import Measures, Part, unwatched
 from multidb.project import load_project
 from multidb.provisioners.neo4j.backup.archive import DUMP_FORMAT
@@ -95,7 +95,7 @@ def content(folder: Folder) -> list[list[str]]:
 
 def engine(folder: Folder) -> Engine:
     """Of the folder's project, in this process."""
-    return Engine(load_project(folder.path / "multidb.yaml"), ProjectState(folder.path))
+    return Engine(Fleet(load_project(folder.path / "multidb.yaml"), ProjectState(folder.path)))
 
 
 def state_of(folder: Folder) -> dict[str, Any]:

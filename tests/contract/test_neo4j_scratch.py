@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from multidb.engine import Engine
-from multidb.fleet import Scope
+from multidb.fleet import Fleet, Scope
 from multidb.model import App, Project, RuntimeKind, Server, ServerSpec
 from multidb.provisioners.neo4j.provision.resources import AppOptions, ServerOptions
 from multidb.runtime import ServerState
@@ -26,7 +26,7 @@ def test_a_scratch_server_comes_and_goes_or_takes_the_place(tmp_path: Path) -> N
     project = Project(
         "digi", RuntimeKind.EMBEDDED, apps, (ServerSpec("neo4j", "neo4j", ServerOptions()),), root=str(tmp_path)
     )
-    engine = Engine(project, ProjectState(tmp_path))
+    engine = Engine(Fleet(project, ProjectState(tmp_path)))
     (status,) = engine.fleet.runtime.up(quiet)
     if status.state is ServerState.SKIPPED:
         pytest.skip(status.message)

@@ -20,7 +20,7 @@ from multidb.engine import Engine
 from multidb.environment import environment
 from multidb.errors import AuthenticationFailed, ServerDown, ServerError, ServerSlow, StatementFailed, WrongVersion
 from multidb.errors import Refused as MultidbRefused
-from multidb.fleet import Scope
+from multidb.fleet import Fleet, Scope
 from multidb.model import (
     App,
     Endpoint,
@@ -86,7 +86,7 @@ def engine_of(real: RealServer, folder: Path, *apps: str, project: str = "digi",
         servers=(ServerSpec("neo4j", "neo4j", ServerOptions.model_validate({"isolation": isolation})),),
         root=str(folder),
     )
-    return Engine(described, ProjectState(folder), runtime=GivenRuntime(real), command="test")
+    return Engine(Fleet(described, ProjectState(folder), runtime=GivenRuntime(real), command="test"))
 
 
 def tenant(engine: Engine, app: str) -> Tenant:

@@ -15,11 +15,12 @@ import pytest
 
 from multidb.engine import Engine
 from multidb.errors import Locked, PartlyApplied
+from multidb.fleet import Fleet
 from multidb.model import App, Project, RuntimeKind, ServerSpec
 from multidb.provisioners.postgres.driver import connection as driver
 from multidb.provisioners.postgres.provision.removal import HEIR
 from multidb.provisioners.postgres.provision.resources import AppOptions, ServerOptions, password_ref
-from multidb.provisioners.postgres.provision.session import _LOCK_CLASS
+from multidb.provisioners.postgres.provision.session import LOCK_CLASS
 from multidb.state import ProjectState
 from tests.contract.case import RealServer
 from tests.contract.given_runtime import GivenRuntime
@@ -57,7 +58,7 @@ class Site:
 
     def engine(self) -> Engine:
         real = RealServer(self.served.server(self.admin), self.served.admin(self.admin), ServerOptions())
-        return Engine(self.project, self.state, runtime=GivenRuntime(real), command="test")
+        return Engine(Fleet(self.project, self.state, runtime=GivenRuntime(real), command="test"))
 
     def enter(self, app: str, database: str = "") -> psycopg.Connection[Any]:
         """A session with the app's own login that is that login, and not the owner that it becomes."""
@@ -256,7 +257,7 @@ def test_an_app_that_takes_the_lock_of_the_project_keeps_nobody_out(site: Site) 
     site.drift()
     site.served.sql("GRANT CONNECT ON DATABASE postgres TO PUBLIC")
     with site.enter(site.hostile, database="postgres") as session:
-        session.execute(f"SELECT pg_advisory_lock({_LOCK_CLASS}, {key})".encode())
+        session.execute(f"SELECT pg_advisory_lock({LOCK_CLASS}, {key})".encode())
         report = site.engine().apply()
         if site.admin == SUPERUSER:
             assert report.error() is None

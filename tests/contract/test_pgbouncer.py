@@ -23,6 +23,7 @@ import pytest
 
 from multidb.engine import Engine
 from multidb.environment import environment
+from multidb.fleet import Fleet
 from multidb.project import load_deployment, load_project
 from tests.contract.postgres_servers import SUPERUSER, Cluster, cluster
 
@@ -124,7 +125,7 @@ def test_a_new_app_is_pooled_without_any_edit_and_stays_apart(
     head = f"version: 1\nproject: pooled\nruntime: external\n{head}"
     path = tmp_path / "multidb.yaml"
     path.write_text(head + "apps: {ann: {stores: [postgres]}}\n")
-    engine = Engine(load_project(path))
+    engine = Engine(Fleet(load_project(path)))
     assert engine.apply().error() is None
 
     with _pooler(program, (rendered / "pgbouncer.ini").read_text(), server) as port:
@@ -137,7 +138,7 @@ def test_a_new_app_is_pooled_without_any_edit_and_stays_apart(
         with connect("ann") as connection:
             assert connection.execute("SELECT current_database(), current_user").fetchone() == ("ann", "ann_owner")
         path.write_text(head + "apps: {ann: {stores: [postgres]}, bob: {stores: [postgres]}}\n")
-        engine = Engine(load_project(path))
+        engine = Engine(Fleet(load_project(path)))
         assert engine.apply().error() is None, "the pooler's own login and schema are no drift"
         assert not engine.plan().changes
         with connect("bob") as connection:

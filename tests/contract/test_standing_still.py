@@ -28,6 +28,7 @@ from multidb.backup.verifying import verify
 from multidb.engine import Engine, Scope
 from multidb.environment import environment
 from multidb.errors import MultidbError, ServerSlow
+from multidb.fleet import Fleet
 from multidb.health import check
 from multidb.model import PROGRESS_TIMEOUT, App, Project, RuntimeKind, Server, ServerSpec, unwatched
 from multidb.model.options import Backup
@@ -90,7 +91,7 @@ class Stage:
 
     def engine(self, limit: float = PROGRESS_TIMEOUT) -> Engine:
         project = replace(self.project, progress_timeout=limit)
-        return Engine(project, self.state, runtime=self._runtime, command="test")
+        return Engine(Fleet(project, self.state, runtime=self._runtime, command="test"))
 
     def processes(self) -> list[psutil.Process]:
         assert self.real.pid is not None

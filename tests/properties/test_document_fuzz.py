@@ -19,7 +19,7 @@ from multidb.backup.journal import Journal
 from multidb.backup.repository import Repository
 from multidb.backup.sets import MANIFEST, VERIFIED, BackupSet, Verification, stored_path
 from multidb.backup.targets.folder import FolderTarget
-from multidb.cli.apply import _saved_plan
+from multidb.cli.apply import read_plan
 from multidb.document import Unreadable, inside
 from multidb.errors import MultidbError, UsageError
 from multidb.notification import AlarmKind, Looked, news
@@ -365,7 +365,7 @@ def test_a_saved_plan(text: str) -> None:
     with tempfile.TemporaryDirectory() as root:
         path = Path(root, "next.json")
         path.write_bytes(text.encode("utf-8", "surrogatepass"))
-        error = _refusal(lambda: _saved_plan(path))
+        error = _refusal(lambda: read_plan(path))
         assert error is None or error.where or "store" in error.message or "app id" in error.message
 
 

@@ -9,6 +9,7 @@ import pytest
 
 import multidb.provisioners
 from multidb.engine import Engine
+from multidb.fleet import Fleet
 from multidb.project import load_project
 from multidb.state import ProjectState
 from tests.unit.backup.cabinet import FAULTS, ONE_PLACE, FolderRuntime, write_rows
@@ -51,6 +52,6 @@ def engine(tmp_path: Path, data: Path) -> Engine:
 def make_engine(root: Path, data: Path, manifest: str = MANIFEST) -> Engine:
     (root / "multidb.yaml").write_text(manifest)
     project = load_project(root / "multidb.yaml")
-    engine = Engine(project, ProjectState(root), runtime=FolderRuntime(project, data))
+    engine = Engine(Fleet(project, ProjectState(root), runtime=FolderRuntime(project, data)))
     assert engine.apply().error() is None
     return engine

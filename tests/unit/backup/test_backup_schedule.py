@@ -20,7 +20,7 @@ from multidb.backup.run import final_set, run_backups
 from multidb.backup.schedule import coming_due, due, freshness, last_sets, next_due, verification_due
 from multidb.backup.sets import Reason, declaration
 from multidb.backup.settings import Settings, settings
-from multidb.cli.backup import _by_turns
+from multidb.cli.backup import by_turns
 from multidb.cli.output import Output
 from multidb.engine import Engine
 from multidb.errors import ArchiveError
@@ -252,7 +252,7 @@ def test_each_work_of_the_sidecar_has_turns_of_its_own() -> None:
         done["seldom"] += 1
         raise ArchiveError("no space is left")
 
-    _by_turns((often, seldom), Output("backup"), ended)
+    by_turns((often, seldom), Output("backup"), ended)
     assert done == {"often": 5, "seldom": 1}
 
 

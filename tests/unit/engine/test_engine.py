@@ -16,7 +16,7 @@ from multidb import engine as engine_module
 from multidb.engine import Engine
 from multidb.environment import Environment, environment, environments
 from multidb.errors import Conflict, Locked, PartlyApplied, ServerDown, ServerError, ServerSlow, StalePlan, UsageError
-from multidb.fleet import Scope
+from multidb.fleet import Fleet, Scope
 from multidb.model import Action, App, Endpoint, Owner, Project, Server
 from multidb.project import load_project
 from multidb.provisioners import provisioner
@@ -56,7 +56,7 @@ def project(tmp_path: Path) -> Project:
 def engine(project: Project) -> Engine:
     server = Server("toy", "toy", Endpoint("shelf", 1))
     runtime = GivenRuntime(RealServer(server, None, ToyServer()))
-    return Engine(project, ProjectState(Path(project.root)), runtime=runtime)
+    return Engine(Fleet(project, ProjectState(Path(project.root)), runtime=runtime))
 
 
 class OneEach(GivenRuntime):
@@ -87,7 +87,7 @@ def _with_apps(folder: Path, count: int) -> Engine:
     (folder / "multidb.yaml").write_text(f"version: 1\nproject: shop\nruntime: embedded\napps:\n{apps}")
     project = load_project(folder / "multidb.yaml")
     server = Server("toy", "toy", Endpoint("shelf", 1))
-    return Engine(project, ProjectState(folder), runtime=GivenRuntime(RealServer(server, None, ToyServer())))
+    return Engine(Fleet(project, ProjectState(folder), runtime=GivenRuntime(RealServer(server, None, ToyServer()))))
 
 
 @pytest.mark.parametrize("asks", [False, True])
@@ -97,7 +97,7 @@ def test_the_env_files_of_any_number_of_apps_cost_one_session_at_most(
 ) -> None:
     engine = _with_apps(tmp_path, count)
     assert engine.apply().error() is None
-    engine = Engine(engine.project, engine.state, runtime=engine.fleet.runtime)  # another run, that has learned nothing
+    engine = Engine(Fleet(engine.project, engine.state, runtime=engine.fleet.runtime))
     store = replace(provisioner("toy"), env_asks=lambda app, context: asks)
     monkeypatch.setattr("multidb.variables.provisioner", lambda name: store)
     reads: list[str] = []
@@ -226,7 +226,7 @@ def test_what_was_answered_for_is_done_even_if_the_server_goes_before_the_proof(
 
 
 def test_one_server_that_fails_does_not_stop_the_others(project: Project) -> None:
-    engine = Engine(project, ProjectState(Path(project.root)), runtime=OneEach(project))
+    engine = Engine(Fleet(project, ProjectState(Path(project.root)), runtime=OneEach(project)))
     SHELF.fail_on = "MAKE ann"
     report = engine.apply()
     assert isinstance(report.error(), PartlyApplied)
@@ -235,7 +235,7 @@ def test_one_server_that_fails_does_not_stop_the_others(project: Project) -> Non
 
 
 def test_a_mistake_found_under_the_lock_costs_no_other_server_its_report(project: Project) -> None:
-    engine = Engine(project, ProjectState(Path(project.root)), runtime=OneEach(project))
+    engine = Engine(Fleet(project, ProjectState(Path(project.root)), runtime=OneEach(project)))
     plan = engine.plan()
     SHELF.numberless = "ann"
     first, second = engine.apply(plan=plan).servers
@@ -246,7 +246,7 @@ def test_a_mistake_found_under_the_lock_costs_no_other_server_its_report(project
 
 def test_servers_are_read_side_by_side(project: Project) -> None:
     """Each inspection waits for the other one to begin."""
-    engine = Engine(project, ProjectState(Path(project.root)), runtime=OneEach(project))
+    engine = Engine(Fleet(project, ProjectState(Path(project.root)), runtime=OneEach(project)))
     SHELF.meet = threading.Barrier(2)
     assert not engine.plan().errors
 
@@ -382,9 +382,13 @@ def test_numbers_are_written_down_before_the_first_statement_and_never_given_twi
     engine.apply(Scope(apps=frozenset({"bob"})))
     assert engine.state.read("numbers") == {"toy": {"ann": 1, "bob": 2}}
     later = Engine(
-        replace(engine.project, apps={name: replace(engine.project.apps["bob"], id=name) for name in ("eve", "bob")}),
-        engine.state,
-        runtime=engine.fleet.runtime,
+        Fleet(
+            replace(
+                engine.project, apps={name: replace(engine.project.apps["bob"], id=name) for name in ("eve", "bob")}
+            ),
+            engine.state,
+            runtime=engine.fleet.runtime,
+        )
     )
     SHELF.fail_on = ""
     assert later.apply().error() is None
@@ -414,10 +418,12 @@ def test_a_run_waits_for_its_turn_and_decides_then(engine: Engine) -> None:
     SHELF.sent.clear()
     told: list[str] = []
     late = Engine(
-        engine.project,
-        engine.state,
-        runtime=engine.fleet.runtime,
-        progress=lambda subject, message, done=None, total=None: told.append(message),
+        Fleet(
+            engine.project,
+            engine.state,
+            runtime=engine.fleet.runtime,
+            progress=lambda subject, message, done=None, total=None: told.append(message),
+        )
     )
     with ThreadPoolExecutor(1) as pool:
         with engine.state.lock("apply-toy", "multidb add-app"):
@@ -481,7 +487,7 @@ def test_a_server_that_is_not_there_is_in_the_plan_with_what_to_do(project: Proj
         def names_for(self, app: App) -> list[str]:
             return [f"toy-{app.id}", "toy-eve"]
 
-    engine = Engine(project, ProjectState(Path(project.root)), runtime=Missing(project))
+    engine = Engine(Fleet(project, ProjectState(Path(project.root)), runtime=Missing(project)))
     bob, ann, eve = engine.plan().servers
     assert not bob.error
     assert isinstance(ann.error, ServerDown)

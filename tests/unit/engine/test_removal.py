@@ -81,7 +81,7 @@ def engine_for(root: Path, app: str = "ann") -> Engine:
     if app in project.removed:
         project = project.including(project.removed[app])
     server = RealServer(Server("toy", "toy", Endpoint("shelf", 1)), None, ToyServer())
-    return Engine(project, ProjectState(root), runtime=GivenRuntime(server))
+    return Engine(Fleet(project, ProjectState(root), runtime=GivenRuntime(server)))
 
 
 def take_out(root: Path, app: str = "ann") -> None:
@@ -167,7 +167,7 @@ def test_a_manifest_that_is_a_link_stays_one_and_keeps_its_mode(
 def test_the_others_are_not_touched(applied: Path) -> None:
     take_out(applied)
     assert load(applied).apps.keys() == {"bob", "eve"}
-    assert Engine(load(applied), ProjectState(applied), runtime=engine_for(applied).fleet.runtime).plan().in_sync
+    assert Engine(Fleet(load(applied), ProjectState(applied), runtime=engine_for(applied).fleet.runtime)).plan().in_sync
     assert lets_in(applied, "bob")
 
 
@@ -247,7 +247,9 @@ def test_what_stands_nowhere_can_be_removed_brought_back_and_ended(applied: Path
     def engine() -> Engine:
         project = load(applied)
         given = engine_for(applied, "bob")
-        return Engine(project.including(orphan(project, "ann", ["toy"])), given.state, runtime=given.fleet.runtime)
+        return Engine(
+            Fleet(project.including(orphan(project, "ann", ["toy"])), given.state, runtime=given.fleet.runtime)
+        )
 
     removal.remove(engine().fleet, "ann", grace=GRACE, backup="", progress=quiet)
     assert not lets_in(applied)

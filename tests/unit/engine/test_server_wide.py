@@ -12,7 +12,7 @@ import multidb.provisioners
 from multidb.cli import server_wide
 from multidb.cli.output import Output
 from multidb.engine import Engine
-from multidb.fleet import Scope
+from multidb.fleet import Fleet, Scope
 from multidb.model import App, Project, Resource, RuntimeKind, ServerSpec, StoreContext
 from multidb.project import load_project
 from multidb.provisioners import STORES, provisioner
@@ -48,7 +48,7 @@ def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[st
 
 
 def _engine(project: Project, folder: Path) -> Engine:
-    return Engine(project, ProjectState(folder), runtime=OneEach(project))
+    return Engine(Fleet(project, ProjectState(folder), runtime=OneEach(project)))
 
 
 @pytest.mark.parametrize(("runtime", "made"), [("embedded", {"ann", "bob"}), ("external", set())])
@@ -98,7 +98,7 @@ def test_known_accounts_are_told_of_where_they_are_spared(
     monkeypatch.setattr(Box, "leaves_known", spared)
     engine = engines["external"]
     spec = ServerSpec("toy", "toy", ToyServer(), known=frozenset({"eve"} if known else ()))
-    engine.project = replace(engine.project, servers=(spec,))
+    engine.fleet.project = replace(engine.project, servers=(spec,))
     server_wide.show_closings(Output("plan"), engine, engine.plan())
     assert ("eve (known) keep what they have" in capsys.readouterr().err) is kept
 

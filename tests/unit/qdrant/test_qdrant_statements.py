@@ -12,8 +12,7 @@ from multidb.model import Action, App, Change, FieldChange, Resource, StoreConte
 from multidb.provisioners.qdrant import PROVISIONER
 from multidb.provisioners.qdrant.provision.options import AppOptions, ServerOptions
 from multidb.provisioners.qdrant.provision.resources import ApiKey, Collection, PayloadIndex, QdrantFacts, Token
-from multidb.provisioners.qdrant.provision.session import _independent
-from multidb.provisioners.qdrant.provision.statements import Call, claims
+from multidb.provisioners.qdrant.provision.statements import Call, claims, independent
 from multidb.provisioners.qdrant.provision.tokens import with_expiry
 
 CONTEXT = StoreContext("digi", QdrantFacts("Qdrant", "1.18.3", api_key=True, rbac=True), ServerOptions())
@@ -171,13 +170,13 @@ def test_calls_go_side_by_side_only_where_none_needs_another() -> None:
     make = [Call("PUT", f"/collections/c{n}", {"vectors": {}}) for n in range(3)]
     index = [Call("PUT", "/collections/c0/index", {"field_name": name}) for name in ("a", "b")]
     sign = [Call("SIGN", "a/qdrant/token", {}), Call("SIGN", "b/qdrant/token", {})]
-    assert _independent(make + index) == make
-    assert _independent(index + sign) == index
-    assert _independent(sign) == sign[:1]
-    assert _independent([make[0], make[0]]) == make[:1]
+    assert independent(make + index) == make
+    assert independent(index + sign) == index
+    assert independent(sign) == sign[:1]
+    assert independent([make[0], make[0]]) == make[:1]
     patch = Call("PATCH", "/collections/c0", {"hnsw_config": {}})
-    assert _independent([make[0], patch]) == make[:1]
-    assert _independent([index[0], Call("DELETE", "/collections/c0/index/a", {})]) == index[:1]
+    assert independent([make[0], patch]) == make[:1]
+    assert independent([index[0], Call("DELETE", "/collections/c0/index/a", {})]) == index[:1]
 
 
 def test_a_collection_that_may_not_grow_may_grow_again() -> None:

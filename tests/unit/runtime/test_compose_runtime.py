@@ -19,7 +19,7 @@ from multidb.provisioners.postgres.backup import programs
 from multidb.provisioners.postgres.backup.inside import Inside
 from multidb.provisioners.postgres.backup.programs import Program
 from multidb.runtime import ServerState, open_runtime
-from multidb.runtime.compose import ComposeRuntime, _outdated, located
+from multidb.runtime.compose import ComposeRuntime, located, outdated
 from multidb.runtime.container_state import ContainerState
 from multidb.runtime.docker_engine import DockerEngine
 from multidb.secrets import Secret
@@ -219,18 +219,18 @@ def test_containers_of_an_app_made_elsewhere_are_refused(tmp_path: Path, monkeyp
             work()
 
 
-def test_a_container_older_than_a_file_that_it_mounts_is_outdated(tmp_path: Path) -> None:
+def test_a_container_older_than_a_file_that_it_mounts_isoutdated(tmp_path: Path) -> None:
     (tmp_path / "tls").mkdir()
     for name in ("valkey.conf", "tls/server.crt"):
         (tmp_path / name).write_text("")
         os.utime(tmp_path / name, (1000, 1000))
     mounted = [tmp_path / "valkey.conf", tmp_path / "tls", tmp_path / "not there"]
 
-    assert not _outdated(ContainerState("redis", "running", started=1001), mounted)
+    assert not outdated(ContainerState("redis", "running", started=1001), mounted)
     os.utime(tmp_path / "tls" / "server.crt", (1002, 1002))
-    assert _outdated(ContainerState("redis", "running", started=1001), mounted)
-    assert not _outdated(ContainerState("redis", "exited", started=1001), mounted)
-    assert not _outdated(None, mounted)
+    assert outdated(ContainerState("redis", "running", started=1001), mounted)
+    assert not outdated(ContainerState("redis", "exited", started=1001), mounted)
+    assert not outdated(None, mounted)
 
 
 def test_an_unknown_server_is_refused_by_name(tmp_path: Path) -> None:

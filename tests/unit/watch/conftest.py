@@ -9,6 +9,7 @@ import pytest
 
 import multidb.provisioners
 from multidb.engine import Engine
+from multidb.fleet import Fleet
 from multidb.model import App, Endpoint, Project, Server
 from multidb.project import load_project
 from multidb.runtime import ServerStatus
@@ -73,7 +74,9 @@ def open_shop(tmp_path: Path) -> OpenShop:
         (tmp_path / "multidb.yaml").write_text(f"{head}apps:\n{lines}")
         project = load_project(tmp_path / "multidb.yaml")
         one = GivenRuntime(RealServer(Server("toy", "toy", Endpoint("shelf", 1), timeout=1), None, ToyServer()))
-        engine = Engine(project, ProjectState(tmp_path), runtime=OneEach(project, lacking) if each or lacking else one)
+        engine = Engine(
+            Fleet(project, ProjectState(tmp_path), runtime=OneEach(project, lacking) if each or lacking else one)
+        )
         if apply:
             assert engine.apply().error() is None
         return engine

@@ -54,7 +54,7 @@ def engine(open_shop: OpenShop) -> Engine:
     quota = {"toy": Quota(1000, Enforce.READ_ONLY)}
     apps = {name: replace(app, quota=quota) for name, app in one.project.apps.items()}
     project = replace(one.project, apps=apps, servers=specs)
-    made = Engine(project, one.state, runtime=Both(project))
+    made = Engine(Fleet(project, one.state, runtime=Both(project)))
     assert made.apply().error() is None
     return made
 

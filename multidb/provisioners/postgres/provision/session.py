@@ -33,14 +33,14 @@ from multidb.provisioners.postgres.provision.resources import Interior, Postgres
 from multidb.provisioners.postgres.provision.statements import identifier, literal
 from multidb.secrets import Secret, SecretStore, redact
 
-__all__ = ["PostgresSession"]
+__all__ = ["LOCK_CLASS", "PostgresSession"]
 
 _WORKERS = 4  # more gain nothing: the server does the work
 _BATCH = 500  # statements in one transaction, so that a thousand apps show progress and fit the server's lock table
 _ATTEMPTS = 6
 _LOCK_TIMEOUT = 3000  # milliseconds; an app can hold a lock for as long as it likes
 _SCRIPTS_FIND = ("$user", "public")  # as a session has it where nobody says otherwise
-_LOCK_CLASS = zlib.crc32(b"multidb") - 2**31
+LOCK_CLASS = zlib.crc32(b"multidb") - 2**31
 _TURN_TIMEOUT = 15.0  # seconds that one other run may hold the server
 _MOMENT = 1.0  # seconds
 _BREATH = 0.1  # seconds until a connection may have come free
@@ -225,7 +225,7 @@ class PostgresSession:
             Locked: another apply of the project holds it for longer than a moment; says who and since when.
         """
         timeout = self._server.timeout
-        key = (str(_LOCK_CLASS), str(zlib.crc32(project.encode()) - 2**31))
+        key = (str(LOCK_CLASS), str(zlib.crc32(project.encode()) - 2**31))
         self._main.ask("SELECT set_config('application_name', $1, false)", (holder,), timeout)
         deadline = time.monotonic() + _TURN_TIMEOUT
         while self._main.ask("SELECT pg_try_advisory_lock($1::int4, $2::int4)", key, timeout) != "t":

@@ -39,7 +39,7 @@ from multidb.provisioners.qdrant.provision.resources import (
     live_token,
     token_ref,
 )
-from multidb.provisioners.qdrant.provision.statements import Call
+from multidb.provisioners.qdrant.provision.statements import Call, independent
 from multidb.provisioners.qdrant.provision.tokens import claims_of, sign, signed_with, with_expiry
 from multidb.secrets import Secret, SecretRef, SecretStore, redact
 
@@ -130,7 +130,7 @@ class QdrantSession:
         calls = [Call.parse(statement.text) for statement in statements]
         start = 0
         while start < len(calls):
-            end = start + len(_independent(calls[start:]))
+            end = start + len(independent(calls[start:]))
             yield from self._side_by_side(calls[start:end], start, secrets)
             start = end
 
@@ -256,19 +256,6 @@ def connect(server: Server, admin: Secret | None, application: str) -> QdrantSes
     """
     transport, facts = open_transport(server, admin)
     return QdrantSession(server, None if facts.local else admin or None, transport, facts)
-
-
-def _independent(calls: Sequence[Call]) -> Sequence[Call]:
-    """The first calls that may go side by side: requests with one verb to places of one depth, none twice."""
-    first = calls[0]
-    seen: set[str] = set()
-    for count, call in enumerate(calls):
-        place = str(call.body.get("field_name", "")) + call.target
-        alike = (call.verb, call.target.count("/")) == (first.verb, first.target.count("/"))
-        if count and (not call.http or not alike or place in seen):
-            return calls[:count]
-        seen.add(place)
-    return calls
 
 
 def _same(held: Secret, admin: Secret | None) -> str:

@@ -33,7 +33,7 @@ from multidb.provisioners.qdrant.provision.resources import (
     token_ref,
 )
 
-__all__ = ["Call", "admit", "claims", "create_index", "dismissal", "statements"]
+__all__ = ["Call", "admit", "claims", "create_index", "dismissal", "independent", "statements"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +116,19 @@ def admit(registry: str, app_id: str) -> Call:
 def dismissal(registry: str, app_id: str) -> Call:
     """Takes an app's admission away: the server refuses its token from then on."""
     return Call("POST", f"{_path(registry)}/points/delete?wait=true", {"points": [admission_id(registry, app_id)]})
+
+
+def independent(calls: Sequence[Call]) -> Sequence[Call]:
+    """The first calls that may go side by side: requests with one verb to places of one depth, none twice."""
+    first = calls[0]
+    seen: set[str] = set()
+    for count, call in enumerate(calls):
+        place = str(call.body.get("field_name", "")) + call.target
+        alike = (call.verb, call.target.count("/")) == (first.verb, first.target.count("/"))
+        if count and (not call.http or not alike or place in seen):
+            return calls[:count]
+        seen.add(place)
+    return calls
 
 
 def _registry(registry: Registry, change: Change) -> list[Call]:

@@ -8,7 +8,6 @@ import json
 import os
 import ssl
 import sys
-import urllib.error
 import urllib.request
 from urllib.parse import urlsplit
 

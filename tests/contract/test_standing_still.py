@@ -77,11 +77,12 @@ class Stage:
         if other is not real:
             name = f"beside_{self.store}"
             apps[name] = App(name, name, {other.server.store: _options(other.server.store)})
+        stores = {each.server.store: each.options for each in (real, other)}
         self.project = Project(
             name="still",
             runtime=RuntimeKind.EMBEDDED,
             apps=apps,
-            servers=tuple(ServerSpec(each.server.store, each.server.store, each.options) for each in {real, other}),
+            servers=tuple(ServerSpec(store, store, options) for store, options in stores.items()),
             root=str(folder),
             backup=Backup(to=("sets/",)),
             backup_declared=True,

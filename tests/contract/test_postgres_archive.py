@@ -583,9 +583,13 @@ def test_what_is_not_ours_is_left_alone(site: Site) -> None:
         with pytest.raises(ValueError, match="live"):
             opened.discard(opened.live(app, context))
         place = opened.prepare(PlaceKind.SCRATCH, app, context)
-        site.served.sql(f"COMMENT ON DATABASE {app.id} IS 'multidb:other/{app.id}'")
-        with pytest.raises(Conflict):
-            opened.replace(place, context)
+        for other in (f"multidb:other/{app.id}", f"multidb:site/{app.id}_two 0123"):
+            site.served.sql(f"COMMENT ON DATABASE {app.id} IS '{other}'")
+            with pytest.raises(Conflict):
+                opened.replace(place, context)
+        for other in (f"multidb-place:site/{app.id}_two", f"multidb-place:what /{app.id}"):
+            site.served.sql(f"COMMENT ON DATABASE {place.name} IS '{other}'")
+            assert opened.leftovers(app, context) == []
     site.served.sql(f"DROP DATABASE {app.id}__new")
 
 

@@ -17,8 +17,9 @@ from multidb.model import App, Owner, Part, Place, PlaceKind
 from multidb.provisioners.postgres.backup import bound
 from multidb.provisioners.postgres.backup.databases import Databases
 from multidb.provisioners.postgres.backup.locales import Locale
-from multidb.provisioners.postgres.backup.places import NEW, OLD, SCRATCH, place_mark, place_names
+from multidb.provisioners.postgres.backup.places import NEW, OLD, SCRATCH, parse_place_mark, place_mark, place_names
 from multidb.provisioners.postgres.provision import catalog_text
+from multidb.provisioners.postgres.provision.catalog import parse_mark
 from multidb.provisioners.postgres.provision.groundwork import AdminInside
 from multidb.provisioners.postgres.provision.statements import RESTORED, UNFINISHED, identifier, literal, mark
 
@@ -119,7 +120,8 @@ def _is_place(database: Mapping[str, Any], app: App) -> bool:
     comment = database["mark"]
     if comment is None:
         return not database["open"]
-    return str(comment).startswith(place_mark(Owner("", ""))[:-1]) and str(comment).endswith(f"/{app.id}")
+    owner = parse_place_mark(comment)
+    return owner is not None and owner.app == app.id
 
 
 def replace(databases: Databases, new: Place, project: str) -> None:
@@ -146,7 +148,7 @@ def replace(databases: Databases, new: Place, project: str) -> None:
     if live not in there:
         _exchange(databases, [new.name], texts)
         return
-    if not str(there[live]["mark"] or "").startswith(mark(owner, "")):
+    if parse_mark(there[live]["mark"])[0] != owner:
         raise Conflict(f"the database {live} is not ours", where=databases.where, hint="multidb plan says whose it is")
     away = [
         f"ALTER DATABASE {identifier(live)} RENAME TO {identifier(old)}",

@@ -5,9 +5,14 @@ Their mark has another beginning than an app's, so that no look at the apps' res
 
 from __future__ import annotations
 
+import re
+from typing import Final
+
 from multidb.model import Owner
 
-__all__ = ["DELEGATE", "DELEGATES", "NEW", "OLD", "SCRATCH", "place_mark", "place_names"]
+__all__ = ["DELEGATE", "DELEGATES", "NEW", "OLD", "SCRATCH", "parse_place_mark", "place_mark", "place_names"]
+
+_MARK: Final = re.compile(r"multidb-place:([^/\s]*)/(\S+)")
 
 SCRATCH = "__scratch"  # a set is tried out in it
 NEW = "__new"  # a set is loaded into it before it replaces the app's own
@@ -28,3 +33,9 @@ def place_names(app_id: str) -> tuple[str, ...]:
 def place_mark(owner: Owner) -> str:
     """The comment that says whose data it is."""
     return f"multidb-place:{owner}"
+
+
+def parse_place_mark(comment: str | None) -> Owner | None:
+    """Whose data it is by its comment; None where that is no such mark."""
+    match = _MARK.fullmatch(comment or "")
+    return Owner(match[1], match[2]) if match is not None else None

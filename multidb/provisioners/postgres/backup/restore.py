@@ -22,9 +22,10 @@ from multidb.provisioners.postgres.backup.programs import Program
 from multidb.provisioners.postgres.driver.connection import Wire
 from multidb.provisioners.postgres.isolation import rights
 from multidb.provisioners.postgres.provision import catalog_text
+from multidb.provisioners.postgres.provision.catalog import parse_mark
 from multidb.provisioners.postgres.provision.groundwork import AdminInside
 from multidb.provisioners.postgres.provision.resources import MANAGED_SETTINGS, derived_names
-from multidb.provisioners.postgres.provision.statements import UNFINISHED, identifier, literal
+from multidb.provisioners.postgres.provision.statements import UNFINISHED, identifier, literal, mark
 
 __all__ = ["require_none_of_others", "restore"]
 
@@ -94,9 +95,10 @@ def restore(databases: Databases, place: Place, part: Part, reader: ArchiveReade
                     load.make_settings(delegate)
             require_none_of_others(admin.of_others(roles) - before, databases.where)
     if place.kind is PlaceKind.LIVE:  # the next apply looks after everything inside
-        marked = str(databases.find(place.name)[place.name]["mark"] or "").split(" ")[0]
-        comment = literal(f"{marked} {UNFINISHED}")
-        databases.main.execute(f"COMMENT ON DATABASE {identifier(place.name)} IS {comment}")
+        owner, _ = parse_mark(databases.find(place.name)[place.name]["mark"])
+        if owner is not None:
+            comment = literal(mark(owner, UNFINISHED))
+            databases.main.execute(f"COMMENT ON DATABASE {identifier(place.name)} IS {comment}")
 
 
 def require_none_of_others(found: frozenset[tuple[str, ...]], where: str) -> None:

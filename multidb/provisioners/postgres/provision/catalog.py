@@ -50,6 +50,7 @@ __all__ = [
     "facts_query",
     "overview_parameters",
     "overview_query",
+    "parse_mark",
     "read_facts",
     "read_interior",
     "read_overview",
@@ -224,7 +225,7 @@ def read_overview(answer: str, inspection: Inspection) -> Overview:
         if (ServerDatabase.kind, row["name"]) in desired:
             resources.append(_server_database(row, facts, document["known"] or []))
             continue
-        owner, revision = _parse_mark(row["mark"])
+        owner, revision = parse_mark(row["mark"])
         half_made = _half_made(row, desired, owners)
         resources.append(_database(row, owner or half_made))
         if half_made is not None:
@@ -257,7 +258,7 @@ def without_known(resources: Iterable[Resource], known: frozenset[str]) -> Itera
                 yield resource
 
 
-def _parse_mark(comment: str | None) -> tuple[Owner | None, str]:
+def parse_mark(comment: str | None) -> tuple[Owner | None, str]:
     """Whose a thing is by its comment, and the revision of its inside ("" when unfinished)."""
     match = _MARK.fullmatch(comment or "")
     if match is None:
@@ -281,7 +282,7 @@ def _role(
     row: Mapping[str, Any], by_key: Mapping[tuple[str, str], Resource], inspection: Inspection, facts: PostgresFacts
 ) -> Role:
     desired = by_key.get((Role.kind, row["name"]))
-    owner, _ = _parse_mark(row["mark"])
+    owner, _ = parse_mark(row["mark"])
     password = None
     if isinstance(desired, Role):
         password = _password(row["held"], desired, inspection, facts)

@@ -6,7 +6,10 @@ import re
 import socket
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from importlib.metadata import PackageNotFoundError, distribution
 
+from multidb import DISTRIBUTION
 from multidb.errors import RuntimeUnavailable
 from multidb.fleet import Fleet, Scope
 from multidb.model import Finding, Level, Server, StoreContext
@@ -26,11 +29,13 @@ def diagnose(fleet: Fleet) -> list[Finding]:
     except RuntimeUnavailable as error:  # no Docker engine: nothing else can be said of its servers
         return [
             _python(),
+            *_distribution(),
             Finding(Level.ERROR, "docker", error.message, error.hint or ""),
             *_beside(fleet, ()),
         ]
     return [
         _python(),
+        *_distribution(),
         *(_server(status) for status in statuses),
         *taken_ports(statuses),
         *_capacity(fleet, statuses),
@@ -43,6 +48,23 @@ def _python() -> Finding:
     if sys.version_info < _OLDEST_PYTHON:
         return Finding(Level.ERROR, "python", f"Python {version} is too old", "use Python 3.11 or newer")
     return Finding(Level.OK, "python", f"Python {version}")
+
+
+def _distribution() -> Iterator[Finding]:
+    """What pip has installed under our names: ``multidb`` on the package index is another project's library."""
+    with suppress(PackageNotFoundError):
+        other = distribution("multidb")
+        if not (other.metadata["Summary"] or "").startswith("One manifest"):  # what we were called before
+            yield Finding(
+                Level.WARNING,
+                "package",
+                f"the distribution multidb {other.version} is another project's, with a module of the same name",
+                f"pip uninstall multidb, then: pip install --force-reinstall {DISTRIBUTION}",
+            )
+    try:
+        yield Finding(Level.OK, "package", f"{DISTRIBUTION} {distribution(DISTRIBUTION).version}")
+    except PackageNotFoundError:
+        yield Finding(Level.OK, "package", "runs from its source")
 
 
 def _server(status: ServerStatus) -> Finding:

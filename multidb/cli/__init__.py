@@ -12,7 +12,13 @@ from typing import NoReturn
 
 import typer
 
-from multidb import __version__
+try:
+    from multidb import DISTRIBUTION, __version__
+except ImportError:  # somebody else's package of this name lies over ours
+    sys.exit(
+        "Error: the module multidb that Python finds is not this tool's\n"
+        "  pip uninstall multidb, then: pip install --force-reinstall multidb-cli"
+    )
 from multidb.cli.command_line import COMMANDS, RootCommand
 
 __all__ = ["COMMANDS", "app", "main"]
@@ -33,7 +39,7 @@ app = typer.Typer(
 
 def _print_version(requested: bool) -> None:
     if requested:
-        typer.echo(f"multidb {__version__}")
+        typer.echo(f"multidb {__version__} ({DISTRIBUTION})")
         raise typer.Exit
 
 

@@ -65,7 +65,7 @@ def serve(
         raise UsageError(
             f"the package {error.name} is not installed",
             where="multidb serve",
-            hint="pip install 'multidb[serve]'",
+            hint="pip install 'multidb-cli[serve]'",
         ) from None
     if socket is not None and (host, port) != (_HOST, _PORT):
         raise UsageError("--socket takes the place of --host and --port", hint="leave one of them out")

@@ -15,7 +15,7 @@ import typer
 
 from multidb.cli import app
 from multidb.cli.command_line import COMMANDS, GROUPS
-from tests.cli.command import Folder
+from tests.cli.command import REPOSITORY, Folder
 
 
 @pytest.fixture
@@ -131,3 +131,13 @@ def test_f_follows_a_log(folder: Folder) -> None:
     text = folder.ok("logs", "-h").out
     assert "-f, --follow" in text
     assert "-f, --file" in folder.ok("plan", "-h").out
+
+
+def test_doctor_names_another_projects_package_of_this_name(shop: Folder) -> None:
+    packages = shop.path / "packages"
+    info = packages / "multidb-0.1.4.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: multidb\nVersion: 0.1.4\nSummary: Many databases\n")
+    told = shop.run("doctor", env={"PYTHONPATH": f"{packages}:{REPOSITORY}"}).out
+    assert "the distribution multidb 0.1.4 is another project's" in told
+    assert "another project's" not in shop.run("doctor").out

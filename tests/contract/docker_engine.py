@@ -30,6 +30,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from multidb import DISTRIBUTION
 from multidb.provisioners.neo4j.hosting.jars import NEO4J_VERSION, cache_folder
 from multidb.provisioners.postgres.hosting import container as postgres
 from multidb.provisioners.qdrant.hosting import container as qdrant
@@ -184,7 +185,7 @@ def _needed() -> list[Distribution]:
     """The installed packages that multidb with `serve` needs, and its own entry among them."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
     todo = [*map(Requirement, (*project["dependencies"], *project["optional-dependencies"]["serve"]))]
-    found = {"multidb": distribution("multidb")}
+    found = {DISTRIBUTION: distribution(DISTRIBUTION)}
     seen = set()
     while todo:
         wanted = todo.pop()

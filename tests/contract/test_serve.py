@@ -238,7 +238,7 @@ def test_what_may_not_be_served_is_refused_before_it_listens(folder: Folder) -> 
         check=False,
     )
     assert without.returncode == 2
-    assert "pip install 'multidb[serve]'" in without.stderr
+    assert "pip install 'multidb-cli[serve]'" in without.stderr
 
 
 def _prometheus_folder(folder: Folder, target: str) -> Path:

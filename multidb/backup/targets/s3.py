@@ -245,7 +245,7 @@ def _client(progress_timeout: float) -> Any:
         import boto3
         from botocore.config import Config
     except ImportError:
-        raise UsageError("needs the package boto3", where="s3://", hint="pip install 'multidb[s3]'") from None
+        raise UsageError("needs the package boto3", where="s3://", hint="pip install 'multidb-cli[s3]'") from None
     read = min(_READ, progress_timeout)
     settings = Config(
         connect_timeout=min(_CONNECT, read),

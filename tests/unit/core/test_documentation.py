@@ -29,3 +29,13 @@ def test_commands_that_are_shown_exist(page: Path) -> None:
         name for part in prose_and_code[1::2] for name in re.findall(r"^multidb ([a-z][a-z-]*)", part, re.MULTILINE)
     ]
     assert sorted(set(shown) - set(COMMANDS)) == []
+
+
+def test_nobody_is_told_to_install_another_projects_package() -> None:
+    """On the package index, multidb is somebody else's library."""
+    texts = [
+        path for path in (*PAGES, *(ROOT / "multidb").rglob("*.py"), *(ROOT / "templates").rglob("*")) if path.is_file()
+    ]
+    told = re.compile(r"(?:pip|pipx|uv tool|uv pip) install[^\n]*?['\" ]multidb(?![-\w/])")
+    assert [path.name for path in texts if told.search(path.read_text(encoding="utf-8"))] == []
+    assert told.search("pip install 'multidb[serve]'")  # the control

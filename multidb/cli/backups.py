@@ -19,19 +19,7 @@ from multidb.backup.repository import Copy, Repository, utc_now
 from multidb.backup.settings import settings
 from multidb.backup.verifying import Verified, verify
 from multidb.cli.interruptions import finish_interrupted
-from multidb.cli.options import (
-    DEFAULT_FILE,
-    AppsArgument,
-    EnvOption,
-    FileOption,
-    IdentityOption,
-    JsonOption,
-    Run,
-    SetArgument,
-    YesOption,
-    ask,
-    examples,
-)
+from multidb.cli.options import AppsArgument, IdentityOption, Run, SetArgument, YesOption, ask, examples, with_run
 from multidb.engine import Engine
 from multidb.errors import MultidbError, UsageError, one_line
 from multidb.manifest import app_id
@@ -56,18 +44,16 @@ SetsArgument = Annotated[
 
 
 @app.command("list", epilog=examples("multidb backups list", "multidb backups list lernmi --json"))
+@with_run("backups list")
 def list_sets(
+    run: Run,
     names: AppsArgument = None,
-    file: FileOption = DEFAULT_FILE,
-    env: EnvOption = None,
     targets: FromOption = None,
-    as_json: JsonOption = False,
 ) -> int:
     """List the sets: age, size, and whether each was verified by restoring it. Half-made ones are not sets.
 
     Exit 1: a set cannot be read. It is listed with the reason, kept by `prune`, and counts for nothing.
     """
-    run = Run("backups list", file, env, json=as_json)
     output = run.output
     engine = run.engine(output)
     now = utc_now()
@@ -96,15 +82,13 @@ def list_sets(
 
 
 @app.command("show", epilog=examples("multidb backups show lernmi", "multidb backups show 20261121T140501Z-1a2b3c"))
+@with_run("backups show")
 def show_set(
+    run: Run,
     name: SetArgument,
-    file: FileOption = DEFAULT_FILE,
-    env: EnvOption = None,
     targets: FromOption = None,
-    as_json: JsonOption = False,
 ) -> int:
     """Show a set: what is in it, of which versions, how many of what."""
-    run = Run("backups show", file, env, json=as_json)
     output = run.output
     copy = repository(run.fleet(output), targets).find(name)
     backup_set = copy.backup_set
@@ -136,20 +120,18 @@ def show_set(
         "multidb backups verify --all",
     ),
 )
+@with_run("backups verify")
 def verify_sets(
+    run: Run,
     names: SetsArgument = None,
-    file: FileOption = DEFAULT_FILE,
-    env: EnvOption = None,
     targets: FromOption = None,
     every: Annotated[bool, typer.Option("--all", help="Every set there is.")] = False,
     identity: IdentityOption = None,
-    as_json: JsonOption = False,
 ) -> int:
     """Verify sets: restore each into a place that no app can reach, compare what is there then, remove it.
 
     Exit 1: a set is not what was backed up, or could not be verified here. Exit 6: it could not be tried.
     """
-    run = Run("backups verify", file, env, json=as_json)
     output = run.output
     engine = run.engine(output)
     keys = identities(identity, os.environ)
@@ -185,22 +167,20 @@ def verify_sets(
         "multidb backups copy 20261121T140501Z-1a2b3c --to /mnt/nas/digi",
     ),
 )
+@with_run("backups copy")
 def copy_sets(
+    run: Run,
     names: SetsArgument = None,
-    file: FileOption = DEFAULT_FILE,
-    env: EnvOption = None,
     targets: FromOption = None,
     to: Annotated[
         list[str] | None, typer.Option("--to", help="The target that is to have it; may be repeated.")
     ] = None,
-    as_json: JsonOption = False,
 ) -> int:
     """Bring sets to another target, such as one that was away when they were made. Asks no server.
 
     Interrupted, run it again: files that are there stay, and S3 is sent only the parts that it lacks. A set is listed
     there when all of it is there.
     """
-    run = Run("backups copy", file, env, json=as_json)
     output = run.output
     if not to:
         raise UsageError("nothing says where to", hint="multidb backups copy [SET] --to TARGET")
@@ -228,20 +208,18 @@ def copy_sets(
     "prune",
     epilog=examples("multidb backups prune --dry-run", "multidb backups prune lernmi", "multidb backups prune --yes"),
 )
+@with_run("backups prune")
 def prune_sets(
+    run: Run,
     names: AppsArgument = None,
-    file: FileOption = DEFAULT_FILE,
-    env: EnvOption = None,
     targets: FromOption = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
     yes: YesOption = False,
-    as_json: JsonOption = False,
 ) -> int:
     """Remove the sets that the manifest's `keep` does not want, and what unfinished runs left.
 
     Counts sets that were verified; an app that has none of these keeps them all. The last good set always stays.
     """
-    run = Run("backups prune", file, env, json=as_json)
     output = run.output
     engine = run.engine(output)
     app_ids = [app_id(name) for name in names] if names else list(engine.project.apps)

@@ -16,17 +16,7 @@ from multidb.backup.sets import declaration
 from multidb.cli.entries import ensure_entry
 from multidb.cli.env_files import write_env_files
 from multidb.cli.interruptions import finish_interrupted
-from multidb.cli.options import (
-    DEFAULT_FILE,
-    AppArgument,
-    EnvOption,
-    FileOption,
-    JsonOption,
-    Run,
-    VerboseOption,
-    duration,
-    examples,
-)
+from multidb.cli.options import AppArgument, Run, duration, examples, with_run
 from multidb.cli.restore import audited, ready, tell_unshared
 from multidb.errors import Refused, UsageError
 from multidb.fleet import Scope
@@ -42,11 +32,11 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "multidb expire                        (removes the clones whose time is up)",
     )
 )
+@with_run("clone", verbose=True)
 def clone(
+    run: Run,
     name: AppArgument,
     other: Annotated[str, typer.Argument(metavar="OTHER", help="The new app.")],
-    file: FileOption = DEFAULT_FILE,
-    env: EnvOption = None,
     ttl: Annotated[str | None, typer.Option("--ttl", help="How long it stays: 12h, 3d, 2w. Default: for good.")] = None,
     mask: Annotated[
         Path | None, typer.Option("--mask", help="SQL that is run in the clone's database first.", metavar="FILE.sql")
@@ -58,8 +48,6 @@ def clone(
     share: Annotated[
         bool, typer.Option("--share-channels", help="It hears its original's Redis channels, and publishes to them.")
     ] = False,
-    as_json: JsonOption = False,
-    verbose: VerboseOption = False,
 ) -> int:
     """Make an app like another, with the data that it has now, isolated as any: for a preview, for CI.
 
@@ -67,7 +55,6 @@ def clone(
     --mask corrected, run it again. A clone that is finished is made anew with --replace. Channels that the original has
     under `redis.channels` are not the clone's, so that what it publishes stays with it.
     """
-    run = Run("clone", file, env, as_json, verbose)
     output = run.output
     source, new = app_id(name), app_id(other)
     sql = files.read_text(mask) if mask else ""

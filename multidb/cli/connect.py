@@ -10,7 +10,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from multidb.cli.options import DEFAULT_FILE, AppArgument, EnvOption, FileOption, JsonOption, Run, examples
+from multidb.cli.options import AppArgument, Run, examples, with_run
 from multidb.cli.output import Output
 from multidb.errors import MultidbError, ServerDown, ServerSlow, UsageError
 from multidb.fleet import Fleet, Scope
@@ -34,19 +34,18 @@ _OF_CLIENTS = ("PG", "NEO4J_", "REDISCLI_")  # variables of the caller's by whic
         "multidb connect lernmi -- ./manage.py migrate      (any program, with the app's variables)",
     )
 )
+@with_run("connect")
 def connect(
+    run: Run,
     name: AppArgument,
     command: Annotated[
         list[str] | None,
         typer.Argument(metavar="-- COMMAND", help="A program to run instead, with the app's variables."),
     ] = None,
-    file: FileOption = DEFAULT_FILE,
-    env: EnvOption = None,
     store: Annotated[
         str | None, typer.Option("--store", help="Which of its stores; default: its first.", metavar="STORE")
     ] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="With a login that only reads.")] = False,
-    as_json: JsonOption = False,
     prompt: Annotated[bool, typer.Option("--prompt", help="The prompt of multidb, also where there is psql.")] = False,
 ) -> int:
     """Open a client as the app: the store's own program where there is one, else a prompt. What comes by a pipe is run
@@ -55,7 +54,6 @@ def connect(
     The password goes through the environment of the program, never through its arguments. With a COMMAND after --, that
     runs with the variables of the app's env file and those of the store's client.
     """
-    run = Run("connect", file, env, json=as_json)
     output = run.output
     fleet = run.fleet(output)
     entry = fleet.app(app_id(name))
@@ -66,7 +64,7 @@ def connect(
     if command:
         _become(command, {**variables, **client.env})
     program = next(filter(None, map(shutil.which, client.programs)), None)
-    if program is not None and not (prompt or as_json) and sys.stdin.isatty():
+    if program is not None and not (prompt or run.json) and sys.stdin.isatty():
         output.note(f"{entry.id} on {tenant.server.name}, by {program}", style="dim")
         _become([program, *client.arguments], client.env)
     return _prompt(output, tenant, client)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, examples
+from multidb.cli.options import Run, examples, with_run
 from multidb.diagnosis import diagnose
 from multidb.model import Level
 
@@ -17,9 +17,9 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "multidb doctor --json",
     )
 )
-def doctor(file: FileOption = DEFAULT_FILE, env: EnvOption = None, as_json: JsonOption = False) -> int:
+@with_run("doctor")
+def doctor(run: Run) -> int:
     """Check versions, ports in use, client tools and capacity. Exit 1 when something is wrong; warnings are not."""
-    run = Run("doctor", file, env, json=as_json)
     output = run.output
     with output.working():
         diagnosed = diagnose(run.fleet(output))

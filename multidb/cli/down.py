@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, examples
+from multidb.cli.options import Run, examples, with_run
 from multidb.cli.status import show_servers
 from multidb.cli.typed_name import agree_to_destroy
 from multidb.errors import UsageError
@@ -21,9 +21,9 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "multidb down --volumes --yes-destroy digi  (where nobody can be asked)",
     )
 )
+@with_run("down")
 def down(
-    file: FileOption = DEFAULT_FILE,
-    env: EnvOption = None,
+    run: Run,
     volumes: Annotated[
         bool, typer.Option("--volumes", help="Delete the containers' volumes as well, with all data of all apps.")
     ] = False,
@@ -31,10 +31,8 @@ def down(
         str | None,
         typer.Option("--yes-destroy", metavar="PROJECT", help="Do not ask; the project's name is the answer."),
     ] = None,
-    as_json: JsonOption = False,
 ) -> int:
     """Stop exactly the servers that `up` started. Data stays, unless --volumes asks for its end and is confirmed."""
-    run = Run("down", file, env, json=as_json)
     output = run.output
     fleet = run.fleet(output)
     if yes_destroy is not None and not volumes:

@@ -11,7 +11,7 @@ from multidb import removal
 from multidb.backup.cloning import CLONE_OF, EXPIRES
 from multidb.backup.journal import exclusively
 from multidb.backup.repository import utc_now
-from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, examples
+from multidb.cli.options import Run, examples, with_run
 from multidb.cli.output import Output
 from multidb.cli.remove_app import engine_of
 from multidb.errors import MultidbError
@@ -36,11 +36,10 @@ class Expired:
 
 
 @app.command(epilog=examples("multidb expire", "multidb expire --dry-run"))
+@with_run("expire")
 def expire(
-    file: FileOption = DEFAULT_FILE,
-    env: EnvOption = None,
+    run: Run,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say which.")] = False,
-    as_json: JsonOption = False,
 ) -> int:
     """Remove the clones whose time is up, data, logins and manifest entry. For cron; asks nothing.
 
@@ -48,7 +47,6 @@ def expire(
     anywhere, the next run finishes it. While backup work is going on it says so and leaves (exit 3): a clone may just
     be getting its data. `multidb backup --watch` does the same by itself.
     """
-    run = Run("expire", file, env, json=as_json)
     output = run.output
     if dry_run:
         going = removal.expired(run.fleet(output), utc_now())

@@ -14,17 +14,7 @@ from rich.text import Text
 
 from multidb.backup.schedule import freshness_now
 from multidb.cli.notices import NotifyOption, teller
-from multidb.cli.options import (
-    DEFAULT_FILE,
-    AppOrAllArgument,
-    EnvOption,
-    FileOption,
-    JsonOption,
-    Run,
-    StoresOption,
-    examples,
-    scope,
-)
+from multidb.cli.options import AppOrAllArgument, Run, StoresOption, examples, scope, with_run
 from multidb.cli.output import Output
 from multidb.cli.terminal import Grid
 from multidb.fleet import Fleet, Scope
@@ -46,10 +36,10 @@ _STYLES = {Status.HEALTHY: "green", Status.DEGRADED: "yellow", Status.UNHEALTHY:
         "multidb health --watch --notify       (where nothing else looks)",
     )
 )
+@with_run("health")
 def health(
+    run: Run,
     name: AppOrAllArgument = None,
-    file: FileOption = DEFAULT_FILE,
-    env: EnvOption = None,
     stores: StoresOption = None,
     read_only: Annotated[
         bool, typer.Option("--read-only", help="Only look; without it each check also writes, reads and removes.")
@@ -59,14 +49,12 @@ def health(
         float, typer.Option("--every", min=0.2, metavar="SECONDS", help="With --watch: from one round to the next.")
     ] = 2.0,
     notify: NotifyOption = False,
-    as_json: JsonOption = False,
 ) -> int:
     """Try each app's stores with the app's own credentials. Leaves nothing behind.
 
     Exit 0: every app is healthy. 1: one is degraded (it works, and something needs you) or unhealthy. 4: no server
     that was asked has answered. With --watch the last round decides, and --json prints one document a line.
     """
-    run = Run("health", file, env, json=as_json)
     output = run.output
     fleet, asked = run.fleet(output), scope([name] if name else None, stores)
     telling = teller(output, fleet) if notify else None

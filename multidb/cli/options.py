@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import wraps
+from inspect import Parameter, Signature, signature
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 
 import typer
+from typer.models import ArgumentInfo
 
 from multidb.cli.output import Output
 from multidb.errors import Refused, UsageError
@@ -21,6 +24,8 @@ from multidb.provisioners import STORES
 if TYPE_CHECKING:  # what needs no server imports none of it
     from multidb.engine import Engine
     from multidb.fleet import Fleet, Scope
+
+P = ParamSpec("P")
 
 __all__ = [
     "AppArgument",
@@ -42,6 +47,7 @@ __all__ = [
     "duration",
     "examples",
     "scope",
+    "with_run",
 ]
 
 
@@ -111,6 +117,47 @@ class Run:
         from multidb.engine import Engine
 
         return Engine(self.fleet(output, project))
+
+
+def with_run(
+    command: str, *, verbose: bool = False
+) -> Callable[[Callable[Concatenate[Run, P], int]], Callable[..., int]]:
+    """Gives a command its `Run`, made of the options that every command has: they come after its arguments.
+
+    Args:
+        verbose: it has ``--verbose`` too.
+    """
+
+    def decorated(work: Callable[Concatenate[Run, P], int]) -> Callable[..., int]:
+        @wraps(work)
+        def with_options(
+            *arguments: Any,
+            file: Path = DEFAULT_FILE,
+            env: str | None = None,
+            as_json: bool = False,
+            verbose: bool = False,
+            **options: Any,
+        ) -> int:
+            return work(Run(command, file, env, as_json, verbose), *arguments, **options)
+
+        with_options.__signature__ = _with_shared(signature(work, eval_str=True), verbose)  # type: ignore[attr-defined]
+        return with_options
+
+    return decorated
+
+
+def _with_shared(own: Signature, verbose: bool) -> Signature:
+    """A command's signature as it is called: its arguments, then the options of every command around its own."""
+
+    def option(name: str, default: object, annotation: object) -> Parameter:
+        return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+    _, *parameters = own.parameters.values()
+    arguments = [each for each in parameters if isinstance(each.annotation.__metadata__[0], ArgumentInfo)]
+    options = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in parameters if each not in arguments]
+    options = [option("file", DEFAULT_FILE, FileOption), option("env", None, EnvOption), *options]
+    options += [option("as_json", False, JsonOption), *([option("verbose", False, VerboseOption)] if verbose else [])]
+    return own.replace(parameters=[*arguments, *options])
 
 
 def examples(*lines: str) -> str:

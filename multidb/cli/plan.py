@@ -10,20 +10,7 @@ import typer
 
 from multidb import files
 from multidb.cli.notices import NotifyOption, tell
-from multidb.cli.options import (
-    DEFAULT_FILE,
-    AppsArgument,
-    AppsOption,
-    DeepOption,
-    EnvOption,
-    FileOption,
-    JsonOption,
-    Run,
-    StoresOption,
-    VerboseOption,
-    examples,
-    scope,
-)
+from multidb.cli.options import AppsArgument, AppsOption, DeepOption, Run, StoresOption, examples, scope, with_run
 from multidb.cli.plan_view import show_plan, show_sql
 from multidb.cli.server_wide import show_closings
 
@@ -38,10 +25,10 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "multidb plan lernmi --sql",
     )
 )
+@with_run("plan", verbose=True)
 def plan(
+    run: Run,
     names: AppsArgument = None,
-    file: FileOption = DEFAULT_FILE,
-    env: EnvOption = None,
     apps: AppsOption = None,
     stores: StoresOption = None,
     out: Annotated[Path | None, typer.Option("--out", help="Save the plan, to apply exactly this one.")] = None,
@@ -52,11 +39,8 @@ def plan(
     ] = None,
     deep: DeepOption = True,
     notify: NotifyOption = False,
-    as_json: JsonOption = False,
-    verbose: VerboseOption = False,
 ) -> int:
     """Show what would change on the servers, statement by statement with -v. Changes nothing and takes no lock."""
-    run = Run("plan", file, env, as_json, verbose)
     output = run.output
     named = [*(names or ()), *(apps or ())] or None
     engine, asked = run.engine(output), scope(named, stores, adopt=adopt, deep=deep)
@@ -67,7 +51,7 @@ def plan(
     if out is not None:
         saved = {"version": 1, "command": "plan", "adopt": sorted(adopt or ()), "apps": named, "stores": stores}
         files.write_text(out, json.dumps({**saved, "deep": deep, **planned.document()}, indent=1) + "\n")
-    if as_json:
+    if run.json:
         output.document(not planned.errors and not planned.conflicts, planned.document())
     elif sql:
         show_sql(output, planned)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from multidb import removal
-from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, examples
+from multidb.cli.options import Run, examples, with_run
 from multidb.cli.output import Output
 from multidb.cli.remove_app import engine_of
 from multidb.cli.typed_name import agree_to_destroy
@@ -28,23 +28,21 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "multidb purge lernmi --yes-destroy lernmi (where nobody can be asked)",
     )
 )
+@with_run("purge")
 def purge(
+    run: Run,
     name: Annotated[str | None, typer.Argument(metavar="NAME", help="The removed app; none: list them.")] = None,
-    file: FileOption = DEFAULT_FILE,
-    env: EnvOption = None,
     yes_destroy: Annotated[
         str | None, typer.Option("--yes-destroy", metavar="NAME", help="Do not ask; the app's name is the answer.")
     ] = None,
-    as_json: JsonOption = False,
 ) -> int:
     """Drop everything that a removed app has on the servers, and its credentials. Its backup sets stay.
 
     What carries no mark of ours is never touched. Interrupted anywhere, run it again.
     """
-    run = Run("purge", file, env, json=as_json)
     output = run.output
     if name is None:
-        _list(output, tombstones(ProjectState(file.parent)))
+        _list(output, tombstones(ProjectState(run.file.parent)))
         return 0
     app = app_id(name)
     engine = engine_of(run, output, app)

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from multidb.cli.env_files import write_env_files
-from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, examples
+from multidb.cli.options import Run, examples, with_run
 from multidb.cli.plan_view import report_document, show_report
 from multidb.fleet import Scope
 
@@ -15,11 +15,10 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.command(epilog=examples("multidb recover neo4j-lernmi"))
+@with_run("recover")
 def recover(
+    run: Run,
     server: Annotated[str, typer.Argument(metavar="SERVER", help="The server, as `multidb status` calls it.")],
-    file: FileOption = DEFAULT_FILE,
-    env: EnvOption = None,
-    as_json: JsonOption = False,
 ) -> int:
     """Get back into a Neo4j that multidb runs, when its admin's password was changed.
 
@@ -28,7 +27,6 @@ def recover(
     with the passwords that they had. Data, indexes and constraints stay; other accounts are gone. Nobody gets in
     meanwhile.
     """
-    run = Run("recover", file, env, json=as_json)
     output = run.output
     engine = run.engine(output)
     with output.working():

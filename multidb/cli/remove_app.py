@@ -10,19 +10,7 @@ import typer
 from multidb import removal
 from multidb.backup.encryption import identities
 from multidb.backup.run import final_set
-from multidb.cli.options import (
-    DEFAULT_FILE,
-    AppArgument,
-    EnvOption,
-    FileOption,
-    IdentityOption,
-    JsonOption,
-    Run,
-    YesOption,
-    ask,
-    duration,
-    examples,
-)
+from multidb.cli.options import AppArgument, IdentityOption, Run, YesOption, ask, duration, examples, with_run
 from multidb.cli.output import Output
 from multidb.closure import closures
 from multidb.engine import Engine
@@ -43,24 +31,22 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "multidb remove-app lernmi --no-backup",
     ),
 )
+@with_run("remove-app")
 def remove_app(
+    run: Run,
     name: AppArgument,
-    file: FileOption = DEFAULT_FILE,
-    env: EnvOption = None,
     grace: Annotated[str, typer.Option("--grace", help="How long its data is meant to stay: 12h, 7d, 4w.")] = "7d",
     backup: Annotated[
         bool, typer.Option("--backup/--no-backup", help="Make a final set first, and verify it by restoring it.")
     ] = True,
     identity: IdentityOption = None,
     yes: YesOption = False,
-    as_json: JsonOption = False,
 ) -> int:
     """Take an app out: a final verified backup, its entry out of the manifest, its logins off and its sessions ended.
 
     Its data, names and numbers are kept: `multidb undo-remove NAME` brings it back as it was, `multidb purge NAME`
     drops it for good. Interrupted anywhere, run it again.
     """
-    run = Run("remove-app", file, env, json=as_json)
     output = run.output
     app, kept = app_id(name), duration(grace)
     engine = engine_of(run, output, app)

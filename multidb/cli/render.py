@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, examples
+from multidb.cli.options import Run, examples, with_run
 from multidb.deployment import FileState
 from multidb.project import load_deployment
 
@@ -20,20 +20,19 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "multidb render --env prod",
     )
 )
+@with_run("render")
 def render(
-    file: FileOption = DEFAULT_FILE,
-    env: EnvOption = None,
+    run: Run,
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; exit 1 when a file is missing or different.")
     ] = False,
-    as_json: JsonOption = False,
 ) -> int:
     """Write the compose, env and init files of the manifest: all of them, or none. Run twice, it changes nothing.
 
     Templates come with multidb; one of the same name in the project's templates/ folder takes its place.
     """
-    output = Run("render", file, env, json=as_json).output
-    deployment = load_deployment(file, env)
+    output = run.output
+    deployment = load_deployment(run.file, run.overlay)
     rendered = deployment.files(new_secrets=not check)
     states = deployment.compare(rendered)
     written = [] if check else deployment.write(rendered)

@@ -20,19 +20,7 @@ from multidb.backup.sets import BackupSet
 from multidb.cli.entries import ensure_entry
 from multidb.cli.env_files import write_env_files
 from multidb.cli.interruptions import finish_interrupted
-from multidb.cli.options import (
-    DEFAULT_FILE,
-    EnvOption,
-    FileOption,
-    IdentityOption,
-    JsonOption,
-    Run,
-    SetArgument,
-    StoresOption,
-    VerboseOption,
-    examples,
-    scope,
-)
+from multidb.cli.options import IdentityOption, Run, SetArgument, StoresOption, examples, scope, with_run
 from multidb.cli.output import Output
 from multidb.cli.plan_view import report_document, show_report
 from multidb.engine import Engine
@@ -54,10 +42,10 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "multidb restore lernmi --table orders --table 'shop.\"Odd name\"' --replace",
     )
 )
+@with_run("restore", verbose=True)
 def restore(
+    run: Run,
     name: SetArgument,
-    file: FileOption = DEFAULT_FILE,
-    env: EnvOption = None,
     of: Annotated[str | None, typer.Option("--app", help="Only among the sets of this app.", metavar="NAME")] = None,
     as_other: Annotated[
         str | None, typer.Option("--as", help="Into another app, which is added if it is not there.", metavar="OTHER")
@@ -73,8 +61,6 @@ def restore(
     ] = True,
     targets: Annotated[list[str] | None, typer.Option("--from", help="Only sets on this target.")] = None,
     identity: IdentityOption = None,
-    as_json: JsonOption = False,
-    verbose: VerboseOption = False,
 ) -> int:
     """Bring a set back. All of it is loaded beside the app's data and compared before anything of it is replaced.
 
@@ -85,7 +71,6 @@ def restore(
     triggers and sequences; the app waits for them meanwhile. Foreign keys of other tables that refer to them are kept
     and verified; views of them are refused.
     """
-    run = Run("restore", file, env, as_json, verbose)
     output = run.output
     engine = run.engine(output)
     scope(None, stores)
@@ -102,7 +87,7 @@ def restore(
     if not known and as_other is None:
         raise UsageError(
             f"app {into} is not in the manifest",
-            where=str(file),
+            where=str(run.file),
             hint=f"bring it back: multidb undo-remove {into}, multidb add-app {into}; or restore it --as OTHER",
         )
     with ExitStack() as stack:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, examples
+from multidb.cli.options import Run, examples, with_run
 from multidb.cli.output import Output
 from multidb.runtime import ServerState, ServerStatus
 
@@ -22,9 +22,9 @@ _STYLES = {"running": "green", "stopped": "yellow", "skipped": "yellow", "failed
         "multidb status --json",
     )
 )
-def status(file: FileOption = DEFAULT_FILE, env: EnvOption = None, as_json: JsonOption = False) -> int:
+@with_run("status")
+def status(run: Run) -> int:
     """Show the servers of the manifest. Exit 1 when one that should run does not."""
-    run = Run("status", file, env, json=as_json)
     output = run.output
     with output.working():
         statuses = run.fleet(output).runtime.status()

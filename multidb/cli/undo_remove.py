@@ -8,7 +8,7 @@ import typer
 
 from multidb import removal
 from multidb.cli.env_files import write_env_files
-from multidb.cli.options import DEFAULT_FILE, AppArgument, EnvOption, FileOption, JsonOption, Run, examples
+from multidb.cli.options import AppArgument, Run, examples, with_run
 from multidb.cli.plan_view import report_document, show_report
 from multidb.cli.remove_app import engine_of
 from multidb.fleet import Scope
@@ -18,11 +18,9 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
 @app.command("undo-remove", epilog=examples("multidb undo-remove lernmi"))
-def undo_remove(
-    name: AppArgument, file: FileOption = DEFAULT_FILE, env: EnvOption = None, as_json: JsonOption = False
-) -> int:
+@with_run("undo-remove")
+def undo_remove(run: Run, name: AppArgument) -> int:
     """Bring a removed app back: its entry in the manifest, its logins with the credentials that it had, its data."""
-    run = Run("undo-remove", file, env, json=as_json)
     output = run.output
     app = app_id(name)
     state = engine_of(run, output, app).state

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from multidb.cli.env_files import following_servers
-from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, JsonOption, Run, examples
+from multidb.cli.options import Run, examples, with_run
 from multidb.cli.status import show_servers
 from multidb.runtime import ServerState
 
@@ -21,9 +21,9 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "multidb up --switch qdrant",
     )
 )
+@with_run("up")
 def up(
-    file: FileOption = DEFAULT_FILE,
-    env: EnvOption = None,
+    run: Run,
     servers: Annotated[
         list[str] | None, typer.Option("--server", help="Only this server; may be repeated.", metavar="NAME")
     ] = None,
@@ -36,14 +36,12 @@ def up(
             metavar="STORE",
         ),
     ] = None,
-    as_json: JsonOption = False,
 ) -> int:
     """Start the servers of the manifest and wait until each answers. Run twice, it changes nothing.
 
     A server that cannot be had on this machine is skipped with a line that says why; the others work without it. One
     that the project has had before is missed instead: exit 4.
     """
-    run = Run("up", file, env, json=as_json)
     output = run.output
     fleet = run.fleet(output)
     if switch:

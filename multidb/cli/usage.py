@@ -9,18 +9,7 @@ import typer
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
-from multidb.cli.options import (
-    DEFAULT_FILE,
-    AppOrAllArgument,
-    EnvOption,
-    FileOption,
-    JsonOption,
-    Run,
-    StoresOption,
-    VerboseOption,
-    examples,
-    scope,
-)
+from multidb.cli.options import AppOrAllArgument, Run, StoresOption, examples, scope, with_run
 from multidb.cli.output import Output
 from multidb.cli.terminal import Grid
 from multidb.model import size_in_words
@@ -39,10 +28,10 @@ _STYLES = {QuotaUse.NONE: "", QuotaUse.WITHIN: "green", QuotaUse.NEAR: "yellow",
         "multidb usage --enforce         (for cron; read-only where a quota says so, and back)",
     )
 )
+@with_run("usage", verbose=True)
 def usage(
+    run: Run,
     name: AppOrAllArgument = None,
-    file: FileOption = DEFAULT_FILE,
-    env: EnvOption = None,
     stores: StoresOption = None,
     enforced: Annotated[
         bool,
@@ -53,8 +42,6 @@ def usage(
         ),
     ] = False,
     slow: Annotated[bool, typer.Option("--slow", help="Also the queries that took the most time.")] = False,
-    as_json: JsonOption = False,
-    verbose: VerboseOption = False,
 ) -> int:
     """Show connections, sizes and growth per app and store.
 
@@ -63,7 +50,6 @@ def usage(
 
     Exit 1: an app is over its quota. 4: a server could not be asked. With --enforce also the exit codes of apply.
     """
-    run = Run("usage", file, env, as_json, verbose)
     output = run.output
     engine, asked = run.engine(output), scope([name] if name else None, stores)
     with output.working():

@@ -349,7 +349,7 @@ class Fleet:
             spec.options if spec else None,
             numbers,
             server,
-            restricted=frozenset(filter(server.serves, self.read_only(server.store))),
+            read_only=frozenset(filter(server.serves, self.read_only(server.store))),
             known=spec.known if spec else frozenset(),
             closed=frozenset(closures(self.state)),
         )

@@ -285,7 +285,7 @@ def over_quota(report: UsageReport) -> list[Alarm]:
             AlarmKind.QUOTA,
             used.app,
             used.store,
-            f"uses {used.share:.0%} of its quota" + (", and may only read and delete now" if used.restricted else ""),
+            f"uses {used.share:.0%} of its quota" + (", and may only read and delete now" if used.read_only else ""),
             f"multidb usage {used.app}",
         )
         for used in report.over

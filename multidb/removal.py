@@ -281,9 +281,9 @@ def _forget_everything(fleet: Fleet, app_id: str) -> None:
     with state.change("numbers") as numbers:
         for held in numbers.values():
             held.pop(app_id, None)
-    with state.change("restricted") as restricted:
-        for store, apps in restricted.items():
-            restricted[store] = [app for app in apps if app != app_id]
+    with state.change("restricted") as read_only:
+        for store, apps in read_only.items():
+            read_only[store] = [app for app in apps if app != app_id]
     _drop_files(fleet, app_id, _OURS)
 
 

@@ -121,8 +121,8 @@ def _count(name: str, value: float) -> str:
 
 
 def _table(report: UsageReport) -> Grid:
-    restricted = any(used.restricted for used in report.stores)
-    columns = ("app", "store", "size", "", "", "growth", "connections", *(("",) if restricted else ()))
+    read_only = any(used.read_only for used in report.stores)
+    columns = ("app", "store", "size", "", "", "growth", "connections", *(("",) if read_only else ()))
     table, totals = Grid(*columns, right=("size",)), _totals(report)
     for used in report.stores:
         style = _STYLES[used.standing]
@@ -135,7 +135,7 @@ def _table(report: UsageReport) -> Grid:
             Text(f"{share:.0%} of {of}" if share is not None else "", style),
             _growth(used),
             _connections(used),
-            *((Text("read-only" if used.restricted else "", "bold red"),) if restricted else ()),
+            *((Text("read-only" if used.read_only else "", "bold red"),) if read_only else ()),
         )
     return table
 
@@ -180,7 +180,7 @@ def _connections(used: StoreUsage) -> str:
 
 def _show_enforced(output: Output, done: Enforcement) -> None:
     for style, verb, apps in (
-        ("yellow", "is read-only from now on", done.restricted),
+        ("yellow", "is read-only from now on", done.read_only),
         ("green", "may write again", done.lifted),
         ("yellow", "should be read-only, which its server cannot do for one app; nothing was changed", done.powerless),
     ):

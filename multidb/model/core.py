@@ -295,7 +295,7 @@ class StoreContext:
     options: ContainerOptions | None = None
     numbers: Mapping[str, int] = field(default_factory=dict)
     server: Server | None = None
-    restricted: frozenset[str] = frozenset()  # apps over their quota, which may read and delete and not grow
+    read_only: frozenset[str] = frozenset()  # apps over their quota, which may read and delete and not grow
     known: frozenset[str] = frozenset()  # accounts of this store that the manifest names beside the apps' own
     closed: frozenset[str] = frozenset()  # apps whose logins are meant to be off: `multidb.closure`
 

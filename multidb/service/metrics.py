@@ -44,7 +44,7 @@ METRICS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "multidb_app_size_bytes": ("Bytes that the app's data takes.", _PLACE),
     "multidb_app_quota_bytes": ("Bytes that the app may use.", _PLACE),
     "multidb_app_quota_ratio": ("How much of its quota the app uses; 1 is all of it.", _PLACE),
-    "multidb_app_restricted": ("Whether the app may only read and delete, being over its quota.", _PLACE),
+    "multidb_app_read_only": ("Whether the app may only read and delete, being over its quota.", _PLACE),
     "multidb_app_connections": ("Connections that the app has open.", _PLACE),
     "multidb_app_connections_limit": ("Connections that the app may open.", _PLACE),
     "multidb_server_size_bytes": ("Bytes that the server's data takes.", _SERVER),
@@ -148,7 +148,7 @@ def _of_cell(cell: Cell) -> Iterator[Sample]:
         yield from _given("multidb_app_connections_limit", place, now.connection_limit)
         yield from _given("multidb_app_quota_bytes", place, quota.size if quota else None)
         yield from _given("multidb_app_quota_ratio", place, cell.usage.share)
-        yield "multidb_app_restricted", place, cell.usage.restricted
+        yield "multidb_app_read_only", place, cell.usage.read_only
 
 
 def _of_audit(known: Overview) -> Iterator[Sample]:

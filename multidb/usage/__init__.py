@@ -7,7 +7,7 @@
 from multidb.usage.enforcing import Enforcement, enforce
 from multidb.usage.history import History, Look
 from multidb.usage.measurement import look
-from multidb.usage.quotas import RELEASED, restricted_after
+from multidb.usage.quotas import RELEASED, read_only_after
 from multidb.usage.report import NEAR, Growth, QuotaUse, ServerSeen, StoreUsage, UsageReport
 
 __all__ = [
@@ -23,5 +23,5 @@ __all__ = [
     "UsageReport",
     "enforce",
     "look",
-    "restricted_after",
+    "read_only_after",
 ]

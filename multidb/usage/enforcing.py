@@ -12,12 +12,12 @@ from multidb.fleet import Fleet, Scope
 from multidb.model import StoreContext
 from multidb.provisioners import provisioner
 from multidb.report import Report
-from multidb.usage.quotas import Restricted, restricted_after
+from multidb.usage.quotas import ReadOnlyApps, read_only_after
 from multidb.usage.report import UsageReport
 
 __all__ = ["Enforcement", "enforce"]
 
-_SECTION = "restricted"  # of the project's state; the engine reads it for every plan
+_SECTION = "restricted"  # of the project's state, older than the word read-only; every plan reads it
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,16 +25,16 @@ class Enforcement:
     """What was decided, and what came of it.
 
     Args:
-        restricted: by store, the apps that are read-only from now on; `lifted`: those that no longer are.
+        read_only: by store, the apps that are read-only from now on; `lifted`: those that no longer are.
         standing: by store, every app that is read-only.
         powerless: by store, apps that should be, on servers that cannot do that for one app; nothing is changed there.
         reports: what the applies did, by store.
     """
 
-    restricted: Restricted = field(default_factory=dict)
-    lifted: Restricted = field(default_factory=dict)
-    standing: Restricted = field(default_factory=dict)
-    powerless: Restricted = field(default_factory=dict)
+    read_only: ReadOnlyApps = field(default_factory=dict)
+    lifted: ReadOnlyApps = field(default_factory=dict)
+    standing: ReadOnlyApps = field(default_factory=dict)
+    powerless: ReadOnlyApps = field(default_factory=dict)
     reports: Mapping[str, Report] = field(default_factory=dict)
 
     @property
@@ -46,7 +46,7 @@ class Enforcement:
     def document(self) -> dict[str, Any]:
         """Plain JSON values."""
         words = {
-            "restricted": self.restricted,
+            "read_only": self.read_only,
             "lifted": self.lifted,
             "standing": self.standing,
             "powerless": self.powerless,
@@ -57,17 +57,17 @@ class Enforcement:
 
 
 def enforce(engine: Engine, report: UsageReport) -> Enforcement:
-    """Writes down who is restricted after `report`, then applies the manifest to those apps, so that it takes effect.
+    """Writes down who is read-only after `report`, then applies the manifest to those apps, so that it takes effect.
 
     The decision is written first: when the apply fails or is cut off, the next plan shows what is left, and the next
-    apply or enforcement does it. Apps that were restricted before are applied again, which finishes what was left.
+    apply or enforcement does it. Apps that were read-only before are applied again, which finishes what was left.
 
     Raises:
         Conflict: something stands in the way of an apply; the decision is written all the same.
     """
     with engine.state.change(_SECTION) as section:
         before = {store: frozenset(apps) for store, apps in section.items()}
-        asked = restricted_after(engine.project, report, before)
+        asked = read_only_after(engine.project, report, before)
         after = _only(asked, lambda store, app: _able(engine.fleet, store, app))
         section.clear()
         section.update({store: sorted(apps) for store, apps in sorted(after.items())})
@@ -81,7 +81,7 @@ def enforce(engine: Engine, report: UsageReport) -> Enforcement:
 
 
 def _able(fleet: Fleet, store: str, app: str) -> bool:
-    """Whether the app would get anything else on its server if it were restricted. Taken to be so where the server
+    """Whether the app would get anything else on its server if it were read-only. Taken to be so where the server
     cannot be asked: then the decision waits for it."""
     for server in fleet.servers(Scope(apps=frozenset({app}), stores=frozenset({store}))):
         try:
@@ -93,19 +93,19 @@ def _able(fleet: Fleet, store: str, app: str) -> bool:
     return True
 
 
-def _given(fleet: Fleet, context: StoreContext, app: str, restricted: set[str]) -> list[dict[str, Any]]:
+def _given(fleet: Fleet, context: StoreContext, app: str, read_only: set[str]) -> list[dict[str, Any]]:
     """Every field of what the app gets, also of those that are not compared."""
     assert context.server is not None
     store = provisioner(context.server.store)
-    resources = store.desired([fleet.project.apps[app]], replace(context, restricted=frozenset(restricted)))
+    resources = store.desired([fleet.project.apps[app]], replace(context, read_only=frozenset(read_only)))
     return [asdict(resource) for resource in resources]
 
 
-def _only(these: Restricted, keep: Callable[[str, str], bool]) -> dict[str, frozenset[str]]:
+def _only(these: ReadOnlyApps, keep: Callable[[str, str], bool]) -> dict[str, frozenset[str]]:
     chosen = {store: frozenset(app for app in apps if keep(store, app)) for store, apps in these.items()}
     return {store: apps for store, apps in chosen.items() if apps}
 
 
-def _more(these: Restricted, those: Restricted) -> dict[str, frozenset[str]]:
+def _more(these: ReadOnlyApps, those: ReadOnlyApps) -> dict[str, frozenset[str]]:
     """What is in `these` and not in `those`."""
     return _only(these, lambda store, app: app not in those.get(store, frozenset()))

@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from multidb.model import Enforce, Project
 from multidb.usage.report import StoreUsage, UsageReport
 
-__all__ = ["RELEASED", "Restricted", "restricted_after"]
+__all__ = ["RELEASED", "ReadOnlyApps", "read_only_after"]
 
 RELEASED = 0.9
-"""The share of its quota below which a restricted app may write again; between this and 1 nothing changes, so that an
+"""The share of its quota below which a read-only app may write again; between this and 1 nothing changes, so that an
 app at its limit does not go back and forth."""
 
-Restricted = Mapping[str, frozenset[str]]
+ReadOnlyApps = Mapping[str, frozenset[str]]
 """By store, the apps that may read and delete and not grow."""
 
 
-def restricted_after(project: Project, report: UsageReport, before: Restricted) -> dict[str, frozenset[str]]:
-    """Who is restricted after this look, by store; a store with nobody is left out.
+def read_only_after(project: Project, report: UsageReport, before: ReadOnlyApps) -> dict[str, frozenset[str]]:
+    """Who is read-only after this look, by store; a store with nobody is left out.
 
     An app that was not looked at, or whose size is not known, stays as it was while its quota says ``read-only``.
     """
@@ -29,12 +29,12 @@ def restricted_after(project: Project, report: UsageReport, before: Restricted) 
             if store not in app.stores or quota.enforce is not Enforce.READ_ONLY:
                 continue
             was = app.id in before.get(store, frozenset())
-            if _restricted(seen.get((app.id, store)), was):
+            if _is_read_only(seen.get((app.id, store)), was):
                 read_only.setdefault(store, set()).add(app.id)
     return {store: frozenset(apps) for store, apps in read_only.items()}
 
 
-def _restricted(usage: StoreUsage | None, was: bool) -> bool:
+def _is_read_only(usage: StoreUsage | None, was: bool) -> bool:
     if usage is None or usage.share is None:
         return was
     return usage.share >= (RELEASED if was else 1.0)

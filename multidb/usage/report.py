@@ -38,7 +38,7 @@ class StoreUsage:
     """What one app uses of one store.
 
     Args:
-        restricted: whether it is read-only now because of its quota.
+        read_only: whether it is read-only now because of its quota.
     """
 
     app: str
@@ -47,7 +47,7 @@ class StoreUsage:
     usage: AppUsage
     quota: Quota | None = None
     growth: Growth | None = None
-    restricted: bool = False
+    read_only: bool = False
 
     @property
     def share(self) -> float | None:
@@ -81,7 +81,7 @@ class StoreUsage:
             "growth": growth and {"size": growth.size, "since": growth.since.isoformat(timespec="seconds")},
             "quota": quota and {"size": quota.size, "enforce": quota.enforce.value, "share": share},
             "standing": self.standing.value,
-            "restricted": self.restricted,
+            "read_only": self.read_only,
             "notes": list(usage.notes),
         }
 

@@ -208,7 +208,7 @@ def test_over_the_quota_an_app_may_only_read_and_delete_until_it_has_made_room(f
     enforced = folder.run("usage", "--enforce", "--json")
     assert enforced.code == 1, "it still is over its quota"
     assert enforced.json()["enforced"] == {
-        "restricted": {"postgres": ["bob"]},
+        "read_only": {"postgres": ["bob"]},
         "lifted": {},
         "standing": {"postgres": ["bob"]},
         "powerless": {},

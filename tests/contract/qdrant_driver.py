@@ -24,7 +24,7 @@ class Driver:
         self.apps = apps
         self.options = options or ServerOptions()
         self.secrets = MemorySecretStore()
-        self.restricted: frozenset[str] = frozenset()
+        self.read_only: frozenset[str] = frozenset()
 
     def changes(self, adopt: frozenset[str] = frozenset()) -> tuple[Change, ...]:
         with PROVISIONER.connect(self.real.server, self.real.admin, "test") as session:
@@ -85,9 +85,7 @@ class Driver:
         return found
 
     def _context(self, session: Any) -> StoreContext:
-        return StoreContext(
-            "contract", session.facts, self.options, server=self.real.server, restricted=self.restricted
-        )
+        return StoreContext("contract", session.facts, self.options, server=self.real.server, read_only=self.read_only)
 
     def _changes(self, session: Any, adopt: frozenset[str]) -> tuple[Change, ...]:
         context = self._context(session)

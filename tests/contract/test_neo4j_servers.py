@@ -347,7 +347,7 @@ def enterprise_texts() -> Sequence[str]:
         diff(wanted, damaged),
     )
     found = [s.text for changes in plans for change in changes for s in statements(change, context)]
-    full = replace(context, restricted=frozenset({"lernmi"}))
+    full = replace(context, read_only=frozenset({"lernmi"}))
     found += [want.name for want in PROVISIONER.desired(apps, full) if isinstance(want, Grant)]
     found += [
         attempt.text.format(**ANY_NAMES) for attempt in ON_SYSTEM if not set(COMMUNITYS) & {*attempt.text.split()}

@@ -355,14 +355,14 @@ def test_no_right_of_an_apps_logins_reaches_what_an_extension_has(served: Cluste
     site.apply([app], adopt=[app.id])
     assert not site.changes([app])
     reached()
-    assert restrict(site, app, restricted=True) == []
+    assert restrict(site, app, read_only=True) == []
     with site.enter(app) as session:
         session.execute("DELETE FROM own WHERE a = 1")
         for text in ("DELETE FROM shown", "INSERT INTO own (a) VALUES (1)"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 session.execute(text.encode())
     assert served.sql(_MEMBERS, database=app.id) == members
-    assert restrict(site, app, restricted=False) == []
+    assert restrict(site, app, read_only=False) == []
     reached()
 
 

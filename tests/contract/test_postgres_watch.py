@@ -99,7 +99,7 @@ def test_what_needs_a_person_is_degraded_and_what_is_refused_is_unhealthy(super_
         held.enter_context(super_site.enter(app))
         status, message = health(super_site, app)
         assert (status, "all the connections" in message) == (Status.UNHEALTHY, True), message
-    assert health(super_site, app, restricted=frozenset({app.id}))[0] is Status.DEGRADED
+    assert health(super_site, app, read_only=frozenset({app.id}))[0] is Status.DEGRADED
     sql(f"ALTER DATABASE {app.id} SET default_transaction_read_only = on")
     assert health(super_site, app) == (Status.DEGRADED, "the app's transactions are read-only")
     sql(f"ALTER DATABASE {app.id} RESET default_transaction_read_only")
@@ -207,10 +207,10 @@ def test_a_connection_limit_of_one_is_enough_to_prove_the_walls(super_site: Site
 def test_the_walls_of_an_app_over_its_quota_are_proved_too(super_site: Site) -> None:
     full, other = super_site.app(), super_site.app()
     super_site.apply([full, other])
-    restrict(super_site, full, restricted=True)
+    restrict(super_site, full, read_only=True)
     with super_site.enter(full) as session, pytest.raises(psycopg.errors.InsufficientPrivilege):
         session.execute("CREATE TABLE more (a int)")
-    found = probes(super_site, full, other, restricted=frozenset({full.id}))
+    found = probes(super_site, full, other, read_only=frozenset({full.id}))
     assert {probe.got for probe in found} == {Outcome.REFUSED}, [p for p in found if p.got is not Outcome.REFUSED]
 
 
@@ -504,10 +504,10 @@ def test_slow_queries_come_without_their_literals(super_site: Site) -> None:
 # --- over its quota ---
 
 
-def restrict(site: Site, app: App, *, restricted: bool) -> list[Change]:
+def restrict(site: Site, app: App, *, read_only: bool) -> list[Change]:
     """Applies once as the engine does, with the app over its quota or not; what a second look would change."""
     with site.connect() as session:
-        context = StoreContext("site", session.facts, restricted=frozenset({app.id} if restricted else ()))
+        context = StoreContext("site", session.facts, read_only=frozenset({app.id} if read_only else ()))
         for attempt in ("apply", "look"):
             desired = PROVISIONER.desired([app], context)
             changes = diff(desired, session.inspect(Inspection(context, [app], desired, site.secrets)))
@@ -530,7 +530,7 @@ def test_over_its_quota_an_app_reads_and_deletes_until_it_is_lifted(site: Site, 
     acl = "SELECT relname, relacl::text FROM pg_class WHERE relname IN ('t', 'only_read') ORDER BY 1"
     before = site.served.sql(acl, database=app.id)
     with site.enter(app, maker) as open_before:
-        assert restrict(site, app, restricted=True) == []
+        assert restrict(site, app, read_only=True) == []
         with pytest.raises(psycopg.OperationalError):
             open_before.execute("INSERT INTO t VALUES (0)")
     for login in {"user", maker}:
@@ -547,9 +547,9 @@ def test_over_its_quota_an_app_reads_and_deletes_until_it_is_lifted(site: Site, 
                 with pytest.raises(psycopg.errors.InsufficientPrivilege):
                     session.execute(refused.encode())
             assert session.execute("DELETE FROM t WHERE a = (SELECT max(a) FROM t)").rowcount == 1
-    status, message = health(site, app, restricted=frozenset({app.id}))
+    status, message = health(site, app, read_only=frozenset({app.id}))
     assert (status, "quota" in message) == (Status.DEGRADED, True)
-    assert restrict(site, app, restricted=False) == []
+    assert restrict(site, app, read_only=False) == []
     assert site.served.sql(acl, database=app.id) == before
     with site.enter(app, maker) as session:
         session.execute("CREATE TABLE more (a int)")

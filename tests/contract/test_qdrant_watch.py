@@ -88,7 +88,7 @@ def test_a_healthy_app_is_tried_and_nothing_stays(real: RealServer) -> None:
 def test_a_read_only_check_writes_nothing(real: RealServer) -> None:
     driver = Driver(real, app())
     driver.apply()
-    driver.restricted = frozenset({"lernmi"})
+    driver.read_only = frozenset({"lernmi"})
     driver.apply()
     assert health(driver.tenant(driver.apps[0]), may_write=False).status is Status.HEALTHY
     assert "over its quota" in health(driver.tenant(driver.apps[0])).message
@@ -397,9 +397,9 @@ def test_an_app_over_its_quota_reads_and_deletes_and_does_not_grow(real: RealSer
     driver = Driver(real, app(), app("devao"))
     driver.apply()
     fill(real)
-    driver.restricted = frozenset({"lernmi"})
+    driver.read_only = frozenset({"lernmi"})
     (change,) = driver.apply()
-    assert [(f.field, f.old, f.new) for f in change.fields] == [("growth", "free", "restricted")]
+    assert [(f.field, f.old, f.new) for f in change.fields] == [("read_only", False, True)]
     token = driver.token("lernmi")
     more = {"points": [{"id": 9, "vector": VECTOR}]}
     refused = ask(real, "PUT", f"{C}/points?wait=true", more, key=token)
@@ -409,7 +409,7 @@ def test_an_app_over_its_quota_reads_and_deletes_and_does_not_grow(real: RealSer
     assert ask(real, "POST", f"{C}/points/scroll", {}, key=token).status_code == 200
     ask(real, "POST", f"{C}/points/delete?wait=true", {"points": [1]}, key=token).raise_for_status()
     assert counted(real, "lernmi_knowledge") == 2
-    driver.restricted = frozenset()
+    driver.read_only = frozenset()
     driver.apply()
     ask(real, "PUT", f"{C}/points?wait=true", more, key=token).raise_for_status()
 

@@ -112,7 +112,7 @@ def test_an_app_that_takes_all_connections_stops_no_apply_and_no_suspension(stag
         other.execute_command("PING")
         with every_connection(stage, "alpha", 40):
             with session.lock("realtest", "multidb apply by me@here"):
-                context = replace(stage.context, facts=session.facts, restricted=frozenset({"beta"}))
+                context = replace(stage.context, facts=session.facts, read_only=frozenset({"beta"}))
                 apps = [stage.alpha, stage.beta]
                 desired = PROVISIONER.desired(apps, context)
                 live = session.inspect(Inspection(context, apps, desired, stage.project.secrets))

@@ -169,7 +169,7 @@ def test_an_app_over_its_quota_reads_and_deletes_and_gets_its_rights_back(stage:
     raw.execute_command("RPUSH", f"{own}list", *"abc")
     raw.execute_command("SET", f"{own}text", "x")
     before = stage.context
-    stage.context = replace(before, restricted=frozenset({"alpha"}))
+    stage.context = replace(before, read_only=frozenset({"alpha"}))
 
     def apply() -> tuple[str, ...]:
         with stage.project.connect() as session:

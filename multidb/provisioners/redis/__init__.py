@@ -40,7 +40,7 @@ What is shared
 
 An app over its quota
     Keeps the commands that read and those that make data smaller (DEL, UNLINK, EXPIRE, LPOP, ZREM, XTRIM, FLUSHDB ...)
-    and loses all others that write. It gets them back when it is no longer restricted.
+    and loses all others that write. It gets them back when it is no longer read-only.
 
 Backups
     A set holds every key as DUMP gives it, with its expiry (`keys_file` says in what form). It is not of one moment:

@@ -72,7 +72,7 @@ def desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
             owner=Owner(context.project, app.id),
             colour=AppOptions.of(app.stores[STORE]).colour,
             opened_by="off" if app.id in context.closed else "current",
-            sealed=app.id in context.restricted,
+            sealed=app.id in context.read_only,
         )
         for app in apps
     ]

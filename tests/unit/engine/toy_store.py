@@ -132,7 +132,7 @@ def desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
             app=app.id,
             owner=Owner(context.project, app.id),
             colour=app.stores["toy"].colour,
-            sealed=SHELF.seals and app.id in context.restricted,
+            sealed=SHELF.seals and app.id in context.read_only,
         )
         for app in apps
     ]

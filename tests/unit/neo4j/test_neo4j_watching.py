@@ -159,7 +159,7 @@ def test_what_another_project_has_marked_is_left_alone(server: Enterprise) -> No
 
 
 def test_an_app_over_its_quota_may_read_and_delete_and_not_grow() -> None:
-    over = replace(CONTEXT, restricted=frozenset({"lernmi"}))
+    over = replace(CONTEXT, read_only=frozenset({"lernmi"}))
     rights = [
         want.name for want in desired(APPS, over) if isinstance(want, Grant) and want.name.endswith("`lernmi_rw`")
     ]
@@ -224,8 +224,8 @@ def test_a_database_that_multidb_did_not_make_is_never_a_place(server: Enterpris
 # Health
 
 
-def tenant(restricted: bool) -> Tenant:
-    context = replace(CONTEXT, restricted=frozenset({"lernmi"} if restricted else ()))
+def tenant(read_only: bool) -> Tenant:
+    context = replace(CONTEXT, read_only=frozenset({"lernmi"} if read_only else ()))
     return Tenant(LERNMI, Server("neo4j", "neo4j", Endpoint("h", 1)), context, {"NEO4J_DATABASE": "lernmi"})
 
 
@@ -243,7 +243,7 @@ def error(code: str) -> exceptions.Neo4jError:
     ],
 )
 def test_an_error_is_told_for_what_it_means(code: str, status: Status, word: str) -> None:
-    health = trouble(error(code), tenant(restricted=False), 0.1)
+    health = trouble(error(code), tenant(read_only=False), 0.1)
     assert health.status is status
     assert word in health.message
     assert health.fix
@@ -251,9 +251,9 @@ def test_an_error_is_told_for_what_it_means(code: str, status: Status, word: str
 
 def test_a_refused_write_is_expected_of_an_app_over_its_quota_only() -> None:
     refused = error("Neo.ClientError.Security.Forbidden")
-    assert trouble(refused, tenant(restricted=True), 0.1).status is Status.DEGRADED
+    assert trouble(refused, tenant(read_only=True), 0.1).status is Status.DEGRADED
     with pytest.raises(NotAllowed, match="app lernmi"):
-        trouble(refused, tenant(restricted=False), 0.1)
+        trouble(refused, tenant(read_only=False), 0.1)
 
 
 def test_the_fullest_part_of_the_heap_counts_where_it_has_an_end() -> None:

@@ -102,13 +102,13 @@ def test_who_is_no_superuser_joins_a_login_to_end_its_sessions_and_leaves_it() -
 
 def test_over_its_quota_no_login_belongs_to_owner_or_writer() -> None:
     for roles in ("simple", "split"):
-        found = desired([app(roles=roles)], StoreContext("digi", FACTS, restricted=frozenset({"lernmi"})))
+        found = desired([app(roles=roles)], StoreContext("digi", FACTS, read_only=frozenset({"lernmi"})))
         into = {each.role for each in found if isinstance(each, Membership)}
         assert into == {"lernmi_ro", "lernmi_restricted"}
         become = [dict(each.values).get("role") for each in found if isinstance(each, Settings)]
         assert set(become) == {"lernmi_restricted", None}
-    assert interior(restricted=frozenset({"another"})) == interior()
-    assert interior(restricted=frozenset({"lernmi"})).revision != interior().revision
+    assert interior(read_only=frozenset({"another"})) == interior()
+    assert interior(read_only=frozenset({"lernmi"})).revision != interior().revision
 
 
 def test_what_the_server_does_not_tell_is_not_made_up() -> None:

@@ -71,17 +71,17 @@ def test_every_token_needs_the_admission_of_its_app() -> None:
 def test_an_app_over_its_quota_may_not_grow_and_others_may() -> None:
     strict = {"docs": {"size": 4, "strict": {"max_query_limit": 5, "enabled": False, "upsert_max_batchsize": 50}}}
     apps = (app(collections=strict), app("devao"))
-    wanted = PROVISIONER.desired(apps, replace(context(), restricted=frozenset({"lernmi"})))
+    wanted = PROVISIONER.desired(apps, replace(context(), read_only=frozenset({"lernmi"})))
     shut, free = [each for each in wanted if isinstance(each, Collection)]
-    assert (shut.growth, free.growth) == ("restricted", "free")
+    assert (shut.read_only, free.read_only) == (True, False)
     assert dict(shut.strict) == {"enabled": True, "max_query_limit": 5, "upsert_max_batchsize": 0}
     there = details(strict_mode_config={"enabled": True, "max_query_limit": 5, "upsert_max_batchsize": 0})
-    assert live_collection(shut.name, there, shut).growth == "restricted"
+    assert live_collection(shut.name, there, shut).read_only
     back = next(each for each in PROVISIONER.desired(apps, context()) if isinstance(each, Collection))
     live = live_collection(shut.name, there, back)
-    assert (live.growth, dict(live.strict)["enabled"]) == ("restricted", True)
+    assert (live.read_only, dict(live.strict)["enabled"]) == (True, True)
     live = live_collection(free.name, there, free)
-    assert live.growth == "restricted", "also where the manifest gives no limits"
+    assert live.read_only, "also where the manifest gives no limits"
 
 
 def details(**config: Any) -> dict[str, Any]:

@@ -182,13 +182,13 @@ def test_calls_go_side_by_side_only_where_none_needs_another() -> None:
 def test_a_collection_that_may_not_grow_may_grow_again() -> None:
     """Qdrant cannot unset a limit, so one that is far away takes its place."""
     plain = collection(size=4)
-    shut = dataclasses.replace(plain, growth="restricted")
+    shut = dataclasses.replace(plain, read_only=True)
     none = {"enabled": True, "upsert_max_batchsize": 0}
     assert create(shut)[0].body["strict_mode_config"] == none
     assert "strict_mode_config" not in create(plain)[0].body
-    assert [call.body for call in update(shut, "growth")] == [{"strict_mode_config": none}]
-    (back,) = update(plain, "growth")
+    assert [call.body for call in update(shut, "read_only")] == [{"strict_mode_config": none}]
+    (back,) = update(plain, "read_only")
     assert back.body == {"strict_mode_config": {"enabled": False, "upsert_max_batchsize": 2**31}}
     limited = collection(size=4, strict={"max_query_limit": 5, "upsert_max_batchsize": 50})
-    (back,) = update(limited, "strict", "growth")
+    (back,) = update(limited, "strict", "read_only")
     assert back.body["strict_mode_config"] == {"enabled": True, "max_query_limit": 5, "upsert_max_batchsize": 50}

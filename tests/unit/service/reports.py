@@ -115,7 +115,7 @@ def usage() -> UsageSeen:
         "digi",
         AT,
         (
-            StoreUsage("lernmi", "postgres", "postgres", used, Quota(8_000_000), restricted=True),
+            StoreUsage("lernmi", "postgres", "postgres", used, Quota(8_000_000), read_only=True),
             StoreUsage("beep_boop", "postgres", "postgres", AppUsage(size=4_000_000)),
         ),
         (ServerSeen("postgres", "postgres", ServerUsage(size=50_000_000, connections=30, connection_limit=100)),),

@@ -61,7 +61,7 @@ def samples(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
         ("multidb_app_size_bytes", {"app": "lernmi", "store": "postgres"}, 9_000_000),
         ("multidb_app_quota_bytes", {"app": "lernmi", "store": "postgres"}, 8_000_000),
         ("multidb_app_quota_ratio", {"app": "lernmi", "store": "postgres"}, 1.125),
-        ("multidb_app_restricted", {"app": "lernmi", "store": "postgres"}, 1),
+        ("multidb_app_read_only", {"app": "lernmi", "store": "postgres"}, 1),
         ("multidb_app_connections", {"app": "lernmi", "store": "postgres"}, 17),
         ("multidb_app_connections_limit", {"app": "lernmi", "store": "postgres"}, 20),
         ("multidb_server_connections_limit", {"server": "postgres", "store": "postgres"}, 100),

@@ -61,7 +61,7 @@ def engine(open_shop: OpenShop) -> Engine:
 
 def contexts(fleet: Fleet) -> dict[str, tuple[frozenset[str], frozenset[str]]]:
     found = {server.name: fleet.known_context(server) for server in fleet.runtime.servers()}
-    return {name: (context.known, context.restricted) for name, context in found.items()}
+    return {name: (context.known, context.read_only) for name, context in found.items()}
 
 
 def test_each_app_is_planned_checked_and_shown_where_it_has_its_place(engine: Engine) -> None:

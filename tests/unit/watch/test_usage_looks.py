@@ -18,7 +18,7 @@ from multidb.fleet import Scope
 from multidb.model import AppUsage, Enforce, Quota, RuntimeKind
 from multidb.runtime import ServerState, ServerStatus
 from multidb.state import ProjectState
-from multidb.usage import History, Look, QuotaUse, StoreUsage, UsageReport, enforce, look, restricted_after
+from multidb.usage import History, Look, QuotaUse, StoreUsage, UsageReport, enforce, look, read_only_after
 from tests.unit.engine.toy_store import SHELF
 from tests.unit.watch.conftest import OpenShop
 
@@ -167,23 +167,23 @@ def test_what_was_restricted_is_told(open_shop: OpenShop) -> None:
     engine = open_shop(CLOSED)
     SHELF.weights = {"ann": 2000}
     first = enforce(engine, seen(engine))
-    assert (first.restricted, first.lifted) == ({"toy": frozenset({"ann"})}, {})
-    assert seen(engine).stores[0].restricted
+    assert (first.read_only, first.lifted) == ({"toy": frozenset({"ann"})}, {})
+    assert seen(engine).stores[0].read_only
     again = enforce(engine, seen(engine))
-    assert (again.restricted, again.lifted, again.standing) == ({}, {}, {"toy": frozenset({"ann"})})
+    assert (again.read_only, again.lifted, again.standing) == ({}, {}, {"toy": frozenset({"ann"})})
     SHELF.weights = {"ann": 1}
     last = enforce(engine, seen(engine))
-    assert (last.restricted, last.lifted) == ({}, {"toy": frozenset({"ann"})})
-    assert not seen(engine).stores[0].restricted
+    assert (last.read_only, last.lifted) == ({}, {"toy": frozenset({"ann"})})
+    assert not seen(engine).stores[0].read_only
 
 
 def test_a_server_that_cannot_seal_one_box_is_said_to_be_powerless(open_shop: OpenShop) -> None:
     engine = open_shop(CLOSED)
     SHELF.weights, SHELF.seals = {"ann": 2000}, False
     done = enforce(engine, seen(engine))
-    assert (done.restricted, done.standing, done.powerless) == ({}, {}, {"toy": frozenset({"ann"})})
+    assert (done.read_only, done.standing, done.powerless) == ({}, {}, {"toy": frozenset({"ann"})})
     assert engine.state.read("restricted") == {}
-    assert not seen(engine).stores[0].restricted, "nobody is told that it is read-only"
+    assert not seen(engine).stores[0].read_only, "nobody is told that it is read-only"
 
 
 def test_an_enforcement_that_was_cut_off_is_finished_by_the_next(open_shop: OpenShop) -> None:
@@ -227,7 +227,7 @@ def test_the_rule_of_hysteresis(weights: list[int]) -> None:
     before: dict[str, frozenset[str]] = {}
     for weight in weights:
         usage = StoreUsage("ann", "toy", "toy", AppUsage(size=weight), quota)
-        after = restricted_after(project, UsageReport("shop", NOW, (usage,), ()), before)
+        after = read_only_after(project, UsageReport("shop", NOW, (usage,), ()), before)
         was, now = bool(before), bool(after)
         assert now == (weight >= 1000 or (was and weight >= 900))
         before = after

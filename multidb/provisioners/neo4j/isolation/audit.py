@@ -173,7 +173,7 @@ def _checked_at_home(bolt: Bolt, attempt: Attempt, attacker: Tenant, detail: str
 def _barred_at_home(attempt: Attempt, attacker: Tenant) -> bool:
     """Whether the app may not do this even to its own things, by the manifest or for being over its quota."""
     options = AppOptions.of(attacker.app.stores[STORE])
-    if attacker.app.id in attacker.context.restricted:
+    if attacker.app.id in attacker.context.read_only:
         return attempt.name in ("write a node", "make an index")
     return attempt.name == "make an index" and not options.manage_schema
 

@@ -109,7 +109,7 @@ def trouble(error: BaseException, tenant: Tenant, latency: float) -> Health:
             latency,
             "see server.databases.read_only in neo4j.conf, or run: multidb apply",
         )
-    if isinstance(error, exceptions.Forbidden) and tenant.app.id in tenant.context.restricted:
+    if isinstance(error, exceptions.Forbidden) and tenant.app.id in tenant.context.read_only:
         return Health(Status.DEGRADED, "is over its quota: it may read and delete, and not grow", latency)
     if code in (_UNAVAILABLE, _MISSING):
         state = "is not there" if code == _MISSING else "is offline, or still starting"

@@ -445,7 +445,7 @@ def _splits(head: str) -> bool:
 def _on_enterprise(app: App, context: StoreContext) -> list[Resource]:
     options, owner = AppOptions.of(app.stores[STORE]), Owner(context.project, app.id)
     assert isinstance(options, AppOptions)
-    may_grow, closed = app.id not in context.restricted, app.id in context.closed
+    may_grow, closed = app.id not in context.read_only, app.id in context.closed
     database, user = database_name(app.id), user_name(app.id)
     rw, ro = rw_role(app.id), ro_role(app.id)
     return [

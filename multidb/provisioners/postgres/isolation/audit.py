@@ -351,9 +351,9 @@ class _Attack:
     def _as(self, identity: str, *, owning: bool) -> Iterator[Probe]:
         self._identity = identity
         self._controls.clear()
-        restricted = self._attacker.app.id in self._attacker.context.restricted
+        read_only = self._attacker.app.id in self._attacker.context.read_only
         for act in _OF_THE_SERVER:
-            if self._version >= act.since and (owning or not act.owning) and not (restricted and act.grows):
+            if self._version >= act.since and (owning or not act.owning) and not (read_only and act.grows):
                 yield self.tried(act)
 
     def tried(self, act: _Act, victim: Tenant | None = None, **values: str) -> Probe:

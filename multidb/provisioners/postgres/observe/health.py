@@ -159,6 +159,6 @@ def _worry(figures: _Figures, tenant: Tenant) -> tuple[str, str] | None:
             "the database was made under another version of the system's collations, so text indexes may be wrong",
             f'REINDEX DATABASE "{name}", then ALTER DATABASE "{name}" REFRESH COLLATION VERSION',
         )
-    if tenant.app.id in tenant.context.restricted:
+    if tenant.app.id in tenant.context.read_only:
         return "over its quota: it may read and delete and not grow", "delete data, or raise the quota in the manifest"
     return None

@@ -310,7 +310,7 @@ class Interior(Resource):
     revision: str
     schemas: tuple[str, ...] = field(default=(), compare=False)  # quoted names of the app's schemas
     makers: tuple[str, ...] = field(default=(), compare=False)  # the roles of `default_privileges`, the owner first
-    shrinker: str = field(default="", compare=False)  # the role of an app over its quota
+    read_only_role: str = field(default="", compare=False)  # the role of an app over its quota
     beside: tuple[tuple[str, str, tuple[str, ...]], ...] = field(default=(), compare=False)
     """(schema, TABLES, quoted names) where an extension has tables (SEQUENCES, ROUTINES), too: those of the app."""
 
@@ -330,7 +330,7 @@ class _Names:
     standby: str  # the second login that a rotation needs
     readonly: str
     migrate: str
-    restricted: str  # what an app over its quota becomes instead of the owner
+    over_quota: str  # what an app over its quota becomes instead of the owner
 
     @classmethod
     def of(cls, app_id: str) -> _Names:
@@ -355,7 +355,7 @@ def derived_names(app: App) -> tuple[DerivedName, ...]:
         names.standby: "the login that a rotation switches to",
         names.readonly: "the read-only login",
         names.migrate: "the migration login",
-        names.restricted: "the role over its quota",
+        names.over_quota: "the role over its quota",
     }
     return (
         DerivedName("postgres database", names.database, _NAME_LIMIT, f"the database of {app.id}"),
@@ -404,15 +404,15 @@ def desired(apps: Sequence[App], context: StoreContext) -> tuple[Resource, ...]:
 
 def _of_app(app: App, context: StoreContext, facts: PostgresFacts) -> Iterator[Resource]:
     options, names, owner = AppOptions.of(app.stores[STORE]), _Names.of(app.id), Owner(context.project, app.id)
-    restricted = app.id in context.restricted
+    read_only = app.id in context.read_only
     yield from _roles(app, names, owner, options, login=app.id not in context.closed)
-    if restricted:
-        yield Role(name=names.restricted, app=app.id, owner=owner, purpose="reads and deletes, over its quota")
-    yield from _memberships(app, names, options, facts, restricted=restricted)
+    if read_only:
+        yield Role(name=names.over_quota, app=app.id, owner=owner, purpose="reads and deletes, over its quota")
+    yield from _memberships(app, names, options, facts, read_only=read_only)
     yield Database(name=names.database, app=app.id, owner=owner, belongs_to=facts.admin, locale=options.locale)
     yield Access(name=names.database, app=app.id, privileges=_database_privileges(names, options))
-    yield from _settings(app, names, options, restricted=restricted)
-    yield _interior(app, names, options, facts, restricted=restricted)
+    yield from _settings(app, names, options, read_only=read_only)
+    yield _interior(app, names, options, facts, read_only=read_only)
 
 
 def _roles(app: App, names: _Names, owner: Owner, options: AppOptions, *, login: bool) -> Iterator[Role]:
@@ -445,7 +445,7 @@ def _roles(app: App, names: _Names, owner: Owner, options: AppOptions, *, login:
 
 
 def _memberships(
-    app: App, names: _Names, options: AppOptions, facts: PostgresFacts, *, restricted: bool
+    app: App, names: _Names, options: AppOptions, facts: PostgresFacts, *, read_only: bool
 ) -> Iterator[Membership]:
     def member_of(role: str, member: str, *, inherit: bool, set_role: bool) -> Membership:
         known = facts.membership_options
@@ -460,14 +460,14 @@ def _memberships(
 
     yield member_of(names.ro, names.readonly, inherit=True, set_role=False)
     # Over its quota, an app keeps its logins and loses what they belong to, so that nothing of its own has to change.
-    owner, writer = (names.restricted, names.restricted) if restricted else (names.owner, names.rw)
+    owner, writer = (names.over_quota, names.over_quota) if read_only else (names.owner, names.rw)
     if options.roles == "split":
         yield member_of(writer, names.user, inherit=True, set_role=False)
         yield member_of(owner, names.migrate, inherit=False, set_role=True)
     else:
         yield member_of(owner, names.user, inherit=False, set_role=True)
-    if restricted:
-        yield member_of(names.ro, names.restricted, inherit=True, set_role=False)
+    if read_only:
+        yield member_of(names.ro, names.over_quota, inherit=True, set_role=False)
     if not facts.superuser:  # who is no superuser can give things to a role only as its member
         yield member_of(names.owner, facts.admin, inherit=True, set_role=True)
 
@@ -487,12 +487,12 @@ def _database_privileges(names: _Names, options: AppOptions) -> frozenset[tuple[
     )
 
 
-def _settings(app: App, names: _Names, options: AppOptions, *, restricted: bool) -> Iterator[Settings]:
+def _settings(app: App, names: _Names, options: AppOptions, *, read_only: bool) -> Iterator[Settings]:
     limits = {
         ("statement_timeout", duration_text(options.statement_timeout)),
         ("idle_in_transaction_session_timeout", duration_text(options.idle_in_transaction_session_timeout)),
     }
-    become_owner = ("role", names.restricted if restricted else names.owner)
+    become_owner = ("role", names.over_quota if read_only else names.owner)
     split = options.roles == "split"
     values = {
         names.user: limits if split else limits | {become_owner},
@@ -510,17 +510,17 @@ def _settings(app: App, names: _Names, options: AppOptions, *, restricted: bool)
         )
 
 
-def _interior(app: App, names: _Names, options: AppOptions, facts: PostgresFacts, *, restricted: bool) -> Interior:
+def _interior(app: App, names: _Names, options: AppOptions, facts: PostgresFacts, *, read_only: bool) -> Interior:
     rw, ro = names.rw, names.ro
     split = options.roles == "split"
     # A login that does not become the owner owns what it makes, where it was let into a schema, until the next apply.
     makers = (names.owner, names.user, names.migrate) if split else (names.owner,)
     default_privileges = frozenset(
-        (maker, *entry) for maker in makers for entry in _default_privileges(maker, names, options, facts, restricted)
+        (maker, *entry) for maker in makers for entry in _default_privileges(maker, names, options, facts, read_only)
     )
     schema_privileges = frozenset({(rw, "USAGE"), (ro, "USAGE")})
     extensions = frozenset(options.extensions)
-    callers = (names.owner, rw, names.restricted) if restricted else (names.owner, rw)
+    callers = (names.owner, rw, names.over_quota) if read_only else (names.owner, rw)
     large_objects = frozenset((function, caller) for function in LARGE_OBJECTS for caller in callers)
     parts: list[object] = [names.owner, sorted(schema_privileges), sorted(default_privileges), sorted(extensions)]
     recipe = repr((*parts, sorted(large_objects)) if facts.superuser else tuple(parts))
@@ -536,13 +536,13 @@ def _interior(app: App, names: _Names, options: AppOptions, facts: PostgresFacts
         extensions=extensions,
         large_objects=large_objects if facts.superuser else None,
         makers=makers,
-        shrinker=names.restricted,
+        read_only_role=names.over_quota,
         revision=hashlib.sha256(recipe.encode()).hexdigest()[:8],
     )
 
 
 def _default_privileges(
-    maker: str, names: _Names, options: AppOptions, facts: PostgresFacts, restricted: bool
+    maker: str, names: _Names, options: AppOptions, facts: PostgresFacts, read_only: bool
 ) -> Iterator[tuple[str, str, str]]:
     """(TABLES, grantee, privilege) on what `maker` will make: the same whoever makes it, so that nothing changes for
     the others when an apply gives it to the owner. Types need none: everybody may use them."""
@@ -560,9 +560,9 @@ def _default_privileges(
     if maker != names.owner:  # which holds on it all that it would, had it made it
         more = {"TABLES": ("TRUNCATE", "REFERENCES", "TRIGGER"), "SCHEMAS": ("CREATE",)}
         yield from ((kind, names.owner, right) for kind in rights for right in (*rights[kind], *more.get(kind, ())))
-    if restricted:
+    if read_only:
         deleting = ("DELETE",) if options.roles == "split" else ("DELETE", "TRUNCATE")
-        yield from (("TABLES", names.restricted, right) for right in deleting)
+        yield from (("TABLES", names.over_quota, right) for right in deleting)
 
 
 # -------------------------------------------------------------------------------------------- environment, isolation

@@ -326,7 +326,7 @@ def _interior(change: Change, interior: Interior, context: StoreContext) -> Iter
         yield from _create_extension(name, interior, facts, new=live is None)
     if live is not None:
         yield from _maintaining(live, interior)
-        yield from _shrinking(live, interior)
+        yield from _deleting(live, interior)
     if change.changed("revision"):
         assert interior.app is not None
         text = mark(Owner(context.project, interior.app), interior.revision)
@@ -416,17 +416,21 @@ def _large_objects(live: Interior | None, interior: Interior) -> Iterator[str]:
         yield from _adjust(f"ON FUNCTION {', '.join(functions)}", *both)
 
 
-def _shrinking(live: Interior, interior: Interior) -> Iterator[str]:
+def _deleting(live: Interior, interior: Interior) -> Iterator[str]:
     """An app over its quota may delete from the tables that it has; once it is no more, nothing of that is left."""
     held, desired = (
-        {right for role, _, to, right in side.default_privileges if (role, to) == (interior.role, interior.shrinker)}
+        {
+            right
+            for role, _, to, right in side.default_privileges
+            if (role, to) == (interior.role, interior.read_only_role)
+        }
         for side in (live, interior)
     )
     if held == desired:
         return
     verb, rights, to = ("GRANT", desired, "TO") if desired else ("REVOKE", held, "FROM")
     for tables in _existing(live, "TABLES"):
-        yield f"{verb} {', '.join(sorted(rights))} ON {tables} {to} {identifier(interior.shrinker)}"
+        yield f"{verb} {', '.join(sorted(rights))} ON {tables} {to} {identifier(interior.read_only_role)}"
 
 
 def _by_kind(privileges: Iterable[tuple[str, str, str]]) -> Iterator[tuple[str, str, str]]:

@@ -25,7 +25,7 @@ _SOON_DAYS: Final = 14
 _DAY: Final = 86_400
 _FULL: Final = "see whether the server's disk is full (its log says so), and that it may write to its storage folder"
 _NOT_MEANT: Final = "ccess to collection"  # the server's words when a token does not reach a collection, there or not
-_OVER_QUOTA: Final = "upsert limit"  # the server's words when a restricted collection is to grow
+_OVER_QUOTA: Final = "upsert limit"  # the server's words when a read-only collection is to grow
 
 
 def check_health(tenant: Tenant, may_write: bool) -> Health:

@@ -131,7 +131,7 @@ class Collection(Resource):
     quantization: Settings = ()
     strict: Settings = ()
     optimizers: Settings = ()
-    growth: str = "free"  # "restricted": the server refuses new points; reading, changing and deleting stays
+    read_only: bool = False  # the server refuses new points; reading, changing and deleting stays
     wal_capacity_mb: int | None = field(default=None, compare=False)
 
 
@@ -249,7 +249,7 @@ def desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
             name = collection_name(app.id, kind)
             collection = _collection(name, owner, collection_options, plain=facts.local)
             resources.append(
-                _restricted(collection) if app.id in context.restricted and not facts.local else collection
+                _made_read_only(collection) if app.id in context.read_only and not facts.local else collection
             )
             if not facts.local:
                 resources += _indexes(name, app.id, collection_options)
@@ -306,7 +306,7 @@ def live_collection(name: str, details: Mapping[str, Any], desired: Collection |
         quantization=_like(desired.quantization, _live_quantization(config.get("quantization_config"))),
         strict=_like(desired.strict, config.get("strict_mode_config") or {}),
         optimizers=_like(desired.optimizers, config["optimizer_config"]),
-        growth=_growth(config.get("strict_mode_config") or {}),
+        read_only=_is_read_only(config.get("strict_mode_config") or {}),
         wal_capacity_mb=desired.wal_capacity_mb,
     )
 
@@ -469,14 +469,14 @@ def _live_quantization(config: Mapping[str, Any] | None) -> dict[str, Any]:
     return {"type": "none"}
 
 
-def _restricted(collection: Collection) -> Collection:
+def _made_read_only(collection: Collection) -> Collection:
     limits: dict[str, Any] = {"enabled": True, "upsert_max_batchsize": 0}
     strict = tuple((key, limits.get(key, value)) for key, value in collection.strict)
-    return dataclasses.replace(collection, strict=strict, growth="restricted")
+    return dataclasses.replace(collection, strict=strict, read_only=True)
 
 
-def _growth(strict: Mapping[str, Any]) -> str:
-    return "restricted" if strict.get("enabled") and strict.get("upsert_max_batchsize") == 0 else "free"
+def _is_read_only(strict: Mapping[str, Any]) -> bool:
+    return bool(strict.get("enabled")) and strict.get("upsert_max_batchsize") == 0
 
 
 def _admission_asked(claims: Mapping[str, Any], desired: Token) -> str:

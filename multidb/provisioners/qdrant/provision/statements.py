@@ -150,9 +150,9 @@ def _create(collection: Collection) -> list[Call]:
         body["hnsw_config"] = dict(collection.hnsw)
     if isinstance(quantization, dict):
         body["quantization_config"] = quantization
-    if collection.strict or collection.growth == "restricted":
+    if collection.strict or collection.read_only:
         body["strict_mode_config"] = dict(collection.strict) | (
-            _growth(collection) if collection.growth == "restricted" else {}
+            _growth_limits(collection) if collection.read_only else {}
         )
     if collection.optimizers:
         body["optimizers_config"] = dict(collection.optimizers)
@@ -176,17 +176,17 @@ def _patch(collection: Collection, change: Change) -> Call:
         "hnsw": ("hnsw_config", dict(collection.hnsw)),
         "quantization": ("quantization_config", _quantization(collection.quantization)),
         "strict": ("strict_mode_config", dict(collection.strict)),
-        "growth": ("strict_mode_config", dict(collection.strict) | _growth(collection)),
+        "read_only": ("strict_mode_config", dict(collection.strict) | _growth_limits(collection)),
         "optimizers": ("optimizers_config", dict(collection.optimizers)),
         "owner": ("metadata", _mark(collection.owner)),
     }
-    fields = sorted((field.field for field in change.fields), key="growth".__eq__)  # which has all of `strict` in it
+    fields = sorted((field.field for field in change.fields), key="read_only".__eq__)  # which has all of `strict` in it
     return Call("PATCH", _path(collection.name), dict(parts[field] for field in fields))
 
 
-def _growth(collection: Collection) -> dict[str, Any]:
+def _growth_limits(collection: Collection) -> dict[str, Any]:
     """The limits under which a collection may, or may not, grow. An upsert of no points at all refuses them all."""
-    if collection.growth == "restricted":
+    if collection.read_only:
         return {"enabled": True, "upsert_max_batchsize": 0}
     limits = dict(collection.strict)
     most = limits.get("upsert_max_batchsize", UNLIMITED_BATCH)

@@ -165,14 +165,14 @@ class _Attack:
 
     def _may(self, act: _Act) -> bool:
         """Whether the app may do it to its own place: one over its quota may not write."""
-        restricted = self._attacker.app.id in self._attacker.context.restricted
+        read_only = self._attacker.app.id in self._attacker.context.read_only
         scripts = AppOptions.of(self._attacker.app.stores["redis"]).scripts
         number = _number(self._attacker)
-        rule = command_rule(number == 0, number, self._facts, restricted, scripts=scripts)
+        rule = command_rule(number == 0, number, self._facts, read_only, scripts=scripts)
         name = "|".join(act.words[:2]).lower() if act.words[0] == "MEMORY" else act.words[0].lower()
         if name in SCRIPTS and not scripts:
             return False
-        return not restricted or name in self._facts.commands.granted(rule).commands
+        return not read_only or name in self._facts.commands.granted(rule).commands
 
     def _try(self, wire: Wire, act: _Act, target: Tenant) -> object:
         words = [word.format_map(self._names(target)) if "{" in word else word for word in act.words]

@@ -81,7 +81,7 @@ def _failed(tenant: Tenant, answer: object, latency: float) -> Health:
         return Health(Status.UNHEALTHY, "a key that was written is not there", latency, _MORE_MEMORY)
     text = redact(str(answer))
     word = text.partition(" ")[0]
-    if word == "NOPERM" and tenant.app.id in tenant.context.restricted:
+    if word == "NOPERM" and tenant.app.id in tenant.context.read_only:
         message, fix = _over_quota(tenant)
         return Health(Status.DEGRADED, message, latency, fix)
     if word == "NOPERM":
@@ -95,7 +95,7 @@ _NOTHING = ("", "")
 
 
 def _over_quota(tenant: Tenant) -> tuple[str, str]:
-    if tenant.app.id not in tenant.context.restricted:
+    if tenant.app.id not in tenant.context.read_only:
         return _NOTHING
     return "the app is over its quota: it may read and delete, and not write", "delete data, or raise the app's quota"
 

@@ -226,7 +226,7 @@ class AclUser(Resource):
     selectors: tuple[str, ...] = ()
     sanitized: bool = True
     scripts: bool = False
-    restricted: bool = field(default=False, compare=False)  # the app's rule is the one without commands that grow
+    read_only: bool = field(default=False, compare=False)  # the app's rule is the one without commands that grow
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -349,7 +349,7 @@ def _desired_user(app: App, context: StoreContext) -> AclUser:
         databases=str(number) if facts.db_rules else ALL_DATABASES,
         enabled=app.id not in context.closed,
         scripts=AppOptions.of(app.stores["redis"]).scripts,
-        restricted=app.id in context.restricted,
+        read_only=app.id in context.read_only,
     )
 
 
@@ -375,7 +375,7 @@ _SCRIPTS = ("+script|load", "+script|exists")
 _WITHIN_DB = ("+sort", "+sort_ro", "+keys", "+flushdb")
 _BLIND_TO_PREFIX = ("-scan", "-clusterscan", "-randomkey", "-dbsize", "-keys", "-flushdb", "-sort", "-sort_ro")
 # What an app over its quota keeps of the commands that write: those that never make its data larger.
-_SHRINKING = (
+_DELETING = (
     *("+del", "+unlink", "+delex", "+expire", "+pexpire", "+expireat", "+pexpireat", "+getdel", "+getex"),
     *("+hdel", "+hgetdel", "+hexpire", "+hpexpire", "+hexpireat", "+hpexpireat", "+srem", "+spop"),
     *("+lpop", "+rpop", "+blpop", "+brpop", "+lmpop", "+blmpop", "+lrem", "+ltrim"),
@@ -389,12 +389,12 @@ _CLUSTER = tuple(
 
 
 def command_rule(
-    prefix: bool, number: int, facts: RedisFacts, restricted: bool = False, *, scripts: bool = False
+    prefix: bool, number: int, facts: RedisFacts, read_only: bool = False, *, scripts: bool = False
 ) -> tuple[str, ...]:
     """The command tokens of an app's rule, made of what this server understands.
 
     Args:
-        restricted: without the commands that make data grow.
+        read_only: without the commands that make data grow.
         scripts: with those that run Lua scripts and functions, which nobody can end once they have written.
 
     Data commands come by category, so that new ones are allowed as servers learn them. What acts on, or shows, more
@@ -405,8 +405,8 @@ def command_rule(
     tokens = [*_DATA, "+@scripting" if scripts else "-@scripting", *_SERVER_WIDE, *_EVERYDAY]
     tokens += _SCRIPTS if scripts else ()
     tokens += _BLIND_TO_PREFIX if prefix else _WITHIN_DB
-    if restricted:
-        tokens += ["-@write", *_SHRINKING, *(() if prefix else ("+flushdb",))]
+    if read_only:
+        tokens += ["-@write", *_DELETING, *(() if prefix else ("+flushdb",))]
     if not facts.db_rules:
         tokens += ["-select", f"+select|{number}"]  # clients send it for a URL that ends in /<number>
     if facts.cluster:
@@ -436,7 +436,7 @@ def live_user(rule: Rule, want: AclUser | None, facts: RedisFacts, held: SecretS
     commands: tuple[str, ...] = ()
     if want is not None:
         # Beside the scripts, which are told apart by a field of their own.
-        expected = command_rule(want.keys != ("*",), want.db, facts, want.restricted, scripts=scripts)
+        expected = command_rule(want.keys != ("*",), want.db, facts, want.read_only, scripts=scripts)
         commands = granted.deviation(facts.commands.granted(expected))
     return AclUser(
         name=rule.user,
@@ -452,7 +452,7 @@ def live_user(rule: Rule, want: AclUser | None, facts: RedisFacts, held: SecretS
         selectors=rule.selectors,
         sanitized=rule.sanitized,
         scripts=scripts,
-        restricted=want is not None and want.restricted,
+        read_only=want is not None and want.read_only,
     )
 
 

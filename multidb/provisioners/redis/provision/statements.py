@@ -73,7 +73,7 @@ def _rights(user: AclUser, facts: RedisFacts) -> list[str]:
     words += ["resetchannels", *(f"&{pattern}" for pattern in (*user.channels, mark(user.owner, user.db)))]
     if user.databases != ALL_DATABASES:
         words += ["resetdbs", f"db={user.databases}"]
-    return [*words, *command_rule(user.keys != ("*",), user.db, facts, user.restricted, scripts=user.scripts)]
+    return [*words, *command_rule(user.keys != ("*",), user.db, facts, user.read_only, scripts=user.scripts)]
 
 
 def note() -> Statement:

@@ -476,9 +476,9 @@ def test_a_plan_takes_as_many_round_trips_for_a_thousand_apps_as_for_one(
     took = []
     for some in (names[:1], names):
         sends.clear()
-        started = time.monotonic()
+        started = time.process_time()  # by the clock, a busy machine would be measured
         assert project.in_sync(*some)
-        took.append((len(sends), time.monotonic() - started))
+        took.append((len(sends), time.process_time() - started))
     (few, _), (many, seconds) = took
     assert few == many
     assert many <= 8, "a handshake, the facts and one ACL LIST"

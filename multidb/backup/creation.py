@@ -57,9 +57,10 @@ class AppBackup:
 
 
 class ServerContexts:
-    """The servers that a run works on, each asked once for what it is, however many apps are on it."""
+    """The servers that a run works on within a scope, each asked once for what it is, however many apps are on it."""
 
     def __init__(self, fleet: Fleet, scope: Scope) -> None:
+        self.scope = scope
         self._fleet = fleet
         self._servers = fleet.servers(scope)
         self._contexts = fleet.contexts(self._servers)
@@ -131,7 +132,7 @@ def make_sets(
     def make(pair: tuple[App, Settings]) -> AppBackup:
         app, own = pair
         paused = own.quiesce if quiesce is None else quiesce
-        maker = _Maker(engine, grounds, scope, app, own, places[app.id], progress, paused=paused, may_stop=remember)
+        maker = _Maker(engine, grounds, app, own, places[app.id], progress, paused=paused, may_stop=remember)
         made = maker.make(reason)
         if remember:
             _remember(Journal(engine.state), made, [target.name for target in places[app.id]])
@@ -147,7 +148,6 @@ class _Maker:
         self,
         engine: Engine,
         grounds: ServerContexts,
-        scope: Scope,
         app: App,
         settings: Settings,
         targets: Sequence[Target],
@@ -166,7 +166,8 @@ class _Maker:
         self._may_stop = may_stop
         self._journal = Journal(engine.state)
         self._absent: dict[str, str] = {}
-        self._stores = [store for store in app.stores if scope.stores is None or store in scope.stores]
+        stores = grounds.scope.stores
+        self._stores = [store for store in app.stores if stores is None or store in stores]
         known = self._journal.known(app.id).get("sizes", {})
         self._rate = Rate(progress, app.id, sum(known.get(store, 0) for store in self._stores))
 

@@ -14,7 +14,7 @@ from multidb.model.health import Status
 from multidb.provisioners.postgres import PROVISIONER
 from multidb.provisioners.postgres.backup import session_settings
 from multidb.provisioners.postgres.backup.session_settings import Powers
-from multidb.provisioners.postgres.driver.connection import Traffic, Wire
+from multidb.provisioners.postgres.driver.connection import SessionOptions, Traffic, Wire
 from multidb.provisioners.postgres.observe.health import check_health
 from multidb.provisioners.postgres.provision.resources import AppOptions
 from multidb.secrets import Secret
@@ -177,7 +177,8 @@ def test_every_setting_holds_in_every_session(site: Site, database: str) -> None
     site.apply([app])
     _spoil(site, app)
     server, password = site.served.server(site.admin), site.served.admin(site.admin)
-    with Wire(server, password, "multidb test", Traffic(), database=database and app.id, lock_timeout=7) as wire:
+    options = SessionOptions(lock_timeout=7)
+    with Wire(server, password, "multidb test", Traffic(), database=database and app.id, options=options) as wire:
         powers = Powers(wire.version, site.admin == BOSS)
         wanted = session_settings.settings(powers, statement_timeout=0, lock_timeout=7, foreign=bool(database))
         rows = wire.send("SELECT name, setting FROM pg_settings", 10).rows

@@ -14,7 +14,7 @@ from multidb.provisioners.postgres.backup import programs
 from multidb.provisioners.postgres.backup.delegate import Delegate, Delegates
 from multidb.provisioners.postgres.backup.programs import Program
 from multidb.provisioners.postgres.backup.signs import Signs
-from multidb.provisioners.postgres.driver.connection import Traffic, Wire
+from multidb.provisioners.postgres.driver.connection import SessionOptions, Traffic, Wire
 from multidb.provisioners.postgres.provision.groundwork import AdminInside
 from multidb.provisioners.postgres.provision.statements import identifier, literal
 from multidb.secrets import Secret
@@ -70,9 +70,7 @@ class Databases:
             self._application,
             Traffic(),
             database=database,
-            search_path=search_path,
-            fresh=bool(search_path),
-            signs=self._signs.of_process,
+            options=SessionOptions(search_path=search_path, fresh=bool(search_path), signs=self._signs.of_process),
         )
 
     def find(self, *names: str) -> dict[str, Mapping[str, Any]]:

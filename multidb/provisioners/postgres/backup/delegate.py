@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from multidb.errors import AuthenticationFailed, Conflict, NotAllowed, ServerError
 from multidb.model import App, Owner, Server, listed
 from multidb.provisioners.postgres.backup.places import DELEGATE, place_mark
-from multidb.provisioners.postgres.driver.connection import Traffic, Wire
+from multidb.provisioners.postgres.driver.connection import SessionOptions, Traffic, Wire
 from multidb.provisioners.postgres.provision import scram
 from multidb.provisioners.postgres.provision.resources import derived_names
 from multidb.provisioners.postgres.provision.statements import identifier, literal
@@ -72,7 +72,7 @@ class Delegate:
         """A connection of it.
 
         Args:
-            search_path: as `Wire` takes it.
+            search_path: as in `SessionOptions`.
 
         Raises:
             AuthenticationFailed: the server lets named logins in only, and not this one.
@@ -85,9 +85,7 @@ class Delegate:
                 Traffic(),
                 database=database,
                 user=self.name,
-                guarded=True,
-                signs=self.signs,
-                search_path=search_path,
+                options=SessionOptions(guarded=True, search_path=search_path, signs=self.signs),
             )
         except AuthenticationFailed as error:
             raise AuthenticationFailed(

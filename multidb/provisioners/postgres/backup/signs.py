@@ -16,7 +16,7 @@ import psutil
 
 from multidb.errors import ServerError
 from multidb.model import Server
-from multidb.provisioners.postgres.driver.connection import Traffic, Wire
+from multidb.provisioners.postgres.driver.connection import SessionOptions, Traffic, Wire
 from multidb.secrets import Secret
 
 __all__ = ["Signs"]
@@ -67,9 +67,8 @@ class Signs:
             try:
                 if self._wire is None:
                     milliseconds = round(self._server.timeout * 1000)
-                    self._wire = Wire(
-                        self._server, self._password, self._application, Traffic(), statement_timeout=milliseconds
-                    )
+                    options = SessionOptions(statement_timeout=milliseconds)
+                    self._wire = Wire(self._server, self._password, self._application, Traffic(), options=options)
                 names = [*_PROGRESS, *([_PROGRESS_SINCE_14] if self._wire.version >= 140000 else [])]
                 rows = ", ".join(
                     f"(SELECT json_agg(p) FROM pg_stat_progress_{name} p WHERE p.pid = a.pid)"  # noqa: S608

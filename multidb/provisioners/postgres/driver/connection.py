@@ -36,7 +36,7 @@ from multidb.provisioners.postgres.backup.session_settings import Powers
 from multidb.provisioners.postgres.provision.statements import identifier
 from multidb.secrets import Secret, redact
 
-__all__ = ["FULL", "TAKES_KEYS", "Answer", "Refusal", "Traffic", "Wire", "connection_error"]
+__all__ = ["FULL", "TAKES_KEYS", "Answer", "Refusal", "SessionOptions", "Traffic", "Wire", "connection_error"]
 
 _UTF8 = "utf-8"
 # Success that is none: nothing was granted, or not everything was revoked.
@@ -123,6 +123,28 @@ class _Acquaintance:
 _ACQUAINTANCE = _Acquaintance()
 
 
+@dataclass(frozen=True, slots=True)
+class SessionOptions:
+    """How a session is set up.
+
+    Args:
+        statement_timeout: milliseconds after which the server gives up on a statement; 0 for no limit.
+        lock_timeout: milliseconds after which the server gives up waiting for a lock; 0 for no limit.
+        guarded: whether what is stored is kept out of a session of another login than the admin's, too.
+        search_path: what scripts of extensions find as the session's own path, and put behind theirs. The session has
+            the server's schemas all the same.
+        fresh: nothing in the database is an app's yet: views may be looked into, as such scripts do.
+        signs: what is seen of a session, by its process, while it works and says nothing (`Signs.of_process`).
+    """
+
+    statement_timeout: int = 0
+    lock_timeout: int = 10_000
+    guarded: bool = False
+    search_path: Sequence[str] = ()
+    fresh: bool = False
+    signs: Callable[[int], object] | None = None
+
+
 class Wire:
     """An open connection, in autocommit; a context manager that closes it.
 
@@ -133,16 +155,9 @@ class Wire:
     Args:
         traffic: where the connection and its round trips are counted.
         database: where to connect to; the endpoint's maintenance database without it.
-        user: another login than the admin's. Its session is as the database and the role have it, unless `guarded`, and
+        user: another login than the admin's. Its session is as the database and the role have it, unless guarded, and
             what it is sent is answered whole within its timeout.
-        guarded: whether what is stored is kept out of a session of another login, too.
         keys: as `scram.keys` gives them; none where libpq does not take them (`TAKES_KEYS`).
-        search_path: what scripts of extensions find as the session's own path, and put behind theirs. The session has
-            the server's schemas all the same.
-        fresh: nothing in the database is an app's yet: views may be looked into, as such scripts do.
-        statement_timeout: milliseconds after which the server gives up on a statement; 0 for no limit.
-        lock_timeout: milliseconds after which the server gives up waiting for a lock; 0 for no limit.
-        signs: what is seen of a session, by its process, while it works and says nothing (`Signs.of_process`).
 
     Raises:
         ServerDown, ServerSlow, AuthenticationFailed, NotAllowed, WrongVersion, ServerError: as in `connection_error`.
@@ -157,40 +172,36 @@ class Wire:
         *,
         database: str = "",
         user: str = "",
-        statement_timeout: int = 0,
-        lock_timeout: int = 10_000,
-        guarded: bool = False,
         keys: Mapping[str, str] | None = None,
-        signs: Callable[[int], object] | None = None,
-        search_path: Sequence[str] = (),
-        fresh: bool = False,
+        options: SessionOptions = SessionOptions(),
     ) -> None:
         self._server = server
-        self._signs = signs
+        self._signs = options.signs
         self._traffic = traffic
         self._as_admin = not user
         self.quiets_event_triggers = False
         """Whether no event trigger of the database fires in this session."""
         parameters = {**_parameters(server, password, application_name, user, database), **(keys or {})}
-        if signs is not None:  # what is sent to somebody at work may have to wait
+        if options.signs is not None:  # what is sent to somebody at work may have to wait
             parameters["tcp_user_timeout"] = round(server.progress_timeout * 1000)
         away = parameters["dbname"] != _maintenance(server)
 
         def settings(powers: Powers) -> Mapping[str, str]:
             chosen = session_settings.settings(
                 powers,
-                statement_timeout=statement_timeout,
-                lock_timeout=lock_timeout,
-                foreign=away and self._as_admin and not fresh,
+                statement_timeout=options.statement_timeout,
+                lock_timeout=options.lock_timeout,
+                foreign=away and self._as_admin and not options.fresh,
             )
-            return {**chosen, "search_path": ", ".join(map(identifier, search_path))} if search_path else chosen
+            path = ", ".join(map(identifier, options.search_path))
+            return {**chosen, "search_path": path} if path else chosen
 
         # A superuser's event trigger can fire, and a library be loaded, while an app's database is entered: the
         # admin is told from the maintenance database what it may keep away.
         if self._as_admin and away and _ACQUAINTANCE.recall(server) is None:
             Wire(server, password, application_name, traffic).close()
         chosen: Mapping[str, str] = {}
-        if self._as_admin or guarded:
+        if self._as_admin or options.guarded:
             self._connection, chosen = self._guarded(parameters, settings)
         else:
             self._connection = self._connected({**parameters, "options": ""})
@@ -200,9 +211,9 @@ class Wire:
         self._notes: list[Refusal] = []
         self._noticed = 0
         self._meanwhile: Callable[[], None] | None = None
-        if search_path:  # scripts see it as what the session's would be reset to
+        if options.search_path:  # scripts see it as what the session's would be reset to
             self._set_up(f"SET search_path = {session_settings.SEARCH_PATH}")
-        if self._as_admin or guarded:
+        if self._as_admin or options.guarded:
             self._set_the_rest(settings, chosen)
 
     def _connected(self, parameters: Mapping[str, Any]) -> psycopg.Connection[Any]:

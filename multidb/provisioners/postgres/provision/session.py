@@ -25,7 +25,15 @@ from multidb.errors import (
 from multidb.model import App, Inspection, Resource, Search, Server, ServerUsage, Statement, StoreContext, Unread
 from multidb.provisioners.postgres.backup.blocking import Lookout
 from multidb.provisioners.postgres.backup.signs import Signs
-from multidb.provisioners.postgres.driver.connection import FULL, TAKES_KEYS, Answer, Refusal, Traffic, Wire
+from multidb.provisioners.postgres.driver.connection import (
+    FULL,
+    TAKES_KEYS,
+    Answer,
+    Refusal,
+    SessionOptions,
+    Traffic,
+    Wire,
+)
 from multidb.provisioners.postgres.isolation import holes, holes_inside, holes_server, inventory
 from multidb.provisioners.postgres.observe import usage
 from multidb.provisioners.postgres.provision import admitted, catalog, removal, scram, summary
@@ -451,6 +459,13 @@ class PostgresSession:
         """A connection. One that we have just closed may not be free yet; with `patient`, others of ours have to be
         closed first."""
         deadline = time.monotonic() + (self._server.timeout if patient else _MOMENT)
+        options = SessionOptions(
+            statement_timeout=round(self._server.timeout * 1000) if reading else 0,
+            lock_timeout=_LOCK_TIMEOUT,
+            guarded=True,
+            search_path=search_path,
+            signs=self._signs.of_process,
+        )
         while True:
             keys = None if user else self._keys
             try:
@@ -461,12 +476,8 @@ class PostgresSession:
                     self.traffic,
                     database=database,
                     user=user,
-                    guarded=True,
-                    statement_timeout=round(self._server.timeout * 1000) if reading else 0,
-                    lock_timeout=_LOCK_TIMEOUT,
                     keys=keys,
-                    signs=self._signs.of_process,
-                    search_path=search_path,
+                    options=options,
                 )
             except AuthenticationFailed:
                 if not keys:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 __all__ = ["side_by_side"]
@@ -20,6 +20,7 @@ def side_by_side(
     at_once: int | None = None,
     cancelled: threading.Event | None = None,
     finishing: bool = False,
+    until_failure: bool = False,
 ) -> list[R]:
     """`work` done for each of `items`, each in a thread of its own (a single one in ours); the results in their order.
 
@@ -27,6 +28,7 @@ def side_by_side(
         at_once: at most so many at a time; None: all.
         finishing: a single one has a thread of its own as well: an interruption of ours does not stop it halfway.
         cancelled: set when one fails or we are interrupted, so that the others can end early and nobody waits for them.
+        until_failure: no more are begun once one has failed: a server that does not answer costs one timeout, not many.
 
     Raises:
         Exception: what `work` raised, of the first item that failed; the others have ended by then.
@@ -35,9 +37,13 @@ def side_by_side(
         return [work(item) for item in items]
     with ThreadPoolExecutor(min(len(items), at_once or len(items))) as pool:
         futures = [pool.submit(work, item) for item in items]
+        unfinished = set(futures)
         try:
-            return [future.result() for future in futures]
-        except BaseException:
-            if cancelled is not None:
+            unfinished = wait(futures, return_when=FIRST_EXCEPTION).not_done
+        finally:
+            if unfinished and cancelled is not None:
                 cancelled.set()
-            raise
+            if until_failure:
+                for future in unfinished:
+                    future.cancel()
+        return [future.result() for future in futures if not future.cancelled()]

@@ -8,10 +8,11 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, distribution
+from typing import TypeAlias
 
 from multidb import DISTRIBUTION
 from multidb.errors import RuntimeUnavailable
-from multidb.fleet import Fleet, Scope
+from multidb.fleet import Answer, Fleet, Scope
 from multidb.model import Finding, Level, Server, StoreContext
 from multidb.provisioners import STORES, provisioner
 from multidb.runtime import ServerState, ServerStatus
@@ -20,6 +21,9 @@ __all__ = ["diagnose", "taken_ports"]
 
 _OLDEST_PYTHON = (3, 11)
 _PORT_SECONDS = 0.5
+
+_Answer: TypeAlias = Answer[tuple[Sequence[Finding], str]]
+"""A server's advice, and its version."""
 
 
 def diagnose(fleet: Fleet) -> list[Finding]:
@@ -31,15 +35,18 @@ def diagnose(fleet: Fleet) -> list[Finding]:
             _python(),
             *_distribution(),
             Finding(Level.ERROR, "docker", error.message, error.hint or ""),
-            *_beside(fleet, ()),
+            *_beside(fleet, (), ()),
         ]
+    asked = fleet.ask(
+        Scope(), lambda server, session, context: (_advice(fleet, server, context), str(session.facts.version))
+    )
     return [
         _python(),
         *_distribution(),
         *(_server(status) for status in statuses),
         *taken_ports(statuses),
-        *_capacity(fleet, statuses),
-        *_beside(fleet, statuses),
+        *_capacity(asked, statuses),
+        *_beside(fleet, statuses, asked),
     ]
 
 
@@ -97,14 +104,14 @@ def taken_ports(statuses: Iterable[ServerStatus]) -> Iterator[Finding]:
                 )
 
 
-def _capacity(fleet: Fleet, statuses: Iterable[ServerStatus]) -> Iterator[Finding]:
+def _capacity(asked: Iterable[_Answer], statuses: Iterable[ServerStatus]) -> Iterator[Finding]:
     """What each store has to say about its own limits, asked of the servers with a login. That one does not run is said
     already; one that is there and does not let us in is not."""
     findings: list[Finding] = []
-    for answer in fleet.ask(Scope(), lambda server, session, context: _advice(fleet, server, context)):
+    for answer in asked:
         if answer.server is not None:
             error = answer.error
-            findings += answer.value or ()
+            findings += answer.value[0] if answer.value else ()
             findings += [Finding(Level.ERROR, answer.name, error.message, error.hint or "")] if error else ()
     unreachable = {status.name for status in statuses if status.state is not ServerState.RUNNING}
     yield from (
@@ -117,17 +124,12 @@ def _advice(fleet: Fleet, server: Server, context: StoreContext) -> Sequence[Fin
     return advise(fleet.apps_of(server), context) if advise else ()
 
 
-def _beside(fleet: Fleet, statuses: Iterable[ServerStatus]) -> Iterator[Finding]:
+def _beside(fleet: Fleet, statuses: Iterable[ServerStatus], asked: Iterable[_Answer]) -> Iterator[Finding]:
     """What each store that an app uses needs beside its servers."""
     for store in STORES:
         examine = provisioner(store).examine
         if examine is not None and fleet.project.apps_with(store):
             servers = [status.server for status in statuses if status.store == store and status.server is not None]
-            yield from examine(servers, _versions(fleet, store))
-
-
-def _versions(fleet: Fleet, store: str) -> list[int]:
-    """The major versions of the servers of `store` that can be asked."""
-    asked = fleet.ask(Scope(stores=frozenset({store})), lambda server, session, context: session.facts.version)
-    versions = [re.search(r"\d+", answer.value) for answer in asked if answer.value]
-    return sorted({int(match[0]) for match in versions if match})
+            versions = [answer.value[1] for answer in asked if answer.store == store and answer.value]
+            majors = [re.search(r"\d+", version) for version in versions]
+            yield from examine(servers, sorted({int(major[0]) for major in majors if major}))

@@ -120,6 +120,7 @@ class Fleet:
         self.progress = progress
         self._command = command
         self._kept: dict[str, Session] | None = None
+        self._closing = ExitStack()  # has what is kept
         self._facts: dict[str, Facts] = {}  # by server, as last read
 
     # Work on every server in scope
@@ -213,7 +214,7 @@ class Fleet:
         if self._kept is None:
             return self._connect(server)
         if server.name not in self._kept:
-            self._kept[server.name] = self._connect(server).__enter__()
+            self._kept[server.name] = self._closing.enter_context(self._connect(server))
         return nullcontext(self._kept[server.name])
 
     @contextmanager
@@ -221,11 +222,10 @@ class Fleet:
         """In the block a session stays open once it is, so that a plan, its apply and an env file log in only once."""
         self._kept = {}
         try:
-            yield
+            with self._closing:
+                yield
         finally:
-            kept, self._kept = self._kept, None
-            for session in kept.values():
-                session.__exit__(None, None, None)
+            self._kept = None
 
     @contextmanager
     def locked(self, server: Server) -> Iterator[Session]:

@@ -9,7 +9,7 @@ are exchanged is finished by the next.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -100,11 +100,10 @@ def restore(
     if copy.backup_set is None:
         raise ArchiveError(copy.problem, where=copy.where, hint="take another set")
     app = engine.project.apps[app_id]
-    work = _Restore(
-        engine, home, copy, copy.backup_set, app, _chosen_stores(copy.backup_set, app, stores), keys, progress
-    )
-    taken = occupied(engine, app, work.stores)
-    work.free = frozenset(work.stores).difference(taken) if closed else frozenset()
+    chosen = _chosen_stores(copy.backup_set, app, stores)
+    taken = occupied(engine, app, chosen)
+    free = set(chosen).difference(taken) if closed else ()
+    work = _Restore(engine, home, copy, app, chosen, keys, progress, free)
     if taken and not replace:
         raise Refused(
             f"app {app_id} has data in {', '.join(taken)}",
@@ -182,9 +181,7 @@ def restore_tables(
     if copy.backup_set is None:
         raise ArchiveError(copy.problem, where=copy.where, hint="take another set")
     app = engine.project.apps[copy.app]
-    work = _Restore(
-        engine, home, copy, copy.backup_set, app, _chosen_stores(copy.backup_set, app, [store]), keys, progress
-    )
+    work = _Restore(engine, home, copy, app, _chosen_stores(copy.backup_set, app, [store]), keys, progress)
     there = work.tables_there(store, names)
     if there and not replace:
         raise Refused(
@@ -210,7 +207,7 @@ def finish_restore(
     copy = home.find(f"{note['of']}/{note['set']}")
     if copy.backup_set is None:
         raise ArchiveError(copy.problem, where=copy.where, hint="restore another set: multidb backups list")
-    work = _Restore(engine, home, copy, copy.backup_set, engine.project.apps[app_id], note["stores"], keys, progress)
+    work = _Restore(engine, home, copy, engine.project.apps[app_id], note["stores"], keys, progress)
     if note["phase"] == _LOADING:
         work.clear()
         return "undid a restore that was interrupted before it changed anything"
@@ -227,32 +224,36 @@ def finish_restore(
 
 
 class _Restore:
-    """One set on its way into one app."""
+    """One set, whose manifest was read, on its way into one app.
+
+    Args:
+        free: stores whose live place is empty and stays so until it is loaded: no scratch server is started for them.
+    """
 
     def __init__(
         self,
         engine: Engine,
         home: Repository,
         copy: Copy,
-        backup_set: BackupSet,
         app: App,
         stores: Sequence[str],
         keys: Identities | None,
         progress: Progress,
+        free: Collection[str] = (),
     ) -> None:
+        assert copy.backup_set is not None
         self._engine = engine
         self._home = home
         self._copy = copy
-        self._backup_set = backup_set
+        self._backup_set = copy.backup_set
         self._app = app
         self._keys = keys
         self._progress = progress
-        self._rate = Rate(progress, app.id, sum(backup_set.parts[store].size for store in stores))
+        self._rate = Rate(progress, app.id, sum(self._backup_set.parts[store].size for store in stores))
         self._journal = Journal(engine.state)
         self._contexts_of = _contexts_of(engine, app, stores, copy.where)
         self.stores = list(stores)
-        self.free: frozenset[str] = frozenset()
-        """Stores whose live place is empty and stays so until it is loaded: no scratch server is started for them."""
+        self._free = free
 
     def run(self) -> None:
         """Loads everything, then exchanges. Interrupted before the exchange, nothing has changed."""
@@ -321,7 +322,7 @@ class _Restore:
         self._rate.doing = f"restoring {store}"
         self._progress(self._app.id, self._rate.doing)
         beside = room(
-            self._engine.fleet, kind, server, self._app, context, self._progress, scratch=store not in self.free
+            self._engine.fleet, kind, server, self._app, context, self._progress, scratch=store not in self._free
         )
         try:
             prepared = stack.enter_context(beside)
@@ -342,7 +343,7 @@ class _Restore:
                 continue
             with self._live(store) as (archive, place), temporary_files():
                 archive.restore(place, self._backup_set.parts[store].part, self._reader(store), self._progress)
-                if store in self.free:
+                if store in self._free:
                     compare(self._backup_set.parts[store], archive, place)
 
     def _there(self, store: str) -> bool:

@@ -111,9 +111,12 @@ class Neo4jArchive:
         self._foreseen: _Survey | None = None
 
     def __enter__(self) -> Self:
+        self._connect()
+        return self
+
+    def _connect(self) -> None:
         self._session: Neo4jSession = connect(*self._login)
         self._bolt: Bolt = self._session.bolt
-        return self
 
     def __exit__(self, *exc: object) -> None:
         self._session.close()
@@ -257,7 +260,7 @@ class Neo4jArchive:
         self._session.close()
         with self._take_offline(progress) as server:
             yield server
-        self.__enter__()
+        self._connect()
 
     # Reading
 

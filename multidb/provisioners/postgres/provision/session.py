@@ -10,9 +10,9 @@ import random
 import time
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from typing import Self, TypeVar, cast
+from typing import Self, TypeVar
 
+from multidb.concurrency import side_by_side
 from multidb.errors import (
     AuthenticationFailed,
     Locked,
@@ -197,23 +197,9 @@ class PostgresSession:
             return resource  # the server refuses other things only after it has accepted the password
 
     def _side_by_side(self, work: Callable[[_In], _Out], items: Sequence[_In]) -> list[_Out]:
-        """The results of `work` in the order of `items`. Nothing is begun after the first error, which is raised, so
-        that a server that stops answering costs one timeout and not one for each item."""
+        """The results of `work`, which opens a connection for each of `items`, in their order."""
         self._expect_connections(len(items))
-        failed: list[Exception] = []
-
-        def unless_failed(item: _In) -> _Out | None:
-            if failed:
-                return None
-            try:
-                return work(item)
-            except Exception as error:
-                failed.append(error)
-                raise
-
-        with ThreadPoolExecutor(_WORKERS, "multidb-postgres") as pool:
-            results = list(pool.map(unless_failed, items))
-        return cast("list[_Out]", results)  # without an error none was left out
+        return side_by_side(work, items, at_once=_WORKERS, until_failure=True)
 
     def _expect_connections(self, count: int) -> None:
         """Before many connections: has what libpq would derive for each of them from the admin's password."""

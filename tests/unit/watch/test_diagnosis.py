@@ -1,0 +1,34 @@
+"""What doctor asks of the servers."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from multidb.diagnosis import diagnose
+from multidb.model import Finding, Level
+from multidb.provisioners import provisioner
+from tests.unit.engine import toy_store
+from tests.unit.watch.conftest import OpenShop
+
+
+def test_doctor_logs_in_to_each_server_once_for_all_that_it_asks(
+    open_shop: OpenShop, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examining = replace(
+        toy_store.PROVISIONER,
+        advise=lambda apps, context: [Finding(Level.OK, "toy", f"room for {len(apps)}")],
+        examine=lambda servers, majors: [Finding(Level.OK, "tools", f"for {majors}")],
+    )
+    monkeypatch.setattr(toy_store, "PROVISIONER", examining)
+    monkeypatch.setattr("multidb.diagnosis.STORES", {"toy": ""})
+    provisioner.cache_clear()
+    engine = open_shop(["ann", "bob"])
+    before = toy_store.SHELF.logins
+    messages = [finding.message for finding in diagnose(engine.fleet)]
+    assert {"room for 2", "for [1]"} <= set(messages)
+    assert toy_store.SHELF.logins == before + 1
+    toy_store.SHELF.down = True
+    messages = [finding.message for finding in diagnose(engine.fleet)]
+    assert {"nothing listens", "for []"} <= set(messages)

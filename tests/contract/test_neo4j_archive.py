@@ -21,8 +21,9 @@ import zstandard
 
 from multidb.errors import ArchiveError, NeedsServer, WrongVersion
 from multidb.model import App, Part, PlaceKind, StoreContext
-from multidb.provisioners.neo4j.backup import archive as archive_module
-from multidb.provisioners.neo4j.backup.archive import LARGEST_EXCHANGE, Neo4jArchive
+from multidb.provisioners.neo4j.backup import graph as graph_module
+from multidb.provisioners.neo4j.backup.archive import Neo4jArchive
+from multidb.provisioners.neo4j.backup.graph import LARGEST_EXCHANGE
 from multidb.provisioners.neo4j.backup.graph_file import FILE
 from multidb.provisioners.neo4j.provision.resources import AppOptions, Neo4jFacts
 from tests.contract.case import RealServer
@@ -142,8 +143,8 @@ def schema(real: RealServer) -> list[dict[str, object]]:
 @pytest.fixture(autouse=True)
 def _small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     """So that a small graph takes several."""
-    monkeypatch.setattr(archive_module, "_BATCH", 700)
-    monkeypatch.setattr(archive_module, "_FETCHED", 500)
+    monkeypatch.setattr(graph_module, "_BATCH", 700)
+    monkeypatch.setattr(graph_module, "_FETCHED", 500)
 
 
 @pytest.fixture(scope="module")
@@ -372,8 +373,8 @@ import json, pickle, sys
 from multidb.model import PlaceKind
 from multidb.secrets import Secret
 from tests.contract.test_neo4j_archive import APP, CONTEXT, Files, quiet
-from multidb.provisioners.neo4j.backup import archive
-archive._BATCH = 50
+from multidb.provisioners.neo4j.backup import graph
+graph._BATCH = 50
 from multidb.provisioners.neo4j.backup.archive import Neo4jArchive
 server, part, content = pickle.load(open(sys.argv[1], "rb"))
 print("ready", flush=True)

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from multidb.errors import ArchiveError
-from multidb.provisioners.neo4j.backup.archive import decoded
+from multidb.provisioners.neo4j.backup.graph import decoded
 from multidb.provisioners.neo4j.backup.graph_file import HEAD, Line, Numbers, Tally, read, write
 from multidb.provisioners.neo4j.backup.values import decode, encode
 

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from multidb.errors import ArchiveError
-from multidb.model import Endpoint, Server
-from multidb.provisioners.redis.backup.archive import RedisArchive
 from multidb.provisioners.redis.backup.encodings import Limits
+from multidb.provisioners.redis.backup.keys import names
 from multidb.provisioners.redis.backup.keys_file import NEVER, KeysReader, KeysWriter, Record
 from multidb.provisioners.redis.observe.tally import Seen, Tally
 
@@ -167,6 +166,5 @@ class Repeating:
 
 
 def test_what_scan_names_twice_is_taken_once() -> None:
-    archive = RedisArchive(Server("redis", "redis", Endpoint("127.0.0.1", 1)), None, "test")
     lane: Any = Repeating()
-    assert list(archive._keys(lane, "")) == [b"a", b"b", b"c"]
+    assert list(names(lane, "")) == [b"a", b"b", b"c"]

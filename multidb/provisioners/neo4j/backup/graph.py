@@ -1,0 +1,361 @@
+"""What is in a database, or one app's part of it: read in one transaction through the driver, written in batches.
+
+Neo4j has no snapshots: a transaction sees what others commit while it reads. The bookmark of the database, which moves
+with every commit, tells afterwards whether anything was written in between.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Final
+
+import neo4j
+
+from multidb.errors import ArchiveError
+from multidb.model import Measures, Progress, Server
+from multidb.provisioners.neo4j.backup.graph_file import FILE, Line, Numbers, Tally
+from multidb.provisioners.neo4j.backup.values import decode, encode
+from multidb.provisioners.neo4j.driver.connection import Bolt
+from multidb.provisioners.neo4j.provision.cypher import makes_schema, quoted, requoted
+from multidb.provisioners.neo4j.provision.resources import read_mark
+
+__all__ = ["LARGEST_EXCHANGE", "UNIQUE", "Graph", "Survey", "decoded"]
+
+LARGEST_EXCHANGE: Final = 200_000
+_FETCHED: Final = 1_000  # rows asked for at once
+_BATCH: Final = 5_000  # rows written in one transaction; a long text or list counts for more
+# Seconds, as long as the server answers others meanwhile; an index over all data is made before the answer.
+_DELETING: Final = 24 * 3600.0
+_INDEXING: Final = 24 * 3600.0
+UNIQUE: Final = "UNIQUENESS"  # the one kind of constraint that Community has
+
+_Work = Sequence[tuple[str, Mapping[str, Any]]]
+"""Statements with the parameters of each."""
+_Run = Callable[[_Work], Sequence[Sequence[Any]]]
+"""Runs them in one transaction and gives the rows that they answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """What was read of a graph from beginning to end.
+
+    Args:
+        moment: the database's bookmark before; it is still the same when nothing was written since.
+        end: the last line of a file that holds all this.
+        constraints: the kinds that there are.
+    """
+
+    moment: frozenset[str]
+    measures: Measures
+    end: Line
+    constraints: list[str]
+
+
+class Graph:
+    """All that is in a database, or what an app has in one that it shares with others.
+
+    Args:
+        shared: whether the app's nodes are those that bear its label; without, all of the database is the app's.
+    """
+
+    def __init__(self, server: Server, bolt: Bolt, database: str, app: str, *, shared: bool) -> None:
+        self._server = server
+        self._bolt = bolt
+        self._database = database
+        self._app = app
+        self._label = app if shared else None
+
+    def is_empty(self) -> bool:
+        """Whether there is no node."""
+        return not self._ask(f"MATCH {_node(self._label)} RETURN 1 AS one LIMIT 1")
+
+    def survey(self, progress: Progress, keep: Callable[[Line], None] = lambda line: None) -> Survey:
+        """Reads everything and measures it. `keep` gets each line that counts."""
+        constraints: set[str] = set()
+        with Numbers() as numbers:
+            before, total = self.bookmark(), self.total()
+            tally = Tally(numbers)
+            for done, line in enumerate(self.lines()):
+                if tally.add(line):
+                    keep(line)
+                if "constraint" in line:
+                    constraints.add(line["type"])
+                if done % _FETCHED == 0:
+                    progress(self._app, "reading the graph", done, total)
+            return Survey(before, tally.measures(), tally.end(), sorted(constraints))
+
+    def lines(self) -> Iterator[Line]:
+        """Everything there is, in the order of the file, read as it comes."""
+        with self._reading() as transaction:
+            text = f"MATCH {_node(self._label)} RETURN elementId(n), labels(n), properties(n)"
+            for element, labels, properties in self._rows(transaction, text):
+                kept = sorted(name for name in labels if name != self._label)
+                yield {"node": _number(element), "labels": kept, "properties": self._encoded(element, properties)}
+            pattern = f"{_node(self._label, 'a')}-[r]->{_node(self._label, 'b')}"
+            text = f"MATCH {pattern} RETURN elementId(r), type(r), elementId(a), elementId(b), properties(r)"
+            for element, kind, start, end, properties in self._rows(transaction, text):
+                ends = {"from": _number(start), "to": _number(end)}
+                yield {"relationship": kind, **ends, "properties": self._encoded(element, properties)}
+        if self._label is None:
+            yield from self._schema()
+
+    def _schema(self) -> Iterator[Line]:
+        """Constraints and indexes, without those that come by themselves and our mark."""
+        columns = "name, type, entityType, labelsOrTypes, properties, createStatement"
+        for row in self._ask(f"SHOW CONSTRAINTS YIELD {columns}"):
+            kind = UNIQUE if row["type"].endswith(UNIQUE) else row["type"]  # called otherwise in Cypher 25
+            create = requoted(row["createStatement"])
+            yield {"constraint": row["name"], "type": kind, "on": _about(row), "create": create}
+        for row in self._ask(f"SHOW INDEXES YIELD {columns}, owningConstraint"):
+            if row["owningConstraint"] is None and row["type"] != "LOOKUP" and read_mark(row["name"]) is None:
+                create = requoted(row["createStatement"])
+                yield {"index": row["name"], "type": row["type"], "on": _about(row), "create": create}
+
+    @contextlib.contextmanager
+    def _reading(self) -> Iterator[neo4j.Transaction]:
+        with self._opened(default_access_mode=neo4j.READ_ACCESS, fetch_size=_FETCHED) as session:
+            with self._in_time():
+                transaction = session.begin_transaction()
+            yield transaction
+            with self._in_time():
+                transaction.rollback()
+
+    def _rows(self, transaction: neo4j.Transaction, text: str) -> Iterator[neo4j.Record]:
+        with self._in_time():
+            result = transaction.run(text)
+        while rows := self._fetched(result):
+            yield from rows
+
+    def _fetched(self, result: neo4j.Result) -> list[neo4j.Record]:
+        with self._in_time():
+            return result.fetch(_FETCHED)
+
+    def _encoded(self, element: str, properties: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return {name: encode(value) for name, value in properties.items()}
+        except TypeError:
+            raise ArchiveError(
+                "a property has a value that Python's driver cannot hold (a year before 1 or after 9999, a zone that "
+                "it does not know)",
+                where=f"{self._server}, element {element}",
+                hint=f"find it: MATCH (n) WHERE elementId(n) = '{element}' RETURN n",
+            ) from None
+
+    def bookmark(self) -> frozenset[str]:
+        """Where the database is: every commit moves it on."""
+        with self._in_time(), self._bolt.session(self._database) as session:
+            session.run("RETURN 1").consume()
+            return session.last_bookmarks().raw_values
+
+    def total(self) -> int:
+        """How many nodes and relationships there are; of a shared database only the nodes."""
+        nodes = self._ask(f"MATCH {_node(self._label)} RETURN count(n) AS total")[0]["total"]
+        relationships = self._ask("MATCH ()-[r]->() RETURN count(r) AS total")[0]["total"]
+        return int(nodes + (0 if self._label else relationships))
+
+    def load(self, lines: Iterable[Line], total: int, progress: Progress) -> None:
+        """Loads where nothing is, in many transactions. `total`: nodes and relationships, as far as is known."""
+        with self._opened() as session, Numbers() as numbers:
+
+            def run(work: _Work) -> list[list[Any]]:
+                with self._in_time():
+                    return session.execute_write(_all, work)
+
+            loader = _Loader(run, numbers, self._label)
+            loader.take(lines, lambda done: progress(self._app, "loading the graph", done, total))
+        self._change_schema(loader.schema)
+
+    def exchange(self, lines: Iterable[Line], total: int, progress: Progress) -> None:
+        """Takes away what is there and loads something else, in one transaction; then its schema likewise.
+
+        An interruption in between leaves the new data with the old schema; the next run makes the new one.
+
+        Raises:
+            ArchiveError: it is more than `LARGEST_EXCHANGE`; nothing was changed.
+        """
+        size = total + self.total()
+        if size > LARGEST_EXCHANGE:
+            raise ArchiveError(
+                f"{size} nodes and relationships would have to be exchanged in one transaction; {LARGEST_EXCHANGE} can",
+                where=f"{self._server}, database {self._database}",
+                hint="restore into an empty server, or with neo4j-admin while this one is stopped",
+            )
+        with self._opened() as session, Numbers() as numbers:
+            with self._in_time():
+                transaction = session.begin_transaction()
+
+            def run(work: _Work, seconds: float | None = None) -> list[list[Any]]:
+                with self._in_time(seconds):
+                    return _all(transaction, work)
+
+            run([(f"MATCH {_node(self._label)} DETACH DELETE n", {})], _DELETING)
+            loader = _Loader(run, numbers, self._label)
+            loader.take(lines, lambda done: progress(self._app, "loading the graph", done, total))
+            with self._in_time():
+                transaction.commit()
+        self._change_schema(loader.schema)
+
+    def _change_schema(self, schema: Sequence[Line]) -> None:
+        """Makes the constraints and indexes those of the file; a place without nodes may have some, too."""
+        if self._label is not None:
+            return
+        odd = next((line for line in schema if not makes_schema(line["create"])), None)
+        if odd is not None:
+            raise ArchiveError(
+                f"{FILE} has a line that makes neither a constraint nor an index: {odd['create'][:200]}",
+                where=str(self._server),
+                hint="restore another set",
+            )
+        self._drop_schema(keep={line["create"] for line in schema})
+        there = {line["create"] for line in self._schema()}
+        self._make_schema([line for line in schema if line["create"] not in there])
+
+    def _make_schema(self, schema: Sequence[Line]) -> None:
+        for line in schema:
+            self._ask(line["create"], seconds=_INDEXING)
+        if schema:
+            self._ask("CALL db.awaitIndexes($seconds)", {"seconds": int(_INDEXING)}, _INDEXING)
+
+    def _drop_schema(self, keep: Iterable[str] = ()) -> None:
+        for line in list(self._schema()):
+            if line["create"] not in set(keep):
+                kind = "constraint" if "constraint" in line else "index"
+                self._ask(f"DROP {kind.upper()} {quoted(line[kind])} IF EXISTS")
+
+    def empty(self) -> None:
+        """Takes all of the database away, many transactions."""
+        self._drop_schema()
+        text = "MATCH (n) CALL { WITH n DETACH DELETE n } IN TRANSACTIONS OF 10000 ROWS"
+        self._ask(text, seconds=_DELETING)
+
+    # Talking to the server: an error of the driver is explained here, where no error of the set's files can be meant.
+
+    def _ask(
+        self, text: str, values: Mapping[str, Any] | None = None, seconds: float | None = None
+    ) -> list[dict[str, Any]]:
+        with self._bolt.explained():
+            return self._bolt.ask(text, self._database, values, seconds or self._server.progress_timeout)
+
+    @contextlib.contextmanager
+    def _in_time(self, seconds: float | None = None) -> Iterator[None]:
+        with self._bolt.explained(), self._bolt.within(seconds or self._server.progress_timeout):
+            yield
+
+    @contextlib.contextmanager
+    def _opened(self, **options: Any) -> Iterator[neo4j.Session]:
+        session = self._bolt.session(self._database, **options)
+        try:
+            yield session
+        finally:
+            with self._in_time():
+                session.close()
+
+
+class _Loader:
+    """Turns lines into statements for many rows at a time, and hands them to `run`, one transaction's worth a time."""
+
+    def __init__(self, run: _Run, numbers: Numbers, label: str | None) -> None:
+        self.schema: list[Line] = []
+        self._run = run
+        self._numbers = numbers
+        self._label = label
+        self._prefix = ""  # of every element id of this database
+        self._nodes: dict[tuple[str, ...], list[list[Any]]] = {}
+        self._relationships: dict[str, list[list[Any]]] = {}
+        self._weight = 0
+
+    def take(self, lines: Iterable[Line], report: Callable[[int], None]) -> None:
+        """Everything; the last batch, too."""
+        for done, line in enumerate(lines, 1):
+            if "node" in line:
+                self._node(line)
+            elif "relationship" in line:
+                self._relationship(line)
+            else:
+                self.schema.append(line)
+            if self._weight >= _BATCH:
+                self._flush()
+                report(done)
+        self._flush()
+
+    def _node(self, line: Line) -> None:
+        labels = (*line["labels"], *((self._label,) if self._label else ()))
+        self._nodes.setdefault(labels, []).append([line["node"], decoded(line)])
+        self._weight += _weight(line)
+
+    def _relationship(self, line: Line) -> None:
+        if self._nodes:
+            self._flush()
+        ends = [self._numbers[line["from"]], self._numbers[line["to"]]]
+        if not all(ends):
+            raise ArchiveError(f"{FILE} has a relationship between nodes that are not in it")
+        start, end = (number - 1 for number in ends)
+        self._relationships.setdefault(line["relationship"], []).append([start, end, decoded(line)])
+        self._weight += _weight(line)
+
+    def _flush(self) -> None:
+        work: list[tuple[str, Mapping[str, Any]]] = [
+            (
+                # One answer for all: a row costs the driver more than what is in it.
+                f"UNWIND $rows AS row CREATE (n{_labels(labels)}) SET n = row[1] "
+                "RETURN collect([row[0], elementId(n)]) AS made",
+                {"rows": rows},
+            )
+            for labels, rows in self._nodes.items()
+        ]
+        work += [
+            (
+                "UNWIND $rows AS row "
+                "MATCH (a) WHERE elementId(a) = $prefix + row[0] MATCH (b) WHERE elementId(b) = $prefix + row[1] "
+                f"CREATE (a)-[r:{quoted(kind)}]->(b) SET r = row[2]",
+                {"rows": rows, "prefix": self._prefix},
+            )
+            for kind, rows in self._relationships.items()
+        ]
+        for (made,) in self._run(work) if work else ():
+            for number, element in made:
+                self._prefix = element[: element.rindex(":") + 1]
+                self._numbers[number] = _number(element) + 1
+        self._nodes, self._relationships, self._weight = {}, {}, 0
+
+
+def _all(transaction: Any, work: _Work) -> list[list[Any]]:
+    """Sends the statements, and gives the rows that they answered."""
+    rows: list[list[Any]] = []
+    for text, parameters in work:
+        rows += transaction.run(text, parameters).values()
+    return rows
+
+
+def _node(label: str | None, name: str = "n") -> str:
+    return f"({name}{_labels((label,) if label else ())})"
+
+
+def _labels(labels: Iterable[str]) -> str:
+    return "".join(f":{quoted(label)}" for label in labels)
+
+
+def _number(element: str) -> int:
+    """The number that an element id ends with; what is before it is the same in the whole database."""
+    return int(element.rpartition(":")[2])
+
+
+def _about(row: Mapping[str, Any]) -> list[Any]:
+    """What a constraint or an index is for, the same in every version of the server."""
+    return [row["entityType"], sorted(row["labelsOrTypes"] or ()), row["properties"]]
+
+
+def decoded(line: Line) -> dict[str, Any]:
+    """The properties of a line, as the driver takes them. `ArchiveError` where a value is none that was written."""
+    try:
+        return {name: decode(value) for name, value in line["properties"].items()}
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, OverflowError, StopIteration):
+        raise ArchiveError(f"{FILE} has a value of an unknown type") from None
+
+
+def _weight(line: Line) -> int:
+    """1 for most; more for what has long texts, lists or bytes."""
+    long = (value for value in line["properties"].values() if isinstance(value, (str, list, dict)))
+    return 1 + sum(len(value.get("bytes", "") if isinstance(value, dict) else value) for value in long) // 1000

@@ -1,0 +1,294 @@
+"""An app's keys on a server: SCAN and DUMP out, RESTORE in, by several connections at a time.
+
+What is read is not of one moment: keys that change meanwhile are as they were when their turn came.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import time
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import replace
+from typing import Any
+
+import redis
+from redis.exceptions import ResponseError
+
+from multidb.errors import ArchiveError, ServerError
+from multidb.model import Part, Progress, Server
+from multidb.provisioners.redis.backup.encodings import Limits
+from multidb.provisioners.redis.backup.keys_file import NEVER, Record, rdb_version
+from multidb.provisioners.redis.driver.connection import ask, scanned
+from multidb.provisioners.redis.driver.wire import AnswerTooLong, Wire
+from multidb.provisioners.redis.observe.tally import Seen
+from multidb.provisioners.redis.provision.headroom import Headroom
+from multidb.provisioners.redis.provision.numbers import lock_number
+from multidb.provisioners.redis.provision.resources import RedisFacts
+from multidb.provisioners.redis.provision.rules import BYTES, join_line
+from multidb.secrets import Secret, redact
+
+__all__ = ["NEWER", "Keys", "names"]
+
+_LANES = 3  # connections; the server answers one while another's answers are read
+_MOST_KEYS = 2_000  # in one batch
+_BATCH_BYTES = 2 << 20  # of payload in one batch, which the server has to hold until it is read
+_FIRST_PAGE, _PAGE = 10, 1_000  # keys that SCAN is asked for at a time: at first, and at most
+_SHOWN = 60  # bytes of a key's name in an error
+NEWER = "the server cannot read what a newer version, or another product, has serialized"
+
+
+class Keys:
+    """The keys of one server, by DB number, and by prefix where apps live under prefixes. Raises the driver's errors.
+
+    Args:
+        client: the admin's.
+        another: makes another one.
+        facts: what the server is.
+        limits: up to what size the server keeps values in their small shape.
+        longest: bytes that it takes in one word.
+    """
+
+    def __init__(
+        self,
+        server: Server,
+        password: Secret | None,
+        client: redis.Redis,
+        another: Callable[..., redis.Redis],
+        facts: RedisFacts,
+        limits: Limits,
+        longest: int,
+    ) -> None:
+        self._server = server
+        self._password = password
+        self._client = client
+        self._another = another
+        self._facts = facts
+        self._limits = limits
+        self._longest = longest
+
+    def are_none(self, number: int, prefix: str) -> bool:
+        """Whether there is no key."""
+        with self._another(db=number, raw=True) as client:
+            return next(scanned(client, _match(prefix)), None) is None
+
+    def records(self, number: int, prefix: str) -> Iterator[Record]:
+        """Every key once, its value in the shape that it has when it is restored, so that both are measured alike."""
+        with ExitStack() as stack:
+            lane: Wire | None = None
+            for record in stack.enter_context(contextlib.closing(self._dumped(number, prefix))):
+                if record.expiry == NEVER and self._limits.changes(record.payload):
+                    lane = lane or stack.enter_context(self._lane(lock_number(self._facts)))
+                    yield replace(record, payload=self._reshaped(lane, record.payload))
+                else:
+                    yield record
+
+    def _reshaped(self, lane: Wire, payload: bytes) -> bytes:
+        """The value after a restore, which is tried under a key that no app can see. As it is where the server has no
+        room for it."""
+        key = f"__multidb__:shape:{time.monotonic_ns()}"
+        try:
+            Headroom(self._server, self._client).require(1, len(payload))
+        except ServerError:
+            return payload
+        words = ("RESTORE", key, 10_000, payload)  # gone in ten seconds, should we be
+        loaded, dumped, _ = lane.tell([words, ("DUMP", key), ("DEL", key)])
+        refused = isinstance(loaded, ResponseError) or not isinstance(dumped, bytes)
+        return payload if refused else dumped
+
+    def _dumped(self, number: int, prefix: str) -> Generator[Record, None, None]:
+        """Every key once. Batches are asked of several connections in turn, read in the same order."""
+        skip, when = len(prefix.encode()), "PEXPIRETIME" if "pexpiretime" in self._facts.commands else "PTTL"
+        batch_size = _BatchSize()
+        with ExitStack() as stack:
+            lanes: deque[Wire] = deque()
+            asked: deque[tuple[Wire, Sequence[bytes]]] = deque()
+            for keys in _batches(names(stack.enter_context(self._lane(number)), prefix), batch_size):
+                if len(asked) == _LANES:
+                    lane, named = asked.popleft()
+                    yield from _received(lane, named, skip, when, batch_size)
+                    lanes.append(lane)
+                lane = lanes.popleft() if lanes else stack.enter_context(self._lane(number))
+                lane.send(words for key in keys for words in (("DUMP", key), (when, key)))
+                asked.append((lane, keys))
+            for lane, named in asked:
+                yield from _received(lane, named, skip, when, batch_size)
+
+    @contextlib.contextmanager
+    def _lane(self, number: int) -> Iterator[Wire]:
+        # An answer is one value, or a page of names: what is longer than the server takes back is of no use in a set.
+        with Wire(self._server, longest=self._longest + _BATCH_BYTES, working=True) as wire:
+            password = self._password.reveal() if self._password is not None else ""
+            wire.login(self._server.endpoint.user, password, number)
+            yield wire
+
+    def rdb(self) -> int:
+        """The RDB version in which the server serializes: that of any payload. Nothing is left behind."""
+        key = f"__multidb__:rdb:{time.monotonic_ns()}"
+        with self._lane(0) as wire:
+            answers = wire.tell([("SET", key, "", "PX", 10_000), ("DUMP", key), ("DEL", key)])
+        for answer in answers:
+            if isinstance(answer, ResponseError):
+                raise answer
+        return rdb_version(answers[1])
+
+    def load(
+        self, number: int, prefix: str, app: str, part: Part, records: Iterable[Record], progress: Progress
+    ) -> None:
+        """Loads those of the records that have not expired.
+
+        Raises:
+            ArchiveError, ServerError: the server does not take a value, or has no room for it.
+        """
+        now, loaded, expired, headroom = self._now(), 0, 0, Headroom(self._server, self._client)
+        begin, total = prefix.encode(), part.details.get("keys")
+        with ExitStack() as stack:
+            lanes = deque(stack.enter_context(self._lane(number)) for _ in range(_LANES))
+            waiting: deque[tuple[Wire, int]] = deque()
+            for batch in _by_size(records):
+                alive = [record for record in batch if record.expiry == NEVER or record.expiry > now]
+                expired += len(batch) - len(alive)
+                if len(waiting) == _LANES:
+                    self._settle(part, *waiting.popleft())
+                unsettled = 1 + len(waiting)  # batches like this one, which the server may not have counted yet
+                headroom.require(unsettled * len(alive), unsettled * sum(len(record.payload) for record in alive))
+                lane = lanes[0]
+                lanes.rotate(-1)
+                lane.send(
+                    ("RESTORE", begin + record.key, max(record.expiry, 0), record.payload, "REPLACE", "ABSTTL")
+                    for record in alive
+                )
+                waiting.append((lane, len(alive)))
+                if not loaded:  # whether the server takes the first tells mostly whether it takes any
+                    self._settle(part, *waiting.popleft())
+                loaded += len(batch)
+                progress(app, "loading keys", loaded, total if isinstance(total, int) else None)
+            for lane, count in waiting:
+                self._settle(part, lane, count)
+        if expired:
+            progress(app, f"{expired} keys have expired since and were left out")
+
+    def _settle(self, part: Part, lane: Wire, count: int) -> None:
+        for _ in range(count):
+            answer = lane.receive()
+            if isinstance(answer, ResponseError):
+                raise self._refused(part, answer)
+
+    def _refused(self, part: Part, answer: ResponseError) -> Exception:
+        text = redact(str(answer))
+        if "DUMP payload version or checksum" in text:
+            return ArchiveError(
+                f"the server refuses a value of the set, which {part.server} has made: {text}",
+                where=str(self._server),
+                hint=f"take another set, or restore into a server of that version ({NEWER})",
+            )
+        if text.startswith("OOM"):
+            return answer  # the same as anywhere else
+        return ServerError(f"the server refuses a value of the set: {text}", where=str(self._server))
+
+    def _now(self) -> int:
+        """The server's time, in milliseconds: it is the server's clock that keys expire by."""
+        seconds, micros = ask(self._client, "TIME")
+        return int(seconds) * 1000 + int(micros) // 1000
+
+    def exchange(self, old: str, new: str) -> None:
+        """In one transaction removes the keys of DB 0 whose names begin with `old`, and gives that prefix to those of
+        `new`. Queued on the server while they are found, so that this process never holds all of them."""
+        begin, coming = old.encode(), new.encode()
+        with self._lane(0) as wire, self._another(raw=True) as client:
+            wire.ask("MULTI")
+            self._queue(wire, ([("UNLINK", key) for key in keys] for keys in scanned(client, _match(old))))
+            renamed = Seen()
+            self._queue(
+                wire,
+                (
+                    [("RENAME", key, begin + key.removeprefix(coming)) for key in keys if not renamed.before(key)]
+                    for keys in scanned(client, _match(new))
+                ),
+            )
+            wire.ask("EXEC")
+
+    def _queue(self, wire: Wire, batches: Iterable[Sequence[tuple[Any, ...]]]) -> None:
+        for batch in batches:
+            for answer in wire.tell(batch):
+                if isinstance(answer, ResponseError):
+                    raise answer
+
+
+class _BatchSize:
+    """How many keys are asked for at once: few while they are large, so that neither side has to hold much."""
+
+    def __init__(self) -> None:
+        self.keys = 16
+
+    def saw(self, keys: int, size: int) -> None:
+        """What one batch came to."""
+        fitting = _BATCH_BYTES * keys // max(size, 1)
+        self.keys = max(1, min(fitting, 2 * self.keys, _MOST_KEYS))
+
+
+def names(lane: Wire, prefix: str) -> Iterator[bytes]:
+    """The names of the keys, each once. The next page is asked for before this one is worked on."""
+    seen, count, match = Seen(), _FIRST_PAGE, _match(prefix)
+    lane.send([("SCAN", "0", *match, "COUNT", count)])
+    while True:
+        answer = lane.receive()
+        if isinstance(answer, ResponseError):
+            raise answer
+        cursor, keys = answer
+        # A page of long names is long: the next one is as large as it can be without being too long.
+        size = sum(map(len, keys))
+        count = max(1, min(4 * count, _PAGE, count * _BATCH_BYTES // max(size, 1)))
+        if cursor != b"0":
+            lane.send([("SCAN", cursor, *match, "COUNT", count)])
+        yield from (key for key in keys if not seen.before(key))
+        if cursor == b"0":
+            return
+
+
+def _batches(keys: Iterable[bytes], batch_size: _BatchSize) -> Iterator[list[bytes]]:
+    iterator = iter(keys)
+    while batch := list(itertools.islice(iterator, batch_size.keys)):
+        yield batch
+
+
+def _received(lane: Wire, keys: Sequence[bytes], skip: int, when: str, batch_size: _BatchSize) -> Iterator[Record]:
+    """The records of a batch. A key that is gone meanwhile is none."""
+    now = time.time_ns() // 1_000_000 if when == "PTTL" else 0
+    size = 0
+    for key in keys:
+        try:
+            payload, expiry = lane.receive(), lane.receive()
+        except AnswerTooLong as error:
+            name = join_line([key[:_SHOWN].decode(errors=BYTES)])
+            raise ArchiveError(
+                f"the value of key {name} is {error}, which no server takes back (proto-max-bulk-len)",
+                hint="let the app store it in pieces, or raise proto-max-bulk-len on the server",
+            ) from None
+        for answer in (payload, expiry):
+            if isinstance(answer, ResponseError):
+                raise answer
+        if payload is not None:
+            size += len(payload)
+            yield Record(key[skip:], payload, expiry + now if expiry >= 0 else NEVER)
+    batch_size.saw(len(keys), size)
+
+
+def _by_size(records: Iterable[Record]) -> Iterator[list[Record]]:
+    """The records in batches that neither side minds to hold. The first is of one, to see whether it is taken."""
+    batch: list[Record] = []
+    size, most = 0, 1
+    for record in records:
+        batch.append(record)
+        size += len(record.payload)
+        if len(batch) == most or size >= _BATCH_BYTES:
+            yield batch
+            batch, size, most = [], 0, _MOST_KEYS
+    if batch:
+        yield batch
+
+
+def _match(prefix: str) -> tuple[str, ...]:
+    return ("MATCH", f"{prefix}*") if prefix else ()

@@ -71,7 +71,7 @@ def test_a_path_that_came_from_anywhere_else_does_not_leave_a_target_either(engi
     part = copy.backup_set.parts["cabinet"]
     file = dataclasses.replace(part.files[0], stored="../../../../out")
     parts = {"cabinet": dataclasses.replace(part, files=(file,))}
-    forged = dataclasses.replace(copy, found=dataclasses.replace(copy.backup_set, parts=parts))
+    forged = dataclasses.replace(copy, backup_set=dataclasses.replace(copy.backup_set, parts=parts))
     with pytest.raises(ArchiveError, match="lead elsewhere"):
         copy_set(forged, open_target("other/", tmp_path), quiet)
     assert not (tmp_path / "out").exists()

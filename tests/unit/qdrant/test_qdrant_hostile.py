@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from multidb.errors import ArchiveError
 from multidb.model import Endpoint, Measures, Part, Server, StoreContext
-from multidb.provisioners.qdrant.backup.archive import entries_of
 from multidb.provisioners.qdrant.backup.configuration import creation, indexes, settings, unkept, without_limits
+from multidb.provisioners.qdrant.backup.entries import entries_of
 from multidb.provisioners.qdrant.backup.places import PlaceMark
 from multidb.provisioners.qdrant.backup.points import Fingerprint, pages, read_lines, write_lines
 from multidb.provisioners.qdrant.driver.transport import AnswerTooLarge, Reply

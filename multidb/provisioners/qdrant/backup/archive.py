@@ -7,15 +7,12 @@ one, takes it. Points go from any version to any other, and between servers and 
 
 from __future__ import annotations
 
-import hashlib
 import re
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, closing, contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import replace
 from importlib.metadata import version as installed_version
 from typing import Any, BinaryIO, Final, Self
-from urllib.parse import quote
 
 from multidb.errors import ArchiveError, Conflict, WrongVersion
 from multidb.model import (
@@ -38,11 +35,11 @@ from multidb.provisioners.qdrant.backup.configuration import (
     creation,
     index_calls,
     indexes,
-    is_configuration,
     settings,
     unkept,
     without_limits,
 )
+from multidb.provisioners.qdrant.backup.entries import POINTS, SNAPSHOT, entries_of, renamed
 from multidb.provisioners.qdrant.backup.places import PlaceMark, place_name
 from multidb.provisioners.qdrant.backup.points import (
     Fingerprint,
@@ -52,6 +49,7 @@ from multidb.provisioners.qdrant.backup.points import (
     with_tenant,
     write_lines,
 )
+from multidb.provisioners.qdrant.backup.snapshots import WORK_SECONDS, Snapshot, Snapshots
 from multidb.provisioners.qdrant.driver.connection import open_transport
 from multidb.provisioners.qdrant.driver.transport import Http, Reply, Transport, expect
 from multidb.provisioners.qdrant.provision.catalog import Catalog
@@ -64,28 +62,12 @@ from multidb.provisioners.qdrant.provision.resources import (
     owner_of,
     registry_name,
 )
-from multidb.provisioners.qdrant.provision.statements import Call, admit, dismissal
-from multidb.secrets import Secret, redact
+from multidb.provisioners.qdrant.provision.statements import Call, admit, dismissal, path_of
+from multidb.secrets import Secret
 
-__all__ = ["QdrantArchive", "entries_of"]
+__all__ = ["QdrantArchive"]
 
-_SNAPSHOT: Final = "qdrant snapshot 1"
-_POINTS: Final = "qdrant points 1"
 _CHUNK: Final = 1 << 20
-_WORK_SECONDS: Final = 24 * 3600.0  # making, or taking in, a snapshot of a large collection
-_NAME_SECONDS: Final = 1.1  # a snapshot's name holds its second, so two of one second are one
-_ATTEMPTS: Final = 3
-_TYPE: Final = re.compile(r"[a-z0-9][a-z0-9_-]*")
-_ANOTHER: Final = "restore another set"
-
-
-@dataclass(frozen=True, slots=True)
-class _Snapshot:
-    """A snapshot on the server: its size and checksum as the server says them, and its bytes, as often as asked for."""
-
-    size: int
-    sha256: str
-    bytes: Callable[[], AbstractContextManager[Iterator[bytes]]]
 
 
 class QdrantArchive:
@@ -128,9 +110,9 @@ class QdrantArchive:
                     fingerprint = self._scanned(name, details, app, progress, out)
             else:
                 apart = PlaceMark(PlaceKind.SCRATCH, owner, kind)
-                with self._taken(name) as snapshot:
+                with self._snapshots.taken(name) as snapshot:
                     with writer.file(str(entry["file"])) as out:
-                        entry["sha256"] = self._copied(name, snapshot, out.write, progress)
+                        entry["sha256"] = self._snapshots.copied(name, snapshot, out.write, progress)
                     fingerprint = self._scanned_snapshot(
                         name, details, app, progress, snapshot, before.get(name), apart
                     )
@@ -139,7 +121,7 @@ class QdrantArchive:
         after = self._catalog.operations()
         names = [name for name, _ in collections.values()]
         return Part(
-            format=_POINTS if as_points else _SNAPSHOT,
+            format=POINTS if as_points else SNAPSHOT,
             server=f"{self._facts.product} {self._facts.version}",
             client=f"multidb {installed_version('multidb')}",
             consistent=self._facts.local or all(_same_count(before, after, name) for name in names),
@@ -166,8 +148,8 @@ class QdrantArchive:
             name = self._made(place, entry, old_app)
             progress(str(self._server.name), f"loading {name}")
             with reader.file(str(entry["file"])) as source:
-                if part.format == _SNAPSHOT:
-                    self._recovered(name, _chunks(source), str(entry["sha256"]))
+                if part.format == SNAPSHOT:
+                    self._snapshots.recover(name, _chunks(source), str(entry["sha256"]))
                     self._retenanted(name, old_tenant, place.app.tenant_id)
                 else:
                     self._index(name, entry)
@@ -264,7 +246,7 @@ class QdrantArchive:
         details: Mapping[str, Any],
         app: App,
         progress: Progress,
-        snapshot: _Snapshot,
+        snapshot: Snapshot,
         before: int | None,
         apart: PlaceMark,
     ) -> Fingerprint:
@@ -273,14 +255,14 @@ class QdrantArchive:
         if before is not None and self._catalog.operations().get(name) == before:
             return fingerprint
         copy = apart.collection
-        self._must(Call("DELETE", _path(copy), {}))
-        self._must(Call("PUT", _path(copy), {**creation(details), "metadata": apart.metadata}))
+        self._must(Call("DELETE", path_of(copy), {}))
+        self._must(Call("PUT", path_of(copy), {**creation(details), "metadata": apart.metadata}))
         try:
             with snapshot.bytes() as chunks:
-                self._recovered(copy, chunks, snapshot.sha256)
+                self._snapshots.recover(copy, chunks, snapshot.sha256)
             return self._scanned(copy, details, app, progress)
         finally:
-            self._must(Call("DELETE", _path(copy), {}))
+            self._must(Call("DELETE", path_of(copy), {}))
 
     def _measures(self, kind: str, details: Mapping[str, Any], fingerprint: Fingerprint) -> Measures:
         fingerprints = {f"points {kind}": fingerprint.points}
@@ -291,14 +273,14 @@ class QdrantArchive:
     def _has_points(self, name: str) -> bool:
         """Read, not counted: an exact count is refused where `search_allow_exact` is false."""
         body = {"limit": 1, "with_payload": False, "with_vector": False}
-        return bool(self._must(Call("POST", f"{_path(name)}/points/scroll", body)).result["points"])
+        return bool(self._must(Call("POST", f"{path_of(name)}/points/scroll", body)).result["points"])
 
     def _require_whole(self, name: str, details: Mapping[str, Any], *, as_points: bool) -> None:
         """Refuses what a set would hold only a part of: shards with keys of their own, which neither a snapshot nor
         points bring back, and, by snapshots, shards that are on other nodes only."""
         if self._facts.local:
             return
-        shards = self._must(Call("GET", f"{_path(name)}/cluster", {})).result
+        shards = self._must(Call("GET", f"{path_of(name)}/cluster", {})).result
         local, remote = ({shard["shard_id"] for shard in shards[key]} for key in ("local_shards", "remote_shards"))
         if details["config"]["params"].get("sharding_method") == "custom" and local | remote:
             raise ArchiveError(
@@ -318,9 +300,9 @@ class QdrantArchive:
     def _require_loadable(self, part: Part) -> None:
         """Refuses a part that this server cannot take, before anything is made."""
         other = "make the set with servers.qdrant.backup: points, which every version and local mode take"
-        if part.format not in (_SNAPSHOT, _POINTS):
+        if part.format not in (SNAPSHOT, POINTS):
             raise ArchiveError(f"a part of the format {part.format!r} is not known here", hint="upgrade multidb")
-        if part.format == _POINTS:
+        if part.format == POINTS:
             return
         if self._facts.local:
             raise WrongVersion("local mode takes no snapshot of a server", where=str(self._server), hint=other)
@@ -347,11 +329,11 @@ class QdrantArchive:
                 return name
         else:
             project = place.name.removeprefix(f"{OWN_PREFIX}{place.kind}__").removesuffix(f"__{place.app.id}")
-            aliases = _renamed(entry["aliases"], old_app, place.app.id)
+            aliases = renamed(entry["aliases"], old_app, place.app.id)
             owner = Owner(project, place.app.id)
             mark = PlaceMark(place.kind, owner, str(entry["type"]), aliases=aliases, settings=kept)
             name, metadata = mark.collection, mark.metadata
-        self._must(Call("PUT", _path(name), {**created, "metadata": metadata}))
+        self._must(Call("PUT", path_of(name), {**created, "metadata": metadata}))
         return name
 
     def _index(self, name: str, entry: Mapping[str, Any]) -> None:
@@ -360,7 +342,7 @@ class QdrantArchive:
         if schema:
             there = indexes(self._catalog.described([name])[name])
             for body in index_calls(schema, there):
-                self._must(Call("PUT", f"{_path(name)}/index?wait=true", body))
+                self._must(Call("PUT", f"{path_of(name)}/index?wait=true", body))
 
     def _require_kept(self, name: str, entry: Mapping[str, Any], part: Part) -> None:
         lost = [] if self._facts.local else unkept(entry, self._catalog.described([name])[name])
@@ -375,68 +357,13 @@ class QdrantArchive:
         size = page_size(self._catalog.described([name])[name])
         for batch in read_lines(source, file, size):
             points = [with_tenant(point, old, new) for point in batch]
-            self._must(Call("PUT", f"{_path(name)}/points?wait=true", {"points": points}))
+            self._must(Call("PUT", f"{path_of(name)}/points?wait=true", {"points": points}))
 
     def _retenanted(self, name: str, old: str, new: str) -> None:
         if old != new:
             mine = {"must": [{"key": TENANT_FIELD, "match": {"value": old}}]}
             body = {"payload": {TENANT_FIELD: new}, "filter": mine}
-            self._must(Call("POST", f"{_path(name)}/points/payload?wait=true", body))
-
-    def _recovered(self, name: str, chunks: Iterator[bytes], sha256: str) -> None:
-        """Puts a snapshot's content in the place of a collection's. The server checks it whole before it does."""
-        target = f"{_path(name)}/snapshots/upload?priority=snapshot&wait=true&checksum={sha256}"
-        reply = self._http.upload(target, chunks, _WORK_SECONDS)
-        if reply.status in (400, 422, 500):
-            raise ArchiveError(
-                f"the server does not take the snapshot ({redact(reply.error)[:200]})",
-                where=f"collection {name}",
-                hint="verify the set (multidb backups verify), or restore another one",
-            )
-        expect(self._server, reply)
-
-    # Snapshots
-
-    def _copied(self, name: str, snapshot: _Snapshot, write: Callable[[bytes], object], progress: Progress) -> str:
-        """Writes a snapshot out; its SHA-256."""
-        digest, size = hashlib.sha256(), 0
-        with snapshot.bytes() as chunks:
-            for chunk in chunks:
-                digest.update(chunk)
-                write(chunk)
-                size += len(chunk)
-                progress(self._server.name, f"copying {name}", size, snapshot.size)
-        if digest.hexdigest() != snapshot.sha256 or size != snapshot.size:
-            raise ArchiveError(
-                f"the snapshot of {name} did not arrive as the server made it",
-                where=str(self._server),
-                hint="run the backup again",
-            )
-        return snapshot.sha256
-
-    @contextmanager
-    def _taken(self, name: str) -> Iterator[_Snapshot]:
-        """A new snapshot, which is deleted from the server at the end."""
-        made = self._snapshot_made(name)
-        file = f"{_path(name)}/snapshots/{quote(str(made['name']), safe='')}"
-        try:
-            yield _Snapshot(int(made["size"]), str(made["checksum"]), lambda: self._http.download(file))
-        finally:
-            self._transport.send(Call("DELETE", f"{file}?wait=true", {}), seconds=_WORK_SECONDS)
-
-    def _snapshot_made(self, name: str) -> Mapping[str, Any]:
-        """A snapshot that is still there a moment later: another one of the same second has the same name, and takes
-        it along when it is deleted."""
-        for _ in range(_ATTEMPTS):
-            made: Mapping[str, Any] = self._must(Call("POST", f"{_path(name)}/snapshots?wait=true", {})).result
-            if made["name"] in self._catalog.snapshots([name]).get(name, ()):
-                return made
-            time.sleep(_NAME_SECONDS)
-        raise ArchiveError(
-            f"somebody deletes the snapshots of {name} as they are made",
-            where=str(self._server),
-            hint="run the backup again when nothing else makes snapshots",
-        )
+            self._must(Call("POST", f"{path_of(name)}/points/payload?wait=true", body))
 
     # Replacing
 
@@ -454,7 +381,7 @@ class QdrantArchive:
             live = collection_name(mark.owner.app, mark.type)
             held = (*mark.aliases, *(alias for alias, collection in aliases.items() if collection == live))
             marked = replace(mark, replacing=replacing, aliases=tuple(sorted(set(held))))
-            self._must(Call("PATCH", _path(name), {"metadata": marked.metadata}))
+            self._must(Call("PATCH", path_of(name), {"metadata": marked.metadata}))
 
     def _dismiss(self, owner: Owner) -> bool:
         """Shuts the app out; whether it was in."""
@@ -479,18 +406,18 @@ class QdrantArchive:
         there = self._catalog.described([live]).get(live)
         metadata = _mark_of(mark.owner) | mark.settings.get("metadata", {})
         if there is None or self._facts.local or not alike(there, details, mark.settings):
-            self._must(Call("DELETE", _path(live), {}))
+            self._must(Call("DELETE", path_of(live), {}))
             made = creation(details, local=self._facts.local)
-            self._must(Call("PUT", _path(live), {**made, "metadata": metadata}))
+            self._must(Call("PUT", path_of(live), {**made, "metadata": metadata}))
         if self._facts.local:
             with closing(pages(self._server, self._transport, name, page_size(details))) as reading:
                 for page in reading:
                     if page:
-                        self._must(Call("PUT", f"{_path(live)}/points", {"points": page}))
+                        self._must(Call("PUT", f"{path_of(live)}/points", {"points": page}))
         else:
-            with self._taken(name) as snapshot, snapshot.bytes() as chunks:
-                self._recovered(live, chunks, snapshot.sha256)
-        self._must(Call("PATCH", _path(live), {**mark.settings, "metadata": metadata}))
+            with self._snapshots.taken(name) as snapshot, snapshot.bytes() as chunks:
+                self._snapshots.recover(live, chunks, snapshot.sha256)
+        self._must(Call("PATCH", path_of(live), {**mark.settings, "metadata": metadata}))
         self._point_aliases(live, mark.aliases)
 
     def _point_aliases(self, live: str, aliases: Sequence[str]) -> None:
@@ -504,21 +431,17 @@ class QdrantArchive:
 
     def _drop(self, place: Place) -> None:
         for name in self._marks(place):
-            self._must(Call("DELETE", _path(name), {}))
+            self._must(Call("DELETE", path_of(name), {}))
 
     # Sending
 
     @property
-    def _http(self) -> Http:
+    def _snapshots(self) -> Snapshots:
         assert isinstance(self._transport, Http)
-        return self._transport
+        return Snapshots(self._server, self._transport, self._catalog)
 
     def _must(self, call: Call) -> Reply:
-        return expect(self._server, self._transport.send(call, seconds=_WORK_SECONDS))
-
-
-def _path(collection: str) -> str:
-    return f"/collections/{quote(collection, safe='')}"
+        return expect(self._server, self._transport.send(call, seconds=WORK_SECONDS))
 
 
 def _not_the_apps(server: Server, name: str, owner: Owner) -> Conflict:
@@ -538,37 +461,6 @@ def _mark_of(owner: Owner) -> dict[str, Any]:
     return {"multidb": {"project": owner.project, "app": owner.app}}
 
 
-def entries_of(part: Part) -> Sequence[Mapping[str, Any]]:
-    """The collections of a part. A set may come from anywhere: what it says becomes names and requests of the admin's.
-
-    Raises:
-        ArchiveError: it says what no backup writes.
-    """
-    entries = part.details.get("collections")
-    suffix = "snapshot" if part.format == _SNAPSHOT else "jsonl"
-    if not isinstance(entries, Sequence) or not all(_is_entry(entry, suffix) for entry in entries):
-        raise ArchiveError("what the set says of its collections is not what a backup writes", hint=_ANOTHER)
-    types = [entry["type"] for entry in entries]
-    if len(set(types)) < len(types):
-        raise ArchiveError("the set names a collection twice", hint=_ANOTHER)
-    return entries
-
-
-def _is_entry(entry: object, suffix: str) -> bool:
-    if not isinstance(entry, Mapping):
-        return False
-    kind, aliases = entry.get("type"), entry.get("aliases")
-    return (
-        isinstance(kind, str)
-        and _TYPE.fullmatch(kind) is not None
-        and entry.get("file") == f"{kind}.{suffix}"
-        and is_configuration(entry)
-        and isinstance(aliases, Sequence)
-        and all(isinstance(alias, str) and alias and not alias.startswith(OWN_PREFIX) for alias in aliases)
-        and (suffix != "snapshot" or re.fullmatch(r"[0-9a-f]{64}", str(entry.get("sha256"))) is not None)
-    )
-
-
 def _chunks(source: BinaryIO) -> Iterator[bytes]:
     while chunk := source.read(_CHUNK):
         yield chunk
@@ -578,13 +470,6 @@ def _has_cosine(details: Mapping[str, Any]) -> bool:
     vectors = details["config"]["params"].get("vectors") or {}
     dense = [vectors] if isinstance(vectors.get("size"), int) else list(vectors.values())
     return any(str(vector["distance"]).lower() == "cosine" for vector in dense)
-
-
-def _renamed(aliases: Sequence[str], old: str, new: str) -> tuple[str, ...]:
-    """The aliases for the app `new`: all of them, or those that begin with another app's name, rewritten."""
-    if old == new:
-        return tuple(aliases)
-    return tuple(f"{new}_{alias.removeprefix(f'{old}_')}" for alias in aliases if alias.startswith(f"{old}_"))
 
 
 def _same_count(before: Mapping[str, int], after: Mapping[str, int], name: str) -> bool:

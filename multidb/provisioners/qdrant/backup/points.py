@@ -11,13 +11,12 @@ from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from math import nan
 from typing import Any, BinaryIO, Final
-from urllib.parse import quote
 
 from multidb.errors import ArchiveError
 from multidb.model import Server
 from multidb.provisioners.qdrant.driver.transport import AnswerTooLarge, Transport, expect
 from multidb.provisioners.qdrant.provision.options import TENANT_FIELD
-from multidb.provisioners.qdrant.provision.statements import Call
+from multidb.provisioners.qdrant.provision.statements import Call, path_of
 
 __all__ = ["Fingerprint", "page_size", "pages", "read_lines", "with_tenant", "write_lines"]
 
@@ -49,7 +48,7 @@ def pages(server: Server, transport: Transport, collection: str, size: int) -> G
     Raises:
         ArchiveError: a single point is too large.
     """
-    target, limit = f"/collections/{quote(collection, safe='')}/points/scroll", size
+    target, limit = f"{path_of(collection)}/points/scroll", size
 
     def fetch(offset: Any) -> Mapping[str, Any]:
         nonlocal limit

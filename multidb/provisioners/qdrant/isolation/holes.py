@@ -25,7 +25,7 @@ from multidb.provisioners.qdrant.provision.resources import (
     registry_name,
     token_ref,
 )
-from multidb.provisioners.qdrant.provision.statements import Call, create_index
+from multidb.provisioners.qdrant.provision.statements import Call, create_index, path_of
 from multidb.provisioners.qdrant.provision.tokens import claims_of, signed_with
 from multidb.secrets import Secret, SecretStore
 
@@ -88,7 +88,7 @@ def _copies(inspection: Inspection, described: Mapping[str, Mapping[str, Any]]) 
         if place is not None and place.owner.project == inspection.context.project:
             message = f"a copy of {place.owner.app}'s data, made to restore or to prove a backup, was left behind"
             whose = place.owner.app if place.owner.app in apps else None
-            yield Hole("copy left behind", f"collection {name}", message, (f"DELETE {_path(name)}",), whose)
+            yield Hole("copy left behind", f"collection {name}", message, (f"DELETE {path_of(name)}",), whose)
 
 
 def _unclaimed(inspection: Inspection, described: Mapping[str, Mapping[str, Any]]) -> Iterator[Remark]:
@@ -132,7 +132,7 @@ def _planted(inspection: Inspection, admitted: Mapping[str, str]) -> Iterator[Ho
         if app in {app.id for app in inspection.apps} and point != admission_id(registry, app):
             message = f"tokens of {app} are let in by it, also where the app is suspended or removed"
             chosen = {"points": [int(point) if point.isdigit() else point]}
-            closes = Call("POST", f"{_path(registry)}/points/delete?wait=true", chosen).text
+            closes = Call("POST", f"{path_of(registry)}/points/delete?wait=true", chosen).text
             yield Hole("second admission", f"point {point} of {registry}", message, (closes,), app)
 
 
@@ -149,7 +149,7 @@ def _gone(inspection: Inspection, admitted: Mapping[str, str]) -> Iterator[Hole]
     for app in sorted(set(admitted.values()) - {app.id for app in inspection.apps}):
         message = f"app {app} is not in the manifest, and its token still works"
         chosen = {"filter": {"must": [{"key": "app", "match": {"value": app}}]}}
-        closes = Call("POST", f"{_path(registry)}/points/delete?wait=true", chosen).text
+        closes = Call("POST", f"{path_of(registry)}/points/delete?wait=true", chosen).text
         yield Hole("token of an app that is gone", f"token {app}", message, (closes,), account=app)
 
 
@@ -222,7 +222,7 @@ def _snapshots(inspection: Inspection, snapshots: Mapping[str, Sequence[str]]) -
     apps = {app.id for app in inspection.apps}
     for name, files in snapshots.items():
         message = "copies of the data lie on the server's disk, and outlive the collection"
-        closes = tuple(f"DELETE {_path(name)}/snapshots/{quote(file, safe='')}" for file in files)
+        closes = tuple(f"DELETE {path_of(name)}/snapshots/{quote(file, safe='')}" for file in files)
         yield Hole("snapshots kept", f"collection {name}", message, closes, owners.get(name) or _by_prefix(name, apps))
 
 
@@ -232,7 +232,3 @@ def _near(inspection: Inspection, described: Mapping[str, Mapping[str, Any]], na
     ours = owner is not None and owner.project == inspection.context.project
     called = name.startswith(OWN_PREFIX) or _by_prefix(name, {app.id for app in inspection.apps}) is not None
     return ours or (called and owner is None)
-
-
-def _path(collection: str) -> str:
-    return f"/collections/{quote(collection, safe='')}"

@@ -7,14 +7,13 @@ import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final
-from urllib.parse import quote
 
 from multidb.errors import AuthenticationFailed, Locked, MultidbError, ServerError, ServerSlow
 from multidb.model import Health, Status, Tenant
 from multidb.provisioners.qdrant.driver.transport import Folder, Http, Reply, Transport, expect, ignore_known_warnings
 from multidb.provisioners.qdrant.provision.options import STORE, TENANT_FIELD, AppOptions
 from multidb.provisioners.qdrant.provision.resources import collection_name
-from multidb.provisioners.qdrant.provision.statements import Call
+from multidb.provisioners.qdrant.provision.statements import Call, path_of
 from multidb.provisioners.qdrant.provision.tokens import claims_of
 from multidb.secrets import Secret, redact
 
@@ -96,7 +95,7 @@ class _Check:
 
     def _described(self, name: str) -> Mapping[str, Any] | None:
         """What the server says of a collection; None where it is not there, for the app at least."""
-        reply = self._send("GET", f"/collections/{quote(name, safe='')}")
+        reply = self._send("GET", path_of(name))
         if reply.status == 404 or (reply.status == 403 and _NOT_MEANT in reply.error):
             return None
         return self._allowed(reply)
@@ -136,7 +135,7 @@ class _Check:
         """Writes a point and takes it away again; what is wrong with that."""
         point = str(uuid.uuid4())
         written = {"points": [{"id": point, "vector": {}, "payload": {TENANT_FIELD: _PROBE_TENANT}}]}
-        path = f"/collections/{quote(name, safe='')}/points"
+        path = f"{path_of(name)}/points"
         if self._local:
             reply = self._send("PUT", path, written)
             self._send("POST", f"{path}/delete", {"points": [point]})
@@ -153,7 +152,7 @@ class _Check:
 
     def _read(self, name: str) -> None:
         body = {"limit": 1, "with_payload": False, "with_vector": False}
-        self._result("POST", f"/collections/{quote(name, safe='')}/points/scroll", body)
+        self._result("POST", f"{path_of(name)}/points/scroll", body)
 
     def _result(self, verb: str, target: str, body: Mapping[str, Any] | None = None) -> Any:
         return expect(self._tenant.server, self._send(verb, target, body)).result

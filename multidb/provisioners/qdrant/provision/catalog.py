@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
-from urllib.parse import quote
 
 from multidb.model import Server
 from multidb.provisioners.qdrant.driver.transport import AT_ONCE, Reply, Transport, expect
-from multidb.provisioners.qdrant.provision.statements import Call
+from multidb.provisioners.qdrant.provision.statements import Call, path_of
 
 __all__ = ["Catalog"]
 
@@ -31,7 +30,7 @@ class Catalog:
 
     def described(self, names: Sequence[str]) -> dict[str, Mapping[str, Any]]:
         """What the server says of each collection (``GET /collections/<name>``), without those that are gone."""
-        answers = self._of_all(lambda name: self._get_if_there(f"/collections/{quote(name, safe='')}"), names)
+        answers = self._of_all(lambda name: self._get_if_there(path_of(name)), names)
         return {name: details for name, details in zip(names, answers, strict=True) if details is not None}
 
     def configured(self) -> dict[str, Mapping[str, Any]]:
@@ -53,9 +52,7 @@ class Catalog:
         """The names of the snapshots that the server keeps of each collection; none in local mode."""
         if not self._transport.several:
             return {}
-        snapshots = self._of_all(
-            lambda name: self._get_if_there(f"/collections/{quote(name, safe='')}/snapshots"), names
-        )
+        snapshots = self._of_all(lambda name: self._get_if_there(f"{path_of(name)}/snapshots"), names)
         return {
             name: tuple(sorted(str(entry["name"]) for entry in entries))
             for name, entries in zip(names, snapshots, strict=True)
@@ -72,7 +69,7 @@ class Catalog:
         """Which of these points are in the collection; none where there is no such collection."""
         points = list(ids)
         body = {"ids": points, "with_payload": False, "with_vector": False}
-        reply = self._transport.send(Call("POST", f"/collections/{quote(collection, safe='')}/points", body))
+        reply = self._transport.send(Call("POST", f"{path_of(collection)}/points", body))
         if reply.status == 404 or not points:
             return set()
         return {str(entry["id"]) for entry in expect(self._server, reply).result}
@@ -84,7 +81,7 @@ class Catalog:
         offset = None
         while True:
             body = {"with_payload": ["app"], "with_vector": False, "limit": _PAGE, "offset": offset}
-            reply = self._transport.send(Call("POST", f"/collections/{quote(registry, safe='')}/points/scroll", body))
+            reply = self._transport.send(Call("POST", f"{path_of(registry)}/points/scroll", body))
             if reply.status == 404:
                 return admitted
             page = expect(self._server, reply).result

@@ -12,7 +12,7 @@ from multidb.model import App, Owner, Statement, StoreContext
 from multidb.provisioners.qdrant.backup.places import place_of
 from multidb.provisioners.qdrant.provision.catalog import Catalog
 from multidb.provisioners.qdrant.provision.resources import OWN_PREFIX, admission_id, owner_of, registry_name
-from multidb.provisioners.qdrant.provision.statements import Call, dismissal
+from multidb.provisioners.qdrant.provision.statements import Call, dismissal, path_of
 
 __all__ = ["orphans", "removal", "suspension"]
 
@@ -48,9 +48,9 @@ def removal(catalog: Catalog, app: App, context: StoreContext) -> Sequence[State
     gone = [name for name, details in described.items() if ours in (owner_of(details), place_of(details))]
     snapshots = catalog.snapshots(gone)
     calls = [
-        Call("DELETE", f"/collections/{quote(name, safe='')}/snapshots/{quote(snapshot, safe='')}?wait=true", {})
+        Call("DELETE", f"{path_of(name)}/snapshots/{quote(snapshot, safe='')}?wait=true", {})
         for name in gone
         for snapshot in snapshots.get(name, ())
     ]
-    calls += [Call("DELETE", f"/collections/{quote(name, safe='')}", {}) for name in gone]
+    calls += [Call("DELETE", path_of(name), {}) for name in gone]
     return tuple(Statement(call.text) for call in calls)

@@ -33,7 +33,7 @@ from multidb.provisioners.qdrant.provision.resources import (
     token_ref,
 )
 
-__all__ = ["Call", "admit", "claims", "create_index", "dismissal", "independent", "statements"]
+__all__ = ["Call", "admit", "claims", "create_index", "dismissal", "independent", "path_of", "statements"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,18 +104,18 @@ def create_index(index: PayloadIndex) -> Call:
     """Makes an index, or gives one of the same type other parameters."""
     schema: object = {"type": index.schema, "is_tenant": True} if index.is_tenant else index.schema
     body = {"field_name": index.field_name, "field_schema": schema}
-    return Call("PUT", f"{_path(index.collection)}/index?wait=true", body)
+    return Call("PUT", f"{path_of(index.collection)}/index?wait=true", body)
 
 
 def admit(registry: str, app_id: str) -> Call:
     """Lets an app's token in, whichever it is."""
     point = {"id": admission_id(registry, app_id), "vector": {}, "payload": {"app": app_id}}
-    return Call("PUT", f"{_path(registry)}/points?wait=true", {"points": [point]})
+    return Call("PUT", f"{path_of(registry)}/points?wait=true", {"points": [point]})
 
 
 def dismissal(registry: str, app_id: str) -> Call:
     """Takes an app's admission away: the server refuses its token from then on."""
-    return Call("POST", f"{_path(registry)}/points/delete?wait=true", {"points": [admission_id(registry, app_id)]})
+    return Call("POST", f"{path_of(registry)}/points/delete?wait=true", {"points": [admission_id(registry, app_id)]})
 
 
 def independent(calls: Sequence[Call]) -> Sequence[Call]:
@@ -134,8 +134,8 @@ def independent(calls: Sequence[Call]) -> Sequence[Call]:
 def _registry(registry: Registry, change: Change) -> list[Call]:
     body = {"metadata": _mark(registry.owner)}
     if change.action is Action.CREATE:
-        return [Call("PUT", _path(registry.name), {"vectors": {}, "wal_config": {"wal_capacity_mb": 1}, **body})]
-    return [Call("PATCH", _path(registry.name), body)]
+        return [Call("PUT", path_of(registry.name), {"vectors": {}, "wal_config": {"wal_capacity_mb": 1}, **body})]
+    return [Call("PATCH", path_of(registry.name), body)]
 
 
 def _create(collection: Collection) -> list[Call]:
@@ -159,9 +159,9 @@ def _create(collection: Collection) -> list[Call]:
     if collection.wal_capacity_mb is not None:
         body["wal_config"] = {"wal_capacity_mb": collection.wal_capacity_mb}
     body["metadata"] = _mark(collection.owner)
-    calls = [Call("PUT", _path(collection.name), body)]
+    calls = [Call("PUT", path_of(collection.name), body)]
     if quantization == "Disabled":  # only PATCH knows how to switch off what the server does by default
-        calls.append(Call("PATCH", _path(collection.name), {"quantization_config": quantization}))
+        calls.append(Call("PATCH", path_of(collection.name), {"quantization_config": quantization}))
     return calls
 
 
@@ -181,7 +181,7 @@ def _patch(collection: Collection, change: Change) -> Call:
         "owner": ("metadata", _mark(collection.owner)),
     }
     fields = sorted((field.field for field in change.fields), key="read_only".__eq__)  # which has all of `strict` in it
-    return Call("PATCH", _path(collection.name), dict(parts[field] for field in fields))
+    return Call("PATCH", path_of(collection.name), dict(parts[field] for field in fields))
 
 
 def _growth_limits(collection: Collection) -> dict[str, Any]:
@@ -198,7 +198,7 @@ def _index(index: PayloadIndex, change: Change) -> list[Call]:
     put = create_index(index)
     if change.action is Action.UPDATE and change.changed("schema"):
         return [
-            Call("DELETE", f"{_path(index.collection)}/index/{quote(index.field_name, safe='')}?wait=true", {}),
+            Call("DELETE", f"{path_of(index.collection)}/index/{quote(index.field_name, safe='')}?wait=true", {}),
             put,
         ]
     return [put]
@@ -241,5 +241,6 @@ def _mark(owner: Owner | None) -> dict[str, Any]:
     return {"multidb": {"project": owner.project, "app": owner.app}}
 
 
-def _path(collection: str) -> str:
+def path_of(collection: str) -> str:
+    """Where a collection stands, whatever is in its name."""
     return f"/collections/{quote(collection, safe='')}"

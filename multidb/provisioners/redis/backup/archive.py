@@ -37,7 +37,7 @@ from multidb.provisioners.redis.backup.encodings import Limits
 from multidb.provisioners.redis.backup.keys import NEWER, Keys
 from multidb.provisioners.redis.backup.keys_file import LONGEST, KeysReader, KeysWriter, rdb_version
 from multidb.provisioners.redis.backup.places import place_prefix, place_user
-from multidb.provisioners.redis.driver.connection import ask, open_client, explained
+from multidb.provisioners.redis.driver.connection import ask, explained, open_client
 from multidb.provisioners.redis.observe.tally import Tally
 from multidb.provisioners.redis.provision.catalog import read_rules
 from multidb.provisioners.redis.provision.lock import Lease

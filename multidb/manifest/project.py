@@ -414,7 +414,7 @@ class _Reading:
 
     def _check_servers(self, head: Any) -> None:
         for store in self._stores:
-            for option, why in getattr(head.servers, store).unfit(head.runtime).items():
+            for option, why in getattr(head.servers, store).unfit(RuntimeKind(head.runtime)).items():
                 servers: Any = self._top.get("servers")
                 place = servers.get(store).entries[option].key.place
                 self._problems.append(place.problem(f"servers.{store}.{option}: {why}"))

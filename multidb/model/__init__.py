@@ -41,7 +41,6 @@ from multidb.model.core import (
     Owner,
     Progress,
     Resource,
-    RuntimeKind,
     Server,
     Statement,
     StoreContext,
@@ -60,6 +59,7 @@ from multidb.model.figures import (
 )
 from multidb.model.health import Health, Status, worst
 from multidb.model.hosting import HostedServer, Hosting, Launch, OfflineKind, RecoverableKind, ServerKind
+from multidb.model.options import RuntimeKind
 from multidb.model.project import Project, ServerSpec
 from multidb.model.provisioner import Provisioner, Session
 from multidb.model.usage import AppUsage, Enforce, Query, Quota, ServerUsage

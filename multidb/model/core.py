@@ -33,7 +33,6 @@ __all__ = [
     "PROGRESS_TIMEOUT",
     "Progress",
     "Resource",
-    "RuntimeKind",
     "Server",
     "Statement",
     "StoreContext",
@@ -88,30 +87,6 @@ class App:
     quota: Mapping[str, Quota] = field(default_factory=dict)  # by store
     backup: AppBackup = field(default_factory=AppBackup)  # what differs from the project's backup section
     deploy: AppDeploy = field(default_factory=AppDeploy)  # how its own container is run
-
-
-class RuntimeKind(StrEnum):
-    """Where a project's servers come from, as the manifest says. What follows from it stands here, so that nothing else
-    has to compare names."""
-
-    EMBEDDED = "embedded"
-    COMPOSE = "compose"
-    EXTERNAL = "external"
-
-    @property
-    def starts_servers(self) -> bool:
-        """Whether the servers are the project's own: multidb starts and stops them, and nobody else uses them."""
-        return self is not RuntimeKind.EXTERNAL
-
-    @property
-    def in_containers(self) -> bool:
-        """Whether the servers run in the containers of the rendered compose files."""
-        return self is RuntimeKind.COMPOSE
-
-    @property
-    def takes_offline(self) -> bool:
-        """Whether a server can be stopped for a moment, for work on its files (`Runtime.take_offline`)."""
-        return self is RuntimeKind.EMBEDDED
 
 
 @dataclass(frozen=True, slots=True)

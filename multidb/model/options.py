@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
@@ -32,6 +33,7 @@ __all__ = [
     "Keep",
     "Memory",
     "Notify",
+    "RuntimeKind",
     "Section",
     "Size",
     "TextForm",
@@ -126,6 +128,30 @@ class Section(BaseModel):
         return section
 
 
+class RuntimeKind(StrEnum):
+    """Where a project's servers come from, as the manifest says. What follows from it stands here, so that nothing else
+    has to compare names."""
+
+    EMBEDDED = "embedded"
+    COMPOSE = "compose"
+    EXTERNAL = "external"
+
+    @property
+    def starts_servers(self) -> bool:
+        """Whether the servers are the project's own: multidb starts and stops them, and nobody else uses them."""
+        return self is not RuntimeKind.EXTERNAL
+
+    @property
+    def in_containers(self) -> bool:
+        """Whether the servers run in the containers of the rendered compose files."""
+        return self is RuntimeKind.COMPOSE
+
+    @property
+    def takes_offline(self) -> bool:
+        """Whether a server can be stopped for a moment, for work on its files (`Runtime.take_offline`)."""
+        return self is RuntimeKind.EMBEDDED
+
+
 class ContainerOptions(Section):
     """The part of ``servers.<store>`` that is the same for every store. Each has its own, with a default everywhere."""
 
@@ -152,7 +178,7 @@ class ContainerOptions(Section):
         port: int | None = getattr(self, name)
         return port
 
-    def unfit(self, runtime: str) -> Mapping[str, str]:
+    def unfit(self, runtime: RuntimeKind) -> Mapping[str, str]:
         """Options that cannot be kept with this runtime: by name, why not."""
         return {}
 

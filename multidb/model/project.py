@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from multidb.model.address import Address
-from multidb.model.core import PROGRESS_TIMEOUT, App, RuntimeKind
-from multidb.model.options import Backup, ContainerOptions, Deploy, Notify
+from multidb.model.core import PROGRESS_TIMEOUT, App
+from multidb.model.options import Backup, ContainerOptions, Deploy, Notify, RuntimeKind
 
 __all__ = ["Project", "ServerSpec"]
 

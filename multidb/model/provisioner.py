@@ -23,7 +23,6 @@ from multidb.model.core import (
     Inspection,
     Isolation,
     Resource,
-    RuntimeKind,
     Server,
     Statement,
     StoreContext,
@@ -31,7 +30,7 @@ from multidb.model.core import (
 )
 from multidb.model.health import Health
 from multidb.model.hosting import HostedServer, Hosting
-from multidb.model.options import ContainerOptions, Section
+from multidb.model.options import ContainerOptions, RuntimeKind, Section
 from multidb.model.usage import ServerUsage
 from multidb.secrets import Secret, SecretRef, SecretSpec, SecretStore
 

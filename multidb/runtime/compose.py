@@ -32,7 +32,7 @@ from multidb.render import CA_FILE, MONITORING, MONITORING_VOLUMES
 from multidb.runtime import ServerState, ServerStatus, compose_tool, inside
 from multidb.runtime.container_state import ContainerState, Verdict, judge
 from multidb.runtime.docker_engine import DockerEngine
-from multidb.runtime.operation import LOCK_TIMEOUT, clear_errors, one_at_a_time
+from multidb.runtime.operation import LOCK_TIMEOUT, clear_errors, one_at_a_time, selected
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 from multidb.variables import compose_project
@@ -289,18 +289,8 @@ class ComposeRuntime:
         deployment.write(deployment.files(new_secrets=True))
 
     def _chosen(self, only: Sequence[str] | None) -> list[Container]:
-        containers = self._containers
-        if only is None:
-            return containers
-        known = {container.server for container in containers} | {container.store for container in containers}
-        unknown = sorted(set(only) - known)
-        if unknown:
-            raise UsageError(
-                f"no server named {', '.join(unknown)} in this project",
-                where=self._project.file,
-                hint=f"there are: {', '.join(sorted(known)) or 'none; no app uses a store'}",
-            )
-        return [container for container in containers if {container.server, container.store} & set(only)]
+        servers = {(container.server, container.store): container for container in self._containers}
+        return selected(servers, only, self._project.file)
 
     def _container(self, name: str) -> Container:
         (container,) = self._chosen([name])

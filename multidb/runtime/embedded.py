@@ -47,7 +47,7 @@ from multidb.runtime.hosted import (
 from multidb.runtime.ledger import Ledger, Process
 from multidb.runtime.log_file import log_lines
 from multidb.runtime.offline import OfflineServers
-from multidb.runtime.operation import LOCK_TIMEOUT, clear_errors, one_at_a_time
+from multidb.runtime.operation import LOCK_TIMEOUT, clear_errors, one_at_a_time, selected
 from multidb.runtime.product import Products
 from multidb.runtime.scratch import ScratchServers
 from multidb.runtime.starting import Start
@@ -336,18 +336,7 @@ class EmbeddedRuntime:
         return self._state.folder.resolve() / "servers"
 
     def _chosen(self, only: Sequence[str] | None) -> list[HostedServer]:
-        there = self._all()
-        if only is None:
-            return there
-        known = {hosted.name for hosted in there} | {hosted.store for hosted in there}
-        unknown = sorted(set(only) - known)
-        if unknown:
-            raise UsageError(
-                f"no server named {', '.join(unknown)} in this project",
-                where=self._project.file,
-                hint=f"there are: {', '.join(sorted(known)) or 'none; no app uses a store'}",
-            )
-        return [hosted for hosted in there if {hosted.name, hosted.store} & set(only)]
+        return selected({(hosted.name, hosted.store): hosted for hosted in self._all()}, only, self._project.file)
 
     # Looking and stopping
 

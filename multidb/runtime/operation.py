@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, TypeVar
 
 from multidb.errors import UsageError
 from multidb.model import Progress
 
-__all__ = ["LOCK_TIMEOUT", "clear_errors", "one_at_a_time"]
+__all__ = ["LOCK_TIMEOUT", "clear_errors", "one_at_a_time", "selected"]
+
+T = TypeVar("T")
 
 LOCK_TIMEOUT: Final = 60.0
 """Seconds that work on one server, such as a backup's, waits for an ``up`` or ``down`` that is under way."""
@@ -25,6 +27,24 @@ def one_at_a_time(progress: Progress) -> Progress:
             progress(subject, message, done, total)
 
     return report
+
+
+def selected(servers: Mapping[tuple[str, str], T], only: Sequence[str] | None, manifest: str) -> list[T]:
+    """Those of `servers`, by name and store, of which either is in `only`; all of them where that is None.
+
+    Raises:
+        UsageError: `only` names what no server is called; it says what there is.
+    """
+    if only is None:
+        return list(servers.values())
+    known = {name for names in servers for name in names}
+    if unknown := sorted(set(only) - known):
+        raise UsageError(
+            f"no server named {', '.join(unknown)} in this project",
+            where=manifest,
+            hint=f"there are: {', '.join(sorted(known)) or 'none; no app uses a store'}",
+        )
+    return [server for names, server in servers.items() if {*names} & set(only)]
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from multidb.model import RuntimeKind
 CODE = Path(multidb.__file__).parent
 OWN = (  # they say what each runtime is
     CODE / "runtime",
-    CODE / "model" / "core.py",
+    CODE / "model" / "options.py",
     CODE / "manifest",
 )
 CLASSES = {"EmbeddedRuntime", "ComposeRuntime", "ExternalRuntime"}

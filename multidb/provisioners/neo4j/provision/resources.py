@@ -113,8 +113,8 @@ class ServerOptions(ContainerOptions):
         """The addresses that LOAD CSV is kept from, as ``internal.dbms.cypher_ip_blocklist`` takes them."""
         return _BLOCKLISTS[self.load_csv]
 
-    def unfit(self, runtime: str) -> Mapping[str, str]:
-        if self.backup == "dump" and (not RuntimeKind(runtime).takes_offline or self.isolation == "label"):
+    def unfit(self, runtime: RuntimeKind) -> Mapping[str, str]:
+        if self.backup == "dump" and (not runtime.takes_offline or self.isolation == "label"):
             return {"backup": "a dump needs a server of one app that multidb may stop: runtime: embedded"}
         return {}
 

@@ -16,7 +16,7 @@ from bench.ground import Result, open_engine, project, quiet, taking_turns
 from multidb.project import load_project
 from multidb.provisioners import STORES, provisioner
 from multidb.provisioners.qdrant.provision.resources import token_ref
-from multidb.secrets import Secret
+from multidb.secrets import generate
 from multidb.state import ProjectState
 
 RUNS = 9
@@ -91,7 +91,7 @@ def _record(folder: Path) -> None:
     with state.change("numbers") as numbers:
         numbers["redis"] = {app.id: number for number, app in enumerate(apps, 1)}
     specs = [spec.ref for store in STORES for app in apps for spec in provisioner(store).secrets(app)]
-    state.secrets.put({ref: Secret("kept for a benchmark") for ref in [*specs, *(token_ref(app.id) for app in apps)]})
+    state.secrets.put({ref: generate() for ref in [*specs, *(token_ref(app.id) for app in apps)]})
 
 
 def _add_app() -> Result:

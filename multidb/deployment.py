@@ -16,7 +16,8 @@ from multidb.model import App, Endpoint, Project, StoreContext
 from multidb.model.container import Container, poolers, scratch
 from multidb.model.options import Certificates
 from multidb.provisioners import provisioner
-from multidb.render import BACKUP, CA_MOUNTED, GRAFANA, TOKEN, RenderedFile, TlsMaterial, is_ours, render
+from multidb.render.deployment import BACKUP, CA_MOUNTED, GRAFANA, TOKEN, TlsMaterial, render
+from multidb.render.env import RenderedFile, is_ours
 from multidb.secrets import Secret, SecretRef, generate
 from multidb.state import ProjectState
 from multidb.variables import Reached, variables

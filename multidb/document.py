@@ -1,41 +1,30 @@
 """Documents that are read back: what multidb has written, and what anybody may have written in its place since.
 
 A set's manifest lies on storage that others can write, a state comes from an old copy, a plan was edited by hand. So
-every one of them goes through `parse` (text to plain values, within limits) and `validated` (plain values to what a
-schema allows), and every path in one through `inside`. Whatever is wrong is an `Unreadable` with words for people; who
-reads the document says where it is and what to do.
+every one of them goes through `parse` (text to plain values, within limits) and a schema (`multidb.validation`), and
+every path in one through `inside`. Whatever is wrong is an `Unreadable` with words for people; who reads the document
+says where it is and what to do.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
 import re
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, ClassVar, Final, TypeVar
-
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, StringConstraints, TypeAdapter
-from pydantic import ValidationError as _Invalid
+from typing import Any, Final
 
 __all__ = [
     "APP_ID",
-    "AppId",
-    "Count",
-    "Document",
-    "Moment",
-    "MomentText",
-    "PathInside",
-    "Sha256",
     "Unreadable",
+    "digest",
     "in_future",
     "inside",
     "moment",
     "parse",
     "printable",
-    "validated",
 ]
-
-T = TypeVar("T")
 
 APP_ID: Final = r"[a-z][a-z0-9_]{0,29}[a-z0-9]"
 _DEEPEST: Final = 64  # levels; what multidb writes has a dozen
@@ -49,14 +38,6 @@ _SEPARATORS: Final = re.compile(r"[\x00-\x1f\x7f\\]")
 
 class Unreadable(ValueError):
     """What is wrong with a document or a path, in words that go after its name: ``is not JSON``."""
-
-
-class Document(BaseModel):
-    """Base of the schemas: nothing is converted, nothing unknown is passed over, no value stands in an error."""
-
-    model_config: ClassVar[ConfigDict] = ConfigDict(
-        frozen=True, strict=True, extra="forbid", hide_input_in_errors=True, defer_build=True
-    )
 
 
 def parse(text: bytes | str, largest: int) -> Any:
@@ -95,20 +76,9 @@ def parse(text: bytes | str, largest: int) -> Any:
     return value
 
 
-def validated(value: object, schema: type[T] | TypeAdapter[T]) -> T:
-    """The plain values of `parse` as the schema has them.
-
-    Raises:
-        Unreadable: they are not; the place and the reason are named, and no value.
-    """
-    adapter: TypeAdapter[T] = schema if isinstance(schema, TypeAdapter) else TypeAdapter(schema)
-    try:
-        return adapter.validate_python(value, strict=True)
-    except _Invalid as error:
-        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        reason = first["msg"].removeprefix("Value error, ")
-        raise Unreadable(f"cannot be understood: {printable(place)}: {printable(reason)}") from None
+def digest(text: bytes) -> str:
+    """By which a text is known again: its SHA-256, in hexadecimal digits."""
+    return hashlib.sha256(text).hexdigest()
 
 
 def printable(text: str, longest: int = _LONGEST_SHOWN) -> str:
@@ -153,36 +123,6 @@ def in_future(written: datetime, now: datetime) -> bool:
     """Whether a time that was written down is one that has not come: a clock went wrong, then or now. A machine whose
     clock is five minutes ahead is no reason to mistrust what it wrote."""
     return written - now > _SKEW
-
-
-def _moment_text(text: str) -> str:
-    moment(text)
-    return text
-
-
-Count = Annotated[int, AfterValidator(lambda value: _natural(value))]
-"""A whole number, zero or more."""
-
-Sha256 = Annotated[str, StringConstraints(pattern=r"\A[0-9a-f]{64}\z")]
-"""A digest as it is printed."""
-
-AppId = Annotated[str, StringConstraints(pattern=rf"\A{APP_ID}\z")]
-"""The id of an app, as the manifest takes it."""
-
-Moment = Annotated[datetime, BeforeValidator(moment)]
-"""A time, read from its ISO text."""
-
-MomentText = Annotated[str, AfterValidator(_moment_text)]
-"""The ISO text of a time, left as text."""
-
-PathInside = Annotated[str, AfterValidator(inside)]
-"""A path that does not leave its folder."""
-
-
-def _natural(value: int) -> int:
-    if value < 0:
-        raise ValueError("must not be negative")
-    return value
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from multidb.access import access_of, record_access
 from multidb.closure import closures
 from multidb.concurrency import side_by_side
 from multidb.credentials import ensure_secrets, refit_verifiers
@@ -127,11 +128,13 @@ class Engine:
         written = [_with_statements(change, store, context, unread) for change in changes]
         unsettled = {*unread, *(change.resource.app for change in changes)}
         self._recall_numbers(server, context, {app.id for app in apps} - unsettled)
+        isolation = {app.id: store.isolation(app, session.facts) for app in apps}
+        record_access(self.state.folder, server.name, access_of(isolation, desired), self.project.apps)
         return ServerPlan(
             server.name,
             server.store,
             f"{session.facts.product} {session.facts.version}",
-            {app.id: store.isolation(app, session.facts) for app in apps},
+            isolation,
             tuple(change for change in written if change.resource.app not in unread),
             unread=unread,
             notes=tuple(store.caveats(session.facts)) if store.caveats else (),

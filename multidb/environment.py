@@ -10,14 +10,15 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from multidb.access import StoreAccess, access_of, record_access
 from multidb.errors import MultidbError
 from multidb.fleet import Fleet
-from multidb.model import App, Endpoint, Facts, Isolation, Resource, Server, StoreContext
+from multidb.model import App, Endpoint, Facts, Server, StoreContext
 from multidb.provisioners import provisioner
-from multidb.secrets import Secret
+from multidb.secrets import Secret, SecretRef
 from multidb.variables import Reached, variables
 
-__all__ = ["Environment", "StoreAccess", "environment", "environments", "standing"]
+__all__ = ["Environment", "environment", "environments", "standing"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,24 +27,16 @@ class Environment:
 
     Args:
         env: the variables of its env file, secrets included.
+        servers: those that it uses, as (store, server).
+        secrets: those that are in the variables.
+        asked: whether a server was asked for something that is in them.
     """
 
     app: str
     env: Mapping[str, str | Secret]
-
-
-@dataclass(frozen=True, slots=True)
-class StoreAccess:
-    """What an app has in one store.
-
-    Args:
-        isolation: how real the wall is; `why`: why it is no more than that.
-        names: what it has there (``role lernmi_user``).
-    """
-
-    isolation: Isolation
-    why: str
-    names: tuple[str, ...]
+    servers: tuple[tuple[str, str], ...]
+    secrets: Mapping[SecretRef, Secret]
+    asked: bool
 
 
 def environment(fleet: Fleet, app: str, stores: Iterable[str] | None = None) -> Environment:
@@ -73,10 +66,14 @@ def environments(
     endpoints, contexts = fleet.runtime.app_endpoints(), _Contexts(fleet)
     for app in entries:
         reached = [contexts.reached(server, endpoints[server.name]) for server in servers[app.id]]
+        secrets = _Secrets(fleet)
         try:
-            yield app.id, Environment(app.id, variables(fleet.project, app, reached, fleet.secret))
+            values = variables(fleet.project, app, reached, secrets)
         except MultidbError as error:
             yield app.id, error
+        else:
+            names = tuple((server.store, server.name) for server in servers[app.id])
+            yield app.id, Environment(app.id, values, names, secrets.used, contexts.asked(servers[app.id]))
 
 
 def standing(fleet: Fleet, app: str) -> dict[str, StoreAccess]:
@@ -93,8 +90,9 @@ def standing(fleet: Fleet, app: str) -> dict[str, StoreAccess]:
         context, store = contexts[server.name], provisioner(server.store)
         if isinstance(context, MultidbError):
             raise context
-        level, why = store.isolation(entry, Facts.of(context.facts))
-        accesses[server.store] = StoreAccess(level, why, _names(entry, store.desired([entry], context)))
+        access = access_of({app: store.isolation(entry, Facts.of(context.facts))}, store.desired([entry], context))
+        record_access(fleet.state.folder, server.name, access, fleet.project.apps)
+        accesses[server.store] = access[app]
     return accesses
 
 
@@ -131,6 +129,10 @@ class _Contexts:
             self._known[server.name] = self._fleet.known_context(server)
         return Reached(server.store, endpoint, self._known[server.name], partial(self._ask, server))
 
+    def asked(self, servers: Iterable[Server]) -> bool:
+        """Whether one of them was asked."""
+        return any(server.name in self._asked for server in servers)
+
     def _ask(self, server: Server) -> StoreContext:
         """With what the server says of itself. `MultidbError` where it cannot be asked."""
         if server.name not in self._asked:
@@ -141,7 +143,13 @@ class _Contexts:
         return context
 
 
-def _names(app: App, desired: Iterable[Resource]) -> tuple[str, ...]:
-    return tuple(
-        f"{resource.kind} {resource.name}" for resource in desired if resource.app == app.id and not resource.edge
-    )
+class _Secrets:
+    """The secrets of a project, and which of them were asked for."""
+
+    def __init__(self, fleet: Fleet) -> None:
+        self._fleet = fleet
+        self.used: dict[SecretRef, Secret] = {}
+
+    def __call__(self, ref: SecretRef) -> Secret:
+        self.used[ref] = self._fleet.secret(ref)
+        return self.used[ref]

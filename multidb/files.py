@@ -17,9 +17,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
-from pydantic import TypeAdapter
-
-from multidb.document import Document, Unreadable, parse, printable, validated
+from multidb.document import Unreadable, parse, printable
 from multidb.errors import Locked, UsageError
 
 __all__ = ["PRIVATE", "PUBLIC", "delete", "lock", "read_text", "sync_folder", "write_all", "write_text"]
@@ -29,16 +27,6 @@ PRIVATE = 0o600
 _LARGEST = 256 * 1024**2  # characters
 _LARGEST_HOLDER = 4096  # bytes
 _PAUSES = (0.001, 0.1)  # seconds between two looks at a lock that is taken: the first, doubled up to the last
-
-
-class _Holder(Document):
-    command: str
-    user: str
-    pid: int
-    since: str
-
-
-_HOLDER = TypeAdapter(_Holder)
 
 
 def read_text(path: Path, *, errors: str = "strict") -> str | None:
@@ -210,12 +198,14 @@ def _taken(descriptor: int) -> bool:
 def _described(raw: bytes) -> tuple[str, str]:
     """Who holds a lock, and what to do about it."""
     try:
-        holder = validated(parse(raw, _LARGEST_HOLDER), _HOLDER)
+        match parse(raw, _LARGEST_HOLDER):
+            case {"command": str(command), "user": str(user), "pid": int(pid), "since": str(since)}:
+                who = printable(f"{command} by {user}, process {pid}, since {since}", 200)
+                resume = f"where it stands still, let it go on (kill -CONT {pid}) or end it (kill -KILL {pid})"
+                return who, f"wait for it to end, then run the command again; {resume}"
     except Unreadable:
-        return "it has just started", "wait for it to end, then run the command again"
-    who = printable(f"{holder.command} by {holder.user}, process {holder.pid}, since {holder.since}", 200)
-    resume = f"where it stands still, let it go on (kill -CONT {holder.pid}) or end it (kill -KILL {holder.pid})"
-    return who, f"wait for it to end, then run the command again; {resume}"
+        pass
+    return "it has just started", "wait for it to end, then run the command again"
 
 
 def sync_folder(folder: Path) -> None:

@@ -16,9 +16,10 @@ from typing import Any, Final, Literal
 
 from pydantic import JsonValue, TypeAdapter
 
-from multidb.document import Document, Sha256, parse, validated
+from multidb.document import parse
 from multidb.errors import Conflict, MultidbError
 from multidb.model import Action, Change, FieldChange, Finding, Isolation, Resource
+from multidb.validation import Document, Sha256, validated
 
 __all__ = [
     "LOST",

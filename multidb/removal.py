@@ -31,7 +31,7 @@ from multidb.errors import (
 from multidb.fleet import Fleet, Scope
 from multidb.model import App, Facts, Isolation, Progress, Server
 from multidb.provisioners import provisioner
-from multidb.render import is_ours
+from multidb.render.env import is_ours
 from multidb.tombstone import Edit, Phase, Tombstone, forget, tombstones, write_tombstone
 
 __all__ = ["expired", "purge", "remove", "restored", "restoring", "the_removed"]

@@ -12,7 +12,8 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field, JsonValue, TypeAdapter
 
-from multidb.document import AppId, Count, Document, MomentText, PathInside, Unreadable, validated
+from multidb.document import Unreadable
+from multidb.validation import AppId, Count, Document, MomentText, PathInside, validated
 
 __all__ = ["ANY", "SECTIONS", "StateSection"]
 

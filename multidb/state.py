@@ -21,27 +21,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter
-
 from multidb import files
-from multidb.document import Document, Unreadable, parse, validated
+from multidb.document import Unreadable, parse
 from multidb.errors import UsageError
 from multidb.secrets import Secret, SecretRef
-from multidb.sections import ANY, SECTIONS
 
 __all__ = ["FileSecretStore", "ProjectState", "holder"]
 
 TURN = 60.0  # seconds in which one process has done what takes some: it stands still
 _FORMAT = 1
 _LARGEST = 256 * 1024**2  # bytes; a removed app's tombstone holds whole manifests
-
-
-class _SecretsDocument(Document):
-    version: int
-    secrets: dict[str, str]
-
-
-_SECRETS = TypeAdapter(_SecretsDocument)
 
 
 class FileSecretStore:
@@ -103,8 +92,7 @@ class FileSecretStore:
             )
         try:
             document = _of_our_version(parse(files.read_text(self._path) or "", _LARGEST))
-            held = validated(document, _SECRETS).secrets
-            values = {SecretRef.parse(name): Secret(value) for name, value in held.items()}
+            values = {SecretRef.parse(name): Secret(value) for name, value in _secrets_of(document).items()}
         except ValueError as wrong:
             reason = f": it {wrong}" if isinstance(wrong, Unreadable) else ""
             raise UsageError(
@@ -202,6 +190,8 @@ class ProjectState:
         return _turn(self.folder / f"{name}.lock")
 
     def _section(self, document: Mapping[str, Any], name: str) -> dict[str, Any]:
+        from multidb.sections import ANY, SECTIONS  # with pydantic, which secrets do without
+
         try:
             return SECTIONS.get(name, ANY).read(document.get(name, {}))
         except Unreadable as wrong:
@@ -247,6 +237,15 @@ def _of_our_version(document: object) -> dict[str, Any]:
     if version > _FORMAT:
         raise Unreadable(f"is of version {version}, which a newer multidb has written: use that one")
     return document
+
+
+def _secrets_of(document: Mapping[str, Any]) -> dict[str, str]:
+    held = document.get("secrets")
+    if document.keys() != {"version", "secrets"} or not isinstance(held, dict):
+        raise Unreadable("is not what multidb writes")
+    if not all(isinstance(value, str) for value in held.values()):
+        raise Unreadable("has a secret that is no text")
+    return held
 
 
 def holder(command: str) -> dict[str, object]:

@@ -18,10 +18,11 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue, StringConstraints, TypeAdapter
 
-from multidb.document import AppId, Count, Document, Moment, Sha256, Unreadable, moment, parse, printable, validated
+from multidb.document import Unreadable, moment, parse, printable
 from multidb.errors import ArchiveError
 from multidb.model import App, Measures, Part
 from multidb.plan import plain
+from multidb.validation import AppId, Count, Document, Moment, Sha256, validated
 
 __all__ = [
     "LARGEST",

@@ -7,16 +7,17 @@ command's module says nothing of either.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
+from functools import partial
 from importlib import import_module
 from os import environ
+from pathlib import Path
 from shutil import get_terminal_size
 from typing import Any, Final
 
 import typer
-from typer.core import TyperGroup
+from typer.core import TyperCommand, TyperGroup
 
 __all__ = ["COMMANDS", "GROUPS", "RootCommand", "prepared", "usage_error"]
 
@@ -88,6 +89,7 @@ class RootCommand(TyperGroup):
     """The root command: knows its commands by name and imports the one that is run."""
 
     context_class = _HelpContext
+    _completing = False
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
@@ -95,10 +97,23 @@ class RootCommand(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
+        if self._completing:  # a shell wants its name and what it does
+            return TyperCommand(cmd_name, help=COMMANDS[cmd_name][1])
         module = import_module(f"multidb.cli.{COMMANDS[cmd_name][0]}")
         command = typer.main.get_command(module.app)
         command.name = cmd_name
         return prepared(command)
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        _take_as_typed(self, ctx)
+        return super().parse_args(ctx, args)
+
+    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
+        self._completing = True
+        try:
+            return super().shell_complete(ctx, incomplete)
+        finally:
+            self._completing = False
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
@@ -120,8 +135,38 @@ def prepared(command: Any) -> Any:
         return command
     aliases = _Aliases(yes=_lacks(command, "--yes"), app=_takes_apps(command))
     parse = command.parse_args
-    command.parse_args = lambda ctx, args: parse(ctx, list(aliases.resolved(args)))
+
+    def parse_args(ctx: Any, args: list[str]) -> Any:
+        _take_as_typed(command, ctx)
+        return parse(ctx, list(aliases.resolved(args)))
+
+    command.parse_args = parse_args
     return command
+
+
+def _take_as_typed(command: Any, ctx: Any) -> None:
+    for parameter in command.get_params(ctx):
+        if hasattr(parameter, "get_runtime_param"):  # earlier versions of typer do without pydantic
+            parameter.get_runtime_param = partial(_AsTyped, parameter, parameter.get_runtime_param)
+
+
+class _AsTyped:
+    """How a parameter takes its value: as it was typed, where that is what the command wants. What has to be converted
+    is left to typer, which loads pydantic for it, and that takes as long as all else that a short command does.
+    """
+
+    def __init__(self, parameter: Any, converting: Callable[[], Any]) -> None:
+        self._kind = parameter.type_descriptor.annotation
+        self._converting = converting
+
+    def coerce(self, value: Any, param: Any, ctx: Any) -> Any:
+        if value is None:
+            return () if param.multiple or param.nargs == -1 else None
+        if isinstance(self._kind, type) and isinstance(value, self._kind):
+            return value
+        if self._kind is Path and isinstance(value, str):
+            return Path(value)
+        return self._converting().coerce(value, param=param, ctx=ctx)
 
 
 def usage_error(error: Any) -> tuple[str, str]:
@@ -138,6 +183,8 @@ def usage_error(error: Any) -> tuple[str, str]:
 
 
 def _did_you_mean(typed: str, known: Sequence[str] | dict[str, Any]) -> str:
+    from difflib import get_close_matches  # for who mistyped
+
     near = get_close_matches(typed, list(known), 2, cutoff=0.7)
     return f" Did you mean {' or '.join(near)}?" if near else ""
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from multidb.cli.env_files import write_env_files
 from multidb.cli.options import DEFAULT_FILE, AppArgument, EnvOption, FileOption, Run, StoresOption, examples
-from multidb.environment import environment
-from multidb.manifest import app_id
-from multidb.render import EnvFormat, env_text
+from multidb.render.env import EnvFormat, env_text
+
+if TYPE_CHECKING:
+    from multidb.answers import AppAnswer
+    from multidb.environment import Environment
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -36,16 +37,30 @@ def env(
 ) -> int:
     """Print the variables with which an app reaches its stores. Secrets show as *** unless --reveal is given."""
     run = Run("env", file, overlay, json=as_json)
-    output = run.output
-    fleet = run.fleet(output)
     if write:
-        write_env_files(fleet, output, [app_id(name)])
+        from multidb.cli.env_files import write_env_files
+        from multidb.manifest import app_id
+
+        write_env_files(run.fleet(run.output), run.output, [app_id(name)])
         return 0
-    with output.working():
-        variables = environment(fleet, app_id(name), stores)
+    variables = _variables(run, name, stores)
     form = EnvFormat.JSON if as_json else form
     text = env_text(variables.app, variables.env, form, masked=not reveal)
     typer.echo(
         text if form is not EnvFormat.JSON else json.dumps(json.loads(text), indent=2), nl=form is EnvFormat.JSON
     )
     return 0
+
+
+def _variables(run: Run, name: str, stores: list[str] | None) -> AppAnswer | Environment:
+    """Those that are kept of the app, or what the manifest and the records say now."""
+    answers, output = run.answers, run.output
+    kept = None if stores else answers.app(name)
+    if kept is not None:
+        return kept
+    from multidb.environment import environment
+    from multidb.manifest import app_id
+
+    fleet = run.fleet(output)
+    with output.working():
+        return environment(fleet, app_id(name), stores) if stores else answers.of_app(fleet, app_id(name))

@@ -12,7 +12,7 @@ from multidb.deployment import Deployment
 from multidb.environment import environments
 from multidb.errors import MultidbError
 from multidb.fleet import Fleet
-from multidb.render import env_files, is_ours
+from multidb.render.env import env_files, is_ours
 
 __all__ = ["following_servers", "write_env_files"]
 

@@ -1,11 +1,14 @@
-"""The options that commands share, so that each means the same everywhere."""
+"""The options that commands share, so that each means the same everywhere.
+
+Completion and the commands that answer from what was kept import this module; what reads a manifest or asks a server is
+imported where it is used.
+"""
 
 from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from functools import wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -16,14 +19,15 @@ from typer.models import ArgumentInfo
 
 from multidb.cli.output import Output
 from multidb.errors import Refused, UsageError
-from multidb.manifest import app_id
-from multidb.model import Project, duration_of
-from multidb.project import load_project
-from multidb.provisioners import STORES
+from multidb.provisioners import INCLUDED
 
-if TYPE_CHECKING:  # what needs no server imports none of it
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from multidb.answers import Answers
     from multidb.engine import Engine
     from multidb.fleet import Fleet, Scope
+    from multidb.model import Project
 
 P = ParamSpec("P")
 
@@ -66,7 +70,7 @@ YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 AppsOption = Annotated[list[str] | None, typer.Option("--app", help="Only this app; may be repeated.", metavar="NAME")]
 StoresOption = Annotated[
     list[str] | None,
-    typer.Option("--store", help=f"Only this store ({', '.join(STORES)}); may be repeated.", metavar="STORE"),
+    typer.Option("--store", help=f"Only this store ({', '.join(INCLUDED)}); may be repeated.", metavar="STORE"),
 ]
 DeepOption = Annotated[
     bool, typer.Option("--deep/--shallow", help="Also look inside every app's database, or read shared catalogs only.")
@@ -102,8 +106,17 @@ class Run:
         """Where this run prints."""
         return Output(self.command, json=self.json, verbose=self.verbose)
 
+    @property
+    def answers(self) -> Answers:
+        """What is kept of the manifest; to be asked before it is read."""
+        from multidb.answers import Answers
+
+        return Answers(self.file, self.overlay)
+
     def project(self) -> Project:
         """The manifest, read and checked now."""
+        from multidb.project import load_project
+
         return load_project(self.file, self.overlay)
 
     def fleet(self, output: Output, project: Project | None = None) -> Fleet:
@@ -175,6 +188,7 @@ def scope(
 ) -> Scope:
     """The scope that the shared options describe. `UsageError` for an unknown store or an impossible app id."""
     from multidb.fleet import Scope
+    from multidb.provisioners import STORES
 
     for store in stores or ():
         if store not in STORES:
@@ -186,6 +200,8 @@ def scope(
 
 def duration(text: str) -> timedelta:
     """A length of time as it was typed. `UsageError` when it is none."""
+    from multidb.model import duration_of
+
     try:
         return duration_of(text)
     except ValueError as error:
@@ -202,4 +218,6 @@ def ask(question: str, *, yes: bool) -> bool:
 
 
 def _ids(names: Sequence[str] | None) -> frozenset[str]:
+    from multidb.manifest import app_id
+
     return frozenset(app_id(name) for name in names or ())

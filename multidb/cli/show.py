@@ -1,15 +1,15 @@
-"""`multidb show`: one app, as its servers have it."""
+"""`multidb show`: one app, as its servers were last read."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from multidb.access import StoreAccess, recorded_access
+from multidb.answers import AppAnswer
 from multidb.cli.options import DEFAULT_FILE, AppArgument, EnvOption, FileOption, JsonOption, Run, examples
-from multidb.environment import environment, standing
-from multidb.manifest import app_id
-from multidb.plan import plain
+from multidb.cli.output import Output
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -17,37 +17,73 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 @app.command(
     epilog=examples(
         "multidb show lernmi",
-        "multidb show lernmi --json",
+        "multidb show lernmi --live --json",
     )
 )
-def show(name: AppArgument, file: FileOption = DEFAULT_FILE, env: EnvOption = None, as_json: JsonOption = False) -> int:
-    """Show an app: its stores, the names it has there, how it connects and how isolated it is. No secret is shown."""
+def show(
+    name: AppArgument,
+    file: FileOption = DEFAULT_FILE,
+    env: EnvOption = None,
+    live: Annotated[
+        bool, typer.Option("--live", help="Ask the servers now, instead of saying what the last plan or apply read.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> int:
+    """Show an app: its stores, the names it has there, how it connects and how isolated it is. No secret is shown.
+
+    What its servers are is said as the last plan or apply has read it, and when that was; --live asks them.
+    """
     run = Run("show", file, env, json=as_json)
     output = run.output
-    fleet = run.fleet(output)
-    with output.working():
-        accesses = standing(fleet, app_id(name))
-        variables = {key: str(value) for key, value in environment(fleet, app_id(name)).env.items()}
-    entry = fleet.app(app_id(name))
+    entry, access = _found(run, output, name, live)
+    variables = {key: str(value) for key, value in entry.env.items()}
     document: dict[str, Any] = {
-        "app": entry.id,
+        "app": entry.app,
         "tenant_id": entry.tenant_id,
         "where": entry.where,
         "stores": {
-            store: {"isolation": access.isolation.value, "why": access.why, "names": list(access.names)}
-            for store, access in accesses.items()
+            store: {"isolation": each.isolation, "why": each.why, "names": list(each.names), "read": each.read}
+            for store, each in access.items()
         },
-        "labels": plain(entry.labels),
+        "labels": dict(entry.labels),
         "env": variables,
     }
     output.document(True, document)
-    output.say(f"{entry.id}  (tenant {entry.tenant_id}, {entry.where})", style="bold")
-    rows = [(store, access.isolation.value, access.why) for store, access in accesses.items()]
+    output.say(f"{entry.app}  (tenant {entry.tenant_id}, {entry.where})", style="bold")
+    rows = [(store, each.isolation, each.why) for store, each in access.items()]
     output.table(("store", "isolation", ""), rows, {"enforced": "green", "partial": "yellow", "naming-only": "red"})
+    if access and not live:
+        output.say(f"as read on {min(each.read for each in access.values())}; multidb show {entry.app} --live asks now")
     output.say()
-    for store, access in accesses.items():
-        output.say(f"  {store}: {', '.join(access.names)}")
+    for store, each in access.items():
+        output.say(f"  {store}: {', '.join(each.names)}")
     output.say()
     for key, value in variables.items():
         output.say(f"  {key}={value}")
     return 0
+
+
+def _found(run: Run, output: Output, name: str, live: bool) -> tuple[AppAnswer, dict[str, StoreAccess]]:
+    """What is kept and recorded of the app; what is not, is made and asked for."""
+    answers = run.answers
+    entry = None if live else answers.app(name)
+    access = None if entry is None else _recorded(run, entry)
+    if entry is not None and access is not None:
+        return entry, access
+    from multidb.environment import standing
+    from multidb.manifest import app_id
+
+    fleet = run.fleet(output)
+    with output.working():
+        asked = standing(fleet, app_id(name)) if live else None
+        entry = answers.of_app(fleet, app_id(name))
+        access = asked or _recorded(run, entry) or standing(fleet, app_id(name))
+    return entry, access
+
+
+def _recorded(run: Run, entry: AppAnswer) -> dict[str, StoreAccess] | None:
+    """By store, what was read of its servers; None where one of them was not."""
+    folder = run.file.parent / ".multidb"
+    access = {store: recorded_access(folder, server).get(entry.app) for store, server in entry.servers}
+    found = {store: each for store, each in access.items() if each is not None}
+    return found if len(found) == len(access) else None

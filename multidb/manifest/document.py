@@ -132,20 +132,17 @@ class Mapping:
 Node: TypeAlias = Scalar | Sequence | Mapping
 
 
-def read(path: Path, name: str) -> tuple[Node | None, list[Problem]]:
-    """The tree of a file, and what is wrong with it. `name` is how problems call the file.
+def read(path: Path, name: str) -> bytes:
+    """What is in a file. `name` is how errors call it.
 
     Raises:
         UsageError: the file cannot be read.
-        ManifestError: it is not one YAML document in UTF-8.
     """
     try:
         with path.open("rb") as file:
-            raw = file.read(_LARGEST + 1)
+            return file.read(_LARGEST + 1)
     except OSError as error:
         raise UsageError(f"cannot be read: {error.strerror or type(error).__name__}", where=name) from None
-    text = decode(raw, name)
-    return tree(compose(text, name), text, name)
 
 
 def decode(raw: bytes, name: str) -> str:

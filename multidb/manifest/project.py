@@ -12,8 +12,23 @@ from typing import Any, Final
 
 from pydantic import BaseModel, ValidationError
 
+from multidb.document import digest
 from multidb.errors import ManifestError, Problem, UsageError
-from multidb.manifest.document import Entry, Mapping, Node, Position, Scalar, Sequence, from_plain, over, plain, read
+from multidb.manifest.document import (
+    Entry,
+    Mapping,
+    Node,
+    Position,
+    Scalar,
+    Sequence,
+    compose,
+    decode,
+    from_plain,
+    over,
+    plain,
+    read,
+    tree,
+)
 from multidb.manifest.names import check_known, check_names, check_tenants, id_problem, project_name
 from multidb.manifest.problems import explain
 from multidb.manifest.schema import VERSION, Shape, StoreSchema
@@ -59,14 +74,15 @@ def load(
         UsageError: the manifest or the overlay does not exist or cannot be read.
     """
     problems: list[Problem] = []
+    files = _Files(path, problems)
     try:
-        tree = _Files(path, problems).tree(overlay)
+        top = files.tree(overlay)
     except ManifestError as error:
         raise ManifestError(error.problems, str(path)) from None
-    project = _Reading(tree, path, Shape(stores), problems, removed or {}).project()
+    project = _Reading(top, path, Shape(stores), problems, removed or {}).project()
     if project is None or problems:
         raise ManifestError(problems, str(path))
-    return project
+    return replace(project, sources=files.digests)
 
 
 def _above(path: Path) -> str | None:
@@ -84,6 +100,14 @@ class _Files:
     def __init__(self, path: Path, problems: list[Problem]) -> None:
         self._path = path
         self._problems = problems
+        self.digests: dict[str, str] = {}  # of what was read, by the file's name
+
+    def _read(self, path: Path, name: str) -> tuple[Node | None, list[Problem]]:
+        """The tree of a file, and what is wrong with it. `UsageError` and `ManifestError` where there is none."""
+        raw = read(path, name)
+        self.digests[name] = digest(raw)
+        text = decode(raw, name)
+        return tree(compose(text, name), text, name)
 
     def tree(self, overlay: str | None) -> Mapping:
         base = self._top(self._path, "multidb init writes one")
@@ -104,7 +128,7 @@ class _Files:
     def _top(self, path: Path, hint: str) -> Mapping:
         if not path.exists():
             raise UsageError("there is no such manifest", where=str(path), hint=_above(path) or hint)
-        node, problems = read(path, str(path))
+        node, problems = self._read(path, str(path))
         start = Position(str(path), 1, 1)
         if node is None:
             raise ManifestError(
@@ -133,7 +157,7 @@ class _Files:
 
     def _entries_of(self, file: Path, name: str) -> MappingType[str, Entry]:
         try:
-            node, problems = read(file, name)
+            node, problems = self._read(file, name)
         except ManifestError as error:
             self._problems += error.problems
             return {}
@@ -241,6 +265,7 @@ class _Reading:
             removed=removed,
             returned=returned,
             progress_timeout=head.progress_timeout.total_seconds(),
+            include=head.include,
         )
 
     def _understood(self) -> bool:

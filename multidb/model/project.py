@@ -56,6 +56,10 @@ class Project:
     """Those of them that the manifest has an entry for all the same, and where; nothing is made of it."""
     progress_timeout: float = PROGRESS_TIMEOUT
     """Seconds without progress after which a server or a target that work waits for counts as standing still."""
+    include: tuple[str, ...] = ()
+    """Patterns of the files with more apps, as the manifest names them."""
+    sources: Mapping[str, str] = field(default_factory=dict)
+    """The files that it was read from, each with the digest of what was in it (`multidb.document.digest`)."""
 
     @property
     def stores(self) -> tuple[str, ...]:

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
-from importlib.metadata import entry_points
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from multidb.errors import UsageError
-from multidb.model import Provisioner
+
+if TYPE_CHECKING:  # the names of the stores need no model
+    from multidb.model import Provisioner
 
 __all__ = ["INCLUDED", "STORES", "provisioner"]
 
@@ -26,10 +27,20 @@ INCLUDED: Final = {
 }
 """The stores that come with multidb. An app that names no stores has these; no package can take one's place."""
 
-STORES: dict[str, str] = INCLUDED | {
-    point.name: point.value for point in entry_points(group=_GROUP) if point.name not in INCLUDED
-}
-"""Store name -> the module whose ``PROVISIONER`` it is. Importing one imports no driver."""
+if TYPE_CHECKING:
+    STORES: dict[str, str]
+    """Store name -> the module whose ``PROVISIONER`` it is. Importing one imports no driver."""
+
+
+def __getattr__(name: str) -> dict[str, str]:
+    """`STORES`, when it is first asked for: every installed distribution is looked into for it."""
+    if name != "STORES":
+        raise AttributeError(name)
+    from importlib.metadata import entry_points
+
+    added = {point.name: point.value for point in entry_points(group=_GROUP) if point.name not in INCLUDED}
+    stores: dict[str, str] = globals().setdefault("STORES", INCLUDED | added)
+    return stores
 
 
 @cache
@@ -39,23 +50,26 @@ def provisioner(store: str) -> Provisioner:
     Raises:
         UsageError: there is no such store; or the package that adds it cannot be used.
     """
+    from multidb.model import Provisioner
+    from multidb.provisioners import STORES
+
     if store not in STORES:
         raise UsageError(f"there is no store {store!r}", hint=f"stores: {', '.join(STORES)}")
     module = STORES[store]
     try:
         record = getattr(import_module(module), "PROVISIONER", None)
     except ImportError as error:
-        raise _unusable(store, f"cannot be imported: {error}") from None
+        raise _unusable(store, module, f"cannot be imported: {error}") from None
     if not isinstance(record, Provisioner):
-        raise _unusable(store, "has no PROVISIONER")
+        raise _unusable(store, module, "has no PROVISIONER")
     if record.name != store:
-        raise _unusable(store, f"calls itself {record.name}")
+        raise _unusable(store, module, f"calls itself {record.name}")
     return record
 
 
-def _unusable(store: str, problem: str) -> UsageError:
+def _unusable(store: str, module: str, problem: str) -> UsageError:
     return UsageError(
-        f"its module {STORES[store]} {problem}",
+        f"its module {module} {problem}",
         where=f"store {store}",
         hint="install another version of the package that adds the store, or uninstall it",
     )

@@ -28,7 +28,7 @@ from multidb.model import App, Endpoint, Progress, Project, Server
 from multidb.model.container import Container, Pooler, poolers
 from multidb.ports import LOOPBACK, is_taken
 from multidb.provisioners import provisioner
-from multidb.render import CA_FILE, MONITORING, MONITORING_VOLUMES
+from multidb.render.deployment import CA_FILE, MONITORING, MONITORING_VOLUMES
 from multidb.runtime import ServerState, ServerStatus, compose_tool, inside
 from multidb.runtime.container_state import ContainerState, Verdict, judge
 from multidb.runtime.docker_engine import DockerEngine

@@ -12,9 +12,10 @@ from pathlib import Path
 from pydantic import TypeAdapter
 
 from multidb import files
-from multidb.document import Count, Document, Moment, in_future, parse, validated
+from multidb.document import in_future, parse
 from multidb.errors import Locked, UsageError
 from multidb.state import ProjectState
+from multidb.validation import Count, Document, Moment, validated
 
 __all__ = ["History", "Look"]
 

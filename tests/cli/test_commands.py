@@ -13,6 +13,7 @@ import stat
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -22,6 +23,7 @@ import pytest
 import yaml
 from rich.console import Console
 
+from multidb.access import StoreAccess, record_access
 from multidb.cli import COMMANDS
 from multidb.cli.output import Output
 from multidb.cli.plan_view import show_plan, show_report
@@ -59,18 +61,13 @@ def test_every_command_has_help_with_an_example(folder: Folder, command: str) ->
     assert f"multidb {command}" in " ".join(text.split())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
-        (["--help"], "Back up:"),
-        (["--version"], "multidb"),
-        (["validate"], "no problems"),
-        (["env", "ann", "--reveal"], "DATABASE_URL=postgresql://ann_user:kept-for-ann@127.0.0.1:1/ann"),
-        (["env", "ann", "--reveal"], "QDRANT_API_KEY=kept-for-ann"),
-    ],
-)
-def test_what_needs_no_server_imports_no_driver(tmp_path: Path, arguments: list[str], said: str) -> None:
-    """Nothing listens at these addresses: what is told comes from the manifest and the records alone."""
+CHECKING = ("pydantic", "pydantic_core._pydantic_core", "yaml", "importlib.metadata")  # what a manifest takes
+
+
+@pytest.fixture
+def known(tmp_path: Path) -> Path:
+    """The folder of a project that was applied. Nothing listens at its addresses: what is told comes from the manifest
+    and the records alone."""
     urls = {"postgres": "postgresql", "neo4j": "bolt", "qdrant": "http", "redis": "redis"}
     external = {
         store: {"url": f"{scheme}://127.0.0.1:1", "password": {"env": "PASSWORD"}} for store, scheme in urls.items()
@@ -81,21 +78,68 @@ def test_what_needs_no_server_imports_no_driver(tmp_path: Path, arguments: list[
     project, state = load_project(tmp_path / "multidb.yaml"), ProjectState(tmp_path)
     with state.change("numbers") as numbers:
         numbers["redis"] = {"ann": 3}
-    state.secrets.put(
-        {each.ref: Secret("kept-for-ann") for store in urls for each in provisioner(store).secrets(project.apps["ann"])}
-        | {token_ref("ann"): Secret("kept-for-ann")}
-    )
+    refs = [spec.ref for store in urls for spec in provisioner(store).secrets(project.apps["ann"])]
+    state.secrets.put({ref: Secret(f"kept-{ref.store}-{ref.name}-for-ann") for ref in [*refs, token_ref("ann")]})
+    for store in urls:
+        access = StoreAccess("enforced", "it was read", ("its place",), "2026-11-28T20:00:00+00:00")
+        record_access(state.folder, store, {"ann": access}, ["ann"])
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--help"], "Start"),
+        (["--version"], "multidb"),
+        (["validate"], "no problems"),
+        (["env", "ann", "--reveal"], "DATABASE_URL=postgresql://ann_user:kept-postgres-user-for-ann@127.0.0.1:1/ann"),
+        (["env", "ann", "--reveal"], "QDRANT_API_KEY=kept-qdrant-token-for-ann"),
+        (["show", "ann", "--json"], '"isolation": "enforced"'),
+    ],
+)
+def test_what_needs_no_server_imports_no_driver(known: Path, arguments: list[str], said: str) -> None:
+    """The first time the manifest is checked; then what was found is kept, and not even that is loaded."""
+    assert said in _ran(known, arguments, (*DRIVERS, *DRAWING))
+    assert said in _ran(known, arguments, (*DRIVERS, *DRAWING, *CHECKING))
+
+
+@pytest.mark.parametrize(
+    ("words", "offered"),
+    [
+        ("multidb ", "purge"),
+        ("multidb en", "env"),
+        ("multidb env --re", "--reveal"),
+        ("multidb show --li", "--live"),
+    ],
+)
+def test_completion_imports_neither_drivers_nor_models(known: Path, words: str, offered: str) -> None:
+    asked = {"_MULTIDB_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
+    assert offered in _ran(known, [], (*DRIVERS, *DRAWING, *CHECKING), **asked)
+
+
+def test_show_says_what_was_read_and_asks_only_when_it_is_told_to(known: Path) -> None:
+    folder = Folder(known, [])
+    assert "as read on 2026-11-28T20:00:00+00:00; multidb show ann --live asks" in folder.ok("show", "ann").out
+    asked = folder.run("show", "ann", "--live", env={"PASSWORD": "of-some-admin"})
+    assert asked.code == 4
+    (known / ".multidb" / "access" / "redis.json").write_text("{}")
+    asked = folder.run("show", "ann", env={"PASSWORD": "of-some-admin"})
+    assert asked.code == 4, "nobody knows, so the servers are asked"
+
+
+def _ran(folder: Path, arguments: list[str], unwanted: Sequence[str], **variables: str) -> str:
+    """What a command prints that has to do without some modules."""
     code = (
         "import sys\nfrom multidb.cli import main\n"
         f"sys.argv = ['multidb', *{arguments!r}]\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
-        f"print([name for name in {(*DRIVERS, *DRAWING)!r} if name in sys.modules], file=sys.stderr)"
+        f"print([name for name in {unwanted!r} if name in sys.modules], file=sys.stderr)"
     )
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    ran = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=env)
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), **variables}
+    ran = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True, env=env)
     assert ran.returncode == 0, ran.stderr
-    assert said in ran.stdout
     assert ran.stderr.strip() == "[]"
+    return ran.stdout
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from multidb.deployment import Deployment, containers
 from multidb.project import load_deployment
 from multidb.provisioners import provisioner
 from multidb.provisioners.qdrant.provision.resources import token_ref
-from multidb.render import RenderedFile
+from multidb.render.env import RenderedFile
 from multidb.secrets import Secret, SecretRef
 
 APPS = """

@@ -11,7 +11,7 @@ from multidb.certificates import issue, new_authority
 from multidb.deployment import Deployment
 from multidb.errors import UsageError
 from multidb.project import load_project
-from multidb.render import RenderedFile
+from multidb.render.env import RenderedFile
 from multidb.state import ProjectState
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)

@@ -11,7 +11,7 @@ import dotenv
 import pytest
 import yaml
 
-from multidb.render import EnvFormat, env_files, env_text, is_ours
+from multidb.render.env import EnvFormat, env_files, env_text, is_ours
 from multidb.secrets import Secret
 
 NASTY = [

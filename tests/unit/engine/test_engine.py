@@ -13,6 +13,7 @@ import pytest
 
 import multidb.provisioners
 from multidb import engine as engine_module
+from multidb.access import recorded_access
 from multidb.engine import Engine
 from multidb.environment import Environment, environment, environments
 from multidb.errors import Conflict, Locked, PartlyApplied, ServerDown, ServerError, ServerSlow, StalePlan, UsageError
@@ -73,6 +74,16 @@ class OneEach(GivenRuntime):
 
     def admin(self, server: Server) -> Secret | None:
         return None
+
+
+def test_a_plan_writes_down_what_each_app_has(engine: Engine) -> None:
+    (plan,) = engine.plan(Scope(frozenset({"bob"}))).servers
+    assert recorded_access(engine.state.folder, "toy").keys() == {"bob"}
+    engine.plan()
+    access = recorded_access(engine.state.folder, "toy")
+    assert access.keys() == {"ann", "bob"}
+    assert (access["bob"].isolation, access["bob"].why) == plan.isolation["bob"]
+    assert access["bob"].names == tuple(f"{c.resource.kind} {c.resource.name}" for c in plan.changes)
 
 
 def test_a_fifth_store_is_one_registry_line(engine: Engine) -> None:

@@ -36,7 +36,6 @@ def shop(open_shop: OpenShop, monkeypatch: pytest.MonkeyPatch) -> Engine:
     """The project that every command of the test finds."""
     quotas = {"ann": "{quota: {toy: {size: 1000B, enforce: read-only}}}", "bob": "{quota: {toy: 1kB}}", "eve": "{}"}
     engine = open_shop(quotas)
-    monkeypatch.setattr("multidb.cli.options.STORES", {"toy": "tests.unit.engine.toy_store"})
     monkeypatch.setattr(Run, "engine", lambda run, output, project=None: engine)
     monkeypatch.setattr(Run, "fleet", lambda run, output, project=None: engine.fleet)
     return engine

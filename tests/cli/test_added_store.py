@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from multidb.ports import choose
-from tests.cli.command import REPOSITORY, Folder
+from tests.support.command import REPOSITORY, Folder
 
 pytestmark = pytest.mark.server
 

@@ -10,8 +10,8 @@ import psycopg
 import pytest
 import redis
 
-from tests.cli.command import Folder
 from tests.cli.test_whole_run import connections
+from tests.support.command import Folder
 
 pytestmark = pytest.mark.server
 

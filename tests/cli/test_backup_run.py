@@ -25,9 +25,9 @@ from multidb.provisioners.postgres.backup import programs
 from multidb.runtime.hosted import admin_ref
 from multidb.state import ProjectState
 from multidb.tombstone import tombstones
-from tests.cli.command import REPOSITORY, Folder
 from tests.cli.test_whole_run import connections
-from tests.contract.test_notification_receivers import listening
+from tests.support.command import REPOSITORY, Folder
+from tests.support.receiver import listening
 
 pytestmark = pytest.mark.server
 

@@ -15,7 +15,7 @@ import typer
 
 from multidb.cli import app
 from multidb.cli.command_line import COMMANDS, GROUPS
-from tests.cli.command import REPOSITORY, Folder
+from tests.support.command import REPOSITORY, Folder
 
 
 @pytest.fixture

@@ -38,7 +38,7 @@ from multidb.report import Report, ServerReport
 from multidb.runtime import ServerState, ServerStatus
 from multidb.secrets import Secret
 from multidb.state import ProjectState
-from tests.cli.command import REPOSITORY, Folder
+from tests.support.command import REPOSITORY, Folder
 
 DRAWING = ("rich", "jinja2", "cryptography", "asyncio")  # 50 to 100 ms each, and not for a line of text
 DRIVERS = ("psycopg", "neo4j", "qdrant_client", "redis", "docker", "httpx", "urllib3", "grpc", "numpy")

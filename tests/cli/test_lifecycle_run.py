@@ -18,8 +18,8 @@ import redis
 from multidb.runtime.hosted import admin_ref
 from multidb.state import ProjectState
 from multidb.tombstone import tombstones
-from tests.cli.command import REPOSITORY, Folder
 from tests.cli.test_whole_run import connections
+from tests.support.command import REPOSITORY, Folder
 
 pytestmark = pytest.mark.server
 

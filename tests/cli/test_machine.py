@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cli.command import REPOSITORY
+from tests.support.command import REPOSITORY
 
 MAIN = "from multidb.cli import main; main()"
 NO_THREADS = (

@@ -17,7 +17,7 @@ import pytest
 import redis
 
 from multidb.state import ProjectState
-from tests.cli.command import REPOSITORY, Folder
+from tests.support.command import REPOSITORY, Folder
 
 pytestmark = pytest.mark.server
 

@@ -11,7 +11,7 @@ import pytest
 from multidb import files
 from multidb.errors import MultidbError, Refused, UsageError
 from multidb.project import load_deployment
-from tests.cli.command import REPOSITORY, Folder
+from tests.support.command import REPOSITORY, Folder
 
 MANIFEST = "version: 1\nproject: shop\nruntime: compose\n"
 APPS = "apps: {ann: {}, bob: {stores: [postgres, redis]}}\n"

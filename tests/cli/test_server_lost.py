@@ -15,7 +15,7 @@ from pathlib import Path
 import psycopg
 import pytest
 
-from tests.cli.command import REPOSITORY, Folder
+from tests.support.command import REPOSITORY, Folder
 
 pytestmark = pytest.mark.server
 

@@ -26,9 +26,9 @@ from multidb.fleet import Fleet, Scope
 from multidb.health import HealthReport, check
 from multidb.model import Server, Status
 from multidb.project import load_project
-from tests.cli.command import REPOSITORY, Folder
 from tests.cli.throttle import throttled
-from tests.contract.test_notification_receivers import listening
+from tests.support.command import REPOSITORY, Folder
+from tests.support.receiver import listening
 
 pytestmark = pytest.mark.server
 

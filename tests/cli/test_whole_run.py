@@ -15,7 +15,7 @@ import psutil
 import pytest
 import yaml
 
-from tests.cli.command import Folder
+from tests.support.command import Folder
 
 pytestmark = pytest.mark.server
 

@@ -13,7 +13,7 @@ from multidb.engine import Engine
 from multidb.fleet import Fleet
 from multidb.model import App, Project, RuntimeKind, ServerSpec
 from multidb.state import ProjectState
-from tests.contract.given_runtime import GivenRuntime
+from tests.support.given_runtime import GivenRuntime
 
 document = json.loads(Path(sys.argv[1]).read_text())
 module = import_module(f"tests.contract.case_{document['server']['store']}")  # one store only: this starts quickly

@@ -34,7 +34,7 @@ from multidb.provisioners.neo4j.provision.resources import (
     user_name,
 )
 from multidb.secrets import Secret, generate
-from tests.contract.case import Drift, RealServer, Refused, StoreCase, Tenant, Threat
+from tests.support.case import Drift, RealServer, Refused, StoreCase, Tenant, Threat
 
 ENTERPRISE = "MULTIDB_TEST_NEO4J_ENTERPRISE"
 _REFUSALS = ("Neo.ClientError.Security.", "Neo.ClientError.Database.DatabaseNotFound")

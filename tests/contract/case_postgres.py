@@ -11,8 +11,8 @@ import psycopg
 
 from multidb.provisioners.postgres import PROVISIONER
 from multidb.provisioners.postgres.provision.resources import ServerOptions
-from tests.contract.case import Drift, RealServer, Refused, StoreCase, Tenant, Threat
-from tests.contract.postgres_servers import PLATFORM, SUPERUSER, cluster, cluster_at
+from tests.support.case import Drift, RealServer, Refused, StoreCase, Tenant, Threat
+from tests.support.postgres_servers import PLATFORM, SUPERUSER, cluster, cluster_at
 
 # ------------------------------------------------------------------------------------------------------ the servers
 

@@ -28,7 +28,7 @@ from multidb.model import Endpoint, Server
 from multidb.provisioners.qdrant import PROVISIONER
 from multidb.provisioners.qdrant.provision.options import ServerOptions
 from multidb.secrets import Secret
-from tests.contract.case import Drift, RealServer, Refused, StoreCase, Tenant, Threat
+from tests.support.case import Drift, RealServer, Refused, StoreCase, Tenant, Threat
 
 VECTOR = [0.1, 0.2, 0.3, 0.4]
 SETTINGS = {

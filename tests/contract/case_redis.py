@@ -22,7 +22,7 @@ from multidb.model import Endpoint, Server
 from multidb.provisioners.redis import PROVISIONER
 from multidb.provisioners.redis.provision.resources import ServerOptions, parse_mark
 from multidb.secrets import Secret
-from tests.contract.case import Drift, RealServer, Refused, StoreCase, Tenant, Threat
+from tests.support.case import Drift, RealServer, Refused, StoreCase, Tenant, Threat
 
 ADMIN = "multidb"
 PASSWORD = "the-password-of-the-admin-in-tests"

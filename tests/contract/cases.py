@@ -5,6 +5,6 @@ from __future__ import annotations
 from importlib import import_module
 
 from multidb.provisioners import STORES
-from tests.contract.case import StoreCase
+from tests.support.case import StoreCase
 
 CASES: list[StoreCase] = [case for store in STORES for case in import_module(f"tests.contract.case_{store}").CASES]

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.contract.case import RealServer
 from tests.contract.case_neo4j import community
+from tests.support.case import RealServer
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from multidb.provisioners.qdrant import PROVISIONER
 from multidb.provisioners.qdrant.provision.options import AppOptions, ServerOptions
 from multidb.provisioners.qdrant.provision.resources import token_ref
 from multidb.secrets import MemorySecretStore, Secret
-from tests.contract.case import RealServer
+from tests.support.case import RealServer
 
 Answer = TypeVar("Answer")
 

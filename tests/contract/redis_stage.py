@@ -13,7 +13,6 @@ from multidb.model import App, StoreContext
 from multidb.provisioners.redis.backup.archive import RedisArchive
 from multidb.provisioners.redis.driver.connection import ask, ask_lines
 from multidb.provisioners.redis.provision.resources import AppOptions
-from tests.contract.case import RealServer
 from tests.contract.case_redis import (
     ADMIN,
     PASSWORD,
@@ -24,6 +23,7 @@ from tests.contract.case_redis import (
     valkey_binary,
 )
 from tests.contract.test_redis_real import Project
+from tests.support.case import RealServer
 
 BINARIES = {"valkey-9": valkey_binary, "redis-7": redis_binary, "redis-8": redis_8_binary}
 KINDS: tuple[tuple[str, Mapping[str, Any]], ...] = (

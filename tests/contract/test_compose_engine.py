@@ -20,7 +20,6 @@ import pytest
 
 from multidb.ports import choose
 from multidb.runtime import compose_tool
-from tests.cli.command import REPOSITORY, Folder
 from tests.contract.docker_engine import (
     OFFICIAL,
     CannotBeHad,
@@ -30,6 +29,7 @@ from tests.contract.docker_engine import (
     prepare,
     running_engine,
 )
+from tests.support.command import REPOSITORY, Folder
 
 pytestmark = [pytest.mark.server, pytest.mark.slow, pytest.mark.timeout(1200)]
 

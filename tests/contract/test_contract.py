@@ -38,9 +38,9 @@ from multidb.fleet import Fleet, Scope
 from multidb.model import Action, App, Isolation, Project, RuntimeKind, ServerSpec
 from multidb.secrets import Secret
 from multidb.state import ProjectState
-from tests.contract.case import RealServer, Refused, StoreCase, Tenant
 from tests.contract.cases import CASES
-from tests.contract.given_runtime import GivenRuntime
+from tests.support.case import RealServer, Refused, StoreCase, Tenant
+from tests.support.given_runtime import GivenRuntime
 
 pytestmark = pytest.mark.server
 

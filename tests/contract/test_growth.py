@@ -20,10 +20,10 @@ from multidb.provisioners.postgres.provision import catalog, summary
 from multidb.provisioners.postgres.provision.resources import ServerOptions as PostgresOptions
 from multidb.state import ProjectState
 from multidb.usage import look
-from tests.contract.case import RealServer
 from tests.contract.case_redis import as_admin, real_server, valkey_binary
-from tests.contract.given_runtime import GivenRuntime
-from tests.contract.postgres_servers import cluster, cluster_at
+from tests.support.case import RealServer
+from tests.support.given_runtime import GivenRuntime
+from tests.support.postgres_servers import cluster, cluster_at
 
 pytestmark = pytest.mark.server
 

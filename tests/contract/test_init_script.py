@@ -21,8 +21,8 @@ from multidb.environment import environment
 from multidb.fleet import Fleet, Scope
 from multidb.model import Action
 from multidb.project import load_project
-from tests.cli.command import REPOSITORY
-from tests.contract.postgres_servers import SUPERUSER, Cluster, cluster
+from tests.support.command import REPOSITORY
+from tests.support.postgres_servers import SUPERUSER, Cluster, cluster
 
 SCRIPT = REPOSITORY / "scripts" / "init-multiple-databases.sh"
 pytestmark = pytest.mark.server

@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 
 from multidb.provisioners.postgres.provision.resources import ServerOptions
-from tests.cli.command import REPOSITORY
-from tests.contract.case import RealServer
 from tests.contract.case_redis import real_server, valkey_binary
-from tests.contract.given_runtime import GivenRuntime
-from tests.contract.postgres_servers import SUPERUSER, cluster
+from tests.support.case import RealServer
+from tests.support.command import REPOSITORY
+from tests.support.given_runtime import GivenRuntime
+from tests.support.postgres_servers import SUPERUSER, cluster
 
 pytestmark = pytest.mark.server
 
@@ -33,7 +33,7 @@ from multidb.engine import Engine
 from multidb.fleet import Fleet
 from multidb.project import load_project
 from multidb.provisioners import provisioner
-from tests.contract.given_runtime import GivenRuntime
+from tests.support.given_runtime import GivenRuntime
 document = json.loads(Path(sys.argv[1]).read_text())
 project = load_project(Path(document["root"]) / "multidb.yaml")
 store = document["server"]["store"]

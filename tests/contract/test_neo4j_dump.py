@@ -35,8 +35,8 @@ from multidb.provisioners.neo4j.backup.graph_file import FORMAT
 from multidb.provisioners.neo4j.hosting.jars import NEO4J_VERSION, fetch_neo4j
 from multidb.provisioners.neo4j.hosting.program import admin_command, find_java
 from multidb.state import ProjectState
-from tests.cli.command import REPOSITORY, Folder
 from tests.contract.test_neo4j_archive import GRAPH, SCHEMA, Files
+from tests.support.command import REPOSITORY, Folder
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 

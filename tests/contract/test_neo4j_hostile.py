@@ -17,11 +17,11 @@ from multidb.fleet import Scope
 from multidb.model import PlaceKind
 from multidb.provisioners.neo4j.provision.cypher import quoted, requoted
 from multidb.secrets import MemorySecretStore
-from tests.contract.case import RealServer
 from tests.contract.case_neo4j import as_admin, emptied
 from tests.contract.test_neo4j_archive import APP, CONTEXT, Files, opened, quiet, saved, schema
 from tests.contract.test_neo4j_servers import applied, engine_of
 from tests.contract.test_neo4j_watch import holes
+from tests.support.case import RealServer
 
 pytestmark = pytest.mark.server
 

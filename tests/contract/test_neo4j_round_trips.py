@@ -11,9 +11,9 @@ import pytest
 
 from multidb.model import PlaceKind
 from tests.contract import neo4j_grammar
-from tests.contract.case import RealServer
 from tests.contract.case_neo4j import as_admin, emptied
 from tests.contract.test_neo4j_archive import APP, CONTEXT, Files, opened, quiet, saved
+from tests.support.case import RealServer
 
 pytestmark = pytest.mark.server
 

@@ -12,8 +12,8 @@ from multidb.model import App, Project, RuntimeKind, Server, ServerSpec
 from multidb.provisioners.neo4j.provision.resources import AppOptions, ServerOptions
 from multidb.runtime import ServerState
 from multidb.state import ProjectState
-from tests.contract.case import RealServer
 from tests.contract.case_neo4j import as_admin
+from tests.support.case import RealServer
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 

@@ -52,9 +52,9 @@ from multidb.provisioners.neo4j.provision.session import Neo4jSession, connect
 from multidb.provisioners.neo4j.provision.statements import statements
 from multidb.secrets import MemorySecretStore, Secret, generate
 from multidb.state import ProjectState
-from tests.contract.case import RealServer, Refused, Tenant
 from tests.contract.case_neo4j import as_admin, ask, emptied, use
-from tests.contract.given_runtime import GivenRuntime
+from tests.support.case import RealServer, Refused, Tenant
+from tests.support.given_runtime import GivenRuntime
 
 pytestmark = pytest.mark.server
 

@@ -24,9 +24,9 @@ from multidb.provisioners.neo4j.driver.connection import Bolt
 from multidb.provisioners.neo4j.observe.health import check_health
 from multidb.provisioners.neo4j.provision.resources import ServerOptions
 from multidb.secrets import Secret
-from tests.contract.case import RealServer
 from tests.contract.case_neo4j import as_admin, emptied, free_port
 from tests.contract.test_neo4j_servers import applied, engine_of
+from tests.support.case import RealServer
 
 pytestmark = pytest.mark.server
 

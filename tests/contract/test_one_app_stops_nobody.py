@@ -22,9 +22,9 @@ from multidb.provisioners.postgres.provision.removal import HEIR
 from multidb.provisioners.postgres.provision.resources import AppOptions, ServerOptions, password_ref
 from multidb.provisioners.postgres.provision.session import LOCK_CLASS
 from multidb.state import ProjectState
-from tests.contract.case import RealServer
-from tests.contract.given_runtime import GivenRuntime
-from tests.contract.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
+from tests.support.case import RealServer
+from tests.support.given_runtime import GivenRuntime
+from tests.support.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 
 pytestmark = pytest.mark.server
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.contract.chromium import Page, browser
-from tests.contract.serving import served
+from tests.support.serving import served
 
 pytestmark = pytest.mark.server
 

@@ -25,7 +25,7 @@ from multidb.engine import Engine
 from multidb.environment import environment
 from multidb.fleet import Fleet
 from multidb.project import load_deployment, load_project
-from tests.contract.postgres_servers import SUPERUSER, Cluster, cluster
+from tests.support.postgres_servers import SUPERUSER, Cluster, cluster
 
 pytestmark = pytest.mark.server
 PASSWORD = "the-poolers-own-password"

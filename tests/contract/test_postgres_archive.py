@@ -18,8 +18,8 @@ from multidb.errors import ArchiveError, Conflict, Refused, ServerError, WrongVe
 from multidb.model import App, Archive, Part, Place, PlaceKind, ScriptArchive, StoreContext, TableArchive
 from multidb.provisioners.postgres import PROVISIONER
 from multidb.provisioners.postgres.backup import programs
-from tests.contract.postgres_servers import PLATFORM, Cluster, cluster
 from tests.contract.test_postgres_server import Site
+from tests.support.postgres_servers import PLATFORM, Cluster, cluster
 
 pytestmark = pytest.mark.server
 

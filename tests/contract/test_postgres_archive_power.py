@@ -22,9 +22,9 @@ from multidb.model import App, PlaceKind, TableArchive
 from multidb.provisioners.postgres.backup import contents
 from multidb.provisioners.postgres.provision import catalog_text
 from multidb.provisioners.postgres.provision.statements import identifier, literal
-from tests.contract.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 from tests.contract.test_postgres_archive import Files, archive, backed_up, quiet
 from tests.contract.test_postgres_server import Site
+from tests.support.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 
 pytestmark = pytest.mark.server
 

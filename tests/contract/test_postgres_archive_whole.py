@@ -15,9 +15,9 @@ from multidb.errors import ArchiveError, MultidbError, Refused, WrongVersion
 from multidb.model import App, Part, PlaceKind, TableArchive
 from multidb.provisioners.postgres.backup import contents
 from multidb.provisioners.postgres.backup.locales import Locale
-from tests.contract.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 from tests.contract.test_postgres_archive import Files, archive, backed_up, quiet
 from tests.contract.test_postgres_server import Site
+from tests.support.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 
 pytestmark = pytest.mark.server
 

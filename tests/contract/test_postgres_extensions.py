@@ -13,11 +13,11 @@ from multidb.errors import ArchiveError, NotAllowed, StatementFailed
 from multidb.model import App, Part, PlaceKind
 from multidb.provisioners.postgres.provision import groundwork
 from tests.contract.postgres_extensions import FILES
-from tests.contract.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 from tests.contract.test_postgres_archive import Files, archive, backed_up, quiet
 from tests.contract.test_postgres_archive_whole import brought_back
 from tests.contract.test_postgres_server import Site
 from tests.contract.test_postgres_watch import restrict
+from tests.support.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 
 pytestmark = pytest.mark.server
 

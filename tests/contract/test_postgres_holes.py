@@ -12,8 +12,8 @@ from multidb.model import App, Hole, Inspection, Search, StoreContext
 from multidb.plan import diff
 from multidb.provisioners.postgres import PROVISIONER
 from multidb.provisioners.postgres.isolation.inventory import HARMLESS, covered
-from tests.contract.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 from tests.contract.test_postgres_server import Site
+from tests.support.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 
 pytestmark = pytest.mark.server
 

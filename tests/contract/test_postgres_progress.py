@@ -17,9 +17,9 @@ import pytest
 from multidb.errors import ServerDown, ServerSlow
 from multidb.model import App, Archive, PlaceKind, ScriptArchive, StoreContext
 from multidb.provisioners.postgres import PROVISIONER
-from tests.contract.postgres_servers import SUPERUSER, Cluster, cluster
 from tests.contract.test_postgres_archive import Files, quiet
 from tests.contract.test_postgres_server import Site
+from tests.support.postgres_servers import SUPERUSER, Cluster, cluster
 
 pytestmark = pytest.mark.server
 

@@ -14,9 +14,9 @@ import pytest
 from multidb.model import App, Part, PlaceKind
 from tests.contract import postgres_schemas as schemas
 from tests.contract.postgres_inventory import Inventory, difference, inventory, unknown
-from tests.contract.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 from tests.contract.test_postgres_archive import Files, archive, backed_up, quiet
 from tests.contract.test_postgres_server import Site
+from tests.support.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 
 pytestmark = pytest.mark.server
 

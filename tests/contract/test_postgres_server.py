@@ -23,7 +23,7 @@ from multidb.provisioners.postgres.provision.resources import AppOptions, passwo
 from multidb.provisioners.postgres.provision.session import PostgresSession
 from multidb.provisioners.postgres.provision.statements import identifier, literal
 from multidb.secrets import MemorySecretStore, Secret, generate
-from tests.contract.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
+from tests.support.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 
 pytestmark = pytest.mark.server
 

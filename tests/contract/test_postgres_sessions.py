@@ -18,8 +18,8 @@ from multidb.provisioners.postgres.driver.connection import SessionOptions, Traf
 from multidb.provisioners.postgres.observe.health import check_health
 from multidb.provisioners.postgres.provision.resources import AppOptions
 from multidb.secrets import Secret
-from tests.contract.postgres_servers import PLATFORM, Cluster, cluster
 from tests.contract.test_postgres_server import Site
+from tests.support.postgres_servers import PLATFORM, Cluster, cluster
 
 pytestmark = pytest.mark.server
 

@@ -18,9 +18,9 @@ from multidb.errors import ArchiveError, Conflict, WrongVersion
 from multidb.model import Archive, Part, PlaceKind
 from multidb.provisioners.qdrant import PROVISIONER
 from multidb.provisioners.qdrant.provision.options import ServerOptions
-from tests.contract.case import RealServer
 from tests.contract.case_qdrant import ask, local_folder, opened, real_server
 from tests.contract.qdrant_driver import Driver, app
+from tests.support.case import RealServer
 
 pytestmark = pytest.mark.server
 

@@ -13,10 +13,10 @@ from multidb.backup.rooms import differences
 from multidb.model import PlaceKind
 from multidb.provisioners.qdrant.provision.options import ServerOptions
 from tests.contract import qdrant_grammar
-from tests.contract.case import RealServer
 from tests.contract.case_qdrant import ask, local_folder, real_server
 from tests.contract.qdrant_driver import Driver, app
 from tests.contract.test_qdrant_archive import archive, quiet, saved
+from tests.support.case import RealServer
 
 pytestmark = pytest.mark.server
 

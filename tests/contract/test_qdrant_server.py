@@ -36,9 +36,9 @@ from multidb.provisioners.qdrant.provision.options import AppOptions, ServerOpti
 from multidb.provisioners.qdrant.provision.resources import admission_claim, registry_name, token_ref
 from multidb.provisioners.qdrant.provision.statements import Call
 from multidb.secrets import MemorySecretStore, Secret
-from tests.contract.case import RealServer
 from tests.contract.case_qdrant import VECTOR, ask, real_server
 from tests.contract.qdrant_driver import Driver, app
+from tests.support.case import RealServer
 
 pytestmark = pytest.mark.server
 

@@ -20,9 +20,9 @@ from multidb.model import Endpoint, Health, Outcome, Probe, Statement, Status, T
 from multidb.provisioners.qdrant import PROVISIONER
 from multidb.provisioners.qdrant.provision.resources import admission_claim, registry_name, token_ref
 from multidb.secrets import Secret
-from tests.contract.case import RealServer
 from tests.contract.case_qdrant import VECTOR, ask, local_folder, opened, real_server
 from tests.contract.qdrant_driver import Driver, app
+from tests.support.case import RealServer
 
 pytestmark = pytest.mark.server
 

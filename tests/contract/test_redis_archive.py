@@ -21,9 +21,9 @@ import redis
 from multidb.errors import ArchiveError, MultidbError, ServerError, WrongVersion
 from multidb.model import App, Part, Place, PlaceKind
 from multidb.provisioners.redis.backup.keys_file import KeysReader
-from tests.contract.case import RealServer
 from tests.contract.case_redis import ADMIN, as_admin, as_app
 from tests.contract.redis_stage import Stage, on_stage, redis_servers, stage, valkey  # noqa: F401
+from tests.support.case import RealServer
 
 pytestmark = pytest.mark.server
 

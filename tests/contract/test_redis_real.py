@@ -24,7 +24,6 @@ from multidb.provisioners.redis.provision.resources import AppOptions, ServerOpt
 from multidb.provisioners.redis.provision.rules import parse_rule, split_line
 from multidb.provisioners.redis.provision.session import RedisSession, connect
 from multidb.secrets import MemorySecretStore, Secret, SecretRef, generate
-from tests.contract.case import RealServer, Refused, Tenant
 from tests.contract.case_redis import (
     ADMIN,
     as_admin,
@@ -36,6 +35,7 @@ from tests.contract.case_redis import (
     use,
     valkey_binary,
 )
+from tests.support.case import RealServer, Refused, Tenant
 
 pytestmark = pytest.mark.server
 

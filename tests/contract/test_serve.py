@@ -25,8 +25,8 @@ import pytest
 from multidb.ports import choose
 from multidb.project import load_deployment
 from multidb.service import connection
-from tests.cli.command import Folder
-from tests.contract.serving import served
+from tests.support.command import Folder
+from tests.support.serving import served
 
 pytestmark = pytest.mark.server
 

@@ -37,10 +37,10 @@ from multidb.secrets import Secret
 from multidb.state import ProjectState
 from multidb.usage import look
 from tests.contract import case_neo4j, case_qdrant, case_redis
-from tests.contract.case import RealServer
-from tests.contract.given_runtime import GivenRuntime
-from tests.contract.postgres_servers import cluster
 from tests.contract.stopping import Proxy, family, proxy, send
+from tests.support.case import RealServer
+from tests.support.given_runtime import GivenRuntime
+from tests.support.postgres_servers import cluster
 
 pytestmark = pytest.mark.server
 

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from multidb.manifest import remove_app
-from tests.cli.command import Folder
+from tests.support.command import Folder
 
 pytestmark = pytest.mark.server
 

@@ -38,7 +38,7 @@ from multidb.provisioners.neo4j.hosting import jars, program
 from multidb.runtime.compose import located
 from multidb.secrets import Secret
 from multidb.state import ProjectState
-from tests.contract.postgres_servers import cluster
+from tests.support.postgres_servers import cluster
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(180)]
 

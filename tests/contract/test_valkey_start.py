@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.cli.command import REPOSITORY
+from tests.support.command import REPOSITORY
 
 pytestmark = pytest.mark.server
 RENDERED = REPOSITORY / "infrastructure" / "valkey"

@@ -11,7 +11,7 @@ from multidb.model import App, StoreContext
 from multidb.plan import diff
 from multidb.provisioners.redis import PROVISIONER
 from multidb.provisioners.redis.provision.resources import AppOptions, RedisFacts
-from tests.unit.redis.tables import REDIS_6, REDIS_7, VALKEY_9
+from tests.support.redis_tables import REDIS_6, REDIS_7, VALKEY_9
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.contract.postgres_servers import PLATFORM, SUPERUSER, Cluster
+from tests.support.postgres_servers import PLATFORM, SUPERUSER, Cluster
 
 LOGGING = {
     "logging_collector": "on",

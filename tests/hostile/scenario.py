@@ -19,12 +19,12 @@ from pathlib import Path
 
 import psycopg
 
-from tests.cli.command import REPOSITORY, Folder, Ran
-from tests.contract.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 from tests.hostile import postgres_watch
 from tests.hostile.postgres_app import HostileApp, Swapper
 from tests.hostile.postgres_watch import Inventory, Told, Watch
 from tests.hostile.steps import Step
+from tests.support.command import REPOSITORY, Folder, Ran
+from tests.support.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 
 HOSTILE, VICTIM, COPY = "alpha", "beta", "gamma"
 APPS = (HOSTILE, VICTIM, COPY)

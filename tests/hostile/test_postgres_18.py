@@ -6,9 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.contract.postgres_servers import PLATFORM, SUPERUSER
 from tests.hostile.postgres_promises import PostgresPromises
 from tests.hostile.scenario import Case, Scenario, scenario
+from tests.support.postgres_servers import PLATFORM, SUPERUSER
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
 CASES = [Case(18, SUPERUSER, "simple"), pytest.param(Case(18, PLATFORM, "split"), marks=pytest.mark.rare)]

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from multidb.errors import ManifestError, UsageError
 from multidb.manifest import add_app, load, remove_app
 from multidb.model import Project
-from tests.manifest_styles import STYLES
-from tests.toy_stores import STORES
+from tests.support.manifest_styles import STYLES
+from tests.support.toy_stores import STORES
 
 FULL = """\
 version: 1

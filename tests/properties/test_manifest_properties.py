@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from multidb.errors import ManifestError, UsageError
 from multidb.manifest import add_app, app_id, load, remove_app, schema
 from multidb.model import Project
-from tests.manifest_styles import STYLES
-from tests.toy_stores import STORES
+from tests.support.manifest_styles import STYLES
+from tests.support.toy_stores import STORES
 
 ids = st.from_regex(r"\A[a-z][a-z0-9_]{0,6}[a-z0-9]\Z").filter(lambda word: word != "public")
 texts = st.text(st.characters(exclude_categories=("Cs", "Cc", "Co", "Cn")), max_size=12)

@@ -14,22 +14,11 @@ from multidb.errors import ManifestError
 from multidb.model import App, Endpoint, Project, Resource, StoreContext
 from multidb.project import load_project
 from multidb.provisioners import STORES, provisioner
-from multidb.provisioners.neo4j.provision.resources import Neo4jFacts
-from multidb.provisioners.postgres.provision.resources import PostgresFacts
-from multidb.provisioners.qdrant.provision.resources import QdrantFacts
 from multidb.secrets import Secret
-from tests.unit.redis.tables import VALKEY_9
+from tests.support.facts import FACTS
 
 # Words of which the stores make names themselves, so that one app is called like what another one gets.
 WORDS = ["core", "docs", "user", "rw", "db", "prefix", "system"]
-FACTS: Mapping[str, object] = {
-    "postgres": PostgresFacts(
-        product="PostgreSQL", version="18", number=180000, admin="root", superuser=True, createrole=True, createdb=True
-    ),
-    "neo4j": Neo4jFacts("Neo4j", "2026.08.1", "enterprise", multi_database=True, roles=True),
-    "qdrant": QdrantFacts("Qdrant", "1.18.3", api_key=True, rbac=True),
-    "redis": VALKEY_9,
-}
 NAMED = {
     "postgres": {"role", "database"},
     "neo4j": {"database", "role", "user"},

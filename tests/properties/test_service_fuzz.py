@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from schemathesis import Case
 from schemathesis.specs.openapi import checks
 
-from tests.contract.serving import served
+from tests.support.serving import served
 
 DESCRIBED = [
     checks.status_code_conformance,

@@ -43,8 +43,8 @@ from multidb.model import (
 from multidb.model.options import ContainerOptions
 from multidb.runtime import ServerState, ServerStatus
 from multidb.secrets import Secret, SecretRef, SecretSpec, SecretStore
-from tests.contract.case import RealServer
-from tests.contract.given_runtime import GivenRuntime
+from tests.support.case import RealServer
+from tests.support.given_runtime import GivenRuntime
 
 FAULTS: dict[str, BaseException] = {}
 """By what is asked of an archive (``backup``, ``replace`` ...), perhaps with the app and store: its error."""

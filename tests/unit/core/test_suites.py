@@ -1,4 +1,4 @@
-"""The suites themselves: they go through public names."""
+"""The suites themselves: they go through public names, and share what is in `tests.support`."""
 
 from __future__ import annotations
 
@@ -22,3 +22,20 @@ def test_no_test_imports_a_private_name() -> None:
         if module.startswith(("multidb", "tests")) and any(part.startswith("_") for part in [*module.split("."), name])
     ]
     assert private == []
+
+
+def _suite(parts: tuple[str, ...]) -> tuple[str, ...]:
+    """Whose a module of the tests is: a folder's, or one of those under ``unit``; nobody's at the top."""
+    return parts[: 2 if parts[0] == "unit" else 1] if len(parts) > 1 else ()
+
+
+def test_no_suite_imports_from_another() -> None:
+    shared = {(), ("support",)}
+    across = [
+        f"{path.relative_to(TESTS)}: {module}"
+        for path in sorted(TESTS.rglob("*.py"))
+        for module, name in _imports(path)
+        if module.startswith("tests")
+        and _suite((*module.split(".")[1:], name)) not in {_suite(path.relative_to(TESTS).parts), *shared}
+    ]
+    assert across == []

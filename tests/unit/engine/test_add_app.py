@@ -13,9 +13,9 @@ from multidb import manifest
 from multidb.cli.add_app import add_app
 from multidb.errors import ManifestError, UsageError
 from multidb.model import Endpoint, Server
-from tests.contract.case import RealServer
-from tests.contract.given_runtime import GivenRuntime
-from tests.unit.engine.toy_store import SHELF, ToyServer
+from tests.support.case import RealServer
+from tests.support.given_runtime import GivenRuntime
+from tests.support.toy_store import SHELF, ToyServer
 
 MANIFEST = "version: 1\nproject: shop\napps:\n  ann: {stores: [toy]}\n"
 
@@ -23,7 +23,7 @@ MANIFEST = "version: 1\nproject: shop\napps:\n  ann: {stores: [toy]}\n"
 @pytest.fixture
 def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """The manifest of a project whose server runs."""
-    monkeypatch.setitem(multidb.provisioners.STORES, "toy", "tests.unit.engine.toy_store")
+    monkeypatch.setitem(multidb.provisioners.STORES, "toy", "tests.support.toy_store")
     multidb.provisioners.provisioner.cache_clear()
     SHELF.__init__()  # type: ignore[misc]
     runtime = GivenRuntime(RealServer(Server("toy", "toy", Endpoint("shelf", 1)), None, ToyServer()))

@@ -24,9 +24,9 @@ from multidb.provisioners import provisioner
 from multidb.runtime import ServerState, ServerStatus
 from multidb.secrets import MemorySecretStore, Secret, SecretRef
 from multidb.state import ProjectState
-from tests.contract.case import RealServer
-from tests.contract.given_runtime import GivenRuntime
-from tests.unit.engine.toy_store import SHELF, Box, ToyServer
+from tests.support.case import RealServer
+from tests.support.given_runtime import GivenRuntime
+from tests.support.toy_store import SHELF, Box, ToyServer
 
 MANIFEST = """\
 version: 1
@@ -41,7 +41,7 @@ apps:
 @pytest.fixture(autouse=True)
 def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The registry line; and an empty shelf for each test."""
-    monkeypatch.setitem(multidb.provisioners.STORES, "toy", "tests.unit.engine.toy_store")
+    monkeypatch.setitem(multidb.provisioners.STORES, "toy", "tests.support.toy_store")
     SHELF.__init__()  # type: ignore[misc]
     yield
     multidb.provisioners.provisioner.cache_clear()

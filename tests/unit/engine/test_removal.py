@@ -21,10 +21,10 @@ from multidb.project import load_project
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 from multidb.tombstone import Phase, forget, tombstones
-from tests.contract.case import RealServer
-from tests.contract.given_runtime import GivenRuntime
-from tests.unit.engine import toy_store
-from tests.unit.engine.toy_store import SHELF, Box, ToyServer
+from tests.support import toy_store
+from tests.support.case import RealServer
+from tests.support.given_runtime import GivenRuntime
+from tests.support.toy_store import SHELF, Box, ToyServer
 
 MANIFEST = """\
 version: 1
@@ -56,7 +56,7 @@ def check_health(tenant: Tenant, may_write: bool) -> Health:
 
 @pytest.fixture(autouse=True)
 def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(multidb.provisioners.STORES, "toy", "tests.unit.engine.toy_store")
+    monkeypatch.setitem(multidb.provisioners.STORES, "toy", "tests.support.toy_store")
     monkeypatch.setattr(toy_store, "PROVISIONER", replace(toy_store.PROVISIONER, check_health=check_health))
     multidb.provisioners.provisioner.cache_clear()
     SHELF.__init__()  # type: ignore[misc]

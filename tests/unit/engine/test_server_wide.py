@@ -18,9 +18,9 @@ from multidb.project import load_project
 from multidb.provisioners import STORES, provisioner
 from multidb.provisioners.postgres.provision.resources import PostgresFacts, ServerDatabaseFacts
 from multidb.state import ProjectState
-from tests.properties.test_names_of_apps import FACTS
+from tests.support.facts import FACTS
+from tests.support.toy_store import SHELF, Box, ToyServer
 from tests.unit.engine.test_engine import OneEach
-from tests.unit.engine.toy_store import SHELF, Box, ToyServer
 
 MANIFEST = """\
 version: 1
@@ -35,7 +35,7 @@ apps:
 @pytest.fixture
 def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Engine]]:
     """By runtime, the engine of a project whose two servers would each be closed by its one change."""
-    monkeypatch.setitem(multidb.provisioners.STORES, "toy", "tests.unit.engine.toy_store")
+    monkeypatch.setitem(multidb.provisioners.STORES, "toy", "tests.support.toy_store")
     monkeypatch.setattr(Box, "closing", "nobody else may look in")
     SHELF.__init__()  # type: ignore[misc]
     (tmp_path / "multidb.yaml").write_text(MANIFEST)

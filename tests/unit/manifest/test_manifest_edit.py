@@ -7,8 +7,8 @@ import pytest
 from multidb.errors import ManifestError, UsageError
 from multidb.manifest import add_app, app_id, initial, load, project_name, remove_app
 from multidb.model import Project
-from tests.manifest_styles import STYLES, WITHOUT_APPS
-from tests.toy_stores import STORES
+from tests.support.manifest_styles import STYLES, WITHOUT_APPS
+from tests.support.toy_stores import STORES
 
 ENTRIES = {
     "empty": {},

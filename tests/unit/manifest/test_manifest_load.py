@@ -11,7 +11,7 @@ from multidb.errors import ManifestError, UsageError
 from multidb.manifest import load
 from multidb.model import Enforce, Project, Quota
 from multidb.model.options import AppDeploy, Keep
-from tests.toy_stores import STORES
+from tests.support.toy_stores import STORES
 
 HEAD = "version: 1\nproject: digi\n"
 

@@ -7,7 +7,7 @@ import pytest
 
 from multidb.errors import ManifestError
 from multidb.manifest import load
-from tests.toy_stores import STORES
+from tests.support.toy_stores import STORES
 
 HEAD = "version: 1\nproject: digi\n"
 

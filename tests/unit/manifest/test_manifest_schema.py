@@ -8,7 +8,7 @@ import jsonschema
 import pytest
 
 from multidb.manifest import schema
-from tests.toy_stores import STORES
+from tests.support.toy_stores import STORES
 
 SCHEMA = schema(STORES)
 HEAD = {"version": 1, "project": "digi"}

@@ -34,7 +34,7 @@ from multidb.provisioners.redis.provision.resources import (
 )
 from multidb.provisioners.redis.provision.rules import parse_rule
 from multidb.secrets import MemorySecretStore, Secret, SecretRef
-from tests.unit.redis.tables import REDIS_6, REDIS_7, VALKEY_9
+from tests.support.redis_tables import REDIS_6, REDIS_7, VALKEY_9
 
 PASSWORD = "a-password-of-forty-three-characters-or-so"
 DIGEST = hashlib.sha256(PASSWORD.encode()).hexdigest()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from multidb.provisioners.redis.provision.resources import command_rule
 from multidb.provisioners.redis.provision.rules import BYTES, Granted, join_line, parse_rule, same_rights, split_line
-from tests.unit.redis.tables import REDIS_6, REDIS_7
+from tests.support.redis_tables import REDIS_6, REDIS_7
 
 TABLE = REDIS_7.commands
 

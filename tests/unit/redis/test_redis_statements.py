@@ -8,7 +8,7 @@ from multidb.model import App, Owner, StoreContext
 from multidb.plan import diff
 from multidb.provisioners.redis import PROVISIONER
 from multidb.provisioners.redis.provision.resources import AclUser, AppOptions, hash_ref
-from tests.unit.redis.tables import REDIS_7, VALKEY_9
+from tests.support.redis_tables import REDIS_7, VALKEY_9
 
 CONTEXT = StoreContext("digi", VALKEY_9, None, {"lernmi": 3})
 APPS = [App("lernmi", "lernmi", {"redis": AppOptions()})]

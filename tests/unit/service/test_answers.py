@@ -18,7 +18,7 @@ from multidb.secrets import Secret
 from multidb.service.application import Intervals, Service, application
 from multidb.service.documents import FailureDocument, HealthDocument, OneAppHealth
 from multidb.service.guard import Guard
-from tests.unit.service import reports
+from tests.support import reports
 
 TOKEN = Secret("token-of-the-service-0123456789")
 

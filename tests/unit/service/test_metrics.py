@@ -12,7 +12,7 @@ from multidb.backup.schedule import LastSets
 from multidb.service.collector import Reading
 from multidb.service.metrics import METRICS, exposition
 from multidb.service.overview import overview
-from tests.unit.service import reports
+from tests.support import reports
 
 AT = reports.AT.timestamp()
 

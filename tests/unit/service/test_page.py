@@ -18,7 +18,7 @@ from multidb.model import Search
 from multidb.service.collector import Reading
 from multidb.service.overview import Overview, overview
 from multidb.service.page import page, sparkline
-from tests.unit.service import reports
+from tests.support import reports
 
 READING = Reading(1, reports.AT, 0.25)
 

@@ -15,9 +15,9 @@ from multidb.project import load_project
 from multidb.runtime import ServerStatus
 from multidb.secrets import Secret
 from multidb.state import ProjectState
-from tests.contract.case import RealServer
-from tests.contract.given_runtime import GivenRuntime
-from tests.unit.engine.toy_store import SHELF, ToyServer
+from tests.support.case import RealServer
+from tests.support.given_runtime import GivenRuntime
+from tests.support.toy_store import SHELF, ToyServer
 
 OpenShop = Callable[..., Engine]
 
@@ -47,9 +47,9 @@ class OneEach(GivenRuntime):
 @pytest.fixture(autouse=True)
 def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The registry line; and an empty shelf for each test."""
-    monkeypatch.setattr(multidb.provisioners, "STORES", {"toy": "tests.unit.engine.toy_store"})
-    monkeypatch.setattr("multidb.project.STORES", {"toy": "tests.unit.engine.toy_store"})
-    monkeypatch.setattr("multidb.project.INCLUDED", {"toy": "tests.unit.engine.toy_store"})
+    monkeypatch.setattr(multidb.provisioners, "STORES", {"toy": "tests.support.toy_store"})
+    monkeypatch.setattr("multidb.project.STORES", {"toy": "tests.support.toy_store"})
+    monkeypatch.setattr("multidb.project.INCLUDED", {"toy": "tests.support.toy_store"})
     multidb.provisioners.provisioner.cache_clear()
     SHELF.__init__()  # type: ignore[misc]
     yield

@@ -15,7 +15,7 @@ from multidb.fleet import Scope
 from multidb.model import Isolation
 from multidb.runtime import ServerState, ServerStatus
 from multidb.secrets import Secret
-from tests.unit.engine.toy_store import SHELF
+from tests.support.toy_store import SHELF
 from tests.unit.watch.conftest import OpenShop
 
 

@@ -9,7 +9,7 @@ import pytest
 from multidb.diagnosis import diagnose
 from multidb.model import Finding, Level
 from multidb.provisioners import provisioner
-from tests.unit.engine import toy_store
+from tests.support import toy_store
 from tests.unit.watch.conftest import OpenShop
 
 

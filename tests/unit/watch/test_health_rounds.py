@@ -15,8 +15,8 @@ from multidb.health import check
 from multidb.model import App, Health, Status
 from multidb.runtime import ServerState, ServerStatus
 from multidb.secrets import Secret
-from tests.unit.engine import toy_store
-from tests.unit.engine.toy_store import SHELF
+from tests.support import toy_store
+from tests.support.toy_store import SHELF
 from tests.unit.watch.conftest import OpenShop
 
 WORN = Health(Status.DEGRADED, "the lid is loose", 0.002, "mend it")

@@ -16,7 +16,7 @@ from multidb.model import Health, Tenant
 from multidb.provisioners import provisioner
 from multidb.service.application import Intervals, Service, application
 from multidb.service.sources import Sources
-from tests.unit.engine.toy_store import SHELF
+from tests.support.toy_store import SHELF
 from tests.unit.watch.conftest import OpenShop
 
 PATHS = ("/health/databases", "/health/databases/ann", "/health/databases/eve", "/metrics", "/")

@@ -18,8 +18,8 @@ from multidb.runtime import ServerState, ServerStatus
 from multidb.secrets import Secret
 from multidb.service.overview import overview
 from multidb.usage import enforce, look
-from tests.contract.given_runtime import GivenRuntime
-from tests.unit.engine.toy_store import SHELF, ToyServer
+from tests.support.given_runtime import GivenRuntime
+from tests.support.toy_store import SHELF, ToyServer
 from tests.unit.watch.conftest import OpenShop
 
 APPS = {"near": frozenset({"ann", "bob"}), "far": frozenset({"eve", "zoe"})}

@@ -19,7 +19,7 @@ from multidb.model import AppUsage, Enforce, Quota, RuntimeKind
 from multidb.runtime import ServerState, ServerStatus
 from multidb.state import ProjectState
 from multidb.usage import History, Look, QuotaUse, StoreUsage, UsageReport, enforce, look, read_only_after
-from tests.unit.engine.toy_store import SHELF
+from tests.support.toy_store import SHELF
 from tests.unit.watch.conftest import OpenShop
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)

@@ -25,7 +25,7 @@ from multidb.engine import Engine
 from multidb.errors import ServerDown
 from multidb.model import AppUsage, Health, Isolation, Query, Status
 from multidb.usage import History, Look
-from tests.unit.engine.toy_store import SHELF
+from tests.support.toy_store import SHELF
 from tests.unit.watch.conftest import OpenShop
 
 Captured = pytest.CaptureFixture[str]

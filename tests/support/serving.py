@@ -13,7 +13,7 @@ from typing import Any
 from multidb.secrets import Secret
 from multidb.service.application import Intervals, Service, application
 from multidb.service.serving import web_server
-from tests.unit.service import reports
+from tests.support import reports
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from typing import Any
 from multidb.model import App, Endpoint, Progress, Server
 from multidb.runtime import ServerState, ServerStatus
 from multidb.secrets import Secret
-from tests.contract.case import RealServer
+from tests.support.case import RealServer
 
 
 class GivenRuntime:

@@ -122,8 +122,8 @@ def _prompt(output: Output, tenant: Tenant, client: AppClient) -> int:
     end = provisioner(tenant.server.store).statement_end
     by_hand = sys.stdin.isatty()
     if by_hand:
-        ends = f"each statement ends in {end}" if end else "each line is a statement"
-        output.note(f"{tenant.app.id} on {tenant.server.name}; {ends}; Ctrl-D leaves", style="dim")
+        ends = f"{end} ends a statement" if end else "each line is a statement"
+        output.note(f"{tenant.app.id} on {tenant.server.name}. {ends}, Ctrl-D leaves.", style="dim")
     answers: list[dict[str, Any]] = []
     with client.prompt() as ask:
         for statement in _statements(_lines(tenant) if by_hand else sys.stdin, end):

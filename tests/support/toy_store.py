@@ -1,18 +1,17 @@
-"""A fifth store, kept in a dictionary: proof that a store is a folder and one registry line, and the engine's fixture.
-
-The "server" is a `Shelf`: named boxes with a colour, each with its owner. It can be told to fail.
-"""
+"""The toy store of `tests/toy` with its server kept in a dictionary: a `Shelf` of boxes, which can be told to fail."""
 
 from __future__ import annotations
 
+import hashlib
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict
+from multidb_toy import PROVISIONER as STORE
+from multidb_toy.resources import Box, digest_of
 
 from multidb.errors import (
     AuthenticationFailed,
@@ -24,12 +23,8 @@ from multidb.errors import (
     UsageError,
 )
 from multidb.model import (
-    Action,
     App,
     AppUsage,
-    Change,
-    DerivedName,
-    Endpoint,
     Facts,
     Health,
     Hole,
@@ -38,7 +33,6 @@ from multidb.model import (
     Outcome,
     Owner,
     Probe,
-    Provisioner,
     Remark,
     Resource,
     Search,
@@ -50,27 +44,7 @@ from multidb.model import (
     StoreContext,
     Tenant,
 )
-from multidb.model.options import ContainerOptions
-from multidb.secrets import Secret, SecretRef, SecretSpec, SecretStore
-
-
-class ToyOptions(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    colour: str = "red"
-
-
-class ToyServer(ContainerOptions):
-    pass
-
-
-@dataclass(frozen=True, kw_only=True)
-class Box(Resource):
-    kind: ClassVar[str] = "box"
-    rank: ClassVar[int] = 10
-    marked: ClassVar[bool] = True
-    colour: str
-    key_held: str = "current"
-    sealed: bool = False  # nothing more may be put in
+from multidb.secrets import Secret, SecretStore
 
 
 @dataclass
@@ -113,52 +87,14 @@ class Shelf:
 SHELF = Shelf()
 
 
-def _key(app: str) -> SecretRef:
-    return SecretRef(app, "toy", "key")
+def digest(key: Secret) -> str:
+    """What the shelf has of a key."""
+    return hashlib.sha256(key.reveal().encode()).hexdigest()
 
 
-def secrets(app: App) -> Sequence[SecretSpec]:
-    print_of_key = SecretRef(app.id, "toy", "print")
-    return (
-        SecretSpec(_key(app.id)),
-        SecretSpec(print_of_key, source=_key(app.id), derive=lambda key: f"print-of-{key}"),
-    )
-
-
-def desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
-    return [
-        Box(
-            name=app.id,
-            app=app.id,
-            owner=Owner(context.project, app.id),
-            colour=app.stores["toy"].colour,
-            sealed=SHELF.seals and app.id in context.read_only,
-        )
-        for app in apps
-    ]
-
-
-def statements(change: Change, context: StoreContext) -> Sequence[Statement]:
-    box = change.resource
-    assert isinstance(box, Box)
-    found = []
-    if change.action is Action.CREATE:
-        found.append(Statement(f"MAKE {box.name} {box.owner}"))
-    if change.action is Action.UPDATE and change.changed("owner"):
-        found.append(Statement(f"OWN {box.name} {box.owner}"))
-    if change.changed("colour"):
-        found.append(Statement(f"PAINT {box.name} {box.colour}"))
-    if change.action is Action.UPDATE and change.changed("sealed"):
-        found.append(Statement(f"SEAL {box.name} {'shut' if box.sealed else 'open'}"))
-    if change.changed("key_held"):
-        found.append(Statement(f"LOCK {box.name} $print", binds=(("print", SecretRef(box.name, "toy", "print")),)))
-    return found
-
-
-def env(
-    app: App, context: StoreContext, endpoint: Endpoint, secret: Callable[[SecretRef], Secret]
-) -> Mapping[str, str | Secret]:
-    return {"TOY_BOX": app.id, "TOY_PLACE": str(endpoint), "TOY_KEY": secret(_key(app.id))}
+def _desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
+    boxes = STORE.desired(apps, context)
+    return boxes if SHELF.seals else [replace(box, sealed=False) for box in boxes]
 
 
 class ToySession:
@@ -184,9 +120,10 @@ class ToySession:
         return [self._seen(SHELF.boxes[r.name], inspection) for r in inspection.desired if r.name in SHELF.boxes]
 
     def _seen(self, box: Box, inspection: Inspection) -> Box:
-        held = inspection.secrets.get(SecretRef(box.name, "toy", "print"))
-        key = "lost" if held is None else "current" if held.reveal() == SHELF.keys.get(box.name) else "other"
-        return replace(box, key_held=key)
+        held, key = inspection.secrets.get(digest_of(box.name)), SHELF.keys.get(box.name)
+        if key == "":
+            return replace(box, opened_by="off")
+        return replace(box, opened_by="lost" if held is None else "current" if held.reveal() == key else "other")
 
     @contextmanager
     def lock(self, project: str, holder: str) -> Iterator[None]:
@@ -216,12 +153,12 @@ class ToySession:
         }
 
     def suspension(self, app: App, context: StoreContext) -> Sequence[Statement]:
-        return [Statement(f"SHUT {app.id} now")] if SHELF.keys.get(app.id) else []
+        return [Statement(f"SHUT {app.id}")] if SHELF.keys.get(app.id) else []
 
     def removal(self, app: App, context: StoreContext) -> Sequence[Statement]:
         box = SHELF.boxes.get(app.id)
         ours = box is not None and box.owner == Owner(context.project, app.id)
-        return [Statement(f"DROP {app.id} now")] if ours else []
+        return [Statement(f"DROP {app.id}")] if ours else []
 
     def usage(self, context: StoreContext, apps: Sequence[App]) -> ServerUsage:
         weights = {app.id: SHELF.weights[app.id] for app in apps if app.id in SHELF.weights}
@@ -247,23 +184,23 @@ class ToySession:
         return Search(found, (Searched("the shelf", len(SHELF.boxes), "boxes that are open"),), tuple(remarks))
 
     def _do(self, words: list[str], bound: Mapping[str, Secret | None]) -> None:
-        verb, name, what = words
+        verb, name, *what = words
         box = SHELF.boxes.get(name)
         match verb:
             case "MAKE":
-                SHELF.boxes[name] = Box(name=name, app=name, owner=Owner(*what.split("/")), colour="bare")
+                SHELF.boxes[name] = Box(name=name, app=name, owner=Owner(*what[0].split("/")), colour="bare")
             case "OWN" if box:
-                SHELF.boxes[name] = replace(box, owner=Owner(*what.split("/")))
+                SHELF.boxes[name] = replace(box, owner=Owner(*what[0].split("/")))
             case "PAINT" if box:
-                SHELF.boxes[name] = replace(box, colour=what)
+                SHELF.boxes[name] = replace(box, colour=what[0])
             case "SEAL" if box:
-                SHELF.boxes[name] = replace(box, sealed=what == "shut")
+                SHELF.boxes[name] = replace(box, sealed=what[0] == "shut")
             case "SHUT":
                 SHELF.keys[name] = ""
             case "DROP":
                 SHELF.boxes.pop(name, None)
             case "LOCK":
-                key = bound["print"]
+                key = bound["digest"]
                 assert key is not None
                 SHELF.keys[name] = key.reveal()
 
@@ -289,7 +226,7 @@ def check_health(tenant: Tenant, may_write: bool) -> Health:
         raise ServerSlow("does not answer", where=str(server), hint="look at it")
     key = tenant.env["TOY_KEY"]
     assert isinstance(key, Secret)
-    if SHELF.keys.get(app) != f"print-of-{key.reveal()}":
+    if SHELF.keys.get(app) != digest(key):
         raise AuthenticationFailed("wrong key", where=str(server), hint=f"multidb apply --app {app}")
     time.sleep(SHELF.lag)
     found = SHELF.found.get(app, Health(Status.HEALTHY, "put in and took out" if may_write else "looked in", 0.001))
@@ -323,20 +260,14 @@ def _connect(server: Server, admin: Secret | None, application: str) -> Any:
     return ToySession(server, application)
 
 
-PROVISIONER = Provisioner(
-    name="toy",
-    title="Toy",
-    app_options=ToyOptions,
-    server_options=ToyServer,
-    derived_names=lambda app: (DerivedName("toy box", app.id, 40, f"the box of {app.id}"),),
-    secrets=secrets,
-    desired=desired,
-    statements=statements,
-    env=env,
+PROVISIONER = replace(
+    STORE,
+    desired=_desired,
     isolation=lambda app, facts: (SHELF.level, "a box has walls"),
     connect=_connect,
     check_health=check_health,
     probe=probe,
+    archive=None,
     allocate=allocate,
     processes=lambda hosting: (),
 )

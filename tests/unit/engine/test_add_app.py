@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from multidb_toy.resources import ServerOptions
 
 import multidb.provisioners
 from multidb import manifest
@@ -15,7 +16,7 @@ from multidb.errors import ManifestError, UsageError
 from multidb.model import Endpoint, Server
 from tests.support.case import RealServer
 from tests.support.given_runtime import GivenRuntime
-from tests.support.toy_store import SHELF, ToyServer
+from tests.support.toy_store import SHELF
 
 MANIFEST = "version: 1\nproject: shop\napps:\n  ann: {stores: [toy]}\n"
 
@@ -26,7 +27,7 @@ def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setitem(multidb.provisioners.STORES, "toy", "tests.support.toy_store")
     multidb.provisioners.provisioner.cache_clear()
     SHELF.__init__()  # type: ignore[misc]
-    runtime = GivenRuntime(RealServer(Server("toy", "toy", Endpoint("shelf", 1)), None, ToyServer()))
+    runtime = GivenRuntime(RealServer(Server("toy", "toy", Endpoint("shelf", 1)), None, ServerOptions()))
     monkeypatch.setattr("multidb.fleet.open_runtime", lambda project, state: runtime)
     path = tmp_path / "multidb.yaml"
     path.write_text(f"# {tmp_path}\n{MANIFEST}")  # a text that was read before is not parsed again

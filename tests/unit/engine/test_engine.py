@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from multidb_toy.resources import Box, ServerOptions
 
 import multidb.provisioners
 from multidb import engine as engine_module
@@ -26,7 +27,7 @@ from multidb.secrets import MemorySecretStore, Secret, SecretRef
 from multidb.state import ProjectState
 from tests.support.case import RealServer
 from tests.support.given_runtime import GivenRuntime
-from tests.support.toy_store import SHELF, Box, ToyServer
+from tests.support.toy_store import SHELF, digest
 
 MANIFEST = """\
 version: 1
@@ -56,7 +57,7 @@ def project(tmp_path: Path) -> Project:
 @pytest.fixture
 def engine(project: Project) -> Engine:
     server = Server("toy", "toy", Endpoint("shelf", 1))
-    runtime = GivenRuntime(RealServer(server, None, ToyServer()))
+    runtime = GivenRuntime(RealServer(server, None, ServerOptions()))
     return Engine(Fleet(project, ProjectState(Path(project.root)), runtime=runtime))
 
 
@@ -98,7 +99,7 @@ def _with_apps(folder: Path, count: int) -> Engine:
     (folder / "multidb.yaml").write_text(f"version: 1\nproject: shop\nruntime: embedded\napps:\n{apps}")
     project = load_project(folder / "multidb.yaml")
     server = Server("toy", "toy", Endpoint("shelf", 1))
-    return Engine(Fleet(project, ProjectState(folder), runtime=GivenRuntime(RealServer(server, None, ToyServer()))))
+    return Engine(Fleet(project, ProjectState(folder), runtime=GivenRuntime(RealServer(server, None, ServerOptions()))))
 
 
 @pytest.mark.parametrize("asks", [False, True])
@@ -228,7 +229,7 @@ def test_when_all_went_well_every_change_is_done(engine: Engine) -> None:
 
 
 def test_what_was_answered_for_is_done_even_if_the_server_goes_before_the_proof(engine: Engine) -> None:
-    SHELF.goes_down_after = "LOCK bob $print"
+    SHELF.goes_down_after = "LOCK bob $digest"
     report = engine.apply()
     (server,) = report.servers
     assert [change.resource.name for change in server.done] == ["ann", "bob"]
@@ -286,7 +287,7 @@ def test_another_projects_box_cannot_be_adopted(engine: Engine) -> None:
 def test_a_lost_secret_is_refused_until_asked_for(engine: Engine) -> None:
     engine.apply()
     old = SHELF.keys["ann"]
-    refs = [SecretRef("ann", "toy", name) for name in ("key", "print")]
+    refs = [SecretRef("ann", "toy", name) for name in ("key", "digest")]
     engine.state.secrets.delete(refs)
     with pytest.raises(Conflict, match="not in the secret store") as caught:
         engine.apply()
@@ -301,7 +302,7 @@ def test_a_lost_secret_is_refused_until_asked_for(engine: Engine) -> None:
 def test_new_credentials_are_for_the_apps_asked_for_alone(engine: Engine) -> None:
     engine.apply()
     keys = dict(SHELF.keys)
-    engine.state.secrets.delete(SecretRef(app, "toy", name) for app in ("ann", "bob") for name in ("key", "print"))
+    engine.state.secrets.delete(SecretRef(app, "toy", name) for app in ("ann", "bob") for name in ("key", "digest"))
     plan = engine.plan(Scope(regenerate=frozenset({"ann"})))
     assert [(change.resource.name, change.action) for change in plan.changes] == [
         ("ann", Action.UPDATE),
@@ -322,7 +323,7 @@ def test_credentials_that_are_not_lost_are_never_replaced(engine: Engine) -> Non
 def test_a_lost_derived_secret_is_made_from_the_one_that_is_there(engine: Engine) -> None:
     engine.apply()
     keys = dict(SHELF.keys)
-    engine.state.secrets.delete([SecretRef("ann", "toy", "print")])
+    engine.state.secrets.delete([SecretRef("ann", "toy", "digest")])
     assert engine.apply(Scope(regenerate=frozenset({"ann"}))).error() is None
     assert SHELF.keys == keys
 
@@ -333,8 +334,8 @@ def test_a_credential_that_no_longer_fits_is_repaired_by_the_command_that_is_nam
     password = SecretRef("ann", "toy", "key")
     engine.state.secrets.put({password: Secret("from-an-old-copy")})
     assert engine.apply(Scope(apps=frozenset({"ann"}))).error() is None
-    assert SHELF.keys["ann"] == "print-of-from-an-old-copy"
-    assert engine.state.secrets.get(SecretRef("ann", "toy", "print")) == Secret("print-of-from-an-old-copy")
+    assert SHELF.keys["ann"] == digest(Secret("from-an-old-copy"))
+    assert engine.state.secrets.get(SecretRef("ann", "toy", "digest")) == Secret(digest(Secret("from-an-old-copy")))
     assert engine.plan().in_sync
 
 
@@ -368,7 +369,7 @@ def test_a_lost_password_is_replaced_although_what_was_made_of_it_is_there(engin
     assert engine.apply().error() is None
     key = engine.state.secrets.get(SecretRef("ann", "toy", "key"))
     assert key is not None
-    assert SHELF.keys["ann"] == f"print-of-{key.reveal()}"
+    assert SHELF.keys["ann"] == digest(key)
     assert engine.plan().in_sync
 
 
@@ -376,7 +377,7 @@ def test_a_derived_secret_follows_its_source(engine: Engine) -> None:
     engine.apply()
     key = engine.state.secrets.get(SecretRef("ann", "toy", "key"))
     assert key is not None
-    assert SHELF.keys["ann"] == f"print-of-{key.reveal()}"
+    assert SHELF.keys["ann"] == digest(key)
     assert len(key.reveal()) >= 32
 
 
@@ -557,7 +558,7 @@ def test_each_kind_of_conflict_has_a_way_out_that_works(engine: Engine) -> None:
 def test_an_app_is_told_the_address_that_it_can_reach(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     engine.apply()
     monkeypatch.setattr(engine.fleet.runtime, "app_endpoints", lambda: {"toy": Endpoint("shelf.internal", 7)})
-    assert environment(engine.fleet, "ann").env["TOY_PLACE"] == "shelf.internal:7"
+    assert environment(engine.fleet, "ann").env["TOY_ADDRESS"] == "shelf.internal:7"
 
 
 def test_apps_of_one_store_may_be_on_several_servers(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -570,7 +571,7 @@ def test_apps_of_one_store_may_be_on_several_servers(engine: Engine, monkeypatch
     engine.apply()
     assert engine.plan().in_sync
     for app in engine.project.apps:
-        place = environment(engine.fleet, app).env["TOY_PLACE"]
+        place = environment(engine.fleet, app).env["TOY_ADDRESS"]
         assert place == ("shelf:1" if app == "ann" else "shelf:2")
     tenants, problems = engine.fleet.tenants(Scope())
     assert ({(each.app.id, each.server.name) for each in tenants}, problems) == (

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from multidb_toy.resources import Box, ServerOptions
 
 import multidb.provisioners
 from multidb import files, removal
@@ -24,7 +25,7 @@ from multidb.tombstone import Phase, forget, tombstones
 from tests.support import toy_store
 from tests.support.case import RealServer
 from tests.support.given_runtime import GivenRuntime
-from tests.support.toy_store import SHELF, Box, ToyServer
+from tests.support.toy_store import SHELF, digest
 
 MANIFEST = """\
 version: 1
@@ -49,7 +50,7 @@ def quiet(subject: str, message: str, done: float | None = None, total: float | 
 def check_health(tenant: Tenant, may_write: bool) -> Health:
     key = tenant.env["TOY_KEY"]
     assert isinstance(key, Secret)
-    if SHELF.keys.get(tenant.app.id) != f"print-of-{key.reveal()}":
+    if SHELF.keys.get(tenant.app.id) != digest(key):
         raise AuthenticationFailed("wrong key", where=str(tenant.server))
     return Health(Status.HEALTHY, "it opens")
 
@@ -80,7 +81,7 @@ def engine_for(root: Path, app: str = "ann") -> Engine:
     project = load(root)
     if app in project.removed:
         project = project.including(project.removed[app])
-    server = RealServer(Server("toy", "toy", Endpoint("shelf", 1)), None, ToyServer())
+    server = RealServer(Server("toy", "toy", Endpoint("shelf", 1)), None, ServerOptions())
     return Engine(Fleet(project, ProjectState(root), runtime=GivenRuntime(server)))
 
 
@@ -356,7 +357,7 @@ def test_what_is_half_gone_does_not_come_back(applied: Path) -> None:
 
 
 def test_logins_that_still_work_are_not_taken_for_gone(applied: Path) -> None:
-    SHELF.ignore = "SHUT ann now"  # the server says yes and does nothing
+    SHELF.ignore = "SHUT ann"  # the server says yes and does nothing
     with pytest.raises(PartlyApplied, match="still work"):
         take_out(applied)
     assert tombstones(ProjectState(applied))["ann"].phase is Phase.REMOVING

@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from multidb_toy.resources import Box, ServerOptions
 
 import multidb.provisioners
 from multidb.cli import server_wide
@@ -19,7 +20,7 @@ from multidb.provisioners import STORES, provisioner
 from multidb.provisioners.postgres.provision.resources import PostgresFacts, ServerDatabaseFacts
 from multidb.state import ProjectState
 from tests.support.facts import FACTS
-from tests.support.toy_store import SHELF, Box, ToyServer
+from tests.support.toy_store import SHELF
 from tests.unit.engine.test_engine import OneEach
 
 MANIFEST = """\
@@ -97,7 +98,7 @@ def test_known_accounts_are_told_of_where_they_are_spared(
 ) -> None:
     monkeypatch.setattr(Box, "leaves_known", spared)
     engine = engines["external"]
-    spec = ServerSpec("toy", "toy", ToyServer(), known=frozenset({"eve"} if known else ()))
+    spec = ServerSpec("toy", "toy", ServerOptions(), known=frozenset({"eve"} if known else ()))
     engine.fleet.project = replace(engine.project, servers=(spec,))
     server_wide.show_closings(Output("plan"), engine, engine.plan())
     assert ("eve (known) keep what they have" in capsys.readouterr().err) is kept

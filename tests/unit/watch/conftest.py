@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from multidb_toy.resources import ServerOptions
 
 import multidb.provisioners
 from multidb.engine import Engine
@@ -17,7 +18,7 @@ from multidb.secrets import Secret
 from multidb.state import ProjectState
 from tests.support.case import RealServer
 from tests.support.given_runtime import GivenRuntime
-from tests.support.toy_store import SHELF, ToyServer
+from tests.support.toy_store import SHELF
 
 OpenShop = Callable[..., Engine]
 
@@ -73,7 +74,7 @@ def open_shop(tmp_path: Path) -> OpenShop:
         head = f"version: 1\nproject: shop\nruntime: embedded\nknown: {known}\n"
         (tmp_path / "multidb.yaml").write_text(f"{head}apps:\n{lines}")
         project = load_project(tmp_path / "multidb.yaml")
-        one = GivenRuntime(RealServer(Server("toy", "toy", Endpoint("shelf", 1), timeout=1), None, ToyServer()))
+        one = GivenRuntime(RealServer(Server("toy", "toy", Endpoint("shelf", 1), timeout=1), None, ServerOptions()))
         engine = Engine(
             Fleet(project, ProjectState(tmp_path), runtime=OneEach(project, lacking) if each or lacking else one)
         )

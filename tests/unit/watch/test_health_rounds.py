@@ -10,7 +10,7 @@ import pytest
 
 from multidb.closure import Closure, close
 from multidb.errors import NotAllowed, ServerDown, UsageError
-from multidb.fleet import Scope
+from multidb.fleet import Fleet, Scope
 from multidb.health import check
 from multidb.model import App, Health, Status
 from multidb.runtime import ServerState, ServerStatus
@@ -156,8 +156,8 @@ def test_one_lost_connection_does_not_condemn_a_server(open_shop: OpenShop) -> N
 def test_a_server_that_is_gone_is_asked_once(open_shop: OpenShop) -> None:
     engine = open_shop(["ann", "bob"])
     SHELF.down = True
-    fresh = type(engine)(engine.project, engine.state, runtime=engine.fleet.runtime)
-    report = check(fresh.fleet)
+    fresh = Fleet(engine.project, engine.state, runtime=engine.fleet.runtime)
+    report = check(fresh)
     assert report.unreachable
     assert SHELF.tried == [], "the first login says it for all"
 
@@ -202,7 +202,7 @@ def test_only_what_was_asked_for(open_shop: OpenShop) -> None:
 
 def test_the_admin_is_asked_once_for_many_rounds(open_shop: OpenShop, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = open_shop(["ann"], apply=True)
-    fresh = type(engine)(engine.project, engine.state, runtime=engine.fleet.runtime)
+    fresh = Fleet(engine.project, engine.state, runtime=engine.fleet.runtime)
     logins: list[str] = []
     session = toy_store.ToySession.__init__
 
@@ -212,7 +212,7 @@ def test_the_admin_is_asked_once_for_many_rounds(open_shop: OpenShop, monkeypatc
 
     monkeypatch.setattr(toy_store.ToySession, "__init__", counted)
     for _ in range(3):
-        assert check(fresh.fleet).status is Status.HEALTHY
+        assert check(fresh).status is Status.HEALTHY
     assert len(logins) == 1
 
 
@@ -220,13 +220,13 @@ def test_without_the_admin_the_apps_are_tried_all_the_same(
     open_shop: OpenShop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     engine = open_shop(["ann"])
-    fresh = type(engine)(engine.project, engine.state, runtime=engine.fleet.runtime)
+    fresh = Fleet(engine.project, engine.state, runtime=engine.fleet.runtime)
 
     def refused(server: object) -> None:
         raise UsageError("has no admin password here")
 
-    monkeypatch.setattr(fresh.fleet.runtime, "admin", refused)
-    assert check(fresh.fleet).status is Status.HEALTHY
+    monkeypatch.setattr(fresh.runtime, "admin", refused)
+    assert check(fresh).status is Status.HEALTHY
 
 
 def test_down_while_checking(open_shop: OpenShop) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from multidb_toy.resources import ServerOptions
 
 from multidb.engine import Engine
 from multidb.errors import ServerDown
@@ -19,7 +20,7 @@ from multidb.secrets import Secret
 from multidb.service.overview import overview
 from multidb.usage import enforce, look
 from tests.support.given_runtime import GivenRuntime
-from tests.support.toy_store import SHELF, ToyServer
+from tests.support.toy_store import SHELF
 from tests.unit.watch.conftest import OpenShop
 
 APPS = {"near": frozenset({"ann", "bob"}), "far": frozenset({"eve", "zoe"})}
@@ -48,7 +49,7 @@ def engine(open_shop: OpenShop) -> Engine:
     """Four apps, two on each of two servers; `near` knows an account."""
     one = open_shop(["ann", "bob", "eve", "zoe"], apply=False)
     specs = tuple(
-        ServerSpec(name, "toy", ToyServer(), known=frozenset({"op"} if name == "near" else ()), apps=apps)
+        ServerSpec(name, "toy", ServerOptions(), known=frozenset({"op"} if name == "near" else ()), apps=apps)
         for name, apps in APPS.items()
     )
     quota = {"toy": Quota(1000, Enforce.READ_ONLY)}

@@ -135,10 +135,10 @@ class Answers:
         """
         from multidb.environment import environment
 
-        app, found = fleet.app(name), environment(fleet, name)
-        answer = AppAnswer(app.id, app.tenant_id, app.where, app.labels, found.servers, found.env)
-        env = {variable: _parted(value, found.secrets) for variable, value in found.env.items()}
-        if not found.asked and None not in env.values():
+        app, variables = fleet.app(name), environment(fleet, name)
+        answer = AppAnswer(app.id, app.tenant_id, app.where, app.labels, variables.servers, variables.env)
+        env = {variable: _parted(value, variables.secrets) for variable, value in variables.env.items()}
+        if not variables.asked and None not in env.values():
             document = {
                 "tenant_id": answer.tenant_id,
                 "where": answer.where,

@@ -288,8 +288,8 @@ class Engine:
         self.fleet.progress(server.name, "checking")
         try:
             proof = self._read(server, session, scope)
-        except (ServerError, Refused) as unproved:  # what the server has answered for is done all the same
-            return replace(report, error=unproved)
+        except (ServerError, Refused) as failed:  # what the server has answered for is done all the same
+            return replace(report, error=failed)
         report = replace(report, unread={**report.unread, **proof.unread})
         failed_apps = {failure.change.resource.app for failure in report.failures}
         left = [change for change in proof.changes if change.resource.app not in failed_apps]

@@ -29,7 +29,7 @@ from multidb.fleet import Fleet, Scope
 from multidb.model import App, Archive, OfflineArchive, Progress, Server, StoreContext
 from multidb.runtime import ServerState
 
-__all__ = ["ServerContexts", "AppBackup", "make_sets", "pausing", "repository", "targets_of", "turn_off", "turn_on"]
+__all__ = ["ServerContexts", "BackupResult", "make_sets", "pausing", "repository", "targets_of", "turn_off", "turn_on"]
 
 _APPS_AT_ONCE: Final = 4
 _CHANGING: Final = threading.Lock()  # servers are changed by one app at a time, as by one run at a time
@@ -37,7 +37,7 @@ _STOPPING: Final = threading.Lock()  # one server at a time is offline, and no a
 
 
 @dataclass(frozen=True, slots=True)
-class AppBackup:
+class BackupResult:
     """What came of one app's backup.
 
     Args:
@@ -110,7 +110,7 @@ def make_sets(
     reason: Reason = Reason.ASKED,
     remember: bool = True,
     progress: Progress,
-) -> list[AppBackup]:
+) -> list[BackupResult]:
     """A set of every app in scope. The caller holds `exclusively`.
 
     Args:
@@ -127,12 +127,12 @@ def make_sets(
     if not remember:
         pairs = [(app, replace(own, recipients=())) for app, own in pairs]
     places = {app.id: targets_of(engine.fleet, to or own.to) for app, own in pairs}
-    grounds = ServerContexts(engine.fleet, scope)
+    server_contexts = ServerContexts(engine.fleet, scope)
 
-    def make(pair: tuple[App, Settings]) -> AppBackup:
+    def make(pair: tuple[App, Settings]) -> BackupResult:
         app, own = pair
         paused = own.quiesce if quiesce is None else quiesce
-        maker = _Maker(engine, grounds, app, own, places[app.id], progress, paused=paused, may_stop=remember)
+        maker = _Maker(engine, server_contexts, app, own, places[app.id], progress, paused=paused, may_stop=remember)
         made = maker.make(reason)
         if remember:
             _remember(Journal(engine.state), made, [target.name for target in places[app.id]])
@@ -147,7 +147,7 @@ class _Maker:
     def __init__(
         self,
         engine: Engine,
-        grounds: ServerContexts,
+        server_contexts: ServerContexts,
         app: App,
         settings: Settings,
         targets: Sequence[Target],
@@ -157,7 +157,7 @@ class _Maker:
         may_stop: bool,
     ) -> None:
         self._engine = engine
-        self._contexts_of = grounds
+        self._contexts_of = server_contexts
         self._app = app
         self._settings = settings
         self._targets = targets
@@ -166,14 +166,14 @@ class _Maker:
         self._may_stop = may_stop
         self._journal = Journal(engine.state)
         self._absent: dict[str, str] = {}
-        stores = grounds.scope.stores
+        stores = server_contexts.scope.stores
         self._stores = [store for store in app.stores if stores is None or store in stores]
         known = self._journal.known(app.id).get("sizes", {})
         self._rate = Rate(progress, app.id, sum(known.get(store, 0) for store in self._stores))
 
-    def make(self, reason: Reason) -> AppBackup:
+    def make(self, reason: Reason) -> BackupResult:
         if (unfinished := self._unfinished()) is not None:
-            return AppBackup(self._app.id, errors={"backup": unfinished})
+            return BackupResult(self._app.id, errors={"backup": unfinished})
         begun = utc_now()
         set_id = new_id(begun)
         folder = f"{self._engine.project.name}/{self._app.id}/{set_id}"
@@ -198,7 +198,7 @@ class _Maker:
                 self._journal.end(MAKING, self._app.id)
         if finished is not None or not destinations.alive:
             errors = dict(destinations.failed)
-        return AppBackup(self._app.id, finished, errors, (utc_now() - begun).total_seconds())
+        return BackupResult(self._app.id, finished, errors, (utc_now() - begun).total_seconds())
 
     def _unfinished(self) -> MultidbError | None:
         """Why there is no sense in a set of what the app has now."""
@@ -224,11 +224,11 @@ class _Maker:
         return parts
 
     def _part(self, store: str, destinations: Destinations) -> StoredPart | None:
-        ground = self._contexts_of.of(self._app, store)
-        if ground is None:
+        server_context = self._contexts_of.of(self._app, store)
+        if server_context is None:
             self._absent[store] = "this machine cannot have such a server"
             return None
-        server, context = ground
+        server, context = server_context
         self._rate.doing = store
         self._progress(self._app.id, f"{store}: reading")
         writer = StoreWriter(store, destinations.create, self._settings.recipients, self._rate)
@@ -280,7 +280,7 @@ class _Maker:
         return gone
 
 
-def _remember(journal: Journal, made: AppBackup, targets: Sequence[str]) -> None:
+def _remember(journal: Journal, made: BackupResult, targets: Sequence[str]) -> None:
     if made.errors:
         name, error = next(iter(made.errors.items()))
         journal.learn(made.app, failed={"when": utc_now().isoformat(), "message": f"{name}: {error}"})

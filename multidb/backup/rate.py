@@ -28,7 +28,7 @@ class Rate:
         self._subject = subject
         self._total = total
         self._guard = threading.Lock()
-        self._started = self._told = time.monotonic()
+        self._started = self._reported = time.monotonic()
         self._done = 0
         self.doing = ""
 
@@ -37,9 +37,9 @@ class Rate:
         with self._guard:
             self._done += size
             now = time.monotonic()
-            if now - self._told < _EVERY:
+            if now - self._reported < _EVERY:
                 return
-            self._told = now
+            self._reported = now
             message, done = self._words(now), self._done
         share = (min(100 * done / self._total, 100.0), 100.0) if self._total else ()
         self._progress(self._subject, message, *share)

@@ -102,10 +102,10 @@ def _clear_places(engine: Engine, app_id: str, note: Mapping[str, Any]) -> None:
     stores = {store: provisioner(store).app_options() for store in note["stores"]}
     app = engine.project.apps.get(app_id) or App(app_id, app_id, stores)  # sets outlive their apps, and can be verified
     apps = frozenset({app_id}) if app_id in engine.project.apps else None
-    grounds = ServerContexts(engine.fleet, Scope(apps, frozenset(stores)))
+    server_contexts = ServerContexts(engine.fleet, Scope(apps, frozenset(stores)))
     for store in stores:
-        if ground := grounds.of(app, store):
-            clear(engine.fleet, ground[0], app, ground[1])
+        if server_context := server_contexts.of(app, store):
+            clear(engine.fleet, server_context[0], app, server_context[1])
 
 
 def _remove_half_made(engine: Engine, app_id: str, note: Mapping[str, Any]) -> None:

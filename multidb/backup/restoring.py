@@ -144,8 +144,8 @@ def require_unbound(engine: Engine, app: App, stores: Sequence[str]) -> None:
     _require_unbound(engine, app, _contexts_of(engine, app, stores, f"app {app.id}"))
 
 
-def _require_unbound(engine: Engine, app: App, grounds: Mapping[str, tuple[Server, StoreContext]]) -> None:
-    for server, context in grounds.values():
+def _require_unbound(engine: Engine, app: App, contexts: Mapping[str, tuple[Server, StoreContext]]) -> None:
+    for server, context in contexts.values():
         with engine.fleet.archive(server) as archive:
             if isinstance(archive, BoundArchive):
                 archive.require_unbound(app, context)
@@ -379,15 +379,15 @@ class _Restore:
 
 
 def _contexts_of(engine: Engine, app: App, stores: Sequence[str], where: str) -> dict[str, tuple[Server, StoreContext]]:
-    grounds = ServerContexts(engine.fleet, Scope(frozenset({app.id}), frozenset(stores)))
+    known = ServerContexts(engine.fleet, Scope(frozenset({app.id}), frozenset(stores)))
     contexts = {}
     for store in stores:
-        ground = grounds.of(app, store)
-        if ground is None:
+        context = known.of(app, store)
+        if context is None:
             raise Refused(
                 f"this machine has no {store} to restore it on", where=where, hint="leave it out: --store ..."
             )
-        contexts[store] = ground
+        contexts[store] = context
     return contexts
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from multidb.backup.copying import catch_up
-from multidb.backup.creation import AppBackup, make_sets, repository
+from multidb.backup.creation import BackupResult, make_sets, repository
 from multidb.backup.encryption import Identities
 from multidb.backup.journal import COPYING, Journal, exclusively
 from multidb.backup.pruning import carry_out, decide
@@ -39,7 +39,7 @@ class BackupRun:
     """
 
     recovered: list[str] = field(default_factory=list)
-    made: list[AppBackup] = field(default_factory=list)
+    made: list[BackupResult] = field(default_factory=list)
     verified: list[Verified] = field(default_factory=list)
     pruned: list[Copy] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -180,7 +180,7 @@ def _catch_up(engine: Engine, scope: Scope, done: BackupRun, progress: Progress)
 
 def _verify_new(
     engine: Engine,
-    made: AppBackup,
+    made: BackupResult,
     scheduled: bool,
     to: Sequence[str],
     keys: Identities | None,
@@ -225,12 +225,12 @@ def _prune(engine: Engine, app_id: str, done: BackupRun) -> None:
         done.errors[app_id] = errors[0]
 
 
-def _notes(made: AppBackup) -> list[str]:
+def _notes(made: BackupResult) -> list[str]:
     parts = made.made.parts if made.made is not None else {}
     return [f"{made.app}: {store}: {note}" for store, part in parts.items() for note in part.part.notes]
 
 
-def _set_document(result: AppBackup, verdicts: dict[str, bool]) -> dict[str, Any]:
+def _set_document(result: BackupResult, verdicts: dict[str, bool]) -> dict[str, Any]:
     assert result.made is not None
     return {
         "id": result.made.id,

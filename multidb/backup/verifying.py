@@ -108,7 +108,7 @@ class _Trial:
 
     def places(self) -> list[str]:
         """The stores that there is a server for."""
-        return [store for store in self._backup_set.parts if self._ground(store) is not None]
+        return [store for store in self._backup_set.parts if self._server_context(store) is not None]
 
     def run(self) -> None:
         expected = set(self._backup_set.declaration.get("stores", ())) if self._backup_set.complete else set()
@@ -127,12 +127,12 @@ class _Trial:
         self._progress(self._copy.app, self._rate.doing)
         reader = self._home.reader(self._copy, store, self._keys, self._rate)
         part = self._backup_set.parts[store]
-        ground = self._ground(store)
-        if ground is None:
+        server_context = self._server_context(store)
+        if server_context is None:
             reader.check()
             self.unverified[store] = "there is no server here to restore it on; its files are as they were written"
             return
-        server, context = ground
+        server, context = server_context
         try:
             with room(self._fleet, PlaceKind.SCRATCH, server, self._app, context, self._progress) as scratch:
                 load(scratch, part, reader, self._progress)
@@ -140,7 +140,7 @@ class _Trial:
             reader.check()
             self.unverified[store] = f"{error}; its files are as they were written"
 
-    def _ground(self, store: str) -> tuple[Server, StoreContext] | None:
+    def _server_context(self, store: str) -> tuple[Server, StoreContext] | None:
         try:
             return self._contexts_of.of(self._app, store)
         except ServerError:

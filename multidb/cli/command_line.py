@@ -130,8 +130,8 @@ def prepared(command: Any) -> Any:
     """The command of a module, with what every command takes; of a group, each of its commands."""
     command.context_class = _HelpContext
     if isinstance(command, TyperGroup):
-        for each in command.commands.values():
-            prepared(each)
+        for subcommand in command.commands.values():
+            prepared(subcommand)
         return command
     aliases = _Aliases(yes=_lacks(command, "--yes"), app=_takes_apps(command))
     parse = command.parse_args
@@ -194,12 +194,14 @@ def _has_colours() -> bool:
 
 
 def _lacks(command: Any, option: str) -> bool:
-    return not any(option in each.opts for each in command.params)
+    return not any(option in parameter.opts for parameter in command.params)
 
 
 def _takes_apps(command: Any) -> bool:
     """Whether it takes apps by name, and has no ``--app`` of its own."""
-    named = any(each.param_type_name == "argument" and "NAME" in (each.metavar or "") for each in command.params)
+    named = any(
+        parameter.param_type_name == "argument" and "NAME" in (parameter.metavar or "") for parameter in command.params
+    )
     return named and _lacks(command, "--app")
 
 

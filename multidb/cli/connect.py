@@ -82,15 +82,15 @@ def _tenant(fleet: Fleet, name: str, store: str, *, everything: bool) -> tuple[T
     """The app on the store, and its variables there or, where `everything` is asked for, on all of its stores."""
     stores = None if everything else frozenset({store})
     tenants, errors = fleet.tenants(Scope(apps=frozenset({name}), stores=stores))
-    found = [tenant for tenant in tenants if tenant.server.store == store]
-    if not found:
+    of_store = [tenant for tenant in tenants if tenant.server.store == store]
+    if not of_store:
         raise next(iter(errors.values()), None) or UsageError(
             f"there is no address for {store} yet", where=f"app {name}", hint="start its server: multidb up"
         )
     variables: dict[str, str | Secret] = {}
     for tenant in tenants:
         variables |= tenant.env
-    return found[0], variables
+    return of_store[0], variables
 
 
 def _client(tenant: Tenant, read_only: bool) -> AppClient:
@@ -106,12 +106,12 @@ def _client(tenant: Tenant, read_only: bool) -> AppClient:
 
 def _become(command: Sequence[str], variables: Mapping[str, str | Secret]) -> NoReturn:
     """Goes on as `command`, in this process, so that signals and the terminal are its own."""
-    told = {name: value.reveal() if isinstance(value, Secret) else value for name, value in variables.items()}
+    exported = {name: value.reveal() if isinstance(value, Secret) else value for name, value in variables.items()}
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OF_CLIENTS)}
     sys.stdout.flush()
     sys.stderr.flush()
     try:
-        os.execvpe(command[0], list(command), {**inherited, **told})  # noqa: S606  # what the person typed, as typed
+        os.execvpe(command[0], list(command), {**inherited, **exported})  # noqa: S606  # what the person typed, as typed
     except OSError as error:
         raise UsageError(
             f"cannot run {command[0]}: {error.strerror}", hint="name a program that is on the PATH, after --"
@@ -162,10 +162,10 @@ def _statements(lines: Iterable[str], end: str) -> Iterator[str]:
     for line in lines:
         begun.append(line.rstrip("\n"))
         if not end or line.rstrip().endswith(end):
-            if any(each.strip() for each in begun):
+            if any(part.strip() for part in begun):
                 yield "\n".join(begun)
             begun.clear()
-    if any(each.strip() for each in begun):
+    if any(part.strip() for part in begun):
         yield "\n".join(begun)
 
 

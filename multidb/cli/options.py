@@ -166,8 +166,10 @@ def _with_shared(own: Signature, verbose: bool) -> Signature:
         return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
     _, *parameters = own.parameters.values()
-    arguments = [each for each in parameters if isinstance(each.annotation.__metadata__[0], ArgumentInfo)]
-    options = [each.replace(kind=Parameter.KEYWORD_ONLY) for each in parameters if each not in arguments]
+    arguments = [
+        parameter for parameter in parameters if isinstance(parameter.annotation.__metadata__[0], ArgumentInfo)
+    ]
+    options = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in parameters if parameter not in arguments]
     options = [option("file", DEFAULT_FILE, FileOption), option("env", None, EnvOption), *options]
     options += [option("as_json", False, JsonOption), *([option("verbose", False, VerboseOption)] if verbose else [])]
     return own.replace(parameters=[*arguments, *options])

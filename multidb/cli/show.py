@@ -35,35 +35,35 @@ def show(
     """
     run = Run("show", file, env, json=as_json)
     output = run.output
-    entry, access = _found(run, output, name, live)
+    entry, access = _app_and_access(run, output, name, live)
     variables = {key: str(value) for key, value in entry.env.items()}
     document: dict[str, Any] = {
         "app": entry.app,
         "tenant_id": entry.tenant_id,
         "where": entry.where,
         "stores": {
-            store: {"isolation": each.isolation, "why": each.why, "names": list(each.names), "read": each.read}
-            for store, each in access.items()
+            store: {"isolation": has.isolation, "why": has.why, "names": list(has.names), "read": has.read}
+            for store, has in access.items()
         },
         "labels": dict(entry.labels),
         "env": variables,
     }
     output.document(True, document)
     output.say(f"{entry.app}  (tenant {entry.tenant_id}, {entry.where})", style="bold")
-    rows = [(store, each.isolation, each.why) for store, each in access.items()]
+    rows = [(store, has.isolation, has.why) for store, has in access.items()]
     output.table(("store", "isolation", ""), rows, {"enforced": "green", "partial": "yellow", "naming-only": "red"})
     if access and not live:
-        output.say(f"as read on {min(each.read for each in access.values())}; multidb show {entry.app} --live asks now")
+        output.say(f"as read on {min(has.read for has in access.values())}; multidb show {entry.app} --live asks now")
     output.say()
-    for store, each in access.items():
-        output.say(f"  {store}: {', '.join(each.names)}")
+    for store, has in access.items():
+        output.say(f"  {store}: {', '.join(has.names)}")
     output.say()
     for key, value in variables.items():
         output.say(f"  {key}={value}")
     return 0
 
 
-def _found(run: Run, output: Output, name: str, live: bool) -> tuple[AppAnswer, dict[str, StoreAccess]]:
+def _app_and_access(run: Run, output: Output, name: str, live: bool) -> tuple[AppAnswer, dict[str, StoreAccess]]:
     """What is kept and recorded of the app; what is not, is made and asked for."""
     answers = run.answers
     entry = None if live else answers.app(name)
@@ -85,5 +85,5 @@ def _recorded(run: Run, entry: AppAnswer) -> dict[str, StoreAccess] | None:
     """By store, what was read of its servers; None where one of them was not."""
     folder = run.file.parent / ".multidb"
     access = {store: recorded_access(folder, server).get(entry.app) for store, server in entry.servers}
-    found = {store: each for store, each in access.items() if each is not None}
-    return found if len(found) == len(access) else None
+    recorded = {store: has for store, has in access.items() if has is not None}
+    return recorded if len(recorded) == len(access) else None

@@ -142,11 +142,11 @@ class _Defaults(GenerateJsonSchema):
     """Writes a default as it would stand in the manifest."""
 
     def default_schema(self, schema: WithDefaultSchema) -> JsonSchemaValue:
-        found = super().default_schema(schema)
+        default = super().default_schema(schema)
         form = schema["schema"].get("serialization", {})
-        if found.get("default") is not None and form.get("type") == "function-plain":
-            found["default"] = cast("Any", form)["function"](schema["default"])
-        return found
+        if default.get("default") is not None and form.get("type") == "function-plain":
+            default["default"] = cast("Any", form)["function"](schema["default"])
+        return default
 
 
 class Shape:

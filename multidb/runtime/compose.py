@@ -234,8 +234,8 @@ class ComposeRuntime:
 
     def app_endpoints(self) -> dict[str, Endpoint]:
         """See `Runtime.app_endpoints`: names and ports in the containers' network, known before any was started."""
-        own = [each for each in self._containers if not each.scratch]
-        return {each.server: app_endpoint(self._project, each) for each in own}
+        own = [container for container in self._containers if not container.scratch]
+        return {container.server: app_endpoint(self._project, container) for container in own}
 
     def names_for(self, app: App) -> list[str]:
         """See `Runtime.names_for`."""

@@ -22,7 +22,7 @@ import pytest
 import redis
 
 from multidb.audit import audit
-from multidb.backup.creation import AppBackup, make_sets, repository
+from multidb.backup.creation import BackupResult, make_sets, repository
 from multidb.backup.recovery import recover
 from multidb.backup.verifying import verify
 from multidb.engine import Engine, Scope
@@ -102,7 +102,7 @@ class Stage:
         send(self.processes(), signal.SIGCONT)
         self.way.go_on()
 
-    def backup(self, limit: float = PROGRESS_TIMEOUT) -> dict[str, AppBackup]:
+    def backup(self, limit: float = PROGRESS_TIMEOUT) -> dict[str, BackupResult]:
         return {made.app: made for made in make_sets(self.engine(limit), Scope(), progress=unwatched)}
 
 

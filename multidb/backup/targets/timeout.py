@@ -63,10 +63,10 @@ class TimedTarget:
                     calls.made(close, limit=_CLEARING)
 
     def list(self, prefix: str) -> Iterator[tuple[str, int]]:
-        return self._each(lambda: self._target.list(prefix))
+        return self._listed(lambda: self._target.list(prefix))
 
     def unfinished(self, prefix: str) -> Iterator[str]:
-        return self._each(lambda: self._target.unfinished(prefix))
+        return self._listed(lambda: self._target.unfinished(prefix))
 
     def delete(self, path: str) -> None:
         with _Calls(self) as calls:
@@ -84,10 +84,10 @@ class TimedTarget:
             calls.close()
             raise
 
-    def _each(self, find: Callable[[], Iterator[_T]]) -> Iterator[_T]:
+    def _listed(self, find: Callable[[], Iterator[_T]]) -> Iterator[_T]:
         with _Calls(self) as calls:
-            found = find()
-            while some := calls.made(lambda: list(islice(found, _AT_ONCE))):
+            entries = find()
+            while some := calls.made(lambda: list(islice(entries, _AT_ONCE))):
                 yield from some
 
 

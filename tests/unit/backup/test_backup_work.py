@@ -14,7 +14,7 @@ import pyrage
 import pytest
 
 from multidb.backup.cloning import copy_into
-from multidb.backup.creation import AppBackup, make_sets, pausing, repository
+from multidb.backup.creation import BackupResult, make_sets, pausing, repository
 from multidb.backup.encryption import Identities
 from multidb.backup.journal import RESTORING, Journal, exclusively
 from multidb.backup.recovery import recover
@@ -36,7 +36,7 @@ def quiet(subject: str, message: str, done: float | None = None, total: float | 
     pass
 
 
-def make(engine: Engine, *apps: str, **options: object) -> dict[str, AppBackup]:
+def make(engine: Engine, *apps: str, **options: object) -> dict[str, BackupResult]:
     found = make_sets(engine, Scope(apps=frozenset(apps) or None), progress=quiet, **options)  # type: ignore[arg-type]
     return {each.app: each for each in found}
 

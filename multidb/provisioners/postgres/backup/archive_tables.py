@@ -120,13 +120,13 @@ def find(wire: Wire, names: Sequence[str]) -> dict[str, str]:
     Raises:
         Refused: a name that means two tables, or a partition.
     """
-    found: dict[str, str] = {}
+    paths: dict[str, str] = {}
     for asked, name, parent in json.loads(wire.ask(_FIND, (json.dumps(list(names), ensure_ascii=False),))):
         if parent is not None:
             raise Refused(f"{name} is a partition", hint=f"restore the whole table: --table {parent}")
-        if found.setdefault(asked, name) != name:
-            raise Refused(f"{asked} may be {found[asked]} or {name}", hint="write it with quotes, as in SQL")
-    return found
+        if paths.setdefault(asked, name) != name:
+            raise Refused(f"{asked} may be {paths[asked]} or {name}", hint="write it with quotes, as in SQL")
+    return paths
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,10 +163,10 @@ def exchange(
         ArchiveError: the server did not take it, or it is not what the set holds. Nothing was changed.
     """
     asked = (json.dumps(list(names), ensure_ascii=False),)
-    tables = [_Table(**each) for each in json.loads(source.ask(_TABLES, asked))]
+    tables = [_Table(**table) for table in json.loads(source.ask(_TABLES, asked))]
     patterns = [table.pattern for table in tables]
     _do(target, *_SETTINGS, f"SET ROLE {identifier(role)}", "BEGIN")
-    there = [each["name"] for each in json.loads(target.ask(_TABLES, asked)) if each["name"] in names]
+    there = [table["name"] for table in json.loads(target.ask(_TABLES, asked)) if table["name"] in names]
     if there:
         _do(target, f"LOCK TABLE {', '.join(there)} IN ACCESS EXCLUSIVE MODE")
     if views := json.loads(target.ask(_VIEWS, asked)):
@@ -207,8 +207,8 @@ def _in_publications(published: Sequence[Sequence[Any]]) -> Iterator[str]:
         yield f"ALTER PUBLICATION {publication} ADD TABLE ONLY {table}{part}"
 
 
-def _statistics(found: Sequence[Sequence[Any]]) -> Iterator[str]:
-    for name, definition, most, comment in found:
+def _statistics(statistics: Sequence[Sequence[Any]]) -> Iterator[str]:
+    for name, definition, most, comment in statistics:
         yield definition
         if most is not None:
             yield f"ALTER STATISTICS {name} SET STATISTICS {int(most)}"

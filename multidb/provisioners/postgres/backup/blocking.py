@@ -91,9 +91,9 @@ class Lookout:
             if self._wire is None:
                 self._wire = self._open()
             answer: list[dict[str, Any]] = json.loads(self._wire.ask(catalog.BLOCKERS, (str(process),), self._timeout))
-            found = tuple(Blocker(**row) for row in answer)
-            self.blockers = found or self.blockers
-            for blocker in found:
+            blockers = tuple(Blocker(**row) for row in answer)
+            self.blockers = blockers or self.blockers
+            for blocker in blockers:
                 if blocker.pid and blocker.belongs_to(ending):
                     self._wire.send(f"SELECT pg_terminate_backend({blocker.pid})", self._timeout)
         except (ServerDown, ServerSlow):  # the statement itself will tell

@@ -120,13 +120,13 @@ def inside(version: int, roles: Sequence[str]) -> str:
         else "false",
         "roles": ours,
     }
-    each = " UNION ALL ".join(
+    query = " UNION ALL ".join(
         f"SELECT {number} AS number, '{catalog}'::regclass::oid AS class, c.oid, {alone} AS alone, "  # noqa: S608
         f"{literal(end)}::text AS ending FROM {source.format(**words)}"
         for number, (catalog, source, alone, end) in enumerate(_BEYOND)
     )
     return f"""
-WITH object AS ({each}),
+WITH object AS ({query}),
 thing AS (
   SELECT DISTINCT ON (class, oid) * FROM object o WHERE oid >= 16384 AND NOT EXISTS (
     SELECT FROM pg_depend e WHERE e.classid = o.class AND e.objid = o.oid AND e.deptype IN ('e', 'i'))
@@ -183,15 +183,15 @@ class Beyond:
     @property
     def notes(self) -> list[str]:
         """What a person should know of a set that was made of it."""
-        said = []
+        notes = []
         if self.left:
-            said.append(
+            notes.append(
                 f"a restore does not make {listed(self.left, _MOST)}: that takes an admin, who makes it anew afterwards"
             )
         if self.needed:
             named = listed(self.needed, _MOST)
-            said.append(f"it cannot be loaded again, since only an admin can make {named}; sets of before it can")
-        return said
+            notes.append(f"it cannot be loaded again, since only an admin can make {named}; sets of before it can")
+        return notes
 
 
 def beyond(document: Mapping[str, Any]) -> Beyond:
@@ -252,11 +252,11 @@ def at_server(document: Mapping[str, Any], database: str) -> Iterator[Bound]:
         )
 
 
-def refusal(found: Sequence[Bound], database: str, where: str) -> Refused:
+def refusal(things: Sequence[Bound], database: str, where: str) -> Refused:
     """The error for a database that something is bound to."""
-    ends = "; ".join(each.ending for each in found[:_MOST] if each.ending)
+    ends = "; ".join(thing.ending for thing in things[:_MOST] if thing.ending)
     return Refused(
-        f"{listed([each.name for each in found], _MOST)} would not outlive the exchange of database {database}",
+        f"{listed([thing.name for thing in things], _MOST)} would not outlive the exchange of database {database}",
         where=where,
         hint=f"nothing was changed; end what is bound to it, in database {database}: {ends}; then run the command "
         "again, and make it anew afterwards",

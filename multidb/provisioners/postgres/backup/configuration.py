@@ -85,7 +85,7 @@ class Relation:
 
 def read(answer: str) -> list[Relation]:
     """An answer to `RELATIONS`."""
-    return [Relation(*each) for each in json.loads(answer)]
+    return [Relation(*entry) for entry in json.loads(answer)]
 
 
 def label(name: str) -> str:
@@ -98,21 +98,21 @@ def fingerprint(count: int, digest: str) -> str:
     return f"{count} {digest}"
 
 
-def is_empty(said: str | None) -> bool:
+def is_empty(content: str | None) -> bool:
     """Whether a fingerprint says that there are no rows; without one, that is not known."""
-    return said is not None and said.startswith("0 ")
+    return content is not None and content.startswith("0 ")
 
 
 def entries(listing: str, relations: Sequence[Relation]) -> dict[str, Relation]:
     """The lines of a dump's table of contents that fill these. A table that is in the dump itself is the app's own."""
     lines = listing.split("\n")
-    found: dict[str, Relation] = {}
-    for each in relations:
-        what = "SEQUENCE SET" if each.relkind == _SEQUENCE else "TABLE DATA"
-        name = re.escape(re.sub("[\n\r]", " ", f"{each.schema} {each.relation}"))
-        made = re.compile(rf"[0-9]+; [0-9]+ [0-9]+ {each.kind} {name} \S+")
+    by_line: dict[str, Relation] = {}
+    for relation in relations:
+        what = "SEQUENCE SET" if relation.relkind == _SEQUENCE else "TABLE DATA"
+        name = re.escape(re.sub("[\n\r]", " ", f"{relation.schema} {relation.relation}"))
+        made = re.compile(rf"[0-9]+; [0-9]+ [0-9]+ {relation.kind} {name} \S+")
         if any(made.fullmatch(line) for line in lines):
             continue
         filled = re.compile(rf"[0-9]+; [0-9]+ [0-9]+ {what} {name} \S+")
-        found |= {line: each for line in lines if filled.fullmatch(line)}
-    return found
+        by_line |= {line: relation for line in lines if filled.fullmatch(line)}
+    return by_line

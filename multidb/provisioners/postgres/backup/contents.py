@@ -31,9 +31,9 @@ __all__ = [
     "SETTINGS",
     "STATEMENT_LIMIT",
     "UNREADABLE",
-    "Found",
+    "Contents",
     "Table",
-    "found",
+    "read",
     "locks",
     "look_again",
     "measures",
@@ -244,7 +244,7 @@ class Table:
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Contents:
     """What there is to measure."""
 
     counts: dict[str, int]
@@ -253,7 +253,7 @@ class Found:
     tables: Sequence[Table]
 
 
-def found(ask: Callable[[str], str]) -> Found:
+def read(ask: Callable[[str], str]) -> Contents:
     """Counts everything that has no rows.
 
     Args:
@@ -262,7 +262,7 @@ def found(ask: Callable[[str], str]) -> Found:
     document = json.loads(ask(_COUNTS))
     digest, last = document["objects"]
     tables = [*document["tables"], *json.loads(ask(configuration.TABLES))]
-    return Found(document["counts"], digest, last > 0, [Table(*each) for each in tables])
+    return Contents(document["counts"], digest, last > 0, [Table(*table) for table in tables])
 
 
 def locks(tables: Sequence[Table]) -> Iterator[str]:
@@ -272,7 +272,7 @@ def locks(tables: Sequence[Table]) -> Iterator[str]:
         yield f"LOCK TABLE {names} IN ACCESS SHARE MODE"
 
 
-def measures(ask: Callable[[str], str], known: Found) -> Measures:
+def measures(ask: Callable[[str], str], known: Contents) -> Measures:
     """What is in the database now; in a transaction with a snapshot, what was in it then.
 
     Args:
@@ -360,13 +360,13 @@ def owned_by_others(roles: Sequence[str]) -> str:
     of a range type, which come and go with it.
     """
     ours = ", ".join(map(literal, roles))
-    each = " UNION ALL ".join(
+    query = " UNION ALL ".join(
         f"SELECT '{catalog.removesuffix('_metadata')}'::regclass::oid AS class, oid, {owner} AS owner "  # noqa: S608
         f"FROM {catalog} WHERE oid >= 16384"
         for catalog, owner in OWNED.items()
     )
     return f"""
-WITH object AS ({each})
+WITH object AS ({query})
 SELECT coalesce(json_agg(json_build_array(i.type, i.identity, pg_get_userbyid(o.owner), o.class::text, o.oid::text)
                          ORDER BY o.class, o.oid), '[]'::json)
 FROM object o, pg_identify_object(o.class, o.oid, 0) i

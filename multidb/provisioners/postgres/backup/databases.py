@@ -82,8 +82,8 @@ class Databases:
             "version": "d.datcollversion" if self.major >= 15 else "NULL",
         }
         query = _DATABASES.format(**known)
-        found: dict[str, Mapping[str, Any]] = json.loads(self.main.ask(query, (json.dumps(names),)))
-        return found
+        databases: dict[str, Mapping[str, Any]] = json.loads(self.main.ask(query, (json.dumps(names),)))
+        return databases
 
     def make(self, name: str, words: str, comment: str) -> None:
         """A new database that nobody but the admin may connect to."""

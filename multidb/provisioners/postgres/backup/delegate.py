@@ -120,8 +120,8 @@ class Delegates:
     def roles(self, app: App) -> list[str]:
         """Every role and login of the app on the server: together they reach whatever is the app's."""
         names = [name.name for name in derived_names(app) if name.space == "postgres role"]
-        found: list[str] = json.loads(self._ask(_OWN, json.dumps(names), app.id))
-        return found + ([_stand_in(app)] if self._is_ours(_stand_in(app), app) else [])
+        roles: list[str] = json.loads(self._ask(_OWN, json.dumps(names), app.id))
+        return roles + ([_stand_in(app)] if self._is_ours(_stand_in(app), app) else [])
 
     def owner_or_stand_in(self, app: App) -> str:
         """The owner role; where there is none, a role made in its stead, which `forget` takes away.
@@ -207,7 +207,7 @@ class Delegates:
         self._main.transact(
             f"ALTER ROLE {quoted} LOGIN PASSWORD {literal(scram.verifier(password.reveal()))}",
             f"ALTER ROLE {quoted} RESET ALL",
-            *(f"ALTER ROLE {quoted} IN DATABASE {identifier(each)} RESET ALL" for each in databases),
+            *(f"ALTER ROLE {quoted} IN DATABASE {identifier(database)} RESET ALL" for database in databases),
             f"GRANT {identifier(role)} TO {quoted}",
         )
         self._let_in(name, databases)
@@ -222,7 +222,7 @@ class Delegates:
         shut: list[str] = json.loads(self._ask(_SHUT, name, json.dumps(databases)))
         if shut:
             self._main.transact(
-                *(f"GRANT CONNECT ON DATABASE {identifier(each)} TO {identifier(name)}" for each in shut)
+                *(f"GRANT CONNECT ON DATABASE {identifier(database)} TO {identifier(name)}" for database in shut)
             )
 
     def _end_sessions(self, name: str) -> None:
@@ -239,14 +239,14 @@ class Delegates:
         self._main.transact(*texts)
 
     def _is_ours(self, name: str, app: App) -> bool:
-        found = json.loads(self._ask(_ROLE, name))
-        if found["there"] and found["mark"] != place_mark(Owner("", app.id)):
+        role = json.loads(self._ask(_ROLE, name))
+        if role["there"] and role["mark"] != place_mark(Owner("", app.id)):
             raise Conflict(
                 f"the role {name} exists and multidb did not make it",
                 where=str(self._server),
                 hint="rename it, or drop it if nobody needs it",
             )
-        return bool(found["there"])
+        return bool(role["there"])
 
     def _ask(self, query: str, *parameters: str) -> str:
         return self._main.ask(query, parameters)

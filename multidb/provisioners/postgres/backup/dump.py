@@ -115,10 +115,10 @@ def _details(databases: Databases, app: App, program: Program, delegate: Delegat
 
 def _kept_back(app: App, wire: Wire, progress: Progress) -> Sequence[Sequence[str]]:
     """What extensions keep from the app by row security, which is in no set; said."""
-    found: list[list[str]] = json.loads(wire.ask(configuration.KEPT_BACK))
-    for _, extension, name in found:
+    rows: list[list[str]] = json.loads(wire.ask(configuration.KEPT_BACK))
+    for _, extension, name in rows:
         progress(app.id, f"rows of {name} are not in the set: extension {extension} shows an app some of them only")
-    return found
+    return rows
 
 
 def _flow(databases: Databases, output: IO[bytes], delegate: Delegate, database: str) -> Iterator[bytes]:
@@ -202,14 +202,14 @@ def _not_the_apps(others: Sequence[Sequence[str | None]], role: str, where: str)
     )
 
 
-def held(databases: Databases, place: Place, wire: Wire) -> contents.Found:
+def held(databases: Databases, place: Place, wire: Wire) -> contents.Contents:
     """What there is to measure, its tables locked.
 
     Raises:
         ServerSlow: the app holds one of them for longer than a minute.
     """
-    found = contents.found(wire.ask)
-    for text in contents.locks(found.tables):
+    inventory = contents.read(wire.ask)
+    for text in contents.locks(inventory.tables):
         answer = wire.send(text)
         if answer.refusal is not None and answer.refusal.sqlstate == _LOCKED:
             raise _held_against(databases, place.name)
@@ -221,8 +221,8 @@ def held(databases: Databases, place: Place, wire: Wire) -> contents.Found:
             )
         if answer.refusal is not None:
             raise wire.error(answer.refusal)
-    contents.look_again(wire.ask, found.tables)
-    return found
+    contents.look_again(wire.ask, inventory.tables)
+    return inventory
 
 
 def _held_against(databases: Databases, database: str) -> ServerSlow:

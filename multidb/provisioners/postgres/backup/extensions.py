@@ -22,7 +22,7 @@ from multidb.provisioners.postgres.provision.groundwork import AdminInside, crea
 from multidb.provisioners.postgres.provision.resources import STORE, AppOptions
 from multidb.provisioners.postgres.provision.statements import identifier, literal
 
-__all__ = ["Extension", "Ground", "lay", "read", "settle"]
+__all__ = ["Extension", "Destination", "lay", "read", "settle"]
 
 _NAME_LIMIT, _VERSION_LIMIT = 63, 255  # bytes, as the server has it
 
@@ -58,7 +58,7 @@ class Extension:
 
 
 @dataclass(frozen=True, slots=True)
-class Ground:
+class Destination:
     """The place, and who works in it.
 
     Args:
@@ -127,7 +127,7 @@ def read(entries: object) -> list[Extension]:
 
 
 def _read(entry: object) -> Extension:
-    known = isinstance(entry, list | tuple) and len(entry) in (3, 4) and all(isinstance(each, str) for each in entry)
+    known = isinstance(entry, list | tuple) and len(entry) in (3, 4) and all(isinstance(item, str) for item in entry)
     if not known:
         raise ArchiveError(f"the set's manifest names no extension by {str(entry)[:80]!r}")
     assert isinstance(entry, list | tuple)
@@ -140,14 +140,14 @@ def _read(entry: object) -> Extension:
     return Extension(name, version, schema, entry[3] if len(entry) == 4 else None)
 
 
-def _comments(said: object) -> dict[str, str]:
+def _comments(value: object) -> dict[str, str]:
     """Comments by extension, as the set's manifest says them: data, whoever wrote it."""
-    if not isinstance(said, Mapping) or not all(isinstance(text, str) and "\0" not in text for text in said.values()):
+    if not isinstance(value, Mapping) or not all(isinstance(text, str) and "\0" not in text for text in value.values()):
         raise ArchiveError("the set's manifest has no comments on extensions where they should be")
-    return {str(name): text for name, text in said.items()}
+    return {str(name): text for name, text in value.items()}
 
 
-def lay(ground: Ground, part: Part, progress: Progress) -> None:
+def lay(destination: Destination, part: Part, progress: Progress) -> None:
     """Makes the extensions of the set, and the schemas that they live in; those that are there stay as they are.
 
     An extension keeps its version. Where the server has that no longer, and the extension itself says how it becomes
@@ -158,79 +158,88 @@ def lay(ground: Ground, part: Part, progress: Progress) -> None:
             makes no sense. Nothing was loaded.
         NotAllowed: an extension takes an admin, and nobody has given it to this app.
     """
-    wanted = read(part.details["extensions"])
+    extensions = read(part.details["extensions"])
     comments = _comments(part.details.get("extension_comments", {}))
-    with ground.as_the_app() as delegated:
-        names = json.dumps([each.name for each in wanted])
+    with destination.as_the_app() as delegated:
+        names = json.dumps([extension.name for extension in extensions])
         known = _Known.read(delegated.ask(_KNOWN, (names,)))
-        made = _chosen(delegated, [each for each in wanted if each.name not in known.there], known, ground, progress)
-        admins = {each.name for each in made if not _is_made_by_the_app(each, known, ground)}
-    others = sorted({each.schema for each in wanted} - {"public", "pg_catalog"})
-    for each in made:
-        fixed = known.versions[each.name, each.version].schema
+        made = _chosen(
+            delegated,
+            [extension for extension in extensions if extension.name not in known.there],
+            known,
+            destination,
+            progress,
+        )
+        admins = {extension.name for extension in made if not _is_made_by_the_app(extension, known, destination)}
+    others = sorted({extension.schema for extension in extensions} - {"public", "pg_catalog"})
+    for extension in made:
+        fixed = known.versions[extension.name, extension.version].schema
         # Where a session would find what one needs of another, as scripts do that put the session's path behind theirs.
-        path = list(dict.fromkeys([fixed or each.schema, "public", *others]))
-        made_there = replace(each, schema=fixed or each.schema)
-        _make(made_there, ground, path, comments.get(each.name), by_admin=each.name in admins)
+        path = list(dict.fromkeys([fixed or extension.schema, "public", *others]))
+        made_there = replace(extension, schema=fixed or extension.schema)
+        _make(made_there, destination, path, comments.get(extension.name), by_admin=extension.name in admins)
 
 
-def settle(ground: Ground, admin: AdminInside) -> frozenset[str]:
+def settle(destination: Destination, admin: AdminInside) -> frozenset[str]:
     """The schemas that are there when the extensions are: those that a script has made for an app are given to it."""
-    with ground.delegate.open(ground.place.name) as wire:
-        schemas = json.loads(wire.ask(contents.SCHEMAS, (ground.role,)))
-    if ground.place.kind is not PlaceKind.LIVE:
+    with destination.delegate.open(destination.place.name) as wire:
+        schemas = json.loads(wire.ask(contents.SCHEMAS, (destination.role,)))
+    if destination.place.kind is not PlaceKind.LIVE:
         for name, is_the_apps, is_an_extensions in schemas:
             if not (is_the_apps or is_an_extensions):
-                admin.give_schema(ground.role, name)
+                admin.give_schema(destination.role, name)
         # What a script sets for its database is in the set, or the app has taken it back.
-        ground.databases.main.execute(f"ALTER DATABASE {identifier(ground.place.name)} RESET ALL")
+        destination.databases.main.execute(f"ALTER DATABASE {identifier(destination.place.name)} RESET ALL")
     return frozenset(name for name, *_ in schemas)
 
 
-def _make(each: Extension, ground: Ground, path: Sequence[str], comment: str | None, *, by_admin: bool) -> None:
-    owned = f"CREATE SCHEMA IF NOT EXISTS {identifier(each.schema)} AUTHORIZATION {identifier(ground.role)}"
+def _make(
+    extension: Extension, destination: Destination, path: Sequence[str], comment: str | None, *, by_admin: bool
+) -> None:
+    owned = f"CREATE SCHEMA IF NOT EXISTS {identifier(extension.schema)} AUTHORIZATION {identifier(destination.role)}"
     try:
-        with ground.as_the_app(path) as delegated:
-            if each.schema not in ("public", "pg_catalog"):
+        with destination.as_the_app(path) as delegated:
+            if extension.schema not in ("public", "pg_catalog"):
                 delegated.execute(owned)
             if not by_admin:
-                delegated.execute(creation(each.name, each.schema, each.version))
+                delegated.execute(creation(extension.name, extension.schema, extension.version))
                 if comment is not None:
-                    delegated.execute(f"COMMENT ON EXTENSION {identifier(each.name)} IS {literal(comment)}")
+                    delegated.execute(f"COMMENT ON EXTENSION {identifier(extension.name)} IS {literal(comment)}")
         if by_admin:
-            with ground.databases.open(ground.place.name, path) as wire:
+            with destination.databases.open(destination.place.name, path) as wire:
                 admin = AdminInside(wire)
-                admin.make_extension(each.name, each.schema, each.version)
+                admin.make_extension(extension.name, extension.schema, extension.version)
                 if comment is not None:
-                    admin.comment_on_extension(each.name, comment)
+                    admin.comment_on_extension(extension.name, comment)
     except (ServerDown, ServerSlow):
         raise
     except ServerError as error:
-        raise _not_made(each, ground, error) from None
+        raise _not_made(extension, destination, error) from None
 
 
 def _chosen(
-    wire: Wire, wanted: Sequence[Extension], known: _Known, ground: Ground, progress: Progress
+    wire: Wire, extensions: Sequence[Extension], known: _Known, destination: Destination, progress: Progress
 ) -> list[Extension]:
     """Those to make, in versions that the server has, what others need before them."""
     lacking, chosen = [], []
-    for each in wanted:
-        default = known.default.get(each.name)
-        if (each.name, each.version) in known.versions:
-            chosen.append(each)
+    for extension in extensions:
+        default = known.default.get(extension.name)
+        if (extension.name, extension.version) in known.versions:
+            chosen.append(extension)
         elif default is None:
-            lacking.append(f"{each.name} {each.version}")
-        elif wire.ask(_UPDATES, (each.name, each.version, default)) == "t":
+            lacking.append(f"{extension.name} {extension.version}")
+        elif wire.ask(_UPDATES, (extension.name, extension.version, default)) == "t":
             progress(
-                ground.place.app.id,
-                f"extension {each.name} becomes {default}: the server has {each.version} of the set no longer",
+                destination.place.app.id,
+                f"extension {extension.name} becomes {default}: "
+                f"the server has {extension.version} of the set no longer",
             )
-            chosen.append(replace(each, version=default))
+            chosen.append(replace(extension, version=default))
         else:
-            lacking.append(f"{each.name} {each.version} (it has {default})")
+            lacking.append(f"{extension.name} {extension.version} (it has {default})")
     if lacking:
         raise ArchiveError(
-            f"the server lacks extensions that the backup of app {ground.place.app.id} needs: {listed(lacking)}",
+            f"the server lacks extensions that the backup of app {destination.place.app.id} needs: {listed(lacking)}",
             hint="install them on the server's machine (SELECT name, version FROM pg_available_extension_versions "
             "lists what is there), or take an image that has them; then run the command again",
         )
@@ -240,42 +249,43 @@ def _chosen(
 def _in_order(chosen: Sequence[Extension], known: _Known) -> Iterator[Extension]:
     left = list(chosen)
     while left:
-        waiting = {each.name for each in left}
-        ready = [each for each in left if not known.versions[each.name, each.version].requires & waiting]
+        waiting = {extension.name for extension in left}
+        ready = [
+            extension for extension in left if not known.versions[extension.name, extension.version].requires & waiting
+        ]
         yield from ready or left  # what needs itself is for the server to refuse
-        left = [each for each in left if each not in ready] if ready else []
+        left = [extension for extension in left if extension not in ready] if ready else []
 
 
-def _is_made_by_the_app(each: Extension, known: _Known, ground: Ground) -> bool:
+def _is_made_by_the_app(extension: Extension, known: _Known, destination: Destination) -> bool:
     """Whether it is the app that makes it: what the app had made, and what it may make and nobody else was asked to.
 
     Raises:
         NotAllowed: only a set asks for one that takes an admin, or objects of the app may be there already.
     """
-    options = ground.place.app.stores.get(STORE)
-    may = known.versions[each.name, each.version].apps_own and each.schema != "pg_catalog"
-    if may and (each.owner is None or ground.renamed(each.owner) is not None):
+    options = destination.place.app.stores.get(STORE)
+    may = known.versions[extension.name, extension.version].apps_own and extension.schema != "pg_catalog"
+    if may and (extension.owner is None or destination.renamed(extension.owner) is not None):
         return True
-    in_manifest = isinstance(options, AppOptions) and each.name in options.extensions
-    given = ground.place.kind is not PlaceKind.LIVE and (in_manifest or each.name in ground.live())
+    in_manifest = isinstance(options, AppOptions) and extension.name in options.extensions
+    given = destination.place.kind is not PlaceKind.LIVE and (in_manifest or extension.name in destination.live())
     if may or given:
         return not given
-    app = ground.place.app.id
+    app = destination.place.app.id
     raise NotAllowed(
-        f"the set wants extension {each.name}, which takes an admin, and nothing gives it to app {app}",
+        f"the set wants extension {extension.name}, which takes an admin, and nothing gives it to app {app}",
         hint=f"name it in the manifest (extensions of {app}), multidb apply, then run the command again",
     )
 
 
-def _not_made(each: Extension, ground: Ground, error: ServerError) -> MultidbError:
-    app = ground.place.app.id
-    message = (
-        f"extension {each.name} {each.version} of app {app} cannot be made in {ground.place.name}: {error.message}"
-    )
+def _not_made(extension: Extension, destination: Destination, error: ServerError) -> MultidbError:
+    app = destination.place.app.id
+    what = f"extension {extension.name} {extension.version} of app {app}"
+    message = f"{what} cannot be made in {destination.place.name}: {error.message}"
     if isinstance(error, NotAllowed):
         return NotAllowed(message, hint="use a superuser as the admin login, then run the command again")
     return ArchiveError(
         message,
         hint="see to it that the server makes it in any database, then run the command again; or do without it: in "
-        f"database {app}, DROP EXTENSION {identifier(each.name)}, then multidb backup {app}",
+        f"database {app}, DROP EXTENSION {identifier(extension.name)}, then multidb backup {app}",
     )

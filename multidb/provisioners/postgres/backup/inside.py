@@ -70,5 +70,5 @@ def located(project: str, service: str) -> Inside | None:
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    found = asked.stdout.split()
-    return Inside(found[0]) if found else None
+    words = asked.stdout.split()
+    return Inside(words[0]) if words else None

@@ -95,16 +95,18 @@ def steps(
     # By its oid a policy is known for certain: of a name, the line has neither its line breaks nor where it ends.
     known = {entry["oid"] for entry in policies if isinstance(entry.get("oid"), int)}
     skipped = ["EXTENSION - ", "COMMENT - EXTENSION "]
-    skipped += [f"POLICY {each['schema']} {each['table']} {each['name']} " for each in policies if "oid" not in each]
+    skipped += [
+        f"POLICY {policy['schema']} {policy['table']} {policy['name']} " for policy in policies if "oid" not in policy
+    ]
     without = _starts(skipped)
     # A name may have spaces in it, and the owner comes after it: "a b" is not "a" of an owner "b owner".
     made = {f"SCHEMA - {schema}" for schema in _starts(tuple(schemas))}
     kept = {}
     for line in listing.split("\n"):
-        found = _ENTRY.match(line)
-        if found is None or found[3].startswith(without) or found[3].rpartition(" ")[0] in made:
+        match = _ENTRY.match(line)
+        if match is None or match[3].startswith(without) or match[3].rpartition(" ")[0] in made:
             continue
-        catalog, oid, what = int(found[1]), int(found[2]), found[3]
+        catalog, oid, what = int(match[1]), int(match[2]), match[3]
         if not (beyond.leaves_out(catalog, oid, what) or (what.startswith("POLICY ") and oid in known)):
             kept[line] = what
     attaching = [line for line, what in kept.items() if what.startswith(_ATTACHING)]

@@ -49,10 +49,10 @@ class Locale:
             fits = isinstance(value, str) and len(value) <= _LONGEST and "\0" not in value
             if not fits and not (value is None and name in ("locale", "rules", "version")):
                 raise ValueError(f"{name} of the database's locale is {str(value)[:40]!r}")
-        found = cls(**values)
-        if not _WORD.fullmatch(found.encoding) or found.provider not in _PROVIDERS:
-            raise ValueError(f"no database is made with encoding {found.encoding[:40]!r} of {found.provider[:40]!r}")
-        return found
+        locale = cls(**values)
+        if not _WORD.fullmatch(locale.encoding) or locale.provider not in _PROVIDERS:
+            raise ValueError(f"no database is made with encoding {locale.encoding[:40]!r} of {locale.provider[:40]!r}")
+        return locale
 
     def document(self) -> dict[str, Any]:
         return asdict(self)

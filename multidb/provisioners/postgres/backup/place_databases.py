@@ -53,26 +53,26 @@ def make_like_set(databases: Databases, place: Place, part: Part) -> None:
         WrongVersion: the server cannot do that. The place is gone.
         ArchiveError: the set does not say it as multidb does.
     """
-    said = part.details.get("locale")
-    if said is None:  # made by an earlier version
+    locale = part.details.get("locale")
+    if locale is None:  # made by an earlier version
         return
     try:
-        wanted = Locale.read(said if isinstance(said, Mapping) else {})
+        expected = Locale.read(locale if isinstance(locale, Mapping) else {})
     except ValueError as error:
         raise ArchiveError(str(error), where=databases.where, hint="take another set") from None
     there = databases.find(place.name)[place.name]
-    if Locale.read(there) == wanted:
+    if Locale.read(there) == expected:
         return
     if place.kind is PlaceKind.LIVE:
         raise Refused(
-            f"the set's database has {wanted}, and {place.name} has {Locale.read(there)}", where=databases.where
+            f"the set's database has {expected}, and {place.name} has {Locale.read(there)}", where=databases.where
         )
     databases.drop(place.name, there)
     try:
-        databases.make(place.name, f"{wanted.clause}{_tablespace(there)}", str(there["mark"]))
+        databases.make(place.name, f"{expected.clause}{_tablespace(there)}", str(there["mark"]))
     except ServerError as error:
         raise WrongVersion(
-            f"cannot make a database like the set's ({wanted}): {error.message}",
+            f"cannot make a database like the set's ({expected}): {error.message}",
             where=databases.where,
             hint="install that locale on the server's machine, or take a server that has it",
         ) from None
@@ -179,15 +179,15 @@ def require_unbound(databases: Databases, app: App) -> None:
         return
     roles = databases.delegates.roles(app)
     with databases.open(app.id) as wire:
-        found = AdminInside(wire).beyond(databases.main.version, roles).bound
-    if found:
-        raise bound.refusal(found, app.id, databases.where)
+        bound_inside = AdminInside(wire).beyond(databases.main.version, roles).bound
+    if bound_inside:
+        raise bound.refusal(bound_inside, app.id, databases.where)
 
 
 def _require_unbound_at_server(databases: Databases, database: str) -> None:
-    found = list(bound.at_server(json.loads(databases.main.ask(bound.AT_SERVER, (database,))), database))
-    if found:
-        raise bound.refusal(found, database, databases.where)
+    bound_there = list(bound.at_server(json.loads(databases.main.ask(bound.AT_SERVER, (database,))), database))
+    if bound_there:
+        raise bound.refusal(bound_there, database, databases.where)
 
 
 def _likewise(name: str, database: Mapping[str, Any], new: Mapping[str, Any], where: str) -> list[str]:

@@ -50,7 +50,7 @@ _DEBIAN = Path("/usr/lib/postgresql")
 _VERSION = re.compile(r"\(PostgreSQL\) ((\d+)\S*)")
 # By major version, the first minor one whose pg_dump reads no view that an app puts in a table's place (CVE-2024-7348).
 _READS_TABLES = {12: 20, 13: 16, 14: 13, 15: 8, 16: 4}
-_SAID = 600  # characters of what a failed program said
+_SHOWN = 600  # characters of what a failed program said
 _PIPE = 1 << 20  # bytes of output that may wait for us, where the system lets us say so
 _HEARD = 1 << 14  # bytes of it that are kept
 _FIRST_LINE = 5.0  # seconds
@@ -122,7 +122,7 @@ def find(
         has += f", the server's container {own.version if own is not None else 'none'}"
     at_all = " that speaks TLS" if tls else ""
     newer = f" to {_APART - 1} (newer ones do not restore into it)" if old else " or newer"
-    unsound = [each.version for each in [*there, *([own] if own is not None else [])] if not each.sound]
+    unsound = [program.version for program in [*there, *([own] if own is not None else [])] if not program.sound]
     if unsound:
         has += f" ({', '.join(sorted(set(unsound)))} may be tricked by what it dumps: CVE-2024-7348)"
     raise ArchiveError(
@@ -139,8 +139,8 @@ def _candidates(name: str) -> Iterator[str]:
     if wheel is not None and wheel.origin is not None:
         yield str(Path(wheel.origin).parent / "pginstall" / "bin" / name)
     yield from sorted(map(str, _DEBIAN.glob(f"*/bin/{name}")))
-    if (found := shutil.which(name)) is not None:
-        yield found
+    if (path := shutil.which(name)) is not None:
+        yield path
 
 
 @functools.cache
@@ -326,9 +326,9 @@ def running(
                 hint="look at what the app's functions do: one that the load calls may never end",
             )
         if process.returncode != 0:
-            said = redact(complaints.last(after_first_line=program.inside is not None))
+            complaint = redact(complaints.last(after_first_line=program.inside is not None))
             name = Path(program.path).name
-            raise ArchiveError(f"{name} failed: {said or f'it ended with code {process.returncode}'}", where=where)
+            raise ArchiveError(f"{name} failed: {complaint or f'it ended with code {process.returncode}'}", where=where)
 
 
 def _fed(stdin: IO[bytes], files: Sequence[BinaryIO]) -> None:
@@ -383,11 +383,11 @@ class _Complaints:
         return self._start.partition(b"\n")[0].decode(errors="replace")
 
     def last(self, *, after_first_line: bool) -> str:
-        """The last words, at most `_SAID` characters."""
+        """The last words, at most `_SHOWN` characters."""
         text = self._end.decode(errors="replace")
         if after_first_line and self._start.startswith(self._end):  # all of it is still there
             text = text.partition("\n")[2]
-        return text.strip()[-_SAID:]
+        return text.strip()[-_SHOWN:]
 
 
 def _environment(password: Secret | None) -> Mapping[str, str]:

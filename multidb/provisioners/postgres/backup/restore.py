@@ -101,10 +101,10 @@ def restore(databases: Databases, place: Place, part: Part, reader: ArchiveReade
             databases.main.execute(f"COMMENT ON DATABASE {identifier(place.name)} IS {comment}")
 
 
-def require_none_of_others(found: frozenset[tuple[str, ...]], where: str) -> None:
+def require_none_of_others(held: frozenset[tuple[str, ...]], where: str) -> None:
     """`ArchiveError` for what a load has made (as `AdminInside.of_others` says it) that does not belong to the app."""
-    if found:
-        kind, name, owner = min(found)[:3]
+    if held:
+        kind, name, owner = min(held)[:3]
         raise ArchiveError(
             f"what was loaded made {kind} {name}, which belongs to {owner} and not to the app",
             where=where,
@@ -143,12 +143,12 @@ def _loadable(part: Part, where: str) -> Beyond:
         Refused: that would not be enough.
         ArchiveError: the set does not say it as multidb does.
     """
-    said = part.details.get("beyond")
-    if said is None:  # made by an earlier version
+    beyond_of_set = part.details.get("beyond")
+    if beyond_of_set is None:  # made by an earlier version
         return Beyond()
     with _understood("what no load can make", where):
-        assert isinstance(said, Mapping)
-        beyond = bound.beyond(said)
+        assert isinstance(beyond_of_set, Mapping)
+        beyond = bound.beyond(beyond_of_set)
     if beyond.needed:
         raise Refused(
             f"the set has what only an admin can make, and other things in it may need: {listed(beyond.needed, 10)}",
@@ -186,9 +186,9 @@ class _Load:
     file: BinaryIO
 
     def entries(self, name: str) -> Sequence[Any]:
-        found = self.part.details[name]
-        assert isinstance(found, list | tuple)
-        return found
+        entries = self.part.details[name]
+        assert isinstance(entries, list | tuple)
+        return entries
 
     def target(self, delegate: Delegate, role: str | None, *, tablespaces: bool = True) -> loading.Target:
         address = self.databases.address(self.program, delegate, self.place.name)
@@ -216,12 +216,12 @@ class _Load:
         """The set's extensions, made; the schemas that are there then."""
         if not self.entries("extensions"):
             return frozenset()
-        ground = extensions.Ground(self.databases, self.place, delegate, self.roles.get)
+        destination = extensions.Destination(self.databases, self.place, delegate, self.roles.get)
         try:
-            extensions.lay(ground, self.part, self.progress)
+            extensions.lay(destination, self.part, self.progress)
         except (ArchiveError, NotAllowed) as error:
             raise type(error)(error.message, where=error.where or self.databases.where, hint=error.hint) from None
-        return extensions.settle(ground, admin)
+        return extensions.settle(destination, admin)
 
     def configure(self, admin: AdminInside, delegate: Delegate, listing: str) -> str:
         """Loads what the set's extensions keep of what is configured, before anything that may look there: by the
@@ -240,7 +240,11 @@ class _Load:
             for relation in filling.values()
             if configuration.is_empty(fingerprints.get(configuration.label(relation.name)))
         }
-        filled = {each.extension for each in filling.values() if each.kind == "TABLE" and each.name not in empty}
+        filled = {
+            relation.extension
+            for relation in filling.values()
+            if relation.kind == "TABLE" and relation.name not in empty
+        }
         chosen: list[str] = []
         let: list[configuration.Relation] = []
         try:
@@ -308,12 +312,12 @@ class _Load:
 
     def read_rights(self) -> tuple[Sequence[rights.Default], Sequence[rights.Right]]:
         """Those of the set, for the roles of `place.app`; roles that are no app's own get nothing."""
-        said = self.part.details.get("rights")
-        if said is None:  # made by an earlier version: apply gives them
+        rights_of_set = self.part.details.get("rights")
+        if rights_of_set is None:  # made by an earlier version: apply gives them
             return (), ()
         with _understood("who may do what in it", self.databases.where):
-            assert isinstance(said, Mapping)
-            return rights.read(said, self.roles.get)
+            assert isinstance(rights_of_set, Mapping)
+            return rights.read(rights_of_set, self.roles.get)
 
     def give_rights(self, delegate: Delegate, kept: Sequence[rights.Right]) -> None:
         if not kept:

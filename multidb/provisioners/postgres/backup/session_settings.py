@@ -105,13 +105,13 @@ def settings(powers: Powers, *, statement_timeout: int, lock_timeout: int, forei
         lock_timeout: milliseconds; 0 for no limit.
         foreign: the database is an app's; then views and foreign tables that are not the server's own are refused.
     """
-    found = {**_EVERYBODYS, "statement_timeout": str(statement_timeout), "lock_timeout": str(lock_timeout)}
-    found |= _known(_SINCE, powers.version)
+    values = {**_EVERYBODYS, "statement_timeout": str(statement_timeout), "lock_timeout": str(lock_timeout)}
+    values |= _known(_SINCE, powers.version)
     if powers.superuser:
-        found |= {**_SUPERUSERS, **_known(_SUPERUSERS_SINCE, powers.version)}
+        values |= {**_SUPERUSERS, **_known(_SUPERUSERS_SINCE, powers.version)}
     if foreign and _restricts(powers.version):
-        found["restrict_nonsystem_relation_kind"] = "view,foreign-table"
-    return found
+        values["restrict_nonsystem_relation_kind"] = "view,foreign-table"
+    return values
 
 
 def options(chosen: Mapping[str, str]) -> str:

@@ -75,13 +75,13 @@ class Signs:
                     for name in names
                 )
                 query = _SIGNS.format(progress=rows)
-                said = self._wire.ask(query, (str(pid), login), self._server.timeout)
+                answer = self._wire.ask(query, (str(pid), login), self._server.timeout)
             except ServerError:
                 self._end()
                 raise
-        sessions: list[list[Any]] = json.loads(said)
-        times = [_processor_time(int(each[0]), str(each[1])) for each in sessions] if self._here else []
-        return said, times
+        sessions: list[list[Any]] = json.loads(answer)
+        times = [_processor_time(int(session[0]), str(session[1])) for session in sessions] if self._here else []
+        return answer, times
 
     def _end(self) -> None:
         if self._wire is not None:

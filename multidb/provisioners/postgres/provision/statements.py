@@ -250,8 +250,8 @@ def _alike(privileges: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
     alike: dict[str, list[str]] = {}
     for grantee, held in by_grantee.items():
         alike.setdefault(", ".join(held), []).append(_grantee(grantee))
-    for together, grantees in alike.items():
-        yield ", ".join(grantees), together
+    for shared, grantees in alike.items():
+        yield ", ".join(grantees), shared
 
 
 def _settings(change: Change, settings: Settings) -> Iterator[str]:
@@ -435,8 +435,8 @@ def _deleting(live: Interior, interior: Interior) -> Iterator[str]:
 
 def _by_kind(privileges: Iterable[tuple[str, str, str]]) -> Iterator[tuple[str, str, str]]:
     for kind, entries in groupby(sorted(privileges), key=lambda entry: entry[0]):
-        for grantees, together in _alike((grantee, privilege) for _, grantee, privilege in entries):
-            yield kind, grantees, together
+        for grantees, shared in _alike((grantee, privilege) for _, grantee, privilege in entries):
+            yield kind, grantees, shared
 
 
 def _create_extension(name: str, interior: Interior, facts: PostgresFacts, *, new: bool) -> Iterator[str]:

@@ -152,7 +152,7 @@ def _create(collection: Collection) -> list[Call]:
         body["quantization_config"] = quantization
     if collection.strict or collection.read_only:
         body["strict_mode_config"] = dict(collection.strict) | (
-            _growth_limits(collection) if collection.read_only else {}
+            _upsert_limits(collection) if collection.read_only else {}
         )
     if collection.optimizers:
         body["optimizers_config"] = dict(collection.optimizers)
@@ -176,7 +176,7 @@ def _patch(collection: Collection, change: Change) -> Call:
         "hnsw": ("hnsw_config", dict(collection.hnsw)),
         "quantization": ("quantization_config", _quantization(collection.quantization)),
         "strict": ("strict_mode_config", dict(collection.strict)),
-        "read_only": ("strict_mode_config", dict(collection.strict) | _growth_limits(collection)),
+        "read_only": ("strict_mode_config", dict(collection.strict) | _upsert_limits(collection)),
         "optimizers": ("optimizers_config", dict(collection.optimizers)),
         "owner": ("metadata", _mark(collection.owner)),
     }
@@ -184,7 +184,7 @@ def _patch(collection: Collection, change: Change) -> Call:
     return Call("PATCH", path_of(collection.name), dict(parts[field] for field in fields))
 
 
-def _growth_limits(collection: Collection) -> dict[str, Any]:
+def _upsert_limits(collection: Collection) -> dict[str, Any]:
     """The limits under which a collection may, or may not, grow. An upsert of no points at all refuses them all."""
     if collection.read_only:
         return {"enabled": True, "upsert_max_batchsize": 0}

@@ -70,8 +70,8 @@ def _lines(answer: Any, depth: int = 0) -> Iterator[str]:
         case list() | tuple() | set():
             if not answer:
                 yield f"{indent}(empty)"
-            for number, each in enumerate(answer, 1):
-                first, *rest = _lines(each, depth + 1)
+            for number, line in enumerate(answer, 1):
+                first, *rest = _lines(line, depth + 1)
                 yield f"{indent}{number}) {first.strip()}"
                 yield from rest
         case _:

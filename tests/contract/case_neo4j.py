@@ -24,15 +24,8 @@ from multidb.model import Endpoint, Owner, Server
 from multidb.provisioners.neo4j import PROVISIONER
 from multidb.provisioners.neo4j.hosting import jars, program
 from multidb.provisioners.neo4j.provision.cypher import quoted
-from multidb.provisioners.neo4j.provision.resources import (
-    Mode,
-    ServerOptions,
-    database_name,
-    mark_name,
-    ro_role,
-    rw_role,
-    user_name,
-)
+from multidb.provisioners.neo4j.provision.options import ServerOptions
+from multidb.provisioners.neo4j.provision.resources import Mode, database_name, mark_name, ro_role, rw_role, user_name
 from multidb.secrets import Secret, generate
 from tests.support.case import Drift, RealServer, Refused, StoreCase, Tenant, Threat
 

@@ -10,7 +10,7 @@ from typing import Any
 import psycopg
 
 from multidb.provisioners.postgres import PROVISIONER
-from multidb.provisioners.postgres.provision.resources import ServerOptions
+from multidb.provisioners.postgres.provision.options import ServerOptions
 from tests.support.case import Drift, RealServer, Refused, StoreCase, Tenant, Threat
 from tests.support.postgres_servers import PLATFORM, SUPERUSER, cluster, cluster_at
 

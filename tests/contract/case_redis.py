@@ -20,7 +20,8 @@ import redis
 
 from multidb.model import Endpoint, Server
 from multidb.provisioners.redis import PROVISIONER
-from multidb.provisioners.redis.provision.resources import ServerOptions, parse_mark
+from multidb.provisioners.redis.provision.options import ServerOptions
+from multidb.provisioners.redis.provision.resources import parse_mark
 from multidb.secrets import Secret
 from tests.support.case import Drift, RealServer, Refused, StoreCase, Tenant, Threat
 

@@ -12,7 +12,7 @@ import redis
 from multidb.model import App, StoreContext
 from multidb.provisioners.redis.backup.archive import RedisArchive
 from multidb.provisioners.redis.driver.connection import ask, ask_lines
-from multidb.provisioners.redis.provision.resources import AppOptions
+from multidb.provisioners.redis.provision.options import AppOptions
 from tests.contract.case_redis import (
     ADMIN,
     PASSWORD,

@@ -17,7 +17,7 @@ from multidb.health import check
 from multidb.model import App, Project, RuntimeKind, ServerSpec
 from multidb.provisioners import provisioner
 from multidb.provisioners.postgres.provision import catalog, summary
-from multidb.provisioners.postgres.provision.resources import ServerOptions as PostgresOptions
+from multidb.provisioners.postgres.provision.options import ServerOptions as PostgresOptions
 from multidb.state import ProjectState
 from multidb.usage import look
 from tests.contract.case_redis import as_admin, real_server, valkey_binary

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from multidb.provisioners.postgres.provision.resources import ServerOptions
+from multidb.provisioners.postgres.provision.options import ServerOptions
 from tests.contract.case_redis import real_server, valkey_binary
 from tests.support.case import RealServer
 from tests.support.command import REPOSITORY

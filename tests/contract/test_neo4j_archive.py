@@ -25,7 +25,8 @@ from multidb.provisioners.neo4j.backup import graph as graph_module
 from multidb.provisioners.neo4j.backup.archive import Neo4jArchive
 from multidb.provisioners.neo4j.backup.graph import LARGEST_EXCHANGE
 from multidb.provisioners.neo4j.backup.graph_file import FILE
-from multidb.provisioners.neo4j.provision.resources import AppOptions, Neo4jFacts
+from multidb.provisioners.neo4j.provision.options import AppOptions
+from multidb.provisioners.neo4j.provision.resources import Neo4jFacts
 from tests.contract.case_neo4j import as_admin, emptied
 from tests.support.case import RealServer
 

@@ -9,7 +9,7 @@ import pytest
 from multidb.engine import Engine
 from multidb.fleet import Fleet, Scope
 from multidb.model import App, Project, RuntimeKind, Server, ServerSpec
-from multidb.provisioners.neo4j.provision.resources import AppOptions, ServerOptions
+from multidb.provisioners.neo4j.provision.options import AppOptions, ServerOptions
 from multidb.runtime import ServerState
 from multidb.state import ProjectState
 from tests.contract.case_neo4j import as_admin

@@ -39,15 +39,8 @@ from multidb.provisioners.neo4j import PROVISIONER
 from multidb.provisioners.neo4j.driver.connection import DRIVER_ERRORS, Bolt
 from multidb.provisioners.neo4j.isolation.audit import ON_SYSTEM
 from multidb.provisioners.neo4j.observe.health import HEAP, fullest
-from multidb.provisioners.neo4j.provision.resources import (
-    AppOptions,
-    Grant,
-    Membership,
-    Neo4jFacts,
-    PublicRights,
-    ServerOptions,
-    password_ref,
-)
+from multidb.provisioners.neo4j.provision.options import AppOptions, ServerOptions
+from multidb.provisioners.neo4j.provision.resources import Grant, Membership, Neo4jFacts, PublicRights, password_ref
 from multidb.provisioners.neo4j.provision.session import Neo4jSession, connect
 from multidb.provisioners.neo4j.provision.statements import statements
 from multidb.secrets import MemorySecretStore, Secret, generate

@@ -22,7 +22,7 @@ from multidb.model import Hole, Inspection, Outcome, Probe, Status, Tenant
 from multidb.provisioners.neo4j import PROVISIONER
 from multidb.provisioners.neo4j.driver.connection import Bolt
 from multidb.provisioners.neo4j.observe.health import check_health
-from multidb.provisioners.neo4j.provision.resources import ServerOptions
+from multidb.provisioners.neo4j.provision.options import ServerOptions
 from multidb.secrets import Secret
 from tests.contract.case_neo4j import as_admin, emptied, free_port
 from tests.contract.test_neo4j_servers import applied, engine_of

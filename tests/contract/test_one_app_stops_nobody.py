@@ -18,8 +18,9 @@ from multidb.errors import Locked, PartlyApplied
 from multidb.fleet import Fleet
 from multidb.model import App, Project, RuntimeKind, ServerSpec
 from multidb.provisioners.postgres.driver import connection as driver
+from multidb.provisioners.postgres.provision.options import AppOptions, ServerOptions
 from multidb.provisioners.postgres.provision.removal import HEIR
-from multidb.provisioners.postgres.provision.resources import AppOptions, ServerOptions, password_ref
+from multidb.provisioners.postgres.provision.resources import password_ref
 from multidb.provisioners.postgres.provision.session import LOCK_CLASS
 from multidb.state import ProjectState
 from tests.support.case import RealServer

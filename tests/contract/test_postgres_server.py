@@ -19,7 +19,8 @@ from multidb.plan import diff
 from multidb.provisioners.postgres import PROVISIONER
 from multidb.provisioners.postgres.driver import connection
 from multidb.provisioners.postgres.provision import scram
-from multidb.provisioners.postgres.provision.resources import AppOptions, password_ref
+from multidb.provisioners.postgres.provision.options import AppOptions
+from multidb.provisioners.postgres.provision.resources import password_ref
 from multidb.provisioners.postgres.provision.session import PostgresSession
 from multidb.provisioners.postgres.provision.statements import identifier, literal
 from multidb.secrets import MemorySecretStore, Secret, generate

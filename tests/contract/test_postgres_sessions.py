@@ -16,7 +16,7 @@ from multidb.provisioners.postgres.backup import session_settings
 from multidb.provisioners.postgres.backup.session_settings import Powers
 from multidb.provisioners.postgres.driver.connection import SessionOptions, Traffic, Wire
 from multidb.provisioners.postgres.observe.health import check_health
-from multidb.provisioners.postgres.provision.resources import AppOptions
+from multidb.provisioners.postgres.provision.options import AppOptions
 from multidb.secrets import Secret
 from tests.contract.test_postgres_server import Site
 from tests.support.postgres_servers import PLATFORM, Cluster, cluster

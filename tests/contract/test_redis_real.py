@@ -20,7 +20,8 @@ from multidb.model import Action, App, Change, Endpoint, Inspection, Isolation, 
 from multidb.plan import diff
 from multidb.provisioners.redis import PROVISIONER
 from multidb.provisioners.redis.provision.numbers import lock_number
-from multidb.provisioners.redis.provision.resources import AppOptions, ServerOptions, command_rule
+from multidb.provisioners.redis.provision.options import AppOptions, ServerOptions
+from multidb.provisioners.redis.provision.resources import command_rule
 from multidb.provisioners.redis.provision.rules import parse_rule, split_line
 from multidb.provisioners.redis.provision.session import RedisSession, connect
 from multidb.secrets import MemorySecretStore, Secret, SecretRef, generate

@@ -10,7 +10,8 @@ import pytest
 from multidb.model import App, StoreContext
 from multidb.plan import diff
 from multidb.provisioners.neo4j import PROVISIONER
-from multidb.provisioners.neo4j.provision.resources import AppOptions, Neo4jFacts, PublicRights, ServerOptions
+from multidb.provisioners.neo4j.provision.options import AppOptions, ServerOptions
+from multidb.provisioners.neo4j.provision.resources import Neo4jFacts, PublicRights
 
 ENTERPRISE = Neo4jFacts("Neo4j", "2026.08.1", "enterprise", multi_database=True, roles=True)
 COMMUNITY = Neo4jFacts("Neo4j", "2026.08.1")

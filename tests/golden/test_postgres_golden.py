@@ -13,7 +13,8 @@ import pytest
 from multidb.model import App, StoreContext
 from multidb.plan import diff
 from multidb.provisioners.postgres import PROVISIONER
-from multidb.provisioners.postgres.provision.resources import AppOptions, Extension, PostgresFacts, ServerDatabaseFacts
+from multidb.provisioners.postgres.provision.options import AppOptions
+from multidb.provisioners.postgres.provision.resources import Extension, PostgresFacts, ServerDatabaseFacts
 from multidb.provisioners.postgres.provision.statements import identifier
 
 EXTENSIONS = {"ltree": Extension("1.3", True, None), "vector": Extension("0.8", False, None)}

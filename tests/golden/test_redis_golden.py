@@ -10,7 +10,8 @@ import pytest
 from multidb.model import App, StoreContext
 from multidb.plan import diff
 from multidb.provisioners.redis import PROVISIONER
-from multidb.provisioners.redis.provision.resources import AppOptions, RedisFacts
+from multidb.provisioners.redis.provision.options import AppOptions
+from multidb.provisioners.redis.provision.resources import RedisFacts
 from tests.support.redis_tables import REDIS_6, REDIS_7, VALKEY_9
 
 

@@ -79,7 +79,7 @@ from multidb.model import (
 )
 from multidb.provisioners.neo4j.hosting.address import Neo4jAddress
 from multidb.provisioners.neo4j.hosting.container import containers
-from multidb.provisioners.neo4j.provision import resources
+from multidb.provisioners.neo4j.provision import options, resources
 from multidb.provisioners.neo4j.provision.statements import statements
 from multidb.secrets import Secret
 
@@ -123,10 +123,10 @@ def _processes(hosting: Hosting) -> Sequence[HostedServer]:
 
 
 PROVISIONER = Provisioner(
-    name=resources.STORE,
+    name=options.STORE,
     title="Neo4j",
-    app_options=resources.AppOptions,
-    server_options=resources.ServerOptions,
+    app_options=options.AppOptions,
+    server_options=options.ServerOptions,
     derived_names=resources.derived_names,
     secrets=resources.secrets,
     desired=resources.desired,

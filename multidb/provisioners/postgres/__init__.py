@@ -52,7 +52,7 @@ from multidb.model import (
 )
 from multidb.provisioners.postgres.hosting.address import PostgresAddress
 from multidb.provisioners.postgres.hosting.container import containers
-from multidb.provisioners.postgres.provision import resources, statements
+from multidb.provisioners.postgres.provision import options, resources, statements
 from multidb.secrets import Secret
 
 __all__ = ["PROVISIONER"]
@@ -103,10 +103,10 @@ def _processes(hosting: Hosting) -> Sequence[HostedServer]:
 
 
 PROVISIONER = Provisioner(
-    name=resources.STORE,
+    name=options.STORE,
     title="Postgres",
-    app_options=resources.AppOptions,
-    server_options=resources.ServerOptions,
+    app_options=options.AppOptions,
+    server_options=options.ServerOptions,
     derived_names=resources.derived_names,
     secrets=resources.secrets,
     desired=resources.desired,

@@ -89,9 +89,8 @@ from multidb.model import (
 from multidb.provisioners.redis.hosting.address import RedisAddress
 from multidb.provisioners.redis.hosting.container import containers
 from multidb.provisioners.redis.provision.numbers import allocate, check
+from multidb.provisioners.redis.provision.options import AppOptions, ServerOptions
 from multidb.provisioners.redis.provision.resources import (
-    AppOptions,
-    ServerOptions,
     advise,
     caveats,
     derived_names,

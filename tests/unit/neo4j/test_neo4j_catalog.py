@@ -9,12 +9,11 @@ import pytest
 
 from multidb.model import Action, App, Change, Inspection, Owner, Resource, StoreContext
 from multidb.plan import diff
+from multidb.provisioners.neo4j.provision.options import AppOptions, ServerOptions
 from multidb.provisioners.neo4j.provision.resources import (
-    AppOptions,
     Mark,
     Neo4jFacts,
     PublicRights,
-    ServerOptions,
     User,
     desired,
     mark_name,

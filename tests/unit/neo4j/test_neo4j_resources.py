@@ -15,12 +15,11 @@ from pydantic import ValidationError
 from multidb.errors import ManifestError, Refused
 from multidb.model import App, Endpoint, Isolation, Owner, Server, StoreContext
 from multidb.project import load_project
+from multidb.provisioners.neo4j.provision.options import AppOptions, ServerOptions
 from multidb.provisioners.neo4j.provision.resources import (
-    AppOptions,
     Mark,
     Mode,
     Neo4jFacts,
-    ServerOptions,
     User,
     canonical,
     database_name,

@@ -15,8 +15,9 @@ from multidb.provisioners.neo4j.backup.places import dropping, making, place_mar
 from multidb.provisioners.neo4j.driver.connection import Bolt
 from multidb.provisioners.neo4j.isolation.holes import administrators, holes_in_rights, left_over, search
 from multidb.provisioners.neo4j.observe.health import fullest, trouble
+from multidb.provisioners.neo4j.provision.options import ServerOptions
 from multidb.provisioners.neo4j.provision.removal import removal, suspension
-from multidb.provisioners.neo4j.provision.resources import Grant, ServerOptions, desired, read_mark
+from multidb.provisioners.neo4j.provision.resources import Grant, desired, read_mark
 from multidb.provisioners.neo4j.provision.settings import over_http
 from multidb.secrets import MemorySecretStore
 from tests.unit.neo4j.enterprise import Enterprise

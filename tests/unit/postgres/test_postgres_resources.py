@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from multidb.model import App, Endpoint, Isolation, StoreContext
 from multidb.provisioners.postgres import PROVISIONER
 from multidb.provisioners.postgres.provision import scram
+from multidb.provisioners.postgres.provision.options import AppOptions, duration_of, duration_text
 from multidb.provisioners.postgres.provision.resources import (
-    AppOptions,
     Extension,
     Interior,
     Membership,
@@ -27,8 +27,6 @@ from multidb.provisioners.postgres.provision.resources import (
     advise,
     derived_names,
     desired,
-    duration_of,
-    duration_text,
     env,
     isolation,
     secrets,

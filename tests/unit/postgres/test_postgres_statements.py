@@ -13,9 +13,9 @@ from multidb.errors import NotAllowed, ServerError, WrongVersion
 from multidb.model import Action, App, Change, Inspection, Isolation, Owner, Resource
 from multidb.plan import diff
 from multidb.provisioners.postgres.provision import catalog
+from multidb.provisioners.postgres.provision.options import AppOptions, ServerOptions
 from multidb.provisioners.postgres.provision.resources import (
     Access,
-    AppOptions,
     Database,
     Interior,
     Membership,
@@ -23,7 +23,6 @@ from multidb.provisioners.postgres.provision.resources import (
     Role,
     ServerDatabase,
     ServerDatabaseFacts,
-    ServerOptions,
     desired,
     isolation,
 )

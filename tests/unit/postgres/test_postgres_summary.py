@@ -9,7 +9,8 @@ import pytest
 
 from multidb.model import App, StoreContext
 from multidb.provisioners.postgres.provision import summary
-from multidb.provisioners.postgres.provision.resources import AppOptions, Interior, PostgresFacts, desired
+from multidb.provisioners.postgres.provision.options import AppOptions
+from multidb.provisioners.postgres.provision.resources import Interior, PostgresFacts, desired
 
 FACTS = PostgresFacts(
     product="PostgreSQL",

@@ -11,14 +11,8 @@ from multidb.provisioners.postgres.backup import places
 from multidb.provisioners.postgres.isolation import holes_inside
 from multidb.provisioners.postgres.observe import usage
 from multidb.provisioners.postgres.provision import catalog_text, script, statements
-from multidb.provisioners.postgres.provision.resources import (
-    AppOptions,
-    Interior,
-    Membership,
-    PostgresFacts,
-    Settings,
-    desired,
-)
+from multidb.provisioners.postgres.provision.options import AppOptions
+from multidb.provisioners.postgres.provision.resources import Interior, Membership, PostgresFacts, Settings, desired
 from multidb.provisioners.postgres.provision.statements import ending_sessions
 
 FACTS = PostgresFacts(

@@ -18,14 +18,13 @@ from multidb.model import Action, App, Endpoint, Isolation, Level, Owner, Resour
 from multidb.plan import diff
 from multidb.provisioners.redis import PROVISIONER
 from multidb.provisioners.redis.provision.numbers import allocate, lock_number
+from multidb.provisioners.redis.provision.options import AppOptions, ServerOptions
 from multidb.provisioners.redis.provision.resources import (
     AclUser,
-    AppOptions,
     Claim,
     DefaultUser,
     RedisFacts,
     SavedRules,
-    ServerOptions,
     command_rule,
     live_default_user,
     live_user,

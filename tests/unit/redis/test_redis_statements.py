@@ -7,7 +7,8 @@ import dataclasses
 from multidb.model import App, Owner, StoreContext
 from multidb.plan import diff
 from multidb.provisioners.redis import PROVISIONER
-from multidb.provisioners.redis.provision.resources import AclUser, AppOptions, hash_ref
+from multidb.provisioners.redis.provision.options import AppOptions
+from multidb.provisioners.redis.provision.resources import AclUser, hash_ref
 from tests.support.redis_tables import REDIS_7, VALKEY_9
 
 CONTEXT = StoreContext("digi", VALKEY_9, None, {"lernmi": 3})

@@ -44,8 +44,9 @@ from multidb.provisioners.neo4j.backup.graph import UNIQUE, Graph, Survey
 from multidb.provisioners.neo4j.backup.graph_file import FILE, FORMAT, HEAD, read, write
 from multidb.provisioners.neo4j.backup.places import dropping, making, place_name, places, roles_of
 from multidb.provisioners.neo4j.driver.connection import Bolt
+from multidb.provisioners.neo4j.provision.options import ServerOptions
 from multidb.provisioners.neo4j.provision.removal import disconnect
-from multidb.provisioners.neo4j.provision.resources import Neo4jFacts, ServerOptions, database_name, user_name
+from multidb.provisioners.neo4j.provision.resources import Neo4jFacts, database_name, user_name
 from multidb.provisioners.neo4j.provision.session import Neo4jSession, connect
 from multidb.secrets import MemorySecretStore, Secret
 

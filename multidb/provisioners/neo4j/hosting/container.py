@@ -8,7 +8,8 @@ from typing import Final
 from multidb.model import memory_text
 from multidb.model.container import Container, SecretVariable, one_per_app, shared
 from multidb.model.project import ServerSpec
-from multidb.provisioners.neo4j.provision.resources import STORE, Neo4jFacts, ServerOptions
+from multidb.provisioners.neo4j.provision.options import STORE, ServerOptions
+from multidb.provisioners.neo4j.provision.resources import Neo4jFacts
 
 __all__ = ["containers"]
 

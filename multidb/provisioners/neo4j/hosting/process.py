@@ -12,7 +12,7 @@ from multidb.model import Endpoint, HostedServer, Hosting, Launch, Progress, Ser
 from multidb.ports import LOOPBACK
 from multidb.provisioners.neo4j.hosting import jars, program
 from multidb.provisioners.neo4j.hosting.admin_tool import Neo4jAdmin, clear_half_loaded
-from multidb.provisioners.neo4j.provision.resources import ServerOptions
+from multidb.provisioners.neo4j.provision.options import ServerOptions
 from multidb.secrets import Secret
 
 __all__ = ["Neo4jKind", "processes"]

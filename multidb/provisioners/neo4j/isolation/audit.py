@@ -18,15 +18,8 @@ from multidb.model import Outcome, Probe, Tenant
 from multidb.provisioners.neo4j.driver.connection import DRIVER_ERRORS, Bolt, explain, words_of
 from multidb.provisioners.neo4j.observe.health import as_the_app
 from multidb.provisioners.neo4j.provision.cypher import quoted
-from multidb.provisioners.neo4j.provision.resources import (
-    STORE,
-    AppOptions,
-    Neo4jFacts,
-    ServerOptions,
-    database_name,
-    rw_role,
-    user_name,
-)
+from multidb.provisioners.neo4j.provision.options import STORE, AppOptions, ServerOptions
+from multidb.provisioners.neo4j.provision.resources import Neo4jFacts, database_name, rw_role, user_name
 from multidb.provisioners.neo4j.provision.statements import SYSTEM
 
 __all__ = ["LOADS", "ON_DATABASES", "ON_LABELS", "Attempt", "barred", "probe"]

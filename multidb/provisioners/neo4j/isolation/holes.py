@@ -11,11 +11,11 @@ from multidb.provisioners.neo4j.backup.places import dropping, place_name, place
 from multidb.provisioners.neo4j.driver.connection import Bolt
 from multidb.provisioners.neo4j.provision.catalog import Row
 from multidb.provisioners.neo4j.provision.cypher import quoted
+from multidb.provisioners.neo4j.provision.options import ServerOptions
 from multidb.provisioners.neo4j.provision.resources import (
     PUBLIC,
     Mode,
     Neo4jFacts,
-    ServerOptions,
     canonical,
     database_name,
     mode,

@@ -19,7 +19,7 @@ from multidb.provisioners.postgres.backup.databases import Databases
 from multidb.provisioners.postgres.backup.delegate import Delegate
 from multidb.provisioners.postgres.driver.connection import Wire
 from multidb.provisioners.postgres.provision.groundwork import AdminInside, creation
-from multidb.provisioners.postgres.provision.resources import STORE, AppOptions
+from multidb.provisioners.postgres.provision.options import STORE, AppOptions
 from multidb.provisioners.postgres.provision.statements import identifier, literal
 
 __all__ = ["Extension", "Destination", "lay", "read", "settle"]

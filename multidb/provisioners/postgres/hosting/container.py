@@ -7,7 +7,7 @@ from typing import Final
 
 from multidb.model.container import Container, Pooler, SecretVariable, one_per_app, shared
 from multidb.model.project import ServerSpec
-from multidb.provisioners.postgres.provision.resources import STORE, ServerOptions
+from multidb.provisioners.postgres.provision.options import STORE, ServerOptions
 
 __all__ = ["IMAGE", "containers"]
 

@@ -28,7 +28,7 @@ from multidb.errors import AuthenticationFailed, RuntimeUnavailable, UsageError
 from multidb.model import Endpoint, HostedServer, Hosting, Launch, Progress, Server
 from multidb.ports import LOOPBACK
 from multidb.processes import environment, running, version_of
-from multidb.provisioners.postgres.provision.resources import ServerOptions
+from multidb.provisioners.postgres.provision.options import ServerOptions
 from multidb.secrets import Secret, redact
 
 __all__ = ["PostgresKind", "processes"]

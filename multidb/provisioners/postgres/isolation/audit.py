@@ -16,7 +16,8 @@ from multidb.errors import AuthenticationFailed, NotAllowed, ServerDown, ServerE
 from multidb.model import Outcome, Probe, Tenant
 from multidb.provisioners.postgres.driver.connection import Answer, Wire
 from multidb.provisioners.postgres.provision.logins import Login, enter, logins
-from multidb.provisioners.postgres.provision.resources import PostgresFacts, ServerOptions
+from multidb.provisioners.postgres.provision.options import ServerOptions
+from multidb.provisioners.postgres.provision.resources import PostgresFacts
 from multidb.provisioners.postgres.provision.statements import identifier, literal
 from multidb.secrets import generate
 

@@ -18,6 +18,7 @@ from multidb.model import Inspection, Owner, Resource
 from multidb.provisioners.postgres.backup.places import DELEGATES
 from multidb.provisioners.postgres.backup.session_settings import OLDEST
 from multidb.provisioners.postgres.provision import scram
+from multidb.provisioners.postgres.provision.options import duration_of, duration_text
 from multidb.provisioners.postgres.provision.resources import (
     MANAGED_SETTINGS,
     Access,
@@ -31,8 +32,6 @@ from multidb.provisioners.postgres.provision.resources import (
     ServerDatabaseFacts,
     Settings,
     derived_names,
-    duration_of,
-    duration_text,
     password_ref,
     verifier_ref,
 )

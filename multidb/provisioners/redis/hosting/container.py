@@ -7,7 +7,8 @@ from typing import Final
 
 from multidb.model.container import Container, SecretVariable, one_per_app, shared
 from multidb.model.project import ServerSpec
-from multidb.provisioners.redis.provision.resources import RedisFacts, ServerOptions, memory_text
+from multidb.provisioners.redis.provision.options import ServerOptions, memory_text
+from multidb.provisioners.redis.provision.resources import RedisFacts
 from multidb.provisioners.redis.provision.rules import CommandTable
 
 __all__ = ["IMAGE", "containers"]

@@ -18,7 +18,7 @@ from multidb.errors import AuthenticationFailed, RuntimeUnavailable
 from multidb.model import Endpoint, HostedServer, Hosting, Launch, Progress, Server
 from multidb.ports import LOOPBACK
 from multidb.processes import version_of
-from multidb.provisioners.redis.provision.resources import ServerOptions
+from multidb.provisioners.redis.provision.options import ServerOptions
 from multidb.secrets import Secret
 
 __all__ = ["RedisKind", "guarded", "processes"]

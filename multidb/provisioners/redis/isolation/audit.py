@@ -22,7 +22,8 @@ from multidb.provisioners.redis.driver.connection import explained
 from multidb.provisioners.redis.driver.wire import Wire, as_app
 from multidb.provisioners.redis.isolation.inventory import SCRIPTS
 from multidb.provisioners.redis.provision.channels import reaches
-from multidb.provisioners.redis.provision.resources import AppOptions, RedisFacts, command_rule, isolation
+from multidb.provisioners.redis.provision.options import AppOptions
+from multidb.provisioners.redis.provision.resources import RedisFacts, command_rule, isolation
 from multidb.secrets import redact
 
 __all__ = ["probe"]

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
 from multidb.model import App, Inspection, Remark, listed
-from multidb.provisioners.redis.provision.resources import AppOptions
+from multidb.provisioners.redis.provision.options import AppOptions
 
 __all__ = ["reaches", "shared"]
 

@@ -7,7 +7,8 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from multidb.errors import UsageError
 from multidb.model import App, Facts
-from multidb.provisioners.redis.provision.resources import FIRST_DB, AppOptions, Claim, RedisFacts, by_prefix, user_name
+from multidb.provisioners.redis.provision.options import FIRST_DB, AppOptions
+from multidb.provisioners.redis.provision.resources import Claim, RedisFacts, by_prefix, user_name
 
 __all__ = ["allocate", "check", "lock_number"]
 

@@ -1,0 +1,100 @@
+"""What the manifest may say about Postgres: an app's database and logins, and the server. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
+
+from multidb.model.options import ContainerOptions, Section
+
+__all__ = ["NAME_LIMIT", "STORE", "AppOptions", "Duration", "ServerOptions", "duration_of", "duration_text"]
+
+STORE = "postgres"
+NAME_LIMIT = 63  # bytes; the server cuts longer names silently
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*(us|ms|s|min|h|d)?")
+_UNITS: Mapping[str, float] = {"us": 0.001, "ms": 1, "s": 1000, "min": 60_000, "h": 3_600_000, "d": 86_400_000}
+
+
+def duration_of(text: object) -> timedelta:
+    """A length of time as Postgres takes it: ``30000`` (milliseconds), ``"30s"`` and ``"0.5 min"`` are the same.
+
+    ``"0"`` means no limit. `ValueError` for anything else.
+    """
+    match = _DURATION.fullmatch(str(text).strip()) if not isinstance(text, bool) else None
+    if match is None:
+        raise ValueError("must be a duration such as 500ms, 30s, 5min, 1h, or 0 for no limit")
+    milliseconds = round(float(match[1]) * _UNITS[match[2] or "ms"])
+    if not milliseconds and float(match[1]):
+        raise ValueError("must be a duration of at least 1ms; 0 means no limit")
+    if milliseconds > 2_147_483_647:
+        raise ValueError("must be a duration of at most 24 days")
+    return timedelta(milliseconds=milliseconds)
+
+
+def duration_text(length: timedelta) -> str:
+    """A length of time in the one form in which Postgres' settings are compared and set: ``30s``, ``5min``, ``0``."""
+    milliseconds = length // timedelta(milliseconds=1)
+    for unit in ("d", "h", "min", "s"):
+        if milliseconds and milliseconds % _UNITS[unit] == 0:
+            return f"{int(milliseconds // _UNITS[unit])}{unit}"
+    return f"{milliseconds}ms" if milliseconds else "0"
+
+
+def _extension_names(names: tuple[str, ...]) -> tuple[str, ...]:
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]*", name) or len(name) > NAME_LIMIT:
+            raise ValueError(f"must be names of extensions such as vector or uuid-ossp, not {name!r}")
+    return tuple(sorted(set(names)))
+
+
+Duration = Annotated[
+    timedelta, BeforeValidator(duration_of, json_schema_input_type=str), PlainSerializer(duration_text, str)
+]
+
+
+class AppOptions(Section):
+    """``apps.<app>.postgres``: what one app wants of its database."""
+
+    extensions: Annotated[tuple[str, ...], AfterValidator(_extension_names)] = Field(
+        default=(), description="Extensions created in the app's database, in schema public."
+    )
+    roles: Literal["simple", "split"] = Field(
+        default="simple",
+        description="simple: the app's login may change its own schema. split: a separate <app>_migrate login does, "
+        "which before Postgres 17 also refreshes materialized views.",
+    )
+    connection_limit: int = Field(
+        default=20, ge=1, le=10_000, description="Connections that the app's login may hold at a time."
+    )
+    readonly_connection_limit: int = Field(
+        default=5, ge=1, le=10_000, description="Connections that the read-only login may hold at a time."
+    )
+    statement_timeout: Duration = Field(
+        default=timedelta(seconds=30),
+        description="Longest time a statement of the app may take; 0 for no limit. Migrations are exempt.",
+    )
+    idle_in_transaction_session_timeout: Duration = Field(
+        default=timedelta(minutes=1),
+        description="Longest time a transaction of the app may stand idle; 0 for no limit.",
+    )
+    locale: str | None = Field(
+        default=None,
+        pattern=r"^[A-Za-z0-9_.@-]+$",
+        description="Locale of a new database, as the server's system knows it; the server's default without it.",
+    )
+
+
+class ServerOptions(ContainerOptions):
+    """``servers.postgres``: the shared server of an embedded or compose runtime."""
+
+    port: int | None = Field(default=None, ge=1, le=65_535, description="TCP port; a free one is taken without it.")
+    max_connections: int = Field(default=200, ge=10, le=10_000, description="Connections that the server accepts.")
+    close_defaults: bool = Field(
+        default=True,
+        description="Whether the server's own databases are closed to everybody who was not let in by name; false "
+        "leaves them as they are, and the apps' isolation is partial where they are open.",
+    )

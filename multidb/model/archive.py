@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import BinaryIO, Protocol, Self, runtime_checkable
 
 from multidb.model.core import App, Progress, StoreContext
+from multidb.model.options import StoreOwned
 
 __all__ = [
     "Archive",
@@ -79,8 +80,9 @@ class PlaceKind(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """Where on a server. `name` is the store's own (a database, a prefix, a DB number), for messages."""
+class Place(StoreOwned):
+    """Where on a server. `name` is the store's own (a database, a prefix, a DB number), for messages; what else a store
+    has to know of it is in a subclass."""
 
     kind: PlaceKind
     app: App

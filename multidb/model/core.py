@@ -10,10 +10,10 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import ClassVar, Final, Protocol, Self
+from typing import ClassVar, Final, Protocol
 
 from multidb.errors import ServerError
-from multidb.model.options import AppBackup, AppDeploy, ContainerOptions, Section
+from multidb.model.options import AppBackup, AppDeploy, ContainerOptions, Section, StoreOwned
 from multidb.model.usage import Quota
 from multidb.secrets import Secret, SecretRef, SecretStore
 
@@ -143,18 +143,11 @@ def serves(app: str, only: str | None, apps: frozenset[str] | None) -> bool:
 
 
 @dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(StoreOwned):
     """What a server really is, probed on connect. Each store extends it with its own abilities."""
 
     product: str  # "PostgreSQL", "Valkey"
     version: str  # as the server says it
-
-    @classmethod
-    def of(cls, facts: Facts | None) -> Self:
-        """The facts as the asker's own. `TypeError` where they are of another store, or the server was not asked."""
-        if not isinstance(facts, cls):
-            raise TypeError(f"{facts!r} is no {cls.__module__}.{cls.__qualname__}")
-        return facts
 
 
 @dataclass(frozen=True, kw_only=True)

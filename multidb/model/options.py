@@ -36,6 +36,7 @@ __all__ = [
     "RuntimeKind",
     "Section",
     "Size",
+    "StoreOwned",
     "TextForm",
     "Webhook",
 ]
@@ -114,18 +115,24 @@ Port = Annotated[
 ]
 
 
-class Section(BaseModel):
+class StoreOwned:
+    """What a store has made, or the manifest for it: the layers above hand it on without looking into it."""
+
+    __slots__ = ()
+
+    @classmethod
+    def of(cls, value: object) -> Self:
+        """It, as the store's own again. `TypeError` where it is another store's, or there is none."""
+        if not isinstance(value, cls):
+            raise TypeError(f"{value!r} is no {cls.__module__}.{cls.__qualname__}")
+        return value
+
+
+class Section(BaseModel, StoreOwned):
     """A mapping of the manifest; a key that it does not know is a mistake. The options that an app may have of a store
     are one, too: each store has its own."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
-
-    @classmethod
-    def of(cls, section: Section) -> Self:
-        """The section as the asker's own. `TypeError` where it is another's."""
-        if not isinstance(section, cls):
-            raise TypeError(f"{section!r} is no {cls.__module__}.{cls.__qualname__}")
-        return section
 
 
 class RuntimeKind(StrEnum):
@@ -169,9 +176,9 @@ class ContainerOptions(Section):
     )
 
     @classmethod
-    def of(cls, section: Section | None) -> Self:
-        """As `Section.of`; the defaults where the manifest says nothing of the server."""
-        return cls() if section is None else super().of(section)
+    def of(cls, value: object) -> Self:
+        """As `StoreOwned.of`; the defaults where the manifest says nothing of the server (None)."""
+        return cls() if value is None else super().of(value)
 
     def port_of(self, name: str) -> int | None:
         """The port that the manifest fixes by this option (``port``, ``grpc_port``); None where one is chosen."""

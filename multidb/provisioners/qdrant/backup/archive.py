@@ -40,7 +40,7 @@ from multidb.provisioners.qdrant.backup.configuration import (
     without_limits,
 )
 from multidb.provisioners.qdrant.backup.entries import POINTS, SNAPSHOT, entries_of, renamed
-from multidb.provisioners.qdrant.backup.places import PlaceMark, place_name
+from multidb.provisioners.qdrant.backup.places import Collections, PlaceMark
 from multidb.provisioners.qdrant.backup.points import (
     Fingerprint,
     page_size,
@@ -131,11 +131,11 @@ class QdrantArchive:
 
     def live(self, app: App, context: StoreContext) -> Place:
         """The app's marked collections."""
-        return Place(PlaceKind.LIVE, app, str(Owner(context.project, app.id)))
+        return Collections.at(PlaceKind.LIVE, app, context.project)
 
     def prepare(self, kind: PlaceKind, app: App, context: StoreContext) -> Place:
         """A place without collections; `restore` makes them as the set has them."""
-        place = Place(kind, app, place_name(kind, Owner(context.project, app.id)))
+        place = Collections.at(kind, app, context.project)
         self.discard(place)
         return place
 
@@ -193,7 +193,7 @@ class QdrantArchive:
         """By the marks of their collections."""
         owner = Owner(context.project, app.id)
         kinds = sorted({mark.kind for mark, _ in self._marked().values() if mark.owner == owner})
-        return [Place(kind, app, place_name(kind, owner)) for kind in kinds]
+        return [Collections.at(kind, app, context.project) for kind in kinds]
 
     # What is where
 
@@ -213,13 +213,13 @@ class QdrantArchive:
 
     def _marks(self, place: Place) -> dict[str, PlaceMark]:
         """The collections of a scratch or new place."""
-        marked = self._marked().items()
-        return {name: mark for name, (mark, _) in marked if place_name(mark.kind, mark.owner) == place.name}
+        marked, owner = self._marked().items(), Collections.of(place).owner
+        return {name: mark for name, (mark, _) in marked if (mark.kind, mark.owner) == (place.kind, owner)}
 
     def _collections(self, place: Place) -> dict[str, tuple[str, Mapping[str, Any]]]:
         """Type -> (collection, what the server says of it)."""
         if place.kind is PlaceKind.LIVE:
-            return self._live(_owner(place))
+            return self._live(Collections.of(place).owner)
         marks = self._marks(place)
         described = self._catalog.described(sorted(marks))
         return {marks[name].type: (name, details) for name, details in described.items()}
@@ -319,8 +319,8 @@ class QdrantArchive:
         """The collection of the place for one entry of a part, made unless it is there."""
         kept = entry.get("settings") or {}
         created = {**entry["created"], **without_limits(kept)}
+        owner = Collections.of(place).owner
         if place.kind is PlaceKind.LIVE:
-            owner = _owner(place)
             name, metadata = collection_name(owner.app, str(entry["type"])), _mark_of(owner)
             there = self._catalog.described([name]).get(name)
             if there is not None and owner_of(there) != owner:
@@ -328,9 +328,7 @@ class QdrantArchive:
             if there is not None:
                 return name
         else:
-            project = place.name.removeprefix(f"{OWN_PREFIX}{place.kind}__").removesuffix(f"__{place.app.id}")
             aliases = renamed(entry["aliases"], old_app, place.app.id)
-            owner = Owner(project, place.app.id)
             mark = PlaceMark(place.kind, owner, str(entry["type"]), aliases=aliases, settings=kept)
             name, metadata = mark.collection, mark.metadata
         self._must(Call("PUT", path_of(name), {**created, "metadata": metadata}))
@@ -450,11 +448,6 @@ def _not_the_apps(server: Server, name: str, owner: Owner) -> Conflict:
         where=str(server),
         hint=f"take it over first: multidb apply --adopt {owner.app}",
     )
-
-
-def _owner(live: Place) -> Owner:
-    project, _, app = live.name.partition("/")
-    return Owner(project, app)
 
 
 def _mark_of(owner: Owner) -> dict[str, Any]:

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from multidb.model import Owner, PlaceKind
+from multidb.model import App, Owner, Place, PlaceKind
 from multidb.provisioners.qdrant.backup.configuration import is_configuration
 from multidb.provisioners.qdrant.provision.resources import OWN_PREFIX
 
-__all__ = ["PlaceMark", "place_of"]
+__all__ = ["Collections", "PlaceMark", "place_of"]
 
 _KEY: Final = "multidb_place"
 _KINDS: Final = frozenset({PlaceKind.SCRATCH.value, PlaceKind.NEW.value})
@@ -80,6 +80,19 @@ class PlaceMark:
             return None
         kind, project, app, content = map(str, texts)
         return cls(PlaceKind(kind), Owner(project, app), content, replacing, tuple(aliases), settings)
+
+
+@dataclass(frozen=True, slots=True)
+class Collections(Place):
+    """The collections with an owner's mark: an app's own, or those of a place."""
+
+    owner: Owner
+
+    @classmethod
+    def at(cls, kind: PlaceKind, app: App, project: str) -> Collections:
+        """Those of an app of this project."""
+        owner = Owner(project, app.id)
+        return cls(kind, app, str(owner) if kind is PlaceKind.LIVE else place_name(kind, owner), owner)
 
 
 def place_name(kind: PlaceKind, owner: Owner) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -36,7 +35,7 @@ from multidb.model import (
 from multidb.provisioners.redis.backup.encodings import Limits
 from multidb.provisioners.redis.backup.keys import NEWER, Keys
 from multidb.provisioners.redis.backup.keys_file import LONGEST, KeysReader, KeysWriter, rdb_version
-from multidb.provisioners.redis.backup.places import place_prefix, place_user
+from multidb.provisioners.redis.backup.places import Keyspace, keyspace, place_prefix, place_user
 from multidb.provisioners.redis.driver.connection import ask, explained, open_client
 from multidb.provisioners.redis.observe.tally import Tally
 from multidb.provisioners.redis.provision.catalog import read_rules
@@ -119,7 +118,7 @@ class RedisArchive:
     def live(self, app: App, context: StoreContext) -> Place:
         """The app's DB, or the keys under its prefix."""
         number = context.numbers[app.id]
-        return Place(PlaceKind.LIVE, app, _name(number, f"{app.id}:"))
+        return keyspace(PlaceKind.LIVE, app, number, f"{app.id}:")
 
     def prepare(self, kind: PlaceKind, app: App, context: StoreContext) -> Place:
         """A DB number that nobody has, or a prefix that no app has, held by an ACL user without rights.
@@ -136,7 +135,7 @@ class RedisArchive:
             rules = read_rules(self._server, self._client)
             number = self._number_for(kind, app, context, rules)
             self._rule(place_user(kind, owner), "reset", "off", "resetchannels", f"&{mark(owner, number)}")
-        place = Place(kind, app, _name(number, place_prefix(kind, owner)))
+        place = keyspace(kind, app, number, place_prefix(kind, owner))
         self._empty(place)
         return place
 
@@ -198,7 +197,7 @@ class RedisArchive:
         owner = Owner(context.project, app.id)
         rules = read_rules(self._server, self._client)
         return [
-            Place(kind, app, _name(number, place_prefix(kind, owner)))
+            keyspace(kind, app, number, place_prefix(kind, owner))
             for kind in (PlaceKind.SCRATCH, PlaceKind.NEW)
             for number in _numbers(rules.get(place_user(kind, owner)), owner)
         ]
@@ -312,15 +311,10 @@ class RedisArchive:
         )
 
 
-def _name(number: int, prefix: str) -> str:
-    return f"DB {number}" if number else f"keys {prefix}*"
-
-
 def _where(place: Place) -> tuple[int, str]:
     """The DB number and the prefix of a place: one of them says nothing (0, or no prefix)."""
-    if number := re.fullmatch(r"DB (\d+)", place.name):
-        return int(number[1]), ""
-    return 0, place.name.removeprefix("keys ").removesuffix("*")
+    keys = Keyspace.of(place)
+    return keys.number, keys.prefix
 
 
 def _numbers(rule: Rule | None, owner: Owner) -> list[int]:

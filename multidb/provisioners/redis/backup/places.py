@@ -2,10 +2,27 @@
 
 from __future__ import annotations
 
-from multidb.model import Owner, PlaceKind
+from dataclasses import dataclass
+
+from multidb.model import App, Owner, Place, PlaceKind
 from multidb.provisioners.redis.provision.resources import spelled
 
-__all__ = ["place_of", "place_prefix", "place_user"]
+__all__ = ["Keyspace", "keyspace", "place_of", "place_prefix", "place_user"]
+
+
+@dataclass(frozen=True, slots=True)
+class Keyspace(Place):
+    """The keys in a DB number that is theirs alone or, where that is 0, the keys that begin with a prefix."""
+
+    number: int
+    prefix: str
+
+
+def keyspace(kind: PlaceKind, app: App, number: int, prefix: str) -> Keyspace:
+    """The place in this DB number or, where that is 0, under this prefix."""
+    if number:
+        return Keyspace(kind, app, f"DB {number}", number, "")
+    return Keyspace(kind, app, f"keys {prefix}*", 0, prefix)
 
 
 def place_user(kind: PlaceKind, owner: Owner) -> str:

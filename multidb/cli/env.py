@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from multidb.cli.options import DEFAULT_FILE, AppArgument, EnvOption, FileOption, Run, StoresOption, examples
+from multidb.cli.options import AppArgument, Run, StoresOption, examples, with_run
 from multidb.render.env import EnvFormat, env_text
 
 if TYPE_CHECKING:
@@ -25,18 +25,16 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "multidb env lernmi --write",
     )
 )
+@with_run("env")
 def env(
+    run: Run,
     name: AppArgument,
-    file: FileOption = DEFAULT_FILE,
-    overlay: EnvOption = None,
     stores: StoresOption = None,
     form: Annotated[EnvFormat, typer.Option("--format", help="How to print them.")] = EnvFormat.DOTENV,
     reveal: Annotated[bool, typer.Option("--reveal", help="Print secret values instead of ***.")] = False,
     write: Annotated[bool, typer.Option("--write", help="Write apps/NAME/.env (mode 0600) instead.")] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="The same as --format json.")] = False,
 ) -> int:
     """Print the variables with which an app reaches its stores. Secrets show as *** unless --reveal is given."""
-    run = Run("env", file, overlay, json=as_json)
     if write:
         from multidb.cli.env_files import write_env_files
         from multidb.manifest import app_id
@@ -44,7 +42,7 @@ def env(
         write_env_files(run.fleet(run.output), run.output, [app_id(name)])
         return 0
     variables = _variables(run, name, stores)
-    form = EnvFormat.JSON if as_json else form
+    form = EnvFormat.JSON if run.json else form
     text = env_text(variables.app, variables.env, form, masked=not reveal)
     typer.echo(
         text if form is not EnvFormat.JSON else json.dumps(json.loads(text), indent=2), nl=form is EnvFormat.JSON

@@ -8,7 +8,7 @@ import typer
 
 from multidb.access import StoreAccess, recorded_access
 from multidb.answers import AppAnswer
-from multidb.cli.options import DEFAULT_FILE, AppArgument, EnvOption, FileOption, JsonOption, Run, examples
+from multidb.cli.options import AppArgument, Run, examples, with_run
 from multidb.cli.output import Output
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -20,20 +20,18 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "multidb show lernmi --live --json",
     )
 )
+@with_run("show")
 def show(
+    run: Run,
     name: AppArgument,
-    file: FileOption = DEFAULT_FILE,
-    env: EnvOption = None,
     live: Annotated[
         bool, typer.Option("--live", help="Ask the servers now, instead of saying what the last plan or apply read.")
     ] = False,
-    as_json: JsonOption = False,
 ) -> int:
     """Show an app: its stores, the names it has there, how it connects and how isolated it is. No secret is shown.
 
     What its servers are is said as the last plan or apply has read it, and when that was; --live asks them.
     """
-    run = Run("show", file, env, json=as_json)
     output = run.output
     entry, access = _app_and_access(run, output, name, live)
     variables = {key: str(value) for key, value in entry.env.items()}

@@ -13,7 +13,7 @@ from bench.backup_ground import back_up
 from bench.ground import open_engine, quiet
 from multidb.backup.creation import repository
 from multidb.backup.repository import Copy, Repository
-from multidb.backup.restoring import restore
+from multidb.backup.restoring import SetSource, restore
 from multidb.backup.verifying import verify
 from multidb.engine import Engine
 
@@ -54,7 +54,9 @@ def restored(folder: Path, sets: Path) -> None:
     """`multidb restore --replace` of its newest set, without the safety set."""
     engine = open_engine(folder)
     [app] = engine.project.apps
-    done = restore(engine, _home(engine, sets), _newest(engine, sets), app, replace=True, safety=False, progress=quiet)
+    done = restore(
+        engine, SetSource(_home(engine, sets), _newest(engine, sets)), app, replace=True, safety=False, progress=quiet
+    )
     assert done.report is not None
     assert done.report.error() is None
 

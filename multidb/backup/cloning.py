@@ -16,7 +16,7 @@ from typing import Any, Final
 from multidb.backup.creation import make_sets, repository, turn_off
 from multidb.backup.journal import RESTORING, Journal
 from multidb.backup.repository import Copy
-from multidb.backup.restoring import occupied, require_unbound, restore, safety_set
+from multidb.backup.restoring import SetSource, occupied, require_unbound, restore, safety_set
 from multidb.backup.sets import BackupSet
 from multidb.closure import Closure, close, closures, reopen
 from multidb.document import moment
@@ -157,7 +157,8 @@ def _ready_to_go(
 def _fill(engine: Engine, copy: Copy, app: App, mask: str, progress: Progress) -> tuple[Report, tuple[str, ...]]:
     """Gives a clone that is closed what a set holds, masks it, and opens the clone."""
     home, alone = repository(engine.fleet, [copy.target.name]), Scope(apps=frozenset({app.id}))
-    done = restore(engine, home, copy, app.id, replace=True, safety=False, closed=True, apply=False, progress=progress)
+    source = SetSource(home, copy)
+    done = restore(engine, source, app.id, replace=True, safety=False, closed=True, progress=progress)
     report = engine.apply(alone)  # its places and rights; its logins stay off
     if report.error() is None:
         Journal(engine.state).end(RESTORING, app.id)

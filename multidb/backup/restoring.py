@@ -39,7 +39,16 @@ from multidb.model import (
 )
 from multidb.report import Report
 
-__all__ = ["Restored", "finish_restore", "occupied", "require_unbound", "restore", "restore_tables", "safety_set"]
+__all__ = [
+    "Restored",
+    "SetSource",
+    "finish_restore",
+    "occupied",
+    "require_unbound",
+    "restore",
+    "restore_tables",
+    "safety_set",
+]
 
 _LOADING, _EXCHANGING, _TABLES = "loading", "exchanging", "exchanging tables"
 
@@ -65,18 +74,24 @@ class Restored:
     notes: tuple[str, ...] = ()
 
 
+@dataclass(frozen=True, slots=True)
+class SetSource:
+    """A set to restore from: which, where it is, and the keys to it where it is encrypted."""
+
+    home: Repository
+    copy: Copy
+    keys: Identities | None = None
+
+
 def restore(
     engine: Engine,
-    home: Repository,
-    copy: Copy,
+    source: SetSource,
     app_id: str,
     *,
     stores: Sequence[str] | None = None,
     replace: bool = False,
     safety: bool = True,
     closed: bool = False,
-    keys: Identities | None = None,
-    apply: bool = True,
     progress: Progress,
 ) -> Restored:
     """Makes `app_id`, an app of the manifest that has been applied, hold what the set holds. The caller holds
@@ -87,8 +102,8 @@ def restore(
         replace: what the app has now may go.
         safety: make a set of it first.
         closed: nobody can log in to the app, nor will before this has succeeded. Then a store that has room for one
-            place only, and nothing in it, is loaded where it is, without a scratch server.
-        apply: make owners, grants and logins anew afterwards, as the manifest says.
+            place only, and nothing in it, is loaded where it is, without a scratch server; and owners, grants and
+            logins, which are otherwise made anew afterwards, are the caller's to make.
 
     Raises:
         UsageError: the set has no such store, or the app does not use it.
@@ -97,13 +112,14 @@ def restore(
         ArchiveError: the set is damaged, does not fit, or no safety set could be made. Nothing was changed.
         ServerError: a server failed. While places are exchanged, the next run goes on.
     """
+    copy = source.copy
     if copy.backup_set is None:
         raise ArchiveError(copy.problem, where=copy.where, hint="take another set")
     app = engine.project.apps[app_id]
     chosen = _chosen_stores(copy.backup_set, app, stores)
     taken = occupied(engine, app, chosen)
     free = set(chosen).difference(taken) if closed else ()
-    work = _Restore(engine, home, copy, app, chosen, keys, progress, free)
+    work = _Restore(engine, source, app, chosen, progress, free)
     if taken and not replace:
         raise Refused(
             f"app {app_id} has data in {', '.join(taken)}",
@@ -113,7 +129,7 @@ def restore(
     work.require_unbound()
     before = safety_set(engine, app_id, taken, progress) if taken and safety else None
     work.run()
-    report = engine.apply(Scope(apps=frozenset({app_id}))) if apply else None
+    report = engine.apply(Scope(apps=frozenset({app_id}))) if not closed else None
     if report is None or report.error() is None:
         Journal(engine.state).end(RESTORING, app_id)
     notes = tuple(f"{store}: {note}" for store in work.stores for note in copy.backup_set.parts[store].part.notes)
@@ -153,14 +169,12 @@ def _require_unbound(engine: Engine, app: App, contexts: Mapping[str, tuple[Serv
 
 def restore_tables(
     engine: Engine,
-    home: Repository,
-    copy: Copy,
+    source: SetSource,
     store: str,
     names: Sequence[str],
     *,
     replace: bool = False,
     safety: bool = True,
-    keys: Identities | None = None,
     progress: Progress,
 ) -> Restored:
     """Makes single tables of the set's own app what they are in the set, all of them in one step. The caller holds
@@ -178,10 +192,11 @@ def restore_tables(
         ArchiveError: as for `restore`; or what the app has now does not fit the tables. Nothing was changed.
         ServerError: a server failed. The next run says what came of it.
     """
+    copy = source.copy
     if copy.backup_set is None:
         raise ArchiveError(copy.problem, where=copy.where, hint="take another set")
     app = engine.project.apps[copy.app]
-    work = _Restore(engine, home, copy, app, _chosen_stores(copy.backup_set, app, [store]), keys, progress)
+    work = _Restore(engine, source, app, _chosen_stores(copy.backup_set, app, [store]), progress)
     there = work.tables_there(store, names)
     if there and not replace:
         raise Refused(
@@ -207,7 +222,7 @@ def finish_restore(
     copy = home.find(f"{note['of']}/{note['set']}")
     if copy.backup_set is None:
         raise ArchiveError(copy.problem, where=copy.where, hint="restore another set: multidb backups list")
-    work = _Restore(engine, home, copy, engine.project.apps[app_id], note["stores"], keys, progress)
+    work = _Restore(engine, SetSource(home, copy, keys), engine.project.apps[app_id], note["stores"], progress)
     if note["phase"] == _LOADING:
         work.clear()
         return "undid a restore that was interrupted before it changed anything"
@@ -233,25 +248,23 @@ class _Restore:
     def __init__(
         self,
         engine: Engine,
-        home: Repository,
-        copy: Copy,
+        source: SetSource,
         app: App,
         stores: Sequence[str],
-        keys: Identities | None,
         progress: Progress,
         free: Collection[str] = (),
     ) -> None:
-        assert copy.backup_set is not None
+        assert source.copy.backup_set is not None
         self._engine = engine
-        self._home = home
-        self._copy = copy
-        self._backup_set = copy.backup_set
+        self._home = source.home
+        self._copy = source.copy
+        self._backup_set = source.copy.backup_set
         self._app = app
-        self._keys = keys
+        self._keys = source.keys
         self._progress = progress
         self._rate = Rate(progress, app.id, sum(self._backup_set.parts[store].size for store in stores))
         self._journal = Journal(engine.state)
-        self._contexts_of = _contexts_of(engine, app, stores, copy.where)
+        self._contexts_of = _contexts_of(engine, app, stores, source.copy.where)
         self.stores = list(stores)
         self._free = free
 

@@ -14,8 +14,8 @@ from multidb.backup.cloning import entry_for, shared_options
 from multidb.backup.creation import repository
 from multidb.backup.encryption import identities
 from multidb.backup.journal import exclusively
+from multidb.backup.restoring import SetSource, restore_tables
 from multidb.backup.restoring import restore as bring_back
-from multidb.backup.restoring import restore_tables
 from multidb.backup.sets import BackupSet
 from multidb.cli.entries import ensure_entry
 from multidb.cli.env_files import write_env_files
@@ -105,13 +105,13 @@ def restore(
         engine = run.engine(output, project)
         engine.fleet.require(Scope(apps=frozenset({into})))
         ready(engine, into)
-        home = repository(engine.fleet, targets)
+        source = SetSource(repository(engine.fleet, targets), copy, keys)
         bringing = (
-            partial(restore_tables, engine, home, copy, _holding_tables(copy.backup_set, stores or with_tables), tables)
+            partial(restore_tables, engine, source, _holding_tables(copy.backup_set, stores or with_tables), tables)
             if tables
-            else partial(bring_back, engine, home, copy, into, stores=stores)
+            else partial(bring_back, engine, source, into, stores=stores)
         )
-        done = bringing(replace=replace, safety=safety_set, keys=keys, progress=output.progress)
+        done = bringing(replace=replace, safety=safety_set, progress=output.progress)
     assert done.report is not None
     code = show_report(output, done.report)
     written = write_env_files(engine.fleet, output, [into])

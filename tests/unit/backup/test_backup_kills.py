@@ -18,7 +18,7 @@ from multidb.backup.journal import Journal, exclusively
 from multidb.backup.pruning import carry_out, decide
 from multidb.backup.recovery import recover
 from multidb.backup.repository import utc_now
-from multidb.backup.restoring import restore, restore_tables
+from multidb.backup.restoring import SetSource, restore, restore_tables
 from multidb.backup.verifying import verify
 from multidb.closure import closures
 from multidb.engine import Engine
@@ -47,9 +47,11 @@ def act(engine: Engine, what: str) -> None:
             case "verify":
                 verify(engine.fleet, home, home.find("ann"), None, quiet)
             case "restore":
-                restore(engine, home, home.copies(["ann"])[-1], "ann", replace=True, progress=quiet)
+                restore(engine, SetSource(home, home.copies(["ann"])[-1]), "ann", replace=True, progress=quiet)
             case "tables":
-                restore_tables(engine, home, home.copies(["ann"])[-1], "drawer", ["rows"], replace=True, progress=quiet)
+                restore_tables(
+                    engine, SetSource(home, home.copies(["ann"])[-1]), "drawer", ["rows"], replace=True, progress=quiet
+                )
             case "clone" | "new clone":
                 copy_into(engine, "ann", "bob", replace=True, safety=False, progress=quiet)
             case "prune":

@@ -19,7 +19,7 @@ from multidb.backup.encryption import Identities
 from multidb.backup.journal import RESTORING, Journal, exclusively
 from multidb.backup.recovery import recover
 from multidb.backup.repository import Copy
-from multidb.backup.restoring import Restored, restore, restore_tables
+from multidb.backup.restoring import Restored, SetSource, restore, restore_tables
 from multidb.backup.run import run_backups
 from multidb.backup.sets import BackupSet, Consistency, Reason, Verification
 from multidb.backup.verifying import Verified, verify
@@ -284,7 +284,7 @@ def test_encrypted_sets_need_their_key(tmp_path: Path, data: Path) -> None:
         assert isinstance(tried(engine, copy, keys).problem, WrongKey)
     assert repository(engine.fleet).find(copy.id).verified  # a wrong key says nothing about the set
     with pytest.raises(WrongKey):
-        restore(engine, repository(engine.fleet), copy, "ann", replace=True, safety=False, progress=quiet)
+        restore(engine, SetSource(repository(engine.fleet), copy), "ann", replace=True, safety=False, progress=quiet)
 
 
 def test_a_restore_brings_back_what_was(engine: Engine, data: Path) -> None:
@@ -292,9 +292,9 @@ def test_a_restore_brings_back_what_was(engine: Engine, data: Path) -> None:
     copy = made(engine)
     write_rows(data, "cabinet", "ann", 7, salt="later")
     with pytest.raises(Refused, match="has data in cabinet, drawer"):
-        restore(engine, repository(engine.fleet), copy, "ann", progress=quiet)
+        restore(engine, SetSource(repository(engine.fleet), copy), "ann", progress=quiet)
     assert rows_of(data, "cabinet", "ann").count(b"\n") == 7
-    done = restore(engine, repository(engine.fleet), copy, "ann", replace=True, progress=quiet)
+    done = restore(engine, SetSource(repository(engine.fleet), copy), "ann", replace=True, progress=quiet)
     assert {store: rows_of(data, store, "ann") for store in before} == before
     assert engine.plan().in_sync
     assert done.safety is not None
@@ -308,10 +308,12 @@ def test_one_store_alone_is_restored(engine: Engine, data: Path) -> None:
     copy = made(engine)
     for store in ("cabinet", "drawer"):
         write_rows(data, store, "ann", 7, salt="later")
-    restore(engine, repository(engine.fleet), copy, "ann", stores=["drawer"], replace=True, progress=quiet)
+    restore(engine, SetSource(repository(engine.fleet), copy), "ann", stores=["drawer"], replace=True, progress=quiet)
     assert [rows_of(data, store, "ann").count(b"\n") for store in ("cabinet", "drawer")] == [7, 50]
     with pytest.raises(UsageError, match="the set has no pages"):
-        restore(engine, repository(engine.fleet), copy, "ann", stores=["pages"], replace=True, progress=quiet)
+        restore(
+            engine, SetSource(repository(engine.fleet), copy), "ann", stores=["pages"], replace=True, progress=quiet
+        )
 
 
 def test_single_tables_are_restored(engine: Engine, data: Path) -> None:
@@ -321,7 +323,7 @@ def test_single_tables_are_restored(engine: Engine, data: Path) -> None:
 
     def bring_back(*names: str, replace: bool = True) -> Restored:
         home = repository(engine.fleet)
-        return restore_tables(engine, home, copy, "drawer", names, replace=replace, progress=quiet)
+        return restore_tables(engine, SetSource(home, copy), "drawer", names, replace=replace, progress=quiet)
 
     with pytest.raises(Refused, match="app ann has all rows"):
         bring_back("rows", replace=False)
@@ -353,7 +355,7 @@ def test_another_app_gets_the_data_under_its_own_names(engine: Engine, data: Pat
     copy = made(engine)
     for store in ("cabinet", "drawer"):
         write_rows(data, store, "bob", 0)
-    done = restore(engine, repository(engine.fleet), copy, "bob", progress=quiet)
+    done = restore(engine, SetSource(repository(engine.fleet), copy), "bob", progress=quiet)
     assert done.safety is None
     assert rows_of(data, "drawer", "bob") == rows_of(data, "drawer", "ann").replace(b"ann:", b"bob:")
 
@@ -364,7 +366,7 @@ def test_a_restore_that_fails_while_it_loads_changes_nothing(engine: Engine, tmp
     before = rows_of(data, "cabinet", "ann")
     flip(folder_of(copy, tmp_path) / "drawer/rows.txt.zst")
     with pytest.raises(ArchiveError, match="SHA-256"):
-        restore(engine, repository(engine.fleet), copy, "ann", replace=True, progress=quiet)
+        restore(engine, SetSource(repository(engine.fleet), copy), "ann", replace=True, progress=quiet)
     assert rows_of(data, "cabinet", "ann") == before
     assert not list(data.rglob("*__*"))
 
@@ -377,7 +379,7 @@ def test_a_restore_that_fails_while_places_are_exchanged_is_finished_by_the_next
         write_rows(data, store, "ann", 7, salt="later")
     FAULTS["replace ann drawer"] = ServerDown("went away", where="drawer")
     with pytest.raises(ServerDown):
-        restore(engine, repository(engine.fleet), copy, "ann", replace=True, progress=quiet)
+        restore(engine, SetSource(repository(engine.fleet), copy), "ann", replace=True, progress=quiet)
     assert [rows_of(data, store, "ann").count(b"\n") for store in ("cabinet", "drawer")] == [50, 7]
     assert isinstance(make(engine, "ann")["ann"].errors["backup"], Refused)  # nobody wants a set of this
     _, problems = recover(engine, None, quiet)
@@ -410,7 +412,7 @@ def test_what_is_bound_to_an_app_refuses_its_restore_before_anything_is_exchange
     monkeypatch.setattr(Archive, "require_unbound", require_unbound, raising=False)
     sets = len(list((data.parent / "sets").rglob("manifest.json")))
     with pytest.raises(Refused, match="a slot is bound"):
-        restore(engine, repository(engine), copy, "ann", replace=True, progress=quiet)
+        restore(engine, SetSource(repository(engine), copy), "ann", replace=True, progress=quiet)
     assert len(list((data.parent / "sets").rglob("manifest.json"))) == sets + at
     assert [rows_of(data, store, "ann").count(b"\n") for store in ("cabinet", "drawer")] == [7, 7]
     assert not list(data.rglob("*__*"))
@@ -434,7 +436,7 @@ def test_what_was_loaded_for_a_place_that_has_the_same_already_goes_too(engine: 
     copy = made(engine)
     FAULTS["replace ann"] = ServerDown("went away", where="cabinet")
     with pytest.raises(ServerDown):
-        restore(engine, repository(engine.fleet), copy, "ann", replace=True, progress=quiet)
+        restore(engine, SetSource(repository(engine.fleet), copy), "ann", replace=True, progress=quiet)
     assert len(list(data.rglob("ann__new.*"))) == 2
     FAULTS.clear()
     done, problems = recover(engine, None, quiet)
@@ -478,16 +480,16 @@ def test_no_restore_without_its_safety_set(engine: Engine, data: Path) -> None:
     FAULTS["backup ann"] = ServerDown("went away", where="drawer")
     before = rows_of(data, "cabinet", "ann")
     with pytest.raises(ArchiveError, match="could not be backed up first"):
-        restore(engine, repository(engine.fleet), copy, "ann", replace=True, progress=quiet)
+        restore(engine, SetSource(repository(engine.fleet), copy), "ann", replace=True, progress=quiet)
     assert rows_of(data, "cabinet", "ann") == before
-    restore(engine, repository(engine.fleet), copy, "ann", replace=True, safety=False, progress=quiet)
+    restore(engine, SetSource(repository(engine.fleet), copy), "ann", replace=True, safety=False, progress=quiet)
 
 
 def test_a_store_with_one_place_is_loaded_where_it_is(engine: Engine, data: Path) -> None:
     copy = made(engine)
     ONE_PLACE.add("drawer")
     write_rows(data, "drawer", "ann", 7, salt="later")
-    restore(engine, repository(engine.fleet), copy, "ann", replace=True, progress=quiet)
+    restore(engine, SetSource(repository(engine.fleet), copy), "ann", replace=True, progress=quiet)
     assert rows_of(data, "drawer", "ann").count(b"\n") == 50
 
 
@@ -576,7 +578,7 @@ def test_a_finished_clone_is_made_again_only_when_it_may_go(engine: Engine, data
     assert safety is not None
     assert rows_of(data, "drawer", "bob") != before
     home = repository(engine.fleet)
-    restore(engine, home, home.find(safety.id), "bob", replace=True, progress=quiet)
+    restore(engine, SetSource(home, home.find(safety.id)), "bob", replace=True, progress=quiet)
     assert rows_of(data, "drawer", "bob") == before
 
 

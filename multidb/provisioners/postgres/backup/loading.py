@@ -20,7 +20,7 @@ from multidb.model import Server
 from multidb.progress import ProgressTimer
 from multidb.provisioners.postgres.backup import inside, programs
 from multidb.provisioners.postgres.backup.bound import Beyond
-from multidb.provisioners.postgres.backup.programs import Program
+from multidb.provisioners.postgres.backup.programs import Input, Program
 from multidb.secrets import Secret
 
 __all__ = ["Step", "Target", "contents_of", "load", "steps"]
@@ -70,10 +70,10 @@ def contents_of(program: Program, dump: BinaryIO, where: str) -> str:
     """
     dump.seek(0)
     if program.inside is not None:
-        with programs.running(program, ["--list"], None, where, feed=[dump]) as output:
+        with programs.running(program, ["--list"], None, where, given=Input(feed=[dump])) as output:
             return output.read().decode(errors="surrogateescape")
     arguments = ["--list", _by_number(dump)]
-    with programs.running(program, arguments, None, where, files=[dump.fileno()]) as output:
+    with programs.running(program, arguments, None, where, given=Input(files=[dump.fileno()])) as output:
         return output.read().decode(errors="surrogateescape")
 
 
@@ -155,13 +155,13 @@ def load(target: Target, dump: BinaryIO, step: Step, *, timer: ProgressTimer) ->
         if target.program.inside is not None:
             arguments = _arguments(target, inside.LIST, 1)
             feed = [listed, dump]
-            with run(arguments, feed=feed, listed=size, limit=limit) as output:
+            with run(arguments, given=Input(feed=feed, listed=size), limit=limit) as output:
                 output.read()
             return
         arguments = _arguments(target, _by_number(listed), 1 if step.in_order else _jobs())
         files = [dump.fileno(), listed.fileno()]
         arguments.append(_by_number(dump))
-        with run(arguments, files=files, limit=limit) as output:
+        with run(arguments, given=Input(files=files), limit=limit) as output:
             output.read()
 
 

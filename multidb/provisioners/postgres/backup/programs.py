@@ -35,6 +35,7 @@ from multidb.provisioners.postgres.backup.session_settings import OLDEST, Powers
 from multidb.secrets import Secret, redact
 
 __all__ = [
+    "Input",
     "Program",
     "address",
     "dump_arguments",
@@ -254,6 +255,21 @@ def restore_arguments(
     ]
 
 
+@dataclass(frozen=True, slots=True)
+class Input:
+    """What a program is given to read.
+
+    Args:
+        files: numbers of open files that it gets, on this machine.
+        feed: what its standard input is made of, one after the other.
+        listed: as `Inside.command` says, in a container.
+    """
+
+    files: Sequence[int] = ()
+    feed: Sequence[BinaryIO] = ()
+    listed: int | None = None
+
+
 @contextmanager
 def running(
     program: Program,
@@ -261,18 +277,13 @@ def running(
     password: Secret | None,
     where: str,
     *,
-    files: Sequence[int] = (),
-    feed: Sequence[BinaryIO] = (),
-    listed: int | None = None,
+    given: Input = Input(),
     limit: float | None = None,
     timer: ProgressTimer | None = None,
 ) -> Iterator[IO[bytes]]:
     """Runs a program for the block, which reads its standard output to the end. Ended when the block fails.
 
     Args:
-        files: numbers of open files that it gets, on this machine.
-        feed: what its standard input is made of, one after the other.
-        listed: as `Inside.command` says, in a container.
         limit: seconds that it may take at all; a function of an app may never end.
         timer: tells when it makes no progress; it is ended then.
 
@@ -284,13 +295,13 @@ def running(
     complaints = _Complaints()
     with ThreadPoolExecutor(2) as beside:
         process = subprocess.Popen(
-            command if program.inside is None else program.inside.command(command, listed),
-            stdin=subprocess.PIPE if feed else subprocess.DEVNULL,
+            command if program.inside is None else program.inside.command(command, given.listed),
+            stdin=subprocess.PIPE if given.feed else subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             pipesize=_PIPE,
             stderr=subprocess.PIPE,
             env=_environment(password),
-            pass_fds=files,
+            pass_fds=given.files,
             start_new_session=True,  # a Ctrl-C is ours to answer
         )
         with process:
@@ -298,7 +309,7 @@ def running(
             assert process.stderr is not None
             heard = beside.submit(complaints.hear, process.stderr)
             if process.stdin is not None:
-                beside.submit(_fed, process.stdin, feed)
+                beside.submit(_fed, process.stdin, given.feed)
                 process.stdin = None  # closed over there
             late = threading.Event()
 

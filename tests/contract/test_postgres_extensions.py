@@ -12,11 +12,11 @@ import pytest
 from multidb.errors import ArchiveError, NotAllowed, StatementFailed
 from multidb.model import App, Part, PlaceKind
 from multidb.provisioners.postgres.provision import groundwork
-from tests.contract.postgres_extensions import FILES
 from tests.contract.test_postgres_archive import Files, archive, backed_up, quiet
 from tests.contract.test_postgres_archive_whole import brought_back
 from tests.contract.test_postgres_server import Site
 from tests.contract.test_postgres_watch import restrict
+from tests.support.postgres_extensions import FILES
 from tests.support.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 
 pytestmark = pytest.mark.server
@@ -45,7 +45,7 @@ def an_app(site: Site, *extensions: str, make: tuple[str, ...] = (), **options: 
     """An app that has made these extensions by itself; `make` is SQL of the superuser in its database."""
     app = site.app(**options)
     site.apply([app])
-    with site.enter(app) as session:
+    with site.enter(app, "migrate" if options.get("roles") == "split" else "user") as session:
         session.execute("CREATE SCHEMA kept")
         for extension in extensions:
             session.execute(f"CREATE EXTENSION {extension}".encode())
@@ -342,8 +342,8 @@ def test_no_right_of_an_apps_logins_reaches_what_an_extension_has(served: Cluste
         for login, writes in (("user", True), ("readonly", False)):
             with site.enter(app, login) as session:
                 session.execute("SET default_transaction_read_only = off")
-                assert session.execute("SELECT two(), open_to_all(), count(*) FROM shown").fetchone() == (2, 1, 0)
-                refused = ["SELECT * FROM hidden", "DELETE FROM shown", "SELECT closed(1)", "SELECT * FROM looked"]
+                assert session.execute("SELECT two(), open_to_all(), count(*) FROM displayed").fetchone() == (2, 1, 0)
+                refused = ["SELECT * FROM hidden", "DELETE FROM displayed", "SELECT closed(1)", "SELECT * FROM looked"]
                 if not writes:
                     refused.append("INSERT INTO own (a) VALUES (3)")
                 else:
@@ -358,12 +358,77 @@ def test_no_right_of_an_apps_logins_reaches_what_an_extension_has(served: Cluste
     assert restrict(site, app, read_only=True) == []
     with site.enter(app) as session:
         session.execute("DELETE FROM own WHERE a = 1")
-        for text in ("DELETE FROM shown", "INSERT INTO own (a) VALUES (1)"):
+        for text in ("DELETE FROM displayed", "INSERT INTO own (a) VALUES (1)"):
             with pytest.raises(psycopg.errors.InsufficientPrivilege):
                 session.execute(text.encode())
     assert served.sql(_MEMBERS, database=app.id) == members
     assert restrict(site, app, read_only=False) == []
     reached()
+
+
+_GIVEN = """SELECT kind, name, grantee, right_, grantor FROM (
+  SELECT 'relation' AS kind, c.oid::regclass::text AS name, relacl AS acl, c.oid FROM pg_class c
+  UNION ALL SELECT 'routine', oid::regprocedure::text, proacl, oid FROM pg_proc
+  UNION ALL SELECT 'column', attrelid::regclass || '.' || attname, attacl, attrelid FROM pg_attribute) t,
+  LATERAL (SELECT CASE grantee WHEN 0 THEN 'PUBLIC' ELSE replace(grantee::regrole::text, '{app}_', '') END AS grantee,
+    privilege_type || is_grantable::text AS right_, replace(grantor::regrole::text, '{app}_', '') AS grantor
+    FROM aclexplode(acl)) x
+WHERE EXISTS (SELECT FROM pg_depend d WHERE d.objid = t.oid AND d.deptype = 'e') AND t.oid >= 16384
+ORDER BY 1, 2, 3, 4"""
+_GIVES = (
+    "GRANT SELECT ON displayed TO {app}_ro",
+    "GRANT SELECT, UPDATE (a) ON hidden TO {app}_user",
+    "GRANT USAGE ON SEQUENCE hidden_number TO {app}_user",
+    "GRANT EXECUTE ON FUNCTION closed(int) TO {app}_owner WITH GRANT OPTION",
+    "SET ROLE {app}_owner; GRANT EXECUTE ON FUNCTION closed(int) TO {app}_ro; RESET ROLE",
+    "REVOKE ALL ON FUNCTION open_to_all() FROM PUBLIC",
+    "GRANT EXECUTE ON FUNCTION open_to_all() TO {app}_readonly",
+)  # fmt: skip
+
+
+def test_rights_on_what_an_extension_has_come_back_with_who_gave_them_and_a_set_gives_none(superuser: Site) -> None:
+    sql = superuser.served.sql
+    app = an_app(superuser, roles="split", extensions=("tt_some",))
+    untouched = sql(_GIVEN.format(app=app.id), database=app.id)
+    sql(*(text.format(app=app.id) for text in _GIVES), database=app.id)
+    before = sql(_GIVEN.format(app=app.id), database=app.id)
+    assert ("routine", "closed(integer)", "ro", "EXECUTEfalse", "owner") in before
+    part, files = backed_up(superuser, app)
+    (note,) = part.notes
+    assert "public.hidden" in note
+    assert "an admin gives them" in note
+    brought_back(superuser, app, part, files)
+    assert sql(_GIVEN.format(app=app.id), database=app.id) == before
+    # Nobody has given the other app anything: what was taken stays taken, what everybody has comes, the rest is said.
+    other = superuser.app(roles="split", extensions=("tt_some",))
+    superuser.apply([other])
+    said: list[str] = []
+    with archive(superuser) as (opened, context):
+        place = opened.prepare(PlaceKind.NEW, other, context)
+        opened.restore(place, part, files, lambda subject, text, *_: said.append(text))
+        opened.replace(place, context)
+    (left,) = (text for text in said if "an admin gives them: " in text)
+    has = sql(_GIVEN.format(app=other.id), database=other.id)
+    everybodys = {each for each in before if each[1] in ("displayed", "open_to_all()")}
+    assert {each for each in has if each[1] in ("displayed", "open_to_all()")} == everybodys
+    rest = {each for each in has if each not in everybodys}
+    assert rest == {each for each in untouched if each[1] not in ("displayed", "open_to_all()")}
+    sql(*left.partition("an admin gives them: ")[2].split("; "), database=other.id)
+    assert {each[:4] for each in sql(_GIVEN.format(app=other.id), database=other.id)} == {each[:4] for each in before}
+
+
+def test_rights_on_an_extension_of_the_apps_own_come_back(site: Site) -> None:
+    app = an_app(site, "tt_own", roles="simple")
+    with site.enter(app) as session:
+        session.execute(f"GRANT SELECT ON choice TO {app.id}_readonly")
+        session.execute(f"REVOKE DELETE ON choice FROM {app.id}_rw")
+    before = site.served.sql(_GIVEN.format(app=app.id), database=app.id)
+    part, files = backed_up(site, app)
+    assert part.notes == ()
+    brought_back(site, app, part, files)
+    assert site.served.sql(_GIVEN.format(app=app.id), database=app.id) == before
+    other = made_another_apps(site, app, part, files)
+    assert site.served.sql(_GIVEN.format(app=other.id), database=other.id) == before
 
 
 # --- extensions of the distribution ---
@@ -447,4 +512,5 @@ def test_a_database_with_pg_cron_says_what_to_do(superuser: Site) -> None:
                 opened.restore(place, part, files, quiet)
             opened.discard(place)
         assert any("cron.job are not in the set" in text for text in said)
+        assert "it cannot be loaded beside the app's database, and so not be verified" in " ".join(part.notes)
         assert "DROP EXTENSION" in str(raised.value.hint)

@@ -12,12 +12,17 @@ from collections.abc import Iterator, Mapping
 
 from multidb.errors import NotAllowed
 from multidb.provisioners.postgres.backup import bound, contents
+from multidb.provisioners.postgres.isolation import rights
 from multidb.provisioners.postgres.provision import admitted
 
 __all__ = ["OF_ARCHIVES", "known"]
 
 _NAME = r'"(?:[^"]|"")+"'
-_PATH = rf"(?:{_NAME}|[a-z_][a-z0-9_$]*)\.(?:{_NAME}|[a-z_][a-z0-9_$]*)"
+_WORD = rf"(?:{_NAME}|[a-z_][a-z0-9_$]*)"
+_PATH = rf"{_WORD}\.{_WORD}"
+_ARGUMENTS = r"""(?:[^"';$]|"(?:[^"]|"")*")*"""
+_GIVING = "(?:GRANT|REVOKE|REVOKE GRANT OPTION FOR)"
+_GIVEN = rf"(?:TO|FROM) (?:PUBLIC|{_NAME})(?: WITH GRANT OPTION)?"
 _CATALOGS = "catalogs and functions of the server only, by search_path = pg_catalog; no expression is evaluated"
 
 # Questions of archives, by a text that stands in them.
@@ -25,6 +30,7 @@ _QUESTIONS: Mapping[str, str] = {
     contents.owned_by_others([]).partition("rolname IN (")[0]: _CATALOGS,
     "SELECT coalesce(json_agg(extname), '[]'::json) FROM pg_extension": _CATALOGS,
     "SELECT EXISTS (SELECT FROM pg_default_acl)": _CATALOGS,
+    rights.members_query(): _CATALOGS,
     bound.inside(0, []).partition(" FROM pg_publication")[0]: _CATALOGS,
 }
 
@@ -38,6 +44,10 @@ OF_ARCHIVES: Mapping[str, str] = {
     rf"(?:GRANT|REVOKE) (?:INSERT|UPDATE|SELECT) ON (?:TABLE|SEQUENCE) {_PATH} (?:TO|FROM) {_NAME}": (
         "rows of catalogs only; what is named is an extension's, or the app's own and has taken its name"
     ),
+    rf"{_GIVING} [A-Z]+ (?:\({_NAME}\) )?ON (?:TABLE|SEQUENCE|TYPE|SCHEMA) (?:{_PATH}|{_WORD}) {_GIVEN}": (
+        "likewise, of what an extension has and the app does not own"
+    ),
+    rf"{_GIVING} EXECUTE ON ROUTINE {_PATH}\({_ARGUMENTS}\) {_GIVEN}": "likewise; types are found by name",
     rf"COMMENT ON EXTENSION {_NAME} IS E?'(?:[^']|'')*'": "changes one row of a catalog",
     r"ROLLBACK PREPARED E?'(?:[^']|'')*'": "ending a transaction calls no trigger and no check",
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from multidb.provisioners.postgres.backup.bound import Beyond
-from multidb.provisioners.postgres.backup.loading import Step, steps
+from multidb.provisioners.postgres.backup.loading import Step, schema_apart, steps
 
 _TABLE = "1; 1259 100 TABLE public t owner"
 _SCHEMA = "2; 2615 101 SCHEMA - ext owner"
@@ -42,6 +42,16 @@ def test_an_index_is_attached_while_nothing_else_is_made() -> None:
     assert steps(listing, frozenset(), [], Beyond()) == (first, [Step([_COMMENT], in_order=True)])
 
 
+def test_tables_are_made_apart_where_something_comes_between_them_and_their_rows() -> None:
+    rows, odd = "13; 0 100 TABLE DATA public t owner", "14; 1259 109 TABLE public TABLE DATA owner"
+    after = Step([_ATTACH], in_order=True)
+    assert schema_apart([Step([_TABLE, odd, rows, _INDEX]), after]) == (
+        Step([_TABLE, odd]),
+        [Step([rows, _INDEX]), after],
+    )
+    assert schema_apart([Step([_TABLE])]) == (Step([_TABLE]), [])
+
+
 @pytest.mark.parametrize(
     ("policies", "last"),
     [
@@ -71,5 +81,5 @@ def test_what_takes_an_admin_is_left_out() -> None:
         "11; 1259 16501 TABLE public t shop",
         "4; 0 0 SERVERS - x",
     ]
-    beyond = Beyond(entries=frozenset({(6104, 16501)}), comments=("COMMENT - PUBLICATION everything ",))
+    beyond = Beyond(entries=frozenset({(6104, 16501)}), lines=("COMMENT - PUBLICATION everything ",))
     assert steps("\n".join([*lines, *kept]), frozenset(), [], beyond) == ([Step(kept)], [])

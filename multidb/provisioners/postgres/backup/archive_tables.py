@@ -14,7 +14,7 @@ from typing import Any
 
 from multidb.errors import ArchiveError, Refused, ServerError
 from multidb.model import Measures, listed
-from multidb.provisioners.postgres.backup import contents
+from multidb.provisioners.postgres.backup import contents, storage
 from multidb.provisioners.postgres.driver.connection import Wire
 from multidb.provisioners.postgres.provision.statements import identifier, literal
 
@@ -180,6 +180,8 @@ def exchange(
     if there:
         _do(target, f"DROP TABLE {', '.join(there)}")
     _do(target, script(patterns, "pre-data"))
+    columns = [column for column in storage.read(storage.find(source.ask, source.version)) if column.table in patterns]
+    _do(target, *(column.loading for column in columns))
     lacking = json.loads(target.ask(_LACKING, asked))
     _do(target, *(f"GRANT {right} TO {identifier(role)}" for right in lacking))
     for table in tables:
@@ -188,7 +190,7 @@ def exchange(
     _make_again(target, keys, [table.name for table in tables if table.forced])
     _do(target, *_statistics(json.loads(source.ask(_STATISTICS, asked))), *_in_publications(published))
     _do(target, *(f"REVOKE {right} FROM {identifier(role)}" for right in lacking))
-    _do(target, "COMMIT")
+    _do(target, *(column.declared for column in columns), "COMMIT")
 
 
 def _published(version: int) -> str:

@@ -39,12 +39,51 @@ _ALONE = """NOT EXISTS (SELECT FROM pg_inherits WHERE c.oid IN (inhrelid, inhpar
         ('pg_type'::regclass, (SELECT typarray FROM pg_type WHERE oid = c.reltype)))
       AND NOT EXISTS (SELECT FROM pg_depend a WHERE (a.classid, a.objid) = (d.classid, d.objid)
         AND a.refclassid = 'pg_class'::regclass AND a.refobjid = c.oid AND a.deptype IN ('a', 'i')))"""
+# How the entries begin, in a table of contents, of what is about it or hangs on it and has no oid there: with names of
+# schemas as they are, and others as SQL quotes them.
+_LINES = """(SELECT coalesce(json_agg(line), '[]'::json) FROM (
+    SELECT format('%s - PUBLICATION %I ', about, pubname) AS line FROM pg_publication, about
+      WHERE t.class = 'pg_publication'::regclass AND oid = t.oid
+    UNION ALL SELECT format(form, about, nspname, relname) FROM relation, about,
+      (VALUES ('%s %s FOREIGN TABLE %I '), ('%s %s COLUMN %I.')) line (form)
+    UNION ALL SELECT format('COMMENT %s CONSTRAINT %I ON %I ', nspname, conname, relname)
+      FROM pg_constraint JOIN relation ON conrelid = relation.oid
+    UNION ALL SELECT format('COMMENT %s TRIGGER %I ON %I ', nspname, tgname, relname)
+      FROM pg_trigger JOIN relation ON tgrelid = relation.oid
+    UNION ALL SELECT format('COMMENT %s STATISTICS %I ', n.nspname, stxname) FROM pg_statistic_ext
+      JOIN relation ON stxrelid = relation.oid JOIN pg_namespace n ON n.oid = stxnamespace
+    UNION ALL SELECT format(form, n.nspname, s.relname) FROM relation
+      JOIN pg_depend d ON d.refclassid = 'pg_class'::regclass AND d.refobjid = relation.oid AND d.deptype IN ('a', 'i')
+      JOIN pg_class s ON d.classid = 'pg_class'::regclass AND s.oid = d.objid AND s.relkind = 'S'
+      JOIN pg_namespace n ON n.oid = s.relnamespace,
+      (VALUES ('COMMENT %s SEQUENCE %I '), ('SEQUENCE SET %s %s '), ('SEQUENCE OWNED BY %s %s ')) line (form)) entry)"""
+_ABOUT = f"""
+  LATERAL (WITH about (about) AS (VALUES ('COMMENT'), ('SECURITY LABEL')), relation AS (
+      SELECT c.oid, n.nspname, c.relname FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+      WHERE t.class = 'pg_class'::regclass AND c.oid = t.oid)
+    SELECT {_LINES} AS lines) about"""  # noqa: S608
+# All that is made of it, however far, by oid and, beside what comes and goes with it anyway, by name.
+_REACHED = """
+  LATERAL (WITH RECURSIVE reached (class, oid, sub) AS (
+      SELECT t.class, t.oid, 0
+      UNION SELECT x.class, x.oid, x.sub FROM reached r
+      JOIN pg_depend d ON d.refclassid = r.class AND d.refobjid = r.oid AND r.sub IN (0, d.refobjsubid)
+        AND d.deptype IN ('n', 'a', 'i'),
+      LATERAL (SELECT d.classid, d.objid, d.objsubid
+               UNION ALL SELECT 'pg_class'::regclass, w.ev_class, 0 FROM pg_rewrite w
+               WHERE d.classid = 'pg_rewrite'::regclass AND w.oid = d.objid) x (class, oid, sub))
+    SELECT json_agg(json_build_array(r.class::bigint, r.oid::bigint)) FILTER (WHERE r.sub = 0) AS ids,
+      coalesce(json_agg(DISTINCT o.type || ' ' || o.identity) FILTER (
+        WHERE (r.class, r.oid) <> (t.class, t.oid) AND r.class <> 'pg_rewrite'::regclass AND NOT EXISTS (
+          SELECT FROM pg_depend a WHERE (a.classid, a.objid) = (r.class, r.oid) AND a.deptype IN ('a', 'i')
+            AND (a.refclassid, a.refobjid) IN (SELECT class, oid FROM reached))), '[]'::json) AS names
+    FROM reached r, pg_identify_object(r.class, r.oid, r.sub) o) reached"""
 # Catalog, its rows, whether a load can leave them out, and what ends one (%s: its identity).
 _BEYOND: Final = (
     ("pg_publication", "pg_publication c WHERE {wide}", "true", "DROP PUBLICATION %s"),
     ("pg_event_trigger", "pg_event_trigger c WHERE true", "true", "DROP EVENT TRIGGER %s"),
-    ("pg_foreign_data_wrapper", "pg_foreign_data_wrapper c WHERE true", "true", "DROP FOREIGN DATA WRAPPER %s CASCADE"),
-    ("pg_foreign_server", "pg_foreign_server c WHERE true", "true", "DROP SERVER %s CASCADE"),
+    ("pg_foreign_data_wrapper", "pg_foreign_data_wrapper c WHERE true", "true", "DROP FOREIGN DATA WRAPPER %s"),
+    ("pg_foreign_server", "pg_foreign_server c WHERE true", "true", "DROP SERVER %s"),
     ("pg_class", "pg_class c WHERE c.relkind = 'f'", _ALONE, "DROP FOREIGN TABLE %s"),
     ("pg_am", "pg_am c WHERE true", "false", "DROP ACCESS METHOD %s"),
     ("pg_language", "pg_language c WHERE true", "false", "DROP LANGUAGE %s"),
@@ -134,12 +173,13 @@ thing AS (
 SELECT json_build_object(
   'things', (SELECT coalesce(json_agg(json_build_object(
       'type', i.type, 'schema', i.schema, 'name', i.name, 'identity', i.identity, 'alone', t.alone,
-      'ending', format(t.ending, i.identity),
+      'ending', format(t.ending, i.identity), 'id', json_build_array(t.class::bigint, t.oid::bigint),
+      'reached', reached.ids, 'dependants', reached.names, 'lines', about.lines,
       'entries', (SELECT coalesce(json_agg(json_build_array(p.class::bigint, p.oid::bigint)), '[]'::json) FROM (
           SELECT t.class, t.oid UNION SELECT d.classid, d.objid FROM pg_depend d
           WHERE (d.refclassid, d.refobjid) = (t.class, t.oid) AND d.deptype IN ('a', 'i')) p (class, oid)))
       ORDER BY t.number, i.identity), '[]'::json)
-    FROM thing t, pg_identify_object(t.class, t.oid, 0) i),
+    FROM thing t, pg_identify_object(t.class, t.oid, 0) i,{_REACHED},{_ABOUT}),
   'mappings', (SELECT coalesce(json_agg(json_build_array(
       CASE umuser WHEN 0 THEN 'PUBLIC' ELSE quote_ident(pg_get_userbyid(umuser)) END, quote_ident(srvname))
       ORDER BY srvname, umuser), '[]'::json) FROM pg_user_mappings),
@@ -151,10 +191,17 @@ SELECT json_build_object(
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """One thing that would not outlive the exchange of its database, and the statement that ends it there."""
+    """One thing that would not outlive the exchange of its database, and the statement that ends it there.
+
+    Args:
+        dependants: names of what goes with it.
+        reached: catalogs and oids of all that goes with it, itself first.
+    """
 
     name: str
     ending: str
+    dependants: tuple[str, ...] = ()
+    reached: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,13 +219,13 @@ class Beyond:
     needed: tuple[str, ...] = ()
     bound: tuple[Bound, ...] = ()
     entries: frozenset[tuple[int, int]] = frozenset()  # catalog and oid, as a table of contents has them
-    comments: tuple[str, ...] = ()  # beginnings of entries that it has no oid for
+    lines: tuple[str, ...] = ()  # beginnings of entries that have no oid
     labels: tuple[str, ...] = ()
     tablespaces: tuple[str, ...] = ()
 
     def leaves_out(self, catalog: int, oid: int, what: str) -> bool:
         """Whether a load leaves out an entry of a table of contents: its catalog, its oid, and what it is."""
-        return (catalog, oid) in self.entries or what.startswith((*_GENERAL, *self.comments))
+        return (catalog, oid) in self.entries or what.startswith((*_GENERAL, *self.lines))
 
     @property
     def notes(self) -> list[str]:
@@ -205,26 +252,30 @@ def beyond(document: Mapping[str, Any]) -> Beyond:
     left: list[str] = []
     needed: list[str] = []
     bound: list[Bound] = []
-    comments: list[str] = []
+    lines: list[str] = []
     entries: set[tuple[int, int]] = set()
     for thing in things:
         name = f"{_text(thing['type'])} {_text(thing['identity'])}"
-        bound.append(Bound(name, _text(thing["ending"])))
+        dependants = tuple(map(_text, thing.get("dependants", ())))
+        reached = [(int(catalog), int(oid)) for catalog, oid in (thing["id"], *thing["reached"])]
+        bound.append(
+            Bound(name, _text(thing["ending"]) + (" CASCADE" if dependants else ""), dependants, tuple(reached))
+        )
         if not thing["alone"]:
             needed.append(name)
             continue
         left.append(name)
         entries.update((int(catalog), int(oid)) for catalog, oid in thing["entries"])
-        comments += _comments(thing)
+        lines += [re.sub("[\n\r]", " ", _text(line)) for line in thing.get("lines", ())]
     for user, server in mappings:
         left.append(f"user mapping for {user} on server {server}")
-        bound.append(Bound(left[-1], f"DROP USER MAPPING FOR {user} SERVER {server}"))
+        bound.append(Bound(left[-1], f"DROP USER MAPPING IF EXISTS FOR {user} SERVER {server}"))
     return Beyond(
         left=tuple(left),
         needed=tuple(needed),
         bound=tuple(bound),
         entries=frozenset(entries),
-        comments=tuple(comments),
+        lines=tuple(lines),
         labels=tuple(map(_text, document["labels"])),
         tablespaces=tuple(map(_text, document["tablespaces"])),
     )
@@ -254,26 +305,21 @@ def at_server(document: Mapping[str, Any], database: str) -> Iterator[Bound]:
 
 def refusal(things: Sequence[Bound], database: str, where: str) -> Refused:
     """The error for a database that something is bound to."""
-    ends = "; ".join(thing.ending for thing in things[:_MOST] if thing.ending)
+    ending: list[str] = []
+    gone: set[tuple[int, int]] = set()
+    for thing in things[:_MOST]:
+        ending += [] if gone.intersection(thing.reached[:1]) else [thing.ending]
+        gone.update(thing.reached)
+    ends = "; ".join(ending)
+    names = [
+        f"{thing.name} (with {listed(thing.dependants, _MOST)})" if thing.dependants else thing.name for thing in things
+    ]
     return Refused(
-        f"{listed([thing.name for thing in things], _MOST)} would not outlive the exchange of database {database}",
+        f"{listed(names, _MOST)} would not outlive the exchange of database {database}",
         where=where,
         hint=f"nothing was changed; end what is bound to it, in database {database}: {ends}; then run the command "
         "again, and make it anew afterwards",
     )
-
-
-def _comments(thing: Mapping[str, Any]) -> Iterator[str]:
-    """How the entries begin that comment on it, as pg_dump writes them: names of schemas without quotes."""
-    kind = _text(thing["type"]).upper()
-    schema = "-" if thing["schema"] is None else _text(thing["schema"])
-    quoted = _text(thing["identity"])
-    if thing["schema"] is not None:
-        quoted = quoted.removeprefix(f"{identifier(schema)}.").removeprefix(f"{schema}.")
-    for what in ("COMMENT", "SECURITY LABEL"):
-        yield re.sub("[\n\r]", " ", f"{what} {schema} {kind} {quoted} ")
-        if kind == "FOREIGN TABLE":
-            yield re.sub("[\n\r]", " ", f"{what} {schema} COLUMN {quoted}.")
 
 
 def _text(value: object) -> str:

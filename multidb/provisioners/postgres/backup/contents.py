@@ -121,7 +121,11 @@ SELECT json_build_object(
     'partitioned tables', (SELECT count(*) FROM relation WHERE relkind = 'p'),
     'views', (SELECT count(*) FROM relation WHERE relkind = 'v'),
     'materialized views', (SELECT count(*) FROM relation WHERE relkind = 'm'),
-    'sequences', (SELECT count(*) FROM relation WHERE relkind = 'S'),
+    -- what a foreign table has comes and goes with it
+    'sequences', (SELECT count(*) FROM relation s WHERE relkind = 'S' AND NOT EXISTS (
+      SELECT FROM pg_depend d JOIN pg_class f ON f.oid = d.refobjid AND f.relkind = 'f'
+      WHERE d.classid = 'pg_class'::regclass AND d.objid = s.oid AND d.refclassid = 'pg_class'::regclass
+        AND d.deptype IN ('a', 'i'))),
     'indexes', (SELECT count(*) FROM pg_index i JOIN relation r ON r.oid = i.indrelid WHERE {_DUMPED}),
     -- what is not null is a constraint of its own only since Postgres 18
     'constraints', (SELECT count(*) FROM pg_constraint k JOIN relation r ON r.oid = k.conrelid
@@ -201,14 +205,17 @@ SELECT NOT EXISTS ({_RELATION})
 
 
 # What a backup would have to read and may not, since somebody else has made it: tables and sequences (those of
-# extensions only where pg_dump writes their rows), and large objects.
+# extensions only where pg_dump writes their rows), and large objects. A sequence of a column is its table's to give.
 UNREADABLE = f"""
 WITH other AS (
-  SELECT CASE c.relkind WHEN 'S' THEN 'sequence' ELSE 'table' END AS kind,
-         format('%I.%I', n.nspname, c.relname) AS name, c.relowner AS owner,
+  SELECT CASE WHEN c.relkind = 'S' AND t.oid IS NULL THEN 'sequence' ELSE 'table' END AS kind,
+         coalesce(t.oid::regclass::text, format('%I.%I', n.nspname, c.relname)) AS name, c.relowner AS owner,
          (SELECT e.extname FROM pg_extension e WHERE c.oid = ANY (e.extconfig)) AS extension,
          CASE WHEN NOT has_schema_privilege(n.oid, 'USAGE') THEN quote_ident(n.nspname) END AS schema
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
+  LEFT JOIN LATERAL (SELECT d.refobjid AS oid FROM pg_depend d WHERE c.relkind = 'S' AND d.deptype IN ('a', 'i')
+      AND (d.classid, d.objid, d.refclassid) = ('pg_class'::regclass, c.oid, 'pg_class'::regclass)
+      AND NOT EXISTS (SELECT FROM pg_extension WHERE c.oid = ANY (extconfig))) t ON true
   WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'S') AND c.relpersistence <> 't' AND NOT ({_NOT_OURS})
     AND (NOT {_brought("pg_class", "c.oid")} OR EXISTS (SELECT FROM pg_extension WHERE c.oid = ANY (extconfig)))
     AND NOT (has_table_privilege(c.oid, 'SELECT') AND has_schema_privilege(n.oid, 'USAGE'))
@@ -219,7 +226,7 @@ WITH other AS (
       AND CASE x.grantee WHEN 0 THEN true ELSE pg_has_role(x.grantee, 'USAGE') END))
 SELECT coalesce(json_agg(json_build_array(kind, name, pg_get_userbyid(owner), extension, schema)
                          ORDER BY extension IS NOT NULL, kind, name), '[]'::json)
-FROM other"""  # noqa: S608
+FROM (SELECT DISTINCT * FROM other) other"""  # noqa: S608
 
 # Tables of which row security would hide rows from this login.
 HIDDEN = f"""

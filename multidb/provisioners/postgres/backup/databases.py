@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from multidb.errors import ArchiveError, ServerError
-from multidb.model import Place, PlaceKind, Server
+from multidb.model import App, Place, PlaceKind, Server
 from multidb.progress import ProgressTimer
 from multidb.provisioners.postgres.backup import programs
 from multidb.provisioners.postgres.backup.delegate import Delegate, Delegates
@@ -39,6 +40,10 @@ SELECT coalesce(json_object_agg(d.datname, json_build_object(
   'prepared', (SELECT json_agg(p.gid) FROM pg_prepared_xacts p WHERE p.database = d.datname))), '{{}}'::json)
 FROM pg_database d LEFT JOIN pg_shdescription c ON c.objoid = d.oid AND c.classoid = 'pg_database'::regclass
 WHERE d.datname IN (SELECT json_array_elements_text($1::json))"""
+# $1: names (JSON array), $2: a role. How many of these tablespaces are there and may be used by the role.
+_TABLESPACES = """
+SELECT count(*) FROM pg_tablespace
+WHERE spcname IN (SELECT json_array_elements_text($1::json)) AND has_tablespace_privilege($2, oid, 'CREATE')"""
 
 
 class Databases:
@@ -72,6 +77,16 @@ class Databases:
             database=database,
             options=SessionOptions(search_path=search_path, fresh=bool(search_path), signs=self._signs.of_process),
         )
+
+    @contextlib.contextmanager
+    def inside_live(self, app: App) -> Iterator[AdminInside | None]:
+        """The admin in the app's live database; None where there is none, or it is shut."""
+        database = self.find(app.id).get(app.id)
+        if database is None or not database["open"]:
+            yield None
+        else:
+            with self.open(app.id) as wire:
+                yield AdminInside(wire)
 
     def find(self, *names: str) -> dict[str, Mapping[str, Any]]:
         """What there is of these, by name: as `_DATABASES` says it."""
@@ -139,6 +154,11 @@ class Databases:
         if role is None:
             raise ArchiveError(f"app {place.app.id} has no owner role here", where=self.where, hint="multidb apply")
         return role
+
+    def has_room(self, tablespaces: Sequence[str], role: str) -> bool:
+        """Whether the role may put things into all of these."""
+        usable = self.main.ask(_TABLESPACES, (json.dumps(tablespaces), role))
+        return int(usable) == len(tablespaces)
 
     def program(self, name: str, dump: int = 0) -> Program:
         """`pg_dump` or `pg_restore` as it fits the server (`programs.find`)."""

@@ -11,13 +11,13 @@ import contextlib
 import json
 import os
 import selectors
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import IO, Any, Final
 
 from multidb.errors import ArchiveError, ServerDown, ServerError, ServerSlow
 from multidb.model import App, ArchiveWriter, Measures, Part, Place, PlaceKind, Progress, listed
-from multidb.provisioners.postgres.backup import bound, configuration, contents, programs
+from multidb.provisioners.postgres.backup import bound, configuration, contents, programs, storage
 from multidb.provisioners.postgres.backup.databases import Databases
 from multidb.provisioners.postgres.backup.delegate import Delegate
 from multidb.provisioners.postgres.backup.locales import Locale
@@ -31,6 +31,7 @@ __all__ = ["FILE", "backup", "held", "reading"]
 FILE: Final = "dump.pgc"
 _FORMAT = "pg_dump custom 1"
 _CHUNK = 1 << 20
+_SINGLE = frozenset({"pg_cron"})  # extensions that a server makes in the one database that its settings name
 _LOOK = 5.0  # seconds without a byte of pg_dump, after which it is looked whether somebody keeps it waiting
 
 # $1: a login. Whether a session of it waits for a lock.
@@ -64,6 +65,7 @@ def backup(databases: Databases, app: App, writer: ArchiveWriter, progress: Prog
         details = _details(databases, app, program, delegate, wire)
         left_out = [pattern for pattern, *_ in _kept_back(app, wire, progress)]
         tables = held(databases, live, wire)
+        details["storage"] = storage.find(wire.ask, databases.main.version)
         if left := json.loads(wire.ask(contents.INVALID)):
             progress(app.id, f"indexes that are not valid, and so not in the set: {listed(left)}")
         measuring = beside.submit(contents.measures, wire.ask, tables)
@@ -94,23 +96,49 @@ def backup(databases: Databases, app: App, writer: ArchiveWriter, progress: Prog
     )
 
 
-def _details(databases: Databases, app: App, program: Program, delegate: Delegate, wire: Wire) -> Mapping[str, Any]:
+def _details(databases: Databases, app: App, program: Program, delegate: Delegate, wire: Wire) -> dict[str, Any]:
     """What a restore has to know beside the dump, read in the transaction of the snapshot."""
-    database = databases.find(app.id)[app.id]
-    beyond = json.loads(wire.ask(bound.inside(databases.main.version, databases.delegates.roles(app))))
+    database, roles = databases.find(app.id)[app.id], databases.delegates.roles(app)
+    document = json.loads(wire.ask(bound.inside(databases.main.version, roles)))
+    extensions = json.loads(wire.ask(contents.EXTENSIONS))
+    given = json.loads(wire.ask(rights.query(literal(identifier(delegate.role)))))
+    beyond = bound.beyond(document)
+    notes = [*beyond.notes, *_extension_notes(extensions, given["members"], roles)]
+    if not databases.has_room(beyond.tablespaces, delegate.role):
+        names = ", ".join(map(identifier, beyond.tablespaces))
+        notes.append(
+            f"a restore puts all tables and indexes into the database's own tablespace, unless {delegate.role} may use "
+            f"the others: GRANT CREATE ON TABLESPACE {names} TO {identifier(delegate.role)}"
+        )
     return {
         "app": app.id,
         "postgres": databases.major,
         "dump": program.major,
-        "extensions": json.loads(wire.ask(contents.EXTENSIONS)),
+        "extensions": extensions,
         "extension_comments": json.loads(wire.ask(contents.EXTENSION_COMMENTS)),
         "policies": json.loads(wire.ask(contents.POLICIES)),
-        "rights": json.loads(wire.ask(rights.query(literal(identifier(delegate.role))))),
+        "rights": given,
         "locale": Locale.read(database).document(),
         "settings": database["settings"] or [],
-        "beyond": beyond,
-        "notes": bound.beyond(beyond).notes,
+        "beyond": document,
+        "notes": notes,
     }
+
+
+def _extension_notes(extensions: Sequence[Sequence[str]], given: Sequence[Any], roles: Sequence[str]) -> Iterator[str]:
+    for name, *_ in extensions:
+        if name in _SINGLE:
+            yield (
+                f"it cannot be loaded beside the app's database, and so not be verified: the server makes extension "
+                f"{name} in one database only"
+            )
+    members = rights.members(given, lambda role: role if role in roles else None)
+    names = [".".join(member.names) for member in members if member.given and not member.owner]
+    if names:
+        yield (
+            f"rights on {listed(names, 10)}, which extensions have, come back where the app's database has them still, "
+            "or everybody has; otherwise an admin gives them"
+        )
 
 
 def _kept_back(app: App, wire: Wire, progress: Progress) -> Sequence[Sequence[str]]:

@@ -85,11 +85,8 @@ class Destination:
 
     def live(self) -> Sequence[str]:
         """The extensions of the app's live database."""
-        database = self.databases.find(self.place.app.id).get(self.place.app.id)
-        if database is None or not database["open"]:
-            return ()
-        with self.databases.open(self.place.app.id) as wire:
-            return AdminInside(wire).extensions()
+        with self.databases.inside_live(self.place.app) as admin:
+            return admin.extensions() if admin is not None else ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,11 +23,12 @@ from multidb.provisioners.postgres.backup.bound import Beyond
 from multidb.provisioners.postgres.backup.programs import Input, Program
 from multidb.secrets import Secret
 
-__all__ = ["Step", "Target", "contents_of", "load", "steps"]
+__all__ = ["Step", "Target", "contents_of", "load", "schema_apart", "steps"]
 
 # A load may take an hour, and besides as long as so many compressed bytes a second: a tenth of what a slow disk does.
 _SHORTEST, _SLOWEST = 3600.0, 100_000
 _ENTRY = re.compile(r"[0-9]+; ([0-9]+) ([0-9]+) (.*)")  # of a table of contents: its number, catalog, oid, what it is
+_ROWS = "TABLE DATA "
 _SECURITY, _FILLING = "ROW SECURITY ", "MATERIALIZED VIEW DATA "
 _ATTACHING, _REFERRING, _COMMENT = "INDEX ATTACH ", "FK CONSTRAINT ", "COMMENT "
 
@@ -127,6 +128,15 @@ def _first(kept: Mapping[str, str], attaching: Sequence[str]) -> list[Step]:
     made.append(Step(attaching, in_order=True))
     referring = [line for line, what in kept.items() if what.startswith(_REFERRING)]
     return made + ([Step(referring)] if referring else [])
+
+
+def schema_apart(steps: Sequence[Step]) -> tuple[Step, list[Step]]:
+    """What makes tables, and the same steps without it: a table of contents has it before all rows."""
+    lines = steps[0].lines
+    rows = (number for number, line in enumerate(lines) if (entry := _ENTRY.match(line)) and entry[3].startswith(_ROWS))
+    start = next(rows, len(lines))
+    parted = [Step(lines[start:], steps[0].in_order), *steps[1:]]
+    return Step(lines[:start]), [step for step in parted if step.lines]
 
 
 def _starts(texts: Sequence[str]) -> tuple[str, ...]:

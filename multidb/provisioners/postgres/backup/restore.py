@@ -7,12 +7,12 @@ import contextlib
 import json
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, BinaryIO
 
-from multidb.errors import ArchiveError, NotAllowed, Refused, WrongVersion
+from multidb.errors import ArchiveError, NotAllowed, Refused, ServerError, WrongVersion
 from multidb.model import App, ArchiveReader, Part, Place, PlaceKind, Progress, listed
-from multidb.provisioners.postgres.backup import bound, configuration, extensions, loading
+from multidb.provisioners.postgres.backup import bound, configuration, extensions, loading, storage
 from multidb.provisioners.postgres.backup.bound import Beyond
 from multidb.provisioners.postgres.backup.databases import Databases
 from multidb.provisioners.postgres.backup.delegate import Delegate
@@ -41,10 +41,6 @@ SELECT CASE WHEN EXISTS (SELECT FROM pg_settings WHERE lower(name) = lower($1))
   ELSE strpos($1, '.') > 0
     AND NOT EXISTS (SELECT FROM pg_settings WHERE starts_with(lower(name), lower(split_part($1, '.', 1)) || '.'))
     AND NOT EXISTS (SELECT FROM pg_available_extensions WHERE lower(name) = lower(split_part($1, '.', 1))) END"""
-# $1: names (JSON array), $2: a role. How many of these tablespaces are there and may be used by the role.
-_TABLESPACES = """
-SELECT count(*) FROM pg_tablespace
-WHERE spcname IN (SELECT json_array_elements_text($1::json)) AND has_tablespace_privilege($2, oid, 'CREATE')"""
 
 
 def restore(databases: Databases, place: Place, part: Part, reader: ArchiveReader, progress: Progress) -> None:
@@ -91,6 +87,7 @@ def restore(databases: Databases, place: Place, part: Part, reader: ArchiveReade
                 everywhere = rights.defaults(given, everywhere=True)
                 load.run(delegate, [*everywhere, *rights.defaults(given, everywhere=False)])
                 load.give_rights(delegate, kept)
+                load.give_on_members(admin, delegate)
                 if place.kind is PlaceKind.NEW:
                     load.make_settings(delegate)
             require_none_of_others(admin.of_others(roles) - before, databases.where)
@@ -279,17 +276,28 @@ class _Load:
 
     def load_dump(self, delegate: Delegate, listing: str, schemas: frozenset[str], beyond: Beyond) -> None:
         """Loads the rest of the dump."""
-        policies, names = self.entries("policies"), json.dumps(beyond.tablespaces)
+        policies = self.entries("policies")
         # Things are in the tablespaces that they were in; the database's own has to do where not all can be used.
-        usable = int(self.databases.main.ask(_TABLESPACES, (names, self.role))) == len(beyond.tablespaces)
+        usable = self.databases.has_room(beyond.tablespaces, self.role)
+        if not usable:
+            where = f"tablespace {listed(beyond.tablespaces)} cannot be used by the app here"
+            self.progress(self.place.app.id, f"{where}: all tables and indexes go into the database's own")
         target, timer = self.target(delegate, self.role, tablespaces=usable), self.databases.timer(delegate)
         self.progress(self.place.app.id, "loading")
         first, last = loading.steps(listing, schemas, policies, beyond)
+        with _understood("how columns are stored", self.databases.where):
+            columns = list(storage.read(self.part.details.get("storage", ())))
+        if columns:
+            tables, first = loading.schema_apart(first)
+            loading.load(target, self.file, tables, timer=timer)
+            self.run(delegate, [f"SET ROLE {identifier(self.role)}", *(column.loading for column in columns)])
         for step in first:
             loading.load(target, self.file, step, timer=timer)
         self.make_policies(delegate, policies)
         for step in last:
             loading.load(target, self.file, step, timer=timer)
+        if columns:
+            self.run(delegate, [f"SET ROLE {identifier(self.role)}", *(column.declared for column in columns)])
 
     def make_policies(self, delegate: Delegate, entries: Sequence[Any]) -> None:
         """Row policies for roles by name, of the app's roles for those of the app that the backup is of. Making one may
@@ -334,6 +342,34 @@ class _Load:
                     if wire.send(text).refusal is not None:
                         wire.execute(otherwise)
 
+    def give_on_members(self, admin: AdminInside, delegate: Delegate) -> None:
+        """What was given and taken on members of extensions: by the app where they are its own. On others the admin
+        takes what was taken, and gives what everybody has there anyway, or the app has in its live database: a set by
+        itself gives nothing. What is left is said, with the statements.
+        """
+        document = self.part.details.get("rights")
+        if document is None or self.place.kind is PlaceKind.SCRATCH:
+            return
+        with _understood("who may do what in it", self.databases.where):
+            assert isinstance(document, Mapping)
+            members = rights.members(document.get("members", ()), self.roles.get)
+        if not members:
+            return
+        roles = self.databases.delegates.roles(self.place.app)
+        with self.databases.inside_live(self.place.app) as there:
+            live = (
+                {member.address: member.given for member in there.rights_on_members(roles)} if there is not None else {}
+            )
+        left: list[str] = []
+        with delegate.open(self.place.name) as wire:
+            for member in members:
+                left += _give_on_member(admin, wire, member, live.get(member.address, frozenset()), roles)
+        if left:
+            self.progress(
+                self.place.app.id,
+                f"rights on what extensions have that do not come back; an admin gives them: {'; '.join(left)}",
+            )
+
     def run(self, delegate: Delegate, texts: Sequence[str]) -> None:
         if texts:
             with delegate.open(self.place.name) as wire:
@@ -370,6 +406,36 @@ class _Load:
         if self.databases.main.ask(_EVERYBODYS, (entry.partition("=")[0],)) != "t":
             return False
         return self.databases.main.send(text).refusal is None
+
+
+def _give_on_member(
+    admin: AdminInside, wire: Wire, member: rights.Member, live: rights.Grants, roles: Sequence[str]
+) -> list[str]:
+    """The statements that are left."""
+    asked = json.dumps([[member.type, member.names, member.args]], ensure_ascii=False)
+    try:
+        (thing,) = rights.things(json.loads(wire.ask(rights.resolution(), (asked,))))
+    except ServerError:  # another version of the extension has it no longer
+        return []
+    if thing is None or not thing.is_member:
+        return []
+    desired = member.right(thing)
+    if thing.owner in roles:
+        _send(wire, list(rights.given(desired, thing)))
+        left = []
+    else:
+        everybodys = {privilege for grantee, privilege, _, _ in thing.grants if not grantee}
+        may = {
+            grant for grant in member.given if grant[3] or grant in live or (grant[1] in everybodys and not grant[2])
+        }
+        right = replace(member, given=frozenset(may)).right(thing)
+        sent = set(rights.given(right, thing))
+        left = [text for text in rights.given(desired, thing) if text not in sent] + admin.set_right(right, thing)
+    for text, otherwise in rights.passed_on(desired, thing):
+        if wire.send(text).refusal is not None:
+            wire.execute("RESET ROLE")
+            left.append(otherwise)
+    return left
 
 
 def _let_fill(admin: AdminInside, relation: configuration.Relation, login: str, *, needed: bool) -> bool:

@@ -16,10 +16,13 @@ from multidb.provisioners.postgres.provision.statements import identifier
 
 __all__ = [
     "Default",
+    "Member",
     "Right",
     "Thing",
     "defaults",
     "given",
+    "members",
+    "members_query",
     "owned",
     "passed_on",
     "query",
@@ -73,6 +76,10 @@ _THINGS = """
     CASE c.relkind WHEN 'S' THEN 'S' ELSE 'r' END AS stored, CASE c.relkind WHEN 'S' THEN 's' ELSE 'r' END AS builtin
   FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace
   WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'v', 'm', 'S') AND n.nspname !~ '^pg_'
+    -- what a foreign table has is left out with it
+    AND NOT EXISTS (SELECT FROM pg_depend d JOIN pg_class f ON f.oid = d.refobjid AND f.relkind = 'f'
+      WHERE d.classid = 'pg_class'::regclass AND d.objid = c.oid AND d.refclassid = 'pg_class'::regclass
+        AND d.deptype IN ('a', 'i'))
   UNION ALL SELECT 'pg_proc'::regclass::oid, p.oid, 0, p.proowner, p.proacl, 'f', 'f' FROM pg_proc p
   WHERE p.oid >= 16384
   -- a multirange type has privileges of its own until 17
@@ -116,6 +123,30 @@ class Right:
 
 
 @dataclass(frozen=True, slots=True)
+class Member:
+    """What was given on a member of an extension, or a column of it, beside what the extension's script gives, and what
+    of that was taken away. `owner` is empty where it is none of the app's roles."""
+
+    type: str
+    names: tuple[str, ...]
+    args: tuple[str, ...]
+    column: str | None
+    owner: str
+    given: Grants
+    taken: Grants
+
+    @property
+    def address(self) -> tuple[object, ...]:
+        """By which it is the same in another database."""
+        return self.type, self.names, self.args, self.column
+
+    def right(self, thing: Thing) -> Right:
+        """What there is to be on the thing, which the extension's script has made."""
+        held = thing.grants if self.column is None else frozenset()
+        return Right(self.type, self.names, self.args, self.column, "", held - self.taken | self.given)
+
+
+@dataclass(frozen=True, slots=True)
 class Thing:
     """What the server calls it here, whose it is, and what is given on it now."""
 
@@ -123,11 +154,40 @@ class Thing:
     identity: str
     owner: str
     grants: Grants
+    is_member: bool  # of an extension
+
+
+_IS_MEMBER: Final = "EXISTS (SELECT FROM pg_depend e WHERE e.classid = {0} AND e.objid = {1} AND e.deptype = 'e')"
+# What differs from what the script gave; whatever has no row there has what every new thing has.
+_MEMBERS: Final = f"""
+  SELECT coalesce(json_agg(json_build_array(i.type, i.object_names, i.object_args, m.name, m.owner, m.held, m.initial)
+    ORDER BY m.class, m.oid, m.name NULLS FIRST), '[]'::json)
+  FROM (
+    SELECT t.class, t.oid, a.name, pg_get_userbyid(t.owner) AS owner,
+      {_ACL.format(rows="aclexplode(a.held)", owner="t.owner")}::jsonb AS held,
+      {_ACL.format(rows="aclexplode(a.initial)", owner="t.owner")}::jsonb AS initial
+    FROM thing t, LATERAL (
+      SELECT NULL::name, coalesce(t.acl, acldefault(t.builtin::"char", t.owner)),
+        coalesce((SELECT initprivs FROM pg_init_privs WHERE (classoid, objoid, objsubid) = (t.class, t.oid, 0)),
+                 acldefault(t.builtin::"char", t.owner))
+      UNION ALL
+      SELECT attname, attacl, (SELECT initprivs FROM pg_init_privs
+                               WHERE (classoid, objoid, objsubid) = (t.class, t.oid, attnum::int))
+      FROM pg_attribute WHERE t.class = 'pg_class'::regclass AND attrelid = t.oid AND attacl IS NOT NULL
+    ) a (name, held, initial)
+    WHERE {_IS_MEMBER.format("t.class", "t.oid")}) m,
+    pg_identify_object_as_address(m.class, m.oid, 0) i
+  WHERE m.held <> m.initial"""  # noqa: S608
+
+
+def members_query() -> str:
+    """The query for what was changed on the members of extensions: see `members`."""
+    return f"WITH thing AS MATERIALIZED ({_THINGS}) {_MEMBERS}"
 
 
 def query(owner: str) -> str:
     """The query for what the set keeps, in the database of the app whose owner role is the literal `owner`: one JSON
-    document, see `read`. Members of extensions are the extensions' concern."""
+    document, see `read` and `members`."""
     default = _acl("d.defaclacl", "d.defaclrole")
     builtin = _acl(
         "acldefault(CASE d.defaclobjtype WHEN 'S' THEN 's' ELSE d.defaclobjtype END, d.defaclrole)", "d.defaclrole"
@@ -161,8 +221,8 @@ SELECT json_build_object(
     FROM pg_default_acl d LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace),
   'things', (SELECT coalesce(json_agg(json_build_array(i.type, i.object_names, i.object_args, k.column, k.owner, k.acl)
       ORDER BY k.class, k.oid, k.column NULLS FIRST), '[]'::json)  -- what is taken off a table goes off its columns
-    FROM kept k, pg_identify_object_as_address(k.class, k.oid, 0) i
-    WHERE NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = k.class AND e.objid = k.oid AND e.deptype = 'e')))"""  # noqa: S608
+    FROM kept k, pg_identify_object_as_address(k.class, k.oid, 0) i WHERE NOT {_IS_MEMBER.format("k.class", "k.oid")}),
+  'members', ({_MEMBERS}))"""  # noqa: S608
 
 
 def read(document: Mapping[str, Any], renamed: Callable[[str], str | None]) -> tuple[list[Default], list[Right]]:
@@ -192,6 +252,28 @@ def read(document: Mapping[str, Any], renamed: Callable[[str], str | None]) -> t
         for type_, names, args, column, owner, held in document["things"]
     ]
     return made, kept
+
+
+def members(entries: Sequence[Any], renamed: Callable[[str], str | None]) -> list[Member]:
+    """What was changed on members of extensions, for the roles of another app. Otherwise as `read`."""
+    changed: list[Member] = []
+    for type_, names, args, column, owner, held, initial in entries:
+        now, first = (_grants(rows, lambda role: role) for rows in (held, initial))
+        member = Member(
+            _word(type_),
+            tuple(map(_text, names)),
+            tuple(map(_text, args)),
+            None if column is None else _text(column),
+            renamed(_text(owner)) or "",
+            _renamed(now - first, renamed),
+            _renamed(first - now, renamed),
+        )
+        changed += [member] if member.given or member.taken else []
+    return changed
+
+
+def _renamed(grants: Grants, renamed: Callable[[str], str | None]) -> Grants:
+    return _grants(sorted(grants), renamed)
 
 
 def _acl(privileges: str, owner: str) -> str:
@@ -235,22 +317,26 @@ def defaults(entries: Sequence[Default], *, everywhere: bool) -> Iterator[str]:
 
 def resolution() -> str:
     """The query that finds things again; $1: `Right`s as JSON arrays of type, names, args. For each: type, identity,
-    owner, grants; of what has no privileges of its own here, nothing of these."""
+    owner, grants, whether an extension brought it; of what has no privileges of its own here, nothing of these."""
     held = _acl('coalesce(t.acl, acldefault(t.builtin::"char", t.owner))', "t.owner")
     return f"""
 WITH thing AS MATERIALIZED ({_THINGS})
 SELECT coalesce(json_agg(CASE WHEN t.oid IS NOT NULL THEN
-    json_build_array(i.type, i.identity, pg_get_userbyid(t.owner), {held}) END ORDER BY e.n), '[]'::json)
-FROM json_array_elements($1::json) WITH ORDINALITY e (value, n),
-  pg_get_object_address(e.value ->> 0, ARRAY(SELECT json_array_elements_text(e.value -> 1)),
-                        ARRAY(SELECT json_array_elements_text(e.value -> 2))) a
+    json_build_array(i.type, i.identity, pg_get_userbyid(t.owner), {held}, {_IS_MEMBER.format("t.class", "t.oid")}) END
+    ORDER BY asked.n), '[]'::json)
+FROM json_array_elements($1::json) WITH ORDINALITY asked (value, n),
+  pg_get_object_address(asked.value ->> 0, ARRAY(SELECT json_array_elements_text(asked.value -> 1)),
+                        ARRAY(SELECT json_array_elements_text(asked.value -> 2))) a
 LEFT JOIN thing t ON t.class = a.classid AND t.oid = a.objid
 LEFT JOIN LATERAL pg_identify_object(t.class, t.oid, 0) i ON true"""  # noqa: S608
 
 
 def things(rows: Sequence[Sequence[Any] | None]) -> list[Thing | None]:
     """An answer to `resolution`."""
-    return [None if row is None else Thing(row[0], row[1], row[2], _grants(row[3], lambda role: role)) for row in rows]
+    return [
+        None if row is None else Thing(row[0], row[1], row[2], _grants(row[3], lambda role: role), row[4])
+        for row in rows
+    ]
 
 
 def owned(right: Right, thing: Thing) -> Iterator[str]:

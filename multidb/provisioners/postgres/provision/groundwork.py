@@ -12,6 +12,7 @@ from multidb.provisioners.postgres.backup import bound, contents
 from multidb.provisioners.postgres.backup.bound import Beyond, beyond
 from multidb.provisioners.postgres.backup.configuration import Relation
 from multidb.provisioners.postgres.driver.connection import Wire
+from multidb.provisioners.postgres.isolation import rights
 from multidb.provisioners.postgres.provision.statements import identifier, literal
 
 __all__ = ["AdminInside", "creation"]
@@ -70,6 +71,17 @@ class AdminInside:
     def comment_on_extension(self, name: str, text: str) -> None:
         """Changes one row of a catalog. The extension is one that `make_extension` has made."""
         self._wire.execute(f"COMMENT ON EXTENSION {identifier(name)} IS {literal(text)}")
+
+    def rights_on_members(self, roles: Sequence[str]) -> list[rights.Member]:
+        """What the roles of the app were given on members of extensions, or have lost: catalogs only."""
+        entries = json.loads(self._wire.ask(rights.members_query()))
+        return rights.members(entries, lambda name: name if name in roles else None)
+
+    def set_right(self, right: rights.Right, thing: rights.Thing) -> list[str]:
+        """Gives and takes on a member of an extension, as the server has just found it; the statements that the admin
+        may not send."""
+        sent = [(text, self._wire.send(text)) for text in rights.given(right, thing)]
+        return [text for text, answer in sent if answer.refusal is not None or answer.warnings]
 
     def has_rights(self) -> bool:
         """Whether a role gives anything on what it will make, as the app's owner role does once it has its rights: a

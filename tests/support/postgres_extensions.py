@@ -61,8 +61,9 @@ SELECT pg_extension_config_dump('job', '');
 """
 # What it shows to everybody, and what it keeps from everybody.
 _SOME: Final = """
-CREATE TABLE shown (a int);
-GRANT SELECT ON shown TO PUBLIC;
+CREATE TABLE displayed (a int);
+GRANT SELECT ON displayed TO PUBLIC;
+SELECT pg_extension_config_dump('displayed', 'WHERE a > 0');
 CREATE TABLE hidden (a int);
 CREATE VIEW looked AS SELECT a FROM hidden;
 CREATE SEQUENCE hidden_number;

@@ -1,0 +1,82 @@
+"""How columns are stored while a dump is loaded, where that is not how they are declared.
+
+What is stored, and its index, stays as it is when a column is declared otherwise (``SET STORAGE`` or ``COMPRESSION``).
+Loaded under the new declaration, a long value that was compressed may be too long for its index, or its row. Pure.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from multidb.provisioners.postgres.provision.statements import identifier
+
+__all__ = ["Stored", "find", "read"]
+
+_WORDS: Final = {"STORAGE": ("PLAIN", "EXTERNAL", "EXTENDED", "MAIN"), "COMPRESSION": ("pglz", "lz4")}
+_STORAGE = "CASE {} WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' ELSE 'EXTENDED' END"
+_INDEXED = "EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey))"
+_COLUMNS: Final = """
+FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+JOIN pg_type t ON t.oid = a.atttypid
+WHERE c.oid >= 16384 AND c.relkind IN ('r', 'm') AND c.relpersistence <> 't' AND a.attnum > 0 AND NOT a.attisdropped
+  AND NOT EXISTS (SELECT FROM pg_depend e
+                  WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e')
+"""
+# Declared to be kept as they are, while their type would have them compressed.
+_UNCOMPRESSED: Final = f"""
+SELECT coalesce(json_agg(json_build_array(n.nspname, c.relname, a.attname, 'STORAGE', {_STORAGE.format("t.typstorage")},
+  {_STORAGE.format("a.attstorage")}) ORDER BY c.oid, a.attnum), '[]'::json) {_COLUMNS}
+  AND a.attstorage <> t.typstorage AND (a.attstorage = 'p' OR a.attstorage = 'e' AND {_INDEXED})"""
+# Declared to be compressed in a way in which not all values need be.
+_COMPRESSED: Final = f"""
+SELECT coalesce(json_agg(json_build_array(n.nspname, c.relname, a.attname,
+  CASE a.attcompression WHEN 'l' THEN 'lz4' ELSE 'pglz' END) ORDER BY c.oid, a.attnum), '[]'::json) {_COLUMNS}
+  AND c.relkind = 'r' AND a.attcompression <> '' AND {_INDEXED}"""
+_OTHERWISE: Final = "SELECT EXISTS (SELECT FROM ONLY {table} WHERE pg_column_compression({column}) = '{way}')"
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A column of a table, and the statements that declare it for a load and as it was."""
+
+    table: str
+    loading: str
+    declared: str
+
+
+def find(ask: Callable[[str], str], version: int) -> Sequence[Sequence[str]]:
+    """The columns that a load has to declare otherwise meanwhile, as a set's manifest keeps them.
+
+    Args:
+        ask: answers a query with its one value, the tables of the app locked.
+        version: ``server_version_num``.
+    """
+    columns: list[list[str]] = json.loads(ask(_UNCOMPRESSED))
+    if version < 140000:  # which knows one way of compressing
+        return columns
+    for schema, table, column, declared in json.loads(ask(_COMPRESSED)):
+        other = "pglz" if declared == "lz4" else "lz4"
+        name = f"{identifier(schema)}.{identifier(table)}"
+        if ask(_OTHERWISE.format(table=name, column=identifier(column), way=other)) == "t":
+            columns.append([schema, table, column, "COMPRESSION", other, declared])
+    return columns
+
+
+def read(entries: object) -> Iterator[Stored]:
+    """An answer of `find`.
+
+    Raises:
+        ValueError: it is no such answer.
+    """
+    if not isinstance(entries, list | tuple):
+        raise ValueError("it names no columns")
+    for entry in entries:
+        schema, table, column, kind, *words = map(str, entry)
+        if len(words) != 2 or not {*words} <= {*_WORDS.get(kind, ())}:
+            raise ValueError(f"{str(entry)[:60]!r} is no way of storing a column")
+        name = f"{identifier(schema)}.{identifier(table)}"
+        start = f"ALTER TABLE ONLY {name} ALTER COLUMN {identifier(column)} SET {kind}"
+        yield Stored(name, f"{start} {words[0]}", f"{start} {words[1]}")

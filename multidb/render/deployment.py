@@ -121,8 +121,9 @@ def render(
     if project.deploy.strategy == "hybrid" or not containers:
         for app in project.apps.values():
             files[f"apps/{app.id}/docker-compose.yml"] = rendering.joining(app)
-    for path, template in {path: name for container in containers for path, name in container.scripts.items()}.items():
-        files[path] = RenderedFile(rendering.text(template, root=".."), _PROGRAM)
+    for container in containers:
+        for path, template in container.scripts.items():
+            files[path] = RenderedFile(rendering.text(template, root="..", **container.settings), _PROGRAM)
     if BACKUP in project.deploy.profiles:
         for name in _TIMERS:
             files[f"infrastructure/backup/{name}"] = RenderedFile(rendering.text(f"backup/{name}.j2"))

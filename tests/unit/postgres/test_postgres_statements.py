@@ -26,6 +26,7 @@ from multidb.provisioners.postgres.provision.resources import (
     desired,
     isolation,
 )
+from multidb.provisioners.postgres.provision.roles import ATTRIBUTES, RoleAttribute
 from multidb.provisioners.postgres.provision.statements import RESTORED, identifier, literal, statements
 from multidb.secrets import MemorySecretStore
 from tests.unit.postgres.test_postgres_resources import app, context, facts
@@ -79,6 +80,24 @@ def test_an_altered_role_names_only_what_differs() -> None:
     assert changed(login, connection_limit=3) == ['ALTER ROLE "lernmi_user" CONNECTION LIMIT 20']
     assert changed(login, superuser=True, login=False) == ['ALTER ROLE "lernmi_user" LOGIN NOSUPERUSER']
     assert changed(login, valid_until="2020-01-01") == ["ALTER ROLE \"lernmi_user\" VALID UNTIL 'infinity'"]
+
+
+@pytest.mark.parametrize("attribute", ATTRIBUTES, ids=lambda attribute: attribute.field)
+def test_what_a_role_may_be_is_made_altered_and_read_by_one_table(attribute: RoleAttribute) -> None:
+    role = the(Role)[0]
+    other = not getattr(role, attribute.field)
+    assert changed(role, **{attribute.field: other}) == [
+        f'ALTER ROLE "{role.name}" {attribute.word(getattr(role, attribute.field))}'
+    ]
+    turned = dataclasses.replace(role, **{attribute.field: not attribute.default})
+    made = sql(Change(Action.CREATE, turned, None))[0]
+    assert attribute.word(not attribute.default) in made.split()
+    assert f"'{attribute.field}', {attribute.column}" in catalog.overview_query(facts())
+
+
+def test_the_table_has_every_yes_or_no_of_a_role() -> None:
+    fields = {field.name for field in dataclasses.fields(Role) if isinstance(field.default, bool)}
+    assert {attribute.field for attribute in ATTRIBUTES} == fields
 
 
 def test_a_password_is_a_parameter() -> None:

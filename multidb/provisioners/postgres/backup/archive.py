@@ -36,6 +36,7 @@ from multidb.provisioners.postgres.backup import (
 from multidb.provisioners.postgres.backup.databases import Databases
 from multidb.provisioners.postgres.backup.dump import held, reading
 from multidb.provisioners.postgres.provision.groundwork import AdminInside
+from multidb.provisioners.postgres.provision.roles import AppNames
 from multidb.provisioners.postgres.provision.statements import identifier
 from multidb.secrets import Secret
 
@@ -142,7 +143,7 @@ class PostgresArchive:
             delegate.open(live.name) as target,
         ):
             target.execute('SET search_path = "$user", public')  # as a server has it where nobody says otherwise
-            for name, value in json.loads(target.ask(contents.SETTINGS, (f"{app.id}_user",))):
+            for name, value in json.loads(target.ask(contents.SETTINGS, (AppNames.of(app.id).user,))):
                 if name in _ENDING:
                     continue
                 with contextlib.suppress(ServerError):  # one that only an admin may set

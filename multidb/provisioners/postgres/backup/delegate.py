@@ -22,6 +22,7 @@ from multidb.provisioners.postgres.backup.places import DELEGATE, place_mark
 from multidb.provisioners.postgres.driver.connection import SessionOptions, Traffic, Wire
 from multidb.provisioners.postgres.provision import scram
 from multidb.provisioners.postgres.provision.resources import derived_names
+from multidb.provisioners.postgres.provision.roles import AppNames
 from multidb.provisioners.postgres.provision.statements import identifier, literal
 from multidb.secrets import Secret, generate
 
@@ -114,7 +115,7 @@ class Delegates:
 
     def owner(self, app: App) -> str | None:
         """The app's owner role; None when it has none here."""
-        role = f"{app.id}_owner"
+        role = AppNames.of(app.id).owner
         return role if role in self.roles(app) else None
 
     def roles(self, app: App) -> list[str]:
@@ -257,4 +258,4 @@ def _name(app: App) -> str:
 
 
 def _stand_in(app: App) -> str:
-    return f"{app.id}__owner"
+    return AppNames.of(app.id).stand_in

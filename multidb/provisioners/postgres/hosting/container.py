@@ -8,6 +8,7 @@ from typing import Final
 from multidb.model.container import Container, Pooler, SecretVariable, one_per_app, shared
 from multidb.model.project import ServerSpec
 from multidb.provisioners.postgres.provision.options import STORE, ServerOptions
+from multidb.provisioners.postgres.provision.roles import AppNames
 
 __all__ = ["IMAGE", "containers"]
 
@@ -39,7 +40,7 @@ def containers(spec: ServerSpec, apps: Sequence[str], per_app: bool) -> list[Con
         database="postgres",
         scripts={"scripts/init-multiple-databases.sh": "init-multiple-databases.sh.j2"},
         pooler=_POOLER,
-        settings={"max_connections": options.max_connections},
+        settings={"max_connections": options.max_connections, "names": AppNames.of("$1")},
         users=("postgres",),
         tls_files={
             "key.sh": "tls/key.sh.j2",

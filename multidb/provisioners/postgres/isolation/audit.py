@@ -260,7 +260,7 @@ def _without_its_password(attacker: Tenant, login: Login) -> Probe:
     for none."""
     act = f"log in without the password as {login.slot}"
     try:
-        _patiently(attacker, Login(login.user, generate())).close()
+        _patiently(attacker, Login(login.user, generate(), login.slot)).close()
     except (ServerDown, ServerSlow):
         raise
     except ServerError as error:

@@ -16,12 +16,11 @@ from multidb.provisioners.postgres.provision.resources import (
     Role,
     ServerDatabase,
 )
+from multidb.provisioners.postgres.provision.roles import POWERS
 from multidb.provisioners.postgres.provision.script import lines
 from multidb.provisioners.postgres.provision.statements import identifier, statements
 
 __all__ = ["holes_in_resources"]
-
-_POWERS = ("superuser", "createdb", "createrole", "replication", "bypassrls")
 
 
 # -------------------------------------------------------------------------------------------- drift that opens a wall
@@ -88,7 +87,7 @@ def _membership(have: Membership, inspection: Inspection) -> Hole:
 
 
 def _role(have: Role, want: Role, inspection: Inspection) -> Iterator[Hole]:
-    powers = [power for power in _POWERS if getattr(have, power) and not getattr(want, power)]
+    powers = [power.field for power in POWERS if getattr(have, power.field) and not getattr(want, power.field)]
     if have.login and not want.login:
         powers.append("login")
     for power in powers:

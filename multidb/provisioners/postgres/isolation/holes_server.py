@@ -23,6 +23,7 @@ from multidb.provisioners.postgres.provision.resources import (
     Role,
     derived_names,
 )
+from multidb.provisioners.postgres.provision.roles import POWERS
 from multidb.provisioners.postgres.provision.script import lines
 from multidb.provisioners.postgres.provision.statements import identifier, literal
 
@@ -36,7 +37,6 @@ __all__ = [
     "unread_on_the_server",
 ]
 
-_POWERS: Final = ("SUPERUSER", "CREATEROLE", "CREATEDB", "REPLICATION", "BYPASSRLS")
 _SAFE_METHODS: Final = ("scram-sha-256", "md5", "reject")  # md5 only takes old verifiers too, which are looked at
 _OF_PROVIDERS: Final = {"rds": "^rds", "cloudsql": "^cloudsql", "azure": "^azure"}
 
@@ -57,6 +57,7 @@ def server_query(facts: PostgresFacts) -> str:
         grantee = _name("x.grantee")
         parameters = f"""(SELECT json_agg(json_build_array(p.parname, x.privilege_type, {grantee}))
           FROM pg_parameter_acl p, aclexplode(p.paracl) x WHERE x.grantee NOT IN (SELECT oid FROM mighty))"""  # noqa: S608
+    powers = [power.column for power in POWERS]
     provider = _OF_PROVIDERS.get(facts.service)
     theirs = f" OR rolname ~ '{provider}'" if provider else ""
     not_theirs = f" AND rolname !~ '{provider}'" if provider else ""
@@ -64,14 +65,13 @@ def server_query(facts: PostgresFacts) -> str:
 WITH mighty AS MATERIALIZED (
   SELECT oid, rolname FROM pg_roles WHERE rolsuper OR rolname = current_user OR rolname ~ '^pg_'{theirs}),
 powerful AS MATERIALIZED (
-  SELECT oid FROM mighty UNION SELECT oid FROM pg_roles WHERE rolcreaterole OR rolcreatedb OR rolreplication
-    OR rolbypassrls OR rolname IN (SELECT json_array_elements_text($5::json))),
+  SELECT oid FROM mighty UNION SELECT oid FROM pg_roles WHERE {" OR ".join(powers)}
+    OR rolname IN (SELECT json_array_elements_text($5::json))),
 derived AS MATERIALIZED (SELECT oid FROM pg_roles WHERE rolname IN (SELECT json_array_elements_text($4::json))),
 own AS MATERIALIZED (SELECT oid FROM pg_database WHERE datname IN (SELECT json_array_elements_text($6::json)))
 SELECT json_build_object('weak', {weak}, 'hba', {lines_}, 'lines', {count}, 'parameters', {parameters},
-  'strangers', (SELECT json_agg(json_build_array(rolname, rolsuper, rolcreaterole, rolcreatedb, rolreplication,
-      rolbypassrls) ORDER BY rolname) FROM pg_roles
-    WHERE (rolsuper OR rolcreaterole OR rolcreatedb OR rolreplication OR rolbypassrls)
+  'strangers', (SELECT json_agg(json_build_array(rolname, {", ".join(powers)}) ORDER BY rolname) FROM pg_roles
+    WHERE ({" OR ".join(powers)})
       AND oid <> 10 AND rolname <> current_user AND rolname !~ '^pg_'{not_theirs}),
   'members', (SELECT json_agg(json_build_array({_name("roleid")}, {_name("member")}, {_name("grantor")})
       ORDER BY roleid, member) FROM pg_auth_members
@@ -217,10 +217,11 @@ def _strangers(
     """Roles with powers that are neither an app's (`holes_in_resources` has those), the server's own nor the admin,
     and who belongs to a role with powers."""
     for name, *powers in document["strangers"] or ():
-        held = [power for power, has in zip(_POWERS, powers, strict=True) if has]
+        held = [power for power, has in zip(POWERS, powers, strict=True) if has]
         if name not in app_of:
-            message = f"{name} has {', '.join(held)}, and by that it may get at what apps have, or in their way"
-            text = f"ALTER ROLE {identifier(name)} {' '.join(f'NO{power}' for power in held)}"
+            powers_held = ", ".join(power.keyword for power in held)
+            message = f"{name} has {powers_held}, and by that it may get at what apps have, or in their way"
+            text = f"ALTER ROLE {identifier(name)} {' '.join(power.word(False) for power in held)}"
             yield Hole("role with powers", f"role {name}", message, lines(text), None, name)
     for role, member, grantor in document["members"] or ():
         message = f"{member} belongs to {role}, and may do all that {role} may"

@@ -35,6 +35,7 @@ from multidb.provisioners.postgres.provision.resources import (
     password_ref,
     verifier_ref,
 )
+from multidb.provisioners.postgres.provision.roles import ATTRIBUTES
 from multidb.provisioners.postgres.provision.statements import UNFINISHED
 
 __all__ = [
@@ -139,6 +140,7 @@ def overview_query(facts: PostgresFacts) -> str:
     """Asks for all roles, memberships, databases and settings that concern us: ``$1`` roles and ``$2`` databases by
     name (JSON arrays), ``$3`` the beginning of this project's marks, ``$4`` known accounts (JSON array)."""
     table, password = ("pg_authid", "a.rolpassword") if facts.superuser else ("pg_roles", "NULL::text")
+    attributes = ", ".join(f"'{known.field}', {known.column}" for known in ATTRIBUTES)
     options = "am.inherit_option, am.set_option" if facts.membership_options else "NULL::bool, NULL::bool"
     return f"""
 WITH named_role AS MATERIALIZED (SELECT value FROM json_array_elements_text($1::json)),
@@ -154,9 +156,8 @@ database AS MATERIALIZED (
 SELECT json_build_object(
   'known', (SELECT json_agg(rolname) FROM pg_roles WHERE rolname IN (SELECT json_array_elements_text($4::json))),
   'roles', (SELECT json_agg(json_build_object(
-      'name', rolname, 'mark', mark, 'login', rolcanlogin, 'inherit', rolinherit, 'superuser', rolsuper,
-      'createdb', rolcreatedb, 'createrole', rolcreaterole, 'replication', rolreplication, 'bypassrls', rolbypassrls,
-      'connection_limit', rolconnlimit, 'valid_until', nullif(rolvaliduntil, 'infinity'), 'held', held)) FROM role),
+      'name', rolname, 'mark', mark, {attributes}, 'connection_limit', rolconnlimit,
+      'valid_until', nullif(rolvaliduntil, 'infinity'), 'held', held)) FROM role),
   'memberships', (SELECT json_agg(json_build_array(
       pg_get_userbyid(am.roleid), pg_get_userbyid(am.member), pg_get_userbyid(am.grantor), am.admin_option, {options}))
     FROM pg_auth_members am
@@ -289,13 +290,7 @@ def _role(
         name=row["name"],
         app=owner.app if owner else None,
         owner=owner,
-        login=row["login"],
-        inherit=row["inherit"],
-        superuser=row["superuser"],
-        createdb=row["createdb"],
-        createrole=row["createrole"],
-        replication=row["replication"],
-        bypassrls=row["bypassrls"],
+        **{known.field: row[known.field] for known in ATTRIBUTES},
         connection_limit=row["connection_limit"],
         valid_until=row["valid_until"],
         password=password,

@@ -24,20 +24,22 @@ class Login:
 
     user: str
     password: Secret
-
-    @property
-    def slot(self) -> str:
-        return self.user.rpartition("_")[2]
+    slot: str
 
 
 def logins(tenant: Tenant) -> Iterator[Login]:
     """Every login that the app was given; first the one it works with."""
     prefix = tenant.app.id.upper()
-    for variable in ("DATABASE_URL", f"{prefix}_DB_READONLY_URL", f"{prefix}_DB_MIGRATE_URL"):
+    variables = {
+        "user": "DATABASE_URL",
+        "readonly": f"{prefix}_DB_READONLY_URL",
+        "migrate": f"{prefix}_DB_MIGRATE_URL",
+    }
+    for slot, variable in variables.items():
         address = tenant.env.get(variable)
         if isinstance(address, Secret):
             parts = urlsplit(address.reveal())
-            yield Login(unquote(parts.username or ""), Secret(unquote(parts.password or "")))
+            yield Login(unquote(parts.username or ""), Secret(unquote(parts.password or "")), slot)
 
 
 def enter(tenant: Tenant, login: Login, database: str = "") -> Wire:

@@ -19,6 +19,7 @@ from multidb.errors import Refused
 from multidb.model import App, Owner, Statement, StoreContext
 from multidb.provisioners.postgres.backup.places import place_mark, place_names
 from multidb.provisioners.postgres.provision.resources import PostgresFacts, derived_names
+from multidb.provisioners.postgres.provision.roles import POWERS
 from multidb.provisioners.postgres.provision.statements import ending_sessions, identifier, literal, mark
 
 __all__ = ["orphans", "removal", "suspension"]
@@ -32,7 +33,7 @@ function of the app would then have."""
 # $1: the beginning of the app's marks, $2: the beginning of the marks of its places, $3: all names of roles and
 # databases that it may have. A database that nobody may enter and that has no mark yet is half made: ours, since the
 # name is. "elsewhere": databases in which a role of the app owns something or holds a right, as the server keeps track.
-_REMAINS = """
+_REMAINS = f"""
 WITH role AS MATERIALIZED (
   SELECT r.oid, r.rolname, r.rolcanlogin FROM pg_roles r
   JOIN pg_shdescription c ON c.objoid = r.oid AND c.classoid = 'pg_authid'::regclass
@@ -60,10 +61,10 @@ SELECT json_build_object(
                 WHERE s.refclassid = 'pg_authid'::regclass AND s.refobjid IN (SELECT oid FROM role)
                   AND s.dbid NOT IN (SELECT oid FROM database)
                   AND NOT (s.classid = 'pg_database'::regclass AND s.objid IN (SELECT oid FROM database))),
-  'heir', (SELECT CASE WHEN r.rolsuper OR r.rolcanlogin OR r.rolcreaterole OR r.rolcreatedb OR r.rolreplication
-                         OR r.rolbypassrls OR EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid)
+  'heir', (SELECT CASE WHEN r.rolcanlogin OR {" OR ".join(f"r.{power.column}" for power in POWERS)}
+                         OR EXISTS (SELECT FROM pg_auth_members m WHERE m.member = r.oid)
                        THEN 'strong' ELSE 'weak' END FROM pg_roles r WHERE r.rolname = 'multidb__left'),
-  'maintenance', current_database())"""
+  'maintenance', current_database())"""  # noqa: S608
 
 
 _HEIRS_COMMENT = "multidb: owns what removed apps have left in databases of others"

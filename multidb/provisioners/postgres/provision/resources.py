@@ -15,6 +15,7 @@ from urllib.parse import quote, urlencode
 from multidb.model import App, DerivedName, Endpoint, Facts, Finding, Isolation, Level, Owner, Resource, StoreContext
 from multidb.provisioners.postgres.provision import scram
 from multidb.provisioners.postgres.provision.options import NAME_LIMIT, STORE, AppOptions, ServerOptions, duration_text
+from multidb.provisioners.postgres.provision.roles import AppNames
 from multidb.secrets import Secret, SecretRef, SecretSpec
 
 __all__ = [
@@ -223,35 +224,9 @@ class Interior(Resource):
 # ---------------------------------------------------------------------------------------------------- names, secrets
 
 
-@dataclass(frozen=True, slots=True)
-class _Names:
-    """The names of one app on the server."""
-
-    database: str
-    owner: str
-    rw: str
-    ro: str
-    user: str
-    standby: str  # the second login that a rotation needs
-    readonly: str
-    migrate: str
-    over_quota: str  # what an app over its quota becomes instead of the owner
-
-    @classmethod
-    def of(cls, app_id: str) -> _Names:
-        suffixes = ("owner", "rw", "ro", "user", "user_b", "readonly", "migrate", "restricted")
-        return cls(app_id, *(f"{app_id}_{suffix}" for suffix in suffixes))
-
-
-def logins_of(app_id: str) -> frozenset[str]:
-    """The names of every login that the app may have."""
-    names = _Names.of(app_id)
-    return frozenset({names.user, names.standby, names.readonly, names.migrate})
-
-
 def derived_names(app: App) -> tuple[DerivedName, ...]:
     """Every name that the app takes on a server, now or when its credentials are rotated."""
-    names = _Names.of(app.id)
+    names = AppNames.of(app.id)
     roles = {
         names.owner: "the owner role",
         names.rw: "the read-write role",
@@ -308,7 +283,7 @@ def desired(apps: Sequence[App], context: StoreContext) -> tuple[Resource, ...]:
 
 
 def _of_app(app: App, context: StoreContext, facts: PostgresFacts) -> Iterator[Resource]:
-    options, names, owner = AppOptions.of(app.stores[STORE]), _Names.of(app.id), Owner(context.project, app.id)
+    options, names, owner = AppOptions.of(app.stores[STORE]), AppNames.of(app.id), Owner(context.project, app.id)
     read_only = app.id in context.read_only
     yield from _roles(app, names, owner, options, login=app.id not in context.closed)
     if read_only:
@@ -320,7 +295,7 @@ def _of_app(app: App, context: StoreContext, facts: PostgresFacts) -> Iterator[R
     yield _interior(app, names, options, facts, read_only=read_only)
 
 
-def _roles(app: App, names: _Names, owner: Owner, options: AppOptions, *, login: bool) -> Iterator[Role]:
+def _roles(app: App, names: AppNames, owner: Owner, options: AppOptions, *, login: bool) -> Iterator[Role]:
     for name, purpose in (
         (names.owner, "owns what is in the database"),
         (names.rw, "reads and writes"),
@@ -336,7 +311,7 @@ def _roles(app: App, names: _Names, owner: Owner, options: AppOptions, *, login:
     purposes = {"user": "login of the app", "readonly": "read-only login", "migrate": "login for migrations"}
     for slot in _logins(options):
         yield Role(
-            name=f"{app.id}_{slot}",
+            name=names.login(slot),
             app=app.id,
             owner=owner,
             login=login,
@@ -350,7 +325,7 @@ def _roles(app: App, names: _Names, owner: Owner, options: AppOptions, *, login:
 
 
 def _memberships(
-    app: App, names: _Names, options: AppOptions, facts: PostgresFacts, *, read_only: bool
+    app: App, names: AppNames, options: AppOptions, facts: PostgresFacts, *, read_only: bool
 ) -> Iterator[Membership]:
     def member_of(role: str, member: str, *, inherit: bool, set_role: bool) -> Membership:
         known = facts.membership_options
@@ -377,7 +352,7 @@ def _memberships(
         yield member_of(names.owner, facts.admin, inherit=True, set_role=True)
 
 
-def _database_privileges(names: _Names, options: AppOptions) -> frozenset[tuple[str, str]]:
+def _database_privileges(names: AppNames, options: AppOptions) -> frozenset[tuple[str, str]]:
     becomes_owner = names.migrate if options.roles == "split" else names.user
     return frozenset(
         {
@@ -392,7 +367,7 @@ def _database_privileges(names: _Names, options: AppOptions) -> frozenset[tuple[
     )
 
 
-def _settings(app: App, names: _Names, options: AppOptions, *, read_only: bool) -> Iterator[Settings]:
+def _settings(app: App, names: AppNames, options: AppOptions, *, read_only: bool) -> Iterator[Settings]:
     limits = {
         ("statement_timeout", duration_text(options.statement_timeout)),
         ("idle_in_transaction_session_timeout", duration_text(options.idle_in_transaction_session_timeout)),
@@ -415,7 +390,7 @@ def _settings(app: App, names: _Names, options: AppOptions, *, read_only: bool) 
         )
 
 
-def _interior(app: App, names: _Names, options: AppOptions, facts: PostgresFacts, *, read_only: bool) -> Interior:
+def _interior(app: App, names: AppNames, options: AppOptions, facts: PostgresFacts, *, read_only: bool) -> Interior:
     rw, ro = names.rw, names.ro
     split = options.roles == "split"
     # A login that does not become the owner owns what it makes, where it was let into a schema, until the next apply.
@@ -447,7 +422,7 @@ def _interior(app: App, names: _Names, options: AppOptions, facts: PostgresFacts
 
 
 def _default_privileges(
-    maker: str, names: _Names, options: AppOptions, facts: PostgresFacts, read_only: bool
+    maker: str, names: AppNames, options: AppOptions, facts: PostgresFacts, read_only: bool
 ) -> Iterator[tuple[str, str, str]]:
     """(TABLES, grantee, privilege) on what `maker` will make: the same whoever makes it, so that nothing changes for
     the others when an apply gives it to the owner. Types need none: everybody may use them."""
@@ -498,7 +473,7 @@ def _env_at(app: App, endpoint: Endpoint, secret: Callable[[SecretRef], Secret])
         password = quote(secret(password_ref(app.id, login)).reveal(), safe="")
         host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
         tail = f"?{urlencode(tls, safe='/')}" if tls else ""
-        user, database = quote(f"{app.id}_{login}", safe=""), quote(app.id, safe="")
+        user, database = quote(AppNames.of(app.id).login(login), safe=""), quote(app.id, safe="")
         return Secret(f"{scheme}://{user}:{password}@{host}:{endpoint.port}/{database}{tail}")
 
     prefix = app.id.upper()

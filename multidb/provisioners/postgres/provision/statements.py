@@ -23,9 +23,9 @@ from multidb.provisioners.postgres.provision.resources import (
     Role,
     ServerDatabase,
     Settings,
-    logins_of,
     verifier_ref,
 )
+from multidb.provisioners.postgres.provision.roles import ATTRIBUTES, AppNames
 
 __all__ = [
     "NOTHING_PREPARED",
@@ -132,16 +132,6 @@ def _server_database(change: Change, database: ServerDatabase, facts: PostgresFa
 
 # ----------------------------------------------------------------------------------------------- roles, memberships
 
-_FLAGS = {
-    "login": "LOGIN",
-    "inherit": "INHERIT",
-    "superuser": "SUPERUSER",
-    "createdb": "CREATEDB",
-    "createrole": "CREATEROLE",
-    "replication": "REPLICATION",
-    "bypassrls": "BYPASSRLS",
-}
-
 
 def _role(change: Change, role: Role) -> tuple[Statement, ...]:
     name = identifier(role.name)
@@ -152,17 +142,15 @@ def _role(change: Change, role: Role) -> tuple[Statement, ...]:
     binds = (("verifier", verifier_ref(role.app, role.secret)),) if sends_password else ()
     # Only what changes is named: naming SUPERUSER at all takes a superuser.
     if change.action is Action.CREATE:
-        words = ["LOGIN" if role.login else "NOLOGIN"]
-        words += [] if role.inherit else ["NOINHERIT"]
-        words += [] if role.connection_limit < 0 else [f"CONNECTION LIMIT {role.connection_limit}"]
+        named = [known for known in ATTRIBUTES if known.field == "login" or getattr(role, known.field) != known.default]
+        words = [] if role.connection_limit < 0 else [f"CONNECTION LIMIT {role.connection_limit}"]
     else:
-        words = [
-            word if getattr(role, field) else f"NO{word}" for field, word in _FLAGS.items() if change.changed(field)
-        ]
-        words += [f"CONNECTION LIMIT {role.connection_limit}"] if change.changed("connection_limit") else []
+        named = [known for known in ATTRIBUTES if change.changed(known.field)]
+        words = [f"CONNECTION LIMIT {role.connection_limit}"] if change.changed("connection_limit") else []
         words += ["VALID UNTIL 'infinity'"] if change.changed("valid_until") else []
         words += ["PASSWORD NULL"] if change.changed("password") and not sends_password else []
     words += ["PASSWORD :'verifier'"] if sends_password else []
+    words = [*(known.word(getattr(role, known.field)) for known in named), *words]
     result = []
     if words:
         verb = "CREATE" if change.action is Action.CREATE else "ALTER"
@@ -339,7 +327,7 @@ def _objects(live: Interior | None, facts: PostgresFacts) -> Iterator[str]:
         return
     assert live.app is not None
     # Who is no superuser takes things from roles that it belongs to; it administers the app's, so it may join them.
-    joining = () if facts.superuser else sorted(live.misowners & logins_of(live.app))
+    joining = () if facts.superuser else sorted(live.misowners & AppNames.of(live.app).logins)
     for login in joining:
         yield _joined(login, facts)
     for kind, name in sorted(live.misowned, key=lambda entry: (entry[0] != "SCHEMA", entry)):

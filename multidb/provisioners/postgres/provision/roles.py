@@ -1,0 +1,76 @@
+"""What an app's roles and logins are called, and what a role may be: for all that makes, alters or reads them. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+__all__ = ["ATTRIBUTES", "POWERS", "AppNames", "RoleAttribute"]
+
+
+@dataclass(frozen=True, slots=True)
+class RoleAttribute:
+    """Something that a role is or is not (https://www.postgresql.org/docs/current/role-attributes.html).
+
+    Args:
+        field: its field in `Role`.
+        keyword: of CREATE ROLE and ALTER ROLE; with NO before it the role is not.
+        column: of pg_roles and pg_authid.
+        default: what CREATE ROLE makes of a role for which it is not named.
+    """
+
+    field: str
+    keyword: str
+    column: str
+    default: bool = False
+
+    def word(self, has: bool) -> str:
+        """The word of CREATE ROLE and ALTER ROLE for it: ``CREATEDB``, ``NOCREATEDB``."""
+        return self.keyword if has else f"NO{self.keyword}"
+
+
+POWERS: Final = (
+    RoleAttribute("superuser", "SUPERUSER", "rolsuper"),
+    RoleAttribute("createdb", "CREATEDB", "rolcreatedb"),
+    RoleAttribute("createrole", "CREATEROLE", "rolcreaterole"),
+    RoleAttribute("replication", "REPLICATION", "rolreplication"),
+    RoleAttribute("bypassrls", "BYPASSRLS", "rolbypassrls"),
+)
+"""With any of these a role reaches what is not its own: no role of an app has one."""
+
+ATTRIBUTES: Final = (
+    RoleAttribute("login", "LOGIN", "rolcanlogin"),
+    RoleAttribute("inherit", "INHERIT", "rolinherit", default=True),
+    *POWERS,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AppNames:
+    """The names of one app on a server."""
+
+    database: str
+    owner: str
+    rw: str
+    ro: str
+    user: str
+    standby: str  # the second login that a rotation needs
+    readonly: str
+    migrate: str
+    over_quota: str  # what an app over its quota becomes instead of the owner
+    stand_in: str  # the owner of what a set holds of an app that has no roles here
+
+    @classmethod
+    def of(cls, app_id: str) -> AppNames:
+        """Those of the app."""
+        suffixes = ("_owner", "_rw", "_ro", "_user", "_user_b", "_readonly", "_migrate", "_restricted", "__owner")
+        return cls(app_id, *(app_id + suffix for suffix in suffixes))
+
+    def login(self, slot: str) -> str:
+        """The login of the slot: ``user``, ``readonly``, ``migrate``."""
+        return {"user": self.user, "readonly": self.readonly, "migrate": self.migrate}[slot]
+
+    @property
+    def logins(self) -> frozenset[str]:
+        """Every login that the app may have."""
+        return frozenset({self.user, self.standby, self.readonly, self.migrate})

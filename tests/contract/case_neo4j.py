@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from neo4j import exceptions
 
 from multidb.errors import RuntimeUnavailable
 from multidb.model import Endpoint, Owner, Server
+from multidb.ports import choose
 from multidb.provisioners.neo4j import PROVISIONER
 from multidb.provisioners.neo4j.hosting import jars, program
 from multidb.provisioners.neo4j.provision.cypher import quoted
@@ -33,12 +33,6 @@ ENTERPRISE = "MULTIDB_TEST_NEO4J_ENTERPRISE"
 _REFUSALS = ("Neo.ClientError.Security.", "Neo.ClientError.Database.DatabaseNotFound")
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextlib.contextmanager
 def community(folder: Path, app: str | None = None) -> Iterator[RealServer]:
     """A Community server in `folder`; with `app` it is that app's own, as the embedded runtime would make it."""
@@ -49,7 +43,7 @@ def community(folder: Path, app: str | None = None) -> Iterator[RealServer]:
         library = jars.fetch_neo4j(lambda *_: None)
     except RuntimeUnavailable as error:
         pytest.skip(f"Neo4j's jars cannot be had: {error.message}")
-    port, admin = free_port(), generate()
+    port, admin = choose(()), generate()
     program.prepare(folder, bolt_port=port, password=admin, heap="384m")
     argv = program.command(java, library, folder, "384m")
 

@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import shutil
-import socket
 import subprocess
 import time
 import uuid
@@ -25,6 +24,7 @@ import httpx
 import pytest
 
 from multidb.model import Endpoint, Server
+from multidb.ports import choose
 from multidb.provisioners.qdrant import PROVISIONER
 from multidb.provisioners.qdrant.provision.options import ServerOptions
 from multidb.secrets import Secret
@@ -69,9 +69,10 @@ def real_server(
         yield _given(where)
         return
     key = "a-key-of-the-tests-with-more-than-32-bytes" if api_key is None else api_key
-    http, grpc = _free_port(), _free_port()
+    http = choose(())
+    grpc = choose({http})
     config = folder / "config.yaml"
-    peers = _free_port() if cluster else None
+    peers = choose({http, grpc}) if cluster else None
     told = {"cluster": {"enabled": True, "p2p": {"port": peers}}} if peers else {}
     config.write_text(json.dumps(server_config(folder, http, grpc, key, rbac) | told))
     process = _start(where, config, folder, http, peers)
@@ -143,13 +144,6 @@ def _start(binary: str, config: Path, folder: Path, port: int, peers: int | None
         time.sleep(0.05)
     process.kill()
     raise AssertionError(f"the server is not ready after 60 s: {(folder / 'log').read_text()}")
-
-
-def _free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        port: int = found.getsockname()[1]
-        return port
 
 
 def use(tenant: Tenant) -> None:

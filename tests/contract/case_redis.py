@@ -7,7 +7,6 @@ import hashlib
 import importlib.util
 import os
 import shutil
-import socket
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +18,7 @@ import pytest
 import redis
 
 from multidb.model import Endpoint, Server
+from multidb.ports import choose
 from multidb.provisioners.redis import PROVISIONER
 from multidb.provisioners.redis.provision.options import ServerOptions
 from multidb.provisioners.redis.provision.resources import parse_mark
@@ -59,12 +59,6 @@ def redis_8_binary() -> str:
     return str(Path(spec.origin).parent / "bin" / "redis-server")
 
 
-def free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @contextlib.contextmanager
 def real_server(
     folder: Path, *, binary: Callable[[], str], settings: Sequence[str] = (), keep_users: str = "aclfile"
@@ -74,7 +68,7 @@ def real_server(
     Args:
         keep_users: "aclfile", "config" (in the configuration file) or "none" (no file at all).
     """
-    program, port = binary(), free_port()
+    program, port = binary(), choose(())
     digest = hashlib.sha256(PASSWORD.encode()).hexdigest()
     users = ["user default off -@all", f"user {ADMIN} on #{digest} ~* &* +@all"]
     options = [f"port {port}", "bind 127.0.0.1", f"dir {folder}", "databases 64", 'save ""', *settings]

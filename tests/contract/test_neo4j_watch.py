@@ -19,12 +19,13 @@ from multidb.engine import Engine
 from multidb.errors import AuthenticationFailed, ServerDown, ServerSlow
 from multidb.fleet import Scope
 from multidb.model import Hole, Inspection, Outcome, Probe, Status, Tenant
+from multidb.ports import choose
 from multidb.provisioners.neo4j import PROVISIONER
 from multidb.provisioners.neo4j.driver.connection import Bolt
 from multidb.provisioners.neo4j.observe.health import check_health
 from multidb.provisioners.neo4j.provision.options import ServerOptions
 from multidb.secrets import Secret
-from tests.contract.case_neo4j import as_admin, emptied, free_port
+from tests.contract.case_neo4j import as_admin, emptied
 from tests.contract.test_neo4j_servers import applied, engine_of
 from tests.support.case import RealServer
 
@@ -191,7 +192,7 @@ def test_what_settings_open_is_found_and_the_printed_lines_close_it(own: RealSer
         "dbms.security.allow_csv_import_from_file_urls": "true",
         "internal.dbms.cypher_ip_blocklist": "10.0.0.0/8",
         "server.http.enabled": "true",
-        "server.http.listen_address": f"127.0.0.1:{free_port()}",
+        "server.http.listen_address": f"127.0.0.1:{choose(())}",
         "dbms.security.http_auth_allowlist": "/,/browser.*,/db/.*",
     }
     try:

@@ -24,6 +24,7 @@ import pytest
 from multidb.engine import Engine
 from multidb.environment import environment
 from multidb.fleet import Fleet
+from multidb.ports import choose
 from multidb.project import load_deployment, load_project
 from tests.support.postgres_servers import SUPERUSER, Cluster, cluster
 
@@ -50,12 +51,6 @@ def server() -> Iterator[Cluster]:
         yield made
 
 
-def _port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _set_up(server: Cluster, script: Path) -> None:
     subprocess.run(
         ["sh", script],
@@ -77,7 +72,7 @@ def _set_up(server: Cluster, script: Path) -> None:
 @contextlib.contextmanager
 def _pooler(program: str, rendered: str, server: Cluster) -> Iterator[int]:
     """PgBouncer with the rendered configuration; only where Postgres is, and where it listens itself, is changed."""
-    port = _port()
+    port = choose(())
     with tempfile.TemporaryDirectory(prefix="mdb-pgb-") as folder:
         users, config = Path(folder) / "userlist.txt", Path(folder) / "pgbouncer.ini"
         users.write_text(f'"multidb_pgbouncer" "{PASSWORD}"\n')

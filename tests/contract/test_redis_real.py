@@ -18,6 +18,7 @@ import redis
 from multidb.errors import Locked, NotAllowed, ServerError, StatementFailed, UsageError, WrongVersion
 from multidb.model import Action, App, Change, Endpoint, Inspection, Isolation, Server, Statement, StoreContext
 from multidb.plan import diff
+from multidb.ports import choose
 from multidb.provisioners.redis import PROVISIONER
 from multidb.provisioners.redis.provision.numbers import lock_number
 from multidb.provisioners.redis.provision.options import AppOptions, ServerOptions
@@ -29,7 +30,6 @@ from tests.contract.case_redis import (
     ADMIN,
     as_admin,
     as_app,
-    free_port,
     real_server,
     redis_binary,
     refusals,
@@ -535,7 +535,7 @@ def test_who_loses_the_lock_stops(project: Project, monkeypatch: pytest.MonkeyPa
 def test_each_node_of_a_cluster_has_a_lock_of_its_own(tmp_path: Path) -> None:
     """A node refuses keys whose slots are another's; whoever works on that node still finds the same lock."""
     with contextlib.ExitStack() as stack:
-        nodes, buses = [], [free_port(), free_port()]
+        nodes, buses = [], [bus := choose(()), choose({bus})]
         for bus in buses:
             folder = tmp_path / str(bus)
             folder.mkdir()

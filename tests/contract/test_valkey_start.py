@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 
+from multidb.ports import choose
 from tests.support.command import REPOSITORY
 
 pytestmark = pytest.mark.server
@@ -28,9 +29,7 @@ def _server() -> Path:
 @contextlib.contextmanager
 def _container(folder: Path, password: str) -> Iterator[int]:
     """Starts the server as the container does; `folder` is its data volume. The port that it listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    port = choose(())
     mounted, programs, data = folder / "mounted", folder / "programs", folder / "data"
     for each in (mounted, programs, data):
         each.mkdir(exist_ok=True)

@@ -8,7 +8,6 @@ import pwd
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -21,6 +20,7 @@ import psycopg
 import pytest
 
 from multidb.model import Endpoint, Server
+from multidb.ports import choose
 from multidb.secrets import Secret
 
 SUPERUSER = "postgres"
@@ -133,7 +133,7 @@ def cluster(major: int, *, shipped: Mapping[str, str] | None = None, **settings:
     folder.chmod(0o755)
     if shipped is not None:
         programs, settings = _with_extensions(programs, folder / "own", major, shipped, settings)
-    made = Cluster(programs, folder / "data", _free_port(), secrets.token_urlsafe(), secrets.token_urlsafe())
+    made = Cluster(programs, folder / "data", choose(()), secrets.token_urlsafe(), secrets.token_urlsafe())
     made.settings = settings
     made.data.mkdir(mode=0o700)
     password_file = folder / "password"
@@ -201,9 +201,3 @@ def _as_nobody() -> dict[str, Any]:
         return {}
     nobody = pwd.getpwnam("nobody")
     return {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
-
-
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])

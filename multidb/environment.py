@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from functools import partial
 
 from multidb.access import StoreAccess, access_of, record_access
-from multidb.errors import MultidbError
-from multidb.fleet import Fleet
-from multidb.model import App, Endpoint, Facts, Server, StoreContext
+from multidb.errors import MultidbError, ServerDown
+from multidb.fleet import Fleet, Scope
+from multidb.model import App, Endpoint, Facts, Server, StoreContext, listed
 from multidb.provisioners import provisioner
+from multidb.runtime import ServerState
 from multidb.secrets import Secret, SecretRef
 from multidb.variables import Reached, variables
 
@@ -44,7 +45,7 @@ def environment(fleet: Fleet, app: str, stores: Iterable[str] | None = None) -> 
 
     Raises:
         UsageError: no such app, or it has no credentials yet.
-        ServerError: a server has to be asked for something and does not answer.
+        ServerError: a server has no address yet; or has to be asked for something and does not answer.
     """
     ((_, variables),) = environments(fleet, [app], stores)
     if isinstance(variables, MultidbError):
@@ -64,7 +65,11 @@ def environments(
     entries = [fleet.app(name) for name in apps]
     servers = _servers_of(fleet, entries, stores)
     endpoints, contexts = fleet.runtime.app_endpoints(), _Contexts(fleet)
+    unknown = _without_address(fleet, apps, stores)
     for app in entries:
+        if app.id in unknown:
+            yield app.id, unknown[app.id]
+            continue
         reached = [contexts.reached(server, endpoints[server.name]) for server in servers[app.id]]
         secrets = _Secrets(fleet)
         try:
@@ -94,6 +99,24 @@ def standing(fleet: Fleet, app: str) -> dict[str, StoreAccess]:
         record_access(fleet.state.folder, server.name, access, fleet.project.apps)
         accesses[server.store] = access[app]
     return accesses
+
+
+def _without_address(fleet: Fleet, apps: Sequence[str], stores: Iterable[str] | None) -> dict[str, ServerDown]:
+    """By app, what is wrong with servers of its that were never started: half of an env file would be taken for all.
+    What cannot be had on this machine is left out."""
+    scope = Scope(apps=frozenset(apps), stores=None if stores is None else frozenset(stores))
+    names: dict[str, list[str]] = {}
+    for status, users in fleet.missing(scope):
+        for app in users if status.state is not ServerState.SKIPPED else ():
+            names.setdefault(app.id, []).append(status.name)
+    return {
+        app: ServerDown(
+            f"{listed(unknown)} {'was' if len(unknown) == 1 else 'were'} never started, so there is no address yet",
+            where=f"app {app}",
+            hint=f"start what is missing: multidb up; or name what there is: multidb env {app} --store NAME",
+        )
+        for app, unknown in names.items()
+    }
 
 
 def _servers_of(fleet: Fleet, apps: Sequence[App], stores: Iterable[str] | None) -> dict[str, list[Server]]:

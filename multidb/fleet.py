@@ -147,7 +147,7 @@ class Fleet:
         """
         servers = self.servers(scope)
         answers = side_by_side(lambda server: self._answer(server, scope, work), servers, at_once=SERVERS_AT_ONCE)
-        return [*answers, *(_of_missing(status, users) for status, users in self._missing(scope))]
+        return [*answers, *(_of_missing(status, users) for status, users in self.missing(scope))]
 
     def _answer(self, server: Server, scope: Scope, work: Callable[[Server], T]) -> Answer[T]:
         apps = tuple(filter(scope.wants, self.apps_of(server)))
@@ -156,7 +156,7 @@ class Fleet:
         except MultidbError as error:
             return Answer(server.name, server.store, apps, server, error=error)
 
-    def _missing(self, scope: Scope) -> Iterator[tuple[ServerStatus, tuple[App, ...]]]:
+    def missing(self, scope: Scope) -> Iterator[tuple[ServerStatus, tuple[App, ...]]]:
         """The servers that were not started, or are not to be had here, with the apps in scope that want them."""
         apps = [app for app in self.project.apps.values() if scope.wants(app)]
         names = {app.id: set(self.runtime.names_for(app)) for app in apps}

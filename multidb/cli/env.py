@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from multidb.cli.options import AppArgument, Run, StoresOption, examples, with_run
+from multidb.errors import UsageError
 from multidb.render.env import EnvFormat, env_text
+from multidb.secrets import Secret
 
 if TYPE_CHECKING:
     from multidb.answers import AppAnswer
@@ -22,6 +25,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "multidb env lernmi --reveal > .env",
         'eval "$(multidb env lernmi --format export --reveal)"',
         "multidb env lernmi --format k8s-secret --reveal | kubectl apply -f -",
+        "multidb env lernmi DATABASE_URL",
         "multidb env lernmi --write",
     )
 )
@@ -29,25 +33,50 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
 def env(
     run: Run,
     name: AppArgument,
+    variable: Annotated[
+        str | None, typer.Argument(metavar="VARIABLE", help="Print the value of this one and nothing else.")
+    ] = None,
     stores: StoresOption = None,
     form: Annotated[EnvFormat, typer.Option("--format", help="How to print them.")] = EnvFormat.DOTENV,
     reveal: Annotated[bool, typer.Option("--reveal", help="Print secret values instead of ***.")] = False,
     write: Annotated[bool, typer.Option("--write", help="Write apps/NAME/.env (mode 0600) instead.")] = False,
 ) -> int:
-    """Print the variables with which an app reaches its stores. Secrets show as *** unless --reveal is given."""
+    """Print the variables with which an app reaches its stores. Secrets show as *** unless --reveal is given.
+
+    With a VARIABLE its value alone is printed, in clear, since it was asked for by name. No server has to be up; one
+    that was never started has no address, and that is an error (exit 4).
+    """
     if write:
         from multidb.cli.env_files import write_env_files
+        from multidb.environment import environment
         from multidb.manifest import app_id
 
-        write_env_files(run.fleet(run.output), run.output, [app_id(name)])
+        fleet = run.fleet(run.output)
+        environment(fleet, app_id(name))  # here, what is wrong with it is the answer
+        write_env_files(fleet, run.output, [app_id(name)])
         return 0
     variables = _variables(run, name, stores)
+    if variable is not None:
+        value = _value(variables, variable)
+        typer.echo(json.dumps({variable: value}, indent=2) if run.json else value)
+        return 0
     form = EnvFormat.JSON if run.json else form
     text = env_text(variables.app, variables.env, form, masked=not reveal)
     typer.echo(
         text if form is not EnvFormat.JSON else json.dumps(json.loads(text), indent=2), nl=form is EnvFormat.JSON
     )
     return 0
+
+
+def _value(variables: AppAnswer | Environment, name: str) -> str:
+    value = variables.env.get(name)
+    if value is None:
+        near = get_close_matches(name, variables.env, 1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise UsageError(
+            f"it has no variable {name}", where=f"app {variables.app}", hint=f"{meant}all: multidb env {variables.app}"
+        )
+    return value.reveal() if isinstance(value, Secret) else value
 
 
 def _variables(run: Run, name: str, stores: list[str] | None) -> AppAnswer | Environment:

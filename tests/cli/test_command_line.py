@@ -103,6 +103,18 @@ def test_an_app_that_is_not_there_is_said(shop: Folder, command: str, given: tup
     assert "eve" in run.err
 
 
+def test_half_of_an_env_file_is_not_taken_for_all(shop: Folder) -> None:
+    """Only the local mode of Qdrant has an address before anything was started."""
+    run = shop.run("env", "ann")
+    assert (run.code, run.out) == (4, "")
+    assert "postgres" in run.err
+    assert "never started" in run.err
+    assert "QDRANT_COLLECTION_ANN=ann_knowledge" in shop.ok("env", "ann", "--store", "qdrant").out
+    wrote = shop.run("env", "ann", "--write")
+    assert (wrote.code, "never started" in wrote.err) == (4, True)
+    assert not (shop.path / "apps").exists()
+
+
 def test_a_file_is_a_plan_and_a_name_an_app(shop: Folder) -> None:
     (shop.path / "other").write_text("{}")
     (shop.path / "ann").write_text("{}")

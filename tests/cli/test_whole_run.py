@@ -163,6 +163,16 @@ def test_env_masks_unless_asked(applied: Folder, form: str) -> None:
         assert password in revealed
 
 
+def test_one_variable_is_printed_by_itself(applied: Folder) -> None:
+    env = connections(applied, "bob")
+    for name in ("DATABASE_URL", "REDIS_PORT", "APP_NAME"):
+        assert applied.ok("env", "bob", name).out == f"{env[name]}\n"
+    assert applied.ok("env", "bob", "POSTGRES_USER", "--json").json() == {"POSTGRES_USER": "bob_user"}
+    assert urllib.parse.urlsplit(env["DATABASE_URL"]).password == env["POSTGRES_PASSWORD"]
+    wrong = applied.run("env", "bob", "DATABASE_URI")
+    assert (wrong.code, "did you mean DATABASE_URL?" in wrong.err, wrong.out) == (2, True, "")
+
+
 def test_statements_come_by_a_pipe_and_the_first_that_fails_ends_it(applied: Folder) -> None:
     done = applied.run("connect", "bob", "--json", stdin="SELECT\n 1 AS one;\nSELECT nothing;\nSELECT 2;\n")
     assert done.code == 1

@@ -263,7 +263,14 @@ def test_the_environment_survives_any_password() -> None:
         "BEEP_BOOP_DB_READONLY_URL",
         "BEEP_BOOP_DB_MIGRATE_URL",
         "DATABASE_URL_ASYNC",
+        "POSTGRES_HOST",
+        "POSTGRES_PORT",
+        "POSTGRES_DB",
+        "POSTGRES_USER",
+        "POSTGRES_PASSWORD",
     }
+    alone = ("::1", "5432", "beep_boop", "beep_boop_user", Secret(nasty))
+    assert tuple(variables[f"POSTGRES_{name}"] for name in ("HOST", "PORT", "DB", "USER", "PASSWORD")) == alone
     secret = variables["DATABASE_URL"]
     assert isinstance(secret, Secret)
     url = urlsplit(secret.reveal())

@@ -482,6 +482,11 @@ def _env_at(app: App, endpoint: Endpoint, secret: Callable[[SecretRef], Secret])
         f"{prefix}_DB_URL": url("user"),
         f"{prefix}_DB_READONLY_URL": url("readonly"),
         "DATABASE_URL_ASYNC": url("user", "postgresql+asyncpg", asyncpg),
+        "POSTGRES_HOST": endpoint.host,
+        "POSTGRES_PORT": str(endpoint.port),
+        "POSTGRES_DB": app.id,
+        "POSTGRES_USER": f"{app.id}_user",
+        "POSTGRES_PASSWORD": secret(password_ref(app.id, "user")),
     }
     if authority:
         variables["PGSSLROOTCERT"] = authority

@@ -1,20 +1,25 @@
-"""How quickly the command line answers: what needs no server, and `add-app` on all four stores with the servers up."""
+"""How quickly the command line answers: what needs no server, a plan and a look at the health of four apps on four
+stores, and `add-app` on all four with the servers up."""
 
 from __future__ import annotations
 
 import json
+import os
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
-from bench.ground import Result, open_engine, project, quiet, taking_turns
+from bench.ground import Result, admin, open_engine, project, quiet, taking_turns
+from multidb.access import StoreAccess, record_access
 from multidb.project import load_project
-from multidb.provisioners import STORES, provisioner
+from multidb.provisioners import INCLUDED, STORES, provisioner
 from multidb.provisioners.qdrant.provision.resources import token_ref
 from multidb.secrets import generate
 from multidb.state import ProjectState
@@ -22,15 +27,30 @@ from multidb.state import ProjectState
 RUNS = 9
 _MAIN = "from multidb.cli import main; main()"
 _LIBRARIES = "import typer, pydantic, yaml"
-_MODEL = f"{_LIBRARIES}\nclass Model(pydantic.BaseModel):\n    name: str"
+_BARE = """
+import json, os
+import neo4j, psycopg, redis, urllib3
+places = json.loads(os.environ["PLACES"])
+host, port, user, password = places["postgres"]
+with psycopg.connect(host=host, port=port, user=user, password=password, dbname="postgres") as connection:
+    connection.execute("SELECT 1").fetchall()
+host, port, user, password = places["redis"]
+redis.Redis(host=host, port=port, username=user or None, password=password).ping()
+host, port, user, password = places["neo4j"]
+with neo4j.GraphDatabase.driver(f"bolt://{host}:{port}", auth=(user, password)) as driver:
+    driver.execute_query("RETURN 1")
+host, port, user, password = places["qdrant"]
+assert urllib3.request("GET", f"http://{host}:{port}/collections", headers={"api-key": password}).status == 200
+"""
 
 
 def measure() -> list[Result]:
-    return [_help(), *_without_servers(), _add_app()]
+    return [_help(), *_without_servers(), *_with_servers(), _add_app()]
 
 
-def _python(code: str, *arguments: str, folder: Path | None = None) -> None:
-    subprocess.run([sys.executable, "-c", code, *arguments], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+def _python(code: str, *arguments: str, folder: Path | None = None, **variables: str) -> None:
+    command, env = [sys.executable, "-c", code, *arguments], {**os.environ, **variables}
+    subprocess.run(command, cwd=folder, env=env, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 def _help() -> Result:
@@ -42,26 +62,66 @@ def _help() -> Result:
 
 
 def _without_servers() -> list[Result]:
-    """Processor time of commands that the manifest and the records answer, for four apps on four stores."""
-    found = []
+    """Processor time of commands that the manifest and the records answer, for four apps on four stores: once what they
+    find is kept, and the first time after the manifest was changed."""
+    found, floor_is = [], f'python -c "{_LIBRARIES}"'
+    completion = {"_MULTIDB_COMPLETE": "complete_bash", "COMP_WORDS": "multidb e", "COMP_CWORD": "1"}
+    asked: list[tuple[list[str], dict[str, str]]] = [([], completion)]
+    asked += [(line.split(), {}) for line in ("--version", "validate", "env app0", "show app0")]
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         (folder / "multidb.yaml").write_text(json.dumps(_external()))
         _record(folder)
-        for arguments in (["--version"], ["validate"], ["env", "app0"]):
-            for code in (_LIBRARIES, _MODEL):
-                pairs = [
-                    (
-                        _processor_time(lambda: _python(_MAIN, *arguments, folder=folder)),  # noqa: B023
-                        _processor_time(lambda: _python(code)),  # noqa: B023
-                    )
-                    for _ in range(RUNS)
-                ]
-                ours, floor = (statistics.median(side) for side in zip(*pairs, strict=True))
-                floor_is = f'python -c "{_LIBRARIES}"' + ("" if code == _LIBRARIES else " and one model of one field")
-                what = f"multidb {arguments[0]}, four apps on four stores, processor time"
-                found.append(Result(what, ours, floor, floor_is, "at most 1.5", f"{ours:.2f} s"))
+        for arguments, variables in asked:
+            name = f"multidb {arguments[0]}" if arguments else "completion of `multidb e`"
+            for when in ("", ", first time") if arguments[1:] or arguments == ["validate"] else ("",):
+
+                def ours(arguments: list[str] = arguments, variables: dict[str, str] = variables) -> None:
+                    _python(_MAIN, *arguments, folder=folder, **variables)
+
+                def forget(when: str = when) -> None:
+                    if when:
+                        shutil.rmtree(folder / ".multidb" / "answers", ignore_errors=True)
+
+                ours()
+                what = f"{name}, four apps on four stores{when}"
+                found.append(_in_turns(what, ours, lambda: _python(_LIBRARIES), "at most 1.5", floor_is, forget))
     return found
+
+
+def _with_servers() -> list[Result]:
+    """Processor time of commands that ask every server."""
+    entries = "".join(f"  app{number}: {{}}\n" for number in range(4))
+    with project(entries, servers="{neo4j: {isolation: label}}") as folder:
+        engine = open_engine(folder)
+        engine.apply()
+        places = {store: admin(engine, store) for store in INCLUDED}
+
+        def bare() -> None:
+            _python(_BARE, folder=folder, PLACES=json.dumps(places))
+
+        floor_is = "the drivers, a connection and one question to each of the four servers"
+        return [
+            _in_turns(f"multidb {line}, four apps on four stores", ours, bare, "at most 1.3", floor_is)
+            for line in ("plan --check", "health")
+            for ours in [partial(_python, _MAIN, *line.split(), folder=folder)]
+        ]
+
+
+def _in_turns(
+    what: str,
+    ours: Callable[[], object],
+    floor: Callable[[], object],
+    promise: str,
+    floor_is: str,
+    before: Callable[[], object] = lambda: None,
+) -> Result:
+    pairs = []
+    for _ in range(RUNS):
+        before()
+        pairs.append((_processor_time(ours), _processor_time(floor)))
+    mine, bare = (statistics.median(side) for side in zip(*pairs, strict=True))
+    return Result(f"{what}, processor time", mine, bare, floor_is, promise, f"{mine:.2f} s")
 
 
 def _external() -> dict[str, object]:
@@ -92,6 +152,9 @@ def _record(folder: Path) -> None:
         numbers["redis"] = {app.id: number for number, app in enumerate(apps, 1)}
     specs = [spec.ref for store in STORES for app in apps for spec in provisioner(store).secrets(app)]
     state.secrets.put({ref: generate() for ref in [*specs, *(token_ref(app.id) for app in apps)]})
+    for store in INCLUDED:
+        access = StoreAccess("enforced", "kept for a benchmark", ("its place",), "2026-11-28T20:00:00+00:00")
+        record_access(state.folder, store, {app.id: access for app in apps}, [app.id for app in apps])
 
 
 def _add_app() -> Result:

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, TypeAlias
 
 import typer
 
 from multidb.cli.output import Output
 from multidb.errors import MultidbError
 from multidb.fleet import Fleet
-from multidb.notification import Delivery, Notifier
+
+if TYPE_CHECKING:
+    from multidb.notification import Delivery, Notifier
 
 __all__ = ["NotifyOption", "tell", "teller"]
 
@@ -18,7 +20,7 @@ NotifyOption = Annotated[
     bool, typer.Option("--notify", help="Tell whom the manifest names (notify) what began, what goes on, what is over.")
 ]
 
-About = Callable[[Notifier], list[Delivery]]
+About: TypeAlias = "Callable[[Notifier], list[Delivery]]"
 
 
 def tell(output: Output, fleet: Fleet, about: About) -> None:
@@ -29,6 +31,8 @@ def tell(output: Output, fleet: Fleet, about: About) -> None:
 def teller(output: Output, fleet: Fleet) -> Callable[[About], None]:
     """`tell` for a command that looks again and again: it leaves a receiver that does not answer alone for a while, and
     calls the heartbeat no more often than its service needs."""
+    from multidb.notification import Notifier  # most runs tell nobody
+
     try:
         notifier = Notifier(fleet.project, fleet.state)
     except MultidbError as error:

@@ -1,7 +1,8 @@
 """Qdrant in the contract suite: local mode always, a real server when one can be found.
 
-The server comes from ``MULTIDB_TEST_QDRANT`` (a binary; or a URL, with ``MULTIDB_TEST_QDRANT_API_KEY`` and, if it is
-not 6334, ``MULTIDB_TEST_QDRANT_GRPC_PORT`` beside it) or from a ``qdrant`` on the PATH.
+The server comes from ``MULTIDB_TEST_QDRANT`` (a binary; ``image:NAME`` for a container, where a Docker engine is; or a
+URL, with ``MULTIDB_TEST_QDRANT_API_KEY`` and, if it is not 6334, ``MULTIDB_TEST_QDRANT_GRPC_PORT`` beside it) or from a
+``qdrant`` on the PATH.
 """
 
 from __future__ import annotations
@@ -62,11 +63,12 @@ def real_server(
     tests that restart the server or delete whatever is on it). `cluster`: in distributed mode, as its only node."""
     where = os.environ.get("MULTIDB_TEST_QDRANT") or shutil.which("qdrant")
     if not where:
-        pytest.skip("no Qdrant server: set MULTIDB_TEST_QDRANT to its binary or its URL")
-    if where.startswith(("http://", "https://")):
+        pytest.skip("no Qdrant server: set MULTIDB_TEST_QDRANT to its binary, its URL or image:NAME")
+    if where.startswith(("http://", "https://", "image:")):
         if own or not rbac or api_key is not None:
-            pytest.skip("this test starts a server of its own: MULTIDB_TEST_QDRANT is a URL")
-        yield _given(where)
+            pytest.skip("this test starts a server of its own: MULTIDB_TEST_QDRANT is no binary")
+        with _contained(where) if where.startswith("image:") else contextlib.nullcontext(_given(where)) as given:
+            yield given
         return
     key = "a-key-of-the-tests-with-more-than-32-bytes" if api_key is None else api_key
     http = choose(())
@@ -120,6 +122,22 @@ def _given(url: str) -> RealServer:
     )
 
 
+@contextlib.contextmanager
+def _contained(image: str) -> Iterator[RealServer]:
+    """A server in a container, on this machine's own network: an engine may have been started without a bridge."""
+    from testcontainers.core.container import DockerContainer
+
+    http, grpc, key = _free_port(), _free_port(), "a-key-of-the-tests-with-more-than-32-bytes"
+    told = {"HOST": "127.0.0.1", "HTTP_PORT": http, "GRPC_PORT": grpc, "API_KEY": key, "JWT_RBAC": "true"}
+    container = DockerContainer(image.removeprefix("image:")).with_kwargs(network_mode="host")
+    for name, value in told.items():
+        container.with_env(f"QDRANT__SERVICE__{name}", str(value))
+    with container.with_env("QDRANT__TELEMETRY_DISABLED", "true"):
+        _ready(http, lambda: True, lambda: b"".join(container.get_logs()).decode())
+        endpoint = Endpoint(host="127.0.0.1", port=http, params={"grpc_port": str(grpc)})
+        yield RealServer(Server("qdrant", "qdrant", endpoint), Secret(key), ServerOptions())
+
+
 def server_config(folder: Path, http: int, grpc: int, key: str, rbac: bool) -> dict[str, Any]:
     storage = {"storage_path": str(folder / "storage"), "snapshots_path": str(folder / "snapshots")}
     service = {"host": "127.0.0.1", "http_port": http, "grpc_port": grpc, "jwt_rbac": rbac}
@@ -135,15 +153,24 @@ def _start(binary: str, config: Path, folder: Path, port: int, peers: int | None
     argv = [binary, "--config-path", str(config), *(["--uri", f"http://127.0.0.1:{peers}"] if peers else [])]
     with (folder / "log").open("ab") as log:
         process = subprocess.Popen(argv, cwd=folder, stdout=log, stderr=log)
+    try:
+        _ready(port, lambda: process.poll() is None, (folder / "log").read_text)
+    except BaseException:
+        process.kill()
+        raise
+    return process
+
+
+def _ready(port: int, alive: Callable[[], bool], log: Callable[[], str]) -> None:
+    """Waits until the server answers."""
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline:
         with contextlib.suppress(httpx.HTTPError):
             if httpx.get(f"http://127.0.0.1:{port}/readyz", trust_env=False).status_code == 200:
-                return process
-        assert process.poll() is None, (folder / "log").read_text()
+                return
+        assert alive(), log()
         time.sleep(0.05)
-    process.kill()
-    raise AssertionError(f"the server is not ready after 60 s: {(folder / 'log').read_text()}")
+    raise AssertionError(f"the server is not ready after 60 s: {log()}")
 
 
 def use(tenant: Tenant) -> None:

@@ -127,7 +127,8 @@ def _contained(image: str) -> Iterator[RealServer]:
     """A server in a container, on this machine's own network: an engine may have been started without a bridge."""
     from testcontainers.core.container import DockerContainer
 
-    http, grpc, key = _free_port(), _free_port(), "a-key-of-the-tests-with-more-than-32-bytes"
+    http, key = choose(()), "a-key-of-the-tests-with-more-than-32-bytes"
+    grpc = choose({http})
     told = {"HOST": "127.0.0.1", "HTTP_PORT": http, "GRPC_PORT": grpc, "API_KEY": key, "JWT_RBAC": "true"}
     container = DockerContainer(image.removeprefix("image:")).with_kwargs(network_mode="host")
     for name, value in told.items():

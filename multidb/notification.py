@@ -180,7 +180,7 @@ class SentAlarm:
         return cls(alarm, moment(entry["since"]), moment(entry["at"]), entry["ended"])
 
     def entry(self) -> dict[str, Any]:
-        """It, for the state."""
+        """The entry as plain JSON values, for the state."""
         return {
             "kind": str(self.alarm.kind),
             "app": self.alarm.app,

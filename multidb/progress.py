@@ -48,7 +48,7 @@ class ProgressTimer:
         self._still: float | None = None  # seconds, once it has expired: it stays so
 
     def moved(self) -> None:
-        """There was progress; the time begins anew."""
+        """Notes progress: the time without any begins anew."""
         self._moved = self._clock()
 
     @property

@@ -51,7 +51,7 @@ class ServerReport:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What an apply did."""
+    """What an apply did, server by server."""
 
     plan: Plan
     servers: tuple[ServerReport, ...]

@@ -95,7 +95,7 @@ class Tombstone:
         }
 
     def document(self) -> dict[str, Any]:
-        """As it stands in the state; no secret is in it."""
+        """The tombstone as plain JSON values, for the state; no secret is in it."""
         return {
             **self.summary(),
             "edits": [

@@ -58,7 +58,7 @@ class Copy:
 
     @property
     def where(self) -> str:
-        """For messages."""
+        """App, id and target, for messages."""
         return f"{self.target.name.rstrip('/')} {self.app}/{self.id}"
 
 
@@ -92,7 +92,7 @@ class Destinations:
         return _FanOut(self, uploads)
 
     def write(self, path: str, text: str) -> None:
-        """A small file, whole."""
+        """Writes a small file, whole, on every target."""
         upload = self.create(path)
         try:
             upload.write(text.encode())

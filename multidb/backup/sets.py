@@ -59,7 +59,7 @@ _Size = Annotated[int, Field(ge=0, le=_LARGEST_FILE)]
 
 
 class Consistency(StrEnum):
-    """Of how many moments a set is."""
+    """Whether all that is in a set is of one moment."""
 
     CONSISTENT = "consistent"  # everything in it is of one moment
     PER_STORE = "per-store"  # each store is of a moment of its own, or not even that: see its `consistent`

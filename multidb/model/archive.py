@@ -109,7 +109,7 @@ class ArchiveReader(Protocol):
 
 
 class Offline(Protocol):
-    """A server that stands still, so that its store's own tool can work on its files."""
+    """A server that was stopped, so that its store's own tool can work on its files."""
 
     def dump(self, database: str, stream: BinaryIO) -> None:
         """Writes the whole database as the tool does. `ArchiveError` with what the tool said when it could not."""

@@ -149,7 +149,7 @@ class OfflineKind(ServerKind, Protocol):
     """A kind with a tool of its own for the files of a server that is stopped."""
 
     def offline(self, hosted: HostedServer, progress: Progress) -> Offline:
-        """The tool."""
+        """The tool, for the files of the server, which is stopped."""
 
 
 @dataclass(frozen=True, slots=True)

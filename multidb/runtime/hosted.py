@@ -1,4 +1,4 @@
-"""What is said about one server that the manifest asks for, in one way everywhere."""
+"""Names, ports and error messages of a hosted server, for all modules of the embedded runtime."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def configured_port(hosted: HostedServer, option: str) -> int | None:
 
 
 def port_key(hosted: HostedServer, option: str) -> str:
-    """Under which a chosen port is remembered."""
+    """The key in the state under which a chosen port is remembered."""
     return hosted.name if option == "port" else f"{hosted.name}.{option}"
 
 

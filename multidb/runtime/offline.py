@@ -53,11 +53,11 @@ class OfflineServers:
         return list(self._state.read(_SECTION))
 
     def forget(self, names: Sequence[str]) -> None:
-        """These are offline no more."""
+        """Takes these servers out of the record of those that are offline."""
         with self._state.change(_SECTION) as section:
             for name in names:
                 section.pop(name, None)
 
     def settle(self, statuses: Sequence[ServerStatus]) -> None:
-        """Forgets those that run."""
+        """Takes those that run out of the record."""
         self.forget([status.name for status in statuses if status.state is ServerState.RUNNING])

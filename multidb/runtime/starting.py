@@ -48,7 +48,7 @@ class Start:
         self._turns: dict[str, threading.BoundedSemaphore] = {}
 
     def all(self, servers: Sequence[HostedServer]) -> list[ServerStatus]:
-        """The outcome for each, in their order."""
+        """Starts them side by side; the status of each, in their order."""
         for hosted in servers:
             if hosted.kind is not None and hosted.store not in self._turns:
                 self._turns[hosted.store] = threading.BoundedSemaphore(hosted.kind.at_once)

@@ -53,7 +53,7 @@ class Intervals:
 
 @dataclass
 class _Answers:
-    """Answers made of the readings that they were made of."""
+    """The rendered answers, each kept until one of the readings that it was rendered from is made anew."""
 
     readings: tuple[Reading[Any] | None, ...] = ()
     answers: dict[str, Response] = field(default_factory=dict)

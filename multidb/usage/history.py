@@ -42,11 +42,11 @@ class Look:
     sizes: Mapping[str, Mapping[str, int]]
 
     def size(self, app: str, store: str) -> int | None:
-        """None where it was not known."""
+        """Bytes of the app on the store; None where they were not known."""
         return self.sizes.get(app, {}).get(store)
 
     def line(self) -> str:
-        """As it stands in the file."""
+        """The look as one line of the history file."""
         sizes = {app: dict(stores) for app, stores in self.sizes.items()}
         return json.dumps({"at": self.at.isoformat(timespec="seconds"), "sizes": sizes}, separators=(",", ":"))
 

@@ -17,7 +17,7 @@ NEAR = 0.8
 
 
 class QuotaUse(StrEnum):
-    """How an app stands to its quota."""
+    """Whether an app is near its quota, over it, or neither."""
 
     NONE = "none"  # there is no quota, or no size to hold against it
     WITHIN = "within"
@@ -58,7 +58,7 @@ class StoreUsage:
 
     @property
     def standing(self) -> QuotaUse:
-        """How it stands to its quota."""
+        """Whether the app is near its quota, over it, or neither."""
         if self.share is None:
             return QuotaUse.NONE
         if self.share >= 1:

@@ -282,7 +282,7 @@ def beyond(document: Mapping[str, Any]) -> Beyond:
 
 
 def at_server(document: Mapping[str, Any], database: str) -> Iterator[Bound]:
-    """An answer to `AT_SERVER`."""
+    """What an answer to `AT_SERVER` says is bound to the database."""
     for name in document["subscriptions"]:
         quoted = identifier(name)
         yield Bound(

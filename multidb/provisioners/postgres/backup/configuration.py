@@ -74,7 +74,7 @@ class Relation:
 
     @property
     def kind(self) -> str:
-        """As GRANT calls it."""
+        """Its kind, as GRANT calls it: ``TABLE``, ``SEQUENCE``."""
         return "SEQUENCE" if self.relkind == _SEQUENCE else "TABLE"
 
     @property
@@ -84,7 +84,7 @@ class Relation:
 
 
 def read(answer: str) -> list[Relation]:
-    """An answer to `RELATIONS`."""
+    """The relations in an answer to `RELATIONS`."""
     return [Relation(*entry) for entry in json.loads(answer)]
 
 

@@ -171,5 +171,5 @@ class Databases:
         return programs.address(program, delegate.server, database, self.main.version)
 
     def timer(self, delegate: Delegate) -> ProgressTimer:
-        """Of a program that works by this login."""
+        """The timer of a program that works by this login."""
         return ProgressTimer(self.server.progress_timeout, lambda: self._signs.of_login(delegate.name))

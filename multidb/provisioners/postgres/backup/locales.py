@@ -59,7 +59,7 @@ class Locale:
 
     @property
     def clause(self) -> str:
-        """What says it in CREATE DATABASE."""
+        """The options of CREATE DATABASE that give a database this locale."""
         words = f"ENCODING {literal(self.encoding)} LC_COLLATE {literal(self.collate)} LC_CTYPE {literal(self.ctype)}"
         if self.provider == "i":
             words += f" LOCALE_PROVIDER icu ICU_LOCALE {literal(self.locale or '')}"

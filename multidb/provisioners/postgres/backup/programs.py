@@ -394,7 +394,7 @@ class _Complaints:
         return self._start.partition(b"\n")[0].decode(errors="replace")
 
     def last(self, *, after_first_line: bool) -> str:
-        """The last words, at most `_SHOWN` characters."""
+        """The end of what the program printed, at most `_SHOWN` characters."""
         text = self._end.decode(errors="replace")
         if after_first_line and self._start.startswith(self._end):  # all of it is still there
             text = text.partition("\n")[2]

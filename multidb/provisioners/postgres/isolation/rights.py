@@ -137,7 +137,7 @@ class Member:
 
     @property
     def address(self) -> tuple[object, ...]:
-        """By which it is the same in another database."""
+        """What identifies the thing in another database too."""
         return self.type, self.names, self.args, self.column
 
     def right(self, thing: Thing) -> Right:
@@ -332,7 +332,7 @@ LEFT JOIN LATERAL pg_identify_object(t.class, t.oid, 0) i ON true"""  # noqa: S6
 
 
 def things(rows: Sequence[Sequence[Any] | None]) -> list[Thing | None]:
-    """An answer to `resolution`."""
+    """The things in an answer to `resolution`."""
     return [
         None if row is None else Thing(row[0], row[1], row[2], _grants(row[3], lambda role: role), row[4])
         for row in rows

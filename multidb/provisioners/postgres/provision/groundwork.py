@@ -28,7 +28,7 @@ class AdminInside:
         self._wire = wire
 
     def give_schema(self, role: str, schema: str = "public") -> None:
-        """Of a place that nothing was loaded into yet."""
+        """Gives a schema to a role, in a place that nothing was loaded into yet."""
         self._wire.execute(f"ALTER SCHEMA {identifier(schema)} OWNER TO {identifier(role)}")
 
     def make_extension(self, name: str, schema: str, version: str) -> None:
@@ -89,7 +89,7 @@ class AdminInside:
         return self._wire.ask("SELECT EXISTS (SELECT FROM pg_default_acl)") == "t"
 
     def extensions(self) -> Sequence[str]:
-        """Those of the database: a catalog only."""
+        """The names of the database's extensions, read from the catalog."""
         names: list[str] = json.loads(self._wire.ask(_THERE))
         return names
 

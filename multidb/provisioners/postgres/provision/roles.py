@@ -62,7 +62,7 @@ class AppNames:
 
     @classmethod
     def of(cls, app_id: str) -> AppNames:
-        """Those of the app."""
+        """The names of the app with this id."""
         suffixes = ("_owner", "_rw", "_ro", "_user", "_user_b", "_readonly", "_migrate", "_restricted", "__owner")
         return cls(app_id, *(app_id + suffix for suffix in suffixes))
 

@@ -358,7 +358,7 @@ class PostgresSession:
             return Unread(f"database {place.database}", error.message, place.app)
 
     def orphans(self, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:
-        """One round trip."""
+        """See `Session.orphans`; one round trip."""
         return removal.orphans(self._ask, context, known)
 
     def suspension(self, app: App, context: StoreContext) -> Sequence[Statement]:

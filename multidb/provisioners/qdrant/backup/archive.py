@@ -190,7 +190,7 @@ class QdrantArchive:
         self._drop(place)
 
     def leftovers(self, app: App, context: StoreContext) -> Sequence[Place]:
-        """By the marks of their collections."""
+        """The places whose marked collections are still there."""
         owner = Owner(context.project, app.id)
         kinds = sorted({mark.kind for mark, _ in self._marked().values() if mark.owner == owner})
         return [Collections.at(kind, app, context.project) for kind in kinds]

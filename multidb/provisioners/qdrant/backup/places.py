@@ -43,7 +43,7 @@ class PlaceMark:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """As the server keeps it with the collection."""
+        """The mark as metadata of the collection."""
         values = {
             "kind": self.kind.value,
             "project": self.owner.project,
@@ -90,7 +90,7 @@ class Collections(Place):
 
     @classmethod
     def at(cls, kind: PlaceKind, app: App, project: str) -> Collections:
-        """Those of an app of this project."""
+        """The places of an app of this project."""
         owner = Owner(project, app.id)
         return cls(kind, app, str(owner) if kind is PlaceKind.LIVE else place_name(kind, owner), owner)
 

@@ -169,7 +169,7 @@ class Fingerprint:
         self._vectors = 0
 
     def add(self, points: Iterable[Point]) -> None:
-        """Takes more points in."""
+        """Adds points to both digests."""
         for point in points:
             self.count += 1
             identity = json.dumps(point["id"]).encode()
@@ -180,12 +180,12 @@ class Fingerprint:
 
     @property
     def points(self) -> str:
-        """Of ids and payloads."""
+        """The digest of ids and payloads."""
         return f"{self._points % _MODULUS:032x}"
 
     @property
     def vectors(self) -> str:
-        """Of ids and vectors."""
+        """The digest of ids and vectors."""
         return f"{self._vectors % _MODULUS:032x}"
 
 

@@ -136,14 +136,14 @@ class _Attack:
         self._telemetry = self._send(Call("GET", "/telemetry?details_level=6", {}))
 
     def on_server(self) -> Iterator[Probe]:
-        """What no app may do at all."""
+        """Probes of what no app may do at all."""
         for act in _GLOBAL:
             yield self._probe(None, act.name, self._send(act.call("", "", str(uuid.uuid4()))))
         for act in _ON_REGISTRY:
             yield self._probe(None, act.name, self._send(self._call(act, self._registry)))
 
     def on(self, victim: Tenant) -> Iterator[Probe]:
-        """What may not be done to one victim."""
+        """Probes of what may not be done to one victim."""
         target = _collection_of(victim.app)
         for act in _ACTS:
             reply = self._send(self._call(act, target))

@@ -46,7 +46,7 @@ class Call:
 
     @property
     def text(self) -> str:
-        """As it is shown."""
+        """The call as a plan shows it."""
         body = json.dumps(self.body, ensure_ascii=False)
         return f"{self.verb} {self.target}\n{body}" if self.body else f"{self.verb} {self.target}"
 

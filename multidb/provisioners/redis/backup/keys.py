@@ -224,7 +224,7 @@ class _BatchSize:
         self.keys = 16
 
     def saw(self, keys: int, size: int) -> None:
-        """What one batch came to."""
+        """Adapts the size of the next batch to what this one came to."""
         fitting = _BATCH_BYTES * keys // max(size, 1)
         self.keys = max(1, min(fitting, 2 * self.keys, _MOST_KEYS))
 

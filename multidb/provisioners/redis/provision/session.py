@@ -196,11 +196,11 @@ class RedisSession:
         return search(inspection, read_catalog(self._server, self._client, self._facts, self._password))
 
     def orphans(self, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:
-        """One ``ACL LIST``."""
+        """See `Session.orphans`; one ``ACL LIST``."""
         return orphans(context, read_rules(self._server, self._client), known)
 
     def suspension(self, app: App, context: StoreContext) -> Sequence[Statement]:
-        """The app's user off and its sessions ended."""
+        """See `Session.suspension`: the app's user off and its sessions ended."""
         return suspension(app, context, read_rules(self._server, self._client), self._connected())
 
     def removal(self, app: App, context: StoreContext) -> Sequence[Statement]:

@@ -1,4 +1,4 @@
-"""What one server on this machine is, and what each kind of server must know to be started: the words of `embedded`.
+"""What a server of this machine is, and what each kind of server must know to be started.
 
 A *launch* is everything that the operating system is told to start a server. A *kind* makes it of a hosted server, and
 knows how to ask whether it answers.

@@ -123,10 +123,15 @@ def _stream(random: Random, key: bytes, now: int, known: Collection[str]) -> lis
 
 
 def _vectors(random: Random, key: bytes, now: int, known: Collection[str]) -> list[Command]:
-    return [
-        *(("VADD", key, "VALUES", 3, n, random.random(), 0.5, f"element {n}", "NOQUANT") for n in range(1, 20)),
-        ("VSETATTR", key, "element 1", '{"year": 1950}'),
-    ]
+    kept, dimensions = random.choice(("NOQUANT", "Q8", "BIN")), random.choice((3, 70))
+    reduced = ("REDUCE", 2) if random.random() < 0.3 else ()
+    made: list[Command] = []
+    for number in range(1, 40):
+        vector = [random.uniform(-9, 9) for _ in range(dimensions)]
+        made.append(("VADD", key, *reduced, "VALUES", dimensions, *vector, f"element {number}", kept))
+    if random.random() < 0.6:
+        made += [("VSETATTR", key, f"element {number}", '{"year": 1950, "it\'s": "ü"}') for number in (1, 5, 7)]
+    return made + [("VREM", key, f"element {number}") for number in range(10, 40, random.choice((2, 7)))]
 
 
 def _json(random: Random, key: bytes, now: int, known: Collection[str]) -> list[Command]:

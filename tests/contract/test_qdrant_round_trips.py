@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import pytest
+from qdrant_client import models
 
 from multidb.backup.rooms import differences
 from multidb.model import PlaceKind
 from multidb.provisioners.qdrant.provision.options import ServerOptions
 from tests.contract import qdrant_grammar
-from tests.contract.case_qdrant import ask, local_folder, real_server
+from tests.contract.case_qdrant import ask, local_folder, opened, real_server
 from tests.contract.qdrant_driver import Driver, app
 from tests.contract.test_qdrant_archive import archive, quiet, saved
 from tests.support.case import RealServer
@@ -157,3 +159,99 @@ def test_a_collection_comes_back_as_it_was(real: RealServer, shape: str, seed: i
             open_.restore(new, part, files, quiet)
             open_.replace(new, there)
             assert not list(differences(part.measures, open_.measure(open_.live(lernmi, there))))
+
+
+def fill_folder(path: str, random: Random) -> None:
+    """Collections of the grammar, as far as the client's local mode has them: vectors, points, metadata, aliases."""
+    with opened(path) as client:
+        for kind in KINDS:
+            name, mark = f"lernmi_{kind}", {"multidb": {"project": "contract", "app": "lernmi"}}
+            body = qdrant_grammar.collection(random, mark)
+            told = models.CreateCollection(
+                vectors=body["vectors"], sparse_vectors=body.get("sparse_vectors"), metadata=body["metadata"]
+            )
+            client.create_collection(
+                name,
+                vectors_config=told.vectors,
+                sparse_vectors_config=told.sparse_vectors,
+                metadata=told.metadata,
+            )
+            if points := qdrant_grammar.points(random, body):
+                client.upsert(name, [models.PointStruct(**point) for point in points])
+            operation = models.CreateAlias(collection_name=name, alias_name=f"{name}_now")
+            client.update_collection_aliases([models.CreateAliasOperation(create_alias=operation)])
+
+
+def folder_inventory(path: str, prefix: str = "lernmi_") -> dict[str, Any]:
+    """All that the client says of the app's collections, without what is multidb's."""
+    found: dict[str, Any] = {}
+    with opened(path) as client:
+        for kind in KINDS:
+            told = client.get_collection(f"{prefix}{kind}").model_dump(mode="json")
+            metadata = told["config"]["metadata"]
+            metadata.pop("multidb", None), metadata.pop("multidb_place", None)
+            entries, _ = client.scroll(f"{prefix}{kind}", limit=1000, with_vectors=True)
+            points = [entry.model_dump(mode="json") for entry in entries]
+            aliases = client.get_collection_aliases(f"{prefix}{kind}").aliases
+            found[kind] = {
+                "collection": told,
+                "vectors": {point["id"]: _vectors(point, told) for point in points},
+                "payloads": {point["id"]: repr(point["payload"]) for point in points},
+                "aliases": sorted(each.alias_name for each in aliases),
+            }
+    return found
+
+
+def _vectors(point: Any, told: dict[str, Any]) -> dict[str, Any]:
+    """The vectors of a point by their names, as rows of numbers; of length 1 where only the direction counts."""
+    params = told["config"]["params"]["vectors"] or {}
+    params = {"": params} if "distance" in params else params
+    vectors = point["vector"] if isinstance(point["vector"], dict) else {"": point["vector"] or []}
+    found: dict[str, Any] = {}
+    for name, vector in vectors.items():
+        if name not in params:
+            found[name] = sorted(zip(vector["indices"], vector["values"], strict=True))
+            continue
+        rows = vector if vector and isinstance(vector[0], list) else [vector]
+        cosine = params[name]["distance"] == "Cosine"
+        found[name] = [[x / (math.hypot(*row) if cosine else 1) for x in row] for row in rows]
+    return found
+
+
+def close(one: Any, other: Any) -> bool:
+    """Whether they are alike: local mode gives numbers as they came, or as float32 has them."""
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(close(one[name], other[name]) for name in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(close, one, other))
+    return math.isclose(one, other, rel_tol=1e-5, abs_tol=1e-7)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_collection_of_a_folder_comes_back_as_it_was(seed: int, tmp_path: Path) -> None:
+    random, kinds = Random(seed), {kind: {"size": 4} for kind in KINDS}
+    with local_folder(tmp_path) as real:
+        assert real.server.endpoint.path is not None
+        path = real.server.endpoint.path
+        driver = Driver(real, app("lernmi", **kinds))
+        fill_folder(path, random)
+        before, context = folder_inventory(path), driver.context()
+        assert any(kind["payloads"] for kind in before.values())
+        part, files = saved(driver)
+        with archive(real) as open_:
+            scratch = open_.prepare(PlaceKind.SCRATCH, driver.apps[0], context)
+            open_.restore(scratch, part, files, quiet)
+            assert open_.measure(scratch) == part.measures
+            open_.discard(scratch)
+        with opened(path) as client:
+            client.delete_collection("lernmi_one")
+            client.delete("lernmi_two", points_selector=models.Filter())
+        with archive(real) as open_:
+            new = open_.prepare(PlaceKind.NEW, driver.apps[0], context)
+            open_.restore(new, part, files, quiet)
+            open_.replace(new, context)
+            assert open_.measure(open_.live(driver.apps[0], context)) == part.measures
+        after = folder_inventory(path)
+        for kind in KINDS:
+            assert close(before[kind].pop("vectors"), after[kind].pop("vectors"))
+        assert after == before

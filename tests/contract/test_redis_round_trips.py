@@ -14,14 +14,15 @@ import redis
 
 from multidb.model import App, PlaceKind
 from tests.contract import redis_grammar
-from tests.contract.redis_stage import Stage, redis_servers, stage  # noqa: F401
+from tests.contract.redis_stage import Stage, on_stage, redis_servers, stage  # noqa: F401
 from tests.contract.test_redis_archive import backup, quiet
+from tests.support.case import RealServer
 
 pytestmark = pytest.mark.server
 
 SEEDS = [1, 2, *(pytest.param(seed, marks=pytest.mark.rare) for seed in range(3, 30))]
 KEYS = 60
-_LAYOUT = frozenset({b"radix-tree-keys", b"radix-tree-nodes"})
+_LAYOUT = (b"radix-tree-keys", b"radix-tree-nodes")
 
 
 def prefix_of(stage: Stage, app: App) -> bytes:
@@ -63,9 +64,12 @@ def read(client: redis.Redis, key: bytes, stage: Stage) -> tuple[bytes, Any]:
             # In one piece the servers write the score -0 as 0, which is equal to it.
             return kind, [b"0" if word == b"-0" else word for word in ask("ZRANGE", key, 0, -1, "WITHSCORES")]
         case b"stream":
-            return kind, without_layout(ask("XINFO", "STREAM", key, "FULL", "COUNT", 0))
+            return kind, without(ask("XINFO", "STREAM", key, "FULL", "COUNT", 0), *_LAYOUT)
         case b"vectorset":
-            return kind, [ask("VCARD", key), ask("VGETATTR", key, "element 1"), ask("VEMB", key, "element 7")]
+            elements = sorted(ask("VRANDMEMBER", key, 1000))
+            told = [(name, ask("VEMB", key, name, "RAW"), ask("VGETATTR", key, name)) for name in elements]
+            links = [[sorted(layer) for layer in ask("VLINKS", key, name)] for name in elements]
+            return kind, [without(ask("VINFO", key), b"vset-uid"), told, links]
         case b"ReJSON-RL":
             return kind, ask("JSON.GET", key)
     assert kind == b"hash"
@@ -76,10 +80,10 @@ def read(client: redis.Redis, key: bytes, stage: Stage) -> tuple[bytes, Any]:
     return kind, sorted(zip(fields, words[1::2], ends, strict=False))
 
 
-def without_layout(described: list[Any]) -> list[Any]:
-    """A stream's description without how it lies in memory."""
+def without(described: list[Any], *left_out: bytes) -> list[Any]:
+    """A description without what is of the server: a number that it has given, how a value lies in memory."""
     pairs = zip(described[::2], described[1::2], strict=True)
-    return [(name, value) for name, value in pairs if name not in _LAYOUT]
+    return [(name, value) for name, value in pairs if name not in left_out]
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -105,3 +109,25 @@ def test_keys_come_back_as_they_were(stage: Stage, seed: int) -> None:
             archive.replace(new, stage.context)
             assert inventory(stage, app) == before
             assert archive.measure(archive.live(app, stage.context)) == part.measures
+
+
+def test_another_element_of_a_vector_set_is_another_content(redis_servers: dict[str, RealServer]) -> None:
+    with on_stage(redis_servers, "redis-8", {}) as stage, stage.raw(stage.alpha) as client, stage.archive() as archive:
+        ask, live = client.execute_command, archive.live(stage.alpha, stage.context)
+        for number in range(20):
+            ask("VADD", "v", "VALUES", 2, number, 1, f"element {number}", "SETATTR", '{"a": 1}')
+        before, card = archive.measure(live), ask("VCARD", "v")
+        ask("RESTORE", "again", 0, ask("DUMP", "v"))
+        ask("RENAME", "again", "v")
+        assert archive.measure(live) == before, "the links between elements are in another order"
+        for change in (
+            ("VADD", "v", "VALUES", 2, 7, 1.5, "element 7"),
+            ("VADD", "v", "VALUES", 2, 7, -1, "element 7"),
+            ("VSETATTR", "v", "element 7", '{"a": 2}'),
+            ("VSETATTR", "v", "element 7", ""),
+        ):
+            last = archive.measure(live)
+            ask(*change)
+            assert ask("VCARD", "v") == card
+            assert archive.measure(live).counts == before.counts
+            assert archive.measure(live) not in (before, last), change

@@ -11,12 +11,16 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Final, Self
 
-__all__ = ["FOOTER", "HASH_TABLE", "SET_TABLE", "Limits", "in_order"]
+__all__ = ["FOOTER", "HASH_TABLE", "SET_TABLE", "Limits", "in_order", "vector_set"]
 
 FOOTER: Final = 10  # bytes at the end of what DUMP gives: the RDB version and a checksum
 # RDB types, the first byte of a payload (rdb.h of Redis and Valkey).
 SET_TABLE, HASH_TABLE = 2, 4
 _SCORES, _SCORES_AS_TEXT = 5, 3
+# A module's value, and which one's: 64 bits for the name "vectorset" and version 0 of what it writes.
+_VECTOR_SET: Final = bytes.fromhex("07 81 bde72da2bb1eb400")
+_PROJECTED, _WITH_ATTRIBUTES = 1, 2
+_END, _WHOLE, _STRING = 0, (1, 2), 5  # kinds of a module's values
 _LONGEST_NUMBER: Final = 20  # characters
 _NO_TEXT: Final = 253  # a score that is not a number, or not finite, from here on
 
@@ -88,22 +92,63 @@ def in_order(kind: int, payload: bytes) -> bytes:
     return b"".join(sorted(next(strings) + next(strings) for _ in range(count)))
 
 
+def vector_set(payload: bytes) -> bytes | None:
+    """What a vector set of Redis 8 is, its elements sorted: how it keeps vectors, and of each element the name, the
+    attributes, the vector as it is kept, and the layers that it is in. Not its links, which come back in another order.
+    None where it is no vector set, or is written in a form that is not known (``VectorSetRdbSave`` of its vset.c).
+    """
+    if payload[:10] != _VECTOR_SET:
+        return None
+    try:
+        values = _module_values(payload[:-FOOTER])
+        head = [next(values) for _ in range(4)]  # dimensions, elements, configuration, what is there besides
+        _, count, _, has = map(int.from_bytes, head)
+        head += [next(values) for _ in range(2 if has & _PROJECTED else 0)]
+        elements = []
+        for _ in range(count):
+            texts = [next(values) for _ in range(3 if has & _WITH_ATTRIBUTES else 2)]
+            numbers = [next(values) for _ in range(int.from_bytes(next(values)))]
+            elements.append(b"".join([*texts, *numbers[:2], numbers[-1]]))
+        return b"".join([*head, *sorted(elements)]) if next(values, None) is None else None
+    except (IndexError, StopIteration):
+        return None
+
+
+def _module_values(body: bytes) -> Iterator[bytes]:
+    """The values that a module has written: whole numbers in eight bytes, strings as they are serialized."""
+    at = len(_VECTOR_SET)
+    while (kind := body[at]) != _END:
+        if kind == _STRING:
+            end, _ = _string(body, at + 1)
+            yield body[at + 1 : end]
+        elif kind in _WHOLE:
+            number, end, _ = _length(body, at + 1)
+            yield number.to_bytes(8)
+        else:
+            return
+        at = end
+
+
 def _elements(kind: int, body: bytes) -> Iterator[tuple[bytes, int]]:
     """The strings after the type and the count, as they are serialized (each begins with its own length), and how many
     bytes each really has."""
     _, at, _ = _length(body, 1)
     while at < len(body):
-        length, data, special = _length(body, at)
-        if not special:
-            end = data + length
-        elif length < 3:  # an integer of 1, 2 or 4 bytes
-            end, length = data + (1 << length), _LONGEST_NUMBER
-        else:  # compressed: two lengths, then as many bytes as the first says
-            packed, after, _ = _length(body, data)
-            length, start, _ = _length(body, after)
-            end = start + packed
+        end, length = _string(body, at)
         yield body[at:end], length
         at = end + (8 if kind == _SCORES else _text_score(body, end) if kind == _SCORES_AS_TEXT else 0)
+
+
+def _string(body: bytes, at: int) -> tuple[int, int]:
+    """Where a serialized string ends, and how many bytes it really has."""
+    length, data, special = _length(body, at)
+    if not special:
+        return data + length, length
+    if length < 3:  # an integer of 1, 2 or 4 bytes
+        return data + (1 << length), _LONGEST_NUMBER
+    packed, after, _ = _length(body, data)  # compressed: two lengths, then as many bytes as the first says
+    length, start, _ = _length(body, after)
+    return start + packed, length
 
 
 def _text_score(body: bytes, at: int) -> int:

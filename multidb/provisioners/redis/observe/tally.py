@@ -8,8 +8,8 @@ asking for every value a second time. Elements of hashes and sets that the serve
 order and are sorted first. Other encodings keep their order over a restore; what changes its encoding by it is measured
 in the one that it then has (`RedisArchive`). Strings are serialized alike since Redis 4; the rest is not alike in all
 versions, nor on servers with other limits (`Limits`), so its fingerprints have both in their names, and sets of
-different versions share only the strings'. Modules write their values as they like (a vector set comes back in another
-order); of theirs, only the names of the keys are compared.
+different versions share only the strings'. Modules write their values as they like; of theirs, only the names of the
+keys are compared, and of vector sets, which come back in another order, the elements.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hashlib import blake2b
 from typing import Final
 
 from multidb.model import Measures
-from multidb.provisioners.redis.backup.encodings import FOOTER, HASH_TABLE, SET_TABLE, Limits, in_order
+from multidb.provisioners.redis.backup.encodings import FOOTER, HASH_TABLE, SET_TABLE, Limits, in_order, vector_set
 from multidb.provisioners.redis.backup.keys_file import NEVER, Record, rdb_version
 
 __all__ = ["Seen", "Tally"]
@@ -68,8 +68,13 @@ class Tally:
         if kind == _MODULE:
             name, body = "names of other keys", payload[:_MODULE_ID]
             self._counts["other keys"] += 1
+            if (elements := vector_set(payload)) is not None:
+                self._sum("vector sets", key, elements)
         else:
             self._counts[name] += 1
+        self._sum(name, key, body)
+
+    def _sum(self, name: str, key: bytes, body: bytes) -> None:
         digest = blake2b(b"%d:%b%b" % (len(key), key, body), digest_size=16).digest()
         self._sums[name] += int.from_bytes(digest)
 

@@ -352,6 +352,9 @@ class _Reader:
             else:
                 yield column, " ".join(self._name(target, each) for each in parts)
 
+        if row.get("prattrs"):  # of pg_publication_rel, which the server's own list leaves out
+            yield "prattrs", " ".join(self._column(row["prrelid"], each) for each in row["prattrs"].split())
+
     def _resolved_by_class(self, row: Mapping[str, str]) -> Iterator[tuple[str, str]]:
         for class_, object_, sub in _BY_CLASS:
             if class_ not in row or object_ not in row:

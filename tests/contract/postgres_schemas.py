@@ -744,9 +744,59 @@ def _large_objects(made: Schema) -> None:
 
 def _settings(made: Schema) -> None:
     path = f"{made.schemas[1]}, public, {made.name()}"
-    made.settings.append(f"ALTER ROLE {USER} IN DATABASE DATABASE SET search_path = {path}")
     value = made.pick("work_mem = '7MB'", "DateStyle = SQL", "TimeZone = 'Asia/Tokyo'")
     made.settings.append(f"ALTER DATABASE DATABASE SET {value}")
+    own = f"ALTER ROLE {USER} IN DATABASE DATABASE SET"  # in the words of the database's encoding, and not the admin's
+    made.by_user.append(f"SET ROLE NONE; {own} search_path = {path}; {own} extra_float_digits = 3; RESET ROLE")
+    made.settings.append(made.maybe(f"ALTER ROLE {USER} IN DATABASE DATABASE SET search_path = {path}"))
+
+
+def _publications(made: Schema) -> None:
+    """Of tables that are named, which the owner may; of all tables, an admin makes them, and they stay away."""
+    for table in made.tables[:2]:
+        name = made.name()
+        some, rows = "", ""
+        if made.version >= 15:
+            some, rows = made.maybe(" (num, late)"), made.maybe(" WHERE (num > 1)")
+        which = (
+            made.pick("insert", "insert, truncate", "insert, update, delete, truncate") if not some + rows else "insert"
+        )
+        options = f"publish = '{which}'{made.maybe(', publish_via_partition_root')}"
+        made.do(f"CREATE PUBLICATION {name} FOR TABLE {made.pick('', 'ONLY ')}{table}{some}{rows} WITH ({options})")
+        made.comment(f"PUBLICATION {name}")
+    made.do(f"CREATE PUBLICATION {made.name()}")
+
+
+def _extensions(made: Schema) -> None:
+    """Trusted ones, which the owner may make: members of a database that no dump has."""
+    there = sorted(extra.removeprefix("extension ") for extra in made.extras if extra.startswith("extension "))
+    for name in made.chance.sample(there, min(2, len(there))):
+        where = made.chance.choice(made.schemas)
+        made.do(f"CREATE EXTENSION {name} SCHEMA {where}")
+        made.comment(f"EXTENSION {name}")
+        if name in ("citext", "hstore", "ltree"):
+            table = made.within()
+            made.do(f"CREATE TABLE {table} (v {where}.{name})")
+            made.do(f"INSERT INTO {table} VALUES ({literal('a=>b' if name == 'hstore' else 'a')})")
+
+
+def _narrowed(made: Schema) -> None:
+    """What the manifest gives to a login, taken back in part; comments on what is rarely commented on."""
+    table = made.within()
+    made.do(f"CREATE TABLE {table} (id int, secret text)")
+    made.do(f"REVOKE ALL ON {table} FROM {RO}")
+    made.do(f"GRANT SELECT (id) ON {table} TO {RO}")
+    made.do(f"REVOKE UPDATE, DELETE ON {table} FROM {RW}")
+    made.do(f"GRANT UPDATE (secret) ON {table} TO {RW}")
+    made.by_user.append(f"INSERT INTO {table} VALUES (1, 'x')")
+    collation, statistics, view = made.within(), made.within(), made.within()
+    made.do(f"CREATE COLLATION {collation} (LOCALE = 'C'); CREATE STATISTICS {statistics} ON id, secret FROM {table}")
+    made.do(f"CREATE VIEW {view} AS SELECT id FROM {table}")
+    made.do(f"CREATE RULE {made.name()} AS ON DELETE TO {view} DO INSTEAD NOTHING")
+    for what in (f"COLLATION {collation}", f"STATISTICS {statistics}", f"COLUMN {view}.id", "LARGE OBJECT 70004"):
+        made.comments.append(f"COMMENT ON {what} IS {made.text()}")
+    made.do("SELECT lo_from_bytea(70004, 'kept')")
+    made.do(f"REVOKE UPDATE ON LARGE OBJECT 70004 FROM {OWNER}; GRANT SELECT, UPDATE ON LARGE OBJECT 70004 TO {RW}")
 
 
 _PARTS: Final[Sequence[Callable[[Schema], None]]] = (
@@ -766,4 +816,7 @@ _PARTS: Final[Sequence[Callable[[Schema], None]]] = (
     _rights,
     _large_objects,
     _settings,
+    _publications,
+    _extensions,
+    _narrowed,
 )

@@ -16,6 +16,7 @@ from tests.contract import postgres_schemas as schemas
 from tests.contract.postgres_inventory import Inventory, difference, inventory, unknown
 from tests.contract.test_postgres_archive import Files, archive, backed_up, quiet
 from tests.contract.test_postgres_server import Site
+from tests.support.postgres_extensions import FILES
 from tests.support.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 
 pytestmark = pytest.mark.server
@@ -23,7 +24,7 @@ pytestmark = pytest.mark.server
 
 @pytest.fixture(scope="module", params=[18, 15])
 def served(request: pytest.FixtureRequest) -> Iterator[Cluster]:
-    with cluster(request.param) as made:
+    with cluster(request.param, shipped=FILES) as made:
         yield made
 
 
@@ -54,6 +55,9 @@ def _extras(served: Cluster) -> frozenset[str]:
             with contextlib.suppress(psycopg.errors.FeatureNotSupported, psycopg.errors.UndefinedObject):
                 session.execute(tried)
                 found.add(extra)
+        names = ("citext", "hstore", "ltree", "pg_trgm", "btree_gin", "btree_gist", "intarray", "tt_trusted")
+        query = "SELECT DISTINCT name FROM pg_available_extension_versions WHERE trusted AND name = ANY(%s)"
+        found |= {f"extension {name}" for (name,) in session.execute(query, (list(names),)).fetchall()}
     return frozenset(found)
 
 
@@ -79,6 +83,10 @@ def _dumped(site: Site, app: App) -> list[str]:
         text=True,
     )
     text = re.sub(rf"\b{app.id}_(owner|rw|ro|user|readonly|migrate)\b", r"app_\1", made.stdout)
+    # the roles of a policy are in the order in which pg_dump finds them in a catalog of the server
+    text = re.sub(
+        r"(?<= TO )app_\w+(, app_\w+)+(?= USING )", lambda roles: ", ".join(sorted(roles[0].split(", "))), text
+    )
     return [line for line in text.splitlines() if not line.startswith(("\\restrict ", "\\unrestrict "))]
 
 
@@ -96,11 +104,12 @@ def _fill(site: Site, app: App, login: str, made: schemas.Schema) -> None:
                 text = statement
                 for placeholder, role in roles.items():
                     text = text.replace(placeholder, f"{app.id}_{role}")
+                text = text.replace("IN DATABASE DATABASE", f"IN DATABASE {app.id}")
                 try:
                     session.execute(text.encode())
                 except psycopg.Error as error:
                     pytest.fail(f"the schema is none: {error}\n{text}")
-    for text in made.settings:
+    for text in filter(None, made.settings):
         login_ = text.replace(schemas.USER, f"{app.id}_user")
         site.served.sql(login_.replace("DATABASE DATABASE", f"DATABASE {app.id}"))
 

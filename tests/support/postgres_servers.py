@@ -189,6 +189,7 @@ def _with_extensions(
         (home / "lib").symlink_to(programs.parent / "lib")
         for name in ("postgres", "initdb"):
             shutil.copy2(programs / name, home / "bin" / name)
+        (home / "bin/pg_dump").symlink_to(programs / "pg_dump")
         programs = home / "bin"
     for name, text in shipped.items():
         (target / name).write_text(text, encoding="utf-8")

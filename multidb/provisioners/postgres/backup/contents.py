@@ -79,6 +79,12 @@ STATEMENT_LIMIT = """
 SELECT set_config('statement_timeout', least(3600000 + pg_database_size(current_database()) / 1000, 2147483647)::text,
                   false)"""
 
+# By login (none: everybody), what is set in this database. Read in it, since the text is in its encoding.
+STORED_SETTINGS = """
+SELECT coalesce(json_agg(json_build_array(r.rolname, s.setconfig)), '[]')
+FROM pg_db_role_setting s JOIN pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_roles r ON r.oid = s.setrole
+WHERE d.datname = current_database()"""
+
 # $1: a login. What it is given when it connects to this database, beside the role that it becomes.
 SETTINGS = """
 SELECT coalesce(json_agg(json_build_array(split_part(line, '=', 1), substr(line, strpos(line, '=') + 1))

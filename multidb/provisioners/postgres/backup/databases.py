@@ -46,6 +46,12 @@ SELECT count(*) FROM pg_tablespace
 WHERE spcname IN (SELECT json_array_elements_text($1::json)) AND has_tablespace_privilege($2, oid, 'CREATE')"""
 
 
+def same_from_elsewhere(entry: str, database: Mapping[str, Any]) -> bool:
+    """Whether a setting of the database (as `_DATABASES` says it) is the same text in the maintenance database: the
+    server stores bytes, and takes them for text in the encoding of whichever database it is asked in."""
+    return entry.isascii() or (database["encoding"] in ("UTF8", "SQL_ASCII") and "\ufffd" not in entry)
+
+
 class Databases:
     """The databases of a server, and what works in them: the logins of steps, the programs of Postgres.
 

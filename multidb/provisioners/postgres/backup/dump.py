@@ -119,7 +119,7 @@ def _details(databases: Databases, app: App, program: Program, delegate: Delegat
         "policies": json.loads(wire.ask(contents.POLICIES)),
         "rights": given,
         "locale": Locale.read(database).document(),
-        "settings": database["settings"] or [],
+        "settings": json.loads(wire.ask(contents.STORED_SETTINGS)),
         "beyond": document,
         "notes": notes,
     }

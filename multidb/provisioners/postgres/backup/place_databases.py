@@ -15,7 +15,7 @@ from typing import Any
 from multidb.errors import ArchiveError, Conflict, Refused, ServerError, WrongVersion
 from multidb.model import App, Owner, Part, Place, PlaceKind
 from multidb.provisioners.postgres.backup import bound
-from multidb.provisioners.postgres.backup.databases import Databases
+from multidb.provisioners.postgres.backup.databases import Databases, same_from_elsewhere
 from multidb.provisioners.postgres.backup.locales import Locale
 from multidb.provisioners.postgres.backup.places import NEW, OLD, SCRATCH, parse_place_mark, place_mark, place_names
 from multidb.provisioners.postgres.provision import catalog_text
@@ -200,6 +200,8 @@ def _likewise(name: str, database: Mapping[str, Any], new: Mapping[str, Any], wh
             if (role, entry.partition("=")[0]) in made:
                 continue
             try:
+                if not same_from_elsewhere(entry, database):
+                    raise ValueError("it is not ASCII, in another encoding than UTF-8")
                 texts.append(catalog_text.setting(name, role, entry))
             except ValueError as error:
                 raise ArchiveError(

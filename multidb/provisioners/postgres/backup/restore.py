@@ -14,7 +14,7 @@ from multidb.errors import ArchiveError, NotAllowed, Refused, ServerError, Wrong
 from multidb.model import App, ArchiveReader, Part, Place, PlaceKind, Progress, listed
 from multidb.provisioners.postgres.backup import bound, configuration, extensions, loading, storage
 from multidb.provisioners.postgres.backup.bound import Beyond
-from multidb.provisioners.postgres.backup.databases import Databases
+from multidb.provisioners.postgres.backup.databases import Databases, same_from_elsewhere
 from multidb.provisioners.postgres.backup.delegate import Delegate
 from multidb.provisioners.postgres.backup.dump import FILE
 from multidb.provisioners.postgres.backup.place_databases import make_like_set
@@ -403,9 +403,11 @@ class _Load:
             made = wire.send(f"SET ROLE {identifier(role)}; {text}").refusal is None
             wire.execute("RESET ROLE")
             return made
-        if self.databases.main.ask(_EVERYBODYS, (entry.partition("=")[0],)) != "t":
+        database = self.databases.find(self.place.name)[self.place.name]
+        if not same_from_elsewhere(entry, database):
             return False
-        return self.databases.main.send(text).refusal is None
+        main = self.databases.main
+        return main.ask(_EVERYBODYS, (entry.partition("=")[0],)) == "t" and main.send(text).refusal is None
 
 
 def _give_on_member(

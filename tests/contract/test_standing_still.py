@@ -39,6 +39,7 @@ from multidb.usage import look
 from tests.contract import case_neo4j, case_qdrant, case_redis
 from tests.contract.stopping import Proxy, family, proxy, send
 from tests.support.case import RealServer
+from tests.support.command import Folder, Ran
 from tests.support.given_runtime import GivenRuntime
 from tests.support.postgres_servers import cluster
 
@@ -70,6 +71,7 @@ class Stage:
 
     def __init__(self, real: RealServer, other: RealServer, way: Proxy, folder: Path) -> None:
         self.real, self.way = real, way
+        self.folder = folder
         self.store = real.server.store
         endpoint = replace(real.server.endpoint, port=way.port, params={})
         near = replace(real, server=replace(real.server, endpoint=endpoint, timeout=ANSWER))
@@ -248,6 +250,65 @@ def test_a_set_that_is_tried_says_nothing_of_the_set(stage: Stage, how: str) -> 
     assert again.problem is None
     assert again.ok
     assert stage.engine().plan().in_sync
+
+
+MANIFEST = """\
+version: 1
+project: still
+runtime: external
+progress_timeout: 3s
+external: {{{store}: {{url: "{scheme}://{user}127.0.0.1:{port}", password: {{env: ADMIN}}, timeout: 2}}}}
+apps: {{{app}: {{stores: [{store}], {store}: {options}}}}}
+backup: {{to: [sets/]}}
+"""
+SCHEMES = {"postgres": "postgresql", "redis": "redis", "qdrant": "http", "neo4j": "bolt"}
+READING, LOADING = 1_000_000, 8_000_000  # bytes after which it stands still: in what it has now, in what it is to have
+
+
+@pytest.fixture
+def by_hand(stage: Stage) -> Callable[..., Ran]:
+    """Runs multidb as a person does, in the stage's project with the one server."""
+    folder, endpoint = Folder(stage.folder, []), stage.real.server.endpoint
+    options = "{collections: {knowledge: {size: 4}}}" if stage.store == "qdrant" else "{}"
+    user = f"{endpoint.user}@" if endpoint.user else ""
+    text = MANIFEST.format(
+        store=stage.store, scheme=SCHEMES[stage.store], user=user, port=stage.way.port, app=APP, options=options
+    )
+    folder.manifest(text)
+    assert stage.real.admin is not None
+    admin = stage.real.admin.reveal()
+    return lambda *arguments: folder.run(*arguments, env={"ADMIN": admin})
+
+
+@pytest.mark.rare
+@pytest.mark.parametrize("at", [READING, LOADING])
+@pytest.mark.parametrize(
+    "command", [("restore", APP, "--replace"), ("clone", APP, "preview")], ids=["restore", "clone"]
+)
+def test_what_replaces_data_by_hand_ends_and_the_same_again_is_whole(
+    stage: Stage, by_hand: Callable[..., Ran], command: tuple[str, ...], at: int
+) -> None:
+    if command[0] == "clone" and stage.store == "neo4j":
+        pytest.skip("a Community server has one graph, and so one app")
+    home = repository(stage.engine().fleet)
+    first = stage.backup()[APP]
+    assert first.made is not None, first.errors
+    stage.way.stop_after(at, stops(stage, "server"))
+    with in_time():
+        ended = by_hand(*command)
+    assert stage.way.stopped.is_set(), ended
+    assert ended.code in (4, 6), ended
+    assert re.search(r"no progress for \d+ s \(since 2\d\d\d-", ended.err), ended
+    assert stage.real.server.name in ended.err
+    stage.go_on()
+    again = by_hand(*command, "--json")
+    assert "error" not in again.json(), again  # its audit finds what these servers have for the tests
+    assert again.json()["app"] == command[-1].replace("--replace", APP)
+    assert stage.engine().plan().in_sync, "nothing is left"
+    after = stage.backup()[APP]
+    assert after.made is not None, after.errors
+    assert after.made.parts[stage.store].part.measures == first.made.parts[stage.store].part.measures
+    assert not home.half_made()
 
 
 @pytest.mark.rare

@@ -17,12 +17,18 @@ _SCALARS = (
     *("localtime('00:00:00.000000001')", "time('12:00+14:00')", "time('23:59:59.999999999-18:00')"),
     *("localdatetime('1582-10-04T00:00')", "datetime('2026-03-29T03:30:00.000000001[Europe/Berlin]')"),
     *("datetime('2024-11-03T01:30:00-05:00[America/New_York]')", "datetime('1900-01-01T00:00:00+05:30')"),
+    *(
+        "datetime('2026-01-01T00:00[UTC]')",
+        "datetime('2026-01-01T00:00Z')",
+        "datetime('1850-06-01T12:00[Europe/Berlin]')",
+    ),
     *("duration('P0D')", "duration({months: -14, days: 3, seconds: -1, nanoseconds: 999999999})"),
     *("point({x: 0.0, y: -0.0})", "point({x: 1e300, y: 2, z: 3})", "point({longitude: -180, latitude: 90})"),
     *("point({longitude: 12.5, latitude: 41.9, height: 8848.86})",),
 )
 _LISTS = (
     *("[]", "['', 'ü']", "[1, -2]", "[0.5, -0.0]", "[true, false]", "[date('2026-01-01')]", "[time('12:00Z')]"),
+    "[datetime('2026-01-01T00:00[UTC]'), datetime('2026-01-01T00:00Z'), datetime('2026-01-01T00:00[Asia/Tokyo]')]",
     *("[datetime('2026-01-01T00:00+01:00')]", "[duration('P1M')]", "[point({x: 1, y: 2}), point({x: 3, y: 4})]"),
 )
 

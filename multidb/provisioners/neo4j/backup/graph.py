@@ -25,6 +25,11 @@ __all__ = ["LARGEST_EXCHANGE", "UNIQUE", "Graph", "Survey", "decoded"]
 
 LARGEST_EXCHANGE: Final = 200_000
 _FETCHED: Final = 1_000  # rows asked for at once
+# What the server calls the zones of the values of {0} that have one, by property.
+_ZONES: Final = (
+    "[k IN keys({0}) WHERE valueType({0}[k]) CONTAINS 'ZONED' | [k, CASE WHEN valueType({0}[k]) STARTS WITH 'LIST' "
+    "THEN [x IN {0}[k] | x.timezone] ELSE [{0}[k].timezone] END]]"
+)
 _BATCH: Final = 5_000  # rows written in one transaction; a long text or list counts for more
 # Seconds, as long as the server answers others meanwhile; an index over all data is made before the answer.
 _DELETING: Final = 24 * 3600.0
@@ -88,16 +93,19 @@ class Graph:
 
     def lines(self) -> Iterator[Line]:
         """Everything there is, in the order of the file, read as it comes."""
+        # The driver does not tell all zones apart. Servers before 5.13 have no function for the type of a value.
+        zones = _ZONES if self._ask("SHOW FUNCTIONS YIELD name WHERE name = 'valueType' RETURN name") else "[]"
         with self._reading() as transaction:
-            text = f"MATCH {_node(self._label)} RETURN elementId(n), labels(n), properties(n)"
-            for element, labels, properties in self._rows(transaction, text):
+            text = f"MATCH {_node(self._label)} RETURN elementId(n), labels(n), properties(n), {zones.format('n')}"
+            for element, labels, *values in self._rows(transaction, text):
                 kept = sorted(name for name in labels if name != self._label)
-                yield {"node": _number(element), "labels": kept, "properties": self._encoded(element, properties)}
+                yield {"node": _number(element), "labels": kept, "properties": self._encoded(element, *values)}
             pattern = f"{_node(self._label, 'a')}-[r]->{_node(self._label, 'b')}"
-            text = f"MATCH {pattern} RETURN elementId(r), type(r), elementId(a), elementId(b), properties(r)"
-            for element, kind, start, end, properties in self._rows(transaction, text):
+            columns = f"properties(r), {zones.format('r')}"
+            text = f"MATCH {pattern} RETURN elementId(r), type(r), elementId(a), elementId(b), {columns}"
+            for element, kind, start, end, *values in self._rows(transaction, text):
                 ends = {"from": _number(start), "to": _number(end)}
-                yield {"relationship": kind, **ends, "properties": self._encoded(element, properties)}
+                yield {"relationship": kind, **ends, "properties": self._encoded(element, *values)}
         if self._label is None:
             yield from self._schema()
 
@@ -132,13 +140,16 @@ class Graph:
         with self._in_time():
             return result.fetch(_FETCHED)
 
-    def _encoded(self, element: str, properties: Mapping[str, Any]) -> dict[str, Any]:
+    def _encoded(
+        self, element: str, properties: Mapping[str, Any], zones: Iterable[tuple[str, list[str]]]
+    ) -> dict[str, Any]:
+        zones_of = dict(zones)
         try:
-            return {name: encode(value) for name, value in properties.items()}
+            return {name: encode(value, zones_of.get(name, ())) for name, value in properties.items()}
         except TypeError:
             raise ArchiveError(
                 "a property has a value that Python's driver cannot hold (a year before 1 or after 9999, a zone that "
-                "it does not know)",
+                "it does not know, an offset with seconds)",
                 where=f"{self._server}, element {element}",
                 hint=f"find it: MATCH (n) WHERE elementId(n) = '{element}' RETURN n",
             ) from None

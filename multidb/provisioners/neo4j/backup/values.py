@@ -9,21 +9,22 @@ or an exponent. Since no property is a map, an object always stands for a value 
     {"time": "12:00:00.000000001+01:00"}                         with an offset
     {"local_time": "12:00:00.000000001"}
     {"datetime": "2026-11-21T12:00:00.5+01:00"}                  with an offset
-    {"datetime": "2026-11-21T12:00:00.5+01:00", "zone": "Europe/Berlin"}
+    {"datetime": "2026-11-21T12:00:00.5+01:00", "zone": "Europe/Berlin"}        "UTC" is another than the offset zero
     {"local_datetime": "2026-11-21T12:00:00.5"}
     {"duration": [14, 3, 11, 5]}                                 months, days, seconds, nanoseconds
     {"point": [12.9, 51.2], "srid": 4326}                        4326 and 4979 (WGS 84), 7203 and 9157 (Cartesian)
     {"vector": "AAAAAA==", "of": "f32"}                          base64, most significant byte first
 
-Three things the driver itself does not tell or cannot hold: the zone ``UTC`` comes back as the offset zero, which is
-the same moment; an offset's seconds (``+00:53:28``) come back as none; a year before 1 or after 9999 is refused.
+Three things the driver itself does not tell or cannot hold: the zone ``UTC``, which it gives as the offset zero, and an
+offset's seconds (``+00:53:28``), which it drops, are told by what the server calls the zones; the seconds are refused,
+like a year before 1 or after 9999.
 """
 
 from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC
 from typing import Any, Final
 
@@ -44,19 +45,30 @@ _POINTS: Final[Mapping[int, type[Point]]] = {
 }
 
 
-def encode(value: Any) -> Any:
-    """What `json` writes for a value that the driver gave. `TypeError` for one of no known type."""
+def encode(value: Any, zones: Sequence[str] = ()) -> Any:
+    """What `json` writes for a value that the driver gave. `TypeError` for one of no known type, or that it cannot
+    hold.
+
+    Args:
+        zones: where it has one, the zone of the value as the server calls it (``timezone``), or of each in a list.
+    """
     kind = type(value)
     if kind in _PLAIN:
         return value
     if kind is float:
         return value if math.isfinite(value) else {"float": str(value)}
     if kind is list:
-        return [encode(item) for item in value]
+        return [encode(item, zones[at : at + 1]) for at, item in enumerate(value)]
     if kind in (bytes, bytearray):
         return {"bytes": base64.b64encode(value).decode()}
     if kind in _OTHERS:
-        return _OTHERS[kind](value)
+        written = _OTHERS[kind](value)
+        for zone in zones:
+            if zone.count(":") > 1:
+                raise TypeError(f"an offset with seconds: {zone}")
+            if zone == _UTC:
+                written["zone"] = zone
+        return written
     if isinstance(value, Point):
         return {"point": [encode(float(item)) for item in value], "srid": value.srid}
     raise TypeError(f"a property of type {kind.__name__}")
@@ -92,7 +104,7 @@ def _encode_vector(value: Vector) -> dict[str, str]:
     return {"vector": base64.b64encode(value.raw()).decode(), "of": value.dtype}
 
 
-_OTHERS: Final[Mapping[type, Callable[[Any], Any]]] = {
+_OTHERS: Final[Mapping[type, Callable[[Any], dict[str, Any]]]] = {
     Date: lambda value: {"date": value.iso_format()},
     Time: _encode_time,
     DateTime: _encode_datetime,

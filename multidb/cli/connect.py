@@ -21,8 +21,6 @@ from multidb.secrets import Secret
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
-_OF_CLIENTS = ("PG", "NEO4J_", "REDISCLI_")  # variables of the caller's by which a client could be somebody else
-
 
 @app.command(
     epilog=examples(
@@ -62,11 +60,11 @@ def connect(
         tenant, variables = _tenant(fleet, entry.id, chosen, everything=bool(command))
     client = _client(tenant, read_only)
     if command:
-        _become(command, {**variables, **client.env})
+        _become(command, {**variables, **client.env}, client.unset)
     program = next(filter(None, map(shutil.which, client.programs)), None)
     if program is not None and not (prompt or run.json) and sys.stdin.isatty():
         output.note(f"{entry.id} on {tenant.server.name}, by {program}", style="dim")
-        _become([program, *client.arguments], client.env)
+        _become([program, *client.arguments], client.env, client.unset)
     return _prompt(output, tenant, client)
 
 
@@ -104,10 +102,10 @@ def _client(tenant: Tenant, read_only: bool) -> AppClient:
     return make(tenant, read_only)
 
 
-def _become(command: Sequence[str], variables: Mapping[str, str | Secret]) -> NoReturn:
+def _become(command: Sequence[str], variables: Mapping[str, str | Secret], unset: tuple[str, ...]) -> NoReturn:
     """Goes on as `command`, in this process, so that signals and the terminal are its own."""
     exported = {name: value.reveal() if isinstance(value, Secret) else value for name, value in variables.items()}
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(_OF_CLIENTS)}
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(unset)}
     sys.stdout.flush()
     sys.stderr.flush()
     try:

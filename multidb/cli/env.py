@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -71,6 +70,8 @@ def env(
 def _value(variables: AppAnswer | Environment, name: str) -> str:
     value = variables.env.get(name)
     if value is None:
+        from difflib import get_close_matches
+
         near = get_close_matches(name, variables.env, 1)
         meant = f"did you mean {near[0]}? " if near else ""
         raise UsageError(

@@ -33,6 +33,7 @@ class AppClient:
         programs: the store's own, the best first; none: there is only the prompt.
         arguments: what they are started with; never a secret.
         env: what they are told otherwise, secrets included.
+        unset: how variables of the caller's begin that would make the program somebody else.
         prompt: opens a connection as the app and gives what answers one statement. Both raise `MultidbError`.
     """
 
@@ -40,3 +41,4 @@ class AppClient:
     programs: tuple[str, ...] = ()
     arguments: tuple[str, ...] = ()
     env: Mapping[str, str | Secret] = field(default_factory=dict)
+    unset: tuple[str, ...] = ()

@@ -35,7 +35,8 @@ def client(tenant: Tenant, read_only: bool) -> AppClient:
             mode = neo4j.READ_ACCESS if read_only else neo4j.WRITE_ACCESS
             yield lambda statement: _answer(bolt, tenant, database, mode, statement)
 
-    return AppClient(prompt, ("cypher-shell",), tuple(arguments), {"NEO4J_PASSWORD": env["NEO4J_PASSWORD"]})
+    password = {"NEO4J_PASSWORD": env["NEO4J_PASSWORD"]}
+    return AppClient(prompt, ("cypher-shell",), tuple(arguments), password, unset=("NEO4J_",))
 
 
 def _answer(bolt: Bolt, tenant: Tenant, database: str, mode: str, statement: str) -> PromptAnswer:

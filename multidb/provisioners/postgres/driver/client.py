@@ -48,7 +48,7 @@ def client(tenant: Tenant, read_only: bool) -> AppClient:
         with connection:
             yield lambda statement: _answer(connection, tenant, statement)
 
-    return AppClient(prompt, ("psql",), (), env)
+    return AppClient(prompt, ("psql",), (), env, unset=("PG",))
 
 
 def _answer(connection: psycopg.Connection, tenant: Tenant, statement: str) -> PromptAnswer:

@@ -40,7 +40,8 @@ def client(tenant: Tenant, read_only: bool) -> AppClient:
         with explained(tenant.server), as_app(tenant) as wire:
             yield lambda statement: _answer(wire, tenant, statement)
 
-    return AppClient(prompt, ("valkey-cli", "redis-cli"), tuple(arguments), {"REDISCLI_AUTH": env["REDIS_PASSWORD"]})
+    password = {"REDISCLI_AUTH": env["REDIS_PASSWORD"]}
+    return AppClient(prompt, ("valkey-cli", "redis-cli"), tuple(arguments), password, unset=("REDISCLI_",))
 
 
 def _answer(wire: Wire, tenant: Tenant, statement: str) -> PromptAnswer:

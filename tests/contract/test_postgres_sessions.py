@@ -346,3 +346,16 @@ def test_a_server_that_is_another_one_by_now_is_met_anew(served: Cluster) -> Non
     with pytest.raises((NotAllowed, ServerError)):
         Wire(site.served.server(PLATFORM), site.served.admin(PLATFORM), "t", Traffic(), database="nowhere")
     _clean(site, app)
+
+
+@pytest.mark.parametrize("white", [" ", "\n", "\t", "\v", "\f", "\r", "\\", "\\\n"])
+def test_a_name_in_the_search_path_sets_nothing_else(site: Site, white: str) -> None:
+    """The server parts what a connection is opened with at white space, and an app may have any in a schema's name."""
+    if site.admin != BOSS:
+        pytest.skip("a superuser's session has most to lose")
+    name = f"x{white}-c{white}application_name=evil"
+    options = SessionOptions(search_path=("public", name), fresh=True)
+    with Wire(site.served.server(BOSS), site.served.admin(BOSS), "t", Traffic(), options=options) as wire:
+        assert wire.ask("SELECT current_setting('application_name')", (), 10) == "t"
+        reset = wire.ask("SELECT reset_val FROM pg_settings WHERE name = 'search_path'", (), 10)
+        assert reset == f'"public", "{name}"'

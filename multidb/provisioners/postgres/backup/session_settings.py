@@ -7,6 +7,7 @@ superuser's parameter without being one; those can be stored by superusers only,
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -134,4 +135,5 @@ def _restricts(version: int) -> bool:
 
 
 def _escaped(value: str) -> str:
-    return value.replace("\\", "\\\\").replace(" ", "\\ ")
+    # the server parts them at any white space (pg_split_opts): a schema may have a line break and a "-c" in its name
+    return re.sub(r"([\s\\])", r"\\\1", value)

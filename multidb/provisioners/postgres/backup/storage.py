@@ -17,7 +17,9 @@ __all__ = ["Stored", "find", "read"]
 
 _WORDS: Final = {"STORAGE": ("PLAIN", "EXTERNAL", "EXTENDED", "MAIN"), "COMPRESSION": ("pglz", "lz4")}
 _STORAGE = "CASE {} WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' ELSE 'EXTENDED' END"
-_INDEXED = "EXISTS (SELECT FROM pg_index i WHERE i.indrelid = c.oid AND a.attnum = ANY (i.indkey))"
+# By an index that holds its values: of one by hashes, a declaration after it would change the catalog only.
+_INDEXED = """EXISTS (SELECT FROM pg_index i JOIN pg_attribute x ON x.attrelid = i.indexrelid AND x.attlen = -1
+  AND i.indkey[x.attnum - 1] = a.attnum WHERE i.indrelid = c.oid)"""
 _COLUMNS: Final = """
 FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_type t ON t.oid = a.atttypid
@@ -35,7 +37,9 @@ _COMPRESSED: Final = f"""
 SELECT coalesce(json_agg(json_build_array(n.nspname, c.relname, a.attname,
   CASE a.attcompression WHEN 'l' THEN 'lz4' ELSE 'pglz' END) ORDER BY c.oid, a.attnum), '[]'::json) {_COLUMNS}
   AND c.relkind = 'r' AND a.attcompression <> '' AND {_INDEXED}"""
-_OTHERWISE: Final = "SELECT EXISTS (SELECT FROM ONLY {table} WHERE pg_column_compression({column}) = '{way}')"
+_VIEWS: Final = """
+SELECT coalesce(json_agg(json_build_array(n.nspname, c.relname)), '[]'::json)
+FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'm'"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,14 +59,25 @@ def find(ask: Callable[[str], str], version: int) -> Sequence[Sequence[str]]:
         version: ``server_version_num``.
     """
     columns: list[list[str]] = json.loads(ask(_UNCOMPRESSED))
-    if version < 140000:  # which knows one way of compressing
+    if version < 140000:  # which does not say how a value is stored
         return columns
+    views = {tuple(name) for name in json.loads(ask(_VIEWS))}
+    columns = [
+        [schema, table, column, *words]
+        for schema, table, column, *words in columns
+        if words[-1] == "PLAIN" or (schema, table) in views or _any(ask, schema, table, column, "IS NOT NULL")
+    ]
     for schema, table, column, declared in json.loads(ask(_COMPRESSED)):
         other = "pglz" if declared == "lz4" else "lz4"
-        name = f"{identifier(schema)}.{identifier(table)}"
-        if ask(_OTHERWISE.format(table=name, column=identifier(column), way=other)) == "t":
+        if _any(ask, schema, table, column, f"= '{other}'"):
             columns.append([schema, table, column, "COMPRESSION", other, declared])
     return columns
+
+
+def _any(ask: Callable[[str], str], schema: str, table: str, column: str, condition: str) -> bool:
+    """Whether any value is compressed in such a way."""
+    where = f"{identifier(schema)}.{identifier(table)} WHERE pg_column_compression({identifier(column)}) {condition}"
+    return ask(f"SELECT EXISTS (SELECT FROM ONLY {where})") == "t"  # noqa: S608
 
 
 def read(entries: object) -> Iterator[Stored]:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from datetime import UTC, datetime
+from typing import Final
 
 from multidb.fleet import Fleet, Scope
 from multidb.model import Change, Provisioner
 from multidb.provisioners import provisioner
 from multidb.secrets import Secret, SecretRef, generate
 
-__all__ = ["ensure_secrets", "refit_verifiers"]
+__all__ = ["ISSUED", "ensure_secrets", "refit_verifiers"]
+
+ISSUED: Final = "issued"
+"""The state's section with the moment at which each app last got a credential."""
 
 
 def ensure_secrets(fleet: Fleet, store: Provisioner, changes: Sequence[Change]) -> None:
@@ -24,6 +29,9 @@ def ensure_secrets(fleet: Fleet, store: Provisioner, changes: Sequence[Change]) 
             made[spec.ref] = Secret(spec.derive(source.reveal()))
     if made:
         fleet.state.secrets.put(made)
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        with fleet.state.change(ISSUED) as issued:
+            issued.update({ref.owner: now for ref in made})
 
 
 def refit_verifiers(fleet: Fleet, scope: Scope) -> None:

@@ -18,6 +18,7 @@ from multidb import files, manifest
 from multidb.backup import cloning
 from multidb.backup.journal import Journal
 from multidb.closure import reopen
+from multidb.credentials import ISSUED
 from multidb.document import Unreadable, inside
 from multidb.errors import (
     AuthenticationFailed,
@@ -278,6 +279,8 @@ def _forget_everything(fleet: Fleet, app_id: str) -> None:
     Journal(state).forget(app_id)
     reopen(state, app_id)  # another app may take its name
     state.secrets.delete([ref for ref in state.secrets.refs() if ref.owner == app_id])
+    with state.change(ISSUED) as issued:
+        issued.pop(app_id, None)
     with state.change("numbers") as numbers:
         for held in numbers.values():
             held.pop(app_id, None)

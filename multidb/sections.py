@@ -178,6 +178,7 @@ SECTIONS: Final = {
     "offline": StateSection(dict[str, bool]),
     "compose": StateSection(_Compose),
     "restricted": StateSection(dict[str, list[AppId]]),
+    "issued": StateSection(dict[AppId, MomentText], losable=True),  # then an age is not known
     "removed": StateSection(dict[AppId, _Removed]),
     "closed": StateSection(dict[AppId, _Closed]),
     "backup-work": StateSection(_Work),

@@ -40,6 +40,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "recover": ("recover", "Get back into a Neo4j whose admin's password an app has changed."),
     },
     "See": {
+        "apps": ("apps", "List every app, also removed ones and orphans."),
         "show": ("show", "Show an app: its stores, names and how isolated it is."),
         "env": ("env", "Print the variables with which an app reaches its stores."),
         "connect": ("connect", "Work in an app's place: psql, valkey-cli, cypher-shell, or a prompt."),

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -13,7 +14,7 @@ from multidb.cli.options import AppOrAllArgument, Run, StoresOption, examples, s
 from multidb.cli.output import Output
 from multidb.cli.terminal import Grid
 from multidb.model import size_in_words
-from multidb.usage import Enforcement, QuotaUse, StoreUsage, UsageReport, enforce, look
+from multidb.usage import Enforcement, QuotaUse, StoreTotal, StoreUsage, UsageReport, enforce, look
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -21,9 +22,29 @@ _BAR = 8  # columns
 _STYLES = {QuotaUse.NONE: "", QuotaUse.WITHIN: "green", QuotaUse.NEAR: "yellow", QuotaUse.OVER: "bold red"}
 
 
+class Order(StrEnum):
+    """By what the rows are sorted."""
+
+    MANIFEST = "manifest"
+    SIZE = "size"
+    GROWTH = "growth"
+    QUOTA = "quota"
+    CONNECTIONS = "connections"
+
+
+_ORDERS: Mapping[Order, Callable[[StoreUsage], float]] = {
+    Order.MANIFEST: lambda used: 0,
+    Order.SIZE: lambda used: -(used.usage.size or 0),
+    Order.GROWTH: lambda used: -used.growth.size if used.growth is not None else 0,
+    Order.QUOTA: lambda used: -(used.share or 0),
+    Order.CONNECTIONS: lambda used: -(used.usage.connections or 0),
+}
+
+
 @app.command(
     epilog=examples(
         "multidb usage",
+        "multidb usage --sort size",
         "multidb usage lernmi --store postgres --slow",
         "multidb usage --enforce         (for cron; read-only where a quota says so, and back)",
     )
@@ -42,6 +63,9 @@ def usage(
         ),
     ] = False,
     slow: Annotated[bool, typer.Option("--slow", help="Also the queries that took the most time.")] = False,
+    order: Annotated[
+        Order, typer.Option("--sort", help="The largest first; default: as in the manifest.")
+    ] = Order.MANIFEST,
 ) -> int:
     """Show connections, sizes and growth per app and store.
 
@@ -61,15 +85,15 @@ def usage(
     failed = next(iter(done.errors.values()), None) if done is not None else None
     code = failed.exit_code if failed is not None else report.exit_code
     output.document(code == 0, document)
-    _show(output, report, slow=slow)
+    _show(output, report, slow=slow, order=order)
     if done is not None:
         _show_enforced(output, done)
     return code
 
 
-def _show(output: Output, report: UsageReport, *, slow: bool) -> None:
+def _show(output: Output, report: UsageReport, *, slow: bool, order: Order) -> None:
     if report.stores:
-        output.show(_table(report))
+        output.show(_table(report, order))
     elif not report.errors:
         output.say("There is nothing to look at. Next: multidb add-app NAME")
     for used in report.stores:
@@ -120,11 +144,11 @@ def _count(name: str, value: float) -> str:
     return f"{value:.0f}"
 
 
-def _table(report: UsageReport) -> Grid:
+def _table(report: UsageReport, order: Order) -> Grid:
     read_only = any(used.read_only for used in report.stores)
     columns = ("app", "store", "size", "", "", "growth", "connections", *(("",) if read_only else ()))
-    table, totals = Grid(*columns, right=("size",)), _totals(report)
-    for used in report.stores:
+    table, totals = Grid(*columns, right=("size",)), report.totals
+    for used in sorted(report.stores, key=_ORDERS[order]):
         style = _STYLES[used.standing]
         share, of = (used.share, "quota") if used.share is not None else (_part(used, totals), "all apps")
         table.add_row(
@@ -137,6 +161,11 @@ def _table(report: UsageReport) -> Grid:
             _connections(used),
             *((Text("read-only" if used.read_only else "", "bold red"),) if read_only else ()),
         )
+    for store, total in totals.items():
+        if total.apps > 1:
+            size, connections = size_in_words(total.size), str(total.connections or "")
+            cells = (f"all {total.apps} apps", store, size, "", "", "", connections, *(("",) if read_only else ()))
+            table.add_row(*(Text(cell, "bold") for cell in cells))
     return table
 
 
@@ -144,19 +173,10 @@ def _bar(share: float, style: str) -> ProgressBar:
     return ProgressBar(total=1, completed=share, width=_BAR, complete_style=style, finished_style=style)
 
 
-def _totals(report: UsageReport) -> dict[str, tuple[int, int]]:
-    """By store, how many apps are shown, and the bytes of all of them."""
-    totals: dict[str, tuple[int, int]] = {}
-    for used in report.stores:
-        apps, size = totals.get(used.store, (0, 0))
-        totals[used.store] = apps + 1, size + (used.usage.size or 0)
-    return totals
-
-
-def _part(used: StoreUsage, totals: Mapping[str, tuple[int, int]]) -> float | None:
+def _part(used: StoreUsage, totals: Mapping[str, StoreTotal]) -> float | None:
     """The app's part of what all apps have on the store; None for one app alone, of which that says nothing."""
-    apps, total = totals[used.store]
-    return used.usage.size / total if used.usage.size is not None and total and apps > 1 else None
+    total = totals[used.store]
+    return used.usage.size / total.size if used.usage.size is not None and total.size and total.apps > 1 else None
 
 
 def _size(used: StoreUsage) -> str:

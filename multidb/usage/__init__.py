@@ -8,7 +8,7 @@ from multidb.usage.enforcing import Enforcement, enforce
 from multidb.usage.history import History, Look
 from multidb.usage.measurement import look
 from multidb.usage.quotas import RELEASED, read_only_after
-from multidb.usage.report import NEAR, Growth, QuotaUse, ServerSeen, StoreUsage, UsageReport
+from multidb.usage.report import NEAR, Growth, QuotaUse, ServerSeen, StoreTotal, StoreUsage, UsageReport
 
 __all__ = [
     "NEAR",
@@ -19,6 +19,7 @@ __all__ = [
     "Look",
     "ServerSeen",
     "QuotaUse",
+    "StoreTotal",
     "StoreUsage",
     "UsageReport",
     "enforce",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import StrEnum
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from multidb.errors import MultidbError
 from multidb.model import AppUsage, Quota, ServerUsage
 
-__all__ = ["NEAR", "Growth", "ServerSeen", "QuotaUse", "StoreUsage", "UsageReport"]
+__all__ = ["NEAR", "Growth", "ServerSeen", "QuotaUse", "StoreTotal", "StoreUsage", "UsageReport"]
 
 NEAR = 0.8
 """The share of a quota from which on it is nearly used up."""
@@ -111,6 +111,15 @@ class ServerSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class StoreTotal:
+    """What all apps of a report have on one store together: how many they are, bytes, connections, as far as told."""
+
+    apps: int = 0
+    size: int = 0
+    connections: int = 0
+
+
+@dataclass(frozen=True, slots=True)
 class UsageReport:
     """One look at every app's use.
 
@@ -140,6 +149,16 @@ class UsageReport:
         """1 when a quota is used up; else 4 when a server could not be asked; else 0."""
         return 1 if self.over else 4 if self.errors else 0
 
+    @property
+    def totals(self) -> dict[str, StoreTotal]:
+        """By store."""
+        totals: dict[str, StoreTotal] = {}
+        for used in self.stores:
+            before, usage = totals.get(used.store, StoreTotal()), used.usage
+            size, connections = before.size + (usage.size or 0), before.connections + (usage.connections or 0)
+            totals[used.store] = StoreTotal(before.apps + 1, size, connections)
+        return totals
+
     def document(self) -> dict[str, Any]:
         """The report as plain JSON values, as `multidb usage --json` prints it."""
         apps: dict[str, dict[str, Any]] = {}
@@ -149,6 +168,7 @@ class UsageReport:
             "project": self.project,
             "looked_at": self.looked_at.isoformat(timespec="seconds"),
             "apps": apps,
+            "totals": {store: asdict(total) for store, total in self.totals.items()},
             "servers": {server.server: server.document() for server in self.servers},
             "notes": list(self.notes),
         }

@@ -8,7 +8,8 @@ import socket
 import stat
 import tempfile
 import urllib.parse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
@@ -194,6 +195,30 @@ def test_a_program_runs_with_the_apps_variables_and_nobody_elses(applied: Folder
     assert "cannot run no-such-program" in applied.run("connect", "bob", "--", "no-such-program").err
 
 
+def test_every_app_is_listed_wherever_it_stands(applied: Folder) -> None:
+    manifest = applied.path / "multidb.yaml"
+    text = manifest.read_text()
+    manifest.write_text(text + "  fred: {stores: [redis]}\n")
+    applied.ok("apply", "--yes", "fred")
+    before = {each["app"]: each for each in applied.ok("apps", "--json").json()["apps"]}
+    assert before["fred"]["presence"] == "manifest"
+    assert before["ann"]["stores"] == ["postgres", "qdrant", "redis"]
+    assert before["ann"]["size"] > 1_000_000
+    issued = datetime.fromisoformat(before["fred"]["issued"])
+    assert timedelta() <= datetime.now(UTC) - issued < timedelta(minutes=10)
+    manifest.write_text(text)
+    assert "orphan" in next(line for line in applied.ok("apps").out.splitlines() if line.startswith("fred"))
+    assert "fred" not in applied.ok("apps", "--recorded").out, "nobody was asked"
+    applied.ok("remove-app", "fred", "--no-backup", "--yes")
+    for arguments in (["apps"], ["apps", "--recorded"]):
+        line = next(line for line in applied.ok(*arguments).out.splitlines() if line.startswith("fred"))
+        assert "removed" in line
+        assert "multidb undo-remove fred" in line
+    applied.ok("purge", "fred", "--yes-destroy", "fred")
+    assert "fred" not in applied.ok("apps").out
+    assert "fred" not in (applied.path / ".multidb" / "state.json").read_text()
+
+
 def test_show_tells_the_isolation_and_no_secret(applied: Folder) -> None:
     document = applied.ok("show", "ann", "--json").json()
     assert document["stores"]["postgres"]["isolation"] == "enforced"
@@ -215,6 +240,11 @@ def test_json_is_one_document_on_stdout(applied: Folder) -> None:
         assert document["command"] == arguments[0]
 
 
+def _reveals(arguments: Sequence[str]) -> bool:
+    """Whether a secret was asked for: all of them, or one by its name."""
+    return "--reveal" in arguments or (arguments[0] == "env" and any(word.isupper() for word in arguments[1:]))
+
+
 def test_no_secret_is_where_none_belongs(applied: Folder) -> None:
     """Runs last in this file on purpose: reads everything that was said and written, the servers' logs and the process
     list, and looks for every secret in every encoding that a tool might have used."""
@@ -227,8 +257,7 @@ def test_no_secret_is_where_none_belongs(applied: Folder) -> None:
         for form in (value, urllib.parse.quote(value), base64.b64encode(value.encode()).decode()):
             needles[form] = name
     allowed = {store, *applied.path.glob("apps/*/.env")}
-    revealing = ("--reveal",)
-    said = [ran for ran in applied.said if not set(revealing) & set(ran.arguments)]
+    said = [ran for ran in applied.said if not _reveals(ran.arguments)]
     assert len(said) > 20
     for ran in said:
         _assert_clean(ran.out + ran.err, needles, f"output of multidb {' '.join(ran.arguments)}")

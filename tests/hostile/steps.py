@@ -54,6 +54,7 @@ STEPS: tuple[Step, ...] = (
     Step("show {hostile}"),
     Step("env {hostile} --reveal"),
     Step("render"),
+    Step("apps"),
     Step("connect {hostile}"),
     Step("connect {hostile} --read-only --json"),
     Step("health", codes=(0, 1)),  # no backup yet

@@ -206,6 +206,17 @@ def test_usage_shows_shares_of_quotas_and_of_the_total(shop: Engine, capsys: Cap
     assert "bob toy has nearly used up its quota of 1.0 kB" in lines[4:]
 
 
+def test_usage_is_sorted_and_summed(shop: Engine, capsys: Captured) -> None:
+    SHELF.weights = {"ann": 500, "bob": 900, "eve": 600}
+    for order, apps in (("manifest", "ann bob eve"), ("size", "bob eve ann"), ("quota", "bob ann eve")):
+        assert usage_cli.usage(order=usage_cli.Order(order)) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert [line.split()[0] for line in lines[1:4]] == apps.split()
+        assert lines[4].split()[:6] == ["all", "3", "apps", "toy", "2.0", "kB"]
+    assert usage_cli.usage("eve", as_json=True) == 0
+    assert json.loads(capsys.readouterr().out)["totals"]["toy"]["size"] == 600
+
+
 def test_details_have_their_units_and_stay_on_one_line(shop: Engine, capsys: Captured) -> None:
     SHELF.used["ann"] = AppUsage(
         size=5,

@@ -21,7 +21,7 @@ from multidb.errors import UsageError
 if TYPE_CHECKING:
     from multidb.model import Resource
 
-__all__ = ["StoreAccess", "access_of", "record_access", "recorded_access"]
+__all__ = ["StoreAccess", "access_of", "forget_access", "record_access", "recorded_access"]
 
 _LARGEST = 64 * 1024**2  # bytes
 
@@ -78,6 +78,12 @@ def record_access(state: Path, server: str, access: Mapping[str, StoreAccess], a
     text = json.dumps({app: asdict(entry) for app, entry in sorted(entries.items())}, indent=1)
     with suppress(UsageError):  # a plan does without
         files.write_text(_file(state, server), text + "\n", mode=files.PRIVATE)
+
+
+def forget_access(state: Path, server: str) -> None:
+    """Forgets what is recorded for the server, whose walls may be others now; who asks next asks the server."""
+    with suppress(OSError):
+        _file(state, server).unlink(missing_ok=True)
 
 
 def _file(state: Path, server: str) -> Path:

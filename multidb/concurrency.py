@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from concurrent.futures import FIRST_EXCEPTION, CancelledError, ThreadPoolExecutor, wait
 from typing import TypeVar
 
 __all__ = ["side_by_side"]
@@ -35,15 +35,26 @@ def side_by_side(
     """
     if not items or (len(items) == 1 and not finishing):
         return [work(item) for item in items]
+    stop = threading.Event()
+
+    def begun(item: T) -> R:
+        if stop.is_set():  # asked by the thread that takes the item: to cancel it from here would come too late
+            raise CancelledError
+        try:
+            return work(item)
+        except BaseException:
+            if until_failure:
+                stop.set()
+            raise
+
     with ThreadPoolExecutor(min(len(items), at_once or len(items))) as pool:
-        futures = [pool.submit(work, item) for item in items]
+        futures = [pool.submit(begun, item) for item in items]
         unfinished = set(futures)
         try:
             unfinished = wait(futures, return_when=FIRST_EXCEPTION).not_done
         finally:
             if unfinished and cancelled is not None:
                 cancelled.set()
-            if until_failure:
-                for future in unfinished:
-                    future.cancel()
-        return [future.result() for future in futures if not future.cancelled()]
+            if unfinished and until_failure:
+                stop.set()
+        return [future.result() for future in futures]  # what was not begun comes after what has failed

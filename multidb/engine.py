@@ -13,7 +13,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from multidb.access import access_of, record_access
+from multidb.access import access_of, forget_access, record_access
 from multidb.closure import closures
 from multidb.concurrency import side_by_side
 from multidb.credentials import ensure_secrets, refit_verifiers
@@ -225,7 +225,11 @@ class Engine:
                     )
                 self._record(server, session)
                 report = replace(self._run(server, session, scope, fresh.changes), unread=fresh.unread)
-                return self._read_once_more(server, session, scope, report) if report.error is None else report
+                if report.error is None:
+                    report = self._read_once_more(server, session, scope, report)
+                if any(change.resource.app is None for change in report.done):
+                    forget_access(self.state.folder, server.name)  # what the session knows of the server is from before
+                return report
         except MultidbError as error:  # whatever it is, it must not cost the other servers their report
             return replace(nothing, error=error)
 

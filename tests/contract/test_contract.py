@@ -248,7 +248,7 @@ def test_each_threat_is_refused(world: World, subtests: Any) -> None:
 def test_the_printed_isolation_is_the_real_one(world: World) -> None:
     app = world.app()
     (stands,) = standing(world.apply(app).fleet, app).values()
-    level = stands.isolation
+    level = Isolation(stands.isolation)
     assert stands.why
     if world.case.attackable or world.case.instance:
         assert level is not Isolation.NAMING_ONLY

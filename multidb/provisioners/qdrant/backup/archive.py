@@ -11,9 +11,9 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import replace
-from importlib.metadata import version as installed_version
 from typing import Any, BinaryIO, Final, Self
 
+from multidb import __version__
 from multidb.errors import ArchiveError, Conflict, WrongVersion
 from multidb.model import (
     App,
@@ -123,7 +123,7 @@ class QdrantArchive:
         return Part(
             format=POINTS if as_points else SNAPSHOT,
             server=f"{self._facts.product} {self._facts.version}",
-            client=f"multidb {installed_version('multidb')}",
+            client=f"multidb {__version__}",
             consistent=self._facts.local or all(_same_count(before, after, name) for name in names),
             measures=measures,
             details={"app": app.id, "tenant": app.tenant_id, "collections": entries},

@@ -162,8 +162,9 @@ def require_unbound(engine: Engine, app: App, stores: Sequence[str]) -> None:
 
 def _require_unbound(engine: Engine, app: App, contexts: Mapping[str, tuple[Server, StoreContext]]) -> None:
     for server, context in contexts.values():
-        with engine.fleet.archive(server) as archive:
-            if isinstance(archive, BoundArchive):
+        archive = engine.fleet.archive(server)
+        if isinstance(archive, BoundArchive):  # the others stay closed: one may be open already, and take no second
+            with archive:
                 archive.require_unbound(app, context)
 
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import socket
 import stat
+import subprocess
+import sys
 import tempfile
 import urllib.parse
 from collections.abc import Iterator, Sequence
@@ -16,7 +19,7 @@ import psutil
 import pytest
 import yaml
 
-from tests.support.command import Folder
+from tests.support.command import REPOSITORY, Folder
 
 pytestmark = pytest.mark.server
 
@@ -217,6 +220,25 @@ def test_every_app_is_listed_wherever_it_stands(applied: Folder) -> None:
     applied.ok("purge", "fred", "--yes-destroy", "fred")
     assert "fred" not in applied.ok("apps").out
     assert "fred" not in (applied.path / ".multidb" / "state.json").read_text()
+
+
+def test_an_app_on_every_kind_of_store_is_cloned_and_comes_back(applied: Folder) -> None:
+    """Qdrant's local mode among them: a folder that is open already takes no second opening, not even of ours."""
+    applied.ok("clone", "ann", "ann_pr")
+    applied.ok("connect", "ann_pr", "--store", "postgres", stdin="SELECT 1 FROM notes")
+    applied.ok("backup", "ann", "--to", "sets/")
+    applied.ok("connect", "ann", stdin="DELETE FROM notes")
+    applied.ok("restore", "ann", "--from", "sets/", "--replace")
+    assert applied.ok("connect", "ann", stdin="SELECT text FROM notes").out.split()[-1] == "hello"
+    applied.ok("remove-app", "ann_pr", "--no-backup", "--yes")
+    applied.ok("purge", "ann_pr", "--yes-destroy", "ann_pr")
+
+
+def test_a_statement_by_the_admins_hand_is_sent_from_a_projects_folder(applied: Folder) -> None:
+    script = [sys.executable, str(REPOSITORY / "scripts" / "as-admin"), "SELECT 1"]
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    ran = subprocess.run(script, cwd=applied.path, env=env, capture_output=True, text=True, check=False)
+    assert (ran.stdout, ran.stderr) == ("SELECT 1\n", "")
 
 
 def test_show_tells_the_isolation_and_no_secret(applied: Folder) -> None:

@@ -74,7 +74,12 @@ def summaries(fleet: Fleet, *, recorded: bool = False) -> list[AppSummary]:
     Raises:
         UsageError: the state is wrong.
     """
-    sizes = _recorded_sizes(fleet) if recorded else _sizes(fleet)
+    orphans: list[AppSummary] = []
+    if recorded:
+        sizes = _recorded_sizes(fleet)
+    else:
+        with fleet.keeping_open():  # and closed again before apps log in: a folder takes no second opening
+            sizes, orphans = _sizes(fleet), _orphans(fleet)
     report = None if recorded else health.check(fleet, may_write=False, freshness=freshness_now(fleet))
     sets, issued = last_sets(fleet.project, fleet.state), fleet.state.read(ISSUED)
     listed = []
@@ -92,7 +97,7 @@ def summaries(fleet: Fleet, *, recorded: bool = False) -> list[AppSummary]:
                 f"of {original}" if original else "",
             )
         )
-    return [*listed, *_removed(fleet), *([] if recorded else _orphans(fleet))]
+    return [*listed, *_removed(fleet), *orphans]
 
 
 def _removed(fleet: Fleet) -> list[AppSummary]:

@@ -13,7 +13,17 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-__all__ = ["MASK", "MemorySecretStore", "Secret", "SecretRef", "SecretSpec", "SecretStore", "generate", "redact"]
+__all__ = [
+    "MASK",
+    "MemorySecretStore",
+    "Secret",
+    "SecretRef",
+    "SecretSpec",
+    "SecretStore",
+    "generate",
+    "redact",
+    "revealed",
+]
 
 MASK: Final = "***"
 _ALPHABET_BYTES: Final = 32  # 32 random bytes are 43 URL-safe characters, 256 bits
@@ -138,6 +148,11 @@ class MemorySecretStore:
 
     def refs(self) -> frozenset[SecretRef]:
         return frozenset(self._values)
+
+
+def revealed(value: str | Secret) -> str:
+    """A value in clear, whether or not it is secret. As `Secret.reveal`: only where it is sent or written."""
+    return value.reveal() if isinstance(value, Secret) else value
 
 
 def generate() -> Secret:

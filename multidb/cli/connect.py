@@ -17,7 +17,7 @@ from multidb.fleet import Fleet, Scope
 from multidb.manifest import app_id
 from multidb.model import AppClient, PromptAnswer, Tenant, listed
 from multidb.provisioners import STORES, provisioner
-from multidb.secrets import Secret
+from multidb.secrets import Secret, revealed
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -104,7 +104,7 @@ def _client(tenant: Tenant, read_only: bool) -> AppClient:
 
 def _become(command: Sequence[str], variables: Mapping[str, str | Secret], unset: tuple[str, ...]) -> NoReturn:
     """Goes on as `command`, in this process, so that signals and the terminal are its own."""
-    exported = {name: value.reveal() if isinstance(value, Secret) else value for name, value in variables.items()}
+    exported = {name: revealed(value) for name, value in variables.items()}
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(unset)}
     sys.stdout.flush()
     sys.stderr.flush()

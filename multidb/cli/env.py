@@ -10,7 +10,7 @@ import typer
 from multidb.cli.options import AppArgument, Run, StoresOption, examples, with_run
 from multidb.errors import UsageError
 from multidb.render.env import EnvFormat, env_text
-from multidb.secrets import Secret
+from multidb.secrets import revealed
 
 if TYPE_CHECKING:
     from multidb.answers import AppAnswer
@@ -77,7 +77,7 @@ def _value(variables: AppAnswer | Environment, name: str) -> str:
         raise UsageError(
             f"it has no variable {name}", where=f"app {variables.app}", hint=f"{meant}all: multidb env {variables.app}"
         )
-    return value.reveal() if isinstance(value, Secret) else value
+    return revealed(value)
 
 
 def _variables(run: Run, name: str, stores: list[str] | None) -> AppAnswer | Environment:

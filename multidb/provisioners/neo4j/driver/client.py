@@ -10,8 +10,7 @@ import neo4j
 
 from multidb.errors import NotAllowed
 from multidb.model import AppClient, PromptAnswer, Tenant
-from multidb.provisioners.neo4j.driver.connection import DRIVER_ERRORS, Bolt, explain, words_of
-from multidb.secrets import Secret
+from multidb.provisioners.neo4j.driver.connection import DRIVER_ERRORS, Bolt, as_the_app, explain, words_of
 
 __all__ = ["client"]
 
@@ -28,10 +27,7 @@ def client(tenant: Tenant, read_only: bool) -> AppClient:
 
     @contextmanager
     def prompt() -> Iterator[Callable[[str], PromptAnswer]]:
-        password = env["NEO4J_PASSWORD"]
-        secret = password if isinstance(password, Secret) else Secret(password)
-        who = f"app {tenant.app.id}"
-        with Bolt(tenant.server, user, secret, "multidb connect", who=who, uri=uri) as bolt:
+        with as_the_app(tenant, application="multidb connect") as bolt:
             mode = neo4j.READ_ACCESS if read_only else neo4j.WRITE_ACCESS
             yield lambda statement: _answer(bolt, tenant, database, mode, statement)
 

@@ -20,12 +20,12 @@ import neo4j
 from neo4j import exceptions
 
 from multidb.errors import AuthenticationFailed, NotAllowed, ServerDown, ServerError, ServerSlow, WrongVersion
-from multidb.model import Endpoint, Server
+from multidb.model import Endpoint, Server, Tenant
 from multidb.progress import ProgressTimer, ended_without
 from multidb.provisioners.neo4j.provision.statements import SYSTEM
-from multidb.secrets import Secret, redact
+from multidb.secrets import Secret, redact, revealed
 
-__all__ = ["DRIVER_ERRORS", "Bolt", "address", "explain", "words_of"]
+__all__ = ["DRIVER_ERRORS", "Bolt", "address", "as_the_app", "explain", "words_of"]
 
 RATE_LIMIT: Final = "Neo.ClientError.Security.AuthenticationRateLimit"
 EXPIRED: Final = "Neo.ClientError.Security.CredentialsExpired"
@@ -193,6 +193,19 @@ class Bolt:
             telemetry_disabled=True,
             **options,
         )
+
+
+def as_the_app(tenant: Tenant, uri: str | None = None, application: str = "multidb check") -> Bolt:
+    """The app's own login, on its own server or at another address."""
+    env = {name: revealed(value) for name, value in tenant.env.items()}
+    return Bolt(
+        tenant.server,
+        env["NEO4J_USER"],
+        Secret(env["NEO4J_PASSWORD"]),
+        application,
+        who=f"app {tenant.app.id}",
+        uri=uri or env["NEO4J_URI"],
+    )
 
 
 def address(endpoint: Endpoint) -> tuple[str, dict[str, Any]]:

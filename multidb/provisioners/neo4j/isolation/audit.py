@@ -15,8 +15,7 @@ from typing import Final
 from neo4j import exceptions
 
 from multidb.model import Outcome, Probe, Tenant
-from multidb.provisioners.neo4j.driver.connection import DRIVER_ERRORS, Bolt, explain, words_of
-from multidb.provisioners.neo4j.observe.health import as_the_app
+from multidb.provisioners.neo4j.driver.connection import DRIVER_ERRORS, Bolt, as_the_app, explain, words_of
 from multidb.provisioners.neo4j.provision.cypher import quoted
 from multidb.provisioners.neo4j.provision.options import STORE, AppOptions, ServerOptions
 from multidb.provisioners.neo4j.provision.resources import Neo4jFacts, database_name, rw_role, user_name

@@ -9,11 +9,10 @@ from typing import Any, Final
 from neo4j import exceptions
 
 from multidb.model import Health, Status, Tenant
-from multidb.provisioners.neo4j.driver.connection import DRIVER_ERRORS, Bolt, explain, words_of
+from multidb.provisioners.neo4j.driver.connection import DRIVER_ERRORS, Bolt, as_the_app, explain, words_of
 from multidb.provisioners.neo4j.provision.resources import Neo4jFacts
-from multidb.secrets import Secret
 
-__all__ = ["HEAP", "as_the_app", "check_health", "fullest", "trouble"]
+__all__ = ["HEAP", "check_health", "fullest", "trouble"]
 
 _READ_ONLY: Final = (
     "Neo.ClientError.General.ForbiddenOnReadOnlyDatabase",
@@ -67,19 +66,6 @@ def check_health(tenant: Tenant, may_write: bool) -> Health:
             "give it more: servers.neo4j.heap in the manifest, then start the server anew",
         )
     return Health(Status.HEALTHY, "wrote and read" if may_write else "read", latency)
-
-
-def as_the_app(tenant: Tenant, uri: str | None = None) -> Bolt:
-    """The app's own login, on its own server or at another address."""
-    env = {name: value.reveal() if isinstance(value, Secret) else value for name, value in tenant.env.items()}
-    return Bolt(
-        tenant.server,
-        env["NEO4J_USER"],
-        Secret(env["NEO4J_PASSWORD"]),
-        "multidb check",
-        who=f"app {tenant.app.id}",
-        uri=uri or env["NEO4J_URI"],
-    )
 
 
 def fullest(pools: Sequence[Mapping[str, Any] | None]) -> float:

@@ -12,7 +12,7 @@ import psycopg
 from multidb.errors import NotAllowed
 from multidb.model import AppClient, PromptAnswer, Tenant
 from multidb.provisioners.postgres.driver.connection import connection_error
-from multidb.secrets import Secret
+from multidb.secrets import Secret, revealed
 
 __all__ = ["client"]
 
@@ -23,8 +23,7 @@ _TLS: Final = {"sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT"}
 def client(tenant: Tenant, read_only: bool) -> AppClient:
     """The app's login, or the one that only reads."""
     variable = f"{tenant.app.id.upper()}_DB_READONLY_URL" if read_only else "DATABASE_URL"
-    address = tenant.env[variable]
-    url = address.reveal() if isinstance(address, Secret) else address
+    url, timeout = revealed(tenant.env[variable]), max(2, round(tenant.server.timeout))
     parts = urlsplit(url)
     env: dict[str, str | Secret] = {
         "PGHOST": parts.hostname or "",
@@ -32,13 +31,12 @@ def client(tenant: Tenant, read_only: bool) -> AppClient:
         "PGDATABASE": unquote(parts.path[1:]),
         "PGUSER": unquote(parts.username or ""),
         "PGPASSWORD": Secret(unquote(parts.password or "")),
-        "PGCONNECT_TIMEOUT": str(max(2, round(tenant.server.timeout))),
+        "PGCONNECT_TIMEOUT": str(timeout),
         **{_TLS[name]: value for name, value in parse_qsl(parts.query) if name in _TLS},
     }
 
     @contextmanager
     def prompt() -> Iterator[Callable[[str], PromptAnswer]]:
-        timeout = max(2, round(tenant.server.timeout))
         try:
             connection = psycopg.connect(
                 url, autocommit=True, connect_timeout=timeout, application_name="multidb connect"

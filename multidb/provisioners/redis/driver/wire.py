@@ -22,7 +22,7 @@ from multidb.errors import AuthenticationFailed
 from multidb.model import Server, Tenant
 from multidb.progress import ProgressTimer
 from multidb.provisioners.redis.driver.connection import tls_options
-from multidb.secrets import Secret, redact
+from multidb.secrets import redact, revealed
 
 __all__ = ["AnswerTooLong", "Wire", "as_app"]
 
@@ -46,7 +46,7 @@ def as_app(tenant: Tenant, within: float | None = None, *, select: bool = True) 
         try:
             wire.login(
                 str(tenant.env["REDIS_USER"]),
-                password.reveal() if isinstance(password, Secret) else password,
+                revealed(password),
                 int(str(tenant.env["REDIS_DB"])) if select else 0,
             )
         except ResponseError as error:

@@ -101,6 +101,7 @@ STATE = {
     "offline": {"neo4j": True},
     "compose": {"volumes": ["a"]},
     "restricted": {"postgres": ["ann"]},
+    "issued": {"ann": WHEN},
     "removed": {
         "bob": {
             "phase": "removed",

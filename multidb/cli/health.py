@@ -19,6 +19,7 @@ from multidb.cli.output import Output
 from multidb.cli.terminal import Grid
 from multidb.fleet import Fleet, Scope
 from multidb.health import HealthReport, check
+from multidb.health_history import HealthHistory
 from multidb.model import Health, Status, listed
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -88,11 +89,12 @@ def _watch(
     may_write: bool,
 ) -> int:
     """Rounds until Ctrl-C, which ends them without a word. Gives the exit code of the last."""
-    code = 0
+    code, history = 0, HealthHistory(fleet.state)
     try:
         with _screen(output) as show:
             for report in _rounds(fleet, scope, every, may_write):
                 code = report.exit_code
+                history.add(report)
                 show(report)
                 notify(report)
     except KeyboardInterrupt:

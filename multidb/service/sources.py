@@ -19,6 +19,7 @@ from multidb.document import in_future
 from multidb.engine import Engine
 from multidb.fleet import Scope
 from multidb.health import HealthReport
+from multidb.health_history import HealthHistory, Places
 from multidb.model import Health, Project
 from multidb.plan import Plan
 from multidb.usage import History, Look, UsageReport
@@ -52,6 +53,7 @@ class Sources:
         self._guard = Lock()
         self._engine: Engine | None = None
         self._read_at = float("-inf")
+        self._history: HealthHistory | None = None
         self._freshness: Mapping[str, Health] = {}
         self._freshness_of: tuple[Engine, object] | None = None
         self._freshness_until = float("-inf")
@@ -70,9 +72,18 @@ class Sources:
         return (self._engine or self.engine()).project
 
     def health(self) -> HealthReport:
-        """Tries every app's every store."""
+        """Tries every app's every store, and keeps what was found in the history."""
         fresh = lambda app: self.freshness().get(app.id)  # noqa: E731
-        return health.check(self.engine().fleet, may_write=self._may_write, freshness=fresh)
+        fleet = self.engine().fleet
+        history = self._history = self._history or HealthHistory(fleet.state)
+        report = health.check(fleet, may_write=self._may_write, freshness=fresh)
+        history.add(report)
+        return report
+
+    @property
+    def histories(self) -> Places:
+        """By app and store, what the checks of the last day have found; asks no file."""
+        return self._history.places if self._history is not None else {}
 
     def freshness(self) -> Mapping[str, Health]:
         """By app, what is to be said of its backups now. Computed anew, from the state alone, when that was written or

@@ -22,6 +22,9 @@ from multidb.backup.targets.folder import FolderTarget
 from multidb.cli.apply import read_plan
 from multidb.document import Unreadable, inside
 from multidb.errors import MultidbError, UsageError
+from multidb.health import Checked, HealthReport
+from multidb.health_history import SLOTS, HealthHistory
+from multidb.model import Health, Status
 from multidb.notification import AlarmKind, Looked, news
 from multidb.runtime.ledger import Ledger
 from multidb.secrets import SecretRef
@@ -138,6 +141,11 @@ STATE = {
 }
 SECRETS = {"version": 1, "secrets": {"ann/postgres/password": "hush-hush-hush"}}
 LOOK = {"at": WHEN, "sizes": {"ann": {"postgres": 3}}}
+HEALTH = {
+    "version": 1,
+    "at": WHEN,
+    "apps": {"ann": {"postgres": {"status": "healthy", "since": WHEN, "slots": "h-u", "latencies": [1.5, None, None]}}},
+}
 PLAN: dict[str, Any] = {
     "version": 1,
     "command": "plan",
@@ -358,6 +366,25 @@ def test_the_sizes_of_earlier_looks(text: str) -> None:
         (state.folder / "usage.jsonl").write_bytes(text.encode("utf-8", "surrogatepass"))
         looks, note = History(state).looks()
         assert looks or note or not text.strip()
+
+
+@QUICK
+@given(hostile(HEALTH))
+@example(json.dumps({**HEALTH, "at": "9999-12-31T23:59:59+00:00"}))
+def test_the_history_of_health(text: str) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        state = ProjectState(Path(root))
+        state.folder.mkdir()
+        path = state.folder / "health.json"
+        path.write_bytes(text.encode("utf-8", "surrogatepass"))
+        history = HealthHistory(state)
+        history.load()
+        assert all(1 <= len(place.slots) <= SLOTS for place in history.places.values())
+        check = Checked("bob", "redis", "redis", Health(Status.HEALTHY, "wrote and read", 0.001))
+        history.add(HealthReport("shop", (check,), checked_at=NOW))
+        kept = HealthHistory(state)
+        kept.load()
+        assert kept.places == history.places, "what was damaged is in nobody's way"
 
 
 @QUICK

@@ -58,9 +58,9 @@ class AppSummary:
             "stores": list(self.stores),
             "health": self.health and self.health.value,
             "size": self.size,
-            "verified": self.verified and self.verified.isoformat(timespec="seconds"),
-            "issued": self.issued and self.issued.isoformat(timespec="seconds"),
-            "note": self.note,
+            "verified_at": self.verified and self.verified.isoformat(timespec="seconds"),
+            "issued_at": self.issued and self.issued.isoformat(timespec="seconds"),
+            "note": self.note or None,
         }
 
 

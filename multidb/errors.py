@@ -10,8 +10,8 @@ import errno
 import re
 import shlex
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import asdict, dataclass
+from typing import Any, ClassVar
 
 __all__ = [
     "ArchiveError",
@@ -70,9 +70,9 @@ class MultidbError(Exception):
     def __str__(self) -> str:
         return f"{self.where}: {self.message}" if self.where else self.message
 
-    def document(self) -> dict[str, str]:
-        """As it stands in the JSON document of something that could not be done for one app, store or server."""
-        return {"code": self.code, "message": str(self)}
+    def document(self) -> dict[str, Any]:
+        """As it stands in a JSON document, as its end or beside what went well."""
+        return {"code": self.code, "message": self.message, "where": self.where, "hint": self.hint}
 
     def sentence(self, *, where: bool = True) -> str:
         """What is wrong, where (unless that is said already) and what to do, on one line."""
@@ -153,6 +153,10 @@ class ManifestError(MultidbError):
         again = "multidb validate" if file == "multidb.yaml" else f"multidb validate -f {shlex.quote(file)}"
         super().__init__("", hint=f"{count} problem{'s' if count != 1 else ''}; correct the manifest, then: {again}")
         self.message = "\n".join(str(problem) for problem in self.problems)
+
+    def document(self) -> dict[str, Any]:
+        """As for every error, and each problem by itself."""
+        return {**super().document(), "problems": [asdict(problem) for problem in self.problems]}
 
 
 class Refused(MultidbError):

@@ -251,5 +251,5 @@ def _not_asked(answer: Answer[StoreContext]) -> Health:
     return Health(Status.UNHEALTHY, subject + redact(answer.error.message), fix=redact(answer.error.hint or ""))
 
 
-def _words(health: Health) -> dict[str, str]:
-    return {"status": health.status.value, "message": health.message, "fix": health.fix}
+def _words(health: Health) -> dict[str, str | None]:
+    return {"status": health.status.value, "message": health.message, "hint": health.fix or None}

@@ -444,7 +444,7 @@ def _document(project: str, notices: Sequence[Notice], now: datetime) -> dict[st
                 "app": notice.alarm.app,
                 "store": notice.alarm.store,
                 "message": redact(notice.alarm.message),
-                "fix": redact(notice.alarm.fix),
+                "hint": redact(notice.alarm.fix) or None,
                 "since": notice.since.isoformat(timespec="seconds"),
             }
             for notice in notices

@@ -127,7 +127,7 @@ class Plan:
             "servers": [_server_document(server) for server in self.servers],
             "changes": [change_document(change) for change in self.changes],
             "warnings": [
-                {"subject": warning.subject, "message": warning.message, "hint": warning.fix}
+                {"subject": warning.subject, "message": warning.message, "hint": warning.fix or None}
                 for warning in self.warnings
             ],
         }

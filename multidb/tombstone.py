@@ -85,24 +85,24 @@ class Tombstone:
         settled = self.phase in (Phase.REMOVED, Phase.PURGING)
         return Removed(tuple(edit.entry for edit in self.edits), f"{self.since:%Y-%m-%d}", settled)
 
-    def summary(self) -> dict[str, str]:
+    def summary(self) -> dict[str, Any]:
         """What is printed of it, as plain JSON values."""
-        return {
-            "phase": self.phase.value,
-            "since": self.since.isoformat(timespec="seconds"),
-            "until": self.until.isoformat(timespec="seconds"),
-            "backup": self.backup,
-        }
+        return {**self._times(), "final_set": self.backup or None}
 
     def document(self) -> dict[str, Any]:
         """The tombstone as plain JSON values, for the state; no secret is in it."""
         return {
-            **self.summary(),
+            **self._times(),
+            "backup": self.backup,
             "edits": [
                 {"file": edit.file, "before": edit.before, "after": edit.after, "entry": dict(edit.entry)}
                 for edit in self.edits
             ],
         }
+
+    def _times(self) -> dict[str, str]:
+        since, until = (moment.isoformat(timespec="seconds") for moment in (self.since, self.until))
+        return {"phase": self.phase.value, "since": since, "until": until}
 
     @classmethod
     def read(cls, app: str, document: Mapping[str, Any]) -> Self:

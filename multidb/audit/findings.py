@@ -44,7 +44,7 @@ class Tried:
         probe = self.probe
         return {
             "app": probe.app,
-            "target": probe.target,
+            "against": probe.target,
             "store": self.store,
             "server": self.server,
             "probe": probe.name,
@@ -265,11 +265,11 @@ class Audit:
         """The audit as plain JSON values."""
         return {
             "project": self.project,
-            "started": self.started.isoformat(timespec="seconds"),
-            "finished": self.finished.isoformat(timespec="seconds"),
+            "started_at": self.started.isoformat(timespec="seconds"),
+            "finished_at": self.finished.isoformat(timespec="seconds"),
             "multidb": self.multidb,
             "pairs": {store: _pairs(pairs) for store, pairs in self.pairs.items()},
-            "servers": {server.server: _server(server) for server in self.servers},
+            "servers": [_server(server) for server in self.servers],
             "isolation": {
                 app: {store: level.value for store, (level, _) in stores.items()}
                 for app, stores in self.isolation.items()
@@ -291,10 +291,10 @@ class Audit:
             ],
             "broken": [attempt.document() for attempt in self.broken],
             "untried": [
-                {"store": attempt.store, "app": attempt.app, "target": attempt.target, "why": attempt.why}
+                {"store": attempt.store, "app": attempt.app, "against": attempt.target, "why": attempt.why}
                 for attempt in self.untried
             ],
-            "errors": [{"subject": subject, **error.document(), "hint": error.hint} for subject, error in self.errors],
+            "errors": [{"subject": subject, **error.document()} for subject, error in self.errors],
             "probes": [attempt.document() for attempt in self.tried],
         }
 
@@ -335,4 +335,5 @@ def _server(server: ServerAudited) -> dict[str, Any]:
         {"catalog": catalog.catalog, "objects": catalog.objects, "looked_for": catalog.looked_for}
         for catalog in server.search.catalogs
     ]
-    return {"store": server.store, "version": server.version, "searched": searched, **error, **skipped}
+    place = {"server": server.server, "store": server.store, "version": server.version}
+    return {**place, "searched": searched, **error, **skipped}

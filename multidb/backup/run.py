@@ -60,12 +60,13 @@ class BackupRun:
         return {
             "sets": [_set_document(result, verdicts) for result in self.made if result.made],
             "failed": [
-                {"app": result.app, "where": name, **error.document()}
+                {"app": result.app, "subject": name, **error.document()}
                 for result in self.made
                 for name, error in result.errors.items()
             ],
             "recovered": self.recovered,
-            "pruned": [copy.where for copy in self.pruned],
+            "notes": self.notes,
+            "pruned": [{"app": copy.app, "set": copy.id, "target": copy.target.name} for copy in self.pruned],
             "errors": {app: error.document() for app, error in self.errors.items()},
         }
 
@@ -233,14 +234,14 @@ def _notes(made: BackupResult) -> list[str]:
 def _set_document(result: BackupResult, verdicts: dict[str, bool]) -> dict[str, Any]:
     assert result.made is not None
     return {
-        "id": result.made.id,
+        "set": result.made.id,
         "app": result.app,
         "consistency": result.made.consistency.value,
         "seconds": result.seconds,
         "stores": {
             store: {
-                "bytes": part.size,
-                "stored_bytes": part.stored_size,
+                "size": part.size,
+                "stored_size": part.stored_size,
                 "sha256": {file.name: file.sha256 for file in part.files},
                 "counts": dict(part.part.measures.counts),
             }

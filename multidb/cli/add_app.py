@@ -76,7 +76,7 @@ def _bring_up(run: Run, project: Project, new: str) -> int:
             )
         written = write_env_files(engine.fleet, output, [new])
     document: dict[str, Any] = {"app": new, "applied": True, "plan": report.plan.document(), **report_document(report)}
-    output.document(code == 0, {**document, "files": [str(path) for path in written]})
+    output.document(code == 0, {**document, "written": [str(path) for path in written]})
     if code:
         output.note(f"  To go on with {new} alone: multidb apply --app {new}")
         return code

@@ -196,7 +196,7 @@ def copy_sets(
             except MultidbError as error:
                 failed.append(error)
                 continue
-            copied += [{"app": copy.app, "id": copy.id, "target": target.name}] if new else []
+            copied += [{"app": copy.app, "set": copy.id, "target": target.name}] if new else []
             output.say(f"{copy.app}/{copy.id}: {target.name} has it {'now' if new else 'already'}", style="green")
     output.document(not failed, {"copied": copied, "failed": [error.document() for error in failed]})
     for problem in failed:
@@ -237,15 +237,20 @@ def prune_sets(
         agreed = bool(todo) and not dry_run and ask(f"Remove {todo} of them?", yes=yes)
         errors = carry_out(home, pruning) if agreed else []
     document = {
-        "removed": agreed,
-        "remove": [{"app": copy.app, "id": copy.id, "target": copy.target.name} for copy in pruning.going],
+        "agreed": agreed,
+        "remove": [_name(copy) for copy in pruning.going],
         "keep": [
-            {"app": decision.copy.app, "id": decision.copy.id, "target": decision.copy.target.name, "why": decision.why}
+            {
+                "app": decision.copy.app,
+                "set": decision.copy.id,
+                "target": decision.copy.target.name,
+                "why": decision.why,
+            }
             for decision in pruning.decisions
             if decision.keep
         ],
-        "unfinished": [half.folder for half in pruning.half_made],
-        "failed": [str(error) for error in errors],
+        "unfinished": [{"target": half.target.name, "folder": half.folder} for half in pruning.half_made],
+        "failed": [error.document() for error in errors],
     }
     output.document(not errors, document)
     for error in errors:
@@ -276,18 +281,20 @@ def _app(engine: Engine, name: str) -> Any:
     return engine.project.apps[name]
 
 
+def _name(copy: Copy) -> dict[str, str]:
+    return {"app": copy.app, "set": copy.id, "target": copy.target.name}
+
+
 def _document(copy: Copy, now: datetime) -> dict[str, Any]:
     backup_set = copy.backup_set
     mark = copy.verification
     return {
-        "id": copy.id,
-        "app": copy.app,
-        "target": copy.target.name,
+        **_name(copy),
         "verified": copy.verified,
-        "tried": mark.when.isoformat() if mark else None,
+        "tried_at": mark.when.isoformat() if mark else None,
         **(
             {
-                "made": backup_set.made.isoformat(),
+                "made_at": backup_set.made.isoformat(),
                 "age_seconds": (now - backup_set.made).total_seconds(),
                 "reason": backup_set.reason.value,
                 "consistency": backup_set.consistency.value,
@@ -295,8 +302,8 @@ def _document(copy: Copy, now: datetime) -> dict[str, Any]:
                 "encrypted": bool(backup_set.recipients),
                 "stores": {
                     store: {
-                        "bytes": part.size,
-                        "stored_bytes": part.stored_size,
+                        "size": part.size,
+                        "stored_size": part.stored_size,
                         "counts": dict(part.part.measures.counts),
                     }
                     for store, part in backup_set.parts.items()
@@ -311,13 +318,11 @@ def _document(copy: Copy, now: datetime) -> dict[str, Any]:
 def _verdict(verified: Verified) -> dict[str, Any]:
     mark = verified.verification
     return {
-        "id": verified.copy.id,
-        "app": verified.copy.app,
-        "target": verified.copy.target.name,
+        **_name(verified.copy),
         "verified": verified.ok,
         "failures": dict(mark.failures) if mark else {},
         "unverified": dict(mark.unverified) if mark else {},
-        "problem": str(verified.problem) if verified.problem else None,
+        "error": verified.problem.document() if verified.problem else None,
     }
 
 

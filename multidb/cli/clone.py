@@ -92,9 +92,9 @@ def clone(
     document: dict[str, Any] = {
         "app": new,
         "of": source,
-        "expires": until,
+        "expires_at": until,
         "safety_set": kept,
-        "files": [str(path) for path in written],
+        "written": [str(path) for path in written],
     }
     output.document(not breaches, {**document, "breaches": breaches})
     output.say(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
+from itertools import takewhile
 from os import environ
 from pathlib import Path
 from shutil import get_terminal_size
@@ -19,7 +20,7 @@ from typing import Any, Final
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-__all__ = ["COMMANDS", "GROUPS", "RootCommand", "prepared", "usage_error"]
+__all__ = ["COMMANDS", "GROUPS", "RootCommand", "named_command", "prepared", "usage_error", "wants_document"]
 
 _NARROWEST: Final = 40  # columns
 
@@ -181,6 +182,27 @@ def usage_error(error: Any) -> tuple[str, str]:
     if near := getattr(error, "possibilities", None):
         message = f"{message}.{_did_you_mean(error.option_name, near)}"
     return message, f"{path} --help"
+
+
+def named_command(arguments: Sequence[str]) -> str:
+    """The command that a command line names, with that of its group, such as ``backups list``. Nothing where it names
+    none of ours."""
+    words = [argument for argument in _own(arguments) if not argument.startswith("-")]
+    if not words or words[0] not in COMMANDS:
+        return ""
+    module = sys.modules.get(f"multidb.cli.{COMMANDS[words[0]][0]}")  # if it got as far as naming one of a group
+    group = {command.name for command in module.app.registered_commands} if module is not None else set()
+    return " ".join(words[:2]) if len(group) > 1 and words[1:] and words[1] in group else words[0]
+
+
+def wants_document(arguments: Sequence[str]) -> bool:
+    """Whether a command line asks for a JSON document, also where it is wrong in something else."""
+    return "--json" in _own(arguments)
+
+
+def _own(arguments: Iterable[str]) -> list[str]:
+    """Those that are for multidb, not for a program that it is to run."""
+    return list(takewhile(lambda argument: argument != "--", arguments))
 
 
 def _did_you_mean(typed: str, known: Sequence[str] | dict[str, Any]) -> str:

@@ -25,7 +25,12 @@ def doctor(run: Run) -> int:
         diagnosed = diagnose(run.fleet(output))
     ok = all(finding.level is not Level.ERROR for finding in diagnosed)
     findings = [
-        {"level": finding.level.value, "subject": finding.subject, "message": finding.message, "fix": finding.fix}
+        {
+            "level": finding.level.value,
+            "subject": finding.subject,
+            "message": finding.message,
+            "hint": finding.fix or None,
+        }
         for finding in diagnosed
     ]
     output.document(ok, {"findings": findings})

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -52,18 +51,18 @@ def env(
 
         fleet = run.fleet(run.output)
         environment(fleet, app_id(name))  # here, what is wrong with it is the answer
-        write_env_files(fleet, run.output, [app_id(name)])
+        written = write_env_files(fleet, run.output, [app_id(name)])
+        run.output.document(True, {"app": app_id(name), "written": [str(path) for path in written]})
         return 0
     variables = _variables(run, name, stores)
     if variable is not None:
-        value = _value(variables, variable)
-        typer.echo(json.dumps({variable: value}, indent=2) if run.json else value)
-        return 0
-    form = EnvFormat.JSON if run.json else form
-    text = env_text(variables.app, variables.env, form, masked=not reveal)
-    typer.echo(
-        text if form is not EnvFormat.JSON else json.dumps(json.loads(text), indent=2), nl=form is EnvFormat.JSON
-    )
+        values = {variable: _value(variables, variable)}
+    else:
+        values = {key: revealed(value) if reveal else str(value) for key, value in variables.env.items()}
+    run.output.document(True, {"app": variables.app}, in_clear={"variables": values})
+    if not run.json:
+        masked = env_text(variables.app, variables.env, form, masked=not reveal)
+        typer.echo(values[variable] if variable is not None else masked, nl=variable is not None)
     return 0
 
 

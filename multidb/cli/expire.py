@@ -55,7 +55,9 @@ def expire(
         with output.working():
             done = remove_expired(run, output)
     removed = [] if dry_run else [clone.id for clone in done.gone]
-    output.document(not done.failed, {"expired": [clone.id for clone in done.clones], "removed": removed})
+    failed = {clone: error.document() for clone, error in done.failed.items()}
+    expired = [clone.id for clone in done.clones]
+    output.document(not done.failed, {"expired": expired, "removed": removed, "failed": failed})
     show_expired(output, done, "would remove" if dry_run else "removed")
     if not done.clones:
         output.say("No clone's time is up.")

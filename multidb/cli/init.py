@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from multidb import files, manifest
-from multidb.cli.options import DEFAULT_FILE, FileOption, JsonOption, Run, examples
+from multidb.cli.options import Run, examples, with_run
 from multidb.errors import Refused
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -22,18 +22,18 @@ _IGNORED = (".multidb/", ".env")
         "multidb init --project digi",
     )
 )
+@with_run("init", env=False)
 def init(
-    file: FileOption = DEFAULT_FILE,
+    run: Run,
     project: Annotated[str | None, typer.Option("--project", help="Its name; default: the folder's.")] = None,
-    as_json: JsonOption = False,
 ) -> int:
     """Write a commented manifest and the .gitignore lines that keep secrets out of git. Nothing else."""
-    output = Run("init", file, json=as_json).output
+    output, file = run.output, run.file
     if files.read_text(file) is not None:
         raise Refused("there is a manifest already", where=str(file), hint="add an app to it: multidb add-app NAME")
     files.write_text(file, manifest.initial(project or manifest.project_name(file.resolve().parent.name)))
     added = _ignore(file.parent / ".gitignore")
-    output.document(True, {"file": str(file), "gitignore": added})
+    output.document(True, {"written": [str(file)], "ignored": added})
     output.say(f"Wrote {file}" + (f" and added {', '.join(added)} to .gitignore" if added else ""))
     output.say("Next: multidb add-app NAME")
     return 0

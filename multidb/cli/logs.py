@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from multidb.cli.options import DEFAULT_FILE, EnvOption, JsonOption, LongFileOption, Run, examples
+from multidb.cli.options import LongFileOption, Run, examples, with_run
 from multidb.errors import UsageError
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -19,24 +19,22 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "multidb logs neo4j-lernmi -f",
     )
 )
+@with_run("logs", file=LongFileOption)
 def logs(
+    run: Run,
     server: Annotated[
         str | None, typer.Argument(metavar="SERVER", help="The server, as `multidb status` calls it; default: all.")
     ] = None,
     lines: Annotated[int, typer.Option("--lines", "-n", min=1, help="So many of the last lines.")] = 50,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with each new line; Ctrl-C ends it.")] = False,
-    file: LongFileOption = DEFAULT_FILE,
-    env: EnvOption = None,
-    as_json: JsonOption = False,
 ) -> int:
     """Show the last lines of a server's log, or of every server's."""
-    run = Run("logs", file, env, json=as_json)
     output = run.output
     fleet = run.fleet(output)
     known = sorted({name for app in fleet.project.apps.values() for name in fleet.runtime.names_for(app)})
     if server is not None and known and server not in known:
-        raise UsageError(f"there is no server {server!r}", where=str(file), hint=f"servers: {', '.join(known)}")
-    if follow and (as_json or (server is None and len(known) > 1)):
+        raise UsageError(f"there is no server {server!r}", where=str(run.file), hint=f"servers: {', '.join(known)}")
+    if follow and (run.json or (server is None and len(known) > 1)):
         raise UsageError(
             "--follow shows one server, as text", hint=f"name it: multidb logs {known[0] if known else 'NAME'} --follow"
         )
@@ -45,7 +43,7 @@ def logs(
         lead = "" if server is not None else f"{name} | "
         tails[name] = []
         for line in fleet.runtime.logs(name, lines, follow):
-            if as_json:
+            if run.json:
                 tails[name].append(line)
             else:
                 output.say(lead + line)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import wraps
+from functools import cached_property, wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
@@ -101,7 +101,7 @@ class Run:
     json: bool = False
     verbose: bool = False
 
-    @property
+    @cached_property
     def output(self) -> Output:
         """Where this run prints."""
         return Output(self.command, json=self.json, verbose=self.verbose)
@@ -133,12 +133,16 @@ class Run:
 
 
 def with_run(
-    command: str, *, verbose: bool = False
+    command: str, *, verbose: bool = False, file: Any = FileOption, env: bool = True
 ) -> Callable[[Callable[Concatenate[Run, P], int]], Callable[..., int]]:
     """Gives a command its `Run`, made of the options that every command has: they come after its arguments.
 
+    Whatever the command does, with ``--json`` there is a document.
+
     Args:
         verbose: it has ``--verbose`` too.
+        file: its option for the manifest; None: it reads none.
+        env: it has ``--env``.
     """
 
     def decorated(work: Callable[Concatenate[Run, P], int]) -> Callable[..., int]:
@@ -151,28 +155,31 @@ def with_run(
             verbose: bool = False,
             **options: Any,
         ) -> int:
-            return work(Run(command, file, env, as_json, verbose), *arguments, **options)
+            run = Run(command, file, env, as_json, verbose)
+            code = work(run, *arguments, **options)
+            run.output.end(code)
+            return code
 
-        with_options.__signature__ = _with_shared(signature(work, eval_str=True), verbose)  # type: ignore[attr-defined]
+        shared = [_option("file", DEFAULT_FILE, file)] * (file is not None) + [_option("env", None, EnvOption)] * env
+        last = [_option("as_json", False, JsonOption)] + [_option("verbose", False, VerboseOption)] * verbose
+        with_options.__signature__ = _with_shared(signature(work, eval_str=True), shared, last)  # type: ignore[attr-defined]
         return with_options
 
     return decorated
 
 
-def _with_shared(own: Signature, verbose: bool) -> Signature:
+def _option(name: str, default: object, annotation: object) -> Parameter:
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def _with_shared(own: Signature, first: Sequence[Parameter], last: Sequence[Parameter]) -> Signature:
     """A command's signature as it is called: its arguments, then the options of every command around its own."""
-
-    def option(name: str, default: object, annotation: object) -> Parameter:
-        return Parameter(name, Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
-
     _, *parameters = own.parameters.values()
     arguments = [
         parameter for parameter in parameters if isinstance(parameter.annotation.__metadata__[0], ArgumentInfo)
     ]
     options = [parameter.replace(kind=Parameter.KEYWORD_ONLY) for parameter in parameters if parameter not in arguments]
-    options = [option("file", DEFAULT_FILE, FileOption), option("env", None, EnvOption), *options]
-    options += [option("as_json", False, JsonOption), *([option("verbose", False, VerboseOption)] if verbose else [])]
-    return own.replace(parameters=[*arguments, *options])
+    return own.replace(parameters=[*arguments, *first, *options, *last])
 
 
 def examples(*lines: str) -> str:

@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 import typer
 
-from multidb.cli.command_line import usage_error
-from multidb.errors import ManifestError, MultidbError
+from multidb.cli.command_line import named_command, usage_error, wants_document
+from multidb.errors import MultidbError
 from multidb.secrets import redact
 
 if TYPE_CHECKING:  # 50 ms; lines for pipes and files need none of it
@@ -34,6 +34,7 @@ __all__ = ["Output", "report_error", "report_interrupt"]
 _LINE_EVERY = 5.0  # seconds between progress lines where there is no terminal
 _WIDEST = 10_000  # columns, where there is no terminal
 _DOCUMENT_VERSION = 1
+_REFUSED = 3  # the exit code of a run that was not agreed to
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")  # all control but tab and new line
 _TERMINALS = ("FORCE_COLOR", "TTY_COMPATIBLE", "TTY_INTERACTIVE")  # variables by which rich may take a pipe for one
 
@@ -52,6 +53,7 @@ class Output:
         self.verbose = verbose
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
+        self._documented = False
         self._heard = "working"
         self._guard = threading.Lock()
 
@@ -72,16 +74,32 @@ class Output:
 
         return Terminal(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
-    def document(self, ok: bool, fields: Mapping[str, Any]) -> None:
-        """Prints the command's JSON document, when JSON was asked for."""
+    def document(self, ok: bool, fields: Mapping[str, Any], in_clear: Mapping[str, Any] | None = None) -> None:
+        """Prints the command's JSON document, when JSON was asked for.
+
+        Args:
+            in_clear: further fields, which are not redacted: secrets that were asked for by name.
+        """
         if self.json:
-            print_document(self.command, ok, fields)
+            self._documented = True
+            _print_document(self.command, ok, fields, in_clear)
 
     def line(self, ok: bool, fields: Mapping[str, Any]) -> None:
         """One JSON document on a line of its own, for a command that goes on; when JSON was asked for."""
         if self.json:
-            print_document(self.command, ok, fields, indent=None)
+            self._documented = True
+            _print_document(self.command, ok, fields, indent=None)
             sys.stdout.flush()
+
+    def end(self, code: int) -> None:
+        """Prints the document of a run that has printed none, so that there is one of each when JSON was asked for.
+
+        Args:
+            code: the run's exit code.
+        """
+        if not self._documented:
+            error = {"error": _error("aborted", "nothing was changed")} if code == _REFUSED else {}
+            self.document(code == 0, error)
 
     def show(self, drawn: RenderableType) -> None:
         """Something that rich can draw, as part of the result; nothing when JSON was asked for."""
@@ -193,11 +211,18 @@ def _print_plain(stream: TextIO, text: str) -> None:
     stream.write(without_control(text).expandtabs() + "\n")
 
 
-def print_document(command: str, ok: bool, fields: Mapping[str, Any], indent: int | None = 2) -> None:
-    """One JSON document, the same shape for every command."""
-    document = {"version": _DOCUMENT_VERSION, "command": command, "ok": ok, **fields}
+def _print_document(
+    command: str,
+    ok: bool,
+    fields: Mapping[str, Any],
+    in_clear: Mapping[str, Any] | None = None,
+    *,
+    indent: int | None = 2,
+) -> None:
+    """One JSON document, the same shape for every command: docs/json/ has the schema of each."""
+    document = _redacted({"version": _DOCUMENT_VERSION, "command": command, "ok": ok, **fields})
     spelled = not (sys.stdout.encoding or "utf-8").lower().startswith("utf")
-    sys.stdout.write(json.dumps(_redacted(document), indent=indent, ensure_ascii=spelled) + "\n")
+    sys.stdout.write(json.dumps({**document, **(in_clear or {})}, indent=indent, ensure_ascii=spelled) + "\n")
 
 
 def _redacted(value: Any) -> Any:
@@ -212,24 +237,18 @@ def _redacted(value: Any) -> Any:
 def report_error(error: Exception, arguments: Sequence[str]) -> int:
     """Says what went wrong, as text or as the command's JSON document, and gives the exit code."""
     if isinstance(error, MultidbError):
-        fields, code = _fields(error), error.exit_code
+        fields, code = error.document(), error.exit_code
     elif isinstance(error, typer.Abort):
-        fields, code = {"code": "aborted", "message": "aborted, nothing changed"}, 3
+        fields, code = _error("aborted", "aborted, nothing changed"), _REFUSED
     elif hasattr(error, "format_message"):  # the command line's own usage errors
         message, hint = usage_error(error)
-        fields, code = {"code": "usage", "message": message, "hint": hint}, 2
+        fields, code = _error("usage", message, hint), 2
     else:
         where = f"{type(error).__name__}: {error}"
-        fields, code = (
-            {
-                "code": "internal",
-                "message": f"a fault of multidb itself ({where})",
-                "hint": "please report it; MULTIDB_DEBUG=1 shows the traceback",
-            },
-            1,
-        )
-    if "--json" in arguments:
-        print_document(_command(arguments), False, {"error": fields})
+        hint = "please report it; MULTIDB_DEBUG=1 shows the traceback"
+        fields, code = _error("internal", f"a fault of multidb itself ({where})", hint), 1
+    if wants_document(arguments):
+        _print_document(named_command(arguments), False, {"error": fields})
     else:
         _print_error(_redacted(fields))
     return code
@@ -237,22 +256,17 @@ def report_error(error: Exception, arguments: Sequence[str]) -> int:
 
 def report_interrupt(arguments: Sequence[str]) -> None:
     """Says that Ctrl-C ended the command, as text or as the command's JSON document."""
-    fields = {"code": "interrupted", "message": "interrupted", "hint": "run the command again to finish the work"}
-    if "--json" in arguments:
-        print_document(_command(arguments), False, {"error": fields})
+    if wants_document(arguments):
+        fields = _error("interrupted", "interrupted", "run the command again to finish the work")
+        _print_document(named_command(arguments), False, {"error": fields})
         sys.stdout.flush()
     else:
         sys.stderr.write("\nInterrupted. Run the command again to finish the work.\n")
 
 
-def _fields(error: MultidbError) -> dict[str, Any]:
-    fields: dict[str, Any] = {"code": error.code, "message": error.message}
-    if isinstance(error, ManifestError):
-        fields["problems"] = [
-            {"file": p.file, "line": p.line, "column": p.column, "message": p.message, "suggestion": p.suggestion}
-            for p in error.problems
-        ]
-    return {**fields, "where": error.where, "hint": error.hint}
+def _error(code: str, message: str, hint: str | None = None) -> dict[str, Any]:
+    """What `MultidbError.document` gives, of what is none of these."""
+    return {"code": code, "message": message, "where": None, "hint": hint}
 
 
 def _print_error(fields: Mapping[str, Any]) -> None:
@@ -261,7 +275,3 @@ def _print_error(fields: Mapping[str, Any]) -> None:
     output.note(f"Error: {where}{fields['message']}", style="red")
     if fields.get("hint"):
         output.note(f"  {fields['hint']}")
-
-
-def _command(arguments: Sequence[str]) -> str:
-    return next((argument for argument in arguments if not argument.startswith("-")), "")

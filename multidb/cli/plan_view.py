@@ -76,8 +76,10 @@ def show_report(output: Output, report: Report) -> int:
 
 
 def report_document(report: Report) -> dict[str, Any]:
-    """The report as plain JSON values."""
+    """The report as plain JSON values; with `error` where something was left undone."""
+    error = report.error()
     return {
+        **({"error": error.document()} if error is not None else {}),
         "servers": [
             {
                 "server": server.server,
@@ -91,7 +93,7 @@ def report_document(report: Report) -> dict[str, Any]:
                 "error": server.errors[0].document() if server.errors else None,
             }
             for server in report.servers
-        ]
+        ],
     }
 
 

@@ -60,7 +60,7 @@ def purge(
         engine = engine_of(run, output, app)  # what was read before may hold no longer
         _removed(run, engine, app)
         removal.purge(engine.fleet, app, output.progress)
-    output.document(True, {"app": app, "backup": backup})
+    output.document(True, {"app": app, "final_set": backup or None})
     output.say(f"{app} is gone from the servers.", style="green")
     return 0
 

@@ -123,7 +123,7 @@ def restore(
         "safety_set": done.safety.id if done.safety else None,
         "notes": list(done.notes),
         **report_document(done.report),
-        "files": [str(path) for path in written],
+        "written": [str(path) for path in written],
     }
     breaches = audited(engine, into, output)
     output.document(code == 0 and not breaches, {**document, "breaches": breaches})

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from multidb import manifest
-from multidb.cli.options import examples
+from multidb.cli.options import Run, examples, with_run
 from multidb.project import store_schemas
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -21,7 +21,9 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "and as the manifest's first line:  # yaml-language-server: $schema=multidb.schema.json",
     )
 )
+@with_run("schema", file=None, env=False)
 def schema(
+    run: Run,
     overlay: Annotated[
         bool,
         typer.Option("--overlay", help="That of the files laid over the manifest by --env, where all is optional."),
@@ -29,5 +31,7 @@ def schema(
 ) -> int:
     """Print the manifest's JSON Schema (draft 2020-12), with which editors complete and check it."""
     document = manifest.schema(store_schemas(), overlay=overlay)
-    typer.echo(json.dumps(document, indent=2))
+    run.output.document(True, {"schema": document})
+    if not run.json:
+        typer.echo(json.dumps(document, indent=2))
     return 0

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from multidb.cli.options import DEFAULT_FILE, EnvOption, FileOption, Run, examples
+from multidb.cli.options import Run, examples, with_run
 from multidb.errors import UsageError
 
 _HOST, _PORT = "127.0.0.1", 8642
@@ -21,13 +21,14 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
     epilog=examples(
         "multidb serve                                        (then open http://127.0.0.1:8642/)",
         "multidb serve --show-token                           (the password that the page asks for)",
+        "multidb serve --check                                (whether it could, before a service is restarted)",
         "multidb serve --socket /run/multidb.sock             (curl --unix-socket /run/multidb.sock http://localhost/)",
         "multidb serve --host 0.0.0.0 --token-file /run/secrets/multidb-token",
     )
 )
+@with_run("serve")
 def serve(
-    file: FileOption = DEFAULT_FILE,
-    env: EnvOption = None,
+    run: Run,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = _HOST,
     port: Annotated[
         int, typer.Option("--port", min=0, max=65535, help="Port to listen on; 0: any that is free.")
@@ -46,6 +47,9 @@ def serve(
     show_token: Annotated[
         bool, typer.Option("--show-token", help="Print the token that callers need, and serve nothing.")
     ] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Say whether it could serve: manifest, token, address; serve nothing.")
+    ] = False,
     every: Annotated[
         float, typer.Option("--every", min=0, help="Seconds between two health checks; 0: only when asked.")
     ] = 30.0,
@@ -59,7 +63,7 @@ def serve(
     token, as a bearer token or as the password that a browser asks for. The project's own is made with the first start.
     """
     try:
-        from multidb.service.serving import ServeOptions, project_token, token_from
+        from multidb.service.serving import ServeOptions, place, project_token, token_from
         from multidb.service.serving import serve as run_service
     except ModuleNotFoundError as error:
         raise UsageError(
@@ -69,12 +73,23 @@ def serve(
         ) from None
     if socket is not None and (host, port) != (_HOST, _PORT):
         raise UsageError("--socket takes the place of --host and --port", hint="leave one of them out")
-    run = Run("serve", file, env)
+    if run.json and not (check or show_token):
+        raise UsageError(
+            "--json goes with --check or --show-token", hint="what the service knows as JSON: GET /health/databases"
+        )
     token = token_from(token_file, os.environ.get("MULTIDB_TOKEN"))
     if show_token:
-        typer.echo((token or project_token(run.engine(run.output).state)).reveal())
+        shown = (token or project_token(run.engine(run.output).state)).reveal()
+        run.output.document(True, {}, in_clear={"token": shown})
+        if not run.json:
+            typer.echo(shown)
         return 0
     settings = ServeOptions(host, port, socket, token, may_write=not look_only)
     settings = replace(settings, intervals=replace(settings.intervals, health=every))
+    if check:
+        project, address = place(run.engine(run.output), settings)
+        run.output.document(True, {"project": project, "address": address})
+        run.output.say(f"Nothing keeps {project} from being served on {address}.", style="green")
+        return 0
     run_service(lambda: run.engine(run.output), settings, run.output.note)
     return 0

@@ -40,11 +40,11 @@ def show(
         "tenant_id": entry.tenant_id,
         "where": entry.where,
         "stores": {
-            store: {"isolation": has.isolation, "why": has.why, "names": list(has.names), "read": has.read}
+            store: {"isolation": has.isolation, "why": has.why, "names": list(has.names), "read_at": has.read}
             for store, has in access.items()
         },
         "labels": dict(entry.labels),
-        "env": variables,
+        "variables": variables,
     }
     output.document(True, document)
     output.say(f"{entry.app}  (tenant {entry.tenant_id}, {entry.where})", style="bold")

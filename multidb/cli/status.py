@@ -42,7 +42,7 @@ def show_servers(
     """The servers as a table, or as the command's JSON document; `nothing` is said where there are none."""
     servers = [
         {
-            "name": status.name,
+            "server": status.name,
             "store": status.store,
             "state": status.state.value,
             "address": str(status.server.endpoint) if status.server else None,

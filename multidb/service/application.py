@@ -275,7 +275,7 @@ async def _not_found(request: Request, error: Exception) -> Response:
 
 
 def _failure(status: int, code: str, message: str, hint: str) -> Response:
-    error = {"code": code, "message": message, "hint": hint or None}
+    error = {"code": code, "message": message, "where": None, "hint": hint or None}
     return _json(status, {"version": 1, "command": "health", "ok": False, "error": error})
 
 

@@ -20,7 +20,7 @@ class StoreHealth(_Document):
 
     status: StatusWord
     message: str = Field(examples=["wrote and read"])
-    fix: str = Field(examples=[""], description="What to do about it; empty when there is nothing to do.")
+    hint: str | None = Field(examples=[None], description="What to do about it; null when there is nothing to do.")
     latency_ms: float | None = Field(examples=[3.2], description="Null when nothing was answered.")
     server: str = Field(examples=["server-1"])
     reached: bool | None = Field(description="Whether the server answered; null where it was not asked.")
@@ -31,7 +31,7 @@ class BackupHealth(_Document):
 
     status: StatusWord
     message: str
-    fix: str
+    hint: str | None
 
 
 class AppHealth(_Document):
@@ -67,6 +67,7 @@ class OneAppHealth(_HealthDocument):
 class Error(_Document):
     code: str
     message: str
+    where: str | None = None
     hint: str | None = None
 
 

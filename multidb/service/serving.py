@@ -27,7 +27,7 @@ from multidb.service.guard import Guard, is_loopback
 from multidb.service.sources import Sources
 from multidb.state import ProjectState
 
-__all__ = ["ServeOptions", "project_token", "serve", "token_from", "web_server"]
+__all__ = ["ServeOptions", "place", "project_token", "serve", "token_from", "web_server"]
 
 _SHORTEST: Final = 16  # characters of a token
 _GRACE: Final = 5  # seconds that answers under way have to end
@@ -125,6 +125,17 @@ def serve(open_engine: Callable[[], Engine], settings: ServeOptions, say: Callab
         server.run(sockets=[listener])
         say("Ending; waiting for checks under way.")
         telling.shutdown(wait=False, cancel_futures=True)
+
+
+def place(engine: Engine, settings: ServeOptions) -> tuple[str, str]:
+    """The project that `serve` would serve, and the address on which it would; nothing is served.
+
+    Raises:
+        UsageError: as for `serve`.
+    """
+    Notifier(engine.project, engine.state)
+    with _bound(settings) as listener:
+        return engine.project.name, str(settings.socket or _url(listener))
 
 
 def web_server(app: Guard) -> uvicorn.Server:

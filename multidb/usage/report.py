@@ -77,7 +77,9 @@ class StoreUsage:
             "connection_limit": usage.connection_limit,
             "counts": dict(usage.counts),
             "largest": [{"name": name, "size": size} for name, size in usage.largest],
-            "slow": [{"text": q.text, "calls": q.calls, "mean": q.mean, "total": q.total} for q in usage.slow],
+            "slow": [
+                {"text": q.text, "calls": q.calls, "mean_seconds": q.mean, "total_seconds": q.total} for q in usage.slow
+            ],
             "growth": growth and {"size": growth.size, "since": growth.since.isoformat(timespec="seconds")},
             "quota": quota and {"size": quota.size, "enforce": quota.enforce.value, "share": share},
             "standing": self.standing.value,
@@ -101,6 +103,7 @@ class ServerSeen:
         usage = self.usage or ServerUsage()
         error = {"error": self.error.document()} if self.error else {}
         return {
+            "server": self.server,
             "store": self.store,
             "size": usage.size,
             "connections": usage.connections,
@@ -169,6 +172,6 @@ class UsageReport:
             "looked_at": self.looked_at.isoformat(timespec="seconds"),
             "apps": apps,
             "totals": {store: asdict(total) for store, total in self.totals.items()},
-            "servers": {server.server: server.document() for server in self.servers},
+            "servers": [server.document() for server in self.servers],
             "notes": list(self.notes),
         }

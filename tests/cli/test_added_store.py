@@ -67,7 +67,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, packages: Path) -> Iterator
 
 def in_its_box(folder: Folder, app: str, text: str, **binds: str) -> Any:
     """What the server answers to the app itself, with nothing but its variables."""
-    env = folder.ok("env", app, "--json", "--reveal").json()
+    env = folder.ok("env", app, "--format", "json", "--reveal").json()
     script = (
         "import json, os, sys; from multidb_toy.connection import Connection; from multidb.secrets import Secret\n"
         "host, port = os.environ['TOY_ADDRESS'].split(':'); box = os.environ['TOY_BOX']\n"
@@ -91,7 +91,7 @@ def test_a_store_that_a_package_adds_goes_through_everything(folder: Beside) -> 
     folder.ok("validate")
     assert "What its box is painted." in folder.ok("schema").out
     up = folder.ok("up", "--json").json()
-    assert [(each["name"], each["state"]) for each in up["servers"]] == [("toy", "running")]
+    assert [(each["server"], each["state"]) for each in up["servers"]] == [("toy", "running")]
     assert "PAINT ann blue" in folder.run("plan", "--sql").out
     folder.ok("apply", "--yes")
     folder.ok("plan", "--check")

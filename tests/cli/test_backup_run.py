@@ -98,7 +98,7 @@ def sets(folder: Folder) -> dict[str, str]:
     document = folder.ok("backup", "--json").json()
     assert document["ok"]
     assert {each["app"]: each["verified"] for each in document["sets"]} == {"ann": True, "bob": True}
-    return {each["app"]: each["id"] for each in document["sets"]}
+    return {each["app"]: each["set"] for each in document["sets"]}
 
 
 def test_a_set_tells_of_real_data(folder: Folder, sets: dict[str, str]) -> None:
@@ -157,7 +157,7 @@ def test_a_clone_is_masked_alone_and_goes_when_its_time_is_up(folder: Folder, se
     failed = folder.run("clone", "ann", "ann_pr42", "--ttl", "1s", "--mask", str(mask))
     assert failed.code == 6
     assert "nothing_like_this" in failed.err
-    env = folder.run("env", "ann_pr42", "--json", "--reveal").json()
+    env = folder.run("env", "ann_pr42", "--format", "json", "--reveal").json()
     with pytest.raises(psycopg.OperationalError):  # nobody sees what is not masked
         psycopg.connect(env["DATABASE_URL"]).close()
     mask.write_text("UPDATE people SET email = 'person ' || id;\nALTER TABLE people DROP COLUMN note CASCADE;")
@@ -196,7 +196,7 @@ def watched_until_gone(folder: Folder, app: str) -> str:
 
 
 def test_a_damaged_set_is_named_with_exit_1_and_a_failing_app_with_exit_6(folder: Folder, sets: dict[str, str]) -> None:
-    made = folder.ok("backup", "bob", "--json", "--to", "other/").json()["sets"][0]["id"]
+    made = folder.ok("backup", "bob", "--json", "--to", "other/").json()["sets"][0]["set"]
     path = folder.path / "other/kept/bob" / made / "postgres/dump.pgc.zst"
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
@@ -206,11 +206,11 @@ def test_a_damaged_set_is_named_with_exit_1_and_a_failing_app_with_exit_6(folder
     assert "postgres/dump.pgc.zst" in told.out
     refused = folder.run("backups", "copy", f"bob/{made}", "--from", "other/", "--to", "third/", "--json")
     assert (refused.code, refused.json()["copied"]) == (6, [])
-    assert "postgres/dump.pgc.zst" in refused.json()["failed"][0]["message"]
+    assert "postgres/dump.pgc.zst" in refused.json()["failed"][0]["where"]
     copied = folder.ok("backups", "copy", f"bob/{sets['bob']}", "--to", "third/", "--json").json()["copied"]
-    assert copied == [{"app": "bob", "id": sets["bob"], "target": "third/"}]
+    assert copied == [{"app": "bob", "set": sets["bob"], "target": "third/"}]
     (found,) = folder.ok("backups", "list", "--from", "third/", "--json").json()["sets"]
-    assert (found["id"], found["verified"]) == (sets["bob"], True)
+    assert (found["set"], found["verified"]) == (sets["bob"], True)
     (folder.path / "file").touch()
     with listening() as receiver:
         (folder.path / "hook").write_text(receiver.address)

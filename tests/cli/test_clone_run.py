@@ -138,7 +138,7 @@ def test_nobody_sees_a_clone_before_it_is_masked_whatever_is_run(folder: Folder)
     folder.ok("plan", "--check")
     with psycopg.connect(env["DATABASE_URL"]) as connection:
         connection.execute("DELETE FROM people")
-    folder.ok("restore", safety["id"], "--replace")
+    folder.ok("restore", safety["set"], "--replace")
     assert emails(env) == MASKED
     assert emails(connections(folder, "ann")) == PLAIN
 
@@ -161,9 +161,9 @@ def test_what_the_manifest_shares_is_no_breach(folder: Folder) -> None:
     assert (audited["breaches"], audited["holes"]) == ([], [])
     open_ones = [each for each in audited["probes"] if each["detail"] == "shared by the manifest"]
     assert {("ann", "bob", "PUBLISH"), ("ann", "bob", "PSUBSCRIBE")} <= {
-        (each["app"], each["target"], each["probe"]) for each in open_ones
+        (each["app"], each["against"], each["probe"]) for each in open_ones
     }
-    assert {each["target"] for each in open_ones} == {"bob"}
+    assert {each["against"] for each in open_ones} == {"bob"}
     said = json.dumps(audited["remarks"])
     assert "channels jobs:*" in said
     assert "shared by the manifest" in said

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import typer
 
 from multidb.cli import app
 from multidb.cli.command_line import COMMANDS, GROUPS
+from multidb.cli.output import Output
 from tests.support.command import REPOSITORY, Folder
 
 
@@ -68,6 +70,66 @@ def _every_command() -> Iterator[Any]:
     for name in COMMANDS:
         command = root.get_command(typer.Context(root), name)
         yield from getattr(command, "commands", {"": command}).values()
+
+
+def test_every_command_takes_json() -> None:
+    for command in _every_command():
+        assert any("--json" in parameter.opts for parameter in command.params), command.name
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named", "code"),
+    [
+        (("frobnicate", "--json"), "", "usage"),
+        (("backups", "lst", "--json"), "backups", "usage"),
+        (("backups", "list", "--json", "--frm"), "backups list", "usage"),
+        (("backups", "verify", "--json", "--from", "nowhere/"), "backups verify", None),
+        (("env", "eve", "--json"), "env", "usage"),
+        (("show", "--json"), "show", "usage"),
+        (("serve", "--json"), "serve", "usage"),
+        (("init", "--json"), "init", "refused"),
+    ],
+)
+def test_a_document_names_its_command_also_where_that_fails(
+    shop: Folder, arguments: tuple[str, ...], named: str, code: str | None
+) -> None:
+    run = shop.run(*arguments)
+    document = run.json()
+    assert (document["version"], document["command"], document["ok"]) == (1, named, run.code == 0)
+    assert document.get("error", {"code": None})["code"] == code
+    if code is not None:
+        assert {"code", "message", "where", "hint"} <= document["error"].keys()
+
+
+def test_the_json_of_a_program_to_be_run_is_not_ours(shop: Folder) -> None:
+    run = shop.run("connect", "ann", "--", "ls", "--json")
+    assert run.out == ""
+    assert run.err.startswith("Error: ")
+
+
+def test_what_was_not_agreed_to_has_a_document(capsys: pytest.CaptureFixture[str]) -> None:
+    output = Output("apply", json=True)
+    output.end(3)
+    document = json.loads(capsys.readouterr().out)
+    assert (document["ok"], document["error"]["code"]) == (False, "aborted")
+    output.end(0)
+    assert capsys.readouterr().out == ""
+
+
+def test_a_secret_that_was_asked_for_is_in_clear_in_its_document(shop: Folder) -> None:
+    shown = shop.ok("serve", "--show-token").out.strip()
+    assert shop.ok("serve", "--show-token", "--json").json()["token"] == shown != "***"
+    checked = shop.ok("serve", "--check", "--port", "0", "--json").json()
+    assert checked["project"] == "shop"
+    assert checked["address"].startswith("http://127.0.0.1:")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        refused = shop.run("serve", "--check", "--port", str(taken.getsockname()[1]))
+    assert refused.code == 2
+    assert "cannot listen there" in refused.err
+
+
+def test_a_schema_in_its_envelope_is_the_same(folder: Folder) -> None:
+    assert folder.ok("schema", "--json").json()["schema"] == json.loads(folder.ok("schema").out)
 
 
 def test_yes_does_not_take_a_name_that_was_to_be_typed(shop: Folder) -> None:

@@ -216,7 +216,7 @@ def test_on_a_server_of_others_what_closes_it_is_asked_for_and_known_accounts_st
     admin = ProjectState(applied.path).secrets.get(admin_ref("postgres", "postgres"))
     assert admin is not None
     (place,) = (
-        each["address"] for each in applied.ok("status", "--json").json()["servers"] if each["name"] == "postgres"
+        each["address"] for each in applied.ok("status", "--json").json()["servers"] if each["server"] == "postgres"
     )
     host, _, port = place.rpartition(":")
     with psycopg.connect(f"postgresql://postgres@{place}/postgres", password=admin.reveal()) as connection:
@@ -265,7 +265,7 @@ def test_on_a_server_of_others_what_closes_it_is_asked_for_and_known_accounts_st
 def test_two_projects_on_one_server_do_not_make_each_others_plans_stale(applied: Folder) -> None:
     """Postgres's own databases are open to everybody; both projects plan to close them."""
     state = ProjectState(applied.path)
-    ports = {each["name"]: each["address"] for each in applied.ok("status", "--json").json()["servers"]}
+    ports = {each["server"]: each["address"] for each in applied.ok("status", "--json").json()["servers"]}
     admin = state.secrets.get(admin_ref("postgres", "postgres"))
     assert admin is not None
     address = f"postgresql://postgres@{ports['postgres']}"
@@ -291,7 +291,9 @@ def test_two_projects_on_one_server_do_not_make_each_others_plans_stale(applied:
 def test_on_a_redis_of_others_the_default_user_is_asked_for_and_left_until_then(applied: Folder) -> None:
     admin = ProjectState(applied.path).secrets.get(admin_ref("redis", "redis"))
     assert admin is not None
-    (place,) = (each["address"] for each in applied.ok("status", "--json").json()["servers"] if each["name"] == "redis")
+    (place,) = (
+        each["address"] for each in applied.ok("status", "--json").json()["servers"] if each["server"] == "redis"
+    )
     host, _, port = place.rpartition(":")
     server = redis.Redis(host, int(port), username="multidb_admin", password=admin.reveal(), decode_responses=True)
     server.execute_command("ACL", "SETUSER", "default", "on", "nopass", "~*", "&*", "+@all")

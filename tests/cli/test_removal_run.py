@@ -54,7 +54,7 @@ def applied(folder: Folder) -> Folder:
 
 
 def connections(folder: Folder, app: str) -> dict[str, str]:
-    found: dict[str, str] = folder.ok("env", app, "--json", "--reveal").json()
+    found: dict[str, str] = folder.ok("env", app, "--format", "json", "--reveal").json()
     return found
 
 
@@ -93,7 +93,7 @@ def test_out_and_back(applied: Folder) -> None:
     assert "multidb undo-remove ann" in done.out
     (final,) = (each for each in applied.ok("backups", "list", "--json").json()["sets"] if each["app"] == "ann")
     assert final["verified"], "its final set was restored and compared"
-    assert final["id"] in done.out
+    assert final["set"] in done.out
     assert refused(env)
     assert "ann" not in (applied.path / "multidb.yaml").read_text()
     assert not (applied.path / "apps/ann/.env").exists()

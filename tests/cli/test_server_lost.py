@@ -80,5 +80,7 @@ def test_a_server_killed_in_the_middle_of_an_apply(folder: Folder) -> None:
     assert folder.run("plan", "--check").code == 1
     folder.ok("apply", "--yes")
     folder.ok("plan", "--check")
-    with psycopg.connect(folder.ok("env", APPS[-1], "--json", "--reveal").json()["DATABASE_URL"]) as connection:
+    with psycopg.connect(
+        folder.ok("env", APPS[-1], "--format", "json", "--reveal").json()["DATABASE_URL"]
+    ) as connection:
         connection.execute("CREATE TABLE works ()")

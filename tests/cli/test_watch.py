@@ -68,7 +68,7 @@ def secret(folder: Folder, name: str) -> str:
 
 
 def env(folder: Folder, app: str) -> dict[str, str]:
-    found: dict[str, str] = folder.ok("env", app, "--json", "--reveal").json()
+    found: dict[str, str] = folder.ok("env", app, "--format", "json", "--reveal").json()
     return found
 
 
@@ -241,7 +241,7 @@ def test_an_app_at_its_connection_limit(folder: Folder) -> None:
     stores = {app: found["stores"]["postgres"] for app, found in done.json()["apps"].items()}
     assert [stores[app]["status"] for app in ("ann", "bob", "eve")] == ["healthy", "healthy", "unhealthy"]
     assert "connection" in stores["eve"]["message"]
-    assert stores["eve"]["fix"]
+    assert stores["eve"]["hint"]
     assert stores["eve"]["reached"] is True
 
 

@@ -52,7 +52,7 @@ def applied(folder: Folder) -> Folder:
 
 
 def connections(folder: Folder, app: str) -> dict[str, str]:
-    found: dict[str, str] = folder.ok("env", app, "--json", "--reveal").json()
+    found: dict[str, str] = folder.ok("env", app, "--format", "json", "--reveal").json()
     return found
 
 
@@ -78,9 +78,9 @@ def test_from_nothing_to_working_apps(applied: Folder) -> None:
 
 
 def test_up_twice_is_harmless(applied: Folder) -> None:
-    before = {each["name"]: each["pid"] for each in applied.ok("status", "--json").json()["servers"]}
+    before = {each["server"]: each["pid"] for each in applied.ok("status", "--json").json()["servers"]}
     applied.ok("up")
-    assert {each["name"]: each["pid"] for each in applied.ok("status", "--json").json()["servers"]} == before
+    assert {each["server"]: each["pid"] for each in applied.ok("status", "--json").json()["servers"]} == before
 
 
 def test_drift_is_shown_refused_by_check_and_repaired(applied: Folder) -> None:
@@ -171,7 +171,7 @@ def test_one_variable_is_printed_by_itself(applied: Folder) -> None:
     env = connections(applied, "bob")
     for name in ("DATABASE_URL", "REDIS_PORT", "APP_NAME"):
         assert applied.ok("env", "bob", name).out == f"{env[name]}\n"
-    assert applied.ok("env", "bob", "POSTGRES_USER", "--json").json() == {"POSTGRES_USER": "bob_user"}
+    assert applied.ok("env", "bob", "POSTGRES_USER", "--json").json()["variables"] == {"POSTGRES_USER": "bob_user"}
     assert urllib.parse.urlsplit(env["DATABASE_URL"]).password == env["POSTGRES_PASSWORD"]
     wrong = applied.run("env", "bob", "DATABASE_URI")
     assert (wrong.code, "did you mean DATABASE_URL?" in wrong.err, wrong.out) == (2, True, "")
@@ -207,7 +207,7 @@ def test_every_app_is_listed_wherever_it_stands(applied: Folder) -> None:
     assert before["fred"]["presence"] == "manifest"
     assert before["ann"]["stores"] == ["postgres", "qdrant", "redis"]
     assert before["ann"]["size"] > 1_000_000
-    issued = datetime.fromisoformat(before["fred"]["issued"])
+    issued = datetime.fromisoformat(before["fred"]["issued_at"])
     assert timedelta() <= datetime.now(UTC) - issued < timedelta(minutes=10)
     manifest.write_text(text)
     assert "orphan" in next(line for line in applied.ok("apps").out.splitlines() if line.startswith("fred"))
@@ -244,8 +244,8 @@ def test_a_statement_by_the_admins_hand_is_sent_from_a_projects_folder(applied: 
 def test_show_tells_the_isolation_and_no_secret(applied: Folder) -> None:
     document = applied.ok("show", "ann", "--json").json()
     assert document["stores"]["postgres"]["isolation"] == "enforced"
-    assert document["env"]["DATABASE_URL"].startswith("postgresql://ann_user:***@127.0.0.1:")
-    assert document["env"]["REDIS_PASSWORD"] == "***"
+    assert document["variables"]["DATABASE_URL"].startswith("postgresql://ann_user:***@127.0.0.1:")
+    assert document["variables"]["REDIS_PASSWORD"] == "***"
     assert "enforced" in applied.ok("show", "ann").out
 
 

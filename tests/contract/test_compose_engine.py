@@ -149,12 +149,12 @@ def test_every_server_comes_up_healthy_and_a_second_plan_is_empty(stack: Stack) 
     servers = run(stack.folder, stack.engine, "status", "--json").json()["servers"]
 
     assert {each["state"] for each in servers} == {"running"}, servers
-    assert {each["name"].replace("_", "-") for each in servers} == stack.services
+    assert {each["server"].replace("_", "-") for each in servers} == stack.services
     assert run(stack.folder, stack.engine, "plan", "--check", "--json").json()["changes"] == []
     run(stack.folder, stack.engine, "render", "--check")
     for service in stack.services:
         assert stack.inspect(service)["State"]["Health"]["Status"] == "healthy"
-    print("servers:", [(each["name"], each["message"]) for each in servers], "left out:", stack.left_out)
+    print("servers:", [(each["server"], each["message"]) for each in servers], "left out:", stack.left_out)
 
 
 @pytest.mark.parametrize(("app", "other"), [APPS, APPS[::-1]])
@@ -232,7 +232,7 @@ def test_a_killed_server_is_seen_and_comes_back_with_its_users(stack: Stack) -> 
     stack.engine.docker("kill", stack.container("redis"))
 
     servers = run(stack.folder, stack.engine, "status", "--json", code=1).json()["servers"]
-    (redis,) = [each for each in servers if each["name"] == "redis"]
+    (redis,) = [each for each in servers if each["server"] == "redis"]
     assert redis["state"] == "failed"
     assert "exit code 137" in redis["message"]
 
@@ -287,7 +287,7 @@ def test_a_taken_port_keeps_that_server_only(stack: Stack, tmp_path: Path) -> No
     finally:
         run(other, stack.engine, "down", "--volumes", "--yes-destroy", "multidbtest2")
 
-    found = {each["name"]: each for each in done.json()["servers"]}
+    found = {each["server"]: each for each in done.json()["servers"]}
     assert f"port {taken[1]} is taken" in found["postgres"]["message"]
     assert "servers.postgres.port" in found["postgres"]["message"]
     assert found["redis"]["state"] == "running"
@@ -389,7 +389,7 @@ def test_apps_with_servers_of_their_own_over_tls(
         run(folder, engine, "down", "--volumes", "--yes-destroy", project)
 
     names = {f"{store}-{app}" for app, used in apps.items() for store in used}
-    assert {each["name"] for each in up} == {each["name"] for each in status} == names
+    assert {each["server"] for each in up} == {each["server"] for each in status} == names
     assert {each["state"] for each in status} == {"running"}
     assert {service for found in before.values() for service in found} == {name.replace("_", "-") for name in names}
     assert sorted(said) == sorted(f"{store} own ok" for store in stores)
@@ -398,7 +398,7 @@ def test_apps_with_servers_of_their_own_over_tls(
     assert left == {app: {} for app in apps}
     assert {f"{project}_{name.replace('_', '-')}-data" for name in names} == set(kept)
     assert not engine.docker("volume", "ls", "-q", "--filter", f"name={project}").split()
-    print("over TLS:", said, [(each["name"], each["message"]) for each in status])
+    print("over TLS:", said, [(each["server"], each["message"]) for each in status])
 
 
 def test_a_pooler_over_tls_and_a_renewed_certificate(
@@ -432,7 +432,7 @@ def test_a_pooler_over_tls_and_a_renewed_certificate(
 
     address = (tmp_path / "apps" / "lernmi" / ".env").read_text()
     assert "@pgbouncer:6432/lernmi?sslmode=verify-full" in address
-    assert {each["name"]: each["state"] for each in up} == {"postgres": "running", "pgbouncer": "running"}
+    assert {each["server"]: each["state"] for each in up} == {"postgres": "running", "pgbouncer": "running"}
     assert set(running) == {"postgres", "pgbouncer"}, "up starts servers, not apps"
     assert said == ["postgres own ok"] * 2
     assert renewed["postgres"] != running["postgres"]
@@ -485,10 +485,10 @@ def test_a_backup_and_back_with_the_programs_in_the_servers_container(
             "DELETE FROM people WHERE id > 3; DROP MATERIALIZED VIEW totals;"
             "SET ROLE lernmi_owner; CREATE TABLE later ()"
         )
-        without("restore", made["id"], "--replace")
+        without("restore", made["set"], "--replace")
         after = sql(looked)
         sql("DELETE FROM orders WHERE id > 3")
-        without("restore", made["id"], "--replace", "--table", "orders")
+        without("restore", made["set"], "--replace", "--table", "orders")
         again = sql("SELECT count(*) FROM orders")
         container = services_of(engine, project)["postgres"]
         left = engine.docker("exec", container, "ls", "/tmp")

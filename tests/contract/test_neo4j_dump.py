@@ -68,7 +68,7 @@ def folder() -> Iterator[Folder]:
 
 @contextmanager
 def as_app(folder: Folder) -> Iterator[neo4j.Session]:
-    env = folder.ok("env", "ann", "--json", "--reveal").json()
+    env = folder.ok("env", "ann", "--format", "json", "--reveal").json()
     with (
         neo4j.GraphDatabase.driver(env["NEO4J_URI"], auth=(env["NEO4J_USER"], env["NEO4J_PASSWORD"])) as driver,
         driver.session(database="neo4j") as session,

@@ -83,7 +83,7 @@ def test_a_credential_that_fits_no_more_is_repaired_by_the_command_that_health_n
     assert sick.code == 1
     check = sick.json()["apps"][app]["stores"][store]
     assert check["status"] == "unhealthy", check
-    (command,) = [part for part in check["fix"].replace(";", ",").split(",") if "multidb apply" in part]
+    (command,) = [part for part in check["hint"].replace(";", ",").split(",") if "multidb apply" in part]
     words = shlex.split(command[command.index("multidb apply") :])
     folder.ok(*words[1 : words.index("--app") + 2], "--yes")
     assert folder.ok("health", "--json").json()["status"] == "healthy"
@@ -106,7 +106,7 @@ def removed(folder: Folder) -> Any:
 
 
 def test_a_removed_app_is_known_again_from_the_servers_and_comes_back(folder: Folder) -> None:
-    before = {name: folder.ok("env", name, "--json", "--reveal").json() for name in ("ann", "bob")}
+    before = {name: folder.ok("env", name, "--format", "json", "--reveal").json() for name in ("ann", "bob")}
     held = numbers(folder)
     for name in ("ann", "bob"):
         folder.ok("remove-app", name, "--yes", "--no-backup")
@@ -118,7 +118,7 @@ def test_a_removed_app_is_known_again_from_the_servers_and_comes_back(folder: Fo
     assert {name: stone["phase"] for name, stone in removed(folder).items()} == {"ann": "removed", "bob": "removed"}
     folder.ok("plan", "--check")  # it is said once
     folder.ok("undo-remove", "ann")
-    assert folder.ok("env", "ann", "--json", "--reveal").json() == before["ann"]
+    assert folder.ok("env", "ann", "--format", "json", "--reveal").json() == before["ann"]
     assert numbers(folder)["ann"] == held["ann"]
     refused = folder.run("undo-remove", "bob")
     assert refused.code == 3
@@ -128,7 +128,7 @@ def test_a_removed_app_is_known_again_from_the_servers_and_comes_back(folder: Fo
     assert removed(folder) == {}
     assert numbers(folder) == held
     assert folder.ok("health", "--json").json()["status"] == "healthy"
-    assert folder.ok("env", "bob", "--json", "--reveal").json() != before["bob"]
+    assert folder.ok("env", "bob", "--format", "json", "--reveal").json() != before["bob"]
     folder.ok("plan", "--check")
 
 

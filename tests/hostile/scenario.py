@@ -141,7 +141,7 @@ class Scenario:
                 self.hostile.call()
 
     def _connect_again(self) -> None:
-        found = self.folder.run("env", HOSTILE, "--json", "--reveal")
+        found = self.folder.run("env", HOSTILE, "--format", "json", "--reveal")
         if found.code == 0:
             hostile = HostileApp(HOSTILE, found.json(), VICTIM)
             hostile.refusals = self.hostile.refusals
@@ -295,7 +295,7 @@ def scenario(case: Case) -> Iterator[Scenario]:
         text = _MANIFEST.format(admin=case.admin, port=made.port, roles=case.roles, more="")
         folder.manifest(text)
         folder.ok("apply", "--yes")
-        env = {app: folder.ok("env", app, "--json", "--reveal").json() for app in (HOSTILE, VICTIM)}
+        env = {app: folder.ok("env", app, "--format", "json", "--reveal").json() for app in (HOSTILE, VICTIM)}
         victim = env[VICTIM]["DATABASE_URL"]
         owner = env[VICTIM].get(f"{VICTIM.upper()}_DB_MIGRATE_URL", victim)
         with psycopg.connect(owner, autocommit=True) as connection:

@@ -104,7 +104,12 @@ def test_a_saved_plan_tells_when_it_was_altered() -> None:
 def test_a_server_that_cannot_be_read_is_not_in_sync() -> None:
     plan = Plan("shop", (ServerPlan("s", "toy", error=ServerDown("gone")),))
     assert not plan.in_sync
-    assert plan.document()["servers"][0]["error"] == {"code": "server-down", "message": "gone"}
+    assert plan.document()["servers"][0]["error"] == {
+        "code": "server-down",
+        "message": "gone",
+        "where": None,
+        "hint": None,
+    }
 
 
 def test_counts_name_every_action() -> None:

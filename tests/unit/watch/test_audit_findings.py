@@ -241,7 +241,7 @@ def test_the_document_is_json_and_complete(open_shop: OpenShop) -> None:
     assert document["breaches"] == [
         {
             "app": "ann",
-            "target": "bob",
+            "against": "bob",
             "store": "toy",
             "server": "toy",
             "probe": "look in",
@@ -280,7 +280,7 @@ def test_what_stands_there_unmarked_is_told_and_opens_no_wall(open_shop: OpenSho
     assert "Note on toy: dust under ann: nobody sweeps here." in markdown(found)
     assert [each["app"] for each in found.document()["remarks"]] == ["ann", "bob"]
     searched = [{"catalog": "the shelf", "objects": 2, "looked_for": "boxes that are open"}]
-    assert found.document()["servers"]["toy"]["searched"] == searched
+    assert found.document()["servers"][0]["searched"] == searched
     alone = made(engine, Scope(apps=frozenset({"bob"})))
     assert [remark.app for _, remark in alone.remarks] == ["bob"]
 

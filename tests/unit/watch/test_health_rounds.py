@@ -80,7 +80,7 @@ def test_the_document_is_what_was_promised(open_shop: OpenShop) -> None:
             "toy": {
                 "status": "degraded",
                 "message": "the lid is loose",
-                "fix": "mend it",
+                "hint": "mend it",
                 "latency_ms": 2.0,
                 "server": "toy",
                 "reached": True,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -17,6 +18,21 @@ _HOST, _PORT = "127.0.0.1", 8642
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
+class AccessLogForm(StrEnum):
+    """How each request is written to stdout."""
+
+    TEXT = "text"
+    JSON = "json"
+    NONE = "none"
+
+
+class DegradedStatus(StrEnum):
+    """With which HTTP status a degraded app is answered."""
+
+    OK = "200"
+    UNAVAILABLE = "503"
+
+
 @app.command(
     epilog=examples(
         "multidb serve                                        (then open http://127.0.0.1:8642/)",
@@ -24,6 +40,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "multidb serve --check                                (whether it could, before a service is restarted)",
         "multidb serve --socket /run/multidb.sock             (curl --unix-socket /run/multidb.sock http://localhost/)",
         "multidb serve --host 0.0.0.0 --token-file /run/secrets/multidb-token",
+        "multidb serve --trusted-proxy 127.0.0.1 --access-log json --degraded-status 503",
     )
 )
 @with_run("serve")
@@ -56,6 +73,27 @@ def serve(
     look_only: Annotated[
         bool, typer.Option("--look-only", help="Health checks write nothing on the servers, not even a probe.")
     ] = False,
+    degraded_status: Annotated[
+        DegradedStatus,
+        typer.Option("--degraded-status", help="HTTP status of /health/databases where an app is degraded."),
+    ] = DegradedStatus.OK,
+    access_log: Annotated[
+        AccessLogForm,
+        typer.Option("--access-log", help="A line on stdout for each request: Common Log Format, or JSON."),
+    ] = AccessLogForm.TEXT,
+    rate: Annotated[
+        int,
+        typer.Option("--rate", min=0, help="Requests that each client may make in a minute; 0: as many as it likes."),
+    ] = 600,
+    trusted_proxy: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--trusted-proxy",
+            metavar="ADDRESS",
+            help="Address or network of a proxy in front, whose X-Forwarded-For tells who its client is. May be "
+            "repeated; with --socket every caller is believed.",
+        ),
+    ] = None,
 ) -> int:
     """Serve each app's health as JSON, metrics for Prometheus and a page for people. Read only; ends with SIGTERM.
 
@@ -63,6 +101,7 @@ def serve(
     token, as a bearer token or as the password that a browser asks for. The project's own is made with the first start.
     """
     try:
+        from multidb.service.clients import network_from
         from multidb.service.serving import ServeOptions, place, project_token, token_from
         from multidb.service.serving import serve as run_service
     except ModuleNotFoundError as error:
@@ -85,7 +124,14 @@ def serve(
             typer.echo(shown)
         return 0
     settings = ServeOptions(host, port, socket, token, may_write=not look_only)
-    settings = replace(settings, intervals=replace(settings.intervals, health=every))
+    settings = replace(
+        settings,
+        intervals=replace(settings.intervals, health=every),
+        trusted=tuple(network_from(text) for text in trusted_proxy or ()),
+        rate=rate,
+        access_log=access_log.value,
+        degraded=int(degraded_status),
+    )
     if check:
         project, address = place(run.engine(run.output), settings)
         run.output.document(True, {"project": project, "address": address})

@@ -20,12 +20,14 @@ from multidb.errors import MultidbError
 from multidb.health import HealthReport
 from multidb.model import Health, Status
 from multidb.secrets import Secret, redact
+from multidb.service.clients import Clients
 from multidb.service.collector import Collector, Reading
 from multidb.service.documents import FailureDocument, HealthDocument, Live, OneAppHealth
 from multidb.service.guard import Guard
 from multidb.service.metrics import exposition
 from multidb.service.overview import Overview, overview
 from multidb.service.page import page
+from multidb.service.rate import Rate
 from multidb.service.sources import Sources
 
 __all__ = ["FRESH", "Intervals", "Service", "application"]
@@ -72,6 +74,7 @@ class Service:
 
     Args:
         heard: told of every new reading with the name of its collector; must not block.
+        degraded: the HTTP status of an answer that says degraded.
     """
 
     def __init__(
@@ -82,6 +85,7 @@ class Service:
         intervals: Intervals,
         fresh: float = FRESH,
         heard: Callable[[str, Reading[Any]], None] | None = None,
+        degraded: int = 200,
     ) -> None:
         def collector(name: str, look: Callable[[], Any], fresh: float) -> Collector[Any]:
             tell = (lambda reading: heard(name, reading)) if heard is not None else None
@@ -89,6 +93,7 @@ class Service:
 
         self._sources = sources
         self._intervals = intervals
+        self.codes = {Status.HEALTHY: 200, Status.DEGRADED: degraded, Status.UNHEALTHY: 503}
         self.health: Collector[HealthReport] = collector("health", sources.health, fresh)
         self._others = {
             "usage": collector("usage", sources.usage, 0),
@@ -123,10 +128,10 @@ class Service:
             return _failure(500, reading.code, reading.error, reading.hint)
         report, app = reading.value, app and app.replace("-", "_")
         if app is None:
-            return self._health_made.answer("", (reading,), lambda: _health_answer(report))
+            return self._health_made.answer("", (reading,), lambda: _health_answer(report, self.codes))
         if app not in report.apps:  # not kept: there is no end to names
             return _failure(404, "usage", "there is no such app", f"apps: {', '.join(report.apps) or 'none'}")
-        return self._health_made.answer(app, (reading,), lambda: _health_answer(report.only(app)))
+        return self._health_made.answer(app, (reading,), lambda: _health_answer(report.only(app), self.codes))
 
     async def metrics_answer(self) -> Response:
         """The readings as Prometheus wants them."""
@@ -178,8 +183,15 @@ class Service:
         )
 
 
-def application(service: Service, *, token: Secret | None, loopback_only: bool) -> Guard:
-    """The whole ASGI application, guarded."""
+def application(
+    service: Service,
+    *,
+    token: Secret | None,
+    loopback_only: bool,
+    rate: Rate | None = None,
+    clients: Clients | None = None,
+) -> Guard:
+    """The whole ASGI application, guarded; see `Guard`."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -199,16 +211,20 @@ def application(service: Service, *, token: Secret | None, loopback_only: bool) 
     )
     _add_health(app, service)
     _add_rest(app, service)
-    return Guard(app, token, loopback_only=loopback_only)
+    return Guard(app, token, loopback_only=loopback_only, rate=rate, clients=clients)
 
 
 def _add_health(app: FastAPI, service: Service) -> None:
+    def described(whose: str, code: int) -> str:
+        words = [str(status) for status, answered in service.codes.items() if answered == code]
+        return f"{whose} is {' or '.join(words)}."
+
     @app.get(
         "/health/databases",
         summary="Every app",
         responses={
-            200: {"model": HealthDocument, "description": "Every app is healthy or degraded."},
-            503: {"model": HealthDocument, "description": "An app is unhealthy."},
+            200: {"model": HealthDocument, "description": described("Every app", 200)},
+            503: {"model": HealthDocument, "description": described("An app", 503)},
             500: {"model": FailureDocument, "description": "The check itself failed: nothing is known."},
         },
     )
@@ -220,8 +236,8 @@ def _add_health(app: FastAPI, service: Service) -> None:
         "/health/databases/{app}",
         summary="One app",
         responses={
-            200: {"model": OneAppHealth, "description": "The app is healthy or degraded."},
-            503: {"model": OneAppHealth, "description": "The app is unhealthy."},
+            200: {"model": OneAppHealth, "description": described("The app", 200)},
+            503: {"model": OneAppHealth, "description": described("The app", 503)},
             404: {"model": FailureDocument, "description": "There is no such app."},
             500: {"model": FailureDocument, "description": "The check itself failed: nothing is known."},
         },
@@ -264,10 +280,9 @@ def _constant(text: bytes, media_type: str) -> Callable[[], Response]:
     return constant  # type: ignore[return-value]
 
 
-def _health_answer(report: HealthReport) -> Response:
+def _health_answer(report: HealthReport, codes: Mapping[Status, int]) -> Response:
     ok = report.status is Status.HEALTHY
-    status = 503 if report.status is Status.UNHEALTHY else 200
-    return _json(status, {"version": 1, "command": "health", "ok": ok, **report.document()})
+    return _json(codes[report.status], {"version": 1, "command": "health", "ok": ok, **report.document()})
 
 
 async def _not_found(request: Request, error: Exception) -> Response:

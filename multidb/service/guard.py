@@ -4,16 +4,20 @@ Only GET and HEAD. Everything but ``/health/live`` wants the token, as a bearer 
 authentication (any user name), which browsers ask for by themselves: on loopback too, since a database server that
 fetches an address for an app (Neo4j's ``LOAD CSV``) is a caller from this machine. On loopback only the names of
 loopback are taken as ``Host``: a page of somebody else's whose name resolves to 127.0.0.1 (DNS rebinding) is turned
-away. On a Unix socket the socket's file says who may call.
+away. On a Unix socket the socket's file says who may call. Each client may make so many requests a minute; those that
+have the token are counted apart from those that have not, so that nobody without it uses up what another has. Liveness,
+which costs nothing, is not counted.
 """
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import hashlib
 import hmac
 import json
+import math
 import re
 from collections.abc import Iterable
 from typing import Any, Final
@@ -21,6 +25,8 @@ from typing import Any, Final
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from multidb.secrets import Secret
+from multidb.service.clients import Clients
+from multidb.service.rate import Rate, network_of
 
 __all__ = ["Guard", "is_loopback"]
 
@@ -40,6 +46,8 @@ _HEADERS: Final = (
     (b"x-frame-options", b"DENY"),
 )
 
+_Refusal = tuple[int, str, str, list[tuple[bytes, bytes]]]  # status, code, message, headers
+
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine reaches what is bound to `host`."""
@@ -52,12 +60,23 @@ class Guard:
     Args:
         token: what callers have to know; None: everybody who reaches the socket may read.
         loopback_only: it is bound to a port of loopback.
+        rate: how many requests each of the `clients` may make; None: as many as it likes.
     """
 
-    def __init__(self, app: ASGIApp, token: Secret | None, *, loopback_only: bool) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        token: Secret | None,
+        *,
+        loopback_only: bool,
+        rate: Rate | None = None,
+        clients: Clients | None = None,
+    ) -> None:
         self._app = app
         self._digest = _digest(token.reveal().encode()) if token is not None else None
         self._loopback_only = loopback_only
+        self._rate = rate
+        self._clients = clients or Clients()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -67,8 +86,12 @@ class Guard:
             await send({"type": "websocket.close", "code": 1008})
             return
 
+        begun = False
+
         async def with_headers(message: Message) -> None:
+            nonlocal begun
             if message["type"] == "http.response.start":
+                begun = True
                 message = {**message, "headers": [*message["headers"], *_HEADERS]}
             await send(message)
 
@@ -76,21 +99,41 @@ class Guard:
         if refusal is not None:
             await _answer(with_headers, *refusal)
             return
-        await self._app({**scope, "method": "GET"}, receive, with_headers)  # the server itself drops the body of HEAD
+        try:
+            await self._app({**scope, "method": "GET"}, receive, with_headers)  # the server drops the body of HEAD
+        except asyncio.CancelledError:  # the service ends, and this has taken longer than it waits
+            if not begun:
+                await _answer(with_headers, 503, "ending", "the service ends: ask again once it is back", [])
 
-    def _refusal(self, scope: Scope) -> tuple[int, str, str, list[tuple[bytes, bytes]]] | None:
-        if scope["method"] not in ("GET", "HEAD"):
-            return 405, "method", "only GET and HEAD: nothing can be changed here", [(b"allow", b"GET, HEAD")]
-        headers = scope["headers"]
-        if self._loopback_only and not all(_LOOPBACK.fullmatch(host) for host in _values(headers, b"host")):
-            return 421, "host", "this address answers to localhost, 127.0.0.1 and [::1] only", []
-        if self._digest is None or scope["path"] in _OPEN:
-            return None
-        given = [_credential(value) for value in _values(headers, b"authorization")]
-        if len(given) == 1 and hmac.compare_digest(_digest(given[0]), self._digest):
-            return None
+    def _refusal(self, scope: Scope) -> _Refusal | None:
+        if scope["path"] in _OPEN:
+            return self._wrong(scope)
+        admitted = self._is_admitted(scope["headers"])
+        if self._rate is not None:
+            wait = self._rate.wait((network_of(self._clients.of(scope)), admitted))
+            if wait > 0:
+                later = [(b"retry-after", str(math.ceil(wait)).encode())]
+                return 429, "rate", "too many requests: come again after the seconds of Retry-After", later
+        wrong = self._wrong(scope)
+        if wrong is not None or admitted:
+            return wrong
         challenge = [(b"www-authenticate", b"Bearer"), (b"www-authenticate", b'Basic realm="multidb", charset="UTF-8"')]
         return 401, "token", "a token is needed: Authorization: Bearer TOKEN, or the token as password", challenge
+
+    def _wrong(self, scope: Scope) -> _Refusal | None:
+        """What nobody may ask, whoever he is."""
+        if scope["method"] not in ("GET", "HEAD"):
+            return 405, "method", "only GET and HEAD: nothing can be changed here", [(b"allow", b"GET, HEAD")]
+        hosts = _values(scope["headers"], b"host")
+        if self._loopback_only and not all(_LOOPBACK.fullmatch(host) for host in hosts):
+            return 421, "host", "this address answers to localhost, 127.0.0.1 and [::1] only", []
+        return None
+
+    def _is_admitted(self, headers: Iterable[tuple[bytes, bytes]]) -> bool:
+        if self._digest is None:
+            return True
+        given = [_credential(value) for value in _values(headers, b"authorization")]
+        return len(given) == 1 and hmac.compare_digest(_digest(given[0]), self._digest)
 
 
 def _values(headers: Iterable[tuple[bytes, bytes]], name: bytes) -> list[bytes]:

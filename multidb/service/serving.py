@@ -3,34 +3,45 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import signal
 import socket
 import stat
+import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal
 
 import uvicorn
+from starlette.types import ASGIApp
 
 from multidb.deployment import TOKEN_REF
 from multidb.engine import Engine
 from multidb.errors import UsageError
 from multidb.notification import Notifier
 from multidb.secrets import Secret, generate
+from multidb.service.access_log import AccessLog, Entry, LogWriter, common_line, json_line
 from multidb.service.application import FRESH, Intervals, Service, application, executor
+from multidb.service.clients import Clients
 from multidb.service.collector import Reading
 from multidb.service.connection import Connection
 from multidb.service.guard import Guard, is_loopback
+from multidb.service.rate import Rate
 from multidb.service.sources import Sources
 from multidb.state import ProjectState
 
 __all__ = ["ServeOptions", "place", "project_token", "serve", "token_from", "web_server"]
 
 _SHORTEST: Final = 16  # characters of a token
-_GRACE: Final = 5  # seconds that answers under way have to end
+_GRACE: Final = 15  # seconds that answers under way have to end; a server that hangs takes a check 10
+_LOOKS: Final = 10.0  # seconds that looks under way have to end after that
+_RATE: Final = 600  # requests a minute
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +51,10 @@ class ServeOptions:
     Args:
         socket: a Unix socket to be bound instead of `host` and `port`; who may open its file needs no token.
         token: what callers have to know; None: the project's own (`project_token`).
+        trusted: the addresses of proxies whose word is taken for whom they ask.
+        rate: requests that each client may make in a minute; 0: as many as it likes.
+        access_log: in which form each request is written to stdout.
+        degraded: the HTTP status of an answer that says degraded.
     """
 
     host: str = "127.0.0.1"
@@ -48,6 +63,10 @@ class ServeOptions:
     token: Secret | None = None
     intervals: Intervals = field(default_factory=Intervals)
     may_write: bool = True
+    trusted: tuple[IPv4Network | IPv6Network, ...] = ()
+    rate: int = _RATE
+    access_log: Literal["text", "json", "none"] = "text"
+    degraded: int = 200
 
 
 def token_from(file: Path | None, variable: str | None) -> Secret | None:
@@ -91,7 +110,9 @@ def project_token(state: ProjectState) -> Secret:
 
 
 def serve(open_engine: Callable[[], Engine], settings: ServeOptions, say: Callable[[str], None]) -> None:
-    """Serves until SIGTERM or Ctrl-C; a check under way is waited for, since its probe has to be cleaned up.
+    """Serves until SIGTERM or Ctrl-C. Answers under way are finished then, and checks, whose probes have to be cleaned
+    up, waited for: both for some seconds, or until the second signal. If a check goes on all the same, the process ends
+    here, with exit code 0.
 
     Args:
         open_engine: reads the manifest; see `Sources`.
@@ -104,27 +125,39 @@ def serve(open_engine: Callable[[], Engine], settings: ServeOptions, say: Callab
     sources = Sources(open_engine, may_write=settings.may_write)
     engine = sources.engine()
     notifier = Notifier(engine.project, engine.state)
-    with _bound(settings) as listener, executor() as looking, ThreadPoolExecutor(1) as telling:
+    looking, telling = executor(), ThreadPoolExecutor(1)
 
-        def heard(name: str, reading: Reading[Any]) -> None:
-            telling.submit(_tell, notifier, name, reading, say)
+    def heard(name: str, reading: Reading[Any]) -> None:
+        telling.submit(_tell, notifier, name, reading, say)
 
-        fresh = min(FRESH, settings.intervals.health or FRESH)
-        service = Service(sources, looking, intervals=settings.intervals, fresh=fresh, heard=heard)
-        server = web_server(_guarded(service, settings, engine.state))
-
-        def end(*_: object) -> None:
-            server.should_exit = True
-
-        for number in (signal.SIGINT, signal.SIGTERM):  # before uvicorn looks after them, and when it raises them again
-            signal.signal(number, end)
+    fresh = min(FRESH, settings.intervals.health or FRESH)
+    service = Service(
+        sources,
+        looking,
+        intervals=settings.intervals,
+        fresh=fresh,
+        heard=heard,
+        degraded=settings.degraded,
+    )
+    clients = Clients(settings.trusted, trust_socket=settings.socket is not None)
+    with _bound(settings) as listener, _logged(settings, say) as put:
+        app = _guarded(service, settings, engine.state, clients)
+        server = web_server(AccessLog(app, clients, put) if put is not None else app)
+        _end_by_signal(server)
         listener.listen()  # who reads the next line may connect
         say(f"Serving {engine.project.name} on {_url(listener)} (Ctrl-C ends it)")
         if settings.socket is None and settings.token is None:
             say("It wants the project's token, in a browser as the password: multidb serve --show-token")
+        _tell_manager("READY=1")
         server.run(sockets=[listener])
+        _tell_manager("STOPPING=1")
         say("Ending; waiting for checks under way.")
-        telling.shutdown(wait=False, cancel_futures=True)
+        ended = _ended(looking, telling)
+    if not ended:
+        say(f"A check has not ended within {_LOOKS:.0f} s, or was not to be waited for; it is left as it is.")
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)  # Python itself would wait for the check's thread
 
 
 def place(engine: Engine, settings: ServeOptions) -> tuple[str, str]:
@@ -138,7 +171,7 @@ def place(engine: Engine, settings: ServeOptions) -> tuple[str, str]:
         return engine.project.name, str(settings.socket or _url(listener))
 
 
-def web_server(app: Guard) -> uvicorn.Server:
+def web_server(app: ASGIApp) -> uvicorn.Server:
     """What speaks HTTP for `app`; it is given its sockets when it is run."""
     return uvicorn.Server(
         uvicorn.Config(
@@ -154,11 +187,65 @@ def web_server(app: Guard) -> uvicorn.Server:
     )
 
 
-def _guarded(service: Service, settings: ServeOptions, state: ProjectState) -> Guard:
+def _guarded(service: Service, settings: ServeOptions, state: ProjectState, clients: Clients) -> Guard:
+    rate = Rate(settings.rate) if settings.rate else None
     if settings.socket is not None:
-        return application(service, token=settings.token, loopback_only=False)
-    token = settings.token or project_token(state)
-    return application(service, token=token, loopback_only=is_loopback(settings.host))
+        return application(service, token=settings.token, loopback_only=False, rate=rate, clients=clients)
+    token, loopback_only = settings.token or project_token(state), is_loopback(settings.host)
+    return application(service, token=token, loopback_only=loopback_only, rate=rate, clients=clients)
+
+
+@contextlib.contextmanager
+def _logged(settings: ServeOptions, say: Callable[[str], None]) -> Iterator[Callable[[Entry], None] | None]:
+    """What takes the entries of the access log; None where there is none."""
+    if settings.access_log == "none":
+        yield None
+        return
+    writer = LogWriter(sys.stdout, json_line if settings.access_log == "json" else common_line, say)
+    try:
+        yield writer.put
+    finally:
+        writer.close()
+
+
+def _end_by_signal(server: uvicorn.Server) -> None:
+    """Has SIGTERM and Ctrl-C end the server: before uvicorn looks after them, and when it raises them again."""
+
+    def end(*_: object) -> None:
+        server.should_exit = True
+        # What uvicorn says of answers that it has to cut off is of no use to anybody.
+        logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, end)
+
+
+def _ended(*executors: ThreadPoolExecutor) -> bool:
+    """Whether everything under way has ended, in time and before another signal."""
+    hurry = threading.Event()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda *_: hurry.set())
+    ending = [threading.Thread(target=_shut_down, args=(each,), daemon=True) for each in executors]
+    for thread in ending:
+        thread.start()
+    deadline = time.monotonic() + _LOOKS
+    while any(thread.is_alive() for thread in ending):
+        if hurry.wait(0.05) or time.monotonic() > deadline:
+            return False
+    return True
+
+
+def _shut_down(executor: ThreadPoolExecutor) -> None:
+    executor.shutdown(cancel_futures=True)
+
+
+def _tell_manager(state: str) -> None:
+    """Tells systemd, where it has started this and wants to know (``Type=notify``; sd_notify(3))."""
+    address = os.environ.get("NOTIFY_SOCKET", "")
+    if address.startswith(("/", "@")):
+        with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+            manager.connect(address.replace("@", "\0", 1) if address.startswith("@") else address)
+            manager.send(state.encode())
 
 
 @contextlib.contextmanager

@@ -16,8 +16,10 @@ from multidb.health import HealthReport
 from multidb.model import Health, Status
 from multidb.secrets import Secret
 from multidb.service.application import Intervals, Service, application
+from multidb.service.clients import Clients, network_from
 from multidb.service.documents import FailureDocument, HealthDocument, OneAppHealth
 from multidb.service.guard import Guard
+from multidb.service.rate import Rate
 from tests.support import reports
 
 TOKEN = Secret("token-of-the-service-0123456789")
@@ -186,3 +188,37 @@ def test_the_description_names_every_route_and_answer() -> None:
     assert set(described) == {"/", "/metrics", "/health/live", "/health/databases", "/health/databases/{app}"}
     assert all(set(route) == {"get"} for route in described.values())
     assert set(described["/health/databases/{app}"]["get"]["responses"]) >= {"200", "404", "500", "503"}
+
+
+@pytest.mark.parametrize(("degraded", "code"), [(200, 200), (503, 503)])
+def test_a_degraded_app_is_answered_as_asked(degraded: int, code: int) -> None:
+    looks = reports.sources(health=lambda: reports.health(Status.DEGRADED))
+    service = Service(looks, ThreadPoolExecutor(5), intervals=Intervals(0, 0, 0, 0, 0), degraded=degraded)
+    app = application(service, token=None, loopback_only=True)
+    assert ask(app, "/health/databases").status_code == code
+    assert ask(app, "/health/databases/lernmi").status_code == code
+    for route in ("/health/databases", "/health/databases/{app}"):
+        responses = json.loads(ask(app, "/openapi.json").content)["paths"][route]["get"]["responses"]
+        assert "degraded" in responses[str(code)]["description"]
+        assert "degraded" not in responses[{200: "503", 503: "200"}[code]]["description"]
+
+
+def test_a_client_may_ask_so_often_and_takes_nothing_from_who_has_the_token() -> None:
+    service = Service(reports.sources(), ThreadPoolExecutor(5), intervals=Intervals(0, 0, 0, 0, 0))
+    app = application(service, token=TOKEN, loopback_only=True, rate=Rate(3, clock=lambda: 0.0))
+    right = {"authorization": f"Bearer {TOKEN.reveal()}"}
+    assert [ask(app, "/metrics").status_code for _ in range(5)] == [401, 401, 401, 429, 429]
+    assert [ask(app, "/", "POST").status_code for _ in range(2)] == [429, 429]
+    assert [ask(app, "/metrics", **right).status_code for _ in range(4)] == [200, 200, 200, 429]
+    refused = ask(app, "/metrics", **right)
+    assert refused.headers["retry-after"] == "20"
+    assert FailureDocument.model_validate_json(refused.content).error.code == "rate"
+    assert {ask(app, "/health/live").status_code for _ in range(9)} == {200}, "else a container is taken for dead"
+
+
+def test_behind_a_proxy_each_client_is_counted_by_itself() -> None:
+    service = Service(reports.sources(), ThreadPoolExecutor(5), intervals=Intervals(0, 0, 0, 0, 0))
+    clients = Clients([network_from("127.0.0.1")])
+    rate = Rate(1, clock=lambda: 0.0)
+    app = application(service, token=None, loopback_only=True, rate=rate, clients=clients)
+    assert [ask(app, "/", **{"x-forwarded-for": f"192.0.2.{n}"}).status_code for n in (1, 2, 1)] == [200, 200, 429]

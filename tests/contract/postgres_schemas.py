@@ -159,6 +159,7 @@ class Schema:
         statements: in their order, for the login that makes what the app needs.
         by_user: for the app's runtime login, afterwards.
         settings: for an admin.
+        by_superuser: what no load can make, and what a refusal calls it.
     """
 
     chance: random.Random
@@ -169,6 +170,7 @@ class Schema:
     statements: list[str] = field(default_factory=list)
     by_user: list[str] = field(default_factory=list)
     settings: list[str] = field(default_factory=list)
+    by_superuser: tuple[str, str] = ("", "")
     schemas: list[str] = field(default_factory=list)
     tables: list[str] = field(default_factory=list)
     types: list[tuple[str, tuple[str, ...]]] = field(default_factory=list)
@@ -799,6 +801,27 @@ def _narrowed(made: Schema) -> None:
     made.do(f"REVOKE UPDATE ON LARGE OBJECT 70004 FROM {OWNER}; GRANT SELECT, UPDATE ON LARGE OBJECT 70004 TO {RW}")
 
 
+def _of_superusers(made: Schema) -> None:
+    """One thing that takes an admin, or is the database's, in the place of which no set is put while it is there."""
+    made.do("CREATE FUNCTION public.noted() RETURNS event_trigger LANGUAGE plpgsql AS 'BEGIN END'")
+    name, wrapper, user = made.name(), made.name(), f"FOR {USER} SERVER"
+    server = f"CREATE FOREIGN DATA WRAPPER {wrapper}; CREATE SERVER {name} FOREIGN DATA WRAPPER {wrapper}; "
+    table = f"CREATE FOREIGN TABLE {made.within()} (id int) SERVER {name}; "
+    made.by_superuser = made.chance.choice(
+        (
+            (f"CREATE EVENT TRIGGER {name} ON sql_drop EXECUTE FUNCTION public.noted()", "event trigger"),
+            (f"{server}CREATE USER MAPPING {user} {name} OPTIONS (password 'geheim')", "user mapping"),
+            (f"{server}{table}", "foreign table"),
+            (f"CREATE PUBLICATION {name} FOR ALL TABLES", "publication"),
+            (
+                "SET allow_system_table_mods = on; INSERT INTO pg_shseclabel "
+                "SELECT oid, 'pg_database'::regclass, 'anon', 'x' FROM pg_database WHERE datname = current_database()",
+                "security label of anon",
+            ),
+        )
+    )
+
+
 _PARTS: Final[Sequence[Callable[[Schema], None]]] = (
     _schemas,
     _types,
@@ -819,4 +842,5 @@ _PARTS: Final[Sequence[Callable[[Schema], None]]] = (
     _publications,
     _extensions,
     _narrowed,
+    _of_superusers,
 )

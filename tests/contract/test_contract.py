@@ -342,7 +342,7 @@ def test_a_plan_takes_no_lock_and_waits_for_none(world: World) -> None:
     ):
         started = time.monotonic()
         plan = engine.plan()
-        assert time.monotonic() - started < 5
+        assert time.monotonic() - started < 25, "a lock is waited for for 30 s"
     assert not plan.errors
     assert plan.digest == before
 
@@ -402,7 +402,7 @@ def test_a_server_that_accepts_and_says_nothing(world: World) -> None:
     finally:
         tell(signal.SIGCONT)
     assert isinstance(error, ServerSlow), error
-    assert elapsed < 6
+    assert elapsed < 15
 
 
 def test_a_server_that_goes_away_is_an_error_not_a_traceback(world: World) -> None:

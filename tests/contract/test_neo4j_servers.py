@@ -279,7 +279,7 @@ def test_a_server_that_never_answers_costs_one_timeout() -> None:
         started = time.monotonic()
         with pytest.raises(ServerSlow):
             connect(Server("neo4j", "neo4j", endpoint, timeout=1), generate(), "multidb test")
-        assert time.monotonic() - started < 4
+        assert time.monotonic() - started < 10
 
 
 def test_an_answer_that_does_not_come_is_given_up_and_the_next_question_is_answered(shared: RealServer) -> None:
@@ -296,7 +296,7 @@ def test_an_answer_that_does_not_come_is_given_up_and_the_next_question_is_answe
                     bolt.ask("RETURN size($large) AS size", "neo4j", {"large": large})
         finally:
             os.kill(shared.pid, signal.SIGCONT)
-        assert time.monotonic() - started < 12, "each one timeout, and some for a busy machine"
+        assert time.monotonic() - started < 25, "each one timeout, and some for a busy machine"
         assert bolt.ask("RETURN 2 AS two", "neo4j", seconds=30) == [{"two": 2}]
 
 

@@ -142,7 +142,7 @@ def test_a_receiver_that_does_not_answer_costs_a_bounded_time(
     receiver.answers = [answer]
     began = time.monotonic()
     (delivery,) = notifier(tmp_path, receiver.address).tell([REFUSED], ALL)
-    assert time.monotonic() - began < 3
+    assert time.monotonic() - began < 4.8, "it would be 5 s otherwise"
     assert (delivery.ok, delivery.detail) == (False, "no answer within 0.4 s")
 
 

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import subprocess
+import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,7 +20,7 @@ from multidb.provisioners.postgres.backup import contents
 from multidb.provisioners.postgres.backup.locales import Locale
 from tests.contract.test_postgres_archive import Files, archive, backed_up, quiet
 from tests.contract.test_postgres_server import Site
-from tests.support.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
+from tests.support.postgres_servers import PLATFORM, SUPERUSER, Cluster, binaries, cluster
 
 pytestmark = pytest.mark.server
 
@@ -372,6 +375,60 @@ def test_what_is_bound_to_a_database_is_refused_by_name_before_the_exchange(repl
         assert site.enter(app).execute("SELECT a FROM t").fetchone() == (1,)
 
 
+@contextlib.contextmanager
+def _consumer(served: Cluster, program: str, *arguments: str) -> Iterator[subprocess.Popen[bytes]]:
+    """A program that takes what the server writes from a slot, until it is ended."""
+    address = ("--host=127.0.0.1", f"--port={served.port}", f"--username={SUPERUSER}")
+    command = [served.binaries / program, *address, *arguments, "--no-loop", "--status-interval=1"]
+    with subprocess.Popen(command, env={"PGPASSWORD": served.password}, stderr=subprocess.DEVNULL) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+
+
+def _until(served: Cluster, query: str) -> None:
+    deadline = time.monotonic() + 60
+    while served.sql(query) != [(True,)]:
+        assert time.monotonic() < deadline, query
+        time.sleep(0.05)
+
+
+def test_a_slot_in_use_is_refused_and_ended_by_what_is_said_and_a_standbys_is_left(
+    replicating: Cluster, tmp_path: Path
+) -> None:
+    site = Site(replicating)
+    app = site.app()
+    site.apply([app])
+    with site.enter(app) as session:
+        session.execute("CREATE TABLE t AS SELECT 1 AS a")
+    part, files = backed_up(site, app)
+    logical, physical = f"used_{app.id}", f"standby_{app.id}"
+    replicating.sql(
+        f"SELECT pg_create_logical_replication_slot('{logical}', 'test_decoding')",
+        f"SELECT pg_create_physical_replication_slot('{physical}', true)",
+        database=app.id,
+    )
+    used = "SELECT bool_and(active) FROM pg_replication_slots WHERE slot_name IN ('{}', '{}')"
+    takes = (f"--slot={logical}", f"--dbname={app.id}", "--start", "--file=-")
+    with (
+        _consumer(replicating, "pg_receivewal", f"--slot={physical}", f"--directory={tmp_path}") as standby,
+        _consumer(replicating, "pg_recvlogical", *takes) as consumer,
+    ):
+        _until(replicating, used.format(logical, physical))
+        with archive(site) as (opened, context):
+            with pytest.raises(Refused, match=f": replication slot {logical} would not outlive") as raised:
+                opened.prepare(PlaceKind.NEW, app, context)
+            assert consumer.poll() is None, "a refusal ends nobody"
+            ends = str(raised.value.hint).split(f"in database {app.id}: ")[1].split("; then run")[0]
+            replicating.sql(*ends.split("; "), database=app.id)
+            assert consumer.wait(timeout=60) != 0
+        brought_back(site, app, part, files)
+        _until(replicating, used.format(physical, physical))
+        assert standby.poll() is None
+    replicating.sql(f"SELECT pg_drop_replication_slot('{physical}')")
+
+
 BOUND = Path(__file__).with_name("postgres_bound.sql").read_text(encoding="utf-8")
 
 
@@ -549,6 +606,53 @@ def test_a_set_with_security_labels_wants_who_looks_after_them(served: Cluster) 
             opened.prepare(PlaceKind.NEW, app, context)
 
 
+_LABELS = "SELECT objtype, objname, provider, label FROM pg_seclabels WHERE objtype <> 'database' ORDER BY 1, 2"
+
+
+@pytest.mark.rare
+@pytest.mark.parametrize("major", [18, 15])
+def test_security_labels_come_along_where_who_looks_after_them_is_loaded(major: int) -> None:
+    with _provider(major) as provider, cluster(major, shared_preload_libraries=str(provider)) as served:
+        site = Site(served)
+        app, other = site.app(), site.app()
+        site.apply([app, other])
+        with site.enter(app) as session:
+            session.execute("CREATE TABLE t AS SELECT 1 AS a; CREATE VIEW v AS SELECT a FROM t")
+            session.execute("CREATE FUNCTION f() RETURNS int LANGUAGE sql AS 'SELECT 1'; SELECT lo_create(7)")
+            for what in ("COLUMN t.a", "TABLE t", "VIEW v", "FUNCTION f()", "SCHEMA public", "LARGE OBJECT 7"):
+                session.execute(f"SECURITY LABEL FOR anon ON {what} IS 'MASKED'".encode())
+        before = served.sql(_LABELS, database=app.id)
+        assert len(before) == 6
+        part, files = backed_up(site, app)
+        for target in (other, app):
+            brought_back(site, target, part, files)
+            assert served.sql(_LABELS, database=target.id) == before
+        served.sql(f"SECURITY LABEL FOR anon ON DATABASE {app.id} IS 'MASKED'")
+        with archive(site) as (opened, context), pytest.raises(Refused, match="security label of anon") as raised:
+            opened.prepare(PlaceKind.NEW, app, context)
+        ends = str(raised.value.hint).split(f"in database {app.id}: ")[1].split("; then run")[0]
+        served.sql(ends, database=app.id)
+        brought_back(site, app, part, files)
+
+
+@contextlib.contextmanager
+def _provider(major: int) -> Iterator[Path]:
+    """A library that looks after the security labels of ``anon``, made here of its source."""
+    config = binaries(major) / "pg_config"
+    asked = subprocess.run([config, "--includedir-server"], capture_output=True, text=True, check=False)
+    headers = Path(asked.stdout.strip())
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or not (headers / "postgres.h").exists():
+        pytest.skip(f"no compiler, or no headers of Postgres {major} (Debian: postgresql-server-dev-{major})")
+    source = Path(__file__).with_name("postgres_labels.c")
+    with tempfile.TemporaryDirectory(prefix="multidb-labels-") as folder:
+        Path(folder).chmod(0o755)  # the server runs as nobody
+        made = Path(folder) / "labels.so"
+        command = [compiler, "-shared", "-fPIC", f"-I{headers}", "-o", made, source]
+        subprocess.run(command, check=True, capture_output=True)
+        yield made
+
+
 def test_tablespaces_are_kept_where_the_app_may_use_them(served: Cluster) -> None:
     site = Site(served)
     app, other = site.app(), site.app()
@@ -594,6 +698,12 @@ def test_long_values_under_another_storage_than_they_were_stored_in_come_back(si
         session.execute('ALTER TABLE "t T" ALTER "a A" SET STORAGE EXTERNAL, ALTER c SET STORAGE PLAIN')
         with contextlib.suppress(psycopg.errors.FeatureNotSupported):  # the wheel's server has no other compression
             session.execute('ALTER TABLE "t T" ALTER b SET COMPRESSION lz4')
+        session.execute("CREATE TABLE hashed (a text, b text, c text[], d text)")
+        session.execute("CREATE INDEX ON hashed USING hash (a); CREATE INDEX ON hashed USING gin (c)")
+        session.execute("ALTER TABLE hashed ALTER a SET STORAGE EXTERNAL, ALTER c SET STORAGE MAIN")
+        session.execute("ALTER TABLE hashed ALTER a SET COMPRESSION pglz, ALTER b SET STORAGE EXTERNAL")
+        session.execute("ALTER TABLE hashed ALTER b SET COMPRESSION pglz, ALTER d SET STORAGE EXTERNAL")
+        session.execute("CREATE INDEX ON hashed USING hash (b)")
     before = site.served.sql(_STORED, database=app.id)
     part, files = backed_up(site, app)
     for target in (other, app):

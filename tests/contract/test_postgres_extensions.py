@@ -364,6 +364,17 @@ def test_no_right_of_an_apps_logins_reaches_what_an_extension_has(served: Cluste
     assert served.sql(_MEMBERS, database=app.id) == members
     assert restrict(site, app, read_only=False) == []
     reached()
+    # as earlier versions did, and only a superuser may take back
+    served.sql(f"GRANT DELETE, TRUNCATE ON displayed, looked TO {app.id}_restricted", database=app.id)
+    takes_back = [
+        f'REVOKE DELETE, TRUNCATE ON TABLE public.{table} FROM "{app.id}_restricted"'
+        for table in ("displayed", "looked")
+    ]
+    sent = [statement.text for change in site.changes([app]) for statement in change.statements]
+    assert sent == (takes_back if site.admin == SUPERUSER else [])
+    site.apply([app])
+    assert not site.changes([app])
+    assert ("_restricted" in str(served.sql(_MEMBERS, database=app.id))) is (site.admin == PLATFORM)
 
 
 _GIVEN = """SELECT kind, name, grantee, right_, grantor FROM (
@@ -415,6 +426,39 @@ def test_rights_on_what_an_extension_has_come_back_with_who_gave_them_and_a_set_
     assert rest == {each for each in untouched if each[1] not in ("displayed", "open_to_all()")}
     sql(*left.partition("an admin gives them: ")[2].split("; "), database=other.id)
     assert {each[:4] for each in sql(_GIVEN.format(app=other.id), database=other.id)} == {each[:4] for each in before}
+
+
+_GIVES_ON_TRUSTED = (
+    "GRANT SELECT ON kept.writer TO {app}_ro",
+    "GRANT UPDATE (who) ON kept.writer TO {app}_user",
+    "REVOKE INSERT ON kept.writer FROM PUBLIC",
+    "REVOKE ALL ON FUNCTION kept.one() FROM PUBLIC",
+    "GRANT EXECUTE ON FUNCTION kept.one() TO {app}_owner WITH GRANT OPTION",
+    "SET ROLE {app}_owner; GRANT EXECUTE ON FUNCTION kept.one() TO {app}_ro; RESET ROLE",
+    "GRANT USAGE ON SEQUENCE kept.setting_number TO {app}_user",
+)  # fmt: skip
+
+
+def test_rights_that_an_admin_cannot_give_are_said_with_the_statements_that_do(served: Cluster) -> None:
+    platform = Site(served, PLATFORM)
+    app = an_app(platform, "tt_trusted SCHEMA kept")  # what is in it is the superuser's
+    served.sql(*(text.format(app=app.id) for text in _GIVES_ON_TRUSTED), database=app.id)
+    before = served.sql(_GIVEN.format(app=app.id), database=app.id)
+    part, files = backed_up(platform, app)
+    other, said = platform.app(), list[str]()
+    platform.apply([other])
+    for target in (app, other):
+        said.clear()
+        with archive(platform) as (opened, context):
+            place = opened.prepare(PlaceKind.NEW, target, context)
+            opened.restore(place, part, files, lambda _, text, *__: said.append(text))
+            opened.replace(place, context)
+        has = served.sql(_GIVEN.format(app=target.id), database=target.id)
+        assert {grantee for _, _, grantee, *_ in has} == {SUPERUSER, "PUBLIC"}
+        (left,) = (text for text in said if "an admin gives them: " in text)
+        served.sql(*left.partition("an admin gives them: ")[2].split("; "), database=target.id)
+        has = {each[:4] for each in served.sql(_GIVEN.format(app=target.id), database=target.id)}
+        assert has == {each[:4] for each in before}
 
 
 def test_rights_on_an_extension_of_the_apps_own_come_back(site: Site) -> None:

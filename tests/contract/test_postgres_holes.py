@@ -517,6 +517,46 @@ def test_a_database_that_is_taken_over_opens_nothing_that_an_extension_keeps(sta
         _end(stage, app)
 
 
+# On what PostGIS brings: what is done, and the only hole that is found then; {b} is another app.
+_SPATIAL = (
+    ("GRANT INSERT, UPDATE ON spatial_ref_sys TO PUBLIC", "grant on table: table public.spatial_ref_sys"),
+    ("GRANT DELETE ON spatial_ref_sys TO {b}_user", "grant on table: table public.spatial_ref_sys"),
+    ("GRANT UPDATE (srtext) ON spatial_ref_sys TO {b}_user", "grant on table: table public.spatial_ref_sys"),
+    ("GRANT DELETE ON geometry_columns TO {b}_rw", "grant on view: view public.geometry_columns"),
+    ("ALTER TABLE spatial_ref_sys OWNER TO {b}_owner", "owned by another: table public.spatial_ref_sys"),
+    (
+        "ALTER FUNCTION postgis_version() OWNER TO {b}_owner",
+        "owned by another: function public.postgis_version()",
+    ),
+    (
+        "ALTER FUNCTION postgis_version() SECURITY DEFINER",
+        "SECURITY DEFINER: function public.postgis_version()",
+    ),
+    (
+        "REVOKE ALL ON FUNCTION postgis_version() FROM PUBLIC; "
+        "GRANT EXECUTE ON FUNCTION postgis_version() TO {b}_user WITH GRANT OPTION",
+        "grant on function: function public.postgis_version()",
+    ),
+)
+
+
+def test_what_is_opened_of_postgis_is_found_and_closed_by_what_is_printed(stage: Stage) -> None:
+    served, names = stage.site.served, {"a": stage.a.id, "b": stage.b.id}
+    if not served.sql("SELECT FROM pg_available_extensions WHERE name = 'postgis'"):
+        pytest.skip("the server lacks postgis (Debian: postgresql-15-postgis-3)")
+    for opening, hole in _SPATIAL:
+        served.sql("CREATE EXTENSION postgis", database=stage.a.id)
+        try:
+            assert stage.holes() == {}
+            served.sql(*opening.format(**names).split("; "), database=stage.a.id)
+            found = stage.holes()
+            assert list(found) == [f"{hole} in database {stage.a.id}"], opening
+            stage.run(next(iter(found.values())).closes)
+            assert stage.holes() == {}, opening
+        finally:
+            served.sql("DROP EXTENSION postgis", database=stage.a.id)
+
+
 def _end(stage: Stage, app: App) -> None:
     stage.site.clean(app)
     for role in ("owner", "rw", "ro", "user", "readonly"):

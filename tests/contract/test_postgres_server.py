@@ -399,7 +399,7 @@ def test_a_server_that_stops_answering_in_the_middle_costs_one_timeout(served: C
             started = time.monotonic()
             with pytest.raises(ServerSlow):
                 site.plan(session, apps)
-            assert time.monotonic() - started < 3.5
+            assert time.monotonic() - started < 8, "one after the other they take 12 s"
         finally:
             served.thaw()
     assert not site.changes(apps)

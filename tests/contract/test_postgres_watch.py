@@ -152,7 +152,7 @@ def test_a_server_that_never_answers_costs_one_timeout(super_site: Site) -> None
             started = time.monotonic()
             with pytest.raises(ServerSlow):
                 PROVISIONER.check_health(replace(known, server=server), True)  # type: ignore[misc]
-            assert time.monotonic() - started < 3.5
+            assert time.monotonic() - started < 10
 
 
 def test_no_server_is_a_server_error_without_a_password(super_site: Site) -> None:

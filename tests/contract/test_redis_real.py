@@ -509,15 +509,15 @@ def test_the_lock_of_a_dead_connection_is_taken_over_at_once(project: Project) -
         client.execute_command("SET", "__multidb__:lock", value, "PX", "15000")
     started = time.monotonic()
     with project.connect() as session, session.lock("realtest", "x"):
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 10, "it would have been for 15 s"
 
 
 def test_a_lock_that_tells_nothing_is_waited_for(project: Project) -> None:
     with as_admin(project.real, lock_db(project)) as client:
+        started = time.monotonic()
         client.execute_command("SET", "__multidb__:lock", "?", "PX", "1500")
-    started = time.monotonic()
     with project.connect() as session, session.lock("realtest", "x"):
-        assert time.monotonic() - started > 1
+        assert time.monotonic() - started > 1.4
 
 
 def test_who_loses_the_lock_stops(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -525,9 +525,14 @@ def test_who_loses_the_lock_stops(project: Project, monkeypatch: pytest.MonkeyPa
     with project.connect() as session, session.lock("realtest", "x"):
         with as_admin(project.real, lock_db(project)) as client:
             client.execute_command("SET", "__multidb__:lock", "somebody else's")
-        time.sleep(0.3)
+
+        def work_on() -> None:
+            deadline = time.monotonic() + 30
+            while time.monotonic() < deadline:
+                list(session.run([Statement("ACL SETUSER probe off")], project.secrets))
+
         with pytest.raises(StatementFailed, match="the lock was lost"):
-            list(session.run([Statement("ACL SETUSER probe off")], project.secrets))
+            work_on()
     with as_admin(project.real, lock_db(project)) as client:
         assert client.execute_command("GET", "__multidb__:lock") == "somebody else's", "only our own lock is released"
 

@@ -129,14 +129,14 @@ def listening(answer: Callable[[socket.socket], None]) -> Iterator[int]:
 def dripping(connection: socket.socket) -> None:
     """An answer that never ends, a byte at a time, each within any timeout for one byte."""
     connection.sendall(b"$1000\r\n")
-    for _ in range(100):
+    for _ in range(300):
         connection.sendall(b"x")
         time.sleep(0.1)
 
 
 def agreeing_slowly(connection: socket.socket) -> None:
     """Every answer in time, and all together not."""
-    for _ in range(20):
+    for _ in range(100):
         connection.sendall(b"+OK\r\n")
         time.sleep(0.3)
 
@@ -150,14 +150,15 @@ def test_a_check_lasts_one_timeout_however_the_server_hangs(valkey: Stage) -> No
         return time.monotonic() - began
 
     assert valkey.real.pid is not None
+    enough = 6.0  # and not as long as the server hangs, on a busy machine too
     os.kill(valkey.real.pid, signal.SIGSTOP)
     try:
-        assert lasts(valkey.real.server.endpoint) < 1.5
+        assert lasts(valkey.real.server.endpoint) < enough
     finally:
         os.kill(valkey.real.pid, signal.SIGCONT)
-    for answer in (dripping, agreeing_slowly, lambda connection: time.sleep(2)):
+    for answer in (dripping, agreeing_slowly, lambda connection: time.sleep(30)):
         with listening(answer) as port:
-            assert lasts(Endpoint("127.0.0.1", port)) < 1.5
+            assert lasts(Endpoint("127.0.0.1", port)) < enough
     nobody = replace(valkey.real.server, endpoint=Endpoint("127.0.0.1", 1))
     with pytest.raises(ServerDown):
         healthy(tenant(valkey, valkey.alpha, server=nobody))

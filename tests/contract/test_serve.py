@@ -402,12 +402,12 @@ def test_prometheus_sees_a_server_go_and_the_receivers_are_told(folder: Folder, 
 def test_a_caller_that_never_ends_its_request_is_cut_off(head: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection, "_SECONDS", 0.3)
     with served() as address, socket.create_connection(("127.0.0.1", int(address.rpartition(":")[2]))) as caller:
-        caller.settimeout(5)
+        caller.settimeout(30)
         began = time.monotonic()
         caller.sendall(head)
         with suppress(ConnectionResetError):
             assert caller.recv(1) == b"", "it gets no answer"
-        assert time.monotonic() - began < 3
+        assert time.monotonic() - began < 8, "it would be 10 s otherwise"
         with httpx.Client() as patient:  # one that ends its requests may stay, and come again
             for _ in range(2):
                 assert patient.get(f"{address}/health/live").status_code == 200

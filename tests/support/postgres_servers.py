@@ -94,7 +94,7 @@ class Cluster:
             rows: list[Any] = []
             for statement in statements:
                 cursor = connection.execute(statement.encode())
-                rows = cursor.fetchall() if cursor.description else []
+                rows = cursor.fetchall() if cursor.description is not None else []
             return rows
 
     def server(self, admin: str = SUPERUSER, timeout: float = 10.0) -> Server:

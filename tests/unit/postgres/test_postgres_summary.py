@@ -39,7 +39,8 @@ WELL: dict[str, Any] = {
         for name in ("lo_creat", "lo_create", "lo_from_bytea")
     ],
     "extensions": ["plpgsql", "vector", "hstore"],
-    "brought": [["1255", "16400"], ["2615", "16500"]],
+    "brought": [["1255", "16400"], ["1259", "16600"], ["2615", "16500"]],
+    "over_quota": ["16400"],  # a table of the app's
     "1259": [],
     "1255": ["16400"],
     "1247": [],
@@ -70,6 +71,7 @@ def test_what_is_as_it_is_wanted_is_well() -> None:
         {"large_objects": WELL["large_objects"][1:]},
         {"extensions": ["plpgsql", "hstore"]},
         {"1259": ["16400"]},  # the number of a function that an extension has brought, but of a table
+        {"over_quota": ["16600"]},
         {"1255": ["16400", "16401"]},
         {"1247": ["16402"]},
         {"2615": ["16403"]},

@@ -19,6 +19,7 @@ from multidb.provisioners.postgres.provision.statements import identifier, liter
 __all__ = ["AT_SERVER", "Beyond", "Bound", "at_server", "beyond", "inside", "refusal"]
 
 _MOST: Final = 10  # things that a message names
+_ENDING: Final = 10000  # milliseconds in which a consumer ends
 
 # $1: a database. What is bound to it on the server: slots go with it, a subscription keeps it, a prepared transaction
 # would have to be given up, and labels of the database itself are the database's.
@@ -281,8 +282,8 @@ def beyond(document: Mapping[str, Any]) -> Beyond:
     )
 
 
-def at_server(document: Mapping[str, Any], database: str) -> Iterator[Bound]:
-    """What an answer to `AT_SERVER` says is bound to the database."""
+def at_server(document: Mapping[str, Any], database: str, version: int) -> Iterator[Bound]:
+    """What an answer to `AT_SERVER` says is bound to the database, on a server of this ``server_version_num``."""
     for name in document["subscriptions"]:
         quoted = identifier(name)
         yield Bound(
@@ -291,7 +292,9 @@ def at_server(document: Mapping[str, Any], database: str) -> Iterator[Bound]:
             f"DROP SUBSCRIPTION {quoted}",
         )
     for name, process, temporary in document["slots"]:
-        texts = [f"SELECT pg_terminate_backend({int(process)})"] if process is not None else []
+        # A slot is free once its consumer has ended, which a server tells since 14.
+        ending = "" if version < 140000 else f", {_ENDING}"
+        texts = [f"SELECT pg_terminate_backend({int(process)}{ending})"] if process is not None else []
         texts += [] if temporary else [f"SELECT pg_drop_replication_slot({literal(name)})"]
         yield Bound(f"replication slot {name}", "; ".join(texts))
     for name in document["prepared"]:

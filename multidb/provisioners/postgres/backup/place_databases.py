@@ -185,7 +185,8 @@ def require_unbound(databases: Databases, app: App) -> None:
 
 
 def _require_unbound_at_server(databases: Databases, database: str) -> None:
-    bound_there = list(bound.at_server(json.loads(databases.main.ask(bound.AT_SERVER, (database,))), database))
+    answer = json.loads(databases.main.ask(bound.AT_SERVER, (database,)))
+    bound_there = list(bound.at_server(answer, database, databases.main.version))
     if bound_there:
         raise bound.refusal(bound_there, database, databases.where)
 

@@ -19,7 +19,7 @@ from multidb.provisioners.postgres.backup.delegate import Delegate
 from multidb.provisioners.postgres.backup.dump import FILE
 from multidb.provisioners.postgres.backup.place_databases import make_like_set
 from multidb.provisioners.postgres.backup.programs import Program
-from multidb.provisioners.postgres.driver.connection import Wire
+from multidb.provisioners.postgres.driver.connection import Answer, Wire
 from multidb.provisioners.postgres.isolation import rights
 from multidb.provisioners.postgres.provision import catalog_text
 from multidb.provisioners.postgres.provision.catalog import parse_mark
@@ -339,7 +339,7 @@ class _Load:
             for right, thing in pairs:
                 for text, otherwise in rights.passed_on(right, thing):
                     # Who gave it may have lost its way to the thing since: the owner then gives the same.
-                    if wire.send(text).refusal is not None:
+                    if not _took(wire.send(text)):
                         wire.execute(otherwise)
 
     def give_on_members(self, admin: AdminInside, delegate: Delegate) -> None:
@@ -434,7 +434,7 @@ def _give_on_member(
         sent = set(rights.given(right, thing))
         left = [text for text in rights.given(desired, thing) if text not in sent] + admin.set_right(right, thing)
     for text, otherwise in rights.passed_on(desired, thing):
-        if wire.send(text).refusal is not None:
+        if not _took(wire.send(text)):
             wire.execute("RESET ROLE")
             left.append(otherwise)
     return left
@@ -449,6 +449,11 @@ def _let_fill(admin: AdminInside, relation: configuration.Relation, login: str, 
             raise
         return False
     return True
+
+
+def _took(answer: Answer) -> bool:
+    """Whether what was to be given was: who holds a right and may not pass it on gets a warning and no error."""
+    return answer.refusal is None and not answer.warnings
 
 
 def _send(wire: Wire, texts: Sequence[str]) -> None:

@@ -17,9 +17,16 @@ __all__ = ["Stored", "find", "read"]
 
 _WORDS: Final = {"STORAGE": ("PLAIN", "EXTERNAL", "EXTENDED", "MAIN"), "COMPRESSION": ("pglz", "lz4")}
 _STORAGE = "CASE {} WHEN 'p' THEN 'PLAIN' WHEN 'e' THEN 'EXTERNAL' WHEN 'm' THEN 'MAIN' ELSE 'EXTENDED' END"
-# By an index that holds its values: of one by hashes, a declaration after it would change the catalog only.
+# By an index that holds its values, and not their hashes.
 _INDEXED = """EXISTS (SELECT FROM pg_index i JOIN pg_attribute x ON x.attrelid = i.indexrelid AND x.attlen = -1
   AND i.indkey[x.attnum - 1] = a.attnum WHERE i.indrelid = c.oid)"""
+# A declaration reaches the indexes that are there, also one whose values are of another type (a hash's), which would
+# have another one had it been made later. It is in the catalog only.
+_REACHED = """EXISTS (SELECT FROM pg_index i JOIN pg_attribute x ON x.attrelid = i.indexrelid
+  AND i.indkey[x.attnum - 1] = a.attnum AND x.atttypid <> a.atttypid JOIN pg_type y ON y.oid = x.atttypid
+  WHERE i.indrelid = c.oid AND {})"""
+_STORAGE_REACHED: Final = _REACHED.format("x.attstorage = a.attstorage AND x.attstorage <> y.typstorage")
+_COMPRESSION_REACHED: Final = _REACHED.format("x.attcompression = a.attcompression")
 _COLUMNS: Final = """
 FROM pg_attribute a JOIN pg_class c ON c.oid = a.attrelid JOIN pg_namespace n ON n.oid = c.relnamespace
 JOIN pg_type t ON t.oid = a.atttypid
@@ -27,16 +34,17 @@ WHERE c.oid >= 16384 AND c.relkind IN ('r', 'm') AND c.relpersistence <> 't' AND
   AND NOT EXISTS (SELECT FROM pg_depend e
                   WHERE e.classid = 'pg_class'::regclass AND e.objid = c.oid AND e.deptype = 'e')
 """
-# Declared to be kept as they are, while their type would have them compressed.
+# Declared to be kept as they are, while their type would have them compressed; or after an index.
 _UNCOMPRESSED: Final = f"""
-SELECT coalesce(json_agg(json_build_array(n.nspname, c.relname, a.attname, 'STORAGE', {_STORAGE.format("t.typstorage")},
-  {_STORAGE.format("a.attstorage")}) ORDER BY c.oid, a.attnum), '[]'::json) {_COLUMNS}
-  AND a.attstorage <> t.typstorage AND (a.attstorage = 'p' OR a.attstorage = 'e' AND {_INDEXED})"""
-# Declared to be compressed in a way in which not all values need be.
+SELECT coalesce(json_agg(json_build_array({_STORAGE_REACHED}, n.nspname, c.relname, a.attname, 'STORAGE',
+  {_STORAGE.format("t.typstorage")}, {_STORAGE.format("a.attstorage")}) ORDER BY c.oid, a.attnum), '[]'::json)
+{_COLUMNS} AND a.attstorage <> t.typstorage
+  AND (a.attstorage = 'p' OR a.attstorage = 'e' AND {_INDEXED} OR {_STORAGE_REACHED})"""
+# Declared to be compressed in a way in which not all values need be; or after an index.
 _COMPRESSED: Final = f"""
-SELECT coalesce(json_agg(json_build_array(n.nspname, c.relname, a.attname,
+SELECT coalesce(json_agg(json_build_array({_COMPRESSION_REACHED}, n.nspname, c.relname, a.attname,
   CASE a.attcompression WHEN 'l' THEN 'lz4' ELSE 'pglz' END) ORDER BY c.oid, a.attnum), '[]'::json) {_COLUMNS}
-  AND c.relkind = 'r' AND a.attcompression <> '' AND {_INDEXED}"""
+  AND a.attcompression <> '' AND (c.relkind = 'r' AND {_INDEXED} OR {_COMPRESSION_REACHED})"""
 _VIEWS: Final = """
 SELECT coalesce(json_agg(json_build_array(n.nspname, c.relname)), '[]'::json)
 FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace WHERE c.relkind = 'm'"""
@@ -58,19 +66,24 @@ def find(ask: Callable[[str], str], version: int) -> Sequence[Sequence[str]]:
         ask: answers a query with its one value, the tables of the app locked.
         version: ``server_version_num``.
     """
-    columns: list[list[str]] = json.loads(ask(_UNCOMPRESSED))
+    uncompressed = json.loads(ask(_UNCOMPRESSED))
     if version < 140000:  # which does not say how a value is stored
-        return columns
+        return [column for _, *column in uncompressed]
     views = {tuple(name) for name in json.loads(ask(_VIEWS))}
     columns = [
         [schema, table, column, *words]
-        for schema, table, column, *words in columns
-        if words[-1] == "PLAIN" or (schema, table) in views or _any(ask, schema, table, column, "IS NOT NULL")
+        for reached, schema, table, column, *words in uncompressed
+        if reached
+        or words[-1] == "PLAIN"
+        or (schema, table) in views
+        or _any(ask, schema, table, column, "IS NOT NULL")
     ]
-    for schema, table, column, declared in json.loads(ask(_COMPRESSED)):
-        other = "pglz" if declared == "lz4" else "lz4"
+    for reached, schema, table, column, way in json.loads(ask(_COMPRESSED)):
+        other = "pglz" if way == "lz4" else "lz4"
         if _any(ask, schema, table, column, f"= '{other}'"):
-            columns.append([schema, table, column, "COMPRESSION", other, declared])
+            columns.append([schema, table, column, "COMPRESSION", other, way])
+        elif reached:
+            columns.append([schema, table, column, "COMPRESSION", way, way])
     return columns
 
 

@@ -16,6 +16,7 @@ from typing import Final
 __all__ = [
     "CATALOGS",
     "HARMLESS",
+    "HARMLESS_DEFINERS",
     "HARMLESS_SETTINGS",
     "INSIDE",
     "LENT",
@@ -142,6 +143,12 @@ HARMLESS: Final[Mapping[str, str]] = {
 TRUSTED_LANGUAGES: Final = ("sql", "plpgsql", "plperl", "pltcl", "plv8")
 """Languages whose functions can do no more than who calls them; another that says so is not believed."""
 
+HARMLESS_DEFINERS: Final[Mapping[tuple[str, str], str]] = {
+    ("postgis", symbol): "tells what ANALYZE has found of where the rows of a table of this database are; calls nothing"
+    for symbol in ("gserialized_estimated_extent", "geometry_estimated_extent")  # gserialized_estimate.c
+}
+"""Functions in C, by extension and symbol, that run as who made the extension and lend nothing, with the reason."""
+
 HARMLESS_SETTINGS: Final[Mapping[str, str]] = {
     r"log_.*|auto_explain\..*|debug_.*|backtrace_functions": "what the server writes into its own log",
     r"track_.*|compute_query_id|pg_stat_statements\..*|update_process_title": "what the server counts and shows",
@@ -224,6 +231,11 @@ _STANDARD: Final = """(
 
 _INSIDER: Final = """
 WITH insider AS MATERIALIZED (SELECT oid FROM pg_roles WHERE rolname IN (SELECT json_array_elements_text($1::json)))"""
+# Only a superuser makes a member of an extension of what is none.
+_LENDS_NOTHING: Final = f"""(l.lanname = 'c' AND EXISTS (
+      SELECT FROM pg_depend d JOIN pg_extension x ON x.oid = d.refobjid AND d.refclassid = 3079
+      WHERE d.classid = 1255 AND d.objid = p.oid AND d.deptype = 'e'
+        AND (x.extname, p.prosrc) IN ({", ".join(f"('{name}', '{symbol}')" for name, symbol in HARMLESS_DEFINERS)})))"""
 _EXTENDED: Final = "extended AS MATERIALIZED (SELECT classid, objid FROM pg_depend WHERE deptype = 'e')"
 
 # $1: the roles that are at home here (JSON array), $2: whether it is an app's database; in others only what the server
@@ -299,7 +311,7 @@ routine AS (
     AND (EXISTS (SELECT FROM aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) x WHERE {_HOME})
          OR p.proowner IN (SELECT oid FROM insider)
          OR (NOT EXISTS (SELECT FROM extended x WHERE x.classid = 1255 AND x.objid = p.oid) AND {_CALLED}))
-    AND ((p.prosecdef AND p.proowner NOT IN (SELECT oid FROM insider))
+    AND ((p.prosecdef AND p.proowner NOT IN (SELECT oid FROM insider) AND NOT {_LENDS_NOTHING})
          OR (NOT l.lanpltrusted
              AND NOT EXISTS (SELECT FROM extended x WHERE x.classid = 1255 AND x.objid = p.oid)
              -- the constructors of a range type, which the server makes with it

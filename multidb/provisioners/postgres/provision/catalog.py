@@ -411,9 +411,9 @@ def _setting(name: str, value: str) -> str:
 
 # ---------------------------------------------------------------------------------------------------------- interior
 
-# $1: the app's owner role, $2: it and the logins that may make things (JSON array). What an extension brought with it
-# belongs to whoever created the extension. The server's own objects have oids below 16384; saying so keeps a new
-# connection, whose caches are empty, from reading whole catalogs.
+# $1: the app's owner role, $2: it and the logins that may make things (JSON array), $3: its role over its quota. What
+# an extension brought with it belongs to whoever created the extension. The server's own objects have oids below 16384;
+# saying so keeps a new connection, whose caches are empty, from reading whole catalogs.
 _INTERIOR = """
 WITH owner AS MATERIALIZED (SELECT to_regrole(quote_ident($1))::oid AS oid),
 app_schema AS MATERIALIZED (
@@ -491,6 +491,11 @@ SELECT json_build_object(
           AND c.relkind = ANY (CASE b.kind WHEN 'SEQUENCES' THEN '{{S}}' ELSE '{{r,p,v,m,f}}' END::"char"[])
           AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 1259 AND d.objid = c.oid AND d.deptype = 'e')) END)
       ORDER BY s.nspname, b.kind) FROM beside b JOIN app_schema s ON s.oid = b.schema),
+  -- as far as this login may take it back
+  'on_members', (SELECT json_agg(json_build_array(x.privilege_type, format('%I.%I', n.nspname, c.relname)))
+    FROM member m JOIN pg_class c ON m.class = 1259 AND c.oid = m.oid AND c.relkind <> 'S'
+    JOIN pg_namespace n ON n.oid = c.relnamespace CROSS JOIN aclexplode(c.relacl) x
+    WHERE x.grantee = to_regrole(quote_ident($3))::oid AND x.grantor = c.relowner AND pg_has_role(c.relowner, 'USAGE')),
   'misowned', (SELECT json_agg(json_build_array(o.kind, o.name)) FROM object o, owner
     WHERE o.owner IS DISTINCT FROM owner.oid
       AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = o.class AND e.objid = o.oid AND e.deptype = 'e')),
@@ -525,6 +530,7 @@ def read_interior(answer: str, desired: Interior, revision: str) -> Interior:
         revision=revision,
         schemas=tuple(document["schemas"] or ()),
         beside=tuple((schema, kind, tuple(names or ())) for schema, kind, names in document["beside"] or ()),
+        on_members=frozenset(map(tuple, document["on_members"] or ())),
     )
 
 

@@ -219,6 +219,9 @@ class Interior(Resource):
     read_only_role: str = field(default="", compare=False)  # the role of an app over its quota
     beside: tuple[tuple[str, str, tuple[str, ...]], ...] = field(default=(), compare=False)
     """(schema, TABLES, quoted names) where an extension has tables (SEQUENCES, ROUTINES), too: those of the app."""
+    on_members: frozenset[tuple[str, str]] = frozenset()
+    """(DELETE, quoted name) that `read_only_role` holds on tables of extensions: nothing gives it any, but earlier
+    versions did, with a right on all tables of a schema."""
 
 
 # ---------------------------------------------------------------------------------------------------- names, secrets

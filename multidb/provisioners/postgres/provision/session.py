@@ -127,7 +127,7 @@ class PostgresSession:
             with self._within(desired.name) as ask:
                 if inside.settled and summary.says_all_is_well(ask(summary.QUERY), desired, known):
                     return desired
-                answer = ask(query, desired.role, json.dumps(desired.makers))
+                answer = ask(query, desired.role, json.dumps(desired.makers), desired.read_only_role)
         except (ServerDown, ServerSlow):
             raise
         except ServerError as error:

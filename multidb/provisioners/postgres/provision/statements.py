@@ -315,6 +315,7 @@ def _interior(change: Change, interior: Interior, context: StoreContext) -> Iter
     if live is not None:
         yield from _maintaining(live, interior)
         yield from _deleting(live, interior)
+        yield from _off_members(live, interior)
     if change.changed("revision"):
         assert interior.app is not None
         text = mark(Owner(context.project, interior.app), interior.revision)
@@ -419,6 +420,13 @@ def _deleting(live: Interior, interior: Interior) -> Iterator[str]:
     verb, rights, to = ("GRANT", desired, "TO") if desired else ("REVOKE", held, "FROM")
     for tables in _existing(live, "TABLES"):
         yield f"{verb} {', '.join(sorted(rights))} ON {tables} {to} {identifier(interior.read_only_role)}"
+
+
+def _off_members(live: Interior, interior: Interior) -> Iterator[str]:
+    """What an earlier version has given the role over its quota on tables of extensions."""
+    for table in sorted({table for _, table in live.on_members}):
+        rights = sorted(right for right, of in live.on_members if of == table)
+        yield f"REVOKE {', '.join(rights)} ON TABLE {table} FROM {identifier(interior.read_only_role)}"
 
 
 def _by_kind(privileges: Iterable[tuple[str, str, str]]) -> Iterator[tuple[str, str, str]]:

@@ -17,8 +17,9 @@ from multidb.provisioners.postgres.provision.resources import PUBLIC, Interior
 
 __all__ = ["QUERY", "says_all_is_well"]
 
-# By class: what does not belong to the owner of schema public, and what extensions have brought. Oids below 16384 are
-# the server's own. lo_creat, lo_create and lo_from_bytea are asked for by oid, as in `catalog.INTERIOR`.
+# By class: what does not belong to the owner of schema public, and what extensions have brought; on what the role of an
+# app over its quota has a right. Oids below 16384 are the server's own. lo_creat, lo_create and lo_from_bytea are asked
+# for by oid, as in `catalog.INTERIOR`.
 QUERY: Final = """
 SELECT coalesce((SELECT json_build_object(
   'owner', pg_get_userbyid(o.nspowner), 'privileges', o.nspacl,
@@ -28,6 +29,7 @@ SELECT coalesce((SELECT json_build_object(
                          FROM pg_proc WHERE oid IN (957, 715, 3457)),
   'extensions', ARRAY(SELECT extname FROM pg_extension),
   'brought', ARRAY(SELECT json_build_array(classid, objid) FROM pg_depend WHERE refclassid = 3079 AND deptype = 'e'),
+  'over_quota', ARRAY(SELECT oid FROM pg_class WHERE oid >= 16384 AND relacl::text LIKE '%_restricted=%'),
   '1259', ARRAY(SELECT oid FROM pg_class WHERE oid >= 16384 AND relowner <> o.nspowner
                 AND relkind IN ('r', 'p', 'v', 'm', 'S', 'f', 'c')),
   '1255', ARRAY(SELECT oid FROM pg_proc WHERE oid >= 16384 AND proowner <> o.nspowner),
@@ -67,6 +69,8 @@ def says_all_is_well(answer: str, desired: Interior, known: frozenset[str]) -> b
     brought = {(str(of), int(oid)) for of, oid in document["brought"]}
     if any((of, int(oid)) not in brought for of in _CLASSES for oid in document[of]):
         return False  # of another owner: some may be, which catalog.INTERIOR tells
+    if any(("1259", int(oid)) in brought for oid in document["over_quota"]):
+        return False  # catalog.INTERIOR tells whose role it is
     try:
         interior = _interior(document, desired)
     except LookupError:

@@ -10,8 +10,8 @@ from pathlib import Path
 
 from bench.ground import quiet
 from multidb.backup.creation import ServerContexts, make_sets, repository
+from multidb.backup.places import load, prepared_place
 from multidb.backup.repository import Copy
-from multidb.backup.rooms import load, room
 from multidb.engine import Engine
 from multidb.fleet import Scope
 from multidb.model import PlaceKind
@@ -33,7 +33,7 @@ def restore_beside(engine: Engine, copy: Copy) -> None:
     for store, part in copy.backup_set.parts.items():
         ground = grounds.of(app, store)
         assert ground is not None
-        with room(engine.fleet, PlaceKind.SCRATCH, ground[0], app, ground[1], quiet) as scratch:
+        with prepared_place(engine.fleet, PlaceKind.SCRATCH, ground[0], app, ground[1], quiet) as scratch:
             load(scratch, part, home.reader(copy, store, None), quiet)
 
 

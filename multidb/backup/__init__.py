@@ -3,9 +3,9 @@
 `sets`      what a set is, and its ``manifest.json``
 `streams`   the way of its bytes: checksum, zstd, age, checksum, target, and back; `encryption`, `targets`
 `repository` sets on targets; `copying` brings one to another; `retention` and `pruning` say which stay
-`making`, `verifying`, `restoring`, `cloning`  the work; `rooms` gives it a place beside the live one
+`creation`, `verifying`, `restoring`, `cloning`  the work; `places` has a place beside the live one for it
 `journal`   what has begun and not ended; `recovery` finishes or undoes it
-`schedule`, `rounds`  what is due, and one run from beginning to end
+`schedule`, `run`  what is due, and one run from beginning to end
 
 A store's own part is its ``Archive`` (`multidb.model.archive`); nothing here knows a store by name.
 """

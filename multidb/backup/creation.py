@@ -14,9 +14,9 @@ from typing import Final
 
 from multidb import __version__
 from multidb.backup.journal import COPYING, MAKING, PAUSED, RESTORING, Journal
+from multidb.backup.places import temporary_files
 from multidb.backup.rate import Rate
 from multidb.backup.repository import Destinations, Repository, utc_now
-from multidb.backup.rooms import temporary_files
 from multidb.backup.sets import MANIFEST, BackupSet, Reason, StoredPart, declaration, new_id
 from multidb.backup.settings import Settings, settings
 from multidb.backup.streams import StoreWriter

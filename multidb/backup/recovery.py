@@ -10,9 +10,9 @@ from typing import Any
 from multidb.backup.creation import ServerContexts, targets_of, turn_on
 from multidb.backup.encryption import Identities
 from multidb.backup.journal import MAKING, PAUSED, RESTORING, VERIFYING, Journal
+from multidb.backup.places import clear
 from multidb.backup.repository import Repository
 from multidb.backup.restoring import finish_restore
-from multidb.backup.rooms import clear
 from multidb.backup.sets import MANIFEST, is_set_id
 from multidb.closure import Closure, closures
 from multidb.document import printable

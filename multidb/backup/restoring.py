@@ -17,9 +17,9 @@ from typing import Any
 from multidb.backup.creation import ServerContexts, make_sets, targets_of
 from multidb.backup.encryption import Identities
 from multidb.backup.journal import RESTORING, Journal
+from multidb.backup.places import PreparedPlace, clear, compare, differences, load, prepared_place, temporary_files
 from multidb.backup.rate import Rate
 from multidb.backup.repository import Copy, Repository
-from multidb.backup.rooms import Room, clear, compare, differences, load, room, temporary_files
 from multidb.backup.sets import BackupSet, Reason
 from multidb.backup.streams import StoreReader
 from multidb.engine import Engine
@@ -275,14 +275,14 @@ class _Restore:
         exchanging = False
         try:
             with ExitStack() as stack:
-                rooms = {store: self._loaded(stack, store) for store in self.stores}
+                prepared = {store: self._loaded(stack, store) for store in self.stores}
                 self.require_unbound()  # of all stores, before one of them has its new place
                 exchanging = True
-                for room in rooms.values():
-                    if room is not None:
-                        room.kept = True
+                for place in prepared.values():
+                    if place is not None:
+                        place.kept = True
                 self._note(_EXCHANGING)
-                self._exchange(rooms)
+                self._exchange(prepared)
         except Refused:
             if not exchanging:  # nothing was changed, and nothing is left
                 self._journal.end(RESTORING, self._app.id)
@@ -292,7 +292,8 @@ class _Restore:
         _require_unbound(self._engine, self._app, self._contexts_of)
 
     def finish(self) -> None:
-        """Goes on where a run died while it exchanged places: what is loaded moves in, what is not is loaded again."""
+        """Goes on where a run died while it exchanged places: what is loaded takes the live place, the rest is loaded
+        again."""
         for store in self.stores:
             if not self._there(store) and not self._moved_in(store):
                 with ExitStack() as stack:
@@ -310,16 +311,16 @@ class _Restore:
         try:
             with ExitStack() as stack:
                 # a place for trying it out: it is not going to be the live one
-                room = self._loaded(stack, store, PlaceKind.SCRATCH)
-                assert room is not None  # a store with tables has room for another place
-                archive = _of_tables(room.archive, store)
-                meant = archive.find_tables(room.place, names)
+                scratch = self._loaded(stack, store, PlaceKind.SCRATCH)
+                assert scratch is not None  # a store with tables has room for another place
+                archive = _of_tables(scratch.archive, store)
+                meant = archive.find_tables(scratch.place, names)
                 if missing := [name for name in names if name not in meant]:
                     raise UsageError(f"the set has no table {listed(missing)}", where=self._backup_set.folder)
                 tables = list(dict.fromkeys(meant.values()))
                 self._note(_TABLES)
                 self._progress(self._app.id, f"{store}: replacing {listed(tables)}")
-                archive.replace_tables(room.place, tables, self._backup_set.parts[store].part)
+                archive.replace_tables(scratch.place, tables, self._backup_set.parts[store].part)
         except (ArchiveError, Refused, UsageError):  # no server failed, so nothing is left and nothing was changed
             self._journal.end(RESTORING, self._app.id)
             raise
@@ -330,12 +331,12 @@ class _Restore:
         for server, context in self._contexts_of.values():
             clear(self._engine.fleet, server, self._app, context)
 
-    def _loaded(self, stack: ExitStack, store: str, kind: PlaceKind = PlaceKind.NEW) -> Room | None:
-        """A room with the set's data in it; None where there is no room, and the live place has to do."""
+    def _loaded(self, stack: ExitStack, store: str, kind: PlaceKind = PlaceKind.NEW) -> PreparedPlace | None:
+        """A place with the set's data beside the live one; None where there is room for the live one only."""
         server, context = self._contexts_of[store]
         self._rate.doing = f"restoring {store}"
         self._progress(self._app.id, self._rate.doing)
-        beside = room(
+        beside = prepared_place(
             self._engine.fleet, kind, server, self._app, context, self._progress, scratch=store not in self._free
         )
         try:
@@ -346,14 +347,14 @@ class _Restore:
         load(prepared, self._backup_set.parts[store], self._reader(store), self._progress)
         return prepared
 
-    def _exchange(self, rooms: Mapping[str, Room | None]) -> None:
+    def _exchange(self, prepared: Mapping[str, PreparedPlace | None]) -> None:
         """First what a killed run would lose: the store that is loaded in one transaction, those on a scratch
         server."""
-        for store in sorted(rooms, key=lambda store: _durability(rooms[store])):
+        for store in sorted(prepared, key=lambda store: _durability(prepared[store])):
             self._progress(self._app.id, f"{store}: replacing")
-            room = rooms[store]
-            if room is not None:
-                room.move_in()
+            beside = prepared[store]
+            if beside is not None:
+                beside.replace_live()
                 continue
             with self._live(store) as (archive, place), temporary_files():
                 archive.restore(place, self._backup_set.parts[store].part, self._reader(store), self._progress)
@@ -411,8 +412,8 @@ def _of_tables(archive: Archive, store: str) -> TableArchive:
     return archive
 
 
-def _durability(room: Room | None) -> int:
-    return 0 if room is None else 1 + room.lasting
+def _durability(place: PreparedPlace | None) -> int:
+    return 0 if place is None else 1 + place.lasting
 
 
 def _chosen_stores(backup_set: BackupSet, app: App, stores: Sequence[str] | None) -> list[str]:

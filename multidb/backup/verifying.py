@@ -14,9 +14,9 @@ from multidb import __version__
 from multidb.backup.creation import ServerContexts
 from multidb.backup.encryption import Identities
 from multidb.backup.journal import VERIFYING, Journal
+from multidb.backup.places import load, prepared_place
 from multidb.backup.rate import Rate
 from multidb.backup.repository import Copy, Repository, utc_now
-from multidb.backup.rooms import load, room
 from multidb.backup.sets import BackupSet, Verification
 from multidb.errors import (
     ArchiveError,
@@ -134,7 +134,7 @@ class _Trial:
             return
         server, context = server_context
         try:
-            with room(self._fleet, PlaceKind.SCRATCH, server, self._app, context, self._progress) as scratch:
+            with prepared_place(self._fleet, PlaceKind.SCRATCH, server, self._app, context, self._progress) as scratch:
                 load(scratch, part, reader, self._progress)
         except (NeedsServer, NotAllowed, Refused, WrongVersion) as error:  # of this server, not of the set
             reader.check()

@@ -11,7 +11,7 @@ import pytest
 
 from multidb.errors import ArchiveError, NotAllowed, StatementFailed
 from multidb.model import App, Part, PlaceKind
-from multidb.provisioners.postgres.provision import groundwork
+from multidb.provisioners.postgres.provision import admin_inside
 from tests.contract.test_postgres_archive import Files, archive, backed_up, quiet
 from tests.contract.test_postgres_archive_whole import brought_back
 from tests.contract.test_postgres_server import Site
@@ -205,7 +205,7 @@ def test_a_set_gives_no_table_to_write_that_is_no_extensions(superuser: Site, mo
     part, files = backed_up(superuser, app)
     part.details["extensions"][:] = []  # type: ignore[index]
     given: list[str] = []
-    monkeypatch.setattr(groundwork.AdminInside, "let_fill", lambda self, relation, login: given.append(relation.name))
+    monkeypatch.setattr(admin_inside.AdminInside, "let_fill", lambda self, relation, login: given.append(relation.name))
     with archive(superuser) as (opened, context):
         place = opened.prepare(PlaceKind.SCRATCH, app, context)
         with pytest.raises(ArchiveError, match="setting"):

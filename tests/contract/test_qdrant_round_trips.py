@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from qdrant_client import models
 
-from multidb.backup.rooms import differences
+from multidb.backup.places import differences
 from multidb.model import PlaceKind
 from multidb.provisioners.qdrant.provision.options import ServerOptions
 from tests.contract import qdrant_grammar

@@ -1,7 +1,7 @@
 """The closed list of what the admin's login sends to a database that an app owns.
 
-It is that of `admitted` (apply, usage, audit, removal), and that of `groundwork.AdminInside` (backups; decision 19 has
-its reasons). A statement that is on neither fails the suite: it is for somebody to think about, and to write down why
+It is that of `admitted` (apply, usage, audit, removal), and that of `admin_inside.AdminInside` (backups; decision 19
+has its reasons). A statement that is on neither fails the suite: somebody has to think about it, and to write down why
 it cannot run what the app has made.
 """
 

@@ -1,7 +1,7 @@
 """An app's database as a dump, and back: `pg_dump` and `pg_restore` do the work, multidb looks after everything around.
 
 Inside a database that an app owns, a login works that may do no more than the app (`delegate`). What the admin's login
-sends to one is in `groundwork.AdminInside`, and nothing else: decision 19 has the list, and why none of it can call
+sends to one is in `admin_inside.AdminInside`, and nothing else: decision 19 has the list, and why none of it can call
 what an app has made.
 """
 
@@ -35,7 +35,7 @@ from multidb.provisioners.postgres.backup import (
 )
 from multidb.provisioners.postgres.backup.databases import Databases
 from multidb.provisioners.postgres.backup.dump import held, reading
-from multidb.provisioners.postgres.provision.groundwork import AdminInside
+from multidb.provisioners.postgres.provision.admin_inside import AdminInside
 from multidb.provisioners.postgres.provision.roles import AppNames
 from multidb.provisioners.postgres.provision.statements import identifier
 from multidb.secrets import Secret

@@ -16,7 +16,7 @@ from multidb.provisioners.postgres.backup.delegate import Delegate, Delegates
 from multidb.provisioners.postgres.backup.programs import Program
 from multidb.provisioners.postgres.backup.signs import Signs
 from multidb.provisioners.postgres.driver.connection import SessionOptions, Traffic, Wire
-from multidb.provisioners.postgres.provision.groundwork import AdminInside
+from multidb.provisioners.postgres.provision.admin_inside import AdminInside
 from multidb.provisioners.postgres.provision.statements import identifier, literal
 from multidb.secrets import Secret
 

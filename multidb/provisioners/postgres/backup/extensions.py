@@ -18,7 +18,7 @@ from multidb.provisioners.postgres.backup import contents
 from multidb.provisioners.postgres.backup.databases import Databases
 from multidb.provisioners.postgres.backup.delegate import Delegate
 from multidb.provisioners.postgres.driver.connection import Wire
-from multidb.provisioners.postgres.provision.groundwork import AdminInside, creation
+from multidb.provisioners.postgres.provision.admin_inside import AdminInside, creation
 from multidb.provisioners.postgres.provision.options import STORE, AppOptions
 from multidb.provisioners.postgres.provision.statements import identifier, literal
 

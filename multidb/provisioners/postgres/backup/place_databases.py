@@ -19,8 +19,8 @@ from multidb.provisioners.postgres.backup.databases import Databases, same_from_
 from multidb.provisioners.postgres.backup.locales import Locale
 from multidb.provisioners.postgres.backup.places import NEW, OLD, SCRATCH, parse_place_mark, place_mark, place_names
 from multidb.provisioners.postgres.provision import catalog_text
+from multidb.provisioners.postgres.provision.admin_inside import AdminInside
 from multidb.provisioners.postgres.provision.catalog import parse_mark
-from multidb.provisioners.postgres.provision.groundwork import AdminInside
 from multidb.provisioners.postgres.provision.statements import RESTORED, UNFINISHED, identifier, literal, mark
 
 __all__ = ["discard", "leftovers", "make_like_set", "prepare", "replace", "require_unbound"]

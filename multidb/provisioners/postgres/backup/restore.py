@@ -22,8 +22,8 @@ from multidb.provisioners.postgres.backup.programs import Program
 from multidb.provisioners.postgres.driver.connection import Answer, Wire
 from multidb.provisioners.postgres.isolation import rights
 from multidb.provisioners.postgres.provision import catalog_text
+from multidb.provisioners.postgres.provision.admin_inside import AdminInside
 from multidb.provisioners.postgres.provision.catalog import parse_mark
-from multidb.provisioners.postgres.provision.groundwork import AdminInside
 from multidb.provisioners.postgres.provision.resources import MANAGED_SETTINGS, derived_names
 from multidb.provisioners.postgres.provision.statements import UNFINISHED, identifier, literal, mark
 

@@ -17,28 +17,28 @@ from multidb.errors import ArchiveError, NeedsServer, ServerError, TargetError
 from multidb.fleet import Fleet
 from multidb.model import App, Archive, Measures, Place, PlaceKind, Progress, Server, StoreContext, listed
 
-__all__ = ["Room", "clear", "compare", "differences", "load", "room", "temporary_files"]
+__all__ = ["PreparedPlace", "clear", "compare", "differences", "load", "prepared_place", "temporary_files"]
 
 
 @dataclass(slots=True)
-class Room:
+class PreparedPlace:
     """An empty place that no app can reach.
 
     Args:
-        move_in: makes it the app's live place (only of kind `NEW`).
+        replace_live: makes it the app's live place (only of kind `NEW`).
         lasting: whether it is still there when this process has died.
-        kept: whether it stays when the block ends by an error, for the next run to move in.
+        kept: whether it stays when the block ends by an error, for the next run to take.
     """
 
     archive: Archive
     place: Place
-    move_in: Callable[[], None]
+    replace_live: Callable[[], None]
     lasting: bool
     kept: bool = False
 
 
 @contextlib.contextmanager
-def room(
+def prepared_place(
     fleet: Fleet,
     kind: PlaceKind,
     server: Server,
@@ -47,8 +47,8 @@ def room(
     progress: Progress,
     *,
     scratch: bool = True,
-) -> Iterator[Room]:
-    """A place of this kind for the block; it is gone afterwards, unless somebody moved in.
+) -> Iterator[PreparedPlace]:
+    """A place of this kind for the block; it is gone afterwards, unless somebody put it in the live one's stead.
 
     Args:
         scratch: whether a scratch server may be started where there is no room on the server itself.
@@ -63,11 +63,11 @@ def room(
             if not scratch:
                 raise
         else:
-            room = Room(archive, place, lambda: archive.replace(place, context), lasting=True)
+            prepared = PreparedPlace(archive, place, lambda: archive.replace(place, context), lasting=True)
             try:
-                yield room
+                yield prepared
             except BaseException:
-                if not room.kept:
+                if not prepared.kept:
                     with contextlib.suppress(
                         ServerError
                     ):  # what went wrong first is what is told; the next run clears it
@@ -75,20 +75,20 @@ def room(
                 raise
             archive.discard(place)
             return
-    with _scratch(fleet, kind, server, app, context, progress) as room:
-        yield room
+    with _scratch(fleet, kind, server, app, context, progress) as prepared:
+        yield prepared
 
 
-def load(room: Room, stored: StoredPart, reader: StoreReader, progress: Progress) -> None:
-    """Restores a part into a room and compares what is there then with what was measured when the set was made.
+def load(prepared: PreparedPlace, stored: StoredPart, reader: StoreReader, progress: Progress) -> None:
+    """Restores a part into a prepared place and compares what is there then with what was measured for the set.
 
     Raises:
         ArchiveError: it is another.
     """
     with temporary_files(), _understood():
-        room.archive.restore(room.place, stored.part, reader, progress)
+        prepared.archive.restore(prepared.place, stored.part, reader, progress)
     with temporary_files():
-        compare(stored, room.archive, room.place)
+        compare(stored, prepared.archive, prepared.place)
 
 
 @contextlib.contextmanager
@@ -158,7 +158,7 @@ def clear(fleet: Fleet, server: Server, app: App, context: StoreContext) -> None
 @contextlib.contextmanager
 def _scratch(
     fleet: Fleet, kind: PlaceKind, server: Server, app: App, context: StoreContext, progress: Progress
-) -> Iterator[Room]:
+) -> Iterator[PreparedPlace]:
     starting = fleet.runtime.scratch(server, progress, adoptable=kind is PlaceKind.NEW)
     if starting is None:
         raise NeedsServer("it has room for one place only, and no second server can be started here", where=str(server))
@@ -168,13 +168,13 @@ def _scratch(
         with contextlib.ExitStack() as stack:
             archive = stack.enter_context(fleet.archive(scratch))
 
-            def move_in() -> None:
+            def replace_live() -> None:
                 stack.close()  # nobody may be connected
                 fleet.runtime.adopt(server, scratch, progress)
 
             place = archive.prepare(kind, app, own)
             try:
-                yield Room(archive, place, move_in, lasting=False)
+                yield PreparedPlace(archive, place, replace_live, lasting=False)
             finally:
                 if scratch.kept:
                     archive.discard(place)

@@ -45,7 +45,7 @@ assert urllib3.request("GET", f"http://{host}:{port}/collections", headers={"api
 
 
 def measure() -> list[Result]:
-    return [_help(), *_without_servers(), *_with_servers(), _add_app()]
+    return [_help(), *_completion(), *_without_servers(), *_with_servers(), _add_app()]
 
 
 def _python(code: str, *arguments: str, folder: Path | None = None, **variables: str) -> None:
@@ -61,19 +61,41 @@ def _help() -> Result:
     return Result("multidb --help", mine, bare, 'python -c "import typer"', "at most 2")
 
 
+def _completion() -> list[Result]:
+    """What a person waits for after a TAB, on the clock, with ten apps and with a thousand."""
+    found = []
+    for apps in (10, 1000):
+        with tempfile.TemporaryDirectory(prefix="bench-") as name:
+            (Path(name) / "multidb.yaml").write_text(json.dumps({**_external(), "apps": _named(apps)}))
+            for line in ("plan --ch", "env ", "plan --store "):
+                times = []
+                for _ in range(RUNS):
+                    started = time.perf_counter()
+                    _python(_MAIN, folder=Path(name), **_tab(line))
+                    times.append(time.perf_counter() - started)
+                ours = statistics.median(times)
+                what = f"completion of `multidb {line}`, {apps} apps (seconds against 0.15)"
+                found.append(Result(what, ours, 0.15, "0.15 s", "at most 1", f"{ours:.3f} s"))
+    return found
+
+
+def _tab(line: str) -> dict[str, str]:
+    """The environment in which a shell asks for the end of a line."""
+    return {"_MULTIDB_COMPLETE": "bash", "_MULTIDB_LINE": f"multidb {line}"}
+
+
 def _without_servers() -> list[Result]:
     """Processor time of commands that the manifest and the records answer, for four apps on four stores: once what they
     find is kept, and the first time after the manifest was changed."""
     found, floor_is = [], f'python -c "{_LIBRARIES}"'
-    completion = {"_MULTIDB_COMPLETE": "complete_bash", "COMP_WORDS": "multidb e", "COMP_CWORD": "1"}
-    asked: list[tuple[list[str], dict[str, str]]] = [([], completion)]
+    asked: list[tuple[list[str], dict[str, str]]] = [([], _tab("env "))]
     asked += [(line.split(), {}) for line in ("--version", "validate", "env app0", "show app0")]
     with tempfile.TemporaryDirectory(prefix="bench-") as name:
         folder = Path(name)
         (folder / "multidb.yaml").write_text(json.dumps(_external()))
         _record(folder)
         for arguments, variables in asked:
-            name = f"multidb {arguments[0]}" if arguments else "completion of `multidb e`"
+            name = f"multidb {arguments[0]}" if arguments else "completion of `multidb env `"
             for when in ("", ", first time") if arguments[1:] or arguments == ["validate"] else ("",):
 
                 def ours(arguments: list[str] = arguments, variables: dict[str, str] = variables) -> None:
@@ -133,8 +155,12 @@ def _external() -> dict[str, object]:
         "runtime": "external",
         "external": {store: {"url": f"{scheme}://127.0.0.1:1"} for store, scheme in schemes.items()},
         "servers": {"neo4j": {"isolation": "database"}},
-        "apps": {f"app{number}": {} for number in range(4)},
+        "apps": _named(4),
     }
+
+
+def _named(apps: int) -> dict[str, object]:
+    return {f"app{number}": {} for number in range(apps)}
 
 
 def _processor_time(work: Callable[[], object]) -> float:

@@ -1,6 +1,7 @@
 """The command line: typer, one module per command, and the one place where errors become text and exit codes.
 
-A command's module is imported when the command is run, so `multidb --help` reads no driver and no model.
+A command's module is imported when the command is run, so `multidb --help` reads no driver and no model; and a shell
+that asks what could be typed next is answered without typer.
 """
 
 from __future__ import annotations
@@ -10,44 +11,19 @@ import sys
 from io import TextIOWrapper
 from typing import NoReturn
 
-import typer
-
 try:
-    from multidb import DISTRIBUTION, __version__
+    from multidb import DISTRIBUTION  # noqa: F401
 except ImportError:  # somebody else's package of this name lies over ours
     sys.exit(
         "Error: the module multidb that Python finds is not this tool's\n"
         "  pip uninstall multidb, then: pip install --force-reinstall multidb-cli"
     )
-from multidb.cli.command_line import COMMANDS, RootCommand
 
-__all__ = ["COMMANDS", "app", "main"]
+__all__ = ["main"]
 
 _NO_PLUGINS = ("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it reads every installed distribution for them: 25 ms
 _INTERRUPTED = 130  # as shells have it: 128 and the number of SIGINT
-
-app = typer.Typer(
-    cls=RootCommand,
-    context_settings={"help_option_names": ["-h", "--help"]},
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-    help="One manifest, many apps, each in its own isolated place on shared Postgres, Neo4j, Qdrant and Redis servers.",
-    epilog="Start with: multidb init, multidb add-app NAME. Exit codes: 0 done, 1 not as wanted, 2 usage or "
-    "manifest, 3 refused, 4 server, 5 applied in part, 6 backup.",
-)
-
-
-def _print_version(requested: bool) -> None:
-    if requested:
-        typer.echo(f"multidb {__version__} ({DISTRIBUTION})")
-        raise typer.Exit
-
-
-@app.callback()
-def _root(
-    version: bool = typer.Option(False, "--version", callback=_print_version, is_eager=True, help="Print the version."),
-) -> None:
-    """Options that stand before the command."""
+_COMPLETE = "_MULTIDB_COMPLETE"  # what a shell's script sets that asks what could be typed next
 
 
 class _StandardOutput(TextIOWrapper):
@@ -78,6 +54,12 @@ class _StandardOutput(TextIOWrapper):
 
 def main() -> NoReturn:
     """Runs the command line and exits with its code. Never shows a traceback unless MULTIDB_DEBUG is set."""
+    if _COMPLETE in os.environ:
+        from multidb.cli.candidates import respond
+
+        sys.exit(respond(os.environ[_COMPLETE], os.environ))
+    from multidb.cli.root import app
+
     arguments = sys.argv[1:]
     os.environ.setdefault(*_NO_PLUGINS)
     _open_standard_files()

@@ -18,9 +18,19 @@ from shutil import get_terminal_size
 from typing import Any, Final
 
 import typer
-from typer.core import TyperCommand, TyperGroup
+from typer.core import TyperGroup
 
-__all__ = ["COMMANDS", "GROUPS", "RootCommand", "named_command", "prepared", "usage_error", "wants_document"]
+__all__ = [
+    "COMMANDS",
+    "GROUPS",
+    "RootCommand",
+    "named_command",
+    "prepared",
+    "takes_app_option",
+    "takes_yes_option",
+    "usage_error",
+    "wants_document",
+]
 
 _NARROWEST: Final = 40  # columns
 
@@ -32,6 +42,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "doctor": ("doctor", "Check versions, ports, client tools and capacity, each with its fix."),
         "validate": ("validate", "Check the manifest; every problem at once."),
         "schema": ("schema", "Print the manifest's JSON Schema, for editors."),
+        "completion": ("completion", "Print or install what completes commands and names in a shell."),
     },
     "Change": {
         "plan": ("plan", "Show what would change on the servers."),
@@ -91,7 +102,6 @@ class RootCommand(TyperGroup):
     """The root command: knows its commands by name and imports the one that is run."""
 
     context_class = _HelpContext
-    _completing = False
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
@@ -99,8 +109,6 @@ class RootCommand(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
-        if self._completing:  # a shell wants its name and what it does
-            return TyperCommand(cmd_name, help=COMMANDS[cmd_name][1])
         module = import_module(f"multidb.cli.{COMMANDS[cmd_name][0]}")
         command = typer.main.get_command(module.app)
         command.name = cmd_name
@@ -109,13 +117,6 @@ class RootCommand(TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         _take_as_typed(self, ctx)
         return super().parse_args(ctx, args)
-
-    def shell_complete(self, ctx: Any, incomplete: str) -> Any:
-        self._completing = True
-        try:
-            return super().shell_complete(ctx, incomplete)
-        finally:
-            self._completing = False
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         if args and args[0] not in COMMANDS and not args[0].startswith("-"):
@@ -135,7 +136,7 @@ def prepared(command: Any) -> Any:
         for subcommand in command.commands.values():
             prepared(subcommand)
         return command
-    aliases = _Aliases(yes=_lacks(command, "--yes"), app=_takes_apps(command))
+    aliases = _Aliases(yes=takes_yes_option(command), app=takes_app_option(command))
     parse = command.parse_args
 
     def parse_args(ctx: Any, args: list[str]) -> Any:
@@ -216,16 +217,21 @@ def _has_colours() -> bool:
     return sys.stdout.isatty() and not environ.get("NO_COLOR") and environ.get("TERM") != "dumb"
 
 
-def _lacks(command: Any, option: str) -> bool:
-    return not any(option in parameter.opts for parameter in command.params)
+def takes_yes_option(command: Any) -> bool:
+    """Whether ``--yes`` says nothing to it, since it has none of its own."""
+    return _lacks(command, "--yes")
 
 
-def _takes_apps(command: Any) -> bool:
-    """Whether it takes apps by name, and has no ``--app`` of its own."""
+def takes_app_option(command: Any) -> bool:
+    """Whether it takes apps by name, and has no ``--app`` of its own: then that is another way to name them."""
     named = any(
         parameter.param_type_name == "argument" and "NAME" in (parameter.metavar or "") for parameter in command.params
     )
     return named and _lacks(command, "--app")
+
+
+def _lacks(command: Any, option: str) -> bool:
+    return not any(option in parameter.opts for parameter in command.params)
 
 
 @dataclass(frozen=True, slots=True)

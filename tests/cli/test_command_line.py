@@ -14,9 +14,9 @@ from typing import Any
 import pytest
 import typer
 
-from multidb.cli import app
 from multidb.cli.command_line import COMMANDS, GROUPS
 from multidb.cli.output import Output
+from multidb.cli.root import app
 from tests.support.command import REPOSITORY, Folder
 
 

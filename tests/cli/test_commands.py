@@ -24,7 +24,7 @@ import yaml
 from rich.console import Console
 
 from multidb.access import StoreAccess, record_access
-from multidb.cli import COMMANDS
+from multidb.cli.command_line import COMMANDS
 from multidb.cli.output import Output
 from multidb.cli.plan_view import show_plan, show_report
 from multidb.diagnosis import taken_ports
@@ -110,11 +110,15 @@ def test_what_needs_no_server_imports_no_driver(known: Path, arguments: list[str
         ("multidb en", "env"),
         ("multidb env --re", "--reveal"),
         ("multidb show --li", "--live"),
+        ("multidb show ", "ann"),
+        ("multidb restore ", "ann"),
+        ("multidb backup --to ", "backups/"),
     ],
 )
 def test_completion_imports_neither_drivers_nor_models(known: Path, words: str, offered: str) -> None:
-    asked = {"_MULTIDB_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(words.count(" "))}
-    assert offered in _ran(known, [], (*DRIVERS, *DRAWING, *CHECKING), **asked)
+    asked = {"_MULTIDB_COMPLETE": "bash", "_MULTIDB_LINE": words}
+    unwanted = {*DRIVERS, *DRAWING, *CHECKING, "typer", "http.client"} - ({"yaml"} if words.endswith(" ") else set())
+    assert offered in _ran(known, [], sorted(unwanted), **asked)
 
 
 def test_show_says_what_was_read_and_asks_only_when_it_is_told_to(known: Path) -> None:

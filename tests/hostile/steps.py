@@ -40,6 +40,7 @@ _OPEN = (0, 1)
 STEPS: tuple[Step, ...] = (
     Step("validate"),
     Step("schema"),
+    Step("completion bash"),
     Step("init -f other/multidb.yaml"),
     Step("up", codes=(3,)),  # not ours to start
     Step("status"),

@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 
 import typer
 
-from multidb import cli
+from multidb.cli.command_line import COMMANDS
+from multidb.cli.root import app
 from tests.hostile.steps import STEPS, Step
 
 
 def _commands() -> Iterator[str]:
     """Every command that multidb has, with those under another."""
-    root = typer.main.get_command(cli.app)
-    for name in cli.COMMANDS:
+    root = typer.main.get_command(app)
+    for name in COMMANDS:
         command = root.get_command(typer.Context(root), name)  # type: ignore[attr-defined]
         under = getattr(command, "commands", None)
         if under is None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from multidb.cli import COMMANDS
+from multidb.cli.command_line import COMMANDS
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])

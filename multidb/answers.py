@@ -34,6 +34,13 @@ __all__ = ["Answers", "AppAnswer", "ProjectAnswer"]
 _LARGEST: Final = 16 * 1024**2  # bytes
 _NAME: Final = re.compile(r"[A-Z_][A-Z0-9_]*")
 _SERVER: Final = re.compile(r"[a-z0-9][a-z0-9_-]*")
+_BESIDE: Final = (
+    "audit",
+    "backup-work",
+    "backups",
+    "issued",
+    "told",
+)  # sections of the state that no answer follows from
 _SPLITTABLE: Final = re.compile(r"[A-Za-z0-9._~-]{16,}")  # reads the same in an address and by itself; no other word
 
 
@@ -79,7 +86,7 @@ class Answers:
     def __init__(self, file: Path, overlay: str | None) -> None:
         self._file, self._overlay = file, overlay
         self._state = ProjectState(file.parent)
-        self._digest_of_state = _digest(self._state.folder / "state.json")
+        self._digest_of_state = _digest_of_state(self._state.folder / "state.json")
 
     def project(self) -> ProjectAnswer | None:
         """What is known of the manifest; None when that has to be found out."""
@@ -255,6 +262,16 @@ def _digest(file: Path) -> str | None:
         return digest(file.read_bytes()) if file.is_file() else None  # a pipe can be read only once
     except OSError:
         return None
+
+
+def _digest_of_state(file: Path) -> str | None:
+    """Of what answers follow from in it: a service that writes down its backups every minute makes none of them old."""
+    try:
+        document = parse(files.read_text(file) or "", _LARGEST)
+        sections = {name: section for name, section in document.items() if name not in _BESIDE}
+    except (UsageError, Unreadable, AttributeError):  # whoever reads it says what is wrong
+        return _digest(file)
+    return digest(json.dumps(sections, sort_keys=True).encode())
 
 
 def _newest(folder: Path) -> int:

@@ -113,6 +113,17 @@ def test_what_has_changed_is_found_out_again(folder: Path, change: Callable[[Pat
     assert answers(folder).app("ann") is None
 
 
+@pytest.mark.parametrize("section", ["audit", "backup-work", "backups", "issued", "told"])
+def test_what_a_service_writes_down_all_day_makes_no_answer_old(folder: Path, section: str) -> None:
+    keep(folder)
+    path = folder / ".multidb" / "state.json"
+    state = json.loads(path.read_text())
+    path.write_text(json.dumps({**state, section: {"ann": {"newest": "20261121T140501Z-1a2b3c"}}}))
+    assert answers(folder).app("ann") is not None
+    path.write_text(json.dumps({**state, "of a later version": {"ann": {}}}))
+    assert answers(folder).app("ann") is None
+
+
 def test_an_included_file_is_looked_at_like_the_manifest(folder: Path) -> None:
     _include(folder)
     keep(folder)

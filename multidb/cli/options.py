@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 import typer
 from typer.models import ArgumentInfo
 
-from multidb.cli.output import Output
+from multidb.cli.output import Output, is_attended
 from multidb.errors import Refused, UsageError
 from multidb.provisioners import INCLUDED
 
@@ -66,7 +66,7 @@ EnvOption = Annotated[
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="One JSON document on stdout; everything else on stderr.")]
 VerboseOption = Annotated[bool, typer.Option("--verbose", "-v", help="Say more: every statement, every step.")]
-YesOption = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+YesOption = Annotated[bool, typer.Option("--yes", "-y", envvar="MULTIDB_YES", help="Do not ask.")]
 AppsOption = Annotated[list[str] | None, typer.Option("--app", help="Only this app; may be repeated.", metavar="NAME")]
 StoresOption = Annotated[
     list[str] | None,
@@ -221,7 +221,7 @@ def ask(question: str, *, yes: bool) -> bool:
     """Whether the person agrees. `Refused` when there is nobody to ask and ``--yes`` was not given."""
     if yes:
         return True
-    if not sys.stdin.isatty():
+    if not is_attended(sys.stdin):
         raise Refused("this needs a yes, and there is no terminal to ask on", hint="run it again with --yes")
     return typer.confirm(question, default=False, err=True)
 

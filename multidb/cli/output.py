@@ -29,7 +29,7 @@ if TYPE_CHECKING:  # 50 ms; lines for pipes and files need none of it
 
     from multidb.cli.terminal import Terminal
 
-__all__ = ["Output", "report_error", "report_interrupt"]
+__all__ = ["Output", "is_attended", "report_error", "report_interrupt"]
 
 _LINE_EVERY = 5.0  # seconds between progress lines where there is no terminal
 _WIDEST = 10_000  # columns, where there is no terminal
@@ -139,7 +139,7 @@ class Output:
     @contextmanager
     def working(self) -> Iterator[None]:
         """Shows progress while the block runs: bars on a terminal, a line every few seconds elsewhere."""
-        if _is_plain(sys.stderr) or not self.err.is_terminal or os.environ.get("TERM") == "dumb":
+        if _is_plain(sys.stderr) or not self.err.is_terminal or _in_ci() or os.environ.get("TERM") == "dumb":
             with self._lines():
                 yield
             return
@@ -200,6 +200,16 @@ def without_control(text: str) -> str:
     """The text without what would steer a terminal: an app may have given a table a name that clears the screen, or
     that turns the order of the letters around."""
     return _STEERING.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def is_attended(stream: TextIO) -> bool:
+    """Whether a person is at it, who can be asked: a terminal, and not that of a CI job, where nobody answers."""
+    return stream.isatty() and not _in_ci()
+
+
+def _in_ci() -> bool:
+    """Whether ``CI`` says so, as the runners of every CI service set it."""
+    return os.environ.get("CI", "").lower() not in ("", "0", "false", "no")
 
 
 def _is_plain(stream: TextIO) -> bool:

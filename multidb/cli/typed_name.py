@@ -6,7 +6,7 @@ import sys
 
 import typer
 
-from multidb.cli.output import Output
+from multidb.cli.output import Output, is_attended
 from multidb.errors import Refused
 
 __all__ = ["agree_to_destroy"]
@@ -21,7 +21,7 @@ def agree_to_destroy(name: str, answer: str | None, output: Output, *, warning: 
         command: the command line that needs no question.
     """
     if answer is None:
-        if not sys.stdin.isatty():
+        if not is_attended(sys.stdin):
             raise Refused(f"this needs the name {name} as an answer, and there is no terminal to ask on", hint=command)
         output.note(warning)
         answer = str(typer.prompt(f"Type {name} to go on", default="", show_default=False, err=True))

@@ -6,11 +6,10 @@ import re
 import socket
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
 from typing import TypeAlias
 
-from multidb import DISTRIBUTION
+from multidb import DISTRIBUTION, __version__, distribution
 from multidb.errors import RuntimeUnavailable
 from multidb.fleet import Answer, Fleet, Scope
 from multidb.model import Finding, Level, Server, StoreContext
@@ -59,19 +58,23 @@ def _python() -> Finding:
 
 def _distribution() -> Iterator[Finding]:
     """What pip has installed under our names: ``multidb`` on the package index is another project's library."""
-    with suppress(PackageNotFoundError):
-        other = distribution("multidb")
-        if not (other.metadata["Summary"] or "").startswith("One manifest"):  # what we were called before
-            yield Finding(
-                Level.WARNING,
-                "package",
-                f"the distribution multidb {other.version} is another project's, with a module of the same name",
-                f"pip uninstall multidb, then: pip install --force-reinstall {DISTRIBUTION}",
-            )
-    try:
-        yield Finding(Level.OK, "package", f"{DISTRIBUTION} {distribution(DISTRIBUTION).version}")
-    except PackageNotFoundError:
-        yield Finding(Level.OK, "package", "runs from its source")
+    again = distribution.repair_commands()
+    other, ours = distribution.namesake(), distribution.installed()
+    if other is not None:
+        message = f"the distribution multidb {other.version} is another project's, with a module of the same name"
+        yield Finding(Level.WARNING, "package", message, again)
+    folder = Path(__file__).parent
+    if ours is None:
+        yield Finding(Level.OK, "package", f"multidb {__version__} runs from its source in {folder.parent}")
+    elif ours.version != __version__:
+        message = f"multidb {__version__} runs from {folder}, and {DISTRIBUTION} {ours.version} is installed"
+        yield Finding(Level.WARNING, "package", message, "install this version, or start the multidb that is installed")
+    elif changed := distribution.changed_files(ours):
+        more = f" and {len(changed) - 1} more" if len(changed) > 1 else ""
+        message = f"{changed[0]}{more} of {DISTRIBUTION} {ours.version} is not as it was installed"
+        yield Finding(Level.ERROR, "package", message, again)
+    else:
+        yield Finding(Level.OK, "package", f"{DISTRIBUTION} {ours.version}")
 
 
 def _server(status: ServerStatus) -> Finding:

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar
 
+from multidb.distribution import repair_commands
+
 __all__ = [
     "ArchiveError",
     "AuthenticationFailed",
@@ -100,6 +102,8 @@ class MachineError(UsageError):
         if isinstance(error, RuntimeError) and "start new thread" in str(error):
             hint = "raise the limit (ulimit -u, pids_limit of the container), or end other programs; then run it again"
             return cls("this machine lets no more threads be started", hint=hint)
+        if isinstance(error, ImportError):  # one that an extra brings is named by who needs it
+            return cls(f"multidb is not installed whole: {error}", hint=repair_commands())
         if isinstance(error, OSError):
             where = error.filename if isinstance(error.filename, str) else None
             message = error.strerror or str(error) or type(error).__name__

@@ -13,11 +13,12 @@ from typing import NoReturn
 
 try:
     from multidb import DISTRIBUTION  # noqa: F401
-except ImportError:  # somebody else's package of this name lies over ours
-    sys.exit(
+except ImportError:  # somebody else's package of this name lies over ours, or has taken a file of ours along
+    sys.stderr.write(
         "Error: the module multidb that Python finds is not this tool's\n"
-        "  pip uninstall multidb, then: pip install --force-reinstall multidb-cli"
+        "  pip uninstall multidb, then: pip install --force-reinstall multidb-cli\n"
     )
+    sys.exit(2)
 
 __all__ = ["main"]
 

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from multidb.cli.options import Run, examples, with_run
+from multidb.distribution import add_command
 from multidb.errors import UsageError
 
 _HOST, _PORT = "127.0.0.1", 8642
@@ -108,7 +109,7 @@ def serve(
         raise UsageError(
             f"the package {error.name} is not installed",
             where="multidb serve",
-            hint="pip install 'multidb-cli[serve]'",
+            hint=add_command("[serve]"),
         ) from None
     if socket is not None and (host, port) != (_HOST, _PORT):
         raise UsageError("--socket takes the place of --host and --port", hint="leave one of them out")

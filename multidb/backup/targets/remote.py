@@ -12,6 +12,7 @@ from functools import cached_property
 from typing import Any, BinaryIO, cast
 
 from multidb.backup.targets import safe, within
+from multidb.distribution import add_command
 from multidb.errors import ArchiveError, TargetError, UsageError
 
 __all__ = ["RemoteTarget"]
@@ -37,9 +38,7 @@ class RemoteTarget:
 
             fsspec.get_filesystem_class(address.partition("://")[0])
         except ImportError as error:
-            raise UsageError(
-                f"needs a package: {error}", where=address, hint="pip install 'multidb-cli[remote]'"
-            ) from None
+            raise UsageError(f"needs a package: {error}", where=address, hint=add_command("[remote]")) from None
         except Exception as error:  # every file system has errors of its own
             raise UsageError(f"is no address that fsspec knows: {error}", where=address) from None
         self._url_to_fs = fsspec.core.url_to_fs

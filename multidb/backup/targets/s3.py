@@ -17,6 +17,7 @@ from types import MappingProxyType
 from typing import Any, BinaryIO, Final, cast
 
 from multidb.backup.targets import safe, within
+from multidb.distribution import add_command
 from multidb.errors import ArchiveError, TargetError, UsageError
 from multidb.model import PROGRESS_TIMEOUT
 
@@ -245,7 +246,7 @@ def _client(progress_timeout: float) -> Any:
         import boto3
         from botocore.config import Config
     except ImportError:
-        raise UsageError("needs the package boto3", where="s3://", hint="pip install 'multidb-cli[s3]'") from None
+        raise UsageError("needs the package boto3", where="s3://", hint=add_command("[s3]")) from None
     read = min(_READ, progress_timeout)
     settings = Config(
         connect_timeout=min(_CONNECT, read),

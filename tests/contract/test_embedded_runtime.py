@@ -393,7 +393,7 @@ def test_a_killed_server_is_seen_and_started_again(place: Callable[..., Place]) 
     for status in first.values():
         assert status.pid is not None
         psutil.Process(status.pid).kill()
-        psutil.Process(status.pid).wait(10)
+        psutil.Process(status.pid).wait(60)
     seen = it.status()
     assert {status.state for status in seen.values()} == {FAILED}
     assert ".multidb/logs/redis.log" in seen["redis"].message
@@ -487,7 +487,7 @@ def test_a_lock_file_with_the_process_id_of_another_program(place: Callable[...,
     lock = it.folder("postgres") / "data" / "postmaster.pid"
     lines = lock.read_text().splitlines()
     psutil.Process(pid).kill()
-    psutil.Process(pid).wait(10)
+    psutil.Process(pid).wait(60)
     drop = {"user": uid, "group": gid} if os.geteuid() == 0 else {}
     with stranger(**drop) as other:
         lock.write_text("\n".join([str(other.pid), *lines[1:]]) + "\n")
@@ -503,11 +503,11 @@ def test_a_lock_file_of_a_server_that_nobody_has_reaped(place: Callable[..., Pla
     lock = it.folder("postgres") / "data" / "postmaster.pid"
     lines = lock.read_text().splitlines()
     psutil.Process(pid).kill()
-    psutil.Process(pid).wait(10)
+    psutil.Process(pid).wait(60)
     program = shutil.copy("/bin/true", it.folder("postgres") / "postgres")  # where that user gets in
     drop = {"user": uid, "group": gid} if os.geteuid() == 0 else {}
     with subprocess.Popen([program], **drop) as dead:  # type: ignore[call-overload]
-        until = time.monotonic() + 10
+        until = time.monotonic() + 60
         while psutil.Process(dead.pid).status() != psutil.STATUS_ZOMBIE:
             assert time.monotonic() < until
         assert psutil.Process(dead.pid).name() == "postgres"

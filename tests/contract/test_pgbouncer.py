@@ -87,7 +87,7 @@ def _pooler(program: str, rendered: str, server: Cluster) -> Iterator[int]:
             options = {"user": nobody.pw_uid, "group": nobody.pw_gid, "extra_groups": []}
         with subprocess.Popen([program, config], stderr=subprocess.PIPE, **options) as process:
             try:
-                deadline = time.monotonic() + 15
+                deadline = time.monotonic() + 60
                 while time.monotonic() < deadline and process.poll() is None:
                     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                         break
@@ -95,7 +95,7 @@ def _pooler(program: str, rendered: str, server: Cluster) -> Iterator[int]:
                 yield port
             finally:
                 process.terminate()
-                process.wait(15)
+                process.wait(60)
 
 
 def test_a_new_app_is_pooled_without_any_edit_and_stays_apart(

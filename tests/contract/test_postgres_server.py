@@ -327,7 +327,7 @@ def test_a_deadlock_is_survived(site: Site) -> None:
         rival.execute(f"LOCK TABLE {name}_two".encode())
         ours = threading.Thread(target=lambda: list(session.run(todo, site.secrets)))
         ours.start()
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while site.served.sql(waiting) != [(1,)]:
             assert time.monotonic() < deadline
             time.sleep(0.02)

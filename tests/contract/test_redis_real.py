@@ -262,8 +262,8 @@ def test_what_popular_clients_send_works(project: Project) -> None:
             pipeline.lpush("queue", "job")
             pipeline.zadd("retry", {"job": 1})
             assert pipeline.execute() == [1, 1]
-        assert client.brpop(["queue"], timeout=1) == ["queue", "job"]
-        assert client.bzpopmin(["retry"], timeout=1) == ["retry", "job", 1.0]
+        assert client.brpop(["queue"], timeout=20) == ["queue", "job"]
+        assert client.bzpopmin(["retry"], timeout=20) == ["retry", "job", 1.0]
         script = client.register_script("redis.call('time') return redis.call('incr', KEYS[1])")
         assert [script(keys=["count"]), script(keys=["count"])] == [1, 2]
         digest = client.script_load("return 1")
@@ -278,7 +278,7 @@ def test_what_popular_clients_send_works(project: Project) -> None:
         for pattern in ("lernmi:*", f"/{number}.celery.pidbox", f"/{number}.celeryev/worker.*"):
             with client.pubsub() as pubsub:
                 pubsub.psubscribe(pattern)
-                message = pubsub.get_message(timeout=2)
+                message = pubsub.get_message(timeout=20)
                 assert message is not None
                 assert message["type"] == "psubscribe"
         client.publish(f"/{number}.celeryev/worker.heartbeat", "x")

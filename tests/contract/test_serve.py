@@ -295,7 +295,7 @@ def test_a_unix_socket_is_for_whom_its_file_is_for(folder: Folder) -> None:
         taken = folder.run("serve", "--socket", str(path))
         assert (taken.code, "somebody listens there" in taken.err) == (2, True)
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         assert not path.exists()
     finally:
         process.kill()
@@ -395,7 +395,7 @@ def test_prometheus_sees_a_server_go_and_the_receivers_are_told(folder: Folder, 
             folder.ok("up")
         finally:
             prometheus.terminate()
-            prometheus.wait(20)
+            prometheus.wait(60)
 
 
 @pytest.mark.parametrize("head", [b"", b"GET / HTTP/1.1\r\nHost: localhost\r\nX: "])

@@ -171,7 +171,7 @@ def real(
     else:
         first, _ = request.getfixturevalue("neo4j_servers")
         case_neo4j.emptied(first)
-        yield first
+        yield replace(first, server=replace(first.server, name="neo4j", app=None))  # as a manifest names it
 
 
 @pytest.fixture(scope="module")
@@ -282,14 +282,13 @@ def by_hand(stage: Stage) -> Callable[..., Ran]:
 
 @pytest.mark.rare
 @pytest.mark.parametrize("at", [READING, LOADING])
-@pytest.mark.parametrize(
-    "command", [("restore", APP, "--replace"), ("clone", APP, "preview")], ids=["restore", "clone"]
-)
+@pytest.mark.parametrize("verb", ["restore", "clone"])
 def test_what_replaces_data_by_hand_ends_and_the_same_again_is_whole(
-    stage: Stage, by_hand: Callable[..., Ran], command: tuple[str, ...], at: int
+    stage: Stage, by_hand: Callable[..., Ran], verb: str, at: int
 ) -> None:
-    if command[0] == "clone" and stage.store == "neo4j":
+    if verb == "clone" and stage.store == "neo4j":
         pytest.skip("a Community server has one graph, and so one app")
+    command = ("restore", APP, "--replace") if verb == "restore" else ("clone", APP, f"preview_{at}")
     home = repository(stage.engine().fleet)
     first = stage.backup()[APP]
     assert first.made is not None, first.errors
@@ -298,7 +297,8 @@ def test_what_replaces_data_by_hand_ends_and_the_same_again_is_whole(
         ended = by_hand(*command)
     assert stage.way.stopped.is_set(), ended
     assert ended.code in (4, 6), ended
-    assert re.search(r"no progress for \d+ s \(since 2\d\d\d-", ended.err), ended
+    # by where it stopped: in what is streamed, or before one answer
+    assert re.search(r"no progress for \d+ s \(since 2\d\d\d-|no answer within 2 s", ended.err), ended
     assert stage.real.server.name in ended.err
     stage.go_on()
     again = by_hand(*command, "--json")

@@ -45,7 +45,7 @@ def _container(folder: Path, password: str) -> Iterator[int]:
         stdout=subprocess.DEVNULL,
     )
     try:
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline and process.poll() is None:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
                 break
@@ -53,7 +53,7 @@ def _container(folder: Path, password: str) -> Iterator[int]:
         yield port
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(15)
+        process.wait(60)
 
 
 def test_strangers_stay_out_and_users_survive_a_restart_with_another_admin_password() -> None:

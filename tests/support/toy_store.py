@@ -114,7 +114,7 @@ class ToySession:
         if SHELF.down:
             raise ServerDown("closed the connection", where="shelf", hint="start it")
         if SHELF.meet is not None:
-            SHELF.meet.wait(timeout=5)
+            SHELF.meet.wait(timeout=60)
         SHELF.looks.append(inspection.deep)
         inspection.unread.update({app.id: SHELF.closed[app.id] for app in inspection.apps if app.id in SHELF.closed})
         return [self._seen(SHELF.boxes[r.name], inspection) for r in inspection.desired if r.name in SHELF.boxes]
@@ -220,7 +220,7 @@ def check_health(tenant: Tenant, may_write: bool) -> Health:
     app, server = tenant.app.id, tenant.server
     SHELF.tried.append((app, server.name))
     if SHELF.together is not None:
-        SHELF.together.wait(timeout=5)
+        SHELF.together.wait(timeout=60)
     if {server.name, app} & SHELF.silent:
         time.sleep(SHELF.patience)
         raise ServerSlow("does not answer", where=str(server), hint="look at it")

@@ -14,7 +14,7 @@ def test_results_are_in_the_order_of_the_items_whoever_ends_first() -> None:
     first = threading.Event()
 
     def work(item: int) -> int:
-        assert first.wait(5) if item == 0 else first.set() is None
+        assert first.wait(60) if item == 0 else first.set() is None
         return item * 2
 
     assert side_by_side(work, range(3)) == [0, 2, 4]
@@ -30,7 +30,7 @@ def test_after_a_failure_the_rest_is_begun_only_where_it_is_wanted(until_failure
     def work(item: int) -> None:
         begun.append(item)
         if item == 0:
-            assert cancelled.wait(5), "who is at it is told at once"
+            assert cancelled.wait(60), "who is at it is told at once"
         if item == 1:
             raise ValueError("broken")
         time.sleep(0.01)
@@ -44,7 +44,7 @@ def test_of_several_failures_that_of_the_first_item_is_raised() -> None:
     second = threading.Event()
 
     def work(item: int) -> None:
-        assert second.wait(5) if item == 0 else second.set() is None
+        assert second.wait(60) if item == 0 else second.set() is None
         raise ValueError(item)
 
     with pytest.raises(ValueError, match="0"):

@@ -168,11 +168,11 @@ def test_a_lock_may_be_waited_for(state: ProjectState) -> None:
     def hold() -> None:
         with state.lock("runtime", "multidb up"):
             taken.set()
-            done.wait(10)
+            done.wait(60)
 
     holder = threading.Thread(target=hold)
     holder.start()
-    assert taken.wait(10)
+    assert taken.wait(60)
     with pytest.raises(Locked, match="multidb up by"), state.lock("runtime", "me", 0.2):
         pass
     threading.Timer(0.3, done.set).start()

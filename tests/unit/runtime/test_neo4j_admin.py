@@ -104,5 +104,5 @@ def test_one_that_is_slow_and_works_is_not(tmp_path: Path) -> None:
     stream = io.BytesIO()
     slow = "for i in 1 2 3 4 5 6; do echo part; sleep 0.5; done; "
     slow += "i=0; while [ $i -lt 400000 ]; do i=$((i+1)); done; echo end"
-    tool(tmp_path, slow, progress_timeout=1.5).dump("neo4j", stream)
+    tool(tmp_path, slow, progress_timeout=2.5).dump("neo4j", stream)
     assert stream.getvalue().endswith(b"end\n")

@@ -273,10 +273,10 @@ def _server_document(server: ServerPlan) -> dict[str, Any]:
         "version": server.version,
         "digest": server.digest,
         "isolation": {app: {"level": level.value, "why": why} for app, (level, why) in server.isolation.items()},
-        **({"error": server.error.document()} if server.error else {}),
-        **({"skipped": server.skipped} if server.skipped else {}),
-        **({"unread": {app: error.document() for app, error in server.unread.items()}} if server.unread else {}),
-        **({"notes": list(server.notes)} if server.notes else {}),
+        "error": server.error.document() if server.error else None,
+        "skipped": server.skipped or None,
+        "unread": {app: error.document() for app, error in server.unread.items()},
+        "notes": list(server.notes),
     }
 
 

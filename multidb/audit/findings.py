@@ -323,17 +323,20 @@ def _counts(tried: Iterable[Tried]) -> dict[str, int]:
 
 
 def _pairs(pairs: Pairs) -> dict[str, Any]:
-    waiting = {"waiting": pairs.waiting} if pairs.waiting else {}
-    drawn = {"sampled": pairs.sampled, "seed": pairs.seed}
-    return {"tried": pairs.count, "possible": pairs.possible, **drawn, **waiting}
+    drawn = {"sampled": pairs.sampled, "seed": pairs.seed, "waiting": pairs.waiting}
+    return {"tried": pairs.count, "possible": pairs.possible, **drawn}
 
 
 def _server(server: ServerAudited) -> dict[str, Any]:
-    error = {"error": server.error.document()} if server.error else {}
-    skipped = {"skipped": server.skipped} if server.skipped else {}
     searched = [
         {"catalog": catalog.catalog, "objects": catalog.objects, "looked_for": catalog.looked_for}
         for catalog in server.search.catalogs
     ]
-    place = {"server": server.server, "store": server.store, "version": server.version}
-    return {**place, "searched": searched, **error, **skipped}
+    return {
+        "server": server.server,
+        "store": server.store,
+        "version": server.version,
+        "searched": searched,
+        "error": server.error.document() if server.error else None,
+        "skipped": server.skipped or None,
+    }

@@ -92,7 +92,7 @@ def show_set(
     output = run.output
     copy = repository(run.fleet(output), targets).find(name)
     backup_set = copy.backup_set
-    output.document(backup_set is not None, {"set": {**_document(copy, utc_now()), "problem": copy.problem}})
+    output.document(backup_set is not None, {"set": _document(copy, utc_now())})
     if backup_set is None:
         output.say(f"{copy.where}: {copy.problem}", style="red")
         return _NOT_SOUND
@@ -292,6 +292,7 @@ def _document(copy: Copy, now: datetime) -> dict[str, Any]:
         **_name(copy),
         "verified": copy.verified,
         "tried_at": mark.when.isoformat() if mark else None,
+        "problem": copy.problem or None,
         **(
             {
                 "made_at": backup_set.made.isoformat(),
@@ -310,7 +311,7 @@ def _document(copy: Copy, now: datetime) -> dict[str, Any]:
                 },
             }
             if backup_set
-            else {"problem": copy.problem}
+            else {}
         ),
     }
 

@@ -57,7 +57,7 @@ def completion(
         return 0
     path, left = _place(chosen)
     files.write_text(path, script, mode=files.PUBLIC)
-    output.document(True, {"shell": chosen.value, "file": str(path), "to_do": left})
+    output.document(True, {"shell": chosen.value, "written": [str(path)], "to_do": left})
     output.say(f"Written: {path}", style="green")
     output.say(left)
     return 0

@@ -119,7 +119,7 @@ def restore(
         "app": into,
         "set": copy.id,
         "stores": list(done.stores),
-        **({"tables": list(done.tables)} if done.tables else {}),
+        "tables": list(done.tables),
         "safety_set": done.safety.id if done.safety else None,
         "notes": list(done.notes),
         **report_document(done.report),

@@ -101,7 +101,6 @@ class ServerSeen:
     def document(self) -> dict[str, Any]:
         """Plain JSON values."""
         usage = self.usage or ServerUsage()
-        error = {"error": self.error.document()} if self.error else {}
         return {
             "server": self.server,
             "store": self.store,
@@ -109,7 +108,7 @@ class ServerSeen:
             "connections": usage.connections,
             "connection_limit": usage.connection_limit,
             "notes": list(usage.notes),
-            **error,
+            "error": self.error.document() if self.error else None,
         }
 
 

@@ -18,9 +18,11 @@ import pytest
 import typer
 
 from multidb.cli.command_line import COMMANDS, GROUPS
+from multidb.cli.documents import DOCUMENTS, WITHOUT_DOCUMENT
 from multidb.cli.output import Output
 from multidb.cli.root import app
 from tests.support.command import REPOSITORY, Folder
+from tests.support.documents import assert_documented, schema
 
 
 @pytest.fixture
@@ -69,15 +71,57 @@ def test_every_command_takes_yes(option: str) -> None:
 
 
 def _every_command() -> Iterator[Any]:
+    for _, command in _by_path():
+        yield command
+
+
+def _by_path() -> Iterator[tuple[str, Any]]:
     root: Any = typer.main.get_command(app)
     for name in COMMANDS:
         command = root.get_command(typer.Context(root), name)
-        yield from getattr(command, "commands", {"": command}).values()
+        for inner, each in getattr(command, "commands", {"": command}).items():
+            yield f"{name} {inner}".strip(), each
 
 
-def test_every_command_takes_json() -> None:
-    for command in _every_command():
-        assert any("--json" in parameter.opts for parameter in command.params), command.name
+def test_every_command_has_a_document_with_a_schema_or_a_reason() -> None:
+    """A new command needs ``with_run``, and its document a type among `DOCUMENTS`, of which ``scripts/docs`` makes the
+    schema."""
+    paths = dict(_by_path())
+    assert paths.keys() == DOCUMENTS.keys() | WITHOUT_DOCUMENT.keys()
+    assert not DOCUMENTS.keys() & WITHOUT_DOCUMENT.keys()
+    assert all(len(reason.split()) > 2 for reason in WITHOUT_DOCUMENT.values())
+    for path in DOCUMENTS:
+        assert any("--json" in parameter.opts for parameter in paths[path].params), path
+        assert schema(path).schema != schema("frobnicate").schema, path
+
+
+@pytest.mark.parametrize(
+    "otherwise",
+    [
+        {"extra": 1},
+        {"version": 2},
+        {"command": "apply"},
+        {"error": {"code": "usage", "message": "m", "where": None}},
+        {"apps": "ann"},
+        {"ok": None},
+    ],
+)
+def test_a_document_that_is_not_as_its_schema_says_is_found(otherwise: dict[str, Any]) -> None:
+    right = {"version": 1, "command": "validate", "ok": True, "project": "shop", "runtime": "embedded", "apps": ["ann"]}
+    assert_documented(json.dumps(right, indent=2))
+    assert_documented(json.dumps(right) + "\n" + json.dumps(right))
+    with pytest.raises(AssertionError):
+        assert_documented(json.dumps({**right, **otherwise}, indent=2))
+    with pytest.raises(AssertionError):
+        assert_documented(json.dumps(right) + "\n" + json.dumps({**right, **otherwise}))
+
+
+def test_a_moment_without_its_zone_is_found() -> None:
+    told = {"app": "ann", "phase": "removed", "since": "2026-11-21T14:05:01+00:00", "final_set": None}
+    right = {"version": 1, "command": "remove-app", "ok": True, **told, "until": "2026-11-28T14:05:01+00:00"}
+    assert_documented(json.dumps(right))
+    with pytest.raises(AssertionError):
+        assert_documented(json.dumps({**right, "until": "2026-11-28T14:05:01"}))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +151,7 @@ def test_a_document_names_its_command_also_where_that_fails(
 def test_the_json_of_a_program_to_be_run_is_not_ours(shop: Folder) -> None:
     run = shop.run("connect", "ann", "--", "ls", "--json")
     assert run.out == ""
-    assert run.err.startswith("Error: ")
+    assert "Error: app ann: there is no address" in run.err
 
 
 def test_what_was_not_agreed_to_has_a_document(capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,6 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from multidb.cli.command_line import wants_document
+from tests.support.documents import assert_documented
+
 REPOSITORY = Path(__file__).resolve().parents[2]
 _SURROUNDINGS = {"PYTHONPATH": str(REPOSITORY), "NO_COLOR": "1", "COLUMNS": "120"}
 
@@ -52,6 +55,8 @@ class Folder:
         )
         self.said.append(done)
         assert "Traceback (most recent call last)" not in done.err + done.out, done.err
+        if wants_document(arguments) and "--help" not in arguments:
+            assert_documented(done.out)
         return done
 
     def ok(self, *arguments: str, **options: Any) -> Ran:

@@ -158,7 +158,7 @@ def test_many_are_sampled_and_it_says_so(open_shop: OpenShop) -> None:
     found = made(engine, seed=7, most=20)
     assert found.pairs["toy"].sampled
     assert found.pairs["toy"].count == 24
-    assert found.document()["pairs"] == {"toy": {"tried": 24, "possible": 56, "sampled": True, "seed": 7}}
+    assert found.document()["pairs"] == {"toy": {"tried": 24, "possible": 56, "sampled": True, "seed": 7, "waiting": 0}}
     assert "24 of 56 pairs, drawn with seed 7" in markdown(found)
     assert [each.hole.app for each in found.holes] == ["app05"], "catalogs are searched for every app"
 

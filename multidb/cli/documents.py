@@ -1,0 +1,905 @@
+"""What `--json` prints, command by command, as types: `python scripts/docs` makes the JSON Schemas of docs/json/ of
+them. No command imports this; the tests hold every document that a command prints against its schema.
+
+Within version 1 keys are added, and none is taken away or gets another meaning.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Annotated, Any, Final, Literal
+
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
+
+from multidb.apps import Presence
+from multidb.backup.sets import Consistency, Reason
+from multidb.deployment import FileState
+from multidb.model import Action, Isolation, Level, Outcome, Status
+from multidb.model.usage import Enforce
+from multidb.runtime import ServerState
+from multidb.service.documents import HealthDocument
+from multidb.tombstone import Phase
+from multidb.usage.report import QuotaUse
+
+__all__ = ["DOCUMENTS", "FAILURE", "WITHOUT_DOCUMENT", "json_schemas"]
+
+_DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
+
+AppId = Annotated[str, Field(description="An app.")]
+ServerName = Annotated[str, Field(description="A server, as `multidb status` calls it.")]
+StoreName = Annotated[str, Field(description="A store, such as `postgres`.")]
+SetId = Annotated[str, Field(description="A backup set.")]
+TargetName = Annotated[str, Field(description="Where sets are kept, as the manifest writes it.")]
+Size = Annotated[int, Field(description="Bytes.")]
+Hint = Annotated[str | None, Field(description="What to do next, with the command to run; null: nothing.")]
+Written = Annotated[list[str], Field(description="The files that were written.")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", use_attribute_docstrings=True)
+
+
+class ProblemDocument(_Part):
+    """One mistake in a manifest. Lines and columns count from 1."""
+
+    file: str
+    line: int
+    column: int
+    message: str
+    suggestion: str | None
+
+
+class ErrorDocument(_Part):
+    """What went wrong, of the whole run or of one app, store, server or set."""
+
+    code: str
+    """One word for programs, such as `usage`, `manifest`, `refused`, `conflict`, `locked`, `server-down`, `archive`."""
+    message: str
+    where: str | None
+    """A place to go to: a file with its line, an app, a server with its address."""
+    hint: Hint
+    problems: list[ProblemDocument] | None = None
+    """Each mistake by itself, where the manifest is wrong."""
+
+
+class _Envelope(_Part):
+    version: Literal[1]
+    """Of this shape."""
+    command: str
+    """The command, with that of its group: `backups list`."""
+
+
+class _Result(_Envelope):
+    ok: bool
+    """Whether all is as it should be; the exit code says how it is not."""
+
+
+class FailedRunDocument(_Envelope):
+    """A run that came to no result."""
+
+    ok: Literal[False]
+    error: ErrorDocument
+
+
+class InitDocument(_Result):
+    """A manifest to start from."""
+
+    written: Written
+    ignored: list[str]
+    """The lines that were added to `.gitignore`."""
+
+
+class ServerStatusDocument(_Part):
+    """One server, and whether it runs."""
+
+    server: ServerName
+    store: StoreName
+    state: ServerState
+    address: str | None
+    pid: int | None
+    """Its process on this machine; null where there is none, as of containers."""
+    message: str
+
+
+class ServersDocument(_Result):
+    """The servers of the manifest."""
+
+    servers: list[ServerStatusDocument]
+
+
+class DiagnosedDocument(_Part):
+    """One thing that was looked at."""
+
+    level: Level
+    subject: str
+    message: str
+    hint: Hint
+
+
+class DoctorDocument(_Result):
+    """What stands in the way."""
+
+    findings: list[DiagnosedDocument]
+
+
+class ValidateDocument(_Result):
+    """A manifest without problems."""
+
+    project: str
+    runtime: str
+    apps: list[AppId]
+
+
+class SchemaDocument(_Result):
+    """The manifest's JSON Schema."""
+
+    schema_: dict[str, JsonValue] = Field(alias="schema")
+
+
+class CompletionDocument(_Result):
+    """The script by which a shell completes; with `--install` where it was written."""
+
+    shell: str
+    script: str | None = None
+    written: Written | None = None
+    to_do: str | None = None
+    """What is left to do there."""
+
+
+class FieldDocument(_Part):
+    """One thing that is otherwise than the manifest says."""
+
+    field: str
+    old: JsonValue
+    new: JsonValue
+
+
+class StatementDocument(_Part):
+    """A statement as it is sent. Secrets stand in it as parameters."""
+
+    text: str
+    scope: str
+    """The database that it is run in; empty where that makes no difference."""
+
+
+class ChangeDocument(_Part):
+    """A change of one thing on a server."""
+
+    action: Action
+    store: StoreName
+    server: ServerName
+    kind: str
+    """What it is, such as `role`, `database`, `collection`."""
+    name: str
+    app: str | None
+    """Whose it is; null: the server's as a whole."""
+    fields: list[FieldDocument]
+    statements: list[StatementDocument]
+    reason: str | None = None
+    """Why it is a conflict."""
+
+
+class IsolationDocument(_Part):
+    """How real the wall around an app is."""
+
+    level: Isolation
+    why: str
+
+
+class PlannedServerDocument(_Part):
+    """One server as it was read."""
+
+    server: ServerName
+    store: StoreName
+    version: str
+    digest: str
+    """The same where the same would be done."""
+    isolation: dict[str, IsolationDocument]
+    """By app."""
+    error: ErrorDocument | None
+    """Why it could not be read."""
+    skipped: str | None
+    """Why this machine cannot have it."""
+    unread: dict[str, ErrorDocument]
+    """By app, why its place could not be read."""
+    notes: list[str]
+
+
+class WarningDocument(_Part):
+    """What no apply sets right."""
+
+    subject: str
+    message: str
+    hint: Hint
+
+
+class _Planned(_Part):
+    project: str
+    digest: str
+    """SHA-256; the same where the same would be done."""
+    counts: dict[Action, int]
+    servers: list[PlannedServerDocument]
+    changes: list[ChangeDocument]
+    warnings: list[WarningDocument]
+
+
+class PlannedDocument(_Planned):
+    """A plan inside another document."""
+
+
+class PlanDocument(_Planned, _Result):
+    """What would change on the servers."""
+
+
+class ChangedDocument(_Part):
+    """A change, by what it changes."""
+
+    action: Action
+    kind: str
+    name: str
+    app: str | None
+
+
+class ChangeFailureDocument(_Part):
+    """A change that failed, and why."""
+
+    change: ChangedDocument
+    error: ErrorDocument
+
+
+class AppliedServerDocument(_Part):
+    """What was done on one server."""
+
+    server: ServerName
+    store: StoreName
+    done: list[ChangedDocument]
+    failed: ChangedDocument | None
+    """The first that failed."""
+    failures: list[ChangeFailureDocument]
+    not_tried: list[ChangedDocument]
+    error: ErrorDocument | None
+
+
+class _Applied(_Result):
+    servers: list[AppliedServerDocument]
+    error: ErrorDocument | None = None
+    """Only where something was left undone."""
+
+
+class ApplyDocument(_Applied):
+    """What was planned, and what was done of it."""
+
+    plan: PlannedDocument
+
+
+class AddAppDocument(_Result):
+    """An app that was added; without `--no-apply` also what was made for it."""
+
+    app: AppId
+    applied: bool
+    plan: PlannedDocument | None = None
+    servers: list[AppliedServerDocument] | None = None
+    written: Written | None = None
+    error: ErrorDocument | None = None
+
+
+class RenderedDocument(_Part):
+    """One file of the deployment."""
+
+    path: str
+    state: FileState
+    """What was there before."""
+    secret: bool
+    """Whether only its owner may read it."""
+
+
+class RenderDocument(_Result):
+    """The files by which the project is run in containers."""
+
+    files: list[RenderedDocument]
+    written: Written
+
+
+class RecoverDocument(_Applied):
+    """A server that multidb is back in."""
+
+    server: ServerName
+
+
+class AppSummaryDocument(_Part):
+    """One app on one line."""
+
+    app: AppId
+    presence: Presence
+    stores: list[StoreName]
+    health: Status | None
+    size: int | None
+    """Bytes on all of its stores together."""
+    verified_at: AwareDatetime | None
+    """When the newest of its sets that were verified was made."""
+    issued_at: AwareDatetime | None
+    """When it last got a credential."""
+    note: str | None
+
+
+class AppsDocument(_Result):
+    """Every app that there is or was."""
+
+    apps: list[AppSummaryDocument]
+
+
+class StoreAccessDocument(_Part):
+    """What an app has in one store."""
+
+    isolation: Isolation
+    why: str
+    names: list[str]
+    read_at: AwareDatetime
+    """When the server was asked."""
+
+
+class ShowDocument(_Result):
+    """One app."""
+
+    app: AppId
+    tenant_id: str
+    where: str
+    """Its entry in the manifest."""
+    stores: dict[str, StoreAccessDocument]
+    labels: dict[str, str]
+    variables: dict[str, str]
+    """Those of its env file, secrets as `***`."""
+
+
+class EnvDocument(_Result):
+    """An app's variables; with `--write` the file that they were written to."""
+
+    app: AppId
+    variables: dict[str, str] | None = None
+    """In clear with `--reveal`, or where one was asked for by name."""
+    written: Written | None = None
+
+
+class AnswerDocument(_Part):
+    """What came of one statement."""
+
+    columns: list[str]
+    rows: list[list[str]]
+    note: str
+
+
+class ConnectDocument(_Result):
+    """What a store has answered to the statements that came by a pipe."""
+
+    answers: list[AnswerDocument]
+    error: ErrorDocument | None = None
+    """Only where a statement failed, which ended the run."""
+
+
+class LogsDocument(_Result):
+    """The last lines of the servers' logs."""
+
+    logs: dict[str, list[str]]
+    """By server."""
+
+
+class ProbeDocument(_Part):
+    """What one app tried that would reach another."""
+
+    app: AppId
+    against: str | None
+    """The other app; null: the server as a whole."""
+    store: StoreName
+    server: ServerName
+    probe: str
+    expected: Outcome
+    got: Outcome
+    ok: bool
+    detail: str
+    """What the server said to it."""
+
+
+class HoleDocument(_Part):
+    """What an app could do, by what a server's catalogs say."""
+
+    store: StoreName
+    server: ServerName
+    app: str | None
+    hole: str
+    subject: str
+    message: str
+    closes: list[str]
+    """Statements that close it."""
+
+
+class CatalogDocument(_Part):
+    """One catalog of a server that was searched for holes."""
+
+    catalog: str
+    objects: int
+    looked_for: str
+
+
+class AuditedServerDocument(_Part):
+    """One server that was searched."""
+
+    server: ServerName
+    store: StoreName
+    version: str
+    searched: list[CatalogDocument]
+    error: ErrorDocument | None
+    skipped: str | None
+
+
+class PairsDocument(_Part):
+    """Which pairs of apps were tried on a store."""
+
+    tried: int
+    possible: int
+    sampled: bool
+    """Whether some were left out."""
+    seed: int | None
+    waiting: int
+    """How many apps tried nothing this time."""
+
+
+class RemarkDocument(_Part):
+    """What an auditor may want to know."""
+
+    server: ServerName
+    app: str | None
+    subject: str
+    message: str
+
+
+class UnreadDocument(_Part):
+    """A catalog that could not be read, so that nothing is proved of it."""
+
+    server: ServerName
+    app: str | None
+    catalog: str
+    why: str
+
+
+class KnownDocument(_Part):
+    """What an account could do that the manifest names as known."""
+
+    server: ServerName
+    account: str
+    could: list[str]
+
+
+class UntriedDocument(_Part):
+    """A pair that could not be tried."""
+
+    store: StoreName
+    app: AppId
+    against: str | None
+    why: str
+
+
+class NotAskedDocument(ErrorDocument):
+    """Why a server or an app could not be asked."""
+
+    subject: str
+
+
+class AuditDocument(_Result):
+    """Whether every wall that is promised was proved."""
+
+    project: str
+    started_at: AwareDatetime
+    finished_at: AwareDatetime
+    multidb: str
+    pairs: dict[str, PairsDocument]
+    """By store."""
+    servers: list[AuditedServerDocument]
+    isolation: dict[str, dict[str, Isolation]]
+    """By app and store, what is promised."""
+    verdicts: dict[str, dict[str, str]]
+    """By app and store: what is promised and was proved, or `breach`, `hole`, `not proved`."""
+    counts: dict[Outcome, int]
+    breaches: list[ProbeDocument]
+    holes: list[HoleDocument]
+    remarks: list[RemarkDocument]
+    unread: list[UnreadDocument]
+    known: list[KnownDocument]
+    broken: list[ProbeDocument]
+    """Probes that do not work on the app's own things either, so that they prove nothing."""
+    untried: list[UntriedDocument]
+    errors: list[NotAskedDocument]
+    probes: list[ProbeDocument]
+    """All of them."""
+
+
+class LargestDocument(_Part):
+    """One of the largest things of an app."""
+
+    name: str
+    size: Size
+
+
+class QueryDocument(_Part):
+    """A query that took much time."""
+
+    text: str
+    calls: int
+    mean_seconds: float
+    total_seconds: float
+
+
+class GrowthDocument(_Part):
+    """By how much an app has grown, or, below zero, shrunk."""
+
+    size: Size
+    since: AwareDatetime
+
+
+class QuotaDocument(_Part):
+    """What an app may use."""
+
+    size: Size
+    enforce: Enforce
+    share: float | None
+    """How much of it is used, 1 being all."""
+
+
+class StoreUsageDocument(_Part):
+    """What one app uses of one store."""
+
+    server: ServerName
+    size: int | None
+    estimated: bool
+    """Whether the size was reckoned from a sample."""
+    connections: int | None
+    connection_limit: int | None
+    counts: dict[str, float]
+    largest: list[LargestDocument]
+    slow: list[QueryDocument]
+    growth: GrowthDocument | None
+    quota: QuotaDocument | None
+    standing: QuotaUse
+    read_only: bool
+    """Whether it is read-only now because of its quota."""
+    notes: list[str]
+
+
+class StoreTotalDocument(_Part):
+    """What all apps have on one store together."""
+
+    apps: int
+    size: Size
+    connections: int
+
+
+class ServerUsageDocument(_Part):
+    """One server's own figures."""
+
+    server: ServerName
+    store: StoreName
+    size: int | None
+    connections: int | None
+    connection_limit: int | None
+    notes: list[str]
+    error: ErrorDocument | None
+
+
+class EnforcementDocument(_Part):
+    """Who is read-only because of a quota; each by store."""
+
+    read_only: dict[str, list[AppId]]
+    """From now on."""
+    lifted: dict[str, list[AppId]]
+    """No longer."""
+    standing: dict[str, list[AppId]]
+    """All that are."""
+    powerless: dict[str, list[AppId]]
+    """Those that should be, on servers that cannot do that for one app."""
+    errors: dict[str, ErrorDocument]
+
+
+class UsageDocument(_Result):
+    """What each app uses."""
+
+    project: str
+    looked_at: AwareDatetime
+    apps: dict[str, dict[str, StoreUsageDocument]]
+    """By app and store."""
+    totals: dict[str, StoreTotalDocument]
+    """By store."""
+    servers: list[ServerUsageDocument]
+    notes: list[str]
+    enforced: EnforcementDocument | None = None
+    """With `--enforce`."""
+
+
+class ServeDocument(_Result):
+    """With `--show-token` the token, with `--check` what would be served and where."""
+
+    token: str | None = None
+    """In clear."""
+    project: str | None = None
+    address: str | None = None
+    """A URL, or a socket's path."""
+
+
+class CopyDocument(_Part):
+    """A set on a target."""
+
+    app: AppId
+    set: SetId
+    target: TargetName
+
+
+class MadePartDocument(_Part):
+    """What a new set has of one store."""
+
+    size: Size
+    stored_size: Size
+    sha256: dict[str, str]
+    """By file."""
+    counts: dict[str, int]
+    """How many, by what: `table public.orders`."""
+
+
+class MadeSetDocument(_Part):
+    """A new set."""
+
+    app: AppId
+    set: SetId
+    consistency: Consistency
+    seconds: float
+    stores: dict[str, MadePartDocument]
+    verified: bool | None
+    """Whether it was restored and came out as it was measured; null: not tried."""
+
+
+class BackupFailureDocument(ErrorDocument):
+    """What went wrong with one app's set."""
+
+    app: AppId
+    subject: str
+    """The store or the target."""
+
+
+class BackupDocument(_Result):
+    """What came of a run of backups."""
+
+    sets: list[MadeSetDocument]
+    failed: list[BackupFailureDocument]
+    recovered: list[str]
+    """What of an earlier run was put right."""
+    notes: list[str]
+    pruned: list[CopyDocument]
+    """The sets that were removed because they need not stay."""
+    errors: dict[str, ErrorDocument]
+    """By app, what went wrong beside the sets themselves."""
+
+
+class KeptPartDocument(_Part):
+    """What a set has of one store."""
+
+    size: Size
+    stored_size: Size
+    counts: dict[str, int]
+
+
+class SetDocument(CopyDocument):
+    """A set that is there. Where its manifest cannot be read, `problem` says why, and what stands in it is missing."""
+
+    verified: bool
+    tried_at: AwareDatetime | None
+    problem: str | None
+    made_at: AwareDatetime | None = None
+    age_seconds: float | None = None
+    reason: Reason | None = None
+    consistency: Consistency | None = None
+    complete: bool | None = None
+    encrypted: bool | None = None
+    stores: dict[str, KeptPartDocument] | None = None
+
+
+class ListedSetsDocument(_Result):
+    """The sets that there are."""
+
+    sets: list[SetDocument]
+
+
+class ShownSetDocument(_Result):
+    """One set."""
+
+    set: SetDocument
+
+
+class TriedSetDocument(CopyDocument):
+    """What came of verifying a set."""
+
+    verified: bool
+    failures: dict[str, str]
+    """By store, what is not as it was measured."""
+    unverified: dict[str, str]
+    """By store, why it could not be restored here."""
+    error: ErrorDocument | None
+    """Why it could not be tried."""
+
+
+class TriedSetsDocument(_Result):
+    """What came of verifying sets."""
+
+    sets: list[TriedSetDocument]
+
+
+class CopiedSetsDocument(_Result):
+    """What was brought to another target."""
+
+    copied: list[CopyDocument]
+    failed: list[ErrorDocument]
+
+
+class KeptSetDocument(CopyDocument):
+    """A set that stays."""
+
+    why: str
+
+
+class UnfinishedDocument(_Part):
+    """What a run left that never came to its end."""
+
+    target: TargetName
+    folder: str
+
+
+class PruneDocument(_Result):
+    """What need not stay, and whether it was removed."""
+
+    agreed: bool
+    """Whether it was removed, as far as nothing failed."""
+    remove: list[CopyDocument]
+    keep: list[KeptSetDocument]
+    unfinished: list[UnfinishedDocument]
+    failed: list[ErrorDocument]
+
+
+class RestoreDocument(_Applied):
+    """A set that was brought back."""
+
+    app: AppId
+    set: SetId
+    stores: list[StoreName]
+    tables: list[str]
+    """With `--table`."""
+    safety_set: str | None
+    """The set of what it had before."""
+    notes: list[str]
+    written: Written
+    breaches: list[str]
+    """What is open around the app."""
+
+
+class CloneDocument(_Result):
+    """A clone."""
+
+    app: AppId
+    of: str
+    """Its original."""
+    expires_at: str | None
+    """When it is to go; null: never."""
+    safety_set: str | None
+    written: Written
+    breaches: list[str]
+
+
+class ExpireDocument(_Result):
+    """The clones whose time is up."""
+
+    expired: list[AppId]
+    removed: list[AppId]
+    failed: dict[str, ErrorDocument]
+
+
+class RemovedDocument(_Part):
+    """An app that was removed."""
+
+    phase: Phase
+    since: AwareDatetime
+    until: AwareDatetime
+    """How long its data is meant to stay."""
+    final_set: str | None
+    """The set that was made before."""
+
+
+class RemoveAppDocument(RemovedDocument, _Result):
+    """An app that is out."""
+
+    app: AppId
+
+
+class UndoRemoveDocument(_Applied):
+    """An app that is back."""
+
+    app: AppId
+
+
+class PurgeDocument(_Result):
+    """An app that is gone for good; without a name all that were removed."""
+
+    app: str | None = None
+    final_set: str | None = None
+    removed: dict[str, RemovedDocument] | None = None
+    """By app."""
+
+
+DOCUMENTS: Final[Mapping[str, type[BaseModel]]] = {
+    "init": InitDocument,
+    "up": ServersDocument,
+    "down": ServersDocument,
+    "doctor": DoctorDocument,
+    "validate": ValidateDocument,
+    "schema": SchemaDocument,
+    "completion": CompletionDocument,
+    "plan": PlanDocument,
+    "apply": ApplyDocument,
+    "add-app": AddAppDocument,
+    "render": RenderDocument,
+    "recover": RecoverDocument,
+    "apps": AppsDocument,
+    "show": ShowDocument,
+    "env": EnvDocument,
+    "connect": ConnectDocument,
+    "status": ServersDocument,
+    "logs": LogsDocument,
+    "health": HealthDocument,
+    "audit": AuditDocument,
+    "usage": UsageDocument,
+    "serve": ServeDocument,
+    "backup": BackupDocument,
+    "backups list": ListedSetsDocument,
+    "backups show": ShownSetDocument,
+    "backups verify": TriedSetsDocument,
+    "backups copy": CopiedSetsDocument,
+    "backups prune": PruneDocument,
+    "restore": RestoreDocument,
+    "clone": CloneDocument,
+    "expire": ExpireDocument,
+    "remove-app": RemoveAppDocument,
+    "undo-remove": UndoRemoveDocument,
+    "purge": PurgeDocument,
+}
+"""By command, what it prints when it came to a result; else it prints a failure."""
+
+FAILURE: Final = "failure"
+"""The schema of what is printed where the command line names no command."""
+
+WITHOUT_DOCUMENT: Final[Mapping[str, str]] = {}
+"""By command that has no document, why."""
+
+
+def json_schemas() -> dict[str, dict[str, Any]]:
+    """By command and under `FAILURE`, the JSON Schema (draft 2020-12) of its document."""
+    schemas = {command: _schema(model | FailedRunDocument, command) for command, model in DOCUMENTS.items()}
+    return {**schemas, FAILURE: _schema(FailedRunDocument, None)}
+
+
+def _schema(model: Any, command: str | None) -> dict[str, Any]:
+    made = TypeAdapter(model).json_schema()
+    for section in (made, *made.get("$defs", {}).values()):
+        properties = section.get("properties", {})
+        if command is not None and {"version", "command"} <= properties.keys():
+            properties["command"] = {**_untitled(properties["command"]), "const": command}
+    title = f"multidb {command} --json" if command is not None else "multidb --json"
+    return {"$schema": _DIALECT, "title": title, **_untitled(made)}
+
+
+def _untitled(section: Any) -> Any:
+    """Without the titles that pydantic makes of names, which say nothing more than these."""
+    if isinstance(section, Mapping):
+        return dict(_without_titles(section))
+    return [_untitled(item) for item in section] if isinstance(section, list) else section
+
+
+def _without_titles(section: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in section.items():
+        if key in ("properties", "$defs"):  # names, one of which may be "title"
+            yield key, {name: _untitled(item) for name, item in value.items()}
+        elif key != "title":
+            yield key, _untitled(value)

@@ -35,7 +35,7 @@ def changed_files(ours: Distribution) -> list[str]:
     has written over them, or an upgrade was cut off. Empty for an editable installation, which has no files."""
     changed = []
     for file in ours.files or ():
-        if file.size is None:  # compiled, or the list itself
+        if file.size is None or file.parts[0] != "multidb":  # compiled; or the command, which pipx writes anew
             continue
         path = Path(str(file.locate()))
         if not path.is_file() or path.stat().st_size != file.size:

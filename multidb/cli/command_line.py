@@ -223,11 +223,10 @@ def takes_yes_option(command: Any) -> bool:
 
 
 def takes_app_option(command: Any) -> bool:
-    """Whether it takes apps by name, and has no ``--app`` of its own: then that is another way to name them."""
-    named = any(
-        parameter.param_type_name == "argument" and "NAME" in (parameter.metavar or "") for parameter in command.params
-    )
-    return named and _lacks(command, "--app")
+    """Whether it takes apps by name, or sets, where an app stands for its newest, and has no ``--app`` of its own: then
+    that is another way to name them."""
+    metavars = [each.metavar or "" for each in command.params if each.param_type_name == "argument"]
+    return any("NAME" in metavar or metavar == "SET" for metavar in metavars) and _lacks(command, "--app")
 
 
 def _lacks(command: Any, option: str) -> bool:

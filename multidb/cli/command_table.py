@@ -78,7 +78,8 @@ def _rows(path: str, command: Any) -> Iterator[tuple[list[str], str | list[str] 
             yield names, _source(path, parameter), repeated, _sentence(parameter.help)
         if takes_app_option(command):
             named = next(parameter for parameter in command.params if parameter.param_type_name == "argument")
-            yield ["--app"], _source(path, named), named.nargs == -1, _sentence(named.help)
+            source = "backed_up" if named.metavar == "SET" else _source(path, named)
+            yield ["--app"], source, named.nargs == -1, _sentence(named.help)
         if takes_yes_option(command):
             yield ["--yes", "-y"], None, False, "Do not ask."
     yield ["--help", "-h"], None, False, "Show this message and exit."

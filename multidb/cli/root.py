@@ -16,8 +16,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
     help="One manifest, many apps, each in its own isolated place on shared Postgres, Neo4j, Qdrant and Redis servers.",
-    epilog="Start with: multidb init, multidb add-app NAME. Exit codes: 0 done, 1 not as wanted, 2 usage or "
-    "manifest, 3 refused, 4 server, 5 applied in part, 6 backup.",
+    epilog="Start with: multidb init, multidb add-app NAME. An app is named by NAME or by --app NAME, and every "
+    "command takes -y/--yes. Exit codes: 0 done, 1 not as wanted, 2 usage or manifest, "
+    "3 refused, 4 server, 5 applied in part, 6 backup.",
 )
 
 

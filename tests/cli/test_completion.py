@@ -195,6 +195,7 @@ def test_two_tabs_list_what_could_be_meant(shop: Path, shell: str) -> None:
         ("plan --store ", ["postgres", "neo4j", "qdrant", "redis"]),
         ("backups list ", ["ann", "beep_boop", "bob", "gone"]),
         ("restore 2026", ["20261122T140501Z-1a2b3c", "20261121T140501Z-1a2b3c", "20261120T140501Z-1a2b3c"]),
+        ("backups show --app ", ["ann", "beep_boop", "bob", "gone"]),
         ("restore gone/", ["gone/20261120T140501Z-1a2b3c"]),
         ("backups copy ann --from ", ["backups/", "s3://bucket/sets"]),
         ("apply ", ["ann", "beep_boop", "bob", "next.json", re.sub(r"([^\w.])", r"\\\1", HOSTILE)]),

@@ -44,7 +44,7 @@ def respond(shell: str, environ: Mapping[str, str]) -> int:
         if shell == "bash":
             words, quote = split(environ.get("_MULTIDB_LINE", ""))
         elif shell in ("zsh", "fish"):
-            words, quote = environ.get("_MULTIDB_WORDS", "").split("\n"), ""
+            words, quote = [*environ.get("_MULTIDB_WORDS", "").split("\n"), environ.get("_MULTIDB_WORD", "")], ""
         else:
             return 1
         *before, current = words

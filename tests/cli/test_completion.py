@@ -54,6 +54,7 @@ LINES = [
     ("env ann DATABASE_U", ["env", "ann", "DATABASE_URL"]),
     ("env ann --format k", ["env", "ann", "--format", "k8s-secret"]),
     ("undo-remove go", ["undo-remove", "gone"]),
+    ("undo-remove ", ["undo-remove", "gone"]),
     ("plan --store=q", ["plan", "--store=qdrant"]),
     ("logs neo4j-", ["logs", "neo4j-ann"]),
     ("restore ann/20261121", ["restore", f"ann/{SETS[0]}"]),

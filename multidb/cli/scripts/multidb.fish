@@ -4,7 +4,8 @@ function __multidb_complete
     set -l before (commandline -opc)
     set -l current (commandline -ct)
     set -l program (string replace -r '^~/' "$HOME/" -- $before[1])
-    set -l lines (_MULTIDB_COMPLETE=fish _MULTIDB_WORDS=(string join \n -- $before "$current" | string collect) $program 2>/dev/null)
+    set -l words (string join \n -- $before | string collect)
+    set -l lines (_MULTIDB_COMPLETE=fish _MULTIDB_WORDS="$words" _MULTIDB_WORD="$current" $program 2>/dev/null)
     if test "$lines[1]" = files
         __fish_complete_path "$current"
     else

@@ -4,7 +4,7 @@
 _multidb() {
   local line how='' tab=$'\t' program=${words[1]/#\~\//$HOME/}
   local -a before candidates
-  before=("${(@Q)words[1,CURRENT-1]}" "${(Q)PREFIX}")
+  before=("${(@Q)words[1,CURRENT-1]}")
   while IFS= read -r line; do
     if [[ -z $how ]]; then
       how=$line
@@ -13,7 +13,7 @@ _multidb() {
     else
       candidates+=("${line/$tab/:}")
     fi
-  done < <(_MULTIDB_COMPLETE=zsh _MULTIDB_WORDS="${(pj:\n:)before}" "$program" 2>/dev/null)
+  done < <(_MULTIDB_COMPLETE=zsh _MULTIDB_WORDS="${(pj:\n:)before}" _MULTIDB_WORD="${(Q)PREFIX}" "$program" 2>/dev/null)
   if [[ $how == files ]]; then
     _files
   elif (( ${#candidates} )); then

@@ -17,11 +17,12 @@ from typing import Any
 from multidb.closure import closures
 from multidb.errors import MultidbError, RuntimeUnavailable, ServerDown, ServerError, ServerSlow
 from multidb.fleet import Answer, Fleet, Scope
+from multidb.junit import Case, CaseOutcome, Suite, junit
 from multidb.model import App, Health, Server, Status, StoreContext, Tenant, worst
 from multidb.provisioners import provisioner
 from multidb.secrets import redact
 
-__all__ = ["Checked", "Freshness", "HealthReport", "check"]
+__all__ = ["Checked", "Freshness", "HealthReport", "check", "health_junit"]
 
 Freshness = Callable[[App], Health | None]
 """What is to be said of an app's backups; None: nothing."""
@@ -120,6 +121,28 @@ class HealthReport:
         stores = {check.store: check.document() for check in self.checks if check.app == app}
         backup = {"backup": _words(self.backups[app])} if app in self.backups else {}
         return {"status": self.status_of(app).value, "stores": stores, **backup}
+
+
+def health_junit(report: HealthReport) -> str:
+    """A suite for each app, with a case for each of its stores and one for its backups, as JUnit's XML."""
+    suites = []
+    for app in report.apps:
+        group = f"multidb.health.{app}"
+        cases = [
+            _case(group, check.store, check.health, asked=bool(check.reached))
+            for check in report.checks
+            if check.app == app
+        ]
+        if app in report.backups:
+            cases.append(_case(group, "backup", report.backups[app], asked=True))
+        suites.append(Suite(app, report.checked_at, cases))
+    return junit(f"multidb health of {report.project}", suites)
+
+
+def _case(group: str, name: str, health: Health, *, asked: bool) -> Case:
+    outcome = None if health.status is Status.HEALTHY else CaseOutcome.FAILURE if asked else CaseOutcome.ERROR
+    message = f"{health.status.value}: {health.message}" if outcome is not None else ""
+    return Case(group, name, outcome, message, health.fix, health.latency)
 
 
 def check(

@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
+from urllib.parse import quote
 
 import typer
 
 from multidb import files
-from multidb.audit import ALL_PAIRS, Audit, audit, markdown, remember
+from multidb.audit import ALL_PAIRS, Audit, audit, audit_junit, audit_sarif, markdown, remember
 from multidb.cli.notices import NotifyOption, tell
 from multidb.cli.options import AppOrAllArgument, Run, StoresOption, examples, scope, with_run
 from multidb.cli.output import Output
 from multidb.errors import Locked, UsageError
 from multidb.fleet import Fleet
+from multidb.model import Project
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+class AuditForm(StrEnum):
+    """How `multidb audit` prints its result."""
+
+    TEXT = "text"
+    JSON = "json"
+    SARIF = "sarif"
+    JUNIT = "junit"
+
 
 _STYLES = {
     "enforced": "green",
@@ -36,10 +49,11 @@ _MOST_SHOWN = 20  # findings of one kind; --json and --report have them all
         "multidb audit lernmi --store postgres",
         "multidb audit --report audit.md     (for an auditor)",
         "multidb audit --notify              (for cron)",
+        "multidb audit --format sarif        (for code scanning; or junit)",
         "multidb audit --all-pairs           (also where there are hundreds of apps)",
     ),
 )
-@with_run("audit", verbose=True)
+@with_run("audit", verbose=True, forms=AuditForm)
 def audit_command(
     run: Run,
     name: AppOrAllArgument = None,
@@ -75,9 +89,30 @@ def audit_command(
         files.write_text(report, markdown(result))
     output.document(result.ok, result.document())
     _show(output, result)
+    if run.form == AuditForm.SARIF:
+        output.write(audit_sarif(result, _places(fleet.project)))
+    elif run.form == AuditForm.JUNIT:
+        output.write(audit_junit(result))
     if report is not None:
         output.note(f"Written: {report}")
     return result.exit_code
+
+
+def _places(project: Project) -> dict[str | None, tuple[str, int]]:
+    """By app where it stands in the manifest, whose path is taken from the folder that the command was started in, as
+    code scanning takes it from the repository's."""
+    places: dict[str | None, tuple[str, int]] = {None: (_uri(Path(project.file)), 1)}
+    for app in project.apps.values():
+        name, line, *_ = [*app.where.split(":"), ""]
+        places[app.id] = (_uri(Path(name)), int(line) if line.isdigit() else 1)
+    return places
+
+
+def _uri(path: Path) -> str:
+    here = Path.cwd()
+    if path.is_absolute() and not path.is_relative_to(here):
+        return path.as_uri()
+    return quote((path.relative_to(here) if path.is_absolute() else path).as_posix())
 
 
 def _remember(fleet: Fleet, result: Audit, output: Output) -> None:

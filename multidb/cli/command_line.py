@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from itertools import takewhile
+from itertools import pairwise, takewhile
 from os import environ
 from pathlib import Path
 from shutil import get_terminal_size
@@ -198,7 +198,9 @@ def named_command(arguments: Sequence[str]) -> str:
 
 def wants_document(arguments: Sequence[str]) -> bool:
     """Whether a command line asks for a JSON document, also where it is wrong in something else."""
-    return "--json" in _own(arguments)
+    own = _own(arguments)
+    by_format = "--format=json" in own or ("--format", "json") in pairwise(own)
+    return "--json" in own or (by_format and named_command(arguments) != "env")  # where that is a form of an env file
 
 
 def _own(arguments: Iterable[str]) -> list[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from enum import StrEnum
 from typing import Annotated
 
 import typer
@@ -17,12 +18,22 @@ from multidb.cli.notices import NotifyOption, teller
 from multidb.cli.options import AppOrAllArgument, Run, StoresOption, examples, scope, with_run
 from multidb.cli.output import Output
 from multidb.cli.terminal import Grid
+from multidb.errors import UsageError
 from multidb.fleet import Fleet, Scope
-from multidb.health import HealthReport, check
+from multidb.health import HealthReport, check, health_junit
 from multidb.health_history import HealthHistory
 from multidb.model import Health, Status, listed
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+class HealthForm(StrEnum):
+    """How `multidb health` prints its result."""
+
+    TEXT = "text"
+    JSON = "json"
+    JUNIT = "junit"
+
 
 _STYLES = {Status.HEALTHY: "green", Status.DEGRADED: "yellow", Status.UNHEALTHY: "bold red"}
 
@@ -34,10 +45,11 @@ _STYLES = {Status.HEALTHY: "green", Status.DEGRADED: "yellow", Status.UNHEALTHY:
         "multidb health --watch --every 5",
         "multidb health --watch --json | jq .status",
         "multidb health --notify               (for cron)",
+        "multidb health --format junit         (for CI)",
         "multidb health --watch --notify       (where nothing else looks)",
     )
 )
-@with_run("health")
+@with_run("health", forms=HealthForm)
 def health(
     run: Run,
     name: AppOrAllArgument = None,
@@ -64,6 +76,8 @@ def health(
         if telling is not None:
             telling(lambda notifier: notifier.about_health(report, asked))
 
+    if watch and run.form == HealthForm.JUNIT:
+        raise UsageError("--watch goes on, and --format junit is one document", hint="multidb health --watch --json")
     if watch:
         return _watch(fleet, asked, output, every, notify_about, may_write=not read_only)
     with output.working():
@@ -71,6 +85,8 @@ def health(
     notify_about(report)
     output.document(report.exit_code == 0, report.document())
     output.show(_drawn(report))
+    if run.form == HealthForm.JUNIT:
+        output.write(health_junit(report))
     return report.exit_code
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from functools import cached_property, wraps
 from inspect import Parameter, Signature, signature
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Concatenate, ParamSpec
 import typer
 from typer.models import ArgumentInfo
 
-from multidb.cli.output import Output, is_attended
+from multidb.cli.output import TEXT, Output, is_attended
 from multidb.errors import Refused, UsageError
 from multidb.provisioners import INCLUDED
 
@@ -90,6 +91,9 @@ SetArgument = Annotated[
 
 DEFAULT_FILE = Path("multidb.yaml")
 
+_JSON = "json"
+_FORM = typer.Option("--format", help="How to print the result; json is what --json prints.")
+
 
 @dataclass(frozen=True)
 class Run:
@@ -100,11 +104,12 @@ class Run:
     overlay: str | None = None
     json: bool = False
     verbose: bool = False
+    form: str = TEXT
 
     @cached_property
     def output(self) -> Output:
         """Where this run prints."""
-        return Output(self.command, json=self.json, verbose=self.verbose)
+        return Output(self.command, json=self.json, verbose=self.verbose, form=self.form)
 
     @property
     def answers(self) -> Answers:
@@ -133,7 +138,12 @@ class Run:
 
 
 def with_run(
-    command: str, *, verbose: bool = False, file: Any = FileOption, env: bool = True
+    command: str,
+    *,
+    verbose: bool = False,
+    file: Any = FileOption,
+    env: bool = True,
+    forms: type[StrEnum] | None = None,
 ) -> Callable[[Callable[Concatenate[Run, P], int]], Callable[..., int]]:
     """Gives a command its `Run`, made of the options that every command has: they come after its arguments.
 
@@ -143,6 +153,7 @@ def with_run(
         verbose: it has ``--verbose`` too.
         file: its option for the manifest; None: it reads none.
         env: it has ``--env``.
+        forms: in which its ``--format`` prints the result, `TEXT` and ``json`` among them.
     """
 
     def decorated(work: Callable[Concatenate[Run, P], int]) -> Callable[..., int]:
@@ -151,17 +162,21 @@ def with_run(
             *arguments: Any,
             file: Path = DEFAULT_FILE,
             env: str | None = None,
+            form: str = TEXT,
             as_json: bool = False,
             verbose: bool = False,
             **options: Any,
         ) -> int:
-            run = Run(command, file, env, as_json, verbose)
+            if as_json and form not in (TEXT, _JSON):
+                raise UsageError(f"--json and --format {form} are two answers", hint="leave out one of them")
+            run = Run(command, file, env, as_json or form == _JSON, verbose, form)
             code = work(run, *arguments, **options)
             run.output.end(code)
             return code
 
         shared = [_option("file", DEFAULT_FILE, file)] * (file is not None) + [_option("env", None, EnvOption)] * env
-        last = [_option("as_json", False, JsonOption)] + [_option("verbose", False, VerboseOption)] * verbose
+        last = [] if forms is None else [_option("form", forms(TEXT), Annotated[forms, _FORM])]
+        last += [_option("as_json", False, JsonOption)] + [_option("verbose", False, VerboseOption)] * verbose
         with_options.__signature__ = _with_shared(signature(work, eval_str=True), shared, last)  # type: ignore[attr-defined]
         return with_options
 

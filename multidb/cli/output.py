@@ -29,7 +29,10 @@ if TYPE_CHECKING:  # 50 ms; lines for pipes and files need none of it
 
     from multidb.cli.terminal import Terminal
 
-__all__ = ["Output", "is_attended", "report_error", "report_interrupt"]
+__all__ = ["TEXT", "Output", "is_attended", "report_error", "report_interrupt"]
+
+TEXT = "text"
+"""The form in which people read."""
 
 _LINE_EVERY = 5.0  # seconds between progress lines where there is no terminal
 _WIDEST = 10_000  # columns, where there is no terminal
@@ -45,12 +48,15 @@ class Output:
     Args:
         command: its name, for the JSON document.
         json: print one JSON document instead of text.
+        form: how the command was asked to print its result; other than as text, it is all that `write` is given.
     """
 
-    def __init__(self, command: str, *, json: bool = False, verbose: bool = False) -> None:
+    def __init__(self, command: str, *, json: bool = False, verbose: bool = False, form: str = TEXT) -> None:
         self.command = command
         self.json = json
         self.verbose = verbose
+        self.form = form
+        self._as_text = form == TEXT and not json
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._documented = False
@@ -91,6 +97,10 @@ class Output:
             _print_document(self.command, ok, fields, indent=None)
             sys.stdout.flush()
 
+    def write(self, text: str) -> None:
+        """The result, as a text in the form that was asked for."""
+        sys.stdout.write(redact(text))
+
     def end(self, code: int) -> None:
         """Prints the document of a run that has printed none, so that there is one of each when JSON was asked for.
 
@@ -102,13 +112,13 @@ class Output:
             self.document(code == 0, error)
 
     def show(self, drawn: RenderableType) -> None:
-        """Something that rich can draw, as part of the result; nothing when JSON was asked for."""
-        if not self.json:
+        """Something that rich can draw, as part of the result; nothing when another form was asked for."""
+        if self._as_text:
             self.out.print(drawn)
 
     def say(self, text: str = "", *, style: str | None = None) -> None:
-        """A line of the result; nothing when JSON was asked for."""
-        if not self.json:
+        """A line of the result; nothing when another form was asked for."""
+        if self._as_text:
             if _is_plain(sys.stdout):
                 _print_plain(sys.stdout, redact(text))
             else:
@@ -125,7 +135,7 @@ class Output:
         self, columns: Sequence[str], rows: Sequence[Sequence[str]], styles: Mapping[str, str] | None = None
     ) -> None:
         """A table of plain cells. `styles` colours a cell by its text."""
-        if self.json:
+        if not self._as_text:
             return
         from rich.text import Text
 

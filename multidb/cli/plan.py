@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -12,9 +13,18 @@ from multidb import files
 from multidb.cli.notices import NotifyOption, tell
 from multidb.cli.options import AppsArgument, AppsOption, DeepOption, Run, StoresOption, examples, scope, with_run
 from multidb.cli.plan_view import show_plan, show_sql
-from multidb.cli.server_wide import show_closings
+from multidb.cli.server_wide import closing_lines, show_closings
+from multidb.errors import UsageError
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+
+class PlanForm(StrEnum):
+    """How `multidb plan` prints its result."""
+
+    TEXT = "text"
+    JSON = "json"
+    MARKDOWN = "markdown"
 
 
 @app.command(
@@ -23,9 +33,10 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "multidb plan --check                    (CI: exit 1 on drift)",
         "multidb plan --out next.json           (then: multidb apply next.json)",
         "multidb plan lernmi --sql",
+        "multidb plan --format markdown          (for a comment on a pull request)",
     )
 )
-@with_run("plan", verbose=True)
+@with_run("plan", verbose=True, forms=PlanForm)
 def plan(
     run: Run,
     names: AppsArgument = None,
@@ -42,6 +53,8 @@ def plan(
 ) -> int:
     """Show what would change on the servers, statement by statement with -v. Changes nothing and takes no lock."""
     output = run.output
+    if sql and run.form == PlanForm.MARKDOWN:
+        raise UsageError("--sql prints statements as text", hint="multidb plan --format markdown -v has them too")
     named = [*(names or ()), *(apps or ())] or None
     engine, asked = run.engine(output), scope(named, stores, adopt=adopt, deep=deep)
     with output.working():
@@ -53,6 +66,10 @@ def plan(
         files.write_text(out, json.dumps({**saved, "deep": deep, **planned.document()}, indent=1) + "\n")
     if run.json:
         output.document(not planned.errors and not planned.conflicts, planned.document())
+    elif run.form == PlanForm.MARKDOWN:
+        from multidb.cli.plan_markdown import plan_markdown
+
+        output.write(plan_markdown(planned, closing_lines(engine, planned), verbose=run.verbose))
     elif sql:
         show_sql(output, planned)
     else:

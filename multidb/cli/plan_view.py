@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from multidb.cli.output import Output
@@ -13,7 +13,7 @@ from multidb.plan import Plan, ServerPlan, plain
 from multidb.provisioners import provisioner
 from multidb.report import Report, ServerReport
 
-__all__ = ["report_document", "show_plan", "show_report", "show_sql"]
+__all__ = ["change_lines", "plan_sentence", "report_document", "show_plan", "show_report", "show_sql"]
 
 _SIGN = {Action.CREATE: "+", Action.UPDATE: "~", Action.DELETE: "-", Action.CONFLICT: "!"}
 _STYLE = {Action.CREATE: "green", Action.UPDATE: "yellow", Action.DELETE: "red", Action.CONFLICT: "bold red"}
@@ -25,15 +25,32 @@ def show_plan(output: Output, plan: Plan) -> None:
     for server in plan.servers:
         _show_server(output, server)
     if plan.in_sync:
-        output.say("No changes. The servers are as the manifest says.", style="green")
+        output.say(plan_sentence(plan), style="green")
     elif plan.changes:
-        counts = plan.counts
-        words = {"create": "to create", "update": "to update", "delete": "to remove", "conflict": "in conflict"}
-        parts = [f"{counts[action]} {word}" for action, word in words.items() if counts[action] or action != "conflict"]
-        output.say(f"Plan: {', '.join(parts)}.")
+        output.say(plan_sentence(plan))
     for warning in plan.warnings:
         output.say(f"{warning.subject}: {warning.message}", style="yellow")
         output.say(f"  {warning.fix}")
+
+
+def plan_sentence(plan: Plan) -> str:
+    """What the plan comes to."""
+    if plan.in_sync:
+        return "No changes. The servers are as the manifest says."
+    if not plan.changes:
+        return "Not every server could be read, and there are no changes on the others."
+    counts = plan.counts
+    words = {"create": "to create", "update": "to update", "delete": "to remove", "conflict": "in conflict"}
+    parts = [f"{counts[action]} {word}" for action, word in words.items() if counts[action] or action != "conflict"]
+    return f"Plan: {', '.join(parts)}."
+
+
+def change_lines(change: Change, *, verbose: bool) -> Iterator[str]:
+    """A change as lines of text, its statements too where that is asked for."""
+    yield f"{_SIGN[change.action]} {_headline(change)}"
+    yield from (f"      {line}" for line in _details(change))
+    if verbose:
+        yield from (f"      {_on_a_line(statement)}" for statement in change.statements)
 
 
 def show_sql(output: Output, plan: Plan) -> None:
@@ -136,9 +153,12 @@ def _show_change(output: Output, change: Change) -> None:
         output.say(f"      {line}")
     if output.verbose:
         for statement in change.statements:
-            # On one line, whatever names are in it; `--sql` has it as it is sent.
-            text = one_line(statement.text)
-            output.say(f"      {statement.scope + ': ' if statement.scope else ''}{text}", style="dim")
+            output.say(f"      {_on_a_line(statement)}", style="dim")
+
+
+def _on_a_line(statement: Statement) -> str:
+    """Whatever names are in it; `--sql` has it as it is sent."""
+    return f"{statement.scope + ': ' if statement.scope else ''}{one_line(statement.text)}"
 
 
 def _whole_apps(changes: Sequence[Change]) -> tuple[str, ...]:

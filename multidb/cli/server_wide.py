@@ -11,20 +11,25 @@ from multidb.fleet import Scope
 from multidb.model import Resource
 from multidb.plan import Plan, ServerPlan
 
-__all__ = ["left_open", "refused_to_close", "show_closings"]
+__all__ = ["closing_lines", "left_open", "refused_to_close", "show_closings"]
 
 
 def show_closings(output: Output, engine: Engine, plan: Plan) -> None:
     """Says what others on the servers may lose by the plan: a line for each server."""
-    for server, closings in _closings(engine, plan):
-        _say(output, engine, server, closings)
+    for line in closing_lines(engine, plan):
+        output.note(line, style="yellow")
+
+
+def closing_lines(engine: Engine, plan: Plan) -> list[str]:
+    """What others on the servers may lose by the plan: a line for each server."""
+    return [_losses(engine, server, closings) for server, closings in _closings(engine, plan)]
 
 
 def refused_to_close(output: Output, engine: Engine, plan: Plan, *, yes: bool) -> frozenset[str]:
     """The servers on which the person does not agree to what others there may lose. Asks once for each server."""
     refused = set()
     for server, closings in _closings(engine, plan):
-        _say(output, engine, server, closings)
+        output.note(_losses(engine, server, closings), style="yellow")
         if not ask(f"Close it for everybody on {server.server}?", yes=yes):
             refused.add(server.server)
     return frozenset(refused)
@@ -45,12 +50,12 @@ def _closings(engine: Engine, plan: Plan) -> Iterator[tuple[ServerPlan, list[Res
             yield server, closings
 
 
-def _say(output: Output, engine: Engine, server: ServerPlan, closings: list[Resource]) -> None:
+def _losses(engine: Engine, server: ServerPlan, closings: list[Resource]) -> str:
     losses = ", ".join(dict.fromkeys(resource.closing for resource in closings))
     spec = engine.project.spec_of(server.server, server.store)
     known = sorted(spec.known if spec else ())
     kept = f"; {', '.join(known)} (known) keep what they have" if known and closings[0].leaves_known else ""
-    output.note(f"{server.server}: {_listed(closings)}: {losses}{kept}", style="yellow")
+    return f"{server.server}: {_listed(closings)}: {losses}{kept}"
 
 
 def _listed(closings: list[Resource]) -> str:

@@ -134,6 +134,9 @@ def test_a_moment_without_its_zone_is_found() -> None:
         (("env", "eve", "--json"), "env", "usage"),
         (("show", "--json"), "show", "usage"),
         (("serve", "--json"), "serve", "usage"),
+        (("plan", "--format", "json", "--store", "mysql"), "plan", "usage"),
+        (("audit", "--format=json", "eve"), "audit", "usage"),
+        (("health", "--json", "--format", "junit"), "health", "usage"),
         (("init", "--json"), "init", "refused"),
     ],
 )
@@ -152,6 +155,11 @@ def test_the_json_of_a_program_to_be_run_is_not_ours(shop: Folder) -> None:
     run = shop.run("connect", "ann", "--", "ls", "--json")
     assert run.out == ""
     assert "Error: app ann: there is no address" in run.err
+
+
+def test_the_json_of_an_env_file_is_no_document(shop: Folder) -> None:
+    run = shop.run("env", "eve", "--format", "json")
+    assert (run.code, run.out) == (2, "")
 
 
 def test_what_was_not_agreed_to_has_a_document(capsys: pytest.CaptureFixture[str]) -> None:

@@ -142,6 +142,8 @@ def test_everybody_is_well_and_every_wall_is_proved(folder: Folder) -> None:
     assert "bob  healthy  ok" in only.out
     assert "ann" not in only.out
 
+    assert 'errors="0" skipped="0"' in folder.ok("health", "--format", "junit", "--store", "redis").out.splitlines()[1]
+    assert folder.run("health", "--watch", "--format", "junit").code == 2
     done = folder.ok("audit", "--json", "--report", "audit.md").json()
     assert (done["ok"], done["counts"]["broken"], done["counts"]["allowed"]) == (True, 0, 0)
     assert done["counts"]["refused"] > 200
@@ -158,6 +160,12 @@ def test_holes_made_by_hand_are_tried_found_and_closed_by_what_is_said(folder: F
     said = folder.run("audit", "--store", "postgres", "--store", "redis", "--report", "holes.md")
     found = audited(folder)
     assert said.code == found.exit_code == 1
+    sarif = folder.run("audit", "--store", "postgres", "--format", "sarif")
+    scanned = json.loads(sarif.out)["runs"][0]["results"]
+    lines = (folder.path / "multidb.yaml").read_text().splitlines()
+    places = [each["locations"][0]["physicalLocation"] for each in scanned if "against bob" in each["message"]["text"]]
+    assert (sarif.code, {place["artifactLocation"]["uri"] for place in places}) == (1, {"multidb.yaml"})
+    assert all(lines[place["region"]["startLine"] - 1].strip().startswith("bob:") for place in places)
     breaches = {(each.store, each.probe.app, each.probe.target) for each in found.breaches}
     assert breaches >= {
         ("postgres", "ann", "bob"),  # let in with everybody

@@ -91,6 +91,7 @@ SetArgument = Annotated[
 
 DEFAULT_FILE = Path("multidb.yaml")
 
+_SHARED = {"file", "env", "as_json", "verbose", "result_form"}  # what `with_run` keeps to itself
 _JSON = "json"
 _FORM = typer.Option("--format", help="How to print the result; json is what --json prints.")
 
@@ -157,25 +158,27 @@ def with_run(
     """
 
     def decorated(work: Callable[Concatenate[Run, P], int]) -> Callable[..., int]:
+        assert not _SHARED & signature(work).parameters.keys(), f"{command} would never see an option of its own"
+
         @wraps(work)
         def with_options(
             *arguments: Any,
             file: Path = DEFAULT_FILE,
             env: str | None = None,
-            form: str = TEXT,
+            result_form: str = TEXT,
             as_json: bool = False,
             verbose: bool = False,
             **options: Any,
         ) -> int:
-            if as_json and form not in (TEXT, _JSON):
-                raise UsageError(f"--json and --format {form} are two answers", hint="leave out one of them")
-            run = Run(command, file, env, as_json or form == _JSON, verbose, form)
+            if as_json and result_form not in (TEXT, _JSON):
+                raise UsageError(f"--json and --format {result_form} are two answers", hint="leave out one of them")
+            run = Run(command, file, env, as_json or result_form == _JSON, verbose, result_form)
             code = work(run, *arguments, **options)
             run.output.end(code)
             return code
 
         shared = [_option("file", DEFAULT_FILE, file)] * (file is not None) + [_option("env", None, EnvOption)] * env
-        last = [] if forms is None else [_option("form", forms(TEXT), Annotated[forms, _FORM])]
+        last = [] if forms is None else [_option("result_form", forms(TEXT), Annotated[forms, _FORM])]
         last += [_option("as_json", False, JsonOption)] + [_option("verbose", False, VerboseOption)] * verbose
         with_options.__signature__ = _with_shared(signature(work, eval_str=True), shared, last)  # type: ignore[attr-defined]
         return with_options

@@ -160,6 +160,10 @@ def test_the_json_of_a_program_to_be_run_is_not_ours(shop: Folder) -> None:
 def test_the_json_of_an_env_file_is_no_document(shop: Folder) -> None:
     run = shop.run("env", "eve", "--format", "json")
     assert (run.code, run.out) == (2, "")
+    qdrant = ("env", "ann", "--store", "qdrant")
+    flat = json.loads(shop.ok(*qdrant, "--format", "json").out)
+    assert flat["QDRANT_COLLECTION_ANN"] == "ann_knowledge"
+    assert shop.ok(*qdrant, "--json").json()["variables"] == flat
 
 
 def test_what_was_not_agreed_to_has_a_document(capsys: pytest.CaptureFixture[str]) -> None:

@@ -664,7 +664,7 @@ def at_a_terminal(folder: Folder, engine: Engine, answer: str, *arguments: str) 
     process, terminal = pty.fork()
     if process == 0:
         os.chdir(folder.path)
-        environment = {**engine.environment, "PYTHONPATH": str(REPOSITORY), "NO_COLOR": "1", "COLUMNS": "120"}
+        environment = {**engine.environment, "PYTHONPATH": str(REPOSITORY), "NO_COLOR": "1", "COLUMNS": "120", "CI": ""}
         program = [sys.executable, "-c", "from multidb.cli import main; main()", *arguments]
         os.execve(sys.executable, program, environment)
     shown = b""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import itertools
+import json
 import os
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import datetime
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from multidb import files
 from multidb.backup.copying import copy_set, settle
 from multidb.backup.creation import repository, targets_of
 from multidb.backup.encryption import identities
@@ -19,6 +23,7 @@ from multidb.backup.repository import Copy, Repository, utc_now
 from multidb.backup.settings import settings
 from multidb.backup.verifying import Verified, verify
 from multidb.cli.interruptions import finish_interrupted
+from multidb.cli.known_names import LISTED
 from multidb.cli.options import AppsArgument, IdentityOption, Run, SetArgument, YesOption, ask, examples, with_run
 from multidb.engine import Engine
 from multidb.errors import MultidbError, UsageError, one_line
@@ -59,6 +64,8 @@ def list_sets(
     now = utc_now()
     with output.working():
         copies = repository(engine.fleet, targets).copies([app_id(name) for name in names] if names else None)
+    if not names and not targets:
+        _remember(engine.state.folder, copies)
     readable = all(copy.backup_set for copy in copies)
     output.document(readable, {"sets": [_document(copy, now) for copy in copies]})
     rows = [
@@ -79,6 +86,17 @@ def list_sets(
     else:
         output.say("There is no backup set yet. Make one: multidb backup")
     return 0 if readable else _NOT_SOUND
+
+
+def _remember(state: Path, copies: Sequence[Copy]) -> None:
+    """Writes down for completion what lies on targets that it cannot look into while a person waits."""
+    listed: dict[str, list[str]] = {}
+    for copy in copies:
+        if "://" in copy.target.name:
+            listed.setdefault(copy.target.name, []).append(f"{copy.app}/{copy.id}")
+    if state.is_dir():
+        with suppress(UsageError):  # then they are not offered
+            files.write_text(state.joinpath(*LISTED), json.dumps(listed) + "\n", mode=files.PRIVATE)
 
 
 @app.command("show", epilog=examples("multidb backups show lernmi", "multidb backups show 20261121T140501Z-1a2b3c"))

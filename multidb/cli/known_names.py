@@ -14,7 +14,9 @@ from typing import Any, Final, NamedTuple
 
 from multidb.provisioners import INCLUDED
 
-__all__ = ["Candidate", "KnownNames", "Line"]
+__all__ = ["LISTED", "Candidate", "KnownNames", "Line"]
+
+LISTED: Final = ("answers", "sets.json")  # in .multidb/: the sets that were listed last, by target
 
 _LARGEST: Final = 8 * 1024**2  # bytes of a file; more takes longer than anybody waits
 _DEEPEST: Final = 50  # levels of a manifest
@@ -243,6 +245,9 @@ class KnownNames:
         """App and id of those that were written down here, wherever they are."""
         recorded = [(app, _mapping(known)) for app, known in self._state("backups").items()]
         sets = {(app, str(known.get(key))) for app, known in recorded for key in ("newest", "verified_set")}
+        listed = _mapping(_json(self._path(".multidb", *LISTED)))
+        for target in filter(listed.get, self._targets()):
+            sets |= {(app, name) for app, _, name in (path.partition("/") for path in _texts(listed[target]))}
         return sets | {(app, str(_mapping(stone).get("backup"))) for app, stone in self._state("removed").items()}
 
 

@@ -214,6 +214,24 @@ def test_what_is_offered(shop: Path, line: str, offered: list[str] | str) -> Non
     assert _asked(shop, line) == (["files"] if offered == "files" else ["words", *offered])
 
 
+def test_sets_far_away_are_known_from_the_last_list(tmp_path: Path, shop: Path) -> None:
+    """The target is one that completion does not look into; the file system behind it is this machine's."""
+    away, name = tmp_path / "away", "20261123T140501Z-1a2b3c"
+    folder = tmp_path / "project"
+    (folder / ".multidb").mkdir(parents=True)
+    target = f"local://{away}"
+    (folder / "multidb.yaml").write_text(MANIFEST.replace('backups/, "s3://bucket/sets"', target))
+    (away / "shop" / "ann" / name).mkdir(parents=True)
+    (away / "shop" / "ann" / name / "manifest.json").write_text("{}")
+    line = f"restore -f {folder}/multidb.yaml 2026"
+    assert _asked(shop, line) == ["words"]
+    assert name in Folder(folder, []).run("backups", "list").out
+    assert _asked(shop, line) == ["words", name]
+    shutil.rmtree(away / "shop" / "ann")
+    Folder(folder, []).ok("backups", "list")
+    assert _asked(shop, line) == ["words"]
+
+
 def test_the_names_are_those_that_the_manifest_has(shop: Path) -> None:
     """Its apps are read without being checked; what is checked reads the same."""
     text = (

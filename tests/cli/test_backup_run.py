@@ -236,7 +236,7 @@ def test_one_app_in_trouble_costs_no_other_its_set_and_is_not_left_half_way(
             host="127.0.0.1", port=port, user="postgres", password=secret.reveal(), dbname=app, autocommit=True
         ) as connection:
             cursor = connection.execute(text.encode())
-            return cursor.fetchall() if cursor.description else []
+            return cursor.fetchall() if cursor.description is not None else []
 
     folder.ok("add-app", "carl", "--stores", "postgres")
     folder.ok("backup", "carl")

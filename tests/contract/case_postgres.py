@@ -56,7 +56,7 @@ def _as(tenant: Tenant, *statements: str, login: str = "user", **connection: str
         rows: list[Any] = []
         for statement in statements:
             cursor = opened.execute(statement.encode())
-            rows = cursor.fetchall() if cursor.description else []
+            rows = cursor.fetchall() if cursor.description is not None else []
         return rows
 
 

@@ -164,7 +164,7 @@ def sql(place: Place, statement: str) -> Any:
         autocommit=True,
     ) as connection:
         cursor = connection.execute(statement)
-        row = cursor.fetchone() if cursor.description else None
+        row = cursor.fetchone() if cursor.description is not None else None
         return row[0] if row else None
 
 

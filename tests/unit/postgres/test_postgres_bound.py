@@ -31,6 +31,11 @@ def test_what_goes_with_a_thing_is_named_and_ended_once() -> None:
     assert not found.leaves_out(9, 9, "COMMENT - fx owner")
 
 
+def test_a_name_that_breaks_its_line_is_written_so_that_the_statement_works() -> None:
+    found = beyond({"things": [thing("server", '"fa\rr"', 1)], "mappings": [], "labels": [], "tablespaces": []})
+    assert r'in database shop: DROP SERVER U&"fa\000Dr"; then' in str(refusal(found.bound, "shop", "here").hint)
+
+
 @pytest.mark.parametrize(
     "wrong",
     ["x", {"a": 1}, [["s", "t", "c", "STORAGE", "PLAIN"]], [["s", "t", "c", "STORAGE", "PLAIN", "pglz"]],

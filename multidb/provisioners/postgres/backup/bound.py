@@ -14,6 +14,7 @@ from typing import Any, Final
 
 from multidb.errors import Refused
 from multidb.model import listed
+from multidb.provisioners.postgres.provision.script import printable
 from multidb.provisioners.postgres.provision.statements import identifier, literal
 
 __all__ = ["AT_SERVER", "Beyond", "Bound", "at_server", "beyond", "inside", "refusal"]
@@ -313,7 +314,7 @@ def refusal(things: Sequence[Bound], database: str, where: str) -> Refused:
     for thing in things[:_MOST]:
         ending += [] if gone.intersection(thing.reached[:1]) else [thing.ending]
         gone.update(thing.reached)
-    ends = "; ".join(ending)
+    ends = printable("; ".join(ending))
     names = [
         f"{thing.name} (with {listed(thing.dependants, _MOST)})" if thing.dependants else thing.name for thing in things
     ]

@@ -23,6 +23,7 @@ from multidb.provisioners.postgres.driver.connection import SessionOptions, Traf
 from multidb.provisioners.postgres.provision import scram
 from multidb.provisioners.postgres.provision.resources import derived_names
 from multidb.provisioners.postgres.provision.roles import AppNames
+from multidb.provisioners.postgres.provision.script import printable
 from multidb.provisioners.postgres.provision.statements import identifier, literal
 from multidb.secrets import Secret, generate
 
@@ -179,7 +180,7 @@ class Delegates:
                 f"row security hides rows of {listed(hidden)} from the owner, and the admin cannot let it read them",
                 where=str(self._server),
                 hint="use a superuser as the admin login (from Postgres 16 on, one with BYPASSRLS), "
-                f"or, as the app: ALTER TABLE {hidden[0]} NO FORCE ROW LEVEL SECURITY",
+                f"or, as the app: ALTER TABLE {printable(hidden[0])} NO FORCE ROW LEVEL SECURITY",
             )
 
     def forget(self, app: App) -> None:

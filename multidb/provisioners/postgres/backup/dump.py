@@ -24,6 +24,7 @@ from multidb.provisioners.postgres.backup.locales import Locale
 from multidb.provisioners.postgres.backup.programs import Program
 from multidb.provisioners.postgres.driver.connection import Wire
 from multidb.provisioners.postgres.isolation import rights
+from multidb.provisioners.postgres.provision.script import printable
 from multidb.provisioners.postgres.provision.statements import identifier, literal
 
 __all__ = ["FILE", "backup", "held", "reading"]
@@ -108,7 +109,7 @@ def _details(databases: Databases, app: App, program: Program, delegate: Delegat
         names = ", ".join(map(identifier, beyond.tablespaces))
         notes.append(
             f"a restore puts all tables and indexes into the database's own tablespace, unless {delegate.role} may use "
-            f"the others: GRANT CREATE ON TABLESPACE {names} TO {identifier(delegate.role)}"
+            f"the others: GRANT CREATE ON TABLESPACE {printable(names)} TO {identifier(delegate.role)}"
         )
     return {
         "app": app.id,
@@ -220,13 +221,13 @@ def _not_the_apps(others: Sequence[Sequence[str | None]], role: str, where: str)
         return ArchiveError(
             f"what the app may not read has configuration that a dump holds: {listed(named)}",
             where=where,
-            hint=f"let the app read it, in its database: {'; '.join(grants)}; then run the command again",
+            hint=f"let the app read it, in its database: {printable('; '.join(grants))}; then run the command again",
         )
+    giving = printable(f"ALTER {str(kind).upper()} {name} OWNER TO {identifier(role)}")
     return ArchiveError(
         f"in the app's database there is what the app may not read: {listed(named)}",
         where=where,
-        hint=f"in its database, ALTER {str(kind).upper()} {name} OWNER TO {identifier(role)} gives it to the app; "
-        "or take it away; then run the command again",
+        hint=f"in its database, {giving} gives it to the app; or take it away; then run the command again",
     )
 
 

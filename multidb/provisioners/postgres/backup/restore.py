@@ -25,6 +25,7 @@ from multidb.provisioners.postgres.provision import catalog_text
 from multidb.provisioners.postgres.provision.admin_inside import AdminInside
 from multidb.provisioners.postgres.provision.catalog import parse_mark
 from multidb.provisioners.postgres.provision.resources import MANAGED_SETTINGS, derived_names
+from multidb.provisioners.postgres.provision.script import printable
 from multidb.provisioners.postgres.provision.statements import UNFINISHED, identifier, literal, mark
 
 __all__ = ["require_none_of_others", "restore"]
@@ -365,10 +366,9 @@ class _Load:
             for member in members:
                 left += _give_on_member(admin, wire, member, live.get(member.address, frozenset()), roles)
         if left:
-            self.progress(
-                self.place.app.id,
-                f"rights on what extensions have that do not come back; an admin gives them: {'; '.join(left)}",
-            )
+            giving = printable("; ".join(left))
+            message = f"rights on what extensions have that do not come back; an admin gives them: {giving}"
+            self.progress(self.place.app.id, message)
 
     def run(self, delegate: Delegate, texts: Sequence[str]) -> None:
         if texts:

@@ -38,6 +38,7 @@ from multidb.provisioners.postgres.isolation import holes, holes_inside, holes_s
 from multidb.provisioners.postgres.observe import usage
 from multidb.provisioners.postgres.provision import admitted, catalog, removal, scram, summary
 from multidb.provisioners.postgres.provision.resources import Interior, PostgresFacts, Role, password_ref
+from multidb.provisioners.postgres.provision.script import printable
 from multidb.provisioners.postgres.provision.statements import identifier, literal
 from multidb.secrets import Secret, SecretStore, redact
 
@@ -414,7 +415,7 @@ class PostgresSession:
             raise NotAllowed(
                 f"the event trigger {trigger} of database {database} would run a function of {owner} as the admin",
                 where=str(self._server),
-                hint=f"let a superuser disable it there: ALTER EVENT TRIGGER {identifier(trigger)} DISABLE",
+                hint=f"let a superuser disable it there: ALTER EVENT TRIGGER {printable(identifier(trigger))} DISABLE",
             )
 
     def _failed(self, statement: Statement, index: int, durable: int, refusal: Refusal) -> StatementFailed:

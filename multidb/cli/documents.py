@@ -377,10 +377,12 @@ class ConnectDocument(_Result):
 
 
 class LogsDocument(_Result):
-    """The last lines of the servers' logs."""
+    """The last lines of the servers' logs; with `--follow` one document for each line of one server."""
 
-    logs: dict[str, list[str]]
+    logs: dict[str, list[str]] | None = None
     """By server."""
+    server: str | None = None
+    line: str | None = None
 
 
 class ProbeDocument(_Part):

@@ -39,6 +39,7 @@ from multidb.runtime import ServerState, ServerStatus
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 from tests.support.command import REPOSITORY, Folder
+from tests.support.documents import assert_documented
 
 DRAWING = ("rich", "jinja2", "cryptography", "asyncio")  # 50 to 100 ms each, and not for a line of text
 DRIVERS = ("psycopg", "neo4j", "qdrant_client", "redis", "docker", "httpx", "urllib3", "grpc", "numpy")
@@ -294,6 +295,18 @@ def test_logs_of_a_server_that_has_said_nothing(folder: Folder) -> None:
     log.write_text("one\ntwo\nthree\n")
     assert folder.ok("logs", "redis", "-n", "2").out == "two\nthree\n"
     assert folder.ok("logs").out.splitlines()[0] == "redis | one"
+    command = [sys.executable, "-c", "from multidb.cli import main; main()", "logs", "-f", "--json"]
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    with subprocess.Popen(command, cwd=folder.path, stdout=subprocess.PIPE, text=True, env=env) as following:
+        assert following.stdout is not None
+        assert "one" in following.stdout.readline()
+        with log.open("a") as more:
+            more.write("four\n")
+        read = [json.loads(following.stdout.readline()) for _ in range(3)]
+        following.send_signal(signal.SIGINT)
+        assert (following.wait(60), following.stdout.read()) == (0, "")
+    assert_documented("\n".join(map(json.dumps, read)))
+    assert [(each["server"], each["line"]) for each in read] == [("redis", line) for line in ("two", "three", "four")]
     unknown = folder.run("logs", "postgres")
     assert unknown.code == 2
     assert "servers: redis" in unknown.err

@@ -68,8 +68,9 @@ def test_a_plan_without_changes_is_one_sentence() -> None:
 
 def test_what_is_called_badly_says_nothing_of_its_own() -> None:
     bad = replace(server("one", HOSTILE), version=HOSTILE, notes=(HOSTILE,))
-    text = plan_markdown(Plan("shop", (bad,)), [HOSTILE], verbose=True)
+    text = plan_markdown(Plan("shop", (bad,)), [HOSTILE, "```", "end"], verbose=True)
     assert len(fences(text)) == 2
+    assert fences(text)[1].endswith("\n```\nend")
     outside = text
     for shown in fences(text):
         outside = outside.replace(shown, "")

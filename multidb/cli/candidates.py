@@ -14,7 +14,7 @@ import sys
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final, NamedTuple
 
-from multidb.cli.known_names import Candidate, KnownNames, Line
+from multidb.cli.known_names import Completion, KnownNames, Line
 
 __all__ = ["TABLE", "respond"]
 
@@ -53,8 +53,8 @@ def respond(shell: str, environ: Mapping[str, str]) -> int:
         if shell == "bash":
             rows = list(_for_bash(rows, current, quote, environ.get("_MULTIDB_BREAKS", "")))
         elif shell == "zsh":  # which reads value:description
-            rows = [Candidate(value.replace("\\", "\\\\").replace(":", "\\:"), told) for value, told in rows]
-        text = "\n".join([how, *(f"{value}\t{' '.join(told.split())}" for value, told in rows)])
+            rows = [Completion(value.replace("\\", "\\\\").replace(":", "\\:"), summary) for value, summary in rows]
+        text = "\n".join([how, *(f"{value}\t{' '.join(summary.split())}" for value, summary in rows)])
         sys.stdout.buffer.write(f"{text}\n".encode())
         sys.stdout.flush()
     except Exception:
@@ -64,7 +64,7 @@ def respond(shell: str, environ: Mapping[str, str]) -> int:
     return 0
 
 
-def complete(before: Iterable[str], current: str, environ: Mapping[str, str]) -> tuple[str, list[Candidate]]:
+def complete(before: Iterable[str], current: str, environ: Mapping[str, str]) -> tuple[str, list[Completion]]:
     """What may stand in the place of `current`, which is what is typed of it so far.
 
     Args:
@@ -75,7 +75,7 @@ def complete(before: Iterable[str], current: str, environ: Mapping[str, str]) ->
     """
     with open(TABLE, encoding="utf-8") as file:  # noqa: PTH123
         table = json.load(file)
-    reading = _Reading(table)
+    reading = _LineReader(table)
     for word in before:
         reading.take(word)
     prefix, source = "", reading.source_of(current)
@@ -85,22 +85,22 @@ def complete(before: Iterable[str], current: str, environ: Mapping[str, str]) ->
     if source == _FILES:
         return _FILES, []
     line = reading.line(current, environ)
-    found = reading.offers(source) if source in ("commands", "options") else _values(source, line)
+    offered = reading.offers(source) if source in ("commands", "options") else _values(source, line)
     typed = prefix + current
-    unique = {prefix + value: told for value, told in found if (prefix + value).startswith(typed)}
-    return _WORDS, [Candidate(value, told) for value, told in unique.items()]
+    unique = {prefix + value: summary for value, summary in offered if (prefix + value).startswith(typed)}
+    return _WORDS, [Completion(value, summary) for value, summary in unique.items()]
 
 
-def _values(source: str | list[str] | None, line: Line) -> Iterable[Candidate]:
+def _values(source: str | list[str] | None, line: Line) -> Iterable[Completion]:
     if isinstance(source, list):
-        return [Candidate(choice, "") for choice in source]
+        return [Completion(choice, "") for choice in source]
     if source in (None, "nothing"):
         return []
-    found: Iterable[Candidate] = getattr(KnownNames(line), str(source))()
-    return found
+    offered: Iterable[Completion] = getattr(KnownNames(line), str(source))()
+    return offered
 
 
-class _Reading:
+class _LineReader:
     """A command line, read word by word."""
 
     def __init__(self, table: Mapping[str, Any]) -> None:
@@ -148,15 +148,15 @@ class _Reading:
         """Where the values of this option come from."""
         return next((row.source for row in self._parameters if name in row.names), None)
 
-    def offers(self, source: str) -> Iterator[Candidate]:
+    def offers(self, source: str) -> Iterator[Completion]:
         """The subcommands; or the options, but for those that were given and stand once."""
         if source == "commands":
             for name in self._subcommands():
-                yield Candidate(name, self._table[f"{self._path} {name}".strip()]["help"])
+                yield Completion(name, self._table[f"{self._path} {name}".strip()]["help"])
             return
         for row in self._parameters:
             if row.repeated or not self._given.keys() & set(row.names):
-                yield from (Candidate(name, row.help) for name in row.names)
+                yield from (Completion(name, row.help) for name in row.names)
 
     def line(self, current: str, environ: Mapping[str, str]) -> Line:
         """What the words before have said."""
@@ -227,14 +227,14 @@ def split(line: str) -> tuple[list[str], str]:
     return [*words, word], quote
 
 
-def _for_bash(rows: Iterable[Candidate], current: str, quote: str, breaks: str) -> Iterator[Candidate]:
+def _for_bash(rows: Iterable[Completion], current: str, quote: str, breaks: str) -> Iterator[Completion]:
     """As bash puts it into the line, where it replaces what stands behind the last character that breaks words for it.
 
     In an open quote only names are offered that need none: what else is in a quote would have to be quoted twice.
     """
     begun = 0 if quote else max((current.rfind(character) + 1 for character in breaks if character in "=:@"), default=0)
-    for value, told in rows:
+    for value, summary in rows:
         if not quote:
-            yield Candidate(_PLAIN.sub(r"\\\g<0>", value[begun:]), told)
+            yield Completion(_PLAIN.sub(r"\\\g<0>", value[begun:]), summary)
         elif not _PLAIN.search(value):
-            yield Candidate(value, told)
+            yield Completion(value, summary)

@@ -227,7 +227,7 @@ def takes_yes_option(command: Any) -> bool:
 def takes_app_option(command: Any) -> bool:
     """Whether it takes apps by name, or sets, where an app stands for its newest, and has no ``--app`` of its own: then
     that is another way to name them."""
-    metavars = [each.metavar or "" for each in command.params if each.param_type_name == "argument"]
+    metavars = [parameter.metavar or "" for parameter in command.params if parameter.param_type_name == "argument"]
     return any("NAME" in metavar or metavar == "SET" for metavar in metavars) and _lacks(command, "--app")
 
 

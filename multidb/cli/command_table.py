@@ -56,10 +56,10 @@ def command_table(root: Any) -> str:
     entries = []
     for name, (_, summary) in COMMANDS.items():
         command = root.get_command(None, name)
-        for path, each in [(name, command), *((f"{name} {sub}", one) for sub, one in _subcommands(command))]:
-            lines = ",\n".join(f"   {json.dumps(row)}" for row in _rows(path, each))
-            told = json.dumps(summary if path == name else _sentence(each.help))
-            entries.append(f' {json.dumps(path)}: {{"help": {told}, "parameters": [\n{lines}\n ]}}')
+        for path, typed in [(name, command), *((f"{name} {sub}", one) for sub, one in _subcommands(command))]:
+            lines = ",\n".join(f"   {json.dumps(row)}" for row in _rows(path, typed))
+            text = json.dumps(summary if path == name else _sentence(typed.help))
+            entries.append(f' {json.dumps(path)}: {{"help": {text}, "parameters": [\n{lines}\n ]}}')
     return "{\n" + ",\n".join(entries) + "\n}\n"
 
 

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from multidb.provisioners import INCLUDED
 
-__all__ = ["LISTED", "Candidate", "KnownNames", "Line"]
+__all__ = ["LISTED", "Completion", "KnownNames", "Line"]
 
 LISTED: Final = ("answers", "sets.json")  # in .multidb/: the sets that were listed last, by target
 
@@ -27,11 +27,11 @@ _VARIABLE: Final = re.compile(r"[A-Z_][A-Z0-9_]*")
 _MOST_SETS: Final = 500
 
 
-class Candidate(NamedTuple):
+class Completion(NamedTuple):
     """What may be typed, and what it is."""
 
     value: str
-    told: str
+    summary: str
 
 
 class Line(NamedTuple):
@@ -60,39 +60,39 @@ class KnownNames:
 
     # Apps
 
-    def apps(self) -> Iterator[Candidate]:
+    def apps(self) -> Iterator[Completion]:
         """Those of the manifest that the line does not name yet."""
         for app, entry in self._apps().items():
             yield from self._app(app, ", ".join(_texts(entry.get("stores"))))
 
-    def removed(self) -> Iterator[Candidate]:
+    def removed(self) -> Iterator[Completion]:
         """Those that were taken out and are kept."""
         for app, stone in self._state("removed").items():
             yield from self._app(app, f"removed; kept until {str(_mapping(stone).get('until'))[:10]}")
 
-    def clones(self) -> Iterator[Candidate]:
+    def clones(self) -> Iterator[Completion]:
         """Those of the manifest that were made of another app."""
         for app, entry in self._apps().items():
             if original := _mapping(entry.get("labels")).get("clone-of"):
                 yield from self._app(app, f"a clone of {original}")
 
-    def backed_up(self) -> Iterator[Candidate]:
+    def backed_up(self) -> Iterator[Completion]:
         """Those that may have sets."""
         yield from self.apps()
         yield from self.removed()
 
-    def apps_or_plans(self) -> Iterator[Candidate]:
+    def apps_or_plans(self) -> Iterator[Completion]:
         """Those of the manifest, and the files here that are saved plans."""
         yield from self.apps()
         folder = os.path.dirname(self._line.current)  # noqa: PTH120
         for name in sorted(_listed(folder)):
             path = os.path.join(folder, name)  # noqa: PTH118
             if name.endswith(".json") and '"command": "plan"' in _text(path, 100):
-                yield Candidate(path, "a saved plan")
+                yield Completion(path, "a saved plan")
 
     # Stores and servers
 
-    def stores(self) -> Iterator[Candidate]:
+    def stores(self) -> Iterator[Completion]:
         """Those of the app that the line names, else every store."""
         entries = [entry for app, entry in self._apps().items() if app in self._line.apps]
         of_apps = [store for entry in entries for store in _texts(entry.get("stores"))]
@@ -101,16 +101,16 @@ class KnownNames:
 
             of_apps = list(STORES)
         for store in of_apps:
-            yield Candidate(store, "")
+            yield Completion(store, "")
 
-    def store_lists(self) -> Iterator[Candidate]:
+    def store_lists(self) -> Iterator[Completion]:
         """The stores, after those that stand there already with commas behind them."""
         listed, comma, _ = self._line.current.rpartition(",")
-        for store, told in self.stores():
+        for store, summary in self.stores():
             if store not in listed.split(","):
-                yield Candidate(f"{listed}{comma}{store}", told)
+                yield Completion(f"{listed}{comma}{store}", summary)
 
-    def servers(self) -> Iterator[Candidate]:
+    def servers(self) -> Iterator[Completion]:
         """Those that are known from an earlier run, or that the manifest's stores will have."""
         names = {
             name[: -len(end)] for of, end in (("access", ".json"), ("logs", ".log")) for name in self._kept(of, end)
@@ -118,15 +118,15 @@ class KnownNames:
         names |= {str(_mapping(process).get("name", "")) for process in self._state("processes").values()}
         if not names:
             names = {store for entry in self._apps().values() for store in _texts(entry.get("stores"))}
-        yield from (Candidate(name, "") for name in sorted(names) if _SERVER.fullmatch(name))
+        yield from (Completion(name, "") for name in sorted(names) if _SERVER.fullmatch(name))
 
     # Backups
 
-    def targets(self) -> Iterator[Candidate]:
+    def targets(self) -> Iterator[Completion]:
         """Those of the manifest."""
-        yield from (Candidate(target, "") for target in self._targets())
+        yield from (Completion(target, "") for target in self._targets())
 
-    def sets(self) -> Iterator[Candidate]:
+    def sets(self) -> Iterator[Completion]:
         """Apps, for their newest set, and sets, the newest first; with APP/ typed, that app's."""
         app, slash, _ = self._line.current.rpartition("/")
         if not slash:
@@ -136,12 +136,12 @@ class KnownNames:
         for of, name in [pair for pair in newest if app in ("", pair[0])][:_MOST_SETS]:
             if made := _SET.fullmatch(name):
                 year, month, day, hour, minute = made.groups()
-                told = f"{of}, {year}-{month}-{day} {hour}:{minute} UTC"
-                yield Candidate(f"{of}/{name}" if slash else name, told)
+                summary = f"{of}, {year}-{month}-{day} {hour}:{minute} UTC"
+                yield Completion(f"{of}/{name}" if slash else name, summary)
 
     # The rest
 
-    def variables(self) -> Iterator[Candidate]:
+    def variables(self) -> Iterator[Completion]:
         """Those of the app that the line names."""
         app = next(iter(self._line.apps), "")
         if not _APP.fullmatch(app):
@@ -151,9 +151,9 @@ class KnownNames:
         if not names:
             text = _text(self._path("apps", app, ".env.example"))
             names = [line.partition("=")[0] for line in text.splitlines()]
-        yield from (Candidate(name, "") for name in names if _VARIABLE.fullmatch(name))
+        yield from (Completion(name, "") for name in names if _VARIABLE.fullmatch(name))
 
-    def collections(self) -> Iterator[Candidate]:
+    def collections(self) -> Iterator[Completion]:
         """The shapes of those that the project's apps have."""
         shapes: dict[str, str] = {}
         for app, entry in self._apps().items():
@@ -162,32 +162,32 @@ class KnownNames:
             ):
                 parts = [name, *(str(_mapping(shape)[key]) for key in ("size", "distance") if key in _mapping(shape))]
                 shapes.setdefault(":".join(parts), f"as {app} has it")
-        yield from (Candidate(shape, told) for shape, told in shapes.items())
+        yield from (Completion(shape, summary) for shape, summary in shapes.items())
 
-    def extensions(self) -> Iterator[Candidate]:
+    def extensions(self) -> Iterator[Completion]:
         """Those that the project's apps have."""
         for entry in self._apps().values():
             for section in _sections(entry):
-                yield from (Candidate(name, "") for name in _texts(section.get("extensions")))
+                yield from (Completion(name, "") for name in _texts(section.get("extensions")))
 
-    def overlays(self) -> Iterator[Candidate]:
+    def overlays(self) -> Iterator[Completion]:
         """The environments that have a file to be laid over the manifest."""
         stem, suffix = os.path.splitext(os.path.basename(self._line.file))  # noqa: PTH119, PTH122
         for name in sorted(_listed(self._folder)):
             overlay = name[len(stem) + 1 : -len(suffix)]
             if suffix and overlay and name == f"{stem}.{overlay}{suffix}":
-                yield Candidate(overlay, name)
+                yield Completion(overlay, name)
 
-    def shells(self) -> Iterator[Candidate]:
+    def shells(self) -> Iterator[Completion]:
         """Those that multidb has a script for."""
-        yield from (Candidate(shell, "") for shell in ("bash", "zsh", "fish"))
+        yield from (Completion(shell, "") for shell in ("bash", "zsh", "fish"))
 
     # Files
 
-    def _app(self, app: str, told: str) -> Iterator[Candidate]:
+    def _app(self, app: str, summary: str) -> Iterator[Completion]:
         """As the line writes apps, with - or with _."""
         if _APP.fullmatch(app) and app not in self._line.apps:
-            yield Candidate(app.replace("_", "-") if "-" in self._line.current else app, told)
+            yield Completion(app.replace("_", "-") if "-" in self._line.current else app, summary)
 
     def _path(self, *parts: str) -> str:
         return os.path.join(self._folder, *parts)  # noqa: PTH118

@@ -21,7 +21,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from multidb.secrets import redact
 from multidb.service.clients import Clients
 
-__all__ = ["AccessLog", "Entry", "LogWriter", "common_line", "json_line"]
+__all__ = ["AccessLog", "LoggedRequest", "LogWriter", "common_line", "json_line"]
 
 _WAITING: Final = 2_000  # lines that wait to be written
 _LONGEST: Final = 300  # characters of a path that are written
@@ -31,7 +31,7 @@ _CLOSING: Final = 2.0  # seconds that the last lines have to be written
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class LoggedRequest:
     """One request.
 
     Args:
@@ -52,7 +52,7 @@ class Entry:
     version: str = "1.1"
 
 
-def common_line(entry: Entry) -> str:
+def common_line(entry: LoggedRequest) -> str:
     """The Common Log Format of web servers, and the seconds."""
     at = entry.at.strftime("%d/%b/%Y:%H:%M:%S %z")
     status = "-" if entry.status is None else entry.status
@@ -60,7 +60,7 @@ def common_line(entry: Entry) -> str:
     return f"{entry.client} - - [{at}] {request} {status} {entry.size} {entry.seconds:.3f}"
 
 
-def json_line(entry: Entry) -> str:
+def json_line(entry: LoggedRequest) -> str:
     """One flat JSON document."""
     return json.dumps(
         {
@@ -83,16 +83,16 @@ class LogWriter:
         say: told when lines are lost.
     """
 
-    def __init__(self, stream: TextIO, line: Callable[[Entry], str], say: Callable[[str], None]) -> None:
+    def __init__(self, stream: TextIO, line: Callable[[LoggedRequest], str], say: Callable[[str], None]) -> None:
         self._stream = stream
         self._line = line
         self._say = say
-        self._entries: queue.Queue[Entry | None] = queue.Queue(_WAITING)
+        self._entries: queue.Queue[LoggedRequest | None] = queue.Queue(_WAITING)
         self._lost = 0
         self._thread = threading.Thread(target=self._write, name="access-log", daemon=True)
         self._thread.start()
 
-    def put(self, entry: Entry) -> None:
+    def put(self, entry: LoggedRequest) -> None:
         """Has the entry written, sooner or later."""
         try:
             self._entries.put_nowait(entry)
@@ -132,7 +132,7 @@ class AccessLog:
         put: takes each entry; must not block.
     """
 
-    def __init__(self, app: ASGIApp, clients: Clients, put: Callable[[Entry], None]) -> None:
+    def __init__(self, app: ASGIApp, clients: Clients, put: Callable[[LoggedRequest], None]) -> None:
         self._app = app
         self._clients = clients
         self._put = put
@@ -156,7 +156,7 @@ class AccessLog:
         finally:
             seconds, client = time.monotonic() - began, self._clients.of(scope)
             version = scope["http_version"]
-            self._put(Entry(at, client, scope["method"], scope["path"], status, size, seconds, version))
+            self._put(LoggedRequest(at, client, scope["method"], scope["path"], status, size, seconds, version))
 
 
 def _plain(path: str) -> str:

@@ -27,7 +27,7 @@ from multidb.service.guard import Guard
 from multidb.service.metrics import exposition
 from multidb.service.overview import Overview, overview
 from multidb.service.page import page
-from multidb.service.rate import Rate
+from multidb.service.rate import ClientRate
 from multidb.service.sources import Sources
 
 __all__ = ["FRESH", "Intervals", "Service", "application"]
@@ -188,7 +188,7 @@ def application(
     *,
     token: Secret | None,
     loopback_only: bool,
-    rate: Rate | None = None,
+    rate: ClientRate | None = None,
     clients: Clients | None = None,
 ) -> Guard:
     """The whole ASGI application, guarded; see `Guard`."""

@@ -26,7 +26,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from multidb.secrets import Secret
 from multidb.service.clients import Clients
-from multidb.service.rate import Rate, network_of
+from multidb.service.rate import ClientRate, network_of
 
 __all__ = ["Guard", "is_loopback"]
 
@@ -69,7 +69,7 @@ class Guard:
         token: Secret | None,
         *,
         loopback_only: bool,
-        rate: Rate | None = None,
+        rate: ClientRate | None = None,
         clients: Clients | None = None,
     ) -> None:
         self._app = app

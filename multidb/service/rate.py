@@ -8,13 +8,13 @@ from collections.abc import Callable, Hashable
 from ipaddress import ip_address
 from typing import Final
 
-__all__ = ["Rate", "network_of"]
+__all__ = ["ClientRate", "network_of"]
 
 _MOST: Final = 10_000  # callers that are remembered; of more, those that were seen last
 _PREFIX: Final = 64  # bits of an IPv6 address that one subscriber has for himself
 
 
-class Rate:
+class ClientRate:
     """At most so many requests a minute by each caller, all of them at once if he likes. Belongs to one thread.
 
     Args:

@@ -26,13 +26,13 @@ from multidb.engine import Engine
 from multidb.errors import UsageError
 from multidb.notification import Notifier
 from multidb.secrets import Secret, generate
-from multidb.service.access_log import AccessLog, Entry, LogWriter, common_line, json_line
+from multidb.service.access_log import AccessLog, LoggedRequest, LogWriter, common_line, json_line
 from multidb.service.application import FRESH, Intervals, Service, application, executor
 from multidb.service.clients import Clients
 from multidb.service.collector import Reading
 from multidb.service.connection import Connection
 from multidb.service.guard import Guard, is_loopback
-from multidb.service.rate import Rate
+from multidb.service.rate import ClientRate
 from multidb.service.sources import Sources
 from multidb.state import ProjectState
 
@@ -188,7 +188,7 @@ def web_server(app: ASGIApp) -> uvicorn.Server:
 
 
 def _guarded(service: Service, settings: ServeOptions, state: ProjectState, clients: Clients) -> Guard:
-    rate = Rate(settings.rate) if settings.rate else None
+    rate = ClientRate(settings.rate) if settings.rate else None
     if settings.socket is not None:
         return application(service, token=settings.token, loopback_only=False, rate=rate, clients=clients)
     token, loopback_only = settings.token or project_token(state), is_loopback(settings.host)
@@ -196,7 +196,7 @@ def _guarded(service: Service, settings: ServeOptions, state: ProjectState, clie
 
 
 @contextlib.contextmanager
-def _logged(settings: ServeOptions, say: Callable[[str], None]) -> Iterator[Callable[[Entry], None] | None]:
+def _logged(settings: ServeOptions, say: Callable[[str], None]) -> Iterator[Callable[[LoggedRequest], None] | None]:
     """What takes the entries of the access log; None where there is none."""
     if settings.access_log == "none":
         yield None
@@ -225,7 +225,7 @@ def _ended(*executors: ThreadPoolExecutor) -> bool:
     hurry = threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: hurry.set())
-    ending = [threading.Thread(target=_shut_down, args=(each,), daemon=True) for each in executors]
+    ending = [threading.Thread(target=_shut_down, args=(executor,), daemon=True) for executor in executors]
     for thread in ending:
         thread.start()
     deadline = time.monotonic() + _LOOKS

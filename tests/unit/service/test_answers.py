@@ -19,7 +19,7 @@ from multidb.service.application import Intervals, Service, application
 from multidb.service.clients import Clients, network_from
 from multidb.service.documents import FailureDocument, HealthDocument, OneAppHealth
 from multidb.service.guard import Guard
-from multidb.service.rate import Rate
+from multidb.service.rate import ClientRate
 from tests.support import reports
 
 TOKEN = Secret("token-of-the-service-0123456789")
@@ -205,7 +205,7 @@ def test_a_degraded_app_is_answered_as_asked(degraded: int, code: int) -> None:
 
 def test_a_client_may_ask_so_often_and_takes_nothing_from_who_has_the_token() -> None:
     service = Service(reports.sources(), ThreadPoolExecutor(5), intervals=Intervals(0, 0, 0, 0, 0))
-    app = application(service, token=TOKEN, loopback_only=True, rate=Rate(3, clock=lambda: 0.0))
+    app = application(service, token=TOKEN, loopback_only=True, rate=ClientRate(3, clock=lambda: 0.0))
     right = {"authorization": f"Bearer {TOKEN.reveal()}"}
     assert [ask(app, "/metrics").status_code for _ in range(5)] == [401, 401, 401, 429, 429]
     assert [ask(app, "/", "POST").status_code for _ in range(2)] == [429, 429]
@@ -219,6 +219,6 @@ def test_a_client_may_ask_so_often_and_takes_nothing_from_who_has_the_token() ->
 def test_behind_a_proxy_each_client_is_counted_by_itself() -> None:
     service = Service(reports.sources(), ThreadPoolExecutor(5), intervals=Intervals(0, 0, 0, 0, 0))
     clients = Clients([network_from("127.0.0.1")])
-    rate = Rate(1, clock=lambda: 0.0)
+    rate = ClientRate(1, clock=lambda: 0.0)
     app = application(service, token=None, loopback_only=True, rate=rate, clients=clients)
     assert [ask(app, "/", **{"x-forwarded-for": f"192.0.2.{n}"}).status_code for n in (1, 2, 1)] == [200, 200, 429]

@@ -14,9 +14,9 @@ import pytest
 
 from multidb.errors import UsageError
 from multidb.secrets import Secret
-from multidb.service.access_log import AccessLog, Entry, LogWriter, common_line, json_line
+from multidb.service.access_log import AccessLog, LoggedRequest, LogWriter, common_line, json_line
 from multidb.service.clients import Clients, network_from
-from multidb.service.rate import Rate, network_of
+from multidb.service.rate import ClientRate, network_of
 
 PROXY, NEXT = network_from("10.0.0.2"), network_from("10.1.0.0/24")
 
@@ -64,7 +64,7 @@ def test_what_is_no_address_is_named(text: str) -> None:
 
 def test_a_caller_may_come_so_often_and_again_after_a_while() -> None:
     now = 100.0
-    rate = Rate(6, clock=lambda: now)
+    rate = ClientRate(6, clock=lambda: now)
     assert [rate.wait("a") for _ in range(7)] == [0, 0, 0, 0, 0, 0, 10.0]
     assert rate.wait("b") == 0, "another's is another's"
     now += 9.9
@@ -76,7 +76,7 @@ def test_a_caller_may_come_so_often_and_again_after_a_while() -> None:
 
 
 def test_callers_without_end_take_no_memory_without_end() -> None:
-    rate = Rate(1, clock=lambda: 0.0)
+    rate = ClientRate(1, clock=lambda: 0.0)
     assert rate.wait("first") == 0
     for number in range(9_999):
         rate.wait(number)
@@ -97,7 +97,7 @@ AT = datetime(2026, 11, 29, 1, 2, 3, 456789, UTC)
 
 
 def test_a_line_is_the_common_log_format_or_json() -> None:
-    entry = Entry(AT, "203.0.113.9", "GET", "/health/databases", 200, 512, 0.0123)
+    entry = LoggedRequest(AT, "203.0.113.9", "GET", "/health/databases", 200, 512, 0.0123)
     expected = '203.0.113.9 - - [29/Nov/2026:01:02:03 +0000] "GET /health/databases HTTP/1.1" 200 512 0.012'
     assert common_line(entry) == expected
     assert json.loads(json_line(entry)) == {
@@ -109,23 +109,25 @@ def test_a_line_is_the_common_log_format_or_json() -> None:
         "bytes": 512,
         "seconds": 0.0123,
     }
-    assert " - 0 0.0" in common_line(Entry(AT, "-", "GET", "/", None, 0, 0.0))
+    assert " - 0 0.0" in common_line(LoggedRequest(AT, "-", "GET", "/", None, 0, 0.0))
 
 
 @pytest.mark.parametrize("line", [common_line, json_line])
 @pytest.mark.parametrize("path", ['/a" 200\n1.2.3.4 - -', "/\x1b[2J\x9b1m", "/\u202e\u2066x", "/" + "é" * 5000, "/\\x"])
 def test_no_path_is_more_than_one_plain_line(line: Any, path: str) -> None:
-    written = line(Entry(AT, "192.0.2.1", "GET", path, 404, 0, 0.0))
+    written = line(LoggedRequest(AT, "192.0.2.1", "GET", path, 404, 0, 0.0))
     assert written.isascii()
     assert written.isprintable()
-    assert written.count('"') == (2 if line is common_line else json_line(Entry(AT, "", "", "", 1, 0, 0.0)).count('"'))
+    assert written.count('"') == (
+        2 if line is common_line else json_line(LoggedRequest(AT, "", "", "", 1, 0, 0.0)).count('"')
+    )
     assert len(written) < 300 * 6 + 200
 
 
 def test_no_secret_is_written(capsys: pytest.CaptureFixture[str]) -> None:
     token = Secret("a-token-that-stands-in-an-address")
     token.reveal()
-    entries: list[Entry] = []
+    entries: list[LoggedRequest] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 401, "headers": []})
@@ -149,7 +151,7 @@ def test_no_secret_is_written(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_who_goes_before_the_answer_is_written_down_too() -> None:
-    entries: list[Entry] = []
+    entries: list[LoggedRequest] = []
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
         raise asyncio.CancelledError
@@ -179,7 +181,7 @@ def test_a_pipe_that_nobody_reads_holds_up_no_request_and_its_lost_lines_are_cou
     stream, said = Stuck(), list[str]()
     writer = LogWriter(stream, lambda entry: entry.path, said.append)
     for number in range(2_500):
-        writer.put(Entry(AT, "-", "GET", f"/{number}", 200, 0, 0.0))
+        writer.put(LoggedRequest(AT, "-", "GET", f"/{number}", 200, 0, 0.0))
     stream.read.set()
     writer.close()
     written = stream.getvalue().splitlines()
@@ -196,6 +198,6 @@ def test_a_log_that_cannot_be_written_ends_with_a_word() -> None:
     said = list[str]()
     writer = LogWriter(Full(), lambda entry: entry.path, said.append)
     for _ in range(3):
-        writer.put(Entry(AT, "-", "GET", "/", 200, 0, 0.0))
+        writer.put(LoggedRequest(AT, "-", "GET", "/", 200, 0, 0.0))
     writer.close()
     assert said == ["the access log ends here, it cannot be written: No space left on device"]

@@ -93,7 +93,6 @@ DEFAULT_FILE = Path("multidb.yaml")
 
 _SHARED = {"file", "env", "as_json", "verbose", "result_form"}  # what `with_run` keeps to itself
 _JSON = "json"
-_FORM = typer.Option("--format", help="How to print the result; json is what --json prints.")
 
 
 @dataclass(frozen=True)
@@ -178,12 +177,17 @@ def with_run(
             return code
 
         shared = [_option("file", DEFAULT_FILE, file)] * (file is not None) + [_option("env", None, EnvOption)] * env
-        last = [] if forms is None else [_option("result_form", forms(TEXT), Annotated[forms, _FORM])]
+        last = [] if forms is None else [_option("result_form", forms(TEXT), _form_option(forms))]
         last += [_option("as_json", False, JsonOption)] + [_option("verbose", False, VerboseOption)] * verbose
         with_options.__signature__ = _with_shared(signature(work, eval_str=True), shared, last)  # type: ignore[attr-defined]
         return with_options
 
     return decorated
+
+
+def _form_option(forms: type[StrEnum]) -> object:
+    help_line = f"How to print the result: {', '.join(forms)}; json is what --json prints."
+    return Annotated[forms, typer.Option("--format", metavar="FORM", help=help_line, show_default=False)]
 
 
 def _option(name: str, default: object, annotation: object) -> Parameter:

@@ -24,6 +24,7 @@ __all__ = [
     "ManifestError",
     "MultidbError",
     "NeedsServer",
+    "NewerFormat",
     "NotAllowed",
     "PartlyApplied",
     "Problem",
@@ -87,6 +88,13 @@ class UsageError(MultidbError):
 
     code = "usage"
     exit_code = 2
+
+
+class NewerFormat(UsageError):
+    """A file was written by a newer multidb than this one, which leaves it as it is."""
+
+    code = "newer"
+    exit_code = 3
 
 
 class MachineError(UsageError):

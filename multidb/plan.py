@@ -18,6 +18,7 @@ from pydantic import JsonValue, TypeAdapter
 
 from multidb.document import parse
 from multidb.errors import Conflict, MultidbError
+from multidb.formats import PLAN
 from multidb.model import Action, Change, FieldChange, Finding, Isolation, Resource
 from multidb.validation import Document, Sha256, validated
 
@@ -161,6 +162,8 @@ class SavedPlan:
 def saved_plan(text: str) -> SavedPlan:
     """The plan in a saved document. `Unreadable` when it is none."""
     document = parse(text, _LARGEST)
+    if isinstance(document, dict) and document.get("command") == "plan":
+        document = PLAN.upgraded(document, document.get("version"))
     saved = validated(document, _SAVED)
     servers, changes = [server.server for server in saved.servers], document["changes"]
     altered = _document_digest(servers, changes) != saved.digest

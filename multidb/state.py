@@ -23,13 +23,14 @@ from typing import Any
 
 from multidb import files
 from multidb.document import Unreadable, parse
-from multidb.errors import UsageError
+from multidb.errors import NewerFormat, UsageError
+from multidb.formats import SECRETS, STATE, Format, NewerVersion
 from multidb.secrets import Secret, SecretRef
 
 __all__ = ["FileSecretStore", "ProjectState", "holder"]
 
 TURN = 60.0  # seconds in which one process has done what takes some: it stands still
-_FORMAT = 1
+_UPGRADE = "use the multidb that wrote it, or a newer one"
 _LARGEST = 256 * 1024**2  # bytes; a removed app's tombstone holds whole manifests
 
 
@@ -72,7 +73,7 @@ class FileSecretStore:
             if held == before:
                 return
             document = {str(ref): held[ref].reveal() for ref in sorted(held)}
-            text = json.dumps({"version": _FORMAT, "secrets": document}, indent=1)
+            text = json.dumps({"version": SECRETS.version, "secrets": document}, indent=1)
             files.write_text(self._path, text + "\n", mode=files.PRIVATE)
             self._stamp = None
 
@@ -91,8 +92,10 @@ class FileSecretStore:
                 hint=f"chmod 600 {self._path}, and rotate what they may have seen",
             )
         try:
-            document = _of_our_version(parse(files.read_text(self._path) or "", _LARGEST))
+            document = _upgraded(parse(files.read_text(self._path) or "", _LARGEST), SECRETS)
             values = {SecretRef.parse(name): Secret(value) for name, value in _secrets_of(document).items()}
+        except NewerVersion as wrong:
+            raise NewerFormat(str(wrong), where=str(self._path), hint=_UPGRADE) from None
         except ValueError as wrong:
             reason = f": it {wrong}" if isinstance(wrong, Unreadable) else ""
             raise UsageError(
@@ -126,7 +129,8 @@ class ProjectState:
         Not to be changed: it is shared until the file is written again.
 
         Raises:
-            UsageError: the state is damaged, or of a newer multidb, or the section has another shape.
+            NewerFormat: a newer multidb has written the state.
+            UsageError: it is damaged, or the section has another shape.
         """
         with self._guard:
             stamp = self.stamp()
@@ -153,7 +157,7 @@ class ProjectState:
             document = self._document()
             value = document[section] = self._section(document, section)
             yield value
-            document["version"] = _FORMAT
+            document["version"] = STATE.version
             files.write_text(self._path, json.dumps(document, indent=1, sort_keys=True) + "\n", mode=files.PRIVATE)
 
     def lock(
@@ -202,9 +206,11 @@ class ProjectState:
         if text is None:
             return {}
         try:
-            document = _of_our_version(parse(text, _LARGEST))
+            document = _upgraded(parse(text, _LARGEST), STATE)
             if not all(isinstance(section, dict) for name, section in document.items() if name != "version"):
                 raise Unreadable("has a section that is none")
+        except NewerVersion as wrong:
+            raise NewerFormat(str(wrong), where=str(self._path), hint=_UPGRADE) from None
         except Unreadable as wrong:
             raise self._damaged(str(wrong)) from None
         return document
@@ -228,15 +234,10 @@ def _command() -> str:
     return f"multidb {word}" if re.fullmatch("[a-z][a-z-]*", word) else "multidb"
 
 
-def _of_our_version(document: object) -> dict[str, Any]:
+def _upgraded(document: object, kind: Format) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise Unreadable("is not what multidb writes")
-    version = document.get("version", _FORMAT)
-    if type(version) is not int or version < 1:
-        raise Unreadable("has no version")
-    if version > _FORMAT:
-        raise Unreadable(f"is of version {version}, which a newer multidb has written: use that one")
-    return document
+    return kind.upgraded(document, document.get("version", 1))
 
 
 def _secrets_of(document: Mapping[str, Any]) -> dict[str, str]:

@@ -20,6 +20,7 @@ from pydantic import BeforeValidator, Field, JsonValue, StringConstraints, TypeA
 
 from multidb.document import Unreadable, moment, parse, printable
 from multidb.errors import ArchiveError
+from multidb.formats import SET, VERIFICATION, NewerVersion
 from multidb.model import App, Measures, Part
 from multidb.plan import plain
 from multidb.validation import AppId, Count, Document, Moment, Sha256, validated
@@ -43,8 +44,8 @@ __all__ = [
 
 MANIFEST: Final = "manifest.json"
 VERIFIED: Final = "verified.json"
-_FORMAT: Final = "multidb set 1"
-_VERIFIED_FORMAT: Final = "multidb verification 1"
+_FORMAT: Final = "multidb set"
+_VERIFIED_FORMAT: Final = "multidb verification"
 _ID: Final = re.compile(r"([0-9]{8}T[0-9]{6}Z)-[0-9a-f]{6}")
 LARGEST: Final = 32 * 1024**2
 """Bytes of the longest ``manifest.json`` that is read: one of some 100,000 tables."""
@@ -180,21 +181,22 @@ class BackupSet:
         """The set that a ``manifest.json`` describes. `ArchiveError` when it is damaged, of a newer multidb, or says
         what no multidb has written."""
         try:
-            body = _of_format(parse(text, LARGEST), _FORMAT)
+            body, version = _of_kind(parse(text, LARGEST), _FORMAT)
             digest = body.pop("digest", None)
-            if digest != _digest(body):
+            if version <= SET.version and digest != _digest(body):
                 raise Unreadable("is damaged: it does not have the digest that it says")
+            body = SET.upgraded(body, version)  # a mark on an earlier version is of another digest: it is verified anew
             backup_set = _set_of(validated(body, _SET))
             if backup_set._body() != body:
                 raise Unreadable("says of itself what does not fit together")
         except Unreadable as wrong:
-            hint = "use the multidb that made it, or a newer one" if isinstance(wrong, _OtherFormat) else _ANOTHER
+            hint = "use the multidb that made it, or a newer one" if isinstance(wrong, NewerVersion) else _ANOTHER
             raise ArchiveError(str(wrong), where=where, hint=hint) from None
         return backup_set
 
     def _body(self) -> dict[str, Any]:
         return {
-            "format": _FORMAT,
+            "format": f"{_FORMAT} {SET.version}",
             "id": self.id,
             "project": self.project,
             "app": self.app,
@@ -236,7 +238,7 @@ class Verification:
 
     def to_json(self) -> str:
         body = {
-            "format": _VERIFIED_FORMAT,
+            "format": f"{_VERIFIED_FORMAT} {VERIFICATION.version}",
             "set": self.set_id,
             "digest": self.digest,
             "when": self.when.isoformat(),
@@ -251,7 +253,8 @@ class Verification:
     def from_json(cls, text: str | bytes) -> Verification | None:
         """None for what is not one: then the set counts as not verified."""
         try:
-            document = validated(_of_format(parse(text, LARGEST), _VERIFIED_FORMAT), _VERIFICATION)
+            body, version = _of_kind(parse(text, LARGEST), _VERIFIED_FORMAT)
+            document = validated(VERIFICATION.upgraded(body, version), _VERIFICATION)
         except Unreadable:
             return None
         verification = cls(
@@ -335,17 +338,14 @@ def _part_document(stored: StoredPart) -> dict[str, Any]:
     }
 
 
-class _OtherFormat(Unreadable):
-    """It is of another multidb."""
-
-
-def _of_format(document: object, expected: str) -> dict[str, Any]:
-    """The document, when it is one of that kind and version."""
+def _of_kind(document: object, kind: str) -> tuple[dict[str, Any], int]:
+    """The document, when it is one of that kind, and its version."""
     if not isinstance(document, dict) or not isinstance(document.get("format"), str):
         raise Unreadable("is not of a backup set")
-    if document["format"] != expected:
-        raise _OtherFormat(f"is a {printable(document['format'])!r}, which this multidb does not read")
-    return document
+    known = re.fullmatch(rf"{kind} ([1-9][0-9]{{0,8}})", document["format"])
+    if known is None:
+        raise Unreadable(f"is a {printable(document['format'])!r}, not a {kind}")
+    return document, int(known[1])
 
 
 def _reason(value: object) -> Reason:

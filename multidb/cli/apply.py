@@ -16,7 +16,8 @@ from multidb.cli.plan_view import report_document, show_plan, show_report
 from multidb.cli.server_wide import refused_to_close
 from multidb.document import Unreadable
 from multidb.engine import Engine
-from multidb.errors import Refused, StalePlan, UsageError
+from multidb.errors import NewerFormat, Refused, StalePlan, UsageError
+from multidb.formats import NewerVersion
 from multidb.manifest import app_id, is_app_id
 from multidb.plan import SavedPlan, saved_plan
 from multidb.report import Report
@@ -118,6 +119,8 @@ def read_plan(path: Path) -> SavedPlan:
         raise UsageError("there is no such plan", where=str(path), hint=f"make it: multidb plan --out {path}")
     try:
         plan = saved_plan(text)
+    except NewerVersion as wrong:
+        raise NewerFormat(str(wrong), where=str(path), hint=f"make it again: multidb plan --out {path}") from None
     except Unreadable as wrong:
         raise UsageError(
             f"is not a plan saved by multidb: it {wrong}",

@@ -15,6 +15,7 @@ from multidb.cli.options import AppsArgument, AppsOption, DeepOption, Run, Store
 from multidb.cli.plan_view import show_plan, show_sql
 from multidb.cli.server_wide import closing_lines, show_closings
 from multidb.errors import UsageError
+from multidb.formats import PLAN
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -62,8 +63,9 @@ def plan(
     if notify:
         tell(output, engine.fleet, lambda notifier: notifier.about_plan(planned, asked))
     if out is not None:
-        saved = {"version": 1, "command": "plan", "adopt": sorted(adopt or ()), "apps": named, "stores": stores}
-        files.write_text(out, json.dumps({**saved, "deep": deep, **planned.document()}, indent=1) + "\n")
+        about = {"adopt": sorted(adopt or ()), "apps": named, "stores": stores, "deep": deep}
+        saved = {"version": PLAN.version, "command": "plan", **about, **planned.document()}
+        files.write_text(out, json.dumps(saved, indent=1) + "\n")
     if run.json:
         output.document(not planned.errors and not planned.conflicts, planned.document())
     elif run.form == PlanForm.MARKDOWN:

@@ -91,9 +91,9 @@ def test_out_and_back(applied: Folder) -> None:
         with pytest.raises(psycopg.OperationalError):
             busy.execute("SELECT 1")
     assert "multidb undo-remove ann" in done.out
-    (final,) = (each for each in applied.ok("backups", "list", "--json").json()["sets"] if each["app"] == "ann")
+    sets = applied.ok("backups", "list", "--json").json()["sets"]
+    (final,) = (each for each in sets if each["app"] == "ann" and each["set"] in done.out)
     assert final["verified"], "its final set was restored and compared"
-    assert final["set"] in done.out
     assert refused(env)
     assert "ann" not in (applied.path / "multidb.yaml").read_text()
     assert not (applied.path / "apps/ann/.env").exists()

@@ -225,4 +225,6 @@ def test_another_projects_package_of_this_name_is_told(environment: Environment,
     lost.write_text(text + "#")
     assert "multidb/ports.py of multidb-cli" in environment.shell("multidb doctor", code=1)
     lost.write_text(text)
+    with (environment.bin / "multidb").open("a") as command:
+        command.write("# written anew, as pipx does\n")
     environment.shell("multidb doctor")

@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import Any
 
 from multidb import health, usage
-from multidb.backup.cloning import CLONE_OF
+from multidb.backup.labels import CLONE_OF
 from multidb.backup.schedule import freshness_now, last_sets
 from multidb.credentials import ISSUED
 from multidb.fleet import Fleet

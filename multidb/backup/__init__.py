@@ -1,6 +1,6 @@
 """Backups: one set of one app over all of its stores, verified by restoring it.
 
-`sets`      what a set is, and its ``manifest.json``
+`sets`      what a set is, and its ``manifest.json``; `set_ids`; `labels` of the apps that are clones
 `streams`   the way of its bytes: checksum, zstd, age, checksum, target, and back; `encryption`, `targets`
 `repository` sets on targets; `copying` brings one to another; `retention` and `pruning` say which stay
 `creation`, `verifying`, `restoring`, `cloning`  the work; `places` has a place beside the live one for it

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any, Final
+from typing import Any
 
 from multidb.backup.creation import make_sets, repository, turn_off
 from multidb.backup.journal import RESTORING, Journal
+from multidb.backup.labels import CLONE_OF, EXPIRES
 from multidb.backup.repository import Copy
 from multidb.backup.restoring import SetSource, occupied, require_unbound, restore, safety_set
 from multidb.backup.sets import BackupSet
@@ -27,10 +28,7 @@ from multidb.model import App, Progress, ScriptArchive, listed
 from multidb.provisioners import STORES, provisioner
 from multidb.report import Report
 
-__all__ = ["CLONE_OF", "EXPIRES", "Cloned", "copy_into", "entry_for", "expired", "shared_options"]
-
-CLONE_OF: Final = "clone_of"
-EXPIRES: Final = "expires"
+__all__ = ["Cloned", "copy_into", "entry_for", "expired", "shared_options"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,8 @@ from multidb.backup.journal import COPYING, MAKING, PAUSED, RESTORING, Journal
 from multidb.backup.places import temporary_files
 from multidb.backup.rate import Rate
 from multidb.backup.repository import Destinations, Repository, utc_now
-from multidb.backup.sets import MANIFEST, BackupSet, Reason, StoredPart, declaration, new_id
+from multidb.backup.set_ids import new_id
+from multidb.backup.sets import MANIFEST, BackupSet, Reason, StoredPart, declaration
 from multidb.backup.settings import Settings, settings
 from multidb.backup.streams import StoreWriter
 from multidb.backup.targets import Target, open_target

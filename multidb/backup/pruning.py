@@ -8,7 +8,8 @@ from datetime import datetime
 
 from multidb.backup.repository import Copy, HalfMade, Repository
 from multidb.backup.retention import Candidate, Trust, kept
-from multidb.backup.sets import Reason, made_at
+from multidb.backup.set_ids import made_at
+from multidb.backup.sets import Reason
 from multidb.document import in_future
 from multidb.errors import MultidbError
 from multidb.model.options import Keep

@@ -13,7 +13,8 @@ from multidb.backup.journal import MAKING, PAUSED, RESTORING, VERIFYING, Journal
 from multidb.backup.places import clear
 from multidb.backup.repository import Repository
 from multidb.backup.restoring import finish_restore
-from multidb.backup.sets import MANIFEST, is_set_id
+from multidb.backup.set_ids import is_set_id
+from multidb.backup.sets import MANIFEST
 from multidb.closure import Closure, closures
 from multidb.document import printable
 from multidb.engine import Engine

@@ -13,7 +13,8 @@ from pathlib import PurePosixPath
 from typing import BinaryIO, Final
 
 from multidb.backup.encryption import Identities
-from multidb.backup.sets import LARGEST, MANIFEST, VERIFIED, BackupSet, Reason, Verification, is_set_id, made_at
+from multidb.backup.set_ids import is_set_id, made_at
+from multidb.backup.sets import LARGEST, MANIFEST, VERIFIED, BackupSet, Reason, Verification
 from multidb.backup.streams import StoreReader, Upload
 from multidb.backup.targets import Target
 from multidb.document import APP_ID, in_future

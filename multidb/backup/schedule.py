@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
-from multidb.backup.cloning import CLONE_OF
 from multidb.backup.journal import PAUSED, Journal
-from multidb.backup.sets import is_set_id, made_at
+from multidb.backup.labels import CLONE_OF
+from multidb.backup.set_ids import is_set_id, made_at
 from multidb.backup.settings import Settings, settings
 from multidb.closure import closures
 from multidb.document import in_future

@@ -9,16 +9,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-import secrets
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BeforeValidator, Field, JsonValue, StringConstraints, TypeAdapter
 
-from multidb.document import Unreadable, moment, parse, printable
+from multidb.backup.set_ids import is_set_id, made_at
+from multidb.document import Unreadable, parse, printable
 from multidb.errors import ArchiveError
 from multidb.formats import SET, VERIFICATION, NewerVersion
 from multidb.model import App, Measures, Part
@@ -36,9 +36,6 @@ __all__ = [
     "StoredPart",
     "Verification",
     "declaration",
-    "is_set_id",
-    "made_at",
-    "new_id",
     "stored_path",
 ]
 
@@ -46,7 +43,6 @@ MANIFEST: Final = "manifest.json"
 VERIFIED: Final = "verified.json"
 _FORMAT: Final = "multidb set"
 _VERIFIED_FORMAT: Final = "multidb verification"
-_ID: Final = re.compile(r"([0-9]{8}T[0-9]{6}Z)-[0-9a-f]{6}")
 LARGEST: Final = 32 * 1024**2
 """Bytes of the longest ``manifest.json`` that is read: one of some 100,000 tables."""
 
@@ -261,28 +257,6 @@ class Verification:
             document.set_id, document.digest, document.when, document.multidb, document.failures, document.unverified
         )
         return verification if verification.ok is document.ok else None
-
-
-def new_id(now: datetime) -> str:
-    """A new set's id: its moment in UTC, which sorts by age, and six random digits."""
-    return f"{now.astimezone(UTC):%Y%m%dT%H%M%SZ}-{secrets.token_hex(3)}"
-
-
-def made_at(set_id: str) -> datetime:
-    """The moment in a set's id. `ValueError` when it is none."""
-    match = _ID.fullmatch(set_id)
-    if match is None:
-        raise ValueError(f"{set_id!r} is not the id of a backup set")
-    return moment(match[1])
-
-
-def is_set_id(text: str) -> bool:
-    """Whether it is the id of a set."""
-    try:
-        made_at(text)
-    except ValueError:
-        return False
-    return True
 
 
 def stored_path(store: str, name: str, *, encrypted: bool) -> str:

@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 
 from multidb import files
-from multidb.backup.cloning import CLONE_OF, EXPIRES, copy_into, entry_for
+from multidb.backup.cloning import copy_into, entry_for
 from multidb.backup.journal import exclusively
+from multidb.backup.labels import CLONE_OF, EXPIRES
 from multidb.backup.sets import declaration
 from multidb.cli.entries import ensure_entry
 from multidb.cli.env_files import write_env_files

@@ -8,8 +8,8 @@ from typing import Annotated
 import typer
 
 from multidb import removal
-from multidb.backup.cloning import CLONE_OF, EXPIRES
 from multidb.backup.journal import exclusively
+from multidb.backup.labels import CLONE_OF, EXPIRES
 from multidb.backup.repository import utc_now
 from multidb.cli.options import Run, examples, with_run
 from multidb.cli.output import Output

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from typing import Any, Final, NamedTuple
 
+from multidb.backup.labels import CLONE_OF
 from multidb.provisioners import INCLUDED
 
 __all__ = ["LISTED", "Completion", "KnownNames", "Line"]
@@ -73,7 +74,7 @@ class KnownNames:
     def clones(self) -> Iterator[Completion]:
         """Those of the manifest that were made of another app."""
         for app, entry in self._apps().items():
-            if original := _mapping(entry.get("labels")).get("clone-of"):
+            if original := _mapping(entry.get("labels")).get(CLONE_OF):
                 yield from self._app(app, f"a clone of {original}")
 
     def backed_up(self) -> Iterator[Completion]:

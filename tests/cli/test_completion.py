@@ -20,7 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from multidb.backup.sets import is_set_id
+from multidb.backup.labels import CLONE_OF
+from multidb.backup.set_ids import is_set_id
 from multidb.cli.candidates import TABLE
 from multidb.cli.known_names import KnownNames
 from multidb.project import load_project
@@ -34,7 +35,7 @@ project: shop
 backup: {to: [backups/, "s3://bucket/sets"]}
 apps:
   ann: {stores: [postgres, qdrant], qdrant: {collections: {knowledge: {size: 4}}}}
-  beep_boop: {stores: [postgres, redis], labels: {clone-of: ann}}
+  beep_boop: {stores: [postgres, redis], labels: {clone_of: ann}}
   bob: {stores: [redis]}
 """
 SETS = "20261121T140501Z-1a2b3c", "20261122T140501Z-1a2b3c"
@@ -282,6 +283,7 @@ def test_the_table_names_sources_that_there_are(shop: Path) -> None:
         source for source in sources if source not in ("files", "nothing") and not hasattr(KnownNames, source)
     ] == []
     assert all(is_set_id(name) for name in SETS)
+    assert f"{CLONE_OF}: ann" in MANIFEST
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,11 @@ from typing import Any
 import pytest
 import zstandard
 
-from multidb.backup.cloning import CLONE_OF, EXPIRES, entry_for
+from multidb.backup.cloning import entry_for
 from multidb.backup.copying import copy_set
 from multidb.backup.creation import repository
 from multidb.backup.journal import MAKING, Journal
+from multidb.backup.labels import CLONE_OF, EXPIRES
 from multidb.backup.pruning import decide
 from multidb.backup.recovery import recover
 from multidb.backup.repository import utc_now

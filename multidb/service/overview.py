@@ -5,10 +5,11 @@ Pure. A part that was not read yet, or whose look failed, is None: unknown is ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from multidb.audit import Audit
+from multidb.backup.cloning import CLONE_OF
 from multidb.backup.schedule import LastSets
 from multidb.health import HealthReport
 from multidb.model import Health, Isolation, Project, Status
@@ -56,6 +57,21 @@ class AppRow:
     labels: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def open(self) -> bool:
+        """Whether the last audit found one of its walls open."""
+        return any(cell.open for cell in self.cells.values())
+
+    @property
+    def standing(self) -> str:
+        """Its status in a word. An app that others get into is not called healthy."""
+        return _standing(self.status, {cell.verdict for cell in self.cells.values()})
+
+    @property
+    def clone(self) -> bool:
+        """Whether it is one, which is not backed up: it can be made again."""
+        return CLONE_OF in self.labels
+
+    @property
     def drift(self) -> int | None:
         """Changes that a plan would make for the app; None: unknown on every store."""
         known = [cell.drift for cell in self.cells.values() if cell.drift is not None]
@@ -78,6 +94,17 @@ class Overview:
     audit: Audit | None = None
     usage: UsageReport | None = None
     backups_known: bool = False
+
+    @property
+    def open(self) -> bool:
+        """Whether the last audit found the wall of an app open."""
+        return any(row.open for row in self.rows)
+
+    @property
+    def standing(self) -> str:
+        """The status of all apps in a word; they are not called healthy while others get into one of them."""
+        verdicts = {cell.verdict for row in self.rows for cell in row.cells.values()}
+        return _standing(self.health.status if self.health else None, verdicts)
 
 
 def overview(
@@ -125,6 +152,12 @@ def overview(
     )
     stores = tuple(store for store in project.stores if project.apps_with(store))
     return Overview(project.name, stores, rows, health, plan, audit, usage, backups is not None)
+
+
+def _standing(status: Status | None, verdicts: Collection[str]) -> str:
+    word = status.value if status is not None else "unknown"
+    opening = "breached" if "breach" in verdicts else "wall open" if "hole" in verdicts else ""
+    return f"{word}, {opening}" if opening and status is Status.UNHEALTHY else opening or word
 
 
 def _isolation(plan: Plan | None, audit: Audit | None) -> dict[tuple[str, str], tuple[Isolation, str]]:

@@ -117,10 +117,11 @@ def _tiles(known: Overview, readings: Mapping[str, Reading[Any] | None]) -> Iter
 
 
 def _health_tile(health: HealthReport, every: Sequence[AppRow]) -> _Tile:
-    rows = [row for row in every if row.status is not None]
-    well = sum(row.status is Status.HEALTHY for row in rows)
-    detail = "apps are healthy" if well == len(rows) else f"healthy, {len(rows) - well} not"
-    return _Tile("Health", f"{well} of {len(rows)}", detail, _tone(health.status))
+    well = sum(row.status is Status.HEALTHY for row in every)
+    detail = "apps are healthy" if well == len(every) else f"healthy, {len(every) - well} not"
+    opened = sum(row.open for row in every)
+    detail += f", {opened} with an open wall" * bool(opened)
+    return _Tile("Health", f"{well} of {len(every)}", detail, "bad" if opened else _tone(health.status))
 
 
 def _isolation_tile(audit: Audit) -> _Tile:
@@ -136,16 +137,18 @@ def _isolation_tile(audit: Audit) -> _Tile:
 
 
 def _backup_tile(rows: Sequence[AppRow]) -> _Tile:
-    known = [row for row in rows if row.backup is not None]
+    """Of all apps but clones, also of those that the manifest asks for no backup of."""
+    counted = [row for row in rows if not row.clone]
+    known = [row for row in counted if row.backup is not None]
     if not known:
         return _Tile("Backups", "not scheduled", "the manifest asks for none", "none")
     verified = sum(row.backup is not None and row.backup.verified is not None for row in known)
     late = sum(row.backup_health is not None and row.backup_health.status is not Status.HEALTHY for row in known)
-    unscheduled = sum(row.backup is not None and row.backup.every is None for row in known)
+    unscheduled = sum(row.backup is None or row.backup.every is None for row in counted)
     detail = "have a verified backup" + f", {late} late" * bool(late)
     detail += f", {unscheduled} not scheduled" * bool(unscheduled)
     tone = "warn" if late or verified < len(known) else "none" if unscheduled else "good"
-    return _Tile("Backups", f"{verified} of {len(known)}", detail, tone)
+    return _Tile("Backups", f"{verified} of {len(counted)}", detail, tone)
 
 
 def _drift_tile(plan: Plan) -> _Tile:

@@ -14,7 +14,7 @@ import pytest
 from multidb.audit import Audit
 from multidb.audit.findings import Untried
 from multidb.backup.schedule import LastSets
-from multidb.model import Search
+from multidb.model import Search, Status
 from multidb.service.collector import Reading
 from multidb.service.overview import Overview, overview
 from multidb.service.page import page, sparkline
@@ -78,9 +78,9 @@ def document() -> Document:
 
 
 def test_the_table_says_everything_in_words(document: Document) -> None:
-    assert document.texts("title") == ["digi: unhealthy (multidb)"]
+    assert document.texts("title") == ["digi: unhealthy, breached (multidb)"]
     assert document.texts("th", scope="col") == ["App", "Postgres", "Redis", "Verified backup", "Open drift"]
-    assert document.texts("th", scope="row") == ["lernmi ✕unhealthy", "beep_boop !degraded"]
+    assert document.texts("th", scope="row") == ["lernmi ✕unhealthy, breached", "beep_boop !degraded"]
     cells = document.texts("td")
     assert cells[0] == "Postgres ✓healthy 3.2 ms wall open: breach 9.0 MB 112% of quota"
     assert cells[1] == "Redis ✕unhealthy naming-only size unknown"
@@ -96,7 +96,16 @@ def test_a_set_that_was_proved_counts_also_where_none_is_scheduled() -> None:
     document = Document(page(shown, {}))
     cells = [text for text in document.texts("td", role="cell") if text.startswith("Verified backup")]
     assert cells == [f"Verified backup {reports.AT:%Y-%m-%d %H:%M} UTC not scheduled", "Verified backup not scheduled"]
-    assert "1 of 1 have a verified backup, 1 not scheduled" in document.texts("dd")
+    assert "1 of 2 have a verified backup, 2 not scheduled" in document.texts("dd")
+
+
+def test_an_app_that_others_get_into_is_not_called_healthy() -> None:
+    rows = tuple(replace(row, status=Status.HEALTHY) for row in known().rows)
+    document = Document(page(replace(known(), rows=rows, health=reports.health(Status.HEALTHY)), {}))
+    assert document.texts("title") == ["digi: breached (multidb)"]
+    assert document.texts("span", **{"class": "state bad"})[0] == "✕breached"
+    assert document.texts("th", scope="row") == ["lernmi ✕breached", "beep_boop ✓healthy"]
+    assert document.texts("dd")[0] == "2 of 2 apps are healthy, 1 with an open wall"
 
 
 def test_what_is_wrong_comes_worst_first_with_the_command(document: Document) -> None:

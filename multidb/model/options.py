@@ -11,9 +11,18 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
+from ipaddress import IPv4Network
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    GetCoreSchemaHandler,
+    GetJsonSchemaHandler,
+    field_validator,
+)
 from pydantic_core import CoreSchema, core_schema
 
 from multidb.model.figures import bytes_of, duration_of, duration_text, memory_of, memory_text
@@ -33,6 +42,7 @@ __all__ = [
     "Keep",
     "Memory",
     "Notify",
+    "Proxy",
     "RuntimeKind",
     "Section",
     "Size",
@@ -239,6 +249,36 @@ class Certificates(Section):
     ca: str = Field(min_length=1, description="The certificate of the authority that apps trust, in PEM.")
 
 
+class Proxy(Section):
+    """The reverse proxy that speaks TLS before `multidb serve`."""
+
+    name: str = Field(
+        default="localhost",
+        max_length=253,
+        pattern=r"^[a-z0-9]([a-z0-9-]*[a-z0-9])?(\.[a-z0-9]([a-z0-9-]*[a-z0-9])?)*$",
+        json_schema_extra={"errorMessage": "must be a host name such as multidb.example.com, in small letters"},
+        description="The name by which browsers reach it. A public one gets a certificate from Let's Encrypt, and is "
+        "published to the world; localhost one that the proxy signs itself, and is published on this machine only.",
+    )
+    subnet: IPv4Network = Field(
+        default=IPv4Network("172.31.86.0/28"),
+        description="Network between proxy and multidb in containers; another where this machine uses it already.",
+    )
+    image: str = Field(
+        default="caddy:2.10.2",
+        pattern=r"^[a-z0-9][A-Za-z0-9._/@:-]*$",
+        json_schema_extra={"errorMessage": "must be an image of Caddy 2"},
+        description="The proxy's image: Caddy 2.",
+    )
+
+    @field_validator("subnet")
+    @classmethod
+    def _room(cls, subnet: IPv4Network) -> IPv4Network:
+        if not 16 <= subnet.prefixlen <= 29:
+            raise ValueError("must be a network of /16 to /29, such as 172.31.86.0/28")
+        return subnet
+
+
 class Deploy(Section):
     """How servers and apps are laid out in compose files."""
 
@@ -246,7 +286,7 @@ class Deploy(Section):
         default="hybrid",
         description="single: one compose file. separate: one per app. hybrid: the servers in one, each app in its own.",
     )
-    profiles: tuple[Literal["backup", "monitoring", "pgbouncer"], ...] = Field(
+    profiles: tuple[Literal["backup", "monitoring", "pgbouncer", "proxy", "serve"], ...] = Field(
         default=(), description="Optional services that run beside the servers."
     )
     expose: Literal["loopback", "none"] = Field(
@@ -272,6 +312,7 @@ class Deploy(Section):
         json_schema_extra={"errorMessage": "must be an image such as pgbouncer:1.24 (1.19 is the oldest that will do)"},
         description="The pooler's image; PgBouncer 1.19 or later, which can look up passwords in another database.",
     )
+    proxy: Proxy = Field(default_factory=Proxy, description="The proxy of the profile proxy.")
 
 
 class Webhook(Section):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -26,21 +26,28 @@ __all__ = [
     "CA_MOUNTED",
     "GRAFANA",
     "MONITORING",
-    "MONITORING_VOLUMES",
     "TOKEN",
     "TlsMaterial",
     "render",
+    "volumes_beside",
 ]
 
 MONITORING: Final = "monitoring"
 BACKUP: Final = "backup"
+_SERVE: Final = "serve"
+_PROXY: Final = "proxy"
+_SERVING: Final = (MONITORING, _PROXY, _SERVE)  # profiles with which multidb serve runs
+_PROXY_ADDRESS: Final = 2  # in its network, whose first address is the gateway's
 _TIMERS: Final = ("crontab", "cronjob.yaml", "multidb-backup.service", "multidb-backup.timer")
 TOKEN: Final = "multidb"
 """What `render` calls the token of `multidb serve` when it asks for a secret."""
 GRAFANA: Final = "grafana"
 """What `render` calls the password of Grafana's admin when it asks for a secret."""
 _MONITORS: Final = frozenset({"multidb", "prometheus", "alertmanager", "grafana"})
-MONITORING_VOLUMES: Final = ("prometheus-data", "alertmanager-data", "grafana-data")
+_VOLUMES: Final = {
+    MONITORING: ("prometheus-data", "alertmanager-data", "grafana-data"),
+    _PROXY: ("proxy-data", "proxy-config"),
+}
 _MONITORING_FILES: Final = {  # beside the compose file: template
     "prometheus/prometheus.yml": "prometheus.yml.j2",
     "prometheus/alerts.yml": "alerts.yml.j2",
@@ -54,6 +61,11 @@ _MONITORING_FILES: Final = {  # beside the compose file: template
 CA_FILE: Final = "tls/ca.crt"  # beside the compose file
 CA_MOUNTED: Final = "/etc/multidb-tls/ca.crt"  # in every container, servers and apps
 _PROGRAM: Final = 0o755
+_APART: Final[dict[str, Any]] = {
+    "profiles": (),
+    "serving": (),
+    "volumes_beside": (),
+}  # where an app has its own servers
 _SHOWN: Final = 12  # a shorter secret would be found by chance
 
 
@@ -87,6 +99,11 @@ class _ComposeFile:
     def root(self) -> str:
         """The way from its folder to that of the manifest."""
         return "/".join([".."] * len(self.folder.split("/")))
+
+
+def volumes_beside(profiles: Collection[str]) -> list[str]:
+    """The volumes that the services of the manifest's `profiles` have, beside the servers'."""
+    return [name for profile, names in _VOLUMES.items() if profile in profiles for name in names]
 
 
 def render(
@@ -127,6 +144,7 @@ def render(
     if BACKUP in project.deploy.profiles:
         for name in _TIMERS:
             files[f"infrastructure/backup/{name}"] = RenderedFile(rendering.text(f"backup/{name}.j2"))
+    files |= rendering.on_the_machine(beside=bool(containers) and project.deploy.strategy != "separate")
     for app_id, variables in env.items():
         files |= env_files(app_id, variables)
     secrets = [rendering.used[name] for name in rendering.used]
@@ -158,6 +176,7 @@ def _refuse(project: Project, containers: Sequence[Container]) -> None:
     pooled = {container.pooler.name for container in containers if container.pooler is not None}
     names |= pooled | {f"{name}-setup" for name in pooled}
     names |= _MONITORS if MONITORING in profiles else set()
+    names |= {"multidb", "proxy"} if {_SERVE, _PROXY} & set(profiles) else set()
     for app in project.apps.values():
         if project.deploy.strategy != "hybrid" and _service(app) in names:
             raise UsageError(
@@ -227,7 +246,10 @@ class _Rendering:
             "network": self._project.name,
             "published": self._project.deploy.expose == "loopback",
             "profiles": self._project.deploy.profiles,
-            "monitoring_volumes": MONITORING_VOLUMES,
+            "volumes_beside": volumes_beside(self._project.deploy.profiles),
+            "serving": self._serving(),
+            "proxy": self._project.deploy.proxy,
+            "proxy_address": str(self._project.deploy.proxy.subnet[_PROXY_ADDRESS]),
             "backup_image": self._project.deploy.backup_image,
             "backup_mounts": self._backup_mounts,
             "notify_option": ["--notify"] if self._receivers() else [],
@@ -260,8 +282,10 @@ class _Rendering:
             for path, template in pooler.files.items():
                 text = self.text(template, container=container, root=place.root)
                 files[f"{folder}/{path}"] = RenderedFile(text)
+        if self._serving() and not place.secrets_file:
+            secrets["MULTIDB_TOKEN"] = self._used(TOKEN)
         if MONITORING in self._project.deploy.profiles:
-            secrets |= {"MULTIDB_TOKEN": self._used(TOKEN), "GRAFANA_PASSWORD": self._used(GRAFANA)}
+            secrets["GRAFANA_PASSWORD"] = self._used(GRAFANA)
             for path, template in _MONITORING_FILES.items():
                 text = self.text(f"monitoring/{template}", root=place.root)
                 files[f"{folder}/monitoring/{path}"] = RenderedFile(text)
@@ -269,7 +293,7 @@ class _Rendering:
             files |= {f"{folder}/{path}": file for path, file in self._tls(self._trust, place).items()}
         env = f"{folder}/{place.secrets_file or '.env'}"
         values = {"compose_file": place.path, "separate": bool(place.secrets_file), "root": place.root}
-        values["user"] = self._user if {MONITORING, BACKUP} & {*self._project.deploy.profiles} else ""
+        values["user"] = self._user if self._serving() or BACKUP in self._project.deploy.profiles else ""
         shown = {name: value.reveal() for name, value in secrets.items()}
         files[env] = RenderedFile(self.text("env.j2", secrets=shown, **values), PRIVATE)
         hidden = dict.fromkeys(secrets, "")
@@ -293,6 +317,23 @@ class _Rendering:
             for path, template in tls_files.items():
                 rendered[f"{folder}/{path}"] = RenderedFile(self.text(template, users=users[name], root=place.root))
         return rendered
+
+    def on_the_machine(self, *, beside: bool) -> dict[str, RenderedFile]:
+        """What has `multidb serve`, and a proxy before it, run by the machine itself.
+
+        Args:
+            beside: the proxy is a service beside the servers.
+        """
+        profiles, files = self._project.deploy.profiles, {}
+        proxied = _PROXY in profiles and not beside
+        if _SERVE in profiles or proxied:
+            values = {"proxied": proxied, "user": self._user.partition(":")}
+            unit = self.text("serve/multidb-serve.service.j2", **values)
+            files["infrastructure/serve/multidb-serve.service"] = RenderedFile(unit)
+        if _PROXY in profiles:
+            caddyfile = self.text("proxy/Caddyfile.j2", beside=beside)
+            files["infrastructure/proxy/Caddyfile"] = RenderedFile(caddyfile)
+        return files
 
     def joining(self, app: App) -> RenderedFile:
         """The compose file of an app whose servers run elsewhere."""
@@ -332,7 +373,7 @@ class _Rendering:
             joining=True,
             ca_file=f"./{CA_FILE}" if self._trust else "",
             # Services beside the servers stand where all servers are; of the profiles, the timers are left.
-            **({"network": network, "profiles": ()} if place.secrets_file else {}),
+            **(_APART | {"network": network} if place.secrets_file else {}),
         )
 
     def _app(self, app: App, folder: str, needs: Sequence[str]) -> dict[str, Any]:
@@ -348,6 +389,9 @@ class _Rendering:
 
     def _poolers(self, place: _ComposeFile) -> dict[str, tuple[Pooler, Container]]:
         return poolers(place.containers, self._project.deploy.profiles)
+
+    def _serving(self) -> list[str]:
+        return [profile for profile in _SERVING if profile in self._project.deploy.profiles]
 
     def _backup_mounts(self, root: str) -> list[str]:
         """The folders outside of the project that sets are written to, in the container where the manifest says."""

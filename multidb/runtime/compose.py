@@ -28,7 +28,7 @@ from multidb.model import App, Endpoint, Progress, Project, Server
 from multidb.model.container import Container, Pooler, poolers
 from multidb.ports import LOOPBACK, is_taken
 from multidb.provisioners import provisioner
-from multidb.render.deployment import CA_FILE, MONITORING, MONITORING_VOLUMES
+from multidb.render.deployment import CA_FILE, volumes_beside
 from multidb.runtime import ServerState, ServerStatus, compose_tool, inside
 from multidb.runtime.container_state import ContainerState, Verdict, judge
 from multidb.runtime.docker_engine import DockerEngine
@@ -320,11 +320,10 @@ class ComposeRuntime:
             )
 
     def _own_volumes(self) -> set[str]:
-        """The volumes of the rendered files: the servers', and those of the profile monitoring."""
-        beside = MONITORING_VOLUMES if MONITORING in self._project.deploy.profiles else ()
+        """The volumes of the rendered files: the servers', and those of the services beside them."""
         return {
             *(self._volume(container) for container in self._containers),
-            *(f"{self._project.name}_{name}" for name in beside),
+            *(f"{self._project.name}_{name}" for name in volumes_beside(self._project.deploy.profiles)),
         }
 
     def _volumes(self) -> set[str]:

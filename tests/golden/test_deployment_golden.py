@@ -40,6 +40,9 @@ CASES = {
     "single_monitoring_unexposed": "deploy: {strategy: single, expose: none, profiles: [backup, monitoring]}",
     "hybrid_backup": "deploy: {profiles: [backup]}\nbackup: {every: 6h, to: [backups/, /mnt/nas/digi]}\n"
     "notify: {webhooks: [{url: {env: CHAT_HOOK}}], heartbeat: {file: heartbeat.url}}",
+    "hybrid_serve_proxy": "deploy: {profiles: [serve, proxy], proxy: {name: multidb.example.com}}",
+    "single_proxy_unexposed": "deploy: {strategy: single, expose: none, profiles: [proxy, monitoring]}",
+    "separate_proxy": "deploy: {strategy: separate, profiles: [proxy]}",
     "expose_none": "deploy: {expose: none}",
     "servers": "servers:\n"
     f'  postgres: {{image: "postgres@sha256:{DIGEST}", port: 15432, memory: 4g, cpus: 1.5, max_connections: 400}}\n'
@@ -85,6 +88,7 @@ def test_the_files_are_as_reviewed(case: tuple[str, Path], rendered: dict[str, R
     )
     text = re.sub(r"(?s)-----BEGIN ([A-Z ]+)-----.*?-----END \1-----", r"(a \1, another in each project)", text)
     text = re.sub(r"(?m)^MULTIDB_USER=\d+:\d+$", "MULTIDB_USER=(the owner)", text)
+    text = re.sub(r"(?m)^(User|Group)=\d+$", r"\1=(the owner's)", text)
     golden = Path(__file__).parent / "deployments" / f"{case[0]}.txt"
     if os.environ.get("MULTIDB_UPDATE_GOLDEN"):
         golden.write_text(text)

@@ -1,4 +1,5 @@
-"""The timers beside the backup sidecar, tried on those who will read them: Kubernetes' schemas, systemd, cron."""
+"""The timers beside the backup sidecar and the unit of `multidb serve`, tried on those who will read them: Kubernetes'
+schemas, systemd, cron."""
 
 from __future__ import annotations
 
@@ -34,12 +35,16 @@ def test_kubernetes_takes_the_cron_jobs(timers: dict[str, str], version: str) ->
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd-analyze (Debian: package systemd)")
 def test_systemd_takes_the_units(timers: dict[str, str], tmp_path: Path) -> None:
-    units = [tmp_path / name for name in timers if name.endswith((".service", ".timer"))]
-    assert len(units) == 2
+    (tmp_path / "project").mkdir()
+    made = deployment(tmp_path / "project", "deploy: {profiles: [serve]}").files(new_secrets=True)
+    texts = {name: text for name, text in timers.items() if name.endswith((".service", ".timer"))}
+    texts["multidb-serve.service"] = made["infrastructure/serve/multidb-serve.service"].text
+    units = [tmp_path / name for name in texts]
+    assert len(units) == 3
 
     def verified(**changed: str) -> str:
         for unit in units:
-            text = timers[unit.name].replace("/usr/local/bin/multidb", "/bin/true")  # it is looked for
+            text = texts[unit.name].replace("/usr/local/bin/multidb", "/bin/true")  # it is looked for
             for old, new in changed.items():
                 text = text.replace(old, new)
             unit.write_text(text)
@@ -49,6 +54,7 @@ def test_systemd_takes_the_units(timers: dict[str, str], tmp_path: Path) -> None
 
     assert verified() == ""
     assert "OnCalender" in verified(OnCalendar="OnCalender")  # the control
+    assert "NoNewPrivilege'" in verified(NoNewPrivileges="NoNewPrivilege")
 
 
 def test_cron_takes_the_lines(timers: dict[str, str]) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from multidb.audit import Audit
-from multidb.backup.cloning import CLONE_OF
+from multidb.backup.labels import CLONE_OF
 from multidb.backup.schedule import LastSets
 from multidb.health import HealthReport
 from multidb.model import Health, Isolation, Project, Status

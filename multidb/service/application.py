@@ -180,6 +180,7 @@ class Service:
             usage=usage.report if usage else None,
             looks=usage.looks if usage else (),
             backups=values["backups"],
+            histories=self._sources.histories,
         )
 
 

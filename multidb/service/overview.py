@@ -7,11 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 
 from multidb.audit import Audit
 from multidb.backup.labels import CLONE_OF
 from multidb.backup.schedule import LastSets
 from multidb.health import HealthReport
+from multidb.health_history import Places
 from multidb.model import Health, Isolation, Project, Status
 from multidb.plan import Plan
 from multidb.usage import Look, StoreUsage, UsageReport
@@ -28,6 +30,7 @@ class Cell:
         verdict: what the last audit says: ``breach``, ``hole``, ``not proved``, a level; empty: there was none.
         history: its sizes in bytes at earlier looks, oldest first.
         drift: changes that a plan would make; None: unknown.
+        since: when the first of the checks was made that have all had the same status since then; None: unknown.
     """
 
     app: str
@@ -38,6 +41,7 @@ class Cell:
     usage: StoreUsage | None = None
     history: tuple[int, ...] = ()
     drift: int | None = None
+    since: datetime | None = None
 
     @property
     def open(self) -> bool:
@@ -116,6 +120,7 @@ def overview(
     usage: UsageReport | None = None,
     looks: Sequence[Look] = (),
     backups: Mapping[str, LastSets] | None = None,
+    histories: Places | None = None,
 ) -> Overview:
     """Brings the readings together. What they say of apps that are no longer in the manifest is left out.
 
@@ -125,6 +130,7 @@ def overview(
     checked = {(check.app, check.store): check.health for check in health.checks} if health else {}
     promised = _isolation(plan, audit)
     drift = _drift(plan)
+    since = {place: history.since for place, history in (histories or {}).items()}
     used = {(entry.app, entry.store): entry for entry in usage.stores} if usage else {}
 
     def cell(app: str, store: str) -> Cell:
@@ -137,6 +143,7 @@ def overview(
             used.get((app, store)),
             tuple(size for look in looks if (size := look.size(app, store)) is not None),
             drift.get((app, store)),
+            since.get((app, store)),
         )
 
     rows = tuple(

@@ -143,4 +143,4 @@ def sources(**looks: Callable[[], Any]) -> Any:
         "backups": backups,
         "freshness": freshness,
     }
-    return SimpleNamespace(project=project(), **{**found, **looks})
+    return SimpleNamespace(project=project(), histories={}, **{**found, **looks})

@@ -14,6 +14,7 @@ import pytest
 from multidb.audit import Audit
 from multidb.audit.findings import Untried
 from multidb.backup.schedule import LastSets
+from multidb.health_history import PlaceHistory
 from multidb.model import Search, Status
 from multidb.service.collector import Reading
 from multidb.service.overview import Overview, overview
@@ -106,6 +107,14 @@ def test_an_app_that_others_get_into_is_not_called_healthy() -> None:
     assert document.texts("span", **{"class": "state bad"})[0] == "✕breached"
     assert document.texts("th", scope="row") == ["lernmi ✕breached", "beep_boop ✓healthy"]
     assert document.texts("dd")[0] == "2 of 2 apps are healthy, 1 with an open wall"
+
+
+def test_a_place_says_since_when_it_is_as_it_is() -> None:
+    history = {("lernmi", "redis"): PlaceHistory(Status.UNHEALTHY, reports.AT, (None,))}
+    shown = overview(reports.project(), health=reports.health(), histories=history)
+    cells = Document(page(shown, {})).texts("td")
+    assert cells[1].startswith("Redis ✕unhealthy since 2026-11-21 12:00 UTC")
+    assert "since" not in cells[0]
 
 
 def test_what_is_wrong_comes_worst_first_with_the_command(document: Document) -> None:

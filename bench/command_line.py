@@ -188,7 +188,7 @@ def _add_app() -> Result:
         engine.fleet.runtime.up(quiet)  # Neo4j's own instance start is apart,
         engine.plan()  # and so is its warming up: a JVM's first answers are slow
         started = time.perf_counter()
-        _python("from multidb.cli import main; main()", "add-app", "second", folder=folder)
+        _python("from multidb.cli import main; main()", "add-app", "second", "--yes", folder=folder)
         ours = time.perf_counter() - started
     return Result(
         "add-app on all four stores, servers up and asked once before (seconds against 3)",

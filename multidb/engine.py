@@ -71,12 +71,13 @@ class Engine:
         plans = [_server_plan(answer) for answer in self.fleet.ask(scope, self._planning(scope))]
         return Plan(self.project.name, tuple(plans), tuple(self._warnings(scope, plans)))
 
-    def apply(self, scope: Scope | None = None, plan: Plan | None = None) -> Report:
+    def apply(self, scope: Scope | None = None, plan: Plan | None = None, *, agreed: bool = True) -> Report:
         """Makes the changes: lock each server, read it again, run, read once more to prove that they took effect.
 
         Args:
             plan: the plan that was agreed to, made with the same scope; None: what is to be done is decided when the
                 server's lock is held, so that nothing is stale, however many runs wait for their turn.
+            agreed: False: `plan` only says which servers there is something to do on, and nobody was asked.
 
         Raises:
             Conflict: something in the way that is not ours; nothing was changed.
@@ -85,7 +86,7 @@ class Engine:
         So do the other apps of a server that refuses something of one app.
         """
         scope = scope or Scope()
-        agreed = plan is not None
+        agreed = agreed and plan is not None
         servers = {server.name: server for server in self.fleet.servers(scope)}
         if not agreed and not self.project.runtime.starts_servers:
             scope = replace(scope, left_open=frozenset(servers))

@@ -354,18 +354,22 @@ class _SavedDocument(Document, extra="allow"):
 _SAVED: Final = TypeAdapter(_SavedDocument)
 
 
-def refuse_conflicts(plan: Plan) -> None:
-    """`Conflict` when something in the plan is in the way that is not ours, with what to do about it."""
+def refuse_conflicts(plan: Plan, *, adopt: str = "multidb apply --adopt {app}") -> None:
+    """`Conflict` when something in the plan is in the way that is not ours, with what to do about it.
+
+    Args:
+        adopt: how `app` takes over what exists.
+    """
     if not plan.conflicts:
         return
     raise Conflict(
         "; ".join(dict.fromkeys(change.reason for change in plan.conflicts)),
         where=", ".join(dict.fromkeys(f"server {change.server}" for change in plan.conflicts)),
-        hint="; ".join(dict.fromkeys(_way_out(change) for change in plan.conflicts)),
+        hint="; ".join(dict.fromkeys(_way_out(change, adopt) for change in plan.conflicts)),
     )
 
 
-def _way_out(conflict: Change) -> str:
+def _way_out(conflict: Change, adopt: str) -> str:
     """What to do about a conflict: each kind has its own way, and none that the next command would refuse."""
     app, want, have = conflict.resource.app, conflict.desired, conflict.live
     if any(field.old == LOST for field in conflict.fields):
@@ -374,4 +378,4 @@ def _way_out(conflict: Change) -> str:
         return f"the server is as it was; change {app} in the manifest to fit it"
     if have.owner is not None:
         return f"give {app} another name in the manifest, or have {have.owner.project} let go of it first"
-    return f"take it over: multidb apply --adopt {app}; or give the app another name in the manifest"
+    return f"take it over: {adopt.format(app=app)}; or give the app another name in the manifest"

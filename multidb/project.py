@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,10 +23,14 @@ def store_schemas() -> dict[str, manifest.StoreSchema]:
     return {name: manifest.StoreSchema.of(provisioner(name), usual=name in INCLUDED) for name in STORES}
 
 
-def load_project(path: Path, overlay: str | None = None) -> Project:
-    """Reads and checks the manifest. `ManifestError` lists every problem at once."""
+def load_project(path: Path, overlay: str | None = None, texts: Mapping[Path, str] | None = None) -> Project:
+    """Reads and checks the manifest. `ManifestError` lists every problem at once.
+
+    Args:
+        texts: what is read in the place of these files, which are not written yet.
+    """
     removed = {app: stone.removed for app, stone in tombstones(ProjectState(path.parent)).items()}
-    return manifest.load(path, store_schemas(), overlay=overlay, removed=removed)
+    return manifest.load(path, store_schemas(), overlay=overlay, removed=removed, texts=texts)
 
 
 def load_deployment(path: Path, overlay: str | None = None) -> Deployment:

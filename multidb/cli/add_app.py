@@ -1,22 +1,31 @@
-"""`multidb add-app`: an app, from nothing to credentials in one command."""
+"""`multidb add-app`: an app, from nothing to credentials in one command; or more for one that is there."""
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from multidb import manifest
-from multidb.cli.entries import ensure_entry
+from multidb.cli.entries import Draft, draft_entry, show_draft, take_back, write_draft
 from multidb.cli.env_files import following_servers, write_env_files
-from multidb.cli.options import Run, examples, with_run
-from multidb.cli.plan_view import report_document, show_report
+from multidb.cli.options import Run, YesOption, ask, examples, with_run
+from multidb.cli.plan_view import report_document, show_plan, show_report
 from multidb.cli.server_wide import left_open
-from multidb.errors import UsageError
+from multidb.engine import Engine
+from multidb.errors import Conflict, Refused, StalePlan, UsageError
 from multidb.fleet import Scope
-from multidb.model import Project
-from multidb.provisioners import STORES, provisioner
+from multidb.model import App, Project, listed
+from multidb.plan import LOST, Plan, refuse_conflicts
+from multidb.provisioners import INCLUDED, STORES, provisioner
+from multidb.report import Report
 from multidb.runtime import ServerState
+
+if TYPE_CHECKING:
+    from multidb.cli.output import Output
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -25,15 +34,23 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
     "add-app",
     epilog=examples(
         "multidb add-app lernmi",
-        "multidb add-app beep-boop --stores postgres,redis",
+        "multidb add-app beep-boop --stores postgres,redis --yes",
         "multidb add-app digi_core --collection knowledge:1536:cosine --extension vector",
+        "multidb add-app lernmi --extension pg_trgm    (one more, for an app that is there)",
     ),
 )
 @with_run("add-app", verbose=True)
 def add_app(
     run: Run,
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The new app; beep-boop means beep_boop.")],
-    stores: Annotated[str | None, typer.Option("--stores", help="Which stores, comma-separated; default: all.")] = None,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The app; beep-boop means beep_boop.")],
+    stores: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--stores",
+            "--store",
+            help="Which stores, comma-separated; may be repeated. Default: all that the project has servers of.",
+        ),
+    ] = None,
     collections: Annotated[
         list[str] | None,
         typer.Option("--collection", help="A Qdrant collection as type:size:distance; may be repeated."),
@@ -42,31 +59,55 @@ def add_app(
         list[str] | None, typer.Option("--extension", help="A Postgres extension; may be repeated.")
     ] = None,
     tenant: Annotated[str | None, typer.Option("--tenant-id", help="Its tenant id; default: its name.")] = None,
+    adopt: Annotated[bool, typer.Option("--adopt", help="Take over what exists under its names.")] = False,
     no_apply: Annotated[bool, typer.Option("--no-apply", help="Only write the manifest entry.")] = False,
+    yes: YesOption = False,
 ) -> int:
-    """Add an app: manifest entry, a place on every store, credentials and env file. Run again, it changes nothing."""
+    """Add an app: manifest entry, a place on every store, credentials and env file. Run again, it changes nothing.
+
+    For an app that is there the options are laid over its entry: stores and extensions are added to those that it has,
+    none is taken away. The edit and the plan are shown and asked for; where nothing can be made, nothing is written.
+    """
     output = run.output
     new = manifest.app_id(name)
-    entry = _entry(stores, collections, extensions, tenant)
-    project, _ = ensure_entry(run, output, new, entry)
-    if no_apply:
-        output.document(True, {"app": new, "applied": False})
-        return 0
-    return _bring_up(run, project, new)
+    asked = _Asked(_stores(stores), tuple(extensions or ()), _collections(collections or ()), tenant)
+    draft = draft_entry(run, new, partial(_entry, asked), asked.over)
+    _tell_entry(run, draft, asked)
+    if not no_apply:
+        return _bring_up(run, draft, adopt=adopt, yes=yes)
+    write_draft(run, draft)
+    if draft.before == draft.after:
+        output.say(f"{new} is in {draft.project.apps[new].where} already; nothing to do.")
+    else:
+        output.say(f"Wrote {draft.path}. Next: multidb apply {new}")
+    output.document(True, {"app": new, "applied": False, "manifest": draft.document()})
+    return 0
 
 
-def _bring_up(run: Run, project: Project, new: str) -> int:
-    output = run.output
-    engine = run.engine(output, project)
+def _bring_up(run: Run, draft: Draft, *, adopt: bool, yes: bool) -> int:
+    output, new = run.output, draft.app
+    engine = run.engine(output, draft.project)
     with engine.fleet.keeping_open():
+        with output.working(), following_servers(engine.fleet, output):
+            own = _start_shared(engine, new)
+        scope = _scope(engine, new, adopt=adopt)
         with output.working():
-            with following_servers(engine.fleet, output):
-                states = engine.fleet.start(new)
-            report = engine.apply(Scope(apps=frozenset({new})))
+            planned = _without(engine.plan(scope), own)
+        if not _agreed(output, draft, planned, own, yes=yes):
+            output.note("Nothing was changed.")
+            return 3
+        written = write_draft(run, draft)
+        if written is not draft.project:  # another run has added something else meanwhile
+            engine = run.engine(output, written)
+        try:
+            report = _applied(engine, output, scope, planned, own, yes=yes)
+        except Refused:
+            take_back(run, draft)
+            raise
+        if not report.done and report.error() is not None:
+            take_back(run, draft)
+        with output.working():
             left = left_open(engine, new)
-        for status in states:
-            if status.state is not ServerState.RUNNING:
-                output.note(f"{status.name}: {status.state.value}, {status.message}", style="yellow")
         code = show_report(output, report)
         for server, things in left.items():
             output.note(
@@ -74,40 +115,216 @@ def _bring_up(run: Run, project: Project, new: str) -> int:
                 "multidb apply closes it, and asks first",
                 style="yellow",
             )
-        written = write_env_files(engine.fleet, output, [new])
-    document: dict[str, Any] = {"app": new, "applied": True, "plan": report.plan.document(), **report_document(report)}
-    output.document(code == 0, {**document, "written": [str(path) for path in written]})
-    if code:
+        env_files = write_env_files(engine.fleet, output, [new], report)
+    skipped = {server.server: server.skipped for server in report.plan.servers if server.skipped}
+    document: dict[str, Any] = {
+        "app": new,
+        "applied": code == 0,
+        "manifest": draft.document(),
+        "plan": report.plan.document(),
+        "skipped": skipped,
+        **report_document(report),
+    }
+    output.document(code == 0, {**document, "written": [str(path) for path in env_files]})
+    if code == 0:
+        _tell_end(output, draft, report, skipped)
+    elif report.done:
         output.note(f"  To go on with {new} alone: multidb apply --app {new}")
-        return code
-    if not report.done:
-        output.say(f"{new} is as the manifest says; nothing to do.", style="green")
+    return code
+
+
+def _start_shared(engine: Engine, new: str) -> frozenset[str]:
+    """Starts the servers that any app may use, and gives the names of those that would serve this one alone, have no
+    address yet and are started when somebody has agreed."""
+    fleet = engine.fleet
+    names = fleet.runtime.names_for(fleet.app(new))
+    shared = fleet.runtime.names_for(replace(fleet.app(new), id=f"{new}_"))  # the id of no app
+    missing = {status.name for status in fleet.runtime.missing() if status.state is not ServerState.SKIPPED}
+    own = frozenset(name for name in names if name in missing and name not in shared)
+    if others := [name for name in names if name not in own]:
+        fleet.runtime.up(fleet.progress, others)
+    return own
+
+
+def _scope(engine: Engine, new: str, *, adopt: bool) -> Scope:
+    """The app alone. What others may lose something by is left as it is on servers that are not the project's own."""
+    alone = Scope(apps=frozenset({new}), adopt=frozenset({new} if adopt else ()))
+    if engine.project.runtime.starts_servers:
+        return alone
+    return replace(alone, left_open=frozenset(server.name for server in engine.fleet.servers(alone)))
+
+
+def _without(plan: Plan, servers: frozenset[str]) -> Plan:
+    return replace(plan, servers=tuple(server for server in plan.servers if server.server not in servers))
+
+
+def _agreed(output: Output, draft: Draft, planned: Plan, own: frozenset[str], *, yes: bool) -> bool:
+    """Whether what is shown may be done.
+
+    Raises:
+        Conflict: something is in the way.
+        MultidbError: nothing of it can be made here; or nobody can be asked.
+    """
+    new = draft.app
+    show_draft(output, draft)
+    if planned.changes or planned.errors:
+        show_plan(output, planned)
+    for server in sorted(own):
+        output.say(f"{server}: a server of its own for {new}, started for it, with all that {new} has there")
+    _refuse(draft, planned, own)
+    nothing = not planned.changes and not own and draft.before == draft.after
+    return nothing or ask("Apply these changes?", yes=yes)
+
+
+def _refuse(draft: Draft, planned: Plan, own: frozenset[str]) -> None:
+    """Raises what makes it of no use to ask."""
+    new = draft.app
+    try:
+        refuse_conflicts(planned, adopt="the same again with --adopt")
+    except Conflict as conflict:
+        lost = any(field.old == LOST for change in planned.conflicts for field in change.fields)
+        if draft.added and lost:
+            conflict.hint = f"write its entry first, with --no-apply; then {conflict.hint}"
+        raise
+    served = [server for server in planned.servers if server.error is None and not server.skipped]
+    if served or own:
+        return
+    if planned.errors:
+        raise planned.errors[0][1]
+    reasons = listed([f"{server.server} ({server.skipped})" for server in planned.servers])
+    raise Refused(
+        f"none of its servers can be had here: {reasons}" if reasons else "no server that runs serves it",
+        where=f"app {new}",
+        hint="name others: --stores; or only write its entry: --no-apply",
+    )
+
+
+def _applied(engine: Engine, output: Output, scope: Scope, planned: Plan, own: frozenset[str], *, yes: bool) -> Report:
+    """Makes what was agreed to, and what goes onto servers of the app's own, which are started for it. Where nobody was
+    asked, what is to be done is decided when a server's lock is held, however many runs wait for their turn."""
+    with output.working():
+        if own:
+            for new in scope.apps or ():
+                engine.fleet.start(new)
+            shown, planned = {server.server: server for server in planned.servers}, engine.plan(scope)
+            for server in planned.servers:
+                if not yes and server.server in shown and not shown[server.server].covers(server):
+                    raise StalePlan(
+                        "it has changed since the plan was made",
+                        where=f"server {server.server}",
+                        hint="run the command again",
+                    )
+        return engine.apply(scope, planned, agreed=not yes)
+
+
+def _tell_entry(run: Run, draft: Draft, asked: _Asked) -> None:
+    """What a person may have meant otherwise."""
+    output, new, having = run.output, draft.app, draft.project.apps[draft.app].stores
+    if draft.added and not asked.stores:
+        missing = [store for store in INCLUDED if store not in having]
+        if missing:
+            output.note(f"{new} uses {listed([*having])}: the manifest names no server of {listed(missing)}")
+    elif not draft.added and asked.stores and (more := [store for store in having if store not in asked.stores]):
+        output.note(f"{new} keeps {listed(more)} too: add-app takes nothing away; its entry in {draft.path} does")
+
+
+def _tell_end(output: Output, draft: Draft, report: Report, skipped: Mapping[str, str]) -> None:
+    new = draft.app
+    for server, reason in skipped.items():
+        output.note(f"{server}: not made here: {reason}", style="yellow")
+    if not report.done and draft.before == draft.after:
+        left = f", but for {listed([*skipped])}" if skipped else ""
+        output.say(f"{new} is as the manifest says{left}; nothing to do.", style="green")
     output.say(f"Next: multidb show {new} · its variables are in apps/{new}/.env (multidb env {new})")
-    return 0
 
 
-def _entry(
-    stores: str | None, collections: list[str] | None, extensions: list[str] | None, tenant: str | None
-) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """What the options ask for."""
+
+    stores: tuple[str, ...]
+    extensions: tuple[str, ...]
+    collections: Mapping[str, Mapping[str, Any]]
+    tenant: str | None
+
+    def over(self, app: App, entry: Mapping[str, Any]) -> dict[str, Any]:
+        """What has to be laid over the `entry` of an app that is there, so that it has all that is asked for."""
+        changes: dict[str, Any] = {}
+        if self.tenant is not None and self.tenant != app.tenant_id:
+            changes["tenant_id"] = self.tenant
+        if more := [store for store in self.stores if store not in app.stores]:
+            changes["stores"] = [*entry.get("stores", app.stores), *more]
+        having, store = _options_of(app, "extensions"), _store_with("extensions")
+        if more := [name for name in self.extensions if name not in having]:
+            changes[store] = {"extensions": [*(entry.get(store) or {}).get("extensions", having), *more]}
+        there = _options_of(app, "collections") or {}
+        collections: dict[str, Any] = {
+            kind: options
+            for kind, options in self.collections.items()
+            if kind not in there or any(getattr(there[kind], key) != value for key, value in options.items())
+        }
+        if collections:  # with those that it has because it names none
+            defaults = provisioner(_store_with("collections")).app_options().collections  # type: ignore[attr-defined]
+            usual: dict[str, Any] = {kind: {} for kind, options in there.items() if options == defaults.get(kind)}
+            changes[_store_with("collections")] = {"collections": usual | collections}
+        return changes
+
+
+def _entry(asked: _Asked, project: Project) -> dict[str, Any]:
+    """The entry of an app that is new."""
     entry: dict[str, Any] = {}
-    if tenant is not None:
-        entry["tenant_id"] = tenant
-    if stores is not None:
-        names = [store.strip() for store in stores.split(",") if store.strip()]
-        unknown = [store for store in names if store not in STORES]
-        if unknown or not names:
-            raise UsageError(f"there is no store {', '.join(unknown)!r}", hint=f"stores: {', '.join(STORES)}")
-        entry["stores"] = names
-    if extensions:
-        entry[_store_with("extensions")] = {"extensions": extensions}
-    if collections:
-        entry[_store_with("collections")] = {"collections": dict(_collection(text) for text in collections)}
+    if asked.tenant is not None:
+        entry["tenant_id"] = asked.tenant
+    stores = asked.stores or _served(project)
+    if asked.stores or {*stores} != {*INCLUDED}:
+        entry["stores"] = list(stores)
+    if asked.extensions:
+        entry[_store_with("extensions")] = {"extensions": list(asked.extensions)}
+    if asked.collections:
+        entry[_store_with("collections")] = {"collections": dict(asked.collections)}
     return entry
+
+
+def _served(project: Project) -> tuple[str, ...]:
+    """The stores that an app gets which names none: those that the project has servers of.
+
+    Raises:
+        UsageError: it has none.
+    """
+    if project.runtime.starts_servers:
+        return tuple(INCLUDED)
+    served = tuple(spec.store for spec in project.servers if spec.store in INCLUDED and spec.address is not None)
+    if not served:
+        example = next(iter(INCLUDED))
+        raise UsageError(
+            "runtime is external, and the manifest names no server yet",
+            where=project.file,
+            hint=f"say where they are, under external: {{{example}: {{url: ...}}}}; then the same again",
+        )
+    return served
+
+
+def _stores(given: Sequence[str] | None) -> tuple[str, ...]:
+    names = [store.strip() for text in given or () for store in text.split(",") if store.strip()]
+    unknown = [store for store in names if store not in STORES]
+    if unknown or (given and not names):
+        raise UsageError(f"there is no store {', '.join(unknown)!r}", hint=f"stores: {', '.join(STORES)}")
+    return tuple(dict.fromkeys(names))
 
 
 def _store_with(option: str) -> str:
     """The store whose apps have this option."""
     return next(store for store in STORES if option in provisioner(store).app_options.model_fields)
+
+
+def _options_of(app: App, option: str) -> Any:
+    """What the app has of it, defaults too; empty where it does not use the store."""
+    options = app.stores.get(_store_with(option))
+    return () if options is None else getattr(options, option)
+
+
+def _collections(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
+    return dict(_collection(text) for text in texts)
 
 
 def _collection(text: str) -> tuple[str, dict[str, Any]]:

@@ -83,7 +83,7 @@ def apply(
     with output.working():
         report = engine.apply(asked, planned)
     code = show_report(output, report)
-    write_env_files(engine.fleet, output, _changed(engine, report))
+    write_env_files(engine.fleet, output, _changed(engine, report), report)
     output.document(code == 0, {"plan": planned.document(), **report_document(report)})
     return code
 

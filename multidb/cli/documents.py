@@ -272,11 +272,24 @@ class ApplyDocument(_Applied):
     plan: PlannedDocument
 
 
+class ManifestEditDocument(_Part):
+    """An edit of the manifest, or of a file that it includes."""
+
+    file: str
+    added: bool
+    """The app is new; else its entry was changed."""
+    lines: list[str]
+    """What was taken out (``-``) and put in (``+``), between the lines around it."""
+
+
 class AddAppDocument(_Result):
-    """An app that was added; without `--no-apply` also what was made for it."""
+    """An app that was added or changed; without `--no-apply` also what was made for it."""
 
     app: AppId
     applied: bool
+    manifest: ManifestEditDocument
+    skipped: dict[str, str] | None = None
+    """By server that cannot be had on this machine, why."""
     plan: PlannedDocument | None = None
     servers: list[AppliedServerDocument] | None = None
     written: Written | None = None

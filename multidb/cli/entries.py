@@ -1,49 +1,181 @@
-"""A new entry in the manifest, for the commands that make an app."""
+"""An app's entry in the manifest, added or changed as text, for the commands that make an app or give it more."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from difflib import unified_diff
+from pathlib import Path
 from typing import Any
 
 from multidb import files, manifest
 from multidb.cli.options import Run
 from multidb.cli.output import Output
-from multidb.errors import UsageError
-from multidb.model import Project
+from multidb.errors import ManifestError, StalePlan, UsageError
+from multidb.model import App, Project
 from multidb.state import ProjectState
 
-__all__ = ["ensure_entry"]
+__all__ = ["Draft", "draft_entry", "ensure_entry", "show_draft", "take_back", "write_draft"]
+
+_CONTEXT = 1  # lines around an edit
+
+_Edit = Callable[[str], str]
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An edit of the manifest that is not written yet.
+
+    Args:
+        project: as the manifest says it with the edit.
+        added: the app is new; else its entry is changed, where it is.
+        path: the file that is edited, which may be one that the manifest includes.
+        before, after: its text; equal where nothing has to be written.
+        edit: what makes the one of the other, for a file that was changed meanwhile.
+    """
+
+    project: Project
+    app: str
+    added: bool
+    path: Path
+    before: str
+    after: str
+    edit: _Edit
+
+    @property
+    def lines(self) -> list[str]:
+        """What is taken out (``-``) and put in (``+``), between the lines around it."""
+        diff = unified_diff(self.before.splitlines(), self.after.splitlines(), n=_CONTEXT, lineterm="")
+        return [line for line in diff if not line.startswith(("---", "+++", "@@"))]
+
+    def document(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {"file": str(self.path), "added": self.added, "lines": self.lines}
+
+
+def draft_entry(
+    run: Run,
+    new: str,
+    entry: Callable[[Project], Mapping[str, Any]],
+    changes: Callable[[App, Mapping[str, Any]], Mapping[str, Any]],
+) -> Draft:
+    """The manifest with the app: its `entry` where there is none yet, and `changes` laid over the one that there is.
+
+    Args:
+        changes: of the app and what its entry says.
+
+    Raises:
+        ManifestError: the manifest is wrong.
+        UsageError: it would be wrong with the edit; or it is laid out in a way that cannot be edited safely; or such an
+            app was removed and not purged.
+    """
+    known = run.project()
+    if new in known.removed:
+        raise UsageError(
+            f"app {new} was {known.removed[new].where}, and what it had is still kept",
+            hint=f"bring it back: multidb undo-remove {new}; or end it for good: multidb purge {new}",
+        )
+    added = new not in known.apps
+    if added:
+        asked, path = entry(known), run.file
+        edit: _Edit = lambda text: manifest.add_app(text, new, asked)  # noqa: E731
+    else:
+        path = _file_of(run, known.apps[new])
+        changed = changes(known.apps[new], manifest.entry_of(files.read_text(path) or "", new) or {})
+        edit = (lambda text: manifest.change_app(text, new, changed)) if changed else (lambda text: text)
+    before = files.read_text(path) or ""
+    after = edit(before)
+    project = known if after == before else _checked(run, path, after)
+    return Draft(project, new, added, path, before, after, edit)
+
+
+def write_draft(run: Run, draft: Draft) -> Project:
+    """Puts the edit into its file. What another run has written meanwhile stays.
+
+    Returns:
+        The project as the manifest says it now.
+
+    Raises:
+        StalePlan: the app is not what it was when somebody was asked.
+    """
+    if draft.before == draft.after:
+        return draft.project
+    # One at a time: reading, changing and writing the manifest must not lose what another run adds meanwhile.
+    with ProjectState(run.file.parent).turn("manifest"):
+        now = files.read_text(draft.path) or ""
+        if now == draft.before:
+            files.write_text(draft.path, draft.after)
+            return draft.project
+        try:
+            after = draft.edit(now)
+            project = _checked(run, draft.path, after)
+        except UsageError as error:
+            raise StalePlan(error.message, where=str(draft.path), hint="run the command again") from None
+        if _without_place(project.apps[draft.app]) != _without_place(draft.project.apps[draft.app]):
+            raise StalePlan(
+                f"the entry of {draft.app} was changed meanwhile", where=str(draft.path), hint="run the command again"
+            )
+        files.write_text(draft.path, after)
+        return project
+
+
+def take_back(run: Run, draft: Draft) -> None:
+    """Undoes `write_draft`, as far as the file still is what it was then."""
+    with ProjectState(run.file.parent).turn("manifest"):
+        if files.read_text(draft.path) == draft.after != draft.before:
+            files.write_text(draft.path, draft.before)
+
+
+def show_draft(output: Output, draft: Draft) -> None:
+    """The edit as lines that go and lines that come."""
+    if draft.before == draft.after:
+        return
+    output.say(str(draft.path), style="bold")
+    for line in draft.lines:
+        output.say(f"  {line}", style={"+": "green", "-": "red"}.get(line[:1]))
+    output.say()
 
 
 def ensure_entry(run: Run, output: Output, new: str, entry: Mapping[str, Any]) -> tuple[Project, bool]:
-    """Adds an app to the manifest's text, if it is not in it.
+    """Adds an app to the manifest's text, if it is not in it; asks nobody.
 
     Returns:
         The project with the app, as the manifest says it now; and whether the app was added.
 
     Raises:
-        ManifestError: the manifest is wrong, or would be with the entry; it is as it was.
-        UsageError: it is laid out in a way that cannot be edited safely; or such an app was removed and not purged.
+        As `draft_entry`; the manifest is as it was.
     """
-    if not run.file.exists():
-        run.project()  # says so, and what to do; and nothing is written beside what is not there
-    # One at a time: reading, changing and writing the manifest must not lose what another run adds meanwhile.
-    with ProjectState(run.file.parent).turn("manifest"):
-        known = run.project()
-        if new in known.apps:
-            output.note(f"{new} is in {known.apps[new].where} already")
-            return known, False
-        if new in known.removed:
-            raise UsageError(
-                f"app {new} was {known.removed[new].where}, and what it had is still kept",
-                hint=f"bring it back: multidb undo-remove {new}; or end it for good: multidb purge {new}",
-            )
-        before = files.read_text(run.file) or ""
-        files.write_text(run.file, manifest.add_app(before, new, entry))
-        try:
-            project = run.project()
-        except BaseException:  # an entry that makes the manifest wrong is taken back before the problem is reported
-            files.write_text(run.file, before)
-            raise
-        output.note(f"Added {new} to {run.file}")
-        return project, True
+    draft = draft_entry(run, new, lambda project: entry, lambda app, existing: {})
+    if not draft.added:
+        output.note(f"{new} is in {draft.project.apps[new].where} already")
+        return draft.project, False
+    project = write_draft(run, draft)
+    output.note(f"Added {new} to {run.file}")
+    return project, True
+
+
+def _checked(run: Run, path: Path, text: str) -> Project:
+    """The project as it would be. The lines of what is wrong with it stand in no file, so none is cited."""
+    from multidb.project import load_project
+
+    try:
+        return load_project(run.file, run.overlay, {path: text})
+    except ManifestError as error:
+        sentences = [
+            f"{problem.message}{f'. {problem.suggestion}' if problem.suggestion else ''}" for problem in error.problems
+        ]
+        raise UsageError(
+            "; ".join(sentences),
+            hint="nothing was written; what can be said: multidb add-app --help",
+        ) from None
+
+
+def _file_of(run: Run, app: App) -> Path:
+    """The file that has the app's entry: the manifest, or one that it includes."""
+    text = files.read_text(run.file)
+    included = Path(app.where.rsplit(":", 2)[0])
+    return run.file if text is not None and manifest.entry_of(text, app.id) is not None else included
+
+
+def _without_place(app: App) -> App:
+    return replace(app, where="")

@@ -13,16 +13,26 @@ from multidb.environment import environments
 from multidb.errors import MultidbError
 from multidb.fleet import Fleet
 from multidb.render.env import env_files, is_ours
+from multidb.report import Report
 
 __all__ = ["following_servers", "write_env_files"]
 
 
-def write_env_files(fleet: Fleet, output: Output, apps: Iterable[str]) -> list[Path]:
+def write_env_files(fleet: Fleet, output: Output, apps: Iterable[str], report: Report | None = None) -> list[Path]:
     """Writes the env files of `apps` and says so. A file that a person wrote is left alone; a server that does not
-    answer costs its app the file, with a note, and nothing else."""
+    answer costs its app the file, with a note, and nothing else.
+
+    Args:
+        report: what was made before. An app of which something could not be made gets no file, which would name what
+            is not there; one that it has already is kept as new as its credentials.
+    """
     written: list[Path] = []
     deployment, root = Deployment(fleet.project, fleet.state), Path(fleet.project.root) / "apps"
+    unmade = _unmade(fleet, report) if report is not None else frozenset()
     texts = {app: files.read_text(root / app / ".env") for app in apps}
+    for app in [app for app, text in texts.items() if text is None and app in unmade]:
+        output.note(f"{root / app / '.env'}: not written, since not all of it was made", style="yellow")
+        del texts[app]
     foreign = [app for app, text in texts.items() if text is not None and not is_ours(text)]
     for app in foreign:
         output.note(
@@ -39,6 +49,17 @@ def write_env_files(fleet: Fleet, output: Output, apps: Iterable[str]) -> list[P
     if written:
         output.note(f"Wrote {', '.join(str(path) for path in written)}")
     return written
+
+
+def _unmade(fleet: Fleet, report: Report) -> frozenset[str]:
+    """The apps for which something was not made that was to be."""
+    unmade: set[str] = set()
+    for server in report.servers:
+        changes = [*(failure.change for failure in server.failures), *server.not_tried]
+        unmade |= {change.resource.app for change in changes if change.resource.app is not None} | {*server.unread}
+        if server.error is not None and not changes:
+            unmade |= {app.id for app in fleet.project.apps_with(server.store)}
+    return frozenset(unmade)
 
 
 @contextmanager

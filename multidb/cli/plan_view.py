@@ -132,14 +132,24 @@ def _show_server(output: Output, server: ServerPlan) -> None:
     if not server.changes:
         return
     output.say(f"{server.server} ({server.version})", style="bold")
-    summarised = () if output.verbose else _whole_apps(server.changes)
-    for app in summarised:
-        made = [change.resource.kind for change in server.changes if change.resource.app == app]
-        output.say(f"  + {app}: {_counted(made)}", style=_STYLE[Action.CREATE])
-    for change in server.changes:
-        if change.resource.app not in summarised:
-            _show_change(output, change)
+    _show_changes(output, server.changes)
     output.say()
+
+
+def _show_changes(output: Output, changes: Sequence[Change]) -> None:
+    """Those of apps, and apart from them those by which every app of the server, or somebody else, may lose or gain."""
+    summarised = () if output.verbose else _whole_apps(changes)
+    for app in summarised:
+        made = [change.resource.kind for change in changes if change.resource.app == app]
+        output.say(f"  + {app}: {_counted(made)}", style=_STYLE[Action.CREATE])
+    for change in changes:
+        if change.resource.app is not None and change.resource.app not in summarised:
+            _show_change(output, change)
+    shared = [change for change in changes if change.resource.app is None]
+    if shared:
+        output.say("  the server as a whole:")
+    for change in shared:
+        _show_change(output, change)
 
 
 def _problem(server: str, error: MultidbError) -> str:

@@ -3,7 +3,7 @@
 Knows no store by name: what it has to know of each is handed in as a `StoreSchema`.
 """
 
-from multidb.manifest.edit import add_app, entry_of, initial, remove_app
+from multidb.manifest.edit import add_app, change_app, entry_of, initial, remove_app, rename_app
 from multidb.manifest.names import app_id, is_app_id, project_name
 from multidb.manifest.project import Removed, load
 from multidb.manifest.schema import StoreSchema, schema
@@ -13,11 +13,13 @@ __all__ = [
     "StoreSchema",
     "add_app",
     "app_id",
+    "change_app",
     "entry_of",
     "initial",
     "is_app_id",
     "load",
     "project_name",
     "remove_app",
+    "rename_app",
     "schema",
 ]

@@ -1,4 +1,4 @@
-"""Adding an app to a manifest's text and taking one out, with every other character left as it is.
+"""Adding an app to a manifest's text, changing it and taking it out, with every other character left as it is.
 
 A YAML library that reads and writes again lays the whole file out anew (decision 46). Here the parser only says where
 things stand; the text is cut and joined at these places, and the result is read again before anybody gets it: if it
@@ -8,7 +8,7 @@ does not hold exactly what was asked for, the edit is refused.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import yaml
@@ -17,7 +17,7 @@ from multidb.errors import ManifestError, UsageError
 from multidb.manifest.document import compose, plain, tree
 from multidb.manifest.names import closest
 
-__all__ = ["add_app", "entry_of", "initial", "remove_app"]
+__all__ = ["add_app", "change_app", "entry_of", "initial", "remove_app", "rename_app"]
 
 _WIDEST: Final = 100  # an entry that fits is written on one line
 _NAME: Final = "multidb.yaml"
@@ -63,6 +63,45 @@ def remove_app(text: str, app_id: str) -> str:
     left = {name: value for name, value in apps.items() if name != app_id}
     expected = left if included else {**before, "apps": left}
     return _checked(source.without_app(app_id, included=included), expected, "take the entry out by hand")
+
+
+def change_app(text: str, app_id: str, changes: Mapping[str, Any]) -> str:
+    """The manifest, overlay or included file `text` with `changes` laid over an app's entry: mappings key by key, what
+    is added to a list behind what is in it, anything else in the place of what was there. Comments stay.
+
+    Raises:
+        ManifestError: `text` is not YAML.
+        UsageError: there is no such app in it, or its entry cannot be edited safely (another one shares its anchor).
+    """
+    source = _Source(text)
+    before, included = source.values(), source.is_included_file()
+    apps = before if included else _apps_in(before)
+    if app_id not in apps:
+        raise UsageError(f"there is no app {app_id} in the manifest")
+    changed = {**apps, app_id: _laid_over(apps[app_id], _copy(changes))}
+    hint = f"write it by hand, into the entry of {app_id}: {_flow(_copy(changes))}"
+    for path, value in _leaves(_copy(changes)):
+        text = _Source(text).with_value([*([] if included else ["apps"]), app_id, *path], value, hint)
+    return _checked(text, changed if included else {**before, "apps": changed}, hint)
+
+
+def rename_app(text: str, app_id: str, new: str) -> str:
+    """The manifest, overlay or included file `text` with an app called otherwise, at its place, comments and all.
+
+    Raises:
+        ManifestError: `text` is not YAML.
+        UsageError: there is no such app in it, or the new one is there; or it cannot be edited safely.
+    """
+    source = _Source(text)
+    before, included = source.values(), source.is_included_file()
+    apps = before if included else _apps_in(before)
+    if app_id not in apps:
+        raise UsageError(f"there is no app {app_id} in the manifest")
+    if new in apps:
+        raise UsageError(f"app {new} is in the manifest already")
+    renamed = {new if name == app_id else name: entry for name, entry in apps.items()}
+    expected = renamed if included else {**before, "apps": renamed}
+    return _checked(source.with_key(app_id, new, included=included), expected, f"write {new} for {app_id} by hand")
 
 
 def entry_of(text: str, app_id: str) -> dict[str, Any] | None:
@@ -122,6 +161,22 @@ def _apps_in(values: Mapping[str, Any]) -> dict[str, Any]:
     return apps if isinstance(apps, dict) else {}
 
 
+def _laid_over(below: Any, above: Any) -> Any:
+    if not isinstance(above, dict):
+        return above
+    base = below if isinstance(below, dict) else {}
+    return {**base, **{key: _laid_over(base.get(key), value) for key, value in above.items()}}
+
+
+def _leaves(changes: Mapping[str, Any]) -> Iterator[tuple[list[str], Any]]:
+    """What is no mapping of something, with the keys that lead to it."""
+    for key, value in changes.items():
+        if isinstance(value, dict) and value:
+            yield from (([key, *path], leaf) for path, leaf in _leaves(value))
+        else:
+            yield [key], value
+
+
 class _Source:
     """A manifest's text with its YAML nodes, and where in the text they stand."""
 
@@ -179,6 +234,53 @@ class _Source:
         if not holder.flow_style:
             return self._without_lines(self._at(key.start_mark), self._end_of_pair(key, value))
         return self._out_of_flow(pairs, position)
+
+    def with_key(self, app_id: str, new: str, *, included: bool) -> str:
+        apps = self._apps()
+        for key, _ in self._pairs(self._root if included else apps[1] if apps else None):
+            if key.value == app_id:
+                return self._spliced((self._at(key.start_mark), self._at(key.end_mark), new))
+        return self._mark + self._text  # it comes out of a merge key
+
+    def with_value(self, path: Sequence[str], value: Any, hint: str) -> str:
+        """The text with `value` at the end of `path`, whose first keys are there."""
+        node = self._root
+        for depth, name in enumerate(path):
+            pair = next(((key, below) for key, below in self._pairs(node) if key.value == name), None)
+            if pair is None:
+                return self._with_pair(node, name, _nested(path[depth + 1 :], value))
+            node = pair[1]
+            if value == {} and isinstance(node, yaml.MappingNode) and depth + 1 == len(path):
+                break  # nothing is laid over it
+            if depth + 1 == len(path) or not isinstance(node, yaml.MappingNode):
+                return self._with_new_value(*pair, _nested(path[depth + 1 :], value), hint)
+        return self._mark + self._text
+
+    def _with_pair(self, node: yaml.Node | None, name: str, value: Any) -> str:
+        if not isinstance(node, yaml.MappingNode):
+            return self._mark + self._text
+        if node.flow_style or not node.value:
+            return self._into_flow(node, _flow({name: value}))
+        return self._line_after(self._end(node), self._lines(name, value, " " * node.value[0][0].start_mark.column))
+
+    def _with_new_value(self, key: yaml.Node, node: yaml.Node, value: Any, hint: str) -> str:
+        start, end = self._at(node.start_mark), self._end_of_pair(key, node)
+        if start < self._at(key.end_mark):
+            raise UsageError("the entry uses what another one says", where=_NAME, hint=hint)
+        listed = node.value if isinstance(node, yaml.SequenceNode) and isinstance(value, list) else None
+        if listed is not None and [item.value for item in listed] == value[: len(listed)]:
+            assert isinstance(node, yaml.SequenceNode)
+            items = [_flow({"item": item}).removeprefix("item: ") for item in value[len(listed) :]]
+            if not items:
+                return self._mark + self._text
+            if node.flow_style or not listed:
+                return self._into_flow(node, ", ".join(items))
+            return self._line_after(self._end(node), [f"{' ' * node.start_mark.column}- {item}" for item in items])
+        text = _flow({"value": value}).removeprefix("value: ")
+        colon = self._text.find(":", self._at(key.end_mark), start) + 1
+        if colon and key.end_mark.line < node.start_mark.line and not self._text[colon:start].strip():
+            return self._spliced((colon, end, f" {text}"))  # instead of a block that begins on the next line
+        return self._spliced((start, end, text) if start < end else (end, end, f" {text}"))
 
     # -- reading the layout --------------------------------------------------------------------------------------------
 
@@ -245,7 +347,7 @@ class _Source:
     def _block(self, app_id: str, entry: Mapping[str, Any], indent: str) -> list[str]:
         return self._lines(app_id, entry, indent + " " * self._step())
 
-    def _lines(self, app_id: str, entry: Mapping[str, Any], indent: str) -> list[str]:
+    def _lines(self, app_id: str, entry: Any, indent: str) -> list[str]:
         line = indent + _flow({app_id: entry})
         if len(line) <= _WIDEST:
             return [line]
@@ -273,11 +375,13 @@ class _Source:
         assert gap is not None
         return gap.end() if self._text[gap.end() : gap.end() + 1] == "," else None
 
-    def _into_flow(self, mapping: yaml.MappingNode, item: str) -> str:
-        if not mapping.value:
-            brace = self._text.index("{", self._at(mapping.start_mark)) + 1
+    def _into_flow(self, node: yaml.CollectionNode, item: str) -> str:
+        if not node.value:
+            opening = "{" if isinstance(node, yaml.MappingNode) else "["
+            brace = self._text.index(opening, self._at(node.start_mark)) + 1
             return self._spliced((brace, brace, item))
-        key, value = mapping.value[-1]
+        last = node.value[-1]
+        key, value = last if isinstance(node, yaml.MappingNode) else (last, last)
         end = self._end_of_pair(key, value)
         comma = self._comma_after(end)
         after = end if comma is None else comma + 1
@@ -305,6 +409,10 @@ class _Source:
             return self._spliced((start, after, ""))
         begin = previous if comma is None else between + 1
         return self._spliced((start if "#" in self._text[begin:start] else begin, after, ""))
+
+
+def _nested(path: Sequence[str], value: Any) -> Any:
+    return {path[0]: _nested(path[1:], value)} if path else value
 
 
 class _Dumper(yaml.SafeDumper):

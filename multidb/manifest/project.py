@@ -59,6 +59,7 @@ def load(
     stores: MappingType[str, StoreSchema],
     overlay: str | None = None,
     removed: MappingType[str, Removed] | None = None,
+    texts: MappingType[Path, str] | None = None,
 ) -> Project:
     """Reads the manifest at `path`, the files that it includes and, for an environment, the file laid over it.
 
@@ -68,13 +69,14 @@ def load(
     Args:
         overlay: ``prod`` lays ``multidb.prod.yaml`` over ``multidb.yaml``.
         removed: apps that were taken out of the manifest; no other app may take a name of theirs.
+        texts: what is read in the place of these files, which are not written yet.
 
     Raises:
         ManifestError: with every problem of every file.
         UsageError: the manifest or the overlay does not exist or cannot be read.
     """
     problems: list[Problem] = []
-    files = _Files(path, problems)
+    files = _Files(path, problems, texts or {})
     try:
         top = files.tree(overlay)
     except ManifestError as error:
@@ -97,14 +99,16 @@ def _above(path: Path) -> str | None:
 class _Files:
     """The files of a manifest, brought together in one tree."""
 
-    def __init__(self, path: Path, problems: list[Problem]) -> None:
+    def __init__(self, path: Path, problems: list[Problem], texts: MappingType[Path, str]) -> None:
         self._path = path
         self._problems = problems
+        self._texts = {file.resolve(): text for file, text in texts.items()}
         self.digests: dict[str, str] = {}  # of what was read, by the file's name
 
     def _read(self, path: Path, name: str) -> tuple[Node | None, list[Problem]]:
         """The tree of a file, and what is wrong with it. `UsageError` and `ManifestError` where there is none."""
-        raw = read(path, name)
+        drafted = self._texts.get(path.resolve()) if self._texts else None
+        raw = read(path, name) if drafted is None else drafted.encode()
         self.digests[name] = digest(raw)
         text = decode(raw, name)
         return tree(compose(text, name), text, name)

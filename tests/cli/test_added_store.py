@@ -97,7 +97,7 @@ def test_a_store_that_a_package_adds_goes_through_everything(folder: Beside) -> 
     folder.ok("plan", "--check")
     in_its_box(folder, "ann", "PUT $box $key $value", key="greeting", value="hello")
 
-    folder.ok("add-app", "cat", "--stores", "toy")
+    folder.ok("add-app", "cat", "--stores", "toy", "--yes")
     assert in_its_box(folder, "cat", "KEYS $box") == []
     apps = folder.run("health", "--json").json()["apps"]
     assert {app: each["stores"]["toy"]["status"] for app, each in apps.items()} == dict.fromkeys(APPS, "healthy")

@@ -238,7 +238,7 @@ def test_one_app_in_trouble_costs_no_other_its_set_and_is_not_left_half_way(
             cursor = connection.execute(text.encode())
             return cursor.fetchall() if cursor.description is not None else []
 
-    folder.ok("add-app", "carl", "--stores", "postgres")
+    folder.ok("add-app", "carl", "--stores", "postgres", "--yes")
     folder.ok("backup", "carl")
     as_admin("CREATE SUBSCRIPTION heard CONNECTION 'host=127.0.0.1' PUBLICATION p WITH (connect = false)", "carl")
     as_admin("CREATE PUBLICATION everything FOR ALL TABLES", "carl")

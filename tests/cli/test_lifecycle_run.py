@@ -203,7 +203,7 @@ def test_an_app_whose_entry_was_deleted_by_hand_is_seen_and_can_be_ended(applied
 
 def test_ten_apps_added_at_once_wait_their_turn_and_are_all_there(applied: Folder) -> None:
     names = [f"many{number}" for number in range(10)]
-    running = [begun(applied, "add-app", name, "--stores", "postgres,redis") for name in names]
+    running = [begun(applied, "add-app", name, "--stores", "postgres,redis", "--yes") for name in names]
     said = [each.communicate(timeout=280) for each in running]
     assert [each.returncode for each in running] == [0] * len(names), said
     envs = [connections(applied, name) for name in names]
@@ -242,7 +242,7 @@ def test_on_a_server_of_others_what_closes_it_is_asked_for_and_known_accounts_st
     with tempfile.TemporaryDirectory(prefix="guest-") as name:
         guest = Folder(Path(name), [])
         guest.manifest(manifest())
-        told = guest.ok("add-app", "adam", "--stores", "postgres", env=env).err
+        told = guest.ok("add-app", "adam", "--stores", "postgres", "--yes", env=env).err
         assert "server database postgres" in told
         assert "multidb apply closes it, and asks first" in told
         assert (gets_in("monitor"), gets_in("unrelated")) == (True, True), "nobody was asked"
@@ -320,9 +320,9 @@ def test_on_a_redis_of_others_the_default_user_is_asked_for_and_left_until_then(
     with server, held, tempfile.TemporaryDirectory(prefix="guest-") as name:
         guest = Folder(Path(name), [])
         guest.manifest(manifest())
-        told = guest.ok("add-app", "adam", "--stores", "redis", env=env).err
+        told = guest.ok("add-app", "adam", "--stores", "redis", "--yes", env=env).err
         assert "redis: default user default: open, and left so, because others may use the server" in told
-        again = guest.ok("add-app", "adam", "--stores", "redis", env=env)
+        again = guest.ok("add-app", "adam", "--stores", "redis", "--yes", env=env)
         assert "nothing to do" in again.out, "what is left open is no change that is made again and again"
         assert gets_in(), "nobody was asked"
         assert "multidb apply turns it off" in guest.ok("show", "adam", env=env).out

@@ -16,6 +16,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import psutil
+import psycopg
 import pytest
 import yaml
 
@@ -104,15 +105,19 @@ def test_drift_is_shown_refused_by_check_and_repaired(applied: Folder) -> None:
 
 def test_add_app_end_to_end_and_again(applied: Folder) -> None:
     text = (applied.path / "multidb.yaml").read_text()
-    done = applied.ok("add-app", "carl", "--stores", "postgres,redis", "--extension", "ltree")
+    done = applied.ok("add-app", "carl", "--stores", "postgres,redis", "--extension", "ltree", "--yes")
     assert "multidb show carl" in done.out
     assert (applied.path / "multidb.yaml").read_text().startswith(text)
     env_file = applied.path / "apps" / "carl" / ".env"
     assert stat.S_IMODE(env_file.stat().st_mode) == 0o600
     written = env_file.read_text()
-    again = applied.ok("add-app", "carl")
+    again = applied.ok("add-app", "carl", "--yes")
     assert "nothing to do" in again.out
     assert env_file.read_text() == written
+    more = applied.ok("add-app", "carl", "--extension", "pg_trgm", "--yes")
+    assert "+  carl: {stores: [postgres, redis], postgres: {extensions: [ltree, pg_trgm]}}" in more.out
+    with psycopg.connect(connections(applied, "carl")["DATABASE_URL"]) as connection:
+        assert connection.execute("SELECT show_trgm('abc') IS NOT NULL").fetchone() == (True,)
     applied.ok("plan", "--check")
 
 

@@ -86,7 +86,7 @@ STEPS: tuple[Step, ...] = (
     Step("expire", before="time passed"),
     Step("apply --yes --adopt {hostile}", before="marks gone"),
     Step("apply --yes --regenerate {hostile}", before="credentials lost"),
-    Step("add-app {copy} --stores postgres --extension ltree"),
+    Step("add-app {copy} --stores postgres --extension ltree --yes"),
     Step("recover {hostile}", codes=(2, 3)),  # for a Neo4j whose admin was locked out
     Step("serve"),
     # What an app does to its own place while it is backed up costs it that backup, and nobody else anything.

@@ -1,8 +1,10 @@
-"""`add-app` reads the manifest once, and once more when it has changed it."""
+"""`add-app` does what it is told: what it shows, asks, writes, and does not write."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +14,7 @@ from multidb_toy.resources import ServerOptions
 import multidb.provisioners
 from multidb import manifest
 from multidb.cli.add_app import add_app
-from multidb.errors import ManifestError, UsageError
+from multidb.errors import Conflict, Refused, ServerDown, StalePlan, UsageError
 from multidb.model import Endpoint, Server
 from tests.support.case import RealServer
 from tests.support.given_runtime import GivenRuntime
@@ -48,22 +50,22 @@ def readings(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 def test_a_new_app_costs_one_reading_before_the_edit_and_one_after_it(path: Path, readings: list[str]) -> None:
-    assert add_app("bob", file=path, stores="toy") == 0
+    assert add_app("bob", file=path, stores=["toy"], yes=True) == 0
     assert "bob" in SHELF.boxes
     assert (path.parent / "apps" / "bob" / ".env").exists()
     assert sorted(readings) == ["checked", "checked", "parsed", "parsed"]
 
 
 def test_an_app_that_is_there_costs_one(path: Path, readings: list[str]) -> None:
-    assert add_app("ann", file=path) == 0
+    assert add_app("ann", file=path, yes=True) == 0
     assert "ann" in SHELF.boxes
     assert sorted(readings) == ["checked", "parsed"]
 
 
 def test_an_entry_that_makes_the_manifest_wrong_is_taken_back(path: Path) -> None:
     before = path.read_text()
-    with pytest.raises(ManifestError):
-        add_app("bob", file=path, stores="toy", tenant="no tenant")
+    with pytest.raises(UsageError):
+        add_app("bob", file=path, stores=["toy"], tenant="no tenant", yes=True)
     assert path.read_text() == before
 
 
@@ -71,3 +73,109 @@ def test_where_there_is_no_manifest_nothing_is_written(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="no such manifest"):
         add_app("bob", file=tmp_path / "multidb.yaml")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_a_yes_nothing_is_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = path.read_text()
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    with pytest.raises(Refused, match="needs a yes"):
+        add_app("bob", file=path, stores=["toy"])
+    assert (path.read_text(), SHELF.boxes, list(path.parent.glob("apps/**/*"))) == (before, {}, [])
+
+
+def test_what_is_shown_is_the_edit_and_the_plan(path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add_app("bob", file=path, stores=["toy"], yes=True)
+    out = capsys.readouterr().out
+    assert "\n  +  bob: {stores: [toy]}\n" in out
+    assert "  + bob: box" in out
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_where_nothing_can_be_made_nothing_is_written(
+    path: Path, goes_on: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = path.read_text()
+    SHELF.fail_on, SHELF.goes_on = "bob", goes_on
+    assert add_app("bob", file=path, stores=["toy"], yes=True) == 4
+    assert (path.read_text(), list(path.parent.glob("apps/**/.env"))) == (before, [])
+    assert "apply --app bob" not in capsys.readouterr().err, "there is no such app"
+
+
+def test_a_server_that_is_down_leaves_the_manifest_as_it_was(path: Path) -> None:
+    before = path.read_text()
+    SHELF.down = True
+    with pytest.raises(ServerDown):
+        add_app("bob", file=path, stores=["toy"], yes=True)
+    assert path.read_text() == before
+
+
+def test_what_is_in_the_way_is_taken_over_by_the_same_command(path: Path) -> None:
+    before = path.read_text()
+    add_app("bob", file=path, stores=["toy"], yes=True)
+    SHELF.boxes["bob"] = replace(SHELF.boxes["bob"], owner=None)
+    path.write_text(before)
+    with pytest.raises(Conflict) as refused:
+        add_app("bob", file=path, stores=["toy"], yes=True)
+    assert "the same again with --adopt" in (refused.value.hint or "")
+    assert path.read_text() == before
+    assert add_app("bob", file=path, stores=["toy"], adopt=True, yes=True) == 0
+    assert "bob" in path.read_text()
+
+
+def test_options_change_the_entry_of_an_app_that_is_there(path: Path) -> None:
+    add_app("ann", file=path, stores=["postgres,qdrant", "toy"], extensions=["ltree"], no_apply=True)
+    add_app("ann", file=path, collections=["docs:3:dot"], stores=["redis"], tenant="ann-1", no_apply=True)
+    once = path.read_text()
+    assert once.splitlines()[-1] == (
+        "  ann: {stores: [toy, postgres, qdrant, redis], postgres: {extensions: [ltree]}, tenant_id: ann-1, "
+        "qdrant: {collections: {knowledge: {}, docs: {size: 3, distance: dot}}}}"
+    )
+    add_app("ann", file=path, extensions=["ltree"], collections=["docs:3"], stores=["redis"], no_apply=True)
+    assert path.read_text() == once, "it has all of that"
+    add_app("ann", file=path, extensions=["vector"], no_apply=True)
+    assert path.read_text() == once.replace("[ltree]", "[ltree, vector]")
+
+
+def test_what_another_run_adds_between_the_question_and_the_answer_stays(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def ask(question: str, *, yes: bool) -> bool:
+        path.write_text(path.read_text() + "  cat: {stores: [toy]}\n")
+        return True
+
+    monkeypatch.setattr("multidb.cli.add_app.ask", ask)
+    assert add_app("bob", file=path, stores=["toy"]) == 0
+    assert list(yaml.safe_load(path.read_text())["apps"]) == ["ann", "cat", "bob"]
+
+
+def test_an_app_that_another_run_adds_meanwhile_is_not_overwritten(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(question: str, *, yes: bool) -> bool:
+        path.write_text(path.read_text() + "  bob: {stores: [toy], labels: {of: another}}\n")
+        return True
+
+    monkeypatch.setattr("multidb.cli.add_app.ask", ask)
+    with pytest.raises(StalePlan):
+        add_app("bob", file=path, stores=["toy"])
+    assert yaml.safe_load(path.read_text())["apps"]["bob"]["labels"] == {"of": "another"}
+
+
+EXTERNAL = (
+    "version: 1\nproject: shop\nruntime: external\n"
+    "external:\n  postgres: {url: 'postgresql://admin@127.0.0.1:1/postgres'}\n  redis: {url: 'redis://127.0.0.1:1'}\n"
+    "apps: {}\n"
+)
+
+
+def test_an_app_that_names_no_stores_gets_those_that_there_are_servers_of(path: Path) -> None:
+    path.write_text(EXTERNAL)
+    add_app("bob", file=path, no_apply=True)
+    assert yaml.safe_load(path.read_text())["apps"] == {"bob": {"stores": ["postgres", "redis"]}}
+
+
+def test_what_is_wrong_with_the_options_cites_no_line(path: Path) -> None:
+    path.write_text(EXTERNAL)
+    with pytest.raises(UsageError) as wrong:
+        add_app("bob", file=path, stores=["neo4j"], no_apply=True)
+    assert "does not say where neo4j is" in str(wrong.value)
+    assert "multidb.yaml:" not in str(wrong.value)
+    assert path.read_text() == EXTERNAL

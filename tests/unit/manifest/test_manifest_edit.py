@@ -1,11 +1,13 @@
 """Edits of the manifest's text: what was asked for, and nothing else."""
 
+import re
 from pathlib import Path
 
 import pytest
+import yaml
 
 from multidb.errors import ManifestError, UsageError
-from multidb.manifest import add_app, app_id, initial, load, project_name, remove_app
+from multidb.manifest import add_app, app_id, change_app, initial, load, project_name, remove_app, rename_app
 from multidb.model import Project
 from tests.support.manifest_styles import STYLES, WITHOUT_APPS
 from tests.support.toy_stores import STORES
@@ -190,3 +192,58 @@ def test_what_is_no_app_id_gets_one_suggested(typed: str, better: str) -> None:
 )
 def test_a_project_is_named_after_its_folder(folder: str, name: str) -> None:
     assert project_name(folder) == name
+
+
+COMMENTS = re.compile(r"# [a-z ]+(?=\r?$)", re.MULTILINE)
+CHANGES = {
+    "a value": {"tenant_id": "lern-mi"},
+    "a nested one": {"tables": {"connection_limit": 7}},
+    "a mapping": {"labels": {"country": "no", "a: b": "# c"}},
+}
+
+
+@pytest.mark.parametrize("changes", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("text", STYLES.values(), ids=STYLES)
+def test_an_entry_is_changed_and_no_other(text: str, changes: dict[str, object]) -> None:
+    apps = yaml.safe_load(text.removeprefix("\ufeff"))["apps"] or {}
+    for name in apps:
+        if "*" in text and "&base" in text:
+            with pytest.raises(UsageError, match="safely"):
+                change_app(text, name, changes)
+            continue
+        after = change_app(text, name, changes)
+        changed = yaml.safe_load(after.removeprefix("\ufeff"))["apps"]
+        assert {other: entry for other, entry in changed.items() if other != name} == {
+            other: entry for other, entry in apps.items() if other != name
+        }
+        assert {*COMMENTS.findall(text)} <= {*COMMENTS.findall(after)}, "comments stay"
+        for section, value in changes.items():
+            now, before = changed[name][section], (apps[name] or {}).get(section)
+            assert now == ({**(before or {}), **value} if isinstance(value, dict) else value)
+
+
+def test_what_is_added_to_a_list_stands_behind_what_is_in_it() -> None:
+    text = "apps:\n  aa:\n    stores:\n    - cache # fast\n    # and\n  bb: {stores: [cache], x: []}\n"
+    assert change_app(text, "aa", {"stores": ["cache", "tables"]}) == text.replace("# fast\n", "# fast\n    - tables\n")
+    assert change_app(text, "bb", {"stores": ["cache", "a", "b"], "x": ["c"]}) == text.replace(
+        "[cache], x: []", "[cache, a, b], x: [c]"
+    )
+    assert change_app(text, "aa", {"stores": ["tables"]}).splitlines()[2:] == [
+        "    stores: [tables] # fast",
+        "    # and",
+        "  bb: {stores: [cache], x: []}",
+    ]
+
+
+@pytest.mark.parametrize("text", STYLES.values(), ids=STYLES)
+def test_an_app_is_called_otherwise_at_its_place(text: str) -> None:
+    apps = yaml.safe_load(text.removeprefix("\ufeff"))["apps"] or {}
+    for name in apps:
+        after = rename_app(text, name, "devao")
+        renamed = yaml.safe_load(after.removeprefix("\ufeff"))["apps"]
+        assert list(renamed.items()) == [("devao" if app == name else app, entry) for app, entry in apps.items()]
+        unquoted = rename_app(after, "devao", name).replace(name, f"'{name}'")
+        assert unquoted.replace("'", "").replace('"', "") == text.replace("'", "").replace('"', "")
+    if len(apps) > 1:
+        with pytest.raises(UsageError, match="already"):
+            rename_app(text, *list(apps)[:2])

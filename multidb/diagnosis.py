@@ -12,7 +12,7 @@ from typing import TypeAlias
 from multidb import DISTRIBUTION, __version__, distribution
 from multidb.errors import RuntimeUnavailable
 from multidb.fleet import Answer, Fleet, Scope
-from multidb.model import Finding, Level, Server, StoreContext
+from multidb.model import Finding, Level, Project, Server, StoreContext
 from multidb.provisioners import STORES, provisioner
 from multidb.runtime import ServerState, ServerStatus
 
@@ -42,7 +42,7 @@ def diagnose(fleet: Fleet) -> list[Finding]:
     return [
         _python(),
         *_distribution(),
-        *(_server(status) for status in statuses),
+        *(_server(status, _start(fleet.project, status)) for status in statuses),
         *taken_ports(statuses),
         *_capacity(asked, statuses),
         *_beside(fleet, statuses, asked),
@@ -77,16 +77,23 @@ def _distribution() -> Iterator[Finding]:
         yield Finding(Level.OK, "package", f"{DISTRIBUTION} {ours.version}")
 
 
-def _server(status: ServerStatus) -> Finding:
+def _start(project: Project, status: ServerStatus) -> str:
+    """What to do about a server that does not run."""
+    if project.runtime.starts_servers:
+        return "multidb up"
+    return f"start it where it runs, or correct its address: external.{status.name} in {Path(project.file).name}"
+
+
+def _server(status: ServerStatus, start: str) -> Finding:
     match status.state:
         case ServerState.RUNNING:
             return Finding(Level.OK, status.name, status.message or "runs")
         case ServerState.SKIPPED:
             return Finding(Level.WARNING, status.name, f"skipped: {status.message}")
         case ServerState.STOPPED:
-            return Finding(Level.WARNING, status.name, "is not running", "multidb up")
+            return Finding(Level.WARNING, status.name, "is not running", start)
         case ServerState.FAILED:
-            fix = "" if status.pid is not None else "multidb up"  # one that runs says itself what helps
+            fix = "" if status.pid is not None else start  # one that runs says itself what helps
             return Finding(Level.ERROR, status.name, status.message, fix)
 
 

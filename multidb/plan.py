@@ -104,6 +104,11 @@ class Plan:
         return (*whole, *((server, error) for server in self.servers for error in server.unread.values()))
 
     @property
+    def asked(self) -> bool:
+        """Whether there is a server that was asked, or should have been."""
+        return any(not server.skipped for server in self.servers)
+
+    @property
     def in_sync(self) -> bool:
         """Whether every server could be read and is as the manifest says."""
         return not self.changes and not self.errors

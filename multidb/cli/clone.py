@@ -85,7 +85,7 @@ def clone(
         ready(engine, new)
         done = copy_into(engine, source, new, mask=sql, replace=replace, safety=safety_set, progress=output.progress)
     written = write_env_files(engine.fleet, output, [new])
-    breaches = audited(engine, new, output)
+    openings = audited(engine, new, output)
     until = engine.project.apps[new].labels.get(EXPIRES)
     kept = done.safety.id if done.safety else None
     for note in done.notes:
@@ -97,11 +97,11 @@ def clone(
         "safety_set": kept,
         "written": [str(path) for path in written],
     }
-    output.document(not breaches, {**document, "breaches": breaches})
+    output.document(not openings.own, {**document, **openings.document()})
     output.say(
         f"{new} has what {source} has.{f' It goes after {until}: multidb expire.' if until else ''}", style="green"
     )
     if kept:
         output.say(f"What it had before is in set {kept}.")
     output.say(f"Next: multidb show {new} · its variables are in apps/{new}/.env")
-    return 1 if breaches else 0
+    return 1 if openings.own else 0

@@ -788,7 +788,9 @@ class RestoreDocument(_Applied):
     notes: list[str]
     written: Written
     breaches: list[str]
-    """What is open around the app."""
+    """What is open in the app's own walls."""
+    open_elsewhere: list[str]
+    """What is open on the servers as a whole, or of other apps. It does not make the command fail."""
 
 
 class CloneDocument(_Result):
@@ -802,6 +804,9 @@ class CloneDocument(_Result):
     safety_set: str | None
     written: Written
     breaches: list[str]
+    """What is open in the clone's own walls."""
+    open_elsewhere: list[str]
+    """What is open on the servers as a whole, or of other apps. It does not make the command fail."""
 
 
 class ExpireDocument(_Result):

@@ -13,7 +13,7 @@ from multidb.errors import Refused
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
-_IGNORED = (".multidb/", ".env")
+_IGNORED = (".multidb/", ".env", "backups/")  # state, secrets, and dumps of whole databases
 
 
 @app.command(
@@ -27,7 +27,7 @@ def init(
     run: Run,
     project: Annotated[str | None, typer.Option("--project", help="Its name; default: the folder's.")] = None,
 ) -> int:
-    """Write a commented manifest and the .gitignore lines that keep secrets out of git. Nothing else."""
+    """Write a commented manifest and the .gitignore lines that keep secrets and backups out of git. Nothing else."""
     output, file = run.output, run.file
     if files.read_text(file) is not None:
         raise Refused("there is a manifest already", where=str(file), hint="add an app to it: multidb add-app NAME")

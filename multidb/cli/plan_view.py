@@ -25,7 +25,7 @@ def show_plan(output: Output, plan: Plan) -> None:
     for server in plan.servers:
         _show_server(output, server)
     if plan.in_sync:
-        output.say(plan_sentence(plan), style="green")
+        output.say(plan_sentence(plan), style="green" if plan.asked else None)
     elif plan.changes:
         output.say(plan_sentence(plan))
     for warning in plan.warnings:
@@ -35,6 +35,8 @@ def show_plan(output: Output, plan: Plan) -> None:
 
 def plan_sentence(plan: Plan) -> str:
     """What the plan comes to."""
+    if plan.in_sync and not plan.asked:
+        return "No changes. No server was asked: no app needs one that can be had here. Next: multidb add-app NAME"
     if plan.in_sync:
         return "No changes. The servers are as the manifest says."
     if not plan.changes:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import partial
 from typing import Annotated, Any
 
@@ -125,8 +126,8 @@ def restore(
         **report_document(done.report),
         "written": [str(path) for path in written],
     }
-    breaches = audited(engine, into, output)
-    output.document(code == 0 and not breaches, {**document, "breaches": breaches})
+    openings = audited(engine, into, output)
+    output.document(code == 0 and not openings.own, {**document, **openings.document()})
     output.say(
         f"{into}: {', '.join(done.tables or done.stores)} as of {copy.backup_set.made:%Y-%m-%d %H:%M:%S} UTC.",
         style="green",
@@ -135,22 +136,48 @@ def restore(
         output.note(note)
     if done.safety:
         output.say(f"What it had before is in set {done.safety.id}.")
-    return code or (1 if breaches else 0)
+    return code or (1 if openings.own else 0)
 
 
-def audited(engine: Engine, app: str, output: Output) -> list[str]:
-    """What is open around an app whose privileges were made anew, said in red."""
+@dataclass(frozen=True, slots=True)
+class Openings:
+    """What an audit found open after an app's privileges were made anew, a line each.
+
+    Args:
+        own: in the app's own walls, which is a reason to say that it did not go well.
+        elsewhere: on the server as a whole, or of other apps; it was there before and is only said.
+    """
+
+    own: tuple[str, ...]
+    elsewhere: tuple[str, ...]
+
+    def document(self) -> dict[str, list[str]]:
+        """Plain JSON values."""
+        return {"breaches": list(self.own), "open_elsewhere": list(self.elsewhere)}
+
+
+def audited(engine: Engine, app: str, output: Output) -> Openings:
+    """What is open around an app whose privileges were made anew, said in red where it is the app's own."""
     from multidb.audit import audit
 
     with output.working():
         result = audit(engine.fleet, Scope(apps=frozenset({app})))
-    breaches = [
-        *(f"{breach.store}: {breach.act}: allowed" for breach in result.breaches),
-        *(f"{hole.server}: {hole.hole.subject}: {hole.hole.message}" for hole in result.holes),
+    lines = [
+        *(
+            (f"{breach.store}: {breach.act}: allowed", breach.probe.target or breach.probe.app)
+            for breach in result.breaches
+        ),
+        *((f"{hole.server}: {hole.hole.subject}: {hole.hole.message}", hole.hole.app) for hole in result.holes),
     ]
-    for line in breaches:
+    own = tuple(line for line, whose in lines if whose == app)
+    elsewhere = tuple(line for line, whose in lines if whose != app)
+    for line in own:
         output.note(line, style="red")
-    return breaches
+    for line in elsewhere:
+        output.note(line)
+    if elsewhere:
+        output.note(f"That is not of {app}. What closes it: multidb audit")
+    return Openings(own, elsewhere)
 
 
 def tell_unshared(output: Output, source: str, new: str, declaration: Mapping[str, Any]) -> None:

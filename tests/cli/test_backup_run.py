@@ -11,6 +11,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -113,6 +114,17 @@ def test_a_set_tells_of_real_data(folder: Folder, sets: dict[str, str]) -> None:
     assert not [secret for secret in secrets if len(secret) > 8 and secret.encode() in everything]
 
 
+def sent_as_admin(folder: Folder, text: str, database: str = "postgres") -> list[tuple[object, ...]]:
+    port = urlsplit(connections(folder, "ann")["DATABASE_URL"]).port
+    secret = ProjectState(folder.path).secrets.get(admin_ref("postgres", "postgres"))
+    assert secret is not None
+    with psycopg.connect(
+        host="127.0.0.1", port=port, user="postgres", password=secret.reveal(), dbname=database, autocommit=True
+    ) as connection:
+        cursor = connection.execute(text.encode())
+        return cursor.fetchall() if cursor.description is not None else []
+
+
 def test_what_was_changed_comes_back_and_is_alone(folder: Folder, sets: dict[str, str]) -> None:
     before, other = contents(folder, "ann"), contents(folder, "bob")
     change(folder, "ann")
@@ -131,6 +143,22 @@ def test_what_was_changed_comes_back_and_is_alone(folder: Folder, sets: dict[str
         connection.execute("DELETE FROM people WHERE email = 'new'")
     with psycopg.connect(env["ANN_DB_READONLY_URL"]) as connection:
         assert connection.execute("SELECT count(*) FROM recent").fetchone() == (5,)
+
+
+def test_what_is_open_elsewhere_is_said_and_only_the_apps_own_fails_its_restore(
+    folder: Folder, sets: dict[str, str]
+) -> None:
+    restore = ("restore", sets["ann"], "--store", "redis", "--replace", "--no-safety-set")
+    sent_as_admin(folder, "GRANT CONNECT ON DATABASE bob TO PUBLIC")
+    document = folder.ok(*restore, "--json").json()
+    assert (document["ok"], document["breaches"]) == (True, [])
+    assert any("bob" in line for line in document["open_elsewhere"])
+    sent_as_admin(folder, "CREATE ROLE stranger LOGIN; GRANT ann_owner TO stranger")
+    said = folder.run(*restore, "--json")
+    assert (said.code, said.json()["ok"]) == (1, False)
+    assert any("stranger" in line for line in said.json()["breaches"])
+    sent_as_admin(folder, "REVOKE CONNECT ON DATABASE bob FROM PUBLIC; DROP ROLE stranger")
+    folder.ok("plan", "--check")
 
 
 def test_a_table_alone_comes_back(folder: Folder, sets: dict[str, str]) -> None:
@@ -227,17 +255,7 @@ def test_a_damaged_set_is_named_with_exit_1_and_a_failing_app_with_exit_6(folder
 def test_one_app_in_trouble_costs_no_other_its_set_and_is_not_left_half_way(
     folder: Folder, sets: dict[str, str]
 ) -> None:
-    port = urlsplit(connections(folder, "ann")["DATABASE_URL"]).port
-    secret = ProjectState(folder.path).secrets.get(admin_ref("postgres", "postgres"))
-
-    def as_admin(text: str, app: str) -> list[tuple[object, ...]]:
-        assert secret is not None
-        with psycopg.connect(
-            host="127.0.0.1", port=port, user="postgres", password=secret.reveal(), dbname=app, autocommit=True
-        ) as connection:
-            cursor = connection.execute(text.encode())
-            return cursor.fetchall() if cursor.description is not None else []
-
+    as_admin = partial(sent_as_admin, folder)
     folder.ok("add-app", "carl", "--stores", "postgres", "--yes")
     folder.ok("backup", "carl")
     as_admin("CREATE SUBSCRIPTION heard CONNECTION 'host=127.0.0.1' PUBLICATION p WITH (connect = false)", "carl")

@@ -201,7 +201,7 @@ def test_init_writes_a_manifest_that_is_valid_and_keeps_secrets_out_of_git(folde
     (folder.path / ".gitignore").write_text("node_modules")
     folder.ok("init", "--project", "shop")
     assert yaml.safe_load((folder.path / "multidb.yaml").read_text())["project"] == "shop"
-    assert (folder.path / ".gitignore").read_text().splitlines() == ["node_modules", ".multidb/", ".env"]
+    assert (folder.path / ".gitignore").read_text().splitlines() == ["node_modules", ".multidb/", ".env", "backups/"]
     assert sorted(entry.name for entry in folder.path.iterdir()) == [".gitignore", "multidb.yaml"]
     folder.ok("validate")
     again = folder.run("init")

@@ -10,6 +10,7 @@ from typing import ClassVar
 import pytest
 
 from multidb.cli.plan_markdown import MARK, plan_markdown
+from multidb.cli.plan_view import plan_sentence
 from multidb.errors import ServerDown
 from multidb.model import Action, Change, Finding, Level, Resource, Statement
 from multidb.plan import Plan, ServerPlan
@@ -64,6 +65,13 @@ def test_a_plan_without_changes_is_one_sentence() -> None:
     text = plan_markdown(Plan("shop", (ServerPlan("one", "redis"),)))
     assert text.endswith("**No changes. The servers are as the manifest says.**\n\n")
     assert "<details>" not in text
+
+
+@pytest.mark.parametrize("servers", [(), (ServerPlan("away", "neo4j", skipped="no such thing here"),)])
+def test_a_plan_that_asked_nobody_does_not_say_that_all_is_well(servers: tuple[ServerPlan, ...]) -> None:
+    sentence = plan_sentence(Plan("shop", servers))
+    assert "No server was asked" in sentence
+    assert "as the manifest says" not in sentence
 
 
 def test_what_is_called_badly_says_nothing_of_its_own() -> None:

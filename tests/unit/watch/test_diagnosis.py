@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from multidb.diagnosis import diagnose
-from multidb.model import Finding, Level
+from multidb.model import Finding, Level, RuntimeKind
 from multidb.provisioners import provisioner
+from multidb.runtime import ServerState, ServerStatus
 from tests.support import toy_store
 from tests.unit.watch.conftest import OpenShop
 
@@ -32,3 +33,16 @@ def test_doctor_logs_in_to_each_server_once_for_all_that_it_asks(
     toy_store.SHELF.down = True
     messages = [finding.message for finding in diagnose(engine.fleet)]
     assert {"nothing listens", "for []"} <= set(messages)
+
+
+@pytest.mark.parametrize(("runtime", "way"), [("embedded", "multidb up"), ("external", "external.toy in multidb.yaml")])
+def test_doctor_names_a_way_to_a_server_that_is_there_in_this_runtime(
+    open_shop: OpenShop, monkeypatch: pytest.MonkeyPatch, runtime: str, way: str
+) -> None:
+    monkeypatch.setattr("multidb.diagnosis.STORES", {"toy": ""})
+    engine = open_shop(["ann"])
+    engine.fleet.project = replace(engine.fleet.project, runtime=RuntimeKind(runtime))
+    stopped = ServerStatus("toy", "toy", ServerState.STOPPED, None)
+    monkeypatch.setattr(engine.fleet.runtime, "status", lambda: [stopped])
+    (finding,) = [finding for finding in diagnose(engine.fleet) if finding.message == "is not running"]
+    assert way in finding.fix

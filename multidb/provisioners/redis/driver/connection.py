@@ -51,6 +51,7 @@ __all__ = [
 ]
 
 _BETWEEN_TRIES: Final = 0.05  # seconds
+_UNREACHED: Final = "start it (multidb up, where multidb runs it), or correct its address"
 PRIMARY: Final = "name the primary server in the manifest"
 ADMIN_NEEDS: Final = (
     "use an admin that may run ACL, CONFIG, INFO, COMMAND, EVAL, SET and GET; a managed service without ACL SETUSER "
@@ -163,7 +164,7 @@ def _translated(server: Server, error: RedisError) -> ServerError:
             "out of that app's entry",
         )
     if isinstance(error, redis.ConnectionError):
-        return ServerDown(f"cannot be reached: {text}", where=where, hint="multidb up, or correct its address")
+        return ServerDown(f"cannot be reached: {text}", where=where, hint=_UNREACHED)
     return ServerError(text, where=where, hint="multidb doctor")
 
 

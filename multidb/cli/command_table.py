@@ -88,7 +88,7 @@ def _rows(path: str, command: Any) -> Iterator[tuple[list[str], str | list[str] 
 def _source(path: str, parameter: Any) -> str | list[str] | None:
     if getattr(parameter, "is_flag", False) or getattr(parameter, "count", False):
         return None
-    for key in (f"{path} {parameter.metavar}", parameter.opts[-1], parameter.metavar):
+    for key in (f"{path} {parameter.metavar}", *parameter.opts, parameter.metavar):
         if key in _SOURCES:
             return _SOURCES[key]
     kind = parameter.type_descriptor.annotation

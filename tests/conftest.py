@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 import pytest
+
+# What these say changes what a command asks; a test that is about them sets them itself.
+for _name in ("CI", "MULTIDB_YES"):
+    os.environ.pop(_name, None)
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # A run that was started in the background ignores Ctrl-C, and so would every command that the tests interrupt.

@@ -88,8 +88,8 @@ class Engine:
         scope = scope or Scope()
         agreed = agreed and plan is not None
         servers = {server.name: server for server in self.fleet.servers(scope)}
-        if not agreed and not self.project.runtime.starts_servers:
-            scope = replace(scope, left_open=frozenset(servers))
+        if not agreed:
+            scope = self.fleet.sparing_others(scope)
         plan = plan or self.plan(scope)
         refuse_conflicts(plan)
         todo = [server for server in plan.servers if server.changes or server.error is not None or server.unread]

@@ -197,6 +197,13 @@ class Fleet:
             and any(scope.wants(app) for app in self.apps_of(server))
         ]
 
+    def sparing_others(self, scope: Scope) -> Scope:
+        """The scope for work that nobody was asked about: on servers that are not the project's own, what others may
+        lose something by is left as it is."""
+        if self.project.runtime.starts_servers:
+            return scope
+        return replace(scope, left_open=frozenset(server.name for server in self.servers(scope)))
+
     def apps_of(self, server: Server) -> list[App]:
         """The apps that the server serves, in the order of the manifest."""
         apps = self.project.apps_with(server.store)

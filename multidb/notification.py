@@ -268,10 +268,7 @@ def open_walls(audit: Audit) -> list[Alarm]:
         closing = "\n".join(hole.hole.closes)
         openings.setdefault((hole.hole.app, hole.store), []).append((hole.hole.message, closing))
     for tried in audit.breaches:
-        probe = tried.probe
-        openings.setdefault((probe.target or probe.app, tried.store), []).append(
-            (f"{tried.act} worked", "multidb audit")
-        )
+        openings.setdefault((tried.probe.wall, tried.store), []).append((f"{tried.act} worked", "multidb audit"))
     return [
         Alarm(AlarmKind.BREACH, app, store, listed([text for text, _ in texts], 1), texts[0][1])
         for (app, store), texts in openings.items()

@@ -246,7 +246,7 @@ class Audit:
     def verdict(self, app: str, store: str) -> str:
         """One cell of the matrix: ``breach``, ``hole``, ``not proved``, the promised level, or nothing where the app
         does not use the store. A breach counts against the app whose wall it went through."""
-        if any((breach.probe.target or breach.probe.app, breach.store) == (app, store) for breach in self.breaches):
+        if any((breach.probe.wall, breach.store) == (app, store) for breach in self.breaches):
             return "breach"
         if any(hole.store == store and hole.hole.app in (app, None) for hole in self.holes) and self._has(app, store):
             return "hole"

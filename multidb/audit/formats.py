@@ -93,17 +93,14 @@ def audit_junit(audit: Audit) -> str:
 
 def _findings(audit: Audit) -> Iterator[_AuditResult]:
     for tried in audit.breaches:
-        app = tried.probe.target or tried.probe.app
-        yield _AuditResult("breach", tried.store, tried.server, app, tried.act, f"it worked{tried.detail}")
+        yield _AuditResult("breach", tried.store, tried.server, tried.probe.wall, tried.act, f"it worked{tried.detail}")
     for opened in audit.holes:
         hole = opened.hole
         subject = f"{hole.name}, {hole.subject}"
         yield _AuditResult("hole", opened.store, opened.server, hole.app, subject, hole.message, tuple(hole.closes))
     for tried in audit.broken:
-        app = tried.probe.target or tried.probe.app
-        yield _AuditResult(
-            "broken", tried.store, tried.server, app, tried.act, tried.probe.detail or "its control failed"
-        )
+        why = tried.probe.detail or "its control failed"
+        yield _AuditResult("broken", tried.store, tried.server, tried.probe.wall, tried.act, why)
     for untried in audit.untried:
         subject = f"{untried.app} against {untried.target}" if untried.target else untried.app
         yield _AuditResult("untried", untried.store, untried.store, untried.target or untried.app, subject, untried.why)

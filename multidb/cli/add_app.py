@@ -147,11 +147,8 @@ def _start_shared(engine: Engine, new: str) -> frozenset[str]:
 
 
 def _scope(engine: Engine, new: str, *, adopt: bool) -> Scope:
-    """The app alone. What others may lose something by is left as it is on servers that are not the project's own."""
-    alone = Scope(apps=frozenset({new}), adopt=frozenset({new} if adopt else ()))
-    if engine.project.runtime.starts_servers:
-        return alone
-    return replace(alone, left_open=frozenset(server.name for server in engine.fleet.servers(alone)))
+    """The app alone, and nothing that somebody else may lose something by."""
+    return engine.fleet.sparing_others(Scope(apps=frozenset({new}), adopt=frozenset({new} if adopt else ())))
 
 
 def _without(plan: Plan, servers: frozenset[str]) -> Plan:

@@ -37,7 +37,6 @@ _SOURCES: Final = {
     "backups list NAME": "backed_up",
     "backups prune NAME": "backed_up",
     "clone OTHER": "clones",
-    "completion SHELL": "shells",
     "connect -- COMMAND": "files",
     "purge NAME": "removed",
     "undo-remove NAME": "removed",

@@ -179,10 +179,6 @@ class KnownNames:
             if suffix and overlay and name == f"{stem}.{overlay}{suffix}":
                 yield Completion(overlay, name)
 
-    def shells(self) -> Iterator[Completion]:
-        """Those that multidb has a script for."""
-        yield from (Completion(shell, "") for shell in ("bash", "zsh", "fish"))
-
     # Files
 
     def _app(self, app: str, summary: str) -> Iterator[Completion]:

@@ -163,10 +163,7 @@ def audited(engine: Engine, app: str, output: Output) -> Openings:
     with output.working():
         result = audit(engine.fleet, Scope(apps=frozenset({app})))
     lines = [
-        *(
-            (f"{breach.store}: {breach.act}: allowed", breach.probe.target or breach.probe.app)
-            for breach in result.breaches
-        ),
+        *((f"{breach.store}: {breach.act}: allowed", breach.probe.wall) for breach in result.breaches),
         *((f"{hole.server}: {hole.hole.subject}: {hole.hole.message}", hole.hole.app) for hole in result.holes),
     ]
     own = tuple(line for line, whose in lines if whose == app)

@@ -45,6 +45,11 @@ class Probe:
         return self.got is Outcome.ALLOWED and self.expected is Outcome.REFUSED
 
     @property
+    def wall(self) -> str:
+        """The app whose wall it is about: the target's; that of `app` itself for what no app may do at all."""
+        return self.target or self.app
+
+    @property
     def ok(self) -> bool:
         """Whether it came out as promised, or tighter."""
         return self.got is self.expected or self.got is Outcome.REFUSED

@@ -114,6 +114,7 @@ Account = Annotated[
     str,
     _matching(r"^[^\x00-\x1f\x7f]{1,255}$", "must be the name of an account, as its server has it"),
 ]
+_IMAGE = r"^[a-z0-9][A-Za-z0-9._/@:-]*$"  # a container's image, with or without a tag or a digest
 _PORT = _matching(r"^(([0-9.]+:)?[0-9]{1,5}:)?[0-9]{1,5}(/(tcp|udp))?$", "must be a port such as 8000, or 8080:80")
 Port = Annotated[
     str,
@@ -174,7 +175,7 @@ class ContainerOptions(Section):
 
     image: str | None = Field(
         default=None,
-        pattern=r"^[a-z0-9][A-Za-z0-9._/@:-]*$",
+        pattern=_IMAGE,
         json_schema_extra={"errorMessage": "must be an image such as postgres:18, or one with a digest (@sha256:...)"},
         description="Container image instead of the official one, best with a version or a digest.",
     )
@@ -266,7 +267,7 @@ class Proxy(Section):
     )
     image: str = Field(
         default="caddy:2.10.2",
-        pattern=r"^[a-z0-9][A-Za-z0-9._/@:-]*$",
+        pattern=_IMAGE,
         json_schema_extra={"errorMessage": "must be an image of Caddy 2"},
         description="The proxy's image: Caddy 2.",
     )
@@ -302,13 +303,13 @@ class Deploy(Section):
     )
     backup_image: str = Field(
         default="multidb",
-        pattern=r"^[a-z0-9][A-Za-z0-9._/@:-]*$",
+        pattern=_IMAGE,
         json_schema_extra={"errorMessage": "must be an image, with multidb as its entrypoint"},
         description="The image of the profile backup; its entrypoint is multidb. There is no official one yet.",
     )
     pgbouncer_image: str = Field(
         default="edoburu/pgbouncer:v1.25.2-p0",
-        pattern=r"^[a-z0-9][A-Za-z0-9._/@:-]*$",
+        pattern=_IMAGE,
         json_schema_extra={"errorMessage": "must be an image such as pgbouncer:1.24 (1.19 is the oldest that will do)"},
         description="The pooler's image; PgBouncer 1.19 or later, which can look up passwords in another database.",
     )

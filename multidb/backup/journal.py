@@ -9,10 +9,12 @@ Every note is written before the step that it is about, and taken out after it. 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Final
 
+from multidb.backup.jobs import recording
+from multidb.model import Progress, unwatched
 from multidb.state import ProjectState
 
 __all__ = ["COPYING", "MAKING", "PAUSED", "RESTORING", "VERIFYING", "Journal", "exclusively"]
@@ -28,9 +30,12 @@ RESTORING: Final = "restoring"
 COPYING: Final = "copying"
 
 
-def exclusively(state: ProjectState, command: str) -> AbstractContextManager[None]:
-    """One run of backup work at a time. `Locked` says who is at it; whoever has it may take all notes for old."""
-    return state.lock(_LOCK, f"multidb {command}")
+@contextmanager
+def exclusively(state: ProjectState, command: str, progress: Progress = unwatched) -> Iterator[Progress]:
+    """One run of backup work at a time. `Locked` says who is at it; whoever has it may take all notes for old. In the
+    block, the work is to tell the progress that this gives: others see it then, too."""
+    with state.lock(_LOCK, f"multidb {command}"), recording(state, command, progress) as recorded:
+        yield recorded
 
 
 class Journal:
@@ -52,6 +57,11 @@ class Journal:
     def open(self, kind: str) -> dict[str, dict[str, Any]]:
         """By app, what has begun and not ended."""
         return dict(self._state.read(_WORK).get(kind, {}))
+
+    @property
+    def working(self) -> frozenset[str]:
+        """The apps of which a set is being made, tried or brought back, or was when a run died."""
+        return frozenset(app for kind in (MAKING, VERIFYING, RESTORING) for app in self.open(kind))
 
     def known(self, app: str) -> dict[str, Any]:
         """What is known of the app's sets."""

@@ -94,7 +94,7 @@ def run_backups(
     done = BackupRun()
     if scope.apps is None:
         scope = _without_closed(engine, scope, done)
-    with exclusively(engine.state, "backup"):
+    with exclusively(engine.state, "backup", progress) as progress:
         done.recovered, problems = recover(engine, keys, progress)
         _sort(engine, scope, problems, done)
         if scheduled:
@@ -118,7 +118,7 @@ def run_catching_up(engine: Engine, progress: Progress) -> BackupRun:
     """
     done = BackupRun()
     if Journal(engine.state).open(COPYING):
-        with exclusively(engine.state, "backup"):
+        with exclusively(engine.state, "backup", progress) as progress:
             _catch_up(engine, Scope(), done, progress)
     return done
 
@@ -135,7 +135,7 @@ def final_set(engine: Engine, app_id: str, keys: Identities | None, progress: Pr
         ArchiveError: it could not be made, or not be verified.
         ServerError: a server is down.
     """
-    with exclusively(engine.state, "remove-app"):
+    with exclusively(engine.state, "remove-app", progress) as progress:
         recover(engine, keys, progress, held=[app_id])
         (made,) = make_sets(engine, Scope(apps=frozenset({app_id})), reason=Reason.FINAL, progress=progress)
         if made.made is None:

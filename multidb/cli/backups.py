@@ -154,9 +154,9 @@ def verify_sets(
     engine = run.engine(output)
     keys = identities(identity, os.environ)
     home = repository(engine.fleet, targets)
-    with output.working(), exclusively(engine.state, "backups verify"):
+    with output.working(), exclusively(engine.state, "backups verify", output.progress) as progress:
         finish_interrupted(engine, keys, output)
-        tried = [verify(engine.fleet, home, copy, keys, output.progress) for copy in _chosen(home, names, every)]
+        tried = [verify(engine.fleet, home, copy, keys, progress) for copy in _chosen(home, names, every)]
     output.document(all(verified.ok for verified in tried), {"sets": [_verdict(verified) for verified in tried]})
     for verified in tried:
         mark = verified.verification
@@ -206,10 +206,10 @@ def copy_sets(
     home = repository(engine.fleet, targets)
     failed: list[MultidbError] = []
     copied: list[dict[str, str]] = []
-    with output.working(), exclusively(engine.state, "backups copy"):
+    with output.working(), exclusively(engine.state, "backups copy", output.progress) as progress:
         for copy, target in itertools.product(_chosen(home, names, every=False), targets_of(engine.fleet, to)):
             try:
-                new = copy_set(copy, target, output.progress)
+                new = copy_set(copy, target, progress)
                 settle(Journal(engine.state), copy.app, copy.id, [target.name])
             except MultidbError as error:
                 failed.append(error)

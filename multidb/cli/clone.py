@@ -74,7 +74,7 @@ def clone(
     entry = entry_for(original, shared=share)
     with ExitStack() as stack:
         stack.enter_context(output.working())
-        stack.enter_context(exclusively(engine.state, "clone"))
+        progress = stack.enter_context(exclusively(engine.state, "clone", output.progress))
         finish_interrupted(engine, None, output)
         stack.enter_context(engine.state.lock_apps([source, new], f"multidb clone {source} {new}"))
         project, added = ensure_entry(run, output, new, {**entry, "labels": {**entry.get("labels", {}), **labels}})
@@ -83,7 +83,7 @@ def clone(
         engine = run.engine(output, project)
         engine.fleet.require(Scope(apps=frozenset({source})))
         ready(engine, new)
-        done = copy_into(engine, source, new, mask=sql, replace=replace, safety=safety_set, progress=output.progress)
+        done = copy_into(engine, source, new, mask=sql, replace=replace, safety=safety_set, progress=progress)
     written = write_env_files(engine.fleet, output, [new])
     openings = audited(engine, new, output)
     until = engine.project.apps[new].labels.get(EXPIRES)

@@ -93,7 +93,7 @@ def restore(
         )
     with ExitStack() as stack:
         stack.enter_context(output.working())
-        stack.enter_context(exclusively(engine.state, "restore"))
+        progress = stack.enter_context(exclusively(engine.state, "restore", output.progress))
         if known:
             engine.fleet.start(into)
         finish_interrupted(engine, keys, output)
@@ -112,7 +112,7 @@ def restore(
             if tables
             else partial(bring_back, engine, source, into, stores=stores)
         )
-        done = bringing(replace=replace, safety=safety_set, progress=output.progress)
+        done = bringing(replace=replace, safety=safety_set, progress=progress)
     assert done.report is not None
     code = show_report(output, done.report)
     written = write_env_files(engine.fleet, output, [into])

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from multidb import files
 from multidb.audit import record
+from multidb.backup.jobs import JobFile
 from multidb.backup.journal import Journal
 from multidb.backup.repository import Repository
 from multidb.backup.sets import MANIFEST, VERIFIED, BackupSet, Verification, stored_path
@@ -145,6 +146,14 @@ HEALTH = {
     "version": 1,
     "at": WHEN,
     "apps": {"ann": {"postgres": {"status": "healthy", "since": WHEN, "slots": "h-u", "latencies": [1.5, None, None]}}},
+}
+JOBS = {
+    "version": 1,
+    "command": "backup",
+    "host": "elsewhere",
+    "pid": 1,
+    "since": WHEN,
+    "work": {"ann": {"message": "dumping", "share": 0.5, "at": NOW.isoformat()}},
 }
 PLAN: dict[str, Any] = {
     "version": 1,
@@ -385,6 +394,18 @@ def test_the_history_of_health(text: str) -> None:
         kept = HealthHistory(state)
         kept.load()
         assert kept.places == history.places, "what was damaged is in nobody's way"
+
+
+@QUICK
+@given(hostile(JOBS))
+def test_the_work_that_is_under_way(text: str) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        state = ProjectState(Path(root))
+        state.folder.mkdir()
+        (state.folder / "backup-progress.json").write_bytes(text.encode("utf-8", "surrogatepass"))
+        for job in JobFile(state).jobs(frozenset(), NOW):
+            assert job.share is None or 0 <= job.share <= 1
+            assert job.since.tzinfo is not None
 
 
 @QUICK

@@ -27,6 +27,8 @@ _PARSING: Final = threading.Lock()  # a hostile document takes many times its si
 _ABANDONED: Final = timedelta(days=1)  # nobody takes longer for one set
 _APP: Final = re.compile(APP_ID)
 
+_Stored = tuple[Target, str, str, bool]  # where, app, set id, whether a verification is beside it
+
 
 @dataclass(frozen=True, slots=True)
 class Copy:
@@ -150,10 +152,14 @@ class Repository:
         self.project = project
         self.targets = tuple(targets)
 
-    def copies(self, apps: Iterable[str] | None = None) -> list[Copy]:
-        """Every set, once per target that has it, newest first. A target that cannot be read is an `ArchiveError`."""
+    def copies(self, apps: Iterable[str] | None = None, most: int | None = None) -> list[Copy]:
+        """Every set, once per target that has it, newest first. A target that cannot be read is an `ArchiveError`.
+
+        Args:
+            most: of each app so many of the newest on each target; None: all.
+        """
         app_ids = None if apps is None else set(apps)
-        stored = []
+        stored: list[_Stored] = []
         for target in self.targets:
             try:
                 for app, set_id, files in self._folders(target):
@@ -164,6 +170,8 @@ class Repository:
                 if others := [other.name for other in self.targets if other is not target]:
                     error.hint = f"{error.hint or 'correct that'}; or go without it: --from {others[0]}"
                 raise
+        if most is not None:
+            stored = _newest(stored, most)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
             copies = list(pool.map(lambda entry: self._copy(*entry), stored))
         return sorted(copies, key=lambda copy: copy.id, reverse=True)
@@ -252,6 +260,14 @@ class Repository:
             with contextlib.suppress(ArchiveError):  # then it counts as not verified
                 mark = Verification.from_json(_read(target, f"{folder}/{VERIFIED}"))
         return Copy(target, app, set_id, backup_set, mark)
+
+
+def _newest(stored: Iterable[_Stored], most: int) -> list[_Stored]:
+    """The newest of each app on each target."""
+    groups: dict[tuple[str, str], list[_Stored]] = {}
+    for entry in stored:
+        groups.setdefault((entry[0].name, entry[1]), []).append(entry)
+    return [entry for entries in groups.values() for entry in sorted(entries, key=lambda entry: entry[2])[-most:]]
 
 
 def _read(target: Target, path: str) -> bytes:

@@ -9,9 +9,9 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from importlib.resources import files
-from typing import Any, Final
+from typing import Annotated, Any, Final, TypeVar
 
-from fastapi import FastAPI, Path, Request, Response
+from fastapi import FastAPI, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse, PlainTextResponse
 from prometheus_client import CONTENT_TYPE_PLAIN_0_0_4
 
@@ -25,9 +25,10 @@ from multidb.service.collector import Collector, Reading
 from multidb.service.documents import FailureDocument, HealthDocument, Live, OneAppHealth
 from multidb.service.guard import Guard
 from multidb.service.metrics import exposition
-from multidb.service.overview import Overview, overview
-from multidb.service.page import page
+from multidb.service.overview import Overview, Records, SetsSeen, overview
+from multidb.service.page import app_page, audit_page, entity_tag, missing_page, page
 from multidb.service.rate import ClientRate
+from multidb.service.selection import Selection
 from multidb.service.sources import Sources
 
 __all__ = ["FRESH", "Intervals", "Service", "application"]
@@ -40,6 +41,7 @@ _SCRAPE_TIMEOUT: Final = (
 )
 _NAME: Final = "The app's id; `beep-boop` means `beep_boop`."
 _JSON: Final = "application/json"
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,22 +53,38 @@ class Intervals:
     backups: float = 60.0
     drift: float = 300.0
     audit: float = 3600.0
+    sets: float = 900.0
 
 
 @dataclass
-class _Answers:
-    """The rendered answers, each kept until one of the readings that it was rendered from is made anew."""
+class _Made:
+    """What was made of the readings, each kept until one of them is made anew."""
 
-    readings: tuple[Reading[Any] | None, ...] = ()
-    answers: dict[str, Response] = field(default_factory=dict)
+    readings: tuple[Any, ...] = ()
+    values: dict[str, Any] = field(default_factory=dict)
 
-    def answer(self, name: str, readings: tuple[Reading[Any] | None, ...], make: Callable[[], Response]) -> Response:
-        """The answer of that name; made anew when a reading is another than before."""
+    def value(self, name: str, readings: tuple[Any, ...], make: Callable[[], _T]) -> _T:
+        """The value of that name; made anew when a reading is another than before."""
         if len(readings) != len(self.readings) or any(a is not b for a, b in zip(readings, self.readings, strict=True)):
-            self.readings, self.answers = readings, {}
-        if name not in self.answers:
-            self.answers[name] = make()
-        return self.answers[name]
+            self.readings, self.values = readings, {}
+        if name not in self.values:
+            self.values[name] = make()
+        made: _T = self.values[name]
+        return made
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    """The latest readings, what was recorded, and both brought together."""
+
+    readings: Mapping[str, Reading[Any] | None]
+    records: Records
+    overview: Overview
+
+    @property
+    def parts(self) -> tuple[Any, ...]:
+        """What it was made of."""
+        return (*self.readings.values(), self.records)
 
 
 class Service:
@@ -100,10 +118,13 @@ class Service:
             "backups": collector("backups", sources.backups, 0),
             "drift": collector("drift", sources.drift, 0),
             "audit": collector("audit", sources.audit, 0),
+            "sets": collector("sets", sources.sets, 0),
         }
         self._joined: tuple[Reading[HealthReport], Mapping[str, Health], Reading[HealthReport]] | None = None
-        self._health_made = _Answers()
-        self._known_made = _Answers()
+        self._records = Records()
+        self._health_made = _Made()
+        self._overview_made = _Made()
+        self._known_made = _Made()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -128,31 +149,84 @@ class Service:
             return _failure(500, reading.code, reading.error, reading.hint)
         report, app = reading.value, app and app.replace("-", "_")
         if app is None:
-            return self._health_made.answer("", (reading,), lambda: _health_answer(report, self.codes))
+            return self._health_made.value("", (reading,), lambda: _health_answer(report, self.codes))
         if app not in report.apps:  # not kept: there is no end to names
             return _failure(404, "usage", "there is no such app", f"apps: {', '.join(report.apps) or 'none'}")
-        return self._health_made.answer(app, (reading,), lambda: _health_answer(report.only(app), self.codes))
+        return self._health_made.value(app, (reading,), lambda: _health_answer(report.only(app), self.codes))
 
     async def metrics_answer(self) -> Response:
         """The readings as Prometheus wants them."""
-        readings = await self._readings()
+        known = await self._known()
 
         def make() -> Response:
-            known = {name: reading for name, reading in readings.items() if reading is not None}
-            return Response(exposition(self.overview(readings), known), media_type=CONTENT_TYPE_PLAIN_0_0_4)
+            readings = {name: reading for name, reading in known.readings.items() if reading is not None}
+            return Response(exposition(known.overview, readings), media_type=CONTENT_TYPE_PLAIN_0_0_4)
 
-        return self._known_made.answer("metrics", tuple(readings.values()), make)
+        return self._known_made.value("metrics", known.parts, make)
 
-    async def page_answer(self) -> Response:
-        """The readings as a person wants them."""
-        readings = await self._readings()
-        make = lambda: HTMLResponse(page(self.overview(readings), readings))  # noqa: E731
-        return self._known_made.answer("page", tuple(readings.values()), make)
+    async def page_answer(self, selection: Selection, seen: str | None) -> Response:
+        """The overview as a person wants it.
 
-    async def _readings(self) -> dict[str, Reading[Any] | None]:
+        Args:
+            seen: the tags of what the browser shows already; it is asked again and again then, and begins no check.
+        """
+        known = await self._known(again=seen is not None)
+
+        def make() -> Response:
+            return _page(page(known.overview, known.readings, selection))
+
+        if selection == Selection():
+            return _unless_seen(self._known_made.value("page", known.parts, make), seen)
+        return _unless_seen(make(), seen)  # not kept: there is no end to what may be searched for
+
+    async def app_answer(self, app: str, seen: str | None) -> Response:
+        """The page of one app; `seen` as of `page_answer`."""
+        known = await self._known(again=seen is not None)
+        row = known.overview.row(app.replace("-", "_"))
+        if row is None:
+            return HTMLResponse(missing_page(known.overview, known.readings), 404)
+
+        def make() -> Response:
+            return _page(app_page(known.overview, row, known.readings))
+
+        return _unless_seen(self._known_made.value(f"apps/{row.app}", known.parts, make), seen)
+
+    async def audit_answer(self, seen: str | None) -> Response:
+        """The last audit as a matrix; `seen` as of `page_answer`."""
+        known = await self._known(again=seen is not None)
+
+        def make() -> Response:
+            return _page(audit_page(known.overview, known.readings))
+
+        return _unless_seen(self._known_made.value("audit", known.parts, make), seen)
+
+    async def _known(self, *, again: bool = False) -> _Snapshot:
+        """What is known now.
+
+        Args:
+            again: somebody looks at it already: where checks are made by themselves, none is begun for that.
+        """
         others = {name: collector.latest for name, collector in self._others.items()}
-        health = await self.health.soon(_SCRAPE_TIMEOUT)
-        return {"health": health and self._with_backups(health), **others}
+        if again and self.health.latest is not None and self._intervals.health > 0:
+            health: Reading[HealthReport] | None = self.health.latest
+        else:
+            health = await self.health.soon(_SCRAPE_TIMEOUT)
+        readings = {"health": health and self._with_backups(health), **others}
+        records = self._recorded(others["sets"])
+        parts = (*readings.values(), records)
+        return _Snapshot(
+            readings, records, self._overview_made.value("", parts, lambda: self._overview(readings, records))
+        )
+
+    def _recorded(self, sets: Reading[SetsSeen] | None) -> Records:
+        """What is recorded now; the same value as long as it says the same."""
+        try:
+            records = replace(self._sources.records(), sets=sets.value if sets is not None else None)
+        except MultidbError:  # the next look says so
+            return self._records
+        if records != self._records:
+            self._records = records
+        return self._records
 
     def _with_backups(self, reading: Reading[HealthReport]) -> Reading[HealthReport]:
         """The reading with what is to be said of backups now: a set that was made since must not be called missing. The
@@ -168,8 +242,7 @@ class Service:
             self._joined = (reading, backups, replace(reading, value=replace(reading.value, backups=checked)))
         return self._joined[2]
 
-    def overview(self, readings: Mapping[str, Reading[Any] | None]) -> Overview:
-        """The readings, by the names of their collectors, brought together."""
+    def _overview(self, readings: Mapping[str, Reading[Any] | None], records: Records) -> Overview:
         values = {name: reading.value if reading is not None else None for name, reading in readings.items()}
         usage = values["usage"]
         return overview(
@@ -180,7 +253,7 @@ class Service:
             usage=usage.report if usage else None,
             looks=usage.looks if usage else (),
             backups=values["backups"],
-            histories=self._sources.histories,
+            records=records,
         )
 
 
@@ -211,7 +284,8 @@ def application(
         lifespan=lifespan,
     )
     _add_health(app, service)
-    _add_rest(app, service)
+    _add_metrics(app, service)
+    _add_pages(app, service)
     return Guard(app, token, loopback_only=loopback_only, rate=rate, clients=clients)
 
 
@@ -253,7 +327,7 @@ def _add_health(app: FastAPI, service: Service) -> None:
         return Response(b'{"status": "alive"}', media_type=_JSON)
 
 
-def _add_rest(app: FastAPI, service: Service) -> None:
+def _add_metrics(app: FastAPI, service: Service) -> None:
     @app.get(
         "/metrics",
         summary="For Prometheus",
@@ -264,14 +338,50 @@ def _add_rest(app: FastAPI, service: Service) -> None:
         """Waits at most five seconds for a check under way; then it gives what was known before."""
         return await service.metrics_answer()
 
-    @app.get("/", summary="For people", response_class=HTMLResponse)
-    async def overview_page() -> Response:
-        """One page: apps and stores, their status, isolation, size, backups and drift."""
-        return await service.page_answer()
 
-    for name, media_type in (("style.css", "text/css"), ("refresh.js", "text/javascript")):
+def _add_pages(app: FastAPI, service: Service) -> None:
+    unchanged: dict[int | str, dict[str, Any]] = {304: {"description": "It is as the tag in If-None-Match says."}}
+    missing: dict[int | str, dict[str, Any]] = {
+        404: {"description": "There is no such app.", "content": {"text/html": {"schema": {"type": "string"}}}}
+    }
+
+    @app.get("/", summary="For people", response_class=HTMLResponse, responses=unchanged)
+    async def overview_page(
+        request: Request,
+        q: Annotated[str, Query(description="Part of the name of the apps that are wanted.")] = "",
+        trouble: Annotated[str, Query(description="What is wrong with them, such as `any` or `drift`.")] = "",
+        label: Annotated[str, Query(description="A label of theirs, `key=value`.")] = "",
+        sort: Annotated[str, Query(description="By what they are sorted, such as `name` or `size`.")] = "",
+    ) -> Response:
+        """One page: apps and stores, their status, isolation, size, backups and drift."""
+        return await service.page_answer(Selection.of(q, trouble, label, sort), request.headers.get("if-none-match"))
+
+    @app.get("/apps/{app}", summary="One app, for people", response_class=HTMLResponse, responses=unchanged | missing)
+    async def one_apps_page(
+        request: Request, app: Annotated[str, Path(description=_NAME, examples=["lernmi"])]
+    ) -> Response:
+        """A page: the app's health of a day, latency and size over time, walls, sets, drift."""
+        return await service.app_answer(app, request.headers.get("if-none-match"))
+
+    @app.get("/audit", summary="The last audit, for people", response_class=HTMLResponse, responses=unchanged)
+    async def audits_page(request: Request) -> Response:
+        """A page: every app on every store, and what was found there."""
+        return await service.audit_answer(request.headers.get("if-none-match"))
+
+    for name, media_type in (("style.css", "text/css"), ("page.js", "text/javascript")):
         text = files("multidb.service").joinpath("static", name).read_bytes()
         app.add_api_route(f"/{name}", _constant(text, media_type), include_in_schema=False)
+
+
+def _page(text: str) -> Response:
+    return HTMLResponse(text, headers={"etag": entity_tag(text)})
+
+
+def _unless_seen(answer: Response, seen: str | None) -> Response:
+    """The answer, or 304 where its tag is among those that were seen."""
+    tag = answer.headers["etag"]
+    known = seen is not None and tag in [each.strip().removeprefix("W/") for each in seen.split(",")]
+    return Response(status_code=304, headers={"etag": tag}) if known else answer
 
 
 def _constant(text: bytes, media_type: str) -> Callable[[], Response]:
@@ -301,4 +411,4 @@ def _json(status: int, document: Mapping[str, Any]) -> Response:
 
 def executor() -> ThreadPoolExecutor:
     """A thread for each kind of look: a slow one does not hold up the others."""
-    return ThreadPoolExecutor(5, thread_name_prefix="look")
+    return ThreadPoolExecutor(6, thread_name_prefix="look")

@@ -37,7 +37,7 @@ _HEADERS: Final = (
     (
         b"content-security-policy",
         b"default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; img-src data:; "
-        b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+        b"base-uri 'none'; form-action 'self'; frame-ancestors 'none'",
     ),
     (b"cross-origin-opener-policy", b"same-origin"),
     (b"cross-origin-resource-policy", b"same-origin"),

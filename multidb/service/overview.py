@@ -5,20 +5,63 @@ Pure. A part that was not read yet, or whose look failed, is None: unknown is ne
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from enum import StrEnum
+from typing import TypeVar
 
 from multidb.audit import Audit
+from multidb.backup.jobs import Job
 from multidb.backup.labels import CLONE_OF
+from multidb.backup.repository import Copy
 from multidb.backup.schedule import LastSets
 from multidb.health import HealthReport
-from multidb.health_history import Places
-from multidb.model import Health, Isolation, Project, Status
+from multidb.health_history import PlaceHistory, Places
+from multidb.model import Change, Health, Isolation, Project, Status, worst
 from multidb.plan import Plan
-from multidb.usage import Look, StoreUsage, UsageReport
+from multidb.usage import NEAR, Look, StoreUsage, UsageReport
 
-__all__ = ["AppRow", "Cell", "Overview", "overview"]
+__all__ = ["AppRow", "Cell", "Overview", "Records", "SetsSeen", "Trouble", "overview"]
+
+_Thing = TypeVar("_Thing")
+
+
+class Trouble(StrEnum):
+    """What can be wrong with an app, by the words that the page filters by."""
+
+    UNHEALTHY = "unhealthy"
+    DEGRADED = "degraded"
+    OPEN = "wall-open"
+    UNCERTAIN = "not-proved"
+    DRIFT = "drift"
+    BACKUP = "backup"
+    QUOTA = "quota"
+
+
+@dataclass(frozen=True, slots=True)
+class SetsSeen:
+    """The newest sets that lie on the targets. `problems`: by target, why it could not be read."""
+
+    copies: tuple[Copy, ...] = ()
+    problems: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """What is known without asking a server.
+
+    Args:
+        histories: of health, by app and store.
+        issued: by app, when it last got a credential.
+        jobs: backup work that is under way.
+        sets: what lies on the targets; None: nobody has looked.
+    """
+
+    histories: Places = field(default_factory=dict)
+    issued: Mapping[str, datetime] = field(default_factory=dict)
+    jobs: tuple[Job, ...] = ()
+    sets: SetsSeen | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +71,10 @@ class Cell:
     Args:
         isolation: what is promised, and why.
         verdict: what the last audit says: ``breach``, ``hole``, ``not proved``, a level; empty: there was none.
-        history: its sizes in bytes at earlier looks, oldest first.
+        sizes: its bytes at earlier looks, oldest first.
         drift: changes that a plan would make; None: unknown.
-        since: when the first of the checks was made that have all had the same status since then; None: unknown.
+        history: what the checks of the last day have found; None: nothing is kept.
+        server: the name of the server, as the last check has it; empty: unknown.
     """
 
     app: str
@@ -39,19 +83,32 @@ class Cell:
     isolation: tuple[Isolation, str] | None = None
     verdict: str = ""
     usage: StoreUsage | None = None
-    history: tuple[int, ...] = ()
+    sizes: tuple[tuple[datetime, int], ...] = ()
     drift: int | None = None
-    since: datetime | None = None
+    history: PlaceHistory | None = None
+    server: str = ""
 
     @property
     def open(self) -> bool:
         """Whether the last audit found the app's wall open."""
         return self.verdict in ("breach", "hole")
 
+    @property
+    def since(self) -> datetime | None:
+        """When the first of the checks was made that have all had the same status since then; None: unknown."""
+        return self.history.since if self.history is not None else None
+
 
 @dataclass(frozen=True, slots=True)
 class AppRow:
-    """One app. `cells` are in the order of the stores of the project."""
+    """One app. `cells` are in the order of the stores of the project.
+
+    Args:
+        status: of its stores and backups; whether its walls are open is another question: `standing`.
+        copies: its newest sets on all targets; None: nobody has looked.
+        issued: when it last got a credential; None: that was not recorded.
+        changes: what a plan would make of it.
+    """
 
     app: str
     status: Status | None
@@ -59,6 +116,9 @@ class AppRow:
     backup: LastSets | None = None
     backup_health: Health | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
+    copies: tuple[Copy, ...] | None = None
+    issued: datetime | None = None
+    changes: tuple[Change, ...] = ()
 
     @property
     def open(self) -> bool:
@@ -81,6 +141,42 @@ class AppRow:
         known = [cell.drift for cell in self.cells.values() if cell.drift is not None]
         return sum(known) if known else None
 
+    @property
+    def size(self) -> int | None:
+        """Bytes on all of its stores together; None: none of them was told."""
+        sizes = [cell.usage.usage.size for cell in self.cells.values() if cell.usage is not None]
+        known = [size for size in sizes if size is not None]
+        return sum(known) if known else None
+
+    @property
+    def latency(self) -> float | None:
+        """Seconds of the slowest of its checks; None: none was answered."""
+        healths = [cell.health for cell in self.cells.values() if cell.health is not None]
+        return max((health.latency for health in healths if health.latency is not None), default=None)
+
+    @property
+    def troubles(self) -> frozenset[Trouble]:
+        """All that is wrong with it, as far as it is known."""
+        return frozenset(self._troubles())
+
+    def _troubles(self) -> Iterator[Trouble]:
+        statuses = {cell.health.status for cell in self.cells.values() if cell.health is not None}
+        if Status.UNHEALTHY in statuses:
+            yield Trouble.UNHEALTHY
+        if Status.DEGRADED in statuses:
+            yield Trouble.DEGRADED
+        if self.open:
+            yield Trouble.OPEN
+        if any(cell.verdict == "not proved" for cell in self.cells.values()):
+            yield Trouble.UNCERTAIN
+        if self.drift:
+            yield Trouble.DRIFT
+        if self.backup_health is not None and self.backup_health.status is not Status.HEALTHY:
+            yield Trouble.BACKUP
+        shares = [cell.usage.share for cell in self.cells.values() if cell.usage is not None]
+        if any(share is not None and share >= NEAR for share in shares):
+            yield Trouble.QUOTA
+
 
 @dataclass(frozen=True, slots=True)
 class Overview:
@@ -88,6 +184,8 @@ class Overview:
 
     Args:
         backups_known: whether anything was heard of backups; without that, no row's lack of one means anything.
+        sets: what lies on the targets; None: nobody has looked.
+        jobs: backup work that is under way.
     """
 
     project: str
@@ -98,6 +196,12 @@ class Overview:
     audit: Audit | None = None
     usage: UsageReport | None = None
     backups_known: bool = False
+    sets: SetsSeen | None = None
+    jobs: tuple[Job, ...] = ()
+
+    def row(self, app: str) -> AppRow | None:
+        """The app's; None where it is not in the manifest."""
+        return next((row for row in self.rows if row.app == app), None)
 
     @property
     def open(self) -> bool:
@@ -120,45 +224,89 @@ def overview(
     usage: UsageReport | None = None,
     looks: Sequence[Look] = (),
     backups: Mapping[str, LastSets] | None = None,
-    histories: Places | None = None,
+    records: Records | None = None,
 ) -> Overview:
     """Brings the readings together. What they say of apps that are no longer in the manifest is left out.
 
     Args:
         looks: earlier sizes, oldest first.
     """
-    checked = {(check.app, check.store): check.health for check in health.checks} if health else {}
-    promised = _isolation(plan, audit)
-    drift = _drift(plan)
-    since = {place: history.since for place, history in (histories or {}).items()}
-    used = {(entry.app, entry.store): entry for entry in usage.stores} if usage else {}
-
-    def cell(app: str, store: str) -> Cell:
-        return Cell(
-            app,
-            store,
-            checked.get((app, store)),
-            promised.get((app, store)),
-            audit.verdict(app, store) if audit else "",
-            used.get((app, store)),
-            tuple(size for look in looks if (size := look.size(app, store)) is not None),
-            drift.get((app, store)),
-            since.get((app, store)),
-        )
-
+    records = records or Records()
+    sets = records.sets
+    cells = _Cells(health, plan, audit, usage, looks, records)
+    statuses, of_backups = _statuses(health), health.backups if health else {}
+    changes = _by_app(plan.changes if plan else (), lambda change: change.resource.app)
+    copies = _by_app(sets.copies if sets else (), lambda copy: copy.app)
     rows = tuple(
         AppRow(
             app.id,
-            health.status_of(app.id) if health and app.id in health.apps else None,
-            {store: cell(app.id, store) for store in project.stores if store in app.stores},
+            statuses.get(app.id),
+            {store: cells.cell(app.id, store) for store in project.stores if store in app.stores},
             (backups or {}).get(app.id),
-            health.backups.get(app.id) if health else None,
+            of_backups.get(app.id),
             app.labels,
+            tuple(copies.get(app.id, ())) if sets else None,
+            records.issued.get(app.id),
+            tuple(changes.get(app.id, ())),
         )
         for app in project.apps.values()
     )
     stores = tuple(store for store in project.stores if project.apps_with(store))
-    return Overview(project.name, stores, rows, health, plan, audit, usage, backups is not None)
+    return Overview(project.name, stores, rows, health, plan, audit, usage, backups is not None, sets, records.jobs)
+
+
+class _Cells:
+    """What the readings say of each app on each store."""
+
+    def __init__(
+        self,
+        health: HealthReport | None,
+        plan: Plan | None,
+        audit: Audit | None,
+        usage: UsageReport | None,
+        looks: Sequence[Look],
+        records: Records,
+    ) -> None:
+        self._checked = {(check.app, check.store): check for check in health.checks} if health else {}
+        self._promised = _isolation(plan, audit)
+        self._drift = _drift(plan)
+        self._used = {(entry.app, entry.store): entry for entry in usage.stores} if usage else {}
+        self._audit, self._looks, self._histories = audit, looks, records.histories
+
+    def cell(self, app: str, store: str) -> Cell:
+        check = self._checked.get((app, store))
+        return Cell(
+            app,
+            store,
+            check.health if check else None,
+            self._promised.get((app, store)),
+            self._audit.verdict(app, store) if self._audit else "",
+            self._used.get((app, store)),
+            tuple((look.at, size) for look in self._looks if (size := look.size(app, store)) is not None),
+            self._drift.get((app, store)),
+            self._histories.get((app, store)),
+            check.server if check else "",
+        )
+
+
+def _by_app(things: Iterable[_Thing], app: Callable[[_Thing], str | None]) -> dict[str, list[_Thing]]:
+    """The things of each app, in their order; those of none are left out."""
+    grouped: dict[str, list[_Thing]] = {}
+    for thing in things:
+        if (name := app(thing)) is not None:
+            grouped.setdefault(name, []).append(thing)
+    return grouped
+
+
+def _statuses(health: HealthReport | None) -> dict[str, Status]:
+    """By app, the worst of its stores and backup: one walk over the checks, however many apps there are."""
+    of_apps: dict[str, list[Status]] = {}
+    for check in health.checks if health else ():
+        of_apps.setdefault(check.app, []).append(check.health.status)
+    for app, backup in health.backups.items() if health else ():
+        if app in of_apps:
+            of_apps[app].append(backup.status)
+    return {app: worst(statuses) for app, statuses in of_apps.items()}
 
 
 def _standing(status: Status | None, verdicts: Collection[str]) -> str:

@@ -1,242 +1,148 @@
-"""The page for people: one HTML document, whole without JavaScript, in which no state is told by colour alone."""
+"""The pages for people: HTML documents, whole without JavaScript, in which no state is told by colour alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import datetime
+import hashlib
+import json
+from collections.abc import Mapping
+from datetime import timedelta
 from functools import cache
 from importlib.resources import files
 from typing import Any, Final
 
 import jinja2
 
-from multidb import notification
-from multidb.audit import Audit
-from multidb.health import HealthReport
-from multidb.model import Isolation, Status, listed, size_in_words
-from multidb.plan import Plan
-from multidb.provisioners import STORES, provisioner
+from multidb.model import Isolation, size_in_words, time_in_words
 from multidb.secrets import redact
+from multidb.service.charts import sparkline, strip, strip_in_words
 from multidb.service.collector import Reading
+from multidb.service.detail import detail
+from multidb.service.matrix import matrix
+from multidb.service.notes import is_command, notes
 from multidb.service.overview import AppRow, Cell, Overview
+from multidb.service.selection import SORTS, TROUBLES, Selection, labels_of
+from multidb.service.tiles import tiles
+from multidb.service.wording import SIGNS, clock, day, store_title, tone_of
 from multidb.usage import NEAR
 
-__all__ = ["page", "sparkline"]
+__all__ = ["app_page", "audit_page", "entity_tag", "missing_page", "page"]
 
-_SIGNS: Final = {Status.HEALTHY: "✓", Status.DEGRADED: "!", Status.UNHEALTHY: "✕", None: "?"}
-_NAMED: Final = 6  # apps in one note
-_POINTS: Final = 48  # of a sparkline; more cannot be seen
+_NOTES: Final = 8  # that stand open; the others are behind a click
 
-
-@dataclass(frozen=True, slots=True)
-class _Tile:
-    """One of the figures at the top. `tone`: good, warn, bad or none."""
-
-    title: str
-    value: str
-    detail: str
-    tone: str
+Readings = Mapping[str, Reading[Any] | None]
+"""The latest one of each collector, by its name; for when it was made and why it failed."""
 
 
-@dataclass(frozen=True, slots=True)
-class _Note:
-    """Something that a person should look at. `tone`: warn or bad."""
-
-    tone: str
-    kind: str
-    store: str
-    message: str
-    fix: str
-
-
-def page(known: Overview, readings: Mapping[str, Reading[Any] | None]) -> str:
-    """The whole document.
-
-    Args:
-        readings: the latest one of each collector, by its name; for when it was made and why it failed.
-    """
-    status = known.health.status if known.health else None
-    text = _template().render(
-        known=known,
-        status=status,
-        tiles=list(_tiles(known, readings)),
-        notes=_notes(known, readings),
-        looks=[(name, reading) for name, reading in readings.items() if reading is not None],
-        health=readings.get("health"),
+def page(known: Overview, readings: Readings, selection: Selection | None = None) -> str:
+    """The overview of all apps, or of those that are asked for."""
+    selection = selection or Selection()
+    return _rendered(
+        "overview",
+        known,
+        readings,
+        rows=selection.rows(known.rows),
+        selection=selection,
+        sorts=SORTS,
+        troubles=TROUBLES,
+        labels=labels_of(known.rows),
+        tiles=list(tiles(known, readings)),
+        notes=notes(known, readings),
+        open_notes=_NOTES,
     )
-    return redact(text)
 
 
-def sparkline(values: Sequence[int], width: int = 72, height: int = 18) -> str:
-    """The points of an SVG line from the oldest value to the newest, lowest value at the bottom.
+def app_page(known: Overview, row: AppRow, readings: Readings) -> str:
+    """Everything that is known of one app."""
+    jobs = [job for job in known.jobs if job.subject == row.app]
+    return _rendered(
+        "app",
+        known,
+        readings,
+        row=row,
+        jobs=jobs,
+        notes=notes(known, readings, row.app),
+        open_notes=_NOTES,
+        app=detail(known, row),
+    )
 
-    A change of less than a tenth does not take the whole height, so that what hardly grows does not seem to soar.
-    """
-    step = max(1, -(-len(values) // _POINTS))
-    shown = list(values[::-1][::step][::-1])  # the newest is always among them
-    low, high = min(shown), max(shown)
-    reach = max(high - low, high // 10)
-    across = (width - 4) / max(1, len(shown) - 1)
-    tall = (height - 4) / reach if reach else 0
-    middle = height / 2 + (high - low) * tall / 2
-    return " ".join(f"{2 + at * across:.1f},{middle - (value - low) * tall:.1f}" for at, value in enumerate(shown))
+
+def audit_page(known: Overview, readings: Readings) -> str:
+    """What the last audit has found of every app on every store."""
+    audit = known.audit
+    return _rendered("audit", known, readings, audit=audit, matrix=matrix(audit) if audit is not None else None)
+
+
+def missing_page(known: Overview, readings: Readings) -> str:
+    """Where an app is asked for that there is not."""
+    return _rendered("missing", known, readings)
+
+
+def entity_tag(text: str) -> str:
+    """By which a browser knows a page again: another one whenever anything on it is another."""
+    return f'"{hashlib.sha256(text.encode()).hexdigest()[:32]}"'
+
+
+def _rendered(name: str, known: Overview, readings: Readings, **values: Any) -> str:
+    looks = [(name, reading) for name, reading in readings.items() if reading is not None]
+    status = known.health.status if known.health else None
+    template = _environment().get_template(f"{name}.html.j2")
+    return redact(template.render(known=known, status=status, looks=looks, health=readings.get("health"), **values))
 
 
 @cache
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
+def _environment() -> jinja2.Environment:
+    loader = jinja2.FunctionLoader(
+        lambda name: files("multidb.service").joinpath("static", name).read_text(encoding="utf-8")
+    )
+    environment = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
     environment.filters |= {
+        "clock": clock,
+        "day": day,
+        "figure": lambda value, name: {"latency": _latency, "size": size_in_words}[name](value),
+        "latency": _latency,
+        "many": _many,
+        "percent": lambda share: f"{share * 100:.0f}%",
+        "plain": _plain,
+        "seconds": lambda seconds: time_in_words(timedelta(seconds=seconds)),
         "size": size_in_words,
         "sparkline": sparkline,
-        "clock": _clock,
-        "day": _day,
-        "title": _title,
+        "strip": strip,
+        "strip_words": strip_in_words,
+        "store_title": store_title,
+        "tone": tone_of,
+        "value": lambda value: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False),
     }
     environment.globals |= {
-        "sign": _SIGNS.__getitem__,
-        "trend": _trend,
-        "tone": _tone,
+        "is_command": is_command,
         "isolation_tone": _isolation_tone,
         "near": NEAR,
+        "sign": SIGNS.__getitem__,
+        "trend": _trend,
     }
-    text = files("multidb.service").joinpath("static", "page.html.j2").read_text(encoding="utf-8")
-    return environment.from_string(text)
+    return environment
 
 
-def _tiles(known: Overview, readings: Mapping[str, Reading[Any] | None]) -> Iterator[_Tile]:
-    tiles = {
-        ("health", "Health"): _health_tile(known.health, known.rows) if known.health else None,
-        ("audit", "Isolation"): _isolation_tile(known.audit) if known.audit else None,
-        ("backups", "Backups"): _backup_tile(known.rows) if known.backups_known else None,
-        ("drift", "Drift"): _drift_tile(known.plan) if known.plan else None,
-    }
-    for (look, title), tile in tiles.items():
-        why = "the last look failed" if readings.get(look) else "not looked at yet"
-        yield tile or _Tile(title, "unknown", why, "none")
+def _latency(seconds: float) -> str:
+    return f"{seconds * 1000:.0f} ms" if seconds >= 0.00995 or not seconds else f"{seconds * 1000:.1f} ms"
 
 
-def _health_tile(health: HealthReport, every: Sequence[AppRow]) -> _Tile:
-    well = sum(row.status is Status.HEALTHY for row in every)
-    detail = "apps are healthy" if well == len(every) else f"healthy, {len(every) - well} not"
-    opened = sum(row.open for row in every)
-    detail += f", {opened} with an open wall" * bool(opened)
-    return _Tile("Health", f"{well} of {len(every)}", detail, "bad" if opened else _tone(health.status))
+def _many(count: int, one: str, several: str = "") -> str:
+    """The number and what of: ``1 change``, ``2 changes``."""
+    return f"{count:,} {one if count == 1 else several or f'{one}s'}"
 
 
-def _isolation_tile(audit: Audit) -> _Tile:
-    summary = audit.summary()
-    when = f"audited {_clock(summary.finished)}"
-    if summary.breaches or summary.holes:
-        count = summary.breaches + summary.holes
-        return _Tile("Isolation", "open", f"{count} {'way' if count == 1 else 'ways'} through, {when}", "bad")
-    if not summary.ok:
-        count = summary.unproved + summary.errors
-        return _Tile("Isolation", "not proved", f"{count} {'gap' if count == 1 else 'gaps'}, {when}", "warn")
-    return _Tile("Isolation", "proved", f"{summary.probes} attempts, no way through, {when}", "good")
-
-
-def _backup_tile(rows: Sequence[AppRow]) -> _Tile:
-    """Of all apps but clones, also of those that the manifest asks for no backup of."""
-    counted = [row for row in rows if not row.clone]
-    known = [row for row in counted if row.backup is not None]
-    if not known:
-        return _Tile("Backups", "not scheduled", "the manifest asks for none", "none")
-    verified = sum(row.backup is not None and row.backup.verified is not None for row in known)
-    late = sum(row.backup_health is not None and row.backup_health.status is not Status.HEALTHY for row in known)
-    unscheduled = sum(row.backup is None or row.backup.every is None for row in counted)
-    detail = "have a verified backup" + f", {late} late" * bool(late)
-    detail += f", {unscheduled} not scheduled" * bool(unscheduled)
-    tone = "warn" if late or verified < len(known) else "none" if unscheduled else "good"
-    return _Tile("Backups", f"{verified} of {len(counted)}", detail, tone)
-
-
-def _drift_tile(plan: Plan) -> _Tile:
-    count, unread = len(plan.changes), len(plan.errors)
-    left = f"{unread} {'server' if unread == 1 else 'servers'} could not be read"
-    if count:
-        return _Tile(
-            "Drift", str(count), f"{'change' if count == 1 else 'changes'} open" + f"; {left}" * bool(unread), "warn"
-        )
-    return _Tile(
-        "Drift",
-        "unknown" if unread else "none",
-        left if unread else "as the manifest says",
-        "none" if unread else "good",
-    )
-
-
-def _notes(known: Overview, readings: Mapping[str, Reading[Any] | None]) -> list[tuple[str, _Note]]:
-    """What is wrong and of whom, worst first; what is the same for several apps is one note."""
-    same: dict[_Note, list[str]] = {}
-    for subject, note in (*_failed(readings), *_alarms(known), *_unproved(known), *_degraded(known)):
-        same.setdefault(note, []).append(subject)
-    ordered = sorted(same.items(), key=lambda pair: pair[0].tone)  # bad before warn
-    return [(_subject(subjects, note.store), note) for note, subjects in ordered]
-
-
-def _failed(readings: Mapping[str, Reading[Any] | None]) -> Iterator[tuple[str, _Note]]:
-    for name, reading in readings.items():
-        if reading is not None and reading.error:
-            yield name, _Note("bad", "look failed", "", reading.error, reading.hint)
-
-
-def _alarms(known: Overview) -> Iterator[tuple[str, _Note]]:
-    """What people are told of."""
-    alarms = [
-        *(notification.open_walls(known.audit) if known.audit else ()),
-        *(notification.unwell(known.health) if known.health else ()),
-        *(notification.over_quota(known.usage) if known.usage else ()),
-        *(notification.drifts(known.plan) if known.plan else ()),
-    ]
-    for alarm in alarms:
-        tone = "bad" if alarm.kind in (notification.AlarmKind.BREACH, notification.AlarmKind.UNHEALTHY) else "warn"
-        yield alarm.app or "servers", _Note(tone, str(alarm.kind), alarm.store or "", alarm.message, alarm.fix)
-
-
-def _subject(apps: Sequence[str], store: str) -> str:
-    shown = listed(apps, _NAMED)
-    return f"{shown} / {_title(store)}" if store else shown
-
-
-def _degraded(known: Overview) -> Iterator[tuple[str, _Note]]:
-    for check in known.health.checks if known.health else ():
-        if check.health.status is Status.DEGRADED:
-            yield check.app, _Note("warn", "degraded", check.store, check.health.message, check.health.fix)
-
-
-def _unproved(known: Overview) -> Iterator[tuple[str, _Note]]:
-    """Apps whose walls the last audit neither proved nor found open."""
-    for row in known.rows:
-        for store, cell in row.cells.items():
-            if cell.verdict == "not proved":
-                yield (
-                    row.app,
-                    _Note("warn", "not proved", store, "the last audit could not prove its wall", "multidb audit"),
-                )
-
-
-def _clock(at: datetime) -> str:
-    return at.strftime("%H:%M:%S UTC")
-
-
-def _day(at: datetime) -> str:
-    return at.strftime("%Y-%m-%d %H:%M UTC")
-
-
-def _title(store: str) -> str:
-    return provisioner(store).title if store in STORES else store
+def _plain(text: str) -> str:
+    """Text to be pasted somewhere: without what could look like something else, or steer a terminal."""
+    shown = (char if char == "\n" or char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
+    return "".join(shown)
 
 
 def _trend(cell: Cell) -> tuple[int, ...]:
     """Earlier sizes and the present one; empty when there is nothing to draw."""
+    earlier = tuple(size for _, size in cell.sizes)
     now = cell.usage.usage.size if cell.usage else None
-    values = (*cell.history, now) if now is not None else cell.history
+    values = (*earlier, now) if now is not None else earlier
     return values if len(values) > 1 else ()
-
-
-def _tone(status: Status | None) -> str:
-    return {Status.HEALTHY: "good", Status.DEGRADED: "warn", Status.UNHEALTHY: "bad", None: "none"}[status]
 
 
 def _isolation_tone(cell: Cell) -> str:

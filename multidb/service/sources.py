@@ -14,20 +14,30 @@ from threading import Lock
 
 from multidb import audit, health, usage
 from multidb.audit import Audit
+from multidb.backup.creation import repository
+from multidb.backup.jobs import JobFile
+from multidb.backup.journal import Journal
+from multidb.backup.repository import Copy, Repository
 from multidb.backup.schedule import LastSets, freshness_now, last_sets
-from multidb.document import in_future
+from multidb.credentials import ISSUED
+from multidb.document import in_future, moment
 from multidb.engine import Engine
+from multidb.errors import MultidbError
 from multidb.fleet import Scope
 from multidb.health import HealthReport
-from multidb.health_history import HealthHistory, Places
+from multidb.health_history import HealthHistory
 from multidb.model import Health, Project
 from multidb.plan import Plan
+from multidb.secrets import redact
+from multidb.service.overview import Records, SetsSeen
 from multidb.usage import History, Look, UsageReport
 
 __all__ = ["Sources", "UsageSeen"]
 
 _RELOAD = 30.0  # seconds for which the manifest is taken to be as it was read
 _AGES = 10.0  # seconds for which "newest set 5 minutes old" is near enough
+_SETS = 12  # of each app on each target that the page shows
+_MOST_SETS = 2_000  # of all of them: each is a request or two to a target
 _KEEP_EVERY = timedelta(hours=1)  # between two sizes kept for the sparklines
 
 
@@ -54,6 +64,8 @@ class Sources:
         self._engine: Engine | None = None
         self._read_at = float("-inf")
         self._history: HealthHistory | None = None
+        self._jobs: JobFile | None = None
+        self._records = Records()
         self._freshness: Mapping[str, Health] = {}
         self._freshness_of: tuple[Engine, object] | None = None
         self._freshness_until = float("-inf")
@@ -80,10 +92,35 @@ class Sources:
         history.add(report)
         return report
 
-    @property
-    def histories(self) -> Places:
-        """By app and store, what the checks of the last day have found; asks no file."""
-        return self._history.places if self._history is not None else {}
+    def records(self) -> Records:
+        """What the project's folder says; reads no file that is as it was. The same value as long as it says the same.
+
+        Raises:
+            MultidbError: the manifest or the state is wrong.
+        """
+        state = (self._engine or self.engine()).state
+        jobs = self._jobs = self._jobs or JobFile(state)
+        issued = {app: moment(text) for app, text in state.read(ISSUED).items()}
+        histories = self._history.places if self._history is not None else {}
+        records = Records(histories, issued, jobs.jobs(Journal(state).working, datetime.now(UTC)))
+        if records != self._records:
+            self._records = records
+        return self._records
+
+    def sets(self) -> SetsSeen:
+        """The newest sets on each target. A target that cannot be read costs the page its own sets only."""
+        engine = self.engine()
+        home = repository(engine.fleet)
+        places = len(home.targets) * len(engine.project.apps)
+        most = max(1, min(_SETS, _MOST_SETS // max(1, places)))
+        copies: list[Copy] = []
+        problems: dict[str, str] = {}
+        for target in home.targets:
+            try:
+                copies += Repository(home.project, [target]).copies(engine.project.apps, most)
+            except MultidbError as error:
+                problems[target.name] = redact(error.sentence())
+        return SetsSeen(tuple(sorted(copies, key=lambda copy: copy.id, reverse=True)), problems)
 
     def freshness(self) -> Mapping[str, Health]:
         """By app, what is to be said of its backups now. Computed anew, from the state alone, when that was written or

@@ -32,6 +32,8 @@ def test_every_answer_is_as_described() -> None:
                 asked.setdefault(case.path, set()).add(response.status_code)
 
             ask()
-    assert set(asked) == {"/", "/metrics", "/health/live", "/health/databases", "/health/databases/{app}"}
+    pages = {"/", "/apps/{app}", "/audit"}
+    assert set(asked) == {*pages, "/metrics", "/health/live", "/health/databases", "/health/databases/{app}"}
+    assert 404 in asked["/apps/{app}"]
     assert asked["/health/databases"] == {503}
     assert 404 in asked["/health/databases/{app}"]

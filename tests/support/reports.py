@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
 from multidb.audit import Audit, ServerAudited, Tried
+from multidb.backup.jobs import Job
+from multidb.backup.repository import Copy
 from multidb.backup.schedule import LastSets
+from multidb.backup.sets import BackupSet, Verification
+from multidb.backup.targets.folder import FolderTarget
 from multidb.health import Checked, HealthReport
+from multidb.health_history import SLOTS, HealthSlot, PlaceHistory
 from multidb.model import (
     Action,
     App,
@@ -22,6 +28,7 @@ from multidb.model import (
     Outcome,
     Probe,
     Project,
+    Query,
     Quota,
     Resource,
     RuntimeKind,
@@ -32,6 +39,7 @@ from multidb.model import (
 )
 from multidb.model.options import ContainerOptions
 from multidb.plan import Plan, ServerPlan
+from multidb.service.overview import Records, SetsSeen
 from multidb.service.sources import UsageSeen
 from multidb.usage import Look, ServerSeen, StoreUsage, UsageReport
 
@@ -110,7 +118,15 @@ def audited() -> Audit:
 
 
 def usage() -> UsageSeen:
-    used = AppUsage(size=9_000_000, connections=17, connection_limit=20)
+    slow = Query("SELECT * FROM carts WHERE owner = $1", 1200, 0.012, 14.4)
+    used = AppUsage(
+        9_000_000,
+        connections=17,
+        connection_limit=20,
+        counts={"rows": 12_345, "cache_hit": 0.987},
+        largest=(("public.carts", 7_000_000),),
+        slow=(slow,),
+    )
     report = UsageReport(
         "digi",
         AT,
@@ -129,18 +145,49 @@ def backups() -> dict[str, LastSets]:
     return {"lernmi": LastSets(AT - 3 * day, AT - 4 * day, day, failed=True), "beep_boop": LastSets(None, None, day)}
 
 
+def sets() -> SetsSeen:
+    """A proved one, one that nobody tried, one that is not what was backed up, one that cannot be read."""
+    target = FolderTarget("sets/", Path("/nowhere"))
+
+    def copy(number: int, proof: str = "") -> Copy:
+        made = BackupSet(f"2026112{number}T120000Z-0a1b2c", "digi", "lernmi", AT, "0", {})
+        failures = {"postgres": f"counts {HOSTILE}"} if proof == "failed" else {}
+        mark = Verification(made.id, made.digest, AT, "0", failures) if proof else None
+        return Copy(target, "lernmi", made.id, made, mark)
+
+    broken = Copy(target, "lernmi", "20261117T120000Z-0a1b2c", None, problem="is not JSON")
+    return SetsSeen((copy(1), copy(0, "failed"), copy(0, "proved"), broken), {"s3://away/": "no answer"})
+
+
+def records() -> Records:
+    def history(status: Status, *slots: tuple[Status | None, float | None]) -> PlaceHistory:
+        made = tuple(HealthSlot(status, latency) if status else None for status, latency in slots)
+        return PlaceHistory(status, AT - timedelta(hours=3), made)
+
+    well = [(Status.HEALTHY, 0.003 + (number % 7) / 1000) for number in range(SLOTS - 20)]
+    histories = {
+        ("lernmi", "postgres"): history(Status.HEALTHY, *well, (None, None), (Status.DEGRADED, 0.02), *well[:18]),
+        ("lernmi", "redis"): history(Status.UNHEALTHY, *well[:30], *[(Status.UNHEALTHY, None)] * 18),
+    }
+    job = Job("backup", "lernmi", "postgres: dumping", 0.42, AT - timedelta(minutes=2), AT)
+    return Records(histories, {"lernmi": AT - timedelta(days=40)}, (job,))
+
+
 def freshness() -> Mapping[str, Health]:
     return _BACKUPS
 
 
-def sources(**looks: Callable[[], Any]) -> Any:
+def sources(**looks: Any) -> Any:
     """Looks that find the trouble above, or what `looks` say."""
     found = {
+        "project": project(),
         "health": health,
         "drift": plan,
         "audit": audited,
         "usage": usage,
         "backups": backups,
         "freshness": freshness,
+        "sets": sets,
+        "records": records,
     }
-    return SimpleNamespace(project=project(), histories={}, **{**found, **looks})
+    return SimpleNamespace(**{**found, **looks})

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -101,7 +102,10 @@ def test_a_set_that_was_made_since_the_check_is_not_called_missing() -> None:
     assert len(checks) == 1
 
 
-PATHS = ("/", "/metrics", "/health/databases", "/health/live", "/openapi.json", "/style.css", "/refresh.js", "/none")
+PATHS = (
+    *("/", "/?q=x&sort=size", "/apps/lernmi", "/audit", "/metrics", "/health/databases", "/health/live"),
+    *("/openapi.json", "/style.css", "/page.js", "/none"),
+)
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -185,7 +189,8 @@ def test_no_answer_has_a_secret() -> None:
 
 def test_the_description_names_every_route_and_answer() -> None:
     described = json.loads(ask(guarded(), "/openapi.json").content)["paths"]
-    assert set(described) == {"/", "/metrics", "/health/live", "/health/databases", "/health/databases/{app}"}
+    routes = {"/", "/apps/{app}", "/audit", "/metrics", "/health/live", "/health/databases", "/health/databases/{app}"}
+    assert set(described) == routes
     assert all(set(route) == {"get"} for route in described.values())
     assert set(described["/health/databases/{app}"]["get"]["responses"]) >= {"200", "404", "500", "503"}
 
@@ -222,3 +227,88 @@ def test_behind_a_proxy_each_client_is_counted_by_itself() -> None:
     rate = ClientRate(1, clock=lambda: 0.0)
     app = application(service, token=None, loopback_only=True, rate=rate, clients=clients)
     assert [ask(app, "/", **{"x-forwarded-for": f"192.0.2.{n}"}).status_code for n in (1, 2, 1)] == [200, 200, 429]
+
+
+def _watched(health: float, **looks: Any) -> tuple[Guard, list[None]]:
+    """A service whose checks are counted, and never fresh enough."""
+    checks: list[None] = []
+
+    def check() -> HealthReport:
+        checks.append(None)
+        return reports.health()
+
+    service = Service(
+        reports.sources(health=check, **looks),
+        ThreadPoolExecutor(5),
+        intervals=Intervals(health, 0, 0, 0, 0, 0),
+        fresh=0,
+    )
+    return application(service, token=None, loopback_only=True), checks
+
+
+@pytest.mark.parametrize("path", ["/", "/?trouble=any", "/apps/lernmi", "/audit"])
+def test_a_page_that_is_asked_for_again_is_answered_when_it_is_another_and_begins_no_check(path: str) -> None:
+    recorded = [reports.records()]
+    app, checks = _watched(3600, records=lambda: recorded[0])
+    first = ask(app, path)
+    tag = first.headers["etag"]
+    assert (first.status_code, len(checks)) == (200, 1)
+    for seen in (tag, f'"other", W/{tag}'):
+        again = ask(app, path, **{"if-none-match": seen})
+        assert (again.status_code, again.content, again.headers["etag"]) == (304, b"", tag)
+        assert again.headers["cache-control"] == "no-store"
+    assert ask(app, path, **{"if-none-match": '"other"'}).text == first.text
+    assert len(checks) == 1
+    recorded[0] = replace(recorded[0], jobs=())
+    changed = ask(app, path, **{"if-none-match": tag})
+    assert changed.status_code == (304 if path == "/audit" else 200), "work that has ended is another page"
+    assert len(checks) == 1
+    ask(app, path)
+    assert len(checks) == 2, "who opens it gets a new check"
+
+
+def test_where_checks_are_made_only_when_somebody_asks_an_open_page_asks() -> None:
+    app, checks = _watched(0)
+    tag = ask(app, "/").headers["etag"]
+    ask(app, "/", **{"if-none-match": tag})
+    assert len(checks) == 2
+
+
+def test_an_app_is_found_by_both_of_its_names_and_one_that_there_is_not_is_a_page() -> None:
+    app = guarded()
+    assert ask(app, "/apps/beep-boop").text == ask(app, "/apps/beep_boop").text
+    for name in ("nobody", "%00", "<script>alert"):
+        missing = ask(app, f"/apps/{name}")
+        assert missing.status_code == 404
+        assert name not in missing.text
+        assert missing.headers["content-type"].startswith("text/html")
+
+
+def test_the_overview_is_searched_by_its_address() -> None:
+    app = guarded()
+
+    def shown(path: str) -> list[str]:
+        text = ask(app, path).text
+        return [name for name in ("lernmi", "beep_boop") if f'id="app-{name}"' in text]
+
+    assert shown("/") == ["lernmi", "beep_boop"]
+    assert shown("/?q=beep") == ["beep_boop"]
+    assert shown("/?trouble=unhealthy") == ["lernmi"]
+    assert shown("/?label=none=such") == []
+    assert "No app is like that." in ask(app, "/?q=zzz").text
+    hostile = ask(app, '/?q="><script>alert(2)</script>&label=<b>')
+    assert hostile.status_code == 200
+    assert "<script>alert" not in hostile.text
+    assert "<option selected>&lt;b&gt;</option>" in hostile.text
+
+
+def test_where_the_state_cannot_be_read_the_pages_are_as_they_were() -> None:
+    found = [reports.records]
+
+    def broken() -> Any:
+        raise ManifestError([Problem("multidb.yaml", 3, 1, "unknown key")])
+
+    app = guarded(records=lambda: found[0]())
+    before = ask(app, "/apps/lernmi").text
+    found[0] = broken
+    assert ask(app, "/apps/lernmi").text == before

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from dataclasses import replace
-from html.parser import HTMLParser
 from importlib.resources import files
 from itertools import product
 
@@ -17,9 +16,10 @@ from multidb.backup.schedule import LastSets
 from multidb.health_history import PlaceHistory
 from multidb.model import Search, Status
 from multidb.service.collector import Reading
-from multidb.service.overview import Overview, overview
-from multidb.service.page import page, sparkline
+from multidb.service.overview import Overview, Records, overview
+from multidb.service.page import page
 from tests.support import reports
+from tests.support.html import Document
 
 READING = Reading(1, reports.AT, 0.25)
 
@@ -35,42 +35,6 @@ def known(audited: Audit | None = None) -> Overview:
         looks=seen.looks,
         backups=reports.backups(),
     )
-
-
-class Document(HTMLParser):
-    """Elements with their attributes and texts, in order; refuses what is not closed."""
-
-    VOID = frozenset({"meta", "link", "polyline", "br"})
-
-    def __init__(self, text: str) -> None:
-        super().__init__()
-        self.elements: list[tuple[str, dict[str, str | None], list[str]]] = []
-        self._open: list[tuple[str, dict[str, str | None], list[str]]] = []
-        self.feed(text)
-        assert not self._open, "everything is closed"
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        element: tuple[str, dict[str, str | None], list[str]] = (tag, dict(attrs), [])
-        self.elements.append(element)
-        if tag not in self.VOID:
-            self._open.append(element)
-
-    def handle_endtag(self, tag: str) -> None:
-        if tag not in self.VOID:
-            assert self._open.pop()[0] == tag
-        if tag == "p":
-            self.handle_data(" ")
-
-    def handle_data(self, data: str) -> None:
-        for element in self._open:
-            element[2].append(data)
-
-    def texts(self, tag: str, **attributes: str) -> list[str]:
-        return [
-            " ".join("".join(texts).split())
-            for name, found, texts in self.elements
-            if name == tag and attributes.items() <= found.items()
-        ]
 
 
 @pytest.fixture(scope="module")
@@ -111,14 +75,14 @@ def test_an_app_that_others_get_into_is_not_called_healthy() -> None:
 
 def test_a_place_says_since_when_it_is_as_it_is() -> None:
     history = {("lernmi", "redis"): PlaceHistory(Status.UNHEALTHY, reports.AT, (None,))}
-    shown = overview(reports.project(), health=reports.health(), histories=history)
+    shown = overview(reports.project(), health=reports.health(), records=Records(history))
     cells = Document(page(shown, {})).texts("td")
     assert cells[1].startswith("Redis ✕unhealthy since 2026-11-21 12:00 UTC")
     assert "since" not in cells[0]
 
 
 def test_what_is_wrong_comes_worst_first_with_the_command(document: Document) -> None:
-    notes = document.texts("li")
+    notes = [*document.texts("li", **{"class": "bad"}), *document.texts("li", **{"class": "warn"})]
     assert [note.split()[0] for note in notes] == [
         "breach",
         "unhealthy",
@@ -133,9 +97,7 @@ def test_what_is_wrong_comes_worst_first_with_the_command(document: Document) ->
 
 def test_what_servers_say_is_never_markup(document: Document) -> None:
     assert any(reports.HOSTILE in note for note in document.texts("li")), "it is shown as it is"
-    assert [found for name, found, _ in document.elements if name == "script"] == [
-        {"src": "/refresh.js", "defer": None}
-    ]
+    assert [found for name, found, _ in document.elements if name == "script"] == [{"src": "/page.js", "defer": None}]
     for _, attributes, _ in document.elements:
         assert not {name for name in attributes if name.startswith("on") or name == "style"}, "refused by the policy"
 
@@ -165,17 +127,6 @@ def test_of_an_empty_project_and_of_nothing_known_there_is_a_page() -> None:
     failed = Document(page(overview(reports.project()), failing))
     assert "look failed health no engine start it" in failed.texts("li")
     assert failed.texts("dd")[0] == "unknown the last look failed"
-
-
-def test_a_sparkline_goes_from_the_oldest_to_the_newest_and_keeps_to_its_box() -> None:
-    points = [tuple(map(float, point.split(","))) for point in sparkline([5, 9, 1]).split()]
-    assert points == [(2, 9), (36, 2), (70, 16)]
-    many = [tuple(map(float, point.split(","))) for point in sparkline(list(range(2000))).split()]
-    assert len(many) <= 48
-    assert many[-1] == (70, 2), "the newest is shown"
-    assert {y for _, y in [tuple(map(float, point.split(","))) for point in sparkline([7, 7]).split()]} == {9}
-    (_, before), (_, after) = [tuple(map(float, point.split(","))) for point in sparkline([1000, 1010]).split()]
-    assert 0.5 < before - after < 2, "a hundredth more is seen, and does not look like a tenfold"
 
 
 def test_a_wall_that_could_not_be_proved_is_named() -> None:

@@ -1,0 +1,34 @@
+"""States, times and figures in the words and tones of the pages. Pure."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Final
+
+from multidb.model import Status
+from multidb.provisioners import STORES, provisioner
+
+__all__ = ["SIGNS", "clock", "day", "store_title", "tone_of"]
+
+SIGNS: Final = {Status.HEALTHY: "✓", Status.DEGRADED: "!", Status.UNHEALTHY: "✕", None: "?"}
+"""Beside each status, so that no state is told by colour alone."""
+
+
+def clock(at: datetime) -> str:
+    """The time of day."""
+    return at.strftime("%H:%M:%S UTC")
+
+
+def day(at: datetime) -> str:
+    """Day and time."""
+    return at.strftime("%Y-%m-%d %H:%M UTC")
+
+
+def store_title(store: str) -> str:
+    """The store's name for people."""
+    return provisioner(store).title if store in STORES else store
+
+
+def tone_of(status: Status | None) -> str:
+    """good, warn, bad or none."""
+    return {Status.HEALTHY: "good", Status.DEGRADED: "warn", Status.UNHEALTHY: "bad", None: "none"}[status]

@@ -230,7 +230,8 @@ def serve(folder: Folder) -> Ran:
             assert line, said
             said += line
         deadline = time.monotonic() + 30
-        for path in ("/", "/metrics", "/health/databases", f"/health/databases/{HOSTILE}", "/openapi.json"):
+        pages = ("/", f"/apps/{HOSTILE}", "/audit")
+        for path in (*pages, "/metrics", "/health/databases", f"/health/databases/{HOSTILE}", "/openapi.json"):
             while True:
                 asked = urllib.request.Request(found[0] + path, headers={"Authorization": f"Bearer {_TOKEN}"})
                 try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,7 +19,15 @@ from multidb.service.overview import AppRow, Cell, Overview
 __all__ = ["Attempts", "Detail", "Drift", "PlaceCharts", "SetLine", "detail"]
 
 _SECONDS: Final = SLOT.total_seconds()
-_WORST: Final = ("breach", "proves nothing", "open, as promised nowhere", "refused")
+_TONES: Final = {
+    "worked, a breach": "bad",
+    "proves nothing": "warn",
+    "worked, no wall is promised": "warn",
+    "refused": "good",
+}
+"""By what came of an attempt, the worst first."""
+
+_WORST: Final = tuple(_TONES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,17 +44,25 @@ class Attempts:
     """What one app has tried on another, or on the server (`victim` None), on one store.
 
     Args:
-        tried: each attempt, with what came of it in a word or two.
-        verdict: the worst of these words.
-        tone: good, warn or bad.
+        tried: each attempt, with what came of it in some words, the worst first.
+        outcomes: these words, the worst first, and how often each came.
     """
 
     store: str
     attacker: str
     victim: str | None
     tried: tuple[tuple[Tried, str], ...]
-    verdict: str
-    tone: str
+    outcomes: tuple[tuple[str, int], ...]
+
+    @property
+    def tone(self) -> str:
+        """good, warn or bad, of the worst that came."""
+        return _TONES[self.outcomes[0][0]]
+
+    @property
+    def summary(self) -> str:
+        """``24 refused``; what is worse stands before it."""
+        return "; ".join(f"{count} {word}" for word, count in self.outcomes)
 
     @property
     def answered(self) -> bool:
@@ -127,24 +144,26 @@ def _attempts(audit: Audit, app: str) -> Iterator[Attempts]:
         probe = tried.probe
         if app in (probe.app, probe.target):
             groups.setdefault((tried.store, probe.app, probe.target), []).append((tried, _outcome(tried)))
-    attempts = [Attempts(*key, tuple(tried), *_verdict([word for _, word in tried])) for key, tried in groups.items()]
-    yield from sorted(attempts, key=lambda group: _WORST.index(group.verdict))
+    for tries in groups.values():
+        tries.sort(key=lambda pair: _WORST.index(pair[1]))
+    attempts = [Attempts(*key, tuple(tries), _counted(word for _, word in tries)) for key, tries in groups.items()]
+    yield from sorted(attempts, key=lambda group: (_WORST.index(group.outcomes[0][0]), group.victim != app))
 
 
 def _outcome(tried: Tried) -> str:
     probe = tried.probe
     if probe.breach:
-        return "breach"
+        return "worked, a breach"
     return {
         Outcome.BROKEN: "proves nothing",
-        Outcome.ALLOWED: "open, as promised nowhere",
+        Outcome.ALLOWED: "worked, no wall is promised",
         Outcome.REFUSED: "refused",
     }[probe.got]
 
 
-def _verdict(words: Iterable[str]) -> tuple[str, str]:
-    worst = min(words, key=_WORST.index)
-    return worst, ("bad", "warn", "warn", "good")[_WORST.index(worst)]
+def _counted(words: Iterable[str]) -> tuple[tuple[str, int], ...]:
+    counts = Counter(words)
+    return tuple((word, counts[word]) for word in _WORST if counts[word])
 
 
 def _set_line(copy: Copy) -> SetLine:

@@ -99,6 +99,7 @@ def _environment() -> jinja2.Environment:
         "clock": clock,
         "day": day,
         "figure": lambda value, name: {"latency": _latency, "size": size_in_words}[name](value),
+        "first_upper": lambda text: text[:1].upper() + text[1:],
         "latency": _latency,
         "many": _many,
         "percent": lambda share: f"{share * 100:.0f}%",

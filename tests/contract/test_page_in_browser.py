@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from multidb.audit import Audit, Tried
+from multidb.model import Outcome, Probe
 from multidb.service.application import Intervals
 from multidb.service.overview import Records
 from tests.contract.chromium import Page, browser
@@ -37,9 +39,16 @@ def records() -> list[Records]:
     return [reports.records()]
 
 
+def long_answers() -> Audit:
+    """An audit in which a server has said more than there is room for."""
+    audited = reports.audited()
+    probe = Probe("lernmi", "beep_boop", "write tables as readonly", Outcome.REFUSED, Outcome.REFUSED, "x" * 150)
+    return replace(audited, tried=(*audited.tried, Tried("postgres", "postgres", probe)))
+
+
 @pytest.fixture(scope="module")
 def address(records: list[Records]) -> Iterator[str]:
-    with served(intervals=Intervals(health=60), records=lambda: records[0]) as url:
+    with served(intervals=Intervals(health=60), records=lambda: records[0], audit=long_answers) as url:
         yield f"{url}/"
 
 

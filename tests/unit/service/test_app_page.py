@@ -82,10 +82,10 @@ def test_what_gets_in_stands_with_who_did_it_and_with_what_closes_it(document: D
     assert any("connect by beep_boop against lernmi worked" in note for note in notes)
     assert any("hole postgres: database lernmi connect for everybody: anybody connects" in note for note in notes)
     assert {"REVOKE CONNECT", "multidb audit lernmi"} <= set(commands(document))
-    assert "Postgres: beep_boop on lernmi, 1 attempt breach" in document.texts("summary")
+    assert "Postgres: beep_boop on lernmi: 1 worked, a breach" in document.texts("summary")
     other = shown("beep_boop")
     assert not any("worked" in note for note in other.texts("li")), "it is the other one's wall"
-    assert "Postgres: beep_boop on lernmi, 1 attempt breach" in other.texts("summary"), "and it has tried"
+    assert "Postgres: beep_boop on lernmi: 1 worked, a breach" in other.texts("summary"), "and it has tried"
 
 
 def test_attempts_are_told_by_who_tried_whom_the_worst_first() -> None:
@@ -99,14 +99,15 @@ def test_attempts_are_told_by_who_tried_whom_the_worst_first() -> None:
         tried("lernmi", "beep_boop", no, no, f"permission denied {reports.HOSTILE}"),
         tried("lernmi", "beep_boop", no, no),
         tried("lernmi", None, yes, yes),
+        tried("lernmi", None, no, no),
         tried("beep_boop", None, no, broken),
     )
     document = shown("lernmi", replace(known(), audit=replace(audited, tried=(*more, *audited.tried))))
-    tries = [text for text in document.texts("summary") if "attempt" in text]
+    tries = [text for text in document.texts("summary") if " on " in text]
     assert tries == [
-        "Postgres: beep_boop on lernmi, 1 attempt breach",
-        "Postgres: lernmi on the server itself, 1 attempt open, as promised nowhere",
-        "Postgres: lernmi on beep_boop, 2 attempts all refused",
+        "Postgres: beep_boop on lernmi: 1 worked, a breach",
+        "Postgres: lernmi on the server itself: 1 worked, no wall is promised; 1 refused",
+        "Postgres: lernmi on beep_boop: 2 refused",
     ]
     opened = [found for name, found, _ in document.elements if name == "details" and "open" in found]
     assert len(opened) == 1, "what is bad is not behind a click"
@@ -122,7 +123,7 @@ def test_each_set_says_what_proves_it(document: Document) -> None:
     assert rows[3].endswith("cannot be read: is not JSON")
     assert "multidb backups verify lernmi/20261121T120000Z-0a1b2c" in commands(document)
     assert "s3://away/ cannot be read: no answer" in document.texts("p", **{"class": "bad"})
-    assert "There is none." in shown("beep_boop").texts("p")
+    assert "No set of it was found on the targets." in shown("beep_boop").texts("p")
     unread = shown("lernmi", overview(reports.project(), health=reports.health()))
     assert "multidb backups list lernmi" in commands(unread)
 

@@ -36,18 +36,13 @@ def notes(
     """What is wrong and of whom, worst first; what is the same for several apps is one note.
 
     Args:
-        app: of this one alone.
+        app: of this one alone, and looks that have failed.
     """
     same: dict[Note, list[str]] = {}
-    for subject, note in (
-        *_failed(readings),
-        *_alarms(known),
-        *_uncertain(known),
-        *_degraded(known),
-        *_unread(known),
-    ):
-        if app in (None, subject):
-            same.setdefault(note, []).append(subject)
+    of_all = [*_failed(readings), *(_unread(known) if app is None else ())]
+    of_apps = (*_alarms(known), *_uncertain(known), *_degraded(known))
+    for subject, note in (*of_all, *((name, note) for name, note in of_apps if app in (None, name))):
+        same.setdefault(note, []).append(subject)
     ordered = sorted(same.items(), key=lambda pair: pair[0].tone)  # bad before warn
     return [(_subject(subjects, note.store), note) for note, subjects in ordered]
 

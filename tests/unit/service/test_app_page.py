@@ -98,8 +98,8 @@ def test_attempts_are_told_by_who_tried_whom_the_worst_first() -> None:
     more = (
         tried("lernmi", "beep_boop", no, no, f"permission denied {reports.HOSTILE}"),
         tried("lernmi", "beep_boop", no, no),
-        tried("lernmi", None, yes, yes),
         tried("lernmi", None, no, no),
+        tried("lernmi", None, yes, yes),
         tried("beep_boop", None, no, broken),
     )
     document = shown("lernmi", replace(known(), audit=replace(audited, tried=(*more, *audited.tried))))
@@ -112,6 +112,8 @@ def test_attempts_are_told_by_who_tried_whom_the_worst_first() -> None:
     opened = [found for name, found, _ in document.elements if name == "details" and "open" in found]
     assert len(opened) == 1, "what is bad is not behind a click"
     assert f"permission denied {reports.HOSTILE}" in document.texts("td")
+    outcomes = [text for text in document.texts("td") if text in ("refused", "worked, no wall is promised")]
+    assert outcomes == ["worked, no wall is promised", "refused", "refused", "refused"]
 
 
 def test_each_set_says_what_proves_it(document: Document) -> None:
@@ -155,6 +157,15 @@ def test_drift_is_told_line_by_line_with_what_would_be_done() -> None:
     assert "multidb apply --app lernmi" in commands(document)
     none = shown("beep_boop")
     assert "None: it is as the manifest says." in none.texts("p")
+
+
+def test_only_its_own_troubles_need_a_look_and_looks_that_failed() -> None:
+    shows = known()
+    row = shows.row("beep_boop")
+    assert row is not None
+    failed = {"drift": Reading(None, reports.AT, 1.0, "server-down", "no engine", "start it")}
+    notes = Document(app_page(shows, row, failed)).texts("li")
+    assert [note.split(" ")[0] for note in notes if "/" in note or "failed" in note] == ["look", "degraded"]
 
 
 @pytest.mark.parametrize("app", ["lernmi", "beep_boop"])

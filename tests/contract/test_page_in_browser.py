@@ -12,10 +12,11 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from multidb.audit import Audit, Tried
-from multidb.model import Outcome, Probe
+from multidb.model import Health, Outcome, Probe, Status
 from multidb.service.application import Intervals
 from multidb.service.overview import Records
 from tests.contract.chromium import Page, browser
@@ -48,7 +49,13 @@ def long_answers() -> Audit:
 
 @pytest.fixture(scope="module")
 def address(records: list[Records]) -> Iterator[str]:
-    with served(intervals=Intervals(health=60), records=lambda: records[0], audit=long_answers) as url:
+    late = {"lernmi": Health(Status.DEGRADED, "newest backup is 3 d old, and the last run " + "failed " * 9)}
+    looks = {"records": lambda: records[0], "audit": long_answers, "freshness": lambda: late}
+    with served(intervals=Intervals(health=60), **looks) as url:
+        until = time.monotonic() + 30
+        while httpx.get(f"{url}/metrics").text.count("multidb_collector_success{") < 6:
+            assert time.monotonic() < until, "not everything was looked at"
+            time.sleep(0.05)
         yield f"{url}/"
 
 

@@ -23,7 +23,7 @@ from multidb.files import PRIVATE
 from multidb.model import Launch
 from multidb.secrets import redact
 
-__all__ = ["MARK", "environment", "mark", "running", "start", "stop", "tail", "version_of"]
+__all__ = ["MARK", "ask_version", "environment", "mark", "running", "start", "stop", "tail", "version_of"]
 
 MARK = "MULTIDB_SERVER"
 
@@ -137,6 +137,11 @@ def mark(process: psutil.Process) -> str | None:
 
 @functools.cache
 def version_of(argv: Sequence[str]) -> str | None:
+    """As `ask_version`, asked once: a program that is installed stays what it is for as long as we run."""
+    return ask_version(argv)
+
+
+def ask_version(argv: Sequence[str]) -> str | None:
     """The first version number that a program prints; None when it does not run or prints none."""
     try:
         done = subprocess.run(argv, capture_output=True, text=True, errors="replace", timeout=_ASKING, check=True)

@@ -16,6 +16,10 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+# No test asks a host beyond this machine. Those of fetching a Qdrant have a host of their own, and say so.
+os.environ["MULTIDB_QDRANT_DOWNLOAD"] = "never"
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--all", action="store_true", help="also the tests that are marked rare")
 

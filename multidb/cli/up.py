@@ -39,13 +39,16 @@ def up(
 ) -> int:
     """Start the servers of the manifest and wait until each answers. Run twice, it changes nothing.
 
-    A server that cannot be had on this machine is skipped with a line that says why; the others work without it. One
-    that the project has had before is missed instead: exit 4.
+    It says before what it has to fetch from the network for that. A server that cannot be had on this machine is
+    skipped with a line that says why; the others work without it. One that the project has had before is missed
+    instead: exit 4.
     """
     output = run.output
     fleet = run.fleet(output)
     if switch:
         fleet.runtime.switch(switch)
+    for what in fleet.runtime.to_fetch(servers):
+        output.note(f"Fetching {what}")
     with output.working(), following_servers(fleet, output):
         statuses = fleet.runtime.up(output.progress, servers)
     ok = all(status.state is not ServerState.FAILED for status in statuses)

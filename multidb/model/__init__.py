@@ -58,7 +58,7 @@ from multidb.model.figures import (
     time_in_words,
 )
 from multidb.model.health import Health, Status, worst
-from multidb.model.hosting import HostedServer, Hosting, Launch, OfflineKind, RecoverableKind, ServerKind
+from multidb.model.hosting import FetchedKind, HostedServer, Hosting, Launch, OfflineKind, RecoverableKind, ServerKind
 from multidb.model.options import RuntimeKind
 from multidb.model.project import Project, ServerSpec
 from multidb.model.provisioner import Provisioner, Session
@@ -114,6 +114,7 @@ __all__ = [
     "ScriptArchive",
     "Search",
     "Searched",
+    "FetchedKind",
     "HostedServer",
     "Server",
     "ServerKind",

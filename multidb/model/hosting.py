@@ -19,7 +19,7 @@ from multidb.model.core import PROGRESS_TIMEOUT, App, Endpoint, Progress, Server
 from multidb.model.options import ContainerOptions
 from multidb.secrets import Secret
 
-__all__ = ["HostedServer", "Hosting", "Launch", "OfflineKind", "RecoverableKind", "ServerKind"]
+__all__ = ["FetchedKind", "HostedServer", "Hosting", "Launch", "OfflineKind", "RecoverableKind", "ServerKind"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,7 @@ class HostedServer:
         ports: as named in ``ServerKind.ports``; empty until chosen.
         kind: None when no process belongs to it; `note` then says why.
         folder_product: a folder stands in for the server, and is called this; empty: none does.
+        stand_in: what takes its place, told why, where it cannot be had and the project never had it; None: nothing.
         one_place: it has room for the data of one app only, so that a set of that app is tried in a scratch server
             beside it.
     """
@@ -50,6 +51,7 @@ class HostedServer:
     kind: ServerKind | None = None
     note: str = ""
     folder_product: str = ""
+    stand_in: Callable[[str], HostedServer] | None = field(default=None, compare=False)
     one_place: bool = False
 
     @property
@@ -152,6 +154,19 @@ class OfflineKind(ServerKind, Protocol):
         """The tool, for the files of the server, which is stopped."""
 
 
+@runtime_checkable
+class FetchedKind(ServerKind, Protocol):
+    """A kind whose program is fetched from the network before its first start, for all projects of the user."""
+
+    def to_fetch(self, hosted: HostedServer) -> str:
+        """What the next `prepare` fetches, from where and how much, for people; empty where all is there. Quick, and
+        changes nothing.
+
+        Raises:
+            RuntimeUnavailable: it cannot be had.
+        """
+
+
 @dataclass(frozen=True, slots=True)
 class Hosting:
     """What a store may know when it says which servers it needs on this machine.
@@ -162,6 +177,7 @@ class Hosting:
         options: their server options.
         server: the server that the apps share (None), or the one that serves this app only, without its kind.
         product: what the server of this name said of itself when it last came up; None where it never did.
+        skipped: why the last ``up`` could not have the server of this name; None where it could.
         switched: its servers may be another product from now on.
     """
 
@@ -170,4 +186,5 @@ class Hosting:
     options: ContainerOptions
     server: Callable[[str | None], HostedServer]
     product: Callable[[str], str | None]
+    skipped: Callable[[str], str | None]
     switched: bool = False

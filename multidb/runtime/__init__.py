@@ -54,6 +54,10 @@ class Runtime(Protocol):
         """Starts what is not running (or only the servers so named) and returns when each answers.
         A server that cannot be had is reported `SKIPPED`, one that does not come up `FAILED`; the others go on."""
 
+    def to_fetch(self, only: Sequence[str] | None = None) -> list[str]:
+        """What the next `up` fetches from the network before it can start these servers, for people: what, from where
+        and how much. Empty where everything is there, or somebody else does it."""
+
     def switch(self, stores: Sequence[str]) -> None:
         """Lets the servers of these stores be another product than the project has had, when `up` next starts them:
         what this machine has now. No data is converted or deleted.

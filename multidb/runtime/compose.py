@@ -120,6 +120,10 @@ class ComposeRuntime:
             pooled = self._poolers_started(outcome, seen, report)
         return [*(outcome[container.server] for container in chosen), *pooled]
 
+    def to_fetch(self, only: Sequence[str] | None = None) -> list[str]:
+        """See `Runtime.to_fetch`. Images are pulled by Docker, which says so itself."""
+        return []
+
     def switch(self, stores: Sequence[str]) -> None:
         """Refuses: the image that the manifest names says what a container is."""
         raise Refused("containers are what their images are", hint="change servers.STORE.image, then: multidb up")

@@ -15,10 +15,11 @@ from pathlib import Path
 
 from multidb import processes
 from multidb.concurrency import side_by_side
-from multidb.errors import AuthenticationFailed, MultidbError, Refused, UsageError
+from multidb.errors import AuthenticationFailed, MultidbError, Refused, RuntimeUnavailable, UsageError
 from multidb.model import (
     App,
     Endpoint,
+    FetchedKind,
     HostedServer,
     Hosting,
     Offline,
@@ -95,6 +96,22 @@ class EmbeddedRuntime:
             report("servers", f"waiting for {who}")
 
         return self._state.lock("runtime", command, LOCK_TIMEOUT, waiting)
+
+    def to_fetch(self, only: Sequence[str] | None = None) -> list[str]:
+        """See `Runtime.to_fetch`.
+
+        Raises:
+            UsageError: `only` names no server of the project.
+        """
+        recorded, missing = self._ledger.read(), []
+        for hosted in self._chosen(only):
+            kind, process = hosted.kind, recorded.get(hosted.name)
+            if not isinstance(kind, FetchedKind) or (process is not None and process.alive()):
+                continue
+            if self._products.obstacle(hosted) is None:
+                with contextlib.suppress(RuntimeUnavailable, OSError):  # which `up` then says of the server
+                    missing.append(kind.to_fetch(hosted))
+        return [what for what in dict.fromkeys(missing) if what]
 
     def switch(self, stores: Sequence[str]) -> None:
         """See `Runtime.switch`."""
@@ -288,6 +305,7 @@ class EmbeddedRuntime:
             options=spec.options,
             server=lambda app: self._hosted(spec, app),
             product=self._products.recorded,
+            skipped=lambda name: self._state.read(SKIPPED).get(name),
             switched=spec.store in self._switched,
         )
         return describe(hosting)

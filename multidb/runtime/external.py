@@ -33,6 +33,10 @@ class ExternalRuntime:
         """Refuses: these servers are not ours to start."""
         raise self._not_ours("start")
 
+    def to_fetch(self, only: Sequence[str] | None = None) -> list[str]:
+        """See `Runtime.to_fetch`. None of these servers is ours to have."""
+        return []
+
     def switch(self, stores: Sequence[str]) -> None:
         """Refuses: these servers are not ours to choose."""
         raise self._not_ours("choose")

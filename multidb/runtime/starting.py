@@ -72,9 +72,11 @@ class Start:
                     return absent(hosted, obstacle)
                 return self._started(hosted, kind)
         except RuntimeUnavailable as error:
-            reason = error.sentence(where=False)
+            reason = error.sentence(where=False) if hosted.stand_in is None else error.message
             with self._state.change(SKIPPED) as section:
                 section[hosted.name] = reason
+            if hosted.stand_in is not None:
+                return self._one(hosted.stand_in(reason))
             return absent(hosted, self._products.unavailable(hosted, reason))
         except MultidbError as error:
             return ServerStatus(hosted.name, hosted.store, ServerState.FAILED, None, error.sentence())
@@ -111,7 +113,7 @@ class Start:
         hosted = dataclasses.replace(hosted, ports=numbers)
         self._progress(hosted.name, "starting")
         settle(hosted.folder)
-        launch = kind.prepare(hosted, secret, self._progress)
+        launch = kind.prepare(hosted, secret, self._unless_cancelled)
         since = hosted.log.stat().st_size if hosted.log.exists() else 0
         pid, started = processes.start(launch, hosted.folder, hosted.log)
         process = Process(
@@ -125,6 +127,14 @@ class Start:
         version = self._answer(kind, server, secret, process.alive, hosted, since)
         self._products.record(hosted.name, version)
         return ServerStatus(hosted.name, hosted.store, ServerState.RUNNING, server, version + moved, pid)
+
+    def _unless_cancelled(
+        self, subject: str, message: str, done: float | None = None, total: float | None = None
+    ) -> None:
+        """The progress of work that may last, and that an interruption is not to wait for."""
+        if self._cancelled.is_set():
+            raise ServerError("interrupted; multidb up goes on from here")
+        self._progress(subject, message, done, total)
 
     def _answer(
         self,

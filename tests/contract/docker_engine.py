@@ -26,7 +26,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from multidb.provisioners.neo4j.hosting.jars import NEO4J_VERSION, cache_folder
+from multidb.downloads import cache_folder
+from multidb.provisioners.neo4j.hosting.jars import NEO4J_VERSION
 from multidb.provisioners.postgres.hosting import container as postgres
 from multidb.provisioners.qdrant.hosting import container as qdrant
 from multidb.provisioners.redis.hosting import container as redis

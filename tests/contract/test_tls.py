@@ -28,6 +28,7 @@ from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedR
 
 from multidb.client.qdrant import connect as connect_app
 from multidb.deployment import Deployment, containers, secured
+from multidb.downloads import cache_folder
 from multidb.errors import MultidbError
 from multidb.model import Server
 from multidb.model.container import Container
@@ -264,7 +265,7 @@ def test_qdrant_takes_verified_connections_only(inside: Inside, rendered: Render
 @pytest.mark.parametrize("inside", ["neo4j"], indirect=True)
 def test_neo4j_takes_verified_connections_only(inside: Inside, rendered: Rendered, stranger: Path) -> None:
     java = program.find_java()
-    library = jars.cache_folder() / "neo4j" / jars.NEO4J_VERSION
+    library = cache_folder() / "neo4j" / jars.NEO4J_VERSION
     if java is None or not library.is_dir():
         pytest.skip("no Neo4j on this machine: an embedded multidb up fetches its jars")
     subprocess.run(["sh", "-c", inside.moved((rendered.folder("neo4j") / "key.sh").read_text())], check=True)

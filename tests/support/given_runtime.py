@@ -21,6 +21,9 @@ class GivenRuntime:
     def up(self, progress: Progress, only: Sequence[str] | None = None) -> list[ServerStatus]:
         return self.status()
 
+    def to_fetch(self, only: Sequence[str] | None = None) -> list[str]:
+        return []
+
     def switch(self, stores: Sequence[str]) -> None:
         raise AssertionError("there is no other product")
 

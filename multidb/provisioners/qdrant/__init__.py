@@ -30,6 +30,9 @@ ask for it; `multidb.client.qdrant` adds it to every request.
 nothing else about them, show in the server's telemetry to everyone with a token; so a collection's name should not be
 a secret. Strict mode (``strict``) limits what requests to a collection may cost.
 
+**Where multidb runs it**, the server is a program of the machine or the release that `hosting.releases` fetches; where
+neither is to be had, local mode.
+
 **Local mode** keeps collections, points and owner marks, one process at a time. It has no payload indexes, strict
 mode, quantization or storage settings, so none are planned for it.
 

@@ -15,6 +15,7 @@ from multidb.errors import Refused
 from multidb.model import Action, App, Endpoint, Isolation, Owner, Resource, StoreContext
 from multidb.plan import diff
 from multidb.provisioners.qdrant import PROVISIONER
+from multidb.provisioners.qdrant.hosting.container import containers
 from multidb.provisioners.qdrant.provision.options import AppOptions, ServerOptions
 from multidb.provisioners.qdrant.provision.resources import (
     Admission,
@@ -31,6 +32,7 @@ from multidb.provisioners.qdrant.provision.resources import (
     token_ref,
 )
 from multidb.secrets import Secret, SecretRef
+from tests.support.specs import spec
 
 NOW = 1_800_000_000
 DAY = 86_400
@@ -383,3 +385,30 @@ def test_the_provisioner_imports_no_driver() -> None:
         "sys.exit(bool({'qdrant_client', 'urllib3', 'jwt', 'grpc', 'numpy'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", script], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "image"),
+    [
+        ({}, "qdrant/qdrant:v1.18.3"),
+        ({"version": "1.19.0"}, "qdrant/qdrant:v1.19.0"),
+        ({"version": "1.19.0", "image": "mine:1"}, "mine:1"),
+    ],
+)
+def test_a_container_has_the_version_that_is_asked_for(options: dict[str, str], image: str) -> None:
+    assert [container.image for container in containers(spec("qdrant", **options), ["lernmi"], False)] == [image]
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"version": "../1.18.3"},
+        {"version": "latest"},
+        {"download": "Never"},
+        {"download": "file:///srv"},
+        {"download": "https://user:password@mirror"},
+    ],
+)
+def test_what_is_no_version_and_no_mirror_is_refused(options: dict[str, str]) -> None:
+    with pytest.raises(ValidationError):
+        ServerOptions(**options)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from multidb import downloads
 from multidb.errors import RuntimeUnavailable
 from multidb.provisioners.neo4j.hosting import jars
 from multidb.provisioners.neo4j.hosting.jars import Jar
@@ -19,7 +20,7 @@ CONTENT = {f"/org/x/part{n}/1.0/part{n}-1.0.jar": bytes([n]) * (1000 + n) for n 
 
 
 class Maven(ThreadingHTTPServer):
-    """Serves `files`; `failures` makes the next answers for a path errors."""
+    """Serves `files`; `failures` makes the next answers for a path errors, `cuts` ends them before they are whole."""
 
     daemon_threads = True
 
@@ -27,6 +28,7 @@ class Maven(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.files = dict(CONTENT)
         self.failures: Counter[str] = Counter()
+        self.cuts: Counter[str] = Counter()
         self.asked: list[str] = []
 
 
@@ -43,6 +45,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Length", str(len(body or b"")))
         self.end_headers()
+        if self.server.cuts[self.path] > 0:
+            self.server.cuts[self.path] -= 1
+            body = (body or b"")[:-7]
         self.wfile.write(body or b"")
 
     def log_message(self, format: str, *args: object) -> None:  # noqa: A002
@@ -59,7 +64,7 @@ def maven(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Maven]:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
         monkeypatch.setattr(jars, "locked", lambda version: locked)
-        monkeypatch.setattr(jars.time, "sleep", lambda seconds: None)
+        monkeypatch.setattr(downloads, "_PAUSE", 0)
         monkeypatch.setenv("MULTIDB_MAVEN_URL", f"http://127.0.0.1:{server.server_port}/")
         monkeypatch.setenv("MULTIDB_CACHE", str(tmp_path / "cache"))
         monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -97,7 +102,7 @@ def test_a_changed_jar_is_refused_by_name_and_never_kept(maven: Maven) -> None:
     with pytest.raises(RuntimeUnavailable, match=r"org\.x:part7:1\.0") as caught:
         jars.fetch_neo4j(quiet, "1")
     assert "MULTIDB_MAVEN_URL" in (caught.value.hint or "")
-    folder = jars.cache_folder() / "neo4j" / "1"
+    folder = downloads.cache_folder() / "neo4j" / "1"
     assert not (folder / "part7-1.0.jar").exists()
     maven.files[path] = CONTENT[path]
     assert len(list(jars.fetch_neo4j(quiet, "1").iterdir())) == len(CONTENT)
@@ -108,6 +113,24 @@ def test_a_passing_fault_is_tried_again_and_a_lasting_one_named(maven: Maven) ->
     maven.failures[path] = 2
     jars.fetch_neo4j(quiet, "1")
     assert maven.asked.count(path) == 3
+
+
+def test_a_jar_that_was_cut_off_is_fetched_again_and_not_taken_for_a_changed_one(maven: Maven) -> None:
+    path = "/org/x/part2/1.0/part2-1.0.jar"
+    maven.cuts[path] = 2
+    jars.fetch_neo4j(quiet, "1")
+    assert maven.asked.count(path) == 3
+    (downloads.cache_folder() / "neo4j" / "1" / "part2-1.0.jar").unlink()
+    maven.cuts[path] = 9
+    with pytest.raises(RuntimeUnavailable, match="ended after 995 of 1002 bytes"):
+        jars.fetch_neo4j(quiet, "1")
+
+
+def test_what_is_missing_is_said_before(maven: Maven) -> None:
+    assert jars.to_fetch("1") == "Neo4j 1 from 127.0.0.1 (12.1 kB, once for all projects)"
+    assert maven.asked == []
+    jars.fetch_neo4j(quiet, "1")
+    assert jars.to_fetch("1") == ""
 
 
 def test_a_jar_that_the_mirror_lacks_is_not_asked_for_twice(maven: Maven) -> None:

@@ -3,41 +3,28 @@
 Neo4j Community is under the GPL, so multidb does not carry it: it carries ``neo4j-<version>.lock``, the full list of
 jars with their sizes and SHA-256 checksums, and fetches them when an embedded Neo4j is first wanted.
 
-``MULTIDB_CACHE`` moves the cache, ``MULTIDB_MAVEN_URL`` names a mirror. Proxies come from ``https_proxy`` and
-``no_proxy``, certificate authorities from ``SSL_CERT_FILE`` and ``SSL_CERT_DIR``, as everywhere in Python.
+``MULTIDB_MAVEN_URL`` names a mirror; `multidb.downloads` says where the cache is, and how proxies are named.
 """
 
 from __future__ import annotations
 
-import hashlib
-import http.client
 import importlib.resources
 import os
-import ssl
-import sys
-import time
-import urllib.error
-import urllib.parse
-import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from multidb import files
+from multidb.downloads import NotFetched, cache_folder, fetch, filling, host_of
 from multidb.errors import RuntimeUnavailable
-from multidb.model import PROGRESS_TIMEOUT, Progress
-from multidb.state import holder
+from multidb.model import Progress, size_in_words
 
-__all__ = ["NEO4J_VERSION", "Jar", "cache_folder", "fetch_neo4j", "locked"]
+__all__ = ["NEO4J_VERSION", "Jar", "fetch_neo4j", "locked", "to_fetch"]
 
 NEO4J_VERSION: Final = "2026.08.1"
 _MAVEN_CENTRAL: Final = "https://repo1.maven.org/maven2"
 _AT_ONCE: Final = 8
-_ATTEMPTS: Final = 3
-_SILENCE: Final = 30.0  # seconds without a byte before a download counts as broken
-_CHUNK: Final = 1 << 16
 _AGAIN: Final = "run the command again; what has arrived is kept"
 
 
@@ -87,13 +74,15 @@ def locked(version: str = NEO4J_VERSION) -> tuple[Jar, ...]:
     return tuple(Jar(coordinates, sha256, int(size)) for sha256, size, coordinates in rows)
 
 
-def cache_folder() -> Path:
-    """The user's cache of multidb, shared by all projects: ``MULTIDB_CACHE``, else the platform's usual place."""
-    if chosen := os.environ.get("MULTIDB_CACHE"):
-        return Path(chosen)
-    if sys.platform == "darwin":
-        return Path.home() / "Library" / "Caches" / "multidb"
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "multidb"
+def to_fetch(version: str) -> str:
+    """How much `fetch_neo4j` would fetch and from where, for people; empty where nothing is missing.
+
+    Raises:
+        RuntimeUnavailable: as `locked`.
+    """
+    missing = _missing(_folder(version), locked(version))
+    size = size_in_words(sum(jar.size for jar in missing))
+    return f"Neo4j {version} from {host_of(_mirror())} ({size}, once for all projects)" if missing else ""
 
 
 def fetch_neo4j(progress: Progress, version: str = NEO4J_VERSION) -> Path:
@@ -114,21 +103,19 @@ def fetch_neo4j(progress: Progress, version: str = NEO4J_VERSION) -> Path:
         progress("neo4j", f"waiting for {who}, which fetches the same jars")
 
     jars = locked(version)
-    folder = cache_folder() / "neo4j" / version
-    if not _missing(folder, jars):
-        return folder
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with files.lock(folder.with_name(f"{folder.name}.lock"), holder("multidb"), PROGRESS_TIMEOUT, waiting):
-            missing = _missing(folder, jars)
-            _fetch_all(folder, missing, sum(jar.size for jar in jars), progress)
-    except OSError as error:
-        raise RuntimeUnavailable(
-            f"the cache of Neo4j's jars cannot be written: {error.strerror or error}",
-            where=str(folder),
-            hint="free space, or choose another place with MULTIDB_CACHE",
-        ) from None
+    folder = _folder(version)
+    if _missing(folder, jars):
+        with filling(folder, waiting):
+            _fetch_all(folder, _missing(folder, jars), sum(jar.size for jar in jars), progress)
     return folder
+
+
+def _folder(version: str) -> Path:
+    return cache_folder() / "neo4j" / version
+
+
+def _mirror() -> str:
+    return os.environ.get("MULTIDB_MAVEN_URL", _MAVEN_CENTRAL)
 
 
 def _missing(folder: Path, jars: Sequence[Jar]) -> list[Jar]:
@@ -154,49 +141,28 @@ def _fetch_all(folder: Path, missing: Sequence[Jar], total: int, progress: Progr
 
 
 def _fetch(jar: Jar, folder: Path) -> None:
-    url = f"{os.environ.get('MULTIDB_MAVEN_URL', _MAVEN_CENTRAL).rstrip('/')}/{jar.path}"
+    url = f"{_mirror().rstrip('/')}/{jar.path}"
     part = (
         folder.with_name(f"{folder.name}.parts") / jar.file
     )  # beside the folder: every file in it is on the class path
     part.parent.mkdir(exist_ok=True)
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            digest = _download(url, part)
-        except urllib.error.HTTPError as error:
-            if error.code < 500 or attempt == _ATTEMPTS:
-                raise _unavailable(jar, url, f"the server answers {error.code} {error.reason}") from None
-        except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
-            reason = error.reason if isinstance(error, urllib.error.URLError) else error
-            if attempt == _ATTEMPTS or isinstance(reason, ssl.SSLCertVerificationError):
-                raise _unavailable(jar, url, str(reason) or type(reason).__name__) from None
-        else:
-            break
-        time.sleep(attempt)
+    try:
+        digest = fetch(url, part, jar.size, lambda done, total: None)
+    except NotFetched as error:
+        raise _unavailable(jar, url, error) from None
     if digest != jar.sha256:
         part.unlink()
         raise RuntimeUnavailable(
             f"{jar.coordinates} is not what multidb expects: its SHA-256 is {digest}, not {jar.sha256}",
-            where=url,
+            where=host_of(url),
             hint="the mirror or a proxy changes files: try another with MULTIDB_MAVEN_URL",
         )
     part.replace(folder / jar.file)
 
 
-def _download(url: str, part: Path) -> str:
-    """Writes what is at `url` to `part`; the SHA-256 of what arrived."""
-    digest = hashlib.sha256()
-    request = urllib.request.Request(url, headers={"User-Agent": "multidb"})  # noqa: S310 - the user names the mirror
-    with urllib.request.urlopen(request, timeout=_SILENCE) as response, part.open("wb") as file:  # noqa: S310
-        while chunk := response.read(_CHUNK):
-            digest.update(chunk)
-            file.write(chunk)
-    return digest.hexdigest()
-
-
-def _unavailable(jar: Jar, url: str, reason: str) -> RuntimeUnavailable:
-    host = urllib.parse.urlsplit(url).hostname or url
-    if "CERTIFICATE_VERIFY_FAILED" in reason:
+def _unavailable(jar: Jar, url: str, error: NotFetched) -> RuntimeUnavailable:
+    if error.untrusted:
         hint = "name the certificates of your proxy with SSL_CERT_FILE, then run the command again"
     else:
         hint = f"{_AGAIN}. Behind a proxy set https_proxy; for a mirror set MULTIDB_MAVEN_URL"
-    return RuntimeUnavailable(f"cannot fetch {jar.coordinates} from {host}: {reason}", where="neo4j", hint=hint)
+    return RuntimeUnavailable(f"cannot fetch {jar.coordinates} from {host_of(url)}: {error}", where="neo4j", hint=hint)

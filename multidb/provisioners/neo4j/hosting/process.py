@@ -56,6 +56,10 @@ class Neo4jKind:
     def product(self, hosted: HostedServer) -> str | None:
         return f"Neo4j {ServerOptions.of(hosted.options).version}"
 
+    def to_fetch(self, hosted: HostedServer) -> str:
+        """See `FetchedKind.to_fetch`."""
+        return jars.to_fetch(ServerOptions.of(hosted.options).version)
+
     def wrote(self, hosted: HostedServer) -> str | None:
         return None
 

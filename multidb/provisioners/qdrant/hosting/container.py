@@ -7,11 +7,12 @@ from typing import Final
 
 from multidb.model.container import Container, SecretVariable, one_per_app, shared
 from multidb.model.project import ServerSpec
-from multidb.provisioners.qdrant.provision.options import STORE, ServerOptions
+from multidb.provisioners.qdrant.provision.options import STORE, VERSION, ServerOptions
 
 __all__ = ["IMAGE", "containers"]
 
-IMAGE: Final = "qdrant/qdrant:v1.18.3"
+_REPOSITORY: Final = "qdrant/qdrant"
+IMAGE: Final = f"{_REPOSITORY}:v{VERSION}"
 
 
 def containers(spec: ServerSpec, apps: Sequence[str], per_app: bool) -> list[Container]:
@@ -21,7 +22,7 @@ def containers(spec: ServerSpec, apps: Sequence[str], per_app: bool) -> list[Con
         name=spec.name,
         store=STORE,
         apps=spec.apps,
-        image=options.image or IMAGE,
+        image=options.image or f"{_REPOSITORY}:v{options.version}",
         ports={"port": 6333, "grpc_port": 6334},
         secret=SecretVariable("QDRANT__SERVICE__API_KEY"),
         memory=options.memory or 1024**3,

@@ -14,6 +14,7 @@ __all__ = [
     "RENEW_DAYS",
     "STORE",
     "TENANT_FIELD",
+    "VERSION",
     "AppOptions",
     "CollectionOptions",
     "ServerOptions",
@@ -23,10 +24,27 @@ STORE: Final = "qdrant"
 TENANT_FIELD: Final = "tenant_id"
 RENEW_DAYS: Final = 30  # a token with less left than this is minted anew
 DEFAULT_SIZE: Final = 1536
+VERSION: Final = "1.18.3"
 
 TypeName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$")]
 VectorName = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 Size = Annotated[int, Field(ge=1, le=65_536)]
+Version = Annotated[
+    str,
+    Field(
+        pattern=r"^[0-9]{1,4}\.[0-9]{1,4}\.[0-9]{1,4}$",
+        json_schema_extra={"errorMessage": "must be a version such as 1.18.3"},
+    ),
+]
+Download = Annotated[
+    str,
+    Field(
+        pattern=r"^(never|https?://[^\s@?#]+)$",
+        json_schema_extra={
+            "errorMessage": "must be never, or the http:// or https:// address of a mirror, without a login"
+        },
+    ),
+]
 Distance = Literal["cosine", "dot", "euclid", "manhattan"]
 Datatype = Literal["float32", "float16", "uint8"]
 IndexType = Literal["keyword", "integer", "float", "bool", "geo", "datetime", "text", "uuid"]
@@ -165,6 +183,16 @@ class ServerOptions(ContainerOptions):
     )
     grpc_port: int | None = Field(default=None, ge=1, le=65_535, description="gRPC port; chosen likewise.")
     binary: str | None = Field(default=None, description="Qdrant's server program, if it is not on the PATH.")
+    version: Version = Field(
+        default=VERSION,
+        description="Version of the embedded server that is fetched where there is no program, and of the container.",
+    )
+    download: Download | None = Field(
+        default=None,
+        repr=False,  # a running server knows nothing of it
+        description="Where the embedded server is fetched from: a mirror of "
+        "https://github.com/qdrant/qdrant/releases/download (from there if nothing is said), or `never`.",
+    )
     token_days: int = Field(
         default=365,
         gt=RENEW_DAYS,

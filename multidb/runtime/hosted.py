@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 from multidb import processes
 from multidb.errors import MultidbError, RuntimeUnavailable, UsageError
 from multidb.model import HostedServer
+from multidb.model.options import ContainerOptions
 from multidb.runtime import ServerState, ServerStatus
 from multidb.runtime.ledger import Process
 from multidb.secrets import SecretRef
@@ -18,6 +20,7 @@ __all__ = [
     "configured_port",
     "last_words",
     "lost",
+    "options_text",
     "outdated",
     "port_key",
 ]
@@ -42,11 +45,27 @@ def port_key(hosted: HostedServer, option: str) -> str:
     return hosted.name if option == "port" else f"{hosted.name}.{option}"
 
 
+def options_text(options: ContainerOptions, before: str = "") -> str:
+    """The options that a running server knows of, to tell later whether they have changed. Those at their default are
+    not among them: a new version's option, or another default, changes nothing for who has said nothing.
+
+    Args:
+        before: what was recorded; options at their default are among them if they are in it, as in multidb 0.1.0.
+    """
+    fields = type(options).model_fields
+    named = set(re.findall(r"[( ]([a-z_]+)=", before))
+    parts = [
+        f"{name}={value!r}"
+        for name, value in options
+        if fields[name].repr and (name in named or value != fields[name].get_default(call_default_factory=True))
+    ]
+    return f"{type(options).__name__}({', '.join(parts)})"
+
+
 def outdated(hosted: HostedServer, process: Process) -> str:
     """What to add to the message of a server that runs with options which the manifest no longer has."""
-    return (
-        "" if process.options == repr(hosted.options) else "; its options have changed: multidb down, then multidb up"
-    )
+    now = (options_text(hosted.options), options_text(hosted.options, process.options))
+    return "" if process.options in now else "; its options have changed: multidb down, then multidb up"
 
 
 def absent(hosted: HostedServer, error: MultidbError) -> ServerStatus:

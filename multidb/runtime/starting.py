@@ -20,6 +20,7 @@ from multidb.runtime.hosted import (
     configured_port,
     last_words,
     lost,
+    options_text,
     outdated,
     port_key,
 )
@@ -117,7 +118,13 @@ class Start:
         since = hosted.log.stat().st_size if hosted.log.exists() else 0
         pid, started = processes.start(launch, hosted.folder, hosted.log)
         process = Process(
-            hosted.name, hosted.store, str(hosted.folder), pid, started, ports=numbers, options=repr(hosted.options)
+            hosted.name,
+            hosted.store,
+            str(hosted.folder),
+            pid,
+            started,
+            ports=numbers,
+            options=options_text(hosted.options),
         )
         self._ledger.record(process)
         if hosted.name in self._state.read(SKIPPED):

@@ -266,7 +266,7 @@ class Proxy(Section):
         description="Network between proxy and multidb in containers; another where this machine uses it already.",
     )
     image: str = Field(
-        default="caddy:2.10.2",
+        default="caddy:2.11.7",
         pattern=_IMAGE,
         json_schema_extra={"errorMessage": "must be an image of Caddy 2"},
         description="The proxy's image: Caddy 2.",
@@ -305,7 +305,8 @@ class Deploy(Section):
         default="multidb",
         pattern=_IMAGE,
         json_schema_extra={"errorMessage": "must be an image, with multidb as its entrypoint"},
-        description="The image of the profile backup; its entrypoint is multidb. There is no official one yet.",
+        description="The image of the services that run multidb, which is its entrypoint. There is no official one: "
+        "`docker build -t multidb .` in multidb's repository makes it.",
     )
     pgbouncer_image: str = Field(
         default="edoburu/pgbouncer:v1.25.2-p0",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from multidb.cli.output import Output
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+_COLLECTION = re.compile(r"(?P<kind>[^:\n]+):(?P<size>[0-9]{1,9})(:(?P<distance>[^:\n]+))?")
 
 
 @app.command(
@@ -70,8 +73,8 @@ def add_app(
     """
     output = run.output
     new = manifest.app_id(name)
-    asked = _Asked(_stores(stores), tuple(extensions or ()), _collections(collections or ()), tenant)
-    draft = draft_entry(run, new, partial(_entry, asked), asked.over)
+    asked = _Asked(_stores(stores), tuple(dict.fromkeys(extensions or ())), _collections(collections or ()), tenant)
+    draft = draft_entry(run, new, partial(_entry, asked, new), asked.over)
     _tell_entry(run, draft, asked)
     if not no_apply:
         return _bring_up(run, draft, adopt=adopt, yes=yes)
@@ -164,7 +167,7 @@ def _agreed(output: Output, draft: Draft, planned: Plan, own: frozenset[str], *,
     """
     new = draft.app
     show_draft(output, draft)
-    if planned.changes or planned.errors:
+    if planned.changes or len(planned.errors) > 1:  # one error alone is raised
         show_plan(output, planned)
     for server in sorted(own):
         output.say(f"{server}: a server of its own for {new}, started for it, with all that {new} has there")
@@ -182,12 +185,17 @@ def _refuse(draft: Draft, planned: Plan, own: frozenset[str]) -> None:
         lost = any(field.old == LOST for change in planned.conflicts for field in change.fields)
         if draft.added and lost:
             conflict.hint = f"write its entry first, with --no-apply; then {conflict.hint}"
+        elif draft.before != draft.after and all(
+            change.live and change.desired and change.live.owner == change.desired.owner for change in planned.conflicts
+        ):
+            conflict.hint = f"the same again, without what cannot be changed; or change {new} in the manifest to fit it"
         raise
-    served = [server for server in planned.servers if server.error is None and not server.skipped]
-    if served or own:
+    if own or planned.changes:
         return
     if planned.errors:
         raise planned.errors[0][1]
+    if any(not server.skipped for server in planned.servers):
+        return
     reasons = listed([f"{server.server} ({server.skipped})" for server in planned.servers])
     raise Refused(
         f"none of its servers can be had here: {reasons}" if reasons else "no server that runs serves it",
@@ -246,6 +254,7 @@ class _Asked:
 
     def over(self, app: App, entry: Mapping[str, Any]) -> dict[str, Any]:
         """What has to be laid over the `entry` of an app that is there, so that it has all that is asked for."""
+        self.refuse_unused(app.id, [*app.stores, *self.stores], adding=self.stores)
         changes: dict[str, Any] = {}
         if self.tenant is not None and self.tenant != app.tenant_id:
             changes["tenant_id"] = self.tenant
@@ -266,13 +275,29 @@ class _Asked:
             changes[_store_with("collections")] = {"collections": usual | collections}
         return changes
 
+    def refuse_unused(self, app: str, stores: Sequence[str], adding: Sequence[str]) -> None:
+        """Refuses options of a store that the app would not use.
 
-def _entry(asked: _Asked, project: Project) -> dict[str, Any]:
+        Args:
+            stores: that it would use.
+            adding: what ``--stores`` has to name, beside what is missing.
+        """
+        for option, asked in (("extension", self.extensions), ("collection", self.collections)):
+            store = _store_with(f"{option}s")
+            if asked and store not in stores:
+                raise UsageError(
+                    f"--{option} is about {store}, which {app} does not use",
+                    hint=f"the same again with --stores {','.join(dict.fromkeys([*adding, store]))}",
+                )
+
+
+def _entry(asked: _Asked, new: str, project: Project) -> dict[str, Any]:
     """The entry of an app that is new."""
     entry: dict[str, Any] = {}
     if asked.tenant is not None:
         entry["tenant_id"] = asked.tenant
     stores = asked.stores or _served(project)
+    asked.refuse_unused(new, stores, adding=stores)
     if asked.stores or {*stores} != {*INCLUDED}:
         entry["stores"] = list(stores)
     if asked.extensions:
@@ -305,7 +330,8 @@ def _stores(given: Sequence[str] | None) -> tuple[str, ...]:
     names = [store.strip() for text in given or () for store in text.split(",") if store.strip()]
     unknown = [store for store in names if store not in STORES]
     if unknown or (given and not names):
-        raise UsageError(f"there is no store {', '.join(unknown)!r}", hint=f"stores: {', '.join(STORES)}")
+        problem = f"there is no store {', '.join(unknown)!r}" if unknown else "--stores names no store"
+        raise UsageError(problem, hint=f"stores: {', '.join(STORES)}")
     return tuple(dict.fromkeys(names))
 
 
@@ -321,12 +347,16 @@ def _options_of(app: App, option: str) -> Any:
 
 
 def _collections(texts: Sequence[str]) -> dict[str, dict[str, Any]]:
-    return dict(_collection(text) for text in texts)
+    asked: dict[str, dict[str, Any]] = {}
+    for text in texts:
+        kind, options = _collection(text)
+        if asked.setdefault(kind, options) != options:
+            raise UsageError(f"collection {kind} is asked for twice, and differently", hint="leave one of them out")
+    return asked
 
 
 def _collection(text: str) -> tuple[str, dict[str, Any]]:
-    kind, _, rest = text.partition(":")
-    size, _, distance = rest.partition(":")
-    if not kind or not size.isdigit():
+    parts = _COLLECTION.fullmatch(text)
+    if parts is None:
         raise UsageError(f"{text!r} is not type:size:distance", hint="for example --collection knowledge:1536:cosine")
-    return kind, {"size": int(size), **({"distance": distance} if distance else {})}
+    return parts["kind"], {"size": int(parts["size"]), **({"distance": parts["distance"]} if parts["distance"] else {})}

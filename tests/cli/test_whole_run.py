@@ -121,6 +121,19 @@ def test_add_app_end_to_end_and_again(applied: Folder) -> None:
     applied.ok("plan", "--check")
 
 
+def test_add_app_makes_one_more_collection_and_alters_none(applied: Folder) -> None:
+    applied.ok("add-app", "ann", "--collection", "notes:4:dot", "--yes")
+    made = (applied.path / "multidb.yaml").read_text()
+    assert "qdrant: {collections: {knowledge: {size: 4}, notes: {size: 4, distance: dot}}}} # the first" in made
+    assert "nothing to do" in applied.ok("add-app", "ann", "--collection", "notes:4:dot").out
+    refused = applied.run("add-app", "ann", "--collection", "notes:8:dot", "--yes")
+    assert refused.code == 3
+    assert "cannot be changed in place" in refused.err
+    assert "the same again, without what cannot be changed" in refused.err
+    assert (applied.path / "multidb.yaml").read_text() == made
+    applied.ok("plan", "--check")
+
+
 def test_a_saved_plan_is_applied_as_saved_or_refused(applied: Folder) -> None:
     manifest = applied.path / "multidb.yaml"
     manifest.write_text(manifest.read_text() + "  dora: {stores: [redis]}\n")

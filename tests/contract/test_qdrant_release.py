@@ -415,7 +415,8 @@ class Project(Folder):
         self.manifest(
             "version: 1\nproject: shop\nruntime: embedded\n"
             f"servers: {{qdrant: {{{options}}}}}\n"
-            "apps:\n  ann: {stores: [qdrant], qdrant: {collections: {knowledge: {size: 4}}}}\n"
+            "defaults: {qdrant: {collections: {knowledge: {size: 4}}}}\n"
+            "apps:\n  ann: {stores: [qdrant]}\n  bob: {stores: [qdrant]}\n"
         )
 
     def run(self, *arguments: str, env: dict[str, str] | None = None, **more: Any) -> Any:
@@ -447,6 +448,9 @@ def test_up_fetches_the_server_and_its_apps_have_walls(project: Project, host: H
     assert project.message("status")[1].startswith("Qdrant 1.")
     project.ok("apply", "--yes")
     assert project.ok("show", "ann", "--json").json()["stores"]["qdrant"]["isolation"] == "enforced"
+    audited = project.ok("audit", "--json").json()
+    assert audited["verdicts"] == {"ann": {"qdrant": "enforced"}, "bob": {"qdrant": "enforced"}}
+    assert {(probe["app"], probe["against"]) for probe in audited["probes"]} >= {("ann", "bob"), ("bob", "ann")}
     assert "Fetching" not in project.ok("up").err
     other = Project(tmp_path / "other", host)
     try:
@@ -480,6 +484,7 @@ def test_what_cannot_be_fetched_is_a_folder_that_says_why_until_it_is_switched(p
         assert host.archives() == asked
     project.ok("apply", "--yes")
     assert project.ok("show", "ann", "--json").json()["stores"]["qdrant"]["isolation"] == "naming-only"
+    assert project.ok("audit", "--json").json()["verdicts"]["ann"] == {"qdrant": "naming-only"}
     assert "its SHA-256 is" in project.message("up", "--switch", "qdrant")[1]
     assert host.archives() == 2
     host.offer(wrapped())

@@ -136,6 +136,56 @@ def test_options_change_the_entry_of_an_app_that_is_there(path: Path) -> None:
     assert path.read_text() == once.replace("[ltree]", "[ltree, vector]")
 
 
+@pytest.mark.parametrize(
+    "given", ["docs", "docs:", ":3", "docs:\u00b2", "docs:\u0663", "docs:3:", "docs:3:dot:x", "do\ncs:3"]
+)
+def test_what_is_no_collection_is_refused(path: Path, given: str) -> None:
+    with pytest.raises(UsageError, match="is not type:size:distance"):
+        add_app("ann", file=path, stores=["qdrant"], collections=[given], no_apply=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "again"),
+    [
+        ("ann", {"extensions": ["ltree"]}, {"stores": ["postgres"]}),
+        ("ann", {"collections": ["docs:3"]}, {"stores": ["qdrant"]}),
+        ("ann", {"collections": ["docs:3"], "stores": ["redis"]}, {"stores": ["redis,qdrant"]}),
+        ("bob", {"extensions": ["ltree"], "stores": ["toy,redis"]}, {"stores": ["toy,redis,postgres"]}),
+    ],
+)
+def test_an_option_of_a_store_that_the_app_does_not_use_says_how_it_would(
+    path: Path, name: str, options: dict[str, list[str]], again: dict[str, list[str]]
+) -> None:
+    before = path.read_text()
+    with pytest.raises(UsageError, match=f"which {name} does not use") as refused:
+        add_app(name, file=path, no_apply=True, **options)  # type: ignore[arg-type]
+    assert refused.value.hint == f"the same again with --stores {again['stores'][0]}"
+    assert path.read_text() == before
+    assert add_app(name, file=path, no_apply=True, **{**options, **again}) == 0  # type: ignore[arg-type]
+
+
+def test_what_is_asked_for_twice_is_asked_for_once_or_refused(path: Path) -> None:
+    twice = {"extensions": ["ltree", "ltree"], "collections": ["docs:3", "docs:3"]}
+    add_app("bob", file=path, stores=["postgres", "qdrant"], no_apply=True, **twice)  # type: ignore[arg-type]
+    assert "extensions: [ltree]\n" in path.read_text()
+    with pytest.raises(UsageError, match="collection docs is asked for twice"):
+        add_app("ann", file=path, stores=["qdrant"], collections=["docs:3", "docs:3:dot"], no_apply=True)
+
+
+def test_what_cannot_be_made_is_said_once_before_anybody_is_asked(
+    path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    add_app("ann", file=path, yes=True)
+    before = path.read_text()
+    capsys.readouterr()
+    SHELF.closed["ann"] = ServerDown("lets nobody into its box", where="ann", hint="open it")
+    monkeypatch.setattr("multidb.cli.add_app.ask", lambda *args, **options: pytest.fail("it asks"))
+    with pytest.raises(ServerDown, match="lets nobody"):
+        add_app("ann", file=path, tenant="ann-2")
+    assert "lets nobody" not in capsys.readouterr().out
+    assert path.read_text() == before
+
+
 def test_what_another_run_adds_between_the_question_and_the_answer_stays(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

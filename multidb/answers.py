@@ -23,7 +23,7 @@ from multidb.document import APP_ID, Unreadable, digest, parse
 from multidb.errors import UsageError
 from multidb.provisioners import INCLUDED
 from multidb.secrets import Secret, SecretRef
-from multidb.state import ProjectState
+from multidb.state import FILE, ProjectState
 
 if TYPE_CHECKING:
     from multidb.fleet import Fleet
@@ -170,10 +170,12 @@ class Answers:
         return None
 
     def _keep(self, name: str, project: Project, answer: Mapping[str, Any]) -> None:
-        """Not where a store is another package's, which may change by itself; nor in a folder without any state."""
+        """Not where a store is another package's, which may change by itself, or secrets are kept elsewhere, which is
+        not to be asked without need; nor in a folder without any state."""
         used = {store for app in project.apps.values() for store in app.stores}
         made_of = self._made_of(project.include)
-        if self._state.folder.is_dir() and used <= INCLUDED.keys() and made_of["files"] == project.sources:
+        alone = used <= INCLUDED.keys() and project.secrets.kind == FILE
+        if self._state.folder.is_dir() and alone and made_of["files"] == project.sources:
             with suppress(UsageError):  # then it is made again
                 text = json.dumps({"made_of": made_of, "answer": answer}, indent=1)
                 files.write_text(self._path(name), text + "\n", mode=files.PRIVATE)
@@ -206,7 +208,7 @@ class Answers:
 
     def _credentials(self, app: str) -> list[str]:
         """The names of the app's secrets: which there are is a part of the answer."""
-        return sorted(str(ref) for ref in self._state.secrets.refs() if ref.owner == app)
+        return sorted(map(str, self._state.secrets.refs(app)))
 
     def _joined(self, value: Any) -> str | Secret | None:
         """A value as it was before `_parted`; None where it cannot be."""

@@ -30,6 +30,8 @@ __all__ = [
     "Problem",
     "Refused",
     "RuntimeUnavailable",
+    "SecretsChanged",
+    "SecretsUnavailable",
     "ServerDown",
     "ServerError",
     "ServerSlow",
@@ -194,6 +196,19 @@ class Locked(Refused):
     """Another run holds the lock; the message says who and since when."""
 
     code = "locked"
+
+
+class SecretsChanged(Refused):
+    """Another run has changed a secret since this one read it; its value stands."""
+
+    code = "secrets-changed"
+
+
+class SecretsUnavailable(MultidbError):
+    """The place where secrets are kept cannot be reached, is sealed or read-only, or does not let multidb in."""
+
+    code = "secrets"
+    exit_code = 4
 
 
 class ServerError(MultidbError):

@@ -31,6 +31,7 @@ from multidb.model import (
 )
 from multidb.provisioners import provisioner
 from multidb.runtime import Runtime, ServerState, ServerStatus, open_runtime
+from multidb.secret_stores import open_state
 from multidb.secrets import Secret, SecretRef
 from multidb.state import ProjectState, holder
 
@@ -99,7 +100,7 @@ class Fleet:
 
     Args:
         project: the checked manifest.
-        state: its ``.multidb/`` folder.
+        state: its ``.multidb/`` folder, with its secrets; by default where the manifest says.
         runtime: where its servers come from; by default what the manifest says.
         progress: told about work that may last.
         command: how this run calls itself towards servers and other runs (``apply``).
@@ -115,7 +116,7 @@ class Fleet:
         command: str = "multidb",
     ) -> None:
         self.project = project
-        self.state = state or ProjectState(Path(project.root))
+        self.state = state or open_state(project)
         self.runtime = runtime or open_runtime(project, self.state)
         self.progress = progress
         self._command = command

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from multidb import manifest
 from multidb.model import Project
 from multidb.provisioners import INCLUDED, STORES, provisioner
+from multidb.secret_stores import open_state, secret_options
 from multidb.state import ProjectState
 from multidb.tombstone import tombstones
 
@@ -30,7 +31,7 @@ def load_project(path: Path, overlay: str | None = None, texts: Mapping[Path, st
         texts: what is read in the place of these files, which are not written yet.
     """
     removed = {app: stone.removed for app, stone in tombstones(ProjectState(path.parent)).items()}
-    return manifest.load(path, store_schemas(), overlay=overlay, removed=removed, texts=texts)
+    return manifest.load(path, store_schemas(), overlay=overlay, removed=removed, texts=texts, secrets=secret_options())
 
 
 def load_deployment(path: Path, overlay: str | None = None) -> Deployment:
@@ -38,4 +39,4 @@ def load_deployment(path: Path, overlay: str | None = None) -> Deployment:
     from multidb.deployment import Deployment
 
     project = load_project(path, overlay)
-    return Deployment(project, ProjectState(Path(project.root)))
+    return Deployment(project, open_state(project))

@@ -278,7 +278,7 @@ def _forget_everything(fleet: Fleet, app_id: str) -> None:
     state = fleet.state
     Journal(state).forget(app_id)
     reopen(state, app_id)  # another app may take its name
-    state.secrets.delete([ref for ref in state.secrets.refs() if ref.owner == app_id])
+    state.secrets.delete(state.secrets.refs(app_id))
     with state.change(ISSUED) as issued:
         issued.pop(app_id, None)
     with state.change("numbers") as numbers:

@@ -21,6 +21,7 @@ __all__ = [
     "SecretSpec",
     "SecretStore",
     "generate",
+    "of_owner",
     "redact",
     "revealed",
 ]
@@ -119,7 +120,15 @@ class SecretSpec:
 
 
 class SecretStore(Protocol):
-    """Where secrets are kept. `put` is atomic: after a crash either all or none of the given values are there."""
+    """Where secrets are kept.
+
+    `put` and `delete` are atomic for each owner: after a crash either all or none of the values of one are there. A
+    value is never written over one that another run has put since `get` gave it here: `SecretsChanged`. What other
+    runs do to other secrets, the same owner's too, is kept.
+
+    Every method raises `SecretsUnavailable` where the store cannot be reached, is sealed or read-only, or does not let
+    us in, and `UsageError` where what it holds is not what multidb writes.
+    """
 
     def get(self, ref: SecretRef) -> Secret | None: ...
 
@@ -127,7 +136,8 @@ class SecretStore(Protocol):
 
     def delete(self, refs: Iterable[SecretRef]) -> None: ...
 
-    def refs(self) -> frozenset[SecretRef]: ...
+    def refs(self, owner: str | None = None) -> frozenset[SecretRef]:
+        """The names of all secrets, or of one owner's, for which no other's is read."""
 
 
 class MemorySecretStore:
@@ -146,8 +156,13 @@ class MemorySecretStore:
         for ref in refs:
             self._values.pop(ref, None)
 
-    def refs(self) -> frozenset[SecretRef]:
-        return frozenset(self._values)
+    def refs(self, owner: str | None = None) -> frozenset[SecretRef]:
+        return of_owner(self._values, owner)
+
+
+def of_owner(refs: Iterable[SecretRef], owner: str | None) -> frozenset[SecretRef]:
+    """Those of the owner's; all where it is None."""
+    return frozenset(ref for ref in refs if owner is None or ref.owner == owner)
 
 
 def revealed(value: str | Secret) -> str:

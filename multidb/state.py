@@ -19,63 +19,120 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Protocol
 
 from multidb import files
 from multidb.document import Unreadable, parse
-from multidb.errors import NewerFormat, UsageError
+from multidb.errors import NewerFormat, SecretsChanged, UsageError
 from multidb.formats import SECRETS, STATE, Format, NewerVersion
-from multidb.secrets import Secret, SecretRef
+from multidb.secrets import Secret, SecretRef, SecretStore, of_owner
 
-__all__ = ["FileSecretStore", "ProjectState", "holder"]
+__all__ = ["FILE", "Cipher", "FileSecretStore", "ProjectState", "SeenSecrets", "holder", "secrets_of", "secrets_text"]
 
+FILE: Final = "file"
+"""The kind of secret store that a project has where its manifest names none."""
 TURN = 60.0  # seconds in which one process has done what takes some: it stands still
 _UPGRADE = "use the multidb that wrote it, or a newer one"
 _LARGEST = 256 * 1024**2  # bytes; a removed app's tombstone holds whole manifests
 
 
+class Cipher(Protocol):
+    """What makes a file of secrets one that may be committed."""
+
+    def encrypted(self, text: str) -> str:
+        """The text as it stands in the file."""
+
+    def decrypted(self, text: str) -> str:
+        """The text of which the file was made. `SecretsUnavailable` where the key for it is not here."""
+
+
+class SeenSecrets:
+    """What a store has given out, so that nothing is written over what another run has put meanwhile."""
+
+    def __init__(self) -> None:
+        self._seen: dict[SecretRef, Secret | None] = {}
+
+    def note(self, ref: SecretRef, value: Secret | None) -> Secret | None:
+        """Remembers that this is what the secret is known as here."""
+        self._seen[ref] = value
+        return value
+
+    def changed(
+        self, held: Mapping[SecretRef, Secret], changes: Mapping[SecretRef, Secret | None]
+    ) -> dict[SecretRef, Secret]:
+        """What is held with what is put in its place; None: not there any more.
+
+        Raises:
+            SecretsChanged: another run has put a value where we want to.
+        """
+        for ref, value in changes.items():
+            if held.get(ref) not in (self._seen.get(ref, held.get(ref)), value):
+                owner = f"server {ref.owner[1:]}" if ref.owner.startswith("@") else f"app {ref.owner}"
+                raise SecretsChanged(
+                    f"another run has changed the secret {ref} since this one read it, and its value stands",
+                    where=owner,
+                    hint="run the command again: it goes on from what is there now",
+                )
+        after = {**held, **changes}
+        return {ref: value for ref, value in after.items() if value is not None}
+
+
 class FileSecretStore:
-    """A `SecretStore` in one file of mode 0600. Every `get` sees what another process has put.
+    """A `SecretStore` in one file. Every `get` sees what another process has put.
+
+    Args:
+        path: of mode 0600, unless it is encrypted.
+        cipher: encrypts it; None: it is plain.
+        lock: the file by which writers on this machine keep each other out; by default beside `path`.
 
     Raises:
         UsageError: the file is not ours to understand, or its permissions let others read it.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, cipher: Cipher | None = None, lock: Path | None = None) -> None:
         self._path = path
+        self._cipher = cipher
+        self._lock = lock or path.with_suffix(".lock")
         self._guard = threading.Lock()
         self._stamp: tuple[int, int] | None = None
         self._values: dict[SecretRef, Secret] = {}
+        self._seen = SeenSecrets()
 
     def get(self, ref: SecretRef) -> Secret | None:
         with self._guard:
-            return self._read().get(ref)
+            return self._seen.note(ref, self._read().get(ref))
 
     def put(self, values: Mapping[SecretRef, Secret]) -> None:
-        with self._change() as held:
-            held.update(values)
+        self._change(values)
 
     def delete(self, refs: Iterable[SecretRef]) -> None:
-        with self._change() as held:
-            for ref in refs:
-                held.pop(ref, None)
+        self._change(dict.fromkeys(refs))
 
-    def refs(self) -> frozenset[SecretRef]:
+    def refs(self, owner: str | None = None) -> frozenset[SecretRef]:
         with self._guard:
-            return frozenset(self._read())
+            return of_owner(self._read(), owner)
 
-    @contextlib.contextmanager
-    def _change(self) -> Iterator[dict[SecretRef, Secret]]:
-        with self._guard, _turn(self._path.with_suffix(".lock")):
-            held = dict(self._read())
-            before = dict(held)
-            yield held
-            if held == before:
-                return
-            document = {str(ref): held[ref].reveal() for ref in sorted(held)}
-            text = json.dumps({"version": SECRETS.version, "secrets": document}, indent=1)
-            files.write_text(self._path, text + "\n", mode=files.PRIVATE)
-            self._stamp = None
+    def rewrite(self) -> None:
+        """Writes the file again as it is, encrypted for those who may read it from now on."""
+        with self._guard, _turn(self._lock):
+            self._write(self._read())
+
+    def _change(self, changes: Mapping[SecretRef, Secret | None]) -> None:
+        with self._guard, _turn(self._lock):
+            held = self._read()
+            after = self._seen.changed(held, changes)
+            if after != held:
+                self._write(after)
+            for ref, value in changes.items():
+                self._seen.note(ref, value)
+
+    def _write(self, held: Mapping[SecretRef, Secret]) -> None:
+        text = secrets_text(held)
+        if self._cipher is None:
+            files.write_text(self._path, text, mode=files.PRIVATE)
+        else:
+            files.write_text(self._path, self._cipher.encrypted(text), mode=files.PUBLIC)
+        self._stamp = None
 
     def _read(self) -> dict[SecretRef, Secret]:
         try:
@@ -85,15 +142,15 @@ class FileSecretStore:
         stamp = (status.st_mtime_ns, status.st_ino)
         if stamp == self._stamp:
             return self._values
-        if status.st_mode & 0o077:
+        if self._cipher is None and status.st_mode & 0o077:
             raise UsageError(
                 "others can read the secrets",
                 where=str(self._path),
                 hint=f"chmod 600 {self._path}, and rotate what they may have seen",
             )
+        text = files.read_text(self._path) or ""
         try:
-            document = _upgraded(parse(files.read_text(self._path) or "", _LARGEST), SECRETS)
-            values = {SecretRef.parse(name): Secret(value) for name, value in _secrets_of(document).items()}
+            values = secrets_of(text if self._cipher is None else self._cipher.decrypted(text))
         except NewerVersion as wrong:
             raise NewerFormat(str(wrong), where=str(self._path), hint=_UPGRADE) from None
         except ValueError as wrong:
@@ -109,15 +166,16 @@ class FileSecretStore:
 
 
 class ProjectState:
-    """The ``.multidb/`` folder of one project.
+    """The ``.multidb/`` folder of one project, and its secrets, wherever they are.
 
     Args:
         root: the folder of the manifest.
+        secrets: where the manifest has them kept (`multidb.secret_stores.open_state`); by default in the folder.
     """
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, secrets: SecretStore | None = None) -> None:
         self.folder = root / ".multidb"
-        self.secrets = FileSecretStore(self.folder / "secrets.json")
+        self.secrets: SecretStore = secrets or FileSecretStore(self.folder / "secrets.json")
         self._path = self.folder / "state.json"
         self._guard = threading.Lock()
         self._stamp: tuple[int, int, int] | None = None
@@ -240,13 +298,21 @@ def _upgraded(document: object, kind: Format) -> dict[str, Any]:
     return kind.upgraded(document, document.get("version", 1))
 
 
-def _secrets_of(document: Mapping[str, Any]) -> dict[str, str]:
+def secrets_text(held: Mapping[SecretRef, Secret]) -> str:
+    """Secrets as they are written down. `secrets_of` reads them."""
+    document = {str(ref): held[ref].reveal() for ref in sorted(held)}
+    return json.dumps({"version": SECRETS.version, "secrets": document}, indent=1) + "\n"
+
+
+def secrets_of(text: str) -> dict[SecretRef, Secret]:
+    """The secrets of a text of `secrets_text`. `ValueError` for anything else, `NewerVersion` for a newer multidb's."""
+    document = _upgraded(parse(text, _LARGEST), SECRETS)
     held = document.get("secrets")
     if document.keys() != {"version", "secrets"} or not isinstance(held, dict):
         raise Unreadable("is not what multidb writes")
     if not all(isinstance(value, str) for value in held.values()):
         raise Unreadable("has a secret that is no text")
-    return held
+    return {SecretRef.parse(name): Secret(value) for name, value in held.items()}
 
 
 def holder(command: str) -> dict[str, object]:

@@ -15,31 +15,13 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, Final, cast
 
-from multidb.errors import ArchiveError, UsageError, WrongKey
+from multidb.age_keys import Identities, read_identities, recipient
+from multidb.errors import ArchiveError, WrongKey
 
-__all__ = ["IDENTITY_VARIABLE", "Identities", "decrypting", "encrypting", "identities", "recipient_problem"]
+__all__ = ["IDENTITY_VARIABLE", "Identities", "decrypting", "encrypting", "identities"]
 
 IDENTITY_VARIABLE: Final = "MULTIDB_BACKUP_IDENTITY"
 _CHUNK: Final = 64 * 1024  # age's own
-
-
-class Identities:
-    """The secret keys that sets are read with; they print as nothing."""
-
-    def __init__(self, keys: Sequence[Any]) -> None:
-        self.keys = list(keys)
-
-    def __repr__(self) -> str:
-        return f"Identities({len(self.keys)})"
-
-
-def recipient_problem(text: str) -> str | None:
-    """Why `text` is not a recipient that age could encrypt for; None when it is one."""
-    try:
-        _recipient(text)
-    except Exception:  # pyrage has an error of its own for each kind of key
-        return "must be a public key: age1... of `age-keygen`, or a line of ssh-ed25519 or ssh-rsa"
-    return None
 
 
 def identities(path: Path | None, environment: Mapping[str, str]) -> Identities | None:
@@ -51,22 +33,7 @@ def identities(path: Path | None, environment: Mapping[str, str]) -> Identities 
     named = path or (Path(environment[IDENTITY_VARIABLE]) if environment.get(IDENTITY_VARIABLE) else None)
     if named is None:
         return None
-    try:
-        with named.open("rb") as file:
-            open_to_others = os.fstat(file.fileno()).st_mode & 0o077
-            text = file.read()
-    except OSError as error:
-        raise UsageError(
-            f"cannot be read: {error.strerror}", where=str(named), hint=f"--identity FILE, or ${IDENTITY_VARIABLE}"
-        ) from None
-    if open_to_others:
-        raise UsageError("others can read this secret key", where=str(named), hint=f"chmod 600 {named}")
-    try:
-        return Identities(_keys(text))
-    except Exception:  # its message might quote the key
-        raise UsageError(
-            "holds no secret key of age or ssh", where=str(named), hint="age-keygen -o FILE makes one"
-        ) from None
+    return read_identities(named, f"--identity FILE, or ${IDENTITY_VARIABLE}")
 
 
 @contextlib.contextmanager
@@ -78,7 +45,7 @@ def encrypting(recipients: Sequence[str], write: Callable[[bytes], None]) -> Ite
     """
     import pyrage
 
-    keys = [_recipient(text) for text in recipients]
+    keys = [recipient(text) for text in recipients]
     source, sink = os.pipe()
     output = _Output(write)
 
@@ -205,21 +172,3 @@ def _write_all(pipe: io.FileIO, data: bytes) -> None:
     view = memoryview(data)
     while view:
         view = view[pipe.write(view[:_CHUNK]) or 0 :]
-
-
-def _recipient(text: str) -> Any:
-    import pyrage
-
-    return (pyrage.ssh if text.startswith("ssh-") else pyrage.x25519).Recipient.from_str(text)
-
-
-def _keys(text: bytes) -> list[Any]:
-    import pyrage
-
-    if b"-----BEGIN" in text:
-        return [pyrage.ssh.Identity.from_buffer(text)]
-    lines = [line.strip() for line in text.decode().splitlines()]
-    identities = [pyrage.x25519.Identity.from_str(line) for line in lines if line and not line.startswith("#")]
-    if not identities:
-        raise ValueError
-    return identities

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Final
 
-from multidb.backup.encryption import recipient_problem
+from multidb.age_keys import recipient_problem
 from multidb.errors import UsageError
 from multidb.model import App, Project
 from multidb.model.options import Keep

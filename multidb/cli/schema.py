@@ -10,6 +10,7 @@ import typer
 from multidb import manifest
 from multidb.cli.options import Run, examples, with_run
 from multidb.project import store_schemas
+from multidb.secret_stores import secret_options
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -30,7 +31,7 @@ def schema(
     ] = False,
 ) -> int:
     """Print the manifest's JSON Schema (draft 2020-12), with which editors complete and check it."""
-    document = manifest.schema(store_schemas(), overlay=overlay)
+    document = manifest.schema(store_schemas(), secret_options(), overlay=overlay)
     run.output.document(True, {"schema": document})
     if not run.json:
         typer.echo(json.dumps(document, indent=2))

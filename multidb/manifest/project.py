@@ -33,6 +33,8 @@ from multidb.manifest.names import check_known, check_names, check_tenants, id_p
 from multidb.manifest.problems import explain
 from multidb.manifest.schema import VERSION, Shape, StoreSchema
 from multidb.model import App, Enforce, Project, Quota, RuntimeKind, ServerSpec
+from multidb.model.options import Section
+from multidb.model.secret_options import INCLUDED_SECRETS
 
 __all__ = ["Removed", "load"]
 
@@ -60,6 +62,7 @@ def load(
     overlay: str | None = None,
     removed: MappingType[str, Removed] | None = None,
     texts: MappingType[Path, str] | None = None,
+    secrets: MappingType[str, type[Section]] = INCLUDED_SECRETS,
 ) -> Project:
     """Reads the manifest at `path`, the files that it includes and, for an environment, the file laid over it.
 
@@ -70,6 +73,7 @@ def load(
         overlay: ``prod`` lays ``multidb.prod.yaml`` over ``multidb.yaml``.
         removed: apps that were taken out of the manifest; no other app may take a name of theirs.
         texts: what is read in the place of these files, which are not written yet.
+        secrets: the kinds of secret stores that there are, with the options of each.
 
     Raises:
         ManifestError: with every problem of every file.
@@ -81,7 +85,7 @@ def load(
         top = files.tree(overlay)
     except ManifestError as error:
         raise ManifestError(error.problems, str(path)) from None
-    project = _Reading(top, path, Shape(stores), problems, removed or {}).project()
+    project = _Reading(top, path, Shape(stores, secrets), problems, removed or {}).project()
     if project is None or problems:
         raise ManifestError(problems, str(path))
     return replace(project, sources=files.digests)
@@ -120,6 +124,8 @@ class _Files:
         )
         merged = over(base, top)
         assert isinstance(merged, Mapping)
+        if (entry := top.entries.get("secrets")) is not None and not _same_keys(base.get("secrets"), entry.value):
+            merged = merged.with_value("secrets", entry.value)  # another kind: not both
         # An overlay changes included apps too, so they come in below it.
         apps = self._with_included(_section(base, "apps", self._problems), merged)
         return merged.with_value("apps", apps if overlay is None else over(apps, _section(top, "apps", self._problems)))
@@ -266,6 +272,7 @@ class _Reading:
             backup=head.backup,
             backup_declared="backup" in head.model_fields_set,
             notify=head.notify,
+            secrets=head.secrets.spec,
             removed=removed,
             returned=returned,
             progress_timeout=head.progress_timeout.total_seconds(),
@@ -473,6 +480,10 @@ def _section(top: Mapping, name: str, problems: list[Problem]) -> Mapping:
     if tree is None:
         problems.append(entry.value.place.problem(f"{name} must be a mapping", "For example: apps: {lernmi: {}}."))
     return tree or Mapping({}, entry.key.place)
+
+
+def _same_keys(one: Node | None, other: Node) -> bool:
+    return isinstance(one, Mapping) and isinstance(other, Mapping) and one.entries.keys() == other.entries.keys()
 
 
 def _mapping_or_empty(entry: Entry) -> Mapping | None:

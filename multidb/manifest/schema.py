@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Annotated, Any, Final, Literal, Self, cast
 
 from pydantic import BaseModel, BeforeValidator, Field, create_model
+from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core.core_schema import WithDefaultSchema
 
@@ -31,6 +32,7 @@ from multidb.model.options import (
     Section,
     Size,
 )
+from multidb.model.secret_options import INCLUDED_SECRETS, SecretsSection
 
 __all__ = ["APP_ID", "VERSION", "AppEntry", "Head", "Shape", "StoreSchema", "schema"]
 
@@ -152,12 +154,17 @@ class _Defaults(GenerateJsonSchema):
 class Shape:
     """The models of one set of stores.
 
+    Args:
+        secrets: the kinds of secret stores, with the options of each.
+
     Attributes:
         head: everything but the apps.
         entry: one entry under ``apps``, with the options of every store.
     """
 
-    def __init__(self, stores: Mapping[str, StoreSchema]) -> None:
+    def __init__(
+        self, stores: Mapping[str, StoreSchema], secrets: Mapping[str, type[Section]] = INCLUDED_SECRETS
+    ) -> None:
         self.stores = stores
         names: Any = cast("Any", Literal)[tuple(stores)] if stores else str
         dictionary: Any = dict
@@ -200,6 +207,7 @@ class Shape:
             {
                 **{name: _section(name, models, filled=name == "servers") for name, models in sections.items()},
                 "known": _known(stores),
+                "secrets": _secrets(secrets),
             },
         )
 
@@ -232,13 +240,19 @@ class Shape:
         }
 
 
-def schema(stores: Mapping[str, StoreSchema], *, overlay: bool = False) -> dict[str, Any]:
+def schema(
+    stores: Mapping[str, StoreSchema],
+    secrets: Mapping[str, type[Section]] = INCLUDED_SECRETS,
+    *,
+    overlay: bool = False,
+) -> dict[str, Any]:
     """The JSON Schema (draft 2020-12) of the manifest, for editors and for the manifest reference.
 
     Args:
+        secrets: the kinds of secret stores that there are, with the options of each.
         overlay: of a file such as ``multidb.prod.yaml``, which says only what differs: nothing has to be there.
     """
-    document = Shape(stores).document
+    document = Shape(stores, secrets).document
     if not overlay:
         return document
     partial: dict[str, Any] = _partial(document)
@@ -285,6 +299,35 @@ def _known(stores: Iterable[str]) -> tuple[Any, Any]:
         "report, and is no hole."
     )
     return _nullable(section), Field(default_factory=section, description=about)
+
+
+def _secrets(kinds: Mapping[str, type[Section]]) -> tuple[Any, Any]:
+    """The section ``secrets``: the name of a kind that needs no options, or a kind with its options."""
+    section: Any = _model(
+        "Secrets",
+        SecretsSection,
+        {
+            kind: (cast("Any", options) | None, Field(default=None, description=(options.__doc__ or "").split("\n")[0]))
+            for kind, options in kinds.items()
+        },
+    )
+    simple = tuple(kind for kind, options in kinds.items() if not any(map(_required, options.model_fields.values())))
+    names: Any = cast("Any", Literal)[simple]
+
+    def options_of(value: Any) -> Any:
+        if value is not None and not isinstance(value, str):
+            return value
+        if value not in (None, *kinds):
+            raise ValueError(f"must be one of {', '.join(kinds)}")
+        return {value or "file": {}}
+
+    form = Annotated[section, BeforeValidator(options_of, json_schema_input_type=names | section | None)]
+    about = "Where the credentials are kept that multidb makes; default: file, in .multidb/secrets.json."
+    return form, Field(default_factory=lambda: section(file={}), description=about)
+
+
+def _required(field: FieldInfo) -> bool:
+    return field.is_required()
 
 
 def _model(name: str, base: type[BaseModel], fields: Mapping[str, Any]) -> type[BaseModel]:

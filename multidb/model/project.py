@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from multidb.model.address import Address
 from multidb.model.core import PROGRESS_TIMEOUT, App
 from multidb.model.options import Backup, ContainerOptions, Deploy, Notify, RuntimeKind
+from multidb.model.secret_options import SecretStoreSpec
 
 __all__ = ["Project", "ServerSpec"]
 
@@ -54,6 +55,7 @@ class Project:
     """Apps that were taken out and may still come back: their names, numbers and data are kept."""
     returned: Mapping[str, str] = field(default_factory=dict)
     """Those of them that the manifest has an entry for all the same, and where; nothing is made of it."""
+    secrets: SecretStoreSpec = field(default_factory=SecretStoreSpec)
     progress_timeout: float = PROGRESS_TIMEOUT
     """Seconds without progress after which a server or a target that work waits for counts as standing still."""
     include: tuple[str, ...] = ()

@@ -89,7 +89,7 @@ class ScratchServers:
         shutil.rmtree(self._servers / name, ignore_errors=True)
         (self._servers.parent / "logs" / f"{name}.log").unlink(missing_ok=True)
         secrets = self._state.secrets
-        secrets.delete([ref for ref in secrets.refs() if ref.owner == f"@{name}"])
+        secrets.delete(secrets.refs(f"@{name}"))
         Products(self._state).forget(name)
         with self._state.change("ports") as remembered:
             remembered.pop(name, None)

@@ -11,7 +11,8 @@ from typing import BinaryIO
 import pyrage
 import pytest
 
-from multidb.backup.encryption import Identities, identities, recipient_problem
+from multidb.age_keys import recipient_problem
+from multidb.backup.encryption import Identities, identities
 from multidb.backup.streams import StoreReader, StoreWriter
 from multidb.backup.targets.folder import FolderTarget
 from multidb.errors import ArchiveError, UsageError

@@ -1,0 +1,93 @@
+"""Where a project's secrets are kept: the kinds that come with multidb, each a module here, and those that packages
+installed beside it add as entry points of the group ``multidb.secrets``.
+
+    [project.entry-points."multidb.secrets"]
+    toy = "multidb_toy.secrets"              # the module whose ``SECRET_STORE`` it is
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from multidb.errors import UsageError
+from multidb.secrets import SecretStore
+from multidb.state import FILE, ProjectState
+
+if TYPE_CHECKING:
+    from multidb.model import Project
+    from multidb.model.options import Section
+    from multidb.model.secret_options import SecretStoreSpec
+    from multidb.secret_stores.kind import SecretStoreKind
+
+__all__ = ["open_secret_store", "open_state", "secret_options", "secret_store_kind"]
+
+_GROUP: Final = "multidb.secrets"
+
+
+def open_state(project: Project) -> ProjectState:
+    """The ``.multidb/`` folder of the project, with its secrets where its manifest has them kept. Touches nothing yet.
+
+    Raises:
+        UsageError: the package for this kind of secret store is not installed, or its options make no sense here.
+    """
+    root = Path(project.root)
+    return ProjectState(root, open_secret_store(project.secrets, root))
+
+
+def open_secret_store(spec: SecretStoreSpec, root: Path) -> SecretStore:
+    """The store that the manifest in the folder `root` describes so. Touches nothing yet. `UsageError` as above."""
+    if spec.kind == FILE:
+        return ProjectState(root).secrets
+    return secret_store_kind(spec.kind).open(spec.options, root)
+
+
+def secret_options() -> dict[str, type[Section]]:
+    """The kinds of secret stores that there are, with the model of each one's options."""
+    from multidb.model.secret_options import INCLUDED_SECRETS
+
+    return {**INCLUDED_SECRETS, **{name: secret_store_kind(name).options for name in _added()}}
+
+
+@cache
+def secret_store_kind(name: str) -> SecretStoreKind:
+    """The kind of this name; not for ``file``, which needs none.
+
+    Raises:
+        UsageError: there is no such kind; or the package that adds it cannot be used.
+    """
+    from multidb.model.secret_options import INCLUDED_SECRETS
+    from multidb.secret_stores.kind import SecretStoreKind
+
+    module = _added().get(name, f"{__name__}.{name}" if name in INCLUDED_SECRETS else "")
+    if not module:
+        known = ", ".join([*INCLUDED_SECRETS, *_added()])
+        raise UsageError(f"there is no kind of secret store {name!r}", hint=f"kinds: {known}")
+    try:
+        kind = getattr(import_module(module), "SECRET_STORE", None)
+    except ImportError as error:
+        raise _unusable(name, module, f"cannot be imported: {error}") from None
+    if not isinstance(kind, SecretStoreKind) or kind.name != name:
+        raise _unusable(name, module, "has no SECRET_STORE of this name")
+    return kind
+
+
+@cache
+def _added() -> Mapping[str, str]:
+    """By name the modules of the kinds that other packages add. None takes the place of one of ours."""
+    from importlib.metadata import entry_points
+
+    from multidb.model.secret_options import INCLUDED_SECRETS
+
+    return {point.name: point.value for point in entry_points(group=_GROUP) if point.name not in INCLUDED_SECRETS}
+
+
+def _unusable(name: str, module: str, problem: str) -> UsageError:
+    return UsageError(
+        f"its module {module} {problem}",
+        where=f"secret store {name}",
+        hint="install another version of the package that adds it, or uninstall it",
+    )

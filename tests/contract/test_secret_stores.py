@@ -1,0 +1,408 @@
+"""Every kind of secret store keeps what `multidb.secrets.SecretStore` promises, on the real thing: age, SOPS, OpenBao,
+and Secrets Manager as moto has it. Stages of versions are not tried: moto does not move them."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyrage
+import pytest
+import urllib3
+
+from multidb.errors import MultidbError, NewerFormat, SecretsChanged, SecretsUnavailable, UsageError
+from multidb.model.secret_options import AgeSecrets, AwsSecrets, SecretStoreSpec, SopsSecrets, VaultSecrets
+from multidb.secret_stores import open_secret_store, secret_store_kind
+from multidb.secrets import Secret, SecretRef, SecretStore, generate
+
+pytestmark = pytest.mark.server
+
+_ANN, _BOB, _SERVER = (SecretRef(owner, "postgres", "password") for owner in ("ann", "bob", "@postgres"))
+_OTHER = SecretRef("ann", "redis", "user")
+_KINDS = ("file", "age", "sops", "vault", "aws")
+_ROOT_TOKEN = "root-of-the-test"
+
+
+@dataclass(frozen=True)
+class Place:
+    """One empty place for secrets, which several runs open."""
+
+    kind: str
+    spec: SecretStoreSpec
+    root: Path
+
+    def open(self) -> SecretStore:
+        return open_secret_store(self.spec, self.root)
+
+    def raw(self) -> str:
+        """What somebody reads who finds the files of the folder."""
+        return "".join(file.read_text() for file in self.root.rglob("*") if file.is_file())
+
+
+@pytest.fixture(scope="module")
+def openbao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bao]:
+    with _bao(tmp_path_factory.mktemp("bao")) as bao:
+        bao.ask("POST", "sys/mounts/kv", {"type": "kv", "options": {"version": "2"}})
+        yield bao
+
+
+@pytest.fixture(scope="module")
+def secrets_manager() -> Iterator[str]:
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    _, port = server.get_host_and_port()
+    try:
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.stop()
+
+
+@pytest.fixture(params=_KINDS)
+def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    return _place(request.param, request.getfixturevalue, tmp_path, monkeypatch)
+
+
+def _place(kind: str, fixture: Callable[[str], Any], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    options: Any = None
+    key = pyrage.x25519.Identity.generate()
+    identity = folder.parent / f"{folder.name}.key"
+    identity.write_text(f"{key}\n")
+    identity.chmod(0o600)
+    if kind == "age":
+        monkeypatch.setenv("MULTIDB_SECRETS_IDENTITY", str(identity))
+        options = AgeSecrets(file="secrets.age", recipients=(str(key.to_public()),))
+    elif kind == "sops":
+        _with_sops(monkeypatch)
+        monkeypatch.setenv("SOPS_AGE_KEY_FILE", str(identity))
+        rules = {"creation_rules": [{"path_regex": r"secrets\.enc\.yaml$", "age": str(key.to_public())}]}
+        (folder / ".sops.yaml").write_text(json.dumps(rules))
+        options = SopsSecrets(file="secrets.enc.yaml")
+    elif kind == "vault":
+        monkeypatch.setenv("VAULT_TOKEN", _ROOT_TOKEN)
+        options = VaultSecrets(url=fixture("openbao").url, mount="kv", path=f"multidb/{folder.name}")
+    elif kind == "aws":
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", fixture("secrets_manager"))
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+        options = AwsSecrets(region="eu-central-1", prefix=f"multidb/{folder.name}")
+    return Place(kind, SecretStoreSpec(kind, options), folder)
+
+
+def _with_sops(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(Path(sys.executable).parent), prepend=os.pathsep)
+    if shutil.which("sops") is None:
+        pytest.skip("sops is not on this machine")
+
+
+# --- what every kind promises
+
+
+def test_what_one_run_puts_another_reads(place: Place) -> None:
+    first = place.open()
+    assert first.get(_ANN) is None
+    assert first.refs() == frozenset()
+    values = {_ANN: generate(), _OTHER: generate(), _BOB: generate(), _SERVER: Secret("of a server: ü\n\"'$")}
+    first.put(values)
+    again = place.open()
+    assert {ref: again.get(ref) for ref in again.refs()} == values
+    assert again.refs("ann") == {_ANN, _OTHER}
+    assert again.refs("@postgres") == {_SERVER}
+    assert place.kind == "file" or not any(value.reveal() in place.raw() for value in values.values())
+
+
+def test_what_is_deleted_is_gone_and_can_be_made_anew(place: Place) -> None:
+    store = place.open()
+    store.put({_ANN: generate(), _OTHER: generate(), _BOB: generate()})
+    store.delete([_OTHER, SecretRef("eve", "redis", "user")])
+    assert place.open().refs() == {_ANN, _BOB}
+    store.delete(store.refs("ann"))
+    assert place.open().refs() == {_BOB}
+    assert place.open().get(_ANN) is None
+    value = generate()
+    store.put({_ANN: value})
+    assert place.open().get(_ANN) == value
+    store.delete([_ANN])
+    value = generate()
+    place.open().put({_ANN: value})
+    assert place.open().get(_ANN) == value
+
+
+def test_other_secrets_of_the_same_owner_are_kept(place: Place) -> None:
+    one, other = place.open(), place.open()
+    assert one.get(_ANN) is None
+    assert other.get(_ANN) is None
+    other.put({_OTHER: Secret("the other's, first")})
+    one.put({_ANN: Secret("made without having seen it")})
+    assert place.open().get(_OTHER) == Secret("the other's, first")
+    assert place.open().get(_ANN) == Secret("made without having seen it")
+
+
+def test_a_value_is_never_written_over_one_that_was_not_read(place: Place) -> None:
+    place.open().put({_ANN: Secret("at the beginning")})
+    one, other = place.open(), place.open()
+    assert one.get(_ANN) == other.get(_ANN)
+    assert one.get(_BOB) is None
+    other.put({_ANN: Secret("rotated by the other"), _BOB: Secret("made by the other")})
+    for ref in (_ANN, _BOB):
+        with pytest.raises(SecretsChanged, match=str(ref)):
+            one.put({ref: Secret("by one that saw nothing of it")})
+        with pytest.raises(SecretsChanged, match=str(ref)):
+            one.delete([ref])
+    assert place.open().get(_ANN) == Secret("rotated by the other")
+    assert place.open().get(_BOB) == Secret("made by the other")
+
+
+def test_many_writers_at_once_lose_nothing(place: Place) -> None:
+    writers, steps = (10, 3) if place.kind != "sops" else (4, 2)
+    failures: list[Exception] = []
+
+    def work(number: int) -> None:
+        try:
+            store = place.open()
+            for step in range(steps):
+                own, shared = (
+                    SecretRef(f"app{number}", "redis", f"s{step}"),
+                    SecretRef("ann", "toy", f"{number}-{step}"),
+                )
+                store.put({own: Secret(f"value-{number}-{step}"), shared: Secret(f"shared-{number}-{step}")})
+        except Exception as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(writers)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not failures
+    last = place.open()
+    assert len(last.refs()) == 2 * writers * steps
+    assert last.get(SecretRef("ann", "toy", "3-1")) == Secret("shared-3-1")
+
+
+def test_of_two_that_make_the_same_secret_one_wins_and_the_other_is_told(place: Place) -> None:
+    stores = [place.open() for _ in range(4)]
+    assert [store.get(_ANN) for store in stores] == [None] * 4
+    told: list[MultidbError] = []
+
+    def work(store: SecretStore, number: int) -> None:
+        try:
+            store.put({_ANN: Secret(f"made by number {number}")})
+        except SecretsChanged as error:
+            told.append(error)
+
+    threads = [threading.Thread(target=work, args=(store, number)) for number, store in enumerate(stores)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(told) == 3
+    assert {error.exit_code for error in told} == {3}
+    assert sum(store.get(_ANN) == place.open().get(_ANN) for store in stores) >= 1
+
+
+# --- who is not let in
+
+
+def test_the_file_of_others_is_not_opened_and_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for kind in ("age", "sops"):
+        folder = tmp_path / kind
+        folder.mkdir()
+        mine = _place(kind, lambda _: None, folder, monkeypatch)
+        mine.open().put({_ANN: generate()})
+        before = mine.raw()
+        stranger = tmp_path / f"{kind}.stranger"
+        stranger.write_text(f"{pyrage.x25519.Identity.generate()}\n")
+        stranger.chmod(0o600)
+        for variable in ("MULTIDB_SECRETS_IDENTITY", "SOPS_AGE_KEY_FILE"):
+            monkeypatch.setenv(variable, str(stranger))
+        for work in (lambda: mine.open().get(_ANN), lambda: mine.open().put({_BOB: generate()})):  # noqa: B023
+            with pytest.raises(SecretsUnavailable) as refused:
+                work()
+            assert refused.value.exit_code == 4
+        assert mine.raw() == before
+
+
+def test_rekey_lets_the_new_one_in_and_the_one_who_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = _place("age", lambda _: None, tmp_path, monkeypatch)
+    value = generate()
+    place.open().put({_ANN: value})
+    joined = pyrage.x25519.Identity.generate()
+    options = AgeSecrets(file="secrets.age", recipients=(str(joined.to_public()),))
+    rekey = secret_store_kind("age").rekey
+    assert rekey is not None
+    rekey(options, tmp_path)
+    with pytest.raises(SecretsUnavailable, match="encrypted for others"):
+        place.open().get(_ANN)
+    (tmp_path / "joined.key").write_text(f"{joined}\n")
+    (tmp_path / "joined.key").chmod(0o600)
+    monkeypatch.setenv("MULTIDB_SECRETS_IDENTITY", str(tmp_path / "joined.key"))
+    assert place.open().get(_ANN) == value
+
+
+def test_a_token_of_one_app_reads_that_app_and_says_what_it_may_not(
+    openbao: Bao, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = _place("vault", lambda _: openbao, tmp_path, monkeypatch)
+    value = generate()
+    place.open().put({_ANN: value, _BOB: generate()})
+    path = f"multidb/{tmp_path.name}"
+    monkeypatch.setenv("VAULT_TOKEN", openbao.token({f"kv/data/{path}/apps/ann": ["read"]}))
+    limited = place.open()
+    assert limited.get(_ANN) == value
+    assert limited.refs("ann") == {_ANN}
+    for work, may_not in (
+        (lambda: limited.get(_BOB), "may not read apps/bob"),
+        (limited.refs, "may not list apps"),
+        (lambda: limited.put({_OTHER: generate()}), "may not write apps/ann"),
+    ):
+        with pytest.raises(SecretsUnavailable, match=may_not) as refused:
+            work()
+        assert refused.value.exit_code == 4
+    monkeypatch.setenv("VAULT_TOKEN", _ROOT_TOKEN)
+    assert place.open().refs() == {_ANN, _BOB}
+
+
+def test_a_token_that_ends_in_between_is_one_error_and_nothing_is_half_made(
+    openbao: Bao, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = _place("vault", lambda _: openbao, tmp_path, monkeypatch)
+    place.open().put({_ANN: Secret("before it ended")})
+    token = openbao.token({"kv/*": ["create", "read", "update", "list"]})
+    monkeypatch.setenv("VAULT_TOKEN", token)
+    store = place.open()
+    assert store.get(_ANN) == Secret("before it ended")
+    openbao.ask("POST", "auth/token/revoke", {"token": token})
+    with pytest.raises(SecretsUnavailable, match="the token has ended") as refused:
+        store.put({_ANN: Secret("after it ended")})
+    assert token not in refused.value.sentence()
+    monkeypatch.setenv("VAULT_TOKEN", _ROOT_TOKEN)
+    assert place.open().get(_ANN) == Secret("before it ended")
+    store.put({_ANN: Secret("with a new token")})
+    assert place.open().get(_ANN) == Secret("with a new token")
+
+
+def test_nothing_of_what_was_deleted_is_left_in_earlier_versions(
+    openbao: Bao, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = _place("vault", lambda _: openbao, tmp_path, monkeypatch)
+    store = place.open()
+    for text in ("the first password", "the second password"):
+        store.put({_ANN: Secret(text)})
+    store.delete([_ANN])
+    path = f"kv/data/multidb/{tmp_path.name}/apps/ann"
+    held = [openbao.ask("GET", f"{path}?version={number}", fine=False) for number in (1, 2, 3)]
+    assert "password" not in json.dumps([answer.get("data", {}).get("data") for answer in held])
+
+
+def test_a_wrong_engine_is_refused_before_anything_is_written(
+    openbao: Bao, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VAULT_TOKEN", _ROOT_TOKEN)
+    openbao.ask("POST", "sys/mounts/old", {"type": "kv", "options": {"version": "1"}})
+    for mount in ("old", "missing"):
+        spec = SecretStoreSpec("vault", VaultSecrets(url=openbao.url, mount=mount, path="digi"))
+        with pytest.raises(SecretsUnavailable, match="no KV engine of version 2"):
+            open_secret_store(spec, tmp_path).put({_ANN: generate()})
+    assert openbao.ask("LIST", "old/data/digi", fine=False).get("data") is None
+
+
+@pytest.mark.parametrize("text", ["[]", '{"version": 1}', '{"version": 1, "secrets": {"bob/redis/user": "x"}}', "x"])
+def test_what_others_have_written_there_is_not_taken_for_secrets(
+    text: str, secrets_manager: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import boto3
+
+    place = _place("aws", lambda _: secrets_manager, tmp_path, monkeypatch)
+    client = boto3.client("secretsmanager", region_name="eu-central-1")
+    name = f"multidb/{tmp_path.name}/apps/ann"
+    client.create_secret(Name=name, SecretString=text)
+    for work in (lambda: place.open().get(_ANN), lambda: place.open().put({_ANN: generate()})):
+        with pytest.raises(UsageError, match="not what multidb writes"):
+            work()
+    assert client.get_secret_value(SecretId=name)["SecretString"] == text
+    client.put_secret_value(SecretId=name, SecretString='{"version": 99, "secrets": {}}')
+    with pytest.raises(NewerFormat):
+        place.open().get(_ANN)
+
+
+def test_a_sealed_vault_and_one_that_is_not_there_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with _bao(tmp_path) as bao:
+        bao.ask("POST", "sys/mounts/kv", {"type": "kv", "options": {"version": "2"}})
+        place = _place("vault", lambda _: bao, tmp_path, monkeypatch)
+        store = place.open()
+        store.put({_ANN: generate()})
+        bao.ask("POST", "sys/seal")
+        for work in (lambda: place.open().get(_ANN), lambda: store.put({_ANN: generate()})):
+            with pytest.raises(SecretsUnavailable, match="is sealed"):
+                work()
+    with pytest.raises(SecretsUnavailable, match="cannot be reached"):
+        place.open().get(_ANN)
+
+
+# --- OpenBao
+
+
+@dataclass(frozen=True)
+class Bao:
+    """A real server, with its storage in memory."""
+
+    url: str
+
+    def ask(self, method: str, path: str, body: object = None, *, fine: bool = True) -> dict[str, Any]:
+        answer = urllib3.request(
+            method,
+            f"{self.url}/v1/{path}",
+            body=None if body is None else json.dumps(body).encode(),
+            headers={"X-Vault-Token": _ROOT_TOKEN},
+        )
+        assert not fine or answer.status < 300, answer.data
+        return json.loads(answer.data) if answer.data.strip() else {}
+
+    def token(self, rights: dict[str, list[str]]) -> str:
+        """One that has these rights and no others, by path."""
+        name = f"policy-{time.monotonic_ns()}"
+        policy = json.dumps({"path": {path: {"capabilities": verbs} for path, verbs in rights.items()}})
+        self.ask("PUT", f"sys/policies/acl/{name}", {"policy": policy})
+        answer = self.ask("POST", "auth/token/create", {"policies": [name], "no_default_policy": False})
+        return str(answer["auth"]["client_token"])
+
+
+@contextlib.contextmanager
+def _bao(folder: Path) -> Iterator[Bao]:
+    program = shutil.which("bao", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    if program is None:
+        pytest.skip("bao is not on this machine")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    url = f"http://127.0.0.1:{port}"
+    argv = ["server", "-dev", "-dev-no-store-token", f"-dev-root-token-id={_ROOT_TOKEN}"]
+    argv.append(f"-dev-listen-address=127.0.0.1:{port}")
+    with (folder / "bao.log").open("wb") as log:
+        process = subprocess.Popen([program, *argv], stdout=log, stderr=log, cwd=folder)
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            with contextlib.suppress(urllib3.exceptions.HTTPError):
+                if urllib3.request("GET", f"{url}/v1/sys/health", retries=False, timeout=2).status == 200:
+                    break
+            assert process.poll() is None, (folder / "bao.log").read_text()
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        yield Bao(url)
+    finally:
+        process.terminate()
+        process.wait(20)

@@ -180,6 +180,7 @@ SECTIONS: Final = {
     "restricted": StateSection(dict[str, list[AppId]]),
     "issued": StateSection(dict[AppId, MomentText], losable=True),  # then an age is not known
     "removed": StateSection(dict[AppId, _Removed]),
+    "secrets-from": StateSection(dict[str, JsonValue]),  # where `secrets move` was taking them from when it was cut off
     "closed": StateSection(dict[AppId, _Closed]),
     "backup-work": StateSection(_Work),
     "backups": StateSection(dict[AppId, _Known], losable=True),  # then a backup is due, and a proof

@@ -130,6 +130,8 @@ class FileSecretStore:
         text = secrets_text(held)
         if self._cipher is None:
             files.write_text(self._path, text, mode=files.PRIVATE)
+        elif not held:  # whoever comes next may have other keys
+            files.delete(self._path)
         else:
             files.write_text(self._path, self._cipher.encrypted(text), mode=files.PUBLIC)
         self._stamp = None

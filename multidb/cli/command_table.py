@@ -39,6 +39,7 @@ _SOURCES: Final = {
     "clone OTHER": "clones",
     "connect -- COMMAND": "files",
     "purge NAME": "removed",
+    "secrets move WHERE": "nothing",
     "undo-remove NAME": "removed",
 }
 """Where the values of a parameter come from (functions of `multidb.cli.known_names`), by its command and metavar, its

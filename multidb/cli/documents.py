@@ -809,6 +809,24 @@ class CloneDocument(_Result):
     """What is open on the servers as a whole, or of other apps. It does not make the command fail."""
 
 
+class MovedSecretsDocument(_Result):
+    """Secrets that are kept elsewhere now."""
+
+    from_: str | None = Field(alias="from")
+    """Where they were, in words; null: they were there already."""
+    to: str
+    moved: int
+    left: list[str]
+    """The secrets, by name, that another run changed meanwhile, and that are left where they were."""
+
+
+class RekeyedDocument(_Result):
+    """Secrets that are encrypted anew."""
+
+    secrets: str
+    """Where they are, in words."""
+
+
 class ExpireDocument(_Result):
     """The clones whose time is up."""
 
@@ -861,6 +879,8 @@ DOCUMENTS: Final[Mapping[str, type[BaseModel]]] = {
     "apply": ApplyDocument,
     "add-app": AddAppDocument,
     "render": RenderDocument,
+    "secrets move": MovedSecretsDocument,
+    "secrets rekey": RekeyedDocument,
     "recover": RecoverDocument,
     "apps": AppsDocument,
     "show": ShowDocument,

@@ -3,10 +3,19 @@
 Knows no store by name: what it has to know of each is handed in as a `StoreSchema`.
 """
 
-from multidb.manifest.edit import add_app, change_app, entry_of, initial, remove_app, rename_app
+from multidb.manifest.edit import (
+    add_app,
+    change_app,
+    entry_of,
+    initial,
+    remove_app,
+    rename_app,
+    value_of,
+    with_secrets,
+)
 from multidb.manifest.names import app_id, is_app_id, project_name
 from multidb.manifest.project import Removed, load
-from multidb.manifest.schema import StoreSchema, schema
+from multidb.manifest.schema import StoreSchema, schema, secret_store_spec
 
 __all__ = [
     "Removed",
@@ -22,4 +31,7 @@ __all__ = [
     "remove_app",
     "rename_app",
     "schema",
+    "secret_store_spec",
+    "value_of",
+    "with_secrets",
 ]

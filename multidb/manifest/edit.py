@@ -104,6 +104,30 @@ def rename_app(text: str, app_id: str, new: str) -> str:
     return _checked(source.with_key(app_id, new, included=included), expected, f"write {new} for {app_id} by hand")
 
 
+def with_secrets(text: str, value: object) -> str:
+    """The manifest or overlay `text` with another value of its section ``secrets``, which is added where it has none.
+
+    Raises:
+        ManifestError: `text` is not YAML.
+        UsageError: it is laid out in a way that cannot be edited safely.
+    """
+    source = _Source(text)
+    hint = "write it by hand: " + _flow({"secrets": value})
+    return _checked(source.with_value(["secrets"], value, hint), {**source.values(), "secrets": value}, hint)
+
+
+def value_of(text: str, name: str) -> Any:
+    """What a piece of YAML says, read as a manifest is: `ManifestError` for what a manifest may not have either.
+
+    Args:
+        name: what it is called in problems.
+    """
+    node, problems = tree(compose(text, name), text, name)
+    if problems:
+        raise ManifestError(problems)
+    return None if node is None else plain(node)
+
+
 def entry_of(text: str, app_id: str) -> dict[str, Any] | None:
     """What the manifest, overlay or included file `text` says about one app; None when it does not name it.
 
@@ -257,6 +281,8 @@ class _Source:
         return self._mark + self._text
 
     def _with_pair(self, node: yaml.Node | None, name: str, value: Any) -> str:
+        if node is None:  # comments at most
+            return self._line_after(len(self._text.rstrip()), self._lines(name, value, ""))
         if not isinstance(node, yaml.MappingNode):
             return self._mark + self._text
         if node.flow_style or not node.value:

@@ -12,7 +12,7 @@ from datetime import timedelta
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal, Self, cast
 
-from pydantic import BaseModel, BeforeValidator, Field, create_model
+from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core.core_schema import WithDefaultSchema
@@ -32,9 +32,9 @@ from multidb.model.options import (
     Section,
     Size,
 )
-from multidb.model.secret_options import INCLUDED_SECRETS, SecretsSection
+from multidb.model.secret_options import INCLUDED_SECRETS, SecretsSection, SecretStoreSpec
 
-__all__ = ["APP_ID", "VERSION", "AppEntry", "Head", "Shape", "StoreSchema", "schema"]
+__all__ = ["APP_ID", "VERSION", "AppEntry", "Head", "Shape", "StoreSchema", "schema", "secret_store_spec"]
 
 VERSION: Final = 1
 _TENANT: Final = r"^[A-Za-z0-9][A-Za-z0-9._-]{0,62}$"
@@ -324,6 +324,24 @@ def _secrets(kinds: Mapping[str, type[Section]]) -> tuple[Any, Any]:
     form = Annotated[section, BeforeValidator(options_of, json_schema_input_type=names | section | None)]
     about = "Where the credentials are kept that multidb makes; default: file, in .multidb/secrets.json."
     return form, Field(default_factory=lambda: section(file={}), description=about)
+
+
+def secret_store_spec(value: object, kinds: Mapping[str, type[Section]] = INCLUDED_SECRETS) -> SecretStoreSpec:
+    """What the value says of where secrets are kept, as it could stand in a manifest.
+
+    Raises:
+        ValueError: it says none; with a sentence for each mistake.
+    """
+    form, _ = _secrets(kinds)
+    try:
+        section: SecretsSection = TypeAdapter(form).validate_python(value)
+    except ValidationError as error:
+        mistakes = [
+            ".".join(map(str, ("secrets", *mistake["loc"]))) + ": " + mistake["msg"].removeprefix("Value error, ")
+            for mistake in error.errors(include_url=False, include_input=False)
+        ]
+        raise ValueError("; ".join(mistakes)) from None
+    return section.spec
 
 
 def _required(field: FieldInfo) -> bool:

@@ -119,6 +119,17 @@ class SecretStoreSpec:
     kind: str = "file"
     options: Section | None = None
 
+    @property
+    def value(self) -> Any:
+        """As it stands in the manifest."""
+        options = {} if self.options is None else self.options.model_dump(mode="json", exclude_defaults=True)
+        return {self.kind: options} if options else self.kind
+
+    def __str__(self) -> str:
+        """A line for people; no secret is in the options."""
+        options = {} if self.options is None else self.options.model_dump(mode="json", exclude={"recipients"})
+        return " ".join([self.kind, *(str(option) for option in options.values())])
+
 
 class SecretsSection(Section):
     """Where secrets are kept: exactly one kind."""

@@ -6,14 +6,17 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +27,10 @@ import urllib3
 from multidb.errors import MultidbError, NewerFormat, SecretsChanged, SecretsUnavailable, UsageError
 from multidb.model.secret_options import AgeSecrets, AwsSecrets, SecretStoreSpec, SopsSecrets, VaultSecrets
 from multidb.secret_stores import open_secret_store, secret_store_kind
+from multidb.secret_stores.move import SecretMove
 from multidb.secrets import Secret, SecretRef, SecretStore, generate
+from multidb.state import ProjectState
+from tests.support.command import Folder
 
 pytestmark = pytest.mark.server
 
@@ -47,7 +53,7 @@ class Place:
 
     def raw(self) -> str:
         """What somebody reads who finds the files of the folder."""
-        return "".join(file.read_text() for file in self.root.rglob("*") if file.is_file())
+        return "".join(file.read_text() for file in self.root.rglob("*") if file.is_file() and file.suffix != ".lock")
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +84,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
 def _place(kind: str, fixture: Callable[[str], Any], folder: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     options: Any = None
     key = pyrage.x25519.Identity.generate()
-    identity = folder.parent / f"{folder.name}.key"
+    identity = folder / f"{kind}.key"
     identity.write_text(f"{key}\n")
     identity.chmod(0o600)
     if kind == "age":
@@ -350,6 +356,118 @@ def test_a_sealed_vault_and_one_that_is_not_there_say_so(tmp_path: Path, monkeyp
                 work()
     with pytest.raises(SecretsUnavailable, match="cannot be reached"):
         place.open().get(_ANN)
+
+
+# --- the commands
+
+
+_MANIFEST = """\
+version: 1
+project: kept
+apps: # two
+  ann: {stores: [redis]}
+  bob: {stores: [redis]}
+"""
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Folder]:
+    with tempfile.TemporaryDirectory(prefix="kept-") as name:
+        project = Folder(Path(name), [])
+        project.manifest(_MANIFEST)
+        project.ok("up")
+        project.ok("apply", "--yes")
+        yield project
+        project.manifest(_MANIFEST)
+        project.run("down")
+
+
+def _variables(folder: Folder) -> list[Any]:
+    return [folder.ok("env", app, "--format", "json", "--reveal").json() for app in ("ann", "bob")]
+
+
+def test_secrets_move_from_each_kind_to_the_next_and_every_command_finds_them(
+    folder: Folder, openbao: Bao, secrets_manager: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, path = _variables(folder), folder.path / "multidb.yaml"
+    names = ProjectState(folder.path).secrets.refs()
+    kinds = [
+        _place(kind, {"openbao": openbao, "secrets_manager": secrets_manager}.__getitem__, folder.path, monkeypatch)
+        for kind in ("age", "sops", "vault", "aws", "file")
+    ]
+    for old, new in pairwise([kinds[-1], *kinds]):
+        moved = folder.ok("secrets", "move", "--to", json.dumps(new.spec.value), "--yes", "--json").json()
+        assert (moved["moved"], moved["left"]) == (len(names), [])
+        assert re.search(rf"^secrets: \{{?{new.kind}", path.read_text(), re.MULTILINE)
+        assert path.read_text().startswith(_MANIFEST)
+        assert old.open().refs() == frozenset()
+        assert new.open().refs() == names
+        assert _variables(folder) == before
+        folder.ok("plan", "--check")
+        again = folder.ok("secrets", "move", "--to", json.dumps(new.spec.value), "--json").json()
+        assert again["from"] is None
+
+
+@pytest.mark.parametrize("written", [False, True], ids=["before the manifest", "after the manifest"])
+def test_a_move_that_was_cut_off_is_gone_on_with(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch, written: bool
+) -> None:
+    before, names = _variables(folder), ProjectState(folder.path).secrets.refs()
+    old, new = (_place(kind, lambda _: None, folder.path, monkeypatch) for kind in ("file", "age"))
+    to = json.dumps(new.spec.value)
+    SecretMove(old.spec, new.spec, folder.path).copy()
+    if written:
+        with ProjectState(folder.path).change("secrets-from") as section:
+            section["spec"] = "file"
+        folder.manifest(f"{_MANIFEST}secrets: {to}\n")
+    assert folder.ok("secrets", "move", "--to", to, "--yes", "--json").json()["moved"] == len(names)
+    assert old.open().refs() == frozenset()
+    assert new.open().refs() == names
+    assert _variables(folder) == before
+    assert folder.ok("secrets", "move", "--to", to, "--json").json()["moved"] == 0
+    folder.ok("secrets", "rekey", "--yes")
+    folder.ok("secrets", "move", "--to", "file", "--yes")
+    assert _variables(folder) == before
+    assert folder.run("secrets", "rekey").code == 2
+
+
+def test_a_move_to_the_same_place_or_over_others_secrets_changes_nothing(
+    folder: Folder, openbao: Bao, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    place = _place("vault", lambda _: openbao, tmp_path, monkeypatch)
+    age = _place("age", lambda _: None, folder.path, monkeypatch)
+    joined = {"recipients": [*age.spec.value["age"]["recipients"], str(pyrage.x25519.Identity.generate().to_public())]}
+    localhost = {"url": openbao.url.replace("127.0.0.1", "localhost")}
+    for spec, other in ((age.spec.value, joined), (place.spec.value, localhost)):
+        ((kind, options),) = spec.items()
+        folder.ok("secrets", "move", "--to", json.dumps(spec), "--yes")
+        before, text = _variables(folder), (folder.path / "multidb.yaml").read_text()
+        same = folder.run("secrets", "move", "--to", json.dumps({kind: {**options, **other}}), "--yes")
+        assert (same.code, "is where secrets are kept already" in same.err) == (2, True), same.err
+        assert (_variables(folder), (folder.path / "multidb.yaml").read_text()) == (before, text)
+    (taken,) = (ref for ref in place.open().refs("ann") if ref.name == "user")
+    ProjectState(folder.path).secrets.put({taken: Secret("of another project")})
+    refused = folder.run("secrets", "move", "--to", "file", "--yes")
+    assert (refused.code, "another value of ann/redis/user is there" in refused.err) == (3, True), refused.err
+    assert ProjectState(folder.path).secrets.refs() == {taken}
+    assert _variables(folder) == before
+    ProjectState(folder.path).secrets.delete([taken])
+    folder.ok("secrets", "move", "--to", "file", "--yes")
+
+
+@pytest.mark.parametrize(
+    ("to", "words"),
+    [
+        ("vault", "secrets.vault.url"),
+        ("{vault: {url: http://vault:8200, mount: kv, path: x}}", "http on this machine only"),
+        ("{age: {file: ../x.age, recipients: []}}", "secrets.age.file"),
+        ("{", "--to"),
+        ("&a [*a]", "--to"),
+    ],
+)
+def test_a_place_that_is_none_is_said_to_be_so(folder: Folder, to: str, words: str) -> None:
+    wrong = folder.run("secrets", "move", "--to", to, "--yes")
+    assert (wrong.code, words in wrong.err) == (2, True), wrong.err
 
 
 # --- OpenBao

@@ -88,6 +88,9 @@ STEPS: tuple[Step, ...] = (
     Step("apply --yes --regenerate {hostile}", before="credentials lost"),
     Step("add-app {copy} --stores postgres --extension ltree --yes"),
     Step("recover {hostile}", codes=(2, 3)),  # for a Neo4j whose admin was locked out
+    Step("secrets move --to {{age:{{file:secrets.age}}}}", codes=(2,)),  # without a recipient nothing is moved
+    Step("secrets move --to file"),
+    Step("secrets rekey", codes=(2,)),
     Step("serve"),
     # What an app does to its own place while it is backed up costs it that backup, and nobody else anything.
     Step("plan --check", codes=(0, 1), beside=True),

@@ -455,6 +455,32 @@ def test_a_move_to_the_same_place_or_over_others_secrets_changes_nothing(
     folder.ok("secrets", "move", "--to", "file", "--yes")
 
 
+def test_a_token_of_one_app_plans_and_checks_it_and_makes_nothing(
+    folder: Folder, openbao: Bao, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    place = _place("vault", lambda _: openbao, tmp_path, monkeypatch)
+    folder.ok("secrets", "move", "--to", json.dumps(place.spec.value), "--yes")
+    manifest = (folder.path / "multidb.yaml").read_text()
+    path = f"kv/data/{place.spec.value['vault']['path']}"
+    rights = {f"{path}/{name}": ["read"] for name in ("apps/ann", "apps/cat", "servers/*")}
+    monkeypatch.setenv("VAULT_TOKEN", openbao.token(rights))
+    folder.ok("plan", "--check", "--app", "ann")
+    assert folder.run("health", "ann").code in (0, 1)  # no backup yet
+    assert folder.ok("env", "ann", "--format", "json", "--reveal").json()["REDIS_USERNAME"] == "ann"
+    refused = folder.run("env", "bob")
+    assert (refused.code, "the token may not read apps/bob" in refused.err) == (4, True), refused.err
+    added = folder.run("add-app", "cat", "--stores", "redis", "--yes")
+    assert (added.code, "the token may not write apps/cat" in added.err) == (4, True), added.err
+    assert len(added.err) < 1000, added.err
+    monkeypatch.setenv("VAULT_TOKEN", _ROOT_TOKEN)
+    assert not place.open().refs("cat")
+    planned = folder.ok("plan", "--json").json()
+    made = [change for server in planned["servers"] for change in server["changes"]]
+    assert {change["action"] for change in made} <= {"create"}, "nothing of the new app was made"
+    folder.manifest(manifest)
+    folder.ok("secrets", "move", "--to", "file", "--yes")
+
+
 @pytest.mark.parametrize(
     ("to", "words"),
     [

@@ -330,7 +330,8 @@ def live_user(rule: Rule, want: AclUser | None, facts: RedisFacts, held: SecretS
     marks = [(pattern, marked) for pattern in rule.channels if (marked := parse_mark(pattern)) is not None]
     pattern, (owner, db) = _best(marks, want) if marks else ("", (None, 0))
     app = want.app if want is not None else owner.app if owner is not None else None
-    password = _password(rule, held, app) if app is not None else "other"
+    # Nobody asks for that of another app, whose secrets who plans for this one may not be let into.
+    password = _password(rule, held, want.app) if want is not None and want.app is not None else "other"
     if owner is None and want is not None and password.startswith("current"):
         owner = want.owner  # somebody wiped the mark; that our password opens it says as much
     granted = facts.commands.granted(rule.commands)

@@ -187,7 +187,7 @@ class Engine:
             change,
             action=Action.CONFLICT,
             reason=f"the {lost[0]} of {change.resource.kind} {change.resource.name} is not in the secret store; "
-            f"restore .multidb/secrets.json, or make new credentials: multidb apply --regenerate {app}",
+            f"restore {self.state.where_secrets_are}, or make new credentials: multidb apply --regenerate {app}",
         )
 
     def _warnings(self, scope: Scope, plans: Sequence[ServerPlan]) -> Iterator[Finding]:

@@ -173,10 +173,12 @@ class ProjectState:
     Args:
         root: the folder of the manifest.
         secrets: where the manifest has them kept (`multidb.secret_stores.open_state`); by default in the folder.
+        where: what a person calls that.
     """
 
-    def __init__(self, root: Path, secrets: SecretStore | None = None) -> None:
+    def __init__(self, root: Path, secrets: SecretStore | None = None, where: str = ".multidb/secrets.json") -> None:
         self.folder = root / ".multidb"
+        self.where_secrets_are = where
         self.secrets: SecretStore = secrets or FileSecretStore(self.folder / "secrets.json")
         self._path = self.folder / "state.json"
         self._guard = threading.Lock()

@@ -308,9 +308,10 @@ class ComposeRuntime:
             volume = self._volume(container)
             if volume in volumes:
                 raise UsageError(
-                    f"its data is there (volume {volume}), and its admin password is not in .multidb/secrets.json",
+                    f"its data is there (volume {volume}), and its admin password is not in "
+                    f"{self._state.where_secrets_are}",
                     where=f"server {container.server}",
-                    hint=f"restore that file from a copy, or begin with an empty server: docker volume rm {volume}",
+                    hint=f"restore it from a copy, or begin with an empty server: docker volume rm {volume}",
                 )
 
     def _refuse_unknown_volumes(self) -> None:
@@ -510,7 +511,8 @@ class ComposeRuntime:
                 version = f"{session.facts.product} {session.facts.version}"
         except AuthenticationFailed as error:
             hint = (
-                "its volume was made with another password; restore .multidb/secrets.json, or: multidb down --volumes"
+                f"its volume was made with another password; restore {self._state.where_secrets_are}, "
+                "or: multidb down --volumes"
             )
             return self._failed(container, f"{error.message}; {hint}", seen)
         except (ServerDown, ServerSlow):

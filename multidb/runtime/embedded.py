@@ -282,7 +282,7 @@ class EmbeddedRuntime:
         where = f"server {server.name}"
         for hosted in self._all():
             if hosted.name == server.name and hosted.kind is not None and hosted.kind.initialised(hosted):
-                problem = lost(hosted)
+                problem = lost(hosted, self._state.where_secrets_are)
                 raise UsageError(problem.message, where=where, hint=problem.hint)
         raise UsageError("has no admin password yet", where=where, hint="start it: multidb up")
 

@@ -76,11 +76,15 @@ def absent(hosted: HostedServer, error: MultidbError) -> ServerStatus:
     return ServerStatus(hosted.name, hosted.store, ServerState.FAILED, None, reason, error=error)
 
 
-def lost(hosted: HostedServer) -> MultidbError:
-    """The error for data whose admin password is not known any more."""
+def lost(hosted: HostedServer, where: str) -> MultidbError:
+    """The error for data whose admin password is not known any more.
+
+    Args:
+        where: where secrets are kept, for the message.
+    """
     return UsageError(
-        f"its data is there, and its admin password is not in {_short(hosted.log.parent.parent / 'secrets.json')}",
-        hint=f"restore that file from a copy, or move {hosted.folder} away to begin with an empty server",
+        f"its data is there, and its admin password is not in {where}",
+        hint=f"restore it from a copy, or move {hosted.folder} away to begin with an empty server",
     )
 
 

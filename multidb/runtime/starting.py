@@ -89,7 +89,7 @@ class Start:
             return None
         secret = self._state.secrets.get(admin_ref(hosted.name, hosted.store))
         if secret is None:
-            raise lost(hosted)
+            raise lost(hosted, self._state.where_secrets_are)
         server = hosted.server(recorded.ports)
         version = self._answer(kind, server, secret, recorded.alive, hosted)
         self._products.record(hosted.name, version)
@@ -179,7 +179,7 @@ class Start:
         secret = self._state.secrets.get(ref)
         if secret is None:
             if kind.initialised(hosted):
-                raise lost(hosted)
+                raise lost(hosted, self._state.where_secrets_are)
             secret = generate()
             self._state.secrets.put({ref: secret})
         return secret

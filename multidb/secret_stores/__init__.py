@@ -35,7 +35,9 @@ def open_state(project: Project) -> ProjectState:
         UsageError: the package for this kind of secret store is not installed, or its options make no sense here.
     """
     root = Path(project.root)
-    return ProjectState(root, open_secret_store(project.secrets, root))
+    if project.secrets.kind == FILE:
+        return ProjectState(root)
+    return ProjectState(root, open_secret_store(project.secrets, root), str(project.secrets))
 
 
 def open_secret_store(spec: SecretStoreSpec, root: Path) -> SecretStore:

@@ -350,7 +350,7 @@ def test_a_lost_admin_password_is_not_looked_for_by_starting_again(applied: Fold
     try:
         done = applied.run("plan")
         assert done.code == 2
-        assert "restore that file from a copy" in done.err
+        assert "restore it from a copy" in done.err
     finally:
         aside.rename(kept)
 

@@ -76,9 +76,10 @@ def move(run: Run, to: ToOption, yes: YesOption = False) -> int:
 @app.command(epilog=examples("multidb secrets rekey"))
 @with_run("secrets rekey")
 def rekey(run: Run) -> int:
-    """Encrypt the secrets anew, for those who may read them from now on: the manifest's recipients, or SOPS' rules.
+    """Encrypt the secrets anew, for who may read them from now on.
 
-    Whoever is left out still knows what they have read, and can read what was committed before.
+    These are the manifest's recipients (age), or those whom .sops.yaml names (SOPS). Whoever is left
+    out still knows what they have read, and can read what was committed before.
     """
     project = run.project()
     spec = project.secrets

@@ -23,7 +23,7 @@ from starlette.types import ASGIApp
 
 from multidb.deployment import TOKEN_REF
 from multidb.engine import Engine
-from multidb.errors import UsageError
+from multidb.errors import SecretsChanged, UsageError
 from multidb.notification import Notifier
 from multidb.secrets import Secret, generate
 from multidb.service.access_log import AccessLog, LoggedRequest, LogWriter, common_line, json_line
@@ -103,7 +103,8 @@ def project_token(state: ProjectState) -> Secret:
     """
     token = state.secrets.get(TOKEN_REF)
     if token is None:
-        state.secrets.put({TOKEN_REF: generate()})
+        with contextlib.suppress(SecretsChanged):  # another process has made it meanwhile
+            state.secrets.put({TOKEN_REF: generate()})
         token = state.secrets.get(TOKEN_REF)
         assert token is not None
     return token

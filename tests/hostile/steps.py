@@ -88,7 +88,7 @@ STEPS: tuple[Step, ...] = (
     Step("apply --yes --regenerate {hostile}", before="credentials lost"),
     Step("add-app {copy} --stores postgres --extension ltree --yes"),
     Step("recover {hostile}", codes=(2, 3)),  # for a Neo4j whose admin was locked out
-    Step("secrets move --to {{age:{{file:secrets.age}}}}", codes=(2,)),  # without a recipient nothing is moved
+    Step('secrets move --to {{"age":{{"file":"secrets.age"}}}}', codes=(2,)),  # without a recipient nothing is moved
     Step("secrets move --to file"),
     Step("secrets rekey", codes=(2,)),
     Step("serve"),

@@ -23,8 +23,8 @@ from tests.support.documents import assert_documented
 REPOSITORY = Path(__file__).resolve().parents[2]
 _SURROUNDINGS = {"PYTHONPATH": str(REPOSITORY), "NO_COLOR": "1", "COLUMNS": "120"}
 
-_forks = multiprocessing.get_context("forkserver")
-_forks.set_forkserver_preload(["tests.support.imported"])
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["tests.support.imported"])
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ def _forked(path: Path, arguments: tuple[str, ...], stdin: str | None, timeout: 
         if stdin is not None:
             (streams / "in").write_text(stdin)
         env = {**os.environ, **_SURROUNDINGS}
-        process = _forks.Process(target=_command, args=(str(path), arguments, streams, env))
+        process = FORKS.Process(target=_command, args=(str(path), arguments, streams, env))
         process.start()
         process.join(timeout)
         if process.is_alive():

@@ -12,6 +12,7 @@ from typing import TypeAlias
 from multidb import DISTRIBUTION, __version__, distribution
 from multidb.errors import RuntimeUnavailable
 from multidb.fleet import Answer, Fleet, Scope
+from multidb.history import RunHistory
 from multidb.model import Finding, Level, Project, Server, StoreContext
 from multidb.provisioners import STORES, provisioner
 from multidb.runtime import ServerState, ServerStatus
@@ -35,6 +36,7 @@ def diagnose(fleet: Fleet) -> list[Finding]:
             *_distribution(),
             Finding(Level.ERROR, "docker", error.message, error.hint or ""),
             *_beside(fleet, (), ()),
+            *_history(fleet),
         ]
     asked = fleet.ask(
         Scope(), lambda server, session, context: (_advice(fleet, server, context), str(session.facts.version))
@@ -46,6 +48,7 @@ def diagnose(fleet: Fleet) -> list[Finding]:
         *taken_ports(statuses),
         *_capacity(asked, statuses),
         *_beside(fleet, statuses, asked),
+        *_history(fleet),
     ]
 
 
@@ -82,6 +85,16 @@ def _start(project: Project, status: ServerStatus) -> str:
     if project.runtime.starts_servers:
         return "multidb up"
     return f"start it where it runs, or correct its address: external.{status.name} in {Path(project.file).name}"
+
+
+def _history(fleet: Fleet) -> Iterator[Finding]:
+    """Whether what was done is still all written down."""
+    history = RunHistory(fleet.state)
+    chain = history.verify()
+    for problem in chain.problems:
+        yield Finding(Level.ERROR, "history", f"{history.folder}: {problem}", chain.way_on(history.folder))
+    if chain.whole and chain.lines:
+        yield Finding(Level.OK, "history", f"{chain.lines} lines, all as they were written")
 
 
 def _server(status: ServerStatus, start: str) -> Finding:

@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from multidb.access import access_of, forget_access, record_access
+from multidb.baseline import Baseline
 from multidb.closure import closures
 from multidb.concurrency import side_by_side
 from multidb.credentials import ensure_secrets, refit_verifiers
@@ -127,6 +128,10 @@ class Engine:
         known = [change for change in diff(desired, live, scope.adopt) if change.resource.app not in unread]
         changes = in_order(without_half_apps(self._refuse_lost(change, scope) for change in known))
         written = [_with_statements(change, store, context, unread) for change in changes]
+        if scope.deep:
+            baseline = Baseline(self.state.folder, server.name)
+            written = [baseline.explained(change) for change in written]
+            baseline.learn(desired, changes, {app.id for app in apps} - unread.keys())
         unsettled = {*unread, *(change.resource.app for change in changes)}
         self._recall_numbers(server, context, {app.id for app in apps} - unsettled)
         isolation = {app.id: store.isolation(app, session.facts) for app in apps}

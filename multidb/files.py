@@ -20,7 +20,19 @@ from pathlib import Path
 from multidb.document import Unreadable, parse, printable
 from multidb.errors import Locked, UsageError
 
-__all__ = ["PRIVATE", "PUBLIC", "delete", "lock", "read_text", "sync_folder", "write_all", "write_text"]
+__all__ = [
+    "PRIVATE",
+    "PUBLIC",
+    "append_line",
+    "delete",
+    "last_line",
+    "lines",
+    "lock",
+    "read_text",
+    "sync_folder",
+    "write_all",
+    "write_text",
+]
 
 PUBLIC = 0o644
 PRIVATE = 0o600
@@ -89,6 +101,88 @@ def write_all(texts: Mapping[Path, tuple[str, int | None]]) -> None:
             with contextlib.suppress(OSError):
                 temporary.unlink()
         raise _unwritable(path, error) from None
+
+
+def lines(path: Path, longest: int) -> Iterator[bytes]:
+    """The lines of a file that `append_line` keeps, without their ends; none when there is no such file. What a crash
+    has left of a line is none.
+
+    Args:
+        longest: bytes of the longest line that is ours; a longer one comes in pieces.
+
+    Raises:
+        UsageError: it is there and cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            while line := file.readline(longest + 1):
+                if line.endswith(b"\n") or len(line) > longest or _is_whole(line):
+                    yield line.removesuffix(b"\n")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise UsageError(f"cannot be read: {_why(error)}", where=str(path)) from None
+
+
+def last_line(path: Path, longest: int) -> tuple[bytes, int]:
+    """The last whole line of such a file, without its end, and how many bytes of the file are whole lines; empty and 0
+    when there is none.
+
+    Raises:
+        UsageError: it is there and cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            start = max(0, size - 2 * (longest + 1))
+            file.seek(start)
+            tail = file.read()
+    except FileNotFoundError:
+        return b"", 0
+    except OSError as error:
+        raise UsageError(f"cannot be read: {_why(error)}", where=str(path)) from None
+    whole, _, left = tail.rpartition(b"\n")
+    if left and _is_whole(left):  # somebody's editor has left out its end
+        return left, size
+    return whole.rpartition(b"\n")[2], size - len(left)
+
+
+def append_line(path: Path, line: str, end: int) -> None:
+    """Adds a line to a file of lines (of mode 0600), whole or not at all; it is on the disk when this returns.
+
+    Args:
+        end: where the last whole line ends, see `last_line`; what a crash has left behind it is cut off.
+
+    Raises:
+        UsageError: the folder cannot be written, or the disk is full. The file has the lines that it had.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not path.exists()
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, PRIVATE)
+        try:
+            os.ftruncate(descriptor, end)
+            lacks_end = end > 0 and os.pread(descriptor, 1, end - 1) != b"\n"
+            data = ("\n" * lacks_end + line + "\n").encode()
+            if os.write(descriptor, data) < len(data):
+                os.ftruncate(descriptor, end)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        if is_new:
+            sync_folder(path.parent)
+    except OSError as error:
+        raise _unwritable(path, error) from None
+
+
+def _is_whole(line: bytes) -> bool:
+    """Whether a line that has no end is one all the same: it is JSON."""
+    try:
+        json.loads(line)
+    except ValueError:
+        return False
+    return True
 
 
 def _status(path: Path) -> os.stat_result | None:

@@ -131,7 +131,10 @@ class Plan:
             "digest": self.digest,
             "counts": self.counts,
             "servers": [_server_document(server) for server in self.servers],
-            "changes": [change_document(change) for change in self.changes],
+            "changes": [
+                {**change_document(change), "cause": change.cause.value if change.cause else None}
+                for change in self.changes
+            ],
             "warnings": [
                 {"subject": warning.subject, "message": warning.message, "hint": warning.fix or None}
                 for warning in self.warnings
@@ -170,9 +173,14 @@ def saved_plan(text: str) -> SavedPlan:
     if isinstance(document, dict) and document.get("command") == "plan":
         document = PLAN.upgraded(document, document.get("version"))
     saved = validated(document, _SAVED)
-    servers, changes = [server.server for server in saved.servers], document["changes"]
+    servers, changes = [server.server for server in saved.servers], [_done(change) for change in document["changes"]]
     altered = _document_digest(servers, changes) != saved.digest
     return SavedPlan(saved.apps, saved.stores, saved.adopt, saved.deep, servers, changes, altered)
+
+
+def _done(change: dict[str, Any]) -> dict[str, Any]:
+    """What a saved change does, without why it is necessary."""
+    return {name: value for name, value in change.items() if name != "cause"}
 
 
 def _document_digest(names: Iterable[str], changes: Iterable[dict[str, Any]]) -> str:

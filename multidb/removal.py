@@ -17,6 +17,7 @@ from typing import Final
 from multidb import files, manifest
 from multidb.backup import cloning
 from multidb.backup.journal import Journal
+from multidb.baseline import Baseline
 from multidb.closure import reopen
 from multidb.credentials import ISSUED
 from multidb.document import Unreadable, inside
@@ -287,6 +288,8 @@ def _forget_everything(fleet: Fleet, app_id: str) -> None:
     with state.change("restricted") as read_only:
         for store, apps in read_only.items():
             read_only[store] = [app for app in apps if app != app_id]
+    for server in fleet.runtime.servers():
+        Baseline(state.folder, server.name).forget(app_id)
     _drop_files(fleet, app_id, _OURS)
 
 

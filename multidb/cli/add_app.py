@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
@@ -99,16 +100,11 @@ def _bring_up(run: Run, draft: Draft, *, adopt: bool, yes: bool) -> int:
         if not _agreed(output, draft, planned, own, yes=yes):
             output.note("Nothing was changed.")
             return 3
-        written = write_draft(run, draft)
-        if written is not draft.project:  # another run has added something else meanwhile
-            engine = run.engine(output, written)
-        try:
-            report = _applied(engine, output, scope, planned, own, yes=yes)
-        except Refused:
-            take_back(run, draft)
-            raise
-        if not report.done and report.error() is not None:
-            take_back(run, draft)
+        recorded = planned.changes or own or draft.before != draft.after
+        with run.recorded(engine.state, [new], planned.digest) if recorded else nullcontext() as record:
+            engine, report = _made(run, draft, engine, scope, planned, own, yes=yes)
+            if record is not None:
+                record.applied(report)
         with output.working():
             left = left_open(engine, new)
         code = show_report(output, report)
@@ -134,6 +130,24 @@ def _bring_up(run: Run, draft: Draft, *, adopt: bool, yes: bool) -> int:
     elif report.done:
         output.note(f"  To go on with {new} alone: multidb apply --app {new}")
     return code
+
+
+def _made(
+    run: Run, draft: Draft, engine: Engine, scope: Scope, planned: Plan, own: frozenset[str], *, yes: bool
+) -> tuple[Engine, Report]:
+    """Writes the entry and makes what it asks for, with the engine of the manifest as it is then. Where nothing could
+    be made, the entry is taken back."""
+    written = write_draft(run, draft)
+    if written is not draft.project:  # another run has added something else meanwhile
+        engine = run.engine(run.output, written)
+    try:
+        report = _applied(engine, run.output, scope, planned, own, yes=yes)
+    except Refused:
+        take_back(run, draft)
+        raise
+    if not report.done and report.error() is not None:
+        take_back(run, draft)
+    return engine, report
 
 
 def _start_shared(engine: Engine, new: str) -> frozenset[str]:

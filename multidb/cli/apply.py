@@ -17,9 +17,10 @@ from multidb.cli.server_wide import refused_to_close
 from multidb.document import Unreadable
 from multidb.engine import Engine
 from multidb.errors import NewerFormat, Refused, StalePlan, UsageError
+from multidb.fleet import Scope
 from multidb.formats import NewerVersion
 from multidb.manifest import app_id, is_app_id
-from multidb.plan import SavedPlan, saved_plan
+from multidb.plan import Plan, SavedPlan, saved_plan
 from multidb.report import Report
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -81,11 +82,21 @@ def apply(
         with output.working():
             planned = engine.plan(asked)
     with output.working():
-        report = engine.apply(asked, planned)
+        report = _applied(run, engine, asked, planned)
     code = show_report(output, report)
     write_env_files(engine.fleet, output, _changed(engine, report), report)
     output.document(code == 0, {"plan": planned.document(), **report_document(report)})
     return code
+
+
+def _applied(run: Run, engine: Engine, asked: Scope, planned: Plan) -> Report:
+    if not planned.changes or planned.conflicts:
+        return engine.apply(asked, planned)
+    apps = [change.resource.app for change in planned.changes if change.resource.app is not None]
+    with run.recorded(engine.state, apps, planned.digest) as record:
+        report = engine.apply(asked, planned)
+        record.applied(report)
+    return report
 
 
 def _changed(engine: Engine, report: Report) -> list[str]:

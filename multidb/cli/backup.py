@@ -23,7 +23,8 @@ from multidb.cli.expire import remove_expired, show_expired
 from multidb.cli.notices import NotifyOption, tell
 from multidb.cli.options import AppsArgument, IdentityOption, Run, StoresOption, examples, scope, with_run
 from multidb.cli.output import Output
-from multidb.errors import Locked, MultidbError, UsageError
+from multidb.errors import ArchiveError, Locked, MultidbError, UsageError
+from multidb.history import RunRecord
 from multidb.model import size_in_words
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -98,10 +99,24 @@ def _round(
             with output.working():
                 return run_catching_up(engine, output.progress)
         asked = scope(apps, stores)
-    with output.working():
-        return run_backups(
+    apps = [app.id for app in engine.project.apps.values() if asked.wants(app)]
+    with output.working(), run.recorded(engine.state, apps) as record:
+        done = run_backups(
             engine, asked, scheduled=only_due, to=to or (), quiesce=quiesce, keys=keys, progress=output.progress
         )
+        _record(record, done)
+    return done
+
+
+def _record(record: RunRecord, done: BackupRun) -> None:
+    for result in done.made:
+        if result.made is not None:
+            record.add("create", "set", result.made.id, result.app)
+    for copy in done.pruned:
+        record.add("delete", "set", f"{copy.id} on {copy.target.name}", copy.app)
+    errors = [*(error for result in done.made for error in result.errors.values()), *done.errors.values()]
+    bad = [f"set {verified.copy.id} {_verdict(verified)}" for verified in done.verified if not verified.ok]
+    record.error = next(iter(errors), ArchiveError(bad[0]) if bad else None)
 
 
 def _tell(run: Run, output: Output) -> None:

@@ -18,7 +18,7 @@ from multidb.backup.copying import copy_set, settle
 from multidb.backup.creation import repository, targets_of
 from multidb.backup.encryption import identities
 from multidb.backup.journal import Journal, exclusively
-from multidb.backup.pruning import carry_out, decide
+from multidb.backup.pruning import Pruning, carry_out, decide
 from multidb.backup.repository import Copy, Repository, utc_now
 from multidb.backup.settings import settings
 from multidb.backup.verifying import Verified, verify
@@ -27,6 +27,7 @@ from multidb.cli.known_names import LISTED
 from multidb.cli.options import AppsArgument, IdentityOption, Run, SetArgument, YesOption, ask, examples, with_run
 from multidb.engine import Engine
 from multidb.errors import MultidbError, UsageError, one_line
+from multidb.history import RunRecord
 from multidb.manifest import app_id
 from multidb.model import size_in_words, time_in_words
 
@@ -253,7 +254,11 @@ def prune_sets(
             output.say(f"remove  {half.target.name} {half.folder}  unfinished")
         todo = len(pruning.going) + len(pruning.half_made)
         agreed = bool(todo) and not dry_run and ask(f"Remove {todo} of them?", yes=yes)
-        errors = carry_out(home, pruning) if agreed else []
+        errors: list[MultidbError] = []
+        if agreed:
+            with run.recorded(engine.state, {copy.app for copy in pruning.going}) as record:
+                errors = carry_out(home, pruning)
+                _record(record, pruning, errors)
     document = {
         "agreed": agreed,
         "remove": [_name(copy) for copy in pruning.going],
@@ -278,6 +283,17 @@ def prune_sets(
     elif not agreed:
         output.note("Nothing was removed.")
     return _FAILED if errors else 0 if agreed or dry_run or not todo else 3
+
+
+def _record(record: RunRecord, pruning: Pruning, errors: Sequence[MultidbError]) -> None:
+    record.error = next(iter(errors), None)
+    if errors:  # which of them it was is not known
+        record.add("delete", "sets", f"all but {len(errors)} of {len(pruning.going) + len(pruning.half_made)}")
+        return
+    for copy in pruning.going:
+        record.add("delete", "set", f"{copy.id} on {copy.target.name}", copy.app)
+    for half in pruning.half_made:
+        record.add("delete", "unfinished set", f"{half.folder} on {half.target.name}")
 
 
 def _chosen(home: Repository, names: Sequence[str] | None, every: bool) -> list[Copy]:

@@ -14,7 +14,8 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, Typ
 from multidb.apps import Presence
 from multidb.backup.sets import Consistency, Reason
 from multidb.deployment import FileState
-from multidb.model import Action, Isolation, Level, Outcome, Status
+from multidb.history import RunOutcome
+from multidb.model import Action, Cause, Isolation, Level, Outcome, Status
 from multidb.model.usage import Enforce
 from multidb.runtime import ServerState
 from multidb.service.documents import HealthDocument
@@ -175,6 +176,9 @@ class ChangeDocument(_Part):
     """Whose it is; null: the server's as a whole."""
     fields: list[FieldDocument]
     statements: list[StatementDocument]
+    cause: Cause | None
+    """What has changed since it was last as it was asked for: what is asked for (`manifest`), the server, and not by
+    multidb (`server`), or `both`; null where that is not known."""
     reason: str | None = None
     """Why it is a conflict."""
 
@@ -835,6 +839,69 @@ class ExpireDocument(_Result):
     failed: dict[str, ErrorDocument]
 
 
+class RecordedChangeDocument(_Part):
+    """One thing that a run has changed."""
+
+    action: str
+    """What was done: `create`, `update`, `delete`, `replace`, `remove`, `restore`, `purge`."""
+    kind: str
+    """What it is, such as `role`, `set`, `app`."""
+    name: str
+    app: AppId | None
+    server: str | None
+
+
+class RunErrorDocument(_Part):
+    """Why a run did not end well."""
+
+    code: str
+    message: str
+    where: str | None
+
+
+class RecordedRunDocument(_Part):
+    """A run that changed something, or was to."""
+
+    run: str
+    command: str
+    arguments: list[str]
+    """Of its command line, credentials as `***`."""
+    apps: list[AppId]
+    user: str
+    """The account of the operating system."""
+    actor: str | None
+    """For whom it worked, as a variable of the CI service or of sudo said."""
+    host: str
+    job: str | None
+    """The address of the CI job, as its variables said."""
+    multidb: str
+    """Its version."""
+    begun_at: AwareDatetime
+    ended_at: AwareDatetime | None
+    outcome: RunOutcome
+    """`unfinished`: it has begun, has not ended, and no process of this machine is at it."""
+    plan: str | None
+    """The digest of the plan that it carried out."""
+    changes: list[RecordedChangeDocument]
+    changes_left_out: int
+    """How many more there were."""
+    error: RunErrorDocument | None
+
+
+class HistoryDocument(_Result):
+    """What was done with a project, the newest run first. `ok`: every line is as it was written."""
+
+    runs: list[RecordedRunDocument]
+    left_out: int
+    """How many more runs there are, by `--limit`."""
+    lines: int
+    """How many the whole history has: one for each run's beginning, one for its end."""
+    digest: str | None
+    """SHA-256 of the last line. As long as no line was altered, a later history has it too."""
+    problems: list[str]
+    """Which lines are missing or were altered."""
+
+
 class RemovedDocument(_Part):
     """An app that was removed."""
 
@@ -891,6 +958,7 @@ DOCUMENTS: Final[Mapping[str, type[BaseModel]]] = {
     "health": HealthDocument,
     "audit": AuditDocument,
     "usage": UsageDocument,
+    "history": HistoryDocument,
     "serve": ServeDocument,
     "backup": BackupDocument,
     "backups list": ListedSetsDocument,

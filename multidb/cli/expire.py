@@ -79,10 +79,17 @@ def remove_expired(run: Run, output: Output) -> Expired:
             try:
                 with run.fleet(output).state.lock_apps([clone.id], "multidb expire"):
                     if clone.id in {app.id for app in removal.expired(run.fleet(output), utc_now())}:
-                        removal.purge(engine_of(run, output, clone.id).fleet, clone.id, output.progress)
+                        _purge(run, output, clone.id)
             except MultidbError as error:
                 failed[clone.id] = error
     return Expired(clones, failed)
+
+
+def _purge(run: Run, output: Output, clone: str) -> None:
+    fleet = engine_of(run, output, clone).fleet
+    with run.recorded(fleet.state, [clone], command="expire") as record:
+        removal.purge(fleet, clone, output.progress)
+        record.add("purge", "app", clone, clone)
 
 
 def show_expired(output: Output, done: Expired, verb: str = "removed") -> None:

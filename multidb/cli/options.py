@@ -7,7 +7,8 @@ imported where it is used.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from functools import cached_property, wraps
@@ -28,7 +29,9 @@ if TYPE_CHECKING:
     from multidb.answers import Answers
     from multidb.engine import Engine
     from multidb.fleet import Fleet, Scope
+    from multidb.history import RunRecord
     from multidb.model import Project
+    from multidb.state import ProjectState
 
 P = ParamSpec("P")
 
@@ -135,6 +138,29 @@ class Run:
         from multidb.engine import Engine
 
         return Engine(self.fleet(output, project))
+
+    @contextmanager
+    def recorded(
+        self, state: ProjectState, apps: Iterable[str], plan: str | None = None, *, command: str | None = None
+    ) -> Iterator[RunRecord]:
+        """Has the history say that this run changes something, and when the block ends what came of it. For the part of
+        a command that changes something, once that is agreed to.
+
+        Args:
+            apps: whom it is about.
+            plan: the digest of what is carried out.
+            command: its name, where it does another's work.
+
+        Raises:
+            UsageError: the history cannot be written, so nothing is changed.
+        """
+        from multidb.history import RunHistory
+
+        def lost(why: Exception) -> None:
+            self.output.note(f"{why}; the history does not say what came of this run", style="yellow")
+
+        with RunHistory(state).recording(command or self.command, apps, plan, lost=lost) as record:
+            yield record
 
 
 def with_run(

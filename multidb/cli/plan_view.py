@@ -8,7 +8,7 @@ from typing import Any
 
 from multidb.cli.output import Output
 from multidb.errors import MultidbError, one_line
-from multidb.model import Action, Change, Statement
+from multidb.model import Action, Cause, Change, Statement
 from multidb.plan import Plan, ServerPlan, plain
 from multidb.provisioners import provisioner
 from multidb.report import Report, ServerReport
@@ -18,6 +18,10 @@ __all__ = ["change_lines", "plan_sentence", "report_document", "show_plan", "sho
 _SIGN = {Action.CREATE: "+", Action.UPDATE: "~", Action.DELETE: "-", Action.CONFLICT: "!"}
 _STYLE = {Action.CREATE: "green", Action.UPDATE: "yellow", Action.DELETE: "red", Action.CONFLICT: "bold red"}
 _WIDEST_VALUE = 60
+_BY_OTHERS: Mapping[Cause | None, str] = {
+    Cause.SERVER: "changed on the server, and not by multidb",
+    Cause.BOTH: "changed on the server, and not by multidb; and something else is asked for now",
+}
 
 
 def show_plan(output: Output, plan: Plan) -> None:
@@ -41,10 +45,12 @@ def plan_sentence(plan: Plan) -> str:
         return "No changes. The servers are as the manifest says."
     if not plan.changes:
         return "Not every server could be read, and there are no changes on the others."
+    others = sum(change.cause in _BY_OTHERS for change in plan.changes)
     counts = plan.counts
     words = {"create": "to create", "update": "to update", "delete": "to remove", "conflict": "in conflict"}
     parts = [f"{counts[action]} {word}" for action, word in words.items() if counts[action] or action != "conflict"]
-    return f"Plan: {', '.join(parts)}."
+    since = f" Of these, {others} changed on the server since it was last as the manifest says." if others else ""
+    return f"Plan: {', '.join(parts)}.{since}"
 
 
 def change_lines(change: Change, *, verbose: bool) -> Iterator[str]:
@@ -199,6 +205,8 @@ def _headline(change: Change) -> str:
 
 
 def _details(change: Change) -> Iterable[str]:
+    if change.cause in _BY_OTHERS:
+        yield _BY_OTHERS[change.cause]
     if change.action is Action.CONFLICT:
         yield change.reason
     for field in change.fields if change.action is Action.UPDATE else ():

@@ -59,7 +59,9 @@ def purge(
     with output.working(), engine.state.lock_apps([app], f"multidb purge {app}"):
         engine = engine_of(run, output, app)  # what was read before may hold no longer
         _removed(run, engine, app)
-        removal.purge(engine.fleet, app, output.progress)
+        with run.recorded(engine.state, [app]) as record:
+            removal.purge(engine.fleet, app, output.progress)
+            record.add("purge", "app", app, app)
     output.document(True, {"app": app, "final_set": backup or None})
     output.say(f"{app} is gone from the servers.", style="green")
     return 0

@@ -29,10 +29,13 @@ def recover(
     """
     output = run.output
     engine = run.engine(output)
-    with output.working():
+    with output.working(), run.recorded(engine.state, ()) as record:
         there = engine.fleet.runtime.recover(server, output.progress)
+        record.add("replace", "logins", f"of server {there.name}")
         apps = [app.id for app in engine.fleet.apps_of(there)]
+        record.apps = tuple(apps)
         report = engine.apply(Scope(apps=frozenset(apps), stores=frozenset({there.store})))
+        record.applied(report)
     code = show_report(output, report)
     if code == 0:
         write_env_files(engine.fleet, output, apps)

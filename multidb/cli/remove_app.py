@@ -61,9 +61,14 @@ def remove_app(
     with output.working(), engine.state.lock_apps([app], f"multidb remove-app {app}"):
         engine = engine_of(run, output, app)  # what was read before may hold no longer
         begun, final = _begun(engine, app), ""
-        if backup and begun is None and app not in closures(engine.state):  # an unfinished clone has no data to keep
-            final = final_set(engine, app, identities(identity, os.environ), output.progress)
-        stone = removal.remove(engine.fleet, app, grace=kept, backup=final, progress=output.progress)
+        with run.recorded(engine.state, [app]) as record:
+            if (
+                backup and begun is None and app not in closures(engine.state)
+            ):  # an unfinished clone has no data to keep
+                final = final_set(engine, app, identities(identity, os.environ), output.progress)
+                record.add("create", "set", final, app)
+            stone = removal.remove(engine.fleet, app, grace=kept, backup=final, progress=output.progress)
+            record.add("remove", "app", app, app)
     output.document(True, {"app": app, **stone.summary()})
     output.say(f"{app} is out: its logins are off, its data stays until {stone.until:%Y-%m-%d}.", style="green")
     if stone.backup:

@@ -30,6 +30,7 @@ from multidb.fleet import Scope
 from multidb.manifest import app_id
 from multidb.model import listed
 from multidb.provisioners import STORES, provisioner
+from multidb.report import Report
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -98,6 +99,7 @@ def restore(
             engine.fleet.start(into)
         finish_interrupted(engine, keys, output)
         stack.enter_context(engine.state.lock_apps([into], f"multidb restore of {into}"))
+        record = stack.enter_context(run.recorded(engine.state, [into]))
         project = None
         if not known:
             project, added = ensure_entry(run, output, into, entry_for(copy.backup_set.declaration))
@@ -105,7 +107,7 @@ def restore(
                 tell_unshared(output, copy.app, into, copy.backup_set.declaration)
         engine = run.engine(output, project)
         engine.fleet.require(Scope(apps=frozenset({into})))
-        ready(engine, into)
+        record.applied(ready(engine, into))
         source = SetSource(repository(engine.fleet, targets), copy, keys)
         bringing = (
             partial(restore_tables, engine, source, _holding_tables(copy.backup_set, stores or with_tables), tables)
@@ -113,7 +115,10 @@ def restore(
             else partial(bring_back, engine, source, into, stores=stores)
         )
         done = bringing(replace=replace, safety=safety_set, progress=progress)
-    assert done.report is not None
+        assert done.report is not None
+        for what in done.tables or done.stores:
+            record.add("replace", "table" if done.tables else "data", f"{what} as of set {copy.id}", into)
+        record.applied(done.report)
     code = show_report(output, done.report)
     written = write_env_files(engine.fleet, output, [into])
     document = {
@@ -192,9 +197,15 @@ def _holding_tables(copy: BackupSet, stores: Sequence[str]) -> str:
     return next((store for store in stores if store in copy.parts), stores[0])
 
 
-def ready(engine: Engine, app: str) -> None:
-    """The app's place has to be there before something is brought into it."""
+def ready(engine: Engine, app: str) -> Report:
+    """The app's place has to be there before something is brought into it. Gives what had to be done for that.
+
+    Raises:
+        MultidbError: it could not be made.
+    """
     engine.fleet.start(app)
-    error = engine.apply(Scope(apps=frozenset({app}))).error()
+    report = engine.apply(Scope(apps=frozenset({app})))
+    error = report.error()
     if error is not None:
         raise error
+    return report

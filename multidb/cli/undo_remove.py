@@ -25,12 +25,17 @@ def undo_remove(run: Run, name: AppArgument) -> int:
     app = app_id(name)
     state = engine_of(run, output, app).state
     with output.working(), state.lock_apps([app], f"multidb undo-remove {app}"):
-        removal.restoring(engine_of(run, output, app).fleet, app)
-        engine = run.engine(output)
-        engine.fleet.start(app)
-        report = engine.apply(Scope(apps=frozenset({app})))
-        if report.error() is None:
-            removal.restored(engine.fleet, app)
+        fleet = engine_of(run, output, app).fleet
+        removal.the_removed(fleet, app)
+        with run.recorded(state, [app]) as record:
+            removal.restoring(fleet, app)
+            engine = run.engine(output)
+            engine.fleet.start(app)
+            report = engine.apply(Scope(apps=frozenset({app})))
+            record.applied(report)
+            if report.error() is None:
+                removal.restored(engine.fleet, app)
+                record.add("restore", "app", app, app)
     code = show_report(output, report)
     if code == 0:
         write_env_files(engine.fleet, output, [app])

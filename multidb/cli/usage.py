@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
+from functools import partial
 from typing import Annotated
 
 import typer
@@ -78,7 +79,7 @@ def usage(
     engine, asked = run.engine(output), scope([name] if name else None, stores)
     with output.working():
         report = look(engine.fleet, asked)
-        done = enforce(engine, report) if enforced else None
+        done = enforce(engine, report, partial(run.recorded, engine.state)) if enforced else None
     document = report.document()
     if done is not None:
         document["enforced"] = done.document()

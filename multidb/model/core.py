@@ -20,6 +20,7 @@ from multidb.secrets import Secret, SecretRef, SecretStore
 __all__ = [
     "Action",
     "App",
+    "Cause",
     "Change",
     "DerivedName",
     "Endpoint",
@@ -162,6 +163,7 @@ class Resource:
     rank: ClassVar[int]  # order of creation on a server
     marked: ClassVar[bool] = False  # carries an owner mark on the server; unmarked under our name: Conflict
     edge: ClassVar[bool] = False  # a grant, a membership: one too many is drift, and is taken away
+    step: ClassVar[bool] = False  # of changing others: that it has to be done is nobody's doing
     closing: ClassVar[str] = ""  # what everybody on the server loses by it, also who is no app's
     leaves_known: ClassVar[bool] = False  # but not the accounts under `known`: they are given what everybody had
     immutable: ClassVar[frozenset[str]] = frozenset()  # fields that the server cannot change in place: Conflict
@@ -187,6 +189,14 @@ class Action(StrEnum):
     UPDATE = "update"
     DELETE = "delete"
     CONFLICT = "conflict"
+
+
+class Cause(StrEnum):
+    """What has changed since the resource was last as it was asked for."""
+
+    MANIFEST = "manifest"  # what is asked for; the server is as it was
+    SERVER = "server"  # the server, by somebody else; what is asked for is as it was
+    BOTH = "both"
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +237,7 @@ class Change:
     statements: tuple[Statement, ...] = ()
     store: str = ""
     server: str = ""
+    cause: Cause | None = None  # None: nobody knows
 
     @property
     def resource(self) -> Resource:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 from multidb.engine import Engine
 from multidb.errors import MultidbError
 from multidb.fleet import Fleet, Scope
+from multidb.history import RunRecord
 from multidb.model import StoreContext
 from multidb.provisioners import provisioner
 from multidb.report import Report
@@ -16,6 +18,14 @@ from multidb.usage.quotas import ReadOnlyApps, read_only_after
 from multidb.usage.report import UsageReport
 
 __all__ = ["Enforcement", "enforce"]
+
+Recording: TypeAlias = Callable[[Collection[str]], AbstractContextManager[RunRecord | None]]
+
+
+def _unrecorded(apps: Collection[str]) -> AbstractContextManager[None]:
+    """For who keeps no history."""
+    return nullcontext()
+
 
 _SECTION = "restricted"  # of the project's state, older than the word read-only; every plan reads it
 
@@ -56,11 +66,14 @@ class Enforcement:
         return {**document, "errors": errors}
 
 
-def enforce(engine: Engine, report: UsageReport) -> Enforcement:
+def enforce(engine: Engine, report: UsageReport, recording: Recording = _unrecorded) -> Enforcement:
     """Writes down who is read-only after `report`, then applies the manifest to those apps, so that it takes effect.
 
     The decision is written first: when the apply fails or is cut off, the next plan shows what is left, and the next
     apply or enforcement does it. Apps that were read-only before are applied again, which finishes what was left.
+
+    Args:
+        recording: what the applies are done in, where another app is read-only than before; see `Run.recorded`.
 
     Raises:
         Conflict: something stands in the way of an apply; the decision is written all the same.
@@ -72,11 +85,14 @@ def enforce(engine: Engine, report: UsageReport) -> Enforcement:
         section.clear()
         section.update({store: sorted(apps) for store, apps in sorted(after.items())})
     concerned = {store: before.get(store, frozenset()) | after.get(store, frozenset()) for store in {*before, *after}}
-    reports = {
-        store: engine.apply(Scope(apps=known, stores=frozenset({store})))
-        for store, apps in sorted(concerned.items())
-        if (known := apps & engine.project.apps.keys())
-    }
+    known = {store: apps & engine.project.apps.keys() for store, apps in sorted(concerned.items())}
+    changed = {app for store in known for app in before.get(store, frozenset()) ^ after.get(store, frozenset())}
+    with recording(changed) if changed else nullcontext() as record:
+        reports = {
+            store: engine.apply(Scope(apps=apps, stores=frozenset({store}))) for store, apps in known.items() if apps
+        }
+        if record is not None:
+            record.applied(*reports.values())
     return Enforcement(_more(after, before), _more(before, after), after, _more(asked, after), reports)
 
 

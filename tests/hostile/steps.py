@@ -102,6 +102,8 @@ STEPS: tuple[Step, ...] = (
     Step("remove-app {hostile} --yes"),
     Step("undo-remove {hostile}"),
     Step("remove-app {hostile} --no-backup --yes"),
+    Step("history -v"),
+    Step("history {hostile} --json"),
     Step("purge"),
     Step("purge {hostile} --yes-destroy {hostile}"),
     Step("down", codes=(3,)),

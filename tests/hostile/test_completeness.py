@@ -11,7 +11,7 @@ from multidb.cli.root import app
 from tests.hostile.steps import STEPS, Step
 
 
-def _commands() -> Iterator[str]:
+def all_commands() -> Iterator[str]:
     """Every command that multidb has, with those under another."""
     root = typer.main.get_command(app)
     for name in COMMANDS:
@@ -30,7 +30,7 @@ def _run(steps: Sequence[Step]) -> set[str]:
 
 
 def test_every_command_is_run_beside_a_hostile_app() -> None:
-    commands = set(_commands())
+    commands = set(all_commands())
     assert "backups verify" in commands
     assert not commands - _run(STEPS)
 

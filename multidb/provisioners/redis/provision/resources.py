@@ -106,6 +106,7 @@ class SaveNote(Resource):
 
     kind: ClassVar[str] = "note of unsaved rules"
     rank: ClassVar[int] = 0
+    step: ClassVar[bool] = True
 
     written: bool = True
 
@@ -151,6 +152,7 @@ class SavedRules(Resource):
 
     kind: ClassVar[str] = "saved rules"
     rank: ClassVar[int] = 90
+    step: ClassVar[bool] = True
 
     saved: bool = True
 

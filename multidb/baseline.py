@@ -1,0 +1,111 @@
+"""How an app's resources were when they were last as the manifest asked for them, so that a plan can say what has
+changed since: the server, or what is asked for.
+
+Every plan and apply that looks inside the apps' databases writes it down, in ``.multidb/baseline/``, a file for each
+server, as a digest for each resource. Losing it costs the answer until the next plan or apply.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import Final
+
+from pydantic import TypeAdapter
+
+from multidb import files
+from multidb.document import Unreadable, parse
+from multidb.errors import UsageError
+from multidb.model import Action, Cause, Change, Resource
+from multidb.plan import plain
+from multidb.validation import validated
+
+__all__ = ["Baseline"]
+
+_LARGEST: Final = 64 * 1024**2  # bytes; of 1,000 apps on one server it has less than one million
+_DIGITS: Final = 16  # of a digest: it is compared with one other
+_SHAPE: Final = TypeAdapter(dict[str, dict[str, str]])
+
+Digests = Mapping[str, Mapping[str, str]]
+"""By app (empty: the server as a whole) and resource."""
+
+
+class Baseline:
+    """That of one server.
+
+    Args:
+        folder: the project's ``.multidb/`` folder.
+    """
+
+    def __init__(self, folder: Path, server: str) -> None:
+        self._path = folder / "baseline" / f"{server}.json"
+        self._digests = self._read()
+
+    def explained(self, change: Change) -> Change:
+        """The change with why it is necessary, where that is known."""
+        if change.action is Action.CONFLICT or change.resource.step:
+            return change
+        return replace(change, cause=self._cause(change))
+
+    def _cause(self, change: Change) -> Cause | None:
+        resource = change.resource
+        if (resource.app or "") not in self._digests:
+            return None
+        digest = self._digests[resource.app or ""].get(_name(resource))
+        if digest is None:  # it is new
+            return Cause.MANIFEST if change.live is None else Cause.SERVER if change.desired is None else None
+        asked = change.desired is not None and _digest(change.desired) == digest
+        there = change.live is not None and _digest(change.live) == digest
+        if asked == there:
+            return None if asked else Cause.BOTH
+        return Cause.SERVER if asked else Cause.MANIFEST
+
+    def learn(self, resources: Iterable[Resource], changes: Collection[Change], read: Collection[str]) -> None:
+        """Writes down what stands on the server as it is asked for. What is to be changed stays as it was known.
+
+        Args:
+            resources: the desired ones.
+            read: the apps that were read; what is known of them and is no longer asked for is forgotten.
+        """
+        left = {change.resource.key for change in changes}
+        settled: dict[str, dict[str, str]] = {app: {} for app in read}
+        for resource in resources:
+            app = resource.app or ""
+            if resource.key not in left and not resource.step and (not app or app in settled):
+                settled.setdefault(app, {})[_name(resource)] = _digest(resource)
+        for change in changes:
+            app, name = change.resource.app or "", _name(change.resource)
+            digest = self._digests.get(app, {}).get(name)
+            if digest is not None and app in settled:
+                settled[app][name] = digest
+        whole = {**self._digests.get("", {}), **settled.pop("", {})}
+        self._write({**self._digests, **({"": whole} if whole else {}), **settled})
+
+    def forget(self, app: str) -> None:
+        """Forgets what is known of an app: another may take its name."""
+        self._write({name: digests for name, digests in self._digests.items() if name != app})
+
+    def _read(self) -> Digests:
+        with suppress(UsageError, Unreadable):
+            return validated(parse(files.read_text(self._path) or "{}", _LARGEST), _SHAPE)
+        return {}
+
+    def _write(self, digests: Digests) -> None:
+        if digests != self._digests:
+            self._digests = digests
+            text = json.dumps(digests, sort_keys=True, separators=(",", ":"))
+            with suppress(UsageError):  # a plan does without
+                files.write_text(self._path, text + "\n", mode=files.PRIVATE)
+
+
+def _name(resource: Resource) -> str:
+    return " ".join(resource.key)
+
+
+def _digest(resource: Resource) -> str:
+    text = json.dumps(plain(resource.compared()), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:_DIGITS]

@@ -1,0 +1,151 @@
+"""`multidb history`: what was done, by whom, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from multidb.cli.options import AppOrAllArgument, Run, duration, examples, with_run
+from multidb.cli.output import Output
+from multidb.history import Chain, RecordedRun, RunHistory, RunOutcome
+from multidb.manifest import app_id
+from multidb.model import listed, time_in_words
+from multidb.state import ProjectState
+
+app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+_STYLES = {
+    RunOutcome.DONE: "green",
+    RunOutcome.RUNNING: "",
+    RunOutcome.PARTLY: "yellow",
+    RunOutcome.UNFINISHED: "bold yellow",
+    RunOutcome.INTERRUPTED: "yellow",
+    RunOutcome.FAILED: "red",
+}
+_WORDS = {RunOutcome.PARTLY: "done in part", RunOutcome.UNFINISHED: "begun, not ended"}
+
+
+@app.command(
+    epilog=examples(
+        "multidb history",
+        "multidb history lernmi --since 3d",
+        "multidb history --limit 1 -v            (each change of the last run)",
+        "multidb history --json | jq '.runs[] | select(.outcome != \"done\")'",
+    )
+)
+@with_run("history", verbose=True)
+def history(
+    run: Run,
+    name: AppOrAllArgument = None,
+    since: Annotated[
+        str | None, typer.Option("--since", metavar="TIME", help="Only runs that began in the last 12h, 3d, 2w.")
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="The last N of them.")] = 20,
+) -> int:
+    """Show what was done with this project: each run that changed something, the newest first.
+
+    Each with who ran it, where and when (UTC), what it changed, and what came of it. A run that was killed has begun
+    and not ended. Exit 1: a line of the history is missing, or was altered.
+    """
+    output = run.output
+    about = app_id(name) if name else None
+    now, length = datetime.now(UTC), duration(since) if since else None
+    kept = RunHistory(ProjectState(Path(run.project().root)))
+    chosen = [
+        recorded
+        for recorded in kept.runs()
+        if (about is None or recorded.is_about(about)) and (length is None or now - recorded.begun <= length)
+    ]
+    shown, chain = chosen[: -limit - 1 : -1], kept.verify()
+    document = {
+        "runs": [recorded.document() for recorded in shown],
+        "left_out": len(chosen) - len(shown),
+        "lines": chain.lines,
+        "digest": chain.digest or None,
+        "problems": list(chain.problems),
+    }
+    output.document(chain.whole, document)
+    _show(output, shown, len(chosen) - len(shown))
+    _show_chain(output, kept, chain)
+    return 0 if chain.whole else 1
+
+
+def _show(output: Output, runs: Sequence[RecordedRun], left_out: int) -> None:
+    if not runs:
+        output.say("No run is recorded.")
+        return
+    rows = [
+        (
+            recorded.command,
+            f"{recorded.begun:%Y-%m-%d %H:%M:%S}",
+            _took(recorded),
+            recorded.who,
+            _WORDS.get(recorded.outcome, recorded.outcome.value),
+            _what(recorded),
+        )
+        for recorded in runs
+    ]
+    columns = ("command", "begun (UTC)", "took", "by", "", "what")
+    output.table(columns, rows, {_WORDS.get(outcome, outcome.value): style for outcome, style in _STYLES.items()})
+    if output.verbose:
+        for recorded in runs:
+            _show_details(output, recorded)
+    if left_out:
+        output.say(f"{left_out} more: --limit {len(runs) + left_out}", style="dim")
+
+
+def _took(recorded: RecordedRun) -> str:
+    return time_in_words(recorded.ended - recorded.begun) if recorded.ended else ""
+
+
+def _what(recorded: RecordedRun) -> str:
+    """What was changed, of whom; and why it went no further."""
+    subject = listed(recorded.apps, 3)
+    parts = [f"{subject}: {_counted(recorded)}" if recorded.changes else subject]
+    if recorded.error is not None:
+        parts.append(recorded.error.get("message") or "")
+    return "; ".join(filter(None, parts))
+
+
+def _counted(recorded: RecordedRun) -> str:
+    """The change itself where it is one; how many there are of each action, and of what kinds."""
+    changes = recorded.changes
+    if len(changes) == 1:
+        return f"{changes[0].action} {changes[0].kind} {changes[0].name}"
+    kinds: dict[str, list[str]] = {}
+    for change in changes:
+        kinds.setdefault(change.action, []).append(change.kind)
+    words = [f"{action} {len(all_of)} ({listed(tuple(dict.fromkeys(all_of)))})" for action, all_of in kinds.items()]
+    left = recorded.changes_left_out
+    return ", ".join([*words, f"{left} more"] if left else words)
+
+
+def _show_details(output: Output, recorded: RecordedRun) -> None:
+    output.say(f"{recorded.run}: multidb {' '.join(recorded.arguments)}", style="bold")
+    for line in _details(recorded):
+        output.say(f"  {line}")
+
+
+def _details(recorded: RecordedRun) -> Iterator[str]:
+    if recorded.job:
+        yield f"job {recorded.job}"
+    if recorded.plan:
+        yield f"plan {recorded.plan}"
+    for change in recorded.changes:
+        where = f" on {change.server}" if change.server else ""
+        yield f"{change.action} {change.kind} {change.name}{where}"
+    if recorded.changes_left_out:
+        yield f"and {recorded.changes_left_out} more that were not written down"
+
+
+def _show_chain(output: Output, kept: RunHistory, chain: Chain) -> None:
+    if chain.whole and chain.lines:
+        output.say(f"{chain.lines} lines, all as they were written; the last is {chain.digest[:16]}.", style="dim")
+    for problem in chain.problems:
+        output.note(f"{kept.folder}: {problem}", style="bold red")
+    if chain.problems:
+        output.note(f"  {chain.way_on(kept.folder)}")

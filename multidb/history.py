@@ -1,0 +1,509 @@
+"""What was done in a project: every run that changes something, by whom, from where, when, and what came of it.
+
+A run writes a line as it begins and another as it ends, so that one that was killed is known by the line that it lacks.
+Lines are only added, each with the SHA-256 of the one before it; that of the last is kept in a file of its own. So a
+line that was altered or taken out is noticed, wherever it stood. Against who rewrites all of it there is only a digest
+that was kept elsewhere: the one that `multidb history` prints is in the file as long as nobody has.
+
+It stands in ``.multidb/history/``. `RunHistory` has three ways in: `append`, `runs`, `verify`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import re
+import secrets
+import shlex
+import socket
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Final, Literal
+
+from pydantic import TypeAdapter
+
+from multidb import __version__, files
+from multidb.document import Unreadable, digest, parse, printable
+from multidb.errors import MultidbError
+from multidb.model import Change
+from multidb.report import Report
+from multidb.secrets import redact
+from multidb.state import ProjectState
+from multidb.validation import AppId, Count, Document, Moment, Sha256, validated
+
+__all__ = ["Chain", "RecordedChange", "RecordedRun", "RunHistory", "RunOutcome", "RunRecord"]
+
+_FOLDER: Final = "history"
+_LINES: Final = "runs.jsonl"
+_HEAD: Final = "head.json"
+_VERSION: Final = 1
+_NOTHING: Final = "0" * 64  # what the first line follows on
+_LONGEST_LINE: Final = 4 * 1024**2  # bytes
+_MOST_CHANGES: Final = 1000  # of one run; how many more there were is written too
+_MOST_ARGUMENTS, _LONGEST_ARGUMENT = 50, 200
+_LONGEST_NAME: Final = 200  # characters of a user, a host, a job
+_SAME_PROCESS: Final = 1.0  # seconds between two readings of when a process began
+
+_ACTORS: Final = (
+    "MULTIDB_ACTOR",
+    "GITHUB_ACTOR",
+    "GITLAB_USER_LOGIN",
+    "BUILDKITE_BUILD_CREATOR",
+    "CIRCLE_USERNAME",
+    "SUDO_USER",
+)
+"""Variables that say for whom this process works, of CI services and sudo. They are said, not proved."""
+
+_JOBS: Final = ("CI_JOB_URL", "BUILDKITE_BUILD_URL", "CIRCLE_BUILD_URL", "BUILD_URL")
+"""Variables with the address of the job that this process is of (GitHub's is in three parts)."""
+
+_CREDENTIALS: Final = re.compile(r"(://)[^/@\s]*@|((?:password|secret|token|key|sig\w*)=)[^&\s]+", re.IGNORECASE)
+
+
+class RunOutcome(StrEnum):
+    """What came of a run."""
+
+    DONE = "done"
+    PARTLY = "partly"  # something was changed, and something failed
+    FAILED = "failed"
+    INTERRUPTED = "interrupted"  # by Ctrl-C
+    RUNNING = "running"  # it has begun, and its process lives on this machine
+    UNFINISHED = "unfinished"  # it has begun and not ended: killed, or on another machine
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedChange:
+    """One thing that a run has changed: a resource of a server, a set, an app as a whole.
+
+    Args:
+        action: what was done to it, such as `create`, `update`, `delete`, `remove`.
+    """
+
+    action: str
+    kind: str
+    name: str
+    app: str | None = None
+    server: str | None = None
+
+    def document(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        named = {"action": self.action, "kind": self.kind, "name": redact(self.name)}
+        return {**named, "app": self.app, "server": self.server}
+
+
+@dataclass(slots=True)
+class RunRecord:
+    """What a run that is under way will have written of it when it ends.
+
+    Args:
+        apps: whom it is about.
+        plan: the digest of the plan that it carries out.
+    """
+
+    apps: tuple[str, ...]
+    plan: str | None = None
+    changes: list[RecordedChange] = field(default_factory=list)
+    error: MultidbError | None = None
+
+    def applied(self, *reports: Report) -> None:
+        """Adds what applies have done; and that they failed, where they did."""
+        for report in reports:
+            self.plan = self.plan or (report.plan.digest if report.plan.changes else None)
+            self.changes += [_recorded(change) for change in report.done]
+            self.error = self.error or report.error()
+
+    def add(self, action: str, kind: str, name: str, app: str | None = None) -> None:
+        """Adds one change."""
+        self.changes.append(RecordedChange(action, kind, name, app))
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRun:
+    """A run as the history has it.
+
+    Args:
+        arguments: of its command line, without what could be a credential.
+        user: the account of the operating system; `actor`: for whom it worked, as a variable of CI or sudo said.
+        job: the address of the CI job.
+        ended: None where it has not.
+        plan: the digest of the plan that it carried out.
+        changes_left_out: how many more there were.
+        error: of a run that did not end well: the code and the message.
+    """
+
+    run: str
+    command: str
+    arguments: tuple[str, ...]
+    apps: tuple[str, ...]
+    user: str
+    actor: str | None
+    host: str
+    job: str | None
+    version: str
+    begun: datetime
+    outcome: RunOutcome
+    ended: datetime | None = None
+    plan: str | None = None
+    changes: tuple[RecordedChange, ...] = ()
+    changes_left_out: int = 0
+    error: Mapping[str, str | None] | None = None
+
+    @property
+    def who(self) -> str:
+        """As a person reads it: ``octocat (runner@host)``."""
+        account = f"{self.user}@{self.host}"
+        return f"{self.actor} ({account})" if self.actor else account
+
+    def is_about(self, app: str) -> bool:
+        """Whether the app was changed, or meant to be."""
+        return app in self.apps
+
+    def document(self) -> dict[str, Any]:
+        """As plain JSON values."""
+        return {
+            "run": self.run,
+            "command": self.command,
+            "arguments": list(self.arguments),
+            "apps": list(self.apps),
+            "user": self.user,
+            "actor": self.actor,
+            "host": self.host,
+            "job": self.job,
+            "multidb": self.version,
+            "begun_at": self.begun.isoformat(timespec="seconds"),
+            "ended_at": self.ended.isoformat(timespec="seconds") if self.ended else None,
+            "outcome": self.outcome.value,
+            "plan": self.plan,
+            "changes": [change.document() for change in self.changes],
+            "changes_left_out": self.changes_left_out,
+            "error": dict(self.error) if self.error else None,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Whether every line is there, as it was written.
+
+    Args:
+        lines: how many there are.
+        digest: of the last one; empty where there is none.
+        problems: what is wrong, a sentence each.
+    """
+
+    lines: int
+    digest: str
+    problems: tuple[str, ...] = ()
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+    def way_on(self, folder: Path) -> str:
+        """What to do about it, with the command to run: nothing brings a line back that only this folder had."""
+        return (
+            "put the folder back from a copy; or keep what is left for whoever looks into it, and begin anew: "
+            f"mv {shlex.quote(str(folder))} {shlex.quote(f'{folder}-{self.digest[:8]}')}"
+        )
+
+
+class RunHistory:
+    """The history of one project."""
+
+    def __init__(self, state: ProjectState) -> None:
+        self._state = state
+        self.folder = state.folder / _FOLDER
+        self._path = self.folder / _LINES
+        self._head = self.folder / _HEAD
+
+    @contextmanager
+    def recording(
+        self,
+        command: str,
+        apps: Iterable[str] = (),
+        plan: str | None = None,
+        *,
+        lost: Callable[[MultidbError], None],
+    ) -> Iterator[RunRecord]:
+        """Writes down that a run begins, and when the block ends what came of it.
+
+        Args:
+            lost: told why the end could not be written; what was done is done.
+
+        Raises:
+            UsageError: the beginning could not be written, so the block is not run.
+        """
+        run, record = secrets.token_hex(8), RunRecord(tuple(sorted(set(apps))), plan)
+        self.append({"event": "begun", "run": run, "command": command, **_origin(), **_subject(record)})
+        outcome, error = RunOutcome.FAILED, None
+        try:
+            yield record
+            error = record.error
+            outcome = _outcome(record)
+        except KeyboardInterrupt:
+            outcome = RunOutcome.INTERRUPTED
+            raise
+        except Exception as raised:
+            error = raised if isinstance(raised, MultidbError) else None
+            outcome = RunOutcome.PARTLY if record.changes else RunOutcome.FAILED
+            raise
+        finally:
+            try:
+                self.append({"event": "ended", "run": run, "outcome": outcome.value, **_result(record, error)})
+            except MultidbError as why:
+                lost(why)
+
+    def append(self, entry: Mapping[str, Any]) -> None:
+        """Adds a line. Whole or not at all, and on the disk when this returns.
+
+        Raises:
+            Locked: another process has been adding one for a minute.
+            UsageError: the folder cannot be written.
+        """
+        with self._state.turn("history"):
+            last, end = files.last_line(self._path, _LONGEST_LINE)
+            head, before = self._head_of(), _link_of(last)[0] or 0
+            # A last line that is another than it was is known by what follows on the one that it was.
+            previous = head.digest if head.number >= before else digest(last)
+            number = max(head.number, before) + 1
+            at = datetime.now(UTC).isoformat(timespec="milliseconds")
+            line = json.dumps({"version": _VERSION, "number": number, "previous": previous, "at": at, **entry})
+            files.append_line(self._path, line, end)
+            last_of_all = json.dumps({"version": _VERSION, "number": number, "digest": digest(line.encode())})
+            files.write_text(self._head, last_of_all + "\n", mode=files.PRIVATE)
+
+    def runs(self) -> list[RecordedRun]:
+        """Every run, oldest first. A line that cannot be understood is passed over: `verify` names it.
+
+        Raises:
+            UsageError: the file cannot be read.
+        """
+        begun: dict[str, _Begun] = {}
+        ended: dict[str, _Ended] = {}
+        for line in files.lines(self._path, _LONGEST_LINE):
+            with suppress(Unreadable):
+                entry = validated(parse(line, _LONGEST_LINE), _ENTRY)
+                if isinstance(entry, _Begun):
+                    begun.setdefault(entry.run, entry)
+                else:
+                    ended.setdefault(entry.run, entry)
+        return [_run_of(entry, ended.get(run)) for run, entry in begun.items()]
+
+    def verify(self) -> Chain:
+        """Whether every line is there, as it was written.
+
+        Raises:
+            UsageError: the file cannot be read.
+        """
+        head = self._head_of()  # first: what is added meanwhile comes after it
+        lines = list(files.lines(self._path, _LONGEST_LINE))
+        problems: list[str] = []
+        number, previous, at_head = 0, _NOTHING, ""
+        for position, line in enumerate(lines, 1):
+            given, follows = _link_of(line)
+            stated = number + 1 if given is None else given
+            if given is None:
+                problems.append(f"line {position} cannot be read")
+            elif stated != number + 1:
+                problems.append(_gap(position, number, stated))
+            elif follows != previous:
+                problems.append(f"line {position - 1} was altered" if position > 1 else "line 1 was altered")
+            number, previous = stated, digest(line)
+            at_head = previous if number == head.number else at_head
+        if not lines and not head.number:
+            return Chain(0, "")
+        if head.number > number:
+            problems.append(f"what entries {number + 1} to {head.number} said is missing at the end")
+        elif not head.number:
+            problems.append(f"{_HEAD} is missing, or is not what multidb writes: nothing says which line was the last")
+        elif at_head != head.digest and not problems:
+            problems.append(f"line {len(lines) - (number - head.number)} was altered")
+        return Chain(len(lines), previous if lines else "", tuple(problems))
+
+    def _head_of(self) -> _Head:
+        with suppress(Unreadable):
+            text = files.read_text(self._head)
+            if text is not None:
+                return validated(parse(text, _LONGEST_LINE), _Head)
+        return _Head(version=1, number=0, digest=_NOTHING)
+
+
+class _Head(Document):
+    version: Literal[1]
+    number: Count
+    digest: Sha256
+
+
+class _Link(Document):
+    version: Literal[1]
+    number: Count
+    previous: Sha256
+    at: Moment
+    run: str
+
+
+class _Changed(Document):
+    action: str
+    kind: str
+    name: str
+    app: str | None
+    server: str | None
+
+
+class _Begun(_Link):
+    event: Literal["begun"]
+    command: str
+    arguments: list[str]
+    apps: list[AppId]
+    user: str
+    actor: str | None
+    host: str
+    job: str | None
+    pid: Count
+    process_began: float
+    multidb: str
+    plan: Sha256 | None
+
+
+class _Ended(_Link):
+    event: Literal["ended"]
+    outcome: Literal["done", "partly", "failed", "interrupted"]
+    apps: list[AppId]
+    plan: Sha256 | None
+    changes: list[_Changed]
+    changes_left_out: Count
+    error: dict[str, str | None] | None
+
+
+_ENTRY: Final[TypeAdapter[_Begun | _Ended]] = TypeAdapter(_Begun | _Ended)
+
+
+def _run_of(begun: _Begun, ended: _Ended | None) -> RecordedRun:
+    outcome = RunOutcome(ended.outcome) if ended else RunOutcome.RUNNING if _lives(begun) else RunOutcome.UNFINISHED
+    return RecordedRun(
+        begun.run,
+        begun.command,
+        tuple(begun.arguments),
+        tuple(ended.apps if ended else begun.apps),
+        begun.user,
+        begun.actor,
+        begun.host,
+        begun.job,
+        begun.multidb,
+        begun.at,
+        outcome,
+        ended.at if ended else None,
+        ended.plan if ended else begun.plan,
+        tuple(RecordedChange(**change.model_dump()) for change in ended.changes) if ended else (),
+        ended.changes_left_out if ended else 0,
+        ended.error if ended else None,
+    )
+
+
+def _lives(begun: _Begun) -> bool:
+    import psutil
+
+    if begun.host != _host():
+        return False
+    try:
+        return bool(abs(psutil.Process(begun.pid).create_time() - begun.process_began) < _SAME_PROCESS)
+    except psutil.Error:
+        return False
+
+
+def _origin() -> dict[str, Any]:
+    """Who runs what, where: as far as this machine knows, and as the environment says."""
+    import psutil
+
+    actor = next((os.environ[name] for name in _ACTORS if os.environ.get(name)), None)
+    return {
+        "arguments": [_argument(argument) for argument in sys.argv[1 : _MOST_ARGUMENTS + 1]],
+        "user": _user(),
+        "actor": _shown(actor),
+        "host": _host(),
+        "job": _shown(_job()),
+        "pid": os.getpid(),
+        "process_began": psutil.Process().create_time(),
+        "multidb": __version__,
+    }
+
+
+def _user() -> str:
+    """The account that this process really is of, whatever ``USER`` says."""
+    try:
+        return pwd.getpwuid(os.geteuid()).pw_name
+    except KeyError:
+        return str(os.geteuid())
+
+
+def _host() -> str:
+    return printable(socket.gethostname(), _LONGEST_NAME)
+
+
+def _job() -> str | None:
+    parts = [os.environ.get(f"GITHUB_{name}") for name in ("SERVER_URL", "REPOSITORY", "RUN_ID")]
+    if all(parts):
+        return "{}/{}/actions/runs/{}".format(*parts)
+    return next((os.environ[name] for name in _JOBS if os.environ.get(name)), None)
+
+
+def _shown(text: str | None) -> str | None:
+    return printable(_masked(text), _LONGEST_NAME) if text else None
+
+
+def _argument(argument: str) -> str:
+    return printable(_masked(argument), _LONGEST_ARGUMENT)
+
+
+def _masked(text: str) -> str:
+    """Without what is a secret that this process knows, or stands where addresses have their credentials."""
+    return _CREDENTIALS.sub(lambda match: f"{match[1]}***@" if match[1] else f"{match[2]}***", redact(text))
+
+
+def _subject(record: RunRecord) -> dict[str, Any]:
+    return {"apps": sorted(set(record.apps)), "plan": record.plan}
+
+
+def _result(record: RunRecord, error: MultidbError | None) -> dict[str, Any]:
+    shown = record.changes[:_MOST_CHANGES]
+    problem = {"code": error.code, "message": _masked(error.message), "where": error.where} if error else None
+    return {
+        **_subject(record),
+        "changes": [change.document() for change in shown],
+        "changes_left_out": len(record.changes) - len(shown),
+        "error": problem,
+    }
+
+
+def _outcome(record: RunRecord) -> RunOutcome:
+    if record.error is None:
+        return RunOutcome.DONE
+    return RunOutcome.PARTLY if record.changes else RunOutcome.FAILED
+
+
+def _recorded(change: Change) -> RecordedChange:
+    resource = change.resource
+    return RecordedChange(change.action.value, resource.kind, resource.name, resource.app, change.server)
+
+
+def _link_of(line: bytes) -> tuple[int | None, str]:
+    """A line's number, and the digest of the line that it follows on; None for one that is none of ours."""
+    with suppress(ValueError):
+        match json.loads(line):
+            case {"number": int(number), "previous": str(previous)} if number > 0:
+                return number, previous
+    return None, ""
+
+
+def _gap(position: int, before: int, stated: int) -> str:
+    if stated <= before:
+        return f"line {position} stands where it does not belong"
+    if stated == before + 2:
+        return f"entry {before + 1}, before line {position}, is missing"
+    return f"entries {before + 1} to {stated - 1}, before line {position}, are missing"

@@ -1,0 +1,144 @@
+"""The history through the command line, on a real Valkey: what each command that changes something leaves there."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from multidb.cli.command_line import COMMANDS
+from multidb.history import RecordedRun, RunHistory, RunOutcome
+from multidb.state import ProjectState
+from tests.hostile.test_completeness import all_commands
+from tests.support.command import Folder
+
+pytestmark = pytest.mark.server
+
+MANIFEST = """\
+version: 1
+project: past
+runtime: embedded
+backup: {to: [sets/], keep: {last: 1}}
+apps:
+  ann: {stores: [redis]}
+"""
+
+CHANGING = {
+    "apply": "apply --yes",
+    "add-app": "add-app bob --stores redis --yes",
+    "usage": "usage --enforce",
+    "backup": "backup ann",
+    "backups prune": "backups prune --yes",
+    "restore": "restore ann --replace",
+    "clone": "clone ann ann_pr --ttl 1s",
+    "expire": "expire",
+    "remove-app": "remove-app bob --no-backup --yes",
+    "undo-remove": "undo-remove bob",
+    "purge": "purge bob --yes-destroy bob",
+}
+"""What changes apps, their places or their sets, each by an example."""
+
+NOT_HERE = {"recover"}
+"""Changes something too, and needs a Neo4j: tests/contract/test_neo4j_servers.py."""
+
+CHANGING_NOTHING = {
+    *("init", "up", "down", "status", "logs", "serve", "doctor", "validate", "schema", "completion", "render"),
+    *("plan", "apps", "show", "env", "connect", "health", "audit", "history"),
+    *("backups list", "backups show", "backups verify", "backups copy", "secrets move", "secrets rekey"),
+}
+"""Of apps, their places and their sets."""
+
+
+def test_of_every_command_it_is_known_whether_it_has_a_place_in_the_history() -> None:
+    assert {*all_commands()} == {*CHANGING, *NOT_HERE, *CHANGING_NOTHING}
+    assert {command.split()[0] for command in CHANGING} <= {*COMMANDS}
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Folder]:
+    with tempfile.TemporaryDirectory(prefix="past-") as name:
+        found = Folder(Path(name), [])
+        found.manifest(MANIFEST)
+        found.ok("up")
+        yield found
+        found.run("down")
+
+
+def recorded(folder: Folder) -> list[RecordedRun]:
+    return RunHistory(ProjectState(folder.path)).runs()
+
+
+def changes(run: RecordedRun) -> set[str]:
+    return {f"{change.action} {change.kind}" for change in run.changes}
+
+
+def test_each_command_that_changes_something_is_recorded_and_none_that_does_not(folder: Folder) -> None:
+    for command, app, change in (
+        ("apply --yes", "ann", "create acl user"),
+        ("apply --yes", "", ""),  # there is nothing to do
+        ("add-app bob --stores redis --yes", "bob", "create acl user"),
+        ("backup ann", "ann", "create set"),
+        ("backup ann", "ann", "create set"),
+        ("backups verify ann", "", ""),
+        ("backups prune --yes", "ann", "delete set"),
+        ("restore ann --replace", "ann", "replace data"),
+        ("clone ann ann_pr --ttl 1s", "ann_pr", "replace data"),
+        ("expire", "ann_pr", "purge app"),
+        ("remove-app bob --no-backup --yes", "bob", "remove app"),
+        ("undo-remove bob", "bob", "restore app"),
+        ("remove-app bob --no-backup --yes", "bob", "remove app"),
+        ("purge bob --yes-destroy bob", "bob", "purge app"),
+    ):
+        before = len(recorded(folder))
+        folder.ok(*command.split())
+        *earlier, run = recorded(folder)
+        assert len(earlier) + 1 == before + bool(change), command
+        if change:
+            assert (command.startswith(run.command), run.outcome) == (True, RunOutcome.DONE)
+            assert list(run.arguments) == command.split()
+            assert (app in run.apps, change in changes(run)) == (True, True), command
+            assert (run.plan is not None) == any(each.server for each in run.changes)
+
+    about = folder.ok("history", "bob", "--json").json()
+    assert [run["command"] for run in about["runs"]] == ["purge", "remove-app", "undo-remove", "remove-app", "add-app"]
+    assert folder.ok("history", "--since", "1s", "--app", "nobody", "--json").json()["runs"] == []
+    text = folder.ok("history", "--limit", "2", "-v").out
+    assert "purge app bob" in text
+    assert "more: --limit" in text
+
+
+def test_a_quota_that_makes_an_app_read_only_is_recorded(folder: Folder) -> None:
+    folder.manifest(
+        MANIFEST.replace("{stores: [redis]}", "{stores: [redis], quota: {redis: {size: 1B, enforce: read-only}}}")
+    )
+    before = len(recorded(folder))
+    folder.ok("connect", "ann", stdin="SET key value\n")
+    for _ in range(2):  # the second finds it read-only
+        assert folder.run("usage", "--enforce").code == 1
+        *earlier, run = recorded(folder)
+        assert (len(earlier), run.command, run.apps) == (before, "usage", ("ann",))
+    folder.manifest(MANIFEST)
+    folder.ok("usage", "--enforce")
+    assert len(recorded(folder)) == before + 2, "and that it may write again"
+
+
+def test_a_line_that_was_altered_is_said_with_a_command_that_works(folder: Folder) -> None:
+    path = folder.path / ".multidb/history/runs.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    altered = json.loads(lines[1]) | {"outcome": "failed"}
+    path.write_text("".join([lines[0], json.dumps(altered) + "\n", *lines[2:]]))
+    done = folder.run("history", "--json")
+    assert (done.code, done.json()["ok"], done.json()["problems"]) == (1, False, ["line 2 was altered"])
+    assert "line 2 was altered" in done.err
+    findings = folder.run("doctor", "--json").json()["findings"]
+    finding = next(finding for finding in findings if finding["subject"] == "history")
+    assert finding["level"] == "error"
+    move = finding["hint"].rpartition(": ")[2].split()
+    assert move[0] == "mv"
+    (folder.path / move[1]).rename(folder.path / move[2])
+    assert folder.ok("history").out == "No run is recorded.\n"
+    folder.ok("backup", "ann")
+    assert len(recorded(folder)) == 1

@@ -1,0 +1,112 @@
+"""Why a change is necessary: the manifest, or somebody else, since the server was last as it was asked for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from multidb.baseline import Baseline
+from multidb.engine import Engine
+from multidb.fleet import Fleet, Scope
+from multidb.model import Cause
+from multidb.plan import saved_plan
+from multidb.project import load_project
+from multidb.state import ProjectState
+from tests.support.toy_store import SHELF
+from tests.unit.engine.test_engine import engine, project, toy  # noqa: F401
+
+Change = Callable[[Engine], Engine]
+
+
+def with_manifest(given: Engine, old: str, new: str) -> Engine:
+    path = Path(given.project.root) / "multidb.yaml"
+    path.write_text(path.read_text().replace(old, new))
+    changed = load_project(path)
+    return Engine(Fleet(changed, ProjectState(path.parent), runtime=given.fleet.runtime))
+
+
+def by_hand(given: Engine) -> Engine:
+    SHELF.boxes["bob"] = replace(SHELF.boxes["bob"], colour="green")
+    return given
+
+
+def by_manifest(given: Engine) -> Engine:
+    return with_manifest(given, "blue", "red")
+
+
+def gone(given: Engine) -> Engine:
+    del SHELF.boxes["bob"]
+    return given
+
+
+def new_app(given: Engine) -> Engine:
+    return with_manifest(given, "apps:\n", "apps:\n  eve: {stores: [toy]}\n")
+
+
+def causes(given: Engine, scope: Scope | None = None) -> dict[str, Cause | None]:
+    return {change.resource.name: change.cause for change in given.plan(scope).changes}
+
+
+@pytest.mark.parametrize(
+    ("changes", "cause"),
+    [
+        ([by_hand], Cause.SERVER),
+        ([gone], Cause.SERVER),
+        ([by_manifest], Cause.MANIFEST),
+        ([by_hand, by_manifest], Cause.BOTH),
+        ([gone, by_manifest], Cause.BOTH),
+    ],
+)
+def test_who_has_changed_it_is_said(engine: Engine, changes: list[Change], cause: Cause) -> None:  # noqa: F811
+    assert set(causes(engine).values()) == {None}, "nobody knows of what was never there"
+    assert engine.apply().error() is None
+    changed = engine
+    for change in changes:
+        changed = change(changed)
+    for _ in range(2):  # a plan does not take what it finds for what was asked for
+        assert causes(changed) == {"bob": cause}
+    assert causes(changed, Scope(frozenset({"ann"}))) == {}
+    assert causes(changed, Scope(deep=False)) == {"bob": None}
+    assert changed.apply().error() is None
+    assert causes(by_hand(changed)) == {"bob": Cause.SERVER}
+
+
+def test_of_a_new_app_nobody_knows(engine: Engine) -> None:  # noqa: F811
+    assert engine.apply().error() is None
+    assert causes(new_app(engine)) == {"eve": None}
+
+
+def test_an_app_that_is_forgotten_is_new(engine: Engine) -> None:  # noqa: F811
+    assert engine.apply().error() is None
+    gone(engine)
+    Baseline(engine.state.folder, "toy").forget("bob")
+    assert causes(engine) == {"bob": None}
+
+
+def test_what_was_lost_costs_nothing_but_the_answer(engine: Engine) -> None:  # noqa: F811
+    assert engine.apply().error() is None
+    path = engine.state.folder / "baseline" / "toy.json"
+    for text in ("", "[]", '{"bob": 1}', "\x00"):
+        path.write_text(text)
+        assert engine.plan().in_sync
+        assert causes(by_hand(engine)) == {"bob": Cause.SERVER}, "it was written down again"
+        SHELF.boxes["bob"] = replace(SHELF.boxes["bob"], colour="blue")
+
+
+def test_why_is_no_part_of_what_was_agreed_to(engine: Engine) -> None:  # noqa: F811
+    assert engine.apply().error() is None
+    by_hand(engine)
+    planned = engine.plan()
+    Baseline(engine.state.folder, "toy").forget("bob")
+    again = engine.plan()
+    assert [change.cause for change in (*planned.changes, *again.changes)] == [Cause.SERVER, None]
+    assert planned.digest == again.digest
+    assert planned.servers[0].covers(again.servers[0])
+    head = {"version": 1, "command": "plan", "adopt": [], "apps": None, "stores": None, "deep": True}
+    saved = saved_plan(json.dumps({**head, **planned.document()}))
+    assert not saved.altered
+    assert saved.covers(again)

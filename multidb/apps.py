@@ -11,9 +11,9 @@ from typing import Any
 from multidb import health, usage
 from multidb.backup.labels import CLONE_OF
 from multidb.backup.schedule import freshness_now, last_sets
-from multidb.credentials import ISSUED
+from multidb.credentials import issued_at
 from multidb.fleet import Fleet
-from multidb.model import Status
+from multidb.model import App, Status
 from multidb.tombstone import tombstones
 from multidb.usage import History
 
@@ -37,7 +37,7 @@ class AppSummary:
         health: None: not looked at, or nothing to look at.
         size: bytes on all of its stores together; None: none of them was told.
         verified: when the newest of its sets that were verified was made.
-        issued: when it last got a credential; None: before that was recorded.
+        issued: when the oldest of its credentials was made; None: before that was recorded.
         note: what else an operator has to know, with the command.
     """
 
@@ -81,7 +81,7 @@ def summaries(fleet: Fleet, *, recorded: bool = False) -> list[AppSummary]:
         with fleet.keeping_open():  # and closed again before apps log in: a folder takes no second opening
             sizes, orphans = _sizes(fleet), _orphans(fleet)
     report = None if recorded else health.check(fleet, may_write=False, freshness=freshness_now(fleet))
-    sets, issued = last_sets(fleet.project, fleet.state), fleet.state.read(ISSUED)
+    sets = last_sets(fleet.project, fleet.state)
     listed = []
     for app in fleet.project.apps.values():
         original = app.labels.get(CLONE_OF)
@@ -93,11 +93,17 @@ def summaries(fleet: Fleet, *, recorded: bool = False) -> list[AppSummary]:
                 report.status_of(app.id) if report and app.id in report.apps else None,
                 sizes.get(app.id),
                 sets[app.id].verified if app.id in sets else None,
-                datetime.fromisoformat(issued[app.id]) if app.id in issued else None,
+                _issued(fleet, app),
                 f"of {original}" if original else "",
             )
         )
     return [*listed, *_removed(fleet), *orphans]
+
+
+def _issued(fleet: Fleet, app: App) -> datetime | None:
+    """When the oldest of its credentials was made, of those of which that is known."""
+    known = (issued_at(fleet.state, app.id, store) for store in app.stores)
+    return min((when for when in known if when is not None), default=None)
 
 
 def _removed(fleet: Fleet) -> list[AppSummary]:

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Final
 
+from multidb.alternation import alternations
 from multidb.fleet import Fleet, Scope
 from multidb.model import Change, Provisioner
 from multidb.provisioners import provisioner
-from multidb.secrets import Secret, SecretRef, generate
+from multidb.secrets import Alternate, Secret, SecretRef, SecretSpec, generate
+from multidb.state import ProjectState
 
-__all__ = ["ISSUED", "ensure_secrets", "refit_verifiers"]
+__all__ = ["ISSUED", "ensure_secrets", "issued_at", "make_anew", "refit_verifiers"]
 
 ISSUED: Final = "issued"
 """The state's section with the moment at which each app last got a credential."""
 
 
 def ensure_secrets(fleet: Fleet, store: Provisioner, changes: Sequence[Change]) -> None:
-    """Generates, in one write, the secrets that the store does not hold of apps whose statements bind some."""
-    owners = {ref.owner for change in changes for statement in change.statements for _, ref in statement.binds}
-    specs = [spec for app in fleet.project.apps.values() if app.id in owners for spec in store.secrets(app)]
+    """Generates, in one write, the secrets that statements bind and the store does not hold, with what they are made
+    of."""
+    bound = {ref for change in changes for statement in change.statements for _, ref in statement.binds}
+    owners = {ref.owner for ref in bound}
+    all_specs = [spec for app in fleet.project.apps.values() if app.id in owners for spec in store.secrets(app)]
+    bound |= {spec.source for spec in all_specs if spec.source is not None and spec.ref in bound}
+    specs = [spec for spec in all_specs if spec.ref in bound]
     missing = {spec.ref for spec in specs if fleet.state.secrets.get(spec.ref) is None}
     made = {spec.ref: generate() for spec in specs if spec.source is None and spec.ref in missing}
     for spec in specs:
@@ -32,6 +38,29 @@ def ensure_secrets(fleet: Fleet, store: Provisioner, changes: Sequence[Change]) 
         now = datetime.now(UTC).isoformat(timespec="seconds")
         with fleet.state.change(ISSUED) as issued:
             issued.update({ref.owner: now for ref in made})
+
+
+def make_anew(state: ProjectState, specs: Iterable[SecretSpec], alternate: Alternate) -> None:
+    """Generates, in one write, the secrets of one of an app's two credentials, in place of those that it had."""
+    made: dict[SecretRef, Secret] = {}
+    for spec in (spec for spec in specs if spec.alternate is alternate):  # each after what it is made of
+        state.secrets.get(spec.ref)  # a store takes a value in place of one that was read only
+        source = made.get(spec.source) if spec.source is not None else None
+        made[spec.ref] = Secret(spec.derive(source.reveal())) if source is not None and spec.derive else generate()
+    state.secrets.put(made)
+
+
+def issued_at(state: ProjectState, app: str, store: str) -> datetime | None:
+    """When the credential was made that the app's variables have for a store; None: before that was recorded.
+
+    Raises:
+        UsageError: the state cannot be understood.
+    """
+    entry = alternations(state).get((app, store))
+    if entry is not None and entry.current in entry.issued:
+        return entry.issued[entry.current]
+    issued = state.read(ISSUED)
+    return datetime.fromisoformat(issued[app]) if app in issued and entry is None else None
 
 
 def refit_verifiers(fleet: Fleet, scope: Scope) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from multidb import files
+from multidb.alternation import alternates_on
 from multidb.errors import Refused, UsageError
 from multidb.model import App, Endpoint, Project, StoreContext
 from multidb.model.container import Container, poolers, scratch
@@ -290,6 +291,7 @@ class Deployment:
             spec.options if spec else None,
             {**recorded, **numbers},
             known=spec.known if spec else frozenset(),
+            alternates=alternates_on(self.state, server.store),
         )
 
     def _templates(self) -> dict[str, str]:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from multidb.alternation import alternates_on
 from multidb.closure import closures
 from multidb.concurrency import side_by_side
 from multidb.errors import ArchiveError, MultidbError, ServerDown, ServerSlow, UsageError
@@ -32,7 +33,7 @@ from multidb.model import (
 from multidb.provisioners import provisioner
 from multidb.runtime import Runtime, ServerState, ServerStatus, open_runtime
 from multidb.secret_stores import open_state
-from multidb.secrets import Secret, SecretRef
+from multidb.secrets import Alternate, Secret, SecretRef
 from multidb.state import ProjectState, holder
 
 __all__ = ["SERVERS_AT_ONCE", "Answer", "Fleet", "Scope", "orphan", "ways_of_removed"]
@@ -360,6 +361,7 @@ class Fleet:
             read_only=frozenset(filter(server.serves, self.read_only(server.store))),
             known=spec.known if spec else frozenset(),
             closed=frozenset(closures(self.state)),
+            alternates=alternates_on(self.state, server.store),
         )
 
     # Apps as they come by themselves
@@ -396,6 +398,16 @@ class Fleet:
             else:
                 tenants.append(Tenant(app, server, context, env))
         return tenants, errors
+
+    def tenant_with(self, server: Server, context: StoreContext, app: App, alternate: Alternate) -> Tenant:
+        """The app as it comes with one of its two credentials, whichever its variables have.
+
+        Raises:
+            UsageError: it was never made.
+        """
+        alternates = replace(context.alternates_of(app.id), current=alternate)
+        with_it = replace(context, alternates={**context.alternates, app.id: alternates})
+        return Tenant(app, server, with_it, provisioner(server.store).env(app, with_it, server.endpoint, self.secret))
 
     # What stands in no manifest
 

@@ -10,15 +10,26 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from multidb.closure import closures
+from multidb.credentials import issued_at
 from multidb.errors import MultidbError, RuntimeUnavailable, ServerDown, ServerError, ServerSlow
 from multidb.fleet import Answer, Fleet, Scope
 from multidb.junit import Case, CaseOutcome, Suite, junit
-from multidb.model import App, Health, Server, Status, StoreContext, Tenant, worst
+from multidb.model import (
+    App,
+    Health,
+    Server,
+    Status,
+    StoreContext,
+    Tenant,
+    duration_text,
+    time_in_words,
+    worst,
+)
 from multidb.provisioners import provisioner
 from multidb.secrets import redact
 
@@ -39,6 +50,7 @@ class Checked:
     Args:
         server: the server's name.
         reached: whether the server answered; None where it was not asked, as nothing was made there for the app yet.
+        issued: when the credential was made that was tried; None: before that was recorded.
     """
 
     app: str
@@ -46,6 +58,7 @@ class Checked:
     server: str
     health: Health
     reached: bool | None = True
+    issued: datetime | None = None
 
     def document(self) -> dict[str, Any]:
         """Plain JSON values; `latency_ms` is null when nothing was answered."""
@@ -224,7 +237,11 @@ class _Checks:
         with self._guard:
             self._answered[server.name] = time.monotonic()
             self._in_vain.pop(server.name, None)
-        return Checked(app, server.store, server.name, health)
+        issued = issued_at(self._fleet.state, app, server.store)
+        oldest = self._fleet.project.oldest(tenant.app)
+        if health.status is Status.HEALTHY and issued is not None and oldest is not None:
+            health = _unless_too_old(health, app, datetime.now(UTC) - issued, oldest)
+        return Checked(app, server.store, server.name, health, issued=issued)
 
     def _note_timeout(self, server: Server, error: ServerError, began: float) -> None:
         """The verdict holds for the whole server only when nobody was answered while this check waited."""
@@ -234,6 +251,14 @@ class _Checks:
             self._in_vain[server.name] = self._in_vain.get(server.name, 0) + 1
             if self._in_vain[server.name] >= _WITNESSES:
                 self._silent.setdefault(server.name, error)
+
+
+def _unless_too_old(health: Health, app: str, age: timedelta, oldest: timedelta) -> Health:
+    """The health of a place whose credential is of this age."""
+    if age < oldest:
+        return health
+    message = f"its credentials are {time_in_words(age)} old, and the manifest says {duration_text(oldest)}"
+    return replace(health, status=Status.DEGRADED, message=message, fix=f"multidb rotate {app}")
 
 
 def _ask(tenant: Tenant, may_write: bool) -> Health:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Final
 
 from multidb import files, manifest
+from multidb.alternation import forget_alternations
 from multidb.backup import cloning
 from multidb.backup.journal import Journal
 from multidb.baseline import Baseline
@@ -279,6 +280,7 @@ def _forget_everything(fleet: Fleet, app_id: str) -> None:
     state = fleet.state
     Journal(state).forget(app_id)
     reopen(state, app_id)  # another app may take its name
+    forget_alternations(state, app_id)
     state.secrets.delete(state.secrets.refs(app_id))
     with state.change(ISSUED) as issued:
         issued.pop(app_id, None)

@@ -11,10 +11,12 @@ import re
 import secrets as _random
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from enum import StrEnum
 from typing import Final, Protocol
 
 __all__ = [
     "MASK",
+    "Alternate",
     "MemorySecretStore",
     "Secret",
     "SecretRef",
@@ -97,6 +99,18 @@ class SecretRef:
         return cls(owner, store, name)
 
 
+class Alternate(StrEnum):
+    """One of the two credentials that an app has on a store in turn: it comes with one while the other is replaced."""
+
+    FIRST = "first"
+    SECOND = "second"
+
+    @property
+    def other(self) -> Alternate:
+        """The one that follows it."""
+        return Alternate.SECOND if self is Alternate.FIRST else Alternate.FIRST
+
+
 @dataclass(frozen=True, slots=True)
 class SecretSpec:
     """A secret that an app needs. Without `derive` it is random; with it, it is made from the secret `source`.
@@ -105,12 +119,15 @@ class SecretSpec:
 
     Args:
         fits: whether a derived value is one of a source's, where deriving gives another each time.
+        alternate: which of the app's two credentials it belongs to. A store that has none for the second does not
+            rotate.
     """
 
     ref: SecretRef
     source: SecretRef | None = None
     derive: Callable[[str], str] | None = None
     fits: Callable[[str, str], bool] | None = None
+    alternate: Alternate = Alternate.FIRST
 
     def is_of(self, source: str, derived: str) -> bool:
         """Whether `derived` was made of `source`."""

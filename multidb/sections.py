@@ -87,6 +87,13 @@ class _Closed(_Loose):
     masked: bool
 
 
+class _Alternation(_Loose):
+    current: str
+    phase: str
+    since: MomentText
+    issued: dict[str, MomentText]
+
+
 class _Making(_Loose):
     folder: PathInside
     to: list[str]
@@ -182,6 +189,7 @@ SECTIONS: Final = {
     "removed": StateSection(dict[AppId, _Removed]),
     "secrets-from": StateSection(dict[str, JsonValue]),  # where `secrets move` was taking them from when it was cut off
     "closed": StateSection(dict[AppId, _Closed]),
+    "alternation": StateSection(dict[AppId, dict[str, _Alternation]]),
     "backup-work": StateSection(_Work),
     "backups": StateSection(dict[AppId, _Known], losable=True),  # then a backup is due, and a proof
     "told": StateSection(dict[str, list[_SentAlarm]], losable=True),  # then it is told again

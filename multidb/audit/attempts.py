@@ -12,9 +12,33 @@ from multidb.audit.findings import Audit, ServerAudited, Tried, Untried
 from multidb.audit.pairs import ALL_PAIRS, Pairs, choose
 from multidb.closure import Closure, closures
 from multidb.concurrency import side_by_side
-from multidb.errors import MultidbError, Refused, ServerDown, ServerError, ServerSlow, one_line
+from multidb.errors import (
+    AuthenticationFailed,
+    MultidbError,
+    NotAllowed,
+    Refused,
+    ServerDown,
+    ServerError,
+    ServerSlow,
+    UsageError,
+    one_line,
+)
 from multidb.fleet import Answer, Fleet, Scope
-from multidb.model import Inspection, Isolation, Known, Progress, Search, Server, Session, StoreContext, Tenant
+from multidb.model import (
+    App,
+    Inspection,
+    Isolation,
+    Known,
+    Outcome,
+    Probe,
+    Progress,
+    Remark,
+    Search,
+    Server,
+    Session,
+    StoreContext,
+    Tenant,
+)
 from multidb.provisioners import provisioner
 from multidb.secrets import redact
 
@@ -74,12 +98,19 @@ def _reading(fleet: Fleet, scope: Scope) -> Callable[[Server, Session, StoreCont
         known = [*everyone, *(app for app in removed if server.app is None)]
         inspection = Inspection(context, known, store.desired(known, context), fleet.state.secrets)
         others = {app.id for app in known} - set(names)
+        kept = (_kept_for_good(app) for app in everyone if app.id in names and fleet.project.never_rotates(app))
         search = _without_others(_sorted(session.search(inspection), context.known), others)
+        search = replace(search, remarks=(*search.remarks, *kept))
         isolation = {app.id: store.isolation(app, session.facts) for app in everyone if app.id in names}
         version = f"{session.facts.product} {session.facts.version}"
         return ServerAudited(server.name, server.store, names, version, isolation, search)
 
     return catalogs
+
+
+def _kept_for_good(app: App) -> Remark:
+    message = "the manifest says rotate: never, so whoever has learned them may use them for good"
+    return Remark(f"credentials of {app.id}", message, app.id)
 
 
 def _audited(answer: Answer[ServerAudited]) -> ServerAudited:
@@ -132,6 +163,7 @@ class _Cast:
     tenants: Mapping[str, Mapping[str, Tenant]]
     promised: Mapping[tuple[str, str], Isolation]
     never_made: tuple[Untried, ...]
+    former: Mapping[tuple[str, str], Tenant]  # with the credentials of before the last rotation
 
     @classmethod
     def of(cls, fleet: Fleet, scope: Scope) -> _Cast:
@@ -139,6 +171,7 @@ class _Cast:
         everyone = Scope(stores=scope.stores)
         tenants: dict[str, dict[str, Tenant]] = {}
         promised: dict[tuple[str, str], Isolation] = {}
+        former: dict[tuple[str, str], Tenant] = {}
         never_made: list[Untried] = []
         for answer in fleet.on_servers(everyone, fleet.recorded_context):
             server, context = answer.server, answer.value
@@ -153,9 +186,39 @@ class _Cast:
             ]
             for tenant in there:
                 tenants.setdefault(server.store, {})[tenant.app.id] = tenant
+                if (dead := _former(fleet, tenant)) is not None:
+                    former[tenant.app.id, server.store] = dead
                 level, _ = provisioner(server.store).isolation(tenant.app, context.facts)
                 promised[tenant.app.id, server.store] = level
-        return cls(tenants, promised, tuple(never_made))
+        return cls(tenants, promised, tuple(never_made), former)
+
+
+def _former(fleet: Fleet, tenant: Tenant) -> Tenant | None:
+    """The app as it came before its credentials were rotated; None: they never were, or nobody has the old ones."""
+    alternates = tenant.context.alternates_of(tenant.app.id)
+    for alternate in set(alternates.made) - alternates.working:
+        try:
+            return fleet.tenant_with(tenant.server, tenant.context, tenant.app, alternate)
+        except UsageError:
+            return None
+    return None
+
+
+def _with_former(tenant: Tenant, expected: Isolation) -> Probe:
+    """What comes of an app's own credential of before its last rotation. The one that it has now, whose probes come
+    after, is the control."""
+    act, check = (
+        "come in with the credential of before the last rotation",
+        provisioner(tenant.server.store).check_health,
+    )
+    promised = Outcome.ALLOWED if expected is Isolation.NAMING_ONLY else Outcome.REFUSED
+    try:
+        if check is None:
+            return Probe(tenant.app.id, None, act, promised, Outcome.BROKEN, "the store has no check")
+        check(tenant, False)
+    except (AuthenticationFailed, NotAllowed) as error:
+        return Probe(tenant.app.id, None, act, promised, Outcome.REFUSED, redact(error.message))
+    return Probe(tenant.app.id, None, act, promised, Outcome.ALLOWED, "it was let in")
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +262,9 @@ class _Attack:
         tried: list[Tried] = []
         error: MultidbError | None = None
         try:
+            if (former := self._cast.former.get((attacker.app.id, server.store))) is not None:
+                promise = self._cast.promised[attacker.app.id, server.store]
+                tried.append(Tried(server.store, server.name, _with_former(former, promise)))
             for probe in store.probe(attacker, planned.victims) if store.probe else ():
                 tried.append(Tried(server.store, server.name, probe))  # noqa: PERF401 - what came before an error stays
         except (ServerDown, ServerSlow) as lost:

@@ -48,6 +48,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "plan": ("plan", "Show what would change on the servers."),
         "apply": ("apply", "Bring the servers to the manifest."),
         "add-app": ("add_app", "Add an app: manifest entry, stores, credentials, env file."),
+        "rotate": ("rotate", "Give an app new credentials while it works."),
         "render": ("render", "Write the compose, env and init files of the manifest."),
         "secrets": ("secrets", "Where secrets are kept: move, rekey."),
         "recover": ("recover", "Get back into a Neo4j whose admin's password an app has changed."),

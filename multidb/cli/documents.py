@@ -11,6 +11,7 @@ from typing import Annotated, Any, Final, Literal
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, JsonValue, TypeAdapter
 
+from multidb.alternation import RotationPhase
 from multidb.apps import Presence
 from multidb.backup.sets import Consistency, Reason
 from multidb.deployment import FileState
@@ -300,6 +301,38 @@ class AddAppDocument(_Result):
     error: ErrorDocument | None = None
 
 
+class StoreCredentialsDocument(_Part):
+    """An app's credentials on one store."""
+
+    phase: RotationPhase | None
+    """How far their rotation has come; null: they were never rotated."""
+    since: AwareDatetime | None
+    """When that phase began."""
+    issued_at: AwareDatetime | None
+    """When those were made that the app's variables have; null: before that was recorded."""
+    ended_sessions: int | None
+    """How many sessions of the other ones were ended just now; null: none was to be, or the store has none."""
+    left_out: str | None
+    """Why they are not rotated there."""
+
+
+class RotatedAppDocument(_Part):
+    """What came of a rotation of one app."""
+
+    app: AppId
+    step: Literal["prepare", "finish", "abort", "now"] | None
+    """What was done; null: nothing was to be done."""
+    stores: dict[str, StoreCredentialsDocument]
+    written: Written
+    error: ErrorDocument | None
+
+
+class RotateDocument(_Result):
+    """New credentials of apps."""
+
+    apps: list[RotatedAppDocument]
+
+
 class RenderedDocument(_Part):
     """One file of the deployment."""
 
@@ -335,7 +368,7 @@ class AppSummaryDocument(_Part):
     verified_at: AwareDatetime | None
     """When the newest of its sets that were verified was made."""
     issued_at: AwareDatetime | None
-    """When it last got a credential."""
+    """When the oldest of its credentials was made."""
     note: str | None
 
 
@@ -355,6 +388,28 @@ class StoreAccessDocument(_Part):
     """When the server was asked."""
 
 
+class CredentialUseDocument(_Part):
+    """Sessions of one login from one address."""
+
+    login: str
+    sessions: int
+    address: str | None
+    since: AwareDatetime | None
+    """When the oldest of them began."""
+
+
+class StandingDocument(_Part):
+    """How an app's credentials stand on one store."""
+
+    phase: RotationPhase | None
+    """How far their rotation has come; null: they were never rotated."""
+    since: AwareDatetime | None
+    """When that phase began."""
+    issued_at: AwareDatetime | None
+    """When those were made that the app's variables have; null: before that was recorded."""
+    former_used_by: list[CredentialUseDocument]
+
+
 class ShowDocument(_Result):
     """One app."""
 
@@ -363,6 +418,8 @@ class ShowDocument(_Result):
     where: str
     """Its entry in the manifest."""
     stores: dict[str, StoreAccessDocument]
+    credentials: dict[str, StandingDocument] | None
+    """By store; with `--live`."""
     labels: dict[str, str]
     variables: dict[str, str]
     """Those of its env file, secrets as `***`."""
@@ -945,6 +1002,7 @@ DOCUMENTS: Final[Mapping[str, type[BaseModel]]] = {
     "plan": PlanDocument,
     "apply": ApplyDocument,
     "add-app": AddAppDocument,
+    "rotate": RotateDocument,
     "render": RenderDocument,
     "secrets move": MovedSecretsDocument,
     "secrets rekey": RekeyedDocument,

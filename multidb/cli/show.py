@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -10,6 +10,9 @@ from multidb.access import StoreAccess, recorded_access
 from multidb.answers import AppAnswer
 from multidb.cli.options import AppArgument, Run, examples, with_run
 from multidb.cli.output import Output
+
+if TYPE_CHECKING:
+    from multidb.rotation import Standing
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -30,11 +33,13 @@ def show(
 ) -> int:
     """Show an app: its stores, the names it has there, how it connects and how isolated it is. No secret is shown.
 
-    What its servers are is said as the last plan or apply has read it, and when that was; --live asks them.
+    What its servers are is said as the last plan or apply has read it, and when that was; --live asks them, and says
+    how old its credentials are and who still uses former ones.
     """
     output = run.output
     entry, access = _app_and_access(run, output, name, live)
     variables = {key: str(value) for key, value in entry.env.items()}
+    credentials = _credentials(run, output, entry.app) if live else {}
     document: dict[str, Any] = {
         "app": entry.app,
         "tenant_id": entry.tenant_id,
@@ -43,6 +48,7 @@ def show(
             store: {"isolation": has.isolation, "why": has.why, "names": list(has.names), "read_at": has.read}
             for store, has in access.items()
         },
+        "credentials": {store: stands.document() for store, stands in credentials.items()} if live else None,
         "labels": dict(entry.labels),
         "variables": variables,
     }
@@ -56,9 +62,34 @@ def show(
     for store, has in access.items():
         output.say(f"  {store}: {', '.join(has.names)}")
     output.say()
+    for store, stands in credentials.items():
+        output.say(f"  credentials on {store}: {_age(stands)}")
+    if credentials:
+        output.say()
     for key, value in variables.items():
         output.say(f"  {key}={value}")
     return 0
+
+
+def _credentials(run: Run, output: Output, name: str) -> dict[str, Standing]:
+    from multidb.rotation import standings
+
+    with output.working():
+        return standings(run.fleet(output), name)
+
+
+def _age(stands: Standing) -> str:
+    """How old they are, and what is left to do of their rotation."""
+    from datetime import UTC, datetime
+
+    from multidb.model import time_in_words
+    from multidb.rotation import use_in_words
+
+    age = f"made {time_in_words(datetime.now(UTC) - stands.issued)} ago" if stands.issued else "of unknown age"
+    if stands.alternation is None or not stands.alternation.under_way:
+        return age
+    use = f"; the other ones: {use_in_words(stands.use)}" if stands.use is not None else ""
+    return f"{age}; their rotation is {stands.alternation.phase.value}{use}"
 
 
 def _app_and_access(run: Run, output: Output, name: str, live: bool) -> tuple[AppAnswer, dict[str, StoreAccess]]:

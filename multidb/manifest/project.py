@@ -271,6 +271,7 @@ class _Reading:
             deploy=head.deploy,
             backup=head.backup,
             backup_declared="backup" in head.model_fields_set,
+            rotate=head.rotate,
             notify=head.notify,
             secrets=head.secrets.spec,
             removed=removed,
@@ -383,6 +384,7 @@ class _Reading:
             quota={store: Quota(quota.size, Enforce(quota.enforce)) for store, quota in read.quota.items()},
             backup=read.backup,
             deploy=read.deploy,
+            rotate=read.rotate,
             where=str(place),
         )
 

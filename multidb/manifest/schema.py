@@ -29,6 +29,7 @@ from multidb.model.options import (
     Deploy,
     Duration,
     Notify,
+    Rotating,
     Section,
     Size,
 )
@@ -113,6 +114,11 @@ class AppEntry(Section):
     labels: dict[str, str] = Field(default_factory=dict, description="Free words for people and scripts.")
     backup: Annotated[AppBackup, _or_empty(AppBackup)] = Field(default=AppBackup(), description="Backups of this app.")
     deploy: Annotated[AppDeploy, _or_empty(AppDeploy)] = Field(default=AppDeploy(), description="The app's container.")
+    rotate: Rotating = Field(
+        default=None,
+        description="How old this app's credentials may become, or never: it cannot take new ones while it runs. "
+        "Default: as the manifest says for every app.",
+    )
 
 
 class Head(Section):
@@ -132,6 +138,9 @@ class Head(Section):
     )
     deploy: Annotated[Deploy, _or_empty(Deploy)] = Field(default=Deploy(), description="Layout of compose files.")
     backup: Annotated[Backup, _or_empty(Backup)] = Field(default=Backup(), description="Backups of every app.")
+    rotate: Rotating = Field(
+        default=None, description="How old every app's credentials may become, or never; default: nothing is due."
+    )
     notify: Annotated[Notify, _or_empty(Notify)] = Field(default=Notify(), description="Who is told of trouble.")
     progress_timeout: Duration = Field(
         default=timedelta(minutes=10),

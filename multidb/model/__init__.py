@@ -28,6 +28,7 @@ from multidb.model.client import AppClient, PromptAnswer
 from multidb.model.core import (
     PROGRESS_TIMEOUT,
     Action,
+    Alternates,
     App,
     Cause,
     Change,
@@ -63,12 +64,13 @@ from multidb.model.hosting import FetchedKind, HostedServer, Hosting, Launch, Of
 from multidb.model.options import RuntimeKind
 from multidb.model.project import Project, ServerSpec
 from multidb.model.provisioner import Provisioner, Session
-from multidb.model.usage import AppUsage, Enforce, Query, Quota, ServerUsage
+from multidb.model.usage import AppUsage, CredentialUse, Enforce, Query, Quota, ServerUsage
 
 __all__ = [
     "PROGRESS_TIMEOUT",
     "Action",
     "Address",
+    "Alternates",
     "App",
     "Cause",
     "AppClient",
@@ -78,6 +80,7 @@ __all__ = [
     "ArchiveWriter",
     "BoundArchive",
     "Change",
+    "CredentialUse",
     "DerivedName",
     "Dialect",
     "Endpoint",

@@ -13,12 +13,13 @@ from enum import StrEnum
 from typing import ClassVar, Final, Protocol
 
 from multidb.errors import ServerError
-from multidb.model.options import AppBackup, AppDeploy, ContainerOptions, Section, StoreOwned
+from multidb.model.options import AppBackup, AppDeploy, ContainerOptions, Rotating, Section, StoreOwned
 from multidb.model.usage import Quota
-from multidb.secrets import Secret, SecretRef, SecretStore
+from multidb.secrets import Alternate, Secret, SecretRef, SecretStore
 
 __all__ = [
     "Action",
+    "Alternates",
     "App",
     "Cause",
     "Change",
@@ -88,6 +89,7 @@ class App:
     quota: Mapping[str, Quota] = field(default_factory=dict)  # by store
     backup: AppBackup = field(default_factory=AppBackup)  # what differs from the project's backup section
     deploy: AppDeploy = field(default_factory=AppDeploy)  # how its own container is run
+    rotate: Rotating = None  # how old its credentials may become; None: as the project says
 
 
 @dataclass(frozen=True, slots=True)
@@ -262,6 +264,21 @@ class DerivedName:
 
 
 @dataclass(frozen=True, slots=True)
+class Alternates:
+    """Which of an app's two credentials on a store there are (see `multidb.alternation`).
+
+    Args:
+        current: the one in the app's variables.
+        working: those that the server takes: both while a rotation is under way.
+        made: those that the server knows. One that does not work any more is turned off.
+    """
+
+    current: Alternate = Alternate.FIRST
+    working: frozenset[Alternate] = frozenset({Alternate.FIRST})
+    made: tuple[Alternate, ...] = (Alternate.FIRST,)
+
+
+@dataclass(frozen=True, slots=True)
 class StoreContext:
     """What a store's pure functions may know beside the app: the project, the server's facts, what is recorded.
 
@@ -277,6 +294,11 @@ class StoreContext:
     read_only: frozenset[str] = frozenset()  # apps over their quota, which may read and delete and not grow
     known: frozenset[str] = frozenset()  # accounts of this store that the manifest names beside the apps' own
     closed: frozenset[str] = frozenset()  # apps whose logins are meant to be off: `multidb.closure`
+    alternates: Mapping[str, Alternates] = field(default_factory=dict)  # by app that was rotated, or is being
+
+    def alternates_of(self, app: str) -> Alternates:
+        """The app's; of one that was never rotated, the first alone."""
+        return self.alternates.get(app) or Alternates()
 
 
 @dataclass(frozen=True, slots=True)

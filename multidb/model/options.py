@@ -43,6 +43,8 @@ __all__ = [
     "Memory",
     "Notify",
     "Proxy",
+    "Rotate",
+    "Rotating",
     "RuntimeKind",
     "Section",
     "Size",
@@ -341,6 +343,20 @@ class Notify(Section):
     remind: Duration = Field(
         default=timedelta(hours=24), description="How often it is said again as long as nothing changes."
     )
+
+
+class Rotate(Section):
+    """How old credentials may become."""
+
+    every: Duration = Field(
+        description="The age at which credentials are due: multidb rotate --auto replaces them, and health says so."
+    )
+
+
+Rotating = Annotated[
+    Rotate | Literal["never"] | None,
+    Field(json_schema_extra={"errorMessage": "must be never, or an age such as {every: 90d}"}),
+]
 
 
 class AppBackup(Section):

@@ -5,10 +5,11 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 from multidb.model.address import Address
 from multidb.model.core import PROGRESS_TIMEOUT, App
-from multidb.model.options import Backup, ContainerOptions, Deploy, Notify, RuntimeKind
+from multidb.model.options import Backup, ContainerOptions, Deploy, Notify, Rotate, Rotating, RuntimeKind
 from multidb.model.secret_options import SecretStoreSpec
 
 __all__ = ["Project", "ServerSpec"]
@@ -50,6 +51,7 @@ class Project:
     deploy: Deploy = field(default_factory=Deploy)
     backup: Backup = field(default_factory=Backup)
     backup_declared: bool = False  # whether the manifest speaks of backups
+    rotate: Rotating = None  # how old credentials may become
     notify: Notify = field(default_factory=Notify)
     removed: Mapping[str, App] = field(default_factory=dict)
     """Apps that were taken out and may still come back: their names, numbers and data are kept."""
@@ -62,6 +64,15 @@ class Project:
     """Patterns of the files with more apps, as the manifest names them."""
     sources: Mapping[str, str] = field(default_factory=dict)
     """The files that it was read from, each with the digest of what was in it (`multidb.document.digest`)."""
+
+    def oldest(self, app: App) -> timedelta | None:
+        """How old the app's credentials may become; None: the manifest does not say, or says never."""
+        rotate = app.rotate if app.rotate is not None else self.rotate
+        return rotate.every if isinstance(rotate, Rotate) else None
+
+    def never_rotates(self, app: App) -> bool:
+        """Whether the manifest says that the app keeps its credentials."""
+        return (app.rotate if app.rotate is not None else self.rotate) == "never"
 
     @property
     def stores(self) -> tuple[str, ...]:

@@ -31,8 +31,8 @@ from multidb.model.core import (
 from multidb.model.health import Health
 from multidb.model.hosting import HostedServer, Hosting
 from multidb.model.options import ContainerOptions, RuntimeKind, Section
-from multidb.model.usage import ServerUsage
-from multidb.secrets import Secret, SecretRef, SecretSpec, SecretStore
+from multidb.model.usage import CredentialUse, ServerUsage
+from multidb.secrets import Alternate, Secret, SecretRef, SecretSpec, SecretStore
 
 __all__ = ["Provisioner", "Session"]
 
@@ -68,6 +68,10 @@ class Session(Protocol):
     def search(self, inspection: Inspection) -> Search:
         """Everything on the server that opens a wall around one of the apps, whoever made it, with the catalogs that
         were searched for it. Changes nothing."""
+
+    def in_use(self, app: App, context: StoreContext, alternate: Alternate) -> Sequence[CredentialUse]:
+        """Who uses one of the app's two credentials now, as far as the server tells (`Provisioner.tells_use`): its
+        sessions, by login and address."""
 
     def orphans(self, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:
         """What stands on the server under this project's mark and belongs to none of the `known` apps: by app, each
@@ -130,6 +134,11 @@ class Provisioner:
     """The model of ``external.<store>``; None for a store whose servers multidb always runs itself."""
     containers: Containers | None = None
     """The servers that it needs as containers; None for a store that cannot be run in one."""
+    rotates: Callable[[App, Facts], str] = lambda app, facts: "it has one credential for each app"
+    """(app, facts) -> why the app's credentials cannot be rotated there with no downtime; nothing where they can. Where
+    they can, `desired` and `env` go by ``StoreContext.alternates``, and `secrets` has specs of both alternates."""
+    tells_use: bool = True
+    """Whether the server knows who uses a credential: false of one that has no sessions."""
     templates: Path | None = None
     """A folder with the templates of its containers (``services/<store>.yml.j2``), for a store that does not come with
     multidb."""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from enum import StrEnum
 
-__all__ = ["AppUsage", "Enforce", "Query", "Quota", "ServerUsage"]
+__all__ = ["AppUsage", "CredentialUse", "Enforce", "Query", "Quota", "ServerUsage"]
 
 
 class Enforce(StrEnum):
@@ -57,6 +58,22 @@ class AppUsage:
     largest: tuple[tuple[str, int], ...] = ()
     slow: tuple[Query, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialUse:
+    """Sessions of one login, from one address.
+
+    Args:
+        login: as the server calls it.
+        address: where they come from; empty: the server does not say, or it is the server's own machine.
+        since: when the oldest of them began; None: the server does not say.
+    """
+
+    login: str
+    sessions: int
+    address: str = ""
+    since: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,7 @@ METRICS: Final[Mapping[str, tuple[str, tuple[str, ...]]]] = {
     "multidb_collector_last_run_timestamp_seconds": ("When the last look ended.", ("collector",)),
     "multidb_health_status": ("1 for the status that the app's place on the store has, else 0.", (*_PLACE, "status")),
     "multidb_health_latency_seconds": ("How long the check's round trips to the store took.", _PLACE),
+    "multidb_credentials_issued_timestamp_seconds": ("When the credential was made that the app comes with.", _PLACE),
     "multidb_app_status": ("1 for the status that the app as a whole has, else 0.", ("app", "status")),
     "multidb_isolation_level": ("1 for the isolation that the server gives to the app, else 0.", (*_PLACE, "level")),
     "multidb_isolation_open": ("Whether the last audit found the app's wall open.", _PLACE),
@@ -102,6 +103,10 @@ def _samples(known: Overview) -> Iterator[Sample]:
         yield from _of_app(row)
         for cell in row.cells.values():
             yield from _of_cell(cell)
+    apps = {row.app for row in known.rows}
+    for check in known.health.checks if known.health else ():
+        if check.issued is not None and check.app in apps:
+            yield "multidb_credentials_issued_timestamp_seconds", (check.app, check.store), check.issued.timestamp()
     yield from _of_audit(known)
     for server in known.plan.servers if known.plan else ():
         if server.error is None and not server.skipped:

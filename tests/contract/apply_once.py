@@ -1,4 +1,5 @@
-"""One apply in a process of its own, to be killed by the contract suite. Says "ready" just before it begins."""
+"""One apply in a process of its own, or with the argument ``rotate`` one rotation after the other, to be killed by the
+contract suite. Says "ready" just before it begins."""
 
 from __future__ import annotations
 
@@ -10,8 +11,12 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from multidb.engine import Engine
+from multidb.environment import environment
+from multidb.files import write_text
 from multidb.fleet import Fleet
 from multidb.model import App, Project, RuntimeKind, ServerSpec
+from multidb.rotation import Rotation
+from multidb.secrets import revealed
 from multidb.state import ProjectState
 from tests.support.given_runtime import GivenRuntime
 
@@ -29,5 +34,20 @@ project = Project(
 )
 runtime = GivenRuntime(GivenRuntime.load(document, project.servers[0].options))
 engine = Engine(Fleet(project, ProjectState(Path(document["root"])), runtime=runtime, command="test"))
+if sys.argv[2:] != ["rotate"]:
+    print("ready", flush=True)
+    engine.apply()
+    sys.exit()
+(app,) = document["apps"]
+
+
+def write() -> bool:
+    variables = {name: revealed(value) for name, value in environment(engine.fleet, app).env.items()}
+    write_text(Path(document["root"]) / f"{app}.json", json.dumps(variables))
+    return True
+
+
 print("ready", flush=True)
-engine.apply()
+while True:
+    Rotation(engine, app, None, write).prepare()
+    Rotation(engine, app, None, write).finish(force=True)

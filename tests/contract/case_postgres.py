@@ -68,6 +68,12 @@ def _use(tenant: Tenant) -> None:
     _as(tenant, "SELECT * FROM more.things", login="readonly")
 
 
+@contextlib.contextmanager
+def _session(tenant: Tenant) -> Iterator[Callable[[], object]]:
+    with psycopg.connect(tenant.env["DATABASE_URL"], autocommit=True) as opened:
+        yield lambda: opened.execute("SELECT 1").fetchone()
+
+
 # ------------------------------------------------------------------------------------------------------- squatters
 
 
@@ -100,7 +106,7 @@ def _squatted(real: RealServer, app: str) -> bool:
 
 def _remove(real: RealServer, app: str) -> None:
     _sql(real, f'DROP DATABASE IF EXISTS "{app}" WITH (FORCE)')
-    ours = f"^{app}_(owner|rw|ro|user|user_b|readonly|migrate|restricted)$"
+    ours = f"^{app}_(owner|rw|ro|user|user_b|readonly|readonly_b|migrate|migrate_b|restricted)$"
     roles = _sql(real, f"SELECT rolname FROM pg_roles WHERE rolname ~ '{ours}'")
     for (role,) in roles:
         _sql(real, f'DROP OWNED BY "{role}"', f'DROP ROLE "{role}"')
@@ -431,6 +437,7 @@ def _case(major: int, admin: str, **options: Any) -> StoreCase:
             "SELECT session_user": "{app}_user",
         },
         refused="CREATE ROLE typed",
+        session=_session,
         threats=_THREATS + (_SPLIT_THREATS if options.get("roles") == "split" else ()),
     )
 

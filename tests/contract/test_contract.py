@@ -7,19 +7,23 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import json
 import random
+import re
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from multidb import errors, files
 from multidb.closure import Closure, close, reopen
 from multidb.engine import Engine
 from multidb.environment import environment, standing
@@ -36,6 +40,7 @@ from multidb.errors import (
 )
 from multidb.fleet import Fleet, Scope
 from multidb.model import Action, App, Isolation, Project, RuntimeKind, ServerSpec
+from multidb.rotation import Rotation, UnknownUse
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 from tests.contract.cases import CASES
@@ -81,6 +86,23 @@ class World:
     def tenant(self, engine: Engine, app: str) -> Tenant:
         env = environment(engine.fleet, app).env
         return Tenant(app, {k: v.reveal() if isinstance(v, Secret) else v for k, v in env.items()})
+
+    def rotation(self, app: str, write: Callable[[], bool] | None = None) -> Rotation:
+        engine = self.engine(app)
+
+        def written() -> bool:
+            before = self.variables(app) if self._file(app).exists() else None
+            files.write_text(self._file(app), json.dumps(dict(self.tenant(engine, app).env)))
+            return self.variables(app) != before
+
+        return Rotation(engine, app, None, write or written)
+
+    def variables(self, app: str) -> Tenant:
+        """The app as it comes when it has read what a rotation has written for it."""
+        return Tenant(app, json.loads(self._file(app).read_text()))
+
+    def _file(self, app: str) -> Path:
+        return self.folder / f"{app}.json"
 
     def app(self) -> str:
         name = f"t{next(_numbers)}_{random.SystemRandom().randrange(36**4):x}"
@@ -458,3 +480,150 @@ def test_killed_anywhere_the_next_apply_converges(world: World, request: pytest.
         for app in apps:
             world.case.use(world.tenant(engine, app))
         world.clean()
+
+
+_ENDED = "(?i)terminat|closed|connection"
+_NOT_LET_IN = "(?i)not permitted to log in|password authentication failed|WRONGPASS|unauthori[sz]ed|unauthenticated"
+
+
+def _rotating(world: World) -> str:
+    """An app whose credentials can be rotated; else says that they cannot."""
+    app = world.app()
+    engine = world.apply(app)
+    with engine.fleet.open(world.real.server) as session:
+        why = world.case.provisioner.rotates(engine.project.apps[app], session.facts)
+    if why:
+        with pytest.raises(errors.Refused, match=re.escape(why)):
+            world.rotation(app)
+        pytest.skip(f"{world.case.name}: {why}")
+    return app
+
+
+def full_disk() -> bool:
+    raise OSError("no space left on device")
+
+
+def test_both_credentials_work_until_the_old_one_is_turned_off(world: World) -> None:
+    app = _rotating(world)
+    old = world.tenant(world.engine(app), app)
+    world.case.use(old)
+    with pytest.raises(OSError, match="no space"):
+        world.rotation(app, full_disk).prepare()
+    world.case.use(old)
+    world.rotation(app).prepare()
+    new = world.variables(app)
+    assert _secrets(old).isdisjoint(_secrets(new))
+    world.case.use(old)
+    world.case.use(new)
+    assert world.engine(app).plan().in_sync
+    assert world.apply(app).plan().in_sync
+    world.rotation(app).prepare()
+    assert world.variables(app) == new, "prepared once"
+    with world.case.session(old) if world.case.session is not None else contextlib.nullcontext() as ask:
+        with pytest.raises(errors.Refused, match="in use"):
+            world.rotation(app).finish(force=False)
+        world.case.use(old)
+        (use,) = world.rotation(app).finish(force=True).values()
+        if ask is not None:
+            assert not isinstance(use, UnknownUse)
+            assert sum(one.sessions for one in use) == 1
+            with pytest.raises(Exception, match=_ENDED):
+                ask()
+    with pytest.raises(Exception, match=_NOT_LET_IN):
+        world.case.use(old)
+    world.case.use(new)
+    assert world.engine(app).plan().in_sync
+    assert world.rotation(app).finish(force=False) == {}, "done"
+
+
+def test_a_rotation_goes_back_and_the_next_one_has_another_secret(world: World) -> None:
+    app = _rotating(world)
+    first = world.tenant(world.engine(app), app)
+    world.rotation(app).prepare()
+    second = world.variables(app)
+    assert world.rotation(app).revert()
+    assert world.variables(app).env == first.env
+    world.case.use(second)
+    world.rotation(app).finish(force=False, after=timedelta(0))
+    with pytest.raises(Exception, match=_NOT_LET_IN):
+        world.case.use(second)
+    world.case.use(first)
+    for _ in range(2):
+        former = world.variables(app)
+        world.rotation(app).prepare()
+        world.rotation(app).finish(force=True)
+        with pytest.raises(Exception, match=_NOT_LET_IN):
+            world.case.use(former)
+        world.case.use(world.variables(app))
+        assert _secrets(world.variables(app)).isdisjoint(_secrets(first) | _secrets(second))
+    assert world.engine(app).plan().in_sync
+
+
+@pytest.mark.parametrize("times", [2, pytest.param(20, marks=pytest.mark.rare)])
+def test_an_app_that_reads_its_variables_again_loses_no_request(world: World, times: int) -> None:
+    app = _rotating(world)
+    world.rotation(app).prepare()
+    failures: list[str] = []
+    rounds, over = itertools.count(1), threading.Event()
+    done = [0]
+
+    def work() -> None:
+        while not over.is_set():
+            try:
+                world.case.use(world.variables(app))
+            except Exception as failure:
+                failures.append(repr(failure))
+            done[0] = next(rounds)
+
+    client = threading.Thread(target=work)
+    client.start()
+    try:
+        for _ in range(times):
+            reached = done[0] + 2  # one that had begun may have read what was there before
+            while done[0] < reached and not failures:
+                time.sleep(0.01)
+            world.rotation(app).finish(force=True)
+            world.rotation(app).prepare()
+    finally:
+        over.set()
+        client.join()
+    assert failures == []
+    assert done[0] > 2 * times
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.rare)])
+def test_a_rotation_killed_anywhere_is_finished_by_the_next(world: World, kills: int) -> None:
+    """However far it came, the app comes in with the variables that it has then."""
+    app = _rotating(world)
+    if world.real.server.endpoint.path:
+        pytest.skip("the local folder is held by one process")
+    world.rotation(app).prepare()
+    seed = random.SystemRandom().randrange(2**32)
+    print(f"seed {seed}")
+    randomly = random.Random(seed)
+    script = Path(__file__).with_name("apply_once.py")
+    for _ in range(kills):
+        spec = world.folder / "spec.json"
+        GivenRuntime.save(spec, world.case.name, world.real, [app], world.folder)
+        child = subprocess.Popen([sys.executable, str(script), str(spec), "rotate"], stdout=subprocess.PIPE, text=True)
+        assert child.stdout is not None
+        assert child.stdout.readline() == "ready\n"
+        time.sleep(randomly.uniform(0, 1.0))
+        child.kill()
+        child.wait()
+        child.stdout.close()
+        world.case.use(world.variables(app))
+        assert world.engine(app).apply().error() is None, f"seed {seed}"
+        world.case.use(world.variables(app))
+        if randomly.random() < 0.5:
+            world.rotation(app).prepare()
+        else:
+            with contextlib.suppress(errors.Refused):  # too late to go back
+                world.rotation(app).revert()
+            world.rotation(app).finish(force=True)
+        world.case.use(world.variables(app))
+        assert world.engine(app).plan().in_sync, f"seed {seed}"
+
+
+def _secrets(tenant: Tenant) -> set[str]:
+    return {value for name, value in tenant.env.items() if re.search("URL|PASSWORD|API_KEY", name)}

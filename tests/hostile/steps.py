@@ -86,6 +86,8 @@ STEPS: tuple[Step, ...] = (
     Step("expire", before="time passed"),
     Step("apply --yes --adopt {hostile}", before="marks gone"),
     Step("apply --yes --regenerate {hostile}", before="credentials lost"),
+    Step("rotate {hostile}"),
+    Step("rotate {hostile} --finish --force --yes"),
     Step("add-app {copy} --stores postgres --extension ltree --yes"),
     Step("recover {hostile}", codes=(2, 3)),  # for a Neo4j whose admin was locked out
     Step('secrets move --to {{"age":{{"file":"secrets.age"}}}}', codes=(2,)),  # without a recipient nothing is moved

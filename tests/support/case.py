@@ -85,6 +85,8 @@ class StoreCase:
             threats are then run and *expected to succeed*, so that the printed isolation is proved honest.
         typed: statements for a prompt, as the app ``{app}``, and what their answers contain; none: it has no prompt.
         refused: a statement that the server does not let an app do.
+        session: opens a session with the app's credentials, as what asks something of it and raises once it was ended;
+            None: the store has no sessions, or does not rotate credentials.
         instance: one server per app; the suite then never puts two apps on it.
     """
 
@@ -101,5 +103,6 @@ class StoreCase:
     attackable: bool = True
     typed: Mapping[str, str] = field(default_factory=dict)
     refused: str = ""
+    session: Callable[[Tenant], AbstractContextManager[Callable[[], object]]] | None = None
     instance: bool = False
     down: Endpoint | None = None  # an address where nothing listens, if not simply another port

@@ -65,7 +65,7 @@ def health(status: Status = Status.UNHEALTHY) -> HealthReport:
     return HealthReport(
         "digi",
         (
-            Checked("lernmi", "postgres", "postgres", Health(Status.HEALTHY, "wrote and read", 0.0032)),
+            Checked("lernmi", "postgres", "postgres", Health(Status.HEALTHY, "wrote and read", 0.0032), issued=AT),
             Checked("lernmi", "redis", "redis", Health(status, f"refuses {HOSTILE}", fix="multidb apply"), False),
             Checked("beep_boop", "postgres", "postgres", Health(Status.DEGRADED, "18 of 20 connections", 0.1)),
         ),

@@ -25,6 +25,7 @@ from multidb.errors import (
 from multidb.model import (
     App,
     AppUsage,
+    CredentialUse,
     Facts,
     Health,
     Hole,
@@ -44,7 +45,7 @@ from multidb.model import (
     StoreContext,
     Tenant,
 )
-from multidb.secrets import Secret, SecretStore
+from multidb.secrets import Alternate, Secret, SecretStore
 
 
 @dataclass
@@ -143,6 +144,9 @@ class ToySession:
                 self._do(statement.text.split(), bound)
             SHELF.down = SHELF.down or statement.text == SHELF.goes_down_after
             yield index + 1
+
+    def in_use(self, app: App, context: StoreContext, alternate: Alternate) -> Sequence[CredentialUse]:
+        return ()
 
     def orphans(self, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:
         owners = {box.name: box.owner for box in SHELF.boxes.values()}

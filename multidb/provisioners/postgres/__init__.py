@@ -128,4 +128,5 @@ PROVISIONER = Provisioner(
     reserved=resources.RESERVED,
     own=("pg_*", "public"),
     advise=resources.advise,
+    rotates=lambda app, facts: "",
 )

@@ -10,6 +10,7 @@ from multidb.errors import Locked, ServerError, StatementFailed
 from multidb.model import (
     App,
     AppUsage,
+    CredentialUse,
     Facts,
     Hole,
     Inspection,
@@ -22,7 +23,7 @@ from multidb.model import (
     Statement,
     StoreContext,
 )
-from multidb.secrets import Secret, SecretStore
+from multidb.secrets import Alternate, Secret, SecretStore
 from multidb_toy.connection import Connection
 from multidb_toy.resources import Box, digest_of
 
@@ -107,6 +108,9 @@ class ToySession:
             if box["digest"] and name not in apps and owner_of(box)[0] == ""
         ]
         return Search(tuple(holes), (Searched("LIST", len(boxes), "boxes that open and are nobody's"),))
+
+    def in_use(self, app: App, context: StoreContext, alternate: Alternate) -> Sequence[CredentialUse]:
+        return ()  # a box has one key, which is not rotated
 
     def orphans(self, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:
         found: dict[str, list[str]] = {}

@@ -31,7 +31,7 @@ from multidb.provisioners.postgres.provision.resources import (
     isolation,
     secrets,
 )
-from multidb.secrets import Secret, SecretRef
+from multidb.secrets import Alternate, Secret, SecretRef
 
 
 def app(name: str = "lernmi", **options: object) -> App:
@@ -108,7 +108,9 @@ def test_names_of_an_app() -> None:
             "lernmi_user",
             "lernmi_user_b",
             "lernmi_readonly",
+            "lernmi_readonly_b",
             "lernmi_migrate",
+            "lernmi_migrate_b",
             "lernmi_restricted",
         ],
     }
@@ -125,8 +127,11 @@ def test_an_app_and_one_named_like_its_role_collide() -> None:
 
 
 def test_each_login_has_a_password_and_a_verifier_of_it() -> None:
-    names = [spec.ref.name for spec in secrets(app(roles="split"))]
-    assert names == ["user", "user_verifier", "readonly", "readonly_verifier", "migrate", "migrate_verifier"]
+    first = ["user", "user_verifier", "readonly", "readonly_verifier", "migrate", "migrate_verifier"]
+    second = ["user_b", "user_b_verifier", "readonly_b", "readonly_b_verifier", "migrate_b", "migrate_b_verifier"]
+    specs = secrets(app(roles="split"))
+    assert [spec.ref.name for spec in specs if spec.alternate is Alternate.FIRST] == first
+    assert [spec.ref.name for spec in specs if spec.alternate is Alternate.SECOND] == second
     verifier = secrets(app())[1]
     assert verifier.source == SecretRef("lernmi", "postgres", "user")
     assert verifier.derive is not None

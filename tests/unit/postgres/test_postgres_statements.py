@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from multidb.errors import NotAllowed, ServerError, WrongVersion
-from multidb.model import Action, App, Change, Inspection, Isolation, Owner, Resource
+from multidb.model import Action, Alternates, App, Change, Inspection, Isolation, Owner, Resource
 from multidb.plan import diff
 from multidb.provisioners.postgres.provision import catalog
 from multidb.provisioners.postgres.provision.options import AppOptions, ServerOptions
@@ -23,12 +24,13 @@ from multidb.provisioners.postgres.provision.resources import (
     Role,
     ServerDatabase,
     ServerDatabaseFacts,
+    Settings,
     desired,
     isolation,
 )
 from multidb.provisioners.postgres.provision.roles import ATTRIBUTES, RoleAttribute
 from multidb.provisioners.postgres.provision.statements import RESTORED, identifier, literal, statements
-from multidb.secrets import MemorySecretStore
+from multidb.secrets import Alternate, MemorySecretStore
 from tests.unit.postgres.test_postgres_resources import app, context, facts
 
 
@@ -124,8 +126,9 @@ def test_a_surplus_membership_is_revoked_from_each_grantor() -> None:
 
 def test_before_16_a_membership_has_no_options() -> None:
     old = facts(150000)
-    (grant, *_) = [line for edge in the(Membership, known=old) for line in sql(Change(Action.CREATE, edge, None), old)]
-    assert grant == 'GRANT "lernmi_ro" TO "lernmi_readonly"'
+    grants = [line for edge in the(Membership, known=old) for line in sql(Change(Action.CREATE, edge, None), old)]
+    assert 'GRANT "lernmi_ro" TO "lernmi_readonly"' in grants
+    assert not any("WITH" in grant for grant in grants)
 
 
 # --- privileges ---
@@ -293,7 +296,7 @@ def test_before_15_the_schema_takes_a_superuser() -> None:
 def overview(server: PostgresFacts | None = None, **document: object) -> catalog.Overview:
     apps: list[App] = [App("lernmi", "lernmi", {"postgres": AppOptions()})]
     wanted = desired(apps, context(server))
-    answer = {"known": None, "roles": None, "memberships": None, "databases": None} | document
+    answer = {"known": None, "roles": None, "memberships": None, "databases": None, "everywhere": None} | document
     inspection = Inspection(context(server), apps, wanted, MemorySecretStore())
     return catalog.read_overview(json.dumps(answer), inspection)
 
@@ -435,3 +438,66 @@ def test_versions(number: int, ok: bool) -> None:
     else:
         with pytest.raises(WrongVersion, match="needs 13 or newer"):
             catalog.require_version(number, "postgres")
+
+
+# --- the second of two credentials ---
+
+_BOTH = Alternates(Alternate.FIRST, frozenset(Alternate), tuple(Alternate))
+_SECOND = Alternates(Alternate.SECOND, frozenset({Alternate.SECOND}), tuple(Alternate))
+
+
+@pytest.mark.parametrize("roles", ["simple", "split"])
+def test_a_second_login_is_as_the_first(roles: str) -> None:
+    """Whatever a login has, by its name; only the names differ."""
+    told = dataclasses.replace(context(), alternates={"lernmi": _BOTH})
+    found = desired([app(roles=roles)], told)
+    logins = [role for role in found if isinstance(role, Role) and role.secret]
+    assert len(logins) == (6 if roles == "split" else 4)
+    for first, second in _pairs(logins):
+        assert second == dataclasses.replace(first, name=second.name)
+        for kind in (Membership, Settings):
+            of_first, of_second = (
+                {
+                    repr(each).replace(login, "LOGIN")
+                    for each in found
+                    if isinstance(each, kind) and login in each.name.split()
+                }
+                for login in (first.name, second.name)
+            )
+            assert of_first == of_second
+            assert of_first
+
+
+def _pairs(logins: Sequence[Role]) -> list[tuple[Role, Role]]:
+    by_name = {role.name: role for role in logins}
+    return [(role, by_name[f"{name}_b"]) for name, role in by_name.items() if not name.endswith("_b")]
+
+
+def test_a_retired_login_is_off_without_a_password_and_its_sessions_end() -> None:
+    told = dataclasses.replace(context(), alternates={"lernmi": _SECOND})
+    found = {each.name: each for each in desired([app()], told) if isinstance(each, Role)}
+    assert (found["lernmi_user_b"].login, found["lernmi_user_b"].password) == (True, "current")
+    retired = found["lernmi_user"]
+    lines = changed(retired, login=True, password="other")
+    assert [line.split(" ")[0] for line in lines] == ["SELECT", "ALTER", "SELECT"]
+    assert lines[1] == 'ALTER ROLE "lernmi_user" NOLOGIN PASSWORD NULL'
+    assert all("pg_terminate_backend" in line and "'lernmi_user'" in line for line in (lines[0], lines[2]))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "expected"),
+    [
+        ("work_mem", "7MB", "'7MB'"),
+        ("search_path", '"$user", public', "'$user', 'public'"),
+        ("search_path", '"Odd, ""one""", x', """'Odd, "one"', 'x'"""),
+        ("search_path", '""', "''"),
+        ("app.note", "it's; DROP", "'it''s; DROP'"),
+    ],
+)
+def test_a_setting_of_the_other_login_is_quoted_by_its_kind(name: str, value: str, expected: str) -> None:
+    [settings] = [each for each in the(Settings) if each.role == "lernmi_user"]
+    live = dataclasses.replace(settings, unlike=frozenset({(True, name, value), (False, "x", None)}))
+    lines = sql(Change(Action.UPDATE, settings, live, ()))
+    assert lines[0] == 'ALTER ROLE "lernmi_user" RESET "x"'
+    parameter = ".".join(f'"{part}"' for part in name.split("."))
+    assert lines[1] == f'ALTER ROLE "lernmi_user" IN DATABASE "lernmi" SET {parameter} = {expected}'

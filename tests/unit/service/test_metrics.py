@@ -58,6 +58,7 @@ def samples(text: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
         ("multidb_audit_holes", {}, 1),
         ("multidb_audit_finished_timestamp_seconds", {}, AT),
         ("multidb_drift_changes", {"server": "postgres", "store": "postgres"}, 3),
+        ("multidb_credentials_issued_timestamp_seconds", {"app": "lernmi", "store": "postgres"}, AT),
         ("multidb_app_size_bytes", {"app": "lernmi", "store": "postgres"}, 9_000_000),
         ("multidb_app_quota_bytes", {"app": "lernmi", "store": "postgres"}, 8_000_000),
         ("multidb_app_quota_ratio", {"app": "lernmi", "store": "postgres"}, 1.125),

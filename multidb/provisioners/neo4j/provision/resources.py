@@ -11,7 +11,7 @@ from typing import ClassVar, Final
 from multidb.errors import Refused
 from multidb.model import App, DerivedName, Endpoint, Facts, Isolation, Owner, Resource, StoreContext
 from multidb.provisioners.neo4j.provision.options import STORE, AppOptions, ServerOptions
-from multidb.secrets import Secret, SecretRef, SecretSpec
+from multidb.secrets import Alternate, Secret, SecretRef, SecretSpec
 
 __all__ = [
     "Database",
@@ -179,8 +179,9 @@ def database_name(app: str) -> str:
     return f"db.{name}" if len(name) < _SHORTEST_DATABASE or name.startswith("system") else name
 
 
-def user_name(app: str) -> str:
-    return f"{app}_user"
+def user_name(app: str, alternate: Alternate = Alternate.FIRST) -> str:
+    """The user of an app, by which of its two credentials it comes with."""
+    return f"{app}_user" if alternate is Alternate.FIRST else f"{app}_user_b"
 
 
 def rw_role(app: str) -> str:

@@ -16,9 +16,21 @@ from multidb.errors import (
     StatementFailed,
     WrongVersion,
 )
-from multidb.model import App, Inspection, Owner, Resource, Search, Server, ServerUsage, Statement, StoreContext
+from multidb.model import (
+    App,
+    CredentialUse,
+    Inspection,
+    Owner,
+    Resource,
+    Search,
+    Server,
+    ServerUsage,
+    Statement,
+    StoreContext,
+)
 from multidb.provisioners.neo4j.driver.connection import DRIVER_ERRORS, Bolt, explain, words_of
 from multidb.provisioners.neo4j.isolation.holes import search
+from multidb.provisioners.neo4j.observe.credential_use import credential_use
 from multidb.provisioners.neo4j.observe.usage import usage
 from multidb.provisioners.neo4j.provision.catalog import Listing, Row, owners_of
 from multidb.provisioners.neo4j.provision.removal import orphans, removal, suspension
@@ -32,9 +44,10 @@ from multidb.provisioners.neo4j.provision.resources import (
     mode,
     password_ref,
     read_mark,
+    user_name,
 )
 from multidb.provisioners.neo4j.provision.statements import SYSTEM
-from multidb.secrets import Secret, SecretStore, redact
+from multidb.secrets import Alternate, Secret, SecretStore, redact
 
 __all__ = ["Neo4jSession", "connect"]
 
@@ -276,6 +289,10 @@ class Neo4jSession:
     def search(self, inspection: Inspection) -> Search:
         with self.bolt.explained():
             return search(self.bolt, inspection)
+
+    def in_use(self, app: App, context: StoreContext, alternate: Alternate) -> Sequence[CredentialUse]:
+        with self.bolt.explained():
+            return credential_use(user_name(app.id, alternate), self.bolt)
 
     def orphans(self, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:
         """By the marks: roles of Enterprise, indexes of Community. One query, or none."""

@@ -227,10 +227,10 @@ def probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterator[Probe]:
             _Attack(attacker, login, stack.enter_context(_patiently(attacker, login))) for login in logins(attacker)
         ]
         user = sessions[0]
-        owning = next((session for session in sessions if session.login.slot == "migrate"), user)
+        owning = next((session for session in sessions if session.login.purpose == "migrate"), user)
         for session in sessions:
             yield from session.at_the_server(owning=session is owning)
-            if session.login.slot == "readonly":
+            if session.login.purpose == "readonly":
                 yield from map(session.tried, _OF_THE_READER)
                 yield from session.at_large_objects()
         for victim in victims:
@@ -258,9 +258,9 @@ def _doors(attacker: Tenant, login: Login, victims: Sequence[Tenant]) -> Iterato
 def _without_its_password(attacker: Tenant, login: Login) -> Probe:
     """A login with another password than its own: whoever comes from here comes in so where a line of pg_hba.conf asks
     for none."""
-    act = f"log in without the password as {login.slot}"
+    act = f"log in without the password as {login.purpose}"
     try:
-        _patiently(attacker, Login(login.user, generate(), login.slot)).close()
+        _patiently(attacker, Login(login.user, generate(), login.purpose)).close()
     except (ServerDown, ServerSlow):
         raise
     except ServerError as error:
@@ -273,7 +273,7 @@ def _door(attacker: Tenant, login: Login, victim: Tenant | None, database: str, 
     target = victim.app.id if victim is not None else None
 
     def seen(act: str, got: Outcome, detail: str) -> Probe:
-        return Probe(attacker.app.id, target, f"{act} as {login.slot}", expected, got, detail)
+        return Probe(attacker.app.id, target, f"{act} as {login.purpose}", expected, got, detail)
 
     act = "connect" if victim is not None else f"connect to {database}"
     try:
@@ -334,11 +334,11 @@ class _Attack:
         Args:
             owning: whether it owns what it makes.
         """
-        timeout, slot = self._attacker.server.timeout, self.login.slot
-        yield from self._as(f" as {slot}" if slot != "user" else "", owning=owning)
+        timeout, purpose = self._attacker.server.timeout, self.login.purpose
+        yield from self._as(f" as {purpose}" if purpose != "user" else "", owning=owning)
         if self._wire.send("ROLLBACK; SELECT 1 WHERE current_user <> session_user", timeout).rows:
             self._wire.send("SET ROLE NONE", timeout)
-            yield from self._as(f" as {slot}, without its role", owning=False)
+            yield from self._as(f" as {purpose}, without its role", owning=False)
             self._wire.send("ROLLBACK; RESET ROLE", timeout)
         self._identity = ""
         self._controls.clear()

@@ -21,6 +21,7 @@ from multidb.provisioners.postgres.provision import scram
 from multidb.provisioners.postgres.provision.options import duration_of, duration_text
 from multidb.provisioners.postgres.provision.resources import (
     MANAGED_SETTINGS,
+    PURPOSES,
     Access,
     Database,
     Extension,
@@ -35,7 +36,7 @@ from multidb.provisioners.postgres.provision.resources import (
     password_ref,
     verifier_ref,
 )
-from multidb.provisioners.postgres.provision.roles import ATTRIBUTES
+from multidb.provisioners.postgres.provision.roles import ATTRIBUTES, AppNames, slot_of
 from multidb.provisioners.postgres.provision.statements import UNFINISHED
 
 __all__ = [
@@ -60,6 +61,7 @@ __all__ = [
 
 _MARK = re.compile(r"multidb:([^/\s]+)/(\S+)(?:\s+(.*))?", re.DOTALL)
 _SERVICES = {"rds_superuser": "rds", "cloudsqlsuperuser": "cloudsql", "azure_pg_admin": "azure"}
+_BECOMING = frozenset({"role", "session_authorization"})  # whom a session becomes is never copied
 _REVISION = re.compile(r"[0-9a-f]{8}")
 
 # ------------------------------------------------------------------------------------------------------------- facts
@@ -172,7 +174,9 @@ SELECT json_build_object(
                      FROM aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) x WHERE x.grantee <> d.datdba),
       'settings', (SELECT json_agg(json_build_array(pg_get_userbyid(s.setrole), s.setconfig))
                    FROM pg_db_role_setting s WHERE s.setdatabase = d.oid AND s.setrole <> 0)))
-    FROM database d))"""  # noqa: S608
+    FROM database d),
+  'everywhere', (SELECT json_object_agg(r.rolname, s.setconfig)
+                 FROM pg_db_role_setting s JOIN role r ON r.oid = s.setrole WHERE s.setdatabase = 0))"""  # noqa: S608
 
 
 def overview_parameters(inspection: Inspection) -> tuple[str, str, str, str]:
@@ -221,6 +225,7 @@ def read_overview(answer: str, inspection: Inspection) -> Overview:
     resources: list[Resource] = [*roles]
     resources += _memberships(document["memberships"] or [], desired, owners, facts)
     insides: list[Inside] = []
+    beside, everywhere = _standing_beside(inspection), document["everywhere"] or {}
     for row in document["databases"] or []:
         if (ServerDatabase.kind, row["name"]) in desired:
             resources.append(_server_database(row, facts, document["known"] or []))
@@ -230,7 +235,7 @@ def read_overview(answer: str, inspection: Inspection) -> Overview:
         resources.append(_database(row, owner or half_made))
         if half_made is not None:
             continue  # nothing has been done to it yet, so everything else is still to be created
-        resources += [_access(row, owner), *_settings(row, owner)]
+        resources += [_access(row, owner), *_settings(row, owner, beside.get(row["name"], {}), everywhere)]
         database = desired.get((Database.kind, row["name"]))
         interior = desired.get((Interior.kind, row["name"]))
         if isinstance(interior, Interior) and database is not None and owner in (None, database.owner):
@@ -384,18 +389,53 @@ def _privileges(rows: Iterable[Sequence[Any]] | None) -> frozenset[tuple[str, st
     return frozenset(held)
 
 
-def _settings(row: Mapping[str, Any], owner: Owner | None) -> Iterator[Settings]:
-    for role, config in row["settings"] or ():
-        pairs = (entry.partition("=") for entry in config)
-        values = frozenset((name, _setting(name, value)) for name, _, value in pairs if name in MANAGED_SETTINGS)
-        if values:
+def _standing_beside(inspection: Inspection) -> dict[str, dict[str, str]]:
+    """By database, each login that works beside the one of the same purpose in the app's variables, and that one."""
+    beside: dict[str, dict[str, str]] = {}
+    for app, alternates in inspection.context.alternates.items():
+        names = AppNames.of(app)
+        for other in alternates.working - {alternates.current}:
+            beside[names.database] = {
+                names.login(slot_of(purpose, other)): names.login(slot_of(purpose, alternates.current))
+                for purpose in PURPOSES
+            }
+    return beside
+
+
+def _settings(
+    row: Mapping[str, Any], owner: Owner | None, beside: Mapping[str, str], everywhere: Mapping[str, list[str]]
+) -> Iterator[Settings]:
+    here = {role: _pairs(config) for role, config in row["settings"] or ()}
+    for role in sorted({*here, *beside}):
+        held = here.get(role, {}).items()
+        values = frozenset((name, _setting(name, value)) for name, value in held if name in MANAGED_SETTINGS)
+        unlike: frozenset[tuple[bool, str, str | None]] = frozenset()
+        if other := beside.get(role):
+            in_database = _unlike(here.get(role, {}), here.get(other, {}), MANAGED_SETTINGS)
+            anywhere = _unlike(_pairs(everywhere.get(role, ())), _pairs(everywhere.get(other, ())), _BECOMING)
+            unlike = frozenset({*((True, *pair) for pair in in_database), *((False, *pair) for pair in anywhere)})
+        if values or unlike:
             yield Settings(
                 name=f"{role} in {row['name']}",
                 app=owner.app if owner else None,
                 role=role,
                 database=row["name"],
                 values=values,
+                unlike=unlike,
             )
+
+
+def _pairs(config: Iterable[str]) -> dict[str, str]:
+    return {name: value for name, _, value in (entry.partition("=") for entry in config)}
+
+
+def _unlike(
+    held: Mapping[str, str], others: Mapping[str, str], left_out: frozenset[str]
+) -> Iterator[tuple[str, str | None]]:
+    """What makes settings those of the other login: a name and its value, or no value."""
+    for name in sorted({*held, *others} - left_out):
+        if held.get(name) != others.get(name):
+            yield name, others.get(name)
 
 
 def _setting(name: str, value: str) -> str:

@@ -24,7 +24,7 @@ class Login:
 
     user: str
     password: Secret
-    slot: str
+    purpose: str
 
 
 def logins(tenant: Tenant) -> Iterator[Login]:
@@ -35,11 +35,11 @@ def logins(tenant: Tenant) -> Iterator[Login]:
         "readonly": f"{prefix}_DB_READONLY_URL",
         "migrate": f"{prefix}_DB_MIGRATE_URL",
     }
-    for slot, variable in variables.items():
+    for purpose, variable in variables.items():
         address = tenant.env.get(variable)
         if isinstance(address, Secret):
             parts = urlsplit(address.reveal())
-            yield Login(unquote(parts.username or ""), Secret(unquote(parts.password or "")), slot)
+            yield Login(unquote(parts.username or ""), Secret(unquote(parts.password or "")), purpose)
 
 
 def enter(tenant: Tenant, login: Login, database: str = "") -> Wire:

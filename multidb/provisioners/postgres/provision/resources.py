@@ -12,15 +12,28 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 from urllib.parse import quote, urlencode
 
-from multidb.model import App, DerivedName, Endpoint, Facts, Finding, Isolation, Level, Owner, Resource, StoreContext
+from multidb.model import (
+    Alternates,
+    App,
+    DerivedName,
+    Endpoint,
+    Facts,
+    Finding,
+    Isolation,
+    Level,
+    Owner,
+    Resource,
+    StoreContext,
+)
 from multidb.provisioners.postgres.provision import scram
 from multidb.provisioners.postgres.provision.options import NAME_LIMIT, STORE, AppOptions, ServerOptions, duration_text
-from multidb.provisioners.postgres.provision.roles import AppNames
-from multidb.secrets import Secret, SecretRef, SecretSpec
+from multidb.provisioners.postgres.provision.roles import AppNames, slot_of
+from multidb.secrets import Alternate, Secret, SecretRef, SecretSpec
 
 __all__ = [
     "LARGE_OBJECTS",
     "PUBLIC",
+    "PURPOSES",
     "RESERVED",
     "Access",
     "Database",
@@ -44,6 +57,8 @@ __all__ = [
 ]
 
 PUBLIC = "public"  # the grantee that is everybody; Postgres reserves this name, so no role can have it
+PURPOSES = ("user", "readonly", "migrate")
+"""What an app has logins for; the last where its roles are split."""
 _MIGRATE_CONNECTIONS = 5
 LARGE_OBJECTS = {
     "lo_creat": "lo_creat(integer)",
@@ -182,6 +197,9 @@ class Settings(Resource):
     role: str
     database: str
     values: frozenset[tuple[str, str]]
+    unlike: frozenset[tuple[bool, str, str | None]] = frozenset()
+    """(in this database or everywhere, name, value) of other settings that the login in the app's variables has and
+    this one has not; no value: this one has it alone. Only while both are to work, since either may be come with."""
 
 
 MANAGED_SETTINGS = frozenset(
@@ -235,9 +253,11 @@ def derived_names(app: App) -> tuple[DerivedName, ...]:
         names.rw: "the read-write role",
         names.ro: "the read-only role",
         names.user: "the login",
-        names.standby: "the login that a rotation switches to",
+        names.user_b: "the login that a rotation switches to",
         names.readonly: "the read-only login",
+        names.readonly_b: "the read-only login that a rotation switches to",
         names.migrate: "the migration login",
+        names.migrate_b: "the migration login that a rotation switches to",
         names.over_quota: "the role over its quota",
     }
     return (
@@ -247,7 +267,7 @@ def derived_names(app: App) -> tuple[DerivedName, ...]:
 
 
 def password_ref(app_id: str, login: str) -> SecretRef:
-    """Where the password of the login slot (``user``, ``readonly``, ``migrate``) is kept."""
+    """Where the password of the login slot (``user``, ``readonly``, ``migrate``, ``user_b`` ...) is kept."""
     return SecretRef(app_id, STORE, login)
 
 
@@ -259,17 +279,19 @@ def verifier_ref(app_id: str, login: str) -> SecretRef:
 def secrets(app: App) -> tuple[SecretSpec, ...]:
     """A password for each login, and the verifier made of it, which is all that the server is told."""
     specs: list[SecretSpec] = []
-    for login in _logins(AppOptions.of(app.stores[STORE])):
-        password = password_ref(app.id, login)
-        specs += [
-            SecretSpec(password),
-            SecretSpec(verifier_ref(app.id, login), password, scram.verifier, scram.matches),
-        ]
+    for alternate in Alternate:
+        for purpose in _purposes(AppOptions.of(app.stores[STORE])):
+            slot = slot_of(purpose, alternate)
+            password, verifier = password_ref(app.id, slot), verifier_ref(app.id, slot)
+            specs += [
+                SecretSpec(password, alternate=alternate),
+                SecretSpec(verifier, password, scram.verifier, scram.matches, alternate),
+            ]
     return tuple(specs)
 
 
-def _logins(options: AppOptions) -> tuple[str, ...]:
-    return ("user", "readonly", "migrate") if options.roles == "split" else ("user", "readonly")
+def _purposes(options: AppOptions) -> tuple[str, ...]:
+    return PURPOSES if options.roles == "split" else PURPOSES[:2]
 
 
 # ------------------------------------------------------------------------------------------------- desired resources
@@ -287,18 +309,20 @@ def desired(apps: Sequence[App], context: StoreContext) -> tuple[Resource, ...]:
 
 def _of_app(app: App, context: StoreContext, facts: PostgresFacts) -> Iterator[Resource]:
     options, names, owner = AppOptions.of(app.stores[STORE]), AppNames.of(app.id), Owner(context.project, app.id)
-    read_only = app.id in context.read_only
-    yield from _roles(app, names, owner, options, login=app.id not in context.closed)
+    read_only, alternates = app.id in context.read_only, context.alternates_of(app.id)
+    yield from _roles(app, names, owner, options, alternates, login=app.id not in context.closed)
     if read_only:
         yield Role(name=names.over_quota, app=app.id, owner=owner, purpose="reads and deletes, over its quota")
-    yield from _memberships(app, names, options, facts, read_only=read_only)
+    yield from _memberships(app, names, options, facts, alternates, read_only=read_only)
     yield Database(name=names.database, app=app.id, owner=owner, belongs_to=facts.admin, locale=options.locale)
-    yield Access(name=names.database, app=app.id, privileges=_database_privileges(names, options))
-    yield from _settings(app, names, options, read_only=read_only)
-    yield _interior(app, names, options, facts, read_only=read_only)
+    yield Access(name=names.database, app=app.id, privileges=_database_privileges(names, options, alternates))
+    yield from _settings(app, names, options, alternates, read_only=read_only)
+    yield _interior(app, names, options, facts, alternates, read_only=read_only)
 
 
-def _roles(app: App, names: AppNames, owner: Owner, options: AppOptions, *, login: bool) -> Iterator[Role]:
+def _roles(
+    app: App, names: AppNames, owner: Owner, options: AppOptions, alternates: Alternates, *, login: bool
+) -> Iterator[Role]:
     for name, purpose in (
         (names.owner, "owns what is in the database"),
         (names.rw, "reads and writes"),
@@ -312,23 +336,29 @@ def _roles(app: App, names: AppNames, owner: Owner, options: AppOptions, *, logi
         "migrate": _MIGRATE_CONNECTIONS,
     }
     purposes = {"user": "login of the app", "readonly": "read-only login", "migrate": "login for migrations"}
-    for slot in _logins(options):
+    for alternate, purpose in _made(options, alternates):
+        slot, works = slot_of(purpose, alternate), alternate in alternates.working
         yield Role(
             name=names.login(slot),
             app=app.id,
             owner=owner,
-            login=login,
+            login=login and works,
             # A login that becomes the owner does so by SET ROLE only: what it makes belongs to the owner, or fails.
-            inherit=slot == "readonly" or (slot == "user" and split),
-            connection_limit=limits[slot],
-            password="current",
+            inherit=purpose == "readonly" or (purpose == "user" and split),
+            connection_limit=limits[purpose],
+            password="current" if works else None,
             secret=slot,
-            purpose=purposes[slot],
+            purpose=purposes[purpose],
         )
 
 
+def _made(options: AppOptions, alternates: Alternates) -> Iterator[tuple[Alternate, str]]:
+    """The logins that there are: the alternate and the purpose of each."""
+    yield from ((alternate, purpose) for alternate in alternates.made for purpose in _purposes(options))
+
+
 def _memberships(
-    app: App, names: AppNames, options: AppOptions, facts: PostgresFacts, *, read_only: bool
+    app: App, names: AppNames, options: AppOptions, facts: PostgresFacts, alternates: Alternates, *, read_only: bool
 ) -> Iterator[Membership]:
     def member_of(role: str, member: str, *, inherit: bool, set_role: bool) -> Membership:
         known = facts.membership_options
@@ -341,36 +371,43 @@ def _memberships(
             set_role=set_role if known else None,
         )
 
-    yield member_of(names.ro, names.readonly, inherit=True, set_role=False)
     # Over its quota, an app keeps its logins and loses what they belong to, so that nothing of its own has to change.
     owner, writer = (names.over_quota, names.over_quota) if read_only else (names.owner, names.rw)
-    if options.roles == "split":
-        yield member_of(writer, names.user, inherit=True, set_role=False)
-        yield member_of(owner, names.migrate, inherit=False, set_role=True)
-    else:
-        yield member_of(owner, names.user, inherit=False, set_role=True)
+    split = options.roles == "split"
+    for alternate, purpose in _made(options, alternates):
+        login = names.login(slot_of(purpose, alternate))
+        if purpose == "readonly":
+            yield member_of(names.ro, login, inherit=True, set_role=False)
+        elif purpose == "user" and split:
+            yield member_of(writer, login, inherit=True, set_role=False)
+        else:
+            yield member_of(owner, login, inherit=False, set_role=True)
     if read_only:
         yield member_of(names.ro, names.over_quota, inherit=True, set_role=False)
     if not facts.superuser:  # who is no superuser can give things to a role only as its member
         yield member_of(names.owner, facts.admin, inherit=True, set_role=True)
 
 
-def _database_privileges(names: AppNames, options: AppOptions) -> frozenset[tuple[str, str]]:
-    becomes_owner = names.migrate if options.roles == "split" else names.user
+def _database_privileges(names: AppNames, options: AppOptions, alternates: Alternates) -> frozenset[tuple[str, str]]:
+    becoming_owner = "migrate" if options.roles == "split" else "user"
+    # A login that becomes the owner inherits nothing, and connects before it does.
+    logins = (names.login(slot_of(becoming_owner, alternate)) for alternate in alternates.made)
     return frozenset(
         {
+            *((login, "CONNECT") for login in logins),
             (names.owner, "CONNECT"),
             (names.owner, "CREATE"),
             (names.owner, "TEMPORARY"),
             (names.rw, "CONNECT"),
             (names.rw, "TEMPORARY"),
             (names.ro, "CONNECT"),
-            (becomes_owner, "CONNECT"),  # it inherits nothing, and connects before it becomes the owner
         }
     )
 
 
-def _settings(app: App, names: AppNames, options: AppOptions, *, read_only: bool) -> Iterator[Settings]:
+def _settings(
+    app: App, names: AppNames, options: AppOptions, alternates: Alternates, *, read_only: bool
+) -> Iterator[Settings]:
     limits = {
         ("statement_timeout", duration_text(options.statement_timeout)),
         ("idle_in_transaction_session_timeout", duration_text(options.idle_in_transaction_session_timeout)),
@@ -378,26 +415,31 @@ def _settings(app: App, names: AppNames, options: AppOptions, *, read_only: bool
     become_owner = ("role", names.over_quota if read_only else names.owner)
     split = options.roles == "split"
     values = {
-        names.user: limits if split else limits | {become_owner},
-        names.readonly: limits | {("default_transaction_read_only", "on")},
+        "user": limits if split else limits | {become_owner},
+        "readonly": limits | {("default_transaction_read_only", "on")},
+        "migrate": {become_owner},
     }
-    if split:
-        values[names.migrate] = {become_owner}
-    for role, pairs in values.items():
+    for alternate, purpose in _made(options, alternates):
+        role = names.login(slot_of(purpose, alternate))
         yield Settings(
             name=f"{role} in {names.database}",
             app=app.id,
             role=role,
             database=names.database,
-            values=frozenset(pairs),
+            values=frozenset(values[purpose]),
         )
 
 
-def _interior(app: App, names: AppNames, options: AppOptions, facts: PostgresFacts, *, read_only: bool) -> Interior:
+def _interior(
+    app: App, names: AppNames, options: AppOptions, facts: PostgresFacts, alternates: Alternates, *, read_only: bool
+) -> Interior:
     rw, ro = names.rw, names.ro
     split = options.roles == "split"
     # A login that does not become the owner owns what it makes, where it was let into a schema, until the next apply.
-    makers = (names.owner, names.user, names.migrate) if split else (names.owner,)
+    makers: tuple[str, ...] = (names.owner,)
+    if split:
+        writing = [entry for entry in _made(options, alternates) if entry[1] != "readonly"]
+        makers += tuple(names.login(slot_of(purpose, alternate)) for alternate, purpose in writing)
     default_privileges = frozenset(
         (maker, *entry) for maker in makers for entry in _default_privileges(maker, names, options, facts, read_only)
     )
@@ -458,21 +500,25 @@ def env(
 
     Behind a pooler, what cannot go through it (migrations, session locks) has an address of its own.
     """
-    variables = _env_at(app, endpoint, secret)
+    current = context.alternates_of(app.id).current
+    variables = _env_at(app, endpoint, secret, current)
     if endpoint.pooler is None:
         return variables
     straight = {name: value for name, value in variables.items() if name.endswith("_MIGRATE_URL")}
-    pooled = _env_at(app, endpoint.pooler, secret)
+    pooled = _env_at(app, endpoint.pooler, secret, current)
     return {**pooled, **straight, "DATABASE_URL_DIRECT": variables["DATABASE_URL"]}
 
 
-def _env_at(app: App, endpoint: Endpoint, secret: Callable[[SecretRef], Secret]) -> dict[str, str | Secret]:
+def _env_at(
+    app: App, endpoint: Endpoint, secret: Callable[[SecretRef], Secret], current: Alternate
+) -> dict[str, str | Secret]:
     authority = endpoint.params.get("sslrootcert")
     libpq = {name: endpoint.params[name] for name in ("sslmode", "sslrootcert") if name in endpoint.params}
     # asyncpg calls libpq's sslmode plain ssl, and finds the authority in libpq's variable
     asyncpg = {"ssl": libpq["sslmode"]} if "sslmode" in libpq else {}
 
-    def url(login: str, scheme: str = "postgresql", tls: Mapping[str, str] = libpq) -> Secret:
+    def url(purpose: str, scheme: str = "postgresql", tls: Mapping[str, str] = libpq) -> Secret:
+        login = slot_of(purpose, current)
         password = quote(secret(password_ref(app.id, login)).reveal(), safe="")
         host = f"[{endpoint.host}]" if ":" in endpoint.host else endpoint.host
         tail = f"?{urlencode(tls, safe='/')}" if tls else ""
@@ -488,8 +534,8 @@ def _env_at(app: App, endpoint: Endpoint, secret: Callable[[SecretRef], Secret])
         "POSTGRES_HOST": endpoint.host,
         "POSTGRES_PORT": str(endpoint.port),
         "POSTGRES_DB": app.id,
-        "POSTGRES_USER": f"{app.id}_user",
-        "POSTGRES_PASSWORD": secret(password_ref(app.id, "user")),
+        "POSTGRES_USER": AppNames.of(app.id).login(slot_of("user", current)),
+        "POSTGRES_PASSWORD": secret(password_ref(app.id, slot_of("user", current))),
     }
     if authority:
         variables["PGSSLROOTCERT"] = authority

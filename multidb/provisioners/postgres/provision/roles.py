@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
-__all__ = ["ATTRIBUTES", "POWERS", "AppNames", "RoleAttribute"]
+from multidb.secrets import Alternate
+
+__all__ = ["ATTRIBUTES", "POWERS", "AppNames", "RoleAttribute", "slot_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +56,41 @@ class AppNames:
     rw: str
     ro: str
     user: str
-    standby: str  # the second login that a rotation needs
     readonly: str
     migrate: str
+    user_b: str  # the second of each login, which a rotation needs
+    readonly_b: str
+    migrate_b: str
     over_quota: str  # what an app over its quota becomes instead of the owner
     stand_in: str  # the owner of what a set holds of an app that has no roles here
 
     @classmethod
     def of(cls, app_id: str) -> AppNames:
         """The names of the app with this id."""
-        suffixes = ("_owner", "_rw", "_ro", "_user", "_user_b", "_readonly", "_migrate", "_restricted", "__owner")
+        logins = ("_user", "_readonly", "_migrate", "_user_b", "_readonly_b", "_migrate_b")
+        suffixes = ("_owner", "_rw", "_ro", *logins, "_restricted", "__owner")
         return cls(app_id, *(app_id + suffix for suffix in suffixes))
 
     def login(self, slot: str) -> str:
-        """The login of the slot: ``user``, ``readonly``, ``migrate``."""
-        return {"user": self.user, "readonly": self.readonly, "migrate": self.migrate}[slot]
+        """The login of the slot: ``user``, ``readonly``, ``migrate``, or as `slot_of` says."""
+        logins = {
+            "user": self.user,
+            "readonly": self.readonly,
+            "migrate": self.migrate,
+            "user_b": self.user_b,
+            "readonly_b": self.readonly_b,
+            "migrate_b": self.migrate_b,
+        }
+        return logins[slot]
 
     @property
     def logins(self) -> frozenset[str]:
         """Every login that the app may have."""
-        return frozenset({self.user, self.standby, self.readonly, self.migrate})
+        return frozenset(
+            {self.user, self.readonly, self.migrate, self.user_b, self.readonly_b, self.migrate_b},
+        )
+
+
+def slot_of(purpose: str, alternate: Alternate) -> str:
+    """The login slot of a purpose (``user``, ``readonly``, ``migrate``): with ``_b`` behind it that of the second."""
+    return purpose if alternate is Alternate.FIRST else f"{purpose}_b"

@@ -22,7 +22,18 @@ from multidb.errors import (
     ServerSlow,
     StatementFailed,
 )
-from multidb.model import App, Inspection, Resource, Search, Server, ServerUsage, Statement, StoreContext, Unread
+from multidb.model import (
+    App,
+    CredentialUse,
+    Inspection,
+    Resource,
+    Search,
+    Server,
+    ServerUsage,
+    Statement,
+    StoreContext,
+    Unread,
+)
 from multidb.provisioners.postgres.backup.blocking import Lookout
 from multidb.provisioners.postgres.backup.signs import Signs
 from multidb.provisioners.postgres.driver.connection import (
@@ -35,12 +46,12 @@ from multidb.provisioners.postgres.driver.connection import (
     Wire,
 )
 from multidb.provisioners.postgres.isolation import holes, holes_inside, holes_server, inventory
-from multidb.provisioners.postgres.observe import usage
+from multidb.provisioners.postgres.observe import credential_use, usage
 from multidb.provisioners.postgres.provision import admitted, catalog, removal, scram, summary
 from multidb.provisioners.postgres.provision.resources import Interior, PostgresFacts, Role, password_ref
 from multidb.provisioners.postgres.provision.script import printable
 from multidb.provisioners.postgres.provision.statements import identifier, literal
-from multidb.secrets import Secret, SecretStore, redact
+from multidb.secrets import Alternate, Secret, SecretStore, redact
 
 __all__ = ["LOCK_CLASS", "PostgresSession"]
 
@@ -357,6 +368,10 @@ class PostgresSession:
             return Unread(f"database {place.database}", error.message, place.app)
         except ServerError as error:
             return Unread(f"database {place.database}", error.message, place.app)
+
+    def in_use(self, app: App, context: StoreContext, alternate: Alternate) -> Sequence[CredentialUse]:
+        """See `Session.in_use`; one round trip."""
+        return credential_use.read(self._ask(credential_use.QUERY, credential_use.parameters(app, alternate)))
 
     def orphans(self, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:
         """See `Session.orphans`; one round trip."""

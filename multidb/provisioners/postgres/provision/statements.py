@@ -7,6 +7,7 @@ inside of each, in one transaction per database.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
@@ -44,6 +45,13 @@ _PREFIX = "multidb:"
 _GRANT_OPTION = "GRANT OPTION FOR "
 # Versions in which the script of an extension could replace an object that somebody else had made.
 _REPLACING = ((130000, 130008), (140000, 140005))
+# https://www.postgresql.org/docs/current/runtime-config-client.html and pg_dump's variable_is_guc_list_quote
+_LISTS_OF_NAMES = frozenset(
+    {
+        *("local_preload_libraries", "search_path", "session_preload_libraries", "shared_preload_libraries"),
+        *("temp_tablespaces", "unix_socket_directories"),
+    }
+)
 _ENDING = 2000  # milliseconds that a session is given to end
 
 
@@ -96,7 +104,7 @@ def statements(change: Change, context: StoreContext) -> tuple[Statement, ...]:
         case ServerDatabase() as database:
             return _atomic(_server_database(change, database, facts))
         case Role() as role:
-            return _role(change, role)
+            return tuple(_role(change, role, facts))
         case Membership() as membership:
             return _atomic(_membership(change, membership, facts))
         case Database() as database:
@@ -133,12 +141,14 @@ def _server_database(change: Change, database: ServerDatabase, facts: PostgresFa
 # ----------------------------------------------------------------------------------------------- roles, memberships
 
 
-def _role(change: Change, role: Role) -> tuple[Statement, ...]:
+def _role(change: Change, role: Role, facts: PostgresFacts) -> Iterator[Statement]:
     name = identifier(role.name)
     assert role.owner is not None
     assert role.app is not None
     comment = f"COMMENT ON ROLE {name} IS {literal(mark(role.owner, role.purpose))}"
-    sends_password = role.password is not None and change.changed("password")
+    turned_on, turned_off = (change.changed("login") and role.login is on for on in (True, False))
+    # Who is no superuser cannot read what password a login has that was off.
+    sends_password = role.password is not None and (change.changed("password") or (turned_on and not facts.superuser))
     binds = (("verifier", verifier_ref(role.app, role.secret)),) if sends_password else ()
     # Only what changes is named: naming SUPERUSER at all takes a superuser.
     if change.action is Action.CREATE:
@@ -148,16 +158,23 @@ def _role(change: Change, role: Role) -> tuple[Statement, ...]:
         named = [known for known in ATTRIBUTES if change.changed(known.field)]
         words = [f"CONNECTION LIMIT {role.connection_limit}"] if change.changed("connection_limit") else []
         words += ["VALID UNTIL 'infinity'"] if change.changed("valid_until") else []
-        words += ["PASSWORD NULL"] if change.changed("password") and not sends_password else []
+        loses_password = change.changed("password") or (turned_off and _is_retired(change, role))
+        words += ["PASSWORD NULL"] if loses_password and not sends_password else []
     words += ["PASSWORD :'verifier'"] if sends_password else []
     words = [*(known.word(getattr(role, known.field)) for known in named), *words]
-    result = []
-    if words:
-        verb = "CREATE" if change.action is Action.CREATE else "ALTER"
-        result.append(Statement(f"{verb} ROLE {name} {' '.join(words)}", binds, atomic=True))
+    verb = "CREATE" if change.action is Action.CREATE else "ALTER"
+    making = [Statement(f"{verb} ROLE {name} {' '.join(words)}", binds, atomic=True)] if words else []
+    if change.action is Action.UPDATE and turned_off and _is_retired(change, role):
+        yield from ending_sessions([role.name], facts, making)
+    else:
+        yield from making
     if change.changed("owner"):
-        result.append(Statement(comment, atomic=True))
-    return tuple(result)
+        yield Statement(comment, atomic=True)
+
+
+def _is_retired(change: Change, role: Role) -> bool:
+    """Whether it is a login whose other one has taken its place: what it has open ends with it."""
+    return isinstance(change.live, Role) and change.live.login and bool(role.secret) and role.password is None
 
 
 def _membership(change: Change, membership: Membership, facts: PostgresFacts) -> Iterator[str]:
@@ -252,6 +269,27 @@ def _settings(change: Change, settings: Settings) -> Iterator[str]:
             yield f"{where} RESET {name}"
     for name, value in sorted(settings.values - held):
         yield f"{where} SET {name} = {literal(value)}"
+    if isinstance(live, Settings):
+        yield from _likened(live)
+
+
+def _likened(live: Settings) -> Iterator[str]:
+    """What gives a login the settings that its app has made for the other one of its purpose."""
+    for here, name, value in sorted(live.unlike, key=lambda entry: (entry[0], entry[1])):
+        scope = f" IN DATABASE {identifier(live.database)}" if here else ""
+        parameter = ".".join(map(identifier, name.split(".")))
+        change = f"RESET {parameter}" if value is None else f"SET {parameter} = {_setting_value(name, value)}"
+        yield f"ALTER ROLE {identifier(live.role)}{scope} {change}"
+
+
+def _setting_value(name: str, value: str) -> str:
+    """A stored value as SET takes it: some are lists of names, stored with these quoted as names are, and one text
+    would be taken for one name. The server has marked which those are (GUC_LIST_QUOTE)."""
+    if name.lower() not in _LISTS_OF_NAMES:
+        return literal(value)
+    entries = re.findall(r'"((?:[^"]|"")*)"|([^\s,"]+)', value)
+    names = [quoted.replace('""', '"') if quoted or not bare else bare for quoted, bare in entries]
+    return ", ".join(map(literal, names)) or "''"
 
 
 def _anew(change: Change, settings: Settings, facts: PostgresFacts) -> Iterator[Statement]:

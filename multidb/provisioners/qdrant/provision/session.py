@@ -13,7 +13,17 @@ from multidb.errors import (
     ServerError,
     StatementFailed,
 )
-from multidb.model import App, Inspection, Resource, Search, Server, ServerUsage, Statement, StoreContext
+from multidb.model import (
+    App,
+    CredentialUse,
+    Inspection,
+    Resource,
+    Search,
+    Server,
+    ServerUsage,
+    Statement,
+    StoreContext,
+)
 from multidb.provisioners.qdrant.driver.connection import open_transport
 from multidb.provisioners.qdrant.driver.transport import (
     AT_ONCE,
@@ -41,7 +51,7 @@ from multidb.provisioners.qdrant.provision.resources import (
 )
 from multidb.provisioners.qdrant.provision.statements import Call, independent
 from multidb.provisioners.qdrant.provision.tokens import claims_of, sign, signed_with, with_expiry
-from multidb.secrets import Secret, SecretRef, SecretStore, redact
+from multidb.secrets import Alternate, Secret, SecretRef, SecretStore, redact
 
 __all__ = ["QdrantSession", "connect"]
 
@@ -101,6 +111,10 @@ class QdrantSession:
         """One call for all names, one for aliases, one for the admitted, one for each collection, and one more for
         each of ours."""
         return search(self._catalog, inspection, self._admin)
+
+    def in_use(self, app: App, context: StoreContext, alternate: Alternate) -> Sequence[CredentialUse]:
+        """Nothing that anybody could tell: there are no sessions, each request brings its token."""
+        return ()
 
     def orphans(self, context: StoreContext, known: Iterable[str]) -> Mapping[str, Sequence[str]]:
         """One call for all names, one for the admitted, and one for the marks of all; in local mode, one for each."""

@@ -24,7 +24,7 @@ from multidb.model import (
 from multidb.provisioners.redis.isolation.inventory import SCRIPTS
 from multidb.provisioners.redis.provision.options import FIRST_DB, AppOptions, ServerOptions
 from multidb.provisioners.redis.provision.rules import ALL_DATABASES, CommandTable, Rule, selectors_of
-from multidb.secrets import Secret, SecretRef, SecretSpec, SecretStore
+from multidb.secrets import Alternate, Secret, SecretRef, SecretSpec, SecretStore
 
 __all__ = [
     "NOTE_USER",
@@ -160,9 +160,9 @@ class SavedRules(Resource):
 # --- names -----------------------------------------------------------------------------------------------------------
 
 
-def user_name(app: str) -> str:
-    """The ACL user of an app: ``lernmi_user``."""
-    return f"{app}_user"
+def user_name(app: str, alternate: Alternate = Alternate.FIRST) -> str:
+    """The ACL user of an app: ``lernmi_user``, and ``lernmi_user_b`` for the second of its two credentials."""
+    return f"{app}_user" if alternate is Alternate.FIRST else f"{app}_user_b"
 
 
 def derived_names(app: App) -> Sequence[DerivedName]:

@@ -27,6 +27,7 @@ from multidb.errors import (
 )
 from multidb.model import (
     App,
+    CredentialUse,
     Inspection,
     Resource,
     Search,
@@ -48,6 +49,7 @@ from multidb.provisioners.redis.driver.connection import (
     scanned,
 )
 from multidb.provisioners.redis.isolation.holes import differing, search
+from multidb.provisioners.redis.observe.credential_use import credential_use
 from multidb.provisioners.redis.observe.usage import read_usage
 from multidb.provisioners.redis.provision.catalog import is_here, read_catalog, read_rules, read_saved
 from multidb.provisioners.redis.provision.lock import Lease
@@ -65,9 +67,10 @@ from multidb.provisioners.redis.provision.resources import (
     live_default_user,
     live_user,
     marks_of,
+    user_name,
 )
 from multidb.provisioners.redis.provision.rules import CommandTable, Rule, parse_rule, split_line
-from multidb.secrets import Secret, SecretStore, redact
+from multidb.secrets import Alternate, Secret, SecretStore, redact
 
 __all__ = ["RedisSession", "carry_out", "connect", "read_facts"]
 
@@ -194,6 +197,11 @@ class RedisSession:
     def search(self, inspection: Inspection) -> Search:
         """What the rules of the server open around the apps."""
         return search(inspection, read_catalog(self._server, self._client, self._facts, self._password))
+
+    def in_use(self, app: App, context: StoreContext, alternate: Alternate) -> Sequence[CredentialUse]:
+        """See `Session.in_use`; one ``CLIENT LIST``."""
+        with explained(self._server):
+            return credential_use(user_name(app.id, alternate), clients(ask(self._client, "CLIENT", "LIST")))
 
     def orphans(self, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:
         """See `Session.orphans`; one ``ACL LIST``."""

@@ -39,6 +39,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "init": ("init", "Write a commented manifest to start from."),
         "up": ("up", "Start the servers of the manifest and wait until each answers."),
         "down": ("down", "Stop the servers that `up` started; data stays."),
+        "restart": ("restart", "Stop and start servers, with the options of the manifest; data stays."),
         "doctor": ("doctor", "Check versions, ports, client tools and capacity, each with its fix."),
         "validate": ("validate", "Check the manifest; every problem at once."),
         "schema": ("schema", "Print the manifest's JSON Schema, for editors."),

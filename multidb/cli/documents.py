@@ -109,6 +109,13 @@ class ServersDocument(_Result):
     servers: list[ServerStatusDocument]
 
 
+class RestartDocument(ServersDocument):
+    """Servers that were stopped and started again."""
+
+    cut_off: list[str]
+    """Apps with a place on a server that was stopped: their connections ended."""
+
+
 class DiagnosedDocument(_Part):
     """One thing that was looked at."""
 
@@ -995,6 +1002,7 @@ DOCUMENTS: Final[Mapping[str, type[BaseModel]]] = {
     "init": InitDocument,
     "up": ServersDocument,
     "down": ServersDocument,
+    "restart": RestartDocument,
     "doctor": DoctorDocument,
     "validate": ValidateDocument,
     "schema": SchemaDocument,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import typer
 
@@ -13,6 +14,7 @@ from multidb.runtime import ServerState, ServerStatus
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
+_NO_SERVERS = "No servers: no app of the manifest uses a store yet. Next: multidb add-app NAME"
 _STYLES = {"running": "green", "stopped": "yellow", "skipped": "yellow", "failed": "red"}
 
 
@@ -37,10 +39,16 @@ def show_servers(
     output: Output,
     statuses: Sequence[ServerStatus],
     ok: bool,
-    nothing: str = "No servers: no app of the manifest uses a store yet. Next: multidb add-app NAME",
+    nothing: str = _NO_SERVERS,
 ) -> None:
     """The servers as a table, or as the command's JSON document; `nothing` is said where there are none."""
-    servers = [
+    output.document(ok, {"servers": server_documents(statuses)})
+    show_server_table(output, statuses, nothing)
+
+
+def server_documents(statuses: Sequence[ServerStatus]) -> list[dict[str, Any]]:
+    """The servers as JSON documents have them."""
+    return [
         {
             "server": status.name,
             "store": status.store,
@@ -51,7 +59,10 @@ def show_servers(
         }
         for status in statuses
     ]
-    output.document(ok, {"servers": servers})
+
+
+def show_server_table(output: Output, statuses: Sequence[ServerStatus], nothing: str = _NO_SERVERS) -> None:
+    """The servers as a table; `nothing` is said where there are none."""
     if not statuses:
         output.say(nothing)
         return

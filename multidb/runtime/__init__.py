@@ -18,7 +18,7 @@ from multidb.model import App, Endpoint, Progress, Project, RuntimeKind, Server,
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 
-__all__ = ["Runtime", "ServerState", "ServerStatus", "inside", "open_runtime"]
+__all__ = ["Restarted", "Runtime", "ServerState", "ServerStatus", "inside", "open_runtime"]
 
 
 class ServerState(StrEnum):
@@ -47,6 +47,14 @@ class ServerStatus:
         return ServerDown("is not running", where=f"server {self.name}", hint="start it: multidb up")
 
 
+@dataclass(frozen=True, slots=True)
+class Restarted:
+    """A server after a restart. `stopped`: it ran before, and whoever was connected to it was cut off."""
+
+    status: ServerStatus
+    stopped: bool
+
+
 class Runtime(Protocol):
     """What the engine asks of a runtime. All calls may be repeated at will."""
 
@@ -72,6 +80,14 @@ class Runtime(Protocol):
 
         Raises:
             Refused: with `erase`, the servers keep their data elsewhere than in volumes that are ours to delete.
+        """
+
+    def restart(self, progress: Progress, only: Sequence[str] | None = None) -> list[Restarted]:
+        """Stops what runs and starts it again (or only the servers so named), and returns when each answers; starts
+        what did not run. Data stays. A server that is known not to come up again is not stopped: it is `FAILED`.
+
+        Raises:
+            Refused: the servers are not ours to restart.
         """
 
     def retire(self, app: App, progress: Progress, *, erase: bool = False) -> list[ServerStatus]:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -29,7 +29,7 @@ from multidb.model.container import Container, Pooler, poolers
 from multidb.ports import LOOPBACK, is_taken
 from multidb.provisioners import provisioner
 from multidb.render.deployment import CA_FILE, volumes_beside
-from multidb.runtime import ServerState, ServerStatus, compose_tool, inside
+from multidb.runtime import Restarted, ServerState, ServerStatus, compose_tool, inside
 from multidb.runtime.container_state import ContainerState, Verdict, judge
 from multidb.runtime.docker_engine import DockerEngine
 from multidb.runtime.operation import LOCK_TIMEOUT, clear_errors, one_at_a_time, selected
@@ -105,20 +105,7 @@ class ComposeRuntime:
         """
         report = one_at_a_time(progress)
         with clear_errors(), self._state.lock("runtime", "multidb up", LOCK_TIMEOUT):
-            chosen = self._chosen(only)
-            seen = self._ours()
-            compose_tool.command()
-            self._refuse_lost(chosen)
-            self._render()
-            with self._state.change(_RECORD) as record:
-                record["volumes"] = sorted(self._own_volumes().union(record.get("volumes", ())))
-            outcome = self._unfit(chosen, seen, report)
-            fit = [container for container in chosen if container.server not in outcome]
-            self._stop_outdated(fit, seen, report)
-            if fit:
-                outcome |= self._started(fit, report)
-            pooled = self._poolers_started(outcome, seen, report)
-        return [*(outcome[container.server] for container in chosen), *pooled]
+            return self._brought_up(self._chosen(only), self._ours(), report)
 
     def to_fetch(self, only: Sequence[str] | None = None) -> list[str]:
         """See `Runtime.to_fetch`. Images are pulled by Docker, which says so itself."""
@@ -152,6 +139,27 @@ class ComposeRuntime:
         ]
         gone = [ServerStatus(volume, "", ServerState.STOPPED, None, "its data is deleted") for volume in erased]
         return [*statuses, *gone]
+
+    def restart(self, progress: Progress, only: Sequence[str] | None = None) -> list[Restarted]:
+        """See `Runtime.restart`. As `up`, with containers made anew, and of what is beside the servers no more than it.
+
+        Raises:
+            Locked: another ``up`` or ``down`` works on this project.
+            Refused: containers of this name belong to another folder; a rendered file's place is taken by a stranger.
+            RuntimeUnavailable: no engine, or no Compose.
+            UsageError: `only` names no server of the project; files cannot be written; a password is lost.
+        """
+        report, stopped = one_at_a_time(progress), set[str]()
+        with clear_errors(), self._state.lock("runtime", "multidb restart", LOCK_TIMEOUT):
+            chosen, seen = self._chosen(only), self._ours()
+
+            def stop(container: Container) -> None:
+                if seen[container.name].status == "running":
+                    stopped.add(container.server)
+                self._stop(self._stack(container), container.name, report)
+
+            statuses = self._brought_up(chosen, seen, report, stop)
+        return [Restarted(status, status.name in stopped) for status in statuses]
 
     def retire(self, app: App, progress: Progress, *, erase: bool = False) -> list[ServerStatus]:
         """See `Runtime.retire`.
@@ -287,6 +295,35 @@ class ComposeRuntime:
         return {service: seen for stack in self._stacks for service, seen in stack.seen().items()}
 
     # Before anything is started
+
+    def _brought_up(
+        self,
+        chosen: Sequence[Container],
+        seen: Mapping[str, ContainerState],
+        report: Progress,
+        stop: Callable[[Container], None] | None = None,
+    ) -> list[ServerStatus]:
+        """The servers, and the poolers of theirs, once each answers or is known not to.
+
+        Args:
+            stop: stops the container of a server that can be started again; None: only those older than their files
+                are stopped.
+        """
+        compose_tool.command()
+        self._refuse_lost(chosen)
+        self._render()
+        with self._state.change(_RECORD) as record:
+            record["volumes"] = sorted(self._own_volumes().union(record.get("volumes", ())))
+        outcome = self._unfit(chosen, seen, report)
+        fit = [container for container in chosen if container.server not in outcome]
+        if stop is None:
+            self._stop_outdated(fit, seen, report)
+        else:
+            side_by_side(stop, [container for container in fit if container.name in seen], finishing=True)
+        if fit:
+            outcome |= self._started(fit, report)
+        pooled = self._poolers_started(outcome, seen, report)
+        return [*(outcome[container.server] for container in chosen), *pooled]
 
     def _render(self) -> None:
         deployment = Deployment(self._project, self._state)

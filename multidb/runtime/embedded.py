@@ -7,6 +7,7 @@ listen on the loopback address only and outlive the command that started them; `
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -33,7 +34,7 @@ from multidb.model import (
     unwatched,
 )
 from multidb.provisioners import provisioner
-from multidb.runtime import ServerState, ServerStatus
+from multidb.runtime import Restarted, ServerState, ServerStatus
 from multidb.runtime.control import Control
 from multidb.runtime.hosted import (
     SKIPPED,
@@ -150,6 +151,32 @@ class EmbeddedRuntime:
                 lambda process: self._stop(process, report), list(self._ledger.read().values()), finishing=True
             )
 
+    def restart(self, progress: Progress, only: Sequence[str] | None = None) -> list[Restarted]:
+        """See `Runtime.restart`. `only` as of `up`.
+
+        Raises:
+            Locked: another ``up`` or ``down`` works on this project.
+            UsageError: `only` names no server of the project; the project's folder cannot be written.
+        """
+        report, stopped = one_at_a_time(progress), set[str]()
+
+        def end(process: Process) -> None:
+            if process.alive():
+                stopped.add(process.name)
+            self._stop(process, report)
+
+        with clear_errors(), self._turn("multidb restart", report):
+            chosen = self._chosen(only)
+            self._stop_strays(report)
+            self._scratch_servers(report).clear()
+            before = self._ledger.read()
+            statuses = Start(self._state, self._ledger, report, self._products, end).all(chosen)
+            self._offline_servers(report).settle(statuses)
+        return [
+            Restarted(_still_running(status, before.get(status.name), status.name in stopped), status.name in stopped)
+            for status in statuses
+        ]
+
     def retire(self, app: App, progress: Progress, *, erase: bool = False) -> list[ServerStatus]:
         """See `Runtime.retire`.
 
@@ -215,7 +242,7 @@ class EmbeddedRuntime:
             raise Refused(
                 f"no app can change the admin's password on {hosted.store}",
                 where=f"server {hosted.name}",
-                hint="start it anew with the password that multidb has: multidb down, then multidb up",
+                hint=f"start it anew with the password that multidb has: multidb restart {hosted.name}",
             )
         ref = admin_ref(hosted.name, hosted.store)
         with clear_errors(), self._state.lock("runtime", "multidb recover"):
@@ -390,7 +417,7 @@ class EmbeddedRuntime:
             reason = error.sentence(where=False)
             return ServerStatus(hosted.name, hosted.store, ServerState.FAILED, server, reason, recorded.pid)
         if version is None:
-            silent = "runs and does not answer; start it anew: multidb down, then multidb up"
+            silent = f"runs and does not answer; start it anew: multidb restart {hosted.name}"
             message = silent if secret else "runs, and its admin password is lost"
             return ServerStatus(hosted.name, hosted.store, ServerState.FAILED, server, message, recorded.pid)
         message = version + outdated(hosted, recorded)
@@ -451,3 +478,12 @@ class EmbeddedRuntime:
             return processes.stop(pid, _STOP_LIMIT)
 
         side_by_side(end, list(self._ledger.strays(self._servers).items()), finishing=True)
+
+
+def _still_running(status: ServerStatus, process: Process | None, stopped: bool) -> ServerStatus:
+    """The status after a restart; of a server that was left alone, since it would not come up again, that it runs."""
+    if status.state is ServerState.RUNNING or stopped or process is None or not process.alive():
+        return status
+    return dataclasses.replace(
+        status, state=ServerState.FAILED, message=f"runs on as it was: {status.message}", pid=process.pid
+    )

@@ -11,7 +11,7 @@ from pathlib import Path
 from multidb.concurrency import side_by_side
 from multidb.errors import Refused, UsageError
 from multidb.model import Address, App, Endpoint, Progress, Project, Server, ServerSpec
-from multidb.runtime import ServerState, ServerStatus
+from multidb.runtime import Restarted, ServerState, ServerStatus
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 
@@ -44,6 +44,10 @@ class ExternalRuntime:
     def down(self, progress: Progress, *, erase: bool = False) -> list[ServerStatus]:
         """Refuses: these servers are not ours to stop."""
         raise self._not_ours("stop")
+
+    def restart(self, progress: Progress, only: Sequence[str] | None = None) -> list[Restarted]:
+        """Refuses: these servers are not ours to restart."""
+        raise self._not_ours("restart", "whoever runs them restarts them; then, here: multidb status")
 
     def retire(self, app: App, progress: Progress, *, erase: bool = False) -> list[ServerStatus]:
         """Nothing: none of these servers is ours."""
@@ -122,11 +126,11 @@ class ExternalRuntime:
             )
         return spec.address
 
-    def _not_ours(self, verb: str) -> Refused:
+    def _not_ours(self, verb: str, hint: str = "multidb status shows whether they can be reached") -> Refused:
         return Refused(
             f"these servers are not ours to {verb}: the manifest says runtime: external",
             where=self._project.file,
-            hint="multidb status shows whether they can be reached",
+            hint=hint,
         )
 
 

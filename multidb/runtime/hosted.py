@@ -65,7 +65,7 @@ def options_text(options: ContainerOptions, before: str = "") -> str:
 def outdated(hosted: HostedServer, process: Process) -> str:
     """What to add to the message of a server that runs with options which the manifest no longer has."""
     now = (options_text(hosted.options), options_text(hosted.options, process.options))
-    return "" if process.options in now else "; its options have changed: multidb down, then multidb up"
+    return "" if process.options in now else f"; its options have changed: multidb restart {hosted.name}"
 
 
 def absent(hosted: HostedServer, error: MultidbError) -> ServerStatus:

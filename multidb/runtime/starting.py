@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 from multidb import ports, processes
 from multidb.concurrency import side_by_side
@@ -36,15 +36,25 @@ _FIRST_LOOK, _SLOWEST_LOOK = 0.05, 0.5  # seconds between two tries of a startin
 
 
 class Start:
-    """One ``up``: brings servers up side by side, each in a thread of its own."""
+    """One ``up``: brings servers up side by side, each in a thread of its own.
+
+    Args:
+        end: ends a server that runs, right before it is started anew; None: one that runs is left as it is.
+    """
 
     def __init__(
-        self, state: ProjectState, ledger: Ledger, progress: Progress, products: Products | None = None
+        self,
+        state: ProjectState,
+        ledger: Ledger,
+        progress: Progress,
+        products: Products | None = None,
+        end: Callable[[Process], object] | None = None,
     ) -> None:
         self._state = state
         self._ledger = ledger
         self._progress = progress
         self._products = products or Products(state)
+        self._end = end
         self._cancelled = threading.Event()
         self._turns: dict[str, threading.BoundedSemaphore] = {}
 
@@ -65,7 +75,7 @@ class Start:
             return ServerStatus(hosted.name, hosted.store, state, hosted.local, hosted.note)
         try:
             with clear_errors():
-                running = self._running(hosted, kind)
+                running = self._running(hosted, kind) if self._end is None else None
                 if running is not None:
                     return running
                 obstacle = self._products.obstacle(hosted)
@@ -110,6 +120,9 @@ class Start:
         if self._cancelled.is_set():
             raise ServerError("interrupted before its start")
         secret = self._secret(hosted, kind)
+        if self._end is not None and (process := self._ledger.read().get(hosted.name)) is not None:
+            self._refuse_taken(hosted, kind, process.ports.values())
+            self._end(process)
         numbers, moved = self._ports(hosted, kind)
         hosted = dataclasses.replace(hosted, ports=numbers)
         self._progress(hosted.name, "starting")
@@ -184,19 +197,25 @@ class Start:
             self._state.secrets.put({ref: secret})
         return secret
 
+    def _refuse_taken(self, hosted: HostedServer, kind: ServerKind, own: Collection[int] = ()) -> None:
+        """`UsageError` for a port of the manifest that somebody else has. `own`: those that the server itself has."""
+        for option in kind.ports:
+            configured = configured_port(hosted, option)
+            if configured is not None and configured not in own and ports.is_taken(configured):
+                raise UsageError(
+                    f"port {configured} is taken by another process",
+                    hint=f"stop that process, or set another servers.{hosted.store}.{option}",
+                )
+
     def _ports(self, hosted: HostedServer, kind: ServerKind) -> tuple[dict[str, int], str]:
         """The ports to listen on, and what to tell the user about a change."""
+        self._refuse_taken(hosted, kind)
         numbers: dict[str, int] = {}
         moved = ""
         with self._state.change("ports") as remembered:
             for option in kind.ports:
                 configured, key = configured_port(hosted, option), port_key(hosted, option)
                 if configured is not None:
-                    if ports.is_taken(configured):
-                        raise UsageError(
-                            f"port {configured} is taken by another process",
-                            hint=f"stop that process, or set another servers.{hosted.store}.{option}",
-                        )
                     numbers[option] = configured
                     continue
                 number = remembered.get(key)

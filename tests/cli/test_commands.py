@@ -266,7 +266,7 @@ def test_usage_errors_say_what_and_what_next(folder: Folder, arguments: list[str
 def test_containers_without_an_engine(folder: Folder) -> None:
     folder.manifest("version: 1\nproject: shop\nruntime: compose\napps: {ann: {stores: [redis]}}\n")
     no_engine = {"DOCKER_HOST": f"unix://{folder.path}/none.sock"}
-    for command in ("up", "down", "status"):
+    for command in ("up", "restart", "down", "status"):
         done = folder.run(command, env=no_engine)
         assert done.code == 4
         assert "no Docker engine answers" in done.err

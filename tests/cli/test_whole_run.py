@@ -324,7 +324,20 @@ def test_down_stops_exactly_what_up_started(applied: Folder) -> None:
     assert not [pid for pid in pids if psutil.pid_exists(pid) and psutil.Process(pid).status() != "zombie"]
     assert {each["state"] for each in applied.run("status", "--json").json()["servers"]} <= {"stopped", "running"}
     applied.ok("down")
-    applied.ok("up")
+    started = applied.ok("restart", "--json").json()
+    assert started["cut_off"] == [], "nothing ran"
+    applied.ok("plan", "--check")
+
+
+def test_a_restart_names_the_apps_that_it_cuts_off(applied: Folder) -> None:
+    told = applied.ok("restart", "redis", "postgres", "--yes").out
+    assert "Cut off meanwhile: ann, bob\n" in told
+    done = applied.ok("restart", "qdrant", "--json").json()
+    (qdrant,) = done["servers"]
+    assert done["cut_off"] == ([] if qdrant["pid"] is None else ["ann"]), "a folder cuts nobody off"
+    unknown = applied.run("restart", "postgers")
+    assert unknown.code == 2
+    assert "there are: postgres, qdrant, redis" in unknown.err
     applied.ok("plan", "--check")
 
 

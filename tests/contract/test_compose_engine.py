@@ -240,6 +240,18 @@ def test_a_killed_server_is_seen_and_comes_back_with_its_users(stack: Stack) -> 
     run(stack.folder, stack.engine, "plan", "--check")
 
 
+def test_a_restart_makes_one_container_anew_and_its_app_is_named(stack: Stack) -> None:
+    before = {service: stack.container(service) for service in stack.services}
+    done = run(stack.folder, stack.engine, "restart", "postgres", "--json").json()
+
+    assert [(each["server"], each["state"]) for each in done["servers"]] == [("postgres", "running")]
+    assert done["cut_off"] == list(APPS)
+    after = {service: stack.container(service) for service in stack.services}
+    assert after.pop("postgres") != before.pop("postgres")
+    assert after == before
+    run(stack.folder, stack.engine, "plan", "--check")
+
+
 def test_down_keeps_the_data_and_takes_the_network_only_when_nobody_is_in_it(stack: Stack) -> None:
     stack.engine.docker("run", "-d", "--name", "outsider", "--network", PROJECT, "multidb-test/app:1", "sleep", "600")
     try:

@@ -271,11 +271,55 @@ def test_the_settings_follow_the_manifest(place: Callable[..., Place], tmp_path:
     assert valkey(it).config_get("databases") == {"databases": "77"}
     assert valkey(it).config_get("maxmemory") == {"maxmemory": str(64 * 1024 * 1024)}
     changed = Place(tmp_path, postgres={"max_connections": 34}, redis={"databases": 77, "maxmemory": "64mb"})
-    assert "options have changed" in changed.up()["postgres"].message
-    assert "options have changed" not in changed.up()["redis"].message
-    changed.down()
-    changed.up()
+    before = changed.up()
+    assert before["postgres"].message.endswith("its options have changed: multidb restart postgres")
+    assert "options have changed" not in before["redis"].message
+
+    sql(changed, "CREATE TABLE kept AS SELECT 42 AS n")
+    (restarted,) = changed.runtime.restart(Told(), ["postgres"])
+    assert restarted.stopped
+    assert (restarted.status.state, restarted.status.server) == (RUNNING, before["postgres"].server)
+    after = changed.status()
+    assert after["postgres"].pid == restarted.status.pid != before["postgres"].pid
+    assert after["redis"].pid == before["redis"].pid
+    assert "options have changed" not in after["postgres"].message
     assert sql(changed, "SHOW max_connections") == "34"
+    assert sql(changed, "SELECT n FROM kept") == 42
+
+
+def test_a_restart_starts_what_did_not_run_and_stops_nothing_that_would_not_come_up(
+    place: Callable[..., Place], tmp_path: Path
+) -> None:
+    it = place("redis")
+    (started,) = it.runtime.restart(Told())
+    assert (started.status.state, started.stopped) == (RUNNING, False)
+    pid = started.status.pid
+
+    def left_alone(there: Place, why: str) -> None:
+        (tried,) = there.runtime.restart(Told())
+        assert (tried.status.state, tried.stopped, tried.status.pid) == (FAILED, False, pid)
+        assert tried.status.message.startswith("runs on as it was: ")
+        assert why in tried.status.message
+        assert valkey(there).ping()
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        left_alone(Place(tmp_path, "redis", redis={"port": port}), f"port {port} is taken")
+    with it.state.change("products") as section:
+        product, section["redis"] = section["redis"], "Redis 8.2"
+    left_alone(it, "written by Redis 8.2")
+    with it.state.change("products") as section:
+        section["redis"] = product
+    secrets = tmp_path / ".multidb" / "secrets.json"
+    kept = secrets.rename(tmp_path / "kept.json")
+    (tried,) = it.runtime.restart(Told())
+    assert (tried.status.state, tried.stopped, tried.status.pid) == (FAILED, False, pid)
+    assert "secrets.json" in tried.status.message
+    kept.rename(secrets)
+
+    server = Place(tmp_path, "redis", redis={"port": port}).runtime.restart(Told())[0].status.server
+    assert server is not None
+    assert server.endpoint.port == port
 
 
 def test_a_folder_with_odd_characters(place: Callable[..., Place], tmp_path: Path) -> None:

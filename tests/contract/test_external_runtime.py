@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from multidb.errors import UsageError
-from multidb.model import App, Project, RuntimeKind
+from multidb.errors import Refused, UsageError
+from multidb.model import App, Project, RuntimeKind, unwatched
 from multidb.runtime import ServerState
 from multidb.runtime.external import ExternalRuntime
 from multidb.state import ProjectState
@@ -50,6 +50,13 @@ def test_status_tells_who_can_be_reached(tmp_path: Path, listening: int) -> None
     (tmp_path / "vectors").mkdir()
     assert {s.name: s.state for s in it.status()}["qdrant"] is ServerState.RUNNING
     assert not (tmp_path / ".multidb").exists()
+
+
+def test_a_restart_is_for_whoever_runs_the_servers(tmp_path: Path, listening: int) -> None:
+    it = runtime(tmp_path, postgres={"url": f"postgresql://127.0.0.1:{listening}"})
+    with pytest.raises(Refused, match="not ours to restart") as caught:
+        it.restart(unwatched, ["postgres"])
+    assert "whoever runs them restarts them" in (caught.value.hint or "")
 
 
 def test_servers_that_ignore_us_are_waited_for_together(tmp_path: Path) -> None:

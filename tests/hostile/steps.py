@@ -108,5 +108,6 @@ STEPS: tuple[Step, ...] = (
     Step("history {hostile} --json"),
     Step("purge"),
     Step("purge {hostile} --yes-destroy {hostile}"),
+    Step("restart", codes=(3,)),
     Step("down", codes=(3,)),
 )

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from multidb.model import App, Endpoint, Progress, Server
-from multidb.runtime import ServerState, ServerStatus
+from multidb.runtime import Restarted, ServerState, ServerStatus
 from multidb.secrets import Secret
 from tests.support.case import RealServer
 
@@ -29,6 +29,9 @@ class GivenRuntime:
 
     def down(self, progress: Progress, *, erase: bool = False) -> list[ServerStatus]:
         return self.status()
+
+    def restart(self, progress: Progress, only: Sequence[str] | None = None) -> list[Restarted]:
+        raise AssertionError("others use it")
 
     def retire(self, app: App, progress: Progress, *, erase: bool = False) -> list[ServerStatus]:
         return []

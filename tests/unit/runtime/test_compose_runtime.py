@@ -166,7 +166,7 @@ def test_without_published_ports_a_server_that_does_not_run_has_no_address(
     assert located(qdrant, seen, "digi") is None
 
 
-@pytest.mark.parametrize("action", ["up", "down", "status"])
+@pytest.mark.parametrize("action", ["up", "restart", "down", "status"])
 def test_without_an_engine_the_error_says_what_to_start(tmp_path: Path, action: str) -> None:
     runtime = opened(tmp_path)
 

@@ -80,5 +80,5 @@ def open_loads(bolt: Bolt, database: str) -> Iterator[Hole]:
 
 
 def _hole(name: str, message: str, line: str) -> Hole:
-    closes = f"{line}  // in neo4j.conf; then start it anew: multidb down and multidb up, where multidb runs it"
+    closes = f"{line}  // in neo4j.conf; then start it anew: multidb restart, where multidb runs it"
     return Hole(name, "server", message, (closes,))

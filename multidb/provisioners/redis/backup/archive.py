@@ -218,7 +218,7 @@ class RedisArchive:
             raise Refused(
                 f"all {self._facts.databases} DB numbers are taken, and a set needs a free one to be tried or loaded",
                 where=str(self._server),
-                hint="raise servers.redis.databases and restart the server: multidb down && multidb up",
+                hint="raise servers.redis.databases and restart the server: multidb restart redis",
             )
         return number
 

@@ -154,7 +154,8 @@ def _translated(server: Server, error: RedisError) -> ServerError:
         return NoConnectionLeft(
             "the server has no connection left for anybody",
             where=where,
-            hint="stop whoever has them, or restart the server (multidb down, then up) and run the command at once",
+            hint="stop whoever has them, or restart the server (where multidb runs it: multidb restart redis) and run "
+            "the command at once",
         )
     if text.startswith("BUSY "):
         return ServerSlow(

@@ -120,7 +120,7 @@ def _held(app: App, claims: Mapping[str, Sequence[Claim]], recorded: Mapping[str
 def _check_range(app: App, number: int, facts: RedisFacts) -> None:
     if facts.databases is None or number < facts.databases:
         return
-    hint = "raise servers.redis.databases and restart the server: multidb down && multidb up"
+    hint = "raise servers.redis.databases and restart the server: multidb restart redis"
     if facts.cluster:
         hint = "a cluster has only these; set isolation: prefix"
     raise _refusal(app, f"DB {number} is beyond the server's last one, {facts.databases - 1}", hint)

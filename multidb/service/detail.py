@@ -32,11 +32,16 @@ _WORST: Final = tuple(_TONES)
 
 @dataclass(frozen=True, slots=True)
 class PlaceCharts:
-    """One store of the app: its latency of the last day, and its size since it is kept; None: nothing to draw."""
+    """One store of the app: its latency of the last day, and its size since it is kept; None: nothing to draw.
+
+    Args:
+        notes: what a reader has to know of its figures, or why there are none: of the app, and of its server.
+    """
 
     cell: Cell
     latency: Chart | None
     size: Chart | None
+    notes: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +114,7 @@ def detail(known: Overview, row: AppRow) -> Detail:
     """What the page of the app in `row` says."""
     audit = known.audit
     return Detail(
-        tuple(PlaceCharts(cell, _latencies(cell.history), _sizes(cell, known)) for cell in row.cells.values()),
+        tuple(_place(cell, known) for cell in row.cells.values()),
         tuple(tried for tried in audit.breaches if _of(tried) == row.app) if audit else (),
         tuple(hole for hole in audit.holes if hole.hole.app in (row.app, None)) if audit else (),
         tuple(untried for untried in audit.untried if row.app in (untried.app, untried.target)) if audit else (),
@@ -117,6 +122,19 @@ def detail(known: Overview, row: AppRow) -> Detail:
         tuple(_set_line(copy) for copy in row.copies) if row.copies is not None else None,
         tuple(map(_drift, map(change_document, row.changes))),
     )
+
+
+def _place(cell: Cell, known: Overview) -> PlaceCharts:
+    return PlaceCharts(cell, _latencies(cell.history), _sizes(cell, known), tuple(_notes(cell, known)))
+
+
+def _notes(cell: Cell, known: Overview) -> Iterator[str]:
+    if known.usage is None or cell.usage is None:
+        return
+    yield from cell.usage.usage.notes
+    for server in known.usage.servers:
+        if server.server == cell.usage.server and server.usage is not None:
+            yield from server.usage.notes
 
 
 def _of(breach: Tried) -> str:

@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 
 from multidb.audit import Tried
-from multidb.model import Action, Change, FieldChange, Isolation, Outcome, Probe, Statement
+from multidb.model import Action, Change, FieldChange, Isolation, Outcome, Probe, ServerUsage, Statement
 from multidb.plan import Plan, ServerPlan
 from multidb.service.collector import Reading
 from multidb.service.overview import Overview, overview
 from multidb.service.page import app_page, audit_page, missing_page
+from multidb.usage import ServerSeen
 from tests.support import reports
 from tests.support.html import Document
 
@@ -209,3 +210,16 @@ def test_an_app_that_there_is_not_has_a_page_with_a_way_on() -> None:
     document = Document(missing_page(known(), {}))
     assert document.texts("h2") == ["There is no such app"]
     assert "All apps" in document.texts("a", href="/")
+
+
+def test_what_a_server_does_not_tell_is_said_with_what_changes_that() -> None:
+    shows = known()
+    assert shows.usage is not None
+    silent = ServerUsage(notes=("no statistics of queries: load pg_stat_statements",))
+    servers = (
+        ServerSeen("postgres", "postgres", silent),
+        ServerSeen("postgres-eu", "postgres", ServerUsage(notes=("of another server",))),
+    )
+    told = shown("lernmi", replace(shows, usage=replace(shows.usage, servers=servers))).texts("p")
+    assert "No statistics of queries: load pg_stat_statements." in told
+    assert "Of another server." not in told

@@ -38,6 +38,7 @@ _BESIDE: Final = (
     "audit",
     "backup-work",
     "backups",
+    "first_issued",
     "issued",
     "told",
 )  # sections of the state that no answer follows from

@@ -13,10 +13,13 @@ from multidb.provisioners import provisioner
 from multidb.secrets import Alternate, Secret, SecretRef, SecretSpec, generate
 from multidb.state import ProjectState
 
-__all__ = ["ISSUED", "ensure_secrets", "issued_at", "make_anew", "refit_verifiers"]
+__all__ = ["FIRST_ISSUED", "ISSUED", "ensure_secrets", "issued_at", "make_anew", "refit_verifiers"]
 
 ISSUED: Final = "issued"
 """The state's section with the moment at which each app last got a credential."""
+FIRST_ISSUED: Final = "first_issued"
+"""The state's section with the moment at which each app got its first one: since when there has been something to back
+up. Not of an app that had one before that was written down."""
 
 
 def ensure_secrets(fleet: Fleet, store: Provisioner, changes: Sequence[Change]) -> None:
@@ -37,7 +40,10 @@ def ensure_secrets(fleet: Fleet, store: Provisioner, changes: Sequence[Change]) 
         fleet.state.secrets.put(made)
         now = datetime.now(UTC).isoformat(timespec="seconds")
         with fleet.state.change(ISSUED) as issued:
+            new = {ref.owner for ref in made if ref.owner not in issued}
             issued.update({ref.owner: now for ref in made})
+        with fleet.state.change(FIRST_ISSUED) as first_issued:
+            first_issued.update(dict.fromkeys(new, now))
 
 
 def make_anew(state: ProjectState, specs: Iterable[SecretSpec], alternate: Alternate) -> None:

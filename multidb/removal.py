@@ -20,7 +20,7 @@ from multidb.backup import cloning
 from multidb.backup.journal import Journal
 from multidb.baseline import Baseline
 from multidb.closure import reopen
-from multidb.credentials import ISSUED
+from multidb.credentials import FIRST_ISSUED, ISSUED
 from multidb.document import Unreadable, inside
 from multidb.errors import (
     AuthenticationFailed,
@@ -282,8 +282,9 @@ def _forget_everything(fleet: Fleet, app_id: str) -> None:
     reopen(state, app_id)  # another app may take its name
     forget_alternations(state, app_id)
     state.secrets.delete(state.secrets.refs(app_id))
-    with state.change(ISSUED) as issued:
-        issued.pop(app_id, None)
+    for section in (ISSUED, FIRST_ISSUED):
+        with state.change(section) as issued:
+            issued.pop(app_id, None)
     with state.change("numbers") as numbers:
         for held in numbers.values():
             held.pop(app_id, None)

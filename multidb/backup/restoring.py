@@ -10,18 +10,20 @@ are exchanged is finished by the next.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from multidb.backup.creation import ServerContexts, make_sets, targets_of
 from multidb.backup.encryption import Identities
 from multidb.backup.journal import RESTORING, Journal
 from multidb.backup.places import PreparedPlace, clear, compare, differences, load, prepared_place, temporary_files
 from multidb.backup.rate import Rate
-from multidb.backup.repository import Copy, Repository
+from multidb.backup.repository import Copy, Repository, utc_now
+from multidb.backup.set_ids import made_at
 from multidb.backup.sets import BackupSet, Reason
 from multidb.backup.streams import StoreReader
+from multidb.document import in_future
 from multidb.engine import Engine
 from multidb.errors import ArchiveError, NeedsServer, Refused, UsageError
 from multidb.fleet import Scope
@@ -50,6 +52,7 @@ __all__ = [
     "safety_set",
 ]
 
+_LEARNT: Final = 12  # of an app's sets on each target, the newest
 _LOADING, _EXCHANGING, _TABLES = "loading", "exchanging", "exchanging tables"
 
 
@@ -127,6 +130,8 @@ def restore(
             hint="add --replace (a safety set is made first), or restore beside it: --as OTHER",
         )
     work.require_unbound()
+    if copy.app == app_id:
+        _learn(engine, source)
     before = safety_set(engine, app_id, taken, progress) if taken and safety else None
     work.run()
     report = engine.apply(Scope(apps=frozenset({app_id}))) if not closed else None
@@ -134,6 +139,25 @@ def restore(
         Journal(engine.state).end(RESTORING, app_id)
     notes = tuple(f"{store}: {note}" for store in work.stores for note in copy.backup_set.parts[store].part.notes)
     return Restored(app_id, copy.id, tuple(work.stores), before, report, notes=notes)
+
+
+def _learn(engine: Engine, source: SetSource) -> None:
+    """Writes down what the targets tell of the app's sets where nothing is known of any: on a machine that has made
+    none of them. What is known is not replaced by what lies there."""
+    journal, app = Journal(engine.state), source.copy.app
+    if "when" in journal.known(app):
+        return
+    copies = [source.copy]
+    with suppress(ArchiveError):  # then it is the one set that has been read
+        copies += source.home.copies([app], _LEARNT)
+    sets = [copy for copy in copies if copy.usual and not in_future(made_at(copy.id), utc_now())]
+    if sets:
+        newest = max(copy.id for copy in sets)
+        journal.learn(app, newest=newest, when=made_at(newest).isoformat())
+    verified = {copy.id: copy.tried.when for copy in sets if copy.tried is not None and copy.tried.ok}
+    if verified:
+        newest = max(verified)
+        journal.learn(app, verified=verified[newest].isoformat(), verified_set=newest)
 
 
 def occupied(engine: Engine, app: App, stores: Sequence[str]) -> list[str]:

@@ -12,6 +12,7 @@ from multidb.backup.labels import CLONE_OF
 from multidb.backup.set_ids import is_set_id, made_at
 from multidb.backup.settings import Settings, settings
 from multidb.closure import closures
+from multidb.credentials import FIRST_ISSUED
 from multidb.document import in_future
 from multidb.errors import MultidbError
 from multidb.fleet import Fleet
@@ -77,6 +78,12 @@ def freshness(project: Project, state: ProjectState, app: App, now: datetime) ->
     if not app_settings.declared or CLONE_OF in app.labels:
         return None
     newest, verified = _moment(known.get("when")), _moment(known.get("verified"))
+    made = _moment(state.read(FIRST_ISSUED).get(app.id))
+    new = made is not None and not in_future(made, now) and now - made <= app_settings.every
+    if new and newest is None and "failed" not in known:
+        assert made is not None
+        age, every = time_in_words(now - made), time_in_words(app_settings.every)
+        return Health(Status.HEALTHY, f"has no backup yet; made {age} ago, and one every {every} is wanted")
     problem = _problem(app, app_settings, known, newest, verified, now)
     if problem:
         return Health(Status.DEGRADED, *problem)

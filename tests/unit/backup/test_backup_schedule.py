@@ -16,12 +16,14 @@ from multidb.backup.cloning import entry_for, expired, shared_options
 from multidb.backup.creation import repository
 from multidb.backup.journal import PAUSED, Journal
 from multidb.backup.pruning import carry_out, decide
+from multidb.backup.restoring import SetSource, restore
 from multidb.backup.run import final_set, run_backups
-from multidb.backup.schedule import coming_due, due, freshness, last_sets, next_due, verification_due
+from multidb.backup.schedule import LastSets, coming_due, due, freshness, last_sets, next_due, verification_due
 from multidb.backup.sets import Reason, declaration
 from multidb.backup.settings import Settings, settings
 from multidb.cli.backup import by_turns
 from multidb.cli.output import Output
+from multidb.credentials import FIRST_ISSUED
 from multidb.engine import Engine
 from multidb.errors import ArchiveError
 from multidb.fleet import Scope
@@ -121,6 +123,44 @@ def test_health_tells_of_sets_that_are_missing_old_failed_or_bad(engine: Engine,
     clock.now += timedelta(minutes=1)
     assert not tried(engine, made(engine)).ok
     assert "does not verify" not in health(engine, clock.now).message, "with the newer one nothing is known to be wrong"
+
+
+def test_a_new_app_has_one_interval_for_its_first_set(engine: Engine, clock: Clock) -> None:
+    with engine.state.change(FIRST_ISSUED) as first_issued:
+        first_issued["ann"] = START.isoformat()
+    soon = health(engine, START + timedelta(hours=23))
+    assert soon.status is Status.HEALTHY
+    assert soon.message == "has no backup yet; made 23 h ago, and one every 24 h is wanted"
+    assert health(engine, START + timedelta(hours=25)).status is Status.DEGRADED
+    assert health(engine, START - timedelta(hours=1)).status is Status.DEGRADED, "a clock is wrong"
+    assert health(engine, START, "bob").status is Status.DEGRADED, "nobody knows how long it has been there"
+    assert [app.id for app in due(engine.fleet, START)] == ["ann", "bob"]
+    FAULTS["backup ann"] = ArchiveError("the disk is gone")
+    assert not scheduled(engine, clock).ok
+    failed = health(engine, START)
+    assert failed.status is Status.DEGRADED
+    assert "the disk is gone" in failed.message
+
+
+def test_a_restore_learns_of_the_sets_that_nobody_has_made_here(engine: Engine, clock: Clock) -> None:
+    copy = made(engine)
+    assert tried(engine, copy).ok
+    clock.now += timedelta(days=1)
+    second = made(engine)
+
+    def restored() -> LastSets:
+        source = SetSource(repository(engine.fleet), copy)
+        restore(engine, source, "ann", replace=True, safety=False, progress=quiet)
+        return last_sets(engine.project, engine.state)["ann"]
+
+    Journal(engine.state).forget("ann")
+    assert last_sets(engine.project, engine.state)["ann"].newest is None
+    known = restored()
+    assert (known.newest, known.verified) == (clock.now, START)
+    assert health(engine, clock.now).status is Status.HEALTHY
+    Journal(engine.state).learn("ann", newest=second.id, when=START.isoformat(), verified_set=None)
+    known = restored()
+    assert (known.newest, known.verified) == (START, None), "what is known is not replaced"
 
 
 def test_health_says_why_the_logins_are_off(engine: Engine, clock: Clock) -> None:

@@ -113,7 +113,7 @@ def test_what_has_changed_is_found_out_again(folder: Path, change: Callable[[Pat
     assert answers(folder).app("ann") is None
 
 
-@pytest.mark.parametrize("section", ["audit", "backup-work", "backups", "issued", "told"])
+@pytest.mark.parametrize("section", ["audit", "backup-work", "backups", "first_issued", "issued", "told"])
 def test_what_a_service_writes_down_all_day_makes_no_answer_old(folder: Path, section: str) -> None:
     keep(folder)
     path = folder / ".multidb" / "state.json"

@@ -15,6 +15,7 @@ from multidb_toy.resources import Box, ServerOptions
 import multidb.provisioners
 from multidb import engine as engine_module
 from multidb.access import recorded_access
+from multidb.credentials import FIRST_ISSUED, ISSUED
 from multidb.engine import Engine
 from multidb.environment import Environment, environment, environments
 from multidb.errors import Conflict, Locked, PartlyApplied, ServerDown, ServerError, ServerSlow, StalePlan, UsageError
@@ -297,6 +298,22 @@ def test_a_lost_secret_is_refused_until_asked_for(engine: Engine) -> None:
     assert engine.apply(Scope(regenerate=frozenset({"ann"}))).error() is None
     assert SHELF.keys["ann"] != old
     assert engine.plan().in_sync
+
+
+def test_when_an_app_got_its_first_credential_is_kept(engine: Engine) -> None:
+    engine.apply()
+    assert engine.state.read(FIRST_ISSUED) == engine.state.read(ISSUED)
+    assert set(engine.state.read(ISSUED)) == {"ann", "bob"}
+    before = "2026-01-01T00:00:00+00:00"
+    for section in (ISSUED, FIRST_ISSUED):
+        with engine.state.change(section) as issued:
+            issued["ann"] = before
+    with engine.state.change(FIRST_ISSUED) as first_issued:
+        del first_issued["bob"]
+    engine.state.secrets.delete([SecretRef(app, "toy", name) for app in ("ann", "bob") for name in ("key", "digest")])
+    assert engine.apply(Scope(regenerate=frozenset({"ann", "bob"}))).error() is None
+    assert engine.state.read(ISSUED)["ann"] > before
+    assert engine.state.read(FIRST_ISSUED) == {"ann": before}, "of the other it is not known"
 
 
 def test_new_credentials_are_for_the_apps_asked_for_alone(engine: Engine) -> None:

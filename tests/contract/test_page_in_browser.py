@@ -50,7 +50,14 @@ def long_answers() -> Audit:
 @pytest.fixture(scope="module")
 def address(records: list[Records]) -> Iterator[str]:
     late = {"lernmi": Health(Status.DEGRADED, "newest backup is 3 d old, and the last run " + "failed " * 9)}
-    looks = {"records": lambda: records[0], "audit": long_answers, "freshness": lambda: late}
+    project = reports.project()
+    labelled = {**project.apps, "lernmi": replace(project.apps["lernmi"], labels={"team": "learning"})}
+    looks = {
+        "project": replace(project, apps=labelled),
+        "records": lambda: records[0],
+        "audit": long_answers,
+        "freshness": lambda: late,
+    }
     with served(intervals=Intervals(health=60), **looks) as url:
         until = time.monotonic() + 30
         while httpx.get(f"{url}/metrics").text.count("multidb_collector_success{") < 6:
@@ -74,7 +81,9 @@ def test_it_fits_is_drawn_and_is_read_out(page: Page, address: str, width: int, 
     assert page.value("document.documentElement.scrollWidth") <= width, "nothing has to be scrolled sideways"
     ground = page.value("getComputedStyle(document.body).backgroundColor")
     assert ground == ("rgb(16, 21, 28)" if dark else "rgb(246, 247, 249)"), "the style sheet is allowed and used"
+    assert page.value("document.querySelector('#app-lernmi').offsetHeight") < 40, "a name stays in one line"
     assert page.value("document.querySelectorAll('td:not(.unused)').length") == 7
+    assert page.value("!!document.querySelector('td.unused').offsetHeight") is (width > 960)
     hidden = "[...document.querySelectorAll('td:not(.unused), tbody th')].filter(e => !e.offsetHeight).length"
     assert page.value(hidden) == 0
     roles = page.roles()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Sequence
 from multidb import ports, processes
 from multidb.concurrency import side_by_side
 from multidb.errors import MultidbError, RuntimeUnavailable, ServerError, StartFailed, UsageError
-from multidb.model import HostedServer, Progress, Server, ServerKind
+from multidb.model import FetchedKind, HostedServer, Progress, Server, ServerKind
 from multidb.runtime import ServerState, ServerStatus
 from multidb.runtime.exchange import settle
 from multidb.runtime.hosted import (
@@ -78,7 +78,7 @@ class Start:
                 running = self._running(hosted, kind) if self._end is None else None
                 if running is not None:
                     return running
-                obstacle = self._products.obstacle(hosted)
+                obstacle = self._products.obstacle(hosted) or self._unfetched(hosted, kind)
                 if obstacle is not None:
                     return absent(hosted, obstacle)
                 return self._started(hosted, kind)
@@ -91,6 +91,15 @@ class Start:
             return absent(hosted, self._products.unavailable(hosted, reason))
         except MultidbError as error:
             return ServerStatus(hosted.name, hosted.store, ServerState.FAILED, None, error.sentence())
+
+    def _unfetched(self, hosted: HostedServer, kind: ServerKind) -> MultidbError | None:
+        """Why the program of a server that is to be started anew cannot be had, as far as is known before."""
+        if self._end is not None and isinstance(kind, FetchedKind):
+            try:
+                kind.to_fetch(hosted)
+            except RuntimeUnavailable as error:
+                return self._products.unavailable(hosted, error.message)
+        return None
 
     def _running(self, hosted: HostedServer, kind: ServerKind) -> ServerStatus | None:
         """The server that an earlier run started, once it answers; None when there is none alive."""

@@ -33,7 +33,7 @@ from multidb.provisioners.neo4j.hosting import jars, program
 from multidb.provisioners.postgres.hosting import process as postgres_process
 from multidb.runtime import ServerState, ServerStatus
 from multidb.runtime.embedded import EmbeddedRuntime
-from multidb.runtime.ledger import Ledger
+from multidb.runtime.ledger import Ledger, Process
 from multidb.secrets import Secret, SecretRef
 from multidb.state import ProjectState
 from tests.support.specs import spec
@@ -320,6 +320,18 @@ def test_a_restart_starts_what_did_not_run_and_stops_nothing_that_would_not_come
     server = Place(tmp_path, "redis", redis={"port": port}).runtime.restart(Told())[0].status.server
     assert server is not None
     assert server.endpoint.port == port
+
+
+def test_a_restart_stops_nothing_whose_program_cannot_be_fetched(place: Callable[..., Place]) -> None:
+    it = place("neo4j", neo4j={"version": "2099.01.0"})
+    with it.state.change("products") as section:
+        section["neo4j-lernmi"] = "Neo4j 2026.08.1"
+    with stranger() as process:
+        began = psutil.Process(process.pid).create_time()
+        Ledger(it.state).record(Process("neo4j-lernmi", "neo4j", str(it.folder("neo4j-lernmi")), process.pid, began))
+        (tried,) = it.runtime.restart(Told())
+        assert (tried.status.state, tried.stopped, tried.status.pid) == (FAILED, False, process.pid)
+        assert "2099.01.0" in tried.status.message
 
 
 def test_a_folder_with_odd_characters(place: Callable[..., Place], tmp_path: Path) -> None:

@@ -115,7 +115,7 @@ class RunRecord:
         """Adds what applies have done; and that they failed, where they did."""
         for report in reports:
             self.plan = self.plan or (report.plan.digest if report.plan.changes else None)
-            self.changes += [_recorded(change) for change in report.done]
+            self.changes += [_recorded(change) for change in report.done if not change.resource.step]
             self.error = self.error or report.error()
 
     def add(self, action: str, kind: str, name: str, app: str | None = None) -> None:

@@ -89,7 +89,7 @@ def _show(output: Output, runs: Sequence[RecordedRun], left_out: int) -> None:
         )
         for recorded in runs
     ]
-    columns = ("command", "begun (UTC)", "took", "by", "", "what")
+    columns = ("command", "begun (UTC)", "took", "by", "outcome", "what")
     output.table(columns, rows, {_WORDS.get(outcome, outcome.value): style for outcome, style in _STYLES.items()})
     if output.verbose:
         for recorded in runs:

@@ -41,8 +41,8 @@ CHANGING = {
 }
 """What changes apps, their places or their sets, each by an example."""
 
-NOT_HERE = {"recover"}
-"""Changes something too, and needs a Neo4j: tests/contract/test_neo4j_servers.py."""
+NOT_HERE = {"recover", "rotate"}
+"""Change something too, and take a Neo4j; or a Postgres, as test_rotation_run.py has one."""
 
 CHANGING_NOTHING = {
     *("init", "up", "down", "status", "logs", "serve", "doctor", "validate", "schema", "completion", "render"),

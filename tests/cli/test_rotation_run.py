@@ -19,6 +19,7 @@ import psycopg
 import pytest
 
 from multidb.alternation import RotationPhase, alternations
+from multidb.history import RunHistory
 from multidb.state import ProjectState
 from tests.support.command import REPOSITORY, Folder
 
@@ -125,6 +126,8 @@ def test_back_to_the_old_ones(folder: Folder) -> None:
     assert url_of(folder, "bob") == old
     assert asked(new)
     folder.ok("rotate", "bob", "--finish", "--yes")
+    steps = [run.changes[0].action for run in RunHistory(ProjectState(folder.path)).runs() if run.is_about("bob")]
+    assert steps[-3:] == ["prepare", "abort", "finish"]
     assert refused(new)
     assert asked(old)
     assert "No rotation is under way" in folder.ok("rotate", "bob", "--abort").out

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from multidb.fleet import Fleet
     from multidb.model import Project
 
-__all__ = ["Answers", "AppAnswer", "ProjectAnswer"]
+__all__ = ["Answers", "AppAnswer", "ProjectAnswer", "parted"]
 
 _LARGEST: Final = 16 * 1024**2  # bytes
 _NAME: Final = re.compile(r"[A-Z_][A-Z0-9_]*")
@@ -145,7 +145,7 @@ class Answers:
 
         app, variables = fleet.app(name), environment(fleet, name)
         answer = AppAnswer(app.id, app.tenant_id, app.where, app.labels, variables.servers, variables.env)
-        env = {variable: _parted(value, variables.secrets) for variable, value in variables.env.items()}
+        env = {variable: parted(value, variables.secrets) for variable, value in variables.env.items()}
         if not variables.asked and None not in env.values():
             document = {
                 "tenant_id": answer.tenant_id,
@@ -212,7 +212,7 @@ class Answers:
         return sorted(map(str, self._state.secrets.refs(app)))
 
     def _joined(self, value: Any) -> str | Secret | None:
-        """A value as it was before `_parted`; None where it cannot be."""
+        """A value as it was before `parted`; None where it cannot be."""
         if isinstance(value, str):
             return value if value.isprintable() else None
         if not isinstance(value, list) or len(value) < 2 or not _printable(value):
@@ -229,7 +229,7 @@ class Answers:
         return Secret("".join(parts))
 
 
-def _parted(value: str | Secret, secrets: Mapping[SecretRef, Secret]) -> str | list[str] | None:
+def parted(value: str | Secret, secrets: Mapping[SecretRef, Secret]) -> str | list[str] | None:
     """A value without its secrets: text and secrets' names in turns. None where that cannot be told apart."""
     if not isinstance(value, Secret):
         return value

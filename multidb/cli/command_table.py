@@ -38,6 +38,7 @@ _SOURCES: Final = {
     "backups prune NAME": "backed_up",
     "clone OTHER": "clones",
     "connect -- COMMAND": "files",
+    "env FILE": "files",
     "purge NAME": "removed",
     "secrets move WHERE": "nothing",
     "undo-remove NAME": "removed",

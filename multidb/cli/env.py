@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from multidb.cli.options import AppArgument, Run, StoresOption, examples, with_run
-from multidb.errors import UsageError
-from multidb.render.env import EnvFormat, env_text
+from multidb.errors import Conflict, UsageError
+from multidb.render.env import PRIVATE, PUBLIC, EnvFormat, env_text, is_ours
 from multidb.secrets import revealed
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "multidb env lernmi --format k8s-secret --reveal | kubectl apply -f -",
         "multidb env lernmi DATABASE_URL",
         "multidb env lernmi --write",
+        "multidb env lernmi --format external-secret --to lernmi.yaml",
+        "multidb env lernmi --format github --reveal | gh secret set --env-file -",
     )
 )
 @with_run("env")
@@ -38,13 +41,30 @@ def env(
     form: Annotated[EnvFormat, typer.Option("--format", help="How to print them.")] = EnvFormat.DOTENV,
     reveal: Annotated[bool, typer.Option("--reveal", help="Print secret values instead of ***.")] = False,
     write: Annotated[bool, typer.Option("--write", help="Write apps/NAME/.env (mode 0600) instead.")] = False,
+    to: Annotated[
+        Path | None, typer.Option("--to", metavar="FILE", help="Write this file in the --format, secrets in clear.")
+    ] = None,
 ) -> int:
     """Print the variables with which an app reaches its stores. Secrets show as *** unless --reveal is given.
 
     With a VARIABLE its value alone is printed, in clear, since it was asked for by name. No server has to be up; one
     that was never started has no address, and that is an error (exit 4).
+
+    Formats external-secret and vault name secrets where they are kept, docker-secret in the environment of `docker
+    compose`; the others have their values.
     """
+    if variable is not None and (write or to is not None):
+        raise UsageError(
+            f"one variable is printed, not written: {variable}", hint=f"multidb env {name} {variable} > FILE"
+        )
+    if to is not None:
+        return _write(run, name, stores, form, to)
     if write:
+        if form is not EnvFormat.DOTENV:
+            raise UsageError(
+                f"--write alone writes apps/{name}/.env, which is no {form}",
+                hint=f"say which file: multidb env {name} --format {form} --write --to FILE",
+            )
         from multidb.cli.env_files import write_env_files
         from multidb.environment import environment
         from multidb.manifest import app_id
@@ -54,6 +74,11 @@ def env(
         written = write_env_files(fleet, run.output, [app_id(name)])
         run.output.document(True, {"app": app_id(name), "written": [str(path) for path in written]})
         return 0
+    if form.refers and variable is None:
+        _, text = _referring(run, name, stores, form)
+        if not run.json:
+            typer.echo(text, nl=False)
+            return 0
     variables = _variables(run, name, stores)
     if variable is not None:
         values = {variable: _value(variables, variable)}
@@ -64,6 +89,40 @@ def env(
         masked = env_text(variables.app, variables.env, form, masked=not reveal)
         typer.echo(values[variable] if variable is not None else masked, nl=variable is not None)
     return 0
+
+
+def _write(run: Run, name: str, stores: list[str] | None, form: EnvFormat, to: Path) -> int:
+    """Writes what the form has to say to a file, which nobody else has written."""
+    from multidb import files
+
+    if form.refers:
+        app, text = _referring(run, name, stores, form)
+    else:
+        variables = _variables(run, name, stores)
+        app, text = variables.app, env_text(variables.app, variables.env, form)
+    before = files.read_text(to)
+    if before is not None and before != text and not is_ours(before):
+        raise Conflict(
+            "is there already, and multidb did not write it", where=str(to), hint="move it away, or name another file"
+        )
+    files.write_text(to, text, mode=PRIVATE if form.has_secrets else PUBLIC)
+    run.output.document(True, {"app": app, "written": [str(to)]})
+    run.output.note(f"Wrote {to}" + (", with secrets in it: keep it out of Git" if form.has_secrets else ""))
+    return 0
+
+
+def _referring(run: Run, name: str, stores: list[str] | None, form: EnvFormat) -> tuple[str, str]:
+    """The app, and the text that names its secrets where they are kept."""
+    from multidb.answers import parted
+    from multidb.environment import environment
+    from multidb.manifest import app_id
+    from multidb.secret_stores.references import reference_text
+
+    fleet = run.fleet(run.output)
+    with run.output.working():
+        answer = environment(fleet, app_id(name), stores)
+    env = {variable: parted(value, answer.secrets) for variable, value in answer.env.items()}
+    return answer.app, reference_text(answer.app, env, form, fleet.project.secrets)
 
 
 def _value(variables: AppAnswer | Environment, name: str) -> str:

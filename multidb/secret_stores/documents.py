@@ -17,7 +17,7 @@ from multidb.formats import NewerVersion
 from multidb.secrets import Secret, SecretRef, of_owner
 from multidb.state import SeenSecrets, secrets_of, secrets_text
 
-__all__ = ["DocumentSecretStore", "Documents", "Outdated", "Versioned"]
+__all__ = ["DocumentSecretStore", "Documents", "Outdated", "Versioned", "document_name"]
 
 _TRIES: Final = 50  # at one document that others write at the same time
 _PAUSE: Final = 0.2  # seconds between two, at most
@@ -96,7 +96,7 @@ class DocumentSecretStore:
                 self._change_one(owner, {ref: value for ref, value in changes.items() if ref.owner == owner})
 
     def _change_one(self, owner: str, changes: Mapping[SecretRef, Secret | None]) -> None:
-        name = _name(owner)
+        name = document_name(owner)
         for number in range(_TRIES):
             if number:
                 time.sleep(uniform(0, _PAUSE))  # noqa: S311 - so that two do not meet again
@@ -125,14 +125,14 @@ class DocumentSecretStore:
 
     def _of(self, owner: str) -> tuple[dict[SecretRef, Secret], Versioned]:
         if owner not in self._held:
-            read = self._documents.read(_name(owner))
+            read = self._documents.read(document_name(owner))
             self._held[owner] = self._understood(owner, read.text), read
         return self._held[owner]
 
     def _understood(self, owner: str, text: str | None) -> dict[SecretRef, Secret]:
         if text is None:
             return {}
-        where = f"{self._documents.title}, {_name(owner)}"
+        where = f"{self._documents.title}, {document_name(owner)}"
         try:
             held = secrets_of(text)
             if any(ref.owner != owner for ref in held):
@@ -158,8 +158,8 @@ class DocumentSecretStore:
         return owners
 
 
-def _name(owner: str) -> str:
-    """The document of the owner."""
+def document_name(owner: str) -> str:
+    """The document of the owner. `UsageError` where none can be called so."""
     last = owner.removeprefix("@")
     if not _NAME.fullmatch(last):
         raise UsageError("has a name under which no secrets can be kept", where=f"owner {last!r}"[:100])

@@ -20,9 +20,11 @@ from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
+import dotenv
 import pyrage
 import pytest
 import urllib3
+import yaml
 
 from multidb.deployment import TOKEN_REF
 from multidb.errors import MultidbError, NewerFormat, SecretsChanged, SecretsUnavailable, UsageError
@@ -495,6 +497,7 @@ def test_a_token_of_one_app_plans_and_checks_it_and_makes_nothing(
     folder.ok("plan", "--check", "--app", "ann")
     assert folder.run("health", "ann").code in (0, 1)  # no backup yet
     assert folder.ok("env", "ann", "--format", "json", "--reveal").json()["REDIS_PASSWORD"]
+    _refer(folder, openbao)
     refused = folder.run("env", "bob")
     assert (refused.code, "the token may not read apps/bob" in refused.err) == (4, True), refused.err
     added = folder.run("add-app", "cat", "--stores", "redis", "--yes")
@@ -508,6 +511,31 @@ def test_a_token_of_one_app_plans_and_checks_it_and_makes_nothing(
     assert {change["action"] for change in planned} == {"create"}, "something of the new app was made"
     folder.manifest(manifest)
     folder.ok("secrets", "move", "--to", "file", "--yes")
+
+
+def _refer(folder: Folder, openbao: Bao) -> None:
+    """Has the app's variables named where they are kept, and looked up there with the token of the app alone."""
+    expected = folder.ok("env", "ann", "--format", "json", "--reveal").json()
+    template, operator = folder.path / "ann.tpl", folder.path / "external-secret.yaml"
+    for form, path in (("vault", template), ("external-secret", operator)):
+        folder.ok("env", "ann", "--format", form, "--write", "--to", str(path))
+        assert expected["REDIS_PASSWORD"] not in path.read_text()
+        assert folder.ok("env", "ann", "--format", form).out == path.read_text()
+    assert openbao.rendered(template, os.environ["VAULT_TOKEN"]) == expected
+    spec = yaml.safe_load(operator.read_text())["spec"]
+    held = {}
+    for entry in spec["data"]:
+        key, (section, name) = entry["remoteRef"]["key"], entry["remoteRef"]["property"].split(".")
+        held[entry["secretKey"]] = openbao.ask("GET", f"kv/data/{key}")["data"]["data"][section][name]
+    data = spec["target"]["template"]["data"]
+    assert {name: re.sub(r"{{ \.(\w+) }}", lambda at: held[at[1]], text) for name, text in data.items()} == expected
+
+
+@pytest.mark.parametrize("form", ["vault", "external-secret"])
+def test_what_cannot_be_read_where_it_is_kept_is_not_referred_to(folder: Folder, form: str) -> None:
+    refused = folder.run("env", "ann", "--format", form, "--to", str(folder.path / "none"))
+    assert (refused.code, "secrets are kept in file" in refused.err) == (2, True), refused.err
+    assert not (folder.path / "none").exists()
 
 
 @pytest.mark.parametrize(
@@ -552,12 +580,40 @@ class Bao:
         answer = self.ask("POST", "auth/token/create", {"policies": [name], "no_default_policy": False})
         return str(answer["auth"]["client_token"])
 
+    def rendered(self, template: Path, token: str) -> dict[str, str | None]:
+        """The env file that a real agent makes of a template, with this token."""
+        program, folder = _program(), template.parent
+        (folder / "agent.token").write_text(token)
+        (folder / "agent.hcl").write_text(
+            f"""
+            exit_after_auth = true
+            vault {{ address = "{self.url}" }}
+            auto_auth {{
+              method "token_file" {{ config = {{ token_file_path = "{folder / "agent.token"}" }} }}
+            }}
+            template {{
+              source = "{template}"
+              destination = "{folder / "agent.env"}"
+              error_on_missing_key = true
+            }}
+            """
+        )
+        subprocess.run(
+            [program, "agent", f"-config={folder / 'agent.hcl'}"], check=True, capture_output=True, timeout=60
+        )
+        return dotenv.dotenv_values(folder / "agent.env", interpolate=False)
 
-@contextlib.contextmanager
-def _bao(folder: Path) -> Iterator[Bao]:
+
+def _program() -> str:
     program = shutil.which("bao", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
     if program is None:
         pytest.skip("bao is not on this machine")
+    return program
+
+
+@contextlib.contextmanager
+def _bao(folder: Path) -> Iterator[Bao]:
+    program = _program()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]

@@ -8,9 +8,11 @@ import json
 import subprocess
 
 import dotenv
+import kubernetes_validate
 import pytest
 import yaml
 
+from multidb.errors import UsageError
 from multidb.render.env import EnvFormat, env_files, env_text, is_ours
 from multidb.secrets import Secret
 
@@ -59,7 +61,49 @@ def test_a_kubernetes_secret_can_be_applied() -> None:
     assert base64.b64decode(document["data"]["A"]).decode() == "värde"
 
 
-@pytest.mark.parametrize("form", list(EnvFormat))
+@pytest.mark.parametrize("value", [*NASTY, "two\nlines", "yes", "1e3", "0o14", "\u05cd4", "\U0001f600\x7f\x85"])
+def test_kubernetes_and_compose_read_back_what_was_written(value: str) -> None:
+    env = {"X": value, "Y": Secret(value)}
+    document = yaml.safe_load(env_text("beep_boop", env, EnvFormat.K8S_SECRET))
+    kubernetes_validate.validate(document, "1.37", strict=True)
+    assert {name: base64.b64decode(data).decode() for name, data in document["data"].items()} == {
+        "X": value,
+        "Y": value,
+    }
+    compose = yaml.safe_load(env_text("beep_boop", env, EnvFormat.DOCKER_SECRET))
+    service = compose["services"]["beep_boop"]
+    (given,) = service["secrets"]
+    assert service["environment"] == {"X": value.replace("$", "$$"), "Y_FILE": f"/run/secrets/{given['target']}"}
+    assert compose["secrets"] == {given["source"]: {"environment": "Y"}}
+
+
+@pytest.mark.parametrize(
+    ("value", "written"),  # each read back by godotenv 1.5.1, which gh has
+    [
+        ("plain", "plain"),
+        ("a b", "'a b'"),
+        ("$HOME ${X}", "'$HOME ${X}'"),
+        ('say "hi"', "'say \"hi\"'"),
+        ("two\nlines", "'two\nlines'"),
+        ("it's $X", '"it\'s \\$X"'),
+        ("'\\n", '"\'\\\\n"'),
+        ("\"'\n", '"\\"\'\\n"'),
+        ("a\r\nb", '"a\\r\\nb"'),
+    ],
+)
+def test_gh_reads_back_what_was_written(value: str, written: str) -> None:
+    text = env_text("ann", {"X": value, "Y": Secret("pw")}, EnvFormat.GITHUB)
+    assert text.split("\n", 1)[1] == f"X={written}\nY=pw\n"
+
+
+@pytest.mark.parametrize("value", ["a\\", "it's \\", "'\"", '\r"'])
+def test_what_no_file_for_gh_can_say_is_handed_over_by_itself(value: str) -> None:
+    with pytest.raises(UsageError, match="X ends in a way") as refused:
+        env_text("ann", {"X": Secret(value)}, EnvFormat.GITHUB)
+    assert refused.value.hint == "hand it over by itself: multidb env ann X | gh secret set X"
+
+
+@pytest.mark.parametrize("form", [form for form in EnvFormat if not form.refers])
 def test_masked_means_masked(form: EnvFormat) -> None:
     text = env_text("ann", {"A": Secret("topsecret")}, form, masked=True)
     assert "topsecret" not in text
@@ -77,5 +121,6 @@ def test_the_example_has_the_names_and_no_secret() -> None:
 
 
 def test_a_file_of_ours_is_known_by_its_first_line() -> None:
-    assert is_ours(env_text("ann", {}, EnvFormat.DOTENV))
+    for form in EnvFormat:
+        assert form in (EnvFormat.EXPORT, EnvFormat.JSON) or form.refers or is_ours(env_text("ann", {}, form))
     assert not is_ours("DATABASE_URL=by-hand\n")

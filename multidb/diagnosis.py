@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TypeAlias
 
 from multidb import DISTRIBUTION, __version__, distribution
+from multidb.connections import is_absent
 from multidb.errors import RuntimeUnavailable
 from multidb.fleet import Answer, Fleet, Scope
 from multidb.history import RunHistory
-from multidb.model import Finding, Level, Project, Server, StoreContext
+from multidb.model import Finding, Level, Server
 from multidb.provisioners import STORES, provisioner
 from multidb.runtime import ServerState, ServerStatus
 
@@ -38,13 +39,11 @@ def diagnose(fleet: Fleet) -> list[Finding]:
             *_beside(fleet, (), ()),
             *_history(fleet),
         ]
-    asked = fleet.ask(
-        Scope(), lambda server, session, context: (_advice(fleet, server, context), str(session.facts.version))
-    )
+    asked = fleet.on_servers(Scope(idle=True), lambda server: _asked(fleet, server))
     return [
         _python(),
         *_distribution(),
-        *(_server(status, _start(fleet.project, status)) for status in statuses),
+        *map(_server, statuses),
         *taken_ports(statuses),
         *_capacity(asked, statuses),
         *_beside(fleet, statuses, asked),
@@ -80,13 +79,6 @@ def _distribution() -> Iterator[Finding]:
         yield Finding(Level.OK, "package", f"{DISTRIBUTION} {ours.version}")
 
 
-def _start(project: Project, status: ServerStatus) -> str:
-    """What to do about a server that does not run."""
-    if project.runtime.starts_servers:
-        return "multidb up"
-    return f"start it where it runs, or correct its address: external.{status.name} in {Path(project.file).name}"
-
-
 def _history(fleet: Fleet) -> Iterator[Finding]:
     """Whether what was done is still all written down."""
     history = RunHistory(fleet.state)
@@ -97,16 +89,17 @@ def _history(fleet: Fleet) -> Iterator[Finding]:
         yield Finding(Level.OK, "history", f"{chain.lines} lines, all as they were written")
 
 
-def _server(status: ServerStatus, start: str) -> Finding:
+def _server(status: ServerStatus) -> Finding:
     match status.state:
         case ServerState.RUNNING:
             return Finding(Level.OK, status.name, status.message or "runs")
         case ServerState.SKIPPED:
             return Finding(Level.WARNING, status.name, f"skipped: {status.message}")
         case ServerState.STOPPED:
-            return Finding(Level.WARNING, status.name, "is not running", start)
+            what = status.message if status.server is not None and status.server.external else "is not running"
+            return Finding(Level.WARNING, status.name, what, status.start_hint)
         case ServerState.FAILED:
-            fix = "" if status.pid is not None else start  # one that runs says itself what helps
+            fix = "" if status.pid is not None else status.start_hint  # one that runs says itself what helps
             return Finding(Level.ERROR, status.name, status.message, fix)
 
 
@@ -114,7 +107,9 @@ def taken_ports(statuses: Iterable[ServerStatus]) -> Iterator[Finding]:
     """A server of ours that has no process and whose port answers: somebody else has it."""
     for status in statuses:
         server = status.server
-        if status.pid is not None or status.state is ServerState.RUNNING or server is None or not server.endpoint.port:
+        if status.pid is not None or status.state is ServerState.RUNNING or server is None:
+            continue
+        if server.external or not server.endpoint.port:
             continue
         with socket.socket() as probe:
             probe.settimeout(_PORT_SECONDS)
@@ -142,9 +137,14 @@ def _capacity(asked: Iterable[_Answer], statuses: Iterable[ServerStatus]) -> Ite
     )
 
 
-def _advice(fleet: Fleet, server: Server, context: StoreContext) -> Sequence[Finding]:
-    advise = provisioner(server.store).advise
-    return advise(fleet.apps_of(server), context) if advise else ()
+def _asked(fleet: Fleet, server: Server) -> tuple[Sequence[Finding], str]:
+    if is_absent(server):
+        return (), ""
+    with fleet.open(server) as session:
+        context, apps = fleet.context(server, session), fleet.apps_of(server)
+        advise = provisioner(server.store).advise
+        advice = advise(apps, context) if advise and apps else ()
+        return (*session.admin_rights(context, apps), *advice), str(session.facts.version)
 
 
 def _beside(fleet: Fleet, statuses: Iterable[ServerStatus], asked: Iterable[_Answer]) -> Iterator[Finding]:

@@ -57,6 +57,7 @@ class Scope:
         left_open: servers on which nothing is done by which others may lose something, and not only apps (see
             `Resource.closing`), because somebody was asked and did not agree. Where nobody was asked, `Engine.apply`
             does it only on servers that are the project's own.
+        idle: also servers that no app uses, of those that the manifest names. They are asked and never changed.
     """
 
     apps: frozenset[str] | None = None
@@ -65,6 +66,7 @@ class Scope:
     regenerate: frozenset[str] = frozenset()
     deep: bool = True
     left_open: frozenset[str] = frozenset()
+    idle: bool = False
 
     def wants(self, app: App) -> bool:
         """Whether the app is in scope."""
@@ -191,12 +193,12 @@ class Fleet:
             ) from None
 
     def servers(self, scope: Scope) -> list[Server]:
-        """The servers with an address that serve an app in scope."""
+        """The servers with an address that serve an app in scope; with ``scope.idle`` also those that serve none."""
         return [
             server
             for server in self.runtime.servers()
             if (scope.stores is None or server.store in scope.stores)
-            and any(scope.wants(app) for app in self.apps_of(server))
+            and (any(map(scope.wants, apps := self.apps_of(server))) or (scope.idle and not apps))
         ]
 
     def sparing_others(self, scope: Scope) -> Scope:

@@ -83,12 +83,44 @@ class FailedRunDocument(_Envelope):
     error: ErrorDocument
 
 
+class DiagnosedDocument(_Part):
+    """One thing that was looked at."""
+
+    level: Level
+    subject: str
+    message: str
+    hint: Hint
+
+
+class AskedServerDocument(_Part):
+    """One server that was asked."""
+
+    server: ServerName
+    store: StoreName
+    where: str
+    """What the manifest says of it, as file:line:column."""
+    address: str | None
+    """Null where it has none yet."""
+    product: str | None
+    """With its version; null where it could not be asked."""
+    ok: bool
+    """Whether nothing is known to be in the way of an apply."""
+    findings: list[DiagnosedDocument]
+    """What its admin may do there, and what not."""
+    error: ErrorDocument | None
+    """Why it could not be asked, or why it cannot have the apps of the manifest."""
+    skipped: str | None
+    """Why this machine cannot have it."""
+
+
 class InitDocument(_Result):
     """A manifest to start from."""
 
     written: Written
     ignored: list[str]
     """The lines that were added to `.gitignore`."""
+    servers: list[AskedServerDocument] | None = None
+    """Those that exist already, each as it was tried."""
 
 
 class ServerStatusDocument(_Part):
@@ -116,15 +148,6 @@ class RestartDocument(ServersDocument):
     """Apps with a place on a server that was stopped: their connections ended."""
 
 
-class DiagnosedDocument(_Part):
-    """One thing that was looked at."""
-
-    level: Level
-    subject: str
-    message: str
-    hint: Hint
-
-
 class DoctorDocument(_Result):
     """What stands in the way."""
 
@@ -137,6 +160,8 @@ class ValidateDocument(_Result):
     project: str
     runtime: str
     apps: list[AppId]
+    servers: list[AskedServerDocument] | None = None
+    """With `--connect`, each as it was asked."""
 
 
 class SchemaDocument(_Result):

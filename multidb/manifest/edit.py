@@ -143,15 +143,33 @@ def entry_of(text: str, app_id: str) -> dict[str, Any] | None:
     return entry if isinstance(entry, dict) else {}
 
 
-def initial(project: str) -> str:
-    """The commented manifest that a new project begins with."""
+_RUNTIMES: Final = {
+    "embedded": "processes that `multidb up` starts; `external` uses servers that exist already",
+    "compose": "containers that `multidb up` starts; `external` uses servers that exist already",
+    "external": "servers that exist already; `embedded` are processes that `multidb up` starts",
+}
+
+
+def initial(project: str, runtime: str = "embedded", external: Mapping[str, Mapping[str, Any]] | None = None) -> str:
+    """The commented manifest that a new project begins with.
+
+    Args:
+        runtime: where its servers come from.
+        external: by store, where its server is and where its admin's password is read from.
+    """
+    lines = "".join(f"  {_flow({store: entry})}\n" for store, entry in (external or {}).items())
+    servers = (
+        f"\nexternal: # where they are, with the admin's name; passwords stay out of this file\n{lines}"
+        if lines
+        else ""
+    )
     return f"""\
 # What each app of this project wants on the shared servers. `multidb plan` shows what would change, `multidb apply`
 # makes it so. `multidb schema` prints the JSON Schema of this file, for editors.
 version: 1
 {_flow({"project": project})} # marks everything that multidb makes on the servers; do not change it later
-runtime: embedded # processes that `multidb up` starts; `external` uses servers that exist already
-
+runtime: {runtime} # {_RUNTIMES[runtime]}
+{servers}
 # servers: # the shared servers; everything has a default
 #   postgres: {{port: 5432}}
 

@@ -136,7 +136,7 @@ class _Files:
         return self._path.with_name(f"{self._path.stem}.{name}{self._path.suffix}")
 
     def _top(self, path: Path, hint: str) -> Mapping:
-        if not path.exists():
+        if not path.exists() and path.resolve() not in self._texts:
             raise UsageError("there is no such manifest", where=str(path), hint=_above(path) or hint)
         node, problems = self._read(path, str(path))
         start = Position(str(path), 1, 1)
@@ -436,7 +436,14 @@ class _Reading:
             getattr(head.servers, store),
             getattr(head.external, store, None),
             frozenset(getattr(head.known, store)),
+            where=str(self._place_of_server(store, RuntimeKind(head.runtime))),
         )
+
+    def _place_of_server(self, store: str, runtime: RuntimeKind) -> Position:
+        section = self._top.get("external" if runtime is RuntimeKind.EXTERNAL else "servers")
+        entry = section.entries.get(store) if isinstance(section, Mapping) else None
+        entry = entry or self._top.entries.get("runtime")
+        return entry.key.place if entry is not None else self._top.place
 
     def _check_addresses(self, apps: MappingType[str, App], servers: Iterable[ServerSpec]) -> None:
         entry = self._top.entries["runtime"]

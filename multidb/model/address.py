@@ -9,18 +9,19 @@ An address never carries a password: manifests are committed, printed and shared
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Self
 from urllib.parse import SplitResult, parse_qsl, unquote, urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from multidb.model.core import Endpoint
 from multidb.secret_source import SecretSource
 
-__all__ = ["Address", "Dialect"]
+__all__ = ["Address", "Dialect", "scheme_of"]
 
 _SECRET_PARAMETERS = {"password", "passwd", "pwd", "sslpassword", "api_key", "api-key", "apikey", "token", "key"}
 
@@ -73,10 +74,28 @@ class Address(BaseModel):
         self.require_address()
         for name, url in (("url", self.url), ("app_url", self.app_url)):
             if url is not None and urlsplit(url).scheme not in self.dialect.schemes:
-                raise ValueError(f"must have {name} beginning with {_listed(self.dialect)}")
+                other = scheme_of(url)
+                unlike = f", which {other}:// is not" if other else ""
+                raise ValueError(f"must have {name} beginning with {_listed(self.dialect)}{unlike}")
         if (self.cert_file is None) != (self.key_file is None):
             raise ValueError("must have cert_file and key_file together")
         return self
+
+    @classmethod
+    def refusal(cls, url: str) -> str | None:
+        """What is wrong with a url, as the end of a sentence that begins with its name; None: nothing. Does not repeat
+        it, since there may be a password in it."""
+        try:
+            cls.model_validate({"url": url})
+        except ValidationError as error:
+            first = error.errors(include_url=False, include_input=False)[0]
+            return str(first.get("ctx", {}).get("error") or first["msg"])
+        return None
+
+    @classmethod
+    def example(cls) -> str:
+        """An address as the store's servers have one."""
+        return _example(cls.dialect)
 
     def require_address(self) -> None:
         """`ValueError` when the entry does not say where the server is."""
@@ -104,6 +123,13 @@ class Address(BaseModel):
             tls=self.dialect.schemes[parts.scheme],
             params={**dict(parse_qsl(parts.query)), **given},
         )
+
+
+def scheme_of(url: str) -> str:
+    """What stands before ``://``; empty where nothing does that could be a scheme. No part of a password: that would
+    stand behind it."""
+    match = re.match(r"([a-z][a-z0-9+.-]{0,30})://", url.strip().lower())
+    return match[1] if match else ""
 
 
 def _listed(dialect: Dialect) -> str:

@@ -131,10 +131,25 @@ class Server:
     container: tuple[str, str] | None = field(default=None, compare=False, repr=False)
     # Where several servers share the apps of a store, those of this one; None: all that have no server to themselves.
     apps: frozenset[str] | None = None
+    external: bool = field(default=False, compare=False)  # it exists already: multidb neither starts nor stops it
 
     def serves(self, app: str) -> bool:
         """Whether the app, which uses its store, has its place here."""
         return serves(app, self.app, self.apps)
+
+    @property
+    def start_hint(self) -> str:
+        """What to do about it while it does not run."""
+        if not self.external:
+            return "start it: multidb up"
+        if self.endpoint.path:
+            return f"make it: multidb apply; or correct external.{self.name}.path in the manifest"
+        return f"start it where it runs, or correct external.{self.name}.url in the manifest"
+
+    @property
+    def restart_hint(self) -> str:
+        """How it is started anew."""
+        return "restart it where it runs" if self.external else f"restart it: multidb restart {self.name}"
 
     def __str__(self) -> str:
         return f"{self.name} ({self.endpoint})"

@@ -24,6 +24,7 @@ class ServerSpec:
         address: where it is, when it exists already.
         known: the accounts that an operator knows beside the apps' own: what one of them could do is no hole.
         apps: the ids of those that have their place there; None: all that use the store.
+        where: file:line:column of what the manifest says of it, or of its runtime where it says nothing.
     """
 
     name: str
@@ -32,6 +33,7 @@ class ServerSpec:
     address: Address | None = None
     known: frozenset[str] = frozenset()
     apps: frozenset[str] | None = None
+    where: str = field(default="", compare=False)
 
     def serves(self, app: str) -> bool:
         """Whether the app, which uses its store, has its place there."""

@@ -61,6 +61,11 @@ class Session(Protocol):
         """Sends the statements in order and yields how many are durable after each step; retries what is retryable;
         raises `StatementFailed` at the first real failure, which says whether the server goes on answering."""
 
+    def admin_rights(self, context: StoreContext, apps: Sequence[App]) -> Sequence[Finding]:
+        """What the admin's login may do on the server, and what it lacks for `apps`, each under the server's name: an
+        error is what an apply would fail by, a warning what costs something. Changes nothing. A server that is too
+        old, or a login that can do nothing at all, is an error of ``Provisioner.connect`` already."""
+
     def usage(self, context: StoreContext, apps: Sequence[App]) -> ServerUsage:
         """What the server and each of `apps` use now. Bulk queries: their number does not grow with the apps, except
         that what only the inside of a database tells takes one round trip for each of them."""

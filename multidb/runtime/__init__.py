@@ -40,11 +40,16 @@ class ServerStatus:
     pid: int | None = None
     error: MultidbError | None = None  # why it cannot be started, though the project has had it
 
+    @property
+    def start_hint(self) -> str:
+        """What to do about it while it does not run."""
+        return self.server.start_hint if self.server is not None else "start it: multidb up"
+
     def not_running(self) -> ServerDown:
         """What is wrong with a server that was not started, or that cannot be."""
         if self.error is not None:
             return ServerDown(self.error.message, where=f"server {self.name}", hint=self.error.hint)
-        return ServerDown("is not running", where=f"server {self.name}", hint="start it: multidb up")
+        return ServerDown("is not running", where=f"server {self.name}", hint=self.start_hint)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +102,8 @@ class Runtime(Protocol):
         """Every server that the manifest asks for, without starting any."""
 
     def servers(self) -> list[Server]:
-        """The servers to plan against: every one that has an address, running or not."""
+        """Every server that has an address, running or not: of those that exist already also the ones that no app
+        uses yet, or any more."""
 
     def missing(self) -> list[ServerStatus]:
         """The servers that the manifest asks for and that have no address: never started, or not to be had here."""

@@ -76,17 +76,17 @@ class ExternalRuntime:
         return side_by_side(_reached, self.servers(), finishing=True)
 
     def servers(self) -> list[Server]:
-        """See `Runtime.servers`.
+        """See `Runtime.servers`: every server that the manifest names, whether an app uses it or not.
 
         Raises:
             UsageError: a server that an app uses has no address.
         """
         servers = []
         for spec in self._project.servers:
-            if self._project.apps_on(spec):
+            if spec.address is not None or self._project.apps_on(spec):
                 entry = self._entry(spec)
-                endpoint = entry.endpoint(self._root)
-                servers.append(Server(spec.name, spec.store, endpoint, timeout=entry.timeout, apps=spec.apps))
+                endpoint, timeout = entry.endpoint(self._root), entry.timeout
+                servers.append(Server(spec.name, spec.store, endpoint, timeout=timeout, apps=spec.apps, external=True))
         return servers
 
     def missing(self) -> list[ServerStatus]:
@@ -137,8 +137,11 @@ class ExternalRuntime:
 def _reached(server: Server) -> ServerStatus:
     endpoint = server.endpoint
     if endpoint.path:
-        state = ServerState.RUNNING if Path(endpoint.path).is_dir() else ServerState.STOPPED
-        return ServerStatus(server.name, server.store, state, server, "local mode: a folder, no server process")
+        if Path(endpoint.path).is_dir():
+            local = "local mode: a folder, no server process"
+            return ServerStatus(server.name, server.store, ServerState.RUNNING, server, local)
+        absent = "local mode: the folder is not there"
+        return ServerStatus(server.name, server.store, ServerState.STOPPED, server, absent)
     try:
         with socket.create_connection((endpoint.host, endpoint.port), timeout=server.timeout):
             return ServerStatus(server.name, server.store, ServerState.RUNNING, server, "accepts connections")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import pty
 import re
 import socket
 import subprocess
@@ -21,7 +18,7 @@ from multidb.cli.command_line import COMMANDS, GROUPS
 from multidb.cli.documents import DOCUMENTS, WITHOUT_DOCUMENT
 from multidb.cli.output import Output
 from multidb.cli.root import app
-from tests.support.command import REPOSITORY, Folder
+from tests.support.command import REPOSITORY, Folder, on_terminal
 from tests.support.documents import assert_documented, schema
 
 
@@ -255,35 +252,16 @@ def test_help_is_as_wide_as_the_terminal(folder: Folder, columns: int) -> None:
     assert [line[:-1] for line in text.splitlines() if re.fullmatch(r"[A-Z][a-z ]+:", line)] == ["Options", *GROUPS]
 
 
-def _on_terminal(folder: Path, arguments: list[str], **env: str) -> tuple[int, str]:
-    """A command on a terminal at which nobody types: its exit code, and what it shows."""
-    master, slave = pty.openpty()
-    command = [sys.executable, "-c", "from multidb.cli import main; main()", *arguments]
-    surroundings = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": str(REPOSITORY), "TERM": "xterm"}
-    try:
-        run = subprocess.Popen(
-            command, cwd=folder, stdin=slave, stdout=slave, stderr=subprocess.STDOUT, env={**surroundings, **env}
-        )
-        os.close(slave)
-        shown = b""
-        with contextlib.suppress(OSError):  # the end of a terminal
-            while chunk := os.read(master, 65536):
-                shown += chunk
-        return run.wait(60), shown.decode()
-    finally:
-        os.close(master)
-
-
 @pytest.mark.parametrize(("env", "bold"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False)])
 def test_headings_are_bold_where_that_is_wanted(folder: Folder, env: dict[str, str], bold: bool) -> None:
-    code, shown = _on_terminal(folder.path, ["plan", "-h"], **env)
+    code, shown = on_terminal(folder.path, ["plan", "-h"], **env)
     assert (code, "\x1b[1m" in shown) == (0, bold)
 
 
 @pytest.mark.parametrize("ci", ["true", "1"])
 def test_nobody_is_asked_in_ci(shop: Folder, ci: str) -> None:
     """A runner may have a terminal, and nobody at it."""
-    code, shown = _on_terminal(shop.path, ["down", "--volumes"], CI=ci)
+    code, shown = on_terminal(shop.path, ["down", "--volumes"], CI=ci)
     assert code == 3
     assert "there is no terminal to ask on" in shown
 

@@ -9,9 +9,11 @@ from typing import Any
 
 import psycopg
 
+from multidb.model import Server
 from multidb.provisioners.postgres import PROVISIONER
 from multidb.provisioners.postgres.provision.options import ServerOptions
-from tests.support.case import Drift, RealServer, Refused, StoreCase, Tenant, Threat
+from multidb.secrets import Secret
+from tests.support.case import Drift, Lesser, RealServer, Refused, StoreCase, Tenant, Threat
 from tests.support.postgres_servers import PLATFORM, SUPERUSER, cluster, cluster_at
 
 # ------------------------------------------------------------------------------------------------------ the servers
@@ -72,6 +74,28 @@ def _use(tenant: Tenant) -> None:
 def _session(tenant: Tenant) -> Iterator[Callable[[], object]]:
     with psycopg.connect(tenant.env["DATABASE_URL"], autocommit=True) as opened:
         yield lambda: opened.execute("SELECT 1").fetchone()
+
+
+# --------------------------------------------------------------------------------------- admins who may do too little
+
+
+@contextlib.contextmanager
+def _lesser(real: RealServer, attributes: str) -> Iterator[tuple[Server, Secret]]:
+    cluster, password = cluster_at(real.server.endpoint.port), "of-the-lesser-admin"
+    cluster.sql(
+        f"CREATE ROLE lesser LOGIN {attributes} PASSWORD '{password}'", "GRANT CONNECT ON DATABASE postgres TO lesser"
+    )
+    try:
+        yield cluster.server("lesser"), Secret(password)
+    finally:
+        cluster.sql("DROP OWNED BY lesser", "DROP ROLE lesser")
+
+
+_LESSER = (
+    Lesser("nothing", lambda real: _lesser(real, ""), "may not make logins (CREATEROLE) and databases (CREATEDB)"),
+    Lesser("no logins", lambda real: _lesser(real, "CREATEDB"), "may not make logins (CREATEROLE)"),
+    Lesser("no databases", lambda real: _lesser(real, "CREATEROLE"), "may not make databases (CREATEDB)"),
+)
 
 
 # ------------------------------------------------------------------------------------------------------- squatters
@@ -431,6 +455,7 @@ def _case(major: int, admin: str, **options: Any) -> StoreCase:
         squatted=_squatted,
         remove=_remove,
         app_options={"extensions": ("ltree",), **options},
+        lesser=_LESSER,
         drifts=_drifts(admin, options),
         typed={
             "CREATE TEMP TABLE typed (a int); INSERT INTO typed VALUES (7); SELECT a FROM typed": "7",

@@ -29,8 +29,9 @@ from multidb.ports import choose
 from multidb.provisioners.qdrant import PROVISIONER
 from multidb.provisioners.qdrant.provision.options import ServerOptions
 from multidb.secrets import Secret
-from tests.support.case import Drift, RealServer, Refused, StoreCase, Tenant, Threat
+from tests.support.case import Drift, Lesser, RealServer, Refused, StoreCase, Tenant, Threat
 
+READ_ONLY_KEY = "another-key-of-the-tests-that-only-reads"
 VECTOR = [0.1, 0.2, 0.3, 0.4]
 SETTINGS = {
     "collections": {
@@ -139,6 +140,13 @@ def _contained(image: str) -> Iterator[RealServer]:
         yield RealServer(Server("qdrant", "qdrant", endpoint), Secret(key), ServerOptions())
 
 
+@contextlib.contextmanager
+def _reader(real: RealServer) -> Iterator[tuple[Server, Secret]]:
+    if real.pid is None:
+        pytest.skip("the server that MULTIDB_TEST_QDRANT points at was not configured here")
+    yield real.server, Secret(READ_ONLY_KEY)
+
+
 def server_config(folder: Path, http: int, grpc: int, key: str, rbac: bool) -> dict[str, Any]:
     storage = {"storage_path": str(folder / "storage"), "snapshots_path": str(folder / "snapshots")}
     service = {"host": "127.0.0.1", "http_port": http, "grpc_port": grpc, "jwt_rbac": rbac}
@@ -146,7 +154,7 @@ def server_config(folder: Path, http: int, grpc: int, key: str, rbac: bool) -> d
         "log_level": "WARN",
         "telemetry_disabled": True,
         "storage": storage,
-        "service": service | ({"api_key": key} if key else {}),
+        "service": service | ({"api_key": key, "read_only_api_key": READ_ONLY_KEY} if key else {}),
     }
 
 
@@ -468,6 +476,7 @@ CASES = [
         typed={"GET /collections/{app}_knowledge": "points_count"},
         refused="GET /collections/of_another",
         threats=THREATS,
+        lesser=[Lesser("a key that only reads", _reader, "it is a read-only key")],
     ),
     StoreCase(
         name="qdrant-local",

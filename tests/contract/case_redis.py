@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,7 @@ from multidb.provisioners.redis import PROVISIONER
 from multidb.provisioners.redis.provision.options import ServerOptions
 from multidb.provisioners.redis.provision.resources import parse_mark
 from multidb.secrets import Secret
-from tests.support.case import Drift, RealServer, Refused, StoreCase, Tenant, Threat
+from tests.support.case import Drift, Lesser, RealServer, Refused, StoreCase, Tenant, Threat
 
 ADMIN = "multidb"
 PASSWORD = "the-password-of-the-admin-in-tests"
@@ -193,6 +194,30 @@ def remove(real: RealServer, app: str) -> None:
     if number:
         with as_admin(real, number) as client:
             client.execute_command("FLUSHDB")
+
+
+# --- admins who may do too little ------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def _lesser(real: RealServer, *rules: str) -> Iterator[tuple[Server, Secret]]:
+    with as_admin(real) as client:
+        client.execute_command("ACL", "SETUSER", "lesser", "reset", "on", f">{PASSWORD}", "~*", "&*", "+@all", *rules)
+    endpoint = replace(real.server.endpoint, user="lesser")
+    try:
+        yield replace(real.server, endpoint=endpoint), Secret(PASSWORD)
+    finally:
+        with as_admin(real) as client:
+            client.execute_command("ACL", "DELUSER", "lesser")
+
+
+LESSER = (
+    Lesser("no users", lambda real: _lesser(real, "-acl|setuser"), "may not run ACL SETUSER"),
+    Lesser("no scripts", lambda real: _lesser(real, "-eval"), "may not run eval, which every apply needs"),
+    Lesser("no saving", lambda real: _lesser(real, "-acl|save"), "may not run acl|save, which every apply needs"),
+    Lesser("not all keys", lambda real: _lesser(real, "resetkeys", "~a*"), "does not reach all keys"),
+    Lesser("no restore", lambda real: _lesser(real, "-swapdb"), "swapdb, so it cannot back up and restore", work=False),
+)
 
 
 # --- drifts ----------------------------------------------------------------------------------------------------------
@@ -477,6 +502,7 @@ _case = partial(
     remove=remove,
     typed={'HSET {app}:typed a "b c"': "1", "HGETALL {app}:typed": "b c", "ACL WHOAMI": "{app}_user"},
     refused="CONFIG GET save",
+    lesser=LESSER,
 )
 
 CASES = [

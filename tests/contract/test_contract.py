@@ -25,6 +25,7 @@ import pytest
 
 from multidb import errors, files
 from multidb.closure import Closure, close, reopen
+from multidb.connections import first_problem, try_connections
 from multidb.engine import Engine
 from multidb.environment import environment, standing
 from multidb.errors import (
@@ -39,7 +40,7 @@ from multidb.errors import (
     UsageError,
 )
 from multidb.fleet import Fleet, Scope
-from multidb.model import Action, App, Isolation, Project, RuntimeKind, ServerSpec
+from multidb.model import Action, App, Isolation, Level, Project, RuntimeKind, ServerSpec
 from multidb.rotation import Rotation, UnknownUse
 from multidb.secrets import Secret
 from multidb.state import ProjectState
@@ -208,6 +209,32 @@ def test_planning_changes_nothing(world: World) -> None:
     engine = world.engine(world.app())
     assert engine.plan().digest == engine.plan().digest
     assert not world.state.secrets.refs()
+
+
+def test_what_the_admin_may_do_is_said_and_is_enough(world: World) -> None:
+    engine = world.apply(world.app())
+    (server,) = engine.fleet.servers(Scope())
+    with engine.fleet.open(server) as session:
+        said = session.admin_rights(engine.fleet.context(server, session), engine.fleet.apps_of(server))
+    assert said
+    assert {finding.subject for finding in said} == {server.name}
+    assert [finding for finding in said if finding.level is Level.ERROR] == []
+    assert engine.plan().changes == ()
+    assert first_problem(try_connections(engine.fleet)) is None
+
+
+def test_what_an_admin_lacks_is_said(world: World, subtests: Any) -> None:
+    if not world.case.lesser:
+        pytest.skip("every login of an admin may do everything here")
+    for lesser in world.case.lesser:
+        with subtests.test(lesser.name), lesser.login(world.real) as (server, password):
+            engine = world.engine(world.app(), real=replace(world.real, server=server, admin=password))
+            (connection,) = try_connections(engine.fleet)
+            problem = connection.problem
+            assert (problem is not None) is lesser.work
+            assert lesser.lacks in f"{problem} {connection.findings}"
+            assert problem is None or problem.exit_code == 4
+            assert problem is None or problem.hint
 
 
 def test_the_app_works_with_its_own_credentials(world: World) -> None:

@@ -39,6 +39,7 @@ _OPEN = (0, 1)
 
 STEPS: tuple[Step, ...] = (
     Step("validate"),
+    Step("validate --connect"),
     Step("schema"),
     Step("completion bash"),
     Step("init -f other/multidb.yaml"),

@@ -63,6 +63,22 @@ class Threat:
     control: Callable[[Tenant], None] | None
 
 
+@dataclass(frozen=True)
+class Lesser:
+    """An admin of the server who may do too little.
+
+    Args:
+        login: makes it, for the block.
+        lacks: what is said of it.
+        work: whether an apply would fail by it; else it only costs something.
+    """
+
+    name: str
+    login: Callable[[RealServer], AbstractContextManager[tuple[Server, Secret]]]
+    lacks: str
+    work: bool = True
+
+
 class Refused(Exception):
     """The server said no, in so many words (not: the probe broke)."""
 
@@ -87,6 +103,7 @@ class StoreCase:
         refused: a statement that the server does not let an app do.
         session: opens a session with the app's credentials, as what asks something of it and raises once it was ended;
             None: the store has no sessions, or does not rotate credentials.
+        lesser: admins who may do too little; none: a login of the server may do everything, or nothing.
         instance: one server per app; the suite then never puts two apps on it.
     """
 
@@ -104,5 +121,6 @@ class StoreCase:
     typed: Mapping[str, str] = field(default_factory=dict)
     refused: str = ""
     session: Callable[[Tenant], AbstractContextManager[Callable[[], object]]] | None = None
+    lesser: Sequence[Lesser] = ()
     instance: bool = False
     down: Endpoint | None = None  # an address where nothing listens, if not simply another port

@@ -7,9 +7,11 @@ command that is given an environment of its own is begun from nothing, as its li
 
 from __future__ import annotations
 
+import contextlib
 import json
 import multiprocessing
 import os
+import pty
 import subprocess
 import sys
 import tempfile
@@ -66,6 +68,26 @@ class Folder:
 
     def manifest(self, text: str) -> None:
         (self.path / "multidb.yaml").write_text(text)
+
+
+def on_terminal(folder: Path, arguments: list[str], *, typed: str = "", **env: str) -> tuple[int, str]:
+    """A command on a terminal at which somebody has typed these lines: its exit code, and what it shows."""
+    master, slave = pty.openpty()
+    command = [sys.executable, "-c", "from multidb.cli import main; main()", *arguments]
+    surroundings = {"PATH": os.environ["PATH"], "HOME": str(folder), "PYTHONPATH": str(REPOSITORY), "TERM": "xterm"}
+    try:
+        run = subprocess.Popen(
+            command, cwd=folder, stdin=slave, stdout=slave, stderr=subprocess.STDOUT, env={**surroundings, **env}
+        )
+        os.close(slave)
+        os.write(master, typed.encode())
+        shown = b""
+        with contextlib.suppress(OSError):  # the end of a terminal
+            while chunk := os.read(master, 65536):
+                shown += chunk
+        return run.wait(60), shown.decode()
+    finally:
+        os.close(master)
 
 
 def _begun(path: Path, arguments: tuple[str, ...], stdin: str | None, env: dict[str, str], timeout: float) -> Ran:

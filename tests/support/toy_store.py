@@ -27,10 +27,12 @@ from multidb.model import (
     AppUsage,
     CredentialUse,
     Facts,
+    Finding,
     Health,
     Hole,
     Inspection,
     Isolation,
+    Level,
     Outcome,
     Owner,
     Probe,
@@ -163,6 +165,9 @@ class ToySession:
         box = SHELF.boxes.get(app.id)
         ours = box is not None and box.owner == Owner(context.project, app.id)
         return [Statement(f"DROP {app.id}")] if ours else []
+
+    def admin_rights(self, context: StoreContext, apps: Sequence[App]) -> Sequence[Finding]:
+        return (Finding(Level.OK, "toy", "may make boxes"),)
 
     def usage(self, context: StoreContext, apps: Sequence[App]) -> ServerUsage:
         weights = {app.id: SHELF.weights[app.id] for app in apps if app.id in SHELF.weights}

@@ -20,14 +20,16 @@ class Connection:
         AuthenticationFailed: it does not let the login in.
     """
 
-    def __init__(self, host: str, port: int, user: str, key: Secret, *, where: str, timeout: float) -> None:
+    def __init__(
+        self, host: str, port: int, user: str, key: Secret, *, where: str, timeout: float, start: str = ""
+    ) -> None:
         self._where = where
         try:
             self._socket = socket.create_connection((host, port), timeout)
         except TimeoutError:
             raise ServerSlow(f"does not answer within {timeout:g} s", where=where, hint="multidb status") from None
         except OSError as error:
-            raise ServerDown(f"{error.strerror or error}", where=where, hint="start it: multidb up") from None
+            raise ServerDown(f"{error.strerror or error}", where=where, hint=start or None) from None
         self._answers = self._socket.makefile("rb")
         try:
             self.version: str = self.ask("LOGIN $user $key", user=user, key=key.reveal())

@@ -12,8 +12,10 @@ from multidb.model import (
     AppUsage,
     CredentialUse,
     Facts,
+    Finding,
     Hole,
     Inspection,
+    Level,
     Owner,
     Resource,
     Search,
@@ -33,7 +35,8 @@ __all__ = ["ToySession", "connect", "owner_of"]
 def connect(server: Server, admin: Secret | None) -> Connection:
     """The admin's login on the server."""
     at = server.endpoint
-    return Connection(at.host, at.port, at.user, admin or Secret(""), where=str(server), timeout=server.timeout)
+    key, start = admin or Secret(""), server.start_hint
+    return Connection(at.host, at.port, at.user, key, where=str(server), timeout=server.timeout, start=start)
 
 
 def owner_of(box: Mapping[str, Any]) -> tuple[str, str]:
@@ -46,7 +49,7 @@ class ToySession:
     """See `multidb.model.Session`."""
 
     def __init__(self, server: Server, admin: Secret | None) -> None:
-        self._where = str(server)
+        self._name, self._where = server.name, str(server)
         self._connection = connect(server, admin)
         self.facts = Facts("Toy", self._connection.version)
 
@@ -89,6 +92,9 @@ class ToySession:
             except ServerError as error:
                 raise StatementFailed(error.message, index=index, durable=index, where=self._where) from None
             yield index + 1
+
+    def admin_rights(self, context: StoreContext, apps: Sequence[App]) -> Sequence[Finding]:
+        return (Finding(Level.OK, self._name, "the admin may make boxes and give out keys"),)
 
     def usage(self, context: StoreContext, apps: Sequence[App]) -> ServerUsage:
         boxes = self._connection.ask("LIST")

@@ -50,4 +50,7 @@ def _connected(tenant: Tenant) -> Connection:
     host, _, port = str(tenant.env["TOY_ADDRESS"]).rpartition(":")
     key = tenant.env["TOY_KEY"]
     assert isinstance(key, Secret)
-    return Connection(host, int(port), tenant.app.id, key, where=str(tenant.server), timeout=tenant.server.timeout)
+    server = tenant.server
+    return Connection(
+        host, int(port), tenant.app.id, key, where=str(server), timeout=server.timeout, start=server.start_hint
+    )

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from multidb.diagnosis import diagnose
-from multidb.model import Finding, Level, RuntimeKind
+from multidb.model import Endpoint, Finding, Level, Server
 from multidb.provisioners import provisioner
 from multidb.runtime import ServerState, ServerStatus
 from tests.support import toy_store
@@ -35,14 +35,14 @@ def test_doctor_logs_in_to_each_server_once_for_all_that_it_asks(
     assert {"nothing listens", "for []"} <= set(messages)
 
 
-@pytest.mark.parametrize(("runtime", "way"), [("embedded", "multidb up"), ("external", "external.toy in multidb.yaml")])
+@pytest.mark.parametrize(("external", "way"), [(False, "multidb up"), (True, "external.toy.url in the manifest")])
 def test_doctor_names_a_way_to_a_server_that_is_there_in_this_runtime(
-    open_shop: OpenShop, monkeypatch: pytest.MonkeyPatch, runtime: str, way: str
+    open_shop: OpenShop, monkeypatch: pytest.MonkeyPatch, external: bool, way: str
 ) -> None:
     monkeypatch.setattr("multidb.diagnosis.STORES", {"toy": ""})
     engine = open_shop(["ann"])
-    engine.fleet.project = replace(engine.fleet.project, runtime=RuntimeKind(runtime))
-    stopped = ServerStatus("toy", "toy", ServerState.STOPPED, None)
-    monkeypatch.setattr(engine.fleet.runtime, "status", lambda: [stopped])
-    (finding,) = [finding for finding in diagnose(engine.fleet) if finding.message == "is not running"]
+    server = Server("toy", "toy", Endpoint("127.0.0.1", 0), external=external)
+    down = ServerStatus("toy", "toy", ServerState.FAILED, server, "cannot be reached")
+    monkeypatch.setattr(engine.fleet.runtime, "status", lambda: [down])
+    (finding,) = [finding for finding in diagnose(engine.fleet) if finding.message == "cannot be reached"]
     assert way in finding.fix

@@ -258,9 +258,7 @@ def explain(error: BaseException, server: Server, who: str = ADMIN) -> ServerErr
             where=where,
             hint="see whether it is starting or overloaded, then run the command again",
         )
-    return ServerDown(
-        "cannot be reached", where=where, hint="start it (multidb up, where multidb runs it), or correct its address"
-    )
+    return ServerDown("cannot be reached", where=where, hint=server.start_hint)
 
 
 def _explain_answer(error: exceptions.Neo4jError, server: Server, who: str) -> ServerError:

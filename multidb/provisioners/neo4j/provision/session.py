@@ -19,6 +19,7 @@ from multidb.errors import (
 from multidb.model import (
     App,
     CredentialUse,
+    Finding,
     Inspection,
     Owner,
     Resource,
@@ -32,6 +33,7 @@ from multidb.provisioners.neo4j.driver.connection import DRIVER_ERRORS, Bolt, ex
 from multidb.provisioners.neo4j.isolation.holes import search
 from multidb.provisioners.neo4j.observe.credential_use import credential_use
 from multidb.provisioners.neo4j.observe.usage import usage
+from multidb.provisioners.neo4j.provision.admin_rights import OWN_RIGHTS, admin_rights
 from multidb.provisioners.neo4j.provision.catalog import Listing, Row, owners_of
 from multidb.provisioners.neo4j.provision.removal import orphans, removal, suspension
 from multidb.provisioners.neo4j.provision.resources import (
@@ -281,6 +283,12 @@ class Neo4jSession:
             raise failed(str(refused[0].get("message", "the server did not finish in time")))
 
     # Watching and removing
+
+    def admin_rights(self, context: StoreContext, apps: Sequence[App]) -> Sequence[Finding]:
+        """See `Session.admin_rights`."""
+        with self.bolt.explained():
+            commands = [row["command"] for row in self.bolt.ask(OWN_RIGHTS)] if self.facts.roles else []
+        return tuple(admin_rights(context, commands, self._server.name))
 
     def usage(self, context: StoreContext, apps: Sequence[App]) -> ServerUsage:
         with self.bolt.explained():

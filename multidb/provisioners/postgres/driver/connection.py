@@ -622,7 +622,7 @@ _CONNECTION_ERRORS: tuple[tuple[tuple[str, ...], type[ServerError], str, str], .
         ),
         ServerDown,
         "cannot be reached",
-        "start it (multidb up, where multidb runs it), or correct the address",
+        "",  # the server knows
     ),
 )
 
@@ -643,5 +643,5 @@ def connection_error(error: psycopg.Error, server: Server) -> ServerError:
         if answered and kind in (ServerDown, ServerSlow):
             continue  # a server that says why is there, whatever words of the app's it quotes
         if any(sign.lower() in lowered for sign in signs):
-            return kind(f"{message}: {reason}", where=str(server), hint=hint)
+            return kind(f"{message}: {reason}", where=str(server), hint=hint or server.start_hint)
     return ServerError(f"cannot be connected to: {reason}", where=str(server), hint="look into the server's log")

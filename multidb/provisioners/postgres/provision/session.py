@@ -25,6 +25,7 @@ from multidb.errors import (
 from multidb.model import (
     App,
     CredentialUse,
+    Finding,
     Inspection,
     Resource,
     Search,
@@ -48,6 +49,7 @@ from multidb.provisioners.postgres.driver.connection import (
 from multidb.provisioners.postgres.isolation import holes, holes_inside, holes_server, inventory
 from multidb.provisioners.postgres.observe import credential_use, usage
 from multidb.provisioners.postgres.provision import admitted, catalog, removal, scram, summary
+from multidb.provisioners.postgres.provision.admin_rights import admin_rights
 from multidb.provisioners.postgres.provision.resources import Interior, PostgresFacts, Role, password_ref
 from multidb.provisioners.postgres.provision.script import printable
 from multidb.provisioners.postgres.provision.statements import identifier, literal
@@ -305,6 +307,10 @@ class PostgresSession:
         except ServerError:
             return False
         return True
+
+    def admin_rights(self, context: StoreContext, apps: Sequence[App]) -> Sequence[Finding]:
+        """See `Session.admin_rights`; asks nothing more."""
+        return tuple(admin_rights(apps, self._facts, self._server.name))
 
     def usage(self, context: StoreContext, apps: Sequence[App]) -> ServerUsage:
         """Two round trips for all apps, and one for the inside of each of their databases."""

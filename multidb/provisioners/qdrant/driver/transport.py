@@ -271,7 +271,7 @@ class Http:
         return ServerDown(
             f"nothing answers ({words})",
             where=str(self._server),
-            hint="multidb up starts embedded servers; check the address and TLS setting of an external one",
+            hint=self._server.start_hint,
         )
 
 

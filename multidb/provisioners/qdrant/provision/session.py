@@ -16,6 +16,7 @@ from multidb.errors import (
 from multidb.model import (
     App,
     CredentialUse,
+    Finding,
     Inspection,
     Resource,
     Search,
@@ -32,6 +33,7 @@ from multidb.provisioners.qdrant.driver.transport import (
 )
 from multidb.provisioners.qdrant.isolation.holes import search
 from multidb.provisioners.qdrant.observe.usage import usage
+from multidb.provisioners.qdrant.provision.admin_rights import admin_rights
 from multidb.provisioners.qdrant.provision.catalog import Catalog
 from multidb.provisioners.qdrant.provision.removal import orphans, removal, suspension
 from multidb.provisioners.qdrant.provision.resources import (
@@ -102,6 +104,12 @@ class QdrantSession:
                 held = inspection.secrets.get(token_ref(want.name))
                 resources += [ApiKey(name=want.name, app=want.app, value=_same(held, self._admin))] if held else []
         return [*resources, *self._admissions(inspection)]
+
+    def admin_rights(self, context: StoreContext, apps: Sequence[App]) -> Sequence[Finding]:
+        """See `Session.admin_rights`. Whether the key manages the server is asked by a change of nothing."""
+        nothing = Call("POST", "/collections/aliases", {"actions": []})
+        manages = self.facts.local or self._transport.send(nothing).status not in (401, 403)
+        return tuple(admin_rights(self.facts, self._server.name, manages=manages))
 
     def usage(self, context: StoreContext, apps: Sequence[App]) -> ServerUsage:
         """One call for all; in local mode, one for each collection."""

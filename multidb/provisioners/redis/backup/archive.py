@@ -40,7 +40,7 @@ from multidb.provisioners.redis.driver.connection import ask, explained, open_cl
 from multidb.provisioners.redis.observe.tally import Tally
 from multidb.provisioners.redis.provision.catalog import read_rules
 from multidb.provisioners.redis.provision.lock import Lease
-from multidb.provisioners.redis.provision.numbers import lock_number
+from multidb.provisioners.redis.provision.numbers import lock_number, more_databases
 from multidb.provisioners.redis.provision.removal import emptying
 from multidb.provisioners.redis.provision.resources import (
     RedisFacts,
@@ -218,7 +218,7 @@ class RedisArchive:
             raise Refused(
                 f"all {self._facts.databases} DB numbers are taken, and a set needs a free one to be tried or loaded",
                 where=str(self._server),
-                hint="raise servers.redis.databases and restart the server: multidb restart redis",
+                hint=more_databases(self._facts),
             )
         return number
 

@@ -51,7 +51,6 @@ __all__ = [
 ]
 
 _BETWEEN_TRIES: Final = 0.05  # seconds
-_UNREACHED: Final = "start it (multidb up, where multidb runs it), or correct its address"
 PRIMARY: Final = "name the primary server in the manifest"
 ADMIN_NEEDS: Final = (
     "use an admin that may run ACL, CONFIG, INFO, COMMAND, EVAL, SET and GET; a managed service without ACL SETUSER "
@@ -154,8 +153,7 @@ def _translated(server: Server, error: RedisError) -> ServerError:
         return NoConnectionLeft(
             "the server has no connection left for anybody",
             where=where,
-            hint="stop whoever has them, or restart the server (where multidb runs it: multidb restart redis) and run "
-            "the command at once",
+            hint=f"stop whoever has them, or {server.restart_hint}; then run the command at once",
         )
     if text.startswith("BUSY "):
         return ServerSlow(
@@ -165,7 +163,7 @@ def _translated(server: Server, error: RedisError) -> ServerError:
             "out of that app's entry",
         )
     if isinstance(error, redis.ConnectionError):
-        return ServerDown(f"cannot be reached: {text}", where=where, hint=_UNREACHED)
+        return ServerDown(f"cannot be reached: {text}", where=where, hint=server.start_hint)
     return ServerError(text, where=where, hint="multidb doctor")
 
 

@@ -10,7 +10,14 @@ from multidb.model import App, Facts
 from multidb.provisioners.redis.provision.options import FIRST_DB, AppOptions
 from multidb.provisioners.redis.provision.resources import Claim, RedisFacts, by_prefix, user_name
 
-__all__ = ["allocate", "check", "lock_number"]
+__all__ = ["allocate", "check", "lock_number", "more_databases"]
+
+
+def more_databases(facts: RedisFacts) -> str:
+    """How the server gets more DB numbers."""
+    if facts.external:
+        return "raise databases in the server's configuration file and restart it where it runs"
+    return "raise servers.redis.databases and restart the server: multidb restart redis"
 
 
 def lock_number(facts: RedisFacts) -> int:
@@ -120,7 +127,7 @@ def _held(app: App, claims: Mapping[str, Sequence[Claim]], recorded: Mapping[str
 def _check_range(app: App, number: int, facts: RedisFacts) -> None:
     if facts.databases is None or number < facts.databases:
         return
-    hint = "raise servers.redis.databases and restart the server: multidb restart redis"
+    hint = more_databases(facts)
     if facts.cluster:
         hint = "a cluster has only these; set isolation: prefix"
     raise _refusal(app, f"DB {number} is beyond the server's last one, {facts.databases - 1}", hint)

@@ -89,6 +89,7 @@ class RedisFacts(Facts):
     claims: tuple[Claim, ...] = ()
     rules_file: str = ""  # the file that they are saved in, as the server names it
     here: bool = False  # the server is a process of this machine
+    external: bool = field(default=False, compare=False)  # multidb neither starts nor stops it
     new_users_hear_all: bool = False  # a user that is made begins with all channels (acl-pubsub-default)
     keys: Mapping[int, int] = field(default_factory=dict)  # number of keys by DB number, without empty ones
 

@@ -28,6 +28,7 @@ from multidb.errors import (
 from multidb.model import (
     App,
     CredentialUse,
+    Finding,
     Inspection,
     Resource,
     Search,
@@ -51,6 +52,7 @@ from multidb.provisioners.redis.driver.connection import (
 from multidb.provisioners.redis.isolation.holes import differing, search
 from multidb.provisioners.redis.observe.credential_use import credential_use
 from multidb.provisioners.redis.observe.usage import read_usage
+from multidb.provisioners.redis.provision.admin_rights import admin_rights
 from multidb.provisioners.redis.provision.catalog import is_here, read_catalog, read_rules, read_saved
 from multidb.provisioners.redis.provision.lock import Lease
 from multidb.provisioners.redis.provision.numbers import lock_number
@@ -189,6 +191,11 @@ class RedisSession:
                     error.message, index=index, durable=index, where=str(self._server), hint=error.hint
                 ) from None
             yield index + 1
+
+    def admin_rights(self, context: StoreContext, apps: Sequence[App]) -> Sequence[Finding]:
+        """See `Session.admin_rights`; one ``ACL LIST``."""
+        rule = read_rules(self._server, self._client).get(self._facts.admin)
+        return tuple(admin_rights(rule, self._facts, self._server.name))
 
     def usage(self, context: StoreContext, apps: Sequence[App]) -> ServerUsage:
         """Keys and connections as the server counts them, memory reckoned from a sample of keys."""
@@ -363,6 +370,7 @@ def read_facts(server: Server, client: redis.Redis) -> RedisFacts:
         claims=tuple(claim for rule in rules for claim in _claims(rule)),
         rules_file=rules_file,
         here=is_here(server, info),
+        external=server.external,
         new_users_hear_all=_setting(answers["CONFIG", "GET", "acl-pubsub-default"]) == "allchannels",
         keys=_keyspace(info),
     )

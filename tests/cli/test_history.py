@@ -45,7 +45,20 @@ NOT_HERE = {"recover", "rotate"}
 """Change something too, and take a Neo4j; or a Postgres, as test_rotation_run.py has one."""
 
 CHANGING_NOTHING = {
-    *("init", "up", "down", "status", "logs", "serve", "doctor", "validate", "schema", "completion", "render"),
+    *(
+        "init",
+        "up",
+        "down",
+        "restart",
+        "status",
+        "logs",
+        "serve",
+        "doctor",
+        "validate",
+        "schema",
+        "completion",
+        "render",
+    ),
     *("plan", "apps", "show", "env", "connect", "health", "audit", "history"),
     *("backups list", "backups show", "backups verify", "backups copy", "secrets move", "secrets rekey"),
 }

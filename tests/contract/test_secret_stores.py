@@ -513,6 +513,44 @@ def test_a_token_of_one_app_plans_and_checks_it_and_makes_nothing(
     folder.ok("secrets", "move", "--to", "file", "--yes")
 
 
+@pytest.mark.rare  # the store alone: `test_a_token_that_ends_in_between_is_one_error_and_nothing_is_half_made`
+def test_a_token_that_ends_anywhere_in_an_apply_or_a_sealed_vault_leaves_nothing_half_made(
+    folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with _bao(tmp_path) as bao:
+        bao.ask("POST", "sys/mounts/kv", {"type": "kv", "options": {"version": "2"}})
+        place = _place("vault", lambda _: bao, tmp_path, monkeypatch)
+        folder.ok("secrets", "move", "--to", json.dumps(place.spec.value), "--yes")
+        before, manifest = _variables(folder), (folder.path / "multidb.yaml").read_text()
+        folder.manifest(manifest.replace("  bob:", "  cat: {stores: [redis]}\n  bob:"))
+        for uses in range(1, 40):
+            token = bao.token({"kv/*": ["create", "read", "update"]}, uses)
+            monkeypatch.setenv("VAULT_TOKEN", token)
+            done = folder.run("apply", "--yes")
+            assert token not in done.out + done.err
+            if done.code == 0:
+                break
+            assert (done.code, done.err.count("the token has ended")) == (4, 1), done.out + done.err
+        assert uses > 3
+        monkeypatch.setenv("VAULT_TOKEN", _ROOT_TOKEN)
+        bao.ask("POST", "sys/seal")
+        for command in (
+            ("plan",),
+            ("apply", "--yes"),
+            ("env", "cat"),
+            ("add-app", "dan", "--stores", "redis", "--yes"),
+        ):
+            sealed = folder.run(*command)
+            assert (sealed.code, "is sealed" in sealed.err) == (4, True), sealed.out + sealed.err
+        bao.ask("PUT", "sys/unseal", {"key": bao.unseal_key(tmp_path)})
+        folder.ok("plan", "--check")
+        assert folder.run("health", "cat").code in (0, 1)  # no backup yet
+        assert _variables(folder) == before
+        folder.ok("remove-app", "cat", "--yes")
+        folder.manifest(manifest)
+        folder.ok("secrets", "move", "--to", "file", "--yes")
+
+
 def _refer(folder: Folder, openbao: Bao) -> None:
     """Has the app's variables named where they are kept, and looked up there with the token of the app alone."""
     expected = folder.ok("env", "ann", "--format", "json", "--reveal").json()
@@ -572,12 +610,20 @@ class Bao:
         assert not fine or answer.status < 300, answer.data
         return json.loads(answer.data) if answer.data.strip() else {}
 
-    def token(self, rights: dict[str, list[str]]) -> str:
-        """One that has these rights and no others, by path."""
+    def unseal_key(self, folder: Path) -> str:
+        """What opens it again when it was sealed, as it has said when it began in this folder."""
+        said = re.search(r"Unseal Key: (\S+)", (folder / "bao.log").read_text())
+        assert said is not None
+        return said[1]
+
+    def token(self, rights: dict[str, list[str]], uses: int = 0) -> str:
+        """One that has these rights and no others, by path, for so many requests; 0: for any number."""
         name = f"policy-{time.monotonic_ns()}"
         policy = json.dumps({"path": {path: {"capabilities": verbs} for path, verbs in rights.items()}})
         self.ask("PUT", f"sys/policies/acl/{name}", {"policy": policy})
-        answer = self.ask("POST", "auth/token/create", {"policies": [name], "no_default_policy": False})
+        answer = self.ask(
+            "POST", "auth/token/create", {"policies": [name], "no_default_policy": False, "num_uses": uses}
+        )
         return str(answer["auth"]["client_token"])
 
     def rendered(self, template: Path, token: str) -> dict[str, str | None]:

@@ -367,22 +367,25 @@ class _SavedDocument(Document, extra="allow"):
 _SAVED: Final = TypeAdapter(_SavedDocument)
 
 
-def refuse_conflicts(plan: Plan, *, adopt: str = "multidb apply --adopt {app}") -> None:
+def refuse_conflicts(
+    plan: Plan, *, adopt: str = "multidb apply --adopt {app}", rename: str = "give {app} another name in the manifest"
+) -> None:
     """`Conflict` when something in the plan is in the way that is not ours, with what to do about it.
 
     Args:
         adopt: how `app` takes over what exists.
+        rename: how it gets another name.
     """
     if not plan.conflicts:
         return
     raise Conflict(
         "; ".join(dict.fromkeys(change.reason for change in plan.conflicts)),
         where=", ".join(dict.fromkeys(f"server {change.server}" for change in plan.conflicts)),
-        hint="; ".join(dict.fromkeys(_way_out(change, adopt) for change in plan.conflicts)),
+        hint="; ".join(dict.fromkeys(_way_out(change, adopt, rename) for change in plan.conflicts)),
     )
 
 
-def _way_out(conflict: Change, adopt: str) -> str:
+def _way_out(conflict: Change, adopt: str, rename: str) -> str:
     """What to do about a conflict: each kind has its own way, and none that the next command would refuse."""
     app, want, have = conflict.resource.app, conflict.desired, conflict.live
     if any(field.old == LOST for field in conflict.fields):
@@ -390,5 +393,5 @@ def _way_out(conflict: Change, adopt: str) -> str:
     if want is None or have is None or have.owner == want.owner:
         return f"the server is as it was; change {app} in the manifest to fit it"
     if have.owner is not None:
-        return f"give {app} another name in the manifest, or have {have.owner.project} let go of it first"
-    return f"take it over: {adopt.format(app=app)}; or give the app another name in the manifest"
+        return f"{rename.format(app=app)}, or have {have.owner.project} let go of it first"
+    return f"take it over: {adopt.format(app=app)}; or {rename.format(app=app)}"

@@ -71,7 +71,7 @@ class Report:
         left = sum(len(server.not_tried) for server in self.servers)
         return PartlyApplied(
             "; ".join(f"{server}: {error}" for server, error in errors),
-            hint=f"{len(self.done)} changes done, {left} not tried; correct the cause, then: multidb apply",
+            hint=f"{len(self.done)} done, {left} not tried; correct the cause, then: multidb apply",
         )
 
 

@@ -74,8 +74,10 @@ def add_app(
     """
     output = run.output
     new = manifest.app_id(name)
-    asked = _Asked(_stores(stores), tuple(dict.fromkeys(extensions or ())), _collections(collections or ()), tenant)
-    draft = draft_entry(run, new, partial(_entry, asked, new), asked.over)
+    asked = _Asked(
+        new, _stores(stores), tuple(dict.fromkeys(extensions or ())), _collections(collections or ()), tenant
+    )
+    draft = draft_entry(run, new, partial(_entry, asked), asked.over)
     _tell_entry(run, draft, asked)
     if not no_apply:
         return _bring_up(run, draft, adopt=adopt, yes=yes)
@@ -194,7 +196,8 @@ def _refuse(draft: Draft, planned: Plan, own: frozenset[str]) -> None:
     """Raises what makes it of no use to ask."""
     new = draft.app
     try:
-        refuse_conflicts(planned, adopt="the same again with --adopt")
+        naming = {"rename": "add it under another name"} if draft.added else {}
+        refuse_conflicts(planned, adopt="the same again with --adopt", **naming)
     except Conflict as conflict:
         lost = any(field.old == LOST for change in planned.conflicts for field in change.fields)
         if draft.added and lost:
@@ -261,14 +264,16 @@ def _tell_end(output: Output, draft: Draft, report: Report, skipped: Mapping[str
 class _Asked:
     """What the options ask for."""
 
+    app: str
     stores: tuple[str, ...]
     extensions: tuple[str, ...]
     collections: Mapping[str, Mapping[str, Any]]
     tenant: str | None
 
-    def over(self, app: App, entry: Mapping[str, Any]) -> dict[str, Any]:
+    def over(self, project: Project, entry: Mapping[str, Any]) -> dict[str, Any]:
         """What has to be laid over the `entry` of an app that is there, so that it has all that is asked for."""
-        self.refuse_unused(app.id, [*app.stores, *self.stores], adding=self.stores)
+        self.refuse_unused(project)
+        app = project.apps[self.app]
         changes: dict[str, Any] = {}
         if self.tenant is not None and self.tenant != app.tenant_id:
             changes["tenant_id"] = self.tenant
@@ -289,29 +294,34 @@ class _Asked:
             changes[_store_with("collections")] = {"collections": usual | collections}
         return changes
 
-    def refuse_unused(self, app: str, stores: Sequence[str], adding: Sequence[str]) -> None:
+    def refuse_unused(self, project: Project) -> None:
         """Refuses options of a store that the app would not use.
 
-        Args:
-            stores: that it would use.
-            adding: what ``--stores`` has to name, beside what is missing.
+        Raises:
+            UsageError: which, and what ``--stores`` has to name.
         """
+        there = project.apps.get(self.app)
+        named = self.stores if there is not None or self.stores else _served(project)
         for option, asked in (("extension", self.extensions), ("collection", self.collections)):
             store = _store_with(f"{option}s")
-            if asked and store not in stores:
-                raise UsageError(
-                    f"--{option} is about {store}, which {app} does not use",
-                    hint=f"the same again with --stores {','.join(dict.fromkeys([*adding, store]))}",
-                )
+            if not asked or store in named or (there is not None and store in there.stores):
+                continue
+            first = ""
+            if not project.runtime.starts_servers and store not in _served(project):
+                first = f"say where it is, under external: {{{store}: {{url: ...}}}}; then "
+            raise UsageError(
+                f"--{option} is about {store}, which {self.app} does not use",
+                hint=f"{first}the same again with --stores {','.join([*named, store])}",
+            )
 
 
-def _entry(asked: _Asked, new: str, project: Project) -> dict[str, Any]:
+def _entry(asked: _Asked, project: Project) -> dict[str, Any]:
     """The entry of an app that is new."""
+    asked.refuse_unused(project)
     entry: dict[str, Any] = {}
     if asked.tenant is not None:
         entry["tenant_id"] = asked.tenant
     stores = asked.stores or _served(project)
-    asked.refuse_unused(new, stores, adding=stores)
     if asked.stores or {*stores} != {*INCLUDED}:
         entry["stores"] = list(stores)
     if asked.extensions:

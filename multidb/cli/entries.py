@@ -57,12 +57,12 @@ def draft_entry(
     run: Run,
     new: str,
     entry: Callable[[Project], Mapping[str, Any]],
-    changes: Callable[[App, Mapping[str, Any]], Mapping[str, Any]],
+    changes: Callable[[Project, Mapping[str, Any]], Mapping[str, Any]],
 ) -> Draft:
     """The manifest with the app: its `entry` where there is none yet, and `changes` laid over the one that there is.
 
     Args:
-        changes: of the app and what its entry says.
+        changes: of the project, which has the app, and what its entry says.
 
     Raises:
         ManifestError: the manifest is wrong.
@@ -81,7 +81,7 @@ def draft_entry(
         edit: _Edit = lambda text: manifest.add_app(text, new, asked)  # noqa: E731
     else:
         path = _file_of(run, known.apps[new])
-        changed = changes(known.apps[new], manifest.entry_of(files.read_text(path) or "", new) or {})
+        changed = changes(known, manifest.entry_of(files.read_text(path) or "", new) or {})
         edit = (lambda text: manifest.change_app(text, new, changed)) if changed else (lambda text: text)
     before = files.read_text(path) or ""
     after = edit(before)
@@ -145,7 +145,7 @@ def ensure_entry(run: Run, output: Output, new: str, entry: Mapping[str, Any]) -
     Raises:
         As `draft_entry`; the manifest is as it was.
     """
-    draft = draft_entry(run, new, lambda project: entry, lambda app, existing: {})
+    draft = draft_entry(run, new, lambda project: entry, lambda project, existing: {})
     if not draft.added:
         output.note(f"{new} is in {draft.project.apps[new].where} already")
         return draft.project, False

@@ -116,7 +116,7 @@ def test_what_is_in_the_way_is_taken_over_by_the_same_command(path: Path) -> Non
     path.write_text(before)
     with pytest.raises(Conflict) as refused:
         add_app("bob", file=path, stores=["toy"], yes=True)
-    assert "the same again with --adopt" in (refused.value.hint or "")
+    assert refused.value.hint == "take it over: the same again with --adopt; or add it under another name"
     assert path.read_text() == before
     assert add_app("bob", file=path, stores=["toy"], adopt=True, yes=True) == 0
     assert "bob" in path.read_text()
@@ -162,6 +162,18 @@ def test_an_option_of_a_store_that_the_app_does_not_use_says_how_it_would(
     assert refused.value.hint == f"the same again with --stores {again['stores'][0]}"
     assert path.read_text() == before
     assert add_app(name, file=path, no_apply=True, **{**options, **again}) == 0  # type: ignore[arg-type]
+
+
+def test_an_option_of_a_store_without_a_server_says_what_comes_first(path: Path) -> None:
+    path.write_text(
+        f"# {path}\nversion: 1\nproject: shop\nruntime: external\nexternal:\n  redis: {{url: redis://h}}\napps:\n"
+    )
+    with pytest.raises(UsageError, match="which bob does not use") as refused:
+        add_app("bob", file=path, collections=["docs:3"], no_apply=True)
+    first, again = (refused.value.hint or "").split("; then the same again with ")
+    assert (first, again) == ("say where it is, under external: {qdrant: {url: ...}}", "--stores redis,qdrant")
+    path.write_text(path.read_text().replace("\napps:", "\n  qdrant: {url: http://h}\napps:"))
+    assert add_app("bob", file=path, collections=["docs:3"], stores=["redis,qdrant"], no_apply=True) == 0
 
 
 def test_what_is_asked_for_twice_is_asked_for_once_or_refused(path: Path) -> None:

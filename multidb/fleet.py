@@ -364,6 +364,7 @@ class Fleet:
             known=spec.known if spec else frozenset(),
             closed=frozenset(closures(self.state)),
             alternates=alternates_on(self.state, server.store),
+            configured=self.project.runtime.configures_servers,
         )
 
     # Apps as they come by themselves

@@ -309,6 +309,7 @@ class StoreContext:
     read_only: frozenset[str] = frozenset()  # apps over their quota, which may read and delete and not grow
     known: frozenset[str] = frozenset()  # accounts of this store that the manifest names beside the apps' own
     closed: frozenset[str] = frozenset()  # apps whose logins are meant to be off: `multidb.closure`
+    configured: bool = False  # the server's configuration is multidb's alone
     alternates: Mapping[str, Alternates] = field(default_factory=dict)  # by app that was rotated, or is being
 
     def alternates_of(self, app: str) -> Alternates:

@@ -167,6 +167,11 @@ class RuntimeKind(StrEnum):
         return self is RuntimeKind.COMPOSE
 
     @property
+    def configures_servers(self) -> bool:
+        """Whether a server's configuration is multidb's alone: no template, image or environment has a part in it."""
+        return self is RuntimeKind.EMBEDDED
+
+    @property
     def takes_offline(self) -> bool:
         """Whether a server can be stopped for a moment, for work on its files (`Runtime.take_offline`)."""
         return self is RuntimeKind.EMBEDDED

@@ -450,6 +450,7 @@ def test_up_fetches_the_server_and_its_apps_have_walls(project: Project, host: H
     assert project.ok("show", "ann", "--json").json()["stores"]["qdrant"]["isolation"] == "enforced"
     audited = project.ok("audit", "--json").json()
     assert audited["verdicts"] == {"ann": {"qdrant": "enforced"}, "bob": {"qdrant": "enforced"}}
+    assert audited["remarks"] == []
     assert {(probe["app"], probe["against"]) for probe in audited["probes"]} >= {("ann", "bob"), ("bob", "ann")}
     assert "Fetching" not in project.ok("up").err
     other = Project(tmp_path / "other", host)

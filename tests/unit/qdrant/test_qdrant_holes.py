@@ -38,8 +38,8 @@ class Answers:
     def close(self) -> None: ...
 
 
-def found(answers: Mapping[str, Any], known: frozenset[str] = frozenset(), facts: Any = RBAC) -> Search:
-    context = StoreContext("digi", facts, known=known)
+def found(answers: Mapping[str, Any], known: frozenset[str] = frozenset(), facts: Any = RBAC, **more: Any) -> Search:
+    context = StoreContext("digi", facts, known=known, **more)
     apps = [app(), app("devao")]
     inspection = Inspection(context, apps, PROVISIONER.desired(apps, context), MemorySecretStore())
     nothing = {"/collections": {"collections": []}, "/aliases": {"aliases": []}, "/snapshots": []}
@@ -100,3 +100,4 @@ def test_keys_that_cannot_be_asked_for_are_told_until_they_are_known() -> None:
     assert "alt_api_key" not in remark.message.partition("Look into")[0]
     assert found({}, frozenset({"alt_api_key", "read_only_api_key"})).remarks == ()
     assert found({}, facts=LOCAL).remarks == ()
+    assert found({}, configured=True).remarks == ()

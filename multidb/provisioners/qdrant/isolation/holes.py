@@ -116,11 +116,11 @@ def _other_keys(inspection: Inspection) -> Iterator[Remark]:
     not know is not to be tried: this is said, and not proved."""
     facts = QdrantFacts.of(inspection.context.facts)
     unknown = sorted(_OTHER_KEYS - inspection.context.known)
-    if facts.api_key and unknown:
+    if facts.api_key and unknown and not inspection.context.configured:
         keys = " or ".join(f"service.{key}" for key in unknown)
         message = (
-            f"no request tells whether it has {keys}, which opens every collection; a server that multidb runs has "
-            f"none. Look into its configuration; name what is meant: known: {{qdrant: [{', '.join(unknown)}]}}"
+            f"no request tells whether it has {keys}, which opens every collection. Look into its configuration; "
+            f"name what is meant: known: {{qdrant: [{', '.join(unknown)}]}}"
         )
         yield Remark("server", message)
 

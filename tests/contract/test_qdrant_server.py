@@ -29,14 +29,14 @@ from multidb.errors import (
     StatementFailed,
     WrongVersion,
 )
-from multidb.model import Action, App, Endpoint, Isolation, Server, Statement
+from multidb.model import Action, App, Endpoint, Isolation, Level, Server, Statement, StoreContext
 from multidb.provisioners.qdrant import PROVISIONER
 from multidb.provisioners.qdrant.driver import transport as qdrant_transport
 from multidb.provisioners.qdrant.provision.options import AppOptions, ServerOptions
 from multidb.provisioners.qdrant.provision.resources import admission_claim, registry_name, token_ref
 from multidb.provisioners.qdrant.provision.statements import Call
 from multidb.secrets import MemorySecretStore, Secret
-from tests.contract.case_qdrant import VECTOR, ask, real_server
+from tests.contract.case_qdrant import READ_ONLY_KEY, VECTOR, ask, real_server
 from tests.contract.qdrant_driver import Driver, app
 from tests.support.case import RealServer
 
@@ -256,6 +256,11 @@ def test_without_rbac_the_api_key_is_shared_only_on_demand(tmp_path: Path) -> No
         assert change.resource.kind == "shared api key"
         with PROVISIONER.connect(real.server, real.admin, "test") as session:
             assert PROVISIONER.isolation(driver.apps[0], session.facts)[0] is Isolation.NAMING_ONLY
+        for key, manages in ((admin_key(real), True), (READ_ONLY_KEY, False)):
+            with PROVISIONER.connect(real.server, Secret(key), "test") as session:
+                (right,) = session.admin_rights(StoreContext("digi", session.facts), [])
+            assert right.level is (Level.WARNING if manages else Level.ERROR), right
+        assert [entry["name"] for entry in ask(real, "GET", "/collections").json()["result"]["collections"]]
 
 
 def test_an_open_server_needs_no_key_even_when_one_is_given(tmp_path: Path) -> None:

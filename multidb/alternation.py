@@ -18,7 +18,15 @@ from multidb.model import Alternates
 from multidb.secrets import Alternate
 from multidb.state import ProjectState
 
-__all__ = ["Alternation", "RotationPhase", "alternates_on", "alternations", "forget_alternations", "record_alternation"]
+__all__ = [
+    "Alternation",
+    "RotationPhase",
+    "alternates_on",
+    "alternations",
+    "forget_alternations",
+    "recall_alternations",
+    "record_alternation",
+]
 
 _SECTION = "alternation"
 
@@ -104,6 +112,26 @@ def record_alternation(state: ProjectState, entries: Iterable[Alternation]) -> N
                 "since": entry.since.isoformat(timespec="seconds"),
                 "issued": {of.value: when.isoformat(timespec="seconds") for of, when in entry.issued.items()},
             }
+
+
+def recall_alternations(state: ProjectState, store: str, seen: Mapping[str, Alternates], now: datetime) -> None:
+    """Writes down what a server says of apps of which nothing is recorded: the state was lost, or is an old copy."""
+    known = alternations(state)
+    record_alternation(
+        state,
+        [
+            Alternation(
+                app,
+                store,
+                alternates.current,
+                RotationPhase.PREPARED if len(alternates.working) > 1 else RotationPhase.DONE,
+                now,
+                {},
+            )
+            for app, alternates in seen.items()
+            if (app, store) not in known
+        ],
+    )
 
 
 def forget_alternations(state: ProjectState, app: str) -> None:

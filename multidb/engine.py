@@ -14,6 +14,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from multidb.access import access_of, forget_access, record_access
+from multidb.alternation import alternates_on, recall_alternations
 from multidb.baseline import Baseline
 from multidb.closure import closures
 from multidb.concurrency import side_by_side
@@ -134,6 +135,7 @@ class Engine:
             baseline.learn(desired, changes, {app.id for app in apps} - unread.keys())
         unsettled = {*unread, *(change.resource.app for change in changes)}
         self._recall_numbers(server, context, {app.id for app in apps} - unsettled)
+        self._recall_alternations(server, context, {app.id for app in apps} - unsettled)
         isolation = {app.id: store.isolation(app, session.facts) for app in apps}
         record_access(self.state.folder, server.name, access_of(isolation, desired), self.project.apps)
         return ServerPlan(
@@ -157,6 +159,14 @@ class Engine:
             held = section.setdefault(server.name, {})
             gone = {app for app, number in held.items() if app not in stand and number and number in stand.values()}
             section[server.name] = {app: number for app, number in held.items() if app not in gone} | stand
+
+    def _recall_alternations(self, server: Server, context: StoreContext, settled: AbstractSet[str | None]) -> None:
+        """Writes down which of their two credentials the apps have that are on the server as the manifest says."""
+        seen = {app: alternates for app, alternates in context.alternates.items() if app in settled}
+        if seen.keys() <= alternates_on(self.state, server.store).keys():
+            return
+        with suppress(Locked, UsageError):  # a plan does without
+            recall_alternations(self.state, server.store, seen, datetime.now(UTC))
 
     def _recall_removed(self, orphans: Collection[str], plans: Sequence[ServerPlan]) -> Collection[str]:
         """Writes tombstones for the orphans that the servers know as removed, when all of these could be asked: the

@@ -296,7 +296,9 @@ class Fleet:
         self._facts[server.name] = session.facts
         recorded = self.numbers(server)
         numbers = store.allocate(apps, session.facts, recorded) if store.allocate else {}
-        return self._context(server, session.facts, {**recorded, **numbers})
+        context = self._context(server, session.facts, {**recorded, **numbers})
+        seen = store.alternates(session.facts, self.project.name) if store.alternates else {}
+        return replace(context, alternates={**seen, **context.alternates})
 
     def recorded_context(self, server: Server) -> StoreContext:
         """As `context`, from what this fleet has learned of the server already; asks it only the first time.

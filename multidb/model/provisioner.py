@@ -14,6 +14,7 @@ from multidb.model.audit import Probe, Search
 from multidb.model.client import AppClient
 from multidb.model.container import Containers
 from multidb.model.core import (
+    Alternates,
     App,
     Change,
     DerivedName,
@@ -142,6 +143,9 @@ class Provisioner:
     rotates: Callable[[App, Facts], str] = lambda app, facts: "it has one credential for each app"
     """(app, facts) -> why the app's credentials cannot be rotated there with no downtime; nothing where they can. Where
     they can, `desired` and `env` go by ``StoreContext.alternates``, and `secrets` has specs of both alternates."""
+    alternates: Callable[[Facts, str], Mapping[str, Alternates]] | None = None
+    """(facts, project) -> by app, which of its two credentials the server knows and takes, where it knows a second:
+    for a state that was lost."""
     tells_use: bool = True
     """Whether the server knows who uses a credential: false of one that has no sessions."""
     templates: Path | None = None

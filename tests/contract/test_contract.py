@@ -561,6 +561,10 @@ def test_both_credentials_work_until_the_old_one_is_turned_off(world: World) -> 
     world.case.use(new)
     assert world.engine(app).plan().in_sync
     assert world.rotation(app).finish(force=False) == {}, "done"
+    with world.state.change("alternation") as section:
+        section.clear()
+    assert world.engine(app).plan().in_sync, "the server knows which is on"
+    assert world.tenant(world.engine(app), app) == new, "and it is written down"
 
 
 def test_a_rotation_goes_back_and_the_next_one_has_another_secret(world: World) -> None:

@@ -129,4 +129,5 @@ PROVISIONER = Provisioner(
     own=("pg_*", "public"),
     advise=resources.advise,
     rotates=lambda app, facts: "",
+    alternates=resources.alternates,
 )

@@ -29,6 +29,7 @@ from multidb.provisioners.postgres.provision.resources import (
     Membership,
     PostgresFacts,
     Role,
+    SecondLogin,
     ServerDatabase,
     ServerDatabaseFacts,
     Settings,
@@ -59,6 +60,7 @@ __all__ = [
     "without_known",
 ]
 
+_PREFIX = "multidb:"
 _MARK = re.compile(r"multidb:([^/\s]+)/(\S+)(?:\s+(.*))?", re.DOTALL)
 _SERVICES = {"rds_superuser": "rds", "cloudsqlsuperuser": "cloudsql", "azure_pg_admin": "azure"}
 _BECOMING = frozenset({"role", "session_authorization"})  # whom a session becomes is never copied
@@ -105,6 +107,10 @@ SELECT json_build_object(
   'extensions', (SELECT json_agg(json_build_array(e.name, e.default_version, v.trusted, v.schema))
                  FROM pg_available_extensions e
                  JOIN pg_available_extension_versions v ON v.name = e.name AND v.version = e.default_version),
+  'seconds', (SELECT json_agg(json_build_array(c.description, f.rolcanlogin, s.rolcanlogin))
+              FROM pg_roles s JOIN pg_shdescription c ON c.objoid = s.oid AND c.classoid = 'pg_authid'::regclass
+              JOIN pg_roles f ON f.rolname || '_b' = s.rolname
+              WHERE right(s.rolname, 7) = '_user_b' AND starts_with(c.description, '{_PREFIX}')),
   'stale', ({stale}))
 FROM pg_roles r WHERE r.rolname = current_user"""  # noqa: S608
 
@@ -129,7 +135,15 @@ def read_facts(answer: str) -> PostgresFacts:
             name: Extension(version, trusted, schema) for name, version, trusted, schema in document["extensions"] or []
         },
         stale_collations=tuple(document["stale"] or ()),
+        seconds=tuple(_seconds(document["seconds"] or ())),
     )
+
+
+def _seconds(rows: Iterable[tuple[str, bool, bool]]) -> Iterator[SecondLogin]:
+    for mark, first_on, second_on in rows:
+        owner, _ = parse_mark(mark)
+        if owner is not None:
+            yield SecondLogin(owner, first_on, second_on)
 
 
 # The verifier that a superuser has itself.

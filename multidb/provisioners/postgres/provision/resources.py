@@ -42,11 +42,13 @@ __all__ = [
     "Membership",
     "PostgresFacts",
     "Role",
+    "SecondLogin",
     "ServerDatabase",
     "ServerDatabaseFacts",
     "Settings",
     "MANAGED_SETTINGS",
     "advise",
+    "alternates",
     "derived_names",
     "desired",
     "env",
@@ -88,6 +90,15 @@ class ServerDatabaseFacts:
     closable: bool  # the admin has the right to change that
 
 
+@dataclass(frozen=True, slots=True)
+class SecondLogin:
+    """An app's second login, by its mark, and which of the two may log in."""
+
+    owner: Owner
+    first_on: bool
+    second_on: bool
+
+
 @dataclass(frozen=True)
 class PostgresFacts(Facts):
     """A Postgres server, as its admin login sees it."""
@@ -102,6 +113,7 @@ class PostgresFacts(Facts):
     reserved_connections: int = 3
     server_databases: tuple[ServerDatabaseFacts, ...] = ()
     extensions: Mapping[str, Extension] = field(default_factory=dict)
+    seconds: tuple[SecondLogin, ...] = ()
     stale_collations: tuple[str, ...] = ()  # databases made under another version of the system's collations
 
     @property
@@ -542,6 +554,20 @@ def _env_at(
     if AppOptions.of(app.stores[STORE]).roles == "split":
         variables[f"{prefix}_DB_MIGRATE_URL"] = url("migrate")
     return variables
+
+
+def alternates(facts: Facts, project: str) -> dict[str, Alternates]:
+    """By app of the project that has a second login, what its two logins say. Of two that are on, nobody can tell
+    which the app has; either may be the one in its variables. Of two that are off, it had the first."""
+    seconds = (second for second in PostgresFacts.of(facts).seconds if second.owner.project == project)
+    return {second.owner.app: _alternates(second) for second in seconds}
+
+
+def _alternates(second: SecondLogin) -> Alternates:
+    on = {Alternate.FIRST: second.first_on, Alternate.SECOND: second.second_on}
+    working = frozenset(alternate for alternate, is_on in on.items() if is_on) or frozenset({Alternate.FIRST})
+    current = Alternate.SECOND if working == {Alternate.SECOND} else Alternate.FIRST
+    return Alternates(current, working, tuple(Alternate))
 
 
 def isolation(app: App, facts: Facts) -> tuple[Isolation, str]:

@@ -157,6 +157,13 @@ def use(tenant: Tenant) -> None:
         assert client.execute_command("PUBLISH", f"{tenant.app}:news", "hello") == 0
 
 
+@contextlib.contextmanager
+def session(tenant: Tenant) -> Iterator[Callable[[], object]]:
+    with as_app(tenant) as client:
+        client.execute_command("PING")
+        yield lambda: client.connection.send_command("PING") or client.connection.read_response()
+
+
 def user_of(app: str) -> str:
     return f"{app}_user"
 
@@ -186,7 +193,7 @@ def db_of(real: RealServer, app: str) -> int | None:
 def remove(real: RealServer, app: str) -> None:
     number = db_of(real, app)
     with as_admin(real) as client:
-        client.execute_command("ACL", "DELUSER", user_of(app))
+        client.execute_command("ACL", "DELUSER", user_of(app), f"{app}_user_b")
         for key in (f"{app}:use", f"{app}:own"):
             client.execute_command("DEL", key)
     with as_admin(real, SQUAT_DB) as client:
@@ -503,6 +510,7 @@ _case = partial(
     typed={'HSET {app}:typed a "b c"': "1", "HGETALL {app}:typed": "b c", "ACL WHOAMI": "{app}_user"},
     refused="CONFIG GET save",
     lesser=LESSER,
+    session=session,
 )
 
 CASES = [

@@ -510,7 +510,7 @@ def test_killed_anywhere_the_next_apply_converges(world: World, request: pytest.
 
 
 _ENDED = "(?i)terminat|closed|connection"
-_NOT_LET_IN = "(?i)not permitted to log in|password authentication failed|WRONGPASS|unauthori[sz]ed|unauthenticated"
+_NOT_LET_IN = "(?i)not permitted to log in|authentication failed|WRONGPASS|user is disabled|unauthori[sz]ed"
 
 
 def _rotating(world: World) -> str:

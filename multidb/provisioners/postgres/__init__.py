@@ -4,7 +4,9 @@
 ``<app>_rw`` reads and writes it, ``<app>_ro`` reads it. Two logins: ``<app>_user``, which becomes ``<app>_owner`` when
 it connects, so that an app that migrates its own schema just works, and ``<app>_readonly``, which can read every table
 that the app has or will make. With ``roles: split`` a third login, ``<app>_migrate``, owns and changes the schema, and
-``<app>_user`` only reads and writes. Extensions, connection limits per login, and timeouts as the manifest says.
+``<app>_user`` only reads and writes. Once its credentials were rotated an app has two of each login, the second with
+``_b`` behind its name, of which one may log in. Extensions, connection limits per login, and timeouts as the manifest
+says.
 
 **How it is isolated.** Nobody but the app's own logins may connect to its database, and no app may connect to the
 server's own databases (``postgres``, ``template1``). The database belongs to the platform's admin login: the app cannot

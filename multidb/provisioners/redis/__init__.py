@@ -1,7 +1,8 @@
 """Redis and Valkey.
 
 What an app gets
-    A DB number, which it keeps, and an ACL user ``<app>_user`` with a password of its own. Pub/sub channels
+    A DB number, which it keeps, and an ACL user ``<app>_user`` with a password of its own; while its
+    credentials are rotated also ``<app>_user_b``, and after that one of the two. Pub/sub channels
     ``<app>:*``, Celery's broadcast channels of its DB, and what the app's ``channels`` option adds.
 
 How it is isolated
@@ -92,6 +93,7 @@ from multidb.provisioners.redis.provision.numbers import allocate, check
 from multidb.provisioners.redis.provision.options import AppOptions, ServerOptions
 from multidb.provisioners.redis.provision.resources import (
     advise,
+    alternates,
     caveats,
     derived_names,
     desired,
@@ -164,6 +166,8 @@ PROVISIONER = Provisioner(
     shared_options=("channels",),
     check=check,
     advise=advise,
+    rotates=lambda app, facts: "",
+    alternates=alternates,
     caveats=caveats,
     own=("__multidb__*",),
 )

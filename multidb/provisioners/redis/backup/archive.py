@@ -47,7 +47,7 @@ from multidb.provisioners.redis.provision.resources import (
     by_prefix,
     mark,
     marks_of,
-    user_name,
+    user_names,
 )
 from multidb.provisioners.redis.provision.rules import Rule, join_line
 from multidb.provisioners.redis.provision.session import carry_out, read_facts
@@ -171,13 +171,16 @@ class RedisArchive:
         if new.kind is not PlaceKind.NEW or not self._holders(new):
             raise ArchiveError(f"{new.name} is no new place of app {new.app.id}", where=str(self._server))
         live = self.live(new.app, context)
-        user = user_name(new.app.id)
+        users = user_names(new.app.id)
         with explained(self._server):
             if _where(live)[0]:
                 ask(self._client, "SWAPDB", str(_where(live)[0]), str(_where(new)[0]))
-                self._end_sessions(user)
+                for user in users:
+                    self._end_sessions(user)
             else:
-                with self._shut_out(user):
+                with contextlib.ExitStack() as shut:
+                    for user in users:
+                        shut.enter_context(self._shut_out(user))
                     self._keys.exchange(_where(live)[1], _where(new)[1])
         self.discard(new)
 

@@ -11,7 +11,7 @@ import redis
 
 from multidb.model import App, AppUsage, Server, ServerUsage, StoreContext
 from multidb.provisioners.redis.driver.connection import ask, clients, explained, fields, pipelined
-from multidb.provisioners.redis.provision.resources import user_name
+from multidb.provisioners.redis.provision.resources import user_names
 
 __all__ = ["read_usage"]
 
@@ -48,7 +48,12 @@ def read_usage(
         connections=sum(connections.values()),
         connection_limit=int(limit[1]),
         apps={
-            app: _app_usage(samples[app], measured[app], connections[user_name(app)], _expiring(fields_of_info, number))
+            app: _app_usage(
+                samples[app],
+                measured[app],
+                sum(connections[user] for user in user_names(app)),
+                _expiring(fields_of_info, number),
+            )
             for app, number in numbers.items()
         },
         notes=_notes(fields_of_info),

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from multidb.errors import UsageError
 from multidb.model import App, Facts
 from multidb.provisioners.redis.provision.options import FIRST_DB, AppOptions
-from multidb.provisioners.redis.provision.resources import Claim, RedisFacts, by_prefix, user_name
+from multidb.provisioners.redis.provision.resources import Claim, RedisFacts, by_prefix, user_names
 
 __all__ = ["allocate", "check", "lock_number", "more_databases"]
 
@@ -94,7 +94,7 @@ def _foreign_numbers(
 ) -> dict[int, str]:
     """The numbers that none of `apps` may have, and whose they are."""
     ids = {app.id for app in apps}
-    users = {user_name(app) for app in ids}
+    users = {name for app in ids for name in user_names(app)}
     others = {number: f"app {app}, which had it before" for app, number in recorded.items() if app not in ids}
     claims = [claim for claim in facts.claims if claim.user not in users]
     return others | {claim.db: str(claim) for claim in claims if claim.owner is not None or claim.db not in marked}
@@ -111,16 +111,21 @@ def _marked(apps: Sequence[App], claims: Mapping[str, Sequence[Claim]]) -> dict[
     """By number, the app of the manifest whose mark is on it alone."""
     marked: dict[int, str] = {}
     for app in apps:
-        own = claims.get(user_name(app.id), ())
+        own = _of(app, claims)
         numbers = {claim.db for claim in own if claim.owner is not None and claim.owner.app == app.id} - {0}
         if len(numbers) == 1:
             marked.setdefault(numbers.pop(), app.id)
     return marked
 
 
+def _of(app: App, claims: Mapping[str, Sequence[Claim]]) -> list[Claim]:
+    """What the app's users claim."""
+    return [claim for name in user_names(app.id) for claim in claims.get(name, ())]
+
+
 def _held(app: App, claims: Mapping[str, Sequence[Claim]], recorded: Mapping[str, int]) -> int | None:
     """The number that the app has already: by its mark on the server, else by what is recorded."""
-    live = {claim.db for claim in claims.get(user_name(app.id), ())} - {0}
+    live = {claim.db for claim in _of(app, claims)} - {0}
     return live.pop() if len(live) == 1 else recorded.get(app.id) or None
 
 
@@ -137,7 +142,7 @@ def _check_modes(prefixed: Sequence[App], numbered: Sequence[App], facts: RedisF
     """Without database rules an app with a DB of its own reaches DB 0 too, where the apps with a prefix live."""
     if facts.db_rules:
         return
-    users = {user_name(app.id) for app in (*prefixed, *numbered)}
+    users = {name for app in (*prefixed, *numbered) for name in user_names(app.id)}
     others = [claim for claim in facts.claims if claim.owner is not None and claim.user not in users]
     in_zero = [f"app {app.id}" for app in prefixed] + [str(claim) for claim in others if claim.db == 0]
     if prefixed and (outside := [claim for claim in others if claim.db != 0]):

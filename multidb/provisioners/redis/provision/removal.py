@@ -11,7 +11,7 @@ from multidb.provisioners.redis.provision.resources import (
     NOTE_USER,
     RedisFacts,
     marks_of,
-    user_name,
+    user_names,
 )
 from multidb.provisioners.redis.provision.rules import Rule, join_line
 from multidb.provisioners.redis.provision.statements import note, saving
@@ -32,18 +32,20 @@ def orphans(context: StoreContext, rules: Mapping[str, Rule], known: Collection[
 def suspension(
     app: App, context: StoreContext, rules: Mapping[str, Rule], connected: Iterable[str]
 ) -> Sequence[Statement]:
-    """The app's user off, its sessions ended, and that saved. A user without our mark is left alone.
+    """The app's users off, their sessions ended, and that saved. A user without our mark is left alone.
 
     Args:
         rules: every user of the server.
         connected: the names of the users that have sessions.
     """
-    user, facts = user_name(app.id), RedisFacts.of(context.facts)
-    if not _owned(rules.get(user), Owner(context.project, app.id)):
+    owner, facts, there = Owner(context.project, app.id), RedisFacts.of(context.facts), set(connected)
+    users = [user for user in user_names(app.id) if _owned(rules.get(user), owner)]
+    if not users:
         return ()
-    if not rules[user].enabled and user not in set(connected):
+    open_users = [user for user in users if rules[user].enabled or user in there]
+    if not open_users:
         return saving(facts) if NOTE_USER in rules else ()
-    return _noted([*_shutting(user)], facts)
+    return _noted([statement for user in open_users for statement in _shutting(user)], facts)
 
 
 def removal(app: App, context: StoreContext, rules: Mapping[str, Rule]) -> Sequence[Statement]:
@@ -60,7 +62,7 @@ def removal(app: App, context: StoreContext, rules: Mapping[str, Rule]) -> Seque
     if not users:
         return saving(facts) if NOTE_USER in rules else ()
     shutting = [statement for user in users for statement in _shutting(user)]
-    emptied = [statement for user in users for statement in _emptying(rules[user], owner, rules)]
+    emptied = dict.fromkeys(statement for user in users for statement in _emptying(rules[user], owner, rules))
     return _noted([*shutting, *emptied, _line("ACL", "DELUSER", *users)], facts)
 
 

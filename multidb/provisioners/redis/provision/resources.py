@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from multidb.model import (
+    Alternates,
     App,
     DerivedName,
     Endpoint,
@@ -36,6 +37,7 @@ __all__ = [
     "SaveNote",
     "SavedRules",
     "advise",
+    "alternates",
     "by_prefix",
     "caveats",
     "command_rule",
@@ -53,6 +55,7 @@ __all__ = [
     "secrets",
     "spelled",
     "user_name",
+    "user_names",
 ]
 
 NOTE_USER = "__multidb__:unsaved"
@@ -70,6 +73,7 @@ class Claim:
     user: str
     db: int
     owner: Owner | None = None
+    enabled: bool = True
 
     def __str__(self) -> str:
         return f"app {self.owner.app} of project {self.owner.project}" if self.owner else f"ACL user {self.user}"
@@ -131,6 +135,7 @@ class AclUser(Resource):
     sanitized: bool = True
     scripts: bool = False
     read_only: bool = field(default=False, compare=False)  # the app's rule is the one without commands that grow
+    alternate: Alternate = field(default=Alternate.FIRST, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,18 +171,27 @@ def user_name(app: str, alternate: Alternate = Alternate.FIRST) -> str:
     return f"{app}_user" if alternate is Alternate.FIRST else f"{app}_user_b"
 
 
+def user_names(app: str) -> tuple[str, ...]:
+    """Every ACL user that an app may have."""
+    return tuple(user_name(app, alternate) for alternate in Alternate)
+
+
 def derived_names(app: App) -> Sequence[DerivedName]:
     """The names that the app takes. Keys and channels start with ``<id>:``, which no other id can."""
-    return (DerivedName("redis user", user_name(app.id), 64, f"the ACL user of {app.id}"),)
+    first, second = user_names(app.id)
+    return (
+        DerivedName("redis user", first, 64, f"the ACL user of {app.id}"),
+        DerivedName("redis user", second, 64, f"the ACL user of {app.id} that a rotation switches to"),
+    )
 
 
-def _secret_ref(app: str) -> SecretRef:
-    return SecretRef(app, "redis", "user")
+def _secret_ref(app: str, alternate: Alternate) -> SecretRef:
+    return SecretRef(app, "redis", "user" if alternate is Alternate.FIRST else "user_b")
 
 
-def hash_ref(app: str) -> SecretRef:
+def hash_ref(app: str, alternate: Alternate = Alternate.FIRST) -> SecretRef:
     """The SHA-256 of the app's password, which is all that the server ever gets."""
-    return SecretRef(app, "redis", "user_sha256")
+    return SecretRef(app, "redis", f"{_secret_ref(app, alternate).name}_sha256")
 
 
 def _sha256(password: str) -> str:
@@ -186,10 +200,12 @@ def _sha256(password: str) -> str:
 
 def secrets(app: App) -> Sequence[SecretSpec]:
     """The app's password, and its hash. The hash is not salted, which is safe for 256 random bits."""
-    return (
-        SecretSpec(_secret_ref(app.id)),
-        SecretSpec(hash_ref(app.id), source=_secret_ref(app.id), derive=_sha256),
-    )
+    specs: list[SecretSpec] = []
+    for alternate in Alternate:
+        password = _secret_ref(app.id, alternate)
+        hashed = SecretSpec(hash_ref(app.id, alternate), password, _sha256, alternate=alternate)
+        specs += [SecretSpec(password, alternate=alternate), hashed]
+    return tuple(specs)
 
 
 def mark(owner: Owner, db: int) -> str:
@@ -232,7 +248,9 @@ def desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
     """The ACL users of the apps, and what the server as a whole needs for them to be worth something."""
     facts = RedisFacts.of(context.facts)
     options = ServerOptions.of(context.options)
-    users: list[Resource] = [_desired_user(app, context) for app in apps]
+    users: list[Resource] = [
+        _desired_user(app, context, alternate) for app in apps for alternate in context.alternates_of(app.id).made
+    ]
     if facts.admin != "default" and options.default_user == "close":
         users.append(DefaultUser(name="default"))
     if facts.persistence != "none":
@@ -240,19 +258,21 @@ def desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
     return users
 
 
-def _desired_user(app: App, context: StoreContext) -> AclUser:
+def _desired_user(app: App, context: StoreContext, alternate: Alternate) -> AclUser:
     facts = RedisFacts.of(context.facts)
     number = context.numbers[app.id]
-    prefix = by_prefix(app, facts)
+    prefix, works = by_prefix(app, facts), alternate in context.alternates_of(app.id).working
     return AclUser(
-        name=user_name(app.id),
+        name=user_name(app.id, alternate),
         app=app.id,
         owner=Owner(context.project, app.id),
         db=number,
         keys=(f"{app.id}:*",) if prefix else ("*",),
         channels=tuple(sorted({*_own_channels(app.id, number, prefix), *AppOptions.of(app.stores["redis"]).channels})),
         databases=str(number) if facts.db_rules else ALL_DATABASES,
-        enabled=app.id not in context.closed,
+        enabled=works and app.id not in context.closed,
+        password="current" if works else "none",
+        alternate=alternate,
         scripts=AppOptions.of(app.stores["redis"]).scripts,
         read_only=app.id in context.read_only,
     )
@@ -334,7 +354,7 @@ def live_user(rule: Rule, want: AclUser | None, facts: RedisFacts, held: SecretS
     pattern, (owner, db) = _best(marks, want) if marks else ("", (None, 0))
     app = want.app if want is not None else owner.app if owner is not None else None
     # Nobody asks for that of another app, whose secrets who plans for this one may not be let into.
-    password = _password(rule, held, want.app) if want is not None and want.app is not None else "other"
+    password = _password(rule, held, want) if want is not None else "other"
     if owner is None and want is not None and password.startswith("current"):
         owner = want.owner  # somebody wiped the mark; that our password opens it says as much
     granted = facts.commands.granted(rule.commands)
@@ -359,6 +379,7 @@ def live_user(rule: Rule, want: AclUser | None, facts: RedisFacts, held: SecretS
         sanitized=rule.sanitized,
         scripts=scripts,
         read_only=want is not None and want.read_only,
+        alternate=want.alternate if want is not None else Alternate.FIRST,
     )
 
 
@@ -367,10 +388,13 @@ def _best(marks: Sequence[tuple[str, tuple[Owner, int]]], want: AclUser | None) 
     return (ours or list(marks))[0]
 
 
-def _password(rule: Rule, held: SecretStore, app: str) -> str:
-    secret = held.get(_secret_ref(app))
+def _password(rule: Rule, held: SecretStore, want: AclUser) -> str:
+    assert want.app is not None
+    secret = held.get(_secret_ref(want.app, want.alternate))
     if rule.nopass:
         return "not needed"
+    if want.password == "none":  # it is to have none, so that none can be lost
+        return "other" if rule.passwords else "none"
     if secret is None:
         return "lost"
     if _sha256(secret.reveal()) in rule.passwords:
@@ -396,7 +420,8 @@ def env(
     app: App, context: StoreContext, endpoint: Endpoint, lookup: Callable[[SecretRef], Secret]
 ) -> Mapping[str, str | Secret]:
     """The app's variables; `endpoint` is the server as the app sees it."""
-    number, user, password = context.numbers[app.id], user_name(app.id), lookup(_secret_ref(app.id))
+    number, current = context.numbers[app.id], context.alternates_of(app.id).current
+    user, password = user_name(app.id, current), lookup(_secret_ref(app.id, current))
     scheme = "rediss" if endpoint.tls else "redis"
     login = f"{user}:{urllib.parse.quote(password.reveal(), safe='')}"
     variables: dict[str, str | Secret] = {
@@ -413,6 +438,21 @@ def env(
     if "ca_file" in endpoint.params:
         variables["REDIS_CA_FILE"] = endpoint.params["ca_file"]
     return variables
+
+
+def alternates(facts: Facts, project: str) -> dict[str, Alternates]:
+    """By app of the project that has a second user, which of the two are on. Of two that are, either may be the one in
+    its variables; where none is, it had the first."""
+    claims = [claim for claim in RedisFacts.of(facts).claims if claim.owner and claim.owner.project == project]
+    enabled = {claim.user for claim in claims if claim.enabled}
+    seen = {}
+    for claim in claims:
+        app = claim.owner.app if claim.owner is not None else ""
+        if claim.user == user_name(app, Alternate.SECOND):
+            on = frozenset(alternate for alternate in Alternate if user_name(app, alternate) in enabled)
+            current = Alternate.SECOND if on == {Alternate.SECOND} else Alternate.FIRST
+            seen[app] = Alternates(current, on or frozenset({Alternate.FIRST}), tuple(Alternate))
+    return seen
 
 
 def isolation(app: App, facts: Facts) -> tuple[Isolation, str]:

@@ -431,7 +431,7 @@ def _persistence(aclfile: str | None, config_file: str) -> tuple[Literal["aclfil
 
 def _claims(rule: Rule) -> list[Claim]:
     if marks := marks_of(rule):
-        return [Claim(rule.user, db, owner) for owner, db in marks]
+        return [Claim(rule.user, db, owner, rule.enabled) for owner, db in marks]
     return [Claim(rule.user, number) for number in rule.database_numbers]
 
 

@@ -41,7 +41,7 @@ def statements(change: Change, context: StoreContext) -> Sequence[Statement]:
             # The server is read before anybody knows whether it will be adopted, so the plan may lack the saving.
             if adopted and facts.persistence != "none":
                 return (note(), _rule(user, facts), *saving(facts))
-            return (_rule(user, facts),)
+            return (_rule(user, facts), *_retiring(change, user))
         case DefaultUser():
             return (Statement("ACL SETUSER default off resetpass"),)
         case SavedRules():
@@ -55,8 +55,18 @@ def _rule(user: AclUser, facts: RedisFacts) -> Statement:
     It starts with ``reset``, which also wipes passwords, so the password has to be in the same command.
     """
     assert user.app is not None
-    words = ["ACL", "SETUSER", user.name, "reset", "on" if user.enabled else "off", f"#${_HASH}", *_rights(user, facts)]
-    return Statement(join_line(words), binds=((_HASH, hash_ref(user.app)),))
+    has_password = user.password == "current"
+    words = ["ACL", "SETUSER", user.name, "reset", "on" if user.enabled else "off", *[f"#${_HASH}"] * has_password]
+    binds = ((_HASH, hash_ref(user.app, user.alternate)),) if has_password else ()
+    return Statement(join_line([*words, *_rights(user, facts)]), binds)
+
+
+def _retiring(change: Change, user: AclUser) -> Sequence[Statement]:
+    """A user that is off keeps the sessions that it has; one whose other one has taken its place must not."""
+    live = change.live
+    if user.password == "current" or not isinstance(live, AclUser) or not live.enabled:
+        return ()
+    return (Statement(join_line(["CLIENT", "KILL", "USER", user.name])),)
 
 
 def limits(user: AclUser, facts: RedisFacts) -> str:

@@ -311,7 +311,8 @@ class RunHistory:
             if given is None:
                 problems.append(f"line {position} cannot be read")
             elif stated != number + 1:
-                problems.append(_gap(position, number, stated))
+                misplaced = f"line {position} stands where it does not belong"
+                problems.append(_gap(f"before line {position}", number, stated) if stated > number else misplaced)
             elif follows != previous:
                 problems.append(f"line {position - 1} was altered" if position > 1 else "line 1 was altered")
             number, previous = stated, digest(line)
@@ -319,7 +320,7 @@ class RunHistory:
         if not lines and not head.number:
             return Chain(0, "")
         if head.number > number:
-            problems.append(f"what entries {number + 1} to {head.number} said is missing at the end")
+            problems.append(_gap("at the end", number, head.number + 1))
         elif not head.number:
             problems.append(f"{_HEAD} is missing, or is not what multidb writes: nothing says which line was the last")
         elif at_head != head.digest and not problems:
@@ -501,9 +502,7 @@ def _link_of(line: bytes) -> tuple[int | None, str]:
     return None, ""
 
 
-def _gap(position: int, before: int, stated: int) -> str:
-    if stated <= before:
-        return f"line {position} stands where it does not belong"
-    if stated == before + 2:
-        return f"entry {before + 1}, before line {position}, is missing"
-    return f"entries {before + 1} to {stated - 1}, before line {position}, are missing"
+def _gap(where: str, before: int, after: int) -> str:
+    if after == before + 2:
+        return f"entry {before + 1}, {where}, is missing"
+    return f"entries {before + 1} to {after - 1}, {where}, are missing"

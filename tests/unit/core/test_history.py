@@ -161,6 +161,26 @@ def test_what_is_missing_or_altered_is_noticed_also_when_more_is_written_after_i
     history.runs()  # what is left can be read
 
 
+@pytest.mark.parametrize(
+    ("tampering", "problem"),
+    [
+        ("without 0", "entry 1, before line 1, is missing"),
+        ("without 5", "entry 6, at the end, is missing"),
+        ("last two", "entries 5 to 6, at the end, are missing"),
+        ("first two", "entries 1 to 2, before line 1, are missing"),
+        ("altered 5", "line 6 was altered"),
+        ("twice", "line 7 stands where it does not belong"),
+        ("garbage", "line 4 cannot be read"),
+        ("empty", "entries 1 to 6, at the end, are missing"),
+    ],
+)
+def test_what_is_wrong_is_named(history: RunHistory, tampering: str, problem: str) -> None:
+    for app in ("ann", "bob", "eve"):
+        run(history, app)
+    path_of(history).write_bytes(b"".join(_TAMPERING[tampering](lines_of(history))))
+    assert history.verify().problems[0] == problem
+
+
 def test_any_byte_that_is_altered_is_noticed(history: RunHistory) -> None:
     for app in ("ann", "bob"):
         run(history, app)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +18,7 @@ from multidb.model import Cause
 from multidb.plan import saved_plan
 from multidb.project import load_project
 from multidb.state import ProjectState
+from tests.support.command import REPOSITORY
 from tests.support.toy_store import SHELF
 from tests.unit.engine.test_engine import engine, project, toy  # noqa: F401
 
@@ -98,6 +101,23 @@ def test_what_was_lost_costs_nothing_but_the_answer(engine: Engine) -> None:  # 
         assert engine.plan().in_sync
         assert causes(by_hand(engine)) == {"bob": Cause.SERVER}, "it was written down again"
         SHELF.boxes["bob"] = replace(SHELF.boxes["bob"], colour="blue")
+
+
+_TEXT = """\
+import sys
+from multidb.baseline import _text
+from multidb.model import Cause, Owner
+print(_text({"b": frozenset("abcdef"), "a": (1, None, ("x", Owner("p", "a")), {"k": [True, Cause.BOTH]})}))
+"""
+
+
+def test_equal_values_have_one_text_in_every_process() -> None:
+    def text(seed: str) -> str:
+        env = {"PYTHONHASHSEED": seed, "PYTHONPATH": str(REPOSITORY)}
+        return subprocess.run([sys.executable, "-c", _TEXT], env=env, capture_output=True, text=True, check=True).stdout
+
+    assert text("1") == text("2") == text("3")
+    assert "'both'" in text("1"), "as the word itself"
 
 
 def test_why_is_no_part_of_what_was_agreed_to(engine: Engine) -> None:  # noqa: F811

@@ -21,6 +21,7 @@ import multidb
 from multidb import files
 from multidb.document import APP_ID, Unreadable, digest, parse
 from multidb.errors import UsageError
+from multidb.model.state_options import is_folder
 from multidb.provisioners import INCLUDED
 from multidb.secrets import Secret, SecretRef
 from multidb.state import FILE, ProjectState
@@ -172,10 +173,11 @@ class Answers:
 
     def _keep(self, name: str, project: Project, answer: Mapping[str, Any]) -> None:
         """Not where a store is another package's, which may change by itself, or secrets are kept elsewhere, which is
-        not to be asked without need; nor in a folder without any state."""
+        not to be asked without need, or the state is, which does not tell when it changes; nor in a folder without any
+        state."""
         used = {store for app in project.apps.values() for store in app.stores}
         made_of = self._made_of(project.include)
-        alone = used <= INCLUDED.keys() and project.secrets.kind == FILE
+        alone = used <= INCLUDED.keys() and project.secrets.kind == FILE and is_folder(project.state)
         if self._state.folder.is_dir() and alone and made_of["files"] == project.sources:
             with suppress(UsageError):  # then it is made again
                 text = json.dumps({"made_of": made_of, "answer": answer}, indent=1)

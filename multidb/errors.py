@@ -36,6 +36,7 @@ __all__ = [
     "ServerError",
     "ServerSlow",
     "StalePlan",
+    "StateUnavailable",
     "StartFailed",
     "StatementFailed",
     "TargetError",
@@ -208,6 +209,13 @@ class SecretsUnavailable(MultidbError):
     """The place where secrets are kept cannot be reached, is sealed or read-only, or does not let multidb in."""
 
     code = "secrets"
+    exit_code = 4
+
+
+class StateUnavailable(MultidbError):
+    """The place where the state is kept cannot be reached, is gone or does not let multidb in."""
+
+    code = "state"
     exit_code = 4
 
 

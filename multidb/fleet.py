@@ -32,9 +32,9 @@ from multidb.model import (
 )
 from multidb.provisioners import provisioner
 from multidb.runtime import Runtime, ServerState, ServerStatus, open_runtime
-from multidb.secret_stores import open_state
 from multidb.secrets import Alternate, Secret, SecretRef
 from multidb.state import ProjectState, holder
+from multidb.state_stores import open_state
 
 __all__ = ["SERVERS_AT_ONCE", "Answer", "Fleet", "Scope", "orphan", "ways_of_removed"]
 
@@ -103,7 +103,7 @@ class Fleet:
 
     Args:
         project: the checked manifest.
-        state: its ``.multidb/`` folder, with its secrets; by default where the manifest says.
+        state: what is remembered of it, with its secrets; by default where the manifest says.
         runtime: where its servers come from; by default what the manifest says.
         progress: told about work that may last.
         command: how this run calls itself towards servers and other runs (``apply``).
@@ -346,7 +346,8 @@ class Fleet:
             raise UsageError(
                 f"there is no credential {ref}",
                 where=f"app {ref.owner}",
-                hint=f"make it: multidb apply --app {ref.owner}",
+                hint=f"where the app is new: multidb apply --app {ref.owner}; else take its secrets from where it was "
+                f"applied, or make new ones: multidb apply --regenerate {ref.owner}",
             )
         return secret
 

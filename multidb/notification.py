@@ -29,7 +29,7 @@ from multidb.model.options import Webhook
 from multidb.plan import Plan, ServerPlan
 from multidb.secret_source import SecretSource
 from multidb.secrets import Secret, redact
-from multidb.state import ProjectState
+from multidb.state import TURN, ProjectState
 from multidb.usage import ServerSeen, UsageReport
 
 __all__ = [
@@ -330,7 +330,10 @@ class Notifier:
         looked = replace(looked, kinds=looked.kinds & self._about)
         relevant = [alarm for alarm in alarms if alarm.kind in looked.kinds]
         try:
-            with self._state.turn(_SECTION), ThreadPoolExecutor(len(self._hooks)) as pool:
+            with (
+                self._state.lock(_SECTION, "multidb, telling what is new", TURN),
+                ThreadPoolExecutor(len(self._hooks)) as pool,
+            ):
                 deliveries = list(filter(None, pool.map(lambda hook: self._tell(hook, relevant, looked), self._hooks)))
         except MultidbError as error:  # the state cannot be read or written
             deliveries = [Delivery("notify", False, redact(str(error)))]

@@ -8,9 +8,12 @@ from typing import TYPE_CHECKING
 
 from multidb import manifest
 from multidb.model import Project
+from multidb.model.state_options import is_folder
 from multidb.provisioners import INCLUDED, STORES, provisioner
-from multidb.secret_stores import open_state, secret_options
+from multidb.secret_stores import secret_options
 from multidb.state import ProjectState
+from multidb.state_store import refuse_moved
+from multidb.state_stores import open_state
 from multidb.tombstone import tombstones
 
 if TYPE_CHECKING:
@@ -24,19 +27,42 @@ def store_schemas() -> dict[str, manifest.StoreSchema]:
     return {name: manifest.StoreSchema.of(provisioner(name), usual=name in INCLUDED) for name in STORES}
 
 
-def load_project(path: Path, overlay: str | None = None, texts: Mapping[Path, str] | None = None) -> Project:
+def load_project(
+    path: Path, overlay: str | None = None, texts: Mapping[Path, str] | None = None, *, offline: bool = False
+) -> Project:
     """Reads and checks the manifest. `ManifestError` lists every problem at once.
 
     Args:
         texts: what is read in the place of these files, which are not written yet.
+        offline: do not ask a state that is kept elsewhere, or was moved there: nothing is known of removed apps then.
+
+    Raises:
+        StateUnavailable: the state is kept elsewhere, and cannot be reached.
     """
-    removed = {app: stone.removed for app, stone in tombstones(ProjectState(path.parent)).items()}
-    return manifest.load(path, store_schemas(), overlay=overlay, removed=removed, texts=texts, secrets=secret_options())
+    here = ProjectState(path.parent)
+    kept = here.store.read().document
+    removed = {} if "moved" in kept else _removed(here)
+
+    def load(removed: Mapping[str, manifest.Removed]) -> Project:
+        kinds = secret_options()
+        return manifest.load(path, store_schemas(), overlay=overlay, removed=removed, texts=texts, secrets=kinds)
+
+    project = load(removed)
+    if is_folder(project.state):
+        if not offline:
+            refuse_moved(kept, here.store.title)
+        return project
+    removed = {} if offline else _removed(open_state(project))
+    return load(removed) if removed else project
 
 
-def load_deployment(path: Path, overlay: str | None = None) -> Deployment:
-    """The files of the manifest's deployment. `ManifestError` as for `load_project`."""
+def _removed(state: ProjectState) -> dict[str, manifest.Removed]:
+    return {app: stone.removed for app, stone in tombstones(state).items()}
+
+
+def load_deployment(path: Path, overlay: str | None = None, *, offline: bool = False) -> Deployment:
+    """The files of the manifest's deployment. `ManifestError`, and `offline`, as for `load_project`."""
     from multidb.deployment import Deployment
 
-    project = load_project(path, overlay)
+    project = load_project(path, overlay, offline=offline)
     return Deployment(project, open_state(project))

@@ -171,6 +171,15 @@ class _Compose(_Loose):
     volumes: list[str] = Field(default_factory=list)
 
 
+class _Identity(_Loose):
+    id: str
+    project: str
+
+
+class _Moved(_Loose):
+    to: str
+
+
 @cache
 def _adapter(shape: Any) -> TypeAdapter[Any]:
     return TypeAdapter(shape)
@@ -194,6 +203,9 @@ SECTIONS: Final = {
     "backups": StateSection(dict[AppId, _Known], losable=True),  # then a backup is due, and a proof
     "told": StateSection(dict[str, list[_SentAlarm]], losable=True),  # then it is told again
     "audit": StateSection(_Audit, losable=True),
+    "identity": StateSection(_Identity),
+    "moved": StateSection(_Moved),
+    "seen": StateSection(dict[str, str], losable=True),
 }
 """By name. Sections that are not losable hold what nobody else knows."""
 

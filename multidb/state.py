@@ -1,9 +1,10 @@
-"""What multidb remembers between runs, in the project's ``.multidb/`` folder.
+"""What multidb remembers between runs, in the project's ``.multidb/`` folder or where its manifest says.
 
 ``secrets.json`` (0600) holds every generated credential; ``state.json`` holds durable choices that are not secret:
-ports, Redis DB numbers, the processes of the embedded runtime. Losing ``state.json`` costs nothing that cannot be read
-back from the servers. Losing ``secrets.json`` means new credentials for apps (`multidb apply --regenerate APP`), and
-of embedded servers it loses the admin's way in: keep a copy.
+ports, Redis DB numbers, the processes of the embedded runtime. What of these is the project's, and not this machine's,
+can be kept elsewhere (`multidb.state_stores`). Losing it costs nothing that cannot be read back from the servers.
+Losing ``secrets.json`` means new credentials for apps (`multidb apply --regenerate APP`), and of embedded servers it
+loses the admin's way in: keep a copy.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ import re
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,15 +25,19 @@ from typing import Any, Final, Protocol
 
 from multidb import files
 from multidb.document import Unreadable, parse
-from multidb.errors import NewerFormat, SecretsChanged, UsageError
-from multidb.formats import SECRETS, STATE, Format, NewerVersion
+from multidb.errors import Locked, NewerFormat, SecretsChanged, StateUnavailable, UsageError
+from multidb.formats import SECRETS, Format, NewerVersion
 from multidb.secrets import Secret, SecretRef, SecretStore, of_owner
+from multidb.state_folder import MACHINE, FolderStateStore
+from multidb.state_store import Kept, StateStore, identified, refuse_moved
 
 __all__ = ["FILE", "Cipher", "FileSecretStore", "ProjectState", "SeenSecrets", "holder", "secrets_of", "secrets_text"]
 
 FILE: Final = "file"
 """The kind of secret store that a project has where its manifest names none."""
 TURN = 60.0  # seconds in which one process has done what takes some: it stands still
+_SEEN: Final = "seen"  # section: by place, the id of the state that was there
+_MOMENT: Final = 1.0  # seconds for which a state that is kept elsewhere is taken to be as it was read
 _UPGRADE = "use the multidb that wrote it, or a newer one"
 _LARGEST = 256 * 1024**2  # bytes; a removed app's tombstone holds whole manifests
 
@@ -168,70 +174,95 @@ class FileSecretStore:
 
 
 class ProjectState:
-    """The ``.multidb/`` folder of one project, and its secrets, wherever they are.
+    """What one project remembers: its secrets, what is the project's, and what is this machine's only (processes, locks
+    of the runtime), in the folder ``.multidb/``. The first two are wherever the manifest has them kept.
 
     Args:
         root: the folder of the manifest.
-        secrets: where the manifest has them kept (`multidb.secret_stores.open_state`); by default in the folder.
+        secrets: its secrets (`multidb.secret_stores.open_secret_store`); by default in the folder.
         where: what a person calls that.
+        store: its state (`multidb.state_stores.open_state_store`); by default in the folder.
     """
 
-    def __init__(self, root: Path, secrets: SecretStore | None = None, where: str = ".multidb/secrets.json") -> None:
+    def __init__(
+        self,
+        root: Path,
+        secrets: SecretStore | None = None,
+        where: str = ".multidb/secrets.json",
+        store: StateStore | None = None,
+    ) -> None:
         self.folder = root / ".multidb"
         self.where_secrets_are = where
         self.secrets: SecretStore = secrets or FileSecretStore(self.folder / "secrets.json")
-        self._path = self.folder / "state.json"
-        self._guard = threading.Lock()
-        self._stamp: tuple[int, int, int] | None = None
-        self._held: dict[str, Any] = {}
-        self._sections: dict[str, dict[str, Any]] = {}
+        here = FolderStateStore(self.folder)
+        self.store: StateStore = store or here
+        self._here = _Sections(here)
+        self._shared = self._here if store is None else _Sections(store, here)
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether it is kept elsewhere than in the folder."""
+        return self._shared is not self._here
 
     def read(self, section: str) -> dict[str, Any]:
         """One section (``ports``), in the shape that `multidb.sections` gives it; empty where there is none.
-        Not to be changed: it is shared until the file is written again.
+        Not to be changed: it is shared until the state is written again.
 
         Raises:
             NewerFormat: a newer multidb has written the state.
             UsageError: it is damaged, or the section has another shape.
+            StateUnavailable: it is kept elsewhere, and that cannot be reached.
         """
-        with self._guard:
-            stamp = self.stamp()
-            if stamp is None or stamp != self._stamp:
-                self._held, self._sections = self._document(), {}
-                self._stamp = stamp
-            if section not in self._sections:
-                self._sections[section] = self._section(self._held, section)
-            return self._sections[section]
+        return self._of(section).read(section)
 
-    def stamp(self) -> tuple[int, int, int] | None:
-        """What is another one whenever the state has been written; None where there is none."""
-        try:
-            status = self._path.stat()
-        except OSError:
-            return None
-        return status.st_mtime_ns, status.st_ino, status.st_size
+    def refresh(self) -> None:
+        """Has the next reader see what other runs have written until now."""
+        self._shared.forget()
+
+    def start_anew(self, project: str) -> None:
+        """Writes an empty state where there is none, also where there was one that is gone."""
+        with self._here.store.change(holder(_command())) as document:
+            document.get(_SEEN, {}).pop(self.store.title, None)
+        if self.is_shared:
+            with self.store.change(holder(_command())) as document:
+                refuse_moved(document, self.store.title)
+                identified(document, project)
+        self.refresh()
+
+    def stamp(self) -> object:
+        """What is another one whenever the project's state has been written; None where there is none."""
+        return self._shared.version()
 
     @contextlib.contextmanager
     def change(self, section: str) -> Iterator[dict[str, Any]]:
-        """The section, to be changed in the block, written when it ends well. Keeps other processes out meanwhile;
+        """The section, to be changed in the block, written when it ends well. Keeps other runs out meanwhile;
         `Locked` when one keeps us out, see `turn`."""
-        with self.turn("state"):
-            document = self._document()
-            value = document[section] = self._section(document, section)
+        with self._of(section).change(section) as value:
             yield value
-            document["version"] = STATE.version
-            files.write_text(self._path, json.dumps(document, indent=1, sort_keys=True) + "\n", mode=files.PRIVATE)
 
+    @contextlib.contextmanager
     def lock(
         self, name: str, command: str, timeout: float = 0.0, waiting: Callable[[str], None] | None = None
-    ) -> contextlib.AbstractContextManager[None]:
-        """The project's lock `name` (``apply-postgres``); `Locked` when one other process holds it for longer than
-        `timeout` seconds.
+    ) -> Iterator[None]:
+        """The project's lock `name` (``apply-postgres``); `Locked` when one other run holds it for longer than
+        `timeout` seconds, here or wherever else the state is shared.
 
         Args:
             waiting: told who has it.
         """
-        return files.lock(self.folder / "locks" / name, holder(command), timeout, waiting)
+        with self.machine_lock(name, command, timeout, waiting):
+            if not self.is_shared:
+                yield
+                return
+            with self.store.lock(name, holder(command), timeout, waiting):
+                self._shared.forget()  # the last holder may have written
+                yield
+
+    def machine_lock(
+        self, name: str, command: str, timeout: float = 0.0, waiting: Callable[[str], None] | None = None
+    ) -> contextlib.AbstractContextManager[None]:
+        """As `lock`, of what is this machine's only: its processes and its files."""
+        return self._here.store.lock(name, holder(command), timeout, waiting)
 
     @contextlib.contextmanager
     def lock_apps(self, apps: Iterable[str], command: str) -> Iterator[None]:
@@ -247,7 +278,8 @@ class ProjectState:
             yield
 
     def turn(self, name: str) -> contextlib.AbstractContextManager[None]:
-        """Waits until nobody else has the turn `name`, and has it while the block runs. For work of some seconds.
+        """Waits until nobody else on this machine has the turn `name`, and has it while the block runs. For work of
+        some seconds on files of the folder.
 
         Raises:
             Locked: one process has had it for a minute; says which.
@@ -255,35 +287,91 @@ class ProjectState:
         """
         return _turn(self.folder / f"{name}.lock")
 
+    def _of(self, section: str) -> _Sections:
+        return self._here if section in MACHINE else self._shared
+
+
+class _Sections:
+    """The sections of the state in one place, read once for as long as they are the newest.
+
+    Args:
+        here: where this machine keeps its own, for a place that is not of it.
+    """
+
+    def __init__(self, store: StateStore, here: FolderStateStore | None = None) -> None:
+        self.store = store
+        self._local = here
+        self._guard = threading.Lock()
+        self._kept: Kept | None = None
+        self._until = float("-inf")
+        self._sections: dict[str, dict[str, Any]] = {}
+
+    def read(self, name: str) -> dict[str, Any]:
+        with self._guard:
+            kept = self._newest()
+            if name not in MACHINE:
+                refuse_moved(kept.document, self.store.title)
+            if name not in self._sections:
+                self._sections[name] = self._section(kept.document, name)
+            return self._sections[name]
+
+    def version(self) -> object:
+        with self._guard:
+            return self.store.stamp() if isinstance(self.store, FolderStateStore) else self._newest().version
+
+    def forget(self) -> None:
+        """Has the next reader ask the place."""
+        with self._guard:
+            self._kept = None
+
+    @contextlib.contextmanager
+    def change(self, name: str) -> Iterator[dict[str, Any]]:
+        with self.store.change(holder(_command())) as document:
+            if name not in MACHINE:
+                refuse_moved(document, self.store.title)
+            value = document[name] = self._section(document, name)
+            yield value
+        self.forget()
+
+    def _newest(self) -> Kept:
+        """The state, no older than a moment; in the folder, no older at all."""
+        if self._kept is not None and self._is_newest(self._kept):
+            return self._kept
+        self._kept, self._sections = None, {}
+        kept = self.store.read()
+        if self._local is not None:
+            self._note_seen(kept, self._local)
+        self._kept, self._until = kept, time.monotonic() + _MOMENT
+        return kept
+
+    def _note_seen(self, kept: Kept, local: FolderStateStore) -> None:
+        """Remembers on this machine that there is a state, so that one which is gone is not taken for one which never
+        was."""
+        title = self.store.title
+        identity = kept.document.get("identity", {}).get("id", "")
+        seen = local.read().document.get(_SEEN, {})
+        if kept.version is None and title in seen:
+            raise StateUnavailable(
+                "the state that was there is gone",
+                where=title,
+                hint="bring it back (an earlier version, a copy); without one: multidb state recover",
+            )
+        if identity and seen.get(title) != identity:
+            with contextlib.suppress(UsageError, Locked), local.change(holder(_command())) as document:
+                document[_SEEN] = {**document.get(_SEEN, {}), title: identity}
+
+    def _is_newest(self, kept: Kept) -> bool:
+        if isinstance(self.store, FolderStateStore):
+            return kept.version is not None and kept.version == self.store.stamp()
+        return time.monotonic() < self._until
+
     def _section(self, document: Mapping[str, Any], name: str) -> dict[str, Any]:
         from multidb.sections import ANY, SECTIONS  # with pydantic, which secrets do without
 
         try:
             return SECTIONS.get(name, ANY).read(document.get(name, {}))
         except Unreadable as wrong:
-            raise self._damaged(f"{wrong}, in its section {name}") from None
-
-    def _document(self) -> dict[str, Any]:
-        text = files.read_text(self._path)
-        if text is None:
-            return {}
-        try:
-            document = _upgraded(parse(text, _LARGEST), STATE)
-            if not all(isinstance(section, dict) for name, section in document.items() if name != "version"):
-                raise Unreadable("has a section that is none")
-        except NewerVersion as wrong:
-            raise NewerFormat(str(wrong), where=str(self._path), hint=_UPGRADE) from None
-        except Unreadable as wrong:
-            raise self._damaged(str(wrong)) from None
-        return document
-
-    def _damaged(self, reason: str) -> UsageError:
-        return UsageError(
-            f"is damaged: it {reason}",
-            where=str(self._path),
-            hint="restore it from a copy; without one, move it away, then: multidb plan reads back from the servers "
-            "what they know",
-        )
+            raise self.store.damaged(f"{wrong}, in its section {name}") from None
 
 
 def _turn(path: Path) -> contextlib.AbstractContextManager[None]:

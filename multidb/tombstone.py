@@ -129,7 +129,7 @@ def tombstones(state: ProjectState) -> dict[str, Tombstone]:
     except ValueError:
         raise UsageError(
             "what it says of removed apps cannot be read",
-            where=str(state.folder / "state.json"),
+            where=state.store.title,
             hint="restore the file from a copy, or use the multidb that wrote it",
         ) from None
 

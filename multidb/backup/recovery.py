@@ -116,7 +116,7 @@ def _remove_half_made(engine: Engine, app_id: str, note: Mapping[str, Any]) -> N
     if own != f"{engine.project.name}/{app_id}" or not is_set_id(set_id):
         raise UsageError(
             f"the state says that a set of {app_id} was begun in {printable(folder)}, where none of its sets is",
-            where=str(engine.state.folder / "state.json"),
+            where=engine.state.store.title,
             hint="restore the file from a copy, or take that note out of its section backup-work",
         )
     for target in targets_of(engine.fleet, note["to"]):

@@ -52,6 +52,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "rotate": ("rotate", "Give an app new credentials while it works."),
         "render": ("render", "Write the compose, env and init files of the manifest."),
         "secrets": ("secrets", "Where secrets are kept: move, rekey."),
+        "state": ("state", "Where the state is kept: show, copy, move and recover it."),
         "recover": ("recover", "Get back into a Neo4j whose admin's password an app has changed."),
     },
     "See": {

@@ -41,6 +41,7 @@ _SOURCES: Final = {
     "env FILE": "files",
     "purge NAME": "removed",
     "secrets move WHERE": "nothing",
+    "state move ADDRESS": "nothing",
     "undo-remove NAME": "removed",
 }
 """Where the values of a parameter come from (functions of `multidb.cli.known_names`), by its command and metavar, its

@@ -22,7 +22,7 @@ def doctor(run: Run) -> int:
     """Check versions, ports in use, client tools and capacity. Exit 1 when something is wrong; warnings are not."""
     output = run.output
     with output.working():
-        diagnosed = diagnose(run.fleet(output))
+        diagnosed = diagnose(run.fleet(output, run.project(offline=True)))
     ok = all(finding.level is not Level.ERROR for finding in diagnosed)
     findings = [
         {

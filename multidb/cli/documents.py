@@ -1023,6 +1023,80 @@ class PurgeDocument(_Result):
     """By app."""
 
 
+class LockDocument(_Part):
+    """A lock that a run holds."""
+
+    id: str
+    """By which `state unlock` takes it."""
+    name: str
+    command: str
+    user: str
+    pid: int
+    since: str
+    until: str
+    """The end of its lease; empty: it lasts as long as its holder."""
+
+
+class StateDocument(_Result):
+    """The state of a project, and who is at work with it."""
+
+    kept_in: str
+    """Where, in words."""
+    id: str | None
+    """By which copies of it are known; null: it was never kept elsewhere than in its folder."""
+    moved_to: str | None
+    """Where it went; null: it is here."""
+    sections: dict[str, int]
+    """By section, how many entries are in it."""
+    locks: list[LockDocument]
+
+
+class PulledStateDocument(_Result):
+    """A copy of the state."""
+
+    state: dict[str, Any]
+    """By section."""
+
+
+class PushedStateDocument(_Result):
+    """A state that was put back."""
+
+    kept_in: str
+    """Where, in words."""
+    sections: list[str]
+
+
+class MovedStateDocument(_Result):
+    """A state that is kept elsewhere now."""
+
+    from_: str | None = Field(alias="from")
+    """Where it was; null: it was there already."""
+    to: str
+    moved: int
+    """How many sections went; 0 where an earlier run had moved them."""
+
+
+class RecoveredStateDocument(_Result):
+    """A state that was rebuilt."""
+
+    kept_in: str
+    """Where, in words."""
+    numbers: dict[str, dict[AppId, int]]
+    """By server."""
+    removed: list[AppId]
+    """Apps that the servers know as removed, and the state did not."""
+    lost: list[AppId]
+    """Apps whose credentials are not here."""
+    errors: dict[str, ErrorDocument]
+    """By server, why it could not be asked."""
+
+
+class UnlockedDocument(_Result):
+    """A lock that was taken from its holder."""
+
+    taken: LockDocument
+
+
 DOCUMENTS: Final[Mapping[str, type[BaseModel]]] = {
     "init": InitDocument,
     "up": ServersDocument,
@@ -1039,6 +1113,12 @@ DOCUMENTS: Final[Mapping[str, type[BaseModel]]] = {
     "render": RenderDocument,
     "secrets move": MovedSecretsDocument,
     "secrets rekey": RekeyedDocument,
+    "state show": StateDocument,
+    "state pull": PulledStateDocument,
+    "state push": PushedStateDocument,
+    "state move": MovedStateDocument,
+    "state recover": RecoveredStateDocument,
+    "state unlock": UnlockedDocument,
     "recover": RecoverDocument,
     "apps": AppsDocument,
     "show": ShowDocument,

@@ -34,7 +34,7 @@ def down(
 ) -> int:
     """Stop exactly the servers that `up` started. Data stays, unless --volumes asks for its end and is confirmed."""
     output = run.output
-    fleet = run.fleet(output)
+    fleet = run.fleet(output, run.project(offline=True))
     if yes_destroy is not None and not volumes:
         raise UsageError(
             "--yes-destroy goes with --volumes", hint="multidb down stops the servers and keeps their data"

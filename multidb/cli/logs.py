@@ -34,7 +34,7 @@ def logs(
 ) -> int:
     """Show the last lines of a server's log, or of every server's. With --follow, --json prints one document a line."""
     output = run.output
-    fleet = run.fleet(output)
+    fleet = run.fleet(output, run.project(offline=True))
     known = sorted({name for app in fleet.project.apps.values() for name in fleet.runtime.names_for(app)})
     if server is not None and known and server not in known:
         raise UsageError(f"there is no server {server!r}", where=str(run.file), hint=f"servers: {', '.join(known)}")

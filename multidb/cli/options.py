@@ -121,11 +121,15 @@ class Run:
 
         return Answers(self.file, self.overlay)
 
-    def project(self) -> Project:
-        """The manifest, read and checked now."""
+    def project(self, *, offline: bool = False) -> Project:
+        """The manifest, read and checked now.
+
+        Args:
+            offline: a state that is kept elsewhere is not asked, so that nothing is known of removed apps.
+        """
         from multidb.project import load_project
 
-        return load_project(self.file, self.overlay)
+        return load_project(self.file, self.overlay, offline=offline)
 
     def fleet(self, output: Output, project: Project | None = None) -> Fleet:
         """The servers of the manifest, which is read and checked now, or of `project`."""

@@ -15,7 +15,6 @@ from multidb.cli.typed_name import agree_to_destroy
 from multidb.engine import Engine
 from multidb.errors import Refused
 from multidb.manifest import app_id
-from multidb.state import ProjectState
 from multidb.tombstone import Tombstone, tombstones
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -42,7 +41,7 @@ def purge(
     """
     output = run.output
     if name is None:
-        _list(output, tombstones(ProjectState(run.file.parent)))
+        _list(output, tombstones(run.fleet(output).state))
         return 0
     app = app_id(name)
     engine = engine_of(run, output, app)

@@ -32,7 +32,7 @@ def render(
     Templates come with multidb; one of the same name in the project's templates/ folder takes its place.
     """
     output = run.output
-    deployment = load_deployment(run.file, run.overlay)
+    deployment = load_deployment(run.file, run.overlay, offline=check)
     rendered = deployment.files(new_secrets=not check)
     states = deployment.compare(rendered)
     written = [] if check else deployment.write(rendered)

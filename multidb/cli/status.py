@@ -29,7 +29,7 @@ def status(run: Run) -> int:
     """Show the servers of the manifest. Exit 1 when one that should run does not."""
     output = run.output
     with output.working():
-        statuses = run.fleet(output).runtime.status()
+        statuses = run.fleet(output, run.project(offline=True)).runtime.status()
     ok = all(status.state in (ServerState.RUNNING, ServerState.SKIPPED) for status in statuses)
     show_servers(output, statuses, ok)
     return 0 if ok else 1

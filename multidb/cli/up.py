@@ -44,7 +44,7 @@ def up(
     instead: exit 4.
     """
     output = run.output
-    fleet = run.fleet(output)
+    fleet = run.fleet(output, run.project(offline=True))
     if switch:
         fleet.runtime.switch(switch)
     for what in fleet.runtime.to_fetch(servers):

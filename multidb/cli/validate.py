@@ -36,7 +36,7 @@ def validate(
     output, answers = run.output, run.answers
     if connect:
         return _with_servers(run)
-    project = answers.project() or answers.of_project(run.project())
+    project = answers.project() or answers.of_project(run.project(offline=True))
     output.document(True, {"project": project.project, "runtime": project.runtime, "apps": list(project.apps)})
     for sentence in project.returned:
         output.note(sentence, style="yellow")

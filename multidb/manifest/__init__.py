@@ -12,6 +12,7 @@ from multidb.manifest.edit import (
     rename_app,
     value_of,
     with_secrets,
+    with_state,
 )
 from multidb.manifest.names import app_id, is_app_id, project_name
 from multidb.manifest.project import Removed, load
@@ -34,4 +35,5 @@ __all__ = [
     "secret_store_spec",
     "value_of",
     "with_secrets",
+    "with_state",
 ]

@@ -128,6 +128,17 @@ def value_of(text: str, name: str) -> Any:
     return None if node is None else plain(node)
 
 
+def with_state(text: str, address: str) -> str:
+    """The manifest or overlay `text` with the state kept elsewhere; the line is added where it has none.
+
+    Raises:
+        ManifestError: `text` is not YAML.
+        UsageError: it is laid out in a way that cannot be edited safely.
+    """
+    source, hint = _Source(text), f"write it by hand: state: {address}"
+    return _checked(source.with_value(["state"], address, hint), {**source.values(), "state": address}, hint)
+
+
 def entry_of(text: str, app_id: str) -> dict[str, Any] | None:
     """What the manifest, overlay or included file `text` says about one app; None when it does not name it.
 

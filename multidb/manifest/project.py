@@ -35,6 +35,7 @@ from multidb.manifest.schema import VERSION, Shape, StoreSchema
 from multidb.model import App, Enforce, Project, Quota, RuntimeKind, ServerSpec
 from multidb.model.options import Section
 from multidb.model.secret_options import INCLUDED_SECRETS
+from multidb.model.state_options import is_folder, is_s3
 
 __all__ = ["Removed", "load"]
 
@@ -260,6 +261,7 @@ class _Reading:
         if runtime is RuntimeKind.EXTERNAL:
             self._check_addresses(apps, servers)
         self._check_servers(head)
+        self._check_state(head.state, runtime)
         self._problems += check_known(self._top.get("known"), [*apps.values(), *removed.values()], self._stores)
         return Project(
             name=head.project,
@@ -274,6 +276,7 @@ class _Reading:
             rotate=head.rotate,
             notify=head.notify,
             secrets=head.secrets.spec,
+            state=head.state,
             removed=removed,
             returned=returned,
             progress_timeout=head.progress_timeout.total_seconds(),
@@ -463,6 +466,25 @@ class _Reading:
                 servers: Any = self._top.get("servers")
                 place = servers.get(store).entries[option].key.place
                 self._problems.append(place.problem(f"servers.{store}.{option}: {why}"))
+
+    def _check_state(self, address: str, runtime: RuntimeKind) -> None:
+        """A state that is kept on a server: of a store that can, and that does not go with this machine."""
+        entry = self._top.entries.get("state")
+        if entry is None or is_folder(address) or is_s3(address):
+            return
+        keepers = [name for name, schema in self._stores.items() if schema.keeps_state]
+        if address not in keepers:
+            known = ", ".join([".multidb/", "s3://BUCKET/PREFIX", *keepers])
+            self._problems.append(
+                entry.value.place.problem(f'no state can be kept in "{address[:80]}"', f"Name one of: {known}.")
+            )
+        elif runtime is RuntimeKind.EMBEDDED:
+            self._problems.append(
+                entry.value.place.problem(
+                    f"state: {address} would be in a server of this machine's only, which runtime: embedded starts",
+                    "Leave it out, or keep it in S3: s3://BUCKET/PREFIX.",
+                )
+            )
 
     def _place_of_options(self, app_id: str, store: str) -> Position:
         apps = self._top.get("apps")

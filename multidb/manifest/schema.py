@@ -12,7 +12,7 @@ from datetime import timedelta
 from functools import cached_property
 from typing import Annotated, Any, Final, Literal, Self, cast
 
-from pydantic import BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError, create_model
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, TypeAdapter, ValidationError, create_model
 from pydantic.fields import FieldInfo
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core.core_schema import WithDefaultSchema
@@ -34,6 +34,7 @@ from multidb.model.options import (
     Size,
 )
 from multidb.model.secret_options import INCLUDED_SECRETS, SecretsSection, SecretStoreSpec
+from multidb.model.state_options import FOLDER, is_state_address
 
 __all__ = ["APP_ID", "VERSION", "AppEntry", "Head", "Shape", "StoreSchema", "schema", "secret_store_spec"]
 
@@ -55,6 +56,7 @@ class StoreSchema:
         runtimes: those that can serve it.
         usual: an app that names no stores has it.
         check: what only a look at all apps can tell; yields the app and what is wrong with it.
+        keeps_state: a project's state can be kept on one of its servers.
     """
 
     name: str
@@ -67,6 +69,7 @@ class StoreSchema:
     address: type[Address] | None = None
     runtimes: frozenset[RuntimeKind] = frozenset(RuntimeKind)
     usual: bool = True
+    keeps_state: bool = False
 
     @classmethod
     def of(cls, provisioner: Provisioner, *, usual: bool = True) -> Self:
@@ -82,7 +85,14 @@ class StoreSchema:
             address=provisioner.address,
             runtimes=provisioner.runtimes,
             usual=usual,
+            keeps_state=provisioner.state_store is not None,
         )
+
+
+def _state_address(value: str) -> str:
+    if not is_state_address(value):
+        raise ValueError("must be .multidb/, s3://BUCKET/PREFIX or postgres")
+    return value
 
 
 def _or_empty(model: Any) -> BeforeValidator:
@@ -132,6 +142,11 @@ class Head(Section):
     )
     runtime: Literal["embedded", "compose", "external"] = Field(
         default="embedded", description="Where the servers come from: processes, Docker, or servers that exist already."
+    )
+    state: Annotated[str, AfterValidator(_state_address)] = Field(
+        default=FOLDER,
+        description="Where multidb remembers what is the project's: .multidb/ on this machine, s3://BUCKET/PREFIX, or "
+        "postgres, in a database of its own there. The same place is the same project, from every machine.",
     )
     include: tuple[str, ...] = Field(
         default=(), description="Files with more apps, such as apps/*/app.yaml. Each maps app ids to entries."

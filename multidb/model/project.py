@@ -11,6 +11,7 @@ from multidb.model.address import Address
 from multidb.model.core import PROGRESS_TIMEOUT, App
 from multidb.model.options import Backup, ContainerOptions, Deploy, Notify, Rotate, Rotating, RuntimeKind
 from multidb.model.secret_options import SecretStoreSpec
+from multidb.model.state_options import FOLDER
 
 __all__ = ["Project", "ServerSpec"]
 
@@ -62,6 +63,8 @@ class Project:
     secrets: SecretStoreSpec = field(default_factory=SecretStoreSpec)
     progress_timeout: float = PROGRESS_TIMEOUT
     """Seconds without progress after which a server or a target that work waits for counts as standing still."""
+    state: str = FOLDER
+    """Where its state is kept (`multidb.model.state_options`)."""
     include: tuple[str, ...] = ()
     """Patterns of the files with more apps, as the manifest names them."""
     sources: Mapping[str, str] = field(default_factory=dict)

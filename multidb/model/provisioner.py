@@ -34,6 +34,7 @@ from multidb.model.hosting import HostedServer, Hosting
 from multidb.model.options import ContainerOptions, RuntimeKind, Section
 from multidb.model.usage import CredentialUse, ServerUsage
 from multidb.secrets import Alternate, Secret, SecretRef, SecretSpec, SecretStore
+from multidb.state_store import StateStore
 
 __all__ = ["Provisioner", "Session"]
 
@@ -160,6 +161,9 @@ class Provisioner:
     beside the servers themselves (client tools), found or not."""
     statement_end: str = ""
     """What an operator types after a statement (``;``), where the store's own client asks for it."""
+    state_store: Callable[[Callable[[], tuple[Server, Secret | None]], str, str], StateStore] | None = None
+    """(what gives the server and its admin's password, the project's name, application name) -> a place for the
+    project's state there, which no app can enter; touches nothing yet. None: the store has no such place."""
     advise: Callable[[Sequence[App], StoreContext], Sequence[Finding]] | None = None
     """What the server's limits mean for these apps (connections, DB numbers, collections), good news included."""
     caveats: Callable[[Facts], Sequence[str]] | None = None

@@ -104,7 +104,7 @@ class ComposeRuntime:
             UsageError: `only` names no server of the project; files cannot be written; a password is lost.
         """
         report = one_at_a_time(progress)
-        with clear_errors(), self._state.lock("runtime", "multidb up", LOCK_TIMEOUT):
+        with clear_errors(), self._state.machine_lock("runtime", "multidb up", LOCK_TIMEOUT):
             return self._brought_up(self._chosen(only), self._ours(), report)
 
     def to_fetch(self, only: Sequence[str] | None = None) -> list[str]:
@@ -124,7 +124,7 @@ class ComposeRuntime:
             RuntimeUnavailable: no engine.
         """
         report = one_at_a_time(progress)
-        with clear_errors(), self._state.lock("runtime", "multidb down"):
+        with clear_errors(), self._state.machine_lock("runtime", "multidb down"):
             running = [(stack, service) for stack in self._stacks for service in stack.seen()]
             if erase:
                 self._refuse_unknown_volumes()
@@ -150,7 +150,7 @@ class ComposeRuntime:
             UsageError: `only` names no server of the project; files cannot be written; a password is lost.
         """
         report, stopped = one_at_a_time(progress), set[str]()
-        with clear_errors(), self._state.lock("runtime", "multidb restart", LOCK_TIMEOUT):
+        with clear_errors(), self._state.machine_lock("runtime", "multidb restart", LOCK_TIMEOUT):
             chosen, seen = self._chosen(only), self._ours()
 
             def stop(container: Container) -> None:
@@ -173,7 +173,7 @@ class ComposeRuntime:
         own = [container for container in self._containers if container.app == app.id]
         if not own:
             return []
-        with clear_errors(), self._state.lock("runtime", "multidb"):
+        with clear_errors(), self._state.machine_lock("runtime", "multidb"):
             running = [container for container in own if container.name in self._ours()]
             stopped = [self._stop(self._stack(container), container.name, report) for container in running]
             if erase:
@@ -283,7 +283,7 @@ class ComposeRuntime:
 
     @contextlib.contextmanager
     def _lent(self, scratch: Server) -> Iterator[Server]:
-        with self._state.lock(scratch.name, "multidb"):
+        with self._state.machine_lock(scratch.name, "multidb"):
             yield scratch
 
     def _stack(self, container: Container) -> _Stack:

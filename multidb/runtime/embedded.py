@@ -96,7 +96,7 @@ class EmbeddedRuntime:
         def waiting(who: str) -> None:
             report("servers", f"waiting for {who}")
 
-        return self._state.lock("runtime", command, LOCK_TIMEOUT, waiting)
+        return self._state.machine_lock("runtime", command, LOCK_TIMEOUT, waiting)
 
     def to_fetch(self, only: Sequence[str] | None = None) -> list[str]:
         """See `Runtime.to_fetch`.
@@ -142,7 +142,7 @@ class EmbeddedRuntime:
         if not self._state.folder.exists():
             return []
         report = one_at_a_time(progress)
-        with clear_errors(), self._state.lock("runtime", "multidb down"):
+        with clear_errors(), self._state.machine_lock("runtime", "multidb down"):
             self._stop_strays(report)
             self._scratch_servers(report).clear()
             offline_servers = self._offline_servers(report)
@@ -185,7 +185,7 @@ class EmbeddedRuntime:
         """
         report = one_at_a_time(progress)
         own = [hosted for hosted in self._all() if hosted.app == app.id]
-        with clear_errors(), self._state.lock("runtime", "multidb"):
+        with clear_errors(), self._state.machine_lock("runtime", "multidb"):
             recorded = self._ledger.read()
             stopped = [self._stop(recorded[hosted.name], report) for hosted in own if hosted.name in recorded]
             for hosted in own if erase else ():
@@ -245,7 +245,7 @@ class EmbeddedRuntime:
                 hint=f"start it anew with the password that multidb has: multidb restart {hosted.name}",
             )
         ref = admin_ref(hosted.name, hosted.store)
-        with clear_errors(), self._state.lock("runtime", "multidb recover"):
+        with clear_errors(), self._state.machine_lock("runtime", "multidb recover"):
             control = self._control(report)
             control.stop(hosted.name)
             if self._state.secrets.get(ref) is None:

@@ -35,7 +35,7 @@ class OfflineServers:
             Locked: another is offline, or an ``up`` or ``down`` is under way and does not end.
             ServerError: it does not start again.
         """
-        with self._state.lock("runtime", "multidb", LOCK_TIMEOUT):
+        with self._state.machine_lock("runtime", "multidb", LOCK_TIMEOUT):
             with clear_errors():
                 offline = tool(hosted, self._control.progress)
                 with self._state.change(_SECTION) as section:

@@ -45,9 +45,9 @@ class ScratchServers:
         runs."""
         beside = self.beside(hosted)
         name, store = beside.name, beside.store
-        with clear_errors(), self._state.lock(name, "multidb"):
+        with clear_errors(), self._state.machine_lock(name, "multidb"):
             try:
-                with self._state.lock("runtime", "multidb", LOCK_TIMEOUT):
+                with self._state.machine_lock("runtime", "multidb", LOCK_TIMEOUT):
                     self._remove(name)
                     admin = self._state.secrets.get(admin_ref(hosted.name, store))
                     if admin is not None:
@@ -67,7 +67,7 @@ class ScratchServers:
     def adopt(self, hosted: HostedServer) -> None:
         """Gives the data of the scratch server of `hosted` to the server itself, which is started anew."""
         name, folder = hosted.name, hosted.folder
-        with clear_errors(), self._state.lock("runtime", "multidb", LOCK_TIMEOUT):
+        with clear_errors(), self._state.machine_lock("runtime", "multidb", LOCK_TIMEOUT):
             settle(folder)
             for folder_name in (_PREFIX + name, name):
                 self._control.stop(folder_name)
@@ -80,7 +80,7 @@ class ScratchServers:
     def clear(self) -> None:
         """Removes those that nobody uses any more."""
         for folder in sorted(self._servers.glob(f"{_PREFIX}*")):
-            with contextlib.suppress(Locked), self._state.lock(folder.name, "multidb"):
+            with contextlib.suppress(Locked), self._state.machine_lock(folder.name, "multidb"):
                 self._remove(folder.name)
 
     def _remove(self, name: str) -> None:

@@ -18,26 +18,13 @@ from multidb.secrets import SecretStore
 from multidb.state import FILE, ProjectState
 
 if TYPE_CHECKING:
-    from multidb.model import Project
     from multidb.model.options import Section
     from multidb.model.secret_options import SecretStoreSpec
     from multidb.secret_stores.kind import SecretStoreKind
 
-__all__ = ["open_secret_store", "open_state", "secret_options", "secret_store_kind"]
+__all__ = ["open_secret_store", "secret_options", "secret_store_kind"]
 
 _GROUP: Final = "multidb.secrets"
-
-
-def open_state(project: Project) -> ProjectState:
-    """The ``.multidb/`` folder of the project, with its secrets where its manifest has them kept. Touches nothing yet.
-
-    Raises:
-        UsageError: the package for this kind of secret store is not installed, or its options make no sense here.
-    """
-    root = Path(project.root)
-    if project.secrets.kind == FILE:
-        return ProjectState(root)
-    return ProjectState(root, open_secret_store(project.secrets, root), str(project.secrets))
 
 
 def open_secret_store(spec: SecretStoreSpec, root: Path) -> SecretStore:

@@ -61,6 +61,7 @@ CHANGING_NOTHING = {
     ),
     *("plan", "apps", "show", "env", "connect", "health", "audit", "history"),
     *("backups list", "backups show", "backups verify", "backups copy", "secrets move", "secrets rekey"),
+    *("state show", "state pull", "state push", "state move", "state recover", "state unlock"),
 }
 """Of apps, their places and their sets."""
 

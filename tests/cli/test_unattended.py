@@ -44,6 +44,7 @@ NOT_ASKING = (
     *("backup ann", "backups list", "backups show ann", "backups verify ann", "backups copy ann --to more/"),
     *("restore ann", "clone ann ann_pr", "expire", "undo-remove eve"),
     *("secrets move --to file", "secrets rekey", "restart nobody"),
+    *("state show", "state pull", "state push no.json", "state move --to .multidb/", "state recover", "state unlock 1"),
 )
 """At least one of each other command. `connect ann` reads statements from its standard input: it is for that."""
 
@@ -85,7 +86,7 @@ def unattended(folder: Folder, command: str) -> tuple[int, str]:
 
 def test_every_command_is_tried() -> None:
     tried = {
-        " ".join(command.split()[: 1 + command.startswith(("backups", "secrets"))])
+        " ".join(command.split()[: 1 + command.startswith(("backups", "secrets", "state "))])
         for command in (*ASKING, *NOT_ASKING)
     }
     assert tried == {*all_commands()}

@@ -94,6 +94,12 @@ STEPS: tuple[Step, ...] = (
     Step('secrets move --to {{"age":{{"file":"secrets.age"}}}}', codes=(2,)),  # without a recipient nothing is moved
     Step("secrets move --to file"),
     Step("secrets rekey", codes=(2,)),
+    Step("state show"),
+    Step("state pull"),
+    Step("state push copy.json", codes=(2,)),  # there is none
+    Step("state move --to .multidb/"),
+    Step("state recover", codes=(0, 1)),
+    Step("state unlock 1", codes=(2,)),
     Step("serve"),
     # What an app does to its own place while it is backed up costs it that backup, and nobody else anything.
     Step("plan --check", codes=(0, 1), beside=True),

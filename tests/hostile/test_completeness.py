@@ -25,7 +25,7 @@ def all_commands() -> Iterator[str]:
 
 def _run(steps: Sequence[Step]) -> set[str]:
     words = [step.command.split() for step in steps]
-    groups = {"backups", "secrets"}
+    groups = {"backups", "secrets", "state"}
     return {each[0] for each in words} - groups | {" ".join(each[:2]) for each in words if each[0] in groups}
 
 

@@ -16,9 +16,9 @@ from collections.abc import Iterator, Mapping
 from types import MappingProxyType
 from typing import Any, BinaryIO, Final, cast
 
+from multidb import s3
 from multidb.backup.targets import safe, within
-from multidb.distribution import add_command
-from multidb.errors import ArchiveError, TargetError, UsageError
+from multidb.errors import ArchiveError, TargetError
 from multidb.model import PROGRESS_TIMEOUT
 
 __all__ = ["S3Target"]
@@ -46,10 +46,7 @@ class S3Target:
 
     def __init__(self, address: str, progress_timeout: float = PROGRESS_TIMEOUT) -> None:
         self.name = address
-        self._bucket, _, prefix = address.removeprefix("s3://").partition("/")
-        self._prefix = prefix.strip("/") + "/" if prefix.strip("/") else ""
-        if not self._bucket:
-            raise UsageError("names no bucket", where=address, hint="for example s3://backups/digi")
+        self._bucket, self._prefix = s3.place_of(address)
         self._client = _client(progress_timeout)
 
     def create(self, path: str) -> _Object:
@@ -242,15 +239,6 @@ class _Body:
 
 
 def _client(progress_timeout: float) -> Any:
-    try:
-        import boto3
-        from botocore.config import Config
-    except ImportError:
-        raise UsageError("needs the package boto3", where="s3://", hint=add_command("[s3]")) from None
     read = min(_READ, progress_timeout)
-    settings = Config(
-        connect_timeout=min(_CONNECT, read),
-        read_timeout=read,
-        retries={"mode": "standard", "total_max_attempts": max(1, min(_TRIES, int(progress_timeout / read)))},
-    )
-    return boto3.session.Session().client("s3", config=settings)
+    tries = max(1, min(_TRIES, int(progress_timeout / read)))
+    return s3.client(connect=min(_CONNECT, read), read=read, tries=tries)

@@ -36,7 +36,7 @@ admin does not own stays open, which the isolation level says.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from multidb.model import (
     AppClient,
@@ -56,6 +56,7 @@ from multidb.provisioners.postgres.hosting.address import PostgresAddress
 from multidb.provisioners.postgres.hosting.container import containers
 from multidb.provisioners.postgres.provision import options, resources, statements
 from multidb.secrets import Secret
+from multidb.state_store import StateStore
 
 __all__ = ["PROVISIONER"]
 
@@ -72,6 +73,12 @@ def _archive(server: Server, password: Secret | None, application_name: str, _: 
     from multidb.provisioners.postgres.backup.archive import PostgresArchive
 
     return PostgresArchive(server, password, application_name)
+
+
+def _state_store(reach: Callable[[], tuple[Server, Secret | None]], project: str, application: str) -> StateStore:
+    from multidb.provisioners.postgres.driver.state_store import PostgresStateStore
+
+    return PostgresStateStore(reach, project, application)
 
 
 def _client(tenant: Tenant, read_only: bool) -> AppClient:
@@ -130,6 +137,7 @@ PROVISIONER = Provisioner(
     reserved=resources.RESERVED,
     own=("pg_*", "public"),
     advise=resources.advise,
+    state_store=_state_store,
     rotates=lambda app, facts: "",
     alternates=resources.alternates,
 )

@@ -144,6 +144,7 @@ def test_a_process_that_stands_still_in_short_work_is_named(
 ) -> None:
     """And holds nobody up for good, though it does not die."""
     monkeypatch.setattr("multidb.state.TURN", 0.3)
+    monkeypatch.setattr("multidb.state_folder.TURN", 0.3)
     code = (
         "import os, signal, sys; from pathlib import Path; from multidb.state import ProjectState\n"
         "root = Path(sys.argv.pop()); sys.argv[1:] = ['add-app', 'secret']\n"

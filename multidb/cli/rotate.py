@@ -67,10 +67,10 @@ class _Done:
 
 @app.command(
     epilog=examples(
-        "multidb rotate lernmi                 (new credentials beside those that it has)",
-        "multidb rotate lernmi --finish        (the old ones off, once nobody uses them)",
-        "multidb rotate lernmi --now           (after a leak: new ones in, old ones off at once)",
-        "multidb rotate --auto --after 1h      (what is due by the manifest; for a timer)",
+        "multidb rotate lernmi",
+        "multidb rotate lernmi --finish      (once the app has read the new ones)",
+        "multidb rotate lernmi --now         (after a leak)",
+        "multidb rotate --auto --after 1h    (what is due; for a timer)",
         "multidb rotate --older-than 90d",
     )
 )

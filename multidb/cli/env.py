@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Final
 
 import typer
 
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from multidb.environment import Environment
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
+
+_FORMATS: Final = f"How to print them: {', '.join(EnvFormat)}."
 
 
 @app.command(
@@ -38,7 +40,7 @@ def env(
         str | None, typer.Argument(metavar="VARIABLE", help="Print the value of this one and nothing else.")
     ] = None,
     stores: StoresOption = None,
-    form: Annotated[EnvFormat, typer.Option("--format", help="How to print them.")] = EnvFormat.DOTENV,
+    form: Annotated[EnvFormat, typer.Option("--format", metavar="FORMAT", help=_FORMATS)] = EnvFormat.DOTENV,
     reveal: Annotated[bool, typer.Option("--reveal", help="Print secret values instead of ***.")] = False,
     write: Annotated[bool, typer.Option("--write", help="Write apps/NAME/.env (mode 0600) instead.")] = False,
     to: Annotated[

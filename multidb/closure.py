@@ -1,13 +1,14 @@
 """Apps that are closed: their logins are meant to be off until what was begun with them is done.
 
-Closures stand in the section ``closed`` of the project's state. Every plan reads them, so that no apply turns a login
-on too early, whoever runs it.
+Closures of clones stand in the section ``closed`` of the project's state, those of apps that get another name follow
+from `multidb.renames`. Every plan reads them, so that no apply turns a login on too early, whoever runs it.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from multidb.renames import Rename, renames
 from multidb.state import ProjectState
 
 __all__ = ["Closure", "close", "closures", "reopen"]
@@ -17,21 +18,31 @@ _SECTION = "closed"
 
 @dataclass(frozen=True, slots=True)
 class Closure:
-    """A clone that has not got its data yet, or not all that is to become of it.
+    """An app that has not got its data yet, or not all that is to become of it; or whose data is on its way to another
+    name.
 
     Args:
-        app: the clone.
-        source: the app that it is a clone of.
+        app: the app, such as a clone.
+        source: the app that its data comes from.
         masked: whether it was begun with SQL that masks its data.
+        rename: by which it is closed; None: it is a clone.
     """
 
     app: str
     source: str
     masked: bool
+    rename: Rename | None = None
+
+    @property
+    def whole(self) -> bool:
+        """Whether it has all of its data all the same."""
+        return self.rename is not None and self.app == self.rename.old
 
     @property
     def why(self) -> str:
         """The state of the app, for a message."""
+        if self.rename is not None and self.app == self.rename.old:
+            return f"its logins are off, because it is being renamed to {self.rename.new}"
         return f"its logins are off, because it has not got all of {self.source}'s data yet" + (
             ", or that is not masked" if self.masked else ""
         )
@@ -39,6 +50,8 @@ class Closure:
     @property
     def way_on(self) -> str:
         """The commands that end it, one way or the other."""
+        if self.rename is not None:
+            return self.rename.way_on
         mask = " --mask FILE.sql" if self.masked else ""
         return f"finish it: multidb clone {self.source} {self.app}{mask}; or end it: multidb remove-app {self.app}"
 
@@ -50,7 +63,11 @@ def closures(state: ProjectState) -> dict[str, Closure]:
         UsageError: the state cannot be understood.
     """
     section = state.read(_SECTION)  # which has the shape of `multidb.sections`
-    return {app: Closure(app, document["of"], document["masked"]) for app, document in section.items()}
+    clones = {app: Closure(app, document["of"], document["masked"]) for app, document in section.items()}
+    renamed = {
+        app: Closure(app, rename.old, False, rename) for rename in renames(state).values() for app in rename.closed
+    }
+    return clones | renamed
 
 
 def close(state: ProjectState, closure: Closure) -> None:

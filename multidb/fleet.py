@@ -31,6 +31,7 @@ from multidb.model import (
     unwatched,
 )
 from multidb.provisioners import provisioner
+from multidb.renames import renames
 from multidb.runtime import Runtime, ServerState, ServerStatus, open_runtime
 from multidb.secrets import Alternate, Secret, SecretRef
 from multidb.state import ProjectState, holder
@@ -441,7 +442,8 @@ class Fleet:
 
     def orphans_in(self, server: Server, session: Session) -> Mapping[str, Sequence[str]]:
         """As `orphans`, of one server: by app."""
-        known = {*self.project.apps, *self.project.removed}
+        under_way = {app for rename in renames(self.state).values() for app in (rename.old, rename.new)}
+        known = {*self.project.apps, *self.project.removed, *under_way}
         orphans = session.orphans(self._context(server, session.facts, self.numbers(server)), known)
         return {app: things for app, things in orphans.items() if is_app_id(app)}  # a mark is only a text
 

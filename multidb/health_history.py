@@ -110,6 +110,18 @@ class HealthHistory:
             except (Locked, UsageError):
                 self._known = _after(self._known, report)
 
+    def rename(self, old: str, new: str) -> None:
+        """What checks have found of an app is of its new name from now on. Does not raise where it cannot be kept."""
+        with self._guard, suppress(Locked, UsageError), self._state.turn("health"):
+            kept = self._read()
+            renamed = {(app, store): history for (app, store), history in kept.places.items() if app == old}
+            if renamed:
+                others = {place: history for place, history in kept.places.items() if place[0] not in (old, new)}
+                self._known = _Kept(
+                    kept.at, others | {(new, store): history for (_, store), history in renamed.items()}
+                )
+                files.write_text(self._path, _text(self._known), mode=files.PRIVATE)
+
     def _add(self, report: HealthReport) -> None:
         kept = self._read()
         # What was not worth a write, or could not be written, is known here alone.

@@ -47,6 +47,7 @@ __all__ = [
     "news",
     "open_walls",
     "over_quota",
+    "rename",
     "unwell",
 ]
 
@@ -384,6 +385,14 @@ class Notifier:
             with self._state.change(_SECTION) as section:
                 section[hook.name] = _remembered(section.get(hook.name, []), notices, now)
         return delivery
+
+
+def rename(state: ProjectState, old: str, new: str) -> None:
+    """What receivers were told of an app is of its new name from now on: it is not told again, and its end is."""
+    if any(entry["app"] == old for entries in state.read(_SECTION).values() for entry in entries):
+        with state.change(_SECTION) as section:
+            for name, entries in section.items():
+                section[name] = [{**entry, "app": new} if entry["app"] == old else entry for entry in entries]
 
 
 def _hook(number: int, entry: Webhook, root: Path) -> _Hook:

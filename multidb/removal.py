@@ -32,12 +32,23 @@ from multidb.errors import (
     UsageError,
 )
 from multidb.fleet import Fleet, Scope
-from multidb.model import App, Facts, Isolation, Progress, Server
+from multidb.model import App, Facts, Isolation, Progress, Project, Server
 from multidb.provisioners import provisioner
+from multidb.renames import renames
 from multidb.render.env import is_ours
 from multidb.tombstone import Edit, Phase, Tombstone, forget, tombstones, write_tombstone
 
-__all__ = ["expired", "purge", "remove", "restored", "restoring", "the_removed"]
+__all__ = [
+    "expired",
+    "manifest_files",
+    "path_in_project",
+    "purge",
+    "remove",
+    "restored",
+    "restoring",
+    "suspend",
+    "the_removed",
+]
 
 _ROUNDS: Final = 5  # of dropping what is left; each finds what another session made meanwhile
 _FOR_GOOD: Final = (Phase.ENDING, Phase.PURGING)  # somebody, or an app's own label, has said that it ends
@@ -56,15 +67,28 @@ def remove(fleet: Fleet, app_id: str, *, grace: timedelta, backup: str, progress
         PartlyApplied: a server did not let it be done; the app is out of the manifest, and the same again finishes.
     """
     stone = _taken_out(fleet, app_id, Phase.REMOVING, grace, backup)
+    suspend(fleet, app_id, progress, command=f"multidb remove-app {app_id}")
     app = fleet.project.apps[app_id]
-    failed = _on_servers(fleet, app, lambda server: _suspend(fleet, server, app, progress))
-    if failed:
-        raise _unfinished(failed, f"multidb remove-app {app_id}")
     stone = dataclasses.replace(stone, phase=Phase.REMOVED)
     write_tombstone(fleet.state, stone)
     fleet.runtime.retire(app, progress)
     _drop_files(fleet, app_id, [".env"])
     return stone
+
+
+def suspend(fleet: Fleet, app_id: str, progress: Progress, *, command: str) -> None:
+    """Turns the logins of an app off on all of its servers, and tries that they are.
+
+    Args:
+        command: the command line that goes on where it was not done.
+
+    Raises:
+        PartlyApplied: a server did not let it be done.
+    """
+    app = fleet.project.apps[app_id]
+    failed = _on_servers(fleet, app, lambda server: _suspend(fleet, server, app, progress))
+    if failed:
+        raise _unfinished(failed, command)
 
 
 def restoring(fleet: Fleet, app_id: str) -> None:
@@ -93,9 +117,12 @@ def restored(fleet: Fleet, app_id: str) -> None:
     forget(fleet.state, app_id)
 
 
-def purge(fleet: Fleet, app_id: str, progress: Progress) -> None:
+def purge(fleet: Fleet, app_id: str, progress: Progress, *, command: str = "") -> None:
     """Drops everything that the app has: on the servers what carries our mark, then its credentials and files. Its
     backup sets stay. An app that is in the manifest is taken out first.
+
+    Args:
+        command: the command line that goes on where it was not done; empty: that of ``purge`` itself.
 
     Raises:
         PartlyApplied: a server did not let it be done; the same again finishes.
@@ -105,7 +132,7 @@ def purge(fleet: Fleet, app_id: str, progress: Progress) -> None:
     app = fleet.project.apps[app_id]
     failed = _on_servers(fleet, app, lambda server: _drop(fleet, server, app, progress))
     if failed:
-        raise _unfinished(failed, f"multidb purge {app_id}")
+        raise _unfinished(failed, command or f"multidb purge {app_id}")
     fleet.runtime.retire(app, progress, erase=True)
     _forget_everything(fleet, app_id)
     forget(fleet.state, app_id)
@@ -118,7 +145,8 @@ def expired(fleet: Fleet, now: datetime) -> list[App]:
     half_gone = {app for app, stone in tombstones(fleet.state).items() if stone.phase in _FOR_GOOD}
     project = fleet.project
     removed = {name: app for name, app in project.removed.items() if name in half_gone}
-    return cloning.expired({**project.apps, **removed}, now)
+    renamed = {name for rename in renames(fleet.state).values() for name in (rename.old, rename.new)}
+    return [app for app in cloning.expired({**project.apps, **removed}, now) if app.id not in renamed]
 
 
 def the_removed(fleet: Fleet, app_id: str) -> Tombstone:
@@ -152,21 +180,30 @@ def _taken_out(fleet: Fleet, app_id: str, phase: Phase, grace: timedelta = timed
     return stone
 
 
+def manifest_files(project: Project, app: App) -> dict[Path, str]:
+    """The files that have an entry of the app, each with its text: the manifest or the file that it includes, then what
+    is laid over it."""
+    main = Path(project.root) / project.file
+    included = Path(app.where.rsplit(":", 2)[0])
+    overlays = sorted(main.parent.glob(f"{main.stem}.*{main.suffix}"))
+    texts = {path: files.read_text(path) for path in _unique(main, included, *overlays) if path.is_file()}
+    return {
+        path: text for path, text in texts.items() if text is not None and manifest.entry_of(text, app.id) is not None
+    }
+
+
 def _edits(fleet: Fleet, app_id: str) -> tuple[Edit, ...]:
-    """What has to be changed where: the manifest or the file that it includes, and what is laid over it."""
+    """What has to be changed where."""
     root = Path(fleet.project.root)
     main = root / fleet.project.file
-    included = Path(fleet.project.apps[app_id].where.rsplit(":", 2)[0])
-    overlays = sorted(main.parent.glob(f"{main.stem}.*{main.suffix}"))
     edits: dict[str, Edit] = {}
-    for path in _unique(main, included, *overlays):
-        text = files.read_text(path) if path.is_file() else None
-        entry = None if text is None else manifest.entry_of(text, app_id)
-        if text is not None and entry is not None:
-            name = _name_of(path, root)
+    for path, text in manifest_files(fleet.project, fleet.project.apps[app_id]).items():
+        entry = manifest.entry_of(text, app_id)
+        if entry is not None:
+            name = path_in_project(path, root)
             edits[name] = Edit(name, text, manifest.remove_app(text, app_id), entry)
     if not edits:  # on the servers only: an undo gives it an entry
-        name = _name_of(main, root)
+        name = path_in_project(main, root)
         edits[name] = Edit(name, "", "", {"stores": list(fleet.project.apps[app_id].stores)})
     return tuple(edits.values())
 
@@ -179,7 +216,7 @@ def _unique(*paths: Path) -> list[Path]:
     return list(unique.values())
 
 
-def _name_of(path: Path, root: Path) -> str:
+def path_in_project(path: Path, root: Path) -> str:
     """The file's name in the project's folder. Links stay as they are: they are the operator's, and the file they mean
     may lie elsewhere."""
     name = os.path.relpath(os.path.abspath(path), os.path.abspath(root))  # noqa: PTH100  pathlib would follow links

@@ -94,6 +94,23 @@ class _Alternation(_Loose):
     issued: dict[str, MomentText]
 
 
+class _Rename(_Loose):
+    to: AppId
+    phase: str
+    since: MomentText
+    final_set: str
+
+
+class _FormerName(_Loose):
+    from_: Annotated[AppId, Field(alias="from")]
+    to: AppId
+    until: MomentText
+
+
+class _FormerNames(_Loose):
+    names: list[_FormerName] = Field(default_factory=list)
+
+
 class _Making(_Loose):
     folder: PathInside
     to: list[str]
@@ -199,6 +216,8 @@ SECTIONS: Final = {
     "secrets-from": StateSection(dict[str, JsonValue]),  # where `secrets move` was taking them from when it was cut off
     "closed": StateSection(dict[AppId, _Closed]),
     "alternation": StateSection(dict[AppId, dict[str, _Alternation]]),
+    "renames": StateSection(dict[AppId, _Rename]),
+    "renamed": StateSection(_FormerNames),
     "backup-work": StateSection(_Work),
     "backups": StateSection(dict[AppId, _Known], losable=True),  # then a backup is due, and a proof
     "told": StateSection(dict[str, list[_SentAlarm]], losable=True),  # then it is told again

@@ -16,7 +16,6 @@ from typing import Any
 from multidb.backup.creation import make_sets, repository, turn_off
 from multidb.backup.journal import RESTORING, Journal
 from multidb.backup.labels import CLONE_OF, EXPIRES
-from multidb.backup.repository import Copy
 from multidb.backup.restoring import SetSource, occupied, require_unbound, restore, safety_set
 from multidb.backup.sets import BackupSet
 from multidb.closure import Closure, close, closures, reopen
@@ -28,7 +27,7 @@ from multidb.model import App, Progress, ScriptArchive, listed
 from multidb.provisioners import STORES, provisioner
 from multidb.report import Report
 
-__all__ = ["Cloned", "copy_into", "entry_for", "expired", "shared_options"]
+__all__ = ["Cloned", "carry", "copy_into", "entry_for", "expired", "shared_options"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +106,27 @@ def copy_into(
     """
     app = engine.project.apps[other]
     before = _ready_to_go(engine, app, source, mask, replace=replace, safety=safety, progress=progress)
+    notes = carry(engine, source, app, progress)
+    if mask:
+        progress(app.id, "masking")
+        _mask(engine, app, mask)
+    reopen(engine.state, app.id)
+    report = engine.apply(Scope(apps=frozenset({app.id})))
+    if (error := report.error()) is not None:
+        raise error
+    return Cloned(report, before, notes)
+
+
+def carry(engine: Engine, source: str, app: App, progress: Progress) -> tuple[str, ...]:
+    """Gives `app`, which was applied and is closed (`multidb.closure`), all that `source` has now, and compares it. It
+    stays closed. The caller holds `exclusively`.
+
+    Returns:
+        What of `source` it does not have.
+
+    Raises:
+        MultidbError: it could not be done; the same again begins anew.
+    """
     work = (engine.state.folder / "clones").resolve()  # targets are relative to the manifest, this is not
     shutil.rmtree(work, ignore_errors=True)  # of a run that died
     try:
@@ -116,8 +136,12 @@ def copy_into(
             name, error = next(iter(made.errors.items()))
             raise ArchiveError(f"{source} could not be read: {name}: {error}", where=f"app {source}", hint=error.hint)
         home = repository(engine.fleet, [str(work)])
-        report, notes = _fill(engine, home.find(f"{source}/{made.made.id}"), app, mask, progress)
-        return Cloned(report, before, notes)
+        set_source = SetSource(home, home.find(f"{source}/{made.made.id}"))
+        done = restore(engine, set_source, app.id, replace=True, safety=False, closed=True, progress=progress)
+        if (problem := engine.apply(Scope(apps=frozenset({app.id}))).error()) is not None:  # its places and rights
+            raise problem
+        Journal(engine.state).end(RESTORING, app.id)
+        return done.notes
     finally:
         with suppress(OSError):
             shutil.rmtree(work)
@@ -130,6 +154,8 @@ def _ready_to_go(
     if mask:
         _masked_store(app)
     begun = closures(engine.state).get(app.id)
+    if begun is not None and begun.rename is not None:
+        raise Refused(begun.why, where=f"app {app.id}", hint=begun.way_on)
     if begun is not None and begun.masked and not mask:
         raise Refused(
             "this clone was begun with --mask, and has data that is not masked",
@@ -150,24 +176,6 @@ def _ready_to_go(
     close(engine.state, Closure(app.id, source, bool(mask)))
     turn_off(engine, app)
     return before
-
-
-def _fill(engine: Engine, copy: Copy, app: App, mask: str, progress: Progress) -> tuple[Report, tuple[str, ...]]:
-    """Gives a clone that is closed what a set holds, masks it, and opens the clone."""
-    home, alone = repository(engine.fleet, [copy.target.name]), Scope(apps=frozenset({app.id}))
-    source = SetSource(home, copy)
-    done = restore(engine, source, app.id, replace=True, safety=False, closed=True, progress=progress)
-    report = engine.apply(alone)  # its places and rights; its logins stay off
-    if report.error() is None:
-        Journal(engine.state).end(RESTORING, app.id)
-        if mask:
-            progress(app.id, "masking")
-            _mask(engine, app, mask)
-        reopen(engine.state, app.id)
-        report = engine.apply(alone)
-    if (error := report.error()) is not None:
-        raise error
-    return report, done.notes
 
 
 def _masked_store(app: App) -> str:

@@ -42,7 +42,7 @@ def copy_set(copy: Copy, to: Target, progress: Progress) -> bool:
     if f"{folder}/{MANIFEST}" in there:
         return False
     files = [file for stored in copy.backup_set.parts.values() for file in stored.files]
-    rate = Rate(progress, copy.app, sum(file.stored_size for file in files))
+    rate = Rate(progress, copy.owner, sum(file.stored_size for file in files))
     rate.doing = f"copying to {to.name}"
     try:
         for file in files:
@@ -53,6 +53,8 @@ def copy_set(copy: Copy, to: Target, progress: Progress) -> bool:
         to.sweep(folder)  # once there is a manifest, nobody looks for what other runs have left
         for name in (VERIFIED, MANIFEST) if copy.verification else (MANIFEST,):
             _copy_small(copy.target, f"{folder}/{name}", to)
+        if copy.owner != copy.app:
+            Repository(copy.backup_set.project, [to], copy.names).mark_names(to)
     except TargetError:
         raise
     except ArchiveError:

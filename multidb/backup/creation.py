@@ -28,6 +28,7 @@ from multidb.engine import Engine
 from multidb.errors import ArchiveError, MultidbError, Refused, ServerDown, ServerError
 from multidb.fleet import Fleet, Scope
 from multidb.model import App, Archive, OfflineArchive, Progress, Server, StoreContext
+from multidb.renames import former_names
 from multidb.runtime import ServerState
 
 __all__ = ["ServerContexts", "BackupResult", "make_sets", "pausing", "repository", "targets_of", "turn_off", "turn_on"]
@@ -99,7 +100,7 @@ def repository(fleet: Fleet, addresses: Sequence[str] | None = None) -> Reposito
     if addresses is None:
         apps = fleet.project.apps.values()
         addresses = [*fleet.project.backup.to, *(target for app in apps for target in settings(fleet.project, app).to)]
-    return Repository(fleet.project.name, targets_of(fleet, addresses))
+    return Repository(fleet.project.name, targets_of(fleet, addresses), former_names(fleet.state))
 
 
 def make_sets(
@@ -136,6 +137,8 @@ def make_sets(
         maker = _Maker(engine, server_contexts, app, own, places[app.id], progress, paused=paused, may_stop=remember)
         made = maker.make(reason)
         if remember:
+            if made.made is not None:
+                _mark_names(engine, app, [target for target in places[app.id] if target.name not in made.errors])
             _remember(Journal(engine.state), made, [target.name for target in places[app.id]])
         return made
 
@@ -207,7 +210,9 @@ class _Maker:
         if self._app.id in self._journal.open(RESTORING):
             return Refused("a restore of it is unfinished", where=where, hint="multidb restore SET --replace")
         closure = closures(self._engine.state).get(self._app.id)
-        return None if closure is None else Refused(closure.why, where=where, hint=closure.way_on)
+        if closure is None or closure.whole:
+            return None
+        return Refused(closure.why, where=where, hint=closure.way_on)
 
     def _parts(self, destinations: Destinations, errors: dict[str, MultidbError]) -> dict[str, StoredPart]:
         parts = {}
@@ -279,6 +284,15 @@ class _Maker:
             except ArchiveError:
                 gone = False
         return gone
+
+
+def _mark_names(engine: Engine, app: App, targets: Sequence[Target]) -> None:
+    """What the app was called before, on targets that were away when it was renamed, or are new."""
+    names = former_names(engine.state)
+    if any(name.new == app.id for name in names):
+        for target in targets:
+            with contextlib.suppress(ArchiveError):  # the set is whole without; the next one tries again
+                Repository(engine.project.name, [target], names).mark_names(target)
 
 
 def _remember(journal: Journal, made: BackupResult, targets: Sequence[str]) -> None:

@@ -73,6 +73,16 @@ class Journal:
             known = {**sets.get(app, {}), **facts}
             sets[app] = {name: value for name, value in known.items() if value is not None}
 
+    def rename(self, old: str, new: str) -> None:
+        """What is known of an app's sets, and the targets that lack one, is of its new name from now on."""
+        with self._state.change(_SETS) as sets:
+            if old in sets:
+                sets[new] = sets.pop(old)
+        with self._state.change(_WORK) as work:
+            lacking = work.get(COPYING, {})
+            if old in lacking:
+                lacking[new] = lacking.pop(old)
+
     def forget(self, app: str) -> None:
         """Forgets what is known of the app's sets, and what was begun with its data: another app may take its name."""
         with self._state.change(_SETS) as sets:

@@ -65,8 +65,12 @@ def recover(
     )
     for kind, put_right in work:
         for app, note in journal.open(kind).items():
-            if app not in engine.project.apps and kind in (RESTORING, PAUSED):
-                if app not in engine.project.removed:  # gone, with all that it had; else until it is back, or purged
+            if app not in engine.project.apps and (kind in (RESTORING, PAUSED) or app in closed):
+                # A new name that is closed is not in the manifest yet, and its rename goes on by itself.
+                if app not in {
+                    *engine.project.removed,
+                    *closed,
+                }:  # gone, with all that it had; else until it is back, or purged
                     journal.end(kind, app)
                 continue
             try:
@@ -96,7 +100,8 @@ def _started(engine: Engine, progress: Progress) -> tuple[list[str], dict[str, M
 def _clear_clone(engine: Engine, closure: Closure, note: Mapping[str, Any]) -> str:
     """What it was loaded from is gone with its run, and nobody has seen what is there."""
     _clear_places(engine, closure.app, note)
-    return f"removed what an interrupted clone left; its logins stay off; {closure.way_on}"
+    work = "rename" if closure.rename is not None else "clone"
+    return f"removed what an interrupted {work} left; its logins stay off; {closure.way_on}"
 
 
 def _clear_places(engine: Engine, app_id: str, note: Mapping[str, Any]) -> None:

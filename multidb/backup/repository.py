@@ -5,20 +5,22 @@ from __future__ import annotations
 import contextlib
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import PurePosixPath
 from typing import BinaryIO, Final
 
 from multidb.backup.encryption import Identities
+from multidb.backup.names import NAMES, names_in, names_text
 from multidb.backup.set_ids import is_set_id, made_at
 from multidb.backup.sets import LARGEST, MANIFEST, VERIFIED, BackupSet, Reason, Verification
 from multidb.backup.streams import StoreReader, Upload
 from multidb.backup.targets import Target
 from multidb.document import APP_ID, in_future
 from multidb.errors import ArchiveError, MultidbError, TargetError, UsageError
+from multidb.renames import FormerName, owner_of
 
 __all__ = ["Copy", "Destinations", "HalfMade", "Repository"]
 
@@ -32,7 +34,13 @@ _Stored = tuple[Target, str, str, bool]  # where, app, set id, whether a verific
 
 @dataclass(frozen=True, slots=True)
 class Copy:
-    """One set as it lies on one target. `problem` is set instead of `backup_set` when its manifest cannot be read."""
+    """One set as it lies on one target. `problem` is set instead of `backup_set` when its manifest cannot be read.
+
+    Args:
+        app: what its app was called when it was made.
+        owner: what that app is called now.
+        names: the names that apps had before, as far as whoever found it knows.
+    """
 
     target: Target
     app: str
@@ -40,6 +48,12 @@ class Copy:
     backup_set: BackupSet | None
     verification: Verification | None = None
     problem: str = ""
+    owner: str = ""
+    names: frozenset[FormerName] = frozenset()
+
+    def __post_init__(self) -> None:
+        if not self.owner:
+            object.__setattr__(self, "owner", self.app)
 
     @property
     def verified(self) -> bool:
@@ -146,57 +160,75 @@ class _FanOut:
 
 
 class Repository:
-    """The sets of one project on some targets."""
+    """The sets of one project on some targets.
 
-    def __init__(self, project: str, targets: Sequence[Target]) -> None:
+    Args:
+        names: what is known here of the names that apps had before, beside what stands on the targets.
+    """
+
+    def __init__(self, project: str, targets: Sequence[Target], names: Iterable[FormerName] = ()) -> None:
         self.project = project
         self.targets = tuple(targets)
+        self._names = frozenset(names)
 
     def copies(self, apps: Iterable[str] | None = None, most: int | None = None) -> list[Copy]:
         """Every set, once per target that has it, newest first. A target that cannot be read is an `ArchiveError`.
 
         Args:
+            apps: only theirs, also what they have from under an earlier name.
             most: of each app so many of the newest on each target; None: all.
         """
         app_ids = None if apps is None else set(apps)
         stored: list[_Stored] = []
+        names = self._names
         for target in self.targets:
             try:
-                for app, set_id, files in self._folders(target):
-                    if MANIFEST in files and (app_ids is None or app in app_ids):
-                        stored.append((target, app, set_id, VERIFIED in files))
+                sets, marked = self._contents(target)
+                names |= {name for app in marked for name in self._names_on(target, app)}
+                stored += [(target, app, set_id, VERIFIED in files) for app, set_id, files in sets if MANIFEST in files]
             except TargetError as error:
                 # The others may have older sets only: nobody goes on with them without having said so.
                 if others := [other.name for other in self.targets if other is not target]:
                     error.hint = f"{error.hint or 'correct that'}; or go without it: --from {others[0]}"
                 raise
+        owners = {(app, set_id): owner_of(app, made_at(set_id), names) for _, app, set_id, _ in stored}
+        if app_ids is not None:
+            stored = [entry for entry in stored if owners[entry[1], entry[2]] in app_ids]
         if most is not None:
-            stored = _newest(stored, most)
+            stored = _newest(stored, owners, most)
         with ThreadPoolExecutor(_AT_ONCE) as pool:
-            copies = list(pool.map(lambda entry: self._copy(*entry), stored))
+            unsorted = list(pool.map(lambda entry: self._copy(*entry), stored))
+        copies = [replace(copy, owner=owners[copy.app, copy.id], names=names) for copy in unsorted]
         return sorted(copies, key=lambda copy: copy.id, reverse=True)
+
+    def on(self, target: Target) -> Repository:
+        """Those of one target alone."""
+        return Repository(self.project, [target], self._names)
 
     def half_made(self) -> list[HalfMade]:
         """What looks like a set and has no manifest: being made, given up, or half removed."""
         return [
             HalfMade(target, f"{self.project}/{app}/{set_id}", set_id)
             for target in self.targets
-            for app, set_id, files in self._folders(target, unfinished=True)
+            for app, set_id, files in self._contents(target, unfinished=True)[0]
             if MANIFEST not in files
         ]
 
     def find(self, name: str) -> Copy:
         """The set called `name`: its id, the beginning of it, ``APP/ID``, or an app for its newest set
-        (of all its stores, and not one that a restore has put aside).
+        (of all its stores, and not one that a restore has put aside). APP is what its app is called now, or was when
+        it was made.
 
         Raises:
             UsageError: there is none, or several.
         """
         app, _, prefix = name.rpartition("/")
-        copies = [copy for copy in self.copies() if app in ("", copy.app)]
+        copies = [copy for copy in self.copies() if app in ("", copy.app, copy.owner)]
         matching = [copy for copy in copies if copy.id.startswith(prefix)]
         if not matching and not app:
-            of_app = [copy for copy in copies if copy.app == prefix.replace("-", "_")]
+            meant = prefix.replace("-", "_")
+            of_app = [copy for copy in copies if copy.owner == meant]
+            of_app = of_app or [copy for copy in copies if copy.app == meant]
             usual, now = [copy for copy in of_app if copy.usual], utc_now()
             known = [
                 copy for copy in usual if not in_future(made_at(copy.id), now)
@@ -226,6 +258,23 @@ class Repository:
         folder = f"{self.project}/{copy.app}/{copy.id}"
         Destinations([copy.target], folder).write(VERIFIED, verification.to_json())
 
+    def mark_names(self, target: Target) -> None:
+        """Writes down beside the apps' sets what they were called before, as far as it is known here and does not stand
+        there already. `ArchiveError` when the target does not let it be done."""
+        for app in sorted({name.new for name in self._names}):
+            own = {name for name in self._names if name.new == app}
+            there = set(self._names_on(target, app))
+            if own - there:
+                destinations = Destinations([target], f"{self.project}/{app}")
+                destinations.write(NAMES, names_text(app, own | there))
+
+    def _names_on(self, target: Target, app: str) -> tuple[FormerName, ...]:
+        """What stands there of the names that the app had before; nothing where nothing does."""
+        try:
+            return names_in(_read(target, f"{self.project}/{app}/{NAMES}"), app)
+        except ArchiveError:
+            return ()
+
     def remove(self, target: Target, folder: str) -> None:
         """Removes a set or what is left of one. Its manifest goes first: half removed, it is no set any more."""
         target.delete(f"{folder}/{MANIFEST}")
@@ -233,16 +282,21 @@ class Repository:
             target.delete(path)
         target.sweep(folder)
 
-    def _folders(self, target: Target, *, unfinished: bool = False) -> Iterator[tuple[str, str, set[str]]]:
-        """App, set id and file names of every folder that is named like a set."""
+    def _contents(
+        self, target: Target, *, unfinished: bool = False
+    ) -> tuple[list[tuple[str, str, set[str]]], list[str]]:
+        """App, set id and file names of every folder that is named like a set; and the apps of which it says what they
+        were called before."""
         files: dict[tuple[str, str], set[str]] = {}
+        marked: list[str] = []
         paths = [path for path, _ in target.list(self.project)]
         for path in [*paths, *(target.unfinished(self.project) if unfinished else ())]:
             parts = PurePosixPath(path).parts[1:]
             if len(parts) >= 3 and _APP.fullmatch(parts[0]) and is_set_id(parts[1]):
                 files.setdefault((parts[0], parts[1]), set()).add("/".join(parts[2:]))
-        for (app, set_id), names in files.items():
-            yield app, set_id, names
+            elif len(parts) == 2 and _APP.fullmatch(parts[0]) and parts[1] == NAMES:
+                marked.append(parts[0])
+        return [(app, set_id, names) for (app, set_id), names in files.items()], marked
 
     def _copy(self, target: Target, app: str, set_id: str, marked: bool) -> Copy:
         folder = f"{self.project}/{app}/{set_id}"
@@ -262,11 +316,15 @@ class Repository:
         return Copy(target, app, set_id, backup_set, mark)
 
 
-def _newest(stored: Iterable[_Stored], most: int) -> list[_Stored]:
-    """The newest of each app on each target."""
+def _newest(stored: Iterable[_Stored], owners: Mapping[tuple[str, str], str], most: int) -> list[_Stored]:
+    """The newest of each app on each target.
+
+    Args:
+        owners: by app and set id, what the app is called now.
+    """
     groups: dict[tuple[str, str], list[_Stored]] = {}
     for entry in stored:
-        groups.setdefault((entry[0].name, entry[1]), []).append(entry)
+        groups.setdefault((entry[0].name, owners[entry[1], entry[2]]), []).append(entry)
     return [entry for entries in groups.values() for entry in sorted(entries, key=lambda entry: entry[2])[-most:]]
 
 

@@ -130,7 +130,7 @@ def restore(
             hint="add --replace (a safety set is made first), or restore beside it: --as OTHER",
         )
     work.require_unbound()
-    if copy.app == app_id:
+    if copy.owner == app_id:
         _learn(engine, source)
     before = safety_set(engine, app_id, taken, progress) if taken and safety else None
     work.run()
@@ -144,7 +144,7 @@ def restore(
 def _learn(engine: Engine, source: SetSource) -> None:
     """Writes down what the targets tell of the app's sets where nothing is known of any: on a machine that has made
     none of them. What is known is not replaced by what lies there."""
-    journal, app = Journal(engine.state), source.copy.app
+    journal, app = Journal(engine.state), source.copy.owner
     if "when" in journal.known(app):
         return
     copies = [source.copy]
@@ -220,7 +220,7 @@ def restore_tables(
     copy = source.copy
     if copy.backup_set is None:
         raise ArchiveError(copy.problem, where=copy.where, hint="take another set")
-    app = engine.project.apps[copy.app]
+    app = engine.project.apps[copy.owner]
     work = _Restore(engine, source, app, _chosen_stores(copy.backup_set, app, [store]), progress)
     there = work.tables_there(store, names)
     if there and not replace:

@@ -66,7 +66,7 @@ class BackupRun:
             ],
             "recovered": self.recovered,
             "notes": self.notes,
-            "pruned": [{"app": copy.app, "set": copy.id, "target": copy.target.name} for copy in self.pruned],
+            "pruned": [{"app": copy.owner, "set": copy.id, "target": copy.target.name} for copy in self.pruned],
             "errors": {app: error.document() for app, error in self.errors.items()},
         }
 
@@ -123,19 +123,20 @@ def run_catching_up(engine: Engine, progress: Progress) -> BackupRun:
     return done
 
 
-def final_set(engine: Engine, app_id: str, keys: Identities | None, progress: Progress) -> str:
+def final_set(engine: Engine, app_id: str, keys: Identities | None, progress: Progress, *, command: str) -> str:
     """The id of a set of the app that was made now and verified by restoring it: the last one before it is removed. The
     caller holds the app's lock.
 
     Args:
         keys: to read it again, where the manifest has it encrypted.
+        command: what it is made for (``remove-app lernmi``), which also goes without: ``--no-backup``.
 
     Raises:
         Locked: another run is at it.
         ArchiveError: it could not be made, or not be verified.
         ServerError: a server is down.
     """
-    with exclusively(engine.state, "remove-app", progress) as progress:
+    with exclusively(engine.state, command.partition(" ")[0], progress) as progress:
         recover(engine, keys, progress, held=[app_id])
         (made,) = make_sets(engine, Scope(apps=frozenset({app_id})), reason=Reason.FINAL, progress=progress)
         if made.made is None:
@@ -151,14 +152,15 @@ def final_set(engine: Engine, app_id: str, keys: Identities | None, progress: Pr
         raise ArchiveError(
             f"set {made.made.id} could not be verified: {name}: {why}",
             where=f"app {app_id}",
-            hint=f"correct the cause, or go without: multidb remove-app {app_id} --no-backup",
+            hint=f"correct the cause, or go without: multidb {command} --no-backup",
         )
     return made.made.id
 
 
 def _without_closed(engine: Engine, scope: Scope, done: BackupRun) -> Scope:
     """An unfinished clone has nothing to be kept, and is no fault of the run that was to make sets of everybody."""
-    closed = [closure for app, closure in closures(engine.state).items() if app in engine.project.apps]
+    unfinished = {app: closure for app, closure in closures(engine.state).items() if not closure.whole}
+    closed = [closure for app, closure in unfinished.items() if app in engine.project.apps]
     done.notes += [f"{closure.app}: no set is made, because {closure.why}" for closure in closed]
     left = frozenset(engine.project.apps) - {closure.app for closure in closed}
     return replace(scope, apps=left) if closed else scope

@@ -65,13 +65,13 @@ def verify(fleet: Fleet, home: Repository, copy: Copy, keys: Identities | None, 
     journal = Journal(fleet.state)
     try:
         trial = _Trial(fleet, home, copy, copy.backup_set, keys, progress)
-        journal.begin(VERIFYING, copy.app, {"stores": trial.places()})
+        journal.begin(VERIFYING, trial.app.id, {"stores": trial.places()})
         try:
             trial.run()
         except ArchiveError:  # no server failed, so the scratch places are gone
-            journal.end(VERIFYING, copy.app)
+            journal.end(VERIFYING, trial.app.id)
             raise
-        journal.end(VERIFYING, copy.app)
+        journal.end(VERIFYING, trial.app.id)
         verification = Verification(
             copy.id, copy.backup_set.digest, utc_now(), __version__, trial.failures, trial.unverified
         )
@@ -100,8 +100,8 @@ class _Trial:
         self._backup_set = backup_set
         self._keys = keys
         self._progress = progress
-        self._app = fleet.project.apps.get(copy.app) or app_of(backup_set)
-        self._rate = Rate(progress, copy.app, backup_set.size)
+        self.app = fleet.project.apps.get(copy.owner) or app_of(backup_set)
+        self._rate = Rate(progress, copy.owner, backup_set.size)
         self._contexts_of = ServerContexts(fleet, Scope(stores=frozenset(backup_set.parts)))
         self.failures: dict[str, str] = {}
         self.unverified: dict[str, str] = {}
@@ -124,7 +124,7 @@ class _Trial:
 
     def _try(self, store: str) -> None:
         self._rate.doing = f"verifying {store}"
-        self._progress(self._copy.app, self._rate.doing)
+        self._progress(self._copy.owner, self._rate.doing)
         reader = self._home.reader(self._copy, store, self._keys, self._rate)
         part = self._backup_set.parts[store]
         server_context = self._server_context(store)
@@ -134,7 +134,7 @@ class _Trial:
             return
         server, context = server_context
         try:
-            with prepared_place(self._fleet, PlaceKind.SCRATCH, server, self._app, context, self._progress) as scratch:
+            with prepared_place(self._fleet, PlaceKind.SCRATCH, server, self.app, context, self._progress) as scratch:
                 load(scratch, part, reader, self._progress)
         except (NeedsServer, NotAllowed, Refused, WrongVersion) as error:  # of this server, not of the set
             reader.check()
@@ -142,9 +142,9 @@ class _Trial:
 
     def _server_context(self, store: str) -> tuple[Server, StoreContext] | None:
         try:
-            return self._contexts_of.of(self._app, store)
+            return self._contexts_of.of(self.app, store)
         except ServerError:
-            if self._copy.app in self._fleet.project.apps:  # then its server should be there
+            if self._copy.owner in self._fleet.project.apps:  # then its server should be there
                 raise
             return None
 
@@ -171,10 +171,10 @@ def app_of(backup_set: BackupSet) -> App:
 
 def _remember(journal: Journal, copy: Copy, verification: Verification) -> None:
     if verification.ok:
-        newest = max(journal.known(copy.app).get("verified_set", ""), copy.id)
-        journal.learn(copy.app, verified=verification.when.isoformat(), verified_set=newest, bad=None)
+        newest = max(journal.known(copy.owner).get("verified_set", ""), copy.id)
+        journal.learn(copy.owner, verified=verification.when.isoformat(), verified_set=newest, bad=None)
     elif verification.failures:
         first = next(iter(verification.failures.items()))
-        journal.learn(copy.app, bad={"id": copy.id, "message": f"{first[0]}: {first[1]}"})
-    elif journal.known(copy.app).get("bad", {}).get("id", copy.id) <= copy.id:  # nothing is known to be wrong with it
-        journal.learn(copy.app, tried=verification.when.isoformat(), bad=None)
+        journal.learn(copy.owner, bad={"id": copy.id, "message": f"{first[0]}: {first[1]}"})
+    elif journal.known(copy.owner).get("bad", {}).get("id", copy.id) <= copy.id:  # nothing is known to be wrong with it
+        journal.learn(copy.owner, tried=verification.when.isoformat(), bad=None)

@@ -172,11 +172,11 @@ def _failures(done: BackupRun) -> Iterator[str]:
             yield f"{result.app}: to bring the set there: multidb backups copy {result.app}/{result.made.id} {targets}"
     for tried in done.verified:
         if tried.problem is not None:
-            yield f"{tried.copy.app}: not verified: {tried.problem}"
+            yield f"{tried.copy.owner}: not verified: {tried.problem}"
         elif tried.verification is not None:
-            yield from (f"{tried.copy.app}: {store}: {why}" for store, why in tried.verification.failures.items())
+            yield from (f"{tried.copy.owner}: {store}: {why}" for store, why in tried.verification.failures.items())
             for store, why in tried.verification.unverified.items():
-                yield f"{tried.copy.app}: {store}: not verified: {why}"
+                yield f"{tried.copy.owner}: {store}: not verified: {why}"
     for app_id, error in done.errors.items():
         yield f"{app_id}: {error}"
 

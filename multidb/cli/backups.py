@@ -71,7 +71,7 @@ def list_sets(
     output.document(readable, {"sets": [_document(copy, now) for copy in copies]})
     rows = [
         (
-            copy.app,
+            copy.owner,
             copy.id,
             time_in_words(now - copy.backup_set.made) if copy.backup_set else "?",
             size_in_words(copy.backup_set.stored_size) if copy.backup_set else "?",
@@ -94,7 +94,7 @@ def _remember(state: Path, copies: Sequence[Copy]) -> None:
     listed: dict[str, list[str]] = {}
     for copy in copies:
         if "://" in copy.target.name:
-            listed.setdefault(copy.target.name, []).append(f"{copy.app}/{copy.id}")
+            listed.setdefault(copy.target.name, []).append(f"{copy.owner}/{copy.id}")
     if state.is_dir():
         with suppress(UsageError):  # then they are not offered
             files.write_text(state.joinpath(*LISTED), json.dumps(listed) + "\n", mode=files.PRIVATE)
@@ -116,9 +116,11 @@ def show_set(
         output.say(f"{copy.where}: {copy.problem}", style="red")
         return _NOT_SOUND
     output.say(
-        f"{copy.app}  {copy.id}  ({copy.target.name}, {backup_set.reason.value}, {backup_set.consistency.value})",
+        f"{copy.owner}  {copy.id}  ({copy.target.name}, {backup_set.reason.value}, {backup_set.consistency.value})",
         style="bold",
     )
+    if copy.owner != copy.app:
+        output.say(f"  made when it was called {copy.app}")
     if backup_set.recipients:
         output.say(f"  encrypted for {', '.join(backup_set.recipients)}")
     output.say(f"  verified: {_proof(copy)}")
@@ -211,12 +213,12 @@ def copy_sets(
         for copy, target in itertools.product(_chosen(home, names, every=False), targets_of(engine.fleet, to)):
             try:
                 new = copy_set(copy, target, progress)
-                settle(Journal(engine.state), copy.app, copy.id, [target.name])
+                settle(Journal(engine.state), copy.owner, copy.id, [target.name])
             except MultidbError as error:
                 failed.append(error)
                 continue
-            copied += [{"app": copy.app, "set": copy.id, "target": target.name}] if new else []
-            output.say(f"{copy.app}/{copy.id}: {target.name} has it {'now' if new else 'already'}", style="green")
+            copied += [{**_name(copy), "target": target.name}] if new else []
+            output.say(f"{copy.owner}/{copy.id}: {target.name} has it {'now' if new else 'already'}", style="green")
     output.document(not failed, {"copied": copied, "failed": [error.document() for error in failed]})
     for problem in failed:
         output.note(problem.sentence(), style="red")
@@ -264,9 +266,7 @@ def prune_sets(
         "remove": [_name(copy) for copy in pruning.going],
         "keep": [
             {
-                "app": decision.copy.app,
-                "set": decision.copy.id,
-                "target": decision.copy.target.name,
+                **_name(decision.copy),
                 "why": decision.why,
             }
             for decision in pruning.decisions
@@ -304,7 +304,7 @@ def _chosen(home: Repository, names: Sequence[str] | None, every: bool) -> list[
         return copies
     newest: dict[str, Copy] = {}
     for copy in copies:
-        newest.setdefault(copy.app, copy)
+        newest.setdefault(copy.owner, copy)
     return list(newest.values())
 
 
@@ -316,7 +316,8 @@ def _app(engine: Engine, name: str) -> Any:
 
 
 def _name(copy: Copy) -> dict[str, str]:
-    return {"app": copy.app, "set": copy.id, "target": copy.target.name}
+    renamed = {"made_as": copy.app} if copy.owner != copy.app else {}
+    return {"app": copy.owner, "set": copy.id, "target": copy.target.name, **renamed}
 
 
 def _document(copy: Copy, now: datetime) -> dict[str, Any]:

@@ -42,6 +42,7 @@ _SOURCES: Final = {
     "purge NAME": "removed",
     "secrets move WHERE": "nothing",
     "state move ADDRESS": "nothing",
+    "rename-app NEW": "nothing",
     "undo-remove NAME": "removed",
 }
 """Where the values of a parameter come from (functions of `multidb.cli.known_names`), by its command and metavar, its

@@ -365,6 +365,25 @@ class RotateDocument(_Result):
     apps: list[RotatedAppDocument]
 
 
+class RenameAppDocument(_Result):
+    """An app under another name; with `--abort`, back under its own."""
+
+    app: AppId
+    was: str | None
+    """What it was called before; null where it was aborted."""
+    aborted: bool
+    final_set: str | None = None
+    """The last set under the old name; null: none was made."""
+    notes: list[str] | None = None
+    """What of it could not be copied."""
+    servers: list[AppliedServerDocument] | None = None
+    error: ErrorDocument | None = None
+    breaches: list[str] | None = None
+    """What is open in the app's own walls."""
+    open_elsewhere: list[str] | None = None
+    """What is open on the servers as a whole, or of other apps. It does not make the command fail."""
+
+
 class RenderedDocument(_Part):
     """One file of the deployment."""
 
@@ -737,6 +756,8 @@ class CopyDocument(_Part):
     app: AppId
     set: SetId
     target: TargetName
+    made_as: str | None = None
+    """What its app was called when it was made, where that is another name."""
 
 
 class MadePartDocument(_Part):
@@ -1110,6 +1131,7 @@ DOCUMENTS: Final[Mapping[str, type[BaseModel]]] = {
     "apply": ApplyDocument,
     "add-app": AddAppDocument,
     "rotate": RotateDocument,
+    "rename-app": RenameAppDocument,
     "render": RenderDocument,
     "secrets move": MovedSecretsDocument,
     "secrets rekey": RekeyedDocument,

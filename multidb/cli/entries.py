@@ -11,11 +11,13 @@ from typing import Any
 from multidb import files, manifest
 from multidb.cli.options import Run
 from multidb.cli.output import Output
-from multidb.errors import ManifestError, StalePlan, UsageError
+from multidb.errors import ManifestError, Refused, StalePlan, UsageError
 from multidb.model import App, Project
+from multidb.renames import rename_of
 from multidb.state import ProjectState
+from multidb.state_stores import open_state
 
-__all__ = ["Draft", "draft_entry", "ensure_entry", "show_draft", "take_back", "write_draft"]
+__all__ = ["Draft", "draft_entry", "ensure_entry", "show_draft", "show_edit", "take_back", "write_draft"]
 
 _CONTEXT = 1  # lines around an edit
 
@@ -45,8 +47,7 @@ class Draft:
     @property
     def lines(self) -> list[str]:
         """What is taken out (``-``) and put in (``+``), between the lines around it."""
-        diff = unified_diff(self.before.splitlines(), self.after.splitlines(), n=_CONTEXT, lineterm="")
-        return [line for line in diff if not line.startswith(("---", "+++", "@@"))]
+        return _lines(self.before, self.after)
 
     def document(self) -> dict[str, Any]:
         """Plain JSON values."""
@@ -76,6 +77,12 @@ def draft_entry(
             hint=f"bring it back: multidb undo-remove {new}; or end it for good: multidb purge {new}",
         )
     added = new not in known.apps
+    if added and (rename := rename_of(open_state(known), new)) is not None:
+        raise Refused(
+            f"{rename.old} is being renamed to {rename.new}, so {new} is taken",
+            where=f"app {rename.old}",
+            hint=rename.way_on,
+        )
     if added:
         asked, path = entry(known), run.file
         edit: _Edit = lambda text: manifest.add_app(text, new, asked)  # noqa: E731
@@ -128,12 +135,22 @@ def take_back(run: Run, draft: Draft) -> None:
 
 def show_draft(output: Output, draft: Draft) -> None:
     """The edit as lines that go and lines that come."""
-    if draft.before == draft.after:
+    show_edit(output, draft.path, draft.before, draft.after)
+
+
+def show_edit(output: Output, path: Path, before: str, after: str) -> None:
+    """An edit of a file as lines that go and lines that come; nothing where there is none."""
+    if before == after:
         return
-    output.say(str(draft.path), style="bold")
-    for line in draft.lines:
+    output.say(str(path), style="bold")
+    for line in _lines(before, after):
         output.say(f"  {line}", style={"+": "green", "-": "red"}.get(line[:1]))
     output.say()
+
+
+def _lines(before: str, after: str) -> list[str]:
+    diff = unified_diff(before.splitlines(), after.splitlines(), n=_CONTEXT, lineterm="")
+    return [line for line in diff if not line.startswith(("---", "+++", "@@"))]
 
 
 def ensure_entry(run: Run, output: Output, new: str, entry: Mapping[str, Any]) -> tuple[Project, bool]:

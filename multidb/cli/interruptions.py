@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from multidb.backup.encryption import Identities
 from multidb.backup.recovery import recover
 from multidb.cli.output import Output
@@ -10,9 +12,13 @@ from multidb.engine import Engine
 __all__ = ["finish_interrupted"]
 
 
-def finish_interrupted(engine: Engine, keys: Identities | None, output: Output) -> None:
+def finish_interrupted(engine: Engine, keys: Identities | None, output: Output, held: Collection[str] = ()) -> None:
     """Says on stderr what was finished or cleared away, and what has to wait for a later run. The caller holds
-    `exclusively`."""
-    done, problems = recover(engine, keys, output.progress)
+    `exclusively`.
+
+    Args:
+        held: the apps whose lock the caller has.
+    """
+    done, problems = recover(engine, keys, output.progress, held)
     for line in (*done, *(f"{app}: {error.sentence()}" for app, error in problems.items())):
         output.note(line)

@@ -15,9 +15,11 @@ from multidb.cli.output import Output
 from multidb.closure import closures
 from multidb.engine import Engine
 from multidb.environment import standing
-from multidb.errors import UsageError
+from multidb.errors import Refused, UsageError
 from multidb.fleet import orphan
 from multidb.manifest import app_id
+from multidb.renames import rename_of
+from multidb.state_stores import open_state
 from multidb.tombstone import Phase, Tombstone, tombstones
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -65,7 +67,8 @@ def remove_app(
             if (
                 backup and begun is None and app not in closures(engine.state)
             ):  # an unfinished clone has no data to keep
-                final = final_set(engine, app, identities(identity, os.environ), output.progress)
+                keys, command = identities(identity, os.environ), f"remove-app {app}"
+                final = final_set(engine, app, keys, output.progress, command=command)
                 record.add("create", "set", final, app)
             stone = removal.remove(engine.fleet, app, grace=kept, backup=final, progress=output.progress)
             record.add("remove", "app", app, app)
@@ -96,10 +99,17 @@ def _begun(engine: Engine, app: str) -> Tombstone | None:
 
 
 def engine_of(run: Run, output: Output, app: str) -> Engine:
-    """An engine for which the app is there, also when it was removed, or is on the servers only; `UsageError` when
-    there is no such app.
+    """An engine for which the app is there, also when it was removed, or is on the servers only.
+
+    Raises:
+        UsageError: there is no such app.
+        Refused: it is on its way to another name.
     """
     project = run.project()
+    if (rename := rename_of(open_state(project), app)) is not None:
+        raise Refused(
+            f"app {app} is being renamed: {rename.old} is to be {rename.new}", where=f"app {app}", hint=rename.way_on
+        )
     if app in project.removed:
         project = project.including(project.removed[app])
     elif app not in project.apps:

@@ -84,7 +84,7 @@ def restore(
     copy = repository(engine.fleet, targets).find(name if of is None or of == name else f"{app_id(of)}/{name}")
     if copy.backup_set is None:
         raise ArchiveError(copy.problem, where=copy.where, hint="take another set")
-    into = app_id(as_other) if as_other else copy.app
+    into = app_id(as_other) if as_other else copy.owner
     known = into in engine.project.apps
     if not known and as_other is None:
         raise UsageError(
@@ -104,7 +104,7 @@ def restore(
         if not known:
             project, added = ensure_entry(run, output, into, entry_for(copy.backup_set.declaration))
             if added:
-                tell_unshared(output, copy.app, into, copy.backup_set.declaration)
+                tell_unshared(output, copy.owner, into, copy.backup_set.declaration)
         engine = run.engine(output, project)
         engine.fleet.require(Scope(apps=frozenset({into})))
         record.applied(ready(engine, into))

@@ -5,6 +5,7 @@ Knows no store by name: what it has to know of each is handed in as a `StoreSche
 
 from multidb.manifest.edit import (
     add_app,
+    apps_of,
     change_app,
     entry_of,
     initial,
@@ -23,6 +24,7 @@ __all__ = [
     "StoreSchema",
     "add_app",
     "app_id",
+    "apps_of",
     "change_app",
     "entry_of",
     "initial",

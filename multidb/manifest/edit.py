@@ -17,7 +17,7 @@ from multidb.errors import ManifestError, UsageError
 from multidb.manifest.document import compose, plain, tree
 from multidb.manifest.names import closest
 
-__all__ = ["add_app", "change_app", "entry_of", "initial", "remove_app", "rename_app"]
+__all__ = ["add_app", "apps_of", "change_app", "entry_of", "initial", "remove_app", "rename_app"]
 
 _WIDEST: Final = 100  # an entry that fits is written on one line
 _NAME: Final = "multidb.yaml"
@@ -137,6 +137,16 @@ def with_state(text: str, address: str) -> str:
     """
     source, hint = _Source(text), f"write it by hand: state: {address}"
     return _checked(source.with_value(["state"], address, hint), {**source.values(), "state": address}, hint)
+
+
+def apps_of(text: str) -> list[str]:
+    """The apps that the manifest, overlay or included file `text` names.
+
+    Raises:
+        ManifestError: `text` is not YAML.
+    """
+    source = _Source(text)
+    return list(source.values() if source.is_included_file() else _apps_in(source.values()))
 
 
 def entry_of(text: str, app_id: str) -> dict[str, Any] | None:

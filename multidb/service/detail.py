@@ -187,7 +187,7 @@ def _counted(words: Iterable[str]) -> tuple[tuple[str, int], ...]:
 def _set_line(copy: Copy) -> SetLine:
     if copy.backup_set is None:
         return SetLine(copy, f"cannot be read: {copy.problem}", "bad", None, "")
-    tried, command = copy.tried, f"multidb backups verify {copy.app}/{copy.id}"
+    tried, command = copy.tried, f"multidb backups verify {copy.owner}/{copy.id}"
     if tried is None:
         return SetLine(copy, "not tried", "warn", None, command)
     if tried.failures:

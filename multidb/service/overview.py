@@ -236,7 +236,7 @@ def overview(
     cells = _Cells(health, plan, audit, usage, looks, records)
     statuses, of_backups = _statuses(health), health.backups if health else {}
     changes = _by_app(plan.changes if plan else (), lambda change: change.resource.app)
-    copies = _by_app(sets.copies if sets else (), lambda copy: copy.app)
+    copies = _by_app(sets.copies if sets else (), lambda copy: copy.owner)
     rows = tuple(
         AppRow(
             app.id,

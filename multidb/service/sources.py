@@ -17,7 +17,7 @@ from multidb.audit import Audit
 from multidb.backup.creation import repository
 from multidb.backup.jobs import JobFile
 from multidb.backup.journal import Journal
-from multidb.backup.repository import Copy, Repository
+from multidb.backup.repository import Copy
 from multidb.backup.schedule import LastSets, freshness_now, last_sets
 from multidb.credentials import ISSUED
 from multidb.document import in_future, moment
@@ -117,7 +117,7 @@ class Sources:
         problems: dict[str, str] = {}
         for target in home.targets:
             try:
-                copies += Repository(home.project, [target]).copies(engine.project.apps, most)
+                copies += home.on(target).copies(engine.project.apps, most)
             except MultidbError as error:
                 problems[target.name] = redact(error.sentence())
         return SetsSeen(tuple(sorted(copies, key=lambda copy: copy.id, reverse=True)), problems)

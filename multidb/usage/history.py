@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import accumulate, takewhile
 from pathlib import Path
@@ -89,6 +89,14 @@ class History:
             if not looks or look.at - looks[-1].at >= _OFTEN:
                 files.write_text(self._path, "".join(_newest([*looks, look])), mode=files.PRIVATE)
 
+    def rename(self, old: str, new: str) -> None:
+        """What was seen of an app is of its new name from now on."""
+        with self._state.turn("usage"):
+            looks, _ = self._read()
+            if any(old in look.sizes for look in looks):
+                renamed = [replace(look, sizes=_under(look.sizes, old, new)) for look in looks]
+                files.write_text(self._path, "".join(_newest(renamed)), mode=files.PRIVATE)
+
     def _read(self) -> tuple[list[Look], str]:
         try:
             text = files.read_text(self._path) or ""
@@ -103,6 +111,10 @@ class History:
         except OSError as error:
             raise UsageError(f"cannot be moved: {error.strerror}", where=str(self._path)) from None
         return f"{self._path} was damaged and is now {aside.name}; growth is counted from here on"
+
+
+def _under(sizes: Mapping[str, Mapping[str, int]], old: str, new: str) -> dict[str, Mapping[str, int]]:
+    return {new if app == old else app: stores for app, stores in sizes.items() if app != new or old not in sizes}
 
 
 def _newest(looks: Iterable[Look]) -> list[str]:

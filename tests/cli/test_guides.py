@@ -28,6 +28,7 @@ LONG = {
     "back-up-and-restore",
     "clone-for-staging",
     "remove-an-app",
+    "rename-an-app",
     "use-a-second-machine",
 }  # what the tour does, at length
 BLOCK = re.compile(

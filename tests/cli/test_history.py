@@ -29,6 +29,7 @@ apps:
 CHANGING = {
     "apply": "apply --yes",
     "add-app": "add-app bob --stores redis --yes",
+    "rename-app": "rename-app ann amy --no-backup --yes-destroy ann",
     "usage": "usage --enforce",
     "backup": "backup ann",
     "backups prune": "backups prune --yes",
@@ -101,6 +102,8 @@ def test_each_command_that_changes_something_is_recorded_and_none_that_does_not(
         ("restore ann --replace", "ann", "replace data"),
         ("clone ann ann_pr --ttl 1s", "ann_pr", "replace data"),
         ("expire", "ann_pr", "purge app"),
+        ("rename-app ann amy --no-backup --yes-destroy ann", "amy", "rename app"),
+        ("rename-app amy ann --no-backup --yes-destroy amy", "ann", "rename app"),
         ("remove-app bob --no-backup --yes", "bob", "remove app"),
         ("undo-remove bob", "bob", "restore app"),
         ("remove-app bob --no-backup --yes", "bob", "remove app"),

@@ -29,6 +29,7 @@ apps:
 ASKING = (
     "apply",
     "add-app eve --stores redis",
+    "rename-app ann amy",
     "remove-app ann --no-backup",
     "purge bob",
     "backups prune",

@@ -84,6 +84,8 @@ STEPS: tuple[Step, ...] = (
     Step("remove-app {copy} --no-backup --yes"),
     Step("purge {copy} --yes-destroy {copy}"),
     Step("clone {hostile} {copy} --ttl 1h --mask mask.sql", codes=_OPEN),
+    Step("rename-app {copy} moved --no-backup --incomplete --yes-destroy {copy}", codes=_OPEN),
+    Step("rename-app moved {copy} --no-backup --incomplete --yes-destroy moved", codes=_OPEN),
     Step("expire", before="time passed"),
     Step("apply --yes --adopt {hostile}", before="marks gone"),
     Step("apply --yes --regenerate {hostile}", before="credentials lost"),

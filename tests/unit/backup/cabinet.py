@@ -117,12 +117,22 @@ class Session:
     def run(self, statements: Sequence[Statement], secrets: SecretStore) -> Iterator[int]:
         for index, statement in enumerate(statements):
             verb, app, what = statement.text.split()
+            if verb == "drop":
+                for suffix in (".rows", ".json"):
+                    (self.shelf.root / f"{what}{suffix}").unlink(missing_ok=True)
+                yield index + 1
+                continue
             box = self.shelf.box(app) or {}
             self.shelf.put(app, {**box, verb: what})
             yield index + 1
 
     def orphans(self, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:
         return {}
+
+    def removal(self, app: App, context: StoreContext) -> Sequence[Statement]:
+        names = (app.id, f"{app.id}__{PlaceKind.SCRATCH}", f"{app.id}__{PlaceKind.NEW}")
+        there = [name for name in names if list(self.shelf.root.glob(f"{name}.*"))]
+        return [Statement(f"drop {app.id} {name}") for name in there]
 
     def suspension(self, app: App, context: StoreContext) -> Sequence[Statement]:
         return [Statement(f"login {app.id} off")]

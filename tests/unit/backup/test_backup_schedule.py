@@ -265,7 +265,7 @@ def test_pruning_removes_no_verified_set_for_an_unverified_one(engine: Engine, c
 
 
 def test_a_final_set_is_proved_and_never_pruned(engine: Engine, clock: Clock) -> None:
-    last = final_set(engine, "ann", None, quiet)
+    last = final_set(engine, "ann", None, quiet, command="remove-app ann")
     copy = repository(engine.fleet).find(last)
     assert copy.verified
     assert copy.backup_set is not None
@@ -275,7 +275,7 @@ def test_a_final_set_is_proved_and_never_pruned(engine: Engine, clock: Clock) ->
     assert decide(repository(engine.fleet), {"ann": Keep(last=1, daily=0, weekly=0)}, clock.now).going == ()
     ONE_PLACE.add("drawer")
     with pytest.raises(ArchiveError, match="could not be verified: drawer"):
-        final_set(engine, "bob", None, quiet)
+        final_set(engine, "bob", None, quiet, command="remove-app bob")
 
 
 def test_each_work_of_the_sidecar_has_turns_of_its_own() -> None:

@@ -56,6 +56,14 @@ def desired(facts: QdrantFacts = RBAC, *apps: App, **options: Any) -> list[Resou
     return [resource for resource in wanted if not isinstance(resource, Registry | Admission)]
 
 
+def test_a_closed_app_is_given_no_token_since_none_could_be_tried() -> None:
+    wanted = PROVISIONER.desired((app(), app("devao")), replace(context(), closed=frozenset({"devao"})))
+    of_each = {name: {type(each) for each in wanted if each.app == name} for name in ("lernmi", "devao")}
+    assert of_each["lernmi"] - of_each["devao"] == {Admission, Token}
+    shared = context(KEY_ONLY, share_api_key=True)
+    assert any(isinstance(each, ApiKey) for each in PROVISIONER.desired((app(),), shared))
+
+
 def test_every_token_needs_the_admission_of_its_app() -> None:
     wanted = PROVISIONER.desired((app(), app("devao")), context())
     (registry,) = [each for each in wanted if isinstance(each, Registry)]

@@ -253,14 +253,13 @@ def desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
             )
             if not facts.local:
                 resources += _indexes(name, app.id, collection_options)
-        if facts.rbac:
+        if facts.rbac and app.id not in context.closed:  # else a token would open nothing, and none could be tried
             names = tuple(sorted(collection_name(app.id, kind) for kind in _options(app).collections))
-            if app.id not in context.closed:
-                resources.append(Admission(name=app.id, app=app.id, registry=registry))
+            resources.append(Admission(name=app.id, app=app.id, registry=registry))
             resources.append(
                 Token(name=app.id, app=app.id, collections=names, registry=registry, days=options.token_days)
             )
-        elif facts.api_key:
+        elif not facts.rbac and facts.api_key:
             _require_sharing(options, context)
             resources.append(ApiKey(name=app.id, app=app.id))
     return resources

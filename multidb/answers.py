@@ -21,7 +21,6 @@ import multidb
 from multidb import files
 from multidb.document import APP_ID, Unreadable, digest, parse
 from multidb.errors import UsageError
-from multidb.model.state_options import is_folder
 from multidb.provisioners import INCLUDED
 from multidb.secrets import Secret, SecretRef
 from multidb.state import FILE, ProjectState
@@ -175,6 +174,8 @@ class Answers:
         """Not where a store is another package's, which may change by itself, or secrets are kept elsewhere, which is
         not to be asked without need, or the state is, which does not tell when it changes; nor in a folder without any
         state."""
+        from multidb.model.state_options import is_folder  # with all models, which are loaded where a project is
+
         used = {store for app in project.apps.values() for store in app.stores}
         made_of = self._made_of(project.include)
         alone = used <= INCLUDED.keys() and project.secrets.kind == FILE and is_folder(project.state)

@@ -7,18 +7,17 @@ import re
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import typer
 
-from multidb.cli.command_line import COMMANDS, GROUPS
+from multidb.cli.command_line import GROUPS
 from multidb.cli.documents import DOCUMENTS, WITHOUT_DOCUMENT
 from multidb.cli.output import Output
-from multidb.cli.root import app
 from tests.support.command import REPOSITORY, Folder, on_terminal
+from tests.support.command_line import commands
 from tests.support.documents import assert_documented, schema
 
 
@@ -60,30 +59,17 @@ def test_a_mistake_names_what_was_meant_and_this_commands_help(
 
 @pytest.mark.parametrize("option", ["--yes", "-y"])
 def test_every_command_takes_yes(option: str) -> None:
-    for command in _every_command():
+    for _, command in commands():
         with pytest.raises(typer.Exit):  # the help that is asked for too, instead of anything that is done
             command.make_context(command.name, [option, "--help"])
         with pytest.raises(Exception, match="No such option"):
             command.make_context(command.name, ["--no-such-option", "--help"])
 
 
-def _every_command() -> Iterator[Any]:
-    for _, command in _by_path():
-        yield command
-
-
-def _by_path() -> Iterator[tuple[str, Any]]:
-    root: Any = typer.main.get_command(app)
-    for name in COMMANDS:
-        command = root.get_command(typer.Context(root), name)
-        for inner, each in getattr(command, "commands", {"": command}).items():
-            yield f"{name} {inner}".strip(), each
-
-
 def test_every_command_has_a_document_with_a_schema_or_a_reason() -> None:
     """A new command needs ``with_run``, and its document a type among `DOCUMENTS`, of which ``scripts/docs`` makes the
     schema."""
-    paths = dict(_by_path())
+    paths = dict(commands())
     assert paths.keys() == DOCUMENTS.keys() | WITHOUT_DOCUMENT.keys()
     assert not DOCUMENTS.keys() & WITHOUT_DOCUMENT.keys()
     assert all(len(reason.split()) > 2 for reason in WITHOUT_DOCUMENT.values())
@@ -196,9 +182,9 @@ def test_yes_does_not_take_a_name_that_was_to_be_typed(shop: Folder) -> None:
 
 @pytest.mark.parametrize("given", [["ann"], ["--app", "ann"], ["--app=ann"], ["-y", "--app", "ann"], ["--yes", "ann"]])
 def test_an_app_is_named_as_one_likes(given: list[str]) -> None:
-    for command in _every_command():
+    for _, command in commands():
         taken = {each.name for each in command.params} & {"name", "names", "apps"}
-        if not taken or command.name in ("clone", "restore"):
+        if not taken or command.name in ("clone", "rename-app", "restore"):
             continue  # two apps; an app of whose sets one is chosen
         values = command.make_context(command.name, list(given)).params
         assert [values[each] for each in taken if values[each]] in (["ann"], [["ann"]], [("ann",)]), command.name
@@ -269,7 +255,7 @@ def test_nobody_is_asked_in_ci(shop: Folder, ci: str) -> None:
 @pytest.mark.parametrize(("value", "yes"), [("1", True), ("true", True), ("0", False), ("", False)])
 def test_the_environment_can_say_yes(monkeypatch: pytest.MonkeyPatch, value: str, yes: bool) -> None:
     monkeypatch.setenv("MULTIDB_YES", value)
-    own = [(each, command) for command in _every_command() for each in command.params if each.name == "yes"]
+    own = [(each, command) for _, command in commands() for each in command.params if each.name == "yes"]
     assert [command.name for each, command in own if each.envvar != "MULTIDB_YES"] == []
     asking = {command.name: command for _, command in own}
     for name in ("apply", "prune", "remove-app"):

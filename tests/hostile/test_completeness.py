@@ -2,25 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
-import typer
-
-from multidb.cli.command_line import COMMANDS
-from multidb.cli.root import app
 from tests.hostile.steps import STEPS, Step
-
-
-def all_commands() -> Iterator[str]:
-    """Every command that multidb has, with those under another."""
-    root = typer.main.get_command(app)
-    for name in COMMANDS:
-        command = root.get_command(typer.Context(root), name)  # type: ignore[attr-defined]
-        under = getattr(command, "commands", None)
-        if under is None:
-            yield name
-        else:
-            yield from (f"{name} {each}" for each in under)
+from tests.support.command_line import commands
 
 
 def _run(steps: Sequence[Step]) -> set[str]:
@@ -30,9 +15,9 @@ def _run(steps: Sequence[Step]) -> set[str]:
 
 
 def test_every_command_is_run_beside_a_hostile_app() -> None:
-    commands = set(all_commands())
-    assert "backups verify" in commands
-    assert not commands - _run(STEPS)
+    every = dict(commands()).keys()
+    assert "backups verify" in every
+    assert not every - _run(STEPS)
 
 
 def test_a_command_that_is_not_in_the_suite_is_missed() -> None:

@@ -15,6 +15,7 @@ from multidb.model.secret_options import SecretStoreSpec
 from multidb.secret_stores import secret_options, secret_store_kind
 from multidb.secret_stores.move import SecretMove
 from multidb.state import FILE, ProjectState
+from multidb.state_stores import open_state
 
 app = typer.Typer(
     rich_markup_mode=None,
@@ -44,10 +45,10 @@ def move(run: Run, to: ToOption, yes: YesOption = False) -> int:
     They are copied, read back and compared before the manifest is changed; only then they are deleted where they were.
     What was committed, or lies in backups of the old place, stays there. Let no other run be at work meanwhile.
     """
-    output, state = run.output, ProjectState(run.file.parent)
-    new = _spec(to)
+    output, new = run.output, _spec(to)
+    state = open_state(run.project())
     with state.lock("secrets", "multidb secrets move"):
-        project = run.project()
+        project = run.project()  # as it is now: another move may have ended meanwhile
         old = _cut_off(state) if project.secrets == new else project.secrets
         if old is None:
             output.document(True, {"from": None, "to": str(new), "moved": 0, "left": []})

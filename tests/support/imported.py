@@ -1,4 +1,5 @@
-"""What a command's process has imported before it is forked: all of multidb, and with it the stores' libraries."""
+"""What a command's process has imported before it is forked: all of multidb, with it the stores' libraries, and what
+the tests begin a command by, which would otherwise be imported in each."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ import pkgutil
 from importlib import import_module
 
 import multidb
+import tests.support.command  # noqa: F401
 
 for _module in pkgutil.walk_packages(multidb.__path__, "multidb."):
     if not _module.name.endswith("__main__"):

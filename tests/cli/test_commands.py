@@ -38,7 +38,7 @@ from multidb.report import Report, ServerReport
 from multidb.runtime import ServerState, ServerStatus
 from multidb.secrets import Secret
 from multidb.state import ProjectState
-from tests.support.command import REPOSITORY, Folder
+from tests.support.command import FORKS, REPOSITORY, Folder
 from tests.support.documents import assert_documented
 
 DRAWING = ("rich", "jinja2", "cryptography", "asyncio")  # 50 to 100 ms each, and not for a line of text
@@ -120,6 +120,19 @@ def test_completion_imports_neither_drivers_nor_models(known: Path, words: str, 
     asked = {"_MULTIDB_COMPLETE": "bash", "_MULTIDB_LINE": words}
     unwanted = {*DRIVERS, *DRAWING, *CHECKING, "typer", "http.client"} - ({"yaml"} if words.endswith(" ") else set())
     assert offered in _ran(known, [], sorted(unwanted), **asked)
+
+
+def test_a_forked_command_of_the_tests_imports_nothing_anymore(tmp_path: Path) -> None:
+    """An import that each of some thousand commands makes again is most of what the suite takes."""
+    code = (
+        "import sys\nbefore = {*sys.modules}\n"
+        "import tests.support.command, multidb.cli.apply, multidb.provisioners.postgres, multidb.provisioners.neo4j\n"
+        f"open({str(tmp_path / 'told')!r}, 'w').write(repr(sorted({{*sys.modules}} - before)))\n"
+    )
+    process = FORKS.Process(target=exec, args=(code,))
+    process.start()
+    process.join(60)
+    assert (tmp_path / "told").read_text() == "[]"
 
 
 def test_show_says_what_was_read_and_asks_only_when_it_is_told_to(known: Path) -> None:

@@ -1,0 +1,221 @@
+"""What is said of backup sets, and of what is made of them."""
+
+from __future__ import annotations
+
+from pydantic import AwareDatetime
+
+from multidb.backup.sets import Consistency, Reason
+from multidb.cli.documents.changes import AppliedChanges
+from multidb.cli.documents.envelope import (
+    AppId,
+    DocumentPart,
+    ErrorDocument,
+    ResultDocument,
+    SetId,
+    Size,
+    StoreName,
+    TargetName,
+    Written,
+)
+
+__all__ = [
+    "BackupDocument",
+    "BackupFailureDocument",
+    "CloneDocument",
+    "CopiedSetsDocument",
+    "CopyDocument",
+    "ExpireDocument",
+    "KeptPartDocument",
+    "KeptSetDocument",
+    "ListedSetsDocument",
+    "MadePartDocument",
+    "MadeSetDocument",
+    "PruneDocument",
+    "RestoreDocument",
+    "SetDocument",
+    "ShownSetDocument",
+    "TriedSetDocument",
+    "TriedSetsDocument",
+    "UnfinishedDocument",
+]
+
+
+class CopyDocument(DocumentPart):
+    """A set on a target."""
+
+    app: AppId
+    set: SetId
+    target: TargetName
+    made_as: str | None = None
+    """What its app was called when it was made, where that is another name."""
+
+
+class MadePartDocument(DocumentPart):
+    """What a new set has of one store."""
+
+    size: Size
+    stored_size: Size
+    sha256: dict[str, str]
+    """By file."""
+    counts: dict[str, int]
+    """How many, by what: `table public.orders`."""
+
+
+class MadeSetDocument(DocumentPart):
+    """A new set."""
+
+    app: AppId
+    set: SetId
+    consistency: Consistency
+    seconds: float
+    stores: dict[str, MadePartDocument]
+    verified: bool | None
+    """Whether it was restored and came out as it was measured; null: not tried."""
+
+
+class BackupFailureDocument(ErrorDocument):
+    """What went wrong with one app's set."""
+
+    app: AppId
+    subject: str
+    """The store or the target."""
+
+
+class BackupDocument(ResultDocument):
+    """What came of a run of backups."""
+
+    sets: list[MadeSetDocument]
+    failed: list[BackupFailureDocument]
+    recovered: list[str]
+    """What of an earlier run was put right."""
+    notes: list[str]
+    pruned: list[CopyDocument]
+    """The sets that were removed because they need not stay."""
+    errors: dict[str, ErrorDocument]
+    """By app, what went wrong beside the sets themselves."""
+
+
+class KeptPartDocument(DocumentPart):
+    """What a set has of one store."""
+
+    size: Size
+    stored_size: Size
+    counts: dict[str, int]
+
+
+class SetDocument(CopyDocument):
+    """A set that is there. Where its manifest cannot be read, `problem` says why, and what stands in it is missing."""
+
+    verified: bool
+    tried_at: AwareDatetime | None
+    problem: str | None
+    made_at: AwareDatetime | None = None
+    age_seconds: float | None = None
+    reason: Reason | None = None
+    consistency: Consistency | None = None
+    complete: bool | None = None
+    encrypted: bool | None = None
+    stores: dict[str, KeptPartDocument] | None = None
+
+
+class ListedSetsDocument(ResultDocument):
+    """The sets that there are."""
+
+    sets: list[SetDocument]
+
+
+class ShownSetDocument(ResultDocument):
+    """One set."""
+
+    set: SetDocument
+
+
+class TriedSetDocument(CopyDocument):
+    """What came of verifying a set."""
+
+    verified: bool
+    failures: dict[str, str]
+    """By store, what is not as it was measured."""
+    unverified: dict[str, str]
+    """By store, why it could not be restored here."""
+    error: ErrorDocument | None
+    """Why it could not be tried."""
+
+
+class TriedSetsDocument(ResultDocument):
+    """What came of verifying sets."""
+
+    sets: list[TriedSetDocument]
+
+
+class CopiedSetsDocument(ResultDocument):
+    """What was brought to another target."""
+
+    copied: list[CopyDocument]
+    failed: list[ErrorDocument]
+
+
+class KeptSetDocument(CopyDocument):
+    """A set that stays."""
+
+    why: str
+
+
+class UnfinishedDocument(DocumentPart):
+    """What a run left that never came to its end."""
+
+    target: TargetName
+    folder: str
+
+
+class PruneDocument(ResultDocument):
+    """What need not stay, and whether it was removed."""
+
+    agreed: bool
+    """Whether it was removed, as far as nothing failed."""
+    remove: list[CopyDocument]
+    keep: list[KeptSetDocument]
+    unfinished: list[UnfinishedDocument]
+    failed: list[ErrorDocument]
+
+
+class RestoreDocument(AppliedChanges):
+    """A set that was brought back."""
+
+    app: AppId
+    set: SetId
+    stores: list[StoreName]
+    tables: list[str]
+    """With `--table`."""
+    safety_set: str | None
+    """The set of what it had before."""
+    notes: list[str]
+    written: Written
+    breaches: list[str]
+    """What is open in the app's own walls."""
+    open_elsewhere: list[str]
+    """What is open on the servers as a whole, or of other apps. It does not make the command fail."""
+
+
+class CloneDocument(ResultDocument):
+    """A clone."""
+
+    app: AppId
+    of: str
+    """Its original."""
+    expires_at: str | None
+    """When it is to go; null: never."""
+    safety_set: str | None
+    written: Written
+    breaches: list[str]
+    """What is open in the clone's own walls."""
+    open_elsewhere: list[str]
+    """What is open on the servers as a whole, or of other apps. It does not make the command fail."""
+
+
+class ExpireDocument(ResultDocument):
+    """The clones whose time is up."""
+
+    expired: list[AppId]
+    removed: list[AppId]
+    failed: dict[str, ErrorDocument]

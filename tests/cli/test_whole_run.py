@@ -330,8 +330,11 @@ def test_down_stops_exactly_what_up_started(applied: Folder) -> None:
 
 
 def test_a_restart_names_the_apps_that_it_cuts_off(applied: Folder) -> None:
+    every = applied.ok("apps", "--json").json()["apps"]
+    using = [each["app"] for each in every if {"redis", "postgres"} & {*each["stores"]}]
+    assert {"ann", "bob"} <= {*using}
     told = applied.ok("restart", "redis", "postgres", "--yes").out
-    assert "Cut off meanwhile: ann, bob\n" in told
+    assert f"Cut off meanwhile: {', '.join(using)}\n" in told
     done = applied.ok("restart", "qdrant", "--json").json()
     (qdrant,) = done["servers"]
     assert done["cut_off"] == ([] if qdrant["pid"] is None else ["ann"]), "a folder cuts nobody off"

@@ -172,6 +172,6 @@ def _show(output: Output, answer: PromptAnswer) -> None:
         output.table(answer.columns, [list(row) for row in answer.rows])
     else:
         for row in answer.rows:
-            output.say("  ".join(row))
+            output.say("  ".join(row), verbatim=True)
     if answer.note:
         output.note(answer.note, style="dim")

@@ -144,7 +144,7 @@ def show_edit(output: Output, path: Path, before: str, after: str) -> None:
         return
     output.say(str(path), style="bold")
     for line in _lines(before, after):
-        output.say(f"  {line}", style={"+": "green", "-": "red"}.get(line[:1]))
+        output.say(f"  {line}", style={"+": "green", "-": "red"}.get(line[:1]), verbatim=True)
     output.say()
 
 

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from shutil import get_terminal_size
-from textwrap import fill
 from typing import Annotated, Any, Final
 
 import typer
@@ -241,5 +240,6 @@ def _asked_source(store: str) -> dict[str, str] | None:
 
 def _tell(line: str) -> None:
     """A line beside the questions, as wide as the terminal."""
-    indent = " " * (len(line) - len(line.lstrip()) + 2)
-    typer.echo(fill(line, get_terminal_size().columns, subsequent_indent=indent, break_long_words=False), err=True)
+    from multidb.cli.terminal import prose
+
+    typer.echo(prose(line, get_terminal_size().columns), err=True)

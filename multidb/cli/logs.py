@@ -50,7 +50,7 @@ def logs(
             if run.json:
                 tails[name].append(line)
             else:
-                output.say(lead + line)
+                output.say(lead + line, verbatim=True)
     output.document(True, {"logs": tails})
     return 0
 
@@ -60,6 +60,6 @@ def _follow(output: Output, fleet: Fleet, server: str, lines: int) -> int:
     with suppress(KeyboardInterrupt):
         for line in fleet.runtime.logs(server, lines, follow=True):
             output.line(True, {"server": server, "line": line})
-            output.say(line)
+            output.say(line, verbatim=True)
             sys.stdout.flush()  # who reads a pipe wants it now
     return 0

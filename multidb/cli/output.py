@@ -116,20 +116,24 @@ class Output:
         if self._as_text:
             self.out.print(drawn)
 
-    def say(self, text: str = "", *, style: str | None = None) -> None:
-        """A line of the result; nothing when another form was asked for."""
+    def say(self, text: str = "", *, style: str | None = None, verbatim: bool = False) -> None:
+        """A line of the result; nothing when another form was asked for.
+
+        Args:
+            verbatim: it is no prose (a log's line, a statement), which a terminal may break anywhere.
+        """
         if self._as_text:
             if _is_plain(sys.stdout):
                 _print_plain(sys.stdout, redact(text))
             else:
-                self.out.print(redact(text), style=style, markup=False)
+                self.out.say(redact(text), style=style, verbatim=verbatim)
 
     def note(self, text: str, *, style: str | None = None) -> None:
         """A line beside the result, on stderr."""
         if _is_plain(sys.stderr):
             _print_plain(sys.stderr, redact(text))
         else:
-            self.err.print(redact(text), style=style, markup=False)
+            self.err.say(redact(text), style=style)
 
     def table(
         self, columns: Sequence[str], rows: Sequence[Sequence[str]], styles: Mapping[str, str] | None = None

@@ -70,7 +70,7 @@ def show_sql(output: Output, plan: Plan) -> None:
                 if statement.scope != scope:
                     output.say(f"-- {server.server}{': ' + statement.scope if statement.scope else ''}")
                     scope = statement.scope
-                output.say(_pasteable(server.store, statement))
+                output.say(_pasteable(server.store, statement), verbatim=True)
 
 
 def show_report(output: Output, report: Report) -> int:
@@ -171,7 +171,7 @@ def _show_change(output: Output, change: Change) -> None:
         output.say(f"      {line}")
     if output.verbose:
         for statement in change.statements:
-            output.say(f"      {_on_a_line(statement)}", style="dim")
+            output.say(f"      {_on_a_line(statement)}", style="dim", verbatim=True)
 
 
 def _on_a_line(statement: Statement) -> str:

@@ -67,7 +67,7 @@ def show(
     if credentials:
         output.say()
     for key, value in variables.items():
-        output.say(f"  {key}={value}")
+        output.say(f"  {key}={value}", verbatim=True)
     return 0
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from typing import Literal, TypeAlias
 
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, Group, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.progress_bar import ProgressBar
@@ -14,20 +16,50 @@ from rich.text import Text
 
 from multidb.cli.output import without_control
 
-__all__ = ["Grid", "Terminal"]
+__all__ = ["Grid", "Terminal", "prose"]
 
 _WIDEST = 10_000  # columns; wider than any cell
 _GAP = "  "  # between two columns
 _SHORT = 24  # columns; a longer cell is prose, or a name in the first place
 _NARROWEST = 12  # columns of what gives way
+_COPIED = re.compile(r"(?<!\S)(multidb [a-z]|docker |psql |GRANT |REVOKE |ALTER |DROP |CREATE ).*")
+_WORD = re.compile(r" *[^ ]+")
 
 
 class Terminal(Console):
     """Rich's console, on which nobody but rich steers the terminal."""
 
+    def say(self, text: str, *, style: str | None = None, verbatim: bool = False) -> None:
+        """Lines of plain text; on a terminal those of prose are broken between words (`prose`)."""
+        self.print(text if verbatim or not self.is_terminal else prose(text, self.width), style=style, markup=False)
+
     def render(self, renderable: RenderableType, options: ConsoleOptions | None = None) -> Iterator[Segment]:
         for segment in super().render(renderable, options):
             yield (segment if segment.control else segment._replace(text=without_control(segment.text)))
+
+
+def prose(text: str, width: int) -> str:
+    """The text with its lines broken between words, under their own indentation.
+
+    A word stays whole, however long it is, and so does what is to be copied: from a command or statement on, a line is
+    the terminal's to break, which gives it back as one line.
+    """
+    return "\n".join(folded for line in text.split("\n") for folded in _folded(line, width))
+
+
+def _folded(line: str, width: int) -> Iterator[str]:
+    copied = _COPIED.search(line)
+    words = _WORD.findall(line if copied is None else line[: copied.start()])
+    if copied is not None:
+        words.append(f" {copied[0]}" if words else line)
+    indent = " " * (len(line) - len(line.lstrip(" ")))
+    filled = ""
+    for word in words:
+        if filled and cell_len(filled + word) > width:
+            yield filled
+            filled = ""
+        filled += word if filled else indent + word.lstrip(" ")
+    yield filled
 
 
 Cell: TypeAlias = str | Text | ProgressBar

@@ -108,7 +108,7 @@ def _show(output: Output, report: UsageReport, *, slow: bool, order: Order) -> N
             for query in used.usage.slow:
                 calls = f"{query.calls} call{'' if query.calls == 1 else 's'}"
                 figures = f"{calls}, mean {query.mean * 1000:.1f} ms, {query.total:.1f} s in all"
-                output.say(f"{subject}: {figures}: {' '.join(query.text.split())}")
+                output.say(f"{subject}: {figures}: {' '.join(query.text.split())}", verbatim=True)
     if slow and not any(used.usage.slow for used in report.stores):
         output.say("No server told of slow queries (Postgres does with pg_stat_statements).", style="dim")
     since = {used.growth.since for used in report.stores if used.growth is not None}

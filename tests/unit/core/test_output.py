@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from multidb.cli.output import Output, report_error
-from multidb.cli.terminal import Terminal
+from multidb.cli.terminal import Terminal, prose
 from multidb.errors import ServerError, StartFailed
 from multidb.secrets import Secret
 
@@ -95,3 +95,29 @@ def test_a_terminal_without_the_letters_gets_others(tmp_path: Path) -> None:
     (tmp_path / "ü.yaml").write_text("version: 1\nproject: ü\n", encoding="utf-8")
     ran = subprocess.run([*run, "--json"], cwd=tmp_path, env=found, capture_output=True, text=True, check=False)
     assert "ü.yaml" in json.dumps(json.loads(ran.stdout), ensure_ascii=False)
+
+
+@pytest.mark.parametrize(
+    ("width", "line", "shown"),
+    [
+        (12, "", [""]),
+        (15, "wrote      .env", ["wrote      .env"]),
+        (12, "role lernmi_user, database lernmi", ["role", "lernmi_user,", "database", "lernmi"]),
+        (13, "  settings of login lernmi_user_b", ["  settings of", "  login", "  lernmi_user_b"]),
+        (12, "  DATABASE_URL=postgresql://somewhere/lernmi", ["  DATABASE_URL=postgresql://somewhere/lernmi"]),
+        (12, "Next: multidb rotate lernmi --finish", ["Next:", "multidb rotate lernmi --finish"]),
+        (12, "close it: GRANT CONNECT ON DATABASE x TO y", ["close it:", "GRANT CONNECT ON DATABASE x TO y"]),
+        (12, "multidb apply lernmi --yes", ["multidb apply lernmi --yes"]),
+        (13, "日本語 日本語 日本", ["日本語 日本語", "日本"]),
+        (12, "one\ntwo three four five", ["one", "two three", "four five"]),
+    ],
+)
+def test_prose_is_broken_between_words_and_what_is_copied_is_not(width: int, line: str, shown: list[str]) -> None:
+    assert prose(line, width).split("\n") == shown
+
+
+def test_a_terminal_gets_prose_by_words_and_a_statement_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal = Terminal(width=12, force_terminal=True, color_system=None, soft_wrap=True)
+    terminal.say("one two three four")
+    terminal.say("one two three four", verbatim=True)
+    assert capsys.readouterr().out == "one two\nthree four\none two three four\n"

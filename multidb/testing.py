@@ -49,7 +49,6 @@ _PREFIX: Final = "multidb-testing-"
 _OWNER: Final = "owner.json"
 _LARGEST: Final = 4096  # bytes
 _SAME_PROCESS: Final = 1.0  # seconds between two readings of when a process began
-_STORES: Final = ("postgres", "redis")  # those whose servers come as packages
 
 FixtureScope = Literal["session", "package", "module", "class", "function"]
 
@@ -68,20 +67,24 @@ class EphemeralApp:
 
 
 def app_fixture(
-    *stores: str, scope: FixtureScope = "session", manifest: str | Path | None = None, **options: Mapping[str, Any]
+    store: str,
+    *stores: str,
+    scope: FixtureScope = "session",
+    manifest: str | Path | None = None,
+    **options: Mapping[str, Any],
 ) -> Callable[..., Iterator[EphemeralApp]]:
     """A fixture of pytest that gives an app of its own. To be bound to a name in ``conftest.py`` or a test module. Each
     worker of pytest-xdist has another app.
 
     Args:
-        stores, manifest, options: as for `ephemeral_app`.
+        store, stores, manifest, options: as for `ephemeral_app`.
         scope: how long the app lives.
     """
     import pytest
 
     @pytest.fixture(scope=scope)
     def app() -> Iterator[EphemeralApp]:
-        with ephemeral_app(*stores, manifest=manifest, **options) as made:
+        with ephemeral_app(store, *stores, manifest=manifest, **options) as made:
             yield made
 
     return app
@@ -89,12 +92,12 @@ def app_fixture(
 
 @contextmanager
 def ephemeral_app(
-    *stores: str, manifest: str | Path | None = None, **options: Mapping[str, Any]
+    store: str, *stores: str, manifest: str | Path | None = None, **options: Mapping[str, Any]
 ) -> Iterator[EphemeralApp]:
     """An app that is there while the block runs.
 
     Args:
-        stores: those that it is to have; Postgres and Redis where none is named.
+        store, stores: those that it is to have.
         manifest: the manifest of a project whose servers run; it is left as it is. None: servers of its own.
         options: by store, what its entry in a manifest would say: ``postgres={"extensions": ["pg_trgm"]}``.
 
@@ -102,7 +105,7 @@ def ephemeral_app(
         MultidbError: a server cannot be had on this machine or does not answer, or the app cannot be made there.
     """
     name = f"test_{secrets.token_hex(4)}"
-    entry = {"stores": list(stores or _STORES), **options}
+    entry = {"stores": [store, *stores], **options}
     with ExitStack() as stack:
         if manifest is None:
             fleet = stack.enter_context(_own_servers(name, entry))

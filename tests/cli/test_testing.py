@@ -128,8 +128,8 @@ def test_on_the_servers_of_a_project_the_app_is_purged_and_the_manifest_untouche
 
 
 def test_what_cannot_be_had_is_said_and_leaves_nothing(temporary: Path) -> None:
-    def ask(*stores: str) -> None:
-        with ephemeral_app(*stores):
+    def ask(store: str) -> None:
+        with ephemeral_app(store):
             raise AssertionError("it is there")
 
     with pytest.raises(MultidbError, match="nosuchstore"):

@@ -25,7 +25,7 @@ from multidb.provisioners.redis.provision.options import AppOptions, ServerOptio
 from multidb.provisioners.redis.provision.resources import command_rule
 from multidb.provisioners.redis.provision.rules import parse_rule, split_line
 from multidb.provisioners.redis.provision.session import RedisSession, connect
-from multidb.secrets import MemorySecretStore, Secret, SecretRef, generate
+from multidb.secrets import Alternate, MemorySecretStore, Secret, SecretRef, generate
 from tests.contract.case_redis import (
     ADMIN,
     as_admin,
@@ -75,7 +75,7 @@ class Project:
 
     def generate(self, *names: str) -> None:
         for app in self.apps(names):
-            password, digest = PROVISIONER.secrets(app)
+            password, digest = (spec for spec in PROVISIONER.secrets(app) if spec.alternate is Alternate.FIRST)
             if self.secrets.get(password.ref) is None:
                 value = generate()
                 assert digest.derive is not None

@@ -20,6 +20,7 @@ import pytest
 
 from multidb.alternation import RotationPhase, alternations
 from multidb.history import RunHistory
+from multidb.provisioners.postgres.provision.setting_values import members
 from multidb.state import ProjectState
 from tests.support.command import REPOSITORY, Folder
 
@@ -102,16 +103,24 @@ def test_the_two_steps(folder: Folder) -> None:
     assert [remark["app"] for remark in audited["remarks"]] == ["cyd"]
 
 
+_EVERYWHERE = """
+SELECT setconfig[1] FROM pg_db_role_setting WHERE setdatabase = 0 AND setrole = session_user::regrole"""
+
+
 def test_what_the_app_has_set_for_its_login_comes_along(folder: Folder) -> None:
-    path = '"Odd, ""one""\\", public'
+    everywhere = '"Odd, ""one""\\", public'
     with psycopg.connect(url_of(folder, "bob"), autocommit=True) as connection:
         connection.execute("SET ROLE NONE")
-        connection.execute(f"ALTER ROLE bob_user SET search_path = {path}".encode())
+        connection.execute(f"ALTER ROLE bob_user SET search_path = {everywhere}".encode())
         connection.execute("ALTER ROLE bob_user IN DATABASE bob SET work_mem = '7MB'")
+        connection.execute("ALTER ROLE bob_user IN DATABASE bob SET temp_tablespaces = ''")
+        connection.execute("SELECT set_config('search_path', 'Odd;CREATE', false)")  # kept as it stands, without quotes
+        connection.execute("ALTER ROLE bob_user IN DATABASE bob SET search_path FROM CURRENT")
     for _ in range(2):
         folder.ok("rotate", "bob", "--now", "--yes")
         folder.ok("plan", "--check")
-        assert asked(url_of(folder, "bob"), "SHOW search_path") == path
+        assert members(asked(url_of(folder, "bob"), "SHOW search_path")) == ["odd;create"]
+        assert asked(url_of(folder, "bob"), _EVERYWHERE) == f"search_path={everywhere}"
         assert asked(url_of(folder, "bob"), "SHOW work_mem") == "7MB"
         assert asked(url_of(folder, "bob"), "SELECT current_user") == "bob_owner"
     assert asked(url_of(folder, "bob")) == "bob_user", "there and back"

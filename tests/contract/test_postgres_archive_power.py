@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from multidb.errors import ArchiveError, Conflict, MultidbError, NotAllowed, ServerSlow
 from multidb.model import App, PlaceKind, TableArchive
 from multidb.provisioners.postgres.backup import contents
-from multidb.provisioners.postgres.provision import catalog_text
+from multidb.provisioners.postgres.provision import catalog_text, setting_values
 from multidb.provisioners.postgres.provision.statements import identifier, literal
 from tests.contract.test_postgres_archive import Files, archive, backed_up, quiet
 from tests.contract.test_postgres_server import Site
@@ -307,7 +307,7 @@ def test_settings_of_an_app_are_data(site: Site) -> None:
 
 def _read(config: list[str]) -> dict[str, Any]:
     pairs = (entry.partition("=") for entry in config)
-    return {name: catalog_text.members(value) if name == "search_path" else value for name, _, value in pairs}
+    return {name: setting_values.members(value) if name == "search_path" else value for name, _, value in pairs}
 
 
 nasty = st.text(st.sampled_from("aB;'\"\\,. \t\n$/*-=()é🐘\x01"), max_size=12)
@@ -349,7 +349,7 @@ def test_what_is_made_of_a_catalogs_text_is_what_was_in_it(served: Cluster, valu
 
 def _folded(entry: str) -> tuple[str, object]:
     name, _, value = entry.partition("=")
-    return name, (catalog_text.members(value) or [""]) if name == "search_path" else value
+    return name, (setting_values.members(value) or [""]) if name == "search_path" else value
 
 
 def test_names_of_roles_and_databases_are_quoted(served: Cluster) -> None:

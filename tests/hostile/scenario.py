@@ -26,8 +26,8 @@ from tests.hostile.steps import Step
 from tests.support.command import REPOSITORY, Folder, Ran
 from tests.support.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 
-HOSTILE, VICTIM, COPY = "alpha", "beta", "gamma"
-APPS = (HOSTILE, VICTIM, COPY)
+HOSTILE, VICTIM, COPY, RENAMED = "alpha", "beta", "gamma", "delta"
+APPS = (HOSTILE, VICTIM, COPY, RENAMED)
 _STEERING = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _FORGED = re.compile(r"^(CREATE ROLE evil_line|\\! touch)", re.MULTILINE)  # a line that begins within a name
 _FAULT = ("a fault of multidb itself", "Traceback (most recent call last)")
@@ -103,7 +103,7 @@ class Scenario:
             getattr(self, step.before.replace(" ", "_"))()
         before = self.inventory()
         self.watch.look()
-        names = {"hostile": HOSTILE, "victim": VICTIM, "copy": COPY}
+        names = {"hostile": HOSTILE, "victim": VICTIM, "copy": COPY, "renamed": RENAMED}
         arguments = [word.format(**names) for word in step.command.split()]
         with Swapper(self.hostile) if step.beside else contextlib.nullcontext():
             ran = serve(self.folder) if arguments == ["serve"] else self.folder.run(*arguments)
@@ -114,7 +114,7 @@ class Scenario:
         return Outcome(ran, told, before, self.inventory(), files)
 
     def inventory(self) -> Inventory:
-        return postgres_watch.inventory(self.cluster, (HOSTILE, COPY), APPS)
+        return postgres_watch.inventory(self.cluster, (HOSTILE, COPY, RENAMED), APPS)
 
     def violations(self, outcome: Outcome) -> list[str]:
         return postgres_watch.violations(outcome.before, outcome.now, APPS, self.known)

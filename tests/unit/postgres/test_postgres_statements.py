@@ -491,6 +491,7 @@ def test_a_retired_login_is_off_without_a_password_and_its_sessions_end() -> Non
         ("search_path", '"$user", public', "'$user', 'public'"),
         ("search_path", '"Odd, ""one""", x', """'Odd, "one"', 'x'"""),
         ("search_path", '""', "''"),
+        ("search_path", "Odd;CREATE/**/ROLE", "'odd;create/**/role'"),  # as `FROM CURRENT` stores it
         ("app.note", "it's; DROP", "'it''s; DROP'"),
     ],
 )
@@ -501,3 +502,10 @@ def test_a_setting_of_the_other_login_is_quoted_by_its_kind(name: str, value: st
     assert lines[0] == 'ALTER ROLE "lernmi_user" RESET "x"'
     parameter = ".".join(f'"{part}"' for part in name.split("."))
     assert lines[1] == f'ALTER ROLE "lernmi_user" IN DATABASE "lernmi" SET {parameter} = {expected}'
+
+
+def test_a_library_without_a_name_is_not_given_to_the_other_login() -> None:
+    [settings] = [each for each in the(Settings) if each.role == "lernmi_user"]
+    live = dataclasses.replace(settings, unlike=frozenset({(True, "local_preload_libraries", '""')}))
+    lines = sql(Change(Action.UPDATE, settings, live, ()))
+    assert lines == ['ALTER ROLE "lernmi_user" IN DATABASE "lernmi" RESET "local_preload_libraries"']

@@ -38,6 +38,7 @@ from multidb.provisioners.postgres.provision.resources import (
     verifier_ref,
 )
 from multidb.provisioners.postgres.provision.roles import ATTRIBUTES, AppNames, slot_of
+from multidb.provisioners.postgres.provision.setting_values import stored_values
 from multidb.provisioners.postgres.provision.statements import UNFINISHED
 
 __all__ = [
@@ -446,10 +447,19 @@ def _pairs(config: Iterable[str]) -> dict[str, str]:
 def _unlike(
     held: Mapping[str, str], others: Mapping[str, str], left_out: frozenset[str]
 ) -> Iterator[tuple[str, str | None]]:
-    """What makes settings those of the other login: a name and its value, or no value."""
+    """What makes settings those of the other login: a name and its value, or no value. What no statement can set again
+    is left out."""
     for name in sorted({*held, *others} - left_out):
-        if held.get(name) != others.get(name):
+        if all(name.split(".")) and _meaning(name, held.get(name)) != _meaning(name, others.get(name)):
             yield name, others.get(name)
+
+
+def _meaning(name: str, value: str | None) -> list[str]:
+    """The same for values that mean the same, however they were given; nothing for what cannot be set."""
+    try:
+        return [] if value is None else stored_values(name, value)
+    except ValueError:
+        return []
 
 
 def _setting(name: str, value: str) -> str:

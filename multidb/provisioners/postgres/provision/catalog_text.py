@@ -10,25 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from multidb.provisioners.postgres.provision.setting_values import stored_values
 from multidb.provisioners.postgres.provision.statements import identifier, literal
 
-__all__ = ["members", "policy", "privilege", "setting", "settings", "variable"]
+__all__ = ["policy", "privilege", "setting", "settings", "variable"]
 
-# Settings that are lists of names: each member is kept with its quotes. As in dumputils.c of pg_dump.
-_LISTS = frozenset(
-    {
-        "local_preload_libraries",
-        "oauth_validator_libraries",
-        "search_path",
-        "session_preload_libraries",
-        "shared_preload_libraries",
-        "temp_tablespaces",
-        "unix_socket_directories",
-    }
-)
 _ON_DATABASES = frozenset({"CONNECT", "CREATE", "TEMPORARY"})
 _COMMANDS = frozenset({"ALL", "SELECT", "INSERT", "UPDATE", "DELETE"})
-_SPACE = " \t\n\r\f\v"
 
 
 def privilege(database: str, grantee: str | None, right: str) -> str:
@@ -50,12 +38,11 @@ def setting(database: str, role: str | None, entry: str) -> str:
         ValueError: it is no setting that this can write.
     """
     name, _, value = entry.partition("=")
-    values = members(value) or [""] if name.lower() in _LISTS else [value]
+    values = stored_values(name, value)
     whose = f"DATABASE {identifier(database)}"
     if role is not None:
         whose = f"ROLE {identifier(role)} IN {whose}"
-    # The server stores an empty list of a SET as one empty name; no library has it, so that no session would begin.
-    if not any(values) and name.lower().endswith("_libraries"):
+    if not values:
         return f"ALTER {whose} RESET {variable(name)}"
     return f"ALTER {whose} SET {variable(name)} = {', '.join(map(literal, values))}"
 
@@ -92,27 +79,6 @@ def variable(name: str) -> str:
     return ".".join(map(identifier, parts))
 
 
-def members(text: str) -> list[str]:
-    """The names in a list as the server reads it (``SplitIdentifierString`` of its varlena.c), unquoted.
-
-    Raises:
-        ValueError: the server would not read it as a list either.
-    """
-    parts: list[str] = []
-    at = _past_space(text, 0)
-    if at == len(text):
-        return parts
-    while True:
-        name, at = _quoted(text, at) if text[at : at + 1] == '"' else _bare(text, at)
-        parts.append(name)
-        at = _past_space(text, at)
-        if at == len(text):
-            return parts
-        if text[at] != ",":
-            raise ValueError(f"{text!r} is no list of names")
-        at = _past_space(text, at + 1)
-
-
 def policy(entry: Mapping[str, Any], roles: Sequence[str]) -> str:
     """The statement that makes a row policy for other `roles` (``public`` is everybody).
 
@@ -136,33 +102,3 @@ def _conditions(entry: Mapping[str, Any]) -> Iterator[str]:
         yield f"USING ({entry['using']})"
     if entry["check"] is not None:
         yield f"WITH CHECK ({entry['check']})"
-
-
-def _past_space(text: str, at: int) -> int:
-    while at < len(text) and text[at] in _SPACE:
-        at += 1
-    return at
-
-
-def _quoted(text: str, at: int) -> tuple[str, int]:
-    name, at = "", at + 1
-    while True:
-        end = text.find('"', at)
-        if end == -1:
-            raise ValueError(f"{text!r} has a quote that does not end")
-        name += text[at:end]
-        if text[end + 1 : end + 2] != '"':
-            return name, end + 1
-        name, at = name + '"', end + 2
-
-
-def _bare(text: str, at: int) -> tuple[str, int]:
-    start = at
-    while at < len(text) and text[at] != "," and text[at] not in _SPACE:
-        at += 1
-    if at == start:
-        raise ValueError(f"{text!r} has a member without a name")
-    # As downcase_identifier does in a multibyte encoding: only the letters of ASCII.
-    return "".join(
-        chr(ord(character) + 32) if "A" <= character <= "Z" else character for character in text[start:at]
-    ), at

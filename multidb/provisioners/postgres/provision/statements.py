@@ -7,7 +7,6 @@ inside of each, in one transaction per database.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
@@ -27,6 +26,7 @@ from multidb.provisioners.postgres.provision.resources import (
     verifier_ref,
 )
 from multidb.provisioners.postgres.provision.roles import ATTRIBUTES, AppNames
+from multidb.provisioners.postgres.provision.setting_values import stored_values
 
 __all__ = [
     "NOTHING_PREPARED",
@@ -45,13 +45,6 @@ _PREFIX = "multidb:"
 _GRANT_OPTION = "GRANT OPTION FOR "
 # Versions in which the script of an extension could replace an object that somebody else had made.
 _REPLACING = ((130000, 130008), (140000, 140005))
-# https://www.postgresql.org/docs/current/runtime-config-client.html and pg_dump's variable_is_guc_list_quote
-_LISTS_OF_NAMES = frozenset(
-    {
-        *("local_preload_libraries", "search_path", "session_preload_libraries", "shared_preload_libraries"),
-        *("temp_tablespaces", "unix_socket_directories"),
-    }
-)
 _ENDING = 2000  # milliseconds that a session is given to end
 
 
@@ -278,18 +271,14 @@ def _likened(live: Settings) -> Iterator[str]:
     for here, name, value in sorted(live.unlike, key=lambda entry: (entry[0], entry[1])):
         scope = f" IN DATABASE {identifier(live.database)}" if here else ""
         parameter = ".".join(map(identifier, name.split(".")))
-        change = f"RESET {parameter}" if value is None else f"SET {parameter} = {_setting_value(name, value)}"
+        given = None if value is None else _setting_value(name, value)
+        change = f"RESET {parameter}" if given is None else f"SET {parameter} = {given}"
         yield f"ALTER ROLE {identifier(live.role)}{scope} {change}"
 
 
-def _setting_value(name: str, value: str) -> str:
-    """A stored value as SET takes it: some are lists of names, stored with these quoted as names are, and one text
-    would be taken for one name. The server has marked which those are (GUC_LIST_QUOTE)."""
-    if name.lower() not in _LISTS_OF_NAMES:
-        return literal(value)
-    entries = re.findall(r'"((?:[^"]|"")*)"|([^\s,"]+)', value)
-    names = [quoted.replace('""', '"') if quoted or not bare else bare for quoted, bare in entries]
-    return ", ".join(map(literal, names)) or "''"
+def _setting_value(name: str, value: str) -> str | None:
+    """A stored value as SET takes it; none: it can only be reset."""
+    return ", ".join(map(literal, stored_values(name, value))) or None
 
 
 def _anew(change: Change, settings: Settings, facts: PostgresFacts) -> Iterator[Statement]:

@@ -212,10 +212,12 @@ def refuse_other_project(document: Mapping[str, Any], project: str, where: str) 
 
 
 def refuse_moved(document: Mapping[str, Any], where: str) -> None:
-    """`Refused` where the state has been moved away; says where to."""
-    to = document.get("moved", {}).get("to")
-    if to is not None:
-        place = printable(str(to), 200)
+    """`Refused` where the state has been moved away; says where to. What does not say where to is damaged."""
+    if "moved" in document:
+        to = document["moved"].get("to")
+        if not isinstance(to, str) or not to:
+            raise damaged("does not say where it was moved to", where, RESTORE)
+        place = printable(to, 200)
         raise Refused(
             f"the state of this project was moved to {place}",
             where=where,

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from multidb import files
+from multidb.alternation import alternations
 from multidb.audit import record
 from multidb.backup.jobs import JobFile
 from multidb.backup.journal import Journal
@@ -22,11 +23,12 @@ from multidb.backup.sets import MANIFEST, VERIFIED, BackupSet, Verification, sto
 from multidb.backup.targets.folder import FolderTarget
 from multidb.cli.apply import read_plan
 from multidb.document import Unreadable, inside
-from multidb.errors import MultidbError, UsageError
+from multidb.errors import MultidbError
 from multidb.health import Checked, HealthReport
 from multidb.health_history import SLOTS, HealthHistory
 from multidb.model import Health, Status
 from multidb.notification import AlarmKind, Looked, news
+from multidb.renames import former_names, renames
 from multidb.runtime.ledger import Ledger
 from multidb.secrets import SecretRef
 from multidb.sections import SECTIONS
@@ -139,7 +141,16 @@ STATE = {
         "notify.webhooks[0]": {"drift/ann/": {"since": WHEN, "at": WHEN, "message": "m", "fix": "f", "ended": "yes"}}
     },
     "audit": {"finished": WHEN, "ok": True, "probes": 1, "breaches": 0, "holes": 0, "unproved": 0, "errors": 0},
+    "secrets-from": {"age": {"file": "secrets.age"}},
+    "alternation": {
+        "ann": {"postgres": {"current": "b", "phase": "prepared", "since": WHEN, "issued": {"a": WHEN, "b": WHEN}}}
+    },
+    "renames": {"eve": {"to": "eva", "phase": "copying", "since": WHEN, "final_set": ID}},
+    "renamed": {"names": [{"from": "ada", "to": "ann", "until": WHEN}]},
+    "identity": {"id": "0123456789abcdef", "project": "shop"},
+    "seen": {"s3://bucket/shop": "0123456789abcdef"},
 }
+MOVED = {"version": 1, "numbers": {"redis": {"ann": 1}}, "moved": {"to": "s3://bucket/shop"}}
 SECRETS = {"version": 1, "secrets": {"ann/postgres/password": "hush-hush-hush"}}
 LOOK = {"at": WHEN, "sizes": {"ann": {"postgres": 3}}}
 HEALTH = {
@@ -265,7 +276,7 @@ def test_the_documents_are_good_ones_before_anything_happens_to_them() -> None:
     proof = Verification.from_json(json.dumps(PROOF))
     assert proof is not None
     assert proof.failures == {"postgres": "no"}
-    assert sorted(SECTIONS) == sorted(set(STATE) - {"version"}), "every section of the state is tried here"
+    assert sorted(SECTIONS) == sorted({*STATE, *MOVED} - {"version"}), "every section of the state is tried here"
 
 
 @QUICK
@@ -317,6 +328,9 @@ def test_the_state(text: str) -> None:
         reads: list[Callable[[], object]] = [
             *(lambda name=name: state.read(name) for name in SECTIONS),  # type: ignore[misc]
             lambda: tombstones(state),
+            lambda: alternations(state),
+            lambda: renames(state),
+            lambda: former_names(state),
             lambda: record.last(state),
             lambda: Ledger(state).read(),
             lambda: [_told(told) for told in state.read("told").values()],
@@ -332,12 +346,31 @@ def test_the_state(text: str) -> None:
             assert all(type(number) is int and number >= 0 for number in held)
         if _refusal(lambda: state.read("ports")) is None:
             assert all(type(port) is int and 0 < port < 65536 for port in state.read("ports").values())
-        try:
-            with state.change("numbers") as numbers:
-                numbers["redis"] = {"ann": 2}
-        except UsageError:
+        if _refusal(lambda: _numbered(state)) is not None:
             return
         assert state.read("numbers")["redis"] == {"ann": 2}
+
+
+@QUICK
+@given(hostile(MOVED))
+def test_a_state_that_was_moved(text: str) -> None:
+    with tempfile.TemporaryDirectory() as root:
+        state = ProjectState(Path(root))
+        state.folder.mkdir()
+        written = text.encode("utf-8", "surrogatepass")
+        (state.folder / "state.json").write_bytes(written)
+        if (error := _refusal(lambda: _numbered(state))) is None:
+            assert "moved" not in json.loads((state.folder / "state.json").read_text())
+            return
+        assert "state.json" in (error.where or "")
+        assert "\x1b" not in error.message + (error.hint or "\x1b")
+        assert "\n" not in error.message
+        assert (state.folder / "state.json").read_bytes() == written
+
+
+def _numbered(state: ProjectState) -> None:
+    with state.change("numbers") as numbers:
+        numbers["redis"] = {"ann": 2}
 
 
 def _refusal(read: Callable[[], object]) -> MultidbError | None:

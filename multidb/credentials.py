@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Final
 
-from multidb.alternation import alternations
+from multidb.alternation import Alternation, alternations
 from multidb.fleet import Fleet, Scope
-from multidb.model import Change, Provisioner
+from multidb.model import App, Change, Provisioner
 from multidb.provisioners import provisioner
 from multidb.secrets import Alternate, Secret, SecretRef, SecretSpec, generate
 from multidb.state import ProjectState
 
-__all__ = ["FIRST_ISSUED", "ISSUED", "ensure_secrets", "issued_at", "make_anew", "refit_verifiers"]
+__all__ = [
+    "FIRST_ISSUED",
+    "ISSUED",
+    "CredentialAge",
+    "credential_ages",
+    "ensure_secrets",
+    "issued_at",
+    "make_anew",
+    "refit_verifiers",
+]
 
 ISSUED: Final = "issued"
 """The state's section with the moment at which each app last got a credential."""
@@ -62,11 +72,40 @@ def issued_at(state: ProjectState, app: str, store: str) -> datetime | None:
     Raises:
         UsageError: the state cannot be understood.
     """
-    entry = alternations(state).get((app, store))
-    if entry is not None and entry.current in entry.issued:
-        return entry.issued[entry.current]
-    issued = state.read(ISSUED)
-    return datetime.fromisoformat(issued[app]) if app in issued and entry is None else None
+    return _issued(alternations(state).get((app, store)), state.read(ISSUED).get(app))
+
+
+@dataclass(frozen=True, slots=True)
+class CredentialAge:
+    """What is recorded of an app's credentials on one store.
+
+    Args:
+        issued: when those were made that the app's variables have; None: before that was recorded.
+        alternation: how far their rotation has come; None: they were never rotated.
+    """
+
+    issued: datetime | None = None
+    alternation: Alternation | None = None
+
+
+def credential_ages(state: ProjectState, apps: Iterable[App]) -> dict[tuple[str, str], CredentialAge]:
+    """By app and store, what is recorded of their credentials; the state is read once.
+
+    Raises:
+        UsageError: the state cannot be understood.
+    """
+    entries, issued = alternations(state), state.read(ISSUED)
+    places = ((app.id, store) for app in apps for store in app.stores)
+    return {
+        place: CredentialAge(_issued(entries.get(place), issued.get(place[0])), entries.get(place)) for place in places
+    }
+
+
+def _issued(entry: Alternation | None, of_app: str | None) -> datetime | None:
+    """The moment of the credential that works, by its rotation, or as the app's newest where there was none."""
+    if entry is not None:
+        return entry.issued.get(entry.current)
+    return datetime.fromisoformat(of_app) if of_app is not None else None
 
 
 def refit_verifiers(fleet: Fleet, scope: Scope) -> None:

@@ -13,7 +13,8 @@ from multidb.cli.options import AppOrAllArgument, Run, duration, examples, with_
 from multidb.cli.output import Output
 from multidb.history import Chain, RecordedRun, RunHistory, RunOutcome
 from multidb.manifest import app_id
-from multidb.model import listed, time_in_words
+from multidb.model import time_in_words
+from multidb.run_summary import outcome_in_words, took, what_was_done
 from multidb.state import ProjectState
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -26,7 +27,6 @@ _STYLES = {
     RunOutcome.INTERRUPTED: "yellow",
     RunOutcome.FAILED: "red",
 }
-_WORDS = {RunOutcome.PARTLY: "done in part", RunOutcome.UNFINISHED: "begun, not ended"}
 
 
 @app.command(
@@ -84,13 +84,13 @@ def _show(output: Output, runs: Sequence[RecordedRun], left_out: int) -> None:
             f"{recorded.begun:%Y-%m-%d %H:%M:%S}",
             _took(recorded),
             recorded.who,
-            _WORDS.get(recorded.outcome, recorded.outcome.value),
-            _what(recorded),
+            outcome_in_words(recorded.outcome),
+            what_was_done(recorded),
         )
         for recorded in runs
     ]
     columns = ("command", "begun (UTC)", "took", "by", "outcome", "what")
-    output.table(columns, rows, {_WORDS.get(outcome, outcome.value): style for outcome, style in _STYLES.items()})
+    output.table(columns, rows, {outcome_in_words(outcome): style for outcome, style in _STYLES.items()})
     if output.verbose:
         for recorded in runs:
             _show_details(output, recorded)
@@ -99,29 +99,8 @@ def _show(output: Output, runs: Sequence[RecordedRun], left_out: int) -> None:
 
 
 def _took(recorded: RecordedRun) -> str:
-    return time_in_words(recorded.ended - recorded.begun) if recorded.ended else ""
-
-
-def _what(recorded: RecordedRun) -> str:
-    """What was changed, of whom; and why it went no further."""
-    subject = listed(recorded.apps, 3)
-    parts = [f"{subject}: {_counted(recorded)}" if recorded.changes else subject]
-    if recorded.error is not None:
-        parts.append(recorded.error.get("message") or "")
-    return "; ".join(filter(None, parts))
-
-
-def _counted(recorded: RecordedRun) -> str:
-    """The change itself where it is one; how many there are of each action, and of what kinds."""
-    changes = recorded.changes
-    if len(changes) == 1:
-        return f"{changes[0].action} {changes[0].kind} {changes[0].name}"
-    kinds: dict[str, list[str]] = {}
-    for change in changes:
-        kinds.setdefault(change.action, []).append(change.kind)
-    words = [f"{action} {len(all_of)} ({listed(tuple(dict.fromkeys(all_of)))})" for action, all_of in kinds.items()]
-    left = recorded.changes_left_out
-    return ", ".join([*words, f"{left} more"] if left else words)
+    length = took(recorded)
+    return time_in_words(length) if length is not None else ""
 
 
 def _show_details(output: Output, recorded: RecordedRun) -> None:

@@ -25,8 +25,8 @@ from multidb.service.collector import Collector, Reading
 from multidb.service.documents import FailureDocument, HealthDocument, Live, OneAppHealth
 from multidb.service.guard import Guard
 from multidb.service.metrics import exposition
-from multidb.service.overview import Overview, Records, SetsSeen, overview
-from multidb.service.page import app_page, audit_page, entity_tag, missing_page, page
+from multidb.service.overview import Overview, Records, RunsSeen, SetsSeen, overview
+from multidb.service.page import app_page, audit_page, entity_tag, history_page, missing_page, page
 from multidb.service.rate import ClientRate
 from multidb.service.selection import Selection
 from multidb.service.sources import Sources
@@ -54,6 +54,7 @@ class Intervals:
     drift: float = 300.0
     audit: float = 3600.0
     sets: float = 900.0
+    history: float = 30.0
 
 
 @dataclass
@@ -119,6 +120,7 @@ class Service:
             "drift": collector("drift", sources.drift, 0),
             "audit": collector("audit", sources.audit, 0),
             "sets": collector("sets", sources.sets, 0),
+            "history": collector("history", sources.history, 0),
         }
         self._joined: tuple[Reading[HealthReport], Mapping[str, Health], Reading[HealthReport]] | None = None
         self._records = Records()
@@ -200,6 +202,15 @@ class Service:
 
         return _unless_seen(self._known_made.value("audit", known.parts, make), seen)
 
+    async def history_answer(self, seen: str | None) -> Response:
+        """What was done in the project; `seen` as of `page_answer`."""
+        known = await self._known(again=seen is not None)
+
+        def make() -> Response:
+            return _page(history_page(known.overview, known.readings))
+
+        return _unless_seen(self._known_made.value("history", known.parts, make), seen)
+
     async def _known(self, *, again: bool = False) -> _Snapshot:
         """What is known now.
 
@@ -212,16 +223,20 @@ class Service:
         else:
             health = await self.health.soon(_SCRAPE_TIMEOUT)
         readings = {"health": health and self._with_backups(health), **others}
-        records = self._recorded(others["sets"])
+        records = self._recorded(others["sets"], others["history"])
         parts = (*readings.values(), records)
         return _Snapshot(
             readings, records, self._overview_made.value("", parts, lambda: self._overview(readings, records))
         )
 
-    def _recorded(self, sets: Reading[SetsSeen] | None) -> Records:
+    def _recorded(self, sets: Reading[SetsSeen] | None, history: Reading[RunsSeen] | None) -> Records:
         """What is recorded now; the same value as long as it says the same."""
         try:
-            records = replace(self._sources.records(), sets=sets.value if sets is not None else None)
+            records = replace(
+                self._sources.records(),
+                sets=sets.value if sets is not None else None,
+                history=history.value if history is not None else None,
+            )
         except MultidbError:  # the next look says so
             return self._records
         if records != self._records:
@@ -360,13 +375,18 @@ def _add_pages(app: FastAPI, service: Service) -> None:
     async def one_apps_page(
         request: Request, app: Annotated[str, Path(description=_NAME, examples=["lernmi"])]
     ) -> Response:
-        """A page: the app's health of a day, latency and size over time, walls, sets, drift."""
+        """A page: the app's health of a day, latency and size over time, walls, sets, credentials, drift, history."""
         return await service.app_answer(app, request.headers.get("if-none-match"))
 
     @app.get("/audit", summary="The last audit, for people", response_class=HTMLResponse, responses=unchanged)
     async def audits_page(request: Request) -> Response:
         """A page: every app on every store, and what was found there."""
         return await service.audit_answer(request.headers.get("if-none-match"))
+
+    @app.get("/history", summary="What was done, for people", response_class=HTMLResponse, responses=unchanged)
+    async def histories_page(request: Request) -> Response:
+        """A page: the newest runs that changed something, by whom, and what came of them."""
+        return await service.history_answer(request.headers.get("if-none-match"))
 
     for name, media_type in (("style.css", "text/css"), ("page.js", "text/javascript")):
         text = files("multidb.service").joinpath("static", name).read_bytes()
@@ -411,4 +431,4 @@ def _json(status: int, document: Mapping[str, Any]) -> Response:
 
 def executor() -> ThreadPoolExecutor:
     """A thread for each kind of look: a slow one does not hold up the others."""
-    return ThreadPoolExecutor(6, thread_name_prefix="look")
+    return ThreadPoolExecutor(7, thread_name_prefix="look")

@@ -8,15 +8,17 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
+from multidb.alternation import RotationPhase
 from multidb.audit import Audit, ServerHole, Tried, Untried
 from multidb.backup.repository import Copy
 from multidb.health_history import SLOT, PlaceHistory
+from multidb.history import RecordedRun
 from multidb.model import Outcome
 from multidb.plan import change_document
 from multidb.service.charts import Chart, chart
 from multidb.service.overview import AppRow, Cell, Overview
 
-__all__ = ["Attempts", "Detail", "Drift", "PlaceCharts", "SetLine", "detail"]
+__all__ = ["Attempts", "CredentialLine", "Detail", "Drift", "PlaceCharts", "SetLine", "detail"]
 
 _SECONDS: Final = SLOT.total_seconds()
 _TONES: Final = {
@@ -28,6 +30,14 @@ _TONES: Final = {
 """By what came of an attempt, the worst first."""
 
 _WORST: Final = tuple(_TONES)
+_RUNS: Final = 20  # of the app that its page shows
+_ROTATIONS: Final = {
+    RotationPhase.PREPARING: ("a second one is being made; the app's variables have the one that works", ""),
+    RotationPhase.PREPARED: ("the app's variables have the new one; the former one works, too", " --finish"),
+    RotationPhase.REVERTED: ("the app's variables have the former one again; the new one works, too", " --finish"),
+    RotationPhase.FINISHING: ("the one that is not in the app's variables is being turned off", " --finish"),
+}
+"""By how far a rotation has come that is under way, what that means, and by which option of `rotate` it goes on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +97,22 @@ class SetLine:
 
 
 @dataclass(frozen=True, slots=True)
+class CredentialLine:
+    """The app's credentials on one store.
+
+    Args:
+        issued: when those were made that its variables have; None: that was not recorded.
+        rotation: what a rotation under way has come to, since when, and what goes on with it; empty: there is none.
+    """
+
+    store: str
+    issued: datetime | None
+    rotation: str = ""
+    since: datetime | None = None
+    command: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Drift:
     """One change that a plan would make: what, its fields (name, old, new), and its statements."""
 
@@ -108,6 +134,8 @@ class Detail:
     attempts: tuple[Attempts, ...]
     sets: tuple[SetLine, ...] | None
     drift: tuple[Drift, ...]
+    credentials: tuple[CredentialLine, ...]
+    runs: tuple[RecordedRun, ...] | None
 
 
 def detail(known: Overview, row: AppRow) -> Detail:
@@ -121,6 +149,8 @@ def detail(known: Overview, row: AppRow) -> Detail:
         tuple(_attempts(audit, row.app)) if audit else (),
         tuple(_set_line(copy) for copy in row.copies) if row.copies is not None else None,
         tuple(map(_drift, map(change_document, row.changes))),
+        tuple(_credential_line(cell) for cell in row.cells.values()),
+        known.history.of_app(row.app, _RUNS) if known.history is not None else None,
     )
 
 
@@ -202,6 +232,14 @@ def _set_line(copy: Copy) -> SetLine:
 
 def _of_stores(what: str, why: Iterable[tuple[str, str]]) -> str:
     return f"{what}: " + "; ".join(f"{store}: {text}" for store, text in why)
+
+
+def _credential_line(cell: Cell) -> CredentialLine:
+    age = cell.credentials
+    if age is None or age.alternation is None or not age.alternation.under_way:
+        return CredentialLine(cell.store, age.issued if age is not None else None)
+    rotation, option = _ROTATIONS[age.alternation.phase]
+    return CredentialLine(cell.store, age.issued, rotation, age.alternation.since, f"multidb rotate {cell.app}{option}")
 
 
 def _drift(change: dict[str, Any]) -> Drift:

@@ -39,7 +39,7 @@ def notes(
         app: of this one alone, and looks that have failed.
     """
     same: dict[Note, list[str]] = {}
-    of_all = [*_failed(readings), *(_unread(known) if app is None else ())]
+    of_all = [*_failed(readings), *((*_altered(known), *_unread(known)) if app is None else ())]
     of_apps = (*_alarms(known), *_uncertain(known), *_degraded(known))
     for subject, note in (*of_all, *((name, note) for name, note in of_apps if app in (None, name))):
         same.setdefault(note, []).append(subject)
@@ -91,6 +91,12 @@ def _uncertain(known: Overview) -> Iterator[tuple[str, Note]]:
                     row.app,
                     Note("warn", "not proved", store, "the last audit could not prove its wall", "multidb audit"),
                 )
+
+
+def _altered(known: Overview) -> Iterator[tuple[str, Note]]:
+    """Lines of the history that are missing or were altered."""
+    for problem in known.history.problems if known.history is not None else ():
+        yield "history", Note("bad", "altered", "", problem, "multidb history")
 
 
 def _unread(known: Overview) -> Iterator[tuple[str, Note]]:

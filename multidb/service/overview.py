@@ -16,13 +16,15 @@ from multidb.backup.jobs import Job
 from multidb.backup.labels import CLONE_OF
 from multidb.backup.repository import Copy
 from multidb.backup.schedule import LastSets
+from multidb.credentials import CredentialAge
 from multidb.health import HealthReport
 from multidb.health_history import PlaceHistory, Places
+from multidb.history import RecordedRun
 from multidb.model import Change, Health, Isolation, Project, Status, worst
 from multidb.plan import Plan
 from multidb.usage import NEAR, Look, StoreUsage, UsageReport
 
-__all__ = ["AppRow", "Cell", "Overview", "Records", "SetsSeen", "Trouble", "overview"]
+__all__ = ["AppRow", "Cell", "Overview", "Records", "RunsSeen", "SetsSeen", "Trouble", "overview"]
 
 _Thing = TypeVar("_Thing")
 
@@ -48,20 +50,40 @@ class SetsSeen:
 
 
 @dataclass(frozen=True, slots=True)
+class RunsSeen:
+    """What was done in the project.
+
+    Args:
+        runs: the newest first; of each app at least its newest ones.
+        problems: what is wrong with the history's lines; `way_on`: what to do about it.
+    """
+
+    runs: tuple[RecordedRun, ...] = ()
+    problems: tuple[str, ...] = ()
+    way_on: str = ""
+
+    def of_app(self, app: str, most: int) -> tuple[RecordedRun, ...]:
+        """The app's newest ones."""
+        return tuple(run for run in self.runs if run.is_about(app))[:most]
+
+
+@dataclass(frozen=True, slots=True)
 class Records:
     """What is known without asking a server.
 
     Args:
         histories: of health, by app and store.
-        issued: by app, when it last got a credential.
+        credentials: by app and store, how old they are and how far their rotation has come.
         jobs: backup work that is under way.
         sets: what lies on the targets; None: nobody has looked.
+        history: what was done; None: nobody has looked.
     """
 
     histories: Places = field(default_factory=dict)
-    issued: Mapping[str, datetime] = field(default_factory=dict)
+    credentials: Mapping[tuple[str, str], CredentialAge] = field(default_factory=dict)
     jobs: tuple[Job, ...] = ()
     sets: SetsSeen | None = None
+    history: RunsSeen | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +97,7 @@ class Cell:
         drift: changes that a plan would make; None: unknown.
         history: what the checks of the last day have found; None: nothing is kept.
         server: the name of the server, as the last check has it; empty: unknown.
+        credentials: what is recorded of the app's; None: nobody has looked.
     """
 
     app: str
@@ -87,6 +110,7 @@ class Cell:
     drift: int | None = None
     history: PlaceHistory | None = None
     server: str = ""
+    credentials: CredentialAge | None = None
 
     @property
     def open(self) -> bool:
@@ -106,7 +130,6 @@ class AppRow:
     Args:
         status: of its stores and backups; whether its walls are open is another question: `standing`.
         copies: its newest sets on all targets; None: nobody has looked.
-        issued: when it last got a credential; None: that was not recorded.
         changes: what a plan would make of it.
     """
 
@@ -117,7 +140,6 @@ class AppRow:
     backup_health: Health | None = None
     labels: Mapping[str, str] = field(default_factory=dict)
     copies: tuple[Copy, ...] | None = None
-    issued: datetime | None = None
     changes: tuple[Change, ...] = ()
 
     @property
@@ -186,6 +208,7 @@ class Overview:
         backups_known: whether anything was heard of backups; without that, no row's lack of one means anything.
         sets: what lies on the targets; None: nobody has looked.
         jobs: backup work that is under way.
+        history: what was done; None: nobody has looked.
     """
 
     project: str
@@ -198,6 +221,7 @@ class Overview:
     backups_known: bool = False
     sets: SetsSeen | None = None
     jobs: tuple[Job, ...] = ()
+    history: RunsSeen | None = None
 
     def row(self, app: str) -> AppRow | None:
         """The app's; None where it is not in the manifest."""
@@ -246,13 +270,15 @@ def overview(
             of_backups.get(app.id),
             app.labels,
             tuple(copies.get(app.id, ())) if sets else None,
-            records.issued.get(app.id),
             tuple(changes.get(app.id, ())),
         )
         for app in project.apps.values()
     )
     stores = tuple(store for store in project.stores if project.apps_with(store))
-    return Overview(project.name, stores, rows, health, plan, audit, usage, backups is not None, sets, records.jobs)
+    backups_known = backups is not None
+    return Overview(
+        project.name, stores, rows, health, plan, audit, usage, backups_known, sets, records.jobs, records.history
+    )
 
 
 class _Cells:
@@ -272,6 +298,7 @@ class _Cells:
         self._drift = _drift(plan)
         self._used = {(entry.app, entry.store): entry for entry in usage.stores} if usage else {}
         self._audit, self._looks, self._histories = audit, looks, records.histories
+        self._credentials = records.credentials
 
     def cell(self, app: str, store: str) -> Cell:
         check = self._checked.get((app, store))
@@ -286,6 +313,7 @@ class _Cells:
             self._drift.get((app, store)),
             self._histories.get((app, store)),
             check.server if check else "",
+            self._credentials.get((app, store)),
         )
 
 

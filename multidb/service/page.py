@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Mapping
 from datetime import timedelta
 from functools import cache
@@ -12,7 +13,9 @@ from typing import Any, Final
 
 import jinja2
 
+from multidb.history import RecordedRun
 from multidb.model import Isolation, size_in_words, time_in_words
+from multidb.run_summary import outcome_in_words, took, what_was_done
 from multidb.secrets import redact
 from multidb.service.charts import sparkline, strip, strip_in_words
 from multidb.service.collector import Reading
@@ -22,10 +25,10 @@ from multidb.service.notes import is_command, notes
 from multidb.service.overview import AppRow, Cell, Overview
 from multidb.service.selection import SORTS, TROUBLES, Selection, labels_of
 from multidb.service.tiles import tiles
-from multidb.service.wording import SIGNS, clock, day, store_title, tone_of
+from multidb.service.wording import SIGNS, clock, day, outcome_tone, store_title, tone_of
 from multidb.usage import NEAR
 
-__all__ = ["app_page", "audit_page", "entity_tag", "missing_page", "page"]
+__all__ = ["app_page", "audit_page", "entity_tag", "history_page", "missing_page", "page"]
 
 _NOTES: Final = 8  # that stand open; the others are behind a click
 
@@ -72,6 +75,12 @@ def audit_page(known: Overview, readings: Readings) -> str:
     return _rendered("audit", known, readings, audit=audit, matrix=matrix(audit) if audit is not None else None)
 
 
+def history_page(known: Overview, readings: Readings) -> str:
+    """The newest runs that changed something."""
+    failed = (reading := readings.get("history")) is not None and bool(reading.error)
+    return _rendered("history", known, readings, history=known.history, failed=failed)
+
+
 def missing_page(known: Overview, readings: Readings) -> str:
     """Where an app is asked for that there is not."""
     return _rendered("missing", known, readings)
@@ -99,9 +108,12 @@ def _environment() -> jinja2.Environment:
         "clock": clock,
         "day": day,
         "figure": lambda value, name: {"latency": _latency, "size": size_in_words}[name](value),
+        "arguments": shlex.join,
         "first_upper": lambda text: text[:1].upper() + text[1:],
         "latency": _latency,
         "many": _many,
+        "outcome_tone": outcome_tone,
+        "outcome_words": outcome_in_words,
         "percent": lambda share: f"{share * 100:.0f}%",
         "plain": _plain,
         "seconds": lambda seconds: time_in_words(timedelta(seconds=seconds)),
@@ -111,7 +123,9 @@ def _environment() -> jinja2.Environment:
         "strip_words": strip_in_words,
         "store_title": store_title,
         "tone": tone_of,
+        "took": _took,
         "value": lambda value: value if isinstance(value, str) else json.dumps(value, ensure_ascii=False),
+        "what_was_done": what_was_done,
     }
     environment.globals |= {
         "is_command": is_command,
@@ -136,6 +150,11 @@ def _plain(text: str) -> str:
     """Text to be pasted somewhere: without what could look like something else, or steer a terminal."""
     shown = (char if char == "\n" or char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)
     return "".join(shown)
+
+
+def _took(run: RecordedRun) -> str:
+    length = took(run)
+    return time_in_words(length) if length is not None else ""
 
 
 def _trend(cell: Cell) -> tuple[int, ...]:

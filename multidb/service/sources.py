@@ -7,6 +7,7 @@ nothing behind.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -19,17 +20,18 @@ from multidb.backup.jobs import JobFile
 from multidb.backup.journal import Journal
 from multidb.backup.repository import Copy
 from multidb.backup.schedule import LastSets, freshness_now, last_sets
-from multidb.credentials import ISSUED
-from multidb.document import in_future, moment
+from multidb.credentials import credential_ages
+from multidb.document import in_future
 from multidb.engine import Engine
 from multidb.errors import MultidbError
 from multidb.fleet import Scope
 from multidb.health import HealthReport
 from multidb.health_history import HealthHistory
+from multidb.history import RecordedRun, RunHistory
 from multidb.model import Health, Project
 from multidb.plan import Plan
 from multidb.secrets import redact
-from multidb.service.overview import Records, SetsSeen
+from multidb.service.overview import Records, RunsSeen, SetsSeen
 from multidb.usage import History, Look, UsageReport
 
 __all__ = ["Sources", "UsageSeen"]
@@ -38,6 +40,8 @@ _RELOAD = 30.0  # seconds for which the manifest is taken to be as it was read
 _AGES = 10.0  # seconds for which "newest set 5 minutes old" is near enough
 _SETS = 12  # of each app on each target that the page shows
 _MOST_SETS = 2_000  # of all of them: each is a request or two to a target
+_RUNS = 100  # that the page shows of the project
+_RUNS_OF_APP = 20  # that it shows of each app, also where all of them are older than those
 _KEEP_EVERY = timedelta(hours=1)  # between two sizes kept for the sparklines
 
 
@@ -98,11 +102,12 @@ class Sources:
         Raises:
             MultidbError: the manifest or the state is wrong.
         """
-        state = (self._engine or self.engine()).state
+        engine = self._engine or self.engine()
+        state = engine.state
         jobs = self._jobs = self._jobs or JobFile(state)
-        issued = {app: moment(text) for app, text in state.read(ISSUED).items()}
+        credentials = credential_ages(state, engine.project.apps.values())
         histories = self._history.places if self._history is not None else {}
-        records = Records(histories, issued, jobs.jobs(Journal(state).working, datetime.now(UTC)))
+        records = Records(histories, credentials, jobs.jobs(Journal(state).working, datetime.now(UTC)))
         if records != self._records:
             self._records = records
         return self._records
@@ -121,6 +126,13 @@ class Sources:
             except MultidbError as error:
                 problems[target.name] = redact(error.sentence())
         return SetsSeen(tuple(sorted(copies, key=lambda copy: copy.id, reverse=True)), problems)
+
+    def history(self) -> RunsSeen:
+        """The newest runs of the project and of each app, and what is wrong with the lines of the history."""
+        kept = RunHistory(self.engine().state)
+        chain = kept.verify()
+        problems = tuple(redact(problem) for problem in chain.problems)
+        return RunsSeen(_newest(kept.runs()), problems, chain.way_on(kept.folder) if problems else "")
 
     def freshness(self) -> Mapping[str, Health]:
         """By app, what is to be said of its backups now. Computed anew, from the state alone, when that was written or
@@ -165,3 +177,14 @@ class Sources:
         """How old each app's backups are. Asks no target: what was done is in the state."""
         engine = self.engine()
         return last_sets(engine.project, engine.state)
+
+
+def _newest(runs: Sequence[RecordedRun]) -> tuple[RecordedRun, ...]:
+    """The newest first: some of all, and some of each app."""
+    counts: Counter[str] = Counter()
+    newest: list[RecordedRun] = []
+    for number, run in enumerate(reversed(runs)):
+        if number < _RUNS or any(counts[app] < _RUNS_OF_APP for app in run.apps):
+            newest.append(run)
+        counts.update(run.apps)
+    return tuple(newest)

@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Final
 
+from multidb.history import RunOutcome
 from multidb.model import Status
 from multidb.provisioners import STORES, provisioner
 
-__all__ = ["SIGNS", "clock", "day", "store_title", "tone_of"]
+__all__ = ["SIGNS", "clock", "day", "outcome_tone", "store_title", "tone_of"]
 
 SIGNS: Final = {Status.HEALTHY: "✓", Status.DEGRADED: "!", Status.UNHEALTHY: "✕", None: "?"}
 """Beside each status, so that no state is told by colour alone."""
@@ -22,6 +23,18 @@ def clock(at: datetime) -> str:
 def day(at: datetime) -> str:
     """Day and time."""
     return at.strftime("%Y-%m-%d %H:%M UTC")
+
+
+def outcome_tone(outcome: RunOutcome) -> str:
+    """good, warn, bad or none."""
+    return {
+        RunOutcome.DONE: "good",
+        RunOutcome.RUNNING: "none",
+        RunOutcome.PARTLY: "warn",
+        RunOutcome.UNFINISHED: "warn",
+        RunOutcome.INTERRUPTED: "warn",
+        RunOutcome.FAILED: "bad",
+    }[outcome]
 
 
 def store_title(store: str) -> str:

@@ -25,7 +25,7 @@ from tests.support.serving import served
 
 pytestmark = pytest.mark.server
 
-PAGES = ("", "apps/lernmi", "audit", "apps/nobody")
+PAGES = ("", "apps/lernmi", "audit", "history", "apps/nobody")
 
 
 @pytest.fixture(scope="module")
@@ -58,9 +58,9 @@ def address(records: list[Records]) -> Iterator[str]:
         "audit": long_answers,
         "freshness": lambda: late,
     }
-    with served(intervals=Intervals(health=60), **looks) as url:
+    with served(intervals=Intervals(health=60, history=3600), **looks) as url:
         until = time.monotonic() + 30
-        while httpx.get(f"{url}/metrics").text.count("multidb_collector_success{") < 6:
+        while httpx.get(f"{url}/metrics").text.count("multidb_collector_success{") < 7:
             assert time.monotonic() < until, "not everything was looked at"
             time.sleep(0.05)
         yield f"{url}/"
@@ -133,7 +133,7 @@ def test_the_keyboard_reaches_everything_in_order(page: Page, address: str) -> N
             break
         reached.append(page.value("document.activeElement.id || document.activeElement.textContent"))
         assert page.value("getComputedStyle(document.activeElement).outlineStyle") == "solid", "and one sees where"
-    assert reached[:4] == ["Skip to the content", "reload", "nav-apps", "nav-audit"]
+    assert reached[:5] == ["Skip to the content", "reload", "nav-apps", "nav-audit", "nav-history"]
     chosen = ["q", "trouble", "sort", "select"]
     assert [name for name in reached if name in chosen] == chosen
     assert reached[-5:] == ["app-lernmi", "app-beep_boop", "to-health", "to-metrics", "to-openapi"]
@@ -187,7 +187,7 @@ def test_a_command_is_copied_with_a_click(page: Page, address: str) -> None:
     last = "[...document.querySelectorAll('.command button')].at(-1)"
     page.promised(f"{last}.click()")
     _until(page, f"{last}.textContent === 'Copied'")
-    assert page.promised("navigator.clipboard.readText()") == "multidb apply --app lernmi"
+    assert page.promised("navigator.clipboard.readText()") == "multidb history lernmi --limit 1000"
     page.value("navigator.clipboard.writeText = async () => { throw new Error('not here') }")
     first = "document.querySelector('.command button')"
     page.value(f"{first}.click()")

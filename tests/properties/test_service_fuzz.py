@@ -32,7 +32,7 @@ def test_every_answer_is_as_described() -> None:
                 asked.setdefault(case.path, set()).add(response.status_code)
 
             ask()
-    pages = {"/", "/apps/{app}", "/audit"}
+    pages = {"/", "/apps/{app}", "/audit", "/history"}
     assert set(asked) == {*pages, "/metrics", "/health/live", "/health/databases", "/health/databases/{app}"}
     assert 404 in asked["/apps/{app}"]
     assert asked["/health/databases"] == {503}

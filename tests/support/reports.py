@@ -9,14 +9,17 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+from multidb.alternation import Alternation, RotationPhase
 from multidb.audit import Audit, ServerAudited, Tried
 from multidb.backup.jobs import Job
 from multidb.backup.repository import Copy
 from multidb.backup.schedule import LastSets
 from multidb.backup.sets import BackupSet, Verification
 from multidb.backup.targets.folder import FolderTarget
+from multidb.credentials import CredentialAge
 from multidb.health import Checked, HealthReport
 from multidb.health_history import SLOTS, HealthSlot, PlaceHistory
+from multidb.history import RecordedChange, RecordedRun, RunOutcome
 from multidb.model import (
     Action,
     App,
@@ -39,7 +42,8 @@ from multidb.model import (
 )
 from multidb.model.options import ContainerOptions
 from multidb.plan import Plan, ServerPlan
-from multidb.service.overview import Records, SetsSeen
+from multidb.secrets import Alternate
+from multidb.service.overview import Records, RunsSeen, SetsSeen
 from multidb.service.sources import UsageSeen
 from multidb.usage import Look, ServerSeen, StoreUsage, UsageReport
 
@@ -170,7 +174,32 @@ def records() -> Records:
         ("lernmi", "redis"): history(Status.UNHEALTHY, *well[:30], *[(Status.UNHEALTHY, None)] * 18),
     }
     job = Job("backup", "lernmi", "postgres: dumping", 0.42, AT - timedelta(minutes=2), AT)
-    return Records(histories, {"lernmi": AT - timedelta(days=40)}, (job,))
+    made = AT - timedelta(days=40)
+    both = Alternation("lernmi", "redis", Alternate.SECOND, RotationPhase.PREPARED, AT, {Alternate.SECOND: AT})
+    credentials = {("lernmi", "postgres"): CredentialAge(made), ("lernmi", "redis"): CredentialAge(AT, both)}
+    return Records(histories, credentials, (job,))
+
+
+def run(number: int, command: str, app: str, outcome: RunOutcome = RunOutcome.DONE, **said: Any) -> RecordedRun:
+    begun = AT - timedelta(minutes=number)
+    ended = None if outcome in (RunOutcome.RUNNING, RunOutcome.UNFINISHED) else begun + timedelta(seconds=5)
+    arguments = (command, app, "--yes")
+    return RecordedRun(
+        f"{number:016x}", command, arguments, (app,), "ann", None, "host", None, "0", begun, outcome, ended, **said
+    )
+
+
+def history() -> RunsSeen:
+    changes = tuple(
+        RecordedChange("create", "role", f"{HOSTILE}{number}", "lernmi", "postgres") for number in range(120)
+    )
+    failed = {"code": "server-down", "message": f"no answer {HOSTILE}"}
+    runs = (
+        run(1, "backup", "lernmi", RunOutcome.RUNNING),
+        run(2, "apply", "lernmi", changes=changes, changes_left_out=30),
+        run(3, "rotate", "beep_boop", RunOutcome.FAILED, error=failed),
+    )
+    return RunsSeen(runs, ("line 2 was altered",), "put the folder back from a copy")
 
 
 def freshness() -> Mapping[str, Health]:
@@ -189,5 +218,6 @@ def sources(**looks: Any) -> Any:
         "freshness": freshness,
         "sets": sets,
         "records": records,
+        "history": history,
     }
     return SimpleNamespace(**{**found, **looks})

@@ -13,6 +13,7 @@ from multidb.backup.jobs import recording
 from multidb.backup.run import run_backups
 from multidb.engine import Engine
 from multidb.fleet import Scope
+from multidb.history import RunHistory
 from multidb.model import unwatched
 from multidb.service import sources
 from multidb.service.sources import Sources
@@ -60,7 +61,7 @@ def test_a_target_that_cannot_be_read_costs_its_own_sets_only(two_targets: Engin
 def test_what_is_recorded_is_one_value_as_long_as_it_says_the_same(engine: Engine) -> None:
     looks = Sources(lambda: engine)
     before = looks.records()
-    assert set(before.issued) <= {"ann", "bob"}
+    assert set(before.credentials) == {(app.id, store) for app in engine.project.apps.values() for store in app.stores}
     assert (before.jobs, dict(before.histories)) == ((), {})
     assert looks.records() is before
     with recording(engine.state, "backup", unwatched) as progress:
@@ -73,4 +74,25 @@ def test_what_is_recorded_is_one_value_as_long_as_it_says_the_same(engine: Engin
     assert set(looks.records().histories) == {(check.app, check.store) for check in checked.checks}
     with engine.state.change("issued") as issued:
         issued["ann"] = (datetime.now(UTC) - timedelta(days=3)).isoformat()
-    assert datetime.now(UTC) - looks.records().issued["ann"] > timedelta(days=2)
+    (ages, *others) = [age for (app, _), age in looks.records().credentials.items() if app == "ann"]
+    assert ages.issued is not None
+    assert datetime.now(UTC) - ages.issued > timedelta(days=2)
+    assert all(age == ages for age in others)
+
+
+def test_of_the_history_the_newest_runs_of_all_and_of_each_app_are_read(engine: Engine) -> None:
+    kept = RunHistory(engine.state)
+    for app, runs in (("bob", 3), ("ann", 103)):
+        for _ in range(runs):
+            with kept.recording("apply", [app], lost=pytest.fail):
+                pass
+    seen = Sources(lambda: engine).history()
+    assert len(seen.of_app("ann", 1000)) == 100
+    assert len(seen.of_app("bob", 1000)) == 3, "however long ago"
+    assert seen.of_app("ann", 2) == tuple(reversed(kept.runs()))[:2], "the newest first"
+    assert (seen.problems, seen.way_on) == ((), "")
+    lines = kept.folder / "runs.jsonl"
+    lines.write_text("".join(lines.read_text().splitlines(keepends=True)[:-1]))
+    altered = Sources(lambda: engine).history()
+    assert altered.problems
+    assert str(kept.folder) in altered.way_on

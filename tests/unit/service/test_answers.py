@@ -103,7 +103,7 @@ def test_a_set_that_was_made_since_the_check_is_not_called_missing() -> None:
 
 
 PATHS = (
-    *("/", "/?q=x&sort=size", "/apps/lernmi", "/audit", "/metrics", "/health/databases", "/health/live"),
+    *("/", "/?q=x&sort=size", "/apps/lernmi", "/audit", "/history", "/metrics", "/health/databases", "/health/live"),
     *("/openapi.json", "/style.css", "/page.js", "/none"),
 )
 
@@ -189,7 +189,10 @@ def test_no_answer_has_a_secret() -> None:
 
 def test_the_description_names_every_route_and_answer() -> None:
     described = json.loads(ask(guarded(), "/openapi.json").content)["paths"]
-    routes = {"/", "/apps/{app}", "/audit", "/metrics", "/health/live", "/health/databases", "/health/databases/{app}"}
+    routes = {
+        *("/", "/apps/{app}", "/audit", "/history", "/metrics"),
+        *("/health/live", "/health/databases", "/health/databases/{app}"),
+    }
     assert set(described) == routes
     assert all(set(route) == {"get"} for route in described.values())
     assert set(described["/health/databases/{app}"]["get"]["responses"]) >= {"200", "404", "500", "503"}
@@ -240,13 +243,13 @@ def _watched(health: float, **looks: Any) -> tuple[Guard, list[None]]:
     service = Service(
         reports.sources(health=check, **looks),
         ThreadPoolExecutor(5),
-        intervals=Intervals(health, 0, 0, 0, 0, 0),
+        intervals=Intervals(health, 0, 0, 0, 0, 0, 0),
         fresh=0,
     )
     return application(service, token=None, loopback_only=True), checks
 
 
-@pytest.mark.parametrize("path", ["/", "/?trouble=any", "/apps/lernmi", "/audit"])
+@pytest.mark.parametrize("path", ["/", "/?trouble=any", "/apps/lernmi", "/audit", "/history"])
 def test_a_page_that_is_asked_for_again_is_answered_when_it_is_another_and_begins_no_check(path: str) -> None:
     recorded = [reports.records()]
     app, checks = _watched(3600, records=lambda: recorded[0])
@@ -261,7 +264,9 @@ def test_a_page_that_is_asked_for_again_is_answered_when_it_is_another_and_begin
     assert len(checks) == 1
     recorded[0] = replace(recorded[0], jobs=())
     changed = ask(app, path, **{"if-none-match": tag})
-    assert changed.status_code == (304 if path == "/audit" else 200), "work that has ended is another page"
+    assert changed.status_code == (304 if path in ("/audit", "/history") else 200), (
+        "work that has ended is another page"
+    )
     assert len(checks) == 1
     ask(app, path)
     assert len(checks) == 2, "who opens it gets a new check"

@@ -6,12 +6,15 @@ from dataclasses import replace
 
 import pytest
 
+from multidb.alternation import Alternation, RotationPhase
 from multidb.audit import Tried
+from multidb.credentials import CredentialAge
 from multidb.model import Action, Change, FieldChange, Isolation, Outcome, Probe, ServerUsage, Statement
 from multidb.plan import Plan, ServerPlan
+from multidb.secrets import Alternate
 from multidb.service.collector import Reading
-from multidb.service.overview import Overview, overview
-from multidb.service.page import app_page, audit_page, missing_page
+from multidb.service.overview import Overview, Records, RunsSeen, overview
+from multidb.service.page import app_page, audit_page, history_page, missing_page
 from multidb.usage import ServerSeen
 from tests.support import reports
 from tests.support.html import Document
@@ -27,7 +30,7 @@ def known() -> Overview:
         usage=seen.report,
         looks=seen.looks,
         backups=reports.backups(),
-        records=replace(reports.records(), sets=reports.sets()),
+        records=replace(reports.records(), sets=reports.sets(), history=reports.history()),
     )
 
 
@@ -132,8 +135,16 @@ def test_each_set_says_what_proves_it(document: Document) -> None:
 
 
 def test_it_says_how_old_the_credentials_are_and_what_is_being_done(document: Document) -> None:
-    assert "The newest was made 2026-10-12 12:00 UTC." in document.texts("p")
-    assert "When they were made was not recorded." in shown("beep_boop").texts("p")
+    rows = [text for text in document.texts("tr") if text.startswith(("Postgres 2", "Redis 2"))]
+    assert rows == [
+        "Postgres 2026-10-12 12:00 UTC no rotation under way",
+        "Redis 2026-11-21 12:00 UTC The app's variables have the new one; the former one works, too "
+        "since 2026-11-21 12:00 UTC",
+    ]
+    assert commands(document).count("multidb rotate lernmi --finish") == 1
+    other = shown("beep_boop")
+    assert "Postgres when they were made was not recorded no rotation under way" in other.texts("tr")
+    assert not any("rotate" in command for command in commands(other))
     (progress,) = [found for name, found, _ in document.elements if name == "progress"]
     assert (progress["value"], progress["max"]) == ("42", "100")
     assert "backup lernmi, since 2026-11-21 11:58 UTC" in document.texts("p")
@@ -181,7 +192,7 @@ def test_of_nothing_known_there_is_a_page_that_says_so(app: str) -> None:
 
 
 def test_what_servers_say_is_never_markup(document: Document) -> None:
-    for page in (document, Document(audit_page(known(), {}))):
+    for page in (document, Document(audit_page(known(), {})), Document(history_page(known(), {}))):
         assert [found for name, found, _ in page.elements if name == "script"] == [{"src": "/page.js", "defer": None}]
         for _, attributes, _ in page.elements:
             assert not {name for name in attributes if name.startswith("on") or name == "style"}
@@ -223,3 +234,66 @@ def test_what_a_server_does_not_tell_is_said_with_what_changes_that() -> None:
     told = shown("lernmi", replace(shows, usage=replace(shows.usage, servers=servers))).texts("p")
     assert "No statistics of queries: load pg_stat_statements." in told
     assert "Of another server." not in told
+
+
+@pytest.mark.parametrize(
+    ("phase", "words", "option"),
+    [
+        (RotationPhase.PREPARING, "A second one is being made", ""),
+        (RotationPhase.REVERTED, "have the former one again", " --finish"),
+        (RotationPhase.FINISHING, "is being turned off", " --finish"),
+        (RotationPhase.DONE, "no rotation under way", None),
+    ],
+)
+def test_a_rotation_is_told_by_how_far_it_has_come(phase: RotationPhase, words: str, option: str | None) -> None:
+    entry = Alternation("lernmi", "postgres", Alternate.FIRST, phase, reports.AT, {})
+    records = replace(reports.records(), credentials={("lernmi", "postgres"): CredentialAge(None, entry)})
+    document = shown("lernmi", overview(reports.project(), records=records))
+    (row,) = [text for text in document.texts("tr") if text.startswith("Postgres when")]
+    assert words in row
+    rotations = [command for command in commands(document) if "rotate" in command]
+    assert rotations == ([] if option is None else [f"multidb rotate lernmi{option}"])
+
+
+def test_an_app_has_its_own_history(document: Document) -> None:
+    rows = [text for text in document.texts("tr") if "ann@host" in text]
+    assert [row.split("Command line")[0].strip() for row in rows] == [
+        "2026-11-21 11:59 UTC backup ann@host running lernmi",
+        "2026-11-21 11:58 UTC took 5 s apply ann@host done lernmi: create 120 (role), 30 more",
+    ]
+    assert "multidb apply lernmi --yes" in rows[1]
+    assert rows[1].count("create role") == 100
+    assert rows[1].endswith("and 50 more")
+    assert "multidb history lernmi --limit 1000" in commands(document)
+    (failed,) = [text for text in shown("beep_boop").texts("tr") if "ann@host" in text]
+    assert "failed beep_boop; no answer <script>" in failed
+    never = shown("lernmi", overview(reports.project(), records=Records(history=RunsSeen())))
+    assert "No run that changed it is recorded." in never.texts("p")
+    assert "multidb history lernmi" in commands(shown("lernmi", overview(reports.project())))
+
+
+def test_of_an_app_the_newest_runs_are_shown() -> None:
+    runs = tuple(reports.run(number, "apply", "lernmi") for number in range(30))
+    document = shown("lernmi", overview(reports.project(), records=Records(history=RunsSeen(runs))))
+    assert len([text for text in document.texts("tr") if "ann@host" in text]) == 20
+
+
+def test_the_history_of_all_is_a_page_that_says_what_was_altered() -> None:
+    document = Document(history_page(known(), {}))
+    assert document.texts("h1") == ["History of digi"]
+    assert [text.split("UTC")[1].split()[:1] for text in document.texts("tr") if "ann@host" in text] == [
+        ["backup"],
+        ["took"],
+        ["took"],
+    ]
+    assert "altered line 2 was altered" in document.texts("li", **{"class": "bad"})
+    assert "Put the folder back from a copy" in document.texts("p")
+    assert not any("All lines are as they were written" in text for text in document.texts("p"))
+    sound = Document(history_page(overview(reports.project(), records=Records(history=RunsSeen())), {}))
+    assert "No run is recorded." in sound.texts("p")
+    unread = Document(history_page(overview(reports.project()), {}))
+    assert unread.texts("h2") == ["Nothing is known yet"]
+    failed = {"history": Reading(None, reports.AT, 1.0, "usage", "no right to read it", "")}
+    assert "The history cannot be read. To see it now:" in Document(
+        history_page(overview(reports.project()), failed)
+    ).texts("p")

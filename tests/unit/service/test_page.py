@@ -16,7 +16,7 @@ from multidb.backup.schedule import LastSets
 from multidb.health_history import PlaceHistory
 from multidb.model import Search, Status
 from multidb.service.collector import Reading
-from multidb.service.overview import Overview, Records, overview
+from multidb.service.overview import Overview, Records, RunsSeen, overview
 from multidb.service.page import page
 from tests.support import reports
 from tests.support.html import Document
@@ -93,6 +93,14 @@ def test_what_is_wrong_comes_worst_first_with_the_command(document: Document) ->
         "degraded",
     ]
     assert "anybody connects and 1 more REVOKE CONNECT" in notes[0]
+
+
+def test_a_history_that_was_altered_needs_a_look() -> None:
+    seen = overview(reports.project(), records=Records(history=reports.history()))
+    (note,) = Document(page(seen, {})).texts("li", **{"class": "bad"})
+    assert note.startswith("altered history line 2 was altered multidb history")
+    sound = overview(reports.project(), records=Records(history=RunsSeen()))
+    assert Document(page(sound, {})).texts("li", **{"class": "bad"}) == []
 
 
 def test_what_servers_say_is_never_markup(document: Document) -> None:

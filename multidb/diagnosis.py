@@ -14,7 +14,7 @@ from multidb.connections import is_absent
 from multidb.errors import RuntimeUnavailable
 from multidb.fleet import Answer, Fleet, Scope
 from multidb.history import RunHistory
-from multidb.model import Finding, Level, Server
+from multidb.model import Finding, Level, Server, counted
 from multidb.provisioners import STORES, provisioner
 from multidb.runtime import ServerState, ServerStatus
 
@@ -86,7 +86,7 @@ def _history(fleet: Fleet) -> Iterator[Finding]:
     for problem in chain.problems:
         yield Finding(Level.ERROR, "history", f"{history.folder}: {problem}", chain.way_on(history.folder))
     if chain.whole and chain.lines:
-        yield Finding(Level.OK, "history", f"{chain.lines} lines, all as they were written")
+        yield Finding(Level.OK, "history", f"{counted(chain.lines, 'line')}, all as written")
 
 
 def _server(status: ServerStatus) -> Finding:

@@ -18,7 +18,7 @@ from multidb.credentials import issued_at, make_anew
 from multidb.engine import Engine
 from multidb.errors import AuthenticationFailed, MultidbError, NotAllowed, PartlyApplied, Refused, ServerError
 from multidb.fleet import Fleet, Scope
-from multidb.model import App, CredentialUse, Facts, Isolation, Server, Status, StoreContext, Tenant, listed
+from multidb.model import App, CredentialUse, Facts, Isolation, Server, Status, StoreContext, Tenant, counted, listed
 from multidb.provisioners import provisioner
 from multidb.runtime import ServerState
 from multidb.secrets import Alternate
@@ -383,4 +383,4 @@ def use_in_words(use: StoreUse) -> str:
     began = min((one.since for one in use if one.since is not None), default=None)
     origin = f" from {listed(addresses, 4)}" if addresses else ""
     since = f", the oldest since {began.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if began is not None else ""
-    return f"{sessions} session{'' if sessions == 1 else 's'}{origin}{since}"
+    return f"{counted(sessions, 'session')}{origin}{since}"

@@ -6,6 +6,8 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from multidb.model import counted
+
 __all__ = ["ALL_PAIRS", "Pairs", "choose"]
 
 ALL_PAIRS = 240
@@ -45,8 +47,8 @@ class Pairs:
         if not self.possible:
             return "no two apps to try on each other"
         if not self.sampled:
-            return f"all {self.possible} pairs"
-        turn = f", {self.waiting} apps attack with another" if self.waiting else ""
+            return f"all {self.possible} pairs" if self.possible > 1 else "the one pair"
+        turn = f", {counted(self.waiting, 'app attacks', 'apps attack')} with another" if self.waiting else ""
         return f"{self.count} of {self.possible} pairs, drawn with seed {self.seed}{turn}"
 
 

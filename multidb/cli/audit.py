@@ -17,7 +17,7 @@ from multidb.cli.options import AppOrAllArgument, Run, StoresOption, examples, s
 from multidb.cli.output import Output
 from multidb.errors import Locked, UsageError
 from multidb.fleet import Fleet
-from multidb.model import Project
+from multidb.model import Project, counted
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -145,7 +145,10 @@ def _show(output: Output, result: Audit) -> None:
         for (store, probe), count in result.exceptions.items():
             output.say(f"open where no wall is promised: {store}: {probe} ({count})", style="dim")
     open_ones = f", {len(result.gaps)} open where no wall is promised (docs/security.md)" if result.gaps else ""
-    output.say(f"{len(result.tried)} probes{open_ones}. Nothing was changed and no app's data was read.", style="dim")
+    output.say(
+        f"{counted(len(result.tried), 'probe')}{open_ones}. Nothing was changed and no app's data was read.",
+        style="dim",
+    )
     verdict, style = _verdict(result)
     output.say(verdict, style=style)
 

@@ -25,7 +25,7 @@ from multidb.cli.options import AppsArgument, IdentityOption, Run, StoresOption,
 from multidb.cli.output import Output
 from multidb.errors import ArchiveError, Locked, MultidbError, UsageError
 from multidb.history import RunRecord
-from multidb.model import size_in_words
+from multidb.model import counted, size_in_words
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -153,7 +153,7 @@ def _show(output: Output, done: BackupRun, nothing: str) -> None:
     for line in _failures(done):
         output.note(line, style="red")
     if done.pruned:
-        output.note(f"Removed {len(done.pruned)} sets that need not stay.")
+        output.note(f"Removed {counted(len(done.pruned), 'set that needs', 'sets that need')} not stay.")
 
 
 def _verdict(tried: Verified) -> str:

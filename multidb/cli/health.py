@@ -22,7 +22,7 @@ from multidb.errors import UsageError
 from multidb.fleet import Fleet, Scope
 from multidb.health import HealthReport, check, health_junit
 from multidb.health_history import HealthHistory
-from multidb.model import Health, Status, listed
+from multidb.model import Health, Status, counted, listed
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -132,7 +132,7 @@ def _screen(output: Output) -> Iterator[Callable[[HealthReport], None]]:
 
 def _round(report: HealthReport) -> RenderableType:
     local = report.checked_at.astimezone()
-    footer = f"{local:%H:%M:%S}, {len(report.checks)} checks in {report.seconds:.2f} s; Ctrl-C ends"
+    footer = f"{local:%H:%M:%S}, {counted(len(report.checks), 'check')} in {report.seconds:.2f} s; Ctrl-C ends"
     return Group(_drawn(report), Text(footer, "dim"))
 
 

@@ -13,7 +13,7 @@ from multidb.cli.options import AppOrAllArgument, Run, duration, examples, with_
 from multidb.cli.output import Output
 from multidb.history import Chain, RecordedRun, RunHistory, RunOutcome
 from multidb.manifest import app_id
-from multidb.model import time_in_words
+from multidb.model import counted, time_in_words
 from multidb.run_summary import outcome_in_words, took, what_was_done
 from multidb.state import ProjectState
 
@@ -123,7 +123,7 @@ def _details(recorded: RecordedRun) -> Iterator[str]:
 
 def _show_chain(output: Output, kept: RunHistory, chain: Chain) -> None:
     if chain.whole and chain.lines:
-        output.say(f"{chain.lines} lines, all as they were written; the last is {chain.digest[:16]}.", style="dim")
+        output.say(f"{counted(chain.lines, 'line')}, all as written; the last is {chain.digest[:16]}.", style="dim")
     for problem in chain.problems:
         output.note(f"{kept.folder}: {problem}", style="bold red")
     if chain.problems:

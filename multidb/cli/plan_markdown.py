@@ -11,6 +11,7 @@ from typing import Final
 from multidb.cli.output import without_control
 from multidb.cli.plan_view import change_lines, plan_sentence
 from multidb.errors import one_line
+from multidb.model import counted
 from multidb.plan import Plan, ServerPlan
 from multidb.secrets import redact
 
@@ -85,7 +86,7 @@ def _sections(plan: Plan, verbose: bool) -> Iterator[_Section]:
             yield _Section(f"<b>{_escaped(server.server)}</b>: skipped, {_escaped(server.skipped)}", lines)
         elif lines:
             count = len(server.changes)
-            changes = f"{count} change{'' if count == 1 else 's'}" + (", not all could be read" * bool(server.unread))
+            changes = counted(count, "change") + (", not all could be read" * bool(server.unread))
             yield _Section(f"<b>{_escaped(server.server)}</b> ({_escaped(server.version)}): {changes}", lines)
 
 

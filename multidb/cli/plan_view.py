@@ -8,7 +8,7 @@ from typing import Any
 
 from multidb.cli.output import Output
 from multidb.errors import MultidbError, one_line
-from multidb.model import Action, Cause, Change, Statement
+from multidb.model import Action, Cause, Change, Statement, counted
 from multidb.plan import Plan, ServerPlan, plain
 from multidb.provisioners import provisioner
 from multidb.report import Report, ServerReport
@@ -236,7 +236,7 @@ def _pasteable(store: str, statement: Statement) -> str:
 
 
 def _changes(count: int) -> str:
-    return f"{count} change{'' if count == 1 else 's'}"
+    return counted(count, "change")
 
 
 def _failed(server: ServerReport) -> str:

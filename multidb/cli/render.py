@@ -8,6 +8,7 @@ import typer
 
 from multidb.cli.options import Run, examples, with_run
 from multidb.deployment import FileState
+from multidb.model import counted
 from multidb.project import load_deployment
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -43,8 +44,9 @@ def render(
     for path in stale:
         output.say(f"{states[path]:<10} {path}" if check else f"wrote      {path}")
     if check:
-        summary = f"{len(states) - len(stale)} of {len(states)} files are current"
+        are = "is" if len(states) == 1 else "are"
+        summary = f"{len(states) - len(stale)} of {counted(len(states), 'file')} {are} current"
         output.note(summary if ok else f"{summary}; write the others: multidb render")
     elif not written:
-        output.note(f"Nothing to write: all {len(states)} files are current.")
+        output.note(f"Nothing to write: {counted(len(states), 'file is', 'files are')} current.")
     return 0 if ok else 1

@@ -11,6 +11,7 @@ import typer
 from multidb import files, manifest
 from multidb.cli.options import Run, YesOption, ask, examples, with_run
 from multidb.errors import Refused, UsageError
+from multidb.model import counted
 from multidb.model.secret_options import SecretStoreSpec
 from multidb.secret_stores import secret_options, secret_store_kind
 from multidb.secret_stores.move import SecretMove
@@ -56,7 +57,7 @@ def move(run: Run, to: ToOption, yes: YesOption = False) -> int:
             return 0
         moving = SecretMove(old, new, Path(project.root))
         names = moving.names()
-        question = f"Move {len(names)} secrets from {old} to {new}, and delete them where they are now?"
+        question = f"Move {counted(len(names), 'secret')} from {old} to {new}, and delete what is there now?"
         if not ask(question, yes=yes):
             raise Refused("nothing was moved")
         with output.working():
@@ -68,7 +69,7 @@ def move(run: Run, to: ToOption, yes: YesOption = False) -> int:
             left = moving.delete()
             _remember(state, None)
     output.document(not left, {"from": str(old), "to": str(new), "moved": len(names) - len(left), "left": left})
-    output.say(f"Moved {len(names) - len(left)} secrets from {old} to {new}.")
+    output.say(f"Moved {counted(len(names) - len(left), 'secret')} from {old} to {new}.")
     for name in left:
         output.note(f"{name} has another value there, so it is left in {old}", style="yellow")
     return 1 if left else 0

@@ -14,7 +14,7 @@ from rich.text import Text
 from multidb.cli.options import AppOrAllArgument, Run, StoresOption, examples, scope, with_run
 from multidb.cli.output import Output
 from multidb.cli.terminal import Grid
-from multidb.model import size_in_words
+from multidb.model import counted, size_in_words
 from multidb.usage import Enforcement, QuotaUse, StoreTotal, StoreUsage, UsageReport, enforce, look
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -106,7 +106,7 @@ def _show(output: Output, report: UsageReport, *, slow: bool, order: Order) -> N
             _show_details(output, subject, used)
         if slow:
             for query in used.usage.slow:
-                calls = f"{query.calls} call{'' if query.calls == 1 else 's'}"
+                calls = counted(query.calls, "call")
                 figures = f"{calls}, mean {query.mean * 1000:.1f} ms, {query.total:.1f} s in all"
                 output.say(f"{subject}: {figures}: {' '.join(query.text.split())}", verbatim=True)
     if slow and not any(used.usage.slow for used in report.stores):

@@ -51,6 +51,7 @@ from multidb.model.core import (
 )
 from multidb.model.figures import (
     bytes_of,
+    counted,
     duration_of,
     duration_text,
     listed,
@@ -134,6 +135,7 @@ __all__ = [
     "Tenant",
     "Unread",
     "bytes_of",
+    "counted",
     "duration_of",
     "duration_text",
     "listed",

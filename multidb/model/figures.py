@@ -88,6 +88,15 @@ def time_in_words(length: timedelta) -> str:
     return f"{max(seconds, 0):.0f} s"
 
 
+def counted(count: int, one: str, several: str = "") -> str:
+    """The number and what of: ``1 app``, ``2 apps``, ``1,200 entries``.
+
+    Args:
+        several: what more than one (or none) is called; empty: an s is added.
+    """
+    return f"{count:,} {one if count == 1 else several or f'{one}s'}"
+
+
 def listed(things: Sequence[str], most: int = 3, between: str = ", ") -> str:
     """The first of them, and how many more there are: ``ann, bob, eve and 4 more``."""
     more = f" and {len(things) - most} more" if len(things) > most else ""

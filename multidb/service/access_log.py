@@ -18,6 +18,7 @@ from urllib.parse import quote
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from multidb.model import counted
 from multidb.secrets import redact
 from multidb.service.clients import Clients
 
@@ -122,7 +123,7 @@ class LogWriter:
     def _tell_lost(self) -> None:
         if self._lost:
             lost, self._lost = self._lost, 0
-            self._say(f"{lost} lines of the access log were lost: nobody read them in time")
+            self._say(f"{counted(lost, 'line')} of the access log lost: nobody read in time")
 
 
 class AccessLog:

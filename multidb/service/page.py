@@ -14,7 +14,7 @@ from typing import Any, Final
 import jinja2
 
 from multidb.history import RecordedRun
-from multidb.model import Isolation, size_in_words, time_in_words
+from multidb.model import Isolation, counted, size_in_words, time_in_words
 from multidb.run_summary import outcome_in_words, took, what_was_done
 from multidb.secrets import redact
 from multidb.service.charts import sparkline, strip, strip_in_words
@@ -111,7 +111,7 @@ def _environment() -> jinja2.Environment:
         "arguments": shlex.join,
         "first_upper": lambda text: text[:1].upper() + text[1:],
         "latency": _latency,
-        "many": _many,
+        "many": counted,
         "outcome_tone": outcome_tone,
         "outcome_words": outcome_in_words,
         "percent": lambda share: f"{share * 100:.0f}%",
@@ -139,11 +139,6 @@ def _environment() -> jinja2.Environment:
 
 def _latency(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms" if seconds >= 0.00995 or not seconds else f"{seconds * 1000:.1f} ms"
-
-
-def _many(count: int, one: str, several: str = "") -> str:
-    """The number and what of: ``1 change``, ``2 changes``."""
-    return f"{count:,} {one if count == 1 else several or f'{one}s'}"
 
 
 def _plain(text: str) -> str:

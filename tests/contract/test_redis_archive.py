@@ -306,7 +306,7 @@ def test_keys_that_have_expired_stay_away_and_an_empty_place_is_a_set_too(valkey
             time.sleep(0.05)
         said: list[str] = []
         archive.restore(place, part, files, lambda subject, message, done=None, total=None: said.append(message))
-        assert "1 keys have expired since and were left out" in said
+        assert "1 key has expired since; left out" in said
         assert set(content(valkey, valkey.alpha, *place_of(place))) == {b"long", b"fields"}
         with as_admin(valkey.real, place_of(place)[0]) as scratch:
             assert 0 < scratch.execute_command("HTTL", "fields", "FIELDS", 1, "goes")[0] <= 1000

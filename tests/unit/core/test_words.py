@@ -6,11 +6,13 @@ import ast
 import re
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
 
 import multidb
+from multidb.model import counted
 
 CODE = Path(multidb.__file__).parent
 GLOSSARY = Path(__file__).parents[3] / "docs" / "glossary.md"
@@ -88,3 +90,27 @@ def test_no_class_outside_of_the_stores_is_called_as_another() -> None:
         if isinstance(node, ast.ClassDef)
     )
     assert [name for name, count in classes.items() if count > 1] == []
+
+
+def _uncounted(tree: ast.AST) -> Iterator[int]:
+    """Lines where a length stands right before a word in the plural, whatever the length is."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            for value, text in pairwise(node.values):
+                called = value.value if isinstance(value, ast.FormattedValue) else None
+                counts = isinstance(called, ast.Call) and isinstance(called.func, ast.Name) and called.func.id == "len"
+                if counts and isinstance(text, ast.Constant) and re.match(r" [a-z]+s\b", str(text.value)):
+                    yield node.lineno
+
+
+def test_one_thing_is_not_called_as_several_are() -> None:
+    found = [
+        f"{path.name}:{line}"
+        for path in Path(multidb.__file__).parent.rglob("*.py")
+        for line in _uncounted(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert found == [], "multidb.model.counted says 1 app and 2 apps"
+    assert list(_uncounted(ast.parse('f"{len(apps)} apps"'))) == [1]
+    assert list(_uncounted(ast.parse('f"{len(apps)} of them"'))) == []
+    assert [counted(number, "app") for number in (0, 1, 1200)] == ["0 apps", "1 app", "1,200 apps"]
+    assert counted(2, "key was", "keys were") == "2 keys were"

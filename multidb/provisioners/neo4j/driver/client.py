@@ -9,7 +9,7 @@ from typing import Final
 import neo4j
 
 from multidb.errors import NotAllowed
-from multidb.model import AppClient, PromptAnswer, Tenant
+from multidb.model import AppClient, PromptAnswer, Tenant, counted
 from multidb.provisioners.neo4j.driver.connection import DRIVER_ERRORS, Bolt, as_the_app, explain, words_of
 
 __all__ = ["client"]
@@ -48,4 +48,4 @@ def _answer(bolt: Bolt, tenant: Tenant, database: str, mode: str, statement: str
     except DRIVER_ERRORS as error:
         raise explain(error, tenant.server, f"app {tenant.app.id}") from None
     changed = "changed the graph" if counters.contains_updates else ""
-    return PromptAnswer(columns, rows, changed or f"{len(rows)} row{'' if len(rows) == 1 else 's'}")
+    return PromptAnswer(columns, rows, changed or counted(len(rows), "row"))

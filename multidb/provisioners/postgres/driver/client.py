@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl, unquote, urlsplit
 import psycopg
 
 from multidb.errors import NotAllowed
-from multidb.model import AppClient, PromptAnswer, Tenant
+from multidb.model import AppClient, PromptAnswer, Tenant, counted
 from multidb.provisioners.postgres.driver.connection import connection_error
 from multidb.secrets import Secret, revealed
 
@@ -64,6 +64,6 @@ def _answer(connection: psycopg.Connection, tenant: Tenant, statement: str) -> P
                 raise connection_error(error, tenant.server) from None
             raise NotAllowed(error.diag.message_primary or str(error), where=f"app {tenant.app.id}") from None
         more = cursor.rowcount - len(rows)
-        count = f"{cursor.rowcount} row{'' if cursor.rowcount == 1 else 's'}"
+        count = counted(cursor.rowcount, "row")
         note = f"{count}, the first {_MOST} of them" if more > 0 else count
         return PromptAnswer(tuple(column.name for column in cursor.description), rows, note)

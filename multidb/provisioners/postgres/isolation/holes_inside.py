@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from multidb.model import Hole, Inspection, Searched
+from multidb.model import Hole, Inspection, Searched, counted
 from multidb.provisioners.postgres.isolation.inventory import CATALOGS
 from multidb.provisioners.postgres.provision.resources import PUBLIC, Interior, derived_names
 from multidb.provisioners.postgres.provision.script import lines
@@ -137,7 +137,9 @@ def searched_inside(answers: Sequence[str], asked: int) -> Iterator[Searched]:
         counts.update(json.loads(answer)["searched"])
     for catalog in CATALOGS:
         looked_for = _LOOKED_FOR.get(catalog.name, "rights and owners of others" if catalog.acl else "owners of others")
-        yield Searched(f"{catalog.name} inside {len(answers)} of {asked} databases", counts[catalog.name], looked_for)
+        yield Searched(
+            f"{catalog.name} inside {len(answers)} of {counted(asked, 'database')}", counts[catalog.name], looked_for
+        )
 
 
 def _grantee(name: str) -> str:

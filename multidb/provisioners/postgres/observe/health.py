@@ -12,7 +12,7 @@ import time
 from dataclasses import dataclass
 
 from multidb.errors import AuthenticationFailed, NotAllowed, ServerDown, ServerError, ServerSlow
-from multidb.model import Health, Status, Tenant
+from multidb.model import Health, Status, Tenant, counted
 from multidb.provisioners.postgres.driver.connection import Answer, Wire
 from multidb.provisioners.postgres.provision.logins import enter, logins
 
@@ -145,7 +145,7 @@ def _worry(figures: _Figures, tenant: Tenant) -> tuple[str, str] | None:
         return "the app's transactions are read-only", fix
     if figures.my_limit > 0 and figures.mine >= _NEARLY_FULL * figures.my_limit:
         return (
-            f"{figures.user} holds {figures.mine} of its {figures.my_limit} connections",
+            f"{figures.user} holds {figures.mine} of its {counted(figures.my_limit, 'connection')}",
             "look for connections that are not closed, or raise its connection_limit",
         )
     if figures.all >= _NEARLY_FULL * figures.limit:

@@ -24,6 +24,7 @@ from multidb.model import (
     Owner,
     Resource,
     StoreContext,
+    counted,
 )
 from multidb.provisioners.postgres.provision import scram
 from multidb.provisioners.postgres.provision.options import NAME_LIMIT, STORE, AppOptions, ServerOptions, duration_text
@@ -601,7 +602,8 @@ def advise(apps: Sequence[App], context: StoreContext) -> tuple[Finding, ...]:
     total = sum(_connections(AppOptions.of(app.stores[STORE])) for app in apps)
     there = facts.max_connections - facts.reserved_connections
     subject = "connections"
-    message = f"the logins of {len(apps)} apps may hold {total} connections together, the server has {there}"
+    held = f"{counted(total, 'connection')} together"
+    message = f"the logins of {counted(len(apps), 'app')} may hold {held}, the server has {there}"
     if total > there:
         fix = "lower connection_limit of some apps, raise max_connections, or put PgBouncer in front"
         findings = [Finding(Level.WARNING, subject, message, fix)]

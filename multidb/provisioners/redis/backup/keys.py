@@ -18,7 +18,7 @@ import redis
 from redis.exceptions import ResponseError
 
 from multidb.errors import ArchiveError, ServerError
-from multidb.model import Part, Progress, Server
+from multidb.model import Part, Progress, Server, counted
 from multidb.provisioners.redis.backup.encodings import Limits
 from multidb.provisioners.redis.backup.keys_file import NEVER, Record, rdb_version
 from multidb.provisioners.redis.driver.connection import ask, scanned
@@ -168,7 +168,7 @@ class Keys:
             for lane, count in waiting:
                 self._settle(part, lane, count)
         if expired:
-            progress(app, f"{expired} keys have expired since and were left out")
+            progress(app, f"{counted(expired, 'key has', 'keys have')} expired since; left out")
 
     def _settle(self, part: Part, lane: Wire, count: int) -> None:
         for _ in range(count):

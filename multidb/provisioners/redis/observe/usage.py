@@ -9,7 +9,7 @@ from typing import Any
 
 import redis
 
-from multidb.model import App, AppUsage, Server, ServerUsage, StoreContext
+from multidb.model import App, AppUsage, Server, ServerUsage, StoreContext, counted
 from multidb.provisioners.redis.driver.connection import ask, clients, explained, fields, pipelined
 from multidb.provisioners.redis.provision.resources import user_names
 
@@ -131,7 +131,7 @@ def _app_usage(sample: _Sample, measured: Sequence[tuple[str, int]], connections
     for kind, size in measured:
         by_kind[kind] += size
     scale = sample.total / len(measured) if measured else 0.0
-    notes = [f"memory reckoned from {len(measured)} of {sample.total} keys"] if measured else []
+    notes = [f"memory reckoned from {len(measured)} of {counted(sample.total, 'key')}"] if measured else []
     if not sample.counted:
         notes.append("the number of keys is reckoned from a part of DB 0, which all apps share")
     return AppUsage(
@@ -165,5 +165,6 @@ def _notes(info: Mapping[str, str]) -> tuple[str, ...]:
     if hits + misses:
         notes.append(f"{hits / (hits + misses):.1%} of reads found their key since the server started")
     if evicted:
-        notes.append(f"{evicted} keys were evicted for lack of memory since the server started, whosever they were")
+        keys = counted(evicted, "key was", "keys were")
+        notes.append(f"{keys} evicted for lack of memory since the server started, whosever they were")
     return tuple(notes)

@@ -160,9 +160,10 @@ def _show_changes(output: Output, changes: Sequence[Change]) -> None:
         _show_change(output, change)
 
 
-def _problem(server: str, error: MultidbError) -> str:
-    """An error of a server, which most errors name themselves."""
-    return str(error) if server in (error.where or "").split() else f"{server}: {error}"
+def _problem(subject: str, error: MultidbError) -> str:
+    """An error of a server, or of an app on one, which most errors name themselves."""
+    named = set(subject.split()) <= set((error.where or "").split())
+    return str(error) if named else f"{subject}: {error}"
 
 
 def _show_change(output: Output, change: Change) -> None:

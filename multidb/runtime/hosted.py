@@ -57,7 +57,7 @@ def options_text(options: ContainerOptions, before: str = "") -> str:
     parts = [
         f"{name}={value!r}"
         for name, value in options
-        if fields[name].repr and (name in named or value != fields[name].get_default(call_default_factory=True))
+        if name in named or (fields[name].repr and value != fields[name].get_default(call_default_factory=True))
     ]
     return f"{type(options).__name__}({', '.join(parts)})"
 

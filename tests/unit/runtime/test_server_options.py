@@ -9,7 +9,10 @@ from pydantic import Field
 
 from multidb.model import HostedServer
 from multidb.model.options import ContainerOptions
+from multidb.provisioners.neo4j.provision.options import ServerOptions as Neo4jOptions
+from multidb.provisioners.postgres.provision.options import ServerOptions as PostgresOptions
 from multidb.provisioners.qdrant.provision.options import ServerOptions
+from multidb.provisioners.redis.provision.options import ServerOptions as RedisOptions
 from multidb.runtime.hosted import options_text, outdated
 from multidb.runtime.ledger import Process
 
@@ -81,3 +84,20 @@ EARLIER = "ServerOptions(image=None, memory=None, cpus=None, port=6333, grpc_por
 def test_a_server_that_the_first_version_started_is_not_asked_to_restart(now: ServerOptions, changed: bool) -> None:
     """That one wrote down every option that it knew."""
     assert said(EARLIER, now) is changed
+
+
+@pytest.mark.parametrize(
+    "left_alone",
+    [
+        PostgresOptions(close_defaults=False),
+        RedisOptions(default_user="keep"),
+        Neo4jOptions(close_defaults=False),
+        Neo4jOptions(backup="dump"),
+    ],
+)
+def test_what_only_multidb_heeds_asks_for_no_restart(left_alone: ContainerOptions) -> None:
+    default = type(left_alone)()
+    assert not said(options_text(default), left_alone)
+    assert not said(options_text(left_alone), default)
+    name, value = next((name, value) for name, value in left_alone if value != getattr(default, name))
+    assert not said(f"ServerOptions({name}={value!r})", left_alone), "an earlier version wrote it down"

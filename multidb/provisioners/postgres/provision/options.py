@@ -95,6 +95,7 @@ class ServerOptions(ContainerOptions):
     max_connections: int = Field(default=200, ge=10, le=10_000, description="Connections that the server accepts.")
     close_defaults: bool = Field(
         default=True,
+        repr=False,  # a running server knows nothing of it
         description="Whether the server's own databases are closed to everybody who was not let in by name; false "
         "leaves them as they are, and the apps' isolation is partial where they are open.",
     )

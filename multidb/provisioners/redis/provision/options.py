@@ -96,6 +96,7 @@ class ServerOptions(ContainerOptions):
     )
     default_user: Literal["close", "keep"] = Field(
         default="close",
+        repr=False,  # a running server knows nothing of it
         description="What becomes of a default user that needs no password: it is turned off, or kept as it is "
         "(then the apps are not isolated).",
     )

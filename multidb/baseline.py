@@ -1,27 +1,26 @@
 """How an app's resources were when they were last as the manifest asked for them, so that a plan can say what has
 changed since: the server, or what is asked for.
 
-Every plan and apply that looks inside the apps' databases writes it down, in ``.multidb/baseline/``, a file for each
-server, as a digest for each resource. Losing it costs the answer until the next plan or apply.
+Every plan and apply that looks inside the apps' databases writes it down beside the state, a text for each server, as a
+digest for each resource. Losing it costs the answer until the next plan or apply.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 from typing import Final
 
 from pydantic import TypeAdapter
 
-from multidb import files
 from multidb.document import Unreadable, parse
-from multidb.errors import UsageError
+from multidb.errors import MultidbError
 from multidb.model import Action, Cause, Change, Resource
 from multidb.plan import plain
+from multidb.state import ProjectState
 from multidb.validation import validated
 
 __all__ = ["Baseline"]
@@ -35,15 +34,13 @@ Digests = Mapping[str, Mapping[str, str]]
 
 
 class Baseline:
-    """That of one server.
+    """That of one server."""
 
-    Args:
-        folder: the project's ``.multidb/`` folder.
-    """
-
-    def __init__(self, folder: Path, server: str) -> None:
-        self._path = folder / "baseline" / f"{server}.json"
-        self._digests = self._read()
+    def __init__(self, state: ProjectState, server: str) -> None:
+        self._file = state.file(f"baseline/{server}.json")
+        self._digests: Digests = {}
+        with suppress(MultidbError):  # a plan does without
+            self._digests = _digests(self._file.read())
 
     def explained(self, change: Change) -> Change:
         """The change with why it is necessary, where that is known."""
@@ -72,34 +69,46 @@ class Baseline:
             read: the apps that were read; what is known of them and is no longer asked for is forgotten.
         """
         left = {change.resource.key for change in changes}
-        settled: dict[str, dict[str, str]] = {app: {} for app in read}
-        for resource in resources:
-            app = resource.app or ""
-            if resource.key not in left and not resource.step and (not app or app in settled):
-                settled.setdefault(app, {})[_name(resource)] = _digest(resource)
-        for change in changes:
-            app, name = change.resource.app or "", _name(change.resource)
-            digest = self._digests.get(app, {}).get(name)
-            if digest is not None and app in settled:
-                settled[app][name] = digest
-        whole = {**self._digests.get("", {}), **settled.pop("", {})}
-        self._write({**self._digests, **({"": whole} if whole else {}), **settled})
+        asked = [resource for resource in resources if resource.key not in left and not resource.step]
+        self._change(lambda known: _learned(known, asked, changes, read))
 
     def forget(self, app: str) -> None:
         """Forgets what is known of an app: another may take its name."""
-        self._write({name: digests for name, digests in self._digests.items() if name != app})
+        self._change(lambda known: {name: digests for name, digests in known.items() if name != app})
 
-    def _read(self) -> Digests:
-        with suppress(UsageError, Unreadable):
-            return validated(parse(files.read_text(self._path) or "{}", _LARGEST), _SHAPE)
-        return {}
+    def _change(self, after: Callable[[Digests], Digests]) -> None:
+        def changed(text: str | None) -> str | None:
+            known = _digests(text)
+            self._digests = after(known)
+            if self._digests == known:
+                return None
+            return json.dumps(self._digests, sort_keys=True, separators=(",", ":")) + "\n"
 
-    def _write(self, digests: Digests) -> None:
-        if digests != self._digests:
-            self._digests = digests
-            text = json.dumps(digests, sort_keys=True, separators=(",", ":"))
-            with suppress(UsageError):  # a plan does without
-                files.write_text(self._path, text + "\n", mode=files.PRIVATE)
+        with suppress(MultidbError):  # a plan does without
+            self._file.change(changed)
+
+
+def _digests(text: str | None) -> Digests:
+    """What a text says; nothing where it makes no sense."""
+    with suppress(Unreadable):
+        return validated(parse(text or "{}", _LARGEST), _SHAPE)
+    return {}
+
+
+def _learned(known: Digests, asked: Iterable[Resource], changes: Collection[Change], read: Collection[str]) -> Digests:
+    """What is known, with what stands as it is asked for."""
+    settled: dict[str, dict[str, str]] = {app: {} for app in read}
+    for resource in asked:
+        app = resource.app or ""
+        if not app or app in settled:
+            settled.setdefault(app, {})[_name(resource)] = _digest(resource)
+    for change in changes:
+        app, name = change.resource.app or "", _name(change.resource)
+        digest = known.get(app, {}).get(name)
+        if digest is not None and app in settled:
+            settled[app][name] = digest
+    whole = {**known.get("", {}), **settled.pop("", {})}
+    return {**known, **({"": whole} if whole else {}), **settled}
 
 
 def _name(resource: Resource) -> str:

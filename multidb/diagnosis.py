@@ -84,7 +84,7 @@ def _history(fleet: Fleet) -> Iterator[Finding]:
     history = RunHistory(fleet.state)
     chain = history.verify()
     for problem in chain.problems:
-        yield Finding(Level.ERROR, "history", f"{history.folder}: {problem}", chain.way_on(history.folder))
+        yield Finding(Level.ERROR, "history", f"{history.title}: {problem}", chain.way_on())
     if chain.whole and chain.lines:
         yield Finding(Level.OK, "history", f"{counted(chain.lines, 'line')}, all as written")
 

@@ -130,7 +130,7 @@ class Engine:
         changes = in_order(without_half_apps(self._refuse_lost(change, scope) for change in known))
         written = [_with_statements(change, store, context, unread) for change in changes]
         if scope.deep:
-            baseline = Baseline(self.state.folder, server.name)
+            baseline = Baseline(self.state, server.name)
             written = [baseline.explained(change) for change in written]
             baseline.learn(desired, changes, {app.id for app in apps} - unread.keys())
         unsettled = {*unread, *(change.resource.app for change in changes)}

@@ -1,5 +1,5 @@
 """What health checks have found in the last day: how each place was, ten minutes by ten minutes, and since when it is
-as it is. Kept in ``.multidb/health.json``; safe to lose.
+as it is. Kept beside the state; safe to lose.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from typing import Annotated, Final, Literal, Self
 
 from pydantic import Field, StringConstraints, TypeAdapter, model_validator
 
-from multidb import files
 from multidb.document import Unreadable, in_future, parse
-from multidb.errors import Locked, UsageError
+from multidb.errors import MultidbError
 from multidb.health import Checked, HealthReport
 from multidb.model import Health, Status, worst
 from multidb.state import ProjectState
@@ -85,8 +84,7 @@ class HealthHistory:
     """The history of one project. Any thread may use it. What cannot be written is remembered as long as this lives."""
 
     def __init__(self, state: ProjectState) -> None:
-        self._state = state
-        self._path = state.folder / _NAME
+        self._file = state.file(_NAME)
         self._guard = Lock()
         self._known = _Kept()
 
@@ -98,44 +96,42 @@ class HealthHistory:
     def load(self) -> None:
         """Reads what is kept. What cannot be understood counts as nothing."""
         with self._guard:
-            self._known = self._read()
+            self._known = _Kept()
+            with suppress(MultidbError):
+                self._known = _kept(self._file.read())
 
     def add(self, report: HealthReport) -> None:
         """Adds one round of checks. Does not raise where it cannot be kept."""
         with self._guard:
+            before = self._known
             try:
-                with self._state.turn("health"):
-                    self._add(report)
-                    return
-            except (Locked, UsageError):
-                self._known = _after(self._known, report)
+                self._file.change(lambda text: self._with(text, before, report))
+            except MultidbError:
+                self._known = _after(before, report)
 
     def rename(self, old: str, new: str) -> None:
         """What checks have found of an app is of its new name from now on. Does not raise where it cannot be kept."""
-        with self._guard, suppress(Locked, UsageError), self._state.turn("health"):
-            kept = self._read()
-            renamed = {(app, store): history for (app, store), history in kept.places.items() if app == old}
-            if renamed:
-                others = {place: history for place, history in kept.places.items() if place[0] not in (old, new)}
-                self._known = _Kept(
-                    kept.at, others | {(new, store): history for (_, store), history in renamed.items()}
-                )
-                files.write_text(self._path, _text(self._known), mode=files.PRIVATE)
+        with self._guard, suppress(MultidbError):
+            self._file.change(lambda text: self._renamed(_kept(text), old, new))
 
-    def _add(self, report: HealthReport) -> None:
-        kept = self._read()
-        # What was not worth a write, or could not be written, is known here alone.
-        ahead = self._known.at is not None and (kept.at is None or kept.at < self._known.at)
-        self._known = _after(self._known if ahead else kept, report)
-        if kept.at is None or _worth_keeping(kept, report):
-            files.write_text(self._path, _text(self._known), mode=files.PRIVATE)
+    def _with(self, text: str | None, known: _Kept, report: HealthReport) -> str | None:
+        """What is kept, with one round more; None where that is not worth a write.
 
-    def _read(self) -> _Kept:
-        with suppress(UsageError, Unreadable):
-            text = files.read_text(self._path)
-            if text is not None:
-                return _parsed(text)
-        return _Kept()
+        Args:
+            known: what was not worth one before, or could not be written, is known here alone.
+        """
+        kept = _kept(text)
+        ahead = known.at is not None and (kept.at is None or kept.at < known.at)
+        self._known = _after(known if ahead else kept, report)
+        return _text(self._known) if kept.at is None or _worth_keeping(kept, report) else None
+
+    def _renamed(self, kept: _Kept, old: str, new: str) -> str | None:
+        renamed = {(app, store): history for (app, store), history in kept.places.items() if app == old}
+        if not renamed:
+            return None
+        others = {place: history for place, history in kept.places.items() if place[0] not in (old, new)}
+        self._known = _Kept(kept.at, others | {(new, store): history for (_, store), history in renamed.items()})
+        return _text(self._known)
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,6 +205,14 @@ class _HistoryDocument(Document):
 
 
 _HISTORY: Final = TypeAdapter(_HistoryDocument)
+
+
+def _kept(text: str | None) -> _Kept:
+    """What the text keeps; nothing where it cannot be understood."""
+    with suppress(Unreadable):
+        if text is not None:
+            return _parsed(text)
+    return _Kept()
 
 
 def _parsed(text: str) -> _Kept:

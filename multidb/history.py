@@ -5,32 +5,30 @@ Lines are only added, each with the SHA-256 of the one before it; that of the la
 line that was altered or taken out is noticed, wherever it stood. Against who rewrites all of it there is only a digest
 that was kept elsewhere: the one that `multidb history` prints is in the file as long as nobody has.
 
-It stands in ``.multidb/history/``. `RunHistory` has three ways in: `append`, `runs`, `verify`.
+It stands where the state is (`multidb.history_lines`). `RunHistory` has three ways in: `append`, `runs`, `verify`.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import pwd
 import re
 import secrets
-import shlex
 import socket
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, Final, Literal
 
 from pydantic import TypeAdapter
 
-from multidb import __version__, files
+from multidb import __version__
 from multidb.document import Unreadable, digest, parse, printable
-from multidb.errors import MultidbError
+from multidb.errors import MultidbError, Refused
+from multidb.history_lines import LONGEST_LINE, NOTHING, link_of, opened
 from multidb.model import Change
 from multidb.report import Report
 from multidb.secrets import redact
@@ -39,12 +37,6 @@ from multidb.validation import AppId, Count, Document, Moment, Sha256, validated
 
 __all__ = ["Chain", "RecordedChange", "RecordedRun", "RunHistory", "RunOutcome", "RunRecord"]
 
-_FOLDER: Final = "history"
-_LINES: Final = "runs.jsonl"
-_HEAD: Final = "head.json"
-_VERSION: Final = 1
-_NOTHING: Final = "0" * 64  # what the first line follows on
-_LONGEST_LINE: Final = 4 * 1024**2  # bytes
 _MOST_CHANGES: Final = 1000  # of one run; how many more there were is written too
 _MOST_ARGUMENTS, _LONGEST_ARGUMENT = 50, 200
 _LONGEST_NAME: Final = 200  # characters of a user, a host, a job
@@ -72,9 +64,9 @@ class RunOutcome(StrEnum):
     DONE = "done"
     PARTLY = "partly"  # something was changed, and something failed
     FAILED = "failed"
-    INTERRUPTED = "interrupted"  # by Ctrl-C
-    RUNNING = "running"  # it has begun, and its process lives on this machine
-    UNFINISHED = "unfinished"  # it has begun and not ended: killed, or on another machine
+    INTERRUPTED = "interrupted"  # by Ctrl-C or SIGTERM
+    RUNNING = "running"  # it has begun, and its process lives on this machine, or holds a lock from another
+    UNFINISHED = "unfinished"  # it has begun and not ended: killed; or on another machine, and without a lock just now
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,11 +197,11 @@ class Chain:
         """Whether nothing is wrong."""
         return not self.problems
 
-    def way_on(self, folder: Path) -> str:
-        """What to do about it, with the command to run: nothing brings a line back that only this folder had."""
+    def way_on(self) -> str:
+        """What to do about it: nothing brings a line back that only this place had."""
         return (
-            "put the folder back from a copy; or keep what is left for whoever looks into it, and begin anew: "
-            f"mv {shlex.quote(str(folder))} {shlex.quote(f'{folder}-{self.digest[:8]}')}"
+            "put it back from a copy; or keep what is left for whoever looks into it, and begin anew: "
+            "multidb history --begin-anew"
         )
 
 
@@ -218,9 +210,12 @@ class RunHistory:
 
     def __init__(self, state: ProjectState) -> None:
         self._state = state
-        self.folder = state.folder / _FOLDER
-        self._path = self.folder / _LINES
-        self._head = self.folder / _HEAD
+        self._kept = opened(state)
+
+    @property
+    def title(self) -> str:
+        """What a person calls the place where it is."""
+        return self._kept.title
 
     @contextmanager
     def recording(
@@ -260,23 +255,14 @@ class RunHistory:
                 lost(why)
 
     def append(self, entry: Mapping[str, Any]) -> None:
-        """Adds a line. Whole or not at all, and on the disk when this returns.
+        """Adds a line. Whole or not at all, and kept when this returns.
 
         Raises:
-            Locked: another process has been adding one for a minute.
-            UsageError: the folder cannot be written.
+            Locked: other processes have been adding some for a minute.
+            UsageError: it cannot be written.
+            StateUnavailable: where the state is kept, nothing can be written now.
         """
-        with self._state.turn("history"):
-            last, end = files.last_line(self._path, _LONGEST_LINE)
-            head, before = self._head_of(), _link_of(last)[0] or 0
-            # A last line that is another than it was is known by what follows on the one that it was.
-            previous = head.digest if head.number >= before else digest(last)
-            number = max(head.number, before) + 1
-            at = datetime.now(UTC).isoformat(timespec="milliseconds")
-            line = json.dumps({"version": _VERSION, "number": number, "previous": previous, "at": at, **entry})
-            files.append_line(self._path, line, end)
-            last_of_all = json.dumps({"version": _VERSION, "number": number, "digest": digest(line.encode())})
-            files.write_text(self._head, last_of_all + "\n", mode=files.PRIVATE)
+        self._kept.add(entry)
 
     def runs(self) -> list[RecordedRun]:
         """Every run, oldest first. A line that cannot be understood is passed over: `verify` names it.
@@ -286,14 +272,16 @@ class RunHistory:
         """
         begun: dict[str, _Begun] = {}
         ended: dict[str, _Ended] = {}
-        for line in files.lines(self._path, _LONGEST_LINE):
+        for line in self._kept.lines():
             with suppress(Unreadable):
-                entry = validated(parse(line, _LONGEST_LINE), _ENTRY)
+                entry = validated(parse(line, LONGEST_LINE), _ENTRY)
                 if isinstance(entry, _Begun):
                     begun.setdefault(entry.run, entry)
                 else:
                     ended.setdefault(entry.run, entry)
-        return [_run_of(entry, ended.get(run)) for run, entry in begun.items()]
+        open_runs = [entry for run, entry in begun.items() if run not in ended]
+        elsewhere = self._at_work() if any(entry.host != _host() for entry in open_runs) else frozenset()
+        return [_run_of(entry, ended.get(run), elsewhere) for run, entry in begun.items()]
 
     def verify(self) -> Chain:
         """Whether every line is there, as it was written.
@@ -301,12 +289,12 @@ class RunHistory:
         Raises:
             UsageError: the file cannot be read.
         """
-        head = self._head_of()  # first: what is added meanwhile comes after it
-        lines = list(files.lines(self._path, _LONGEST_LINE))
+        head = self._kept.head()  # first: what is added meanwhile comes after it
+        lines = list(self._kept.lines())
         problems: list[str] = []
-        number, previous, at_head = 0, _NOTHING, ""
+        number, previous, at_head = 0, NOTHING, ""
         for position, line in enumerate(lines, 1):
-            given, follows = _link_of(line)
+            given, follows = link_of(line)
             stated = number + 1 if given is None else given
             if given is None:
                 problems.append(f"line {position} cannot be read")
@@ -322,23 +310,27 @@ class RunHistory:
         if head.number > number:
             problems.append(_gap("at the end", number, head.number + 1))
         elif not head.number:
-            problems.append(f"{_HEAD} is missing, or is not what multidb writes: nothing says which line was the last")
+            problems.append("head.json is missing, or is not what multidb writes: nothing says which line was the last")
         elif at_head != head.digest and not problems:
             problems.append(f"line {len(lines) - (number - head.number)} was altered")
         return Chain(len(lines), previous if lines else "", tuple(problems))
 
-    def _head_of(self) -> _Head:
-        with suppress(Unreadable):
-            text = files.read_text(self._head)
-            if text is not None:
-                return validated(parse(text, _LONGEST_LINE), _Head)
-        return _Head(version=1, number=0, digest=_NOTHING)
+    def begin_anew(self) -> str:
+        """Puts all lines aside, so that the next one is the first. Gives the name under which they are.
 
+        Raises:
+            Refused: there is none.
+        """
+        chain = self.verify()
+        if not chain.lines and chain.whole:
+            raise Refused("no run is recorded", where=self.title)
+        return self._kept.set_aside(f"history-{chain.digest[:8] or 'empty'}")
 
-class _Head(Document):
-    version: Literal[1]
-    number: Count
-    digest: Sha256
+    def _at_work(self) -> frozenset[tuple[str, int]]:
+        """The machines and processes of the runs that hold a lock now, wherever they are."""
+        if not self._state.is_shared:
+            return frozenset()
+        return frozenset((lock.user.rpartition("@")[2], lock.pid) for lock in self._state.store.locks())
 
 
 class _Link(Document):
@@ -385,8 +377,9 @@ class _Ended(_Link):
 _ENTRY: Final[TypeAdapter[_Begun | _Ended]] = TypeAdapter(_Begun | _Ended)
 
 
-def _run_of(begun: _Begun, ended: _Ended | None) -> RecordedRun:
-    outcome = RunOutcome(ended.outcome) if ended else RunOutcome.RUNNING if _lives(begun) else RunOutcome.UNFINISHED
+def _run_of(begun: _Begun, ended: _Ended | None, elsewhere: Container[tuple[str, int]]) -> RecordedRun:
+    lives = ended is None and (_lives(begun) or (begun.host, begun.pid) in elsewhere)
+    outcome = RunOutcome(ended.outcome) if ended else RunOutcome.RUNNING if lives else RunOutcome.UNFINISHED
     return RecordedRun(
         begun.run,
         begun.command,
@@ -491,15 +484,6 @@ def _outcome(record: RunRecord) -> RunOutcome:
 def _recorded(change: Change) -> RecordedChange:
     resource = change.resource
     return RecordedChange(change.action.value, resource.kind, resource.name, resource.app, change.server)
-
-
-def _link_of(line: bytes) -> tuple[int | None, str]:
-    """A line's number, and the digest of the line that it follows on; None for one that is none of ours."""
-    with suppress(ValueError):
-        match json.loads(line):
-            case {"number": int(number), "previous": str(previous)} if number > 0:
-                return number, previous
-    return None, ""
 
 
 def _gap(where: str, before: int, after: int) -> str:

@@ -329,7 +329,7 @@ def _forget_everything(fleet: Fleet, app_id: str) -> None:
         for store, apps in read_only.items():
             read_only[store] = [app for app in apps if app != app_id]
     for server in fleet.runtime.servers():
-        Baseline(state.folder, server.name).forget(app_id)
+        Baseline(state, server.name).forget(app_id)
     _drop_files(fleet, app_id, _OURS)
 
 

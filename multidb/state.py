@@ -28,6 +28,7 @@ from multidb.document import Unreadable, parse
 from multidb.errors import Locked, NewerFormat, SecretsChanged, StateUnavailable, UsageError
 from multidb.formats import SECRETS, Format, NewerVersion
 from multidb.secrets import Secret, SecretRef, SecretStore, of_owner
+from multidb.state_file import StateFile
 from multidb.state_folder import MACHINE, FolderStateStore
 from multidb.state_store import Kept, StateStore, identified, refuse_moved
 
@@ -228,6 +229,10 @@ class ProjectState:
                 refuse_moved(document, self.store.title)
                 identified(document, project)
         self.refresh()
+
+    def file(self, name: str) -> StateFile:
+        """A text that is kept beside the project's state, such as ``usage.jsonl``."""
+        return StateFile(self.store, name)
 
     def stamp(self) -> object:
         """What is another one whenever the project's state has been written; None where there is none."""

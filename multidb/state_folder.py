@@ -11,9 +11,21 @@ from pathlib import Path
 from typing import Any, Final
 
 from multidb import files
-from multidb.document import Unreadable, parse
+from multidb.document import Unreadable, digest, parse
 from multidb.errors import Refused, UsageError
-from multidb.state_store import RESTORE, TURN, HeldLock, Holder, Kept, damaged, lock_of, state_of, state_text
+from multidb.state_store import (
+    FILES,
+    RESTORE,
+    TURN,
+    HeldLock,
+    Holder,
+    Kept,
+    KeptFile,
+    damaged,
+    lock_of,
+    state_of,
+    state_text,
+)
 
 __all__ = ["MACHINE", "FolderStateStore"]
 
@@ -28,6 +40,7 @@ class FolderStateStore:
     """A file in a folder of this machine; the kernel keeps the locks, and lets go of them when their process ends."""
 
     def __init__(self, folder: Path) -> None:
+        self.folder = folder
         self._path = folder / "state.json"
         self._turn = folder / "state.lock"
         self._locks = folder / "locks"
@@ -76,6 +89,20 @@ class FolderStateStore:
             where=f"lock {held.name}",
             hint=f"end that process (kill {held.pid}); the lock goes with it" if held.pid else "wait for it to end",
         )
+
+    def read_file(self, name: str) -> KeptFile:
+        text = files.read_text(self.folder / name)
+        return KeptFile() if text is None else KeptFile(text, digest(text.encode()))
+
+    def write_file(self, name: str, text: str, version: object) -> bool:
+        with files.lock(self.folder / "files.lock", {}, TURN):
+            if self.read_file(name).version != version:
+                return False
+            files.write_text(self.folder / name, text, mode=files.PRIVATE)
+        return True
+
+    def file_names(self) -> Sequence[str]:
+        return sorted(str(path.relative_to(self.folder)) for pattern in FILES for path in self.folder.glob(pattern))
 
     def _document(self) -> dict[str, Any]:
         text = files.read_text(self._path)

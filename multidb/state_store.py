@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from secrets import token_hex
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -19,13 +20,16 @@ from multidb.formats import STATE, NewerVersion
 
 __all__ = [
     "TURN",
+    "FILES",
     "RESTORE",
     "HeldLock",
     "Holder",
     "Kept",
+    "KeptFile",
     "StateStore",
     "damaged",
     "identified",
+    "is_kept_file",
     "lock_of",
     "locked",
     "refuse_moved",
@@ -39,6 +43,9 @@ Holder: TypeAlias = Mapping[str, object]
 
 TURN: Final = 60.0  # seconds in which one process has done what takes some: it stands still
 _LARGEST: Final = 256 * 1024**2  # bytes; a removed app's tombstone holds whole manifests
+FILES: Final = ("health.json", "usage.jsonl", "baseline/*.json", "history/*.json", "history/*.jsonl")
+"""The texts that multidb keeps beside the state, by pattern."""
+
 RESTORE: Final = (
     "restore it from a copy; without one, move it away, then: multidb plan reads back from the servers what they know"
 )
@@ -54,6 +61,19 @@ class Kept:
     """
 
     document: Mapping[str, Any]
+    version: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class KeptFile:
+    """A text that is kept beside the state, as it was read.
+
+    Args:
+        text: None where there is none.
+        version: another one whenever it has been written; None where there is none.
+    """
+
+    text: str | None = None
     version: object = None
 
 
@@ -138,6 +158,28 @@ class StateStore(Protocol):
             UsageError: none of this id is held.
             Refused: its holder is a process of this machine, which is ended instead.
         """
+
+    def read_file(self, name: str) -> KeptFile:
+        """A text that is kept beside the state: what grows, or is written more often than the state.
+
+        Args:
+            name: of ours, such as ``usage.jsonl`` or ``baseline/postgres.json``.
+        """
+
+    def write_file(self, name: str, text: str, version: object) -> bool:
+        """Puts a text beside the state, whole, in the place of the version that was read (None: of nothing).
+
+        Returns:
+            False where another run has written it since; nothing was written then.
+        """
+
+    def file_names(self) -> Sequence[str]:
+        """The texts beside the state that are there and go with it."""
+
+
+def is_kept_file(name: str) -> bool:
+    """Whether a text of this name is one that goes with the state."""
+    return any(fnmatch(name, pattern) for pattern in FILES)
 
 
 def lock_of(lock_id: str, name: str, holder: object, until: str = "") -> HeldLock:

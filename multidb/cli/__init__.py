@@ -7,7 +7,9 @@ that asks what could be typed next is answered without typer.
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from io import TextIOWrapper
 from typing import NoReturn
 
@@ -23,7 +25,7 @@ except ImportError:  # somebody else's package of this name lies over ours, or h
 __all__ = ["main"]
 
 _NO_PLUGINS = ("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it reads every installed distribution for them: 25 ms
-_INTERRUPTED = 130  # as shells have it: 128 and the number of SIGINT
+_INTERRUPTED, _TERMINATED = 130, 143  # as shells have it: 128 and the number of SIGINT, of SIGTERM
 _COMPLETE = "_MULTIDB_COMPLETE"  # what a shell's script sets that asks what could be typed next
 
 
@@ -64,6 +66,7 @@ def main() -> NoReturn:
     arguments = sys.argv[1:]
     os.environ.setdefault(*_NO_PLUGINS)
     _open_standard_files()
+    _end_on_sigterm()
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout = _StandardOutput(sys.stdout)
     try:
@@ -76,6 +79,25 @@ def main() -> NoReturn:
     except KeyboardInterrupt:
         code = _interrupted(arguments)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM has come: what a Ctrl-C ends, and gives back, is ended and given back."""
+
+    came = False
+
+
+def _end_on_sigterm() -> None:
+    """Has SIGTERM, by which CI and supervisors end a run, be as Ctrl-C: locks are given back, what was begun is put
+    right. By default it would kill us, and leave a lease to run out."""
+
+    def end(*_: object) -> NoReturn:
+        _Terminated.came = True
+        raise _Terminated
+
+    ours = threading.current_thread() is threading.main_thread()
+    if ours and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
+        signal.signal(signal.SIGTERM, end)
 
 
 def _open_standard_files() -> None:
@@ -140,7 +162,7 @@ def _interrupted(arguments: list[str]) -> int:
     from multidb.cli.output import report_interrupt
 
     report_interrupt(arguments)
-    return _INTERRUPTED
+    return _TERMINATED if _Terminated.came else _INTERRUPTED
 
 
 def _flush() -> None:

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from multidb.cli.options import AppOrAllArgument, Run, duration, examples, with_run
+from multidb.cli.options import AppOrAllArgument, Run, YesOption, ask, duration, examples, with_run
 from multidb.cli.output import Output
+from multidb.errors import Refused
 from multidb.history import Chain, RecordedRun, RunHistory, RunOutcome
 from multidb.manifest import app_id
 from multidb.model import counted, time_in_words
 from multidb.run_summary import outcome_in_words, took, what_was_done
 from multidb.state import ProjectState
+from multidb.state_stores import open_state
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -34,6 +35,7 @@ _STYLES = {
         "multidb history",
         "multidb history lernmi --since 3d",
         "multidb history --limit 1 -v            (each change of the last run)",
+        "multidb history --begin-anew            (where a line of it is lost for good)",
         "multidb history --json | jq '.runs[] | select(.outcome != \"done\")'",
     )
 )
@@ -45,6 +47,10 @@ def history(
         str | None, typer.Option("--since", metavar="TIME", help="Only runs that began in the last 12h, 3d, 2w.")
     ] = None,
     limit: Annotated[int, typer.Option("--limit", metavar="N", min=1, help="The last N of them.")] = 20,
+    begin_anew: Annotated[
+        bool, typer.Option("--begin-anew", help="Put what there is aside, under another name, and begin a new one.")
+    ] = False,
+    yes: YesOption = False,
 ) -> int:
     """Show what was done with this project: each run that changed something, the newest first.
 
@@ -54,7 +60,9 @@ def history(
     output = run.output
     about = app_id(name) if name else None
     now, length = datetime.now(UTC), duration(since) if since else None
-    kept = RunHistory(ProjectState(Path(run.project().root)))
+    state = open_state(run.project())
+    kept = RunHistory(state)
+    aside = _begun_anew(run, kept, state, yes=yes) if begin_anew else None
     chosen = [
         recorded
         for recorded in kept.runs()
@@ -67,11 +75,23 @@ def history(
         "lines": chain.lines,
         "digest": chain.digest or None,
         "problems": list(chain.problems),
+        "set_aside": aside,
     }
     output.document(chain.whole, document)
     _show(output, shown, len(chosen) - len(shown))
     _show_chain(output, kept, chain)
     return 0 if chain.whole else 1
+
+
+def _begun_anew(run: Run, kept: RunHistory, state: ProjectState, *, yes: bool) -> str:
+    """Puts the history aside, and says so in the first line of the new one."""
+    if not ask(f"Put {kept.title} aside and begin a new history?", yes=yes):
+        raise Refused("nothing was changed")
+    aside = kept.begin_anew()
+    with run.recorded(state, ()) as record:
+        record.add("set aside", "history", aside)
+    run.output.say(f"What there was is {aside} now, in the same place.")
+    return aside
 
 
 def _show(output: Output, runs: Sequence[RecordedRun], left_out: int) -> None:
@@ -125,6 +145,6 @@ def _show_chain(output: Output, kept: RunHistory, chain: Chain) -> None:
     if chain.whole and chain.lines:
         output.say(f"{counted(chain.lines, 'line')}, all as written; the last is {chain.digest[:16]}.", style="dim")
     for problem in chain.problems:
-        output.note(f"{kept.folder}: {problem}", style="bold red")
+        output.note(f"{kept.title}: {problem}", style="bold red")
     if chain.problems:
-        output.note(f"  {chain.way_on(kept.folder)}")
+        output.note(f"  {chain.way_on()}")

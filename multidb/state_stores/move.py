@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from multidb.errors import Locked, Refused
 from multidb.state_folder import MACHINE
-from multidb.state_store import Holder, StateStore, identified, refuse_moved
+from multidb.state_store import Holder, KeptFile, StateStore, identified, refuse_moved
 
 __all__ = ["move_state"]
 
@@ -12,7 +12,8 @@ _OF_PLACE = frozenset({"identity", "moved", "version"})
 
 
 def move_state(old: StateStore, new: StateStore, address: str, project: str, holder: Holder) -> int:
-    """Copies the state to another place, and leaves in its own place where it went. In between nobody can write it.
+    """Copies the state to another place, with the texts beside it (the history, sizes, checks), and leaves in its own
+    place where it went. In between nobody can write the state.
 
     Args:
         address: `new`, as the manifest names it.
@@ -38,10 +39,28 @@ def move_state(old: StateStore, new: StateStore, address: str, project: str, hol
         refuse_moved(document, old.title)
         moved = {name: section for name, section in document.items() if name not in MACHINE | _OF_PLACE}
         _copy(document["identity"], moved, new, holder)
+        texts = _copy_files(old, new)
         for name in moved:
             del document[name]
         document["moved"] = {"to": address}
+    for name, kept in texts.items():  # what was written meanwhile stays there
+        old.write_file(name, "", kept.version)
     return len(moved)
+
+
+def _copy_files(old: StateStore, new: StateStore) -> dict[str, KeptFile]:
+    """Puts the texts beside the state to the new place, and nothing in the place of others there. Gives them."""
+    names = old.file_names()
+    texts = {name: old.read_file(name) for name in names}
+    for name in {*names, *new.file_names()}:
+        text, there = texts.get(name, KeptFile()).text or "", new.read_file(name)
+        if text != (there.text or "") and not new.write_file(name, text, there.version):
+            raise Refused(
+                f"{name} was written there by another run meanwhile; nothing was moved",
+                where=new.title,
+                hint="run the command again",
+            )
+    return {name: kept for name, kept in texts.items() if kept.text}
 
 
 def _copy(identity: dict[str, str], sections: dict[str, object], new: StateStore, holder: Holder) -> None:

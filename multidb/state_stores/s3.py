@@ -30,8 +30,10 @@ from multidb.state_store import (
     HeldLock,
     Holder,
     Kept,
+    KeptFile,
     damaged,
     identified,
+    is_kept_file,
     lock_of,
     locked,
     refuse_other_project,
@@ -47,6 +49,7 @@ _PAUSES: Final = (0.05, 0.5)  # seconds between two looks at what others write, 
 _LARGEST: Final = 256 * 1024**2  # bytes
 _LOCKS: Final = "locks"  # the section that nobody but this module sees
 _TURN_LOCK: Final = "state"
+_WRITTEN: Final = "written"  # metadata of a text beside the state
 _NEVER: Final = datetime.max.replace(tzinfo=UTC)
 _REFUSED: Final = ("PreconditionFailed", "ConditionalRequestConflict", "412", "409")
 _MISSING: Final = ("NoSuchKey", "404")
@@ -143,8 +146,8 @@ class S3StateStore:
     """
 
     def __init__(self, address: str, project: str, lease: float = LEASE) -> None:
-        self._bucket, prefix = s3.place_of(address)
-        self._key = f"{prefix}state.json"
+        self._bucket, self._prefix = s3.place_of(address)
+        self._key = f"{self._prefix}state.json"
         self.title = f"s3://{self._bucket}/{self._key}"
         self._project = project
         self._lease = timedelta(seconds=lease)
@@ -196,6 +199,46 @@ class S3StateStore:
         token = there.leases[held.name].token
         self._settle(lambda newest: newest.without(token), there)
         return replace(held, name=held.name.removeprefix("lock-"))
+
+    def read_file(self, name: str) -> KeptFile:
+        return self._file(name)[0]
+
+    def _file(self, name: str) -> tuple[KeptFile, str]:
+        """A text beside the state, and by what its writer knows it again."""
+        from botocore.exceptions import ClientError
+
+        with self._explaining(f"read {name} beside it"):
+            try:
+                answer = self._client.get_object(Bucket=self._bucket, Key=self._prefix + name)
+            except ClientError as error:
+                if _code(error) not in _MISSING:
+                    raise
+                return KeptFile(), ""
+            text = answer["Body"].read(_LARGEST)
+        return KeptFile(text.decode(errors="replace"), str(answer["ETag"])), answer["Metadata"].get(_WRITTEN, "")
+
+    def write_file(self, name: str, text: str, version: object) -> bool:
+        from botocore.exceptions import ClientError
+
+        self._refuse_unconditional()
+        written = token_hex(8)
+        new = {"Bucket": self._bucket, "Key": self._prefix + name, "Body": text.encode()}
+        condition = {"IfNoneMatch": "*"} if version is None else {"IfMatch": version}
+        with self._explaining(f"write {name} beside it"):
+            try:
+                self._client.put_object(**new, **condition, Metadata={_WRITTEN: written})
+            except ClientError as error:
+                if _code(error) not in (*_REFUSED, *_MISSING):
+                    raise
+            else:
+                return True
+        return self._file(name)[1] == written  # the first try did it, and its answer was lost
+
+    def file_names(self) -> Sequence[str]:
+        with self._explaining("list what is beside it"):
+            pages = self._client.get_paginator("list_objects_v2").paginate(Bucket=self._bucket, Prefix=self._prefix)
+            keys = [entry["Key"] for page in pages for entry in page.get("Contents", ())]
+        return sorted(filter(is_kept_file, (key.removeprefix(self._prefix) for key in keys)))
 
     # Leases
 
@@ -398,7 +441,7 @@ class S3StateStore:
             words, hint = f"there is no bucket {self._bucket}", "make it, or correct the address after state:"
         elif code in _DENIED:
             words = f"the credentials may not {doing}"
-            hint = "ask for s3:GetObject and s3:PutObject on it (docs/teams.md), then run the command again"
+            hint = "ask for the rights that docs/teams.md names, then run the command again"
         elif code in _ENDED:
             words, hint = "the credentials have ended, or are none", "log in again, then run the command again"
         else:

@@ -1,9 +1,10 @@
-"""The sizes of earlier looks, one line of JSON each, so that growth can be told. Small, and safe to lose."""
+"""The sizes of earlier looks, one line of JSON each, so that growth can be told. Small, and safe to lose; it is kept
+beside the state."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import accumulate, takewhile
@@ -11,9 +12,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter
 
-from multidb import files
 from multidb.document import in_future, parse
-from multidb.errors import Locked, UsageError
+from multidb.errors import MultidbError, UsageError
 from multidb.state import ProjectState
 from multidb.validation import Count, Document, Moment, validated
 
@@ -58,23 +58,21 @@ class Look:
 
 
 class History:
-    """The looks of one project, oldest first, in ``.multidb/usage.jsonl``."""
+    """The looks of one project, oldest first."""
 
     def __init__(self, state: ProjectState) -> None:
         self._state = state
-        self._path = state.folder / _NAME
+        self._file = state.file(_NAME)
 
     def looks(self) -> tuple[list[Look], str]:
-        """Every look that is kept; and a note, where the file was damaged and has been moved aside."""
+        """Every look that is kept; and a note, where the file was damaged and has been put aside."""
         try:
-            with self._state.turn("usage"):
-                return self._read()
-        except (Locked, UsageError) as error:  # nothing can be written there now; what it holds can be read
+            return _parsed(self._file.read()), ""
+        except (ValueError, MultidbError) as wrong:
             try:
-                text = files.read_text(self._path) or ""
-                return [Look.parse(line) for line in text.splitlines()], ""
-            except (ValueError, UsageError):
-                return [], f"{error}; growth is not told"
+                return [], self._put_aside()
+            except MultidbError as error:  # nothing can be written there now
+                return [], f"{wrong if isinstance(wrong, MultidbError) else error}; growth is not told"
 
     def sizes(self, app: str, store: str) -> list[tuple[datetime, int]]:
         """How large the app was at each look, oldest first."""
@@ -83,34 +81,49 @@ class History:
 
     def add(self, look: Look) -> None:
         """Keeps the look, and drops the oldest when there are too many. What comes within a minute is not kept."""
-        with self._state.turn("usage"):
-            looks, _ = self._read()
-            looks = [earlier for earlier in looks if not in_future(earlier.at, look.at)]  # a clock was wrong then
-            if not looks or look.at - looks[-1].at >= _OFTEN:
-                files.write_text(self._path, "".join(_newest([*looks, look])), mode=files.PRIVATE)
+
+        def changed(text: str | None) -> str | None:
+            looks = [earlier for earlier in _parsed(text) if not in_future(earlier.at, look.at)]  # a clock was wrong
+            return "".join(_newest([*looks, look])) if not looks or look.at - looks[-1].at >= _OFTEN else None
+
+        self._change(changed)
 
     def rename(self, old: str, new: str) -> None:
         """What was seen of an app is of its new name from now on."""
-        with self._state.turn("usage"):
-            looks, _ = self._read()
-            if any(old in look.sizes for look in looks):
-                renamed = [replace(look, sizes=_under(look.sizes, old, new)) for look in looks]
-                files.write_text(self._path, "".join(_newest(renamed)), mode=files.PRIVATE)
 
-    def _read(self) -> tuple[list[Look], str]:
+        def changed(text: str | None) -> str | None:
+            looks = _parsed(text)
+            if not any(old in look.sizes for look in looks):
+                return None
+            return "".join(_newest(replace(look, sizes=_under(look.sizes, old, new)) for look in looks))
+
+        self._change(changed)
+
+    def _change(self, changed: Callable[[str | None], str | None]) -> None:
         try:
-            text = files.read_text(self._path) or ""
-            return [Look.parse(line) for line in text.splitlines()], ""
+            self._file.change(changed)
         except (ValueError, UsageError):
-            return [], self._move_aside()
+            self._put_aside()
+            self._file.change(changed)
 
-    def _move_aside(self) -> str:
-        aside = _free(self._path.with_name(f"{_NAME}.damaged"))
-        try:
-            self._path.rename(aside)
-        except OSError as error:
-            raise UsageError(f"cannot be moved: {error.strerror}", where=str(self._path)) from None
-        return f"{self._path} was damaged and is now {aside.name}; growth is counted from here on"
+    def _put_aside(self) -> str:
+        """Puts a damaged file under another name; says so."""
+        if self._state.is_shared:
+            aside = self._file.put_aside(f"{_NAME}.damaged")
+        else:  # it may hold what is no text
+            path = self._state.folder / _NAME
+            free = _free(path.with_name(f"{_NAME}.damaged"))
+            try:
+                path.rename(free)
+            except OSError as error:
+                raise UsageError(f"cannot be moved: {error.strerror}", where=str(path)) from None
+            aside = free.name
+        return f"{self._file.title} was damaged and is now {aside}; growth is counted from here on"
+
+
+def _parsed(text: str | None) -> list[Look]:
+    """`ValueError` for anything that was not written here."""
+    return [Look.parse(line) for line in (text or "").splitlines()]
 
 
 def _under(sizes: Mapping[str, Mapping[str, int]], old: str, new: str) -> dict[str, Mapping[str, int]]:

@@ -156,9 +156,13 @@ def test_a_line_that_was_altered_is_said_with_a_command_that_works(folder: Folde
     findings = folder.run("doctor", "--json").json()["findings"]
     finding = next(finding for finding in findings if finding["subject"] == "history")
     assert finding["level"] == "error"
-    move = finding["hint"].rpartition(": ")[2].split()
-    assert move[0] == "mv"
-    (folder.path / move[1]).rename(folder.path / move[2])
-    assert folder.ok("history").out == "No run is recorded.\n"
+    command = finding["hint"].rpartition(": multidb ")[2].split()
+    assert folder.run(*command).code == 3, "nobody has agreed to it"
+    assert folder.run("history").code == 1
+    aside = folder.ok(*command, "--yes", "--json").json()["set_aside"]
+    assert (folder.path / ".multidb" / aside / "runs.jsonl").read_text().splitlines()[0] == lines[0].strip()
     folder.ok("backup", "ann")
-    assert len(recorded(folder)) == 1
+    first, _ = recorded(folder)
+    assert changes(first) == {"set aside history"}
+    assert [change.name for change in first.changes] == [aside]
+    folder.ok("history")

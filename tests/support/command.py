@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 from dataclasses import dataclass
+from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import Any
 
@@ -110,9 +111,7 @@ def _forked(path: Path, arguments: tuple[str, ...], stdin: str | None, timeout: 
         streams = Path(name)
         if stdin is not None:
             (streams / "in").write_text(stdin)
-        env = {**os.environ, **_SURROUNDINGS}
-        process = FORKS.Process(target=_command, args=(str(path), arguments, streams, env))
-        process.start()
+        process = started(path, arguments, streams)
         process.join(timeout)
         if process.is_alive():
             process.kill()
@@ -122,6 +121,14 @@ def _forked(path: Path, arguments: tuple[str, ...], stdin: str | None, timeout: 
         assert code is not None
         process.close()
         return Ran(arguments, code, (streams / "out").read_text(), (streams / "err").read_text())
+
+
+def started(path: Path, arguments: tuple[str, ...], streams: Path) -> ForkServerProcess:
+    """A command that runs in the folder `path`. What it says comes into ``out`` and ``err`` in the folder `streams`."""
+    env = {**os.environ, **_SURROUNDINGS}
+    process = FORKS.Process(target=_command, args=(str(path), arguments, streams, env))
+    process.start()
+    return process
 
 
 def _command(path: str, arguments: tuple[str, ...], streams: Path, env: dict[str, str]) -> None:

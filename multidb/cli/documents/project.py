@@ -105,6 +105,8 @@ class HistoryDocument(ResultDocument):
     """SHA-256 of the last line. As long as no line was altered, a later history has it too."""
     problems: list[str]
     """Which lines are missing or were altered."""
+    set_aside: str | None
+    """Under which name, in the same place, the history of before is now, where `--begin-anew` has put it there."""
 
 
 class LockDocument(DocumentPart):

@@ -40,7 +40,7 @@ def run(history: RunHistory, app: str, command: str = "apply") -> None:
 
 
 def path_of(history: RunHistory) -> Path:
-    return history.folder / "runs.jsonl"
+    return Path(history.title) / "runs.jsonl"
 
 
 def lines_of(history: RunHistory) -> list[bytes]:
@@ -197,14 +197,14 @@ def test_any_byte_that_is_altered_is_noticed(history: RunHistory) -> None:
 @pytest.mark.parametrize("name", ["runs.jsonl", "head.json"])
 def test_a_file_that_is_gone_is_noticed(history: RunHistory, name: str) -> None:
     run(history, "ann")
-    (history.folder / name).unlink()
+    path_of(history).with_name(name).unlink()
     assert not history.verify().whole
 
 
 def test_no_history_is_no_problem_and_looking_makes_none(history: RunHistory) -> None:
     assert history.verify().whole
     assert history.runs() == []
-    assert not history.folder.exists()
+    assert not path_of(history).parent.exists()
 
 
 # --- runs that end by force, disks that are full ---------------------------------------------------------------------
@@ -264,9 +264,9 @@ def test_a_last_line_without_its_end_is_kept(history: RunHistory) -> None:
 
 def test_between_a_line_and_its_head_nothing_is_lost(history: RunHistory) -> None:
     run(history, "ann")
-    head = (history.folder / "head.json").read_bytes()
+    head = path_of(history).with_name("head.json").read_bytes()
     run(history, "bob")
-    (history.folder / "head.json").write_bytes(head)  # as after a kill just then
+    path_of(history).with_name("head.json").write_bytes(head)  # as after a kill just then
     assert history.verify().whole
     run(history, "eve")
     assert history.verify().whole
@@ -298,7 +298,7 @@ def test_an_end_that_cannot_be_written_is_said_and_changes_no_result(history: Ru
 def test_runs_side_by_side_lose_no_line(history: RunHistory) -> None:
     def work(number: int) -> None:
         for _ in range(5):
-            run(RunHistory(ProjectState(history.folder.parent.parent)), f"app{number}")
+            run(RunHistory(ProjectState(path_of(history).parents[2])), f"app{number}")
 
     threads = [threading.Thread(target=work, args=(number,)) for number in range(4)]
     for thread in threads:

@@ -89,7 +89,7 @@ def test_of_a_new_app_nobody_knows(engine: Engine) -> None:  # noqa: F811
 def test_an_app_that_is_forgotten_is_new(engine: Engine) -> None:  # noqa: F811
     assert engine.apply().error() is None
     gone(engine)
-    Baseline(engine.state.folder, "toy").forget("bob")
+    Baseline(engine.state, "toy").forget("bob")
     assert causes(engine) == {"bob": None}
 
 
@@ -124,7 +124,7 @@ def test_why_is_no_part_of_what_was_agreed_to(engine: Engine) -> None:  # noqa: 
     assert engine.apply().error() is None
     by_hand(engine)
     planned = engine.plan()
-    Baseline(engine.state.folder, "toy").forget("bob")
+    Baseline(engine.state, "toy").forget("bob")
     again = engine.plan()
     assert [change.cause for change in (*planned.changes, *again.changes)] == [Cause.SERVER, None]
     assert planned.digest == again.digest

@@ -274,7 +274,7 @@ def test_a_folder_that_cannot_be_written_still_shows_what_is_used(open_shop: Ope
     engine = open_shop(CLOSED)
     History(engine.state).add(Look(NOW, {"ann": {"toy": 100}}))
     SHELF.weights["ann"] = 150
-    lock = engine.state.folder / "usage.lock"
+    lock = engine.state.folder / "files.lock"
     lock.unlink()
     lock.mkdir()  # so that root cannot open it either
     report = seen(engine)

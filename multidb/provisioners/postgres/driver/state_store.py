@@ -25,8 +25,10 @@ from multidb.state_store import (
     HeldLock,
     Holder,
     Kept,
+    KeptFile,
     damaged,
     identified,
+    is_kept_file,
     lock_of,
     locked,
     refuse_other_project,
@@ -56,8 +58,10 @@ _TABLES: Final = (
     "(project text PRIMARY KEY, version bigint NOT NULL, document text NOT NULL)",
     "CREATE TABLE IF NOT EXISTS public.multidb_lock "
     "(name text PRIMARY KEY, key integer NOT NULL, pid integer NOT NULL, holder text NOT NULL)",
+    "CREATE TABLE IF NOT EXISTS public.multidb_file "
+    "(name text PRIMARY KEY, version bigint NOT NULL, content text NOT NULL)",
 )
-_THERE: Final = "SELECT (to_regclass('public.multidb_state') IS NOT NULL)::text"
+_THERE: Final = "SELECT (to_regclass('public.multidb_file') IS NOT NULL)::text"  # the last that is made
 _READ: Final = """
 SELECT coalesce((SELECT json_build_array(version, document)::text FROM public.multidb_state WHERE project = $1{suffix}),
   '')"""
@@ -75,6 +79,13 @@ _NOTE_HOLDER: Final = """
 INSERT INTO public.multidb_lock VALUES ({name}, {key}, pg_backend_pid(), {holder})
 ON CONFLICT (name) DO UPDATE SET key = excluded.key, pid = excluded.pid, holder = excluded.holder"""
 _LET_GO: Final = "DELETE FROM public.multidb_lock WHERE name = {name} AND pid = pg_backend_pid()"
+_READ_FILE: Final = """
+SELECT coalesce((SELECT json_build_array(version, content)::text FROM public.multidb_file WHERE name = $1), '')"""
+_NEW_FILE: Final = "INSERT INTO public.multidb_file VALUES ({name}, 1, {text}) ON CONFLICT DO NOTHING RETURNING version"
+_NEXT_FILE: Final = """
+UPDATE public.multidb_file SET version = version + 1, content = {text} WHERE name = {name} AND version = {version}
+RETURNING version"""
+_FILE_NAMES: Final = "SELECT coalesce(json_agg(name ORDER BY name), '[]')::text FROM public.multidb_file"
 _ALIVE: Final = (  # a machine that is gone is told from one that says nothing, within a minute
     "SET tcp_keepalives_idle = 20",
     "SET tcp_keepalives_interval = 5",
@@ -163,6 +174,28 @@ class PostgresStateStore:
             if wire is not None:
                 wire.ask("SELECT pg_terminate_backend($1::int4)::text", (held.id,))
         return held
+
+    def read_file(self, name: str) -> KeptFile:
+        with self._talking(making=False) as wire:
+            found = "" if wire is None else wire.ask(_READ_FILE, (name,))
+        if not found:
+            return KeptFile()
+        version, text = json.loads(found)
+        return KeptFile(text, version)
+
+    def write_file(self, name: str, text: str, version: object) -> bool:
+        with self._talking(making=True) as wire:
+            assert wire is not None
+            statement = _NEW_FILE if version is None else _NEXT_FILE
+            answer = wire.send(statement.format(name=literal(name), text=literal(text), version=version))
+            if answer.refusal is not None:
+                raise wire.error(answer.refusal)
+            return bool(answer.rows)
+
+    def file_names(self) -> Sequence[str]:
+        with self._talking(making=False) as wire:
+            names = [] if wire is None else json.loads(wire.ask(_FILE_NAMES))
+        return [name for name in names if is_kept_file(name)]
 
     # Locks
 

@@ -1,0 +1,79 @@
+"""A text that is kept beside the state, wherever that is: read whole, and changed so that nobody's change is lost."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import Final
+
+from multidb.errors import Locked
+from multidb.state_store import TURN, StateStore
+
+__all__ = ["StateFile"]
+
+_PAUSES: Final = (0.01, 0.2)  # seconds between two tries to write what others write too, at least and at most
+
+
+class StateFile:
+    """One text beside the state.
+
+    Args:
+        name: ``usage.jsonl``, ``baseline/postgres.json``: as the file is called where the state is in a folder.
+    """
+
+    def __init__(self, store: StateStore, name: str) -> None:
+        self._store = store
+        self.name = name
+        self.title = f"{name} beside {store.title}"
+
+    def read(self) -> str | None:
+        """The text; None where there is none.
+
+        Raises:
+            StateUnavailable: its place cannot be reached.
+            UsageError: it cannot be read.
+        """
+        return self._store.read_file(self.name).text
+
+    def change(self, changed: Callable[[str | None], str | None]) -> None:
+        """Puts in the place of the text what `changed` makes of it. Whole, and in the place of exactly what was read.
+
+        Args:
+            changed: given the text, None where there is none; gives the new one, None where it is to stay. Called once
+                more whenever another run has written in between.
+
+        Raises:
+            Locked: other runs have been writing it for a minute.
+            StateUnavailable: its place cannot be reached, or does not let us write.
+            UsageError: it cannot be read or written.
+        """
+        last = time.monotonic() + TURN
+        while True:
+            kept = self._store.read_file(self.name)
+            text = changed(kept.text)
+            if text is None or self._store.write_file(self.name, text, kept.version):
+                return
+            if time.monotonic() >= last:
+                raise Locked(
+                    "other runs have written it each time before this one could",
+                    where=self.title,
+                    hint="wait for them to end, then run the command again",
+                )
+            time.sleep(random.uniform(*_PAUSES))  # noqa: S311 - so that two do not meet again
+
+    def put_aside(self, name: str) -> str:
+        """Puts the text under another name, or that with a number where it is taken, and nothing in its place.
+
+        Returns:
+            The name.
+        """
+        kept = self._store.read_file(self.name)
+        aside = next(
+            name for name in (f"{name}{number or ''}" for number in range(10_000)) if self._new(name, kept.text or "")
+        )
+        self._store.write_file(self.name, "", kept.version)
+        return aside
+
+    def _new(self, name: str, text: str) -> bool:
+        return self._store.write_file(name, text, None)

@@ -14,7 +14,7 @@ import copy
 import random
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
@@ -306,14 +306,25 @@ class S3StateStore:
                     self._renewing = None
                     return
                 mine = dict(self._mine)
-            with contextlib.suppress(StateUnavailable, UsageError, Refused, _Outdated):  # the next time, then
-                there = self._get()
-                renewed = there
-                for name, lease in there.leases.items():
-                    if lease.token in mine:
-                        renewed = renewed.with_lease(name, replace(lease, until=there.now + self._lease))
-                if renewed is not there:
-                    self._put(renewed)
+            with contextlib.suppress(StateUnavailable, UsageError, Refused):  # the next time, then
+                self._renew_all(mine)
+
+    def _renew_all(self, mine: Container[str]) -> None:
+        """Renews these leases, again at once whenever others write in between: where many do, one try in ten seconds
+        would lose each time."""
+        last = time.monotonic() + self._lease.total_seconds()
+        while time.monotonic() < last:
+            there = self._get()
+            renewed = there
+            for name, lease in there.leases.items():
+                if lease.token in mine:
+                    renewed = renewed.with_lease(name, replace(lease, until=there.now + self._lease))
+            if renewed is there:
+                return
+            with contextlib.suppress(_Outdated):
+                self._put(renewed)
+                return
+            time.sleep(random.uniform(0, _PAUSES[0]))  # noqa: S311
 
     def _refuse_lost(self, there: _StateObject) -> None:
         """`Locked` where a lock of this process has been taken from it: what it would write is not its to write."""

@@ -21,10 +21,13 @@ from pathlib import Path
 from typing import Any
 
 import jsonschema
+import psycopg
 import pytest
 import yaml
 
 from tests.support.command import REPOSITORY
+from tests.support.openbao import ROOT_TOKEN, Bao
+from tests.support.openbao import running as openbao_server
 
 PAGES = REPOSITORY / "docs" / "ci"
 FENCE = re.compile(r"^<!-- (workflow|gitlab): (.+?) -->\n```yaml\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -96,7 +99,7 @@ def test_what_a_workflow_gives_the_action_are_its_inputs() -> None:
         for step in job["steps"]
         if str(step.get("uses")).startswith("multidb/")
     ]
-    assert len(uses) == 3
+    assert len(uses) == 7
     assert [name for step in uses for name in step["with"] if name not in inputs] == []
 
 
@@ -235,6 +238,13 @@ class Site:
 
 
 @pytest.fixture(scope="module")
+def openbao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bao]:
+    with openbao_server(tmp_path_factory.mktemp("bao")) as server:
+        server.ask("POST", "sys/mounts/kv", {"type": "kv", "options": {"version": "2"}})
+        yield server
+
+
+@pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     with tempfile.TemporaryDirectory(prefix="ci-") as name:
         root = Path(name)
@@ -329,6 +339,61 @@ def test_a_nightly_audit_leaves_its_findings_also_when_it_fails(site: Site) -> N
     assert site.runner(wrong := site.checkout("wrong")).job(text, "audit") == [4]
     assert json.loads((wrong / "audit.sarif").read_text())["runs"][0]["results"]
     site.secrets = kept
+
+
+@pytest.mark.server
+def test_with_a_shared_state_every_job_is_a_machine_of_its_own(site: Site, openbao: Bao) -> None:
+    """From empty folders: what one job has made, the next knows, and nothing but the checkout is handed on."""
+    _, text = fences()[".github/workflows/databases-anywhere.yml"]
+    env = {**site.env, "VAULT_TOKEN": ROOT_TOKEN}
+    there = Site(site.root / "anywhere", site.root / "anywhere" / "first", env)
+    there.root.mkdir()
+    there.git("init", "-q", "--bare", str(there.root / "origin.git"), folder=there.root)
+    first = there.checkout("first")
+    manifest = (site.machine / "multidb.yaml").read_text().partition("apps:")[0].replace("project: ci", "project: far")
+    secrets = f"secrets: {{vault: {{url: '{openbao.url}', mount: kv, path: far}}}}\n"
+    (first / "multidb.yaml").write_text(f"{manifest}state: postgres\n{secrets}apps:\n  far: {{stores: [postgres]}}\n")
+    (first / ".gitignore").write_text(".multidb/\napps/\n*.xml\nplan.md\n")
+    there.git("add", "-A")
+    there.git("commit", "-qm", "Begin")
+    there.git("push", "-q", "origin", "HEAD:main")
+
+    def job(name: str, folder: Path, actor: str) -> list[int]:
+        runner = there.runner(folder, **{"secrets.VAULT_TOKEN": env["VAULT_TOKEN"]})
+        runner.env["GITHUB_ACTOR"] = actor
+        codes = runner.job(text, name)
+        assert env["PG_ADMIN_PASSWORD"] not in runner.said, "no secret in a log"
+        assert codes == [0] * len(codes), runner.said
+        assert not (folder / ".multidb/secrets.json").exists()
+        return codes
+
+    assert job("apply", there.checkout("one"), "ann") == [0, 0, 0]
+    for machine, app in (("two", "near"), ("three", "here")):
+        folder = there.checkout(machine)
+        there.add(folder, f"  {app}: {{stores: [postgres]}}\n")
+        job("plan", folder, "bob")
+        plan = (folder / "plan.md").read_text()
+        assert app in plan
+        assert "create" in plan
+        there.git("push", "-q", "origin", "HEAD:main", folder=folder)
+        job("apply", there.checkout(f"{machine}-merged"), "bob")
+    last = there.checkout("last")
+    command = ["multidb", "history", "--json"]
+    done = subprocess.run(command, cwd=last, env=env, capture_output=True, text=True, check=True)
+    runs = json.loads(done.stdout)["runs"]
+    assert [(run["command"], run["apps"], run["actor"]) for run in runs] == [
+        ("apply", ["here"], "bob"),
+        ("apply", ["near"], "bob"),
+        ("apply", ["far"], "ann"),
+    ]
+    by_hand = manifest.partition("@")[2].partition("/")[0]
+    admin = f"postgresql://postgres:{env['PG_ADMIN_PASSWORD']}@{by_hand}/postgres"
+    with psycopg.connect(admin, autocommit=True) as connection:
+        connection.execute("ALTER ROLE far_user CONNECTION LIMIT 3")
+    planned = subprocess.run(
+        ["multidb", "plan", "--json"], cwd=last, env=env, capture_output=True, text=True, check=True
+    )
+    assert {change["cause"] for change in json.loads(planned.stdout)["changes"]} == {"server"}
 
 
 @pytest.mark.server

@@ -3,27 +3,21 @@ and Secrets Manager as moto has it. Stages of versions are not tried: moto does 
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import re
 import shutil
-import socket
-import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import pairwise, product
 from pathlib import Path
 from typing import Any
 
-import dotenv
 import pyrage
 import pytest
-import urllib3
 import yaml
 
 from multidb.deployment import TOKEN_REF
@@ -35,13 +29,13 @@ from multidb.secrets import Secret, SecretRef, SecretStore, generate
 from multidb.service.serving import project_token
 from multidb.state import ProjectState
 from tests.support.command import FORKS, Folder
+from tests.support.openbao import ROOT_TOKEN, Bao, running
 
 pytestmark = pytest.mark.server
 
 _ANN, _BOB, _SERVER = (SecretRef(owner, "postgres", "password") for owner in ("ann", "bob", "@postgres"))
 _OTHER = SecretRef("ann", "redis", "user")
 _KINDS = ("file", "age", "sops", "vault", "aws")
-_ROOT_TOKEN = "root-of-the-test"
 
 
 @dataclass(frozen=True)
@@ -62,7 +56,7 @@ class Place:
 
 @pytest.fixture(scope="module")
 def openbao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bao]:
-    with _bao(tmp_path_factory.mktemp("bao")) as bao:
+    with running(tmp_path_factory.mktemp("bao")) as bao:
         bao.ask("POST", "sys/mounts/kv", {"type": "kv", "options": {"version": "2"}})
         yield bao
 
@@ -101,7 +95,7 @@ def _place(kind: str, fixture: Callable[[str], Any], folder: Path, monkeypatch: 
         (folder / ".sops.yaml").write_text(json.dumps(rules))
         options = SopsSecrets(file="secrets.enc.yaml")
     elif kind == "vault":
-        monkeypatch.setenv("VAULT_TOKEN", _ROOT_TOKEN)
+        monkeypatch.setenv("VAULT_TOKEN", ROOT_TOKEN)
         options = VaultSecrets(url=fixture("openbao").url, mount="kv", path=f"multidb/{folder.name}")
     elif kind == "aws":
         monkeypatch.setenv("AWS_ENDPOINT_URL_SECRETS_MANAGER", fixture("secrets_manager"))
@@ -305,7 +299,7 @@ def test_a_token_of_one_app_reads_that_app_and_says_what_it_may_not(
         with pytest.raises(SecretsUnavailable, match=may_not) as refused:
             work()
         assert refused.value.exit_code == 4
-    monkeypatch.setenv("VAULT_TOKEN", _ROOT_TOKEN)
+    monkeypatch.setenv("VAULT_TOKEN", ROOT_TOKEN)
     assert place.open().refs() == {_ANN, _BOB}
 
 
@@ -322,7 +316,7 @@ def test_a_token_that_ends_in_between_is_one_error_and_nothing_is_half_made(
     with pytest.raises(SecretsUnavailable, match="the token has ended") as refused:
         store.put({_ANN: Secret("after it ended")})
     assert token not in refused.value.sentence()
-    monkeypatch.setenv("VAULT_TOKEN", _ROOT_TOKEN)
+    monkeypatch.setenv("VAULT_TOKEN", ROOT_TOKEN)
     assert place.open().get(_ANN) == Secret("before it ended")
     store.put({_ANN: Secret("with a new token")})
     assert place.open().get(_ANN) == Secret("with a new token")
@@ -344,7 +338,7 @@ def test_nothing_of_what_was_deleted_is_left_in_earlier_versions(
 def test_a_wrong_engine_is_refused_before_anything_is_written(
     openbao: Bao, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("VAULT_TOKEN", _ROOT_TOKEN)
+    monkeypatch.setenv("VAULT_TOKEN", ROOT_TOKEN)
     openbao.ask("POST", "sys/mounts/old", {"type": "kv", "options": {"version": "1"}})
     for mount in ("old", "missing"):
         spec = SecretStoreSpec("vault", VaultSecrets(url=openbao.url, mount=mount, path="digi"))
@@ -373,7 +367,7 @@ def test_what_others_have_written_there_is_not_taken_for_secrets(
 
 
 def test_a_sealed_vault_and_one_that_is_not_there_say_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with _bao(tmp_path) as bao:
+    with running(tmp_path) as bao:
         bao.ask("POST", "sys/mounts/kv", {"type": "kv", "options": {"version": "2"}})
         place = _place("vault", lambda _: bao, tmp_path, monkeypatch)
         store = place.open()
@@ -503,7 +497,7 @@ def test_a_token_of_one_app_plans_and_checks_it_and_makes_nothing(
     added = folder.run("add-app", "cat", "--stores", "redis", "--yes")
     assert (added.code, "the token may not write apps/cat" in added.err) == (4, True), added.err
     assert len(added.err) < 1000, added.err
-    monkeypatch.setenv("VAULT_TOKEN", _ROOT_TOKEN)
+    monkeypatch.setenv("VAULT_TOKEN", ROOT_TOKEN)
     assert not place.open().refs("cat")
     assert (folder.path / "multidb.yaml").read_text() == manifest
     folder.manifest(manifest.replace("  bob:", "  cat: {stores: [redis]}\n  bob:"))
@@ -517,7 +511,7 @@ def test_a_token_of_one_app_plans_and_checks_it_and_makes_nothing(
 def test_a_token_that_ends_anywhere_in_an_apply_or_a_sealed_vault_leaves_nothing_half_made(
     folder: Folder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with _bao(tmp_path) as bao:
+    with running(tmp_path) as bao:
         bao.ask("POST", "sys/mounts/kv", {"type": "kv", "options": {"version": "2"}})
         place = _place("vault", lambda _: bao, tmp_path, monkeypatch)
         folder.ok("secrets", "move", "--to", json.dumps(place.spec.value), "--yes")
@@ -532,7 +526,7 @@ def test_a_token_that_ends_anywhere_in_an_apply_or_a_sealed_vault_leaves_nothing
                 break
             assert (done.code, done.err.count("the token has ended")) == (4, 1), done.out + done.err
         assert uses > 3
-        monkeypatch.setenv("VAULT_TOKEN", _ROOT_TOKEN)
+        monkeypatch.setenv("VAULT_TOKEN", ROOT_TOKEN)
         bao.ask("POST", "sys/seal")
         for command in (
             ("plan",),
@@ -592,92 +586,3 @@ def test_a_place_that_is_none_is_said_to_be_so(folder: Folder, to: str, words: s
 
 
 # --- OpenBao
-
-
-@dataclass(frozen=True)
-class Bao:
-    """A real server, with its storage in memory."""
-
-    url: str
-
-    def ask(self, method: str, path: str, body: object = None, *, fine: bool = True) -> dict[str, Any]:
-        answer = urllib3.request(
-            method,
-            f"{self.url}/v1/{path}",
-            body=None if body is None else json.dumps(body).encode(),
-            headers={"X-Vault-Token": _ROOT_TOKEN},
-        )
-        assert not fine or answer.status < 300, answer.data
-        return json.loads(answer.data) if answer.data.strip() else {}
-
-    def unseal_key(self, folder: Path) -> str:
-        """What opens it again when it was sealed, as it has said when it began in this folder."""
-        said = re.search(r"Unseal Key: (\S+)", (folder / "bao.log").read_text())
-        assert said is not None
-        return said[1]
-
-    def token(self, rights: dict[str, list[str]], uses: int = 0) -> str:
-        """One that has these rights and no others, by path, for so many requests; 0: for any number."""
-        name = f"policy-{time.monotonic_ns()}"
-        policy = json.dumps({"path": {path: {"capabilities": verbs} for path, verbs in rights.items()}})
-        self.ask("PUT", f"sys/policies/acl/{name}", {"policy": policy})
-        answer = self.ask(
-            "POST", "auth/token/create", {"policies": [name], "no_default_policy": False, "num_uses": uses}
-        )
-        return str(answer["auth"]["client_token"])
-
-    def rendered(self, template: Path, token: str) -> dict[str, str | None]:
-        """The env file that a real agent makes of a template, with this token."""
-        program, folder = _program(), template.parent
-        (folder / "agent.token").write_text(token)
-        (folder / "agent.hcl").write_text(
-            f"""
-            exit_after_auth = true
-            vault {{ address = "{self.url}" }}
-            auto_auth {{
-              method "token_file" {{ config = {{ token_file_path = "{folder / "agent.token"}" }} }}
-            }}
-            template {{
-              source = "{template}"
-              destination = "{folder / "agent.env"}"
-              error_on_missing_key = true
-            }}
-            """
-        )
-        subprocess.run(
-            [program, "agent", f"-config={folder / 'agent.hcl'}"], check=True, capture_output=True, timeout=60
-        )
-        return dotenv.dotenv_values(folder / "agent.env", interpolate=False)
-
-
-def _program() -> str:
-    program = shutil.which("bao", path=f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
-    if program is None:
-        pytest.skip("bao is not on this machine")
-    return program
-
-
-@contextlib.contextmanager
-def _bao(folder: Path) -> Iterator[Bao]:
-    program = _program()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    url = f"http://127.0.0.1:{port}"
-    argv = ["server", "-dev", "-dev-no-store-token", f"-dev-root-token-id={_ROOT_TOKEN}"]
-    argv.append(f"-dev-listen-address=127.0.0.1:{port}")
-    with (folder / "bao.log").open("wb") as log:
-        process = subprocess.Popen([program, *argv], stdout=log, stderr=log, cwd=folder)
-    try:
-        deadline = time.monotonic() + 60
-        while True:
-            with contextlib.suppress(urllib3.exceptions.HTTPError):
-                if urllib3.request("GET", f"{url}/v1/sys/health", retries=False, timeout=2).status == 200:
-                    break
-            assert process.poll() is None, (folder / "bao.log").read_text()
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
-        yield Bao(url)
-    finally:
-        process.terminate()
-        process.wait(20)

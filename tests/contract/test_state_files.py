@@ -3,6 +3,11 @@ real thing, a folder, S3 as SeaweedFS and as moto have it, and Postgres."""
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -25,6 +30,7 @@ from multidb.state_stores.move import move_state
 from multidb.usage import History, Look
 from tests.contract.test_state_stores import Place, moto, place, postgres, seaweed  # noqa: F401
 from tests.support import seaweedfs
+from tests.support.command import REPOSITORY
 
 pytestmark = pytest.mark.server
 
@@ -287,3 +293,46 @@ def test_who_may_only_read_looks_and_changes_nothing(
     looks, note = History(stranger).looks()
     assert looks == []
     assert "growth is not told" in note
+
+
+# --- a run that is told to end
+
+_RUN = """
+import json, sys, time
+import multidb.cli, multidb.cli.root
+from multidb.history import RunHistory
+from multidb.state import ProjectState, holder
+from pathlib import Path
+from tests.contract.test_state_stores import opened
+
+def app(**_):
+    state = ProjectState(Path(sys.argv[2]), store=opened(json.loads(sys.argv[1])))
+    with RunHistory(state).recording("apply", ["ann"], lost=print), state.lock("apply-x", "multidb apply"):
+        print("held", flush=True)
+        time.sleep(120)
+
+multidb.cli.root.app = app
+multidb.cli.main()
+"""
+
+
+def test_a_run_that_is_told_to_end_gives_its_locks_back_and_says_so(place: Place, tmp_path: Path) -> None:  # noqa: F811
+    given = json.dumps({**place.where, "kind": place.kind, "project": "digi"})
+    process = subprocess.Popen(
+        [sys.executable, "-c", _RUN, given, str(tmp_path / "machine")],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    store = place.open()
+    assert [lock.name for lock in store.locks()] == ["apply-x"]
+    process.send_signal(signal.SIGTERM)
+    _, err = process.communicate(timeout=60)
+    assert (process.returncode, "Traceback" in err) == (143, False), err
+    assert "Interrupted" in err
+    assert store.locks() == [], "at once, not when its lease has run out"
+    (recorded,) = RunHistory(shared(store, tmp_path)).runs()
+    assert recorded.outcome is RunOutcome.INTERRUPTED

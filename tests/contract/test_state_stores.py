@@ -4,6 +4,7 @@ S3 as SeaweedFS and as moto have it, and Postgres."""
 from __future__ import annotations
 
 import http.server
+import itertools
 import json
 import os
 import subprocess
@@ -336,6 +337,32 @@ def test_a_lease_that_was_slept_over_is_lost_with_all_that_hangs_on_it(
             _count(other)
     assert _sections(bucket.open()) == {"counts": {"all": 2}}
     assert bucket.open().locks() == []
+
+
+def test_a_lease_is_renewed_also_where_somebody_writes_before_each_first_try(
+    bucket: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As with many runs at once: a renewal that only tries now and then would lose its lease to their writes."""
+    store, other = S3StateStore(bucket.where["address"], _PROJECT), bucket.open()
+    looks, read = itertools.count(), store._get
+
+    def overtaken() -> Any:
+        there = read()
+        if next(looks) == 0:
+            _count(other)
+        return there
+
+    with store.lock("apply-x", holder("me")):
+        (before,) = other.locks()
+        time.sleep(1.1)  # the storage tells the time to a second
+        monkeypatch.setattr(store, "_get", overtaken)
+        store._renew_all(dict(store._mine))
+        (after,) = other.locks()
+        assert (after.id, after.name) == (before.id, "apply-x")
+        assert after.until > before.until
+    assert next(looks) > 1
+    store._renew_all({"of a lock that is gone"})
+    assert other.locks() == []
 
 
 def test_an_empty_place_in_no_bucket_is_none(bucket: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,10 +177,10 @@ class PostgresStateStore:
 
     def read_file(self, name: str) -> KeptFile:
         with self._talking(making=False) as wire:
-            found = "" if wire is None else wire.ask(_READ_FILE, (name,))
-        if not found:
+            row = "" if wire is None else wire.ask(_READ_FILE, (name,))
+        if not row:
             return KeptFile()
-        version, text = json.loads(found)
+        version, text = json.loads(row)
         return KeptFile(text, version)
 
     def write_file(self, name: str, text: str, version: object) -> bool:

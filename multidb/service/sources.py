@@ -132,7 +132,7 @@ class Sources:
         kept = RunHistory(self.engine().state)
         chain = kept.verify()
         problems = tuple(redact(problem) for problem in chain.problems)
-        return RunsSeen(_newest(kept.runs()), problems, chain.way_on(kept.folder) if problems else "")
+        return RunsSeen(_newest(kept.runs()), problems, chain.way_on() if problems else "")
 
     def freshness(self) -> Mapping[str, Health]:
         """By app, what is to be said of its backups now. Computed anew, from the state alone, when that was written or

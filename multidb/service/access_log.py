@@ -123,7 +123,7 @@ class LogWriter:
     def _tell_lost(self) -> None:
         if self._lost:
             lost, self._lost = self._lost, 0
-            self._say(f"{counted(lost, 'line')} of the access log lost: nobody read in time")
+            self._say(f"{counted(lost, 'line')} of the access log: lost, nobody read in time")
 
 
 class AccessLog:

@@ -187,7 +187,7 @@ def test_a_pipe_that_nobody_reads_holds_up_no_request_and_its_lost_lines_are_cou
     written = stream.getvalue().splitlines()
     assert written[:2] == ["/0", "/1"]
     assert 2_000 <= len(written) <= 2_001
-    assert said == [f"{2_500 - len(written)} lines of the access log were lost: nobody read them in time"]
+    assert said == [f"{2_500 - len(written)} lines of the access log: lost, nobody read in time"]
 
 
 def test_a_log_that_cannot_be_written_ends_with_a_word() -> None:

@@ -16,7 +16,7 @@ from multidb import __version__
 from multidb.backup.journal import COPYING, MAKING, PAUSED, RESTORING, Journal
 from multidb.backup.places import temporary_files
 from multidb.backup.rate import Rate
-from multidb.backup.repository import Destinations, Repository, utc_now
+from multidb.backup.repository import Destinations, Repository, exact_now, utc_now
 from multidb.backup.set_ids import new_id
 from multidb.backup.sets import MANIFEST, BackupSet, Reason, StoredPart, declaration
 from multidb.backup.settings import Settings, settings
@@ -178,7 +178,7 @@ class _Maker:
     def make(self, reason: Reason) -> BackupResult:
         if (unfinished := self._unfinished()) is not None:
             return BackupResult(self._app.id, errors={"backup": unfinished})
-        begun = utc_now()
+        begun = exact_now()
         set_id = new_id(begun)
         folder = f"{self._engine.project.name}/{self._app.id}/{set_id}"
         errors: dict[str, MultidbError] = {}
@@ -202,7 +202,7 @@ class _Maker:
                 self._journal.end(MAKING, self._app.id)
         if finished is not None or not destinations.alive:
             errors = dict(destinations.failed)
-        return BackupResult(self._app.id, finished, errors, (utc_now() - begun).total_seconds())
+        return BackupResult(self._app.id, finished, errors, (exact_now() - begun).total_seconds())
 
     def _unfinished(self) -> MultidbError | None:
         """Why there is no sense in a set of what the app has now."""

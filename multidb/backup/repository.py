@@ -333,6 +333,11 @@ def _read(target: Target, path: str) -> bytes:
         return file.read(LARGEST + 1)
 
 
+def exact_now() -> datetime:
+    """Now, in UTC, to the microsecond: for what has to be told from what was made in the same second."""
+    return datetime.now(UTC)
+
+
 def utc_now() -> datetime:
     """Now, in UTC, without the parts of a second."""
-    return datetime.now(UTC).replace(microsecond=0)
+    return exact_now().replace(microsecond=0)

@@ -51,6 +51,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(creation, "utc_now", clock)
+    monkeypatch.setattr(creation, "exact_now", clock)
     monkeypatch.setattr(run, "utc_now", clock)
     return clock
 

@@ -7,12 +7,16 @@ import dataclasses
 import errno
 import json
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pyrage
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from multidb.backup import creation
 from multidb.backup.cloning import copy_into
 from multidb.backup.creation import BackupResult, make_sets, pausing, repository
 from multidb.backup.encryption import Identities
@@ -21,6 +25,7 @@ from multidb.backup.recovery import recover
 from multidb.backup.repository import Copy
 from multidb.backup.restoring import Restored, SetSource, restore, restore_tables
 from multidb.backup.run import run_backups
+from multidb.backup.set_ids import made_at, new_id
 from multidb.backup.sets import BackupSet, Consistency, Reason, Verification
 from multidb.backup.verifying import Verified, verify
 from multidb.closure import Closure, close
@@ -69,6 +74,29 @@ def test_a_set_is_one_folder_that_tells_what_is_in_it(engine: Engine, tmp_path: 
     assert told["declaration"] == {"stores": ["cabinet", "drawer"]}
     assert copy.backup_set == BackupSet.from_json((folder / "manifest.json").read_bytes(), "x")
     assert all(path.stat().st_mode & 0o077 == 0 for path in folder.rglob("*"))
+
+
+def test_sets_of_one_second_are_in_the_order_in_which_they_were_made(
+    engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moments = [datetime(2026, 3, 1, 12, 0, 0, part, tzinfo=UTC) for part in range(0, 1_000_000, 90_909)]
+    ids = []
+    for moment in moments:
+        monkeypatch.setattr(creation, "exact_now", lambda moment=moment: moment)
+        ids.append(made(engine).id)
+    home = repository(engine.fleet)
+    assert [copy.id for copy in home.copies()] == ids[::-1]
+    assert {made_at(set_id) for set_id in ids} == {moments[0]}
+    assert home.find("ann").id == ids[-1]
+
+
+@given(st.integers(0, 10**9), st.integers(0, 10**6 - 1), st.integers(1, 3))
+def test_ids_sort_as_the_moments_do_that_are_a_millisecond_apart(second: int, microsecond: int, apart: int) -> None:
+    early = datetime.fromtimestamp(second, UTC) + timedelta(microseconds=microsecond)
+    late = early + timedelta(milliseconds=apart)
+    assert made_at(new_id(late)) == late.replace(microsecond=0)
+    assert new_id(early) < new_id(late)
+    assert len({new_id(late) for _ in range(20)}) > 1
 
 
 def test_only_a_set_of_one_moment_is_called_consistent(engine: Engine, data: Path) -> None:

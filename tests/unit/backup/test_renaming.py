@@ -231,7 +231,7 @@ def test_an_app_that_takes_the_old_name_has_sets_of_its_own(
     engine = fresh(tmp_path, data)
     assert engine.apply().error() is None
     later = utc_now() + timedelta(minutes=2)
-    monkeypatch.setattr("multidb.backup.creation.utc_now", lambda: later)
+    monkeypatch.setattr("multidb.backup.creation.exact_now", lambda: later)
     made(engine, "ann")
     assert {(copy.app, copy.owner) for copy in repository(engine.fleet).copies()} == {("ann", "eve"), ("ann", "ann")}
     assert len(repository(engine.fleet).copies(["ann"])) == 1

@@ -160,6 +160,12 @@ def _ran(folder: Path, arguments: list[str], unwanted: Sequence[str], **variable
     return ran.stdout
 
 
+NOT_FOR_A_PLAN = re.compile(
+    r"multidb\.provisioners\.\w+\."
+    r"(isolation\.(audit|holes\w*|rights|settings)|observe\.(credential_use|examination|health)|backup\.archive)"
+)
+
+
 @pytest.mark.parametrize(
     ("store", "scheme", "own"),
     [
@@ -172,7 +178,7 @@ def _ran(folder: Path, arguments: list[str], unwanted: Sequence[str], **variable
 def test_a_plan_imports_the_drivers_of_the_stores_it_asks(
     tmp_path: Path, store: str, scheme: str, own: set[str]
 ) -> None:
-    """Nothing listens there; the driver has to be loaded to find that out, and no other one."""
+    """Nothing listens there; the driver has to be loaded to find that out, and no other one, nor what no plan needs."""
     (tmp_path / "multidb.yaml").write_text(
         f"version: 1\nproject: shop\nruntime: external\napps: {{ann: {{stores: [{store}]}}}}\n"
         f"external: {{{store}: {{url: '{scheme}://admin@127.0.0.1:1', password: {{env: PASSWORD}}}}}}\n"
@@ -180,7 +186,8 @@ def test_a_plan_imports_the_drivers_of_the_stores_it_asks(
     code = (
         "import sys\nfrom multidb.cli import main\nsys.argv = ['multidb', 'plan']\n"
         "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 4, end.code\n"
-        f"print('drivers', *(name for name in {DRIVERS!r} if name in sys.modules))"
+        f"print('drivers', *(name for name in {DRIVERS!r} if name in sys.modules))\n"
+        "print('modules', *(name for name in sys.modules if name.startswith('multidb.')))"
     )
     env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PASSWORD": "long enough for anybody"}
     ran = subprocess.run(
@@ -191,6 +198,9 @@ def test_a_plan_imports_the_drivers_of_the_stores_it_asks(
     loaded = set(line.split()[1:])
     assert own <= loaded
     assert not loaded & others
+    (line,) = [line for line in ran.stdout.splitlines() if line.startswith("modules")]
+    assert f"multidb.provisioners.{store}.provision.session" in line.split()
+    assert not [name for name in line.split() if NOT_FOR_A_PLAN.fullmatch(name)]
 
 
 def test_help_does_not_even_read_the_model(tmp_path: Path) -> None:

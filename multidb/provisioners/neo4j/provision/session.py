@@ -30,9 +30,6 @@ from multidb.model import (
     StoreContext,
 )
 from multidb.provisioners.neo4j.driver.connection import DRIVER_ERRORS, Bolt, explain, words_of
-from multidb.provisioners.neo4j.isolation.holes import search
-from multidb.provisioners.neo4j.observe.credential_use import credential_use
-from multidb.provisioners.neo4j.observe.usage import usage
 from multidb.provisioners.neo4j.provision.admin_rights import OWN_RIGHTS, admin_rights
 from multidb.provisioners.neo4j.provision.catalog import Listing, Row, owners_of
 from multidb.provisioners.neo4j.provision.removal import orphans, removal, suspension
@@ -291,14 +288,20 @@ class Neo4jSession:
         return tuple(admin_rights(context, commands, self._server.name))
 
     def usage(self, context: StoreContext, apps: Sequence[App]) -> ServerUsage:
+        from multidb.provisioners.neo4j.observe.usage import usage  # as below: not loaded by a plan
+
         with self.bolt.explained():
             return usage(self.bolt, context, apps)
 
     def search(self, inspection: Inspection) -> Search:
+        from multidb.provisioners.neo4j.isolation.holes import search
+
         with self.bolt.explained():
             return search(self.bolt, inspection)
 
     def in_use(self, app: App, context: StoreContext, alternate: Alternate) -> Sequence[CredentialUse]:
+        from multidb.provisioners.neo4j.observe.credential_use import credential_use
+
         with self.bolt.explained():
             return credential_use(user_name(app.id, alternate), self.bolt)
 

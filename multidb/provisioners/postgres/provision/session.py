@@ -10,7 +10,7 @@ import random
 import time
 import zlib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Self, TypeVar
 
 from multidb.concurrency import side_by_side
 from multidb.errors import (
@@ -46,14 +46,15 @@ from multidb.provisioners.postgres.driver.connection import (
     Traffic,
     Wire,
 )
-from multidb.provisioners.postgres.isolation import holes, holes_inside, holes_server, inventory
-from multidb.provisioners.postgres.observe import credential_use, usage
 from multidb.provisioners.postgres.provision import admitted, catalog, removal, scram, summary
 from multidb.provisioners.postgres.provision.admin_rights import admin_rights
 from multidb.provisioners.postgres.provision.resources import Interior, PostgresFacts, Role, password_ref
 from multidb.provisioners.postgres.provision.script import printable
 from multidb.provisioners.postgres.provision.statements import identifier, literal
 from multidb.secrets import Alternate, Secret, SecretStore, redact
+
+if TYPE_CHECKING:
+    from multidb.provisioners.postgres.isolation import holes_inside
 
 __all__ = ["LOCK_CLASS", "PostgresSession"]
 
@@ -314,6 +315,8 @@ class PostgresSession:
 
     def usage(self, context: StoreContext, apps: Sequence[App]) -> ServerUsage:
         """Two round trips for all apps, and one for the inside of each of their databases."""
+        from multidb.provisioners.postgres.observe import usage
+
         about = usage.parameters(apps)
         answer = self._ask(usage.QUERY, about)
         question = usage.queries_query(answer)
@@ -323,6 +326,8 @@ class PostgresSession:
         return usage.read(answer, queries, insides, self._facts)
 
     def _inside_usage(self, database: str) -> tuple[str, str | None]:
+        from multidb.provisioners.postgres.observe import usage
+
         try:
             return database, self._ask_inside(database, usage.INSIDE)
         except (ServerDown, ServerSlow):
@@ -333,6 +338,8 @@ class PostgresSession:
     def search(self, inspection: Inspection) -> Search:
         """As constant as `inspect`: two round trips, and one or two for each database that is entered: every app's, and
         any other one that the admin may enter, since what the server itself has made has its rights in each of them."""
+        from multidb.provisioners.postgres.isolation import holes, holes_inside, holes_server  # not loaded by a plan
+
         query, parameters = catalog.overview_query(self._facts), catalog.overview_parameters(inspection)
         overview = catalog.read_overview(self._ask(query, parameters), inspection)
         logins = [resource.name for resource in inspection.desired if isinstance(resource, Role) and resource.login]
@@ -363,6 +370,8 @@ class PostgresSession:
     def _look_inside(self, place: holes_inside.Place) -> str | Unread:
         """The answers to `inventory.INSIDE` and, where there is any need, to `inventory.LENT`. A database that does not
         let the admin in keeps no other from being seen; a server that has gone does."""
+        from multidb.provisioners.postgres.isolation import holes_inside, inventory
+
         try:
             with self._within(place.database) as ask:
                 answer = ask(inventory.INSIDE, *place.parameters)
@@ -377,6 +386,8 @@ class PostgresSession:
 
     def in_use(self, app: App, context: StoreContext, alternate: Alternate) -> Sequence[CredentialUse]:
         """See `Session.in_use`; one round trip."""
+        from multidb.provisioners.postgres.observe import credential_use
+
         return credential_use.read(self._ask(credential_use.QUERY, credential_use.parameters(app, alternate)))
 
     def orphans(self, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:

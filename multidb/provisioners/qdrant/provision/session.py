@@ -31,8 +31,6 @@ from multidb.provisioners.qdrant.driver.transport import (
     Transport,
     hint_for,
 )
-from multidb.provisioners.qdrant.isolation.holes import search
-from multidb.provisioners.qdrant.observe.usage import usage
 from multidb.provisioners.qdrant.provision.admin_rights import admin_rights
 from multidb.provisioners.qdrant.provision.catalog import Catalog
 from multidb.provisioners.qdrant.provision.removal import orphans, removal, suspension
@@ -113,11 +111,15 @@ class QdrantSession:
 
     def usage(self, context: StoreContext, apps: Sequence[App]) -> ServerUsage:
         """One call for all; in local mode, one for each collection."""
+        from multidb.provisioners.qdrant.observe.usage import usage  # as below: not loaded by a plan
+
         return usage(self._server, self._transport, context, apps)
 
     def search(self, inspection: Inspection) -> Search:
         """One call for all names, one for aliases, one for the admitted, one for each collection, and one more for
         each of ours."""
+        from multidb.provisioners.qdrant.isolation.holes import search
+
         return search(self._catalog, inspection, self._admin)
 
     def in_use(self, app: App, context: StoreContext, alternate: Alternate) -> Sequence[CredentialUse]:

@@ -30,32 +30,18 @@ from multidb.provisioners.redis.provision.rules import (
     Granted,
     Rule,
     join_line,
-    parse_rule,
-    same_rights,
     selectors_of,
 )
+from multidb.provisioners.redis.provision.rules_file import RulesFile, differing
 from multidb.provisioners.redis.provision.statements import limits, saving
 
-__all__ = ["Catalog", "RulesFile", "differing", "find_holes", "search"]
+__all__ = ["Catalog", "find_holes", "search"]
 
 _LOOKED_FOR = (
     "logins without a password or with another; rights beyond an app's keys, channels and DBs; whatever others may do "
     "to the apps; sessions of logins that are off; logins of apps that are not in the manifest"
 )
 _MOST_NAMED = 5
-
-
-@dataclass(frozen=True, slots=True)
-class RulesFile:
-    """Where the rules are kept over a restart, and what stands there.
-
-    Args:
-        path: the file, as the server names it.
-        lines: its lines about users; None where multidb cannot read it.
-    """
-
-    path: str
-    lines: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,19 +99,6 @@ def find_holes(inspection: Inspection, catalog: Catalog) -> Sequence[Hole]:
         *_unsaved(catalog, facts),
         *_new_users(catalog),
     ]
-
-
-def differing(rules: Mapping[str, Rule], kept: RulesFile | None, facts: RedisFacts) -> list[str]:
-    """The users that a restart, or ACL LOAD, would bring back, change or forget, as far as that can be read."""
-    if kept is None or kept.lines is None:
-        return []
-    default = "*" if facts.new_users_hear_all else ""
-    saved = {rule.user: rule for rule in (parse_rule(line, channels=default) for line in kept.lines)}
-    return sorted(
-        name
-        for name in {*saved, *rules} - {NOTE_USER}
-        if name not in saved or name not in rules or not same_rights(saved[name], rules[name], facts.commands)
-    )
 
 
 # --- multidb's own user, and everybody's -----------------------------------------------------------------------------

@@ -5,17 +5,20 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import redis
 from redis.exceptions import NoPermissionError
 
 from multidb.model import Server
 from multidb.provisioners.redis.driver.connection import ask, ask_lines, clients, explained, fields
-from multidb.provisioners.redis.isolation.holes import Catalog, RulesFile
 from multidb.provisioners.redis.provision.resources import RedisFacts
 from multidb.provisioners.redis.provision.rules import BYTES, Rule, parse_rule
+from multidb.provisioners.redis.provision.rules_file import RulesFile
 from multidb.secrets import Secret
+
+if TYPE_CHECKING:
+    from multidb.provisioners.redis.isolation.holes import Catalog
 
 __all__ = ["is_here", "read_catalog", "read_rules", "read_saved"]
 
@@ -37,6 +40,8 @@ def read_catalog(server: Server, client: redis.Redis, facts: RedisFacts, passwor
     Args:
         password: the one that `client` has logged in with.
     """
+    from multidb.provisioners.redis.isolation.holes import Catalog  # not loaded by a plan
+
     rules = read_rules(server, client)
     with explained(server):
         try:

@@ -49,9 +49,6 @@ from multidb.provisioners.redis.driver.connection import (
     pipelined,
     scanned,
 )
-from multidb.provisioners.redis.isolation.holes import differing, search
-from multidb.provisioners.redis.observe.credential_use import credential_use
-from multidb.provisioners.redis.observe.usage import read_usage
 from multidb.provisioners.redis.provision.admin_rights import admin_rights
 from multidb.provisioners.redis.provision.catalog import is_here, read_catalog, read_rules, read_saved
 from multidb.provisioners.redis.provision.lock import Lease
@@ -72,6 +69,7 @@ from multidb.provisioners.redis.provision.resources import (
     user_name,
 )
 from multidb.provisioners.redis.provision.rules import CommandTable, Rule, parse_rule, split_line
+from multidb.provisioners.redis.provision.rules_file import differing
 from multidb.secrets import Alternate, Secret, SecretStore, redact
 
 __all__ = ["RedisSession", "carry_out", "connect", "read_facts"]
@@ -199,14 +197,20 @@ class RedisSession:
 
     def usage(self, context: StoreContext, apps: Sequence[App]) -> ServerUsage:
         """Keys and connections as the server counts them, memory reckoned from a sample of keys."""
+        from multidb.provisioners.redis.observe.usage import read_usage  # as below: not loaded by a plan
+
         return read_usage(self._server, self._another, context, apps)
 
     def search(self, inspection: Inspection) -> Search:
         """What the rules of the server open around the apps."""
+        from multidb.provisioners.redis.isolation.holes import search
+
         return search(inspection, read_catalog(self._server, self._client, self._facts, self._password))
 
     def in_use(self, app: App, context: StoreContext, alternate: Alternate) -> Sequence[CredentialUse]:
         """See `Session.in_use`; one ``CLIENT LIST``."""
+        from multidb.provisioners.redis.observe.credential_use import credential_use
+
         with explained(self._server):
             return credential_use(user_name(app.id, alternate), clients(ask(self._client, "CLIENT", "LIST")))
 

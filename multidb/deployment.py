@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from multidb import files
+from multidb.admin_credentials import alternate_password
 from multidb.alternation import alternates_on
 from multidb.errors import Refused, UsageError
 from multidb.model import App, Endpoint, Project, StoreContext
 from multidb.model.container import Container, poolers, scratch
 from multidb.model.options import Certificates
 from multidb.provisioners import provisioner
-from multidb.render.deployment import BACKUP, CA_MOUNTED, GRAFANA, TOKEN, TlsMaterial, render
+from multidb.render.deployment import BACKUP, CA_MOUNTED, GRAFANA, TOKEN, TlsMaterial, alternate_of, render
 from multidb.render.env import RenderedFile, is_ours
 from multidb.secrets import Secret, SecretRef, generate
 from multidb.state import ProjectState
@@ -125,13 +126,18 @@ class Deployment:
             UsageError: a template or a given certificate is wrong, or the manifest asks for what cannot be rendered.
                 Nothing is kept then.
         """
-        servers = containers(self.project)
+        servers = [self._with_alternate(server) for server in containers(self.project)]
         refs = {server.server: server.admin_ref for server in servers} | _BESIDE_SERVERS
         refs |= {
             name: SecretRef(f"@{name}", server.store, "admin")
             for name, (_, server) in poolers(servers, self.project.deploy.profiles).items()
         }
         known = {name: self.state.secrets.get(ref) for name, ref in refs.items()}
+        known |= {
+            alternate_of(server.server): alternate_password(self.state, server.server, server.store)
+            for server in servers
+            if server.two_passwords
+        }
         made = {name: generate() for name, value in known.items() if value is None}
         env = {app.id: self._env(app, servers) for app in self.project.apps.values()} if servers else {}
         trust, issued = self._trust(servers, needed=new_secrets)
@@ -153,6 +159,12 @@ class Deployment:
         if _AUTHORITY_REF in issued and not new_secrets:
             rendered = {path: file for path, file in rendered.items() if not _OF_TLS.fullmatch(path)}
         return rendered
+
+    def _with_alternate(self, server: Container) -> Container:
+        """The container, told to take a second password of its admin's where one is replacing the other."""
+        if server.alternate is None:
+            return server
+        return replace(server, two_passwords=alternate_password(self.state, server.server, server.store) is not None)
 
     def compare(self, rendered: Mapping[str, RenderedFile]) -> dict[str, FileState]:
         """How each file stands on the disk. A private one that others can read counts as different."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeAlias
 
 from multidb import DISTRIBUTION, __version__, distribution
+from multidb.admin_credentials import admin_changes
 from multidb.connections import is_absent
 from multidb.errors import RuntimeUnavailable
 from multidb.fleet import Answer, Fleet, Scope
@@ -47,6 +48,7 @@ def diagnose(fleet: Fleet) -> list[Finding]:
         *taken_ports(statuses),
         *_capacity(asked, statuses),
         *_beside(fleet, statuses, asked),
+        *_admin_passwords(fleet),
         *_history(fleet),
     ]
 
@@ -77,6 +79,14 @@ def _distribution() -> Iterator[Finding]:
         yield Finding(Level.ERROR, "package", message, again)
     else:
         yield Finding(Level.OK, "package", f"{DISTRIBUTION} {ours.version}")
+
+
+def _admin_passwords(fleet: Fleet) -> Iterator[Finding]:
+    """Rotations of admins' passwords that are not finished: the former one may be taken as long as that is so."""
+    for change in admin_changes(fleet.state).values():
+        if change.under_way:
+            message = f"the former password of its admin may be taken as well, since {change.since:%Y-%m-%d %H:%M} UTC"
+            yield Finding(Level.WARNING, change.server, message, f"multidb rotate --admin --store {change.store}")
 
 
 def _history(fleet: Fleet) -> Iterator[Finding]:

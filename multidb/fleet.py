@@ -12,10 +12,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from multidb.admin_credentials import other_password
 from multidb.alternation import alternates_on
 from multidb.closure import closures
 from multidb.concurrency import side_by_side
-from multidb.errors import ArchiveError, MultidbError, ServerDown, ServerSlow, UsageError
+from multidb.errors import ArchiveError, AuthenticationFailed, MultidbError, ServerDown, ServerSlow, UsageError
 from multidb.manifest import is_app_id
 from multidb.model import (
     App,
@@ -244,7 +245,7 @@ class Fleet:
         """A session, with every other run kept from changing the server. `Locked` when one is at it for so long that
         this one does not wait for its turn any more."""
         with ExitStack() as stack:
-            stack.enter_context(self._turn(server))
+            stack.enter_context(self.turn(server))
             session = stack.enter_context(self.open(server))
             stack.enter_context(session.lock(self.project.name, f"multidb {self._command} by {holder('')['user']}"))
             yield session
@@ -259,7 +260,7 @@ class Fleet:
         if store.archive is None:
             raise ArchiveError(f"{store.title} has no backups", where=str(server))
         take_offline = self.runtime.take_offline(server) if may_stop else None
-        return store.archive(self._timed(server), self.runtime.admin(server), self._application, take_offline)
+        return store.archive(self._timed(server), self._admin_let_in(server), self._application, take_offline)
 
     def suspend(self, app: App, server: Server) -> StoreContext:
         """Turns the app's logins on the server off and ends their sessions; `Engine.apply` turns them on again.
@@ -278,12 +279,37 @@ class Fleet:
         return f"multidb {self._command} {holder('')['user']}"
 
     def _connect(self, server: Server) -> Session:
-        return provisioner(server.store).connect(self._timed(server), self.runtime.admin(server), self._application)
+        """A session with the admin's password; with the other of two while one replaces the other."""
+        try:
+            return self.connect_with(server, self.runtime.admin(server))
+        except AuthenticationFailed:
+            other = None if server.external else other_password(self.state, server.name, server.store)
+            if other is None:
+                raise
+            return self.connect_with(server, other)
+
+    def connect_with(self, server: Server, admin: Secret | None) -> Session:
+        """A session with this password of the admin's. `AuthenticationFailed` where the server takes another one."""
+        return provisioner(server.store).connect(self._timed(server), admin, self._application)
+
+    def _admin_let_in(self, server: Server) -> Secret | None:
+        """The admin's password; of two while one replaces the other, the one that the server takes."""
+        admin = self.runtime.admin(server)
+        other = None if server.external else other_password(self.state, server.name, server.store)
+        if other is None:
+            return admin
+        try:
+            with self.connect_with(server, admin):
+                return admin
+        except AuthenticationFailed:
+            return other
 
     def _timed(self, server: Server) -> Server:
         return replace(server, progress_timeout=self.project.progress_timeout)
 
-    def _turn(self, server: Server) -> AbstractContextManager[None]:
+    def turn(self, server: Server) -> AbstractContextManager[None]:
+        """Keeps the project's other runs from changing the server; `locked` does so for a session."""
+
         def waiting(who: str) -> None:
             self.progress(server.name, f"waiting for {who}")
 

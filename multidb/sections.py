@@ -94,6 +94,12 @@ class _Alternation(_Loose):
     issued: dict[str, MomentText]
 
 
+class _AdminChange(_Loose):
+    store: str
+    phase: str
+    since: MomentText
+
+
 class _Rename(_Loose):
     to: AppId
     phase: str
@@ -216,6 +222,7 @@ SECTIONS: Final = {
     "secrets-from": StateSection(dict[str, JsonValue]),  # where `secrets move` was taking them from when it was cut off
     "closed": StateSection(dict[AppId, _Closed]),
     "alternation": StateSection(dict[AppId, dict[str, _Alternation]]),
+    "admin-rotation": StateSection(dict[str, _AdminChange]),
     "renames": StateSection(dict[AppId, _Rename]),
     "renamed": StateSection(_FormerNames),
     "backup-work": StateSection(_Work),

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from enum import StrEnum
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from multidb.alternation import RotationPhase, alternations
+from multidb.cli.admin_rotation import RotationOptions, Step, rotate_admins
 from multidb.cli.env_files import write_env_files
 from multidb.cli.options import AppOrAllArgument, Run, StoresOption, YesOption, ask, duration, examples, scope, with_run
 from multidb.cli.output import Output
@@ -24,32 +24,6 @@ from multidb.model import App, listed
 from multidb.rotation import Rotation, StoreUse, UnknownUse, uses_in_words
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
-
-
-class Step(StrEnum):
-    """What is done of a rotation."""
-
-    PREPARE = "prepare"
-    FINISH = "finish"
-    ABORT = "abort"
-    NOW = "now"
-    AUTO = "auto"
-
-
-@dataclass(frozen=True, slots=True)
-class _Options:
-    """What the options say.
-
-    Args:
-        after: how long both credentials work at least, where the step is decided by time.
-        older_than: only credentials of at least this age; None: as the manifest says.
-    """
-
-    step: Step
-    stores: frozenset[str] | None
-    force: bool
-    after: timedelta
-    older_than: timedelta | None
 
 
 @dataclass(slots=True)
@@ -72,6 +46,7 @@ class _Done:
         "multidb rotate lernmi --now         (after a leak)",
         "multidb rotate --auto --after 1h    (what is due; for a timer)",
         "multidb rotate --older-than 90d",
+        "multidb rotate --admin --store postgres      (its admin's password)",
     )
 )
 @with_run("rotate")
@@ -95,12 +70,18 @@ def rotate(
         str | None, typer.Option("--older-than", help="Only credentials of at least this age, such as 90d.")
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Finish also while the old ones are in use.")] = False,
+    admin: Annotated[
+        bool, typer.Option("--admin", help="Not apps' credentials, but the passwords of the servers' admins.")
+    ] = False,
     yes: YesOption = False,
 ) -> int:
     """Give an app new credentials on its stores while it works: new ones beside the old, and later the old ones off.
 
     After the first step both work, and apps/NAME/.env has the new ones: restart or reload the app. Then --finish turns
     the old ones off, ends their sessions, and tries that they are refused. Interrupted anywhere, run it again.
+
+    With --admin it is the password of each server's admin, or its api key, that is replaced: at once where the server
+    takes another one while it runs, else in the same two steps. Apps keep their credentials and their sessions.
     """
     output = run.output
     chosen = {Step.PREPARE: prepare, Step.FINISH: finish, Step.ABORT: abort, Step.NOW: now, Step.AUTO: auto}
@@ -108,13 +89,15 @@ def rotate(
     if len(steps) > 1:
         raise UsageError(f"--{steps[0]} and --{steps[1]} are two steps", hint="name one of them")
     in_scope = scope([name] if name else None, stores)
-    asked = _Options(
+    asked = RotationOptions(
         steps[0] if steps else Step.PREPARE,
         in_scope.stores,
         force,
         duration(after),
         duration(older_than) if older_than else None,
     )
+    if admin:
+        return rotate_admins(run, asked, name, yes=yes)
     engine = run.engine(output)
     engine.fleet.require(in_scope)
     apps = [entry for entry in engine.project.apps.values() if in_scope.wants(entry)]
@@ -129,12 +112,13 @@ def rotate(
             error = done[-1].error
             if error is not None and name is not None:
                 raise error
-    output.document(not any(one.error for one in done), {"apps": [_document(engine, one) for one in done]})
+    documents = [_document(engine, one) for one in done]
+    output.document(not any(one.error for one in done), {"apps": documents, "servers": []})
     _show(output, done, asked.step)
     return next((one.error.exit_code for one in done if one.error is not None), 0)
 
 
-def _require_sense(asked: _Options, name: str | None) -> None:
+def _require_sense(asked: RotationOptions, name: str | None) -> None:
     """`UsageError` where the options do not go together, or would rotate what nobody named."""
     if asked.force and asked.step not in (Step.FINISH, Step.ABORT, Step.AUTO):
         raise UsageError("--force is for a step that turns credentials off", hint="add --finish, --abort or --auto")
@@ -146,7 +130,7 @@ def _require_sense(asked: _Options, name: str | None) -> None:
         )
 
 
-def _agreed(output: Output, asked: _Options, apps: Sequence[App], *, yes: bool) -> bool:
+def _agreed(output: Output, asked: RotationOptions, apps: Sequence[App], *, yes: bool) -> bool:
     """Whether somebody said yes to what turns credentials off. A timer's step is asked of nobody."""
     if asked.step in (Step.PREPARE, Step.AUTO) or (asked.step is Step.ABORT and not asked.force):
         return True
@@ -156,7 +140,7 @@ def _agreed(output: Output, asked: _Options, apps: Sequence[App], *, yes: bool) 
     return ask(f"Turn off the {which} credentials of {listed([entry.id for entry in apps])}{stores}{ended}?", yes=yes)
 
 
-def _rotated(run: Run, output: Output, name: str, asked: _Options) -> _Done:
+def _rotated(run: Run, output: Output, name: str, asked: RotationOptions) -> _Done:
     """One app's step. What is wrong with it is in the result."""
     done = _Done(name)
     try:
@@ -172,7 +156,7 @@ def _rotated(run: Run, output: Output, name: str, asked: _Options) -> _Done:
     return done
 
 
-def _step(engine: Engine, name: str, asked: _Options) -> Step | None:
+def _step(engine: Engine, name: str, asked: RotationOptions) -> Step | None:
     """What is to be done of the app now; None: nothing.
 
     Raises:
@@ -200,7 +184,7 @@ def _step(engine: Engine, name: str, asked: _Options) -> Step | None:
     return _due(engine, entry, stores, asked, now)
 
 
-def _due(engine: Engine, entry: App, stores: Sequence[str], asked: _Options, now: datetime) -> Step | None:
+def _due(engine: Engine, entry: App, stores: Sequence[str], asked: RotationOptions, now: datetime) -> Step | None:
     """The step that begins a rotation, where one is due or nobody asks for an age."""
     begins = Step.NOW if asked.step is Step.NOW else Step.PREPARE
     oldest = asked.older_than
@@ -215,7 +199,7 @@ def _due(engine: Engine, entry: App, stores: Sequence[str], asked: _Options, now
     return begins if any(when is None or now - when >= oldest for when in issued) else None
 
 
-def _take(engine: Engine, output: Output, done: _Done, asked: _Options) -> None:
+def _take(engine: Engine, output: Output, done: _Done, asked: RotationOptions) -> None:
     """Takes the step of `done`, and notes in it what came of it."""
     write = partial(_write, engine, output, done)
     rotation = done.rotation = Rotation(engine, done.app, asked.stores, write)

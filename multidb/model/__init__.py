@@ -8,6 +8,7 @@ store is to the engine.
 """
 
 from multidb.model.address import Address, Dialect
+from multidb.model.admin_password import AdminPassword, AdminStatements
 from multidb.model.archive import (
     Archive,
     ArchiveReader,
@@ -71,6 +72,8 @@ __all__ = [
     "PROGRESS_TIMEOUT",
     "Action",
     "Address",
+    "AdminPassword",
+    "AdminStatements",
     "Alternates",
     "App",
     "Cause",

@@ -70,6 +70,9 @@ class Container:
         tls_files: files that it needs beside certificate and key where it speaks TLS, and the template of each.
         start_timeout: seconds until it has to be healthy once it was started.
         trust: a client's options for checking its certificate; ``{}`` stands for the file of the authority.
+        admin_at_start: each of its starts gives its admin the password of its environment.
+        alternate: where it takes a second password of its admin's, if it can.
+        two_passwords: it is to take a second one now, since one is replacing the other.
     """
 
     name: str
@@ -94,6 +97,9 @@ class Container:
     tls_files: Mapping[str, str] = field(default_factory=dict)
     start_timeout: float = 150.0
     trust: Mapping[str, str] = field(default_factory=lambda: {"ca_file": "{}"})
+    admin_at_start: bool = False
+    alternate: SecretVariable | None = None
+    two_passwords: bool = False
 
     @property
     def server(self) -> str:
@@ -114,6 +120,11 @@ class Container:
         """The name under which the admin's password stands in the deployment's env file."""
         suffix = _SCRATCH if self.scratch else self.name.removeprefix(self.store).removeprefix("-")
         return "_".join(filter(None, (self.secret.name, suffix.upper().replace("-", "_"))))
+
+    @property
+    def alternate_variable(self) -> str:
+        """The name under which its second password stands there."""
+        return self.variable.replace(self.secret.name, self.alternate.name) if self.alternate else ""
 
     @property
     def volume(self) -> str:

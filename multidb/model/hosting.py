@@ -36,6 +36,7 @@ class HostedServer:
         stand_in: what takes its place, told why, where it cannot be had and the project never had it; None: nothing.
         one_place: it has room for the data of one app only, so that a set of that app is tried in a scratch server
             beside it.
+        other_admin: a second password of the admin's that it is to take, where it can, while one is replaced.
     """
 
     name: str
@@ -53,6 +54,7 @@ class HostedServer:
     folder_product: str = ""
     stand_in: Callable[[str], HostedServer] | None = field(default=None, compare=False)
     one_place: bool = False
+    other_admin: Secret | None = field(default=None, compare=False)
 
     @property
     def local(self) -> Server | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from multidb.model.address import Address
+from multidb.model.admin_password import AdminPassword
 from multidb.model.archive import Archive, TakeOffline
 from multidb.model.audit import Probe, Search
 from multidb.model.client import AppClient
@@ -149,6 +150,8 @@ class Provisioner:
     for a state that was lost."""
     tells_use: bool = True
     """Whether the server knows who uses a credential: false of one that has no sessions."""
+    admin_password: AdminPassword | None = None
+    """How the password of its servers' admin is replaced; None: it is not."""
     templates: Path | None = None
     """A folder with the templates of its containers (``services/<store>.yml.j2``), for a store that does not come with
     multidb."""

@@ -28,6 +28,7 @@ __all__ = [
     "MONITORING",
     "TOKEN",
     "TlsMaterial",
+    "alternate_of",
     "render",
     "volumes_beside",
 ]
@@ -99,6 +100,11 @@ class _ComposeFile:
     def root(self) -> str:
         """The way from its folder to that of the manifest."""
         return "/".join([".."] * len(self.folder.split("/")))
+
+
+def alternate_of(server: str) -> str:
+    """What `render` calls the second password of a server's admin when it asks for a secret."""
+    return f"{server}, alternate"
 
 
 def volumes_beside(profiles: Collection[str]) -> list[str]:
@@ -277,6 +283,10 @@ class _Rendering:
             for path, template in container.files.items():
                 files[f"{folder}/{path}"] = RenderedFile(self.text(template, container=container, root=place.root))
         secrets = {self._name(container, place): self._password(container) for container in place.containers}
+        for container in place.containers:
+            if container.two_passwords and container.alternate is not None:
+                name = container.alternate.name if place.secrets_file else container.alternate_variable
+                secrets[name] = self._used(alternate_of(container.server))
         for pooler, container in self._poolers(place).values():
             secrets[pooler.secret] = self._used(pooler.name)
             for path, template in pooler.files.items():

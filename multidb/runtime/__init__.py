@@ -119,6 +119,10 @@ class Runtime(Protocol):
         """The admin's password on `server`; None where the store has no authentication (a local folder).
         `UsageError` when the environment variable or file that should hold it is missing."""
 
+    def tells_admin(self, server: Server) -> bool:
+        """Whether the server is told its admin's password at each of its starts by something that only a restart of
+        ours changes, so that until then a start of its own gives it the former one back."""
+
     def scratch(self, server: Server, progress: Progress, *, adoptable: bool) -> AbstractContextManager[Server] | None:
         """A second, empty server of the same kind, version and options as `server`, for the block, that no app has
         credentials for: see ``Archive.prepare``. `admin` knows it. At the end it is stopped and its data removed,
@@ -132,6 +136,9 @@ class Runtime(Protocol):
 
         None where the runtime has none and cannot start one: then nothing replaces it.
         """
+
+    def without_scratch(self, server: Server) -> AbstractContextManager[None]:
+        """In the block `server` has no scratch server that could be adopted: `Locked` while another run has one."""
 
     def adopt(self, server: Server, scratch: Server, progress: Progress) -> None:
         """Puts the data of `scratch` in the place of that of `server` and starts it anew at its old address: a moment

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from multidb.admin_credentials import forget_admin_change, other_password
 from multidb.concurrency import side_by_side
 from multidb.deployment import (
     Deployment,
@@ -180,11 +181,17 @@ class ComposeRuntime:
                 self._refuse_unknown_volumes()
                 for container in own:
                     self._stack(container).engine.remove_volumes([self._volume(container)])
-                self._state.secrets.delete([container.admin_ref for container in own])
+                for container in own:
+                    self._state.secrets.delete(self._state.secrets.refs(container.admin_ref.owner))
+                    forget_admin_change(self._state, container.server)
         return [
             ServerStatus(container.server, container.store, ServerState.STOPPED, None, message)
             for container, message in zip(running, stopped, strict=True)
         ]
+
+    def tells_admin(self, server: Server) -> bool:
+        """See `Runtime.tells_admin`: a container has the environment that it was made with."""
+        return self._container(server.name).admin_at_start
 
     def scratch(
         self, server: Server, progress: Progress, *, adoptable: bool
@@ -199,6 +206,10 @@ class ComposeRuntime:
         seen = {} if self._exposed or self._inside else self._ours()
         scratch = self._located(scratch_servers[0], seen.get(scratch_servers[0].name))
         return None if scratch is None else self._lent(replace(scratch, app=server.app, scratch=True, kept=True))
+
+    def without_scratch(self, server: Server) -> contextlib.AbstractContextManager[None]:
+        """See `Runtime.without_scratch`: none can be adopted here."""
+        return contextlib.nullcontext()
 
     def adopt(self, server: Server, scratch: Server, progress: Progress) -> None:
         """Refuses, since there is no scratch server here."""
@@ -544,8 +555,7 @@ class ComposeRuntime:
         if server is None or secret is None:
             return self._failed(container, "runs, and its admin password or its address is not known", seen)
         try:
-            with provisioner(container.store).connect(server, secret, "multidb up") as session:
-                version = f"{session.facts.product} {session.facts.version}"
+            version = self._version(server, secret)
         except AuthenticationFailed as error:
             hint = (
                 f"its volume was made with another password; restore {self._state.where_secrets_are}, "
@@ -557,6 +567,19 @@ class ComposeRuntime:
         except MultidbError as error:
             return self._failed(container, error.sentence(), seen)
         return ServerStatus(container.server, container.store, ServerState.RUNNING, server, version, _pid(seen))
+
+    def _version(self, server: Server, secret: Secret) -> str:
+        """What a login says the server is, also by the other of two passwords while the admin's is being replaced."""
+        connect = provisioner(server.store).connect
+        try:
+            session = connect(server, secret, "multidb up")
+        except AuthenticationFailed:
+            other = other_password(self._state, server.name, server.store)
+            if other is None:
+                raise
+            session = connect(server, other, "multidb up")
+        with session:
+            return f"{session.facts.product} {session.facts.version}"
 
     def _failed(self, container: Container, message: str, seen: ContainerState | None = None) -> ServerStatus:
         server = self._located(container, seen)

@@ -15,6 +15,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from multidb import processes
+from multidb.admin_credentials import forget_admin_change
 from multidb.concurrency import side_by_side
 from multidb.errors import AuthenticationFailed, MultidbError, Refused, RuntimeUnavailable, UsageError
 from multidb.model import (
@@ -45,6 +46,7 @@ from multidb.runtime.hosted import (
     lost,
     outdated,
     port_key,
+    probed,
 )
 from multidb.runtime.ledger import Ledger, Process
 from multidb.runtime.log_file import log_lines
@@ -192,6 +194,10 @@ class EmbeddedRuntime:
                 self._erase(hosted)
         return stopped
 
+    def tells_admin(self, server: Server) -> bool:
+        """See `Runtime.tells_admin`: what is written at a start is what is known then."""
+        return False
+
     def scratch(self, server: Server, progress: Progress, *, adoptable: bool) -> AbstractContextManager[Server] | None:
         """See `Runtime.scratch`. None for a server with room for a second place, and for one that apps share: its data
         is not one app's.
@@ -206,6 +212,13 @@ class EmbeddedRuntime:
             if hosted is None or not hosted.one_place
             else self._scratch_servers(one_at_a_time(progress)).running(hosted)
         )
+
+    def without_scratch(self, server: Server) -> AbstractContextManager[None]:
+        """See `Runtime.without_scratch`."""
+        hosted = self._hosted_server(server)
+        if hosted is None or not hosted.one_place:
+            return contextlib.nullcontext()
+        return self._state.machine_lock(self._scratch_servers(unwatched).beside(hosted).name, "multidb")
 
     def adopt(self, server: Server, scratch: Server, progress: Progress) -> None:
         """See `Runtime.adopt`.
@@ -412,7 +425,7 @@ class EmbeddedRuntime:
         server = hosted.server(recorded.ports)
         secret = self._state.secrets.get(admin_ref(hosted.name, hosted.store))
         try:
-            version = hosted.kind.probe(server, secret) if secret else None
+            version = probed(hosted.kind, server, secret, self._state) if secret else None
         except AuthenticationFailed as error:
             reason = error.sentence(where=False)
             return ServerStatus(hosted.name, hosted.store, ServerState.FAILED, server, reason, recorded.pid)
@@ -462,7 +475,8 @@ class EmbeddedRuntime:
         if hosted.folder.exists():
             shutil.rmtree(hosted.folder)
         hosted.log.unlink(missing_ok=True)
-        self._state.secrets.delete([admin_ref(hosted.name, hosted.store)])
+        self._state.secrets.delete(self._state.secrets.refs(f"@{hosted.name}"))
+        forget_admin_change(self._state, hosted.name)
         self._products.forget(hosted.name)
         with self._state.change("ports") as remembered:
             for key in [key for key in remembered if key.partition(".")[0] == hosted.name]:

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 
 from multidb.concurrency import side_by_side
@@ -53,8 +54,16 @@ class ExternalRuntime:
         """Nothing: none of these servers is ours."""
         return []
 
+    def tells_admin(self, server: Server) -> bool:
+        """See `Runtime.tells_admin`: nothing of ours does."""
+        return False
+
     def scratch(self, server: Server, progress: Progress, *, adoptable: bool) -> None:
         """None: these servers are not ours to start."""
+
+    def without_scratch(self, server: Server) -> AbstractContextManager[None]:
+        """See `Runtime.without_scratch`: none can be adopted here."""
+        return nullcontext()
 
     def adopt(self, server: Server, scratch: Server, progress: Progress) -> None:
         """Refuses: these servers are not ours to change."""

@@ -6,12 +6,14 @@ import re
 from pathlib import Path
 
 from multidb import processes
-from multidb.errors import MultidbError, RuntimeUnavailable, UsageError
-from multidb.model import HostedServer
+from multidb.admin_credentials import admin_ref, other_password
+from multidb.errors import AuthenticationFailed, MultidbError, RuntimeUnavailable, UsageError
+from multidb.model import HostedServer, Server, ServerKind
 from multidb.model.options import ContainerOptions
 from multidb.runtime import ServerState, ServerStatus
 from multidb.runtime.ledger import Process
-from multidb.secrets import SecretRef
+from multidb.secrets import Secret
+from multidb.state import ProjectState
 
 __all__ = [
     "SKIPPED",
@@ -23,6 +25,7 @@ __all__ = [
     "options_text",
     "outdated",
     "port_key",
+    "probed",
 ]
 
 SKIPPED = "skipped"
@@ -30,9 +33,15 @@ SKIPPED = "skipped"
 later leave it out as well, instead of trying to reach it."""
 
 
-def admin_ref(name: str, store: str) -> SecretRef:
-    """The name of the admin's password of the server `name`."""
-    return SecretRef(f"@{name}", store, "admin")
+def probed(kind: ServerKind, server: Server, admin: Secret, state: ProjectState) -> str | None:
+    """`ServerKind.probe`, also by the other of two passwords while the admin's is being replaced."""
+    try:
+        return kind.probe(server, admin)
+    except AuthenticationFailed:
+        other = other_password(state, server.name, server.store)
+        if other is None:
+            raise
+        return kind.probe(server, other)
 
 
 def configured_port(hosted: HostedServer, option: str) -> int | None:

@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Collection, Sequence
 
 from multidb import ports, processes
+from multidb.admin_credentials import alternate_password
 from multidb.concurrency import side_by_side
 from multidb.errors import MultidbError, RuntimeUnavailable, ServerError, StartFailed, UsageError
 from multidb.model import FetchedKind, HostedServer, Progress, Server, ServerKind
@@ -23,6 +24,7 @@ from multidb.runtime.hosted import (
     options_text,
     outdated,
     port_key,
+    probed,
 )
 from multidb.runtime.ledger import Ledger, Process
 from multidb.runtime.operation import clear_errors
@@ -133,7 +135,8 @@ class Start:
             self._refuse_taken(hosted, kind, process.ports.values())
             self._end(process)
         numbers, moved = self._ports(hosted, kind)
-        hosted = dataclasses.replace(hosted, ports=numbers)
+        other = alternate_password(self._state, hosted.name, hosted.store)
+        hosted = dataclasses.replace(hosted, ports=numbers, other_admin=other)
         self._progress(hosted.name, "starting")
         settle(hosted.folder)
         launch = kind.prepare(hosted, secret, self._unless_cancelled)
@@ -182,7 +185,7 @@ class Start:
         began, pause, reported = time.monotonic(), _FIRST_LOOK, 0.0
         while (waited := time.monotonic() - began) < kind.start_timeout:
             living = alive()
-            version = kind.probe(server, secret) if living else None
+            version = probed(kind, server, secret, self._state) if living else None
             if version is not None:
                 return version
             if not living:

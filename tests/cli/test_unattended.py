@@ -34,6 +34,7 @@ ASKING = (
     "purge bob",
     "backups prune",
     "rotate ann --now",
+    "rotate --admin",
     "down --volumes",
 )
 """With something to do for each: they have to say that nobody can be asked, and do nothing."""

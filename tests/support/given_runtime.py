@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -36,8 +37,14 @@ class GivenRuntime:
     def retire(self, app: App, progress: Progress, *, erase: bool = False) -> list[ServerStatus]:
         return []
 
+    def tells_admin(self, server: Server) -> bool:
+        return False
+
     def scratch(self, server: Server, progress: Progress, *, adoptable: bool) -> None:
         return None
+
+    def without_scratch(self, server: Server) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def adopt(self, server: Server, scratch: Server, progress: Progress) -> None:
         raise AssertionError("there is no scratch server")

@@ -6,6 +6,7 @@ from typing import Literal
 
 from pydantic import AwareDatetime, JsonValue
 
+from multidb.admin_credentials import AdminPhase
 from multidb.alternation import RotationPhase
 from multidb.cli.documents.envelope import (
     AppId,
@@ -41,6 +42,7 @@ __all__ = [
     "RenderedDocument",
     "RotateDocument",
     "RotatedAppDocument",
+    "RotatedServerDocument",
     "StatementDocument",
     "StoreCredentialsDocument",
     "WarningDocument",
@@ -226,10 +228,28 @@ class RotatedAppDocument(DocumentPart):
     error: ErrorDocument | None
 
 
+class RotatedServerDocument(DocumentPart):
+    """What came of a rotation of a server's admin's password."""
+
+    server: ServerName
+    step: Literal["prepare", "finish", "abort", "now"] | None
+    """What was done; null: nothing was to be done."""
+    phase: AdminPhase | None
+    """How far its rotation has come; null: there was none, or it was taken back."""
+    since: AwareDatetime | None
+    """When that phase began."""
+    restarted: bool
+    """Whether the server was started anew."""
+    left_out: str | None
+    """Why it is not rotated."""
+    error: ErrorDocument | None
+
+
 class RotateDocument(ResultDocument):
-    """New credentials of apps."""
+    """New credentials of apps; with `--admin`, new passwords of the servers' admins."""
 
     apps: list[RotatedAppDocument]
+    servers: list[RotatedServerDocument]
 
 
 class RenameAppDocument(ResultDocument):

@@ -80,6 +80,7 @@ from multidb.model import (
 from multidb.provisioners.neo4j.hosting.address import Neo4jAddress
 from multidb.provisioners.neo4j.hosting.container import containers
 from multidb.provisioners.neo4j.provision import options, resources
+from multidb.provisioners.neo4j.provision.admin_password import ADMIN_PASSWORD
 from multidb.provisioners.neo4j.provision.statements import statements
 from multidb.secrets import Secret
 
@@ -141,6 +142,7 @@ PROVISIONER = Provisioner(
     archive=_archive,
     address=Neo4jAddress,
     processes=_processes,
+    admin_password=ADMIN_PASSWORD,
     containers=containers,
     statement_end=";",
     own=("multidb_*", "PUBLIC"),

@@ -55,6 +55,7 @@ from multidb.model import (
 from multidb.provisioners.postgres.hosting.address import PostgresAddress
 from multidb.provisioners.postgres.hosting.container import containers
 from multidb.provisioners.postgres.provision import options, resources, statements
+from multidb.provisioners.postgres.provision.admin_password import ADMIN_PASSWORD
 from multidb.secrets import Secret
 from multidb.state_store import StateStore
 
@@ -129,6 +130,7 @@ PROVISIONER = Provisioner(
     archive=_archive,
     address=PostgresAddress,
     processes=_processes,
+    admin_password=ADMIN_PASSWORD,
     containers=containers,
     examine=_examine,
     tables=True,

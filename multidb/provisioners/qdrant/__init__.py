@@ -62,6 +62,7 @@ from multidb.model import (
 from multidb.provisioners.qdrant.hosting.address import QdrantAddress
 from multidb.provisioners.qdrant.hosting.container import containers
 from multidb.provisioners.qdrant.provision import options, resources
+from multidb.provisioners.qdrant.provision.admin_password import ADMIN_PASSWORD
 from multidb.provisioners.qdrant.provision.statements import statements
 from multidb.secrets import Secret
 
@@ -124,5 +125,6 @@ PROVISIONER = Provisioner(
     own=(f"{resources.OWN_PREFIX}*",),
     address=QdrantAddress,
     processes=_processes,
+    admin_password=ADMIN_PASSWORD,
     containers=containers,
 )

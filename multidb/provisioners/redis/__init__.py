@@ -89,6 +89,7 @@ from multidb.model import (
 )
 from multidb.provisioners.redis.hosting.address import RedisAddress
 from multidb.provisioners.redis.hosting.container import containers
+from multidb.provisioners.redis.provision.admin_password import ADMIN_PASSWORD
 from multidb.provisioners.redis.provision.numbers import allocate, check
 from multidb.provisioners.redis.provision.options import AppOptions, ServerOptions
 from multidb.provisioners.redis.provision.resources import (
@@ -161,6 +162,7 @@ PROVISIONER = Provisioner(
     archive=_archive,
     address=RedisAddress,
     processes=_processes,
+    admin_password=ADMIN_PASSWORD,
     containers=containers,
     allocate=allocate,
     shared_options=("channels",),

@@ -27,5 +27,6 @@ def containers(spec: ServerSpec, apps: Sequence[str], per_app: bool) -> list[Con
         secret=SecretVariable("QDRANT__SERVICE__API_KEY"),
         memory=options.memory or 1024**3,
         cpus=options.cpus,
+        alternate=SecretVariable("QDRANT__SERVICE__ALT_API_KEY"),
     )
     return one_per_app(container, apps, spec) if per_app else shared(container, spec)

@@ -181,6 +181,7 @@ def _config(hosted: HostedServer, key: Secret) -> dict[str, object]:
             "http_port": hosted.ports["port"],
             "grpc_port": hosted.ports["grpc_port"],
             "api_key": key.reveal(),
+            **({"alt_api_key": hosted.other_admin.reveal()} if hosted.other_admin else {}),
             "jwt_rbac": True,
             "enable_cors": False,
             "enable_snapshot_url_recovery": False,  # else the server fetches any address that it is given

@@ -38,6 +38,7 @@ def containers(spec: ServerSpec, apps: Sequence[str], per_app: bool) -> list[Con
         settings={"databases": options.databases, "maxmemory": memory_text(options.maxmemory or _share(memory))},
         users=("valkey", "redis"),
         tls_files={"key.sh": "tls/key.sh.j2"},
+        admin_at_start=True,
     )
     return one_per_app(container, apps, spec) if per_app else shared(container, spec)
 

@@ -21,7 +21,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from multidb.secrets import Secret
 
-__all__ = ["RENEWED", "Identity", "issue", "names_of", "new_authority", "problem", "serves"]
+__all__ = ["RENEWED", "Identity", "issue", "names_of", "new_authority", "problem", "serves", "valid_until"]
 
 RENEWED: Final = timedelta(days=30)  # with less than that left, a certificate is made anew
 _AUTHORITY: Final = timedelta(days=3650)
@@ -120,6 +120,11 @@ def problem(identity: Identity, authority: str, names: Sequence[str], now: datet
     if missing:
         return f"the certificate does not name {', '.join(missing)}"
     return None
+
+
+def valid_until(certificate: str) -> datetime:
+    """When a certificate (PEM; the first of a chain) ends, in UTC. `ValueError` for what is none."""
+    return x509.load_pem_x509_certificates(certificate.encode())[0].not_valid_after_utc
 
 
 def _leads_to(

@@ -273,6 +273,29 @@ class Deployment:
             identities[name] = identity
         return TlsMaterial(authority.certificate, identities), made
 
+    def certificates(self) -> dict[str, datetime | None]:
+        """When each certificate of the deployment ends, in UTC, by whose it is: an authority's, a server's, or the given
+        file's; None where it cannot be told. Nothing where the deployment has no TLS; those not made yet are left out.
+        """
+        from multidb.certificates import Identity, valid_until
+
+        tls, texts = self.project.deploy.tls, dict[str, str]()
+        if tls == "none":
+            return {}
+        if tls == "own":
+            for ref in sorted(self.state.secrets.refs(_AUTHORITY_REF.owner)):
+                if (bundle := self.state.secrets.get(ref)) is not None:
+                    texts[ref.name] = Identity.parse(bundle).certificate
+        else:
+            texts = {path: files.read_text(self._root / path) or "" for path in (tls.cert, tls.ca)}
+        ends: dict[str, datetime | None] = {}
+        for name, text in texts.items():
+            try:
+                ends[name] = valid_until(text)
+            except ValueError:
+                ends[name] = None
+        return ends
+
     def _given(self, given: Certificates, names: Sequence[str]) -> TlsMaterial:
         """The certificate that the manifest names, for every server. `UsageError` when apps would refuse it."""
         from multidb.certificates import Identity, names_of, problem

@@ -5,21 +5,23 @@ from __future__ import annotations
 import re
 import socket
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeAlias
 
 from multidb import DISTRIBUTION, __version__, distribution
 from multidb.admin_credentials import admin_changes
 from multidb.connections import is_absent
+from multidb.deployment import Deployment
 from multidb.errors import RuntimeUnavailable
 from multidb.fleet import Answer, Fleet, Scope
 from multidb.history import RunHistory
-from multidb.model import Finding, Level, Server, counted
+from multidb.model import Finding, Level, Project, Server, counted
 from multidb.provisioners import STORES, provisioner
 from multidb.runtime import ServerState, ServerStatus
 
-__all__ = ["diagnose", "taken_ports"]
+__all__ = ["certificate_findings", "diagnose", "taken_ports"]
 
 _OLDEST_PYTHON = (3, 11)
 _PORT_SECONDS = 0.5
@@ -49,6 +51,7 @@ def diagnose(fleet: Fleet) -> list[Finding]:
         *_capacity(asked, statuses),
         *_beside(fleet, statuses, asked),
         *_admin_passwords(fleet),
+        *certificate_findings(fleet.project, Deployment(fleet.project, fleet.state).certificates(), datetime.now(UTC)),
         *_history(fleet),
     ]
 
@@ -87,6 +90,29 @@ def _admin_passwords(fleet: Fleet) -> Iterator[Finding]:
         if change.under_way:
             message = f"the former password of its admin may be taken as well, since {change.since:%Y-%m-%d %H:%M} UTC"
             yield Finding(Level.WARNING, change.server, message, f"multidb rotate --admin --store {change.store}")
+
+
+def certificate_findings(project: Project, ends: Mapping[str, datetime | None], now: datetime) -> Iterator[Finding]:
+    """Until when the deployment's certificates hold, by whose they are, the authority's apart.
+
+    Args:
+        ends: as `Deployment.certificates` gives them.
+    """
+    from multidb.certificates import RENEWED  # cryptography: 60 ms
+
+    own = project.deploy.tls == "own"
+    renewed = "multidb up makes a new one and starts the server anew"
+    way = renewed if own else "put a new one there, then: multidb up"
+    for name, end in ends.items():
+        subject = f"certificate {name}"
+        if end is None:
+            yield Finding(Level.ERROR, subject, "is not a certificate in PEM, or not there", way)
+        elif end <= now:
+            yield Finding(Level.ERROR, subject, f"has ended on {end:%Y-%m-%d}: clients refuse it", way)
+        elif end - now < RENEWED:
+            yield Finding(Level.WARNING, subject, f"ends on {end:%Y-%m-%d}, in {(end - now).days} days", way)
+        else:
+            yield Finding(Level.OK, subject, f"holds until {end:%Y-%m-%d}")
 
 
 def _history(fleet: Fleet) -> Iterator[Finding]:

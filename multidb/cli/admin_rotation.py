@@ -48,7 +48,7 @@ class RotationOptions:
 
 
 @dataclass(slots=True)
-class _Done:
+class _RotatedServer:
     """What came of it for one server."""
 
     server: str
@@ -151,9 +151,9 @@ def _planned(step: Step) -> str:
     return "a new password for its admin, tried before the former one is ended"
 
 
-def _take(run: Run, engine: Engine, rotation: AdminRotation, name: str, step: Step, *, force: bool) -> _Done:
+def _take(run: Run, engine: Engine, rotation: AdminRotation, name: str, step: Step, *, force: bool) -> _RotatedServer:
     """One server's step. What is wrong with it is in the result, and costs no other server its own."""
-    done = _Done(name, step)
+    done = _RotatedServer(name, step)
     try:
         with run.recorded(engine.state, ()) as record:
             match step:
@@ -178,7 +178,7 @@ def _write(engine: Engine, output: Output, apps: Sequence[str]) -> bool:
     return bool(write_env_files(engine.fleet, output, apps))
 
 
-def _document(engine: Engine, rotation: AdminRotation, done: _Done) -> dict[str, Any]:
+def _document(engine: Engine, rotation: AdminRotation, done: _RotatedServer) -> dict[str, Any]:
     change = admin_changes(engine.state).get(done.server)
     return {
         "server": done.server,
@@ -197,7 +197,7 @@ def _left_out(name: str, why: str) -> dict[str, Any]:
 
 
 def _lines(
-    rotation: AdminRotation, done: Sequence[_Done], changes: dict[str, AdminChange]
+    rotation: AdminRotation, done: Sequence[_RotatedServer], changes: dict[str, AdminChange]
 ) -> Iterator[tuple[str, str | None]]:
     """What there is to say of it, each line with its style."""
     for one in done:

@@ -1,6 +1,7 @@
 """The profile pgbouncer on a real PgBouncer: what is rendered for it, with the addresses of this test put in.
 
-A PgBouncer of 1.19 or later is wanted, on the PATH or named by MULTIDB_PGBOUNCER; Debian 12's is too old.
+A PgBouncer of 1.19 or later is wanted, on the PATH or named by MULTIDB_PGBOUNCER. Debian 12's is older, and cannot look
+passwords up in another database than the app's: what does not depend on that is tried with it, too.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import quote, urlsplit
+from urllib.parse import SplitResult, quote, urlsplit
 
 import psycopg
 import pytest
@@ -26,27 +27,36 @@ from multidb.environment import environment
 from multidb.fleet import Fleet
 from multidb.ports import choose
 from multidb.project import load_deployment, load_project
+from multidb.rotation import Rotation
+from multidb.secrets import Secret
 from tests.support.postgres_servers import SUPERUSER, Cluster, cluster
 
 pytestmark = pytest.mark.server
 PASSWORD = "the-poolers-own-password"
+_ELSEWHERE = (1, 19)  # auth_dbname
 
 
-def _program() -> str:
+def _found() -> tuple[str, tuple[int, int]]:
+    """A PgBouncer, and its version."""
     program = os.environ.get("MULTIDB_PGBOUNCER") or shutil.which("pgbouncer")
     if program is None:
         pytest.skip("no PgBouncer on this machine; name one of 1.19 or later in MULTIDB_PGBOUNCER")
     said = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
     found = re.search(r"PgBouncer (\d+)\.(\d+)", said)
     assert found is not None
-    if (int(found[1]), int(found[2])) < (1, 19):
-        pytest.skip(f"{found[0]} cannot look up passwords in another database (1.19 can)")
+    return program, (int(found[1]), int(found[2]))
+
+
+def _program() -> str:
+    program, version = _found()
+    if version < _ELSEWHERE:
+        pytest.skip(f"PgBouncer {version[0]}.{version[1]} cannot look up passwords in another database (1.19 can)")
     return program
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Cluster]:
-    _program()
+    _found()
     with cluster(18, log_statement="all") as made:
         yield made
 
@@ -98,16 +108,21 @@ def _pooler(program: str, rendered: str, server: Cluster) -> Iterator[int]:
                 process.wait(60)
 
 
+def _rendered(folder: Path) -> Path:
+    """The folder with what is rendered for the pooler."""
+    folder.mkdir()
+    head = "version: 1\nproject: pooled\nruntime: compose\ndeploy: {profiles: [pgbouncer]}\n"
+    (folder / "multidb.yaml").write_text(head + "apps: {ann: {stores: [postgres]}}\n")
+    deployment = load_deployment(folder / "multidb.yaml")
+    deployment.write(deployment.files(new_secrets=True))
+    return folder / "infrastructure" / "pgbouncer"
+
+
 def test_a_new_app_is_pooled_without_any_edit_and_stays_apart(
     server: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     program = _program()
-    (tmp_path / "compose").mkdir()
-    head = "version: 1\nproject: pooled\nruntime: compose\ndeploy: {profiles: [pgbouncer]}\n"
-    (tmp_path / "compose" / "multidb.yaml").write_text(head + "apps: {ann: {stores: [postgres]}}\n")
-    deployment = load_deployment(tmp_path / "compose" / "multidb.yaml")
-    deployment.write(deployment.files(new_secrets=True))
-    rendered = tmp_path / "compose" / "infrastructure" / "pgbouncer"
+    rendered = _rendered(tmp_path / "compose")
     for _ in range(2):  # it may run any number of times
         _set_up(server, rendered / "setup.sh")
     log = server.log.read_text()
@@ -143,3 +158,69 @@ def test_a_new_app_is_pooled_without_any_edit_and_stays_apart(
                 connect(app, database, password)
         with pytest.raises(psycopg.OperationalError):  # a superuser's password is not looked up
             psycopg.connect(f"postgresql://{SUPERUSER}:{quote(server.password)}@127.0.0.1:{port}/postgres")
+
+
+def test_both_logins_of_a_rotation_are_pooled_without_an_edit_or_a_reload(
+    server: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program, version = _found()
+    rendered = _rendered(tmp_path / "compose")
+    _set_up(server, rendered / "setup.sh")
+    monkeypatch.setenv("TURNED_ADMIN", server.password)
+    address = f"postgresql://{SUPERUSER}@127.0.0.1:{server.port}/postgres"
+    (tmp_path / "multidb.yaml").write_text(
+        "version: 1\nproject: turned\nruntime: external\n"
+        f'external: {{postgres: {{url: "{address}", password: {{env: TURNED_ADMIN}}}}}}\n'
+        "apps: {cyd: {stores: [postgres]}, dan: {stores: [postgres]}}\n"
+    )
+    engine = Engine(Fleet(load_project(tmp_path / "multidb.yaml")))
+    assert engine.apply().error() is None
+    config = (rendered / "pgbouncer.ini").read_text()
+    if version < _ELSEWHERE:  # it looks passwords up in each app's database, with rights of its own for that
+        config = config.replace("auth_dbname = postgres", "").replace("max_prepared_statements = 200", "")
+        lookup = server.sql("SELECT pg_get_functiondef('multidb_pgbouncer.lookup(text)'::regprocedure)")[0][0]
+        server.sql("ALTER ROLE multidb_pgbouncer SUPERUSER")
+        for app in ("cyd", "dan"):
+            server.sql("CREATE SCHEMA multidb_pgbouncer", database=app)
+            server.sql(lookup.replace("SECURITY DEFINER", "SECURITY INVOKER"), database=app)
+
+    def address_of(app: str) -> SplitResult:
+        url = environment(engine.fleet, app).env["DATABASE_URL"]
+        assert isinstance(url, Secret)
+        return urlsplit(url.reveal())
+
+    def written() -> bool:
+        return False
+
+    with _pooler(program, config, server) as port:
+
+        def connect(url: SplitResult) -> psycopg.Connection:
+            address = f"postgresql://{url.username}:{url.password}@127.0.0.1:{port}{url.path}"
+            return psycopg.connect(address, autocommit=True, prepare_threshold=None)
+
+        def login(connection: psycopg.Connection) -> object:
+            (row,) = connection.execute("SELECT session_user").fetchall()
+            return row[0]
+
+        with connect(address_of("dan")) as other:
+            for turn in range(3):
+                former = address_of("cyd")
+                with connect(former) as session:
+                    before = login(session)
+                    Rotation(engine, "cyd", None, written).prepare()
+                    now = address_of("cyd")
+                    assert now != former
+                    assert login(session) == before, "a connection of the app's goes on"
+                    for url in (former, now):  # each a new connection to the pooler
+                        with connect(url) as made:
+                            assert login(made) == url.username
+                    assert Rotation(engine, "cyd", None, written).uses()["postgres"], turn
+                    Rotation(engine, "cyd", None, written).finish(force=True)
+                    if turn == 2:  # the pooler remembers for a while that a login failed
+                        with pytest.raises(psycopg.OperationalError):
+                            login(session)
+                with pytest.raises(psycopg.OperationalError):
+                    connect(former)
+                with connect(now) as made:
+                    assert login(made) == now.username
+                assert login(other) == "dan_user", "nobody else notices"

@@ -274,8 +274,8 @@ class Deployment:
         return TlsMaterial(authority.certificate, identities), made
 
     def certificates(self) -> dict[str, datetime | None]:
-        """When each certificate of the deployment ends, in UTC, by whose it is: an authority's, a server's, or the given
-        file's; None where it cannot be told. Nothing where the deployment has no TLS; those not made yet are left out.
+        """When each certificate of the deployment ends, in UTC, by whose it is: the authority's, a server's, or a given
+        file's; None where it cannot be told. Nothing without TLS; those not made yet are left out.
         """
         from multidb.certificates import Identity, valid_until
 

@@ -14,6 +14,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from multidb import files
+from multidb.admin_credentials import admin_changes
 from multidb.alternation import alternations
 from multidb.audit import record
 from multidb.backup.jobs import JobFile
@@ -145,6 +146,7 @@ STATE = {
     "alternation": {
         "ann": {"postgres": {"current": "b", "phase": "prepared", "since": WHEN, "issued": {"a": WHEN, "b": WHEN}}}
     },
+    "admin-rotation": {"postgres": {"store": "postgres", "phase": "changed", "since": WHEN}},
     "renames": {"eve": {"to": "eva", "phase": "copying", "since": WHEN, "final_set": ID}},
     "renamed": {"names": [{"from": "ada", "to": "ann", "until": WHEN}]},
     "identity": {"id": "0123456789abcdef", "project": "shop"},
@@ -328,6 +330,7 @@ def test_the_state(text: str) -> None:
         reads: list[Callable[[], object]] = [
             *(lambda name=name: state.read(name) for name in SECTIONS),  # type: ignore[misc]
             lambda: tombstones(state),
+            lambda: admin_changes(state),
             lambda: alternations(state),
             lambda: renames(state),
             lambda: former_names(state),

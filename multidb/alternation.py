@@ -8,7 +8,7 @@ next apply. An app that was never rotated has no entry.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 
@@ -49,6 +49,7 @@ class Alternation:
         current: the one in the app's variables.
         since: when the phase began, in UTC.
         issued: when each was made, as far as that is known, in UTC.
+        serials: as `Alternates.serials`.
     """
 
     app: str
@@ -57,12 +58,14 @@ class Alternation:
     phase: RotationPhase
     since: datetime
     issued: Mapping[Alternate, datetime]
+    serials: Mapping[Alternate, int] = field(default_factory=dict)
 
     @property
     def alternates(self) -> Alternates:
         """What the store is told of it."""
         both = self.phase not in (RotationPhase.FINISHING, RotationPhase.DONE)
-        return Alternates(self.current, frozenset(Alternate) if both else frozenset({self.current}), tuple(Alternate))
+        working = frozenset(Alternate) if both else frozenset({self.current})
+        return Alternates(self.current, working, tuple(Alternate), self.serials)
 
     @property
     def under_way(self) -> bool:
@@ -85,6 +88,7 @@ def alternations(state: ProjectState) -> dict[tuple[str, str], Alternation]:
                 RotationPhase(entry["phase"]),
                 moment(entry["since"]),
                 {Alternate(of): moment(when) for of, when in entry["issued"].items()},
+                {Alternate(of): serial for of, serial in entry.get("serials", {}).items()},
             )
             for app, stores in state.read(_SECTION).items()
             for store, entry in stores.items()
@@ -111,6 +115,7 @@ def record_alternation(state: ProjectState, entries: Iterable[Alternation]) -> N
                 "phase": entry.phase.value,
                 "since": entry.since.isoformat(timespec="seconds"),
                 "issued": {of.value: when.isoformat(timespec="seconds") for of, when in entry.issued.items()},
+                "serials": {of.value: serial for of, serial in entry.serials.items()},
             }
 
 
@@ -127,6 +132,7 @@ def recall_alternations(state: ProjectState, store: str, seen: Mapping[str, Alte
                 RotationPhase.PREPARED if len(alternates.working) > 1 else RotationPhase.DONE,
                 now,
                 {},
+                alternates.serials,
             )
             for app, alternates in seen.items()
             if (app, store) not in known

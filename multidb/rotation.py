@@ -23,7 +23,16 @@ from multidb.provisioners import provisioner
 from multidb.runtime import ServerState
 from multidb.secrets import Alternate
 
-__all__ = ["Rotation", "Standing", "StoreUse", "UnknownUse", "standings", "use_in_words", "uses_in_words"]
+__all__ = [
+    "Rotation",
+    "Standing",
+    "StoreUse",
+    "UnknownUse",
+    "recorded_standings",
+    "standings",
+    "use_in_words",
+    "uses_in_words",
+]
 
 _BOTH: Final = (RotationPhase.PREPARED, RotationPhase.REVERTED)  # both work, and nothing is half done
 
@@ -58,6 +67,7 @@ class Standing:
         alternation = self.alternation
         uses = self.use if self.use is not None and not isinstance(self.use, UnknownUse) else ()
         return {
+            "current": (alternation.current if alternation is not None else Alternate.FIRST).value,
             "phase": alternation.phase.value if alternation is not None else None,
             "since": alternation.since.isoformat(timespec="seconds") if alternation is not None else None,
             "issued_at": self.issued.isoformat(timespec="seconds") if self.issued is not None else None,
@@ -216,8 +226,9 @@ class Rotation:
             if entry is None and (known := issued_at(self._state, self._app.id, store)) is not None:
                 issued[current] = known
             make_anew(self._state, provisioner(store).secrets(self._app), current.other)
-            issued[current.other] = self._clock()
-            begun.append(Alternation(self._app.id, store, current, RotationPhase.PREPARING, self._clock(), issued))
+            now = issued[current.other] = self._clock()
+            serials = {**(entry.serials if entry is not None else {}), current.other: int(now.timestamp() * 1000)}
+            begun.append(Alternation(self._app.id, store, current, RotationPhase.PREPARING, now, issued, serials))
         record_alternation(self._state, begun)
 
     def _go_on_finishing(self) -> None:
@@ -359,6 +370,18 @@ def standings(fleet: Fleet, app_id: str) -> dict[str, Standing]:
         use = _use(fleet, server, app, entry) if entry is not None and entry.phase in _BOTH else None
         stands[server.store] = Standing(entry, issued_at(fleet.state, app_id, server.store), use)
     return stands
+
+
+def recorded_standings(fleet: Fleet, app_id: str) -> dict[str, Standing]:
+    """As `standings`, from the records alone: who uses what is not asked.
+
+    Raises:
+        UsageError: no such app.
+    """
+    app, known = fleet.app(app_id), alternations(fleet.state)
+    return {
+        store: Standing(known.get((app_id, store)), issued_at(fleet.state, app_id, store), None) for store in app.stores
+    }
 
 
 def _use(fleet: Fleet, server: Server, app: App, entry: Alternation) -> StoreUse:

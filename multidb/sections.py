@@ -92,6 +92,7 @@ class _Alternation(_Loose):
     phase: str
     since: MomentText
     issued: dict[str, MomentText]
+    serials: dict[str, Annotated[int, Field(ge=0)]] = Field(default_factory=dict)
 
 
 class _AdminChange(_Loose):

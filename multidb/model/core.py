@@ -286,11 +286,14 @@ class Alternates:
         current: the one in the app's variables.
         working: those that the server takes: both while a rotation is under way.
         made: those that the server knows. One that does not work any more is turned off.
+        serials: what tells a credential that a rotation has made from each that the app had before, however long ago:
+            milliseconds since 1970. The one that an app begins with has none.
     """
 
     current: Alternate = Alternate.FIRST
     working: frozenset[Alternate] = frozenset({Alternate.FIRST})
     made: tuple[Alternate, ...] = (Alternate.FIRST,)
+    serials: Mapping[Alternate, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,7 +25,15 @@ from multidb.provisioners.neo4j import PROVISIONER
 from multidb.provisioners.neo4j.hosting import jars, program
 from multidb.provisioners.neo4j.provision.cypher import quoted
 from multidb.provisioners.neo4j.provision.options import ServerOptions
-from multidb.provisioners.neo4j.provision.resources import Mode, database_name, mark_name, ro_role, rw_role, user_name
+from multidb.provisioners.neo4j.provision.resources import (
+    Mode,
+    database_name,
+    mark_name,
+    ro_role,
+    rw_role,
+    user_name,
+    user_names,
+)
 from multidb.secrets import Secret, generate
 from tests.support.case import Drift, RealServer, Refused, StoreCase, Tenant, Threat
 
@@ -149,6 +157,22 @@ def use(tenant: Tenant) -> None:
     assert ask(tenant, f"MATCH (n:{label}) RETURN count(n) AS n") == [{"n": 1}]
 
 
+@contextlib.contextmanager
+def session(tenant: Tenant) -> Iterator[Callable[[], object]]:
+    """A transaction of the app's that is open for as long as the block lasts."""
+    env = tenant.env
+    auth = (env["NEO4J_USER"], env["NEO4J_PASSWORD"])
+    with contextlib.ExitStack() as stack:
+        driver = stack.enter_context(neo4j.GraphDatabase.driver(env["NEO4J_URI"], auth=auth))
+        transaction = driver.session(database=env["NEO4J_DATABASE"]).begin_transaction()
+
+        def ask() -> object:
+            return transaction.run("RETURN 1 AS one").data()
+
+        ask()
+        yield ask
+
+
 def change_password(real: RealServer, app: str) -> None:
     as_admin(real, f"ALTER USER {quoted(user_name(app))} SET PASSWORD 'changed-by-hand' CHANGE NOT REQUIRED")
 
@@ -183,7 +207,7 @@ def _empty(real: RealServer, app: str) -> None:
         f"DROP INDEX {quoted(f'used_{app}')} IF EXISTS",
     ]
     as_admin(real, *texts, database="neo4j")
-    as_admin(real, f"DROP USER {quoted(user_name(app))} IF EXISTS")
+    as_admin(real, *(f"DROP USER {quoted(user)} IF EXISTS" for user in user_names(app)))
 
 
 _LOGIN_DRIFTS = (
@@ -205,6 +229,7 @@ _COMMUNITY = StoreCase(
     drifts=_LOGIN_DRIFTS,
     typed=_TYPED,
     refused="CREATE DATABASE x",
+    session=session,
     attackable=False,
     instance=True,
 )
@@ -239,7 +264,8 @@ def _squatted_database(real: RealServer, app: str) -> bool:
 
 def _drop_all(real: RealServer, app: str) -> None:
     mark = quoted(mark_name(Owner("contract", app), Mode.DATABASE))
-    texts = ("DROP USER {user} IF EXISTS", "DROP ROLE {rw} IF EXISTS", "DROP ROLE {ro} IF EXISTS")
+    as_admin(real, *(f"DROP USER {quoted(user)} IF EXISTS" for user in user_names(app)))
+    texts = ("DROP ROLE {rw} IF EXISTS", "DROP ROLE {ro} IF EXISTS")
     as_admin(real, *(_named(text, app) for text in (*texts, "DROP DATABASE {db} IF EXISTS WAIT")))
     as_admin(real, f"DROP ROLE {mark} IF EXISTS")
 
@@ -327,6 +353,7 @@ _ENTERPRISE = StoreCase(
     threats=_THREATS,
     typed=_TYPED,
     refused="CREATE DATABASE x",
+    session=session,
 )
 
 CASES = [_COMMUNITY, _ENTERPRISE]

@@ -521,7 +521,7 @@ def test_the_number_of_calls_is_as_small_as_the_api_allows(real: RealServer, mon
     monkeypatch.setattr(qdrant_transport.Http, "send", counted)
     driver = Driver(real, *apps)
     driver.changes()
-    to_connect, names, one_each, registry, admissions = 4, 1, 20, 1, 1
+    to_connect, names, one_each, registry, admissions = 6, 1, 20, 1, 1
     assert len(sent) == to_connect + names + one_each + registry + admissions, sent
     assert "/collections/somebody_elses" not in sent
 

@@ -118,7 +118,6 @@ def _admin(method: str, path: str, body: Any = None) -> Callable[[Driver], None]
         (_admin("DELETE", C), Status.DEGRADED, "without collection lernmi_knowledge"),
         (_admin("DELETE", f"{C}/index/tenant_id?wait=true"), Status.DEGRADED, "no index on tenant_id"),
         (_token(10), Status.DEGRADED, "its token ends on"),
-        (_token(-1), Status.UNHEALTHY, "its token ended on"),
         (_token(reaches="lernmi_others"), Status.DEGRADED, "without collection lernmi_knowledge"),
     ],
 )

@@ -34,6 +34,9 @@ or constraints. Without roles no user can be held back: there the quota warns an
 back by `apply` with its old password. Its connections are ended either way, which neither a new status nor a drop
 does.
 
+**Rotated**, an app comes as ``<app>_user`` and ``<app>_user_b`` in turn, with the same role and home. The one that was
+replaced is dropped and its connections are ended.
+
 **Sizes** are not told over Bolt. They are read from the data folder where it is on this machine, which its file
 ``server_id`` has to prove.
 
@@ -135,6 +138,8 @@ PROVISIONER = Provisioner(
     env=resources.env,
     env_asks=resources.env_asks,
     isolation=resources.isolation,
+    rotates=lambda app, facts: "",
+    alternates=resources.alternates,
     connect=_connect,
     client=_client,
     check_health=_check_health,

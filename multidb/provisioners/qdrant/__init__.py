@@ -6,9 +6,10 @@ before there is any data, and on the other fields under ``indexes``. A JSON Web 
 key, that may read and write points in these collections and do nothing else: no index, snapshot, alias or collection.
 It carries an end (``servers.qdrant.token_days``, a year by default); with less than 30 days left the next apply signs
 a new one. A token that is lost, lists other collections or was signed with a former key is replaced the same way; the
-one before it stays valid until its own end. Every token depends on its app's entry in the project's registry, the
-collection ``multidb__tokens__<project>``, which no app can open: without the entry the server refuses the app's tokens,
-all of them and at once. Names that begin with ``multidb__`` are multidb's own.
+one before it stays valid until its own end. Every token depends on an entry in the project's registry, the
+collection ``multidb__tokens__<project>``, which no app can open: without the entry the server refuses it at once. An
+app's first token has the entry of the app; each that a rotation makes has one of its own, which no later token gets.
+Names that begin with ``multidb__`` are multidb's own.
 
 **Over its quota** an app's collections take no new points (an upsert of more than no points is refused); reading,
 changing and deleting them stays possible. Local mode has no limits and ignores it.
@@ -116,6 +117,9 @@ PROVISIONER = Provisioner(
     statements=statements,
     env=resources.env,
     isolation=resources.isolation,
+    rotates=resources.rotates,
+    alternates=resources.alternates,
+    tells_use=False,
     connect=_connect,
     client=_client,
     check_health=_check_health,

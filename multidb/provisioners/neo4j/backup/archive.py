@@ -45,9 +45,9 @@ from multidb.provisioners.neo4j.backup.graph_file import FILE, FORMAT, HEAD, rea
 from multidb.provisioners.neo4j.backup.places import dropping, making, place_name, places, roles_of
 from multidb.provisioners.neo4j.driver.connection import Bolt
 from multidb.provisioners.neo4j.provision.options import ServerOptions
-from multidb.provisioners.neo4j.provision.removal import disconnect
-from multidb.provisioners.neo4j.provision.resources import Neo4jFacts, database_name, user_name
+from multidb.provisioners.neo4j.provision.resources import Neo4jFacts, database_name, user_names
 from multidb.provisioners.neo4j.provision.session import Neo4jSession, connect
+from multidb.provisioners.neo4j.provision.statements import disconnect
 from multidb.secrets import MemorySecretStore, Secret
 
 __all__ = ["DUMP_FORMAT", "Neo4jArchive"]
@@ -157,7 +157,7 @@ class Neo4jArchive:
         if not self._has_databases:
             raise ArchiveError("the scratch server takes the place of the live one", where=str(self._server))
         live, loaded = self._graph(self.live(new.app, context)), self._graph(new)
-        self._run([disconnect(user_name(new.app.id), context)])
+        self._run([disconnect(user, context) for user in user_names(new.app.id)])
         live.exchange(loaded.lines(), loaded.total(), unwatched)
         self.discard(new)
 

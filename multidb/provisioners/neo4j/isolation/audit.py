@@ -18,7 +18,7 @@ from multidb.model import Outcome, Probe, Tenant
 from multidb.provisioners.neo4j.driver.connection import DRIVER_ERRORS, Bolt, as_the_app, explain, words_of
 from multidb.provisioners.neo4j.provision.cypher import quoted
 from multidb.provisioners.neo4j.provision.options import STORE, AppOptions, ServerOptions
-from multidb.provisioners.neo4j.provision.resources import Neo4jFacts, database_name, rw_role, user_name
+from multidb.provisioners.neo4j.provision.resources import Neo4jFacts, database_name, rw_role
 from multidb.provisioners.neo4j.provision.statements import SYSTEM
 
 __all__ = ["LOADS", "ON_DATABASES", "ON_LABELS", "Attempt", "barred", "probe"]
@@ -144,7 +144,7 @@ def _same_server(bolt: Bolt, attacker: Tenant, victim: Tenant) -> Iterator[Probe
         if got is Outcome.REFUSED and not attempt.system and not _barred_at_home(attempt, attacker):
             got, detail = _checked_at_home(bolt, attempt, attacker, detail)
         yield Probe(attacker.app.id, victim.app.id, attempt.name, Outcome.REFUSED, got, detail)
-    database, theirs = str(attacker.env["NEO4J_DATABASE"]), user_name(victim.app.id)
+    database, theirs = str(attacker.env["NEO4J_DATABASE"]), str(victim.env["NEO4J_USER"])
     got, detail = _outcome(bolt, Attempt("become its user", "RETURN 1"), "RETURN 1", database, theirs)
     yield Probe(attacker.app.id, victim.app.id, "become its user", Outcome.REFUSED, got, detail)
 
@@ -175,8 +175,8 @@ def _tried(bolt: Bolt, attempt: Attempt, attacker: Tenant, target: Tenant) -> tu
     text = attempt.text.format(
         db=quoted(database_name(app)),
         rw=quoted(rw_role(app)),
-        user=quoted(user_name(app)),
-        own_user=quoted(user_name(attacker.app.id)),
+        user=quoted(str(target.env["NEO4J_USER"])),
+        own_user=quoted(str(attacker.env["NEO4J_USER"])),
         label=quoted(app),
     )
     return _outcome(bolt, attempt, text, SYSTEM if attempt.system else str(target.env["NEO4J_DATABASE"]))

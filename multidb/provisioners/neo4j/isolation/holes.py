@@ -22,7 +22,7 @@ from multidb.provisioners.neo4j.provision.resources import (
     read_mark,
     ro_role,
     rw_role,
-    user_name,
+    user_names,
 )
 from multidb.provisioners.neo4j.provision.settings import NO_AUTHENTICATION, SEARCHED, holes_in_settings, open_loads
 from multidb.provisioners.neo4j.provision.statements import revoked
@@ -48,7 +48,8 @@ def search(bolt: Bolt, inspection: Inspection) -> Search:
     indexes = bolt.ask("SHOW INDEXES YIELD name", database)
     marks = _owners(row["name"] for row in indexes)
     gone = [user for user in gone_users(marks, inspection) if user in users]
-    known = {user_name(app.id) for app in inspection.apps} | {user_name(owner.app) for owner in marks}
+    ids = {*(app.id for app in inspection.apps), *(owner.app for owner in marks)}
+    known = {user for app in ids for user in user_names(app)}
     strangers = sorted(set(users) - known - {bolt.user})
     searched = (
         SEARCHED,
@@ -92,7 +93,7 @@ def gone_users(marks: Iterable[Owner], inspection: Inspection) -> list[str]:
     """The users of apps that this project has marked and the manifest does not have (any more)."""
     there = {app.id for app in inspection.apps}
     gone = {owner.app for owner in marks if owner.project == inspection.context.project} - there
-    return sorted(user_name(app) for app in gone)
+    return sorted(user for app in gone for user in user_names(app))
 
 
 def _gone(user: str, *, suspend: bool = False) -> Hole:
@@ -200,7 +201,7 @@ def _by_right(lines: Iterable[str], held: Mapping[str, set[str]], inspection: In
 
 
 def _by_membership(held: Mapping[str, set[str]], inspection: Inspection) -> Iterator[Hole]:
-    users = {user_name(app.id): app.id for app in inspection.apps}
+    users = {user: app.id for app in inspection.apps for user in user_names(app.id)}
     roles = {role: app.id for app in inspection.apps for role in (rw_role(app.id), ro_role(app.id))}
     for role, names in held.items():
         for user in sorted(names):

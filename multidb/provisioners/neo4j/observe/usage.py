@@ -11,7 +11,7 @@ from typing import Any, Final
 
 from multidb.model import App, AppUsage, ServerUsage, StoreContext
 from multidb.provisioners.neo4j.driver.connection import Bolt
-from multidb.provisioners.neo4j.provision.resources import Mode, Neo4jFacts, database_name, mode, user_name
+from multidb.provisioners.neo4j.provision.resources import Mode, Neo4jFacts, database_name, mode, user_names
 
 __all__ = ["usage"]
 
@@ -60,7 +60,7 @@ def usage(bolt: Bolt, context: StoreContext, apps: Sequence[App]) -> ServerUsage
     known = [size for size in sizes.values() if size is not None]
 
     def of(app: App) -> AppUsage:
-        connections, place = users[user_name(app.id)], places[app.id]
+        connections, place = sum(users[user] for user in user_names(app.id)), places[app.id]
         if place not in graphs:
             return AppUsage(connections=connections, notes=(f"database {place} is not online",))
         if shared:

@@ -18,11 +18,11 @@ from multidb.provisioners.neo4j.provision.resources import (
     read_mark,
     ro_role,
     rw_role,
-    user_name,
+    user_names,
 )
-from multidb.provisioners.neo4j.provision.statements import SYSTEM
+from multidb.provisioners.neo4j.provision.statements import CONNECTED, SYSTEM, disconnect
 
-__all__ = ["disconnect", "orphans", "removal", "suspension"]
+__all__ = ["orphans", "removal", "suspension"]
 
 _ROWS: Final = 10_000  # deleted in one transaction, so that the server's memory does not grow with the data
 
@@ -35,22 +35,27 @@ def orphans(bolt: Bolt, context: StoreContext, known: Collection[str]) -> Mappin
     if mode(context) is Mode.DATABASE:
         marks = [mark[0] for row in bolt.ask("SHOW ROLES YIELD role") if (mark := read_mark(row["role"]))]
     gone = sorted({owner.app for owner in marks if owner.project == context.project}.difference(known))
-    return {app: [f"user {user_name(app)}"] for app in gone}
+    there = {row["user"] for row in bolt.ask("SHOW USERS YIELD user")} if gone else set()
+    return {
+        app: [f"user {user}" for user in user_names(app) if user in there] or [f"the mark of {app}"] for app in gone
+    }
 
 
 def suspension(bolt: Bolt, app: App, context: StoreContext) -> Sequence[Statement]:
-    """Turns the app's login off, then ends its sessions. Community has no suspended users: there the user is dropped,
-    and `multidb apply` makes it again with the password that it had."""
+    """Turns the app's logins off, then ends their sessions. Community has no suspended users: there they are dropped,
+    and `multidb apply` makes them again with the passwords that they had."""
     if not _is_ours(bolt, app, context):
         return ()
-    user = user_name(app.id)
     with_status = mode(context) is Mode.DATABASE
     rows = bolt.ask("SHOW USERS YIELD user, suspended")
-    on = any(row["user"] == user and not (with_status and row["suspended"]) for row in rows)
-    off = f"ALTER USER {quoted(user)} SET STATUS SUSPENDED" if with_status else f"DROP USER {quoted(user)} IF EXISTS"
-    statements = [Statement(off, scope=SYSTEM)] if on else []
-    if on or _is_connected(bolt, user):
-        statements.append(disconnect(user, context))
+    on = {row["user"] for row in rows if not (with_status and row["suspended"])}
+    connected = {row["username"] for row in bolt.ask(CONNECTED)}
+    statements = []
+    for user in user_names(app.id):
+        name = quoted(user)
+        off = f"ALTER USER {name} SET STATUS SUSPENDED" if with_status else f"DROP USER {name} IF EXISTS"
+        statements += [Statement(off, scope=SYSTEM)] if user in on else []
+        statements += [disconnect(user, context)] if user in on | connected else []
     return statements
 
 
@@ -74,28 +79,13 @@ def _is_ours(bolt: Bolt, app: App, context: StoreContext) -> bool:
     return any(row["name"] == mark for row in bolt.ask("SHOW INDEXES YIELD name", facts.default_database))
 
 
-def _is_connected(bolt: Bolt, user: str) -> bool:
-    return any(row["username"] == user for row in bolt.ask("CALL dbms.listConnections() YIELD username"))
-
-
-def disconnect(user: str, context: StoreContext) -> Statement:
-    """Ends the user's connections, and with them its transactions; neither a new status nor a drop does that."""
-    facts = Neo4jFacts.of(context.facts)
-    text = (
-        f"CALL dbms.listConnections() YIELD connectionId, username WHERE username = '{user}' "
-        "WITH collect(connectionId) AS theirs CALL dbms.killConnections(theirs) YIELD connectionId RETURN connectionId"
-    )
-    return Statement(text, scope=facts.default_database)
-
-
 def _on_enterprise(bolt: Bolt, app: App, context: StoreContext) -> Sequence[Statement]:
-    user, database = user_name(app.id), database_name(app.id)
+    users, database = user_names(app.id), database_name(app.id)
     roles = roles_of(bolt)
     beside = places(roles, app, context.project)
     databases = {database, *(place.name for place in beside)}
     aliases = bolt.ask("SHOW ALIASES FOR DATABASE YIELD name, database")
     texts = [
-        f"DROP USER {quoted(user)} IF EXISTS",
         *(
             f"DROP ALIAS {quoted(row['name'])} IF EXISTS FOR DATABASE"
             for row in aliases
@@ -107,19 +97,18 @@ def _on_enterprise(bolt: Bolt, app: App, context: StoreContext) -> Sequence[Stat
         f"DROP ROLE {quoted(ro_role(app.id))} IF EXISTS",
         f"DROP ROLE {quoted(mark_name(Owner(context.project, app.id), Mode.DATABASE))} IF EXISTS",
     ]
-    drops = [Statement(text, scope=SYSTEM) for text in texts]
-    return [drops[0], disconnect(user, context), *drops[1:]]
+    logins = [Statement(f"DROP USER {quoted(user)} IF EXISTS", scope=SYSTEM) for user in users]
+    ended = [disconnect(user, context) for user in users]
+    return [*logins, *ended, *(Statement(text, scope=SYSTEM) for text in texts)]
 
 
 def _on_community(bolt: Bolt, app: App, context: StoreContext) -> Sequence[Statement]:
     facts = Neo4jFacts.of(context.facts)
     database = facts.default_database
-    user, label = user_name(app.id), quoted(app.id)
+    label = quoted(app.id)
     chosen = mode(context)
     node = f"(n:{label})" if chosen is Mode.LABEL else "(n)"
     statements = list(suspension(bolt, app, context))
-    if not any(row["user"] == user for row in bolt.ask("SHOW USERS YIELD user")):
-        statements = [statement for statement in statements if statement.scope != SYSTEM]
     if bolt.ask(f"MATCH {node} RETURN count(n) AS nodes", database)[0]["nodes"]:
         batches = f"IN TRANSACTIONS OF {_ROWS} ROWS"
         statements.append(Statement(f"MATCH {node} CALL {{ WITH n DETACH DELETE n }} {batches}", scope=database))

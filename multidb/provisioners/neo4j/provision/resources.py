@@ -9,7 +9,7 @@ from enum import StrEnum
 from typing import ClassVar, Final
 
 from multidb.errors import Refused
-from multidb.model import App, DerivedName, Endpoint, Facts, Isolation, Owner, Resource, StoreContext
+from multidb.model import Alternates, App, DerivedName, Endpoint, Facts, Isolation, Owner, Resource, StoreContext
 from multidb.provisioners.neo4j.provision.options import STORE, AppOptions, ServerOptions
 from multidb.secrets import Alternate, Secret, SecretRef, SecretSpec
 
@@ -23,6 +23,7 @@ __all__ = [
     "PublicRights",
     "Role",
     "User",
+    "alternates",
     "canonical",
     "database_name",
     "derived_names",
@@ -40,6 +41,7 @@ __all__ = [
     "secrets",
     "spelled",
     "user_name",
+    "user_names",
 ]
 
 DEFAULT_DATABASE: Final = "neo4j"
@@ -72,6 +74,7 @@ class Neo4jFacts(Facts):
     marks: tuple[Owner, ...] = ()
     labelled: tuple[Owner, ...] = ()
     public_load: tuple[str, ...] = ()  # what every user may load by LOAD CSV, as the commands that gave the rights
+    logins: frozenset[str] = frozenset()  # users that are called as apps', where one is called as a second one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -139,7 +142,8 @@ class User(Resource):
     """An app's login. `suspended` and `home` are None where the server has no such thing (Community).
 
     `password` is ``current`` when the server takes the one in the secret store, ``other`` when it takes another,
-    ``lost`` when the secret store has none. With `change_required` a login works and every query is refused.
+    ``lost`` when the secret store has none, and ``none`` when there is no such user, as of a credential that a rotation
+    has turned off. With `change_required` a login works and every query is refused.
     """
 
     kind = "user"
@@ -150,6 +154,7 @@ class User(Resource):
     change_required: bool = False
     suspended: bool | None = None
     home: str | None = None
+    alternate: Alternate = field(default=Alternate.FIRST, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +189,11 @@ def user_name(app: str, alternate: Alternate = Alternate.FIRST) -> str:
     return f"{app}_user" if alternate is Alternate.FIRST else f"{app}_user_b"
 
 
+def user_names(app: str) -> tuple[str, ...]:
+    """Every user that an app may have."""
+    return tuple(user_name(app, alternate) for alternate in Alternate)
+
+
 def rw_role(app: str) -> str:
     return f"{app}_rw"
 
@@ -192,9 +202,9 @@ def ro_role(app: str) -> str:
     return f"{app}_ro"
 
 
-def password_ref(app: str) -> SecretRef:
-    """The password of the app's user."""
-    return SecretRef(app, STORE, "password")
+def password_ref(app: str, alternate: Alternate = Alternate.FIRST) -> SecretRef:
+    """The password of the app's user, by which of its two credentials it comes with."""
+    return SecretRef(app, STORE, "password" if alternate is Alternate.FIRST else "password_b")
 
 
 def mark_name(owner: Owner, mode: Mode) -> str:
@@ -222,16 +232,18 @@ def read_mark(name: str) -> tuple[Owner, Mode] | None:
 
 
 def derived_names(app: App) -> Sequence[DerivedName]:
+    first, second = user_names(app.id)
     return (
         DerivedName("neo4j database", database_name(app.id), _LONGEST_DATABASE, f"the Neo4j database of {app.id}"),
         DerivedName("neo4j role", rw_role(app.id), _LONGEST_NAME, f"the Neo4j read-write role of {app.id}"),
         DerivedName("neo4j role", ro_role(app.id), _LONGEST_NAME, f"the Neo4j read-only role of {app.id}"),
-        DerivedName("neo4j user", user_name(app.id), _LONGEST_NAME, f"the Neo4j user of {app.id}"),
+        DerivedName("neo4j user", first, _LONGEST_NAME, f"the Neo4j user of {app.id}"),
+        DerivedName("neo4j user", second, _LONGEST_NAME, f"the Neo4j user of {app.id} that a rotation switches to"),
     )
 
 
 def secrets(app: App) -> Sequence[SecretSpec]:
-    return (SecretSpec(password_ref(app.id)),)
+    return tuple(SecretSpec(password_ref(app.id, alternate), alternate=alternate) for alternate in Alternate)
 
 
 def mode(context: StoreContext) -> Mode:
@@ -286,11 +298,11 @@ def env(
     """The app's variables. With `isolation: label` also ``NEO4J_LABEL``, the label that its nodes should carry."""
     options = ServerOptions.of(context.options)
     scheme = endpoint.params.get("scheme") or ("bolt+s" if endpoint.tls else "bolt")
-    database = _database_of(app, context, options)
+    database, current = _database_of(app, context, options), context.alternates_of(app.id).current
     variables: dict[str, str | Secret] = {
         "NEO4J_URI": f"{scheme}://{endpoint.host}:{endpoint.port}",
-        "NEO4J_USER": user_name(app.id),
-        "NEO4J_PASSWORD": secret(password_ref(app.id)),
+        "NEO4J_USER": user_name(app.id, current),
+        "NEO4J_PASSWORD": secret(password_ref(app.id, current)),
         "NEO4J_DATABASE": database,
         f"NEO4J_DATABASE_{app.id.upper()}": database,
     }
@@ -328,6 +340,17 @@ def isolation(app: App, facts: Facts) -> tuple[Isolation, str]:
         Isolation.NAMING_ONLY,
         "the server is not this app's alone, and every user of a Neo4j without roles is an administrator",
     )
+
+
+def alternates(facts: Facts, project: str) -> dict[str, Alternates]:
+    """By app that has a second user, which of the two there are: of two, either may be the one in its variables. Whose
+    a user is, the marks say, which every plan reads."""
+    logins, seen = Neo4jFacts.of(facts).logins, {}
+    for app in sorted(login.removesuffix("_user_b") for login in logins if login.endswith("_user_b")):
+        working = frozenset(alternate for alternate in Alternate if user_name(app, alternate) in logins)
+        current = Alternate.FIRST if Alternate.FIRST in working else Alternate.SECOND
+        seen[app] = Alternates(current, working, tuple(Alternate))
+    return seen
 
 
 def loads(commands: Sequence[str]) -> tuple[str, ...]:
@@ -376,8 +399,8 @@ def _splits(head: str) -> bool:
 def _on_enterprise(app: App, context: StoreContext) -> list[Resource]:
     options, owner = AppOptions.of(app.stores[STORE]), Owner(context.project, app.id)
     assert isinstance(options, AppOptions)
-    may_grow, closed = app.id not in context.read_only, app.id in context.closed
-    database, user = database_name(app.id), user_name(app.id)
+    may_grow, working = app.id not in context.read_only, context.alternates_of(app.id).working
+    database = database_name(app.id)
     rw, ro = rw_role(app.id), ro_role(app.id)
     return [
         Mark(name=app.id, app=app.id, owner=owner),
@@ -386,8 +409,25 @@ def _on_enterprise(app: App, context: StoreContext) -> list[Resource]:
         Role(name=ro, app=app.id, owner=owner),
         *(Grant(name=right, app=app.id) for right in _rights(database, rw, _of_the_app(options, may_grow))),
         *(Grant(name=right, app=app.id) for right in _rights(database, ro, ())),
-        User(name=user, app=app.id, owner=owner, suspended=closed, home=database),
-        Membership.of(rw, user, app.id),
+        *_users(app, context, suspended=app.id in context.closed, home=database),
+        *(Membership.of(rw, user_name(app.id, alternate), app.id) for alternate in Alternate if alternate in working),
+    ]
+
+
+def _users(app: App, context: StoreContext, suspended: bool | None = None, home: str | None = None) -> list[User]:
+    """The app's users: one, two while its credentials are rotated, and after that one that is to be gone."""
+    of_app = context.alternates_of(app.id)
+    return [
+        User(
+            name=user_name(app.id, alternate),
+            app=app.id,
+            owner=Owner(context.project, app.id),
+            password="current" if alternate in of_app.working else "none",
+            suspended=suspended,
+            home=home,
+            alternate=alternate,
+        )
+        for alternate in of_app.made
     ]
 
 
@@ -418,7 +458,7 @@ def _on_community(app: App, context: StoreContext, chosen: Mode) -> list[Resourc
     facts = Neo4jFacts.of(context.facts)
     owner = Owner(context.project, app.id)
     # A user cannot be suspended here, so an app that is closed has none.
-    users = [User(name=user_name(app.id), app=app.id, owner=owner)] if app.id not in context.closed else []
+    users = _users(app, context) if app.id not in context.closed else []
     if facts.dedicated:
         return [*users]
     name = app.id if chosen is Mode.LABEL else facts.default_database

@@ -8,6 +8,7 @@ import re
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Final, Self, TypeVar
 
 from neo4j import exceptions
@@ -45,7 +46,7 @@ from multidb.provisioners.neo4j.provision.resources import (
     read_mark,
     user_name,
 )
-from multidb.provisioners.neo4j.provision.statements import SYSTEM
+from multidb.provisioners.neo4j.provision.statements import CONNECTED, SYSTEM
 from multidb.secrets import Alternate, Secret, SecretStore, redact
 
 __all__ = ["Neo4jSession", "connect"]
@@ -131,7 +132,19 @@ class Neo4jSession:
             dedicated = self._server.app is not None
             owns, labels = ((), ()) if roles or dedicated else self._index_marks(default)
             public = loads([row["command"] for row in self.bolt.ask(_PUBLIC_RIGHTS)]) if roles else ()
-        return Neo4jFacts(product, version, edition, multi_database, roles, default, dedicated, owns, labels, public)
+            logins = self._logins()
+        return Neo4jFacts(
+            product, version, edition, multi_database, roles, default, dedicated, owns, labels, public, logins
+        )
+
+    def _logins(self) -> frozenset[str]:
+        """The users that are called as apps', where one is called as a second one, which is rare."""
+        try:
+            users = [str(row["user"]) for row in self.bolt.ask("SHOW USERS YIELD user")]
+        except exceptions.Forbidden:  # what else that right is needed for is told where it is needed
+            return frozenset()
+        seconds = {user.removesuffix("_b") for user in users if user.endswith("_user_b")}
+        return frozenset(user for user in users if user.removesuffix("_b") in seconds)
 
     def _product(self) -> tuple[str, str, str]:
         try:
@@ -214,9 +227,16 @@ class Neo4jSession:
         self, rows: Sequence[Row], inspection: Inspection, owners: Mapping[str, Owner | None]
     ) -> Sequence[Resource]:
         there = {row["user"]: row for row in rows}
+        retired = {want.name for want in inspection.desired if isinstance(want, User) and want.password == "none"}
+        connected = {row["username"] for row in self.bolt.ask(CONNECTED)} if retired else set()
         users: list[Resource] = []
         for want in inspection.desired:
-            if not isinstance(want, User) or want.app is None or (row := there.get(want.name)) is None:
+            if not isinstance(want, User) or want.app is None:
+                continue
+            if (row := there.get(want.name)) is None:
+                # One that is gone keeps the sessions that it had, until they are ended.
+                state = "other" if want.name in connected else "none"
+                users += [replace(want, password=state)] if want.name in retired else []
                 continue
             users.append(
                 User(
@@ -233,7 +253,9 @@ class Neo4jSession:
 
     def _password_state(self, user: User, row: Row, inspection: Inspection) -> str:
         assert user.app is not None
-        known = inspection.secrets.get(password_ref(user.app))
+        if user.password == "none":
+            return "other"
+        known = inspection.secrets.get(password_ref(user.app, user.alternate))
         if known is None:
             return "lost"
         if not inspection.deep or row["suspended"]:  # a suspended user cannot log in, whatever its password

@@ -13,6 +13,7 @@ from multidb.provisioners.neo4j.provision.resources import (
     Mark,
     Membership,
     Mode,
+    Neo4jFacts,
     PublicRights,
     Role,
     User,
@@ -20,9 +21,10 @@ from multidb.provisioners.neo4j.provision.resources import (
     password_ref,
 )
 
-__all__ = ["SYSTEM", "revoked", "statements"]
+__all__ = ["CONNECTED", "SYSTEM", "disconnect", "revoked", "statements"]
 
 SYSTEM: Final = "system"  # administration commands run there, each in a transaction of its own
+CONNECTED: Final = "CALL dbms.listConnections() YIELD username"
 _WAIT: Final = "WAIT 120 SECONDS"  # without it the command returns before the database is there
 
 
@@ -49,9 +51,19 @@ def statements(change: Change, context: StoreContext) -> Sequence[Statement]:
     if isinstance(resource, Grant):
         return (_admin(resource.name),)
     if isinstance(resource, User):
-        return _user(change, resource)
+        return _retiring(resource, context) if resource.password == "none" else _user(change, resource)
     assert isinstance(resource, Membership)
     return (_admin(f"GRANT ROLE {quoted(resource.role)} TO {quoted(resource.user)}"),)
+
+
+def disconnect(user: str, context: StoreContext) -> Statement:
+    """Ends the user's connections, and with them its transactions; neither a new status nor a drop does that."""
+    facts = Neo4jFacts.of(context.facts)
+    text = (
+        f"CALL dbms.listConnections() YIELD connectionId, username WHERE username = '{user}' "
+        "WITH collect(connectionId) AS theirs CALL dbms.killConnections(theirs) YIELD connectionId RETURN connectionId"
+    )
+    return Statement(text, scope=facts.default_database)
 
 
 def _admin(text: str) -> Statement:
@@ -87,6 +99,12 @@ def _database(change: Change, database: Database) -> Sequence[Statement]:
     return tuple(statements)
 
 
+def _retiring(user: User, context: StoreContext) -> Sequence[Statement]:
+    """It goes with its password and, where there are roles, its memberships: no edition has a user without a password,
+    and Community none that is off."""
+    return (_admin(f"DROP USER {quoted(user.name)} IF EXISTS"), disconnect(user.name, context))
+
+
 def _user(change: Change, user: User) -> Sequence[Statement]:
     assert user.app is not None
     clauses = []
@@ -102,5 +120,5 @@ def _user(change: Change, user: User) -> Sequence[Statement]:
     if not clauses:
         return ()
     verb = "CREATE" if change.action is Action.CREATE else "ALTER"
-    binds = (("password", password_ref(user.app)),) if secret else ()
+    binds = (("password", password_ref(user.app, user.alternate)),) if secret else ()
     return (Statement(f"{verb} USER {quoted(user.name)} {' '.join(clauses)}", binds, SYSTEM),)

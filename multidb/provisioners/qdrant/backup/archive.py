@@ -57,7 +57,7 @@ from multidb.provisioners.qdrant.provision.options import TENANT_FIELD, ServerOp
 from multidb.provisioners.qdrant.provision.resources import (
     OWN_PREFIX,
     QdrantFacts,
-    admission_id,
+    admitted_names,
     collection_name,
     owner_of,
     registry_name,
@@ -179,7 +179,8 @@ class QdrantArchive:
         admitted = self._dismiss(owner)
         self._take_over(new)
         if admitted:
-            self._must(admit(registry_name(owner.project), owner.app))
+            for token in admitted_names(owner.app, context):
+                self._must(admit(registry_name(owner.project), token))
 
     def discard(self, place: Place) -> None:
         """Removes a place; one that has begun to replace the live collections does that first."""
@@ -384,7 +385,7 @@ class QdrantArchive:
     def _dismiss(self, owner: Owner) -> bool:
         """Shuts the app out; whether it was in."""
         registry = registry_name(owner.project)
-        if not self._facts.rbac or not self._catalog.present(registry, [admission_id(registry, owner.app)]):
+        if not self._facts.rbac or not self._catalog.admitted(registry, owner.app):
             return False
         self._must(dismissal(registry, owner.app))
         return True

@@ -19,13 +19,15 @@ from multidb.provisioners.qdrant.provision.resources import (
     Registry,
     Token,
     admission_id,
+    admitted_names,
+    app_of,
     live_index,
     live_token,
     owner_of,
     registry_name,
     token_ref,
 )
-from multidb.provisioners.qdrant.provision.statements import Call, create_index, path_of
+from multidb.provisioners.qdrant.provision.statements import Call, create_index, dismissal, path_of
 from multidb.provisioners.qdrant.provision.tokens import claims_of, signed_with
 from multidb.secrets import Secret, SecretStore
 
@@ -126,10 +128,12 @@ def _other_keys(inspection: Inspection) -> Iterator[Remark]:
 
 
 def _planted(inspection: Inspection, admitted: Mapping[str, str]) -> Iterator[Hole]:
-    """Admissions that are not multidb's: taking the app's own away would not shut its tokens out."""
+    """Admissions that are not multidb's, or of a token that a rotation has replaced."""
     registry = registry_name(inspection.context.project)
-    for point, app in sorted(admitted.items()):
-        if app in {app.id for app in inspection.apps} and point != admission_id(registry, app):
+    names = {app.id: admitted_names(app.id, inspection.context) for app in inspection.apps}
+    for point, token in sorted(admitted.items()):
+        app = app_of(token)
+        if app in names and (token not in names[app] or point != admission_id(registry, token)):
             message = f"tokens of {app} are let in by it, also where the app is suspended or removed"
             chosen = {"points": [int(point) if point.isdigit() else point]}
             closes = Call("POST", f"{path_of(registry)}/points/delete?wait=true", chosen).text
@@ -146,10 +150,9 @@ def _whole_snapshots(names: Iterable[str]) -> Iterator[Hole]:
 
 def _gone(inspection: Inspection, admitted: Mapping[str, str]) -> Iterator[Hole]:
     registry = registry_name(inspection.context.project)
-    for app in sorted(set(admitted.values()) - {app.id for app in inspection.apps}):
+    for app in sorted(set(map(app_of, admitted.values())) - {app.id for app in inspection.apps}):
         message = f"app {app} is not in the manifest, and its token still works"
-        chosen = {"filter": {"must": [{"key": "app", "match": {"value": app}}]}}
-        closes = Call("POST", f"{path_of(registry)}/points/delete?wait=true", chosen).text
+        closes = dismissal(registry, app).text
         yield Hole("token of an app that is gone", f"token {app}", message, (closes,), account=app)
 
 
@@ -191,7 +194,8 @@ def _indexes(inspection: Inspection, described: Mapping[str, Mapping[str, Any]])
 def _tokens(tokens: Iterable[Token], secrets: SecretStore, admin: Secret | None) -> Iterator[Hole]:
     """Tokens in our own secret store that open more than they should; what was handed out elsewhere nobody can tell."""
     for want in tokens:
-        held = secrets.get(token_ref(want.name))
+        assert want.app is not None
+        held = secrets.get(token_ref(want.app, want.alternate))
         if held is None or admin is None:
             continue
         message = _too_broad(want, held, admin)

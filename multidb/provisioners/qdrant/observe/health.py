@@ -74,7 +74,7 @@ class _Check:
         left = self._token_days()
         if left is not None and left <= 0:
             message = f"its token ended on {self._end(left)}; the server refuses it"
-            return Health(Status.UNHEALTHY, message, fix=self._repair)
+            raise AuthenticationFailed(message, where=str(self._tenant.server), hint=self._repair)
         options = AppOptions.of(self._tenant.app.stores[STORE])
         names = [collection_name(self._tenant.app.id, kind) for kind in options.collections]
         if not names:
@@ -109,7 +109,8 @@ class _Check:
     def _refused(self, reply: Reply) -> ServerError:
         where = str(self._tenant.server)
         if "stateful" in reply.error:
-            return AuthenticationFailed("the app is suspended", where=where, hint=f"let it in again: {self._repair}")
+            message = "its token is not let in: the app is suspended, or has another token since a rotation"
+            return AuthenticationFailed(message, where=where, hint=f"let it in again: {self._repair}")
         message = f"the server refuses the app's token ({redact(reply.error)})"
         return AuthenticationFailed(message, where=where, hint=f"sign a new one: {self._repair}")
 

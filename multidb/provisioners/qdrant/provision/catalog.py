@@ -8,12 +8,14 @@ from typing import Any, TypeVar
 
 from multidb.model import Server
 from multidb.provisioners.qdrant.driver.transport import AT_ONCE, Reply, Transport, expect
-from multidb.provisioners.qdrant.provision.statements import Call, path_of
+from multidb.provisioners.qdrant.provision.resources import OWN_PREFIX, admission_id, app_of
+from multidb.provisioners.qdrant.provision.statements import Call, of_app, path_of
 
 __all__ = ["Catalog"]
 
 Answer = TypeVar("Answer")
 
+REGISTRIES = f"{OWN_PREFIX}tokens__"  # what every project's registry is called, before the project's name
 _PAGE = 1_000  # points in one answer
 
 
@@ -74,19 +76,40 @@ class Catalog:
             return set()
         return {str(entry["id"]) for entry in expect(self._server, reply).result}
 
-    def admitted(self, registry: str) -> dict[str, str]:
-        """The points of a registry, by which tokens are let in, and the app of each; none where there is no such
-        collection."""
+    def admitted(self, registry: str, app_id: str | None = None) -> dict[str, str]:
+        """The points of a registry, by which tokens are let in, and what the token of each is called; none where there
+        is no such collection.
+
+        Args:
+            app_id: only those of this app.
+        """
+        return self._entries(registry, of_app(app_id) if app_id is not None else None)
+
+    def rotated(self) -> tuple[tuple[str, str], ...]:
+        """Of the apps that have a token of a rotation, in any project, the tokens that are let in: the registry, and
+        what the token is called there."""
+        rotated: list[tuple[str, str]] = []
+        for registry in (name for name in self.names() if name.startswith(REGISTRIES)):
+            entries = self._entries(registry, {"must_not": [{"is_empty": {"key": "of"}}]})
+            tokens = {token for token in entries.values() if app_of(token) != token}
+            firsts = {admission_id(registry, app): app for app in map(app_of, tokens)}
+            tokens |= {firsts[point] for point in self.present(registry, firsts)} if firsts else set()
+            rotated += [(registry, token) for token in sorted(tokens)]
+        return tuple(rotated)
+
+    def _entries(self, registry: str, chosen: Mapping[str, Any] | None) -> dict[str, str]:
         admitted: dict[str, str] = {}
         offset = None
         while True:
-            body = {"with_payload": ["app"], "with_vector": False, "limit": _PAGE, "offset": offset}
+            body = {"with_payload": ["app", "token"], "with_vector": False, "limit": _PAGE, "offset": offset}
+            body |= {"filter": chosen} if chosen is not None else {}
             reply = self._transport.send(Call("POST", f"{path_of(registry)}/points/scroll", body))
             if reply.status == 404:
                 return admitted
             page = expect(self._server, reply).result
-            apps = {str(entry["id"]): (entry.get("payload") or {}).get("app") for entry in page["points"]}
-            admitted |= {point: app for point, app in apps.items() if isinstance(app, str) and app}
+            payloads = {str(entry["id"]): entry.get("payload") or {} for entry in page["points"]}
+            tokens = {point: payload.get("app") or payload.get("token") for point, payload in payloads.items()}
+            admitted |= {point: token for point, token in tokens.items() if isinstance(token, str) and token}
             offset = page.get("next_page_offset")
             if offset is None:
                 return admitted

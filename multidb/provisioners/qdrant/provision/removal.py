@@ -11,7 +11,7 @@ from urllib.parse import quote
 from multidb.model import App, Owner, Statement, StoreContext
 from multidb.provisioners.qdrant.backup.places import place_of
 from multidb.provisioners.qdrant.provision.catalog import Catalog
-from multidb.provisioners.qdrant.provision.resources import OWN_PREFIX, admission_id, owner_of, registry_name
+from multidb.provisioners.qdrant.provision.resources import OWN_PREFIX, app_of, owner_of, registry_name
 from multidb.provisioners.qdrant.provision.statements import Call, dismissal, path_of
 
 __all__ = ["orphans", "removal", "suspension"]
@@ -20,7 +20,8 @@ __all__ = ["orphans", "removal", "suspension"]
 def orphans(catalog: Catalog, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:
     """Tokens that are admitted, and collections with the project's mark, of an app that is not `known`; by app."""
     registry = registry_name(context.project)
-    things = {app: ["token"] for app in sorted(catalog.admitted(registry)) if app not in known}
+    admitted = {app_of(token) for token in catalog.admitted(registry).values()}
+    things = {app: ["token"] for app in sorted(admitted.difference(known))}
     prefixes = (OWN_PREFIX, *(f"{app}_" for app in known))
     for name, details in catalog.configured().items():
         owner = None if name.startswith(prefixes) else owner_of(details)
@@ -30,12 +31,12 @@ def orphans(catalog: Catalog, context: StoreContext, known: Collection[str]) -> 
 
 
 def suspension(catalog: Catalog, app: App, context: StoreContext) -> Sequence[Statement]:
-    """Dismisses the app, so that its token is refused from the next request on; nothing when that is so already.
+    """Dismisses the app: each of its tokens is refused from the next request on. Nothing when that is so already.
 
-    `multidb apply` admits it again, and the same token is then good again.
+    `multidb apply` admits it again, and the token that it had is then good again.
     """
     registry = registry_name(context.project)
-    admitted = catalog.present(registry, [admission_id(registry, app.id)])
+    admitted = catalog.admitted(registry, app.id)
     return (Statement(dismissal(registry, app.id).text),) if admitted else ()
 
 

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, ClassVar, Final
 
 from multidb.errors import Refused
-from multidb.model import App, DerivedName, Endpoint, Facts, Isolation, Owner, Resource, StoreContext
+from multidb.model import Alternates, App, DerivedName, Endpoint, Facts, Isolation, Owner, Resource, StoreContext
 from multidb.provisioners.qdrant.provision.options import (
     DEFAULT_SIZE,
     RENEW_DAYS,
@@ -24,7 +24,7 @@ from multidb.provisioners.qdrant.provision.options import (
     CollectionOptions,
     ServerOptions,
 )
-from multidb.secrets import Secret, SecretRef, SecretSpec
+from multidb.secrets import Alternate, Secret, SecretRef, SecretSpec
 
 __all__ = [
     "OWN_PREFIX",
@@ -40,8 +40,12 @@ __all__ = [
     "Token",
     "Vector",
     "admission_claim",
+    "admission_key",
     "admission_id",
+    "alternates",
+    "app_of",
     "collection_name",
+    "admitted_names",
     "derived_names",
     "desired",
     "env",
@@ -52,7 +56,9 @@ __all__ = [
     "live_token",
     "owner_of",
     "registry_name",
+    "rotates",
     "secrets",
+    "token_name",
     "token_ref",
 ]
 
@@ -74,12 +80,15 @@ class QdrantFacts(Facts):
         api_key: the server asks for a key.
         rbac: the server limits tokens to collections (``service.jwt_rbac``).
         short_key: the api key, which signs the tokens, has fewer than 32 bytes.
+        rotated: of apps that have a token of a rotation, every token that is let in: the registry, and what the token
+            is called there.
     """
 
     local: bool = False
     api_key: bool = False
     rbac: bool = False
     short_key: bool = False
+    rotated: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,12 +156,14 @@ class Registry(Resource):
 
 @dataclass(frozen=True, kw_only=True)
 class Admission(Resource):
-    """An app's entry in the registry."""
+    """The entry of one of an app's tokens in the registry; `admitted` is false of one that is to be gone."""
 
     kind: ClassVar[str] = "token admission"
     rank: ClassVar[int] = 25
 
     registry: str
+    token: str = field(default="", compare=False)  # what the token is called there
+    admitted: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,6 +195,8 @@ class Token(Resource):
     signature: str = "current"  # "other": signed with a key that the server no longer has
     expiry: str = "ahead"  # otherwise the day, when that is less than RENEW_DAYS away, or "never"
     days: int = field(default=365, compare=False)
+    token: str = field(default="", compare=False)  # what it is called in the registry
+    alternate: Alternate = field(default=Alternate.FIRST, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +207,7 @@ class ApiKey(Resource):
     rank: ClassVar[int] = 30
 
     value: str = "current"  # "other": the server has another key by now
+    alternate: Alternate = field(default=Alternate.FIRST, compare=False)
 
 
 def collection_name(app_id: str, type_name: str) -> str:
@@ -201,9 +215,9 @@ def collection_name(app_id: str, type_name: str) -> str:
     return f"{app_id}_{type_name}"
 
 
-def token_ref(app_id: str) -> SecretRef:
-    """Where the key that the app uses is kept."""
-    return SecretRef(app_id, STORE, "token")
+def token_ref(app_id: str, alternate: Alternate = Alternate.FIRST) -> SecretRef:
+    """Where the key that the app uses is kept, by which of its two it comes with."""
+    return SecretRef(app_id, STORE, "token" if alternate is Alternate.FIRST else "token_b")
 
 
 def registry_name(project: str) -> str:
@@ -211,9 +225,30 @@ def registry_name(project: str) -> str:
     return f"{OWN_PREFIX}tokens__{project}"
 
 
-def admission_id(registry: str, app_id: str) -> str:
-    """The point that stands for an app in a registry."""
-    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{registry}/{app_id}"))
+def token_name(app_id: str, of_app: Alternates, alternate: Alternate) -> str:
+    """What one of an app's tokens is called in the registry: as the app, for the token that it begins with; one of a
+    rotation bears its serial (``lernmi.second.1764412800000``). So no token that was ever turned off is let in by the
+    entry of a later one."""
+    serial = of_app.serials.get(alternate)
+    if serial is None and alternate is Alternate.FIRST:
+        return app_id
+    return f"{app_id}.{alternate.value}.{serial or 0}"
+
+
+def app_of(token: str) -> str:
+    """The app of a token, by what it is called in the registry. No id has a dot."""
+    return token.partition(".")[0]
+
+
+def admitted_names(app_id: str, context: StoreContext) -> tuple[str, ...]:
+    """What the tokens are called by which the app is to be let in."""
+    of_app = context.alternates_of(app_id)
+    return tuple(token_name(app_id, of_app, alternate) for alternate in Alternate if alternate in of_app.working)
+
+
+def admission_id(registry: str, token: str) -> str:
+    """The point that stands for a token in a registry."""
+    return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{registry}/{token}"))
 
 
 def derived_names(app: App) -> Sequence[DerivedName]:
@@ -254,15 +289,31 @@ def desired(apps: Sequence[App], context: StoreContext) -> Sequence[Resource]:
             if not facts.local:
                 resources += _indexes(name, app.id, collection_options)
         if facts.rbac and app.id not in context.closed:  # else a token would open nothing, and none could be tried
-            names = tuple(sorted(collection_name(app.id, kind) for kind in _options(app).collections))
-            resources.append(Admission(name=app.id, app=app.id, registry=registry))
-            resources.append(
-                Token(name=app.id, app=app.id, collections=names, registry=registry, days=options.token_days)
-            )
+            resources += _tokens(app, context, registry, options.token_days)
         elif not facts.rbac and facts.api_key:
             _require_sharing(options, context)
-            resources.append(ApiKey(name=app.id, app=app.id))
+            resources.append(ApiKey(name=app.id, app=app.id, alternate=context.alternates_of(app.id).current))
     return resources
+
+
+def _tokens(app: App, context: StoreContext, registry: str, days: int) -> Iterable[Admission | Token]:
+    """The app's token: two while it is rotated, and after that one that is not let in any more."""
+    of_app = context.alternates_of(app.id)
+    collections = tuple(sorted(collection_name(app.id, kind) for kind in _options(app).collections))
+    for alternate in of_app.made:
+        name = app.id if alternate is Alternate.FIRST else f"{app.id} ({alternate.value})"
+        token, works = token_name(app.id, of_app, alternate), alternate in of_app.working
+        yield Admission(name=name, app=app.id, registry=registry, token=token, admitted=works)
+        if works:
+            yield Token(
+                name=name,
+                app=app.id,
+                collections=collections,
+                registry=registry,
+                days=days,
+                token=token,
+                alternate=alternate,
+            )
 
 
 def owner_of(details: Mapping[str, Any]) -> Owner | None:
@@ -274,9 +325,50 @@ def owner_of(details: Mapping[str, Any]) -> Owner | None:
     return Owner(project, app)
 
 
-def admission_claim(registry: str, app_id: str) -> dict[str, Any]:
-    """The claim by which the server asks the registry for every request of an app."""
-    return {"collection": registry, "matches": [{"key": "app", "value": app_id}]}
+def admission_claim(registry: str, token: str) -> dict[str, Any]:
+    """The claim by which the server asks the registry for every request with a token."""
+    return {"collection": registry, "matches": [{"key": admission_key(token), "value": token}]}
+
+
+def admission_key(token: str) -> str:
+    """The field of an entry in which a token's name is looked for. An app's first token, and no other, asks for the
+    app's name, so that must not stand in the entries of the others."""
+    return "app" if app_of(token) == token else "token"
+
+
+def alternates(facts: Facts, project: str) -> dict[str, Alternates]:
+    """By app that has a token of a rotation, which of its two are let in: of two, either may be the one in its
+    variables."""
+    tokens: dict[str, list[str]] = {}
+    for registry, token in QdrantFacts.of(facts).rotated:
+        if registry == registry_name(project):
+            tokens.setdefault(app_of(token), []).append(token)
+    return {app: _let_in(names) for app, names in sorted(tokens.items())}
+
+
+def _let_in(tokens: Iterable[str]) -> Alternates:
+    serials: dict[Alternate, int] = {}
+    working = set()
+    for token in tokens:
+        _, of, serial = (*token.split("."), "", "")[:3]
+        alternate = Alternate.SECOND if of == Alternate.SECOND.value else Alternate.FIRST
+        working.add(alternate)
+        if serial.isdecimal():
+            serials[alternate] = max(int(serial), serials.get(alternate, 0))
+    current = Alternate.FIRST if Alternate.FIRST in working else Alternate.SECOND
+    return Alternates(current, frozenset(working), tuple(Alternate), serials)
+
+
+def rotates(app: App, facts: Facts) -> str:
+    """Why the app's token cannot be replaced while it works; nothing where it can."""
+    facts = QdrantFacts.of(facts)
+    if facts.rbac:
+        return ""
+    if facts.local:
+        return "local mode is a folder, where nobody is asked for a credential: there is none to replace"
+    if facts.api_key:
+        return "its credential is the server's own api key (share_api_key), which all apps have; set jwt_rbac: true"
+    return "the server asks for no key: there is no credential to replace"
 
 
 def live_collection(name: str, details: Mapping[str, Any], desired: Collection | None) -> Collection:
@@ -353,7 +445,7 @@ def env(
         variables["QDRANT_PORT"] = str(endpoint.port)
         variables["QDRANT_GRPC_PORT"] = endpoint.params.get("grpc_port") or str(options.grpc_port or 6334)
         if context.facts is None or QdrantFacts.of(context.facts).api_key:
-            variables["QDRANT_API_KEY"] = secret(token_ref(app.id))
+            variables["QDRANT_API_KEY"] = secret(token_ref(app.id, context.alternates_of(app.id).current))
         if "ca_file" in endpoint.params:
             variables["QDRANT_CA_FILE"] = endpoint.params["ca_file"]
     variables[f"QDRANT_COLLECTION_{app.id.upper()}"] = collection_name(app.id, first)
@@ -481,7 +573,7 @@ def _is_read_only(strict: Mapping[str, Any]) -> bool:
 def _admission_asked(claims: Mapping[str, Any], desired: Token) -> str:
     """The registry that a token with these claims depends on; a condition other than ours counts as none."""
     asked = claims.get("value_exists")
-    return desired.registry if asked == admission_claim(desired.registry, desired.name) else ""
+    return desired.registry if asked == admission_claim(desired.registry, desired.token) else ""
 
 
 def _granted(access: object) -> tuple[tuple[str, ...], str]:

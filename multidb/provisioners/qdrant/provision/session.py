@@ -7,6 +7,7 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from typing import Final, Self
 
 from multidb.errors import (
@@ -99,8 +100,8 @@ class QdrantSession:
             elif isinstance(want, Token):
                 resources += [token] if (token := self._token(want, inspection.secrets)) else []
             elif isinstance(want, ApiKey):
-                held = inspection.secrets.get(token_ref(want.name))
-                resources += [ApiKey(name=want.name, app=want.app, value=_same(held, self._admin))] if held else []
+                held = inspection.secrets.get(token_ref(want.name, want.alternate))
+                resources += [replace(want, value=_same(held, self._admin))] if held else []
         return [*resources, *self._admissions(inspection)]
 
     def admin_rights(self, context: StoreContext, apps: Sequence[App]) -> Sequence[Finding]:
@@ -247,7 +248,8 @@ class QdrantSession:
             )
 
     def _token(self, want: Token, secrets: SecretStore) -> Token | None:
-        held = secrets.get(token_ref(want.name))
+        assert want.app is not None
+        held = secrets.get(token_ref(want.app, want.alternate))
         if held is None or self._admin is None:
             return None
         claims = claims_of(held)
@@ -257,10 +259,17 @@ class QdrantSession:
 
     def _admissions(self, inspection: Inspection) -> list[Admission]:
         admissions = [resource for resource in inspection.desired if isinstance(resource, Admission)]
-        ids = {admission_id(admission.registry, admission.name): admission for admission in admissions}
-        if not ids:
+        if not admissions:
             return []
-        return [ids[point] for point in sorted(self._catalog.present(admissions[0].registry, ids))]
+        ids = [admission_id(admission.registry, admission.token) for admission in admissions]
+        present = self._catalog.present(admissions[0].registry, ids)
+        there = {admission.key: point in present for admission, point in zip(admissions, ids, strict=True)}
+        # One that is to be gone is told of, there or not.
+        return [
+            replace(admission, admitted=there[admission.key])
+            for admission in admissions
+            if there[admission.key] or not admission.admitted
+        ]
 
 
 class _Failed(Exception):
@@ -279,7 +288,12 @@ def connect(server: Server, admin: Secret | None, application: str) -> QdrantSes
         ServerDown, ServerSlow, AuthenticationFailed, NotAllowed, WrongVersion, Locked: each says what to do next.
     """
     transport, facts = open_transport(server, admin)
-    return QdrantSession(server, None if facts.local else admin or None, transport, facts)
+    try:
+        rotated = Catalog(server, transport).rotated() if facts.rbac else ()
+    except BaseException:
+        transport.close()
+        raise
+    return QdrantSession(server, None if facts.local else admin or None, transport, replace(facts, rotated=rotated))
 
 
 def _same(held: Secret, admin: Secret | None) -> str:

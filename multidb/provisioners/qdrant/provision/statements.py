@@ -30,10 +30,22 @@ from multidb.provisioners.qdrant.provision.resources import (
     Token,
     admission_claim,
     admission_id,
+    admission_key,
+    app_of,
     token_ref,
 )
 
-__all__ = ["Call", "admit", "claims", "create_index", "dismissal", "independent", "path_of", "statements"]
+__all__ = [
+    "Call",
+    "admit",
+    "claims",
+    "create_index",
+    "dismissal",
+    "independent",
+    "of_app",
+    "path_of",
+    "statements",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +92,14 @@ def statements(change: Change, context: StoreContext) -> Sequence[Statement]:
     elif isinstance(resource, Registry):
         calls = _registry(resource, change)
     elif isinstance(resource, Admission):
-        calls = [admit(resource.registry, resource.name)]
+        turned = admit if resource.admitted else _withdrawal
+        calls = [turned(resource.registry, resource.token)]
     elif isinstance(resource, Token):
-        calls = [Call("SIGN", str(token_ref(resource.name)), claims(resource))]
+        assert resource.app is not None
+        calls = [Call("SIGN", str(token_ref(resource.app, resource.alternate)), claims(resource))]
     else:
         assert isinstance(resource, ApiKey)
-        calls = [Call("SHARE", str(token_ref(resource.name)), {})]
+        calls = [Call("SHARE", str(token_ref(resource.name, resource.alternate)), {})]
     return tuple(Statement(call.text) for call in calls)
 
 
@@ -96,8 +110,8 @@ def claims(token: Token) -> dict[str, Any]:
     an administrator's. Names are exact; there are no patterns.
     """
     access = [{"collection": name, "access": token.access} for name in token.collections]
-    admission = {"value_exists": admission_claim(token.registry, token.name)} if token.registry else {}
-    return {"access": access, **admission, "exp": f"+{token.days}d", "subject": token.name}
+    admission = {"value_exists": admission_claim(token.registry, token.token)} if token.registry else {}
+    return {"access": access, **admission, "exp": f"+{token.days}d", "subject": token.app}
 
 
 def create_index(index: PayloadIndex) -> Call:
@@ -107,15 +121,27 @@ def create_index(index: PayloadIndex) -> Call:
     return Call("PUT", f"{path_of(index.collection)}/index?wait=true", body)
 
 
-def admit(registry: str, app_id: str) -> Call:
-    """Lets an app's token in, whichever it is."""
-    point = {"id": admission_id(registry, app_id), "vector": {}, "payload": {"app": app_id}}
+def admit(registry: str, token: str) -> Call:
+    """Lets a token in."""
+    key = admission_key(token)
+    payload = {key: token} | ({"of": app_of(token)} if key != "app" else {})
+    point = {"id": admission_id(registry, token), "vector": {}, "payload": payload}
     return Call("PUT", f"{path_of(registry)}/points?wait=true", {"points": [point]})
 
 
+def _withdrawal(registry: str, token: str) -> Call:
+    """Takes a token's admission away: the server refuses it from then on."""
+    return Call("POST", f"{path_of(registry)}/points/delete?wait=true", {"points": [admission_id(registry, token)]})
+
+
 def dismissal(registry: str, app_id: str) -> Call:
-    """Takes an app's admission away: the server refuses its token from then on."""
-    return Call("POST", f"{path_of(registry)}/points/delete?wait=true", {"points": [admission_id(registry, app_id)]})
+    """Takes every admission of an app away: the server refuses its tokens from then on."""
+    return Call("POST", f"{path_of(registry)}/points/delete?wait=true", {"filter": of_app(app_id)})
+
+
+def of_app(app_id: str) -> dict[str, Any]:
+    """The filter for an app's entries in a registry, those of its first token and of others."""
+    return {"should": [{"key": key, "match": {"value": app_id}} for key in ("app", "of")]}
 
 
 def independent(calls: Sequence[Call]) -> Sequence[Call]:

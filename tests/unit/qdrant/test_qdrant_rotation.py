@@ -1,0 +1,302 @@
+"""Rotations of an app's token: who is let in at each step, by a server that lets in whom the documentation says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+
+from multidb import removal
+from multidb.alternation import alternations
+from multidb.audit import audit
+from multidb.engine import Engine
+from multidb.environment import environment
+from multidb.errors import AuthenticationFailed, NotAllowed, Refused
+from multidb.fleet import Fleet, Scope
+from multidb.model import (
+    Alternates,
+    App,
+    Endpoint,
+    Inspection,
+    Project,
+    RuntimeKind,
+    Server,
+    ServerSpec,
+    Status,
+    Tenant,
+)
+from multidb.provisioners.qdrant import PROVISIONER
+from multidb.provisioners.qdrant.driver import connection
+from multidb.provisioners.qdrant.isolation import audit as probes
+from multidb.provisioners.qdrant.observe import health
+from multidb.provisioners.qdrant.provision.options import AppOptions, ServerOptions
+from multidb.provisioners.qdrant.provision.resources import (
+    QdrantFacts,
+    admission_claim,
+    alternates,
+    registry_name,
+    token_name,
+    token_ref,
+)
+from multidb.provisioners.qdrant.provision.statements import Call
+from multidb.provisioners.qdrant.provision.tokens import claims_of
+from multidb.rotation import Rotation, UnknownUse
+from multidb.secrets import Alternate, Secret
+from multidb.state import ProjectState
+from tests.support.case import RealServer
+from tests.support.given_runtime import GivenRuntime
+from tests.unit.qdrant.token_server import Connection, TokenServer, ended
+
+KEY = "a-key-of-the-tests-with-more-than-32-bytes"
+SERVER = Server("qdrant", "qdrant", Endpoint("127.0.0.1", 6333))
+REGISTRY = registry_name("digi")
+CHECK = PROVISIONER.check_health
+
+
+class World:
+    """A project with the apps `lernmi` and `devao` on one server."""
+
+    def __init__(self, folder: Path, server: TokenServer) -> None:
+        self.server, self.state = server, ProjectState(folder)
+        self.writes: list[dict[str, str]] = []
+        settings = AppOptions(collections={"knowledge": {"size": 4}})
+        self.project = Project(
+            name="digi",
+            runtime=RuntimeKind.EMBEDDED,
+            apps={name: App(name, name, {"qdrant": settings}) for name in ("lernmi", "devao")},
+            servers=(ServerSpec("qdrant", "qdrant", ServerOptions()),),
+            root=str(folder),
+        )
+
+    @property
+    def engine(self) -> Engine:
+        runtime: Any = GivenRuntime(RealServer(SERVER, Secret(KEY), ServerOptions()))
+        return Engine(Fleet(self.project, self.state, runtime=runtime, command="test"))
+
+    def apply(self) -> None:
+        error = self.engine.apply().error()
+        assert error is None, error
+        assert self.engine.plan().in_sync
+
+    def token(self, app: str = "lernmi") -> str:
+        """As the app has it in its variables."""
+        value = environment(self.engine.fleet, app).env["QDRANT_API_KEY"]
+        assert isinstance(value, Secret)
+        return value.reveal()
+
+    def rotation(self) -> Rotation:
+        return Rotation(self.engine, "lernmi", None, lambda: False)
+
+    def lets_in(self, token: str, app: str = "lernmi") -> bool:
+        """Whether an app that comes with this token can work."""
+        options = self.project.apps[app]
+        env: dict[str, str | Secret] = {"QDRANT_URL": "http://127.0.0.1:6333", "QDRANT_API_KEY": Secret(token)}
+        context = self.engine.fleet.recorded_context(SERVER)
+        assert CHECK is not None
+        try:
+            return CHECK(Tenant(options, SERVER, context, env), False).status is Status.HEALTHY
+        except (AuthenticationFailed, NotAllowed):
+            return False
+
+    def entries(self) -> set[str]:
+        """What the tokens are called that are let in."""
+        with self.engine.fleet.open(SERVER) as session:
+            catalog: Any = session
+            return set(catalog._catalog.admitted(REGISTRY).values())
+
+
+@pytest.fixture
+def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[World]:
+    server = TokenServer(tmp_path / "qdrant", KEY)
+    for module in (connection, health, probes):
+        monkeypatch.setattr(module, "Http", lambda _, key: Connection(server, key))
+    made = World(tmp_path, server)
+    made.apply()
+    yield made
+    server.close()
+
+
+def test_both_tokens_work_until_the_old_one_is_turned_off(world: World) -> None:
+    old, other = world.token(), world.token("devao")
+    assert world.lets_in(old)
+    assert not world.lets_in(old, "devao")
+    world.rotation().prepare()
+    new = world.token()
+    assert new != old
+    assert world.lets_in(old)
+    assert world.lets_in(new)
+    assert world.engine.plan().in_sync
+    world.rotation().prepare()
+    assert world.token() == new, "prepared once"
+    with pytest.raises(Refused, match="nobody can tell who uses them"):
+        world.rotation().finish(force=False)
+    with pytest.raises(Refused, match="nobody can tell"):
+        world.rotation().finish(force=False, after=timedelta(hours=1))
+    (use,) = world.rotation().finish(force=False, after=timedelta(0)).values()
+    assert isinstance(use, UnknownUse)
+    assert not world.lets_in(old)
+    assert world.lets_in(new)
+    assert world.engine.plan().in_sync
+    assert world.token("devao") == other
+    assert world.lets_in(other, "devao")
+
+
+def test_no_token_that_was_turned_off_is_ever_let_in_again(world: World) -> None:
+    """The first slot gets another token in the second rotation; what an old copy of an env file has opens nothing."""
+    issued = [world.token()]
+    for _ in range(4):
+        world.rotation().prepare()
+        world.rotation().finish(force=True)
+        issued.append(world.token())
+        assert [world.lets_in(token) for token in issued] == [*[False] * (len(issued) - 1), True]
+    assert len(set(issued)) == len(issued)
+    assert len({entry for entry in world.entries() if entry.startswith("lernmi")}) == 1
+
+
+def test_a_rotation_goes_back(world: World) -> None:
+    old = world.token()
+    world.rotation().prepare()
+    new = world.token()
+    assert world.rotation().revert()
+    assert world.token() == old
+    assert world.lets_in(new)
+    world.rotation().finish(force=True)
+    assert world.lets_in(old)
+    assert not world.lets_in(new)
+    assert world.entries() == {"lernmi", "devao"}
+
+
+def test_a_state_that_was_lost_is_read_from_the_registry(world: World) -> None:
+    world.rotation().prepare()
+    world.rotation().finish(force=True)
+    token = world.token()
+    (known,) = alternations(world.state).values()
+    with world.state.change("alternation") as section:
+        section.clear()
+    assert world.engine.plan().in_sync
+    assert world.token() == token
+    (read,) = alternations(world.state).values()
+    assert (read.current, read.phase, read.serials) == (known.current, known.phase, known.serials)
+    world.rotation().prepare()
+    with world.state.change("alternation") as section:
+        section.clear()
+    assert world.engine.plan().in_sync
+    (read,) = alternations(world.state).values()
+    assert (read.current, read.under_way) == (Alternate.FIRST, True)
+
+
+def test_an_app_that_is_removed_and_comes_back_in_the_middle_has_both_again(world: World) -> None:
+    old = world.token()
+    world.rotation().prepare()
+    new = world.token()
+    with world.engine.fleet.locked(SERVER) as session:
+        context = world.engine.fleet.context(SERVER, session)
+        app = world.project.apps["lernmi"]
+        off = session.suspension(app, context)
+        list(session.run(off, world.state.secrets))
+        assert session.suspension(app, context) == ()
+    assert not world.lets_in(old)
+    assert not world.lets_in(new)
+    assert world.lets_in(world.token("devao"), "devao")
+    world.apply()
+    assert world.lets_in(old)
+    assert world.lets_in(new)
+    world.rotation().finish(force=True)
+    assert not world.lets_in(old)
+
+
+def test_an_app_that_is_purged_leaves_nothing_of_either_token(world: World) -> None:
+    world.rotation().prepare()
+    tokens = [world.token(), world.state.secrets.get(token_ref("lernmi"))]
+    del world.project.apps["lernmi"]
+    orphans = world.engine.fleet.orphans()
+    assert {app: dict(stores) for app, stores in orphans.items()} == {
+        "lernmi": {"qdrant": ["token", "collection lernmi_knowledge"]}
+    }
+    removal._forget_everything(world.engine.fleet, "lernmi")
+    assert alternations(world.state) == {}
+    assert all(tokens)
+    assert world.state.secrets.refs("lernmi") == frozenset()
+
+
+def test_an_audit_tries_the_token_that_was_replaced(world: World) -> None:
+    old = world.token()
+    assert tried(world) is None, "there is none yet"
+    world.rotation().prepare()
+    assert tried(world) is None, "both are to work"
+    world.rotation().finish(force=True)
+    assert tried(world) == ("refused", "refused")
+    body = {"points": [{"id": 7, "vector": {}, "payload": {"app": "lernmi"}}]}
+    world.server.answer(Call("PUT", f"/collections/{REGISTRY}/points?wait=true", body), KEY)
+    assert world.lets_in(old), "somebody lets it in again"
+    assert tried(world) == ("refused", "allowed")
+    with world.engine.fleet.open(SERVER) as session:
+        app, context = world.project.apps["lernmi"], world.engine.fleet.context(SERVER, session)
+        desired = PROVISIONER.desired([app], context)
+        search = session.search(Inspection(context, [app], desired, world.state.secrets))
+    assert "second admission" in {hole.name for hole in search.holes}
+
+
+def tried(world: World) -> tuple[str, str] | None:
+    """What was promised, and what came, of the credential before."""
+    fleet = world.engine.fleet
+    found = audit(fleet, Scope(apps=frozenset({"lernmi"})))
+    probes = [act.probe for act in found.tried if "before the last rotation" in act.probe.name]
+    return (probes[0].expected.value, probes[0].got.value) if probes else None
+
+
+def test_a_token_that_has_ended_is_refused_without_a_breach(world: World) -> None:
+    claims = claims_of(Secret(world.token())) or {}
+    assert not world.lets_in(jwt.encode({**claims, "exp": ended(1)}, KEY, algorithm="HS256"))
+
+
+@pytest.mark.parametrize(
+    ("facts", "why"),
+    [
+        (QdrantFacts("Qdrant", "1.18.3", api_key=True, rbac=True), ""),
+        (QdrantFacts("Qdrant", "1.18.3", api_key=True), "the server's own api key"),
+        (QdrantFacts("Qdrant", "1.18.3"), "asks for no key"),
+        (QdrantFacts("Qdrant local mode", "1.20", local=True), "local mode"),
+    ],
+)
+def test_where_there_is_nothing_to_rotate_that_is_said(facts: QdrantFacts, why: str) -> None:
+    said = PROVISIONER.rotates(App("lernmi", "lernmi", {"qdrant": AppOptions()}), facts)
+    assert why in said
+    assert bool(said) is bool(why)
+
+
+def test_the_first_token_asks_for_the_app_and_others_for_themselves() -> None:
+    both = Alternates(Alternate.SECOND, frozenset(Alternate), tuple(Alternate), {Alternate.SECOND: 12})
+    assert [token_name("lernmi", both, alternate) for alternate in Alternate] == ["lernmi", "lernmi.second.12"]
+    later = replace(both, serials={Alternate.FIRST: 13, Alternate.SECOND: 12})
+    assert token_name("lernmi", later, Alternate.FIRST) == "lernmi.first.13"
+    assert admission_claim("r", "lernmi") == {"collection": "r", "matches": [{"key": "app", "value": "lernmi"}]}
+    assert admission_claim("r", "a.second.1")["matches"] == [{"key": "token", "value": "a.second.1"}]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "current", "working"),
+    [
+        (["a", "a.second.5"], Alternate.FIRST, set(Alternate)),
+        (["a.second.5"], Alternate.SECOND, {Alternate.SECOND}),
+        (["a.first.9", "a.first.7"], Alternate.FIRST, {Alternate.FIRST}),
+        (["a.second"], Alternate.SECOND, {Alternate.SECOND}),
+        (["a.second.x"], Alternate.SECOND, {Alternate.SECOND}),
+    ],
+)
+def test_the_registry_says_which_tokens_are_let_in(
+    tokens: list[str], current: Alternate, working: set[Alternate]
+) -> None:
+    others = [("multidb__tokens__else", "a.second.1"), ("multidb__tokens__digi", "b.second.1")]
+    facts = QdrantFacts("Qdrant", "1.18.3", rotated=(*others, *((REGISTRY, token) for token in tokens)))
+    read = alternates(facts, "digi")
+    assert set(read) == {"a", "b"}
+    assert (read["a"].current, set(read["a"].working)) == (current, working)
+    assert read["a"].serials == (
+        {Alternate.FIRST: 9} if "a.first.9" in tokens else {Alternate.SECOND: 5} if "a.second.5" in tokens else {}
+    )

@@ -51,6 +51,7 @@ class Checked:
         server: the server's name.
         reached: whether the server answered; None where it was not asked, as nothing was made there for the app yet.
         issued: when the credential was made that was tried; None: before that was recorded.
+        overdue: whether the place is well, but for a credential that is older than the manifest says.
     """
 
     app: str
@@ -59,6 +60,7 @@ class Checked:
     health: Health
     reached: bool | None = True
     issued: datetime | None = None
+    overdue: bool = False
 
     def document(self) -> dict[str, Any]:
         """Plain JSON values; `latency_ms` is null when nothing was answered."""
@@ -238,10 +240,8 @@ class _Checks:
             self._answered[server.name] = time.monotonic()
             self._in_vain.pop(server.name, None)
         issued = issued_at(self._fleet.state, app, server.store)
-        oldest = self._fleet.project.oldest(tenant.app)
-        if health.status is Status.HEALTHY and issued is not None and oldest is not None:
-            health = _unless_too_old(health, app, datetime.now(UTC) - issued, oldest)
-        return Checked(app, server.store, server.name, health, issued=issued)
+        checked = Checked(app, server.store, server.name, health, issued=issued)
+        return _unless_too_old(checked, tenant, self._fleet.project.oldest(tenant.app))
 
     def _note_timeout(self, server: Server, error: ServerError, began: float) -> None:
         """The verdict holds for the whole server only when nobody was answered while this check waited."""
@@ -253,12 +253,18 @@ class _Checks:
                 self._silent.setdefault(server.name, error)
 
 
-def _unless_too_old(health: Health, app: str, age: timedelta, oldest: timedelta) -> Health:
-    """The health of a place whose credential is of this age."""
-    if age < oldest:
-        return health
+def _unless_too_old(checked: Checked, tenant: Tenant, oldest: timedelta | None) -> Checked:
+    """What a check found, with what there is to say of the age of the credential that was tried."""
+    if checked.health.status is not Status.HEALTHY or checked.issued is None or oldest is None:
+        return checked
+    age, facts = datetime.now(UTC) - checked.issued, tenant.context.facts
+    if age < oldest or (facts is not None and provisioner(checked.store).rotates(tenant.app, facts)):
+        return checked
     message = f"its credentials are {time_in_words(age)} old, and the manifest says {duration_text(oldest)}"
-    return replace(health, status=Status.DEGRADED, message=message, fix=f"multidb rotate {app}")
+    fix = f"multidb rotate {checked.app}"
+    return replace(
+        checked, health=replace(checked.health, status=Status.DEGRADED, message=message, fix=fix), overdue=True
+    )
 
 
 def _ask(tenant: Tenant, may_write: bool) -> Health:

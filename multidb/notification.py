@@ -69,6 +69,10 @@ class AlarmKind(StrEnum):
     DRIFT = "drift"
     BACKUP = "backup"
     QUOTA = "quota"
+    CREDENTIALS = "credentials"
+
+
+_OF_HEALTH: Final = (AlarmKind.UNHEALTHY, AlarmKind.BACKUP, AlarmKind.CREDENTIALS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,11 +235,18 @@ def news(
 
 
 def unwell(report: HealthReport) -> list[Alarm]:
-    """An alarm for each place where an app cannot work, and for each app whose backups are not as they should be."""
+    """An alarm for each place where an app cannot work or has credentials that are too old, and for each app whose
+    backups are not as they should be."""
     alarms = [
-        Alarm(AlarmKind.UNHEALTHY, check.app, check.store, check.health.message, check.health.fix)
+        Alarm(
+            AlarmKind.CREDENTIALS if check.overdue else AlarmKind.UNHEALTHY,
+            check.app,
+            check.store,
+            check.health.message,
+            check.health.fix,
+        )
         for check in report.checks
-        if check.health.status is Status.UNHEALTHY
+        if check.overdue or check.health.status is Status.UNHEALTHY
     ]
     return alarms + late_backups(report.backups)
 
@@ -344,7 +355,7 @@ class Notifier:
 
     def about_health(self, report: HealthReport, scope: Scope = _EVERYTHING) -> list[Delivery]:
         """Tells what a health check within `scope` has found, and calls the heartbeat after one of everything."""
-        deliveries = self.tell(unwell(report), _looked(scope, AlarmKind.UNHEALTHY, AlarmKind.BACKUP))
+        deliveries = self.tell(unwell(report), _looked(scope, *_OF_HEALTH))
         return deliveries + self.beat() if scope == _EVERYTHING else deliveries
 
     def about_backups(self, backups: Mapping[str, Health], scope: Scope = _EVERYTHING) -> list[Delivery]:

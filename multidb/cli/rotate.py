@@ -16,6 +16,7 @@ from multidb.cli.admin_rotation import RotationOptions, Step, rotate_admins
 from multidb.cli.env_files import write_env_files
 from multidb.cli.options import AppOrAllArgument, Run, StoresOption, YesOption, ask, duration, examples, scope, with_run
 from multidb.cli.output import Output
+from multidb.closure import closures
 from multidb.credentials import issued_at
 from multidb.engine import Engine
 from multidb.environment import environment
@@ -147,6 +148,8 @@ def _rotated(run: Run, output: Output, name: str, asked: RotationOptions) -> _Do
         with run.engine(output).state.lock_apps([name], f"multidb rotate {name}"):
             engine = run.engine(output)  # what was read before may hold no longer
             done.step = _step(engine, name, asked)
+            if done.step is not None and not _is_due_where_it_rotates(engine, name, asked, done.step):
+                done.step = None
             if done.step is not None:
                 with run.recorded(engine.state, [name]) as record:
                     _take(engine, output, done, asked)
@@ -197,6 +200,23 @@ def _due(engine: Engine, entry: App, stores: Sequence[str], asked: RotationOptio
     issued = [issued_at(engine.state, entry.id, store) for store in stores]
     # One whose age is not known is older than what has been recorded since.
     return begins if any(when is None or now - when >= oldest for when in issued) else None
+
+
+def _is_due_where_it_rotates(engine: Engine, name: str, asked: RotationOptions, step: Step) -> bool:
+    """Whether a step that an age begins is begun by a store whose credentials can be rotated at all: which those are,
+    only the servers tell, so they are asked where something seems due."""
+    entry, now = engine.fleet.app(name), datetime.now(UTC)
+    known = alternations(engine.state)
+    under_way = any(one.under_way for (app, _), one in known.items() if app == name)
+    if step not in (Step.PREPARE, Step.NOW) or under_way or (asked.step is not Step.AUTO and asked.older_than is None):
+        return True
+    try:
+        stores = Rotation(engine, name, asked.stores, lambda: False).stores
+    except Refused:
+        if asked.stores is not None or name in closures(engine.state):
+            raise
+        return False  # none of its stores has what could be rotated
+    return _due(engine, entry, stores, asked, now) is not None
 
 
 def _take(engine: Engine, output: Output, done: _Done, asked: RotationOptions) -> None:

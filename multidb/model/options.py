@@ -334,7 +334,8 @@ class Webhook(Section):
 
 
 class Notify(Section):
-    """Who is told when an app is unhealthy, a wall is open, a server has drifted or a backup is late."""
+    """Who is told when an app is unhealthy, a wall is open, a server has drifted, a backup is late or credentials are
+    too old."""
 
     webhooks: tuple[Webhook, ...] = Field(default=(), max_length=8, description="Addresses that are told.")
     heartbeat: SecretSource | None = Field(
@@ -342,8 +343,8 @@ class Notify(Section):
         description="Where the address is read from that is called after every check of the apps' health, whatever "
         "it found: the service behind it says when the calls stop.",
     )
-    about: tuple[Literal["unhealthy", "breach", "drift", "backup", "quota"], ...] = Field(
-        default=("unhealthy", "breach", "drift", "backup", "quota"), description="What is told."
+    about: tuple[Literal["unhealthy", "breach", "drift", "backup", "quota", "credentials"], ...] = Field(
+        default=("unhealthy", "breach", "drift", "backup", "quota", "credentials"), description="What is told."
     )
     remind: Duration = Field(
         default=timedelta(hours=24), description="How often it is said again as long as nothing changes."

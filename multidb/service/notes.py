@@ -78,7 +78,7 @@ def _subject(apps: Sequence[str], store: str) -> str:
 
 def _degraded(known: Overview) -> Iterator[tuple[str, Note]]:
     for check in known.health.checks if known.health else ():
-        if check.health.status is Status.DEGRADED:
+        if check.health.status is Status.DEGRADED and not check.overdue:  # of these people are told
             yield check.app, Note("warn", "degraded", check.store, check.health.message, check.health.fix)
 
 

@@ -6,7 +6,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from multidb.notification import Alarm, AlarmKind, Looked, News, SentAlarm, news
+from multidb.health import Checked, HealthReport
+from multidb.model import Health, Status
+from multidb.notification import Alarm, AlarmKind, Looked, News, SentAlarm, news, unwell
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -75,3 +77,23 @@ def test_what_a_later_multidb_has_told_is_left_to_it() -> None:
     (one,) = told(REFUSED, ago=DAY)
     assert SentAlarm.parse(one.entry()) == one
     assert SentAlarm.parse(one.entry() | {"kind": "weather"}) is None
+
+
+def test_credentials_that_are_too_old_are_told_as_that() -> None:
+    old = Health(Status.DEGRADED, "its credentials are 91 days old", fix="multidb rotate lernmi")
+    slow = Health(Status.DEGRADED, "is being optimized")
+    down = Health(Status.UNHEALTHY, "does not answer")
+    report = HealthReport(
+        "digi",
+        (
+            Checked("lernmi", "postgres", "postgres", old, overdue=True),
+            Checked("lernmi", "qdrant", "qdrant", slow),
+            Checked("lernmi", "redis", "redis", down),
+        ),
+    )
+    alarms = unwell(report)
+    assert [(alarm.kind, alarm.store) for alarm in alarms] == [
+        (AlarmKind.CREDENTIALS, "postgres"),
+        (AlarmKind.UNHEALTHY, "redis"),
+    ]
+    assert alarms[0].fix == "multidb rotate lernmi"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any, Final
 
 import multidb
 from multidb import files
-from multidb.document import APP_ID, Unreadable, digest, parse
-from multidb.errors import UsageError
+from multidb.document import APP_ID, Unreadable, digest, moment, parse
+from multidb.errors import MultidbError, UsageError
 from multidb.provisioners import INCLUDED
 from multidb.secrets import Secret, SecretRef
 from multidb.state import FILE, ProjectState
+from multidb.state_store import refuse_moved
 
 if TYPE_CHECKING:
     from multidb.fleet import Fleet
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
 __all__ = ["Answers", "AppAnswer", "ProjectAnswer", "parted"]
 
 _LARGEST: Final = 16 * 1024**2  # bytes
+_PHASES: Final = ("preparing", "prepared", "reverted", "finishing", "done")  # of `multidb.alternation`
 _NAME: Final = re.compile(r"[A-Z_][A-Z0-9_]*")
 _SERVER: Final = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _BESIDE: Final = (
@@ -160,6 +162,18 @@ class Answers:
 
     # Keeping
 
+    def standings(self, app: str, stores: Iterable[str]) -> dict[str, dict[str, Any]] | None:
+        """What the records say of an app's credentials, by store: as `multidb.rotation.Standing.document`, without who
+        uses what. None where the records are kept elsewhere, or are for others to understand."""
+        try:
+            document = parse(files.read_text(self._state.folder / "state.json") or "{}", _LARGEST)
+            refuse_moved(document, "")
+            rotations = document.get("alternation", {}).get(app, {})
+            first = document.get("issued", {}).get(app)
+            return {store: _standing(rotations.get(store), first) for store in stores}
+        except (MultidbError, Unreadable, AttributeError, KeyError, TypeError, ValueError):
+            return None
+
     def _recall(self, name: str) -> Any:
         try:
             document = parse(files.read_text(self._path(name)) or "", _LARGEST)
@@ -251,6 +265,20 @@ def parted(value: str | Secret, secrets: Mapping[SecretRef, Secret]) -> str | li
             split.append(pieces[-1])
         parts = split
     return parts if len(parts) > 1 else None
+
+
+def _standing(rotation: Mapping[str, Any] | None, first: str | None) -> dict[str, Any]:
+    """Of one store: what was recorded of a rotation there, if one was, and when the app got its first credentials."""
+    if rotation is None:
+        moments = {"since": None, "issued_at": first}
+    else:
+        moments = {"since": rotation["since"], "issued_at": rotation["issued"].get(rotation["current"])}
+    for written in filter(None, moments.values()):
+        moment(written)
+    phase, current = (rotation["phase"], rotation["current"]) if rotation is not None else (None, "first")
+    if current not in ("first", "second") or phase not in (None, *_PHASES):
+        raise ValueError
+    return {"current": current, "phase": phase, **moments, "former_used_by": []}
 
 
 def _named(names: list[Any]) -> bool:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Annotated, Any
 
 import typer
 
@@ -10,9 +12,6 @@ from multidb.access import StoreAccess, recorded_access
 from multidb.answers import AppAnswer
 from multidb.cli.options import AppArgument, Run, examples, with_run
 from multidb.cli.output import Output
-
-if TYPE_CHECKING:
-    from multidb.rotation import Standing
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -33,13 +32,13 @@ def show(
 ) -> int:
     """Show an app: its stores, the names it has there, how it connects and how isolated it is. No secret is shown.
 
-    What its servers are is said as the last plan or apply has read it, and when that was; --live asks them, and says
-    how old its credentials are and who still uses former ones.
+    What its servers are is said as the last plan or apply has read it, and when that was; --live asks them, also who
+    still uses former credentials.
     """
     output = run.output
     entry, access = _app_and_access(run, output, name, live)
     variables = {key: str(value) for key, value in entry.env.items()}
-    credentials = _credentials(run, output, entry.app) if live else {}
+    credentials, uses = _credentials(run, output, entry, live=live)
     document: dict[str, Any] = {
         "app": entry.app,
         "tenant_id": entry.tenant_id,
@@ -48,7 +47,7 @@ def show(
             store: {"isolation": has.isolation, "why": has.why, "names": list(has.names), "read_at": has.read}
             for store, has in access.items()
         },
-        "credentials": {store: stands.document() for store, stands in credentials.items()} if live else None,
+        "credentials": credentials,
         "labels": dict(entry.labels),
         "variables": variables,
     }
@@ -63,7 +62,7 @@ def show(
         output.say(f"  {store}: {', '.join(has.names)}")
     output.say()
     for store, stands in credentials.items():
-        output.say(f"  credentials on {store}: {_age(stands)}")
+        output.say(f"  credentials on {store}: {_age(stands, uses.get(store))}")
     if credentials:
         output.say()
     for key, value in variables.items():
@@ -71,25 +70,31 @@ def show(
     return 0
 
 
-def _credentials(run: Run, output: Output, name: str) -> dict[str, Standing]:
-    from multidb.rotation import standings
+def _credentials(run: Run, output: Output, entry: AppAnswer, *, live: bool) -> tuple[dict[str, Any], dict[str, str]]:
+    """By store how its credentials stand, as JSON values, and who uses those that are to be turned off, in words."""
+    recorded = None if live else run.answers.standings(entry.app, [store for store, _ in entry.servers])
+    if recorded is not None:
+        return recorded, {}
+    from multidb.rotation import recorded_standings, standings, use_in_words
 
     with output.working():
-        return standings(run.fleet(output), name)
+        stand = (standings if live else recorded_standings)(run.fleet(output), entry.app)
+    uses = {store: use_in_words(one.use) for store, one in stand.items() if one.use is not None}
+    return {store: one.document() for store, one in stand.items()}, uses
 
 
-def _age(stands: Standing) -> str:
+def _age(stands: Mapping[str, Any], use: str | None) -> str:
     """How old they are, and what is left to do of their rotation."""
-    from datetime import UTC, datetime
+    age = _made(datetime.fromisoformat(stands["issued_at"])) if stands["issued_at"] else "of unknown age"
+    second = ", the second of two" if stands["current"] == "second" else ""
+    if stands["phase"] in (None, "done"):
+        return f"{age}{second}"
+    return f"{age}{second}; their rotation is {stands['phase']}" + (f"; the other ones: {use}" if use else "")
 
-    from multidb.model import time_in_words
-    from multidb.rotation import use_in_words
 
-    age = f"made {time_in_words(datetime.now(UTC) - stands.issued)} ago" if stands.issued else "of unknown age"
-    if stands.alternation is None or not stands.alternation.under_way:
-        return age
-    use = f"; the other ones: {use_in_words(stands.use)}" if stands.use is not None else ""
-    return f"{age}; their rotation is {stands.alternation.phase.value}{use}"
+def _made(issued: datetime) -> str:
+    days = max((datetime.now(UTC) - issued).days, 0)
+    return f"made {issued:%Y-%m-%d}, {days} day{'' if days == 1 else 's'} ago" if days else "made in the last 24 hours"
 
 
 def _app_and_access(run: Run, output: Output, name: str, live: bool) -> tuple[AppAnswer, dict[str, StoreAccess]]:

@@ -8,6 +8,7 @@ from multidb.alternation import RotationPhase
 from multidb.apps import Presence
 from multidb.cli.documents.envelope import AppId, DocumentPart, ErrorDocument, ResultDocument, StoreName, Written
 from multidb.model import Isolation, Status
+from multidb.secrets import Alternate
 
 __all__ = [
     "AnswerDocument",
@@ -68,6 +69,8 @@ class CredentialUseDocument(DocumentPart):
 class StandingDocument(DocumentPart):
     """How an app's credentials stand on one store."""
 
+    current: Alternate
+    """Which of the two its variables have."""
     phase: RotationPhase | None
     """How far their rotation has come; null: they were never rotated."""
     since: AwareDatetime | None
@@ -85,8 +88,8 @@ class ShowDocument(ResultDocument):
     where: str
     """Its entry in the manifest."""
     stores: dict[str, StoreAccessDocument]
-    credentials: dict[str, StandingDocument] | None
-    """By store; with `--live`."""
+    credentials: dict[str, StandingDocument]
+    """By store; who uses former ones is asked of the servers with `--live` only."""
     labels: dict[str, str]
     variables: dict[str, str]
     """Those of its env file, secrets as `***`."""

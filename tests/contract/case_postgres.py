@@ -14,6 +14,7 @@ from multidb.provisioners.postgres import PROVISIONER
 from multidb.provisioners.postgres.provision.options import ServerOptions
 from multidb.secrets import Secret
 from tests.support.case import Drift, Lesser, RealServer, Refused, StoreCase, Tenant, Threat
+from tests.support.load_postgres import CLIENTS
 from tests.support.postgres_servers import PLATFORM, SUPERUSER, cluster, cluster_at
 
 # ------------------------------------------------------------------------------------------------------ the servers
@@ -463,6 +464,7 @@ def _case(major: int, admin: str, **options: Any) -> StoreCase:
         },
         refused="CREATE ROLE typed",
         session=_session,
+        clients=CLIENTS,
         threats=_THREATS + (_SPLIT_THREATS if options.get("roles") == "split" else ()),
     )
 

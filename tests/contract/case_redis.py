@@ -25,6 +25,7 @@ from multidb.provisioners.redis.provision.options import ServerOptions
 from multidb.provisioners.redis.provision.resources import parse_mark
 from multidb.secrets import Secret
 from tests.support.case import Drift, Lesser, RealServer, Refused, StoreCase, Tenant, Threat
+from tests.support.load_redis import CLIENTS
 
 ADMIN = "multidb"
 PASSWORD = "the-password-of-the-admin-in-tests"
@@ -511,6 +512,7 @@ _case = partial(
     refused="CONFIG GET save",
     lesser=LESSER,
     session=session,
+    clients=CLIENTS,
 )
 
 CASES = [

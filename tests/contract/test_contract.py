@@ -24,6 +24,7 @@ from typing import Any
 import pytest
 
 from multidb import errors, files
+from multidb.alternation import alternations
 from multidb.closure import Closure, close, reopen
 from multidb.connections import first_problem, try_connections
 from multidb.engine import Engine
@@ -45,8 +46,9 @@ from multidb.rotation import Rotation, UnknownUse
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 from tests.contract.cases import CASES
-from tests.support.case import RealServer, Refused, StoreCase, Tenant
+from tests.support.case import NOT_LET_IN, RealServer, Refused, StoreCase, Tenant
 from tests.support.given_runtime import GivenRuntime
+from tests.support.load import TIMEOUT, at_work, failures, go_on
 
 pytestmark = pytest.mark.server
 
@@ -510,7 +512,6 @@ def test_killed_anywhere_the_next_apply_converges(world: World, request: pytest.
 
 
 _ENDED = "(?i)terminat|closed|connection"
-_NOT_LET_IN = "(?i)not permitted to log in|authentication failed|WRONGPASS|user is disabled|unauthori[sz]ed"
 
 
 def _rotating(world: World) -> str:
@@ -524,6 +525,23 @@ def _rotating(world: World) -> str:
             world.rotation(app)
         pytest.skip(f"{world.case.name}: {why}")
     return app
+
+
+def test_adopting_rotates_nothing(world: World) -> None:
+    """Also what stands in the middle of a rotation is adopted as it is."""
+    app = _rotating(world)
+    before = world.tenant(world.engine(app), app)
+    adopting = Scope(adopt=frozenset({app}))
+    assert world.engine(app).apply(adopting).error() is None
+    assert alternations(world.state) == {}
+    assert world.tenant(world.engine(app), app) == before
+    world.case.use(before)
+    world.rotation(app).prepare()
+    (entry,) = alternations(world.state).values()
+    assert world.engine(app).apply(adopting).error() is None
+    assert alternations(world.state) == {(app, entry.store): entry}
+    world.case.use(before)
+    world.case.use(world.variables(app))
 
 
 def full_disk() -> bool:
@@ -556,7 +574,7 @@ def test_both_credentials_work_until_the_old_one_is_turned_off(world: World) -> 
             assert sum(one.sessions for one in use) == 1
             with pytest.raises(Exception, match=_ENDED):
                 ask()
-    with pytest.raises(Exception, match=_NOT_LET_IN):
+    with pytest.raises(Exception, match=NOT_LET_IN):
         world.case.use(old)
     world.case.use(new)
     assert world.engine(app).plan().in_sync
@@ -576,52 +594,66 @@ def test_a_rotation_goes_back_and_the_next_one_has_another_secret(world: World) 
     assert world.variables(app).env == first.env
     world.case.use(second)
     world.rotation(app).finish(force=False, after=timedelta(0))
-    with pytest.raises(Exception, match=_NOT_LET_IN):
+    with pytest.raises(Exception, match=NOT_LET_IN):
         world.case.use(second)
     world.case.use(first)
     for _ in range(2):
         former = world.variables(app)
         world.rotation(app).prepare()
         world.rotation(app).finish(force=True)
-        with pytest.raises(Exception, match=_NOT_LET_IN):
+        with pytest.raises(Exception, match=NOT_LET_IN):
             world.case.use(former)
         world.case.use(world.variables(app))
         assert _secrets(world.variables(app)).isdisjoint(_secrets(first) | _secrets(second))
     assert world.engine(app).plan().in_sync
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("times", [2, pytest.param(20, marks=pytest.mark.rare)])
-def test_an_app_that_reads_its_variables_again_loses_no_request(world: World, times: int) -> None:
+def test_apps_that_read_their_variables_again_lose_no_request(world: World, times: int) -> None:
     app = _rotating(world)
     world.rotation(app).prepare()
-    failures: list[str] = []
-    rounds, over = itertools.count(1), threading.Event()
-    done = [0]
-
-    def work() -> None:
-        while not over.is_set():
-            try:
-                world.case.use(world.variables(app))
-            except Exception as failure:
-                failures.append(repr(failure))
-            done[0] = next(rounds)
-
-    client = threading.Thread(target=work)
-    client.start()
-    try:
+    with at_work(world.case.clients, lambda: world.variables(app)) as loads:
         for _ in range(times):
-            reached = done[0] + 2  # one that had begun may have read what was there before
-            while done[0] < reached and not failures:
-                time.sleep(0.01)
-            world.rotation(app).finish(force=True)
+            finish_when_unused(world.rotation(app))
+            go_on(loads)
             world.rotation(app).prepare()
-    finally:
-        over.set()
-        client.join()
-    assert failures == []
-    assert done[0] > 2 * times
+            go_on(loads)
+        assert failures(loads) == {}
+    assert failures(loads) == {}, "at the end, nothing that was sent is missing"
 
 
+def finish_when_unused(rotation: Rotation) -> None:
+    """Nobody is thrown out: who reads its variables again leaves the former credential by itself."""
+    deadline = time.monotonic() + TIMEOUT
+    while True:
+        try:
+            rotation.finish(force=False, after=timedelta(0))
+            return
+        except errors.Refused:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
+
+
+def test_an_app_that_does_not_read_its_variables_again_is_refused_in_the_end(world: World) -> None:
+    """Else nothing follows from the requests that the others did not lose."""
+    app = _rotating(world)
+    world.rotation(app).prepare()
+    with at_work(world.case.clients, lambda: world.variables(app), rereads=False) as loads:
+        world.rotation(app).finish(force=True)  # of what was there before
+        world.rotation(app).prepare()
+        go_on(loads)
+        assert failures(loads) == {}
+        if world.case.session is not None:
+            with pytest.raises(errors.Refused, match="in use"):
+                world.rotation(app).finish(force=False)
+        world.rotation(app).finish(force=True)
+        go_on(loads, requests=10**9)
+    assert failures(loads).keys() == world.case.clients.keys()
+
+
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("kills", [2, pytest.param(30, marks=pytest.mark.rare)])
 def test_a_rotation_killed_anywhere_is_finished_by_the_next(world: World, kills: int) -> None:
     """However far it came, the app comes in with the variables that it has then."""

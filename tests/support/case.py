@@ -14,6 +14,10 @@ from typing import Any
 
 from multidb.model import Endpoint, Provisioner, Server
 from multidb.secrets import Secret
+from tests.support.load import LoadClient
+
+NOT_LET_IN = "(?i)not permitted to log in|authentication failed|WRONGPASS|user is disabled|unauthori[sz]ed"
+"""What a server says to a credential that does not work, as a pattern."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +107,8 @@ class StoreCase:
         refused: a statement that the server does not let an app do.
         session: opens a session with the app's credentials, as what asks something of it and raises once it was ended;
             None: the store has no sessions, or does not rotate credentials.
+        clients: apps at work that read their variables again as their libraries want it, by name; none: the store does
+            not rotate credentials.
         lesser: admins who may do too little; none: a login of the server may do everything, or nothing.
         instance: one server per app; the suite then never puts two apps on it.
     """
@@ -121,6 +127,7 @@ class StoreCase:
     typed: Mapping[str, str] = field(default_factory=dict)
     refused: str = ""
     session: Callable[[Tenant], AbstractContextManager[Callable[[], object]]] | None = None
+    clients: Mapping[str, LoadClient] = field(default_factory=dict)
     lesser: Sequence[Lesser] = ()
     instance: bool = False
     down: Endpoint | None = None  # an address where nothing listens, if not simply another port

@@ -11,6 +11,7 @@ BENCHMARKS = (
     "postgres_plan",
     "redis_plan",
     "growth",
+    "app_rotation",
     "postgres_backup",
     "redis_backup",
     "qdrant_backup",

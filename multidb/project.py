@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from multidb import manifest
+from multidb.document import digest
 from multidb.model import Project
 from multidb.model.state_options import is_folder
 from multidb.provisioners import INCLUDED, STORES, provisioner
@@ -19,7 +20,7 @@ from multidb.tombstone import tombstones
 if TYPE_CHECKING:
     from multidb.deployment import Deployment
 
-__all__ = ["load_deployment", "load_project", "store_schemas"]
+__all__ = ["is_current", "load_deployment", "load_project", "store_schemas"]
 
 
 def store_schemas() -> dict[str, manifest.StoreSchema]:
@@ -54,6 +55,16 @@ def load_project(
         return project
     removed = {} if offline else _removed(open_state(project))
     return load(removed) if removed else project
+
+
+def is_current(project: Project, state: ProjectState) -> bool:
+    """Whether reading the manifest again would find the apps of `project` as they are there: none of the files that it
+    was read from has changed since, and no app was removed or came back."""
+    try:
+        read = all(digest(Path(file).read_bytes()) == known for file, known in project.sources.items())
+    except OSError:
+        return False
+    return read and project.removed.keys() == tombstones(state).keys()
 
 
 def _removed(state: ProjectState) -> dict[str, manifest.Removed]:

@@ -22,6 +22,7 @@ from multidb.engine import Engine
 from multidb.environment import environment
 from multidb.errors import MultidbError, Refused, UsageError
 from multidb.model import App, listed
+from multidb.project import is_current
 from multidb.rotation import Rotation, StoreUse, UnknownUse, uses_in_words
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -109,7 +110,7 @@ def rotate(
     done = []
     with output.working():
         for entry in apps:
-            done.append(_rotated(run, output, entry.id, asked))
+            done.append(_rotated(run, output, engine, entry.id, asked))
             error = done[-1].error
             if error is not None and name is not None:
                 raise error
@@ -141,12 +142,13 @@ def _agreed(output: Output, asked: RotationOptions, apps: Sequence[App], *, yes:
     return ask(f"Turn off the {which} credentials of {listed([entry.id for entry in apps])}{stores}{ended}?", yes=yes)
 
 
-def _rotated(run: Run, output: Output, name: str, asked: RotationOptions) -> _Done:
+def _rotated(run: Run, output: Output, engine: Engine, name: str, asked: RotationOptions) -> _Done:
     """One app's step. What is wrong with it is in the result."""
     done = _Done(name)
     try:
-        with run.engine(output).state.lock_apps([name], f"multidb rotate {name}"):
-            engine = run.engine(output)  # what was read before may hold no longer
+        with engine.state.lock_apps([name], f"multidb rotate {name}"):
+            if not is_current(engine.project, engine.state):  # what was read before may hold no longer
+                engine = run.engine(output)
             done.step = _step(engine, name, asked)
             if done.step is not None and not _is_due_where_it_rotates(engine, name, asked, done.step):
                 done.step = None

@@ -3,10 +3,6 @@ what stands in the way."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,9 +15,10 @@ import pytest
 import redis
 
 from multidb.state import ProjectState
-from tests.support.command import REPOSITORY, Folder
+from tests.support.command import Folder
+from tests.support.stopped import kill, stopped_at
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.timeout(1800)]
 
 MANIFEST = """\
 version: 1
@@ -33,22 +30,6 @@ apps:
   bob: {stores: [postgres, redis], redis: {channels: ["jobs:*"]}}
   pam: {stores: [redis], redis: {isolation: prefix}}
 """
-
-STOPPING = """\
-import os, signal, sys
-from importlib import import_module
-module, _, path = sys.argv.pop(1).partition(":")
-*owners, name = path.split(".")
-def stop(*arguments, **options):
-    os.kill(os.getpid(), signal.SIGSTOP)
-owner = import_module(module)
-for each in owners:
-    owner = getattr(owner, each)
-setattr(owner, name, stop)
-from multidb.cli import main
-main()
-"""
-"""A multidb that stops where it would call a function: nothing of what comes then is done."""
 
 STEPS = (
     "multidb.renaming:removal.suspend",
@@ -136,30 +117,9 @@ def let_in(env: dict[str, str]) -> bool:
             return False
 
 
-def stopped_at(folder: Folder, step: str, *arguments: str) -> subprocess.Popen[bytes] | None:
-    """A rename that has come to a step and stands there; None where it has ended before."""
-    process = subprocess.Popen(
-        [sys.executable, "-c", STOPPING, step, "rename-app", *arguments],
-        cwd=folder.path,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    _, status = os.waitpid(process.pid, os.WUNTRACED)
-    if os.WIFSTOPPED(status):
-        return process
-    process.returncode = os.waitstatus_to_exitcode(status)
-    return None
-
-
-def end(process: subprocess.Popen[bytes]) -> None:
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-
-
-def on_postgres(folder: Folder) -> set[str]:
+def on_postgres(folder: Folder, app: str = "bob") -> set[str]:
     """Every database and role, as somebody sees them who may see all."""
-    with psycopg.connect(connections(folder, "bob")["DATABASE_URL"]) as connection:
+    with psycopg.connect(connections(folder, app)["DATABASE_URL"]) as connection:
         names = "SELECT datname FROM pg_database UNION ALL SELECT rolname FROM pg_roles"
         return {name for (name,) in connection.execute(names)}
 
@@ -176,20 +136,21 @@ def test_killed_at_each_step_it_is_finished_and_nobody_works_under_two_names(
 
     steps = STEPS if request.config.getoption("--all") else USUAL
     for step in steps:
-        process = stopped_at(folder, step, *wanted)
+        process = stopped_at(folder, step, "rename-app", *wanted)
         assert process is not None, f"it never came to {step}"
         try:
             if step == steps[0]:
                 second = folder.run("rename-app", *wanted)
                 assert (second.code, "rename-app" in second.err) == (3, True), "two at once"
-            folder.ok("apply", "--yes")
+            # The process that stands there may have Qdrant's local folder, which serves one at a time.
+            folder.ok("apply", "--yes", "--store", "postgres", "--store", "redis")
             assert not let_in(env), f"{step}: the old name is open"
             assert (folder.path / "apps/amy/.env").exists() == (step in STEPS[9:]), (
                 "the new name has what it opens with"
             )
             assert read(others) == theirs
         finally:
-            end(process)
+            kill(process)
     done = folder.ok("rename-app", "ann", "amy")
     assert "ann is amy" in done.out
 
@@ -223,17 +184,19 @@ def test_killed_at_each_step_it_is_finished_and_nobody_works_under_two_names(
 def test_back_before_all_is_there_with_the_credentials_that_it_had(folder: Folder) -> None:
     env = connections(folder, "bob")
     before, text = read(env), (folder.path / "multidb.yaml").read_text()
-    process = stopped_at(folder, "multidb.backup.restoring:_Restore._exchange", "bob", "bea", "--yes-destroy", "bob")
+    process = stopped_at(
+        folder, "multidb.backup.restoring:_Restore._exchange", "rename-app", "bob", "bea", "--yes-destroy", "bob"
+    )
     assert process is not None
-    end(process)
+    kill(process)
     for command in (["remove-app", "bob"], ["purge", "bob"], ["add-app", "bea", "--yes"], ["undo-remove", "bea"]):
         refused = folder.run(*command)
         assert (refused.code, "multidb rename-app bob bea --abort" in refused.err) == (3, True), command
     told = folder.run("health", "bob")
     assert (told.code, "rename-app bob bea" in told.out) == (1, True)
-    process = stopped_at(folder, "multidb.renaming:removal.purge", "bob", "bea", "--abort")
+    process = stopped_at(folder, "multidb.renaming:removal.purge", "rename-app", "bob", "bea", "--abort")
     assert process is not None
-    end(process)
+    kill(process)
     assert read(env) == before, "back at work, before what was copied is gone"
     assert folder.run("rename-app", "bob", "bea").code == 3
     folder.ok("rename-app", "bob", "bea", "--abort")
@@ -285,9 +248,9 @@ def test_a_neo4j_of_its_own_gets_the_new_name() -> None:
             env = connections(folder, "ann")
             graph(env, "CREATE (:Note {text: 'kept'})-[:OF]->(:Person {name: 'ann'})")
             for step in ("multidb.backup.cloning:restore", "multidb.renaming:record_name", "multidb.renaming:drop"):
-                process = stopped_at(folder, step, "ann", "amy", "--yes-destroy", "ann", "--no-backup")
+                process = stopped_at(folder, step, "rename-app", "ann", "amy", "--yes-destroy", "ann", "--no-backup")
                 assert process is not None, step
-                end(process)
+                kill(process)
             folder.ok("rename-app", "ann", "amy", timeout=500)
             now = connections(folder, "amy")
             assert graph(now, "MATCH (n:Note)-[:OF]->(p) RETURN n.text, p.name") == [["kept", "ann"]]

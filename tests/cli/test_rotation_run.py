@@ -24,7 +24,7 @@ from multidb.provisioners.postgres.provision.setting_values import members
 from multidb.state import ProjectState
 from tests.support.command import REPOSITORY, Folder
 
-pytestmark = pytest.mark.server
+pytestmark = [pytest.mark.server, pytest.mark.timeout(1800)]
 
 MANIFEST = """\
 version: 1

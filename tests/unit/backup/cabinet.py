@@ -118,8 +118,8 @@ class Session:
         for index, statement in enumerate(statements):
             verb, app, what = statement.text.split()
             if verb == "drop":
-                for suffix in (".rows", ".json"):
-                    (self.shelf.root / f"{what}{suffix}").unlink(missing_ok=True)
+                for path in self.shelf.root.glob(f"{what}.*"):  # also what a killed process had not put in place yet
+                    path.unlink(missing_ok=True)
                 yield index + 1
                 continue
             box = self.shelf.box(app) or {}

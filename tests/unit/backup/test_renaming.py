@@ -163,6 +163,7 @@ def goes_on_or_back(step: int, root: Path, data: Path, rows: dict[str, bytes]) -
     return begun.phase if begun else "before or after"
 
 
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("stride", [9, pytest.param(1, marks=pytest.mark.rare)])
 def test_killed_before_any_step_it_goes_on_or_back(shop: Engine, tmp_path: Path, data: Path, stride: int) -> None:
     rows = {store: rows_of(data, store, "ann") for store in STORES}

@@ -132,3 +132,46 @@ def test_sets_are_restored(tmp_path_factory: pytest.TempPathFactory) -> None:
                 client.flushdb()
     finally:
         folder.run("down")
+
+
+@pytest.mark.server
+@pytest.mark.slow
+def test_a_project_of_that_day_rotates(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Its app has one login, with the password of then. A plan changes nothing of that; a rotation makes a second."""
+    path = tmp_path_factory.mktemp("rotated")
+    path.chmod(0o755)
+    project = copied(FORMATS[0], path)
+    kept = project.path / ".multidb" / "secrets.json"
+    # What is made of a password is made up, too, and no server takes it: it is made again.
+    rewrite(
+        kept,
+        "secrets",
+        {
+            ref: value
+            for ref, value in json.loads(kept.read_text())["secrets"].items()
+            if not ref.endswith(("_verifier", "_sha256"))
+        },
+    )
+    rewrite(project.path / ".multidb" / "state.json", "ports", {})  # what they were may be another's by now
+    project.ok("up")
+    try:
+        project.ok("apply", "--yes")
+        former = connections(project, "lernmi")
+        assert "fixture-" in former["DATABASE_URL"]
+        project.ok("plan", "--check")
+        assert "Nothing is due" in project.ok("rotate", "--auto").out
+        project.ok("rotate", "lernmi")
+        now = connections(project, "lernmi")
+        for env in (former, now):
+            psycopg.connect(env["DATABASE_URL"]).close()
+            with redis.Redis.from_url(env["REDIS_URL"]) as client:
+                assert client.ping()
+        project.ok("rotate", "lernmi", "--finish", "--yes")
+        with pytest.raises(psycopg.OperationalError):
+            psycopg.connect(former["DATABASE_URL"]).close()
+        with redis.Redis.from_url(former["REDIS_URL"]) as client, pytest.raises(redis.AuthenticationError):
+            client.ping()
+        psycopg.connect(now["DATABASE_URL"]).close()
+        project.ok("plan", "--check")
+    finally:
+        project.run("down")

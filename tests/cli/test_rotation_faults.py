@@ -1,0 +1,224 @@
+"""What goes wrong in the middle of `multidb rotate`: killed at each step, another at the same time, a server that goes
+away, a disk that is full. The app comes in all the time, and the same command finishes or goes back."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from multidb.alternation import RotationPhase, alternations
+from multidb.state import ProjectState
+from tests.support.command import Folder
+from tests.support.credentials import let_in, variables
+from tests.support.stopped import go_on, kill, stopped_at
+
+pytestmark = [pytest.mark.server, pytest.mark.timeout(1800)]
+
+MANIFEST = """\
+version: 1
+project: faults
+runtime: embedded
+apps:
+  ann: {stores: [postgres, redis], postgres: {roles: split}}
+  bob: {stores: [postgres, redis]}
+"""
+NOW = ("rotate", "ann", "--now", "--yes")
+
+STEPS = (
+    "multidb.cli.rotate:_take",
+    "multidb.rotation:make_anew",
+    "multidb.rotation:make_anew#2",
+    "multidb.rotation:record_alternation",
+    "multidb.rotation:Rotation._apply",
+    "multidb.engine:Engine._run",
+    "multidb.rotation:Rotation._require_let_in",
+    "multidb.rotation:Rotation._require_let_in#2",
+    "multidb.rotation:record_alternation#2",
+    "multidb.cli.rotate:write_env_files",
+    "multidb.rotation:Rotation.finish",
+    "multidb.rotation:record_alternation#3",
+    "multidb.rotation:Rotation._apply#2",
+    "multidb.rotation:Rotation._require_refused",
+    "multidb.rotation:Rotation._require_refused#2",
+    "multidb.rotation:record_alternation#4",
+)
+"""In the order in which `rotate --now` comes to them."""
+
+USUAL = STEPS[3::6]
+"""Those that are tried in every run; the others are rare."""
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Folder]:
+    with tempfile.TemporaryDirectory(prefix="faults-") as name:
+        path = Path(name)
+        path.chmod(0o755)  # as root, Postgres runs as another user, who has to get in
+        found = Folder(path, [])
+        found.manifest(MANIFEST)
+        found.ok("up")
+        try:
+            found.ok("apply", "--yes")
+            yield found
+        finally:
+            found.run("down")
+
+
+def phases(folder: Folder) -> set[RotationPhase]:
+    known = alternations(ProjectState(folder.path))
+    return {entry.phase for (app, _), entry in known.items() if app == "ann"}
+
+
+def test_stopped_at_each_step_nobody_comes_between_and_killed_there_it_goes_on_or_back(
+    folder: Folder, request: pytest.FixtureRequest
+) -> None:
+    others = variables(folder, "bob")
+    for number, step in enumerate(STEPS if request.config.getoption("--all") else USUAL):
+        former = variables(folder, "ann")
+        process = stopped_at(folder, step, *NOW)
+        assert process is not None, f"it never came to {step}"
+        try:
+            assert all(let_in(variables(folder, "ann"))), step
+            second = folder.run("rotate", "ann", ("--now", "--abort", "--finish")[number % 3], "--yes")
+            assert (second.code, "rotate ann" in second.err) == (3, True), (step, second.err)
+            assert let_in(others) == [True] * 3, step
+        finally:
+            kill(process)
+        assert all(let_in(variables(folder, "ann"))), step
+        folder.ok("apply", "--yes")
+        assert all(let_in(variables(folder, "ann"))), f"{step}, after an apply"
+        reached = phases(folder)
+        if number % 2 and reached & {RotationPhase.PREPARING, RotationPhase.PREPARED}:
+            folder.ok("rotate", "ann", "--abort", "--force", "--yes")
+            assert variables(folder, "ann") == former, step
+        else:
+            if RotationPhase.FINISHING in reached:
+                late = folder.run("rotate", "ann", "--abort")
+                assert (late.code, "too late" in late.err) == (3, True), step
+            folder.ok(*NOW)
+            assert not any(let_in(former)), step
+        assert phases(folder) <= {RotationPhase.DONE}, step
+        assert all(let_in(variables(folder, "ann"))), step
+        assert variables(folder, "bob") == others
+        folder.ok("plan", "--check")
+
+
+def addresses(folder: Folder) -> dict[str, str]:
+    servers = folder.ok("status", "--json").json()["servers"]
+    return {server["store"]: server["address"] for server in servers}
+
+
+def admin_passwords(folder: Folder) -> dict[str, str]:
+    document = json.loads((folder.path / ".multidb" / "secrets.json").read_text())["secrets"]
+    return {store: document[f"@{store}/{store}/admin"] for store in ("postgres", "redis")}
+
+
+def server(folder: Folder, store: str) -> int:
+    """Its process."""
+    servers = {one["store"]: one for one in folder.ok("status", "--json").json()["servers"]}
+    return int(servers[store]["pid"])
+
+
+@pytest.mark.parametrize("step", ["multidb.rotation:Rotation._apply", "multidb.rotation:Rotation._apply#2"])
+@pytest.mark.parametrize("store", ["postgres", "redis"])
+def test_a_server_that_goes_away_in_the_middle(folder: Folder, store: str, step: str) -> None:
+    former = variables(folder, "ann")
+    process = stopped_at(folder, step, *NOW)
+    assert process is not None
+    pid = server(folder, store)
+    os.kill(pid, signal.SIGKILL)
+    code, said = go_on(process)
+    assert code == 5, said
+    assert "Traceback" not in said
+    assert "rotate ann --abort" in said
+    again = folder.run(*NOW)
+    assert (again.code, "multidb up" in again.err) == (4, True), again.err
+    folder.ok("up")
+    deadline = time.monotonic() + 30
+    while not all(let_in(variables(folder, "ann"))):  # a server that was killed comes back by and by
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    if step.endswith("_apply"):
+        assert variables(folder, "ann") == former
+        assert all(let_in(former)), "what was not finished turned nothing off"
+    folder.ok(*NOW)
+    assert not any(let_in(former))
+    assert all(let_in(variables(folder, "ann")))
+    folder.ok("plan", "--check")
+
+
+def test_a_server_that_is_down_costs_only_the_apps_that_are_on_it(folder: Folder) -> None:
+    (folder.path / "multidb.yaml").write_text(MANIFEST + "  eve: {stores: [postgres]}\n")
+    folder.ok("apply", "--yes")
+    before = variables(folder, "ann"), variables(folder, "eve")
+    os.kill(server(folder, "redis"), signal.SIGKILL)
+    done = folder.run("rotate", "--older-than", "1ms", "--json").json()
+    folder.ok("up")
+    assert {one["app"]: one["error"] is None for one in done["apps"]} == {"ann": False, "bob": False, "eve": True}
+    assert variables(folder, "ann") == before[0]
+    assert variables(folder, "eve") != before[1]
+    folder.ok("rotate", "eve", "--finish", "--yes")
+    folder.ok("plan", "--check")
+
+
+@pytest.fixture
+def small(folder: Folder) -> Iterator[Folder]:
+    """The same project on a small disk of its own, its servers being elsewhere."""
+    at, admins = addresses(folder), admin_passwords(folder)
+    with tempfile.TemporaryDirectory(prefix="small-") as name:
+        mounted = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=512k", "none", name], capture_output=True)
+        if mounted.returncode:
+            pytest.skip(f"no tmpfs can be mounted here: {mounted.stderr.decode().strip()}")
+        try:
+            found = Folder(Path(name), [])
+            (found.path / "postgres").write_text(admins["postgres"])
+            (found.path / "redis").write_text(admins["redis"])
+            found.manifest(
+                "version: 1\nproject: small\nruntime: external\nexternal:\n"
+                f"  postgres: {{url: 'postgresql://postgres@{at['postgres']}/postgres', "
+                "password: {file: postgres}}\n"
+                f"  redis: {{url: 'redis://multidb_admin@{at['redis']}', password: {{file: redis}}}}\n"
+                "apps:\n  ann_small: {stores: [postgres, redis]}\n"
+            )
+            found.ok("apply", "--yes")
+            yield found
+            (found.path / "full").unlink(missing_ok=True)
+            found.run("remove-app", "ann_small", "--no-backup", "--yes")
+            found.ok("purge", "ann_small", "--yes-destroy", "ann_small")
+        finally:
+            subprocess.run(["umount", name], check=True)
+
+
+@pytest.mark.parametrize("stride", [5, pytest.param(1, marks=pytest.mark.rare)])
+def test_a_full_disk_costs_the_app_nothing(small: Folder, stride: int) -> None:
+    """With room for so many blocks, until a rotation has enough. Whatever could not be written, what the app reads
+    opens, and what it had read before opens as well until the rotation was finished."""
+    full, codes = small.path / "full", []
+    for blocks in range(0, 60, stride):
+        former = variables(small, "ann_small")
+        room = os.statvfs(small.path).f_bavail
+        with full.open("wb") as file:
+            file.write(b"\0" * os.statvfs(small.path).f_bsize * max(room - blocks, 0))
+        done = small.run("rotate", "ann_small", "--prepare")
+        codes.append(done.code)
+        assert done.code == 0 or "space" in done.err, done.err
+        now = variables(small, "ann_small")
+        assert (all(let_in(former)), all(let_in(now))) == (True, True), blocks
+        full.unlink()
+        small.ok("rotate", "ann_small", "--prepare")
+        now = variables(small, "ann_small")
+        assert now != former
+        assert (all(let_in(former)), all(let_in(now))) == (True, True), blocks
+        small.ok("rotate", "ann_small", "--finish", "--yes")
+        assert not any(let_in(former))
+        if done.code == 0:
+            break
+    assert codes[-1] == 0
+    assert len(codes) > 1, "it was full at least once"

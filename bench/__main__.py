@@ -21,6 +21,7 @@ BENCHMARKS = (
     "qdrant_collections",
     "health_round",
     "serve_storm",
+    "client",
 )
 
 

@@ -183,15 +183,23 @@ def _ready(port: int, alive: Callable[[], bool], log: Callable[[], str]) -> None
 
 
 def use(tenant: Tenant) -> None:
-    from multidb.client.qdrant import connect, models
+    from multidb.client import connect
+    from multidb.client.qdrant import models
 
-    with warnings.catch_warnings(), connect({"APP_TENANT_ID": tenant.app, **tenant.env}) as qdrant:
+    variables = {"APP_NAME": tenant.app, "APP_TENANT_ID": tenant.app, **tenant.env}
+    with warnings.catch_warnings(), connect(variables=variables) as place:
         warnings.simplefilter("ignore")
-        mine = qdrant.collection("knowledge")
-        mine.upsert([models.PointStruct(id=1, vector=VECTOR, payload={"text": tenant.app})])
-        (found,) = mine.search(VECTOR, limit=1)
-        assert found.payload == {"text": tenant.app, "tenant_id": mine.tenant}
-        assert mine.count() == 1
+        qdrant = place.qdrant
+        qdrant.upsert("knowledge", [models.PointStruct(id=1, vector=VECTOR, payload={"text": tenant.app})])
+        (hit,) = qdrant.query_points("knowledge", query=VECTOR, limit=1).points
+        assert hit.payload is not None
+        assert {**hit.payload, "created_at": ""} == {
+            "text": tenant.app,
+            "tenant_id": variables["APP_TENANT_ID"],
+            "app_name": tenant.app,
+            "created_at": "",
+        }
+        assert qdrant.count("knowledge").count == 1
 
 
 # --- a server ------------------------------------------------------------------------------------------------------

@@ -19,8 +19,7 @@ import jwt
 import pytest
 import urllib3
 
-from multidb.client.qdrant import connect as connect_app
-from multidb.client.qdrant import models
+from multidb.client import connect
 from multidb.errors import (
     MultidbError,
     NotAllowed,
@@ -39,6 +38,7 @@ from multidb.secrets import MemorySecretStore, Secret
 from tests.contract.case_qdrant import READ_ONLY_KEY, VECTOR, ask, real_server
 from tests.contract.qdrant_driver import Driver, app
 from tests.support.case import RealServer
+from tests.support.tenant_attacks import Caller, attacks
 
 pytestmark = pytest.mark.server
 
@@ -444,19 +444,22 @@ def test_strict_mode_refuses_what_the_manifest_forbids(real: RealServer) -> None
     assert ask(real, "POST", query, {"query": VECTOR, "limit": 1, "filter": unindexed}, key=token).status_code == 400
 
 
-def test_the_tenants_client_on_a_real_server(real: RealServer) -> None:
-    driver = Driver(real, app())
+@pytest.mark.parametrize("kind", ["rest", "rest, awaits", "grpc", "grpc, awaits"])
+def test_no_call_of_the_tenants_client_reaches_another_tenants_point(real: RealServer, kind: str) -> None:
+    """Each attack of `tests/support/tenant_attacks.py` on the server, by both protocols."""
+    driver = Driver(real, app("lernmi", docs={"size": 2, "distance": "dot"}))
     driver.apply()
-    with connect_app(driver.env(driver.apps[0])) as qdrant:
-        acme, other = qdrant.collection(tenant="acme"), qdrant.collection(tenant="other")
-        other.upsert([models.PointStruct(id=1, vector=VECTOR, payload={"kind": "secret"})])
-        acme.upsert([models.PointStruct(id=n, vector=VECTOR, payload={"kind": "mine"}) for n in (1, 2)])
-        assert [found.id for found in acme.search(VECTOR)] == [2], "point 1 is the other's and was not overwritten"
-        assert [found.payload for found in other.search(VECTOR)] == [{"kind": "secret", "tenant_id": "other"}]
-        assert [record.id for record in acme.retrieve([1, 2])] == [2]
-        acme.delete([1, 2])
-        acme.delete(where=models.Filter())
-        assert (acme.count(), other.count()) == (0, 1)
+    variables = {**driver.env(driver.apps[0]), "APP_NAME": "lernmi", "APP_TENANT_ID": "acme"}
+    place = connect(variables=variables, grpc=kind.startswith("grpc"))
+    client: Any = place.qdrant_async if "awaits" in kind else place.qdrant
+    caller = Caller(client, client._client.connection.bare, "lernmi_docs", lenient=True)
+    try:
+        caller.call("create_payload_index", collection_name="docs", field_name="kind", field_schema="keyword")
+        for attack in attacks():
+            caller.fill()
+            caller.withstands(attack)
+    finally:
+        caller.run(place.aclose())
 
 
 def test_an_alias_of_another_apps_collection_is_no_way_in(real: RealServer) -> None:

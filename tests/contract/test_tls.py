@@ -26,7 +26,7 @@ import redis
 import yaml
 from qdrant_client.http.exceptions import ResponseHandlingException, UnexpectedResponse
 
-from multidb.client.qdrant import connect as connect_app
+from multidb.client import connect as connect_app
 from multidb.deployment import Deployment, containers, secured
 from multidb.downloads import cache_folder
 from multidb.errors import MultidbError
@@ -253,13 +253,13 @@ def test_qdrant_takes_verified_connections_only(inside: Inside, rendered: Render
         assert_closed_to_strangers(server, admin, stranger)
 
         env = {"QDRANT_URL": f"https://127.0.0.1:{port}", "QDRANT_API_KEY": admin.reveal()}
-        env |= {"QDRANT_COLLECTION_PREFIX": "ann_", "APP_TENANT_ID": "ann"}
+        env |= {"QDRANT_COLLECTION_PREFIX": "ann_", "APP_TENANT_ID": "ann", "APP_NAME": "ann"}
         for authority, said in ((rendered.authority, "Not found: Collection"), (stranger, "CERTIFICATE_VERIFY_FAILED")):
             with (
-                connect_app({**env, "QDRANT_CA_FILE": str(authority)}) as app,
+                connect_app(variables={**env, "QDRANT_CA_FILE": str(authority)}, retry_for=0) as app,
                 pytest.raises((UnexpectedResponse, ResponseHandlingException), match=said),
             ):
-                app.collection("knowledge").count()
+                app.qdrant.count("knowledge")
 
 
 @pytest.mark.parametrize("inside", ["neo4j"], indirect=True)

@@ -52,10 +52,10 @@ class TenantQdrant(QdrantClient):
         options: passed to `qdrant_client.QdrantClient` (``timeout``, ``headers`` ...).
     """
 
-    http = _Past("http")  # type: ignore[assignment]
-    grpc_points = _Past("grpc_points")  # type: ignore[assignment]
-    grpc_collections = _Past("grpc_collections")  # type: ignore[assignment]
-    init_options = _Past("init_options")  # type: ignore[assignment]
+    http = _Past("http")
+    grpc_points = _Past("grpc_points")
+    grpc_collections = _Past("grpc_collections")
+    init_options = _Past("init_options")
 
     def __init__(
         self, source: Source, retries: Retries, *, grpc: bool = False, read_only: bool = False, **options: Any
@@ -109,10 +109,10 @@ class TenantQdrant(QdrantClient):
 class AsyncTenantQdrant(AsyncQdrantClient):
     """`TenantQdrant` with methods to await."""
 
-    http = _Past("http")  # type: ignore[assignment]
-    grpc_points = _Past("grpc_points")  # type: ignore[assignment]
-    grpc_collections = _Past("grpc_collections")  # type: ignore[assignment]
-    init_options = _Past("init_options")  # type: ignore[assignment]
+    http = _Past("http")
+    grpc_points = _Past("grpc_points")
+    grpc_collections = _Past("grpc_collections")
+    init_options = _Past("init_options")
 
     def __init__(
         self, source: Source, retries: Retries, *, grpc: bool = False, read_only: bool = False, **options: Any
@@ -148,7 +148,7 @@ class AsyncTenantQdrant(AsyncQdrantClient):
         if getattr(self, "_parent", self) is None:
             await super().close(grpc_grace=grpc_grace, **kwargs)
 
-    async def migrate(self, *args: Any, **kwargs: Any) -> NoReturn:
+    async def migrate(self, *args: Any, **kwargs: Any) -> NoReturn:  # type: ignore[override]
         """Refused."""
         raise CallRefused(f"migrate is refused: {REFUSED['migrate']}")
 

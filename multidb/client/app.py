@@ -53,6 +53,11 @@ class AppPlace:
         self.app = source.app
 
     @property
+    def source(self) -> Source:
+        """The app's variables as they are now."""
+        return self._source
+
+    @property
     def stores(self) -> tuple[str, ...]:
         """The stores that the app has."""
         return tuple(store for store, mark in _MARKS.items() if mark in self._source)
@@ -189,11 +194,11 @@ def _with_driver(name: str, package: str, make: Callable[[], _T]) -> _T:
     try:
         return make()
     except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] == "multidb":
+        missing = (error.name or package).partition(".")[0]
+        if missing == "multidb":
             raise
         raise DriverMissing(
-            f"the package {error.name or package} is not installed, which {name} needs: "
-            "pip install 'multidb-cli[client]'"
+            f"the package {missing} is not installed, which {name} needs: pip install 'multidb-cli[client]'"
         ) from error
 
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from multidb.client.retries import Retries
+
 if TYPE_CHECKING:
     from multidb.client.app import AppPlace
 
@@ -133,8 +135,11 @@ def _postgres(place: AppPlace) -> str:
 
 
 def _redis(place: AppPlace) -> str:
-    redis = place.redis
-    redis.get("__multidb_probe")
+    from multidb.client.redis import PlacedRedis
+
+    # A connection of its own, with a timeout: one of the app's may wait for ever.
+    with PlacedRedis(place.source, Retries(0), socket_timeout=4, socket_connect_timeout=4) as redis:
+        redis.get("__multidb_probe")
     return ""
 
 

@@ -51,9 +51,7 @@ class Postgres:
     def _name_of_variable(self) -> str:
         if not self._read_only:
             return "DATABASE_URL"
-        prefix = self._source.app.upper()
-        replica = f"{prefix}_DB_REPLICA_URL"  # where the manifest has a server for reading
-        return replica if replica in self._source else f"{prefix}_DB_READONLY_URL"
+        return f"{self._source.app.upper()}_DB_READONLY_URL"
 
     @property
     def url(self) -> str:

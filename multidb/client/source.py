@@ -217,9 +217,7 @@ def _lines(text: str, file: Path) -> Iterator[tuple[str, str]]:
         match = _NAME.match(line)
         value = None if match is None else _unquoted(match[2])
         if match is None or value is None:
-            raise VariableMissing(
-                f"{file}:{number}: this is no NAME=value; `multidb env APP --write` writes it anew"
-            )
+            raise VariableMissing(f"{file}:{number}: this is no NAME=value; `multidb env APP --write` writes it anew")
         yield match[1], value
 
 

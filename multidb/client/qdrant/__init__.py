@@ -16,9 +16,10 @@ It guards against code that forgets, not against code that reaches for what begi
 from __future__ import annotations
 
 import copy
+import os
 import ssl
 import warnings
-from typing import Any, NoReturn, Self
+from typing import Any, Final, NoReturn, Self
 
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
@@ -30,6 +31,9 @@ from multidb.client.retries import Retries
 from multidb.client.source import Source
 
 __all__ = ["TENANT_FIELD", "AsyncTenantQdrant", "TenantQdrant", "models"]
+
+
+_GRPC_ROOTS: Final = "GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"
 
 
 class _Past(property):
@@ -180,6 +184,11 @@ def _options(source: Source, grpc: bool) -> dict[str, Any]:
         "prefer_grpc": grpc,
         "check_compatibility": False,
     }
+    if grpc and "QDRANT_CA_FILE" in source and not os.environ.get(_GRPC_ROOTS):
+        raise CallRefused(
+            f"qdrant-client takes no authority for gRPC: set {_GRPC_ROOTS} to {source['QDRANT_CA_FILE']}, "
+            "or leave out grpc=True"
+        )
     if "QDRANT_API_KEY" in source:
         options["auth_token_provider"] = lambda: source.get("QDRANT_API_KEY")
     if authority := source.get("QDRANT_CA_FILE"):

@@ -195,6 +195,23 @@ def test_a_tenant_works_with_its_own_points(caller: Caller) -> None:
     assert caller.run(other.count(COLLECTION)).count == 3
 
 
+def test_each_prefetch_is_of_the_tenants_points(caller: Caller) -> None:
+    """Those of others would take the places of its own: theirs are nearer, and a prefetch has few places."""
+    caller.fill()
+    nearer = [point(number, [9.0, 0.0], kind="secret") for number in THEIRS]
+    caller.run(caller.client.for_tenant("other").upsert(COLLECTION, nearer))
+    few = models.Prefetch(query=NEAR, limit=3)
+    for prefetch in (few, [few], models.Prefetch(prefetch=few, query=NEAR, limit=3)):
+        found = caller.call("query_points", collection_name=COLLECTION, query=ASIDE, prefetch=prefetch)
+        assert len(found.points) == 3
+        request = models.QueryRequest(query=ASIDE, prefetch=prefetch, limit=10)
+        (found,) = caller.call("query_batch_points", collection_name=COLLECTION, requests=[request])
+        assert len(found.points) == 3
+        grouped = {"group_by": "kind", "group_size": 10, "query": ASIDE, "prefetch": prefetch}
+        groups = caller.call("query_points_groups", collection_name=COLLECTION, **grouped).groups
+        assert [len(group.hits) for group in groups] == [3]
+
+
 def test_what_is_written_says_whose_it_is_and_when(caller: Caller) -> None:
     mine = point(1, kind="a", tenant_id="other", app_name="x")
     kept = point(2, created_at="2020-01-01T00:00:00+00:00")
@@ -299,6 +316,14 @@ def test_an_old_server_would_write_over_other_tenants_and_is_refused() -> None:
     client.upsert(COLLECTION, [point(str(uuid.uuid4()))])
     assert client.count(COLLECTION).count == 1
     client.close()
+
+
+def test_grpc_with_an_authority_of_its_own_says_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("GRPC_DEFAULT_SSL_ROOTS_FILE_PATH", raising=False)
+    variables = {**dict(source()._variables), "QDRANT_PATH": "", "QDRANT_URL": "https://127.0.0.1:1"}
+    of_server = Source(lambda: {**variables, "QDRANT_CA_FILE": "/ca.pem"}, "here")
+    with pytest.raises(CallRefused, match=r"set GRPC_DEFAULT_SSL_ROOTS_FILE_PATH to /ca\.pem"):
+        TenantQdrant(of_server, Retries(), grpc=True)
 
 
 @pytest.mark.parametrize(

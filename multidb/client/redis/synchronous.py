@@ -71,9 +71,12 @@ class _Placed:
 
     place: Placement
     connection_pool: Any
+    _encode: Any = None  # redis-py makes an encoder each time that it is asked for one
 
     def _placed(self, words: tuple[Any, ...]) -> tuple[Any, ...]:
-        return self.place.placed(words, self.connection_pool.get_encoder().encode)
+        if self._encode is None:
+            self._encode = self.connection_pool.get_encoder().encode
+        return self.place.placed(words, self._encode)
 
 
 class PlacedRedis(_Placed, redis.Redis):

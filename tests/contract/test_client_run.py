@@ -355,6 +355,13 @@ class Load:
         for thread in self._threads:
             thread.join()
 
+    def lost_only_in_commit(self, rows: int) -> None:
+        """The first work adds a row. At most its one COMMIT under way was lost, of which nobody knows whether it is
+        done; it was told, and not made twice."""
+        assert [line for line in self.lost if not line.startswith("0: OperationalError: ")] == []
+        assert len(self.lost) <= 1
+        assert self.done[0] <= rows <= self.done[0] + len(self.lost)
+
     def goes_on(self) -> bool:
         """Whether every thread has had an answer after this moment."""
         before = list(self.done)
@@ -386,6 +393,10 @@ def _finish(folder: Folder, app: str) -> None:
         if ran.code == 0:
             return
     raise AssertionError(ran.out + ran.err)
+
+
+def _one(connection: Any) -> Any:
+    return connection.execute("SELECT 1").fetchone()
 
 
 def test_a_rotation_under_load_loses_no_request(folder: Folder) -> None:
@@ -425,9 +436,9 @@ def test_a_leak_ends_sessions_at_once_and_the_client_goes_on(folder: Folder) -> 
         with Load(lambda: app.postgres.run(add), lambda: app.redis.get("x")) as load:
             folder.ok("rotate", "cyd", "--now", "--yes")
             assert load.goes_on()
-        assert load.lost == []
         with app.postgres.pool.connection() as connection:
-            assert connection.execute("SELECT count(*) FROM added").fetchone() == (load.done[0],)
+            (rows,) = connection.execute("SELECT count(*) FROM added").fetchone() or (0,)
+        load.lost_only_in_commit(rows)
 
 
 def test_without_watching_a_refusal_has_the_file_read_again(folder: Folder) -> None:
@@ -439,19 +450,19 @@ def test_without_watching_a_refusal_has_the_file_read_again(folder: Folder) -> N
         assert app.postgres.run(lambda connection: connection.execute("SELECT session_user").fetchone()) != before
 
 
-def test_a_restart_of_the_servers_loses_no_request(folder: Folder) -> None:
+def test_a_restart_of_the_servers_loses_at_most_the_commit_under_way(folder: Folder) -> None:
     with place(folder, "ann", retry_for=120, options={"postgres": {"timeout": 120}}) as app:
 
         def add(connection: Any) -> None:
             connection.execute("INSERT INTO survived VALUES (1)")
 
         app.postgres.run(lambda connection: connection.execute("CREATE TABLE survived (n int)"))
-        with Load(lambda: app.postgres.run(add), lambda: app.redis.get("x")) as load:
+        with Load(lambda: app.postgres.run(add), lambda: app.redis.get("x"), lambda: app.postgres.run(_one)) as load:
             folder.ok("restart", "--yes")
             assert load.goes_on()
-        assert load.lost == []
         with app.postgres.pool.connection() as connection:
-            assert connection.execute("SELECT count(*) FROM survived").fetchone() == (load.done[0],)
+            (rows,) = connection.execute("SELECT count(*) FROM survived").fetchone() or (0,)
+        load.lost_only_in_commit(rows)
 
 
 def test_a_rotation_of_clients_to_await(folder: Folder) -> None:

@@ -207,9 +207,6 @@ def test_each_prefetch_is_of_the_tenants_points(caller: Caller) -> None:
         request = models.QueryRequest(query=ASIDE, prefetch=prefetch, limit=10)
         (found,) = caller.call("query_batch_points", collection_name=COLLECTION, requests=[request])
         assert len(found.points) == 3
-        grouped = {"group_by": "kind", "group_size": 10, "query": ASIDE, "prefetch": prefetch}
-        groups = caller.call("query_points_groups", collection_name=COLLECTION, **grouped).groups
-        assert [len(group.hits) for group in groups] == [3]
 
 
 def test_what_is_written_says_whose_it_is_and_when(caller: Caller) -> None:

@@ -18,9 +18,11 @@ from multidb.distribution import repair_commands
 __all__ = [
     "ArchiveError",
     "AuthenticationFailed",
+    "Cancelled",
     "Conflict",
     "Locked",
     "MachineError",
+    "Missing",
     "ManifestError",
     "MultidbError",
     "NeedsServer",
@@ -248,6 +250,18 @@ class NotAllowed(ServerError):
     """The admin login lacks a right that the work needs."""
 
     code = "not-allowed"
+
+
+class Missing(ServerError):
+    """What is asked for is not in the app's place: it has no such table, collection or schema."""
+
+    code = "missing"
+
+
+class Cancelled(ServerError):
+    """Work was given up because nobody waits for it any more."""
+
+    code = "cancelled"
 
 
 class WrongVersion(ServerError):

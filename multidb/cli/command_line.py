@@ -66,6 +66,7 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
         "health": ("health", "Try each app's stores with the app's own credentials."),
         "audit": ("audit", "Prove that the apps are kept from each other."),
         "usage": ("usage", "Show what each app uses, against its limits and quotas."),
+        "query": ("query", "Put one read-only question to every app, answers side by side."),
         "history": ("history", "Show what was done, by whom, and what came of it."),
         "serve": ("serve", "Serve health, metrics and a page over HTTP."),
     },

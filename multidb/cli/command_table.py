@@ -25,6 +25,7 @@ _SOURCES: Final = {
     "SET": "sets",
     "VARIABLE": "variables",
     "--adopt": "apps",
+    "--apps": "app_lists",
     "--as": "apps",
     "--collection": "collections",
     "--env": "overlays",
@@ -32,6 +33,7 @@ _SOURCES: Final = {
     "--from": "targets",
     "--server": "servers",
     "--stores": "store_lists",
+    "--into": "files",
     "--to": "targets",
     "--yes-destroy": "nothing",  # to be typed by hand: that is what it is for
     "backups list NAME": "backed_up",

@@ -66,6 +66,14 @@ class KnownNames:
         for app, entry in self._apps().items():
             yield from self._app(app, ", ".join(_texts(entry.get("stores"))))
 
+    def app_lists(self) -> Iterator[Completion]:
+        """Those of the manifest, after those that stand there already with commas behind them."""
+        listed, comma, _ = self._line.current.rpartition(",")
+        named = listed.replace("-", "_").split(",")
+        for app, summary in self.apps():
+            if app.replace("-", "_") not in named:
+                yield Completion(f"{listed}{comma}{app}", summary)
+
     def removed(self) -> Iterator[Completion]:
         """Those that were taken out and are kept."""
         for app, stone in self._state("removed").items():

@@ -3,8 +3,8 @@
 `address`: where servers that exist already are. `core`: apps, servers, resources, changes, statements. `options`: what
 the manifest says that is the same for every store. `health`, `audit`, `usage`, `archive`: what is found, measured and
 kept of them. `figures`: sizes, times and lists in words. `hosting`, `container`: servers that are processes of this
-machine, or containers. `client`: an app's own login, for a person. `project`: a whole manifest. `provisioner`: what a
-store is to the engine.
+machine, or containers. `client`: an app's own login, for a person. `question`: what is asked of many apps
+at once, and the answers. `project`: a whole manifest. `provisioner`: what a store is to the engine.
 """
 
 from multidb.model.address import Address, Dialect
@@ -66,6 +66,7 @@ from multidb.model.hosting import FetchedKind, HostedServer, Hosting, Launch, Of
 from multidb.model.options import RuntimeKind
 from multidb.model.project import Project, ServerSpec
 from multidb.model.provisioner import Provisioner, Session
+from multidb.model.question import Batch, Column, ColumnType, Querying, Question, QuestionRows
 from multidb.model.usage import AppUsage, CredentialUse, Enforce, Query, Quota, ServerUsage
 
 __all__ = [
@@ -83,7 +84,10 @@ __all__ = [
     "ArchiveReader",
     "ArchiveWriter",
     "BoundArchive",
+    "Batch",
     "Change",
+    "Column",
+    "ColumnType",
     "CredentialUse",
     "DerivedName",
     "Dialect",
@@ -115,6 +119,9 @@ __all__ = [
     "PromptAnswer",
     "Provisioner",
     "Query",
+    "Querying",
+    "Question",
+    "QuestionRows",
     "Quota",
     "RecoverableKind",
     "Remark",

@@ -33,6 +33,7 @@ from multidb.model.core import (
 from multidb.model.health import Health
 from multidb.model.hosting import HostedServer, Hosting
 from multidb.model.options import ContainerOptions, RuntimeKind, Section
+from multidb.model.question import Querying
 from multidb.model.usage import CredentialUse, ServerUsage
 from multidb.secrets import Alternate, Secret, SecretRef, SecretSpec, SecretStore
 from multidb.state_store import StateStore
@@ -120,6 +121,8 @@ class Provisioner:
     an app proves that its credentials are dead). Runs in any thread, many at once."""
     client: Callable[[Tenant, bool], AppClient] | None = None
     """(tenant, read only) -> how a person works there as the app; `UsageError` where that cannot be had."""
+    querying: Querying | None = None
+    """How apps' places are asked a read-only question; None: they cannot be."""
     probe: Callable[[Tenant, Sequence[Tenant]], Iterable[Probe]] | None = None
     """(attacker, victims) -> what came of trying every wall of the store with the attacker's credentials. Harmless
     even where it succeeds; every act has its positive control. Raises only `ServerError`."""

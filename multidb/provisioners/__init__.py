@@ -16,7 +16,7 @@ from multidb.errors import UsageError
 if TYPE_CHECKING:  # the names of the stores need no model
     from multidb.model import Provisioner
 
-__all__ = ["INCLUDED", "STORES", "provisioner"]
+__all__ = ["INCLUDED", "LANGUAGES", "STORES", "provisioner"]
 
 _GROUP: Final = "multidb.stores"
 INCLUDED: Final = {
@@ -26,6 +26,8 @@ INCLUDED: Final = {
     "redis": "multidb.provisioners.redis",
 }
 """The stores that come with multidb. An app that names no stores has these; no package can take one's place."""
+LANGUAGES: Final = {"sql": "postgres", "cypher": "neo4j", "qdrant": "qdrant", "redis": "redis"}
+"""What questions are written in -> the store that they are for. One of which nothing is said is in the first."""
 
 if TYPE_CHECKING:
     STORES: dict[str, str]

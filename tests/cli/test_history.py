@@ -32,6 +32,7 @@ CHANGING = {
     "add-app": "add-app bob --stores redis --yes",
     "rename-app": "rename-app ann amy --no-backup --yes-destroy ann",
     "usage": "usage --enforce",
+    "query": "query --redis DBSIZE",  # changes nothing: what was asked is known all the same
     "backup": "backup ann",
     "backups prune": "backups prune --yes",
     "restore": "restore ann --replace",
@@ -96,6 +97,7 @@ def test_each_command_that_changes_something_is_recorded_and_none_that_does_not(
         ("apply --yes", "ann", "create acl user"),
         ("apply --yes", "", ""),  # there is nothing to do
         ("add-app bob --stores redis --yes", "bob", "create acl user"),
+        ("query --redis DBSIZE", "ann", "read query"),
         ("backup ann", "ann", "create set"),
         ("backup ann", "ann", "create set"),
         ("backups verify ann", "", ""),

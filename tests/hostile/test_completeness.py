@@ -22,4 +22,4 @@ def test_every_command_is_run_beside_a_hostile_app() -> None:
 
 def test_a_command_that_is_not_in_the_suite_is_missed() -> None:
     """The positive control."""
-    assert {"apply", "backups verify", "query"} - _run(STEPS) == {"query"}
+    assert {"apply", "backups verify", "question"} - _run(STEPS) == {"question"}

@@ -45,6 +45,7 @@ from multidb.cli.documents.project import (
     StateDocument,
     UnlockedDocument,
 )
+from multidb.cli.documents.question import QuestionDocument
 from multidb.cli.documents.removal import PurgeDocument, RemoveAppDocument, UndoRemoveDocument
 from multidb.cli.documents.servers import (
     CompletionDocument,
@@ -95,6 +96,7 @@ DOCUMENTS: Final[Mapping[str, type[BaseModel]]] = {
     "health": HealthDocument,
     "audit": AuditDocument,
     "usage": UsageDocument,
+    "query": QuestionDocument,
     "history": HistoryDocument,
     "serve": ServeDocument,
     "backup": BackupDocument,

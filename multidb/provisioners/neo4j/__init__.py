@@ -66,6 +66,7 @@ logins Neo4j refuses a user for five seconds, whatever the password; a check tha
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 
 from multidb.model import (
     AppClient,
@@ -75,6 +76,9 @@ from multidb.model import (
     Hosting,
     Probe,
     Provisioner,
+    Querying,
+    Question,
+    QuestionRows,
     Server,
     Session,
     TakeOffline,
@@ -126,6 +130,18 @@ def _processes(hosting: Hosting) -> Sequence[HostedServer]:
     return processes(hosting)
 
 
+def _check_question(words: Sequence[str]) -> None:
+    from multidb.provisioners.neo4j.driver.query import check
+
+    check(words)
+
+
+def _answer(tenant: Tenant, question: Question) -> AbstractContextManager[QuestionRows]:
+    from multidb.provisioners.neo4j.driver.query import answer
+
+    return answer(tenant, question)
+
+
 PROVISIONER = Provisioner(
     name=options.STORE,
     title="Neo4j",
@@ -142,6 +158,7 @@ PROVISIONER = Provisioner(
     alternates=resources.alternates,
     connect=_connect,
     client=_client,
+    querying=Querying(_check_question, _answer, "MATCH (n) RETURN count(n)"),
     check_health=_check_health,
     probe=_probe,
     archive=_archive,

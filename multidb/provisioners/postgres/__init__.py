@@ -37,16 +37,21 @@ admin does not own stays open, which the isolation level says.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 
 from multidb.model import (
     AppClient,
     Archive,
+    Column,
     Finding,
     Health,
     HostedServer,
     Hosting,
     Probe,
     Provisioner,
+    Querying,
+    Question,
+    QuestionRows,
     Server,
     Session,
     TakeOffline,
@@ -112,6 +117,24 @@ def _processes(hosting: Hosting) -> Sequence[HostedServer]:
     return processes(hosting)
 
 
+def _check_question(words: Sequence[str]) -> None:
+    from multidb.provisioners.postgres.driver.query import check
+
+    check(words)
+
+
+def _answer(tenant: Tenant, question: Question) -> AbstractContextManager[QuestionRows]:
+    from multidb.provisioners.postgres.driver.query import answer
+
+    return answer(tenant, question)
+
+
+def _columns(tenant: Tenant, question: Question) -> tuple[Column, ...]:
+    from multidb.provisioners.postgres.driver.query import columns
+
+    return columns(tenant, question)
+
+
 PROVISIONER = Provisioner(
     name=options.STORE,
     title="Postgres",
@@ -125,6 +148,7 @@ PROVISIONER = Provisioner(
     isolation=resources.isolation,
     connect=_connect,
     client=_client,
+    querying=Querying(_check_question, _answer, "SELECT count(*) FROM users", columns=_columns),
     check_health=_check_health,
     probe=_probe,
     archive=_archive,

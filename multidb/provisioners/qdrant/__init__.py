@@ -46,6 +46,7 @@ a conflict, and so is one with other vectors, since size, distance and names of 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 
 from multidb.model import (
     AppClient,
@@ -55,6 +56,9 @@ from multidb.model import (
     Hosting,
     Probe,
     Provisioner,
+    Querying,
+    Question,
+    QuestionRows,
     Server,
     Session,
     TakeOffline,
@@ -106,6 +110,24 @@ def _processes(hosting: Hosting) -> Sequence[HostedServer]:
     return processes(hosting)
 
 
+def _check_question(words: Sequence[str]) -> None:
+    from multidb.provisioners.qdrant.driver.query import check
+
+    check(words)
+
+
+def _answer(tenant: Tenant, question: Question) -> AbstractContextManager[QuestionRows]:
+    from multidb.provisioners.qdrant.driver.query import answer
+
+    return answer(tenant, question)
+
+
+def _reader(tenant: Tenant, question: Question, admin: Secret | None) -> AbstractContextManager[Tenant]:
+    from multidb.provisioners.qdrant.driver.query import reader
+
+    return reader(tenant, question, admin)
+
+
 PROVISIONER = Provisioner(
     name=options.STORE,
     title="Qdrant",
@@ -122,6 +144,7 @@ PROVISIONER = Provisioner(
     tells_use=False,
     connect=_connect,
     client=_client,
+    querying=Querying(_check_question, _answer, "count COLLECTION [FILTER]", reader=_reader),
     check_health=_check_health,
     probe=_probe,
     archive=_archive,

@@ -73,6 +73,7 @@ UNLINK; for backups DUMP, RESTORE, SWAPDB (with prefixes MULTI and RENAME) as we
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
 
 from multidb.model import (
     AppClient,
@@ -82,6 +83,9 @@ from multidb.model import (
     Hosting,
     Probe,
     Provisioner,
+    Querying,
+    Question,
+    QuestionRows,
     Server,
     Session,
     TakeOffline,
@@ -144,6 +148,24 @@ def _processes(hosting: Hosting) -> Sequence[HostedServer]:
     return processes(hosting)
 
 
+def _check_question(words: Sequence[str]) -> None:
+    from multidb.provisioners.redis.driver.query import check
+
+    check(words)
+
+
+def _answer(tenant: Tenant, question: Question) -> AbstractContextManager[QuestionRows]:
+    from multidb.provisioners.redis.driver.query import answer
+
+    return answer(tenant, question)
+
+
+def _reader(tenant: Tenant, question: Question, admin: Secret | None) -> AbstractContextManager[Tenant]:
+    from multidb.provisioners.redis.driver.query import reader
+
+    return reader(tenant, question, admin)
+
+
 PROVISIONER = Provisioner(
     name="redis",
     title="Redis",
@@ -157,6 +179,7 @@ PROVISIONER = Provisioner(
     isolation=isolation,
     connect=_connect,
     client=_client,
+    querying=Querying(_check_question, _answer, "DBSIZE", reader=_reader),
     check_health=_check_health,
     probe=_probe,
     archive=_archive,

@@ -36,7 +36,17 @@ from multidb.provisioners.postgres.backup.session_settings import Powers
 from multidb.provisioners.postgres.provision.statements import identifier
 from multidb.secrets import Secret, redact
 
-__all__ = ["FULL", "TAKES_KEYS", "Answer", "Refusal", "SessionOptions", "Traffic", "Wire", "connection_error"]
+__all__ = [
+    "FULL",
+    "TAKES_KEYS",
+    "Answer",
+    "Refusal",
+    "SessionOptions",
+    "Traffic",
+    "Wire",
+    "connection_error",
+    "refusal_of",
+]
 
 _UTF8 = "utf-8"
 # Success that is none: nothing was granted, or not everything was revoked.
@@ -463,7 +473,7 @@ class Wire:
                             raise self._too_much(f"more than {_LARGEST // 2**20} MiB")
                         rows.append(row)
                     case _:
-                        refusal = _refusal(result)
+                        refusal = refusal_of(result)
         except psycopg.OperationalError:
             self.close()
             if refusal is None:
@@ -474,7 +484,7 @@ class Wire:
 
     def _note(self, result: pq.abc.PGresult) -> None:
         self._noticed += 1
-        note = _refusal(result)
+        note = refusal_of(result)
         if note.sqlstate in _EMPTY_SUCCESS:
             self._notes.append(note)
 
@@ -559,7 +569,7 @@ def _row(result: pq.abc.PGresult) -> list[str | None]:
     return [None if raw is None else raw.decode(_UTF8, "replace") for raw in values]
 
 
-def _refusal(result: pq.abc.PGresult) -> Refusal:
+def refusal_of(result: pq.abc.PGresult) -> Refusal:
     def part(code: pq.DiagnosticField) -> str:
         raw = result.error_field(code)
         return raw.decode(_UTF8, "replace") if raw else ""

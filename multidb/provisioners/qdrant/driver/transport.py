@@ -348,7 +348,9 @@ class Folder:
         ("POST", "points"): lambda client, name, body: _plain(client.retrieve(name, body["ids"])),
         ("PUT", "points"): lambda client, name, body: client.upsert(name, _points(body)),
         ("POST", "points/delete"): lambda client, name, body: client.delete(name, body["points"]),
-        ("POST", "points/count"): lambda client, name, _: {"count": client.count(name, exact=True).count},
+        ("POST", "points/count"): lambda client, name, body: {
+            "count": client.count(name, _filter(body["filter"]) if "filter" in body else None, exact=True).count
+        },
         ("POST", "points/scroll"): lambda client, name, body: _page(client, name, body),
         ("POST", "points/payload"): lambda client, name, body: client.set_payload(
             name, body["payload"], _filter(body["filter"])

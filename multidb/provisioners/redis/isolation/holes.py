@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from multidb.model import Hole, Inspection, Remark, Search, Searched, listed
 from multidb.provisioners.redis.isolation.inventory import ACROSS, HARMLESS, Reach, power, reach
 from multidb.provisioners.redis.provision.channels import shared
+from multidb.provisioners.redis.provision.readers import is_reader, is_reader_name
 from multidb.provisioners.redis.provision.resources import (
     FORGETS,
     NOTE_USER,
@@ -210,7 +211,7 @@ def _strangers(
         projects = {owner.project for owner, _ in marks_of(rule)}
         ours = name == facts.admin or inspection.context.project in projects or (name in users and not projects)
         open_default = name == "default" and default_user_is_open(rule)
-        if ours or open_default or not (rule.enabled or name in catalog.connected):
+        if ours or open_default or is_reader(rule, facts) or not (rule.enabled or name in catalog.connected):
             continue
         everybody, reached = places.reached(rule)
         reached.discard(name)  # another project's app of the same name: a conflict, which the plan tells

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from multidb.provisioners.redis.provision.readers import is_reader_name
 from multidb.provisioners.redis.provision.resources import NOTE_USER, RedisFacts
 from multidb.provisioners.redis.provision.rules import Rule, parse_rule, same_rights
 
@@ -25,7 +26,8 @@ class RulesFile:
 
 
 def differing(rules: Mapping[str, Rule], kept: RulesFile | None, facts: RedisFacts) -> list[str]:
-    """The users that a restart, or ACL LOAD, would bring back, change or forget, as far as that can be read."""
+    """The users that a restart, or ACL LOAD, would bring back, change or forget, as far as that can be read. Those
+    of questions come and go: one that comes back is past its time."""
     if kept is None or kept.lines is None:
         return []
     default = "*" if facts.new_users_hear_all else ""
@@ -33,5 +35,6 @@ def differing(rules: Mapping[str, Rule], kept: RulesFile | None, facts: RedisFac
     return sorted(
         name
         for name in {*saved, *rules} - {NOTE_USER}
+        if not is_reader_name(name)
         if name not in saved or name not in rules or not same_rights(saved[name], rules[name], facts.commands)
     )

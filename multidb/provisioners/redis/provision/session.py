@@ -53,6 +53,7 @@ from multidb.provisioners.redis.provision.admin_rights import admin_rights
 from multidb.provisioners.redis.provision.catalog import is_here, read_catalog, read_rules, read_saved
 from multidb.provisioners.redis.provision.lock import Lease
 from multidb.provisioners.redis.provision.numbers import lock_number
+from multidb.provisioners.redis.provision.readers import is_reader_name
 from multidb.provisioners.redis.provision.removal import orphans, removal, suspension
 from multidb.provisioners.redis.provision.resources import (
     NOTE_USER,
@@ -434,6 +435,8 @@ def _persistence(aclfile: str | None, config_file: str) -> tuple[Literal["aclfil
 
 
 def _claims(rule: Rule) -> list[Claim]:
+    if is_reader_name(rule.user):
+        return []  # it has the DB that its app has
     if marks := marks_of(rule):
         return [Claim(rule.user, db, owner, rule.enabled) for owner, db in marks]
     return [Claim(rule.user, number) for number in rule.database_numbers]

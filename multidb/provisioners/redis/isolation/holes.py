@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from multidb.model import Hole, Inspection, Remark, Search, Searched, listed
 from multidb.provisioners.redis.isolation.inventory import ACROSS, HARMLESS, Reach, power, reach
 from multidb.provisioners.redis.provision.channels import shared
-from multidb.provisioners.redis.provision.readers import is_reader, is_reader_name
+from multidb.provisioners.redis.provision.readers import is_reader
 from multidb.provisioners.redis.provision.resources import (
     FORGETS,
     NOTE_USER,

@@ -88,6 +88,9 @@ GROUPS: Final[dict[str, dict[str, tuple[str, str]]]] = {
 COMMANDS: Final = {name: entry for group in GROUPS.values() for name, entry in group.items()}
 
 
+_VALUES: Final = {"path": "PATH", "str": "TEXT", "int": "N", "int range": "N", "float": "N", "float range": "N"}
+"""Types as typer writes them -> what stands in the help for a value."""
+
 _Context: Final[Any] = TyperGroup.context_class
 
 
@@ -151,7 +154,21 @@ def prepared(command: Any) -> Any:
         return parse(ctx, list(aliases.resolved(args)))
 
     command.parse_args = parse_args
+    for parameter in command.params:
+        if hasattr(parameter, "display_type_rich"):  # earlier versions of typer have words of their own
+            parameter.display_type_rich = partial(_value_in_help, parameter, parameter.display_type_rich)
     return command
+
+
+def _value_in_help(parameter: Any, typed: Callable[..., str | None], ctx: Any) -> str | None:
+    """What stands in the help for a parameter's value: a word for people (``PATH``) or the choices, and not the name of
+    a type of Python's (``<list[str]>``). An argument that has a name there already needs no more."""
+    text = (typed(ctx=ctx) or "").removeprefix("<").removesuffix(">")
+    if parameter.param_type_name == "argument" and "|" not in text:
+        return None
+    if text.startswith("list["):  # each time that it is given
+        text = text[len("list[") : -1]
+    return _VALUES.get(text, text)
 
 
 def _take_as_typed(command: Any, ctx: Any) -> None:

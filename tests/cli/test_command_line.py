@@ -180,12 +180,18 @@ def test_yes_does_not_take_a_name_that_was_to_be_typed(shop: Folder) -> None:
     assert "--yes-destroy" in run.err
 
 
+def test_no_help_shows_a_type_of_the_language() -> None:
+    reference = (REPOSITORY / "docs" / "cli.md").read_text()
+    assert "--file PATH" in reference
+    assert re.findall(r"(?:<|list\[)(?:str|int|float|path)\b.*", reference) == []
+
+
 @pytest.mark.parametrize("given", [["ann"], ["--app", "ann"], ["--app=ann"], ["-y", "--app", "ann"], ["--yes", "ann"]])
 def test_an_app_is_named_as_one_likes(given: list[str]) -> None:
     for _, command in commands():
         taken = {each.name for each in command.params} & {"name", "names", "apps"}
-        if not taken or command.name in ("clone", "rename-app", "restore"):
-            continue  # two apps; an app of whose sets one is chosen
+        if not taken or command.name in ("clone", "rename-app", "restore", "query"):
+            continue  # two apps; an app of whose sets one is chosen; what is asked, and apps by --apps
         values = command.make_context(command.name, list(given)).params
         assert [values[each] for each in taken if values[each]] in (["ann"], [["ann"]], [("ann",)]), command.name
 

@@ -11,6 +11,6 @@ driver only when its store is used::
 """
 
 from multidb.client.app import AppPlace, connect
-from multidb.client.errors import CallRefused, ClientError, DriverMissing, PointNotFound, VariableMissing
+from multidb.client.errors import CallRefused, ClientError, DriverMissing, PointMissing, VariableMissing
 
-__all__ = ["AppPlace", "CallRefused", "ClientError", "DriverMissing", "PointNotFound", "VariableMissing", "connect"]
+__all__ = ["AppPlace", "CallRefused", "ClientError", "DriverMissing", "PointMissing", "VariableMissing", "connect"]

@@ -12,7 +12,7 @@ from multidb.client.retries import Retries
 from multidb.client.source import Source, source_of
 
 if TYPE_CHECKING:  # a driver is imported when its store is used
-    from multidb.client.health import AppHealth
+    from multidb.client.health import PlaceHealth
     from multidb.client.neo4j import AsyncNeo4j, Neo4j
     from multidb.client.postgres import Postgres
     from multidb.client.qdrant import AsyncTenantQdrant, TenantQdrant
@@ -141,7 +141,7 @@ class AppPlace:
 
         return self._once("qdrant_async", "qdrant_client", make)
 
-    def health(self, timeout: float = 5.0) -> AppHealth:
+    def health(self, timeout: float = 5.0) -> PlaceHealth:
         """Tries each store with the app's own credentials, side by side; what does not answer in `timeout` seconds is
         unhealthy. Never fails because of a store."""
         from multidb.client.health import check_app

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__all__ = ["CallRefused", "ClientError", "DriverMissing", "PointNotFound", "VariableMissing"]
+__all__ = ["CallRefused", "ClientError", "DriverMissing", "PointMissing", "VariableMissing"]
 
 
 class ClientError(Exception):
@@ -22,5 +22,5 @@ class CallRefused(ClientError):
     was sent."""
 
 
-class PointNotFound(ClientError, LookupError):
+class PointMissing(ClientError, LookupError):
     """The tenant has no point with one of the ids that a query starts from."""

@@ -19,7 +19,7 @@ from multidb.client.retries import Retries
 if TYPE_CHECKING:
     from multidb.client.app import AppPlace
 
-__all__ = ["AppHealth", "StoreHealth", "check_app"]
+__all__ = ["PlaceHealth", "ServerHealth", "check_app"]
 
 HEALTHY: Final = "healthy"
 DEGRADED: Final = "degraded"
@@ -27,7 +27,7 @@ UNHEALTHY: Final = "unhealthy"
 
 
 @dataclass(frozen=True, slots=True)
-class StoreHealth:
+class ServerHealth:
     """How one store answered.
 
     Args:
@@ -52,11 +52,11 @@ class StoreHealth:
 
 
 @dataclass(frozen=True, slots=True)
-class AppHealth:
+class PlaceHealth:
     """How well an app's stores are; `checked_at` in UTC, `seconds` for all together."""
 
     app: str
-    stores: Mapping[str, StoreHealth]
+    stores: Mapping[str, ServerHealth]
     checked_at: datetime
     seconds: float
 
@@ -82,7 +82,7 @@ class AppHealth:
         }
 
 
-def check_app(place: AppPlace, timeout: float) -> AppHealth:
+def check_app(place: AppPlace, timeout: float) -> PlaceHealth:
     """Tries every store of an app."""
     began, started = datetime.now(UTC), time.monotonic()
     stores = place.stores
@@ -90,28 +90,28 @@ def check_app(place: AppPlace, timeout: float) -> AppHealth:
     try:
         checks = {store: pool.submit(_timed, _CHECKS[store], place) for store in stores}
         wait_for(checks.values(), timeout)
-        found = {store: _result(check, timeout) for store, check in checks.items()}
+        results = {store: _result(check, timeout) for store, check in checks.items()}
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-    return AppHealth(place.app, found, began, time.monotonic() - started)
+    return PlaceHealth(place.app, results, began, time.monotonic() - started)
 
 
-def _result(check: Future[StoreHealth], timeout: float) -> StoreHealth:
+def _result(check: Future[ServerHealth], timeout: float) -> ServerHealth:
     if not check.done():
-        return StoreHealth(UNHEALTHY, f"no answer within {timeout:g} s", reached=False)
+        return ServerHealth(UNHEALTHY, f"no answer within {timeout:g} s", reached=False)
     return check.result()
 
 
-def _timed(check: Callable[[AppPlace], str], place: AppPlace) -> StoreHealth:
+def _timed(check: Callable[[AppPlace], str], place: AppPlace) -> ServerHealth:
     started = time.monotonic()
     try:
         degraded = check(place)
     except Exception as error:  # whatever a driver says: what the others found must be told
         refused = _is_refusal(error)
         how = "the server refuses the app" if refused else "the server does not answer"
-        return StoreHealth(UNHEALTHY, f"{how} ({type(error).__name__})", reached=refused)
+        return ServerHealth(UNHEALTHY, f"{how} ({type(error).__name__})", reached=refused)
     latency = time.monotonic() - started
-    return StoreHealth(DEGRADED if degraded else HEALTHY, degraded or "answered", latency)
+    return ServerHealth(DEGRADED if degraded else HEALTHY, degraded or "answered", latency)
 
 
 _REFUSALS: Final = ("Auth", "Forbidden", "NoPermission", "ResponseError", "InsufficientPrivilege", "UnexpectedResponse")

@@ -25,7 +25,7 @@ _JSON: Final = "application/json"
 _NOT_KEPT: Final = {"Cache-Control": "no-store"}
 
 
-class _Checks:
+class _RecentHealth:
     """One check serves everybody who asks within `fresh` seconds: a balancer that asks often costs no logins."""
 
     def __init__(self, place: AppPlace, fresh: float) -> None:
@@ -57,7 +57,7 @@ def starlette_route(place: AppPlace, *, fresh: float = 2.0) -> Callable[[Any], A
     from starlette.concurrency import run_in_threadpool
     from starlette.responses import Response
 
-    checks = _Checks(place, fresh)
+    checks = _RecentHealth(place, fresh)
 
     async def databases(request: Any) -> Any:
         code, text = await run_in_threadpool(checks.answer)
@@ -70,7 +70,7 @@ def flask_view(place: AppPlace, *, fresh: float = 2.0) -> Callable[[], Any]:
     """A view for Flask."""
     from flask import Response
 
-    checks = _Checks(place, fresh)
+    checks = _RecentHealth(place, fresh)
 
     def databases() -> Any:
         code, text = checks.answer()
@@ -83,7 +83,7 @@ def django_view(place: AppPlace, *, fresh: float = 2.0) -> Callable[[Any], Any]:
     """A view for Django, for GET and HEAD."""
     from django.http import HttpResponse, HttpResponseNotAllowed
 
-    checks = _Checks(place, fresh)
+    checks = _RecentHealth(place, fresh)
 
     def databases(request: Any) -> Any:
         if request.method not in ("GET", "HEAD"):

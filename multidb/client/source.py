@@ -173,7 +173,7 @@ def env_file_of(app: str, folder: Path | None = None) -> Path:
     manifest = _manifest(folder or Path.cwd())
     file = manifest.parent / "apps" / name / ".env"
     if not file.is_file():
-        there = sorted(found.parent.name for found in file.parents[1].glob("*/.env"))
+        there = sorted(other.parent.name for other in file.parents[1].glob("*/.env"))
         others = f" (there are {', '.join(there)})" if there else ""
         raise VariableMissing(f"{file} is not there{others}; `multidb env {name} --write` writes it")
     return file
@@ -231,10 +231,10 @@ def _unquoted(text: str) -> str | None:
         return None
     escapes = {"n": "\n", "t": "\t", "r": "\r"} if quote == '"' else {}
 
-    def plain(found: re.Match[str]) -> str:
-        letter = found[1]
+    def plain(escape: re.Match[str]) -> str:
+        letter = escape[1]
         if letter in escapes:
             return escapes[letter]
-        return letter if letter in ("\\", quote) or quote == '"' else found[0]
+        return letter if letter in ("\\", quote) or quote == '"' else escape[0]
 
     return re.sub(r"\\(.)", plain, match[1])

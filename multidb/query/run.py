@@ -8,7 +8,7 @@ from typing import Any
 
 from multidb.errors import UsageError
 from multidb.fleet import Fleet
-from multidb.model import Column
+from multidb.model import Column, counted
 from multidb.query.asking import AppColumns, AppResult, AppRows, AppStatus, Asked, Asking
 from multidb.query.tables import TableShape, union_of
 from multidb.query.writing import RowWriter
@@ -117,7 +117,7 @@ class _Writing:
             self._shape = union_of(answers)
             for app in self._shape.left_out:
                 wide = UsageError(
-                    f"it has {len(answers.pop(app))} columns, for which there is no room", where=f"app {app}"
+                    f"it has {counted(len(answers.pop(app)), 'column')}, for which there is no room", where=f"app {app}"
                 )
                 self._results[app] = AppResult(app, "", AppStatus.FAILED, error=wide)
         question = replace(self._asked.question, cancelled=type(self._asked.question.cancelled)())

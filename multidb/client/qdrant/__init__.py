@@ -24,7 +24,7 @@ from typing import Any, Final, NoReturn, Self
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 
 from multidb.client.errors import CallRefused
-from multidb.client.qdrant.boundary import AsyncBoundary, Boundary, Connection
+from multidb.client.qdrant.boundary import AsyncBoundary, Boundary, QdrantConnection
 from multidb.client.qdrant.rules import REFUSED
 from multidb.client.qdrant.tenant import TENANT_FIELD, Tenancy
 from multidb.client.retries import Retries
@@ -68,7 +68,7 @@ class TenantQdrant(QdrantClient):
             _quiet()
             super().__init__(**_options(source, grpc), **options)
         local = "QDRANT_PATH" in source
-        connection = Connection(self._client, source, retries, local=local, read_only=read_only)
+        connection = QdrantConnection(self._client, source, retries, local=local, read_only=read_only)
         self._client = Boundary(connection, _tenancy(source))
         self._parent: TenantQdrant | None = None
 
@@ -125,7 +125,7 @@ class AsyncTenantQdrant(AsyncQdrantClient):
             _quiet()
             super().__init__(**_options(source, grpc), **options)
         local = "QDRANT_PATH" in source
-        connection = Connection(self._client, source, retries, local=local, read_only=read_only)
+        connection = QdrantConnection(self._client, source, retries, local=local, read_only=read_only)
         self._client = AsyncBoundary(connection, _tenancy(source))  # type: ignore[assignment]
         self._parent: AsyncTenantQdrant | None = None
 

@@ -23,7 +23,7 @@ from multidb.client.qdrant.tenant import Tenancy
 from multidb.client.retries import Retries
 from multidb.client.source import Source
 
-__all__ = ["FIRST_VERSION", "AsyncBoundary", "Boundary", "Connection"]
+__all__ = ["FIRST_VERSION", "AsyncBoundary", "Boundary", "QdrantConnection"]
 
 FIRST_VERSION: Final = (1, 16)
 """Qdrant's first version with conditional updates. An older one would ignore the condition by which a point of another
@@ -34,7 +34,7 @@ _RESTARTING: Final = frozenset({502, 503})
 _UPDATES_BY_CONDITION: Final = frozenset({"upsert", "update_vectors", "batch_update_points"})
 
 
-class Connection:
+class QdrantConnection:
     """The bare transport of a client and what all of its tenants share.
 
     Args:
@@ -66,7 +66,7 @@ def _parameters(method: str) -> tuple[str, ...]:
     return tuple(inspect.signature(getattr(QdrantClient, method)).parameters)[1:]
 
 
-def _checked(tenancy: Tenancy, connection: Connection, method: str, arguments: Arguments) -> Rule:
+def _checked(tenancy: Tenancy, connection: QdrantConnection, method: str, arguments: Arguments) -> Rule:
     """The rule of a method, and full names in its arguments.
 
     Raises:
@@ -90,11 +90,11 @@ def _refusal(method: str) -> CallRefused:
     return CallRefused(f"{method} is refused: {why}")
 
 
-def _asks_version(connection: Connection, call: Call) -> bool:
+def _asks_version(connection: QdrantConnection, call: Call) -> bool:
     return call.method in _UPDATES_BY_CONDITION and not connection.version_is_known
 
 
-def _require_version(connection: Connection, version: str) -> None:
+def _require_version(connection: QdrantConnection, version: str) -> None:
     numbers = tuple(int(part) for part in version.split(".")[:2] if part.isdigit())
     if numbers < FIRST_VERSION:
         needed = ".".join(map(str, FIRST_VERSION))
@@ -128,7 +128,7 @@ def _is_passing(error: Exception) -> bool:
 class _Attempts:
     """What is to be done after a failure: how long to wait before the call is sent again."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: QdrantConnection) -> None:
         self._connection = connection
         self._revision = connection.source.revision
         self._waits = connection.retries.waits()
@@ -153,7 +153,7 @@ class _Attempts:
 class Boundary(QdrantBase):
     """The transport of a client that waits, as one tenant has it."""
 
-    def __init__(self, connection: Connection, tenancy: Tenancy) -> None:
+    def __init__(self, connection: QdrantConnection, tenancy: Tenancy) -> None:
         self.connection = connection
         self.tenancy = tenancy
 
@@ -187,7 +187,7 @@ class Boundary(QdrantBase):
 class AsyncBoundary(QdrantBase):
     """The transport of a client that awaits, as one tenant has it."""
 
-    def __init__(self, connection: Connection, tenancy: Tenancy) -> None:
+    def __init__(self, connection: QdrantConnection, tenancy: Tenancy) -> None:
         self.connection = connection
         self.tenancy = tenancy
 

@@ -15,7 +15,7 @@ from typing import Any, Final
 
 from qdrant_client import models
 
-from multidb.client.errors import CallRefused, PointNotFound
+from multidb.client.errors import CallRefused, PointMissing
 from multidb.client.qdrant.tenant import TENANT_FIELD, Tenancy, first_key, plain_id, referenced_ids
 
 __all__ = ["ASKS_NO_SERVER", "PLAIN", "REFUSED", "RULES", "Arguments", "Call", "Rule"]
@@ -147,9 +147,7 @@ def _require(tenancy: Tenancy, starts: Mapping[str, set[int | str]]) -> Steps:
         arguments = {"collection_name": collection, "count_filter": tenancy.among(ids), "exact": True}
         counted = yield Call("count", arguments)
         if counted.count != len(ids):
-            raise PointNotFound(
-                f"{tenancy.tenant} does not have all of the {len(ids)} points that the query starts from"
-            )
+            raise PointMissing(f"{tenancy.tenant} does not have all points that the query starts from ({len(ids)})")
 
 
 def _given(arguments: Arguments) -> Arguments:

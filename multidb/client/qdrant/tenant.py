@@ -115,7 +115,7 @@ class Tenancy:
         if isinstance(points, models.Batch):
             payloads = points.payloads if points.payloads is not None else [None] * len(points.ids)
             if len(payloads) != len(points.ids):
-                raise CallRefused(f"a batch of {len(points.ids)} ids has {len(payloads)} payloads")
+                raise CallRefused(f"a batch has as many payloads as ids: {len(payloads)} are not {len(points.ids)}")
             return points.model_copy(update={"payloads": [self.stamped(payload, now) for payload in payloads]})
         return [self._point(point, now) for point in points]
 

@@ -143,14 +143,14 @@ def _positions(form: str, words: Sequence[Any]) -> Iterator[int]:
     if "@" in form:
         word, _, rest = form.partition("@")
         start, _, share = rest.partition("/")
-        found = [i for i in range(int(start), end) if _text(words[i]).upper() == word]
-        if not found:
+        places = [i for i in range(int(start), end) if _text(words[i]).upper() == word]
+        if not places:
             return
         if share:
-            first = found[0] + 1
+            first = places[0] + 1
             yield from range(first, first + (end - first) // int(share))
             return
-        yield from (position + 1 for position in found[-1:] if position + 1 < end)
+        yield from (position + 1 for position in places[-1:] if position + 1 < end)
     elif "#" in form:
         at, step = map(int, form.split("#"))
         if at >= end:

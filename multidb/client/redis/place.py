@@ -58,7 +58,7 @@ def options(source: Source, retry: type[Any]) -> dict[str, Any]:
     Args:
         retry: `redis.retry.Retry`, or the one to await.
     """
-    told: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "host": source["REDIS_HOST"],
         "port": int(source["REDIS_PORT"]),
         "db": int(source.get("REDIS_DB") or 0),
@@ -67,10 +67,10 @@ def options(source: Source, retry: type[Any]) -> dict[str, Any]:
         "maint_notifications_config": MaintNotificationsConfig(enabled=False),
     }
     if source.get("REDIS_URL").startswith("rediss://"):
-        told["ssl"] = True
+        arguments["ssl"] = True
         if authority := source.get("REDIS_CA_FILE"):
-            told["ssl_ca_certs"] = authority
-    return told
+            arguments["ssl_ca_certs"] = authority
+    return arguments
 
 
 def unsent(error: Exception) -> Exception:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from multidb.client.health import AppHealth, StoreHealth
+from multidb.client.health import PlaceHealth, ServerHealth
 from multidb.client.routes import django_view, flask_view, starlette_route
 
 Answer = tuple[int, dict[str, Any], str]
@@ -23,12 +23,12 @@ class Place:
         self._fails = fails
         self.checks = 0
 
-    def health(self) -> AppHealth:
+    def health(self) -> PlaceHealth:
         self.checks += 1
         if self._fails:
             raise RuntimeError("postgresql://ann:secret@127.0.0.1")
-        stores = {f"store{number}": StoreHealth(status, "m", 0.001) for number, status in enumerate(self._statuses)}
-        return AppHealth("ann", stores, datetime.now(UTC), 0.1)
+        stores = {f"store{number}": ServerHealth(status, "m", 0.001) for number, status in enumerate(self._statuses)}
+        return PlaceHealth("ann", stores, datetime.now(UTC), 0.1)
 
 
 def by_starlette(place: Any, **options: Any) -> Callable[[], Answer]:

@@ -13,7 +13,7 @@ import pytest
 from qdrant_client import AsyncQdrantClient, QdrantClient, models
 from qdrant_client.client_base import QdrantBase
 
-from multidb.client.errors import CallRefused, PointNotFound
+from multidb.client.errors import CallRefused, PointMissing
 from multidb.client.qdrant import AsyncTenantQdrant, TenantQdrant
 from multidb.client.qdrant.boundary import AsyncBoundary, Boundary
 from multidb.client.qdrant.rules import ASKS_NO_SERVER, PLAIN, REFUSED, RULES
@@ -270,7 +270,7 @@ def test_a_point_that_is_not_there_and_one_of_anothers_look_the_same(caller: Cal
     caller.fill()
     said = set()
     for number in (99, 9876501):
-        with pytest.raises(PointNotFound) as raised:
+        with pytest.raises(PointMissing) as raised:
             caller.call("query_points", collection_name=COLLECTION, query=number)
         said.add(str(raised.value))
     assert len(said) == 1

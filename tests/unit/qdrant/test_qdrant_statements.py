@@ -16,7 +16,9 @@ from multidb.provisioners.qdrant.provision.statements import Call, claims, indep
 from multidb.provisioners.qdrant.provision.tokens import with_expiry
 
 CONTEXT = StoreContext("digi", QdrantFacts("Qdrant", "1.18.3", api_key=True, rbac=True), ServerOptions())
-TOKEN = Token(name="lernmi", app="lernmi", collections=("lernmi_a", "lernmi_b"), registry="multidb__tokens__digi")
+TOKEN = Token(
+    name="lernmi", app="lernmi", collections=("lernmi_a", "lernmi_b"), registry="multidb__tokens__digi", token="lernmi"
+)
 
 
 def calls(change: Change) -> list[Call]:

@@ -93,9 +93,9 @@ class Listing:
     def _memberships(self, inspection: Inspection) -> list[Resource]:
         """Who has our roles, and which roles our users have, wanted or not. Everybody has PUBLIC."""
         roles = {want.name: want.app for want in inspection.desired if isinstance(want, Role)}
-        wanted = [want for want in inspection.desired if isinstance(want, User)]
-        users = {want.name: want.app for want in wanted}
-        leaving = {want.name for want in wanted if want.password == "none"}  # with the user its memberships go
+        desired = [want for want in inspection.desired if isinstance(want, User)]
+        users = {want.name: want.app for want in desired}
+        leaving = {want.name for want in desired if want.password == "none"}  # with the user its memberships go
         return [
             Membership.of(row["role"], row["member"], roles.get(row["role"]) or users.get(row["member"]))
             for row in self.members

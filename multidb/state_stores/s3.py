@@ -91,6 +91,7 @@ class _StateObject:
         written: what the writer has written into it to know it again.
         etag: its version; None where there is none.
         now: the storage's time.
+        mine: by token, the locks that this process had before it read: they have to be in it.
     """
 
     document: dict[str, Any] = field(default_factory=dict)
@@ -99,6 +100,7 @@ class _StateObject:
     written: str = ""
     etag: str | None = None
     now: datetime = _NEVER
+    mine: Mapping[str, str] = field(default_factory=dict)
 
     def holder_of(self, name: str) -> HeldLock | None:
         """Who has the lock now; None where nobody has, or the lease has run out."""
@@ -155,6 +157,7 @@ class S3StateStore:
         self._changing = threading.Lock()
         self._guard = threading.Lock()
         self._mine: dict[str, str] = {}  # by token, the names of the locks that this process holds
+        self._ending: set[str] = set()  # tokens of those that it gives back with what it writes
         self._renewing: threading.Thread | None = None
         self._enforces = False
 
@@ -174,7 +177,11 @@ class S3StateStore:
                 document = copy.deepcopy(held.there.document)
                 yield document
                 identified(document, self._project)
-                self._settle(lambda newest: replace(newest.without(held.token), document=document), held.there)
+                with self._guard:
+                    self._ending.add(held.token)
+                self._settle(
+                    lambda newest: replace(newest.without(held.token), document=document), held.there, held.token
+                )
                 held.released = True
         finally:
             self._changing.release()
@@ -262,6 +269,7 @@ class S3StateStore:
         finally:
             with self._guard:
                 self._mine.pop(held.token, None)
+                self._ending.discard(held.token)
             if not held.released:
                 with contextlib.suppress(StateUnavailable, UsageError, Refused):  # it ends by itself
                     self._let_go(held.token)
@@ -326,12 +334,17 @@ class S3StateStore:
                 return
             time.sleep(random.uniform(0, _PAUSES[0]))  # noqa: S311
 
-    def _refuse_lost(self, there: _StateObject) -> None:
-        """`Locked` where a lock of this process has been taken from it: what it would write is not its to write."""
+    def _refuse_lost(self, there: _StateObject, own: str = "") -> None:
+        """`Locked` where a lock of this process has been taken from it: what it would write is not its to write. What
+        another part of the run took after `there` was read, or gives back, is not in it and not lost.
+
+        Args:
+            own: the token of the lock under which is written, if it is under one.
+        """
         with self._guard:
-            mine = dict(self._mine)
-        for token, name in mine.items():
-            if not there.has(token):
+            kept = self._mine.keys() - self._ending | {own}
+        for token, name in there.mine.items() | {(own, self._mine.get(own, ""))}:
+            if token in kept and token and not there.has(token):
                 who = there.holder_of(name)
                 words = f"{who.who} has it now" if who is not None else "nobody has it now"
                 raise Locked(
@@ -343,11 +356,11 @@ class S3StateStore:
 
     # The object
 
-    def _settle(self, change: Callable[[_StateObject], _StateObject], there: _StateObject) -> None:
+    def _settle(self, change: Callable[[_StateObject], _StateObject], there: _StateObject, own: str = "") -> None:
         """Writes what `change` makes of the object, again whenever a lock was taken or renewed meanwhile."""
         last = time.monotonic() + TURN
         while True:
-            self._refuse_lost(there)
+            self._refuse_lost(there, own)
             with contextlib.suppress(_Outdated):
                 self._put(change(there))
                 return
@@ -359,13 +372,15 @@ class S3StateStore:
     def _get(self) -> _StateObject:
         from botocore.exceptions import ClientError
 
+        with self._guard:
+            mine = dict(self._mine)
         with self._explaining("read it"):
             try:
                 answer = self._client.get_object(Bucket=self._bucket, Key=self._key)
             except ClientError as error:
                 if _code(error) not in _MISSING:
                     raise
-                return _StateObject(now=_time_of(error.response))
+                return _StateObject(now=_time_of(error.response), mine=mine)
             text = answer["Body"].read(_LARGEST + 1)
         document = state_of(text, self.title, _LOST)
         refuse_other_project(document, self._project, self.title)
@@ -373,9 +388,8 @@ class S3StateStore:
         document.pop("version", None)
         try:
             leases = {name: _lease(entry) for name, entry in locks.get("held", {}).items()}
-            return _StateObject(
-                document, leases, int(locks["fence"]), str(locks["written"]), str(answer["ETag"]), _time_of(answer)
-            )
+            etag, now = str(answer["ETag"]), _time_of(answer)
+            return _StateObject(document, leases, int(locks["fence"]), str(locks["written"]), etag, now, mine)
         except (AttributeError, KeyError, TypeError, ValueError):
             raise self.damaged("does not say who holds its locks") from None
 

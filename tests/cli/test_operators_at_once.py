@@ -250,6 +250,8 @@ def test_a_rotation_and_a_rename_go_on_from_another_folder(team_of: Callable[[in
     prepared = variables(other, "old0")
     assert prepared["DATABASE_URL"] != before["DATABASE_URL"]
     assert [comes_in(found) for found in (before, prepared)] == [True, True]
+    early = other.run("rotate", "old0", "--finish", "--yes")
+    assert (early.code, "since now" in early.err) == (3, True), "the variables of this folder's app were older"
     other.ok("rotate", "old0", "--finish", "--yes")
     assert variables(one, "old0") == prepared
     assert [comes_in(found) for found in (before, prepared)] == [False, True]

@@ -3,6 +3,7 @@ S3 as SeaweedFS and as moto have it, and Postgres."""
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import itertools
 import json
@@ -339,6 +340,37 @@ def test_a_lease_that_was_slept_over_is_lost_with_all_that_hangs_on_it(
     assert bucket.open().locks() == []
 
 
+def test_what_one_part_of_a_run_takes_or_gives_back_is_not_lost_to_another(
+    bucket: Place, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Parts of one run work side by side: what one has read may be older than the locks that another has taken."""
+    store = bucket.open()
+    _count(store)
+    meanwhile: list[Callable[[], object]] = []
+    read, locks = store._get, contextlib.ExitStack()
+
+    def overtaken() -> Any:
+        there = read()
+        while meanwhile:
+            meanwhile.pop()()
+        return there
+
+    monkeypatch.setattr(store, "_get", overtaken)
+    with locks:
+        meanwhile.append(lambda: locks.enter_context(store.lock("apply-y", holder("part"))))
+        with store.lock("apply-x", holder("part")):
+            assert [lock.name for lock in store.locks()] == ["apply-x", "apply-y"]
+            with store.change(holder("part")) as document:
+                document["counts"] = {"all": 7}
+                locks.enter_context(store.lock("apply-z", holder("part")))
+            meanwhile.append(locks.close)
+            _count(store)
+    with pytest.raises(Locked, match="the lock state was taken from this run"):
+        _change_and_unlock(store)
+    assert _sections(bucket.open()) == {"counts": {"all": 8}}
+    assert bucket.open().locks() == []
+
+
 def test_a_lease_is_renewed_also_where_somebody_writes_before_each_first_try(
     bucket: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -513,6 +545,12 @@ def _change_and_fail(store: StateStore, error: type[BaseException]) -> None:
     with store.change(holder("test")) as state:
         state["numbers"]["redis"]["bob"] = 4
         raise error
+
+
+def _change_and_unlock(store: StateStore) -> None:
+    with store.change(holder("part")) as document:
+        store.unlock(next(lock.id for lock in store.locks() if lock.name == "state"))
+        document["counts"] = {"all": 9}
 
 
 def _hold(store: StateStore) -> None:

@@ -186,7 +186,7 @@ def test_a_state_that_cannot_be_had_is_no_empty_one(team: Team) -> None:
             other.ok(command)
         checked = other.run("render", "--check")  # nothing is rendered here yet
         assert checked.code == 1
-        assert "files are current" in checked.err
+        assert "0 of 1 file is current" in checked.err
     other.ok("plan", "--check")
 
     # Gone: likewise, until somebody says so. What the servers know comes back.

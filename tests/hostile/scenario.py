@@ -269,9 +269,10 @@ def faults(ran: Ran, step: Step) -> list[str]:
     found = [f"says {text!r}" for text in _FAULT if text in said]
     if ran.code not in step.codes:
         found.append(f"exit {ran.code}:\n{said}")
-    if steering := _STEERING.search(said):
+    for_programs = "csv" in ran.arguments  # values as they are; on a terminal they are shown as text
+    if not for_programs and (steering := _STEERING.search(said)):
         found.append(f"steers a terminal: {steering[0]!r}")
-    if "--sql" not in ran.arguments and (forged := _FORGED.search(said)):
+    if not for_programs and "--sql" not in ran.arguments and (forged := _FORGED.search(said)):
         found.append(f"a name makes a line of its own: {forged[0]}\n{said}")
     return found
 

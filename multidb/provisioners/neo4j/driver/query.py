@@ -110,6 +110,8 @@ def _plain(value: Any) -> Any:
             return {"nodes": _plain(list(value.nodes)), "relationships": _plain(list(value.relationships))}
         case neo4j.spatial.Point():
             return {"srid": value.srid, "coordinates": list(value)}
+        case neo4j.time.Duration():  # which is a tuple, too
+            return value.iso_format()
         case Mapping():
             return {str(key): _plain(item) for key, item in value.items()}
         case list() | tuple():

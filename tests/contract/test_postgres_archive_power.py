@@ -21,7 +21,7 @@ from multidb.errors import ArchiveError, Conflict, MultidbError, NotAllowed, Ser
 from multidb.model import App, PlaceKind, TableArchive
 from multidb.provisioners.postgres.backup import contents
 from multidb.provisioners.postgres.provision import catalog_text, setting_values
-from multidb.provisioners.postgres.provision.statements import identifier, literal
+from multidb.provisioners.postgres.provision.statements import identifier, literal, variable
 from tests.contract.test_postgres_archive import Files, archive, backed_up, quiet
 from tests.contract.test_postgres_server import Site
 from tests.support.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
@@ -331,9 +331,7 @@ def test_what_is_made_of_a_catalogs_text_is_what_was_in_it(served: Cluster, valu
         for key, text in stored.items():
             with contextlib.suppress(psycopg.Error):  # no name, or no list, for this server either
                 session.execute("SELECT set_config(%s, %s, false)", (key, text))
-                session.execute(
-                    f"ALTER ROLE one IN DATABASE postgres SET {catalog_text.variable(key)} FROM CURRENT".encode()
-                )
+                session.execute(f"ALTER ROLE one IN DATABASE postgres SET {variable(key)} FROM CURRENT".encode())
                 taken[key] = text
         session.execute("RESET ALL")
         config = "SELECT setconfig FROM pg_db_role_setting WHERE setrole = %s::regrole"

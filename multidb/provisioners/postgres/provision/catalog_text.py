@@ -10,10 +10,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from multidb.provisioners.postgres.provision.setting_values import stored_values
-from multidb.provisioners.postgres.provision.statements import identifier, literal
+from multidb.provisioners.postgres.provision.statements import assignment, identifier
 
-__all__ = ["policy", "privilege", "setting", "settings", "variable"]
+__all__ = ["policy", "privilege", "setting", "settings"]
 
 _ON_DATABASES = frozenset({"CONNECT", "CREATE", "TEMPORARY"})
 _COMMANDS = frozenset({"ALL", "SELECT", "INSERT", "UPDATE", "DELETE"})
@@ -38,13 +37,10 @@ def setting(database: str, role: str | None, entry: str) -> str:
         ValueError: it is no setting that this can write.
     """
     name, _, value = entry.partition("=")
-    values = stored_values(name, value)
     whose = f"DATABASE {identifier(database)}"
     if role is not None:
         whose = f"ROLE {identifier(role)} IN {whose}"
-    if not values:
-        return f"ALTER {whose} RESET {variable(name)}"
-    return f"ALTER {whose} SET {variable(name)} = {', '.join(map(literal, values))}"
+    return f"ALTER {whose} {assignment(name, value)}"
 
 
 def settings(value: object) -> list[tuple[str | None, list[str]]]:
@@ -65,18 +61,6 @@ def settings(value: object) -> list[tuple[str | None, list[str]]]:
             raise ValueError(f"{str(entry)[:40]!r} is no setting")
         parsed.append((role, texts))
     return parsed
-
-
-def variable(name: str) -> str:
-    """The name of a setting as SQL reads it back; ``my.own`` has two parts.
-
-    Raises:
-        ValueError: a part is empty: no statement can name it.
-    """
-    parts = name.split(".")
-    if not all(parts):
-        raise ValueError(f"{name!r} is no name of a setting")
-    return ".".join(map(identifier, parts))
 
 
 def policy(entry: Mapping[str, Any], roles: Sequence[str]) -> str:

@@ -32,11 +32,13 @@ __all__ = [
     "NOTHING_PREPARED",
     "RESTORED",
     "UNFINISHED",
+    "assignment",
     "ending_sessions",
     "identifier",
     "literal",
     "mark",
     "statements",
+    "variable",
 ]
 
 UNFINISHED = "unfinished"  # stands in a database's mark until its inside is done
@@ -76,6 +78,28 @@ def literal(text: str) -> str:
         raise ValueError("a text in Postgres cannot contain the NUL character")
     quoted = "'" + text.replace("'", "''") + "'"
     return "E" + quoted.replace("\\", "\\\\") if "\\" in text else quoted
+
+
+def variable(name: str) -> str:
+    """The name of a setting as SQL reads it back; ``my.own`` has two parts.
+
+    Raises:
+        ValueError: a part is empty: no statement can name it.
+    """
+    parts = name.split(".")
+    if not all(parts):
+        raise ValueError(f"{name!r} is no name of a setting")
+    return ".".join(map(identifier, parts))
+
+
+def assignment(name: str, value: str | None) -> str:
+    """What comes after ``ALTER ROLE ...`` to give a setting a stored value again; None: to give it none.
+
+    Raises:
+        ValueError: no statement can.
+    """
+    values = [] if value is None else stored_values(name, value)
+    return f"SET {variable(name)} = {', '.join(map(literal, values))}" if values else f"RESET {variable(name)}"
 
 
 def mark(owner: Owner, tail: str) -> str:
@@ -270,15 +294,7 @@ def _likened(live: Settings) -> Iterator[str]:
     """What gives a login the settings that its app has made for the other one of its purpose."""
     for here, name, value in sorted(live.unlike, key=lambda entry: (entry[0], entry[1])):
         scope = f" IN DATABASE {identifier(live.database)}" if here else ""
-        parameter = ".".join(map(identifier, name.split(".")))
-        given = None if value is None else _setting_value(name, value)
-        change = f"RESET {parameter}" if given is None else f"SET {parameter} = {given}"
-        yield f"ALTER ROLE {identifier(live.role)}{scope} {change}"
-
-
-def _setting_value(name: str, value: str) -> str | None:
-    """A stored value as SET takes it; none: it can only be reset."""
-    return ", ".join(map(literal, stored_values(name, value))) or None
+        yield f"ALTER ROLE {identifier(live.role)}{scope} {assignment(name, value)}"
 
 
 def _anew(change: Change, settings: Settings, facts: PostgresFacts) -> Iterator[Statement]:

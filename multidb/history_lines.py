@@ -9,8 +9,6 @@ in. It is written after the line; a line beyond it is one whose run was killed j
 from __future__ import annotations
 
 import json
-import random
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -20,10 +18,10 @@ from typing import Any, Final, Literal, Protocol
 from multidb import files
 from multidb.concurrency import side_by_side
 from multidb.document import Unreadable, digest, parse
-from multidb.errors import Locked, UsageError
+from multidb.errors import UsageError
 from multidb.state import ProjectState
-from multidb.state_file import StateFile
-from multidb.state_store import TURN, StateStore
+from multidb.state_file import StateFile, until_written
+from multidb.state_store import StateStore
 from multidb.validation import Count, Document, Sha256, validated
 
 __all__ = [
@@ -44,7 +42,6 @@ LONGEST_LINE: Final = 4 * 1024**2  # bytes
 _VERSION: Final = 1
 _SEGMENT: Final = 128 * 1024  # bytes, with which no more is added to one: it would be written anew for each line
 _AT_ONCE: Final = 8  # segments that are read side by side
-_PAUSES: Final = (0.02, 0.3)  # seconds between two tries to write what others write too, at least and at most
 
 
 class HistoryHead(Document):
@@ -172,15 +169,7 @@ class SharedLines:
         self.title = f"the history beside {store.title}"
 
     def add(self, entry: Mapping[str, Any]) -> None:
-        deadline = time.monotonic() + TURN
-        while not self._added(entry):
-            if time.monotonic() >= deadline:
-                raise Locked(
-                    "other runs have added a line each time before this one could",
-                    where=self.title,
-                    hint="wait for them to end, then run the command again",
-                )
-            time.sleep(random.uniform(*_PAUSES))  # noqa: S311 - so that two do not meet again
+        until_written(lambda: self._added(entry), self.title, "added a line")
 
     def head(self) -> HistoryHead:
         return HistoryHead.parse(self._store.read_file(HEAD).text)

@@ -10,9 +10,31 @@ from typing import Final
 from multidb.errors import Locked
 from multidb.state_store import TURN, StateStore
 
-__all__ = ["StateFile"]
+__all__ = ["StateFile", "until_written"]
 
 _PAUSES: Final = (0.01, 0.2)  # seconds between two tries to write what others write too, at least and at most
+
+
+def until_written(write: Callable[[], bool], where: str, done: str) -> None:
+    """Tries it again whenever another run was quicker.
+
+    Args:
+        write: whether what it read was still the newest, so that it has written.
+        where: what a person calls the place.
+        done: what the others have done: ``written it``.
+
+    Raises:
+        Locked: other runs were quicker for a minute.
+    """
+    last = time.monotonic() + TURN
+    while not write():
+        if time.monotonic() >= last:
+            raise Locked(
+                f"other runs have {done} each time before this one could",
+                where=where,
+                hint="wait for them to end, then run the command again",
+            )
+        time.sleep(random.uniform(*_PAUSES))  # noqa: S311 - so that two do not meet again
 
 
 class StateFile:
@@ -48,19 +70,13 @@ class StateFile:
             StateUnavailable: its place cannot be reached, or does not let us write.
             UsageError: it cannot be read or written.
         """
-        last = time.monotonic() + TURN
-        while True:
+
+        def write() -> bool:
             kept = self._store.read_file(self.name)
             text = changed(kept.text)
-            if text is None or self._store.write_file(self.name, text, kept.version):
-                return
-            if time.monotonic() >= last:
-                raise Locked(
-                    "other runs have written it each time before this one could",
-                    where=self.title,
-                    hint="wait for them to end, then run the command again",
-                )
-            time.sleep(random.uniform(*_PAUSES))  # noqa: S311 - so that two do not meet again
+            return text is None or self._store.write_file(self.name, text, kept.version)
+
+        until_written(write, self.title, "written it")
 
     def put_aside(self, name: str) -> str:
         """Puts the text under another name, or that with a number where it is taken, and nothing in its place.

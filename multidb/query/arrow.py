@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -83,24 +84,13 @@ class _Gathered:
         return table
 
 
-class ParquetWriter:
-    """One Parquet file.
-
-    Raises:
-        UsageError: the extra is not installed.
-    """
+class _TableWriter(ABC):
+    """Writes what gathers, a table at a time."""
 
     one_table = True
 
-    def __init__(self, out: IO[bytes]) -> None:
-        self._library: Any = _imported("pyarrow.parquet")
-        self._out = out
-        self._file: Any = None
+    def __init__(self) -> None:
         self._gathered = _Gathered(TableShape(()))
-
-    def begin(self, shape: TableShape) -> None:
-        self._gathered = _Gathered(shape)
-        self._file = self._library.ParquetWriter(self._out, self._gathered.schema, compression="zstd")
 
     def columns(self, app: str, columns: Sequence[Column]) -> None:
         self._gathered.admit(app, columns)
@@ -112,7 +102,31 @@ class ParquetWriter:
 
     def _write(self) -> None:
         if (table := self._gathered.taken()) is not None:
-            self._file.write_table(table)
+            self._write_table(table)
+
+    @abstractmethod
+    def _write_table(self, table: pyarrow.Table) -> None: ...
+
+
+class ParquetWriter(_TableWriter):
+    """One Parquet file.
+
+    Raises:
+        UsageError: the extra is not installed.
+    """
+
+    def __init__(self, out: IO[bytes]) -> None:
+        super().__init__()
+        self._library: Any = _imported("pyarrow.parquet")
+        self._out = out
+        self._file: Any = None
+
+    def begin(self, shape: TableShape) -> None:
+        self._gathered = _Gathered(shape)
+        self._file = self._library.ParquetWriter(self._out, self._gathered.schema, compression="zstd")
+
+    def _write_table(self, table: pyarrow.Table) -> None:
+        self._file.write_table(table)
 
     def end(self, results: Sequence[AppResult]) -> None:
         self._write()
@@ -123,7 +137,7 @@ class ParquetWriter:
         """A file without its end is none: whoever reads it is told so."""
 
 
-class DuckDbWriter:
+class DuckDbWriter(_TableWriter):
     """A table of a DuckDB file, in one transaction: it is there when all is over, or not at all.
 
     Args:
@@ -133,9 +147,8 @@ class DuckDbWriter:
         UsageError: the extra is not installed; the file is no DuckDB file, or in use; the table is there already.
     """
 
-    one_table = True
-
     def __init__(self, path: Path, table: str | None, project: str, store: str, question: Question) -> None:
+        super().__init__()
         self._library: Any = _imported("duckdb")
         _imported("pyarrow")
         if table is not None and not _NAME.fullmatch(table):
@@ -143,7 +156,6 @@ class DuckDbWriter:
             raise UsageError(f"{table!r} can't be the name of a table", hint=hint)
         self._path = path
         self._about = (project, store, " ".join(question.words), datetime.now(UTC))
-        self._gathered = _Gathered(TableShape(()))
         self._is_new = not path.exists()
         self._connection = self._opened()
         try:
@@ -183,17 +195,8 @@ class DuckDbWriter:
         empty = self._gathered.schema.empty_table()
         self._insert(f'CREATE TABLE "{self.table}" AS SELECT * FROM incoming', empty)  # noqa: S608  # a name of letters
 
-    def columns(self, app: str, columns: Sequence[Column]) -> None:
-        self._gathered.admit(app, columns)
-
-    def rows(self, app: str, rows: Batch) -> None:
-        self._gathered.add(app, rows)
-        if self._gathered.is_full:
-            self._write()
-
-    def _write(self) -> None:
-        if (table := self._gathered.taken()) is not None:
-            self._insert(f'INSERT INTO "{self.table}" SELECT * FROM incoming', table)  # noqa: S608  # likewise
+    def _write_table(self, table: pyarrow.Table) -> None:
+        self._insert(f'INSERT INTO "{self.table}" SELECT * FROM incoming', table)  # noqa: S608  # likewise
 
     def _insert(self, statement: str, table: pyarrow.Table) -> None:
         self._connection.register("incoming", table)

@@ -46,7 +46,37 @@ class _Past(property):
         super().__init__(refuse, doc="Refused.")
 
 
-class TenantQdrant(QdrantClient):
+class _OneTenant:
+    """What both clients are beside the library's own."""
+
+    _client: Any
+    _parent: Any
+
+    http = _Past("http")
+    grpc_points = _Past("grpc_points")
+    grpc_collections = _Past("grpc_collections")
+    init_options = _Past("init_options")
+
+    @property
+    def tenant(self) -> str:
+        """Whose points it reads and writes."""
+        tenant: str = self._client.tenancy.tenant
+        return tenant
+
+    def for_tenant(self, tenant: str) -> Self:
+        """The same connection as another tenant of the app; it is closed with the client that it comes from.
+
+        Raises:
+            CallRefused: `tenant` is empty.
+        """
+        other, boundary = copy.copy(self), self._client
+        tenancy = Tenancy(boundary.tenancy.app, boundary.tenancy.prefix, tenant)
+        other._client = type(boundary)(boundary.connection, tenancy)
+        other._parent = self._parent or self
+        return other
+
+
+class TenantQdrant(_OneTenant, QdrantClient):
     """One tenant's view of an app's collections.
 
     Args:
@@ -55,11 +85,6 @@ class TenantQdrant(QdrantClient):
         read_only: refuses what writes.
         options: passed to `qdrant_client.QdrantClient` (``timeout``, ``headers`` ...).
     """
-
-    http = _Past("http")
-    grpc_points = _Past("grpc_points")
-    grpc_collections = _Past("grpc_collections")
-    init_options = _Past("init_options")
 
     def __init__(
         self, source: Source, retries: Retries, *, grpc: bool = False, read_only: bool = False, **options: Any
@@ -71,23 +96,6 @@ class TenantQdrant(QdrantClient):
         connection = QdrantConnection(self._client, source, retries, local=local, read_only=read_only)
         self._client = Boundary(connection, _tenancy(source))
         self._parent: TenantQdrant | None = None
-
-    @property
-    def tenant(self) -> str:
-        """Whose points it reads and writes."""
-        return self._boundary.tenancy.tenant
-
-    def for_tenant(self, tenant: str) -> Self:
-        """The same connection as another tenant of the app; it is closed with the client that it comes from.
-
-        Raises:
-            CallRefused: `tenant` is empty.
-        """
-        other = copy.copy(self)
-        tenancy = self._boundary.tenancy
-        other._client = Boundary(self._boundary.connection, Tenancy(tenancy.app, tenancy.prefix, tenant))
-        other._parent = self._parent or self
-        return other
 
     def close(self, grpc_grace: float | None = None, **kwargs: Any) -> None:
         """Closes the connection; that of another tenant's client stays open until its own is closed."""
@@ -104,19 +112,9 @@ class TenantQdrant(QdrantClient):
     def __exit__(self, *error: object) -> None:
         self.close()
 
-    @property
-    def _boundary(self) -> Boundary:
-        assert isinstance(self._client, Boundary)
-        return self._client
 
-
-class AsyncTenantQdrant(AsyncQdrantClient):
+class AsyncTenantQdrant(_OneTenant, AsyncQdrantClient):
     """`TenantQdrant` with methods to await."""
-
-    http = _Past("http")
-    grpc_points = _Past("grpc_points")
-    grpc_collections = _Past("grpc_collections")
-    init_options = _Past("init_options")
 
     def __init__(
         self, source: Source, retries: Retries, *, grpc: bool = False, read_only: bool = False, **options: Any
@@ -126,26 +124,8 @@ class AsyncTenantQdrant(AsyncQdrantClient):
             super().__init__(**_options(source, grpc), **options)
         local = "QDRANT_PATH" in source
         connection = QdrantConnection(self._client, source, retries, local=local, read_only=read_only)
-        self._client = AsyncBoundary(connection, _tenancy(source))  # type: ignore[assignment]
+        self._client = AsyncBoundary(connection, _tenancy(source))
         self._parent: AsyncTenantQdrant | None = None
-
-    @property
-    def tenant(self) -> str:
-        """Whose points it reads and writes."""
-        return self._boundary.tenancy.tenant
-
-    def for_tenant(self, tenant: str) -> Self:
-        """The same connection as another tenant of the app; it is closed with the client that it comes from.
-
-        Raises:
-            CallRefused: `tenant` is empty.
-        """
-        other = copy.copy(self)
-        tenancy = self._boundary.tenancy
-        boundary = AsyncBoundary(self._boundary.connection, Tenancy(tenancy.app, tenancy.prefix, tenant))
-        other._client = boundary  # type: ignore[assignment]
-        other._parent = self._parent or self
-        return other
 
     async def close(self, grpc_grace: float | None = None, **kwargs: Any) -> None:
         """Closes the connection; that of another tenant's client stays open until its own is closed."""
@@ -161,12 +141,6 @@ class AsyncTenantQdrant(AsyncQdrantClient):
 
     async def __aexit__(self, *error: object) -> None:
         await self.close()
-
-    @property
-    def _boundary(self) -> AsyncBoundary:
-        boundary: object = self._client
-        assert isinstance(boundary, AsyncBoundary)
-        return boundary
 
 
 def _tenancy(source: Source) -> Tenancy:

@@ -15,12 +15,14 @@ from redis.exceptions import (
 )
 from redis.maint_notifications import MaintNotificationsConfig
 
-from multidb.client.redis.keys import REPLIES_WITH_KEY, WRITES, Placement, name_of
+from multidb.client.redis.keys import REPLIES_WITH_KEY, WRITES, Placement, SharedChannel, name_of
 from multidb.client.source import Source
 
 __all__ = [
     "PASSING",
     "Credentials",
+    "PlacedCommands",
+    "SharedNames",
     "call_back",
     "is_sent_twice",
     "options",
@@ -44,6 +46,43 @@ class Credentials(CredentialProvider):
         """User and password."""
         self._source.refresh()  # a stat for each new connection
         return self._source["REDIS_USER"], self._source["REDIS_PASSWORD"]
+
+
+class PlacedCommands:
+    """Puts a command into the app's place before it is sent or queued."""
+
+    place: Placement
+    connection_pool: Any
+    _encode: Any = None  # redis-py makes an encoder each time that it is asked for one
+
+    def _placed(self, words: tuple[Any, ...]) -> tuple[Any, ...]:
+        if self._encode is None:
+            self._encode = self.connection_pool.get_encoder().encode
+        return self.place.placed(words, self._encode)
+
+
+class SharedNames:
+    """What a subscriber knows of the names that it listens to: which are channels that the manifest shares."""
+
+    place: Placement
+    connection_pool: Any
+    _shared: frozenset[Any] = frozenset()
+
+    def note_shared(self, names: Any) -> None:
+        """Remembers those that are shared, since their type is lost in redis-py's tables."""
+        encode = self.connection_pool.get_encoder().encode
+        self._shared |= {encode(name) for name in names if isinstance(name, SharedChannel)}
+
+    def placed(self, words: tuple[Any, ...]) -> tuple[Any, ...]:
+        """A command that subscribes, with the app's prefix before its channels."""
+        self.note_shared(words[1:])
+        encode = self.connection_pool.get_encoder().encode
+        names = [SharedChannel(_text(word)) if encode(word) in self._shared else word for word in words[1:]]
+        return self.place.placed((words[0], *names), encode)
+
+
+def _text(word: Any) -> str:
+    return word.decode() if isinstance(word, bytes) else str(word)
 
 
 def placement(source: Source, *, read_only: bool) -> Placement:

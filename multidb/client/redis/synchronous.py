@@ -11,9 +11,11 @@ from redis.exceptions import AuthenticationError
 from redis.retry import Retry
 
 from multidb.client.errors import CallRefused
-from multidb.client.redis.keys import Placement, SharedChannel
+from multidb.client.redis.keys import Placement
 from multidb.client.redis.place import (
     PASSING,
+    PlacedCommands,
+    SharedNames,
     call_back,
     is_sent_twice,
     options,
@@ -66,20 +68,7 @@ class RenewedPool(redis.ConnectionPool):
                 connection.disconnect()
 
 
-class _Placed:
-    """Puts a command into the app's place before it is sent or queued."""
-
-    place: Placement
-    connection_pool: Any
-    _encode: Any = None  # redis-py makes an encoder each time that it is asked for one
-
-    def _placed(self, words: tuple[Any, ...]) -> tuple[Any, ...]:
-        if self._encode is None:
-            self._encode = self.connection_pool.get_encoder().encode
-        return self.place.placed(words, self._encode)
-
-
-class PlacedRedis(_Placed, redis.Redis):
+class PlacedRedis(PlacedCommands, redis.Redis):
     """`redis.Redis` in an app's place.
 
     Args:
@@ -152,7 +141,7 @@ class PlacedRedis(_Placed, redis.Redis):
             self.connection_pool.disconnect()
 
 
-class PlacedPipeline(_Placed, Pipeline):
+class PlacedPipeline(PlacedCommands, Pipeline):
     """`redis.client.Pipeline` in an app's place."""
 
     place: Placement
@@ -176,41 +165,24 @@ class PlacedPipeline(_Placed, Pipeline):
                 self.command_stack, self.explicit_transaction = list(stack), explicit
 
 
-class PlacedPubSub(PubSub):
+class PlacedPubSub(SharedNames, PubSub):
     """`redis.client.PubSub` in an app's place. What is published while it connects anew is lost."""
 
-    place: Placement
     retries: Retries
-
-    def __init__(self, *args: Any, **further: Any) -> None:
-        super().__init__(*args, **further)
-        self._shared: set[Any] = set()
 
     def execute_command(self, *args: Any) -> Any:
         """Subscribes to channels with the app's prefix before them."""
-        encode = self.connection_pool.get_encoder().encode
-        self._shared |= {encode(channel) for channel in args[1:] if isinstance(channel, SharedChannel)}
-        words = [SharedChannel(self._text(word)) if encode(word) in self._shared else word for word in args[1:]]
-        return super().execute_command(*self.place.placed((args[0], *words), encode))
+        return super().execute_command(*self.placed(args))
 
     def subscribe(self, *args: Any, **further: Any) -> Any:
         """As redis-py; remembers which channels are shared, since their type is lost in its tables."""
-        self._note(args)
+        self.note_shared(args)
         return super().subscribe(*args, **further)
 
     def psubscribe(self, *args: Any, **further: Any) -> Any:
         """As redis-py; remembers which patterns are shared."""
-        self._note(args)
+        self.note_shared(args)
         return super().psubscribe(*args, **further)
-
-    def _note(self, names: Any) -> None:
-        self._shared |= {
-            self.connection_pool.get_encoder().encode(name) for name in names if isinstance(name, SharedChannel)
-        }
-
-    @staticmethod
-    def _text(word: Any) -> str:
-        return word.decode() if isinstance(word, bytes) else str(word)
 
     def parse_response(self, block: bool = True, timeout: float = 0) -> Any:
         """As redis-py. While it waits it looks every second whether its login was rotated, and connects anew where a

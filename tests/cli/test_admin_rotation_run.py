@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from multidb.history import RunHistory
 from multidb.runtime.ledger import Ledger
 from multidb.secrets import Secret
 from multidb.state import ProjectState
-from tests.support.command import REPOSITORY, Folder
+from tests.support.command import REPOSITORY, Folder, project_folder
 
 pytestmark = pytest.mark.server
 
@@ -59,15 +58,10 @@ main()
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Folder]:
-    with tempfile.TemporaryDirectory(prefix="admins-") as name:
-        path = Path(name)
-        path.chmod(0o755)  # as root, Postgres runs as another user, who has to get in
-        found = Folder(path, [])
-        found.manifest(MANIFEST)
+    with project_folder("admins-", MANIFEST) as found:
         found.ok("up")
         found.ok("apply", "--yes")
         yield found
-        found.run("down")
 
 
 def admin(folder: Folder, store: str) -> Secret:

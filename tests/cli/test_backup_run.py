@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -27,7 +26,7 @@ from multidb.runtime.hosted import admin_ref
 from multidb.state import ProjectState
 from multidb.tombstone import tombstones
 from tests.cli.test_whole_run import connections
-from tests.support.command import REPOSITORY, Folder
+from tests.support.command import REPOSITORY, Folder, project_folder
 from tests.support.receiver import listening
 
 pytestmark = pytest.mark.server
@@ -45,17 +44,12 @@ backup: {to: [sets/], verify: always}
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Folder]:
-    with tempfile.TemporaryDirectory(prefix="kept-") as name:
-        path = Path(name)
-        path.chmod(0o755)  # as root, Postgres runs as another user, who has to get in
-        found = Folder(path, [])
-        found.manifest(MANIFEST)
+    with project_folder("kept-", MANIFEST) as found:
         found.ok("up")
         found.ok("apply", "--yes")
         for app in ("ann", "bob"):
             fill(found, app)
         yield found
-        found.run("down")
 
 
 def fill(folder: Folder, app: str) -> None:

@@ -6,10 +6,8 @@ import json
 import os
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from urllib.parse import urlsplit
 
 import psycopg
@@ -19,7 +17,7 @@ import redis
 from multidb.runtime.hosted import admin_ref
 from multidb.state import ProjectState
 from tests.cli.test_whole_run import connections
-from tests.support.command import REPOSITORY, Folder
+from tests.support.command import REPOSITORY, Folder, project_folder
 
 pytestmark = pytest.mark.server
 
@@ -37,13 +35,9 @@ PEOPLE = 500
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Folder]:
-    with tempfile.TemporaryDirectory(prefix="previews-") as name:
-        path = Path(name)
-        path.chmod(0o755)  # as root, Postgres runs as another user, who has to get in
-        found = Folder(path, [])
-        found.manifest(MANIFEST)
-        (path / "mask.sql").write_text(MASK)
-        (path / "slow.sql").write_text(f"SELECT pg_sleep(600); {MASK}")
+    with project_folder("previews-", MANIFEST) as found:
+        (found.path / "mask.sql").write_text(MASK)
+        (found.path / "slow.sql").write_text(f"SELECT pg_sleep(600); {MASK}")
         found.ok("up")
         found.ok("apply", "--yes")
         with psycopg.connect(connections(found, "ann")["DATABASE_URL"]) as connection:
@@ -53,7 +47,6 @@ def folder() -> Iterator[Folder]:
         with redis.Redis.from_url(connections(found, "ann")["REDIS_URL"]) as client:
             client.set("greeting", "hello")
         yield found
-        found.run("down")
 
 
 def emails(env: dict[str, str]) -> tuple[int, str]:

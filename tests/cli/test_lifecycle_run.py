@@ -19,7 +19,7 @@ from multidb.runtime.hosted import admin_ref
 from multidb.state import ProjectState
 from multidb.tombstone import tombstones
 from tests.cli.test_whole_run import connections
-from tests.support.command import REPOSITORY, Folder
+from tests.support.command import REPOSITORY, Folder, project_folder
 
 pytestmark = pytest.mark.server
 
@@ -36,14 +36,9 @@ apps:
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Folder]:
-    with tempfile.TemporaryDirectory(prefix="lives-") as name:
-        path = Path(name)
-        path.chmod(0o755)  # as root, Postgres runs as another user, who has to get in
-        found = Folder(path, [])
-        found.manifest(MANIFEST)
+    with project_folder("lives-", MANIFEST) as found:
         found.ok("up")
         yield found
-        found.run("down")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ import pytest
 import redis
 
 from multidb.state import ProjectState
-from tests.support.command import Folder
+from tests.support.command import Folder, project_folder
 from tests.support.stopped import kill, stopped_at
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(1800)]
@@ -53,15 +53,10 @@ USUAL = ("multidb.backup.places:compare", "multidb.renaming:_files_to_edit", "mu
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Folder]:
-    with tempfile.TemporaryDirectory(prefix="names-") as name:
-        path = Path(name)
-        path.chmod(0o755)  # as root, Postgres runs as another user, who has to get in
-        found = Folder(path, [])
-        found.manifest(MANIFEST)
+    with project_folder("names-", MANIFEST) as found:
         found.ok("up")
         found.ok("apply", "--yes")
         yield found
-        found.run("down")
 
 
 def connections(folder: Folder, app: str) -> dict[str, str]:

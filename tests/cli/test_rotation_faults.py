@@ -16,7 +16,7 @@ import pytest
 
 from multidb.alternation import RotationPhase, alternations
 from multidb.state import ProjectState
-from tests.support.command import Folder
+from tests.support.command import Folder, project_folder
 from tests.support.credentials import let_in, variables
 from tests.support.stopped import go_on, kill, stopped_at
 
@@ -58,17 +58,10 @@ USUAL = STEPS[3::6]
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Folder]:
-    with tempfile.TemporaryDirectory(prefix="faults-") as name:
-        path = Path(name)
-        path.chmod(0o755)  # as root, Postgres runs as another user, who has to get in
-        found = Folder(path, [])
-        found.manifest(MANIFEST)
+    with project_folder("faults-", MANIFEST) as found:
         found.ok("up")
-        try:
-            found.ok("apply", "--yes")
-            yield found
-        finally:
-            found.run("down")
+        found.ok("apply", "--yes")
+        yield found
 
 
 def phases(folder: Folder) -> set[RotationPhase]:

@@ -8,11 +8,9 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -22,7 +20,7 @@ from multidb.alternation import RotationPhase, alternations
 from multidb.history import RunHistory
 from multidb.provisioners.postgres.provision.setting_values import members
 from multidb.state import ProjectState
-from tests.support.command import REPOSITORY, Folder
+from tests.support.command import REPOSITORY, Folder, project_folder
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(1800)]
 
@@ -40,15 +38,10 @@ apps:
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Folder]:
-    with tempfile.TemporaryDirectory(prefix="turns-") as name:
-        path = Path(name)
-        path.chmod(0o755)  # as root, Postgres runs as another user, who has to get in
-        found = Folder(path, [])
-        found.manifest(MANIFEST)
+    with project_folder("turns-", MANIFEST) as found:
         found.ok("up")
         found.ok("apply", "--yes")
         yield found
-        found.run("down")
 
 
 def url_of(folder: Folder, app: str, variable: str = "DATABASE_URL") -> str:

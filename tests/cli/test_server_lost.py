@@ -7,15 +7,13 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import psycopg
 import pytest
 
-from tests.support.command import REPOSITORY, Folder
+from tests.support.command import REPOSITORY, Folder, project_folder
 
 pytestmark = pytest.mark.server
 
@@ -27,13 +25,8 @@ MANIFEST = "version: 1\nproject: lost\nruntime: embedded\napps:\n" + "".join(
 
 @pytest.fixture
 def folder() -> Iterator[Folder]:
-    with tempfile.TemporaryDirectory(prefix="lost-") as name:
-        path = Path(name)
-        path.chmod(0o755)  # as root, Postgres runs as another user, who has to get in
-        found = Folder(path, [])
-        found.manifest(MANIFEST)
+    with project_folder("lost-", MANIFEST) as found:
         yield found
-        found.run("down")
 
 
 def test_a_server_killed_in_the_middle_of_an_apply(folder: Folder) -> None:

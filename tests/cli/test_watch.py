@@ -8,12 +8,10 @@ import shlex
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -27,7 +25,7 @@ from multidb.health import HealthReport, check
 from multidb.model import Server, Status
 from multidb.project import load_project
 from tests.cli.throttle import throttled
-from tests.support.command import REPOSITORY, Folder
+from tests.support.command import REPOSITORY, Folder, project_folder
 from tests.support.receiver import listening
 
 pytestmark = pytest.mark.server
@@ -47,15 +45,10 @@ TIMEOUT = 3.0  # seconds, of the tests of trouble
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Folder]:
-    with tempfile.TemporaryDirectory(prefix="watch-") as name:
-        path = Path(name)
-        path.chmod(0o755)  # as root, Postgres runs as another user, who has to get in
-        found = Folder(path, [])
-        found.manifest(MANIFEST)
+    with project_folder("watch-", MANIFEST) as found:
         found.ok("up")
         found.ok("apply", "--yes")
         yield found
-        found.run("down")
 
 
 def status(folder: Folder) -> dict[str, dict[str, Any]]:

@@ -9,18 +9,16 @@ import socket
 import stat
 import subprocess
 import sys
-import tempfile
 import urllib.parse
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 
 import psutil
 import psycopg
 import pytest
 import yaml
 
-from tests.support.command import REPOSITORY, Folder
+from tests.support.command import REPOSITORY, Folder, project_folder
 
 pytestmark = pytest.mark.server
 
@@ -36,13 +34,8 @@ apps:
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Folder]:
-    with tempfile.TemporaryDirectory(prefix="day-") as name:
-        path = Path(name)
-        path.chmod(0o755)  # as root, Postgres runs as another user, who has to get in
-        found = Folder(path, [])
-        found.manifest(MANIFEST)
+    with project_folder("day-", MANIFEST) as found:
         yield found
-        found.run("down")
 
 
 @pytest.fixture(scope="module")

@@ -6,7 +6,6 @@ import asyncio
 import json
 import signal
 import subprocess
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +23,7 @@ from multidb.client.redis import SharedChannel
 from multidb.client.redis.keys import KEYED, KEYLESS, key_positions, name_of
 from multidb.ports import choose
 from tests.contract.case_redis import valkey_binary
-from tests.support.command import Folder
+from tests.support.command import Folder, project_folder
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(900)]
 
@@ -42,15 +41,10 @@ apps:
 
 @pytest.fixture(scope="module")
 def folder() -> Iterator[Folder]:
-    with tempfile.TemporaryDirectory(prefix="clients-") as name:
-        path = Path(name)
-        path.chmod(0o755)  # as root, Postgres runs as another user, who has to get in
-        made = Folder(path, [])
-        made.manifest(MANIFEST)
+    with project_folder("clients-", MANIFEST) as made:
         made.ok("up")
         made.ok("apply", "--yes")
         yield made
-        made.run("down")
 
 
 def env_file(folder: Folder, app: str) -> Path:

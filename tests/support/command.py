@@ -15,6 +15,7 @@ import pty
 import subprocess
 import sys
 import tempfile
+from collections.abc import Iterator
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -69,6 +70,20 @@ class Folder:
 
     def manifest(self, text: str) -> None:
         (self.path / "multidb.yaml").write_text(text)
+
+
+@contextlib.contextmanager
+def project_folder(prefix: str, manifest: str) -> Iterator[Folder]:
+    """A project in a temporary folder, whose servers are stopped at the end."""
+    with tempfile.TemporaryDirectory(prefix=prefix) as name:
+        path = Path(name)
+        path.chmod(0o755)  # as root, Postgres runs as another user, who has to get in
+        folder = Folder(path, [])
+        folder.manifest(manifest)
+        try:
+            yield folder
+        finally:
+            folder.run("down")
 
 
 def on_terminal(folder: Path, arguments: list[str], *, typed: str = "", **env: str) -> tuple[int, str]:

@@ -90,6 +90,7 @@ class _TableWriter(ABC):
     one_table = True
 
     def __init__(self) -> None:
+        _imported("pyarrow")  # before anything asks it for a schema
         self._gathered = _Gathered(TableShape(()))
 
     def columns(self, app: str, columns: Sequence[Column]) -> None:
@@ -150,7 +151,6 @@ class DuckDbWriter(_TableWriter):
     def __init__(self, path: Path, table: str | None, project: str, store: str, question: Question) -> None:
         super().__init__()
         self._library: Any = _imported("duckdb")
-        _imported("pyarrow")
         if table is not None and not _NAME.fullmatch(table):
             hint = "letters, digits and _, not a digit first: --table orders"
             raise UsageError(f"{table!r} can't be the name of a table", hint=hint)

@@ -24,7 +24,12 @@ _T = TypeVar("_T")
 
 # Of what a server says: it goes down, comes up, or one of two transactions had to give way. Nothing of them was kept.
 _PASSING: Final = frozenset({"57P01", "57P02", "57P03", "57P05", "40001", "40P01", "53300"})
+_ENDED: Final = "the server has ended the connection"
 _LOGIN: Final = frozenset({"28000", "28P01"})
+
+# A pool waits twice as long after each try to connect: a server that is back after a minute would be met by a pool that
+# sleeps for another. It begins anew after so many seconds, as long as anybody waits for a connection.
+_GIVE_UP_AFTER: Final = 3.0
 
 
 class Postgres:
@@ -40,7 +45,7 @@ class Postgres:
         self._source = source
         self._retries = retries
         self._read_only = read_only
-        self._options = {"min_size": 0, "max_size": 4, **options}
+        self._options = {"min_size": 0, "max_size": 4, "reconnect_timeout": _GIVE_UP_AFTER, **options}
         self._pool: ConnectionPool[Any] | None = None
         self._async_pool: AsyncConnectionPool[Any] | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -80,7 +85,11 @@ class Postgres:
         """The pool, opened when it is first asked for."""
         if self._pool is None:
             self._pool = ConnectionPool(
-                self._current_url, kwargs=self._keywords(), check=_require_open, open=True, **self._options
+                self._current_url,
+                kwargs=self._keywords(),
+                check=self._require_open,
+                open=True,
+                **{"reconnect_failed": _try_again, **self._options},
             )
         return self._pool
 
@@ -90,7 +99,11 @@ class Postgres:
         app.postgres.open()`` opens it."""
         if self._async_pool is None:
             self._async_pool = AsyncConnectionPool(
-                self._current_url_async, kwargs=self._keywords(), check=_require_open_async, open=False, **self._options
+                self._current_url_async,
+                kwargs=self._keywords(),
+                check=self._require_open_async,
+                open=False,
+                **{"reconnect_failed": _try_again_async, **self._options},
             )
         return self._async_pool
 
@@ -166,6 +179,26 @@ class Postgres:
             keywords["options"] = "-c default_transaction_read_only=on"
         return keywords
 
+    def _require_open(self, connection: psycopg.Connection[Any]) -> None:
+        """Asks the socket, not the server, whether a connection is still open: a server that ended it has said so, and
+        an idle one says nothing. It takes microseconds where a question to the server takes as long as a SELECT.
+
+        Raises:
+            psycopg.OperationalError: it is not; the pool gives another one.
+        """
+        if _has_ended(connection):
+            connection.close()  # else the pool takes it for one that is good, and gives it again
+            if self._pool is not None:
+                self._pool.check()  # the others may have ended too; found one by one, each would cost a longer wait
+            raise psycopg.OperationalError(_ENDED)
+
+    async def _require_open_async(self, connection: psycopg.AsyncConnection[Any]) -> None:
+        if _has_ended(connection):
+            await connection.close()
+            if self._async_pool is not None:
+                await self._async_pool.check()
+            raise psycopg.OperationalError(_ENDED)
+
     def _renew(self) -> None:
         """Has no connection kept that was opened with former credentials."""
         if self._pool is not None:
@@ -185,22 +218,18 @@ class Postgres:
         self.close()
 
 
-def _require_open(connection: psycopg.Connection[Any]) -> None:
-    """Asks the socket, not the server, whether a connection is still open: a server that ended it has said so, and
-    an idle one says nothing. It takes microseconds where a question to the server takes as long as a SELECT.
-
-    Raises:
-        psycopg.OperationalError: it is not; the pool gives another one.
-    """
-    _require_silence(connection.fileno())
-
-
-async def _require_open_async(connection: psycopg.AsyncConnection[Any]) -> None:
-    _require_silence(connection.fileno())
-
-
-def _require_silence(descriptor: int) -> None:
+def _has_ended(connection: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) -> bool:
     poll = select.poll()
-    poll.register(descriptor, select.POLLIN | select.POLLHUP | select.POLLERR)
-    if poll.poll(0):
-        raise psycopg.OperationalError("the server has ended the connection")
+    poll.register(connection.fileno(), select.POLLIN | select.POLLHUP | select.POLLERR)
+    return bool(poll.poll(0))
+
+
+def _try_again(pool: ConnectionPool[Any]) -> None:
+    """Has a pool that gave up on a connection begin anew, if anybody waits for one: by itself it would not."""
+    if pool.get_stats().get("requests_waiting"):
+        pool.check()
+
+
+async def _try_again_async(pool: AsyncConnectionPool[Any]) -> None:
+    if pool.get_stats().get("requests_waiting"):
+        await pool.check()

@@ -157,6 +157,7 @@ class Start:
                 section.pop(hosted.name, None)
         server = hosted.server(numbers)
         version = self._answer(kind, server, secret, process.alive, hosted, since)
+        self._progress(hosted.name, "running")  # else the last that is heard of it is that it starts
         self._products.record(hosted.name, version)
         return ServerStatus(hosted.name, hosted.store, ServerState.RUNNING, server, version + moved, pid)
 

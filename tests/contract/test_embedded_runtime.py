@@ -198,9 +198,11 @@ def in_another_process(place: Place, before: str = "", user: str | None = None) 
 def test_up_twice_status_down_and_up_again(place: Callable[..., Place]) -> None:
     it = place("postgres redis qdrant", qdrant={"binary": None})
     assert {status.state for name, status in it.status().items() if name != "qdrant"} == {STOPPED}
-    began = time.monotonic()
-    first = it.up()
+    began, told = time.monotonic(), Told()
+    first = it.up(told)
     took = time.monotonic() - began
+    for name in ("postgres", "redis"):  # a line about what lasts is not about what runs already
+        assert [message for subject, message in told.said if subject == name][-1] == "running"
     assert [first[name].state for name in ("postgres", "redis", "qdrant")] == [RUNNING] * 3
     assert first["postgres"].message.startswith("PostgreSQL 18")
     again = it.up()

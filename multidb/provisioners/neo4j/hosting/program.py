@@ -19,7 +19,7 @@ import socket
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -177,7 +177,10 @@ def train(java: Path, jars: Path, progress: Progress) -> bool:
     cache = aot_cache(java, jars)
     if cache is None or cache.exists():
         return cache is not None
-    progress("neo4j", "preparing quicker starts, once per machine")
+    def tell() -> None:
+        progress("neo4j", "preparing quicker starts, once per machine")
+
+    tell()
     with tempfile.TemporaryDirectory(prefix="multidb-neo4j-") as folder:
         home = Path(folder)
         port = _free_port()
@@ -186,10 +189,10 @@ def train(java: Path, jars: Path, progress: Progress) -> bool:
         prepare(home, bolt_port=port, password=password, heap="384m")
         argv = _argv(java, jars, home, "384m", f"-XX:AOTCacheOutput={made}")
         with contextlib.suppress(OSError, subprocess.TimeoutExpired), _running(argv) as process:
-            if _answers(process, port):
+            if _answers(process, port, tell):
                 _exercise(port, password)
                 process.send_signal(signal.SIGTERM)
-                process.wait(_TIMEOUT)
+                _wait(process, tell)
                 part = cache.with_name(f"{cache.name}.{secrets.token_hex(4)}")
                 shutil.copyfile(made, part)
                 part.replace(cache)
@@ -265,13 +268,25 @@ def _running(argv: list[str]) -> Iterator[subprocess.Popen[bytes]]:
         process.wait()
 
 
-def _answers(process: subprocess.Popen[bytes], port: int) -> bool:
+def _answers(process: subprocess.Popen[bytes], port: int, tell: Callable[[], None]) -> bool:
     deadline = time.monotonic() + _TIMEOUT
     while process.poll() is None and time.monotonic() < deadline:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
             return True
+        tell()
         time.sleep(0.2)
     return False
+
+
+def _wait(process: subprocess.Popen[bytes], tell: Callable[[], None]) -> None:
+    """Waits for its end. Raises `subprocess.TimeoutExpired` where it does not come in time."""
+    deadline = time.monotonic() + _TIMEOUT
+    while (left := deadline - time.monotonic()) > 0:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(min(left, 1.0))
+            return
+        tell()
+    raise subprocess.TimeoutExpired(process.args, _TIMEOUT)
 
 
 def _exercise(port: int, password: Secret) -> None:

@@ -62,15 +62,22 @@ class Baseline:
         return Cause.SERVER if asked else Cause.MANIFEST
 
     def learn(self, resources: Iterable[Resource], changes: Collection[Change], read: Collection[str]) -> None:
-        """Writes down what stands on the server as it is asked for. What is to be changed stays as it was known.
+        """Writes down what stands on the server as it is asked for. What is to be changed stays as it was known, and
+        so does an app with a conflict: the plan does not say what else of it would be changed.
 
         Args:
             resources: the desired ones.
             read: the apps that were read; what is known of them and is no longer asked for is forgotten.
         """
         left = {change.resource.key for change in changes}
-        asked = [resource for resource in resources if resource.key not in left and not resource.step]
-        self._change(lambda known: _learned(known, asked, changes, read))
+        in_conflict = {change.resource.app for change in changes if change.action is Action.CONFLICT}
+        asked = [
+            resource
+            for resource in resources
+            if resource.key not in left and not resource.step and resource.app not in in_conflict
+        ]
+        compared = {app for app in read if app not in in_conflict}
+        self._change(lambda known: _learned(known, asked, changes, compared))
 
     def forget(self, app: str) -> None:
         """Forgets what is known of an app: another may take its name."""

@@ -14,7 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from multidb.errors import MultidbError, ServerSlow
-from multidb.model import Server, time_in_words
+from multidb.model import Server, moment_in_words, time_in_words
 
 __all__ = ["ProgressTimer", "ended_without"]
 
@@ -75,7 +75,7 @@ class ProgressTimer:
         still = self._clock() - self._moved if self._still is None else self._still
         since = datetime.now(UTC) - timedelta(seconds=still)
         length = time_in_words(timedelta(seconds=still))
-        return f"has made no progress for {length} (since {since:%Y-%m-%d %H:%M:%S} UTC), so it is not waited for"
+        return f"has made no progress for {length} (since {moment_in_words(since)}), so it is not waited for"
 
     @property
     def hint(self) -> str:

@@ -18,7 +18,19 @@ from multidb.credentials import issued_at, make_anew
 from multidb.engine import Engine
 from multidb.errors import AuthenticationFailed, MultidbError, NotAllowed, PartlyApplied, Refused, ServerError
 from multidb.fleet import Fleet, Scope
-from multidb.model import App, CredentialUse, Facts, Isolation, Server, Status, StoreContext, Tenant, counted, listed
+from multidb.model import (
+    App,
+    CredentialUse,
+    Facts,
+    Isolation,
+    Server,
+    Status,
+    StoreContext,
+    Tenant,
+    counted,
+    listed,
+    moment_in_words,
+)
 from multidb.provisioners import provisioner
 from multidb.runtime import ServerState
 from multidb.secrets import Alternate
@@ -400,10 +412,10 @@ def uses_in_words(store: str, use: StoreUse) -> str:
 def use_in_words(use: StoreUse) -> str:
     """As `uses_in_words`, where the store is said already."""
     if isinstance(use, UnknownUse):
-        return f"nobody can tell who uses them; the app has others since {use.since:%Y-%m-%d %H:%M} UTC"
+        return f"nobody can tell who uses them; the app has others since {moment_in_words(use.since)}"
     sessions = sum(one.sessions for one in use)
     addresses = sorted({one.address for one in use if one.address})
     began = min((one.since for one in use if one.since is not None), default=None)
     origin = f" from {listed(addresses, 4)}" if addresses else ""
-    since = f", the oldest since {began.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC" if began is not None else ""
+    since = f", the oldest since {moment_in_words(began)}" if began is not None else ""
     return f"{counted(sessions, 'session')}{origin}{since}"

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 
 from multidb.audit.findings import Audit, ServerHole, Tried
-from multidb.model import Outcome
+from multidb.model import Outcome, moment_in_words
 from multidb.secrets import redact
 
 __all__ = ["markdown"]
@@ -44,7 +44,7 @@ def _head(audit: Audit) -> Iterator[str]:
         verdict = "there are no apps, and so no walls"
     yield f"# Isolation audit of {audit.project}\n"
     yield f"- Result: **{verdict}**"
-    yield f"- Started {_time(audit.started)}, finished {_time(audit.finished)}"
+    yield f"- Started {moment_in_words(audit.started)}, finished {moment_in_words(audit.finished)}"
     yield f"- multidb {audit.multidb}"
     yield f"- Apps: {', '.join(audit.apps) or 'none'}"
     yield f"- Probes: {len(audit.tried)}, on pairs of apps: " + (
@@ -163,7 +163,3 @@ def _table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[st
 def _plain(text: str) -> str:
     """Text whose letters are none of Markdown's."""
     return re.sub(r"([\\`*_\[\]<>#|])", r"\\\1", text)
-
-
-def _time(moment: object) -> str:
-    return f"{moment:%Y-%m-%d %H:%M:%S} UTC"

@@ -27,7 +27,7 @@ from multidb.model import App, Progress, ScriptArchive, listed
 from multidb.provisioners import STORES, provisioner
 from multidb.report import Report
 
-__all__ = ["Cloned", "carry", "copy_into", "entry_for", "expired", "shared_options"]
+__all__ = ["Cloned", "carry", "copy_into", "entry_for", "expired", "expires_at", "shared_options"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +77,7 @@ def shared_options(declaration: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 def expired(apps: Mapping[str, App], now: datetime) -> list[App]:
     """The clones whose time is up. What multidb did not make as a clone never is one."""
-    return [app for app in apps.values() if CLONE_OF in app.labels and (_until(app) or now) < now]
+    return [app for app in apps.values() if CLONE_OF in app.labels and (expires_at(app) or now) < now]
 
 
 def copy_into(
@@ -204,7 +204,8 @@ def _mask(engine: Engine, app: App, sql: str) -> None:
             ) from None
 
 
-def _until(app: App) -> datetime | None:
+def expires_at(app: App) -> datetime | None:
+    """When a clone is to go; None: it stays. `UsageError` where its label is no time."""
     text = app.labels.get(EXPIRES)
     try:
         return moment(text) if text else None

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from multidb import files
-from multidb.backup.cloning import copy_into, entry_for
+from multidb.backup.cloning import copy_into, entry_for, expires_at
 from multidb.backup.journal import exclusively
 from multidb.backup.labels import CLONE_OF, EXPIRES
 from multidb.backup.sets import declaration
@@ -22,6 +22,7 @@ from multidb.cli.restore import audited, ready, tell_unshared
 from multidb.errors import Refused, UsageError
 from multidb.fleet import Scope
 from multidb.manifest import app_id
+from multidb.model import moment_in_words
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -83,6 +84,7 @@ def clone(
             tell_unshared(output, source, new, original)
         engine = run.engine(output, project)
         engine.fleet.require(Scope(apps=frozenset({source})))
+        ends = expires_at(engine.project.apps[new])
         record.applied(ready(engine, new))
         done = copy_into(engine, source, new, mask=sql, replace=replace, safety=safety_set, progress=progress)
         record.add("replace", "data", f"that of {source}", new)
@@ -101,7 +103,8 @@ def clone(
     }
     output.document(not openings.own, {**document, **openings.document()})
     output.say(
-        f"{new} has what {source} has.{f' It goes after {until}: multidb expire.' if until else ''}", style="green"
+        f"{new} has what {source} has.{f' It goes after {moment_in_words(ends)}: multidb expire.' if ends else ''}",
+        style="green",
     )
     if kept:
         output.say(f"What it had before is in set {kept}.")

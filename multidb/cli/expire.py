@@ -8,14 +8,15 @@ from typing import Annotated
 import typer
 
 from multidb import removal
+from multidb.backup.cloning import expires_at
 from multidb.backup.journal import exclusively
-from multidb.backup.labels import CLONE_OF, EXPIRES
+from multidb.backup.labels import CLONE_OF
 from multidb.backup.repository import utc_now
 from multidb.cli.options import Run, examples, with_run
 from multidb.cli.output import Output
 from multidb.cli.remove_app import engine_of
 from multidb.errors import MultidbError
-from multidb.model import App
+from multidb.model import App, moment_in_words
 
 __all__ = ["Expired", "remove_expired", "show_expired"]
 
@@ -95,7 +96,8 @@ def _purge(run: Run, output: Output, clone: str) -> None:
 def show_expired(output: Output, done: Expired, verb: str = "removed") -> None:
     """A line for each clone."""
     for clone in done.clones:
-        words = f"{clone.id}, a clone of {clone.labels[CLONE_OF]} until {clone.labels.get(EXPIRES)}"
+        ends = expires_at(clone)
+        words = f"{clone.id}, a clone of {clone.labels[CLONE_OF]}" + (f" until {moment_in_words(ends)}" if ends else "")
         if clone.id in done.failed:
             output.note(f"{words}: {done.failed[clone.id].sentence()}", style="red")
         else:

@@ -28,7 +28,7 @@ from multidb.engine import Engine
 from multidb.errors import ArchiveError, UsageError
 from multidb.fleet import Scope
 from multidb.manifest import app_id
-from multidb.model import listed
+from multidb.model import listed, moment_in_words
 from multidb.provisioners import STORES, provisioner
 from multidb.report import Report
 
@@ -134,7 +134,7 @@ def restore(
     openings = audited(engine, into, output)
     output.document(code == 0 and not openings.own, {**document, **openings.document()})
     output.say(
-        f"{into}: {', '.join(done.tables or done.stores)} as of {copy.backup_set.made:%Y-%m-%d %H:%M:%S} UTC.",
+        f"{into}: {', '.join(done.tables or done.stores)} as of {moment_in_words(copy.backup_set.made)}.",
         style="green",
     )
     for note in done.notes:

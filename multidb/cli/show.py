@@ -56,7 +56,9 @@ def show(
     rows = [(store, has.isolation, has.why) for store, has in access.items()]
     output.table(("store", "isolation", ""), rows, {"enforced": "green", "partial": "yellow", "naming-only": "red"})
     if access and not live:
-        output.say(f"as read on {min(has.read for has in access.values())}; multidb show {entry.app} --live asks now")
+        read = datetime.fromisoformat(min(has.read for has in access.values()))
+        # In the words of moment_in_words, whose package takes longer to import than all that is shown here.
+        output.say(f"as read on {read:%Y-%m-%d %H:%M:%S} UTC; multidb show {entry.app} --live asks now")
     output.say()
     for store, has in access.items():
         output.say(f"  {store}: {', '.join(has.names)}")

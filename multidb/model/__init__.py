@@ -58,6 +58,7 @@ from multidb.model.figures import (
     listed,
     memory_of,
     memory_text,
+    moment_in_words,
     size_in_words,
     time_in_words,
 )
@@ -151,6 +152,7 @@ __all__ = [
     "listed",
     "memory_of",
     "memory_text",
+    "moment_in_words",
     "size_in_words",
     "time_in_words",
     "unwatched",

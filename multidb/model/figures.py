@@ -1,10 +1,10 @@
-"""Sizes, lengths of time and lists, as people write and read them."""
+"""Sizes, moments, lengths of time and lists, as people write and read them."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "listed",
     "memory_of",
     "memory_text",
+    "moment_in_words",
     "size_in_words",
     "time_in_words",
 ]
@@ -86,6 +87,11 @@ def time_in_words(length: timedelta) -> str:
         if seconds >= 2 * _SECONDS[unit]:
             return f"{seconds / _SECONDS[unit]:.0f} {unit}"
     return f"{max(seconds, 0):.0f} s"
+
+
+def moment_in_words(moment: datetime) -> str:
+    """A moment for people, to the second and in UTC: ``2026-11-28 10:31:05 UTC``."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S} UTC"
 
 
 def counted(count: int, one: str, several: str = "") -> str:

@@ -10,11 +10,13 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from multidb_toy.resources import Box
 
 from multidb.baseline import Baseline
 from multidb.engine import Engine
 from multidb.fleet import Fleet, Scope
-from multidb.model import Cause
+from multidb.model import Action, Cause
+from multidb.model import Change as PlannedChange
 from multidb.plan import saved_plan
 from multidb.project import load_project
 from multidb.state import ProjectState
@@ -91,6 +93,19 @@ def test_an_app_that_is_forgotten_is_new(engine: Engine) -> None:  # noqa: F811
     gone(engine)
     Baseline(engine.state, "toy").forget("bob")
     assert causes(engine) == {"bob": None}
+
+
+def test_of_an_app_in_conflict_only_the_conflict_is_known(engine: Engine) -> None:  # noqa: F811
+    """The plan leaves out what else of it would be changed: what it does not name is not as it is asked for."""
+    taken, lid = (Box(name=name, app="eve", colour="blue") for name in ("eve", "eve lid"))
+    conflict = PlannedChange(Action.CONFLICT, taken, replace(taken, owner=None), reason="somebody else's")
+    missing = PlannedChange(Action.CREATE, lid, None)
+    baseline = Baseline(engine.state, "toy")
+    baseline.learn([taken, lid], [conflict], ["eve"])
+    assert baseline.explained(missing).cause is None
+    baseline.learn([taken, lid], [], ["eve"])
+    baseline.learn([taken, lid], [conflict], ["eve"])
+    assert baseline.explained(missing).cause is Cause.SERVER, "what was known stays"
 
 
 def test_what_was_lost_costs_nothing_but_the_answer(engine: Engine) -> None:  # noqa: F811

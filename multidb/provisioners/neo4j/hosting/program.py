@@ -177,6 +177,7 @@ def train(java: Path, jars: Path, progress: Progress) -> bool:
     cache = aot_cache(java, jars)
     if cache is None or cache.exists():
         return cache is not None
+
     def tell() -> None:
         progress("neo4j", "preparing quicker starts, once per machine")
 

@@ -96,12 +96,14 @@ class RunRecord:
     Args:
         apps: whom it is about.
         plan: the digest of the plan that it carries out.
+        ends_in: where its end is written, of a run that has moved the history itself; None: where it began.
     """
 
     apps: tuple[str, ...]
     plan: str | None = None
     changes: list[RecordedChange] = field(default_factory=list)
     error: MultidbError | None = None
+    ends_in: ProjectState | None = None
 
     def applied(self, *reports: Report) -> None:
         """Adds what applies have done; and that they failed, where they did."""
@@ -250,7 +252,8 @@ class RunHistory:
             raise
         finally:
             try:
-                self.append({"event": "ended", "run": run, "outcome": outcome.value, **_result(record, error)})
+                kept = self._kept if record.ends_in is None else opened(record.ends_in)
+                kept.add({"event": "ended", "run": run, "outcome": outcome.value, **_result(record, error)})
             except MultidbError as why:
                 lost(why)
 

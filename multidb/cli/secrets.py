@@ -60,7 +60,7 @@ def move(run: Run, to: ToOption, yes: YesOption = False) -> int:
         question = f"Move {counted(len(names), 'secret')} from {old} to {new}, and delete what is there now?"
         if not ask(question, yes=yes):
             raise Refused("nothing was moved")
-        with output.working():
+        with output.working(), run.recorded(state, ()) as record:
             if project.secrets != new:
                 moving.copy()
                 _remember(state, old)
@@ -68,6 +68,7 @@ def move(run: Run, to: ToOption, yes: YesOption = False) -> int:
                 moving.copy()  # what another run has put there until now
             left = moving.delete()
             _remember(state, None)
+            record.add("move", "secrets", str(new))
     output.document(not left, {"from": str(old), "to": str(new), "moved": len(names) - len(left), "left": left})
     output.say(f"Moved {counted(len(names) - len(left), 'secret')} from {old} to {new}.")
     for name in left:
@@ -92,7 +93,9 @@ def rekey(run: Run) -> int:
             where=project.file,
             hint="move them: multidb secrets move --to '{age: {file: secrets.age, recipients: [age1...]}}'",
         )
-    again(spec.options, Path(project.root))
+    with run.recorded(open_state(project), ()) as record:
+        again(spec.options, Path(project.root))
+        record.add("encrypt", "secrets", str(spec))
     run.output.document(True, {"secrets": str(spec)})
     run.output.say(f"Encrypted anew: {spec}.")
     return 0

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -16,15 +18,15 @@ from multidb.document import Unreadable
 from multidb.errors import ManifestError, Refused, UsageError
 from multidb.fleet import Scope
 from multidb.model import Action, Project, listed
-from multidb.model.state_options import is_folder, is_state_address
+from multidb.model.state_options import FOLDER, is_folder, is_state_address
 from multidb.plan import LOST
 from multidb.project import load_project
 from multidb.sections import ANY, SECTIONS
 from multidb.state import ProjectState, holder
-from multidb.state_folder import MACHINE, FolderStateStore
+from multidb.state_folder import MACHINE
 from multidb.state_store import StateStore, identified, refuse_moved, state_of
 from multidb.state_stores import open_state, open_state_store
-from multidb.state_stores.move import move_state
+from multidb.state_stores.move import is_moved, move_state
 from multidb.tombstone import tombstones
 
 app = typer.Typer(
@@ -99,13 +101,15 @@ def push(
     _refuse_stranger(given, there, project, str(copy))
     if not ask(f"Put {copy} in the place of the state in {store.title}?", yes=yes):
         raise Refused("nothing was changed")
-    with output.working(), store.change(holder("multidb state push")) as document:
-        refuse_moved(document, store.title)
-        _refuse_stranger(given, document, project, str(copy))
-        for name in _shared(document):
-            del document[name]
-        document.update(given)
-        identified(document, project.name)
+    with output.working(), run.recorded(open_state(project), ()) as record:
+        with store.change(holder("multidb state push")) as document:
+            refuse_moved(document, store.title)
+            _refuse_stranger(given, document, project, str(copy))
+            for name in _shared(document):
+                del document[name]
+            document.update(given)
+            identified(document, project.name)
+        record.add("replace", "state", store.title)
     output.document(True, {"kept_in": store.title, "sections": sorted(_shared(given))})
     output.say(f"The state in {store.title} is what {copy} says.")
     return 0
@@ -136,18 +140,24 @@ def move(
     _refuse_no_place(address)
     _drafted(run, address)
     old, new = _store(project), open_state_store(project, address)
-    if project.state == address:
-        old = FolderStateStore(Path(project.root) / ".multidb")  # the manifest was edited by hand before
+    here = project.state
+    if here == address:
+        here, old = FOLDER, open_state_store(project, FOLDER)  # the manifest was edited by hand before
         if is_folder(address) or "moved" in old.read().document or not _shared(old.read().document):
             output.document(True, {"from": None, "to": new.title, "moved": 0})
             output.say(f"The state is kept there already: {new.title}.")
             return 0
+    gone = is_moved(old, address)
     if not ask(f"Move the state from {old.title} to {new.title}, and change {project.file} to say so?", yes=yes):
         raise Refused("nothing was moved")
-    with output.working():
+    ends = open_state(replace(project, state=address))
+    begins = ends if gone else open_state(replace(project, state=here))  # the history goes along
+    with output.working(), run.recorded(begins, ()) as record:
         moved = move_state(old, new, address, project.name, holder("multidb state move"))
-    if project.state != address:
-        _write(run, address)
+        record.ends_in = ends
+        if project.state != address:
+            _write(run, address)
+        record.add("move", "state", new.title)
     output.document(True, {"from": old.title, "to": new.title, "moved": moved})
     output.say(f"The state is in {new.title} now; {old.title} says so to whoever looks there.")
     return 0
@@ -165,11 +175,16 @@ def recover(run: Run) -> int:
     project = run.project(offline=True)
     state = open_state(project)
     with output.working():
+        is_lost = not _shared(state.store.read().document)
+        recording = run.recorded(state, ()) if is_lost else nullcontext()  # else it is a plan, which changes nothing
+    with output.working(), recording as record:
         state.start_anew(project.name)
         engine = run.engine(output, project)
         known = set(tombstones(engine.state))
         plan = engine.plan(Scope())
         engine.state.refresh()
+        if record is not None:
+            record.add("recover", "state", state.store.title)
     numbers = {server: dict(of) for server, of in sorted(engine.state.read("numbers").items())}
     removed = sorted(set(tombstones(engine.state)) - known)
     lost = sorted(
@@ -204,14 +219,17 @@ def unlock(
     yes: YesOption = False,
 ) -> int:
     """Take a lock from a run that is dead for certain. Whoever holds it can write nothing from then on."""
-    output = run.output
-    store = _store(run.project(offline=True))
+    output, project = run.output, run.project(offline=True)
+    store = _store(project)
     with output.working():
         held = next((held for held in store.locks() if held.id == lock), None)
     if held is not None and not ask(f"Take the lock {held.name} from {held.who}?", yes=yes):
         raise Refused("nothing was changed")
-    with output.working():
+    if held is None or is_folder(project.state):  # whose locks end with their processes
+        store.unlock(lock)
+    with output.working(), run.recorded(open_state(project), ()) as record:
         taken = store.unlock(lock)
+        record.add("take", "lock", f"{taken.name} from {taken.who}")
     output.document(True, {"taken": taken.document()})
     output.say(f"Took the lock {taken.name} from {taken.who}.")
     return 0

@@ -6,9 +6,25 @@ from multidb.errors import Locked, Refused
 from multidb.state_folder import MACHINE
 from multidb.state_store import Holder, KeptFile, StateStore, identified, refuse_moved
 
-__all__ = ["move_state"]
+__all__ = ["is_moved", "move_state"]
 
 _OF_PLACE = frozenset({"identity", "moved", "version"})
+
+
+def is_moved(old: StateStore, address: str) -> bool:
+    """Whether the state was moved from there to the address already.
+
+    Raises:
+        Refused: it was moved elsewhere.
+        Locked: a run is at work with it.
+    """
+    there = old.read().document
+    if there.get("moved", {}).get("to") == address:
+        return True
+    refuse_moved(there, old.title)
+    for lock in old.locks():
+        raise Locked(f"a run is at work: {lock.who}", where=old.title, hint="wait for it to end, then run it again")
+    return False
 
 
 def move_state(old: StateStore, new: StateStore, address: str, project: str, holder: Holder) -> int:
@@ -27,12 +43,8 @@ def move_state(old: StateStore, new: StateStore, address: str, project: str, hol
         Locked: a run is at work with it.
         StateUnavailable: one of the places cannot be reached; the state is where it was.
     """
-    there = old.read().document
-    if there.get("moved", {}).get("to") == address:
+    if is_moved(old, address):
         return 0
-    refuse_moved(there, old.title)
-    for lock in old.locks():
-        raise Locked(f"a run is at work: {lock.who}", where=old.title, hint="wait for it to end, then run it again")
     with old.change(holder) as document:  # a copy of it is known again by this, if we end before the next step does
         identified(document, project)
     with old.change(holder) as document:

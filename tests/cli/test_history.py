@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyrage
 import pytest
 
 from multidb.cli.command_line import COMMANDS
@@ -41,11 +42,15 @@ CHANGING = {
     "remove-app": "remove-app bob --no-backup --yes",
     "undo-remove": "undo-remove bob",
     "purge": "purge bob --yes-destroy bob",
+    "state push": "state push state.json --yes",
+    "secrets move": "secrets move --to {age: {file: secrets.age, recipients: [age1...]}} --yes",
+    "secrets rekey": "secrets rekey",
 }
-"""What changes apps, their places or their sets, each by an example."""
+"""What changes apps, their places or their sets, or what is remembered of them, each by an example."""
 
-NOT_HERE = {"recover", "rotate"}
-"""Change something too, and take a Neo4j; or a Postgres, as test_rotation_run.py has one."""
+NOT_HERE = {"recover", "rotate", "state move", "state recover", "state unlock"}
+"""Change something too, and take a Neo4j; or a Postgres, as test_rotation_run.py has one; or a shared state, as
+test_state_places.py has it."""
 
 CHANGING_NOTHING = {
     *(
@@ -63,10 +68,9 @@ CHANGING_NOTHING = {
         "render",
     ),
     *("plan", "apps", "show", "env", "connect", "health", "audit", "history"),
-    *("backups list", "backups show", "backups verify", "backups copy", "secrets move", "secrets rekey"),
-    *("state show", "state pull", "state push", "state move", "state recover", "state unlock"),
+    *("backups list", "backups show", "backups verify", "backups copy", "state show", "state pull"),
 }
-"""Of apps, their places and their sets."""
+"""Of apps, their places and their sets, and of what is remembered of them."""
 
 
 def test_of_every_command_it_is_known_whether_it_has_a_place_in_the_history() -> None:
@@ -92,7 +96,9 @@ def changes(run: RecordedRun) -> set[str]:
     return {f"{change.action} {change.kind}" for change in run.changes}
 
 
-def test_each_command_that_changes_something_is_recorded_and_none_that_does_not(folder: Folder) -> None:
+def test_each_command_that_changes_something_is_recorded_and_none_that_does_not(
+    folder: Folder, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for command, app, change in (
         ("apply --yes", "ann", "create acl user"),
         ("apply --yes", "", ""),  # there is nothing to do
@@ -124,13 +130,34 @@ def test_each_command_that_changes_something_is_recorded_and_none_that_does_not(
             assert (app in run.apps, change in changes(run)) == (True, True), command
             assert (run.plan is not None) == any(each.server for each in run.changes)
 
+    identity = pyrage.x25519.Identity.generate()
+    (folder.path / "identity.txt").write_text(f"{identity}\n")
+    (folder.path / "identity.txt").chmod(0o600)
+    monkeypatch.setenv("MULTIDB_SECRETS_IDENTITY", str(folder.path / "identity.txt"))
+    key = identity.to_public()
+    (folder.path / "state.json").write_text(folder.ok("state", "pull").out)
+    for command, change in (
+        (("state", "push", "state.json", "--yes"), "replace state"),
+        (("secrets", "move", "--to", f"{{age: {{file: secrets.age, recipients: [{key}]}}}}", "--yes"), "move secrets"),
+        (("secrets", "rekey"), "encrypt secrets"),
+        (("secrets", "move", "--to", "file", "--yes"), "move secrets"),
+        (("secrets", "move", "--to", "file", "--yes"), ""),  # they are there
+        (("state", "recover"), ""),  # nothing is lost
+    ):
+        before = len(recorded(folder))
+        folder.ok(*command)
+        *earlier, run = recorded(folder)
+        assert len(earlier) + 1 == before + bool(change), command
+        if change:
+            assert (run.command, run.outcome, changes(run)) == (" ".join(command[:2]), RunOutcome.DONE, {change})
+
     about = folder.ok("history", "bob", "--json").json()
     assert [run["command"] for run in about["runs"]] == [
         *("purge", "remove-app", "undo-remove", "remove-app"),
         *("query", "add-app"),
     ]
     assert folder.ok("history", "--since", "1s", "--app", "nobody", "--json").json()["runs"] == []
-    text = folder.ok("history", "--limit", "2", "-v").out
+    text = folder.ok("history", "bob", "--limit", "2", "-v").out
     assert "purge app bob" in text
     assert "more: --limit" in text
 

@@ -106,16 +106,29 @@ def team(
     admin = f"postgresql://postgres:{secrets['@postgres/postgres/admin']}@{where['postgres']}/postgres"
     team = Team(*folders, place, admin)
     yield team
+    purged: set[str] = set()
     for folder in folders:  # the next project's apps are called as these
-        for name in re.findall(r"^  (\w+): {stores", (folder.path / "multidb.yaml").read_text(), re.MULTILINE):
+        text = (folder.path / "multidb.yaml").read_text()
+        for name in {*re.findall(r"^  (\w+): {stores", text, re.MULTILINE)} - purged:
             folder.run("remove-app", name, "--yes", "--no-backup")
-            folder.run("purge", name, "--yes-destroy", name)
+            if folder.run("purge", name, "--yes-destroy", name).code == 0:
+                purged.add(name)
+    take_away(team)
 
 
 def numbers(folder: Folder) -> dict[str, int]:
     pulled = json.loads(folder.ok("state", "pull").out)
     found: dict[str, int] = pulled["numbers"]["redis"]
     return found
+
+
+def history(folder: Folder) -> list[tuple[str, str, list[str]]]:
+    """What the history says: of each run, the newest first, its command, what came of it and the changes."""
+    runs = folder.ok("history", "--json").json()["runs"]
+    return [
+        (run["command"], run["outcome"], [f"{change['action']} {change['kind']}" for change in run["changes"]])
+        for run in runs
+    ]
 
 
 def test_two_folders_are_one_project(team: Team) -> None:
@@ -130,6 +143,9 @@ def test_two_folders_are_one_project(team: Team) -> None:
     assert numbers(one) == before
     one.ok("plan", "--check")
     assert one.ok("state", "move", "--to", team.place, "--yes", "--json").json()["from"] is None
+    (moving, applied) = history(one)
+    assert moving == ("state move", "done", ["move state"])
+    assert (applied[:2], "create database" in applied[2]) == (("apply", "done"), True)
 
     # The manifest of before, in the folder of before: it says where the state went, and what it says works.
     (one.path / "multidb.yaml").write_text(committed)
@@ -138,6 +154,7 @@ def test_two_folders_are_one_project(team: Team) -> None:
     (command,) = re.findall(r"multidb (state move --to \S+)", refused.err)
     one.ok(*shlex.split(command), "--yes")
     assert (one.path / "multidb.yaml").read_text() == committed + stated
+    assert [run[0] for run in history(one)] == ["state move", "state move", "apply"]
 
     # The other folder has the same manifest and the secrets, and knows all the rest.
     team.share(one, other)
@@ -199,6 +216,9 @@ def test_a_state_that_cannot_be_had_is_no_empty_one(team: Team) -> None:
     assert recovered["removed"] == ["bob"]
     assert recovered["numbers"]["redis"]["ann"] == before["ann"]
     assert recovered["lost"] == []
+    assert history(one)[0] == ("state recover", "done", ["recover state"])
+    one.ok("state", "recover")  # nothing is lost
+    assert [run[0] for run in history(one)].count("state recover") == 1
     team.share(one, other)
     other.ok("plan", "--check")
     assert list(other.ok("purge", "--json").json()["removed"]) == ["bob"]
@@ -211,6 +231,7 @@ def test_a_state_that_cannot_be_had_is_no_empty_one(team: Team) -> None:
     (one.path / "copy.json").write_text(one.ok("state", "pull").out)
     one.ok("undo-remove", "bob")
     one.ok("state", "push", "copy.json", "--yes")
+    assert history(other)[0] == ("state push", "done", ["replace state"])
     assert list(other.ok("purge", "--json").json()["removed"]) == ["bob"]
     one.ok("undo-remove", "bob")
 
@@ -244,6 +265,7 @@ def test_a_lock_of_the_dead_is_shown_and_taken(team: Team) -> None:
         unasked = one.run(*command.split(), stdin="")
         assert unasked.code == 3
         one.ok(*command.split(), "--yes")
+        assert history(one)[0] == ("state unlock", "done", ["take lock"])
         one.ok("remove-app", "bob", "--yes", "--no-backup")
     one.ok("undo-remove", "bob")
 
@@ -289,7 +311,7 @@ def take_away(team: Team) -> None:
     """As by an accident of somebody who may."""
     if team.place == "postgres":
         with psycopg.connect(team.admin, autocommit=True) as connection:
-            connection.execute('DROP DATABASE "multidb-state-team_postgres" WITH (FORCE)')
+            connection.execute('DROP DATABASE IF EXISTS "multidb-state-team_postgres" WITH (FORCE)')
     else:
         _, _, bucket, prefix = team.place.split("/")
         seaweedfs.client(os.environ["AWS_ENDPOINT_URL_S3"]).delete_object(Bucket=bucket, Key=f"{prefix}/state.json")

@@ -14,7 +14,7 @@ from multidb.provisioners import INCLUDED, STORES, provisioner
 from multidb.secret_stores import secret_options
 from multidb.state import ProjectState
 from multidb.state_store import refuse_moved
-from multidb.state_stores import open_state
+from multidb.state_stores import open_state, state_address
 from multidb.tombstone import tombstones
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def load_project(
 
     def load(removed: Mapping[str, manifest.Removed]) -> Project:
         kinds = secret_options()
-        return manifest.load(path, store_schemas(), overlay=overlay, removed=removed, texts=texts, secrets=kinds)
+        return manifest.load(path, store_schemas(), overlay, removed, texts, kinds, state_address)
 
     project = load(removed)
     if is_folder(project.state):

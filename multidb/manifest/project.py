@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from collections.abc import Mapping as MappingType
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from pydantic import BaseModel, ValidationError
 
@@ -35,7 +35,7 @@ from multidb.manifest.schema import VERSION, Shape, StoreSchema
 from multidb.model import App, Enforce, Project, Quota, RuntimeKind, ServerSpec
 from multidb.model.options import Section
 from multidb.model.secret_options import INCLUDED_SECRETS
-from multidb.model.state_options import is_folder, is_s3
+from multidb.model.state_options import INCLUDED_STATES, StateAddress, is_folder, scheme_of
 
 __all__ = ["Removed", "load"]
 
@@ -57,6 +57,9 @@ class Removed:
     settled: bool = True
 
 
+StateAddresses: TypeAlias = Callable[[str], StateAddress | None]
+
+
 def load(
     path: Path,
     stores: MappingType[str, StoreSchema],
@@ -64,6 +67,7 @@ def load(
     removed: MappingType[str, Removed] | None = None,
     texts: MappingType[Path, str] | None = None,
     secrets: MappingType[str, type[Section]] = INCLUDED_SECRETS,
+    states: StateAddresses = INCLUDED_STATES.get,
 ) -> Project:
     """Reads the manifest at `path`, the files that it includes and, for an environment, the file laid over it.
 
@@ -75,6 +79,7 @@ def load(
         removed: apps that were taken out of the manifest; no other app may take a name of theirs.
         texts: what is read in the place of these files, which are not written yet.
         secrets: the kinds of secret stores that there are, with the options of each.
+        states: by scheme, how the addresses of places for the state look; None: there is no such place.
 
     Raises:
         ManifestError: with every problem of every file.
@@ -86,7 +91,7 @@ def load(
         top = files.tree(overlay)
     except ManifestError as error:
         raise ManifestError(error.problems, str(path)) from None
-    project = _Reading(top, path, Shape(stores, secrets), problems, removed or {}).project()
+    project = _Reading(top, path, Shape(stores, secrets), problems, removed or {}, states).project()
     if project is None or problems:
         raise ManifestError(problems, str(path))
     return replace(project, sources=files.digests)
@@ -236,9 +241,16 @@ class _Reading:
     """One tree against one set of stores."""
 
     def __init__(
-        self, top: Mapping, path: Path, shape: Shape, problems: list[Problem], removed: MappingType[str, Removed]
+        self,
+        top: Mapping,
+        path: Path,
+        shape: Shape,
+        problems: list[Problem],
+        removed: MappingType[str, Removed],
+        states: StateAddresses,
     ) -> None:
         self._top = top
+        self._states = states
         self._tombstones = removed
         self._path = path
         self._shape = shape
@@ -468,13 +480,19 @@ class _Reading:
                 self._problems.append(place.problem(f"servers.{store}.{option}: {why}"))
 
     def _check_state(self, address: str, runtime: RuntimeKind) -> None:
-        """A state that is kept on a server: of a store that can, and that does not go with this machine."""
+        """A state that is kept at an address: of a kind that there is. One that is kept on a server: of a store that
+        can, and that does not go with this machine."""
         entry = self._top.entries.get("state")
-        if entry is None or is_folder(address) or is_s3(address):
+        if entry is None or is_folder(address):
             return
         keepers = [name for name, schema in self._stores.items() if schema.keeps_state]
-        if address not in keepers:
-            known = ", ".join([".multidb/", "s3://BUCKET/PREFIX", *keepers])
+        scheme = scheme_of(address)
+        form = self._states(scheme) if scheme else None
+        if form is not None:
+            if not form.fits(address):
+                self._problems.append(entry.value.place.problem(f"state must be {form.form}"))
+        elif address not in keepers:
+            known = ", ".join([".multidb/", *(form.form for form in INCLUDED_STATES.values()), *keepers])
             self._problems.append(
                 entry.value.place.problem(f'no state can be kept in "{address[:80]}"', f"Name one of: {known}.")
             )

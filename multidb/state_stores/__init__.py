@@ -1,12 +1,22 @@
-"""Where a project's state is kept: in its folder, in S3, or on a server of a store that can keep one."""
+"""Where a project's state is kept: in its folder, on a server of a store that can keep one, or at an address. The kinds
+of places that have addresses are those that come with multidb, each a module here, and those that packages installed
+beside it add as entry points of the group ``multidb.states``.
+
+    [project.entry-points."multidb.states"]
+    toy = "multidb_toy.state"                # the module whose ``STATE_STORE`` it is; for addresses toy://...
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
+from importlib import import_module
 from pathlib import Path
+from typing import Final
 
-from multidb.errors import MultidbError, StateUnavailable
+from multidb.errors import MultidbError, StateUnavailable, UsageError
 from multidb.model import Project, Server
-from multidb.model.state_options import is_folder, is_s3
+from multidb.model.state_options import INCLUDED_STATES, StateAddress, is_folder, scheme_of
 from multidb.provisioners import provisioner
 from multidb.runtime import open_runtime
 from multidb.secret_stores import open_secret_store
@@ -14,8 +24,11 @@ from multidb.secrets import Secret
 from multidb.state import FILE, ProjectState, holder
 from multidb.state_folder import FolderStateStore
 from multidb.state_store import StateStore
+from multidb.state_stores.kind import StateStoreKind
 
-__all__ = ["open_state", "open_state_store"]
+__all__ = ["open_state", "open_state_store", "state_address", "state_store_kind"]
+
+_GROUP: Final = "multidb.states"
 
 
 def open_state(project: Project) -> ProjectState:
@@ -47,13 +60,58 @@ def open_state_store(project: Project, address: str) -> StateStore:
     root = Path(project.root)
     if is_folder(address):
         return FolderStateStore(root / ".multidb")
-    if is_s3(address):
-        from multidb.state_stores.s3 import S3StateStore
-
-        return S3StateStore(address, project.name)
+    if scheme := scheme_of(address):
+        return state_store_kind(scheme).open(address, project.name, root)
     keeper = provisioner(address).state_store
     assert keeper is not None, f"the manifest was not checked: {address}"
     return keeper(lambda: _reached(project, address), project.name, f"multidb state of {holder('')['user']}")
+
+
+def state_address(scheme: str) -> StateAddress | None:
+    """How addresses with this scheme look; None: there is no such kind of place.
+
+    Raises:
+        UsageError: the package that adds it cannot be used.
+    """
+    if scheme in INCLUDED_STATES:
+        return INCLUDED_STATES[scheme]
+    return state_store_kind(scheme).address if scheme in _added() else None
+
+
+@cache
+def state_store_kind(scheme: str) -> StateStoreKind:
+    """The kind of place whose addresses begin so.
+
+    Raises:
+        UsageError: there is no such kind; or the package that adds it cannot be used.
+    """
+    module = f"{__name__}.{scheme}" if scheme in INCLUDED_STATES else _added().get(scheme, "")
+    if not module:
+        known = ", ".join([*INCLUDED_STATES, *_added()])
+        raise UsageError(f"no state can be kept in {scheme}://", hint=f"addresses that can: {known}")
+    try:
+        kind = getattr(import_module(module), "STATE_STORE", None)
+    except ImportError as error:
+        raise _unusable(scheme, module, f"cannot be imported: {error}") from None
+    if not isinstance(kind, StateStoreKind) or kind.scheme != scheme:
+        raise _unusable(scheme, module, "has no STATE_STORE of this scheme")
+    return kind
+
+
+@cache
+def _added() -> Mapping[str, str]:
+    """By scheme the modules of the kinds that other packages add. None takes the place of one of ours."""
+    from importlib.metadata import entry_points
+
+    return {point.name: point.value for point in entry_points(group=_GROUP) if point.name not in INCLUDED_STATES}
+
+
+def _unusable(scheme: str, module: str, problem: str) -> UsageError:
+    return UsageError(
+        f"its module {module} {problem}",
+        where=f"state {scheme}://",
+        hint="install another version of the package that adds it, or uninstall it",
+    )
 
 
 def _reached(project: Project, name: str) -> tuple[Server, Secret | None]:

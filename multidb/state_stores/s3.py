@@ -18,12 +18,14 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from secrets import token_hex
 from typing import Any, Final
 
 from multidb import s3
 from multidb.document import moment
 from multidb.errors import Locked, Refused, StateUnavailable, UsageError
+from multidb.model.state_options import INCLUDED_STATES
 from multidb.secrets import redact
 from multidb.state_store import (
     TURN,
@@ -40,8 +42,9 @@ from multidb.state_store import (
     state_of,
     state_text,
 )
+from multidb.state_stores.kind import StateStoreKind
 
-__all__ = ["LEASE", "S3StateStore"]
+__all__ = ["LEASE", "STATE_STORE", "S3StateStore"]
 
 LEASE: Final = 30.0  # seconds for which a lock outlives its holder
 _CONNECT, _READ, _TRIES = 5, 20, 3  # seconds, seconds, attempts at one request
@@ -499,3 +502,10 @@ def _time_of(answer: Mapping[str, Any]) -> datetime:
         return parsedate_to_datetime(str(date)).astimezone(UTC)
     except ValueError:
         return datetime.now(UTC)
+
+
+def _open(address: str, project: str, _: Path) -> S3StateStore:
+    return S3StateStore(address, project)
+
+
+STATE_STORE: Final = StateStoreKind("s3", INCLUDED_STATES["s3"], _open)

@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from multidb.ports import choose
+from tests.support import toy_package
 from tests.support.command import REPOSITORY, Folder
 
 pytestmark = pytest.mark.server
@@ -49,11 +50,7 @@ class Beside(Folder):
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The toy store, installed as pip installs any package."""
-    target = tmp_path_factory.mktemp("packages")
-    pip = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-index", "--no-deps"]
-    source = str(REPOSITORY / "tests" / "toy")
-    subprocess.run([*pip, "--no-build-isolation", "--target", str(target), source], check=True)
-    return target
+    return toy_package.install(tmp_path_factory.mktemp("packages"))
 
 
 @pytest.fixture(scope="module")
@@ -172,14 +169,38 @@ def test_a_package_that_is_not_what_it_says_is_named(folder: Beside, tmp_path: P
     broken = tmp_path / "broken_toy-1.0.dist-info"
     broken.mkdir()
     (broken / "METADATA").write_text("Metadata-Version: 2.1\nName: broken-toy\nVersion: 1.0\n")
-    (broken / "entry_points.txt").write_text("[multidb.stores]\nbroken = broken_toy\n")
     project = Beside(tmp_path, [])
     project.packages = tmp_path
-    project.manifest(MANIFEST)
-    done = project.run("validate")
-    assert done.code != 0
-    assert "store broken: its module broken_toy cannot be imported" in done.err
-    assert "uninstall it" in done.err
+    for group, what in (("stores", "store broken"), ("states", "state broken://")):
+        (broken / "entry_points.txt").write_text(f"[multidb.{group}]\nbroken = broken_toy\n")
+        project.manifest(f"{MANIFEST}state: broken://here\n")
+        done = project.run("validate")
+        assert done.code != 0
+        assert f"{what}: its module broken_toy cannot be imported" in done.err
+        assert "uninstall it" in done.err
+
+
+def test_the_state_is_kept_in_a_place_that_a_package_adds(folder: Beside, tmp_path: Path) -> None:
+    place = f"toy://{tmp_path}/shop.db"
+    folder.ok("up")
+    folder.ok("apply", "--yes")
+    wrong = folder.run("state", "move", "--to", "toy://shop", "--yes")
+    assert (wrong.code, "state must be toy:///FILE" in wrong.err) == (2, True)
+    folder.ok("state", "move", "--to", place, "--yes")
+    assert f"state: '{place}'" in (folder.path / "multidb.yaml").read_text()
+    folder.ok("plan", "--check")
+    folder.ok("add-app", "dan", "--stores", "toy", "--yes")
+    shown = folder.ok("state", "show", "--json").json()
+    assert (shown["kept_in"], shown["locks"]) == (place, [])
+    runs = [run["command"] for run in folder.ok("history", "--json").json()["runs"]]
+    assert runs[:2] == ["add-app", "state move"]
+    other = Beside(tmp_path, [])
+    other.packages = tmp_path  # which has no such package
+    other.manifest((folder.path / "multidb.yaml").read_text().replace("toy", "redis").replace("redis://", "toy://"))
+    unknown = other.run("plan")
+    assert (unknown.code, f'no state can be kept in "{place}"' in unknown.err) == (2, True)
+    folder.ok("state", "move", "--to", ".multidb/", "--yes")
+    folder.ok("purge", "--json")
 
 
 def served(folder: Beside) -> tuple[str, str]:

@@ -273,9 +273,10 @@ def test_a_lock_of_the_dead_is_shown_and_taken(team: Team) -> None:
 @pytest.mark.parametrize(
     ("address", "message"),
     [
-        ("gs://states/digi", "state must be .multidb/, s3://BUCKET/PREFIX or postgres"),
-        ("s3://", "state must be .multidb/, s3://BUCKET/PREFIX or postgres"),
-        ("s3://states/../digi", "state must be .multidb/, s3://BUCKET/PREFIX or postgres"),
+        ("states/digi", "state must be .multidb/, s3://BUCKET/PREFIX or postgres"),
+        ("gs://states/digi", 'no state can be kept in "gs://states/digi"'),
+        ("s3://", "state must be s3://BUCKET/PREFIX"),
+        ("s3://states/../digi", "state must be s3://BUCKET/PREFIX"),
         ("redis", 'no state can be kept in "redis"'),
         ("postgres", "in a server of this machine's only"),
     ],

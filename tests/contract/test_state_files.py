@@ -1,10 +1,9 @@
 """What is kept beside the state (the history, sizes, checks, baselines) is the project's in every place of it: on the
-real thing, a folder, S3 as SeaweedFS and as moto have it, and Postgres."""
+real thing, a folder, S3 as SeaweedFS and as moto have it, Postgres, and a place that another package adds."""
 
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -28,9 +27,8 @@ from multidb.state_folder import FolderStateStore
 from multidb.state_store import StateStore
 from multidb.state_stores.move import move_state
 from multidb.usage import History, Look
-from tests.contract.test_state_stores import Place, moto, place, postgres, seaweed  # noqa: F401
+from tests.contract.test_state_stores import Place, moto, place, postgres, seaweed, toy  # noqa: F401
 from tests.support import seaweedfs
-from tests.support.command import REPOSITORY
 
 pytestmark = pytest.mark.server
 
@@ -323,7 +321,7 @@ def test_a_run_that_is_told_to_end_gives_its_locks_back_and_says_so(place: Place
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        env=place.env(),
     )
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"

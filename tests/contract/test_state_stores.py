@@ -1,5 +1,5 @@
 """Every place of a project's state keeps what `multidb.state_store.StateStore` promises, on the real thing: a folder,
-S3 as SeaweedFS and as moto have it, and Postgres."""
+S3 as SeaweedFS and as moto have it, Postgres, and a place that another package adds."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import http.server
 import itertools
 import json
 import os
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -20,20 +21,23 @@ from typing import Any
 import psycopg
 import pytest
 
+from multidb import state_stores
 from multidb.errors import Conflict, Locked, NewerFormat, Refused, StateUnavailable, UsageError
-from multidb.model import Server
+from multidb.model import Project, RuntimeKind, Server
 from multidb.provisioners.postgres.driver.state_store import PostgresStateStore, database_of
 from multidb.secrets import Secret
 from multidb.state import holder
 from multidb.state_folder import FolderStateStore
 from multidb.state_store import StateStore
+from multidb.state_stores import open_state_store
 from multidb.state_stores.s3 import S3StateStore
-from tests.support import seaweedfs
+from tests.support import seaweedfs, toy_package
+from tests.support.command import REPOSITORY
 from tests.support.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 
 pytestmark = pytest.mark.server
 
-_KINDS = ("folder", "s3", "moto", "postgres")
+_KINDS = ("folder", "s3", "moto", "postgres", "toy")
 _LEASE = 2.0
 _PROJECT = "digi"
 
@@ -65,6 +69,10 @@ class Place:
     def open(self, project: str = _PROJECT) -> StateStore:
         return opened({**self.where, "kind": self.kind, "project": project})
 
+    def env(self) -> dict[str, str]:
+        """Of another process, which finds what this one does."""
+        return {**os.environ, "PYTHONPATH": os.pathsep.join([str(REPOSITORY), self.where.get("packages", "")])}
+
     def run(self, does: str, **more: Any) -> subprocess.Popen[str]:
         """Another process that has opened it."""
         given = json.dumps({**self.where, "kind": self.kind, "project": _PROJECT, "does": does, **more})
@@ -73,7 +81,7 @@ class Place:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])},
+            env=self.env(),
         )
 
 
@@ -84,6 +92,8 @@ def opened(given: dict[str, Any]) -> StateStore:
             return FolderStateStore(Path(given["folder"]))
         case "postgres":
             return PostgresStateStore(lambda: reached(given), given["project"], "multidb test")
+        case "toy":
+            return open_state_store(Project(given["project"], RuntimeKind.EXTERNAL, {}, ()), given["address"])
     return S3StateStore(given["address"], given["project"], lease=_LEASE)
 
 
@@ -122,6 +132,11 @@ def postgres() -> Iterator[Cluster]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return toy_package.install(tmp_path_factory.mktemp("packages"))
+
+
 @pytest.fixture(params=_KINDS)
 def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Place]:
     kind = request.param
@@ -129,11 +144,26 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         path = tmp_path / ".multidb" / "state.json"
         path.parent.mkdir()
         yield Place(kind, {"folder": str(path.parent)}, lambda text: void(path.write_text(text)))
+    elif kind == "toy":
+        yield _in_toy(request.getfixturevalue("toy"), tmp_path / "digi.db", monkeypatch)
     elif kind == "postgres":
         yield from _in_postgres(request.getfixturevalue("postgres"), SUPERUSER)
     else:
         server = request.getfixturevalue("seaweed" if kind == "s3" else "moto")
         yield _in_s3(kind, server if isinstance(server, str) else server.url, tmp_path.name, monkeypatch)
+
+
+def _in_toy(packages: Path, path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.syspath_prepend(packages)
+    state_stores._added.cache_clear()
+
+    def write(text: str) -> None:
+        _count(place.open())
+        with contextlib.closing(sqlite3.connect(path)) as talk:
+            talk.execute("UPDATE state SET document = ?", (text,))
+            talk.commit()
+
+    return (place := Place("toy", {"address": f"toy://{path}", "packages": str(packages)}, write))
 
 
 def void(_: object) -> None:

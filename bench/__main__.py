@@ -7,6 +7,7 @@ from importlib import import_module
 
 BENCHMARKS = (
     "command_line",
+    "job_start",
     "postgres_apply",
     "postgres_plan",
     "redis_plan",

@@ -118,9 +118,11 @@ def moto() -> Iterator[str]:
     server.start()
     host, port = server.get_host_and_port()
     try:
-        seaweedfs.client(f"http://{host}:{port}").create_bucket(
-            Bucket=seaweedfs.BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
-        )
+        client = seaweedfs.client(f"http://{host}:{port}")
+        with contextlib.suppress(client.exceptions.BucketAlreadyOwnedByYou):  # moto is one for all in this process
+            client.create_bucket(
+                Bucket=seaweedfs.BUCKET, CreateBucketConfiguration={"LocationConstraint": "eu-central-1"}
+            )
         yield f"http://{host}:{port}"
     finally:
         server.stop()

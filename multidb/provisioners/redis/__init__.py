@@ -23,11 +23,11 @@ How it is isolated
 What works
     Every data type, blocking commands, streams, transactions, pub/sub, INFO, HELLO, CLIENT ID, INFO, SETNAME, GETNAME,
     SETINFO; with ``scripts: true`` EVAL, EVALSHA, FCALL, SCRIPT LOAD and EXISTS (decision 22). Celery, RQ, BullMQ,
-    Sidekiq and the locks of redis-py are made of scripts, so an app that uses them says so. RQ's remote commands to
-    workers need ``channels: ["rq:pubsub:*"]`` besides, which all apps that have it share. Celery's results are
-    announced on ``celery-task-meta-*``, a channel name with no app in it, so an app that reads results sets
-    ``result_backend_transport_options = {"global_keyprefix": "<app>:"}``. With ``isolation: prefix`` a client has to
-    put ``REDIS_KEY_PREFIX`` before its keys.
+    Sidekiq and the locks of redis-py are made of scripts, so an app that uses them says so, by ``profile`` (decision
+    80) or ``scripts``. RQ's remote commands to workers need ``channels: ["rq:pubsub:*"]`` besides, which all apps that
+    have it share. Celery's results are announced on ``celery-task-meta-*``, a channel name with no app in it, so an app
+    that reads results sets ``global_keyprefix``, which its profile gives it as ``CELERY_KEY_PREFIX``. With
+    ``isolation: prefix`` a client has to put ``REDIS_KEY_PREFIX`` before its keys.
 
 What is denied
     Scripts and functions, unless the app asks for them. Whatever acts on more than the app: CONFIG, ACL (except

@@ -19,6 +19,7 @@ from multidb.plan import diff
 from multidb.provisioners.redis import PROVISIONER
 from multidb.provisioners.redis.provision.numbers import allocate, lock_number
 from multidb.provisioners.redis.provision.options import AppOptions, ServerOptions
+from multidb.provisioners.redis.provision.profiles import PROFILES, ProfileName
 from multidb.provisioners.redis.provision.resources import (
     AclUser,
     Claim,
@@ -412,6 +413,35 @@ def test_tls_and_prefix_in_the_environment() -> None:
     assert isinstance(url, Secret)
     assert url.reveal() == "rediss://lernmi_user:password@redis:6379/0"
     assert env["REDIS_KEY_PREFIX"] == "lernmi:"
+
+
+@pytest.mark.parametrize("isolation", ["database", "prefix"])
+def test_a_profile_gives_scripts_channels_of_its_own_and_variables(isolation: str) -> None:
+    user, plain = (wanted_user(isolation=isolation, **more) for more in ({"profile": "celery"}, {"scripts": True}))
+    assert set(user.channels) - set(plain.channels) == {
+        f"lernmi:/{user.db}.{name}" for name in ("*", "celery.pidbox", "celeryev/*", "celeryev/worker.*")
+    }
+    assert dataclasses.replace(user, channels=plain.channels) == plain
+    with_profile, without = (
+        PROVISIONER.env(app(isolation=isolation, **more), context(), Endpoint("redis", 6379), lambda ref: Secret("x"))
+        for more in ({"profile": "celery"}, {"scripts": True})
+    )
+    more = {name: with_profile[name] for name in with_profile.keys() - without.keys()}
+    assert more == {"CELERY_KEY_PREFIX": "lernmi:"}
+
+
+@pytest.mark.parametrize("name", list(ProfileName))
+def test_what_a_profile_names_is_the_apps_own(name: ProfileName) -> None:
+    user = wanted_user(profile=name)
+    assert user.scripts
+    assert all(channel.startswith(("lernmi:", "/3.")) for channel in user.channels)
+    assert all(value.startswith("{app}:") for value in PROFILES[name].variables.values())
+
+
+@pytest.mark.parametrize("name", [ProfileName.RQ, ProfileName.SIDEKIQ])
+def test_a_profile_with_fixed_names_needs_a_number(name: ProfileName) -> None:
+    with pytest.raises(ValidationError, match="fixed names"):
+        AppOptions(profile=name, isolation="prefix")
 
 
 @pytest.mark.parametrize(

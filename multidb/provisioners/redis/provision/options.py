@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from multidb.model.options import ContainerOptions, Section, TextForm
+from multidb.provisioners.redis.provision.profiles import PROFILES, ProfileName
 
 __all__ = ["FIRST_DB", "AppOptions", "MaxMemory", "ServerOptions", "memory_text"]
 
@@ -55,6 +57,11 @@ class AppOptions(Section):
         default=(),
         description="Pub/sub channel patterns beside '<app>:*'. Apps that name the same pattern hear each other.",
     )
+    profile: ProfileName | None = Field(
+        default=None,
+        description="The library that the app uses: gives it the commands, the channels of its own and the variables "
+        "that this one needs, and nothing that another app has too.",
+    )
     scripts: bool = Field(
         default=False,
         description="Whether the app may run Lua scripts and functions (EVAL, EVALSHA, FCALL), as Celery, BullMQ, "
@@ -78,6 +85,23 @@ class AppOptions(Section):
             if pattern.startswith(("*", "?", "[", "\\", "_")):
                 raise ValueError("must be channel patterns that start with a letter, such as rq:pubsub:*")
         return value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _scripts_of_the_profile(cls, value: Any) -> Any:
+        if isinstance(value, Mapping) and value.get("profile") is not None and "scripts" not in value:
+            return {**value, "scripts": True}
+        return value
+
+    @model_validator(mode="after")
+    def _what_the_profile_needs(self) -> AppOptions:
+        if self.profile is None:
+            return self
+        if not self.scripts:
+            raise ValueError(f"must be scripts: true, or none of it, with profile: {self.profile}, which runs scripts")
+        if self.isolation == "prefix" and not PROFILES[self.profile].works_with_prefix:
+            raise ValueError(f"must be isolation: database with profile: {self.profile}, whose keys have fixed names")
+        return self
 
     @model_validator(mode="after")
     def _number_only_in_database_mode(self) -> AppOptions:

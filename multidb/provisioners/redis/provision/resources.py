@@ -24,6 +24,7 @@ from multidb.model import (
 )
 from multidb.provisioners.redis.isolation.inventory import SCRIPTS
 from multidb.provisioners.redis.provision.options import FIRST_DB, AppOptions, ServerOptions
+from multidb.provisioners.redis.provision.profiles import PROFILES, Profile, broadcasts
 from multidb.provisioners.redis.provision.rules import ALL_DATABASES, CommandTable, Rule, selectors_of
 from multidb.secrets import Alternate, Secret, SecretRef, SecretSpec, SecretStore
 
@@ -268,7 +269,7 @@ def _desired_user(app: App, context: StoreContext, alternate: Alternate) -> AclU
         owner=Owner(context.project, app.id),
         db=number,
         keys=(f"{app.id}:*",) if prefix else ("*",),
-        channels=tuple(sorted({*_own_channels(app.id, number, prefix), *AppOptions.of(app.stores["redis"]).channels})),
+        channels=tuple(sorted({*_own_channels(app, number, prefix), *AppOptions.of(app.stores["redis"]).channels})),
         databases=str(number) if facts.db_rules else ALL_DATABASES,
         enabled=works and app.id not in context.closed,
         password="current" if works else "none",
@@ -278,12 +279,15 @@ def _desired_user(app: App, context: StoreContext, alternate: Alternate) -> AclU
     )
 
 
-def _own_channels(app: str, number: int, prefix: bool) -> set[str]:
-    if prefix:
-        return {f"{app}:*"}
-    # Celery's broadcasts go to "/<db>.<exchange>". A PSUBSCRIBE needs its very pattern in the rule, hence the others.
-    fanout = {f"/{number}.{name}" for name in ("*", "celery.pidbox", "celeryev/*", "celeryev/worker.*")}
-    return {f"{app}:*", *fanout}
+def _own_channels(app: App, number: int, prefix: bool) -> set[str]:
+    profile = _profile(app)
+    own = broadcasts(number, f"{app.id}:") if profile is not None and profile.broadcasts else set()
+    return {f"{app.id}:*", *own, *(() if prefix else broadcasts(number))}
+
+
+def _profile(app: App) -> Profile | None:
+    name = AppOptions.of(app.stores["redis"]).profile
+    return PROFILES[name] if name is not None else None
 
 
 _DATA = ("-@all", "+@read", "+@write", "+@connection", "+@transaction", "+@pubsub")
@@ -435,6 +439,8 @@ def env(
     }
     if number == 0:  # only apps that live under their prefix have it
         variables["REDIS_KEY_PREFIX"] = f"{app.id}:"
+    if (profile := _profile(app)) is not None:
+        variables |= {name: value.format(app=app.id) for name, value in profile.variables.items()}
     if "ca_file" in endpoint.params:
         variables["REDIS_CA_FILE"] = endpoint.params["ca_file"]
     return variables

@@ -25,7 +25,7 @@ from typing import Any, Final, Protocol
 
 from multidb import files
 from multidb.document import Unreadable, parse
-from multidb.errors import Locked, NewerFormat, SecretsChanged, StateUnavailable, UsageError
+from multidb.errors import Locked, NewerFormat, SecretsChanged, SecretsUnavailable, StateUnavailable, UsageError
 from multidb.formats import SECRETS, Format, NewerVersion
 from multidb.secrets import Secret, SecretRef, SecretStore, of_owner
 from multidb.state_file import StateFile
@@ -94,6 +94,7 @@ class FileSecretStore:
 
     Raises:
         UsageError: the file is not ours to understand, or its permissions let others read it.
+        SecretsUnavailable: it cannot be written.
     """
 
     def __init__(self, path: Path, cipher: Cipher | None = None, lock: Path | None = None) -> None:
@@ -121,11 +122,11 @@ class FileSecretStore:
 
     def rewrite(self) -> None:
         """Writes the file again as it is, encrypted for those who may read it from now on."""
-        with self._guard, _turn(self._lock):
+        with self._guard, self._turn():
             self._write(self._read())
 
     def _change(self, changes: Mapping[SecretRef, Secret | None]) -> None:
-        with self._guard, _turn(self._lock):
+        with self._guard, self._turn():
             held = self._read()
             after = self._seen.changed(held, changes)
             if after != held:
@@ -134,14 +135,22 @@ class FileSecretStore:
                 self._seen.note(ref, value)
 
     def _write(self, held: Mapping[SecretRef, Secret]) -> None:
-        text = secrets_text(held)
-        if self._cipher is None:
-            files.write_text(self._path, text, mode=files.PRIVATE)
-        elif not held:  # whoever comes next may have other keys
-            files.delete(self._path)
-        else:
-            files.write_text(self._path, self._cipher.encrypted(text), mode=files.PUBLIC)
+        text, mode = secrets_text(held), files.PRIVATE
+        if self._cipher is not None:
+            text, mode = self._cipher.encrypted(text), files.PUBLIC
+        with _as_unavailable():
+            if self._cipher is not None and not held:  # whoever comes next may have other keys
+                files.delete(self._path)
+            else:
+                files.write_text(self._path, text, mode=mode)
         self._stamp = None
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            with _as_unavailable():
+                stack.enter_context(_turn(self._lock))
+            yield
 
     def _read(self) -> dict[SecretRef, Secret]:
         try:
@@ -172,6 +181,15 @@ class FileSecretStore:
             ) from None
         self._values, self._stamp = values, stamp
         return values
+
+
+@contextlib.contextmanager
+def _as_unavailable() -> Iterator[None]:
+    """A place for secrets that cannot be written, of whatever kind, is one error."""
+    try:
+        yield
+    except UsageError as error:
+        raise SecretsUnavailable(error.message, where=error.where, hint=error.hint) from None
 
 
 class ProjectState:

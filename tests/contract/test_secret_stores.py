@@ -3,8 +3,10 @@ and Secrets Manager as moto has it. Stages of versions are not tried: moto does 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pwd
 import re
 import shutil
 import sys
@@ -301,6 +303,40 @@ def test_a_token_of_one_app_reads_that_app_and_says_what_it_may_not(
         assert refused.value.exit_code == 4
     monkeypatch.setenv("VAULT_TOKEN", ROOT_TOKEN)
     assert place.open().refs() == {_ANN, _BOB}
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody who may not write")
+@pytest.mark.parametrize("kind", ["file", "age"])  # SOPS writes as age does
+def test_a_file_that_may_only_be_read_is_read_and_keeps_what_it_has(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, value = _place(kind, lambda _: None, tmp_path, monkeypatch), generate()
+    place.open().put({_ANN: value})
+    with _as_nobody(tmp_path):
+        store = place.open()
+        assert store.get(_ANN) == value
+        for change in (lambda: store.put({_BOB: generate()}), lambda: store.delete([_ANN])):
+            with pytest.raises(SecretsUnavailable, match=r"Permission denied") as refused:
+                change()
+            assert refused.value.hint
+        assert (store.get(_ANN), store.refs()) == (value, {_ANN})
+    assert place.open().refs() == {_ANN}
+
+
+@contextlib.contextmanager
+def _as_nobody(folder: Path) -> Iterator[None]:
+    """This process as an account that may read the folder and write nothing there."""
+    nobody = pwd.getpwnam("nobody")
+    for path in (*folder.parents[:2], folder, *folder.rglob("*")):
+        if path.is_dir():
+            path.chmod(0o755)
+        elif path.stat().st_mode & 0o077 == 0:  # a secret of his own
+            os.chown(path, nobody.pw_uid, nobody.pw_gid)
+    os.seteuid(nobody.pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def test_a_token_that_ends_in_between_is_one_error_and_nothing_is_half_made(

@@ -4,7 +4,6 @@ S3 as SeaweedFS and as moto have it, Postgres, and a place that another package 
 from __future__ import annotations
 
 import contextlib
-import http.server
 import itertools
 import json
 import os
@@ -33,6 +32,7 @@ from multidb.state_stores import open_state_store
 from multidb.state_stores.s3 import S3StateStore
 from tests.support import seaweedfs, toy_package
 from tests.support.command import REPOSITORY
+from tests.support.odd_storage import Careless, listening
 from tests.support.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 
 pytestmark = pytest.mark.server
@@ -459,48 +459,13 @@ def test_without_rights_nothing_is_read_or_written(
         S3StateStore(f"s3://{seaweedfs.BUCKET}/{tmp_path.name}", _PROJECT).read()
 
 
-class _Careless(http.server.BaseHTTPRequestHandler):
-    """Storage that takes every write, as some do that do not know the conditions."""
-
-    protocol_version = "HTTP/1.1"
-    objects: dict[str, bytes] = {}  # noqa: RUF012
-    keeps = ""  # the one condition that it knows
-
-    def do_GET(self) -> None:
-        body = self.objects.get(self.path.partition("?")[0])
-        if body is None:
-            self._answer(404, b"<Error><Code>NoSuchKey</Code></Error>")
-        else:
-            self._answer(200, body)
-
-    def do_PUT(self) -> None:
-        raw = self.rfile.read(int(self.headers["Content-Length"]))
-        path = self.path.partition("?")[0]
-        if self.headers.get(self.keeps) and (self.keeps == "If-Match" or path in self.objects):
-            self._answer(412, b"<Error><Code>PreconditionFailed</Code></Error>")
-            return
-        self.objects[path] = raw
-        self._answer(200, b"")
-
-    def _answer(self, status: int, body: bytes) -> None:
-        self.send_response(status)
-        self.send_header("ETag", '"1"')
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-    def log_message(self, *_: object) -> None:
-        pass
-
-
 @pytest.mark.parametrize("keeps", ["", "If-None-Match", "If-Match"])
 def test_storage_that_ignores_a_condition_is_refused_before_anything_is_written(
     keeps: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    handler = type("Handler", (_Careless,), {"objects": {}, "keeps": keeps})
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        for name, value in seaweedfs.environment(f"http://127.0.0.1:{server.server_port}").items():
+    handler = type("Handler", (Careless,), {"objects": {}, "keeps": keeps})
+    with listening(handler) as url:
+        for name, value in seaweedfs.environment(url).items():
             monkeypatch.setenv(name, value)
         store = S3StateStore("s3://states/digi", _PROJECT)
         for use in (lambda: _count(store), lambda: _hold(store)):
@@ -508,7 +473,6 @@ def test_storage_that_ignores_a_condition_is_refused_before_anything_is_written(
                 use()
             assert "state: .multidb/" in str(error.value.hint)
         assert list(handler.objects) == ["/states/digi/state.json.probe"]
-        server.shutdown()
 
 
 # --- Postgres

@@ -27,7 +27,7 @@ from multidb.state_folder import FolderStateStore
 from multidb.state_store import StateStore
 from multidb.state_stores.move import move_state
 from multidb.usage import History, Look
-from tests.contract.test_state_stores import Place, moto, place, postgres, seaweed, toy  # noqa: F401
+from tests.contract.test_state_stores import Place, moto, place, postgres, postgres15, seaweed, toy  # noqa: F401
 from tests.support import seaweedfs
 
 pytestmark = pytest.mark.server

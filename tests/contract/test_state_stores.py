@@ -1,5 +1,5 @@
 """Every place of a project's state keeps what `multidb.state_store.StateStore` promises, on the real thing: a folder,
-S3 as SeaweedFS and as moto have it, Postgres, and a place that another package adds."""
+S3 as SeaweedFS and as moto have it, Postgres (18, and with --all 15), and a place that another package adds."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.support.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 
 pytestmark = pytest.mark.server
 
-_KINDS = ("folder", "s3", "moto", "postgres", "toy")
+_KINDS = ("folder", "s3", "moto", "postgres", pytest.param("postgres15", marks=pytest.mark.rare), "toy")
 _LEASE = 2.0
 _PROJECT = "digi"
 
@@ -135,6 +135,19 @@ def postgres() -> Iterator[Cluster]:
 
 
 @pytest.fixture(scope="module")
+def postgres15() -> Iterator[Cluster]:
+    with cluster(15) as running:
+        yield running
+
+
+@pytest.fixture(params=["postgres", pytest.param("postgres15", marks=pytest.mark.rare)])
+def keeper(request: pytest.FixtureRequest) -> Cluster:
+    """A server that keeps a state."""
+    server: Cluster = request.getfixturevalue(request.param)
+    return server
+
+
+@pytest.fixture(scope="module")
 def toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return toy_package.install(tmp_path_factory.mktemp("packages"))
 
@@ -148,8 +161,8 @@ def place(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mo
         yield Place(kind, {"folder": str(path.parent)}, lambda text: void(path.write_text(text)))
     elif kind == "toy":
         yield _in_toy(request.getfixturevalue("toy"), tmp_path / "digi.db", monkeypatch)
-    elif kind == "postgres":
-        yield from _in_postgres(request.getfixturevalue("postgres"), SUPERUSER)
+    elif kind.startswith("postgres"):
+        yield from _in_postgres(request.getfixturevalue(kind), SUPERUSER)
     else:
         server = request.getfixturevalue("seaweed" if kind == "s3" else "moto")
         yield _in_s3(kind, server if isinstance(server, str) else server.url, tmp_path.name, monkeypatch)
@@ -479,51 +492,47 @@ def test_storage_that_ignores_a_condition_is_refused_before_anything_is_written(
 
 
 @pytest.mark.parametrize("admin", [SUPERUSER, PLATFORM])
-def test_no_app_can_reach_the_state(postgres: Cluster, admin: str) -> None:
-    for place in _in_postgres(postgres, admin):
+def test_no_app_can_reach_the_state(keeper: Cluster, admin: str) -> None:
+    for place in _in_postgres(keeper, admin):
         _count(place.open())
         name = database_of(_PROJECT)
-        postgres.sql("CREATE ROLE app_user LOGIN PASSWORD 'of-the-app'")
+        keeper.sql("CREATE ROLE app_user LOGIN PASSWORD 'of-the-app'")
         try:
             with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
-                psycopg.connect(
-                    host="127.0.0.1", port=postgres.port, user="app_user", password="of-the-app", dbname=name
-                )
-            postgres.sql(f'GRANT CONNECT ON DATABASE "{name}" TO PUBLIC')
+                psycopg.connect(host="127.0.0.1", port=keeper.port, user="app_user", password="of-the-app", dbname=name)
+            keeper.sql(f'GRANT CONNECT ON DATABASE "{name}" TO PUBLIC')
             assert _sections(place.open()) == {"counts": {"all": 1}}
             with pytest.raises(psycopg.OperationalError, match="permission denied for database"):
-                psycopg.connect(
-                    host="127.0.0.1", port=postgres.port, user="app_user", password="of-the-app", dbname=name
-                )
+                psycopg.connect(host="127.0.0.1", port=keeper.port, user="app_user", password="of-the-app", dbname=name)
         finally:
-            postgres.sql("DROP ROLE app_user")
+            keeper.sql("DROP ROLE app_user")
 
 
-def test_a_database_of_somebody_elses_is_left_alone(postgres: Cluster) -> None:
+def test_a_database_of_somebody_elses_is_left_alone(keeper: Cluster) -> None:
     name = database_of(_PROJECT)
-    for place in _in_postgres(postgres, SUPERUSER):
-        postgres.sql(f'CREATE DATABASE "{name}"')
+    for place in _in_postgres(keeper, SUPERUSER):
+        keeper.sql(f'CREATE DATABASE "{name}"')
         store = place.open()
         for use in (store.read, lambda store=store: _count(store)):
             with pytest.raises(Conflict, match="multidb did not make it"):
                 use()
-        assert postgres.sql("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'", database=name) == [(0,)]
+        assert keeper.sql("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'", database=name) == [(0,)]
 
 
-def test_a_database_that_was_half_made_is_finished(postgres: Cluster) -> None:
-    for place in _in_postgres(postgres, SUPERUSER):
-        postgres.sql(f'CREATE DATABASE "{database_of(_PROJECT)}" TEMPLATE template0 ALLOW_CONNECTIONS false')
+def test_a_database_that_was_half_made_is_finished(keeper: Cluster) -> None:
+    for place in _in_postgres(keeper, SUPERUSER):
+        keeper.sql(f'CREATE DATABASE "{database_of(_PROJECT)}" TEMPLATE template0 ALLOW_CONNECTIONS false')
         assert _sections(place.open()) == {}
         _count(place.open())
         assert _sections(place.open()) == {"counts": {"all": 1}}
 
 
-def test_who_loses_the_connection_loses_the_locks_and_writes_no_more(postgres: Cluster) -> None:
-    for place in _in_postgres(postgres, SUPERUSER):
+def test_who_loses_the_connection_loses_the_locks_and_writes_no_more(keeper: Cluster) -> None:
+    for place in _in_postgres(keeper, SUPERUSER):
         store = place.open()
         _count(store)
         with store.lock("apply-x", holder("me")):
-            postgres.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE 'multidb-state-%'")
+            keeper.sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname LIKE 'multidb-state-%'")
             for _ in range(2):
                 with pytest.raises(StateUnavailable):
                     _count(store)

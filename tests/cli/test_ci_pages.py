@@ -38,6 +38,7 @@ ATTRIBUTES = re.findall(
     re.MULTILINE | re.DOTALL,
 )[0]
 ACTION = (REPOSITORY / "action.yml").read_text()
+USED = "./.github/actions/multidb"  # where the page has the reader put it
 
 
 def fences() -> dict[str, tuple[str, str]]:
@@ -97,7 +98,7 @@ def test_what_a_workflow_gives_the_action_are_its_inputs() -> None:
         if kind == "workflow"
         for job in parsed(text)["jobs"].values()
         for step in job["steps"]
-        if str(step.get("uses")).startswith("multidb/")
+        if step.get("uses") == USED
     ]
     assert len(uses) == 7
     assert [name for step in uses for name in step["with"] if name not in inputs] == []
@@ -130,15 +131,14 @@ class Runner:
         place = job.get("defaults", workflow.get("defaults", {})).get("run", {}).get("working-directory")
         codes: list[int] = []
         for step in job["steps"]:
-            if str(step.get("uses")).startswith("multidb/"):
-                given = {
-                    key: str(value["default"]) for key, value in parsed(ACTION)["inputs"].items() if "default" in value
-                }
+            if step.get("uses") == USED:
+                action = parsed((self.folder / USED / "action.yml").read_text())
+                given = {key: str(value["default"]) for key, value in action["inputs"].items() if "default" in value}
                 given |= self.values(step["with"]) | {"version": "installed"}
                 inside = Runner(
                     self.folder, {f"inputs.{key}": value for key, value in given.items()}, self.env | shared
                 )
-                codes.append(inside.steps(parsed(ACTION)["runs"]["steps"]))
+                codes.append(inside.steps(action["runs"]["steps"]))
                 self.said += inside.said
             elif "run" in step:
                 codes.append(self.shell(step, shared, place))
@@ -244,6 +244,12 @@ def openbao(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Bao]:
         yield server
 
 
+def put_action(folder: Path) -> None:
+    """The action, as the page has the reader put it there."""
+    (folder / USED).mkdir(parents=True)
+    (folder / USED / "action.yml").write_text(ACTION)
+
+
 @pytest.fixture(scope="module")
 def site() -> Iterator[Site]:
     with tempfile.TemporaryDirectory(prefix="ci-") as name:
@@ -287,6 +293,7 @@ def site() -> Iterator[Site]:
             here.git("init", "-q", "--bare", str(root / "origin.git"), folder=root)
             here.git("clone", "-q", str(root / "origin.git"), str(machine), folder=root)
             (machine / "multidb.yaml").write_text(MANIFEST.format(address=status["address"]))
+            put_action(machine)
             (machine / ".gitignore").write_text(".multidb/\napps/\n*.xml\npreview.txt\n")
             (machine / ".gitattributes").write_text(ATTRIBUTES)
             (machine / "mask.sql").write_text("CREATE TABLE masked ();\n")
@@ -353,6 +360,7 @@ def test_with_a_shared_state_every_job_is_a_machine_of_its_own(site: Site, openb
     manifest = (site.machine / "multidb.yaml").read_text().partition("apps:")[0].replace("project: ci", "project: far")
     secrets = f"secrets: {{vault: {{url: '{openbao.url}', mount: kv, path: far}}}}\n"
     (first / "multidb.yaml").write_text(f"{manifest}state: postgres\n{secrets}apps:\n  far: {{stores: [postgres]}}\n")
+    put_action(first)
     (first / ".gitignore").write_text(".multidb/\napps/\n*.xml\nplan.md\n")
     there.git("add", "-A")
     there.git("commit", "-qm", "Begin")

@@ -15,7 +15,7 @@ from multidb.cli.output import Output
 from multidb.errors import MultidbError, ServerDown, ServerSlow, UsageError
 from multidb.fleet import Fleet, Scope
 from multidb.manifest import app_id
-from multidb.model import AppClient, PromptAnswer, Tenant, listed
+from multidb.model import AppAccess, AppClient, PromptAnswer, Tenant, listed
 from multidb.provisioners import STORES, provisioner
 from multidb.secrets import Secret, revealed
 
@@ -29,7 +29,8 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
         "multidb connect lernmi --read-only",
         "echo 'SELECT 1' | multidb connect lernmi",
         "multidb connect lernmi -- psql -c 'SELECT 1'",
-        "multidb connect lernmi -- ./manage.py migrate      (any program, with the app's variables)",
+        "multidb connect lernmi -- ./worker.py              (any program, with the app's variables)",
+        "multidb connect lernmi --migrate -- ./manage.py migrate",
     )
 )
 @with_run("connect")
@@ -44,6 +45,10 @@ def connect(
         str | None, typer.Option("--store", help="Which of its stores; default: its first.", metavar="STORE")
     ] = None,
     read_only: Annotated[bool, typer.Option("--read-only", help="With a login that only reads.")] = False,
+    migrate: Annotated[
+        bool,
+        typer.Option("--migrate", help="With the login that may change the schema, and no limits of time."),
+    ] = False,
     prompt: Annotated[bool, typer.Option("--prompt", help="The prompt of multidb, also where there is psql.")] = False,
 ) -> int:
     """Open a client as the app: the store's own program where there is one, else a prompt. What comes by a pipe is run
@@ -56,9 +61,10 @@ def connect(
     fleet = run.fleet(output)
     entry = fleet.app(app_id(name))
     chosen = _chosen(store, entry.stores)
+    access = _access(read_only=read_only, migrate=migrate)
     with output.working():
         tenant, variables = _tenant(fleet, entry.id, chosen, everything=bool(command))
-    client = _client(tenant, read_only)
+    client = _client(tenant, access)
     if command:
         _become(command, {**variables, **client.env}, client.unset)
     program = next(filter(None, map(shutil.which, client.programs)), None)
@@ -91,7 +97,13 @@ def _tenant(fleet: Fleet, name: str, store: str, *, everything: bool) -> tuple[T
     return of_store[0], variables
 
 
-def _client(tenant: Tenant, read_only: bool) -> AppClient:
+def _access(*, read_only: bool, migrate: bool) -> AppAccess:
+    if read_only and migrate:
+        raise UsageError("--read-only and --migrate do not go together", hint="leave one of them out")
+    return AppAccess.READ_ONLY if read_only else AppAccess.MIGRATION if migrate else AppAccess.WORK
+
+
+def _client(tenant: Tenant, access: AppAccess) -> AppClient:
     make = provisioner(tenant.server.store).client
     if make is None:
         raise UsageError(
@@ -99,7 +111,7 @@ def _client(tenant: Tenant, read_only: bool) -> AppClient:
             where=f"app {tenant.app.id}",
             hint=f"its variables: multidb env {tenant.app.id}",
         )
-    return make(tenant, read_only)
+    return make(tenant, access)
 
 
 def _become(command: Sequence[str], variables: Mapping[str, str | Secret], unset: tuple[str, ...]) -> NoReturn:

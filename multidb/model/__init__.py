@@ -25,7 +25,7 @@ from multidb.model.archive import (
     TakeOffline,
 )
 from multidb.model.audit import Hole, Known, Outcome, Probe, Remark, Search, Searched, Unread
-from multidb.model.client import AppClient, PromptAnswer
+from multidb.model.client import AppAccess, AppClient, PromptAnswer
 from multidb.model.core import (
     PROGRESS_TIMEOUT,
     Action,
@@ -79,6 +79,7 @@ __all__ = [
     "Alternates",
     "App",
     "Cause",
+    "AppAccess",
     "AppClient",
     "AppUsage",
     "Archive",

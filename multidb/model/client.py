@@ -5,10 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from enum import Enum
 
 from multidb.secrets import Secret
 
-__all__ = ["AppClient", "PromptAnswer"]
+__all__ = ["AppAccess", "AppClient", "PromptAnswer"]
+
+
+class AppAccess(Enum):
+    """What an app's place is entered for: the app's everyday work, to read only, or to change its schema."""
+
+    WORK = "work"
+    READ_ONLY = "read-only"
+    MIGRATION = "migration"
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from multidb.model.address import Address
 from multidb.model.admin_password import AdminPassword
 from multidb.model.archive import Archive, TakeOffline
 from multidb.model.audit import Probe, Search
-from multidb.model.client import AppClient
+from multidb.model.client import AppAccess, AppClient
 from multidb.model.container import Containers
 from multidb.model.core import (
     Alternates,
@@ -119,8 +119,8 @@ class Provisioner:
     Leaves nothing behind and lasts at most about ``tenant.server.timeout``. Raises only `ServerError`, which means
     unhealthy; `AuthenticationFailed` when and only when the server does not let the app's login in (how the removal of
     an app proves that its credentials are dead). Runs in any thread, many at once."""
-    client: Callable[[Tenant, bool], AppClient] | None = None
-    """(tenant, read only) -> how a person works there as the app; `UsageError` where that cannot be had."""
+    client: Callable[[Tenant, AppAccess], AppClient] | None = None
+    """(tenant, what for) -> how a person works there as the app; `UsageError` where that cannot be had."""
     querying: Querying | None = None
     """How apps' places are asked a read-only question; None: they cannot be."""
     probe: Callable[[Tenant, Sequence[Tenant]], Iterable[Probe]] | None = None

@@ -41,7 +41,7 @@ from multidb.errors import (
     UsageError,
 )
 from multidb.fleet import Fleet, Scope
-from multidb.model import Action, App, Isolation, Level, Project, RuntimeKind, ServerSpec
+from multidb.model import Action, App, AppAccess, Isolation, Level, Project, RuntimeKind, ServerSpec
 from multidb.rotation import Rotation, UnknownUse
 from multidb.secrets import Secret
 from multidb.state import ProjectState
@@ -178,9 +178,9 @@ def test_a_person_at_the_prompt_is_the_app(world: World) -> None:
     [tenant], _ = engine.fleet.tenants(Scope())
     if not world.case.typed:
         with pytest.raises(UsageError, match="no server to connect to"):
-            make(tenant, False)
+            make(tenant, AppAccess.WORK)
         return
-    client = make(tenant, False)
+    client = make(tenant, AppAccess.WORK)
     secrets = [value.reveal() for value in tenant.env.values() if isinstance(value, Secret)]
     assert secrets
     assert not any(secret in argument for secret in secrets for argument in client.arguments)

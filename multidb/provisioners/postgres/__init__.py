@@ -40,6 +40,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 
 from multidb.model import (
+    AppAccess,
     AppClient,
     Archive,
     Column,
@@ -87,10 +88,10 @@ def _state_store(reach: Callable[[], tuple[Server, Secret | None]], project: str
     return PostgresStateStore(reach, project, application)
 
 
-def _client(tenant: Tenant, read_only: bool) -> AppClient:
+def _client(tenant: Tenant, access: AppAccess) -> AppClient:
     from multidb.provisioners.postgres.driver.client import client
 
-    return client(tenant, read_only)
+    return client(tenant, access)
 
 
 def _check_health(tenant: Tenant, may_write: bool) -> Health:

@@ -49,6 +49,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 
 from multidb.model import (
+    AppAccess,
     AppClient,
     Archive,
     Health,
@@ -80,10 +81,10 @@ def _connect(server: Server, admin: Secret | None, application: str) -> Session:
     return connect(server, admin, application)
 
 
-def _client(tenant: Tenant, read_only: bool) -> AppClient:
+def _client(tenant: Tenant, access: AppAccess) -> AppClient:
     from multidb.provisioners.qdrant.driver.client import client
 
-    return client(tenant, read_only)
+    return client(tenant, access)
 
 
 def _check_health(tenant: Tenant, may_write: bool) -> Health:

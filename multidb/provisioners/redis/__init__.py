@@ -76,6 +76,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 
 from multidb.model import (
+    AppAccess,
     AppClient,
     Archive,
     Health,
@@ -118,10 +119,10 @@ def _connect(server: Server, password: Secret | None, application: str) -> Sessi
     return session.connect(server, password, application)
 
 
-def _client(tenant: Tenant, read_only: bool) -> AppClient:
+def _client(tenant: Tenant, access: AppAccess) -> AppClient:
     from multidb.provisioners.redis.driver.client import client
 
-    return client(tenant, read_only)
+    return client(tenant, access)
 
 
 def _check_health(tenant: Tenant, may_write: bool) -> Health:

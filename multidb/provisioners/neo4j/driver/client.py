@@ -8,8 +8,8 @@ from typing import Final
 
 import neo4j
 
-from multidb.errors import NotAllowed
-from multidb.model import AppClient, PromptAnswer, Tenant, counted
+from multidb.errors import NotAllowed, UsageError
+from multidb.model import AppAccess, AppClient, PromptAnswer, Tenant, counted
 from multidb.provisioners.neo4j.driver.connection import DRIVER_ERRORS, Bolt, as_the_app, explain, words_of
 
 __all__ = ["client"]
@@ -17,8 +17,16 @@ __all__ = ["client"]
 _MOST: Final = 1_000  # rows that are shown of one answer
 
 
-def client(tenant: Tenant, read_only: bool) -> AppClient:
-    """The app's login, on its own database; `read_only`: in transactions that the server lets read only."""
+def client(tenant: Tenant, access: AppAccess) -> AppClient:
+    """The app's login, on its own database; to read only: in transactions that the server lets read only.
+
+    Raises:
+        UsageError: migrations are to be run; they have no login of their own.
+    """
+    if access is AppAccess.MIGRATION:
+        hint = "leave --migrate out: the app's login may change its schema"
+        raise UsageError("an app has no login on Neo4j for migrations", where=f"app {tenant.app.id}", hint=hint)
+    read_only = access is AppAccess.READ_ONLY
     env = tenant.env
     user, database, uri = str(env["NEO4J_USER"]), str(env["NEO4J_DATABASE"]), str(env["NEO4J_URI"])
     arguments = ["--address", uri, "--username", user, "--database", database]

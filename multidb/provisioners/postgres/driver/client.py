@@ -5,25 +5,33 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Final
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
 import psycopg
 
 from multidb.errors import NotAllowed
-from multidb.model import AppClient, PromptAnswer, Tenant, counted
+from multidb.model import AppAccess, AppClient, PromptAnswer, Tenant, counted
 from multidb.provisioners.postgres.driver.connection import connection_error
 from multidb.secrets import Secret, revealed
 
 __all__ = ["client"]
 
 _MOST: Final = 1_000  # rows that are shown of one answer
+_WITHOUT_LIMITS: Final = "-c statement_timeout=0 -c idle_in_transaction_session_timeout=0"
 _TLS: Final = {"sslmode": "PGSSLMODE", "sslrootcert": "PGSSLROOTCERT"}
 
 
-def client(tenant: Tenant, read_only: bool) -> AppClient:
-    """The app's login, or the one that only reads."""
-    variable = f"{tenant.app.id.upper()}_DB_READONLY_URL" if read_only else "DATABASE_URL"
-    url, timeout = revealed(tenant.env[variable]), max(2, round(tenant.server.timeout))
+def client(tenant: Tenant, access: AppAccess) -> AppClient:
+    """The app's login, the one that only reads, or for migrations the one that owns the schema, without the limits of
+    time of the app's everyday statements: by ``PGOPTIONS``, and in the addresses for programs that have not libpq."""
+    prefix = f"{tenant.app.id.upper()}_DB"
+    variables: dict[str, str | Secret] = {}
+    url = revealed(tenant.env[f"{prefix}_READONLY_URL" if access is AppAccess.READ_ONLY else "DATABASE_URL"])
+    if access is AppAccess.MIGRATION:
+        straight = tenant.env.get("DATABASE_URL_DIRECT", url)
+        url = _unlimited(revealed(tenant.env.get(f"{prefix}_MIGRATE_URL", straight)))
+        variables = _variables(url, revealed(tenant.env["DATABASE_URL_ASYNC"]), prefix)
+    timeout = max(2, round(tenant.server.timeout))
     parts = urlsplit(url)
     env: dict[str, str | Secret] = {
         "PGHOST": parts.hostname or "",
@@ -33,6 +41,7 @@ def client(tenant: Tenant, read_only: bool) -> AppClient:
         "PGPASSWORD": Secret(unquote(parts.password or "")),
         "PGCONNECT_TIMEOUT": str(timeout),
         **{_TLS[name]: value for name, value in parse_qsl(parts.query) if name in _TLS},
+        **variables,
     }
 
     @contextmanager
@@ -47,6 +56,28 @@ def client(tenant: Tenant, read_only: bool) -> AppClient:
             yield lambda statement: _answer(connection, tenant, statement)
 
     return AppClient(prompt, ("psql",), (), env, unset=("PG",))
+
+
+def _unlimited(url: str) -> str:
+    """The address of a session whose statements and transactions may take as long as they do."""
+    return f"{url}{'&' if '?' in url else '?'}{urlencode({'options': _WITHOUT_LIMITS}, quote_via=quote)}"
+
+
+def _variables(url: str, asynchronous: str, prefix: str) -> dict[str, str | Secret]:
+    """The app's own variables, which lead a program that migrates to this address."""
+    there, other = urlsplit(url), urlsplit(asynchronous)
+    keywords = [(name, value) for name, value in parse_qsl(other.query)]
+    query = urlencode([*keywords, ("options", _WITHOUT_LIMITS)], quote_via=quote, safe="/")
+    return {
+        "DATABASE_URL": Secret(url),
+        f"{prefix}_URL": Secret(url),
+        "DATABASE_URL_ASYNC": Secret(f"{other.scheme}://{there.netloc}{there.path}?{query}"),
+        "POSTGRES_HOST": there.hostname or "",
+        "POSTGRES_PORT": str(there.port or 5432),
+        "POSTGRES_USER": unquote(there.username or ""),
+        "POSTGRES_PASSWORD": Secret(unquote(there.password or "")),
+        "PGOPTIONS": _WITHOUT_LIMITS,
+    }
 
 
 def _answer(connection: psycopg.Connection, tenant: Tenant, statement: str) -> PromptAnswer:

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Any, Final
 
 from multidb.errors import NotAllowed, UsageError
-from multidb.model import AppClient, PromptAnswer, Tenant
+from multidb.model import AppAccess, AppClient, PromptAnswer, Tenant
 from multidb.provisioners.qdrant.driver.transport import Http
 from multidb.provisioners.qdrant.provision.statements import Call
 from multidb.secrets import Secret
@@ -19,15 +19,17 @@ _VERBS: Final = ("GET", "POST", "PUT", "PATCH", "DELETE")
 _LARGEST: Final = 4 << 20  # bytes of an answer that is shown
 
 
-def client(tenant: Tenant, read_only: bool) -> AppClient:
+def client(tenant: Tenant, access: AppAccess) -> AppClient:
     """Requests of Qdrant's HTTP interface with the app's token, as ``GET /collections/NAME`` or ``POST PATH JSON``.
 
     Raises:
-        UsageError: a login that only reads was asked for; or the store is a folder without a server.
+        UsageError: a login that only reads, or one for migrations, was asked for;
+            or the store is a folder without a server.
     """
     where = f"app {tenant.app.id}"
-    if read_only:
-        raise UsageError("an app has no token on Qdrant that only reads", where=where, hint="leave --read-only out")
+    if access is not AppAccess.WORK:
+        asked, option = ("only reads", "--read-only") if access is AppAccess.READ_ONLY else ("migrates", "--migrate")
+        raise UsageError(f"an app has no token on Qdrant that {asked}", where=where, hint=f"leave {option} out")
     if "QDRANT_PATH" in tenant.env:
         raise UsageError(
             "Qdrant is a folder in local mode, with no server to connect to",

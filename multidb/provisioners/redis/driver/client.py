@@ -10,22 +10,23 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from multidb.errors import NotAllowed, UsageError
-from multidb.model import AppClient, PromptAnswer, Tenant
+from multidb.model import AppAccess, AppClient, PromptAnswer, Tenant
 from multidb.provisioners.redis.driver.connection import explained
 from multidb.provisioners.redis.driver.wire import Wire, as_app
 
 __all__ = ["client"]
 
 
-def client(tenant: Tenant, read_only: bool) -> AppClient:
+def client(tenant: Tenant, access: AppAccess) -> AppClient:
     """The app's login, in its own DB.
 
     Raises:
-        UsageError: a login that only reads was asked for; there is none.
+        UsageError: a login that only reads, or one for migrations, was asked for; there is none.
     """
-    if read_only:
+    if access is not AppAccess.WORK:
+        asked, option = ("only reads", "--read-only") if access is AppAccess.READ_ONLY else ("migrates", "--migrate")
         raise UsageError(
-            "an app has no login on Redis that only reads", where=f"app {tenant.app.id}", hint="leave --read-only out"
+            f"an app has no login on Redis that {asked}", where=f"app {tenant.app.id}", hint=f"leave {option} out"
         )
     env = tenant.env
     arguments = ["-h", str(env["REDIS_HOST"]), "-p", str(env["REDIS_PORT"]), "-n", str(env["REDIS_DB"])]

@@ -68,6 +68,7 @@ from multidb.model.options import RuntimeKind
 from multidb.model.project import Project, ServerSpec
 from multidb.model.provisioner import Provisioner, Session
 from multidb.model.question import Batch, Column, ColumnType, Querying, Question, QuestionRows
+from multidb.model.refusal import Refusal
 from multidb.model.usage import AppUsage, CredentialUse, Enforce, Query, Quota, ServerUsage
 
 __all__ = [
@@ -126,6 +127,7 @@ __all__ = [
     "QuestionRows",
     "Quota",
     "RecoverableKind",
+    "Refusal",
     "Remark",
     "Resource",
     "RuntimeKind",

@@ -34,6 +34,7 @@ from multidb.model.health import Health
 from multidb.model.hosting import HostedServer, Hosting
 from multidb.model.options import ContainerOptions, RuntimeKind, Section
 from multidb.model.question import Querying
+from multidb.model.refusal import Refusal
 from multidb.model.usage import CredentialUse, ServerUsage
 from multidb.secrets import Alternate, Secret, SecretRef, SecretSpec, SecretStore
 from multidb.state_store import StateStore
@@ -170,6 +171,10 @@ class Provisioner:
     state_store: Callable[[Callable[[], tuple[Server, Secret | None]], str, str], StateStore] | None = None
     """(what gives the server and its admin's password, the project's name, application name) -> a place for the
     project's state there, which no app can enter; touches nothing yet. None: the store has no such place."""
+    refusals: Callable[[Session, App], Sequence[Refusal]] | None = None
+    """(session, app) -> what the server itself keeps of what it refused the app; it is asked nothing of the app's."""
+    logged_refusals: Callable[[App, Iterable[str]], Sequence[Refusal]] | None = None
+    """(app, lines of the server's log) -> the same, for a store whose servers only write it there."""
     advise: Callable[[Sequence[App], StoreContext], Sequence[Finding]] | None = None
     """What the server's limits mean for these apps (connections, DB numbers, collections), good news included."""
     caveats: Callable[[Facts], Sequence[str]] | None = None

@@ -40,6 +40,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
 
 from multidb.model import (
+    App,
     AppAccess,
     AppClient,
     Archive,
@@ -53,6 +54,7 @@ from multidb.model import (
     Querying,
     Question,
     QuestionRows,
+    Refusal,
     Server,
     Session,
     TakeOffline,
@@ -112,6 +114,12 @@ def _examine(servers: Sequence[Server], versions: Sequence[int]) -> Iterable[Fin
     return examine(servers, versions)
 
 
+def _logged_refusals(app: App, lines: Iterable[str]) -> Sequence[Refusal]:
+    from multidb.provisioners.postgres.observe.refusals import logged_refusals
+
+    return logged_refusals(app, lines)
+
+
 def _processes(hosting: Hosting) -> Sequence[HostedServer]:
     from multidb.provisioners.postgres.hosting.process import processes
 
@@ -149,6 +157,7 @@ PROVISIONER = Provisioner(
     isolation=resources.isolation,
     connect=_connect,
     client=_client,
+    logged_refusals=_logged_refusals,
     querying=Querying(_check_question, _answer, "SELECT count(*) FROM users", columns=_columns),
     check_health=_check_health,
     probe=_probe,

@@ -74,8 +74,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
+from datetime import UTC, datetime
 
 from multidb.model import (
+    App,
     AppAccess,
     AppClient,
     Archive,
@@ -87,6 +89,7 @@ from multidb.model import (
     Querying,
     Question,
     QuestionRows,
+    Refusal,
     Server,
     Session,
     TakeOffline,
@@ -129,6 +132,14 @@ def _check_health(tenant: Tenant, may_write: bool) -> Health:
     from multidb.provisioners.redis.observe import health
 
     return health.check_health(tenant, may_write)
+
+
+def _refusals(session: Session, app: App) -> Sequence[Refusal]:
+    from multidb.provisioners.redis.observe.refusals import refusals
+    from multidb.provisioners.redis.provision.session import RedisSession
+
+    assert isinstance(session, RedisSession)
+    return refusals(app, session.acl_log(), datetime.now(UTC))
 
 
 def _probe(attacker: Tenant, victims: Sequence[Tenant]) -> Iterable[Probe]:
@@ -180,6 +191,7 @@ PROVISIONER = Provisioner(
     isolation=isolation,
     connect=_connect,
     client=_client,
+    refusals=_refusals,
     querying=Querying(_check_question, _answer, "DBSIZE", reader=_reader),
     check_health=_check_health,
     probe=_probe,

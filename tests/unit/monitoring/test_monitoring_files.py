@@ -220,7 +220,7 @@ def test_apps_write_logs_of_their_own(rendered: Path) -> None:
     assert app["labels"] == {"multidb.app": "lernmi"}
     assert app["logging"]["options"]["labels"] == "multidb.app"
     servers = yaml.safe_load((root / "infrastructure/docker-compose.yml").read_text())["services"]
-    assert "log_line_prefix=%m [%p] app=%d user=%u " in servers["postgres"]["command"]
+    assert "log_line_prefix=%m [%p] app=%d user=%u state=%e by=%a " in servers["postgres"]["command"]
     assert servers["prometheus"]["networks"] == ["monitoring"], "where no app is"
 
 

@@ -7,6 +7,7 @@ from typing import Final
 
 from multidb.model.container import Container, Pooler, SecretVariable, one_per_app, shared
 from multidb.model.project import ServerSpec
+from multidb.provisioners.postgres.observe.refusals import LINE_PREFIX
 from multidb.provisioners.postgres.provision.options import STORE, ServerOptions
 from multidb.provisioners.postgres.provision.roles import AppNames
 
@@ -40,7 +41,7 @@ def containers(spec: ServerSpec, apps: Sequence[str], per_app: bool) -> list[Con
         database="postgres",
         scripts={"scripts/init-multiple-databases.sh": "init-multiple-databases.sh.j2"},
         pooler=_POOLER,
-        settings={"max_connections": options.max_connections, "names": AppNames.of("$1")},
+        settings={"max_connections": options.max_connections, "line_prefix": LINE_PREFIX, "names": AppNames.of("$1")},
         users=("postgres",),
         tls_files={
             "key.sh": "tls/key.sh.j2",

@@ -29,6 +29,7 @@ from multidb.errors import AuthenticationFailed, RuntimeUnavailable, UsageError
 from multidb.model import Endpoint, HostedServer, Hosting, Launch, Progress, Server
 from multidb.ports import LOOPBACK
 from multidb.processes import environment, running, version_of
+from multidb.provisioners.postgres.observe.refusals import LINE_PREFIX
 from multidb.provisioners.postgres.provision.options import ServerOptions
 from multidb.secrets import Secret, redact
 
@@ -344,6 +345,7 @@ def _settings(hosted: HostedServer, programs: Path) -> dict[str, object]:
         "timezone": "UTC",
         "log_timezone": "UTC",
         "lc_messages": "C",
+        "log_line_prefix": LINE_PREFIX,
         "log_statement": "none",
         "log_min_error_statement": "panic",  # a failed statement may hold a password; its error is logged without it
         "cluster_name": hosted.project,

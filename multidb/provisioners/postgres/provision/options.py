@@ -75,8 +75,8 @@ class AppOptions(Section):
     )
     statement_timeout: Duration = Field(
         default=timedelta(seconds=30),
-        description="Longest time a statement of the app may take; 0 for no limit. Exempt are the login of roles: split "
-        "for migrations, and what multidb connect --migrate runs.",
+        description="Longest time a statement of the app may take; 0 for no limit. Exempt are the login for migrations "
+        "of roles: split, and what multidb connect --migrate runs.",
     )
     idle_in_transaction_session_timeout: Duration = Field(
         default=timedelta(minutes=1),

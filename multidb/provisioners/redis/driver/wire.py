@@ -24,7 +24,10 @@ from multidb.progress import ProgressTimer
 from multidb.provisioners.redis.driver.connection import tls_options
 from multidb.secrets import redact, revealed
 
-__all__ = ["AnswerTooLong", "Wire", "as_app"]
+__all__ = ["OWN_NAME", "AnswerTooLong", "Wire", "as_app"]
+
+OWN_NAME = "multidb"
+"""The name of these connections on their servers."""
 
 _CHUNK = 1 << 18
 _LONGEST = 64 << 20  # bytes of an answer to somebody who asks for no data
@@ -133,9 +136,11 @@ class Wire:
         return answer
 
     def login(self, user: str, password: str, db: int = 0) -> None:
-        """Logs in and selects the DB, in one round trip. Raises a refusal of either."""
+        """Logs in and selects the DB, in one round trip. Raises a refusal of either. The connection is named as
+        multidb's, so that the server's ACL log tells what the app tried from what was tried with its login."""
         login = [("AUTH", *([user] if user else []), password)] if password else []
-        for answer in self.tell([*login, *([("SELECT", db)] if db else [])]):
+        *answers, _ = self.tell([*login, *([("SELECT", db)] if db else []), ("CLIENT", "SETNAME", OWN_NAME)])
+        for answer in answers:
             if isinstance(answer, ResponseError):
                 raise answer
 

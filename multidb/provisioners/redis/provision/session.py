@@ -215,6 +215,11 @@ class RedisSession:
         with explained(self._server):
             return credential_use(user_name(app.id, alternate), clients(ask(self._client, "CLIENT", "LIST")))
 
+    def acl_log(self) -> list[Any]:
+        """The entries of ``ACL LOG``, the newest first; the server keeps the last 128."""
+        with explained(self._server):
+            return list(ask(self._client, "ACL", "LOG", 128))
+
     def orphans(self, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:
         """See `Session.orphans`; one ``ACL LIST``."""
         return orphans(context, read_rules(self._server, self._client), known)

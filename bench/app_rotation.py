@@ -82,11 +82,12 @@ def _require(held: bool) -> None:
 def _floors(engine: Engine) -> Iterator[tuple[str, tuple[float, float]]]:
     """By step, what its statements take by the clock and of the processor."""
     now = datetime.now(UTC)
-    entries = []
+    entries, specs = [], []
     for app in engine.fleet.project.apps.values():
         for store in app.stores if app.id != "other" else ():
-            make_anew(engine.state, provisioner(store).secrets(app), Alternate.SECOND)
+            specs += [spec for spec in provisioner(store).secrets(app) if spec.alternate is Alternate.SECOND]
             entries.append(Alternation(app.id, store, Alternate.FIRST, RotationPhase.PREPARING, now, {}))
+    make_anew(engine.state, specs)
     record_alternation(engine.state, entries)
     yield "prepare", _by_hand(engine, Alternate.SECOND)
     finishing = [replace(entry, current=Alternate.SECOND, phase=RotationPhase.FINISHING) for entry in entries]

@@ -11,7 +11,7 @@ from multidb.alternation import Alternation, alternations
 from multidb.fleet import Fleet, Scope
 from multidb.model import App, Change, Provisioner
 from multidb.provisioners import provisioner
-from multidb.secrets import Alternate, Secret, SecretRef, SecretSpec, generate
+from multidb.secrets import Secret, SecretRef, SecretSpec, generate
 from multidb.state import ProjectState
 
 __all__ = [
@@ -56,10 +56,14 @@ def ensure_secrets(fleet: Fleet, store: Provisioner, changes: Sequence[Change]) 
             first_issued.update(dict.fromkeys(new, now))
 
 
-def make_anew(state: ProjectState, specs: Iterable[SecretSpec], alternate: Alternate) -> None:
-    """Generates, in one write, the secrets of one of an app's two credentials, in place of those that it had."""
+def make_anew(state: ProjectState, specs: Iterable[SecretSpec]) -> None:
+    """Generates these secrets in one write, in place of those that there were.
+
+    Args:
+        specs: each after what it is made of.
+    """
     made: dict[SecretRef, Secret] = {}
-    for spec in (spec for spec in specs if spec.alternate is alternate):  # each after what it is made of
+    for spec in specs:
         state.secrets.get(spec.ref)  # a store takes a value in place of one that was read only
         source = made.get(spec.source) if spec.source is not None else None
         made[spec.ref] = Secret(spec.derive(source.reveal())) if source is not None and spec.derive else generate()
@@ -86,6 +90,11 @@ class CredentialAge:
 
     issued: datetime | None = None
     alternation: Alternation | None = None
+
+    @property
+    def is_under_way(self) -> bool:
+        """Whether there is something left to do of a rotation."""
+        return self.alternation is not None and self.alternation.under_way
 
 
 def credential_ages(state: ProjectState, apps: Iterable[App]) -> dict[tuple[str, str], CredentialAge]:

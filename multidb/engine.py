@@ -34,7 +34,7 @@ from multidb.model import (
     StoreContext,
     listed,
 )
-from multidb.plan import LOST, Plan, ServerPlan, diff, in_order, refuse_conflicts, without_half_apps
+from multidb.plan import LOST, Plan, ServerPlan, conflict_error, diff, in_order, refuse_conflicts, without_half_apps
 from multidb.provisioners import provisioner
 from multidb.report import Failure, Report, ServerReport, account
 from multidb.state import ProjectState
@@ -100,6 +100,25 @@ class Engine:
             return self._apply_server(servers.get(server_plan.server), server_plan, scope, agreed=agreed)
 
         return Report(plan, tuple(side_by_side(work, todo, at_once=SERVERS_AT_ONCE, cancelled=self._stopping)))
+
+    def settle(self, scope: Scope) -> tuple[ServerReport, ...]:
+        """Brings the servers in scope to the manifest and the records: each is read once when its lock is held, and
+        once more when everything was sent. For a step of a command that is taken whatever it needs, so that nobody
+        agrees to single changes; whoever calls this keeps removals of the apps away.
+
+        What is in the way of one app is that app's failure; the others, and the other servers, go on.
+        """
+        scope = self.fleet.sparing_others(scope)
+
+        def work(server: Server) -> ServerReport:
+            try:
+                with self.fleet.locked(server) as session:
+                    fresh = self._read(server, session, scope)
+                    return self._carry_out(server, session, scope, fresh)
+            except MultidbError as error:  # it must not cost the other servers their report
+                return ServerReport(server.name, server.store, error=error)
+
+        return tuple(side_by_side(work, self.fleet.servers(scope), at_once=SERVERS_AT_ONCE, cancelled=self._stopping))
 
     def stop(self) -> None:
         """Asks a running apply to end after the statement in flight; what was not run is reported as not tried."""
@@ -239,15 +258,24 @@ class Engine:
                     raise StalePlan(
                         "it has changed since the plan was made", where=str(server), hint="run the command again"
                     )
-                self._record(server, session)
-                report = replace(self._run(server, session, scope, fresh.changes), unread=fresh.unread)
-                if report.error is None:
-                    report = self._read_once_more(server, session, scope, report)
-                if any(change.resource.app is None for change in report.done):
-                    forget_access(self.state.folder, server.name)  # what the session knows of the server is from before
-                return report
+                return self._carry_out(server, session, scope, fresh)
         except MultidbError as error:  # whatever it is, it must not cost the other servers their report
             return replace(nothing, error=error)
+
+    def _carry_out(self, server: Server, session: Session, scope: Scope, fresh: ServerPlan) -> ServerReport:
+        """Makes the changes that were found under the server's lock, and reads once more. A conflict that is left among
+        them is a failure of its app's."""
+        self._record(server, session)
+        conflicts = tuple(change for change in fresh.changes if change.action is Action.CONFLICT)
+        changes = [change for change in fresh.changes if change.action is not Action.CONFLICT]
+        report = self._run(server, session, scope, changes)
+        in_the_way = tuple(Failure(change, conflict_error([change])) for change in conflicts)
+        report = replace(report, unread=fresh.unread, failures=(*in_the_way, *report.failures))
+        if report.error is None:
+            report = self._read_once_more(server, session, scope, report)
+        if any(change.resource.app is None for change in report.done):
+            forget_access(self.state.folder, server.name)  # what the session knows of the server is from before
+        return report
 
     def _refuse_removed(self, scope: Scope) -> None:
         """The manifest was read before the lock was ours: its logins must not come on again."""
@@ -315,15 +343,18 @@ class Engine:
         left = [change for change in proof.changes if change.resource.app not in failed_apps]
         if not left:
             return report
-        names = {change.resource.key for change in left}
         what = ", ".join(f"{change.resource.kind} {change.resource.name}" for change in left[:3])
         error = ServerError(
             f"the server accepted the statements, yet {what} is not as the manifest says",
             where=str(server),
             hint="multidb plan shows what is left; the admin login may lack a right (multidb doctor)",
         )
-        untrue = [Failure(change, error) for change in report.done if change.resource.key in names]
+        names = {change.resource.key for change in left}
         done = tuple(change for change in report.done if change.resource.key not in names)
+        if all(change.resource.app is not None for change in left):
+            untrue = tuple(Failure(change, error) for change in left)
+            return replace(report, done=done, failures=(*report.failures, *untrue))
+        untrue = tuple(Failure(change, error) for change in report.done if change.resource.key in names)
         return replace(report, done=done, failures=(*report.failures, *untrue[:1]), error=error)
 
 

@@ -27,6 +27,7 @@ __all__ = [
     "Plan",
     "SavedPlan",
     "ServerPlan",
+    "conflict_error",
     "diff",
     "in_order",
     "plain",
@@ -35,6 +36,8 @@ __all__ = [
     "without_half_apps",
 ]
 
+_ADOPT: Final = "multidb apply --adopt {app}"
+_RENAME: Final = "give {app} another name in the manifest"
 _LARGEST: Final = 256 * 1024**2  # bytes of a saved plan
 
 LOST = "lost"
@@ -367,21 +370,27 @@ class _SavedDocument(Document, extra="allow"):
 _SAVED: Final = TypeAdapter(_SavedDocument)
 
 
-def refuse_conflicts(
-    plan: Plan, *, adopt: str = "multidb apply --adopt {app}", rename: str = "give {app} another name in the manifest"
-) -> None:
+def refuse_conflicts(plan: Plan, *, adopt: str = _ADOPT, rename: str = _RENAME) -> None:
     """`Conflict` when something in the plan is in the way that is not ours, with what to do about it.
 
     Args:
         adopt: how `app` takes over what exists.
         rename: how it gets another name.
     """
-    if not plan.conflicts:
-        return
-    raise Conflict(
-        "; ".join(dict.fromkeys(change.reason for change in plan.conflicts)),
-        where=", ".join(dict.fromkeys(f"server {change.server}" for change in plan.conflicts)),
-        hint="; ".join(dict.fromkeys(_way_out(change, adopt, rename) for change in plan.conflicts)),
+    if plan.conflicts:
+        raise conflict_error(plan.conflicts, adopt, rename)
+
+
+def conflict_error(
+    conflicts: Sequence[Change],
+    adopt: str = _ADOPT,
+    rename: str = _RENAME,
+) -> Conflict:
+    """What is in the way of these changes, with what to do about it as for `refuse_conflicts`."""
+    return Conflict(
+        "; ".join(dict.fromkeys(change.reason for change in conflicts)),
+        where=", ".join(dict.fromkeys(f"server {change.server}" for change in conflicts)),
+        hint="; ".join(dict.fromkeys(_way_out(change, adopt, rename) for change in conflicts)),
     )
 
 

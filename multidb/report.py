@@ -48,6 +48,13 @@ class ServerReport:
         errors = [*(failure.error for failure in self.failures), *self.unread.values()]
         return tuple(dict.fromkeys([*errors, self.error] if self.error is not None else errors))
 
+    def errors_of(self, app: str) -> tuple[MultidbError, ...]:
+        """What went wrong here for one of the apps that the server serves, once each. Where the server as a whole was
+        not finished, that is everybody's."""
+        errors = [failure.error for failure in self.failures if failure.change.resource.app == app]
+        errors += [error for name, error in self.unread.items() if name == app]
+        return tuple(dict.fromkeys([*errors, self.error] if self.error is not None else errors))
+
 
 @dataclass(frozen=True, slots=True)
 class Report:

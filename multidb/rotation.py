@@ -1,23 +1,27 @@
-"""New credentials for an app while it works: a second one beside the one that it has, and later the old one off.
+"""New credentials for apps while they work: a second one beside the one that each has, and later the old one off.
 
 Each step is written down before it is taken (`multidb.alternation`), and what a server needs for it is made by a plan
-and an apply like any other, so a step that was interrupted anywhere is finished by the same command. Whoever calls
-these functions holds the app's lock (`ProjectState.lock_apps`) and has read the manifest under it.
+and an apply like any other, so a step that was interrupted anywhere is finished by the same command. A step is taken
+for all apps together: their secrets are made in one write, each server is changed once for all of them, and their
+variables are written in one pass. Whoever calls these functions holds the apps' locks (`ProjectState.lock_apps`) and
+has read the manifest under them.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
 from multidb.alternation import Alternation, RotationPhase, alternations, record_alternation
 from multidb.closure import closures
-from multidb.credentials import issued_at, make_anew
+from multidb.concurrency import side_by_side
+from multidb.credentials import credential_ages, issued_at, make_anew
 from multidb.engine import Engine
 from multidb.errors import AuthenticationFailed, MultidbError, NotAllowed, PartlyApplied, Refused, ServerError
-from multidb.fleet import Fleet, Scope
+from multidb.fleet import SERVERS_AT_ONCE, Fleet, Scope
 from multidb.model import (
     App,
     CredentialUse,
@@ -26,26 +30,35 @@ from multidb.model import (
     Server,
     Status,
     StoreContext,
-    Tenant,
     counted,
     listed,
     moment_in_words,
 )
 from multidb.provisioners import provisioner
+from multidb.report import ServerReport
 from multidb.runtime import ServerState
 from multidb.secrets import Alternate
 
 __all__ = [
+    "Place",
     "Rotation",
     "Standing",
     "StoreUse",
     "UnknownUse",
+    "Write",
     "recorded_standings",
     "standings",
     "use_in_words",
     "uses_in_words",
 ]
 
+Place = tuple[str, str]
+"""An app and a store."""
+
+Write = Callable[[Sequence[str]], Mapping[str, bool | MultidbError]]
+"""(apps) -> by app, whether any of its variables was new where it reads them; or why they could not be written."""
+
+_TRIES_AT_ONCE: Final = 8
 _BOTH: Final = (RotationPhase.PREPARED, RotationPhase.REVERTED)  # both work, and nothing is half done
 
 
@@ -96,101 +109,104 @@ class Standing:
 
 
 class Rotation:
-    """The rotation of one app's credentials on some of its stores.
+    """The rotation of apps' credentials on some of their stores. What goes wrong with one app is in `errors` and
+    changes no other's result; nothing more is done for it then, by any step.
 
     Args:
-        stores: None: all that it has, but for those that cannot rotate.
-        write: writes the app's variables where it reads them, and says whether any was new; raises where that could
-            not be done.
+        stores: None: all that each app has, but for those that cannot rotate.
+        write: writes apps' variables where they read them.
         clock: the time now, in UTC.
 
     Attributes:
-        left_out: by store, why its credentials are not rotated.
-
-    Raises:
-        Refused: its logins are meant to be off, or no store of these can rotate.
-        UsageError: no such app.
-        ServerError: a server of these has no address, or does not answer.
+        errors: by app, why its step was not taken, or not to its end. `Refused`: its logins are meant to be off, no
+            store of these can rotate, or the step does not fit; `ServerError`: a server of its has no address or does
+            not answer; `PartlyApplied`: a server did not let all of it be done; `UsageError`: no such app.
+        left_out: by app and store, why its credentials there are not rotated.
+        unable: those of `errors` that have no credentials to rotate on these stores.
     """
 
     def __init__(
         self,
         engine: Engine,
-        app_id: str,
+        apps: Iterable[str],
         stores: Iterable[str] | None,
-        write: Callable[[], bool],
+        write: Write,
         clock: Callable[[], datetime] = lambda: datetime.now(UTC),
     ) -> None:
         self._engine, self._fleet, self._state = engine, engine.fleet, engine.state
-        self._app = self._fleet.app(app_id)
-        self._write, self._clock = write, clock
-        self.left_out: dict[str, str] = {}
-        if (closure := closures(self._state).get(app_id)) is not None:
-            raise Refused(closure.why, where=f"app {app_id}", hint=closure.way_on)
+        self._write_variables, self._clock = write, clock
+        self.errors: dict[str, MultidbError] = {}
+        self.left_out: dict[str, dict[str, str]] = {}
+        self.unable: set[str] = set()
+        self._apps: dict[str, App] = {}
+        closed = closures(self._state)
+        for name in apps:
+            with self._its_own(name):
+                self._apps[name] = self._fleet.app(name)
+                if name in closed:
+                    raise Refused(closed[name].why, where=f"app {name}", hint=closed[name].way_on)
         self._servers = self._serving(None if stores is None else frozenset(stores))
 
-    @property
-    def stores(self) -> tuple[str, ...]:
+    def stores_of(self, app: str) -> tuple[str, ...]:
         """Those whose credentials are rotated."""
-        return tuple(self._servers)
+        return tuple(store for name, store in self._servers if name == app)
 
-    def prepare(self) -> None:
-        """Makes a second credential on each store, and puts it into the app's variables. From then on both work; so
-        they do where this was interrupted. Nothing where that is so already.
-
-        Raises:
-            PartlyApplied: a server did not let it be done. The credential that the app has works.
-        """
-        self._go_on_finishing()
-        entries = self._entries()
-        fresh = [store for store in self._servers if store not in entries or not entries[store].under_way]
-        self._begin(fresh, entries)
-        making = self._in_phase(RotationPhase.PREPARING)
+    def prepare(self, apps: Iterable[str]) -> None:
+        """Makes a second credential of each app on each store, and puts it into the app's variables. From then on both
+        work; so they do where this was interrupted. Nothing where that is so already."""
+        names = list(apps)
+        self._go_on_finishing(names)
+        self._in_one([name for name in names if name not in self.errors], self._begin)
+        making = self._in_phase(names, RotationPhase.PREPARING)
         if making:
-            self._apply(making, "the credential that the app has works on")
-            for store in making:
-                self._require_let_in(store, making[store].current.other)
-            self._record(making.values(), RotationPhase.PREPARED, flip=True)
-        self._record(self._in_phase(RotationPhase.REVERTED).values(), RotationPhase.PREPARED, flip=True)
-        self._write()
+            self._apply(making, "the credential that the app has works on", deep=True)
+            self._try(self._require_let_in, making)
+            self._record(self._in_phase(names, RotationPhase.PREPARING), RotationPhase.PREPARED, flip=True)
+        self._record(self._in_phase(names, RotationPhase.REVERTED), RotationPhase.PREPARED, flip=True)
+        self._write(names)
 
-    def revert(self) -> bool:
-        """Puts the credential of before into the app's variables again; both work on until `finish`.
+    def revert(self, apps: Iterable[str]) -> frozenset[str]:
+        """Puts the credentials of before into the apps' variables again; both work on until `finish`. Refused where it
+        is too late.
 
         Returns:
-            Whether the app may have taken the new one, so that it has to read its variables before that.
-
-        Raises:
-            Refused: it is too late.
+            The apps that may have taken the new ones, so that they have to read their variables before that.
         """
-        finishing = self._in_phase(RotationPhase.FINISHING)
-        if finishing:
-            raise Refused(
-                f"it is too late to go back: the former credentials on {listed(list(finishing))} are being turned off",
-                where=f"app {self._app.id}",
-                hint=f"finish it: multidb rotate {self._app.id} --finish",
+        names = list(apps)
+        finishing = self._in_phase(names, RotationPhase.FINISHING)
+        for app in {app for app, _ in finishing}:
+            stores = [store for name, store in finishing if name == app]
+            self.errors[app] = Refused(
+                f"it is too late to go back: the former credentials on {listed(stores)} are being turned off",
+                where=f"app {app}",
+                hint=f"finish it: multidb rotate {app} --finish",
             )
-        given_out = bool(self._in_phase(RotationPhase.PREPARED) or self._in_phase(RotationPhase.REVERTED))
-        self._record(self._in_phase(RotationPhase.PREPARING).values(), RotationPhase.REVERTED, flip=False)
-        self._record(self._in_phase(RotationPhase.PREPARED).values(), RotationPhase.REVERTED, flip=True)
-        self._write()
-        return given_out
+        prepared = self._in_phase(names, RotationPhase.PREPARED)
+        given_out = {app for app, _ in [*prepared, *self._in_phase(names, RotationPhase.REVERTED)]}
+        self._record(self._in_phase(names, RotationPhase.PREPARING), RotationPhase.REVERTED)
+        self._record(prepared, RotationPhase.REVERTED, flip=True)
+        self._write(names)
+        return frozenset(given_out)
 
-    def uses(self) -> dict[str, StoreUse]:
-        """By store on which both work, who uses the one that is not in the app's variables.
+    def uses(self, apps: Iterable[str]) -> dict[str, dict[str, StoreUse]]:
+        """By app and store on which both work, who uses the one that is not in the app's variables. A server that does
+        not answer is an error of its apps: nobody can tell."""
+        entries = {place: entry for place, entry in self._entries(apps).items() if entry.phase in _BOTH}
+        answers = _uses(self._fleet, {place: (self._servers[place], entry) for place, entry in entries.items()})
+        uses: dict[str, dict[str, StoreUse]] = {}
+        for (app, store), answer in answers.items():
+            if isinstance(answer, MultidbError):
+                self.errors.setdefault(app, answer)
+            else:
+                uses.setdefault(app, {})[store] = answer
+        return {app: of_app for app, of_app in uses.items() if app not in self.errors}
 
-        Raises:
-            ServerError: a server does not answer, so that nobody can tell.
-        """
-        uses: dict[str, StoreUse] = {}
-        for store, entry in self._entries().items():
-            if entry.phase in _BOTH:
-                uses[store] = _use(self._fleet, self._servers[store], self._app, entry)
-        return uses
-
-    def finish(self, *, force: bool, after: timedelta | None = None) -> dict[str, StoreUse]:
+    def finish(
+        self, apps: Iterable[str], *, force: bool, after: timedelta | None = None
+    ) -> dict[str, dict[str, StoreUse]]:
         """Turns off, on every store on which both work, the credential that is not in the app's variables, ends its
-        sessions, and tries that it is refused. Nothing where no rotation is under way.
+        sessions, and tries that it is refused. Nothing where no rotation is under way. Refused where it is in use, or
+        was not prepared: nothing was changed for that app.
 
         Args:
             force: also while it is in use.
@@ -198,93 +214,117 @@ class Rotation:
                 long; None: only by `force`.
 
         Returns:
-            By store, who used it until now.
-
-        Raises:
-            Refused: it is in use, or was not prepared; nothing was changed.
-            PartlyApplied: a server did not let it be done; the same again finishes.
+            By app and store, who used it until now.
         """
-        making = self._in_phase(RotationPhase.PREPARING)
-        if making:
-            raise Refused(
-                f"the new credentials on {listed(list(making))} are not all made yet",
-                where=f"app {self._app.id}",
-                hint=f"go on: multidb rotate {self._app.id}; or go back: multidb rotate {self._app.id} --abort",
+        names = list(apps)
+        making = self._in_phase(names, RotationPhase.PREPARING)
+        for app in {app for app, _ in making}:
+            stores = [store for name, store in making if name == app]
+            self.errors[app] = Refused(
+                f"the new credentials on {listed(stores)} are not all made yet",
+                where=f"app {app}",
+                hint=f"go on: multidb rotate {app}; or go back: multidb rotate {app} --abort",
             )
-        uses = self.uses()
-        if self._write() and uses and not force:  # whoever reads them from here on has what stays
-            raise Refused(
-                "its variables have the credentials that stay only since now",
-                where=f"app {self._app.id}",
-                hint="let the app read them (restart or reload it), then run the same again",
-            )
-        if not force:
-            self._refuse_in_use(uses, after)
-        self._record([entry for entry in self._entries().values() if entry.phase in _BOTH], RotationPhase.FINISHING)
-        self._go_on_finishing()
+        uses = self.uses(names)
+        for app in self._write(names):  # whoever reads them from here on has what stays
+            if uses.get(app) and not force:
+                self.errors[app] = Refused(
+                    "its variables have the credentials that stay only since now",
+                    where=f"app {app}",
+                    hint="let the app read them (restart or reload it), then run the same again",
+                )
+        for app, of_app in uses.items():
+            if not force and app not in self.errors:
+                self._refuse_in_use(app, of_app, after)
+        both = {place: entry for place, entry in self._entries(names).items() if entry.phase in _BOTH}
+        self._record(both, RotationPhase.FINISHING)
+        self._go_on_finishing(names)
         return uses
 
     # Steps
 
-    def _begin(self, stores: Sequence[str], entries: Mapping[str, Alternation]) -> None:
+    def _begin(self, apps: Sequence[str]) -> None:
         """Makes the secrets of the credentials that do not work now, and writes down that they are to."""
-        if not stores:
+        entries = self._entries(apps)
+        ages = credential_ages(self._state, [self._apps[app] for app in apps])
+        fresh = [place for place in self._places(apps) if place not in entries or not entries[place].under_way]
+        if not fresh:
             return
-        begun = []
-        for store in stores:
-            entry = entries.get(store)
+        begun, specs, now = [], [], self._clock()
+        for app, store in fresh:
+            entry = entries.get((app, store))
             current = entry.current if entry is not None else Alternate.FIRST
             issued = dict(entry.issued) if entry is not None else {}
-            if entry is None and (known := issued_at(self._state, self._app.id, store)) is not None:
+            if entry is None and (known := ages[app, store].issued) is not None:
                 issued[current] = known
-            make_anew(self._state, provisioner(store).secrets(self._app), current.other)
-            now = issued[current.other] = self._clock()
+            issued[current.other] = now
             serials = {**(entry.serials if entry is not None else {}), current.other: int(now.timestamp() * 1000)}
-            begun.append(Alternation(self._app.id, store, current, RotationPhase.PREPARING, now, issued, serials))
+            begun.append(Alternation(app, store, current, RotationPhase.PREPARING, now, issued, serials))
+            all_specs = provisioner(store).secrets(self._apps[app])
+            specs += [spec for spec in all_specs if spec.alternate is current.other]
+        make_anew(self._state, specs)
         record_alternation(self._state, begun)
 
-    def _go_on_finishing(self) -> None:
-        finishing = self._in_phase(RotationPhase.FINISHING)
+    def _go_on_finishing(self, apps: Sequence[str]) -> None:
+        finishing = self._in_phase(apps, RotationPhase.FINISHING)
         if not finishing:
             return
-        self._apply(finishing, "the new one works, and the old one may")
-        for store, entry in finishing.items():
-            self._require_refused(store, entry.current.other)
-        self._record(finishing.values(), RotationPhase.DONE)
+        # What turns a login off is about the login as a whole: nothing inside an app's own place changes by it.
+        self._apply(finishing, "the new one works, and the old one may", deep=False)
+        self._try(self._require_refused, finishing)
+        self._record(self._in_phase(apps, RotationPhase.FINISHING), RotationPhase.DONE)
 
-    def _apply(self, entries: Iterable[str], meanwhile: str) -> None:
-        """Brings the stores to what is written down."""
-        scope = Scope(apps=frozenset({self._app.id}), stores=frozenset(entries))
-        error = self._engine.apply(scope, agreed=False).error()
-        if error is None:
-            return
-        raise PartlyApplied(
-            f"the rotation is not done, {meanwhile}: {error}",
-            where=f"app {self._app.id}",
-            hint=f"{error.hint or 'correct the cause'}; then run the same again, "
-            f"or, before it is finished: multidb rotate {self._app.id} --abort",
-        )
+    def _apply(self, entries: Iterable[Place], meanwhile: str, *, deep: bool) -> None:
+        """Brings the stores to what is written down: each server once, for all of its apps."""
+        for apps, stores in _scopes(entries):
+            reports = self._engine.settle(Scope(apps=apps, stores=stores, deep=deep))
+            for app in apps:
+                errors = [(report.server, error) for report in reports for error in self._errors_of(report, app)]
+                if errors:
+                    hint = next((error.hint for _, error in errors if error.hint), None) or "correct the cause"
+                    why = "; ".join(f"{server}: {error}" for server, error in errors)
+                    self.errors[app] = PartlyApplied(
+                        f"the rotation is not done, {meanwhile}: {why}",
+                        where=f"app {app}",
+                        hint=f"{hint}; then run the same again, "
+                        f"or, before it is finished: multidb rotate {app} --abort",
+                    )
 
-    def _record(self, entries: Iterable[Alternation], phase: RotationPhase, *, flip: bool = False) -> None:
+    def _errors_of(self, report: ServerReport, app: str) -> tuple[MultidbError, ...]:
+        """What went wrong for the app on a server that it uses."""
+        server = self._servers.get((app, report.store))
+        return report.errors_of(app) if server is not None and server.name == report.server else ()
+
+    def _record(self, entries: Mapping[Place, Alternation], phase: RotationPhase, *, flip: bool = False) -> None:
+        now = self._clock()
         changed = [
-            dataclasses.replace(
-                entry, phase=phase, since=self._clock(), current=entry.current.other if flip else entry.current
-            )
-            for entry in entries
+            dataclasses.replace(entry, phase=phase, since=now, current=entry.current.other if flip else entry.current)
+            for entry in entries.values()
         ]
         if changed:
             record_alternation(self._state, changed)
 
-    def _entries(self) -> dict[str, Alternation]:
+    def _write(self, apps: Sequence[str]) -> list[str]:
+        """Writes the variables of all of these; gives those that have new ones."""
+        names = [app for app in apps if app not in self.errors]
+        written = self._write_variables(names) if names else {}
+        self.errors |= {app: answer for app, answer in written.items() if isinstance(answer, MultidbError)}
+        return [app for app, answer in written.items() if answer is True]
+
+    def _places(self, apps: Iterable[str]) -> list[Place]:
+        """Of the apps with which nothing is wrong, where their credentials are rotated."""
+        names = {app for app in apps if app not in self.errors}
+        return [place for place in self._servers if place[0] in names]
+
+    def _entries(self, apps: Iterable[str]) -> dict[Place, Alternation]:
         known = alternations(self._state)
-        return {store: known[self._app.id, store] for store in self._servers if (self._app.id, store) in known}
+        return {place: known[place] for place in self._places(apps) if place in known}
 
-    def _in_phase(self, phase: RotationPhase) -> dict[str, Alternation]:
-        return {store: entry for store, entry in self._entries().items() if entry.phase is phase}
+    def _in_phase(self, apps: Iterable[str], phase: RotationPhase) -> dict[Place, Alternation]:
+        return {place: entry for place, entry in self._entries(apps).items() if entry.phase is phase}
 
-    def _refuse_in_use(self, uses: Mapping[str, StoreUse], after: timedelta | None) -> None:
-        app, now = self._app.id, self._clock()
-        reasons = []
+    def _refuse_in_use(self, app: str, uses: Mapping[str, StoreUse], after: timedelta | None) -> None:
+        now, reasons = self._clock(), []
         for store, use in uses.items():
             if isinstance(use, UnknownUse):
                 if after is None or now - use.since < after:
@@ -292,53 +332,100 @@ class Rotation:
             elif use:
                 reasons.append(uses_in_words(store, use))
         if reasons:
-            raise Refused(
+            self.errors[app] = Refused(
                 f"the credentials to be turned off are in use, or may be: {'; '.join(reasons)}",
                 where=f"app {app}",
                 hint="let the app read its variables again (restart or reload it), then run the same again; "
                 "or end what uses them: --force",
             )
 
+    # One app's errors are its own
+
+    @contextmanager
+    def _its_own(self, app: str) -> Iterator[None]:
+        """What goes wrong in the block is this app's error."""
+        try:
+            yield
+        except MultidbError as error:
+            self.errors.setdefault(app, error)
+
+    def _in_one(self, apps: Sequence[str], work: Callable[[Sequence[str]], None]) -> None:
+        """Work that writes once for all apps; where that fails, by itself for each, so that each has its own answer."""
+        try:
+            work(apps)
+        except MultidbError:
+            for app in apps:
+                with self._its_own(app):
+                    work([app])
+
+    def _try(
+        self, require: Callable[[Place, Alternate, StoreContext], None], entries: Mapping[Place, Alternation]
+    ) -> None:
+        """Tries the credential of each place that is not in its app's variables."""
+        contexts: dict[str, StoreContext] = {}
+        tried = [place for place in entries if place[0] not in self.errors]
+        for place in tried:
+            server = self._servers[place]
+            with self._its_own(place[0]):
+                if server.name not in contexts:
+                    contexts[server.name] = self._fleet.recorded_context(server)
+
+        def work(place: Place) -> None:
+            with self._its_own(place[0]):
+                require(place, entries[place].current.other, contexts[self._servers[place].name])
+
+        side_by_side(work, [place for place in tried if place[0] not in self.errors], at_once=_TRIES_AT_ONCE)
+
     # Servers
 
-    def _serving(self, stores: frozenset[str] | None) -> dict[str, Server]:
-        """By store, the app's server, as far as its credentials can be rotated there."""
-        stores_in_scope = [store for store in self._app.stores if stores is None or store in stores]
-        scope = Scope(apps=frozenset({self._app.id}), stores=frozenset(stores_in_scope))
-        for status, _ in self._fleet.missing(scope):
-            if status.state is not ServerState.SKIPPED:
-                raise status.not_running()
-            self.left_out[status.store] = f"its server cannot be had on this machine ({status.message})"
-        serving: dict[str, Server] = {}
+    def _serving(self, stores: frozenset[str] | None) -> dict[Place, Server]:
+        """By app and store, the app's server, as far as its credentials can be rotated there."""
+        scope = Scope(apps=frozenset(self._apps), stores=stores)
+        for status, users in self._fleet.missing(scope):
+            for app in users:
+                if status.state is not ServerState.SKIPPED:
+                    self.errors.setdefault(app.id, status.not_running())
+                why = f"its server cannot be had on this machine ({status.message})"
+                self.left_out.setdefault(app.id, {})[status.store] = why
+        serving: dict[Place, Server] = {}
         servers = self._fleet.servers(scope)
         for server, context in zip(servers, self._fleet.contexts(servers).values(), strict=True):
-            if isinstance(context, MultidbError):
-                raise context
-            if why := provisioner(server.store).rotates(self._app, Facts.of(context.facts)):
-                self.left_out[server.store] = why
-            else:
-                serving[server.store] = server
-        if not serving or (stores is not None and self.left_out):
-            whys = [f"{store}: {why}" for store, why in self.left_out.items()]
-            raise Refused(
-                f"its credentials cannot be rotated: {'; '.join(whys) or 'it has none on the stores named'}",
-                where=f"app {self._app.id}",
-                hint=f"its stores: {', '.join(self._app.stores)}",
-            )
-        return {store: serving[store] for store in stores_in_scope if store in serving}
+            for app in [app for app in self._apps.values() if app.id in self._ids_on(server)]:
+                if isinstance(context, MultidbError):
+                    self.errors.setdefault(app.id, context)
+                elif why := provisioner(server.store).rotates(app, Facts.of(context.facts)):
+                    self.left_out.setdefault(app.id, {})[server.store] = why
+                else:
+                    serving[app.id, server.store] = server
+        for name, app in self._apps.items():
+            in_scope = [store for store in app.stores if stores is None or store in stores]
+            left_out = self.left_out.get(name, {})
+            rotates = any((name, store) in serving for store in in_scope)
+            if name not in self.errors and (not rotates or (stores is not None and left_out)):
+                whys = [f"{store}: {why}" for store, why in left_out.items()]
+                self.unable.add(name)
+                self.errors[name] = Refused(
+                    f"its credentials cannot be rotated: {'; '.join(whys) or 'it has none on the stores named'}",
+                    where=f"app {name}",
+                    hint=f"its stores: {', '.join(app.stores)}",
+                )
+        return {
+            (name, store): serving[name, store]
+            for name, app in self._apps.items()
+            for store in app.stores
+            if (name, store) in serving
+        }
 
-    def _tenant(self, store: str, alternate: Alternate) -> tuple[Tenant, StoreContext]:
-        """The app as it comes with one of its two credentials."""
-        server = self._servers[store]
-        context = self._fleet.recorded_context(server)
-        return self._fleet.tenant_with(server, context, self._app, alternate), context
+    def _ids_on(self, server: Server) -> frozenset[str]:
+        return frozenset(app.id for app in self._fleet.apps_of(server))
 
-    def _require_let_in(self, store: str, alternate: Alternate) -> None:
+    def _require_let_in(self, place: Place, alternate: Alternate, context: StoreContext) -> None:
         """Tries the new credential before anybody is told of it."""
+        app, store = place
         check = provisioner(store).check_health
         if check is None:
             return
-        tenant, _ = self._tenant(store, alternate)
+        tenant = self._fleet.tenant_with(self._servers[place], context, self._apps[app], alternate)
         try:
             health = check(tenant, False)
             why = health.message if health.status is Status.UNHEALTHY else ""
@@ -347,26 +434,37 @@ class Rotation:
         if why:
             raise PartlyApplied(
                 f"the new credential on {store} does not work, so the app keeps the one that it has: {why}",
-                where=f"app {self._app.id}",
-                hint=f"correct the cause, then run the same again; or go back: multidb rotate {self._app.id} --abort",
+                where=f"app {app}",
+                hint=f"correct the cause, then run the same again; or go back: multidb rotate {app} --abort",
             )
 
-    def _require_refused(self, store: str, alternate: Alternate) -> None:
+    def _require_refused(self, place: Place, alternate: Alternate, context: StoreContext) -> None:
         """Tries the old credential, which has to be refused."""
+        app, store = place
         check = provisioner(store).check_health
-        tenant, context = self._tenant(store, alternate)
-        level, _ = provisioner(store).isolation(self._app, Facts.of(context.facts))
+        level, _ = provisioner(store).isolation(self._apps[app], Facts.of(context.facts))
         if check is None or level is Isolation.NAMING_ONLY:  # there, nothing keeps anybody out
             return
         try:
-            check(tenant, False)
+            check(self._fleet.tenant_with(self._servers[place], context, self._apps[app], alternate), False)
         except (AuthenticationFailed, NotAllowed):
             return
         raise PartlyApplied(
             f"the former credential on {store} still works after it was turned off",
-            where=f"app {self._app.id}",
+            where=f"app {app}",
             hint="see whether the server lets everybody in without a password: multidb audit",
         )
+
+
+def _scopes(places: Iterable[Place]) -> list[tuple[frozenset[str], frozenset[str]]]:
+    """Places as apps and stores: as few pairs of these as there are different sets of apps on the stores."""
+    apps_of: dict[str, set[str]] = {}
+    for app, store in places:
+        apps_of.setdefault(store, set()).add(app)
+    stores_of: dict[frozenset[str], set[str]] = {}
+    for store, apps in apps_of.items():
+        stores_of.setdefault(frozenset(apps), set()).add(store)
+    return [(apps, frozenset(stores)) for apps, stores in stores_of.items()]
 
 
 def standings(fleet: Fleet, app_id: str) -> dict[str, Standing]:
@@ -376,11 +474,18 @@ def standings(fleet: Fleet, app_id: str) -> dict[str, Standing]:
         UsageError: no such app.
         ServerError: a server does not answer.
     """
-    app, known, stands = fleet.app(app_id), alternations(fleet.state), {}
-    for server in fleet.servers(Scope(apps=frozenset({app_id}))):
-        entry = known.get((app_id, server.store))
-        use = _use(fleet, server, app, entry) if entry is not None and entry.phase in _BOTH else None
-        stands[server.store] = Standing(entry, issued_at(fleet.state, app_id, server.store), use)
+    fleet.app(app_id)
+    known = alternations(fleet.state)
+    servers = {server.store: server for server in fleet.servers(Scope(apps=frozenset({app_id})))}
+    entries = {store: known[app_id, store] for store in servers if (app_id, store) in known}
+    asked = {(app_id, store): (servers[store], entry) for store, entry in entries.items() if entry.phase in _BOTH}
+    uses = _uses(fleet, asked)
+    stands: dict[str, Standing] = {}
+    for store in servers:
+        use = uses.get((app_id, store))
+        if isinstance(use, MultidbError):
+            raise use
+        stands[store] = Standing(entries.get(store), issued_at(fleet.state, app_id, store), use)
     return stands
 
 
@@ -396,12 +501,26 @@ def recorded_standings(fleet: Fleet, app_id: str) -> dict[str, Standing]:
     }
 
 
-def _use(fleet: Fleet, server: Server, app: App, entry: Alternation) -> StoreUse:
-    """Who uses the credential that is not in the app's variables."""
-    if not provisioner(server.store).tells_use:
-        return UnknownUse(entry.since)
-    with fleet.open(server) as session:
-        return session.in_use(app, fleet.context(server, session), entry.current.other)
+def _uses(fleet: Fleet, places: Mapping[Place, tuple[Server, Alternation]]) -> dict[Place, StoreUse | MultidbError]:
+    """Who uses the credential that is not in an app's variables, by app and store; each server is asked once."""
+    by_server: dict[str, list[Place]] = {}
+    for place, (server, _) in places.items():
+        by_server.setdefault(server.name, []).append(place)
+
+    def asked(of_server: list[Place]) -> dict[Place, StoreUse | MultidbError]:
+        server, _ = places[of_server[0]]
+        if not provisioner(server.store).tells_use:
+            return {place: UnknownUse(places[place][1].since) for place in of_server}
+        former = {place[0]: places[place][1].current.other for place in of_server}
+        try:
+            with fleet.open(server) as session:
+                uses = session.in_use(former)
+        except MultidbError as error:
+            return dict.fromkeys(of_server, error)
+        return {place: tuple(uses.get(place[0], ())) for place in of_server}
+
+    answers = side_by_side(asked, list(by_server.values()), at_once=SERVERS_AT_ONCE)
+    return {place: answer for of_server in answers for place, answer in of_server.items()}
 
 
 def uses_in_words(store: str, use: StoreUse) -> str:

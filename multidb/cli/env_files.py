@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from multidb import files
 from multidb.cli.output import Output
 from multidb.deployment import Deployment
-from multidb.environment import environments
+from multidb.environment import Environment, environments
 from multidb.errors import MultidbError
 from multidb.fleet import Fleet
 from multidb.render.env import env_files, is_ours
 from multidb.report import Report
 
-__all__ = ["following_servers", "write_env_files"]
+__all__ = ["by_hand", "following_servers", "write_env_files", "write_variables"]
+
+
+def by_hand(fleet: Fleet, apps: Iterable[str]) -> list[str]:
+    """Those of the apps whose env file a person wrote, so that multidb leaves it alone."""
+    root = Path(fleet.project.root) / "apps"
+    texts = {app: files.read_text(root / app / ".env") for app in apps}
+    return [app for app, text in texts.items() if text is not None and not is_ours(text)]
+
+
+def write_variables(fleet: Fleet, output: Output, apps: Sequence[str]) -> dict[str, Path | MultidbError | None]:
+    """Writes the env files of apps that have to have them, in one pass: by app the file where it is new, None where it
+    was so already or a person wrote it, or why there is none."""
+    foreign = by_hand(fleet, apps)
+    outcomes: dict[str, Path | MultidbError | None] = dict.fromkeys(foreign)
+    deployment = Deployment(fleet.project, fleet.state)
+    for app, variables in environments(fleet, [app for app in apps if app not in foreign]):
+        try:
+            outcomes[app] = variables if isinstance(variables, MultidbError) else _written(deployment, app, variables)
+        except MultidbError as error:
+            outcomes[app] = error
+    _note_written(output, [path for path in outcomes.values() if isinstance(path, Path)])
+    return outcomes
 
 
 def write_env_files(fleet: Fleet, output: Output, apps: Iterable[str], report: Report | None = None) -> list[Path]:
@@ -33,7 +55,7 @@ def write_env_files(fleet: Fleet, output: Output, apps: Iterable[str], report: R
     for app in [app for app, text in texts.items() if text is None and app in unmade]:
         output.note(f"{root / app / '.env'}: not written, since not all of it was made", style="yellow")
         del texts[app]
-    foreign = [app for app, text in texts.items() if text is not None and not is_ours(text)]
+    foreign = by_hand(fleet, texts)
     for app in foreign:
         output.note(
             f"{root / app / '.env'}: left alone, multidb did not write it (see: multidb env {app})", style="yellow"
@@ -42,13 +64,23 @@ def write_env_files(fleet: Fleet, output: Output, apps: Iterable[str], report: R
         if isinstance(variables, MultidbError):
             output.note(f"{root / app / '.env'}: not written, {variables}", style="yellow")
             continue
-        env, example = env_files(app, variables.env).items()
-        here = dict([env] if (root / app / ".env.example").exists() else [env, example])  # render looks after that one
-        if env[0] in deployment.write(here):
-            written.append(root / app / ".env")
+        if (path := _written(deployment, app, variables)) is not None:
+            written.append(path)
+    _note_written(output, written)
+    return written
+
+
+def _written(deployment: Deployment, app: str, variables: Environment) -> Path | None:
+    """Writes an app's env file; gives it where it was not so already."""
+    root = Path(deployment.project.root)
+    env, example = env_files(app, variables.env).items()
+    here = dict([env] if (root / example[0]).exists() else [env, example])  # render looks after that one
+    return root / env[0] if env[0] in deployment.write(here) else None
+
+
+def _note_written(output: Output, written: Sequence[Path]) -> None:
     if written:
         output.note(f"Wrote {', '.join(str(path) for path in written)}")
-    return written
 
 
 def _unmade(fleet: Fleet, report: Report) -> frozenset[str]:

@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from multidb.alternation import RotationPhase, alternations
+from multidb.alternation import RotationPhase
 from multidb.cli.admin_rotation import RotationOptions, Step, rotate_admins
-from multidb.cli.env_files import write_env_files
+from multidb.cli.env_files import by_hand, write_variables
 from multidb.cli.options import AppOrAllArgument, Run, StoresOption, YesOption, ask, duration, examples, scope, with_run
 from multidb.cli.output import Output
-from multidb.closure import closures
-from multidb.credentials import issued_at
+from multidb.credentials import CredentialAge, credential_ages
 from multidb.engine import Engine
-from multidb.environment import environment
 from multidb.errors import MultidbError, Refused, UsageError
 from multidb.model import App, listed
 from multidb.project import is_current
@@ -28,16 +27,22 @@ from multidb.rotation import Rotation, StoreUse, UnknownUse, uses_in_words
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
 
+Ages = Mapping[tuple[str, str], CredentialAge]
+"""By app and store."""
+
+
 @dataclass(slots=True)
 class _Done:
     """What came of it for one app."""
 
     app: str
     step: Step | None = None  # None: nothing was to be done
-    rotation: Rotation | None = None
+    stores: Sequence[str] = ()  # those whose credentials are rotated
+    left_out: Mapping[str, str] = field(default_factory=dict)  # by store, why not
     both_work: bool = False  # its former credentials and those that it has now
-    uses: dict[str, StoreUse] = field(default_factory=dict)
-    written: list[Path] = field(default_factory=list)
+    uses: Mapping[str, StoreUse] = field(default_factory=dict)
+    written: Path | None = None  # its env file, where that is new
+    by_hand: bool = False  # a person writes that
     error: MultidbError | None = None
 
 
@@ -104,17 +109,19 @@ def rotate(
     engine.fleet.require(in_scope)
     apps = [entry for entry in engine.project.apps.values() if in_scope.wants(entry)]
     _require_sense(asked, name)
-    if not _agreed(output, asked, apps, yes=yes):
+    named = name is not None
+    foreign = by_hand(engine.fleet, [entry.id for entry in apps]) if _is_asked_of_all(asked, named=named) else []
+    for app_id in foreign:
+        output.note(_left_alone(app_id), style="yellow")
+    if not _agreed(asked, apps, foreign, yes=yes):
         output.note("Nothing was changed.")
         return 3
-    done = []
     with output.working():
-        for entry in apps:
-            done.append(_rotated(run, output, engine, entry.id, asked))
-            error = done[-1].error
-            if error is not None and name is not None:
-                raise error
-    documents = [_document(engine, one) for one in done]
+        done = _rotated(run, output, engine, [entry.id for entry in apps], asked, yes=yes)
+    if name is not None and done[0].error is not None:
+        raise done[0].error
+    ages = credential_ages(engine.state, apps)
+    documents = [_document(engine, one, ages) for one in done]
     output.document(not any(one.error for one in done), {"apps": documents, "servers": []})
     _show(output, done, asked.step)
     return next((one.error.exit_code for one in done if one.error is not None), 0)
@@ -132,8 +139,23 @@ def _require_sense(asked: RotationOptions, name: str | None) -> None:
         )
 
 
-def _agreed(output: Output, asked: RotationOptions, apps: Sequence[App], *, yes: bool) -> bool:
-    """Whether somebody said yes to what turns credentials off. A timer's step is asked of nobody."""
+def _is_asked_of_all(asked: RotationOptions, *, named: bool) -> bool:
+    """Whether somebody is asked, and not each app looked at by itself, as a timer's run does."""
+    return named or asked.step not in (Step.AUTO, Step.PREPARE)
+
+
+def _left_alone(app_id: str) -> str:
+    return (
+        f"apps/{app_id}/.env: multidb did not write it and leaves it alone, so new credentials get there by hand only "
+        f"(multidb env {app_id})"
+    )
+
+
+def _agreed(asked: RotationOptions, apps: Sequence[App], foreign: Sequence[str], *, yes: bool) -> bool:
+    """Whether somebody said yes to what turns credentials off, or leaves an env file as it is. A timer's step is asked
+    of nobody."""
+    if asked.step is Step.PREPARE and foreign:
+        return ask(f"Make new credentials of {listed(foreign)}, which nobody finds in that file?", yes=yes)
     if asked.step in (Step.PREPARE, Step.AUTO) or (asked.step is Step.ABORT and not asked.force):
         return True
     which = "new" if asked.step is Step.ABORT else "former"
@@ -142,35 +164,88 @@ def _agreed(output: Output, asked: RotationOptions, apps: Sequence[App], *, yes:
     return ask(f"Turn off the {which} credentials of {listed([entry.id for entry in apps])}{stores}{ended}?", yes=yes)
 
 
-def _rotated(run: Run, output: Output, engine: Engine, name: str, asked: RotationOptions) -> _Done:
-    """One app's step. What is wrong with it is in the result."""
-    done = _Done(name)
+def _rotated(
+    run: Run, output: Output, engine: Engine, names: Sequence[str], asked: RotationOptions, *, yes: bool
+) -> list[_Done]:
+    """The step of each app, taken for all together. What is wrong with one is in its result."""
+    results = {name: _Done(name) for name in names}
+    with ExitStack() as locks:
+        for name, done in results.items():
+            with _noted(done):
+                locks.enter_context(engine.state.lock_apps([name], f"multidb rotate {name}"))
+        if not is_current(engine.project, engine.state):  # what was read before may hold no longer
+            engine = run.engine(output)
+        locks.enter_context(engine.fleet.keeping_open())
+        rotation = _decide(engine, output, results, asked, yes=yes)
+        taken = [name for name, done in results.items() if done.step is not None and done.error is None]
+        if taken:
+            with run.recorded(engine.state, taken) as record:
+                for step in dict.fromkeys(results[name].step for name in taken):
+                    _take(rotation, step, {name: results[name] for name in taken if results[name].step is step}, asked)
+                for name in taken:
+                    done = results[name]
+                    done.error = rotation.errors.get(name)
+                    if done.error is None and done.step is not None:
+                        record.add(done.step.value, "credentials", name, name)
+                record.error = next((done.error for done in results.values() if done.error is not None), None)
+    return list(results.values())
+
+
+@contextmanager
+def _noted(done: _Done) -> Iterator[None]:
+    """What goes wrong in the block is this app's."""
     try:
-        with engine.state.lock_apps([name], f"multidb rotate {name}"):
-            if not is_current(engine.project, engine.state):  # what was read before may hold no longer
-                engine = run.engine(output)
-            done.step = _step(engine, name, asked)
-            if done.step is not None and not _is_due_where_it_rotates(engine, name, asked, done.step):
-                done.step = None
-            if done.step is not None:
-                with run.recorded(engine.state, [name]) as record:
-                    _take(engine, output, done, asked)
-                    record.add(done.step.value, "credentials", name, name)
+        yield
     except MultidbError as error:
         done.error = error
-    return done
 
 
-def _step(engine: Engine, name: str, asked: RotationOptions) -> Step | None:
+def _decide(
+    engine: Engine, output: Output, results: Mapping[str, _Done], asked: RotationOptions, *, yes: bool
+) -> Rotation:
+    """Notes what is to be done of each app, and gives the rotation that does it. Where an age decides, it has to be
+    that of credentials which can be rotated at all: which those are, only the servers tell, so they are asked where
+    something seems due."""
+    apps = engine.project.apps.values()
+    ages, now = credential_ages(engine.state, [app for app in apps if app.id in results]), datetime.now(UTC)
+    for done in results.values():
+        if done.error is None:
+            with _noted(done):
+                done.step = _step(engine, done.app, asked, ages, now)
+    due = [done for done in results.values() if done.step is not None]
+    rotation = Rotation(engine, [done.app for done in due], asked.stores, partial(_write, engine, output, results))
+    foreign = [] if yes or _is_asked_of_all(asked, named=len(results) == 1) else by_hand(engine.fleet, results)
+    for done in due:
+        done.left_out, done.stores = rotation.left_out.get(done.app, {}), rotation.stores_of(done.app)
+        under_way = any(age.is_under_way for (app, _), age in ages.items() if app == done.app)
+        by_age = asked.step is Step.AUTO or asked.older_than is not None
+        if done.step in (Step.PREPARE, Step.NOW) and not under_way and by_age:
+            entry = engine.fleet.app(done.app)
+            unable = done.app in rotation.unable and asked.stores is None
+            able = done.app not in rotation.errors
+            if unable or (able and _due(entry, engine.project.oldest(entry), done.stores, asked, ages, now) is None):
+                done.step = None
+                continue
+        done.error = rotation.errors.get(done.app)
+        if done.error is None and done.app in foreign:
+            done.error = Refused(
+                "multidb did not write its env file and leaves it alone, so nobody would give it the new credentials",
+                where=f"apps/{done.app}/.env",
+                hint=f"rotate it by hand: multidb rotate {done.app}; or move the file away, then: multidb apply",
+            )
+    return rotation
+
+
+def _step(engine: Engine, name: str, asked: RotationOptions, ages: Ages, now: datetime) -> Step | None:
     """What is to be done of the app now; None: nothing.
 
     Raises:
         Refused: the manifest says that it keeps its credentials.
     """
-    entry, now = engine.fleet.app(name), datetime.now(UTC)
-    known = alternations(engine.state)
+    entry = engine.fleet.app(name)
     stores = [store for store in entry.stores if asked.stores is None or store in asked.stores]
-    under_way = [known[name, store] for store in stores if (name, store) in known and known[name, store].under_way]
+    entries = [one for store in stores if (one := ages[name, store].alternation) is not None]
+    under_way = [one for one in entries if one.under_way]
     if asked.step in (Step.FINISH, Step.ABORT):
         return asked.step if under_way else None
     if engine.project.never_rotates(entry) and asked.step is not Step.NOW:
@@ -186,74 +261,63 @@ def _step(engine: Engine, name: str, asked: RotationOptions) -> Step | None:
         making = RotationPhase.PREPARING in phases
         waiting = RotationPhase.FINISHING not in phases and any(now - one.since < asked.after for one in under_way)
         return Step.PREPARE if making else None if waiting else Step.FINISH
-    return _due(engine, entry, stores, asked, now)
+    return _due(entry, engine.project.oldest(entry), stores, asked, ages, now)
 
 
-def _due(engine: Engine, entry: App, stores: Sequence[str], asked: RotationOptions, now: datetime) -> Step | None:
+def _due(
+    entry: App, every: timedelta | None, stores: Sequence[str], asked: RotationOptions, ages: Ages, now: datetime
+) -> Step | None:
     """The step that begins a rotation, where one is due or nobody asks for an age."""
     begins = Step.NOW if asked.step is Step.NOW else Step.PREPARE
     oldest = asked.older_than
     if asked.step is Step.AUTO and oldest is None:
-        oldest = engine.project.oldest(entry)
+        oldest = every
         if oldest is None:
             return None
     if oldest is None:
         return begins
-    issued = [issued_at(engine.state, entry.id, store) for store in stores]
+    issued = [ages[entry.id, store].issued for store in stores]
     # One whose age is not known is older than what has been recorded since.
     return begins if any(when is None or now - when >= oldest for when in issued) else None
 
 
-def _is_due_where_it_rotates(engine: Engine, name: str, asked: RotationOptions, step: Step) -> bool:
-    """Whether a step that an age begins is begun by a store whose credentials can be rotated at all: which those are,
-    only the servers tell, so they are asked where something seems due."""
-    entry, now = engine.fleet.app(name), datetime.now(UTC)
-    known = alternations(engine.state)
-    under_way = any(one.under_way for (app, _), one in known.items() if app == name)
-    if step not in (Step.PREPARE, Step.NOW) or under_way or (asked.step is not Step.AUTO and asked.older_than is None):
-        return True
-    try:
-        stores = Rotation(engine, name, asked.stores, lambda: False).stores
-    except Refused:
-        if asked.stores is not None or name in closures(engine.state):
-            raise
-        return False  # none of its stores has what could be rotated
-    return _due(engine, entry, stores, asked, now) is not None
-
-
-def _take(engine: Engine, output: Output, done: _Done, asked: RotationOptions) -> None:
-    """Takes the step of `done`, and notes in it what came of it."""
-    write = partial(_write, engine, output, done)
-    rotation = done.rotation = Rotation(engine, done.app, asked.stores, write)
-    match done.step:
+def _take(rotation: Rotation, step: Step | None, results: Mapping[str, _Done], asked: RotationOptions) -> None:
+    """Takes a step of these apps, and notes what came of it."""
+    uses: Mapping[str, Mapping[str, StoreUse]] = {}
+    match step:
         case Step.PREPARE:
-            rotation.prepare()
-            done.both_work = True
+            rotation.prepare(results)
+            both_work = frozenset(results)
         case Step.NOW:
-            rotation.prepare()
-            done.uses = rotation.finish(force=True)
+            rotation.prepare(results)
+            both_work, uses = frozenset(), rotation.finish(results, force=True)
         case Step.ABORT:
-            done.both_work = rotation.revert() and not asked.force
-            if not done.both_work:
-                done.uses = rotation.finish(force=True)
-        case Step.FINISH:
-            done.uses = rotation.finish(force=asked.force, after=asked.after)
+            given_out = rotation.revert(results)
+            both_work = frozenset() if asked.force else given_out
+            uses = rotation.finish([app for app in results if app not in both_work], force=True)
+        case _:
+            both_work, uses = frozenset(), rotation.finish(results, force=asked.force, after=asked.after)
+    for app, done in results.items():
+        done.both_work, done.uses = app in both_work, uses.get(app, {})
 
 
-def _write(engine: Engine, output: Output, done: _Done) -> bool:
-    """Writes the app's variables where it reads them; whether anything of that was new."""
-    environment(engine.fleet, done.app)  # here, what is wrong with it is no note
-    written = write_env_files(engine.fleet, output, [done.app])
-    done.written += [path for path in written if path not in done.written]
-    return bool(written)
+def _write(
+    engine: Engine, output: Output, results: Mapping[str, _Done], apps: Sequence[str]
+) -> dict[str, bool | MultidbError]:
+    """Writes apps' variables where they read them; by app whether any of that was new."""
+    outcomes = write_variables(engine.fleet, output, apps)
+    for app, outcome in outcomes.items():
+        if isinstance(outcome, Path):
+            results[app].written = outcome
+    for app in by_hand(engine.fleet, apps):
+        results[app].by_hand = True
+    return {app: one if isinstance(one, MultidbError) else one is not None for app, one in outcomes.items()}
 
 
-def _document(engine: Engine, done: _Done) -> dict[str, Any]:
-    known = alternations(engine.state)
-    entry = engine.project.apps[done.app]
+def _document(engine: Engine, done: _Done, ages: Ages) -> dict[str, Any]:
     stores: dict[str, Any] = {}
-    for store in entry.stores:
-        issued, alternation = issued_at(engine.state, done.app, store), known.get((done.app, store))
+    for store in engine.project.apps[done.app].stores:
+        issued, alternation = ages[done.app, store].issued, ages[done.app, store].alternation
         use = done.uses.get(store)
         sessions = None if use is None or isinstance(use, UnknownUse) else sum(one.sessions for one in use)
         stores[store] = {
@@ -261,13 +325,13 @@ def _document(engine: Engine, done: _Done) -> dict[str, Any]:
             "since": alternation.since.isoformat(timespec="seconds") if alternation is not None else None,
             "issued_at": issued.isoformat(timespec="seconds") if issued is not None else None,
             "ended_sessions": sessions,
-            "left_out": done.rotation.left_out.get(store) if done.rotation is not None else None,
+            "left_out": done.left_out.get(store),
         }
     return {
         "app": done.app,
         "step": done.step.value if done.step is not None else None,
         "stores": stores,
-        "written": [str(path) for path in done.written],
+        "written": [str(done.written)] if done.written is not None else [],
         "error": done.error.document() if done.error is not None else None,
     }
 
@@ -285,22 +349,26 @@ def _lines(done: _Done) -> Iterator[tuple[str, str | None]]:
     if done.error is not None:
         yield f"{done.app}: {done.error.sentence()}", "red"
         return
-    if done.rotation is None:
+    if done.step is None:
         return
-    stores = listed(list(done.rotation.stores), 9)
+    stores = listed(list(done.stores), 9)
     if done.step is Step.PREPARE:
         yield f"{done.app} has new credentials on {stores}; the former ones work, too.", "green"
     elif done.both_work:
         yield f"{done.app} has its former credentials again on {stores}; the new ones work, too.", "green"
     else:
         yield f"{done.app}: its other credentials are off on {stores}; they were tried, and are refused.", "green"
-    for store, why in done.rotation.left_out.items():
+    for store, why in done.left_out.items():
         yield f"  left as it is: {store}: {why}", "yellow"
     for store, use in done.uses.items():
         if use and not isinstance(use, UnknownUse):
             yield f"  ended: {uses_in_words(store, use)}", "yellow"
-    env_file = f"apps/{done.app}/.env"
+    read = f"let it read apps/{done.app}/.env"
+    if done.by_hand:
+        read = (
+            f"give it by hand what multidb env {done.app} prints (multidb did not write its env file), let it read that"
+        )
     if done.both_work:
-        yield f"Next: let it read {env_file} (restart or reload it), then: multidb rotate {done.app} --finish", None
+        yield f"Next: {read} (restart or reload it), then: multidb rotate {done.app} --finish", None
     elif done.step is Step.NOW:
-        yield f"Next: let it read {env_file} (restart or reload it); until then it is refused.", None
+        yield f"Next: {read} (restart or reload it); until then it is refused.", None

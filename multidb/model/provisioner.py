@@ -79,9 +79,13 @@ class Session(Protocol):
         """Everything on the server that opens a wall around one of the apps, whoever made it, with the catalogs that
         were searched for it. Changes nothing."""
 
-    def in_use(self, app: App, context: StoreContext, alternate: Alternate) -> Sequence[CredentialUse]:
-        """Who uses one of the app's two credentials now, as far as the server tells (`Provisioner.tells_use`): its
-        sessions, by login and address."""
+    def in_use(self, credentials: Mapping[str, Alternate]) -> Mapping[str, Sequence[CredentialUse]]:
+        """Who uses credentials of apps now, as far as the server tells (`Provisioner.tells_use`): by app the sessions,
+        by login and address. One question, however many apps there are.
+
+        Args:
+            credentials: by app, which of its two. An app whose credential nobody uses may be left out of the answer.
+        """
 
     def orphans(self, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:
         """What stands on the server under this project's mark and belongs to none of the `known` apps: by app, each

@@ -3,6 +3,8 @@ away, a disk that is full. The app comes in all the time, and the same command f
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import json
 import os
 import signal
@@ -12,7 +14,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
+import redis
 
 from multidb.alternation import RotationPhase, alternations
 from multidb.state import ProjectState
@@ -35,14 +39,14 @@ NOW = ("rotate", "ann", "--now", "--yes")
 STEPS = (
     "multidb.cli.rotate:_take",
     "multidb.rotation:make_anew",
-    "multidb.rotation:make_anew#2",
     "multidb.rotation:record_alternation",
     "multidb.rotation:Rotation._apply",
     "multidb.engine:Engine._run",
+    "multidb.engine:Engine._run#2",
     "multidb.rotation:Rotation._require_let_in",
     "multidb.rotation:Rotation._require_let_in#2",
     "multidb.rotation:record_alternation#2",
-    "multidb.cli.rotate:write_env_files",
+    "multidb.cli.rotate:write_variables",
     "multidb.rotation:Rotation.finish",
     "multidb.rotation:record_alternation#3",
     "multidb.rotation:Rotation._apply#2",
@@ -52,7 +56,7 @@ STEPS = (
 )
 """In the order in which `rotate --now` comes to them."""
 
-USUAL = STEPS[3::6]
+USUAL = STEPS[2::6]
 """Those that are tried in every run; the others are rare."""
 
 
@@ -101,6 +105,48 @@ def test_stopped_at_each_step_nobody_comes_between_and_killed_there_it_goes_on_o
         assert all(let_in(variables(folder, "ann"))), step
         assert variables(folder, "bob") == others
         folder.ok("plan", "--check")
+
+
+@pytest.mark.parametrize(
+    ("step", "usual"),
+    [
+        ("multidb.provisioners.postgres.provision.session:PostgresSession._run_batch", 11),
+        ("multidb.provisioners.redis.provision.session:RedisSession._carry_out", 3),
+    ],
+)
+def test_killed_while_sessions_are_ended_the_next_run_ends_the_rest(
+    folder: Folder, request: pytest.FixtureRequest, step: str, usual: int
+) -> None:
+    """Before each statement that turns the former credential off, with somebody there who came in with it. The usual
+    one is that which ends the sessions of a login that is off."""
+    folder.ok("rotate", "ann", "--now", "--yes")  # what is made once is there
+    for number in itertools.count(1) if request.config.getoption("--all") else (usual,):
+        former = variables(folder, "ann")
+        folder.ok("rotate", "ann", "--prepare")
+        with (
+            psycopg.connect(former["DATABASE_URL"], autocommit=True) as database,
+            redis.Redis.from_url(former["REDIS_URL"], single_connection_client=True) as cache,
+        ):
+            cache.ping()
+            process = stopped_at(folder, f"{step}#{number}", "rotate", "ann", "--finish", "--force", "--yes")
+            if process is None:
+                assert number > usual
+                break
+            kill(process)
+            folder.ok("rotate", "ann", "--finish", "--force", "--yes")
+            assert not lasts(database, cache), f"killed before statement {number}"
+        assert not any(let_in(former))
+        folder.ok("plan", "--check")
+
+
+def lasts(database: psycopg.Connection, cache: redis.Redis) -> bool:
+    """Whether one of the sessions does."""
+    with contextlib.suppress(psycopg.OperationalError):
+        database.execute("SELECT 1")
+        return True
+    with contextlib.suppress(redis.ConnectionError):
+        return bool(cache.execute_command("PING"))
+    return False
 
 
 def addresses(folder: Folder) -> dict[str, str]:

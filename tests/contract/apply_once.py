@@ -15,10 +15,10 @@ from multidb.environment import environment
 from multidb.files import write_text
 from multidb.fleet import Fleet
 from multidb.model import App, Project, RuntimeKind, ServerSpec
-from multidb.rotation import Rotation
 from multidb.secrets import revealed
 from multidb.state import ProjectState
 from tests.support.given_runtime import GivenRuntime
+from tests.support.rotating import OneRotation
 
 document = json.loads(Path(sys.argv[1]).read_text())
 module = import_module(f"tests.contract.case_{document['server']['store']}")  # one store only: this starts quickly
@@ -49,5 +49,5 @@ def write() -> bool:
 
 print("ready", flush=True)
 while True:
-    Rotation(engine, app, None, write).prepare()
-    Rotation(engine, app, None, write).finish(force=True)
+    OneRotation(engine, app, write).prepare()
+    OneRotation(engine, app, write).finish(force=True)

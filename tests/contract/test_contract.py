@@ -42,13 +42,14 @@ from multidb.errors import (
 )
 from multidb.fleet import Fleet, Scope
 from multidb.model import Action, App, AppAccess, Isolation, Level, Project, RuntimeKind, ServerSpec
-from multidb.rotation import Rotation, UnknownUse
+from multidb.rotation import UnknownUse
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 from tests.contract.cases import CASES
 from tests.support.case import NOT_LET_IN, RealServer, Refused, StoreCase, Tenant
 from tests.support.given_runtime import GivenRuntime
 from tests.support.load import TIMEOUT, at_work, failures, go_on
+from tests.support.rotating import OneRotation
 
 pytestmark = pytest.mark.server
 
@@ -90,7 +91,7 @@ class World:
         env = environment(engine.fleet, app).env
         return Tenant(app, {k: v.reveal() if isinstance(v, Secret) else v for k, v in env.items()})
 
-    def rotation(self, app: str, write: Callable[[], bool] | None = None) -> Rotation:
+    def rotation(self, app: str, write: Callable[[], bool] | None = None) -> OneRotation:
         engine = self.engine(app)
 
         def written() -> bool:
@@ -98,7 +99,7 @@ class World:
             files.write_text(self._file(app), json.dumps(dict(self.tenant(engine, app).env)))
             return self.variables(app) != before
 
-        return Rotation(engine, app, None, write or written)
+        return OneRotation(engine, app, write or written)
 
     def variables(self, app: str) -> Tenant:
         """The app as it comes when it has read what a rotation has written for it."""
@@ -625,7 +626,7 @@ def test_apps_that_read_their_variables_again_lose_no_request(world: World, time
     assert failures(loads) == {}, "at the end, nothing that was sent is missing"
 
 
-def finish_when_unused(rotation: Rotation) -> None:
+def finish_when_unused(rotation: OneRotation) -> None:
     """Nobody is thrown out: who reads its variables again leaves the former credential by itself."""
     deadline = time.monotonic() + TIMEOUT
     while True:

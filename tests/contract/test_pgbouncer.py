@@ -27,9 +27,9 @@ from multidb.environment import environment
 from multidb.fleet import Fleet
 from multidb.ports import choose
 from multidb.project import load_deployment, load_project
-from multidb.rotation import Rotation
 from multidb.secrets import Secret
 from tests.support.postgres_servers import SUPERUSER, Cluster, cluster
+from tests.support.rotating import OneRotation
 
 pytestmark = pytest.mark.server
 PASSWORD = "the-poolers-own-password"
@@ -207,15 +207,15 @@ def test_both_logins_of_a_rotation_are_pooled_without_an_edit_or_a_reload(
                 former = address_of("cyd")
                 with connect(former) as session:
                     before = login(session)
-                    Rotation(engine, "cyd", None, written).prepare()
+                    OneRotation(engine, "cyd", written).prepare()
                     now = address_of("cyd")
                     assert now != former
                     assert login(session) == before, "a connection of the app's goes on"
                     for url in (former, now):  # each a new connection to the pooler
                         with connect(url) as made:
                             assert login(made) == url.username
-                    assert Rotation(engine, "cyd", None, written).uses()["postgres"], turn
-                    Rotation(engine, "cyd", None, written).finish(force=True)
+                    assert OneRotation(engine, "cyd", written).uses()["postgres"], turn
+                    OneRotation(engine, "cyd", written).finish(force=True)
                     if turn == 2:  # the pooler remembers for a while that a login failed
                         with pytest.raises(psycopg.OperationalError):
                             login(session)

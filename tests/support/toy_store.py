@@ -147,8 +147,8 @@ class ToySession:
             SHELF.down = SHELF.down or statement.text == SHELF.goes_down_after
             yield index + 1
 
-    def in_use(self, app: App, context: StoreContext, alternate: Alternate) -> Sequence[CredentialUse]:
-        return ()
+    def in_use(self, credentials: Mapping[str, Alternate]) -> Mapping[str, Sequence[CredentialUse]]:
+        return {}
 
     def orphans(self, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:
         owners = {box.name: box.owner for box in SHELF.boxes.values()}

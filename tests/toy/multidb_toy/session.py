@@ -115,8 +115,8 @@ class ToySession:
         ]
         return Search(tuple(holes), (Searched("LIST", len(boxes), "boxes that open and are nobody's"),))
 
-    def in_use(self, app: App, context: StoreContext, alternate: Alternate) -> Sequence[CredentialUse]:
-        return ()  # a box has one key, which is not rotated
+    def in_use(self, credentials: Mapping[str, Alternate]) -> Mapping[str, Sequence[CredentialUse]]:
+        return {}  # a box has one key, which is not rotated
 
     def orphans(self, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:
         found: dict[str, list[str]] = {}

@@ -479,9 +479,13 @@ def test_a_retired_login_is_off_without_a_password_and_its_sessions_end() -> Non
     assert (found["lernmi_user_b"].login, found["lernmi_user_b"].password) == (True, "current")
     retired = found["lernmi_user"]
     lines = changed(retired, login=True, password="other")
-    assert [line.split(" ")[0] for line in lines] == ["SELECT", "ALTER", "SELECT"]
-    assert lines[1] == 'ALTER ROLE "lernmi_user" NOLOGIN PASSWORD NULL'
+    assert [line.split(" ")[0] for line in lines] == ["SELECT", "ALTER", "SELECT", "ALTER"]
+    assert lines[1] == 'ALTER ROLE "lernmi_user" CONNECTION LIMIT 0 PASSWORD NULL', "nobody comes in any more"
     assert all("pg_terminate_backend" in line and "'lernmi_user'" in line for line in (lines[0], lines[2]))
+    limit = retired.connection_limit
+    assert lines[3] == f'ALTER ROLE "lernmi_user" NOLOGIN CONNECTION LIMIT {limit} PASSWORD NULL', "the plan's last"
+    killed = changed(retired, login=True, connection_limit=0)
+    assert killed == lines, "a run that was killed before the last is gone on with from the first"
 
 
 @pytest.mark.parametrize(

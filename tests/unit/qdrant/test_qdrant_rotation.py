@@ -45,11 +45,12 @@ from multidb.provisioners.qdrant.provision.resources import (
 )
 from multidb.provisioners.qdrant.provision.statements import Call
 from multidb.provisioners.qdrant.provision.tokens import claims_of
-from multidb.rotation import Rotation, UnknownUse
+from multidb.rotation import UnknownUse
 from multidb.secrets import Alternate, Secret
 from multidb.state import ProjectState
 from tests.support.case import RealServer
 from tests.support.given_runtime import GivenRuntime
+from tests.support.rotating import OneRotation
 from tests.unit.qdrant.token_server import Connection, TokenServer, ended
 
 KEY = "a-key-of-the-tests-with-more-than-32-bytes"
@@ -89,8 +90,8 @@ class World:
         assert isinstance(value, Secret)
         return value.reveal()
 
-    def rotation(self) -> Rotation:
-        return Rotation(self.engine, "lernmi", None, lambda: False)
+    def rotation(self) -> OneRotation:
+        return OneRotation(self.engine, "lernmi", lambda: False)
 
     def lets_in(self, token: str, app: str = "lernmi") -> bool:
         """Whether an app that comes with this token can work."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import dataclasses
 
-from multidb.model import App, Owner, StoreContext
+from multidb.model import Alternates, App, Owner, StoreContext
 from multidb.plan import diff
 from multidb.provisioners.redis import PROVISIONER
 from multidb.provisioners.redis.provision.options import AppOptions
 from multidb.provisioners.redis.provision.resources import AclUser, hash_ref
+from multidb.secrets import Alternate
 from tests.support.redis_tables import REDIS_7, VALKEY_9
 
 CONTEXT = StoreContext("digi", VALKEY_9, None, {"lernmi": 3})
@@ -57,3 +58,20 @@ def test_a_user_of_another_manifest_is_never_touched() -> None:
     others = [other for other in PROVISIONER.desired(APPS, CONTEXT) if other is not want]
     foreign = dataclasses.replace(want, owner=Owner("rival", "lernmi"))
     assert texts([*others, foreign], adopt=frozenset({"lernmi"})) == []
+
+
+def test_a_retired_user_loses_its_password_after_its_sessions() -> None:
+    """So that a plan sees what is left to do, wherever a run was killed."""
+    both = Alternates(Alternate.SECOND, frozenset(Alternate), tuple(Alternate))
+    alone = dataclasses.replace(both, working=frozenset({Alternate.SECOND}))
+    before = PROVISIONER.desired(APPS, dataclasses.replace(CONTEXT, alternates={"lernmi": both}))
+    finishing = dataclasses.replace(CONTEXT, alternates={"lernmi": alone})
+    retiring = [text for text in texts(list(before), finishing) if "lernmi" in text]
+    assert retiring[:2] == ["ACL SETUSER lernmi_user off", "CLIENT KILL USER lernmi_user"]
+    assert [text.partition(" ~")[0] for text in retiring[2:]] == ["ACL SETUSER lernmi_user reset off"]
+    killed = [
+        dataclasses.replace(user, enabled=False) if isinstance(user, AclUser) and user.name == "lernmi_user" else user
+        for user in before
+    ]
+    assert [text for text in texts(killed, finishing) if "lernmi" in text] == retiring
+    assert not any("KILL" in text for text in texts(list(PROVISIONER.desired(APPS, finishing)), finishing))

@@ -1,7 +1,8 @@
-"""Who uses one of an app's two credentials on a server: the connections of its user, by address."""
+"""Who uses credentials of apps on a server: the connections of their users, by address."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import Any, Final
 
@@ -12,17 +13,25 @@ __all__ = ["QUERY", "credential_use"]
 
 # `connectTime` is a text in ISO 8601 (https://neo4j.com/docs/operations-manual/current/procedures/).
 QUERY: Final = (
-    "CALL dbms.listConnections() YIELD username, clientAddress, connectTime WHERE username = $user "
-    "RETURN clientAddress, connectTime"
+    "CALL dbms.listConnections() YIELD username, clientAddress, connectTime WHERE username IN $users "
+    "RETURN username, clientAddress, connectTime"
 )
 
 
-def credential_use(user: str, bolt: Bolt) -> tuple[CredentialUse, ...]:
-    """The connections of a user now. Raises the driver's exceptions."""
-    began: dict[str, list[datetime]] = {}
-    for row in bolt.ask(QUERY, values={"user": user}):
-        began.setdefault(_host(row["clientAddress"]), []).append(_moment(row["connectTime"]))
-    return tuple(CredentialUse(user, len(times), address, min(times)) for address, times in sorted(began.items()))
+def credential_use(users: Mapping[str, str], bolt: Bolt) -> dict[str, list[CredentialUse]]:
+    """By app, the connections of these users now. Raises the driver's exceptions.
+
+    Args:
+        users: by name, whose each is.
+    """
+    began: dict[tuple[str, str], list[datetime]] = {}
+    for row in bolt.ask(QUERY, values={"users": list(users)}):
+        place = row["username"], _host(row["clientAddress"])
+        began.setdefault(place, []).append(_moment(row["connectTime"]))
+    uses: dict[str, list[CredentialUse]] = {}
+    for (user, address), times in sorted(began.items()):
+        uses.setdefault(users[user], []).append(CredentialUse(user, len(times), address, min(times)))
+    return uses
 
 
 def _host(address: str) -> str:

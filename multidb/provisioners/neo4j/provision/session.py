@@ -321,11 +321,11 @@ class Neo4jSession:
         with self.bolt.explained():
             return search(self.bolt, inspection)
 
-    def in_use(self, app: App, context: StoreContext, alternate: Alternate) -> Sequence[CredentialUse]:
+    def in_use(self, credentials: Mapping[str, Alternate]) -> Mapping[str, Sequence[CredentialUse]]:
         from multidb.provisioners.neo4j.observe.credential_use import credential_use
 
         with self.bolt.explained():
-            return credential_use(user_name(app.id, alternate), self.bolt)
+            return credential_use({user_name(app, which): app for app, which in credentials.items()}, self.bolt)
 
     def orphans(self, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:
         """By the marks: roles of Enterprise, indexes of Community. One query, or none."""

@@ -384,11 +384,12 @@ class PostgresSession:
         except ServerError as error:
             return Unread(f"database {place.database}", error.message, place.app)
 
-    def in_use(self, app: App, context: StoreContext, alternate: Alternate) -> Sequence[CredentialUse]:
+    def in_use(self, credentials: Mapping[str, Alternate]) -> Mapping[str, Sequence[CredentialUse]]:
         """See `Session.in_use`; one round trip."""
         from multidb.provisioners.postgres.observe import credential_use
 
-        return credential_use.read(self._ask(credential_use.QUERY, credential_use.parameters(app, alternate)))
+        logins = credential_use.logins(credentials)
+        return credential_use.read(self._ask(credential_use.QUERY, credential_use.parameters(logins)), logins)
 
     def orphans(self, context: StoreContext, known: Collection[str]) -> Mapping[str, Sequence[str]]:
         """See `Session.orphans`; one round trip."""

@@ -173,18 +173,22 @@ def _role(change: Change, role: Role, facts: PostgresFacts) -> Iterator[Statemen
         words = [] if role.connection_limit < 0 else [f"CONNECTION LIMIT {role.connection_limit}"]
     else:
         named = [known for known in ATTRIBUTES if change.changed(known.field)]
-        words = [f"CONNECTION LIMIT {role.connection_limit}"] if change.changed("connection_limit") else []
+        retired = turned_off and _is_retired(change, role)
+        limited = change.changed("connection_limit") or retired
+        words = [f"CONNECTION LIMIT {role.connection_limit}"] if limited else []
         words += ["VALID UNTIL 'infinity'"] if change.changed("valid_until") else []
-        loses_password = change.changed("password") or (turned_off and _is_retired(change, role))
+        loses_password = change.changed("password") or retired
         words += ["PASSWORD NULL"] if loses_password and not sends_password else []
     words += ["PASSWORD :'verifier'"] if sends_password else []
     words = [*(known.word(getattr(role, known.field)) for known in named), *words]
     verb = "CREATE" if change.action is Action.CREATE else "ALTER"
     making = [Statement(f"{verb} ROLE {name} {' '.join(words)}", binds, atomic=True)] if words else []
     if change.action is Action.UPDATE and turned_off and _is_retired(change, role):
-        yield from ending_sessions([role.name], facts, making)
-    else:
-        yield from making
+        # Nobody comes in by it from the first of these on, and what says that it is off comes last: whoever finds a
+        # login that is on after a run was killed ends the sessions that it still has.
+        shut = Statement(f"ALTER ROLE {name} CONNECTION LIMIT 0 PASSWORD NULL", atomic=True)
+        yield from ending_sessions([role.name], facts, [shut])
+    yield from making
     if change.changed("owner"):
         yield Statement(comment, atomic=True)
 

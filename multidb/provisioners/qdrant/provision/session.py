@@ -123,9 +123,9 @@ class QdrantSession:
 
         return search(self._catalog, inspection, self._admin)
 
-    def in_use(self, app: App, context: StoreContext, alternate: Alternate) -> Sequence[CredentialUse]:
+    def in_use(self, credentials: Mapping[str, Alternate]) -> Mapping[str, Sequence[CredentialUse]]:
         """Nothing that anybody could tell: there are no sessions, each request brings its token."""
-        return ()
+        return {}
 
     def orphans(self, context: StoreContext, known: Iterable[str]) -> Mapping[str, Sequence[str]]:
         """One call for all names, one for the admitted, and one for the marks of all; in local mode, one for each."""

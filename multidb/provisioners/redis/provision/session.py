@@ -208,12 +208,13 @@ class RedisSession:
 
         return search(inspection, read_catalog(self._server, self._client, self._facts, self._password))
 
-    def in_use(self, app: App, context: StoreContext, alternate: Alternate) -> Sequence[CredentialUse]:
+    def in_use(self, credentials: Mapping[str, Alternate]) -> Mapping[str, Sequence[CredentialUse]]:
         """See `Session.in_use`; one ``CLIENT LIST``."""
         from multidb.provisioners.redis.observe.credential_use import credential_use
 
         with explained(self._server):
-            return credential_use(user_name(app.id, alternate), clients(ask(self._client, "CLIENT", "LIST")))
+            users = {user_name(app, alternate): app for app, alternate in credentials.items()}
+            return credential_use(users, clients(ask(self._client, "CLIENT", "LIST")))
 
     def acl_log(self) -> list[Any]:
         """The entries of ``ACL LOG``, the newest first; the server keeps the last 128."""

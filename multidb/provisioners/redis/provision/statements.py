@@ -41,7 +41,7 @@ def statements(change: Change, context: StoreContext) -> Sequence[Statement]:
             # The server is read before anybody knows whether it will be adopted, so the plan may lack the saving.
             if adopted and facts.persistence != "none":
                 return (note(), _rule(user, facts), *saving(facts))
-            return (_rule(user, facts), *_retiring(change, user))
+            return (*_retiring(change, user), _rule(user, facts))
         case DefaultUser():
             return (Statement("ACL SETUSER default off resetpass"),)
         case SavedRules():
@@ -62,11 +62,16 @@ def _rule(user: AclUser, facts: RedisFacts) -> Statement:
 
 
 def _retiring(change: Change, user: AclUser) -> Sequence[Statement]:
-    """A user that is off keeps the sessions that it has; one whose other one has taken its place must not."""
+    """A user that is off keeps the sessions that it has; one whose other one has taken its place must not.
+
+    It is turned off, its sessions end, and only then does it lose its password: whoever finds a user that has one after
+    a run was killed in between ends the sessions that it still has.
+    """
     live = change.live
-    if user.password == "current" or not isinstance(live, AclUser) or not live.enabled:
+    if user.password == "current" or not isinstance(live, AclUser) or live.password == "none":
         return ()
-    return (Statement(join_line(["CLIENT", "KILL", "USER", user.name])),)
+    words = (["ACL", "SETUSER", user.name, "off"], ["CLIENT", "KILL", "USER", user.name])
+    return tuple(Statement(join_line(sent)) for sent in words)
 
 
 def limits(user: AclUser, facts: RedisFacts) -> str:

@@ -159,7 +159,7 @@ class Rotation:
         self._in_one([name for name in names if name not in self.errors], self._begin)
         making = self._in_phase(names, RotationPhase.PREPARING)
         if making:
-            self._apply(making, "the credential that the app has works on", deep=True)
+            self._apply(making, "the credential that the app has works on")
             self._try(self._require_let_in, making)
             self._record(self._in_phase(names, RotationPhase.PREPARING), RotationPhase.PREPARED, flip=True)
         self._record(self._in_phase(names, RotationPhase.REVERTED), RotationPhase.PREPARED, flip=True)
@@ -269,15 +269,15 @@ class Rotation:
         finishing = self._in_phase(apps, RotationPhase.FINISHING)
         if not finishing:
             return
-        # What turns a login off is about the login as a whole: nothing inside an app's own place changes by it.
-        self._apply(finishing, "the new one works, and the old one may", deep=False)
+        self._apply(finishing, "the new one works, and the old one may")
         self._try(self._require_refused, finishing)
         self._record(self._in_phase(apps, RotationPhase.FINISHING), RotationPhase.DONE)
 
-    def _apply(self, entries: Iterable[Place], meanwhile: str, *, deep: bool) -> None:
-        """Brings the stores to what is written down: each server once, for all of its apps."""
+    def _apply(self, entries: Iterable[Place], meanwhile: str) -> None:
+        """Brings the stores to what is written down: each server once, for all of its apps. An app's database is looked
+        into only where its mark says that a second login changes something there."""
         for apps, stores in _scopes(entries):
-            reports = self._engine.settle(Scope(apps=apps, stores=stores, deep=deep))
+            reports = self._engine.settle(Scope(apps=apps, stores=stores, deep=False))
             for app in apps:
                 errors = [(report.server, error) for report in reports for error in self._errors_of(report, app)]
                 if errors:

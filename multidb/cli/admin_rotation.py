@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
-from enum import StrEnum
+from datetime import UTC, datetime
 from typing import Any
 
 from multidb.admin_credentials import AdminChange, AdminPhase, admin_changes
@@ -13,38 +12,13 @@ from multidb.admin_rotation import AdminRotation
 from multidb.cli.env_files import write_env_files
 from multidb.cli.options import Run, ask
 from multidb.cli.output import Output
+from multidb.cli.rotation_options import RotationOptions, Step
 from multidb.engine import Engine
 from multidb.environment import environment
 from multidb.errors import MultidbError, UsageError
 from multidb.model import listed
 
-__all__ = ["RotationOptions", "Step", "rotate_admins"]
-
-
-class Step(StrEnum):
-    """What is done of a rotation."""
-
-    PREPARE = "prepare"
-    FINISH = "finish"
-    ABORT = "abort"
-    NOW = "now"
-    AUTO = "auto"
-
-
-@dataclass(frozen=True, slots=True)
-class RotationOptions:
-    """What the options say.
-
-    Args:
-        after: how long both credentials work at least, where the step is decided by time.
-        older_than: only credentials of at least this age; None: as the manifest says.
-    """
-
-    step: Step
-    stores: frozenset[str] | None
-    force: bool
-    after: timedelta
-    older_than: timedelta | None
+__all__ = ["rotate_admins"]
 
 
 @dataclass(slots=True)

@@ -13,10 +13,10 @@ from typing import Annotated, Any
 import typer
 
 from multidb.alternation import RotationPhase
-from multidb.cli.admin_rotation import RotationOptions, Step, rotate_admins
 from multidb.cli.env_files import by_hand, write_variables
 from multidb.cli.options import AppOrAllArgument, Run, StoresOption, YesOption, ask, duration, examples, scope, with_run
 from multidb.cli.output import Output
+from multidb.cli.rotation_options import RotationOptions, Step
 from multidb.credentials import CredentialAge, credential_ages
 from multidb.engine import Engine
 from multidb.errors import MultidbError, Refused, UsageError
@@ -104,6 +104,8 @@ def rotate(
         duration(older_than) if older_than else None,
     )
     if admin:
+        from multidb.cli.admin_rotation import rotate_admins  # most runs are of apps, and go without it
+
         return rotate_admins(run, asked, name, yes=yes)
     engine = run.engine(output)
     engine.fleet.require(in_scope)

@@ -163,6 +163,35 @@ def test_what_is_due(folder: Folder) -> None:
     assert folder.run("health", "dan", "--json").json()["apps"]["dan"]["stores"]["postgres"]["status"] == "healthy"
 
 
+def test_an_env_file_that_a_person_wrote_is_named_before_anything_is_done(folder: Folder) -> None:
+    file = folder.path / "apps" / "bob" / ".env"
+    old, text = url_of(folder, "bob"), file.read_text()
+    by_hand = f"DATABASE_URL='{old}'\n"
+    file.write_text(by_hand)
+    known = alternations(ProjectState(folder.path))["bob", "postgres"]
+    for step in ("--prepare", "--now"):
+        done = folder.run("rotate", "bob", step)
+        assert (done.code, "apps/bob/.env: multidb did not write it" in done.err) == (3, True), done.err
+    due = folder.run("rotate", "--older-than", "1ms", "--json").json()["apps"]
+    timer = {one["app"]: (one["step"] is not None, one["error"] and one["error"]["where"]) for one in due}
+    assert timer["bob"] == (True, "apps/bob/.env")
+    assert timer["ann"] == (True, None), "the others are rotated"
+    assert alternations(ProjectState(folder.path))["bob", "postgres"] == known
+    assert asked(old)
+    said = folder.ok("rotate", "bob", "--prepare", "--yes")
+    assert "multidb env bob" in said.out
+    assert file.read_text() == by_hand
+    new = folder.ok("env", "bob", "DATABASE_URL").out.strip()
+    assert {asked(old), asked(new)} == {"bob_user", "bob_user_b"}
+    file.write_text(text)
+    folder.ok("rotate", "bob", "--abort")
+    folder.ok("rotate", "bob", "--finish", "--force", "--yes")
+    for app in ("ann", "dan"):
+        folder.ok("rotate", app, "--finish", "--force", "--yes")
+    assert refused(new)
+    assert asked(url_of(folder, "bob")) == asked(old)
+
+
 def test_two_at_once(folder: Folder) -> None:
     ran: list[int] = []
     threads = [

@@ -18,6 +18,7 @@ from multidb.model import App, Project, RuntimeKind, ServerSpec
 from multidb.provisioners import provisioner
 from multidb.provisioners.postgres.provision import catalog, summary
 from multidb.provisioners.postgres.provision.options import ServerOptions as PostgresOptions
+from multidb.rotation import Rotation
 from multidb.state import ProjectState
 from multidb.usage import look
 from tests.contract.case_redis import as_admin, real_server, valkey_binary
@@ -33,6 +34,14 @@ SIZES = (
     12,
 )  # above the number from which pairs are drawn below, and from which a password's keys are derived once
 
+
+def _rotated(engine: Engine, *, finish: bool) -> None:
+    apps = list(engine.project.apps)
+    rotation = Rotation(engine, apps, None, lambda names: dict.fromkeys(names, True))
+    rotation.finish(apps, force=True) if finish else rotation.prepare(apps)
+    assert not rotation.errors, rotation.errors
+
+
 COMMANDS: Mapping[str, Callable[[Engine], Any]] = {
     "apply": lambda engine: engine.apply(),
     "plan": lambda engine: engine.plan(),
@@ -41,6 +50,8 @@ COMMANDS: Mapping[str, Callable[[Engine], Any]] = {
     "health": lambda engine: check(engine.fleet),
     "usage": lambda engine: look(engine.fleet, keep=False),
     "audit": lambda engine: audit(engine.fleet, seed=1, most=1),
+    "rotate": lambda engine: _rotated(engine, finish=False),
+    "rotate --finish": lambda engine: _rotated(engine, finish=True),
 }
 
 Cost = tuple[int, int]
@@ -51,7 +62,8 @@ Stage = tuple[RealServer, Callable[[], Cost], Callable[[], None]]
 
 # What each further app may cost. An apply enters its database twice, to make what is inside and to see that it took
 # effect, and looks who is in the way of a statement that lasts; an attacker of an audit comes to the doors of the
-# server and of three others, and into its own place, with all that it tries there.
+# server and of three others, and into its own place, with all that it tries there. A rotation comes in once by each
+# credential that it tries; each login that is turned off has four statements, two of them in a transaction.
 MOST: Mapping[str, Mapping[str, Cost]] = {
     "postgres": {
         "apply": (3, 6),
@@ -61,6 +73,8 @@ MOST: Mapping[str, Mapping[str, Cost]] = {
         "health": (1, 1),
         "usage": (1, 1),
         "audit": (17, 240),
+        "rotate": (1, 1),
+        "rotate --finish": (0, 12),
     },
     "redis": {
         "apply": (0, 1),
@@ -70,6 +84,8 @@ MOST: Mapping[str, Mapping[str, Cost]] = {
         "health": (1, 8),
         "usage": (0, 1),
         "audit": (6, 190),
+        "rotate": (1, 7),
+        "rotate --finish": (1, 4),
     },
 }
 SLACK = 1  # of a slope: a statement that lasts on a slow machine is looked at by one more

@@ -188,7 +188,8 @@ def test_a_lie_about_one_app_is_found_out_although_another_was_refused(engine: E
     (server,) = engine.apply().servers
     assert server.done == ()
     assert [failure.change.resource.name for failure in server.failures] == ["ann", "bob"]
-    assert "is not as the manifest says" in str(server.error)
+    assert "is not as the manifest says" in str(server.failures[1].error)
+    assert server.error is None, "it is that app's alone"
 
 
 def test_an_app_that_cannot_be_looked_at_costs_no_other_app_its_plan(engine: Engine) -> None:
@@ -596,3 +597,15 @@ def test_apps_of_one_store_may_be_on_several_servers(engine: Engine, monkeypatch
         {(app, "first" if app == "ann" else "rest") for app in engine.project.apps},
         {},
     )
+
+
+def test_settling_costs_no_app_what_is_in_the_way_of_another(engine: Engine) -> None:
+    SHELF.boxes["ann"] = Box(name="ann", owner=Owner("rival", "ann"), colour="red")
+    (report,) = engine.settle(Scope(apps=frozenset({"ann", "bob"})))
+    assert [type(error) for error in report.errors_of("ann")] == [Conflict]
+    assert report.errors_of("bob") == ()
+    assert SHELF.boxes["bob"].owner == Owner("shop", "bob")
+    assert SHELF.boxes["ann"].owner == Owner("rival", "ann")
+    SHELF.down = True
+    (down,) = engine.settle(Scope(apps=frozenset({"ann", "bob"})))
+    assert [type(error) for error in down.errors_of("bob")] == [ServerDown]

@@ -175,7 +175,8 @@ def test_both_logins_of_a_rotation_are_pooled_without_an_edit_or_a_reload(
     )
     engine = Engine(Fleet(load_project(tmp_path / "multidb.yaml")))
     assert engine.apply().error() is None
-    config = (rendered / "pgbouncer.ini").read_text()
+    # A client that is connected and whose login is off waits for a connection to the server, two minutes by default.
+    config = (rendered / "pgbouncer.ini").read_text() + "query_wait_timeout = 5\n"
     if version < _ELSEWHERE:  # it looks passwords up in each app's database, with rights of its own for that
         config = config.replace("auth_dbname = postgres", "").replace("max_prepared_statements = 200", "")
         lookup = server.sql("SELECT pg_get_functiondef('multidb_pgbouncer.lookup(text)'::regprocedure)")[0][0]

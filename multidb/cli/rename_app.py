@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from multidb import renaming
+from multidb.alternation import alternations
 from multidb.backup.cloning import shared_options
 from multidb.backup.encryption import identities
 from multidb.backup.journal import exclusively
@@ -162,6 +163,18 @@ def _drafted(request: _Request, project: Project) -> renaming.Renaming:
     return renaming.draft(project, old, new, lambda texts: load_project(run.file, run.overlay, texts))
 
 
+def _refuse_rotating(request: _Request) -> None:
+    """`Refused` while two credentials of the app work: which of them its clients have, nobody could tell any more."""
+    old = request.old
+    stores = [store for (app, store), entry in alternations(request.state).items() if app == old and entry.under_way]
+    if stores:
+        raise Refused(
+            f"its credentials on {listed(stores)} are being rotated",
+            where=f"app {old}",
+            hint=f"finish that first: multidb rotate {old} --finish; or go back: multidb rotate {old} --abort --force",
+        )
+
+
 def _engine(request: _Request, project: Project, *, lenient: bool = False) -> Engine:
     """An engine for which both names are there.
 
@@ -185,6 +198,7 @@ def _show(request: _Request, drafted: renaming.Renaming) -> None:
         ServerError: a server of the app cannot be asked.
     """
     output, old, new = request.output, request.old, request.new
+    _refuse_rotating(request)
     project = request.run.project()
     engine = _engine(request, project)
     with output.working():
@@ -251,6 +265,7 @@ def _rename(request: _Request) -> int:
         record = stack.enter_context(run.recorded(state, [old, new]))
         final = ""
         if begun is None:
+            _refuse_rotating(request)
             engine = _engine(request, run.project())
             engine.fleet.start(old)
             if request.backup:

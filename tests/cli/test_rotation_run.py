@@ -192,6 +192,24 @@ def test_an_env_file_that_a_person_wrote_is_named_before_anything_is_done(folder
     assert asked(url_of(folder, "bob")) == asked(old)
 
 
+def test_an_app_is_not_renamed_while_two_of_its_credentials_work(folder: Folder) -> None:
+    rename = ("rename-app", "bob", "rob", "--no-backup", "--yes-destroy", "bob")
+    old = url_of(folder, "bob")
+    folder.ok("rotate", "bob")
+    done = folder.run(*rename)
+    assert (done.code, "being rotated" in done.err, "multidb rotate bob --finish" in done.err) == (3, True, True)
+    assert asked(old)
+    assert asked(url_of(folder, "bob"))
+    folder.ok("rotate", "bob", "--abort", "--force", "--yes")
+    folder.ok(*rename)
+    assert asked(url_of(folder, "rob", "DATABASE_URL"), "SELECT current_database()") == "rob"
+    folder.ok("rotate", "rob", "--now", "--yes")
+    folder.ok("rename-app", "rob", "bob", "--no-backup", "--yes-destroy", "rob")
+    assert refused(old)
+    assert asked(url_of(folder, "bob"), "SELECT current_database()") == "bob"
+    folder.ok("plan", "--check")
+
+
 def test_two_at_once(folder: Folder) -> None:
     ran: list[int] = []
     threads = [

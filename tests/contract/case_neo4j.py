@@ -36,6 +36,7 @@ from multidb.provisioners.neo4j.provision.resources import (
 )
 from multidb.secrets import Secret, generate
 from tests.support.case import Drift, RealServer, Refused, StoreCase, Tenant, Threat
+from tests.support.load_neo4j import CLIENTS
 
 ENTERPRISE = "MULTIDB_TEST_NEO4J_ENTERPRISE"
 _REFUSALS = ("Neo.ClientError.Security.", "Neo.ClientError.Database.DatabaseNotFound")
@@ -230,6 +231,7 @@ _COMMUNITY = StoreCase(
     typed=_TYPED,
     refused="CREATE DATABASE x",
     session=session,
+    clients=CLIENTS,
     attackable=False,
     instance=True,
 )
@@ -354,6 +356,7 @@ _ENTERPRISE = StoreCase(
     typed=_TYPED,
     refused="CREATE DATABASE x",
     session=session,
+    clients=CLIENTS,
 )
 
 CASES = [_COMMUNITY, _ENTERPRISE]

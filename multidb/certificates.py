@@ -21,9 +21,12 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from multidb.secrets import Secret
 
-__all__ = ["RENEWED", "Identity", "issue", "names_of", "new_authority", "problem", "serves", "valid_until"]
+__all__ = ["RENEWED", "SUCCEEDED", "Identity", "issue", "names_of", "new_authority", "problem", "serves", "valid_until"]
 
 RENEWED: Final = timedelta(days=30)  # with less than that left, a certificate is made anew
+SUCCEEDED: Final = timedelta(
+    days=365
+)  # with less than that left, an authority gets a successor, to be trusted beside it
 _AUTHORITY: Final = timedelta(days=3650)
 _SERVER: Final = timedelta(days=825)
 _SKEW: Final = timedelta(hours=1)  # clocks of other machines may be a little behind

@@ -44,6 +44,10 @@ _BESIDE_SERVERS: Final = {
     GRAFANA: SecretRef(f"@{GRAFANA}", "monitoring", "admin"),
 }
 _AUTHORITY_REF: Final = SecretRef("@tls", "tls", "authority")
+_SUCCESSOR_REF: Final = SecretRef("@tls", "tls", "authority_successor")
+"""The authority that takes the other's place: trusted for a year before it signs anything."""
+_FORMER_REF: Final = SecretRef("@tls", "tls", "authority_former")
+"""The one whose place was taken: trusted until it ends, so that a server which still has a certificate of it is."""
 _OF_TLS: Final = re.compile(r"(?:infrastructure|apps/[^/]+)/tls/.*")
 _OF_AN_APP: Final = re.compile(r"apps/[^/]+/\.env")
 
@@ -156,7 +160,7 @@ class Deployment:
             self.state.secrets.put({**fresh, **issued})
         if fresh and not new_secrets:
             rendered = {path: file for path, file in rendered.items() if not file.private}
-        if _AUTHORITY_REF in issued and not new_secrets:
+        if not new_secrets and not issued.keys().isdisjoint({_AUTHORITY_REF, _SUCCESSOR_REF}):
             rendered = {path: file for path, file in rendered.items() if not _OF_TLS.fullmatch(path)}
         return rendered
 
@@ -249,8 +253,18 @@ class Deployment:
     def _own(
         self, names: Sequence[str], known: Callable[[SecretRef], Secret | None]
     ) -> tuple[TlsMaterial, dict[SecretRef, Secret]]:
-        """Certificates of the project's own authority. A new authority means new certificates for all."""
-        from multidb.certificates import Identity, issue, names_of, new_authority, serves  # cryptography: 60 ms
+        """Certificates of the project's own authority. Another authority means new certificates for all, and who trusts
+        the servers has had a year to learn of it: its successor is made that long before, and trusted beside it.
+        """
+        from multidb.certificates import (  # cryptography: 60 ms
+            SUCCEEDED,
+            Identity,
+            issue,
+            names_of,
+            new_authority,
+            serves,
+            valid_until,
+        )
 
         now = self.clock()
         made: dict[SecretRef, Secret] = {}
@@ -259,10 +273,20 @@ class Deployment:
             bundle = known(ref)
             return Identity.parse(bundle) if bundle else None
 
-        authority = kept(_AUTHORITY_REF)
+        authority, successor, former = kept(_AUTHORITY_REF), kept(_SUCCESSOR_REF), kept(_FORMER_REF)
+        if successor == authority:
+            successor = None
         if authority is None or not serves(authority, authority.certificate, (), now):
-            authority = new_authority(self.project.name, now)
+            if authority is not None:
+                former, made[_FORMER_REF] = authority, authority.bundle()
+            useful = successor is not None and serves(successor, successor.certificate, (), now)
+            authority, successor = (successor if useful and successor else new_authority(self.project.name, now)), None
             made[_AUTHORITY_REF] = authority.bundle()
+        elif successor is None and valid_until(authority.certificate) - now < SUCCEEDED:
+            successor = new_authority(self.project.name, now)
+            made[_SUCCESSOR_REF] = successor.bundle()
+        beside = [one.certificate for one in (successor, former) if one is not None]
+        trusted = [authority.certificate, *(one for one in beside if valid_until(one) > now)]
         identities = {}
         for name in names:
             ref = SecretRef("@tls", "tls", name)
@@ -271,7 +295,7 @@ class Deployment:
                 identity = issue(authority, name, now)
                 made[ref] = identity.bundle()
             identities[name] = identity
-        return TlsMaterial(authority.certificate, identities), made
+        return TlsMaterial("".join(trusted), identities), made
 
     def certificates(self) -> dict[str, datetime | None]:
         """When each certificate of the deployment ends, in UTC, by whose it is: the authority's, a server's, or a given
@@ -283,7 +307,8 @@ class Deployment:
         if tls == "none":
             return {}
         if tls == "own":
-            for ref in sorted(self.state.secrets.refs(_AUTHORITY_REF.owner)):
+            refs = self.state.secrets.refs(_AUTHORITY_REF.owner) - {_SUCCESSOR_REF, _FORMER_REF}
+            for ref in sorted(refs):
                 if (bundle := self.state.secrets.get(ref)) is not None:
                     texts[ref.name] = Identity.parse(bundle).certificate
         else:

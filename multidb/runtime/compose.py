@@ -43,6 +43,7 @@ __all__ = ["ComposeRuntime", "located", "outdated"]
 _PAUSE: Final = 0.5  # seconds between two looks at the containers
 _RECORD: Final = "compose"  # the section of the state that holds the volumes which an ``up`` here may have made
 _STOP_LIMIT: Final = 60  # seconds until a container that does not leave is killed
+_TRUSTED: Final = "ca.crt"  # read by who asks the server, whenever that is; a server does not look at it
 
 
 @dataclass(frozen=True)
@@ -426,7 +427,7 @@ class ComposeRuntime:
         for container in chosen:
             stack, present = self._stack(container), seen.get(container.name)
             mounted = [stack.folder / path for path in container.files]
-            mounted += [stack.folder / "tls" / container.name] if self._tls else []
+            mounted += [path for path in (stack.folder / "tls" / container.name).glob("*") if path.name != _TRUSTED]
             if outdated(present, mounted):
                 self._stop(stack, container.name, report)
 

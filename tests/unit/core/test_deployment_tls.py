@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from multidb.certificates import issue, new_authority
+from multidb.certificates import Identity, issue, new_authority, problem, valid_until
 from multidb.deployment import Deployment
 from multidb.errors import UsageError
 from multidb.project import load_project
 from multidb.render.env import RenderedFile
+from multidb.secrets import Secret
 from multidb.state import ProjectState
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
@@ -62,6 +63,43 @@ def test_a_new_authority_means_new_certificates(tmp_path: Path) -> None:
 
     for path in (CA, CERTIFICATE, "infrastructure/tls/redis/ca.crt", "infrastructure/tls/redis/server.key"):
         assert first[path] != late[path]
+
+
+def authorities(text: str) -> list[str]:
+    return [f"-----BEGIN{part}" for part in text.split("-----BEGIN")[1:]]
+
+
+def test_an_authority_is_trusted_for_a_year_before_it_signs_and_until_it_ends(tmp_path: Path) -> None:
+    """So that no client is ever without what it has to trust: not one that reads the file now and then only, and not
+    while a server still has a certificate of the former."""
+    first = deployment(tmp_path).files(new_secrets=True)
+    (former,) = authorities(first[CA].text)
+    beside = deployment(tmp_path, days=3300).files(new_secrets=True)
+    assert authorities(beside[CA].text)[0] == former
+    _, successor = authorities(beside[CA].text)
+    assert serves_by(beside, former)
+    assert deployment(tmp_path, days=3301).files(new_secrets=True) == beside, "one successor"
+    taken = deployment(tmp_path, days=3640).files(new_secrets=True)
+    assert authorities(taken[CA].text) == [successor, former]
+    assert serves_by(taken, successor)
+    assert not serves_by(taken, former)
+    assert authorities(deployment(tmp_path, days=3660).files(new_secrets=True)[CA].text) == [successor]
+    ends = deployment(tmp_path, days=3660).certificates()
+    assert set(ends) == {"authority", "postgres", "redis"}
+
+
+def serves_by(found: dict[str, RenderedFile], authority: str) -> bool:
+    """Whether a client that trusts this authority alone takes the server."""
+    identity = Identity(*(found[CERTIFICATE].text, Secret(found[KEY].text)))
+    when = valid_until(identity.certificate) - timedelta(days=1)
+    return problem(identity, authority, ("postgres",), when) is None
+
+
+def test_a_look_makes_no_successor(tmp_path: Path) -> None:
+    deployment(tmp_path).files(new_secrets=True)
+    late = deployment(tmp_path, days=3300)
+    assert not [path for path in late.files(new_secrets=False) if "/tls/" in path], "it would be another every time"
+    assert late.state.secrets.refs("@tls") == deployment(tmp_path).state.secrets.refs("@tls")
 
 
 def test_where_the_authority_is_not_known_its_files_are_not_compared(tmp_path: Path) -> None:

@@ -101,7 +101,7 @@ def certificate_findings(project: Project, ends: Mapping[str, datetime | None], 
     from multidb.certificates import RENEWED  # cryptography: 60 ms
 
     own = project.deploy.tls == "own"
-    renewed = "multidb up makes a new one and starts the server anew"
+    renewed = "multidb up makes a new one and has the server take it, by a new start where it has to"
     way = renewed if own else "put a new one there, then: multidb up"
     for name, end in ends.items():
         subject = f"certificate {name}"

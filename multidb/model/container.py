@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from multidb.model.core import Facts, serves
+from multidb.model.core import Facts, Statement, serves
 from multidb.model.project import ServerSpec
 from multidb.secrets import SecretRef
 
@@ -73,6 +73,8 @@ class Container:
         admin_at_start: each of its starts gives its admin the password of its environment.
         alternate: where it takes a second password of its admin's, if it can.
         two_passwords: it is to take a second one now, since one is replacing the other.
+        takes_certificate: what has it take another certificate and key, from where its start puts its own copy, while
+            it runs; empty where only a start does.
     """
 
     name: str
@@ -100,6 +102,7 @@ class Container:
     admin_at_start: bool = False
     alternate: SecretVariable | None = None
     two_passwords: bool = False
+    takes_certificate: tuple[Statement, ...] = ()
 
     @property
     def server(self) -> str:

@@ -25,7 +25,7 @@ from multidb.deployment import (
     secured,
 )
 from multidb.errors import AuthenticationFailed, MultidbError, Refused, ServerDown, ServerError, ServerSlow, UsageError
-from multidb.model import App, Endpoint, Progress, Project, Server
+from multidb.model import App, Endpoint, Progress, Project, Server, Session
 from multidb.model.container import Container, Pooler, poolers
 from multidb.ports import LOOPBACK, is_taken
 from multidb.provisioners import provisioner
@@ -43,6 +43,8 @@ __all__ = ["ComposeRuntime", "located", "outdated"]
 _PAUSE: Final = 0.5  # seconds between two looks at the containers
 _RECORD: Final = "compose"  # the section of the state that holds the volumes which an ``up`` here may have made
 _STOP_LIMIT: Final = 60  # seconds until a container that does not leave is killed
+_CERTIFICATE: Final = ("server.crt", "server.key")
+_COPYING: Final = ("sh", "/etc/multidb-tls/key.sh")  # puts them where the server may read them, as its start does
 _TRUSTED: Final = "ca.crt"  # read by who asks the server, whenever that is; a server does not look at it
 
 
@@ -423,13 +425,31 @@ class ComposeRuntime:
 
     def _stop_outdated(self, chosen: Iterable[Container], seen: Mapping[str, ContainerState], report: Progress) -> None:
         """Stops the servers whose mounted files are newer than their last start (another configuration, a renewed
-        certificate), of which Compose takes no notice. It makes them anew."""
+        certificate), of which Compose takes no notice. It makes them anew. A server that can take a certificate while
+        it runs does so, and nobody is refused."""
         for container in chosen:
             stack, present = self._stack(container), seen.get(container.name)
             mounted = [stack.folder / path for path in container.files]
-            mounted += [path for path in (stack.folder / "tls" / container.name).glob("*") if path.name != _TRUSTED]
-            if outdated(present, mounted):
+            own = [*(stack.folder / "tls" / container.name).glob("*")]
+            mounted += [path for path in own if path.name not in (*_CERTIFICATE, _TRUSTED)]
+            renewed = outdated(present, [path for path in own if path.name in _CERTIFICATE])
+            if outdated(present, mounted) or (renewed and not self._takes_certificate(container, present, report)):
                 self._stop(stack, container.name, report)
+
+    def _takes_certificate(self, container: Container, seen: ContainerState | None, report: Progress) -> bool:
+        """Has a server that runs take the certificate that was made for it, where it can."""
+        server, secret = self._located(container, seen), self._state.secrets.get(container.admin_ref)
+        if not container.takes_certificate or server is None or secret is None:
+            return False
+        report(container.server, "taking another certificate")
+        try:
+            self._stack(container).engine.execute(container.name, _COPYING)
+            with self._session(server, secret) as session:
+                for _ in session.run(container.takes_certificate, self._state.secrets):
+                    pass
+        except ServerError:  # a start does the same
+            return False
+        return True
 
     # Starting and waiting
 
@@ -570,17 +590,20 @@ class ComposeRuntime:
         return ServerStatus(container.server, container.store, ServerState.RUNNING, server, version, _pid(seen))
 
     def _version(self, server: Server, secret: Secret) -> str:
-        """What a login says the server is, also by the other of two passwords while the admin's is being replaced."""
+        """What a login says the server is."""
+        with self._session(server, secret) as session:
+            return f"{session.facts.product} {session.facts.version}"
+
+    def _session(self, server: Server, secret: Secret) -> Session:
+        """A session of the admin's, also by the other of two passwords while one replaces the other."""
         connect = provisioner(server.store).connect
         try:
-            session = connect(server, secret, "multidb up")
+            return connect(server, secret, "multidb up")
         except AuthenticationFailed:
             other = other_password(self._state, server.name, server.store)
             if other is None:
                 raise
-            session = connect(server, other, "multidb up")
-        with session:
-            return f"{session.facts.product} {session.facts.version}"
+            return connect(server, other, "multidb up")
 
     def _failed(self, container: Container, message: str, seen: ContainerState | None = None) -> ServerStatus:
         server = self._located(container, seen)

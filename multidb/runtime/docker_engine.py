@@ -103,6 +103,27 @@ class DockerEngine:
                     container.stop(timeout=seconds)
                     container.remove()
 
+    def execute(self, service: str, command: Sequence[str]) -> None:
+        """Runs a command in a service's container, as the user of its image.
+
+        Raises:
+            ServerError: it failed, or there is no such container that runs.
+        """
+        from docker.errors import APIError
+
+        with _clear(self._where):
+            running = self._containers(service)
+            try:
+                ended = [container.exec_run(list(command)) for container in running]
+            except APIError as error:
+                raise ServerError(str(error.explanation or error), where=service) from None
+        for code, said in ended:
+            if code:
+                text = said.decode(errors="replace").strip()
+                raise ServerError(f"{command[0]} ended with {code}: {text}", where=service)
+        if not ended:
+            raise ServerError("its container is gone", where=service)
+
     def remove_networks(self) -> list[str]:
         """Removes the project's networks. Those that containers of others (the apps) are still in stay; their names."""
         from docker.errors import APIError, NotFound

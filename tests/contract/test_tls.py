@@ -12,6 +12,8 @@ import re
 import shutil
 import signal
 import socket
+import ssl
+import struct
 import subprocess
 import tempfile
 import time
@@ -37,7 +39,7 @@ from multidb.project import load_project
 from multidb.provisioners import provisioner
 from multidb.provisioners.neo4j.hosting import jars, program
 from multidb.runtime.compose import located
-from multidb.secrets import Secret
+from multidb.secrets import Secret, SecretRef
 from multidb.state import ProjectState
 from tests.support.postgres_servers import cluster
 
@@ -151,6 +153,24 @@ def assert_closed_to_strangers(server: Server, admin: Secret, stranger: Path) ->
         assert admin.reveal() not in str(caught.value)
 
 
+def take_another_certificate(inside: Inside, server: Server, admin: Secret) -> None:
+    """What `multidb up` does with a server that can take one while it runs: the files, the copy, the statement."""
+    rendered, container = inside.rendered, inside.rendered.container(inside.store)
+    state = rendered.deployment.state
+    state.secrets.delete([SecretRef("@tls", "tls", container.name)])  # as one that is due
+    rendered.deployment.write(rendered.deployment.files(new_secrets=True))
+    inside.install_key()
+    taking = [replace(statement, text=inside.moved(statement.text)) for statement in container.takes_certificate]
+    with provisioner(server.store).connect(server, admin, "multidb test") as session:
+        assert [*session.run(taking, state.secrets)] == [1]
+
+
+def certificate_of(inside: Inside) -> bytes:
+    """The one that was made for the server last."""
+    text = (inside.rendered.folder(inside.store) / "server.crt").read_text()
+    return ssl.PEM_cert_to_DER_cert(text[text.index("-----BEGIN") :])
+
+
 @contextlib.contextmanager
 def running(argv: Sequence[str | Path], port: int, env: Mapping[str, str], cwd: Path) -> Iterator[None]:
     log = cwd / "log"
@@ -194,6 +214,30 @@ def test_postgres_takes_verified_connections_only(inside: Inside, rendered: Rend
         with pytest.raises(psycopg.OperationalError, match="no encryption"):
             psycopg.connect(**ours, sslmode="disable", dbname="postgres")
 
+        before = certificate_of(inside)
+        with psycopg.connect(**ours, **trust, dbname="postgres") as lasting:
+            assert shown_by_postgres(made.port) == before
+            take_another_certificate(inside, server, made.admin())
+            assert certificate_of(inside) != before
+            deadline = time.monotonic() + 20
+            while shown_by_postgres(made.port) == before:  # the server is told, and does it by and by
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+            assert shown_by_postgres(made.port) == certificate_of(inside)
+            assert login(server, made.admin()) == "PostgreSQL"
+            assert lasting.execute("SELECT 1").fetchone() == (1,), "nobody's connection ends by it"
+
+
+def shown_by_postgres(port: int) -> bytes:
+    """The certificate that the server shows to who asks for TLS."""
+    context = ssl.create_default_context()
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with socket.create_connection(("127.0.0.1", port), 5) as plain:
+        plain.sendall(struct.pack("!ii", 8, 80877103))  # SSLRequest
+        assert plain.recv(1) == b"S"
+        with context.wrap_socket(plain) as encrypted:
+            return encrypted.getpeercert(binary_form=True) or b""
+
 
 @pytest.mark.parametrize("inside", ["redis"], indirect=True)
 def test_redis_takes_verified_connections_only(inside: Inside, rendered: Rendered, stranger: Path) -> None:
@@ -227,6 +271,16 @@ def test_redis_takes_verified_connections_only(inside: Inside, rendered: Rendere
             "redis-cli", f"redis-cli -p {port}"
         )
         assert subprocess.run(["sh", "-c", check], env=env, timeout=20).returncode == 0
+
+        before = certificate_of(inside)
+        with redis.Redis(port=port, ssl=True, single_connection_client=True, **options) as lasting:
+            session = lasting.client_id()
+            assert ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(("127.0.0.1", port))) == before
+            take_another_certificate(inside, server, admin)
+            shown = ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate(("127.0.0.1", port)))
+            assert shown == certificate_of(inside) != before
+            assert login(server, admin) == "Redis"
+            assert lasting.client_id() == session, "nobody's connection ends by it"
 
 
 @pytest.mark.parametrize("inside", ["qdrant"], indirect=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,9 +11,9 @@ import pytest
 
 from multidb.deployment import containers
 from multidb.diagnosis import diagnose
-from multidb.errors import Locked, Refused, RuntimeUnavailable, UsageError
+from multidb.errors import Locked, Refused, RuntimeUnavailable, ServerError, UsageError
 from multidb.fleet import Fleet
-from multidb.model import Finding, Level, Project, Server, unwatched
+from multidb.model import Finding, Level, Project, Server, Statement, unwatched
 from multidb.project import load_project
 from multidb.provisioners import provisioner
 from multidb.provisioners.postgres.backup import programs
@@ -231,6 +232,68 @@ def test_a_container_older_than_a_file_that_it_mounts_isoutdated(tmp_path: Path)
     assert outdated(ContainerState("redis", "running", started=1001), mounted)
     assert not outdated(ContainerState("redis", "exited", started=1001), mounted)
     assert not outdated(None, mounted)
+
+
+def test_a_server_that_can_takes_a_renewed_certificate_while_it_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every other one is started anew, and so is one that could not, or whose configuration is another too."""
+    manifest = MANIFEST.replace("lernmi: {}", "lernmi: {stores: [postgres, qdrant, redis]}") + "deploy: {tls: own}\n"
+    runtime = opened(tmp_path, manifest)
+    runtime._render()
+    tls = tmp_path / "infrastructure" / "tls"
+    for file in (tmp_path / "infrastructure").rglob("*"):
+        os.utime(file, (1000, 1000))
+    seen = {name: ContainerState(name, "running", started=2000) for name in ("postgres", "redis", "qdrant")}
+    executed: list[tuple[str, str]] = []
+    told: list[str] = []
+    stopped: list[str] = []
+
+    class Told:
+        def __init__(self, server: Server, *_: object) -> None:
+            self._server = server
+
+        def __enter__(self) -> Told:
+            return self
+
+        def __exit__(self, *_: object) -> None: ...
+
+        def run(self, statements: Sequence[Statement], _: object) -> Iterator[int]:
+            told.extend(statement.text for statement in statements)
+            yield len(statements)
+
+    monkeypatch.setattr(ComposeRuntime, "_session", lambda _, server, secret: Told(server))
+    monkeypatch.setattr(
+        DockerEngine, "execute", lambda _, service, command: executed.append((service, " ".join(command)))
+    )
+    monkeypatch.setattr(DockerEngine, "stop", lambda _, service, seconds: stopped.append(service))
+    chosen = [container for container in runtime._containers if container.name in seen]
+
+    def after(*changed: Path) -> tuple[set[str], set[str], list[str]]:
+        for file in changed:
+            os.utime(file, (3000, 3000))
+        for calls in (executed, told, stopped):
+            calls.clear()
+        runtime._stop_outdated(chosen, seen, unwatched)
+        for file in changed:
+            os.utime(file, (1000, 1000))
+        return {service for service, _ in executed}, set(stopped), told
+
+    certificates = [tls / name / "server.crt" for name in seen]
+    assert after() == (set(), set(), [])
+    assert after(*(tls / name / "ca.crt" for name in seen)) == (set(), set(), []), "no server looks at it"
+    taken, started_anew, statements = after(*certificates)
+    assert (taken, started_anew) == ({"postgres", "redis"}, {"qdrant"})
+    assert "SELECT pg_reload_conf()" in statements
+    assert any(text.startswith("CONFIG SET tls-cert-file /run/multidb/server.crt") for text in statements)
+    assert {command for _, command in executed} == {"sh /etc/multidb-tls/key.sh"}
+    assert after(certificates[0], tls / "postgres" / "pg_hba.conf") == (set(), {"postgres"}, [])
+
+    def fails(_: DockerEngine, service: str, command: Sequence[str]) -> None:
+        raise ServerError("its container is gone", where=service)
+
+    monkeypatch.setattr(DockerEngine, "execute", fails)
+    assert after(*certificates)[1] == {"postgres", "redis", "qdrant"}
 
 
 def test_an_unknown_server_is_refused_by_name(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from multidb.model import Statement
 from multidb.model.container import Container, Pooler, SecretVariable, one_per_app, shared
 from multidb.model.project import ServerSpec
 from multidb.provisioners.postgres.observe.refusals import LINE_PREFIX
@@ -49,5 +50,6 @@ def containers(spec: ServerSpec, apps: Sequence[str], per_app: bool) -> list[Con
             "pg_hba.conf": "postgres/pg_hba.conf.j2",
         },
         trust={"sslmode": "verify-full", "sslrootcert": "{}"},
+        takes_certificate=(Statement("SELECT pg_reload_conf()"),),
     )
     return one_per_app(container, apps, spec) if per_app else shared(container, spec)

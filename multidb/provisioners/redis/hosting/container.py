@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
+from multidb.model import Statement
 from multidb.model.container import Container, SecretVariable, one_per_app, shared
 from multidb.model.project import ServerSpec
 from multidb.provisioners.redis.provision.options import ServerOptions, memory_text
@@ -14,6 +15,7 @@ from multidb.provisioners.redis.provision.rules import CommandTable
 __all__ = ["IMAGE", "containers"]
 
 IMAGE: Final = "valkey/valkey:9.1.2"
+_OWN: Final = "/run/multidb"  # where its copy of certificate and key is
 _OF_THE_LIMIT: Final = 0.75  # of the container's memory for data; the rest is for buffers and rewriting the log
 
 
@@ -39,6 +41,7 @@ def containers(spec: ServerSpec, apps: Sequence[str], per_app: bool) -> list[Con
         users=("valkey", "redis"),
         tls_files={"key.sh": "tls/key.sh.j2"},
         admin_at_start=True,
+        takes_certificate=(Statement(f"CONFIG SET tls-cert-file {_OWN}/server.crt tls-key-file {_OWN}/server.key"),),
     )
     return one_per_app(container, apps, spec) if per_app else shared(container, spec)
 

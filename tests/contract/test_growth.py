@@ -81,11 +81,11 @@ MOST: Mapping[str, Mapping[str, Cost]] = {
         "plan": (0, 0),
         "env of all": (0, 0),
         "env of one": (0, 0),
-        "health": (1, 8),
+        "health": (1, 9),
         "usage": (0, 1),
         "audit": (6, 190),
-        "rotate": (1, 7),
-        "rotate --finish": (1, 4),
+        "rotate": (1, 8),
+        "rotate --finish": (1, 5),
     },
 }
 SLACK = 1  # of a slope: a statement that lasts on a slow machine is looked at by one more

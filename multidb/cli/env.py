@@ -97,6 +97,12 @@ def _write(run: Run, name: str, stores: list[str] | None, form: EnvFormat, to: P
     """Writes what the form has to say to a file, which nobody else has written."""
     from multidb import files
 
+    if form is EnvFormat.DOTENV and to.suffix in (".yaml", ".yml"):
+        raise UsageError(
+            "a file of this name would have the form dotenv, which is no YAML",
+            where=str(to),
+            hint=f"say which form: multidb env {name} --format k8s-secret --to {to}",
+        )
     if form.refers:
         app, text = _referring(run, name, stores, form)
     else:

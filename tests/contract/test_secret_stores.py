@@ -599,6 +599,14 @@ def _refer(folder: Folder, openbao: Bao) -> None:
     assert {name: re.sub(r"{{ \.(\w+) }}", lambda at: held[at[1]], text) for name, text in data.items()} == expected
 
 
+def test_no_env_file_is_written_under_the_name_of_a_yaml(folder: Folder) -> None:
+    refused = folder.run("env", "ann", "--write", "--to", "ann.yaml")
+    assert (refused.code, (folder.path / "ann.yaml").exists()) == (2, False)
+    folder.ok(*refused.err.partition("multidb ")[2].split())
+    assert "kind: Secret" in (folder.path / "ann.yaml").read_text()
+    (folder.path / "ann.yaml").unlink()
+
+
 @pytest.mark.parametrize("form", ["vault", "external-secret"])
 def test_what_cannot_be_read_where_it_is_kept_is_not_referred_to(folder: Folder, form: str) -> None:
     refused = folder.run("env", "ann", "--format", form, "--to", str(folder.path / "none"))

@@ -385,6 +385,18 @@ def test_a_lease_that_was_slept_over_is_lost_with_all_that_hangs_on_it(
     assert bucket.open().locks() == []
 
 
+def test_no_two_holders_are_called_the_same(bucket: Place) -> None:
+    """So that who unlocks a lock that was seen does not take the one that has been taken since."""
+    store, other, seen = bucket.open(), bucket.open(), []
+    for run in (store, other, store):
+        with run.lock("apply-x", holder("me")), run.lock("apply-y", holder("me")):
+            seen += [int(lock.id) for lock in other.locks()]
+            _count(run)
+    assert seen == sorted(set(seen))
+    with store.lock("apply-x", holder("me")), pytest.raises(UsageError, match="no such lock"):
+        other.unlock(str(seen[0]))
+
+
 def test_what_one_part_of_a_run_takes_or_gives_back_is_not_lost_to_another(
     bucket: Place, monkeypatch: pytest.MonkeyPatch
 ) -> None:

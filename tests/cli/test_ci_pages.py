@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -100,7 +101,7 @@ def test_what_a_workflow_gives_the_action_are_its_inputs() -> None:
         for step in job["steps"]
         if step.get("uses") == USED
     ]
-    assert len(uses) == 7
+    assert len(uses) == 10
     assert [name for step in uses for name in step["with"] if name not in inputs] == []
 
 
@@ -348,23 +349,35 @@ def test_a_nightly_audit_leaves_its_findings_also_when_it_fails(site: Site) -> N
     site.secrets = kept
 
 
+def anywhere(site: Site, openbao: Bao, app: str) -> Site:
+    """Another project on the same server, called as its only app, with its state and its secrets where every job
+    reaches them."""
+    there = Site(site.root / f"of-{app}", site.root / f"of-{app}" / "first", {**site.env, "VAULT_TOKEN": ROOT_TOKEN})
+    there.root.mkdir()
+    there.git("init", "-q", "--bare", str(there.root / "origin.git"), folder=there.root)
+    first = there.checkout("first")
+    manifest = (site.machine / "multidb.yaml").read_text().partition("apps:")[0]
+    secrets = f"secrets: {{vault: {{url: '{openbao.url}', mount: kv, path: {app}}}}}\n"
+    (first / "multidb.yaml").write_text(
+        f"{manifest.replace('project: ci', f'project: {app}')}state: postgres\n{secrets}"
+        f"apps:\n  {app}: {{stores: [postgres]}}\n"
+    )
+    put_action(first)
+    for name in (".gitattributes", "mask.sql"):
+        shutil.copy(site.machine / name, first / name)
+    (first / ".gitignore").write_text(".multidb/\napps/\n*.xml\nplan.md\npreview.*\n")
+    there.git("add", "-A")
+    there.git("commit", "-qm", "Begin")
+    there.git("push", "-q", "origin", "HEAD:main")
+    return there
+
+
 @pytest.mark.server
 def test_with_a_shared_state_every_job_is_a_machine_of_its_own(site: Site, openbao: Bao) -> None:
     """From empty folders: what one job has made, the next knows, and nothing but the checkout is handed on."""
     _, text = fences()[".github/workflows/databases-anywhere.yml"]
-    env = {**site.env, "VAULT_TOKEN": ROOT_TOKEN}
-    there = Site(site.root / "anywhere", site.root / "anywhere" / "first", env)
-    there.root.mkdir()
-    there.git("init", "-q", "--bare", str(there.root / "origin.git"), folder=there.root)
-    first = there.checkout("first")
-    manifest = (site.machine / "multidb.yaml").read_text().partition("apps:")[0].replace("project: ci", "project: far")
-    secrets = f"secrets: {{vault: {{url: '{openbao.url}', mount: kv, path: far}}}}\n"
-    (first / "multidb.yaml").write_text(f"{manifest}state: postgres\n{secrets}apps:\n  far: {{stores: [postgres]}}\n")
-    put_action(first)
-    (first / ".gitignore").write_text(".multidb/\napps/\n*.xml\nplan.md\n")
-    there.git("add", "-A")
-    there.git("commit", "-qm", "Begin")
-    there.git("push", "-q", "origin", "HEAD:main")
+    there = anywhere(site, openbao, "far")
+    env = there.env
 
     def job(name: str, folder: Path, actor: str) -> list[int]:
         runner = there.runner(folder, **{"secrets.VAULT_TOKEN": env["VAULT_TOKEN"]})
@@ -394,7 +407,7 @@ def test_with_a_shared_state_every_job_is_a_machine_of_its_own(site: Site, openb
         ("apply", ["near"], "bob"),
         ("apply", ["far"], "ann"),
     ]
-    by_hand = manifest.partition("@")[2].partition("/")[0]
+    by_hand = (last / "multidb.yaml").read_text().partition("@")[2].partition("/")[0]
     admin = f"postgresql://postgres:{env['PG_ADMIN_PASSWORD']}@{by_hand}/postgres"
     with psycopg.connect(admin, autocommit=True) as connection:
         connection.execute("ALTER ROLE far_user CONNECTION LIMIT 3")
@@ -422,6 +435,33 @@ def test_a_preview_comes_and_goes(site: Site) -> None:
     runner = site.runner(folder)
     assert runner.job(text, "end") == [0, 0], runner.said
     assert "web_pr42" not in (site.machine / "multidb.yaml").read_text()
+
+
+@pytest.mark.server
+@pytest.mark.rare
+def test_a_preview_comes_and_goes_from_machines_that_have_nothing(site: Site, openbao: Bao) -> None:
+    _, text = fences()[".github/workflows/preview-anywhere.yml"]
+    text = text.replace("web", "trip")  # the app that is cloned: `web` is another project's on this server
+    there, clone = anywhere(site, openbao, "trip"), "trip_pr42"
+    given = {"secrets.VAULT_TOKEN": ROOT_TOKEN, "env.CLONE": clone}
+    subprocess.run(["multidb", "apply", "--yes"], cwd=there.machine, env=there.env, check=True, capture_output=True)
+    for machine in ("opened", "pushed-to"):
+        folder = there.checkout(machine)
+        runner = there.runner(folder, **given)
+        assert runner.job(text, "clone") == [0] * 4, runner.said
+        assert f"{clone}" in (folder / "preview.yaml").read_text()
+    assert clone in (there.checkout("committed") / "multidb.yaml").read_text()
+    for machine, job, steps in (("night", "expire", 2), ("closed", "end", 3)):
+        runner = there.runner(there.checkout(machine), **given)
+        assert runner.job(text, job) == [0] * steps, runner.said
+    last = there.checkout("after")
+    assert clone not in (last / "multidb.yaml").read_text()
+    done = subprocess.run(
+        ["multidb", "history", "--json"], cwd=last, env=there.env, check=True, capture_output=True, text=True
+    )
+    commands = [run["command"] for run in json.loads(done.stdout)["runs"]]
+    assert commands == ["purge", "remove-app", "clone", "apply"]
+    subprocess.run(["multidb", "plan", "--check"], cwd=last, env=there.env, check=True, capture_output=True)
 
 
 @pytest.mark.server

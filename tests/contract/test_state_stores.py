@@ -385,6 +385,21 @@ def test_a_lease_that_was_slept_over_is_lost_with_all_that_hangs_on_it(
     assert bucket.open().locks() == []
 
 
+def test_of_two_that_begin_a_state_at_once_neither_is_lost(bucket: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    store, other = bucket.open(), bucket.open()
+    meanwhile, read = [lambda: _count(other)], store._get
+
+    def overtaken() -> Any:
+        there = read()
+        while meanwhile:
+            meanwhile.pop()()
+        return there
+
+    monkeypatch.setattr(store, "_get", overtaken)
+    _count(store)
+    assert _sections(bucket.open()) == {"counts": {"all": 2}}
+
+
 def test_no_two_holders_are_called_the_same(bucket: Place) -> None:
     """So that who unlocks a lock that was seen does not take the one that has been taken since."""
     store, other, seen = bucket.open(), bucket.open(), []

@@ -192,8 +192,10 @@ def lock_of(lock_id: str, name: str, holder: object, until: str = "") -> HeldLoc
 
 def locked(held: HeldLock, where: str) -> Locked:
     """That another run holds the lock, for a place that is not of one machine."""
+    by_itself = f" (a dead one loses its lock at {held.until[11:19]} UTC)" if held.until else ""
     hint = (
-        f"wait for it to end, then run the command again; when it is dead for certain: multidb state unlock {held.id}"
+        f"wait for it to end{by_itself}, then run the command again; when it is dead for certain: "
+        f"multidb state unlock {held.id}"
     )
     return Locked(f"another run works here: {held.who}", where=where, hint=hint)
 

@@ -20,6 +20,7 @@ import psycopg
 import pytest
 import redis
 
+from multidb.state_stores.s3 import LEASE
 from tests.cli.test_state_places import hosts, storage  # noqa: F401
 from tests.support import seaweedfs
 from tests.support.command import Folder, Ran, started
@@ -42,7 +43,7 @@ backup: {{to: [sets/]}}
 apps:
 """
 _ENTRY = "  {name}: {{stores: [postgres, redis]}}\n"
-_AGAIN = 6  # times that an operator gives the same command
+_AGAIN = 4 * LEASE  # seconds for which an operator gives the same command: one that was killed has its lock for a lease
 
 
 @dataclass(frozen=True)
@@ -82,7 +83,8 @@ class Team:
     def finish(self, commands: Sequence[Sequence[str]], codes: Sequence[int]) -> None:
         """Whoever was killed, or told to wait, gives the command again, as an operator would; likewise all at once."""
         left = [number for number, code in enumerate(codes) if code != 0]
-        for _ in range(_AGAIN):
+        until = time.monotonic() + _AGAIN
+        while time.monotonic() < until:
             with ThreadPoolExecutor(max(1, len(left))) as pool:
                 done = dict(zip(left, pool.map(lambda n: self.folders[n].run(*commands[n]), left), strict=True))
             left = [number for number in left if not _is_done(done[number])]

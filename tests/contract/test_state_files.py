@@ -334,3 +334,21 @@ def test_a_run_that_is_told_to_end_gives_its_locks_back_and_says_so(place: Place
     assert store.locks() == [], "at once, not when its lease has run out"
     (recorded,) = RunHistory(shared(store, tmp_path)).runs()
     assert recorded.outcome is RunOutcome.INTERRUPTED
+
+
+def test_the_head_of_the_history_never_goes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where another run adds a line between a line of ours and its head: theirs is last, and missed if lost."""
+    store, write = FolderStateStore(tmp_path), FolderStateStore(tmp_path).write_file
+    meanwhile = [lambda: SharedLines(FolderStateStore(tmp_path)).add({"event": "theirs"})]
+
+    def overtaken(name: str, text: str, version: object) -> bool:
+        done = write(name, text, version)
+        while name != HEAD and meanwhile:
+            meanwhile.pop()()
+        return done
+
+    monkeypatch.setattr(store, "write_file", overtaken)
+    lines = SharedLines(store)
+    lines.add({"event": "ours"})
+    assert [json.loads(line)["event"] for line in lines.lines()] == ["ours", "theirs"]
+    assert lines.head().number == 2

@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ import psycopg
 import pytest
 
 from multidb import state_stores
+from multidb.document import moment
 from multidb.errors import Conflict, Locked, NewerFormat, Refused, StateUnavailable, UsageError
 from multidb.model import Project, RuntimeKind, Server
 from multidb.provisioners.postgres.driver.state_store import PostgresStateStore, database_of
@@ -32,7 +34,7 @@ from multidb.state_stores import open_state_store
 from multidb.state_stores.s3 import S3StateStore
 from tests.support import seaweedfs, toy_package
 from tests.support.command import REPOSITORY
-from tests.support.odd_storage import Careless, listening
+from tests.support.odd_storage import Ahead, Careless, Mute, listening
 from tests.support.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 
 pytestmark = pytest.mark.server
@@ -398,6 +400,41 @@ def test_of_two_that_begin_a_state_at_once_neither_is_lost(bucket: Place, monkey
     monkeypatch.setattr(store, "_get", overtaken)
     _count(store)
     assert _sections(bucket.open()) == {"counts": {"all": 2}}
+
+
+def test_a_write_whose_answer_is_lost_is_not_taken_for_anothers(
+    seaweed: seaweedfs.S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is sent again, and refused by then: of the version that it has made itself."""
+    handler = type("Handler", (Mute,), {"behind": seaweed.url, "tries": {}})
+    with listening(handler) as url:
+        store = _in_s3("s3", url, tmp_path.name, monkeypatch).open()
+        began = time.monotonic()
+        with store.lock("apply-x", holder("me")):
+            _count(store)
+        assert store.write_file("usage.jsonl", "one", None)
+        version = store.read_file("usage.jsonl").version
+        assert store.write_file("usage.jsonl", "two", version)
+        assert not store.write_file("usage.jsonl", "three", version)
+        assert time.monotonic() - began < 10 * _LEASE
+    assert max(handler.tries.values()) > 1
+    direct = _in_s3("s3", seaweed.url, tmp_path.name, monkeypatch).open()
+    assert (_sections(direct), direct.locks()) == ({"counts": {"all": 1}}, [])
+    assert direct.read_file("usage.jsonl").text == "two"
+
+
+def test_a_lease_ends_by_the_clock_of_the_storage(
+    seaweed: seaweedfs.S3Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with listening(type("Handler", (Ahead,), {"behind": seaweed.url})) as url:
+        place = _in_s3("s3", url, tmp_path.name, monkeypatch)
+        store, other = place.open(), place.open()
+        with store.lock("apply-x", holder("me")):
+            (held,) = other.locks()
+            assert moment(held.until) - datetime.now(UTC) > timedelta(minutes=50)
+            with pytest.raises(Locked) as refused, other.lock("apply-x", holder("me")):
+                pass
+            assert f"a dead one loses its lock at {held.until[11:17]}" in str(refused.value.hint)
 
 
 def test_no_two_holders_are_called_the_same(bucket: Place) -> None:

@@ -5,12 +5,16 @@ from __future__ import annotations
 import http.client
 import http.server
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from email.utils import formatdate
+from typing import Any, ClassVar
 from urllib.parse import urlsplit
 
-__all__ = ["Careless", "Ending", "listening"]
+from multidb.document import digest
+
+__all__ = ["Ahead", "Careless", "Ending", "Mute", "listening"]
 
 
 class Careless(http.server.BaseHTTPRequestHandler):
@@ -47,37 +51,34 @@ class Careless(http.server.BaseHTTPRequestHandler):
         pass
 
 
-class Ending(http.server.BaseHTTPRequestHandler):
-    """Storage that lets these credentials in for so many requests."""
+class Between(http.server.BaseHTTPRequestHandler):
+    """Passes each request on to the storage at `behind`, and its answer back."""
 
     protocol_version = "HTTP/1.1"
     behind = ""
-    left = 0
-    guard: Any = None
 
     def do_GET(self) -> None:
-        self._pass_on()
+        self.give(*self.passed_on(self.body()))
 
-    do_PUT = do_GET  # noqa: N815
+    def do_PUT(self) -> None:
+        self.do_GET()
 
-    def _pass_on(self) -> None:
-        body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-        with self.guard:
-            type(self).left -= 1
-            ended = self.left < 0
-        if ended:
-            self._answer(400, {}, b"<Error><Code>ExpiredToken</Code><Message>ended</Message></Error>")
-            return
+    def body(self) -> bytes:
+        return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+
+    def passed_on(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
         connection = http.client.HTTPConnection(urlsplit(self.behind).netloc, timeout=30)
         connection.putrequest(self.command, self.path, skip_host=True, skip_accept_encoding=True)
         for name, value in self.headers.items():
             connection.putheader(name, value)
         connection.endheaders(body)
         answer = connection.getresponse()
-        self._answer(answer.status, dict(answer.getheaders()), answer.read())
-        connection.close()
+        try:
+            return answer.status, dict(answer.getheaders()), answer.read()
+        finally:
+            connection.close()
 
-    def _answer(self, status: int, headers: dict[str, str], body: bytes) -> None:
+    def give(self, status: int, headers: dict[str, str], body: bytes) -> None:
         self.send_response_only(status)
         for name, value in headers.items():
             if name.lower() not in ("content-length", "transfer-encoding", "connection"):
@@ -88,6 +89,46 @@ class Ending(http.server.BaseHTTPRequestHandler):
 
     def log_message(self, *_: object) -> None:
         pass
+
+
+class Ending(Between):
+    """Lets these credentials in for so many requests."""
+
+    left = 0
+    guard: Any = None
+
+    def do_GET(self) -> None:
+        with self.guard:
+            type(self).left -= 1
+            ended = self.left < 0
+        if ended:
+            self.body()
+            self.give(400, {}, b"<Error><Code>ExpiredToken</Code><Message>ended</Message></Error>")
+        else:
+            super().do_GET()
+
+
+class Mute(Between):
+    """Does every write, and lets the connection end without an answer to each first try."""
+
+    tries: ClassVar[dict[str, int]] = {}  # by what is written
+
+    def do_PUT(self) -> None:
+        body = self.body()
+        answer, key = self.passed_on(body), f"{self.path} {digest(body)}"
+        self.tries[key] = self.tries.get(key, 0) + 1
+        if self.tries[key] == 1:
+            self.close_connection = True
+        else:
+            self.give(*answer)
+
+
+class Ahead(Between):
+    """Its clock is an hour ahead of this machine's."""
+
+    def passed_on(self, body: bytes) -> tuple[int, dict[str, str], bytes]:
+        status, headers, answer = super().passed_on(body)
+        return status, {**headers, "Date": formatdate(time.time() + 3600, usegmt=True)}, answer
 
 
 @contextmanager

@@ -268,6 +268,19 @@ def test_writers_in_processes_and_threads_lose_nothing(place: Place) -> None:
     assert store.locks() == []
 
 
+def test_a_change_waits_for_the_one_that_is_under_way(place: Place) -> None:
+    store, other = place.open(), place.open()
+    _count(store)
+    waiting = threading.Thread(target=_count, args=(other,))
+    with store.change(holder("test")) as state:
+        waiting.start()
+        waiting.join(0.5)
+        assert waiting.is_alive()
+        state["counts"] = {"all": 5}
+    waiting.join()
+    assert _sections(place.open()) == {"counts": {"all": 6}}
+
+
 def test_a_lock_is_refused_with_its_holder_and_let_go_by_death(place: Place) -> None:
     store = place.open()
     run = place.run("hold")

@@ -352,3 +352,31 @@ def test_the_head_of_the_history_never_goes_back(tmp_path: Path, monkeypatch: py
     lines.add({"event": "ours"})
     assert [json.loads(line)["event"] for line in lines.lines()] == ["ours", "theirs"]
     assert lines.head().number == 2
+
+
+# --- a move
+
+
+def test_a_move_keeps_what_others_have_put_there_before_or_meanwhile(tmp_path: Path) -> None:
+    old, new = FolderStateStore(tmp_path / "old"), FolderStateStore(tmp_path / "new")
+    for store in (old, new):
+        with store.change(holder("test")) as state:
+            state["numbers"] = {"redis": {store.folder.name: 1}}
+    assert old.write_file(_NAME, "of the old", None)
+    with pytest.raises(Refused, match="there is a state of this project already, and it is not a copy"):
+        move_state(old, new, "there", "digi", holder("test"))
+    assert new.read().document["numbers"] == {"redis": {"new": 1}}
+    assert old.read().document["numbers"] == {"redis": {"old": 1}}
+
+    class Late(FolderStateStore):
+        """Where a run that began before the move writes just as it was copied."""
+
+        def write_file(self, name: str, text: str, version: object) -> bool:
+            done = super().write_file(name, text, version)
+            assert old.write_file(name, "late", old.read_file(name).version)
+            return done
+
+    move_state(old, Late(tmp_path / "empty"), "there", "digi", holder("test"))
+    assert FolderStateStore(tmp_path / "empty").read_file(_NAME).text == "of the old"
+    assert old.read_file(_NAME).text == "late"
+    assert "moved" in old.read().document

@@ -1,0 +1,109 @@
+"""The pages under docs/using-from: their programs, as they stand there, with an app's variables on real servers."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from dotenv import dotenv_values
+
+from tests.support.command import REPOSITORY, Folder, project_folder
+
+pytestmark = [pytest.mark.server, pytest.mark.rare, pytest.mark.timeout(600)]
+
+MANIFEST = """\
+version: 1
+project: others
+runtime: embedded
+apps:
+  ann: {stores: [postgres, redis]}
+  bob: {stores: [postgres, redis], redis: {isolation: prefix}}
+"""
+POM = """\
+<project xmlns="http://maven.apache.org/POM/4.0.0">
+  <modelVersion>4.0.0</modelVersion>
+  <groupId>com.example</groupId><artifactId>app</artifactId><version>1</version>
+  <dependencies>
+    <dependency><groupId>org.postgresql</groupId><artifactId>postgresql</artifactId><version>42.7.4</version></dependency>
+    <dependency><groupId>redis.clients</groupId><artifactId>jedis</artifactId><version>5.2.0</version></dependency>
+  </dependencies>
+</project>
+"""
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Folder]:
+    with project_folder("others-", MANIFEST) as made:
+        made.ok("up")
+        made.ok("apply", "--yes")
+        yield made
+
+
+def block(page: str, language: str, number: int = 0) -> str:
+    text = (REPOSITORY / "docs" / "using-from" / f"{page}.md").read_text()
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)[number]
+
+
+def need(*programs: str) -> None:
+    for program in programs:
+        if shutil.which(program) is None:
+            pytest.skip(f"no {program} here")
+
+
+def ran(command: Sequence[str], at: Path, env: dict[str, str] | None = None) -> str:
+    done = subprocess.run(
+        command, cwd=at, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=400, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def variables(folder: Folder, app: str) -> dict[str, str]:
+    found = dotenv_values(folder.path / "apps" / app / ".env")
+    return {name: value for name, value in found.items() if value is not None}
+
+
+@pytest.mark.parametrize("app", ["ann", "bob"])
+def test_go(folder: Folder, tmp_path: Path, app: str) -> None:
+    need("go")
+    (tmp_path / "go.mod").write_text("module example.com/app\n\ngo 1.22\n")
+    (tmp_path / "main.go").write_text(block("go", "go"))
+    ran(["go", "mod", "tidy"], tmp_path)
+    assert ran(["go", "run", "."], tmp_path, variables(folder, app)) == f"{app}_user hello\n"
+
+
+@pytest.mark.parametrize("app", ["ann", "bob"])
+def test_java(folder: Folder, tmp_path: Path, app: str) -> None:
+    need("java", "javac", "mvn")
+    (tmp_path / "pom.xml").write_text(POM)
+    (tmp_path / "Main.java").write_text(block("java", "java"))
+    ran(["mvn", "-q", "-B", "dependency:build-classpath", "-Dmdep.outputFile=path"], tmp_path)
+    path = f"{(tmp_path / 'path').read_text().strip()}:{tmp_path}"
+    ran(["javac", "-cp", path, "Main.java"], tmp_path)
+    assert ran(["java", "-cp", path, "Main"], tmp_path, variables(folder, app)).splitlines()[-1] == f"{app}_user hello"
+
+
+@pytest.mark.parametrize(("number", "said"), [(0, ["ann_owner", "PONG"]), (1, ["1", "OK"])])
+def test_a_shell(folder: Folder, number: int, said: list[str]) -> None:
+    need("psql", "redis-cli")
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    script = "set -e\n" + block("shell", "sh", number)
+    assert ran(["bash", "-c", script], folder.path, {"PATH": path}).split() == said
+
+
+def test_typescript(folder: Folder, tmp_path: Path) -> None:
+    need("npm", "node")
+    for name in ("multidb.ts", "package.json"):
+        shutil.copy(REPOSITORY / "clients" / "typescript" / name, tmp_path)
+    (tmp_path / "main.ts").write_text(block("typescript", "ts"))
+    ran(["npm", "install", "--silent", "--no-audit"], tmp_path)
+    options = ["--target", "es2022", "--module", "nodenext", "--moduleResolution", "nodenext", "--skipLibCheck"]
+    ran(["npx", "tsc", *options, "--strict", "multidb.ts", "main.ts"], tmp_path)
+    env = {"MULTIDB_ENV_FILE": str(folder.path / "apps" / "ann" / ".env")}
+    assert ran(["node", "main.js"], tmp_path, env) == "ann_user hello\nhealthy\n"

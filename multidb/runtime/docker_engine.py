@@ -117,9 +117,9 @@ class DockerEngine:
                 ended = [container.exec_run(list(command)) for container in running]
             except APIError as error:
                 raise ServerError(str(error.explanation or error), where=service) from None
-        for code, said in ended:
+        for code, printed in ended:
             if code:
-                text = said.decode(errors="replace").strip()
+                text = printed.decode(errors="replace").strip()
                 raise ServerError(f"{command[0]} ended with {code}: {text}", where=service)
         if not ended:
             raise ServerError("its container is gone", where=service)

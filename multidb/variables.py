@@ -10,7 +10,7 @@ from multidb.model import App, Endpoint, Project, StoreContext
 from multidb.provisioners import provisioner
 from multidb.secrets import Secret, SecretRef
 
-__all__ = ["Reached", "compose_project", "variables"]
+__all__ = ["Reached", "compose_project", "identity", "variables"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +33,11 @@ def compose_project(project: Project, app: str) -> str:
     return f"{project.name}-{app}"
 
 
+def identity(app: App) -> dict[str, str | Secret]:
+    """Who the app is: what it is told wherever its servers are."""
+    return {"APP_NAME": app.id, "APP_TENANT_ID": app.tenant_id}
+
+
 def variables(
     project: Project, app: App, servers: Iterable[Reached], secret: Callable[[SecretRef], Secret]
 ) -> dict[str, str | Secret]:
@@ -43,7 +48,7 @@ def variables(
         UsageError: it has no credentials yet.
         ServerError: a server has to be asked and does not answer.
     """
-    values: dict[str, str | Secret] = {"APP_NAME": app.id, "APP_TENANT_ID": app.tenant_id}
+    values = identity(app)
     if project.runtime.in_containers and project.deploy.strategy != "single":
         values["COMPOSE_PROJECT_NAME"] = compose_project(project, app.id)
     for server in servers:

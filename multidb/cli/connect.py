@@ -18,6 +18,7 @@ from multidb.manifest import app_id
 from multidb.model import AppAccess, AppClient, PromptAnswer, Tenant, listed
 from multidb.provisioners import STORES, provisioner
 from multidb.secrets import Secret, revealed
+from multidb.variables import identity
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -91,7 +92,7 @@ def _tenant(fleet: Fleet, name: str, store: str, *, everything: bool) -> tuple[T
         raise next(iter(errors.values()), None) or UsageError(
             f"there is no address for {store} yet", where=f"app {name}", hint="start its server: multidb up"
         )
-    variables: dict[str, str | Secret] = {}
+    variables = identity(of_store[0].app)
     for tenant in tenants:
         variables |= tenant.env
     return of_store[0], variables

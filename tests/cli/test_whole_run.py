@@ -201,10 +201,11 @@ def test_statements_come_by_a_pipe_and_the_first_that_fails_ends_it(applied: Fol
 
 
 def test_a_program_runs_with_the_apps_variables_and_nobody_elses(applied: Folder) -> None:
-    program = "import os; print(*sorted(n for n in os.environ if n[:2] == 'PG'), os.environ['REDIS_USER'])"
+    variables = "os.environ['REDIS_USER'], os.environ['APP_NAME'], os.environ['APP_TENANT_ID']"
+    program = f"import os; print(*sorted(n for n in os.environ if n[:2] == 'PG'), {variables})"
     done = applied.ok("connect", "bob", "--", "python3", "-c", program, env={"PGSERVICE": "the-admins"})
     names = ["PGCONNECT_TIMEOUT", "PGDATABASE", "PGHOST", "PGPASSWORD", "PGPORT", "PGUSER"]
-    assert done.out.split() == [*names, "bob_user"]
+    assert done.out.split() == [*names, "bob_user", "bob", "bob"]
     assert applied.run("connect", "bob", "--", "sh", "-c", "exit 7").code == 7
     assert "cannot run no-such-program" in applied.run("connect", "bob", "--", "no-such-program").err
 

@@ -1,0 +1,126 @@
+"""The examples, as they stand in examples/, on the servers of a project, in each form of roles and of isolation."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from multidb.ports import choose
+from tests.support.command import REPOSITORY, Folder, project_folder
+
+pytestmark = [pytest.mark.server, pytest.mark.rare, pytest.mark.timeout(300)]
+
+MANIFEST = """\
+version: 1
+project: examples
+runtime: embedded
+apps:
+  notes: {stores: [postgres, redis]}
+  notes2: {stores: [postgres, redis], redis: {isolation: prefix}}
+  shop: {stores: [postgres, redis]}
+  shop2: {stores: [postgres, redis], postgres: {roles: split}, redis: {isolation: prefix}}
+  shop_test: {stores: [postgres, redis]}
+"""
+PATH = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+
+
+@pytest.fixture(scope="module")
+def folder() -> Iterator[Folder]:
+    with project_folder("examples-", MANIFEST) as made:
+        shutil.copytree(REPOSITORY / "examples", made.path / "examples")
+        made.ok("up")
+        made.ok("apply", "--yes")
+        yield made
+
+
+@contextmanager
+def served(command: list[str], at: Path, port: int, env: dict[str, str]) -> Iterator[httpx.Client]:
+    log = at / "served.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(command, cwd=at, env={**os.environ, "PATH": PATH, **env}, stdout=out, stderr=out)
+        try:
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+                deadline = time.monotonic() + 60
+                while not _answers(client):
+                    assert process.poll() is None, log.read_text()
+                    assert time.monotonic() < deadline, log.read_text()
+                    time.sleep(0.1)
+                yield client
+        finally:
+            process.terminate()
+            process.wait(30)
+
+
+def _answers(client: httpx.Client) -> bool:
+    try:
+        return client.get("/health/databases").status_code == 200
+    except httpx.TransportError:
+        return False
+
+
+@pytest.mark.parametrize("app", ["notes", "notes2"])
+def test_fastapi_through_a_rotation(folder: Folder, app: str) -> None:
+    port, env = choose(set()), {"MULTIDB_ENV_FILE": str(folder.path / "apps" / app / ".env")}
+    command = [sys.executable, "-m", "uvicorn", "main:application", "--port", str(port)]
+    with served(command, folder.path / "examples/fastapi", port, env) as client:
+        number = client.post("/notes", params={"text": "a word to find"}).json()["id"]
+        assert client.get(f"/notes/{number}").json() == {"text": "a word to find", "readers": 1}
+        folder.ok("rotate", app)
+        assert client.get("/search", params={"words": "word"}).json() == [number]
+        time.sleep(2.5)  # the client looks at its file each second
+        assert client.get(f"/notes/{number}").json()["readers"] == 2
+        folder.ok("rotate", app, "--finish", "--yes")
+        assert client.get(f"/notes/{number}").json()["readers"] == 3
+        assert client.get("/health/databases").json()["status"] == "healthy"
+
+
+@pytest.mark.parametrize("app", ["shop", "shop2"])
+def test_django_migrates_and_serves(folder: Folder, app: str) -> None:
+    at = folder.path / "examples/django"
+    manage = [sys.executable, "manage.py"]
+
+    def connected(*options: str) -> list[str]:
+        return ["multidb", "connect", app, "--file", str(folder.path / "multidb.yaml"), *options, "--", *manage]
+
+    env: dict[str, Any] = {**os.environ, "PATH": PATH}
+    for command in (["migrate"], ["makemigrations", "--check", "--dry-run"]):
+        done = subprocess.run(
+            [*connected("--migrate"), *command],
+            cwd=at,
+            env=env,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+    port = choose(set())
+    with served([*connected(), "runserver", "--noreload", str(port)], at, port, {}) as client:
+        number = client.post("/notes", data={"text": "hello"}).json()["id"]
+        assert [client.get(f"/notes/{number}").json()["readers"] for _ in range(2)] == [1, 2]
+        assert client.get("/notes/999").status_code == 404
+
+
+def test_djangos_test_runner_in_an_app_of_its_own(folder: Folder) -> None:
+    command = ["multidb", "connect", "shop_test", "--file", str(folder.path / "multidb.yaml"), "--", sys.executable]
+    done = subprocess.run(
+        [*command, "manage.py", "test", "--keepdb", "--noinput"],
+        cwd=folder.path / "examples/django",
+        env={**os.environ, "PATH": PATH},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "Ran 1 test" in done.stderr

@@ -12,13 +12,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from multidb.closure import closures
 from multidb.credentials import issued_at
 from multidb.errors import MultidbError, RuntimeUnavailable, ServerDown, ServerError, ServerSlow
 from multidb.fleet import Answer, Fleet, Scope
-from multidb.junit import Case, CaseOutcome, Suite, junit
 from multidb.model import (
     App,
     Health,
@@ -32,6 +31,9 @@ from multidb.model import (
 )
 from multidb.provisioners import provisioner
 from multidb.secrets import redact
+
+if TYPE_CHECKING:  # with a parser of XML, for one form of the report
+    from multidb.junit import Case
 
 __all__ = ["Checked", "Freshness", "HealthReport", "check", "health_junit"]
 
@@ -140,6 +142,8 @@ class HealthReport:
 
 def health_junit(report: HealthReport) -> str:
     """A suite for each app, with a case for each of its stores and one for its backups, as JUnit's XML."""
+    from multidb.junit import Suite, junit
+
     suites = []
     for app in report.apps:
         group = f"multidb.health.{app}"
@@ -155,6 +159,8 @@ def health_junit(report: HealthReport) -> str:
 
 
 def _case(group: str, name: str, health: Health, *, asked: bool) -> Case:
+    from multidb.junit import Case, CaseOutcome
+
     outcome = None if health.status is Status.HEALTHY else CaseOutcome.FAILURE if asked else CaseOutcome.ERROR
     message = f"{health.status.value}: {health.message}" if outcome is not None else ""
     return Case(group, name, outcome, message, health.fix, health.latency)

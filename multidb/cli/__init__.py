@@ -24,7 +24,6 @@ except ImportError:  # somebody else's package of this name lies over ours, or h
 
 __all__ = ["main"]
 
-_NO_PLUGINS = ("PYDANTIC_DISABLE_PLUGINS", "__all__")  # it reads every installed distribution for them: 25 ms
 _INTERRUPTED, _TERMINATED = 130, 143  # as shells have it: 128 and the number of SIGINT, of SIGTERM
 _COMPLETE = "_MULTIDB_COMPLETE"  # what a shell's script sets that asks what could be typed next
 
@@ -61,10 +60,12 @@ def main() -> NoReturn:
         from multidb.cli.candidates import respond
 
         sys.exit(respond(os.environ[_COMPLETE], os.environ))
+    from multidb import startup
+
+    startup.begin()
     from multidb.cli.root import app
 
     arguments = sys.argv[1:]
-    os.environ.setdefault(*_NO_PLUGINS)
     _open_standard_files()
     _end_on_sigterm()
     if isinstance(sys.stdout, TextIOWrapper):

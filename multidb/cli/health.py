@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 from rich.console import Group, RenderableType
-from rich.live import Live
 from rich.text import Text
 
 from multidb.backup.schedule import freshness_now
@@ -21,7 +20,6 @@ from multidb.cli.terminal import Grid
 from multidb.errors import UsageError
 from multidb.fleet import Fleet, Scope
 from multidb.health import HealthReport, check, health_junit
-from multidb.health_history import HealthHistory
 from multidb.model import Health, Status, counted, listed
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -105,6 +103,8 @@ def _watch(
     may_write: bool,
 ) -> int:
     """Rounds until Ctrl-C, which ends them without a word. Gives the exit code of the last."""
+    from multidb.health_history import HealthHistory  # a single round is not written down
+
     code, history = 0, HealthHistory(fleet.state)
     try:
         with _screen(output) as show:
@@ -124,6 +124,8 @@ def _screen(output: Output) -> Iterator[Callable[[HealthReport], None]]:
     if output.json:
         yield lambda report: output.line(report.exit_code == 0, report.document())
     elif output.out.is_terminal and not output.out.is_dumb_terminal:
+        from rich.live import Live  # with half of rich, which a table does without
+
         with Live(console=output.out, auto_refresh=False) as live:
             yield lambda report: live.update(_round(report), refresh=True)
     else:

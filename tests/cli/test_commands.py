@@ -43,6 +43,7 @@ from tests.support.documents import assert_documented
 
 DRAWING = ("rich", "jinja2", "cryptography", "asyncio")  # 50 to 100 ms each, and not for a line of text
 DRIVERS = ("psycopg", "neo4j", "qdrant_client", "redis", "docker", "httpx", "urllib3", "grpc", "numpy")
+ARRAYS = ("numpy", "pandas", "pyarrow")  # which the driver of Neo4j loads where they are installed
 
 
 @pytest.fixture
@@ -205,6 +206,29 @@ def test_a_plan_imports_the_drivers_of_the_stores_it_asks(
     (line,) = [line for line in ran.stdout.splitlines() if line.startswith("modules")]
     assert f"multidb.provisioners.{store}.provision.session" in line.split()
     assert not [name for name in line.split() if NOT_FOR_A_PLAN.fullmatch(name)]
+
+
+@pytest.mark.parametrize("command", ["plan", "health"])
+def test_a_command_loads_of_a_driver_what_it_has_use_for(tmp_path: Path, command: str) -> None:
+    """The driver is there, and works without the arrays; an app that imports it beside multidb has them."""
+    (tmp_path / "multidb.yaml").write_text(
+        "version: 1\nproject: shop\nruntime: external\napps: {ann: {stores: [neo4j]}}\n"
+        "external: {neo4j: {url: 'bolt://admin@127.0.0.1:1', password: {env: PASSWORD}}}\n"
+    )
+    env = {**os.environ, "PYTHONPATH": str(REPOSITORY), "PASSWORD": "long enough for anybody"}
+    unwanted = (*ARRAYS, "xml.etree.ElementTree", "rich.live")
+    code = (
+        f"import sys\nfrom multidb.cli import main\nsys.argv = ['multidb', {command!r}]\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert end.code == 4, end.code\n"
+        f"import neo4j, neo4j.vector\nprint([name for name in {unwanted!r} if name in sys.modules])"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, env=env, check=True
+    )
+    assert ran.stdout.splitlines()[-1] == "[]"
+    library = "import sys, multidb.provisioners.neo4j, neo4j; print('numpy' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", library], capture_output=True, text=True, env=env, check=True)
+    assert ran.stdout == "True\n"
 
 
 def test_help_does_not_even_read_the_model(tmp_path: Path) -> None:

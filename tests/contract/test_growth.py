@@ -88,6 +88,12 @@ MOST: Mapping[str, Mapping[str, Cost]] = {
         "rotate --finish": (1, 5),
     },
 }
+# What a command may take beside: one session of the admin's. A statement counts with those that open the session; on
+# Valkey these are a command each.
+ONCE: Mapping[str, Mapping[str, Cost]] = {
+    "postgres": {"plan": (1, 4), "health": (1, 1)},
+    "redis": {"plan": (1, 16), "health": (1, 14)},
+}
 SLACK = 1  # of a slope: a statement that lasts on a slow machine is looked at by one more
 
 
@@ -145,6 +151,12 @@ def test_each_app_costs_what_any_other_costs(site: tuple[str, *Stage], tmp_path:
         for which in (0, 1):
             assert second[which] <= first[which] + SLACK, f"{command} grows faster than the apps: {costs[command]}"
             assert second[which] <= MOST[store][command][which], f"{command}: {costs[command]}"
+    looking = counted(), counted()  # a look at what it has cost costs something itself
+    for command, most in ONCE[store].items():
+        for which in (0, 1):
+            by_apps, by_looking = SIZES[0] * grown[command][0][which], looking[1][which] - looking[0][which]
+            once = costs[command][0][which] - by_apps - by_looking
+            assert once <= most[which], f"{command} takes {once} beside what its apps take: {costs[command]}"
 
 
 def test_a_plan_asks_the_long_question_only_where_the_short_one_shows_a_difference(

@@ -85,14 +85,19 @@ from multidb.model import (
     TakeOffline,
     Tenant,
 )
+from multidb.provisioners.neo4j.driver.optional import leave_out_arrays
 from multidb.provisioners.neo4j.hosting.address import Neo4jAddress
 from multidb.provisioners.neo4j.hosting.container import containers
 from multidb.provisioners.neo4j.provision import options, resources
 from multidb.provisioners.neo4j.provision.admin_password import ADMIN_PASSWORD
 from multidb.provisioners.neo4j.provision.statements import statements
 from multidb.secrets import Secret
+from multidb.startup import is_command_line
 
 __all__ = ["PROVISIONER"]
+
+if is_command_line():
+    leave_out_arrays()
 
 
 def _connect(server: Server, admin: Secret | None, application: str) -> Session:

@@ -19,7 +19,7 @@ from pathlib import Path
 from bench.ground import Result, admin, open_engine, project, quiet, taking_turns
 from multidb.access import StoreAccess, record_access
 from multidb.project import load_project
-from multidb.provisioners import INCLUDED, STORES, provisioner
+from multidb.provisioners import INCLUDED, known_stores, provisioner
 from multidb.provisioners.qdrant.provision.resources import token_ref
 from multidb.secrets import generate
 from multidb.state import ProjectState
@@ -193,7 +193,7 @@ def _record(folder: Path) -> None:
     apps, state = load_project(folder / "multidb.yaml").apps.values(), ProjectState(folder)
     with state.change("numbers") as numbers:
         numbers["redis"] = {app.id: number for number, app in enumerate(apps, 1)}
-    specs = [spec.ref for store in STORES for app in apps for spec in provisioner(store).secrets(app)]
+    specs = [spec.ref for store in known_stores() for app in apps for spec in provisioner(store).secrets(app)]
     state.secrets.put({ref: generate() for ref in [*specs, *(token_ref(app.id) for app in apps)]})
     for store in INCLUDED:
         access = StoreAccess("enforced", "kept for a benchmark", ("its place",), "2026-11-28T20:00:00+00:00")

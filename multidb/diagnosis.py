@@ -18,7 +18,7 @@ from multidb.errors import RuntimeUnavailable
 from multidb.fleet import Answer, Fleet, Scope
 from multidb.history import RunHistory
 from multidb.model import Finding, Level, Project, Server, counted
-from multidb.provisioners import STORES, provisioner
+from multidb.provisioners import known_stores, provisioner
 from multidb.runtime import ServerState, ServerStatus
 
 __all__ = ["certificate_findings", "diagnose", "taken_ports"]
@@ -185,7 +185,7 @@ def _asked(fleet: Fleet, server: Server) -> tuple[Sequence[Finding], str]:
 
 def _beside(fleet: Fleet, statuses: Iterable[ServerStatus], asked: Iterable[_Answer]) -> Iterator[Finding]:
     """What each store that an app uses needs beside its servers."""
-    for store in STORES:
+    for store in known_stores():
         examine = provisioner(store).examine
         if examine is not None and fleet.project.apps_with(store):
             servers = [status.server for status in statuses if status.store == store and status.server is not None]

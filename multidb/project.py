@@ -10,7 +10,7 @@ from multidb import manifest
 from multidb.document import digest
 from multidb.model import Project
 from multidb.model.state_options import is_folder
-from multidb.provisioners import INCLUDED, STORES, provisioner
+from multidb.provisioners import INCLUDED, known_stores, provisioner
 from multidb.secret_stores import secret_options
 from multidb.state import ProjectState
 from multidb.state_store import refuse_moved
@@ -25,7 +25,7 @@ __all__ = ["is_current", "load_deployment", "load_project", "store_schemas"]
 
 def store_schemas() -> dict[str, manifest.StoreSchema]:
     """What the manifest has to know of each store, taken from the provisioners."""
-    return {name: manifest.StoreSchema.of(provisioner(name), usual=name in INCLUDED) for name in STORES}
+    return {name: manifest.StoreSchema.of(provisioner(name), usual=name in INCLUDED) for name in known_stores()}
 
 
 def load_project(

@@ -24,7 +24,7 @@ from multidb.engine import Engine
 from multidb.errors import ArchiveError, Refused, UsageError
 from multidb.fleet import Scope
 from multidb.model import App, Progress, ScriptArchive, listed
-from multidb.provisioners import STORES, provisioner
+from multidb.provisioners import known_stores, provisioner
 from multidb.report import Report
 
 __all__ = ["Cloned", "carry", "copy_into", "entry_for", "expired", "expires_at", "shared_options"]
@@ -54,7 +54,7 @@ def entry_for(declaration: Mapping[str, Any], *, shared: bool = False) -> dict[s
     entry = {name: value for name, value in declaration.items() if name not in ("tenant_id", "backup", "deploy")}
     entry["labels"] = {name: text for name, text in entry.get("labels", {}).items() if name not in (CLONE_OF, EXPIRES)}
     unshared = {} if shared else shared_options(declaration)
-    for store in STORES:
+    for store in known_stores():
         options = entry.get(store)
         if isinstance(options, dict):
             numbered = provisioner(store).allocate is not None
@@ -67,7 +67,7 @@ def entry_for(declaration: Mapping[str, Any], *, shared: bool = False) -> dict[s
 def shared_options(declaration: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """By store, the options of an app's entry through which it reaches other apps, as far as it has any."""
     shared = {}
-    for store in STORES:
+    for store in known_stores():
         options = declaration.get(store)
         names = provisioner(store).shared_options
         if isinstance(options, dict) and (having := {name: options[name] for name in names if options.get(name)}):
@@ -180,7 +180,7 @@ def _ready_to_go(
 
 def _masked_store(app: App) -> str:
     """The store of the app whose data a masking script changes."""
-    able = [store for store in STORES if provisioner(store).scripts]
+    able = [store for store in known_stores() if provisioner(store).scripts]
     chosen = next((store for store in able if store in app.stores), None)
     if chosen is None:
         titles = " or ".join(provisioner(store).title for store in able)

@@ -31,7 +31,7 @@ from multidb.errors import (
 )
 from multidb.fleet import Fleet, Scope
 from multidb.model import App, PlaceKind, Progress, Server, StoreContext
-from multidb.provisioners import STORES, provisioner
+from multidb.provisioners import known_stores, provisioner
 
 __all__ = ["Verified", "app_of", "verify"]
 
@@ -160,7 +160,7 @@ def app_of(backup_set: BackupSet) -> App:
         stores = {
             store: provisioner(store).app_options.model_validate(entry.get(store) or {})
             for store in entry.get("stores", ())
-            if store in STORES
+            if store in known_stores()
         }
     except ValidationError as error:
         raise ArchiveError(

@@ -22,7 +22,7 @@ from multidb.errors import Conflict, Refused, StalePlan, UsageError
 from multidb.fleet import Scope
 from multidb.model import App, Project, listed
 from multidb.plan import LOST, Plan, refuse_conflicts
-from multidb.provisioners import INCLUDED, STORES, provisioner
+from multidb.provisioners import INCLUDED, known_stores, provisioner
 from multidb.report import Report
 from multidb.runtime import ServerState
 
@@ -352,16 +352,16 @@ def _served(project: Project) -> tuple[str, ...]:
 
 def _stores(given: Sequence[str] | None) -> tuple[str, ...]:
     names = [store.strip() for text in given or () for store in text.split(",") if store.strip()]
-    unknown = [store for store in names if store not in STORES]
+    unknown = [store for store in names if store not in known_stores()]
     if unknown or (given and not names):
         problem = f"there is no store {', '.join(unknown)!r}" if unknown else "--stores names no store"
-        raise UsageError(problem, hint=f"stores: {', '.join(STORES)}")
+        raise UsageError(problem, hint=f"stores: {', '.join(known_stores())}")
     return tuple(dict.fromkeys(names))
 
 
 def _store_with(option: str) -> str:
     """The store whose apps have this option."""
-    return next(store for store in STORES if option in provisioner(store).app_options.model_fields)
+    return next(store for store in known_stores() if option in provisioner(store).app_options.model_fields)
 
 
 def _options_of(app: App, option: str) -> Any:

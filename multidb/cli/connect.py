@@ -16,7 +16,7 @@ from multidb.errors import MultidbError, ServerDown, ServerSlow, UsageError
 from multidb.fleet import Fleet, Scope
 from multidb.manifest import app_id
 from multidb.model import AppAccess, AppClient, PromptAnswer, Tenant, listed
-from multidb.provisioners import STORES, provisioner
+from multidb.provisioners import known_stores, provisioner
 from multidb.secrets import Secret, revealed
 from multidb.variables import identity
 
@@ -77,7 +77,7 @@ def connect(
 
 def _chosen(store: str | None, stores: Collection[str]) -> str:
     if store is None:
-        return next(name for name in STORES if name in stores)
+        return next(name for name in known_stores() if name in stores)
     if store not in stores:
         raise UsageError(f"it has no store {store!r}", hint=f"its stores: {listed(list(stores))}")
     return store

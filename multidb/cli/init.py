@@ -19,7 +19,7 @@ from multidb.errors import Refused, UsageError
 from multidb.model import Address, RuntimeKind
 from multidb.model.address import scheme_of
 from multidb.project import load_project
-from multidb.provisioners import STORES, provisioner
+from multidb.provisioners import known_stores, provisioner
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
 
@@ -150,7 +150,7 @@ def _external(addresses: Sequence[str], passwords: Sequence[str]) -> dict[str, d
         if store not in entries:
             raise UsageError(
                 "--password-from begins with a store that has an --address",
-                hint=f"for example --password-from {next(iter(entries), next(iter(STORES)))}=env:ADMIN_PASSWORD",
+                hint=f"for example --password-from {next(iter([*entries, *known_stores()]))}=env:ADMIN_PASSWORD",
             )
         entries[store]["password"] = _source(source)
     return entries
@@ -158,7 +158,7 @@ def _external(addresses: Sequence[str], passwords: Sequence[str]) -> dict[str, d
 
 def _addresses() -> Iterator[tuple[str, type[Address]]]:
     """The stores whose servers may exist already, each with how their addresses are written."""
-    for store in STORES:
+    for store in known_stores():
         if (address := provisioner(store).address) is not None:
             yield store, address
 

@@ -106,9 +106,9 @@ class KnownNames:
         entries = [entry for app, entry in self._apps().items() if app in self._line.apps]
         of_apps = [store for entry in entries for store in _texts(entry.get("stores"))]
         if not of_apps:
-            from multidb.provisioners import STORES
+            from multidb.provisioners import known_stores
 
-            of_apps = list(STORES)
+            of_apps = list(known_stores())
         for store in of_apps:
             yield Completion(store, "")
 

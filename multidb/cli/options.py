@@ -249,11 +249,11 @@ def scope(
 ) -> Scope:
     """The scope that the shared options describe. `UsageError` for an unknown store or an impossible app id."""
     from multidb.fleet import Scope
-    from multidb.provisioners import STORES
+    from multidb.provisioners import known_stores
 
     for store in stores or ():
-        if store not in STORES:
-            raise UsageError(f"there is no store {store!r}", hint=f"stores: {', '.join(STORES)}")
+        if store not in known_stores():
+            raise UsageError(f"there is no store {store!r}", hint=f"stores: {', '.join(known_stores())}")
     adopted, regenerated = _ids(adopt), _ids(regenerate)
     only = _ids(apps) | adopted | regenerated
     return Scope(only or None, frozenset(stores) if stores else None, adopted, regenerated, deep)

@@ -29,7 +29,7 @@ from multidb.errors import ArchiveError, UsageError
 from multidb.fleet import Scope
 from multidb.manifest import app_id
 from multidb.model import listed, moment_in_words
-from multidb.provisioners import STORES, provisioner
+from multidb.provisioners import known_stores, provisioner
 from multidb.report import Report
 
 app = typer.Typer(rich_markup_mode=None, add_completion=False)
@@ -76,7 +76,7 @@ def restore(
     output = run.output
     engine = run.engine(output)
     scope(None, stores)
-    with_tables = [store for store in STORES if provisioner(store).tables]
+    with_tables = [store for store in known_stores() if provisioner(store).tables]
     if tables and (as_other or not {*with_tables}.issuperset(stores or ())):
         titles = " or ".join(provisioner(store).title for store in with_tables)
         raise UsageError(f"--table goes into the app's own {titles}", hint="leave out --as and --store")

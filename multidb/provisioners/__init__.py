@@ -7,6 +7,7 @@ it add as entry points of the group ``multidb.stores``.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
@@ -16,7 +17,7 @@ from multidb.errors import UsageError
 if TYPE_CHECKING:  # the names of the stores need no model
     from multidb.model import Provisioner
 
-__all__ = ["INCLUDED", "LANGUAGES", "STORES", "provisioner"]
+__all__ = ["INCLUDED", "LANGUAGES", "known_stores", "provisioner"]
 
 _GROUP: Final = "multidb.stores"
 INCLUDED: Final = {
@@ -29,20 +30,17 @@ INCLUDED: Final = {
 LANGUAGES: Final = {"sql": "postgres", "cypher": "neo4j", "qdrant": "qdrant", "redis": "redis"}
 """What questions are written in -> the store that they are for. One of which nothing is said is in the first."""
 
-if TYPE_CHECKING:
-    STORES: dict[str, str]
-    """Store name -> the module whose ``PROVISIONER`` it is. Importing one imports no driver."""
 
+@cache
+def known_stores() -> Mapping[str, str]:
+    """Store name -> the module whose ``PROVISIONER`` it is. Importing one imports no driver.
 
-def __getattr__(name: str) -> dict[str, str]:
-    """`STORES`, when it is first asked for: every installed distribution is looked into for it."""
-    if name != "STORES":
-        raise AttributeError(name)
+    Every installed distribution is looked into, once in a process.
+    """
     from importlib.metadata import entry_points
 
     added = {point.name: point.value for point in entry_points(group=_GROUP) if point.name not in INCLUDED}
-    stores: dict[str, str] = globals().setdefault("STORES", INCLUDED | added)
-    return stores
+    return INCLUDED | added
 
 
 @cache
@@ -53,11 +51,10 @@ def provisioner(store: str) -> Provisioner:
         UsageError: there is no such store; or the package that adds it cannot be used.
     """
     from multidb.model import Provisioner
-    from multidb.provisioners import STORES
 
-    if store not in STORES:
-        raise UsageError(f"there is no store {store!r}", hint=f"stores: {', '.join(STORES)}")
-    module = STORES[store]
+    if store not in known_stores():
+        raise UsageError(f"there is no store {store!r}", hint=f"stores: {', '.join(known_stores())}")
+    module = known_stores()[store]
     try:
         record = getattr(import_module(module), "PROVISIONER", None)
     except ImportError as error:

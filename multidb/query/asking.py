@@ -29,7 +29,7 @@ from multidb.errors import (
 )
 from multidb.fleet import Fleet, Scope
 from multidb.model import Batch, Column, Querying, Question, Server, Tenant
-from multidb.provisioners import STORES, provisioner
+from multidb.provisioners import known_stores, provisioner
 from multidb.query.values import distinct
 from multidb.secrets import redact
 
@@ -116,7 +116,7 @@ def querying_of(store: str) -> Querying:
     """How the store is asked. `UsageError` where it can't be."""
     querying = provisioner(store).querying
     if querying is None:
-        able = ", ".join(name for name in STORES if provisioner(name).querying is not None)
+        able = ", ".join(name for name in known_stores() if provisioner(name).querying is not None)
         raise UsageError(f"{store} can't be asked questions", hint=f"stores that can: {able}")
     return querying
 

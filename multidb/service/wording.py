@@ -7,7 +7,7 @@ from typing import Final
 
 from multidb.history import RunOutcome
 from multidb.model import Status
-from multidb.provisioners import STORES, provisioner
+from multidb.provisioners import known_stores, provisioner
 
 __all__ = ["SIGNS", "clock", "day", "outcome_tone", "store_title", "tone_of"]
 
@@ -39,7 +39,7 @@ def outcome_tone(outcome: RunOutcome) -> str:
 
 def store_title(store: str) -> str:
     """The store's name for people."""
-    return provisioner(store).title if store in STORES else store
+    return provisioner(store).title if store in known_stores() else store
 
 
 def tone_of(status: Status | None) -> str:

@@ -400,8 +400,8 @@ def test_importing_the_runtimes_imports_no_driver() -> None:
     script = """
         import sys
         import multidb.runtime.embedded, multidb.runtime.external
-        from multidb.provisioners import STORES
-        for store in STORES:
+        from multidb.provisioners import INCLUDED
+        for store in INCLUDED:
             __import__(f'multidb.provisioners.{store}.hosting.process')
         print(sorted({"psycopg", "redis", "neo4j", "qdrant_client"} & set(sys.modules)))
     """

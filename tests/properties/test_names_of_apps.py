@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from multidb.errors import ManifestError
 from multidb.model import App, Endpoint, Project, Resource, StoreContext
 from multidb.project import load_project
-from multidb.provisioners import STORES, provisioner
+from multidb.provisioners import INCLUDED, provisioner
 from multidb.secrets import Secret
 from tests.support.facts import FACTS
 
@@ -75,7 +75,7 @@ def test_no_two_apps_share_a_name_unless_the_manifest_is_refused(apps: dict[str,
         event("refused")
         return
     event("taken")
-    for store in STORES:
+    for store in INCLUDED:
         owners: dict[object, str | None] = {}
         for resource in having(store, list(project.apps.values())):
             assert owners.setdefault(resource.key, resource.app) == resource.app, f"{resource.key} is of two apps"
@@ -106,7 +106,7 @@ def test_no_variable_of_an_app_is_written_over_by_another(app_id: str) -> None:
     except ManifestError:
         return
     found: dict[str, str] = {}
-    for store in STORES:
+    for store in INCLUDED:
         context = StoreContext("digi", FACTS[store], numbers={app_id: 1})
         address = Endpoint("127.0.0.1", 7)
         for name, value in provisioner(store).env(app, context, address, lambda ref: Secret(str(ref))).items():

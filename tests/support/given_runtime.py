@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from multidb.model import App, Endpoint, Progress, Server
+from multidb.model import App, Endpoint, Progress, Project, Server
 from multidb.runtime import Restarted, ServerState, ServerStatus
 from multidb.secrets import Secret
 from tests.support.case import RealServer
@@ -99,3 +99,28 @@ class GivenRuntime:
     def load(document: dict[str, Any], options: Any) -> RealServer:
         server = Server(**{**document["server"], "endpoint": Endpoint(**document["server"]["endpoint"])})
         return RealServer(server, Secret(document["admin"]) if document["admin"] else None, options)
+
+
+class OneServerEach(GivenRuntime):
+    """A server of the toy store for each app of a project.
+
+    Args:
+        lacking: by app, what there is to say of a server that is not there.
+    """
+
+    def __init__(self, project: Project, lacking: Mapping[str, ServerStatus] | None = None) -> None:
+        self._apps = list(project.apps)
+        self._lacking = lacking or {}
+
+    def servers(self) -> list[Server]:
+        there = [app for app in self._apps if app not in self._lacking]
+        return [Server(f"toy-{app}", "toy", Endpoint("shelf", 1), app=app) for app in there]
+
+    def missing(self) -> list[ServerStatus]:
+        return list(self._lacking.values())
+
+    def names_for(self, app: App) -> list[str]:
+        return [f"toy-{app.id}"]
+
+    def admin(self, server: Server) -> Secret | None:
+        return None

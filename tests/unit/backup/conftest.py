@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
-import multidb.provisioners
 from multidb.engine import Engine
 from multidb.fleet import Fleet
 from multidb.project import load_project
 from multidb.state import ProjectState
+from tests.support.installed import added_stores
 from tests.unit.backup.cabinet import FAULTS, ONE_PLACE, FolderRuntime, write_rows
 
 MANIFEST = """\
@@ -24,14 +24,18 @@ backup: {to: [sets/], verify: always}
 """
 
 
+@pytest.fixture(scope="module", autouse=True)
+def known_stores(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    stores = {"cabinet": "tests.unit.backup.cabinet", "drawer": "tests.unit.backup.drawer"}
+    with added_stores(tmp_path_factory.mktemp("packages"), **stores):
+        yield
+
+
 @pytest.fixture(autouse=True)
-def known_stores(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(multidb.provisioners.STORES, "cabinet", "tests.unit.backup.cabinet")
-    monkeypatch.setitem(multidb.provisioners.STORES, "drawer", "tests.unit.backup.drawer")
+def no_faults() -> Iterator[None]:
     yield
     FAULTS.clear()
     ONE_PLACE.clear()
-    multidb.provisioners.provisioner.cache_clear()
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest
 import yaml
 from multidb_toy.resources import ServerOptions
 
-import multidb.provisioners
 from multidb import manifest
 from multidb.cli.add_app import add_app
 from multidb.errors import Conflict, Refused, ServerDown, StalePlan, UsageError
@@ -24,17 +22,13 @@ MANIFEST = "version: 1\nproject: shop\napps:\n  ann: {stores: [toy]}\n"
 
 
 @pytest.fixture
-def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The manifest of a project whose server runs."""
-    monkeypatch.setitem(multidb.provisioners.STORES, "toy", "tests.support.toy_store")
-    multidb.provisioners.provisioner.cache_clear()
-    SHELF.__init__()  # type: ignore[misc]
     runtime = GivenRuntime(RealServer(Server("toy", "toy", Endpoint("shelf", 1)), None, ServerOptions()))
     monkeypatch.setattr("multidb.fleet.open_runtime", lambda project, state: runtime)
     path = tmp_path / "multidb.yaml"
     path.write_text(f"# {tmp_path}\n{MANIFEST}")  # a text that was read before is not parsed again
-    yield path
-    multidb.provisioners.provisioner.cache_clear()
+    return path
 
 
 @pytest.fixture

@@ -22,7 +22,6 @@ from multidb.project import load_project
 from multidb.state import ProjectState
 from tests.support.command import REPOSITORY
 from tests.support.toy_store import SHELF
-from tests.unit.engine.test_engine import engine, project, toy  # noqa: F401
 
 Change = Callable[[Engine], Engine]
 
@@ -66,7 +65,7 @@ def causes(given: Engine, scope: Scope | None = None) -> dict[str, Cause | None]
         ([gone, by_manifest], Cause.BOTH),
     ],
 )
-def test_who_has_changed_it_is_said(engine: Engine, changes: list[Change], cause: Cause) -> None:  # noqa: F811
+def test_who_has_changed_it_is_said(engine: Engine, changes: list[Change], cause: Cause) -> None:
     assert set(causes(engine).values()) == {None}, "nobody knows of what was never there"
     assert engine.apply().error() is None
     changed = engine
@@ -80,7 +79,7 @@ def test_who_has_changed_it_is_said(engine: Engine, changes: list[Change], cause
     assert causes(by_hand(changed)) == {"bob": Cause.SERVER}
 
 
-def test_of_a_new_app_nobody_knows(engine: Engine) -> None:  # noqa: F811
+def test_of_a_new_app_nobody_knows(engine: Engine) -> None:
     assert engine.apply().error() is None
     changed = new_app(engine)
     for _ in range(2):  # that it was planned is no sign of its having been there
@@ -88,14 +87,14 @@ def test_of_a_new_app_nobody_knows(engine: Engine) -> None:  # noqa: F811
         assert causes(changed)["eve"] is not Cause.SERVER
 
 
-def test_an_app_that_is_forgotten_is_new(engine: Engine) -> None:  # noqa: F811
+def test_an_app_that_is_forgotten_is_new(engine: Engine) -> None:
     assert engine.apply().error() is None
     gone(engine)
     Baseline(engine.state, "toy").forget("bob")
     assert causes(engine) == {"bob": None}
 
 
-def test_of_an_app_in_conflict_only_the_conflict_is_known(engine: Engine) -> None:  # noqa: F811
+def test_of_an_app_in_conflict_only_the_conflict_is_known(engine: Engine) -> None:
     """The plan leaves out what else of it would be changed: what it does not name is not as it is asked for."""
     taken, lid = (Box(name=name, app="eve", colour="blue") for name in ("eve", "eve lid"))
     conflict = PlannedChange(Action.CONFLICT, taken, replace(taken, owner=None), reason="somebody else's")
@@ -108,7 +107,7 @@ def test_of_an_app_in_conflict_only_the_conflict_is_known(engine: Engine) -> Non
     assert baseline.explained(missing).cause is Cause.SERVER, "what was known stays"
 
 
-def test_what_was_lost_costs_nothing_but_the_answer(engine: Engine) -> None:  # noqa: F811
+def test_what_was_lost_costs_nothing_but_the_answer(engine: Engine) -> None:
     assert engine.apply().error() is None
     path = engine.state.folder / "baseline" / "toy.json"
     for text in ("", "[]", '{"bob": 1}', "\x00"):
@@ -135,7 +134,7 @@ def test_equal_values_have_one_text_in_every_process() -> None:
     assert "'both'" in text("1"), "as the word itself"
 
 
-def test_why_is_no_part_of_what_was_agreed_to(engine: Engine) -> None:  # noqa: F811
+def test_why_is_no_part_of_what_was_agreed_to(engine: Engine) -> None:
     assert engine.apply().error() is None
     by_hand(engine)
     planned = engine.plan()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +11,6 @@ from pathlib import Path
 import pytest
 from multidb_toy.resources import Box, ServerOptions
 
-import multidb.provisioners
 from multidb import engine as engine_module
 from multidb.access import recorded_access
 from multidb.credentials import FIRST_ISSUED, ISSUED
@@ -27,55 +25,8 @@ from multidb.runtime import ServerState, ServerStatus
 from multidb.secrets import MemorySecretStore, Secret, SecretRef
 from multidb.state import ProjectState
 from tests.support.case import RealServer
-from tests.support.given_runtime import GivenRuntime
+from tests.support.given_runtime import GivenRuntime, OneServerEach
 from tests.support.toy_store import SHELF, digest
-
-MANIFEST = """\
-version: 1
-project: shop
-runtime: embedded
-apps:
-  ann: {stores: [toy]}
-  bob: {stores: [toy], toy: {colour: blue}}
-"""
-
-
-@pytest.fixture(autouse=True)
-def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The registry line; and an empty shelf for each test."""
-    monkeypatch.setitem(multidb.provisioners.STORES, "toy", "tests.support.toy_store")
-    SHELF.__init__()  # type: ignore[misc]
-    yield
-    multidb.provisioners.provisioner.cache_clear()
-
-
-@pytest.fixture
-def project(tmp_path: Path) -> Project:
-    (tmp_path / "multidb.yaml").write_text(MANIFEST)
-    return load_project(tmp_path / "multidb.yaml")
-
-
-@pytest.fixture
-def engine(project: Project) -> Engine:
-    server = Server("toy", "toy", Endpoint("shelf", 1))
-    runtime = GivenRuntime(RealServer(server, None, ServerOptions()))
-    return Engine(Fleet(project, ProjectState(Path(project.root)), runtime=runtime))
-
-
-class OneEach(GivenRuntime):
-    """A server of its own for each app."""
-
-    def __init__(self, project: Project) -> None:
-        self._apps = list(project.apps)
-
-    def servers(self) -> list[Server]:
-        return [Server(f"toy-{app}", "toy", Endpoint("shelf", 1), app=app) for app in self._apps]
-
-    def missing(self) -> list[ServerStatus]:
-        return []
-
-    def admin(self, server: Server) -> Secret | None:
-        return None
 
 
 def test_a_plan_writes_down_what_each_app_has(engine: Engine) -> None:
@@ -88,7 +39,7 @@ def test_a_plan_writes_down_what_each_app_has(engine: Engine) -> None:
     assert access["bob"].names == tuple(f"{c.resource.kind} {c.resource.name}" for c in plan.changes)
 
 
-def test_a_fifth_store_is_one_registry_line(engine: Engine) -> None:
+def test_a_fifth_store_is_one_entry_point(engine: Engine) -> None:
     assert engine.apply().error() is None
     assert SHELF.boxes["bob"].colour == "blue"
     assert engine.plan().in_sync
@@ -241,7 +192,7 @@ def test_what_was_answered_for_is_done_even_if_the_server_goes_before_the_proof(
 
 
 def test_one_server_that_fails_does_not_stop_the_others(project: Project) -> None:
-    engine = Engine(Fleet(project, ProjectState(Path(project.root)), runtime=OneEach(project)))
+    engine = Engine(Fleet(project, ProjectState(Path(project.root)), runtime=OneServerEach(project)))
     SHELF.fail_on = "MAKE ann"
     report = engine.apply()
     assert isinstance(report.error(), PartlyApplied)
@@ -250,7 +201,7 @@ def test_one_server_that_fails_does_not_stop_the_others(project: Project) -> Non
 
 
 def test_a_mistake_found_under_the_lock_costs_no_other_server_its_report(project: Project) -> None:
-    engine = Engine(Fleet(project, ProjectState(Path(project.root)), runtime=OneEach(project)))
+    engine = Engine(Fleet(project, ProjectState(Path(project.root)), runtime=OneServerEach(project)))
     plan = engine.plan()
     SHELF.numberless = "ann"
     first, second = engine.apply(plan=plan).servers
@@ -261,7 +212,7 @@ def test_a_mistake_found_under_the_lock_costs_no_other_server_its_report(project
 
 def test_servers_are_read_side_by_side(project: Project) -> None:
     """Each inspection waits for the other one to begin."""
-    engine = Engine(Fleet(project, ProjectState(Path(project.root)), runtime=OneEach(project)))
+    engine = Engine(Fleet(project, ProjectState(Path(project.root)), runtime=OneServerEach(project)))
     SHELF.meet = threading.Barrier(2)
     assert not engine.plan().errors
 
@@ -504,7 +455,7 @@ def test_a_server_that_is_down_is_in_the_plan_and_the_report(engine: Engine) -> 
 
 
 def test_a_server_that_is_not_there_is_in_the_plan_with_what_to_do(project: Project) -> None:
-    class Missing(OneEach):
+    class Missing(OneServerEach):
         def servers(self) -> list[Server]:
             return [server for server in super().servers() if server.app == "bob"]
 

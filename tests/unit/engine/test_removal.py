@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from multidb_toy.resources import Box, ServerOptions
 
-import multidb.provisioners
 from multidb import files, removal
 from multidb.backup.journal import RESTORING, Journal
 from multidb.closure import Closure, close, closures
@@ -19,6 +18,7 @@ from multidb.errors import AuthenticationFailed, ManifestError, PartlyApplied, R
 from multidb.fleet import Fleet, Scope, orphan, ways_of_removed
 from multidb.model import Endpoint, Health, Owner, Project, Server, Status, Tenant
 from multidb.project import load_project
+from multidb.provisioners import provisioner
 from multidb.secrets import Secret
 from multidb.state import ProjectState
 from multidb.tombstone import Phase, forget, tombstones
@@ -56,13 +56,11 @@ def check_health(tenant: Tenant, may_write: bool) -> Health:
 
 
 @pytest.fixture(autouse=True)
-def toy(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setitem(multidb.provisioners.STORES, "toy", "tests.support.toy_store")
+def checked_boxes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(toy_store, "PROVISIONER", replace(toy_store.PROVISIONER, check_health=check_health))
-    multidb.provisioners.provisioner.cache_clear()
-    SHELF.__init__()  # type: ignore[misc]
+    provisioner.cache_clear()
     yield
-    multidb.provisioners.provisioner.cache_clear()
+    provisioner.cache_clear()
 
 
 @pytest.fixture

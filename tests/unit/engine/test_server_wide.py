@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from multidb_toy.resources import Box, ServerOptions
 
-import multidb.provisioners
 from multidb.cli import server_wide
 from multidb.cli.output import Output
 from multidb.engine import Engine
 from multidb.fleet import Fleet, Scope
 from multidb.model import App, Project, Resource, RuntimeKind, ServerSpec, StoreContext
 from multidb.project import load_project
-from multidb.provisioners import STORES, provisioner
+from multidb.provisioners import INCLUDED, provisioner
 from multidb.provisioners.postgres.provision.resources import PostgresFacts, ServerDatabaseFacts
 from multidb.state import ProjectState
 from tests.support.facts import FACTS
+from tests.support.given_runtime import OneServerEach
 from tests.support.toy_store import SHELF
-from tests.unit.engine.test_engine import OneEach
 
 MANIFEST = """\
 version: 1
@@ -34,22 +32,19 @@ apps:
 
 
 @pytest.fixture
-def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[dict[str, Engine]]:
+def engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Engine]:
     """By runtime, the engine of a project whose two servers would each be closed by its one change."""
-    monkeypatch.setitem(multidb.provisioners.STORES, "toy", "tests.support.toy_store")
     monkeypatch.setattr(Box, "closing", "nobody else may look in")
-    SHELF.__init__()  # type: ignore[misc]
     (tmp_path / "multidb.yaml").write_text(MANIFEST)
     project = load_project(tmp_path / "multidb.yaml")
-    yield {
+    return {
         runtime: _engine(replace(project, runtime=RuntimeKind(runtime)), tmp_path)
         for runtime in ("embedded", "external")
     }
-    multidb.provisioners.provisioner.cache_clear()
 
 
 def _engine(project: Project, folder: Path) -> Engine:
-    return Engine(Fleet(project, ProjectState(folder), runtime=OneEach(project)))
+    return Engine(Fleet(project, ProjectState(folder), runtime=OneServerEach(project)))
 
 
 @pytest.mark.parametrize(("runtime", "made"), [("embedded", {"ann", "bob"}), ("external", set())])
@@ -118,7 +113,7 @@ def server_wide_resources(store: str) -> list[Resource]:
     return [each for each in wanted if each.app is None]
 
 
-@pytest.mark.parametrize("store", sorted(STORES))
+@pytest.mark.parametrize("store", sorted(INCLUDED))
 def test_what_is_no_apps_says_what_others_lose_by_it_or_is_known_to_take_nothing(store: str) -> None:
     closings = {each.kind for each in server_wide_resources(store) if each.closing}
     assert {each.kind for each in server_wide_resources(store)} - closings <= HARMLESS

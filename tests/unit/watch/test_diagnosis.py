@@ -23,7 +23,6 @@ def test_doctor_logs_in_to_each_server_once_for_all_that_it_asks(
         examine=lambda servers, majors: [Finding(Level.OK, "tools", f"for {majors}")],
     )
     monkeypatch.setattr(toy_store, "PROVISIONER", examining)
-    monkeypatch.setattr("multidb.diagnosis.STORES", {"toy": ""})
     provisioner.cache_clear()
     engine = open_shop(["ann", "bob"])
     before = toy_store.SHELF.logins
@@ -39,7 +38,6 @@ def test_doctor_logs_in_to_each_server_once_for_all_that_it_asks(
 def test_doctor_names_a_way_to_a_server_that_is_there_in_this_runtime(
     open_shop: OpenShop, monkeypatch: pytest.MonkeyPatch, external: bool, way: str
 ) -> None:
-    monkeypatch.setattr("multidb.diagnosis.STORES", {"toy": ""})
     engine = open_shop(["ann"])
     server = Server("toy", "toy", Endpoint("127.0.0.1", 0), external=external)
     down = ServerStatus("toy", "toy", ServerState.FAILED, server, "cannot be reached")

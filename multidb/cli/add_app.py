@@ -44,7 +44,7 @@ _COLLECTION = re.compile(r"(?P<kind>[^:\n]+):(?P<size>[0-9]{1,9})(:(?P<distance>
     ),
 )
 @with_run("add-app", verbose=True)
-def add_app(
+def add_app(  # noqa: PLR0913 (an option is an argument)
     run: Run,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The app; beep-boop means beep_boop.")],
     stores: Annotated[

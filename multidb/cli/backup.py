@@ -45,7 +45,7 @@ _AFTER_FAILURE: Final = timedelta(minutes=15)
     )
 )
 @with_run("backup", verbose=True)
-def backup(
+def backup(  # noqa: PLR0913 (an option is an argument)
     run: Run,
     names: AppsArgument = None,
     stores: StoresOption = None,

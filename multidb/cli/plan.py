@@ -38,7 +38,7 @@ class PlanForm(StrEnum):
     )
 )
 @with_run("plan", verbose=True, forms=PlanForm)
-def plan(
+def plan(  # noqa: PLR0913 (an option is an argument)
     run: Run,
     names: AppsArgument = None,
     apps: AppsOption = None,

@@ -98,7 +98,7 @@ def _flag_help(language: str, store: str) -> str:
 )
 @with_run("query", forms=QueryForm)
 @_with_language_options
-def query(
+def query(  # noqa: PLR0913 (an option is an argument)
     run: Run,
     words: Annotated[list[str], typer.Argument(metavar="QUESTION", help="What is asked, in quotes.")],
     apps: Annotated[

@@ -45,7 +45,7 @@ app = typer.Typer(rich_markup_mode=None, add_completion=False)
     )
 )
 @with_run("restore", verbose=True)
-def restore(
+def restore(  # noqa: PLR0913 (an option is an argument)
     run: Run,
     name: SetArgument,
     of: Annotated[str | None, typer.Option("--app", help="Only among the sets of this app.", metavar="NAME")] = None,

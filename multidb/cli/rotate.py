@@ -57,7 +57,7 @@ class _Done:
     )
 )
 @with_run("rotate")
-def rotate(
+def rotate(  # noqa: PLR0913 (an option is an argument)
     run: Run,
     name: AppOrAllArgument = None,
     stores: StoresOption = None,

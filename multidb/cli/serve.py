@@ -45,7 +45,7 @@ class DegradedStatus(StrEnum):
     )
 )
 @with_run("serve")
-def serve(
+def serve(  # noqa: PLR0913 (an option is an argument)
     run: Run,
     host: Annotated[str, typer.Option("--host", help="Address to listen on.")] = _HOST,
     port: Annotated[

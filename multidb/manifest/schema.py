@@ -19,7 +19,10 @@ from pydantic_core.core_schema import WithDefaultSchema
 
 from multidb.document import APP_ID
 from multidb.model import Address, App, DerivedName, Provisioner, RuntimeKind
+from multidb.model.container import Pooler
 from multidb.model.options import (
+    IMAGE,
+    PROFILES,
     Account,
     AppBackup,
     AppDeploy,
@@ -32,6 +35,7 @@ from multidb.model.options import (
     Rotating,
     Section,
     Size,
+    image_option,
 )
 from multidb.model.secret_options import INCLUDED_SECRETS, SecretsSection, SecretStoreSpec
 from multidb.model.state_options import FOLDER, is_state_address
@@ -57,6 +61,7 @@ class StoreSchema:
         usual: an app that names no stores has it.
         check: what only a look at all apps can tell; yields the app and what is wrong with it.
         keeps_state: a project's state can be kept on one of its servers.
+        poolers: what can stand before its servers in containers; a profile each.
     """
 
     name: str
@@ -70,6 +75,7 @@ class StoreSchema:
     runtimes: frozenset[RuntimeKind] = frozenset(RuntimeKind)
     usual: bool = True
     keeps_state: bool = False
+    poolers: tuple[Pooler, ...] = ()
 
     @classmethod
     def of(cls, provisioner: Provisioner, *, usual: bool = True) -> Self:
@@ -86,6 +92,7 @@ class StoreSchema:
             runtimes=provisioner.runtimes,
             usual=usual,
             keeps_state=provisioner.state_store is not None,
+            poolers=provisioner.poolers,
         )
 
 
@@ -230,6 +237,7 @@ class Shape:
             Head,
             {
                 **{name: _section(name, models, filled=name == "servers") for name, models in sections.items()},
+                "deploy": _deploy([pooler for store in stores.values() for pooler in store.poolers]),
                 "known": _known(stores),
                 "secrets": _secrets(secrets),
             },
@@ -299,6 +307,30 @@ def _section(name: str, models: Mapping[str, Any], *, filled: bool) -> tuple[Any
         {store: (_nullable(model), Field(**cast("Any", default[store]))) for store, model in models.items()},
     )
     return _nullable(section), Field(default_factory=section, description=_DESCRIPTIONS[name])
+
+
+def _deploy(poolers: Sequence[Pooler]) -> tuple[Any, Any]:
+    """The section ``deploy``, with a profile and an image for each pooler."""
+    base = Deploy.model_fields["profiles"]
+    profiles: Any = cast("Any", Literal)[tuple(sorted([*PROFILES, *(pooler.name for pooler in poolers)]))]
+    images = {
+        image_option(pooler.name): (
+            str,
+            Field(
+                default=pooler.image,
+                pattern=IMAGE,
+                json_schema_extra={"errorMessage": f"must be an image such as {pooler.image}"},
+                description=f"The pooler's image; {pooler.oldest}.",
+            ),
+        )
+        for pooler in poolers
+    }
+    section = _model(
+        "Deploy",
+        Deploy,
+        {"profiles": (cast("Any", tuple)[profiles, ...], Field(default=(), description=base.description)), **images},
+    )
+    return _nullable(section), Field(default_factory=section, description="Layout of compose files.")
 
 
 def _known(stores: Iterable[str]) -> tuple[Any, Any]:

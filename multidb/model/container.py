@@ -33,6 +33,8 @@ class Pooler:
 
     Args:
         name: service, host and profile.
+        image: what it is made of where ``deploy.<name>_image`` does not say otherwise.
+        oldest: the oldest image that will do, and why, for the manifest's reference.
         secret: the variable that holds its password in the deployment's env file.
         files: files that are mounted, relative to the compose file, and the template of each.
         users: whom it runs as, the first that there is.
@@ -41,6 +43,8 @@ class Pooler:
     """
 
     name: str
+    image: str
+    oldest: str
     port: int
     secret: str
     files: Mapping[str, str]

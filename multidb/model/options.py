@@ -39,9 +39,11 @@ __all__ = [
     "Deploy",
     "Duration",
     "Encrypt",
+    "IMAGE",
     "Keep",
     "Memory",
     "Notify",
+    "PROFILES",
     "Proxy",
     "Rotate",
     "Rotating",
@@ -51,6 +53,7 @@ __all__ = [
     "StoreOwned",
     "TextForm",
     "Webhook",
+    "image_option",
 ]
 
 
@@ -116,7 +119,7 @@ Account = Annotated[
     str,
     _matching(r"^[^\x00-\x1f\x7f]{1,255}$", "must be the name of an account, as its server has it"),
 ]
-_IMAGE = r"^[a-z0-9][A-Za-z0-9._/@:-]*$"  # a container's image, with or without a tag or a digest
+IMAGE = r"^[a-z0-9][A-Za-z0-9._/@:-]*$"  # a container's image, with or without a tag or a digest
 _PORT = _matching(r"^(([0-9.]+:)?[0-9]{1,5}:)?[0-9]{1,5}(/(tcp|udp))?$", "must be a port such as 8000, or 8080:80")
 Port = Annotated[
     str,
@@ -182,7 +185,7 @@ class ContainerOptions(Section):
 
     image: str | None = Field(
         default=None,
-        pattern=_IMAGE,
+        pattern=IMAGE,
         json_schema_extra={"errorMessage": "must be an image such as postgres:18, or one with a digest (@sha256:...)"},
         description="Container image instead of the official one, best with a version or a digest.",
     )
@@ -274,7 +277,7 @@ class Proxy(Section):
     )
     image: str = Field(
         default="caddy:2.11.7",
-        pattern=_IMAGE,
+        pattern=IMAGE,
         json_schema_extra={"errorMessage": "must be an image of Caddy 2"},
         description="The proxy's image: Caddy 2.",
     )
@@ -287,16 +290,18 @@ class Proxy(Section):
         return subnet
 
 
+PROFILES = ("backup", "monitoring", "proxy", "serve")
+"""What can run beside the servers, whatever stores there are."""
+
+
 class Deploy(Section):
-    """How servers and apps are laid out in compose files."""
+    """How servers and apps are laid out in compose files. A manifest's has an image for each pooler of a store, too."""
 
     strategy: Literal["single", "separate", "hybrid"] = Field(
         default="hybrid",
         description="single: one compose file. separate: one per app. hybrid: the servers in one, each app in its own.",
     )
-    profiles: tuple[Literal["backup", "monitoring", "pgbouncer", "proxy", "serve"], ...] = Field(
-        default=(), description="Optional services that run beside the servers."
-    )
+    profiles: tuple[str, ...] = Field(default=(), description="Optional services that run beside the servers.")
     expose: Literal["loopback", "none"] = Field(
         default="loopback",
         description="loopback: the servers' ports are published on 127.0.0.1. none: they are reached in their own "
@@ -310,18 +315,22 @@ class Deploy(Section):
     )
     backup_image: str = Field(
         default="multidb",
-        pattern=_IMAGE,
+        pattern=IMAGE,
         json_schema_extra={"errorMessage": "must be an image, with multidb as its entrypoint"},
         description="The image of the services that run multidb, which is its entrypoint. There is no official one: "
         "`docker build -t multidb .` in multidb's repository makes it.",
     )
-    pgbouncer_image: str = Field(
-        default="edoburu/pgbouncer:v1.25.2-p0",
-        pattern=_IMAGE,
-        json_schema_extra={"errorMessage": "must be an image such as pgbouncer:1.24 (1.19 is the oldest that will do)"},
-        description="The pooler's image; PgBouncer 1.19 or later, which can look up passwords in another database.",
-    )
     proxy: Proxy = Field(default_factory=Proxy, description="The proxy of the profile proxy.")
+
+    def image_of(self, pooler: str, usual: str) -> str:
+        """The image of the pooler so called; `usual` where nobody has said one."""
+        image: str = getattr(self, image_option(pooler), usual)
+        return image
+
+
+def image_option(pooler: str) -> str:
+    """The option of ``deploy`` that has the image of the pooler so called."""
+    return f"{pooler}_image"
 
 
 class Webhook(Section):

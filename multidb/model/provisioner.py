@@ -13,7 +13,7 @@ from multidb.model.admin_password import AdminPassword
 from multidb.model.archive import Archive, TakeOffline
 from multidb.model.audit import Probe, Search
 from multidb.model.client import AppAccess, AppClient
-from multidb.model.container import Containers
+from multidb.model.container import Containers, Pooler
 from multidb.model.core import (
     Alternates,
     App,
@@ -150,6 +150,8 @@ class Provisioner:
     """The model of ``external.<store>``; None for a store whose servers multidb always runs itself."""
     containers: Containers | None = None
     """The servers that it needs as containers; None for a store that cannot be run in one."""
+    poolers: tuple[Pooler, ...] = ()
+    """What can stand before its shared servers, where they are containers: a profile of the manifest each."""
     rotates: Callable[[App, Facts], str] = lambda app, facts: "it has one credential for each app"
     """(app, facts) -> why the app's credentials cannot be rotated there with no downtime; nothing where they can. Where
     they can, `desired` and `env` go by ``StoreContext.alternates``, and `secrets` has specs of both alternates."""

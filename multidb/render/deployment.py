@@ -239,6 +239,7 @@ class _Rendering:
             autoescape=False,  # noqa: S701 (none of the texts is HTML)
         )
         self._jinja.filters |= {"yaml": _yaml, "interpolated": _interpolated, "memory": memory_text}
+        self._jinja.filters["image"] = lambda pooler: project.deploy.image_of(pooler.name, pooler.image)
 
     def text(self, template: str, **values: Any) -> str:
         """One template with its values; `UsageError` names the template and the line that is wrong."""
@@ -260,7 +261,6 @@ class _Rendering:
             "backup_mounts": self._backup_mounts,
             "notify_option": ["--notify"] if self._receivers() else [],
             "notify_variables": sorted({receiver.env for receiver in self._receivers() if receiver.env}),
-            "pooler_image": self._project.deploy.pgbouncer_image,
             "tls": self._trust is not None,
             "ca": CA_MOUNTED,
         }

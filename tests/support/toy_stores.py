@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from multidb.manifest import StoreSchema
 from multidb.model import App, DerivedName
+from multidb.model.container import Pooler
 from multidb.model.options import ContainerOptions
 
 
@@ -80,7 +81,14 @@ def same_number(apps: Sequence[App]) -> Iterator[tuple[App, str]]:
 
 STORES = {
     "tables": StoreSchema(
-        "tables", TableOptions, TableServer, table_names, reserved=("public", "sys_*"), own=("sys_*",), address=Address
+        "tables",
+        TableOptions,
+        TableServer,
+        table_names,
+        reserved=("public", "sys_*"),
+        own=("sys_*",),
+        address=Address,
+        poolers=(Pooler("funnel", "funnel:3", "Funnel 2 or later", 7000, "FUNNEL_PASSWORD", {}),),
     ),
     "vectors": StoreSchema("vectors", VectorOptions, TableServer, vector_names, address=Address),
     "cache": StoreSchema("cache", CacheOptions, TableServer, lambda app: (), check=same_number, address=Address),

@@ -61,7 +61,7 @@ from multidb.model import (
     Tenant,
 )
 from multidb.provisioners.postgres.hosting.address import PostgresAddress
-from multidb.provisioners.postgres.hosting.container import containers
+from multidb.provisioners.postgres.hosting.container import POOLER, containers
 from multidb.provisioners.postgres.provision import options, resources, statements
 from multidb.provisioners.postgres.provision.admin_password import ADMIN_PASSWORD
 from multidb.secrets import Secret
@@ -166,6 +166,7 @@ PROVISIONER = Provisioner(
     processes=_processes,
     admin_password=ADMIN_PASSWORD,
     containers=containers,
+    poolers=(POOLER,),
     examine=_examine,
     tables=True,
     scripts=True,

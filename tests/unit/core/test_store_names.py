@@ -13,7 +13,9 @@ import multidb
 from multidb.provisioners import INCLUDED, provisioner
 
 CODE = Path(multidb.__file__).parent
-NAMES = {*INCLUDED, *(provisioner(store).title.lower() for store in INCLUDED), "valkey"}
+RECORDS = [provisioner(store) for store in INCLUDED]
+POOLERS = {pooler.name for record in RECORDS for pooler in record.poolers}
+NAMES = {*INCLUDED, *POOLERS, *(record.title.lower() for record in RECORDS), "valkey"}
 TABLE = CODE / "provisioners" / "__init__.py"  # which stores come with multidb
 TEXT = {tokenize.NAME, tokenize.STRING, getattr(tokenize, "FSTRING_MIDDLE", tokenize.STRING)}
 

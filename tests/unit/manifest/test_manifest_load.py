@@ -194,6 +194,15 @@ def test_an_overlay_that_is_not_there(tmp_path: Path, overlay: str, said: str) -
         load(tmp_path / "multidb.yaml", STORES, overlay=overlay)
 
 
+def test_a_pooler_of_a_store_is_a_profile_with_an_image(tmp_path: Path) -> None:
+    deploy = read(tmp_path, HEAD + "deploy: {profiles: [funnel, backup]}\n").deploy
+    assert deploy.profiles == ("funnel", "backup")
+    assert deploy.image_of("funnel", "none") == "funnel:3"
+    deploy = read(tmp_path, HEAD + "deploy: {funnel_image: 'here/funnel:2'}\n").deploy
+    assert deploy.image_of("funnel", "none") == "here/funnel:2"
+    assert deploy.image_of("pipe", "pipe:1") == "pipe:1"
+
+
 def test_no_manifest_names_the_command_that_writes_one(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         load(tmp_path / "multidb.yaml", STORES)

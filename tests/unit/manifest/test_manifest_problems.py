@@ -60,7 +60,7 @@ CASES = {
         "3:20: strategy must be 'single', 'separate' or 'hybrid', not singel. Did you mean \"single\"?"
     ),
     HEAD + "deploy: {profiles: [monitor]}\n": (
-        "3:21: an entry of profiles must be 'backup', 'monitoring', 'pgbouncer', 'proxy' or 'serve', not monitor."
+        "3:21: an entry of profiles must be 'backup', 'funnel', 'monitoring', 'proxy' or 'serve', not monitor."
         ' Did you mean "monitoring"?'
     ),
     HEAD + "deploy: {tls: yes}\n": ("3:15: tls must be none, own, or {cert: FILE, key: FILE, ca: FILE}, not yes"),

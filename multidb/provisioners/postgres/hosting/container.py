@@ -12,12 +12,14 @@ from multidb.provisioners.postgres.observe.refusals import LINE_PREFIX
 from multidb.provisioners.postgres.provision.options import STORE, ServerOptions
 from multidb.provisioners.postgres.provision.roles import AppNames
 
-__all__ = ["IMAGE", "containers"]
+__all__ = ["IMAGE", "POOLER", "containers"]
 
 IMAGE: Final = "postgres:18-trixie"  # with the distribution: another one may sort text differently
 
-_POOLER: Final = Pooler(
+POOLER: Final = Pooler(
     name="pgbouncer",
+    image="edoburu/pgbouncer:v1.25.2-p0",
+    oldest="PgBouncer 1.19 or later, which can look up passwords in another database",
     port=6432,
     secret="PGBOUNCER_PASSWORD",
     files={f"pgbouncer/{name}": f"pgbouncer/{name}.j2" for name in ("pgbouncer.ini", "start.sh", "setup.sh")},
@@ -41,7 +43,7 @@ def containers(spec: ServerSpec, apps: Sequence[str], per_app: bool) -> list[Con
         admin="postgres",
         database="postgres",
         scripts={"scripts/init-multiple-databases.sh": "init-multiple-databases.sh.j2"},
-        pooler=_POOLER,
+        pooler=POOLER,
         settings={"max_connections": options.max_connections, "line_prefix": LINE_PREFIX, "names": AppNames.of("$1")},
         users=("postgres",),
         tls_files={

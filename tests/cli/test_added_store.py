@@ -64,7 +64,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, packages: Path) -> Iterator
 
 def in_its_box(folder: Folder, app: str, text: str, **binds: str) -> Any:
     """What the server answers to the app itself, with nothing but its variables."""
-    env = folder.ok("env", app, "--format", "json", "--reveal").json()
+    env = folder.variables(app)
     script = (
         "import json, os, sys; from multidb_toy.connection import Connection; from multidb.secrets import Secret\n"
         "host, port = os.environ['TOY_ADDRESS'].split(':'); box = os.environ['TOY_BOX']\n"

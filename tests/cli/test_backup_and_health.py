@@ -10,7 +10,6 @@ import psycopg
 import pytest
 import redis
 
-from tests.cli.test_whole_run import connections
 from tests.support.command import Folder
 
 pytestmark = pytest.mark.server
@@ -34,7 +33,7 @@ def test_every_app_is_well_while_all_are_backed_up() -> None:
         folder.ok("up")
         try:
             folder.ok("apply", "--yes")
-            env = connections(folder, "app7")
+            env = folder.variables("app7")
             with psycopg.connect(env["DATABASE_URL"]) as connection:
                 connection.execute("CREATE TABLE lines AS SELECT n FROM generate_series(1, 1000) n")
             with redis.Redis.from_url(env["REDIS_URL"]) as client:

@@ -25,7 +25,6 @@ from multidb.provisioners.postgres.backup import programs
 from multidb.runtime.hosted import admin_ref
 from multidb.state import ProjectState
 from multidb.tombstone import tombstones
-from tests.cli.test_whole_run import connections
 from tests.support.command import REPOSITORY, Folder, project_folder
 from tests.support.receiver import listening
 
@@ -53,7 +52,7 @@ def folder() -> Iterator[Folder]:
 
 
 def fill(folder: Folder, app: str) -> None:
-    env = connections(folder, app)
+    env = folder.variables(app)
     with psycopg.connect(env["DATABASE_URL"]) as connection:
         connection.execute("CREATE TABLE people (id int GENERATED ALWAYS AS IDENTITY, email text, note bytea)")
         connection.execute(
@@ -69,7 +68,7 @@ def fill(folder: Folder, app: str) -> None:
 
 
 def contents(folder: Folder, app: str) -> tuple[object, object, object]:
-    env = connections(folder, app)
+    env = folder.variables(app)
     with psycopg.connect(env["DATABASE_URL"]) as connection:
         rows = connection.execute("SELECT count(*), min(email), max(id) FROM people").fetchone()
     with redis.Redis.from_url(env["REDIS_URL"]) as client:
@@ -78,7 +77,7 @@ def contents(folder: Folder, app: str) -> tuple[object, object, object]:
 
 
 def change(folder: Folder, app: str) -> None:
-    env = connections(folder, app)
+    env = folder.variables(app)
     with psycopg.connect(env["DATABASE_URL"]) as connection:
         connection.execute("DELETE FROM people WHERE id > 3")
         connection.execute("CREATE TABLE later ()")
@@ -109,7 +108,7 @@ def test_a_set_tells_of_real_data(folder: Folder, sets: dict[str, str]) -> None:
 
 
 def sent_as_admin(folder: Folder, text: str, database: str = "postgres") -> list[tuple[object, ...]]:
-    port = urlsplit(connections(folder, "ann")["DATABASE_URL"]).port
+    port = urlsplit(folder.variables("ann")["DATABASE_URL"]).port
     secret = ProjectState(folder.path).secrets.get(admin_ref("postgres", "postgres"))
     assert secret is not None
     with psycopg.connect(
@@ -131,7 +130,7 @@ def test_what_was_changed_comes_back_and_is_alone(folder: Folder, sets: dict[str
     assert contents(folder, "ann") == before
     assert contents(folder, "bob") == other
     folder.ok("plan", "--check")
-    env = connections(folder, "ann")
+    env = folder.variables("ann")
     with psycopg.connect(env["DATABASE_URL"]) as connection:
         connection.execute("INSERT INTO people (email) VALUES ('new')")  # identity goes on, rights are there
         connection.execute("DELETE FROM people WHERE email = 'new'")
@@ -157,7 +156,7 @@ def test_what_is_open_elsewhere_is_said_and_only_the_apps_own_fails_its_restore(
 
 
 def test_a_table_alone_comes_back(folder: Folder, sets: dict[str, str]) -> None:
-    with psycopg.connect(connections(folder, "bob")["DATABASE_URL"]) as connection:
+    with psycopg.connect(folder.variables("bob")["DATABASE_URL"]) as connection:
         connection.execute('DELETE FROM "Odd ""one"""')
         connection.execute("INSERT INTO people (email) VALUES ('newer')")
     (odd, name) = ("--table", 'public."Odd ""one"""')
@@ -167,10 +166,10 @@ def test_a_table_alone_comes_back(folder: Folder, sets: dict[str, str]) -> None:
     document = folder.ok("restore", sets["bob"], odd, name, "--replace", "--json").json()
     assert (document["tables"], document["breaches"], bool(document["safety_set"])) == ([name], [], True)
     folder.ok("plan", "--check")
-    with psycopg.connect(connections(folder, "bob")["BOB_DB_READONLY_URL"]) as connection:
+    with psycopg.connect(folder.variables("bob")["BOB_DB_READONLY_URL"]) as connection:
         assert connection.execute('SELECT count(*) FROM "Odd ""one"""').fetchone() == (500,)
         assert connection.execute("SELECT count(*) FROM people WHERE email = 'newer'").fetchone() == (1,)
-    with psycopg.connect(connections(folder, "bob")["DATABASE_URL"]) as connection:
+    with psycopg.connect(folder.variables("bob")["DATABASE_URL"]) as connection:
         connection.execute("DELETE FROM people WHERE email = 'newer'")
 
 
@@ -186,7 +185,7 @@ def test_a_clone_is_masked_alone_and_goes_when_its_time_is_up(folder: Folder, se
     mask.write_text("UPDATE people SET email = 'person ' || id;\nALTER TABLE people DROP COLUMN note CASCADE;")
     document = folder.ok("clone", "ann", "ann_pr42", "--mask", str(mask), "--json").json()
     assert document["breaches"] == []
-    env = connections(folder, "ann_pr42")
+    env = folder.variables("ann_pr42")
     with psycopg.connect(env["DATABASE_URL"]) as connection:
         assert connection.execute("SELECT count(*), min(email) FROM people").fetchone() == (500, "person 1")
     with redis.Redis.from_url(env["REDIS_URL"]) as client:
@@ -296,8 +295,8 @@ def test_the_page_on_restoring_by_hand_is_right(folder: Folder, sets: dict[str, 
     cache = next(server for server in engine.fleet.runtime.servers() if server.store == "redis")
     keys, keys_password = cache.endpoint, engine.fleet.runtime.admin(cache)
     assert keys_password is not None
-    number = connections(folder, "bob")["REDIS_DB"]
-    with redis.Redis.from_url(connections(folder, "bob")["REDIS_URL"]) as client:
+    number = folder.variables("bob")["REDIS_DB"]
+    with redis.Redis.from_url(folder.variables("bob")["REDIS_URL"]) as client:
         client.delete("greeting", "events", "soon gone")
     env = {
         **os.environ,
@@ -322,7 +321,7 @@ def test_the_page_on_restoring_by_hand_is_right(folder: Folder, sets: dict[str, 
         assert connection.execute("SELECT count(*), min(email) FROM people").fetchone() == (500, "100@example.org")
     with psycopg.connect(**login, dbname="postgres", autocommit=True) as connection:  # type: ignore[arg-type]
         connection.execute("DROP DATABASE by_hand")
-    with redis.Redis.from_url(connections(folder, "bob")["REDIS_URL"]) as client:
+    with redis.Redis.from_url(folder.variables("bob")["REDIS_URL"]) as client:
         assert client.get("greeting") == b"hello"
         assert 0 < client.ttl("soon gone") <= 86400
         assert client.xinfo_groups("events")[0]["name"] == b"readers"

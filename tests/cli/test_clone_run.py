@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from urllib.parse import urlsplit
@@ -16,8 +14,7 @@ import redis
 
 from multidb.runtime.hosted import admin_ref
 from multidb.state import ProjectState
-from tests.cli.test_whole_run import connections
-from tests.support.command import REPOSITORY, Folder, project_folder
+from tests.support.command import Folder, project_folder
 
 pytestmark = pytest.mark.server
 
@@ -40,11 +37,11 @@ def folder() -> Iterator[Folder]:
         (found.path / "slow.sql").write_text(f"SELECT pg_sleep(600); {MASK}")
         found.ok("up")
         found.ok("apply", "--yes")
-        with psycopg.connect(connections(found, "ann")["DATABASE_URL"]) as connection:
+        with psycopg.connect(found.variables("ann")["DATABASE_URL"]) as connection:
             connection.execute("CREATE TABLE people (id int PRIMARY KEY, email text)")
             query = "INSERT INTO people SELECT n, n || '@example.org' FROM generate_series(1, %s) n"
             connection.execute(query, (PEOPLE,))
-        with redis.Redis.from_url(connections(found, "ann")["REDIS_URL"]) as client:
+        with redis.Redis.from_url(found.variables("ann")["REDIS_URL"]) as client:
             client.set("greeting", "hello")
         yield found
 
@@ -73,15 +70,13 @@ def _admins(folder: Folder) -> str:
     """Where the admin of the server gets in; only a superuser sees what others have sent."""
     secret = ProjectState(folder.path).secrets.get(admin_ref("postgres", "postgres"))
     assert secret is not None
-    there = urlsplit(connections(folder, "ann")["DATABASE_URL"])
+    there = urlsplit(folder.variables("ann")["DATABASE_URL"])
     return f"postgresql://postgres:{secret.reveal()}@{there.hostname}:{there.port}/postgres"
 
 
-def masking(folder: Folder, *arguments: str) -> subprocess.Popen[bytes]:
+def masking(folder: Folder, *arguments: str) -> subprocess.Popen[str]:
     """A clone at the moment when its data is there and its masking SQL is at work."""
-    command = [sys.executable, "-c", "from multidb.cli import main; main()", "clone", *arguments]
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    process = subprocess.Popen(command, cwd=folder.path, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = folder.begin("clone", *arguments)
     at_work = "SELECT count(*) FROM pg_stat_activity WHERE datname = 'pr' AND query ~ 'pg_sleep.600'"
     with psycopg.connect(_admins(folder), autocommit=True) as watching:
         until = time.monotonic() + 120
@@ -95,7 +90,7 @@ def masking(folder: Folder, *arguments: str) -> subprocess.Popen[bytes]:
 def test_nobody_sees_a_clone_before_it_is_masked_whatever_is_run(folder: Folder) -> None:
     document = folder.ok("clone", "ann", "pr", "--mask", "mask.sql", "--json").json()
     assert (document["breaches"], document["safety_set"]) == ([], None)
-    env = connections(folder, "pr")  # somebody holds its env file from now on
+    env = folder.variables("pr")  # somebody holds its env file from now on
     assert emails(env) == MASKED
     folder.ok("plan", "--check")
 
@@ -109,7 +104,7 @@ def test_nobody_sees_a_clone_before_it_is_masked_whatever_is_run(folder: Folder)
         assert shut(env), "apply, while it is masked"
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
     (safety,) = (each for each in folder.ok("backups", "list", "pr", "--json").json()["sets"])
     for command in (["apply", "--yes"], ["up"], ["backup"], ["expire"], ["backups", "verify", "ann"]):
         folder.ok(*command)
@@ -133,19 +128,19 @@ def test_nobody_sees_a_clone_before_it_is_masked_whatever_is_run(folder: Folder)
         connection.execute("DELETE FROM people")
     folder.ok("restore", safety["set"], "--replace")
     assert emails(env) == MASKED
-    assert emails(connections(folder, "ann")) == PLAIN
+    assert emails(folder.variables("ann")) == PLAIN
 
 
 def test_a_clone_reaches_nobody_through_its_originals_channels(folder: Folder) -> None:
     told = folder.ok("clone", "ann", "deaf", "--json")
     assert told.json()["breaches"] == [], "what ann shares by the manifest is no breach"
     assert "redis.channels of ann (jobs:*, bob:*)" in told.err
-    with redis.Redis.from_url(connections(folder, "deaf")["REDIS_URL"]) as client:
+    with redis.Redis.from_url(folder.variables("deaf")["REDIS_URL"]) as client:
         for channel in ("jobs:new", "bob:events"):
             with pytest.raises(redis.exceptions.NoPermissionError):
                 client.publish(channel, "x")
     assert folder.ok("clone", "ann", "hears", "--share-channels", "--json").json()["breaches"] == []
-    with redis.Redis.from_url(connections(folder, "hears")["REDIS_URL"]) as client:
+    with redis.Redis.from_url(folder.variables("hears")["REDIS_URL"]) as client:
         client.publish("jobs:new", "x")
 
 

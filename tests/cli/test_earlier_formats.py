@@ -13,7 +13,6 @@ import redis
 
 from multidb.sections import SECTIONS
 from multidb.state import ProjectState
-from tests.cli.test_whole_run import connections
 from tests.support.command import REPOSITORY, Folder
 
 FORMATS = sorted(path for path in (REPOSITORY / "tests" / "fixtures" / "formats").iterdir() if path.is_dir())
@@ -120,7 +119,7 @@ def test_sets_are_restored(tmp_path_factory: pytest.TempPathFactory) -> None:
             (made,) = (source / "sets" / "shop" / "lernmi").iterdir()
             folder.ok("backups", "verify", made.name)
             folder.ok("restore", made.name, "--replace", "--yes")
-            env = connections(folder, "lernmi")
+            env = folder.variables("lernmi")
             with psycopg.connect(env["DATABASE_URL"]) as connection:
                 row = connection.execute("SELECT count(*), min(name), max(id) FROM people").fetchone()
                 assert row == (100, "name 1", 100), source.name
@@ -156,12 +155,12 @@ def test_a_project_of_that_day_rotates(tmp_path_factory: pytest.TempPathFactory)
     project.ok("up")
     try:
         project.ok("apply", "--yes")
-        former = connections(project, "lernmi")
+        former = project.variables("lernmi")
         assert "fixture-" in former["DATABASE_URL"]
         project.ok("plan", "--check")
         assert "Nothing is due" in project.ok("rotate", "--auto").out
         project.ok("rotate", "lernmi")
-        now = connections(project, "lernmi")
+        now = project.variables("lernmi")
         for env in (former, now):
             psycopg.connect(env["DATABASE_URL"]).close()
             with redis.Redis.from_url(env["REDIS_URL"]) as client:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
@@ -18,8 +16,7 @@ import redis
 from multidb.runtime.hosted import admin_ref
 from multidb.state import ProjectState
 from multidb.tombstone import tombstones
-from tests.cli.test_whole_run import connections
-from tests.support.command import REPOSITORY, Folder, project_folder
+from tests.support.command import Folder, project_folder
 
 pytestmark = pytest.mark.server
 
@@ -47,22 +44,15 @@ def applied(folder: Folder) -> Folder:
         folder.ok("purge", app, "--yes-destroy", app)
     folder.manifest(MANIFEST)
     folder.ok("apply", "--yes")
-    with psycopg.connect(connections(folder, "ann")["DATABASE_URL"]) as connection:
+    with psycopg.connect(folder.variables("ann")["DATABASE_URL"]) as connection:
         connection.execute("DROP TABLE IF EXISTS notes")
         connection.execute("CREATE TABLE notes AS SELECT 'kept' AS text")
     return folder
 
 
-def begun(folder: Folder, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-c", "from multidb.cli import main; main()", *arguments]
-    env = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    pipe = subprocess.PIPE
-    return subprocess.Popen(command, cwd=folder.path, env=env, stdout=pipe, stderr=pipe, text=True)
-
-
 def names_on_the_server(folder: Folder, app: str) -> list[str]:
     """The databases and roles that bear the app's name."""
-    with psycopg.connect(connections(folder, "bob")["DATABASE_URL"]) as connection:
+    with psycopg.connect(folder.variables("bob")["DATABASE_URL"]) as connection:
         query = "SELECT datname FROM pg_database UNION ALL SELECT rolname FROM pg_roles"
         return [name for (name,) in connection.execute(query) if name == app or name.startswith(f"{app}_")]
 
@@ -101,16 +91,16 @@ def test_commands_that_make_or_end_one_app_exclude_each_other(applied: Folder) -
 
 
 def test_of_an_undo_and_a_purge_at_once_one_wins_and_nothing_is_half(applied: Folder) -> None:
-    env = connections(applied, "ann")
+    env = applied.variables("ann")
     seed = int(os.environ.get("MULTIDB_TEST_SEED", str(random.randrange(10**6))))
     print(f"seed {seed}")
     dice = random.Random(seed)
     for _ in range(3):
         applied.ok("remove-app", "ann", "--no-backup", "--yes")
         first, second = dice.sample(["undo-remove", "purge"], 2)
-        one = begun(applied, first, *COMMANDS[first])
+        one = applied.begin(first, *COMMANDS[first])
         time.sleep(dice.uniform(0, 0.4))
-        other = begun(applied, second, *COMMANDS[second])
+        other = applied.begin(second, *COMMANDS[second])
         said = {first: one.communicate(timeout=120), second: other.communicate(timeout=120)}
         codes = {first: one.returncode, second: other.returncode}
         assert sorted(code == 0 for code in codes.values()) == [False, True], said
@@ -126,9 +116,9 @@ def test_of_an_undo_and_a_purge_at_once_one_wins_and_nothing_is_half(applied: Fo
 
 
 def test_an_undo_that_was_interrupted_ends_with_a_removal(applied: Folder) -> None:
-    env = connections(applied, "ann")
+    env = applied.variables("ann")
     applied.ok("remove-app", "ann", "--no-backup", "--yes")
-    undo = begun(applied, "undo-remove", "ann")
+    undo = applied.begin("undo-remove", "ann")
     while "ann:" not in (applied.path / "multidb.yaml").read_text():
         assert undo.poll() is None
         time.sleep(0.005)
@@ -143,7 +133,7 @@ def test_an_undo_that_was_interrupted_ends_with_a_removal(applied: Folder) -> No
 
 
 def test_an_old_manifest_with_a_removed_app_blocks_nobody(applied: Folder) -> None:
-    env = connections(applied, "ann")
+    env = applied.variables("ann")
     applied.ok("remove-app", "ann", "--no-backup", "--yes")
     applied.manifest(MANIFEST.replace("ann: {stores", "ann: {labels: {tier: old}, stores"))
     for command in (["validate"], ["apply", "--yes"], ["env", "bob"], ["backup"], ["health", "bob"], ["audit"]):
@@ -170,7 +160,7 @@ def test_an_old_manifest_with_a_removed_app_blocks_nobody(applied: Folder) -> No
 
 
 def test_an_app_whose_entry_was_deleted_by_hand_is_seen_and_can_be_ended(applied: Folder) -> None:
-    env = connections(applied, "ann")
+    env = applied.variables("ann")
     without = MANIFEST.replace("  ann: {stores: [postgres, redis]} # goes\n", "")
     applied.manifest(without)
     checked = applied.run("plan", "--check", "--json")
@@ -198,10 +188,10 @@ def test_an_app_whose_entry_was_deleted_by_hand_is_seen_and_can_be_ended(applied
 
 def test_ten_apps_added_at_once_wait_their_turn_and_are_all_there(applied: Folder) -> None:
     names = [f"many{number}" for number in range(10)]
-    running = [begun(applied, "add-app", name, "--stores", "postgres,redis", "--yes") for name in names]
+    running = [applied.begin("add-app", name, "--stores", "postgres,redis", "--yes") for name in names]
     said = [each.communicate(timeout=280) for each in running]
     assert [each.returncode for each in running] == [0] * len(names), said
-    envs = [connections(applied, name) for name in names]
+    envs = [applied.variables(name) for name in names]
     assert all(let_in(env) for env in envs)
     assert len({env["REDIS_DB"] for env in envs}) == len(names)
     applied.ok("plan", "--check")

@@ -278,7 +278,7 @@ def test_a_rotation_and_a_rename_go_on_from_another_folder(team_of: Callable[[in
 
 
 def variables(folder: Folder, app: str) -> dict[str, str]:
-    found: dict[str, str] = folder.ok("env", app, "--format", "json", "--reveal").json()
+    found: dict[str, str] = folder.variables(app)
     return found
 
 

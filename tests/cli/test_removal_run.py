@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -15,7 +13,7 @@ import pytest
 import redis
 
 from multidb.state import ProjectState
-from tests.support.command import REPOSITORY, Folder, project_folder
+from tests.support.command import Folder, project_folder
 
 pytestmark = pytest.mark.server
 
@@ -42,13 +40,8 @@ def applied(folder: Folder) -> Folder:
         folder.ok("purge", "ann", "--yes-destroy", "ann")
     folder.manifest(MANIFEST)
     folder.ok("apply", "--yes")
-    write(connections(folder, "ann"))
+    write(folder.variables("ann"))
     return folder
-
-
-def connections(folder: Folder, app: str) -> dict[str, str]:
-    found: dict[str, str] = folder.ok("env", app, "--format", "json", "--reveal").json()
-    return found
 
 
 def write(env: dict[str, str]) -> None:
@@ -78,7 +71,7 @@ def refused(env: dict[str, str]) -> bool:
 
 
 def test_out_and_back(applied: Folder) -> None:
-    before, env = (applied.path / "multidb.yaml").read_text(), connections(applied, "ann")
+    before, env = (applied.path / "multidb.yaml").read_text(), applied.variables("ann")
     with psycopg.connect(env["DATABASE_URL"]) as busy:  # a session that is open is ended
         done = applied.ok("remove-app", "ann", "--yes")
         with pytest.raises(psycopg.OperationalError):
@@ -98,12 +91,12 @@ def test_out_and_back(applied: Folder) -> None:
 
     applied.ok("undo-remove", "ann")
     assert (applied.path / "multidb.yaml").read_text() == before
-    assert connections(applied, "ann") == env
+    assert applied.variables("ann") == env
     assert read(env) == [[("kept",)], "kept"]
 
 
 def test_gone_for_good(applied: Folder) -> None:
-    env, others = connections(applied, "ann"), connections(applied, "bob")
+    env, others = applied.variables("ann"), applied.variables("bob")
     assert applied.run("purge", "ann", "--yes-destroy", "ann").code == 3, "an app in use is not purged"
     applied.ok("remove-app", "ann", "--no-backup", "--yes")
     assert applied.run("purge", "ann").code == 3, "nobody there to type its name"
@@ -117,13 +110,13 @@ def test_gone_for_good(applied: Folder) -> None:
     applied.ok("plan", "--check")
     applied.manifest(MANIFEST)
     applied.ok("apply", "--yes")
-    with redis.Redis.from_url(connections(applied, "ann")["REDIS_URL"]) as client:
+    with redis.Redis.from_url(applied.variables("ann")["REDIS_URL"]) as client:
         assert client.dbsize() == 0
 
 
 @pytest.mark.parametrize("command", ["remove-app", "purge", "undo-remove"])
 def test_killed_anywhere_the_same_again_finishes(applied: Folder, command: str) -> None:
-    env = connections(applied, "ann")
+    env = applied.variables("ann")
     arguments = {"remove-app": ["--no-backup", "--yes"], "purge": ["--yes-destroy", "ann"], "undo-remove": []}[command]
     if command != "remove-app":
         applied.ok("remove-app", "ann", "--no-backup", "--yes")
@@ -131,16 +124,10 @@ def test_killed_anywhere_the_same_again_finishes(applied: Folder, command: str) 
     print(f"seed {seed}")
     dice = random.Random(seed)
     for _ in range(3):
-        process = subprocess.Popen(
-            [sys.executable, "-c", "from multidb.cli import main; main()", command, "ann", *arguments],
-            cwd=applied.path,
-            env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        process = applied.begin(command, "ann", *arguments)
         time.sleep(dice.uniform(0.2, 1.6))
         process.kill()
-        process.wait()
+        process.communicate()
     last = applied.run(command, "ann", *arguments)
     done_before = last.code in (2, 3)  # a run that was not killed in time has finished it
     assert last.code == 0 or done_before, last.err

@@ -59,11 +59,6 @@ def folder() -> Iterator[Folder]:
         yield found
 
 
-def connections(folder: Folder, app: str) -> dict[str, str]:
-    found: dict[str, str] = folder.ok("env", app, "--format", "json", "--reveal").json()
-    return found
-
-
 def qdrant(env: dict[str, str], method: str, path: str, body: Any = None) -> Any:
     address = f"{env['QDRANT_URL']}/collections/{env['QDRANT_COLLECTION_PREFIX']}knowledge{path}"
     reply = httpx.request(method, address, json=body, headers={"api-key": env["QDRANT_API_KEY"]})
@@ -114,7 +109,7 @@ def let_in(env: dict[str, str]) -> bool:
 
 def on_postgres(folder: Folder, app: str = "bob") -> set[str]:
     """Every database and role, as somebody sees them who may see all."""
-    with psycopg.connect(connections(folder, app)["DATABASE_URL"]) as connection:
+    with psycopg.connect(folder.variables(app)["DATABASE_URL"]) as connection:
         names = "SELECT datname FROM pg_database UNION ALL SELECT rolname FROM pg_roles"
         return {name for (name,) in connection.execute(names)}
 
@@ -122,7 +117,7 @@ def on_postgres(folder: Folder, app: str = "bob") -> set[str]:
 def test_killed_at_each_step_it_is_finished_and_nobody_works_under_two_names(
     folder: Folder, request: pytest.FixtureRequest
 ) -> None:
-    env, others = connections(folder, "ann"), connections(folder, "bob")
+    env, others = folder.variables("ann"), folder.variables("bob")
     write(env)
     write(others)
     before, theirs = read(env), read(others)
@@ -149,7 +144,7 @@ def test_killed_at_each_step_it_is_finished_and_nobody_works_under_two_names(
     done = folder.ok("rename-app", "ann", "amy")
     assert "ann is amy" in done.out
 
-    now = connections(folder, "amy")
+    now = folder.variables("amy")
     assert read(now) == before
     assert now["APP_TENANT_ID"] == "anna"
     assert "AMY_DB_URL" in now
@@ -171,13 +166,13 @@ def test_killed_at_each_step_it_is_finished_and_nobody_works_under_two_names(
     with psycopg.connect(now["DATABASE_URL"]) as connection:
         connection.execute("DELETE FROM notes")
     folder.ok("restore", "amy", "--replace")
-    assert read(connections(folder, "amy")) == before
+    assert read(folder.variables("amy")) == before
     again = folder.run("rename-app", "ann", "amy")
     assert (again.code, "multidb show amy" in again.err) == (2, True)
 
 
 def test_back_before_all_is_there_with_the_credentials_that_it_had(folder: Folder) -> None:
-    env = connections(folder, "bob")
+    env = folder.variables("bob")
     before, text = read(env), (folder.path / "multidb.yaml").read_text()
     process = stopped_at(
         folder, "multidb.backup.restoring:_Restore._exchange", "rename-app", "bob", "bea", "--yes-destroy", "bob"
@@ -195,7 +190,7 @@ def test_back_before_all_is_there_with_the_credentials_that_it_had(folder: Folde
     assert read(env) == before, "back at work, before what was copied is gone"
     assert folder.run("rename-app", "bob", "bea").code == 3
     folder.ok("rename-app", "bob", "bea", "--abort")
-    assert connections(folder, "bob") == env
+    assert folder.variables("bob") == env
     assert read(env) == before
     assert (folder.path / "multidb.yaml").read_text() == text
     assert not [name for name in on_postgres(folder) if name.startswith("bea")]
@@ -203,12 +198,12 @@ def test_back_before_all_is_there_with_the_credentials_that_it_had(folder: Folde
 
 
 def test_keys_under_a_prefix_get_the_new_one(folder: Folder) -> None:
-    with redis.Redis.from_url(connections(folder, "pam")["REDIS_URL"], decode_responses=True) as client:
+    with redis.Redis.from_url(folder.variables("pam")["REDIS_URL"], decode_responses=True) as client:
         client.set("pam:note", "kept")
     document = folder.ok("rename-app", "pam", "pia", "--yes-destroy", "pam", "--json").json()
     assert (document["app"], document["was"], document["breaches"]) == ("pia", "pam", [])
     assert document["final_set"]
-    with redis.Redis.from_url(connections(folder, "pia")["REDIS_URL"], decode_responses=True) as client:
+    with redis.Redis.from_url(folder.variables("pia")["REDIS_URL"], decode_responses=True) as client:
         assert client.get("pia:note") == "kept"
         with pytest.raises(redis.exceptions.NoPermissionError):
             client.get("pam:note")
@@ -240,14 +235,14 @@ def test_a_neo4j_of_its_own_gets_the_new_name() -> None:
             folder.ok("apply", "--yes", timeout=500)
             folder.ok("up", timeout=500)
             folder.ok("apply", "--yes", timeout=500)
-            env = connections(folder, "ann")
+            env = folder.variables("ann")
             graph(env, "CREATE (:Note {text: 'kept'})-[:OF]->(:Person {name: 'ann'})")
             for step in ("multidb.backup.cloning:restore", "multidb.renaming:record_name", "multidb.renaming:drop"):
                 process = stopped_at(folder, step, "rename-app", "ann", "amy", "--yes-destroy", "ann", "--no-backup")
                 assert process is not None, step
                 kill(process)
             folder.ok("rename-app", "ann", "amy", timeout=500)
-            now = connections(folder, "amy")
+            now = folder.variables("amy")
             assert graph(now, "MATCH (n:Note)-[:OF]->(p) RETURN n.text, p.name") == [["kept", "ann"]]
             folder.ok("plan", "--check", timeout=500)
             servers = {each["server"] for each in folder.ok("status", "--json").json()["servers"]}

@@ -61,7 +61,7 @@ def secret(folder: Folder, name: str) -> str:
 
 
 def env(folder: Folder, app: str) -> dict[str, str]:
-    found: dict[str, str] = folder.ok("env", app, "--format", "json", "--reveal").json()
+    found: dict[str, str] = folder.variables(app)
     return found
 
 

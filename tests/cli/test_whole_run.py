@@ -45,11 +45,6 @@ def applied(folder: Folder) -> Folder:
     return folder
 
 
-def connections(folder: Folder, app: str) -> dict[str, str]:
-    found: dict[str, str] = folder.ok("env", app, "--format", "json", "--reveal").json()
-    return found
-
-
 def test_planning_before_the_servers_run_says_what_to_do(folder: Folder) -> None:
     done = folder.run("plan")
     assert done.code in (0, 4)
@@ -61,7 +56,7 @@ def test_from_nothing_to_working_apps(applied: Folder) -> None:
     import psycopg
     import redis
 
-    env = connections(applied, "ann")
+    env = applied.variables("ann")
     with psycopg.connect(env["DATABASE_URL"]) as connection:
         connection.execute("CREATE TABLE notes (text text)")
         connection.execute("INSERT INTO notes VALUES ('hello')")
@@ -109,7 +104,7 @@ def test_add_app_end_to_end_and_again(applied: Folder) -> None:
     assert env_file.read_text() == written
     more = applied.ok("add-app", "carl", "--extension", "pg_trgm", "--yes")
     assert "+  carl: {stores: [postgres, redis], postgres: {extensions: [ltree, pg_trgm]}}" in more.out
-    with psycopg.connect(connections(applied, "carl")["DATABASE_URL"]) as connection:
+    with psycopg.connect(applied.variables("carl")["DATABASE_URL"]) as connection:
         assert connection.execute("SELECT show_trgm('abc') IS NOT NULL").fetchone() == (True,)
     applied.ok("plan", "--check")
 
@@ -168,7 +163,7 @@ def test_an_env_file_written_by_hand_is_left_alone(applied: Folder) -> None:
 @pytest.mark.parametrize("form", ["dotenv", "export", "json", "k8s-secret"])
 def test_env_masks_unless_asked(applied: Folder, form: str) -> None:
     shown = applied.ok("env", "ann", "--format", form).out
-    password = connections(applied, "ann")["DATABASE_URL"].split(":")[2].split("@")[0]
+    password = applied.variables("ann")["DATABASE_URL"].split(":")[2].split("@")[0]
     assert password not in shown
     revealed = applied.ok("env", "ann", "--format", form, "--reveal").out
     if form == "k8s-secret":
@@ -179,7 +174,7 @@ def test_env_masks_unless_asked(applied: Folder, form: str) -> None:
 
 
 def test_one_variable_is_printed_by_itself(applied: Folder) -> None:
-    env = connections(applied, "bob")
+    env = applied.variables("bob")
     for name in ("DATABASE_URL", "REDIS_PORT", "APP_NAME"):
         assert applied.ok("env", "bob", name).out == f"{env[name]}\n"
     assert applied.ok("env", "bob", "POSTGRES_USER", "--json").json()["variables"] == {"POSTGRES_USER": "bob_user"}
@@ -339,16 +334,16 @@ def test_a_restart_names_the_apps_that_it_cuts_off(applied: Folder) -> None:
 
 
 def test_env_files_follow_a_server_to_another_port(applied: Folder) -> None:
-    before = connections(applied, "ann")
+    before = applied.variables("ann")
     applied.ok("down")
     with socket.create_server(("127.0.0.1", int(before["REDIS_PORT"]))):
         assert "was taken" in applied.ok("up").out
-        after = connections(applied, "ann")
+        after = applied.variables("ann")
         assert after["REDIS_PORT"] != before["REDIS_PORT"]
         assert f"REDIS_PORT={after['REDIS_PORT']}\n" in (applied.path / "apps" / "ann" / ".env").read_text()
     (applied.path / ".multidb" / "state.json").unlink()
     applied.ok("up")
-    found = connections(applied, "ann")
+    found = applied.variables("ann")
     assert found["REDIS_DB"] == before["REDIS_DB"]
     assert found["DATABASE_URL"] in (applied.path / "apps" / "ann" / ".env").read_text()
     applied.ok("plan", "--check")

@@ -22,7 +22,7 @@ from tests.contract.case_redis import (
     redis_binary,
     valkey_binary,
 )
-from tests.contract.test_redis_real import Project
+from tests.contract.redis_project import Project
 from tests.support.case import RealServer
 
 BINARIES = {"valkey-9": valkey_binary, "redis-7": redis_binary, "redis-8": redis_8_binary}

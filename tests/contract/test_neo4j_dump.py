@@ -35,7 +35,7 @@ from multidb.provisioners.neo4j.backup.graph_file import FORMAT
 from multidb.provisioners.neo4j.hosting.jars import NEO4J_VERSION, fetch_neo4j
 from multidb.provisioners.neo4j.hosting.program import admin_command, find_java
 from multidb.state import ProjectState
-from tests.contract.test_neo4j_archive import GRAPH, SCHEMA, Files
+from tests.contract.neo4j_sets import GRAPH, SCHEMA, Files
 from tests.support.command import REPOSITORY, Folder
 
 pytestmark = [pytest.mark.server, pytest.mark.slow]
@@ -68,7 +68,7 @@ def folder() -> Iterator[Folder]:
 
 @contextmanager
 def as_app(folder: Folder) -> Iterator[neo4j.Session]:
-    env = folder.ok("env", "ann", "--format", "json", "--reveal").json()
+    env = folder.variables("ann")
     with (
         neo4j.GraphDatabase.driver(env["NEO4J_URI"], auth=(env["NEO4J_USER"], env["NEO4J_PASSWORD"])) as driver,
         driver.session(database="neo4j") as session,

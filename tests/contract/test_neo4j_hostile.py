@@ -18,9 +18,8 @@ from multidb.model import PlaceKind
 from multidb.provisioners.neo4j.provision.cypher import quoted, requoted
 from multidb.secrets import MemorySecretStore
 from tests.contract.case_neo4j import as_admin, emptied
-from tests.contract.test_neo4j_archive import APP, CONTEXT, Files, opened, quiet, saved, schema
-from tests.contract.test_neo4j_servers import applied, engine_of
-from tests.contract.test_neo4j_watch import holes
+from tests.contract.neo4j_project import applied, engine_of, holes
+from tests.contract.neo4j_sets import APP, CONTEXT, Files, opened, quiet, saved, schema
 from tests.support.case import RealServer
 
 pytestmark = pytest.mark.server

@@ -12,7 +12,7 @@ import pytest
 from multidb.model import PlaceKind
 from tests.contract import neo4j_grammar
 from tests.contract.case_neo4j import as_admin, emptied
-from tests.contract.test_neo4j_archive import APP, CONTEXT, Files, opened, quiet, saved
+from tests.contract.neo4j_sets import APP, CONTEXT, Files, opened, quiet, saved
 from tests.support.case import RealServer
 
 pytestmark = pytest.mark.server

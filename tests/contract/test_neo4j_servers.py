@@ -20,17 +20,14 @@ from multidb.engine import Engine
 from multidb.environment import environment
 from multidb.errors import AuthenticationFailed, ServerDown, ServerError, ServerSlow, StatementFailed, WrongVersion
 from multidb.errors import Refused as MultidbRefused
-from multidb.fleet import Fleet, Scope
+from multidb.fleet import Scope
 from multidb.model import (
     App,
     Endpoint,
     Inspection,
     Isolation,
-    Project,
     Resource,
-    RuntimeKind,
     Server,
-    ServerSpec,
     Statement,
     StoreContext,
 )
@@ -44,10 +41,9 @@ from multidb.provisioners.neo4j.provision.resources import Grant, Membership, Ne
 from multidb.provisioners.neo4j.provision.session import Neo4jSession, connect
 from multidb.provisioners.neo4j.provision.statements import statements
 from multidb.secrets import MemorySecretStore, Secret, generate
-from multidb.state import ProjectState
 from tests.contract.case_neo4j import as_admin, ask, emptied, use
+from tests.contract.neo4j_project import applied, engine_of
 from tests.support.case import RealServer, Refused, Tenant
-from tests.support.given_runtime import GivenRuntime
 
 pytestmark = pytest.mark.server
 
@@ -71,27 +67,9 @@ def shared(servers: tuple[RealServer, RealServer]) -> RealServer:
     return replace(real, server=replace(real.server, name="neo4j", app=None))
 
 
-def engine_of(real: RealServer, folder: Path, *apps: str, project: str = "digi", isolation: str = "auto") -> Engine:
-    described = Project(
-        name=project,
-        runtime=RuntimeKind.EMBEDDED,
-        apps={app: App(app, app, {"neo4j": AppOptions()}) for app in apps},
-        servers=(ServerSpec("neo4j", "neo4j", ServerOptions.model_validate({"isolation": isolation})),),
-        root=str(folder),
-    )
-    return Engine(Fleet(described, ProjectState(folder), runtime=GivenRuntime(real), command="test"))
-
-
 def tenant(engine: Engine, app: str) -> Tenant:
     env = environment(engine.fleet, app).env
     return Tenant(app, {k: v.reveal() if isinstance(v, Secret) else v for k, v in env.items()})
-
-
-def applied(engine: Engine) -> Engine:
-    report = engine.apply()
-    assert report.error() is None, report.error()
-    assert engine.plan().in_sync
-    return engine
 
 
 # Between two servers of one app

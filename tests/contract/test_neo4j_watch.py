@@ -18,7 +18,7 @@ from neo4j import exceptions
 from multidb.engine import Engine
 from multidb.errors import AuthenticationFailed, ServerDown, ServerSlow
 from multidb.fleet import Scope
-from multidb.model import Hole, Inspection, Outcome, Probe, Status, Tenant
+from multidb.model import Outcome, Probe, Status, Tenant
 from multidb.ports import choose
 from multidb.provisioners.neo4j import PROVISIONER
 from multidb.provisioners.neo4j.driver.connection import Bolt
@@ -26,7 +26,7 @@ from multidb.provisioners.neo4j.observe.health import check_health
 from multidb.provisioners.neo4j.provision.options import ServerOptions
 from multidb.secrets import Secret
 from tests.contract.case_neo4j import as_admin, emptied
-from tests.contract.test_neo4j_servers import applied, engine_of
+from tests.contract.neo4j_project import applied, engine_of, holes
 from tests.support.case import RealServer
 
 pytestmark = pytest.mark.server
@@ -269,14 +269,6 @@ def test_the_password_of_a_new_server_is_a_hole(own: RealServer, tmp_path: Path)
     with Bolt(own.server, "neo4j", own.admin, "test") as bolt:
         assert bolt.takes_first_password("first", Secret("first-password")), "though it asks for a new one"
         assert not bolt.takes_first_password("first", Secret("another-password"))
-
-
-def holes(engine: Engine) -> list[Hole]:
-    (server,) = engine.fleet.servers(Scope())
-    with engine.fleet.open(server) as session:
-        context, apps = engine.fleet.context(server, session), engine.fleet.apps_of(server)
-        inspection = Inspection(context, apps, PROVISIONER.desired(apps, context), engine.state.secrets)
-        return [*session.search(inspection).holes]
 
 
 # Usage

@@ -3,22 +3,21 @@
 from __future__ import annotations
 
 import contextlib
-import io
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import psycopg
 import pytest
 
 from multidb.errors import ArchiveError, Conflict, Refused, ServerError, WrongVersion
-from multidb.model import App, Archive, Part, Place, PlaceKind, ScriptArchive, StoreContext, TableArchive
-from multidb.provisioners.postgres import PROVISIONER
+from multidb.model import App, Part, Place, PlaceKind, ScriptArchive, TableArchive
 from multidb.provisioners.postgres.backup import programs
-from tests.contract.test_postgres_server import Site
+from tests.contract.postgres_sets import Files, archive, backed_up, quiet
+from tests.contract.postgres_site import Site
 from tests.support.postgres_servers import PLATFORM, Cluster, cluster
 
 pytestmark = pytest.mark.server
@@ -33,44 +32,6 @@ def served(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 @pytest.fixture(scope="module")
 def site(served: Cluster) -> Site:
     return Site(served)
-
-
-class Files:
-    """A part's files in memory, written and read as a set's are."""
-
-    def __init__(self, **content: bytes) -> None:
-        self.content = dict(content)
-
-    @contextlib.contextmanager
-    def file(self, name: str) -> Iterator[BinaryIO]:
-        if name in self.content:
-            yield io.BytesIO(self.content[name])
-            return
-        written = io.BytesIO()
-        yield written
-        self.content[name] = written.getvalue()
-
-    def names(self) -> Sequence[str]:
-        return list(self.content)
-
-
-def quiet(subject: str, message: str, done: float | None = None, total: float | None = None) -> None:
-    pass
-
-
-@contextlib.contextmanager
-def archive(site: Site) -> Iterator[tuple[Archive, StoreContext]]:
-    assert PROVISIONER.archive is not None
-    with site.connect() as session:
-        context = StoreContext("site", session.facts)
-    with PROVISIONER.archive(site.served.server(site.admin), site.served.admin(site.admin), "test", None) as opened:
-        yield opened, context
-
-
-def backed_up(site: Site, app: App) -> tuple[Part, Files]:
-    files = Files()
-    with archive(site) as (opened, context):
-        return opened.backup(app, context, files, quiet), files
 
 
 def restored(site: Site, app: App, part: Part, files: Files, kind: PlaceKind = PlaceKind.SCRATCH) -> Place:

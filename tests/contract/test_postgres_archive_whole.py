@@ -18,8 +18,8 @@ from multidb.errors import ArchiveError, MultidbError, Refused, WrongVersion
 from multidb.model import App, Part, PlaceKind, TableArchive
 from multidb.provisioners.postgres.backup import contents
 from multidb.provisioners.postgres.backup.locales import Locale
-from tests.contract.test_postgres_archive import Files, archive, backed_up, quiet
-from tests.contract.test_postgres_server import Site
+from tests.contract.postgres_sets import archive, backed_up, brought_back, quiet
+from tests.contract.postgres_site import Site
 from tests.support.postgres_servers import PLATFORM, SUPERUSER, Cluster, binaries, cluster
 
 pytestmark = pytest.mark.server
@@ -34,17 +34,6 @@ def served(request: pytest.FixtureRequest) -> Iterator[Cluster]:
 @pytest.fixture(params=[SUPERUSER, PLATFORM])
 def site(served: Cluster, request: pytest.FixtureRequest) -> Site:
     return Site(served, request.param)
-
-
-def brought_back(site: Site, app: App, part: Part, files: Files) -> None:
-    """All of a set in the place of what the app has."""
-    with archive(site) as (opened, context):
-        place = opened.prepare(PlaceKind.NEW, app, context)
-        opened.restore(place, part, files, quiet)
-        assert opened.measure(place) == part.measures
-        opened.replace(place, context)
-    site.apply([app])
-    assert not site.changes([app])
 
 
 # --- encoding and locale ---

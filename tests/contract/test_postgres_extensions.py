@@ -12,10 +12,8 @@ import pytest
 from multidb.errors import ArchiveError, NotAllowed, StatementFailed
 from multidb.model import App, Part, PlaceKind
 from multidb.provisioners.postgres.provision import admin_inside
-from tests.contract.test_postgres_archive import Files, archive, backed_up, quiet
-from tests.contract.test_postgres_archive_whole import brought_back
-from tests.contract.test_postgres_server import Site
-from tests.contract.test_postgres_watch import restrict
+from tests.contract.postgres_sets import Files, archive, backed_up, brought_back, quiet
+from tests.contract.postgres_site import Site, restrict
 from tests.support.postgres_extensions import FILES
 from tests.support.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 

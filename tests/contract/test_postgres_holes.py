@@ -12,7 +12,7 @@ from multidb.model import App, Hole, Inspection, Search, StoreContext
 from multidb.plan import diff
 from multidb.provisioners.postgres import PROVISIONER
 from multidb.provisioners.postgres.isolation.inventory import HARMLESS, covered
-from tests.contract.test_postgres_server import Site
+from tests.contract.postgres_site import Site
 from tests.support.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 
 pytestmark = pytest.mark.server

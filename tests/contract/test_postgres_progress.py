@@ -17,8 +17,8 @@ import pytest
 from multidb.errors import ServerDown, ServerSlow
 from multidb.model import App, Archive, PlaceKind, ScriptArchive, StoreContext
 from multidb.provisioners.postgres import PROVISIONER
-from tests.contract.test_postgres_archive import Files, quiet
-from tests.contract.test_postgres_server import Site
+from tests.contract.postgres_sets import Files, quiet
+from tests.contract.postgres_site import Site
 from tests.support.postgres_servers import SUPERUSER, Cluster, cluster
 
 pytestmark = pytest.mark.server

@@ -15,8 +15,8 @@ from multidb.errors import Refused
 from multidb.model import App, Part, PlaceKind
 from tests.contract import postgres_schemas as schemas
 from tests.contract.postgres_inventory import Inventory, difference, inventory, unknown
-from tests.contract.test_postgres_archive import Files, archive, backed_up, quiet
-from tests.contract.test_postgres_server import Site
+from tests.contract.postgres_sets import Files, archive, backed_up, quiet
+from tests.contract.postgres_site import Site
 from tests.support.postgres_extensions import FILES
 from tests.support.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 

@@ -6,16 +6,13 @@ import itertools
 import re
 import threading
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Iterator
 
 import psycopg
 import pytest
 
 from multidb.errors import Locked, NotAllowed, ServerError, ServerSlow, StatementFailed, WrongVersion
-from multidb.model import Action, App, Change, Inspection, Isolation, Statement, StoreContext
-from multidb.plan import diff
+from multidb.model import Action, App, Isolation, Statement
 from multidb.provisioners.postgres import PROVISIONER
 from multidb.provisioners.postgres.driver import connection
 from multidb.provisioners.postgres.provision import scram
@@ -23,79 +20,17 @@ from multidb.provisioners.postgres.provision.options import AppOptions
 from multidb.provisioners.postgres.provision.resources import password_ref
 from multidb.provisioners.postgres.provision.session import PostgresSession
 from multidb.provisioners.postgres.provision.statements import identifier, literal
-from multidb.secrets import MemorySecretStore, Secret, generate
+from multidb.secrets import Secret
+from tests.contract.postgres_site import Site, _numbers
 from tests.support.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 
 pytestmark = pytest.mark.server
-
-_numbers = itertools.count(1)
 
 
 @pytest.fixture(scope="module", params=[18, 15])
 def served(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     with cluster(request.param, log_statement="all", log_min_error_statement="error") as made:
         yield made
-
-
-class Site:
-    """A project on the server: its apps, its secrets, and the steps that the engine takes."""
-
-    def __init__(self, served: Cluster, admin: str = SUPERUSER, timeout: float = 10.0) -> None:
-        self.served = served
-        self.secrets = MemorySecretStore()
-        self.admin = admin
-        self.timeout = timeout
-
-    def app(self, **options: Any) -> App:
-        name = f"s{next(_numbers)}"
-        return App(name, name, {"postgres": AppOptions(**options)})
-
-    def connect(self, name: str = "multidb test") -> PostgresSession:
-        return PostgresSession(self.served.server(self.admin, self.timeout), self.served.admin(self.admin), name)
-
-    def plan(
-        self, session: PostgresSession, apps: Sequence[App], *, deep: bool = True, adopt: Sequence[str] = ()
-    ) -> list[Change]:
-        context = StoreContext("site", session.facts)
-        desired = PROVISIONER.desired(apps, context)
-        live = session.inspect(Inspection(context, apps, desired, self.secrets, deep))
-        changes = diff(desired, live, frozenset(adopt))
-        return [replace(change, statements=tuple(PROVISIONER.statements(change, context))) for change in changes]
-
-    def statements(self, session: PostgresSession, apps: Sequence[App], **how: Any) -> list[Statement]:
-        self.generate(apps)
-        return [statement for change in self.plan(session, apps, **how) for statement in change.statements]
-
-    def generate(self, apps: Sequence[App]) -> None:
-        for spec in (spec for app in apps for spec in PROVISIONER.secrets(app)):
-            if self.secrets.get(spec.ref) is None:
-                source = self.secrets.get(spec.source) if spec.source else None
-                made = Secret(spec.derive(source.reveal())) if source and spec.derive else generate()
-                self.secrets.put({spec.ref: made})
-
-    def apply(self, apps: Sequence[App], **how: Any) -> None:
-        with self.connect() as session:
-            list(session.run(self.statements(session, apps, **how), self.secrets))
-
-    def changes(self, apps: Sequence[App], **how: Any) -> list[Change]:
-        with self.connect() as session:
-            return self.plan(session, apps, **how)
-
-    def enter(self, app: App, login: str = "user", *, database: str = "") -> psycopg.Connection[Any]:
-        password = self.secrets.get(password_ref(app.id, login))
-        assert password is not None
-        return psycopg.connect(
-            host="127.0.0.1",
-            port=self.served.port,
-            user=f"{app.id}_{login}",
-            password=password.reveal(),
-            dbname=database or app.id,
-            autocommit=True,
-        )
-
-    def clean(self, *apps: App) -> None:
-        for app in apps:
-            self.served.sql(f"DROP DATABASE IF EXISTS {app.id} WITH (FORCE)")
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from multidb.provisioners.postgres.driver.connection import SessionOptions, Traf
 from multidb.provisioners.postgres.observe.health import check_health
 from multidb.provisioners.postgres.provision.options import AppOptions
 from multidb.secrets import Secret
-from tests.contract.test_postgres_server import Site
+from tests.contract.postgres_site import Site
 from tests.support.postgres_servers import PLATFORM, Cluster, cluster
 
 pytestmark = pytest.mark.server

@@ -14,12 +14,11 @@ import psycopg
 import pytest
 
 from multidb.errors import AuthenticationFailed, ServerError, ServerSlow
-from multidb.model import App, Change, Health, Hole, Inspection, Outcome, Probe, Search, Status, StoreContext, Tenant
-from multidb.plan import diff
+from multidb.model import App, Health, Hole, Inspection, Outcome, Probe, Search, Status, StoreContext, Tenant
 from multidb.provisioners.postgres import PROVISIONER
 from multidb.provisioners.postgres.driver import connection
 from multidb.secrets import Secret
-from tests.contract.test_postgres_server import Site
+from tests.contract.postgres_site import Site, restrict
 from tests.support.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 
 pytestmark = pytest.mark.server
@@ -502,19 +501,6 @@ def test_slow_queries_come_without_their_literals(super_site: Site) -> None:
 
 
 # --- over its quota ---
-
-
-def restrict(site: Site, app: App, *, read_only: bool) -> list[Change]:
-    """Applies once as the engine does, with the app over its quota or not; what a second look would change."""
-    with site.connect() as session:
-        context = StoreContext("site", session.facts, read_only=frozenset({app.id} if read_only else ()))
-        for attempt in ("apply", "look"):
-            desired = PROVISIONER.desired([app], context)
-            changes = diff(desired, session.inspect(Inspection(context, [app], desired, site.secrets)))
-            todo = [statement for change in changes for statement in PROVISIONER.statements(change, context)]
-            if attempt == "apply":
-                list(session.run(todo, site.secrets))
-        return list(changes)
 
 
 @pytest.mark.parametrize("roles", ["simple", "split"])

@@ -24,7 +24,7 @@ from multidb.provisioners.qdrant.backup import points
 from multidb.provisioners.qdrant.provision.options import ServerOptions
 from tests.contract.case_qdrant import ask, local_folder, opened, real_server
 from tests.contract.qdrant_driver import Driver, app
-from tests.contract.test_qdrant_archive import Files, archive, contents, put, quiet, saved
+from tests.contract.qdrant_sets import Files, archive, contents, put, quiet, saved
 from tests.support.case import RealServer
 
 pytestmark = pytest.mark.server

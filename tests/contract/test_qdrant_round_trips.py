@@ -17,7 +17,7 @@ from multidb.provisioners.qdrant.provision.options import ServerOptions
 from tests.contract import qdrant_grammar
 from tests.contract.case_qdrant import ask, local_folder, opened, real_server
 from tests.contract.qdrant_driver import Driver, app
-from tests.contract.test_qdrant_archive import archive, quiet, saved
+from tests.contract.qdrant_sets import archive, quiet, saved
 from tests.support.case import RealServer
 
 pytestmark = pytest.mark.server

@@ -4,66 +4,27 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import random
 import re
 import threading
 import time
 import zlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any, BinaryIO
+from dataclasses import replace
+from typing import Any
 
 import pytest
 import redis
 
 from multidb.errors import ArchiveError, MultidbError, ServerError, WrongVersion
-from multidb.model import App, Part, Place, PlaceKind
+from multidb.model import App, Place, PlaceKind
 from multidb.provisioners.redis.backup.keys_file import KeysReader
 from tests.contract.case_redis import ADMIN, as_admin, as_app
+from tests.contract.redis_sets import Files, backup, quiet
 from tests.contract.redis_stage import Stage, on_stage, redis_servers, stage, valkey  # noqa: F401
 from tests.support.case import RealServer
 
 pytestmark = pytest.mark.server
-
-
-def quiet(subject: str, message: str, done: float | None = None, total: float | None = None) -> None:
-    pass
-
-
-@dataclass
-class Files:
-    """A set in memory: writer and reader in one."""
-
-    content: dict[str, bytes] = field(default_factory=dict)
-
-    @contextlib.contextmanager
-    def writing(self, name: str) -> Iterator[BinaryIO]:
-        buffer = io.BytesIO()
-        yield buffer
-        self.content[name] = buffer.getvalue()
-
-    def names(self) -> Sequence[str]:
-        return list(self.content)
-
-    @contextlib.contextmanager
-    def file(self, name: str) -> Iterator[BinaryIO]:
-        yield io.BytesIO(self.content[name])
-
-
-class Writer:
-    def __init__(self, files: Files) -> None:
-        self._files = files
-
-    def file(self, name: str) -> contextlib.AbstractContextManager[BinaryIO]:
-        return self._files.writing(name)
-
-
-def backup(stage: Stage, app: App) -> tuple[Part, Files]:
-    files = Files()
-    with stage.archive() as archive:
-        return archive.backup(app, stage.context, Writer(files), quiet), files
 
 
 def fill(stage: Stage, app: App, later: int) -> None:

@@ -29,8 +29,8 @@ from multidb.provisioners.redis.isolation.inventory import (
 )
 from multidb.provisioners.redis.provision.rules import CommandTable, parse_rule, split_line
 from tests.contract.case_redis import ADMIN, PASSWORD, as_admin, as_app, real_server, valkey_binary
+from tests.contract.redis_project import Project
 from tests.contract.redis_stage import Stage, redis_servers, stage, valkey  # noqa: F401
-from tests.contract.test_redis_real import Project
 
 pytestmark = pytest.mark.server
 

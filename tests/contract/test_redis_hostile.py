@@ -28,9 +28,9 @@ from multidb.provisioners.redis.backup.keys_file import NEVER, KeysReader, KeysW
 from multidb.provisioners.redis.driver.connection import NoConnectionLeft
 from multidb.provisioners.redis.provision.numbers import lock_number
 from tests.contract.case_redis import as_admin, as_app, real_server, redis_binary, valkey_binary
+from tests.contract.redis_project import Project
+from tests.contract.redis_sets import Files, backup, quiet
 from tests.contract.redis_stage import Stage, on_stage, redis_servers, stage, valkey  # noqa: F401
-from tests.contract.test_redis_archive import Files, backup, quiet
-from tests.contract.test_redis_real import Project
 
 pytestmark = pytest.mark.server
 

@@ -14,8 +14,8 @@ import redis
 
 from multidb.model import App, PlaceKind
 from tests.contract import redis_grammar
+from tests.contract.redis_sets import backup, quiet
 from tests.contract.redis_stage import Stage, on_stage, redis_servers, stage  # noqa: F401
-from tests.contract.test_redis_archive import backup, quiet
 from tests.support.case import RealServer
 
 pytestmark = pytest.mark.server

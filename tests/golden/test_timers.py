@@ -12,7 +12,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.golden.test_deployment_golden import CASES, deployment
+from tests.golden.deployments_of_shop import CASES, deployment
 
 
 @pytest.fixture(scope="module")

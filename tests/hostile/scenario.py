@@ -297,7 +297,7 @@ def scenario(case: Case) -> Iterator[Scenario]:
         text = _MANIFEST.format(admin=case.admin, port=made.port, roles=case.roles, more="")
         folder.manifest(text)
         folder.ok("apply", "--yes")
-        env = {app: folder.ok("env", app, "--format", "json", "--reveal").json() for app in (HOSTILE, VICTIM)}
+        env = {app: folder.variables(app) for app in (HOSTILE, VICTIM)}
         victim = env[VICTIM]["DATABASE_URL"]
         owner = env[VICTIM].get(f"{VICTIM.upper()}_DB_MIGRATE_URL", victim)
         with psycopg.connect(owner, autocommit=True) as connection:

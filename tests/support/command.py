@@ -68,6 +68,17 @@ class Folder:
         assert done.code == 0, f"multidb {' '.join(arguments)}: exit {done.code}\n{done.out}\n{done.err}"
         return done
 
+    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+        """A command that runs meanwhile. It can be killed at any moment: nothing else is in its process."""
+        command = [sys.executable, "-c", "from multidb.cli import main; main()", *arguments]
+        env, pipe = {**os.environ, "PYTHONPATH": str(REPOSITORY)}, subprocess.PIPE
+        return subprocess.Popen(command, cwd=self.path, env=env, stdout=pipe, stderr=pipe, text=True)
+
+    def variables(self, app: str) -> dict[str, str]:
+        """The app's variables, with its credentials."""
+        variables: dict[str, str] = self.ok("env", app, "--format", "json", "--reveal").json()
+        return variables
+
     def manifest(self, text: str) -> None:
         (self.path / "multidb.yaml").write_text(text)
 

@@ -27,7 +27,7 @@ from multidb.fleet import Scope
 from multidb.model.options import Keep
 from tests.unit.backup.cabinet import ONE_PLACE, rows_of, write_rows
 from tests.unit.backup.conftest import make_engine
-from tests.unit.backup.test_backup_work import made, make, quiet, tried
+from tests.unit.backup.sets_of_shop import made, make, quiet, tried
 
 SEED = int(os.environ.get("MULTIDB_TEST_SEED", random.SystemRandom().randrange(10**6)))
 ROUNDS = {"backup": 8, "verify": 4, "restore": 10, "tables": 6, "clone": 4, "new clone": 6, "prune": 4}

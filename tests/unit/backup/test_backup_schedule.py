@@ -32,7 +32,7 @@ from multidb.model.options import Keep
 from multidb.service.sources import Sources
 from tests.unit.backup.cabinet import FAULTS, ONE_PLACE
 from tests.unit.backup.conftest import MANIFEST, make_engine
-from tests.unit.backup.test_backup_work import folder_of, made, quiet, tried
+from tests.unit.backup.sets_of_shop import folder_of, made, quiet, tried
 
 START = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

@@ -38,7 +38,7 @@ from multidb.fleet import Scope
 from multidb.model import Health, Status
 from tests.unit.backup.cabinet import write_rows
 from tests.unit.backup.conftest import MANIFEST, make_engine
-from tests.unit.backup.test_backup_work import quiet
+from tests.unit.backup.sets_of_shop import quiet
 
 NOISE = bytes(range(256)) * 4096 * 20  # 20 MB: three parts
 

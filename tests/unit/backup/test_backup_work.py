@@ -18,16 +18,14 @@ from hypothesis import strategies as st
 
 from multidb.backup import creation
 from multidb.backup.cloning import copy_into
-from multidb.backup.creation import BackupResult, make_sets, pausing, repository
+from multidb.backup.creation import make_sets, pausing, repository
 from multidb.backup.encryption import Identities
 from multidb.backup.journal import RESTORING, Journal, exclusively
 from multidb.backup.recovery import recover
-from multidb.backup.repository import Copy
 from multidb.backup.restoring import Restored, SetSource, restore, restore_tables
 from multidb.backup.run import run_backups
 from multidb.backup.set_ids import made_at, new_id
 from multidb.backup.sets import BackupSet, Consistency, Reason, Verification
-from multidb.backup.verifying import Verified, verify
 from multidb.closure import Closure, close
 from multidb.engine import Engine
 from multidb.errors import ArchiveError, Conflict, Locked, Refused, ServerDown, TargetError, UsageError, WrongKey
@@ -35,29 +33,7 @@ from multidb.fleet import Scope
 from multidb.model import App, Place, PlaceKind, StoreContext
 from tests.unit.backup.cabinet import FAULTS, ONE_PLACE, Archive, rows_of, write_rows
 from tests.unit.backup.conftest import MANIFEST, make_engine
-
-
-def quiet(subject: str, message: str, done: float | None = None, total: float | None = None) -> None:
-    pass
-
-
-def make(engine: Engine, *apps: str, **options: object) -> dict[str, BackupResult]:
-    found = make_sets(engine, Scope(apps=frozenset(apps) or None), progress=quiet, **options)  # type: ignore[arg-type]
-    return {each.app: each for each in found}
-
-
-def made(engine: Engine, app: str = "ann", **options: object) -> Copy:
-    done = make(engine, app, **options)[app]
-    assert done.ok, done.errors
-    return repository(engine.fleet).find(f"{app}/{done.made.id}")  # type: ignore[union-attr]
-
-
-def tried(engine: Engine, copy: Copy, keys: Identities | None = None) -> Verified:
-    return verify(engine.fleet, repository(engine.fleet), copy, keys, quiet)
-
-
-def folder_of(copy: Copy, root: Path) -> Path:
-    return root / "sets" / "shop" / copy.app / copy.id
+from tests.unit.backup.sets_of_shop import folder_of, made, make, quiet, tried
 
 
 def files_in(folder: Path) -> list[str]:

@@ -29,7 +29,7 @@ from multidb.engine import Engine
 from multidb.errors import ArchiveError, TargetError
 from multidb.model.options import Keep
 from tests.unit.backup.cabinet import Archive
-from tests.unit.backup.test_backup_work import folder_of, made, quiet, tried
+from tests.unit.backup.sets_of_shop import folder_of, made, quiet, tried
 
 MIB = 1024**2
 

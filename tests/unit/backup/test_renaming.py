@@ -37,7 +37,7 @@ from multidb.tombstone import tombstones
 from multidb.usage import History, Look
 from tests.unit.backup.cabinet import FAULTS, FolderRuntime, Shelf, rows_of, write_rows
 from tests.unit.backup.conftest import make_engine
-from tests.unit.backup.test_backup_work import made, quiet, tried
+from tests.unit.backup.sets_of_shop import made, quiet, tried
 
 MANIFEST = """\
 version: 1

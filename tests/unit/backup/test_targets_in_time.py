@@ -18,8 +18,8 @@ from multidb.backup.verifying import verify
 from multidb.errors import TargetError
 from multidb.fleet import Scope
 from tests.unit.backup.conftest import MANIFEST, make_engine
+from tests.unit.backup.sets_of_shop import quiet
 from tests.unit.backup.stopped_disk import stopped_disk
-from tests.unit.backup.test_backup_work import quiet
 
 LIMIT = 0.5  # seconds without an answer
 ENOUGH = 15.0  # seconds in which all is over, one call after the other, on a busy machine

@@ -10,7 +10,7 @@ import pytest
 from multidb.certificates import issue, new_authority
 from multidb.diagnosis import certificate_findings
 from multidb.model import Level
-from tests.unit.core.test_deployment_tls import NOW, deployment
+from tests.unit.core.deployments import NOW, deployment
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -13,21 +13,11 @@ from multidb.errors import UsageError
 from multidb.project import load_project
 from multidb.render.env import RenderedFile
 from multidb.secrets import Secret
-from multidb.state import ProjectState
+from tests.unit.core.deployments import NOW, deployment
 
-NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 CERTIFICATE, KEY, CA = (
     f"infrastructure/tls/{name}" for name in ("postgres/server.crt", "postgres/server.key", "ca.crt")
 )
-
-
-def deployment(root: Path, tls: str = "own", *, days: int = 0, more: str = "") -> Deployment:
-    (root / "multidb.yaml").write_text(
-        f"version: 1\nproject: digi\nruntime: compose\ndeploy: {{tls: {tls}{more}}}\n"
-        "apps: {ann: {stores: [postgres, redis]}}\n"
-    )
-    project = load_project(root / "multidb.yaml")
-    return Deployment(project, ProjectState(root), clock=lambda: NOW + timedelta(days=days))
 
 
 def made(found: dict[str, RenderedFile], *paths: str) -> list[str]:

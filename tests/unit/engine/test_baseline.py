@@ -117,21 +117,35 @@ def test_what_was_lost_costs_nothing_but_the_answer(engine: Engine) -> None:
         SHELF.boxes["bob"] = replace(SHELF.boxes["bob"], colour="blue")
 
 
-_TEXT = """\
+_LEARNED = """\
 import sys
-from multidb.baseline import _text
-from multidb.model import Cause, Owner
-print(_text({"b": frozenset("abcdef"), "a": (1, None, ("x", Owner("p", "a")), {"k": [True, Cause.BOTH]})}))
+from dataclasses import dataclass
+from pathlib import Path
+from multidb.baseline import Baseline
+from multidb.model import Cause, Owner, Resource
+from multidb.state import ProjectState
+
+@dataclass(frozen=True)
+class Bag(Resource):
+    kind, rank = "bag", 1
+    content: object = None
+
+content = {"b": frozenset("abcdef"), "a": (1, None, ("x", Owner("p", "a")), {"k": [True, sys.argv[2] or Cause.BOTH]})}
+Baseline(ProjectState(Path(sys.argv[1])), "toy").learn([Bag(name="bag", app="ann", content=content)], [], ["ann"])
 """
 
 
-def test_equal_values_have_one_text_in_every_process() -> None:
-    def text(seed: str) -> str:
+def test_equal_values_are_known_as_equal_in_every_process(tmp_path: Path) -> None:
+    def learned(seed: str, word: str = "") -> str:
         env = {"PYTHONHASHSEED": seed, "PYTHONPATH": str(REPOSITORY)}
-        return subprocess.run([sys.executable, "-c", _TEXT], env=env, capture_output=True, text=True, check=True).stdout
+        folder = tmp_path / f"{seed}{word}"
+        folder.mkdir()
+        subprocess.run([sys.executable, "-c", _LEARNED, str(folder), word], env=env, check=True)
+        return (folder / ".multidb" / "baseline" / "toy.json").read_text()
 
-    assert text("1") == text("2") == text("3")
-    assert "'both'" in text("1"), "as the word itself"
+    assert learned("1") == learned("2") == learned("3")
+    assert learned("1", "both") == learned("5"), "a word of an enumeration is the word itself"
+    assert learned("1", "manifest") != learned("4")
 
 
 def test_why_is_no_part_of_what_was_agreed_to(engine: Engine) -> None:

@@ -21,7 +21,7 @@ from multidb.provisioners.neo4j.provision.session import Neo4jSession
 from multidb.provisioners.neo4j.provision.statements import CONNECTED, statements
 from multidb.secrets import Alternate, MemorySecretStore, Secret
 from tests.unit.neo4j.enterprise import Enterprise
-from tests.unit.neo4j.test_neo4j_catalog import APPS, CONTEXT, FACTS
+from tests.unit.neo4j.plans import APPS, CONTEXT, FACTS
 
 LERNMI = APPS[0]
 BOTH = Alternates(Alternate.FIRST, frozenset(Alternate), tuple(Alternate))

@@ -21,7 +21,7 @@ from multidb.provisioners.neo4j.provision.resources import Grant, desired, read_
 from multidb.provisioners.neo4j.provision.settings import over_http
 from multidb.secrets import MemorySecretStore
 from tests.unit.neo4j.enterprise import Enterprise
-from tests.unit.neo4j.test_neo4j_catalog import APPS, CONTEXT, apply, changes
+from tests.unit.neo4j.plans import APPS, CONTEXT, apply, changes
 
 LERNMI = APPS[0]
 OWNER = Owner(CONTEXT.project, LERNMI.id)

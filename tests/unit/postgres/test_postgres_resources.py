@@ -11,12 +11,11 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from pydantic import ValidationError
 
-from multidb.model import App, Endpoint, Isolation, StoreContext
+from multidb.model import App, Endpoint, Isolation
 from multidb.provisioners.postgres import PROVISIONER
 from multidb.provisioners.postgres.provision import scram
 from multidb.provisioners.postgres.provision.options import AppOptions, duration_of, duration_text
 from multidb.provisioners.postgres.provision.resources import (
-    Extension,
     Interior,
     Membership,
     PostgresFacts,
@@ -32,29 +31,7 @@ from multidb.provisioners.postgres.provision.resources import (
     secrets,
 )
 from multidb.secrets import Alternate, Secret, SecretRef
-
-
-def app(name: str = "lernmi", **options: object) -> App:
-    return App(name, name, {"postgres": AppOptions(**options)})
-
-
-def facts(number: int = 180006, superuser: bool = True, **more: object) -> PostgresFacts:
-    return PostgresFacts(
-        product="PostgreSQL",
-        version=f"{number // 10000}",
-        number=number,
-        admin="postgres" if superuser else "plat",
-        superuser=superuser,
-        createrole=True,
-        createdb=True,
-        extensions={"ltree": Extension("1.3", True, None), "vector": Extension("0.8", False, None)},
-        **more,  # type: ignore[arg-type]
-    )
-
-
-def context(known: PostgresFacts | None = None) -> StoreContext:
-    return StoreContext("digi", known or facts())
-
+from tests.unit.postgres.apps import app, context, facts
 
 # --- options ---
 

@@ -31,7 +31,7 @@ from multidb.provisioners.postgres.provision.resources import (
 from multidb.provisioners.postgres.provision.roles import ATTRIBUTES, RoleAttribute
 from multidb.provisioners.postgres.provision.statements import RESTORED, identifier, literal, statements
 from multidb.secrets import Alternate, MemorySecretStore
-from tests.unit.postgres.test_postgres_resources import app, context, facts
+from tests.unit.postgres.apps import app, context, facts
 
 
 def sql(change: Change, known: PostgresFacts | None = None) -> list[str]:

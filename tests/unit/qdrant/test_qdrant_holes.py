@@ -15,7 +15,7 @@ from multidb.provisioners.qdrant.provision.catalog import Catalog
 from multidb.provisioners.qdrant.provision.resources import admission_id, registry_name
 from multidb.provisioners.qdrant.provision.statements import Call
 from multidb.secrets import MemorySecretStore, Secret
-from tests.unit.qdrant.test_qdrant_resources import LOCAL, RBAC, app
+from tests.unit.qdrant.apps import LOCAL, RBAC, app
 
 SERVER = Server("qdrant", "qdrant", Endpoint("127.0.0.1", 6333))
 REGISTRY = registry_name("digi")

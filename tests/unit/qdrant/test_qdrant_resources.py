@@ -33,17 +33,12 @@ from multidb.provisioners.qdrant.provision.resources import (
 )
 from multidb.secrets import Secret, SecretRef
 from tests.support.specs import spec
+from tests.unit.qdrant.apps import LOCAL, RBAC, app
 
 NOW = 1_800_000_000
 DAY = 86_400
-RBAC = QdrantFacts("Qdrant", "1.18.3", api_key=True, rbac=True)
 KEY_ONLY = QdrantFacts("Qdrant", "1.18.3", api_key=True)
 OPEN = QdrantFacts("Qdrant", "1.18.3")
-LOCAL = QdrantFacts("Qdrant local mode", "1.20.0", local=True)
-
-
-def app(name: str = "lernmi", **options: Any) -> App:
-    return App(name, name.replace("_", "-"), {"qdrant": AppOptions(**options)})
 
 
 def context(facts: QdrantFacts = RBAC, **options: Any) -> StoreContext:

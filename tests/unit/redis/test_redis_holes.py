@@ -7,7 +7,7 @@ from multidb.provisioners.redis.isolation.holes import Catalog, find_holes
 from multidb.provisioners.redis.provision.resources import mark
 from multidb.provisioners.redis.provision.rules import parse_rule
 from tests.support.redis_tables import VALKEY_9
-from tests.unit.redis.test_redis_resources import DIGEST, HELD, app, context, sent, wanted_user
+from tests.unit.redis.apps import DIGEST, HELD, app, context, sent, wanted_user
 
 MARK = f"&{mark(Owner('digi', 'lernmi'), 3)}"
 

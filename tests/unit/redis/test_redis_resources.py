@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import subprocess
 import sys
 from typing import Any
@@ -14,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from multidb.errors import UsageError
-from multidb.model import Action, App, Endpoint, Isolation, Level, Owner, Resource, StoreContext
+from multidb.model import Action, Endpoint, Isolation, Level, Owner, Resource
 from multidb.plan import diff
 from multidb.provisioners.redis import PROVISIONER
 from multidb.provisioners.redis.provision.numbers import allocate, lock_number
@@ -33,34 +32,9 @@ from multidb.provisioners.redis.provision.resources import (
     parse_mark,
 )
 from multidb.provisioners.redis.provision.rules import parse_rule
-from multidb.secrets import MemorySecretStore, Secret, SecretRef
+from multidb.secrets import MemorySecretStore, Secret
 from tests.support.redis_tables import REDIS_6, REDIS_7, VALKEY_9
-
-PASSWORD = "a-password-of-forty-three-characters-or-so"
-DIGEST = hashlib.sha256(PASSWORD.encode()).hexdigest()
-HELD = MemorySecretStore({SecretRef("lernmi", "redis", "user"): Secret(PASSWORD)})
-
-
-def app(name: str = "lernmi", **options: Any) -> App:
-    return App(name, name, {"redis": AppOptions(**options)}, where=f"multidb.yaml:{name}")
-
-
-def context(facts: RedisFacts = VALKEY_9, number: int = 3, **options: Any) -> StoreContext:
-    return StoreContext("digi", facts, ServerOptions(**options), {"lernmi": number})
-
-
-def wanted_user(facts: RedisFacts = VALKEY_9, **options: Any) -> AclUser:
-    user = PROVISIONER.desired([app(**options)], context(facts, 0 if options.get("isolation") == "prefix" else 3))[0]
-    assert isinstance(user, AclUser)
-    return user
-
-
-def sent(want: AclUser, facts: RedisFacts) -> str:
-    """The rule that would be sent for a user, as a line of ACL LIST with the password in it."""
-    [change] = diff([want], [])
-    [statement] = PROVISIONER.statements(change, context(facts))
-    return statement.text.replace("ACL SETUSER", "user").replace("$user_sha256", DIGEST)
-
+from tests.unit.redis.apps import DIGEST, HELD, app, context, sent, wanted_user
 
 # --- options ---
 

@@ -10,10 +10,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from multidb.document import moment
-from multidb.errors import UsageError
 from multidb.secrets import Secret, SecretRef
 from multidb.state import ProjectState
 
@@ -83,17 +82,11 @@ def admin_changes(state: ProjectState) -> dict[str, AdminChange]:
     Raises:
         UsageError: the state cannot be understood.
     """
-    try:
-        return {
-            server: AdminChange(server, entry["store"], AdminPhase(entry["phase"]), moment(entry["since"]))
-            for server, entry in state.read(_SECTION).items()
-        }
-    except ValueError:
-        raise UsageError(
-            "what it says of rotations of admins' passwords cannot be read",
-            where=str(state.folder / "state.json"),
-            hint="restore the file from a copy, or use the multidb that wrote it",
-        ) from None
+
+    def read(server: str, entry: Mapping[str, Any]) -> AdminChange:
+        return AdminChange(server, entry["store"], AdminPhase(entry["phase"]), moment(entry["since"]))
+
+    return state.entries(_SECTION, "rotations of admins' passwords", read)
 
 
 def record_admin_change(state: ProjectState, change: AdminChange) -> None:

@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from typing import Any
 
 from multidb.document import moment
-from multidb.errors import UsageError
 from multidb.model import Alternates
 from multidb.secrets import Alternate
 from multidb.state import ProjectState
@@ -79,26 +79,23 @@ def alternations(state: ProjectState) -> dict[tuple[str, str], Alternation]:
     Raises:
         UsageError: the state cannot be understood.
     """
-    try:
-        return {
-            (app, store): Alternation(
-                app,
-                store,
-                Alternate(entry["current"]),
-                RotationPhase(entry["phase"]),
-                moment(entry["since"]),
-                {Alternate(of): moment(when) for of, when in entry["issued"].items()},
-                {Alternate(of): serial for of, serial in entry.get("serials", {}).items()},
-            )
-            for app, stores in state.read(_SECTION).items()
-            for store, entry in stores.items()
-        }
-    except ValueError:
-        raise UsageError(
-            "what it says of rotations cannot be read",
-            where=str(state.folder / "state.json"),
-            hint="restore the file from a copy, or use the multidb that wrote it",
-        ) from None
+    of_apps = state.entries(_SECTION, "rotations", _of_app)
+    return {(app, store): entry for app, entries in of_apps.items() for store, entry in entries.items()}
+
+
+def _of_app(app: str, stores: Mapping[str, Any]) -> dict[str, Alternation]:
+    return {
+        store: Alternation(
+            app,
+            store,
+            Alternate(entry["current"]),
+            RotationPhase(entry["phase"]),
+            moment(entry["since"]),
+            {Alternate(of): moment(when) for of, when in entry["issued"].items()},
+            {Alternate(of): serial for of, serial in entry.get("serials", {}).items()},
+        )
+        for store, entry in stores.items()
+    }
 
 
 def alternates_on(state: ProjectState, store: str) -> dict[str, Alternates]:

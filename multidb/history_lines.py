@@ -20,7 +20,7 @@ from multidb.concurrency import side_by_side
 from multidb.document import Unreadable, digest, parse
 from multidb.errors import UsageError
 from multidb.state import ProjectState
-from multidb.state_file import StateFile, until_written
+from multidb.state_file import StateFile, numbered, until_written, write_new
 from multidb.state_store import StateStore
 from multidb.validation import Count, Document, Sha256, validated
 
@@ -145,7 +145,7 @@ class FolderLines:
 
     def set_aside(self, name: str) -> str:
         with self._state.turn("history"):
-            aside = next(name for name in _names(name) if not (self._state.folder / name).exists())
+            aside = next(name for name in numbered(name) if not (self._state.folder / name).exists())
             try:
                 self._head.parent.rename(self._state.folder / aside)
             except OSError as error:
@@ -184,16 +184,13 @@ class SharedLines:
 
     def set_aside(self, name: str) -> str:
         head = self._store.read_file(HEAD)
-        aside = next(name for name in _names(name) if self._put_new(f"{name}/head.json", head.text or ""))
+        aside = next(name for name in numbered(name) if write_new(self._store, f"{name}/head.json", head.text or ""))
         segment = 0
         while (kept := self._store.read_file(_segment(segment := segment + 1))).text is not None:
-            self._put_new(_segment(segment, aside), kept.text)
+            write_new(self._store, _segment(segment, aside), kept.text)
             self._store.write_file(_segment(segment), "", kept.version)
         self._store.write_file(HEAD, "", head.version)
         return aside
-
-    def _put_new(self, name: str, text: str) -> bool:
-        return self._store.write_file(name, text, None)
 
     def _added(self, entry: Mapping[str, Any]) -> bool:
         head = self.head()
@@ -220,12 +217,6 @@ def _newer(text: str | None, after: HistoryHead) -> str | None:
 
 def _segment(number: int, folder: str = "history") -> str:
     return f"{folder}/runs.jsonl" if number == 1 else f"{folder}/runs-{number:06}.jsonl"
-
-
-def _names(name: str) -> Iterator[str]:
-    """The name, and more that are alike."""
-    yield name
-    yield from (f"{name}-{number}" for number in range(2, 10_000))
 
 
 def _lines(text: str) -> list[bytes]:

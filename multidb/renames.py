@@ -6,14 +6,13 @@ were done stand in ``renamed``, so that what was made under an earlier name stay
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
-from typing import Final
+from typing import Any, Final
 
 from multidb.document import moment
-from multidb.errors import UsageError
 from multidb.state import ProjectState
 
 __all__ = [
@@ -94,17 +93,11 @@ def renames(state: ProjectState) -> dict[str, Rename]:
     Raises:
         UsageError: the state cannot be understood.
     """
-    try:
-        return {
-            old: Rename(old, note["to"], RenamePhase(note["phase"]), moment(note["since"]), note["final_set"])
-            for old, note in state.read(_UNDER_WAY).items()
-        }
-    except ValueError:
-        raise UsageError(
-            "what it says of renames cannot be read",
-            where=state.store.title,
-            hint="restore the file from a copy, or use the multidb that wrote it",
-        ) from None
+
+    def read(old: str, entry: Mapping[str, Any]) -> Rename:
+        return Rename(old, entry["to"], RenamePhase(entry["phase"]), moment(entry["since"]), entry["final_set"])
+
+    return state.entries(_UNDER_WAY, "renames", read)
 
 
 def rename_of(state: ProjectState, app: str) -> Rename | None:

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Final, Protocol, TypeVar
 
 from multidb import files
 from multidb.document import Unreadable, parse
@@ -33,6 +33,8 @@ from multidb.state_folder import MACHINE, FolderStateStore
 from multidb.state_store import Kept, StateStore, identified, refuse_moved
 
 __all__ = ["FILE", "Cipher", "FileSecretStore", "ProjectState", "SeenSecrets", "holder", "secrets_of", "secrets_text"]
+
+T = TypeVar("T")
 
 FILE: Final = "file"
 """The kind of secret store that a project has where its manifest names none."""
@@ -233,6 +235,25 @@ class ProjectState:
             StateUnavailable: it is kept elsewhere, and that cannot be reached.
         """
         return self._of(section).read(section)
+
+    def entries(self, section: str, of: str, read: Callable[[str, Any], T]) -> dict[str, T]:
+        """The entries of a section by their names, each as `read` (name, entry) makes it.
+
+        Args:
+            of: what they are of, for people: ``renames``.
+            read: raises `ValueError` for an entry that has the section's shape and cannot be understood all the same.
+
+        Raises:
+            UsageError: one cannot be understood; and as `read`.
+        """
+        try:
+            return {name: read(name, entry) for name, entry in self.read(section).items()}
+        except ValueError:
+            raise UsageError(
+                f"what it says of {of} cannot be read",
+                where=self.store.title,
+                hint="restore the file from a copy, or use the multidb that wrote it",
+            ) from None
 
     def refresh(self) -> None:
         """Has the next reader see what other runs have written until now."""

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 from multidb.errors import Locked
 from multidb.state_store import TURN, StateStore
 
-__all__ = ["StateFile", "until_written"]
+__all__ = ["StateFile", "numbered", "until_written", "write_new"]
 
 _PAUSES: Final = (0.01, 0.2)  # seconds between two tries to write what others write too, at least and at most
 
@@ -35,6 +35,17 @@ def until_written(write: Callable[[], bool], where: str, done: str) -> None:
                 hint="wait for them to end, then run the command again",
             )
         time.sleep(random.uniform(*_PAUSES))  # noqa: S311 - so that two do not meet again
+
+
+def write_new(store: StateStore, name: str, text: str) -> bool:
+    """Writes a text where there is none. Whether it has: nothing is put in the place of another."""
+    return store.write_file(name, text, None)
+
+
+def numbered(name: str) -> Iterator[str]:
+    """The name, and more that are alike: for what is set aside where another of its name was before."""
+    yield name
+    yield from (f"{name}-{number}" for number in range(2, 10_000))
 
 
 class StateFile:
@@ -78,18 +89,13 @@ class StateFile:
 
         until_written(write, self.title, "written it")
 
-    def put_aside(self, name: str) -> str:
+    def set_aside(self, name: str) -> str:
         """Puts the text under another name, or that with a number where it is taken, and nothing in its place.
 
         Returns:
             The name.
         """
         kept = self._store.read_file(self.name)
-        aside = next(
-            name for name in (f"{name}{number or ''}" for number in range(10_000)) if self._new(name, kept.text or "")
-        )
+        aside = next(free for free in numbered(name) if write_new(self._store, free, kept.text or ""))
         self._store.write_file(self.name, "", kept.version)
         return aside
-
-    def _new(self, name: str, text: str) -> bool:
-        return self._store.write_file(name, text, None)

@@ -13,7 +13,6 @@ from enum import StrEnum
 from typing import Any, Final, Self
 
 from multidb.document import moment
-from multidb.errors import UsageError
 from multidb.manifest import Removed
 from multidb.state import ProjectState
 
@@ -124,14 +123,7 @@ def tombstones(state: ProjectState) -> dict[str, Tombstone]:
     Raises:
         UsageError: the state cannot be understood.
     """
-    try:
-        return {app: Tombstone.read(app, document) for app, document in state.read(_SECTION).items()}
-    except ValueError:
-        raise UsageError(
-            "what it says of removed apps cannot be read",
-            where=state.store.title,
-            hint="restore the file from a copy, or use the multidb that wrote it",
-        ) from None
+    return state.entries(_SECTION, "removed apps", Tombstone.read)
 
 
 def write_tombstone(state: ProjectState, tombstone: Tombstone) -> None:

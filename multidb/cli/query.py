@@ -23,10 +23,10 @@ from multidb.manifest import app_id
 from multidb.model import Question, listed
 from multidb.provisioners import LANGUAGES
 from multidb.query.arrow import DuckDbWriter, ParquetWriter
-from multidb.query.asking import AppResult, AppStatus, Asked, exit_code, querying_of
+from multidb.query.execution import AppResult, AppStatus, QueryRequest, exit_code, querying_of
+from multidb.query.row_writers import CsvWriter, JsonLinesWriter, RowWriter
 from multidb.query.run import HeldAnswer, Written, held, written
 from multidb.query.values import APP, json_value, text_value
-from multidb.query.writing import CsvWriter, JsonLinesWriter, RowWriter
 
 P = ParamSpec("P")
 
@@ -140,14 +140,14 @@ def query(  # noqa: PLR0913 (an option is an argument)
     form = QueryForm(run.form) if not run.json else QueryForm.JSON
     _require_fitting(form, limit, into, table)
     fleet = run.fleet(run.output)
-    asked = Asked(
+    request = QueryRequest(
         store, Question(tuple(words), _seconds(timeout)), _chosen(fleet, store, apps, label), limit or None, connections
     )
     with (
-        _writer(run.output, fleet, asked, form, into, table) as writer,
-        run.recorded(fleet.state, asked.apps) as record,
+        _writer(run.output, fleet, request, form, into, table) as writer,
+        run.recorded(fleet.state, request.apps) as record,
     ):
-        return _Run(run.output, fleet, asked, record).done(writer)
+        return _Run(run.output, fleet, request, record).done(writer)
 
 
 def _require_fitting(form: QueryForm, limit: int, into: Path | None, table: str | None) -> None:
@@ -192,12 +192,12 @@ def _label(text: str) -> tuple[str, str]:
 
 @contextmanager
 def _writer(
-    output: Output, fleet: Fleet, asked: Asked, form: QueryForm, into: Path | None, table: str | None
+    output: Output, fleet: Fleet, request: QueryRequest, form: QueryForm, into: Path | None, table: str | None
 ) -> Iterator[RowWriter | None]:
     """Where the rows are written; None: they are held and shown."""
     writer: RowWriter | None = None
     if into is not None:
-        writer = DuckDbWriter(into, table, fleet.project.name, asked.store, asked.question)
+        writer = DuckDbWriter(into, table, fleet.project.name, request.store, request.question)
     elif form is QueryForm.PARQUET:
         writer = ParquetWriter(sys.stdout.buffer)
     elif form is not QueryForm.TEXT and form is not QueryForm.JSON:
@@ -221,9 +221,9 @@ class _Cleaned:
 class _Answers:
     """What came of a question, put into words."""
 
-    def __init__(self, output: Output, asked: Asked, results: Sequence[AppResult]) -> None:
+    def __init__(self, output: Output, request: QueryRequest, results: Sequence[AppResult]) -> None:
         self._output = output
-        self._asked = asked
+        self._request = request
         self._results = results
 
     def show(self, answers: Sequence[HeldAnswer]) -> None:
@@ -256,10 +256,8 @@ class _Answers:
         return lines
 
     def _limited(self) -> Mapping[str, list[str]]:
-        apps = [result.app for result in self._results if result.limited]
-        return (
-            {f"more than {self._asked.limit} rows, of which these are the first; all: --limit 0": apps} if apps else {}
-        )
+        apps, limit = [result.app for result in self._results if result.limited], self._request.limit
+        return {f"more than {limit} rows, of which these are the first; all: --limit 0": apps} if apps else {}
 
     def _failures(self) -> Mapping[str, list[str]]:
         lines: dict[str, list[str]] = {}
@@ -279,22 +277,24 @@ def _cells(answer: HeldAnswer, row: Sequence[Any]) -> list[str]:
 class _Run:
     """One question, asked and told."""
 
-    def __init__(self, output: Output, fleet: Fleet, asked: Asked, record: RunRecord) -> None:
+    def __init__(self, output: Output, fleet: Fleet, request: QueryRequest, record: RunRecord) -> None:
         self._output = output
         self._fleet = fleet
-        self._asked = asked
+        self._request = request
         self._record = record
 
     def done(self, writer: RowWriter | None) -> int:
         """Asks, and gives the exit code."""
-        self._record.add("read", "query", printable(" ".join(self._asked.question.words), _RECORDED))
+        self._record.add("read", "query", printable(" ".join(self._request.question.words), _RECORDED))
         if writer is None:
             with self._output.working():
-                answers = held(self._fleet, self._asked)
-            return self._show_held(answers, _Answers(self._output, self._asked, [answer.result for answer in answers]))
+                answers = held(self._fleet, self._request)
+            return self._show_held(
+                answers, _Answers(self._output, self._request, [answer.result for answer in answers])
+            )
         on_terminal = sys.stdout.isatty() and not isinstance(writer, DuckDbWriter)
         with nullcontext() if on_terminal else self._output.working():
-            result = written(self._fleet, self._asked, writer)
+            result = written(self._fleet, self._request, writer)
         return self._show_written(result, writer)
 
     def _show_held(self, answers: Sequence[HeldAnswer], summary: _Answers) -> int:
@@ -317,7 +317,7 @@ class _Run:
         for name, kinds in (result.shape.mixed if result.shape is not None else {}).items():
             types = listed([f"{kind} in {app}" for kind, app in kinds.items()], _MOST_NAMED)
             self._output.note(f"{printable(name)} is text, as apps have it of different types: {types}", style="yellow")
-        _Answers(self._output, self._asked, result.results).say(self._output.note)
+        _Answers(self._output, self._request, result.results).say(self._output.note)
         return code
 
     def _judged(self, results: Sequence[AppResult]) -> int:
@@ -328,9 +328,9 @@ class _Run:
     def _document(self, answers: Sequence[Mapping[str, Any]], table: str | None = None) -> Mapping[str, Any]:
         return {
             "project": self._fleet.project.name,
-            "store": self._asked.store,
-            "question": list(self._asked.question.words),
-            "limit": self._asked.limit,
+            "store": self._request.store,
+            "question": list(self._request.question.words),
+            "limit": self._request.limit,
             "answers": answers,
             "table": table,
         }

@@ -14,7 +14,7 @@ from typing import IO, TYPE_CHECKING, Any, Final
 from multidb.distribution import add_command
 from multidb.errors import TargetError, UsageError
 from multidb.model import Batch, Column, ColumnType, Question
-from multidb.query.asking import AppResult
+from multidb.query.execution import AppResult
 from multidb.query.tables import Fitting, TableShape
 from multidb.query.values import APP
 

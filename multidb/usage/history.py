@@ -70,7 +70,7 @@ class History:
             return _parsed(self._file.read()), ""
         except (ValueError, MultidbError) as wrong:
             try:
-                return [], self._put_aside()
+                return [], self._set_aside()
             except MultidbError as error:  # nothing can be written there now
                 return [], f"{wrong if isinstance(wrong, MultidbError) else error}; growth is not told"
 
@@ -103,13 +103,13 @@ class History:
         try:
             self._file.change(changed)
         except (ValueError, UsageError):
-            self._put_aside()
+            self._set_aside()
             self._file.change(changed)
 
-    def _put_aside(self) -> str:
+    def _set_aside(self) -> str:
         """Puts a damaged file under another name; says so."""
         if self._state.is_shared:
-            aside = self._file.put_aside(f"{_NAME}.damaged")
+            aside = self._file.set_aside(f"{_NAME}.damaged")
         else:  # it may hold what is no text
             path = self._state.folder / _NAME
             free = _free(path.with_name(f"{_NAME}.damaged"))

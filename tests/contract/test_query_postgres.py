@@ -23,9 +23,9 @@ from multidb.provisioners import provisioner
 from multidb.provisioners.postgres.provision.logins import logins
 from multidb.provisioners.postgres.provision.options import AppOptions, ServerOptions
 from multidb.query.arrow import DuckDbWriter, ParquetWriter
-from multidb.query.asking import AppColumns, AppResult, AppRows, AppStatus, Asked, Asking, exit_code
+from multidb.query.execution import AppColumns, AppResult, AppRows, AppStatus, QueryExecution, QueryRequest, exit_code
+from multidb.query.row_writers import CsvWriter, JsonLinesWriter
 from multidb.query.run import HeldAnswer, held, written
-from multidb.query.writing import CsvWriter, JsonLinesWriter
 from multidb.state import ProjectState
 from tests.support.case import RealServer
 from tests.support.given_runtime import GivenRuntime
@@ -73,8 +73,8 @@ class Place:
             for statement in statements:
                 connection.execute(statement.encode())
 
-    def asked(self, text: str, *, limit: int | None = 1000, timeout: float | None = 60, **more: Any) -> Asked:
-        return Asked("postgres", Question((text,), timeout), APPS, limit, **more)
+    def asked(self, text: str, *, limit: int | None = 1000, timeout: float | None = 60, **more: Any) -> QueryRequest:
+        return QueryRequest("postgres", Question((text,), timeout), APPS, limit, **more)
 
     def ask(self, text: str, **options: Any) -> dict[str, HeldAnswer]:
         return {answer.result.app: answer for answer in held(self.fleet, self.asked(text, **options))}
@@ -256,8 +256,8 @@ def test_no_more_connections_are_open_than_were_allowed(place: Place) -> None:
 
 
 def test_rows_that_came_before_a_session_was_ended_are_incomplete(place: Place) -> None:
-    asking = Asking(
-        place.fleet, Asked("postgres", Question(("SELECT * FROM generate_series(1, 100000000)",)), ("ann",))
+    asking = QueryExecution(
+        place.fleet, QueryRequest("postgres", Question(("SELECT * FROM generate_series(1, 100000000)",)), ("ann",))
     )
     result: AppResult | None = None
     begun = False
@@ -275,7 +275,7 @@ def test_rows_that_came_before_a_session_was_ended_are_incomplete(place: Place) 
 
 
 def test_who_leaves_early_leaves_nothing_running(place: Place) -> None:
-    asking = Asking(
+    asking = QueryExecution(
         place.fleet, place.asked("SELECT pg_sleep(0.001), i FROM generate_series(1, 100000000) i", limit=None)
     )
     with closing(asking.events()) as events:

@@ -21,7 +21,7 @@ from multidb.provisioners.redis.driver.query import reader
 from multidb.provisioners.redis.driver.wire import as_app
 from multidb.provisioners.redis.provision.options import AppOptions as RedisOptions
 from multidb.provisioners.redis.provision.readers import is_reader_name, reader_name
-from multidb.query.asking import AppStatus, Asked, exit_code, querying_of
+from multidb.query.execution import AppStatus, QueryRequest, exit_code, querying_of
 from multidb.query.run import HeldAnswer, held
 from multidb.secrets import Secret
 from multidb.state import ProjectState
@@ -53,7 +53,7 @@ class Place:
 
     def ask(self, *words: str, timeout: float | None = 30) -> dict[str, HeldAnswer]:
         querying_of(self.store).check(words)
-        asked = Asked(self.store, Question(words, timeout), tuple(self.fleet.project.apps), 1000)
+        asked = QueryRequest(self.store, Question(words, timeout), tuple(self.fleet.project.apps), 1000)
         return {answer.result.app: answer for answer in held(self.fleet, asked)}
 
     def holes(self) -> list[str]:
@@ -170,7 +170,7 @@ def test_where_the_admin_is_not_let_in_nobody_can_read_only(valkey: Place, tmp_p
     object.__setattr__(valkey.real, "admin", Secret("another password than that"))
     fleet = Fleet(valkey.fleet.project, valkey.fleet.state, runtime=GivenRuntime(valkey.real), command="test")
     try:
-        answers = held(fleet, Asked("redis", Question(("GET", "ann:a"), 5), ("ann", "bob")))
+        answers = held(fleet, QueryRequest("redis", Question(("GET", "ann:a"), 5), ("ann", "bob")))
     finally:
         object.__setattr__(valkey.real, "admin", valkey_admin)
     assert {type(answer.result.error) for answer in answers} == {NotAllowed}

@@ -98,9 +98,9 @@ def test_of_changes_at_the_same_time_none_is_lost(place: Place) -> None:  # noqa
     assert file.read() == "16"
     file.change(lambda _: None)
     assert file.read() == "16"
-    assert file.put_aside("usage.jsonl.damaged") == "usage.jsonl.damaged"
+    assert file.set_aside("usage.jsonl.damaged") == "usage.jsonl.damaged"
     file.change(lambda _: "17")
-    assert file.put_aside("usage.jsonl.damaged") == "usage.jsonl.damaged1"
+    assert file.set_aside("usage.jsonl.damaged") == "usage.jsonl.damaged-2"
     assert file.read() == ""
     assert place.open().read_file("usage.jsonl.damaged").text == "16"
 

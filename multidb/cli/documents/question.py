@@ -6,7 +6,7 @@ from typing import Any
 
 from multidb.cli.documents.envelope import AppId, DocumentPart, ErrorDocument, ResultDocument, ServerName, StoreName
 from multidb.model import ColumnType
-from multidb.query.asking import AppStatus
+from multidb.query.execution import AppStatus
 
 __all__ = ["AppAnswerDocument", "ColumnDocument", "QuestionDocument"]
 

@@ -9,9 +9,9 @@ import pytest
 
 from multidb.errors import MultidbError, ServerDown, ServerError, UsageError
 from multidb.model import Column, ColumnType
-from multidb.query.asking import AppResult, AppStatus, exit_code
+from multidb.query.execution import AppResult, AppStatus, exit_code
+from multidb.query.row_writers import CsvWriter
 from multidb.query.tables import Fitting, TableShape, union_of
-from multidb.query.writing import CsvWriter
 
 INTEGER, TEXT = ColumnType.INTEGER, ColumnType.TEXT
 

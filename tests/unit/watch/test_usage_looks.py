@@ -144,7 +144,7 @@ def test_one_look_larger_than_the_file_may_be_is_kept(state: ProjectState) -> No
 def test_a_damaged_history_is_moved_aside_with_a_note(open_shop: OpenShop, damage: bytes) -> None:
     engine = open_shop(["ann"])
     path = engine.state.folder / "usage.jsonl"
-    for aside in ("usage.jsonl.damaged", "usage.jsonl.damaged1"):
+    for aside in ("usage.jsonl.damaged", "usage.jsonl.damaged-2"):
         path.write_bytes(Look(NOW, {}).line().encode() + b"\n" + damage)
         report = seen(engine)
         assert aside in report.notes[0]

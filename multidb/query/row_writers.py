@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from multidb.model import Batch, Column
-from multidb.query.asking import AppResult
+from multidb.query.execution import AppResult
 from multidb.query.tables import Fitting, TableShape
 from multidb.query.values import APP, json_value
 

@@ -33,7 +33,17 @@ from multidb.provisioners import known_stores, provisioner
 from multidb.query.values import distinct
 from multidb.secrets import redact
 
-__all__ = ["AppColumns", "AppResult", "AppRows", "AppStatus", "Asked", "Asking", "Event", "exit_code", "querying_of"]
+__all__ = [
+    "AppColumns",
+    "AppResult",
+    "AppRows",
+    "AppStatus",
+    "Event",
+    "QueryExecution",
+    "QueryRequest",
+    "exit_code",
+    "querying_of",
+]
 
 _BATCHES: Final = 8  # that wait to be written
 _GLANCE: Final = 0.2  # seconds between two looks whether somebody still waits
@@ -92,7 +102,7 @@ Event: TypeAlias = AppColumns | AppRows | AppResult
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class QueryRequest:
     """What is asked, and of whom.
 
     Args:
@@ -132,17 +142,17 @@ def exit_code(results: Sequence[AppResult]) -> int:
     return 4 if asked and len(unreachable) == len(asked) else 1
 
 
-class Asking:
+class QueryExecution:
     """One question to many apps.
 
     Args:
         fleet: the project's servers.
     """
 
-    def __init__(self, fleet: Fleet, asked: Asked) -> None:
+    def __init__(self, fleet: Fleet, request: QueryRequest) -> None:
         self._fleet = fleet
-        self._asked = asked
-        self._querying = querying_of(asked.store)
+        self._request = request
+        self._querying = querying_of(request.store)
         self._closed = closures(fleet.state)
         self._events: queue.Queue[Event | None] = queue.Queue(_BATCHES)
         self._failure: list[BaseException] = []
@@ -157,7 +167,7 @@ class Asking:
             while (event := self._events.get()) is not None:
                 yield event
         finally:
-            self._asked.question.cancelled.set()
+            self._request.question.cancelled.set()
             asker.join()
         if self._failure:
             raise self._failure[0]
@@ -177,7 +187,7 @@ class Asking:
         def described_by(tenant: Tenant) -> None:
             began = time.monotonic()
             try:
-                described[tenant.app.id] = distinct(describe(tenant, self._asked.question))
+                described[tenant.app.id] = distinct(describe(tenant, self._request.question))
             except Exception as failure:
                 status = AppStatus.MISSING if isinstance(failure, Missing) else AppStatus.FAILED
                 error, seconds = _explained(failure, tenant), time.monotonic() - began
@@ -201,7 +211,7 @@ class Asking:
 
         def on_server(server: Server) -> None:
             context = self._fleet.recorded_context(server)
-            tenants, never_made = self._fleet.tenants_of(server, context, self._asked.scope)
+            tenants, never_made = self._fleet.tenants_of(server, context, self._request.scope)
             for app, error in never_made.items():
                 tell(AppResult(app, server.name, AppStatus.FAILED, error=error))
             for tenant in tenants:
@@ -209,16 +219,16 @@ class Asking:
                     closed = NotAllowed(closure.why, where=f"app {tenant.app.id}", hint=closure.way_on)
                     tell(AppResult(tenant.app.id, server.name, AppStatus.FAILED, error=closed))
             open_ones = [tenant for tenant in tenants if tenant.app.id not in self._closed]
-            side_by_side(ask, open_ones, at_once=self._asked.at_once)
+            side_by_side(ask, open_ones, at_once=self._request.at_once)
 
-        for answer in self._fleet.on_servers(self._asked.scope, on_server):
+        for answer in self._fleet.on_servers(self._request.scope, on_server):
             if answer.error is not None or answer.skipped:
                 status = AppStatus.SKIPPED if answer.skipped else AppStatus.FAILED
                 for app in answer.app_ids:
                     tell(AppResult(app, answer.name, status, error=answer.error, skipped=answer.skipped))
 
     def _ask(self, tenant: Tenant) -> None:
-        began, taken = time.monotonic(), _Taken(self._asked.limit)
+        began, taken = time.monotonic(), _Taken(self._request.limit)
         status = AppStatus.ANSWERED
         error: MultidbError | None = None
         try:
@@ -232,7 +242,7 @@ class Asking:
 
     def _take(self, tenant: Tenant, taken: _Taken) -> None:
         """Has the app's rows written, as many as are wanted."""
-        app, question = tenant.app.id, self._asked.question
+        app, question = tenant.app.id, self._request.question
         with ExitStack() as stack:
             if self._querying.reader is not None:
                 admin = self._fleet.runtime.admin(tenant.server)
@@ -247,7 +257,7 @@ class Asking:
 
     def _put(self, event: Event | None) -> None:
         """Waits for room; nothing once nobody reads any more."""
-        while not self._asked.question.cancelled.is_set():
+        while not self._request.question.cancelled.is_set():
             try:
                 self._events.put(event, timeout=_GLANCE)
             except queue.Full:

@@ -64,9 +64,11 @@ def audit(fleet: Fleet, scope: Scope | None = None, *, seed: int | None = None, 
     started = datetime.now(UTC)
     drawn = started.toordinal() if seed is None else seed
     servers = [_audited(answer) for answer in fleet.ask(scope, _reading(fleet, scope), "reading catalogs")]
-    cast = _Cast.of(fleet, scope)
-    pairs = {store: choose(tuple(cast.tenants[store]), drawn, scope.apps, most) for store in cast.tenants}
-    attack = _Attack(cast, pairs, closures(fleet.state), fleet.progress)
+    participants = _Participants.of(fleet, scope)
+    pairs = {
+        store: choose(tuple(participants.tenants[store]), drawn, scope.apps, most) for store in participants.tenants
+    }
+    attack = _Attack(participants, pairs, closures(fleet.state), fleet.progress)
     attempts = side_by_side(attack.attempt, attack.attempts, at_once=_ATTACKERS_AT_ONCE)
     return Audit(
         project=fleet.project.name,
@@ -74,7 +76,7 @@ def audit(fleet: Fleet, scope: Scope | None = None, *, seed: int | None = None, 
         pairs=pairs,
         tried=tuple(tried for attempt in attempts for tried in attempt.tried),
         servers=tuple(servers),
-        untried=(*cast.never_made, *(gap for attempt in attempts for gap in attack.untried(attempt))),
+        untried=(*participants.never_made, *(gap for attempt in attempts for gap in attack.untried(attempt))),
         refusals={
             (attempt.attacker.app.id, attempt.attacker.server.store): attempt.error
             for attempt in attempts
@@ -157,7 +159,7 @@ def _without_others(search: Search, others: set[str]) -> Search:
 
 
 @dataclass(frozen=True, slots=True)
-class _Cast:
+class _Participants:
     """Everybody who can take part, by store and app, the promise that each was given, and who has nothing yet."""
 
     tenants: Mapping[str, Mapping[str, Tenant]]
@@ -166,7 +168,7 @@ class _Cast:
     former: Mapping[tuple[str, str], Tenant]  # with the credentials of before the last rotation
 
     @classmethod
-    def of(cls, fleet: Fleet, scope: Scope) -> _Cast:
+    def of(cls, fleet: Fleet, scope: Scope) -> _Participants:
         """From every server that let the admin in: what is promised there is computed from what the server is."""
         everyone = Scope(stores=scope.stores)
         tenants: dict[str, dict[str, Tenant]] = {}
@@ -235,9 +237,9 @@ class _Attack:
     """Every attempt of one audit, and which servers have turned out to answer nobody."""
 
     def __init__(
-        self, cast: _Cast, pairs: Mapping[str, Pairs], closed: Mapping[str, Closure], progress: Progress
+        self, participants: _Participants, pairs: Mapping[str, Pairs], closed: Mapping[str, Closure], progress: Progress
     ) -> None:
-        self._cast = cast
+        self._participants = participants
         self._closed = closed
         self._progress = progress
         self._guard = threading.Lock()
@@ -245,7 +247,7 @@ class _Attack:
         self._done = 0
         self.attempts: Sequence[_Attempt] = [
             _Attempt(tenants[attacker], tuple(tenants[victim] for victim in victims))
-            for store, tenants in cast.tenants.items()
+            for store, tenants in participants.tenants.items()
             for attacker, victims in pairs[store].victims.items()
         ]
 
@@ -262,8 +264,8 @@ class _Attack:
         tried: list[Tried] = []
         error: MultidbError | None = None
         try:
-            if (former := self._cast.former.get((attacker.app.id, server.store))) is not None:
-                promise = self._cast.promised[attacker.app.id, server.store]
+            if (former := self._participants.former.get((attacker.app.id, server.store))) is not None:
+                promise = self._participants.promised[attacker.app.id, server.store]
                 tried.append(Tried(server.store, server.name, _with_former(former, promise)))
             for probe in store.probe(attacker, planned.victims) if store.probe else ():
                 tried.append(Tried(server.store, server.name, probe))  # noqa: PERF401 - what came before an error stays
@@ -286,6 +288,6 @@ class _Attack:
         reached = {act.probe.target for act in made.tried}
         for victim in made.victims:
             name = victim.app.id
-            if name not in reached and self._cast.promised[name, store] is not Isolation.NAMING_ONLY:
+            if name not in reached and self._participants.promised[name, store] is not Isolation.NAMING_ONLY:
                 why = redact(made.error.sentence(where=False)) if made.error else "no probe was made"
                 yield Untried(store, attacker, name, why)

@@ -336,11 +336,11 @@ def test_replacing_keeps_the_apps_doors_and_ends_its_sessions(site: Site) -> Non
 
 
 def test_interrupted_anywhere_an_exchange_is_before_or_after(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    from multidb.provisioners.postgres.driver.connection import Wire
+    from multidb.provisioners.postgres.driver.connection import Connection
 
     app = site.app()
     site.apply([app])
-    send, made = Wire.send, "CREATE TABLE IF NOT EXISTS version AS SELECT '{}' AS v"
+    send, made = Connection.send, "CREATE TABLE IF NOT EXISTS version AS SELECT '{}' AS v"
     given = f"ALTER TABLE version OWNER TO {app.id}_owner"
     site.served.sql(made.format("old"), given, database=app.id)
     for stop in range(1, 30):
@@ -350,19 +350,19 @@ def test_interrupted_anywhere_an_exchange_is_before_or_after(site: Site, monkeyp
         site.served.sql(made.format("new"), given, database=place.name)
         left = iter(range(stop))
 
-        def cut(self: Wire, text: str, left: Iterator[int] = left, **options: Any) -> Any:
+        def cut(self: Connection, text: str, left: Iterator[int] = left, **options: Any) -> Any:
             if next(left, None) is None:
                 raise KeyboardInterrupt  # and nothing is sent any more, as after kill -9
             return send(self, text, **options)
 
         with archive(site) as (opened, context):
-            monkeypatch.setattr(Wire, "send", cut)
+            monkeypatch.setattr(Connection, "send", cut)
             finished = True
             try:
                 opened.replace(place, context)
             except KeyboardInterrupt:
                 finished = False
-            monkeypatch.setattr(Wire, "send", send)
+            monkeypatch.setattr(Connection, "send", send)
         with archive(site) as (opened, context):
             for there in opened.leftovers(app, context):
                 opened.discard(there)
@@ -503,23 +503,23 @@ def test_a_table_that_does_not_fit_changes_nothing(site: Site, shop: Shop) -> No
 def test_interrupted_anywhere_tables_are_all_old_or_all_new(
     site: Site, shop: Shop, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from multidb.provisioners.postgres.driver.connection import Wire
+    from multidb.provisioners.postgres.driver.connection import Connection
 
-    sql, app, send, made = site.served.sql, shop.app.id, Wire.send, shop.made
+    sql, app, send, made = site.served.sql, shop.app.id, Connection.send, shop.made
     sql("UPDATE customers SET name = 'old'", "UPDATE log_old SET what = 'old'", database=app)
     for stop in range(1, 200, 9):
         left = iter(range(stop))
 
-        def cut(self: Wire, text: str, left: Iterator[int] = left, **options: Any) -> Any:
+        def cut(self: Connection, text: str, left: Iterator[int] = left, **options: Any) -> Any:
             if next(left, None) is None:
                 raise KeyboardInterrupt  # and nothing is sent any more, as after kill -9
             return send(self, text, **options)
 
-        monkeypatch.setattr(Wire, "send", cut)
+        monkeypatch.setattr(Connection, "send", cut)
         with contextlib.suppress(KeyboardInterrupt):
             bring_back(site, shop, "customers", 'Log "x"')
         finished = next(left, None) is not None
-        monkeypatch.setattr(Wire, "send", send)
+        monkeypatch.setattr(Connection, "send", send)
         found = sql("SELECT DISTINCT name = 'old' FROM customers", database=app)
         assert found == sql("SELECT what = 'old' FROM log_old", database=app)
         assert sql(MADE, database=app) == made

@@ -341,7 +341,7 @@ def test_a_server_that_stops_answering_in_the_middle_costs_one_timeout(served: C
 
 
 def test_an_old_server_is_refused(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("multidb.provisioners.postgres.driver.connection.Wire.version", 120022)
+    monkeypatch.setattr("multidb.provisioners.postgres.driver.connection.Connection.version", 120022)
     with pytest.raises(WrongVersion, match="Postgres 12"):
         site.connect()
 

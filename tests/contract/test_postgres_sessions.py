@@ -14,7 +14,7 @@ from multidb.model.health import Status
 from multidb.provisioners.postgres import PROVISIONER
 from multidb.provisioners.postgres.backup import session_settings
 from multidb.provisioners.postgres.backup.session_settings import Powers
-from multidb.provisioners.postgres.driver.connection import SessionOptions, Traffic, Wire
+from multidb.provisioners.postgres.driver.connection import Connection, SessionOptions, Traffic
 from multidb.provisioners.postgres.observe.health import check_health
 from multidb.provisioners.postgres.provision.options import AppOptions
 from multidb.secrets import Secret
@@ -165,8 +165,10 @@ def test_an_apply_that_works_inside_is_not_led_either(site: Site) -> None:
     _spoil(site, app)
     site.served.sql(f"COMMENT ON DATABASE {app.id} IS 'multidb:site/{app.id} unfinished'")
     site.apply([app])
-    with Wire(site.served.server(site.admin), site.served.admin(site.admin), "t", Traffic(), database=app.id) as wire:
-        owner = wire.ask("SELECT pg_get_userbyid(relowner) FROM pg_class WHERE relname = 'theirs'", (), 10)
+    with Connection(
+        site.served.server(site.admin), site.served.admin(site.admin), "t", Traffic(), database=app.id
+    ) as connection:
+        owner = connection.ask("SELECT pg_get_userbyid(relowner) FROM pg_class WHERE relname = 'theirs'", (), 10)
     assert owner == f"{app.id}_owner"
     _clean(site, app)
 
@@ -178,16 +180,18 @@ def test_every_setting_holds_in_every_session(site: Site, database: str) -> None
     _spoil(site, app)
     server, password = site.served.server(site.admin), site.served.admin(site.admin)
     options = SessionOptions(lock_timeout=7)
-    with Wire(server, password, "multidb test", Traffic(), database=database and app.id, options=options) as wire:
-        powers = Powers(wire.version, site.admin == BOSS)
+    with Connection(
+        server, password, "multidb test", Traffic(), database=database and app.id, options=options
+    ) as connection:
+        powers = Powers(connection.version, site.admin == BOSS)
         wanted = session_settings.settings(powers, statement_timeout=0, lock_timeout=7, foreign=bool(database))
-        rows = wire.send("SELECT name, setting FROM pg_settings", 10).rows
+        rows = connection.send("SELECT name, setting FROM pg_settings", 10).rows
         is_set = {str(name): value for name, value in rows}
-        is_set["role"] = wire.ask("SELECT current_setting('role')", (), 10)
+        is_set["role"] = connection.ask("SELECT current_setting('role')", (), 10)
         found = {name: (is_set.get(name) or "").replace(", ", ",") for name in wanted}
         assert found == wanted
-        assert wire.ask("SELECT current_setting('client_encoding')", (), 10) == "UTF8"
-        assert wire.ask("SELECT session_user || ' ' || current_user", (), 10) == f"{site.admin} {site.admin}"
+        assert connection.ask("SELECT current_setting('client_encoding')", (), 10) == "UTF8"
+        assert connection.ask("SELECT session_user || ' ' || current_user", (), 10) == f"{site.admin} {site.admin}"
     _clean(site, app)
 
 
@@ -237,8 +241,10 @@ def test_no_view_of_an_app_is_read_by_the_admin(site: Site) -> None:
     site.served.sql(
         "CREATE VIEW public.shown AS SELECT 1 AS n", "GRANT SELECT ON public.shown TO PUBLIC", database=app.id
     )
-    with Wire(site.served.server(site.admin), site.served.admin(site.admin), "t", Traffic(), database=app.id) as wire:
-        answer = wire.send("SELECT n FROM public.shown", 10)
+    with Connection(
+        site.served.server(site.admin), site.served.admin(site.admin), "t", Traffic(), database=app.id
+    ) as connection:
+        answer = connection.send("SELECT n FROM public.shown", 10)
     assert answer.refusal is not None
     assert "non-system view" in answer.refusal.message
     _clean(site, app)
@@ -256,12 +262,12 @@ def test_a_database_in_another_encoding_is_read_or_refused(site: Site, encoding:
     ) as connection:  # fmt: skip
         connection.pgconn.exec_(raw)
     if site.admin == BOSS:
-        with Wire(site.served.server(BOSS), site.served.admin(BOSS), "t", Traffic(), database=name) as wire:
+        with Connection(site.served.server(BOSS), site.served.admin(BOSS), "t", Traffic(), database=name) as connection:
             if encoding == "LATIN1":
-                assert "café" in wire.ask(names, (), 10)
+                assert "café" in connection.ask(names, (), 10)
             else:
                 with pytest.raises(ServerError, match="invalid byte sequence"):
-                    wire.ask(names, (), 10)
+                    connection.ask(names, (), 10)
     site.served.sql(f"DROP DATABASE {name}")
 
 
@@ -269,16 +275,19 @@ def test_notices_and_answers_without_end_are_not_taken(site: Site) -> None:
     server, password = site.served.server(site.admin, timeout=3), site.served.admin(site.admin)
     notices = "DO $$ BEGIN LOOP RAISE WARNING 'again'; END LOOP; END $$"
     with (
-        Wire(server, password, "t", Traffic()) as wire,
+        Connection(server, password, "t", Traffic()) as connection,
         pytest.raises(ServerError, match="notices, which is not taken"),
     ):
-        wire.send(notices, 60)
-    with Wire(server, password, "t", Traffic()) as wire, pytest.raises(ServerError, match="MiB, which is not taken"):
-        wire.send("SELECT repeat('x', 1000000) FROM generate_series(1, 1000)", 60)
-    with Wire(server, password, "t", Traffic()) as wire:
+        connection.send(notices, 60)
+    with (
+        Connection(server, password, "t", Traffic()) as connection,
+        pytest.raises(ServerError, match="MiB, which is not taken"),
+    ):
+        connection.send("SELECT repeat('x', 1000000) FROM generate_series(1, 1000)", 60)
+    with Connection(server, password, "t", Traffic()) as connection:
         with pytest.raises(ServerError, match="sends 95 MiB in answer"):
-            wire.ask("SELECT repeat('x', 100000000)", (), 60)
-        assert wire.ask("SELECT 1", (), 10) == "1", "the connection goes on"
+            connection.ask("SELECT repeat('x', 100000000)", (), 60)
+        assert connection.ask("SELECT 1", (), 10) == "1", "the connection goes on"
 
 
 def test_an_app_that_trickles_is_left_in_time(site: Site) -> None:
@@ -289,10 +298,10 @@ def test_an_app_that_trickles_is_left_in_time(site: Site) -> None:
     server = site.served.server(site.admin, timeout=1)
     trickle = "DO $$ BEGIN LOOP RAISE WARNING 'again'; PERFORM pg_sleep(0.2); END LOOP; END $$"
     with (
-        Wire(server, password, "t", Traffic(), database=app.id, user=f"{app.id}_user") as wire,
+        Connection(server, password, "t", Traffic(), database=app.id, user=f"{app.id}_user") as connection,
         pytest.raises(ServerSlow),
     ):
-        wire.send(trickle, 1)
+        connection.send(trickle, 1)
     _clean(site, app)
 
 
@@ -342,9 +351,9 @@ def test_a_server_that_is_another_one_by_now_is_met_anew(served: Cluster) -> Non
         assert not session.facts.superuser
     wrong = Server("postgres", "postgres", Endpoint("127.0.0.1", served.port, user=PLATFORM), timeout=3)
     with pytest.raises(AuthenticationFailed):
-        Wire(wrong, Secret("wrong"), "t", Traffic())
+        Connection(wrong, Secret("wrong"), "t", Traffic())
     with pytest.raises((NotAllowed, ServerError)):
-        Wire(site.served.server(PLATFORM), site.served.admin(PLATFORM), "t", Traffic(), database="nowhere")
+        Connection(site.served.server(PLATFORM), site.served.admin(PLATFORM), "t", Traffic(), database="nowhere")
     _clean(site, app)
 
 
@@ -355,7 +364,7 @@ def test_a_name_in_the_search_path_sets_nothing_else(site: Site, white: str) -> 
         pytest.skip("a superuser's session has most to lose")
     name = f"x{white}-c{white}application_name=evil"
     options = SessionOptions(search_path=("public", name), fresh=True)
-    with Wire(site.served.server(BOSS), site.served.admin(BOSS), "t", Traffic(), options=options) as wire:
-        assert wire.ask("SELECT current_setting('application_name')", (), 10) == "t"
-        reset = wire.ask("SELECT reset_val FROM pg_settings WHERE name = 'search_path'", (), 10)
+    with Connection(site.served.server(BOSS), site.served.admin(BOSS), "t", Traffic(), options=options) as connection:
+        assert connection.ask("SELECT current_setting('application_name')", (), 10) == "t"
+        reset = connection.ask("SELECT reset_val FROM pg_settings WHERE name = 'search_path'", (), 10)
         assert reset == f'"public", "{name}"'

@@ -17,8 +17,8 @@ from multidb.provisioners import provisioner
 from multidb.provisioners.qdrant.driver.transport import Http
 from multidb.provisioners.qdrant.provision.options import AppOptions as QdrantOptions
 from multidb.provisioners.qdrant.provision.statements import Call
+from multidb.provisioners.redis.driver.batch_connection import as_app
 from multidb.provisioners.redis.driver.query import reader
-from multidb.provisioners.redis.driver.wire import as_app
 from multidb.provisioners.redis.provision.options import AppOptions as RedisOptions
 from multidb.provisioners.redis.provision.readers import is_reader_name, reader_name
 from multidb.query.execution import AppStatus, QueryRequest, exit_code, querying_of
@@ -75,12 +75,12 @@ def valkey(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         options = RedisOptions(isolation="prefix") if request.param == "prefix" else RedisOptions()
         place = Place("redis", real, tmp_path_factory.mktemp("root"), {"ann": options, "bob": options})
         for tenant in place.tenants():
-            with as_app(tenant) as wire:
+            with as_app(tenant) as connection:
                 own = f"{tenant.app.id}:"
-                wire.ask("SET", f"{own}a", "1")
-                wire.ask("RPUSH", f"{own}list", "x", b"\xff", "y")
+                connection.ask("SET", f"{own}a", "1")
+                connection.ask("RPUSH", f"{own}list", "x", b"\xff", "y")
                 if tenant.app.id == "ann":
-                    wire.ask("SET", f"{own}b", "2")
+                    connection.ask("SET", f"{own}b", "2")
         yield place
 
 
@@ -116,8 +116,8 @@ def test_a_command_that_does_more_than_read_is_refused(valkey: Place, command: s
 
 def test_the_app_itself_may_send_what_a_question_may_not(valkey: Place) -> None:
     """The control."""
-    with as_app(valkey.tenants()[0]) as wire:
-        assert wire.ask("SET", "ann:a", "1") == b"OK"
+    with as_app(valkey.tenants()[0]) as connection:
+        assert connection.ask("SET", "ann:a", "1") == b"OK"
 
 
 def test_no_question_reaches_another_apps_keys(valkey: Place) -> None:
@@ -141,8 +141,8 @@ def test_the_login_that_reads_is_there_for_the_question_alone(valkey: Place) -> 
         assert _users(valkey) == [str(lent.env["REDIS_USER"])]
         assert valkey.holes() == [], "nobody takes it for a stranger"
         assert Engine(valkey.fleet).plan().in_sync, "nor for drift"
-        with as_app(lent) as wire:
-            assert wire.ask("GET", "ann:a") == b"1"
+        with as_app(lent) as connection:
+            assert connection.ask("GET", "ann:a") == b"1"
     assert _users(valkey) == []
 
 

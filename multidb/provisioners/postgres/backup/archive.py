@@ -76,17 +76,17 @@ class PostgresArchive:
         return place_databases.leftovers(self._databases, app)
 
     def measure(self, place: Place) -> Measures:
-        with reading(self._databases, place) as (_, wire):
-            return contents.measures(wire.ask, held(self._databases, place, wire))
+        with reading(self._databases, place) as (_, connection):
+            return contents.measures(connection.ask, held(self._databases, place, connection))
 
     def is_empty(self, place: Place) -> bool:
         """Whether nobody has made a table, a function, a type or a large object there."""
         role = self._databases.owner_of(place)
         with (
             self._databases.delegates.acting(place.app, role, [place.name], reads=True) as delegate,
-            delegate.open(place.name) as wire,
+            delegate.open(place.name) as connection,
         ):
-            return wire.ask(contents.EMPTY) == "t"
+            return connection.ask(contents.EMPTY) == "t"
 
     def restore(self, place: Place, part: Part, reader: ArchiveReader, progress: Progress) -> None:
         restore.restore(self._databases, place, part, reader, progress)
@@ -98,8 +98,8 @@ class PostgresArchive:
         place_databases.require_unbound(self._databases, app)
 
     def find_tables(self, place: Place, names: Sequence[str]) -> Mapping[str, str]:
-        with reading(self._databases, place) as (_, wire):
-            return archive_tables.find(wire, names)
+        with reading(self._databases, place) as (_, connection):
+            return archive_tables.find(connection, names)
 
     def replace_tables(self, new: Place, tables: Sequence[str], part: Part) -> None:
         """Every table with its rows, indexes, constraints, triggers, policies and the sequences that are its own.

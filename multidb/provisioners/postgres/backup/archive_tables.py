@@ -15,7 +15,7 @@ from typing import Any
 from multidb.errors import ArchiveError, Refused, ServerError
 from multidb.model import Measures, listed
 from multidb.provisioners.postgres.backup import contents, storage
-from multidb.provisioners.postgres.driver.connection import Wire
+from multidb.provisioners.postgres.driver.connection import Connection
 from multidb.provisioners.postgres.provision.statements import identifier, literal
 
 __all__ = ["exchange", "find"]
@@ -111,7 +111,7 @@ _SETTINGS = (
 )
 
 
-def find(wire: Wire, names: Sequence[str]) -> dict[str, str]:
+def find(connection: Connection, names: Sequence[str]) -> dict[str, str]:
     """The full name, quoted where it has to be, of each table in `names` that is there. Partitioned ones are tables.
 
     Args:
@@ -121,7 +121,7 @@ def find(wire: Wire, names: Sequence[str]) -> dict[str, str]:
         Refused: a name that means two tables, or a partition.
     """
     paths: dict[str, str] = {}
-    for asked, name, parent in json.loads(wire.ask(_FIND, (json.dumps(list(names), ensure_ascii=False),))):
+    for asked, name, parent in json.loads(connection.ask(_FIND, (json.dumps(list(names), ensure_ascii=False),))):
         if parent is not None:
             raise Refused(f"{name} is a partition", hint=f"restore the whole table: --table {parent}")
         if paths.setdefault(asked, name) != name:
@@ -143,8 +143,8 @@ class _Table:
 
 
 def exchange(
-    source: Wire,
-    target: Wire,
+    source: Connection,
+    target: Connection,
     role: str,
     names: Sequence[str],
     script: Callable[[Sequence[str], str], str],
@@ -218,7 +218,7 @@ def _statistics(statistics: Sequence[Sequence[Any]]) -> Iterator[str]:
             yield f"COMMENT ON STATISTICS {name} IS {literal(comment)}"
 
 
-def _fill(source: Wire, target: Wire, table: _Table, expected: Measures) -> None:
+def _fill(source: Connection, target: Connection, table: _Table, expected: Measures) -> None:
     """Its rows and the positions of its sequences; compared with the set while no row security hides any."""
     if table.rows:
         what = f"{table.name} ({', '.join(table.written)})" if table.written else table.name
@@ -236,7 +236,7 @@ def _fill(source: Wire, target: Wire, table: _Table, expected: Measures) -> None
         _do(target, f"SELECT pg_catalog.setval({literal(sequence)}, {last}, {str(called).lower()})")
 
 
-def _make_again(target: Wire, keys: Sequence[Sequence[Any]], forced: Sequence[str]) -> None:
+def _make_again(target: Connection, keys: Sequence[Sequence[Any]], forced: Sequence[str]) -> None:
     """Foreign keys of other tables. One to a table that hides rows from its owner could not be proved."""
     _do(target, *(f"ALTER TABLE {table} NO FORCE ROW LEVEL SECURITY" for table in forced))
     for table, name, definition, comment in keys:
@@ -246,7 +246,7 @@ def _make_again(target: Wire, keys: Sequence[Sequence[Any]], forced: Sequence[st
     _do(target, *(f"ALTER TABLE {table} FORCE ROW LEVEL SECURITY" for table in forced))
 
 
-def _do(target: Wire, *texts: str) -> None:
+def _do(target: Connection, *texts: str) -> None:
     for text in texts:
         answer = target.send(text, within=_WORK)
         if answer.refusal is not None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from multidb.errors import ServerDown, ServerError, ServerSlow
-from multidb.provisioners.postgres.driver.connection import Wire
+from multidb.provisioners.postgres.driver.connection import Connection
 from multidb.provisioners.postgres.provision import catalog
 
 __all__ = ["Blocker", "Lookout"]
@@ -66,16 +66,16 @@ class Lookout:
         timeout: seconds for each of its own questions.
     """
 
-    def __init__(self, open_: Callable[[], Wire], timeout: float) -> None:
+    def __init__(self, open_: Callable[[], Connection], timeout: float) -> None:
         self._open = open_
         self._timeout = timeout
-        self._wire: Wire | None = None
+        self._connection: Connection | None = None
         self.blockers: tuple[Blocker, ...] = ()
         """Those of the last look that found any, since `over`."""
 
     def close(self) -> None:
-        if self._wire is not None:
-            self._wire.close()
+        if self._connection is not None:
+            self._connection.close()
 
     def over(self, process: int, ending: str = "") -> Callable[[], None]:
         """What looks, each time it is called, who is in the way of that process now.
@@ -88,15 +88,16 @@ class Lookout:
 
     def _look(self, process: int, ending: str) -> None:
         try:
-            if self._wire is None:
-                self._wire = self._open()
-            answer: list[dict[str, Any]] = json.loads(self._wire.ask(catalog.BLOCKERS, (str(process),), self._timeout))
+            if self._connection is None:
+                self._connection = self._open()
+            text = self._connection.ask(catalog.BLOCKERS, (str(process),), self._timeout)
+            answer: list[dict[str, Any]] = json.loads(text)
             blockers = tuple(Blocker(**row) for row in answer)
             self.blockers = blockers or self.blockers
             for blocker in blockers:
                 if blocker.pid and blocker.belongs_to(ending):
-                    self._wire.send(f"SELECT pg_terminate_backend({blocker.pid})", self._timeout)
+                    self._connection.send(f"SELECT pg_terminate_backend({blocker.pid})", self._timeout)
         except (ServerDown, ServerSlow):  # the statement itself will tell
-            self._wire = None
+            self._connection = None
         except ServerError:  # what keeps us from looking is no reason for the statement to fail
             return

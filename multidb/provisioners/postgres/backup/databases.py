@@ -15,7 +15,7 @@ from multidb.provisioners.postgres.backup import programs
 from multidb.provisioners.postgres.backup.delegate import Delegate, Delegates
 from multidb.provisioners.postgres.backup.programs import Program
 from multidb.provisioners.postgres.backup.signs import Signs
-from multidb.provisioners.postgres.driver.connection import SessionOptions, Traffic, Wire
+from multidb.provisioners.postgres.driver.connection import Connection, SessionOptions, Traffic
 from multidb.provisioners.postgres.provision.admin_inside import AdminInside
 from multidb.provisioners.postgres.provision.statements import identifier, literal
 from multidb.secrets import Secret
@@ -73,9 +73,9 @@ class Databases:
         self._signs.close()
         self.main.close()
 
-    def open(self, database: str = "", search_path: Sequence[str] = ()) -> Wire:
+    def open(self, database: str = "", search_path: Sequence[str] = ()) -> Connection:
         """The admin's; with a search path for the scripts of extensions, in a place that is nobody's yet."""
-        return Wire(
+        return Connection(
             self.server,
             self._password,
             self._application,
@@ -91,8 +91,8 @@ class Databases:
         if database is None or not database["open"]:
             yield None
         else:
-            with self.open(app.id) as wire:
-                yield AdminInside(wire)
+            with self.open(app.id) as connection:
+                yield AdminInside(connection)
 
     def find(self, *names: str) -> dict[str, Mapping[str, Any]]:
         """What there is of these, by name: as `_DATABASES` says it."""
@@ -125,9 +125,9 @@ class Databases:
         """
         if database["prepared"]:
             self.main.execute(f"ALTER DATABASE {identifier(name)} ALLOW_CONNECTIONS true")
-            with self.open(name) as wire:
+            with self.open(name) as connection:
                 for transaction in database["prepared"]:
-                    AdminInside(wire).roll_back(str(transaction))
+                    AdminInside(connection).roll_back(str(transaction))
         self._send_again(f"DROP DATABASE IF EXISTS {identifier(name)} WITH (FORCE)")
 
     def end_sessions(self, names: Sequence[str]) -> None:

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from multidb.errors import AuthenticationFailed, Conflict, NotAllowed, ServerError
 from multidb.model import App, Owner, Server, listed
 from multidb.provisioners.postgres.backup.places import DELEGATE, place_mark
-from multidb.provisioners.postgres.driver.connection import SessionOptions, Traffic, Wire
+from multidb.provisioners.postgres.driver.connection import Connection, SessionOptions, Traffic
 from multidb.provisioners.postgres.provision import scram
 from multidb.provisioners.postgres.provision.resources import derived_names
 from multidb.provisioners.postgres.provision.roles import AppNames
@@ -70,7 +70,7 @@ class Delegate:
     def name(self) -> str:
         return self.server.endpoint.user
 
-    def open(self, database: str, search_path: Sequence[str] = ()) -> Wire:
+    def open(self, database: str, search_path: Sequence[str] = ()) -> Connection:
         """A connection of it.
 
         Args:
@@ -80,7 +80,7 @@ class Delegate:
             AuthenticationFailed: the server lets named logins in only, and not this one.
         """
         try:
-            return Wire(
+            return Connection(
                 self.server,
                 self.password,
                 self.application,
@@ -102,11 +102,11 @@ class Delegates:
 
     Args:
         main: the admin's, in the maintenance database.
-        signs: what is seen of a session, by its process (`Wire`).
+        signs: what is seen of a session, by its process (`Connection`).
     """
 
     def __init__(
-        self, main: Wire, server: Server, application: str, signs: Callable[[int], object] | None = None
+        self, main: Connection, server: Server, application: str, signs: Callable[[int], object] | None = None
     ) -> None:
         self._signs = signs
         self._main = main
@@ -215,8 +215,8 @@ class Delegates:
         self._let_in(name, databases)
         server = replace(self._server, endpoint=replace(self._server.endpoint, user=name))
         for database in databases:
-            with Delegate(server, password, role, self._application, self._signs).open(database) as wire:
-                wire.execute(f"REASSIGN OWNED BY {quoted} TO {identifier(role)}", f"DROP OWNED BY {quoted}")
+            with Delegate(server, password, role, self._application, self._signs).open(database) as connection:
+                connection.execute(f"REASSIGN OWNED BY {quoted} TO {identifier(role)}", f"DROP OWNED BY {quoted}")
         self._end_sessions(name)
 
     def _let_in(self, name: str, databases: Sequence[str]) -> None:

@@ -22,7 +22,7 @@ from multidb.provisioners.postgres.backup.databases import Databases
 from multidb.provisioners.postgres.backup.delegate import Delegate
 from multidb.provisioners.postgres.backup.locales import Locale
 from multidb.provisioners.postgres.backup.programs import Program
-from multidb.provisioners.postgres.driver.connection import Wire
+from multidb.provisioners.postgres.driver.connection import Connection
 from multidb.provisioners.postgres.isolation import rights
 from multidb.provisioners.postgres.provision.script import printable
 from multidb.provisioners.postgres.provision.statements import identifier, literal
@@ -61,15 +61,15 @@ def backup(databases: Databases, app: App, writer: ArchiveWriter, progress: Prog
     """
     program = databases.program("pg_dump")
     live = Place(PlaceKind.LIVE, app, app.id)
-    with reading(databases, live) as (delegate, wire), ThreadPoolExecutor(1) as beside:
-        snapshot = wire.ask("SELECT pg_export_snapshot()")
-        details = _details(databases, app, program, delegate, wire)
-        left_out = [pattern for pattern, *_ in _kept_back(app, wire, progress)]
-        tables = held(databases, live, wire)
-        details["storage"] = storage.find(wire.ask, databases.main.version)
-        if left := json.loads(wire.ask(contents.INVALID)):
+    with reading(databases, live) as (delegate, connection), ThreadPoolExecutor(1) as beside:
+        snapshot = connection.ask("SELECT pg_export_snapshot()")
+        details = _details(databases, app, program, delegate, connection)
+        left_out = [pattern for pattern, *_ in _kept_back(app, connection, progress)]
+        tables = held(databases, live, connection)
+        details["storage"] = storage.find(connection.ask, databases.main.version)
+        if left := json.loads(connection.ask(contents.INVALID)):
             progress(app.id, f"indexes that are not valid, and so not in the set: {listed(left)}")
-        measuring = beside.submit(contents.measures, wire.ask, tables)
+        measuring = beside.submit(contents.measures, connection.ask, tables)
         try:
             with writer.file(FILE) as file:
                 arguments = programs.dump_arguments(databases.address(program, delegate, app.id), snapshot, left_out)
@@ -83,7 +83,7 @@ def backup(databases: Databases, app: App, writer: ArchiveWriter, progress: Prog
                     raise ArchiveError("pg_dump wrote nothing", where=databases.where)
             measured = measuring.result()
         except BaseException:
-            if (first := _given_up(databases, measuring, wire)) is not None:
+            if (first := _given_up(databases, measuring, connection)) is not None:
                 raise first from None
             raise
     version = databases.main.ask("SELECT current_setting('server_version')").split(" ")[0]
@@ -97,12 +97,14 @@ def backup(databases: Databases, app: App, writer: ArchiveWriter, progress: Prog
     )
 
 
-def _details(databases: Databases, app: App, program: Program, delegate: Delegate, wire: Wire) -> dict[str, Any]:
+def _details(
+    databases: Databases, app: App, program: Program, delegate: Delegate, connection: Connection
+) -> dict[str, Any]:
     """What a restore has to know beside the dump, read in the transaction of the snapshot."""
     database, roles = databases.find(app.id)[app.id], databases.delegates.roles(app)
-    document = json.loads(wire.ask(bound.inside(databases.main.version, roles)))
-    extensions = json.loads(wire.ask(contents.EXTENSIONS))
-    given = json.loads(wire.ask(rights.query(literal(identifier(delegate.role)))))
+    document = json.loads(connection.ask(bound.inside(databases.main.version, roles)))
+    extensions = json.loads(connection.ask(contents.EXTENSIONS))
+    given = json.loads(connection.ask(rights.query(literal(identifier(delegate.role)))))
     beyond = bound.beyond(document)
     notes = [*beyond.notes, *_extension_notes(extensions, given["members"], roles)]
     if not databases.has_room(beyond.tablespaces, delegate.role):
@@ -116,11 +118,11 @@ def _details(databases: Databases, app: App, program: Program, delegate: Delegat
         "postgres": databases.major,
         "dump": program.major,
         "extensions": extensions,
-        "extension_comments": json.loads(wire.ask(contents.EXTENSION_COMMENTS)),
-        "policies": json.loads(wire.ask(contents.POLICIES)),
+        "extension_comments": json.loads(connection.ask(contents.EXTENSION_COMMENTS)),
+        "policies": json.loads(connection.ask(contents.POLICIES)),
         "rights": given,
         "locale": Locale.read(database).document(),
-        "settings": json.loads(wire.ask(contents.STORED_SETTINGS)),
+        "settings": json.loads(connection.ask(contents.STORED_SETTINGS)),
         "beyond": document,
         "notes": notes,
     }
@@ -142,9 +144,9 @@ def _extension_notes(extensions: Sequence[Sequence[str]], given: Sequence[Any], 
         )
 
 
-def _kept_back(app: App, wire: Wire, progress: Progress) -> Sequence[Sequence[str]]:
+def _kept_back(app: App, connection: Connection, progress: Progress) -> Sequence[Sequence[str]]:
     """What extensions keep from the app by row security, which is in no set; said."""
-    rows: list[list[str]] = json.loads(wire.ask(configuration.KEPT_BACK))
+    rows: list[list[str]] = json.loads(connection.ask(configuration.KEPT_BACK))
     for _, extension, name in rows:
         progress(app.id, f"rows of {name} are not in the set: extension {extension} shows an app some of them only")
     return rows
@@ -175,19 +177,19 @@ def _flow(databases: Databases, output: IO[bytes], delegate: Delegate, database:
                 raise _held_against(databases, database)
 
 
-def _given_up(databases: Databases, measuring: Future[Measures], wire: Wire) -> BaseException | None:
+def _given_up(databases: Databases, measuring: Future[Measures], connection: Connection) -> BaseException | None:
     """Ends what the connection measures, so that nobody waits for it. Why it has failed by itself, if it has: a
     session that ended took the snapshot with it, of which pg_dump then knows nothing."""
     ended = measuring.done()
     if not ended:
         with contextlib.suppress(ServerError):
-            databases.main.send(f"SELECT pg_cancel_backend({wire.process})", timeout=databases.server.timeout)
+            databases.main.send(f"SELECT pg_cancel_backend({connection.process})", timeout=databases.server.timeout)
     failure = measuring.exception()
     return failure if ended or isinstance(failure, ServerDown) else None
 
 
 @contextlib.contextmanager
-def reading(databases: Databases, place: Place) -> Iterator[tuple[Delegate, Wire]]:
+def reading(databases: Databases, place: Place) -> Iterator[tuple[Delegate, Connection]]:
     """A connection that reads all of the app's and nothing else, in a read-only transaction.
 
     Raises:
@@ -197,15 +199,15 @@ def reading(databases: Databases, place: Place) -> Iterator[tuple[Delegate, Wire
     role = databases.owner_of(place)
     with (
         databases.delegates.acting(place.app, role, [place.name], reads=True) as delegate,
-        delegate.open(place.name) as wire,
+        delegate.open(place.name) as connection,
     ):
-        wire.execute(*contents.READING)
-        if others := json.loads(wire.ask(contents.UNREADABLE)):
+        connection.execute(*contents.READING)
+        if others := json.loads(connection.ask(contents.UNREADABLE)):
             raise _not_the_apps(others, role, databases.where)
-        if hidden := json.loads(wire.ask(contents.HIDDEN)):
+        if hidden := json.loads(connection.ask(contents.HIDDEN)):
             databases.delegates.see_all(delegate, hidden)
-        wire.execute(contents.STATEMENT_LIMIT, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        yield delegate, wire
+        connection.execute(contents.STATEMENT_LIMIT, "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        yield delegate, connection
 
 
 def _not_the_apps(others: Sequence[Sequence[str | None]], role: str, where: str) -> ArchiveError:
@@ -231,15 +233,15 @@ def _not_the_apps(others: Sequence[Sequence[str | None]], role: str, where: str)
     )
 
 
-def held(databases: Databases, place: Place, wire: Wire) -> contents.Contents:
+def held(databases: Databases, place: Place, connection: Connection) -> contents.Contents:
     """What there is to measure, its tables locked.
 
     Raises:
         ServerSlow: the app holds one of them for longer than a minute.
     """
-    inventory = contents.read(wire.ask)
+    inventory = contents.read(connection.ask)
     for text in contents.locks(inventory.tables):
-        answer = wire.send(text)
+        answer = connection.send(text)
         if answer.refusal is not None and answer.refusal.sqlstate == _LOCKED:
             raise _held_against(databases, place.name)
         if answer.refusal is not None and answer.refusal.sqlstate in _ANOTHER:
@@ -249,8 +251,8 @@ def held(databases: Databases, place: Place, wire: Wire) -> contents.Contents:
                 hint="run the command again",
             )
         if answer.refusal is not None:
-            raise wire.error(answer.refusal)
-    contents.look_again(wire.ask, inventory.tables)
+            raise connection.error(answer.refusal)
+    contents.look_again(connection.ask, inventory.tables)
     return inventory
 
 

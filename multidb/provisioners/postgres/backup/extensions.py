@@ -17,7 +17,7 @@ from multidb.model import Part, Place, PlaceKind, Progress, listed
 from multidb.provisioners.postgres.backup import contents
 from multidb.provisioners.postgres.backup.databases import Databases
 from multidb.provisioners.postgres.backup.delegate import Delegate
-from multidb.provisioners.postgres.driver.connection import Wire
+from multidb.provisioners.postgres.driver.connection import Connection
 from multidb.provisioners.postgres.provision.admin_inside import AdminInside, creation
 from multidb.provisioners.postgres.provision.options import STORE, AppOptions
 from multidb.provisioners.postgres.provision.statements import identifier, literal
@@ -77,11 +77,11 @@ class Destination:
         return self.delegate.role
 
     @contextlib.contextmanager
-    def as_the_app(self, path: Sequence[str] = ()) -> Iterator[Wire]:
+    def as_the_app(self, path: Sequence[str] = ()) -> Iterator[Connection]:
         """A session of the app's owner role, with this search path."""
-        with self.delegate.open(self.place.name, path) as wire:
-            wire.execute(f"SET ROLE {identifier(self.role)}")
-            yield wire
+        with self.delegate.open(self.place.name, path) as connection:
+            connection.execute(f"SET ROLE {identifier(self.role)}")
+            yield connection
 
     def live(self) -> Sequence[str]:
         """The extensions of the app's live database."""
@@ -179,8 +179,8 @@ def lay(destination: Destination, part: Part, progress: Progress) -> None:
 
 def settle(destination: Destination, admin: AdminInside) -> frozenset[str]:
     """The schemas that are there when the extensions are: those that a script has made for an app are given to it."""
-    with destination.delegate.open(destination.place.name) as wire:
-        schemas = json.loads(wire.ask(contents.SCHEMAS, (destination.role,)))
+    with destination.delegate.open(destination.place.name) as connection:
+        schemas = json.loads(connection.ask(contents.SCHEMAS, (destination.role,)))
     if destination.place.kind is not PlaceKind.LIVE:
         for name, is_the_apps, is_an_extensions in schemas:
             if not (is_the_apps or is_an_extensions):
@@ -203,8 +203,8 @@ def _make(
                 if comment is not None:
                     delegated.execute(f"COMMENT ON EXTENSION {identifier(extension.name)} IS {literal(comment)}")
         if by_admin:
-            with destination.databases.open(destination.place.name, path) as wire:
-                admin = AdminInside(wire)
+            with destination.databases.open(destination.place.name, path) as connection:
+                admin = AdminInside(connection)
                 admin.make_extension(extension.name, extension.schema, extension.version)
                 if comment is not None:
                     admin.comment_on_extension(extension.name, comment)
@@ -215,7 +215,7 @@ def _make(
 
 
 def _chosen(
-    wire: Wire, extensions: Sequence[Extension], known: _Known, destination: Destination, progress: Progress
+    connection: Connection, extensions: Sequence[Extension], known: _Known, destination: Destination, progress: Progress
 ) -> list[Extension]:
     """Those to make, in versions that the server has, what others need before them."""
     lacking, chosen = [], []
@@ -225,7 +225,7 @@ def _chosen(
             chosen.append(extension)
         elif default is None:
             lacking.append(f"{extension.name} {extension.version}")
-        elif wire.ask(_UPDATES, (extension.name, extension.version, default)) == "t":
+        elif connection.ask(_UPDATES, (extension.name, extension.version, default)) == "t":
             progress(
                 destination.place.app.id,
                 f"extension {extension.name} becomes {default}: "

@@ -142,8 +142,8 @@ def replace(databases: Databases, new: Place, project: str) -> None:
         discard(databases, Place(PlaceKind.SCRATCH, new.app, old))
     owner = Owner(project, new.app.id)
     texts = [f"ALTER DATABASE {identifier(new.name)} RENAME TO {identifier(live)}"]
-    with databases.open(new.name) as wire:
-        inside = RESTORED if AdminInside(wire).has_rights() else UNFINISHED
+    with databases.open(new.name) as connection:
+        inside = RESTORED if AdminInside(connection).has_rights() else UNFINISHED
     texts.append(f"COMMENT ON DATABASE {identifier(live)} IS {literal(mark(owner, inside))}")
     if live not in there:
         _exchange(databases, [new.name], texts)
@@ -178,8 +178,8 @@ def require_unbound(databases: Databases, app: App) -> None:
     if there is None or not there["open"]:  # shut: by an exchange that was interrupted, and had looked before
         return
     roles = databases.delegates.roles(app)
-    with databases.open(app.id) as wire:
-        bound_inside = AdminInside(wire).beyond(databases.main.version, roles).bound
+    with databases.open(app.id) as connection:
+        bound_inside = AdminInside(connection).beyond(databases.main.version, roles).bound
     if bound_inside:
         raise bound.refusal(bound_inside, app.id, databases.where)
 

@@ -19,7 +19,7 @@ from multidb.provisioners.postgres.backup.delegate import Delegate
 from multidb.provisioners.postgres.backup.dump import FILE
 from multidb.provisioners.postgres.backup.place_databases import make_like_set
 from multidb.provisioners.postgres.backup.programs import Program
-from multidb.provisioners.postgres.driver.connection import Answer, Wire
+from multidb.provisioners.postgres.driver.connection import Answer, Connection
 from multidb.provisioners.postgres.isolation import rights
 from multidb.provisioners.postgres.provision import catalog_text
 from multidb.provisioners.postgres.provision.admin_inside import AdminInside
@@ -71,8 +71,8 @@ def restore(databases: Databases, place: Place, part: Part, reader: ArchiveReade
         if place.kind is not PlaceKind.LIVE:
             databases.main.execute(f"GRANT CREATE ON DATABASE {identifier(place.name)} TO {identifier(role)}")
         roles = databases.delegates.roles(place.app)
-        with databases.open(place.name) as wire:
-            admin = AdminInside(wire)
+        with databases.open(place.name) as connection:
+            admin = AdminInside(connection)
             if place.kind is not PlaceKind.LIVE:
                 admin.give_schema(role)
             given, kept = load.read_rights()
@@ -196,10 +196,10 @@ class _Load:
         """`Refused` where the server lacks who looks after the set's security labels: they may be what masks data."""
         if not beyond.labels:
             return
-        with delegate.open(self.place.name) as wire:
-            wire.execute(f"SET ROLE {identifier(self.role)}")
+        with delegate.open(self.place.name) as connection:
+            connection.execute(f"SET ROLE {identifier(self.role)}")
             for provider in beyond.labels:
-                answer = wire.send(f"SECURITY LABEL FOR {identifier(provider)} ON SCHEMA public IS NULL")
+                answer = connection.send(f"SECURITY LABEL FOR {identifier(provider)} ON SCHEMA public IS NULL")
                 if answer.refusal is not None and answer.refusal.sqlstate == _NO_PROVIDER:
                     raise Refused(
                         f"the set has security labels of {provider}, which the server does not have loaded",
@@ -229,8 +229,8 @@ class _Load:
             ArchiveError: they do not take it.
             NotAllowed: there are rows, and the admin may not let anybody write them.
         """
-        with delegate.open(self.place.name) as wire:
-            there = configuration.read(wire.ask(configuration.RELATIONS, (self.role,)))
+        with delegate.open(self.place.name) as connection:
+            there = configuration.read(connection.ask(configuration.RELATIONS, (self.role,)))
         filling = configuration.entries(listing, there)
         fingerprints = self.part.measures.fingerprints
         empty = {
@@ -306,8 +306,8 @@ class _Load:
         if not entries:
             return
         there = set(json.loads(self.databases.main.ask("SELECT json_agg(rolname) FROM pg_roles"))) | {"public"}
-        with delegate.open(self.place.name) as wire:
-            wire.execute(f"SET ROLE {identifier(self.role)}")
+        with delegate.open(self.place.name) as connection:
+            connection.execute(f"SET ROLE {identifier(self.role)}")
             for entry in entries:
                 roles = [self.roles.get(name, name if name in there else None) for name in map(str, entry["roles"])]
                 known = [role for role in roles if role is not None]
@@ -315,7 +315,7 @@ class _Load:
                     text = catalog_text.policy(entry, known or [self.role])
                 except ValueError as error:
                     raise ArchiveError(str(error), where=self.databases.where, hint="take another set") from None
-                wire.execute(text)
+                connection.execute(text)
 
     # --------------------------------------------------------------------------------------------- rights, settings
 
@@ -332,16 +332,16 @@ class _Load:
         if not kept:
             return
         asked = json.dumps([[right.type, right.names, right.args] for right in kept], ensure_ascii=False)
-        with delegate.open(self.place.name) as wire:
+        with delegate.open(self.place.name) as connection:
             for step in (rights.owned, rights.given):
-                there = rights.things(json.loads(wire.ask(rights.resolution(), (asked,))))
+                there = rights.things(json.loads(connection.ask(rights.resolution(), (asked,))))
                 pairs = [(right, thing) for right, thing in zip(kept, there, strict=True) if thing is not None]
-                _send(wire, [text for right, thing in pairs for text in step(right, thing)])
+                _send(connection, [text for right, thing in pairs for text in step(right, thing)])
             for right, thing in pairs:
                 for text, otherwise in rights.passed_on(right, thing):
                     # Who gave it may have lost its way to the thing since: the owner then gives the same.
-                    if not _took(wire.send(text)):
-                        wire.execute(otherwise)
+                    if not _took(connection.send(text)):
+                        connection.execute(otherwise)
 
     def give_on_members(self, admin: AdminInside, delegate: Delegate) -> None:
         """What was given and taken on members of extensions: by the app where they are its own. On others the admin
@@ -362,9 +362,9 @@ class _Load:
                 {member.address: member.given for member in there.rights_on_members(roles)} if there is not None else {}
             )
         left: list[str] = []
-        with delegate.open(self.place.name) as wire:
+        with delegate.open(self.place.name) as connection:
             for member in members:
-                left += _give_on_member(admin, wire, member, live.get(member.address, frozenset()), roles)
+                left += _give_on_member(admin, connection, member, live.get(member.address, frozenset()), roles)
         if left:
             giving = printable("; ".join(left))
             message = f"rights on what extensions have that do not come back; an admin gives them: {giving}"
@@ -372,8 +372,8 @@ class _Load:
 
     def run(self, delegate: Delegate, texts: Sequence[str]) -> None:
         if texts:
-            with delegate.open(self.place.name) as wire:
-                _send(wire, texts)
+            with delegate.open(self.place.name) as connection:
+                _send(connection, texts)
 
     def make_settings(self, delegate: Delegate) -> None:
         """The settings of the set's database and of the app's logins in it. Each login makes its own, so that it gets
@@ -381,27 +381,27 @@ class _Load:
         it, and what cannot be made is said.
         """
         left: list[str] = []
-        with delegate.open(self.place.name) as wire:
+        with delegate.open(self.place.name) as connection:
             for login, entries in catalog_text.settings(self.part.details.get("settings", [])):
                 role = self.roles.get(login) if login is not None else None
                 for entry in entries:
                     name = entry.partition("=")[0]
                     if role is not None and name in MANAGED_SETTINGS:
                         continue
-                    if (login is None) is (role is None) and self._set(wire, role, entry):
+                    if (login is None) is (role is None) and self._set(connection, role, entry):
                         continue
                     left.append(name if login is None else f"{name} of {login}")
         if left:
             self.progress(self.place.app.id, f"settings of the set that do not come back: {listed(left)}")
 
-    def _set(self, wire: Wire, role: str | None, entry: str) -> bool:
+    def _set(self, connection: Connection, role: str | None, entry: str) -> bool:
         try:
             text = catalog_text.setting(self.place.name, role, entry)
         except ValueError:
             return False
         if role is not None:
-            made = wire.send(f"SET ROLE {identifier(role)}; {text}").refusal is None
-            wire.execute("RESET ROLE")
+            made = connection.send(f"SET ROLE {identifier(role)}; {text}").refusal is None
+            connection.execute("RESET ROLE")
             return made
         database = self.databases.find(self.place.name)[self.place.name]
         if not same_from_elsewhere(entry, database):
@@ -411,19 +411,19 @@ class _Load:
 
 
 def _give_on_member(
-    admin: AdminInside, wire: Wire, member: rights.Member, live: rights.Grants, roles: Sequence[str]
+    admin: AdminInside, connection: Connection, member: rights.Member, live: rights.Grants, roles: Sequence[str]
 ) -> list[str]:
     """The statements that are left."""
     asked = json.dumps([[member.type, member.names, member.args]], ensure_ascii=False)
     try:
-        (thing,) = rights.things(json.loads(wire.ask(rights.resolution(), (asked,))))
+        (thing,) = rights.things(json.loads(connection.ask(rights.resolution(), (asked,))))
     except ServerError:  # another version of the extension has it no longer
         return []
     if thing is None or not thing.is_member:
         return []
     desired = member.right(thing)
     if thing.owner in roles:
-        _send(wire, list(rights.given(desired, thing)))
+        _send(connection, list(rights.given(desired, thing)))
         left = []
     else:
         everybodys = {privilege for grantee, privilege, _, _ in thing.grants if not grantee}
@@ -434,8 +434,8 @@ def _give_on_member(
         sent = set(rights.given(right, thing))
         left = [text for text in rights.given(desired, thing) if text not in sent] + admin.set_right(right, thing)
     for text, otherwise in rights.passed_on(desired, thing):
-        if not _took(wire.send(text)):
-            wire.execute("RESET ROLE")
+        if not _took(connection.send(text)):
+            connection.execute("RESET ROLE")
             left.append(otherwise)
     return left
 
@@ -456,6 +456,6 @@ def _took(answer: Answer) -> bool:
     return answer.refusal is None and not answer.warnings
 
 
-def _send(wire: Wire, texts: Sequence[str]) -> None:
+def _send(connection: Connection, texts: Sequence[str]) -> None:
     for start in range(0, len(texts), _AT_ONCE):
-        wire.execute(";\n".join(texts[start : start + _AT_ONCE]))
+        connection.execute(";\n".join(texts[start : start + _AT_ONCE]))

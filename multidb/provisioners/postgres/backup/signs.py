@@ -16,7 +16,7 @@ import psutil
 
 from multidb.errors import ServerError
 from multidb.model import Server
-from multidb.provisioners.postgres.driver.connection import SessionOptions, Traffic, Wire
+from multidb.provisioners.postgres.driver.connection import Connection, SessionOptions, Traffic
 from multidb.secrets import Secret
 
 __all__ = ["Signs"]
@@ -43,7 +43,7 @@ class Signs:
         self._password = password
         self._application = application
         self._guard = threading.Lock()
-        self._wire: Wire | None = None
+        self._connection: Connection | None = None
         self._here = server.container is None and _is_this_machine(server.endpoint.host)
 
     def close(self) -> None:
@@ -65,17 +65,19 @@ class Signs:
     def _seen(self, pid: int, login: str) -> object:
         with self._guard:
             try:
-                if self._wire is None:
+                if self._connection is None:
                     milliseconds = round(self._server.timeout * 1000)
                     options = SessionOptions(statement_timeout=milliseconds)
-                    self._wire = Wire(self._server, self._password, self._application, Traffic(), options=options)
-                names = [*_PROGRESS, *([_PROGRESS_SINCE_14] if self._wire.version >= 140000 else [])]
+                    self._connection = Connection(
+                        self._server, self._password, self._application, Traffic(), options=options
+                    )
+                names = [*_PROGRESS, *([_PROGRESS_SINCE_14] if self._connection.version >= 140000 else [])]
                 rows = ", ".join(
                     f"(SELECT json_agg(p) FROM pg_stat_progress_{name} p WHERE p.pid = a.pid)"  # noqa: S608
                     for name in names
                 )
                 query = _SIGNS.format(progress=rows)
-                answer = self._wire.ask(query, (str(pid), login), self._server.timeout)
+                answer = self._connection.ask(query, (str(pid), login), self._server.timeout)
             except ServerError:
                 self._end()
                 raise
@@ -84,9 +86,9 @@ class Signs:
         return answer, times
 
     def _end(self) -> None:
-        if self._wire is not None:
-            self._wire.close()
-            self._wire = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
 
 def _is_this_machine(host: str) -> bool:

@@ -43,7 +43,7 @@ __all__ = [
     "Refusal",
     "SessionOptions",
     "Traffic",
-    "Wire",
+    "Connection",
     "connection_error",
     "refusal_of",
 ]
@@ -99,7 +99,7 @@ class Traffic:
             self.round_trips += 1
 
 
-class _Acquaintance:
+class _KnownPowers:
     """What this process has learned of servers and their admins, so that the next connection begins with it."""
 
     def __init__(self) -> None:
@@ -130,7 +130,7 @@ class _Acquaintance:
         return server.endpoint.host, server.endpoint.port, server.endpoint.user
 
 
-_ACQUAINTANCE = _Acquaintance()
+_KNOWN_POWERS = _KnownPowers()
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,7 +155,7 @@ class SessionOptions:
     signs: Callable[[int], object] | None = None
 
 
-class Wire:
+class Connection:
     """An open connection, in autocommit; a context manager that closes it.
 
     Nothing that a database or a role has stored (``ALTER DATABASE .. SET``, ``ALTER ROLE .. SET``) is in force in a
@@ -208,8 +208,8 @@ class Wire:
 
         # A superuser's event trigger can fire, and a library be loaded, while an app's database is entered: the
         # admin is told from the maintenance database what it may keep away.
-        if self._as_admin and away and _ACQUAINTANCE.recall(server) is None:
-            Wire(server, password, application_name, traffic).close()
+        if self._as_admin and away and _KNOWN_POWERS.recall(server) is None:
+            Connection(server, password, application_name, traffic).close()
         chosen: Mapping[str, str] = {}
         if self._as_admin or options.guarded:
             self._connection, chosen = self._guarded(parameters, settings)
@@ -238,7 +238,7 @@ class Wire:
         self, parameters: Mapping[str, Any], settings: Callable[[Powers], Mapping[str, str]]
     ) -> tuple[psycopg.Connection[Any], Mapping[str, str]]:
         """A connection with those of the `settings` that the server lets it begin with, and these."""
-        known = _ACQUAINTANCE.recall(self._server) if self._as_admin else _ACQUAINTANCE.recall_version(self._server)
+        known = _KNOWN_POWERS.recall(self._server) if self._as_admin else _KNOWN_POWERS.recall_version(self._server)
         chosen = settings(known or Powers())
         try:
             connection = self._connected({**parameters, "options": session_settings.options(chosen)})
@@ -248,7 +248,7 @@ class Wire:
             # In whatever language: the parameter that is not known here, or not the admin's to set any longer.
             if known is None or not any(f'"{name}"' in error.message for name in chosen):
                 raise
-            _ACQUAINTANCE.forget(self._server)
+            _KNOWN_POWERS.forget(self._server)
             chosen = settings(Powers())
             connection = self._connected({**parameters, "options": session_settings.options(chosen)})
         return connection, chosen
@@ -267,7 +267,7 @@ class Wire:
         if left:
             self._set_up(session_settings.assignments(left))
         if self._as_admin:
-            _ACQUAINTANCE.note(self._server, powers)
+            _KNOWN_POWERS.note(self._server, powers)
             self.quiets_event_triggers = powers.quiets_event_triggers
 
     @property
@@ -363,7 +363,7 @@ class Wire:
             raise ServerError("gave no answer to a catalog query", where=str(self._server))
         return value
 
-    def copy_to(self, out: str, into: Wire, command: str) -> None:
+    def copy_to(self, out: str, into: Connection, command: str) -> None:
         """Sends what ``COPY ... TO STDOUT`` gives here into ``COPY ... FROM STDIN`` there. Memory stays flat.
 
         Raises:
@@ -424,22 +424,23 @@ class Wire:
                 return ServerDown(message, where=where, hint="wait until it is up again, then run the command again")
         return ServerError(message, where=where)
 
-    def _timer(self, timeout: float | None, *others: Wire) -> ProgressTimer:
+    def _timer(self, timeout: float | None, *others: Connection) -> ProgressTimer:
         """What tells that nothing comes any more: after `timeout` seconds without a byte; None: when the work, also of
         the others, makes no progress."""
         if timeout is not None:
             return ProgressTimer(timeout)
-        look, processes = self._signs, [wire.process for wire in (self, *others)]
+        look, processes = self._signs, [connection.process for connection in (self, *others)]
         signs = (lambda: [look(process) for process in processes]) if look is not None else None
         return ProgressTimer(self._server.progress_timeout, signs)
 
     @contextlib.contextmanager
-    def _cut_off(self, timer: ProgressTimer, *others: Wire) -> Iterator[None]:
+    def _cut_off(self, timer: ProgressTimer, *others: Connection) -> Iterator[None]:
         """Ends the connections from outside when what the driver does with them in the block makes no progress."""
         with contextlib.ExitStack() as stack:
             # Numbers of our own: those of the connections may be somebody else's by then.
             sockets = [
-                stack.enter_context(socket.socket(fileno=os.dup(wire._pgconn.socket))) for wire in (self, *others)
+                stack.enter_context(socket.socket(fileno=os.dup(connection._pgconn.socket)))
+                for connection in (self, *others)
             ]
 
             def end() -> None:

@@ -31,7 +31,7 @@ from multidb.errors import (
     UsageError,
 )
 from multidb.model import Batch, Column, ColumnType, Question, QuestionRows, Tenant
-from multidb.provisioners.postgres.driver.connection import Refusal, Traffic, Wire, refusal_of
+from multidb.provisioners.postgres.driver.connection import Connection, Refusal, Traffic, refusal_of
 from multidb.provisioners.postgres.provision.logins import Login, logins
 from multidb.secrets import redact
 
@@ -89,7 +89,7 @@ def answer(tenant: Tenant, question: Question) -> Iterator[QuestionRows]:
         yield QuestionRows(reading.prepared(), reading.rows())
 
 
-class _Reading(Wire):
+class _Reading(Connection):
     """A connection by the read-only login, for one statement."""
 
     def __init__(self, tenant: Tenant, question: Question) -> None:

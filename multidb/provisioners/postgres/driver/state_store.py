@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 
 from multidb.errors import Conflict, Locked, ServerDown, ServerError, ServerSlow, StateUnavailable, UsageError
 from multidb.model import Server
-from multidb.provisioners.postgres.driver.connection import SessionOptions, Traffic, Wire
+from multidb.provisioners.postgres.driver.connection import Connection, SessionOptions, Traffic
 from multidb.provisioners.postgres.provision.statements import identifier, literal
 from multidb.secrets import Secret
 from multidb.state_store import (
@@ -114,35 +114,35 @@ class PostgresStateStore:
         self._mark = f"Kept by multidb: the state of the project {project}"
         self.title = f"the database {self._database} in Postgres"
         self._guard = threading.RLock()  # one talks at a time
-        self._wire: Wire | None = None
+        self._connection: Connection | None = None
         self._held: set[str] = set()
 
     def damaged(self, reason: str) -> UsageError:
         return damaged(reason, self.title, _LOST)
 
     def read(self) -> Kept:
-        with self._talking(making=False) as wire:
-            if wire is None:
+        with self._talking(making=False) as connection:
+            if connection is None:
                 return Kept({})
-            text = wire.ask(_READ.format(suffix=""), (self._project,))
+            text = connection.ask(_READ.format(suffix=""), (self._project,))
         return self._understood(text)
 
     @contextlib.contextmanager
     def change(self, holder: Holder) -> Iterator[dict[str, Any]]:
-        with self._talking(making=True) as wire:
-            assert wire is not None
+        with self._talking(making=True) as connection:
+            assert connection is not None
             project = literal(self._project)
-            self._begin(wire, project)
+            self._begin(connection, project)
             try:
-                kept = self._understood(wire.ask(_READ.format(suffix=" FOR UPDATE"), (self._project,)))
+                kept = self._understood(connection.ask(_READ.format(suffix=" FOR UPDATE"), (self._project,)))
                 document = dict(kept.document)
                 yield document
                 identified(document, self._project)
                 version, text = int(str(kept.version or 0)) + 1, literal(state_text(document))
-                wire.execute(_WRITE.format(project=project, version=version, document=text), "COMMIT")
+                connection.execute(_WRITE.format(project=project, version=version, document=text), "COMMIT")
             except BaseException:
                 with contextlib.suppress(ServerError):
-                    wire.send("ROLLBACK")
+                    connection.send("ROLLBACK")
                 raise
 
     @contextlib.contextmanager
@@ -156,45 +156,45 @@ class PostgresStateStore:
         finally:
             if name in self._held:
                 self._held.discard(name)
-                with contextlib.suppress(StateUnavailable), self._talking(making=False) as wire:
-                    if wire is not None:  # one that is lost has let go of it already
-                        wire.execute(_LET_GO.format(name=literal(name)))
-                        wire.ask("SELECT pg_advisory_unlock($1::int4, $2::int4)", key)
+                with contextlib.suppress(StateUnavailable), self._talking(making=False) as connection:
+                    if connection is not None:  # one that is lost has let go of it already
+                        connection.execute(_LET_GO.format(name=literal(name)))
+                        connection.ask("SELECT pg_advisory_unlock($1::int4, $2::int4)", key)
 
     def locks(self) -> Sequence[HeldLock]:
-        with self._talking(making=False) as wire:
-            rows = [] if wire is None else json.loads(wire.ask(_HELD, (str(_CLASS % 2**32),)))
+        with self._talking(making=False) as connection:
+            rows = [] if connection is None else json.loads(connection.ask(_HELD, (str(_CLASS % 2**32),)))
         return [lock_of(str(pid), name, _holder(text)) for pid, name, text in rows]
 
     def unlock(self, lock_id: str) -> HeldLock:
         held = next((lock for lock in self.locks() if lock.id == lock_id), None)
         if held is None:
             raise UsageError("no such lock is held", where=lock_id[:200], hint="multidb state show lists them")
-        with self._talking(making=False) as wire:
-            if wire is not None:
-                wire.ask("SELECT pg_terminate_backend($1::int4)::text", (held.id,))
+        with self._talking(making=False) as connection:
+            if connection is not None:
+                connection.ask("SELECT pg_terminate_backend($1::int4)::text", (held.id,))
         return held
 
     def read_file(self, name: str) -> KeptFile:
-        with self._talking(making=False) as wire:
-            row = "" if wire is None else wire.ask(_READ_FILE, (name,))
+        with self._talking(making=False) as connection:
+            row = "" if connection is None else connection.ask(_READ_FILE, (name,))
         if not row:
             return KeptFile()
         version, text = json.loads(row)
         return KeptFile(text, version)
 
     def write_file(self, name: str, text: str, version: object) -> bool:
-        with self._talking(making=True) as wire:
-            assert wire is not None
+        with self._talking(making=True) as connection:
+            assert connection is not None
             statement = _NEW_FILE if version is None else _NEXT_FILE
-            answer = wire.send(statement.format(name=literal(name), text=literal(text), version=version))
+            answer = connection.send(statement.format(name=literal(name), text=literal(text), version=version))
             if answer.refusal is not None:
-                raise wire.error(answer.refusal)
+                raise connection.error(answer.refusal)
             return bool(answer.rows)
 
     def file_names(self) -> Sequence[str]:
-        with self._talking(making=False) as wire:
-            names = [] if wire is None else json.loads(wire.ask(_FILE_NAMES))
+        with self._talking(making=False) as connection:
+            names = [] if connection is None else json.loads(connection.ask(_FILE_NAMES))
         return [name for name in names if is_kept_file(name)]
 
     # Locks
@@ -219,25 +219,25 @@ class PostgresStateStore:
             time.sleep(random.uniform(*_PAUSES))  # noqa: S311 - so that two do not meet again
 
     def _taken(self, name: str, key: tuple[str, str], holder: Holder) -> bool:
-        with self._talking(making=True) as wire:
-            assert wire is not None
-            if name in self._held or wire.ask("SELECT pg_try_advisory_lock($1::int4, $2::int4)", key) != "t":
+        with self._talking(making=True) as connection:
+            assert connection is not None
+            if name in self._held or connection.ask("SELECT pg_try_advisory_lock($1::int4, $2::int4)", key) != "t":
                 return False
             self._held.add(name)
             text = literal(json.dumps(dict(holder)))
-            wire.execute(_NOTE_HOLDER.format(name=literal(name), key=key[1], holder=text))
+            connection.execute(_NOTE_HOLDER.format(name=literal(name), key=key[1], holder=text))
             return True
 
     # The database
 
-    def _begin(self, wire: Wire, project: str) -> None:
+    def _begin(self, connection: Connection, project: str) -> None:
         """Begins a transaction in which nobody else writes."""
-        answer = wire.send(_BEGIN.format(project=project))
+        answer = connection.send(_BEGIN.format(project=project))
         if answer.refusal is not None:
-            wire.send("ROLLBACK")
+            connection.send("ROLLBACK")
             if answer.refusal.sqlstate == "55P03":
                 raise Locked("another run has been changing it for a minute", where=self.title, hint="run it again")
-            raise wire.error(answer.refusal)
+            raise connection.error(answer.refusal)
 
     def _understood(self, text: str) -> Kept:
         if not text:
@@ -250,7 +250,7 @@ class PostgresStateStore:
         return Kept(state, version)
 
     @contextlib.contextmanager
-    def _talking(self, *, making: bool) -> Iterator[Wire | None]:
+    def _talking(self, *, making: bool) -> Iterator[Connection | None]:
         """The connection to the database, for one thread at a time; None where there is no such database yet.
 
         Args:
@@ -258,11 +258,11 @@ class PostgresStateStore:
         """
         with self._guard:
             try:
-                if self._wire is None:
+                if self._connection is None:
                     if self._held:
                         raise self._lost("the connection is gone")
-                    self._wire = self._opened(making=making)
-                yield self._wire
+                    self._connection = self._opened(making=making)
+                yield self._connection
             except (ServerDown, ServerSlow) as error:
                 self._close()
                 if self._held:
@@ -272,9 +272,9 @@ class PostgresStateStore:
                 raise self._unavailable(error) from None
 
     def _close(self) -> None:
-        if self._wire is not None:
-            self._wire.close()
-            self._wire = None
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
 
     def _lost(self, reason: str) -> StateUnavailable:
         return StateUnavailable(
@@ -286,7 +286,7 @@ class PostgresStateStore:
     def _unavailable(self, error: ServerError) -> StateUnavailable:
         return StateUnavailable(f"{error.message} ({error.where})", where=self.title, hint=error.hint)
 
-    def _opened(self, *, making: bool) -> Wire | None:
+    def _opened(self, *, making: bool) -> Connection | None:
         server, password = self._reach()
         for attempt in range(_ATTEMPTS):
             try:
@@ -299,31 +299,33 @@ class PostgresStateStore:
                 time.sleep(random.uniform(*_PAUSES))  # noqa: S311 - another run makes it just now
         return None
 
-    def _entered(self, server: Server, password: Secret | None, *, making: bool) -> Wire | None:
+    def _entered(self, server: Server, password: Secret | None, *, making: bool) -> Connection | None:
         options = SessionOptions(lock_timeout=round(TURN * 1000), fresh=True)
-        wire = Wire(server, password, self._application, Traffic(), database=self._database, options=options)
+        connection = Connection(
+            server, password, self._application, Traffic(), database=self._database, options=options
+        )
         try:
-            wire.execute(*_ALIVE)
-            if wire.ask(_THERE) != "true":
+            connection.execute(*_ALIVE)
+            if connection.ask(_THERE) != "true":
                 if not making:
-                    wire.close()
+                    connection.close()
                     return None
-                wire.execute(*_TABLES)
+                connection.execute(*_TABLES)
         except BaseException:
-            wire.close()
+            connection.close()
             raise
-        return wire
+        return connection
 
     def _is_there(self, server: Server, password: Secret | None, *, making: bool) -> bool:
         """Whether the database is there, closed to everybody else, which it is made if need be."""
         name = identifier(self._database)
-        with Wire(server, password, self._application, Traffic()) as wire:
-            text = wire.ask(_LOOK, (self._database,))
+        with Connection(server, password, self._application, Traffic()) as connection:
+            text = connection.ask(_LOOK, (self._database,))
             if not text and not making:
                 return False
             if not text:
-                wire.execute(f"CREATE DATABASE {name} TEMPLATE template0 ALLOW_CONNECTIONS false")
-                text = wire.ask(_LOOK, (self._database,))
+                connection.execute(f"CREATE DATABASE {name} TEMPLATE template0 ALLOW_CONNECTIONS false")
+                text = connection.ask(_LOOK, (self._database,))
             seen = json.loads(text)
             if seen["mark"] != self._mark and not (seen["mark"] is None and seen["owned"] and not seen["open"]):
                 raise Conflict(
@@ -334,11 +336,11 @@ class PostgresStateStore:
             if not making and not seen["open"]:
                 return False
             if seen["mark"] is None:
-                wire.execute(f"COMMENT ON DATABASE {name} IS {literal(self._mark)}")
+                connection.execute(f"COMMENT ON DATABASE {name} IS {literal(self._mark)}")
             if not seen["closed"]:
-                wire.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
+                connection.execute(f"REVOKE ALL ON DATABASE {name} FROM PUBLIC")
             if not seen["open"]:
-                wire.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+                connection.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
         return True
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 from multidb.errors import AuthenticationFailed, NotAllowed, ServerDown, ServerError, ServerSlow
 from multidb.model import Outcome, Probe, Tenant
-from multidb.provisioners.postgres.driver.connection import Answer, Wire
+from multidb.provisioners.postgres.driver.connection import Answer, Connection
 from multidb.provisioners.postgres.provision.logins import Login, enter, logins
 from multidb.provisioners.postgres.provision.options import ServerOptions
 from multidb.provisioners.postgres.provision.resources import PostgresFacts
@@ -277,11 +277,11 @@ def _door(attacker: Tenant, login: Login, victim: Tenant | None, database: str, 
 
     act = "connect" if victim is not None else f"connect to {database}"
     try:
-        with _patiently(attacker, login, database) as wire:
+        with _patiently(attacker, login, database) as connection:
             yield seen(act, Outcome.ALLOWED, f"{login.user} came into {database}")
             if victim is not None:
                 for what, question in (("read tables", _READABLE), ("write tables", _WRITABLE)):
-                    answer = wire.send(question, attacker.server.timeout)
+                    answer = connection.send(question, attacker.server.timeout)
                     yield seen(what, *_outcome(answer, frozenset(), counts=True))
     except (ServerDown, ServerSlow):
         raise
@@ -291,7 +291,7 @@ def _door(attacker: Tenant, login: Login, victim: Tenant | None, database: str, 
         yield seen(act, Outcome.REFUSED if shut else Outcome.BROKEN, error.message[:_SHOWN])
 
 
-def _session_of(victim: Tenant) -> Wire:
+def _session_of(victim: Tenant) -> Connection:
     """A session as the first of the victim's logins that has a connection free. Errors as for `enter`."""
     *others, last = logins(victim)
     for login in others:
@@ -303,7 +303,7 @@ def _session_of(victim: Tenant) -> Wire:
     return _patiently(victim, last)
 
 
-def _patiently(tenant: Tenant, login: Login, database: str = "") -> Wire:
+def _patiently(tenant: Tenant, login: Login, database: str = "") -> Connection:
     """As `enter`; a connection that is taken only for a moment, as by a check of health, is waited for."""
     until = time.monotonic() + _TIMEOUT
     while True:
@@ -318,15 +318,17 @@ def _patiently(tenant: Tenant, login: Login, database: str = "") -> Wire:
 class _Attack:
     """One login of the attacker, in its own database."""
 
-    def __init__(self, attacker: Tenant, login: Login, wire: Wire) -> None:
+    def __init__(self, attacker: Tenant, login: Login, connection: Connection) -> None:
         self._attacker = attacker
         self.login = login
-        self._wire = wire
-        self._version = wire.version
+        self._connection = connection
+        self._version = connection.version
         self._identity = ""  # appended to the acts' names: as whom they are tried
         self._controls: dict[str, str] = {}  # what is wrong with a control, by act
         # What the app has made is in no statement's way: none of it is the server's own.
-        wire.send("SET search_path = pg_catalog; SET default_transaction_read_only = off", attacker.server.timeout)
+        connection.send(
+            "SET search_path = pg_catalog; SET default_transaction_read_only = off", attacker.server.timeout
+        )
 
     def at_the_server(self, *, owning: bool) -> Iterator[Probe]:
         """What no app may do at all: as the login comes, and as itself where it comes as a role that it becomes.
@@ -336,10 +338,10 @@ class _Attack:
         """
         timeout, purpose = self._attacker.server.timeout, self.login.purpose
         yield from self._as(f" as {purpose}" if purpose != "user" else "", owning=owning)
-        if self._wire.send("ROLLBACK; SELECT 1 WHERE current_user <> session_user", timeout).rows:
-            self._wire.send("SET ROLE NONE", timeout)
+        if self._connection.send("ROLLBACK; SELECT 1 WHERE current_user <> session_user", timeout).rows:
+            self._connection.send("SET ROLE NONE", timeout)
             yield from self._as(f" as {purpose}, without its role", owning=False)
-            self._wire.send("ROLLBACK; RESET ROLE", timeout)
+            self._connection.send("ROLLBACK; RESET ROLE", timeout)
         self._identity = ""
         self._controls.clear()
 
@@ -403,10 +405,10 @@ class _Attack:
     def _send(self, text: str, act: _Act) -> tuple[Outcome, str]:
         timeout = self._attacker.server.timeout
         if not act.transaction:
-            self._wire.send("ROLLBACK", timeout)
-            return _outcome(self._wire.send(text, timeout), act.done)
+            self._connection.send("ROLLBACK", timeout)
+            return _outcome(self._connection.send(text, timeout), act.done)
         # One round trip: what the act before it has left is rolled back now, and nothing at all is a warning.
-        answer = self._wire.send(f"ROLLBACK; BEGIN READ WRITE; {text}", timeout)
+        answer = self._connection.send(f"ROLLBACK; BEGIN READ WRITE; {text}", timeout)
         return _outcome(answer, act.done, counts=act.counts)
 
 

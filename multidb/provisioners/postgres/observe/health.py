@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from multidb.errors import AuthenticationFailed, NotAllowed, ServerDown, ServerError, ServerSlow
 from multidb.model import Health, Status, Tenant, counted
-from multidb.provisioners.postgres.driver.connection import Answer, Wire
+from multidb.provisioners.postgres.driver.connection import Answer, Connection
 from multidb.provisioners.postgres.provision.logins import enter, logins
 
 __all__ = ["check_health"]
@@ -74,8 +74,8 @@ def check_health(tenant: Tenant, may_write: bool) -> Health:
     started = time.monotonic()
     deadline = started + tenant.server.timeout
     try:
-        with enter(tenant, login) as wire:
-            answer = wire.send(_message(wire, may_write, deadline), _left(deadline))
+        with enter(tenant, login) as connection:
+            answer = connection.send(_message(connection, may_write, deadline), _left(deadline))
     except (ServerDown, ServerSlow):
         raise
     except ServerError as error:
@@ -87,10 +87,10 @@ def _left(deadline: float) -> float:
     return max(deadline - time.monotonic(), 0.1)
 
 
-def _message(wire: Wire, may_write: bool, deadline: float) -> str:
+def _message(connection: Connection, may_write: bool, deadline: float) -> str:
     # By its own settings, the login might find an operator that the app has made where the server's is meant.
     limits = f"SET statement_timeout = {round(_left(deadline) * 1000)}; SET search_path = pg_catalog, pg_temp"
-    figures = _FIGURES.format(stale=_STALE if wire.version >= 150000 else "NULL::pg_catalog.bool")
+    figures = _FIGURES.format(stale=_STALE if connection.version >= 150000 else "NULL::pg_catalog.bool")
     # A plain BEGIN: READ WRITE would hide that the app's own transactions are read-only.
     return ";\n".join((limits, "BEGIN", figures, *(_WRITE if may_write else ()), "ROLLBACK"))
 

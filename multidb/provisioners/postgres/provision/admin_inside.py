@@ -11,7 +11,7 @@ from multidb.errors import NotAllowed
 from multidb.provisioners.postgres.backup import bound, contents
 from multidb.provisioners.postgres.backup.bound import Beyond, beyond
 from multidb.provisioners.postgres.backup.configuration import Relation
-from multidb.provisioners.postgres.driver.connection import Wire
+from multidb.provisioners.postgres.driver.connection import Connection
 from multidb.provisioners.postgres.isolation import rights
 from multidb.provisioners.postgres.provision.statements import identifier, literal
 
@@ -24,16 +24,16 @@ _THERE = "SELECT coalesce(json_agg(extname), '[]'::json) FROM pg_extension"
 class AdminInside:
     """The admin's connection to a database that an app owns. It can send nothing but this."""
 
-    def __init__(self, wire: Wire) -> None:
-        self._wire = wire
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
 
     def give_schema(self, role: str, schema: str = "public") -> None:
         """Gives a schema to a role, in a place that nothing was loaded into yet."""
-        self._wire.execute(f"ALTER SCHEMA {identifier(schema)} OWNER TO {identifier(role)}")
+        self._connection.execute(f"ALTER SCHEMA {identifier(schema)} OWNER TO {identifier(role)}")
 
     def make_extension(self, name: str, schema: str, version: str) -> None:
         """In a place that nothing was loaded into yet; the script is the server's own and meets no object of an app."""
-        self._wire.execute(creation(name, schema, version))
+        self._connection.execute(creation(name, schema, version))
 
     def let_fill(self, relation: Relation, login: str) -> None:
         """Gives a login what it takes to load the rows of an extension's table, or the position of its sequence.
@@ -46,9 +46,11 @@ class AdminInside:
 
     def keep_from(self, relation: Relation, login: str) -> None:
         """Takes back what `let_fill` has given."""
-        self._wire.execute(f"REVOKE {relation.filling} ON {relation.kind} {relation.name} FROM {identifier(login)}")
+        self._connection.execute(
+            f"REVOKE {relation.filling} ON {relation.kind} {relation.name} FROM {identifier(login)}"
+        )
         if not relation.enterable:
-            self._wire.execute(f"REVOKE USAGE ON SCHEMA {identifier(relation.schema)} FROM {identifier(login)}")
+            self._connection.execute(f"REVOKE USAGE ON SCHEMA {identifier(relation.schema)} FROM {identifier(login)}")
 
     def let_read(self, relation: Relation, role: str) -> None:
         """Gives a role the reading of an extension's table, or sequence, that the app had where the set is from."""
@@ -57,40 +59,40 @@ class AdminInside:
 
     def roll_back(self, transaction: str) -> None:
         """Ends a prepared transaction."""
-        self._wire.execute(f"ROLLBACK PREPARED {literal(transaction)}")
+        self._connection.execute(f"ROLLBACK PREPARED {literal(transaction)}")
 
     def of_others(self, roles: Sequence[str]) -> frozenset[tuple[str, ...]]:
         """What belongs to none of the roles, as `contents.owned_by_others` says it: catalogs only."""
-        others = json.loads(self._wire.ask(contents.owned_by_others(roles)))
+        others = json.loads(self._connection.ask(contents.owned_by_others(roles)))
         return frozenset(map(tuple, others))
 
     def beyond(self, version: int, roles: Sequence[str]) -> Beyond:
         """What of the database no load can make, as `bound.inside` finds it: catalogs only."""
-        return beyond(json.loads(self._wire.ask(bound.inside(version, roles))))
+        return beyond(json.loads(self._connection.ask(bound.inside(version, roles))))
 
     def comment_on_extension(self, name: str, text: str) -> None:
         """Changes one row of a catalog. The extension is one that `make_extension` has made."""
-        self._wire.execute(f"COMMENT ON EXTENSION {identifier(name)} IS {literal(text)}")
+        self._connection.execute(f"COMMENT ON EXTENSION {identifier(name)} IS {literal(text)}")
 
     def rights_on_members(self, roles: Sequence[str]) -> list[rights.Member]:
         """What the roles of the app were given on members of extensions, or have lost: catalogs only."""
-        entries = json.loads(self._wire.ask(rights.members_query()))
+        entries = json.loads(self._connection.ask(rights.members_query()))
         return rights.members(entries, lambda name: name if name in roles else None)
 
     def set_right(self, right: rights.Right, thing: rights.Thing) -> list[str]:
         """Gives and takes on a member of an extension, as the server has just found it; the statements that the admin
         may not send."""
-        sent = [(text, self._wire.send(text)) for text in rights.given(right, thing)]
+        sent = [(text, self._connection.send(text)) for text in rights.given(right, thing)]
         return [text for text, answer in sent if answer.refusal is not None or answer.warnings]
 
     def has_rights(self) -> bool:
         """Whether a role gives anything on what it will make, as the app's owner role does once it has its rights: a
         catalog only."""
-        return self._wire.ask("SELECT EXISTS (SELECT FROM pg_default_acl)") == "t"
+        return self._connection.ask("SELECT EXISTS (SELECT FROM pg_default_acl)") == "t"
 
     def extensions(self) -> Sequence[str]:
         """The names of the database's extensions, read from the catalog."""
-        names: list[str] = json.loads(self._wire.ask(_THERE))
+        names: list[str] = json.loads(self._connection.ask(_THERE))
         return names
 
     def _let_in(self, relation: Relation, role: str) -> None:
@@ -98,7 +100,7 @@ class AdminInside:
             self._give(f"GRANT USAGE ON SCHEMA {identifier(relation.schema)} TO {identifier(role)}", relation)
 
     def _give(self, text: str, relation: Relation) -> None:
-        answer = self._wire.send(text)
+        answer = self._connection.send(text)
         if refusal := answer.refusal or next(iter(answer.warnings), None):
             raise NotAllowed(
                 f"{relation.kind.lower()} {relation.name} of extension {relation.extension} is not the admin's to "

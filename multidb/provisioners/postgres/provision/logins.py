@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 
 from multidb.errors import AuthenticationFailed, NotAllowed
 from multidb.model import Tenant
-from multidb.provisioners.postgres.driver.connection import Traffic, Wire
+from multidb.provisioners.postgres.driver.connection import Connection, Traffic
 from multidb.secrets import Secret
 
 __all__ = ["Login", "enter", "logins"]
@@ -42,10 +42,10 @@ def logins(tenant: Tenant) -> Iterator[Login]:
             yield Login(unquote(parts.username or ""), Secret(unquote(parts.password or "")), purpose)
 
 
-def enter(tenant: Tenant, login: Login, database: str = "") -> Wire:
-    """A connection to the app's own database, or to another. Errors as for `Wire`; what they advise is for an app."""
+def enter(tenant: Tenant, login: Login, database: str = "") -> Connection:
+    """A connection to the app's own database, or to another. Errors as of `Connection`, with advice for an app."""
     try:
-        return Wire(
+        return Connection(
             tenant.server,
             login.password,
             "multidb check",

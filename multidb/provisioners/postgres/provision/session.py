@@ -41,10 +41,10 @@ from multidb.provisioners.postgres.driver.connection import (
     FULL,
     TAKES_KEYS,
     Answer,
+    Connection,
     Refusal,
     SessionOptions,
     Traffic,
-    Wire,
 )
 from multidb.provisioners.postgres.provision import admitted, catalog, removal, scram, summary
 from multidb.provisioners.postgres.provision.admin_rights import admin_rights
@@ -167,12 +167,12 @@ class PostgresSession:
             ServerDown, ServerSlow: the server as a whole is not to be had.
             NotAllowed, ServerError: it is only this database that cannot be read, or not in time.
         """
-        with self._open(database, reading=True, patient=True) as wire:
+        with self._open(database, reading=True, patient=True) as connection:
 
             def ask(query: str, *parameters: str) -> str:
                 admitted.require(query)
                 try:
-                    return wire.ask(query, parameters, self._server.timeout)
+                    return connection.ask(query, parameters, self._server.timeout)
                 except (ServerDown, ServerSlow) as error:  # nothing of an app's keeps a connection from being made
                     self._raise_if_gone(error)
                     raise ServerError(error.message, where=error.where, hint=error.hint) from None
@@ -409,14 +409,14 @@ class PostgresSession:
         scope, ending = batch[0].scope, batch[0].app if batch[0].ends_sessions else ""
         path = _SCRIPTS_FIND if any(text.startswith("CREATE EXTENSION ") for text in texts) else ()
         opened = self._open(scope, reading=False, search_path=path) if scope else contextlib.nullcontext(self._main)
-        with opened as wire:
-            look = self._lookout.over(wire.process, ending)
+        with opened as connection:
+            look = self._lookout.over(connection.process, ending)
             if scope:
                 for text in texts:
                     admitted.require(text)
-                self._refuse_event_triggers(wire, scope)
+                self._refuse_event_triggers(connection, scope)
             for attempt in itertools.count(1):
-                problem = _send(wire, texts, look, atomic=batch[0].atomic)
+                problem = _send(connection, texts, look, atomic=batch[0].atomic)
                 if problem is None:
                     return
                 index, refusal = problem
@@ -438,11 +438,11 @@ class PostgresSession:
                 refused=True,
             ) from None
 
-    def _refuse_event_triggers(self, wire: Wire, database: str) -> None:
+    def _refuse_event_triggers(self, connection: Connection, database: str) -> None:
         """`NotAllowed` when a statement there would run, as the admin, a function of somebody who may do less."""
-        if wire.quiets_event_triggers:
+        if connection.quiets_event_triggers:
             return
-        triggers = json.loads(wire.ask(catalog.EVENT_TRIGGERS, (), self._server.timeout))
+        triggers = json.loads(connection.ask(catalog.EVENT_TRIGGERS, (), self._server.timeout))
         if triggers:
             trigger, owner = triggers[0]
             raise NotAllowed(
@@ -475,7 +475,7 @@ class PostgresSession:
         password: Secret | None = None,
         patient: bool = False,
         search_path: Sequence[str] = (),
-    ) -> Wire:
+    ) -> Connection:
         """A connection. One that we have just closed may not be free yet; with `patient`, others of ours have to be
         closed first."""
         deadline = time.monotonic() + (self._server.timeout if patient else _MOMENT)
@@ -489,7 +489,7 @@ class PostgresSession:
         while True:
             keys = None if user else self._keys
             try:
-                return Wire(
+                return Connection(
                     self._server,
                     password if user else self._password,
                     self._application,
@@ -528,7 +528,7 @@ def _parted(batch: Sequence[Statement], following: Statement) -> bool:
 
 
 def _filled(statement: Statement, secrets: SecretStore) -> str:
-    """The text with its parameters put in. Only for the wire: it is never shown and never part of an error."""
+    """The text with its parameters put in. Only for the connection: it is never shown and never part of an error."""
     text = statement.text
     for parameter, ref in statement.binds:
         value = secrets.get(ref)
@@ -539,37 +539,39 @@ def _filled(statement: Statement, secrets: SecretStore) -> str:
 
 
 def _send(
-    wire: Wire, texts: Sequence[str], meanwhile: Callable[[], None], *, atomic: bool
+    connection: Connection, texts: Sequence[str], meanwhile: Callable[[], None], *, atomic: bool
 ) -> tuple[int, Refusal] | None:
     """Sends the texts, as one transaction when `atomic`. None when they are durable, else which failed and why."""
     if not atomic:
-        answer = wire.send(texts[0], None, meanwhile)
+        answer = connection.send(texts[0], None, meanwhile)
         problem = _refused(answer, texts[0])
         return (0, problem) if problem is not None else None
-    answer = wire.send(";\n".join(["BEGIN", *texts]), None, meanwhile)
+    answer = connection.send(";\n".join(["BEGIN", *texts]), None, meanwhile)
     if answer.refusal is not None:
-        wire.send("ROLLBACK")
+        connection.send("ROLLBACK")
         return _place(answer, answer.refusal, texts), answer.refusal
     if answer.warnings:  # libpq does not tell which statement gave them
-        wire.send("ROLLBACK")
-        return _send_singly(wire, texts, meanwhile)
-    return _commit(wire, texts)
+        connection.send("ROLLBACK")
+        return _send_singly(connection, texts, meanwhile)
+    return _commit(connection, texts)
 
 
-def _send_singly(wire: Wire, texts: Sequence[str], meanwhile: Callable[[], None]) -> tuple[int, Refusal] | None:
+def _send_singly(
+    connection: Connection, texts: Sequence[str], meanwhile: Callable[[], None]
+) -> tuple[int, Refusal] | None:
     """The same transaction, one round trip for each statement."""
-    wire.send("BEGIN")
+    connection.send("BEGIN")
     for index, text in enumerate(texts):
-        problem = _refused(wire.send(text, None, meanwhile), text)
+        problem = _refused(connection.send(text, None, meanwhile), text)
         if problem is not None:
-            wire.send("ROLLBACK")
+            connection.send("ROLLBACK")
             return index, problem
-    return _commit(wire, texts)
+    return _commit(connection, texts)
 
 
-def _commit(wire: Wire, texts: Sequence[str]) -> tuple[int, Refusal] | None:
+def _commit(connection: Connection, texts: Sequence[str]) -> tuple[int, Refusal] | None:
     # A message of its own, since a grant that granted nothing is a success to the server, and has to be seen before.
-    refusal = wire.send("COMMIT").refusal
+    refusal = connection.send("COMMIT").refusal
     return (len(texts) - 1, refusal) if refusal is not None else None
 
 

@@ -21,8 +21,8 @@ from multidb.errors import ArchiveError, ServerError
 from multidb.model import Part, Progress, Server, counted
 from multidb.provisioners.redis.backup.encodings import Limits
 from multidb.provisioners.redis.backup.keys_file import NEVER, Record, rdb_version
+from multidb.provisioners.redis.driver.batch_connection import AnswerTooLong, BatchConnection
 from multidb.provisioners.redis.driver.connection import ask, scanned
-from multidb.provisioners.redis.driver.wire import AnswerTooLong, Wire
 from multidb.provisioners.redis.observe.tally import Seen
 from multidb.provisioners.redis.provision.headroom import Headroom
 from multidb.provisioners.redis.provision.numbers import lock_number
@@ -77,7 +77,7 @@ class Keys:
     def records(self, number: int, prefix: str) -> Iterator[Record]:
         """Every key once, its value in the shape that it has when it is restored, so that both are measured alike."""
         with ExitStack() as stack:
-            lane: Wire | None = None
+            lane: BatchConnection | None = None
             for record in stack.enter_context(contextlib.closing(self._dumped(number, prefix))):
                 if record.expiry == NEVER and self._limits.changes(record.payload):
                     lane = lane or stack.enter_context(self._lane(lock_number(self._facts)))
@@ -85,7 +85,7 @@ class Keys:
                 else:
                     yield record
 
-    def _reshaped(self, lane: Wire, payload: bytes) -> bytes:
+    def _reshaped(self, lane: BatchConnection, payload: bytes) -> bytes:
         """The value after a restore, which is tried under a key that no app can see. As it is where the server has no
         room for it."""
         key = f"__multidb__:shape:{time.monotonic_ns()}"
@@ -103,8 +103,8 @@ class Keys:
         skip, when = len(prefix.encode()), "PEXPIRETIME" if "pexpiretime" in self._facts.commands else "PTTL"
         batch_size = _BatchSize()
         with ExitStack() as stack:
-            lanes: deque[Wire] = deque()
-            asked: deque[tuple[Wire, Sequence[bytes]]] = deque()
+            lanes: deque[BatchConnection] = deque()
+            asked: deque[tuple[BatchConnection, Sequence[bytes]]] = deque()
             for keys in _batches(names(stack.enter_context(self._lane(number)), prefix), batch_size):
                 if len(asked) == _LANES:
                     lane, named = asked.popleft()
@@ -117,18 +117,18 @@ class Keys:
                 yield from _received(lane, named, skip, when, batch_size)
 
     @contextlib.contextmanager
-    def _lane(self, number: int) -> Iterator[Wire]:
+    def _lane(self, number: int) -> Iterator[BatchConnection]:
         # An answer is one value, or a page of names: what is longer than the server takes back is of no use in a set.
-        with Wire(self._server, longest=self._longest + _BATCH_BYTES, working=True) as wire:
+        with BatchConnection(self._server, longest=self._longest + _BATCH_BYTES, working=True) as connection:
             password = self._password.reveal() if self._password is not None else ""
-            wire.login(self._server.endpoint.user, password, number)
-            yield wire
+            connection.login(self._server.endpoint.user, password, number)
+            yield connection
 
     def rdb(self) -> int:
         """The RDB version in which the server serializes: that of any payload. Nothing is left behind."""
         key = f"__multidb__:rdb:{time.monotonic_ns()}"
-        with self._lane(0) as wire:
-            answers = wire.tell([("SET", key, "", "PX", 10_000), ("DUMP", key), ("DEL", key)])
+        with self._lane(0) as connection:
+            answers = connection.tell([("SET", key, "", "PX", 10_000), ("DUMP", key), ("DEL", key)])
         for answer in answers:
             if isinstance(answer, ResponseError):
                 raise answer
@@ -146,7 +146,7 @@ class Keys:
         begin, total = prefix.encode(), part.details.get("keys")
         with ExitStack() as stack:
             lanes = deque(stack.enter_context(self._lane(number)) for _ in range(_LANES))
-            waiting: deque[tuple[Wire, int]] = deque()
+            waiting: deque[tuple[BatchConnection, int]] = deque()
             for batch in _by_size(records):
                 alive = [record for record in batch if record.expiry == NEVER or record.expiry > now]
                 expired += len(batch) - len(alive)
@@ -170,7 +170,7 @@ class Keys:
         if expired:
             progress(app, f"{counted(expired, 'key has', 'keys have')} expired since; left out")
 
-    def _settle(self, part: Part, lane: Wire, count: int) -> None:
+    def _settle(self, part: Part, lane: BatchConnection, count: int) -> None:
         for _ in range(count):
             answer = lane.receive()
             if isinstance(answer, ResponseError):
@@ -197,22 +197,22 @@ class Keys:
         """In one transaction removes the keys of DB 0 whose names begin with `old`, and gives that prefix to those of
         `new`. Queued on the server while they are found, so that this process never holds all of them."""
         begin, coming = old.encode(), new.encode()
-        with self._lane(0) as wire, self._another(raw=True) as client:
-            wire.ask("MULTI")
-            self._queue(wire, ([("UNLINK", key) for key in keys] for keys in scanned(client, _match(old))))
+        with self._lane(0) as connection, self._another(raw=True) as client:
+            connection.ask("MULTI")
+            self._queue(connection, ([("UNLINK", key) for key in keys] for keys in scanned(client, _match(old))))
             renamed = Seen()
             self._queue(
-                wire,
+                connection,
                 (
                     [("RENAME", key, begin + key.removeprefix(coming)) for key in keys if not renamed.before(key)]
                     for keys in scanned(client, _match(new))
                 ),
             )
-            wire.ask("EXEC")
+            connection.ask("EXEC")
 
-    def _queue(self, wire: Wire, batches: Iterable[Sequence[tuple[Any, ...]]]) -> None:
+    def _queue(self, connection: BatchConnection, batches: Iterable[Sequence[tuple[Any, ...]]]) -> None:
         for batch in batches:
-            for answer in wire.tell(batch):
+            for answer in connection.tell(batch):
                 if isinstance(answer, ResponseError):
                     raise answer
 
@@ -229,7 +229,7 @@ class _BatchSize:
         self.keys = max(1, min(fitting, 2 * self.keys, _MOST_KEYS))
 
 
-def names(lane: Wire, prefix: str) -> Iterator[bytes]:
+def names(lane: BatchConnection, prefix: str) -> Iterator[bytes]:
     """The names of the keys, each once. The next page is asked for before this one is worked on."""
     seen, count, match = Seen(), _FIRST_PAGE, _match(prefix)
     lane.send([("SCAN", "0", *match, "COUNT", count)])
@@ -254,7 +254,9 @@ def _batches(keys: Iterable[bytes], batch_size: _BatchSize) -> Iterator[list[byt
         yield batch
 
 
-def _received(lane: Wire, keys: Sequence[bytes], skip: int, when: str, batch_size: _BatchSize) -> Iterator[Record]:
+def _received(
+    lane: BatchConnection, keys: Sequence[bytes], skip: int, when: str, batch_size: _BatchSize
+) -> Iterator[Record]:
     """The records of a batch. A key that is gone meanwhile is none."""
     now = time.time_ns() // 1_000_000 if when == "PTTL" else 0
     size = 0

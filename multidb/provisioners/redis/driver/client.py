@@ -11,8 +11,8 @@ from redis.exceptions import ResponseError
 
 from multidb.errors import NotAllowed, UsageError
 from multidb.model import AppAccess, AppClient, PromptAnswer, Tenant
+from multidb.provisioners.redis.driver.batch_connection import BatchConnection, as_app
 from multidb.provisioners.redis.driver.connection import explained
-from multidb.provisioners.redis.driver.wire import Wire, as_app
 
 __all__ = ["client"]
 
@@ -38,21 +38,21 @@ def client(tenant: Tenant, access: AppAccess) -> AppClient:
 
     @contextmanager
     def prompt() -> Iterator[Callable[[str], PromptAnswer]]:
-        with explained(tenant.server), as_app(tenant) as wire:
-            yield lambda statement: _answer(wire, tenant, statement)
+        with explained(tenant.server), as_app(tenant) as connection:
+            yield lambda statement: _answer(connection, tenant, statement)
 
     password = {"REDISCLI_AUTH": env["REDIS_PASSWORD"]}
     return AppClient(prompt, ("valkey-cli", "redis-cli"), tuple(arguments), password, unset=("REDISCLI_",))
 
 
-def _answer(wire: Wire, tenant: Tenant, statement: str) -> PromptAnswer:
+def _answer(connection: BatchConnection, tenant: Tenant, statement: str) -> PromptAnswer:
     where = f"app {tenant.app.id}"
     try:
         words = shlex.split(statement)
     except ValueError as error:
         raise UsageError(f"is not a command: {error}", where=where) from None
     try:
-        return PromptAnswer(rows=[[line] for line in _lines(wire.ask(*words))])
+        return PromptAnswer(rows=[[line] for line in _lines(connection.ask(*words))])
     except ResponseError as error:
         raise NotAllowed(str(error), where=where) from None
 

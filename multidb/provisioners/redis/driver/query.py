@@ -15,8 +15,8 @@ from redis.exceptions import RedisError, ResponseError
 
 from multidb.errors import NotAllowed, ServerError, UsageError
 from multidb.model import Batch, Column, ColumnType, Question, QuestionRows, Tenant
+from multidb.provisioners.redis.driver.batch_connection import as_app
 from multidb.provisioners.redis.driver.connection import ask, ask_lines, explained, open_client
-from multidb.provisioners.redis.driver.wire import as_app
 from multidb.provisioners.redis.provision.readers import LONGEST, expired, reader_name, rule_of
 from multidb.provisioners.redis.provision.resources import RedisFacts, by_prefix
 from multidb.secrets import Secret, generate, redact
@@ -76,9 +76,9 @@ def reader(tenant: Tenant, question: Question, admin: Secret | None) -> Iterator
 def answer(tenant: Tenant, question: Question) -> Iterator[QuestionRows]:
     """What the server answers: a row, or of a list a row for each of its elements."""
     words = _command(question.words)
-    with explained(tenant.server), as_app(tenant, question.timeout) as wire:
+    with explained(tenant.server), as_app(tenant, question.timeout) as connection:
         try:
-            answered = wire.ask(*words)
+            answered = connection.ask(*words)
         except ResponseError as error:
             raise _refused(tenant, str(error)) from None
     yield QuestionRows(_COLUMN, _batches(answered))

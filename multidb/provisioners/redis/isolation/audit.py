@@ -18,8 +18,8 @@ from redis.exceptions import ResponseError
 
 from multidb.errors import ServerError
 from multidb.model import Isolation, Outcome, Probe, Tenant
+from multidb.provisioners.redis.driver.batch_connection import BatchConnection, as_app
 from multidb.provisioners.redis.driver.connection import explained
-from multidb.provisioners.redis.driver.wire import Wire, as_app
 from multidb.provisioners.redis.isolation.inventory import SCRIPTS
 from multidb.provisioners.redis.provision.channels import reaches
 from multidb.provisioners.redis.provision.options import AppOptions
@@ -134,28 +134,28 @@ class _Attack:
         number = _number(self._attacker)
         acts = [*_NOBODYS, *(_BLIND_TO_PREFIX if number == 0 else ())]
         acts += () if AppOptions.of(self._attacker.app.stores["redis"]).scripts else _SCRIPTING
-        with as_app(self._attacker) as wire:
-            yield from self._alone(wire, acts)
+        with as_app(self._attacker) as connection:
+            yield from self._alone(connection, acts)
             for victim in victims:
-                yield from self._against(wire, victim, _acts(self._attacker, victim))
+                yield from self._against(connection, victim, _acts(self._attacker, victim))
         yield self._reset()
         if number:
             yield self._before_select()
         for victim in victims:
             yield self._become(victim)
 
-    def _alone(self, wire: Wire, acts: Sequence[_Act]) -> Iterator[Probe]:
+    def _alone(self, connection: BatchConnection, acts: Sequence[_Act]) -> Iterator[Probe]:
         """Acts forbidden to everybody; that the way of trying them works is shown by one that is allowed."""
-        control = self._try(wire, _Act("GET", ("GET", "{own}")), self._attacker)
+        control = self._try(connection, _Act("GET", ("GET", "{own}")), self._attacker)
         for act in acts:
             if self._knows(act):
-                yield self._judged(act.name, None, self._try(wire, act, self._attacker), [control])
+                yield self._judged(act.name, None, self._try(connection, act, self._attacker), [control])
 
-    def _against(self, wire: Wire, victim: Tenant, acts: Sequence[_Act]) -> Iterator[Probe]:
+    def _against(self, connection: BatchConnection, victim: Tenant, acts: Sequence[_Act]) -> Iterator[Probe]:
         for act in acts:
             if self._knows(act) and self._may(act):
-                attempt = self._try(wire, act, victim)
-                control = self._try(wire, act, self._attacker)
+                attempt = self._try(connection, act, victim)
+                control = self._try(connection, act, self._attacker)
                 shared = act in _CHANNELS and reaches(self._attacker.app, self._names(victim)["channel"])
                 judged = self._judged(act.name, victim.app.id, attempt, [control], Outcome.ALLOWED if shared else None)
                 open_ = shared and judged.got is Outcome.ALLOWED
@@ -175,12 +175,12 @@ class _Attack:
             return False
         return not read_only or name in self._facts.commands.granted(rule).commands
 
-    def _try(self, wire: Wire, act: _Act, target: Tenant) -> object:
+    def _try(self, connection: BatchConnection, act: _Act, target: Tenant) -> object:
         words = [word.format_map(self._names(target)) if "{" in word else word for word in act.words]
         if not act.queued:
-            answer = wire.tell([words])[0]
+            answer = connection.tell([words])[0]
             return None if act.futile and _outcome(answer)[0] is not Outcome.REFUSED else answer
-        return wire.tell([("MULTI",), words, ("DISCARD",)])[1]
+        return connection.tell([("MULTI",), words, ("DISCARD",)])[1]
 
     def _names(self, target: Tenant) -> dict[str, str]:
         return {
@@ -194,21 +194,21 @@ class _Attack:
 
     def _reset(self) -> Probe:
         """RESET makes a connection the default user's again."""
-        with as_app(self._attacker) as wire:
-            reset, answer = wire.tell([("RESET",), ("GET", self._suffix)])
+        with as_app(self._attacker) as connection:
+            reset, answer = connection.tell([("RESET",), ("GET", self._suffix)])
         return self._judged("RESET, then GET", None, answer, [reset])
 
     def _before_select(self) -> Probe:
         """Every connection starts in DB 0. Only database rules keep an app with a DB of its own out of it."""
-        with as_app(self._attacker, select=False) as wire:
-            control, _, answer, _ = wire.tell([("PING",), ("MULTI",), ("GET", self._suffix), ("DISCARD",)])
+        with as_app(self._attacker, select=False) as connection:
+            control, _, answer, _ = connection.tell([("PING",), ("MULTI",), ("GET", self._suffix), ("DISCARD",)])
         expected = None if self._facts.db_rules else Outcome.ALLOWED
         return self._judged("GET in DB 0, before SELECT", None, answer, [control], expected)
 
     def _become(self, victim: Tenant) -> Probe:
         """Logs in as the other app without its password; with the app's own it works, as the control shows."""
-        with as_app(self._attacker) as wire:
-            [answer] = wire.tell([("AUTH", str(victim.env["REDIS_USER"]), self._suffix)])
+        with as_app(self._attacker) as connection:
+            [answer] = connection.tell([("AUTH", str(victim.env["REDIS_USER"]), self._suffix)])
         return self._judged("AUTH", victim.app.id, answer, [])
 
     def _judged(

@@ -10,8 +10,8 @@ from typing import Final
 from redis.exceptions import ResponseError
 
 from multidb.model import Health, Status, Tenant
+from multidb.provisioners.redis.driver.batch_connection import BatchConnection, as_app
 from multidb.provisioners.redis.driver.connection import explained, fields
-from multidb.provisioners.redis.driver.wire import Wire, as_app
 from multidb.provisioners.redis.provision.resources import FORGETS, RedisFacts
 from multidb.secrets import redact
 
@@ -42,19 +42,19 @@ def check_health(tenant: Tenant, may_write: bool) -> Health:
         ServerDown, ServerSlow, AuthenticationFailed: the app cannot connect at all.
     """
     began = time.monotonic()
-    with explained(tenant.server), as_app(tenant, within=tenant.server.timeout) as wire:
-        wrong, info = _probe(tenant, wire, may_write)
+    with explained(tenant.server), as_app(tenant, within=tenant.server.timeout) as connection:
+        wrong, info = _probe(tenant, connection, may_write)
     return _judged(tenant, wrong, info, may_write, time.monotonic() - began)
 
 
-def _probe(tenant: Tenant, wire: Wire, may_write: bool) -> tuple[list[object], dict[str, str]]:
+def _probe(tenant: Tenant, connection: BatchConnection, may_write: bool) -> tuple[list[object], dict[str, str]]:
     """The answers to SET, GET, DEL (or to a GET only) that are not as they should be, and what INFO says."""
     value = random.token_hex(8)
     key = f"{tenant.env.get('REDIS_KEY_PREFIX', '')}__multidb_probe:{value}"
     acts: list[tuple[object, ...]] = [("GET", key)]
     if may_write:
         acts = [("SET", key, value, "PX", _PROBE_MILLISECONDS), *acts, ("DEL", key)]
-    answers = wire.tell([*acts, *(("INFO", section) for section in _SECTIONS)])
+    answers = connection.tell([*acts, *(("INFO", section) for section in _SECTIONS)])
     info = [answer.decode() for answer in answers[len(acts) :] if isinstance(answer, bytes)]
     expected = [b"OK", value.encode(), 1] if may_write else [None]
     wrong = [answer for answer, want in zip(answers, expected, strict=False) if answer != want]

@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from multidb.document import printable
 from multidb.model import App, Refusal
-from multidb.provisioners.redis.driver.wire import OWN_NAME
+from multidb.provisioners.redis.driver.batch_connection import OWN_NAME
 from multidb.provisioners.redis.provision.resources import user_names
 
 __all__ = ["refusals"]

@@ -24,7 +24,7 @@ from multidb.progress import ProgressTimer
 from multidb.provisioners.redis.driver.connection import tls_options
 from multidb.secrets import redact, revealed
 
-__all__ = ["OWN_NAME", "AnswerTooLong", "Wire", "as_app"]
+__all__ = ["OWN_NAME", "AnswerTooLong", "BatchConnection", "as_app"]
 
 OWN_NAME = "multidb"
 """The name of these connections on their servers."""
@@ -38,16 +38,16 @@ class AnswerTooLong(RedisError):
 
 
 @contextlib.contextmanager
-def as_app(tenant: Tenant, within: float | None = None, *, select: bool = True) -> Iterator[Wire]:
+def as_app(tenant: Tenant, within: float | None = None, *, select: bool = True) -> Iterator[BatchConnection]:
     """A connection with the app's own login, in its own DB or, without `select`, in the one where all begin.
 
     Raises:
         AuthenticationFailed: the server does not let the app in.
     """
     password = tenant.env["REDIS_PASSWORD"]
-    with Wire(tenant.server, within) as wire:
+    with BatchConnection(tenant.server, within) as connection:
         try:
-            wire.login(
+            connection.login(
                 str(tenant.env["REDIS_USER"]),
                 revealed(password),
                 int(str(tenant.env["REDIS_DB"])) if select else 0,
@@ -60,10 +60,10 @@ def as_app(tenant: Tenant, within: float | None = None, *, select: bool = True) 
                 where=str(tenant.server),
                 hint=f"multidb plan shows what differs; multidb apply --app {tenant.app.id} mends it",
             ) from None
-        yield wire
+        yield connection
 
 
-class Wire:
+class BatchConnection:
     """A connection without a login yet. Raises the driver's exceptions (`connection.explained`).
 
     Args:

@@ -12,9 +12,9 @@ from multidb.errors import AuthenticationFailed, NotAllowed, ServerError, Server
 from multidb.model import App, Endpoint, Inspection, Server, StoreContext, Tenant
 from multidb.model.health import Status
 from multidb.provisioners.postgres import PROVISIONER
-from multidb.provisioners.postgres.backup import session_settings
-from multidb.provisioners.postgres.backup.session_settings import Powers
+from multidb.provisioners.postgres.driver import session_settings
 from multidb.provisioners.postgres.driver.connection import Connection, SessionOptions, Traffic
+from multidb.provisioners.postgres.driver.session_settings import Powers
 from multidb.provisioners.postgres.observe.health import check_health
 from multidb.provisioners.postgres.provision.options import AppOptions
 from multidb.secrets import Secret

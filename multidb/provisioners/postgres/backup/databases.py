@@ -14,8 +14,8 @@ from multidb.progress import ProgressTimer
 from multidb.provisioners.postgres.backup import programs
 from multidb.provisioners.postgres.backup.delegate import Delegate, Delegates
 from multidb.provisioners.postgres.backup.programs import Program
-from multidb.provisioners.postgres.backup.signs import Signs
 from multidb.provisioners.postgres.driver.connection import Connection, SessionOptions, Traffic
+from multidb.provisioners.postgres.driver.signs import Signs
 from multidb.provisioners.postgres.provision.admin_inside import AdminInside
 from multidb.provisioners.postgres.provision.statements import identifier, literal
 from multidb.secrets import Secret

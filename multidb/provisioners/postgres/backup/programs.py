@@ -30,9 +30,9 @@ from multidb.distribution import add_command
 from multidb.errors import ArchiveError, ServerSlow, WrongVersion
 from multidb.model import Endpoint, Server
 from multidb.progress import ProgressTimer, ended_without
-from multidb.provisioners.postgres.backup import session_settings
 from multidb.provisioners.postgres.backup.inside import Inside, located
-from multidb.provisioners.postgres.backup.session_settings import OLDEST, Powers
+from multidb.provisioners.postgres.driver import session_settings
+from multidb.provisioners.postgres.driver.session_settings import OLDEST, Powers
 from multidb.secrets import Secret, redact
 
 __all__ = [

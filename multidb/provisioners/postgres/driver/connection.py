@@ -31,8 +31,8 @@ from multidb.errors import (
 )
 from multidb.model import Server
 from multidb.progress import ProgressTimer, ended_without
-from multidb.provisioners.postgres.backup import session_settings
-from multidb.provisioners.postgres.backup.session_settings import Powers
+from multidb.provisioners.postgres.driver import session_settings
+from multidb.provisioners.postgres.driver.session_settings import Powers
 from multidb.provisioners.postgres.provision.statements import identifier
 from multidb.secrets import Secret, redact
 

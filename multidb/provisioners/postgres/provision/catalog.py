@@ -16,7 +16,7 @@ from typing import Any
 from multidb.errors import WrongVersion
 from multidb.model import Inspection, Owner, Resource
 from multidb.provisioners.postgres.backup.places import DELEGATES
-from multidb.provisioners.postgres.backup.session_settings import OLDEST
+from multidb.provisioners.postgres.driver.session_settings import OLDEST
 from multidb.provisioners.postgres.provision import scram
 from multidb.provisioners.postgres.provision.options import duration_of, duration_text
 from multidb.provisioners.postgres.provision.resources import (

@@ -35,8 +35,7 @@ from multidb.model import (
     StoreContext,
     Unread,
 )
-from multidb.provisioners.postgres.backup.blocking import Lookout
-from multidb.provisioners.postgres.backup.signs import Signs
+from multidb.provisioners.postgres.driver.blocking import Lookout
 from multidb.provisioners.postgres.driver.connection import (
     FULL,
     TAKES_KEYS,
@@ -46,6 +45,7 @@ from multidb.provisioners.postgres.driver.connection import (
     SessionOptions,
     Traffic,
 )
+from multidb.provisioners.postgres.driver.signs import Signs
 from multidb.provisioners.postgres.provision import admitted, catalog, removal, scram, summary
 from multidb.provisioners.postgres.provision.admin_rights import admin_rights
 from multidb.provisioners.postgres.provision.resources import Interior, PostgresFacts, Role, password_ref

@@ -29,7 +29,7 @@ import urllib3
 from multidb.errors import AuthenticationFailed, Locked, NotAllowed, ServerDown, ServerError, ServerSlow, WrongVersion
 from multidb.model import Server
 from multidb.progress import ProgressTimer, ended_without
-from multidb.provisioners.qdrant.backup.stored_points import Unpickled, load_carefully
+from multidb.provisioners.qdrant.driver.stored_points import Unpickled, load_carefully
 from multidb.provisioners.qdrant.provision.statements import Call
 from multidb.secrets import Secret, redact
 

@@ -32,10 +32,19 @@ from multidb.state_file import StateFile
 from multidb.state_folder import MACHINE, FolderStateStore
 from multidb.state_store import Kept, StateStore, identified, refuse_moved
 
-__all__ = ["FILE", "Cipher", "FileSecretStore", "ProjectState", "SeenSecrets", "holder", "secrets_of", "secrets_text"]
+__all__ = [
+    "FILE",
+    "Cipher",
+    "FileSecretStore",
+    "ProjectState",
+    "SeenSecrets",
+    "entries",
+    "holder",
+    "secrets_of",
+    "secrets_text",
+]
 
 T = TypeVar("T")
-
 FILE: Final = "file"
 """The kind of secret store that a project has where its manifest names none."""
 TURN = 60.0  # seconds in which one process has done what takes some: it stands still
@@ -236,25 +245,6 @@ class ProjectState:
         """
         return self._of(section).read(section)
 
-    def entries(self, section: str, of: str, read: Callable[[str, Any], T]) -> dict[str, T]:
-        """The entries of a section by their names, each as `read` (name, entry) makes it.
-
-        Args:
-            of: what they are of, for people: ``renames``.
-            read: raises `ValueError` for an entry that has the section's shape and cannot be understood all the same.
-
-        Raises:
-            UsageError: one cannot be understood; and as `read`.
-        """
-        try:
-            return {name: read(name, entry) for name, entry in self.read(section).items()}
-        except ValueError:
-            raise UsageError(
-                f"what it says of {of} cannot be read",
-                where=self.store.title,
-                hint="restore the file from a copy, or use the multidb that wrote it",
-            ) from None
-
     def refresh(self) -> None:
         """Has the next reader see what other runs have written until now."""
         self._shared.forget()
@@ -333,6 +323,26 @@ class ProjectState:
 
     def _of(self, section: str) -> _Sections:
         return self._here if section in MACHINE else self._shared
+
+
+def entries(state: ProjectState, section: str, of: str, read: Callable[[str, Any], T]) -> dict[str, T]:
+    """The entries of a section of the state by their names, each as `read` (name, entry) makes it.
+
+    Args:
+        of: what they are of, for people: ``renames``.
+        read: raises `ValueError` for an entry that has the section's shape and cannot be understood all the same.
+
+    Raises:
+        UsageError: one cannot be understood; and as `ProjectState.read`.
+    """
+    try:
+        return {name: read(name, entry) for name, entry in state.read(section).items()}
+    except ValueError:
+        raise UsageError(
+            f"what it says of {of} cannot be read",
+            where=state.store.title,
+            hint="restore the file from a copy, or use the multidb that wrote it",
+        ) from None
 
 
 class _Sections:

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import accumulate, takewhile
-from pathlib import Path
 
 from pydantic import TypeAdapter
 
 from multidb.document import in_future, parse
 from multidb.errors import MultidbError, UsageError
 from multidb.state import ProjectState
+from multidb.state_file import numbered
 from multidb.validation import Count, Document, Moment, validated
 
 __all__ = ["History", "Look"]
@@ -112,7 +112,7 @@ class History:
             aside = self._file.set_aside(f"{_NAME}.damaged")
         else:  # it may hold what is no text
             path = self._state.folder / _NAME
-            free = _free(path.with_name(f"{_NAME}.damaged"))
+            free = next(free for free in map(path.with_name, numbered(f"{_NAME}.damaged")) if not free.exists())
             try:
                 path.rename(free)
             except OSError as error:
@@ -135,12 +135,3 @@ def _newest(looks: Iterable[Look]) -> list[str]:
     lines = [f"{look.line()}\n" for look in looks][-_MOST_LOOKS:]
     fitting = takewhile(lambda total: total <= _MOST_BYTES, accumulate(len(line) for line in reversed(lines)))
     return lines[-max(1, sum(1 for _ in fitting)) :]
-
-
-def _free(path: Path) -> Path:
-    """`path`, or with a number where that is taken."""
-    return next(
-        candidate
-        for number in range(10_000)
-        if not (candidate := path.with_name(f"{path.name}{number or ''}")).exists()
-    )

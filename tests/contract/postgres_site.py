@@ -24,7 +24,7 @@ from multidb.provisioners.postgres.provision.session import PostgresSession
 from multidb.secrets import MemorySecretStore, Secret, generate
 from tests.support.postgres_servers import SUPERUSER, Cluster
 
-_numbers = itertools.count(1)
+NUMBERS = itertools.count(1)
 
 
 class Site:
@@ -37,7 +37,7 @@ class Site:
         self.timeout = timeout
 
     def app(self, **options: Any) -> App:
-        name = f"s{next(_numbers)}"
+        name = f"s{next(NUMBERS)}"
         return App(name, name, {"postgres": AppOptions(**options)})
 
     def connect(self, name: str = "multidb test") -> PostgresSession:

@@ -21,7 +21,7 @@ from multidb.provisioners.postgres.provision.resources import password_ref
 from multidb.provisioners.postgres.provision.session import PostgresSession
 from multidb.provisioners.postgres.provision.statements import identifier, literal
 from multidb.secrets import Secret
-from tests.contract.postgres_site import Site, _numbers
+from tests.contract.postgres_site import NUMBERS, Site
 from tests.support.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 
 pytestmark = pytest.mark.server
@@ -177,7 +177,7 @@ def test_stopped_after_any_step_the_next_apply_converges(site: Site) -> None:
 
 
 def test_a_failed_statement_takes_its_transaction_with_it(site: Site) -> None:
-    name = f"s{next(_numbers)}"
+    name = f"s{next(NUMBERS)}"
     todo = [
         Statement(f"CREATE ROLE {name}_done"),
         Statement(f"CREATE ROLE {name}_gone", atomic=True),
@@ -219,7 +219,7 @@ def test_a_grant_that_granted_nothing_is_a_failure(site: Site, platform: Site) -
 
 def test_concurrent_changes_of_the_same_role_are_retried(site: Site) -> None:
     """Four runs alter one role until the server has said `tuple concurrently updated`, and none fails."""
-    role = f"s{next(_numbers)}_busy"
+    role = f"s{next(NUMBERS)}_busy"
     site.served.sql(f"CREATE ROLE {role}")
     errors: list[Exception] = []
 
@@ -245,7 +245,7 @@ def test_concurrent_changes_of_the_same_role_are_retried(site: Site) -> None:
 
 def test_a_deadlock_is_survived(site: Site) -> None:
     """We hold `one` and want `two`, somebody else the other way round; the server ends whoever waited first: us."""
-    name = f"s{next(_numbers)}"
+    name = f"s{next(NUMBERS)}"
     site.served.sql(f"CREATE TABLE {name}_one ()", f"CREATE TABLE {name}_two ()")
     todo = [
         Statement(f"COMMENT ON TABLE public.{name}_one IS 'ours'", atomic=True),

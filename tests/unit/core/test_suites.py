@@ -39,3 +39,15 @@ def test_no_suite_imports_from_another() -> None:
         and _suite((*module.split(".")[1:], name)) not in {_suite(path.relative_to(TESTS).parts), *shared}
     ]
     assert across == []
+
+
+def test_no_test_imports_another() -> None:
+    """What several tests need stands in a module that is none: whoever changes a test changes that one alone."""
+    places = ("tests.contract.test_state_stores", "tests.cli.test_state_places")  # with fixtures for each kind of place
+    tests = [
+        f"{path.relative_to(TESTS)}: {module}"
+        for path in sorted(TESTS.rglob("*.py"))
+        for module, _ in _imports(path)
+        if ".test_" in module and module not in places and module.split(".")[-1] != path.stem
+    ]
+    assert tests == []

@@ -59,8 +59,8 @@ def test_a_grant_inside_a_database_is_closed_there() -> None:
         ["table", "pg_catalog.pg_authid", None, "lernmi_user", None, "SELECT", True],
     ]
     answer = json.dumps({**dict.fromkeys(_NOTHING), "rights": rights, "searched": {}})
-    place = holes_inside.Place("lernmi", "lernmi", ("lernmi_owner", "lernmi_user"))
-    default, verifiers, table = holes_inside.holes_inside(answer, place)
+    database = holes_inside.SearchedDatabase("lernmi", "lernmi", ("lernmi_owner", "lernmi_user"))
+    default, verifiers, table = holes_inside.holes_inside(answer, database)
     enter = r'\connect "lernmi"'
     assert table.closes == (
         enter,

@@ -16,7 +16,7 @@ from multidb.errors import ServerDown, ServerError, ServerSlow
 from multidb.provisioners.postgres.driver.connection import Connection
 from multidb.provisioners.postgres.provision import catalog
 
-__all__ = ["Blocker", "Lookout"]
+__all__ = ["Blocker", "BlockerSearch"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,7 +58,7 @@ class Blocker:
         return f"let the app end it, or: SELECT pg_terminate_backend({self.pid}); then: {again}"
 
 
-class Lookout:
+class BlockerSearch:
     """Looks who is in the way of a session. Its connection is opened when something lasts, and kept; `close` ends it.
 
     Args:
@@ -71,13 +71,13 @@ class Lookout:
         self._timeout = timeout
         self._connection: Connection | None = None
         self.blockers: tuple[Blocker, ...] = ()
-        """Those of the last look that found any, since `over`."""
+        """Those of the last look that found any, since `started`."""
 
     def close(self) -> None:
         if self._connection is not None:
             self._connection.close()
 
-    def over(self, process: int, ending: str = "") -> Callable[[], None]:
+    def started(self, process: int, ending: str = "") -> Callable[[], None]:
         """What looks, each time it is called, who is in the way of that process now.
 
         Args:

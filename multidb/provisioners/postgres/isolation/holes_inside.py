@@ -14,7 +14,7 @@ from multidb.provisioners.postgres.provision.resources import PUBLIC, Interior, 
 from multidb.provisioners.postgres.provision.script import lines
 from multidb.provisioners.postgres.provision.statements import identifier, literal
 
-__all__ = ["Place", "holes_inside", "lends", "searched_inside", "with_lent"]
+__all__ = ["SearchedDatabase", "holes_inside", "lends", "searched_inside", "with_lent"]
 
 _GRANTED: Final = {
     "view": "TABLE",
@@ -51,7 +51,7 @@ _LOOKED_FOR: Final = {
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class SearchedDatabase:
     """A database that is looked into.
 
     Args:
@@ -59,12 +59,12 @@ class Place:
         roles: who is at home there; the first owns everything.
     """
 
-    database: str
+    name: str
     app: str | None = None
     roles: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, interior: Interior, inspection: Inspection) -> Place:
+    def of(cls, interior: Interior, inspection: Inspection) -> SearchedDatabase:
         """The database of one of the apps."""
         app = next(app for app in inspection.apps if app.id == interior.app)
         roles = [name.name for name in derived_names(app) if name.space == "postgres role"]
@@ -81,9 +81,9 @@ class Place:
         """A hole in this database. What the server itself has made is everybody's wall."""
         return Hole(
             name,
-            f"{subject} in database {self.database}",
+            f"{subject} in database {self.name}",
             message,
-            lines(*closes, database=self.database),
+            lines(*closes, database=self.name),
             None if system else self.app,
             None if account == PUBLIC else account,
         )
@@ -99,35 +99,39 @@ def with_lent(answer: str, lent: str) -> str:
     return json.dumps(json.loads(answer) | json.loads(lent))
 
 
-def holes_inside(answer: str, place: Place) -> Iterator[Hole]:
-    """The holes in the answer to `inventory.INSIDE`, asked in `place`; with that to `inventory.LENT` where `lends`."""
+def holes_inside(answer: str, database: SearchedDatabase) -> Iterator[Hole]:
+    """The holes in the answer to `inventory.INSIDE`, asked in `database`, and to `inventory.LENT` where `lends`."""
     document: dict[str, Sequence[Sequence[Any]] | None] = json.loads(answer)
-    yield from _rights(document["rights"] or (), place)
+    yield from _rights(document["rights"] or (), database)
     for kind, name, owner, system in document["owned"] or ():
         message = f"{owner} owns it, and whoever owns a thing may change what it does to who uses it"
-        to = None if system else place.roles[0]
-        yield place.hole("owned by another", f"{kind} {name}", message, [_given(kind, name, to)], owner, system=system)
+        to = None if system else database.roles[0]
+        yield database.hole(
+            "owned by another", f"{kind} {name}", message, [_given(kind, name, to)], owner, system=system
+        )
     granted = {name for kind, name, *_ in document["rights"] or ()}
     for routine in document.get("routines") or ():
         if routine[1] not in granted:  # what an extension keeps to its administrators is named as a grant
-            yield _routine(routine, place)
+            yield _routine(routine, database)
     for relation in document.get("relations") or ():
-        yield _relation(relation, place)
+        yield _relation(relation, database)
     for server, user in document.get("mappings") or ():
         who = "everybody" if user == PUBLIC else user
         message = f"{who} comes into another server by it, with a login that the app was not given"
         text = f"DROP USER MAPPING FOR {_grantee(user)} SERVER {server}"
-        yield place.hole("user mapping", f"server {server}", message, [text], PUBLIC)
+        yield database.hole("user mapping", f"server {server}", message, [text], PUBLIC)
     for name, event, owner in document["events"] or ():
         message = f"it runs at every {event} there, in sessions of the app and of administrators, and {owner} owns it"
         text = f"ALTER EVENT TRIGGER {name} DISABLE"
-        yield place.hole("event trigger", f"event trigger {name}", message, [text], PUBLIC)
+        yield database.hole("event trigger", f"event trigger {name}", message, [text], PUBLIC)
     for language in document["languages"] or ():
         message = (
             "who may make functions may make some in it, and nobody knows that they can do no more than their caller"
         )
         text = f"UPDATE pg_catalog.pg_language SET lanpltrusted = false WHERE lanname = {literal(str(language))}"  # noqa: S608
-        yield place.hole("trusted language", f"language {language}", message, [text], PUBLIC, system=place.app is None)
+        yield database.hole(
+            "trusted language", f"language {language}", message, [text], PUBLIC, system=database.app is None
+        )
 
 
 def searched_inside(answers: Sequence[str], asked: int) -> Iterator[Searched]:
@@ -146,7 +150,7 @@ def _grantee(name: str) -> str:
     return "PUBLIC" if name == PUBLIC else identifier(name)
 
 
-def _rights(rows: Sequence[Sequence[Any]], place: Place) -> Iterator[Hole]:
+def _rights(rows: Sequence[Sequence[Any]], database: SearchedDatabase) -> Iterator[Hole]:
     """One hole for each thing and grantee, whatever the columns."""
     grants: dict[tuple[str, str, str, bool], list[Sequence[Any]]] = {}
     for row in rows:
@@ -160,10 +164,10 @@ def _rights(rows: Sequence[Sequence[Any]], place: Place) -> Iterator[Hole]:
         if kind == "default acl":
             whose, _, objects = name.rpartition(" on ")
             message = f"{who} gets {', '.join(rights)} on {objects} made from now on"
-            yield place.hole("default privilege", f"default privileges {whose}", message, closes, grantee)
+            yield database.hole("default privilege", f"default privileges {whose}", message, closes, grantee)
         else:
             message = f"{who} holds {', '.join(rights)} on it"
-            yield place.hole(f"grant on {kind}", f"{kind} {name}", message, closes, grantee, system=system)
+            yield database.hole(f"grant on {kind}", f"{kind} {name}", message, closes, grantee, system=system)
 
 
 def _named(rights: str, column: str | None) -> Iterator[str]:
@@ -194,25 +198,25 @@ def _given(kind: str, name: str, to: str | None) -> str:
     return f"ALTER {_ALTERED.get(kind, kind.upper())} {name} OWNER TO {owner}"
 
 
-def _routine(row: Sequence[Any], place: Place) -> Hole:
+def _routine(row: Sequence[Any], database: SearchedDatabase) -> Hole:
     called, name, owner, why, grantees = row
     if why == "definer":
         message = f"whoever calls it does what it does as {owner}, who may do more than the app"
         closes = [f"ALTER ROUTINE {name} SECURITY INVOKER"]
         if grantees is not None:  # an extension's: it stays as it is, for who administers it
             closes = [f"REVOKE EXECUTE ON ROUTINE {name} FROM {_grantee(grantee)}" for grantee in grantees]
-        return place.hole("SECURITY DEFINER", f"function {called}", message, closes, PUBLIC)
+        return database.hole("SECURITY DEFINER", f"function {called}", message, closes, PUBLIC)
     message = f"it is written in {why}, which the server runs without any limit, and the app may call it"
-    return place.hole("untrusted language", f"function {called}", message, [f"DROP ROUTINE {name}"], PUBLIC)
+    return database.hole("untrusted language", f"function {called}", message, [f"DROP ROUTINE {name}"], PUBLIC)
 
 
-def _relation(row: Sequence[Any], place: Place) -> Hole:
+def _relation(row: Sequence[Any], database: SearchedDatabase) -> Hole:
     kind, name, owner, why, grantees, owned = row
     closes = [f"REVOKE ALL ON TABLE {name} FROM {_grantee(grantee)}" for grantee in grantees or ()]
     if owned:  # what it holds is elsewhere, and nothing that was an app's becomes an administrator's
         closes = [f"DROP FOREIGN TABLE {name}"]
     if why == "foreign":
         message = "the app reaches by it what is on another server, or in a file, with a login that it was not given"
-        return place.hole("foreign table", f"{kind} {name}", message, closes, PUBLIC)
+        return database.hole("foreign table", f"{kind} {name}", message, closes, PUBLIC)
     message = f"it reaches as {owner} what the app may not reach itself, and the app may use it"
-    return place.hole("view with another's rights", f"{kind} {name}", message, closes, PUBLIC)
+    return database.hole("view with another's rights", f"{kind} {name}", message, closes, PUBLIC)

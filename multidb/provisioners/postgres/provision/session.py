@@ -35,7 +35,7 @@ from multidb.model import (
     StoreContext,
     Unread,
 )
-from multidb.provisioners.postgres.driver.blocking import Lookout
+from multidb.provisioners.postgres.driver.blocking import BlockerSearch
 from multidb.provisioners.postgres.driver.connection import (
     FULL,
     TAKES_KEYS,
@@ -90,7 +90,7 @@ class PostgresSession:
         self._keys: Mapping[str, str] | None = None  # None: not asked for yet
         self.traffic = Traffic()
         self._signs = Signs(server, password, application_name)
-        self._lookout = Lookout(lambda: self._open(reading=True), server.timeout)
+        self._blocker_search = BlockerSearch(lambda: self._open(reading=True), server.timeout)
         self._main = self._open(reading=True)
         try:
             catalog.require_version(self._main.version, str(server))
@@ -108,7 +108,7 @@ class PostgresSession:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        self._lookout.close()
+        self._blocker_search.close()
         self._signs.close()
         self._main.close()
 
@@ -346,10 +346,10 @@ class PostgresSession:
         query = holes_server.server_query(self._facts)
         answer = self._ask(query, holes_server.server_parameters(logins, inspection))
         ours = [inside.desired for inside in overview.insides if inside.open and inside.marked]
-        homes = [holes_inside.Place.of(database, inspection) for database in ours]
-        entered = [*homes, *map(holes_inside.Place, holes_server.databases_beside(answer))]
+        homes = [holes_inside.SearchedDatabase.of(database, inspection) for database in ours]
+        entered = [*homes, *map(holes_inside.SearchedDatabase, holes_server.databases_beside(answer))]
         looks = self._side_by_side(self._look_inside, entered)
-        answers = [(look, place) for look, place in zip(looks, entered, strict=True) if isinstance(look, str)]
+        answers = [(look, database) for look, database in zip(looks, entered, strict=True) if isinstance(look, str)]
         return Search(
             (
                 *holes.holes_in_resources(inspection, overview.resources),
@@ -367,22 +367,22 @@ class PostgresSession:
             ),
         )
 
-    def _look_inside(self, place: holes_inside.Place) -> str | Unread:
+    def _look_inside(self, database: holes_inside.SearchedDatabase) -> str | Unread:
         """The answers to `inventory.INSIDE` and, where there is any need, to `inventory.LENT`. A database that does not
         let the admin in keeps no other from being seen; a server that has gone does."""
         from multidb.provisioners.postgres.isolation import holes_inside, inventory
 
         try:
-            with self._within(place.database) as ask:
-                answer = ask(inventory.INSIDE, *place.parameters)
+            with self._within(database.name) as ask:
+                answer = ask(inventory.INSIDE, *database.parameters)
                 if not holes_inside.lends(answer):
                     return answer
-                return holes_inside.with_lent(answer, ask(inventory.LENT, *place.parameters))
+                return holes_inside.with_lent(answer, ask(inventory.LENT, *database.parameters))
         except (ServerDown, ServerSlow) as error:
             self._raise_if_gone(error)
-            return Unread(f"database {place.database}", error.message, place.app)
+            return Unread(f"database {database.name}", error.message, database.app)
         except ServerError as error:
-            return Unread(f"database {place.database}", error.message, place.app)
+            return Unread(f"database {database.name}", error.message, database.app)
 
     def in_use(self, credentials: Mapping[str, Alternate]) -> Mapping[str, Sequence[CredentialUse]]:
         """See `Session.in_use`; one round trip."""
@@ -410,7 +410,7 @@ class PostgresSession:
         path = _SCRIPTS_FIND if any(text.startswith("CREATE EXTENSION ") for text in texts) else ()
         opened = self._open(scope, reading=False, search_path=path) if scope else contextlib.nullcontext(self._main)
         with opened as connection:
-            look = self._lookout.over(connection.process, ending)
+            look = self._blocker_search.started(connection.process, ending)
             if scope:
                 for text in texts:
                     admitted.require(text)
@@ -454,8 +454,8 @@ class PostgresSession:
     def _failed(self, statement: Statement, index: int, durable: int, refusal: Refusal) -> StatementFailed:
         place = f" in database {statement.scope}" if statement.scope else ""
         message, hint = refusal.message, _hint(refusal, self._facts)
-        if refusal.sqlstate == _HELD and self._lookout.blockers:
-            blocker = self._lookout.blockers[0]
+        if refusal.sqlstate == _HELD and self._blocker_search.blockers:
+            blocker = self._blocker_search.blockers[0]
             message, hint = blocker.sentence(statement.app), blocker.way_out(statement.app)
         return StatementFailed(
             redact(f"{message}{place}, at: {statement.text}"),

@@ -19,7 +19,7 @@ from multidb.report import ServerReport
 from multidb.rotation import Rotation, Write
 from multidb.secrets import Alternate
 from multidb.state import ProjectState
-from tests.unit.qdrant.test_qdrant_rotation import World, world  # noqa: F401
+from tests.unit.qdrant.rotated_apps import World
 
 NOW = datetime(2026, 11, 29, 12, tzinfo=UTC)
 APPS = ("lernmi", "devao")

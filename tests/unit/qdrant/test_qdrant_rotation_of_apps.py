@@ -29,19 +29,19 @@ def unchanged(apps: Sequence[str]) -> dict[str, bool | MultidbError]:
     return dict.fromkeys(apps, False)
 
 
-def rotating(world: World, write: Write = unchanged) -> Rotation:  # noqa: F811
+def rotating(world: World, write: Write = unchanged) -> Rotation:
     return Rotation(world.engine, APPS, None, write, clock=lambda: NOW)
 
 
-def entries(world: World) -> dict[str, Alternation]:  # noqa: F811
+def entries(world: World) -> dict[str, Alternation]:
     return {app: entry for (app, _), entry in alternations(world.state).items()}
 
 
-def phases(world: World) -> dict[str, RotationPhase]:  # noqa: F811
+def phases(world: World) -> dict[str, RotationPhase]:
     return {app: entry.phase for app, entry in entries(world).items()}
 
 
-def put(world: World, app: str, phase: RotationPhase) -> None:  # noqa: F811
+def put(world: World, app: str, phase: RotationPhase) -> None:
     record_alternation(world.state, [replace(entries(world)[app], phase=phase)])
 
 
@@ -58,7 +58,7 @@ def store(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return other
 
 
-def test_all_are_rotated_by_one(world: World) -> None:  # noqa: F811
+def test_all_are_rotated_by_one(world: World) -> None:
     old = {app: world.token(app) for app in APPS}
     rotation = rotating(world)
     rotation.prepare(APPS)
@@ -72,7 +72,7 @@ def test_all_are_rotated_by_one(world: World) -> None:  # noqa: F811
     assert set(phases(world).values()) == {RotationPhase.DONE}
 
 
-def test_a_new_one_that_does_not_work_is_told_to_nobody(world: World, store: Callable[..., None]) -> None:  # noqa: F811
+def test_a_new_one_that_does_not_work_is_told_to_nobody(world: World, store: Callable[..., None]) -> None:
     old = {app: world.token(app) for app in APPS}
 
     def check(tenant: Tenant, may_write: bool) -> Health:
@@ -88,7 +88,7 @@ def test_a_new_one_that_does_not_work_is_told_to_nobody(world: World, store: Cal
     assert (world.token() == old["lernmi"], world.token("devao") == old["devao"]) == (True, False)
 
 
-def test_a_former_one_that_still_works_is_said(world: World, store: Callable[..., None]) -> None:  # noqa: F811
+def test_a_former_one_that_still_works_is_said(world: World, store: Callable[..., None]) -> None:
     rotating(world).prepare(APPS)
 
     def check(tenant: Tenant, may_write: bool) -> Health:
@@ -103,7 +103,7 @@ def test_a_former_one_that_still_works_is_said(world: World, store: Callable[...
     assert phases(world) == {"lernmi": RotationPhase.FINISHING, "devao": RotationPhase.DONE}
 
 
-def test_what_was_begun_is_finished_before_the_next(world: World) -> None:  # noqa: F811
+def test_what_was_begun_is_finished_before_the_next(world: World) -> None:
     first = world.token()
     rotating(world).prepare(APPS)
     put(world, "lernmi", RotationPhase.FINISHING)
@@ -116,7 +116,7 @@ def test_what_was_begun_is_finished_before_the_next(world: World) -> None:  # no
     assert entries(world)["devao"].current is Alternate.SECOND, "which was prepared already"
 
 
-def test_steps_that_do_not_fit_are_refused_and_change_nothing(world: World) -> None:  # noqa: F811
+def test_steps_that_do_not_fit_are_refused_and_change_nothing(world: World) -> None:
     rotating(world).prepare(APPS)
     put(world, "lernmi", RotationPhase.FINISHING)
     rotation = rotating(world)
@@ -130,7 +130,7 @@ def test_steps_that_do_not_fit_are_refused_and_change_nothing(world: World) -> N
     assert phases(world) == {"lernmi": RotationPhase.PREPARING, "devao": RotationPhase.DONE}
 
 
-def test_what_was_taken_back_goes_on_with_the_same(world: World) -> None:  # noqa: F811
+def test_what_was_taken_back_goes_on_with_the_same(world: World) -> None:
     rotating(world).prepare(APPS)
     new = world.token()
     rotating(world).revert(APPS)
@@ -139,7 +139,7 @@ def test_what_was_taken_back_goes_on_with_the_same(world: World) -> None:  # noq
     assert world.token() == new
 
 
-def test_variables_that_are_new_only_now_turn_nothing_off(world: World) -> None:  # noqa: F811
+def test_variables_that_are_new_only_now_turn_nothing_off(world: World) -> None:
     rotating(world).prepare(APPS)
     rotation = rotating(world, lambda apps: {app: app == "lernmi" for app in apps})
     rotation.finish(APPS, force=False, after=timedelta(0))
@@ -147,7 +147,7 @@ def test_variables_that_are_new_only_now_turn_nothing_off(world: World) -> None:
     assert phases(world) == {"lernmi": RotationPhase.PREPARED, "devao": RotationPhase.DONE}
 
 
-def test_variables_that_cannot_be_written_are_the_apps_error(world: World) -> None:  # noqa: F811
+def test_variables_that_cannot_be_written_are_the_apps_error(world: World) -> None:
     full = UsageError("no space left on device")
     rotation = rotating(world, lambda apps: {app: full if app == "lernmi" else True for app in apps})
     rotation.prepare(APPS)
@@ -157,7 +157,7 @@ def test_variables_that_cannot_be_written_are_the_apps_error(world: World) -> No
 
 
 def test_what_cannot_be_written_together_is_written_by_itself(
-    world: World,  # noqa: F811
+    world: World,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     work = rotation_module.record_alternation
@@ -175,7 +175,7 @@ def test_what_cannot_be_written_together_is_written_by_itself(
 
 
 def test_an_app_that_is_closed_or_has_nothing_to_rotate(
-    world: World,  # noqa: F811
+    world: World,
     store: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -194,7 +194,7 @@ def test_an_app_that_is_closed_or_has_nothing_to_rotate(
 
 
 def test_who_cannot_be_asked_turns_nothing_off(
-    world: World,  # noqa: F811
+    world: World,
     store: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -64,14 +64,16 @@ def _unlimited(url: str) -> str:
 
 
 def _variables(url: str, asynchronous: str, prefix: str) -> dict[str, str | Secret]:
-    """The app's own variables, which lead a program that migrates to this address."""
+    """The app's own variables, which lead a program that migrates to this address.
+
+    The one for asyncpg has no options: SQLAlchemy hands what is in an address to asyncpg as arguments, which knows none
+    of that name.
+    """
     there, other = urlsplit(url), urlsplit(asynchronous)
-    keywords = [(name, value) for name, value in parse_qsl(other.query)]
-    query = urlencode([*keywords, ("options", _WITHOUT_LIMITS)], quote_via=quote, safe="/")
     return {
         "DATABASE_URL": Secret(url),
         f"{prefix}_URL": Secret(url),
-        "DATABASE_URL_ASYNC": Secret(f"{other.scheme}://{there.netloc}{there.path}?{query}"),
+        "DATABASE_URL_ASYNC": Secret(other._replace(netloc=there.netloc, path=there.path).geturl()),
         "POSTGRES_HOST": there.hostname or "",
         "POSTGRES_PORT": str(there.port or 5432),
         "POSTGRES_USER": unquote(there.username or ""),

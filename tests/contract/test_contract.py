@@ -118,7 +118,10 @@ class World:
             self.case.remove(self.real, self.names.pop())
 
 
-@pytest.fixture(scope="session", params=CASES, ids=lambda case: case.name)
+@pytest.fixture(
+    scope="session",
+    params=[pytest.param(case, id=case.name, marks=[pytest.mark.rare] if case.rare else []) for case in CASES],
+)
 def served(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[StoreCase, RealServer]]:

@@ -111,6 +111,7 @@ class StoreCase:
             not rotate credentials.
         lesser: admins who may do too little; none: a login of the server may do everything, or nothing.
         instance: one server per app; the suite then never puts two apps on it.
+        rare: what it would try of its own, two others try together; run with --all only.
     """
 
     name: str
@@ -130,4 +131,5 @@ class StoreCase:
     clients: Mapping[str, LoadClient] = field(default_factory=dict)
     lesser: Sequence[Lesser] = ()
     instance: bool = False
+    rare: bool = False
     down: Endpoint | None = None  # an address where nothing listens, if not simply another port

@@ -26,6 +26,7 @@ apps:
 """
 
 
+@pytest.mark.rare
 def test_servers_start_side_by_side_and_nothing_is_made_twice() -> None:
     with tempfile.TemporaryDirectory(prefix="job-") as name:
         folder = Folder(Path(name), [])

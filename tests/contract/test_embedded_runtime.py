@@ -602,7 +602,8 @@ def test_after_a_restart_of_the_machine_nothing_has_failed(place: Callable[..., 
     assert it.up()["redis"].state is RUNNING
 
 
-def test_a_second_up_is_told_about_the_first(place: Callable[..., Place]) -> None:
+def test_a_second_up_is_told_about_the_first(place: Callable[..., Place], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("multidb.runtime.embedded.LOCK_TIMEOUT", 1.0)  # a minute else
     it = place("redis")
     with ProjectState(it.root).lock("runtime", "multidb up"), pytest.raises(Locked, match="multidb up by"):
         it.up()

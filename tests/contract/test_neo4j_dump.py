@@ -112,6 +112,7 @@ def part_of_newest(folder: Folder) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.rare
 def test_a_dump_is_of_one_moment_also_while_the_app_writes_and_comes_back(folder: Folder) -> None:
     over, written = threading.Event(), 0
 
@@ -190,6 +191,7 @@ def test_interrupted_the_server_and_the_logins_come_back(folder: Folder, number:
     assert not any(state["backup-work"].values())
 
 
+@pytest.mark.rare
 def test_what_cannot_be_loaded_or_written_leaves_a_server_that_works(folder: Folder) -> None:
     found = engine(folder)
     (server,) = found.fleet.servers(Scope())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
 import ssl
 import threading
@@ -44,6 +42,7 @@ from multidb.secrets import MemorySecretStore, Secret, generate
 from tests.contract.case_neo4j import as_admin, ask, emptied, use
 from tests.contract.neo4j_project import applied, engine_of
 from tests.support.case import RealServer, Refused, Tenant
+from tests.support.standing import standing
 
 pytestmark = pytest.mark.server
 
@@ -267,13 +266,10 @@ def test_an_answer_that_does_not_come_is_given_up_and_the_next_question_is_answe
         started = time.monotonic()
         with pytest.raises(TimeoutError):
             bolt.ask("UNWIND range(1, 1000000000) AS n RETURN sum(n)", "neo4j")
-        os.kill(shared.pid, signal.SIGSTOP)
-        try:
+        with standing(shared.pid):
             for large in ("", "x" * 50_000_000):  # more than a socket takes while nobody reads
                 with pytest.raises((TimeoutError, *DRIVER_ERRORS)):
                     bolt.ask("RETURN size($large) AS size", "neo4j", {"large": large})
-        finally:
-            os.kill(shared.pid, signal.SIGCONT)
         assert time.monotonic() - started < 25, "each one timeout, and some for a busy machine"
         assert bolt.ask("RETURN 2 AS two", "neo4j", seconds=30) == [{"two": 2}]
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import socket
 import time
 from collections.abc import Iterator
@@ -28,6 +26,7 @@ from multidb.secrets import Secret
 from tests.contract.case_neo4j import as_admin, emptied
 from tests.contract.neo4j_project import applied, engine_of, holes
 from tests.support.case import RealServer
+from tests.support.standing import standing
 
 pytestmark = pytest.mark.server
 
@@ -99,11 +98,8 @@ def test_a_silent_server_costs_one_timeout(own: RealServer, tmp_path: Path) -> N
     (app,) = tenants(applied(engine_of(own, tmp_path, "lernmi")))
     hurried = replace(app, server=replace(app.server, timeout=1))
     assert own.pid is not None
-    os.kill(own.pid, signal.SIGSTOP)
-    try:
+    with standing(own.pid):
         assert 0.9 < _seconds_until_slow(hurried) < 8
-    finally:
-        os.kill(own.pid, signal.SIGCONT)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         uri = f"bolt://127.0.0.1:{silent.getsockname()[1]}"
         assert 0.9 < _seconds_until_slow(replace(hurried, env={**app.env, "NEO4J_URI": uri})) < 8

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.server
 _numbers = itertools.count(1)
 
 
-@pytest.fixture(scope="module", params=[18, 15])
+@pytest.fixture(scope="module", params=[18, pytest.param(15, marks=pytest.mark.rare)])
 def served(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     with cluster(request.param, max_connections="30", max_prepared_transactions="5") as made:
         for name in ("postgres", "template1"):  # as managed services do

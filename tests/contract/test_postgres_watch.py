@@ -24,7 +24,7 @@ from tests.support.postgres_servers import PLATFORM, SUPERUSER, Cluster, cluster
 pytestmark = pytest.mark.server
 
 
-@pytest.fixture(scope="module", params=[18, 15])
+@pytest.fixture(scope="module", params=[18, pytest.param(15, marks=pytest.mark.rare)])
 def served(request: pytest.FixtureRequest) -> Iterator[Cluster]:
     with cluster(request.param, max_prepared_transactions="5", max_connections="60") as made:
         yield made

@@ -308,11 +308,13 @@ def test_a_token_of_one_app_reads_that_app_and_says_what_it_may_not(
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody who may not write")
 @pytest.mark.parametrize("kind", ["file", "age"])  # SOPS writes as age does
 def test_a_file_that_may_only_be_read_is_read_and_keeps_what_it_has(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    kind: str, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
-    place, value = _place(kind, lambda _: None, tmp_path, monkeypatch), generate()
+    opened = Path(tempfile.mkdtemp(prefix="multidb-secrets-"))  # pytest's own folders let nobody else in
+    request.addfinalizer(lambda: shutil.rmtree(opened))
+    place, value = _place(kind, lambda _: None, opened, monkeypatch), generate()
     place.open().put({_ANN: value})
-    with _as_nobody(tmp_path):
+    with _as_nobody(opened):
         store = place.open()
         assert store.get(_ANN) == value
         for change in (lambda: store.put({_BOB: generate()}), lambda: store.delete([_ANN])):
@@ -327,7 +329,7 @@ def test_a_file_that_may_only_be_read_is_read_and_keeps_what_it_has(
 def _as_nobody(folder: Path) -> Iterator[None]:
     """This process as an account that may read the folder and write nothing there."""
     nobody = pwd.getpwnam("nobody")
-    for path in (*folder.parents[:2], folder, *folder.rglob("*")):
+    for path in (folder, *folder.rglob("*")):
         if path.is_dir():
             path.chmod(0o755)
         elif path.stat().st_mode & 0o077 == 0:  # a secret of his own

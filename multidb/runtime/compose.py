@@ -391,10 +391,12 @@ class ComposeRuntime:
     def _unfit(
         self, chosen: Sequence[Container], seen: Mapping[str, ContainerState], report: Progress
     ) -> dict[str, ServerStatus]:
-        """The servers that cannot be started, by name: a port is taken, an image cannot be had."""
+        """The servers that cannot be started, by name: one is paused, a port is taken, an image cannot be had."""
 
         def problem(container: Container) -> MultidbError | None:
             present = seen.get(container.name)
+            if present is not None and present.status == "paused":  # it holds its port, and Compose starts none
+                return UsageError("its container is paused", hint=f"{present.way_on}, then: multidb up")
             if self._exposed and (present is None or present.status != "running"):
                 for option, port in container.published.items():
                     if is_taken(port):

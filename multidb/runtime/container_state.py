@@ -32,6 +32,7 @@ class ContainerState:
         problem: why the engine could not start it.
         started: when it was last started, in seconds since 1970; 0 when it never was.
         pid: its first process, as the engine's machine numbers it; None when there is none.
+        name: as the engine calls it.
     """
 
     service: str
@@ -46,6 +47,12 @@ class ContainerState:
     problem: str = ""
     started: float = 0.0
     pid: int | None = None
+    name: str = ""
+
+    @property
+    def way_on(self) -> str:
+        """The command that lets one go on that is paused."""
+        return f"docker unpause {self.name}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +88,7 @@ def read(attributes: Mapping[str, Any]) -> ContainerState:
         problem=_short(state.get("Error") or ""),
         started=_seconds(state.get("StartedAt") or ""),
         pid=state.get("Pid") or None,
+        name=(attributes.get("Name") or "").removeprefix("/"),
     )
 
 
@@ -94,7 +102,7 @@ def judge(seen: ContainerState | None) -> Verdict:
         case "restarting":
             return Verdict(ServerState.FAILED, f"ends after each start ({_end(seen)})", final=seen.restarts > 2)
         case "paused":
-            return Verdict(ServerState.STOPPED, "is paused; docker unpause lets it go on")
+            return Verdict(ServerState.STOPPED, f"is paused; let it go on: {seen.way_on}")
         case "created":
             if seen.problem:
                 return Verdict(ServerState.FAILED, f"could not be started: {seen.problem}")

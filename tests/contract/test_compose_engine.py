@@ -240,6 +240,24 @@ def test_a_killed_server_is_seen_and_comes_back_with_its_users(stack: Stack) -> 
     run(stack.folder, stack.engine, "plan", "--check")
 
 
+def test_a_paused_server_is_named_with_the_command_that_lets_it_go_on(stack: Stack) -> None:
+    stack.engine.docker("pause", stack.container("redis"))
+    try:
+        for command in ("up", "restart"):
+            (redis,) = [
+                each
+                for each in run(stack.folder, stack.engine, command, "--json", "--yes", code=4).json()["servers"]
+                if each["server"] == "redis"
+            ]
+            assert "its container is paused" in redis["message"]
+            assert "port" not in redis["message"]
+    finally:
+        way = re.search(r"docker (unpause \S+),", redis["message"])
+        assert way is not None
+        stack.engine.docker(*way[1].split())
+    run(stack.folder, stack.engine, "up")
+
+
 def test_a_restart_makes_one_container_anew_and_its_app_is_named(stack: Stack) -> None:
     before = {service: stack.container(service) for service in stack.services}
     done = run(stack.folder, stack.engine, "restart", "postgres", "--json").json()

@@ -75,7 +75,7 @@ def test_a_stranger_without_labels_or_networks_can_be_read() -> None:
         (ContainerState("s", "running", "starting", restarts=3), ServerState.FAILED, "after each start", True),
         (ContainerState("s", "restarting", exit_code=1, restarts=1), ServerState.FAILED, "exit code 1", False),
         (ContainerState("s", "restarting", exit_code=1, restarts=3), ServerState.FAILED, "exit code 1", True),
-        (ContainerState("s", "paused"), ServerState.STOPPED, "docker unpause", True),
+        (ContainerState("s", "paused", name="shop-s-1"), ServerState.STOPPED, "docker unpause shop-s-1", True),
         (ContainerState("s", "created"), ServerState.STOPPED, "multidb up", False),
         (ContainerState("s", "created", problem="no such device"), ServerState.FAILED, "no such device", True),
         (ContainerState("s", "exited"), ServerState.STOPPED, "is stopped", True),

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
+from multidb.entry_points import added_modules, record_in, unusable
 from multidb.errors import UsageError
 
 if TYPE_CHECKING:  # the names of the stores need no model
@@ -37,10 +37,7 @@ def known_stores() -> Mapping[str, str]:
 
     Every installed distribution is looked into, once in a process.
     """
-    from importlib.metadata import entry_points
-
-    added = {point.name: point.value for point in entry_points(group=_GROUP) if point.name not in INCLUDED}
-    return INCLUDED | added
+    return INCLUDED | added_modules(_GROUP, INCLUDED)
 
 
 @cache
@@ -55,20 +52,10 @@ def provisioner(store: str) -> Provisioner:
     if store not in known_stores():
         raise UsageError(f"there is no store {store!r}", hint=f"stores: {', '.join(known_stores())}")
     module = known_stores()[store]
-    try:
-        record = getattr(import_module(module), "PROVISIONER", None)
-    except ImportError as error:
-        raise _unusable(store, module, f"cannot be imported: {error}") from None
+    where, what = f"store {store}", "the store"
+    record = record_in(module, "PROVISIONER", where, what)
     if not isinstance(record, Provisioner):
-        raise _unusable(store, module, "has no PROVISIONER")
+        raise unusable(module, "has no PROVISIONER", where, what)
     if record.name != store:
-        raise _unusable(store, module, f"calls itself {record.name}")
+        raise unusable(module, f"calls itself {record.name}", where, what)
     return record
-
-
-def _unusable(store: str, module: str, problem: str) -> UsageError:
-    return UsageError(
-        f"its module {module} {problem}",
-        where=f"store {store}",
-        hint="install another version of the package that adds the store, or uninstall it",
-    )

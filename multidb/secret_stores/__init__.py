@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from multidb.entry_points import added_modules, record_in, unusable
 from multidb.errors import UsageError
 from multidb.secrets import SecretStore
 from multidb.state import FILE, ProjectState
@@ -55,28 +55,16 @@ def secret_store_kind(name: str) -> SecretStoreKind:
     if not module:
         known = ", ".join([*INCLUDED_SECRETS, *_added()])
         raise UsageError(f"there is no kind of secret store {name!r}", hint=f"kinds: {known}")
-    try:
-        kind = getattr(import_module(module), "SECRET_STORE", None)
-    except ImportError as error:
-        raise _unusable(name, module, f"cannot be imported: {error}") from None
+    where = f"secret store {name}"
+    kind = record_in(module, "SECRET_STORE", where)
     if not isinstance(kind, SecretStoreKind) or kind.name != name:
-        raise _unusable(name, module, "has no SECRET_STORE of this name")
+        raise unusable(module, "has no SECRET_STORE of this name", where)
     return kind
 
 
 @cache
 def _added() -> Mapping[str, str]:
     """By name the modules of the kinds that other packages add. None takes the place of one of ours."""
-    from importlib.metadata import entry_points
-
     from multidb.model.secret_options import INCLUDED_SECRETS
 
-    return {point.name: point.value for point in entry_points(group=_GROUP) if point.name not in INCLUDED_SECRETS}
-
-
-def _unusable(name: str, module: str, problem: str) -> UsageError:
-    return UsageError(
-        f"its module {module} {problem}",
-        where=f"secret store {name}",
-        hint="install another version of the package that adds it, or uninstall it",
-    )
+    return added_modules(_GROUP, INCLUDED_SECRETS)

@@ -10,10 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Final
 
+from multidb.entry_points import added_modules, record_in, unusable
 from multidb.errors import MultidbError, StateUnavailable, UsageError
 from multidb.model import Project, Server
 from multidb.model.state_options import INCLUDED_STATES, StateAddress, is_folder, scheme_of
@@ -89,29 +89,17 @@ def state_store_kind(scheme: str) -> StateStoreKind:
     if not module:
         known = ", ".join([*INCLUDED_STATES, *_added()])
         raise UsageError(f"no state can be kept in {scheme}://", hint=f"addresses that can: {known}")
-    try:
-        kind = getattr(import_module(module), "STATE_STORE", None)
-    except ImportError as error:
-        raise _unusable(scheme, module, f"cannot be imported: {error}") from None
+    where = f"state {scheme}://"
+    kind = record_in(module, "STATE_STORE", where)
     if not isinstance(kind, StateStoreKind) or kind.scheme != scheme:
-        raise _unusable(scheme, module, "has no STATE_STORE of this scheme")
+        raise unusable(module, "has no STATE_STORE of this scheme", where)
     return kind
 
 
 @cache
 def _added() -> Mapping[str, str]:
     """By scheme the modules of the kinds that other packages add. None takes the place of one of ours."""
-    from importlib.metadata import entry_points
-
-    return {point.name: point.value for point in entry_points(group=_GROUP) if point.name not in INCLUDED_STATES}
-
-
-def _unusable(scheme: str, module: str, problem: str) -> UsageError:
-    return UsageError(
-        f"its module {module} {problem}",
-        where=f"state {scheme}://",
-        hint="install another version of the package that adds it, or uninstall it",
-    )
+    return added_modules(_GROUP, INCLUDED_STATES)
 
 
 def _reached(project: Project, name: str) -> tuple[Server, Secret | None]:

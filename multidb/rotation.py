@@ -173,9 +173,7 @@ class Rotation:
             The apps that may have taken the new ones, so that they have to read their variables before that.
         """
         names = list(apps)
-        finishing = self._in_phase(names, RotationPhase.FINISHING)
-        for app in {app for app, _ in finishing}:
-            stores = [store for name, store in finishing if name == app]
+        for app, stores in self._stores_in_phase(names, RotationPhase.FINISHING).items():
             self.errors[app] = Refused(
                 f"it is too late to go back: the former credentials on {listed(stores)} are being turned off",
                 where=f"app {app}",
@@ -217,9 +215,7 @@ class Rotation:
             By app and store, who used it until now.
         """
         names = list(apps)
-        making = self._in_phase(names, RotationPhase.PREPARING)
-        for app in {app for app, _ in making}:
-            stores = [store for name, store in making if name == app]
+        for app, stores in self._stores_in_phase(names, RotationPhase.PREPARING).items():
             self.errors[app] = Refused(
                 f"the new credentials on {listed(stores)} are not all made yet",
                 where=f"app {app}",
@@ -319,6 +315,12 @@ class Rotation:
     def _entries(self, apps: Iterable[str]) -> dict[Place, Alternation]:
         known = alternations(self._state)
         return {place: known[place] for place in self._places(apps) if place in known}
+
+    def _stores_in_phase(self, apps: Iterable[str], phase: RotationPhase) -> dict[str, list[str]]:
+        stores: dict[str, list[str]] = {}
+        for app, store in self._in_phase(apps, phase):
+            stores.setdefault(app, []).append(store)
+        return stores
 
     def _in_phase(self, apps: Iterable[str], phase: RotationPhase) -> dict[Place, Alternation]:
         return {place: entry for place, entry in self._entries(apps).items() if entry.phase is phase}

@@ -10,7 +10,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
-from dotenv import dotenv_values
 
 from tests.support.command import Folder, project_folder
 
@@ -150,11 +149,6 @@ def ran(command: list[str | Path], at: Path, env: Mapping[str, str]) -> list[str
     return done.stdout.splitlines()
 
 
-def variables(folder: Folder, app: str) -> dict[str, str]:
-    found = dotenv_values(folder.path / "apps" / app / ".env")
-    return {name: value for name, value in found.items() if value is not None}
-
-
 @pytest.mark.parametrize("asynchronous", ["", "1"])
 @pytest.mark.parametrize("app", ["ann", "bob"])
 def test_alembic_migrates_and_sqlalchemy_uses(
@@ -169,16 +163,16 @@ def test_alembic_migrates_and_sqlalchemy_uses(
     migrating: list[str | Path] = [multidb, "connect", app, "--file", folder.path / "multidb.yaml", "--migrate", "--"]
     alembic: list[str | Path] = [*migrating, python, "-m", "alembic"]
     ran([*alembic, "upgrade", "head"], tmp_path, {"ASYNCHRONOUS": asynchronous})
-    assert ran([python, "use.py"], tmp_path, variables(folder, app)) == ["1"]
+    assert ran([python, "use.py"], tmp_path, folder.variables(app)) == ["1"]
     ran([*alembic, "downgrade", "base"], tmp_path, {"ASYNCHRONOUS": asynchronous})
     assert "No changes" in folder.ok("plan", "--check").out
 
 
 def test_arq_works(folder: Folder, python: Path, tmp_path: Path) -> None:
     (tmp_path / "work.py").write_text(ARQ)
-    assert ran([python, "work.py"], tmp_path, variables(folder, "ann"))[-1] == "3"
+    assert ran([python, "work.py"], tmp_path, folder.variables("ann"))[-1] == "3"
 
 
 def test_neomodel_works(folder: Folder, python: Path, tmp_path: Path) -> None:
     (tmp_path / "work.py").write_text(NEOMODEL)
-    assert ran([python, "work.py"], tmp_path, variables(folder, "ann"))[-1] == "7"
+    assert ran([python, "work.py"], tmp_path, folder.variables("ann"))[-1] == "7"

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 import redis
-from dotenv import dotenv_values
 
 from tests.support.command import Folder, project_folder
 
@@ -90,11 +89,6 @@ def folder() -> Iterator[Folder]:
         yield made
 
 
-def variables(folder: Folder, app: str) -> dict[str, str]:
-    found = dotenv_values(folder.path / "apps" / app / ".env")
-    return {name: value for name, value in found.items() if value is not None}
-
-
 def _ran(program: list[str], at: Path, env: Mapping[str, str]) -> list[str]:
     done = subprocess.run(
         program, cwd=at, env={**os.environ, **env}, capture_output=True, text=True, timeout=200, check=False
@@ -122,7 +116,7 @@ def test_celery_works_and_answers_in_both_forms_of_isolation(
     folder: Folder, tmp_path: Path, app: str, broker: str
 ) -> None:
     """With the prefix on the results alone, and on the broker as well, whose channels then have other names."""
-    env = {**variables(folder, app), "BROKER_PREFIX": broker}
+    env = {**folder.variables(app), "BROKER_PREFIX": broker}
     with _celery_worker(tmp_path, env) as log:
         (tmp_path / "client.py").write_text(CELERY_CLIENT)
         said = _ran([sys.executable, "client.py"], tmp_path, env)
@@ -132,7 +126,7 @@ def test_celery_works_and_answers_in_both_forms_of_isolation(
 
 def test_rq_works(folder: Folder, tmp_path: Path) -> None:
     (tmp_path / "work.py").write_text(RQ)
-    assert _ran([sys.executable, "work.py"], tmp_path, variables(folder, "queue"))[-1] == "3"
+    assert _ran([sys.executable, "work.py"], tmp_path, folder.variables("queue"))[-1] == "3"
 
 
 @pytest.mark.rare
@@ -143,13 +137,13 @@ def test_bullmq_works(folder: Folder, tmp_path: Path, app: str) -> None:
         pytest.skip("no npm: BullMQ is a package of Node.js")
     _ran([npm, "install", "--silent", "--no-audit", "bullmq@5"], tmp_path, {})
     (tmp_path / "work.js").write_text(BULLMQ)
-    assert _ran(["node", "work.js"], tmp_path, variables(folder, app)) == ["3"]
+    assert _ran(["node", "work.js"], tmp_path, folder.variables(app)) == ["3"]
 
 
 @pytest.mark.parametrize("app", ["jobs", "pjobs", "queue", "bull"])
 def test_a_profile_opens_nothing_that_another_app_has(folder: Folder, app: str) -> None:
     """Neither what others have under the same names, nor a channel that no profile gives."""
-    with redis.Redis.from_url(variables(folder, app)["REDIS_URL"]) as client:
+    with redis.Redis.from_url(folder.variables(app)["REDIS_URL"]) as client:
         for channel in ("celery-task-meta-1", "rq:pubsub:w", "plain:x", "/99.celery.pidbox", "plain:/1.celery.pidbox"):
             with pytest.raises(redis.exceptions.NoPermissionError):
                 client.publish(channel, "x")

@@ -33,10 +33,6 @@ def folder() -> Iterator[Folder]:
         yield made
 
 
-def variable(folder: Folder, app: str, name: str) -> str:
-    return folder.ok("env", app, name, "--reveal").out.strip()
-
-
 def findings(folder: Folder, app: str) -> dict[str, list[dict[str, str]]]:
     """By server, what `doctor` says of the app."""
     said: dict[str, list[dict[str, str]]] = {}
@@ -59,20 +55,20 @@ def test_what_was_refused_is_said_by_name_with_what_helps(folder: Folder) -> Non
             "postgres": ["ok"],
             "redis": ["ok"],
         }
-    url = variable(folder, "ann", "DATABASE_URL")
+    url = folder.variables("ann")["DATABASE_URL"]
     with psycopg.connect(url, autocommit=True) as connection, psycopg.connect(url):
         for statement in ("SELECT pg_sleep(1)", "SELECT pg_sleep(1)", "CREATE DATABASE more", "SELECT nothing"):
             with suppress(psycopg.Error):
                 connection.execute(statement)
         with pytest.raises(psycopg.OperationalError):
             psycopg.connect(url)
-    with psycopg.connect(variable(folder, "bob", "DATABASE_URL")) as connection, suppress(psycopg.Error):
+    with psycopg.connect(folder.variables("bob")["DATABASE_URL"]) as connection, suppress(psycopg.Error):
         connection.execute("CREATE TABLE made ()")
-    with redis.Redis.from_url(variable(folder, "ann", "REDIS_URL")) as client:
+    with redis.Redis.from_url(folder.variables("ann")["REDIS_URL"]) as client:
         for words in (("EVAL", "return 1", "0"), ("PUBLISH", "rq:pubsub:\x1b[31m\nx", "y"), ("FLUSHALL",)):
             with pytest.raises(redis.exceptions.NoPermissionError):
                 client.execute_command(*words)
-    with redis.Redis.from_url(variable(folder, "bob", "REDIS_URL")) as client:
+    with redis.Redis.from_url(folder.variables("bob")["REDIS_URL"]) as client:
         for words in (("GET", "elsewhere"), ("SCAN", "0")):
             with pytest.raises(redis.exceptions.NoPermissionError):
                 client.execute_command(*words)

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from dotenv import dotenv_values
 
 from tests.support.command import REPOSITORY, Folder, project_folder
 
@@ -64,18 +63,13 @@ def ran(command: Sequence[str], at: Path, env: dict[str, str] | None = None) -> 
     return done.stdout
 
 
-def variables(folder: Folder, app: str) -> dict[str, str]:
-    found = dotenv_values(folder.path / "apps" / app / ".env")
-    return {name: value for name, value in found.items() if value is not None}
-
-
 @pytest.mark.parametrize("app", ["ann", "bob"])
 def test_go(folder: Folder, tmp_path: Path, app: str) -> None:
     need("go")
     (tmp_path / "go.mod").write_text("module example.com/app\n\ngo 1.22\n")
     (tmp_path / "main.go").write_text(block("go", "go"))
     ran(["go", "mod", "tidy"], tmp_path)
-    assert ran(["go", "run", "."], tmp_path, variables(folder, app)) == f"{app}_user hello\n"
+    assert ran(["go", "run", "."], tmp_path, folder.variables(app)) == f"{app}_user hello\n"
 
 
 @pytest.mark.parametrize("app", ["ann", "bob"])
@@ -86,7 +80,7 @@ def test_java(folder: Folder, tmp_path: Path, app: str) -> None:
     ran(["mvn", "-q", "-B", "dependency:build-classpath", "-Dmdep.outputFile=path"], tmp_path)
     path = f"{(tmp_path / 'path').read_text().strip()}:{tmp_path}"
     ran(["javac", "-cp", path, "Main.java"], tmp_path)
-    assert ran(["java", "-cp", path, "Main"], tmp_path, variables(folder, app)).splitlines()[-1] == f"{app}_user hello"
+    assert ran(["java", "-cp", path, "Main"], tmp_path, folder.variables(app)).splitlines()[-1] == f"{app}_user hello"
 
 
 @pytest.mark.parametrize(("number", "said"), [(0, ["ann_owner", "PONG"]), (1, ["1", "OK"])])

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.command import Folder, project_folder
+from tests.support.command import Folder, program_output, project_folder
 
 pytestmark = [pytest.mark.server, pytest.mark.rare, pytest.mark.timeout(600)]
 
@@ -141,14 +140,6 @@ def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return there / "bin" / "python"
 
 
-def ran(command: list[str | Path], at: Path, env: Mapping[str, str]) -> list[str]:
-    done = subprocess.run(
-        command, cwd=at, env={**os.environ, **env}, capture_output=True, text=True, timeout=200, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.splitlines()
-
-
 @pytest.mark.parametrize("asynchronous", ["", "1"])
 @pytest.mark.parametrize("app", ["ann", "bob"])
 def test_alembic_migrates_and_sqlalchemy_uses(
@@ -162,17 +153,17 @@ def test_alembic_migrates_and_sqlalchemy_uses(
     multidb = Path(sys.executable).parent / "multidb"
     migrating: list[str | Path] = [multidb, "connect", app, "--file", folder.path / "multidb.yaml", "--migrate", "--"]
     alembic: list[str | Path] = [*migrating, python, "-m", "alembic"]
-    ran([*alembic, "upgrade", "head"], tmp_path, {"ASYNCHRONOUS": asynchronous})
-    assert ran([python, "use.py"], tmp_path, folder.variables(app)) == ["1"]
-    ran([*alembic, "downgrade", "base"], tmp_path, {"ASYNCHRONOUS": asynchronous})
+    program_output([*alembic, "upgrade", "head"], tmp_path, {"ASYNCHRONOUS": asynchronous})
+    assert program_output([python, "use.py"], tmp_path, folder.variables(app)).splitlines() == ["1"]
+    program_output([*alembic, "downgrade", "base"], tmp_path, {"ASYNCHRONOUS": asynchronous})
     assert "No changes" in folder.ok("plan", "--check").out
 
 
 def test_arq_works(folder: Folder, python: Path, tmp_path: Path) -> None:
     (tmp_path / "work.py").write_text(ARQ)
-    assert ran([python, "work.py"], tmp_path, folder.variables("ann"))[-1] == "3"
+    assert program_output([python, "work.py"], tmp_path, folder.variables("ann")).splitlines()[-1] == "3"
 
 
 def test_neomodel_works(folder: Folder, python: Path, tmp_path: Path) -> None:
     (tmp_path / "work.py").write_text(NEOMODEL)
-    assert ran([python, "work.py"], tmp_path, folder.variables("ann"))[-1] == "7"
+    assert program_output([python, "work.py"], tmp_path, folder.variables("ann")).splitlines()[-1] == "7"

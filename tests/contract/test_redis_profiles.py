@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import redis
 
-from tests.support.command import Folder, project_folder
+from tests.support.command import Folder, program_output, project_folder
 
 pytestmark = [pytest.mark.server, pytest.mark.timeout(300)]
 
@@ -89,14 +89,6 @@ def folder() -> Iterator[Folder]:
         yield made
 
 
-def _ran(program: list[str], at: Path, env: Mapping[str, str]) -> list[str]:
-    done = subprocess.run(
-        program, cwd=at, env={**os.environ, **env}, capture_output=True, text=True, timeout=200, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout.split("\n")[:-1]
-
-
 @contextmanager
 def _celery_worker(at: Path, env: Mapping[str, str]) -> Iterator[Path]:
     (at / "jobs.py").write_text(CELERY)
@@ -119,14 +111,14 @@ def test_celery_works_and_answers_in_both_forms_of_isolation(
     env = {**folder.variables(app), "BROKER_PREFIX": broker}
     with _celery_worker(tmp_path, env) as log:
         (tmp_path / "client.py").write_text(CELERY_CLIENT)
-        said = _ran([sys.executable, "client.py"], tmp_path, env)
+        said = program_output([sys.executable, "client.py"], tmp_path, env).splitlines()
     assert said == ["3", "[{'ok': 'pong'}]", "1"]
     assert "No permissions" not in log.read_text()
 
 
 def test_rq_works(folder: Folder, tmp_path: Path) -> None:
     (tmp_path / "work.py").write_text(RQ)
-    assert _ran([sys.executable, "work.py"], tmp_path, folder.variables("queue"))[-1] == "3"
+    assert program_output([sys.executable, "work.py"], tmp_path, folder.variables("queue")).splitlines()[-1] == "3"
 
 
 @pytest.mark.rare
@@ -135,9 +127,9 @@ def test_bullmq_works(folder: Folder, tmp_path: Path, app: str) -> None:
     npm = shutil.which("npm")
     if npm is None:
         pytest.skip("no npm: BullMQ is a package of Node.js")
-    _ran([npm, "install", "--silent", "--no-audit", "bullmq@5"], tmp_path, {})
+    program_output([npm, "install", "--silent", "--no-audit", "bullmq@5"], tmp_path, {})
     (tmp_path / "work.js").write_text(BULLMQ)
-    assert _ran(["node", "work.js"], tmp_path, folder.variables(app)) == ["3"]
+    assert program_output(["node", "work.js"], tmp_path, folder.variables(app)).splitlines() == ["3"]
 
 
 @pytest.mark.parametrize("app", ["jobs", "pjobs", "queue", "bull"])

@@ -5,14 +5,13 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.support.command import REPOSITORY, Folder, project_folder
+from tests.support.command import REPOSITORY, Folder, program_output, project_folder
 
 pytestmark = [pytest.mark.server, pytest.mark.rare, pytest.mark.timeout(600)]
 
@@ -55,21 +54,13 @@ def need(*programs: str) -> None:
             pytest.skip(f"no {program} here")
 
 
-def ran(command: Sequence[str], at: Path, env: dict[str, str] | None = None) -> str:
-    done = subprocess.run(
-        command, cwd=at, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=400, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.mark.parametrize("app", ["ann", "bob"])
 def test_go(folder: Folder, tmp_path: Path, app: str) -> None:
     need("go")
     (tmp_path / "go.mod").write_text("module example.com/app\n\ngo 1.22\n")
     (tmp_path / "main.go").write_text(block("go", "go"))
-    ran(["go", "mod", "tidy"], tmp_path)
-    assert ran(["go", "run", "."], tmp_path, folder.variables(app)) == f"{app}_user hello\n"
+    program_output(["go", "mod", "tidy"], tmp_path)
+    assert program_output(["go", "run", "."], tmp_path, folder.variables(app)) == f"{app}_user hello\n"
 
 
 @pytest.mark.parametrize("app", ["ann", "bob"])
@@ -77,10 +68,13 @@ def test_java(folder: Folder, tmp_path: Path, app: str) -> None:
     need("java", "javac", "mvn")
     (tmp_path / "pom.xml").write_text(POM)
     (tmp_path / "Main.java").write_text(block("java", "java"))
-    ran(["mvn", "-q", "-B", "dependency:build-classpath", "-Dmdep.outputFile=path"], tmp_path)
+    program_output(["mvn", "-q", "-B", "dependency:build-classpath", "-Dmdep.outputFile=path"], tmp_path)
     path = f"{(tmp_path / 'path').read_text().strip()}:{tmp_path}"
-    ran(["javac", "-cp", path, "Main.java"], tmp_path)
-    assert ran(["java", "-cp", path, "Main"], tmp_path, folder.variables(app)).splitlines()[-1] == f"{app}_user hello"
+    program_output(["javac", "-cp", path, "Main.java"], tmp_path)
+    assert (
+        program_output(["java", "-cp", path, "Main"], tmp_path, folder.variables(app)).splitlines()[-1]
+        == f"{app}_user hello"
+    )
 
 
 @pytest.mark.parametrize(("number", "said"), [(0, ["ann_owner", "PONG"]), (1, ["1", "OK"])])
@@ -88,7 +82,7 @@ def test_a_shell(folder: Folder, number: int, said: list[str]) -> None:
     need("psql", "redis-cli")
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     script = "set -e\n" + block("shell", "sh", number)
-    assert ran(["bash", "-c", script], folder.path, {"PATH": path}).split() == said
+    assert program_output(["bash", "-c", script], folder.path, {"PATH": path}).split() == said
 
 
 def test_typescript(folder: Folder, tmp_path: Path) -> None:
@@ -96,8 +90,8 @@ def test_typescript(folder: Folder, tmp_path: Path) -> None:
     for name in ("multidb.ts", "package.json"):
         shutil.copy(REPOSITORY / "clients" / "typescript" / name, tmp_path)
     (tmp_path / "main.ts").write_text(block("typescript", "ts"))
-    ran(["npm", "install", "--silent", "--no-audit"], tmp_path)
+    program_output(["npm", "install", "--silent", "--no-audit"], tmp_path)
     options = ["--target", "es2022", "--module", "nodenext", "--moduleResolution", "nodenext", "--skipLibCheck"]
-    ran(["npx", "tsc", *options, "--strict", "multidb.ts", "main.ts"], tmp_path)
+    program_output(["npx", "tsc", *options, "--strict", "multidb.ts", "main.ts"], tmp_path)
     env = {"MULTIDB_ENV_FILE": str(folder.path / "apps" / "ann" / ".env")}
-    assert ran(["node", "main.js"], tmp_path, env) == "ann_user hello\nhealthy\n"
+    assert program_output(["node", "main.js"], tmp_path, env) == "ann_user hello\nhealthy\n"

@@ -15,7 +15,7 @@ import pty
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -95,6 +95,15 @@ def project_folder(prefix: str, manifest: str) -> Iterator[Folder]:
             yield folder
         finally:
             folder.run("down")
+
+
+def program_output(command: Sequence[str | Path], at: Path, env: Mapping[str, str] | None = None) -> str:
+    """What another program printed that has to succeed, in this folder and with these variables besides."""
+    done = subprocess.run(
+        command, cwd=at, env={**os.environ, **(env or {})}, capture_output=True, text=True, timeout=400, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
 
 
 def on_terminal(folder: Path, arguments: list[str], *, typed: str = "", **env: str) -> tuple[int, str]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -128,6 +129,46 @@ class Exchanged(Generic[C]):
         for client in [client for client, users in self._in_use.items() if not users and client is not self._now]:
             del self._in_use[client]
             self._close(client)
+
+
+async def repeat_awaiting(
+    load: Load,
+    opened: Callable[[Tenant], C],
+    request: Callable[[C], Awaitable[object]],
+    close: Callable[[C], Awaitable[object]],
+) -> None:
+    """A request after the other, three side by side, by a client with the variables of now; a former one is closed when
+    the last request that took it is over."""
+    now = opened(load.variables())
+    in_use = {now: 0}  # by client, its requests
+
+    async def work() -> None:
+        while not load.over:
+            client = now
+            in_use[client] += 1
+            await request(client)
+            in_use[client] -= 1
+            load.answered()
+            await asyncio.sleep(PAUSE)
+
+    async def watch() -> None:
+        nonlocal now
+        while not load.over:
+            if (other := load.other_variables()) is not None:
+                now = opened(other)
+                in_use[now] = 0
+            for client in [client for client, users in in_use.items() if not users and client is not now]:
+                del in_use[client]
+                await close(client)
+            await asyncio.sleep(0.02)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            for task in (work(), work(), work(), watch()):
+                group.create_task(task)
+    finally:
+        for client in in_use:
+            await close(client)
 
 
 LoadClient = Callable[[Load], None]

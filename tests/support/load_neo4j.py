@@ -8,7 +8,7 @@ import asyncio
 import neo4j
 
 from tests.support.case import Tenant
-from tests.support.load import PAUSE, Exchanged, Load
+from tests.support.load import Exchanged, Load, repeat_awaiting
 
 _REQUEST = "CREATE (n:Load {id: randomUUID()}) WITH n, n.id AS id DETACH DELETE n RETURN id"
 
@@ -38,43 +38,16 @@ def asynchronous(load: Load) -> None:
 
 
 async def _asynchronous(load: Load) -> None:
-    tenant = load.variables()
-    database = tenant.env["NEO4J_DATABASE"]
+    database = load.variables().env["NEO4J_DATABASE"]
 
     def opened(tenant: Tenant) -> neo4j.AsyncDriver:
         return neo4j.AsyncGraphDatabase.driver(tenant.env["NEO4J_URI"], auth=_login(tenant))
 
-    now = opened(tenant)
-    in_use = {now: 0}  # by driver, its requests
+    async def request(driver: neo4j.AsyncDriver) -> None:
+        records, _, _ = await driver.execute_query(_REQUEST, database_=database)
+        assert records[0]["id"]
 
-    async def work() -> None:
-        while not load.over:
-            driver = now
-            in_use[driver] += 1
-            records, _, _ = await driver.execute_query(_REQUEST, database_=database)
-            assert records[0]["id"]
-            in_use[driver] -= 1
-            load.answered()
-            await asyncio.sleep(PAUSE)
-
-    async def watch() -> None:
-        nonlocal now
-        while not load.over:
-            if (other := load.other_variables()) is not None:
-                now = opened(other)
-                in_use[now] = 0
-            for driver in [driver for driver, users in in_use.items() if not users and driver is not now]:
-                del in_use[driver]
-                await driver.close()
-            await asyncio.sleep(0.02)
-
-    try:
-        async with asyncio.TaskGroup() as group:
-            for task in (work(), work(), work(), watch()):
-                group.create_task(task)
-    finally:
-        for driver in in_use:
-            await driver.close()
+    await repeat_awaiting(load, opened, request, neo4j.AsyncDriver.close)
 
 
 CLIENTS = {"neo4j": transactions, "neo4j asynchronous": asynchronous}

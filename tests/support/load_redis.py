@@ -12,7 +12,7 @@ import redis
 import redis.asyncio
 
 from tests.support.case import Tenant
-from tests.support.load import PAUSE, Exchanged, Load
+from tests.support.load import PAUSE, Exchanged, Load, repeat_awaiting
 
 _WAIT = 0.2  # seconds that a pop blocks
 
@@ -42,36 +42,13 @@ def commands_async(load: Load) -> None:
 
 
 async def _commands_async(load: Load) -> None:
-    tenant = load.variables()
-    key = f"{tenant.app}:load_async"
-    now = _opened_async(tenant)
-    in_use = {now: 0}
+    key = f"{load.variables().app}:load_async"
 
-    async def work() -> None:
-        while not load.over:
-            client = now
-            in_use[client] += 1
-            async with client.pipeline() as pipeline:
-                assert await pipeline.set(key, "kept").get(key).execute() == [True, "kept"]
-            in_use[client] -= 1
-            load.answered()
-            await asyncio.sleep(PAUSE)
+    async def request(client: Any) -> None:
+        async with client.pipeline() as pipeline:
+            assert await pipeline.set(key, "kept").get(key).execute() == [True, "kept"]
 
-    async def watch() -> None:
-        nonlocal now
-        while not load.over:
-            if (other := load.other_variables()) is not None:
-                now = _opened_async(other)
-                in_use[now] = 0
-            for client in [client for client, users in in_use.items() if not users and client is not now]:
-                del in_use[client]
-                await client.aclose()
-            await asyncio.sleep(0.02)
-
-    async with asyncio.TaskGroup() as group:
-        for task in (work(), work(), work(), watch()):
-            group.create_task(task)
-    await now.aclose()
+    await repeat_awaiting(load, _opened_async, request, redis.asyncio.Redis.aclose)
 
 
 def messages(load: Load) -> None:

@@ -7,6 +7,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from enum import Enum
 
+from multidb.errors import UsageError
 from multidb.secrets import Secret
 
 __all__ = ["AppAccess", "AppClient", "PromptAnswer"]
@@ -18,6 +19,11 @@ class AppAccess(Enum):
     WORK = "work"
     READ_ONLY = "read-only"
     MIGRATION = "migration"
+
+    def refusal(self, credential: str, app: str) -> UsageError:
+        """That an app has no such credential (``login on Redis``) to read only, or for migrations."""
+        asked, option = ("only reads", "--read-only") if self is AppAccess.READ_ONLY else ("migrates", "--migrate")
+        return UsageError(f"an app has no {credential} that {asked}", where=f"app {app}", hint=f"leave {option} out")
 
 
 @dataclass(frozen=True, slots=True)

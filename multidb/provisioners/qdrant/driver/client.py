@@ -28,8 +28,7 @@ def client(tenant: Tenant, access: AppAccess) -> AppClient:
     """
     where = f"app {tenant.app.id}"
     if access is not AppAccess.WORK:
-        asked, option = ("only reads", "--read-only") if access is AppAccess.READ_ONLY else ("migrates", "--migrate")
-        raise UsageError(f"an app has no token on Qdrant that {asked}", where=where, hint=f"leave {option} out")
+        raise access.refusal("token on Qdrant", tenant.app.id)
     if "QDRANT_PATH" in tenant.env:
         raise UsageError(
             "Qdrant is a folder in local mode, with no server to connect to",

@@ -24,10 +24,7 @@ def client(tenant: Tenant, access: AppAccess) -> AppClient:
         UsageError: a login that only reads, or one for migrations, was asked for; there is none.
     """
     if access is not AppAccess.WORK:
-        asked, option = ("only reads", "--read-only") if access is AppAccess.READ_ONLY else ("migrates", "--migrate")
-        raise UsageError(
-            f"an app has no login on Redis that {asked}", where=f"app {tenant.app.id}", hint=f"leave {option} out"
-        )
+        raise access.refusal("login on Redis", tenant.app.id)
     env = tenant.env
     arguments = ["-h", str(env["REDIS_HOST"]), "-p", str(env["REDIS_PORT"]), "-n", str(env["REDIS_DB"])]
     arguments += ["--user", str(env["REDIS_USER"]), "--no-auth-warning"]

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from multidb import files
-from multidb.backup.cloning import copy_into, entry_for, expires_at
+from multidb.backup.cloning import Cloned, copy_into, entry_for, expires_at
 from multidb.backup.journal import exclusively
 from multidb.backup.labels import CLONE_OF, EXPIRES
 from multidb.backup.sets import declaration
@@ -18,7 +18,9 @@ from multidb.cli.entries import ensure_entry
 from multidb.cli.env_files import write_env_files
 from multidb.cli.interruptions import finish_interrupted
 from multidb.cli.options import AppArgument, Run, duration, examples, with_run
+from multidb.cli.output import Output
 from multidb.cli.restore import audited, ready, tell_unshared
+from multidb.engine import Engine
 from multidb.errors import Refused, UsageError
 from multidb.fleet import Scope
 from multidb.manifest import app_id
@@ -84,24 +86,30 @@ def clone(
             tell_unshared(output, source, new, original)
         engine = run.engine(output, project)
         engine.fleet.require(Scope(apps=frozenset({source})))
-        ends = expires_at(engine.project.apps[new])
+        expires_at(engine.project.apps[new])  # a time that cannot be read is refused before anything is made
         record.applied(ready(engine, new))
         done = copy_into(engine, source, new, mask=sql, replace=replace, safety=safety_set, progress=progress)
         record.add("replace", "data", f"that of {source}", new)
+    return _show(engine, output, source, new, done)
+
+
+def _show(engine: Engine, output: Output, source: str, new: str, done: Cloned) -> int:
+    """Writes the clone's env file, looks whether its walls are whole, and says what it is. Gives the exit code."""
     written = write_env_files(engine.fleet, output, [new])
     openings = audited(engine, new, output)
-    until = engine.project.apps[new].labels.get(EXPIRES)
+    app = engine.project.apps[new]
     kept = done.safety.id if done.safety else None
     for note in done.notes:
         output.note(note)
     document: dict[str, Any] = {
         "app": new,
         "of": source,
-        "expires_at": until,
+        "expires_at": app.labels.get(EXPIRES),
         "safety_set": kept,
         "written": [str(path) for path in written],
     }
     output.document(not openings.own, {**document, **openings.document()})
+    ends = expires_at(app)
     output.say(
         f"{new} has what {source} has.{f' It goes after {moment_in_words(ends)}: multidb expire.' if ends else ''}",
         style="green",

@@ -13,9 +13,10 @@ import typer
 
 from multidb.backup.cloning import entry_for, shared_options
 from multidb.backup.creation import repository
-from multidb.backup.encryption import identities
+from multidb.backup.encryption import Identities, identities
 from multidb.backup.journal import exclusively
-from multidb.backup.restoring import SetSource, restore_tables
+from multidb.backup.repository import Copy
+from multidb.backup.restoring import Restored, SetSource, restore_tables
 from multidb.backup.restoring import restore as bring_back
 from multidb.backup.sets import BackupSet
 from multidb.cli.entries import ensure_entry
@@ -76,67 +77,111 @@ def restore(  # noqa: PLR0913 (an option is an argument)
     output = run.output
     engine = run.engine(output)
     scope(None, stores)
-    with_tables = [store for store in known_stores() if provisioner(store).tables]
-    if tables and (as_other or not {*with_tables}.issuperset(stores or ())):
-        titles = " or ".join(provisioner(store).title for store in with_tables)
-        raise UsageError(f"--table goes into the app's own {titles}", hint="leave out --as and --store")
+    if tables:
+        _require_tables(stores, as_other)
     keys = identities(identity, os.environ)
     copy = repository(engine.fleet, targets).find(name if of is None or of == name else f"{app_id(of)}/{name}")
     if copy.backup_set is None:
         raise ArchiveError(copy.problem, where=copy.where, hint="take another set")
     into = app_id(as_other) if as_other else copy.owner
-    known = into in engine.project.apps
-    if not known and as_other is None:
+    if into not in engine.project.apps and as_other is None:
         raise UsageError(
             f"app {into} is not in the manifest",
             where=str(run.file),
             hint=f"bring it back: multidb undo-remove {into}, multidb add-app {into}; or restore it --as OTHER",
         )
+    chosen = _Chosen(copy, copy.backup_set, into, keys, stores, tables, targets, replace, safety_set)
+    with output.working():
+        engine, done = _brought_back(run, engine, chosen)
+    return _show(engine, output, chosen, done)
+
+
+@dataclass(frozen=True, slots=True)
+class _Chosen:
+    """What is brought back, and into which app; the rest is as for the command."""
+
+    copy: Copy
+    backup_set: BackupSet
+    into: str
+    keys: Identities | None
+    stores: Sequence[str] | None
+    tables: Sequence[str] | None
+    targets: Sequence[str] | None
+    replace: bool
+    safety_set: bool
+
+
+def _stores_with_tables() -> list[str]:
+    return [store for store in known_stores() if provisioner(store).tables]
+
+
+def _require_tables(stores: Sequence[str] | None, as_other: str | None) -> None:
+    """`UsageError` where single tables are asked for and these options go to where there are none."""
+    with_tables = _stores_with_tables()
+    if as_other or not {*with_tables}.issuperset(stores or ()):
+        titles = " or ".join(provisioner(store).title for store in with_tables)
+        raise UsageError(f"--table goes into the app's own {titles}", hint="leave out --as and --store")
+
+
+def _holding_tables(chosen: _Chosen) -> str:
+    """The one of the stores whose tables are in the set; the first where it has none of them, to be told so."""
+    stores = chosen.stores or _stores_with_tables()
+    return next((store for store in stores if store in chosen.backup_set.parts), stores[0])
+
+
+def _brought_back(run: Run, engine: Engine, chosen: _Chosen) -> tuple[Engine, Restored]:
+    """Brings the set back, into an app that is made for it where there is none. Gives the engine that has that app."""
+    output, into, declaration = run.output, chosen.into, chosen.backup_set.declaration
     with ExitStack() as stack:
-        stack.enter_context(output.working())
         progress = stack.enter_context(exclusively(engine.state, "restore", output.progress))
+        known = into in engine.project.apps
         if known:
             engine.fleet.start(into)
-        finish_interrupted(engine, keys, output)
+        finish_interrupted(engine, chosen.keys, output)
         stack.enter_context(engine.state.lock_apps([into], f"multidb restore of {into}"))
         record = stack.enter_context(run.recorded(engine.state, [into]))
         project = None
         if not known:
-            project, added = ensure_entry(run, output, into, entry_for(copy.backup_set.declaration))
+            project, added = ensure_entry(run, output, into, entry_for(declaration))
             if added:
-                tell_unshared(output, copy.owner, into, copy.backup_set.declaration)
+                tell_unshared(output, chosen.copy.owner, into, declaration)
         engine = run.engine(output, project)
         engine.fleet.require(Scope(apps=frozenset({into})))
         record.applied(ready(engine, into))
-        source = SetSource(repository(engine.fleet, targets), copy, keys)
+        source = SetSource(repository(engine.fleet, chosen.targets), chosen.copy, chosen.keys)
         bringing = (
-            partial(restore_tables, engine, source, _holding_tables(copy.backup_set, stores or with_tables), tables)
-            if tables
-            else partial(bring_back, engine, source, into, stores=stores)
+            partial(restore_tables, engine, source, _holding_tables(chosen), chosen.tables)
+            if chosen.tables
+            else partial(bring_back, engine, source, into, stores=chosen.stores)
         )
-        done = bringing(replace=replace, safety=safety_set, progress=progress)
+        done = bringing(replace=chosen.replace, safety=chosen.safety_set, progress=progress)
         assert done.report is not None
         for what in done.tables or done.stores:
-            record.add("replace", "table" if done.tables else "data", f"{what} as of set {copy.id}", into)
+            record.add("replace", "table" if done.tables else "data", f"{what} as of set {done.set_id}", into)
         record.applied(done.report)
+    return engine, done
+
+
+def _show(engine: Engine, output: Output, chosen: _Chosen, done: Restored) -> int:
+    """Writes the app's env file, looks whether its walls are whole, and says what came of it. Gives the exit code."""
+    assert done.report is not None
     code = show_report(output, done.report)
-    written = write_env_files(engine.fleet, output, [into])
+    written = write_env_files(engine.fleet, output, [done.app])
+    openings = audited(engine, done.app, output)
     document = {
-        "app": into,
-        "set": copy.id,
+        "app": done.app,
+        "set": done.set_id,
         "stores": list(done.stores),
         "tables": list(done.tables),
         "safety_set": done.safety.id if done.safety else None,
         "notes": list(done.notes),
         **report_document(done.report),
         "written": [str(path) for path in written],
+        **openings.document(),
     }
-    openings = audited(engine, into, output)
-    output.document(code == 0 and not openings.own, {**document, **openings.document()})
-    output.say(
-        f"{into}: {', '.join(done.tables or done.stores)} as of {moment_in_words(copy.backup_set.made)}.",
-        style="green",
-    )
+    output.document(code == 0 and not openings.own, document)
+    made = moment_in_words(chosen.backup_set.made)
+    output.say(f"{done.app}: {', '.join(done.tables or done.stores)} as of {made}.", style="green")
     for note in done.notes:
         output.note(note)
     if done.safety:
@@ -190,11 +235,6 @@ def tell_unshared(output: Output, source: str, new: str, declaration: Mapping[st
                 f"{new} does not share {store}.{name} of {source} ({listed(values)}); put them into its entry if it is "
                 "meant to"
             )
-
-
-def _holding_tables(copy: BackupSet, stores: Sequence[str]) -> str:
-    """The one of these stores whose tables are in the set; the first where it has none of them, to be told so."""
-    return next((store for store in stores if store in copy.parts), stores[0])
 
 
 def ready(engine: Engine, app: str) -> Report:

@@ -12,16 +12,13 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, Final
 
-from multidb.model import Hole, Inspection, Owner, Remark, Resource, Searched, Unread
-from multidb.provisioners.postgres.backup.places import place_mark, place_names
+from multidb.model import Hole, Inspection, Remark, Resource, Searched, Unread
 from multidb.provisioners.postgres.isolation.inventory import HARMLESS_SETTINGS, SHARED
 from multidb.provisioners.postgres.provision.resources import (
     PUBLIC,
-    Database,
     Membership,
     PostgresFacts,
     Role,
-    derived_names,
 )
 from multidb.provisioners.postgres.provision.roles import POWERS
 from multidb.provisioners.postgres.provision.script import lines
@@ -32,124 +29,10 @@ __all__ = [
     "holes_of_the_server",
     "remarks_of_the_server",
     "searched_on_the_server",
-    "server_parameters",
-    "server_query",
     "unread_on_the_server",
 ]
 
 _SAFE_METHODS: Final = ("scram-sha-256", "md5", "reject")  # md5 only takes old verifiers too, which are looked at
-_OF_PROVIDERS: Final = {"rds": "^rds", "cloudsql": "^cloudsql", "azure": "^azure"}
-
-
-def server_query(facts: PostgresFacts) -> str:
-    """Asks for what no app's resources show; parameters as in `server_parameters`. Verifiers and pg_hba.conf are only
-    told to a superuser."""
-    weak, lines_, count, parameters = "NULL::json", "NULL::json", "NULL::int", "NULL::json"
-    if facts.superuser:
-        weak = """(SELECT json_agg(json_build_array(rolname, rolpassword IS NULL) ORDER BY rolname) FROM pg_authid
-          WHERE rolcanlogin AND rolname IN (SELECT json_array_elements_text($1::json))
-            AND coalesce(rolpassword, '') NOT LIKE 'SCRAM-SHA-256$%')"""
-        lines_ = """(SELECT json_agg(json_build_array(line_number, type, database, user_name,
-            coalesce(address, CASE type WHEN 'local' THEN 'this machine' ELSE 'everywhere' END), auth_method, options)
-            ORDER BY line_number) FROM pg_hba_file_rules WHERE error IS NULL)"""
-        count = "(SELECT count(*) FROM pg_hba_file_rules)"
-    if facts.number >= 150000:
-        grantee = _name("x.grantee")
-        parameters = f"""(SELECT json_agg(json_build_array(p.parname, x.privilege_type, {grantee}))
-          FROM pg_parameter_acl p, aclexplode(p.paracl) x WHERE x.grantee NOT IN (SELECT oid FROM mighty))"""  # noqa: S608
-    powers = [power.column for power in POWERS]
-    provider = _OF_PROVIDERS.get(facts.service)
-    theirs = f" OR rolname ~ '{provider}'" if provider else ""
-    not_theirs = f" AND rolname !~ '{provider}'" if provider else ""
-    return f"""
-WITH mighty AS MATERIALIZED (
-  SELECT oid, rolname FROM pg_roles WHERE rolsuper OR rolname = current_user OR rolname ~ '^pg_'{theirs}),
-powerful AS MATERIALIZED (
-  SELECT oid FROM mighty UNION SELECT oid FROM pg_roles WHERE {" OR ".join(powers)}
-    OR rolname IN (SELECT json_array_elements_text($5::json))),
-derived AS MATERIALIZED (SELECT oid FROM pg_roles WHERE rolname IN (SELECT json_array_elements_text($4::json))),
-own AS MATERIALIZED (SELECT oid FROM pg_database WHERE datname IN (SELECT json_array_elements_text($6::json)))
-SELECT json_build_object('weak', {weak}, 'hba', {lines_}, 'lines', {count}, 'parameters', {parameters},
-  'strangers', (SELECT json_agg(json_build_array(rolname, {", ".join(powers)}) ORDER BY rolname) FROM pg_roles
-    WHERE ({" OR ".join(powers)})
-      AND oid <> 10 AND rolname <> current_user AND rolname !~ '^pg_'{not_theirs}),
-  'members', (SELECT json_agg(json_build_array({_name("roleid")}, {_name("member")}, {_name("grantor")})
-      ORDER BY roleid, member) FROM pg_auth_members
-    WHERE roleid IN (SELECT oid FROM powerful) AND member NOT IN (SELECT oid FROM mighty)
-      AND roleid NOT IN (SELECT oid FROM derived) AND member NOT IN (SELECT oid FROM derived)),
-  'server databases', (SELECT json_agg(json_build_array(d.datname, {_name("d.datdba")},
-      d.datdba <> 10 AND d.datdba NOT IN (SELECT oid FROM mighty), d.datallowconn,
-      (SELECT json_agg(json_build_array({_name("x.grantee")}, x.privilege_type) ORDER BY 1)
-       FROM aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) x
-       WHERE x.grantee <> d.datdba AND x.grantee NOT IN (SELECT oid FROM mighty)
-         AND (x.grantee <> 0 OR d.datname = 'template0' AND x.privilege_type <> 'CONNECT'))))
-    FROM pg_database d WHERE d.datname IN ('postgres', 'template0', 'template1', current_database())),
-  'tablespaces', (SELECT json_agg(json_build_array(t.spcname, {_name("t.spcowner")},
-      t.spcowner NOT IN (SELECT oid FROM mighty),
-      (SELECT json_agg({_name("x.grantee")} ORDER BY 1) FROM aclexplode(t.spcacl) x
-       WHERE x.grantee <> t.spcowner AND x.grantee NOT IN (SELECT oid FROM mighty UNION SELECT oid FROM derived))))
-    FROM pg_tablespace t),
-  'settings', (SELECT json_agg(json_build_array(CASE WHEN s.setrole <> 0 THEN {_name("s.setrole")} END, d.datname,
-      split_part(c.line, '=', 1))) FROM pg_db_role_setting s CROSS JOIN LATERAL unnest(s.setconfig) c (line)
-    LEFT JOIN pg_database d ON d.oid = s.setdatabase LEFT JOIN pg_settings g ON g.name = split_part(c.line, '=', 1)
-    WHERE g.context IN ('superuser', 'superuser-backend') AND substr(c.line, strpos(c.line, '=') + 1) <> g.boot_val
-      AND (s.setrole = 0 OR s.setrole NOT IN (SELECT oid FROM mighty))
-      AND (s.setdatabase = 0 OR s.setdatabase IN (SELECT oid FROM own))),
-  'configured', (SELECT json_agg(json_build_array(name, boot_val)) FROM pg_settings
-    WHERE context IN ('superuser', 'superuser-backend') AND reset_val IS DISTINCT FROM boot_val
-      AND source IN ('configuration file', 'command line', 'environment variable')),
-  'subscriptions', (SELECT json_agg(json_build_array(s.subname, d.datname, {_name("s.subowner")}))
-    FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid
-    WHERE s.subenabled AND s.subdbid IN (SELECT oid FROM own) AND s.subowner NOT IN (SELECT oid FROM derived)),
-  'slots', (SELECT json_agg(json_build_array(slot_name, database, active)) FROM pg_replication_slots
-    WHERE datoid IN (SELECT oid FROM own)),
-  'full', (SELECT json_agg(json_build_array(f.rolname, f.rolconnlimit, f.who)) FROM (
-    SELECT r.rolname, r.rolconnlimit, json_agg(json_build_array(coalesce(nullif(a.application_name, ''), 'no name'),
-        coalesce(host(a.client_addr), 'this machine'), coalesce(a.state, 'unknown')) ORDER BY a.backend_start) AS who
-    FROM pg_stat_activity a JOIN pg_roles r ON r.oid = a.usesysid
-    WHERE r.rolname IN (SELECT json_array_elements_text($1::json)) AND r.rolconnlimit >= 0
-    GROUP BY 1, 2 HAVING count(*) >= r.rolconnlimit) f),
-  'enterable', (SELECT json_agg(datname ORDER BY datname) FROM pg_database
-    WHERE datallowconn AND has_database_privilege(oid, 'CONNECT') AND oid NOT IN (SELECT oid FROM own)),
-  'counts', json_build_object({_counted(facts)}),
-  'places', (
-  SELECT json_agg(json_build_array(d.datname, coalesce(split_part(c.description, '/', 2), $3::json ->> d.datname))
-                  ORDER BY d.datname)
-  FROM pg_database d LEFT JOIN pg_shdescription c ON c.objoid = d.oid AND c.classoid = 'pg_database'::regclass
-  WHERE (starts_with(c.description, $2)
-         OR (c.description IS NULL AND NOT d.datallowconn AND $3::json ->> d.datname IS NOT NULL))
-    AND NOT EXISTS (SELECT FROM pg_stat_activity a WHERE a.datid = d.oid)),
-  'unmarked', (
-  SELECT json_agg(json_build_array(d.datname, $3::json ->> d.datname, d.datallowconn AND EXISTS (
-           SELECT FROM aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) x
-           WHERE x.grantee = 0 AND x.privilege_type = 'CONNECT')) ORDER BY d.datname)
-  FROM pg_database d LEFT JOIN pg_shdescription c ON c.objoid = d.oid AND c.classoid = 'pg_database'::regclass
-  WHERE NOT d.datistemplate AND coalesce(c.description, '') !~ '^multidb(-place)?:'
-    AND (d.datallowconn OR c.description IS NOT NULL)),
-  'asked', $1::json)"""  # noqa: S608
-
-
-def _name(oid: str) -> str:
-    return f"CASE {oid} WHEN 0 THEN 'public' ELSE pg_get_userbyid({oid}) END"
-
-
-def _counted(facts: PostgresFacts) -> str:
-    catalogs = [name for name in SHARED if name not in ("pg_authid", "pg_auth_members")]
-    there = [name for name in catalogs if name != "pg_parameter_acl" or facts.number >= 150000]
-    return ", ".join(f"'{name}', (SELECT count(*) FROM {name})" for name in there)  # noqa: S608
-
-
-def server_parameters(logins: Iterable[str], inspection: Inspection) -> tuple[str, ...]:
-    """What `server_query` is asked with: the apps' `logins`, the beginning of the marks of this project's places, the
-    app of each name that a place may have (one that was left before it got its mark is shut and has no comment), every
-    role name of the apps, used or not, the known accounts, and the apps' databases."""
-    places = {name: app.id for app in inspection.apps for name in place_names(app.id)}
-    ours = place_mark(Owner(inspection.context.project, ""))
-    names = [name for app in inspection.apps for name in derived_names(app)]
-    roles = [name.name for name in names if name.space == "postgres role"]
-    databases = [resource.name for resource in inspection.desired if isinstance(resource, Database)]
-    known = sorted(inspection.context.known)
-    return (json.dumps(sorted(logins)), ours, json.dumps(places), *map(json.dumps, (roles, known, databases)))
 
 
 def databases_beside(answer: str) -> Sequence[str]:

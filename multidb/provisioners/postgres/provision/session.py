@@ -338,13 +338,18 @@ class PostgresSession:
     def search(self, inspection: Inspection) -> Search:
         """As constant as `inspect`: two round trips, and one or two for each database that is entered: every app's, and
         any other one that the admin may enter, since what the server itself has made has its rights in each of them."""
-        from multidb.provisioners.postgres.isolation import holes, holes_inside, holes_server  # not loaded by a plan
+        from multidb.provisioners.postgres.isolation import (  # not loaded by a plan
+            holes,
+            holes_inside,
+            holes_server,
+            server_query,
+        )
 
         query, parameters = catalog.overview_query(self._facts), catalog.overview_parameters(inspection)
         overview = catalog.read_overview(self._ask(query, parameters), inspection)
         logins = [resource.name for resource in inspection.desired if isinstance(resource, Role) and resource.login]
-        query = holes_server.server_query(self._facts)
-        answer = self._ask(query, holes_server.server_parameters(logins, inspection))
+        query = server_query.server_query(self._facts)
+        answer = self._ask(query, server_query.server_parameters(logins, inspection))
         ours = [inside.desired for inside in overview.insides if inside.open and inside.marked]
         homes = [holes_inside.SearchedDatabase.of(database, inspection) for database in ours]
         entered = [*homes, *map(holes_inside.SearchedDatabase, holes_server.databases_beside(answer))]

@@ -38,7 +38,7 @@ from multidb.ports import choose
 from multidb.project import load_project
 from multidb.provisioners import provisioner
 from multidb.provisioners.neo4j.hosting import jars, program
-from multidb.runtime.compose import located
+from multidb.runtime.compose_servers import located
 from multidb.secrets import Secret, SecretRef
 from multidb.state import ProjectState
 from tests.support.postgres_servers import cluster

@@ -20,7 +20,9 @@ from multidb.provisioners.postgres.backup import programs
 from multidb.provisioners.postgres.backup.inside import Inside
 from multidb.provisioners.postgres.backup.programs import Program
 from multidb.runtime import ServerState, open_runtime
-from multidb.runtime.compose import ComposeRuntime, located, outdated
+from multidb.runtime.compose import ComposeRuntime
+from multidb.runtime.compose_servers import ComposeServers, located
+from multidb.runtime.compose_start import ComposeStart, outdated
 from multidb.runtime.container_state import ContainerState
 from multidb.runtime.docker_engine import DockerEngine
 from multidb.secrets import Secret
@@ -239,8 +241,11 @@ def test_a_server_that_can_takes_a_renewed_certificate_while_it_runs(
 ) -> None:
     """Every other one is started anew, and so is one that could not, or whose configuration is another too."""
     manifest = MANIFEST.replace("lernmi: {}", "lernmi: {stores: [postgres, qdrant, redis]}") + "deploy: {tls: own}\n"
-    runtime = opened(tmp_path, manifest)
-    runtime._render()
+    opened(tmp_path, manifest)
+    loaded, state = project(tmp_path, manifest), ProjectState(tmp_path)
+    servers = ComposeServers(loaded, state)
+    start = ComposeStart(loaded, state, servers, unwatched)
+    start.render()
     tls = tmp_path / "infrastructure" / "tls"
     for file in (tmp_path / "infrastructure").rglob("*"):
         os.utime(file, (1000, 1000))
@@ -262,19 +267,19 @@ def test_a_server_that_can_takes_a_renewed_certificate_while_it_runs(
             told.extend(statement.text for statement in statements)
             yield len(statements)
 
-    monkeypatch.setattr(ComposeRuntime, "_session", lambda _, server, secret: Told(server))
+    monkeypatch.setattr(ComposeServers, "session", lambda _, server, secret: Told(server))
     monkeypatch.setattr(
         DockerEngine, "execute", lambda _, service, command: executed.append((service, " ".join(command)))
     )
     monkeypatch.setattr(DockerEngine, "stop", lambda _, service, seconds: stopped.append(service))
-    chosen = [container for container in runtime._containers if container.name in seen]
+    chosen = [container for container in servers.containers if container.name in seen]
 
     def after(*changed: Path) -> tuple[set[str], set[str], list[str]]:
         for file in changed:
             os.utime(file, (3000, 3000))
         for calls in (executed, told, stopped):
             calls.clear()
-        runtime._stop_outdated(chosen, seen, unwatched)
+        start.stop_outdated(chosen, seen)
         for file in changed:
             os.utime(file, (1000, 1000))
         return {service for service, _ in executed}, set(stopped), told

@@ -16,7 +16,7 @@ from multidb.fleet import Fleet
 from multidb.health import check
 from multidb.model import App, Project, RuntimeKind, ServerSpec
 from multidb.provisioners import provisioner
-from multidb.provisioners.postgres.provision import catalog, summary
+from multidb.provisioners.postgres.provision import interior, summary
 from multidb.provisioners.postgres.provision.options import ServerOptions as PostgresOptions
 from multidb.rotation import Rotation
 from multidb.state import ProjectState
@@ -175,7 +175,7 @@ def test_a_plan_asks_the_long_question_only_where_the_short_one_shows_a_differen
     asked = server.log.read_bytes()[before:].decode().replace("\n\t", "\n")
 
     assert asked.count(summary.QUERY) == len(project.apps)
-    assert asked.count(catalog.INTERIOR) == 1
+    assert asked.count(interior.INTERIOR) == 1
 
 
 def _project(store: str, size: int, real: RealServer, folder: Path) -> Project:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from multidb.errors import NotAllowed, ServerError, WrongVersion
 from multidb.model import Action, Alternates, App, Change, Inspection, Isolation, Owner, Resource
 from multidb.plan import diff
-from multidb.provisioners.postgres.provision import catalog
+from multidb.provisioners.postgres.provision import catalog, server_facts
 from multidb.provisioners.postgres.provision.options import AppOptions, ServerOptions
 from multidb.provisioners.postgres.provision.resources import (
     Access,
@@ -434,10 +434,10 @@ def test_equal_durations_are_no_drift(value: str) -> None:
 @pytest.mark.parametrize(("number", "ok"), [(90624, False), (129999, False), (130000, True), (190000, True)])
 def test_versions(number: int, ok: bool) -> None:
     if ok:
-        catalog.require_version(number, "postgres")
+        server_facts.require_version(number, "postgres")
     else:
         with pytest.raises(WrongVersion, match="needs 13 or newer"):
-            catalog.require_version(number, "postgres")
+            server_facts.require_version(number, "postgres")
 
 
 # --- the second of two credentials ---

@@ -14,7 +14,7 @@ from typing import Any
 
 from multidb.errors import ServerDown, ServerError, ServerSlow
 from multidb.provisioners.postgres.driver.connection import Connection
-from multidb.provisioners.postgres.provision import catalog
+from multidb.provisioners.postgres.provision import locks
 
 __all__ = ["Blocker", "BlockerSearch"]
 
@@ -90,7 +90,7 @@ class BlockerSearch:
         try:
             if self._connection is None:
                 self._connection = self._open()
-            text = self._connection.ask(catalog.BLOCKERS, (str(process),), self._timeout)
+            text = self._connection.ask(locks.BLOCKERS, (str(process),), self._timeout)
             answer: list[dict[str, Any]] = json.loads(text)
             blockers = tuple(Blocker(**row) for row in answer)
             self.blockers = blockers or self.blockers

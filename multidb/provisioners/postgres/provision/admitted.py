@@ -15,7 +15,7 @@ from typing import Final
 from multidb.errors import NotAllowed
 from multidb.provisioners.postgres.isolation import inventory
 from multidb.provisioners.postgres.observe import usage
-from multidb.provisioners.postgres.provision import catalog, summary
+from multidb.provisioners.postgres.provision import interior, summary
 from multidb.provisioners.postgres.provision.statements import NOTHING_PREPARED
 
 __all__ = ["FORMS", "QUERIES", "Form", "require"]
@@ -120,9 +120,9 @@ FORMS: Final = (
 )
 
 QUERIES: Final = (
-    catalog.INTERIOR,
-    catalog.INTERIOR_TO_TAKE_OVER,
-    catalog.EVENT_TRIGGERS,
+    interior.INTERIOR,
+    interior.INTERIOR_TO_TAKE_OVER,
+    interior.EVENT_TRIGGERS,
     summary.QUERY,
     usage.INSIDE,
     inventory.INSIDE,

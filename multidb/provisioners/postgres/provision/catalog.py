@@ -1,4 +1,4 @@
-"""What to ask a Postgres server, and how to read its answers as resources. Pure: text in, values out.
+"""What to ask of a server's shared catalogs, and how to read the answer as resources. Pure: text in, values out.
 
 Each question is one statement that answers with one JSON document, so that a server of a thousand apps costs one round
 trip. Every session of the admin has ``search_path = pg_catalog, pg_temp``: an app may own functions in its database,
@@ -13,10 +13,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from multidb.errors import WrongVersion
 from multidb.model import Inspection, Owner, Resource
 from multidb.provisioners.postgres.backup.places import DELEGATES
-from multidb.provisioners.postgres.driver.session_settings import OLDEST
 from multidb.provisioners.postgres.provision import scram
 from multidb.provisioners.postgres.provision.options import duration_of, duration_text
 from multidb.provisioners.postgres.provision.resources import (
@@ -24,14 +22,11 @@ from multidb.provisioners.postgres.provision.resources import (
     PURPOSES,
     Access,
     Database,
-    Extension,
     Interior,
     Membership,
     PostgresFacts,
     Role,
-    SecondLogin,
     ServerDatabase,
-    ServerDatabaseFacts,
     Settings,
     derived_names,
     password_ref,
@@ -42,115 +37,19 @@ from multidb.provisioners.postgres.provision.setting_values import stored_values
 from multidb.provisioners.postgres.provision.statements import UNFINISHED
 
 __all__ = [
-    "BLOCKERS",
-    "EVENT_TRIGGERS",
-    "INTERIOR",
-    "INTERIOR_TO_TAKE_OVER",
     "Inside",
-    "LOCK_HOLDER",
-    "VERIFIER",
     "Overview",
-    "facts_query",
     "overview_parameters",
     "overview_query",
     "parse_mark",
-    "read_facts",
-    "read_interior",
+    "privileges_of",
     "read_overview",
-    "require_version",
     "without_known",
 ]
 
-_PREFIX = "multidb:"
 _MARK = re.compile(r"multidb:([^/\s]+)/(\S+)(?:\s+(.*))?", re.DOTALL)
-_SERVICES = {"rds_superuser": "rds", "cloudsqlsuperuser": "cloudsql", "azure_pg_admin": "azure"}
 _BECOMING = frozenset({"role", "session_authorization"})  # whom a session becomes is never copied
 _REVISION = re.compile(r"[0-9a-f]{8}")
-
-# ------------------------------------------------------------------------------------------------------------- facts
-
-
-def require_version(number: int, where: str) -> None:
-    """`WrongVersion` unless multidb supports the server version `number` (150018)."""
-    if number < OLDEST:
-        raise WrongVersion(
-            f"is Postgres {number // 10000}, and multidb needs 13 or newer", where=where, hint="upgrade the server"
-        )
-
-
-def facts_query(number: int) -> str:
-    """Asks what the server of version `number` is, and what its admin login may do."""
-    stale = (
-        "SELECT json_agg(datname ORDER BY datname) FROM pg_database "
-        "WHERE datallowconn AND datcollversion <> pg_database_collation_actual_version(oid)"
-        if number >= 150000
-        else "NULL::json"
-    )
-    return f"""
-SELECT json_build_object(
-  'number', current_setting('server_version_num')::int,
-  'version', current_setting('server_version'),
-  'admin', current_user,
-  'superuser', r.rolsuper, 'createrole', r.rolcreaterole, 'createdb', r.rolcreatedb,
-  'groups', (SELECT json_agg(g.rolname) FROM pg_roles g
-             WHERE g.rolname IN ('rds_superuser', 'cloudsqlsuperuser', 'azure_pg_admin')
-               AND pg_has_role(current_user, g.oid, 'MEMBER')),
-  'max_connections', current_setting('max_connections')::int,
-  'reserved', current_setting('superuser_reserved_connections')::int
-              + coalesce(current_setting('reserved_connections', true), '0')::int,
-  'databases', (SELECT json_agg(json_build_object(
-                  'name', d.datname,
-                  'owner', pg_get_userbyid(d.datdba),
-                  'open', EXISTS (SELECT FROM aclexplode(coalesce(d.datacl, acldefault('d', d.datdba))) x
-                                  WHERE x.grantee = 0 AND x.privilege_type = 'CONNECT'),
-                  'closable', r.rolsuper OR pg_has_role(current_user, d.datdba, 'USAGE')) ORDER BY d.datname)
-                FROM pg_database d WHERE d.datname IN ('postgres', 'template1', current_database())),
-  'extensions', (SELECT json_agg(json_build_array(e.name, e.default_version, v.trusted, v.schema))
-                 FROM pg_available_extensions e
-                 JOIN pg_available_extension_versions v ON v.name = e.name AND v.version = e.default_version),
-  'seconds', (SELECT json_agg(json_build_array(c.description, f.rolcanlogin, s.rolcanlogin))
-              FROM pg_roles s JOIN pg_shdescription c ON c.objoid = s.oid AND c.classoid = 'pg_authid'::regclass
-              JOIN pg_roles f ON f.rolname || '_b' = s.rolname
-              WHERE right(s.rolname, 7) = '_user_b' AND starts_with(c.description, '{_PREFIX}')),
-  'stale', ({stale}))
-FROM pg_roles r WHERE r.rolname = current_user"""  # noqa: S608
-
-
-def read_facts(answer: str) -> PostgresFacts:
-    """The facts in the answer to `facts_query`."""
-    document = json.loads(answer)
-    groups = document["groups"] or []
-    return PostgresFacts(
-        product="PostgreSQL",
-        version=document["version"],
-        number=document["number"],
-        admin=document["admin"],
-        superuser=document["superuser"],
-        createrole=document["createrole"],
-        createdb=document["createdb"],
-        service=next((_SERVICES[group] for group in groups), ""),
-        max_connections=document["max_connections"],
-        reserved_connections=document["reserved"],
-        server_databases=tuple(ServerDatabaseFacts(**database) for database in document["databases"] or []),
-        extensions={
-            name: Extension(version, trusted, schema) for name, version, trusted, schema in document["extensions"] or []
-        },
-        stale_collations=tuple(document["stale"] or ()),
-        seconds=tuple(_seconds(document["seconds"] or ())),
-    )
-
-
-def _seconds(rows: Iterable[tuple[str, bool, bool]]) -> Iterator[SecondLogin]:
-    for mark, first_on, second_on in rows:
-        owner, _ = parse_mark(mark)
-        if owner is not None:
-            yield SecondLogin(owner, first_on, second_on)
-
-
-# The verifier that a superuser has itself.
-VERIFIER = "SELECT coalesce((SELECT rolpassword FROM pg_authid WHERE rolname = current_user), '')"
-
-# --------------------------------------------------------------------------------------------------- shared catalogs
 
 
 def overview_query(facts: PostgresFacts) -> str:
@@ -367,7 +266,7 @@ def _memberships(
 
 
 def _server_database(row: Mapping[str, Any], facts: PostgresFacts, known: Sequence[str]) -> ServerDatabase:
-    privileges = _privileges(row["privileges"])
+    privileges = privileges_of(row["privileges"])
     connects = facts.superuser or row["owner"] == facts.admin or (facts.admin, "CONNECT") in privileges
     public = frozenset(privilege for grantee, privilege in privileges if grantee == "public")
     heirs = frozenset(known)
@@ -390,11 +289,11 @@ def _access(row: Mapping[str, Any], owner: Owner | None) -> Access:
         name=row["name"],
         app=owner.app if owner else None,
         allow_connections=row["open"],
-        privileges=_privileges(row["privileges"]),
+        privileges=privileges_of(row["privileges"]),
     )
 
 
-def _privileges(rows: Iterable[Sequence[Any]] | None) -> frozenset[tuple[str, str]]:
+def privileges_of(rows: Iterable[Sequence[Any]] | None) -> frozenset[tuple[str, str]]:
     """Pairs of grantee and privilege; the right to pass one on is a privilege of its own."""
     held: set[tuple[str, str]] = set()
     for grantee, privilege, grantable in rows or ():
@@ -471,162 +370,3 @@ def _setting(name: str, value: str) -> str:
     if name == "default_transaction_read_only":
         return "on" if value.lower() in {"on", "true", "yes", "1", "t", "y"} else "off"
     return value
-
-
-# ---------------------------------------------------------------------------------------------------------- interior
-
-# $1: the app's owner role, $2: it and the logins that may make things (JSON array), $3: its role over its quota. What
-# an extension brought with it belongs to whoever created the extension. The server's own objects have oids below 16384;
-# saying so keeps a new connection, whose caches are empty, from reading whole catalogs.
-_INTERIOR = """
-WITH owner AS MATERIALIZED (SELECT to_regrole(quote_ident($1))::oid AS oid),
-app_schema AS MATERIALIZED (
-  SELECT n.oid, n.nspname, n.nspowner FROM pg_namespace n
-  WHERE (n.oid >= 16384 OR n.nspname = 'public') AND n.nspname !~ '^pg_'
-    AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = 2615 AND e.objid = n.oid AND e.deptype = 'e')),
-object AS (
-  -- a composite type is an extension's by its type
-  SELECT CASE c.relkind WHEN 'c' THEN 1247 ELSE 1259 END AS class,
-    CASE c.relkind WHEN 'c' THEN c.reltype ELSE c.oid END AS oid, c.relowner AS owner,
-    CASE c.relkind WHEN 'S' THEN 'SEQUENCE' WHEN 'v' THEN 'VIEW' WHEN 'm' THEN 'MATERIALIZED VIEW'
-                   WHEN 'f' THEN 'FOREIGN TABLE' WHEN 'c' THEN 'TYPE' ELSE 'TABLE' END AS kind,
-    format('%I.%I', s.nspname, c.relname) AS name
-  FROM pg_class c JOIN app_schema s ON s.oid = c.relnamespace
-  WHERE c.oid >= 16384 AND c.relkind IN ('r', 'p', 'v', 'm', 'S', 'f', 'c')
-    -- a sequence that belongs to a column follows its table
-    AND NOT (c.relkind = 'S' AND EXISTS (SELECT FROM pg_depend d WHERE d.classid = 1259 AND d.objid = c.oid
-                                           AND d.refclassid = 1259 AND d.deptype IN ('a', 'i')))
-  UNION ALL
-  SELECT 1255, p.oid, p.proowner, 'ROUTINE',
-    format('%I.%I(%s)', s.nspname, p.proname, pg_get_function_identity_arguments(p.oid))
-  FROM pg_proc p JOIN app_schema s ON s.oid = p.pronamespace WHERE p.oid >= 16384
-  -- the constructors of a range type belong to the server's first superuser, whoever has made the type
-    AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 1255 AND d.objid = p.oid
-                                              AND d.deptype = 'i' AND d.refclassid = 1247)
-  UNION ALL
-  SELECT 1247, t.oid, t.typowner, CASE t.typtype WHEN 'd' THEN 'DOMAIN' ELSE 'TYPE' END,
-    format('%I.%I', s.nspname, t.typname)
-  FROM pg_type t JOIN app_schema s ON s.oid = t.typnamespace
-  -- neither the row types of tables nor the array types that come with every type
-  WHERE t.oid >= 16384 AND t.typtype IN ('b', 'd', 'e', 'r') AND NOT (t.typelem <> 0 AND t.typlen = -1)
-  UNION ALL
-  SELECT 2615, s.oid, s.nspowner, 'SCHEMA', quote_ident(s.nspname) FROM app_schema s
-  WHERE s.nspname <> 'public'{large}),
-member AS MATERIALIZED (
-  SELECT d.classid AS class, d.objid AS oid FROM pg_depend d JOIN pg_extension e ON e.oid = d.refobjid
-  WHERE d.refclassid = 3079 AND d.deptype = 'e' AND d.classid IN (1259, 1255)),
--- what a GRANT on all of a schema would reach of an extension's, too
-beside AS (
-  SELECT c.relnamespace AS schema, CASE c.relkind WHEN 'S' THEN 'SEQUENCES' ELSE 'TABLES' END AS kind
-  FROM member m JOIN pg_class c ON m.class = 1259 AND c.oid = m.oid WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'S')
-  UNION SELECT p.pronamespace, 'ROUTINES' FROM member m JOIN pg_proc p ON m.class = 1255 AND p.oid = m.oid)
-SELECT json_build_object(
-  'schema', (SELECT json_build_object('owner', pg_get_userbyid(n.nspowner), 'privileges',
-      (SELECT json_agg(json_build_array(CASE x.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(x.grantee) END,
-                                        x.privilege_type, x.is_grantable))
-       FROM aclexplode(coalesce(n.nspacl, acldefault('n', n.nspowner))) x WHERE x.grantee <> n.nspowner))
-    FROM pg_namespace n WHERE n.nspname = 'public'),
-  'defaults', (SELECT json_agg(json_build_array(m.name, k.kind,
-      CASE x.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(x.grantee) END, x.privilege_type))
-    FROM (SELECT value AS name, coalesce(to_regrole(quote_ident(value))::oid, 10) AS oid
-          FROM json_array_elements_text($2::json)) m
-    CROSS JOIN (VALUES ('r', 'r', 'TABLES'), ('S', 's', 'SEQUENCES'), ('f', 'f', 'FUNCTIONS'),
-                       ('n', 'n', 'SCHEMAS')) k (stored, builtin, kind)
-    LEFT JOIN pg_default_acl a ON a.defaclrole = m.oid AND m.oid <> 10 AND a.defaclnamespace = 0
-                              AND a.defaclobjtype = k.stored::"char"
-    CROSS JOIN aclexplode(coalesce(a.defaclacl, acldefault(k.builtin::"char", m.oid))) x
-    WHERE x.grantee <> m.oid),
-  'large_objects', (SELECT json_agg(json_build_array(p.proname,
-      CASE x.grantee WHEN 0 THEN 'public' ELSE pg_get_userbyid(x.grantee) END))
-    FROM pg_proc p CROSS JOIN aclexplode(coalesce(p.proacl, acldefault('f', p.proowner))) x
-    WHERE p.oid IN (957, 715, 3457)  -- lo_creat, lo_create, lo_from_bytea: by oid, no further cache has to be filled
-      AND x.grantee <> p.proowner),
-  'extensions', (SELECT json_agg(extname) FROM pg_extension),
-  'schemas', (SELECT json_agg(quote_ident(nspname) ORDER BY nspname) FROM app_schema),
-  'beside', (SELECT json_agg(json_build_array(quote_ident(s.nspname), b.kind, CASE b.kind
-      WHEN 'ROUTINES' THEN (
-        SELECT json_agg(format('%I.%I(%s)', s.nspname, p.proname, pg_get_function_identity_arguments(p.oid))
-                        ORDER BY p.oid) FROM pg_proc p
-        WHERE p.pronamespace = s.oid AND p.oid >= 16384 AND NOT EXISTS (
-          SELECT FROM pg_depend d WHERE d.classid = 1255 AND d.objid = p.oid AND d.deptype IN ('e', 'i')))
-      ELSE (
-        SELECT json_agg(format('%I.%I', s.nspname, c.relname) ORDER BY c.oid) FROM pg_class c
-        WHERE c.relnamespace = s.oid AND c.oid >= 16384
-          AND c.relkind = ANY (CASE b.kind WHEN 'SEQUENCES' THEN '{{S}}' ELSE '{{r,p,v,m,f}}' END::"char"[])
-          AND NOT EXISTS (SELECT FROM pg_depend d WHERE d.classid = 1259 AND d.objid = c.oid AND d.deptype = 'e')) END)
-      ORDER BY s.nspname, b.kind) FROM beside b JOIN app_schema s ON s.oid = b.schema),
-  -- as far as this login may take it back
-  'on_members', (SELECT json_agg(json_build_array(x.privilege_type, format('%I.%I', n.nspname, c.relname)))
-    FROM member m JOIN pg_class c ON m.class = 1259 AND c.oid = m.oid AND c.relkind <> 'S'
-    JOIN pg_namespace n ON n.oid = c.relnamespace CROSS JOIN aclexplode(c.relacl) x
-    WHERE x.grantee = to_regrole(quote_ident($3))::oid AND x.grantor = c.relowner AND pg_has_role(c.relowner, 'USAGE')),
-  'misowned', (SELECT json_agg(json_build_array(o.kind, o.name)) FROM object o, owner
-    WHERE o.owner IS DISTINCT FROM owner.oid
-      AND NOT EXISTS (SELECT FROM pg_depend e WHERE e.classid = o.class AND e.objid = o.oid AND e.deptype = 'e')),
-  'misowners', (SELECT json_agg(DISTINCT r.rolname) FROM object o JOIN pg_roles r ON r.oid = o.owner, owner
-    WHERE o.owner IS DISTINCT FROM owner.oid))"""
-
-# What a run reads only where it takes a database over, since it costs every plan: any login may make large objects.
-_LARGE = """
-  UNION ALL
-  SELECT 2613, l.oid, l.lomowner, 'LARGE OBJECT', l.oid::text FROM pg_largeobject_metadata l"""
-INTERIOR = _INTERIOR.format(large="")
-INTERIOR_TO_TAKE_OVER = _INTERIOR.format(large=_LARGE)
-
-
-def read_interior(answer: str, desired: Interior, revision: str) -> Interior:
-    """The inside of a database by the answer to `INTERIOR`; of the extensions, those that are wanted."""
-    document = json.loads(answer)
-    schema = document["schema"] or {"owner": None, "privileges": None}
-    return Interior(
-        name=desired.name,
-        app=desired.app,
-        role=desired.role,
-        readers=desired.readers,
-        writers=desired.writers,
-        schema_owner=schema["owner"],
-        schema_privileges=_privileges(schema["privileges"]),
-        default_privileges=frozenset(map(tuple, document["defaults"] or ())),
-        extensions=frozenset(document["extensions"] or ()) & desired.extensions,
-        large_objects=None if desired.large_objects is None else frozenset(map(tuple, document["large_objects"] or ())),
-        misowned=frozenset((kind, name) for kind, name in document["misowned"] or ()),
-        misowners=frozenset(document["misowners"] or ()),
-        revision=revision,
-        schemas=tuple(document["schemas"] or ()),
-        beside=tuple((schema, kind, tuple(names or ())) for schema, kind, names in document["beside"] or ()),
-        on_members=frozenset(map(tuple, document["on_members"] or ())),
-    )
-
-
-# Event triggers that would run, with the rights of whoever makes something here, what neither a superuser nor the admin
-# has written. Only a superuser can make one, in every version.
-EVENT_TRIGGERS = """
-SELECT coalesce(json_agg(json_build_array(t.evtname, r.rolname) ORDER BY t.evtname), '[]'::json)
-FROM pg_event_trigger t JOIN pg_proc p ON p.oid = t.evtfoid JOIN pg_roles r ON r.oid = p.proowner
-WHERE t.evtenabled <> 'D' AND NOT r.rolsuper AND r.rolname <> current_user"""
-
-# -------------------------------------------------------------------------------------------------------------- lock
-
-# $1, $2: the key of an advisory lock in this database. "admin": whether the holder may do what multidb does; anybody
-# who may connect here can take the lock.
-LOCK_HOLDER = """
-SELECT json_build_object('who', a.application_name, 'pid', l.pid, 'user', a.usename,
-                         'admin', r.rolsuper OR r.rolcreaterole OR r.rolname = current_user,
-                         'since', to_char(a.backend_start AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS "UTC"'))
-FROM pg_locks l JOIN pg_stat_activity a ON a.pid = l.pid JOIN pg_roles r ON r.oid = a.usesysid
-WHERE l.locktype = 'advisory' AND l.granted AND l.objsubid = 2
-  AND l.classid = ($1::int8 & 4294967295)::oid AND l.objid = ($2::int8 & 4294967295)::oid
-  AND l.database = (SELECT oid FROM pg_database WHERE datname = current_database())"""
-
-# $1: the process of a session that waits. The sessions that it waits for, and whose they are: by the mark of their
-# role, or because nobody but an app's own logins may enter its database. Process 0 is a prepared transaction.
-BLOCKERS = """
-WITH blocker AS MATERIALIZED (SELECT unnest(pg_blocking_pids($1::int4)) AS pid)
-SELECT coalesce(json_agg(json_build_object(
-  'pid', b.pid, 'user', a.usename, 'database', a.datname,
-  'app', substring(c.description FROM '^multidb:[^/ ]+/([^ ]+)'),
-  'strong', r.rolsuper OR r.rolname = current_user,
-  'since', to_char(coalesce(a.xact_start, a.backend_start) AT TIME ZONE 'UTC', 'YYYY-MM-DD HH24:MI:SS "UTC"'),
-  'address', host(a.client_addr)) ORDER BY a.xact_start, b.pid), '[]'::json)
-FROM blocker b LEFT JOIN pg_stat_activity a ON a.pid = b.pid LEFT JOIN pg_roles r ON r.oid = a.usesysid
-LEFT JOIN pg_shdescription c ON c.objoid = a.usesysid AND c.classoid = 'pg_authid'::regclass"""

@@ -46,7 +46,16 @@ from multidb.provisioners.postgres.driver.connection import (
     Traffic,
 )
 from multidb.provisioners.postgres.driver.signs import Signs
-from multidb.provisioners.postgres.provision import admitted, catalog, removal, scram, summary
+from multidb.provisioners.postgres.provision import (
+    admitted,
+    catalog,
+    interior,
+    locks,
+    removal,
+    scram,
+    server_facts,
+    summary,
+)
 from multidb.provisioners.postgres.provision.admin_rights import admin_rights
 from multidb.provisioners.postgres.provision.resources import Interior, PostgresFacts, Role, password_ref
 from multidb.provisioners.postgres.provision.script import printable
@@ -93,9 +102,9 @@ class PostgresSession:
         self._blocker_search = BlockerSearch(lambda: self._open(reading=True), server.timeout)
         self._main = self._open(reading=True)
         try:
-            catalog.require_version(self._main.version, str(server))
-            query = catalog.facts_query(self._main.version)
-            self._facts = catalog.read_facts(self._main.ask(query, (), server.timeout))
+            server_facts.require_version(self._main.version, str(server))
+            query = server_facts.facts_query(self._main.version)
+            self._facts = server_facts.read_facts(self._main.ask(query, (), server.timeout))
         except BaseException:
             self._main.close()
             raise
@@ -137,7 +146,7 @@ class PostgresSession:
     def _enter(self, inside: catalog.Inside, inspection: Inspection) -> Interior | None:
         """Reads the inside of a database; None when it is not ours and does not let us in, or cannot be read."""
         desired, known = inside.desired, inspection.context.known
-        query = catalog.INTERIOR if inside.revision else catalog.INTERIOR_TO_TAKE_OVER
+        query = interior.INTERIOR if inside.revision else interior.INTERIOR_TO_TAKE_OVER
         try:
             with self._within(desired.name) as ask:
                 if inside.settled and summary.says_all_is_well(ask(summary.QUERY), desired, known):
@@ -152,7 +161,7 @@ class PostgresSession:
             error.message = f"database {desired.name}: {error.message}"
             inspection.unread[desired.app] = error
             return None
-        return catalog.read_interior(answer, desired, inside.revision)
+        return interior.read_interior(answer, desired, inside.revision)
 
     def _ask_inside(self, database: str, query: str, *parameters: str) -> str:
         """The answer to one query inside a database. Raises as `_within`."""
@@ -223,7 +232,7 @@ class PostgresSession:
         self._keys = {}
         if TAKES_KEYS and self._facts.superuser and self._password is not None:
             with contextlib.suppress(ServerError):  # whoever guards the server has another verifier, or asks for none
-                self._keys = scram.keys(self._password.reveal(), self._ask(catalog.VERIFIER, ()))
+                self._keys = scram.keys(self._password.reveal(), self._ask(server_facts.VERIFIER, ()))
 
     @contextlib.contextmanager
     def lock(self, project: str, holder: str) -> Iterator[None]:
@@ -251,13 +260,13 @@ class PostgresSession:
     def _end_stranger(self, key: tuple[str, str]) -> None:
         """Whoever may connect here can take the lock; a session that could not be another apply is ended."""
         with contextlib.suppress(ServerError):
-            holder = json.loads(self._main.ask(catalog.LOCK_HOLDER, key, self._server.timeout))
+            holder = json.loads(self._main.ask(locks.LOCK_HOLDER, key, self._server.timeout))
             if not holder["admin"]:
                 self._main.send(f"SELECT pg_terminate_backend({holder['pid']})", self._server.timeout)
 
     def _locked(self, key: tuple[str, str]) -> Locked:
         try:
-            holder = json.loads(self._main.ask(catalog.LOCK_HOLDER, key, self._server.timeout))
+            holder = json.loads(self._main.ask(locks.LOCK_HOLDER, key, self._server.timeout))
             who = f"{holder['who'] or 'another run'} (server process {holder['pid']}), since {holder['since']}"
             if not holder["admin"]:
                 return Locked(
@@ -447,7 +456,7 @@ class PostgresSession:
         """`NotAllowed` when a statement there would run, as the admin, a function of somebody who may do less."""
         if connection.quiets_event_triggers:
             return
-        triggers = json.loads(connection.ask(catalog.EVENT_TRIGGERS, (), self._server.timeout))
+        triggers = json.loads(connection.ask(interior.EVENT_TRIGGERS, (), self._server.timeout))
         if triggers:
             trigger, owner = triggers[0]
             raise NotAllowed(

@@ -29,6 +29,7 @@ from multidb.provisioners.postgres.provision.roles import ATTRIBUTES, AppNames
 from multidb.provisioners.postgres.provision.setting_values import stored_values
 
 __all__ = [
+    "MARK_PREFIX",
     "NOTHING_PREPARED",
     "RESTORED",
     "UNFINISHED",
@@ -43,7 +44,7 @@ __all__ = [
 
 UNFINISHED = "unfinished"  # stands in a database's mark until its inside is done
 RESTORED = "0" * 8  # the revision of an inside that came back with the rights it had: what is missing is added, no more
-_PREFIX = "multidb:"
+MARK_PREFIX = "multidb:"
 _GRANT_OPTION = "GRANT OPTION FOR "
 # Versions in which the script of an extension could replace an object that somebody else had made.
 _REPLACING = ((130000, 130008), (140000, 140005))
@@ -104,7 +105,7 @@ def assignment(name: str, value: str | None) -> str:
 
 def mark(owner: Owner, tail: str) -> str:
     """The comment that says whose a role or database is. Every login can read it."""
-    return f"{_PREFIX}{owner} {tail}".rstrip()
+    return f"{MARK_PREFIX}{owner} {tail}".rstrip()
 
 
 def statements(change: Change, context: StoreContext) -> tuple[Statement, ...]:

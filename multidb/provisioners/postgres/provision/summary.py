@@ -2,7 +2,7 @@
 
 A new connection has nothing in its caches, so what a question costs is mostly the server's reading up on the catalogs,
 functions and operators in it, and the planning of its joins. This one has no joins: what the server has written is
-compared here. `catalog.INTERIOR` says all the rest, and is asked where this does not say that all is as it should be.
+compared here. `interior.INTERIOR` says all the rest, and is asked where this does not say that all is as it should be.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ __all__ = ["QUERY", "says_all_is_well"]
 
 # By class: what does not belong to the owner of schema public, and what extensions have brought; on what the role of an
 # app over its quota has a right. Oids below 16384 are the server's own. lo_creat, lo_create and lo_from_bytea are asked
-# for by oid, as in `catalog.INTERIOR`.
+# for by oid, as in `interior.INTERIOR`.
 QUERY: Final = """
 SELECT coalesce((SELECT json_build_object(
   'owner', pg_get_userbyid(o.nspowner), 'privileges', o.nspacl,
@@ -68,9 +68,9 @@ def says_all_is_well(answer: str, desired: Interior, known: frozenset[str]) -> b
         return False  # there is no schema public
     brought = {(str(of), int(oid)) for of, oid in document["brought"]}
     if any((of, int(oid)) not in brought for of in _CLASSES for oid in document[of]):
-        return False  # of another owner: some may be, which catalog.INTERIOR tells
+        return False  # of another owner: some may be, which interior.INTERIOR tells
     if any(("1259", int(oid)) in brought for oid in document["over_quota"]):
-        return False  # catalog.INTERIOR tells whose role it is
+        return False  # interior.INTERIOR tells whose role it is
     try:
         interior = _interior(document, desired)
     except LookupError:

@@ -11,7 +11,7 @@ import psycopg
 
 from multidb.errors import NotAllowed
 from multidb.model import AppAccess, AppClient, PromptAnswer, Tenant, counted
-from multidb.provisioners.postgres.driver.connection import connection_error
+from multidb.provisioners.postgres.driver.refusals import connection_error
 from multidb.secrets import Secret, revealed
 
 __all__ = ["client"]

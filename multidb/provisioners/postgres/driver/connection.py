@@ -1,4 +1,4 @@
-"""One connection to a Postgres server: opening it, one round trip at a time, and what its errors mean.
+"""One connection to a Postgres server: opening it, and one round trip at a time.
 
 Works on libpq's own level, because that is where several statements travel in one message, where warnings can be seen,
 and where a server that has stopped answering, or does not stop, can be met with a clock and a measure in hand
@@ -23,29 +23,25 @@ from psycopg import pq
 from multidb.errors import (
     ArchiveError,
     AuthenticationFailed,
-    NotAllowed,
     ServerDown,
     ServerError,
     ServerSlow,
-    WrongVersion,
 )
 from multidb.model import Server
 from multidb.progress import ProgressTimer, ended_without
 from multidb.provisioners.postgres.driver import session_settings
+from multidb.provisioners.postgres.driver.known_powers import KNOWN_POWERS
+from multidb.provisioners.postgres.driver.refusals import Refusal, connection_error, refusal_error, refusal_of
 from multidb.provisioners.postgres.driver.session_settings import Powers
 from multidb.provisioners.postgres.provision.statements import identifier
 from multidb.secrets import Secret, redact
 
 __all__ = [
-    "FULL",
     "TAKES_KEYS",
     "Answer",
-    "Refusal",
     "SessionOptions",
     "Traffic",
     "Connection",
-    "connection_error",
-    "refusal_of",
 ]
 
 _UTF8 = "utf-8"
@@ -55,21 +51,11 @@ _LARGEST = 64 * 2**20  # bytes of one answer; what the catalogs say of a thousan
 _MOST_NOTICES = 10_000
 _OF_AN_APP = 600.0  # seconds for a whole answer to an app's own login, which may run what the app has made
 _GLANCE = 1.0  # seconds without an answer after which somebody else looks why
-FULL = "has no free connection"  # how the message begins when the server, or a login, has none left
 TAKES_KEYS = pq.version() >= 180000  # whether libpq can be told what it otherwise derives from a password
 _BOUNDED = """
 WITH asked (answer) AS MATERIALIZED ({query})
 SELECT CASE WHEN pg_catalog.octet_length(answer::pg_catalog.text) <= {largest} THEN answer END,
   pg_catalog.octet_length(answer::pg_catalog.text) FROM asked"""
-
-
-@dataclass(frozen=True, slots=True)
-class Refusal:
-    """An error of the server, as it says it."""
-
-    sqlstate: str
-    message: str
-    position: int | None = None  # in characters from 1, of what was sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,40 +83,6 @@ class Traffic:
     def sent(self) -> None:
         with self._guard:
             self.round_trips += 1
-
-
-class _KnownPowers:
-    """What this process has learned of servers and their admins, so that the next connection begins with it."""
-
-    def __init__(self) -> None:
-        self._guard = threading.Lock()
-        self._powers: dict[tuple[str, int, str], Powers] = {}
-
-    def recall(self, server: Server) -> Powers | None:
-        with self._guard:
-            return self._powers.get(self._key(server))
-
-    def recall_version(self, server: Server) -> Powers | None:
-        """As an app's own login, of whichever admin it was learned."""
-        with self._guard:
-            place = self._key(server)[:2]
-            return next((Powers(powers.version) for key, powers in self._powers.items() if key[:2] == place), None)
-
-    def note(self, server: Server, powers: Powers) -> None:
-        with self._guard:
-            self._powers[self._key(server)] = powers
-
-    def forget(self, server: Server) -> None:
-        """What was known of it does not hold any longer."""
-        with self._guard:
-            place = self._key(server)[:2]
-            self._powers = {key: powers for key, powers in self._powers.items() if key[:2] != place}
-
-    def _key(self, server: Server) -> tuple[str, int, str]:
-        return server.endpoint.host, server.endpoint.port, server.endpoint.user
-
-
-_KNOWN_POWERS = _KnownPowers()
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,7 +160,7 @@ class Connection:
 
         # A superuser's event trigger can fire, and a library be loaded, while an app's database is entered: the
         # admin is told from the maintenance database what it may keep away.
-        if self._as_admin and away and _KNOWN_POWERS.recall(server) is None:
+        if self._as_admin and away and KNOWN_POWERS.recall(server) is None:
             Connection(server, password, application_name, traffic).close()
         chosen: Mapping[str, str] = {}
         if self._as_admin or options.guarded:
@@ -238,7 +190,7 @@ class Connection:
         self, parameters: Mapping[str, Any], settings: Callable[[Powers], Mapping[str, str]]
     ) -> tuple[psycopg.Connection[Any], Mapping[str, str]]:
         """A connection with those of the `settings` that the server lets it begin with, and these."""
-        known = _KNOWN_POWERS.recall(self._server) if self._as_admin else _KNOWN_POWERS.recall_version(self._server)
+        known = KNOWN_POWERS.recall(self._server) if self._as_admin else KNOWN_POWERS.recall_version(self._server)
         chosen = settings(known or Powers())
         try:
             connection = self._connected({**parameters, "options": session_settings.options(chosen)})
@@ -248,7 +200,7 @@ class Connection:
             # In whatever language: the parameter that is not known here, or not the admin's to set any longer.
             if known is None or not any(f'"{name}"' in error.message for name in chosen):
                 raise
-            _KNOWN_POWERS.forget(self._server)
+            KNOWN_POWERS.forget(self._server)
             chosen = settings(Powers())
             connection = self._connected({**parameters, "options": session_settings.options(chosen)})
         return connection, chosen
@@ -267,7 +219,7 @@ class Connection:
         if left:
             self._set_up(session_settings.assignments(left))
         if self._as_admin:
-            _KNOWN_POWERS.note(self._server, powers)
+            KNOWN_POWERS.note(self._server, powers)
             self.quiets_event_triggers = powers.quiets_event_triggers
 
     @property
@@ -410,19 +362,8 @@ class Connection:
 
     def error(self, refusal: Refusal) -> ServerError:
         """The refusal as an error for people."""
-        where, message = str(self._server), redact(refusal.message)
-        match refusal.sqlstate:
-            case "57014":
-                return ServerSlow(
-                    f"took more than {self._server.timeout:g} s for a catalog query" if self._as_admin else message,
-                    where=where,
-                    hint="look at its load, then run the command again",
-                )
-            case "42501":
-                return NotAllowed(message, where=where, hint="give the admin login that right, or use another one")
-            case "57P01" | "57P02" | "57P03":
-                return ServerDown(message, where=where, hint="wait until it is up again, then run the command again")
-        return ServerError(message, where=where)
+        slow = f"took more than {self._server.timeout:g} s for a catalog query" if self._as_admin else ""
+        return refusal_error(refusal, self._server, slow)
 
     def _timer(self, timeout: float | None, *others: Connection) -> ProgressTimer:
         """What tells that nothing comes any more: after `timeout` seconds without a byte; None: when the work, also of
@@ -568,91 +509,3 @@ def _row(result: pq.abc.PGresult) -> list[str | None]:
     # A database without an encoding of its own (SQL_ASCII) sends its bytes as they are.
     values = (result.get_value(0, column) for column in range(result.nfields))
     return [None if raw is None else raw.decode(_UTF8, "replace") for raw in values]
-
-
-def refusal_of(result: pq.abc.PGresult) -> Refusal:
-    def part(code: pq.DiagnosticField) -> str:
-        raw = result.error_field(code)
-        return raw.decode(_UTF8, "replace") if raw else ""
-
-    position = part(pq.DiagnosticField.STATEMENT_POSITION)
-    message = part(pq.DiagnosticField.MESSAGE_PRIMARY) or result.error_message.decode(_UTF8, "replace").strip()
-    detail = part(pq.DiagnosticField.MESSAGE_DETAIL)
-    return Refusal(
-        part(pq.DiagnosticField.SQLSTATE),
-        f"{message} ({detail})" if detail else message,
-        int(position) if position else None,
-    )
-
-
-# What libpq says when a connection cannot be made: it has no codes for it. Texts of the server may be translated, and
-# then fall through to the general error, which quotes them.
-_CONNECTION_ERRORS: tuple[tuple[tuple[str, ...], type[ServerError], str, str], ...] = (
-    (
-        ("password authentication failed", "no password supplied", "no pg_hba.conf entry", "authentication failed"),
-        AuthenticationFailed,
-        "refuses the login",
-        "correct the admin's name or password, or pg_hba.conf on the server",
-    ),
-    (
-        ("permission denied for database", "is not permitted to log in"),
-        NotAllowed,
-        "does not let the login in",
-        "let a superuser grant it CONNECT there",
-    ),
-    (
-        ("too many connections for role",),
-        ServerError,
-        FULL,
-        "close some of the login's, or raise its connection_limit",
-    ),
-    (
-        ("too many clients", "remaining connection slots", "too many connections"),
-        ServerError,
-        FULL,
-        "close some, or raise max_connections",
-    ),
-    (
-        ("expected authentication request", "received invalid response to SSL", "received invalid response to GSS"),
-        WrongVersion,
-        "is not a Postgres server",
-        "correct the address",
-    ),
-    (("timeout expired", "timed out"), ServerSlow, "does not answer", "look whether it is stopped or overloaded"),
-    (
-        (
-            "connection refused",
-            "failed to resolve",
-            "could not translate host",
-            "no route to host",
-            "network is unreachable",
-            "no such file or directory",
-            "the database system is",
-            "server closed the connection",
-            "connection reset",
-        ),
-        ServerDown,
-        "cannot be reached",
-        "",  # the server knows
-    ),
-)
-
-
-def connection_error(error: psycopg.Error, server: Server) -> ServerError:
-    """What a failed attempt to connect means, and what to do next."""
-    text = redact(str(error)).strip()
-    reason = text.rsplit("failed: ", 1)[-1].splitlines()[0] if text else type(error).__name__
-    if isinstance(error, psycopg.errors.ConnectionTimeout):
-        return ServerSlow(
-            f"did not let us in within {server.timeout:g} s",
-            where=str(server),
-            hint="look whether it is stopped or overloaded, then run the command again",
-        )
-    lowered = text.lower()
-    answered = "fatal:" in lowered and "the database system is" not in lowered
-    for signs, kind, message, hint in _CONNECTION_ERRORS:
-        if answered and kind in (ServerDown, ServerSlow):
-            continue  # a server that says why is there, whatever words of the app's it quotes
-        if any(sign.lower() in lowered for sign in signs):
-            return kind(f"{message}: {reason}", where=str(server), hint=hint or server.start_hint)
-    return ServerError(f"cannot be connected to: {reason}", where=str(server), hint="look into the server's log")

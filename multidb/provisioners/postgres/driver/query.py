@@ -31,7 +31,8 @@ from multidb.errors import (
     UsageError,
 )
 from multidb.model import Batch, Column, ColumnType, Question, QuestionRows, Tenant
-from multidb.provisioners.postgres.driver.connection import Connection, Refusal, Traffic, refusal_of
+from multidb.provisioners.postgres.driver.connection import Connection, Traffic
+from multidb.provisioners.postgres.driver.refusals import Refusal, refusal_of
 from multidb.provisioners.postgres.provision.logins import Login, logins
 from multidb.secrets import redact
 

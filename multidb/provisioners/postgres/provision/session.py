@@ -36,15 +36,8 @@ from multidb.model import (
     Unread,
 )
 from multidb.provisioners.postgres.driver.blocking import BlockerSearch
-from multidb.provisioners.postgres.driver.connection import (
-    FULL,
-    TAKES_KEYS,
-    Answer,
-    Connection,
-    Refusal,
-    SessionOptions,
-    Traffic,
-)
+from multidb.provisioners.postgres.driver.connection import TAKES_KEYS, Answer, Connection, SessionOptions, Traffic
+from multidb.provisioners.postgres.driver.refusals import FULL, Refusal
 from multidb.provisioners.postgres.driver.signs import Signs
 from multidb.provisioners.postgres.provision import (
     admitted,

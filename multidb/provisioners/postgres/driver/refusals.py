@@ -1,0 +1,132 @@
+"""What a Postgres server refuses, as it says it and as people are told."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import psycopg
+from psycopg import pq
+
+from multidb.errors import AuthenticationFailed, NotAllowed, ServerDown, ServerError, ServerSlow, WrongVersion
+from multidb.model import Server
+from multidb.secrets import redact
+
+__all__ = ["FULL", "Refusal", "connection_error", "refusal_error", "refusal_of"]
+
+FULL = "has no free connection"  # how the message begins when the server, or a login, has none left
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """An error of the server, as it says it."""
+
+    sqlstate: str
+    message: str
+    position: int | None = None  # in characters from 1, of what was sent
+
+
+def refusal_of(result: pq.abc.PGresult) -> Refusal:
+    """What an answer of the server's says is wrong, or is to be noted."""
+
+    def part(code: pq.DiagnosticField) -> str:
+        raw = result.error_field(code)
+        return raw.decode(errors="replace") if raw else ""
+
+    position = part(pq.DiagnosticField.STATEMENT_POSITION)
+    message = part(pq.DiagnosticField.MESSAGE_PRIMARY) or result.error_message.decode(errors="replace").strip()
+    detail = part(pq.DiagnosticField.MESSAGE_DETAIL)
+    return Refusal(
+        part(pq.DiagnosticField.SQLSTATE),
+        f"{message} ({detail})" if detail else message,
+        int(position) if position else None,
+    )
+
+
+def refusal_error(refusal: Refusal, server: Server, slow: str = "") -> ServerError:
+    """The refusal as an error for people.
+
+    Args:
+        slow: what is said of a statement that took too long; empty: what the server says.
+    """
+    where, message = str(server), redact(refusal.message)
+    match refusal.sqlstate:
+        case "57014":
+            return ServerSlow(slow or message, where=where, hint="look at its load, then run the command again")
+        case "42501":
+            return NotAllowed(message, where=where, hint="give the admin login that right, or use another one")
+        case "57P01" | "57P02" | "57P03":
+            return ServerDown(message, where=where, hint="wait until it is up again, then run the command again")
+    return ServerError(message, where=where)
+
+
+# What libpq says when a connection cannot be made: it has no codes for it. Texts of the server may be translated, and
+# then fall through to the general error, which quotes them.
+_CONNECTION_ERRORS: tuple[tuple[tuple[str, ...], type[ServerError], str, str], ...] = (
+    (
+        ("password authentication failed", "no password supplied", "no pg_hba.conf entry", "authentication failed"),
+        AuthenticationFailed,
+        "refuses the login",
+        "correct the admin's name or password, or pg_hba.conf on the server",
+    ),
+    (
+        ("permission denied for database", "is not permitted to log in"),
+        NotAllowed,
+        "does not let the login in",
+        "let a superuser grant it CONNECT there",
+    ),
+    (
+        ("too many connections for role",),
+        ServerError,
+        FULL,
+        "close some of the login's, or raise its connection_limit",
+    ),
+    (
+        ("too many clients", "remaining connection slots", "too many connections"),
+        ServerError,
+        FULL,
+        "close some, or raise max_connections",
+    ),
+    (
+        ("expected authentication request", "received invalid response to SSL", "received invalid response to GSS"),
+        WrongVersion,
+        "is not a Postgres server",
+        "correct the address",
+    ),
+    (("timeout expired", "timed out"), ServerSlow, "does not answer", "look whether it is stopped or overloaded"),
+    (
+        (
+            "connection refused",
+            "failed to resolve",
+            "could not translate host",
+            "no route to host",
+            "network is unreachable",
+            "no such file or directory",
+            "the database system is",
+            "server closed the connection",
+            "connection reset",
+        ),
+        ServerDown,
+        "cannot be reached",
+        "",  # the server knows
+    ),
+)
+
+
+def connection_error(error: psycopg.Error, server: Server) -> ServerError:
+    """What a failed attempt to connect means, and what to do next."""
+    text = redact(str(error)).strip()
+    reason = text.rsplit("failed: ", 1)[-1].splitlines()[0] if text else type(error).__name__
+    if isinstance(error, psycopg.errors.ConnectionTimeout):
+        return ServerSlow(
+            f"did not let us in within {server.timeout:g} s",
+            where=str(server),
+            hint="look whether it is stopped or overloaded, then run the command again",
+        )
+    lowered = text.lower()
+    answered = "fatal:" in lowered and "the database system is" not in lowered
+    for signs, kind, message, hint in _CONNECTION_ERRORS:
+        if answered and kind in (ServerDown, ServerSlow):
+            continue  # a server that says why is there, whatever words of the app's it quotes
+        if any(sign.lower() in lowered for sign in signs):
+            return kind(f"{message}: {reason}", where=str(server), hint=hint or server.start_hint)
+    return ServerError(f"cannot be connected to: {reason}", where=str(server), hint="look into the server's log")
